@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo: exact attention over very long contexts on many ranks. The bits of the answer never depend on how the work was
+ * laid out: rank count, layout, algorithm, threads, batch, chunking, transport and instruction set (rondo-numerics(7)).
+ *
+ * Conventions that hold for every function here
+ *   - Functions that can fail return 0 or a negative RONDO_E* code; rondo_error_text() then has one sentence for the
+ *     calling thread. Outputs come first and are set to NULL / left untouched on failure. Destroy functions accept NULL.
+ *   - Descriptors begin with struct_size and are made by their _INIT macro; a field that is zero means "the default".
+ *     Bytes that this library does not know must be zero, else RONDO_ENOTSUP.
+ *   - Tokens, rows and positions are int64_t; byte counts are size_t; strides count elements.
+ *   - The library never prints, exits, aborts, or changes signals, locale or floating-point mode. It expects the default
+ *     mode (round to nearest, gradual underflow), checks it on entry and refuses others (RONDO_EINVAL).
+ *   - Handles may be used by one thread at a time, except where "immutable" is said: those by any number at once.
+ *   - "Collective" calls must be made by every rank of the context's communicator, in the same order. When a rank fails
+ *     inside one, the communicator is revoked and every other rank returns RONDO_EPEER; no wait outlasts its deadline.
+ */
+#ifndef RONDO_H
+#define RONDO_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define RONDO_API __attribute__((visibility("default")))
+#define RONDO_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define RONDO_API
+#define RONDO_MUST_CHECK
+#endif
+
+/* ---- version ------------------------------------------------------------------------------------------------------ */
+
+#define RONDO_VERSION_STRING "0.1.0"
+/* Version of the numerics contract; part of every hash. Results compare bit for bit only where it is equal. */
+#define RONDO_NUMERICS 1
+
+RONDO_API const char *rondo_version(void);
+RONDO_API int rondo_numerics_version(void);
+RONDO_API const char *rondo_build_options(void);      /* how this library was configured, for reports */
+
+/* ---- errors ------------------------------------------------------------------------------------------------------- */
+
+/* One list: the enum, rondo_error_name() and the manual's test. Numbers are never reused. */
+#define RONDO_ERROR_MAP(F)                                                                                             \
+    F(EINVAL, -1, "an argument, option or combination that cannot be")                                                 \
+    F(ENOMEM, -2, "not enough memory")                                                                                 \
+    F(ENOTSUP, -3, "known but not supported here")                                                                     \
+    F(EMISMATCH, -4, "ranks disagree on what they are doing")                                                          \
+    F(EPEER, -5, "a peer failed or left")                                                                              \
+    F(ETIMEDOUT, -6, "a wait passed its deadline")                                                                     \
+    F(EDEVICE, -7, "the device failed")                                                                                \
+    F(ETRANSPORT, -8, "the transport failed")                                                                          \
+    F(EIO, -9, "a file cannot be read or written")                                                                     \
+    F(EFORMAT, -10, "a file's content is not what it should be")                                                       \
+    F(ECANCELED, -11, "the caller asked to stop")
+
+typedef enum rondo_error {
+    RONDO_OK = 0,
+#define RONDO_ERROR_ENUM_(name, value, text) RONDO_##name = value,
+    RONDO_ERROR_MAP(RONDO_ERROR_ENUM_)
+#undef RONDO_ERROR_ENUM_
+    RONDO_ERROR_ENSURE_INT_ = 0x7fffffff
+} rondo_error;
+
+/* Name of a code ("RONDO_EINVAL"); its general text. Static, never NULL. */
+RONDO_API const char *rondo_error_name(int code);
+RONDO_API const char *rondo_error_string(int code);
+/* The sentence about the calling thread's last failure: what was wrong, where, what would be accepted. Valid until the
+ * thread's next failing call; "" before the first. */
+RONDO_API const char *rondo_error_text(void);
+
+/* ---- hooks: memory and logging ------------------------------------------------------------------------------------ */
+
+typedef enum rondo_log_level { RONDO_LOG_ERROR = 0, RONDO_LOG_WARNING = 1, RONDO_LOG_INFO = 2, RONDO_LOG_DEBUG = 3 } rondo_log_level;
+
+typedef struct rondo_hooks {
+    size_t struct_size;
+    void *user;                                                  /* first argument of every hook */
+    void *(*allocate)(void *user, size_t bytes, size_t align);   /* align: power of two >= 16; NULL = failure */
+    void (*release)(void *user, void *memory, size_t bytes);     /* gets what allocate gave, with its size */
+    void (*log)(void *user, int level, const char *sentence);    /* default: nothing is logged */
+} rondo_hooks;
+#define RONDO_HOOKS_INIT { sizeof(rondo_hooks), NULL, NULL, NULL, NULL }
+
+/* Process-wide; call before any other use and from one thread. NULL restores the defaults. allocate and release come
+ * together or not at all. All memory of the library and of librondo_lm goes through them, except what a transport's or
+ * file library (MPI, jansson, PCRE2, OpenMP) takes for itself. */
+RONDO_API int rondo_set_hooks(const rondo_hooks *hooks) RONDO_MUST_CHECK;
+
+/* ---- contexts: one rank = device + transport ---------------------------------------------------------------------- */
+
+typedef struct rondo_context rondo_context;
+
+typedef struct rondo_context_desc {
+    size_t struct_size;
+    const char *device;             /* "cpu" (default) */
+    const char *transport;          /* NULL: one rank alone; "mpi": handle points to an MPI_Comm, NULL = MPI_COMM_WORLD */
+    const void *transport_handle;
+    const char *isa;                /* "auto" (default: $RONDO_ISA, else the best here), "scalar", "avx2", "avx512" */
+    int32_t device_index;           /* which one, for devices that are several */
+    int32_t threads;                /* inside the rank; 0 = the cores shared out evenly among the ranks of this machine */
+    double deadline;                /* seconds that one wait for a peer may last; 0 = $RONDO_DEADLINE, else 300 */
+} rondo_context_desc;
+#define RONDO_CONTEXT_DESC_INIT { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 0, 0.0 }
+
+/* Makes this process or thread a rank. Collective over the transport's communicator. Destroy is collective too. */
+RONDO_API int rondo_context_create(rondo_context **out, const rondo_context_desc *desc) RONDO_MUST_CHECK;
+RONDO_API void rondo_context_destroy(rondo_context *ctx);
+
+/* Starts ranks and runs body(rank, arg) once on each. transport "threads" (the default) makes `ranks` threads of this
+ * process; "mpi" uses the processes that mpirun started (ranks: 0 or their number). Returns when all have returned: 0,
+ * or the code of the rank that failed first, whose sentence is then the caller's rondo_error_text(). A body that
+ * returns a code revokes its communicator, so that no other rank waits for it. */
+typedef int rondo_body(rondo_context *rank, void *arg);
+RONDO_API int rondo_launch(int ranks, const rondo_context_desc *desc, rondo_body *body, void *arg) RONDO_MUST_CHECK;
+RONDO_API int rondo_run_threads(int ranks, rondo_body *body, void *arg) RONDO_MUST_CHECK;   /* all defaults */
+
+RONDO_API int rondo_context_rank(const rondo_context *ctx);
+RONDO_API int rondo_context_ranks(const rondo_context *ctx);
+
+/* A context over the ranks that give the same color (>= 0), ordered by key, then by rank; color -1: *out = NULL. The
+ * device is shared with ctx, which must outlive it; use the two from the same thread. Collective over ctx. */
+RONDO_API int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int key) RONDO_MUST_CHECK;
+
+typedef struct rondo_context_info {
+    size_t struct_size;
+    const char *device, *transport, *isa;   /* what really runs; transport "none" when alone. Valid as long as ctx */
+    int32_t rank, ranks, threads;
+    int32_t reserved;
+} rondo_context_info;
+#define RONDO_CONTEXT_INFO_INIT { sizeof(rondo_context_info), NULL, NULL, NULL, 0, 0, 0, 0 }
+RONDO_API int rondo_context_query(const rondo_context *ctx, rondo_context_info *info) RONDO_MUST_CHECK;
+
+/* What exists in this build on this machine, by index from 0; NULL past the end. usable says whether it can run here. */
+RONDO_API const char *rondo_device_name(int index, int *usable);
+RONDO_API const char *rondo_transport_name(int index, int *usable);
+RONDO_API const char *rondo_isa_name(int index, int *usable);
+
+/* Makes every other rank's present and later calls on this communicator return RONDO_EPEER with this sentence. */
+RONDO_API void rondo_context_revoke(rondo_context *ctx, int code, const char *sentence);
+
+/* ---- small collectives -------------------------------------------------------------------------------------------- */
+
+RONDO_API int rondo_barrier(rondo_context *ctx) RONDO_MUST_CHECK;
+RONDO_API int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root) RONDO_MUST_CHECK;
+/* Rank r's bytes_of[r] bytes from `mine` land on every rank at all + sum(bytes_of[0..r-1]). */
+RONDO_API int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size_t *bytes_of) RONDO_MUST_CHECK;
+/* RONDO_EMISMATCH unless all ranks give the same number; `what` names it in the sentence. A rank that has already failed
+ * passes its code (else 0): then every rank returns a code instead of waiting. */
+RONDO_API int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what) RONDO_MUST_CHECK;
+
+typedef enum rondo_operation {
+    RONDO_OP_SHIFT = 0, RONDO_OP_ALL_TO_ALL, RONDO_OP_ALL_GATHER, RONDO_OP_BROADCAST, RONDO_OP_AGREE, RONDO_OP_COUNT
+} rondo_operation;
+RONDO_API const char *rondo_operation_name(int operation);   /* "shift", "all-to-all", ... */
+typedef struct rondo_comm_stats {
+    size_t struct_size;
+    uint64_t messages[RONDO_OP_COUNT], bytes[RONDO_OP_COUNT];   /* sent by this rank since the context was made */
+    double wait_seconds;                                        /* spent in waits */
+} rondo_comm_stats;
+#define RONDO_COMM_STATS_INIT { sizeof(rondo_comm_stats), { 0 }, { 0 }, 0.0 }
+RONDO_API int rondo_comm_query(const rondo_context *ctx, rondo_comm_stats *stats) RONDO_MUST_CHECK;
+
+/* Timeline: called at the end of every compute step, wait and transfer of this rank, from the rank's thread. */
+typedef struct rondo_trace_event {
+    const char *name;       /* "attention", "wait shift", "linear", ...; static */
+    double begin, end;      /* seconds, CLOCK_MONOTONIC */
+    int32_t rank, peer;     /* peer -1: none */
+    uint64_t bytes;
+} rondo_trace_event;
+RONDO_API void rondo_context_trace(rondo_context *ctx, void (*event)(void *user, const rondo_trace_event *), void *user);
+
+/* ---- types, tensors ----------------------------------------------------------------------------------------------- */
+
+typedef enum rondo_type { RONDO_TYPE_DEFAULT = 0, RONDO_F32 = 1, RONDO_BF16 = 2, RONDO_F16 = 3 } rondo_type;
+RONDO_API size_t rondo_type_size(int type);           /* bytes; 0 for an unknown type */
+RONDO_API const char *rondo_type_name(int type);      /* "f32", "bf16", "f16"; NULL for an unknown type */
+
+/* Memory that belongs to the caller. shape and stride have `dims` valid entries; strides count elements and may be any
+ * positive number except that the last dimension must be dense (stride 1). */
+typedef struct rondo_tensor {
+    void *data;
+    int32_t type, dims;
+    int64_t shape[4], stride[4];
+} rondo_tensor;
+RONDO_API rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *shape);   /* row-major */
+
+/* 64-bit hash over IEEE bits that does not depend on how the elements were divided: the sum over elements of a mix of
+ * (index in the whole tensor, bits). Ranks add up what they hold. Start from *hash = 0. NaNs must be canonical. */
+RONDO_API void rondo_hash_add(uint64_t *hash, const void *data, size_t element_size, int64_t first_index, int64_t count);
+/* Closes it: mixes in the numerics version, arithmetic, leaf and shape. */
+RONDO_API uint64_t rondo_hash_close(uint64_t hash, int arithmetic, int leaf, const int64_t *shape, int dims);
+
+/* Philox 4x32-10 (Salmon et al., SC'11): out = f(key, counter). */
+RONDO_API void rondo_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
+/* The contract's elementary functions: IEEE operations only, the same bits everywhere. Scalars, in double. */
+RONDO_API double rondo_exp(double x);
+RONDO_API double rondo_log(double x);
+RONDO_API double rondo_sin(double x);
+RONDO_API double rondo_cos(double x);
+RONDO_API double rondo_pow(double base, double exponent);
+
+/* ---- layouts and KV placement: who holds which positions ---------------------------------------------------------- */
+
+typedef enum rondo_layout {
+    RONDO_LAYOUT_DEFAULT = 0,   /* zigzag */
+    RONDO_CONTIGUOUS = 1,       /* rank r: the r-th of N equal pieces */
+    RONDO_ZIGZAG = 2,           /* the paper's 2N chunks: rank r has chunks r and 2N-1-r (arXiv:2411.01783, 3.5.1) */
+    RONDO_STRIPED = 3,          /* blocks of leaves dealt 0..N-1, 0..N-1, ... */
+    RONDO_SNAKE = 4             /* blocks of leaves dealt 0..N-1, N-1..0, ... */
+} rondo_layout;
+RONDO_API const char *rondo_layout_name(int layout);   /* "zigzag"; NULL for an unknown one */
+
+/* `count` positions first, first+step, ...; `row` is where the first of them lies among the rank's rows of its sequence. */
+typedef struct rondo_span {
+    int64_t first, count, step, row;
+} rondo_span;
+
+/* Where the keys of some sequences lie, over several turns. A leaf (leaf positions, absolute) belongs to one rank for
+ * ever; an appended turn first fills the last leaf, then its new leaves are dealt by the layout; a turn of fewer leaves
+ * than ranks (decoding) goes leaf by leaf to the rank that holds least of the sequence. A pure function of the calls made
+ * on it: ranks that make the same calls hold the same placement, without messages. */
+typedef struct rondo_placement rondo_placement;
+typedef struct rondo_placement_desc {
+    size_t struct_size;
+    int32_t ranks;            /* > 0 */
+    int32_t layout;           /* rondo_layout */
+    int32_t leaf;             /* 0 = 128; a power of two, 8..256 */
+    int32_t interleave;       /* 0: by leaf. 1: turns of one token go token by token, token i of sequence s to rank
+                                 (s + i) mod ranks (Algorithm 4): balanced to the token, equal only to rounding */
+    int64_t sequences;        /* 0 = 1 */
+} rondo_placement_desc;
+#define RONDO_PLACEMENT_DESC_INIT { sizeof(rondo_placement_desc), 0, 0, 0, 0, 0 }
+RONDO_API int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *desc) RONDO_MUST_CHECK;
+RONDO_API void rondo_placement_destroy(rondo_placement *placement);
+RONDO_API int rondo_placement_append(rondo_placement *placement, int64_t sequence, int64_t tokens) RONDO_MUST_CHECK;
+RONDO_API int rondo_placement_reset(rondo_placement *placement, int64_t sequence) RONDO_MUST_CHECK;   /* empty again */
+RONDO_API int64_t rondo_placement_length(const rondo_placement *placement, int64_t sequence);
+RONDO_API int64_t rondo_placement_held(const rondo_placement *placement, int64_t sequence, int rank);   /* rows */
+RONDO_API int rondo_placement_owner(const rondo_placement *placement, int64_t sequence, int64_t position);
+/* The spans of the positions >= from that `rank` holds, ascending; returns how many there are (more than max: call again
+ * with room), or a code. */
+RONDO_API int64_t rondo_placement_spans(const rondo_placement *placement, int64_t sequence, int rank, int64_t from,
+                                        rondo_span *spans, int64_t max);
+
+/* ---- attention ---------------------------------------------------------------------------------------------------- */
+
+typedef enum rondo_algorithm {
+    RONDO_ALGORITHM_AUTO = 0,   /* Algorithm 5, with this build's constants; one token per sequence: pass-Q */
+    RONDO_PASS_KV = 1,          /* ring pass-KV, Algorithm 2 */
+    RONDO_PASS_Q = 2            /* ring pass-Q, Algorithms 3 and 4 */
+} rondo_algorithm;
+RONDO_API const char *rondo_algorithm_name(int algorithm);
+typedef enum rondo_arithmetic { RONDO_ARITHMETIC_F32 = 0, RONDO_ARITHMETIC_BF16_DOT = 1, RONDO_ARITHMETIC_BF16_TILE = 2 } rondo_arithmetic;
+RONDO_API const char *rondo_arithmetic_name(int arithmetic);
+typedef enum rondo_level { RONDO_STRICT = 0, RONDO_NATIVE = 1, RONDO_FAST = 2 } rondo_level;
+RONDO_API const char *rondo_level_name(int level);
+
+/* Query i of a sequence (0-based among its `tokens`) stands at key position cached + i; keys are 0..cached+tokens-1.
+ * cached may be negative: fewer keys than queries (bottom-right alignment, as FlashAttention >= 2.1). */
+typedef struct rondo_attention_desc {
+    size_t struct_size;
+    int64_t heads, kv_heads;            /* kv_heads divides heads; query head h reads KV head h / (heads / kv_heads) */
+    int64_t head_dim, value_dim;        /* value_dim 0 = head_dim */
+    int64_t sequences;                  /* 0 = 1 */
+    int64_t tokens, cached;             /* of each sequence, unless given per sequence: */
+    const int64_t *tokens_of, *cached_of;   /* [sequences], or NULL; read during create only */
+    int32_t causal;                     /* 1: hides keys after the query's position */
+    int32_t windowed;                   /* 1: the two fields below hold; -1 = open on that side */
+    int64_t window_left, window_right;  /* hides keys below the position by more than left, above by more than right */
+    double scale;                       /* of q.k; 0 = 1/sqrt(head_dim) */
+    int32_t q_type, kv_type, out_type;  /* rondo_type; 0 = F32 (out: like q) */
+    int32_t layout;                     /* of a plan without placement; each turn (cached, new) is laid out so */
+    int32_t algorithm;                  /* rondo_algorithm */
+    int32_t arithmetic, level;          /* rondo_arithmetic, rondo_level: f32 and strict; others are refused by name */
+    int32_t leaf;                       /* keys to a leaf; 0 = 128; a power of two, 8..256; changes the bits */
+    int32_t head_groups;                /* pass-KV: rings run one after another, over kv_heads/head_groups heads each: less
+                                           workspace, more messages. 0 = chosen by the plan. Must divide kv_heads */
+    const rondo_placement *placement;   /* KV of several turns, new tokens appended already; NULL: a plan's own. Then a
+                                           sequence's keys are all of the placement's, its queries the last tokens_of;
+                                           cached_of, layout and leaf are the placement's. Read during create only */
+    const int64_t *placement_sequences; /* [sequences]: which of the placement's; NULL = 0, 1, 2, ... */
+} rondo_attention_desc;
+#define RONDO_ATTENTION_DESC_INIT                                                                                      \
+    { sizeof(rondo_attention_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+
+typedef struct rondo_attention rondo_attention;   /* a plan: immutable, identical on every rank */
+
+/* Makes a plan; local (no messages). The plan keeps a reference to ctx, which must outlive it. */
+RONDO_API int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rondo_attention_desc *desc) RONDO_MUST_CHECK;
+RONDO_API void rondo_attention_destroy(rondo_attention *plan);
+
+typedef struct rondo_attention_info {
+    size_t struct_size;
+    int32_t algorithm, layout, arithmetic, level, leaf, head_groups;   /* what will run */
+    int64_t q_rows, kv_rows;            /* rows of q and of k, v on this rank, all sequences */
+    size_t workspace_bytes;             /* execute needs this much, 64-byte aligned */
+    size_t device_bytes;                /* the device's own scratch at most */
+    size_t plan_bytes;                  /* held by the plan */
+    uint64_t messages, bytes;           /* that this rank will send in one execute, the first agreement apart */
+    uint64_t messages_total, bytes_total;
+    uint64_t visible_pairs;             /* (query, key) pairs over all ranks, per head */
+    uint64_t visible_pairs_here;        /* of them, computed by this rank */
+    double flops;                       /* 2*(head_dim+value_dim) a pair and query head, all ranks */
+    uint64_t hash;                      /* of the plan; what ranks compare */
+} rondo_attention_info;
+#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0 }
+RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
+
+/* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are
+ * these, sequence after sequence. Returns their number, as rondo_placement_spans(). rank -1 = this one. */
+RONDO_API int64_t rondo_attention_spans(const rondo_attention *plan, int64_t sequence, int keys, int rank,
+                                        rondo_span *spans, int64_t max);
+
+typedef struct rondo_attention_io {
+    size_t struct_size;
+    rondo_tensor q;             /* [q_rows, heads, head_dim] */
+    rondo_tensor k, v;          /* [rows, kv_heads, head_dim], [rows, kv_heads, value_dim] */
+    rondo_tensor out;           /* [q_rows, heads, value_dim]; may be q where shapes and types agree */
+    rondo_tensor lse;           /* F32 [q_rows, heads], natural log; data NULL: not wanted */
+    const int64_t *kv_row;      /* [sequences]: the row of k and v where a sequence's first key here lies; NULL: packed */
+} rondo_attention_io;
+#define RONDO_TENSOR_INIT { NULL, 0, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } }
+#define RONDO_ATTENTION_IO_INIT                                                                                        \
+    { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL }
+
+/* Runs it on this rank's rows. Collective. workspace: workspace_bytes from the caller, 64-byte aligned, or NULL: the call
+ * takes and returns it itself. The first execute of a plan compares its hash over the ranks (RONDO_EMISMATCH). */
+RONDO_API int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io, void *workspace) RONDO_MUST_CHECK;
+
+/* ---- choosing between pass-KV and pass-Q: pure functions (Algorithms 1 and 5 of arXiv:2411.01783) ------------------- */
+
+typedef struct rondo_heuristic {
+    int64_t tokens, cached, heads, kv_heads;
+    int32_t ranks, element_bytes;
+    double compute, bandwidth;        /* C in FLOP/s, BW in bytes/s: only their ratio counts */
+} rondo_heuristic;
+/* Returns RONDO_PASS_KV or RONDO_PASS_Q. rule: 1 or 5. thresholds, if not NULL: [0] smallest T, [1] miss rate, both in favour
+ * of pass-KV from there on. A bad argument gives a code. */
+RONDO_API int rondo_choose(const rondo_heuristic *in, int rule, double thresholds[2]);
+
+/* ---- layers around attention, under the same contract -------------------------------------------------------------- */
+
+/* y = x W^T. The sum over `in` is cut into `leaves` ranges [g*in/leaves, (g+1)*in/leaves), each one FMA chain, joined by the
+ * canonical tree, so that tensor parallelism may split it at any leaf. Weights are packed once; immutable afterwards. */
+typedef struct rondo_linear rondo_linear;
+typedef struct rondo_linear_desc {
+    size_t struct_size;
+    int64_t in, out;
+    int32_t type;                /* storage of the weights: F32, BF16, F16 */
+    int32_t leaves;              /* 0 = ceil(in / 512) */
+} rondo_linear_desc;
+#define RONDO_LINEAR_DESC_INIT { sizeof(rondo_linear_desc), 0, 0, 0, 0 }
+RONDO_API int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_linear_desc *desc) RONDO_MUST_CHECK;
+/* Rows [first, first+rows) of W, row-major [rows][in] of the linear's type, dense. In any pieces; each row once. */
+RONDO_API int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const void *weights) RONDO_MUST_CHECK;
+RONDO_API void rondo_linear_destroy(rondo_linear *linear);
+RONDO_API size_t rondo_linear_bytes(const rondo_linear *linear);
+/* x [rows, in], y [rows, out], F32, row strides in elements. bias [out] F32 or NULL, added to the finished sum;
+ * add: y += instead of y = (residual; added last). Any context on the same device may execute it. */
+RONDO_API int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x, int64_t x_stride,
+                                   float *y, int64_t y_stride, const float *bias, int add) RONDO_MUST_CHECK;
+
+/* y = x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich 2019). x and y [rows, dim] dense; y may be x. */
+RONDO_API int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight, float eps,
+                            float *y) RONDO_MUST_CHECK;
+/* Rotates pairs (i, i + dim/2) of each head in place (half-split, as Hugging Face). table: [rows][dim] F32, row r: dim/2
+ * cosines then dim/2 sines. x [rows, heads, head_stride]; only the first dim entries of a head turn. */
+RONDO_API int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+                         int64_t head_stride, const float *table) RONDO_MUST_CHECK;
+/* y = silu(gate) * up, element by element; y may be gate or up. */
+RONDO_API int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y) RONDO_MUST_CHECK;
+/* Converts between storage types: to F32 exactly, from F32 with one rounding to nearest even. Dense. */
+RONDO_API int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *from, int to_type, void *to) RONDO_MUST_CHECK;
+/* log(sum(exp(x))) of a row in a fixed order; for scores and sampling. */
+RONDO_API int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out) RONDO_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * librondo_lm: language models over rondo. Model folders as downloaded from Hugging Face (Llama, Mistral), tokenizers,
+ * arrays in safetensors files, context-parallel prefill and decode, batching and sampling. Conventions as in rondo.h.
+ */
+#ifndef RONDO_LM_H
+#define RONDO_LM_H
+
+#include "rondo.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Gives back what functions below return as "release with rondo_lm_free()". NULL is fine. */
+RONDO_API void rondo_lm_free(void *memory);
+
+/* ---- arrays in safetensors files ---------------------------------------------------------------------------------- */
+
+typedef enum rondo_array_type {
+    RONDO_ARRAY_F32 = 1, RONDO_ARRAY_BF16 = 2, RONDO_ARRAY_F16 = 3,   /* equal to rondo_type */
+    RONDO_ARRAY_F64 = 4, RONDO_ARRAY_I64, RONDO_ARRAY_I32, RONDO_ARRAY_I16, RONDO_ARRAY_I8, RONDO_ARRAY_U64, RONDO_ARRAY_U32,
+    RONDO_ARRAY_U16, RONDO_ARRAY_U8, RONDO_ARRAY_BOOL, RONDO_ARRAY_OTHER   /* known to the format, not to us: F8_E4M3, C64, ... */
+} rondo_array_type;
+typedef struct rondo_array {
+    const char *name;            /* owned by the file handle */
+    int32_t type, dims;
+    const int64_t *shape;        /* [dims] */
+    uint64_t offset, bytes;      /* in the file */
+} rondo_array;
+
+typedef struct rondo_arrays rondo_arrays;   /* an open file; reads are plain reads (no mmap), each checked */
+RONDO_API int rondo_arrays_open(rondo_arrays **out, const char *path) RONDO_MUST_CHECK;   /* validates the whole header */
+RONDO_API void rondo_arrays_close(rondo_arrays *file);
+RONDO_API int64_t rondo_arrays_count(const rondo_arrays *file);
+RONDO_API const rondo_array *rondo_arrays_at(const rondo_arrays *file, int64_t index);       /* in the order of offsets */
+RONDO_API const rondo_array *rondo_arrays_find(const rondo_arrays *file, const char *name);   /* NULL: none */
+/* Bytes [first, first+bytes) of an array's data. May be called by several threads at once. */
+RONDO_API int rondo_arrays_read(rondo_arrays *file, const rondo_array *array, uint64_t first, uint64_t bytes, void *to) RONDO_MUST_CHECK;
+
+/* Writes to a temporary beside `path`, which appears only when all is written and closed without an error. */
+typedef struct rondo_arrays_writer rondo_arrays_writer;
+RONDO_API int rondo_arrays_create(rondo_arrays_writer **out, const char *path, const rondo_array *arrays, int64_t count) RONDO_MUST_CHECK;
+RONDO_API int rondo_arrays_write(rondo_arrays_writer *writer, int64_t array, uint64_t first, uint64_t bytes, const void *from) RONDO_MUST_CHECK;
+RONDO_API int rondo_arrays_commit(rondo_arrays_writer *writer) RONDO_MUST_CHECK;   /* also frees */
+RONDO_API void rondo_arrays_abandon(rondo_arrays_writer *writer);                   /* removes the temporary */
+
+/* ---- tokenizers (tokenizer.json) ---------------------------------------------------------------------------------- */
+
+typedef struct rondo_tokenizer rondo_tokenizer;   /* immutable */
+RONDO_API int rondo_tokenizer_open(rondo_tokenizer **out, const char *model_dir) RONDO_MUST_CHECK;
+RONDO_API void rondo_tokenizer_close(rondo_tokenizer *tokenizer);
+RONDO_API int32_t rondo_tokenizer_size(const rondo_tokenizer *tokenizer);     /* ids are below it */
+#define RONDO_ENCODE_SPECIAL 1u   /* as the file's post-processor says (BOS ...) */
+#define RONDO_ENCODE_LOSSY 2u     /* invalid UTF-8 becomes U+FFFD; else it is RONDO_EFORMAT with the byte offset */
+#define RONDO_ENCODE_PLAIN 4u     /* the spelling of a special token in the text is text */
+/* *ids: release with rondo_lm_free(). */
+RONDO_API int rondo_tokenizer_encode(const rondo_tokenizer *tokenizer, const char *text, size_t bytes, uint32_t flags, int32_t **ids,
+                                     int64_t *count) RONDO_MUST_CHECK;
+#define RONDO_DECODE_SPECIAL 1u   /* show special tokens; else they are left out */
+/* *text: UTF-8, zero-terminated too; release with rondo_lm_free(). */
+RONDO_API int rondo_tokenizer_decode(const rondo_tokenizer *tokenizer, const int32_t *ids, int64_t count, uint32_t flags, char **text,
+                                     size_t *bytes) RONDO_MUST_CHECK;
+RONDO_API const char *rondo_tokenizer_piece(const rondo_tokenizer *tokenizer, int32_t id);   /* as spelled in the file; NULL: no such id */
+RONDO_API int32_t rondo_tokenizer_id(const rondo_tokenizer *tokenizer, const char *piece);   /* -1: none */
+RONDO_API int rondo_tokenizer_is_special(const rondo_tokenizer *tokenizer, int32_t id);
+
+/* Text as it comes, token by token: gives out only whole characters that later tokens cannot change. */
+typedef struct rondo_text_stream rondo_text_stream;
+RONDO_API int rondo_text_stream_create(rondo_text_stream **out, const rondo_tokenizer *tokenizer, uint32_t flags) RONDO_MUST_CHECK;
+RONDO_API void rondo_text_stream_destroy(rondo_text_stream *stream);
+/* *text belongs to the stream, valid until its next call. id -1: the end, what is held back comes out. */
+RONDO_API int rondo_text_stream_push(rondo_text_stream *stream, int32_t id, const char **text, size_t *bytes) RONDO_MUST_CHECK;
+
+/* ---- models ------------------------------------------------------------------------------------------------------- */
+
+typedef struct rondo_model rondo_model;   /* weights, configuration, tokenizer; immutable; shared by the ranks of a process */
+typedef struct rondo_model_desc {
+    size_t struct_size;
+    int32_t tp_rank, tp_ranks;     /* 0, 0 or 1: whole; more is refused by name */
+    int32_t threads;               /* for packing */
+    int32_t no_tokenizer;          /* 1: the folder needs none */
+    void (*progress)(void *user, uint64_t done, uint64_t total);   /* bytes of weights; may be NULL */
+    void *user;
+} rondo_model_desc;
+#define RONDO_MODEL_DESC_INIT { sizeof(rondo_model_desc), 0, 0, 0, 0, NULL, NULL }
+/* ctx: any context on the device that will run it (one rank alone will do); needed only during the call. Not collective. */
+RONDO_API int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, const rondo_model_desc *desc) RONDO_MUST_CHECK;
+RONDO_API void rondo_model_close(rondo_model *model);
+
+typedef struct rondo_model_info {
+    size_t struct_size;
+    const char *architecture;      /* "MistralForCausalLM", ... */
+    const char *rope;              /* "default", "linear", "dynamic", "llama3", "yarn" */
+    int64_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, max_positions, window;   /* window 0: none */
+    uint64_t parameters, weight_bytes;   /* held in memory */
+    int32_t bos, tied;
+    const int32_t *eos;            /* [eos_count]; generation_config.json's where it has them */
+    int64_t eos_count;
+} rondo_model_info;
+#define RONDO_MODEL_INFO_INIT { sizeof(rondo_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0 }
+RONDO_API int rondo_model_query(const rondo_model *model, rondo_model_info *info) RONDO_MUST_CHECK;
+RONDO_API const rondo_tokenizer *rondo_model_tokenizer(const rondo_model *model);   /* NULL: opened without */
+
+/* ---- running: one rondo_lm a rank ---------------------------------------------------------------------------------- */
+
+typedef struct rondo_lm rondo_lm;
+typedef struct rondo_lm_desc {
+    size_t struct_size;
+    int32_t kv_type;               /* rondo_type of the cache; 0 = F32 */
+    int32_t layout, algorithm;     /* rondo_layout, rondo_algorithm (of prefill; decode is pass-Q) */
+    int32_t arithmetic, level, leaf, interleave;   /* as in rondo_attention_desc and rondo_placement_desc */
+    int64_t chunk;                 /* prefill in pieces of so many tokens of a sequence; 0 = whole */
+    int64_t batch_tokens;          /* tokens of all sequences together in one forward pass at most; 0 = 8192 */
+    int (*progress)(void *user, int64_t done, int64_t total);   /* prefill tokens of this rank's view; non-zero: stop (RONDO_ECANCELED) */
+    void *user;
+} rondo_lm_desc;
+#define RONDO_LM_DESC_INIT { sizeof(rondo_lm_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+/* Collective, as all calls on it; every rank gives the same arguments (checked: RONDO_EMISMATCH). */
+RONDO_API int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc) RONDO_MUST_CHECK;
+RONDO_API void rondo_lm_destroy(rondo_lm *lm);
+
+typedef struct rondo_sampling {
+    size_t struct_size;
+    double temperature;            /* 0 = greedy: the largest logit, the lowest id among equals */
+    double top_p, min_p;           /* 0 = off */
+    double repetition_penalty;     /* 0 or 1 = off */
+    int64_t top_k;                 /* 0 = off */
+    uint64_t seed;
+    int64_t max_tokens;            /* new tokens at most */
+    int32_t ignore_eos, reserved;
+    const char *const *stops;      /* texts that end it (kept by the caller until the request ends); not part of the text */
+    int64_t stop_count;
+} rondo_sampling;
+/* Order: repetition penalty, temperature, top-k, top-p, min-p, as Hugging Face. */
+#define RONDO_SAMPLING_INIT { sizeof(rondo_sampling), 0.0, 0.0, 0.0, 0.0, 0, 0, 128, 0, 0, NULL, 0 }
+
+/* Adds a sequence; *id counts from 0. Its bits do not depend on what else is in the batch. */
+RONDO_API int rondo_lm_submit(rondo_lm *lm, const int32_t *tokens, int64_t count, const rondo_sampling *sampling, int64_t *id) RONDO_MUST_CHECK;
+
+typedef enum rondo_finish { RONDO_RUNNING = 0, RONDO_FINISH_LENGTH = 1, RONDO_FINISH_EOS = 2, RONDO_FINISH_STOP = 3 } rondo_finish;
+typedef struct rondo_lm_event {
+    int64_t id;
+    int32_t token;                 /* the new token; -1: none (finished without one) */
+    int32_t finish;                /* rondo_finish, after this token */
+    const char *text;              /* what the stream may show now (stops held back); valid until the next step */
+    size_t text_bytes;
+} rondo_lm_event;
+/* Runs one forward pass (a piece of prefill, or one decode step of the whole batch) and returns how many events there are
+ * (<= max; max >= live sequences), 0 where only prefill went on, or a code. *live: sequences not yet finished. */
+RONDO_API int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t *live);
+
+typedef struct rondo_lm_status {
+    size_t struct_size;
+    int64_t prompt_tokens, new_tokens;
+    int32_t finish;
+    int32_t reserved;
+    const int32_t *tokens;         /* [new_tokens]; owned by lm */
+    const char *text;              /* of the new tokens, stops cut off; owned by lm */
+    size_t text_bytes;
+    uint64_t hash;                 /* over the logits of every generated position, closed; the same on every rank */
+} rondo_lm_status;
+#define RONDO_LM_STATUS_INIT { sizeof(rondo_lm_status), 0, 0, 0, 0, NULL, NULL, 0, 0 }
+RONDO_API int rondo_lm_query(rondo_lm *lm, int64_t id, rondo_lm_status *status) RONDO_MUST_CHECK;
+
+typedef struct rondo_lm_counters {
+    size_t struct_size;
+    int64_t prefill_tokens, decode_tokens;
+    double prefill_seconds, decode_seconds;
+    int32_t prefill_algorithm, decode_algorithm;   /* what ran last */
+    size_t kv_bytes;                               /* held by this rank */
+    size_t workspace_bytes;
+} rondo_lm_counters;
+#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0 }
+RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
+
+/* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].
+ * logits, if not NULL, is called on rank 0 for each row in ascending order. */
+typedef struct rondo_score {
+    size_t struct_size;
+    int64_t tokens;
+    double nll;
+    uint64_t hash;
+} rondo_score;
+#define RONDO_SCORE_INIT { sizeof(rondo_score), 0, 0.0, 0 }
+RONDO_API int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count,
+                             int (*logits)(void *user, int64_t row, const float *logits), void *user, rondo_score *score) RONDO_MUST_CHECK;
+
+/* The simple case: one prompt in, text out, on `ranks` threads. *text: release with rondo_lm_free(). */
+RONDO_API int rondo_lm_generate(const char *model_dir, int ranks, const char *prompt, const rondo_sampling *sampling, char **text) RONDO_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

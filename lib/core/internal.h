@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the files of lib/ share with each other and with backends/ and lm/: errors, memory, checked sizes, contexts and the
+ * communication calls of comm.c. Nothing here is exported to users, except to our own modules and librondo_lm, which get
+ * the rondo__ symbols that lib/librondo.map lists under RONDO_PRIVATE.
+ */
+#ifndef RONDO_CORE_INTERNAL_H
+#define RONDO_CORE_INTERNAL_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "rondo.h"
+#include "core/device.h"
+#include "core/transport.h"
+
+#if defined(__GNUC__)
+#define RONDO_PRINTF(a, b) __attribute__((format(printf, a, b)))
+#else
+#define RONDO_PRINTF(a, b)
+#endif
+
+/* ---- errors (error.c) ---- */
+/* Records the calling thread's sentence and returns code. One sentence: what was wrong, where, what would be accepted. */
+RONDO_API int rondo__fail(int code, const char *format, ...) RONDO_PRINTF(2, 3);
+RONDO_API void rondo__log(int level, const char *format, ...) RONDO_PRINTF(2, 3);
+
+/* ---- memory (memory.c): through the hooks; 64-byte aligned; a size of 0 gives a valid pointer ---- */
+RONDO_API void *rondo__alloc(size_t bytes);                       /* NULL = failure (no sentence recorded) */
+RONDO_API void *rondo__alloc_zero(size_t count, size_t size);     /* checked product */
+RONDO_API void *rondo__resize(void *memory, size_t old_bytes, size_t new_bytes);   /* old stays valid on failure */
+RONDO_API void rondo__free(void *memory);                         /* knows the size itself (header before the block) */
+RONDO_API char *rondo__strdup(const char *text);
+
+/* a*b, a+b with overflow: return false and leave *out */
+static inline bool rondo__mul(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool rondo__add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+static inline bool rondo__mul64(int64_t a, int64_t b, int64_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool rondo__add64(int64_t a, int64_t b, int64_t *out) { return !__builtin_add_overflow(a, b, out); }
+
+/* ---- descriptors (desc.c) ---- */
+/* Copies a caller's sized struct into ours, zero-filled. `name` for the sentence. */
+RONDO_API int rondo__desc_copy(void *ours, size_t our_size, const void *theirs, const char *name);
+/* Fills a caller's sized out-struct: min(theirs, ours) bytes, keeping their struct_size. */
+RONDO_API int rondo__info_copy(void *theirs, const void *ours, size_t our_size, const char *name);
+
+/* ---- hash ---- */
+RONDO_API uint64_t rondo__mix64(uint64_t x);                       /* splitmix64's finaliser */
+static inline uint64_t rondo__hash_word(uint64_t h, uint64_t word) { return rondo__mix64(h ^ rondo__mix64(word + 0x9e3779b97f4a7c15u)); }
+
+/* ---- time ---- */
+RONDO_API double rondo__now(void);                                 /* CLOCK_MONOTONIC, seconds */
+
+/* ---- registry (registry.c) ---- */
+const struct rondo_device_ops *rondo__device_find(const char *name);         /* NULL: a sentence is recorded */
+const struct rondo_transport_ops *rondo__transport_find(const char *name);
+
+/* ---- contexts (context.c) ---- */
+struct rondo_shared_device {          /* a context and what was split from it use one device */
+    const struct rondo_device_ops *ops;
+    struct rondo_device *dev;
+    int64_t references;
+};
+
+struct rondo_context {
+    struct rondo_shared_device *device;
+    const struct rondo_transport_ops *transport;   /* NULL: alone */
+    struct rondo_endpoint *endpoint;               /* NULL: alone */
+    int32_t rank, ranks;
+    double deadline;
+    rondo_comm_stats stats;
+    void (*trace)(void *user, const rondo_trace_event *event);
+    void *trace_user;
+    int32_t failed;                                /* code with which this rank revoked, or 0 */
+};
+
+static inline const struct rondo_device_ops *rondo__ops(const rondo_context *ctx) { return ctx->device->ops; }
+static inline struct rondo_device *rondo__dev(const rondo_context *ctx) { return ctx->device->dev; }
+RONDO_API void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes);   /* ends now */
+
+/* ---- communication (comm.c): statistics, deadlines, sentences that name peer and step; revokes on its own failures ---- */
+struct rondo_shift {
+    struct rondo_request request;
+    const char *step;                 /* "pass-KV step 3 of 7": static or alive until finished */
+    int32_t operation, active;
+};
+int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
+                       size_t recv_bytes, int operation, const char *step);
+int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where);
+/* Block d (0..N-1) of `send` goes to rank (rank + d) mod N; block d of the result came from (rank - d) mod N. Block 0 is not moved:
+ * where[0] = send[0]. recv[d] must have room for recv_bytes[d]; where[d] tells where it can be read until the fence. */
+int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t *send_bytes, void *const *recv, const size_t *recv_bytes,
+                      const void **where, const char *step);
+int rondo__fence(rondo_context *ctx, const char *step);
+int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
+/* Revokes with the calling thread's sentence, when code is a failure of this rank (not EPEER); returns code. */
+RONDO_API int rondo__collective_failed(rondo_context *ctx, int code);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The transport table: what moves bytes between ranks. It knows nothing of attention and never adds numbers. lib/core/comm.c
+ * builds collectives, agreement, deadlines' sentences and statistics on it, once, for all transports.
+ *
+ * An endpoint belongs to one rank and is used from that rank's thread only.
+ */
+#ifndef RONDO_CORE_TRANSPORT_H
+#define RONDO_CORE_TRANSPORT_H
+
+#include "rondo.h"
+
+#define RONDO_TRANSPORT_ABI 1u
+
+struct rondo_endpoint;   /* the transport's own */
+
+/* What launch() hands to each rank and join() takes. `handle` is the transport's own business. */
+struct rondo_boot {
+    int32_t rank, ranks;
+    int32_t ranks_here;        /* ranks on this machine, this one included: cores are shared out among them */
+    int32_t reserved;
+    const void *handle;        /* threads: the group; mpi: MPI_Comm *, NULL = MPI_COMM_WORLD */
+};
+
+/* One shift in flight. Lives in the caller's frame or workspace until finish() returned. */
+struct rondo_request {
+    void *recv;                /* where the bytes go, or may go */
+    size_t send_bytes, recv_bytes;
+    const void *where;         /* after finish: where the received bytes can be read: recv, or the sender's own memory */
+    int32_t to, from;          /* ranks */
+    int32_t state;             /* transport's own, as all below */
+    int32_t tag;
+    const void *send;
+    uint64_t word[4];
+};
+
+struct rondo_transport_ops {
+    size_t size;
+    uint32_t abi;
+    const char *name;
+
+    int (*probe)(void);        /* 1: usable here; silent */
+    /* Starts `ranks` ranks (0: as many as there are) and calls body(arg, boot) once on each; returns the first failing
+     * rank's code, with its sentence as the calling thread's. */
+    int (*launch)(int ranks, int (*body)(void *arg, const struct rondo_boot *boot), void *arg);
+    int (*join)(struct rondo_endpoint **out, const struct rondo_boot *boot);   /* collective */
+    void (*leave)(struct rondo_endpoint *ep);                                  /* collective, but must not hang on a revoked one */
+    int (*rank)(const struct rondo_endpoint *ep);
+    int (*ranks)(const struct rondo_endpoint *ep);
+    int (*ranks_here)(const struct rondo_endpoint *ep);
+    /* As MPI_Comm_split; color < 0: *out = NULL. A child is revoked with its parent. */
+    int (*split)(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out);
+
+    /* Starts sending send_bytes to rank (rank + distance) mod N and receiving recv_bytes from (rank - distance) mod N; either
+     * may be 0 bytes: then nothing moves on that side. distance 1..N-1. Requests of one endpoint match between two ranks in the
+     * order they were started. `send` may be read by the receiver in place until the next fence(): it must not change or go
+     * before. recv must have room for recv_bytes even where the transport then shows the sender's memory instead. */
+    int (*shift)(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
+                 struct rondo_request *request);
+    /* Waits for it at most `seconds`; sets request->where. RONDO_EPEER where the communicator was revoked, RONDO_ETIMEDOUT where time ran
+     * out; request->from / to tell which peer was waited for: *peer gets it. */
+    int (*finish)(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer);
+    /* Lets transfers progress; returns RONDO_EPEER once revoked. Never blocks. May be NULL. */
+    int (*progress)(struct rondo_endpoint *ep);
+    /* Every rank has passed all its reads of what others showed it. Collective. NULL: not needed (nothing is read in place). */
+    int (*fence)(struct rondo_endpoint *ep, double seconds, int *peer);
+    /* Makes every rank's waits return RONDO_EPEER; `sentence` (cut to 255 bytes) becomes their text. Callable many times. */
+    void (*revoke)(struct rondo_endpoint *ep, int code, const char *sentence);
+    /* Who revoked it: 1 and fills the three, or 0. */
+    int (*revoked)(struct rondo_endpoint *ep, int *rank, int *code, const char **sentence);
+};
+
+/* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. */
+struct rondo_device_ops;
+struct rondo_module {
+    uint32_t abi;                                  /* RONDO_MODULE_ABI */
+    const char *version;                           /* RONDO_VERSION_STRING it was built with; must be equal */
+    const struct rondo_device_ops *device;         /* or NULL */
+    const struct rondo_transport_ops *transport;   /* or NULL */
+};
+#define RONDO_MODULE_ABI 1u
+
+#endif

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Small facts: versions, storage types, tensor descriptors, the clock.
+ */
+#include "core/internal.h"
+
+#include <time.h>
+
+#ifndef RONDO_BUILD_OPTIONS
+#define RONDO_BUILD_OPTIONS ""
+#endif
+
+const char *rondo_version(void)
+{
+    return RONDO_VERSION_STRING;
+}
+
+int rondo_numerics_version(void)
+{
+    return RONDO_NUMERICS;
+}
+
+const char *rondo_build_options(void)
+{
+    return RONDO_BUILD_OPTIONS;
+}
+
+size_t rondo_type_size(int type)
+{
+    switch (type) {
+    case RONDO_F32:
+        return 4;
+    case RONDO_BF16:
+    case RONDO_F16:
+        return 2;
+    default:
+        return 0;
+    }
+}
+
+const char *rondo_type_name(int type)
+{
+    switch (type) {
+    case RONDO_F32:
+        return "f32";
+    case RONDO_BF16:
+        return "bf16";
+    case RONDO_F16:
+        return "f16";
+    default:
+        return NULL;
+    }
+}
+
+rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *shape)
+{
+    rondo_tensor t = RONDO_TENSOR_INIT;
+    t.data = data;
+    t.type = type;
+    t.dims = dims > 4 ? 4 : dims;
+    int64_t stride = 1;
+    for (int i = t.dims - 1; i >= 0; i--) {
+        t.shape[i] = shape[i];
+        t.stride[i] = stride;
+        /* A product that does not fit is caught where the tensor is used: a stride of 0 is refused there. */
+        if (__builtin_mul_overflow(stride, shape[i] > 0 ? shape[i] : 1, &stride))
+            stride = 0;
+    }
+    return t;
+}
+
+double rondo__now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
