@@ -21,7 +21,7 @@ static int size_of(const void *theirs, const char *name, size_t *size)
 
 int rondo__desc_copy(void *ours, size_t our_size, const void *theirs, const char *name)
 {
-    size_t size;
+    size_t size = 0;
     int err = size_of(theirs, name, &size);
     if (err)
         return err;
@@ -37,7 +37,7 @@ int rondo__desc_copy(void *ours, size_t our_size, const void *theirs, const char
 
 int rondo__info_copy(void *theirs, const void *ours, size_t our_size, const char *name)
 {
-    size_t size;
+    size_t size = 0;
     int err = size_of(theirs, name, &size);
     if (err)
         return err;
