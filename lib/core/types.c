@@ -6,6 +6,9 @@
 
 #include <time.h>
 
+#ifdef HAVE_CONFIG_H
+#include "rondo_config.h"
+#endif
 #ifndef RONDO_BUILD_OPTIONS
 #define RONDO_BUILD_OPTIONS ""
 #endif

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Why: the probes that configure.ac needs, so that it reads as a list of decisions. No macro archive is needed.
+
+# RONDO_ADD_CFLAGS(VARIABLE, FLAGS): puts those flags into VARIABLE that the compiler takes without a complaint.
+AC_DEFUN([RONDO_ADD_CFLAGS], [
+    AC_SUBST([$1])
+    for rondo_flag in $2; do
+        AC_MSG_CHECKING([whether $CC takes $rondo_flag])
+        rondo_save_CFLAGS=$CFLAGS; CFLAGS="$CFLAGS -Werror $rondo_flag"
+        AC_COMPILE_IFELSE([AC_LANG_PROGRAM], [AC_MSG_RESULT([yes]); $1="$$1 $rondo_flag"], [AC_MSG_RESULT([no])])
+        CFLAGS=$rondo_save_CFLAGS
+    done])
+
+# RONDO_C11: puts the compiler into C11 where it would be older; code that needs more than POSIX 2008 says so itself.
+AC_DEFUN([RONDO_C11], [
+    AC_SUBST([STD_CFLAGS], [-std=c11])
+    AC_SUBST([STD_CPPFLAGS], [-D_POSIX_C_SOURCE=200809L])
+    AC_MSG_CHECKING([whether $CC takes -std=c11, C11 atomics and GNU statement attributes])
+    rondo_save_CFLAGS=$CFLAGS; CFLAGS="$CFLAGS $STD_CFLAGS"
+    AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[
+        #include <stdatomic.h>
+        #include <stdint.h>
+        #ifndef __GNUC__
+        #error GNU C is needed for vector extensions
+        #endif
+        static _Atomic uint64_t a;
+        static _Thread_local int t;
+        typedef float vf __attribute__((vector_size(16)));]],
+        [[vf v = { 1, 2, 3, 4 }; v = v + v; atomic_store(&a, (uint64_t)v[0]); t = 1; return t == 0;]])],
+        [AC_MSG_RESULT([yes])],
+        [AC_MSG_RESULT([no]); AC_MSG_ERROR([a C11 compiler with GNU vector extensions is needed (gcc 9 or clang 11, or newer)])])
+    CFLAGS=$rondo_save_CFLAGS])
+
+# RONDO_FLT_EVAL: float arithmetic must be done in float. 32-bit x86 needs SSE for that.
+AC_DEFUN([RONDO_FLT_EVAL], [
+    AC_MSG_CHECKING([whether float arithmetic is done in float])
+    rondo_flt=no
+    for rondo_flag in "" "-msse2 -mfpmath=sse"; do
+        rondo_save_CFLAGS=$CFLAGS; CFLAGS="$CFLAGS $STD_CFLAGS $rondo_flag"
+        AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[
+            #include <float.h>
+            _Static_assert(FLT_EVAL_METHOD == 0, "x87");
+            _Static_assert(FLT_RADIX == 2 && FLT_MANT_DIG == 24 && DBL_MANT_DIG == 53, "IEEE");]])],
+            [rondo_flt=yes; NUMERICS_CFLAGS="$NUMERICS_CFLAGS $rondo_flag"])
+        CFLAGS=$rondo_save_CFLAGS
+        test $rondo_flt = yes && break
+    done
+    AC_MSG_RESULT([$rondo_flt])
+    AS_IF([test $rondo_flt = no], [AC_MSG_ERROR([this compiler computes floats in another precision: the numerics contract cannot hold])])])
+
+# RONDO_VERSION_SCRIPT: does the linker take a GNU version script?
+AC_DEFUN([RONDO_VERSION_SCRIPT], [
+    AC_MSG_CHECKING([whether the linker takes --version-script])
+    echo 'V { global: main; local: *; };' >conftest.map
+    rondo_save_LDFLAGS=$LDFLAGS; LDFLAGS="$LDFLAGS -Wl,--version-script=conftest.map"
+    AC_LINK_IFELSE([AC_LANG_PROGRAM], [rondo_map=yes], [rondo_map=no])
+    LDFLAGS=$rondo_save_LDFLAGS; rm -f conftest.map
+    AC_MSG_RESULT([$rondo_map])
+    AM_CONDITIONAL([VERSION_SCRIPT], [test $rondo_map = yes])
+    AC_MSG_CHECKING([whether the linker takes --no-undefined])
+    rondo_save_LDFLAGS=$LDFLAGS; LDFLAGS="$LDFLAGS -Wl,--no-undefined"
+    AC_LINK_IFELSE([AC_LANG_PROGRAM], [rondo_noundef=yes], [rondo_noundef=no])
+    LDFLAGS=$rondo_save_LDFLAGS
+    AC_MSG_RESULT([$rondo_noundef])
+    # a sanitizer's runtime is found in the program only
+    AS_IF([test $rondo_noundef = yes && test "$enable_sanitizers" = no], [NO_UNDEFINED=-Wl,--no-undefined])
+    AC_SUBST([NO_UNDEFINED])])
+
+# RONDO_X86_ISAS: conditionals and flags of each build of the CPU device. Flags are for those files alone: nothing that
+# they compile may run before the probe in backends/cpu/isa.c, which is built without them.
+AC_DEFUN([RONDO_ISA_], [
+    AC_MSG_CHECKING([whether $CC can build for $1])
+    rondo_save_CFLAGS=$CFLAGS; CFLAGS="$CFLAGS -Werror $2"
+    AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <immintrin.h>]], [[$3]])], [rondo_isa=yes; rondo_isas="$rondo_isas $1"], [rondo_isa=no])
+    CFLAGS=$rondo_save_CFLAGS
+    AC_MSG_RESULT([$rondo_isa])])
+AC_DEFUN([RONDO_X86_ISAS], [
+    ISA_FMA_CFLAGS="-mfma"
+    ISA_AVX2_CFLAGS="-mavx2 -mfma -mf16c"
+    ISA_AVX512_CFLAGS="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c"
+    rondo_isas= rondo_have_fma=no rondo_have_avx2=no rondo_have_avx512=no
+    AS_CASE([$host_cpu], [x86_64*|amd64*|i?86*], [
+        RONDO_ISA_([fma], [$ISA_FMA_CFLAGS], [volatile __m128 a = _mm_setzero_ps(); a = _mm_fmadd_ss(a, a, a);])
+        rondo_have_fma=$rondo_isa
+        RONDO_ISA_([avx2], [$ISA_AVX2_CFLAGS],
+            [volatile __m256 a = _mm256_setzero_ps(); a = _mm256_fmadd_ps(a, a, a); a = _mm256_cvtph_ps(_mm256_cvtps_ph(a, 0));])
+        rondo_have_avx2=$rondo_isa
+        RONDO_ISA_([avx512], [$ISA_AVX512_CFLAGS],
+            [volatile __m512 a = _mm512_setzero_ps(); a = _mm512_fmadd_ps(a, a, a); a = _mm512_scalef_ps(a, a);])
+        rondo_have_avx512=$rondo_isa])
+    AC_SUBST([ISA_FMA_CFLAGS])
+    AC_SUBST([ISA_AVX2_CFLAGS])
+    AC_SUBST([ISA_AVX512_CFLAGS])
+    AM_CONDITIONAL([ISA_FMA], [test $rondo_have_fma = yes])
+    AM_CONDITIONAL([ISA_AVX2], [test $rondo_have_avx2 = yes])
+    AM_CONDITIONAL([ISA_AVX512], [test $rondo_have_avx512 = yes])])
+
+# RONDO_MPI: --with-mpi=auto|yes|no|WRAPPER. The wrapper (mpicc) is asked for its flags, which both Open MPI and MPICH tell
+# with -show; we compile with our own compiler, so that libtool and all other flags stay as they are. Only flags that
+# find headers and libraries are taken over.
+AC_DEFUN([RONDO_MPI], [
+    AC_ARG_WITH([mpi], [AS_HELP_STRING([--with-mpi=auto|yes|no|MPICC],
+        [build the MPI transport, a loadable module (default: auto); MPICC is the compiler wrapper of the MPI to use])],
+        [], [with_mpi=auto])
+    rondo_mpi=no MPICC_FOUND=
+    AS_CASE([$with_mpi],
+        [no], [],
+        [yes|auto], [AC_PATH_PROGS([MPICC_FOUND], [${MPICC-mpicc} mpicc mpicc.openmpi mpicc.mpich])],
+        [*/*], [AS_IF([test -x "$with_mpi"], [MPICC_FOUND=$with_mpi], [AC_MSG_ERROR([--with-mpi: no program $with_mpi])])],
+        [AC_PATH_PROG([MPICC_FOUND], [$with_mpi])
+         AS_IF([test -z "$MPICC_FOUND"], [AC_MSG_ERROR([--with-mpi: no program $with_mpi in PATH])])])
+    AS_IF([test -n "$MPICC_FOUND"], [
+        MPI_CFLAGS= MPI_LIBS=
+        rondo_skip=yes
+        for rondo_word in `$MPICC_FOUND -show 2>/dev/null`; do
+            AS_IF([test $rondo_skip = yes], [rondo_skip=no; continue])
+            AS_CASE([$rondo_word],
+                [-I*|-D*], [MPI_CFLAGS="$MPI_CFLAGS $rondo_word"],
+                [-L*|-l*|-Wl,-rpath*|-pthread], [MPI_LIBS="$MPI_LIBS $rondo_word"])
+        done
+        AC_MSG_CHECKING([whether an MPI program links as $MPICC_FOUND would])
+        rondo_save_CFLAGS=$CFLAGS; rondo_save_LIBS=$LIBS
+        CFLAGS="$CFLAGS $MPI_CFLAGS"; LIBS="$MPI_LIBS $LIBS"
+        AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <mpi.h>
+            #if MPI_VERSION < 3
+            #error MPI 3 is needed
+            #endif]], [[return MPI_Init_thread(0, 0, MPI_THREAD_SERIALIZED, 0);]])],
+            [rondo_mpi="yes ($MPICC_FOUND)"])
+        CFLAGS=$rondo_save_CFLAGS; LIBS=$rondo_save_LIBS
+        AC_MSG_RESULT([${rondo_mpi%% *}])])
+    AS_IF([test "$rondo_mpi" = no && test "$with_mpi" != no && test "$with_mpi" != auto],
+        [AC_MSG_ERROR([--with-mpi=$with_mpi, but no MPI program can be built (packages libopenmpi-dev or libmpich-dev)])])
+    # The starter that belongs to the wrapper, for the tests: mpicc.mpich -> mpirun.mpich
+    MPIRUN=
+    AS_IF([test "$rondo_mpi" != no], [
+        rondo_dir=`AS_DIRNAME(["$MPICC_FOUND"])`
+        rondo_name=`basename "$MPICC_FOUND" | sed 's/mpicc/mpirun/; s/mpigcc/mpirun/'`
+        AC_PATH_PROGS([MPIRUN], [$rondo_name mpirun mpiexec], [], [$rondo_dir:$PATH])])
+    AS_IF([test "$rondo_mpi" = no], [rondo_mpi_word=no], [rondo_mpi_word=yes])
+    AC_SUBST([MPI_CFLAGS])
+    AC_SUBST([MPI_LIBS])
+    AC_SUBST([MPIRUN])
+    AM_CONDITIONAL([WITH_MPI], [test "$rondo_mpi" != no])])
