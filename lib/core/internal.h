@@ -56,6 +56,18 @@ RONDO_API double rondo__now(void);                                 /* CLOCK_MONO
 const struct rondo_device_ops *rondo__device_find(const char *name);         /* NULL: a sentence is recorded */
 const struct rondo_transport_ops *rondo__transport_find(const char *name);
 
+/* ---- environment (env.c): the only place that reads it; a value that makes no sense is RONDO_EINVAL ---- */
+int rondo__env_deadline(double *seconds);                          /* $RONDO_DEADLINE, else 300 */
+const char *rondo__env_module_path(void);                          /* $RONDO_MODULE_PATH, folders with colons between; or NULL */
+const char *rondo__env_hook(void);                                 /* $RONDO_TEST_HOOK, or NULL */
+RONDO_API int rondo__env_piece(size_t *bytes);                     /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
+
+/* ---- machine ---- */
+RONDO_API int rondo__cores(void);                                  /* that this process may use, at least 1 */
+
+/* ---- test hook (backends/hook): wraps a joined endpoint as $RONDO_TEST_HOOK says; *ops and *ep are replaced ---- */
+int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep);
+
 /* ---- contexts (context.c) ---- */
 struct rondo_shared_device {          /* a context and what was split from it use one device */
     const struct rondo_device_ops *ops;
@@ -73,7 +85,12 @@ struct rondo_context {
     void (*trace)(void *user, const rondo_trace_event *event);
     void *trace_user;
     int32_t failed;                                /* code with which this rank revoked, or 0 */
+    uint32_t unfenced;                             /* small broadcasts since the last fence */
 };
+/* ops NULL: alone. boot comes from the transport's launch, or describes what the caller gave. */
+int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, const struct rondo_transport_ops *ops,
+                        const struct rondo_boot *boot);
+int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *theirs);   /* NULL: defaults; deadline filled in */
 
 static inline const struct rondo_device_ops *rondo__ops(const rondo_context *ctx) { return ctx->device->ops; }
 static inline struct rondo_device *rondo__dev(const rondo_context *ctx) { return ctx->device->dev; }
@@ -84,6 +101,7 @@ struct rondo_shift {
     struct rondo_request request;
     const char *step;                 /* "pass-KV step 3 of 7": static or alive until finished */
     int32_t operation, active;
+    double begin;
 };
 int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
                        size_t recv_bytes, int operation, const char *step);
@@ -94,7 +112,9 @@ int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t 
                       const void **where, const char *step);
 int rondo__fence(rondo_context *ctx, const char *step);
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
-/* Revokes with the calling thread's sentence, when code is a failure of this rank (not EPEER); returns code. */
+/* Every collective function passes each of its failures, EPEER too, through this as the last thing before it frees or hands back
+ * memory that it sent or was shown. Revokes with the calling thread's sentence unless a peer has done so; then waits until no
+ * other rank reads this rank's memory any more. Returns code; 0 does nothing. */
 RONDO_API int rondo__collective_failed(rondo_context *ctx, int code);
 
 #endif

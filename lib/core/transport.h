@@ -20,6 +20,7 @@ struct rondo_boot {
     int32_t ranks_here;        /* ranks on this machine, this one included: cores are shared out among them */
     int32_t reserved;
     const void *handle;        /* threads: the group; mpi: MPI_Comm *, NULL = MPI_COMM_WORLD */
+    double seconds;            /* the longest wait inside join, split and leave */
 };
 
 /* One shift in flight. Lives in the caller's frame or workspace until finish() returned. */
@@ -41,8 +42,8 @@ struct rondo_transport_ops {
 
     int (*probe)(void);        /* 1: usable here; silent */
     /* Starts `ranks` ranks (0: as many as there are) and calls body(arg, boot) once on each; returns the first failing
-     * rank's code, with its sentence as the calling thread's. */
-    int (*launch)(int ranks, int (*body)(void *arg, const struct rondo_boot *boot), void *arg);
+     * rank's code, with its sentence as the calling thread's. seconds: as in boot. */
+    int (*launch)(int ranks, double seconds, int (*body)(void *arg, const struct rondo_boot *boot), void *arg);
     int (*join)(struct rondo_endpoint **out, const struct rondo_boot *boot);   /* collective */
     void (*leave)(struct rondo_endpoint *ep);                                  /* collective, but must not hang on a revoked one */
     int (*rank)(const struct rondo_endpoint *ep);
@@ -66,8 +67,12 @@ struct rondo_transport_ops {
     int (*fence)(struct rondo_endpoint *ep, double seconds, int *peer);
     /* Makes every rank's waits return RONDO_EPEER; `sentence` (cut to 255 bytes) becomes their text. Callable many times. */
     void (*revoke)(struct rondo_endpoint *ep, int code, const char *sentence);
-    /* Who revoked it: 1 and fills the three, or 0. */
+    /* Who revoked it: 1 and fills the three, or 0. *rank is -1 where a parent was revoked by a rank outside this group. */
     int (*revoked)(struct rondo_endpoint *ep, int *rank, int *code, const char **sentence);
+    /* After a failure, on a revoked endpoint: this rank no longer reads what others showed it and gives up its shifts in
+     * flight. Returns once no other rank reads what this one showed, or after `seconds`: then its memory may go. Silent. */
+    void (*quiesce)(struct rondo_endpoint *ep, double seconds);
+    size_t eager;              /* messages up to this size are copied by shift(): they need no fence() */
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. */
