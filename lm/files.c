@@ -72,7 +72,7 @@ const char *rondo__show(char buffer[RONDO_SHOW_BYTES], const char *text)
 const char *rondo__json_kind(const json_t *value)
 {
     if (!value)
-        return "nothing";
+        return "missing";
     switch (json_typeof(value)) {
     case JSON_OBJECT:
         return "an object";

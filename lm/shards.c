@@ -127,7 +127,7 @@ static int open_listed(struct rondo_shards *s, const char *path, json_t *map)
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
         if (!file || !plain_name(file)) {
-            err = rondo__fail(RONDO_EFORMAT, "%s: weight_map says that tensor \"%s\" is in %s%s%s; the plain name of a .safetensors file of "
+            err = rondo__fail(RONDO_EFORMAT, "%s: weight_map gives for tensor \"%s\" %s%s%s; the plain name of a .safetensors file of "
                               "this folder is needed", path, rondo__show(shown, name), file ? "\"" : "",
                               file ? rondo__show(other, file) : rondo__json_kind(value), file ? "\"" : "");
             goto done;
