@@ -136,6 +136,15 @@ static inline float rondo__exp2(float x)
 #define RONDO_LN2 0x1.62e42fefa39efp-1      /* double */
 #define RONDO_NAN_BITS 0x7fc00000u          /* the one NaN that is ever written out */
 
+/* C7: the natural log-sum-exp of a row, NaN canonical. In double: product, log and sum each rounded. */
+static inline float rondo__lse(float m, float l)
+{
+    if (l == 0.0f)
+        return -__builtin_inff();
+    float y = (float)((double)m * RONDO_LN2 + rondo_log((double)l));
+    return y != y ? rondo__float(RONDO_NAN_BITS) : y;
+}
+
 /* ---- the 16-bit types: widening is exact; rounding is to nearest even, of integers ---- */
 
 static inline float rondo__from_bf16(uint16_t h)

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The CPU's device table: choice of the instruction set, plain memory, and the slots that other files of this folder fill.
+ * The stream of this device runs at once, so that sync() has nothing to wait for.
+ */
+#include "backends/cpu/cpu.h"
+
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+/* ---- instruction sets ---- */
+
+static const char *isa(int index, int *usable)
+{
+    const int shown = RONDO_CPU_ISAS - 1;   /* "soft" is accepted, but it is the same program as "scalar" */
+    if (index < 0 || index >= shown)
+        return NULL;
+    if (usable)
+        *usable = rondo__cpu_isa_usable(index + 1);
+    return rondo__cpu_isa_name(index + 1);
+}
+
+static int best(void)
+{
+    int i = RONDO_CPU_ISAS - 1;
+    while (!rondo__cpu_isa_usable(i))
+        i--;
+    return i;
+}
+
+static int choose(const char *asked, int *out)
+{
+    static const char *const elsewhere[] = { "amx", "neon", "sve" };
+    const char *from = "";
+    if (!asked || !*asked || !strcmp(asked, "auto")) {
+        asked = getenv("RONDO_ISA");
+        from = " (from RONDO_ISA)";
+        if (!asked || !*asked || !strcmp(asked, "auto")) {
+            *out = best();
+            return 0;
+        }
+    }
+    for (int i = 0; i < RONDO_CPU_ISAS; i++)
+        if (!strcmp(asked, rondo__cpu_isa_name(i))) {
+            if (!rondo__cpu_isa_usable(i))
+                return rondo__fail(RONDO_ENOTSUP, "instruction set \"%s\"%s cannot run on this machine; the best that can is \"%s\"",
+                                   asked, from, rondo__cpu_isa_name(best()));
+            *out = i;
+            return 0;
+        }
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if (!strcmp(asked, elsewhere[i]))
+            return rondo__fail(RONDO_ENOTSUP, "instruction set \"%s\"%s has no kernels in this version of rondo; the best that can run "
+                               "here is \"%s\"", asked, from, rondo__cpu_isa_name(best()));
+    return rondo__fail(RONDO_EINVAL, "unknown instruction set \"%s\"%s; known are auto, scalar, avx2 and avx512", asked, from);
+}
+
+/* ---- attach, detach ---- */
+
+static int probe(void)
+{
+    return 1;
+}
+
+static int attach(struct rondo_device **out, const struct rondo_device_desc *desc)
+{
+    struct rondo_device_desc d = desc ? *desc : (struct rondo_device_desc){ 0, 0, NULL };
+    int chosen = 0, err = choose(d.isa, &chosen);
+    if (err)
+        return err;
+    if (d.index != 0)
+        return rondo__fail(RONDO_EINVAL, "the cpu device has index 0 only, not %d", d.index);
+    if (d.threads < 0)
+        return rondo__fail(RONDO_EINVAL, "threads is %d; it takes 0 (all cores) or more", d.threads);
+    struct rondo_device *dev = rondo__alloc_zero(1, sizeof *dev);
+    if (!dev)
+        return rondo__fail(RONDO_ENOMEM, "no memory for the cpu device");
+    dev->isa = chosen;
+    dev->fma = chosen == RONDO_CPU_SCALAR && rondo__cpu_fma_usable();
+#ifdef _OPENMP
+    dev->threads = d.threads ? d.threads : omp_get_num_procs();
+#else
+    dev->threads = 1;   /* built without OpenMP: threads_used() says so */
+#endif
+    dev->attention = &rondo__cpu_attention_soft;
+#ifdef RONDO_CPU_HAVE_FMA
+    if (dev->fma || chosen > RONDO_CPU_SCALAR)
+        dev->attention = &rondo__cpu_attention_fma;
+#endif
+    *out = dev;
+    return 0;
+}
+
+static void detach(struct rondo_device *dev)
+{
+    rondo__free(dev);
+}
+
+static const char *isa_used(const struct rondo_device *dev)
+{
+    return rondo__cpu_isa_name(dev->isa);
+}
+
+static int threads_used(const struct rondo_device *dev)
+{
+    return dev->threads;
+}
+
+static int check(struct rondo_device *dev)
+{
+    (void)dev;
+    return rondo__cpu_check_mode();
+}
+
+static int sync_stream(struct rondo_device *dev)
+{
+    (void)dev;
+    return 0;
+}
+
+/* ---- memory ---- */
+
+static int memory_new(struct rondo_device *dev, size_t bytes, void **out)
+{
+    (void)dev;
+    void *memory = rondo__alloc(bytes);
+    if (!memory)
+        return rondo__fail(RONDO_ENOMEM, "no memory for %zu bytes on the cpu device", bytes);
+    rondo__cpu_huge(memory, bytes);
+    *out = memory;
+    return 0;
+}
+
+static void memory_free(struct rondo_device *dev, void *memory, size_t bytes)
+{
+    (void)dev;
+    (void)bytes;
+    rondo__free(memory);
+}
+
+static int copy(struct rondo_device *dev, void *to, const void *from, size_t bytes, int kind)
+{
+    (void)dev;
+    (void)kind;
+    if (bytes)
+        memmove(to, from, bytes);
+    return 0;
+}
+
+static int copy_rows(struct rondo_device *dev, void *to, size_t to_stride, const void *from, size_t from_stride, size_t row_bytes,
+                     int64_t rows)
+{
+    (void)dev;
+    if (row_bytes == 0 || rows <= 0)
+        return 0;
+    if (to_stride == row_bytes && from_stride == row_bytes) {
+        memcpy(to, from, row_bytes * (size_t)rows);
+        return 0;
+    }
+    char *d = to;
+    const char *s = from;
+    for (int64_t i = 0; i < rows; i++, d += to_stride, s += from_stride)
+        memcpy(d, s, row_bytes);
+    return 0;
+}
+
+const struct rondo_device_ops rondo__cpu_device = {
+    .size = sizeof(struct rondo_device_ops),
+    .abi = RONDO_DEVICE_ABI,
+    .name = "cpu",
+    .arithmetics = 1u << RONDO_ARITHMETIC_F32,
+    .levels = 1u << RONDO_STRICT,
+    .probe = probe,
+    .isa = isa,
+    .attach = attach,
+    .detach = detach,
+    .isa_used = isa_used,
+    .threads_used = threads_used,
+    .check = check,
+    .sync = sync_stream,
+    .memory_new = memory_new,
+    .memory_free = memory_free,
+    .copy = copy,
+    .copy_rows = copy_rows,
+    .attention = rondo__cpu_attention_run,
+    .attention_scratch = rondo__cpu_attention_scratch,
+    .linear_new = rondo__cpu_linear_new,
+    .linear_load = rondo__cpu_linear_load,
+    .linear_free = rondo__cpu_linear_free,
+    .linear_bytes = rondo__cpu_linear_bytes,
+    .linear = rondo__cpu_linear,
+    .rmsnorm = rondo__cpu_rmsnorm,
+    .rope = rondo__cpu_rope,
+    .swiglu = rondo__cpu_swiglu,
+    .convert = rondo__cpu_convert,
+    .logsumexp = rondo__cpu_logsumexp,
+};

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The definition of attention: rules C2-C7 of the numerics contract (rondo-numerics(7)) for one query row at a time, and the tree
+ * program of core/device.h executed as it is written. Every fast kernel equals this bit for bit. Built twice: without FMA
+ * instructions (fused multiply-add in software) and, on x86, with them.
+ */
+#include "backends/cpu/cpu.h"
+#include "backends/cpu/num.h"
+
+#define TOKENS 8   /* of one item; any number would do */
+#define LEAF_MAX 256
+
+/* A node: M, l, acc[value_dim]. */
+enum { NODE_M, NODE_L, NODE_ACC };
+
+static size_t node_floats(const struct rondo_attention_task *t)
+{
+    return (size_t)t->value_dim + NODE_ACC;
+}
+
+static void node_empty(const struct rondo_attention_task *t, float *node)
+{
+    memset(node, 0, node_floats(t) * sizeof *node);
+    node[NODE_M] = -FLT_MAX;
+}
+
+/* The keys of a leaf in the order of the contract, 1, 0, 3, 2, ...: the j-th of them, for j = 0, 1, ... below count rounded up
+ * to even. Those outside of the row's range [i0, i1) take no part. */
+static int32_t pairwise(int32_t j)
+{
+    return j ^ 1;
+}
+
+/* C2: the chain over the head dimension, then one product with scale * log2(e). */
+static float score(const struct rondo_attention_task *t, const float *q, const void *k, int64_t at)
+{
+    float s = 0.0f;
+    for (int32_t j = 0; j < t->head_dim + (t->head_dim & 1); j++) {
+        int32_t d = pairwise(j);
+        if (d < t->head_dim)
+            s = rondo__fma(q[d], rondo__element(k, at + d, t->kv_type), s);
+    }
+    return s * t->scale_log2;
+}
+
+/* C3, C4: the node of one leaf for a row that sees positions [lo, hi). x: scratch of LEAF_MAX. */
+static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head, const float *q, int64_t lo, int64_t hi,
+                 float *x, float *node)
+{
+    int64_t k = f->row * t->k_row_stride + kv_head * t->k_head_stride, v = f->row * t->v_row_stride + kv_head * t->v_head_stride;
+    float *acc = node + NODE_ACC, M = -FLT_MAX, l = 0.0f;
+    int32_t i0, i1;
+
+    node_empty(t, node);
+    rondo__visible_in_leaf(f, lo, hi, &i0, &i1);
+    for (int32_t i = i0; i < i1; i++) {
+        x[i] = score(t, q, t->k, k + i * t->k_row_stride);
+        float n = rondo__rint(x[i]);
+        M = n > M ? n : M;
+    }
+    for (int32_t j = 0; j < i1 + (i1 & 1); j++) {
+        int32_t i = pairwise(j);
+        if (i < i0 || i >= i1)
+            continue;
+        float n = rondo__rint(x[i]), p = rondo__weight(x[i] - n, n - M);
+        l = l + p;
+        for (int32_t d = 0; d < t->value_dim; d++)
+            acc[d] = rondo__fma(p, rondo__element(t->v, v + i * t->v_row_stride + d, t->kv_type), acc[d]);
+    }
+    node[NODE_M] = l != l ? FLT_MAX : M;
+    node[NODE_L] = l;
+}
+
+/* C5: a = merge(a, b). */
+static void merge(const struct rondo_attention_task *t, float *a, const float *b)
+{
+    float M = a[NODE_M] > b[NODE_M] ? a[NODE_M] : b[NODE_M];
+    float sa = rondo__merge_scale(a[NODE_M] - M), sb = rondo__merge_scale(b[NODE_M] - M);
+    a[NODE_L] = rondo__fma(a[NODE_L], sa, b[NODE_L] * sb);
+    for (int32_t d = 0; d < t->value_dim; d++)
+        a[NODE_ACC + d] = rondo__fma(a[NODE_ACC + d], sa, b[NODE_ACC + d] * sb);
+    a[NODE_M] = M;
+}
+
+/* C7. */
+static void output(const struct rondo_attention_task *t, int64_t token, int32_t head, const float *node)
+{
+    float l = node[NODE_L], inv = 1.0f / l;
+    int64_t at = token * t->out_row_stride + head * t->out_head_stride;
+    for (int32_t d = 0; d < t->value_dim; d++)
+        rondo__put_element(t->out, at + d, t->out_type, l == 0.0f ? 0.0f : node[NODE_ACC + d] * inv + 0.0f);
+    if (t->lse)
+        rondo__put_element(t->lse, token * t->lse_row_stride + head * t->lse_head_stride, RONDO_F32,
+                           rondo__lse(node[NODE_M], l));
+}
+
+/* A slot holds acc[q_rows][heads][value_dim], M[q_rows][heads], l[q_rows][heads]. */
+static void slot_move(const struct rondo_attention_task *t, float *slot, int64_t token, int32_t head, float *node, bool store)
+{
+    size_t row = (size_t)token * (size_t)t->heads + (size_t)head, rows = (size_t)t->q_rows * (size_t)t->heads;
+    size_t dim = (size_t)t->value_dim;
+    float *acc = slot + row * dim, *M = slot + rows * dim + row, *l = M + rows;
+    if (store) {
+        memcpy(acc, node + NODE_ACC, dim * sizeof *acc);
+        *M = node[NODE_M];
+        *l = node[NODE_L];
+    } else {
+        memcpy(node + NODE_ACC, acc, dim * sizeof *acc);
+        node[NODE_M] = *M;
+        node[NODE_L] = *l;
+    }
+}
+
+/* C6: the program for one row. stack has room for depth nodes. */
+static void row(const struct rondo_attention_task *t, int64_t token, int32_t head, float *q, float *x, float *stack)
+{
+    const size_t size = node_floats(t);
+    const int32_t kv_head = head / (t->heads / t->kv_heads);
+    float *top = stack;   /* the next free place */
+    int64_t lo, hi;
+
+    rondo__visible(t, rondo__cpu_position(t, token), &lo, &hi);
+    for (int32_t d = 0; d < t->head_dim; d++)
+        q[d] = rondo__element(t->q, token * t->q_row_stride + head * t->q_head_stride + d, t->q_type);
+    for (int32_t i = 0; i < t->steps; i++) {
+        const struct rondo_tree_step *s = t->program + i;
+        switch (s->code) {
+        case RONDO_TREE_LEAF:
+            leaf(t, t->leaves + s->arg, kv_head, q, lo, hi, x, top);
+            top += size;
+            break;
+        case RONDO_TREE_LOAD:
+            slot_move(t, t->slots[s->arg], token, head, top, false);
+            top += size;
+            break;
+        case RONDO_TREE_MERGE:
+            top -= size;
+            merge(t, top - size, top);
+            break;
+        case RONDO_TREE_STORE:
+            top -= size;
+            slot_move(t, t->slots[s->arg], token, head, top, true);
+            break;
+        default:
+            top -= size;
+            output(t, token, head, top);
+        }
+    }
+}
+
+/* ---- the table ---- */
+
+static int64_t tokens(const struct rondo_attention_task *t)
+{
+    (void)t;
+    return TOKENS;
+}
+
+static bool bytes(const struct rondo_attention_task *t, size_t *out)
+{
+    size_t stack, floats;
+    return rondo__mul(node_floats(t), (size_t)t->depth, &stack) && rondo__add(stack, (size_t)t->head_dim + LEAF_MAX, &floats) &&
+           rondo__mul(floats, sizeof(float), out);
+}
+
+static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+{
+    float *x = scratch, *q = x + LEAF_MAX, *stack = q + t->head_dim;
+    const int32_t group = t->heads / t->kv_heads;
+    for (int64_t token = t0; token < t1; token++) {
+        for (int32_t g = 0; g < group; g++)
+            row(t, token, kv_head * group + g, q, x, stack);
+        int err = poll ? poll->call(poll->arg) : 0;
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+#ifdef RONDO_ISA_fma
+const struct rondo_cpu_attention rondo__cpu_attention_fma = { tokens, bytes, run };
+#else
+const struct rondo_cpu_attention rondo__cpu_attention_soft = { tokens, bytes, run };
+#endif
