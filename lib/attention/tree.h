@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The canonical tree (rule C6 of the numerics contract) and its cutting into programs for the device's stack machine
+ * (core/device.h), one for each piece of work. Called by plan.c; t/1100 runs the programs symbolically.
+ */
+#ifndef RONDO_ATTENTION_TREE_H
+#define RONDO_ATTENTION_TREE_H
+
+#include "layout/layout.h"
+
+/* An array that grows; items of one type. */
+struct rondo__list {
+    void *items;
+    int64_t count, room;
+};
+void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more);   /* the first of `more` new items; NULL: no memory */
+void rondo__list_free(struct rondo__list *list);
+
+/* What some keys of one rank are in the tree. `index` is the leaf's, where a rank holds all of it. Keys that were dealt out one by one
+ * (interleave = 1) are no whole leaves: each rank's share stands in a subtree of its own to the right of all leaves. */
+struct rondo__piece {
+    int64_t index, row, first;   /* row among the rank's rows of the sequence */
+    int32_t step, count, rank, reserved;
+};
+
+/* In one sequence: 2^35 keys in leaves of 128; every count of nodes and steps fits int32_t. */
+#define RONDO_PIECES_MAX ((int64_t)1 << 28)
+
+struct rondo__mask {
+    int32_t causal;
+    int64_t left, right;         /* as in struct rondo_attention_task */
+};
+
+/* Whether a query of these spans (first: key positions) can see a key of the piece. Errs on the side of yes. */
+bool rondo__sees(const struct rondo__mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece);
+
+/* All pieces of a sequence that these queries can see, by rising index, over all ranks. Empties the list first. */
+int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo__mask *mask,
+                  const rondo_span *queries, int64_t spans);
+
+/* The pruned tree over n pieces: node i < n is piece i, the others have two children. Also the state of its evaluation. */
+struct rondo__tree {
+    int32_t leaves, root;        /* root -1: no leaves */
+    int32_t *left, *right;       /* [nodes], -1 for pieces */
+    int32_t *stage;              /* when a node's last piece is there */
+    int32_t *slot, *next;
+    int32_t *head, *tail;        /* [stages]: nodes to be computed in a stage, by rising position */
+    int32_t *spare;              /* slots free for reuse */
+    int32_t spares, slots, stages;
+    int32_t *memory;
+    size_t memory_ints;
+};
+int rondo__tree_build(struct rondo__tree *tree, const struct rondo__piece *pieces, int64_t count, int32_t stages);
+void rondo__tree_free(struct rondo__tree *tree);
+
+struct rondo__program {
+    int64_t first;               /* in the list of steps */
+    int32_t steps, depth;
+    int32_t leaves;              /* pieces it computes: those of its stage, in order */
+    int32_t stores;              /* nodes it leaves in slots */
+};
+
+/* Pieces come in stages: stage_of(piece) in 0..stages-1. Afterwards rondo__tree_stage(0), (1), ... give each stage's program: it computes
+ * the maximal aligned nodes whose pieces are all there, LOADs what waited for them and STOREs what still waits; the root
+ * goes to OUT, unless `keep`. Slots are reused as soon as they were read; tree->slots is how many are needed. */
+void rondo__tree_stages(struct rondo__tree *tree, const int32_t *stage_of_piece);
+/* steps NULL: only counts slots. false: no memory. */
+bool rondo__tree_stage(struct rondo__tree *tree, int32_t stage, bool keep, struct rondo__list *steps, struct rondo__program *program);
+
+/* Nodes all of whose pieces belong to one rank and that are as high as such can be travel between ranks. `owner` gives each piece's;
+ * counts[rank] (zeroed by the caller) their number. */
+void rondo__tree_owners(struct rondo__tree *tree, const int32_t *owner, int64_t *counts);
+/* After rondo__tree_owners(): the program that merges these nodes, LOAD 0, 1, ... by rising position, and ends in OUT. rank_of gets (as
+ * int32_t) whose each is. */
+bool rondo__tree_join(struct rondo__tree *tree, struct rondo__list *steps, struct rondo__program *program, struct rondo__list *rank_of);
+
+#endif
