@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The element-wise slots of the device table: picks the kernels of the device's instruction set and shares rows or elements
+ * out among its threads. Every row and element stands alone, so sharing changes no bit. The arithmetic is in
+ * ref_elementwise.c (definition) and elementwise.c (vectors). Called by lib/tensor/layers.c through the device table.
+ */
+#include "backends/cpu/layers.h"
+
+#define ITEM_ELEMENTS ((int64_t)1 << 15)   /* what is worth handing to another thread; a multiple of all vector lengths */
+
+const struct rondo_cpu_elementwise *rondo__cpu_elementwise_kernels(const struct rondo_device *dev)
+{
+    switch (dev->isa) {
+#ifdef RONDO_CPU_HAVE_AVX512
+    case RONDO_CPU_AVX512:
+        return &rondo__cpu_elementwise_fma;
+#endif
+#ifdef RONDO_CPU_HAVE_AVX2
+    case RONDO_CPU_AVX2:
+        return &rondo__cpu_elementwise_fma;
+#endif
+#ifdef RONDO_CPU_HAVE_FMA
+    case RONDO_CPU_SCALAR:
+        return dev->fma ? &rondo__cpu_elementwise_fma : &rondo__cpu_elementwise_soft;
+#endif
+    default:
+        return &rondo__cpu_elementwise_soft;
+    }
+}
+
+struct call {
+    const struct rondo_cpu_elementwise *kernels;
+    int64_t count, step;               /* rows or elements in all, and of one item */
+    int64_t dim, heads, row_stride, head_stride;
+    const void *in, *second;
+    void *out;
+    float eps;
+    int32_t in_type, out_type;
+};
+
+/* Items of about ITEM_ELEMENTS for `count` things of `each` elements. */
+static int64_t items(struct call *c, int64_t count, int64_t each)
+{
+    c->count = count;
+    c->step = each >= ITEM_ELEMENTS ? 1 : ITEM_ELEMENTS / (each < 1 ? 1 : each);
+    return count / c->step + (count % c->step != 0);
+}
+
+static int64_t range(const struct call *c, int64_t item, int64_t *count)
+{
+    int64_t first = item * c->step;
+    *count = c->count - first < c->step ? c->count - first : c->step;
+    return first;
+}
+
+static int rmsnorm_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t rows, row = range(c, item, &rows);
+    (void)worker;
+    c->kernels->rmsnorm(rows, c->dim, (const float *)c->in + row * c->dim, c->second, c->eps, (float *)c->out + row * c->dim);
+    return 0;
+}
+
+int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y)
+{
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .dim = dim, .in = x, .second = weight, .out = y, .eps = eps };
+    return rondo__cpu_for(dev, items(&c, rows, dim), rmsnorm_item, &c, NULL);
+}
+
+static int rope_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t rows, row = range(c, item, &rows);
+    (void)worker;
+    c->kernels->rope(rows, c->heads, c->dim, (float *)c->out + row * c->row_stride, c->row_stride, c->head_stride,
+                     (const float *)c->second + row * c->dim);
+    return 0;
+}
+
+int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+                    int64_t head_stride, const float *table)
+{
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .dim = dim, .heads = heads, .row_stride = row_stride,
+                      .head_stride = head_stride, .second = table, .out = x };
+    int64_t each;
+    if (__builtin_mul_overflow(heads, dim, &each))
+        each = ITEM_ELEMENTS;
+    return rondo__cpu_for(dev, items(&c, rows, each), rope_item, &c, NULL);
+}
+
+static int swiglu_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t count, first = range(c, item, &count);
+    (void)worker;
+    c->kernels->swiglu(count, (const float *)c->in + first, (const float *)c->second + first, (float *)c->out + first);
+    return 0;
+}
+
+int rondo__cpu_swiglu(struct rondo_device *dev, int64_t count, const float *gate, const float *up, float *y)
+{
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .in = gate, .second = up, .out = y };
+    return rondo__cpu_for(dev, items(&c, count, 1), swiglu_item, &c, NULL);
+}
+
+static int convert_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t count, first = range(c, item, &count);
+    (void)worker;
+    c->kernels->convert(count, c->in_type, (const char *)c->in + (size_t)first * rondo_type_size(c->in_type), c->out_type,
+                        (char *)c->out + (size_t)first * rondo_type_size(c->out_type));
+    return 0;
+}
+
+int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type, void *to)
+{
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .in = from, .out = to, .in_type = from_type, .out_type = to_type };
+    return rondo__cpu_for(dev, items(&c, count, 1), convert_item, &c, NULL);
+}
+
+static int logsumexp_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t rows, row = range(c, item, &rows);
+    (void)worker;
+    c->kernels->logsumexp(rows, c->dim, (const float *)c->in + row * c->row_stride, c->row_stride, (double *)c->out + row);
+    return 0;
+}
+
+int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out)
+{
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .dim = dim, .row_stride = x_stride, .in = x, .out = out };
+    return rondo__cpu_for(dev, items(&c, rows, dim), logsumexp_item, &c, NULL);
+}

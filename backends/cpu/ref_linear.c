@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The definition of a linear layer (contract C8), one output at a time: a chain of fused multiply-adds inside each leaf of
+ * the input range, the canonical tree over the leaves, then the bias, then what y held. linear.c must give these bits.
+ * Serves the instruction sets "soft" and "scalar"; compiled without and with FMA instructions. Called by linear_ops.c.
+ */
+#include "backends/cpu/layers.h"
+#include "backends/cpu/num.h"
+
+#ifdef RONDO_ISA_fma
+#define TABLE rondo__cpu_linear_fma
+#else
+#define TABLE rondo__cpu_linear_soft
+#endif
+
+/* Pairs by index in the leaf, the odd one first; an odd last element alone. w: the leaf's first weight of this output. */
+static float leaf_sum(const float *x, const void *w, int64_t first, int64_t count, int type)
+{
+    float acc = 0.0f;
+    for (int64_t i = 0; i < count; i += 2) {
+        if (i + 1 < count)
+            acc = rondo__fma(x[i + 1], rondo__element(w, first + (i + 1) * RONDO_CPU_PANEL, type), acc);
+        acc = rondo__fma(x[i], rondo__element(w, first + i * RONDO_CPU_PANEL, type), acc);
+    }
+    return acc;
+}
+
+/* C6 with plain additions: leaf g is merged to its left as often as g ends in one bits; what is left at the end hangs
+ * together from the right. */
+static float output(const struct rondo_device_linear *l, const float *x, int64_t o)
+{
+    float stack[64];
+    int n = 0;
+
+    for (int64_t g = 0; g < l->leaves; g++) {
+        int64_t k = rondo__cpu_leaf_begin(l, g), count = rondo__cpu_leaf_begin(l, g + 1) - k;
+        int64_t first = (o / RONDO_CPU_PANEL * l->in + k) * RONDO_CPU_PANEL + o % RONDO_CPU_PANEL;
+        float node = leaf_sum(x + k, l->weights, first, count, l->type);
+        for (int64_t i = g; i & 1; i >>= 1)
+            node = stack[--n] + node;
+        stack[n++] = node;
+    }
+    while (n > 1) {
+        stack[n - 2] = stack[n - 2] + stack[n - 1];
+        n--;
+    }
+    return stack[0];
+}
+
+static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch)
+{
+    const struct rondo_device_linear *l = job->linear;
+    int64_t last = panel1 * RONDO_CPU_PANEL < l->out ? panel1 * RONDO_CPU_PANEL : l->out;
+
+    (void)scratch;
+    for (int64_t row = rondo__cpu_tile_begin(job, tile0); row < rondo__cpu_tile_begin(job, tile1); row++)
+        for (int64_t o = panel0 * RONDO_CPU_PANEL; o < last; o++) {
+            float *y = job->y + row * job->y_stride + o, sum = output(l, job->x + row * job->x_stride, o);
+            if (job->bias)
+                sum = sum + job->bias[o];
+            if (job->add)
+                sum = *y + sum;
+            rondo__put_element(y, 0, RONDO_F32, sum);
+        }
+}
+
+static bool bytes(const struct rondo_device_linear *linear, int64_t tiles, size_t *out)
+{
+    (void)linear;
+    (void)tiles;
+    *out = 0;
+    return true;
+}
+
+const struct rondo_cpu_linear TABLE = { 16, NULL, bytes, run };
