@@ -3,8 +3,9 @@
  * What a model folder's config.json and generation_config.json say, checked and with the family's defaults filled in. Filled by
  * config.c, read by the forward pass (model.c, forward.c). The field names are ours; HF's are in the comments.
  *
- * Everything here lies in the ranges that config.c checks, so products of any four of the counts fit an int64_t:
- * heads * head_dim, hidden * intermediate and vocabulary * hidden are at most 2^47.
+ * Everything here lies in the ranges that config.c checks (hidden <= 2^20, intermediate <= 2^24, vocabulary <= 2^27, heads <= 2^16,
+ * head_dim <= 2^14, layers <= 2^12, positions <= 2^40), so that no weight matrix has more than 2^50 elements and no product of
+ * two or three counts of one matrix overflows an int64_t.
  */
 #ifndef RONDO_LM_CONFIG_H
 #define RONDO_LM_CONFIG_H
