@@ -53,8 +53,8 @@ static inline uint64_t rondo__hash_word(uint64_t h, uint64_t word) { return rond
 RONDO_API double rondo__now(void);                                 /* CLOCK_MONOTONIC, seconds */
 
 /* ---- registry (registry.c) ---- */
-const struct rondo_device_ops *rondo__device_find(const char *name);         /* NULL: a sentence is recorded */
-const struct rondo_transport_ops *rondo__transport_find(const char *name);
+int rondo__device_find(const struct rondo_device_ops **out, const char *name);
+int rondo__transport_find(const struct rondo_transport_ops **out, const char *name);
 
 /* ---- environment (env.c): the only place that reads it; a value that makes no sense is RONDO_EINVAL ---- */
 int rondo__env_deadline(double *seconds);                          /* $RONDO_DEADLINE, else 300 */

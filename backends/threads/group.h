@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the ranks of one communicator share, and the endpoint through which each of them uses it. Included by the files of
+ * backends/threads only.
+ */
+#ifndef RONDO_THREADS_GROUP_H
+#define RONDO_THREADS_GROUP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "backends/threads/bell.h"
+#include "backends/threads/mailbox.h"
+#include "core/internal.h"
+
+#define RONDO_SENTENCE_BYTES 256
+
+struct rondo_group;
+
+/* One rank's share of a group. Lines of its own, so that ranks do not slow each other down. */
+struct rondo_member {
+    alignas(64) struct rondo_bell *bell;   /* one for each thread: the same in all groups that it is in */
+    struct rondo_mailbox *inbox;           /* [ranks], by sender */
+    int32_t parent_rank;                   /* -1 in the group that launch made */
+    int32_t color, key;                    /* split: written before its first fence, read between its two fences */
+    struct rondo_group *child;             /* split: from the leader, written before the second fence, read after it */
+    _Atomic int32_t reading;               /* 1: it may be reading other ranks' memory */
+    _Atomic int32_t left;
+    _Atomic uint64_t fences;               /* arrived at */
+};
+
+struct rondo_group {
+    int32_t ranks;
+    bool spins;                            /* a core for every rank: a short wait is cheaper than sleep */
+    struct rondo_group *parent;
+    _Atomic(struct rondo_group *) children;   /* freed with this group */
+    struct rondo_group *next;              /* in the parent's list */
+    _Atomic int32_t endpoints;             /* children: those that have not left */
+    /* Revoking: whoever turns 0 into 1 writes the three fields, then 2. */
+    _Atomic int32_t revoked;
+    int32_t revoke_rank, revoke_code;
+    char sentence[RONDO_SENTENCE_BYTES];
+    alignas(64) _Atomic int32_t arrived;   /* at the present fence */
+    _Atomic int32_t leavers;
+    alignas(64) _Atomic uint64_t fences;   /* complete */
+    struct rondo_member member[];
+};
+
+struct rondo_endpoint {
+    struct rondo_group *group;
+    struct rondo_member *me;
+    int32_t rank;
+    uint64_t fences;                       /* begun by this rank */
+    double seconds;                        /* the longest wait inside split */
+};
+
+/* Memory for everything but the bells; NULL where there is none. */
+struct rondo_group *rondo__group_new(int ranks, struct rondo_group *parent);
+void rondo__group_free(struct rondo_group *g);
+void rondo__group_free_mail(struct rondo_group *g);
+void rondo__group_ring_all(struct rondo_group *g);
+
+void rondo__group_revoke(struct rondo_group *g, int rank, int code, const char *sentence);
+/* The revoked group that matters to g: itself or a parent; NULL where none is. */
+struct rondo_group *rondo__group_revoked(struct rondo_group *g);
+
+/* Waits until look(ep, arg) says 1 (then 0 is returned) or a code; RONDO_EPEER where the group is revoked meanwhile, unless the
+ * caller wants to wait even so; RONDO_ETIMEDOUT. */
+int rondo__group_wait(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoint *ep, void *arg), void *arg, double seconds,
+                      bool even_if_revoked);
+
+int rondo__group_fence(struct rondo_endpoint *ep, double seconds, int *peer);
+int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out);
+
+#endif

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Communication between ranks, written once for all transports: the shift with its statistics and sentences, and the small
+ * collectives over it. Called by the algorithms, by context.c and by users through rondo_barrier() and its neighbours.
+ *
+ * Who fails tells everyone: the first failure of a rank inside a collective revokes the communicator, all waits then end with
+ * RONDO_EPEER and the failing rank's sentence. Since a transport may let a rank read another one's memory in place, no rank
+ * gives memory back after a failure before the others have stopped reading (rondo__collective_failed).
+ */
+#include "core/internal.h"
+
+#include <stdio.h>
+
+/* Shifts that a collective keeps in flight at once; all ranks use the same number, so none waits for one not yet started. */
+#define WINDOW 16
+#define TEXT_BYTES 1024
+/* What agree passes on of a failed rank's sentence. */
+#define NOTE_BYTES 512
+/* Small broadcasts need no fence, but a root must not run ahead without end. */
+#define UNFENCED_MAX 64
+
+static const char *const operation_names[RONDO_OP_COUNT] = { "shift", "all-to-all", "all-gather", "broadcast", "agree" };
+static const char *const wait_names[RONDO_OP_COUNT] = { "wait shift", "wait all-to-all", "wait all-gather", "wait broadcast",
+                                                        "wait agree" };
+
+const char *rondo_operation_name(int operation)
+{
+    return operation >= 0 && operation < RONDO_OP_COUNT ? operation_names[operation] : NULL;
+}
+
+int rondo_comm_query(const rondo_context *ctx, rondo_comm_stats *stats)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_comm_query: the context is NULL");
+    return rondo__info_copy(stats, &ctx->stats, sizeof ctx->stats, "rondo_comm_stats");
+}
+
+/* ---- failures ---- */
+
+void rondo_context_revoke(rondo_context *ctx, int code, const char *sentence)
+{
+    if (!ctx || !ctx->endpoint)
+        return;
+    if (!code)
+        code = RONDO_ECANCELED;
+    ctx->transport->revoke(ctx->endpoint, code, sentence && *sentence ? sentence : rondo_error_string(code));
+    if (!ctx->failed)
+        ctx->failed = code;
+}
+
+static bool is_revoked(rondo_context *ctx)
+{
+    int rank, code;
+    const char *sentence;
+    return ctx->transport->revoked(ctx->endpoint, &rank, &code, &sentence) != 0;
+}
+
+/* A failure of the transport becomes a sentence that names peer and step; the communicator is revoked unless it was. */
+static int failed(rondo_context *ctx, int code, int peer, const char *step)
+{
+    int rank, why;
+    const char *text;
+    if (code == RONDO_EPEER && ctx->transport->revoked(ctx->endpoint, &rank, &why, &text)) {
+        if (rank == ctx->rank)
+            return rondo__fail(code, "%s: this rank failed before, which ended its communicator: %s", step, text);
+        if (rank < 0)
+            return rondo__fail(code, "a rank outside this group failed: %s (%s; noticed by rank %d in %s)", text,
+                               rondo_error_name(why), ctx->rank, step);
+        return rondo__fail(code, "rank %d failed: %s (%s; noticed by rank %d in %s)", rank, text, rondo_error_name(why),
+                           ctx->rank, step);
+    }
+    if (code == RONDO_EPEER)
+        rondo__fail(code, "rank %d has left, but rank %d still waits for it in %s", peer, ctx->rank, step);
+    else if (code == RONDO_ETIMEDOUT)
+        rondo__fail(code, "rank %d did not answer rank %d within %g s in %s; RONDO_DEADLINE or the context's deadline can be longer",
+                    peer, ctx->rank, ctx->deadline, step);
+    else if (peer >= 0)
+        rondo__fail(code, "%s, in %s between rank %d and rank %d", rondo_error_text(), step, ctx->rank, peer);
+    else
+        rondo__fail(code, "%s, in %s on rank %d", rondo_error_text(), step, ctx->rank);
+    rondo_context_revoke(ctx, code, rondo_error_text());
+    return code;
+}
+
+int rondo__collective_failed(rondo_context *ctx, int code)
+{
+    if (!code || !ctx->endpoint)
+        return code;
+    if (!is_revoked(ctx))
+        rondo_context_revoke(ctx, code, rondo_error_text());
+    ctx->transport->quiesce(ctx->endpoint, ctx->deadline);
+    return code;
+}
+
+int rondo__poll(void *arg)
+{
+    rondo_context *ctx = arg;
+    if (!ctx->endpoint || !ctx->transport->progress)
+        return 0;
+    int err = ctx->transport->progress(ctx->endpoint);
+    return err ? failed(ctx, err, -1, "computing") : 0;
+}
+
+/* ---- shifts ---- */
+
+int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
+                       size_t recv_bytes, int operation, const char *step)
+{
+    s->active = 0;
+    s->step = step;
+    s->operation = operation;
+    if (distance < 1 || distance >= ctx->ranks) {
+        rondo__fail(RONDO_EINVAL, "%s: a shift by %d among %d ranks; 1..%d are possible", step, distance, ctx->ranks, ctx->ranks - 1);
+        return rondo__collective_failed(ctx, RONDO_EINVAL);
+    }
+    s->begin = ctx->trace ? rondo__now() : 0.0;
+    int err = ctx->transport->shift(ctx->endpoint, distance, send, send_bytes, recv, recv_bytes, &s->request);
+    if (err)
+        return failed(ctx, err, (ctx->rank + distance) % ctx->ranks, step);
+    s->active = 1;
+    if (send_bytes) {
+        ctx->stats.messages[operation]++;
+        ctx->stats.bytes[operation] += send_bytes;
+    }
+    return 0;
+}
+
+int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where)
+{
+    int peer = s->request.from;
+    double begin = rondo__now();
+    int err = ctx->transport->finish(ctx->endpoint, &s->request, ctx->deadline, &peer);
+    ctx->stats.wait_seconds += rondo__now() - begin;
+    s->active = 0;
+    if (err)
+        return failed(ctx, err, peer, s->step);
+    if (ctx->trace) {
+        rondo__trace(ctx, wait_names[s->operation], begin, s->request.from, s->request.recv_bytes);
+        rondo__trace(ctx, operation_names[s->operation], s->begin, s->request.to, s->request.send_bytes);
+    }
+    if (where)
+        *where = s->request.where;
+    return 0;
+}
+
+int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t *send_bytes, void *const *recv,
+                      const size_t *recv_bytes, const void **where, const char *step)
+{
+    struct rondo_shift shifts[WINDOW];
+    where[0] = send[0];
+    for (int first = 1; first < ctx->ranks; first += WINDOW) {
+        int last = first + WINDOW < ctx->ranks ? first + WINDOW : ctx->ranks;
+        int err = 0;
+        for (int d = first; d < last && !err; d++)
+            err = rondo__shift_start(ctx, &shifts[d - first], d, send[d], send_bytes[d], recv[d], recv_bytes[d], RONDO_OP_ALL_TO_ALL,
+                                     step);
+        for (int d = first; d < last && !err; d++)
+            err = rondo__shift_finish(ctx, &shifts[d - first], &where[d]);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+int rondo__fence(rondo_context *ctx, const char *step)
+{
+    if (!ctx->endpoint || !ctx->transport->fence)
+        return 0;
+    int peer = -1;
+    double begin = rondo__now();
+    int err = ctx->transport->fence(ctx->endpoint, ctx->deadline, &peer);
+    ctx->stats.wait_seconds += rondo__now() - begin;
+    if (err)
+        return failed(ctx, err, peer, step);
+    ctx->unfenced = 0;
+    rondo__trace(ctx, "wait fence", begin, -1, 0);
+    return 0;
+}
+
+/* ---- collectives ---- */
+
+/* Everybody's `mine` to everybody, as direct shifts by 1, 2, ..., N-1; no fence. */
+static int gather(rondo_context *ctx, const void *mine, char *all, const size_t *bytes_of, size_t equal_bytes, int operation,
+                  const char *step)
+{
+    struct rondo_shift shifts[WINDOW];
+    const int n = ctx->ranks, me = ctx->rank;
+    size_t mine_bytes = bytes_of ? bytes_of[me] : equal_bytes;
+    /* Where a rank's bytes go: walks down from this rank's own place as the distance grows. */
+    size_t total = 0, before = 0;
+    for (int r = 0; r < n; r++) {
+        if (r == me)
+            before = total;
+        total += bytes_of ? bytes_of[r] : equal_bytes;
+    }
+    if (mine_bytes)
+        memmove(all + before, mine, mine_bytes);
+    size_t place = before;
+    for (int first = 1; first < n; first += WINDOW) {
+        int last = first + WINDOW < n ? first + WINDOW : n;
+        char *at[WINDOW];
+        int err = 0;
+        for (int d = first; d < last && !err; d++) {
+            int from = (me - d + n) % n;
+            size_t bytes = bytes_of ? bytes_of[from] : equal_bytes;
+            if (from == n - 1)
+                place = total;
+            place -= bytes;
+            at[d - first] = all + place;
+            err = rondo__shift_start(ctx, &shifts[d - first], d, mine, mine_bytes, all + place, bytes, operation, step);
+        }
+        for (int d = first; d < last && !err; d++) {
+            const void *where = NULL;
+            err = rondo__shift_finish(ctx, &shifts[d - first], &where);
+            if (!err && shifts[d - first].request.recv_bytes && where != at[d - first])
+                memcpy(at[d - first], where, shifts[d - first].request.recv_bytes);
+        }
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size_t *bytes_of)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_all_gather: the context is NULL");
+    size_t total = 0, largest = 0;
+    int err = 0;
+    if (!bytes_of)
+        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: bytes_of is NULL");
+    for (int r = 0; r < ctx->ranks && !err; r++) {
+        if (!rondo__add(total, bytes_of[r], &total))
+            err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: the sizes in bytes_of add up to more than memory can hold");
+        else if (bytes_of[r] > largest)
+            largest = bytes_of[r];
+    }
+    if (!err && ((total && !all) || (bytes_of[ctx->rank] && !mine)))
+        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: %s is NULL", all ? "mine" : "all");
+    if (!err)
+        err = gather(ctx, mine, all, bytes_of, 0, RONDO_OP_ALL_GATHER, "all-gather");
+    if (!err && ctx->endpoint && largest > ctx->transport->eager)
+        err = rondo__fence(ctx, "the end of all-gather");
+    return rondo__collective_failed(ctx, err);
+}
+
+/* A binomial tree (root at 0): in round k the ranks below 2^k send to those 2^k further on. */
+static int broadcast(rondo_context *ctx, void *data, size_t bytes, int root, int operation, const char *step)
+{
+    const int n = ctx->ranks, place = (ctx->rank - root + n) % n;
+    for (int d = 1; d < n; d = d > n / 2 ? n : 2 * d) {
+        bool sends = place < d && place + d < n, receives = place >= d && place < 2 * d;
+        if (!sends && !receives)
+            continue;
+        struct rondo_shift s;
+        const void *where = NULL;
+        int err = rondo__shift_start(ctx, &s, d, data, sends ? bytes : 0, data, receives ? bytes : 0, operation, step);
+        if (!err)
+            err = rondo__shift_finish(ctx, &s, &where);
+        if (err)
+            return err;
+        if (receives && where != data)
+            memcpy(data, where, bytes);
+    }
+    if (ctx->endpoint && (bytes > ctx->transport->eager || ++ctx->unfenced >= UNFENCED_MAX))
+        return rondo__fence(ctx, step);
+    return 0;
+}
+
+int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_broadcast: the context is NULL");
+    int err = 0;
+    if (root < 0 || root >= ctx->ranks)
+        err = rondo__fail(RONDO_EINVAL, "rondo_broadcast: root is %d; the ranks are 0..%d", root, ctx->ranks - 1);
+    else if (bytes && !data)
+        err = rondo__fail(RONDO_EINVAL, "rondo_broadcast: data is NULL");
+    else if (bytes)
+        err = broadcast(ctx, data, bytes, root, RONDO_OP_BROADCAST, "broadcast");
+    return rondo__collective_failed(ctx, err);
+}
+
+/* Where nothing is ever read in place there is no fence to serve as a barrier: the dissemination barrier (Hensgen, Finkel,
+ * Manber 1988), one byte to the rank 2^k further on in round k. */
+static int disseminate(rondo_context *ctx)
+{
+    for (int d = 1; d < ctx->ranks; d = d > ctx->ranks / 2 ? ctx->ranks : 2 * d) {
+        struct rondo_shift s;
+        char out = 0, in = 0;
+        int err = rondo__shift_start(ctx, &s, d, &out, 1, &in, 1, RONDO_OP_AGREE, "barrier");
+        if (!err)
+            err = rondo__shift_finish(ctx, &s, NULL);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+int rondo_barrier(rondo_context *ctx)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_barrier: the context is NULL");
+    if (!ctx->endpoint)
+        return 0;
+    int err = ctx->transport->fence ? rondo__fence(ctx, "barrier") : disseminate(ctx);
+    return rondo__collective_failed(ctx, err);
+}
+
+struct vote {
+    uint64_t hash;
+    int64_t code;
+};
+
+/* The same verdict on every rank, from the same votes. */
+static int verdict(rondo_context *ctx, const struct vote *votes, const char *what)
+{
+    char note[NOTE_BYTES];
+    int bad = -1;
+    for (int r = ctx->ranks - 1; r >= 0; r--)
+        if (votes[r].code)
+            bad = r;
+    if (bad >= 0) {
+        /* The first failed rank's sentence goes round, so that all can repeat it; its own stays as it was. */
+        memset(note, 0, sizeof note);
+        snprintf(note, sizeof note, "%s", rondo_error_text());
+        int err = broadcast(ctx, note, sizeof note, bad, RONDO_OP_AGREE, "agreement");
+        if (err && votes[ctx->rank].code == 0)
+            return rondo__collective_failed(ctx, err);
+        if (err)
+            (void)rondo__collective_failed(ctx, err);
+        note[sizeof note - 1] = 0;
+        if (votes[ctx->rank].code)
+            return (int)votes[ctx->rank].code;
+        return rondo__fail(RONDO_EPEER, "rank %d failed: %s (%s; told when agreeing on %s)", bad, note,
+                           rondo_error_name((int)votes[bad].code), what);
+    }
+    for (int r = 1; r < ctx->ranks; r++)
+        if (votes[r].hash != votes[0].hash)
+            return rondo__fail(RONDO_EMISMATCH, "ranks disagree on %s: rank %d has %016llx where rank 0 has %016llx; all ranks must "
+                               "make the same call with the same arguments", what, r, (unsigned long long)votes[r].hash,
+                               (unsigned long long)votes[0].hash);
+    return 0;
+}
+
+#define VOTES_HERE 64
+
+int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_agree: the context is NULL");
+    if (ctx->ranks == 1)
+        return code;
+    char own[TEXT_BYTES] = "";
+    if (code)
+        snprintf(own, sizeof own, "%s", rondo_error_text());
+    struct vote here[VOTES_HERE], *votes = here, mine = { hash, code };
+    if (ctx->ranks > VOTES_HERE) {
+        size_t bytes;
+        votes = rondo__mul((size_t)ctx->ranks, sizeof *votes, &bytes) ? rondo__alloc(bytes) : NULL;
+        if (!votes) {
+            if (!code)
+                code = rondo__fail(RONDO_ENOMEM, "no memory for the votes of %d ranks", ctx->ranks);
+            return rondo__collective_failed(ctx, code);
+        }
+    }
+    int err = gather(ctx, &mine, (char *)votes, NULL, sizeof mine, RONDO_OP_AGREE, "agreement");
+    if (!err && ctx->transport->eager < sizeof mine)
+        err = rondo__fence(ctx, "agreement");
+    if (!err)
+        err = verdict(ctx, votes, what ? what : "their arguments");
+    else if (rondo__collective_failed(ctx, err) && code)
+        err = rondo__fail(code, "%s", own);   /* a rank that came with a failure keeps that one */
+    if (votes != here)
+        rondo__free(votes);
+    return err;
+}

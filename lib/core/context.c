@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A context is one rank: a device that computes and a transport that moves bytes. This file makes and ends them, cuts
+ * sub-groups out of them and answers what they run on. launch.c starts many at once; comm.c moves data over them.
+ */
+#define _GNU_SOURCE   /* sched_getaffinity */
+#include "core/internal.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+/* The largest machine whose mask we ask for: 64 times what cpu_set_t holds. */
+#define MASK_BYTES ((size_t)8192)
+
+int rondo__cores(void)
+{
+    int count = 0;
+#ifdef __linux__
+    union {
+        cpu_set_t set;
+        unsigned char bytes[MASK_BYTES];
+    } mask;
+    memset(&mask, 0, sizeof mask);
+    if (sched_getaffinity(0, MASK_BYTES, &mask.set) == 0)
+        count = CPU_COUNT_S(MASK_BYTES, &mask.set);
+#endif
+    if (count < 1)
+        count = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    return count < 1 ? 1 : count;
+}
+
+int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *theirs)
+{
+    const rondo_context_desc empty = RONDO_CONTEXT_DESC_INIT;
+    int err = rondo__desc_copy(ours, sizeof *ours, theirs ? theirs : &empty, "rondo_context_desc");
+    if (err)
+        return err;
+    if (!ours->device)
+        ours->device = "cpu";
+    if (ours->threads < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_context_desc: threads is %d; it takes 0 (shared out evenly) or more", ours->threads);
+    if (ours->device_index < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_context_desc: device_index is %d; it counts from 0", ours->device_index);
+    if (ours->deadline != 0.0 && !(ours->deadline > 0.0 && ours->deadline <= 1e9))
+        return rondo__fail(RONDO_EINVAL, "rondo_context_desc: deadline is %g; it takes seconds, above 0 and at most 1e9, or 0 for the "
+                           "default", ours->deadline);
+    if (ours->deadline == 0.0)
+        return rondo__env_deadline(&ours->deadline);
+    return 0;
+}
+
+/* ---- the device, shared between a context and what was split from it ---- */
+
+static int device_open(struct rondo_shared_device **out, const rondo_context_desc *desc, int ranks_here)
+{
+    const struct rondo_device_ops *ops;
+    int err = rondo__device_find(&ops, desc->device);
+    if (err)
+        return err;
+    if (!ops->probe())
+        return rondo__fail(RONDO_ENOTSUP, "device %s cannot be used on this machine", ops->name);
+    struct rondo_shared_device *shared = rondo__alloc_zero(1, sizeof *shared);
+    if (!shared)
+        return rondo__fail(RONDO_ENOMEM, "no memory for a device handle");
+    int each = rondo__cores() / (ranks_here > 0 ? ranks_here : 1);
+    struct rondo_device_desc want = { desc->device_index, desc->threads, desc->isa };
+    if (want.threads == 0)
+        want.threads = each > 0 ? each : 1;
+    err = ops->attach(&shared->dev, &want);
+    if (err) {
+        rondo__free(shared);
+        return err;
+    }
+    shared->ops = ops;
+    shared->references = 1;
+    *out = shared;
+    return 0;
+}
+
+static void device_close(struct rondo_shared_device *shared)
+{
+    if (!shared || --shared->references > 0)
+        return;
+    shared->ops->detach(shared->dev);
+    rondo__free(shared);
+}
+
+/* ---- contexts ---- */
+
+/* The endpoint of a rank, wrapped by the test hook where the environment asks for it. */
+static int endpoint_open(rondo_context *ctx, const struct rondo_transport_ops *ops, const struct rondo_boot *boot)
+{
+    struct rondo_endpoint *ep = NULL;
+    int err = ops->join(&ep, boot);
+    if (err)
+        return err;
+    const char *spec = rondo__env_hook();
+    if (spec) {
+        err = rondo__hook_wrap(spec, &ops, &ep);
+        if (err) {
+            ops->revoke(ep, err, rondo_error_text());
+            ops->leave(ep);
+            return err;
+        }
+    }
+    ctx->transport = ops;
+    ctx->endpoint = ep;
+    ctx->rank = ops->rank(ep);
+    ctx->ranks = ops->ranks(ep);
+    return 0;
+}
+
+int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, const struct rondo_transport_ops *ops,
+                        const struct rondo_boot *boot)
+{
+    rondo_context *ctx = rondo__alloc_zero(1, sizeof *ctx);
+    if (!ctx)
+        return rondo__fail(RONDO_ENOMEM, "no memory for a context");
+    ctx->ranks = 1;
+    ctx->deadline = desc->deadline;
+    ctx->stats.struct_size = sizeof ctx->stats;
+    int err = ops ? endpoint_open(ctx, ops, boot) : 0;
+    if (err) {
+        rondo__free(ctx);
+        return err;
+    }
+    int ranks_here = ctx->endpoint ? ctx->transport->ranks_here(ctx->endpoint) : 1;
+    err = device_open(&ctx->device, desc, ranks_here);
+    if (!err && ctx->device->ops->check)
+        err = ctx->device->ops->check(ctx->device->dev);
+    /* A rank that could not open its device must not leave the others waiting in their first collective. */
+    uint64_t hash = rondo__hash_word(RONDO_NUMERICS, sizeof(size_t));
+    for (const char *c = RONDO_VERSION_STRING; *c; c++)
+        hash = rondo__hash_word(hash, (unsigned char)*c);
+    err = rondo_agree(ctx, hash, err, "the version of rondo");
+    if (err) {
+        rondo_context_destroy(ctx);
+        return err;
+    }
+    *out = ctx;
+    return 0;
+}
+
+int rondo_context_create(rondo_context **out, const rondo_context_desc *desc)
+{
+    if (!out)
+        return rondo__fail(RONDO_EINVAL, "rondo_context_create: out is NULL");
+    *out = NULL;
+    rondo_context_desc ours;
+    int err = rondo__context_desc(&ours, desc);
+    if (err)
+        return err;
+    if (!ours.transport) {
+        if (ours.transport_handle)
+            return rondo__fail(RONDO_EINVAL, "rondo_context_create: transport_handle is given without a transport; name one, or leave "
+                               "the handle NULL for one rank alone");
+        return rondo__context_open(out, &ours, NULL, NULL);
+    }
+    const struct rondo_transport_ops *ops;
+    err = rondo__transport_find(&ops, ours.transport);
+    if (err)
+        return err;
+    struct rondo_boot boot;
+    memset(&boot, 0, sizeof boot);
+    boot.handle = ours.transport_handle;
+    boot.seconds = ours.deadline;
+    return rondo__context_open(out, &ours, ops, &boot);
+}
+
+void rondo_context_destroy(rondo_context *ctx)
+{
+    if (!ctx)
+        return;
+    if (ctx->endpoint)
+        ctx->transport->leave(ctx->endpoint);
+    device_close(ctx->device);
+    rondo__free(ctx);
+}
+
+int rondo_context_rank(const rondo_context *ctx)
+{
+    return ctx ? ctx->rank : rondo__fail(RONDO_EINVAL, "rondo_context_rank: the context is NULL");
+}
+
+int rondo_context_ranks(const rondo_context *ctx)
+{
+    return ctx ? ctx->ranks : rondo__fail(RONDO_EINVAL, "rondo_context_ranks: the context is NULL");
+}
+
+int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int key)
+{
+    if (!out || !ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_context_split: %s is NULL", out ? "the context" : "out");
+    *out = NULL;
+    int err = 0;
+    rondo_context *child = NULL;
+    if (color < -1)
+        err = rondo__fail(RONDO_EINVAL, "rondo_context_split: color is %d; it takes 0 or more, or -1 for no group", color);
+    if (!err && color >= 0) {
+        child = rondo__alloc_zero(1, sizeof *child);
+        if (!child)
+            err = rondo__fail(RONDO_ENOMEM, "no memory for a context");
+    }
+    /* After this every rank is here and means to split, so that the transport's own waits are short. */
+    err = rondo_agree(ctx, 0, err, "the split");
+    struct rondo_endpoint *ep = NULL;
+    if (!err && ctx->endpoint) {
+        err = ctx->transport->split(ctx->endpoint, color, key, &ep);
+        if (err)
+            err = rondo__collective_failed(ctx, err);
+    }
+    if (err || !child) {
+        rondo__free(child);
+        return err;
+    }
+    child->device = ctx->device;
+    child->device->references++;
+    child->ranks = 1;
+    child->deadline = ctx->deadline;
+    child->stats.struct_size = sizeof child->stats;
+    child->trace = ctx->trace;
+    child->trace_user = ctx->trace_user;
+    if (ep) {
+        child->transport = ctx->transport;
+        child->endpoint = ep;
+        child->rank = ctx->transport->rank(ep);
+        child->ranks = ctx->transport->ranks(ep);
+    }
+    *out = child;
+    return 0;
+}
+
+int rondo_context_query(const rondo_context *ctx, rondo_context_info *info)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_context_query: the context is NULL");
+    rondo_context_info ours = RONDO_CONTEXT_INFO_INIT;
+    ours.device = ctx->device->ops->name;
+    ours.transport = ctx->endpoint ? ctx->transport->name : "none";
+    ours.isa = ctx->device->ops->isa_used(ctx->device->dev);
+    ours.rank = ctx->rank;
+    ours.ranks = ctx->ranks;
+    ours.threads = ctx->device->ops->threads_used(ctx->device->dev);
+    return rondo__info_copy(info, &ours, sizeof ours, "rondo_context_info");
+}

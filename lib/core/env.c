@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The environment, read in this one place (RONDO_ISA apart, which is the device's). A value that makes no sense is an error
+ * with a sentence: whoever set it wanted something. Called by context.c, registry.c and the MPI module.
+ */
+#include "core/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define DEFAULT_DEADLINE 300.0
+#define DEFAULT_PIECE ((size_t)1 << 30)
+
+static const char *value_of(const char *name)
+{
+    const char *text = getenv(name);
+    return text && *text ? text : NULL;
+}
+
+int rondo__env_deadline(double *seconds)
+{
+    const char *text = value_of("RONDO_DEADLINE");
+    if (!text) {
+        *seconds = DEFAULT_DEADLINE;
+        return 0;
+    }
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value > 0.0) || value > 1e9)
+        return rondo__fail(RONDO_EINVAL, "RONDO_DEADLINE is '%s'; it takes a number of seconds above 0, at most 1e9", text);
+    *seconds = value;
+    return 0;
+}
+
+const char *rondo__env_module_path(void)
+{
+    return value_of("RONDO_MODULE_PATH");
+}
+
+const char *rondo__env_hook(void)
+{
+    return value_of("RONDO_TEST_HOOK");
+}
+
+int rondo__env_piece(size_t *bytes)
+{
+    const char *text = value_of("RONDO_TEST_PIECE");
+    if (!text) {
+        *bytes = DEFAULT_PIECE;
+        return 0;
+    }
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < 1 || (unsigned long long)value > DEFAULT_PIECE)
+        return rondo__fail(RONDO_EINVAL, "RONDO_TEST_PIECE is '%s'; it takes a number of bytes from 1 to %zu", text, DEFAULT_PIECE);
+    *bytes = (size_t)value;
+    return 0;
+}

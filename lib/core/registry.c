@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What exists: the devices and transports that are compiled in, one line each, and those in loadable modules, which are
+ * opened when somebody asks for them by name. A module is rondo_<name>.so in a folder of $RONDO_MODULE_PATH, or else in the
+ * folder that configure chose. Modules stay open for the life of the process: MPI does not survive being unloaded.
+ * Called by context.c, launch.c and `rondo info`.
+ */
+#include "core/internal.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#ifndef RONDO_MODULE_DIR
+#define RONDO_MODULE_DIR "/usr/local/lib/rondo"
+#endif
+
+extern const struct rondo_device_ops rondo__cpu_device;
+extern const struct rondo_transport_ops rondo__threads_transport;
+
+static const struct rondo_device_ops *const devices[] = { &rondo__cpu_device };
+static const struct rondo_transport_ops *const transports[] = { &rondo__threads_transport };
+
+/* Modules that rondo's own source can build, and what to say where one is missing. */
+static const struct {
+    const char *name;
+    const char *advice;
+} known_transports[] = {
+    { "mpi", "install an MPI library (Open MPI or MPICH, with its development files) and build rondo with it, or install "
+             "the package of rondo's MPI module" },
+};
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
+#define NAME_BYTES 32
+#define PATH_BYTES 4096
+#define LIST_BYTES 256
+
+/* ---- modules ---- */
+
+/* Names go into file names: nothing but a word. */
+static bool is_word(const char *name)
+{
+    size_t n = strlen(name);
+    if (n == 0 || n >= NAME_BYTES)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!((name[i] >= 'a' && name[i] <= 'z') || (name[i] >= '0' && name[i] <= '9') || name[i] == '_'))
+            return false;
+    return true;
+}
+
+static bool exists_in(char path[PATH_BYTES], const char *folder, size_t folder_bytes, const char *name)
+{
+    if (folder_bytes == 0 || folder_bytes > PATH_BYTES / 2)
+        return false;
+    int n = snprintf(path, PATH_BYTES, "%.*s/rondo_%s.so", (int)folder_bytes, folder, name);
+    return n > 0 && n < PATH_BYTES && access(path, R_OK) == 0;
+}
+
+static bool find_file(char path[PATH_BYTES], const char *name)
+{
+    const char *folders = rondo__env_module_path();
+    while (folders) {
+        const char *colon = strchr(folders, ':');
+        size_t n = colon ? (size_t)(colon - folders) : strlen(folders);
+        if (exists_in(path, folders, n, name))
+            return true;
+        folders = colon ? colon + 1 : NULL;
+    }
+    return exists_in(path, RONDO_MODULE_DIR, strlen(RONDO_MODULE_DIR), name);
+}
+
+/* *out stays NULL where there is no such file; then nothing is recorded and 0 returned. */
+static int open_module(const struct rondo_module **out, const char *name)
+{
+    char path[PATH_BYTES];
+    *out = NULL;
+    if (!is_word(name) || !find_file(path, name))
+        return 0;
+    /* Global: Open MPI's plugins expect to find its symbols in the global scope. dlopen counts repeated opens itself. */
+    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    if (!library) {
+        const char *why = dlerror();
+        return rondo__fail(RONDO_ENOTSUP, "module %s cannot be opened: %s", path, why ? why : "no reason given");
+    }
+    const struct rondo_module *module = dlsym(library, "rondo_module_entry");
+    if (!module)
+        return rondo__fail(RONDO_ENOTSUP, "%s is no rondo module: it exports no rondo_module_entry", path);
+    if (module->abi != RONDO_MODULE_ABI)
+        return rondo__fail(RONDO_ENOTSUP, "module %s has interface %u, this library has %u; install the module of rondo %s", path,
+                           module->abi, RONDO_MODULE_ABI, RONDO_VERSION_STRING);
+    if (!module->version || strcmp(module->version, RONDO_VERSION_STRING) != 0)
+        return rondo__fail(RONDO_ENOTSUP, "module %s was built for rondo %s, this library is %s; install the matching module", path,
+                           module->version ? module->version : "(unknown)", RONDO_VERSION_STRING);
+    *out = module;
+    return 0;
+}
+
+static int check_transport(const struct rondo_transport_ops **out, const struct rondo_transport_ops *ops, const char *name)
+{
+    if (ops->abi != RONDO_TRANSPORT_ABI || ops->size < sizeof *ops)
+        return rondo__fail(RONDO_ENOTSUP, "transport %s has interface %u of %zu bytes, this library needs %u of %zu; install the "
+                           "module of rondo %s", name, ops->abi, ops->size, RONDO_TRANSPORT_ABI, sizeof *ops, RONDO_VERSION_STRING);
+    *out = ops;
+    return 0;
+}
+
+static int check_device(const struct rondo_device_ops **out, const struct rondo_device_ops *ops, const char *name)
+{
+    if (ops->abi != RONDO_DEVICE_ABI)
+        return rondo__fail(RONDO_ENOTSUP, "device %s has interface %u, this library needs %u; install the module of rondo %s", name,
+                           ops->abi, RONDO_DEVICE_ABI, RONDO_VERSION_STRING);
+    *out = ops;
+    return 0;
+}
+
+/* ---- by name ---- */
+
+static void list(char text[LIST_BYTES], const char *(*name_of)(int, int *))
+{
+    size_t used = 0;
+    text[0] = 0;
+    const char *name;
+    for (int i = 0; (name = name_of(i, NULL)); i++) {
+        int n = snprintf(text + used, LIST_BYTES - used, "%s%s", i ? ", " : "", name);
+        if (n < 0 || (size_t)n >= LIST_BYTES - used)
+            return;
+        used += (size_t)n;
+    }
+}
+
+int rondo__device_find(const struct rondo_device_ops **out, const char *name)
+{
+    *out = NULL;
+    for (int i = 0; i < COUNT(devices); i++)
+        if (strcmp(devices[i]->name, name) == 0)
+            return check_device(out, devices[i], name);
+    const struct rondo_module *module;
+    int err = open_module(&module, name);
+    if (err)
+        return err;
+    if (module && module->device && strcmp(module->device->name, name) == 0)
+        return check_device(out, module->device, name);
+    char known[LIST_BYTES];
+    list(known, rondo_device_name);
+    return rondo__fail(RONDO_EINVAL, "there is no device '%s'; this build has: %s", name, known);
+}
+
+int rondo__transport_find(const struct rondo_transport_ops **out, const char *name)
+{
+    *out = NULL;
+    for (int i = 0; i < COUNT(transports); i++)
+        if (strcmp(transports[i]->name, name) == 0)
+            return check_transport(out, transports[i], name);
+    const struct rondo_module *module;
+    int err = open_module(&module, name);
+    if (err)
+        return err;
+    if (module && module->transport && strcmp(module->transport->name, name) == 0)
+        return check_transport(out, module->transport, name);
+    for (int i = 0; i < COUNT(known_transports); i++)
+        if (strcmp(known_transports[i].name, name) == 0) {
+            const char *path = rondo__env_module_path();
+            return rondo__fail(RONDO_ENOTSUP, "the module rondo_%s.so is not in %s%s%s; %s, or set RONDO_MODULE_PATH to its folder",
+                               name, path ? path : "", path ? " or " : "", RONDO_MODULE_DIR, known_transports[i].advice);
+        }
+    char known[LIST_BYTES];
+    list(known, rondo_transport_name);
+    return rondo__fail(RONDO_EINVAL, "there is no transport '%s'; this build has: %s", name, known);
+}
+
+/* ---- by index ---- */
+
+const char *rondo_device_name(int index, int *usable)
+{
+    if (index < 0 || index >= COUNT(devices))
+        return NULL;
+    if (usable)
+        *usable = devices[index]->probe() == 1;
+    return devices[index]->name;
+}
+
+const char *rondo_transport_name(int index, int *usable)
+{
+    if (index >= 0 && index < COUNT(transports)) {
+        if (usable)
+            *usable = transports[index]->probe() == 1;
+        return transports[index]->name;
+    }
+    index -= COUNT(transports);
+    if (index < 0 || index >= COUNT(known_transports))
+        return NULL;
+    if (usable) {
+        const struct rondo_transport_ops *ops;
+        *usable = rondo__transport_find(&ops, known_transports[index].name) == 0 && ops->probe() == 1;
+    }
+    return known_transports[index].name;
+}
+
+const char *rondo_isa_name(int index, int *usable)
+{
+    int here = 0;
+    const char *name = index < 0 ? NULL : devices[0]->isa(index, &here);
+    if (usable)
+        *usable = name && here;
+    return name;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The timeline of one rank: every compute step, wait and transfer is handed to the caller's function when it ends. Costs a
+ * comparison where nobody listens. Called by comm.c for waits and transfers, by the algorithms for compute steps.
+ */
+#include "core/internal.h"
+
+void rondo_context_trace(rondo_context *ctx, void (*event)(void *user, const rondo_trace_event *), void *user)
+{
+    if (!ctx)
+        return;
+    ctx->trace = event;
+    ctx->trace_user = user;
+}
+
+void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes)
+{
+    if (!ctx->trace)
+        return;
+    rondo_trace_event event;
+    memset(&event, 0, sizeof event);
+    event.name = name;
+    event.begin = begin;
+    event.end = rondo__now();
+    event.rank = ctx->rank;
+    event.peer = peer;
+    event.bytes = bytes;
+    ctx->trace(ctx->trace_user, &event);
+}
