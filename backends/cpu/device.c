@@ -86,8 +86,16 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
 #endif
     dev->attention = &rondo__cpu_attention_soft;
 #ifdef RONDO_CPU_HAVE_FMA
-    if (dev->fma || chosen > RONDO_CPU_SCALAR)
+    if (dev->fma)
         dev->attention = &rondo__cpu_attention_fma;
+#endif
+#ifdef RONDO_CPU_HAVE_AVX2
+    if (chosen == RONDO_CPU_AVX2)
+        dev->attention = &rondo__cpu_attention_avx2;
+#endif
+#ifdef RONDO_CPU_HAVE_AVX512
+    if (chosen == RONDO_CPU_AVX512)
+        dev->attention = &rondo__cpu_attention_avx512;
 #endif
     *out = dev;
     return 0;

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Every instruction set and thread count gives the bits of the definition, for random tasks: shapes, strides, types, masks,
+ * leaves and tree programs.
+ */
+#include "attention_case.h"
+
+static int type(void) { return 1 + (int)below(3); }
+
+static struct shape random_shape(int64_t most)
+{
+    static const int groups[] = { 1, 3, 4, 8 }, leaves[] = { 8, 16, 32, 64, 128, 256 }, dims[] = { 64, 80, 128, 192, 256 };
+    const int group = groups[below(4)], kv = 1 + (int)below(3);
+    struct shape s = { .heads = group * kv, .kv_heads = kv, .leaf = leaves[below(6)], .step = 1, .left = -1, .right = -1 };
+    s.head_dim = below(4) ? 1 + (int)below(20) : dims[below(5)];
+    s.value_dim = below(2) ? s.head_dim : below(4) ? 1 + (int)below(40) : dims[below(5)];
+    s.keys = below(most) + 1;
+    s.queries = below(3) ? 1 + below(most) : 1 + below(4);
+    s.first = below(3) ? s.keys - s.queries : below(3) ? 0 : below(2 * most) - most;
+    s.causal = (int)below(2);
+    if (below(3) == 0)
+        s.left = below(2) ? below(20) : below(most);
+    if (below(3) == 0)
+        s.right = below(2) ? below(20) : below(most);
+    s.q_type = type();
+    s.kv_type = type();
+    s.out_type = type();
+    s.step = below(4) ? 1 : 2 + (int)below(3);
+    s.zigzag = (int)below(2);
+    s.tree = (int)below(3);
+    s.pad = below(2) ? 0 : (int)below(5);
+    return s;
+}
+
+int main(void)
+{
+    struct device_under_test d[8];
+    const int n = devices_open(d, 8), rounds = long_tests() ? 3000 : 150;
+    struct test_case c;
+
+    ok(n >= 2, "%d builds and thread counts to compare", n);
+    for (int dim = 1; dim <= 20; dim++) {
+        int same = 1;
+        for (int value = 1; value <= 20; value += 1 + dim % 3) {
+            struct shape s = { .heads = 2, .kv_heads = 1, .head_dim = dim, .value_dim = value, .queries = 27, .keys = 40, .first = 13, .causal = 1,
+                               .left = -1, .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1, .leaf = 16, .step = 1 };
+            case_make(&c, &s);
+            same &= case_same(&c, d, n);
+            case_free(&c);
+        }
+        ok(same, "head_dim %d", dim);
+    }
+    static const int big[] = { 64, 80, 96, 128, 192, 256 };
+    for (int i = 0; i < 6; i++)
+        for (int kv_type = 1; kv_type <= 3; kv_type++) {
+            struct shape s = { .heads = 4, .kv_heads = 1, .head_dim = big[i], .value_dim = big[i], .queries = 70, .keys = 300, .first = 230,
+                               .causal = 1, .left = -1, .right = -1, .q_type = 1, .kv_type = kv_type, .out_type = 1, .leaf = 128, .step = 1 };
+            case_make(&c, &s);
+            ok(case_same(&c, d, n), "head_dim %d, K and V %s", big[i], rondo_type_name(kv_type));
+            case_free(&c);
+        }
+    struct shape many = { .heads = 400, .kv_heads = 1, .head_dim = 8, .value_dim = 8, .queries = 3, .keys = 20, .first = 17, .causal = 1, .left = -1,
+                          .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1, .leaf = 8, .step = 1 };
+    case_make(&c, &many);
+    ok(case_same(&c, d, n), "400 query heads on one KV head");
+    case_free(&c);
+    struct shape none = many;
+    none.heads = 2;
+    none.keys = 0;
+    case_make(&c, &none);
+    ok(case_same(&c, d, n), "no keys");
+    int zero = 1;
+    for (int64_t i = 0; i < 3 * 2; i++)
+        zero &= c.lse[i] == -INFINITY;
+    ok(zero, "a row without keys has lse -inf");
+    case_free(&c);
+    for (int i = 0; i < rounds; i++) {
+        struct shape s = random_shape(i % 5 ? 60 : 400);
+        case_make(&c, &s);
+        ok(case_same(&c, d, n), "random task %d", i);
+        case_free(&c);
+    }
+    devices_close(d, n);
+    return done();
+}
