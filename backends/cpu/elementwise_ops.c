@@ -13,11 +13,11 @@ const struct rondo_cpu_elementwise *rondo__cpu_elementwise_kernels(const struct 
     switch (dev->isa) {
 #ifdef RONDO_CPU_HAVE_AVX512
     case RONDO_CPU_AVX512:
-        return &rondo__cpu_elementwise_fma;
+        return &rondo__cpu_elementwise_avx512;
 #endif
 #ifdef RONDO_CPU_HAVE_AVX2
     case RONDO_CPU_AVX2:
-        return &rondo__cpu_elementwise_fma;
+        return &rondo__cpu_elementwise_avx2;
 #endif
 #ifdef RONDO_CPU_HAVE_FMA
     case RONDO_CPU_SCALAR:

@@ -15,11 +15,11 @@ const struct rondo_cpu_linear *rondo__cpu_linear_kernels(const struct rondo_devi
     switch (dev->isa) {
 #ifdef RONDO_CPU_HAVE_AVX512
     case RONDO_CPU_AVX512:
-        return &rondo__cpu_linear_fma;
+        return &rondo__cpu_linear_avx512;
 #endif
 #ifdef RONDO_CPU_HAVE_AVX2
     case RONDO_CPU_AVX2:
-        return &rondo__cpu_linear_fma;
+        return &rondo__cpu_linear_avx2;
 #endif
 #ifdef RONDO_CPU_HAVE_FMA
     case RONDO_CPU_SCALAR:

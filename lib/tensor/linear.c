@@ -116,7 +116,7 @@ static bool apart(const float *x, int64_t x_stride, int64_t in, const float *y, 
 
     if (x1 <= y0 || y1 <= x0)
         return true;
-    if (x_stride != y_stride)
+    if (rows == 1 || x_stride != y_stride)
         return false;
     between = y0 > x0 ? (y0 - x0) % ((uintptr_t)x_stride * sizeof *x) : (x0 - y0) % ((uintptr_t)x_stride * sizeof *x);
     return y0 > x0 ? between >= (uintptr_t)in * sizeof *x && between + (uintptr_t)out * sizeof *x <= (uintptr_t)x_stride * sizeof *x

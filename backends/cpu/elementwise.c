@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * RMS norm, rotary embedding, gated activation, conversion and log-sum-exp in vectors, compiled once for each instruction
+ * set: the bits of ref_elementwise.c. Sums have 16 lanes whatever the vector length: an instruction set of 8 lanes keeps two
+ * vectors. Elements past the last whole vector go through masked loads and stores. Called by elementwise_ops.c.
+ */
+#include "backends/cpu/vec.h"
+#include "backends/cpu/layers.h"
+
+#define LANES RONDO_CPU_NORM_LANES
+#define LEAF RONDO_CPU_NORM_LEAF
+#define PARTS (LANES / VL)      /* vectors that hold the 16 lanes */
+
+/* ---- rmsnorm ---- */
+
+/* Lanes 0..15 of the squares of count elements. Elements that are not there add fma(0, 0, lane), which is lane. */
+static void squares(const float *x, int64_t count, float lane[LANES])
+{
+    int64_t i = 0;
+#if PARTS == 1
+    vf a = vf_zero();
+    for (; i + LANES <= count; i += LANES) {
+        vf v = vf_load(x + i);
+        a = vf_fma(v, v, a);
+    }
+    if (i < count) {
+        vf v = vf_load_mask(x + i, vm_first((int)(count - i)));
+        a = vf_fma(v, v, a);
+    }
+    vf_store(lane, a);
+#else
+    vf a = vf_zero(), b = vf_zero();
+    for (; i + LANES <= count; i += LANES) {
+        vf v = vf_load(x + i), w = vf_load(x + i + VL);
+        a = vf_fma(v, v, a);
+        b = vf_fma(w, w, b);
+    }
+    if (i < count) {
+        vf v = vf_load_mask(x + i, vm_first((int)(count - i)));
+        vf w = count - i > VL ? vf_load_mask(x + i + VL, vm_first((int)(count - i - VL))) : vf_zero();
+        a = vf_fma(v, v, a);
+        b = vf_fma(w, w, b);
+    }
+    vf_store(lane, a);
+    vf_store(lane + VL, b);
+#endif
+}
+
+static float sum_of_squares(const float *x, int64_t dim)
+{
+    float stack[64];
+    int n = 0;
+
+    for (int64_t leaf = 0; leaf * LEAF < dim; leaf++) {
+        float lane[LANES], node;
+        squares(x + leaf * LEAF, dim - leaf * LEAF < LEAF ? dim - leaf * LEAF : LEAF, lane);
+        for (int half = LANES / 2; half; half /= 2)
+            for (int i = 0; i < half; i++)
+                lane[i] = lane[i] + lane[i + half];
+        node = lane[0];
+        for (int64_t i = leaf; i & 1; i >>= 1)
+            node = stack[--n] + node;
+        stack[n++] = node;
+    }
+    for (; n > 1; n--)
+        stack[n - 2] = stack[n - 2] + stack[n - 1];
+    return stack[0];
+}
+
+static void rmsnorm(int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y)
+{
+    for (int64_t row = 0; row < rows; row++, x += dim, y += dim) {
+        float mean = sum_of_squares(x, dim) / (float)dim;
+        vf r = vf_set1(1.0f / __builtin_sqrtf(mean + eps));
+        int64_t i = 0;
+        for (; i + VL <= dim; i += VL)
+            vf_store(y + i, vf_canonical(vf_mul(vf_mul(vf_load(x + i), r), vf_load(weight + i))));
+        if (i < dim) {
+            vm m = vm_first((int)(dim - i));
+            vf_store_mask(y + i, m, vf_canonical(vf_mul(vf_mul(vf_load_mask(x + i, m), r), vf_load_mask(weight + i, m))));
+        }
+    }
+}
+
+/* ---- rope ---- */
+
+VEC void turn(vf a, vf b, vf c, vf s, vf *p, vf *q)
+{
+    *p = vf_canonical(vf_fma(a, c, vf_neg(vf_mul(b, s))));
+    *q = vf_canonical(vf_fma(b, c, vf_mul(a, s)));
+}
+
+static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table)
+{
+    int64_t half = dim / 2;
+
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t head = 0; head < heads; head++) {
+            float *lower = x + row * row_stride + head * head_stride, *upper = lower + half;
+            const float *cosines = table + row * dim, *sines = cosines + half;
+            int64_t i = 0;
+            vf p, q;
+            for (; i + VL <= half; i += VL) {
+                turn(vf_load(lower + i), vf_load(upper + i), vf_load(cosines + i), vf_load(sines + i), &p, &q);
+                vf_store(lower + i, p);
+                vf_store(upper + i, q);
+            }
+            if (i < half) {
+                vm m = vm_first((int)(half - i));
+                turn(vf_load_mask(lower + i, m), vf_load_mask(upper + i, m), vf_load_mask(cosines + i, m),
+                     vf_load_mask(sines + i, m), &p, &q);
+                vf_store_mask(lower + i, m, p);
+                vf_store_mask(upper + i, m, q);
+            }
+        }
+}
+
+/* ---- swiglu ---- */
+
+VEC vf gated(vf g, vf u)
+{
+    vf e = vf_exp2(vf_mul(vf_neg(g), vf_set1((float)RONDO_LOG2E)));
+    return vf_canonical(vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), u));
+}
+
+static void swiglu(int64_t count, const float *gate, const float *up, float *y)
+{
+    int64_t i = 0;
+    for (; i + VL <= count; i += VL)
+        vf_store(y + i, gated(vf_load(gate + i), vf_load(up + i)));
+    if (i < count) {
+        vm m = vm_first((int)(count - i));
+        vf_store_mask(y + i, m, gated(vf_load_mask(gate + i, m), vf_load_mask(up + i, m)));
+    }
+}
+
+/* ---- convert ---- */
+
+/* Types are constants where this is used, so that each pair is a loop of its own. */
+VEC void convert_pair(int64_t count, int from_type, const void *from, int to_type, void *to)
+{
+    int64_t i = 0;
+    for (; i + VL <= count; i += VL)
+        vf_put_element(to, i, to_type, vf_element(from, i, from_type));
+    for (; i < count; i++)
+        rondo__put_element(to, i, to_type, rondo__element(from, i, from_type));
+}
+
+VEC void convert_from(int64_t count, int from_type, const void *from, int to_type, void *to)
+{
+    if (to_type == RONDO_F32)
+        convert_pair(count, from_type, from, RONDO_F32, to);
+    else if (to_type == RONDO_BF16)
+        convert_pair(count, from_type, from, RONDO_BF16, to);
+    else
+        convert_pair(count, from_type, from, RONDO_F16, to);
+}
+
+static void convert(int64_t count, int from_type, const void *from, int to_type, void *to)
+{
+    if (from_type == RONDO_F32)
+        convert_from(count, RONDO_F32, from, to_type, to);
+    else if (from_type == RONDO_BF16)
+        convert_from(count, RONDO_BF16, from, to_type, to);
+    else
+        convert_from(count, RONDO_F16, from, to_type, to);
+}
+
+/* ---- logsumexp ---- */
+
+/* The largest of a row, and whether there is a NaN. The order of comparisons does not matter to either. */
+static float largest(const float *x, int64_t dim, int *nan)
+{
+    vf m = vf_set1(-FLT_MAX), sum = vf_zero();
+    float lane[VL], best = -FLT_MAX;
+    int64_t i = 0;
+
+    *nan = 0;
+    for (; i + VL <= dim; i += VL) {
+        vf v = vf_load(x + i);
+        m = vf_max(v, m);                                /* a NaN in v gives m */
+        sum = vf_select(vf_is_nan(v), v, sum);           /* once NaN, not replaced by a number */
+    }
+    *nan = vm_any(vf_is_nan(sum));
+    vf_store(lane, m);
+    for (int j = 0; j < VL; j++)
+        best = lane[j] > best ? lane[j] : best;
+    for (; i < dim; i++) {
+        best = x[i] > best ? x[i] : best;
+        *nan |= x[i] != x[i];
+    }
+    return best;
+}
+
+/* Adds 2^((x - m) log2(e)) to the 16 lanes; count is at most 16. */
+VEC void add_weights(const float *x, int count, vf m, double lane[LANES])
+{
+    float p[LANES];
+    for (int part = 0; part < PARTS; part++) {
+        vf v = count >= (part + 1) * VL ? vf_load(x + part * VL)
+               : count > part * VL ? vf_load_mask(x + part * VL, vm_first(count - part * VL)) : vf_zero();
+        vf_store(p + part * VL, vf_exp2(vf_mul(vf_sub(v, m), vf_set1((float)RONDO_LOG2E))));
+    }
+    for (int i = 0; i < LANES; i++)
+        lane[i] = i < count ? lane[i] + (double)p[i] : lane[i];
+}
+
+static double row_logsumexp(const float *x, int64_t dim)
+{
+    double stack[64];
+    int n = 0, nan;
+    float m = largest(x, dim, &nan);
+    vf mv = vf_set1(m);
+
+    if (nan || m > FLT_MAX)
+        return nan ? (double)rondo__float(RONDO_NAN_BITS) : (double)m;
+    stack[0] = 0.0;
+    for (int64_t leaf = 0; leaf * LEAF < dim; leaf++) {
+        int64_t first = leaf * LEAF, count = dim - first < LEAF ? dim - first : LEAF, i = 0;
+        double lane[LANES] = { 0 }, node;
+        for (; i + LANES <= count; i += LANES)
+            add_weights(x + first + i, LANES, mv, lane);
+        if (i < count)
+            add_weights(x + first + i, (int)(count - i), mv, lane);
+        for (int half = LANES / 2; half; half /= 2)
+            for (int j = 0; j < half; j++)
+                lane[j] = lane[j] + lane[j + half];
+        node = lane[0];
+        for (int64_t j = leaf; j & 1; j >>= 1)
+            node = stack[--n] + node;
+        stack[n++] = node;
+    }
+    for (; n > 1; n--)
+        stack[n - 2] = stack[n - 2] + stack[n - 1];
+    return (double)m + rondo_log(stack[0]);
+}
+
+static void logsumexp(int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out)
+{
+    for (int64_t row = 0; row < rows; row++)
+        out[row] = row_logsumexp(x + row * x_stride, dim);
+}
+
+extern const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise);
+const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise) = { rmsnorm, rope, swiglu, convert, logsumexp };
