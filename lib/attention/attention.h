@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * An attention plan and its execution, shared by the files of lib/attention: desc.c checks what was asked, survey.c finds out who
+ * computes and sends what, plan.c puts a plan together, query.c answers about it, execute.c runs it by pass_kv.c or pass_q.c.
+ */
+#ifndef RONDO_ATTENTION_ATTENTION_H
+#define RONDO_ATTENTION_ATTENTION_H
+
+#include "attention/tree.h"
+
+/* Where a slot of a job lies: `rows` rows into a buffer of nodes. A node of q_rows rows takes q_rows * heads * (value_dim + 2)
+ * floats, so that a number of rows is a size for any number of heads. pass-KV: buffer 0. pass-Q: nodes for or from rank `buffer`. */
+struct rondo__place {
+    int64_t rows;
+    int32_t buffer, reserved;
+};
+
+/* One task of a step; `first` fields are places in the plan's lists. */
+struct rondo__job {
+    int64_t sequence;
+    int64_t q_row, q_rows;             /* among all rows of the rank whose queries these are */
+    int64_t spans_first, leaves_first, steps_first, places_first;
+    int64_t kv_row;                    /* where the sequence begins in the step's message; own keys: -1 */
+    int32_t spans, leaves, steps, depth, places;
+    int32_t step;                      /* of the ring; pass-Q: ranks = the final join */
+};
+
+/* Rows of the output that see no key. */
+struct rondo__blank {
+    int64_t q_row, q_rows;
+};
+
+/* What a rank sends round the ring: rows of K and V that others need, or its Q. */
+struct rondo__parcel {
+    int64_t rows;
+    int32_t reach, reserved;           /* the last hop that anybody needs; 0: it stays */
+};
+
+struct rondo_attention {
+    rondo_context *ctx;
+    rondo_attention_desc desc;         /* defaults filled in, pointers gone */
+    struct rondo__mask mask;
+    float scale_log2;
+    int32_t rank, ranks, groups, agreed;
+    int64_t sequences;
+    int64_t *tokens, *cached;          /* [sequences] */
+    int64_t *kv_first;                 /* [sequences + 1]: packed rows of K and V here */
+    rondo_placement *keys;
+    rondo_placement *queries;          /* where there are fewer keys than queries: the queries by themselves; else NULL */
+    struct rondo__list spans, leaves, steps, jobs, places, blanks;
+    int64_t *job_first;                /* [ranks + 2]: jobs are sorted by step */
+    struct rondo__parcel *parcels;     /* [ranks] */
+    int64_t *parcel_first;             /* [2 * sequences]: pass-KV: first row and number of rows of each sequence in this rank's parcel */
+    int64_t *rows_to, *rows_from;      /* [ranks]: pass-Q: rows of nodes that this rank computes for, gets from each; own: rows_to */
+    int64_t pending_rows;              /* pass-KV: of nodes that wait */
+    int64_t jobs_most, places_most;    /* of a step */
+    rondo_attention_info info;
+};
+
+/* ---- desc.c ---- */
+/* Checks everything that does not depend on placements, fills defaults into ours. */
+int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs);
+
+/* ---- survey.c ---- */
+/* Key positions of the queries of a sequence that a rank holds; rows count from 0. Empties the list first. */
+int rondo__query_spans(const rondo_attention *plan, struct rondo__list *out, int64_t sequence, int32_t rank);
+/* Jobs, parcels, nodes, expected messages; chooses the head groups. */
+int rondo__survey(rondo_attention *plan);
+
+/* ---- workspace.c: how it is divided; all offsets in bytes, multiples of 64 ---- */
+struct rondo__workspace {
+    size_t tasks, slots, labels, shifts, zeros;
+    size_t pack[2];                    /* K, V; or Q and nothing */
+    size_t arrive[2][2];               /* two parcels, each K, V */
+    size_t pending;                    /* pass-KV */
+    size_t nodes;                      /* pass-Q: to ranks 0.., then from ranks 0.., each at a multiple of 64 bytes */
+    size_t total;
+    size_t parcel_bytes[2];            /* of a row: K, V; or Q, 0 */
+    size_t node_bytes;                 /* of a row */
+};
+/* false: larger than memory. */
+bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo__workspace *out);
+#define RONDO_LABEL_BYTES 64
+
+/* ---- execute.c: one execution under way ---- */
+struct rondo__extra {                  /* memory taken during it, released after the next fence */
+    struct rondo__extra *next;
+    char pad[56];                      /* what follows is aligned to 64 bytes */
+};
+
+struct rondo__execution {
+    rondo_attention *plan;
+    const rondo_attention_io *io;
+    rondo_context *ctx;
+    char *base;                        /* the workspace */
+    struct rondo__workspace at;
+    int32_t group, heads, kv_heads;    /* which head group, and the heads of one */
+    const void **buffers;              /* [ranks]: nodes by struct rondo__place */
+    bool exposed[2];                   /* arrival places that were shown on: not to be written before the fence */
+    struct rondo__extra *extra;
+};
+
+/* Computes all jobs of a step. q, k, v: dense blocks that arrived; NULL: the caller's tensors. */
+int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const void *k, const void *v);
+/* Fills a task for a job, without pointers to data. */
+void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int32_t heads, int32_t kv_heads,
+                 struct rondo_attention_task *task);
+/* The row of k and v where a sequence's first key here lies. */
+int64_t rondo__kv_row(const struct rondo__execution *e, int64_t sequence);
+
+/* Where something of the caller's lies: row and head of a tensor [rows, heads, dim]. */
+const void *rondo__row(const rondo_tensor *t, int64_t row, int64_t head);
+/* Whether `heads` heads of consecutive rows are one dense block. */
+bool rondo__dense_rows(const rondo_tensor *t, int64_t heads);
+/* Copies `heads` heads from `head` on of rows [first, first + rows) to a dense block. */
+int rondo__pack_rows(struct rondo__execution *e, const rondo_tensor *t, int64_t head, int64_t heads, int64_t first, int64_t rows, char *to);
+
+/* Room for part (0: K or Q, 1: V) of a parcel that arrives at hop. NULL: no memory. */
+void *rondo__arrival(struct rondo__execution *e, int32_t hop, int part, size_t bytes);
+/* This memory is shown to the next rank: if it is an arrival place, it must wait for the fence. */
+void rondo__expose(struct rondo__execution *e, const void *memory, size_t bytes);
+struct rondo_shift *rondo__shift_slot(struct rondo__execution *e, int32_t index);
+const char *rondo__label(struct rondo__execution *e, int32_t index, const char *what, int32_t step);
+/* The end of a head group: nobody reads any more what was shown. */
+int rondo__settle(struct rondo__execution *e, const char *step);
+
+/* ---- pass_kv.c, pass_q.c ---- */
+int rondo__pass_kv(struct rondo__execution *e);
+int rondo__pass_q(struct rondo__execution *e);
+
+/* ---- pairs.c ---- */
+/* (query, key) pairs: all of queries [p0, p0 + queries) and the keys of a span; or, the other way round, a span of queries and all of
+ * keys [0, keys). Stops at UINT64_MAX. */
+uint64_t rondo__pairs_of_keys(const struct rondo__mask *mask, int64_t p0, int64_t queries, const rondo_span *keys);
+uint64_t rondo__pairs_of_queries(const struct rondo__mask *mask, const rondo_span *queries, int64_t keys);
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Checks of an attention descriptor: what cannot be, and what is known but not built, is refused by name before anything is made.
+ * Called by plan.c.
+ */
+#include "attention/attention.h"
+
+#define HEADS_MAX ((int64_t)1 << 16)
+#define DIM_MAX ((int64_t)1 << 16)
+/* Windows beyond any length are the same as windows of this. */
+#define WINDOW_MAX ((int64_t)1 << 60)
+
+static int bad_type(const char *field, int32_t type)
+{
+    return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %s is %d; f32, bf16 and f16 are 1, 2 and 3", field, (int)type);
+}
+
+static int check_shape(rondo_attention_desc *d)
+{
+    if (d->heads < 1 || d->heads > HEADS_MAX || d->kv_heads < 1 || d->heads % d->kv_heads)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %lld heads and %lld KV heads; there must be 1 to %lld heads, and the number "
+                                         "of KV heads must divide theirs", (long long)d->heads, (long long)d->kv_heads, (long long)HEADS_MAX);
+    if (d->head_dim < 1 || d->head_dim > DIM_MAX)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: head_dim is %lld; it must be from 1 to %lld", (long long)d->head_dim,
+                           (long long)DIM_MAX);
+    if (!d->value_dim)
+        d->value_dim = d->head_dim;
+    if (d->value_dim < 1 || d->value_dim > DIM_MAX)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: value_dim is %lld; it must be from 1 to %lld, or 0 for head_dim",
+                           (long long)d->value_dim, (long long)DIM_MAX);
+    if (!d->sequences)
+        d->sequences = 1;
+    if (d->sequences < 0 || d->sequences > INT32_MAX)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: sequences is %lld; it must be from 1 to 2^31 - 1", (long long)d->sequences);
+    if (d->head_groups < 0 || (d->head_groups > 0 && d->kv_heads % d->head_groups))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: head_groups is %d; it must divide the %lld KV heads, or be 0 for the plan's "
+                                         "choice", (int)d->head_groups, (long long)d->kv_heads);
+    return 0;
+}
+
+static int check_mask(rondo_attention_desc *d)
+{
+    if (d->causal != 0 && d->causal != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: causal is %d; it must be 0 or 1", (int)d->causal);
+    if (d->windowed != 0 && d->windowed != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: windowed is %d; it must be 0 or 1", (int)d->windowed);
+    if (!d->windowed && (d->window_left || d->window_right))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: a window of %lld, %lld is given, but windowed is 0; set it to 1",
+                           (long long)d->window_left, (long long)d->window_right);
+    if (d->windowed && (d->window_left < -1 || d->window_right < -1))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: the window is %lld, %lld; each side must be at least 0, or -1 for open",
+                           (long long)d->window_left, (long long)d->window_right);
+    if (!d->windowed)
+        d->window_left = d->window_right = -1;
+    if (d->window_left > WINDOW_MAX)
+        d->window_left = WINDOW_MAX;
+    if (d->window_right > WINDOW_MAX)
+        d->window_right = WINDOW_MAX;
+    return 0;
+}
+
+static int check_numbers(rondo_attention_desc *d)
+{
+    if (d->scale == 0.0)
+        d->scale = 1.0 / __builtin_sqrt((double)d->head_dim);
+    /* finite, and still a normal float number of either sign after the product with log2(e) */
+    double magnitude = d->scale < 0.0 ? -d->scale : d->scale;
+    if (!(magnitude >= 1e-37 && magnitude <= 1e38))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: scale is %g; its size must be from 1e-37 to 1e38, or 0 for 1/sqrt(head_dim)",
+                           d->scale);
+    if (!d->q_type)
+        d->q_type = RONDO_F32;
+    if (!d->kv_type)
+        d->kv_type = RONDO_F32;
+    if (!d->out_type)
+        d->out_type = d->q_type;
+    if (!rondo_type_size(d->q_type))
+        return bad_type("q_type", d->q_type);
+    if (!rondo_type_size(d->kv_type))
+        return bad_type("kv_type", d->kv_type);
+    if (!rondo_type_size(d->out_type))
+        return bad_type("out_type", d->out_type);
+    return 0;
+}
+
+static int check_choices(rondo_attention_desc *d)
+{
+    const char *name = rondo_algorithm_name(d->algorithm);
+    if (!name)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no algorithm; auto, pass-kv and pass-q are 0, 1 and 2", (int)d->algorithm);
+    name = rondo_arithmetic_name(d->arithmetic);
+    if (!name)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no arithmetic; f32 is 0", (int)d->arithmetic);
+    if (d->arithmetic != RONDO_ARITHMETIC_F32)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: arithmetic %s is not built yet; f32 is", name);
+    name = rondo_level_name(d->level);
+    if (!name)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no level; strict is 0", (int)d->level);
+    if (d->level != RONDO_STRICT)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level %s is not built yet; strict is", name);
+    if (d->layout && !rondo_layout_name(d->layout))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no layout; contiguous, zigzag, striped and snake are 1 to 4",
+                           (int)d->layout);
+    if (d->leaf && (d->leaf < 8 || d->leaf > 256 || (d->leaf & (d->leaf - 1))))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: leaf is %d; it must be a power of two from 8 to 256, or 0 for 128", (int)d->leaf);
+    if (d->placement_sequences && !d->placement)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: placement_sequences names sequences of a placement, but none is given");
+    return 0;
+}
+
+int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs)
+{
+    int err = rondo__desc_copy(ours, sizeof *ours, theirs, "rondo_attention_desc");
+    if (!err)
+        err = check_shape(ours);
+    if (!err)
+        err = check_mask(ours);
+    if (!err)
+        err = check_numbers(ours);
+    if (!err)
+        err = check_choices(ours);
+    return err;
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * How the workspace of an execution is divided: tables, parcels that are packed or arrive, nodes. Called by survey.c to know its size
+ * before anything runs, and by execute.c to use it.
+ */
+#include "attention/attention.h"
+
+struct divider {
+    size_t total;
+    bool fits;
+};
+
+/* The next `count` items, at a multiple of 64 bytes. */
+static size_t take(struct divider *d, size_t count, size_t bytes)
+{
+    size_t at = d->total, size;
+    if (!rondo__mul(count, bytes, &size) || !rondo__add(size, 63, &size) || !rondo__add(at, size & ~(size_t)63, &d->total))
+        d->fits = false;
+    return at;
+}
+
+/* Whether rank's parcel passes through here on its way. */
+static bool arrives(const rondo_attention *plan, int32_t rank)
+{
+    return rank != plan->rank && (plan->rank - rank + plan->ranks) % plan->ranks <= plan->parcels[rank].reach;
+}
+
+bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo__workspace *out)
+{
+    const rondo_attention_desc *desc = &plan->desc;
+    struct divider d = { 0, true };
+    size_t heads = (size_t)(desc->heads / groups), kv_heads = (size_t)(desc->kv_heads / groups), ranks = (size_t)plan->ranks;
+    size_t head_dim = (size_t)desc->head_dim, value_dim = (size_t)desc->value_dim;
+    bool q = desc->algorithm == RONDO_PASS_Q;
+
+    memset(out, 0, sizeof *out);
+    out->node_bytes = heads * (value_dim + 2) * sizeof(float);
+    out->parcel_bytes[0] = q ? heads * head_dim * rondo_type_size(desc->q_type) : kv_heads * head_dim * rondo_type_size(desc->kv_type);
+    out->parcel_bytes[1] = q ? 0 : kv_heads * value_dim * rondo_type_size(desc->kv_type);
+
+    out->tasks = take(&d, (size_t)plan->jobs_most, sizeof(struct rondo_attention_task));
+    out->slots = take(&d, (size_t)plan->places_most + ranks, sizeof(void *));
+    out->labels = take(&d, 2 * ranks, RONDO_LABEL_BYTES);
+    out->shifts = take(&d, ranks + 2, sizeof(struct rondo_shift));
+    if (plan->blanks.count)
+        out->zeros = take(&d, value_dim, sizeof(float));
+    if (plan->parcels[plan->rank].reach) {
+        for (int part = 0; part < 2; part++)
+            out->pack[part] = take(&d, (size_t)plan->parcels[plan->rank].rows, out->parcel_bytes[part]);
+    }
+    int64_t most = 0, count = 0;
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        if (arrives(plan, r)) {
+            most = plan->parcels[r].rows > most ? plan->parcels[r].rows : most;
+            count++;
+        }
+    }
+    for (int i = 0; i < 2 && i < count; i++)
+        for (int part = 0; part < 2; part++)
+            out->arrive[i][part] = take(&d, (size_t)most, out->parcel_bytes[part]);
+    if (count == 1)
+        memcpy(out->arrive[1], out->arrive[0], sizeof out->arrive[0]);
+    out->pending = take(&d, (size_t)plan->pending_rows, out->node_bytes);
+    out->nodes = d.total;
+    for (int32_t r = 0; r < plan->ranks && q; r++)
+        take(&d, (size_t)plan->rows_to[r], out->node_bytes);
+    for (int32_t r = 0; r < plan->ranks && q; r++)
+        if (r != plan->rank)
+            take(&d, (size_t)plan->rows_from[r], out->node_bytes);
+    out->total = d.total;
+    return d.fits && out->total < SIZE_MAX / 2;
+}
