@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The forward pass against a plain fp64 program, for every kind of configuration: families, tied heads, biases, windows, head
+ * sizes, storage types and all kinds of rope, on one rank and on three.
+ *
+ * Bound: values are of order 1 to 10; a logit is a chain of a dozen sums of at most 300 terms in float, each with a relative
+ * error of at most 300 * 2^-24 and in practice its root. 2e-4 absolute is far above what was seen (5e-6) and far below what any mistake
+ * in a formula makes (1e-2 and more). The likelihood is a mean, so its bound is a tenth.
+ */
+#include "lm_kit.h"
+
+#define TOKENS 300
+#define BOUND 2e-4
+
+static void one(struct kit_config c, uint64_t seed)
+{
+    struct kit_model *m = kit_folder(&c, seed);
+    rondo_model *model = kit_open(scratch_dir);
+    if (!ok(model != NULL, "%s: opens", c.name)) {
+        kit_free(m);
+        return;
+    }
+    int32_t tokens[TOKENS];
+    size_t size = (size_t)TOKENS * (size_t)c.vocabulary;
+    double *want = malloc(size * sizeof *want);
+    float *got = malloc(size * sizeof *got);
+    if (!want || !got)
+        scratch_die("no memory");
+    kit_tokens(tokens, TOKENS, c.vocabulary, seed);
+    kit_oracle(m, tokens, TOKENS, TOKENS, want);
+    uint64_t hash = 0;
+    for (int ranks = 1; ranks <= 3; ranks += 2) {
+        struct kit_score s = { .model = model, .desc = RONDO_LM_DESC_INIT, .tokens = tokens, .count = TOKENS, .logits = got,
+                               .vocabulary = c.vocabulary };
+        memset(got, 0, size * sizeof *got);
+        int err = kit_run_score(&s, ranks);
+        double worst = 0.0;
+        for (size_t i = 0; i < size; i++)
+            worst = fmax(worst, fabs((double)got[i] - want[i]));
+        double nll = kit_nll(want, tokens, TOKENS, c.vocabulary);
+        diag("%s, %d ranks: largest error %.2g, nll off by %.2g of %.3f", c.name, ranks, worst, fabs(nll - s.scores[0].nll), nll);
+        ok(!err && worst <= BOUND && fabs(nll - s.scores[0].nll) <= BOUND / 10, "%s: logits and likelihood on %d ranks", c.name, ranks);
+        ok(s.rows == TOKENS && s.disorder == 0, "%s: rank 0 is shown every row in order", c.name);
+        if (ranks == 1)
+            hash = s.scores[0].hash;
+        else
+            ok(hash == s.scores[0].hash, "%s: the same bits", c.name);
+    }
+    free(want);
+    free(got);
+    rondo_model_close(model);
+    kit_free(m);
+}
+
+int main(void)
+{
+    scratch_make("lm-forward");
+    struct kit_config c = kit_defaults("llama");
+    one(c, 1);
+    c = kit_defaults("mistral with a window of 37, bf16");
+    c.mistral = 1;
+    c.window = 37;
+    c.type = RONDO_BF16;
+    one(c, 2);
+    c = kit_defaults("mistral without window, f16, new style");
+    c.mistral = c.new_style = 1;
+    c.type = RONDO_F16;
+    one(c, 3);
+    c = kit_defaults("tied, biases everywhere");
+    c.tied = c.attention_bias = c.mlp_bias = 1;
+    one(c, 4);
+    c = kit_defaults("one KV head, head size hidden / heads");
+    c.kv_heads = 1;
+    c.head_dim = 12;
+    c.hidden = 48;
+    one(c, 5);
+    c = kit_defaults("a rotary part of one half");
+    c.partial = 0.5;
+    one(c, 6);
+    c = kit_defaults("rope linear");
+    c.rope = KIT_LINEAR;
+    c.factor = 4.0;
+    one(c, 7);
+    c = kit_defaults("rope dynamic");
+    c.rope = KIT_DYNAMIC;
+    c.factor = 2.0;
+    c.new_style = 1;
+    one(c, 8);
+    c = kit_defaults("rope llama3");
+    c.rope = KIT_LLAMA3;
+    c.theta = 500000.0;
+    c.factor = 8.0;
+    one(c, 9);
+    c = kit_defaults("rope yarn");
+    c.rope = KIT_YARN;
+    c.factor = 4.0;
+    c.original = 1024;
+    one(c, 10);
+    c.name = "rope yarn, attention factor, not truncated";
+    c.attention_factor = 1.25;
+    c.no_truncate = c.new_style = 1;
+    one(c, 11);
+    c.name = "rope yarn, mscale";
+    c.attention_factor = 0.0;
+    c.mscale = 0.8;
+    c.mscale_all = 0.4;
+    one(c, 12);
+    scratch_remove();
+    return done();
+}
