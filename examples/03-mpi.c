@@ -5,11 +5,10 @@
  *
  *     mpicc 03-mpi.c -o mpi $(pkg-config --cflags --libs rondo) && mpirun -n 3 ./mpi
  */
-#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <rondo.h>
+#include <rondo_mpi.h>
 
 enum { TOKENS = 1000, HEADS = 4, KV_HEADS = 2, DIM = 32 };
 
@@ -81,7 +80,6 @@ done:
 
 int main(int argc, char **argv)
 {
-    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
     const int64_t shape[3] = { TOKENS, HEADS, DIM };
     MPI_Comm comm = MPI_COMM_WORLD;
     rondo_context *rank = NULL;
@@ -89,9 +87,7 @@ int main(int argc, char **argv)
     int provided, code;
 
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    desc.transport = "mpi";
-    desc.transport_handle = &comm;
-    code = rondo_context_create(&rank, &desc);
+    code = rondo_mpi_attach(&rank, comm, NULL);
     if (!code)
         code = run(rank, &mine);
     if (code)

@@ -1,0 +1,70 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# The manual is part of each function: all have a page, each synopsis says what the header says, and each example compiles.
+. "$srcdir/t/shell.sh"
+LC_ALL=C; export LC_ALL
+flags="-std=c11 -D_POSIX_C_SOURCE=200809L -pedantic -Wall -Wextra -Werror -I$srcdir/include"
+
+for header in rondo.h rondo_lm.h; do public_functions "$srcdir/include/$header"; done >"$scratch/unsorted"
+sed -n 's/^static inline .*[ *]\(rondo_[a-z0-9_]*\)(.*/\1/p' "$srcdir/include/rondo_mpi.h" >>"$scratch/unsorted"
+sort "$scratch/unsorted" >"$scratch/functions"
+for page in "$srcdir"/man/*.3; do
+    awk '/^\.Sh NAME/ { inside = 1; next } /^\.Sh / { exit } inside && /^\.Nm / { print $2 }' "$page"
+done | sort >"$scratch/names"
+compare "each public function is in the NAME of exactly one page" "$scratch/functions" "$scratch/names"
+
+mpi_cflags=$(echo "$MPI_CFLAGS" | sed 's/-I/-isystem /g')
+printf '#include <mpi.h>\n' | $CC $mpi_cflags -E - >/dev/null 2>&1 && have_mpi=1 || have_mpi=
+for page in "$srcdir"/man/*.3; do
+    name=$(basename "$page")
+    if [ "$name" = rondo_mpi_attach.3 ] && [ -z "$have_mpi" ]; then skip 3 "no mpi.h"; continue; fi
+    # .In, .Ft, .Fn and .Fo/.Fa/.Fc of the SYNOPSIS become declarations, which must not conflict with the header's
+    awk '
+        function unquote(s) { gsub(/^ +| +$/, "", s); gsub(/"/, "", s); return s }
+        function split_args(s,   out, rest) {   # words, or "quoted words"
+            out = ""
+            while (match(s, /"[^"]*"|[^ "]+/)) { rest = substr(s, RSTART, RLENGTH); gsub(/"/, "", rest); out = out (out == "" ? "" : ", ") rest; s = substr(s, RSTART + RLENGTH) }
+            return out
+        }
+        /^\.Sh SYNOPSIS/ { inside = 1; next } /^\.Sh / { inside = 0 }
+        !inside { next }
+        /^\.In / { print "#include <" $2 ">" }
+        /^\.Ft / { type = unquote(substr($0, 5)) }
+        /^\.Fn / { line = substr($0, 5); match(line, /^[^ ]+/); fn = substr(line, 1, RLENGTH); print type " " fn "(" split_args(substr(line, RLENGTH + 1)) ");" }
+        /^\.Fo / { fn = $2; args = "" }
+        /^\.Fa / { args = args (args == "" ? "" : ", ") unquote(substr($0, 5)) }
+        /^\.Fc/  { print type " " fn "(" args ");" }' "$page" >"$scratch/synopsis.c"
+    [ "$name" != rondo_mpi_attach.3 ] || sed -i 's/^int/static inline int/' "$scratch/synopsis.c"
+    grep -o 'rondo_[a-z0-9_]*(' "$scratch/synopsis.c" | tr -d '(' | sort >"$scratch/in-synopsis"
+    awk '/^\.Sh NAME/ { inside = 1; next } /^\.Sh / { exit } inside && /^\.Nm / { print $2 }' "$page" | sort >"$scratch/in-name"
+    compare "$name: SYNOPSIS and NAME have the same functions" "$scratch/in-name" "$scratch/in-synopsis"
+    ok "$name: the SYNOPSIS says what the header says" $CC $flags $mpi_cflags -c "$scratch/synopsis.c" -o "$scratch/unit.o"
+    # the literal display in EXAMPLES
+    awk '/^\.Sh EXAMPLES/ { inside = 1; next } /^\.Sh / { inside = 0 }
+        inside && /^\.Bd -literal/ { code = 1; next } inside && /^\.Ed/ { code = 0 }
+        inside && code { gsub(/\\e/, "\\"); gsub(/\\&/, ""); print }' "$page" >"$scratch/example.c"
+    if [ -s "$scratch/example.c" ]; then
+        ok "$name: the example compiles" $CC $flags $mpi_cflags -Wno-missing-prototypes -c "$scratch/example.c" -o "$scratch/unit.o"
+    else
+        flunk "$name: has no example"
+    fi
+done
+
+# the commands: each has a page, and the page has each option that --help shows, and no other
+if [ -n "$RONDO" ]; then
+    for command in $("$RONDO" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+        page=$srcdir/man/rondo-$command.1
+        "$RONDO" "$command" --help | sed -n '/^Options:/,/^Exit codes/p' | grep -E '^  -' | grep -oE -- '--[a-z][a-z0-9-]*' | sort -u >"$scratch/help"
+        [ -s "$page" ] || { flunk "rondo-$command(1) is missing"; continue; }
+        { cat "$page"; grep -q '^\.Xr rondo 1' "$page" && sed -n '/^\.Ss Common options/,/^\.S[hs] /p' "$srcdir/man/rondo.1"; } |
+            grep -oE '^\.It Fl( [a-z] ,)?( Fl)? -[a-z][a-z0-9-]*|^\.It Fl [a-z] Ar.*Fl -[a-z-]*|Fl -[a-z][a-z0-9-]*' | grep -oE -- '-[a-z][a-z0-9-]+$' | sed 's/^/-/' | sort -u >"$scratch/manual"
+        comm -23 "$scratch/help" "$scratch/manual" >"$scratch/missing"
+        empty "rondo-$command(1) has every option of --help" "$scratch/missing"
+        sed -n '/^\.Sh DESCRIPTION/,/^\.Sh /p' "$page" | grep -E '^\.It Fl' | grep -oE -- 'Fl -[a-z][a-z0-9-]+' | sed 's/^Fl /-/' | sort -u >"$scratch/own"
+        comm -13 "$scratch/help" "$scratch/own" >"$scratch/extra"
+        empty "rondo-$command(1) lists no option that --help does not have" "$scratch/extra"
+    done
+else
+    skip 1 "the program rondo was not built"
+fi
+finish

@@ -1,0 +1,35 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# One version: VERSION, the header, the pkg-config files, NEWS, the library and the program say the same; so do the numerics'.
+. "$srcdir/t/shell.sh"
+
+version=$(sed -n 1p "$srcdir/VERSION")
+numerics=$(sed -n 's/^#define RONDO_NUMERICS \([0-9]*\).*/\1/p' "$srcdir/include/rondo.h")
+ok "VERSION has a version" expr "$version" : '[0-9][0-9]*\.[0-9][0-9]*\.[0-9][0-9]*$'
+ok "VERSION has libtool's current:revision:age" expr "$(sed -n 2p "$srcdir/VERSION")" : '[0-9][0-9]*:[0-9][0-9]*:[0-9][0-9]*$'
+ok "rondo.h says $version" grep -q "^#define RONDO_VERSION_STRING \"$version\"" "$srcdir/include/rondo.h"
+ok "rondo.pc says $version" grep -q "^Version: $version\$" "$builddir/lib/rondo.pc"
+ok "rondo_lm.pc says $version and needs that rondo" grep -q "^Requires: rondo = $version\$" "$builddir/lm/rondo_lm.pc"
+ok "NEWS begins with $version" sh -c "head -n 1 '$srcdir/NEWS' | grep -q '^rondo $version'"
+ok "rondo-numerics(7) describes version $numerics" grep -q "contract, version $numerics\\b" "$srcdir/man/rondo-numerics.7"
+printf '#include <rondo.h>\n#include <stdio.h>\nint main(void) { printf("%%s %%d\\n", rondo_version(), rondo_numerics_version()); return 0; }\n' >"$scratch/v.c"
+if [ -f "$builddir/.libs/librondo.so" ]; then
+    # shellcheck disable=SC2086
+    ok "a program links" $CC $CFLAGS $SANITIZE_CFLAGS -I"$srcdir/include" "$scratch/v.c" -o "$scratch/v" -L"$builddir/.libs" -lrondo
+    LD_LIBRARY_PATH=$builddir/.libs "$scratch/v" >"$scratch/got"
+    echo "$version $numerics" >"$scratch/want"
+    compare "the library says $version, numerics $numerics" "$scratch/want" "$scratch/got"
+    for lib in librondo librondo_lm; do
+        [ -f "$builddir/.libs/$lib.so" ] || { skip 1 "$lib was not built"; continue; }
+        current=$(sed -n 2p "$srcdir/VERSION" | awk -F: '{ print $1 - $3 }')
+        ok "$lib has soname $lib.so.$current" sh -c "readelf -d '$builddir/.libs/$lib.so' | grep -q 'SONAME.*\\[$lib.so.$current\\]'"
+    done
+else
+    skip 4 "no shared library was built"
+fi
+if [ -n "$RONDO" ]; then
+    ok "rondo --version" sh -c "'$RONDO' --version | grep -q '^rondo $version '"
+else
+    skip 1 "the program rondo was not built"
+fi
+finish

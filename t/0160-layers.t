@@ -1,0 +1,62 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# What depends on what: libraries need what they say, folders include what they may, and code for newer processors stays in the
+# files that are chosen at run time.
+. "$srcdir/t/shell.sh"
+LC_ALL=C; export LC_ALL
+
+needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
+only() { # text, file, pattern of what may be needed
+    if [ -n "$SANITIZE_CFLAGS" ] || [ ! -f "$2" ]; then skip 1 "$1: not built, or with sanitizers"; return; fi
+    needed "$2" | grep -vE "^($3)\\.so" >"$scratch/needed"
+    empty "$1" "$scratch/needed"
+}
+libc='libc|ld-linux[-a-z0-9_]*|ld-musl[-a-z0-9_]*|ld64|libpthread|libdl'
+only "librondo.so needs libc and the OpenMP runtime only (no libm)" "$builddir/.libs/librondo.so" "$libc|libgomp|libomp"
+only "librondo_lm.so needs jansson and PCRE2 besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8"
+only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$libc|libmpi|libmpich|libopen-rte|libopen-pal"
+
+# #include lines by folder: arrows point cli -> lm -> lib <- backends
+includes() { # folder...: file:line
+    for folder in "$@"; do find "$srcdir/$folder" -name '*.[ch]' -exec grep -nE '^[[:space:]]*#[[:space:]]*include' {} +; done
+}
+includes lib lm | grep -E '[<"](.*backends/|backends|pthread|mpi|cuda|nccl|omp|sched|threads)[./a-z_]*\.h[>"]' | grep -v 'sched\.h' >"$scratch/found"
+empty "lib/ and lm/ include no backend, no thread library, no MPI, no OpenMP" "$scratch/found"
+grep -rnE '\b(pthread_[a-z_]+|MPI_[A-Za-z_]+|cuda[A-Z][A-Za-z]+|omp_[a-z_]+)[[:space:]]*\(|#[[:space:]]*pragma[[:space:]]+omp' "$srcdir/lib" "$srcdir/lm" --include='*.[ch]' >"$scratch/found"
+empty "lib/ and lm/ call none of them either" "$scratch/found"
+includes lib | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
+empty "lib/ includes nothing of lm/ or cli/" "$scratch/found"
+includes backends | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
+empty "backends/ include nothing of lm/ or cli/" "$scratch/found"
+includes cli bench | grep -E '"(lib|lm|core|backends|layout|attention|plan|tensor)/' >"$scratch/found"
+empty "cli/ uses public headers only" "$scratch/found"
+find "$srcdir/lib" "$srcdir/lm" -name '*.c' -exec grep -nE '\b(printf|fprintf|puts|perror|exit|abort|signal|sigaction|setlocale|fesetround|fesetenv)[[:space:]]*\(' {} + |
+    grep -vE '^[^:]*:[0-9]+:[[:space:]]*(\*|/\*|//)' >"$scratch/found"
+empty "libraries never print, exit, abort, or change signals, locale or floating-point mode" "$scratch/found"
+grep -nE '\b(malloc|calloc|realloc|free|aligned_alloc|posix_memalign|strdup)[[:space:]]*\(' -r "$srcdir/lib" "$srcdir/lm" "$srcdir/backends" --include='*.[ch]' |
+    grep -vE 'core/memory\.c|^[^:]*:[0-9]+:[[:space:]]*(\*|/\*)|->free\(|free\(real\)' >"$scratch/found"
+# (what realpath() gives goes back with free())
+empty "memory is taken through the hooks" "$scratch/found"
+
+# instructions
+case $(uname -m),$CFLAGS,$CC in
+    *-march=* | *-mavx* | *-mfma*) skip 3 "the compiler was told to use newer instructions everywhere" ;;
+    x86_64,*)
+        if command -v objdump >/dev/null; then
+            ls "$builddir"/backends/cpu/librondo_cpu_soft_la-*.o >/dev/null 2>&1
+            ok "the definition was built without FMA hardware" test $? = 0
+            for o in "$builddir"/backends/cpu/librondo_cpu_soft_la-*.o "$builddir"/backends/cpu/librondo_cpu_base_la-*.o; do
+                objdump -d "$o" | grep -E 'v(f|fn)m(add|sub)|%[yz]mm' | sed "s,^,$(basename "$o"): ,"
+            done >"$scratch/found"
+            head -n 5 "$scratch/found" >"$scratch/some"
+            empty "files built for every processor hold no FMA and no AVX" "$scratch/some"
+            for o in "$builddir"/backends/cpu/librondo_cpu_avx2_la-*.o "$builddir"/backends/cpu/librondo_cpu_avx512_la-*.o "$builddir"/backends/cpu/librondo_cpu_fma_la-*.o; do
+                [ -f "$o" ] && nm -g --defined-only "$o" | awk '$2 ~ /[TtWVu]/' | grep -vE 'asan|odr' | sed "s,^,$(basename "$o"): ,"
+            done >"$scratch/found"
+            empty "files built for newer processors export tables, no function" "$scratch/found"
+        else
+            skip 3 "no objdump"
+        fi ;;
+    *) skip 3 "not x86-64" ;;
+esac
+finish

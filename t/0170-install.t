@@ -1,0 +1,82 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# make install into a staging folder; the examples build outside the tree against it with pkg-config, shared and static; make
+# uninstall leaves nothing.
+. "$srcdir/t/shell.sh"
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+
+command -v pkg-config >/dev/null || skip_all "pkg-config is not installed"
+dest=$scratch/dest
+cd "$builddir" || exit 1
+ok "make install" $MAKE install DESTDIR="$dest"
+variable() { sed -n "s|^$1=||p" lib/rondo.pc; }
+prefix=$(variable prefix)
+expand() { variable "$1" | sed "s|\${exec_prefix}|$(variable exec_prefix | sed "s|\${prefix}|$prefix|")|; s|\${prefix}|$prefix|"; }
+libdir=$dest$(expand libdir) includedir=$dest$(expand includedir)
+mandir=$(find "$dest" -type d -name man3)
+PKG_CONFIG_LIBDIR=$libdir/pkgconfig:$(pkg-config --variable pc_path pkg-config)
+PKG_CONFIG_SYSROOT_DIR=$dest
+export PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR
+
+ok "the header is installed" test -f "$includedir/rondo.h"
+ok "the manual is installed, other names too" test -f "$mandir/rondo_attention_execute.3" -a -f "$mandir/rondo_attention_destroy.3"
+for page in "$mandir"/*.3; do
+    case $(head -n 1 "$page") in .so*) target=$(sed 's|^\.so man3/||' "$page"); [ -f "$mandir/$target" ] || echo "$page -> $target" ;; esac
+done >"$scratch/dangling"
+empty "each name refers to a page that is there" "$scratch/dangling"
+
+# shellcheck disable=SC2086  # flags are words
+for example in 01-single 02-threads; do
+    src=$srcdir/examples/$example.c
+    if [ -f "$libdir/librondo.so" ]; then
+        ok "$example builds against the shared library" $CC $CFLAGS $SANITIZE_CFLAGS "$src" -o "$scratch/shared" $(pkg-config --cflags --libs rondo) -lm
+        ok "$example runs" env LD_LIBRARY_PATH="$libdir" "$scratch/shared"
+    else
+        skip 2 "no shared library"
+    fi
+    if [ -f "$libdir/librondo.a" ]; then
+        ok "$example builds against the static library" $CC $CFLAGS $SANITIZE_CFLAGS "$src" -o "$scratch/static" \
+            $(pkg-config --static --cflags --libs rondo | sed "s|-lrondo\\b|$libdir/librondo.a|") -lm
+        ok "$example runs" "$scratch/static"
+    else
+        skip 2 "no static library"
+    fi
+done
+cat >"$scratch/lm.c" <<'C'
+#include <rondo_lm.h>
+#include <stdio.h>
+int main(int argc, char **argv)
+{
+    rondo_sampling sampling = RONDO_SAMPLING_INIT;
+    char *text = NULL;
+    sampling.max_tokens = 5;
+    if (argc < 2 || rondo_lm_generate(argv[1], 2, "In the beginning", &sampling, &text)) {
+        fprintf(stderr, "%s\n", rondo_error_text());
+        return 1;
+    }
+    puts(text);
+    rondo_lm_free(text);
+    return 0;
+}
+C
+# shellcheck disable=SC2086
+if [ -f "$libdir/librondo_lm.so" ]; then
+    ok "a program that generates builds against the shared libraries" $CC $CFLAGS $SANITIZE_CFLAGS "$scratch/lm.c" -o "$scratch/lm" $(pkg-config --cflags --libs rondo_lm)
+    ok "and runs" env LD_LIBRARY_PATH="$libdir" "$scratch/lm" "$srcdir/examples/kjv"
+else
+    skip 2 "no shared librondo_lm"
+fi
+# shellcheck disable=SC2086
+if [ -f "$libdir/librondo_lm.a" ]; then
+    ok "it builds against the static libraries" $CC $CFLAGS $SANITIZE_CFLAGS "$scratch/lm.c" -o "$scratch/lm" \
+        $(PKG_CONFIG_SYSROOT_DIR='' pkg-config --static --cflags --libs rondo_lm |
+            sed "s|-I$(expand includedir)|-I$includedir|g; s|-L$(expand libdir)||g; s|-lrondo_lm\\b|$libdir/librondo_lm.a|; s|-lrondo\\b|$libdir/librondo.a|")
+    ok "and runs" "$scratch/lm" "$srcdir/examples/kjv"
+else
+    skip 2 "no static librondo_lm"
+fi
+unset PKG_CONFIG_SYSROOT_DIR
+ok "make uninstall" $MAKE uninstall DESTDIR="$dest"
+find "$dest" -type f -o -type l >"$scratch/left"
+empty "nothing is left" "$scratch/left"
+finish
