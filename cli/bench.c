@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo bench: measures, always as a ratio to a ceiling taken in the same run.
+ */
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct bench bench;
+static const char *kind, *calibrate, *plot;
+static int64_t repeat;
+static bool shape_given;
+
+#define COMMON_ROWS                                                                                                                       \
+    { "repeat", 0, OPTION_INT, "R", "samples a row (default 5)", &repeat, 1, BENCH_REPEAT_MOST, NULL },                                   \
+    { "plot", 0, OPTION_TEXT, "FILE", "draw the rows (.png or .svg; needs gnuplot)", &plot, 0, 0, NULL }
+#define CHECK_ROW { "check", 0, OPTION_FLAG, NULL, "exit 1 where a mark of README's table is missed", &bench.check, 0, 0, NULL }
+#define LAST_ROW { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL }
+
+static const struct option tour_options[] = {
+    COMMON_ROWS, CHECK_ROW,
+    { "calibrate", 0, OPTION_TEXT, "FILE", "write a hardware file for this machine", &calibrate, 0, 0, NULL },
+    LAST_ROW,
+};
+static const struct option attention_options[] = {
+    { "tokens", 0, OPTION_INT, "T", "queries (default 4096)", &bench.shape.tokens, 1, 1 << 24, NULL },
+    { "cached", 0, OPTION_INT, "P", "keys before them (default 0)", &bench.shape.cached, 0, 1 << 28, NULL },
+    { "heads", 0, OPTION_INT, "H", "query heads (default 32)", &bench.shape.heads, 1, 4096, NULL },
+    { "kv-heads", 0, OPTION_INT, "G", "KV heads (default 8, or H where 8 does not divide it)", &bench.shape.kv_heads, 1, 4096, NULL },
+    { "head-dim", 0, OPTION_INT, "D", "size of q and k (default 128)", &bench.shape.head_dim, 1, 4096, NULL },
+    { "value-dim", 0, OPTION_INT, "Dv", "size of v (default D)", &bench.shape.value_dim, 1, 4096, NULL },
+    { "type", 0, OPTION_CALL, "f32|bf16|f16", "of keys and values (default f32)", &bench.shape.type, 0, 0, option_type },
+    { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &bench.shape.causal, 0, 0, NULL },
+    { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after; -1 = open", &bench.shape.window, 0, 0, option_window },
+    { "decode", 0, OPTION_FLAG, NULL, "one query over P cached tokens (default P: 16384)", &bench.shape.decode, 0, 0, NULL },
+    COMMON_ROWS, CHECK_ROW, LAST_ROW,
+};
+static const struct option linear_options[] = {
+    { "rows", 0, OPTION_INT, "M", "rows of x (default 512)", &bench.shape.rows, 1, 1 << 24, NULL },
+    { "in", 0, OPTION_INT, "K", "length of a row of x (default 2048)", &bench.shape.in, 1, 1 << 20, NULL },
+    { "out", 0, OPTION_INT, "N", "length of a row of y (default 2048)", &bench.shape.out, 1, 1 << 20, NULL },
+    { "type", 0, OPTION_CALL, "f32|bf16|f16", "of the weights (default f32)", &bench.shape.type, 0, 0, option_type },
+    COMMON_ROWS, LAST_ROW,
+};
+static const struct option transport_options[] = {
+    { "size", 0, OPTION_INT, "BYTES", "a message (default 4 MiB)", &bench.shape.size, 1, (double)((int64_t)1 << 36), NULL },
+    COMMON_ROWS, LAST_ROW,
+};
+static const struct option generate_options[] = {
+    { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &bench.shape.model, 0, 0, NULL },
+    { "prompt", 0, OPTION_INT, "N", "tokens of the prompt (default 256)", &bench.shape.prompt, 1, 1 << 24, NULL },
+    { "tokens", 0, OPTION_INT, "N", "new tokens (default 32)", &bench.shape.new_tokens, 2, 1 << 24, NULL },
+    COMMON_ROWS, LAST_ROW,
+};
+
+static int ranks_asked(int otherwise)
+{
+    return common.mpi ? ranks_world() : common.ranks ? (int)common.ranks : otherwise;
+}
+
+static int run_attention(struct bench *b)
+{
+    struct attention_bench got;
+    json_t *row;
+    struct shape *s = &b->shape;
+    if (b->check && !shape_given)
+        return bench_marks(b, kind);
+    s->tokens = s->tokens ? s->tokens : 4096;
+    s->heads = s->heads ? s->heads : 32;
+    s->kv_heads = s->kv_heads ? s->kv_heads : s->heads % 8 ? s->heads : 8;
+    s->head_dim = s->head_dim ? s->head_dim : 128;
+    s->type = s->type ? s->type : RONDO_F32;
+    if (s->decode && !s->cached)
+        s->cached = 16384;
+    int code = bench_attention(b, s, ranks_asked(1), 0, &got, &row);
+    return code || !row ? code : row_add(b, row);
+}
+
+static int run_linear(struct bench *b)
+{
+    struct shape *s = &b->shape;
+    s->rows = s->rows ? s->rows : 512;
+    s->in = s->in ? s->in : 2048;
+    s->out = s->out ? s->out : 2048;
+    s->type = s->type ? s->type : RONDO_F32;
+    return bench_linear(b, s, NULL);
+}
+
+static int run_transport(struct bench *b)
+{
+    b->shape.size = b->shape.size ? b->shape.size : 4 << 20;
+    return bench_transport(b, &b->shape, ranks_asked(2), NULL);
+}
+
+/* A row or two of everything. */
+static int run_tour(struct bench *b)
+{
+    static const struct shape prefill[] = {
+        { .tokens = 2048, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .type = RONDO_F32 },
+        { .tokens = 2048, .heads = 32, .kv_heads = 8, .head_dim = 64, .causal = true, .type = RONDO_F32 },
+        { .tokens = 2048, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .type = RONDO_BF16 },
+        { .tokens = 1, .cached = 16384, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .decode = true, .type = RONDO_F32 },
+    };
+    static const struct shape linear[] = { { .rows = 512, .in = 2048, .out = 2048, .type = RONDO_F32 },
+                                           { .rows = 512, .in = 2048, .out = 2048, .type = RONDO_BF16 } };
+    static const struct shape message = { .size = 4 << 20 };
+    int code = 0;
+    if (!common.mpi)
+        code = bench_memory(b);
+    if (!code && b->check)
+        return bench_marks(b, NULL);
+    for (size_t i = 0; i < sizeof prefill / sizeof *prefill && !code; i++) {
+        struct attention_bench got;
+        json_t *row;
+        code = bench_attention(b, &prefill[i], ranks_asked(1), 0, &got, &row);
+        if (!code && row)
+            code = row_add(b, row);
+    }
+    for (size_t i = 0; i < sizeof linear / sizeof *linear && !code; i++)
+        code = bench_linear(b, &linear[i], NULL);
+    return code ? code : bench_transport(b, &message, ranks_asked(2), NULL);
+}
+
+static int run(void *arg)
+{
+    struct bench *b = arg;
+    const double begin = now();
+    b->rows = json_array();
+    b->repeat = repeat ? (int)repeat : 5;
+    if (common.mpi && common.ranks && common.ranks != ranks_world())
+        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes that mpirun started; leave it out or make them equal",
+                    (long long)common.ranks, ranks_world());
+    int code = 0;
+    if (kind && !strcmp(kind, "attention") && b->check && !shape_given)
+        code = bench_memory(b);
+    progress_begin("bench");
+    if (!code)
+        code = calibrate ? bench_calibrate(b, calibrate)
+             : !kind ? run_tour(b)
+             : !strcmp(kind, "attention") ? run_attention(b)
+             : !strcmp(kind, "linear") ? run_linear(b)
+             : !strcmp(kind, "transport") ? run_transport(b) : bench_generate(b, &b->shape);
+    progress_end();
+    if (!code)
+        code = trace_write();
+    if (!code && plot && ranks_first())
+        code = bench_plot(b, plot);
+    if (!code && ranks_first() && common.json) {
+        json_t *r = report_new();
+        report_numerics(r, 128);
+        json_object_set_new(r, "device", json_string("cpu"));
+        json_object_set_new(r, "transport", json_string(common.mpi ? "mpi" : "threads"));
+        json_object_set_new(r, "seconds", number(now() - begin));
+        json_object_set(r, "rows", b->rows);
+        if (b->check)
+            json_object_set_new(r, "pass", json_boolean(!b->missed));
+        code = report_print(r);
+    }
+    json_decref(b->rows);
+    return code ? code : b->missed ? EXIT_DIFFERS : EXIT_DONE;
+}
+
+static bool have_program(const char *name)
+{
+    const char *path = getenv("PATH");
+    char file[1024];
+    while (path && *path) {
+        const size_t n = strcspn(path, ":");
+        snprintf(file, sizeof file, "%.*s/%s", (int)n, path, name);
+        if (!access(file, X_OK))
+            return true;
+        path += n + (path[n] == ':');
+    }
+    return false;
+}
+
+static int check_options(void)
+{
+    const struct shape *s = &bench.shape;
+    const size_t n = plot ? strlen(plot) : 0;
+    shape_given = s->tokens || s->cached || s->heads || s->kv_heads || s->head_dim || s->value_dim || s->type || s->causal || s->decode ||
+                  s->window.given;
+    if (bench.check && kind && shape_given)
+        return fail(EXIT_USAGE, "--check measures the shapes of README's table; leave out the shape, or leave out --check");
+    if (bench.check && (common.ranks || common.threads || common.layout || common.algorithm || common.mpi))
+        return fail(EXIT_USAGE, "--check measures with ranks and threads of its own; leave out --ranks, --threads, --layout, --algorithm and "
+                    "mpirun");
+    if (bench.check && calibrate)
+        return fail(EXIT_USAGE, "--check and --calibrate exclude each other; give one of them");
+    if (calibrate && (common.ranks || common.mpi))
+        return fail(EXIT_USAGE, "--calibrate measures with ranks of its own; leave out --ranks and mpirun");
+    if (kind && !strcmp(kind, "linear") && (common.ranks > 1 || common.layout || common.algorithm))
+        return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout and --algorithm");
+    if (kind && !strcmp(kind, "transport") && (common.layout || common.algorithm))
+        return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout and --algorithm");
+    if (kind && !strcmp(kind, "generate") && !s->model)
+        return fail(EXIT_USAGE, "bench generate needs a model; add -m DIR");
+    if (kind && !strcmp(kind, "attention")) {
+        const int64_t heads = s->heads ? s->heads : 32, kv_heads = s->kv_heads ? s->kv_heads : heads % 8 ? heads : 8;
+        if (heads % kv_heads)
+            return fail(EXIT_USAGE, "--heads %lld is no multiple of --kv-heads %lld", (long long)heads, (long long)kv_heads);
+        if (s->decode && s->tokens > 1)
+            return fail(EXIT_USAGE, "--decode measures one query; leave out --tokens, or give --tokens 1");
+    }
+    if (plot && !(n > 4 && (!strcmp(plot + n - 4, ".png") || !strcmp(plot + n - 4, ".svg"))))
+        return fail(EXIT_USAGE, "--plot %s: a name that ends in .png or .svg is expected", plot);
+    if (plot && !have_program("gnuplot"))
+        return fail(EXIT_USAGE, "--plot needs gnuplot, which is not installed; install it or leave the option out");
+    return 0;
+}
+
+static int bench_command(const struct command *self, int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        const struct option *options;
+    } kinds[] = { { "attention", attention_options }, { "linear", linear_options }, { "transport", transport_options },
+                  { "generate", generate_options } };
+    const struct option *own = tour_options;
+    const char *operand = NULL;
+    int operands = 0;
+    bool help;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && argc > 1; i++)
+        if (!strcmp(argv[1], kinds[i].name)) {
+            own = kinds[i].options;
+            kind = kinds[i].name;
+        }
+    if (argc > 1 && !kind && argv[1][0] != '-')
+        return fail(EXIT_USAGE, "bench %s is not known; attention, linear, transport and generate are", argv[1]);
+    const struct option *const tables[OPTION_TABLES] = { own, kind && !strcmp(kind, "generate") ? options_lm_ranks : options_ranks, options_machine,
+                                                         options_output };
+    int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
+    if (code || help)
+        return code;
+    if (operand && !kind)
+        return fail(EXIT_USAGE, "'%s' must come right after bench; usage: rondo %s", operand, self->synopsis);
+    if ((code = common_settle()) != 0)
+        return code;
+    if ((code = check_options()) != 0)
+        return code;
+    return ranks_session(run, &bench);
+}
+
+const struct command command_bench = {
+    "bench", "bench [attention|linear|transport|generate] [OPTION]...",
+    "Measures, always as a ratio to a ceiling taken in the same run.\n"
+    "Without a kind: a short tour of all.",
+    bench_command,
+};

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the parts of `rondo bench` share: the ceilings, the samples that ranks take, and the rows of the report.
+ */
+#ifndef RONDO_CLI_BENCH_H
+#define RONDO_CLI_BENCH_H
+
+#include "cli/cli.h"
+
+#define BENCH_REPEAT_MOST 99
+
+/* ---- ceilings (ceiling.c) ---- */
+enum ceiling { CEILING_FMA, CEILING_DRAM, CEILING_COPY };
+const char *ceiling_name(enum ceiling kind);
+struct ceiling_buffer {
+    char *memory;
+    size_t bytes;
+};
+/* Per second: FLOP, or bytes read, or bytes copied, by `threads` threads of this rank in about 10 ms. */
+double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer);
+/* The loops themselves (fma.c): `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512". */
+double fma_loop(const char *isa, int64_t rounds);
+
+/* ---- samples ---- */
+struct sample {
+    double seconds, cpu, ceiling;      /* cpu: of this process, where this rank is the one that counts it */
+};
+struct measurement {                   /* over all ranks, medians */
+    double seconds, cpu, rate, ceiling, fraction;
+};
+/* Called by every rank: runs `call` 1 + repeat times between ceilings; samples of all ranks go to `out` on rank 0.
+ * amount: what one call does in all (FLOP or bytes). */
+typedef int bench_call(void *arg);
+int bench_measure(rondo_context *ctx, enum ceiling kind, int repeat, double amount, bench_call *call, void *arg, struct measurement *out);
+double median(double *values, int count);
+
+/* ---- rows ---- */
+struct shape {
+    int64_t tokens, cached, heads, kv_heads, head_dim, value_dim;
+    struct window window;
+    bool causal, decode;
+    int type;
+    int64_t rows, in, out;             /* linear */
+    int64_t size;                      /* transport */
+    const char *model;
+    int64_t prompt, new_tokens;        /* generate */
+};
+struct bench {
+    int repeat;
+    json_t *rows;
+    bool check, missed;
+    struct shape shape;
+};
+json_t *row_new(const char *what, const struct run *run);
+void row_shape(json_t *row, const struct shape *shape);
+void row_rate(json_t *row, const char *unit, const char *ceiling, const struct measurement *m);
+int row_add(struct bench *b, json_t *row);         /* also prints it for people */
+
+struct attention_bench {
+    struct measurement m;
+    double flops;
+    int algorithm, layout;
+};
+int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row);
+int bench_linear(struct bench *b, const struct shape *shape, double *rate);
+struct link {
+    double bandwidth, latency, all_to_all, overhead;
+};
+int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got);
+int bench_memory(struct bench *b);                 /* must come before anything else has started threads */
+int bench_generate(struct bench *b, const struct shape *shape);
+int bench_marks(struct bench *b, const char *what);        /* bench_marks.c: 'what' NULL: all */
+int bench_calibrate(struct bench *b, const char *path);
+int bench_plot(const struct bench *b, const char *path);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Attention against the FMA ceiling (prefill) or against reading memory (decode).
+ */
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct work {
+    const struct bench *b;
+    const struct shape *shape;
+    struct attention_bench *got;
+};
+struct call {
+    rondo_attention *plan;
+    rondo_attention_io io;
+    void *workspace;
+};
+
+/* Any numbers of ordinary size will do for a measurement: a block of random ones, over and over. */
+static void *filled(int64_t count, int type, uint32_t stream)
+{
+    enum { BLOCK = 65521 };
+    const size_t size = rondo_type_size(type);
+    char *data = room(count, size);
+    if (!data)
+        return NULL;
+    for (int64_t i = 0; i < count && i < BLOCK; i++) {
+        const uint32_t counter[4] = { (uint32_t)i, stream, 0, 0 }, key[2] = { 1, 2 };
+        uint32_t r[4];
+        rondo_philox(r, counter, key);
+        const float x = (float)r[0] * 0x1p-31f - 1.0f;
+        uint32_t bits;
+        memcpy(&bits, &x, 4);
+        if (type == RONDO_F32)
+            memcpy(data + 4 * i, &bits, 4);
+        else if (type == RONDO_BF16)
+            memcpy(data + 2 * i, (char *)&bits + 2, 2);
+        else {
+            const uint16_t half = (uint16_t)((r[0] & 0x83ffu) | (8u + (r[0] >> 10 & 7u)) << 10);
+            memcpy(data + 2 * i, &half, 2);
+        }
+    }
+    for (int64_t i = BLOCK; i < count; i += BLOCK)
+        memcpy(data + (size_t)i * size, data, (size_t)(count - i < BLOCK ? count - i : BLOCK) * size);
+    return data;
+}
+
+static int execute(void *arg)
+{
+    struct call *c = arg;
+    return rondo_attention_execute(c->plan, &c->io, c->workspace);
+}
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    const struct work *w = arg;
+    const struct shape *s = w->shape;
+    struct call c = { NULL, RONDO_ATTENTION_IO_INIT, NULL };
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    const int64_t value_dim = s->value_dim ? s->value_dim : s->head_dim;
+    void *q = NULL, *k = NULL, *v = NULL, *out = NULL;
+    float *lse = NULL;
+    d.heads = s->heads;
+    d.kv_heads = s->kv_heads;
+    d.head_dim = s->head_dim;
+    d.value_dim = value_dim;
+    d.tokens = s->decode ? 1 : s->tokens;
+    d.cached = s->cached;
+    d.causal = s->causal;
+    d.windowed = s->window.given;
+    d.window_left = s->window.left;
+    d.window_right = s->window.right;
+    d.kv_type = s->type;
+    d.q_type = d.out_type = RONDO_F32;
+    d.layout = common.layout;
+    d.algorithm = common.algorithm;
+    int code = rondo_attention_create(&c.plan, ctx, &d);
+    if (!code)
+        code = rondo_attention_query(c.plan, &info);
+    if (code)
+        goto end;
+    const int64_t q_shape[3] = { info.q_rows, s->heads, s->head_dim }, k_shape[3] = { info.kv_rows, s->kv_heads, s->head_dim };
+    const int64_t v_shape[3] = { info.kv_rows, s->kv_heads, value_dim }, o_shape[3] = { info.q_rows, s->heads, value_dim };
+    q = filled(q_shape[0] * q_shape[1] * q_shape[2], RONDO_F32, 0);
+    k = filled(k_shape[0] * k_shape[1] * k_shape[2], s->type, 1);
+    v = filled(v_shape[0] * v_shape[1] * v_shape[2], s->type, 2);
+    out = filled(o_shape[0] * o_shape[1] * o_shape[2], RONDO_F32, 3);
+    lse = room(info.q_rows * s->heads, sizeof *lse);
+    c.workspace = room((int64_t)info.workspace_bytes, 1);
+    if (!q || !k || !v || !out || !lse || !c.workspace) {
+        code = body_fail(RONDO_ENOMEM, "not enough memory for %lld queries and %lld keys on a rank", (long long)info.q_rows,
+                         (long long)info.kv_rows);
+        goto end;
+    }
+    c.io.q = rondo_tensor_dense(q, RONDO_F32, 3, q_shape);
+    c.io.k = rondo_tensor_dense(k, s->type, 3, k_shape);
+    c.io.v = rondo_tensor_dense(v, s->type, 3, v_shape);
+    c.io.out = rondo_tensor_dense(out, RONDO_F32, 3, o_shape);
+    c.io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, (int64_t[]){ info.q_rows, s->heads });
+    const double bytes = (double)(s->cached + 1) * (double)s->kv_heads * (double)(s->head_dim + value_dim) * (double)rondo_type_size(s->type);
+    struct measurement m = { 0, 0, 0, 0, 0 };
+    code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
+    if (!code && rondo_context_rank(ctx) == 0) {
+        w->got->m = m;
+        w->got->flops = info.flops;
+        w->got->algorithm = info.algorithm;
+        w->got->layout = info.layout;
+    }
+    slot_measure(mine, ctx);
+end:
+    rondo_attention_destroy(c.plan);
+    free(q);
+    free(k);
+    free(v);
+    free(out);
+    free(lse);
+    free(c.workspace);
+    return code;
+}
+
+int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row)
+{
+    struct work w = { b, shape, got };
+    struct run run = RUN_INIT;
+    memset(got, 0, sizeof *got);
+    *row = NULL;
+    run.ranks = ranks;
+    run.threads = threads;
+    int code = fail_code(ranks_run(&run, body, &w), STAGE_OPTIONS, run.text);
+    if (!code && ranks_first()) {
+        *row = row_new(shape->decode ? "decode" : "attention", &run);
+        row_shape(*row, shape);
+        json_object_set_new(*row, "algorithm", json_string(rondo_algorithm_name(got->algorithm)));
+        json_object_set_new(*row, "layout", json_string(rondo_layout_name(got->layout)));
+        row_rate(*row, shape->decode ? "gbytes" : "gflops", ceiling_name(shape->decode ? CEILING_DRAM : CEILING_FMA), &got->m);
+    }
+    run_free(&run);
+    return code;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A whole model: prefill against the FMA ceiling (two FLOP for each weight and token), decode against reading memory (all weights
+ * and the KV cache once a token).
+ */
+#include "cli/bench.h"
+#include "cli/lm_common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct work {
+    const struct bench *b;
+    rondo_model *model;
+    rondo_model_info info;
+    struct measurement prefill, decode;     /* rank 0's */
+    _Atomic int stage;
+};
+
+static int one_run(rondo_context *ctx, struct work *w, int32_t *prompt, rondo_lm_counters *counters)
+{
+    const struct shape *s = &w->b->shape;
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_sampling sampling = RONDO_SAMPLING_INIT;
+    int64_t id, live = 1;
+    d.layout = common.layout;
+    d.algorithm = common.algorithm;
+    sampling.max_tokens = s->new_tokens;
+    sampling.ignore_eos = 1;
+    for (int64_t i = 0; i < s->prompt; i++)
+        prompt[i] = (int32_t)((i * 7919 + 11) % w->info.vocabulary);
+    int code = rondo_lm_create(&lm, ctx, w->model, &d);
+    if (!code)
+        code = rondo_lm_submit(lm, prompt, s->prompt, &sampling, &id);
+    while (!code && live > 0) {
+        rondo_lm_event event;
+        const int64_t n = rondo_lm_step(lm, &event, 1, &live);
+        if (n < 0)
+            code = (int)n;
+    }
+    if (!code)
+        code = rondo_lm_count(lm, counters);
+    rondo_lm_destroy(lm);
+    return code;
+}
+
+static void settle(struct measurement *m, double *seconds, double *ceilings, int count, double amount)
+{
+    double rates[BENCH_REPEAT_MOST], fractions[BENCH_REPEAT_MOST];
+    for (int i = 0; i < count; i++) {
+        rates[i] = seconds[i] > 0 ? amount / seconds[i] : 0;
+        fractions[i] = ceilings[i] > 0 ? rates[i] / ceilings[i] : 0;
+    }
+    m->fraction = median(fractions, count);
+    m->rate = median(rates, count);
+    m->seconds = median(seconds, count);
+    m->ceiling = median(ceilings, count);
+}
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct work *w = arg;
+    const struct shape *s = &w->b->shape;
+    const int repeat = w->b->repeat, ranks = rondo_context_ranks(ctx);
+    const bool first = rondo_context_rank(ctx) == 0;
+    double prefill[BENCH_REPEAT_MOST], decode[BENCH_REPEAT_MOST], fma[BENCH_REPEAT_MOST], dram[BENCH_REPEAT_MOST];
+    struct ceiling_buffer buffer = { NULL, ((size_t)512 << 20) / (size_t)ranks };
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    int32_t *prompt = room(s->prompt, sizeof *prompt);
+    size_t *sizes = room(ranks, sizeof *sizes);
+    double *all = room((int64_t)ranks * 2, sizeof *all);
+    int code = rondo_context_query(ctx, &info);
+    buffer.memory = room((int64_t)buffer.bytes, 1);
+    if (!prompt || !buffer.memory || !sizes || !all)
+        code = body_fail(RONDO_ENOMEM, "not enough memory to measure a model");
+    if (buffer.memory)
+        memset(buffer.memory, 1, buffer.bytes);
+    for (int i = -1; i < repeat && !code; i++) {
+        rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
+        double here[2];
+        code = rondo_barrier(ctx);
+        here[0] = ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL);
+        here[1] = ceiling_rate(CEILING_DRAM, info.isa, info.threads, &buffer);
+        for (int r = 0; r < ranks && !code; r++)
+            sizes[r] = sizeof here;
+        if (!code)
+            code = rondo_all_gather(ctx, here, all, sizes);
+        if (!code)
+            code = one_run(ctx, w, prompt, &counters);
+        if (i < 0 || code)
+            continue;
+        prefill[i] = counters.prefill_seconds;
+        decode[i] = counters.decode_tokens ? counters.decode_seconds / (double)counters.decode_tokens : 0;
+        fma[i] = dram[i] = 0;
+        for (int r = 0; r < ranks; r++) {
+            fma[i] += all[2 * r];
+            dram[i] += all[2 * r + 1];
+        }
+    }
+    if (!code && first) {
+        const double kv = 8.0 * (double)(w->info.layers * w->info.kv_heads * w->info.head_dim) * ((double)s->prompt + (double)s->new_tokens / 2.0);
+        settle(&w->prefill, prefill, fma, repeat, 2.0 * (double)w->info.parameters * (double)s->prompt);
+        settle(&w->decode, decode, dram, repeat, (double)w->info.weight_bytes + kv);
+    }
+    if (!code)
+        slot_measure(mine, ctx);
+    free(prompt);
+    free(buffer.memory);
+    free(sizes);
+    free(all);
+    return code;
+}
+
+int bench_generate(struct bench *b, const struct shape *shape)
+{
+    struct work w;
+    struct run run = RUN_INIT;
+    memset(&w, 0, sizeof w);
+    w.b = b;
+    b->shape.prompt = shape->prompt ? shape->prompt : 256;
+    b->shape.new_tokens = shape->new_tokens ? shape->new_tokens : 32;
+    int code = ranks_together(lm_ranks_check());
+    if (!code)
+        code = model_open(&w.model, shape->model);
+    if (!code) {
+        w.info = (rondo_model_info)RONDO_MODEL_INFO_INIT;
+        code = fail_library(rondo_model_query(w.model, &w.info), STAGE_INPUT);
+    }
+    code = ranks_together(code);
+    if (!code) {
+        progress_begin("bench");
+        code = fail_code(ranks_run(&run, body, &w), STAGE_OPTIONS, run.text);
+    }
+    if (!code && ranks_first()) {
+        json_t *rows[2] = { row_new("prefill", &run), row_new("decode token", &run) };
+        const struct measurement *m[2] = { &w.prefill, &w.decode };
+        for (int i = 0; i < 2; i++) {
+            json_object_set_new(rows[i], "prompt", json_integer(b->shape.prompt));
+            json_object_set_new(rows[i], "tokens", json_integer(b->shape.new_tokens));
+            row_rate(rows[i], i ? "gbytes" : "gflops", ceiling_name(i ? CEILING_DRAM : CEILING_FMA), m[i]);
+            json_object_set_new(rows[i], "cpu_seconds", json_null());
+            code = code ? (json_decref(rows[i]), code) : row_add(b, rows[i]);
+        }
+    }
+    run_free(&run);
+    model_close(w.model);
+    return code;
+}

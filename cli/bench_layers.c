@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Linear layers against the FMA ceiling, and the transport against copying memory.
+ */
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- linear ---- */
+struct linear_work {
+    const struct bench *b;
+    const struct shape *shape;
+    struct measurement m;
+};
+struct linear_call {
+    rondo_context *ctx;
+    const rondo_linear *linear;
+    int64_t rows, in, out;
+    const float *x;
+    float *y;
+};
+
+static int linear_execute(void *arg)
+{
+    struct linear_call *c = arg;
+    return rondo_linear_execute(c->linear, c->ctx, c->rows, c->x, c->in, c->y, c->out, NULL, 0);
+}
+
+static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct linear_work *w = arg;
+    const struct shape *s = w->shape;
+    rondo_linear *linear = NULL;
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    const size_t size = rondo_type_size(s->type);
+    char *weights = room(s->in, size);
+    float *x = room(s->rows * s->in, sizeof *x), *y = room(s->rows * s->out, sizeof *y);
+    int code = 0;
+    d.in = s->in;
+    d.out = s->out;
+    d.type = s->type;
+    if (!weights || !x || !y)
+        code = body_fail(RONDO_ENOMEM, "not enough memory for a linear layer of %lld x %lld", (long long)s->in, (long long)s->out);
+    if (!code)
+        code = rondo_linear_create(&linear, ctx, &d);
+    for (int64_t o = 0; o < s->out && !code; o++) {
+        for (int64_t i = 0; i < s->in; i++) {
+            const float value = (float)((i * 7 + o * 13) % 31 - 15) * 0.03125f;   /* exact in bf16, and in f32 */
+            uint32_t bits;
+            memcpy(&bits, &value, 4);
+            if (s->type == RONDO_F32)
+                memcpy(weights + 4 * i, &bits, 4);
+            else if (s->type == RONDO_BF16)
+                memcpy(weights + 2 * i, (char *)&bits + 2, 2);
+            else {
+                const uint16_t half = (uint16_t)((bits >> 16 & 0x8000u) | (value == 0.0f ? 0u : ((bits >> 13 & 0x3ffffu) - (112u << 10))));
+                memcpy(weights + 2 * i, &half, 2);
+            }
+        }
+        code = rondo_linear_load(linear, o, 1, weights);
+    }
+    for (int64_t i = 0; i < s->rows * s->in && x; i++)
+        x[i] = (float)(i % 257 - 128) * 0.0078125f;
+    if (y)
+        memset(y, 0, (size_t)(s->rows * s->out) * sizeof *y);
+    struct linear_call c = { ctx, linear, s->rows, s->in, s->out, x, y };
+    struct measurement m = { 0, 0, 0, 0, 0 };
+    if (!code)
+        code = bench_measure(ctx, CEILING_FMA, w->b->repeat, 2.0 * (double)s->rows * (double)s->in * (double)s->out, linear_execute, &c, &m);
+    if (!code)
+        w->m = m;
+    slot_measure(mine, ctx);
+    rondo_linear_destroy(linear);
+    free(weights);
+    free(x);
+    free(y);
+    return code;
+}
+
+int bench_linear(struct bench *b, const struct shape *shape, double *rate)
+{
+    struct linear_work w = { b, shape, { 0, 0, 0, 0, 0 } };
+    struct run run = RUN_INIT;
+    run.ranks = 1;
+    int code = fail_code(ranks_run(&run, linear_body, &w), STAGE_OPTIONS, run.text);
+    if (!code && ranks_first()) {
+        json_t *row = row_new("linear", &run);
+        row_shape(row, shape);
+        row_rate(row, "gflops", "fma", &w.m);
+        if (rate)
+            *rate = w.m.rate;
+        code = row_add(b, row);
+    }
+    run_free(&run);
+    return code;
+}
+
+/* ---- transport ---- */
+struct transport_work {
+    const struct bench *b;
+    size_t bytes;
+    struct measurement gather, broadcast, barrier;
+};
+struct transport_call {
+    rondo_context *ctx;
+    char *mine, *all;
+    size_t bytes, *sizes;
+};
+
+static int call_gather(void *arg)
+{
+    struct transport_call *c = arg;
+    return rondo_all_gather(c->ctx, c->mine, c->all, c->sizes);
+}
+
+static int call_broadcast(void *arg)
+{
+    struct transport_call *c = arg;
+    return rondo_broadcast(c->ctx, c->mine, c->bytes, 0);
+}
+
+#define BARRIERS 50
+
+static int call_barriers(void *arg)
+{
+    struct transport_call *c = arg;
+    int code = 0;
+    for (int i = 0; i < BARRIERS && !code; i++)
+        code = rondo_barrier(c->ctx);
+    return code;
+}
+
+static int transport_body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct transport_work *w = arg;
+    const int ranks = rondo_context_ranks(ctx);
+    struct transport_call c = { ctx, room((int64_t)w->bytes, 1), room((int64_t)w->bytes * ranks, 1), w->bytes, room(ranks, sizeof(size_t)) };
+    struct measurement m[3];
+    int code = 0;
+    memset(m, 0, sizeof m);
+    if (!c.mine || !c.all || !c.sizes)
+        code = body_fail(RONDO_ENOMEM, "not enough memory for messages of %zu bytes", w->bytes);
+    for (int r = 0; r < ranks && !code; r++)
+        c.sizes[r] = w->bytes;
+    if (!code) {
+        memset(c.mine, 1, w->bytes);
+        memset(c.all, 0, w->bytes * (size_t)ranks);
+    }
+    const double one = (double)w->bytes * (double)(ranks - 1);
+    if (!code)
+        code = bench_measure(ctx, CEILING_COPY, w->b->repeat, one * (double)ranks, call_gather, &c, &m[0]);
+    if (!code)
+        code = bench_measure(ctx, CEILING_COPY, w->b->repeat, one, call_broadcast, &c, &m[1]);
+    if (!code)
+        code = bench_measure(ctx, CEILING_COPY, w->b->repeat, 0, call_barriers, &c, &m[2]);
+    if (!code && rondo_context_rank(ctx) == 0) {
+        w->gather = m[0];
+        w->broadcast = m[1];
+        w->barrier = m[2];
+    }
+    slot_measure(mine, ctx);
+    free(c.mine);
+    free(c.all);
+    free(c.sizes);
+    return code;
+}
+
+int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got)
+{
+    struct transport_work w = { b, (size_t)shape->size, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 } };
+    struct run run = RUN_INIT;
+    run.ranks = ranks;
+    int code = fail_code(ranks_run(&run, transport_body, &w), STAGE_OPTIONS, run.text);
+    if (!code && ranks_first()) {
+        json_t *rows[3] = { row_new("all-gather", &run), row_new("broadcast", &run), row_new("barrier", &run) };
+        for (int i = 0; i < 3; i++)
+            if (i < 2)
+                json_object_set_new(rows[i], "size", json_integer(shape->size));
+        row_rate(rows[0], "gbytes", "memcpy", &w.gather);
+        row_rate(rows[1], "gbytes", "memcpy", &w.broadcast);
+        w.barrier.seconds /= BARRIERS;
+        w.barrier.cpu /= BARRIERS;
+        json_object_set_new(rows[2], "seconds", number(w.barrier.seconds));
+        json_object_set_new(rows[2], "cpu_seconds", number(w.barrier.cpu));
+        if (got) {
+            got->bandwidth = w.broadcast.rate;
+            got->all_to_all = w.gather.rate / (run.ranks > 1 ? run.ranks : 1);
+            got->latency = w.barrier.seconds / 2;
+            got->overhead = w.barrier.cpu / run.ranks;
+        }
+        for (int i = 0; i < 3; i++)
+            code = code ? (json_decref(rows[i]), code) : row_add(b, rows[i]);
+    }
+    run_free(&run);
+    return code;
+}

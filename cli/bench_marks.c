@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * --check: the marks that README promises, in one table. Each is a ratio taken within one run.
+ */
+#include "cli/bench.h"
+
+#include <string.h>
+
+#define PREFILL(d, t) { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = d, .causal = true, .type = t }
+
+enum mark_kind {
+    MARK_FRACTION,      /* of the ceiling, at least */
+    MARK_AGAINST_F32,   /* fraction over that of the same shape in f32, at least */
+    MARK_CPU            /* CPU time of `ranks` ranks over that of one, at most */
+};
+static const struct mark {
+    const char *what;
+    enum mark_kind kind;
+    struct shape shape;
+    int ranks;
+    double limit;
+} marks[] = {
+    { "causal prefill f32, D=128: part of the FMA ceiling", MARK_FRACTION, PREFILL(128, RONDO_F32), 1, 0.82 },
+    { "causal prefill f32, D=64: part of the FMA ceiling", MARK_FRACTION, PREFILL(64, RONDO_F32), 1, 0.78 },
+    { "bf16 keys and values against f32", MARK_AGAINST_F32, PREFILL(128, RONDO_BF16), 1, 0.95 },
+    { "CPU time of 4 ranks against 1", MARK_CPU, PREFILL(128, RONDO_F32), 4, 1.05 },
+};
+
+static void judge(struct bench *b, json_t *row, const struct mark *m, double value)
+{
+    const bool most = m->kind == MARK_CPU, pass = most ? value <= m->limit : value >= m->limit;
+    json_t *mark = json_object();
+    json_object_set_new(mark, "what", json_string(m->what));
+    json_object_set_new(mark, "value", number(value));
+    json_object_set_new(mark, "must", json_string(most ? "at most" : "at least"));
+    json_object_set_new(mark, "limit", number(m->limit));
+    json_object_set_new(mark, "pass", json_boolean(pass));
+    json_object_set_new(row, "mark", mark);
+    b->missed = b->missed || !pass;
+}
+
+#define ROUNDS 3
+
+/* Two settings in turn, so that the machine's moods meet both; the ratio of the medians. */
+static int compare(struct bench *b, const struct mark *m)
+{
+    struct shape plain = m->shape;
+    double first[ROUNDS], second[ROUNDS];
+    const int repeat = b->repeat;
+    json_t *row = NULL;
+    int code = 0;
+    plain.type = RONDO_F32;
+    b->repeat = repeat < 3 ? 1 : 2;
+    for (int i = 0; i < ROUNDS && !code; i++) {
+        struct attention_bench one, other;
+        json_t *unused = NULL;
+        memset(&other, 0, sizeof other);
+        code = bench_attention(b, &plain, 1, 1, &one, &unused);
+        json_decref(unused);
+        json_decref(row);
+        row = NULL;
+        if (!code)
+            code = bench_attention(b, &m->shape, m->ranks, 1, &other, &row);
+        first[i] = m->kind == MARK_CPU ? one.m.cpu : one.m.fraction;
+        second[i] = m->kind == MARK_CPU ? other.m.cpu : other.m.fraction;
+    }
+    b->repeat = repeat;
+    if (code) {
+        json_decref(row);
+        return code;
+    }
+    judge(b, row, m, median(second, ROUNDS) / median(first, ROUNDS));
+    return row_add(b, row);
+}
+
+int bench_marks(struct bench *b, const char *what)
+{
+    int code = 0;
+    (void)what;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks && !code; i++) {
+        const struct mark *m = &marks[i];
+        if (m->kind != MARK_FRACTION) {
+            code = compare(b, m);
+            continue;
+        }
+        struct attention_bench got;
+        json_t *row;
+        code = bench_attention(b, &m->shape, m->ranks, 1, &got, &row);
+        if (!code) {
+            judge(b, row, m, got.m.fraction);
+            code = row_add(b, row);
+        }
+    }
+    return code;
+}

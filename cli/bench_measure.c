@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Taking samples on all ranks at once: ceiling, call, ceiling, between barriers; the first round only warms up.
+ */
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define DRAM_BYTES ((size_t)512 << 20)
+#define COPY_BYTES ((size_t)128 << 20)
+
+static double process_cpu(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void summarise(const struct sample *all, int ranks, int repeat, double amount, struct measurement *out)
+{
+    double seconds[BENCH_REPEAT_MOST], cpu[BENCH_REPEAT_MOST], rate[BENCH_REPEAT_MOST], ceiling[BENCH_REPEAT_MOST], fraction[BENCH_REPEAT_MOST];
+    for (int i = 0; i < repeat; i++) {
+        seconds[i] = cpu[i] = ceiling[i] = 0;
+        for (int r = 0; r < ranks; r++) {
+            const struct sample *s = &all[r * repeat + i];
+            seconds[i] = s->seconds > seconds[i] ? s->seconds : seconds[i];
+            cpu[i] += s->cpu;
+            ceiling[i] += s->ceiling;
+        }
+        rate[i] = seconds[i] > 0 ? amount / seconds[i] : 0;
+        fraction[i] = ceiling[i] > 0 ? rate[i] / ceiling[i] : 0;
+    }
+    out->seconds = median(seconds, repeat);
+    out->cpu = median(cpu, repeat);
+    out->rate = median(rate, repeat);
+    out->ceiling = median(ceiling, repeat);
+    out->fraction = median(fraction, repeat);
+}
+
+int bench_measure(rondo_context *ctx, enum ceiling kind, int repeat, double amount, bench_call *call, void *arg, struct measurement *out)
+{
+    const int rank = rondo_context_rank(ctx), ranks = rondo_context_ranks(ctx);
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    struct ceiling_buffer buffer = { NULL, 0 };
+    struct sample mine[BENCH_REPEAT_MOST], *all = NULL;
+    size_t *sizes = room(ranks, sizeof *sizes);
+    int code = rondo_context_query(ctx, &info);
+    memset(mine, 0, sizeof mine);
+    if (kind != CEILING_FMA) {
+        buffer.bytes = (kind == CEILING_DRAM ? DRAM_BYTES : COPY_BYTES) / (size_t)ranks;
+        buffer.memory = room((int64_t)buffer.bytes, 1);
+        if (buffer.memory)
+            memset(buffer.memory, 1, buffer.bytes);
+    }
+    all = room((int64_t)ranks * repeat, sizeof *all);
+    if (!code && (!sizes || !all || (kind != CEILING_FMA && !buffer.memory)))
+        code = body_fail(RONDO_ENOMEM, "not enough memory to measure a ceiling");
+    /* ranks that are threads share a process and its clock: one of them counts */
+    const bool counts = rank == 0 || !strcmp(info.transport, "mpi");
+    for (int i = -1; i < repeat && !code; i++) {
+        struct sample s = { 0, 0, 0 };
+        code = rondo_barrier(ctx);
+        const double before = code ? 0 : ceiling_rate(kind, info.isa, info.threads, &buffer);
+        if (!code)
+            code = rondo_barrier(ctx);
+        const double cpu = process_cpu();
+        if (!code)
+            code = rondo_barrier(ctx);
+        const double begin = now();
+        if (!code)
+            code = call(arg);
+        s.seconds = now() - begin;
+        if (!code)
+            code = rondo_barrier(ctx);
+        s.cpu = counts ? process_cpu() - cpu : 0;
+        if (!code)
+            code = rondo_barrier(ctx);
+        s.ceiling = code ? 0 : (before + ceiling_rate(kind, info.isa, info.threads, &buffer)) / 2;
+        if (i >= 0)
+            mine[i] = s;
+    }
+    for (int r = 0; r < ranks && !code; r++)
+        sizes[r] = (size_t)repeat * sizeof *mine;
+    if (!code)
+        code = rondo_all_gather(ctx, mine, all, sizes);
+    if (!code && rank == 0)
+        summarise(all, ranks, repeat, amount, out);
+    free(buffer.memory);
+    free(sizes);
+    free(all);
+    return code;
+}

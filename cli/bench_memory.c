@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Is the memory that a plan states what the system sees? A child process runs one plan and reads by how much its peak resident
+ * size (getrusage) grew; a process of its own, because the peak of this one was reached by something else.
+ */
+#include "cli/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct memory_result {
+    int64_t stated, measured;
+    int32_t code, ranks, threads;
+    char isa[32];
+};
+
+static int64_t peak_now(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) ? 0 : (int64_t)usage.ru_maxrss * 1024;
+}
+
+static int plan_of(rondo_context *ctx, int64_t tokens, rondo_attention **plan, rondo_attention_info *info)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    d.heads = 32;
+    d.kv_heads = 8;
+    d.head_dim = 128;
+    d.tokens = tokens;
+    d.causal = 1;
+    int code = rondo_attention_create(plan, ctx, &d);
+    return code ? code : rondo_attention_query(*plan, info);
+}
+
+static int run_plan(rondo_context *ctx, int64_t tokens, int64_t *stated, int64_t *measured)
+{
+    rondo_attention *plan = NULL;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    const int64_t before = peak_now();
+    int code = plan_of(ctx, tokens, &plan, &info);
+    const int64_t q_shape[3] = { info.q_rows, 32, 128 }, k_shape[3] = { info.kv_rows, 8, 128 }, lse_shape[2] = { info.q_rows, 32 };
+    const int64_t q = info.q_rows * 32 * 128, k = info.kv_rows * 8 * 128;
+    float *data[5] = { room(q, 4), room(k, 4), room(k, 4), room(q, 4), room(info.q_rows * 32, 4) };
+    for (int i = 0; i < 5 && !code; i++) {
+        if (!data[i])
+            code = RONDO_ENOMEM;
+        else
+            memset(data[i], 0, (size_t)(i == 4 ? info.q_rows * 32 : i == 0 || i == 3 ? q : k) * 4);
+    }
+    io.q = rondo_tensor_dense(data[0], RONDO_F32, 3, q_shape);
+    io.k = rondo_tensor_dense(data[1], RONDO_F32, 3, k_shape);
+    io.v = rondo_tensor_dense(data[2], RONDO_F32, 3, k_shape);
+    io.out = rondo_tensor_dense(data[3], RONDO_F32, 3, q_shape);
+    io.lse = rondo_tensor_dense(data[4], RONDO_F32, 2, lse_shape);
+    if (!code)
+        code = rondo_attention_execute(plan, &io, NULL);
+    *measured = peak_now() - before;
+    *stated = (2 * q + 2 * k + info.q_rows * 32) * 4 + (int64_t)(info.workspace_bytes + info.device_bytes + info.plan_bytes);
+    rondo_attention_destroy(plan);
+    for (int i = 0; i < 5; i++)
+        free(data[i]);
+    return code;
+}
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct memory_result *r = arg;
+    int64_t stated, measured;
+    (void)mine;
+    /* a small one first: threads, their stacks and the allocator's first pages are nobody's plan */
+    int code = run_plan(ctx, 64, &stated, &measured);
+    if (!code)
+        code = run_plan(ctx, 4096, &r->stated, &r->measured);
+    return code;
+}
+
+static void child(int pipe_end)
+{
+    struct memory_result r;
+    struct run run = RUN_INIT;
+    memset(&r, 0, sizeof r);
+    run.ranks = 1;
+    common.trace = NULL;
+    r.code = ranks_run(&run, body, &r);
+    r.ranks = run.ranks;
+    r.threads = run.used_threads;
+    snprintf(r.isa, sizeof r.isa, "%s", run.used_isa);
+    _exit(write(pipe_end, &r, sizeof r) == (ssize_t)sizeof r ? 0 : 1);
+}
+
+int bench_memory(struct bench *b)
+{
+    struct memory_result r;
+    int ends[2], status = 0;
+    memset(&r, 0, sizeof r);
+    progress_end();
+    fflush(NULL);
+    if (pipe(ends))
+        return fail(EXIT_ROOM, "a pipe for the measurement of memory cannot be made");
+    const pid_t pid = fork();
+    if (pid < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return fail(EXIT_ROOM, "a process for the measurement of memory cannot be started");
+    }
+    if (!pid)
+        child(ends[1]);
+    close(ends[1]);
+    const bool whole = read(ends[0], &r, sizeof r) == (ssize_t)sizeof r;
+    close(ends[0]);
+    waitpid(pid, &status, 0);
+    if (!whole || r.code)
+        return fail(EXIT_ROOM, "the measurement of memory failed in its process: %s", whole ? rondo_error_string(r.code) : "no answer came");
+    struct run run = RUN_INIT;
+    run.ranks = r.ranks;
+    run.used_threads = r.threads;
+    snprintf(run.used_isa, sizeof run.used_isa, "%s", r.isa);
+    snprintf(run.transport, sizeof run.transport, "threads");
+    json_t *row = row_new("memory", &run), *mark = json_object();
+    const struct shape shape = { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .type = RONDO_F32 };
+    row_shape(row, &shape);
+    json_object_set_new(row, "stated_bytes", json_integer(r.stated));
+    json_object_set_new(row, "measured_bytes", json_integer(r.measured));
+    json_object_set_new(row, "fraction", number((double)r.measured / (double)r.stated));
+    const double off = (double)(r.measured > r.stated ? r.measured - r.stated : r.stated - r.measured) / (0.05 * (double)r.stated + 4194304.0);
+    if (b->check) {
+        json_object_set_new(mark, "what", json_string("difference between stated and measured memory, as a part of 5 % + 4 MiB"));
+        json_object_set_new(mark, "value", number(off));
+        json_object_set_new(mark, "must", json_string("at most"));
+        json_object_set_new(mark, "limit", number(1.0));
+        json_object_set_new(mark, "pass", json_boolean(off <= 1.0));
+        json_object_set(row, "mark", mark);
+        b->missed = b->missed || off > 1.0;
+    }
+    json_decref(mark);
+    return row_add(b, row);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The rows of a benchmark's report: built as JSON, printed as lines for people while they come.
+ */
+#include "cli/bench.h"
+
+#include <string.h>
+
+json_t *row_new(const char *what, const struct run *run)
+{
+    json_t *row = json_object();
+    json_object_set_new(row, "what", json_string(what));
+    json_object_set_new(row, "isa", json_string(run->used_isa));
+    json_object_set_new(row, "arithmetic", json_string(rondo_arithmetic_name(RONDO_ARITHMETIC_F32)));
+    json_object_set_new(row, "transport", json_string(run->transport));
+    json_object_set_new(row, "ranks", json_integer(run->ranks));
+    json_object_set_new(row, "threads", json_integer(run->used_threads));
+    return row;
+}
+
+static void set_count(json_t *row, const char *key, int64_t value)
+{
+    json_object_set_new(row, key, json_integer(value));
+}
+
+void row_shape(json_t *row, const struct shape *s)
+{
+    if (s->rows) {
+        set_count(row, "rows", s->rows);
+        set_count(row, "in", s->in);
+        set_count(row, "out", s->out);
+    } else {
+        set_count(row, "tokens", s->decode ? 1 : s->tokens);
+        set_count(row, "cached", s->cached);
+        set_count(row, "heads", s->heads);
+        set_count(row, "kv_heads", s->kv_heads);
+        set_count(row, "head_dim", s->head_dim);
+        set_count(row, "value_dim", s->value_dim ? s->value_dim : s->head_dim);
+        json_object_set_new(row, "causal", json_boolean(s->causal));
+        if (s->window.given) {
+            json_t *w = json_array();
+            json_array_append_new(w, json_integer(s->window.left));
+            json_array_append_new(w, json_integer(s->window.right));
+            json_object_set_new(row, "window", w);
+        }
+    }
+    json_object_set_new(row, "type", json_string(rondo_type_name(s->type)));
+}
+
+void row_rate(json_t *row, const char *unit, const char *ceiling, const struct measurement *m)
+{
+    json_object_set_new(row, "seconds", number(m->seconds));
+    json_object_set_new(row, unit, number(m->rate * 1e-9));
+    json_object_set_new(row, "ceiling", json_string(ceiling));
+    json_object_set_new(row, "ceiling_rate", number(m->ceiling * 1e-9));
+    json_object_set_new(row, "fraction", number(m->fraction));
+    json_object_set_new(row, "cpu_seconds", number(m->cpu));
+}
+
+static double real_of(const json_t *row, const char *key)
+{
+    return json_number_value(json_object_get(row, key));
+}
+
+static int64_t count_of(const json_t *row, const char *key)
+{
+    return json_integer_value(json_object_get(row, key));
+}
+
+static void print_row(const json_t *row)
+{
+    char shape[128] = "", rate[96] = "", ratio[96] = "";
+    const char *type = json_string_value(json_object_get(row, "type")), *ceiling = json_string_value(json_object_get(row, "ceiling"));
+    if (json_object_get(row, "rows"))
+        snprintf(shape, sizeof shape, "%lld x %lld -> %lld %s", (long long)count_of(row, "rows"), (long long)count_of(row, "in"),
+                 (long long)count_of(row, "out"), type);
+    else if (json_object_get(row, "heads"))
+        snprintf(shape, sizeof shape, "T=%lld P=%lld H=%lld/%lld D=%lld %s%s", (long long)count_of(row, "tokens"), (long long)count_of(row, "cached"),
+                 (long long)count_of(row, "heads"), (long long)count_of(row, "kv_heads"), (long long)count_of(row, "head_dim"), type,
+                 json_is_true(json_object_get(row, "causal")) ? " causal" : "");
+    else if (json_object_get(row, "size"))
+        snprintf(shape, sizeof shape, "%lld bytes", (long long)count_of(row, "size"));
+    else if (json_object_get(row, "prompt"))
+        snprintf(shape, sizeof shape, "prompt %lld, %lld tokens", (long long)count_of(row, "prompt"), (long long)count_of(row, "tokens"));
+    if (json_object_get(row, "gflops"))
+        snprintf(rate, sizeof rate, "%8.1f GFLOP/s", real_of(row, "gflops"));
+    else if (json_object_get(row, "gbytes"))
+        snprintf(rate, sizeof rate, "%8.2f GB/s   ", real_of(row, "gbytes"));
+    else if (json_object_get(row, "stated_bytes"))
+        snprintf(rate, sizeof rate, "stated %.1f MiB, measured %.1f MiB", (double)count_of(row, "stated_bytes") / 1048576.0,
+                 (double)count_of(row, "measured_bytes") / 1048576.0);
+    if (ceiling && json_object_get(row, "ceiling_rate"))
+        snprintf(ratio, sizeof ratio, "%5.3f of %s %.1f", real_of(row, "fraction"), ceiling, real_of(row, "ceiling_rate"));
+    printf("%-12s %-40s %-7s %2lldx%-2lld", json_string_value(json_object_get(row, "what")), shape, json_string_value(json_object_get(row, "isa")),
+           (long long)count_of(row, "ranks"), (long long)count_of(row, "threads"));
+    if (json_object_get(row, "seconds"))
+        printf(" %10.6f s", real_of(row, "seconds"));
+    printf(" %s %s\n", rate, ratio);
+    const json_t *mark = json_object_get(row, "mark");
+    if (mark)
+        printf("    %s %s: %.3f, must be %s %.3f\n", json_is_true(json_object_get(mark, "pass")) ? "\u2705" : "\u274C",
+               json_string_value(json_object_get(mark, "what")), real_of(mark, "value"), json_string_value(json_object_get(mark, "must")),
+               real_of(mark, "limit"));
+    fflush(stdout);
+}
+
+int row_add(struct bench *b, json_t *row)
+{
+    if (!row)
+        return fail(EXIT_ROOM, "not enough memory for the report");
+    if (!common.json && !common.quiet && ranks_first()) {
+        progress_end();
+        print_row(row);
+        progress_begin("bench");
+    }
+    json_array_append_new(b->rows, row);
+    return 0;
+}

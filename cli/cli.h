@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the files of the program share: exit codes, errors, options, starting ranks, reports. The outside of the program
+ * (options, report fields, exit codes) is a promise to scripts; rondo(1) states it.
+ *
+ * Shape of a command: parse its options (options.c), check what can be checked without ranks, then run on ranks (ranks.c),
+ * then rank 0 prints one report (report.c). A function that fails returns an exit code after fail() has kept the sentence.
+ */
+#ifndef RONDO_CLI_H
+#define RONDO_CLI_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+#include "rondo.h"
+
+#define PRINTF_LIKE(a, b) __attribute__((format(printf, a, b)))
+
+/* ---- exit codes and errors (errors.c) ---- */
+enum { EXIT_DONE = 0, EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_INPUT = 3, EXIT_ROOM = 4, EXIT_PEER = 5, EXIT_INTERRUPTED = 130 };
+
+/* What the program was busy with: the same library code means a wrong option in one place and a bad file in another. */
+enum stage { STAGE_OPTIONS, STAGE_INPUT, STAGE_OUTPUT };
+
+int fail(int exit_code, const char *format, ...) PRINTF_LIKE(2, 3);      /* keeps the sentence, returns exit_code */
+int fail_code(int code, enum stage stage, const char *sentence);         /* the one map from RONDO_E* to exit codes */
+int fail_library(int code, enum stage stage);                            /* the same with rondo_error_text() */
+const char *fail_text(void);                                             /* "" where nothing failed */
+void fail_replace(const char *sentence);
+void warn_user(const char *format, ...) PRINTF_LIKE(1, 2);               /* a line on stderr, from rank 0 */
+
+/* ---- memory: 64-byte aligned, freed with free(); NULL on failure or an impossible size ---- */
+void *room(int64_t count, size_t size);
+
+/* ---- signals (signals.c) ---- */
+void signals_install(void);
+/* Between the two a signal only sets a flag (a temporary file exists and has to go); outside it ends the program at once. */
+void signals_hold(void);
+void signals_release(void);
+bool signals_pending(void);
+
+/* ---- options (options.c) ---- */
+enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CALL, OPTION_REFUSED, OPTION_REFUSED_FLAG };
+struct option {
+    const char *name;           /* long spelling; ends the table when NULL */
+    char letter;                /* short spelling, or 0 */
+    enum option_kind kind;
+    const char *value;          /* what --help calls the value; NULL for flags */
+    const char *help;           /* OPTION_REFUSED: why, and what would be accepted */
+    void *to;                   /* bool, int64_t, double, const char *, or what `call` wants */
+    double low, high;           /* of numbers, both included */
+    int (*call)(const struct option *option, const char *text);   /* OPTION_CALL: 0 or an exit code; may come repeatedly */
+};
+struct command {
+    const char *name, *synopsis, *about;
+    int (*run)(const struct command *self, int argc, char **argv);
+};
+#define OPTION_TABLES 4
+/* Parses argv[1..]. operands: up to `max` of them. `asked_help` true: help was printed, the caller returns EXIT_DONE. */
+int options_parse(const struct command *command, const struct option *const tables[OPTION_TABLES], int argc, char **argv,
+                  const char **operands, int max, int *operand_count, bool *asked_help);
+int parse_int(const char *text, int64_t low, int64_t high, int64_t *out);    /* 0 or -1: whole string, in range */
+int parse_u64(const char *text, uint64_t *out);
+int parse_real(const char *text, double low, double high, double *out);
+struct list {
+    int64_t *at;
+    int64_t count;
+};
+int option_list(const struct option *option, const char *text);    /* OPTION_CALL: "1,2,8" into a struct list; once */
+int option_window(const struct option *option, const char *text);  /* OPTION_CALL: "L,R" into a struct window; once */
+struct window {
+    int64_t left, right;
+    bool given;
+};
+int option_type(const struct option *option, const char *text);    /* OPTION_CALL: f32|bf16|f16 into an int */
+
+/* ---- options that many commands have (common.c) ---- */
+struct common {
+    int64_t ranks, threads;             /* 0: not given */
+    int64_t cp, tp;
+    const char *transport, *trace, *progress_text;
+    const char *isa;                    /* NULL: auto */
+    int layout, algorithm;              /* rondo_layout, rondo_algorithm; 0: not given */
+    bool json, quiet;
+    int progress;                       /* 0 auto, 1 always, 2 never */
+    bool mpi;                           /* decided by common_settle() */
+};
+extern struct common common;            /* one command runs in a process */
+extern const struct option options_output[];     /* --json --quiet --progress */
+extern const struct option options_ranks[];      /* --ranks, and refusal of --cp --tp */
+extern const struct option options_lm_ranks[];   /* --cp --tp, and refusal of --ranks */
+extern const struct option options_machine[];    /* --transport --device --threads --isa --numerics --arithmetic --layout ... */
+int common_settle(void);                /* after parsing: MPI or not; 0 or an exit code */
+/* What mpirun's environment tells before MPI itself runs; size 1 without. */
+void mpi_environment(int *rank, int *size);
+
+/* ---- ranks (ranks.c) ---- */
+/* Runs the command inside the transport: with MPI once on every process, else just calls it. Returns an exit code that all share. */
+int ranks_session(int (*command)(void *arg), void *arg);
+bool ranks_first(void);                 /* this process reports (rank 0, or no MPI) */
+int ranks_world(void);                  /* MPI processes; 1 without */
+int ranks_together(int exit_code);      /* MPI: all processes leave when one failed; returns the common exit code */
+int ranks_bytes(void *data, size_t bytes);      /* MPI: rank 0's bytes to all; 0 or an exit code */
+
+struct slot {                           /* what one rank has to say after a run */
+    int32_t code, rank;
+    char text[512];
+    rondo_comm_stats comm;
+    int64_t whole[6];                   /* the body's own */
+    double real[4];
+};
+struct run {
+    int ranks;                          /* 0: what --ranks or --cp or mpirun says */
+    int threads;                        /* 0: --threads */
+    const char *isa;                    /* NULL: --isa */
+    /* afterwards: */
+    struct slot *slots;                 /* [ranks]; free() them */
+    char device[32], transport[32], used_isa[32], text[512];
+    int used_threads;
+};
+#define RUN_INIT { 0, 0, NULL, NULL, "", "", "", "", 0 }
+typedef int run_body(rondo_context *ctx, struct slot *mine, void *arg);
+int ranks_count(const struct run *run);                               /* ranks it will have */
+int ranks_run(struct run *run, run_body *body, void *arg);           /* a RONDO_ code; run->text has the sentence */
+int body_fail(int code, const char *format, ...) PRINTF_LIKE(2, 3);  /* for what the body itself finds wrong */
+void slot_measure(struct slot *mine, const rondo_context *ctx);      /* takes the transport's counters now */
+void run_free(struct run *run);
+
+/* Shows rank 0 every row that the ranks of a plan hold: put(user, sequence, first, count, rows) in pieces. Collective. */
+typedef int collect_put(void *user, int64_t sequence, int64_t first, int64_t count, const void *rows);
+int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
+                 collect_put *put, void *user);
+/* The spans of a rank, or NULL (body_fail has the sentence, *code the code). free() it. */
+rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, int rank, int64_t *count, int *code);
+
+/* ---- trace (trace.c) ---- */
+void trace_attach(rondo_context *ctx, void **handle);      /* does nothing without --trace */
+int trace_detach(rondo_context *ctx, void *handle, rondo_context *world);
+int trace_write(void);                                     /* 0 or an exit code */
+
+/* ---- progress (progress.c) ---- */
+void progress_begin(const char *label);
+void progress_set(uint64_t done, uint64_t total);
+void progress_note(void);                                  /* one more step is done, of an unknown number */
+void progress_end(void);
+
+/* ---- reports (report.c) ---- */
+json_t *report_new(void);                                             /* {"rondo": version} */
+void report_numerics(json_t *report, int leaf);
+void report_run(json_t *report, const struct run *run, double seconds);
+void report_comm(json_t *report, const struct run *run);              /* total over ranks */
+void report_hash(json_t *report, const char *key, uint64_t hash);
+json_t *number(double x);                                             /* null where JSON has no such number */
+void hash_text(uint64_t hash, char text[17]);
+int report_print(json_t *report);                                     /* as JSON or as lines; frees it; 0 or an exit code */
+int output_check(void);                                               /* was stdout written? 0 or an exit code */
+double now(void);
+
+extern const struct command command_attend, command_generate, command_score, command_tokenize, command_verify, command_bench,
+    command_info;
+
+#endif

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Bringing the rows of all ranks to rank 0, in pieces of a few MiB so that no rank ever holds the whole result. Which rows a
+ * piece holds follows from the plan alone.
+ */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE_BYTES ((size_t)4 << 20)
+
+rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, int rank, int64_t *count, int *code)
+{
+    int64_t n = rondo_attention_spans(plan, sequence, keys, rank, NULL, 0);
+    rondo_span *spans = n < 0 ? NULL : room(n, sizeof *spans);
+    if (n < 0) {
+        *code = (int)n;
+    } else if (!spans) {
+        *code = body_fail(RONDO_ENOMEM, "not enough memory for %lld spans", (long long)n);
+    } else {
+        *count = rondo_attention_spans(plan, sequence, keys, rank, spans, n);
+        if (*count == n)
+            return spans;
+        *code = *count < 0 ? (int)*count : body_fail(RONDO_EINVAL, "the spans of a plan changed between two calls");
+    }
+    free(spans);
+    return NULL;
+}
+
+struct piece {
+    int64_t row, sequence, first, step, count;   /* row: among all of the rank's rows */
+};
+
+/* All spans of one rank as pieces, ascending by row. */
+static struct piece *pieces_of(const rondo_attention *plan, int64_t sequences, int rank, int64_t *count, int64_t *rows, int *code)
+{
+    struct piece *list = NULL;
+    int64_t n = 0, space = 0, base = 0;
+    for (int64_t s = 0; s < sequences; s++) {
+        int64_t k, held = 0;
+        rondo_span *spans = spans_of(plan, s, 0, rank, &k, code);
+        if (!spans)
+            goto fail;
+        if (n + k > space) {
+            space = (n + k) * 2 + 8;
+            struct piece *more = room(space, sizeof *more);
+            if (!more) {
+                free(spans);
+                *code = body_fail(RONDO_ENOMEM, "not enough memory for the rows of rank %d", rank);
+                goto fail;
+            }
+            if (n)
+                memcpy(more, list, (size_t)n * sizeof *list);
+            free(list);
+            list = more;
+        }
+        for (int64_t i = 0; i < k; i++) {
+            list[n++] = (struct piece){ base + spans[i].row, s, spans[i].first, spans[i].step, spans[i].count };
+            held += spans[i].count;
+        }
+        base += held;
+        free(spans);
+    }
+    *count = n;
+    *rows = base;
+    return list ? list : room(1, sizeof *list);
+fail:
+    free(list);
+    return NULL;
+}
+
+/* Rows [first, first+count) of the rank's, cut at its pieces. */
+static int put_rows(const struct piece *list, int64_t n, int64_t first, int64_t count, const char *rows, size_t row_bytes,
+                    collect_put *put, void *user)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const struct piece *p = &list[i];
+        const int64_t a = p->row > first ? p->row : first;
+        const int64_t end = p->row + p->count, b = end < first + count ? end : first + count;
+        if (a >= b)
+            continue;
+        const int64_t at_once = p->step == 1 ? b - a : 1;
+        for (int64_t row = a; row < b; row += at_once) {
+            int code = put(user, p->sequence, p->first + (row - p->row) * p->step, at_once, rows + (size_t)(row - first) * row_bytes);
+            if (code)
+                return code;
+        }
+    }
+    return 0;
+}
+
+int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
+                 collect_put *put, void *user)
+{
+    const int rank = rondo_context_rank(ctx), ranks = rondo_context_ranks(ctx);
+    const int64_t most = row_bytes < PIECE_BYTES ? (int64_t)(PIECE_BYTES / (row_bytes ? row_bytes : 1)) : 1;
+    char *buffer = NULL;
+    int code = 0;
+    for (int r = 0; r < ranks && !code; r++) {
+        int64_t n, rows;
+        struct piece *list = pieces_of(plan, sequences, r, &n, &rows, &code);
+        if (!list)
+            break;
+        for (int64_t first = 0; first < rows && !code; first += most) {
+            const int64_t count = rows - first < most ? rows - first : most;
+            const size_t bytes = (size_t)count * row_bytes;
+            char *data = r == rank ? (char *)(uintptr_t)mine + (size_t)first * row_bytes : buffer;
+            if (!data)
+                data = buffer = room(most, row_bytes);
+            if (!data)
+                code = body_fail(RONDO_ENOMEM, "not enough memory for a piece of %zu bytes", bytes);
+            if (!code && ranks > 1)
+                code = rondo_broadcast(ctx, data, bytes, r);
+            if (!code && rank == 0)
+                code = put_rows(list, n, first, count, data, row_bytes, put, user);
+        }
+        free(list);
+    }
+    free(buffer);
+    return code;
+}

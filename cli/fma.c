@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The ceiling of arithmetic: fused multiply-adds between registers and nothing else, in as many independent chains as hide their
+ * latency, once per instruction set. Written in assembly because a compiler may prove that the result is not needed.
+ */
+#include "cli/bench.h"
+
+#include <string.h>
+
+static const float operands[2] = { 1.0f, 1e-9f };
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#define FMA_ZMM(r) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #r "\n\t"
+#define FMA_YMM(r) "vfmadd231ps %%ymm14, %%ymm15, %%ymm" #r "\n\t"
+#define FMA_SS(r) "vfmadd231ss %%xmm14, %%xmm15, %%xmm" #r "\n\t"
+#define TWELVE(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
+#define TWELVE_MORE(F) F(12) F(13) F(14) F(15) F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23)
+#define LOW_REGISTERS "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+
+__attribute__((target("avx512f"))) static double loop_avx512(int64_t rounds)
+{
+    int64_t n = rounds;
+    __asm__ volatile("vbroadcastss (%1), %%zmm30\n\tvbroadcastss 4(%1), %%zmm31\n"
+                     "1:\n\t" TWELVE(FMA_ZMM) TWELVE_MORE(FMA_ZMM) "dec %0\n\tjnz 1b\n\tvzeroupper\n"
+                     : "+r"(n) : "r"(operands)
+                     : "cc", "memory", LOW_REGISTERS, "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");
+    return (double)rounds * 24.0 * 16.0 * 2.0;
+}
+
+static double loop_avx2(int64_t rounds)
+{
+    int64_t n = rounds;
+    __asm__ volatile("vbroadcastss (%1), %%ymm14\n\tvbroadcastss 4(%1), %%ymm15\n"
+                     "1:\n\t" TWELVE(FMA_YMM) "dec %0\n\tjnz 1b\n\tvzeroupper\n"
+                     : "+r"(n) : "r"(operands) : "cc", "memory", LOW_REGISTERS);
+    return (double)rounds * 12.0 * 8.0 * 2.0;
+}
+
+static double loop_scalar_fma(int64_t rounds)
+{
+    int64_t n = rounds;
+    __asm__ volatile("vmovss (%1), %%xmm14\n\tvmovss 4(%1), %%xmm15\n"
+                     "1:\n\t" TWELVE(FMA_SS) "dec %0\n\tjnz 1b\n\tvzeroupper\n"
+                     : "+r"(n) : "r"(operands) : "cc", "memory", LOW_REGISTERS);
+    return (double)rounds * 12.0 * 2.0;
+}
+
+#endif
+
+/* Any machine: multiplications and additions of single numbers, eight chains. */
+static double loop_portable(int64_t rounds)
+{
+    float a[8] = { 0 };
+    volatile float keep = 0;
+    const volatile float *from = operands;
+    const float x = from[0], y = from[1];
+    for (int64_t i = 0; i < rounds; i++)
+        for (int j = 0; j < 8; j++)
+            a[j] = a[j] * x + y;
+    for (int j = 0; j < 8; j++)
+        keep = keep + a[j];
+    return (double)rounds * 8.0 * 2.0;
+}
+
+double fma_loop(const char *isa, int64_t rounds)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (!strcmp(isa, "avx512") && __builtin_cpu_supports("avx512f"))
+        return loop_avx512(rounds);
+    if (!strcmp(isa, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return loop_avx2(rounds);
+    if (__builtin_cpu_supports("fma"))
+        return loop_scalar_fma(rounds);
+#else
+    (void)isa;
+#endif
+    return loop_portable(rounds);
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo generate: a model continues one or several texts, on any number of ranks.
+ */
+#include "cli/generate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PROMPTS_MOST 4096
+
+struct prompt {
+    const char *given;             /* text, or the name of a file */
+    bool file;
+    char *text;                    /* as read */
+    size_t bytes;
+    int32_t *ids;                  /* rondo_lm_free() */
+    int64_t count;
+};
+
+static struct {
+    const char *model;
+    struct prompt prompts[PROMPTS_MOST];
+    int64_t prompt_count, stop_count;
+    const char *stops[256];
+    bool ids, stream, ignore_eos, seed_given;
+    int64_t tokens, top_k, chunk;
+    double temperature, top_p, min_p, penalty;
+    uint64_t seed;
+    int kv_type, interleave;
+    bool interleave_given;
+} options = { .tokens = 128 };
+
+static int add_prompt(const struct option *o, const char *text)
+{
+    const bool file = o->letter == 'f';
+    if (options.prompt_count == PROMPTS_MOST)
+        return fail(EXIT_USAGE, "more than %d prompts are given; give fewer at a time", PROMPTS_MOST);
+    for (int64_t i = 0; i < options.prompt_count && file && !strcmp(text, "-"); i++)
+        if (options.prompts[i].file && !strcmp(options.prompts[i].given, "-"))
+            return fail(EXIT_USAGE, "-f - is given twice; stdin can be read once");
+    options.prompts[options.prompt_count].given = text;
+    options.prompts[options.prompt_count++].file = file;
+    return 0;
+}
+
+static int add_stop(const struct option *o, const char *text)
+{
+    if (!*text)
+        return fail(EXIT_USAGE, "--%s '': a text of at least one character is expected", o->name);
+    if (options.stop_count == 256)
+        return fail(EXIT_USAGE, "more than 256 texts are given with --%s; give fewer", o->name);
+    options.stops[options.stop_count++] = text;
+    return 0;
+}
+
+static int set_seed(const struct option *o, const char *text)
+{
+    if (options.seed_given)
+        return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
+    options.seed_given = true;
+    return parse_u64(text, &options.seed) ? fail(EXIT_USAGE, "--%s %s: a whole number from 0 to 2^64-1 is expected", o->name, text) : 0;
+}
+
+static int set_interleave(const struct option *o, const char *text)
+{
+    if (options.interleave_given)
+        return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
+    options.interleave_given = true;
+    options.interleave = !strcmp(text, "1");
+    return options.interleave || !strcmp(text, "leaf") ? 0 : fail(EXIT_USAGE, "--%s %s is not known; leaf and 1 are", o->name, text);
+}
+
+static const struct option own_options[] = {
+    { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &options.model, 0, 0, NULL },
+    { "p", 'p', OPTION_CALL, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
+    { "f", 'f', OPTION_CALL, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
+    { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 9e18, NULL },
+    { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e30, NULL },
+    { "top-k", 0, OPTION_INT, "N", "only the N likeliest tokens (0: all)", &options.top_k, 0, 9e18, NULL },
+    { "top-p", 0, OPTION_REAL, "X", "only the likeliest tokens that together reach X", &options.top_p, 0, 1, NULL },
+    { "min-p", 0, OPTION_REAL, "X", "only tokens of at least X times the likeliest's probability", &options.min_p, 0, 1, NULL },
+    { "repetition-penalty", 0, OPTION_REAL, "X", "divide the score of what has been said (1: off)", &options.penalty, 0, 1e30, NULL },
+    { "seed", 0, OPTION_CALL, "N", "of the random choices (default 0)", NULL, 0, 0, set_seed },
+    { "stop", 0, OPTION_CALL, "TEXT", "end before this text (repeatable)", NULL, 0, 0, add_stop },
+    { "ignore-eos", 0, OPTION_FLAG, NULL, "go on after the model's end token", &options.ignore_eos, 0, 0, NULL },
+    { "chunk", 0, OPTION_INT, "N", "read prompts in pieces of N tokens", &options.chunk, 1, 9e18, NULL },
+    { "kv-type", 0, OPTION_CALL, "f32|f16|bf16", "type of the KV cache (default f32)", &options.kv_type, 0, 0, option_type },
+    { "kv-interleave", 0, OPTION_CALL, "leaf|1", "new KV goes leaf by leaf (default) or token by token", NULL, 0, 0, set_interleave },
+    { "ids", 0, OPTION_FLAG, NULL, "print token ids instead of text (--json has both)", &options.ids, 0, 0, NULL },
+    { "stream", 0, OPTION_FLAG, NULL, "with --json: one object a token, the report last (text streams by itself)", &options.stream, 0, 0, NULL },
+    { "session", 0, OPTION_REFUSED, "FILE", "is not part of this version; give the whole text with -p or -f", NULL, 0, 0, NULL },
+    { "chat", 0, OPTION_REFUSED_FLAG, NULL, "is not part of this version; write the template's text into the prompt", NULL, 0, 0, NULL },
+    { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
+};
+
+struct work {
+    rondo_model *model;
+    struct output output;
+    _Atomic int stage;
+    rondo_lm_counters counters;    /* rank 0's */
+};
+
+static int on_prefill(void *user, int64_t done, int64_t total)
+{
+    (void)user;
+    progress_set((uint64_t)done, (uint64_t)total);
+    return 0;
+}
+
+/* Copies what lm knows of the finished answers; lm goes before the report is written. */
+static int take_answers(rondo_lm *lm, struct output *o)
+{
+    for (int64_t i = 0; i < o->count; i++) {
+        rondo_lm_status s = RONDO_LM_STATUS_INIT;
+        struct answer *a = &o->answers[i];
+        const int code = rondo_lm_query(lm, i, &s);
+        if (code)
+            return code;
+        a->prompt_tokens = s.prompt_tokens;
+        a->count = s.new_tokens;
+        a->finish = s.finish;
+        a->hash = s.hash;
+        a->tokens = malloc((size_t)s.new_tokens * sizeof *a->tokens + 1);
+        a->text = malloc(s.text_bytes + 1);
+        if (!a->tokens || !a->text)
+            return body_fail(RONDO_ENOMEM, "not enough memory for the answers");
+        if (s.new_tokens)
+            memcpy(a->tokens, s.tokens, (size_t)s.new_tokens * sizeof *a->tokens);
+        if (s.text_bytes)
+            memcpy(a->text, s.text, s.text_bytes);
+        a->text_bytes = s.text_bytes;
+    }
+    return 0;
+}
+
+static int submit_all(rondo_lm *lm)
+{
+    for (int64_t i = 0; i < options.prompt_count; i++) {
+        rondo_sampling s = RONDO_SAMPLING_INIT;
+        int64_t id;
+        s.temperature = options.temperature;
+        s.top_p = options.top_p;
+        s.min_p = options.min_p;
+        s.repetition_penalty = options.penalty;
+        s.top_k = options.top_k;
+        s.seed = options.seed;
+        s.max_tokens = options.tokens;
+        s.ignore_eos = options.ignore_eos;
+        s.stops = options.stops;
+        s.stop_count = options.stop_count;
+        const int code = rondo_lm_submit(lm, options.prompts[i].ids, options.prompts[i].count, &s, &id);
+        if (code)
+            return code;
+    }
+    return 0;
+}
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct work *w = arg;
+    const bool first = rondo_context_rank(ctx) == 0;
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
+    rondo_lm_event *events = room(options.prompt_count, sizeof *events);
+    int64_t live = options.prompt_count;
+    d.kv_type = options.kv_type;
+    d.layout = common.layout;
+    d.algorithm = common.algorithm;
+    d.interleave = options.interleave;
+    d.chunk = options.chunk;
+    d.progress = first ? on_prefill : NULL;
+    int code = events ? rondo_lm_create(&lm, ctx, w->model, &d) : body_fail(RONDO_ENOMEM, "not enough memory for the batch");
+    if (!code) {
+        w->stage = STAGE_INPUT;
+        code = submit_all(lm);
+    }
+    while (live > 0 && !code) {
+        const int64_t n = rondo_lm_step(lm, events, options.prompt_count, &live);
+        if (n < 0)
+            code = (int)n;
+        if (n > 0 && first)
+            progress_end();
+        for (int64_t i = 0; i < n && first && !code; i++)
+            code = output_event(&w->output, &events[i]);
+    }
+    if (!code)
+        code = rondo_lm_count(lm, &counters);
+    if (!code)
+        slot_measure(mine, ctx);
+    mine->whole[0] = (int64_t)counters.kv_bytes;
+    mine->whole[1] = (int64_t)counters.workspace_bytes;
+    if (!code && first) {
+        w->counters = counters;
+        code = take_answers(lm, &w->output);
+    }
+    rondo_lm_destroy(lm);
+    free(events);
+    return code;
+}
+
+static json_t *phase(int64_t tokens, double seconds, int algorithm)
+{
+    json_t *p = json_object();
+    json_object_set_new(p, "tokens", json_integer(tokens));
+    json_object_set_new(p, "seconds", number(seconds));
+    json_object_set_new(p, "algorithm", json_string(rondo_algorithm_name(algorithm) ? rondo_algorithm_name(algorithm) : "none"));
+    return p;
+}
+
+static int report(const struct work *w, const struct run *run)
+{
+    const rondo_lm_counters *c = &w->counters;
+    json_t *r = output_report(&w->output), *bytes = json_array();
+    report_numerics(r, 128);
+    report_run(r, run, c->prefill_seconds + c->decode_seconds);
+    json_object_set_new(r, "prefill", phase(c->prefill_tokens, c->prefill_seconds, c->prefill_algorithm));
+    json_object_set_new(r, "decode", phase(c->decode_tokens, c->decode_seconds, c->decode_algorithm));
+    for (int i = 0; i < run->ranks; i++)
+        json_array_append_new(bytes, json_integer(run->slots[i].whole[0]));
+    json_object_set_new(r, "kv_bytes_per_rank", bytes);
+    report_comm(r, run);
+    if (common.json && options.stream) {
+        const int bad = json_dumpf(r, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17));
+        putchar('\n');
+        json_decref(r);
+        return bad ? fail(EXIT_ROOM, "the report cannot be written to stdout") : output_check();
+    }
+    if (common.json)
+        return report_print(r);
+    if (!common.quiet) {
+        fprintf(stderr, "rondo: %lld prompt tokens in %.2f s, %lld new tokens in %.2f s", (long long)c->prefill_tokens, c->prefill_seconds,
+                (long long)c->decode_tokens, c->decode_seconds);
+        fprintf(stderr, "; %d rank%s (%s), %s; hash %s\n", run->ranks, run->ranks == 1 ? "" : "s", run->transport, run->used_isa,
+                json_string_value(json_object_get(r, "hash")));
+    }
+    json_decref(r);
+    return output_check();
+}
+
+static int prepare(struct work *w)
+{
+    int code = ranks_together(lm_ranks_check());
+    for (int64_t i = 0; i < options.prompt_count && !code; i++) {
+        struct prompt *p = &options.prompts[i];
+        if (p->file)
+            code = text_read(p->given, &p->text, &p->bytes);
+        else
+            p->bytes = strlen(p->given);
+    }
+    if (!code)
+        code = model_open(&w->model, options.model);
+    for (int64_t i = 0; i < options.prompt_count && !code; i++) {
+        struct prompt *p = &options.prompts[i];
+        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(w->model);
+        const int error = rondo_tokenizer_encode(tokenizer, p->text ? p->text : p->given, p->bytes, RONDO_ENCODE_SPECIAL, &p->ids, &p->count);
+        if (error) {
+            char sentence[900];
+            snprintf(sentence, sizeof sentence, "%s%s: %s", p->file ? "" : "the prompt ", p->file && strcmp(p->given, "-") ? p->given : p->file ? "stdin" : "of -p",
+                     rondo_error_text());
+            code = fail_code(error, STAGE_INPUT, sentence);
+        } else if (!p->count) {
+            code = fail(EXIT_INPUT, "prompt %lld has no token; at least one character is expected with this model", (long long)i);
+        }
+    }
+    w->output.answers = room(options.prompt_count, sizeof *w->output.answers);
+    if (!code && !w->output.answers)
+        code = fail(EXIT_ROOM, "not enough memory for the batch");
+    if (w->output.answers)
+        memset(w->output.answers, 0, (size_t)options.prompt_count * sizeof *w->output.answers);
+    w->output.count = options.prompt_count;
+    w->output.ids = options.ids;
+    w->output.stream = options.stream;
+    return ranks_together(code);
+}
+
+static int generate(void *arg)
+{
+    struct work *w = arg;
+    struct run run = RUN_INIT;
+    int code = prepare(w);
+    if (!code) {
+        progress_begin("reading the prompt");
+        const int error = ranks_run(&run, body, w);
+        progress_end();
+        code = fail_code(error, (enum stage)w->stage, run.text);
+    }
+    if (!code)
+        code = trace_write();
+    if (!code && ranks_first())
+        code = report(w, &run);
+    run_free(&run);
+    model_close(w->model);
+    for (int64_t i = 0; i < options.prompt_count; i++) {
+        free(options.prompts[i].text);
+        rondo_lm_free(options.prompts[i].ids);
+        if (w->output.answers) {
+            free(w->output.answers[i].tokens);
+            free(w->output.answers[i].text);
+            free(w->output.answers[i].waiting);
+        }
+    }
+    free(w->output.answers);
+    return code;
+}
+
+static int generate_command(const struct command *self, int argc, char **argv)
+{
+    const struct option *const tables[OPTION_TABLES] = { own_options, options_lm_ranks, options_machine, options_output };
+    struct work w;
+    int operands = 0;
+    bool help;
+    memset(&w, 0, sizeof w);
+    w.stage = STAGE_OPTIONS;
+    options.penalty = 1.0;
+    int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
+    if (code || help)
+        return code;
+    if (!options.model)
+        return fail(EXIT_USAGE, "no model is given; add -m DIR");
+    if (!options.prompt_count)
+        return fail(EXIT_USAGE, "no prompt is given; add -p TEXT or -f FILE");
+    if (!(options.penalty > 0))
+        return fail(EXIT_USAGE, "--repetition-penalty 0: a number above 0 is expected (1: off)");
+    if ((code = common_settle()) != 0)
+        return code;
+    return ranks_session(generate, &w);
+}
+
+const struct command command_generate = {
+    "generate", "generate -m DIR (-p TEXT | -f FILE)... [OPTION]...",
+    "A language model continues one or several texts.\n"
+    "The text comes as it is made; several prompts are read at once, each with the bits that it has alone.",
+    generate_command,
+};

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the commands that run a language model share: reading texts, opening the model once a process, numbers on JSON.
+ */
+#ifndef RONDO_CLI_LM_COMMON_H
+#define RONDO_CLI_LM_COMMON_H
+
+#include "cli/cli.h"
+#include "rondo_lm.h"
+
+/* The bytes of a file ("-": stdin), zero-terminated; on every process what rank 0 read. free() it. */
+int text_read(const char *path, char **text, size_t *bytes);
+/* Token ids, separated by white space. free() them. */
+int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, int64_t *count);
+/* Opens the model on every process; all leave together when one cannot. */
+int model_open(rondo_model **model, const char *dir);
+void model_close(rondo_model *model);
+/* --cp against the number of processes. */
+int lm_ranks_check(void);
+/* A JSON string; bytes that are no UTF-8 become U+FFFD. */
+json_t *json_text(const char *text, size_t bytes);
+
+#endif

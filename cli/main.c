@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The rondo program: finds the command, runs it, prints the one sentence of a failure, and returns its exit code.
+ */
+#include "cli/cli.h"
+
+#include <string.h>
+
+static const struct command *const commands[] = { &command_attend, &command_generate, &command_score, &command_tokenize, &command_verify,
+                                                  &command_bench, &command_info };
+/* Known by name, so that a user learns that it is no slip of the pen. */
+static const char *const later[] = { "kda", "plan" };
+
+static int program_help(FILE *to)
+{
+    fprintf(to, "Usage: rondo COMMAND [OPTION]...\n\n"
+                "Exact attention over long contexts on many ranks; the bits of the answer do not depend on how the work was\n"
+                "laid out.\n\nCommands:\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(to, "  %-10s %.*s\n", commands[i]->name, (int)strcspn(commands[i]->about, "\n"), commands[i]->about);
+    fprintf(to, "\n'rondo COMMAND --help' lists a command's options; the manual is rondo(1).\n");
+    return to == stdout ? output_check() : EXIT_USAGE;
+}
+
+static int dispatch(int argc, char **argv)
+{
+    if (argc < 2) {
+        int rank, size;
+        mpi_environment(&rank, &size);
+        return rank ? EXIT_USAGE : program_help(stderr);
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || (!strcmp(argv[1], "help") && argc == 2))
+        return program_help(stdout);
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+        printf("rondo %s (numerics contract %d)\n", rondo_version(), rondo_numerics_version());
+        return output_check();
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(argv[1], commands[i]->name))
+            return commands[i]->run(commands[i], argc - 1, argv + 1);
+    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
+        if (!strcmp(argv[1], later[i]))
+            return fail(EXIT_USAGE, "the command '%s' is not part of this version; 'rondo --help' lists those that are", argv[1]);
+    if (argv[1][0] == '-')
+        return fail(EXIT_USAGE, "unknown option '%s' before a command; 'rondo --help' lists the commands", argv[1]);
+    return fail(EXIT_USAGE, "unknown command '%s'; 'rondo --help' lists the commands", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    signals_install();
+    int code = dispatch(argc, argv);
+    progress_end();
+    if (!code)
+        code = output_check();
+    /* In an MPI run every process comes here with the same code; the sentence is printed once. */
+    int rank, size;
+    mpi_environment(&rank, &size);
+    if (code && code != EXIT_DIFFERS && *fail_text() && rank == 0) {
+        fflush(stdout);
+        fprintf(stderr, "rondo: %s\n", fail_text());
+    }
+    return code;
+}

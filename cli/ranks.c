@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Starting ranks. A command calls ranks_session() once and ranks_run() as often as it likes (verify does so hundreds of
+ * times): with threads each run starts its own ranks, with MPI the processes exist already and each run takes a context on
+ * them. After a run every process knows what every rank had to say (struct slot), so all of them go the same way.
+ */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* MPI: the context that lives as long as the command; NULL with threads. */
+static rondo_context *world;
+static int world_rank, world_size = 1;
+
+static _Thread_local char body_text[512];
+
+int body_fail(int code, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(body_text, sizeof body_text, format, ap);
+    va_end(ap);
+    return code;
+}
+
+void slot_measure(struct slot *mine, const rondo_context *ctx)
+{
+    rondo_comm_stats stats = RONDO_COMM_STATS_INIT;
+    if (!rondo_comm_query(ctx, &stats))
+        mine->comm = stats;
+}
+
+bool ranks_first(void)
+{
+    if (world)
+        return world_rank == 0;
+    int rank, size;
+    mpi_environment(&rank, &size);
+    return rank == 0;
+}
+
+int ranks_world(void)
+{
+    return world ? world_size : 1;
+}
+
+/* ---- the session ---- */
+struct session {
+    int (*command)(void *arg);
+    void *arg;
+    int exit_code;
+};
+
+static int gather(const void *mine, size_t bytes, void *all)
+{
+    size_t *sizes = room(world_size, sizeof *sizes);
+    if (!sizes)
+        return RONDO_ENOMEM;
+    for (int r = 0; r < world_size; r++)
+        sizes[r] = bytes;
+    int code = rondo_all_gather(world, mine, all, sizes);
+    free(sizes);
+    return code;
+}
+
+int ranks_together(int exit_code)
+{
+    if (!world)
+        return exit_code;
+    struct opinion {
+        int32_t exit_code;
+        char text[508];
+    } mine = { exit_code, "" }, *all = room(world_size, sizeof *all);
+    if (!all)
+        return exit_code ? exit_code : fail(EXIT_ROOM, "not enough memory for %d ranks", world_size);
+    snprintf(mine.text, sizeof mine.text, "%s", fail_text());
+    int code = gather(&mine, sizeof mine, all);
+    if (code)
+        exit_code = exit_code ? exit_code : fail_library(code, STAGE_OPTIONS);
+    else
+        for (int r = 0, chosen = -1; r < world_size; r++)
+            if (all[r].exit_code && (chosen < 0 || (all[chosen].exit_code == EXIT_PEER && all[r].exit_code != EXIT_PEER))) {
+                chosen = r;
+                exit_code = all[r].exit_code;
+                fail_replace(all[r].text);
+            }
+    free(all);
+    return exit_code;
+}
+
+int ranks_bytes(void *data, size_t bytes)
+{
+    if (!world || !bytes)
+        return 0;
+    return fail_library(rondo_broadcast(world, data, bytes, 0), STAGE_INPUT);
+}
+
+static int session_body(rondo_context *ctx, void *arg)
+{
+    struct session *s = arg;
+    world = ctx;
+    world_rank = rondo_context_rank(ctx);
+    world_size = rondo_context_ranks(ctx);
+    s->exit_code = ranks_together(s->command(s->arg));
+    world = NULL;
+    return 0;
+}
+
+int ranks_session(int (*command)(void *arg), void *arg)
+{
+    int code;
+    if (!common.mpi) {
+        code = command(arg);
+    } else {
+        struct session s = { command, arg, EXIT_PEER };
+        rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+        desc.transport = "mpi";
+        desc.threads = 1;
+        int error = rondo_launch(0, &desc, session_body, &s);
+        code = error ? fail_library(error, STAGE_OPTIONS) : s.exit_code;
+    }
+    return code;
+}
+
+/* ---- one run ---- */
+struct job {
+    struct run *run;
+    run_body *body;
+    void *arg;
+};
+
+int ranks_count(const struct run *run)
+{
+    if (run->ranks)
+        return run->ranks;
+    const int64_t asked = common.cp ? common.cp : common.ranks;
+    return world ? world_size : asked ? (int)asked : 1;
+}
+
+static int run_rank(rondo_context *ctx, struct job *job)
+{
+    struct run *run = job->run;
+    const int rank = rondo_context_rank(ctx);
+    struct slot *mine = &run->slots[rank];
+    void *trace = NULL;
+    mine->rank = rank;
+    body_text[0] = 0;
+    if (rank == 0) {
+        rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+        if (!rondo_context_query(ctx, &info)) {
+            snprintf(run->device, sizeof run->device, "%s", info.device);
+            snprintf(run->transport, sizeof run->transport, "%s", info.transport);
+            snprintf(run->used_isa, sizeof run->used_isa, "%s", info.isa);
+            run->used_threads = info.threads;
+        }
+    }
+    trace_attach(ctx, &trace);
+    int code = job->body(ctx, mine, job->arg);
+    trace_detach(ctx, trace, NULL);
+    if (code) {
+        mine->code = code;
+        snprintf(mine->text, sizeof mine->text, "%s", body_text[0] ? body_text : rondo_error_text());
+        rondo_context_revoke(ctx, code, mine->text);
+    }
+    return code;
+}
+
+static int run_thread(rondo_context *ctx, void *arg)
+{
+    return run_rank(ctx, arg);
+}
+
+/* The failure that caused the others: of the lowest rank whose code is its own. */
+static int settle(struct run *run)
+{
+    const struct slot *first = NULL;
+    for (int r = 0; r < run->ranks; r++) {
+        const struct slot *s = &run->slots[r];
+        if (s->code && (!first || (first->code == RONDO_EPEER && s->code != RONDO_EPEER)))
+            first = s;
+    }
+    if (!first)
+        return 0;
+    snprintf(run->text, sizeof run->text, "%s", first->text);
+    return first->code;
+}
+
+static int run_mpi(struct job *job, const rondo_context_desc *desc)
+{
+    struct run *run = job->run;
+    rondo_context *all = NULL, *ctx = NULL;
+    struct slot *slots = room(world_size, sizeof *slots);
+    int code = slots ? 0 : RONDO_ENOMEM;
+    if (!code)
+        code = rondo_context_create(&all, desc);
+    const bool part = run->ranks < world_size;
+    if (!code && part)
+        code = rondo_context_split(&ctx, all, world_rank < run->ranks ? 0 : -1, world_rank);
+    struct slot mine;
+    memset(&mine, 0, sizeof mine);
+    if (code) {
+        mine.code = code;
+        snprintf(mine.text, sizeof mine.text, "%s", rondo_error_text());
+        rondo_context_revoke(world, code, mine.text);
+    } else {
+        if (world_rank < run->ranks)
+            run_rank(part ? ctx : all, job);
+        mine = run->slots[world_rank < run->ranks ? world_rank : 0];
+        if (world_rank >= run->ranks)
+            memset(&mine, 0, sizeof mine);
+        rondo_context_destroy(ctx);
+        rondo_context_destroy(all);
+        all = ctx = NULL;
+        code = gather(&mine, sizeof mine, slots);
+        if (!code) {
+            memcpy(run->slots, slots, (size_t)run->ranks * sizeof *slots);
+            int known = rondo_broadcast(world, run->device, sizeof run->device, 0);
+            if (!known)
+                known = rondo_broadcast(world, run->transport, sizeof run->transport, 0);
+            if (!known)
+                known = rondo_broadcast(world, run->used_isa, sizeof run->used_isa, 0);
+            if (!known)
+                known = rondo_broadcast(world, &run->used_threads, sizeof run->used_threads, 0);
+            code = known;
+            if (!code)
+                code = trace_detach(NULL, NULL, world);
+        }
+        if (code) {
+            mine.code = code;
+            snprintf(mine.text, sizeof mine.text, "%s", rondo_error_text());
+        } else {
+            free(slots);
+            return settle(run);
+        }
+    }
+    rondo_context_destroy(ctx);
+    rondo_context_destroy(all);
+    free(slots);
+    snprintf(run->text, sizeof run->text, "%s", mine.text);
+    return mine.code;
+}
+
+int ranks_run(struct run *run, run_body *body, void *arg)
+{
+    struct job job = { run, body, arg };
+    run->ranks = ranks_count(run);
+    if (world && run->ranks > world_size) {
+        snprintf(run->text, sizeof run->text, "%d ranks are asked for, mpirun started %d processes; start as many as ranks", run->ranks,
+                 world_size);
+        return RONDO_EINVAL;
+    }
+    run->slots = room(run->ranks, sizeof *run->slots);
+    if (!run->slots) {
+        snprintf(run->text, sizeof run->text, "not enough memory for %d ranks", run->ranks);
+        return RONDO_ENOMEM;
+    }
+    memset(run->slots, 0, (size_t)run->ranks * sizeof *run->slots);
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    desc.isa = run->isa ? run->isa : common.isa;
+    desc.threads = (int32_t)(run->threads ? run->threads : common.threads);
+    if (world) {
+        desc.transport = "mpi";
+        return run_mpi(&job, &desc);
+    }
+    int code = rondo_launch(run->ranks, &desc, run_thread, &job);
+    if (code) {
+        const char *text = rondo_error_text();
+        snprintf(run->text, sizeof run->text, "%s", text);
+        const int own = settle(run);   /* none where the ranks did not come to run */
+        return own ? own : code;
+    }
+    return 0;
+}
+
+void run_free(struct run *run)
+{
+    free(run->slots);
+    run->slots = NULL;
+}

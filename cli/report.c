@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Reports. One JSON object holds everything a command has to say; --json prints it as it is, else its plain fields are
+ * printed as lines.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+void hash_text(uint64_t hash, char text[17])
+{
+    snprintf(text, 17, "%016" PRIx64, hash);
+}
+
+json_t *report_new(void)
+{
+    json_t *report = json_object();
+    json_object_set_new(report, "rondo", json_string(rondo_version()));
+    return report;
+}
+
+void report_hash(json_t *report, const char *key, uint64_t hash)
+{
+    char text[17];
+    hash_text(hash, text);
+    json_object_set_new(report, key, json_string(text));
+}
+
+void report_numerics(json_t *report, int leaf)
+{
+    json_t *n = json_object();
+    json_object_set_new(n, "mode", json_string(rondo_level_name(RONDO_STRICT)));
+    json_object_set_new(n, "arithmetic", json_string(rondo_arithmetic_name(RONDO_ARITHMETIC_F32)));
+    json_object_set_new(n, "version", json_integer(rondo_numerics_version()));
+    json_object_set_new(n, "leaf", json_integer(leaf));
+    json_object_set_new(report, "numerics", n);
+}
+
+void report_run(json_t *report, const struct run *run, double seconds)
+{
+    json_object_set_new(report, "isa", json_string(run->used_isa));
+    json_object_set_new(report, "device", json_string(run->device));
+    json_object_set_new(report, "transport", json_string(run->transport));
+    json_object_set_new(report, "ranks", json_integer(run->ranks));
+    json_object_set_new(report, "threads", json_integer(run->used_threads));
+    json_object_set_new(report, "seconds", number(seconds));
+}
+
+void report_comm(json_t *report, const struct run *run)
+{
+    uint64_t messages[RONDO_OP_COUNT] = { 0 }, bytes[RONDO_OP_COUNT] = { 0 }, all_messages = 0, all_bytes = 0;
+    for (int r = 0; r < run->ranks; r++)
+        for (int o = 0; o < RONDO_OP_COUNT; o++) {
+            messages[o] += run->slots[r].comm.messages[o];
+            bytes[o] += run->slots[r].comm.bytes[o];
+            all_messages += run->slots[r].comm.messages[o];
+            all_bytes += run->slots[r].comm.bytes[o];
+        }
+    json_t *comm = json_object(), *by = json_object();
+    json_object_set_new(comm, "messages", json_integer((json_int_t)all_messages));
+    json_object_set_new(comm, "bytes", json_integer((json_int_t)all_bytes));
+    for (int o = 0; o < RONDO_OP_COUNT; o++) {
+        if (!messages[o])
+            continue;
+        json_t *one = json_object();
+        json_object_set_new(one, "messages", json_integer((json_int_t)messages[o]));
+        json_object_set_new(one, "bytes", json_integer((json_int_t)bytes[o]));
+        json_object_set_new(by, rondo_operation_name(o), one);
+    }
+    json_object_set_new(comm, "by_operation", by);
+    json_object_set_new(report, "comm", comm);
+}
+
+static void print_value(const char *key, json_t *value)
+{
+    switch (json_typeof(value)) {
+    case JSON_STRING:
+        printf("%-20s %s\n", key, json_string_value(value));
+        break;
+    case JSON_INTEGER:
+        printf("%-20s %" JSON_INTEGER_FORMAT "\n", key, json_integer_value(value));
+        break;
+    case JSON_REAL:
+        printf("%-20s %.9g\n", key, json_real_value(value));
+        break;
+    case JSON_OBJECT: {
+        const char *inner;
+        json_t *v;
+        printf("%-20s", key);
+        json_object_foreach(value, inner, v) {
+            if (json_is_string(v))
+                printf(" %s %s", inner, json_string_value(v));
+            else if (json_is_integer(v))
+                printf(" %s %" JSON_INTEGER_FORMAT, inner, json_integer_value(v));
+            else if (json_is_real(v))
+                printf(" %s %.6g", inner, json_real_value(v));
+        }
+        printf("\n");
+        break;
+    }
+    case JSON_ARRAY: {
+        size_t i;
+        json_t *v;
+        printf("%-20s", key);
+        json_array_foreach(value, i, v) {
+            if (json_is_integer(v))
+                printf(" %" JSON_INTEGER_FORMAT, json_integer_value(v));
+            else if (json_is_string(v))
+                printf(" %s", json_string_value(v));
+        }
+        printf("\n");
+        break;
+    }
+    default:
+        printf("%-20s %s\n", key, json_is_true(value) ? "yes" : json_is_false(value) ? "no" : "-");
+    }
+}
+
+int report_print(json_t *report)
+{
+    if (!report)
+        return fail(EXIT_ROOM, "not enough memory for the report");
+    if (common.json) {
+        if (json_dumpf(report, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) < 0) {
+            json_decref(report);
+            return fail(EXIT_ROOM, "the report cannot be written to stdout: %s", strerror(errno));
+        }
+        putchar('\n');
+    } else if (!common.quiet) {
+        const char *key;
+        json_t *value;
+        json_object_foreach(report, key, value)
+            print_value(key, value);
+    }
+    json_decref(report);
+    return output_check();
+}
+
+int output_check(void)
+{
+    if (fflush(stdout) || ferror(stdout))
+        return fail(EXIT_ROOM, "stdout cannot be written: %s", strerror(errno));
+    return 0;
+}

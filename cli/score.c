@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo score: how well a model predicts a text, on any number of ranks.
+ */
+#include "cli/lm_common.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static struct {
+    const char *model, *file, *ids, *logits;
+    int64_t limit, chunk;
+} options;
+
+static const struct option own_options[] = {
+    { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &options.model, 0, 0, NULL },
+    { "file", 'f', OPTION_TEXT, "FILE", "the text (- is stdin)", &options.file, 0, 0, NULL },
+    { "ids", 0, OPTION_TEXT, "FILE", "token ids separated by white space, used as they are (- is stdin)", &options.ids, 0, 0, NULL },
+    { "limit", 0, OPTION_INT, "N", "the first N tokens only", &options.limit, 1, 9e18, NULL },
+    { "chunk", 0, OPTION_INT, "N", "read in pieces of N tokens", &options.chunk, 1, 9e18, NULL },
+    { "logits", 0, OPTION_TEXT, "FILE", "write all logits [n, vocabulary] (safetensors)", &options.logits, 0, 0, NULL },
+    { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
+};
+
+struct work {
+    rondo_model *model;
+    int32_t *tokens;
+    int64_t count, vocabulary;
+    _Atomic int stage;
+    /* rank 0's */
+    rondo_score score;
+    rondo_arrays_writer *writer;
+    double seconds;
+};
+
+static int on_prefill(void *user, int64_t done, int64_t total)
+{
+    (void)user;
+    progress_set((uint64_t)done, (uint64_t)total);
+    return 0;
+}
+
+static int on_logits(void *user, int64_t row, const float *logits)
+{
+    struct work *w = user;
+    const uint64_t bytes = (uint64_t)w->vocabulary * sizeof *logits;
+    if (signals_pending())
+        return body_fail(RONDO_ECANCELED, "interrupted while %s was written; it is left as it was", options.logits);
+    return rondo_arrays_write(w->writer, 0, (uint64_t)row * bytes, bytes, logits);
+}
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct work *w = arg;
+    const bool first = rondo_context_rank(ctx) == 0, writes = first && options.logits;
+    const int64_t shape[2] = { w->count, w->vocabulary };
+    const rondo_array array = { "logits", RONDO_ARRAY_F32, 2, shape, 0, 0 };
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_score score = RONDO_SCORE_INIT;
+    d.layout = common.layout;
+    d.algorithm = common.algorithm;
+    d.chunk = options.chunk;
+    d.progress = first ? on_prefill : NULL;
+    int code = rondo_lm_create(&lm, ctx, w->model, &d);
+    if (!code)
+        w->stage = STAGE_INPUT;
+    if (writes) {
+        signals_hold();
+        if (!code)
+            code = rondo_arrays_create(&w->writer, options.logits, &array, 1);
+    }
+    const double begin = now();
+    if (!code)
+        code = rondo_lm_score(lm, w->tokens, w->count, writes ? on_logits : NULL, w, &score);
+    mine->real[0] = now() - begin;
+    if (writes) {
+        if (!code && signals_pending())
+            code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", options.logits);
+        if (!code)
+            code = rondo_arrays_commit(w->writer);
+        else
+            rondo_arrays_abandon(w->writer);
+        w->writer = NULL;
+        signals_release();
+    }
+    if (!code)
+        slot_measure(mine, ctx);
+    if (!code && first)
+        w->score = score;
+    rondo_lm_destroy(lm);
+    return code;
+}
+
+static int report(const struct work *w, const struct run *run)
+{
+    json_t *r = report_new();
+    json_object_set_new(r, "tokens", json_integer(w->count));
+    json_object_set_new(r, "nll", number(w->score.nll));
+    json_object_set_new(r, "perplexity", number(exp(w->score.nll)));
+    report_hash(r, "hash", w->score.hash);
+    report_numerics(r, 128);
+    report_run(r, run, run->slots[0].real[0]);
+    report_comm(r, run);
+    return report_print(r);
+}
+
+static int score(void *arg)
+{
+    struct work *w = arg;
+    char *text = NULL;
+    size_t bytes = 0;
+    rondo_model_info info = RONDO_MODEL_INFO_INIT;
+    const char *path = options.file ? options.file : options.ids, *where = strcmp(path, "-") ? path : "stdin";
+    struct run run = RUN_INIT;
+    int code = ranks_together(lm_ranks_check());
+    if (!code)
+        code = text_read(path, &text, &bytes);
+    if (!code)
+        code = model_open(&w->model, options.model);
+    if (code)
+        goto end;
+    if (options.ids) {
+        code = ids_parse(where, text, bytes, &w->tokens, &w->count);
+    } else {
+        int32_t *ids = NULL;
+        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(w->model);
+        code = fail_library(rondo_tokenizer_encode(tokenizer, text, bytes, RONDO_ENCODE_SPECIAL, &ids, &w->count), STAGE_INPUT);
+        w->tokens = code ? NULL : malloc((size_t)w->count * sizeof *ids + 1);
+        if (!code && !w->tokens)
+            code = fail(EXIT_ROOM, "not enough memory for %lld tokens", (long long)w->count);
+        if (!code && w->count)
+            memcpy(w->tokens, ids, (size_t)w->count * sizeof *ids);
+        rondo_lm_free(ids);
+    }
+    if (!code)
+        code = fail_library(rondo_model_query(w->model, &info), STAGE_INPUT);
+    w->vocabulary = info.vocabulary;
+    if (options.limit && w->count > options.limit)
+        w->count = options.limit;
+    if (!code && w->count < 2)
+        code = fail(EXIT_INPUT, "%s gives %lld tokens; at least 2 are needed, one to predict from and one to predict", where, (long long)w->count);
+    for (int64_t i = 0; i < w->count && !code; i++)
+        if (w->tokens[i] >= info.vocabulary)
+            code = fail(EXIT_INPUT, "%s: the id %d at place %lld is not in the model's vocabulary; ids below %lld are expected", where,
+                        w->tokens[i], (long long)i, (long long)info.vocabulary);
+    code = ranks_together(code);
+    if (code)
+        goto end;
+    progress_begin("score");
+    const int error = ranks_run(&run, body, w);
+    progress_end();
+    code = fail_code(error, (enum stage)w->stage, run.text);
+    if (!code)
+        code = trace_write();
+    if (!code && ranks_first())
+        code = report(w, &run);
+    run_free(&run);
+end:
+    model_close(w->model);
+    free(w->tokens);
+    free(text);
+    return code;
+}
+
+static int score_command(const struct command *self, int argc, char **argv)
+{
+    const struct option *const tables[OPTION_TABLES] = { own_options, options_lm_ranks, options_machine, options_output };
+    struct work w;
+    struct stat status;
+    int operands = 0;
+    bool help;
+    memset(&w, 0, sizeof w);
+    w.stage = STAGE_OPTIONS;
+    int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
+    if (code || help)
+        return code;
+    if (!options.model)
+        return fail(EXIT_USAGE, "no model is given; add -m DIR");
+    if (!options.file == !options.ids)
+        return fail(EXIT_USAGE, "one of -f FILE (a text) and --ids FILE (token ids) is needed");
+    if (options.logits && !stat(options.logits, &status) && !S_ISREG(status.st_mode))
+        return fail(EXIT_USAGE, "--logits %s is no regular file; give a file that may be replaced", options.logits);
+    if ((code = common_settle()) != 0)
+        return code;
+    return ranks_session(score, &w);
+}
+
+const struct command command_score = {
+    "score", "score -m DIR (-f FILE | --ids FILE) [OPTION]...",
+    "Says how well a model predicts a text: mean negative log likelihood and perplexity.",
+    score_command,
+};

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Interrupts. Nothing of ours lies on disk until a result is being written, so a signal may end the program at once, except
+ * while a temporary output file exists: then the flag is seen at the next piece and the writer removes it (exit code 130).
+ */
+#include "cli/cli.h"
+
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t held, pending;
+
+static void on_signal(int number)
+{
+    (void)number;
+    if (!held || pending)
+        _exit(EXIT_INTERRUPTED);
+    pending = 1;
+}
+
+void signals_install(void)
+{
+    static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        struct sigaction old;
+        /* what nohup ignores stays ignored */
+        if (!sigaction(numbers[i], NULL, &old) && old.sa_handler != SIG_IGN)
+            sigaction(numbers[i], &action, NULL);
+    }
+}
+
+void signals_hold(void)
+{
+    held = held + 1;
+}
+
+void signals_release(void)
+{
+    held = held - 1;
+}
+
+bool signals_pending(void)
+{
+    return pending != 0;
+}

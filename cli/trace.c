@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one row a rank. Events are
+ * kept per rank while it runs, joined when it ends, and written once at the end of the command.
+ */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TRACE_NAME 40
+#define TRACE_MOST ((int64_t)4 << 20)   /* events kept; what comes later is counted and said */
+
+struct event {
+    double begin, end;
+    uint64_t bytes;
+    int32_t rank, peer;
+    char name[TRACE_NAME];
+};
+struct events {
+    struct event *at;
+    int64_t count, space, lost;
+};
+
+static struct events all_events;
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void add(struct events *list, const struct event *e)
+{
+    if (list->count == list->space) {
+        const int64_t space = list->space ? list->space * 2 : 256;
+        struct event *more = list->count < TRACE_MOST ? room(space, sizeof *more) : NULL;
+        if (!more) {
+            list->lost++;
+            return;
+        }
+        if (list->count)
+            memcpy(more, list->at, (size_t)list->count * sizeof *more);
+        free(list->at);
+        list->at = more;
+        list->space = space;
+    }
+    list->at[list->count++] = *e;
+}
+
+static void on_event(void *user, const rondo_trace_event *e)
+{
+    if (user) {
+        struct event mine = { e->begin, e->end, e->bytes, e->rank, e->peer, "" };
+        snprintf(mine.name, sizeof mine.name, "%s", e->name);
+        add(user, &mine);
+    }
+    progress_note();
+}
+
+void trace_attach(rondo_context *ctx, void **handle)
+{
+    *handle = common.trace ? calloc(1, sizeof(struct events)) : NULL;
+    rondo_context_trace(ctx, on_event, *handle);
+}
+
+static void join(const struct events *list)
+{
+    pthread_mutex_lock(&all_lock);
+    for (int64_t i = 0; i < list->count; i++)
+        add(&all_events, &list->at[i]);
+    all_events.lost += list->lost;
+    pthread_mutex_unlock(&all_lock);
+}
+
+/* From a rank that ends (ctx, handle), and, under MPI, once more with world: then rank 0 gets what the others hold. */
+int trace_detach(rondo_context *ctx, void *handle, rondo_context *world)
+{
+    if (ctx)
+        rondo_context_trace(ctx, NULL, NULL);
+    if (handle) {
+        struct events *list = handle;
+        join(list);
+        free(list->at);
+        free(list);
+    }
+    if (!world || !common.trace)
+        return 0;
+    const int ranks = rondo_context_ranks(world), rank = rondo_context_rank(world);
+    size_t *sizes = room(ranks, sizeof *sizes), *eights = room(ranks, sizeof *eights), total = 0;
+    struct event *everything = NULL;
+    const size_t bytes = rank ? (size_t)all_events.count * sizeof(struct event) : 0;
+    int code = sizes && eights ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for the trace");
+    for (int r = 0; r < ranks && !code; r++)
+        eights[r] = sizeof *sizes;
+    if (!code)
+        code = rondo_all_gather(world, &bytes, sizes, eights);
+    for (int r = 0; r < ranks && !code; r++)
+        total += sizes[r];
+    if (!code && !(everything = room((int64_t)total, 1)))
+        code = body_fail(RONDO_ENOMEM, "not enough memory for the trace");
+    if (!code)
+        code = rondo_all_gather(world, all_events.at, everything, sizes);
+    if (!code && rank == 0)
+        for (size_t i = 0; i < total / sizeof *everything; i++)
+            add(&all_events, &everything[i]);
+    if (rank)
+        all_events.count = 0;
+    free(everything);
+    free(sizes);
+    free(eights);
+    return code;
+}
+
+int trace_write(void)
+{
+    if (!common.trace || !ranks_first())
+        return 0;
+    const size_t length = strlen(common.trace) + 32;
+    char *temporary = malloc(length);
+    if (!temporary)
+        return fail(EXIT_ROOM, "not enough memory for the trace");
+    snprintf(temporary, length, "%s.%ld.part", common.trace, (long)getpid());
+    signals_hold();
+    FILE *f = fopen(temporary, "w");
+    int code = 0;
+    double origin = 0;
+    for (int64_t i = 0; i < all_events.count; i++)
+        if (!i || all_events.at[i].begin < origin)
+            origin = all_events.at[i].begin;
+    if (!f) {
+        code = fail(EXIT_INPUT, "%s cannot be created for the trace: %s", common.trace, strerror(errno));
+    } else {
+        fprintf(f, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[");
+        for (int64_t i = 0; i < all_events.count; i++) {
+            const struct event *e = &all_events.at[i];
+            /* names are the library's own words: no character of them needs an escape */
+            fprintf(f, "%s\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"peer\":%d,\"bytes\":%llu}}",
+                    i ? "," : "", e->name, e->rank, (e->begin - origin) * 1e6, (e->end - e->begin) * 1e6, e->peer,
+                    (unsigned long long)e->bytes);
+        }
+        fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld}}\n", rondo_version(), (long long)all_events.lost);
+        const bool bad = ferror(f) != 0;
+        if (fclose(f) || bad || rename(temporary, common.trace)) {
+            code = fail(EXIT_ROOM, "the trace %s cannot be written: %s", common.trace, strerror(errno));
+            unlink(temporary);
+        }
+    }
+    if (!code && all_events.lost)
+        warn_user("the trace lacks %lld events that found no memory", (long long)all_events.lost);
+    signals_release();
+    free(temporary);
+    free(all_events.at);
+    memset(&all_events, 0, sizeof all_events);
+    return code;
+}

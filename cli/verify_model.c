@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo verify -m DIR -f FILE: the proof on a real model and a real text. The hash over all logits of the text, and the tokens
+ * that the model then generates with the hash over their logits, on every number of ranks and in every layout and algorithm.
+ */
+#include "cli/verify.h"
+#include "cli/lm_common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NEW_TOKENS 24
+
+struct work {
+    rondo_model *model;
+    const int32_t *tokens;
+    int64_t count, chunk;
+    int layout, algorithm;
+    /* rank 0's */
+    uint64_t score_hash, generate_hash;
+    double nll;
+    int32_t made[NEW_TOKENS];
+    int64_t made_count;
+};
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct work *w = arg;
+    const bool first = rondo_context_rank(ctx) == 0;
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_score score = RONDO_SCORE_INIT;
+    rondo_sampling sampling = RONDO_SAMPLING_INIT;
+    rondo_lm_status status = RONDO_LM_STATUS_INIT;
+    int64_t id = 0, live = 1;
+    d.layout = w->layout;
+    d.algorithm = w->algorithm;
+    d.chunk = w->chunk;
+    sampling.max_tokens = NEW_TOKENS;
+    sampling.ignore_eos = 1;
+    int code = rondo_lm_create(&lm, ctx, w->model, &d);
+    if (!code)
+        code = rondo_lm_score(lm, w->tokens, w->count, NULL, NULL, &score);
+    if (!code)
+        code = rondo_lm_submit(lm, w->tokens, w->count, &sampling, &id);
+    while (!code && live > 0) {
+        rondo_lm_event event;
+        const int64_t n = rondo_lm_step(lm, &event, 1, &live);
+        if (n < 0)
+            code = (int)n;
+    }
+    if (!code)
+        code = rondo_lm_query(lm, id, &status);
+    if (!code && first) {
+        w->score_hash = score.hash;
+        w->nll = score.nll;
+        w->generate_hash = status.hash;
+        w->made_count = status.new_tokens < NEW_TOKENS ? status.new_tokens : NEW_TOKENS;
+        memcpy(w->made, status.tokens, (size_t)w->made_count * sizeof *w->made);
+    }
+    if (!code)
+        slot_measure(mine, ctx);
+    rondo_lm_destroy(lm);
+    return code;
+}
+
+static void add_case(struct verify *v, const char *name, const struct work *w, const struct run *run, uint64_t hash, bool pass)
+{
+    json_t *c = json_object();
+    json_object_set_new(c, "name", json_string(name));
+    json_object_set_new(c, "ranks", json_integer(run->ranks));
+    json_object_set_new(c, "layout", json_string(rondo_layout_name(w->layout)));
+    json_object_set_new(c, "algorithm", json_string(rondo_algorithm_name(w->algorithm)));
+    json_object_set_new(c, "isa", json_string(run->used_isa));
+    json_object_set_new(c, "threads", json_integer(run->used_threads));
+    json_object_set_new(c, "chunk", json_integer(w->chunk));
+    report_hash(c, "hash", hash);
+    json_object_set_new(c, "max_error", json_null());
+    json_object_set_new(c, "bound", json_null());
+    json_object_set_new(c, "pass", json_boolean(pass));
+    json_array_append_new(v->cases, c);
+    v->passed += pass;
+    v->failed += !pass;
+}
+
+static int one_setting(struct verify *v, struct work *w, int ranks, const struct work *base)
+{
+    struct run run = RUN_INIT;
+    run.ranks = ranks;
+    const int code = fail_code(ranks_run(&run, body, w), STAGE_INPUT, run.text);
+    progress_set(++v->done, v->total);
+    if (!code && ranks_first()) {
+        const bool logits = !base || w->score_hash == base->score_hash;
+        const bool made = !base || (w->generate_hash == base->generate_hash && w->made_count == base->made_count &&
+                                    !memcmp(w->made, base->made, (size_t)w->made_count * sizeof *w->made));
+        char a[17], b[17];
+        hash_text(w->score_hash, a);
+        hash_text(w->generate_hash, b);
+        add_case(v, "logits of the text", w, &run, w->score_hash, logits);
+        add_case(v, "generated tokens", w, &run, w->generate_hash, made);
+        say("%s %2d rank%s %-10s %-7s chunk %-5lld logits %s  tokens %s", logits && made ? "\u2705" : "\u274C", ranks, ranks == 1 ? " " : "s",
+            rondo_layout_name(w->layout), rondo_algorithm_name(w->algorithm), (long long)w->chunk, a, b);
+    }
+    run_free(&run);
+    return code;
+}
+
+int verify_model(struct verify *v, const char *dir, const char *path)
+{
+    struct work base, w;
+    char *text = NULL;
+    size_t bytes = 0;
+    int32_t *tokens = NULL;
+    int64_t count = 0;
+    const int64_t most = v->effort == EFFORT_QUICK ? 256 : v->effort == EFFORT_FULL ? INT64_MAX : 768;
+    memset(&base, 0, sizeof base);
+    int code = text_read(path, &text, &bytes);
+    if (!code)
+        code = model_open(&base.model, dir);
+    if (!code)
+        code = ranks_together(fail_library(
+            rondo_tokenizer_encode(rondo_model_tokenizer(base.model), text, bytes, RONDO_ENCODE_SPECIAL, &tokens, &count), STAGE_INPUT));
+    if (!code && count < 2)
+        code = fail(EXIT_INPUT, "%s gives %lld tokens; at least 2 are needed", path, (long long)count);
+    if (code)
+        goto end;
+    base.tokens = tokens;
+    base.count = count < most ? count : most;
+    base.layout = RONDO_CONTIGUOUS;
+    base.algorithm = RONDO_PASS_KV;
+    say("--- %s reads %lld of the %lld tokens of %s and says %d more ---", dir, (long long)base.count, (long long)count, path, NEW_TOKENS);
+    v->total = 1 + (uint64_t)v->ranks.count * (common.layout ? 1 : 4) * (common.algorithm ? 1 : 2) + 1;
+    progress_begin("verify");
+    code = one_setting(v, &base, 1, NULL);
+    for (int64_t i = 0; i < v->ranks.count && !code; i++)
+        for (int layout = RONDO_CONTIGUOUS; layout <= RONDO_SNAKE && !code; layout++)
+            for (int algorithm = RONDO_PASS_KV; algorithm <= RONDO_PASS_Q && !code; algorithm++) {
+                if ((common.layout && layout != common.layout) || (common.algorithm && algorithm != common.algorithm))
+                    continue;
+                /* the quick way takes each layout with one algorithm only */
+                if (v->effort == EFFORT_QUICK && !common.layout && !common.algorithm && (layout + algorithm + (int)i) % 2)
+                    continue;
+                w = base;
+                w.layout = layout;
+                w.algorithm = algorithm;
+                code = one_setting(v, &w, (int)v->ranks.at[i], &base);
+            }
+    if (!code) {
+        w = base;
+        w.chunk = 100;
+        w.layout = RONDO_ZIGZAG;
+        code = one_setting(v, &w, (int)v->ranks.at[v->ranks.count - 1], &base);
+    }
+    progress_end();
+end:
+    rondo_lm_free(tokens);
+    model_close(base.model);
+    free(text);
+    return code;
+}
