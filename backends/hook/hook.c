@@ -169,6 +169,12 @@ static int ranks_here(const struct rondo_endpoint *ep)
     return h->ops->ranks_here(h->ep);
 }
 
+static int cores(const struct rondo_endpoint *ep)
+{
+    const struct hook *h = const_hook_of(ep);
+    return h->ops->cores(h->ep);
+}
+
 static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, const struct rondo_transport_ops *ops,
                 struct rondo_endpoint *ep);
 
@@ -279,6 +285,7 @@ static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, co
         .join = ops->join, .leave = leave, .rank = rank_of, .ranks = ranks_of, .ranks_here = ranks_here, .split = split,
         .shift = shift, .finish = finish, .progress = ops->progress ? progress : NULL, .fence = ops->fence ? fence : NULL,
         .revoke = revoke, .revoked = revoked, .quiesce = quiesce, .eager = ops->eager,
+        .cores = ops->cores ? cores : NULL,
     };
     *out = (struct rondo_endpoint *)(void *)h;
     return 0;

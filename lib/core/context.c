@@ -51,7 +51,7 @@ int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *thei
 
 /* ---- the device, shared between a context and what was split from it ---- */
 
-static int device_open(struct rondo_shared_device **out, const rondo_context_desc *desc, int ranks_here)
+static int device_open(struct rondo_shared_device **out, const rondo_context_desc *desc, int cores)
 {
     const struct rondo_device_ops *ops;
     int err = rondo__device_find(&ops, desc->device);
@@ -62,10 +62,9 @@ static int device_open(struct rondo_shared_device **out, const rondo_context_des
     struct rondo_shared_device *shared = rondo__alloc_zero(1, sizeof *shared);
     if (!shared)
         return rondo__fail(RONDO_ENOMEM, "no memory for a device handle");
-    int each = rondo__cores() / (ranks_here > 0 ? ranks_here : 1);
     struct rondo_device_desc want = { desc->device_index, desc->threads, desc->isa };
     if (want.threads == 0)
-        want.threads = each > 0 ? each : 1;
+        want.threads = cores > 0 ? cores : 1;
     err = ops->attach(&shared->dev, &want);
     if (err) {
         rondo__free(shared);
@@ -124,8 +123,12 @@ int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, con
         rondo__free(ctx);
         return err;
     }
-    int ranks_here = ctx->endpoint ? ctx->transport->ranks_here(ctx->endpoint) : 1;
-    err = device_open(&ctx->device, desc, ranks_here);
+    int cores = rondo__cores();
+    if (ctx->endpoint && ctx->transport->cores)
+        cores = ctx->transport->cores(ctx->endpoint);
+    else if (ctx->endpoint)
+        cores /= ctx->transport->ranks_here(ctx->endpoint);
+    err = device_open(&ctx->device, desc, cores);
     if (!err && ctx->device->ops->check)
         err = ctx->device->ops->check(ctx->device->dev);
     /* A rank that could not open its device must not leave the others waiting in their first collective. */

@@ -60,10 +60,10 @@ int rondo__transport_find(const struct rondo_transport_ops **out, const char *na
 int rondo__env_deadline(double *seconds);                          /* $RONDO_DEADLINE, else 300 */
 const char *rondo__env_module_path(void);                          /* $RONDO_MODULE_PATH, folders with colons between; or NULL */
 const char *rondo__env_hook(void);                                 /* $RONDO_TEST_HOOK, or NULL */
-RONDO_API int rondo__env_piece(size_t *bytes);                     /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
+int rondo__env_piece(size_t *bytes);                               /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
 
 /* ---- machine ---- */
-RONDO_API int rondo__cores(void);                                  /* that this process may use, at least 1 */
+int rondo__cores(void);                                            /* that this process may use, at least 1 */
 
 /* ---- test hook (backends/hook): wraps a joined endpoint as $RONDO_TEST_HOOK says; *ops and *ep are replaced ---- */
 int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep);

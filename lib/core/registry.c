@@ -70,6 +70,15 @@ static bool find_file(char path[PATH_BYTES], const char *name)
     return exists_in(path, RONDO_MODULE_DIR, strlen(RONDO_MODULE_DIR), name);
 }
 
+static int fail(int code, const char *sentence)
+{
+    return rondo__fail(code, "%s", sentence);
+}
+
+static const struct rondo_services services = {
+    sizeof services, fail, rondo_error_text, rondo__alloc_zero, rondo__free, rondo__now, rondo__cores, rondo__env_piece,
+};
+
 /* *out stays NULL where there is no such file; then nothing is recorded and 0 returned. */
 static int open_module(const struct rondo_module **out, const char *name)
 {
@@ -92,6 +101,8 @@ static int open_module(const struct rondo_module **out, const char *name)
     if (!module->version || strcmp(module->version, RONDO_VERSION_STRING) != 0)
         return rondo__fail(RONDO_ENOTSUP, "module %s was built for rondo %s, this library is %s; install the matching module", path,
                            module->version ? module->version : "(unknown)", RONDO_VERSION_STRING);
+    if (module->connect)
+        module->connect(&services);
     *out = module;
     return 0;
 }

@@ -73,15 +73,29 @@ struct rondo_transport_ops {
      * flight. Returns once no other rank reads what this one showed, or after `seconds`: then its memory may go. Silent. */
     void (*quiesce)(struct rondo_endpoint *ep, double seconds);
     size_t eager;              /* messages up to this size are copied by shift(): they need no fence() */
+    /* Cores that this rank may use for itself, at least 1. NULL: the process's cores divided by ranks_here. */
+    int (*cores)(const struct rondo_endpoint *ep);
 };
 
-/* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. */
+/* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
+ * it gets what it needs of it in a table, so that it also serves programs that hold librondo as a static library. */
+struct rondo_services {
+    size_t size;
+    int (*fail)(int code, const char *sentence);   /* as rondo__fail() */
+    const char *(*text)(void);                     /* rondo_error_text() */
+    void *(*alloc_zero)(size_t count, size_t size);
+    void (*free)(void *memory);
+    double (*now)(void);
+    int (*cores)(void);
+    int (*env_piece)(size_t *bytes);
+};
 struct rondo_device_ops;
 struct rondo_module {
     uint32_t abi;                                  /* RONDO_MODULE_ABI */
     const char *version;                           /* RONDO_VERSION_STRING it was built with; must be equal */
     const struct rondo_device_ops *device;         /* or NULL */
     const struct rondo_transport_ops *transport;   /* or NULL */
+    void (*connect)(const struct rondo_services *services);   /* called first, perhaps often; the table stays valid */
 };
 #define RONDO_MODULE_ABI 1u
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Ranks as threads, when all goes well: every pattern of shifts, the collectives, sub-groups, statistics and the timeline. What
- * a rank must receive is computed from (sender, receiver, number), so any mixed-up message shows.
+ * Ranks when all goes well: every pattern of shifts, the collectives, sub-groups, statistics and the timeline. What a rank
+ * must receive is computed from (sender, receiver, number), so any mixed-up message shows. Ranks are threads, or with
+ * RONDO_TEST_TRANSPORT=mpi the processes that mpirun started (5000-mpi.t).
  */
 #define _GNU_SOURCE
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include "core/internal.h"
 #include "tap.h"
 
+static const char *transport = "threads";
 static const int rank_counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33 };
 #define COUNTS ((int)(sizeof rank_counts / sizeof rank_counts[0]))
 
@@ -115,6 +117,7 @@ static int many_in_flight(rondo_context *ctx, void *arg)
     return err;
 }
 
+/* Only threads: another process has another address. */
 static int in_place(rondo_context *ctx, void *arg)
 {
     static _Thread_local unsigned char out[1000];
@@ -122,7 +125,7 @@ static int in_place(rondo_context *ctx, void *arg)
     const unsigned char **outs = arg;
     struct rondo_shift s;
     const void *where = NULL;
-    if (ctx->ranks == 1)
+    if (ctx->ranks == 1 || strcmp(ctx->transport->name, "threads") != 0)
         return 0;
     outs[ctx->rank] = out;
     TRY(rondo_barrier(ctx));
@@ -213,11 +216,27 @@ struct counter {
 static int barrier(rondo_context *ctx, void *arg)
 {
     struct counter *c = arg;
+    int together = strcmp(ctx->transport->name, "threads") == 0 ? ctx->ranks : 1;   /* that count in one place */
     for (int i = 1; i <= 100; i++) {
         c->arrived++;
         TRY(rondo_barrier(ctx));
-        CHECK(c->arrived == i * ctx->ranks);
+        CHECK(c->arrived == i * together);
         TRY(rondo_barrier(ctx));
+    }
+    /* nobody passes before the last one came, whoever that is */
+    for (int late = 0; late < ctx->ranks && late < 5; late++) {
+        double came = 0.0, everybody[33];
+        size_t bytes_of[33];
+        if (ctx->rank == late)
+            usleep(3000);
+        came = rondo__now();
+        TRY(rondo_barrier(ctx));
+        double passed = rondo__now();
+        for (int r = 0; r < ctx->ranks; r++)
+            bytes_of[r] = sizeof came;
+        TRY(rondo_all_gather(ctx, &came, everybody, bytes_of));
+        for (int r = 0; r < ctx->ranks; r++)
+            CHECK(everybody[r] <= passed);
     }
     return 0;
 }
@@ -383,12 +402,12 @@ static int uneven(rondo_context *ctx, void *arg)
 static int about(rondo_context *ctx, void *arg)
 {
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
-    int expect = rondo__cores() / ctx->ranks;
+    int threads = strcmp(transport, "threads") == 0, expect = rondo__cores() / ctx->ranks;
     (void)arg;
     TRY(rondo_context_query(ctx, &info));
-    CHECK(strcmp(info.transport, "threads") == 0 && strcmp(info.device, "cpu") == 0);
+    CHECK(strcmp(info.transport, transport) == 0 && strcmp(info.device, "cpu") == 0);
     CHECK(info.rank == rondo_context_rank(ctx) && info.ranks == rondo_context_ranks(ctx));
-    CHECK(info.threads == (expect > 0 ? expect : 1));
+    CHECK(threads ? info.threads == (expect > 0 ? expect : 1) : info.threads >= 1);
     return 0;
 }
 
@@ -412,18 +431,46 @@ static const struct {
     { "what a rank runs on", about },
 };
 
+static int learn_rank(rondo_context *ctx, void *arg)
+{
+    int *rank = arg;
+    rank[0] = ctx->rank;
+    rank[1] = ctx->ranks;
+    return 0;
+}
+
+static void run_cases(int ranks)
+{
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    desc.transport = transport;
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        const void *shared[64] = { NULL };
+        int err = rondo_launch(ranks, &desc, cases[c].body, shared);
+        if (!is_int(err, 0, "%s, %d ranks as %s", cases[c].name, ranks, transport))
+            diag("%s", rondo_error_text());
+    }
+}
+
 int main(void)
 {
     alarm(120);
-    unsetenv("RONDO_TEST_HOOK");
     unsetenv("RONDO_DEADLINE");
-    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++)
-        for (int i = 0; i < COUNTS; i++) {
-            const void *shared[64] = { NULL };
-            int err = rondo_run_threads(rank_counts[i], cases[c].body, shared);
-            if (!is_int(err, 0, "%s, %d ranks", cases[c].name, rank_counts[i]))
-                diag("%s", rondo_error_text());
-        }
+    if (getenv("RONDO_TEST_TRANSPORT") && strcmp(getenv("RONDO_TEST_TRANSPORT"), "mpi") == 0) {
+        rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+        int mine[2] = { 0, 0 };
+        transport = desc.transport = "mpi";
+        int err = rondo_launch(0, &desc, learn_rank, mine);
+        if (mine[0] != 0 && !freopen("/dev/null", "w", stdout))
+            return 1;
+        if (!is_int(err, 0, "a first launch over mpi"))
+            diag("%s", rondo_error_text());
+        run_cases(mine[1]);
+        is_int(rondo_launch(mine[1] + 1, &desc, learn_rank, mine), RONDO_EINVAL, "a number of ranks that mpirun did not start is refused");
+        return done();
+    }
+    unsetenv("RONDO_TEST_HOOK");
+    for (int i = 0; i < COUNTS; i++)
+        run_cases(rank_counts[i]);
 
     /* alone: the same calls, no transport */
     rondo_context *alone = NULL;
