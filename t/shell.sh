@@ -20,8 +20,8 @@ ok() { # text, command...: its output is shown where it fails
 empty() { # text, file: where it is not, its lines are shown
     if [ ! -s "$2" ]; then pass "$1"; else flunk "$1"; sed 's/^/# /' "$2"; fi
 }
-compare() { # text, want, got
-    if diff -u "$2" "$3" >"$scratch/diff.out"; then pass "$1"; else flunk "$1"; sed 's/^/# /' "$scratch/diff.out"; fi
+compare() { # text, want, got: equal and not empty
+    if [ -s "$2" ] && diff -u "$2" "$3" >"$scratch/diff.out"; then pass "$1"; else flunk "$1"; sed 's/^/# /' "$scratch/diff.out"; fi
 }
 skip() { # count, why
     tap_skip=$1
