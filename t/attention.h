@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the attention tests (t/3xxx) share: problems made from counters, their run on any number of ranks, an oracle in double
+ * precision with an error bound that follows from the arithmetic, and hashes of the whole result.
+ */
+#ifndef RONDO_T_ATTENTION_H
+#define RONDO_T_ATTENTION_H
+
+#include <float.h>
+#include <math.h>
+
+#include "rondo.h"
+#include "t/tap.h"
+
+#define SEQUENCES_MAX 8
+
+struct problem {
+    int64_t sequences, tokens[SEQUENCES_MAX], cached[SEQUENCES_MAX];
+    int64_t heads, kv_heads, head_dim, value_dim;
+    int32_t causal, windowed;
+    int64_t left, right;
+    double scale;
+    int32_t q_type, kv_type, out_type, leaf;
+    uint32_t seed;
+    double spread;               /* of q and k: 0 = 1 */
+    /* made by problem_data() */
+    int64_t q_rows, kv_rows, q_first[SEQUENCES_MAX + 1], kv_first[SEQUENCES_MAX + 1];
+    void *q, *k, *v;
+};
+
+struct setup {
+    int ranks, layout, algorithm, threads, head_groups;
+    int alias;                   /* out is q */
+    int strided;                 /* rows and heads further apart than need be */
+    int own_workspace;           /* the caller brings it */
+    const char *isa;
+};
+
+struct result {
+    char *out;
+    float *lse;
+    uint64_t hash;
+    uint64_t messages, bytes, expected_messages, expected_bytes;   /* over all ranks */
+    int agree;                   /* each rank measured what its plan expected */
+    rondo_attention_info info;   /* of rank 0 */
+};
+
+/* ---- numbers ---- */
+
+__attribute__((unused)) static double counter_number(uint32_t seed, uint32_t which, uint32_t index)
+{
+    uint32_t out[4], counter[4] = { index, which, 0, 0 }, key[2] = { seed, 3000 };
+    rondo_philox(out, counter, key);
+    /* close to normal: twelve uniform numbers would be better, four 32-bit halves do */
+    double sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += (double)(out[i] & 0xffffu) / 65536.0 + (double)(out[i] >> 16) / 65536.0 - 1.0;
+    return sum * 1.2;
+}
+
+static void put_number(void *to, int type, int64_t at, double x)
+{
+    float f = (float)x;
+    uint32_t b;
+    memcpy(&b, &f, 4);
+    if (type == RONDO_F32) {
+        ((float *)to)[at] = f;
+    } else if (type == RONDO_BF16) {
+        ((uint16_t *)to)[at] = (b & 0x7fffffffu) > 0x7f800000u ? 0x7fc0 : (uint16_t)((b + 0x7fffu + (b >> 16 & 1)) >> 16);
+    } else {
+        uint32_t sign = b >> 16 & 0x8000u;
+        double a = fabs((double)f);
+        uint32_t h;
+        if (a != a)
+            h = 0x7e00;
+        else if (a >= 65520.0)
+            h = 0x7c00;
+        else if (a < 0x1p-14)
+            h = (uint32_t)rint(a * 0x1p24);
+        else {
+            int e;
+            double m = frexp(a, &e);   /* [0.5, 1) */
+            uint32_t bits = (uint32_t)rint(m * 2048.0);
+            h = ((uint32_t)(e + 14) << 10) + bits - 1024;
+        }
+        ((uint16_t *)to)[at] = (uint16_t)(sign | h);
+    }
+}
+
+static double get_number(const void *from, int type, int64_t at)
+{
+    if (type == RONDO_F32)
+        return (double)((const float *)from)[at];
+    uint16_t h = ((const uint16_t *)from)[at];
+    if (type == RONDO_BF16) {
+        uint32_t b = (uint32_t)h << 16;
+        float f;
+        memcpy(&f, &b, 4);
+        return (double)f;
+    }
+    int e = h >> 10 & 31;
+    double m = h & 1023, x;
+    if (e == 31)
+        x = (h & 1023) ? (double)NAN : (double)INFINITY;
+    else
+        x = e ? ldexp(m + 1024, e - 25) : ldexp(m, -24);
+    return h & 0x8000 ? -x : x;
+}
+
+static void problem_lengths(struct problem *p)
+{
+    p->q_rows = p->kv_rows = 0;
+    for (int64_t i = 0; i < p->sequences; i++) {
+        int64_t keys = p->cached[i] + p->tokens[i];
+        p->q_first[i] = p->q_rows;
+        p->kv_first[i] = p->kv_rows;
+        p->q_rows += p->tokens[i];
+        p->kv_rows += keys > 0 ? keys : 0;
+    }
+    p->q_first[p->sequences] = p->q_rows;
+    p->kv_first[p->sequences] = p->kv_rows;
+}
+
+/* Fills q, k and v; a key's numbers depend on its sequence and position only, a query's on where it stands. */
+static void problem_data(struct problem *p)
+{
+    if (!p->sequences)
+        p->sequences = 1;
+    if (!p->value_dim)
+        p->value_dim = p->head_dim;
+    p->q_type = p->q_type ? p->q_type : RONDO_F32;
+    p->kv_type = p->kv_type ? p->kv_type : RONDO_F32;
+    p->out_type = p->out_type ? p->out_type : p->q_type;
+    problem_lengths(p);
+    double spread = p->spread > 0 ? p->spread : 1.0;
+    p->q = calloc((size_t)(p->q_rows * p->heads * p->head_dim + 1), 4);
+    p->k = calloc((size_t)(p->kv_rows * p->kv_heads * p->head_dim + 1), 4);
+    p->v = calloc((size_t)(p->kv_rows * p->kv_heads * p->value_dim + 1), 4);
+    for (int64_t s = 0; s < p->sequences; s++) {
+        int64_t qw = p->heads * p->head_dim, kw = p->kv_heads * p->head_dim, vw = p->kv_heads * p->value_dim;
+        uint32_t seed = p->seed + 17 * (uint32_t)s;
+        for (int64_t i = 0; i < p->tokens[s]; i++)
+            for (int64_t j = 0; j < qw; j++)
+                put_number(p->q, p->q_type, (p->q_first[s] + i) * qw + j,
+                           spread * counter_number(seed, 0, (uint32_t)((i + p->cached[s] + 100000) * qw + j)));
+        for (int64_t i = 0; i < p->kv_first[s + 1] - p->kv_first[s]; i++) {
+            for (int64_t j = 0; j < kw; j++)
+                put_number(p->k, p->kv_type, (p->kv_first[s] + i) * kw + j, spread * counter_number(seed, 1, (uint32_t)(i * kw + j)));
+            for (int64_t j = 0; j < vw; j++)
+                put_number(p->v, p->kv_type, (p->kv_first[s] + i) * vw + j, counter_number(seed, 2, (uint32_t)(i * vw + j)));
+        }
+    }
+}
+
+static void problem_free(struct problem *p)
+{
+    free(p->q);
+    free(p->k);
+    free(p->v);
+}
+
+__attribute__((unused)) static void result_free(struct result *r)
+{
+    free(r->out);
+    free(r->lse);
+    memset(r, 0, sizeof *r);
+}
+
+static void describe(const struct problem *p, const struct setup *s, rondo_attention_desc *d)
+{
+    *d = (rondo_attention_desc)RONDO_ATTENTION_DESC_INIT;
+    d->heads = p->heads;
+    d->kv_heads = p->kv_heads;
+    d->head_dim = p->head_dim;
+    d->value_dim = p->value_dim;
+    d->sequences = p->sequences;
+    d->tokens_of = p->tokens;
+    d->cached_of = p->cached;
+    d->causal = p->causal;
+    d->windowed = p->windowed;
+    d->window_left = p->left;
+    d->window_right = p->right;
+    d->scale = p->scale;
+    d->q_type = p->q_type;
+    d->kv_type = p->kv_type;
+    d->out_type = p->out_type;
+    d->leaf = p->leaf;
+    d->layout = s->layout;
+    d->algorithm = s->algorithm;
+    d->head_groups = s->head_groups;
+}
+
+/* ---- a run ---- */
+
+struct run_ {
+    const struct problem *p;
+    const struct setup *s;
+    struct result *r;
+    rondo_attention_info info[64];
+    rondo_comm_stats stats[64];
+};
+
+/* A tensor [rows, heads, dim] in memory of its own; strided: with gaps, heads outside of rows. */
+static rondo_tensor make_tensor(int64_t rows, int64_t heads, int64_t dim, int type, int strided)
+{
+    int64_t shape[3] = { rows, heads, dim };
+    rondo_tensor t = rondo_tensor_dense(NULL, type, 3, shape);
+    size_t elements = (size_t)(rows * heads * dim);
+    if (strided) {
+        t.stride[0] = dim + 3;
+        t.stride[1] = (dim + 3) * (rows + 1);
+        elements = (size_t)(t.stride[1] * heads);
+    }
+    t.data = malloc((elements + 1) * rondo_type_size(type));
+    memset(t.data, 0xff, (elements + 1) * rondo_type_size(type));   /* NaN where nothing should be read */
+    return t;
+}
+
+static void copy_row(const rondo_tensor *t, int64_t row, const void *whole, int64_t at, int to_whole)
+{
+    size_t e = rondo_type_size(t->type), bytes = (size_t)t->shape[2] * e;
+    for (int64_t h = 0; h < t->shape[1]; h++) {
+        char *a = (char *)t->data + (size_t)(row * t->stride[0] + h * t->stride[1]) * e;
+        char *b = (char *)(uintptr_t)whole + (size_t)(at * t->shape[1] + h) * bytes;
+        memcpy(to_whole ? b : a, to_whole ? a : b, bytes);
+    }
+}
+
+__attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
+{
+    struct run_ *run = arg;
+    const struct problem *p = run->p;
+    const struct setup *s = run->s;
+    int rank = rondo_context_rank(ctx);
+    rondo_attention_desc d;
+    rondo_attention *plan = NULL;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    rondo_comm_stats before = RONDO_COMM_STATS_INIT, after = RONDO_COMM_STATS_INIT;
+    describe(p, s, &d);
+    int err = rondo_attention_create(&plan, ctx, &d);
+    if (!err)
+        err = rondo_attention_query(plan, &info);
+    if (err)
+        return err;
+
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    io.q = make_tensor(info.q_rows, p->heads, p->head_dim, p->q_type, s->strided);
+    io.k = make_tensor(info.kv_rows, p->kv_heads, p->head_dim, p->kv_type, s->strided);
+    io.v = make_tensor(info.kv_rows, p->kv_heads, p->value_dim, p->kv_type, s->strided);
+    io.out = s->alias ? io.q : make_tensor(info.q_rows, p->heads, p->value_dim, p->out_type, s->strided);
+    int64_t lse_shape[2] = { info.q_rows, p->heads };
+    io.lse = rondo_tensor_dense(calloc((size_t)(info.q_rows * p->heads + 1), 4), RONDO_F32, 2, lse_shape);
+    rondo_span spans[64];
+    for (int phase = 0; phase < 2; phase++) {
+        int64_t q_row = 0, kv_row = 0;
+        for (int64_t q = 0; q < p->sequences; q++) {
+            int64_t n = rondo_attention_spans(plan, q, 0, -1, spans, 64), rows = 0;
+            for (int64_t i = 0; i < n && i < 64; i++)
+                for (int64_t j = 0; j < spans[i].count; j++, rows++) {
+                    int64_t at = p->q_first[q] + spans[i].first + j * spans[i].step, row = q_row + spans[i].row + j;
+                    copy_row(phase ? &io.out : &io.q, row, phase ? run->r->out : p->q, at, phase);
+                    if (phase)
+                        memcpy(run->r->lse + at * p->heads, (float *)io.lse.data + row * p->heads, (size_t)p->heads * 4);
+                }
+            q_row += rows;
+            n = rondo_attention_spans(plan, q, 1, rank, spans, 64);
+            rows = 0;
+            for (int64_t i = 0; i < n && i < 64; i++)
+                for (int64_t j = 0; j < spans[i].count; j++, rows++) {
+                    int64_t at = p->kv_first[q] + spans[i].first + j * spans[i].step;
+                    if (!phase) {
+                        copy_row(&io.k, kv_row + spans[i].row + j, p->k, at, 0);
+                        copy_row(&io.v, kv_row + spans[i].row + j, p->v, at, 0);
+                    }
+                }
+            kv_row += rows;
+        }
+        if (phase)
+            break;
+        void *memory = NULL;
+        if (s->own_workspace) {
+            memory = aligned_alloc(64, (info.workspace_bytes + 64) & ~(size_t)63);
+            memset(memory, 0xff, info.workspace_bytes);
+        }
+        /* twice: the first also agrees on the plan; what the second moves is what the plan expects */
+        if (!s->alias) {
+            err = rondo_attention_execute(plan, &io, memory);
+        } else {
+            err = rondo_barrier(ctx);
+        }
+        if (!err)
+            err = rondo_comm_query(ctx, &before);
+        if (!err)
+            err = rondo_attention_execute(plan, &io, memory);
+        if (!err)
+            err = rondo_comm_query(ctx, &after);
+        free(memory);
+        if (err)
+            break;
+    }
+    if (!err) {
+        run->info[rank] = info;
+        run->stats[rank] = after;
+        for (int i = 0; i < RONDO_OP_COUNT; i++) {
+            run->stats[rank].messages[i] -= before.messages[i];
+            run->stats[rank].bytes[i] -= before.bytes[i];
+        }
+        if (s->alias)   /* the agreement was in it */
+            run->stats[rank].messages[RONDO_OP_AGREE] = run->stats[rank].bytes[RONDO_OP_AGREE] = 0;
+    }
+    free(io.q.data);
+    free(io.k.data);
+    free(io.v.data);
+    free(io.lse.data);
+    if (!s->alias)
+        free(io.out.data);
+    rondo_attention_destroy(plan);
+    return err;
+}
+
+static uint64_t result_hash(const struct problem *p, const struct result *r)
+{
+    uint64_t h = 0, l = 0;
+    int64_t shape[3] = { p->q_rows, p->heads, p->value_dim };
+    rondo_hash_add(&h, r->out, rondo_type_size(p->out_type), 0, p->q_rows * p->heads * p->value_dim);
+    rondo_hash_add(&l, r->lse, 4, 0, p->q_rows * p->heads);
+    return rondo_hash_close(h, 0, p->leaf, shape, 3) ^ (rondo_hash_close(l, 0, p->leaf, shape, 2) << 1);
+}
+
+__attribute__((unused)) static int solve(const struct problem *p, const struct setup *s, struct result *r)
+{
+    static struct run_ run;
+    rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+    memset(r, 0, sizeof *r);
+    memset(&run, 0, sizeof run);
+    run.p = p;
+    run.s = s;
+    run.r = r;
+    r->out = malloc((size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
+    r->lse = malloc((size_t)(p->q_rows * p->heads + 1) * 4);
+    memset(r->out, 0x55, (size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
+    d.threads = s->threads ? s->threads : 1;
+    d.isa = s->isa;
+    int err = rondo_launch(s->ranks, &d, run_rank_, &run);
+    if (err)
+        return err;
+    r->info = run.info[0];
+    r->agree = 1;
+    uint64_t here = 0;
+    for (int i = 0; i < s->ranks; i++) {
+        uint64_t messages = 0, bytes = 0;
+        for (int o = 0; o < RONDO_OP_COUNT; o++) {
+            messages += run.stats[i].messages[o];
+            bytes += run.stats[i].bytes[o];
+        }
+        r->agree &= messages == run.info[i].messages && bytes == run.info[i].bytes;
+        r->agree &= run.info[i].hash == run.info[0].hash && run.info[i].messages_total == run.info[0].messages_total;
+        r->messages += messages;
+        r->bytes += bytes;
+        here += run.info[i].visible_pairs_here;
+    }
+    r->expected_messages = run.info[0].messages_total;
+    r->expected_bytes = run.info[0].bytes_total;
+    r->agree &= r->messages == r->expected_messages && r->bytes == r->expected_bytes && here == run.info[0].visible_pairs;
+    r->hash = result_hash(p, r);
+    return 0;
+}
+
+/* ---- the oracle ---- */
+
+static int sees(const struct problem *p, int64_t at, int64_t key)
+{
+    if (p->causal && key > at)
+        return 0;
+    if (p->windowed && p->left >= 0 && key < at - p->left)
+        return 0;
+    return !(p->windowed && p->right >= 0 && key > at + p->right);
+}
+
+/* The largest ratio of an element's error to its bound: at most 1 if all is well. pairs, if not NULL, gets the visible pairs.
+ *
+ * Bound: u = 2^-24. A score in natural units is off by at most e_i = scale * (D + 3) u sum|q k|: a chain of D products, the rounding of the
+ * scale and of the product. A weight is then off by a factor 1 + e_i + 8u (polynomial, exact power of two). A sum of n weights in
+ * chains of a leaf and a tree adds at most (leaf + 2 height + 4) u. Numerator and denominator each have that error once. */
+__attribute__((unused)) static double worst_error(const struct problem *p, const struct result *r, uint64_t *pairs)
+{
+    const double u = 0x1p-24;
+    double worst = 0.0, scale = p->scale != 0.0 ? p->scale : 1.0 / sqrt((double)p->head_dim);
+    double rounding = p->out_type == RONDO_F32 ? 0x1p-24 : p->out_type == RONDO_BF16 ? 0x1p-8 : 0x1p-11;
+    double floor_ = p->out_type == RONDO_F16 ? 0x1p-25 : 1e-38;
+    int64_t group = p->heads / p->kv_heads, leaf = p->leaf ? p->leaf : 128;
+    uint64_t seen = 0;
+    for (int64_t s = 0; s < p->sequences; s++) {
+        int64_t keys = p->kv_first[s + 1] - p->kv_first[s];
+        double *w = malloc((size_t)(keys + 1) * sizeof *w);
+        double height = 1;
+        while ((int64_t)1 << (int)height < keys / leaf + 2)
+            height++;
+        for (int64_t i = 0; i < p->tokens[s]; i++)
+            for (int64_t h = 0; h < p->heads; h++) {
+                double most = -INFINITY, e = 0.0, sum = 0.0;
+                int64_t row = p->q_first[s] + i, any = 0;
+                for (int64_t k = 0; k < keys; k++) {
+                    if (!sees(p, p->cached[s] + i, k))
+                        continue;
+                    double dot = 0.0, size = 0.0;
+                    for (int64_t d = 0; d < p->head_dim; d++) {
+                        double x = get_number(p->q, p->q_type, (row * p->heads + h) * p->head_dim + d) *
+                                   get_number(p->k, p->kv_type, ((p->kv_first[s] + k) * p->kv_heads + h / group) * p->head_dim + d);
+                        dot += x;
+                        size += fabs(x);
+                    }
+                    w[k] = dot * scale;
+                    most = w[k] > most ? w[k] : most;
+                    double off = fabs(scale) * ((double)p->head_dim + 3) * u * size;
+                    e = off > e ? off : e;
+                    any++;
+                }
+                seen += h == 0 ? (uint64_t)any : 0;
+                for (int64_t k = 0; k < keys; k++)
+                    if (sees(p, p->cached[s] + i, k))
+                        sum += w[k] = exp(w[k] - most);
+                double each = expm1(e) + 8 * u + ((double)leaf + 2 * height + 4) * u;
+                double lse = any ? most + log(sum) : -INFINITY, got = (double)r->lse[row * p->heads + h];
+                double ratio;
+                if (any) {
+                    ratio = fabs(got - lse) / (each + 2 * u * fabs(lse) + 4 * u);
+                    worst = ratio > worst || ratio != ratio ? ratio : worst;
+                } else if (got != -INFINITY) {
+                    worst = INFINITY;
+                }
+                for (int64_t d = 0; d < p->value_dim; d++) {
+                    double o = 0.0, size = 0.0;
+                    for (int64_t k = 0; k < keys; k++) {
+                        if (!sees(p, p->cached[s] + i, k))
+                            continue;
+                        double x = w[k] / sum * get_number(p->v, p->kv_type, ((p->kv_first[s] + k) * p->kv_heads + h / group) * p->value_dim + d);
+                        o += x;
+                        size += fabs(x);
+                    }
+                    got = get_number(r->out, p->out_type, (row * p->heads + h) * p->value_dim + d);
+                    ratio = fabs(got - o) / (size * (2 * each + 3 * u) * (1 + rounding) + rounding * fabs(o) + floor_);
+                    if (!any)
+                        ratio = got == 0.0 && !signbit(got) ? 0.0 : INFINITY;
+                    worst = ratio > worst || ratio != ratio ? ratio : worst;
+                }
+            }
+        free(w);
+    }
+    if (pairs)
+        *pairs = seen;
+    return worst;
+}
+
+#endif
