@@ -54,10 +54,15 @@ done
 if [ -n "$RONDO" ]; then
     for command in $("$RONDO" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
         page=$srcdir/man/rondo-$command.1
-        "$RONDO" "$command" --help | sed -n '/^Options:/,/^Exit codes/p' | grep -E '^  -' | grep -oE -- '--[a-z][a-z0-9-]*' | sort -u >"$scratch/help"
+        kinds=''
+        [ "$command" != bench ] || kinds='attention linear transport generate'
+        for kind in '' $kinds; do "$RONDO" "$command" $kind --help; done | sed -n '/^Options:/,/^Exit codes/p' | grep -E '^  -' |
+            grep -oE -- '--[a-z][a-z0-9-]*' | sort -u >"$scratch/help"
         [ -s "$page" ] || { flunk "rondo-$command(1) is missing"; continue; }
-        { cat "$page"; grep -q '^\.Xr rondo 1' "$page" && sed -n '/^\.Ss Common options/,/^\.S[hs] /p' "$srcdir/man/rondo.1"; } |
-            grep -oE '^\.It Fl( [a-z] ,)?( Fl)? -[a-z][a-z0-9-]*|^\.It Fl [a-z] Ar.*Fl -[a-z-]*|Fl -[a-z][a-z0-9-]*' | grep -oE -- '-[a-z][a-z0-9-]+$' | sed 's/^/-/' | sort -u >"$scratch/manual"
+        { cat "$page"; sed -n '/^\.Ss Common options/,/^\.Ss Reports/p' "$srcdir/man/rondo.1"; } |
+            grep -E '^\.It Fl' | grep -oE -- 'Fl -[a-z][a-z0-9-]+' | sed 's/^Fl /-/' | sort -u >"$scratch/manual"
+        echo --help >>"$scratch/manual"
+        sort -o "$scratch/manual" "$scratch/manual"
         comm -23 "$scratch/help" "$scratch/manual" >"$scratch/missing"
         empty "rondo-$command(1) has every option of --help" "$scratch/missing"
         sed -n '/^\.Sh DESCRIPTION/,/^\.Sh /p' "$page" | grep -E '^\.It Fl' | grep -oE -- 'Fl -[a-z][a-z0-9-]+' | sed 's/^Fl /-/' | sort -u >"$scratch/own"
