@@ -50,6 +50,10 @@ for page in "$srcdir"/man/*.3; do
     fi
 done
 
+awk '/^In your program/ { inside = 1 } /^    cc program/ { exit } inside && /^    / { print substr($0, 5) } inside && /^$/ { print }' "$srcdir/README" >"$scratch/readme.c"
+ok "the README's program is there" grep -q 'int main' "$scratch/readme.c"
+ok "and compiles" $CC $flags -c "$scratch/readme.c" -o "$scratch/unit.o"
+
 # the commands: each has a page, and the page has each option that --help shows, and no other
 if [ -n "$RONDO" ]; then
     for command in $("$RONDO" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
