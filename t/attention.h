@@ -87,7 +87,7 @@ static void put_number(void *to, int type, int64_t at, double x)
     }
 }
 
-static double get_number(const void *from, int type, int64_t at)
+__attribute__((unused)) static double get_number(const void *from, int type, int64_t at)
 {
     if (type == RONDO_F32)
         return (double)((const float *)from)[at];
@@ -122,7 +122,7 @@ static void problem_lengths(struct problem *p)
 }
 
 /* Fills q, k and v; a key's numbers depend on its sequence and position only, a query's on where it stands. */
-static void problem_data(struct problem *p)
+__attribute__((unused)) static void problem_data(struct problem *p)
 {
     if (!p->sequences)
         p->sequences = 1;
@@ -152,7 +152,7 @@ static void problem_data(struct problem *p)
     }
 }
 
-static void problem_free(struct problem *p)
+__attribute__((unused)) static void problem_free(struct problem *p)
 {
     free(p->q);
     free(p->k);
@@ -166,7 +166,7 @@ __attribute__((unused)) static void result_free(struct result *r)
     memset(r, 0, sizeof *r);
 }
 
-static void describe(const struct problem *p, const struct setup *s, rondo_attention_desc *d)
+__attribute__((unused)) static void describe(const struct problem *p, const struct setup *s, rondo_attention_desc *d)
 {
     *d = (rondo_attention_desc)RONDO_ATTENTION_DESC_INIT;
     d->heads = p->heads;
@@ -201,7 +201,7 @@ struct run_ {
 };
 
 /* A tensor [rows, heads, dim] in memory of its own; strided: with gaps, heads outside of rows. */
-static rondo_tensor make_tensor(int64_t rows, int64_t heads, int64_t dim, int type, int strided)
+__attribute__((unused)) static rondo_tensor make_tensor(int64_t rows, int64_t heads, int64_t dim, int type, int strided)
 {
     int64_t shape[3] = { rows, heads, dim };
     rondo_tensor t = rondo_tensor_dense(NULL, type, 3, shape);
@@ -216,7 +216,7 @@ static rondo_tensor make_tensor(int64_t rows, int64_t heads, int64_t dim, int ty
     return t;
 }
 
-static void copy_row(const rondo_tensor *t, int64_t row, const void *whole, int64_t at, int to_whole)
+__attribute__((unused)) static void copy_row(const rondo_tensor *t, int64_t row, const void *whole, int64_t at, int to_whole)
 {
     size_t e = rondo_type_size(t->type), bytes = (size_t)t->shape[2] * e;
     for (int64_t h = 0; h < t->shape[1]; h++) {
@@ -318,7 +318,7 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     return err;
 }
 
-static uint64_t result_hash(const struct problem *p, const struct result *r)
+__attribute__((unused)) static uint64_t result_hash(const struct problem *p, const struct result *r)
 {
     uint64_t h = 0, l = 0;
     int64_t shape[3] = { p->q_rows, p->heads, p->value_dim };
@@ -368,7 +368,7 @@ __attribute__((unused)) static int solve(const struct problem *p, const struct s
 
 /* ---- the oracle ---- */
 
-static int sees(const struct problem *p, int64_t at, int64_t key)
+__attribute__((unused)) static int sees(const struct problem *p, int64_t at, int64_t key)
 {
     if (p->causal && key > at)
         return 0;

@@ -92,12 +92,12 @@ static int check_choices(rondo_attention_desc *d)
     if (!name)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no arithmetic; f32 is 0", (int)d->arithmetic);
     if (d->arithmetic != RONDO_ARITHMETIC_F32)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: arithmetic %s is not built yet; f32 is", name);
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: arithmetic %s is known but not in this build; f32 is", name);
     name = rondo_level_name(d->level);
     if (!name)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no level; strict is 0", (int)d->level);
     if (d->level != RONDO_STRICT)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level %s is not built yet; strict is", name);
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level %s is known but not in this build; strict is", name);
     if (d->layout && !rondo_layout_name(d->layout))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no layout; contiguous, zigzag, striped and snake are 1 to 4",
                            (int)d->layout);
