@@ -32,7 +32,7 @@ struct block {
     int64_t *lo, *hi;                  /* [tokens] */
     struct panel *panel;
     float *st, *sum;                   /* scores; sums of a partly hidden leaf */
-    float *wide_q, *wide_k, *wide_v;   /* four rows, a leaf */
+    float *wide_q, *wide_k, *wide_v;   /* four rows of Q; a leaf, widened or copied together (NULL: read where it lies) */
     int64_t lo_min, hi_max;
     /* the leaf at work */
     const float *k, *v;
@@ -62,6 +62,15 @@ static void *take(char *scratch, size_t *at, size_t bytes)
     return scratch ? scratch + from : NULL;
 }
 
+/* Whether the block reads leaves from its own copy: to widen them once for all panels, or because rows far apart fall into few
+ * sets of the caches, which costs more than the copy where several panels read them. */
+static bool copies(const struct rondo_attention_task *t, int32_t panels)
+{
+    if (t->kv_type != RONDO_F32)
+        return true;
+    return panels >= 4 && (t->k_row_stride > t->head_dim || t->v_row_stride > t->value_dim);
+}
+
 /* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product in advance. */
 static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char *scratch, struct block *b)
 {
@@ -79,8 +88,8 @@ static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char 
     b->st = take(scratch, &at, leaf * PANEL * sizeof(float));
     b->sum = take(scratch, &at, (size_t)PANEL * (size_t)b->padded * sizeof(float));
     b->wide_q = take(scratch, &at, 4 * (size_t)t->head_dim * sizeof(float));
-    b->wide_k = t->kv_type == RONDO_F32 ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
-    b->wide_v = t->kv_type == RONDO_F32 ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
+    b->wide_k = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
+    b->wide_v = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
     b->panel = take(scratch, &at, (size_t)b->panels * sizeof *b->panel);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel p = { .row = i * PANEL };
@@ -338,7 +347,7 @@ static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, i
 {
     const struct rondo_attention_task *t = b->t;
     const int64_t k = f->row * t->k_row_stride + b->kv_head * t->k_head_stride, v = f->row * t->v_row_stride + b->kv_head * t->v_head_stride;
-    if (t->kv_type == RONDO_F32) {
+    if (!b->wide_k) {
         b->k = (const float *)t->k + k;
         b->v = (const float *)t->v + v;
         b->k_stride = t->k_row_stride;

@@ -21,9 +21,14 @@ struct job {
     int64_t pieces_count;
 };
 
-/* Pieces and items of all tasks, scratch of one worker and of all. false: too large for this machine. */
+/* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which small pages
+ * would slow by a few percent. */
+#define LARGE ((size_t)2 << 20)
+
+/* Pieces and items of all tasks, scratch of one worker, what its block needs more to lie in large pages, and the total. false:
+ * too large for this machine. */
 static bool measure(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count, int64_t *pieces,
-                    int64_t *items, size_t *scratch, size_t *total)
+                    int64_t *items, size_t *scratch, size_t *slack, size_t *total)
 {
     size_t list, all;
     *pieces = 0;
@@ -45,16 +50,19 @@ static bool measure(const struct rondo_device *dev, const struct rondo_attention
     if (!rondo__add(*scratch, 63, scratch))
         return false;
     *scratch &= ~(size_t)63;
-    return rondo__mul((size_t)*pieces, sizeof(struct piece), &list) &&
-           rondo__mul(*scratch, (size_t)rondo__cpu_workers(dev, *items), &all) && rondo__add(list, all, total) &&
+    if (!rondo__mul((size_t)*pieces, sizeof(struct piece), &list) ||
+        !rondo__mul(*scratch, (size_t)rondo__cpu_workers(dev, *items), &all))
+        return false;
+    *slack = all >= LARGE / 4 ? LARGE - 1 - (all - 1) % LARGE + LARGE : 0;
+    return rondo__add(all, *slack, &all) && rondo__add(list, all, total) &&
            rondo__add(*total, 4 * 64, total);   /* two blocks, each rounded up and with its header */
 }
 
 size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count)
 {
     int64_t pieces, items;
-    size_t scratch, total;
-    return measure(dev, tasks, count, &pieces, &items, &scratch, &total) ? total : SIZE_MAX;
+    size_t scratch, slack, total;
+    return measure(dev, tasks, count, &pieces, &items, &scratch, &slack, &total) ? total : SIZE_MAX;
 }
 
 /* How many keys the tokens [t0, t1) may see: their last position less their first, clipped to the task's keys. */
@@ -152,25 +160,29 @@ int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attent
 {
     struct job j = { .kernel = dev->attention, .tasks = tasks, .poll = poll };
     int64_t items;
-    size_t total;
+    size_t slack, total;
     int err;
 
-    if (!measure(dev, tasks, count, &j.pieces_count, &items, &j.scratch_bytes, &total))
+    if (!measure(dev, tasks, count, &j.pieces_count, &items, &j.scratch_bytes, &slack, &total))
         return rondo__fail(RONDO_ENOMEM, "attention: the scratch of the cpu device would exceed the address space");
     if (items == 0)
         return 0;
     size_t bytes = j.scratch_bytes * (size_t)rondo__cpu_workers(dev, items);
     j.pieces = rondo__alloc((size_t)j.pieces_count * sizeof *j.pieces);
-    j.scratch = rondo__alloc(bytes);
-    if (!j.pieces || !j.scratch) {
+    char *block = rondo__alloc(bytes + slack);
+    if (!j.pieces || !block) {
         err = rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device", total);
         goto done;
     }
-    rondo__cpu_huge(j.scratch, bytes);
+    j.scratch = block;
+    if (slack) {
+        j.scratch += LARGE - 1 - ((uintptr_t)block + LARGE - 1) % LARGE;
+        rondo__cpu_huge(j.scratch, bytes + LARGE - 1 - (bytes - 1) % LARGE);
+    }
     list_pieces(dev, tasks, count, j.pieces);
     err = rondo__cpu_for(dev, items, work, &j, poll);
 done:
-    rondo__free(j.scratch);
+    rondo__free(block);
     rondo__free(j.pieces);
     return err;
 }

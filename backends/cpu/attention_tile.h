@@ -12,6 +12,9 @@
 
 #include "backends/cpu/vec.h"
 
+/* Keeps a compiler from mixing the loads of two steps, for which there are no registers. */
+#define IN_ORDER __asm__ volatile("" : : : "memory")
+
 #define RV 3   /* vectors of rows in a panel */
 #if VL == 16   /* 32 registers: 24 accumulators */
 #define KEYS 8   /* keys of a score tile */
@@ -58,11 +61,11 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
 #define KEY_STEP(i)                                                                                                    \
     if (nk > i) {                                                                                                      \
         const vf b = vf_set1(k##i[d]);                                                                                 \
-        a##i##0 = vf_fma(q0, b, a##i##0);                                                                              \
+        vf_fma_into(&a##i##0, q0, b);                                                                              \
         if (nv > 1)                                                                                                    \
-            a##i##1 = vf_fma(q1, b, a##i##1);                                                                          \
+            vf_fma_into(&a##i##1, q1, b);                                                                          \
         if (nv > 2)                                                                                                    \
-            a##i##2 = vf_fma(q2, b, a##i##2);                                                                          \
+            vf_fma_into(&a##i##2, q2, b);                                                                          \
     }
 #define STEP(at)                                                                                                       \
     {                                                                                                                  \
@@ -80,7 +83,9 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
         __builtin_prefetch(ahead1 + e * ahead_bytes, 0, 2);
         for (int32_t f = e; f < e + 16; f += 2) {
             STEP(f + 1)
+            IN_ORDER;
             STEP(f)
+            IN_ORDER;
         }
     }
     for (; e + 2 <= dim; e += 2) {
@@ -208,13 +213,13 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
 #define ROW_STEP(i)                                                                                                    \
     if (nr > i) {                                                                                                      \
         const vf w = vf_set1(pk[i]);                                                                                   \
-        o##i##0 = vf_fma(w, v0, o##i##0);                                                                              \
+        vf_fma_into(&o##i##0, w, v0);                                                                              \
         if (nc > 1)                                                                                                    \
-            o##i##1 = vf_fma(w, v1, o##i##1);                                                                          \
+            vf_fma_into(&o##i##1, w, v1);                                                                          \
         if (nc > 2)                                                                                                    \
-            o##i##2 = vf_fma(w, v2, o##i##2);                                                                          \
+            vf_fma_into(&o##i##2, w, v2);                                                                          \
         if (nc > 3)                                                                                                    \
-            o##i##3 = vf_fma(w, v3, o##i##3);                                                                          \
+            vf_fma_into(&o##i##3, w, v3);                                                                          \
     }
 #define STEP(key)                                                                                                      \
     {                                                                                                                  \
@@ -235,7 +240,9 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
     }
     for (; j + 2 <= k1; j += 2) {
         STEP(j + 1)
+        IN_ORDER;
         STEP(j)
+        IN_ORDER;
     }
     if (j < k1)
         STEP(j)

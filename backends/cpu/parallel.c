@@ -139,9 +139,9 @@ int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *ar
 void rondo__cpu_huge(void *memory, size_t bytes)
 {
 #ifdef MADV_HUGEPAGE
-    const uintptr_t page = 4096, large = (uintptr_t)2 << 20;
-    uintptr_t from = ((uintptr_t)memory + page - 1) & ~(page - 1), to = ((uintptr_t)memory + bytes) & ~(page - 1);
-    if (memory && bytes >= 2 * large && from < to)
+    const uintptr_t large = (uintptr_t)2 << 20;
+    uintptr_t from = ((uintptr_t)memory + large - 1) & ~(large - 1), to = ((uintptr_t)memory + bytes) & ~(large - 1);
+    if (memory && from < to)
         (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
 #else
     (void)memory;
