@@ -4,9 +4,10 @@
  * (Chen et al. 2023), dynamic NTK, llama3 and YaRN (Peng et al. 2023), as Hugging Face's modeling_rope_utils.py defines
  * them. Called by batch.c (frequencies, once per sequence) and forward.c (tables, once per pass).
  *
- * Frequencies are computed in double with rondo's own elementary functions and rounded once to float; the angle is the
- * float product position * frequency, as in the reference, which works in fp32; cosine and sine of that float are taken in
- * double, multiplied by the attention factor and rounded once. So a table is a function of the position alone.
+ * Frequencies are small float programs, step by step as the reference runs them in fp32: models were trained with these very
+ * roundings, and an angle multiplies the last bit of a frequency by the position. Powers are rondo_pow() in double, rounded
+ * once to float. The angle is the float product position * frequency, as in the reference; cosine and sine of that float are
+ * taken in double, multiplied by the attention factor and rounded once. So a table is a function of the position alone.
  *
  * The kind dynamic makes the base grow with the length of the sequence. Keys that were rotated earlier would then stand in
  * the cache with another base, and the result would depend on how the prompt was cut into pieces. rondo fixes the base of a
@@ -19,7 +20,12 @@
 
 #define TWO_PI 6.283185307179586476925286766559
 
-/* Rounding down and up without libm; the arguments are clamped to where an int64_t is exact. */
+static float power(float base, float exponent)
+{
+    return (float)rondo_pow((double)base, (double)exponent);
+}
+
+/* Rounding down without libm; the argument is clamped to where an int64_t is exact. */
 static double round_down(double x)
 {
     double n = (double)(int64_t)x;
@@ -33,63 +39,79 @@ static double clamp(double x, double low, double high)
     return x > high ? high : x;
 }
 
-/* The dimension at which a full turn happens `rotations` times over the original context. */
+/* The base that fits a sequence of so many tokens (NTK-aware scaling); M is the length up to which it stays. */
+static float dynamic_base(const struct rondo_rope_config *rope, int64_t length)
+{
+    const float m = (float)rope->original_max_positions, n = length > rope->original_max_positions ? (float)length : m;
+    const float factor = (float)rope->factor, stretch = factor * n / m - (float)(rope->factor - 1.0);
+    return (float)rope->theta * power(stretch, (float)((double)rope->dim / ((double)rope->dim - 2.0)));
+}
+
+static float llama3(const struct rondo_rope_config *rope, float f)
+{
+    const float original = (float)rope->original_max_positions, factor = (float)rope->factor;
+    const float wavelength = (float)TWO_PI / f;
+    if (wavelength < (float)((double)rope->original_max_positions / rope->high_freq_factor))
+        return f;
+    if (wavelength > (float)((double)rope->original_max_positions / rope->low_freq_factor))
+        return f / factor;
+    float smooth = (original / wavelength - (float)rope->low_freq_factor) / (float)(rope->high_freq_factor - rope->low_freq_factor);
+    return (1.0f - smooth) * f / factor + smooth * f;
+}
+
+/* YaRN: the dimension at which a full turn happens `rotations` times over the original context. */
 static double correction(const struct rondo_rope_config *rope, double rotations)
 {
     double x = (double)rope->dim * rondo_log((double)rope->original_max_positions / (rotations * TWO_PI)) / (2.0 * rondo_log(rope->theta));
     return clamp(x, -1e9, 1e9);
 }
 
-static double llama3(const struct rondo_rope_config *rope, double f)
+struct ramp {
+    double low, high;   /* dimensions between which interpolation sets in */
+};
+
+static struct ramp yarn_ramp(const struct rondo_rope_config *rope)
 {
-    double original = (double)rope->original_max_positions;
-    double wavelength = TWO_PI / f;
-    if (wavelength < original / rope->high_freq_factor)
-        return f;
-    if (wavelength > original / rope->low_freq_factor)
-        return f / rope->factor;
-    double smooth = (original / wavelength - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
-    return (1.0 - smooth) * f / rope->factor + smooth * f;
+    struct ramp r = { correction(rope, rope->beta_fast), correction(rope, rope->beta_slow) };
+    if (rope->truncate) {
+        r.low = round_down(r.low);
+        r.high = -round_down(-r.high);
+    }
+    r.low = r.low > 0.0 ? r.low : 0.0;
+    r.high = r.high < (double)rope->dim - 1.0 ? r.high : (double)rope->dim - 1.0;
+    if (r.low == r.high)
+        r.high += 0.001;
+    return r;
+}
+
+/* p: the wavelength over 2 pi, before scaling */
+static float yarn(const struct rondo_rope_config *rope, struct ramp r, int32_t i, float p)
+{
+    float x = ((float)i - (float)r.low) / (float)(r.high - r.low);
+    float keep = 1.0f - (x > 0.0f ? x < 1.0f ? x : 1.0f : 0.0f);
+    return 1.0f / ((float)rope->factor * p) * (1.0f - keep) + 1.0f / p * keep;
 }
 
 void rondo__rope_frequencies(const struct rondo_rope_config *rope, int64_t length, float *inv_freq)
 {
-    double dim = rope->dim, base = rope->theta, low = 0.0, high = 0.0;
-    if (rope->kind == RONDO_ROPE_DYNAMIC && rope->dim > 2) {
-        double m = (double)rope->original_max_positions;
-        double n = (double)length > m ? (double)length : m;
-        base *= rondo_pow(rope->factor * n / m - (rope->factor - 1.0), dim / (dim - 2.0));
-    }
-    if (rope->kind == RONDO_ROPE_YARN) {
-        low = correction(rope, rope->beta_fast);
-        high = correction(rope, rope->beta_slow);
-        if (rope->truncate) {
-            low = round_down(low);
-            high = -round_down(-high);
-        }
-        low = low > 0.0 ? low : 0.0;
-        high = high < dim - 1.0 ? high : dim - 1.0;
-        if (low == high)
-            high += 0.001;
-    }
+    const float base = rope->kind == RONDO_ROPE_DYNAMIC && rope->dim > 2 ? dynamic_base(rope, length) : (float)rope->theta;
+    const struct ramp ramp = rope->kind == RONDO_ROPE_YARN ? yarn_ramp(rope) : (struct ramp){ 0.0, 1.0 };
     for (int32_t i = 0; i < rope->dim / 2; i++) {
-        double f = 1.0 / rondo_pow(base, 2.0 * i / dim);
+        const float p = power(base, (float)(2 * i) / (float)rope->dim), f = 1.0f / p;
         switch (rope->kind) {
         case RONDO_ROPE_LINEAR:
-            f /= rope->factor;
+            inv_freq[i] = f / (float)rope->factor;
             break;
         case RONDO_ROPE_LLAMA3:
-            f = llama3(rope, f);
+            inv_freq[i] = llama3(rope, f);
             break;
-        case RONDO_ROPE_YARN: {
-            double ramp = clamp(((double)i - low) / (high - low), 0.0, 1.0);
-            f = f / rope->factor * ramp + f * (1.0 - ramp);
+        case RONDO_ROPE_YARN:
+            inv_freq[i] = yarn(rope, ramp, i, p);
             break;
-        }
         default:
+            inv_freq[i] = f;
             break;
         }
-        inv_freq[i] = (float)f;
     }
 }
 
