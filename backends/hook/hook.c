@@ -85,7 +85,7 @@ static int parse(struct hook_settings *set, const char *spec)
     for (char *word = strtok_r(text, ",", &next); word; word = strtok_r(NULL, ",", &next)) {
         char *rest = NULL, *name = strtok_r(word, ":", &rest), *first = strtok_r(NULL, ":", &rest), *second = strtok_r(NULL, ":", &rest);
         int64_t a = 0, b = -1;
-        if (!name || (first && number(first, &a)) || (second && number(second, &b)) || b > INT32_MAX)
+        if (!name || (first && number(first, &a)) || (second && number(second, &b)) || b > INT32_MAX || strtok_r(NULL, ":", &rest))
             return refuse(spec);
         if (strcmp(name, "trace") == 0 && !first) {
             set->trace = true;
