@@ -380,7 +380,11 @@ static void look_ahead(struct block *b, int32_t step)
         b->next.v = (const char *)t->v + (f->row * t->v_row_stride + b->kv_head * t->v_head_stride) * element;
         b->next.k_stride = t->k_row_stride * element;
         b->next.v_stride = t->v_row_stride * element;
+        b->next.k_bytes = t->head_dim * element;
+        b->next.v_bytes = t->value_dim * element;
         b->next.count = f->count;
+        const int32_t keys = KEYS(b->panel[0].vecs), tiles = (f->count + keys - 1) / keys * b->panels;
+        b->next.quota = (2 * f->count + tiles - 1) / tiles;
         return;
     }
 }

@@ -17,22 +17,23 @@
 
 #define RV 3   /* vectors of rows in a panel */
 #if VL == 16   /* 32 registers: 24 accumulators */
-#define KEYS 8   /* keys of a score tile */
+#define KEYS(nv) 8   /* keys of a score tile, by the panel's vectors */
 #define COLS 4   /* vectors of the head dimension in a P*V tile */
 #else          /* 16 registers: 12 accumulators */
-#define KEYS 4
+#define KEYS(nv) ((nv) == 1 ? 8 : 4)
 #define COLS 2
 #endif
 #define ROWS 6   /* rows of a P*V tile */
 #define PANEL (RV * VL)
 #define LEAF_MAX 256
 
-/* Rows of the next leaf to be brought into the second-level cache while a score tile runs: two at a time. */
+/* Rows of the next leaf, K then V, to be brought into the second-level cache while the score tiles run. */
 struct ahead {
-    const char *k, *v;              /* NULL: nothing */
+    const char *k, *v;              /* k NULL: nothing */
     int64_t k_stride, v_stride;     /* bytes */
-    int32_t count, at;              /* keys; rows of k, then of v, given out so far */
-    int32_t element;                /* bytes */
+    int32_t count, at;              /* keys; rows given out so far */
+    int32_t quota;                  /* rows for each tile */
+    int32_t element, k_bytes, v_bytes;
 };
 
 VEC const char *ahead_next(struct ahead *a)
@@ -41,6 +42,17 @@ VEC const char *ahead_next(struct ahead *a)
     if (i < a->count)
         return a->k + i * a->k_stride;
     return i < 2 * a->count ? a->v + (i - a->count) * a->v_stride : NULL;
+}
+
+/* Where tiles are few: a tile's whole quota at once. */
+static void ahead_burst(struct ahead *a)
+{
+    for (int32_t n = 0; n < a->quota; n++) {
+        const int32_t bytes = a->at < a->count ? a->k_bytes : a->v_bytes;
+        const char *row = ahead_next(a);
+        for (int32_t i = 0; row && i < bytes; i += 64)
+            __builtin_prefetch(row + i, 0, 2);
+    }
 }
 
 /* ---- scores: C2 ---- */
@@ -136,18 +148,24 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
 VEC void scores(const int nv, const int masked, const int32_t dim, const float *qt, const float *k, const int64_t stride, const float scale,
                 float *st, float *top, const int32_t u0, const int32_t u1, const float *from, const float *to, struct ahead *next)
 {
-    const int ld = nv * VL;
+    const int ld = nv * VL, keys = KEYS(nv);
     for (int v = 0; v < nv; v++)
         vf_store(top + v * VL, vf_set1(-FLT_MAX));
-    if (u1 - u0 < KEYS) {
+    if (u1 - u0 < keys) {
         for (int32_t j = u0; j < u1; j++)
             score_tile(nv, 1, masked, dim, qt, k + j * stride, stride, scale, st + j * ld, top, j, from, to, NULL, NULL, 0);
         return;
     }
-    for (int32_t j = u0; j < u1; j += KEYS) {
-        const int32_t i = j <= u1 - KEYS ? j : u1 - KEYS;
-        const char *a = next->k ? ahead_next(next) : NULL, *b = next->k ? ahead_next(next) : NULL;
-        score_tile(nv, KEYS, masked, dim, qt, k + i * stride, stride, scale, st + i * ld, top, i, from, to, a ? a : (const char *)qt,
+    for (int32_t j = u0; j < u1; j += keys) {
+        const int32_t i = j <= u1 - keys ? j : u1 - keys;
+        const char *a = NULL, *b = NULL;
+        if (next->k && next->quota > 2) {
+            ahead_burst(next);
+        } else if (next->k) {
+            a = ahead_next(next);
+            b = ahead_next(next);
+        }
+        score_tile(nv, KEYS(nv), masked, dim, qt, k + i * stride, stride, scale, st + i * ld, top, i, from, to, a ? a : (const char *)qt,
                    b ? b : (const char *)qt, a ? next->element : 0);
     }
 }
