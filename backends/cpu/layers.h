@@ -13,8 +13,15 @@
 /* ---- linear ---- */
 
 /* Weights as every instruction set reads them, so that ranks of different kinds may share one copy: panels of 32 outputs,
- * [panel][in][32] in the storage type, the last panel filled up with zeros. */
+ * [panel][in][32] in the storage type, the last panel filled up with zeros. In a panel of bf16 the outputs lie in the order
+ * 0, 16, 1, 17, ..., 15, 31: then the low and the high halves of 32-bit lanes are 16 neighbours each, widened by a shift or a mask. */
 #define RONDO_CPU_PANEL 32
+
+static inline int rondo__cpu_column(int type, int64_t output)
+{
+    int j = (int)(output % RONDO_CPU_PANEL);
+    return type == RONDO_BF16 ? j % 16 * 2 + j / 16 : j;
+}
 
 struct rondo_device_linear {
     int64_t in, out, panels;
@@ -38,12 +45,12 @@ static inline int rondo__cpu_tree_depth(int64_t leaves)
     return depth;
 }
 
-/* Some rows of x against a linear; rows are cut into `tiles` nearly equal tiles. */
+/* Some rows of x against a linear, in tiles of tile_rows; the last one may have fewer. */
 struct rondo_cpu_linear_job {
     const struct rondo_device_linear *linear;
-    int64_t rows, tiles;
+    int64_t rows, tiles, tile_rows;
     const float *x;
-    float *y, *packed;          /* packed: what pack() made of x; tile t begins at t * kernels->tile * in */
+    float *y, *packed;          /* packed: what pack() made of x; tile t begins at t * tile_rows * in */
     int64_t x_stride, y_stride;
     const float *bias;
     int add;
@@ -51,11 +58,11 @@ struct rondo_cpu_linear_job {
 
 static inline int64_t rondo__cpu_tile_begin(const struct rondo_cpu_linear_job *job, int64_t t)
 {
-    return job->rows * t / job->tiles;
+    return t * job->tile_rows < job->rows ? t * job->tile_rows : job->rows;
 }
 
 struct rondo_cpu_linear {
-    int64_t tile;               /* rows of a tile at most */
+    int64_t tile_rows;
     void (*pack)(const struct rondo_cpu_linear_job *job, int64_t tile);   /* NULL: x is read where it lies */
     /* scratch of one worker for so many tiles; false: too large */
     bool (*bytes)(const struct rondo_device_linear *linear, int64_t tiles, size_t *bytes);

@@ -6,26 +6,28 @@
  * a binary counter). Called by linear_ops.c.
  *
  * x is packed beforehand, tile by tile, as [step][row] with the steps in the order of the contract (1,0,3,2,... in each leaf), so that
- * the broadcasts read memory straight on. Weights of 16 bits are widened in registers where one tile is all there is
- * (decoding: the weights stream from memory once), else once per leaf for all tiles.
+ * the broadcasts read memory straight on. Weights of 16 bits are widened in registers.
  */
 #include "backends/cpu/vec.h"
 #include "backends/cpu/layers.h"
 
 #define PANEL RONDO_CPU_PANEL
-#define CHUNK 512                   /* steps of a longer leaf that are done at a time: 64 KiB of weights; even, for the pairs */
-#define AHEAD 16384                 /* bytes; into the second-level cache: the first has too few line buffers for that */
+#define CHUNK 512                   /* steps of a longer leaf done at a time for all tiles: at most 64 KiB of weights; even, for the pairs */
+#define AHEAD 4096                  /* bytes; more, or only into the second-level cache, measured slower (Zen 4, M = 1 and M = 512) */
 
 #if VL == 16
 #define TILE 12
 #else
 #define TILE 6
 #endif
+#define NODE (TILE * PANEL)         /* floats of a node of the tree */
 
 /* ---- the tile in registers ---- */
 
 #define COLUMNS_2(F, r) F(r, 0) F(r, 1)
-#define COLUMNS_4(F, r) F(r, 0) F(r, 1) F(r, 2) F(r, 3)
+#define COLUMNS_4(F, r) COLUMNS_2(F, r) F(r, 2) F(r, 3)
+#define WEIGHTS_2(r) WEIGHTS(r, 0, w0, w1)
+#define WEIGHTS_4(r) WEIGHTS_2(r) WEIGHTS(r, 1, w2, w3)
 #define ROWS_1(M, C) M(C, 0)
 #define ROWS_2(M, C) ROWS_1(M, C) M(C, 1)
 #define ROWS_3(M, C) ROWS_2(M, C) M(C, 2)
@@ -36,52 +38,77 @@
 #define ROWS_10(M, C) ROWS_8(M, C) M(C, 8) M(C, 9)
 #define ROWS_12(M, C) ROWS_10(M, C) M(C, 10) M(C, 11)
 
+#define CELL(r, c) (node + (r) * PANEL + (c) % 2 * second_of_pair + (c) / 2 * second_pair)
 #define CELL_ZERO(r, c) vf a##r##_##c = vf_zero();
-#define CELL_RESUME(r, c) a##r##_##c = vf_load(node + (r) * PANEL + (c) * VL);
+#define CELL_RESUME(r, c) a##r##_##c = vf_load(CELL(r, c));
 #define CELL_FMA(r, c) a##r##_##c = vf_fma(b, w##c, a##r##_##c);
-#define CELL_MERGE(r, c) a##r##_##c = vf_add(vf_load(node + (r) * PANEL + (c) * VL), a##r##_##c);
-#define CELL_STORE(r, c) vf_store(node + (r) * PANEL + (c) * VL, a##r##_##c);
-#define ROW_ZERO(C, r) C(CELL_ZERO, r)
-#define ROW_RESUME(C, r) C(CELL_RESUME, r)
-#define ROW_MERGE(C, r) C(CELL_MERGE, r)
-#define ROW_STORE(C, r) C(CELL_STORE, r)
-#define ROW_FMA(C, r) { const vf b = vf_set1(x[r]); C(CELL_FMA, r) }
-#define WEIGHT(r, c) const vf w##c = vf_element(w, (r) * PANEL + (c) * VL, type);
+#define CELL_MERGE(r, c) a##r##_##c = vf_add(vf_load(CELL(r, c)), a##r##_##c);
+#define CELL_STORE(r, c) vf_store(CELL(r, c), a##r##_##c);
+#define ROW_ZERO(C, r) COLUMNS_##C(CELL_ZERO, r)
+#define ROW_RESUME(C, r) COLUMNS_##C(CELL_RESUME, r)
+#define ROW_MERGE(C, r) COLUMNS_##C(CELL_MERGE, r)
+#define ROW_STORE(C, r) COLUMNS_##C(CELL_STORE, r)
+#define ROW_FMA(C, r) { const vf b = vf_set1(x[r]); COLUMNS_##C(CELL_FMA, r) }
+#define WEIGHTS(r, pair, first, second)                                                                                   \
+    vf first, second;                                                                                                     \
+    weights(w, (r) * PANEL + (pair) * 2 * VL, type, &first, &second);
 
-/* `count` steps over weights w (row pitch PANEL elements) and packed x. resume: goes on from the node in memory, else from +0.
- * Then merges with as many nodes below it on the stack, `pitch` floats apart, and stores there. stream: w comes from memory.
- * type and stream are constants wherever this is used. */
+/* Two vectors of weights. Those of bf16 share 32-bit lanes (layers.h). */
+VEC void weights(const void *w, int at, int type, vf *first, vf *second)
+{
+    if (type == RONDO_BF16) {
+        const void *p = (const uint16_t *)w + at;
+#if VL == 16
+        __m512i u = _mm512_loadu_si512(p);
+        *first = _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+        *second = _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000u)));
+#else
+        __m256i u = _mm256_loadu_si256((const __m256i *)p);
+        *first = _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+        *second = _mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32((int)0xffff0000u)));
+#endif
+    } else {
+        *first = vf_element(w, at, type);
+        *second = vf_element(w, at + VL, type);
+    }
+}
+
+/* `count` steps over weights w (PANEL elements apart) and packed x, into the node on top of the tile's stack. resume: goes on from
+ * what the node holds, else from +0. Then merges with as many nodes below it and stores there. type is a constant wherever this
+ * is used. Outputs of the two vectors of a pair, and of two pairs, are so far apart in a node: */
+#define SECOND_OF_PAIR (VL == 8 && type != RONDO_BF16 ? 8 : 16)
+#define SECOND_PAIR (type == RONDO_BF16 ? 8 : 16)
 #define DEFINE_TILE(name, n, C)                                                                                           \
-    VEC void name(const float *x, const void *w, int type, int stream, int64_t count, float *node, int64_t pitch,       \
-                  int merges, int resume)                                                                                \
+    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume)           \
     {                                                                                                                     \
         const size_t step = PANEL * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t));                               \
+        const int second_of_pair = SECOND_OF_PAIR, second_pair = SECOND_PAIR;                                             \
+        (void)second_pair;                                                                                                \
         ROWS_##n(ROW_ZERO, C)                                                                                             \
         if (resume) {                                                                                                     \
             ROWS_##n(ROW_RESUME, C)                                                                                       \
         }                                                                                                                 \
         for (; count >= 2; count -= 2) {                                                                                  \
-            if (stream)                                                                                                   \
-                for (size_t line = 0; line < 2 * step; line += 64)                                                        \
-                    __builtin_prefetch((const char *)w + AHEAD + line, 0, 2);                                             \
+            for (size_t line = 0; line < 2 * step; line += 64)                                                            \
+                __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                                                 \
             {                                                                                                             \
-                C(WEIGHT, 1)                                                                                              \
+                WEIGHTS_##C(1)                                                                                            \
                 ROWS_##n(ROW_FMA, C)                                                                                      \
             }                                                                                                             \
             x += n;                                                                                                       \
             {                                                                                                             \
-                C(WEIGHT, 0)                                                                                              \
+                WEIGHTS_##C(0)                                                                                            \
                 ROWS_##n(ROW_FMA, C)                                                                                      \
             }                                                                                                             \
             x += n;                                                                                                       \
             w = (const char *)w + 2 * step;                                                                               \
         }                                                                                                                 \
         if (count) {                                                                                                      \
-            C(WEIGHT, 0)                                                                                                  \
+            WEIGHTS_##C(0)                                                                                                \
             ROWS_##n(ROW_FMA, C)                                                                                          \
         }                                                                                                                 \
         for (; merges > 0; merges--) {                                                                                    \
-            node -= pitch;                                                                                                \
+            node -= NODE;                                                                                                 \
             ROWS_##n(ROW_MERGE, C)                                                                                        \
         }                                                                                                                 \
         ROWS_##n(ROW_STORE, C)                                                                                            \
@@ -89,15 +116,15 @@
 
 #if VL == 16
 
-DEFINE_TILE(tile_1, 1, COLUMNS_2)
-DEFINE_TILE(tile_2, 2, COLUMNS_2)
-DEFINE_TILE(tile_3, 3, COLUMNS_2)
-DEFINE_TILE(tile_4, 4, COLUMNS_2)
-DEFINE_TILE(tile_5, 5, COLUMNS_2)
-DEFINE_TILE(tile_6, 6, COLUMNS_2)
-DEFINE_TILE(tile_8, 8, COLUMNS_2)
-DEFINE_TILE(tile_10, 10, COLUMNS_2)
-DEFINE_TILE(tile_12, 12, COLUMNS_2)
+DEFINE_TILE(tile_1, 1, 2)
+DEFINE_TILE(tile_2, 2, 2)
+DEFINE_TILE(tile_3, 3, 2)
+DEFINE_TILE(tile_4, 4, 2)
+DEFINE_TILE(tile_5, 5, 2)
+DEFINE_TILE(tile_6, 6, 2)
+DEFINE_TILE(tile_8, 8, 2)
+DEFINE_TILE(tile_10, 10, 2)
+DEFINE_TILE(tile_12, 12, 2)
 #define TILE_CASES(F) F(1) F(2) F(3) F(4) F(5) F(6) F(8) F(10) F(12)
 
 /* Rows that a tile of so many is computed as; the extra ones are zeros. */
@@ -110,19 +137,18 @@ static int64_t padded(int64_t rows)
 
 /* 16 registers: half a panel at a time from 3 rows on. */
 #define DEFINE_HALVES(name, half)                                                                                         \
-    VEC void name(const float *x, const void *w, int type, int stream, int64_t count, float *node, int64_t pitch,       \
-                  int merges, int resume)                                                                                \
+    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume)           \
     {                                                                                                                     \
-        half(x, w, type, stream, count, node, pitch, merges, resume);                                                     \
-        half(x, (const char *)w + PANEL / 2 * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t)), type, 0, count,    \
-             node + PANEL / 2, pitch, merges, resume);                                                                    \
+        half(x, w, type, count, node, merges, resume);                                                                    \
+        half(x, (const char *)w + PANEL / 2 * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t)), type, count,       \
+             node + SECOND_PAIR, merges, resume);                                                                         \
     }
-DEFINE_TILE(tile_1, 1, COLUMNS_4)
-DEFINE_TILE(tile_2, 2, COLUMNS_4)
-DEFINE_TILE(half_3, 3, COLUMNS_2)
-DEFINE_TILE(half_4, 4, COLUMNS_2)
-DEFINE_TILE(half_5, 5, COLUMNS_2)
-DEFINE_TILE(half_6, 6, COLUMNS_2)
+DEFINE_TILE(tile_1, 1, 4)
+DEFINE_TILE(tile_2, 2, 4)
+DEFINE_TILE(half_3, 3, 2)
+DEFINE_TILE(half_4, 4, 2)
+DEFINE_TILE(half_5, 5, 2)
+DEFINE_TILE(half_6, 6, 2)
 DEFINE_HALVES(tile_3, half_3)
 DEFINE_HALVES(tile_4, half_4)
 DEFINE_HALVES(tile_5, half_5)
@@ -138,24 +164,18 @@ static int64_t padded(int64_t rows)
 
 #define TILE_CASE(n)                                                                                                      \
     case n:                                                                                                               \
-        tile_##n(x, w, TYPE, STREAM, count, node, pitch, merges, resume);                                                 \
+        tile_##n(x, w, TYPE, count, node, merges, resume);                                                                \
         break;
-typedef void tile_function(int64_t rows, const float *x, const void *w, int64_t count, float *node, int64_t pitch, int merges,
-                           int resume);
+typedef void tile_function(int64_t rows, const float *x, const void *w, int64_t count, float *node, int merges, int resume);
 #define DEFINE_SWITCH(name)                                                                                               \
-    static void name(int64_t rows, const float *x, const void *w, int64_t count, float *node, int64_t pitch, int merges, \
-                     int resume)                                                                                          \
+    static void name(int64_t rows, const float *x, const void *w, int64_t count, float *node, int merges, int resume)    \
     {                                                                                                                     \
         switch (rows) {                                                                                                   \
             TILE_CASES(TILE_CASE)                                                                                         \
         }                                                                                                                 \
     }
 
-#define STREAM 0
 #define TYPE RONDO_F32
-DEFINE_SWITCH(tile_cached)
-#undef STREAM
-#define STREAM 1
 DEFINE_SWITCH(tile_f32)
 #undef TYPE
 #define TYPE RONDO_BF16
@@ -197,31 +217,12 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 
 /* ---- panels ---- */
 
-#define NODE (TILE * PANEL)         /* floats of a node of the tree */
-
-/* scratch: weights widened, then for each tile its stack of nodes, then the tile */
+/* scratch: for each tile its stack of nodes */
 static bool bytes(const struct rondo_device_linear *linear, int64_t tiles, size_t *out)
 {
     size_t floats;
     return rondo__mul((size_t)tiles * NODE, (size_t)rondo__cpu_tree_depth(linear->leaves) + 1, &floats) &&
-           rondo__add(floats, CHUNK * PANEL, &floats) && rondo__mul(floats, sizeof(float), out);
-}
-
-static void widen(float *to, const void *from, int type, int64_t count)
-{
-    const uint16_t *p = from;
-    if (type == RONDO_BF16)
-        for (int64_t i = 0; i < count; i += 2 * VL) {
-            __builtin_prefetch((const char *)(p + i) + AHEAD, 0, 2);
-            vf_store(to + i, vf_from_bf16(p + i));
-            vf_store(to + i + VL, vf_from_bf16(p + i + VL));
-        }
-    else
-        for (int64_t i = 0; i < count; i += 2 * VL) {
-            __builtin_prefetch((const char *)(p + i) + AHEAD, 0, 2);
-            vf_store(to + i, vf_from_f16(p + i));
-            vf_store(to + i + VL, vf_from_f16(p + i + VL));
-        }
+           rondo__mul(floats, sizeof(float), out);
 }
 
 /* The rest of the tree, bias, what y held, and out. */
@@ -253,8 +254,9 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
     const struct rondo_device_linear *l = job->linear;
     const size_t element = l->type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t);
     const int64_t depth = rondo__cpu_tree_depth(l->leaves) + 1;
-    float *wide = scratch, *stacks = wide + CHUNK * PANEL;
-    tile_function *stream = l->type == RONDO_F32 ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : tile_f16;
+    const int64_t chunk = tile1 - tile0 > 1 ? CHUNK : INT32_MAX;
+    float *stacks = scratch;
+    tile_function *tile = l->type == RONDO_F32 ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : tile_f16;
 
     for (int64_t panel = panel0; panel < panel1; panel++) {
         int nodes = 0;
@@ -263,20 +265,13 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
             int merges = 0;
             for (int64_t i = g; i & 1; i >>= 1)
                 merges++;
-            for (int64_t k = k0; k < k1; k += CHUNK) {
-                int64_t count = k1 - k < CHUNK ? k1 - k : CHUNK;
+            for (int64_t k = k0; k < k1; k += chunk) {
+                int64_t count = k1 - k < chunk ? k1 - k : chunk;
                 const void *w = (const char *)l->weights + (size_t)((panel * l->in + k) * PANEL) * element;
-                tile_function *tile = stream;
-                if (tile1 - tile0 > 1 && l->type != RONDO_F32) {
-                    widen(wide, w, l->type, count * PANEL);
-                    w = wide;
-                    tile = tile_cached;
-                }
                 for (int64_t t = tile0; t < tile1; t++) {
                     int64_t n = padded(rondo__cpu_tile_begin(job, t + 1) - rondo__cpu_tile_begin(job, t));
                     float *node = stacks + ((t - tile0) * depth + nodes) * NODE;
-                    tile(n, job->packed + t * TILE * l->in + k * n, w, count, node, NODE, k + count == k1 ? merges : 0, k > k0);
-                    tile = tile_cached;
+                    tile(n, job->packed + t * TILE * l->in + k * n, w, count, node, k + count == k1 ? merges : 0, k > k0);
                 }
             }
             nodes += 1 - merges;

@@ -79,13 +79,15 @@ size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear)
 
 /* Transposes rows of W into columns of a panel, in runs of 16 inputs: those are whole cache lines of source and of target. */
 #define DEFINE_PACK(name, element)                                                                                        \
-    static void name(element *panel, int64_t column, int64_t rows, int64_t in, const element *w)                         \
+    static void name(element *panel, int64_t first, int64_t rows, int64_t in, const element *w, int type)                \
     {                                                                                                                     \
         for (int64_t k0 = 0; k0 < in; k0 += 16) {                                                                         \
             int64_t k1 = in - k0 < 16 ? in : k0 + 16;                                                                     \
-            for (int64_t r = 0; r < rows; r++)                                                                            \
+            for (int64_t r = 0; r < rows; r++) {                                                                          \
+                element *to = panel + rondo__cpu_column(type, first + r);                                                 \
                 for (int64_t k = k0; k < k1; k++)                                                                         \
-                    panel[k * PANEL + column + r] = w[r * in + k];                                                        \
+                    to[k * PANEL] = w[r * in + k];                                                                        \
+            }                                                                                                             \
         }                                                                                                                 \
     }
 DEFINE_PACK(pack_16, uint16_t)
@@ -96,12 +98,12 @@ int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, in
     int64_t in = linear->in, done = 0;
 
     while (done < rows) {
-        int64_t row = first + done, column = row % PANEL, count = PANEL - column < rows - done ? PANEL - column : rows - done;
+        int64_t row = first + done, room = PANEL - row % PANEL, count = room < rows - done ? room : rows - done;
         int64_t to = row / PANEL * in * PANEL, from = done * in;
         if (linear->type == RONDO_F32)
-            pack_32((uint32_t *)linear->weights + to, column, count, in, (const uint32_t *)weights + from);
+            pack_32((uint32_t *)linear->weights + to, row, count, in, (const uint32_t *)weights + from, linear->type);
         else
-            pack_16((uint16_t *)linear->weights + to, column, count, in, (const uint16_t *)weights + from);
+            pack_16((uint16_t *)linear->weights + to, row, count, in, (const uint16_t *)weights + from, linear->type);
         done += count;
     }
     return 0;
@@ -167,7 +169,7 @@ int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear
                       int64_t x_stride, float *y, int64_t y_stride, const float *bias, int add, const struct rondo_poll *poll)
 {
     const struct rondo_cpu_linear *k = rondo__cpu_linear_kernels(dev);
-    int64_t blocks = divide_up(rows, BLOCK_TILES * k->tile), most = divide_up(rows, blocks ? blocks : 1);
+    int64_t tiles = divide_up(rows, k->tile_rows), blocks = divide_up(tiles, BLOCK_TILES), most = divide_up(tiles, blocks ? blocks : 1);
     size_t bytes = 0, scratch_bytes, scratch_all;
     struct run r = { .kernels = k };
     float *packed = NULL;
@@ -176,9 +178,8 @@ int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear
 
     if (rows < 1)
         return 0;
-    if ((k->pack && (!rondo__mul((size_t)(divide_up(most, k->tile) * k->tile) * sizeof *x, (size_t)linear->in, &bytes))) ||
-        !k->bytes(linear, divide_up(most, k->tile), &scratch_bytes) ||
-        !rondo__mul(scratch_bytes, (size_t)dev->threads, &scratch_all))
+    if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *x, (size_t)linear->in, &bytes)) ||
+        !k->bytes(linear, most, &scratch_bytes) || !rondo__mul(scratch_bytes, (size_t)dev->threads, &scratch_all))
         return rondo__fail(RONDO_ENOMEM, "a linear layer of %lld inputs in %d leaves needs more scratch than can be counted",
                            (long long)linear->in, (int)linear->leaves);
     packed = rondo__alloc(bytes);
@@ -188,8 +189,9 @@ int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear
         goto out;
     }
     for (int64_t b = 0; b < blocks && !err; b++) {
-        int64_t row = rows * b / blocks, end = rows * (b + 1) / blocks;
-        r.job = (struct rondo_cpu_linear_job){ linear, end - row, divide_up(end - row, k->tile), x + row * x_stride, y + row * y_stride,
+        int64_t tile = tiles * b / blocks, tile_end = tiles * (b + 1) / blocks, row = tile * k->tile_rows;
+        int64_t end = tile_end * k->tile_rows < rows ? tile_end * k->tile_rows : rows;
+        r.job = (struct rondo_cpu_linear_job){ linear, end - row, tile_end - tile, k->tile_rows, x + row * x_stride, y + row * y_stride,
                                                packed, x_stride, y_stride, bias, add };
         r.scratch = scratch;
         r.scratch_bytes = scratch_bytes;

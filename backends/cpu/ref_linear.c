@@ -34,7 +34,7 @@ static float output(const struct rondo_device_linear *l, const float *x, int64_t
 
     for (int64_t g = 0; g < l->leaves; g++) {
         int64_t k = rondo__cpu_leaf_begin(l, g), count = rondo__cpu_leaf_begin(l, g + 1) - k;
-        int64_t first = (o / RONDO_CPU_PANEL * l->in + k) * RONDO_CPU_PANEL + o % RONDO_CPU_PANEL;
+        int64_t first = (o / RONDO_CPU_PANEL * l->in + k) * RONDO_CPU_PANEL + rondo__cpu_column(l->type, o);
         float node = leaf_sum(x + k, l->weights, first, count, l->type);
         for (int64_t i = g; i & 1; i >>= 1)
             node = stack[--n] + node;
