@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Every allocation of a language model's life fails once: opening a folder, a score shown row by row, a batch of prompts, on one
+ * rank and on two. Each time a code comes back, every rank returns, and all memory goes back.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "lm_kit.h"
+
+static atomic_long calls, fail_at, outstanding;
+
+static void *take(void *user, size_t bytes, size_t align)
+{
+    (void)user;
+    if (atomic_fetch_add(&calls, 1) + 1 == atomic_load(&fail_at))
+        return NULL;
+    void *memory = aligned_alloc(align, bytes);
+    if (memory)
+        atomic_fetch_add(&outstanding, 1);
+    return memory;
+}
+
+static void give(void *user, void *memory, size_t bytes)
+{
+    (void)user;
+    (void)bytes;
+    if (memory)
+        atomic_fetch_sub(&outstanding, 1);
+    free(memory);
+}
+
+static int32_t tokens[64];
+
+static int show(void *user, int64_t row, const float *logits)
+{
+    (void)user;
+    (void)row;
+    (void)logits;
+    return 0;
+}
+
+static int body(rondo_context *ctx, void *arg)
+{
+    const rondo_model *model = arg;
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_sampling s = RONDO_SAMPLING_INIT;
+    rondo_score score = RONDO_SCORE_INIT;
+    rondo_lm_event events[12];
+    int64_t live = 1;
+    d.chunk = 20;
+    d.leaf = 8;
+    s.max_tokens = 4;
+    s.ignore_eos = 1;
+    s.temperature = 1.0;
+    int err = rondo_lm_create(&lm, ctx, model, &d);
+    if (!err)
+        err = rondo_lm_score(lm, tokens, 50, show, NULL, &score);
+    for (int i = 0; i < 10 && !err; i++)
+        err = rondo_lm_submit(lm, tokens, 1 + 3 * i, &s, NULL);
+    while (!err && live > 0) {
+        int64_t n = rondo_lm_step(lm, events, 12, &live);
+        err = n < 0 ? (int)n : 0;
+    }
+    rondo_lm_destroy(lm);
+    return err;
+}
+
+/* Opens, runs, closes; which part failed goes to *where. */
+static int all(int ranks, const char **where)
+{
+    rondo_context *ctx = NULL;
+    rondo_model *model = NULL;
+    rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+    d.no_tokenizer = 1;
+    *where = "opening";
+    int err = rondo_context_create(&ctx, NULL);
+    if (!err)
+        err = rondo_model_open(&model, ctx, scratch_dir, &d);
+    rondo_context_destroy(ctx);
+    if (!err) {
+        *where = "running";
+        err = rondo_run_threads(ranks, body, model);
+    }
+    rondo_model_close(model);
+    return err;
+}
+
+int main(void)
+{
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    hooks.allocate = take;
+    hooks.release = give;
+    scratch_make("lm-faults");
+    is_int(rondo_set_hooks(&hooks), 0, "hooks");
+    setenv("RONDO_DEADLINE", "60", 1);
+    struct kit_config c = kit_defaults("llama");
+    struct kit_model *m = kit_folder(&c, 12);
+    kit_tokens(tokens, 64, c.vocabulary, 3);
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        const char *where = "";
+        atomic_store(&fail_at, 0);
+        atomic_store(&calls, 0);
+        is_int(all(ranks, &where), 0, "%d ranks: without a failure", ranks);
+        const long total = atomic_load(&calls);
+        is_int(atomic_load(&outstanding), 0, "%d ranks: nothing left", ranks);
+        /* Every one of the first part; of the rest, which repeats itself, a sample. */
+        const long step = long_tests() ? 1 : total / 100 + 1;
+        long wrong = 0, leaks = 0, tried = 0, survived = 0;
+        for (long n = 1; n <= total; n += n < 120 ? 1 : step) {
+            atomic_store(&fail_at, n);
+            atomic_store(&calls, 0);
+            int err = all(ranks, &where);
+            /* Not every run takes the same way: threads race for their own queues, so the n-th call may never come. */
+            if (err == 0 && atomic_load(&calls) < n) {
+                survived++;
+            } else if (err != RONDO_ENOMEM) {
+                diag("allocation %ld of %ld (%s): %s, %s", n, total, where, rondo_error_name(err), rondo_error_text());
+                wrong++;
+            }
+            if (atomic_load(&outstanding) != 0) {
+                diag("allocation %ld of %ld (%s): %ld blocks left", n, total, where, atomic_load(&outstanding));
+                leaks++;
+                atomic_store(&outstanding, 0);
+            }
+            tried++;
+        }
+        ok(wrong == 0 && tried > 100 && survived < tried / 10, "%d ranks: each of %ld failures of %ld allocations gives RONDO_ENOMEM", ranks, tried, total);
+        is_int(leaks, 0, "%d ranks: nothing is lost", ranks);
+    }
+    kit_free(m);
+    scratch_remove();
+    return done();
+}
