@@ -5,6 +5,7 @@
 #include "cli/cli.h"
 
 #include <string.h>
+#include <time.h>
 
 static const struct command *const commands[] = { &command_attend, &command_generate, &command_score, &command_tokenize, &command_verify,
                                                   &command_bench, &command_info };
@@ -60,5 +61,8 @@ int main(int argc, char **argv)
         fflush(stdout);
         fprintf(stderr, "rondo: %s\n", fail_text());
     }
+    /* mpirun ends the others as soon as one process fails: the one that has something to say goes first. */
+    if (code && rank)
+        nanosleep(&(struct timespec){ 1, 0 }, NULL);
     return code;
 }

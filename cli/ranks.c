@@ -99,9 +99,16 @@ int ranks_bytes(void *data, size_t bytes)
 static int session_body(rondo_context *ctx, void *arg)
 {
     struct session *s = arg;
-    world = ctx;
+    int rank, size;
     world_rank = rondo_context_rank(ctx);
     world_size = rondo_context_ranks(ctx);
+    mpi_environment(&rank, &size);
+    if (size > 1 && world_size == 1) {
+        s->exit_code = fail(EXIT_PEER, "mpirun started %d processes which do not see each other; start them with the mpirun of the MPI that "
+                            "rondo was built with", size);
+        return 0;
+    }
+    world = ctx;
     s->exit_code = ranks_together(s->command(s->arg));
     world = NULL;
     return 0;

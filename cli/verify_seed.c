@@ -59,7 +59,7 @@ static void say_choices(void)
         char size[64], left[160];
         snprintf(size, sizeof size, "(T=%lld, P=%lld)", (long long)rows[i].tokens, (long long)rows[i].cached);
         snprintf(left, sizeof left, "  Miss Rate: %5s %-16s -> Choose: %s%s", rows[i].rate, size, word(rondo_choose(&in, 1, NULL)), rows[i].why);
-        say("%-91s | Algorithm 5: %s", left, word(rondo_choose(&in, 5, NULL)));
+        say("%-94s | Algorithm 5: %s", left, word(rondo_choose(&in, 5, NULL)));
     }
 }
 

@@ -1,0 +1,139 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# The program's outside: help of every command, exit codes of wrong use, options that are known and not yet here refused by name,
+# nothing abbreviated, nothing ignored.
+. "$srcdir/t/shell.sh"
+[ -n "$RONDO" ] || skip_all "the program was not built"
+
+# says WANT WORD ARGUMENT...: this exit code, one sentence on stderr with the word, nothing on stdout
+says() {
+    want=$1 word=$2
+    shift 2
+    "$RONDO" "$@" >"$scratch/out" 2>"$scratch/err" </dev/null
+    got=$?
+    if [ "$got" = "$want" ] && [ ! -s "$scratch/out" ] && [ "$(wc -l <"$scratch/err")" = 1 ] && grep -q "^rondo: " "$scratch/err" &&
+        grep -qe "$word" "$scratch/err"; then
+        pass "rondo $*: exit $want, says '$word'"
+    else
+        flunk "rondo $*: exit $want, says '$word'"
+        echo "# exit $got"
+        sed 's/^/# /' "$scratch/out" "$scratch/err"
+    fi
+}
+
+"$RONDO" --help >"$scratch/out" 2>"$scratch/err"
+ok "--help: exit 0" test $? = 0
+empty "on stdout alone" "$scratch/err"
+ok "--help names the commands" grep -q "  attend " "$scratch/out"
+for command in attend generate score tokenize verify bench info; do
+    "$RONDO" $command --help >"$scratch/out" 2>"$scratch/err"
+    ok "$command --help: exit 0" test $? = 0
+    empty "$command --help: on stdout alone" "$scratch/err"
+    ok "$command --help: begins with its usage" sh -c "head -1 '$scratch/out' | grep -q '^Usage: rondo $command'"
+    says 2 "unknown option '--no-such-option'" $command --no-such-option
+done
+for kind in attention linear transport generate; do
+    ok "bench $kind --help" "$RONDO" bench $kind --help
+done
+"$RONDO" --version >"$scratch/out" 2>&1
+ok "--version" grep -q "^rondo [0-9]*\.[0-9]*\.[0-9]* (numerics contract [0-9]*)" "$scratch/out"
+"$RONDO" >"$scratch/out" 2>"$scratch/err"
+ok "no command: exit 2" test $? = 2
+empty "and nothing on stdout" "$scratch/out"
+
+says 2 "unknown command 'frobnicate'" frobnicate
+says 2 "'kda' is not part" kda x.safetensors
+says 2 "'plan' is not part" plan cost
+says 2 "unknown option '--json'" --json
+
+# shortened and misspelt options, values missing or too many
+says 2 "unknown option '--quic'" verify --quic
+says 2 "unknown option '-x'" verify -x
+says 2 "takes no value" verify --quick=1
+says 2 "needs a value" verify --tokens
+says 2 "needs a value" verify --tokens --quick
+says 2 "whole number" verify --tokens 12x
+says 2 "whole number" verify --tokens ''
+says 2 "whole number" verify --tokens 0
+says 2 "whole number" verify --tokens 99999999999999999999
+says 2 "given twice" verify --tokens 1 --tokens 1
+says 2 "given twice" verify --isa auto --isa auto
+says 2 "no whole number" verify --ranks 1,,2
+says 2 "no whole number" verify --ranks 1,x
+says 2 "takes options only" verify quick
+says 2 "exclude each other" verify --quick --full
+says 2 "go together" verify -m examples/kjv
+says 2 "multiple" verify --heads 6 --kv-heads 4
+says 2 "multiple" bench attention --heads 6 --kv-heads 4
+
+# known, not here: each by its name
+says 2 "nccl" verify --transport nccl
+says 2 "cuda" verify --device cuda
+says 2 "amx" verify --isa amx
+says 2 "neon" verify --isa neon
+says 2 "native" verify --numerics native
+says 2 "fast" verify --numerics fast
+says 2 "bf16-dot" verify --arithmetic bf16-dot
+says 2 "bf16-tile" verify --arithmetic bf16-tile
+says 2 "all-gather" verify --algorithm all-gather
+says 2 "all-to-all" verify --algorithm all-to-all
+says 2 "reduce" verify --algorithm reduce
+says 2 "--softcap" attend x -o y --softcap 30
+says 2 "--dropout" attend x -o y --dropout 0.1
+says 2 "--seed" attend x -o y --seed 1
+says 2 "--probs" attend x -o y --probs
+says 2 "--cp" attend x -o y --cp 2
+says 2 "--tp 2" generate -m x -p y --tp 2
+says 2 "--tp 2" score -m x -f y --tp 2
+says 2 "--ranks" generate -m x -p y --ranks 2
+says 2 "--session" generate -m x -p y --session z
+says 2 "--chat" generate -m x -p y --chat
+says 2 "q8" generate -m x -p y --kv-type q8
+# not known at all
+says 2 "no such\|not known" verify --transport pigeons
+says 2 "not known" verify --device abacus
+says 2 "not known" verify --layout spiral
+says 2 "not known" verify --algorithm guess
+says 2 "not known" verify --progress sometimes
+says 2 "not known" generate -m x -p y --kv-interleave 2
+
+# what a command needs
+says 2 "add -m" generate -p hello
+says 2 "add -p" generate -m x
+says 2 "one of" score -m x
+says 2 "one of" score -m x -f y --ids z
+says 2 "add -m" tokenize
+says 2 "0 to 2^64" generate -m x -p y --seed -1
+says 2 "number" generate -m x -p y --temperature -1
+says 2 "number" generate -m x -p y --temperature inf
+says 2 "number" generate -m x -p y --top-p 1.5
+says 2 "number" generate -m x -p y --top-k x
+says 2 "above 0" generate -m x -p y --repetition-penalty 0
+says 2 "character" generate -m x -p y --stop ''
+says 2 "stdin can be read once" generate -m x -f - -f -
+says 2 "whole number" generate -m x -p y -n 0
+says 3 "no-such-folder" generate -m no-such-folder -p y
+says 3 "no-such-folder" tokenize -m no-such-folder
+says 3 "no-such-file" score -m no-such-folder -f no-such-file
+says 2 "png or .svg" bench transport --plot picture.gif
+says 2 "not known" bench everything
+says 2 "--repeat" bench transport --repeat 0
+says 2 "leave out the shape" bench attention --check --tokens 5
+says 2 "leave out --ranks" bench linear --ranks 4
+
+# info
+"$RONDO" info --json >"$scratch/out" 2>"$scratch/err"
+ok "info --json: exit 0" test $? = 0
+ok "info names the scalar program" grep -q '"scalar"' "$scratch/out"
+ok "info --quiet says nothing" sh -c "test -z \"\$('$RONDO' info --quiet)\""
+
+# stdout that cannot be written: exit 4
+if [ -w /dev/full ]; then
+    "$RONDO" info >/dev/full 2>"$scratch/err"
+    ok "a full disk under stdout: exit 4" test $? = 4
+    "$RONDO" --help >/dev/full 2>"$scratch/err"
+    ok "also for --help" test $? = 4
+else
+    skip 2 "no /dev/full"
+fi
+finish
