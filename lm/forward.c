@@ -113,7 +113,6 @@ static int embed(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, 
 {
     const rondo_model *m = lm->model;
     const struct rondo_config *c = &m->config;
-    const size_t row_bytes = (size_t)c->hidden * rondo_type_size(m->embedding_type);
     int64_t row = 0;
     lm->wanted_count = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -129,8 +128,10 @@ static int embed(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, 
             for (int64_t j = 0; j < span->count; j++, row++) {
                 int64_t position = span->first + j * span->step;
                 int32_t token = p->tokens[position - p->first];
-                int err = rondo_convert(lm->ctx, c->hidden, m->embedding_type, (const char *)m->embedding + (size_t)token * row_bytes,
-                                        RONDO_F32, lm->x + row * c->hidden);
+                const void *from = rondo__model_embedding(m, token, lm->h);
+                if (!from)
+                    return RONDO_ENOTSUP;
+                int err = rondo_convert(lm->ctx, c->hidden, m->embedding_type, from, RONDO_F32, lm->x + row * c->hidden);
                 if (!err)
                     err = note_wanted(lm, p, i, row, position);
                 if (err)

@@ -5,8 +5,7 @@
  * Mistral classes write. Called by users through rondo_model_open() and by rondo_lm_generate().
  *
  * Weights keep their storage type (F32, BF16 or F16, each tensor its own); norms and biases, which are small, become F32.
- * Where the head is tied to the embedding, the rows that the forward pass looks up stay in the embedding table and the
- * head is packed from the same pieces as they come by.
+ * Where the head is tied to the embedding only the packed head is held, and rows are looked up in it (rondo__linear_read).
  */
 #include "model.h"
 
@@ -79,9 +78,9 @@ static int load_vector(struct loader *l, const char *name, int64_t count, float 
     return 0;
 }
 
-/* A matrix [rows][in]: packed into *linear, copied into *table, or both (a tied embedding); either may be NULL. */
+/* A matrix [rows][in]: packed into *linear or, where that is NULL, copied into *table. *type, where wanted, gets its type. */
 static int load_matrix(struct loader *l, const char *name, int64_t rows, int64_t in, int32_t leaves, rondo_linear **linear,
-                       void **table, int32_t *table_type)
+                       void **table, int32_t *type)
 {
     const int64_t shape[2] = { rows, in };
     const rondo_array *array;
@@ -89,14 +88,14 @@ static int load_matrix(struct loader *l, const char *name, int64_t rows, int64_t
     if (err)
         return err;
     size_t row_bytes = (size_t)in * rondo_type_size(array->type);
-    if (table) {
+    if (type)
+        *type = array->type;
+    if (!linear) {
         *table = rondo__alloc((size_t)array->bytes);
         if (!*table)
             return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %s (%llu bytes)", name, (unsigned long long)array->bytes);
-        *table_type = array->type;
         l->model->weight_bytes += array->bytes;
-    }
-    if (linear) {
+    } else {
         rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
         d.in = in;
         d.out = rows;
@@ -112,7 +111,7 @@ static int load_matrix(struct loader *l, const char *name, int64_t rows, int64_t
         if (n < 0)
             return (int)n;
         uint64_t at = (uint64_t)first * row_bytes, bytes = (uint64_t)n * row_bytes;
-        void *to = table ? (char *)*table + at : l->piece;
+        void *to = linear ? l->piece : (char *)*table + at;
         err = rondo__shards_read(l->shards, array, at, bytes, to);
         if (!err && linear)
             err = rondo_linear_load(*linear, first, n, to);
@@ -176,47 +175,69 @@ static int load_layer(struct loader *l, int64_t i)
     return err;
 }
 
+const void *rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch)
+{
+    if (model->embedding)
+        return (const char *)model->embedding + (size_t)id * (size_t)model->config.hidden * rondo_type_size(model->embedding_type);
+    return rondo__linear_read(model->head, id, 1, scratch) ? NULL : scratch;
+}
+
 /* A tied model whose file has a head all the same: fine where it is the embedding again, contradictory otherwise. */
 static int check_spare_head(struct loader *l)
 {
+    const rondo_model *m = l->model;
     const rondo_array *head = rondo__shards_find(l->shards, "lm_head.weight");
     if (!head)
         return 0;
-    const struct rondo_config *c = &l->model->config;
-    uint64_t bytes = (uint64_t)c->vocabulary * (uint64_t)c->hidden * rondo_type_size(l->model->embedding_type);
-    bool same = head->type == l->model->embedding_type && head->bytes == bytes;
-    for (uint64_t at = 0; same && at < bytes;) {
-        int64_t n = room(l, 1, bytes - at < PIECE ? (int64_t)(bytes - at) : (int64_t)PIECE);
-        if (n < 0)
-            return (int)n;
-        int err = rondo__shards_read(l->shards, head, at, (uint64_t)n, l->piece);
+    const size_t row_bytes = (size_t)m->config.hidden * rondo_type_size(m->embedding_type);
+    bool same = head->type == m->embedding_type && head->bytes == (uint64_t)m->config.vocabulary * row_bytes;
+    int64_t fit = room(l, 2 * row_bytes, 1);
+    if (fit < 0)
+        return (int)fit;
+    for (int64_t id = 0; same && id < m->config.vocabulary; id++) {
+        int err = rondo__shards_read(l->shards, head, (uint64_t)id * row_bytes, row_bytes, l->piece);
         if (err)
             return err;
-        same = memcmp(l->piece, (const char *)l->model->embedding + at, (size_t)n) == 0;
-        at += (uint64_t)n;
+        const void *row = rondo__model_embedding(m, id, l->piece + row_bytes);
+        same = row && memcmp(l->piece, row, row_bytes) == 0;
     }
     if (!same)
         return rondo__fail(RONDO_EFORMAT, "config.json says tie_word_embeddings, but the model's lm_head.weight differs from "
                            "model.embed_tokens.weight");
-    progress(l, bytes);
+    progress(l, head->bytes);
     return 0;
+}
+
+/* Embedding and head. A device that cannot look rows up in a packed head needs the table besides. */
+static int load_ends(struct loader *l)
+{
+    rondo_model *m = l->model;
+    const int64_t ids = m->config.vocabulary, hidden = m->config.hidden;
+    const char *embedding = "model.embed_tokens.weight";
+    if (!m->config.tied) {
+        int err = load_matrix(l, embedding, ids, hidden, 0, NULL, &m->embedding, &m->embedding_type);
+        return err ? err : load_matrix(l, "lm_head.weight", ids, hidden, 0, &m->head, NULL, NULL);
+    }
+    int err = load_matrix(l, embedding, ids, hidden, 0, &m->head, NULL, &m->embedding_type);
+    if (!err && rondo__linear_read(m->head, 0, 0, l->piece) == RONDO_ENOTSUP) {
+        err = load_matrix(l, embedding, ids, hidden, 0, NULL, &m->embedding, NULL);
+        m->parameters -= (uint64_t)ids * (uint64_t)hidden;
+    }
+    return err ? err : check_spare_head(l);
 }
 
 static int load_all(struct loader *l)
 {
     rondo_model *m = l->model;
     const struct rondo_config *c = &m->config;
-    int err = load_matrix(l, "model.embed_tokens.weight", c->vocabulary, c->hidden, 0, c->tied ? &m->head : NULL, &m->embedding,
-                          &m->embedding_type);
+    int err = load_ends(l);
     for (int64_t i = 0; i < c->layers && !err; i++)
         err = load_layer(l, i);
     if (!err)
         err = load_vector(l, "model.norm.weight", c->hidden, &m->norm);
-    if (!err)
-        err = c->tied ? check_spare_head(l) : load_matrix(l, "lm_head.weight", c->vocabulary, c->hidden, 0, &m->head, NULL, NULL);
     if (err)
         return err;
-    char name[128];
+    char name[96];
     if (rondo__shards_find(l->shards, layer_name(name, sizeof name, c->layers, "input_layernorm.weight")))
         return rondo__fail(RONDO_EFORMAT, "the model has a tensor %s, but its config.json says num_hidden_layers %lld", name,
                            (long long)c->layers);

@@ -23,7 +23,7 @@ struct rondo_layer {
 struct rondo_model {
     struct rondo_config config;
     struct rondo_layer *layers;                             /* [config.layers] */
-    void *embedding;                                        /* [vocabulary][hidden] of embedding_type */
+    void *embedding;                                        /* [vocabulary][hidden] of embedding_type; NULL: in the head */
     int32_t embedding_type;
     float *norm;                                            /* [hidden], before the head */
     rondo_linear *head;                                     /* [vocabulary][hidden] */
@@ -31,5 +31,8 @@ struct rondo_model {
     uint64_t parameters, weight_bytes;
     uint64_t fingerprint;                                   /* of the configuration: what ranks compare */
 };
+
+/* A token's row, of embedding_type: where it lies, or in scratch (room for one). NULL: failed. */
+const void *rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch);
 
 #endif

@@ -134,7 +134,16 @@ static void contradictions(void)
     kit_write_weights(m, NULL);
     rondo_model *model = NULL;
     is_int(open_folder(&model), 0, "a tied model with its head stored twice");
+    rondo_model_info tied = RONDO_MODEL_INFO_INIT, untied = RONDO_MODEL_INFO_INIT;
+    int err = model ? rondo_model_query(model, &tied) : -1;
     rondo_model_close(model);
+    restore();
+    err = err ? err : open_folder(&model);
+    err = err ? err : rondo_model_query(model, &untied);
+    rondo_model_close(model);
+    int64_t table = (int64_t)c.vocabulary * c.hidden;
+    ok(!err && untied.weight_bytes - tied.weight_bytes == (uint64_t)table * 4 && untied.parameters - tied.parameters == (uint64_t)table,
+       "embedding and head are held once where they are tied");
     kit_free(m);
 }
 

@@ -70,6 +70,7 @@ static inline int64_t rondo__cpu_position(const struct rondo_attention_task *t, 
 /* ---- linear layers and element-wise functions (linear.c, elementwise.c): slots of the device table ---- */
 int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
 int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
+int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
 void rondo__cpu_linear_free(struct rondo_device_linear *linear);
 size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear);
 int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear *linear, int64_t rows, const float *x,

@@ -196,6 +196,7 @@ const struct rondo_device_ops rondo__cpu_device = {
     .attention_scratch = rondo__cpu_attention_scratch,
     .linear_new = rondo__cpu_linear_new,
     .linear_load = rondo__cpu_linear_load,
+    .linear_read = rondo__cpu_linear_read,
     .linear_free = rondo__cpu_linear_free,
     .linear_bytes = rondo__cpu_linear_bytes,
     .linear = rondo__cpu_linear,

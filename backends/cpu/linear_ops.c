@@ -109,6 +109,22 @@ int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, in
     return 0;
 }
 
+/* The way back, row by row: an embedding lookup. */
+int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights)
+{
+    const int64_t in = linear->in;
+
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t row = first + r, from = row / PANEL * in * PANEL + rondo__cpu_column(linear->type, row % PANEL);
+        for (int64_t k = 0; k < in; k++)
+            if (linear->type == RONDO_F32)
+                ((uint32_t *)weights)[r * in + k] = ((const uint32_t *)linear->weights)[from + k * PANEL];
+            else
+                ((uint16_t *)weights)[r * in + k] = ((const uint16_t *)linear->weights)[from + k * PANEL];
+    }
+    return 0;
+}
+
 /* ---- execution ---- */
 
 struct run {

@@ -156,6 +156,8 @@ struct rondo_device_ops {
     int (*swiglu)(struct rondo_device *dev, int64_t count, const float *gate, const float *up, float *y);
     int (*convert)(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type, void *to);
     int (*logsumexp)(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
+    /* The rows as linear_load got them, of its storage type. May be NULL: then nobody can ask for them. */
+    int (*linear_read)(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
 };
 
 /* A slot that an older table may lack. */

@@ -103,6 +103,16 @@ int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const v
     return 0;
 }
 
+int rondo__linear_read(const rondo_linear *linear, int64_t first, int64_t rows, void *weights)
+{
+    if (!RONDO_HAS(linear->ops, linear_read))
+        return rondo__fail(RONDO_ENOTSUP, "device \"%s\" cannot give back the weights of a linear layer", linear->ops->name);
+    if (first < 0 || rows < 0 || first > linear->desc.out || rows > linear->desc.out - first)
+        return rondo__fail(RONDO_EINVAL, "%lld rows from row %lld on do not lie in a layer's %lld rows", (long long)rows, (long long)first,
+                           (long long)linear->desc.out);
+    return linear->ops->linear_read(linear->packed, first, rows, weights);
+}
+
 size_t rondo_linear_bytes(const rondo_linear *linear)
 {
     return linear ? linear->ops->linear_bytes(linear->packed) + (size_t)linear->desc.out / 8 + 1 + sizeof *linear : 0;
