@@ -316,6 +316,23 @@ static void stops(void)
     ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l, "sizes that cannot be counted are refused");
 }
 
+/* What was packed can be read back, whatever order the panels have. */
+static void read_back(void)
+{
+    int equal = 1;
+    for (int type = RONDO_F32; type <= RONDO_F16; type++) {
+        struct layer l = make(19, 70, type, 2, PLAIN, 4);
+        size_t row = 19 * rondo_type_size(type);
+        char *w = rondo__alloc(70 * row);
+        for (int64_t first = 0; first < 70; first += 7)
+            equal = equal && rondo__cpu_linear_read(l.packed, first, 7, w + (size_t)first * row) == 0;
+        equal = equal && memcmp(w, l.weights, 70 * row) == 0;
+        rondo__free(w);
+        drop(&l);
+    }
+    ok(equal, "weights come back as they were loaded");
+}
+
 static int stop_now(void *arg)
 {
     return ++*(int *)arg > 2 ? rondo__fail(RONDO_EPEER, "a peer left") : 0;
@@ -349,6 +366,7 @@ int main(void)
     poison();
     rows_alone();
     stops();
+    read_back();
     polls();
     return done();
 }

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The public functions for linear layers and what stands around them: every argument that cannot be is refused with its code
+ * and a sentence, memory that runs out is reported and nothing leaks, ranks share one packed layer, the floating-point mode
+ * is checked, and each call shows up in the trace.
+ */
+#include <float.h>
+#include <stdint.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#include "rondo.h"
+#include "tap.h"
+
+static void refused(int code, int want, const char *word, const char *what)
+{
+    if (!ok(code == want && strstr(rondo_error_text(), word), "refused: %s", what))
+        diag("code %d (%s), sentence: %s", code, rondo_error_name(code), rondo_error_text());
+}
+
+/* ---- memory that fails when asked ---- */
+
+static long allocations, fail_at = -1, alive;
+
+static void *allocate(void *user, size_t bytes, size_t align)
+{
+    (void)user;
+    if (allocations++ == fail_at)
+        return NULL;
+    alive++;
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+static void release(void *user, void *memory, size_t bytes)
+{
+    (void)user;
+    (void)bytes;
+    alive--;
+    free(memory);
+}
+
+/* ---- linear ---- */
+
+enum { IN = 1100, OUT = 40 };
+static float weights[OUT * IN], x[5 * IN], y[5 * OUT], z[5 * OUT];
+
+static rondo_linear *make(rondo_context *ctx, int leaves)
+{
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    rondo_linear *l = NULL;
+    d.in = IN;
+    d.out = OUT;
+    d.leaves = leaves;
+    if (rondo_linear_create(&l, ctx, &d) || rondo_linear_load(l, 0, OUT, weights))
+        exit(99);
+    return l;
+}
+
+static void create(rondo_context *ctx)
+{
+    rondo_linear *l = (rondo_linear *)(uintptr_t)1;
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+
+    d.in = IN;
+    d.out = OUT;
+    refused(rondo_linear_create(NULL, ctx, &d), RONDO_EINVAL, "NULL", "no place for the layer");
+    refused(rondo_linear_create(&l, NULL, &d), RONDO_EINVAL, "NULL", "no context");
+    refused(rondo_linear_create(&l, ctx, NULL), RONDO_EINVAL, "NULL", "no descriptor");
+    d.in = 0;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "in is 0", "no inputs");
+    ok(l == NULL, "a failed create leaves NULL");
+    d.in = (int64_t)1 << 40;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "in is", "2^40 inputs");
+    d.in = IN;
+    d.out = -1;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "out is -1", "-1 outputs");
+    d.out = OUT;
+    d.type = 7;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "type is 7", "unknown type");
+    d.type = 0;
+    d.leaves = IN + 1;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "leaves is 1101", "more leaves than inputs");
+    d.leaves = -1;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "leaves is -1", "-1 leaves");
+    d.leaves = 0;
+    d.struct_size = 3;
+    ok(rondo_linear_create(&l, ctx, &d) == RONDO_EINVAL, "refused: a descriptor without its size");
+    rondo_linear_destroy(NULL);
+    ok(rondo_linear_bytes(NULL) == 0, "no layer has no bytes");
+}
+
+static void load(rondo_context *ctx)
+{
+    rondo_linear *l = NULL;
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+
+    d.in = IN;
+    d.out = OUT;
+    ok(rondo_linear_create(&l, ctx, &d) == 0 && rondo_linear_bytes(l) >= sizeof weights, "create");
+    refused(rondo_linear_load(NULL, 0, 1, weights), RONDO_EINVAL, "NULL", "load into no layer");
+    refused(rondo_linear_load(l, 0, 1, NULL), RONDO_EINVAL, "NULL", "load from nowhere");
+    refused(rondo_linear_load(l, -1, 1, weights), RONDO_EINVAL, "40 rows", "a row before the first");
+    refused(rondo_linear_load(l, OUT, 1, weights), RONDO_EINVAL, "40 rows", "a row after the last");
+    refused(rondo_linear_load(l, 1, INT64_MAX, weights), RONDO_EINVAL, "40 rows", "too many rows");
+    refused(rondo_linear_load(l, 3, -1, weights), RONDO_EINVAL, "40 rows", "-1 rows");
+    ok(rondo_linear_load(l, 3, 0, NULL) == 0, "no rows: nothing happens");
+    ok(rondo_linear_load(l, 5, 30, weights + 5 * IN) == 0, "rows 5 to 34");
+    refused(rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "10 of the layer's 40", "execute with rows missing");
+    refused(rondo_linear_load(l, 34, 2, weights), RONDO_EINVAL, "row 34", "a row loaded twice");
+    ok(rondo_linear_load(l, 35, 5, weights + 35 * IN) == 0 && rondo_linear_load(l, 0, 5, weights) == 0, "the rest");
+    ok(rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0) == 0, "now it runs");
+    rondo_linear_destroy(l);
+}
+
+static void execute(rondo_context *ctx)
+{
+    rondo_linear *l = make(ctx, 0), *three = make(ctx, 3), *two = make(ctx, 2);
+    static float wide[5 * (IN + OUT + 2)];
+    const int64_t stride = IN + OUT + 2;
+
+    refused(rondo_linear_execute(NULL, ctx, 1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "NULL", "no layer");
+    refused(rondo_linear_execute(l, NULL, 1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "NULL", "no context");
+    refused(rondo_linear_execute(l, ctx, -1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "rows is -1", "-1 rows");
+    refused(rondo_linear_execute(l, ctx, 1, NULL, IN, y, OUT, NULL, 0), RONDO_EINVAL, "NULL", "no x");
+    refused(rondo_linear_execute(l, ctx, 1, x, IN, NULL, OUT, NULL, 0), RONDO_EINVAL, "NULL", "no y");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN - 1, y, OUT, NULL, 0), RONDO_EINVAL, "x_stride", "rows of x that overlap");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN, y, OUT - 1, NULL, 0), RONDO_EINVAL, "y_stride", "rows of y that overlap");
+    refused(rondo_linear_execute(l, ctx, INT64_MAX / 2, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "addressable", "more rows than memory has");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN, x + IN, OUT, NULL, 0), RONDO_EINVAL, "overlaps", "y inside x");
+    refused(rondo_linear_execute(l, ctx, 1, x, 0, x + 7, 0, NULL, 0), RONDO_EINVAL, "overlaps", "y inside a single x");
+    refused(rondo_linear_execute(l, ctx, 5, wide, stride, wide + IN - 1, stride, NULL, 0), RONDO_EINVAL, "overlaps", "columns that meet");
+    ok(rondo_linear_execute(l, ctx, 0, NULL, 0, NULL, 0, NULL, 0) == 0, "no rows: nothing happens");
+
+    ok(rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0) == 0 && rondo_linear_execute(three, ctx, 5, x, IN, z, OUT, NULL, 0) == 0 &&
+       memcmp(y, z, sizeof y) == 0, "0 leaves means one for every 512 inputs begun");
+    ok(rondo_linear_execute(two, ctx, 5, x, IN, z, OUT, NULL, 0) == 0 && memcmp(y, z, sizeof y) != 0, "another number has other bits");
+    for (int r = 0; r < 5; r++)
+        memcpy(wide + r * stride + OUT + 1, x + r * IN, IN * sizeof *x);
+    ok(rondo_linear_execute(l, ctx, 5, wide + OUT + 1, stride, wide, stride, NULL, 0) == 0 &&
+       memcmp(wide + 4 * stride, y + 4 * OUT, OUT * sizeof *y) == 0, "x and y may be columns of one buffer");
+    memcpy(z, y, sizeof z);
+    int sums = rondo_linear_execute(l, ctx, 5, x, IN, z, OUT, weights, 1) == 0;
+    for (int i = 0; i < 5 * OUT; i++)
+        sums = sums && z[i] == y[i] + (y[i] + weights[i % OUT]);
+    ok(sums, "bias is added to the finished sum, then what y held");
+    rondo_linear_destroy(l);
+    rondo_linear_destroy(three);
+    rondo_linear_destroy(two);
+}
+
+/* ---- the others ---- */
+
+static void others(rondo_context *ctx)
+{
+    float a[64] = { 1, 2, 3, 4 }, b[64], w[64] = { 0 };
+    uint16_t h[64];
+    double d;
+    const float nan = __builtin_nanf("");
+
+    refused(rondo_rmsnorm(NULL, 1, 4, a, w, 0, b), RONDO_EINVAL, "ctx", "rmsnorm without context");
+    refused(rondo_rmsnorm(ctx, -1, 4, a, w, 0, b), RONDO_EINVAL, "rows is -1", "rmsnorm of -1 rows");
+    refused(rondo_rmsnorm(ctx, 1, 0, a, w, 0, b), RONDO_EINVAL, "dim 0", "rmsnorm of nothing");
+    refused(rondo_rmsnorm(ctx, INT64_MAX / 2, 3, a, w, 0, b), RONDO_EINVAL, "addressed", "rmsnorm of too much");
+    refused(rondo_rmsnorm(ctx, 1, 4, a, w, -1, b), RONDO_EINVAL, "eps", "negative eps");
+    refused(rondo_rmsnorm(ctx, 1, 4, a, w, nan, b), RONDO_EINVAL, "eps", "eps that is no number");
+    refused(rondo_rmsnorm(ctx, 1, 4, NULL, w, 0, b), RONDO_EINVAL, "NULL", "rmsnorm of NULL");
+    refused(rondo_rmsnorm(ctx, 2, 4, a, w, 0, a + 1), RONDO_EINVAL, "overlaps", "rmsnorm into a part of x");
+    ok(rondo_rmsnorm(ctx, 0, 4, NULL, NULL, 0, NULL) == 0 && rondo_rmsnorm(ctx, 1, 4, a, w, 0, b) == 0 && b[0] == 0.0f, "rmsnorm");
+
+    refused(rondo_rope(NULL, 1, 1, 4, a, 4, 4, w), RONDO_EINVAL, "ctx", "rope without context");
+    refused(rondo_rope(ctx, -1, 1, 4, a, 4, 4, w), RONDO_EINVAL, "rows is -1", "rope of -1 rows");
+    refused(rondo_rope(ctx, 1, 1, 3, a, 4, 4, w), RONDO_EINVAL, "dim is 3", "rope of an odd number");
+    refused(rondo_rope(ctx, 1, 2, 4, a, 8, 3, w), RONDO_EINVAL, "overlap", "heads that overlap");
+    refused(rondo_rope(ctx, 2, 2, 4, a, 4, 4, w), RONDO_EINVAL, "overlap", "rows that overlap");
+    refused(rondo_rope(ctx, 2, 2, 4, a, -8, 4, w), RONDO_EINVAL, "strides", "a negative stride");
+    refused(rondo_rope(ctx, 4, 2, 4, a, INT64_MAX / 3, 4, w), RONDO_EINVAL, "strides", "rope of too much");
+    refused(rondo_rope(ctx, 1, 1, 4, a, 4, 4, NULL), RONDO_EINVAL, "NULL", "rope without table");
+    ok(rondo_rope(ctx, 2, 3, 4, a, 4, 8, w) == 0, "rope with rows inside heads");
+    ok(rondo_rope(ctx, 0, 3, 4, NULL, 4, 8, NULL) == 0, "rope of no rows");
+
+    refused(rondo_swiglu(NULL, 4, a, b, b), RONDO_EINVAL, "ctx", "swiglu without context");
+    refused(rondo_swiglu(ctx, -4, a, b, b), RONDO_EINVAL, "count is -4", "swiglu of -4");
+    refused(rondo_swiglu(ctx, 4, a, NULL, b), RONDO_EINVAL, "NULL", "swiglu of NULL");
+    refused(rondo_swiglu(ctx, 4, a, b, a + 2), RONDO_EINVAL, "overlaps", "swiglu into a part of gate");
+    ok(rondo_swiglu(ctx, 0, NULL, NULL, NULL) == 0 && rondo_swiglu(ctx, 4, a, w, a) == 0 && a[1] == 0.0f, "swiglu in place");
+
+    refused(rondo_convert(NULL, 4, RONDO_F32, a, RONDO_F16, h), RONDO_EINVAL, "ctx", "convert without context");
+    refused(rondo_convert(ctx, 4, 0, a, RONDO_F16, h), RONDO_EINVAL, "types are 0 and 3", "convert from no type");
+    refused(rondo_convert(ctx, 4, RONDO_F32, a, 4, h), RONDO_EINVAL, "types are 1 and 4", "convert to an unknown type");
+    refused(rondo_convert(ctx, -4, RONDO_F32, a, RONDO_F16, h), RONDO_EINVAL, "count is -4", "convert of -4");
+    refused(rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, NULL), RONDO_EINVAL, "NULL", "convert to NULL");
+    refused(rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, a), RONDO_EINVAL, "overlaps", "convert in place between sizes");
+    ok(rondo_convert(ctx, 4, RONDO_F16, h, RONDO_BF16, h) == 0, "convert in place where the sizes agree");
+
+    refused(rondo_logsumexp(NULL, 1, 4, a, 4, &d), RONDO_EINVAL, "ctx", "logsumexp without context");
+    refused(rondo_logsumexp(ctx, 1, 0, a, 4, &d), RONDO_EINVAL, "dim 0", "logsumexp of nothing");
+    refused(rondo_logsumexp(ctx, 2, 4, a, 3, &d), RONDO_EINVAL, "x_stride is 3", "rows that overlap");
+    refused(rondo_logsumexp(ctx, 1, 4, a, 4, NULL), RONDO_EINVAL, "NULL", "logsumexp to NULL");
+    a[0] = a[1] = 0.0f;
+    ok(rondo_logsumexp(ctx, 1, 2, a, 0, &d) == 0 && d > 0.693147180559945 && d < 0.693147180559946, "logsumexp(0, 0) = log 2");
+}
+
+/* ---- mode, trace, memory, ranks ---- */
+
+static void mode(rondo_context *ctx)
+{
+#if defined(__SSE__)
+    rondo_linear *l = make(ctx, 0);
+    float a[4] = { 1, 2, 3, 4 }, b[4], t[4] = { 1, 1, 0, 0 };
+    double d;
+    uint16_t h[4];
+    unsigned keep = _mm_getcsr();
+
+    for (int i = 0; i < 2; i++) {
+        const char *what = i ? "rounding" : "flushing";
+        _mm_setcsr(i ? keep | 0x6000u : keep | 0x8000u);
+        int codes[] = { rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0), rondo_rmsnorm(ctx, 1, 4, a, a, 0, b),
+                        rondo_rope(ctx, 1, 1, 4, a, 4, 4, t), rondo_swiglu(ctx, 4, a, a, b),
+                        rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h), rondo_logsumexp(ctx, 1, 4, a, 4, &d) };
+        int all = 1, kept = _mm_getcsr() >> 13 == (i ? keep | 0x6000u : keep | 0x8000u) >> 13;
+        for (size_t j = 0; j < sizeof codes / sizeof codes[0]; j++)
+            all = all && codes[j] == RONDO_EINVAL;
+        _mm_setcsr(keep);
+        ok(all && kept, "a floating-point mode with other %s is refused and left as it was", what);
+    }
+    rondo_linear_destroy(l);
+#else
+    (void)ctx;
+    skip(2, "this machine's floating-point mode is not set here");
+#endif
+}
+
+static char seen[512];
+
+static void event(void *user, const rondo_trace_event *e)
+{
+    (void)user;
+    if (e->end >= e->begin && e->peer == -1)
+        snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s ", e->name);
+}
+
+static void trace(rondo_context *ctx)
+{
+    rondo_linear *l = make(ctx, 0);
+    float a[4] = { 1, 2, 3, 4 }, t[4] = { 1, 1, 0, 0 };
+    uint16_t h[4];
+    double d;
+    int err = 0;
+
+    rondo_context_trace(ctx, event, NULL);
+    err |= rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0);
+    err |= rondo_rmsnorm(ctx, 1, 4, a, a, 0, a);
+    err |= rondo_rope(ctx, 1, 1, 4, a, 4, 4, t);
+    err |= rondo_swiglu(ctx, 4, a, a, a);
+    err |= rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h);
+    err |= rondo_logsumexp(ctx, 1, 4, a, 4, &d);
+    rondo_context_trace(ctx, NULL, NULL);
+    ok(!err && !strcmp(seen, "linear rmsnorm rope swiglu convert logsumexp "), "the trace names every call: %s", seen);
+    rondo_linear_destroy(l);
+}
+
+static void memory(void)
+{
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    rondo_context *ctx = NULL;
+    rondo_context_desc cd = RONDO_CONTEXT_DESC_INIT;
+    int codes = 1, n = 0;
+    long before;
+
+    hooks.allocate = allocate;
+    hooks.release = release;
+    cd.threads = 1;
+    if (rondo_set_hooks(&hooks) || rondo_context_create(&ctx, &cd))
+        exit(99);
+    before = alive;
+    for (int done_once = 0; !done_once; n++) {
+        rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+        rondo_linear *l = NULL;
+        d.in = IN;
+        d.out = OUT;
+        allocations = 0;
+        fail_at = n;
+        int err = rondo_linear_create(&l, ctx, &d);
+        if (!err)
+            err = rondo_linear_load(l, 0, OUT, weights);
+        if (!err)
+            err = rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0);
+        fail_at = -1;
+        rondo_linear_destroy(l);
+        done_once = err == 0;
+        codes = codes && (err == 0 || err == RONDO_ENOMEM) && alive == before;
+    }
+    ok(codes && n > 3, "each of %d allocations may fail: RONDO_ENOMEM, and nothing leaks", n - 1);
+    rondo_context_destroy(ctx);
+    ok(alive == 0, "all memory came back");
+    if (rondo_set_hooks(NULL))
+        exit(99);
+}
+
+static rondo_linear *shared;
+static float results[3][5 * OUT];
+
+static int rank_body(rondo_context *ctx, void *arg)
+{
+    int rank = rondo_context_rank(ctx), err;
+    (void)arg;
+    if (rank == 0)
+        shared = make(ctx, 0);
+    err = rondo_barrier(ctx);
+    if (!err)
+        err = rondo_linear_execute(shared, ctx, 5, x, IN, results[rank], OUT, NULL, 0);
+    if (!err)
+        err = rondo_barrier(ctx);
+    if (rank == 0)
+        rondo_linear_destroy(shared);
+    return err;
+}
+
+int main(void)
+{
+    rondo_context *ctx = NULL;
+    rondo_context_desc cd = RONDO_CONTEXT_DESC_INIT;
+
+    for (int i = 0; i < OUT * IN; i++)
+        weights[i] = (float)(i * 7919 % 1000) * 1e-3f - 0.4f;
+    for (int i = 0; i < 5 * IN; i++)
+        x[i] = (float)(i * 6101 % 997) * 1e-3f - 0.6f;
+    memory();
+    cd.threads = 1;
+    if (rondo_context_create(&ctx, &cd)) {
+        ok(0, "context: %s", rondo_error_text());
+        return done();
+    }
+    create(ctx);
+    load(ctx);
+    execute(ctx);
+    others(ctx);
+    mode(ctx);
+    trace(ctx);
+    rondo_context_destroy(ctx);
+
+    ok(rondo_run_threads(3, rank_body, NULL) == 0 && memcmp(results[0], y, sizeof y[0] * OUT) == 0 &&
+       !memcmp(results[0], results[1], sizeof results[0]) && !memcmp(results[0], results[2], sizeof results[0]),
+       "three ranks share one packed layer");
+    return done();
+}
