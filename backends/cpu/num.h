@@ -78,7 +78,7 @@ static inline float rondo__rint(float x)
     return rondo__float(rondo__bits((a + 8388608.0f) - 8388608.0f) | sign);
 }
 
-/* P(f), |f| <= 1/2, is 2^f with a relative error below 1.06 * 2^-24 (about one unit in the last place), P(0) = 1: a minimax
+/* P(f), |f| <= 1/2, is 2^f with a relative error below 1.09 * 2^-24 (less than one unit in the last place), P(0) = 1: a minimax
  * fit, refined by search over neighbouring floats for the error of this float evaluation. Frozen: part of the contract. */
 #define RONDO_EXP2_C1 0x1.62e43p-1f
 #define RONDO_EXP2_C2 0x1.ebfbe2p-3f

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE   /* madvise */
 #include "backends/cpu/cpu.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -87,7 +88,7 @@ int rondo__cpu_check_mode(void)
 /* ---- loops ---- */
 
 struct loop {
-    _Atomic int64_t next;
+    _Atomic int64_t next, finished;
     _Atomic int code;
     char sentence[512];     /* of the first failure, written by the thread that set code */
     int64_t items;
@@ -95,6 +96,13 @@ struct loop {
     void *arg;
     const struct rondo_poll *poll;
 };
+
+static void loop_fail(struct loop *l, int code)
+{
+    int none = 0;
+    if (code && atomic_compare_exchange_strong(&l->code, &none, code))
+        snprintf(l->sentence, sizeof l->sentence, "%s", rondo_error_text());
+}
 
 static void loop_run(struct loop *l, int worker)
 {
@@ -106,11 +114,18 @@ static void loop_run(struct loop *l, int worker)
         int64_t item = atomic_fetch_add_explicit(&l->next, 1, memory_order_relaxed);
         if (item >= l->items)
             break;
-        int none = 0, code = l->work(l->arg, item, worker);
+        int code = l->work(l->arg, item, worker);
         if (!code && worker == 0 && l->poll)
             code = l->poll->call(l->poll->arg);
-        if (code && atomic_compare_exchange_strong(&l->code, &none, code))
-            snprintf(l->sentence, sizeof l->sentence, "%s", rondo_error_text());
+        loop_fail(l, code);
+        atomic_fetch_add_explicit(&l->finished, 1, memory_order_relaxed);
+    }
+    /* the calling thread keeps transfers going while the others finish */
+    while (worker == 0 && l->poll && !atomic_load(&l->code)) {
+        loop_fail(l, l->poll->call(l->poll->arg));
+        if (atomic_load(&l->finished) >= l->items)
+            break;
+        sched_yield();
     }
     if (changed)
         mode_set(found);
@@ -128,7 +143,7 @@ int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *ar
         /* thread 0 of the team is the calling thread; OpenMP may give a smaller team than asked for, never a larger one */
 #pragma omp parallel num_threads(workers) shared(l)
         loop_run(&l, omp_get_thread_num());
-        return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0;
+        return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0;   /* it may be another thread's sentence */
     }
 #endif
     (void)workers;
