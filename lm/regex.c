@@ -2,7 +2,8 @@
  *
  * Patterns of tokenizer.json on PCRE2 (regex.h). The rewriting keeps what both engines mean alike and spells out the classes in which
  * they differ: \s (PCRE2 adds U+180E), \w (PCRE2 before 10.43 has no marks), \h, \v, and scripts (PCRE2 takes script
- * extensions). Everything else is passed on or refused by name; nothing is guessed.
+ * extensions). Everything else is passed on or refused by name; nothing is guessed. Compared with Oniguruma over all of Unicode; what
+ * is left is that the two know different versions of it.
  *
  * Matching is interpreted, without the just-in-time compiler: its state lies on the heap, under a limit, so that a long run of one
  * letter cannot exhaust a stack. Called by tokenizer_split.c and tokenizer_decode.c.
@@ -52,6 +53,7 @@ static void give(void *memory, void *unused)
 #define NO_SPACE "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}" \
                  "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 #define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define BARE_WORD WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"      /* outside of brackets Oniguruma counts these in */
 #define HEX "0-9a-fA-F"
 
 bool rondo__is_space(unsigned c)
@@ -60,12 +62,17 @@ bool rondo__is_space(unsigned c)
            c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
+#define DEPTH_MAX 200
+
 struct rewrite {
     const char *at;        /* what is left of the pattern */
     const char *pattern, *where;
     char *out;
     size_t used, room;
     int err;
+    int depth;
+    bool caseless[DEPTH_MAX + 1];      /* of the group at each depth */
+    char before;           /* the letter that was just written, for pairs; 0: none */
 };
 
 static int refuse(struct rewrite *r, const char *what)
@@ -97,6 +104,22 @@ static void emit(struct rewrite *r, const char *text, size_t n)
 static void emit_text(struct rewrite *r, const char *text)
 {
     emit(r, text, strlen(text));
+}
+
+/* Without regard to case Oniguruma also lets one character match two (\u00df and "ss"), which PCRE2 does not. So what could do that is
+ * refused there: characters beyond ASCII, and the pairs of letters that have a character of their own. */
+static void check_case(struct rewrite *r, char c)
+{
+    static const char pairs[][3] = { "ss", "st", "ff", "fi", "fl" };
+    char lower = c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+    if (r->caseless[r->depth]) {
+        if ((unsigned char)c >= 0x80)
+            refuse(r, "characters beyond ASCII without regard to case");
+        for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++)
+            if (r->before == pairs[i][0] && lower == pairs[i][1])
+                refuse(r, "ss, st, ff, fi or fl without regard to case");
+    }
+    r->before = lower;
 }
 
 /* Class escapes: outside of brackets they become a class of their own. */
@@ -187,6 +210,11 @@ static void escape(struct rewrite *r, bool inside, bool *is_class)
 {
     char c = *r->at, what[24];
     *is_class = c && strchr("sSdDwWhHpP", c);
+    r->before = 0;
+    if (r->caseless[r->depth] && c && strchr("SDwWHpPxu", c)) {
+        refuse(r, "a class of letters or a character's number without regard to case");
+        return;
+    }
     if (!c) {
         refuse(r, "a backslash at its end");
         return;
@@ -206,7 +234,7 @@ static void escape(struct rewrite *r, bool inside, bool *is_class)
         emit_text(r, "\\P{Nd}");
         return;
     case 'w':
-        emit_class(r, inside, false, WORD);
+        emit_class(r, inside, false, inside ? WORD : BARE_WORD);
         return;
     case 'h':
         emit_class(r, inside, false, HEX);
@@ -215,7 +243,7 @@ static void escape(struct rewrite *r, bool inside, bool *is_class)
     case 'H':
         if (inside)
             break;
-        emit_class(r, false, true, c == 'W' ? WORD : HEX);
+        emit_class(r, false, true, c == 'W' ? BARE_WORD : HEX);
         return;
     case 'p':
     case 'P':
@@ -281,9 +309,12 @@ static void brackets(struct rewrite *r)
                 r->at++;
             }
         } else {
+            r->before = 0;
+            check_case(r, c);
             emit(r, &c, 1);
         }
     }
+    r->before = 0;
     emit_text(r, "]");
     if (!r->err)
         r->at++;
@@ -293,6 +324,13 @@ static void group(struct rewrite *r)
 {
     static const char *const fine[] = { "?:", "?=", "?!", "?<=", "?<!", "?>", "?i:", "?-i:", "?i)", "?-i)" };
     emit_text(r, "(");
+    if (r->depth == DEPTH_MAX) {
+        refuse(r, "groups that are nested too deep");
+        return;
+    }
+    r->depth++;
+    r->caseless[r->depth] = r->caseless[r->depth - 1];
+    r->before = 0;
     if (*r->at == '*') {
         refuse(r, "a group that begins with *");
         return;
@@ -304,6 +342,10 @@ static void group(struct rewrite *r)
         if (!strncmp(r->at, fine[i], n)) {
             emit(r, r->at, n);
             r->at += n;
+            if (fine[i][n - 1] == ')')      /* for the rest of the group around it */
+                r->depth--;
+            if (strchr(fine[i], 'i'))
+                r->caseless[r->depth] = fine[i][1] == 'i';
             return;
         }
     }
@@ -326,6 +368,10 @@ static void interval(struct rewrite *r)
         emit_text(r, "\\{");
         return;
     }
+    if (r->caseless[r->depth] && r->before) {
+        refuse(r, "a letter with {..} without regard to case");
+        return;
+    }
     if (p[n + 1] == '+' || (p[n + 1] == '?' && !comma)) {
         refuse(r, p[n + 1] == '+' ? "{..}+" : "{n}?");
         return;
@@ -333,6 +379,21 @@ static void interval(struct rewrite *r)
     emit_text(r, low ? "{" : "{0");
     emit(r, p, n + 1);
     r->at += n + 1;
+}
+
+static void plain(struct rewrite *r, char c)
+{
+    if (c == ')') {
+        if (!r->depth)
+            refuse(r, "a parenthesis that was not opened");
+        else
+            r->depth--;
+    }
+    if (strchr(")|^$.*+?", c))
+        r->before = 0;
+    else
+        check_case(r, c);
+    emit(r, &c, 1);
 }
 
 static void rewrite(struct rewrite *r)
@@ -349,7 +410,7 @@ static void rewrite(struct rewrite *r)
         else if (c == '{')
             interval(r);
         else
-            emit(r, &c, 1);
+            plain(r, c);
     }
 }
 
@@ -357,7 +418,7 @@ static void rewrite(struct rewrite *r)
 
 static int compile(struct rondo__regex *regex, const char *pattern, const char *where)
 {
-    struct rewrite r = { pattern, pattern, where, NULL, 0, 0, 0 };
+    struct rewrite r = { .at = pattern, .pattern = pattern, .where = where };
     pcre2_general_context *general = NULL;
     pcre2_compile_context *context = NULL;
     char shown[RONDO_SHOW_BYTES], text[128];

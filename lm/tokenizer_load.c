@@ -281,7 +281,7 @@ static int read_added_token(rondo_tokenizer *t, const char *path, const json_t *
     token->special = a.special;
     struct rondo__added_set *set = normalized ? &t->normalized : &t->raw;
     set->items[set->count++] = a;
-    return a.single_word && !t->word ? rondo__regex_new(&t->word, "\\w", false, path) : 0;
+    return a.single_word && !t->word ? rondo__regex_new(&t->word, "[\\w\\u200c\\u200d]", false, path) : 0;
 }
 
 static int read_added(rondo_tokenizer *t, const char *path, const json_t *added, char **to)

@@ -275,7 +275,7 @@ static int read_steps(struct list *l, const json_t *value, int depth)
     if (!strcmp(type, "WhitespaceSplit") || !strcmp(type, "Whitespace")) {
         bool words = !strcmp(type, "Whitespace");
         err = rondo__component_fields(value, none, l->what, l->path);
-        return err ? err : add_split(l, words ? "\\w+|[^\\w\\s]+" : "\\s", false, RONDO__REMOVED, words);
+        return err ? err : add_split(l, words ? "[\\w\\u200c\\u200d]+|[^\\w\\u200c\\u200d\\s]+" : "\\s", false, RONDO__REMOVED, words);
     }
     return rondo__fail(RONDO_ENOTSUP, "%s: pre_tokenizer \"%s\" is not supported; Sequence, Split, ByteLevel, Metaspace, Digits, Whitespace and "
                        "WhitespaceSplit are", l->path, rondo__show(shown, type));

@@ -10,8 +10,8 @@
 #include "core/internal.h"
 #include "lm/shards.h"
 #include "rondo_lm.h"
-#include "t/scratch.h"
 #include "t/tap.h"
+#include "t/scratch.h"
 
 static unsigned char pattern(uint64_t array, uint64_t i)
 {
@@ -184,8 +184,8 @@ static void test_foreign(void)
         "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}      ",
         "{\"x\":{\"data_offsets\":[0,8],\"shape\":[1,2,1],\"dtype\":\"F32\"},\"__metadata__\":{\"format\":\"pt\",\"\":\"\"}}",
         "{\"b\":{\"dtype\":\"U8\",\"shape\":[7],\"data_offsets\":[1,8]},\"a\":{\"dtype\":\"I8\",\"shape\":[],\"data_offsets\":[0,1]}}",
-        "{\"z\":{\"dtype\":\"F64\",\"shape\":[0],\"data_offsets\":[8,8]},\"a\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[0,8]},"
-        "\"y\":{\"dtype\":\"F64\",\"shape\":[3,0],\"data_offsets\":[0,0]}}",
+        ("{\"z\":{\"dtype\":\"F64\",\"shape\":[0],\"data_offsets\":[8,8]},\"a\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[0,8]},"
+         "\"y\":{\"dtype\":\"F64\",\"shape\":[3,0],\"data_offsets\":[0,0]}}"),
         "{\"x\":{\"dtype\":\"F4\",\"shape\":[16],\"data_offsets\":[0,8]}}",
         "{\"x\":{\"dtype\":\"F8_E4M3\",\"shape\":[2,4],\"data_offsets\":[0,8]}}",
     };

@@ -5,9 +5,11 @@
  * Then every truncation of a good file, and many with bytes turned over.
  */
 #include "core/internal.h"
+#include "lm/config.h"
+#include "lm/shards.h"
 #include "rondo_lm.h"
-#include "t/scratch.h"
 #include "t/tap.h"
+#include "t/scratch.h"
 
 #define X "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
 
@@ -191,9 +193,60 @@ static void test_truncated_and_flipped(void)
     free(good);
 }
 
+/* ---- failing allocations ---- */
+
+static int write_and_read(void)
+{
+    static const int64_t shape[] = { 3 };
+    static const rondo_array arrays[] = { { "x", RONDO_ARRAY_U8, 1, shape, 0, 0 }, { "y", RONDO_ARRAY_F32, 1, shape, 0, 0 } };
+    rondo_arrays_writer *w = NULL;
+    rondo_arrays *f = NULL;
+    const char *path = scratch_path("a.safetensors");
+    int err = rondo_arrays_create(&w, path, arrays, 2);
+    if (!err)
+        err = rondo_arrays_write(w, 0, 0, 3, "abc");
+    if (!err)
+        err = rondo_arrays_write(w, 1, 0, 12, "abcdefghijkl");
+    if (err)
+        rondo_arrays_abandon(w);
+    else
+        err = rondo_arrays_commit(w);
+    if (!err)
+        err = rondo_arrays_open(&f, path);
+    rondo_arrays_close(f);
+    return err;
+}
+
+static int open_shards(void)
+{
+    struct rondo_shards *s = NULL;
+    int err = rondo__shards_open(&s, scratch_dir);
+    rondo__shards_close(s);
+    return err;
+}
+
+static int read_config(void)
+{
+    struct rondo_config c;
+    return rondo__config_read(&c, scratch_dir);
+}
+
+static void test_allocations(void)
+{
+    scratch_clear();
+    fail_each_allocation("arrays", write_and_read);
+    is_int(scratch_entries(), 1, "no temporary file is left");
+    scratch_text("model.safetensors.index.json", "{\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"a.safetensors\"}}");
+    fail_each_allocation("shards", open_shards);
+    scratch_text("config.json", "{\"model_type\":\"llama\"}");
+    scratch_text("generation_config.json", "{}");
+    fail_each_allocation("configuration", read_config);
+}
+
 int main(void)
 {
     scratch_make("6010");
+    test_allocations();
     test_table();
     test_lengths();
     test_truncated_and_flipped();

@@ -8,8 +8,8 @@
 #include "core/internal.h"
 #include "lm/config.h"
 #include "rondo_lm.h"
-#include "t/scratch.h"
 #include "t/tap.h"
+#include "t/scratch.h"
 
 static struct rondo_config c;
 

@@ -8,8 +8,8 @@
 
 #include "core/internal.h"
 #include "rondo_lm.h"
-#include "t/scratch.h"
 #include "t/tap.h"
+#include "t/scratch.h"
 
 static uint64_t state = 1;
 static uint32_t next_random(void)

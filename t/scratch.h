@@ -137,4 +137,56 @@ SCRATCH_UNUSED static char *scratch_safetensors(const char *header, size_t heade
     return bytes;
 }
 
+/* ---- failing allocations: needs rondo.h and tap.h before ---- */
+
+static long scratch_allocations, scratch_fail_at, scratch_alive;
+
+SCRATCH_UNUSED static void *scratch_allocate(void *user, size_t bytes, size_t align)
+{
+    void *memory = NULL;
+    (void)user;
+    if (++scratch_allocations == scratch_fail_at || posix_memalign(&memory, align, bytes))
+        return NULL;
+    scratch_alive++;
+    return memory;
+}
+
+SCRATCH_UNUSED static void scratch_release(void *user, void *memory, size_t bytes)
+{
+    (void)user;
+    (void)bytes;
+    scratch_alive--;
+    free(memory);
+}
+
+#ifdef RONDO_T_TAP_H
+/* Runs body() again and again, with the first, second, ... allocation failing, until it takes fewer: each time RONDO_ENOMEM, and at
+ * the end 0, with nothing left allocated. */
+SCRATCH_UNUSED static void fail_each_allocation(const char *what, int (*body)(void))
+{
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    int wrong = 0;
+    hooks.allocate = scratch_allocate;
+    hooks.release = scratch_release;
+    if (!ok(!rondo_set_hooks(&hooks), "%s: allocations that fail", what))
+        return;
+    for (scratch_fail_at = 1;; scratch_fail_at++) {
+        scratch_allocations = scratch_alive = 0;
+        int err = body();
+        wrong += scratch_alive != 0;
+        if (scratch_allocations < scratch_fail_at) {
+            wrong += err != 0;
+            break;
+        }
+        if (err != RONDO_ENOMEM) {
+            diag("allocation %ld: code %d, %s", scratch_fail_at, err, rondo_error_text());
+            wrong++;
+        }
+    }
+    ok(!rondo_set_hooks(NULL), "hooks off");
+    is_int(wrong, 0, "%s: each of %ld allocations may fail: RONDO_ENOMEM, and nothing is lost", what, scratch_fail_at - 1);
+    ok(scratch_fail_at > 3, "there were some");
+}
+#endif
+
 #endif
