@@ -69,32 +69,34 @@ static int launch(int ranks, double seconds, int (*body)(void *arg, const struct
     if (ranks < 0 || (ranks != 0 && ranks != size))
         return rondo__mpi_fail(RONDO_EINVAL, "%d ranks are asked for, but mpirun started %d processes; give 0 or %d, or start it as "
                                "mpirun -n %d", ranks, size, size, ranks > 0 ? ranks : 1);
+    struct outcome *all = rondo__mpi_host->alloc_zero((size_t)size, sizeof *all), mine;
+    if (!all)
+        return rondo__mpi_fail(RONDO_ENOMEM, "no memory for the outcomes of %d ranks", size);
     struct rondo_endpoint *ep;
     err = rondo__mpi_world_new(&ep, MPI_COMM_WORLD, seconds);
-    if (err)
+    if (err) {
+        rondo__mpi_host->free(all);
         return err;
-    struct outcome *all = rondo__mpi_host->alloc_zero((size_t)size, sizeof *all), mine;
-    memset(&mine, 0, sizeof mine);
-    if (all) {
-        struct rondo_boot boot;
-        memset(&boot, 0, sizeof boot);
-        boot.rank = ep->rank;
-        boot.ranks = ep->ranks;
-        boot.ranks_here = ep->world->ranks_here;
-        boot.handle = &launch_mark;
-        boot.seconds = seconds;
-        launching = ep;
-        mine.code = body(arg, &boot);
-        launching = NULL;
-    } else {
-        mine.code = rondo__mpi_fail(RONDO_ENOMEM, "no memory for the outcomes of %d ranks", size);
     }
+    struct rondo_boot boot;
+    memset(&boot, 0, sizeof boot);
+    boot.rank = ep->rank;
+    boot.ranks = ep->ranks;
+    boot.ranks_here = ep->world->ranks_here;
+    boot.handle = &launch_mark;
+    boot.seconds = seconds;
+    memset(&mine, 0, sizeof mine);
+    launching = ep;
+    mine.code = body(arg, &boot);
+    launching = NULL;
     if (mine.code) {
         snprintf(mine.text, sizeof mine.text, "%s", rondo__mpi_host->text());
         rondo__mpi_revoke(ep, mine.code, mine.text);
     }
-    err = all ? rondo__mpi_gather(ep, &mine, all, sizeof mine, seconds, true) : mine.code;
-    if (all && !err)
+    err = rondo__mpi_gather(ep, &mine, all, sizeof mine, seconds, true);
+    if (!err)
+        rondo__mpi_all_here();
+    if (!err)
         err = first_failure(all, size);
     else if (mine.code)
         err = rondo__mpi_fail(mine.code, "%s", mine.text);
@@ -150,10 +152,8 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
         goto out;
     }
     err = rondo__mpi_gather(ep, &mine, all, sizeof mine, ep->seconds, false);
-    if (err) {
-        rondo__mpi_fail(err, "a rank did not come to the split");
+    if (err)
         goto out;
-    }
     int tag = 0, ranks = 0, place = 0;
     for (size_t i = 0; i < n; i++) {
         if (all[i].next_tag > tag)

@@ -8,8 +8,9 @@
 
 #include "backends/mpi/world.h"
 
-/* How long sends may go on after a failure. What a peer has matched completes soon; the rest nobody will ever ask for. */
-#define GRACE_SECONDS 0.25
+/* How long sends may go on after a failure where the peer does not say that it will receive nothing more, because it is
+ * computing, or dead. What it had matched completes meanwhile. */
+#define GRACE_SECONDS 2.0
 
 /* ---- flights ---- */
 
@@ -170,7 +171,7 @@ int rondo__mpi_gather(struct rondo_endpoint *ep, const void *mine, void *all, si
 
 /* ---- after a failure ---- */
 
-/* One look at every flight; the number of receives and sends that are still under way. */
+/* One look at every flight; the number of receives and sends that may still touch memory. */
 static void look_round(struct rondo_endpoint *ep, int *receiving, int *sending)
 {
     *receiving = *sending = 0;
@@ -181,15 +182,15 @@ static void look_round(struct rondo_endpoint *ep, int *receiving, int *sending)
                 continue;
             if (MPI_Test(&f->requests[i], &complete, MPI_STATUS_IGNORE) != MPI_SUCCESS)
                 f->requests[i] = MPI_REQUEST_NULL;   /* failed: nothing will come of it */
-            else if (!complete)
-                ++*(i < f->receives ? receiving : sending);
+            else if (!complete && i < f->receives)
+                ++*receiving;
+            else if (!complete && !ep->quiet_ranks[f->to])
+                ++*sending;
         }
 }
 
 void rondo__mpi_quiesce(struct rondo_endpoint *ep, double seconds)
 {
-    if (ep->flights.next == &ep->flights)
-        return;
     for (struct rondo_flight *f = ep->flights.next; f != &ep->flights; f = f->next)
         for (int i = 0; i < f->receives; i++)
             if (f->requests[i] != MPI_REQUEST_NULL)
@@ -200,6 +201,8 @@ void rondo__mpi_quiesce(struct rondo_endpoint *ep, double seconds)
     for (;;) {
         int receiving, sending;
         look_round(ep, &receiving, &sending);
+        if (!receiving)
+            rondo__mpi_say_quiet(ep);
         double waited = rondo__mpi_host->now() - begin;
         if (waited >= seconds || (!receiving && (!sending || waited >= GRACE_SECONDS)))
             break;

@@ -5,7 +5,8 @@
  *
  * Revoking. MPI has no portable way to interrupt a peer's wait, so every world keeps one receive posted for notices (tag 0,
  * any source), and all waits look at it. Whoever fails sends a notice to all others of its group; a group is known by its
- * tag. A group counts as revoked when one of its parents is.
+ * tag. A group counts as revoked when one of its parents is. A rank that has cancelled its receives says so with a second
+ * notice: from then on no send to it can be matched, and the sender may have its memory back.
  */
 #define _GNU_SOURCE   /* sched_getaffinity */
 #include "backends/mpi/world.h"
@@ -41,6 +42,11 @@ bool rondo__mpi_same_library(void)
 }
 
 static bool lost_a_peer;   /* a wait timed out: MPI_Finalize might wait for that peer for ever */
+
+void rondo__mpi_all_here(void)
+{
+    lost_a_peer = false;
+}
 
 /* At exit and not when a launch ends: MPI cannot be initialised twice in one process, and a program may launch again. */
 static void end_at_exit(void)
@@ -122,14 +128,19 @@ static struct rondo_endpoint *endpoint_alloc(int ranks)
     if (!ep)
         return NULL;
     ep->world_rank = rondo__mpi_host->alloc_zero((size_t)ranks, sizeof *ep->world_rank);
-    ep->telling = rondo__mpi_host->alloc_zero((size_t)ranks, sizeof *ep->telling);
-    if (!ep->world_rank || !ep->telling) {
+    ep->telling = rondo__mpi_host->alloc_zero(2 * (size_t)ranks, sizeof *ep->telling);
+    ep->quiet_ranks = rondo__mpi_host->alloc_zero((size_t)ranks, 1);
+    /* One flight ahead, so that a rank without memory can still take part in the exchange at the end of a launch. */
+    ep->spare = rondo__mpi_host->alloc_zero(1, sizeof *ep->spare);
+    if (!ep->world_rank || !ep->telling || !ep->quiet_ranks || !ep->spare) {
+        rondo__mpi_host->free(ep->spare);
         rondo__mpi_host->free(ep->world_rank);
         rondo__mpi_host->free(ep->telling);
+        rondo__mpi_host->free(ep->quiet_ranks);
         rondo__mpi_host->free(ep);
         return NULL;
     }
-    for (int i = 0; i < ranks; i++)
+    for (int i = 0; i < 2 * ranks; i++)
         ep->telling[i] = MPI_REQUEST_NULL;
     ep->ranks = ranks;
     ep->flights.next = ep->flights.previous = &ep->flights;
@@ -145,6 +156,7 @@ static void endpoint_free(struct rondo_endpoint *ep)
     }
     rondo__mpi_host->free(ep->world_rank);
     rondo__mpi_host->free(ep->telling);
+    rondo__mpi_host->free(ep->quiet_ranks);
     rondo__mpi_host->free(ep);
 }
 
@@ -158,7 +170,11 @@ static void endpoint_enter(struct rondo_endpoint *ep, struct rondo_world *w)
 
 static void take_notice(struct rondo_endpoint *ep, const struct rondo_notice *notice)
 {
-    if (ep->revoked)
+    if (notice->kind == RONDO_NOTICE_QUIET)
+        for (int i = 0; i < ep->ranks; i++)
+            if (ep->world_rank[i] == notice->rank)
+                ep->quiet_ranks[i] = 1;
+    if (notice->kind != RONDO_NOTICE_REVOKED || ep->revoked)
         return;
     ep->notice = *notice;
     ep->notice.sentence[RONDO_SENTENCE_BYTES - 1] = 0;
@@ -229,29 +245,45 @@ struct rondo_endpoint *rondo__mpi_revoked(struct rondo_endpoint *ep)
     return ep;
 }
 
+static void tell(struct rondo_endpoint *ep, const struct rondo_notice *notice, MPI_Request *requests)
+{
+    for (int i = 0; i < ep->ranks; i++)
+        if (i != ep->rank && MPI_Isend(notice, (int)sizeof *notice, MPI_BYTE, ep->world_rank[i], RONDO_NOTICE_TAG, ep->world->comm,
+                                       &requests[i]) != MPI_SUCCESS)
+            requests[i] = MPI_REQUEST_NULL;
+}
+
 void rondo__mpi_revoke(struct rondo_endpoint *ep, int code, const char *sentence)
 {
-    struct rondo_world *w = ep->world;
+    struct rondo_notice notice;
     if (ep->revoked)
         return;
-    struct rondo_notice notice;
     memset(&notice, 0, sizeof notice);
+    notice.kind = RONDO_NOTICE_REVOKED;
     notice.tag = ep->tag;
-    notice.rank = w->rank;
+    notice.rank = ep->world->rank;
     notice.code = code;
     snprintf(notice.sentence, sizeof notice.sentence, "%s", sentence);
     take_notice(ep, &notice);
-    for (int i = 0; i < ep->ranks; i++)
-        if (i != ep->rank && MPI_Isend(&ep->notice, (int)sizeof ep->notice, MPI_BYTE, ep->world_rank[i], RONDO_NOTICE_TAG, w->comm,
-                                       &ep->telling[i]) != MPI_SUCCESS)
-            ep->telling[i] = MPI_REQUEST_NULL;
+    tell(ep, &ep->notice, ep->telling);
+}
+
+void rondo__mpi_say_quiet(struct rondo_endpoint *ep)
+{
+    if (ep->quiet || !rondo__mpi_revoked(ep))
+        return;
+    ep->quiet = true;
+    ep->quiet_notice.kind = RONDO_NOTICE_QUIET;
+    ep->quiet_notice.tag = ep->tag;
+    ep->quiet_notice.rank = ep->world->rank;
+    tell(ep, &ep->quiet_notice, ep->telling + ep->ranks);
 }
 
 /* false: some notice is still under way. */
 static bool told_all(struct rondo_endpoint *ep)
 {
     bool all = true;
-    for (int i = 0; i < ep->ranks; i++) {
+    for (int i = 0; i < 2 * ep->ranks; i++) {
         int complete = 1;
         if (ep->telling[i] != MPI_REQUEST_NULL && MPI_Test(&ep->telling[i], &complete, MPI_STATUS_IGNORE) == MPI_SUCCESS && !complete)
             all = false;
@@ -290,9 +322,54 @@ static int join_communicator(struct rondo_world *w, MPI_Comm comm, double second
     return 0;
 }
 
-/* All ranks are in here by now, so blocking calls do not wait for anybody who might not come. */
-static int look_around(struct rondo_world *w)
+/* What was found about MPI_COMM_WORLD. It does not change, and blocking collectives are slow where ranks outnumber cores. */
+#define KNOWN_MAX 4096
+static struct {
+    int ranks, ranks_here, cores;
+    bool crowded;
+    unsigned char here[KNOWN_MAX / 8];
+} known;
+
+static bool recall(struct rondo_world *w, MPI_Comm comm)
 {
+    int alike = MPI_UNEQUAL;
+    if (known.ranks != w->ranks || MPI_Comm_compare(comm, MPI_COMM_WORLD, &alike) != MPI_SUCCESS)
+        return false;
+    if (alike != MPI_IDENT && alike != MPI_CONGRUENT)
+        return false;
+    for (int i = 0; i < w->ranks; i++)
+        w->here[i] = known.here[i / 8] >> (i % 8) & 1;
+    w->ranks_here = known.ranks_here;
+    w->cores = known.cores;
+    w->crowded = known.crowded;
+    return true;
+}
+
+static void remember(const struct rondo_world *w, MPI_Comm comm)
+{
+    int alike = MPI_UNEQUAL;
+    if (w->ranks > KNOWN_MAX || MPI_Comm_compare(comm, MPI_COMM_WORLD, &alike) != MPI_SUCCESS)
+        return;
+    if (alike != MPI_IDENT && alike != MPI_CONGRUENT)
+        return;
+    memset(known.here, 0, sizeof known.here);
+    for (int i = 0; i < w->ranks; i++)
+        known.here[i / 8] |= (unsigned char)(w->here[i] << (i % 8));
+    known.ranks_here = w->ranks_here;
+    known.cores = w->cores;
+    known.crowded = w->crowded;
+    known.ranks = w->ranks;
+}
+
+/* All ranks are in here by now, so blocking calls do not wait for anybody who might not come. All of them remember, or none. */
+static int look_around(struct rondo_world *w, MPI_Comm comm)
+{
+    int *limit = NULL, found = 0;
+    w->tag_limit = 32767;
+    if (MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &limit, &found) == MPI_SUCCESS && found)
+        w->tag_limit = *limit;
+    if (recall(w, comm))
+        return 0;
     MPI_Comm here;
     MPI_Group group_here, group;
     int rc = MPI_Comm_split_type(w->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
@@ -312,10 +389,7 @@ static int look_around(struct rondo_world *w)
     MPI_Group_free(&group_here);
     MPI_Group_free(&group);
     MPI_Comm_free(&here);
-    int *limit = NULL, found = 0;
-    w->tag_limit = 32767;
-    if (MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &limit, &found) == MPI_SUCCESS && found)
-        w->tag_limit = *limit;
+    remember(w, comm);
     return 0;
 }
 
@@ -378,7 +452,7 @@ int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seco
     if (!err)
         err = join_communicator(w, comm, seconds);
     if (!err)
-        err = look_around(w);
+        err = look_around(w, comm);
     if (!err) {
         int rc = listen_again(w);
         if (rc != MPI_SUCCESS)

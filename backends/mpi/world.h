@@ -14,12 +14,13 @@
 
 #include "core/transport.h"
 
-#define RONDO_NOTICE_TAG 0       /* of notices of revocation, all groups'; groups have 1, 2, ... */
+#define RONDO_NOTICE_TAG 0       /* of notices, all groups'; groups have 1, 2, ... */
 #define RONDO_SENTENCE_BYTES 256
 
-/* What a revoking rank sends to the others. */
+/* What a revoking rank sends to the others, and what each rank says when it will receive nothing any more after that. */
+enum rondo_notice_kind { RONDO_NOTICE_REVOKED = 1, RONDO_NOTICE_QUIET = 2 };
 struct rondo_notice {
-    int32_t tag, rank, code;     /* the group; the rank, as numbered in the world; why */
+    int32_t kind, tag, rank, code;   /* tag: the group; rank: as numbered in the world; code: why */
     char sentence[RONDO_SENTENCE_BYTES];
 };
 
@@ -60,8 +61,10 @@ struct rondo_endpoint {
     int32_t *world_rank;         /* [ranks] */
     double seconds;              /* the longest wait inside split and leave */
     bool revoked;
-    struct rondo_notice notice;  /* why; also the buffer of what is sent about it */
-    MPI_Request *telling;        /* [ranks]: the notices on their way; MPI_REQUEST_NULL otherwise */
+    bool quiet;                  /* after that: it has said that it will receive nothing any more */
+    unsigned char *quiet_ranks;  /* [ranks]: 1: that rank has said so */
+    struct rondo_notice notice, quiet_notice;   /* why; and what is sent about being quiet */
+    MPI_Request *telling;        /* [2*ranks]: notices on their way; MPI_REQUEST_NULL otherwise */
     struct rondo_flight flights; /* head of a ring */
     struct rondo_flight *spare;
 };
@@ -79,8 +82,10 @@ int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seco
 int rondo__mpi_endpoint_new(struct rondo_endpoint **out, struct rondo_endpoint *parent, int tag, int ranks, const int32_t *world_rank,
                             int rank);
 void rondo__mpi_leave(struct rondo_endpoint *ep);
+void rondo__mpi_all_here(void);                                 /* nobody is lost, whatever timed out before */
 void rondo__mpi_listen(struct rondo_world *w);                  /* takes in notices; also lets MPI progress */
 void rondo__mpi_revoke(struct rondo_endpoint *ep, int code, const char *sentence);
+void rondo__mpi_say_quiet(struct rondo_endpoint *ep);
 struct rondo_endpoint *rondo__mpi_revoked(struct rondo_endpoint *ep);   /* it or the parent that was; NULL: none */
 void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn);     /* between two looks */
 

@@ -240,10 +240,8 @@ int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct ron
     }
     if (!err)
         err = rondo__group_fence(ep, ep->seconds, &peer);
-    if (err) {
-        rondo__fail(err, "a rank did not come to the split");
+    if (err)
         goto fail;
-    }
     if (color < 0) {
         rondo__free(child);
         return 0;

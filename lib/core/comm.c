@@ -56,10 +56,12 @@ static bool is_revoked(rondo_context *ctx)
 }
 
 /* A failure of the transport becomes a sentence that names peer and step; the communicator is revoked unless it was. */
-static int failed(rondo_context *ctx, int code, int peer, const char *step)
+int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step)
 {
     int rank, why;
     const char *text;
+    char who[32];
+    snprintf(who, sizeof who, peer < 0 ? "a rank" : "rank %d", peer);
     if (code == RONDO_EPEER && ctx->transport->revoked(ctx->endpoint, &rank, &why, &text)) {
         if (rank == ctx->rank)
             return rondo__fail(code, "%s: this rank failed before, which ended its communicator: %s", step, text);
@@ -70,10 +72,10 @@ static int failed(rondo_context *ctx, int code, int peer, const char *step)
                            ctx->rank, step);
     }
     if (code == RONDO_EPEER)
-        rondo__fail(code, "rank %d has left, but rank %d still waits for it in %s", peer, ctx->rank, step);
+        rondo__fail(code, "%s has left, but rank %d still waits for it in %s", who, ctx->rank, step);
     else if (code == RONDO_ETIMEDOUT)
-        rondo__fail(code, "rank %d did not answer rank %d within %g s in %s; RONDO_DEADLINE or the context's deadline can be longer",
-                    peer, ctx->rank, ctx->deadline, step);
+        rondo__fail(code, "%s did not answer rank %d within %g s in %s; RONDO_DEADLINE or the context's deadline can be longer", who,
+                    ctx->rank, ctx->deadline, step);
     else if (peer >= 0)
         rondo__fail(code, "%s, in %s between rank %d and rank %d", rondo_error_text(), step, ctx->rank, peer);
     else
@@ -82,11 +84,20 @@ static int failed(rondo_context *ctx, int code, int peer, const char *step)
     return code;
 }
 
+static uint64_t text_hash(void)
+{
+    uint64_t hash = 1;
+    for (const char *c = rondo_error_text(); *c; c++)
+        hash = hash * 0x100000001b3u + (unsigned char)*c;
+    return hash | 1;
+}
+
+/* After an agreement that failed on all ranks alike there is nobody to tell, as long as no other failure has come since. */
 int rondo__collective_failed(rondo_context *ctx, int code)
 {
     if (!code || !ctx->endpoint)
         return code;
-    if (!is_revoked(ctx))
+    if (!is_revoked(ctx) && ctx->agreed != text_hash())
         rondo_context_revoke(ctx, code, rondo_error_text());
     ctx->transport->quiesce(ctx->endpoint, ctx->deadline);
     return code;
@@ -98,7 +109,7 @@ int rondo__poll(void *arg)
     if (!ctx->endpoint || !ctx->transport->progress)
         return 0;
     int err = ctx->transport->progress(ctx->endpoint);
-    return err ? failed(ctx, err, -1, "computing") : 0;
+    return err ? rondo__comm_failed(ctx, err, -1, "computing") : 0;
 }
 
 /* ---- shifts ---- */
@@ -106,6 +117,7 @@ int rondo__poll(void *arg)
 int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
                        size_t recv_bytes, int operation, const char *step)
 {
+    ctx->agreed = 0;
     s->active = 0;
     s->step = step;
     s->operation = operation;
@@ -116,7 +128,7 @@ int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, 
     s->begin = ctx->trace ? rondo__now() : 0.0;
     int err = ctx->transport->shift(ctx->endpoint, distance, send, send_bytes, recv, recv_bytes, &s->request);
     if (err)
-        return failed(ctx, err, (ctx->rank + distance) % ctx->ranks, step);
+        return rondo__comm_failed(ctx, err, (ctx->rank + distance) % ctx->ranks, step);
     s->active = 1;
     if (send_bytes) {
         ctx->stats.messages[operation]++;
@@ -133,7 +145,7 @@ int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **
     ctx->stats.wait_seconds += rondo__now() - begin;
     s->active = 0;
     if (err)
-        return failed(ctx, err, peer, s->step);
+        return rondo__comm_failed(ctx, err, peer, s->step);
     if (ctx->trace) {
         rondo__trace(ctx, wait_names[s->operation], begin, s->request.from, s->request.recv_bytes);
         rondo__trace(ctx, operation_names[s->operation], s->begin, s->request.to, s->request.send_bytes);
@@ -167,11 +179,12 @@ int rondo__fence(rondo_context *ctx, const char *step)
     if (!ctx->endpoint || !ctx->transport->fence)
         return 0;
     int peer = -1;
+    ctx->agreed = 0;
     double begin = rondo__now();
     int err = ctx->transport->fence(ctx->endpoint, ctx->deadline, &peer);
     ctx->stats.wait_seconds += rondo__now() - begin;
     if (err)
-        return failed(ctx, err, peer, step);
+        return rondo__comm_failed(ctx, err, peer, step);
     ctx->unfenced = 0;
     rondo__trace(ctx, "wait fence", begin, -1, 0);
     return 0;
@@ -225,6 +238,7 @@ int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size
 {
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_all_gather: the context is NULL");
+    ctx->agreed = 0;
     size_t total = 0, largest = 0;
     int err = 0;
     if (!bytes_of)
@@ -271,6 +285,7 @@ int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root)
 {
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_broadcast: the context is NULL");
+    ctx->agreed = 0;
     int err = 0;
     if (root < 0 || root >= ctx->ranks)
         err = rondo__fail(RONDO_EINVAL, "rondo_broadcast: root is %d; the ranks are 0..%d", root, ctx->ranks - 1);
@@ -301,6 +316,7 @@ int rondo_barrier(rondo_context *ctx)
 {
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_barrier: the context is NULL");
+    ctx->agreed = 0;
     if (!ctx->endpoint)
         return 0;
     int err = ctx->transport->fence ? rondo__fence(ctx, "barrier") : disseminate(ctx);
@@ -312,26 +328,22 @@ struct vote {
     int64_t code;
 };
 
-/* The same verdict on every rank, from the same votes. */
-static int verdict(rondo_context *ctx, const struct vote *votes, const char *what)
+/* The same verdict on every rank, from the same votes. The communicator stays as it is: nobody waits for anybody. */
+static int verdict(rondo_context *ctx, const struct vote *votes, const char *what, int *broken)
 {
-    char note[NOTE_BYTES];
     int bad = -1;
     for (int r = ctx->ranks - 1; r >= 0; r--)
         if (votes[r].code)
             bad = r;
     if (bad >= 0) {
-        /* The first failed rank's sentence goes round, so that all can repeat it; its own stays as it was. */
+        /* The first failed rank's sentence goes round, so that all can repeat it. */
+        char note[NOTE_BYTES];
         memset(note, 0, sizeof note);
         snprintf(note, sizeof note, "%s", rondo_error_text());
-        int err = broadcast(ctx, note, sizeof note, bad, RONDO_OP_AGREE, "agreement");
-        if (err && votes[ctx->rank].code == 0)
-            return rondo__collective_failed(ctx, err);
-        if (err)
-            (void)rondo__collective_failed(ctx, err);
+        *broken = broadcast(ctx, note, sizeof note, bad, RONDO_OP_AGREE, "agreement");
+        if (*broken)
+            return *broken;
         note[sizeof note - 1] = 0;
-        if (votes[ctx->rank].code)
-            return (int)votes[ctx->rank].code;
         return rondo__fail(RONDO_EPEER, "rank %d failed: %s (%s; told when agreeing on %s)", bad, note,
                            rondo_error_name((int)votes[bad].code), what);
     }
@@ -367,10 +379,14 @@ int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
     int err = gather(ctx, &mine, (char *)votes, NULL, sizeof mine, RONDO_OP_AGREE, "agreement");
     if (!err && ctx->transport->eager < sizeof mine)
         err = rondo__fence(ctx, "agreement");
+    int broken = err;
     if (!err)
-        err = verdict(ctx, votes, what ? what : "their arguments");
-    else if (rondo__collective_failed(ctx, err) && code)
+        err = verdict(ctx, votes, what ? what : "their arguments", &broken);
+    (void)rondo__collective_failed(ctx, broken);
+    if (code)
         err = rondo__fail(code, "%s", own);   /* a rank that came with a failure keeps that one */
+    if (err && !broken)
+        ctx->agreed = text_hash();
     if (votes != here)
         rondo__free(votes);
     return err;

@@ -210,7 +210,7 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
     if (!err && ctx->endpoint) {
         err = ctx->transport->split(ctx->endpoint, color, key, &ep);
         if (err)
-            err = rondo__collective_failed(ctx, err);
+            err = rondo__collective_failed(ctx, rondo__comm_failed(ctx, err, -1, "the split"));
     }
     if (err || !child) {
         rondo__free(child);

@@ -91,6 +91,7 @@ struct rondo_context {
     void *trace_user;
     int32_t failed;                                /* code with which this rank revoked, or 0 */
     uint32_t unfenced;                             /* small broadcasts since the last fence */
+    uint64_t agreed;                               /* of the sentence, where the last call was an agreement that failed on all alike */
 };
 /* ops NULL: alone. boot comes from the transport's launch, or describes what the caller gave. */
 int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, const struct rondo_transport_ops *ops,
@@ -117,6 +118,8 @@ int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t 
                       const void **where, const char *step);
 int rondo__fence(rondo_context *ctx, const char *step);
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
+/* What every failing transport call goes through: the sentence names peer (-1: unknown) and step, and the communicator is revoked. */
+int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step);
 /* Every collective function passes each of its failures, EPEER too, through this as the last thing before it frees or hands back
  * memory that it sent or was shown. Revokes with the calling thread's sentence unless a peer has done so; then waits until no
  * other rank reads this rank's memory any more. Returns code; 0 does nothing. */

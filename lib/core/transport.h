@@ -23,6 +23,8 @@ struct rondo_boot {
     double seconds;            /* the longest wait inside join, split and leave */
 };
 
+/* Functions that return RONDO_EPEER or RONDO_ETIMEDOUT leave the sentence to comm.c; with other codes they record one. */
+
 /* One shift in flight. Lives in the caller's frame or workspace until finish() returned. */
 struct rondo_request {
     void *recv;                /* where the bytes go, or may go */
