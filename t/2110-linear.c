@@ -153,6 +153,45 @@ static void order(void)
     drop(&l);
 }
 
+/* The contract's words written down once more, top down: node (h, i) of the tree covers leaves i * 2^h to (i+1) * 2^h. */
+static float node(const struct layer *l, const float *x, int64_t output, int64_t h, int64_t i)
+{
+    if (h == 0) {
+        float acc = 0.0f;
+        int64_t first = i * l->in / l->leaves, end = (i + 1) * l->in / l->leaves;
+        for (int64_t pair = first; pair < end; pair += 2) {
+            int64_t odd = pair + 1;
+            if (odd < end)
+                acc = rondo__fma_soft(x[odd], rondo__element(l->weights, output * l->in + odd, l->type), acc);
+            acc = rondo__fma_soft(x[pair], rondo__element(l->weights, output * l->in + pair, l->type), acc);
+        }
+        return acc;
+    }
+    float left = node(l, x, output, h - 1, 2 * i);
+    return (2 * i + 1) << (h - 1) < l->leaves ? left + node(l, x, output, h - 1, 2 * i + 1) : left;
+}
+
+static void contract(void)
+{
+    static const int64_t shape[][2] = { { 7, 3 }, { 100, 1 }, { 100, 6 }, { 100, 7 }, { 129, 16 }, { 300, 11 }, { 1024, 2 }, { 50, 50 } };
+    for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
+        struct layer l = make(shape[s][0], 35, RONDO_BF16, (int)shape[s][1], CANCEL, s);
+        float *x = floats(l.in, WIDE, 60 + s), y[35];
+        int64_t h = 0;
+        int equal = 1;
+        while ((int64_t)1 << h < l.leaves)
+            h++;
+        for (int d = 0; d < device_count; d++) {
+            execute(d, &l, 1, x, l.in, y, 35, NULL, 0);
+            for (int64_t o = 0; o < 35; o++)
+                equal = equal && rondo__bits(y[o]) == rondo__bits(node(&l, x, o, h, 0));
+        }
+        ok(equal, "%lld inputs in %d leaves: the ranges, chains and tree of the contract", (long long)l.in, (int)l.leaves);
+        rondo__free(x);
+        drop(&l);
+    }
+}
+
 /* ---- equal bits ---- */
 
 static int compare(const struct layer *l, int64_t rows, const float *x, int64_t x_stride, const float *bias, int add)
@@ -358,6 +397,7 @@ int main(void)
 {
     find_devices();
     order();
+    contract();
     integers();
     oracle();
     sizes();

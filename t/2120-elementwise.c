@@ -52,6 +52,43 @@ static void rmsnorm_oracle(void)
     }
 }
 
+/* The contract's words once more, top down. */
+static float square_node(const float *x, int64_t dim, int64_t h, int64_t i)
+{
+    if (h == 0) {
+        float lane[16] = { 0 };
+        for (int64_t j = i * 512; j < dim && j < (i + 1) * 512; j++)
+            lane[j % 16] = rondo__fma_soft(x[j], x[j], lane[j % 16]);
+        for (int half = 8; half >= 1; half /= 2)
+            for (int j = 0; j < half; j++)
+                lane[j] += lane[j + half];
+        return lane[0];
+    }
+    float left = square_node(x, dim, h - 1, 2 * i);
+    return ((2 * i + 1) << (h - 1)) * 512 < dim ? left + square_node(x, dim, h - 1, 2 * i + 1) : left;
+}
+
+static void rmsnorm_contract(void)
+{
+    static const int64_t dims[] = { 1, 15, 33, 512, 520, 1500, 2048, 3500 };
+    int equal = 1;
+
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        int64_t dim = dims[i];
+        float *x = floats(dim, WIDE, i), *w = floats(dim, PLAIN, 3), *y = floats(dim, PLAIN, 4);
+        float r = 1.0f / __builtin_sqrtf(square_node(x, dim, 3, 0) / (float)dim + 1e-6f);
+        rondo__cpu_rmsnorm(&devices[0], 1, dim, x, w, 1e-6f, y);
+        for (int64_t j = 0; j < dim; j++) {
+            float a = x[j] * r;
+            equal = equal && rondo__bits(y[j]) == rondo__bits(a * w[j]);
+        }
+        rondo__free(x);
+        rondo__free(w);
+        rondo__free(y);
+    }
+    ok(equal, "rmsnorm: the lanes, leaves and tree of the contract");
+}
+
 static void rope_oracle(void)
 {
     const int64_t rows = 7, heads = 3, dim = 26, head_stride = 30, row_stride = 100;
@@ -292,6 +329,7 @@ int main(void)
 {
     find_devices();
     rmsnorm_oracle();
+    rmsnorm_contract();
     rope_oracle();
     swiglu_oracle();
     swiglu_special();
