@@ -16,8 +16,9 @@ struct ceiling_buffer {
     char *memory;
     size_t bytes;
 };
-/* Per second: FLOP, or bytes read, or bytes copied, by `threads` threads of this rank in about 10 ms. */
-double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer);
+/* Per second: FLOP, or bytes read, or bytes copied, by `threads` threads of this rank in about 10 ms, longer beside a call of more
+ * than some tenths of a second. */
+double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer, double call_seconds);
 /* The loops themselves (fma.c): `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512". */
 double fma_loop(const char *isa, int64_t rounds);
 

@@ -80,8 +80,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
         double here[2];
         code = rondo_barrier(ctx);
-        here[0] = ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL);
-        here[1] = ceiling_rate(CEILING_DRAM, info.isa, info.threads, &buffer);
+        here[0] = ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL, 0);
+        here[1] = ceiling_rate(CEILING_DRAM, info.isa, info.threads, &buffer, 0);
         for (int r = 0; r < ranks && !code; r++)
             sizes[r] = sizeof here;
         if (!code)

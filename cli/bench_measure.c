@@ -59,10 +59,11 @@ int bench_measure(rondo_context *ctx, enum ceiling kind, int repeat, double amou
         code = body_fail(RONDO_ENOMEM, "not enough memory to measure a ceiling");
     /* ranks that are threads share a process and its clock: one of them counts */
     const bool counts = rank == 0 || !strcmp(info.transport, "mpi");
+    double last = 0;
     for (int i = -1; i < repeat && !code; i++) {
         struct sample s = { 0, 0, 0 };
         code = rondo_barrier(ctx);
-        const double before = code ? 0 : ceiling_rate(kind, info.isa, info.threads, &buffer);
+        const double before = code ? 0 : ceiling_rate(kind, info.isa, info.threads, &buffer, last);
         if (!code)
             code = rondo_barrier(ctx);
         const double cpu = process_cpu();
@@ -71,13 +72,13 @@ int bench_measure(rondo_context *ctx, enum ceiling kind, int repeat, double amou
         const double begin = now();
         if (!code)
             code = call(arg);
-        s.seconds = now() - begin;
+        s.seconds = last = now() - begin;
         if (!code)
             code = rondo_barrier(ctx);
         s.cpu = counts ? process_cpu() - cpu : 0;
         if (!code)
             code = rondo_barrier(ctx);
-        s.ceiling = code ? 0 : (before + ceiling_rate(kind, info.isa, info.threads, &buffer)) / 2;
+        s.ceiling = code ? 0 : (before + ceiling_rate(kind, info.isa, info.threads, &buffer, last)) / 2;
         if (i >= 0)
             mine[i] = s;
     }

@@ -93,8 +93,9 @@ static void print_row(const json_t *row)
         snprintf(ratio, sizeof ratio, "%5.3f of %s %.1f", real_of(row, "fraction"), ceiling, real_of(row, "ceiling_rate"));
     printf("%-12s %-40s %-7s %2lldx%-2lld", json_string_value(json_object_get(row, "what")), shape, json_string_value(json_object_get(row, "isa")),
            (long long)count_of(row, "ranks"), (long long)count_of(row, "threads"));
+    const double seconds = real_of(row, "seconds");
     if (json_object_get(row, "seconds"))
-        printf(" %10.6f s", real_of(row, "seconds"));
+        printf(" %9.3f %s", seconds < 1e-3 ? seconds * 1e6 : seconds < 1 ? seconds * 1e3 : seconds, seconds < 1e-3 ? "us" : seconds < 1 ? "ms" : "s ");
     printf(" %s %s\n", rate, ratio);
     const json_t *mark = json_object_get(row, "mark");
     if (mark)

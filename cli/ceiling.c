@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CEILING_SECONDS 0.01
+#define CEILING_SECONDS 0.01   /* at least; a long call gets a longer one, so that other programs' turns meet both alike */
+#define CEILING_PART 0.04
+#define CEILING_MOST 0.1
 #define THREADS_MOST 256
 
 struct part {
@@ -17,7 +19,7 @@ struct part {
     const char *isa;
     char *memory;
     size_t bytes;
-    double amount, seconds;
+    double least, amount, seconds;      /* least: seconds it goes on for */
 };
 
 typedef uint64_t block __attribute__((vector_size(16), may_alias));
@@ -57,7 +59,7 @@ static void *measure(void *arg)
             p->amount += (double)(p->bytes / 2);
         }
         p->seconds = now() - begin;
-    } while (p->seconds < CEILING_SECONDS || (p->kind == CEILING_DRAM && p->amount < (double)p->bytes));
+    } while (p->seconds < p->least || (p->kind == CEILING_DRAM && p->amount < (double)p->bytes));
     return NULL;
 }
 
@@ -66,19 +68,20 @@ const char *ceiling_name(enum ceiling kind)
     return kind == CEILING_FMA ? "fma" : kind == CEILING_DRAM ? "dram" : "memcpy";
 }
 
-double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer)
+double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer, double call_seconds)
 {
     struct part parts[THREADS_MOST];
     pthread_t ids[THREADS_MOST];
     bool started[THREADS_MOST] = { false };
-    double rate = 0;
+    double rate = 0, least = CEILING_PART * call_seconds;
+    least = least < CEILING_SECONDS ? CEILING_SECONDS : least > CEILING_MOST ? CEILING_MOST : least;
     if (threads < 1)
         threads = 1;
     if (threads > THREADS_MOST)
         threads = THREADS_MOST;
     for (int i = 0; i < threads; i++) {
         const size_t share = buffer ? buffer->bytes / (size_t)threads / 128 * 128 : 0;
-        parts[i] = (struct part){ kind, isa, buffer ? buffer->memory + (size_t)i * share : NULL, share, 0, 0 };
+        parts[i] = (struct part){ kind, isa, buffer ? buffer->memory + (size_t)i * share : NULL, share, least, 0, 0 };
         started[i] = i > 0 && pthread_create(&ids[i], NULL, measure, &parts[i]) == 0;
     }
     measure(&parts[0]);

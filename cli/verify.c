@@ -211,12 +211,12 @@ static int verify(void *arg)
     progress_end();
     if (!code)
         code = trace_write();
-    if (v.ranks.at != options.ranks.at)
-        free(v.ranks.at);
     if (code)
         json_decref(v.cases);
     else
         code = report(&v, begin);
+    if (v.ranks.at != options.ranks.at)
+        free(v.ranks.at);
     return code;
 }
 

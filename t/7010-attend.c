@@ -213,7 +213,7 @@ static void bad_input(void)
         { "one type", { tq, t("k", RONDO_ARRAY_F16, k, 4, B, TK, G, D), tv }, 3 },
         { "dimensions", { pq, tk, tv }, 3 },
         { "batch", { tq, t("k", RONDO_ARRAY_F32, k, 4, 1, TK, G, D), tv }, 3 },
-        { "multiple", { tq, t("k", RONDO_ARRAY_F32, k, 4, B, TK, 3, D), t("v", RONDO_ARRAY_F32, v, 4, B, TK, 3, 4) }, 3 },
+        { "multiple", { tq, t("k", RONDO_ARRAY_F32, k, 4, B, 50, 3, D), t("v", RONDO_ARRAY_F32, v, 4, B, 50, 3, 4) }, 3 },
         { "head size", { tq, t("k", RONDO_ARRAY_F32, k, 4, B, TK, G, 8), tv }, 3 },
         { "tokens", { tq, tk, t("v", RONDO_ARRAY_F32, v, 4, B, 99, G, V) }, 3 },
         { "bias", { tq, tk, tv, t("bias", RONDO_ARRAY_F32, q, 4, 1, 1, 4, 4) }, 4 },

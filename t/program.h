@@ -9,6 +9,8 @@
 #include <jansson.h>
 #include <sys/wait.h>
 
+#include "rondo.h"
+
 #include "tap.h"
 #include "scratch.h"
 
