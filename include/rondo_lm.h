@@ -78,7 +78,7 @@ typedef struct rondo_model rondo_model;   /* weights, configuration, tokenizer; 
 typedef struct rondo_model_desc {
     size_t struct_size;
     int32_t tp_rank, tp_ranks;     /* 0, 0 or 1: whole; more is refused by name */
-    int32_t threads;               /* for packing */
+    int32_t threads;               /* for packing, at most; 0 = the context's */
     int32_t no_tokenizer;          /* 1: the folder needs none */
     void (*progress)(void *user, uint64_t done, uint64_t total);   /* bytes of weights; may be NULL */
     void *user;
@@ -129,7 +129,7 @@ typedef struct rondo_sampling {
     uint64_t seed;
     int64_t max_tokens;            /* new tokens at most */
     int32_t ignore_eos, reserved;
-    const char *const *stops;      /* texts that end it (kept by the caller until the request ends); not part of the text */
+    const char *const *stops;      /* texts that end it, not part of the text; copied by submit */
     int64_t stop_count;
 } rondo_sampling;
 /* Order: repetition penalty, temperature, top-k, top-p, min-p, as Hugging Face. */
