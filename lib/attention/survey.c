@@ -8,15 +8,22 @@
  *   the last that any other rank's queries see, and travels as far as somebody needs it.
  *   pass-Q (Algorithms 3 and 4): at step j a rank has the queries of rank (rank - j) mod N, computes its own keys' maximal nodes
  *   for them and sends these back; their owner joins the nodes of all ranks (step N).
+ *
+ * The queries of a rank are taken span by span ("strips"), each with a tree of its own: an early strip of a zigzag layout sees few leaves,
+ * so few nodes are kept or sent for it.
  */
 #include "attention/attention.h"
 
 /* Below this, more messages cost more than the memory is worth. */
 #define GROUP_FLOOR 4e6
 
+/* At most so many for the queries of a rank in a sequence; neighbours share one where there are more spans. */
+#define STRIPS_MAX 8
+
 struct survey {
     rondo_attention *plan;
-    struct rondo__list spans, pieces, tags, rank_of;
+    struct rondo__list all;                                 /* spans of a rank's queries */
+    struct rondo__list spans, pieces, tags, rank_of;        /* of one strip */
     struct rondo__tree tree;
     int64_t *pending;        /* [ranks] pass-KV: rows of waiting nodes */
     int64_t *rows;           /* [ranks] query rows of the sequences so far */
@@ -62,25 +69,36 @@ int rondo__query_spans(const rondo_attention *plan, struct rondo__list *out, int
     return 0;
 }
 
-/* Spans, visible pieces and their tree for one rank's queries of one sequence. rows 0: nothing to do. */
-static int look(struct survey *s, int64_t sequence, int32_t rank, int64_t *rows)
+/* How many strips the queries of a rank make; 0: it has none. */
+static int strips_of(struct survey *s, int64_t sequence, int32_t rank, int64_t *strips)
+{
+    int err = rondo__query_spans(s->plan, &s->all, sequence, rank);
+    *strips = s->all.count < STRIPS_MAX ? s->all.count : STRIPS_MAX;
+    return err;
+}
+
+/* Spans, visible pieces and their tree for one strip; row: where it begins among the rank's rows of the sequence. */
+static int look(struct survey *s, int64_t sequence, int64_t strip, int64_t strips, int64_t *row, int64_t *rows)
 {
     rondo_attention *plan = s->plan;
-    *rows = 0;
-    int err = rondo__query_spans(plan, &s->spans, sequence, rank);
-    if (err || !s->spans.count)
-        return err;
-    err = rondo__pieces(&s->pieces, plan->keys, sequence, &plan->mask, s->spans.items, s->spans.count);
+    int64_t first = s->all.count * strip / strips, end = s->all.count * (strip + 1) / strips;
+    s->spans.count = 0;
+    rondo_span *spans = rondo__list_add(&s->spans, sizeof *spans, end - first);
+    if (!spans)
+        return no_memory();
+    memcpy(spans, (const rondo_span *)s->all.items + first, (size_t)(end - first) * sizeof *spans);
+    *row = spans[0].row;
+    for (int64_t i = 0; i < end - first; i++)
+        spans[i].row -= *row;
+    *rows = count_rows(&s->spans);
+    int err = rondo__pieces(&s->pieces, plan->keys, sequence, &plan->mask, spans, end - first);
     if (err)
         return err;
     s->tags.count = 0;
     if (!rondo__list_add(&s->tags, sizeof(int32_t), s->pieces.count + 1))
         return no_memory();
     rondo__tree_free(&s->tree);
-    err = rondo__tree_build(&s->tree, s->pieces.items, s->pieces.count, plan->ranks > 2 ? plan->ranks : 2);
-    if (!err)
-        *rows = count_rows(&s->spans);
-    return err;
+    return rondo__tree_build(&s->tree, s->pieces.items, s->pieces.count, plan->ranks > 2 ? plan->ranks : 2);
 }
 
 /* A job with this rank's or another's spans, which are copied into the plan. */
@@ -133,17 +151,14 @@ static void tag_by_step(struct survey *s, int32_t rank)
     rondo__tree_stages(&s->tree, tag);
 }
 
-/* This rank's jobs for one sequence: one for each step that brings keys which its queries see. */
-static int kv_jobs(struct survey *s, int64_t sequence)
+/* This rank's jobs for one strip: one for each step that brings keys which its queries see. */
+static int kv_jobs(struct survey *s, int64_t sequence, int64_t q_row, int64_t rows)
 {
     rondo_attention *plan = s->plan;
-    int64_t rows, spans_first, jobs = plan->jobs.count;
-    int err = look(s, sequence, plan->rank, &rows);
-    if (err || !rows)
-        return err;
+    int64_t spans_first, jobs = plan->jobs.count;
     if (!s->pieces.count)
-        return keep_blank(s, s->rows[plan->rank], rows);
-    err = keep_spans(s, &spans_first);
+        return keep_blank(s, q_row, rows);
+    int err = keep_spans(s, &spans_first);
     if (err)
         return err;
     tag_by_step(s, plan->rank);
@@ -156,7 +171,7 @@ static int kv_jobs(struct survey *s, int64_t sequence)
             return no_memory();
         if (!program.steps)
             continue;
-        struct rondo__job *job = add_job(s, sequence, j, s->rows[plan->rank], rows, spans_first, &program);
+        struct rondo__job *job = add_job(s, sequence, j, q_row, rows, spans_first, &program);
         struct rondo_leaf *leaf = rondo__list_add(&plan->leaves, sizeof *leaf, program.leaves);
         if (!job || !leaf)
             return no_memory();
@@ -182,41 +197,56 @@ static int kv_jobs(struct survey *s, int64_t sequence)
     return 0;
 }
 
+/* What one strip of rank's queries needs of the others, and how many of its nodes wait. */
+static void kv_needs(struct survey *s, int32_t rank, int64_t rows)
+{
+    const struct rondo__piece *p = s->pieces.items;
+    for (int64_t i = 0; i < s->pieces.count; i++) {
+        if (p[i].rank == rank)
+            continue;
+        int64_t *hull = s->hull + 2 * p[i].rank;
+        hull[0] = p[i].row < hull[0] ? p[i].row : hull[0];
+        hull[1] = p[i].row + p[i].count > hull[1] ? p[i].row + p[i].count : hull[1];
+        reach_at_least(s, p[i].rank, rank);
+    }
+    tag_by_step(s, rank);
+    for (int32_t j = 0; j < s->plan->ranks; j++) {
+        struct rondo__program program;
+        rondo__tree_stage(&s->tree, j, false, NULL, &program);
+    }
+    s->pending[rank] += s->tree.slots * rows;
+}
+
 static int survey_kv(struct survey *s, int64_t sequence)
 {
     rondo_attention *plan = s->plan;
+    int64_t strips, row, rows;
+    int err = 0;
     for (int32_t r = 0; r < plan->ranks; r++) {
         s->hull[2 * r] = INT64_MAX;
         s->hull[2 * r + 1] = 0;
     }
     for (int32_t rank = 0; rank < plan->ranks && plan->ranks > 1; rank++) {
-        int64_t rows;
-        int err = look(s, sequence, rank, &rows);
+        err = strips_of(s, sequence, rank, &strips);
+        for (int64_t i = 0; i < strips && !err; i++) {
+            err = look(s, sequence, i, strips, &row, &rows);
+            if (!err)
+                kv_needs(s, rank, rows);
+        }
         if (err)
             return err;
-        if (!rows)
-            continue;
-        const struct rondo__piece *p = s->pieces.items;
-        for (int64_t i = 0; i < s->pieces.count; i++) {
-            if (p[i].rank == rank)
-                continue;
-            int64_t *hull = s->hull + 2 * p[i].rank;
-            hull[0] = p[i].row < hull[0] ? p[i].row : hull[0];
-            hull[1] = p[i].row + p[i].count > hull[1] ? p[i].row + p[i].count : hull[1];
-            reach_at_least(s, p[i].rank, rank);
-        }
-        tag_by_step(s, rank);
-        for (int32_t j = 0; j < plan->ranks; j++) {
-            struct rondo__program program;
-            rondo__tree_stage(&s->tree, j, false, NULL, &program);
-        }
-        s->pending[rank] += s->tree.slots * rows;
     }
-    int err = kv_jobs(s, sequence);
+    err = strips_of(s, sequence, plan->rank, &strips);
+    for (int64_t i = 0; i < strips && !err; i++) {
+        err = look(s, sequence, i, strips, &row, &rows);
+        if (!err)
+            err = kv_jobs(s, sequence, s->rows[plan->rank] + row, rows);
+    }
     if (err)
         return err;
     for (int32_t r = 0; r < plan->ranks; r++) {
-        int64_t first = s->hull[2 * r], rows = s->hull[2 * r + 1] - first;
+        int64_t first = s->hull[2 * r];
+        rows = s->hull[2 * r + 1] - first;
         if (rows < 0)
             first = rows = 0;
         if (r == plan->rank) {
@@ -230,7 +260,7 @@ static int survey_kv(struct survey *s, int64_t sequence)
 
 /* ---- pass-Q ---- */
 
-static int q_join(struct survey *s, int64_t sequence, int64_t rows)
+static int q_join(struct survey *s, int64_t sequence, int64_t q_row, int64_t rows)
 {
     rondo_attention *plan = s->plan;
     struct rondo__program program;
@@ -241,7 +271,7 @@ static int q_join(struct survey *s, int64_t sequence, int64_t rows)
     int err = keep_spans(s, &spans_first);
     if (err)
         return err;
-    struct rondo__job *job = add_job(s, sequence, plan->ranks, s->rows[plan->rank], rows, spans_first, &program);
+    struct rondo__job *job = add_job(s, sequence, plan->ranks, q_row, rows, spans_first, &program);
     struct rondo__place *place = rondo__list_add(&plan->places, sizeof *place, s->rank_of.count);
     if (!job || !place)
         return no_memory();
@@ -256,7 +286,7 @@ static int q_join(struct survey *s, int64_t sequence, int64_t rows)
     return 0;
 }
 
-static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t rows, bool alone)
+static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t q_row, int64_t rows, bool alone)
 {
     rondo_attention *plan = s->plan;
     const struct rondo__piece *p = s->pieces.items;
@@ -271,8 +301,7 @@ static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t r
     rondo__tree_stages(&s->tree, tag);
     if (!rondo__tree_stage(&s->tree, 0, !alone, &plan->steps, &program))
         return no_memory();
-    struct rondo__job *job = add_job(s, sequence, (plan->rank - source + plan->ranks) % plan->ranks, s->rows[source], rows, spans_first,
-                                     &program);
+    struct rondo__job *job = add_job(s, sequence, (plan->rank - source + plan->ranks) % plan->ranks, q_row, rows, spans_first, &program);
     struct rondo_leaf *leaf = rondo__list_add(&plan->leaves, sizeof *leaf, program.leaves);
     struct rondo__place *place = rondo__list_add(&plan->places, sizeof *place, program.stores);
     if (!job || !leaf || (program.stores && !place))
@@ -287,43 +316,46 @@ static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t r
     return 0;
 }
 
-static int survey_q(struct survey *s, int64_t sequence)
+/* One strip of source's queries. */
+static int q_strip(struct survey *s, int64_t sequence, int32_t source, int64_t q_row, int64_t rows)
 {
     rondo_attention *plan = s->plan;
-    for (int32_t source = 0; source < plan->ranks; source++) {
-        int64_t rows;
-        int err = look(s, sequence, source, &rows);
+    const struct rondo__piece *p = s->pieces.items;
+    int32_t *tag = s->tags.items;
+    bool alone = true;
+    int err = 0;
+    if (!s->pieces.count)
+        return source == plan->rank ? keep_blank(s, q_row, rows) : 0;
+    for (int64_t i = 0; i < s->pieces.count; i++) {
+        tag[i] = p[i].rank;
+        alone &= p[i].rank == source;
+    }
+    memset(s->counts, 0, (size_t)plan->ranks * sizeof *s->counts);
+    rondo__tree_owners(&s->tree, tag, s->counts);
+    if (source == plan->rank && !alone)
+        err = q_join(s, sequence, q_row, rows);
+    if (!err && s->counts[plan->rank])
+        err = q_nodes(s, sequence, source, q_row, rows, alone);
+    for (int32_t r = 0; r < plan->ranks && !alone; r++) {
+        s->pairs[(int64_t)source * plan->ranks + r] += s->counts[r] * rows;
+        if (r != source && s->counts[r])
+            reach_at_least(s, source, r);
+    }
+    return err;
+}
+
+static int survey_q(struct survey *s, int64_t sequence)
+{
+    for (int32_t source = 0; source < s->plan->ranks; source++) {
+        int64_t strips, row, rows;
+        int err = strips_of(s, sequence, source, &strips);
+        for (int64_t i = 0; i < strips && !err; i++) {
+            err = look(s, sequence, i, strips, &row, &rows);
+            if (!err)
+                err = q_strip(s, sequence, source, s->rows[source] + row, rows);
+        }
         if (err)
             return err;
-        if (!rows)
-            continue;
-        if (!s->pieces.count) {
-            if (source == plan->rank)
-                err = keep_blank(s, s->rows[source], rows);
-            if (err)
-                return err;
-            continue;
-        }
-        const struct rondo__piece *p = s->pieces.items;
-        int32_t *tag = s->tags.items;
-        bool alone = true;
-        for (int64_t i = 0; i < s->pieces.count; i++) {
-            tag[i] = p[i].rank;
-            alone &= p[i].rank == source;
-        }
-        memset(s->counts, 0, (size_t)plan->ranks * sizeof *s->counts);
-        rondo__tree_owners(&s->tree, tag, s->counts);
-        if (source == plan->rank && !alone)
-            err = q_join(s, sequence, rows);
-        if (!err && s->counts[plan->rank])
-            err = q_nodes(s, sequence, source, rows, alone);
-        if (err)
-            return err;
-        for (int32_t r = 0; r < plan->ranks && !alone; r++) {
-            s->pairs[(int64_t)source * plan->ranks + r] += s->counts[r] * rows;
-            if (r != source && s->counts[r])
-                reach_at_least(s, source, r);
-        }
     }
     return 0;
 }
@@ -436,8 +468,8 @@ int rondo__survey(rondo_attention *plan)
     for (int64_t i = 0; i < plan->sequences && !err; i++) {
         err = q ? survey_q(&s, i) : survey_kv(&s, i);
         for (int32_t r = 0; r < plan->ranks && !err; r++) {
-            err = rondo__query_spans(plan, &s.spans, i, r);
-            s.rows[r] += count_rows(&s.spans);
+            err = rondo__query_spans(plan, &s.all, i, r);
+            s.rows[r] += count_rows(&s.all);
         }
     }
     if (!err)
@@ -458,6 +490,7 @@ int rondo__survey(rondo_attention *plan)
             err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace would be larger than memory can be");
         }
     }
+    rondo__list_free(&s.all);
     rondo__list_free(&s.spans);
     rondo__list_free(&s.pieces);
     rondo__list_free(&s.tags);
