@@ -7,6 +7,8 @@
 #include "backends/cpu/num.h"
 #include "tap.h"
 
+#define FROZEN_POLYNOMIAL 0x8c44c78c41247defu
+
 static uint64_t state = 7;
 static uint32_t rnd(void)
 {
@@ -75,6 +77,10 @@ static void test_exp2(void)
         }
     ok(worst < 1.09 * 0x1p-24, "2^f on [-1/2, 1/2]: largest relative error %.4f * 2^-24", worst * 0x1p24);
     ok(rondo__exp2_poly(0.0f) == 1.0f && rondo__exp2_poly(-0.0f) == 1.0f, "2^0 is 1");
+    uint64_t bits = 0;   /* version 1 of the contract is these numbers for ever */
+    for (int i = -4096; i <= 4096; i++)
+        bits = bits * 0x9e3779b97f4a7c15u + rondo__bits(rondo__exp2_poly((float)i * 0x1p-13f));
+    ok(bits == FROZEN_POLYNOMIAL, "the polynomial is the one of version 1 (%016llx)", (unsigned long long)bits);
     int whole = 1;
     for (int n = -125; n <= 127; n++)
         whole &= rondo__exp2((float)n) == ldexpf(1.0f, n) && rondo__pow2((float)n) == ldexpf(1.0f, n);

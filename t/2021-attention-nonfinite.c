@@ -104,6 +104,21 @@ static void test_scores(struct device_under_test *d, int n)
         }
 }
 
+/* A sum that underflowed to -0 is written as +0. */
+static void test_zero(struct device_under_test *d, int n)
+{
+    static const float x[2] = { 0.0f, -1.0f };
+    struct test_case c;
+    struct shape s = base(1, 1, 2, 8);
+    case_make(&c, &s);
+    scores_are(&c, x, 2);
+    ((float *)c.v)[c.leaves[0].row] = -0.0f;
+    ((float *)c.v)[c.leaves[0].row + 1] = -0x1p-149f;   /* weight 1/2: -2^-150 is a tie, and goes to -0 */
+    for (int i = 0; i < n; i++)
+        ok(case_run(&c, d[i].dev) == 0 && rondo__bits(((float *)c.out)[0]) == 0, "-0 becomes +0 on %s with %d threads", d[i].isa, d[i].threads);
+    case_free(&c);
+}
+
 /* What a row may not see may hold anything. */
 static void test_hidden(struct device_under_test *d, int n)
 {
@@ -183,6 +198,7 @@ int main(void)
     struct device_under_test d[8];
     const int n = devices_open(d, 8);
     test_scores(d, n);
+    test_zero(d, n);
     test_seen(d, n);
     test_hidden(d, n);
     test_random(d, n);

@@ -242,7 +242,7 @@ static void test_copies(struct rondo_device *dev)
     memset(p, 1, (size_t)9 << 20);
     rondo__cpu_device.memory_free(dev, p, (size_t)9 << 20);
     p = NULL;
-    ok(rondo__cpu_device.memory_new(dev, SIZE_MAX / 2, &p) == RONDO_ENOMEM && !p, "too much memory is refused");
+    ok(rondo__cpu_device.memory_new(dev, SIZE_MAX - 8, &p) == RONDO_ENOMEM && !p, "too much memory is refused");
 }
 
 int main(void)
