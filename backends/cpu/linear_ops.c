@@ -8,7 +8,8 @@
 
 #define PANEL RONDO_CPU_PANEL
 #define BLOCK_TILES 16               /* rows of a block: their packed x stays in the second-level cache, leaf by leaf */
-#define ITEM_WORK ((int64_t)1 << 21) /* multiply-adds that are worth handing out */
+#define ITEM_WORK ((int64_t)1 << 21) /* multiply-adds of an item where there are plenty: some 40 us, then the caller's poll */
+#define LEAST_WORK ((int64_t)1 << 18) /* multiply-adds that are worth waking a thread for */
 
 const struct rondo_cpu_linear *rondo__cpu_linear_kernels(const struct rondo_device *dev)
 {
@@ -166,17 +167,20 @@ static int64_t divide_up(int64_t a, int64_t b)
 static int64_t cut(struct run *r, const struct rondo_device *dev)
 {
     const struct rondo_device_linear *l = r->job.linear;
-    int64_t wanted = dev->threads > 1 ? 8 * (int64_t)dev->threads : 1, panel_work = l->in * PANEL * r->job.rows, panel_items;
+    const int64_t work = l->in * PANEL * r->job.rows;       /* of one panel: at most 2^31 * 2^5 * rows of a block */
+    int64_t wanted = l->panels * divide_up(work, ITEM_WORK), most = l->panels * divide_up(work, LEAST_WORK), panel_items;
 
-    r->item_panels = divide_up(ITEM_WORK, panel_work);
-    if (r->item_panels > l->panels)
-        r->item_panels = l->panels;
-    if (dev->threads > 1 && r->item_panels > 1 && divide_up(l->panels, r->item_panels) < dev->threads)
-        r->item_panels = divide_up(l->panels, dev->threads);
+    if (work < ITEM_WORK)
+        wanted = divide_up(l->panels, ITEM_WORK / work);
+    if (work < LEAST_WORK)
+        most = divide_up(l->panels, LEAST_WORK / work);
+    if (dev->threads > 1 && wanted < 8 * (int64_t)dev->threads)
+        wanted = most < 8 * (int64_t)dev->threads ? most : 8 * (int64_t)dev->threads;
+    r->item_panels = divide_up(l->panels, wanted < l->panels ? wanted : l->panels);
     panel_items = divide_up(l->panels, r->item_panels);
     r->item_tiles = r->job.tiles;
-    if (panel_items < wanted && panel_work > ITEM_WORK)
-        r->item_tiles = divide_up(r->job.tiles, divide_up(wanted, panel_items));
+    if (dev->threads > 1 && panel_items < wanted)           /* few outputs, many rows */
+        r->item_tiles = divide_up(r->job.tiles, divide_up(wanted < 8 * (int64_t)dev->threads ? wanted : 8 * (int64_t)dev->threads, panel_items));
     r->tile_groups = divide_up(r->job.tiles, r->item_tiles);
     return panel_items * r->tile_groups;
 }
@@ -211,7 +215,10 @@ int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear
                                                packed, x_stride, y_stride, bias, add };
         r.scratch = scratch;
         r.scratch_bytes = scratch_bytes;
-        if (k->pack)
+        if (k->pack && (end - row) * linear->in < LEAST_WORK)
+            for (int64_t t = 0; t < r.job.tiles; t++)
+                k->pack(&r.job, t);
+        else if (k->pack)
             err = rondo__cpu_for(dev, r.job.tiles, pack_item, &r, NULL);
         if (!err)
             err = rondo__cpu_for(dev, cut(&r, dev), run_item, &r, poll);
