@@ -66,7 +66,7 @@ static int run_attention(struct bench *b)
     json_t *row;
     struct shape *s = &b->shape;
     if (b->check && !shape_given)
-        return bench_marks(b, kind);
+        return bench_marks(b);
     s->tokens = s->tokens ? s->tokens : 4096;
     s->heads = s->heads ? s->heads : 32;
     s->kv_heads = s->kv_heads ? s->kv_heads : s->heads % 8 ? s->heads : 8;
@@ -110,7 +110,7 @@ static int run_tour(struct bench *b)
     if (!common.mpi)
         code = bench_memory(b);
     if (!code && b->check)
-        return bench_marks(b, NULL);
+        return bench_marks(b);
     for (size_t i = 0; i < sizeof prefill / sizeof *prefill && !code; i++) {
         struct attention_bench got;
         json_t *row;

@@ -70,7 +70,7 @@ struct link {
 int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got);
 int bench_memory(struct bench *b);                 /* must come before anything else has started threads */
 int bench_generate(struct bench *b, const struct shape *shape);
-int bench_marks(struct bench *b, const char *what);        /* bench_marks.c: 'what' NULL: all */
+int bench_marks(struct bench *b);                  /* bench_marks.c */
 int bench_calibrate(struct bench *b, const char *path);
 int bench_plot(const struct bench *b, const char *path);
 

@@ -50,7 +50,7 @@ static int compare(struct bench *b, const struct mark *m)
     json_t *row = NULL;
     int code = 0;
     plain.type = RONDO_F32;
-    b->repeat = repeat < 3 ? 1 : 2;
+    b->repeat = 1;   /* after one to warm up */
     for (int i = 0; i < ROUNDS && !code; i++) {
         struct attention_bench one, other;
         json_t *unused = NULL;
@@ -73,10 +73,9 @@ static int compare(struct bench *b, const struct mark *m)
     return row_add(b, row);
 }
 
-int bench_marks(struct bench *b, const char *what)
+int bench_marks(struct bench *b)
 {
     int code = 0;
-    (void)what;
     for (size_t i = 0; i < sizeof marks / sizeof *marks && !code; i++) {
         const struct mark *m = &marks[i];
         if (m->kind != MARK_FRACTION) {

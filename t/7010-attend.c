@@ -261,6 +261,49 @@ static void wrong_use(void)
     ok(!exists("none"), "no wrong use leaves a file behind");
 }
 
+/* No sequence, no query, no key: results of the right shape, the same on any number of ranks. */
+static void empty(void)
+{
+    const int64_t zero = 0;
+    const struct tensor none[3] = { t("q", RONDO_ARRAY_F32, q, 4, 0, 5, H, D), t("k", RONDO_ARRAY_F32, k, 4, 0, 7, G, D), t("v", RONDO_ARRAY_F32, v, 4, 0, 7, G, V) };
+    const struct tensor no_query[3] = { t("q", RONDO_ARRAY_F32, q, 4, B, 0, H, D), t("k", RONDO_ARRAY_F32, k, 4, B, 7, G, D), t("v", RONDO_ARRAY_F32, v, 4, B, 7, G, V) };
+    const struct tensor no_key[3] = { t("q", RONDO_ARRAY_F32, q, 4, B, 5, H, D), t("k", RONDO_ARRAY_F32, k, 4, B, 0, G, D), t("v", RONDO_ARRAY_F32, v, 4, B, 0, G, V) };
+    const struct tensor no_row[5] = { t("q", RONDO_ARRAY_F32, q, 3, 0, H, D, 0), t("k", RONDO_ARRAY_F32, k, 3, 0, G, D, 0), t("v", RONDO_ARRAY_F32, v, 3, 0, G, V, 0),
+                                      t("cu_seqlens_q", RONDO_ARRAY_I64, &zero, 1, 1, 0, 0, 0), t("cu_seqlens_k", RONDO_ARRAY_I64, &zero, 1, 1, 0, 0, 0) };
+    const struct {
+        const char *what;
+        const struct tensor *list;
+        int count;
+    } cases[] = { { "no sequence", none, 3 }, { "no query", no_query, 3 }, { "no key", no_key, 3 }, { "packed nothing", no_row, 5 } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char hash[32];
+        write_file("empty", cases[i].list, cases[i].count);
+        const int code = rondo("", "attend empty -o e1 --causal --json");
+        snprintf(hash, sizeof hash, "%s", program_text("hash"));
+        ok(code == 0 && rondo("", "attend empty -o e3 --causal --json --ranks 3") == 0 && !strcmp(program_text("hash"), hash), "%s: runs, alone and on 3 ranks",
+           cases[i].what);
+    }
+}
+
+/* A transport that fails at its n-th call: exit code 5, one sentence, no file. */
+static void broken_transport(void)
+{
+    int good = 1;
+    for (int n = 1; n <= 40; n += 3) {
+        char before[64];
+        snprintf(before, sizeof before, "RONDO_TEST_HOOK=fail:%d:1", n);
+        const int code = rondo(before, "attend plain -o broken --ranks 3");
+        if (!(code == 5 && one_sentence() && !program_out[0]) && !(code == 0 && exists("broken"))) {
+            diag("call %d: exit %d, %s", n, code, program_err);
+            good = 0;
+        }
+        if (code == 0)
+            break;
+        good = good && files_like("broken") == 0;
+    }
+    ok(good, "a transport that fails: exit code 5, one sentence, no file");
+}
+
 /* A signal in the middle of the work: exit code 130, no output, no temporary. */
 static void interrupted(void)
 {
@@ -310,6 +353,8 @@ int main(void)
     packed();
     bad_input();
     wrong_use();
+    empty();
+    broken_transport();
     interrupted();
     under_mpi();
     free(q);
