@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Linear layers on the CPU device: the definition against a double-precision oracle with a derived bound; every instruction
- * set and thread count equal to the definition bit for bit, for odd sizes, types, leaf counts and hard data; a row's bits
- * independent of the rows around it; weights packed in any pieces.
+ * Linear layers on the CPU device: the definition against a double-precision oracle with a derived bound;
+ * every instruction set and thread count equal to the definition bit for bit, for odd sizes, types, leaf
+ * counts and hard data; a row's bits independent of the rows around it; weights packed in any pieces.
  */
 #include "layers.h"
 
@@ -31,8 +31,10 @@ static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kin
     d.out = out;
     d.type = type;
     d.leaves = leaves;
-    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(l.packed, b, out - b, p + (size_t)b * row) ||
-        rondo__cpu_linear_load(l.packed, 0, a, p) || rondo__cpu_linear_load(l.packed, a, b - a, p + (size_t)a * row))
+    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) ||
+        rondo__cpu_linear_load(l.packed, b, out - b, p + (size_t)b * row) ||
+        rondo__cpu_linear_load(l.packed, 0, a, p) ||
+        rondo__cpu_linear_load(l.packed, a, b - a, p + (size_t)a * row))
         exit(99);
     return l;
 }
@@ -43,35 +45,39 @@ static void drop(struct layer *l)
     rondo__free(l->weights);
 }
 
-static int execute(int device, const struct layer *l, int64_t rows, const float *x, int64_t x_stride, float *y, int64_t y_stride,
-                   const float *bias, int add)
+static int execute(int device, const struct layer *l, int64_t rows, const float *x, int64_t x_stride,
+                   float *y, int64_t y_stride, const float *bias, int add)
 {
     return rondo__cpu_linear(&devices[device], l->packed, rows, x, x_stride, y, y_stride, bias, add, NULL);
 }
 
 /* ---- oracle ---- */
 
-/* A chain of n products and depth additions, each rounded: |error| <= (n + depth) 2^-24 (1 + small) * sum |x w|, and half the
- * smallest subnormal for each operation. */
+/* A chain of n products and depth additions, each rounded: |error| <= (n + depth) 2^-24 (1 + small) * sum |x
+ * w|, and half the smallest subnormal for each operation. */
 static void oracle(void)
 {
-    static const int64_t shape[][3] = { { 1, 1, 1 }, { 7, 5, 2 }, { 33, 40, 5 }, { 512, 33, 3 }, { 1100, 20, 3 }, { 1537, 9, 16 } };
+    static const int64_t shape[][3] = { { 1, 1, 1 },    { 7, 5, 2 },     { 33, 40, 5 },
+                                        { 512, 33, 3 }, { 1100, 20, 3 }, { 1537, 9, 16 } };
 
     for (int kind = 0; kind < KINDS; kind++)
         for (int type = RONDO_F32; type <= RONDO_F16; type++) {
             double worst = 0;
             for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
                 int64_t in = shape[s][0], out = shape[s][1], rows = 3;
-                int leaves = (int)(shape[s][2] > in ? in : shape[s][2]), depth = rondo__cpu_tree_depth(leaves);
+                int leaves = (int)(shape[s][2] > in ? in : shape[s][2]),
+                    depth = rondo__cpu_tree_depth(leaves);
                 struct layer l = make(in, out, type, leaves, (enum kind)kind, 11 + s);
-                float *x = floats(rows * in, (enum kind)kind, 77 + s), *bias = floats(out, PLAIN, 5), *y = floats(rows * out, PLAIN, 6);
+                float *x = floats(rows * in, (enum kind)kind, 77 + s), *bias = floats(out, PLAIN, 5),
+                      *y = floats(rows * out, PLAIN, 6);
                 float *old = floats(rows * out, PLAIN, 6);
                 execute(0, &l, rows, x, in, y, out, bias, 1);
                 for (int64_t r = 0; r < rows; r++)
                     for (int64_t o = 0; o < out; o++) {
                         double sum = 0, size = 0, error;
                         for (int64_t k = 0; k < in; k++) {
-                            double p = (double)x[r * in + k] * (double)rondo__element(l.weights, o * in + k, type);
+                            double p = (double)x[r * in + k] *
+                                       (double)rondo__element(l.weights, o * in + k, type);
                             sum += p;
                             size += p < 0 ? -p : p;
                         }
@@ -79,7 +85,8 @@ static void oracle(void)
                         size += 4.0;             /* bias and y, both below 1, pass two additions */
                         error = (double)y[r * out + o] - sum;
                         error = error < 0 ? -error : error;
-                        error /= ((double)(in / leaves + 1 + depth + 2) * 0x1p-24 * 1.01 * size + (double)in * 0x1p-149);
+                        error /= ((double)(in / leaves + 1 + depth + 2) * 0x1p-24 * 1.01 * size +
+                                  (double)in * 0x1p-149);
                         worst = error > worst || error != error ? error : worst;
                     }
                 rondo__free(x);
@@ -88,7 +95,8 @@ static void oracle(void)
                 rondo__free(bias);
                 drop(&l);
             }
-            ok(worst <= 1.0, "%s, %s: within the bound of its chains and tree", rondo_type_name(type), kind_names[kind]);
+            ok(worst <= 1.0, "%s, %s: within the bound of its chains and tree", rondo_type_name(type),
+               kind_names[kind]);
             diag("worst %.3f of the bound", worst);
         }
 }
@@ -106,7 +114,8 @@ static void integers(void)
             for (int o = 0; o < 37; o++) {
                 int64_t sum = 0;
                 for (int k = 0; k < 1000; k++)
-                    sum += (int64_t)x[r * 1000 + k] * (int64_t)rondo__element(l.weights, o * 1000 + k, RONDO_BF16);
+                    sum += (int64_t)x[r * 1000 + k] *
+                           (int64_t)rondo__element(l.weights, o * 1000 + k, RONDO_BF16);
                 wrong += y[r * 37 + o] != (float)sum;
             }
     }
@@ -118,7 +127,8 @@ static void integers(void)
 /* The order is the contract's: a sum that comes out differently in any other order. Leaf of 5: 1,0,3,2,4. */
 static void order(void)
 {
-    const float w[10] = { 1.0f, 0x1p24f, -0x1p24f, 1.0f, 1.0f, /* second output */ 0x1p24f, 1.0f, 1.0f, -0x1p24f, 1.0f };
+    const float w[10] = { 1.0f, 0x1p24f, -0x1p24f, 1.0f, 1.0f, /* second output */ 0x1p24f,
+                          1.0f, 1.0f,    -0x1p24f, 1.0f };
     const float x[5] = { 1, 1, 1, 1, 1 };
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     struct layer l = { NULL, NULL, 5, 2, RONDO_F32, 1 };
@@ -153,7 +163,8 @@ static void order(void)
     drop(&l);
 }
 
-/* The contract's words written down once more, top down: node (h, i) of the tree covers leaves i * 2^h to (i+1) * 2^h. */
+/* The contract's words written down once more, top down: node (h, i) of the tree covers leaves i * 2^h to
+ * (i+1) * 2^h. */
 static float node(const struct layer *l, const float *x, int64_t output, int64_t h, int64_t i)
 {
     if (h == 0) {
@@ -173,7 +184,8 @@ static float node(const struct layer *l, const float *x, int64_t output, int64_t
 
 static void contract(void)
 {
-    static const int64_t shape[][2] = { { 7, 3 }, { 100, 1 }, { 100, 6 }, { 100, 7 }, { 129, 16 }, { 300, 11 }, { 1024, 2 }, { 50, 50 } };
+    static const int64_t shape[][2] = { { 7, 3 },    { 100, 1 },  { 100, 6 },  { 100, 7 },
+                                        { 129, 16 }, { 300, 11 }, { 1024, 2 }, { 50, 50 } };
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
         struct layer l = make(shape[s][0], 35, RONDO_BF16, (int)shape[s][1], CANCEL, s);
         float *x = floats(l.in, WIDE, 60 + s), y[35];
@@ -186,7 +198,8 @@ static void contract(void)
             for (int64_t o = 0; o < 35; o++)
                 equal = equal && rondo__bits(y[o]) == rondo__bits(node(&l, x, o, h, 0));
         }
-        ok(equal, "%lld inputs in %d leaves: the ranges, chains and tree of the contract", (long long)l.in, (int)l.leaves);
+        ok(equal, "%lld inputs in %d leaves: the ranges, chains and tree of the contract", (long long)l.in,
+           (int)l.leaves);
         rondo__free(x);
         drop(&l);
     }
@@ -194,7 +207,8 @@ static void contract(void)
 
 /* ---- equal bits ---- */
 
-static int compare(const struct layer *l, int64_t rows, const float *x, int64_t x_stride, const float *bias, int add)
+static int compare(const struct layer *l, int64_t rows, const float *x, int64_t x_stride, const float *bias,
+                   int add)
 {
     int64_t y_stride = l->out + 3, count = rows * y_stride;
     float *want = floats(count, PLAIN, 9), *got = NULL;
@@ -206,9 +220,11 @@ static int compare(const struct layer *l, int64_t rows, const float *x, int64_t 
         execute(d, l, rows, x, x_stride, got, y_stride, bias, add);
         int64_t at = differ(got, want, count, sizeof *got);
         if (at >= 0) {
-            diag("%s: in %lld out %lld leaves %d rows %lld bias %d add %d: row %lld column %lld is %a, the definition gives %a",
-                 device_names[d], (long long)l->in, (long long)l->out, (int)l->leaves, (long long)rows, bias != NULL, add,
-                 (long long)(at / y_stride), (long long)(at % y_stride), (double)got[at], (double)want[at]);
+            diag("%s: in %lld out %lld leaves %d rows %lld bias %d add %d: row %lld column %lld is %a, the "
+                 "definition gives %a",
+                 device_names[d], (long long)l->in, (long long)l->out, (int)l->leaves, (long long)rows,
+                 bias != NULL, add, (long long)(at / y_stride), (long long)(at % y_stride), (double)got[at],
+                 (double)want[at]);
             equal = 0;
         }
         rondo__free(got);
@@ -233,7 +249,10 @@ static void sizes(void)
             rondo__free(x);
             drop(&l);
         }
-    ok(equal, "%d layers of 1-33 inputs and 1-70 outputs: all instruction sets and threads have the bits of the definition", n);
+    ok(equal,
+       "%d layers of 1-33 inputs and 1-70 outputs: all instruction sets and threads have the bits of the "
+       "definition",
+       n);
     rondo__free(bias);
 }
 
@@ -279,7 +298,8 @@ static void poison(void)
     static const float bad[] = { __builtin_nanf(""), __builtin_inff(), -__builtin_inff() };
     const int64_t in = 70, out = 67, rows = 29;
     struct layer l = make(in, out, RONDO_F32, 3, PLAIN, 8), p = make(in, out, RONDO_F32, 3, PLAIN, 8);
-    float *x = floats(rows * in, PLAIN, 9), *clean = floats(rows * out, PLAIN, 1), *y = floats(rows * out, PLAIN, 1);
+    float *x = floats(rows * in, PLAIN, 9), *clean = floats(rows * out, PLAIN, 1),
+          *y = floats(rows * out, PLAIN, 1);
 
     for (int d = 0; d < device_count; d++) {
         int good = 1;
@@ -294,7 +314,8 @@ static void poison(void)
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t o = 0; o < out; o++) {
                     float got = y[r * out + o], want = clean[r * out + o];
-                    good = good && (r == row || o == output ? got - got != 0.0f : rondo__bits(got) == rondo__bits(want));
+                    good = good && (r == row || o == output ? got - got != 0.0f
+                                                            : rondo__bits(got) == rondo__bits(want));
                     good = good && (got == got || rondo__bits(got) == RONDO_NAN_BITS);
                 }
             x[row * in + 66] = keep_x;
@@ -316,9 +337,11 @@ static void rows_alone(void)
 
     for (int type = RONDO_F32; type <= RONDO_BF16; type++) {
         struct layer l = make(in, out, type, 2, PLAIN, 31);
-        float *x = floats(rows * in, PLAIN, 32), *all = floats(rows * out, PLAIN, 33), *one = floats(rows * out, PLAIN, 33);
+        float *x = floats(rows * in, PLAIN, 32), *all = floats(rows * out, PLAIN, 33),
+              *one = floats(rows * out, PLAIN, 33);
         for (int d = 0; d < device_count; d++) {
-            int64_t step = devices[d].isa <= RONDO_CPU_SCALAR ? 199 : 1, bad = -1, n = devices[d].isa <= RONDO_CPU_SCALAR ? 400 : rows;
+            int64_t step = devices[d].isa <= RONDO_CPU_SCALAR ? 199 : 1, bad = -1,
+                    n = devices[d].isa <= RONDO_CPU_SCALAR ? 400 : rows;
             if (devices[d].isa == RONDO_CPU_SOFT)
                 n = 200;
             execute(d, &l, n, x, in, all, out, NULL, 0);
@@ -330,7 +353,8 @@ static void rows_alone(void)
                 execute(d, &l, m, x + (n - m) * in, in, one, out, NULL, 0);
                 bad = differ(one, all + (n - m) * out, m * out, sizeof *one) >= 0 ? -2 : bad;
             }
-            ok(bad == -1, "%s, %s: a row among %lld has the bits that it has alone", rondo_type_name(type), device_names[d], (long long)n);
+            ok(bad == -1, "%s, %s: a row among %lld has the bits that it has alone", rondo_type_name(type),
+               device_names[d], (long long)n);
         }
         rondo__free(x);
         rondo__free(all);
@@ -348,11 +372,13 @@ static void stops(void)
     d.out = 4;
     d.type = RONDO_F32;
     d.leaves = 11;
-    ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l, "more leaves than inputs are refused");
+    ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l,
+       "more leaves than inputs are refused");
     d.in = INT32_MAX;
     d.out = INT64_MAX / 2;
     d.leaves = 1;
-    ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l, "sizes that cannot be counted are refused");
+    ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l,
+       "sizes that cannot be counted are refused");
 }
 
 /* What was packed can be read back, whatever order the panels have. */
@@ -386,7 +412,8 @@ static void polls(void)
         float *x = floats(rows * 600, PLAIN, 2), *y = floats(rows * 640, PLAIN, 3);
         struct rondo_poll poll = { stop_now, &calls };
         err = rondo__cpu_linear(&devices[d], l.packed, rows, x, 600, y, 640, NULL, 0, &poll);
-        ok((calls >= 1 || devices[d].threads > 1) && (err == RONDO_EPEER || calls <= 2), "the caller is polled meanwhile and its code ends the work (%s)", device_names[d]);
+        ok((calls >= 1 || devices[d].threads > 1) && (err == RONDO_EPEER || calls <= 2),
+           "the caller is polled meanwhile and its code ends the work (%s)", device_names[d]);
         rondo__free(x);
         rondo__free(y);
         drop(&l);

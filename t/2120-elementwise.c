@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * RMS norm, rotary embedding, gated activation, conversion, log-sum-exp on the CPU device: the definition against
- * double-precision oracles with derived bounds; every instruction set and thread count equal to the definition bit for bit,
- * also in place, for odd sizes and for every bit pattern.
+ * RMS norm, rotary embedding, gated activation, conversion, log-sum-exp on the CPU device: the definition
+ * against double-precision oracles with derived bounds; every instruction set and thread count equal to the
+ * definition bit for bit, also in place, for odd sizes and for every bit pattern.
  */
 #include "layers.h"
 
@@ -20,8 +20,8 @@ static double worse(double worst, double error)
 
 /* ---- oracles ---- */
 
-/* The sum of squares passes at most 32 fused steps, 4 folds and the tree; the square root halves its error; then come the mean, eps,
- * root, reciprocal and two products. */
+/* The sum of squares passes at most 32 fused steps, 4 folds and the tree; the square root halves its error;
+ * then come the mean, eps, root, reciprocal and two products. */
 static void rmsnorm_oracle(void)
 {
     static const int64_t dims[] = { 1, 5, 16, 64, 511, 512, 513, 2500 };
@@ -31,7 +31,8 @@ static void rmsnorm_oracle(void)
         double worst = 0;
         for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
             int64_t dim = dims[i], rows = 4;
-            float *x = floats(rows * dim, kinds[k], 1 + i), *w = floats(dim, PLAIN, 30 + i), *y = floats(rows * dim, PLAIN, 1);
+            float *x = floats(rows * dim, kinds[k], 1 + i), *w = floats(dim, PLAIN, 30 + i),
+                  *y = floats(rows * dim, PLAIN, 1);
             double bound = (32 + 4 + (double)rondo__cpu_tree_depth(dim / 512 + 1)) / 2 + 8;
             rondo__cpu_rmsnorm(&devices[0], rows, dim, x, w, 1e-5f, y);
             for (int64_t r = 0; r < rows; r++) {
@@ -41,7 +42,8 @@ static void rmsnorm_oracle(void)
                 root = rondo_exp(-0.5 * rondo_log(sum / (double)dim + (double)1e-5f));
                 for (int64_t j = 0; j < dim; j++) {
                     want = (double)x[r * dim + j] * root * (double)w[j];
-                    worst = worse(worst, size((double)y[r * dim + j] - want) / (bound * U * size(want) + 0x1p-148));
+                    worst = worse(worst,
+                                  size((double)y[r * dim + j] - want) / (bound * U * size(want) + 0x1p-148));
                 }
             }
             rondo__free(x);
@@ -110,7 +112,8 @@ static void rope_oracle(void)
                 kept = kept && rondo__bits(x[at]) == rondo__bits(old[at]);
                 continue;
             }
-            double cosine = (double)table[r * dim + i % half], sine = (double)table[r * dim + half + i % half];
+            double cosine = (double)table[r * dim + i % half],
+                   sine = (double)table[r * dim + half + i % half];
             double a = (double)old[at], b = (double)old[i < half ? at + half : at - half];
             double p = a * cosine, q = i < half ? -b * sine : b * sine;
             worst = worse(worst, size((double)x[at] - (p + q)) / (2.02 * U * (size(p) + size(q)) + 0x1p-148));
@@ -121,8 +124,8 @@ static void rope_oracle(void)
     rondo__free(old);
 }
 
-/* The exponent -g log2(e) is rounded twice: 1.5 |g| U of the exponential; plus its polynomial, sum, quotient and product. Below
- * 2^-127 it is taken as zero. */
+/* The exponent -g log2(e) is rounded twice: 1.5 |g| U of the exponential; plus its polynomial, sum, quotient
+ * and product. Below 2^-127 it is taken as zero. */
 static void swiglu_oracle(void)
 {
     const int64_t count = 40000;
@@ -134,7 +137,8 @@ static void swiglu_oracle(void)
     rondo__cpu_swiglu(&devices[0], count, g, u, y);
     for (int64_t i = 0; i < count; i++) {
         double want = (double)g[i] / (1.0 + rondo_exp(-(double)g[i])) * (double)u[i];
-        worst = worse(worst, size((double)y[i] - want) / ((1.5 * size((double)g[i]) + 7) * U * size(want) + 0x1p-118));
+        worst = worse(worst, size((double)y[i] - want) /
+                                 ((1.5 * size((double)g[i]) + 7) * U * size(want) + 0x1p-118));
     }
     ok(worst <= 1.0, "swiglu: within its bound (worst %.2f of it)", worst);
     rondo__free(g);
@@ -153,7 +157,8 @@ static void swiglu_special(void)
     for (int d = 0; d < device_count; d++) {
         rondo__cpu_swiglu(&devices[d], 9, gate, up, y);
         ok(y[0] == 0.0f && y[1] == 0.0f && y[2] == inf && y[3] == 1000.0f && y[4] == 0.0f && y[5] == 88.0f &&
-           rondo__bits(y[6]) == RONDO_NAN_BITS && y[7] > 0.7310f && y[7] < 0.7311f && y[8] < 0.0f && y[8] > -1e-35f,
+               rondo__bits(y[6]) == RONDO_NAN_BITS && y[7] > 0.7310f && y[7] < 0.7311f && y[8] < 0.0f &&
+               y[8] > -1e-35f,
            "swiglu: zeros, saturation, overflow of the exponential, NaN (%s)", device_names[d]);
     }
 }
@@ -162,7 +167,8 @@ static void swiglu_special(void)
 static void convert_oracle(void)
 {
     for (int type = RONDO_BF16; type <= RONDO_F16; type++) {
-        uint16_t all[65536], back[65536], nan = type == RONDO_BF16 ? 0x7fc0 : 0x7e00, infinity = type == RONDO_BF16 ? 0x7f80 : 0x7c00;
+        uint16_t all[65536], back[65536], nan = type == RONDO_BF16 ? 0x7fc0 : 0x7e00,
+                                          infinity = type == RONDO_BF16 ? 0x7f80 : 0x7c00;
         static float wide[65536];
         int exact = 1, nearest = 1, ties = 1;
         for (int i = 0; i < 65536; i++)
@@ -171,9 +177,11 @@ static void convert_oracle(void)
             rondo__cpu_convert(&devices[d], 65536, type, all, RONDO_F32, wide);
             rondo__cpu_convert(&devices[d], 65536, RONDO_F32, wide, type, back);
             for (int i = 0; i < 65536; i++) {
-                int bits_exponent = type == RONDO_BF16 ? 8 : 5, fraction = 15 - bits_exponent, e = (i & 0x7fff) >> fraction;
+                int bits_exponent = type == RONDO_BF16 ? 8 : 5, fraction = 15 - bits_exponent,
+                    e = (i & 0x7fff) >> fraction;
                 double m = (double)(i & ((1 << fraction) - 1)), want = e ? m + (double)(1 << fraction) : m;
-                for (int s = (e ? e : 1) - (1 << (bits_exponent - 1)) + 1 - fraction; s != 0; s += s < 0 ? 1 : -1)
+                for (int s = (e ? e : 1) - (1 << (bits_exponent - 1)) + 1 - fraction; s != 0;
+                     s += s < 0 ? 1 : -1)
                     want *= s < 0 ? 0.5 : 2.0;
                 if ((i & 0x7fff) > infinity)
                     exact = exact && rondo__bits(wide[i]) == RONDO_NAN_BITS && back[i] == nan;
@@ -195,11 +203,13 @@ static void convert_oracle(void)
             nearest = nearest && out[0] == i && out[2] == i + 1;
             ties = ties && out[1] == (i & 1 ? i + 1 : i);
         }
-        ok(nearest && ties, "convert: f32 to %s goes to the nearest value, ties to even", rondo_type_name(type));
+        ok(nearest && ties, "convert: f32 to %s goes to the nearest value, ties to even",
+           rondo_type_name(type));
     }
 }
 
-/* A weight of distance d below the maximum has an error of (1.5 |d| + 3) U of itself, or is taken as zero below 2^-125. */
+/* A weight of distance d below the maximum has an error of (1.5 |d| + 3) U of itself, or is taken as zero
+ * below 2^-125. */
 static void logsumexp_oracle(void)
 {
     static const int64_t dims[] = { 1, 2, 15, 17, 500, 513, 4099, 50000 };
@@ -219,7 +229,8 @@ static void logsumexp_oracle(void)
                 bound += p * (1.5 * size(d) + 3) * U + 0x1p-125;
             }
             rondo__cpu_logsumexp(&devices[0], 1, dims[i], x, dims[i], &got);
-            worst = worse(worst, size(got - ((double)m + rondo_log(sum))) / (1.01 * bound / sum + 1e-15 * (1 + size((double)m))));
+            worst = worse(worst, size(got - ((double)m + rondo_log(sum))) /
+                                     (1.01 * bound / sum + 1e-15 * (1 + size((double)m))));
             rondo__free(x);
         }
     ok(worst <= 1.0, "logsumexp: within its bound (worst %.2f of it)", worst);
@@ -243,9 +254,9 @@ static void logsumexp_special(void)
         }
         rondo__cpu_logsumexp(&devices[d], 6, 40, row[0], 40, out);
         memcpy(&bits, &out[2], sizeof bits);
-        ok(out[0] == -(double)inf && out[1] == (double)inf && bits == UINT64_C(0x7ff8000000000000) && out[3] == 7.0 &&
-           out[4] == (double)FLT_MAX && out[5] != out[5], "logsumexp: all -inf, +inf, NaN, one number, the largest numbers (%s)",
-           device_names[d]);
+        ok(out[0] == -(double)inf && out[1] == (double)inf && bits == UINT64_C(0x7ff8000000000000) &&
+               out[3] == 7.0 && out[4] == (double)FLT_MAX && out[5] != out[5],
+           "logsumexp: all -inf, +inf, NaN, one number, the largest numbers (%s)", device_names[d]);
     }
 }
 
@@ -287,8 +298,12 @@ static void equal_bits(int which, int anything)
     int equal = 1, cases = 0;
 
     for (int64_t dim = 1; dim < 4000; dim = dim < 40 ? dim + 1 : dim * 3 / 2, cases++) {
-        struct input n = { .which = which, .in_place = cases % 2, .rows = dim < 40 ? 5 : 40, .dim = which == 1 ? dim + dim % 2 : dim };
-        int64_t count = which == 1 ? n.rows * 3 * (n.dim + 1) : n.rows * n.dim, results = which == 4 ? n.rows : count;
+        struct input n = { .which = which,
+                           .in_place = cases % 2,
+                           .rows = dim < 40 ? 5 : 40,
+                           .dim = which == 1 ? dim + dim % 2 : dim };
+        int64_t count = which == 1 ? n.rows * 3 * (n.dim + 1) : n.rows * n.dim,
+                results = which == 4 ? n.rows : count;
         size_t each = which == 4 ? sizeof(double) : sizeof(float);
         void *want, *got;
         float *b;
@@ -296,8 +311,9 @@ static void equal_bits(int which, int anything)
         n.to = which == 3 ? RONDO_F32 + cases / 3 % 3 : RONDO_F32;
         if (which == 3)
             each = rondo_type_size(n.to);
-        n.a = anything ? any_bits(count, n.from, (uint64_t)cases)
-              : n.from == RONDO_F32 ? (void *)floats(count, (enum kind)(cases % KINDS), (uint64_t)cases) : any_bits(count, n.from, 1);
+        n.a = anything              ? any_bits(count, n.from, (uint64_t)cases)
+              : n.from == RONDO_F32 ? (void *)floats(count, (enum kind)(cases % KINDS), (uint64_t)cases)
+                                    : any_bits(count, n.from, 1);
         n.b = b = anything ? any_bits(count, RONDO_F32, 500 + (uint64_t)cases) : floats(count, PLAIN, 7);
         want = rondo__alloc((size_t)count * 8);
         got = rondo__alloc((size_t)count * 8);
@@ -307,8 +323,8 @@ static void equal_bits(int which, int anything)
             run(&devices[d], &n, out);
             int64_t at = differ(out, want, results, each);
             if (at >= 0)
-                diag("%s, %s: rows %lld dim %lld, element %lld differs", function_names[which], device_names[d], (long long)n.rows,
-                     (long long)n.dim, (long long)at);
+                diag("%s, %s: rows %lld dim %lld, element %lld differs", function_names[which],
+                     device_names[d], (long long)n.rows, (long long)n.dim, (long long)at);
             equal = equal && at < 0;
         }
         if (which == 3 || which == 0 || which == 2)   /* no NaN but the canonical one */
@@ -321,8 +337,8 @@ static void equal_bits(int which, int anything)
         rondo__free(want);
         rondo__free(got);
     }
-    ok(equal, "%s, %s: %d sizes, all instruction sets and threads have the bits of the definition", function_names[which],
-       anything ? "every bit pattern" : "numbers of all kinds", cases);
+    ok(equal, "%s, %s: %d sizes, all instruction sets and threads have the bits of the definition",
+       function_names[which], anything ? "every bit pattern" : "numbers of all kinds", cases);
 }
 
 int main(void)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The public functions for linear layers and what stands around them: every argument that cannot be is refused with its code
- * and a sentence, memory that runs out is reported and nothing leaks, ranks share one packed layer, the floating-point mode
- * is checked, and each call shows up in the trace.
+ * The public functions for linear layers and what stands around them: every argument that cannot be is
+ * refused with its code and a sentence, memory that runs out is reported and nothing leaks, ranks share one
+ * packed layer, the floating-point mode is checked, and each call shows up in the trace.
  */
 #include <float.h>
 #include <stdint.h>
@@ -106,9 +106,11 @@ static void load(rondo_context *ctx)
     refused(rondo_linear_load(l, 3, -1, weights), RONDO_EINVAL, "40 rows", "-1 rows");
     ok(rondo_linear_load(l, 3, 0, NULL) == 0, "no rows: nothing happens");
     ok(rondo_linear_load(l, 5, 30, weights + 5 * IN) == 0, "rows 5 to 34");
-    refused(rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "10 of the layer's 40", "execute with rows missing");
+    refused(rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "10 of the layer's 40",
+            "execute with rows missing");
     refused(rondo_linear_load(l, 34, 2, weights), RONDO_EINVAL, "row 34", "a row loaded twice");
-    ok(rondo_linear_load(l, 35, 5, weights + 35 * IN) == 0 && rondo_linear_load(l, 0, 5, weights) == 0, "the rest");
+    ok(rondo_linear_load(l, 35, 5, weights + 35 * IN) == 0 && rondo_linear_load(l, 0, 5, weights) == 0,
+       "the rest");
     ok(rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0) == 0, "now it runs");
     rondo_linear_destroy(l);
 }
@@ -124,17 +126,25 @@ static void execute(rondo_context *ctx)
     refused(rondo_linear_execute(l, ctx, -1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "rows is -1", "-1 rows");
     refused(rondo_linear_execute(l, ctx, 1, NULL, IN, y, OUT, NULL, 0), RONDO_EINVAL, "NULL", "no x");
     refused(rondo_linear_execute(l, ctx, 1, x, IN, NULL, OUT, NULL, 0), RONDO_EINVAL, "NULL", "no y");
-    refused(rondo_linear_execute(l, ctx, 2, x, IN - 1, y, OUT, NULL, 0), RONDO_EINVAL, "x_stride", "rows of x that overlap");
-    refused(rondo_linear_execute(l, ctx, 2, x, IN, y, OUT - 1, NULL, 0), RONDO_EINVAL, "y_stride", "rows of y that overlap");
-    refused(rondo_linear_execute(l, ctx, INT64_MAX / 2, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "addressable", "more rows than memory has");
-    refused(rondo_linear_execute(l, ctx, 2, x, IN, x + IN, OUT, NULL, 0), RONDO_EINVAL, "overlaps", "y inside x");
-    refused(rondo_linear_execute(l, ctx, 1, x, 0, x + 7, 0, NULL, 0), RONDO_EINVAL, "overlaps", "y inside a single x");
-    refused(rondo_linear_execute(l, ctx, 5, wide, stride, wide + IN - 1, stride, NULL, 0), RONDO_EINVAL, "overlaps", "columns that meet");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN - 1, y, OUT, NULL, 0), RONDO_EINVAL, "x_stride",
+            "rows of x that overlap");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN, y, OUT - 1, NULL, 0), RONDO_EINVAL, "y_stride",
+            "rows of y that overlap");
+    refused(rondo_linear_execute(l, ctx, INT64_MAX / 2, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "addressable",
+            "more rows than memory has");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN, x + IN, OUT, NULL, 0), RONDO_EINVAL, "overlaps",
+            "y inside x");
+    refused(rondo_linear_execute(l, ctx, 1, x, 0, x + 7, 0, NULL, 0), RONDO_EINVAL, "overlaps",
+            "y inside a single x");
+    refused(rondo_linear_execute(l, ctx, 5, wide, stride, wide + IN - 1, stride, NULL, 0), RONDO_EINVAL,
+            "overlaps", "columns that meet");
     ok(rondo_linear_execute(l, ctx, 0, NULL, 0, NULL, 0, NULL, 0) == 0, "no rows: nothing happens");
 
-    ok(rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0) == 0 && rondo_linear_execute(three, ctx, 5, x, IN, z, OUT, NULL, 0) == 0 &&
-       memcmp(y, z, sizeof y) == 0, "0 leaves means one for every 512 inputs begun");
-    ok(rondo_linear_execute(two, ctx, 5, x, IN, z, OUT, NULL, 0) == 0 && memcmp(y, z, sizeof y) != 0, "another number has other bits");
+    ok(rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0) == 0 &&
+           rondo_linear_execute(three, ctx, 5, x, IN, z, OUT, NULL, 0) == 0 && memcmp(y, z, sizeof y) == 0,
+       "0 leaves means one for every 512 inputs begun");
+    ok(rondo_linear_execute(two, ctx, 5, x, IN, z, OUT, NULL, 0) == 0 && memcmp(y, z, sizeof y) != 0,
+       "another number has other bits");
     for (int r = 0; r < 5; r++)
         memcpy(wide + r * stride + OUT + 1, x + r * IN, IN * sizeof *x);
     ok(rondo_linear_execute(l, ctx, 5, wide + OUT + 1, stride, wide, stride, NULL, 0) == 0 &&
@@ -161,12 +171,15 @@ static void others(rondo_context *ctx)
     refused(rondo_rmsnorm(NULL, 1, 4, a, w, 0, b), RONDO_EINVAL, "ctx", "rmsnorm without context");
     refused(rondo_rmsnorm(ctx, -1, 4, a, w, 0, b), RONDO_EINVAL, "rows is -1", "rmsnorm of -1 rows");
     refused(rondo_rmsnorm(ctx, 1, 0, a, w, 0, b), RONDO_EINVAL, "dim 0", "rmsnorm of nothing");
-    refused(rondo_rmsnorm(ctx, INT64_MAX / 2, 3, a, w, 0, b), RONDO_EINVAL, "addressed", "rmsnorm of too much");
+    refused(rondo_rmsnorm(ctx, INT64_MAX / 2, 3, a, w, 0, b), RONDO_EINVAL, "addressed",
+            "rmsnorm of too much");
     refused(rondo_rmsnorm(ctx, 1, 4, a, w, -1, b), RONDO_EINVAL, "eps", "negative eps");
     refused(rondo_rmsnorm(ctx, 1, 4, a, w, nan, b), RONDO_EINVAL, "eps", "eps that is no number");
     refused(rondo_rmsnorm(ctx, 1, 4, NULL, w, 0, b), RONDO_EINVAL, "NULL", "rmsnorm of NULL");
     refused(rondo_rmsnorm(ctx, 2, 4, a, w, 0, a + 1), RONDO_EINVAL, "overlaps", "rmsnorm into a part of x");
-    ok(rondo_rmsnorm(ctx, 0, 4, NULL, NULL, 0, NULL) == 0 && rondo_rmsnorm(ctx, 1, 4, a, w, 0, b) == 0 && b[0] == 0.0f, "rmsnorm");
+    ok(rondo_rmsnorm(ctx, 0, 4, NULL, NULL, 0, NULL) == 0 && rondo_rmsnorm(ctx, 1, 4, a, w, 0, b) == 0 &&
+           b[0] == 0.0f,
+       "rmsnorm");
 
     refused(rondo_rope(NULL, 1, 1, 4, a, 4, 4, w), RONDO_EINVAL, "ctx", "rope without context");
     refused(rondo_rope(ctx, -1, 1, 4, a, 4, 4, w), RONDO_EINVAL, "rows is -1", "rope of -1 rows");
@@ -183,14 +196,19 @@ static void others(rondo_context *ctx)
     refused(rondo_swiglu(ctx, -4, a, b, b), RONDO_EINVAL, "count is -4", "swiglu of -4");
     refused(rondo_swiglu(ctx, 4, a, NULL, b), RONDO_EINVAL, "NULL", "swiglu of NULL");
     refused(rondo_swiglu(ctx, 4, a, b, a + 2), RONDO_EINVAL, "overlaps", "swiglu into a part of gate");
-    ok(rondo_swiglu(ctx, 0, NULL, NULL, NULL) == 0 && rondo_swiglu(ctx, 4, a, w, a) == 0 && a[1] == 0.0f, "swiglu in place");
+    ok(rondo_swiglu(ctx, 0, NULL, NULL, NULL) == 0 && rondo_swiglu(ctx, 4, a, w, a) == 0 && a[1] == 0.0f,
+       "swiglu in place");
 
-    refused(rondo_convert(NULL, 4, RONDO_F32, a, RONDO_F16, h), RONDO_EINVAL, "ctx", "convert without context");
-    refused(rondo_convert(ctx, 4, 0, a, RONDO_F16, h), RONDO_EINVAL, "types are 0 and 3", "convert from no type");
-    refused(rondo_convert(ctx, 4, RONDO_F32, a, 4, h), RONDO_EINVAL, "types are 1 and 4", "convert to an unknown type");
+    refused(rondo_convert(NULL, 4, RONDO_F32, a, RONDO_F16, h), RONDO_EINVAL, "ctx",
+            "convert without context");
+    refused(rondo_convert(ctx, 4, 0, a, RONDO_F16, h), RONDO_EINVAL, "types are 0 and 3",
+            "convert from no type");
+    refused(rondo_convert(ctx, 4, RONDO_F32, a, 4, h), RONDO_EINVAL, "types are 1 and 4",
+            "convert to an unknown type");
     refused(rondo_convert(ctx, -4, RONDO_F32, a, RONDO_F16, h), RONDO_EINVAL, "count is -4", "convert of -4");
     refused(rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, NULL), RONDO_EINVAL, "NULL", "convert to NULL");
-    refused(rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, a), RONDO_EINVAL, "overlaps", "convert in place between sizes");
+    refused(rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, a), RONDO_EINVAL, "overlaps",
+            "convert in place between sizes");
     ok(rondo_convert(ctx, 4, RONDO_F16, h, RONDO_BF16, h) == 0, "convert in place where the sizes agree");
 
     refused(rondo_logsumexp(NULL, 1, 4, a, 4, &d), RONDO_EINVAL, "ctx", "logsumexp without context");
@@ -198,7 +216,8 @@ static void others(rondo_context *ctx)
     refused(rondo_logsumexp(ctx, 2, 4, a, 3, &d), RONDO_EINVAL, "x_stride is 3", "rows that overlap");
     refused(rondo_logsumexp(ctx, 1, 4, a, 4, NULL), RONDO_EINVAL, "NULL", "logsumexp to NULL");
     a[0] = a[1] = 0.0f;
-    ok(rondo_logsumexp(ctx, 1, 2, a, 0, &d) == 0 && d > 0.693147180559945 && d < 0.693147180559946, "logsumexp(0, 0) = log 2");
+    ok(rondo_logsumexp(ctx, 1, 2, a, 0, &d) == 0 && d > 0.693147180559945 && d < 0.693147180559946,
+       "logsumexp(0, 0) = log 2");
 }
 
 /* ---- mode, trace, memory, ranks ---- */
@@ -215,9 +234,12 @@ static void mode(rondo_context *ctx)
     for (int i = 0; i < 2; i++) {
         const char *what = i ? "rounding" : "flushing";
         _mm_setcsr(i ? keep | 0x6000u : keep | 0x8000u);
-        int codes[] = { rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0), rondo_rmsnorm(ctx, 1, 4, a, a, 0, b),
-                        rondo_rope(ctx, 1, 1, 4, a, 4, 4, t), rondo_swiglu(ctx, 4, a, a, b),
-                        rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h), rondo_logsumexp(ctx, 1, 4, a, 4, &d) };
+        int codes[] = { rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0),
+                        rondo_rmsnorm(ctx, 1, 4, a, a, 0, b),
+                        rondo_rope(ctx, 1, 1, 4, a, 4, 4, t),
+                        rondo_swiglu(ctx, 4, a, a, b),
+                        rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h),
+                        rondo_logsumexp(ctx, 1, 4, a, 4, &d) };
         int all = 1, kept = _mm_getcsr() >> 13 == (i ? keep | 0x6000u : keep | 0x8000u) >> 13;
         for (size_t j = 0; j < sizeof codes / sizeof codes[0]; j++)
             all = all && codes[j] == RONDO_EINVAL;
@@ -256,7 +278,8 @@ static void trace(rondo_context *ctx)
     err |= rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h);
     err |= rondo_logsumexp(ctx, 1, 4, a, 4, &d);
     rondo_context_trace(ctx, NULL, NULL);
-    ok(!err && !strcmp(seen, "linear rmsnorm rope swiglu convert logsumexp "), "the trace names every call: %s", seen);
+    ok(!err && !strcmp(seen, "linear rmsnorm rope swiglu convert logsumexp "),
+       "the trace names every call: %s", seen);
     rondo_linear_destroy(l);
 }
 
@@ -341,7 +364,8 @@ int main(void)
     rondo_context_destroy(ctx);
 
     ok(rondo_run_threads(3, rank_body, NULL) == 0 && memcmp(results[0], y, sizeof y[0] * OUT) == 0 &&
-       !memcmp(results[0], results[1], sizeof results[0]) && !memcmp(results[0], results[2], sizeof results[0]),
+           !memcmp(results[0], results[1], sizeof results[0]) &&
+           !memcmp(results[0], results[2], sizeof results[0]),
        "three ranks share one packed layer");
     return done();
 }

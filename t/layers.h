@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What the tests of linear layers and element-wise functions share: devices of every kind that this machine can run, data
- * of every kind that may hurt, comparison of bits.
+ * What the tests of linear layers and element-wise functions share: devices of every kind that this machine
+ * can run, data of every kind that may hurt, comparison of bits.
  */
 #ifndef RONDO_T_LAYERS_H
 #define RONDO_T_LAYERS_H
@@ -10,7 +10,8 @@
 #include "backends/cpu/num.h"
 #include "tap.h"
 
-/* Every instruction set, on one thread and on three; the first one is the definition without FMA instructions. */
+/* Every instruction set, on one thread and on three; the first one is the definition without FMA
+ * instructions. */
 static struct rondo_device devices[2 * RONDO_CPU_ISAS];
 static char device_names[2 * RONDO_CPU_ISAS][32];
 static int device_count;
@@ -24,20 +25,22 @@ static void find_devices(void)
             d->threads = threads[i];
             d->isa = isa;
             d->fma = isa == RONDO_CPU_SCALAR && rondo__cpu_fma_usable();
-            snprintf(device_names[device_count++], sizeof device_names[0], "%s, %d thread%s", rondo__cpu_isa_name(isa), (int)threads[i],
-                     i ? "s" : "");
+            snprintf(device_names[device_count++], sizeof device_names[0], "%s, %d thread%s",
+                     rondo__cpu_isa_name(isa), (int)threads[i], i ? "s" : "");
         }
 }
 
 static uint32_t random_32(uint64_t seed, uint64_t i)
 {
-    uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), 0, 0 }, key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) }, out[4];
+    uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)(i / 4 >> 32), 0, 0 },
+             key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) }, out[4];
     rondo_philox(out, counter, key);
     return out[i % 4];
 }
 
 enum kind { PLAIN, WIDE, TINY, CANCEL, INTEGERS, KINDS };
-static const char *const kind_names[] = { "plain", "exponents over 60 binades", "subnormals", "cancellation", "small integers" };
+static const char *const kind_names[] = { "plain", "exponents over 60 binades", "subnormals", "cancellation",
+                                          "small integers" };
 
 /* Numbers of a kind; the scale of WIDE keeps sums of products finite. */
 static float value(enum kind kind, uint64_t seed, uint64_t i)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * RMS norm, rotary embedding, gated activation, conversion and log-sum-exp in vectors, compiled once for each instruction
- * set: the bits of ref_elementwise.c. Sums have 16 lanes whatever the vector length: an instruction set of 8 lanes keeps two
- * vectors. Elements past the last whole vector go through masked loads and stores. Called by elementwise_ops.c.
+ * RMS norm, rotary embedding, gated activation, conversion and log-sum-exp in vectors, compiled once for each
+ * instruction set: the bits of ref_elementwise.c. Sums have 16 lanes whatever the vector length: an
+ * instruction set of 8 lanes keeps two vectors. Elements past the last whole vector go through masked loads
+ * and stores. Called by elementwise_ops.c.
  */
 #include "backends/cpu/vec.h"
 #include "backends/cpu/layers.h"
@@ -13,7 +14,7 @@
 
 /* ---- rmsnorm ---- */
 
-/* Lanes 0..15 of the squares of count elements. Elements that are not there add fma(0, 0, lane), which is lane. */
+/* Lanes 0..15 of the squares of count elements. Those that are not there add fma(0, 0, lane), which is lane. */
 static void squares(const float *x, int64_t count, float lane[LANES])
 {
     int64_t i = 0;
@@ -77,7 +78,9 @@ static void rmsnorm(int64_t rows, int64_t dim, const float *x, const float *weig
             vf_store(y + i, vf_canonical(vf_mul(vf_mul(vf_load(x + i), r), vf_load(weight + i))));
         if (i < dim) {
             vm m = vm_first((int)(dim - i));
-            vf_store_mask(y + i, m, vf_canonical(vf_mul(vf_mul(vf_load_mask(x + i, m), r), vf_load_mask(weight + i, m))));
+            vf_store_mask(y + i, m,
+                          vf_canonical(
+                              vf_mul(vf_mul(vf_load_mask(x + i, m), r), vf_load_mask(weight + i, m))));
         }
     }
 }
@@ -90,7 +93,8 @@ VEC void turn(vf a, vf b, vf c, vf s, vf *p, vf *q)
     *q = vf_canonical(vf_fma(b, c, vf_mul(a, s)));
 }
 
-static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table)
+static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride,
+                 const float *table)
 {
     int64_t half = dim / 2;
 
@@ -101,7 +105,8 @@ static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row
             int64_t i = 0;
             vf p, q;
             for (; i + VL <= half; i += VL) {
-                turn(vf_load(lower + i), vf_load(upper + i), vf_load(cosines + i), vf_load(sines + i), &p, &q);
+                turn(vf_load(lower + i), vf_load(upper + i), vf_load(cosines + i), vf_load(sines + i), &p,
+                     &q);
                 vf_store(lower + i, p);
                 vf_store(upper + i, q);
             }
@@ -242,4 +247,5 @@ static void logsumexp(int64_t rows, int64_t dim, const float *x, int64_t x_strid
 }
 
 extern const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise);
-const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise) = { rmsnorm, rope, swiglu, convert, logsumexp };
+const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise) = { rmsnorm, rope, swiglu, convert,
+                                                                    logsumexp };

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The element-wise slots of the device table: picks the kernels of the device's instruction set and shares rows or elements
- * out among its threads. Every row and element stands alone, so sharing changes no bit. The arithmetic is in
- * ref_elementwise.c (definition) and elementwise.c (vectors). Called by lib/tensor/layers.c through the device table.
+ * The element-wise slots of the device table: picks the kernels of the device's instruction set and shares
+ * rows or elements out among its threads. Every row and element stands alone, so sharing changes no bit. The
+ * arithmetic is in ref_elementwise.c (definition) and elementwise.c (vectors). Called by lib/tensor/layers.c
+ * through the device table.
  */
 #include "backends/cpu/layers.h"
 
-#define ITEM_ELEMENTS ((int64_t)1 << 15)   /* what is worth handing to another thread; a multiple of all vector lengths */
+/* What is worth handing to another thread; a multiple of all vector lengths. */
+#define ITEM_ELEMENTS ((int64_t)1 << 15)
 
 const struct rondo_cpu_elementwise *rondo__cpu_elementwise_kernels(const struct rondo_device *dev)
 {
@@ -58,13 +60,20 @@ static int rmsnorm_item(void *arg, int64_t item, int worker)
     const struct call *c = arg;
     int64_t rows, row = range(c, item, &rows);
     (void)worker;
-    c->kernels->rmsnorm(rows, c->dim, (const float *)c->in + row * c->dim, c->second, c->eps, (float *)c->out + row * c->dim);
+    c->kernels->rmsnorm(rows, c->dim, (const float *)c->in + row * c->dim, c->second, c->eps,
+                        (float *)c->out + row * c->dim);
     return 0;
 }
 
-int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y)
+int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
+                       const float *weight, float eps, float *y)
 {
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .dim = dim, .in = x, .second = weight, .out = y, .eps = eps };
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+                      .dim = dim,
+                      .in = x,
+                      .second = weight,
+                      .out = y,
+                      .eps = eps };
     return rondo__cpu_for(dev, items(&c, rows, dim), rmsnorm_item, &c, NULL);
 }
 
@@ -73,16 +82,21 @@ static int rope_item(void *arg, int64_t item, int worker)
     const struct call *c = arg;
     int64_t rows, row = range(c, item, &rows);
     (void)worker;
-    c->kernels->rope(rows, c->heads, c->dim, (float *)c->out + row * c->row_stride, c->row_stride, c->head_stride,
-                     (const float *)c->second + row * c->dim);
+    c->kernels->rope(rows, c->heads, c->dim, (float *)c->out + row * c->row_stride, c->row_stride,
+                     c->head_stride, (const float *)c->second + row * c->dim);
     return 0;
 }
 
-int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
-                    int64_t head_stride, const float *table)
+int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x,
+                    int64_t row_stride, int64_t head_stride, const float *table)
 {
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .dim = dim, .heads = heads, .row_stride = row_stride,
-                      .head_stride = head_stride, .second = table, .out = x };
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+                      .dim = dim,
+                      .heads = heads,
+                      .row_stride = row_stride,
+                      .head_stride = head_stride,
+                      .second = table,
+                      .out = x };
     int64_t each;
     if (__builtin_mul_overflow(heads, dim, &each))
         each = ITEM_ELEMENTS;
@@ -94,7 +108,8 @@ static int swiglu_item(void *arg, int64_t item, int worker)
     const struct call *c = arg;
     int64_t count, first = range(c, item, &count);
     (void)worker;
-    c->kernels->swiglu(count, (const float *)c->in + first, (const float *)c->second + first, (float *)c->out + first);
+    c->kernels->swiglu(count, (const float *)c->in + first, (const float *)c->second + first,
+                       (float *)c->out + first);
     return 0;
 }
 
@@ -109,14 +124,19 @@ static int convert_item(void *arg, int64_t item, int worker)
     const struct call *c = arg;
     int64_t count, first = range(c, item, &count);
     (void)worker;
-    c->kernels->convert(count, c->in_type, (const char *)c->in + (size_t)first * rondo_type_size(c->in_type), c->out_type,
-                        (char *)c->out + (size_t)first * rondo_type_size(c->out_type));
+    c->kernels->convert(count, c->in_type, (const char *)c->in + (size_t)first * rondo_type_size(c->in_type),
+                        c->out_type, (char *)c->out + (size_t)first * rondo_type_size(c->out_type));
     return 0;
 }
 
-int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type, void *to)
+int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type,
+                       void *to)
 {
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .in = from, .out = to, .in_type = from_type, .out_type = to_type };
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+                      .in = from,
+                      .out = to,
+                      .in_type = from_type,
+                      .out_type = to_type };
     return rondo__cpu_for(dev, items(&c, count, 1), convert_item, &c, NULL);
 }
 
@@ -125,12 +145,18 @@ static int logsumexp_item(void *arg, int64_t item, int worker)
     const struct call *c = arg;
     int64_t rows, row = range(c, item, &rows);
     (void)worker;
-    c->kernels->logsumexp(rows, c->dim, (const float *)c->in + row * c->row_stride, c->row_stride, (double *)c->out + row);
+    c->kernels->logsumexp(rows, c->dim, (const float *)c->in + row * c->row_stride, c->row_stride,
+                          (double *)c->out + row);
     return 0;
 }
 
-int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out)
+int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
+                         int64_t x_stride, double *out)
 {
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .dim = dim, .row_stride = x_stride, .in = x, .out = out };
+    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+                      .dim = dim,
+                      .row_stride = x_stride,
+                      .in = x,
+                      .out = out };
     return rondo__cpu_for(dev, items(&c, rows, dim), logsumexp_item, &c, NULL);
 }

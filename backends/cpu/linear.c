@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Linear layers in vectors, compiled once for each instruction set: the bits of ref_linear.c. Vectors run across outputs, so
- * every lane is one output's own chain; x is broadcast. A tile of up to 12 rows (6 with 8 lanes) by two vectors lives in
- * named registers for one leaf of the sum; its epilogue merges finished leaves from the tile's stack (the canonical tree as
- * a binary counter). Called by linear_ops.c.
+ * Linear layers in vectors, compiled once for each instruction set: the bits of ref_linear.c. Vectors run
+ * across outputs, so every lane is one output's own chain; x is broadcast. A tile of up to 12 rows (6 with 8
+ * lanes) by two vectors lives in named registers for one leaf of the sum; its epilogue merges finished leaves
+ * from the tile's stack (the canonical tree as a binary counter). Called by linear_ops.c.
  *
- * x is packed beforehand, tile by tile, as [step][row] with the steps in the order of the contract (1,0,3,2,... in each leaf), so that
- * the broadcasts read memory straight on. Weights of 16 bits are widened in registers.
+ * x is packed beforehand, tile by tile, as [step][row] with the steps in the order of the contract
+ * (1,0,3,2,... in each leaf), so that the broadcasts read memory straight on. Weights of 16 bits are widened
+ * in registers.
  */
 #include "backends/cpu/vec.h"
 #include "backends/cpu/layers.h"
 
 #define PANEL RONDO_CPU_PANEL
-#define CHUNK 512                   /* steps of a longer leaf done at a time for all tiles: at most 64 KiB of weights; even, for the pairs */
-#define AHEAD 4096                  /* bytes; more, or only into the second-level cache, measured slower (Zen 4, M = 1 and M = 512) */
+/* Steps of a longer leaf that are done at a time for all tiles: at most 64 KiB of weights. Even, for the pairs. */
+#define CHUNK 512
+/* Bytes that weights are fetched ahead. More, or only into the second-level cache, measured slower (Zen 4, M = 1, 512). */
+#define AHEAD 4096
 
 #if VL == 16
 #define TILE 12
@@ -49,8 +52,8 @@
 #define ROW_MERGE(C, r) COLUMNS_##C(CELL_MERGE, r)
 #define ROW_STORE(C, r) COLUMNS_##C(CELL_STORE, r)
 #define ROW_FMA(C, r) { const vf b = vf_set1(x[r]); COLUMNS_##C(CELL_FMA, r) }
-#define WEIGHTS(r, pair, first, second)                                                                                   \
-    vf first, second;                                                                                                     \
+#define WEIGHTS(r, pair, first, second)                                                                      \
+    vf first, second;                                                                                        \
     weights(w, (r) * PANEL + (pair) * 2 * VL, type, &first, &second);
 
 /* Two vectors of weights. Those of bf16 share 32-bit lanes (layers.h). */
@@ -73,45 +76,46 @@ VEC void weights(const void *w, int at, int type, vf *first, vf *second)
     }
 }
 
-/* `count` steps over weights w (PANEL elements apart) and packed x, into the node on top of the tile's stack. resume: goes on from
- * what the node holds, else from +0. Then merges with as many nodes below it and stores there. type is a constant wherever this
- * is used. Outputs of the two vectors of a pair, and of two pairs, are so far apart in a node: */
+/* `count` steps over weights w (PANEL elements apart) and packed x, into the node on top of the tile's stack.
+ * resume: goes on from what the node holds, else from +0. Then merges with as many nodes below it and stores
+ * there. type is a constant wherever this is used. Outputs of the two vectors of a pair, and of two pairs,
+ * are so far apart in a node: */
 #define SECOND_OF_PAIR (VL == 8 && type != RONDO_BF16 ? 8 : 16)
 #define SECOND_PAIR (type == RONDO_BF16 ? 8 : 16)
-#define DEFINE_TILE(name, n, C)                                                                                           \
-    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume)           \
-    {                                                                                                                     \
-        const size_t step = PANEL * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t));                               \
-        const int second_of_pair = SECOND_OF_PAIR, second_pair = SECOND_PAIR;                                             \
-        (void)second_pair;                                                                                                \
-        ROWS_##n(ROW_ZERO, C)                                                                                             \
-        if (resume) {                                                                                                     \
-            ROWS_##n(ROW_RESUME, C)                                                                                       \
-        }                                                                                                                 \
-        for (; count >= 2; count -= 2) {                                                                                  \
-            for (size_t line = 0; line < 2 * step; line += 64)                                                            \
-                __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                                                 \
-            {                                                                                                             \
-                WEIGHTS_##C(1)                                                                                            \
-                ROWS_##n(ROW_FMA, C)                                                                                      \
-            }                                                                                                             \
-            x += n;                                                                                                       \
-            {                                                                                                             \
-                WEIGHTS_##C(0)                                                                                            \
-                ROWS_##n(ROW_FMA, C)                                                                                      \
-            }                                                                                                             \
-            x += n;                                                                                                       \
-            w = (const char *)w + 2 * step;                                                                               \
-        }                                                                                                                 \
-        if (count) {                                                                                                      \
-            WEIGHTS_##C(0)                                                                                                \
-            ROWS_##n(ROW_FMA, C)                                                                                          \
-        }                                                                                                                 \
-        for (; merges > 0; merges--) {                                                                                    \
-            node -= NODE;                                                                                                 \
-            ROWS_##n(ROW_MERGE, C)                                                                                        \
-        }                                                                                                                 \
-        ROWS_##n(ROW_STORE, C)                                                                                            \
+#define DEFINE_TILE(name, n, C)                                                                              \
+    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume) \
+    {                                                                                                        \
+        const size_t step = PANEL * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t));                  \
+        const int second_of_pair = SECOND_OF_PAIR, second_pair = SECOND_PAIR;                                \
+        (void)second_pair;                                                                                   \
+        ROWS_##n(ROW_ZERO, C)                                                                                \
+        if (resume) {                                                                                        \
+            ROWS_##n(ROW_RESUME, C)                                                                          \
+        }                                                                                                    \
+        for (; count >= 2; count -= 2) {                                                                     \
+            for (size_t line = 0; line < 2 * step; line += 64)                                               \
+                __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                                    \
+            {                                                                                                \
+                WEIGHTS_##C(1)                                                                               \
+                ROWS_##n(ROW_FMA, C)                                                                         \
+            }                                                                                                \
+            x += n;                                                                                          \
+            {                                                                                                \
+                WEIGHTS_##C(0)                                                                               \
+                ROWS_##n(ROW_FMA, C)                                                                         \
+            }                                                                                                \
+            x += n;                                                                                          \
+            w = (const char *)w + 2 * step;                                                                  \
+        }                                                                                                    \
+        if (count) {                                                                                         \
+            WEIGHTS_##C(0)                                                                                   \
+            ROWS_##n(ROW_FMA, C)                                                                             \
+        }                                                                                                    \
+        for (; merges > 0; merges--) {                                                                       \
+            node -= NODE;                                                                                    \
+            ROWS_##n(ROW_MERGE, C)                                                                           \
+        }                                                                                                    \
+        ROWS_##n(ROW_STORE, C)                                                                               \
     }
 
 #if VL == 16
@@ -136,12 +140,12 @@ static int64_t padded(int64_t rows)
 #else
 
 /* 16 registers: half a panel at a time from 3 rows on. */
-#define DEFINE_HALVES(name, half)                                                                                         \
-    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume)           \
-    {                                                                                                                     \
-        half(x, w, type, count, node, merges, resume);                                                                    \
-        half(x, (const char *)w + PANEL / 2 * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t)), type, count,       \
-             node + SECOND_PAIR, merges, resume);                                                                         \
+#define DEFINE_HALVES(name, half)                                                                            \
+    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume) \
+    {                                                                                                        \
+        half(x, w, type, count, node, merges, resume);                                                       \
+        half(x, (const char *)w + PANEL / 2 * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t)), type, count, \
+             node + SECOND_PAIR, merges, resume);                                                            \
     }
 DEFINE_TILE(tile_1, 1, 4)
 DEFINE_TILE(tile_2, 2, 4)
@@ -162,17 +166,18 @@ static int64_t padded(int64_t rows)
 
 #endif
 
-#define TILE_CASE(n)                                                                                                      \
-    case n:                                                                                                               \
-        tile_##n(x, w, TYPE, count, node, merges, resume);                                                                \
+#define TILE_CASE(n)                                                                                         \
+    case n:                                                                                                  \
+        tile_##n(x, w, TYPE, count, node, merges, resume);                                                   \
         break;
-typedef void tile_function(int64_t rows, const float *x, const void *w, int64_t count, float *node, int merges, int resume);
-#define DEFINE_SWITCH(name)                                                                                               \
-    static void name(int64_t rows, const float *x, const void *w, int64_t count, float *node, int merges, int resume)    \
-    {                                                                                                                     \
-        switch (rows) {                                                                                                   \
-            TILE_CASES(TILE_CASE)                                                                                         \
-        }                                                                                                                 \
+typedef void tile_function(int64_t rows, const float *x, const void *w, int64_t count, float *node,
+                           int merges, int resume);
+#define DEFINE_SWITCH(name)                                                                                  \
+    static void name(int64_t rows, const float *x, const void *w, int64_t count, float *node, int merges, int resume) \
+    {                                                                                                        \
+        switch (rows) {                                                                                      \
+            TILE_CASES(TILE_CASE)                                                                            \
+        }                                                                                                    \
     }
 
 #define TYPE RONDO_F32
@@ -189,7 +194,8 @@ DEFINE_SWITCH(tile_f16)
 static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 {
     const struct rondo_device_linear *l = job->linear;
-    int64_t row = rondo__cpu_tile_begin(job, t), rows = rondo__cpu_tile_begin(job, t + 1) - row, n = padded(rows);
+    int64_t row = rondo__cpu_tile_begin(job, t), rows = rondo__cpu_tile_begin(job, t + 1) - row,
+            n = padded(rows);
     float *to = job->packed + t * TILE * l->in;
 
     for (int64_t g = 0; g < l->leaves; g++) {
@@ -226,7 +232,8 @@ static bool bytes(const struct rondo_device_linear *linear, int64_t tiles, size_
 }
 
 /* The rest of the tree, bias, what y held, and out. */
-static void finish(const struct rondo_cpu_linear_job *job, int64_t panel, int64_t row, int64_t rows, const float *stack, int nodes)
+static void finish(const struct rondo_cpu_linear_job *job, int64_t panel, int64_t row, int64_t rows,
+                   const float *stack, int nodes)
 {
     int64_t first = panel * PANEL;
 
@@ -249,7 +256,8 @@ static void finish(const struct rondo_cpu_linear_job *job, int64_t panel, int64_
         }
 }
 
-static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch)
+static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0,
+                int64_t tile1, void *scratch)
 {
     const struct rondo_device_linear *l = job->linear;
     const size_t element = l->type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -271,14 +279,16 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
                 for (int64_t t = tile0; t < tile1; t++) {
                     int64_t n = padded(rondo__cpu_tile_begin(job, t + 1) - rondo__cpu_tile_begin(job, t));
                     float *node = stacks + ((t - tile0) * depth + nodes) * NODE;
-                    tile(n, job->packed + t * TILE * l->in + k * n, w, count, node, k + count == k1 ? merges : 0, k > k0);
+                    tile(n, job->packed + t * TILE * l->in + k * n, w, count, node,
+                         k + count == k1 ? merges : 0, k > k0);
                 }
             }
             nodes += 1 - merges;
         }
         for (int64_t t = tile0; t < tile1; t++) {
             int64_t row = rondo__cpu_tile_begin(job, t);
-            finish(job, panel, row, rondo__cpu_tile_begin(job, t + 1) - row, stacks + (t - tile0) * depth * NODE, nodes);
+            finish(job, panel, row, rondo__cpu_tile_begin(job, t + 1) - row,
+                   stacks + (t - tile0) * depth * NODE, nodes);
         }
     }
 }

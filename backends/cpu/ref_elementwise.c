@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The definition of the functions between the matrix products (contract C9): RMS norm, rotary embedding, gated activation,
- * conversion, log-sum-exp. elementwise.c must give these bits. Serves the instruction sets "soft" and "scalar"; compiled without
- * and with FMA instructions. Called by elementwise_ops.c.
+ * The definition of the functions between the matrix products (contract C9): RMS norm, rotary embedding,
+ * gated activation, conversion, log-sum-exp. elementwise.c must give these bits. Serves the instruction sets
+ * "soft" and "scalar"; compiled without and with FMA instructions. Called by elementwise_ops.c.
  */
 #include "backends/cpu/layers.h"
 #include "backends/cpu/num.h"
@@ -16,7 +16,7 @@
 #define LANES RONDO_CPU_NORM_LANES
 #define LEAF RONDO_CPU_NORM_LEAF
 
-/* Sum of squares: lane = index mod 16 inside a leaf of 512, lanes folded in halves, leaves by the tree of C6. */
+/* Sum of squares: lane = index mod 16 in a leaf of 512, lanes folded in halves, leaves by the tree of C6. */
 static float sum_of_squares(const float *x, int64_t dim)
 {
     float stack[64];
@@ -50,7 +50,8 @@ static void rmsnorm(int64_t rows, int64_t dim, const float *x, const float *weig
     }
 }
 
-static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table)
+static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride,
+                 const float *table)
 {
     int64_t half = dim / 2;
 
@@ -80,9 +81,10 @@ static void convert(int64_t count, int from_type, const void *from, int to_type,
         rondo__put_element(to, i, to_type, rondo__element(from, i, from_type));
 }
 
-/* log(sum(exp(x))) = m + log(sum(2^((x - m) log2(e)))), m the largest element. Weights are floats by C3, as in attention; they are added up
- * in double, lane = index mod 16 inside a leaf of 512, lanes folded in halves, leaves by the tree of C6. An infinite m is the
- * answer itself; nothing but -inf gives -inf; a NaN anywhere gives NaN. */
+/* log(sum(exp(x))) = m + log(sum(2^((x - m) log2(e)))), m the largest element. Weights are floats by C3, as
+ * in attention; they are added up in double, lane = index mod 16 inside a leaf of 512, lanes folded in
+ * halves, leaves by the tree of C6. An infinite m is the answer itself; nothing but -inf gives -inf; a NaN
+ * anywhere gives NaN. */
 static double row_logsumexp(const float *x, int64_t dim)
 {
     double stack[64];

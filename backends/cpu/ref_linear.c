@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The definition of a linear layer (contract C8), one output at a time: a chain of fused multiply-adds inside each leaf of
- * the input range, the canonical tree over the leaves, then the bias, then what y held. linear.c must give these bits.
- * Serves the instruction sets "soft" and "scalar"; compiled without and with FMA instructions. Called by linear_ops.c.
+ * The definition of a linear layer (contract C8), one output at a time: a chain of fused multiply-adds inside
+ * each leaf of the input range, the canonical tree over the leaves, then the bias, then what y held. linear.c
+ * must give these bits. Serves the instruction sets "soft" and "scalar"; compiled without and with FMA
+ * instructions. Called by linear_ops.c.
  */
 #include "backends/cpu/layers.h"
 #include "backends/cpu/num.h"
@@ -13,7 +14,8 @@
 #define TABLE rondo__cpu_linear_soft
 #endif
 
-/* Pairs by index in the leaf, the odd one first; an odd last element alone. w: the leaf's first weight of this output. */
+/* Pairs by index in the leaf, the odd one first; an odd last element alone. w: the leaf's first weight of
+ * this output. */
 static float leaf_sum(const float *x, const void *w, int64_t first, int64_t count, int type)
 {
     float acc = 0.0f;
@@ -25,8 +27,8 @@ static float leaf_sum(const float *x, const void *w, int64_t first, int64_t coun
     return acc;
 }
 
-/* C6 with plain additions: leaf g is merged to its left as often as g ends in one bits; what is left at the end hangs
- * together from the right. */
+/* C6 with plain additions: leaf g is merged to its left as often as g ends in one bits; what is left at the
+ * end hangs together from the right. */
 static float output(const struct rondo_device_linear *l, const float *x, int64_t o)
 {
     float stack[64];
@@ -47,7 +49,8 @@ static float output(const struct rondo_device_linear *l, const float *x, int64_t
     return stack[0];
 }
 
-static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch)
+static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0,
+                int64_t tile1, void *scratch)
 {
     const struct rondo_device_linear *l = job->linear;
     int64_t last = panel1 * RONDO_CPU_PANEL < l->out ? panel1 * RONDO_CPU_PANEL : l->out;

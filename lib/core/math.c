@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Elementary functions in double and the counter-based random generator: the only ones that rondo uses, because a system's
- * libm gives different last bits from one version to the next. IEEE add, subtract, multiply and divide only, no fused operation,
- * so every compiler and machine returns the same bits (contract C10; build with -ffp-contract=off). Relative error below 1e-15.
+ * Elementary functions in double and the counter-based random generator: the only ones that rondo uses,
+ * because a system's libm gives different last bits from one version to the next. IEEE add, subtract,
+ * multiply and divide only, no fused operation, so every compiler and machine returns the same bits (contract
+ * C10; build with -ffp-contract=off). Relative error below 1e-15.
  *
  * Called for the rope tables, the log-sum-exp of attention, sampling, and whoever wants reproducible values.
- *   exp, log   Cody and Waite's reduction by ln 2 in two parts; Taylor and atanh series with exact coefficients
+ *   exp, log   Cody and Waite's reduction by ln 2 in two parts; Taylor and atanh series
  *   sin, cos   Payne and Hanek's reduction with 1216 bits of 2/pi: right for every finite argument
  *   pow        log and the product with the exponent in double-double (Dekker 1971), then exp
  *   philox     Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC'11)
@@ -90,7 +91,7 @@ static struct sum two_product(double a, double b)
     return (struct sum){ p, ((ah * bh - p) + ah * bl + al * bh) + al * bl };
 }
 
-/* ---- exp --------------------------------------------------------------------------------------------------------- */
+/* ---- exp --------------------------------------------------------------------------------------------- */
 
 /* e^(hi + lo) for -746 < hi < 710, |lo| small against hi. Subnormal results are rounded once. */
 static double exp_sum(double hi, double lo)
@@ -131,7 +132,7 @@ double rondo_exp(double x)
     return exp_sum(x, 0.0);
 }
 
-/* ---- log --------------------------------------------------------------------------------------------------------- */
+/* ---- log --------------------------------------------------------------------------------------------- */
 
 /* x = m * 2^k with sqrt(1/2) <= m < sqrt(2); x positive and finite, also subnormal */
 static double split_exponent(double x, int *k)
@@ -155,7 +156,7 @@ static double split_exponent(double x, int *k)
     return m;
 }
 
-/* log(1+f) = 2 atanh(s) = f - (f^2/2 - s (f^2/2 + R)) with s = f / (2+f), R = 2 s^2/3 + 2 s^4/5 + ...; |s| < 0.1716 */
+/* log(1+f) = 2 atanh(s) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2+f), R = 2 s^2/3 + 2 s^4/5 + ...; |s| < 0.1716 */
 double rondo_log(double x)
 {
     double m, f, s, z, r, h, k;
@@ -226,7 +227,7 @@ static struct sum log_sum(double x)
     return quick_two_sum(u.hi, u.lo + (p.lo + k * LN2_LO));
 }
 
-/* ---- pow --------------------------------------------------------------------------------------------------------- */
+/* ---- pow --------------------------------------------------------------------------------------------- */
 
 static int is_integer(double y)
 {
@@ -256,7 +257,7 @@ double rondo_pow(double base, double exponent)
         return canonical_nan();
     if (x == 1.0)
         return sign;
-    if (magnitude(y) > 0x1p64)                            /* |log(x)| >= 2^-53: far out of range; also infinite exponents */
+    if (magnitude(y) > 0x1p64) /* |log(x)| >= 2^-53: far out of range; also infinite exponents */
         return (x > 1.0) == (y > 0.0) ? sign * INFINITE : sign * 0.0;
     l = log_sum(x);
     p = two_product(y, l.hi);
@@ -268,16 +269,18 @@ double rondo_pow(double base, double exponent)
     return sign * exp_sum(p.hi, p.lo);
 }
 
-/* ---- sin, cos ---------------------------------------------------------------------------------------------------- */
+/* ---- sin, cos ---------------------------------------------------------------------------------------- */
 
 /* 2/pi: 64 zero bits before the point (so that a window may begin there), then 1216 bits */
 static const uint64_t two_over_pi[20] = {
     0,
-    UINT64_C(0xa2f9836e4e441529), UINT64_C(0xfc2757d1f534ddc0), UINT64_C(0xdb6295993c439041), UINT64_C(0xfe5163abdebbc561),
-    UINT64_C(0xb7246e3a424dd2e0), UINT64_C(0x06492eea09d1921c), UINT64_C(0xfe1deb1cb129a73e), UINT64_C(0xe88235f52ebb4484),
-    UINT64_C(0xe99c7026b45f7e41), UINT64_C(0x3991d639835339f4), UINT64_C(0x9c845f8bbdf9283b), UINT64_C(0x1ff897ffde05980f),
-    UINT64_C(0xef2f118b5a0a6d1f), UINT64_C(0x6d367ecf27cb09b7), UINT64_C(0x4f463f669e5fea2d), UINT64_C(0x7527bac7ebe5f17b),
-    UINT64_C(0x3d0739f78a5292ea), UINT64_C(0x6bfb5fb11f8d5d08), UINT64_C(0x56033046fc7b6bab),
+    UINT64_C(0xa2f9836e4e441529), UINT64_C(0xfc2757d1f534ddc0), UINT64_C(0xdb6295993c439041),
+    UINT64_C(0xfe5163abdebbc561), UINT64_C(0xb7246e3a424dd2e0), UINT64_C(0x06492eea09d1921c),
+    UINT64_C(0xfe1deb1cb129a73e), UINT64_C(0xe88235f52ebb4484), UINT64_C(0xe99c7026b45f7e41),
+    UINT64_C(0x3991d639835339f4), UINT64_C(0x9c845f8bbdf9283b), UINT64_C(0x1ff897ffde05980f),
+    UINT64_C(0xef2f118b5a0a6d1f), UINT64_C(0x6d367ecf27cb09b7), UINT64_C(0x4f463f669e5fea2d),
+    UINT64_C(0x7527bac7ebe5f17b), UINT64_C(0x3d0739f78a5292ea), UINT64_C(0x6bfb5fb11f8d5d08),
+    UINT64_C(0x56033046fc7b6bab),
 };
 
 static void multiply_64(uint64_t a, uint64_t b, uint64_t *high, uint64_t *low)
@@ -290,12 +293,14 @@ static void multiply_64(uint64_t a, uint64_t b, uint64_t *high, uint64_t *low)
     *high = hh + (lh >> 32) + (hl >> 32) + (middle >> 32);
 }
 
-/* x = (quadrant + multiple of 4) * pi/2 + r, |r| <= pi/4, for finite x >= 2^-1. |x| = m * 2^e times the 192 bits of 2/pi that matter:
- * those above give whole turns, those below less than 2^-137. No double lies nearer than about 2^-62 to a multiple of pi/2. */
+/* x = (quadrant + multiple of 4) * pi/2 + r, |r| <= pi/4, for finite x >= 2^-1. |x| = m * 2^e times the 192
+ * bits of 2/pi that matter: those above give whole turns, those below less than 2^-137. No double lies nearer
+ * than about 2^-62 to a multiple of pi/2. */
 static struct sum reduce(double x, int *quadrant)
 {
     uint64_t u = bits_of(x), m = (u & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x0010000000000000);
-    int e = (int)(u >> 52 & 0x7ff) - 1075, first = 62 + e, word = first / 64, shift = first % 64, q, zeros = 0;
+    int e = (int)(u >> 52 & 0x7ff) - 1075, first = 62 + e, word = first / 64, shift = first % 64, q,
+        zeros = 0;
     uint64_t w[3], f[3], high, low, carry;
     double sign = 1.0;
     struct sum a, r;
@@ -305,7 +310,7 @@ static struct sum reduce(double x, int *quadrant)
         if (shift)
             w[i] |= two_over_pi[word + i + 1] >> (64 - shift);
     }
-    multiply_64(m, w[2], &high, &f[2]);                   /* (m * w) modulo 2^192; its top two bits are the quadrant */
+    multiply_64(m, w[2], &high, &f[2]); /* (m * w) modulo 2^192; its top two bits are the quadrant */
     f[1] = high;
     multiply_64(m, w[1], &high, &low);
     f[1] += low;
@@ -396,7 +401,7 @@ double rondo_cos(double x)
     return sin_or_cos(x, 1);
 }
 
-/* ---- random numbers ---------------------------------------------------------------------------------------------- */
+/* ---- random numbers ---------------------------------------------------------------------------------- */
 
 void rondo_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
 {

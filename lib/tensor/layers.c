@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The functions between the matrix products of a transformer, for users: checks every argument, then the device's slots do
- * the work (contract C9).
+ * The functions between the matrix products of a transformer, for users: checks every argument, then the
+ * device's slots do the work (contract C9).
  */
 #include "core/internal.h"
 
@@ -26,7 +26,8 @@ static int enter(rondo_context *ctx, int present, const char *function, double *
 {
     *begin = 0.0;
     if (!present)
-        return rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" does not compute it", function, rondo__ops(ctx)->name);
+        return rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" does not compute it", function,
+                           rondo__ops(ctx)->name);
     if (ctx->trace)
         *begin = rondo__now();
     return rondo__ops(ctx)->check(rondo__dev(ctx));
@@ -39,7 +40,8 @@ static int leave(rondo_context *ctx, const char *name, double begin, int err)
     return err;
 }
 
-int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y)
+int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight,
+                  float eps, float *y)
 {
     int64_t count;
     double begin;
@@ -48,12 +50,15 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: ctx must not be NULL");
     if (rows < 0 || dim < 1)
-        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: rows is %lld and dim %lld; they must be at least 0 and 1", (long long)rows,
-                           (long long)dim);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_rmsnorm: rows is %lld and dim %lld; they must be at least 0 and 1",
+                           (long long)rows, (long long)dim);
     if (!rondo__mul64(rows, dim, &count) || !fits(count, sizeof *x))
-        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: %lld rows of %lld elements cannot be addressed", (long long)rows, (long long)dim);
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: %lld rows of %lld elements cannot be addressed",
+                           (long long)rows, (long long)dim);
     if (!(eps >= 0.0f && eps <= FLT_MAX))
-        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: eps is %g; it must be finite and not negative", (double)eps);
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: eps is %g; it must be finite and not negative",
+                           (double)eps);
     if (rows == 0)
         return 0;
     if (!x || !weight || !y)
@@ -63,11 +68,12 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rmsnorm), "rondo_rmsnorm", &begin);
     if (err)
         return err;
-    return leave(ctx, "rmsnorm", begin, rondo__ops(ctx)->rmsnorm(rondo__dev(ctx), rows, dim, x, weight, eps, y));
+    return leave(ctx, "rmsnorm", begin,
+                 rondo__ops(ctx)->rmsnorm(rondo__dev(ctx), rows, dim, x, weight, eps, y));
 }
 
-int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride,
-               const float *table)
+int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+               int64_t head_stride, const float *table)
 {
     int64_t a, b, end;
     double begin;
@@ -76,27 +82,35 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_rope: ctx must not be NULL");
     if (rows < 0 || heads < 0)
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: rows is %lld and heads %lld; neither may be negative", (long long)rows, (long long)heads);
+        return rondo__fail(RONDO_EINVAL, "rondo_rope: rows is %lld and heads %lld; neither may be negative",
+                           (long long)rows, (long long)heads);
     if (dim < 2 || dim % 2)
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: dim is %lld; it must be even and at least 2", (long long)dim);
+        return rondo__fail(RONDO_EINVAL, "rondo_rope: dim is %lld; it must be even and at least 2",
+                           (long long)dim);
     if (rows == 0 || heads == 0)
         return 0;
-    if (row_stride < 0 || head_stride < 0 || !rondo__mul64(rows - 1, row_stride, &a) || !rondo__mul64(heads - 1, head_stride, &b) ||
-        !rondo__add64(a, b, &end) || !rondo__add64(end, dim, &end) || !fits(end, sizeof *x) || !rondo__mul64(rows, dim, &end) ||
+    if (row_stride < 0 || head_stride < 0 || !rondo__mul64(rows - 1, row_stride, &a) ||
+        !rondo__mul64(heads - 1, head_stride, &b) || !rondo__add64(a, b, &end) ||
+        !rondo__add64(end, dim, &end) || !fits(end, sizeof *x) || !rondo__mul64(rows, dim, &end) ||
         !fits(end, sizeof *x))
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: %lld rows of %lld heads with strides %lld and %lld cannot be addressed", (long long)rows,
-                           (long long)heads, (long long)row_stride, (long long)head_stride);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_rope: %lld rows of %lld heads with strides %lld and %lld cannot be "
+                           "addressed",
+                           (long long)rows, (long long)heads, (long long)row_stride, (long long)head_stride);
     /* heads inside rows or rows inside heads, never one upon the other */
     if ((heads > 1 && head_stride < dim) || (rows > 1 && row_stride < dim) ||
         (heads > 1 && rows > 1 && row_stride < b + dim && head_stride < a + dim))
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: with strides %lld (rows) and %lld (heads) the heads of %lld elements overlap",
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_rope: with strides %lld (rows) and %lld (heads) the heads of %lld elements "
+                           "overlap",
                            (long long)row_stride, (long long)head_stride, (long long)dim);
     if (!x || !table)
         return rondo__fail(RONDO_EINVAL, "rondo_rope: x and table must not be NULL");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rope), "rondo_rope", &begin);
     if (err)
         return err;
-    return leave(ctx, "rope", begin, rondo__ops(ctx)->rope(rondo__dev(ctx), rows, heads, dim, x, row_stride, head_stride, table));
+    return leave(ctx, "rope", begin,
+                 rondo__ops(ctx)->rope(rondo__dev(ctx), rows, heads, dim, x, row_stride, head_stride, table));
 }
 
 int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
@@ -108,14 +122,18 @@ int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const flo
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_swiglu: ctx must not be NULL");
     if (!fits(count, sizeof *gate))
-        return rondo__fail(RONDO_EINVAL, "rondo_swiglu: count is %lld; it must not be negative, and all elements addressable", (long long)count);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_swiglu: count is %lld; it must not be negative, and all elements "
+                           "addressable",
+                           (long long)count);
     if (count == 0)
         return 0;
     if (!gate || !up || !y)
         return rondo__fail(RONDO_EINVAL, "rondo_swiglu: gate, up and y must not be NULL");
     bytes = (size_t)count * sizeof *gate;
     if (!same_or_apart(gate, y, bytes, bytes) || !same_or_apart(up, y, bytes, bytes))
-        return rondo__fail(RONDO_EINVAL, "rondo_swiglu: y overlaps gate or up in part; it must be one of them or other memory");
+        return rondo__fail(RONDO_EINVAL, "rondo_swiglu: y overlaps gate or up in part; it must be one of "
+                                         "them or other memory");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), swiglu), "rondo_swiglu", &begin);
     if (err)
         return err;
@@ -131,22 +149,31 @@ int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_convert: ctx must not be NULL");
     if (!from_size || !to_size)
-        return rondo__fail(RONDO_EINVAL, "rondo_convert: the types are %d and %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are known", from_type, to_type);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_convert: the types are %d and %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are "
+                           "known",
+                           from_type, to_type);
     if (!fits(count, sizeof(float)))
-        return rondo__fail(RONDO_EINVAL, "rondo_convert: count is %lld; it must not be negative, and all elements addressable", (long long)count);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_convert: count is %lld; it must not be negative, and all elements "
+                           "addressable",
+                           (long long)count);
     if (count == 0)
         return 0;
     if (!from || !to)
         return rondo__fail(RONDO_EINVAL, "rondo_convert: from and to must not be NULL");
     if (!same_or_apart(from, to, (size_t)count * from_size, (size_t)count * to_size))
-        return rondo__fail(RONDO_EINVAL, "rondo_convert: to overlaps from; it must be other memory, or the same with types of one size");
+        return rondo__fail(RONDO_EINVAL, "rondo_convert: to overlaps from; it must be other memory, or the "
+                                         "same with types of one size");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), convert), "rondo_convert", &begin);
     if (err)
         return err;
-    return leave(ctx, "convert", begin, rondo__ops(ctx)->convert(rondo__dev(ctx), count, from_type, from, to_type, to));
+    return leave(ctx, "convert", begin,
+                 rondo__ops(ctx)->convert(rondo__dev(ctx), count, from_type, from, to_type, to));
 }
 
-int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out)
+int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
+                    double *out)
 {
     int64_t end;
     double begin;
@@ -155,18 +182,22 @@ int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_logsumexp: ctx must not be NULL");
     if (rows < 0 || dim < 1)
-        return rondo__fail(RONDO_EINVAL, "rondo_logsumexp: rows is %lld and dim %lld; they must be at least 0 and 1", (long long)rows,
-                           (long long)dim);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_logsumexp: rows is %lld and dim %lld; they must be at least 0 and 1",
+                           (long long)rows, (long long)dim);
     if (rows == 0)
         return 0;
-    if (x_stride < 0 || (rows > 1 && x_stride < dim) || !rondo__mul64(rows - 1, x_stride, &end) || !rondo__add64(end, dim, &end) ||
-        !fits(end, sizeof *x) || !fits(rows, sizeof *out))
-        return rondo__fail(RONDO_EINVAL, "rondo_logsumexp: x_stride is %lld for %lld rows; it must be at least dim, %lld, and all of x addressable",
+    if (x_stride < 0 || (rows > 1 && x_stride < dim) || !rondo__mul64(rows - 1, x_stride, &end) ||
+        !rondo__add64(end, dim, &end) || !fits(end, sizeof *x) || !fits(rows, sizeof *out))
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_logsumexp: x_stride is %lld for %lld rows; it must be at least dim, %lld, "
+                           "and all of x addressable",
                            (long long)x_stride, (long long)rows, (long long)dim);
     if (!x || !out)
         return rondo__fail(RONDO_EINVAL, "rondo_logsumexp: x and out must not be NULL");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), logsumexp), "rondo_logsumexp", &begin);
     if (err)
         return err;
-    return leave(ctx, "logsumexp", begin, rondo__ops(ctx)->logsumexp(rondo__dev(ctx), rows, dim, x, x_stride, out));
+    return leave(ctx, "logsumexp", begin,
+                 rondo__ops(ctx)->logsumexp(rondo__dev(ctx), rows, dim, x, x_stride, out));
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Linear layers for users: checks every argument, then the device's slots do the work. The sum over the inputs is cut into
- * leaves (contract C8), so that later a rank that holds some of them adds up to the same bits; the weights are packed once.
+ * Linear layers for users: checks every argument, then the device's slots do the work. The sum over the
+ * inputs is cut into leaves (contract C8), so that later a rank that holds some of them adds up to the same
+ * bits; the weights are packed once.
  */
 #include "core/internal.h"
 
@@ -18,8 +19,8 @@ struct rondo_linear {
 static const struct rondo_device_ops *device_of(const rondo_context *ctx, const char *function)
 {
     const struct rondo_device_ops *ops = rondo__ops(ctx);
-    if (RONDO_HAS(ops, linear_new) && RONDO_HAS(ops, linear_load) && RONDO_HAS(ops, linear_free) && RONDO_HAS(ops, linear_bytes) &&
-        RONDO_HAS(ops, linear))
+    if (RONDO_HAS(ops, linear_new) && RONDO_HAS(ops, linear_load) && RONDO_HAS(ops, linear_free) &&
+        RONDO_HAS(ops, linear_bytes) && RONDO_HAS(ops, linear))
         return ops;
     (void)rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" has no linear layers", function, ops->name);
     return NULL;
@@ -42,21 +43,28 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
     if (!ops)
         return RONDO_ENOTSUP;
     if (d.in < 1 || d.in > INT32_MAX)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: in is %lld; it must be 1 to %d", (long long)d.in, INT32_MAX);
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: in is %lld; it must be 1 to %d",
+                           (long long)d.in, INT32_MAX);
     if (d.out < 1 || d.out > INT32_MAX)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: out is %lld; it must be 1 to %d", (long long)d.out, INT32_MAX);
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: out is %lld; it must be 1 to %d",
+                           (long long)d.out, INT32_MAX);
     if (d.type == RONDO_TYPE_DEFAULT)
         d.type = RONDO_F32;
     if (!rondo_type_size(d.type))
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are known", (int)d.type);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are known",
+                           (int)d.type);
     if (d.leaves == 0)
         d.leaves = (int32_t)((d.in + DEFAULT_LEAF - 1) / DEFAULT_LEAF);
     if (d.leaves < 1 || d.leaves > d.in)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: leaves is %d; it must be 1 to in, %lld, or 0 for the default", (int)d.leaves,
-                           (long long)d.in);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_create: leaves is %d; it must be 1 to in, %lld, or 0 for the "
+                           "default",
+                           (int)d.leaves, (long long)d.in);
     l = rondo__alloc_zero(1, sizeof *l);
     if (!l || !(l->loaded = rondo__alloc_zero((size_t)d.out / 8 + 1, 1))) {
-        err = rondo__fail(RONDO_ENOMEM, "rondo_linear_create: no memory for a linear layer of %lld outputs", (long long)d.out);
+        err = rondo__fail(RONDO_ENOMEM, "rondo_linear_create: no memory for a linear layer of %lld outputs",
+                          (long long)d.out);
         goto fail;
     }
     l->ops = ops;
@@ -89,11 +97,15 @@ int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const v
     if (!linear || (!weights && rows != 0))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_load: linear and weights must not be NULL");
     if (first < 0 || rows < 0 || first > linear->desc.out || rows > linear->desc.out - first)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_load: %lld rows from row %lld on do not lie in the layer's %lld rows", (long long)rows,
-                           (long long)first, (long long)linear->desc.out);
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_load: %lld rows from row %lld on do not lie in the layer's %lld "
+                           "rows",
+                           (long long)rows, (long long)first, (long long)linear->desc.out);
     for (int64_t r = first; r < first + rows; r++)
         if (linear->loaded[r / 8] >> (r % 8) & 1)
-            return rondo__fail(RONDO_EINVAL, "rondo_linear_load: row %lld has been loaded already; each row comes once", (long long)r);
+            return rondo__fail(RONDO_EINVAL,
+                               "rondo_linear_load: row %lld has been loaded already; each row comes once",
+                               (long long)r);
     err = linear->ops->linear_load(linear->packed, first, rows, weights);
     if (err)
         return err;
@@ -106,43 +118,53 @@ int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const v
 int rondo__linear_read(const rondo_linear *linear, int64_t first, int64_t rows, void *weights)
 {
     if (!RONDO_HAS(linear->ops, linear_read))
-        return rondo__fail(RONDO_ENOTSUP, "device \"%s\" cannot give back the weights of a linear layer", linear->ops->name);
+        return rondo__fail(RONDO_ENOTSUP, "device \"%s\" cannot give back the weights of a linear layer",
+                           linear->ops->name);
     if (first < 0 || rows < 0 || first > linear->desc.out || rows > linear->desc.out - first)
-        return rondo__fail(RONDO_EINVAL, "%lld rows from row %lld on do not lie in a layer's %lld rows", (long long)rows, (long long)first,
-                           (long long)linear->desc.out);
+        return rondo__fail(RONDO_EINVAL, "%lld rows from row %lld on do not lie in a layer's %lld rows",
+                           (long long)rows, (long long)first, (long long)linear->desc.out);
     return linear->ops->linear_read(linear->packed, first, rows, weights);
 }
 
 size_t rondo_linear_bytes(const rondo_linear *linear)
 {
-    return linear ? linear->ops->linear_bytes(linear->packed) + (size_t)linear->desc.out / 8 + 1 + sizeof *linear : 0;
+    return linear
+               ? linear->ops->linear_bytes(linear->packed) + (size_t)linear->desc.out / 8 + 1 + sizeof *linear
+               : 0;
 }
 
-/* x and y share no float. They may be columns of one buffer: then the strides agree and the columns do not meet. */
-static bool apart(const float *x, int64_t x_stride, int64_t in, const float *y, int64_t y_stride, int64_t out, int64_t rows)
+/* x and y share no float. They may be columns of one buffer: then the strides agree and the columns do not
+ * meet. */
+static bool apart(const float *x, int64_t x_stride, int64_t in, const float *y, int64_t y_stride, int64_t out,
+                  int64_t rows)
 {
     uintptr_t x0 = (uintptr_t)x, y0 = (uintptr_t)y, between;
-    uintptr_t x1 = x0 + (uintptr_t)((rows - 1) * x_stride + in) * sizeof *x, y1 = y0 + (uintptr_t)((rows - 1) * y_stride + out) * sizeof *y;
+    uintptr_t x1 = x0 + (uintptr_t)((rows - 1) * x_stride + in) * sizeof *x,
+              y1 = y0 + (uintptr_t)((rows - 1) * y_stride + out) * sizeof *y;
 
     if (x1 <= y0 || y1 <= x0)
         return true;
     if (rows == 1 || x_stride != y_stride)
         return false;
-    between = y0 > x0 ? (y0 - x0) % ((uintptr_t)x_stride * sizeof *x) : (x0 - y0) % ((uintptr_t)x_stride * sizeof *x);
-    return y0 > x0 ? between >= (uintptr_t)in * sizeof *x && between + (uintptr_t)out * sizeof *x <= (uintptr_t)x_stride * sizeof *x
-                   : between >= (uintptr_t)out * sizeof *x && between + (uintptr_t)in * sizeof *x <= (uintptr_t)x_stride * sizeof *x;
+    between = y0 > x0 ? (y0 - x0) % ((uintptr_t)x_stride * sizeof *x)
+                      : (x0 - y0) % ((uintptr_t)x_stride * sizeof *x);
+    return y0 > x0 ? between >= (uintptr_t)in * sizeof *x &&
+                         between + (uintptr_t)out * sizeof *x <= (uintptr_t)x_stride * sizeof *x
+                   : between >= (uintptr_t)out * sizeof *x &&
+                         between + (uintptr_t)in * sizeof *x <= (uintptr_t)x_stride * sizeof *x;
 }
 
 /* [rows, columns] floats with this stride can be addressed. */
 static bool fits(int64_t rows, int64_t columns, int64_t stride)
 {
     int64_t bytes;
-    return stride >= 0 && (rows == 1 || stride >= columns) && rondo__mul64(rows - 1, stride, &bytes) && rondo__add64(bytes, columns, &bytes) &&
-           rondo__mul64(bytes, (int64_t)sizeof(float), &bytes) && bytes <= PTRDIFF_MAX;
+    return stride >= 0 && (rows == 1 || stride >= columns) && rondo__mul64(rows - 1, stride, &bytes) &&
+           rondo__add64(bytes, columns, &bytes) && rondo__mul64(bytes, (int64_t)sizeof(float), &bytes) &&
+           bytes <= PTRDIFF_MAX;
 }
 
-int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x, int64_t x_stride, float *y,
-                         int64_t y_stride, const float *bias, int add)
+int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x,
+                         int64_t x_stride, float *y, int64_t y_stride, const float *bias, int add)
 {
     double begin;
     int err;
@@ -150,22 +172,31 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
     if (!linear || !ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: linear and ctx must not be NULL");
     if (rondo__ops(ctx) != linear->ops)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: the layer was made for device \"%s\" and the context computes on \"%s\"",
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_execute: the layer was made for device \"%s\" and the context "
+                           "computes on \"%s\"",
                            linear->ops->name, rondo__ops(ctx)->name);
     if (linear->missing)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: %lld of the layer's %lld rows of weights have not been loaded",
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_execute: %lld of the layer's %lld rows of weights have not been "
+                           "loaded",
                            (long long)linear->missing, (long long)linear->desc.out);
     if (rows < 0)
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: rows is %lld; it must not be negative", (long long)rows);
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: rows is %lld; it must not be negative",
+                           (long long)rows);
     if (rows == 0)
         return 0;
     if (!x || !y)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: x and y must not be NULL");
     if (!fits(rows, linear->desc.in, x_stride))
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: x_stride is %lld for %lld rows; it must be at least in, %lld, and all of x addressable",
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_execute: x_stride is %lld for %lld rows; it must be at least in, "
+                           "%lld, and all of x addressable",
                            (long long)x_stride, (long long)rows, (long long)linear->desc.in);
     if (!fits(rows, linear->desc.out, y_stride))
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: y_stride is %lld for %lld rows; it must be at least out, %lld, and all of y addressable",
+        return rondo__fail(RONDO_EINVAL,
+                           "rondo_linear_execute: y_stride is %lld for %lld rows; it must be at least out, "
+                           "%lld, and all of y addressable",
                            (long long)y_stride, (long long)rows, (long long)linear->desc.out);
     if (!apart(x, x_stride, linear->desc.in, y, y_stride, linear->desc.out, rows))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: y overlaps x; it must be other memory");
