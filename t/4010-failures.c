@@ -322,6 +322,7 @@ int main(void)
         for (int r = 0; r < ranks; r++)
             is_int(result[r], 0, "rank %d saw what it should", r);
     }
+    revoking(1);
     struct slow_read state = { 0, 0, 0 };
     is_int(rondo_launch(2, NULL, slow_reader, &state), RONDO_ENOMEM, "a rank fails while another one reads its memory");
     ok(state.finished && !state.early, "and does not take it back before the reader is done");

@@ -22,8 +22,10 @@
 #define SLEEP_NS_MIN 10000
 #define SLEEP_NS_MAX 500000
 #define CORES_MAX 4096
-/* For what was sent about a failure to get away; it is a few hundred bytes. */
+/* For what was sent about a failure to get away; it is a few hundred bytes. And for what others say to come in, so that MPI has
+ * no messages left over that it would complain about at the end. */
 #define GRACE_SECONDS 1.0
+#define HEARING_SECONDS 0.02
 
 /* ---- the library ---- */
 
@@ -291,6 +293,14 @@ static bool told_all(struct rondo_endpoint *ep)
     return all;
 }
 
+static bool heard_all(const struct rondo_endpoint *ep)
+{
+    for (int i = 0; i < ep->ranks; i++)
+        if (i != ep->rank && !ep->quiet_ranks[i])
+            return false;
+    return true;
+}
+
 /* ---- worlds ---- */
 
 static int join_communicator(struct rondo_world *w, MPI_Comm comm, double seconds)
@@ -478,6 +488,11 @@ void rondo__mpi_leave(struct rondo_endpoint *ep)
     bool told;
     while (!(told = told_all(ep)) && rondo__mpi_host->now() < until)
         rondo__mpi_pause(w, &turn);
+    until = rondo__mpi_host->now() + HEARING_SECONDS;
+    while (ep->quiet && !heard_all(ep) && rondo__mpi_host->now() < until) {
+        rondo__mpi_listen(w);
+        rondo__mpi_pause(w, &turn);
+    }
     for (struct rondo_endpoint **p = &w->endpoints; *p; p = &(*p)->next)
         if (*p == ep) {
             *p = ep->next;

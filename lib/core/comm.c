@@ -112,6 +112,13 @@ int rondo__poll(void *arg)
     return err ? rondo__comm_failed(ctx, err, -1, "computing") : 0;
 }
 
+/* A communicator that was revoked serves no more calls, not even those that would need no other rank. */
+static int begin(rondo_context *ctx, const char *step)
+{
+    ctx->agreed = 0;
+    return ctx->endpoint && is_revoked(ctx) ? rondo__comm_failed(ctx, RONDO_EPEER, -1, step) : 0;
+}
+
 /* ---- shifts ---- */
 
 int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
@@ -238,10 +245,9 @@ int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size
 {
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_all_gather: the context is NULL");
-    ctx->agreed = 0;
     size_t total = 0, largest = 0;
-    int err = 0;
-    if (!bytes_of)
+    int err = begin(ctx, "all-gather");
+    if (!err && !bytes_of)
         err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: bytes_of is NULL");
     for (int r = 0; r < ctx->ranks && !err; r++) {
         if (!rondo__add(total, bytes_of[r], &total))
@@ -285,8 +291,9 @@ int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root)
 {
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_broadcast: the context is NULL");
-    ctx->agreed = 0;
-    int err = 0;
+    int err = begin(ctx, "broadcast");
+    if (err)
+        return rondo__collective_failed(ctx, err);
     if (root < 0 || root >= ctx->ranks)
         err = rondo__fail(RONDO_EINVAL, "rondo_broadcast: root is %d; the ranks are 0..%d", root, ctx->ranks - 1);
     else if (bytes && !data)
@@ -316,10 +323,11 @@ int rondo_barrier(rondo_context *ctx)
 {
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_barrier: the context is NULL");
-    ctx->agreed = 0;
     if (!ctx->endpoint)
         return 0;
-    int err = ctx->transport->fence ? rondo__fence(ctx, "barrier") : disseminate(ctx);
+    int err = begin(ctx, "barrier");
+    if (!err)
+        err = ctx->transport->fence ? rondo__fence(ctx, "barrier") : disseminate(ctx);
     return rondo__collective_failed(ctx, err);
 }
 
@@ -362,7 +370,7 @@ int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_agree: the context is NULL");
     if (ctx->ranks == 1)
-        return code;
+        return code ? code : begin(ctx, "agreement");
     char own[TEXT_BYTES] = "";
     if (code)
         snprintf(own, sizeof own, "%s", rondo_error_text());
