@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The scalar numerics of the contract: fused multiply-add in software, rounding, the exponential's polynomial, 16-bit types.
+ * The scalar numerics of the contract: fused multiply-add in software, rounding, the exponential's
+ * polynomial, 16-bit types.
  */
 #include <math.h>
 
@@ -22,15 +23,31 @@ static int fma_equal(float a, float b, float c)
 {
     if (canonical(rondo__fma_soft(a, b, c)) == canonical(fmaf(a, b, c)))
         return 1;
-    diag("fma(%a, %a, %a) = %a, not %a", (double)a, (double)b, (double)c, (double)rondo__fma_soft(a, b, c), (double)fmaf(a, b, c));
+    diag("fma(%a, %a, %a) = %a, not %a", (double)a, (double)b, (double)c, (double)rondo__fma_soft(a, b, c),
+         (double)fmaf(a, b, c));
     return 0;
 }
 
-/* The C library's fmaf is the judge. Random bits; sums that nearly cancel, tie, or fall below the normal range. */
+/* The C library's fmaf is the judge. Random bits; sums that nearly cancel, tie, or fall below the normal
+ * range. */
 static void test_fma(void)
 {
-    static const float special[] = { 0.0f, -0.0f, 1.0f, -1.0f, 0x1p-149f, -0x1p-149f, 0x1p-126f, 0x1.fffffep-127f, 0x1.fffffep127f,
-                                     -0x1.fffffep127f, INFINITY, -INFINITY, NAN, 0x1.000002p0f, 0x1p-75f, 0x1.8p-74f };
+    static const float special[] = { 0.0f,
+                                     -0.0f,
+                                     1.0f,
+                                     -1.0f,
+                                     0x1p-149f,
+                                     -0x1p-149f,
+                                     0x1p-126f,
+                                     0x1.fffffep-127f,
+                                     0x1.fffffep127f,
+                                     -0x1.fffffep127f,
+                                     INFINITY,
+                                     -INFINITY,
+                                     NAN,
+                                     0x1.000002p0f,
+                                     0x1p-75f,
+                                     0x1.8p-74f };
     const int n = sizeof special / sizeof *special, rounds = long_tests() ? 100000000 : 3000000;
     int same = 1, near = 1, below = 1;
     for (int i = 0; i < n * n * n; i++)
@@ -40,11 +57,15 @@ static void test_fma(void)
     for (int i = 0; i < rounds && same && near && below; i++) {
         const float a = rondo__float(rnd()), b = rondo__float(rnd());
         same &= fma_equal(a, b, rondo__float(rnd()));
-        /* c within a few units of -ab, so that only the rounded-off tail of the product is left; or 2^25 times smaller, at a tie */
-        const float x = rondo__float((rnd() & 0x007fffffu) | 0x3f800000u), y = rondo__float((rnd() & 0x00ffffffu) | 0x3f000000u);
+        /* c within a few units of -ab, so that only the rounded-off tail of the product is left; or 2^25
+         * times smaller, at a tie */
+        const float x = rondo__float((rnd() & 0x007fffffu) | 0x3f800000u),
+                    y = rondo__float((rnd() & 0x00ffffffu) | 0x3f000000u);
         near &= fma_equal(x, y, rondo__float(rondo__bits(-x * y) + rnd() % 5 - 2));
         near &= fma_equal(x, y, rondo__float((rnd() & 0x807fffffu) | ((103u - rnd() % 4) << 23)));
-        near &= fma_equal(x, rondo__float((rnd() & 0x80000000u) | ((128u + rnd() % 50) << 23) | (1u << rnd() % 23)), rondo__float(rnd() | 0x3f000000u));
+        near &= fma_equal(
+            x, rondo__float((rnd() & 0x80000000u) | ((128u + rnd() % 50) << 23) | (1u << rnd() % 23)),
+            rondo__float(rnd() | 0x3f000000u));
         below &= fma_equal(x * 0x1p-70f, y * 0x1p-70f, rondo__float(rnd() & 0x80ffffffu));
         below &= fma_equal(x * 0x1p-64f, y * 0x1p-62f, rondo__float((rnd() & 0x80000003u)));
     }
@@ -61,7 +82,8 @@ static void test_rint(void)
         same &= canonical(rondo__rint(x)) == canonical(rintf(x));
     }
     ok(same, "rint as the C library's, zeros' signs included");
-    ok(rondo__rint(INFINITY) == INFINITY && rondo__rint(-8388609.0f) == -8388609.0f, "rint of what is whole already");
+    ok(rondo__rint(INFINITY) == INFINITY && rondo__rint(-8388609.0f) == -8388609.0f,
+       "rint of what is whole already");
 }
 
 /* P against 2^f in double. The stated bound is 1.09 * 2^-24. */
@@ -77,20 +99,26 @@ static void test_exp2(void)
         }
     ok(worst < 1.09 * 0x1p-24, "2^f on [-1/2, 1/2]: largest relative error %.4f * 2^-24", worst * 0x1p24);
     ok(rondo__exp2_poly(0.0f) == 1.0f && rondo__exp2_poly(-0.0f) == 1.0f, "2^0 is 1");
-    uint64_t bits = 0;   /* version 1 of the contract is these numbers for ever */
+    uint64_t bits = 0; /* version 1 of the contract is these numbers for ever */
     for (int i = -4096; i <= 4096; i++)
         bits = bits * 0x9e3779b97f4a7c15u + rondo__bits(rondo__exp2_poly((float)i * 0x1p-13f));
-    ok(bits == FROZEN_POLYNOMIAL, "the polynomial is the one of version 1 (%016llx)", (unsigned long long)bits);
+    ok(bits == FROZEN_POLYNOMIAL, "the polynomial is the one of version 1 (%016llx)",
+       (unsigned long long)bits);
     int whole = 1;
     for (int n = -125; n <= 127; n++)
         whole &= rondo__exp2((float)n) == ldexpf(1.0f, n) && rondo__pow2((float)n) == ldexpf(1.0f, n);
     ok(whole, "whole powers are exact");
-    ok(rondo__weight(0.5f, -125.0f) == rondo__exp2_poly(0.5f) * 0x1p-125f && rondo__weight(0.5f, -126.0f) == 0.0f, "weights end at 2^-125");
-    ok(rondo__weight(0.0f, -INFINITY) == 0.0f && rondo__weight(NAN, -INFINITY) == 0.0f && rondo__weight(NAN, NAN) != rondo__weight(NAN, NAN),
+    ok(rondo__weight(0.5f, -125.0f) == rondo__exp2_poly(0.5f) * 0x1p-125f &&
+           rondo__weight(0.5f, -126.0f) == 0.0f,
+       "weights end at 2^-125");
+    ok(rondo__weight(0.0f, -INFINITY) == 0.0f && rondo__weight(NAN, -INFINITY) == 0.0f &&
+           rondo__weight(NAN, NAN) != rondo__weight(NAN, NAN),
        "weights of scores that are not finite");
-    ok(rondo__merge_scale(0.0f) == 1.0f && rondo__merge_scale(-125.0f) == 0x1p-125f && rondo__merge_scale(-126.0f) == 0.0f &&
-       rondo__merge_scale(-INFINITY) == 0.0f, "merge factors");
-    ok(rondo__exp2(-126.0f) == 0.0f && rondo__exp2(128.0f) == INFINITY && rondo__exp2(-INFINITY) == 0.0f && rondo__exp2(NAN) != rondo__exp2(NAN),
+    ok(rondo__merge_scale(0.0f) == 1.0f && rondo__merge_scale(-125.0f) == 0x1p-125f &&
+           rondo__merge_scale(-126.0f) == 0.0f && rondo__merge_scale(-INFINITY) == 0.0f,
+       "merge factors");
+    ok(rondo__exp2(-126.0f) == 0.0f && rondo__exp2(128.0f) == INFINITY && rondo__exp2(-INFINITY) == 0.0f &&
+           rondo__exp2(NAN) != rondo__exp2(NAN),
        "ends of exp2");
 }
 
@@ -101,15 +129,19 @@ static double f16_value(uint32_t h)
     return h & 0x8000 ? -v : v;
 }
 
-/* Every finite 16-bit value, and the floats at, just below and just above the middle between it and the next. */
+/* Every finite 16-bit value, and the floats at, just below and just above the middle between it and the next.
+ */
 static void test_16_bits(void)
 {
     int widen = 1, exact = 1, middle = 1, nans = 1;
     for (uint32_t h = 0; h < 65536; h++) {
         const uint16_t s = (uint16_t)h;
-        const int f16_nan = (h & 0x7fff) > 0x7c00, f16_finite = (h & 0x7fff) < 0x7c00, bf16_nan = (h & 0x7fff) > 0x7f80;
+        const int f16_nan = (h & 0x7fff) > 0x7c00,
+                  f16_finite = (h & 0x7fff)<0x7c00, bf16_nan = (h & 0x7fff)> 0x7f80;
         const float x = rondo__from_f16(s), y = rondo__from_bf16(s);
-        widen &= f16_nan ? x != x : f16_finite ? (double)x == f16_value(h) && !signbit(x) == !(h & 0x8000) : x == (h & 0x8000 ? -INFINITY : INFINITY);
+        widen &= f16_nan      ? x != x
+                 : f16_finite ? (double)x == f16_value(h) && !signbit(x) == !(h & 0x8000)
+                              : x == (h & 0x8000 ? -INFINITY : INFINITY);
         widen &= rondo__bits(y) == h << 16;
         if (f16_nan)
             nans &= rondo__to_f16(x) == 0x7e00;
@@ -119,7 +151,7 @@ static void test_16_bits(void)
             nans &= rondo__to_bf16(y) == 0x7fc0;
         else
             exact &= rondo__to_bf16(y) == s;
-        if (f16_finite) {   /* the value after 65504 would be 65536, which is infinity */
+        if (f16_finite) { /* the value after 65504 would be 65536, which is infinity */
             const double next = (h & 0x7fff) == 0x7bff ? (h & 0x8000 ? -65536.0 : 65536.0) : f16_value(h + 1);
             const float half = (float)((f16_value(h) + next) / 2);
             const uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
@@ -130,7 +162,8 @@ static void test_16_bits(void)
         if ((h & 0x7fff) < 0x7f80) {
             const uint32_t u = h << 16 | 0x8000u;
             middle &= rondo__to_bf16(rondo__float(u)) == (uint16_t)(h & 1 ? h + 1 : h);
-            middle &= rondo__to_bf16(rondo__float(u - 1)) == s && rondo__to_bf16(rondo__float(u + 1)) == h + 1;
+            middle &=
+                rondo__to_bf16(rondo__float(u - 1)) == s && rondo__to_bf16(rondo__float(u + 1)) == h + 1;
         }
     }
     ok(widen, "widening is exact");

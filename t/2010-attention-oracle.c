@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The definition of attention against softmax in double precision, element by element, within a bound derived from its
- * roundings; masks are decided here a second time, from positions.
+ * The definition of attention against softmax in double precision, element by element, within a bound derived
+ * from its roundings; masks are decided here a second time, from positions.
  *
  * With u = 2^-24, D = head_dim, L = leaf, h = levels of merges, g(n) = n u / (1 - n u):
  *   a score    x = fl(c * chain of D fma): |dx| <= c g(D) sum |q k| + u |x| (1 + g(D))
- *   a weight   relative error E <= 2^dx (1 + 1.09 u) - 1; weights below 2^-125 of the leaf's largest are dropped
- *   l, acc     each a sum in which a term passes at most L + h roundings
- *   o          acc * (1 / l): two more roundings, and the one to the output's type
- * so |o - softmax| <= sum p |v| / sum p * ((1 + E) (1 + g(L + h + 3)) / ((1 - E) (1 - g(L + h))) - 1) + type, where E belongs to the worst
- * visible key of the row.
+ *   a weight   relative error E <= 2^dx (1 + 1.09 u) - 1; weights below 2^-125 of the leaf's largest are
+ * dropped l, acc     each a sum in which a term passes at most L + h roundings o          acc * (1 / l): two
+ * more roundings, and the one to the output's type so |o - softmax| <= sum p |v| / sum p * ((1 + E) (1 + g(L
+ * + h + 3)) / ((1 - E) (1 - g(L + h))) - 1) + type, where E belongs to the worst visible key of the row.
  */
 #include "attention_case.h"
 
-static double unit(int type)   /* half a unit in the last place, relative */
+static double unit(int type) /* half a unit in the last place, relative */
 {
     return type == RONDO_F32 ? 0x1p-24 : type == RONDO_BF16 ? 0x1p-8 : 0x1p-11;
 }
 
 static int visible(const struct shape *s, int64_t query, int64_t key)
 {
-    return !(s->causal && key > query) && !(s->left >= 0 && key < query - s->left) && !(s->right >= 0 && key > query + s->right);
+    return !(s->causal && key > query) && !(s->left >= 0 && key < query - s->left) &&
+           !(s->right >= 0 && key > query + s->right);
 }
 
 /* Largest ratio of error to bound; above 1 the case fails. */
@@ -28,12 +28,14 @@ static double compare(const struct test_case *c)
 {
     const struct rondo_attention_task *t = &c->task;
     const struct shape *s = &c->shape;
-    double ratio = 0, *sum = xalloc(sizeof(double) * (size_t)s->value_dim), *size = xalloc(sizeof(double) * (size_t)s->value_dim);
+    double ratio = 0, *sum = xalloc(sizeof(double) * (size_t)s->value_dim),
+           *size = xalloc(sizeof(double) * (size_t)s->value_dim);
     double *x = xalloc(sizeof(double) * (size_t)(c->k_rows + 1));
     int levels = 1;
     while ((1 << levels) < t->leaf_count)
         levels++;
-    const double u = 0x1p-24, gd = (s->head_dim + 2) * u * 1.01, gl = (s->leaf + t->leaf_count + levels + 4) * u * 1.01;
+    const double u = 0x1p-24, gd = (s->head_dim + 2) * u * 1.01,
+                 gl = (s->leaf + t->leaf_count + levels + 4) * u * 1.01;
     for (int64_t r = 0; r < s->queries; r++) {
         int64_t position = c->spans[0].first + r;
         if (t->q_span_count == 2 && r >= c->spans[1].row)
@@ -52,26 +54,32 @@ static double compare(const struct test_case *c)
                         if (pass == 0) {
                             double dot = 0, magnitude = 0;
                             for (int d = 0; d < s->head_dim; d++) {
-                                const double e = (double)rondo__element(t->q, r * t->q_row_stride + h * t->q_head_stride + d, s->q_type) *
-                                                 (double)rondo__element(t->k, row * t->k_row_stride + kv * t->k_head_stride + d, s->kv_type);
+                                const double e =
+                                    (double)rondo__element(
+                                        t->q, r * t->q_row_stride + h * t->q_head_stride + d, s->q_type) *
+                                    (double)rondo__element(
+                                        t->k, row * t->k_row_stride + kv * t->k_head_stride + d, s->kv_type);
                                 dot += e;
                                 magnitude += fabs(e);
                             }
                             x[row] = dot * (double)t->scale_log2;
                             top = x[row] > top ? x[row] : top;
-                            const double dx = fabs((double)t->scale_log2) * gd * magnitude + u * fabs(x[row]) * 1.01;
+                            const double dx =
+                                fabs((double)t->scale_log2) * gd * magnitude + u * fabs(x[row]) * 1.01;
                             worst = dx > worst ? dx : worst;
                             continue;
                         }
                         const double p = exp2(x[row] - top);
                         l += p;
                         for (int d = 0; d < s->value_dim; d++) {
-                            const double v = (double)rondo__element(t->v, row * t->v_row_stride + kv * t->v_head_stride + d, s->kv_type);
+                            const double v = (double)rondo__element(
+                                t->v, row * t->v_row_stride + kv * t->v_head_stride + d, s->kv_type);
                             sum[d] += p * v;
                             size[d] += p * fabs(v);
                         }
                     }
-            const double e = exp2(worst) * (1 + 1.09 * u) - 1, factor = (1 + e) * (1 + gl) / ((1 - e) * (1 - gl)) - 1;
+            const double e = exp2(worst) * (1 + 1.09 * u) - 1,
+                         factor = (1 + e) * (1 + gl) / ((1 - e) * (1 - gl)) - 1;
             const double lse = (double)c->lse[r * t->lse_row_stride + h * t->lse_head_stride];
             if (l == 0 && lse != -INFINITY)
                 ratio = INFINITY;
@@ -81,9 +89,11 @@ static double compare(const struct test_case *c)
                 ratio = off > ratio ? off : ratio;
             }
             for (int d = 0; d < s->value_dim; d++) {
-                const double o = (double)rondo__element(t->out, r * t->out_row_stride + h * t->out_head_stride + d, s->out_type);
+                const double o = (double)rondo__element(
+                    t->out, r * t->out_row_stride + h * t->out_head_stride + d, s->out_type);
                 const double want = l > 0 ? sum[d] / l : 0, in = l > 0 ? size[d] / l * factor : 0;
-                const double off = fabs(o - want) / (in + unit(s->out_type) * (fabs(want) + in) + 0x1p-25 * (s->out_type == RONDO_F16) + 0x1p-120);
+                const double off = fabs(o - want) / (in + unit(s->out_type) * (fabs(want) + in) +
+                                                     0x1p-25 * (s->out_type == RONDO_F16) + 0x1p-120);
                 ratio = off > ratio || off != off ? off : ratio;
             }
         }
@@ -103,15 +113,26 @@ int main(void)
     double worst = 0;
     for (int i = 0; i < rounds; i++) {
         const int kv = 1 + (int)below(2);
-        struct shape s = { .kv_heads = kv, .heads = kv * groups[below(4)], .head_dim = 1 + (int)below(i % 4 ? 40 : 130), .queries = 1 + below(20),
-                           .keys = 1 + below(i % 4 ? 100 : 900), .causal = (int)below(2), .left = below(3) ? -1 : below(60),
-                           .right = below(3) ? -1 : below(60), .q_type = 1 + (int)below(3), .kv_type = 1 + (int)below(3),
-                           .out_type = 1 + (int)below(3), .leaf = leaves[below(6)], .step = below(4) ? 1 : 3, .zigzag = (int)below(2),
-                           .tree = (int)below(3), .pad = (int)below(3) };
+        struct shape s = { .kv_heads = kv,
+                           .heads = kv * groups[below(4)],
+                           .head_dim = 1 + (int)below(i % 4 ? 40 : 130),
+                           .queries = 1 + below(20),
+                           .keys = 1 + below(i % 4 ? 100 : 900),
+                           .causal = (int)below(2),
+                           .left = below(3) ? -1 : below(60),
+                           .right = below(3) ? -1 : below(60),
+                           .q_type = 1 + (int)below(3),
+                           .kv_type = 1 + (int)below(3),
+                           .out_type = 1 + (int)below(3),
+                           .leaf = leaves[below(6)],
+                           .step = below(4) ? 1 : 3,
+                           .zigzag = (int)below(2),
+                           .tree = (int)below(3),
+                           .pad = (int)below(3) };
         s.value_dim = below(2) ? s.head_dim : 1 + (int)below(40);
         s.first = below(4) ? s.keys - s.queries : below(200) - 100;
         case_make(&c, &s);
-        if (i % 3 == 1)   /* peaked: weights over many exponents */
+        if (i % 3 == 1) /* peaked: weights over many exponents */
             fill_normal(c.q, c.q_elements, s.q_type, 30.0);
         struct device_under_test *use = &d[i % 2 ? n - 1 : i / 2 % n];
         const int err = case_run(&c, use->dev);

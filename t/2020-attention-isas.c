@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Every instruction set and thread count gives the bits of the definition, for random tasks: shapes, strides, types, masks,
- * leaves and tree programs.
+ * Every instruction set and thread count gives the bits of the definition, for random tasks: shapes, strides,
+ * types, masks, leaves and tree programs.
  */
 #include "attention_case.h"
 
@@ -9,9 +9,12 @@ static int type(void) { return 1 + (int)below(3); }
 
 static struct shape random_shape(int64_t most)
 {
-    static const int groups[] = { 1, 3, 4, 8 }, leaves[] = { 8, 16, 32, 64, 128, 256 }, dims[] = { 64, 80, 128, 192, 256 };
+    static const int groups[] = { 1, 3, 4, 8 }, leaves[] = { 8, 16, 32, 64, 128, 256 },
+                     dims[] = { 64, 80, 128, 192, 256 };
     const int group = groups[below(4)], kv = 1 + (int)below(3);
-    struct shape s = { .heads = group * kv, .kv_heads = kv, .leaf = leaves[below(6)], .step = 1, .left = -1, .right = -1 };
+    struct shape s = {
+        .heads = group * kv, .kv_heads = kv, .leaf = leaves[below(6)], .step = 1, .left = -1, .right = -1
+    };
     s.head_dim = below(4) ? 1 + (int)below(20) : dims[below(5)];
     s.value_dim = below(2) ? s.head_dim : below(4) ? 1 + (int)below(40) : dims[below(5)];
     s.keys = below(most) + 1;
@@ -42,8 +45,21 @@ int main(void)
     for (int dim = 1; dim <= 20; dim++) {
         int same = 1;
         for (int value = 1; value <= 20; value += 1 + dim % 3) {
-            struct shape s = { .heads = 2, .kv_heads = 1, .head_dim = dim, .value_dim = value, .queries = 27, .keys = 40, .first = 13, .causal = 1,
-                               .left = -1, .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1, .leaf = 16, .step = 1 };
+            struct shape s = { .heads = 2,
+                               .kv_heads = 1,
+                               .head_dim = dim,
+                               .value_dim = value,
+                               .queries = 27,
+                               .keys = 40,
+                               .first = 13,
+                               .causal = 1,
+                               .left = -1,
+                               .right = -1,
+                               .q_type = 1,
+                               .kv_type = 1,
+                               .out_type = 1,
+                               .leaf = 16,
+                               .step = 1 };
             case_make(&c, &s);
             same &= case_same(&c, d, n);
             case_free(&c);
@@ -53,14 +69,40 @@ int main(void)
     static const int big[] = { 64, 80, 96, 128, 192, 256 };
     for (int i = 0; i < 6; i++)
         for (int kv_type = 1; kv_type <= 3; kv_type++) {
-            struct shape s = { .heads = 4, .kv_heads = 1, .head_dim = big[i], .value_dim = big[i], .queries = 70, .keys = 300, .first = 230,
-                               .causal = 1, .left = -1, .right = -1, .q_type = 1, .kv_type = kv_type, .out_type = 1, .leaf = 128, .step = 1 };
+            struct shape s = { .heads = 4,
+                               .kv_heads = 1,
+                               .head_dim = big[i],
+                               .value_dim = big[i],
+                               .queries = 70,
+                               .keys = 300,
+                               .first = 230,
+                               .causal = 1,
+                               .left = -1,
+                               .right = -1,
+                               .q_type = 1,
+                               .kv_type = kv_type,
+                               .out_type = 1,
+                               .leaf = 128,
+                               .step = 1 };
             case_make(&c, &s);
             ok(case_same(&c, d, n), "head_dim %d, K and V %s", big[i], rondo_type_name(kv_type));
             case_free(&c);
         }
-    struct shape many = { .heads = 400, .kv_heads = 1, .head_dim = 8, .value_dim = 8, .queries = 3, .keys = 20, .first = 17, .causal = 1, .left = -1,
-                          .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1, .leaf = 8, .step = 1 };
+    struct shape many = { .heads = 400,
+                          .kv_heads = 1,
+                          .head_dim = 8,
+                          .value_dim = 8,
+                          .queries = 3,
+                          .keys = 20,
+                          .first = 17,
+                          .causal = 1,
+                          .left = -1,
+                          .right = -1,
+                          .q_type = 1,
+                          .kv_type = 1,
+                          .out_type = 1,
+                          .leaf = 8,
+                          .step = 1 };
     case_make(&c, &many);
     ok(case_same(&c, d, n), "400 query heads on one KV head");
     case_free(&c);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * NaN, infinities, zeros of both signs, subnormal and huge numbers: the same bits on every instruction set, seen where they
- * belong and nowhere else (rules C4, C5 and C7 of the contract).
+ * NaN, infinities, zeros of both signs, subnormal and huge numbers: the same bits on every instruction set,
+ * seen where they belong and nowhere else (rules C4, C5 and C7 of the contract).
  */
 #include "attention_case.h"
 
-static const float palette[] = { 0.0f, -0.0f, 1.0f, -1.0f, 0.5f, 3.0f, -7.0f, 0x1p-149f, -0x1p-149f, 0x1p-126f, 0x1.8p-127f, 0x1p-60f, 0x1p60f,
-                                 -0x1p60f, 1e4f, -1e4f, FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, NAN };
+static const float palette[] = { 0.0f,      -0.0f,      1.0f,      -1.0f,       0.5f,     3.0f,      -7.0f,
+                                 0x1p-149f, -0x1p-149f, 0x1p-126f, 0x1.8p-127f, 0x1p-60f, 0x1p60f,   -0x1p60f,
+                                 1e4f,      -1e4f,      FLT_MAX,   -FLT_MAX,    INFINITY, -INFINITY, NAN };
 enum { FINITE = 18, ALL = 21 };
 
 static void sprinkle(void *p, int64_t n, int type, int kinds, int every)
@@ -18,9 +19,21 @@ static void sprinkle(void *p, int64_t n, int type, int kinds, int every)
 
 static struct shape base(int dim, int64_t queries, int64_t keys, int leaf)
 {
-    return (struct shape){ .heads = 2, .kv_heads = 1, .head_dim = dim, .value_dim = dim, .queries = queries, .keys = keys,
-                           .first = keys - queries, .causal = 1, .left = -1, .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1,
-                           .leaf = leaf, .step = 1 };
+    return (struct shape){ .heads = 2,
+                           .kv_heads = 1,
+                           .head_dim = dim,
+                           .value_dim = dim,
+                           .queries = queries,
+                           .keys = keys,
+                           .first = keys - queries,
+                           .causal = 1,
+                           .left = -1,
+                           .right = -1,
+                           .q_type = 1,
+                           .kv_type = 1,
+                           .out_type = 1,
+                           .leaf = leaf,
+                           .step = 1 };
 }
 
 static void test_random(struct device_under_test *d, int n)
@@ -50,7 +63,8 @@ static void test_random(struct device_under_test *d, int n)
     }
 }
 
-/* head_dim 1, q = 1, scale 1: the scores are what K holds. Every row sees the same keys unless causal is set. */
+/* head_dim 1, q = 1, scale 1: the scores are what K holds. Every row sees the same keys unless causal is set.
+ */
 static void scores_are(struct test_case *c, const float *x, int64_t n)
 {
     c->task.scale_log2 = 1.0f;
@@ -63,7 +77,10 @@ static void scores_are(struct test_case *c, const float *x, int64_t n)
 
 static void test_scores(struct device_under_test *d, int n)
 {
-    struct { const char *what; float x[4]; } list[] = {
+    struct {
+        const char *what;
+        float x[4];
+    } list[] = {
         { "equal", { 3.25f, 3.25f, 3.25f, 3.25f } },
         { "spread over more than 126 exponents", { 0.0f, -124.5f, -125.5f, -127.0f } },
         { "spread, descending", { 130.0f, 4.6f, 4.4f, -200.0f } },
@@ -89,15 +106,21 @@ static void test_scores(struct device_under_test *d, int n)
             ok(case_same(&c, d, n), "scores %s, causal %d", list[i].what, causal);
             int nan_row = 0, empty = 0, finite = 0;
             for (int64_t r = 0; r < s.queries; r++) {
-                const float o = ((float *)c.out)[r * c.task.out_row_stride], lse = c.lse[r * c.task.lse_row_stride];
+                const float o = ((float *)c.out)[r * c.task.out_row_stride],
+                            lse = c.lse[r * c.task.lse_row_stride];
                 nan_row += rondo__bits(o) == RONDO_NAN_BITS && rondo__bits(lse) == RONDO_NAN_BITS;
                 empty += rondo__bits(o) == 0 && lse == -INFINITY;
                 finite += o - o == 0.0f && lse - lse == 0.0f;
             }
-            if (i < 9)   /* with -inf first, the first causal row sees nothing */
+            if (i < 9) /* with -inf first, the first causal row sees nothing */
                 is_int(finite, i == 7 && causal ? 36 : 37, "  rows are finite");
-            else if (i < 12)   /* causal: rows before the first such key are finite, or empty */
-                is_int(nan_row, causal ? 37 - ((int)i == 9 ? 1 : (int)i == 10 ? 2 : 1) : 37, "  rows are NaN from that key on");
+            else if (i < 12) /* causal: rows before the first such key are finite, or empty */
+                is_int(nan_row,
+                       causal ? 37 - ((int)i == 9    ? 1
+                                      : (int)i == 10 ? 2
+                                                     : 1)
+                              : 37,
+                       "  rows are NaN from that key on");
             else
                 is_int(empty, 37, "  rows are empty");
             case_free(&c);
@@ -113,9 +136,10 @@ static void test_zero(struct device_under_test *d, int n)
     case_make(&c, &s);
     scores_are(&c, x, 2);
     ((float *)c.v)[c.leaves[0].row] = -0.0f;
-    ((float *)c.v)[c.leaves[0].row + 1] = -0x1p-149f;   /* weight 1/2: -2^-150 is a tie, and goes to -0 */
+    ((float *)c.v)[c.leaves[0].row + 1] = -0x1p-149f; /* weight 1/2: -2^-150 is a tie, and goes to -0 */
     for (int i = 0; i < n; i++)
-        ok(case_run(&c, d[i].dev) == 0 && rondo__bits(((float *)c.out)[0]) == 0, "-0 becomes +0 on %s with %d threads", d[i].isa, d[i].threads);
+        ok(case_run(&c, d[i].dev) == 0 && rondo__bits(((float *)c.out)[0]) == 0,
+           "-0 becomes +0 on %s with %d threads", d[i].isa, d[i].threads);
     case_free(&c);
 }
 
@@ -125,7 +149,7 @@ static void test_hidden(struct device_under_test *d, int n)
     struct test_case c;
     for (int i = 0; i < 24; i++) {
         struct shape s = base(i % 2 ? 8 : 20, 60, 100, 16 << i % 4);
-        s.first = 20;   /* keys 80.. are hidden from all, those after a row's own position from that row */
+        s.first = 20; /* keys 80.. are hidden from all, those after a row's own position from that row */
         s.left = i % 3 ? 25 : -1;
         s.kv_type = 1 + i % 3;
         s.tree = i % 2;
@@ -137,22 +161,26 @@ static void test_hidden(struct device_under_test *d, int n)
             memcpy(k, c.k, c.k_bytes);
             memcpy(w, c.v, c.v_bytes);
             int same = 1;
-            for (int64_t row = 0; row < s.queries; row += 7) {   /* poison all that this row does not see; compare its output only */
+            for (int64_t row = 0; row < s.queries;
+                 row += 7) { /* poison all that this row does not see; compare its output only */
                 for (int32_t f = 0; f < c.task.leaf_count; f++)
                     for (int32_t j = 0; j < c.leaves[f].count; j++) {
                         const int64_t at = c.leaves[f].first + j, p = s.first + row;
                         if (at <= p && (s.left < 0 || at >= p - s.left))
                             continue;
                         for (int x = 0; x < s.head_dim; x++)
-                            put(c.k, (c.leaves[f].row + j) * c.task.k_row_stride + x, s.kv_type, x % 2 ? NAN : INFINITY);
+                            put(c.k, (c.leaves[f].row + j) * c.task.k_row_stride + x, s.kv_type,
+                                x % 2 ? NAN : INFINITY);
                         for (int x = 0; x < s.value_dim; x++)
-                            put(c.v, (c.leaves[f].row + j) * c.task.v_row_stride + x, s.kv_type, x % 3 ? NAN : -INFINITY);
+                            put(c.v, (c.leaves[f].row + j) * c.task.v_row_stride + x, s.kv_type,
+                                x % 3 ? NAN : -INFINITY);
                     }
                 case_run(&c, d[v].dev);
-                const size_t from = (size_t)(row * c.task.out_row_stride) * sizeof(float), bytes = (size_t)(s.heads * s.value_dim) * sizeof(float);
+                const size_t from = (size_t)(row * c.task.out_row_stride) * sizeof(float),
+                             bytes = (size_t)(s.heads * s.value_dim) * sizeof(float);
                 same &= memcmp(want + from, c.out + from, bytes) == 0;
-                same &= memcmp(want + c.out_bytes + (size_t)(row * c.task.lse_row_stride) * sizeof(float), c.lse + row * c.task.lse_row_stride,
-                               (size_t)s.heads * sizeof(float)) == 0;
+                same &= memcmp(want + c.out_bytes + (size_t)(row * c.task.lse_row_stride) * sizeof(float),
+                               c.lse + row * c.task.lse_row_stride, (size_t)s.heads * sizeof(float)) == 0;
                 memcpy(c.k, k, c.k_bytes);
                 memcpy(c.v, w, c.v_bytes);
             }
@@ -166,7 +194,8 @@ static void test_hidden(struct device_under_test *d, int n)
     }
 }
 
-/* An infinite value that is seen: its column is infinite, or NaN where its weight became 0; the others are untouched. */
+/* An infinite value that is seen: its column is infinite, or NaN where its weight became 0; the others are
+ * untouched. */
 static void test_seen(struct device_under_test *d, int n)
 {
     struct test_case c;

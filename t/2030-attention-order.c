@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Reveals the order in which a kernel adds, and holds it against rules C4 and C6 of the contract: pairs of keys 1, 0, 3, 2, ... in one chain
- * inside a leaf, the aligned binary tree over leaves. As FPRev (Xie et al., arXiv:2411.00442): all weights are 1, one value is
- * 2^100, another -2^100, the others 1. What is added while only one of the two is in the sum is lost, so that the result
- * tells how many values joined after both had met.
+ * Reveals the order in which a kernel adds, and holds it against rules C4 and C6 of the contract: pairs of
+ * keys 1, 0, 3, 2, ... in one chain inside a leaf, the aligned binary tree over leaves. As FPRev (Xie et al.,
+ * arXiv:2411.00442): all weights are 1, one value is 2^100, another -2^100, the others 1. What is added while
+ * only one of the two is in the sum is lost, so that the result tells how many values joined after both had
+ * met.
  */
 #include "attention_case.h"
 
@@ -14,14 +15,14 @@ static int survivors(int leaf, int lo, int hi, int i, int j)
 {
     const int li = i / leaf, lj = j / leaf;
     int lost_from, lost_to, count = 0;
-    if (li == lj) {   /* same chain: lost is what comes before the later one, by position in the chain */
+    if (li == lj) { /* same chain: lost is what comes before the later one, by position in the chain */
         const int a = i % leaf ^ 1, b = j % leaf ^ 1, last = a > b ? a : b;
         for (int k = lo; k < hi; k++)
             if (k != i && k != j && (k / leaf != li || (k % leaf ^ 1) > last))
                 count++;
         return count;
     }
-    int size = leaf;   /* the smallest aligned subtree that holds both */
+    int size = leaf; /* the smallest aligned subtree that holds both */
     while (i / size != j / size)
         size *= 2;
     lost_from = i / size * size;
@@ -35,9 +36,21 @@ static int survivors(int leaf, int lo, int hi, int i, int j)
 /* All pairs among the keys that the one query sees; COLUMNS pairs a run, one for each column. */
 static int pairs_right(struct rondo_device *dev, int leaf, int keys, int64_t left, int queries)
 {
-    struct shape s = { .heads = 1, .kv_heads = 1, .head_dim = 1, .value_dim = COLUMNS, .queries = queries, .keys = keys,
-                       .first = keys - queries, .causal = 1, .left = left, .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1,
-                       .leaf = leaf, .step = 1 };
+    struct shape s = { .heads = 1,
+                       .kv_heads = 1,
+                       .head_dim = 1,
+                       .value_dim = COLUMNS,
+                       .queries = queries,
+                       .keys = keys,
+                       .first = keys - queries,
+                       .causal = 1,
+                       .left = left,
+                       .right = -1,
+                       .q_type = 1,
+                       .kv_type = 1,
+                       .out_type = 1,
+                       .leaf = leaf,
+                       .step = 1 };
     struct test_case c;
     int right = 1;
     case_make(&c, &s);
@@ -61,9 +74,11 @@ static int pairs_right(struct rondo_device *dev, int leaf, int keys, int64_t lef
             right &= case_run(&c, dev) == 0;
             const float *out = (const float *)c.out + (int64_t)(queries - 1) * COLUMNS;
             for (int p = 0; p < filled; p++) {
-                const int got = (int)(out[p] * (float)n + 0.5f), want = survivors(leaf, lo, keys, pair[p][0], pair[p][1]);
+                const int got = (int)(out[p] * (float)n + 0.5f),
+                          want = survivors(leaf, lo, keys, pair[p][0], pair[p][1]);
                 if (got != want && right) {
-                    diag("keys %d and %d of [%d, %d): %d values joined after them, not %d", pair[p][0], pair[p][1], lo, keys, got, want);
+                    diag("keys %d and %d of [%d, %d): %d values joined after them, not %d", pair[p][0],
+                         pair[p][1], lo, keys, got, want);
                     right = 0;
                 }
             }
@@ -73,11 +88,25 @@ static int pairs_right(struct rondo_device *dev, int leaf, int keys, int64_t lef
     return right;
 }
 
-/* The row sum: one weight of 1 at `key`, all others 2^-24; the value is 1 at that key only, so that the output is 1 / l. */
+/* The row sum: one weight of 1 at `key`, all others 2^-24; the value is 1 at that key only, so that the
+ * output is 1 / l. */
 static int sum_right(struct rondo_device *dev, int leaf, int keys, int queries)
 {
-    struct shape s = { .heads = 1, .kv_heads = 1, .head_dim = 1, .value_dim = 1, .queries = queries, .keys = keys, .first = keys - queries,
-                       .causal = 1, .left = -1, .right = -1, .q_type = 1, .kv_type = 1, .out_type = 1, .leaf = leaf, .step = 1 };
+    struct shape s = { .heads = 1,
+                       .kv_heads = 1,
+                       .head_dim = 1,
+                       .value_dim = 1,
+                       .queries = queries,
+                       .keys = keys,
+                       .first = keys - queries,
+                       .causal = 1,
+                       .left = -1,
+                       .right = -1,
+                       .q_type = 1,
+                       .kv_type = 1,
+                       .out_type = 1,
+                       .leaf = leaf,
+                       .step = 1 };
     struct test_case c;
     int right = 1;
     case_make(&c, &s);
@@ -92,7 +121,7 @@ static int sum_right(struct rondo_device *dev, int leaf, int keys, int queries)
             ((float *)c.k)[row] = k == key ? 0.0f : -24.0f;
             ((float *)c.v)[row] = k == key ? 1.0f : 0.0f;
         }
-        for (int f = 0; f < leaves; f++) {   /* the rule, once more, in plain C */
+        for (int f = 0; f < leaves; f++) { /* the rule, once more, in plain C */
             const int count = keys - f * leaf < leaf ? keys - f * leaf : leaf;
             node_m[f] = key / leaf == f ? 0.0f : -24.0f;
             for (int j = 0; j < count + (count & 1); j++)
@@ -107,7 +136,8 @@ static int sum_right(struct rondo_device *dev, int leaf, int keys, int queries)
             }
         right &= case_run(&c, dev) == 0 && ((float *)c.out)[queries - 1] == 1.0f / node_l[0];
         if (!right)
-            diag("weight 1 at key %d: 1 / l is %a, not %a", key, (double)((float *)c.out)[queries - 1], (double)(1.0f / node_l[0]));
+            diag("weight 1 at key %d: 1 / l is %a, not %a", key, (double)((float *)c.out)[queries - 1],
+                 (double)(1.0f / node_l[0]));
     }
     case_free(&c);
     return right;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The CPU device outside of its arithmetic: names of instruction sets, the floating-point mode, scratch, lost allocations, poll.
+ * The CPU device outside of its arithmetic: names of instruction sets, the floating-point mode, scratch, lost
+ * allocations, poll.
  */
 #include <fenv.h>
 #ifdef __SSE__
@@ -18,7 +19,8 @@ static void test_names(void)
         struct rondo_device *dev = NULL;
         struct rondo_device_desc desc = { 0, 2, name };
         const int err = rondo__cpu_device.attach(&dev, &desc);
-        ok((err == 0) == usable && (!err || err == RONDO_ENOTSUP), "%s: %s", name, usable ? "usable" : "refused");
+        ok((err == 0) == usable && (!err || err == RONDO_ENOTSUP), "%s: %s", name,
+           usable ? "usable" : "refused");
         if (dev) {
             ok(!strcmp(rondo__cpu_device.isa_used(dev), name), "  and says so");
             last = name;
@@ -31,9 +33,12 @@ static void test_names(void)
         struct rondo_device *dev = NULL;
         struct rondo_device_desc desc = { 0, 1, refused[i] };
         const int err = rondo__cpu_device.attach(&dev, &desc);
-        ok(err == (i < 2 ? RONDO_ENOTSUP : RONDO_EINVAL) && !dev && strstr(rondo_error_text(), refused[i]), "\"%s\" is refused by name", refused[i]);
+        ok(err == (i < 2 ? RONDO_ENOTSUP : RONDO_EINVAL) && !dev && strstr(rondo_error_text(), refused[i]),
+           "\"%s\" is refused by name", refused[i]);
     }
-    struct { const char *env, *want; } from[] = { { "scalar", "scalar" }, { "soft", "soft" }, { "auto", last }, { "", last }, { NULL, last } };
+    struct {
+        const char *env, *want;
+    } from[] = { { "scalar", "scalar" }, { "soft", "soft" }, { "auto", last }, { "", last }, { NULL, last } };
     for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
         struct rondo_device *dev = NULL;
         struct rondo_device_desc desc = { 0, 1, i % 2 ? "auto" : NULL };
@@ -41,14 +46,16 @@ static void test_names(void)
             setenv("RONDO_ISA", from[i].env, 1);
         else
             unsetenv("RONDO_ISA");
-        ok(rondo__cpu_device.attach(&dev, &desc) == 0 && !strcmp(rondo__cpu_device.isa_used(dev), from[i].want), "auto with RONDO_ISA=%s is %s",
-           from[i].env ? from[i].env : "(unset)", from[i].want);
+        ok(rondo__cpu_device.attach(&dev, &desc) == 0 &&
+               !strcmp(rondo__cpu_device.isa_used(dev), from[i].want),
+           "auto with RONDO_ISA=%s is %s", from[i].env ? from[i].env : "(unset)", from[i].want);
         rondo__cpu_device.detach(dev);
     }
     struct rondo_device *dev = NULL;
     struct rondo_device_desc desc = { 0, 1, NULL };
     setenv("RONDO_ISA", "mmx", 1);
-    ok(rondo__cpu_device.attach(&dev, &desc) == RONDO_EINVAL && strstr(rondo_error_text(), "RONDO_ISA"), "a wrong RONDO_ISA is refused, with its name");
+    ok(rondo__cpu_device.attach(&dev, &desc) == RONDO_EINVAL && strstr(rondo_error_text(), "RONDO_ISA"),
+       "a wrong RONDO_ISA is refused, with its name");
     unsetenv("RONDO_ISA");
     desc.index = 1;
     ok(rondo__cpu_device.attach(&dev, &desc) == RONDO_EINVAL, "there is no second cpu");
@@ -59,26 +66,45 @@ static void test_names(void)
 
 static struct shape middle(void)
 {
-    return (struct shape){ .heads = 8, .kv_heads = 2, .head_dim = 24, .value_dim = 24, .queries = 250, .keys = 300, .first = 50, .causal = 1,
-                           .left = -1, .right = -1, .q_type = 1, .kv_type = 2, .out_type = 1, .leaf = 64, .step = 1, .tree = 1 };
+    return (struct shape){ .heads = 8,
+                           .kv_heads = 2,
+                           .head_dim = 24,
+                           .value_dim = 24,
+                           .queries = 250,
+                           .keys = 300,
+                           .first = 50,
+                           .causal = 1,
+                           .left = -1,
+                           .right = -1,
+                           .q_type = 1,
+                           .kv_type = 2,
+                           .out_type = 1,
+                           .leaf = 64,
+                           .step = 1,
+                           .tree = 1 };
 }
 
 static void test_mode(struct device_under_test *d, int n)
 {
     ok(rondo__cpu_device.check(d[0].dev) == 0, "the default mode is accepted");
     if (fesetround(FE_UPWARD) == 0) {
-        ok(rondo__cpu_device.check(d[0].dev) == RONDO_EINVAL && strstr(rondo_error_text(), "nearest"), "rounding upward is refused");
+        ok(rondo__cpu_device.check(d[0].dev) == RONDO_EINVAL && strstr(rondo_error_text(), "nearest"),
+           "rounding upward is refused");
         fesetround(FE_TONEAREST);
     }
 #ifdef __SSE__
-    static const struct { unsigned bit; const char *what; } bits[] = { { 0x8000u, "FTZ" }, { 0x40u, "DAZ" } };
+    static const struct {
+        unsigned bit;
+        const char *what;
+    } bits[] = { { 0x8000u, "FTZ" }, { 0x40u, "DAZ" } };
     const unsigned mode = _mm_getcsr();
     for (int i = 0; i < 2; i++) {
         _mm_setcsr(mode | bits[i].bit);
         const int err = rondo__cpu_device.check(d[0].dev);
         const unsigned left = _mm_getcsr();
         _mm_setcsr(mode);
-        ok(err == RONDO_EINVAL && strstr(rondo_error_text(), bits[i].what) && (left & 0xffc0u) == ((mode | bits[i].bit) & 0xffc0u),
+        ok(err == RONDO_EINVAL && strstr(rondo_error_text(), bits[i].what) &&
+               (left & 0xffc0u) == ((mode | bits[i].bit) & 0xffc0u),
            "%s is refused and left as it was", bits[i].what);
     }
     _mm_setcsr(mode & ~0x80u);
@@ -102,8 +128,8 @@ static void test_mode(struct device_under_test *d, int n)
         const unsigned left = _mm_getcsr();
         _mm_setcsr(mode);
         char *got = case_result(&c);
-        ok(code == 0 && !memcmp(want, got, case_result_bytes(&c)), "%s with %d threads: the same subnormal bits from a flushing caller", d[i].isa,
-           d[i].threads);
+        ok(code == 0 && !memcmp(want, got, case_result_bytes(&c)),
+           "%s with %d threads: the same subnormal bits from a flushing caller", d[i].isa, d[i].threads);
         ok((left & 0xffc0u) == ((mode | 0x8040u) & 0xffc0u), "  whose mode is kept");
         free(got);
 #endif
@@ -144,7 +170,7 @@ static void test_memory(struct device_under_test *d, int n)
             s.head_dim = s.value_dim = j == 3 ? 192 : 20;
             s.kv_type = 1 + j % 2;
             case_make(&c, &s);
-            case_run(&c, d[i].dev);   /* OpenMP has its threads now */
+            case_run(&c, d[i].dev); /* OpenMP has its threads now */
             if (rondo_set_hooks(&hooks))
                 bounded = 0;
             held = peak = 0;
@@ -155,7 +181,8 @@ static void test_memory(struct device_under_test *d, int n)
             const int64_t all = calls;
             for (fail_at = 1; fail_at <= all; fail_at++) {
                 calls = 0;
-                failed &= case_run(&c, d[i].dev) == RONDO_ENOMEM && held == 0 && strstr(rondo_error_text(), "memory");
+                failed &= case_run(&c, d[i].dev) == RONDO_ENOMEM && held == 0 &&
+                          strstr(rondo_error_text(), "memory");
             }
             fail_at = 0;
             if (rondo_set_hooks(NULL))
@@ -182,12 +209,13 @@ static void test_poll(struct device_under_test *d, int n)
     case_make(&c, &s);
     for (int i = 0; i < n; i++) {
         polls = stop_at = 0;
-        ok(rondo__cpu_device.attention(d[i].dev, &c.task, 1, &poll) == 0 && polls >= 1, "%s with %d threads polls: %d times", d[i].isa,
-           d[i].threads, polls);
+        ok(rondo__cpu_device.attention(d[i].dev, &c.task, 1, &poll) == 0 && polls >= 1,
+           "%s with %d threads polls: %d times", d[i].isa, d[i].threads, polls);
         polls = 0;
         stop_at = 1;
         ok(rondo__cpu_device.attention(d[i].dev, &c.task, 1, &poll) == RONDO_ECANCELED && polls == 1 &&
-           !strcmp(rondo_error_text(), "stop, says the test"), "  and stops with the caller's code and sentence");
+               !strcmp(rondo_error_text(), "stop, says the test"),
+           "  and stops with the caller's code and sentence");
     }
     case_free(&c);
 }
@@ -235,14 +263,16 @@ static void test_copies(struct rondo_device *dev)
     for (int i = 0; i < 64; i++)
         a[i] = (char)i;
     memset(b, -1, sizeof b);
-    ok(rondo__cpu_device.copy_rows(dev, b, 5, a, 8, 3, 4) == 0 && b[0] == 0 && b[2] == 2 && b[3] == -1 && b[5] == 8 && b[15] == 24 && b[18] == -1,
+    ok(rondo__cpu_device.copy_rows(dev, b, 5, a, 8, 3, 4) == 0 && b[0] == 0 && b[2] == 2 && b[3] == -1 &&
+           b[5] == 8 && b[15] == 24 && b[18] == -1,
        "rows between strides");
     ok(rondo__cpu_device.copy_rows(dev, b, 4, a, 4, 4, 16) == 0 && !memcmp(a, b, 64), "dense rows");
     ok(rondo__cpu_device.memory_new(dev, (size_t)9 << 20, &p) == 0 && p && (uintptr_t)p % 64 == 0, "memory");
     memset(p, 1, (size_t)9 << 20);
     rondo__cpu_device.memory_free(dev, p, (size_t)9 << 20);
     p = NULL;
-    ok(rondo__cpu_device.memory_new(dev, SIZE_MAX - 8, &p) == RONDO_ENOMEM && !p, "too much memory is refused");
+    ok(rondo__cpu_device.memory_new(dev, SIZE_MAX - 8, &p) == RONDO_ENOMEM && !p,
+       "too much memory is refused");
 }
 
 int main(void)

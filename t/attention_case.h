@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * For tests of attention kernels: random tasks for the device table (shapes, strides, masks, types, leaves, tree programs with slots),
- * run on any instruction set and compared bit for bit.
+ * For tests of attention kernels: random tasks for the device table (shapes, strides, masks, types, leaves,
+ * tree programs with slots), run on any instruction set and compared bit for bit.
  */
 #ifndef RONDO_T_ATTENTION_CASE_H
 #define RONDO_T_ATTENTION_CASE_H
@@ -17,13 +17,13 @@ extern const struct rondo_device_ops rondo__cpu_device;
 
 struct shape {
     int heads, kv_heads, head_dim, value_dim;
-    int64_t queries, keys, first;      /* position of query 0 */
+    int64_t queries, keys, first; /* position of query 0 */
     int causal;
-    int64_t left, right;               /* -1 = open */
-    int q_type, kv_type, out_type, leaf, step;   /* step > 1: every step-th position lies here */
-    int zigzag;                        /* queries in two spans */
-    int tree;                          /* 0 canonical, 1 canonical with slots, 2 any binary tree with slots */
-    int pad;                           /* strides with gaps */
+    int64_t left, right; /* -1 = open */
+    int q_type, kv_type, out_type, leaf, step; /* step > 1: every step-th position lies here */
+    int zigzag; /* queries in two spans */
+    int tree; /* 0 canonical, 1 canonical with slots, 2 any binary tree with slots */
+    int pad; /* strides with gaps */
 };
 
 enum { CASE_LEAVES = 512, CASE_SLOTS = 8 };
@@ -92,10 +92,14 @@ static int32_t split(const struct test_case *c, int32_t a, int32_t b)
     return at;
 }
 
-struct moved { int32_t a, b, slot; };
+struct moved {
+    int32_t a, b, slot;
+};
 
-/* Emits the subtree; inner nodes listed in `moved` are loaded instead (unless it is the one that is being made). */
-static void emit_tree(struct test_case *c, int32_t a, int32_t b, const struct moved *moved, int32_t count, int32_t *height, const int32_t *cuts)
+/* Emits the subtree; inner nodes listed in `moved` are loaded instead (unless it is the one that is being
+ * made). */
+static void emit_tree(struct test_case *c, int32_t a, int32_t b, const struct moved *moved, int32_t count,
+                      int32_t *height, const int32_t *cuts)
 {
     for (int32_t i = 0; i < count; i++)
         if (moved[i].a == a && moved[i].b == b) {
@@ -118,7 +122,8 @@ done:
         c->task.depth = *height;
 }
 
-static void pick(struct test_case *c, int32_t a, int32_t b, struct moved *moved, int32_t *count, int32_t *cuts)
+static void pick(struct test_case *c, int32_t a, int32_t b, struct moved *moved, int32_t *count,
+                 int32_t *cuts)
 {
     if (b - a > 1) {
         const int32_t m = cuts[a * CASE_LEAVES + b] = split(c, a, b);
@@ -131,7 +136,8 @@ static void pick(struct test_case *c, int32_t a, int32_t b, struct moved *moved,
     }
 }
 
-/* Nodes in slots are made first (inner ones before outer ones: that is the order of pick()), then the root. */
+/* Nodes in slots are made first (inner ones before outer ones: that is the order of pick()), then the root.
+ */
 static void make_program(struct test_case *c)
 {
     struct moved moved[CASE_SLOTS];
@@ -139,7 +145,7 @@ static void make_program(struct test_case *c)
     const int32_t n = c->task.leaf_count;
     c->program = xalloc((size_t)(4 * n + 4 * CASE_SLOTS + 8) * sizeof *c->program);
     c->task.steps = c->task.depth = 0;
-    if (n == 0) {   /* nothing to see: the empty node, by way of a slot that the test fills */
+    if (n == 0) { /* nothing to see: the empty node, by way of a slot that the test fills */
         emit(c, RONDO_TREE_LOAD, 0);
         c->slots_used = c->task.depth = 1;
     } else {
@@ -213,11 +219,13 @@ static void case_make(struct test_case *c, const struct shape *s)
     /* leaves: positions phase, phase + step, ... below keys; rows of the leaves in shuffled order */
     const int64_t phase = step > 1 ? below(step) : 0;
     for (int64_t at = 0; at < s->keys && t->leaf_count < CASE_LEAVES; at += s->leaf) {
-        const int64_t end = at + s->leaf < s->keys ? at + s->leaf : s->keys, first = at + ((phase - at) % step + step) % step;
+        const int64_t end = at + s->leaf < s->keys ? at + s->leaf : s->keys,
+                      first = at + ((phase - at) % step + step) % step;
         if (first < end)
-            c->leaves[t->leaf_count++] = (struct rondo_leaf){ 0, first, (int32_t)step, (int32_t)((end - 1 - first) / step + 1) };
+            c->leaves[t->leaf_count++] =
+                (struct rondo_leaf){ 0, first, (int32_t)step, (int32_t)((end - 1 - first) / step + 1) };
     }
-    for (int32_t i = 0; i < t->leaf_count; i++) {   /* insert each before or after all rows so far */
+    for (int32_t i = 0; i < t->leaf_count; i++) { /* insert each before or after all rows so far */
         if (below(2)) {
             c->leaves[i].row = c->k_rows;
         } else {
@@ -306,15 +314,21 @@ static char *case_result(const struct test_case *c)
 __attribute__((unused)) static void case_print(const struct test_case *c)
 {
     const struct shape *s = &c->shape;
-    diag("heads %d/%d dims %d,%d queries %lld at %lld keys %lld causal %d window %lld,%lld types %d,%d,%d leaf %d step %d zigzag %d "
-         "tree %d pad %d", s->heads, s->kv_heads, s->head_dim, s->value_dim, (long long)s->queries, (long long)s->first,
-         (long long)s->keys, s->causal, (long long)s->left, (long long)s->right, s->q_type, s->kv_type, s->out_type, s->leaf, s->step,
-         s->zigzag, s->tree, s->pad);
+    diag("heads %d/%d dims %d,%d queries %lld at %lld keys %lld causal %d window %lld,%lld types %d,%d,%d "
+         "leaf %d step %d zigzag %d "
+         "tree %d pad %d",
+         s->heads, s->kv_heads, s->head_dim, s->value_dim, (long long)s->queries, (long long)s->first,
+         (long long)s->keys, s->causal, (long long)s->left, (long long)s->right, s->q_type, s->kv_type,
+         s->out_type, s->leaf, s->step, s->zigzag, s->tree, s->pad);
 }
 
 /* ---- devices ---- */
 
-struct device_under_test { const char *isa; int threads; struct rondo_device *dev; };
+struct device_under_test {
+    const char *isa;
+    int threads;
+    struct rondo_device *dev;
+};
 
 /* All that this machine can run, the reference first; returns their number. */
 static int devices_open(struct device_under_test *d, int max)
@@ -358,8 +372,9 @@ __attribute__((unused)) static int case_same(struct test_case *c, struct device_
                     at = j;
                     different++;
                 }
-            diag("%s with %d threads differs from %s in %zu of %zu bytes, first at %zu (out %zu, lse %zu)", d[i].isa, d[i].threads, d[0].isa,
-                 different, bytes, at, c->out_bytes, c->lse_floats * sizeof(float));
+            diag("%s with %d threads differs from %s in %zu of %zu bytes, first at %zu (out %zu, lse %zu)",
+                 d[i].isa, d[i].threads, d[0].isa, different, bytes, at, c->out_bytes,
+                 c->lse_floats * sizeof(float));
             same = 0;
         }
         if (!want)

@@ -1,38 +1,44 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Fast attention: the bits of ref_attention.c, computed for many query rows at a time. Built once per instruction set.
+ * Fast attention: the bits of ref_attention.c, computed for many query rows at a time. Built once per
+ * instruction set.
  *
- * An item is a block of rows (token, head of the KV head's group), cut into panels. The program runs once for the block: for
- * each leaf the panels go one after another, while K and V of the leaf stay in the second-level cache (widened there first, if they are
- * 16 bits wide). Each panel has its own stack of nodes; nodes that would be empty are only marked. A leaf that the program
- * merges at once into its left sibling is merged in the P*V tile's epilogue, so that only half of the merges touch memory.
+ * An item is a block of rows (token, head of the KV head's group), cut into panels. The program runs once for
+ * the block: for each leaf the panels go one after another, while K and V of the leaf stay in the
+ * second-level cache (widened there first, if they are 16 bits wide). Each panel has its own stack of nodes;
+ * nodes that would be empty are only marked. A leaf that the program merges at once into its left sibling is
+ * merged in the P*V tile's epilogue, so that only half of the merges touch memory.
  *
- * Where the rows of a panel see different parts of a leaf, hidden scores are -inf, which gives weight 0 in maximum and sum; in P*V a
- * hidden value must not even be multiplied by 0, so rows take the keys that all see in tiles and the others row by row.
+ * Where the rows of a panel see different parts of a leaf, hidden scores are -inf, which gives weight 0 in
+ * maximum and sum; in P*V a hidden value must not even be multiplied by 0, so rows take the keys that all see
+ * in tiles and the others row by row.
  */
 #include "backends/cpu/attention_tile.h"
 #include "backends/cpu/cpu.h"
 
-#define BLOCK_ROWS 384   /* of an item: Q and the stacks of its panels fit the second-level cache at usual head sizes */
+#define BLOCK_ROWS                                                                                           \
+    384 /* of an item: Q and the stacks of its panels fit the second-level cache at usual head sizes */
 
 struct panel {
-    float *qt;           /* [head_dim][vecs * VL] */
-    float *nodes;        /* [depth] nodes: acc[PANEL][padded], m[PANEL], l[PANEL] */
-    int16_t *place;      /* stack position -> node */
-    uint8_t *full;       /* stack position: 0 = the empty node */
+    float *qt; /* [head_dim][vecs * VL] */
+    float *nodes; /* [depth] nodes: acc[PANEL][padded], m[PANEL], l[PANEL] */
+    int16_t *place; /* stack position -> node */
+    uint8_t *full; /* stack position: 0 = the empty node */
     int32_t row, rows, vecs;
-    int64_t lo_min, lo_max, hi_min, hi_max;   /* of its rows' visible ranges */
+    int64_t lo_min, lo_max, hi_min, hi_max; /* of its rows' visible ranges */
 };
 
 struct block {
     const struct rondo_attention_task *t;
-    int64_t token;                     /* the first one */
-    int32_t tokens, group, kv_head, rows, panels, padded, top;   /* padded: value_dim in whole vectors; top: stack height */
+    int64_t token; /* the first one */
+    int32_t tokens, group, kv_head, rows, panels, padded,
+        top; /* padded: value_dim in whole vectors; top: stack height */
     size_t node_floats;
-    int64_t *lo, *hi;                  /* [tokens] */
+    int64_t *lo, *hi; /* [tokens] */
     struct panel *panel;
-    float *st, *sum;                   /* scores; sums of a partly hidden leaf */
-    float *wide_q, *wide_k, *wide_v;   /* four rows of Q; a leaf, widened or copied together (NULL: read where it lies) */
+    float *st, *sum; /* scores; sums of a partly hidden leaf */
+    float *wide_q, *wide_k,
+        *wide_v; /* four rows of Q; a leaf, widened or copied together (NULL: read where it lies) */
     int64_t lo_min, hi_max;
     /* the leaf at work */
     const float *k, *v;
@@ -42,10 +48,7 @@ struct block {
 
 /* ---- scratch ---- */
 
-static int32_t padded_dim(const struct rondo_attention_task *t)
-{
-    return (t->value_dim + VL - 1) / VL * VL;
-}
+static int32_t padded_dim(const struct rondo_attention_task *t) { return (t->value_dim + VL - 1) / VL * VL; }
 
 static int64_t tokens(const struct rondo_attention_task *t)
 {
@@ -62,8 +65,8 @@ static void *take(char *scratch, size_t *at, size_t bytes)
     return scratch ? scratch + from : NULL;
 }
 
-/* Whether the block reads leaves from its own copy: to widen them once for all panels, or because rows far apart fall into few
- * sets of the caches, which costs more than the copy where several panels read them. */
+/* Whether the block reads leaves from its own copy: to widen them once for all panels, or because rows far
+ * apart fall into few sets of the caches, which costs more than the copy where several panels read them. */
 static bool copies(const struct rondo_attention_task *t, int32_t panels)
 {
     if (t->kv_type != RONDO_F32)
@@ -71,7 +74,8 @@ static bool copies(const struct rondo_attention_task *t, int32_t panels)
     return panels >= 4 && (t->k_row_stride > t->head_dim || t->v_row_stride > t->value_dim);
 }
 
-/* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product in advance. */
+/* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product
+ * in advance. */
 static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char *scratch, struct block *b)
 {
     size_t at = 0;
@@ -113,9 +117,11 @@ static bool bytes(const struct rondo_attention_task *t, size_t *out)
     struct block b = { 0 };
     size_t rows, wide, all;
     /* a generous product first: if that fits, so does everything that lay_out() adds up */
-    if (t->depth > INT16_MAX || !rondo__mul((size_t)tokens(t) * (size_t)(t->heads / t->kv_heads) + PANEL, (size_t)t->depth + 2, &rows) ||
-        !rondo__add((size_t)t->head_dim + (size_t)t->value_dim, 4 * LEAF_MAX, &wide) || !rondo__mul(rows, wide, &all) ||
-        !rondo__mul(all, 16 * sizeof(float), &all))
+    if (t->depth > INT16_MAX ||
+        !rondo__mul((size_t)tokens(t) * (size_t)(t->heads / t->kv_heads) + PANEL, (size_t)t->depth + 2,
+                    &rows) ||
+        !rondo__add((size_t)t->head_dim + (size_t)t->value_dim, 4 * LEAF_MAX, &wide) ||
+        !rondo__mul(rows, wide, &all) || !rondo__mul(all, 16 * sizeof(float), &all))
         return false;
     *out = lay_out(t, tokens(t), NULL, &b);
     return true;
@@ -132,7 +138,8 @@ static void pack_q(const struct block *b, const struct panel *p)
         const float *q[4];
         for (int32_t i = 0; i < 4; i++) {
             const int32_t row = p->row + r + i;
-            const int64_t at = (b->token + row / b->group) * t->q_row_stride + (b->kv_head * b->group + row % b->group) * t->q_head_stride;
+            const int64_t at = (b->token + row / b->group) * t->q_row_stride +
+                               (b->kv_head * b->group + row % b->group) * t->q_head_stride;
             if (r + i < p->rows && t->q_type == RONDO_F32) {
                 q[i] = (const float *)t->q + at;
                 continue;
@@ -144,7 +151,8 @@ static void pack_q(const struct block *b, const struct panel *p)
         }
         int32_t d = 0;
         for (; d + 4 <= dim; d += 4) {
-            __m128 a = _mm_loadu_ps(q[0] + d), c = _mm_loadu_ps(q[1] + d), e = _mm_loadu_ps(q[2] + d), f = _mm_loadu_ps(q[3] + d);
+            __m128 a = _mm_loadu_ps(q[0] + d), c = _mm_loadu_ps(q[1] + d), e = _mm_loadu_ps(q[2] + d),
+                   f = _mm_loadu_ps(q[3] + d);
             float *to = p->qt + (int64_t)d * ld + r;
             _MM_TRANSPOSE4_PS(a, c, e, f);
             _mm_storeu_ps(to, a);
@@ -167,8 +175,10 @@ static float *node(const struct block *b, const struct panel *p, int32_t positio
 static float *node_m(const struct block *b, float *n) { return n + (size_t)PANEL * (size_t)b->padded; }
 static float *node_l(const struct block *b, float *n) { return node_m(b, n) + PANEL; }
 
-/* C5 for M and l of a panel: n's become the merge's; scale[row], scale[PANEL + row] are the factors for its acc and the other's. */
-static void merge_heads(const struct block *b, const struct panel *p, float *n, const float *m, const float *l, float *scale)
+/* C5 for M and l of a panel: n's become the merge's; scale[row], scale[PANEL + row] are the factors for its
+ * acc and the other's. */
+static void merge_heads(const struct block *b, const struct panel *p, float *n, const float *m,
+                        const float *l, float *scale)
 {
     float *nm = node_m(b, n), *nl = node_l(b, n);
     for (int32_t v = 0; v < p->vecs * VL; v += VL) {
@@ -210,15 +220,16 @@ static void merge_step(struct block *b)
 
 /* ---- one leaf, one panel ---- */
 
-#define LEAF_ARGUMENTS                                                                                                 \
-    const int32_t dim, const float *qt, const float *k, const int64_t stride, const float scale, float *st, const int32_t u0,      \
-        const int32_t u1, const float *from, const float *to, struct ahead *next, float *m, float *l
-#define LEAF_KERNEL(nv, masked)                                                                                        \
-    static __attribute__((noinline)) void leaf_##nv##_##masked(LEAF_ARGUMENTS)                                         \
-    {                                                                                                                  \
-        float top[PANEL];                                                                                              \
-        scores(nv, masked, dim, qt, k, stride, scale, st, top, u0, u1, from, to, next);                                \
-        weights(nv, st, top, u0, u1, m, l);                                                                            \
+#define LEAF_ARGUMENTS                                                                                       \
+    const int32_t dim, const float *qt, const float *k, const int64_t stride, const float scale, float *st,  \
+        const int32_t u0, const int32_t u1, const float *from, const float *to, struct ahead *next,          \
+        float *m, float *l
+#define LEAF_KERNEL(nv, masked)                                                                              \
+    static __attribute__((noinline)) void leaf_##nv##_##masked(LEAF_ARGUMENTS)                               \
+    {                                                                                                        \
+        float top[PANEL];                                                                                    \
+        scores(nv, masked, dim, qt, k, stride, scale, st, top, u0, u1, from, to, next);                      \
+        weights(nv, st, top, u0, u1, m, l);                                                                  \
     }
 LEAF_KERNEL(1, 0)
 LEAF_KERNEL(2, 0)
@@ -227,15 +238,17 @@ LEAF_KERNEL(1, 1)
 LEAF_KERNEL(2, 1)
 LEAF_KERNEL(3, 1)
 typedef void leaf_kernel(LEAF_ARGUMENTS);
-static leaf_kernel *const leaf_kernels[2][RV] = { { leaf_1_0, leaf_2_0, leaf_3_0 }, { leaf_1_1, leaf_2_1, leaf_3_1 } };
+static leaf_kernel *const leaf_kernels[2][RV] = { { leaf_1_0, leaf_2_0, leaf_3_0 },
+                                                  { leaf_1_1, leaf_2_1, leaf_3_1 } };
 
-#define VALUE_ARGUMENTS                                                                                                \
-    int32_t rows, const float *p, const int64_t ld, const float *v, const int64_t stride, const int32_t k0, const int32_t k1, const vm lanes, \
-        const float *start, float *out, const int64_t out_stride, const float *scale
-#define VALUE_KERNEL(name, nc, tail)                                                                                   \
-    static __attribute__((noinline)) void name(VALUE_ARGUMENTS)                                                        \
-    {                                                                                                                  \
-        value_rows(nc, tail, lanes, rows, p, ld, v, stride, k0, k1, start, out, out_stride, scale);                    \
+#define VALUE_ARGUMENTS                                                                                      \
+    int32_t rows, const float *p, const int64_t ld, const float *v, const int64_t stride, const int32_t k0,  \
+        const int32_t k1, const vm lanes, const float *start, float *out, const int64_t out_stride,          \
+        const float *scale
+#define VALUE_KERNEL(name, nc, tail)                                                                         \
+    static __attribute__((noinline)) void name(VALUE_ARGUMENTS)                                              \
+    {                                                                                                        \
+        value_rows(nc, tail, lanes, rows, p, ld, v, stride, k0, k1, start, out, out_stride, scale);          \
     }
 VALUE_KERNEL(value_tail, 1, 1)
 VALUE_KERNEL(value_1, 1, 0)
@@ -246,7 +259,8 @@ VALUE_KERNEL(value_4, 4, 0)
 typedef void value_kernel(VALUE_ARGUMENTS);
 
 /* The range of a panel's row in the leaf; never i0 > i1. */
-static void row_range(const struct block *b, const struct panel *p, const struct rondo_leaf *f, int32_t r, int32_t *i0, int32_t *i1)
+static void row_range(const struct block *b, const struct panel *p, const struct rondo_leaf *f, int32_t r,
+                      int32_t *i0, int32_t *i1)
 {
     const int32_t token = (p->row + r) / b->group;
     rondo__visible_in_leaf(f, b->lo[token], b->hi[token], i0, i1);
@@ -260,40 +274,46 @@ struct view {
     int uniform;
 };
 
-/* acc of a panel whose rows see different keys: for a slice of columns, into out (merged with scale, or stored). */
-static void values_apart(const struct block *b, const struct panel *p, const struct rondo_leaf *f, const struct view *w, value_kernel *kernel,
-                         int32_t column, vm lanes, float *out, const float *scale)
+/* acc of a panel whose rows see different keys: for a slice of columns, into out (merged with scale, or
+ * stored). */
+static void values_apart(const struct block *b, const struct panel *p, const struct rondo_leaf *f,
+                         const struct view *w, value_kernel *kernel, int32_t column, vm lanes, float *out,
+                         const float *scale)
 {
     const int64_t ld = p->vecs * VL, padded = b->padded;
-    const int32_t even0 = w->c0 + (w->c0 & 1), even1 = w->c1 & ~1;   /* whole pairs that every row sees */
+    const int32_t even0 = w->c0 + (w->c0 & 1), even1 = w->c1 & ~1; /* whole pairs that every row sees */
     const int common = even0 < even1;
     float *sum = b->sum + column;
     const float *v = b->v + column;
-    for (int part = common ? 0 : 1; part < 2; part++) {   /* keys before the common ones, with these; keys after them */
+    for (int part = common ? 0 : 1; part < 2;
+         part++) { /* keys before the common ones, with these; keys after them */
         if (part == 1 && common)
-            kernel(p->rows, b->st, ld, v, b->v_stride, even0, even1, lanes, w->u0 < even0 ? sum : NULL, sum, padded, NULL);
+            kernel(p->rows, b->st, ld, v, b->v_stride, even0, even1, lanes, w->u0 < even0 ? sum : NULL, sum,
+                   padded, NULL);
         if (part == 0 && w->u0 >= even0)
             continue;
         for (int32_t r = 0, end; r < p->rows; r = end) {
             int32_t i0, i1, n0, n1;
             row_range(b, p, f, r, &i0, &i1);
-            for (end = r + 1; end < p->rows; end++) {   /* the heads of one token, at least, see the same */
+            for (end = r + 1; end < p->rows; end++) { /* the heads of one token, at least, see the same */
                 row_range(b, p, f, end, &n0, &n1);
                 if (n0 != i0 || n1 != i1)
                     break;
             }
             const float *start = common && part == 1 ? sum + r * padded : NULL;
             if (part == 0)
-                kernel(end - r, b->st + r, ld, v, b->v_stride, i0, even0, lanes, NULL, sum + r * padded, padded, NULL);
+                kernel(end - r, b->st + r, ld, v, b->v_stride, i0, even0, lanes, NULL, sum + r * padded,
+                       padded, NULL);
             else
-                kernel(end - r, b->st + r, ld, v, b->v_stride, common ? even1 : i0, i1, lanes, start, out + r * padded, padded,
-                       scale ? scale + r : NULL);
+                kernel(end - r, b->st + r, ld, v, b->v_stride, common ? even1 : i0, i1, lanes, start,
+                       out + r * padded, padded, scale ? scale + r : NULL);
         }
     }
 }
 
 /* The node of a leaf for a panel into n: merged with what n holds, or put there. */
-static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf *f, const struct view *w, float *n, int merge)
+static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf *f, const struct view *w,
+                       float *n, int merge)
 {
     const struct rondo_attention_task *t = b->t;
     const int32_t ld = p->vecs * VL;
@@ -307,8 +327,9 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
             from[r] = (float)i0;
             to[r] = (float)i1;
         }
-    leaf_kernels[!w->uniform][p->vecs - 1](t->head_dim, p->qt, b->k, b->k_stride, t->scale_log2, b->st, w->u0, w->u1, from, to, &b->next,
-                                           merge ? m : node_m(b, n), merge ? l : node_l(b, n));
+    leaf_kernels[!w->uniform][p->vecs - 1](t->head_dim, p->qt, b->k, b->k_stride, t->scale_log2, b->st, w->u0,
+                                           w->u1, from, to, &b->next, merge ? m : node_m(b, n),
+                                           merge ? l : node_l(b, n));
     if (merge)
         merge_heads(b, p, n, m, l, scale);
     for (int32_t c = 0; c < t->value_dim;) {
@@ -322,7 +343,8 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
         }
 #endif
         if (w->uniform)
-            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(left), NULL, n + c, b->padded, factors);
+            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(left), NULL, n + c,
+                   b->padded, factors);
         else
             values_apart(b, p, f, w, kernel, c, vm_first(left), n + c, factors);
         c += width;
@@ -331,7 +353,8 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
 
 /* ---- the program ---- */
 
-static void widen(const void *from, int64_t at, int64_t stride, int type, int32_t rows, int32_t dim, float *to, int64_t to_stride)
+static void widen(const void *from, int64_t at, int64_t stride, int type, int32_t rows, int32_t dim,
+                  float *to, int64_t to_stride)
 {
     for (int32_t i = 0; i < rows; i++, at += stride, to += to_stride) {
         int32_t d = 0;
@@ -346,7 +369,8 @@ static void widen(const void *from, int64_t at, int64_t stride, int type, int32_
 static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, int32_t u1)
 {
     const struct rondo_attention_task *t = b->t;
-    const int64_t k = f->row * t->k_row_stride + b->kv_head * t->k_head_stride, v = f->row * t->v_row_stride + b->kv_head * t->v_head_stride;
+    const int64_t k = f->row * t->k_row_stride + b->kv_head * t->k_head_stride,
+                  v = f->row * t->v_row_stride + b->kv_head * t->v_head_stride;
     if (!b->wide_k) {
         b->k = (const float *)t->k + k;
         b->v = (const float *)t->v + v;
@@ -358,8 +382,10 @@ static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, i
     b->v = b->wide_v;
     b->k_stride = t->head_dim;
     b->v_stride = b->padded;
-    widen(t->k, k + u0 * t->k_row_stride, t->k_row_stride, t->kv_type, u1 - u0, t->head_dim, b->wide_k + u0 * b->k_stride, b->k_stride);
-    widen(t->v, v + u0 * t->v_row_stride, t->v_row_stride, t->kv_type, u1 - u0, t->value_dim, b->wide_v + u0 * b->v_stride, b->v_stride);
+    widen(t->k, k + u0 * t->k_row_stride, t->k_row_stride, t->kv_type, u1 - u0, t->head_dim,
+          b->wide_k + u0 * b->k_stride, b->k_stride);
+    widen(t->v, v + u0 * t->v_row_stride, t->v_row_stride, t->kv_type, u1 - u0, t->value_dim,
+          b->wide_v + u0 * b->v_stride, b->v_stride);
 }
 
 /* The leaf that the program visits next, if the block sees it. */
@@ -420,12 +446,14 @@ static int leaf_step(struct block *b, int32_t step, int merge)
 }
 
 /* Where row r of a panel lies in a slot: acc at *acc, M and l at *m and *l. */
-static void slot_row(const struct block *b, const struct panel *p, float *slot, int32_t r, float **acc, float **m, float **l)
+static void slot_row(const struct block *b, const struct panel *p, float *slot, int32_t r, float **acc,
+                     float **m, float **l)
 {
     const struct rondo_attention_task *t = b->t;
     const int32_t row = p->row + r;
     const size_t rows = (size_t)t->q_rows * (size_t)t->heads;
-    const size_t at = (size_t)(b->token + row / b->group) * (size_t)t->heads + (size_t)(b->kv_head * b->group + row % b->group);
+    const size_t at = (size_t)(b->token + row / b->group) * (size_t)t->heads +
+                      (size_t)(b->kv_head * b->group + row % b->group);
     *acc = slot + at * (size_t)t->value_dim;
     *m = slot + rows * (size_t)t->value_dim + at;
     *l = *m + rows;
@@ -481,7 +509,8 @@ static void out_step(struct block *b)
         float *n = node(b, p, b->top);
         for (int32_t r = 0; r < p->rows; r++) {
             const int32_t row = p->row + r, head = b->kv_head * b->group + row % b->group;
-            const int64_t token = b->token + row / b->group, at = token * t->out_row_stride + head * t->out_head_stride;
+            const int64_t token = b->token + row / b->group,
+                          at = token * t->out_row_stride + head * t->out_head_stride;
             const float l = full ? node_l(b, n)[r] : 0.0f;
             const vf inv = vf_set1(1.0f / l);
             const float *acc = n + (int64_t)r * b->padded;
@@ -497,7 +526,8 @@ static void out_step(struct block *b)
                 }
             }
             if (t->lse)
-                t->lse[token * t->lse_row_stride + head * t->lse_head_stride] = rondo__lse(full ? node_m(b, n)[r] : 0.0f, l);
+                t->lse[token * t->lse_row_stride + head * t->lse_head_stride] =
+                    rondo__lse(full ? node_m(b, n)[r] : 0.0f, l);
         }
     }
 }
@@ -525,7 +555,8 @@ static void see(struct block *b)
     }
 }
 
-static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
+               const struct rondo_poll *poll)
 {
     struct block b = { .token = t0, .kv_head = kv_head };
     lay_out(t, t1 - t0, scratch, &b);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The attention slot of the device table: cuts tasks into items of some tokens and one KV head, hands them to the threads of
- * the rank, the heaviest first, and gives each thread its scratch. The kernels (ref_attention.c, attention.c) do one item.
+ * The attention slot of the device table: cuts tasks into items of some tokens and one KV head, hands them to
+ * the threads of the rank, the heaviest first, and gives each thread its scratch. The kernels
+ * (ref_attention.c, attention.c) do one item.
  */
 #include "backends/cpu/cpu.h"
 
-struct piece {             /* some tokens of a task; one item for each of its KV heads */
+struct piece { /* some tokens of a task; one item for each of its KV heads */
     uint64_t cost;
-    int64_t token, items;  /* items: of this piece and all before it, after sorting */
+    int64_t token, items; /* items: of this piece and all before it, after sorting */
     int64_t task;
 };
 
@@ -17,18 +18,18 @@ struct job {
     const struct rondo_poll *poll;
     struct piece *pieces;
     char *scratch;
-    size_t scratch_bytes;  /* of one worker */
+    size_t scratch_bytes; /* of one worker */
     int64_t pieces_count;
 };
 
-/* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which small pages
- * would slow by a few percent. */
+/* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which
+ * small pages would slow by a few percent. */
 #define LARGE ((size_t)2 << 20)
 
-/* Pieces and items of all tasks, scratch of one worker, what its block needs more to lie in large pages, and the total. false:
- * too large for this machine. */
-static bool measure(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count, int64_t *pieces,
-                    int64_t *items, size_t *scratch, size_t *slack, size_t *total)
+/* Pieces and items of all tasks, scratch of one worker, what its block needs more to lie in large pages, and
+ * the total. false: too large for this machine. */
+static bool measure(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count,
+                    int64_t *pieces, int64_t *items, size_t *scratch, size_t *slack, size_t *total)
 {
     size_t list, all;
     *pieces = 0;
@@ -55,18 +56,21 @@ static bool measure(const struct rondo_device *dev, const struct rondo_attention
         return false;
     *slack = all >= LARGE / 4 ? LARGE - 1 - (all - 1) % LARGE + LARGE : 0;
     return rondo__add(all, *slack, &all) && rondo__add(list, all, total) &&
-           rondo__add(*total, 4 * 64, total);   /* two blocks, each rounded up and with its header */
+           rondo__add(*total, 4 * 64, total); /* two blocks, each rounded up and with its header */
 }
 
-size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count)
+size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks,
+                                    int64_t count)
 {
     int64_t pieces, items;
     size_t scratch, slack, total;
     return measure(dev, tasks, count, &pieces, &items, &scratch, &slack, &total) ? total : SIZE_MAX;
 }
 
-/* How many keys the tokens [t0, t1) may see: their last position less their first, clipped to the task's keys. */
-static uint64_t cost(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int64_t first, int64_t last)
+/* How many keys the tokens [t0, t1) may see: their last position less their first, clipped to the task's
+ * keys. */
+static uint64_t cost(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int64_t first,
+                     int64_t last)
 {
     int64_t lo, hi, lo1, hi1, p0 = rondo__cpu_position(t, t0), p1 = rondo__cpu_position(t, t1 - 1);
     rondo__visible(t, p0 < p1 ? p0 : p1, &lo, &hi1);
@@ -111,7 +115,8 @@ static void sort(struct piece *p, int64_t count)
     }
 }
 
-static void list_pieces(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count, struct piece *out)
+static void list_pieces(const struct rondo_device *dev, const struct rondo_attention_task *tasks,
+                        int64_t count, struct piece *out)
 {
     int64_t n = 0, items = 0;
     for (int64_t i = 0; i < count; i++) {
@@ -141,7 +146,7 @@ static int work(void *arg, int64_t item, int worker)
 {
     struct job *j = arg;
     int64_t low = 0, high = j->pieces_count - 1;
-    while (low < high) {   /* the first piece with items > item */
+    while (low < high) { /* the first piece with items > item */
         int64_t middle = low + (high - low) / 2;
         if (j->pieces[middle].items > item)
             high = middle;
@@ -151,12 +156,12 @@ static int work(void *arg, int64_t item, int worker)
     const struct piece *p = j->pieces + low;
     const struct rondo_attention_task *t = j->tasks + p->task;
     int64_t step = j->kernel->tokens(t), end = t->q_rows - p->token < step ? t->q_rows : p->token + step;
-    return j->kernel->run(t, p->token, end, (int32_t)(p->items - 1 - item), j->scratch + (size_t)worker * j->scratch_bytes,
-                          worker == 0 ? j->poll : NULL);
+    return j->kernel->run(t, p->token, end, (int32_t)(p->items - 1 - item),
+                          j->scratch + (size_t)worker * j->scratch_bytes, worker == 0 ? j->poll : NULL);
 }
 
-int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count,
-                             const struct rondo_poll *poll)
+int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks,
+                             int64_t count, const struct rondo_poll *poll)
 {
     struct job j = { .kernel = dev->attention, .tasks = tasks, .poll = poll };
     int64_t items;
@@ -164,14 +169,16 @@ int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attent
     int err;
 
     if (!measure(dev, tasks, count, &j.pieces_count, &items, &j.scratch_bytes, &slack, &total))
-        return rondo__fail(RONDO_ENOMEM, "attention: the scratch of the cpu device would exceed the address space");
+        return rondo__fail(RONDO_ENOMEM,
+                           "attention: the scratch of the cpu device would exceed the address space");
     if (items == 0)
         return 0;
     size_t bytes = j.scratch_bytes * (size_t)rondo__cpu_workers(dev, items);
     j.pieces = rondo__alloc((size_t)j.pieces_count * sizeof *j.pieces);
     char *block = rondo__alloc(bytes + slack);
     if (!j.pieces || !block) {
-        err = rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device", total);
+        err = rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device",
+                          total);
         goto done;
     }
     j.scratch = block;

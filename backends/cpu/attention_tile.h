@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The two register tiles of attention.c and the pass between them, in the vocabulary of vec.h. A panel is up to RV vectors of
- * query rows. Scores lie as st[key][row]: lanes are rows, so that a key is only ever broadcast, the maximum, the weights and
- * the row sum are vertical, and st is already the operand that P*V broadcasts. V is read along the head dimension as it lies.
- * Every element of every result is one chain of its own, so tile shapes change no bit.
+ * The two register tiles of attention.c and the pass between them, in the vocabulary of vec.h. A panel is up
+ * to RV vectors of query rows. Scores lie as st[key][row]: lanes are rows, so that a key is only ever
+ * broadcast, the maximum, the weights and the row sum are vertical, and st is already the operand that P*V
+ * broadcasts. V is read along the head dimension as it lies. Every element of every result is one chain of
+ * its own, so tile shapes change no bit.
  *
  * Accumulators are named variables, because not every compiler keeps arrays of vectors in registers.
  */
@@ -15,24 +16,24 @@
 /* Keeps a compiler from mixing the loads of two steps, for which there are no registers. */
 #define IN_ORDER __asm__ volatile("" : : : "memory")
 
-#define RV 3   /* vectors of rows in a panel */
-#if VL == 16   /* 32 registers: 24 accumulators */
-#define KEYS(nv) 8   /* keys of a score tile, by the panel's vectors */
-#define COLS 4   /* vectors of the head dimension in a P*V tile */
-#else          /* 16 registers: 12 accumulators */
+#define RV 3 /* vectors of rows in a panel */
+#if VL == 16 /* 32 registers: 24 accumulators */
+#define KEYS(nv) 8 /* keys of a score tile, by the panel's vectors */
+#define COLS 4 /* vectors of the head dimension in a P*V tile */
+#else /* 16 registers: 12 accumulators */
 #define KEYS(nv) ((nv) == 1 ? 8 : 4)
 #define COLS 2
 #endif
-#define ROWS 6   /* rows of a P*V tile */
+#define ROWS 6 /* rows of a P*V tile */
 #define PANEL (RV * VL)
 #define LEAF_MAX 256
 
 /* Rows of the next leaf, K then V, to be brought into the second-level cache while the score tiles run. */
 struct ahead {
-    const char *k, *v;              /* k NULL: nothing */
-    int64_t k_stride, v_stride;     /* bytes */
-    int32_t count, at;              /* keys; rows given out so far */
-    int32_t quota;                  /* rows for each tile */
+    const char *k, *v; /* k NULL: nothing */
+    int64_t k_stride, v_stride; /* bytes */
+    int32_t count, at; /* keys; rows given out so far */
+    int32_t quota; /* rows for each tile */
     int32_t element, k_bytes, v_bytes;
 };
 
@@ -59,35 +60,36 @@ static void ahead_burst(struct ahead *a)
 
 #define EACH_KEY(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 
-/* st[key][row] = (chain of q.k) * scale for nk keys and nv vectors of rows; top[row] = the largest so far. With `masked`, the
- * keys that a row does not see ([from, to) by index in the leaf, as floats) score -inf. */
-VEC void score_tile(const int nv, const int nk, const int masked, const int32_t dim, const float *qt, const float *k, const int64_t stride,
-                    const float scale, float *st, float *top, const int32_t key, const float *from, const float *to,
-                    const char *ahead0, const char *ahead1, const int32_t ahead_bytes)
+/* st[key][row] = (chain of q.k) * scale for nk keys and nv vectors of rows; top[row] = the largest so far.
+ * With `masked`, the keys that a row does not see ([from, to) by index in the leaf, as floats) score -inf. */
+VEC void score_tile(const int nv, const int nk, const int masked, const int32_t dim, const float *qt,
+                    const float *k, const int64_t stride, const float scale, float *st, float *top,
+                    const int32_t key, const float *from, const float *to, const char *ahead0,
+                    const char *ahead1, const int32_t ahead_bytes)
 {
     const int ld = nv * VL;
-#define DECLARE(i)                                                                                                     \
-    const float *k##i = k + (i < nk ? i : 0) * stride;                                                                 \
+#define DECLARE(i)                                                                                           \
+    const float *k##i = k + (i < nk ? i : 0) * stride;                                                       \
     vf a##i##0 = vf_zero(), a##i##1 = vf_zero(), a##i##2 = vf_zero();
     EACH_KEY(DECLARE)
-#define KEY_STEP(i)                                                                                                    \
-    if (nk > i) {                                                                                                      \
-        const vf b = vf_set1(k##i[d]);                                                                                 \
-        vf_fma_into(&a##i##0, q0, b);                                                                              \
-        if (nv > 1)                                                                                                    \
-            vf_fma_into(&a##i##1, q1, b);                                                                          \
-        if (nv > 2)                                                                                                    \
-            vf_fma_into(&a##i##2, q2, b);                                                                          \
+#define KEY_STEP(i)                                                                                          \
+    if (nk > i) {                                                                                            \
+        const vf b = vf_set1(k##i[d]);                                                                       \
+        vf_fma_into(&a##i##0, q0, b);                                                                        \
+        if (nv > 1)                                                                                          \
+            vf_fma_into(&a##i##1, q1, b);                                                                    \
+        if (nv > 2)                                                                                          \
+            vf_fma_into(&a##i##2, q2, b);                                                                    \
     }
-#define STEP(at)                                                                                                       \
-    {                                                                                                                  \
-        const int64_t d = (at);                                                                                        \
-        const vf q0 = vf_load(qt + d * ld);                                                                            \
-        const vf q1 = nv > 1 ? vf_load(qt + d * ld + VL) : q0;                                                         \
-        const vf q2 = nv > 2 ? vf_load(qt + d * ld + 2 * VL) : q0;                                                     \
-        (void)q1;                                                                                                      \
-        (void)q2;                                                                                                      \
-        EACH_KEY(KEY_STEP)                                                                                             \
+#define STEP(at)                                                                                             \
+    {                                                                                                        \
+        const int64_t d = (at);                                                                              \
+        const vf q0 = vf_load(qt + d * ld);                                                                  \
+        const vf q1 = nv > 1 ? vf_load(qt + d * ld + VL) : q0;                                               \
+        const vf q2 = nv > 2 ? vf_load(qt + d * ld + 2 * VL) : q0;                                           \
+        (void)q1;                                                                                            \
+        (void)q2;                                                                                            \
+        EACH_KEY(KEY_STEP)                                                                                   \
     }
     int32_t e = 0;
     for (; e + 16 <= dim; e += 16) {
@@ -108,24 +110,24 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
         STEP(e)
 
     const vf c = vf_set1(scale), hidden = vf_set1(-__builtin_inff());
-#define FINISH(v)                                                                                                      \
-    if (nv > v) {                                                                                                      \
-        const vf lo = masked ? vf_load(from + v * VL) : c, hi = masked ? vf_load(to + v * VL) : c;                     \
-        vf m = vf_load(top + v * VL), x;                                                                               \
-        (void)lo;                                                                                                      \
-        (void)hi;                                                                                                      \
-        EACH_KEY(FINISH_KEY_##v)                                                                                       \
-        vf_store(top + v * VL, m);                                                                                     \
+#define FINISH(v)                                                                                            \
+    if (nv > v) {                                                                                            \
+        const vf lo = masked ? vf_load(from + v * VL) : c, hi = masked ? vf_load(to + v * VL) : c;           \
+        vf m = vf_load(top + v * VL), x;                                                                     \
+        (void)lo;                                                                                            \
+        (void)hi;                                                                                            \
+        EACH_KEY(FINISH_KEY_##v)                                                                             \
+        vf_store(top + v * VL, m);                                                                           \
     }
-#define FINISH_KEY(i, v)                                                                                               \
-    if (nk > i) {                                                                                                      \
-        x = vf_mul(a##i##v, c);                                                                                        \
-        if (masked) {                                                                                                  \
-            const vf at = vf_set1((float)(key + i));                                                                   \
-            x = vf_select(vm_and(vf_ge(at, lo), vf_lt(at, hi)), x, hidden);                                            \
-        }                                                                                                              \
-        m = vf_max(x, m);                                                                                              \
-        vf_store(st + i * ld + v * VL, x);                                                                             \
+#define FINISH_KEY(i, v)                                                                                     \
+    if (nk > i) {                                                                                            \
+        x = vf_mul(a##i##v, c);                                                                              \
+        if (masked) {                                                                                        \
+            const vf at = vf_set1((float)(key + i));                                                         \
+            x = vf_select(vm_and(vf_ge(at, lo), vf_lt(at, hi)), x, hidden);                                  \
+        }                                                                                                    \
+        m = vf_max(x, m);                                                                                    \
+        vf_store(st + i * ld + v * VL, x);                                                                   \
     }
 #define FINISH_KEY_0(i) FINISH_KEY(i, 0)
 #define FINISH_KEY_1(i) FINISH_KEY(i, 1)
@@ -144,16 +146,19 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
 #undef FINISH_KEY_2
 }
 
-/* Keys [u0, u1) of a leaf whose first key is at k. The last tile may begin early and compute some scores twice. */
-VEC void scores(const int nv, const int masked, const int32_t dim, const float *qt, const float *k, const int64_t stride, const float scale,
-                float *st, float *top, const int32_t u0, const int32_t u1, const float *from, const float *to, struct ahead *next)
+/* Keys [u0, u1) of a leaf whose first key is at k. The last tile may begin early and compute some scores
+ * twice. */
+VEC void scores(const int nv, const int masked, const int32_t dim, const float *qt, const float *k,
+                const int64_t stride, const float scale, float *st, float *top, const int32_t u0,
+                const int32_t u1, const float *from, const float *to, struct ahead *next)
 {
     const int ld = nv * VL, keys = KEYS(nv);
     for (int v = 0; v < nv; v++)
         vf_store(top + v * VL, vf_set1(-FLT_MAX));
     if (u1 - u0 < keys) {
         for (int32_t j = u0; j < u1; j++)
-            score_tile(nv, 1, masked, dim, qt, k + j * stride, stride, scale, st + j * ld, top, j, from, to, NULL, NULL, 0);
+            score_tile(nv, 1, masked, dim, qt, k + j * stride, stride, scale, st + j * ld, top, j, from, to,
+                       NULL, NULL, 0);
         return;
     }
     for (int32_t j = u0; j < u1; j += keys) {
@@ -165,24 +170,25 @@ VEC void scores(const int nv, const int masked, const int32_t dim, const float *
             a = ahead_next(next);
             b = ahead_next(next);
         }
-        score_tile(nv, KEYS(nv), masked, dim, qt, k + i * stride, stride, scale, st + i * ld, top, i, from, to, a ? a : (const char *)qt,
-                   b ? b : (const char *)qt, a ? next->element : 0);
+        score_tile(nv, KEYS(nv), masked, dim, qt, k + i * stride, stride, scale, st + i * ld, top, i, from,
+                   to, a ? a : (const char *)qt, b ? b : (const char *)qt, a ? next->element : 0);
     }
 }
 
 /* ---- weights: C3, C4 ---- */
 
 /* st[key][row] becomes the weight; m[row], l[row] the row's integer maximum and sum. */
-VEC void weights(const int nv, float *st, const float *top, const int32_t u0, const int32_t u1, float *m, float *l)
+VEC void weights(const int nv, float *st, const float *top, const int32_t u0, const int32_t u1, float *m,
+                 float *l)
 {
     const int ld = nv * VL;
     for (int v = 0; v < nv; v++) {
         const vf big = vf_rint(vf_load(top + v * VL));
         vf sum = vf_zero(), p;
         float *s = st + v * VL;
-#define WEIGHT(key)                                                                                                    \
-    p = vf_weight(vf_load(s + (key) * ld), big);                                                                       \
-    sum = vf_add(sum, p);                                                                                              \
+#define WEIGHT(key)                                                                                          \
+    p = vf_weight(vf_load(s + (key) * ld), big);                                                               \
+    sum = vf_add(sum, p);                                                                                    \
     vf_store(s + (key) * ld, p);
         int32_t j = u0;
         if ((j & 1) && j < u1) {
@@ -206,50 +212,52 @@ VEC void weights(const int nv, float *st, const float *top, const int32_t u0, co
 
 #define EACH_ROW(F) F(0) F(1) F(2) F(3) F(4) F(5)
 
-/* Rows p[.][0..nr-1] times nc vectors of columns over the keys [k0, k1); sums begin at `start` (NULL: zero). With `scale`
- * the result is merged into `out`: scale[row] times what is there, plus scale[PANEL + row] times the sum; else stored. */
-VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, const float *p, const int64_t ld, const float *v,
-                    const int64_t stride, const int32_t k0, const int32_t k1, const float *start, float *out, const int64_t out_stride,
+/* Rows p[.][0..nr-1] times nc vectors of columns over the keys [k0, k1); sums begin at `start` (NULL: zero).
+ * With `scale` the result is merged into `out`: scale[row] times what is there, plus scale[PANEL + row] times
+ * the sum; else stored. */
+VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, const float *p,
+                    const int64_t ld, const float *v, const int64_t stride, const int32_t k0,
+                    const int32_t k1, const float *start, float *out, const int64_t out_stride,
                     const float *scale)
 {
 #define DECLARE(i) vf o##i##0 = vf_zero(), o##i##1 = vf_zero(), o##i##2 = vf_zero(), o##i##3 = vf_zero();
     EACH_ROW(DECLARE)
-#define START(i)                                                                                                       \
-    if (nr > i) {                                                                                                      \
-        const float *s = start + i * out_stride;                                                                       \
-        o##i##0 = vf_load(s);                                                                                          \
-        if (nc > 1)                                                                                                    \
-            o##i##1 = vf_load(s + VL);                                                                                 \
-        if (nc > 2)                                                                                                    \
-            o##i##2 = vf_load(s + 2 * VL);                                                                             \
-        if (nc > 3)                                                                                                    \
-            o##i##3 = vf_load(s + 3 * VL);                                                                             \
+#define START(i)                                                                                             \
+    if (nr > i) {                                                                                            \
+        const float *s = start + i * out_stride;                                                             \
+        o##i##0 = vf_load(s);                                                                                \
+        if (nc > 1)                                                                                          \
+            o##i##1 = vf_load(s + VL);                                                                       \
+        if (nc > 2)                                                                                          \
+            o##i##2 = vf_load(s + 2 * VL);                                                                   \
+        if (nc > 3)                                                                                          \
+            o##i##3 = vf_load(s + 3 * VL);                                                                   \
     }
     if (start) {
         EACH_ROW(START)
     }
-#define ROW_STEP(i)                                                                                                    \
-    if (nr > i) {                                                                                                      \
-        const vf w = vf_set1(pk[i]);                                                                                   \
-        vf_fma_into(&o##i##0, w, v0);                                                                              \
-        if (nc > 1)                                                                                                    \
-            vf_fma_into(&o##i##1, w, v1);                                                                          \
-        if (nc > 2)                                                                                                    \
-            vf_fma_into(&o##i##2, w, v2);                                                                          \
-        if (nc > 3)                                                                                                    \
-            vf_fma_into(&o##i##3, w, v3);                                                                          \
+#define ROW_STEP(i)                                                                                          \
+    if (nr > i) {                                                                                            \
+        const vf w = vf_set1(pk[i]);                                                                         \
+        vf_fma_into(&o##i##0, w, v0);                                                                        \
+        if (nc > 1)                                                                                          \
+            vf_fma_into(&o##i##1, w, v1);                                                                    \
+        if (nc > 2)                                                                                          \
+            vf_fma_into(&o##i##2, w, v2);                                                                    \
+        if (nc > 3)                                                                                          \
+            vf_fma_into(&o##i##3, w, v3);                                                                    \
     }
-#define STEP(key)                                                                                                      \
-    {                                                                                                                  \
-        const float *pk = p + (key) * ld, *vk = v + (key) * stride;                                                    \
-        const vf v0 = tail ? vf_load_mask(vk, lanes) : vf_load(vk);                                                    \
-        const vf v1 = nc > 1 ? vf_load(vk + VL) : v0;                                                                  \
-        const vf v2 = nc > 2 ? vf_load(vk + 2 * VL) : v0;                                                              \
-        const vf v3 = nc > 3 ? vf_load(vk + 3 * VL) : v0;                                                              \
-        (void)v1;                                                                                                      \
-        (void)v2;                                                                                                      \
-        (void)v3;                                                                                                      \
-        EACH_ROW(ROW_STEP)                                                                                             \
+#define STEP(key)                                                                                            \
+    {                                                                                                        \
+        const float *pk = p + (key) * ld, *vk = v + (key)*stride;                                              \
+        const vf v0 = tail ? vf_load_mask(vk, lanes) : vf_load(vk);                                          \
+        const vf v1 = nc > 1 ? vf_load(vk + VL) : v0;                                                        \
+        const vf v2 = nc > 2 ? vf_load(vk + 2 * VL) : v0;                                                    \
+        const vf v3 = nc > 3 ? vf_load(vk + 3 * VL) : v0;                                                    \
+        (void)v1;                                                                                            \
+        (void)v2;                                                                                            \
+        (void)v3;                                                                                            \
+        EACH_ROW(ROW_STEP)                                                                                   \
     }
     int32_t j = k0;
     if ((j & 1) && j < k1) {
@@ -264,15 +272,16 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
     }
     if (j < k1)
         STEP(j)
-#define STORE(i, c)                                                                                                    \
-    if (nc > c) {                                                                                                      \
-        float *to = out + i * out_stride + c * VL;                                                                     \
-        vf_store(to, scale ? vf_fma(vf_load(to), mine, vf_mul(o##i##c, its)) : o##i##c);                               \
+#define STORE(i, c)                                                                                          \
+    if (nc > c) {                                                                                            \
+        float *to = out + i * out_stride + c * VL;                                                           \
+        vf_store(to, scale ? vf_fma(vf_load(to), mine, vf_mul(o##i##c, its)) : o##i##c);                     \
     }
-#define STORE_ROW(i)                                                                                                   \
-    if (nr > i) {                                                                                                      \
-        const vf mine = scale ? vf_set1(scale[i]) : o##i##0, its = scale ? vf_set1(scale[PANEL + i]) : o##i##0;        \
-        STORE(i, 0) STORE(i, 1) STORE(i, 2) STORE(i, 3)                                                                \
+#define STORE_ROW(i)                                                                                         \
+    if (nr > i) {                                                                                            \
+        const vf mine = scale ? vf_set1(scale[i]) : o##i##0,                                                 \
+                 its = scale ? vf_set1(scale[PANEL + i]) : o##i##0;                                          \
+        STORE(i, 0) STORE(i, 1) STORE(i, 2) STORE(i, 3)                                                      \
     }
     EACH_ROW(STORE_ROW)
 #undef DECLARE
@@ -284,18 +293,19 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
 }
 
 /* A run of rows of any length by tiles of 6, 4, 2 and 1. */
-VEC void value_rows(const int nc, const int tail, const vm lanes, int32_t rows, const float *p, const int64_t ld, const float *v,
-                    const int64_t stride, const int32_t k0, const int32_t k1, const float *start, float *out, const int64_t out_stride,
+VEC void value_rows(const int nc, const int tail, const vm lanes, int32_t rows, const float *p,
+                    const int64_t ld, const float *v, const int64_t stride, const int32_t k0,
+                    const int32_t k1, const float *start, float *out, const int64_t out_stride,
                     const float *scale)
 {
-#define TILES(n)                                                                                                       \
-    while (rows >= n) {                                                                                                \
-        value_tile(n, nc, tail, lanes, p, ld, v, stride, k0, k1, start, out, out_stride, scale);                       \
-        rows -= n;                                                                                                     \
-        p += n;                                                                                                        \
-        out += n * out_stride;                                                                                         \
-        start = start ? start + n * out_stride : NULL;                                                                 \
-        scale = scale ? scale + n : NULL;                                                                              \
+#define TILES(n)                                                                                             \
+    while (rows >= n) {                                                                                      \
+        value_tile(n, nc, tail, lanes, p, ld, v, stride, k0, k1, start, out, out_stride, scale);             \
+        rows -= n;                                                                                           \
+        p += n;                                                                                              \
+        out += n * out_stride;                                                                               \
+        start = start ? start + n * out_stride : NULL;                                                       \
+        scale = scale ? scale + n : NULL;                                                                    \
     }
     TILES(6)
     TILES(4)

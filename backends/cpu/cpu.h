@@ -1,28 +1,30 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What the files of backends/cpu share: the device object, the instruction sets, loops over threads, and the functions that
- * fill the device table. Nobody outside this folder includes it (tests of the kernels do).
+ * What the files of backends/cpu share: the device object, the instruction sets, loops over threads, and the
+ * functions that fill the device table. Nobody outside this folder includes it (tests of the kernels do).
  */
 #ifndef RONDO_CPU_CPU_H
 #define RONDO_CPU_CPU_H
 
 #include "core/internal.h"
 
-/* Ascending: better last. SOFT and SCALAR are the spec program, with fused multiply-add in software and by instruction. */
+/* Ascending: better last. SOFT and SCALAR are the spec program, with fused multiply-add in software and by
+ * instruction. */
 enum rondo_cpu_isa { RONDO_CPU_SOFT, RONDO_CPU_SCALAR, RONDO_CPU_AVX2, RONDO_CPU_AVX512, RONDO_CPU_ISAS };
 
 const char *rondo__cpu_isa_name(int isa);
 /* Is in this build (RONDO_CPU_HAVE_*: see backends/Makefile.inc) and can run on this machine. */
 int rondo__cpu_isa_usable(int isa);
-int rondo__cpu_fma_usable(void);           /* the same for the spec built with FMA instructions */
+int rondo__cpu_fma_usable(void); /* the same for the spec built with FMA instructions */
 
 /* One build of the attention kernels. An item is some tokens of a task x the heads of one KV head. */
 struct rondo_cpu_attention {
-    int64_t (*tokens)(const struct rondo_attention_task *task);                /* tokens of one item */
-    bool (*bytes)(const struct rondo_attention_task *task, size_t *bytes);     /* scratch of one worker; false: too large */
+    int64_t (*tokens)(const struct rondo_attention_task *task); /* tokens of one item */
+    bool (*bytes)(const struct rondo_attention_task *task,
+                  size_t *bytes); /* scratch of one worker; false: too large */
     /* tokens [t0, t1); returns poll's code. poll is NULL on workers that are not the calling thread. */
-    int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
-               const struct rondo_poll *poll);
+    int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head,
+               void *scratch, const struct rondo_poll *poll);
 };
 /* Only those of RONDO_CPU_HAVE_* are linked; soft always is. */
 extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_attention_fma;
@@ -30,20 +32,20 @@ extern const struct rondo_cpu_attention rondo__cpu_attention_avx2, rondo__cpu_at
 
 struct rondo_device {
     int32_t threads;
-    int32_t isa;                                    /* enum rondo_cpu_isa, as asked for */
-    int32_t fma;                                    /* SCALAR: the build with FMA instructions serves */
+    int32_t isa; /* enum rondo_cpu_isa, as asked for */
+    int32_t fma; /* SCALAR: the build with FMA instructions serves */
     int32_t reserved;
     const struct rondo_cpu_attention *attention;
 };
 
 /* ---- loops (parallel.c) ---- */
 
-/* Calls work(arg, item, worker) for items 0..items-1, handed out in this order to at most dev->threads threads; worker is
- * below rondo__cpu_workers(dev, items), and 0 is the calling thread, which alone calls poll, after each of its items. The
- * first failing code ends it and is returned, with its sentence. Every thread runs in the default floating-point mode and
- * gets its own back. */
-int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
-                   const struct rondo_poll *poll);
+/* Calls work(arg, item, worker) for items 0..items-1, handed out in this order to at most dev->threads
+ * threads; worker is below rondo__cpu_workers(dev, items), and 0 is the calling thread, which alone calls
+ * poll, after each of its items. The first failing code ends it and is returned, with its sentence. Every
+ * thread runs in the default floating-point mode and gets its own back. */
+int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker),
+                   void *arg, const struct rondo_poll *poll);
 static inline int rondo__cpu_workers(const struct rondo_device *dev, int64_t items)
 {
     return items < dev->threads ? (int)(items < 1 ? 1 : items) : dev->threads;
@@ -54,9 +56,10 @@ int rondo__cpu_check_mode(void);
 void rondo__cpu_huge(void *memory, size_t bytes);
 
 /* ---- attention (attention_run.c) ---- */
-int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count,
-                             const struct rondo_poll *poll);
-size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count);
+int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks,
+                             int64_t count, const struct rondo_poll *poll);
+size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks,
+                                    int64_t count);
 
 /* The key position of a task's query token. */
 static inline int64_t rondo__cpu_position(const struct rondo_attention_task *t, int64_t token)
@@ -68,18 +71,25 @@ static inline int64_t rondo__cpu_position(const struct rondo_attention_task *t, 
 }
 
 /* ---- linear layers and element-wise functions (linear.c, elementwise.c): slots of the device table ---- */
-int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
-int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
-int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
+int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out,
+                          const rondo_linear_desc *desc);
+int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, int64_t rows,
+                           const void *weights);
+int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows,
+                           void *weights);
 void rondo__cpu_linear_free(struct rondo_device_linear *linear);
 size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear);
-int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear *linear, int64_t rows, const float *x,
-                      int64_t x_stride, float *y, int64_t y_stride, const float *bias, int add, const struct rondo_poll *poll);
-int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y);
-int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
-                    int64_t head_stride, const float *table);
+int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear *linear, int64_t rows,
+                      const float *x, int64_t x_stride, float *y, int64_t y_stride, const float *bias,
+                      int add, const struct rondo_poll *poll);
+int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
+                       const float *weight, float eps, float *y);
+int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x,
+                    int64_t row_stride, int64_t head_stride, const float *table);
 int rondo__cpu_swiglu(struct rondo_device *dev, int64_t count, const float *gate, const float *up, float *y);
-int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type, void *to);
-int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
+int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type,
+                       void *to);
+int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
+                         int64_t x_stride, double *out);
 
 #endif

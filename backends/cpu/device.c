@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The CPU's device table: choice of the instruction set, plain memory, and the slots that other files of this folder fill.
- * The stream of this device runs at once, so that sync() has nothing to wait for.
+ * The CPU's device table: choice of the instruction set, plain memory, and the slots that other files of this
+ * folder fill. The stream of this device runs at once, so that sync() has nothing to wait for.
  */
 #include "backends/cpu/cpu.h"
 
@@ -14,7 +14,7 @@
 
 static const char *isa(int index, int *usable)
 {
-    const int shown = RONDO_CPU_ISAS - 1;   /* "soft" is accepted, but it is the same program as "scalar" */
+    const int shown = RONDO_CPU_ISAS - 1; /* "soft" is accepted, but it is the same program as "scalar" */
     if (index < 0 || index >= shown)
         return NULL;
     if (usable)
@@ -45,24 +45,28 @@ static int choose(const char *asked, int *out)
     for (int i = 0; i < RONDO_CPU_ISAS; i++)
         if (!strcmp(asked, rondo__cpu_isa_name(i))) {
             if (!rondo__cpu_isa_usable(i))
-                return rondo__fail(RONDO_ENOTSUP, "instruction set \"%s\"%s cannot run on this machine; the best that can is \"%s\"",
-                                   asked, from, rondo__cpu_isa_name(best()));
+                return rondo__fail(
+                    RONDO_ENOTSUP,
+                    "instruction set \"%s\"%s cannot run on this machine; the best that can is \"%s\"", asked,
+                    from, rondo__cpu_isa_name(best()));
             *out = i;
             return 0;
         }
     for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
         if (!strcmp(asked, elsewhere[i]))
-            return rondo__fail(RONDO_ENOTSUP, "instruction set \"%s\"%s has no kernels in this version of rondo; the best that can run "
-                               "here is \"%s\"", asked, from, rondo__cpu_isa_name(best()));
-    return rondo__fail(RONDO_EINVAL, "unknown instruction set \"%s\"%s; known are auto, scalar, avx2 and avx512", asked, from);
+            return rondo__fail(
+                RONDO_ENOTSUP,
+                "instruction set \"%s\"%s has no kernels in this version of rondo; the best that can run "
+                "here is \"%s\"",
+                asked, from, rondo__cpu_isa_name(best()));
+    return rondo__fail(RONDO_EINVAL,
+                       "unknown instruction set \"%s\"%s; known are auto, scalar, avx2 and avx512", asked,
+                       from);
 }
 
 /* ---- attach, detach ---- */
 
-static int probe(void)
-{
-    return 1;
-}
+static int probe(void) { return 1; }
 
 static int attach(struct rondo_device **out, const struct rondo_device_desc *desc)
 {
@@ -82,7 +86,7 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
 #ifdef _OPENMP
     dev->threads = d.threads ? d.threads : omp_get_num_procs();
 #else
-    dev->threads = 1;   /* built without OpenMP: threads_used() says so */
+    dev->threads = 1; /* built without OpenMP: threads_used() says so */
 #endif
     dev->attention = &rondo__cpu_attention_soft;
 #ifdef RONDO_CPU_HAVE_FMA
@@ -101,20 +105,11 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
     return 0;
 }
 
-static void detach(struct rondo_device *dev)
-{
-    rondo__free(dev);
-}
+static void detach(struct rondo_device *dev) { rondo__free(dev); }
 
-static const char *isa_used(const struct rondo_device *dev)
-{
-    return rondo__cpu_isa_name(dev->isa);
-}
+static const char *isa_used(const struct rondo_device *dev) { return rondo__cpu_isa_name(dev->isa); }
 
-static int threads_used(const struct rondo_device *dev)
-{
-    return dev->threads;
-}
+static int threads_used(const struct rondo_device *dev) { return dev->threads; }
 
 static int check(struct rondo_device *dev)
 {
@@ -157,8 +152,8 @@ static int copy(struct rondo_device *dev, void *to, const void *from, size_t byt
     return 0;
 }
 
-static int copy_rows(struct rondo_device *dev, void *to, size_t to_stride, const void *from, size_t from_stride, size_t row_bytes,
-                     int64_t rows)
+static int copy_rows(struct rondo_device *dev, void *to, size_t to_stride, const void *from,
+                     size_t from_stride, size_t row_bytes, int64_t rows)
 {
     (void)dev;
     if (row_bytes == 0 || rows <= 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Which instruction sets this machine can run, asked of the processor at run time. Built for the baseline: the objects for
- * newer machines are entered only through tables that device.c picks after asking here.
+ * Which instruction sets this machine can run, asked of the processor at run time. Built for the baseline:
+ * the objects for newer machines are entered only through tables that device.c picks after asking here.
  */
 #include "backends/cpu/cpu.h"
 
@@ -11,10 +11,7 @@
 
 static const char *const names[RONDO_CPU_ISAS] = { "soft", "scalar", "avx2", "avx512" };
 
-const char *rondo__cpu_isa_name(int isa)
-{
-    return isa >= 0 && isa < RONDO_CPU_ISAS ? names[isa] : NULL;
-}
+const char *rondo__cpu_isa_name(int isa) { return isa >= 0 && isa < RONDO_CPU_ISAS ? names[isa] : NULL; }
 
 #ifdef __x86_64__
 
@@ -44,10 +41,7 @@ static int level(void)
 
 #else
 
-static int level(void)
-{
-    return 0;
-}
+static int level(void) { return 0; }
 
 #endif
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The scalar numerics of the contract (rondo-numerics(7), C1-C7): fused multiply-add, rounding to an integer, the
- * exponential, exact powers of two, merge factors, and the 16-bit types, in IEEE operations and integers only. The spec
- * programs (ref_attention.c, ref_linear.c) are written with these; vec.h has the same operations for vectors, and the tests
- * hold the two equal bit for bit.
+ * The scalar numerics of the contract (rondo-numerics(7), C1-C7): fused multiply-add, rounding to an integer,
+ * the exponential, exact powers of two, merge factors, and the 16-bit types, in IEEE operations and integers
+ * only. The spec programs (ref_attention.c, ref_linear.c) are written with these; vec.h has the same
+ * operations for vectors, and the tests hold the two equal bit for bit.
  *
  * Nothing here may be compiled with contraction, fast-math or extended precision.
  */
@@ -18,7 +18,8 @@
 #include "rondo.h"
 
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
-#error "rondo needs float arithmetic that rounds to float after every operation (on x86: SSE2, not the x87 unit)"
+#error                                                                                                       \
+    "rondo needs float arithmetic that rounds to float after every operation (on x86: SSE2, not the x87 unit)"
 #endif
 #ifdef __FAST_MATH__
 #error "rondo must not be compiled with -ffast-math"
@@ -40,13 +41,14 @@ static inline float rondo__float(uint32_t u)
 
 /* ---- C1: fused multiply-add ---- */
 
-/* Right for all inputs on any IEEE machine. The product of two floats is exact in double. Its sum with c is rounded to odd: cut
- * to 53 bits with the last bit set where something was cut off. 53 >= 2 * 24 + 2, so rounding that to float (normal or
- * subnormal) gives what rounding the exact sum would (Boldo and Melquiond, IEEE Trans. Computers 57(4), 2008). */
+/* Right for all inputs on any IEEE machine. The product of two floats is exact in double. Its sum with c is
+ * rounded to odd: cut to 53 bits with the last bit set where something was cut off. 53 >= 2 * 24 + 2, so
+ * rounding that to float (normal or subnormal) gives what rounding the exact sum would (Boldo and Melquiond,
+ * IEEE Trans. Computers 57(4), 2008). */
 static inline float rondo__fma_soft(float a, float b, float c)
 {
     double p = (double)a * (double)b, s = p + (double)c;
-    double t = s - p, e = (p - (s - t)) + ((double)c - t);   /* Knuth: s + e is the exact sum */
+    double t = s - p, e = (p - (s - t)) + ((double)c - t); /* Knuth: s + e is the exact sum */
     uint64_t u;
     if (e != 0.0 && s - s == 0.0) {
         memcpy(&u, &s, sizeof u);
@@ -68,7 +70,8 @@ static inline float rondo__fma(float a, float b, float c)
 
 /* ---- C3: x = n + f, and 2^f ---- */
 
-/* To the nearest integer, ties to even; x itself from 2^23 on, and where x is not finite. Keeps the sign of a zero. */
+/* To the nearest integer, ties to even; x itself from 2^23 on, and where x is not finite. Keeps the sign of a
+ * zero. */
 static inline float rondo__rint(float x)
 {
     uint32_t sign = rondo__bits(x) & 0x80000000u;
@@ -78,8 +81,9 @@ static inline float rondo__rint(float x)
     return rondo__float(rondo__bits((a + 8388608.0f) - 8388608.0f) | sign);
 }
 
-/* P(f), |f| <= 1/2, is 2^f with a relative error below 1.09 * 2^-24 (less than one unit in the last place), P(0) = 1: a minimax
- * fit, refined by search over neighbouring floats for the error of this float evaluation. Frozen: part of the contract. */
+/* P(f), |f| <= 1/2, is 2^f with a relative error below 1.09 * 2^-24 (less than one unit in the last place),
+ * P(0) = 1: a minimax fit, refined by search over neighbouring floats for the error of this float evaluation.
+ * Frozen: part of the contract. */
 #define RONDO_EXP2_C1 0x1.62e43p-1f
 #define RONDO_EXP2_C2 0x1.ebfbe2p-3f
 #define RONDO_EXP2_C3 0x1.c6af04p-5f
@@ -98,10 +102,7 @@ static inline float rondo__exp2_poly(float f)
 }
 
 /* 2^e for a whole e in [-126, 127]. */
-static inline float rondo__pow2(float e)
-{
-    return rondo__float((uint32_t)((int32_t)e + 127) << 23);
-}
+static inline float rondo__pow2(float e) { return rondo__float((uint32_t)((int32_t)e + 127) << 23); }
 
 /* C4: the weight of a key: P(f) * 2^e, 0 where e < -125; NaN stays. e is at most 0. */
 static inline float rondo__weight(float f, float e)
@@ -114,10 +115,7 @@ static inline float rondo__weight(float f, float e)
 }
 
 /* C5: s(d) for d = M of a node less M of the merge, so d <= 0. */
-static inline float rondo__merge_scale(float d)
-{
-    return d < -125.0f ? 0.0f : rondo__pow2(d);
-}
+static inline float rondo__merge_scale(float d) { return d < -125.0f ? 0.0f : rondo__pow2(d); }
 
 /* 2^x for any x, of the same pieces: 0 where rint(x) < -125, +inf where rint(x) > 127; NaN stays. */
 static inline float rondo__exp2(float x)
@@ -132,9 +130,9 @@ static inline float rondo__exp2(float x)
     return rondo__exp2_poly(x - n) * rondo__pow2(n);
 }
 
-#define RONDO_LOG2E 0x1.71547652b82fep+0    /* double */
-#define RONDO_LN2 0x1.62e42fefa39efp-1      /* double */
-#define RONDO_NAN_BITS 0x7fc00000u          /* the one NaN that is ever written out */
+#define RONDO_LOG2E 0x1.71547652b82fep+0 /* double */
+#define RONDO_LN2 0x1.62e42fefa39efp-1 /* double */
+#define RONDO_NAN_BITS 0x7fc00000u /* the one NaN that is ever written out */
 
 /* C7: the natural log-sum-exp of a row, NaN canonical. In double: product, log and sum each rounded. */
 static inline float rondo__lse(float m, float l)
@@ -147,17 +145,14 @@ static inline float rondo__lse(float m, float l)
 
 /* ---- the 16-bit types: widening is exact; rounding is to nearest even, of integers ---- */
 
-static inline float rondo__from_bf16(uint16_t h)
-{
-    return rondo__float((uint32_t)h << 16);
-}
+static inline float rondo__from_bf16(uint16_t h) { return rondo__float((uint32_t)h << 16); }
 
 static inline float rondo__from_f16(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = (h >> 10) & 31u, m = h & 0x3ffu;
     if (e == 31)
         return rondo__float(sign | 0x7f800000u | (m ? 0x400000u : 0u) | (m << 13));
-    if (e == 0)   /* zero or subnormal: m * 2^-24, exact */
+    if (e == 0) /* zero or subnormal: m * 2^-24, exact */
         return rondo__float(sign | rondo__bits((float)m * 0x1p-24f));
     return rondo__float(sign | ((e + 112u) << 23) | (m << 13));
 }
@@ -175,9 +170,9 @@ static inline uint16_t rondo__to_f16(float x)
     uint32_t u = rondo__bits(x), sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;
     if (a > 0x7f800000u)
         return 0x7e00u;
-    if (a >= 0x477ff000u)          /* 65520 and above round to infinity */
+    if (a >= 0x477ff000u) /* 65520 and above round to infinity */
         return (uint16_t)(sign | 0x7c00u);
-    if (a < 0x38800000u) {         /* below 2^-14: a multiple of 2^-24; adding 1/2 rounds at that bit */
+    if (a < 0x38800000u) { /* below 2^-14: a multiple of 2^-24; adding 1/2 rounds at that bit */
         float y = rondo__float(a) + 0.5f;
         return (uint16_t)(sign | (rondo__bits(y) - 0x3f000000u));
     }
@@ -190,7 +185,8 @@ static inline float rondo__element(const void *p, int64_t i, int type)
 {
     if (type == RONDO_F32)
         return ((const float *)p)[i];
-    return type == RONDO_BF16 ? rondo__from_bf16(((const uint16_t *)p)[i]) : rondo__from_f16(((const uint16_t *)p)[i]);
+    return type == RONDO_BF16 ? rondo__from_bf16(((const uint16_t *)p)[i])
+                              : rondo__from_f16(((const uint16_t *)p)[i]);
 }
 
 /* One rounding to the storage type; NaN becomes the canonical one. */

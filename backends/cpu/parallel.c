@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Threads inside a rank, and the floating-point mode they run in. A loop hands out independent items by an atomic counter;
- * which thread gets which item changes no bit, because no item reads what another one writes.
+ * Threads inside a rank, and the floating-point mode they run in. A loop hands out independent items by an
+ * atomic counter; which thread gets which item changes no bit, because no item reads what another one writes.
  */
-#define _GNU_SOURCE   /* madvise */
+#define _GNU_SOURCE /* madvise */
 #include "backends/cpu/cpu.h"
 
 #include <sched.h>
@@ -21,7 +21,8 @@
 
 #if defined(__SSE__)
 
-/* MXCSR: all exceptions masked, nearest, neither FTZ nor DAZ; the sticky flags (low six bits) do not matter. */
+/* MXCSR: all exceptions masked, nearest, neither FTZ nor DAZ; the sticky flags (low six bits) do not matter.
+ */
 #define MODE_MASK 0xffc0u
 #define MODE_DEFAULT 0x1f80u
 typedef unsigned mode_word;
@@ -40,7 +41,7 @@ static const char *mode_fault(mode_word m)
 
 #elif defined(__aarch64__)
 
-#define MODE_MASK 0x03f79f07ull   /* AHP..FZ16, and the trap enables */
+#define MODE_MASK 0x03f79f07ull /* AHP..FZ16, and the trap enables */
 #define MODE_DEFAULT 0ull
 typedef uint64_t mode_word;
 static mode_word mode_get(void)
@@ -61,7 +62,8 @@ static const char *mode_fault(mode_word m)
 
 #else
 
-/* No portable name for the register: judge by results. Worker threads start in the default mode by their system's rules. */
+/* No portable name for the register: judge by results. Worker threads start in the default mode by their
+ * system's rules. */
 #define MODE_MASK 0u
 #define MODE_DEFAULT 0u
 typedef unsigned mode_word;
@@ -71,7 +73,8 @@ static const char *mode_fault(mode_word m)
 {
     volatile float one = 1.0f, tiny = 0x1p-126f, half = 0.5f, ulp = 0x1p-24f, more = 0x1.8p-24f;
     (void)m;
-    if (one + ulp != 1.0f || one + more != 1.0f + 0x1p-23f || -one - ulp != -1.0f || -one - more != -1.0f - 0x1p-23f)
+    if (one + ulp != 1.0f || one + more != 1.0f + 0x1p-23f || -one - ulp != -1.0f ||
+        -one - more != -1.0f - 0x1p-23f)
         return "rounding is not to nearest";
     return tiny * half == 0.0f ? "values below the normal range are flushed to zero" : NULL;
 }
@@ -81,8 +84,11 @@ static const char *mode_fault(mode_word m)
 int rondo__cpu_check_mode(void)
 {
     const char *fault = mode_fault(mode_get());
-    return fault ? rondo__fail(RONDO_EINVAL, "the calling thread's floating-point mode is not the default: %s; restore it "
-                               "(fesetenv(FE_DFL_ENV)) before calling", fault) : 0;
+    return fault ? rondo__fail(RONDO_EINVAL,
+                               "the calling thread's floating-point mode is not the default: %s; restore it "
+                               "(fesetenv(FE_DFL_ENV)) before calling",
+                               fault)
+                 : 0;
 }
 
 /* ---- loops ---- */
@@ -90,7 +96,7 @@ int rondo__cpu_check_mode(void)
 struct loop {
     _Atomic int64_t next, finished;
     _Atomic int code;
-    char sentence[512];     /* of the first failure, written by the thread that set code */
+    char sentence[512]; /* of the first failure, written by the thread that set code */
     int64_t items;
     int (*work)(void *arg, int64_t item, int worker);
     void *arg;
@@ -131,8 +137,8 @@ static void loop_run(struct loop *l, int worker)
         mode_set(found);
 }
 
-int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
-                   const struct rondo_poll *poll)
+int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker),
+                   void *arg, const struct rondo_poll *poll)
 {
     struct loop l = { .items = items, .work = work, .arg = arg, .poll = poll };
     int workers = rondo__cpu_workers(dev, items);
@@ -140,10 +146,11 @@ int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *ar
         return 0;
 #ifdef _OPENMP
     if (workers > 1) {
-        /* thread 0 of the team is the calling thread; OpenMP may give a smaller team than asked for, never a larger one */
+        /* thread 0 of the team is the calling thread; OpenMP may give a smaller team than asked for, never a
+         * larger one */
 #pragma omp parallel num_threads(workers) shared(l)
         loop_run(&l, omp_get_thread_num());
-        return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0;   /* it may be another thread's sentence */
+        return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0; /* it may be another thread's sentence */
     }
 #endif
     (void)workers;
@@ -155,7 +162,8 @@ void rondo__cpu_huge(void *memory, size_t bytes)
 {
 #ifdef MADV_HUGEPAGE
     const uintptr_t large = (uintptr_t)2 << 20;
-    uintptr_t from = ((uintptr_t)memory + large - 1) & ~(large - 1), to = ((uintptr_t)memory + bytes) & ~(large - 1);
+    uintptr_t from = ((uintptr_t)memory + large - 1) & ~(large - 1),
+              to = ((uintptr_t)memory + bytes) & ~(large - 1);
     if (memory && from < to)
         (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
 #else

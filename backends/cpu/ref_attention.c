@@ -1,22 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The definition of attention: rules C2-C7 of the numerics contract (rondo-numerics(7)) for one query row at a time, and the tree
- * program of core/device.h executed as it is written. Every fast kernel equals this bit for bit. Built twice: without FMA
- * instructions (fused multiply-add in software) and, on x86, with them.
+ * The definition of attention: rules C2-C7 of the numerics contract (rondo-numerics(7)) for one query row at
+ * a time, and the tree program of core/device.h executed as it is written. Every fast kernel equals this bit
+ * for bit. Built twice: without FMA instructions (fused multiply-add in software) and, on x86, with them.
  */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/num.h"
 
-#define TOKENS 8   /* of one item; any number would do */
+#define TOKENS 8 /* of one item; any number would do */
 #define LEAF_MAX 256
 
 /* A node: M, l, acc[value_dim]. */
 enum { NODE_M, NODE_L, NODE_ACC };
 
-static size_t node_floats(const struct rondo_attention_task *t)
-{
-    return (size_t)t->value_dim + NODE_ACC;
-}
+static size_t node_floats(const struct rondo_attention_task *t) { return (size_t)t->value_dim + NODE_ACC; }
 
 static void node_empty(const struct rondo_attention_task *t, float *node)
 {
@@ -24,12 +21,9 @@ static void node_empty(const struct rondo_attention_task *t, float *node)
     node[NODE_M] = -FLT_MAX;
 }
 
-/* The keys of a leaf in the order of the contract, 1, 0, 3, 2, ...: the j-th of them, for j = 0, 1, ... below count rounded up
- * to even. Those outside of the row's range [i0, i1) take no part. */
-static int32_t pairwise(int32_t j)
-{
-    return j ^ 1;
-}
+/* The keys of a leaf in the order of the contract, 1, 0, 3, 2, ...: the j-th of them, for j = 0, 1, ... below
+ * count rounded up to even. Those outside of the row's range [i0, i1) take no part. */
+static int32_t pairwise(int32_t j) { return j ^ 1; }
 
 /* C2: the chain over the head dimension, then one product with scale * log2(e). */
 static float score(const struct rondo_attention_task *t, const float *q, const void *k, int64_t at)
@@ -44,10 +38,11 @@ static float score(const struct rondo_attention_task *t, const float *q, const v
 }
 
 /* C3, C4: the node of one leaf for a row that sees positions [lo, hi). x: scratch of LEAF_MAX. */
-static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head, const float *q, int64_t lo, int64_t hi,
-                 float *x, float *node)
+static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head,
+                 const float *q, int64_t lo, int64_t hi, float *x, float *node)
 {
-    int64_t k = f->row * t->k_row_stride + kv_head * t->k_head_stride, v = f->row * t->v_row_stride + kv_head * t->v_head_stride;
+    int64_t k = f->row * t->k_row_stride + kv_head * t->k_head_stride,
+            v = f->row * t->v_row_stride + kv_head * t->v_head_stride;
     float *acc = node + NODE_ACC, M = -FLT_MAX, l = 0.0f;
     int32_t i0, i1;
 
@@ -95,7 +90,8 @@ static void output(const struct rondo_attention_task *t, int64_t token, int32_t 
 }
 
 /* A slot holds acc[q_rows][heads][value_dim], M[q_rows][heads], l[q_rows][heads]. */
-static void slot_move(const struct rondo_attention_task *t, float *slot, int64_t token, int32_t head, float *node, bool store)
+static void slot_move(const struct rondo_attention_task *t, float *slot, int64_t token, int32_t head,
+                      float *node, bool store)
 {
     size_t row = (size_t)token * (size_t)t->heads + (size_t)head, rows = (size_t)t->q_rows * (size_t)t->heads;
     size_t dim = (size_t)t->value_dim;
@@ -112,11 +108,12 @@ static void slot_move(const struct rondo_attention_task *t, float *slot, int64_t
 }
 
 /* C6: the program for one row. stack has room for depth nodes. */
-static void row(const struct rondo_attention_task *t, int64_t token, int32_t head, float *q, float *x, float *stack)
+static void row(const struct rondo_attention_task *t, int64_t token, int32_t head, float *q, float *x,
+                float *stack)
 {
     const size_t size = node_floats(t);
     const int32_t kv_head = head / (t->heads / t->kv_heads);
-    float *top = stack;   /* the next free place */
+    float *top = stack; /* the next free place */
     int64_t lo, hi;
 
     rondo__visible(t, rondo__cpu_position(t, token), &lo, &hi);
@@ -159,11 +156,13 @@ static int64_t tokens(const struct rondo_attention_task *t)
 static bool bytes(const struct rondo_attention_task *t, size_t *out)
 {
     size_t stack, floats;
-    return rondo__mul(node_floats(t), (size_t)t->depth, &stack) && rondo__add(stack, (size_t)t->head_dim + LEAF_MAX, &floats) &&
+    return rondo__mul(node_floats(t), (size_t)t->depth, &stack) &&
+           rondo__add(stack, (size_t)t->head_dim + LEAF_MAX, &floats) &&
            rondo__mul(floats, sizeof(float), out);
 }
 
-static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
+               const struct rondo_poll *poll)
 {
     float *x = scratch, *q = x + LEAF_MAX, *stack = q + t->head_dim;
     const int32_t group = t->heads / t->kv_heads;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The vector vocabulary. A kernel source written with it is compiled once per instruction set, with RONDO_ISA_avx2 (-mavx2
- * -mfma -mf16c) or RONDO_ISA_avx512 (-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c) defined; adding an instruction
- * set means adding a block here. Every operation gives, lane by lane, the bits of its scalar namesake in num.h, except for
- * the sign and payload of a NaN.
+ * The vector vocabulary. A kernel source written with it is compiled once per instruction set, with
+ * RONDO_ISA_avx2 (-mavx2 -mfma -mf16c) or RONDO_ISA_avx512 (-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+ * -mf16c) defined; adding an instruction set means adding a block here. Every operation gives, lane by lane,
+ * the bits of its scalar namesake in num.h, except for the sign and payload of a NaN.
  *
- * vf: VL floats. vm: one truth value a lane. All functions are static, so that no code for a newer machine can be shared
- * with the baseline by the linker.
+ * vf: VL floats. vm: one truth value a lane. All functions are static, so that no code for a newer machine
+ * can be shared with the baseline by the linker.
  */
 #ifndef RONDO_CPU_VEC_H
 #define RONDO_CPU_VEC_H
@@ -37,9 +37,13 @@ VEC vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 VEC vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 VEC vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 VEC vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-/* acc += a * b as vf_fma, in place: left to themselves the compilers overwrite a factor here and there, and then spill */
+/* acc += a * b as vf_fma, in place: left to themselves the compilers overwrite a factor here and there, and
+ * then spill */
 VEC void vf_fma_into(vf *acc, vf a, vf b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(*acc) : "v"(a), "v"(b)); }
-VEC vf vf_neg(vf a) { return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a), _mm512_set1_epi32((int)0x80000000u))); }
+VEC vf vf_neg(vf a)
+{
+    return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a), _mm512_set1_epi32((int)0x80000000u)));
+}
 /* a > b ? a : b and a < b ? a : b, NaN and zeros included: exactly what the instructions do */
 VEC vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 VEC vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
@@ -48,16 +52,18 @@ VEC vm vf_ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 VEC vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 VEC vm vf_is_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 VEC vm vm_and(vm a, vm b) { return (vm)(a & b); }
-VEC vm vm_first(int n) { return n >= 16 ? (vm)0xffff : (vm)((1u << n) - 1u); }   /* lanes 0..n-1 */
+/* lanes 0..n-1 */
+VEC vm vm_first(int n) { return n >= 16 ? (vm)0xffff : (vm)((1u << n) - 1u); }
 VEC int vm_any(vm m) { return m != 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_mov_ps(no, m, yes); }
-VEC vf vf_load_mask(const float *p, vm m) { return _mm512_maskz_loadu_ps(m, p); }   /* other lanes 0 and not read */
+/* the other lanes are 0 and not read */
+VEC vf vf_load_mask(const float *p, vm m) { return _mm512_maskz_loadu_ps(m, p); }
 VEC void vf_store_mask(float *p, vm m, vf x) { _mm512_mask_storeu_ps(p, m, x); }
 VEC vf vf_rint(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* 2^e for whole e in [-126, 127] */
 VEC vf vf_pow2(vf e) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), e); }
-/* f = x - rint(x). An infinite x gives 0 here and NaN in num.h: vf_weight gives NaN or 0 for it all the same, because e is
- * NaN or -inf then. */
+/* f = x - rint(x). An infinite x gives 0 here and NaN in num.h: vf_weight gives NaN or 0 for it all the same,
+ * because e is NaN or -inf then. */
 VEC void vf_split(vf x, vf *n, vf *f)
 {
     *f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -72,20 +78,26 @@ VEC vf vf_scale(vf p, vf e)
 }
 VEC vf vf_from_bf16(const uint16_t *p)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16));
 }
-VEC vf vf_from_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+VEC vf vf_from_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
 VEC void vf_to_bf16(uint16_t *p, vf x)
 {
     __m512i u = _mm512_castps_si512(x);
-    __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)));
+    __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)),
+                                 _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1)));
     r = _mm512_mask_mov_epi32(_mm512_srli_epi32(r, 16), vf_is_nan(x), _mm512_set1_epi32(0x7fc0));
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(r));
 }
 VEC void vf_to_f16(uint16_t *p, vf x)
 {
     __m256i h = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    _mm256_storeu_si256((__m256i *)(void *)p, _mm256_mask_mov_epi16(h, vf_is_nan(x), _mm256_set1_epi16(0x7e00)));
+    _mm256_storeu_si256((__m256i *)(void *)p,
+                        _mm256_mask_mov_epi16(h, vf_is_nan(x), _mm256_set1_epi16(0x7e00)));
 }
 
 #elif defined(RONDO_ISA_avx2)
@@ -116,7 +128,8 @@ VEC vm vf_is_nan(vf a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 VEC vm vm_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 VEC vm vm_first(int n)
 {
-    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+    return _mm256_castsi256_ps(
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
 }
 VEC int vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
@@ -125,7 +138,8 @@ VEC void vf_store_mask(float *p, vm m, vf x) { _mm256_maskstore_ps(p, _mm256_cas
 VEC vf vf_rint(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 VEC vf vf_pow2(vf e)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(e), _mm256_set1_epi32(127)), 23));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(e), _mm256_set1_epi32(127)), 23));
 }
 VEC void vf_split(vf x, vf *n, vf *f)
 {
@@ -134,21 +148,29 @@ VEC void vf_split(vf x, vf *n, vf *f)
 }
 VEC vf vf_scale(vf p, vf e)
 {
-    /* added to the exponent field. A NaN e converts to 2^31, whose shift adds nothing: p stays (and is NaN) */
+    /* added to the exponent field. A NaN e converts to 2^31, whose shift adds nothing: p stays (and is NaN)
+     */
     __m256i q = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(e), 23));
     return _mm256_and_ps(_mm256_castsi256_ps(q), _mm256_cmp_ps(e, _mm256_set1_ps(-125.0f), _CMP_NLT_UQ));
 }
 VEC vf vf_from_bf16(const uint16_t *p)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
 }
-VEC vf vf_from_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+VEC vf vf_from_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 VEC void vf_to_bf16(uint16_t *p, vf x)
 {
     __m256i u = _mm256_castps_si256(x);
-    __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)));
-    r = _mm256_blendv_epi8(_mm256_srli_epi32(r, 16), _mm256_set1_epi32(0x7fc0), _mm256_castps_si256(vf_is_nan(x)));
-    _mm_storeu_si128((__m128i *)(void *)p, _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)));
+    __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)),
+                                 _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)));
+    r = _mm256_blendv_epi8(_mm256_srli_epi32(r, 16), _mm256_set1_epi32(0x7fc0),
+                           _mm256_castps_si256(vf_is_nan(x)));
+    _mm_storeu_si128((__m128i *)(void *)p,
+                     _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)));
 }
 VEC void vf_to_f16(uint16_t *p, vf x)
 {
@@ -199,7 +221,8 @@ VEC vf vf_exp2(vf x)
 
 VEC vf vf_canonical(vf x) { return vf_select(vf_is_nan(x), vf_set1(rondo__float(RONDO_NAN_BITS)), x); }
 
-/* VL elements of type F32, BF16 or F16 from element i on, and back with one rounding (NaN becomes canonical) */
+/* VL elements of type F32, BF16 or F16 from element i on, and back with one rounding (NaN becomes canonical)
+ */
 VEC vf vf_element(const void *p, int64_t i, int type)
 {
     if (type == RONDO_F32)
