@@ -24,7 +24,6 @@
 #define KEYS(nv) ((nv) == 1 ? 8 : 4)
 #define COLS 2
 #endif
-#define ROWS 6 /* rows of a P*V tile */
 #define PANEL (RV * VL)
 #define LEAF_MAX 256
 
