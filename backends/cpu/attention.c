@@ -16,8 +16,8 @@
 #include "backends/cpu/attention_tile.h"
 #include "backends/cpu/cpu.h"
 
-#define BLOCK_ROWS                                                                                           \
-    384 /* of an item: Q and the stacks of its panels fit the second-level cache at usual head sizes */
+/* Rows of an item: Q and the stacks of its panels fit the second-level cache at usual head sizes. */
+#define BLOCK_ROWS 384
 
 struct panel {
     float *qt; /* [head_dim][vecs * VL] */
