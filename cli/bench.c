@@ -152,6 +152,8 @@ static int run(void *arg)
         report_numerics(r, 128);
         json_object_set_new(r, "device", json_string("cpu"));
         json_object_set_new(r, "transport", json_string(common.mpi ? "mpi" : "threads"));
+        json_object_set(r, "isa", json_object_get(json_array_get(b->rows, 0), "isa"));
+        json_object_set(r, "ranks", json_object_get(json_array_get(b->rows, 0), "ranks"));
         json_object_set_new(r, "seconds", number(now() - begin));
         json_object_set(r, "rows", b->rows);
         if (b->check)

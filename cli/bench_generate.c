@@ -45,6 +45,21 @@ static int one_run(rondo_context *ctx, struct work *w, int32_t *prompt, rondo_lm
     return code;
 }
 
+/* Both ceilings of all ranks together; adds to sums. */
+static int take_ceilings(rondo_context *ctx, const rondo_context_info *info, const struct ceiling_buffer *buffer, size_t *sizes, double *all,
+                         double sums[2])
+{
+    double here[2] = { ceiling_rate(CEILING_FMA, info->isa, info->threads, NULL, 0), ceiling_rate(CEILING_DRAM, info->isa, info->threads, buffer, 0) };
+    for (int r = 0; r < info->ranks; r++)
+        sizes[r] = sizeof here;
+    const int code = rondo_all_gather(ctx, here, all, sizes);
+    for (int r = 0; r < info->ranks && !code; r++) {
+        sums[0] += all[2 * r];
+        sums[1] += all[2 * r + 1];
+    }
+    return code;
+}
+
 static void settle(struct measurement *m, double *seconds, double *ceilings, int count, double amount)
 {
     double rates[BENCH_REPEAT_MOST], fractions[BENCH_REPEAT_MOST];
@@ -78,25 +93,20 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         memset(buffer.memory, 1, buffer.bytes);
     for (int i = -1; i < repeat && !code; i++) {
         rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
-        double here[2];
+        double sums[2] = { 0, 0 };
         code = rondo_barrier(ctx);
-        here[0] = ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL, 0);
-        here[1] = ceiling_rate(CEILING_DRAM, info.isa, info.threads, &buffer, 0);
-        for (int r = 0; r < ranks && !code; r++)
-            sizes[r] = sizeof here;
         if (!code)
-            code = rondo_all_gather(ctx, here, all, sizes);
+            code = take_ceilings(ctx, &info, &buffer, sizes, all, sums);
         if (!code)
             code = one_run(ctx, w, prompt, &counters);
+        if (!code)
+            code = take_ceilings(ctx, &info, &buffer, sizes, all, sums);
         if (i < 0 || code)
             continue;
         prefill[i] = counters.prefill_seconds;
         decode[i] = counters.decode_tokens ? counters.decode_seconds / (double)counters.decode_tokens : 0;
-        fma[i] = dram[i] = 0;
-        for (int r = 0; r < ranks; r++) {
-            fma[i] += all[2 * r];
-            dram[i] += all[2 * r + 1];
-        }
+        fma[i] = sums[0] / 2;
+        dram[i] = sums[1] / 2;
     }
     if (!code && first) {
         const double kv = 8.0 * (double)(w->info.layers * w->info.kv_heads * w->info.head_dim) * ((double)s->prompt + (double)s->new_tokens / 2.0);

@@ -11,13 +11,26 @@
 #include "cli/problem.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define U 0x1p-24
+#define THREADS_MOST 64
 
-struct row {
-    double *weight, *slip;   /* [keys] exp(s - max), and its relative error */
+/* The problem with its numbers widened once. */
+struct wide {
+    struct problem *p;
+    double *q, *k, *v;
+    int64_t keys_most;
+};
+struct share {                  /* rows first, first + step, ... of all (sequence, query, head) rows */
+    const struct wide *w;
+    int64_t first, step;
+    double *weight, *slip;      /* [keys_most] exp(s - max), and its relative error */
+    double *sum, *size, *error; /* [value_dim] */
+    bool out_of_memory;
 };
 
 static double storage_error(double x, int type)
@@ -28,8 +41,28 @@ static double storage_error(double x, int type)
     return of[type].unit * fabs(x) + of[type].tiny;
 }
 
-static void one_row(struct problem *p, struct row *scratch, int64_t s, int64_t i, int64_t h)
+/* sum a*b, and sum |a*b|; four chains each, so that a large problem does not take all day */
+static double dot(const double *a, const double *b, int64_t n, double *size)
 {
+    double s[4] = { 0, 0, 0, 0 }, t[4] = { 0, 0, 0, 0 };
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int j = 0; j < 4; j++) {
+            const double x = a[i + j] * b[i + j];
+            s[j] += x;
+            t[j] += fabs(x);
+        }
+    for (; i < n; i++) {
+        s[0] += a[i] * b[i];
+        t[0] += fabs(a[i] * b[i]);
+    }
+    *size = (t[0] + t[1]) + (t[2] + t[3]);
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+static void one_row(const struct share *c, int64_t s, int64_t i, int64_t h)
+{
+    const struct problem *p = c->w->p;
     const int64_t keys = p->tokens[s] + p->cached[s], position = i + p->cached[s], g = h / (p->heads / p->kv_heads);
     const int64_t row = (p->q_first[s] + i) * p->heads + h, D = p->head_dim, V = p->value_dim, leaf = p->leaf ? p->leaf : 128;
     int64_t lo = 0, hi = keys;
@@ -41,7 +74,7 @@ static void one_row(struct problem *p, struct row *scratch, int64_t s, int64_t i
         hi = position + p->window.right + 1;
     double *out = p->out + row * V, *bound = p->out_bound + row * V;
     for (int64_t d = 0; d < V; d++)
-        out[d] = bound[d] = 0;
+        out[d] = bound[d] = c->sum[d] = c->size[d] = c->error[d] = 0;
     p->lse[row] = -INFINITY;
     p->lse_bound[row] = 0;
     if (lo >= hi)
@@ -49,66 +82,106 @@ static void one_row(struct problem *p, struct row *scratch, int64_t s, int64_t i
     const double scale = 1.0 / sqrt((double)D);
     double most = -INFINITY, sum = 0, sum_slip = 0, slip_most = 0;
     for (int64_t j = lo; j < hi; j++) {
-        double dot = 0, size = 0;
-        for (int64_t d = 0; d < D; d++) {
-            const double t = widen(p->q, row * D + d, p->type) * widen(p->k, ((p->k_first[s] + j) * p->kv_heads + g) * D + d, p->type);
-            dot += t;
-            size += fabs(t);
-        }
-        scratch->weight[j] = dot * scale;
+        double size;
+        const double x = dot(c->w->q + row * D, c->w->k + ((p->k_first[s] + j) * p->kv_heads + g) * D, D, &size);
+        c->weight[j] = x * scale;
         /* ln 2 times an error in units of log2 is the error of the natural exponent */
-        scratch->slip[j] = scale * ((double)D * U * size + 3.0 * U * fabs(dot)) + 5.0 * U;
-        most = fmax(most, scratch->weight[j]);
+        c->slip[j] = scale * ((double)D * U * size + 3.0 * U * fabs(x)) + 5.0 * U;
+        most = fmax(most, c->weight[j]);
     }
     double levels = (double)p->extra_levels;
     for (int64_t n = 1; n * leaf < keys; n *= 2)
         levels++;
     const double chain = ((double)(leaf < hi - lo ? leaf : hi - lo) + 3.0 * levels + 3.0) * U;
     for (int64_t j = lo; j < hi; j++) {
-        scratch->weight[j] = exp(scratch->weight[j] - most);
-        sum += scratch->weight[j];
-        sum_slip += scratch->weight[j] * scratch->slip[j];
-        slip_most = fmax(slip_most, scratch->slip[j]);
-    }
-    const double below = (double)(hi - lo) * 0x1p-120;
-    for (int64_t d = 0; d < V; d++) {
-        double o = 0, size = 0, slip = 0;
-        for (int64_t j = lo; j < hi; j++) {
-            const double v = widen(p->v, ((p->k_first[s] + j) * p->kv_heads + g) * V + d, p->type), t = scratch->weight[j] * v;
-            o += t;
-            size += fabs(t);
-            slip += fabs(t) * scratch->slip[j];
+        const double weight = exp(c->weight[j] - most), slip = c->slip[j], *v = c->w->v + ((p->k_first[s] + j) * p->kv_heads + g) * V;
+        sum += weight;
+        sum_slip += weight * slip;
+        slip_most = fmax(slip_most, slip);
+        for (int64_t d = 0; d < V; d++) {
+            const double t = weight * v[d];
+            c->sum[d] += t;
+            c->size[d] += fabs(t);
+            c->error[d] += fabs(t) * slip;
         }
-        out[d] = o / sum;
-        const double error = (slip + size * (2.0 * chain + sum_slip / sum + 2.0 * U)) / sum + below;
-        bound[d] = 1.05 * error / (1.0 - fmin(0.5, 4.0 * slip_most)) + storage_error(out[d], p->type);
+    }
+    const double below = (double)(hi - lo) * 0x1p-120, rest = 1.05 / (1.0 - fmin(0.5, 4.0 * slip_most));
+    for (int64_t d = 0; d < V; d++) {
+        const double error = (c->error[d] + c->size[d] * (2.0 * chain + sum_slip / sum + 2.0 * U)) / sum + below;
+        out[d] = c->sum[d] / sum;
+        bound[d] = rest * error + storage_error(out[d], p->type);
     }
     p->lse[row] = most + log(sum);
-    p->lse_bound[row] = 1.05 * (sum_slip / sum + chain) / (1.0 - fmin(0.5, 4.0 * slip_most)) + storage_error(p->lse[row], RONDO_F32);
+    p->lse_bound[row] = rest * (sum_slip / sum + chain) + storage_error(p->lse[row], RONDO_F32);
+}
+
+static void *rows_of(void *arg)
+{
+    struct share *c = arg;
+    const struct problem *p = c->w->p;
+    c->weight = room(c->w->keys_most, sizeof *c->weight);
+    c->slip = room(c->w->keys_most, sizeof *c->slip);
+    c->sum = room(p->value_dim, sizeof *c->sum);
+    c->size = room(p->value_dim, sizeof *c->size);
+    c->error = room(p->value_dim, sizeof *c->error);
+    c->out_of_memory = !c->weight || !c->slip || !c->sum || !c->size || !c->error;
+    int64_t n = 0;
+    for (int64_t s = 0; s < p->sequences && !c->out_of_memory; s++)
+        for (int64_t i = 0; i < p->tokens[s]; i++)
+            for (int64_t h = 0; h < p->heads; h++, n++)
+                if (n % c->step == c->first)
+                    one_row(c, s, i, h);
+    free(c->weight);
+    free(c->slip);
+    free(c->sum);
+    free(c->size);
+    free(c->error);
+    return NULL;
+}
+
+static double *widened(const void *data, int64_t count, int type)
+{
+    double *x = room(count, sizeof *x);
+    for (int64_t i = 0; i < count && x; i++)
+        x[i] = widen(data, i, type);
+    return x;
 }
 
 int problem_reference(struct problem *p)
 {
     const int64_t rows = p->q_rows * p->heads;
-    int64_t keys = 0;
+    struct wide w = { p, widened(p->q, rows * p->head_dim, p->type), widened(p->k, p->k_rows * p->kv_heads * p->head_dim, p->type),
+                      widened(p->v, p->k_rows * p->kv_heads * p->value_dim, p->type), 0 };
     for (int64_t s = 0; s < p->sequences; s++)
-        if (p->tokens[s] + p->cached[s] > keys)
-            keys = p->tokens[s] + p->cached[s];
+        if (p->tokens[s] + p->cached[s] > w.keys_most)
+            w.keys_most = p->tokens[s] + p->cached[s];
     p->out = room(rows * p->value_dim, sizeof *p->out);
     p->out_bound = room(rows * p->value_dim, sizeof *p->out_bound);
     p->lse = room(rows, sizeof *p->lse);
     p->lse_bound = room(rows, sizeof *p->lse_bound);
-    struct row scratch = { room(keys, sizeof(double)), room(keys, sizeof(double)) };
-    int code = 0;
-    if (!p->out || !p->out_bound || !p->lse || !p->lse_bound || !scratch.weight || !scratch.slip)
-        code = fail(EXIT_ROOM, "not enough memory for the reference of '%s'", p->name);
-    for (int64_t s = 0; s < p->sequences && !code; s++)
-        for (int64_t i = 0; i < p->tokens[s]; i++)
-            for (int64_t h = 0; h < p->heads; h++)
-                one_row(p, &scratch, s, i, h);
-    free(scratch.weight);
-    free(scratch.slip);
-    return code;
+    bool bad = !w.q || !w.k || !w.v || !p->out || !p->out_bound || !p->lse || !p->lse_bound;
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    /* a small problem is done before a thread has started */
+    const int threads = rows * w.keys_most < 100000 ? 1 : cores < 1 ? 1 : cores > THREADS_MOST ? THREADS_MOST : (int)cores;
+    struct share shares[THREADS_MOST];
+    pthread_t ids[THREADS_MOST];
+    bool started[THREADS_MOST] = { false };
+    for (int t = 0; t < threads && !bad; t++) {
+        shares[t] = (struct share){ .w = &w, .first = t, .step = threads };
+        started[t] = t > 0 && pthread_create(&ids[t], NULL, rows_of, &shares[t]) == 0;
+    }
+    for (int t = 0; t < threads && !bad; t++)
+        if (!started[t])
+            rows_of(&shares[t]);
+    for (int t = 0; t < threads; t++)
+        if (started[t])
+            pthread_join(ids[t], NULL);
+    for (int t = 0; t < threads && !bad; t++)
+        bad = shares[t].out_of_memory;
+    free(w.q);
+    free(w.k);
+    free(w.v);
+    return bad ? fail(EXIT_ROOM, "not enough memory for the reference of '%s'", p->name) : 0;
 }
 
 static void compare(struct result *r, double got, double want, double bound)

@@ -149,15 +149,14 @@ static int custom(struct verify *v)
     p.seed = 7;
     for (int64_t i = 0; i < options.turns.count; i++)
         p.turn[p.turns++] = options.turns.at[i];
-    snprintf(p.name, sizeof p.name, "causal, %lld tokens in %lld turns, %lld/%lld heads of %lld, f32",
-             (long long)p.tokens[0], (long long)(p.turns ? p.turns : 1), (long long)p.heads, (long long)p.kv_heads, (long long)p.head_dim);
-    if (p.turns) {
-        int64_t sum = 0;
-        for (int64_t i = 0; i < p.turns; i++)
-            sum += p.turn[i];
-        snprintf(p.name, sizeof p.name, "causal, %lld tokens in %lld turns, %lld/%lld heads of %lld, f32", (long long)sum,
-                 (long long)p.turns, (long long)p.heads, (long long)p.kv_heads, (long long)p.head_dim);
-    }
+    int64_t sum = p.turns ? 0 : p.tokens[0];
+    char turns[40] = "";
+    for (int64_t i = 0; i < p.turns; i++)
+        sum += p.turn[i];
+    if (p.turns)
+        snprintf(turns, sizeof turns, " in %lld turns", (long long)p.turns);
+    snprintf(p.name, sizeof p.name, "causal, %lld tokens%s, %lld/%lld heads of %lld, f32", (long long)sum, turns, (long long)p.heads,
+             (long long)p.kv_heads, (long long)p.head_dim);
     return verify_custom(v, &p);
 }
 
@@ -173,7 +172,10 @@ static int report(struct verify *v, double begin)
     report_numerics(r, 128);
     json_object_set_new(r, "device", json_string("cpu"));
     json_object_set_new(r, "transport", json_string(common.mpi ? "mpi" : "threads"));
-    json_t *ranks = json_array();
+    json_t *ranks = json_array(), *isas = json_array();
+    for (int i = 0; i < v->isa_count; i++)
+        json_array_append_new(isas, json_string(v->isas[i]));
+    json_object_set_new(r, "isa", isas);
     for (int64_t i = 0; i < v->ranks.count; i++)
         json_array_append_new(ranks, json_integer(v->ranks.at[i]));
     json_object_set_new(r, "ranks", ranks);

@@ -122,7 +122,7 @@ int verify_custom(struct verify *v, struct problem *p)
     struct result base;
     struct tally t = { 1, 0, 0 };
     bool pass;
-    int code = problem_make(p, true);
+    int code = ranks_together(problem_make(p, ranks_first()));
     const int threads = common.threads ? (int)common.threads : 1;
     const struct setting one = { 1, RONDO_CONTIGUOUS, RONDO_PASS_KV, threads, 0, v->isas[0] };
     memset(&base, 0, sizeof base);

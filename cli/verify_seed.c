@@ -146,7 +146,7 @@ static int decode(struct verify *v, int ranks)
     snprintf(p.name, sizeof p.name, "the paper's decode: 64 tokens, then 4 of 1");
     say("\n--- \U0001F504 Simulating Decode (Algorithm 4) ---");
     const bool balanced = say_states(ranks);
-    int code = problem_make(&p, true);
+    int code = ranks_together(problem_make(&p, ranks_first()));
     const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL }, leaves = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL };
     const struct setting dealt = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 1, NULL };
     struct result base, by_leaf, by_token;
@@ -163,7 +163,7 @@ static int decode(struct verify *v, int ranks)
         snprintf(wider.name, sizeof wider.name, "the paper's decode, KV dealt token by token");
         wider.out = wider.out_bound = wider.lse = wider.lse_bound = NULL;
         wider.extra_levels = ranks;
-        code = problem_reference(&wider);
+        code = ranks_together(ranks_first() ? problem_reference(&wider) : 0);
         if (!code)
             code = verify_case(v, &wider, &dealt, &base, &by_token, &token_pass);
         wider.q = wider.k = wider.v = NULL;
@@ -209,7 +209,7 @@ int verify_seed(struct verify *v)
     snprintf(p.name, sizeof p.name, "the paper's prefill: 64 tokens, one head of 32");
     say("--- \u2699\uFE0F System Parameters ---\nCP Ranks (N): %d\nSeq Len (T): %d\nHead Dim (D_H): %d", ranks, SEED_TOKENS, SEED_DIM);
     say("\n--- \U0001F4CA Ground Truth (Single Rank) ---\nRunning standard causal attention...\n  O_truth shape: [1, %d, %d]", SEED_TOKENS, SEED_DIM);
-    int code = problem_make(&p, true);
+    int code = ranks_together(problem_make(&p, ranks_first()));
     const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_KV, 1, 0, NULL };
     if (!code)
         code = verify_case(v, &p, &one, NULL, &base, &pass);
