@@ -40,7 +40,7 @@ static int write_failed(const char *path, int error)
 {
     char text[RONDO_SHOW_BYTES];
     if (error == ENOSPC || error == EDQUOT)
-        return rondo__fail(RONDO_ENOMEM, "no room on the disk to write %s (%s); nothing was left there", path, rondo__errno_text(text, error));
+        return rondo__fail(RONDO_ENOMEM, "no room on the disk to write %s (%s); nothing stays there", path, rondo__errno_text(text, error));
     return rondo__fail(RONDO_EIO, "cannot write %s: %s", path, rondo__errno_text(text, error));
 }
 

@@ -332,6 +332,10 @@ static void test_steps(void)
         { "merged with the next", "{'pre_tokenizer':{'type':'Split','pattern':{'String':'a'},'behavior':'MergedWithNext','invert':false}," MODEL "}",
           "abaab", "ab|a|ab" },
         { "contiguous", "{'pre_tokenizer':{'type':'Split','pattern':{'String':'a'},'behavior':'Contiguous','invert':false}," MODEL "}", "baab", "b|a|a|b" },
+        { "contiguous, of several letters", "{'pre_tokenizer':{'type':'Split','pattern':{'Regex':'[ab]'},'behavior':'Contiguous','invert':false}," MODEL "}",
+          "abcabab", "ab|c|ab|ab" },
+        { "a word that no merge gives", "{'model':{'type':'BPE','vocab':{'a':0,'b':1,'ba':2},'merges':[]}}", "ba", "b|a" },
+        { "a word that is looked up whole", "{'model':{'type':'BPE','ignore_merges':true,'vocab':{'a':0,'b':1,'ba':2},'merges':[]}}", "ba", "ba" },
         { "metaspace", "{'pre_tokenizer':{'type':'Metaspace','replacement':'\xe2\x96\x81','prepend_scheme':'always','split':true}," MODEL "}", "a a",
           "\xe2\x96\x81" "a|\xe2\x96\x81" "a" },
         { "metaspace, old style", "{'pre_tokenizer':{'type':'Metaspace','replacement':'\xe2\x96\x81','add_prefix_space':false}," MODEL "}", "a a",
@@ -403,6 +407,16 @@ static void test_decoders(void)
         rondo_lm_free(text);
         rondo_tokenizer_close(t);
     }
+    /* Stripping ends at the first other character, though more of them come at the start of a later token */
+    rondo_tokenizer *t = small("{'decoder':{'type':'Sequence','decoders':[{'type':'Fuse'},{'type':'Strip','content':'a','start':3,'stop':0}]},"
+                               "'model':{'vocab':{'a':0,'b':1},'merges':[]}}");
+    char *stripped = NULL;
+    size_t left = 0;
+    ok(t && !rondo_tokenizer_decode(t, (const int32_t[]){ 0, 1, 0, 0 }, 4, 0, &stripped, &left) && !strcmp(stripped, "baa"), "strip, then no more: %s",
+       stripped ? stripped : "");
+    rondo_lm_free(stripped);
+    rondo_tokenizer_close(t);
+
     /* What is held back, and when */
     rondo_text_stream *s = NULL;
     const char *text;
