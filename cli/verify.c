@@ -23,7 +23,7 @@ static const struct option own_options[] = {
     { "heads", 0, OPTION_INT, "H", "its query heads (default 8)", &options.heads, 1, 1024, NULL },
     { "kv-heads", 0, OPTION_INT, "G", "its KV heads (default 2, or H where 2 does not divide it)", &options.kv_heads, 1, 1024, NULL },
     { "head-dim", 0, OPTION_INT, "D", "its head size (default 64)", &options.head_dim, 1, 1024, NULL },
-    { "turns", 0, OPTION_CALL, "LIST", "its tokens turn by turn, KV kept between them", &options.turns, 1, 65536, option_list },
+    { "turns", 0, OPTION_CALL, "LIST", "more tokens turn by turn (after --tokens, if given), KV kept between them", &options.turns, 1, 65536, option_list },
     { "model", 'm', OPTION_TEXT, "DIR", "a real model's logits and generated tokens instead (with -f)", &options.model, 0, 0, NULL },
     { "file", 'f', OPTION_TEXT, "FILE", "the text that the model reads", &options.text, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
@@ -147,6 +147,8 @@ static int custom(struct verify *v)
     p.kv_heads = options.kv_heads ? options.kv_heads : p.heads % 2 ? p.heads : 2;
     p.head_dim = options.head_dim ? options.head_dim : 64;
     p.seed = 7;
+    if (options.tokens && options.turns.at)
+        p.turn[p.turns++] = options.tokens;
     for (int64_t i = 0; i < options.turns.count; i++)
         p.turn[p.turns++] = options.turns.at[i];
     int64_t sum = p.turns ? 0 : p.tokens[0];
@@ -236,10 +238,9 @@ static int verify_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "-m DIR and -f FILE go together: the model and the text that it reads");
     if (options.model && is_custom())
         return fail(EXIT_USAGE, "with -m the model gives the shape; leave out --tokens, --heads, --kv-heads, --head-dim and --turns");
-    if (options.tokens && options.turns.at)
-        return fail(EXIT_USAGE, "--tokens and --turns exclude each other: the turns' tokens are given one by one");
-    if (options.turns.count > PROBLEM_TURNS)
-        return fail(EXIT_USAGE, "--turns names %lld turns; at most %d are taken", (long long)options.turns.count, PROBLEM_TURNS);
+    const int turns_most = PROBLEM_TURNS - (options.tokens != 0);
+    if (options.turns.count > turns_most)
+        return fail(EXIT_USAGE, "--turns names %lld turns; at most %d are taken", (long long)options.turns.count, turns_most);
     const int64_t heads = options.heads ? options.heads : options.kv_heads > 8 ? options.kv_heads : 8;
     if (options.kv_heads && heads % options.kv_heads)
         return fail(EXIT_USAGE, "--heads %lld is no multiple of --kv-heads %lld", (long long)heads, (long long)options.kv_heads);
