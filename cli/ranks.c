@@ -153,17 +153,21 @@ static int run_rank(rondo_context *ctx, struct job *job)
     void *trace = NULL;
     mine->rank = rank;
     body_text[0] = 0;
-    if (rank == 0) {
-        rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
-        if (!rondo_context_query(ctx, &info)) {
-            snprintf(run->device, sizeof run->device, "%s", info.device);
-            snprintf(run->transport, sizeof run->transport, "%s", info.transport);
-            snprintf(run->used_isa, sizeof run->used_isa, "%s", info.isa);
-            run->used_threads = info.threads;
-        }
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    int code = rondo_context_query(ctx, &info);
+    if (rank == 0 && !code) {
+        snprintf(run->device, sizeof run->device, "%s", info.device);
+        snprintf(run->transport, sizeof run->transport, "%s", info.transport);
+        snprintf(run->used_isa, sizeof run->used_isa, "%s", info.isa);
+        run->used_threads = info.threads;
     }
+    /* a library built without OpenMP runs one thread whatever is asked: that must not pass for what the user wanted */
+    if (!code && common.threads && !run->threads && info.threads != common.threads)
+        code = body_fail(RONDO_ENOTSUP, "--threads %lld: this build runs %d thread inside a rank (no OpenMP); leave it out, or use --ranks",
+                         (long long)common.threads, info.threads);
     trace_attach(ctx, &trace);
-    int code = job->body(ctx, mine, job->arg);
+    if (!code)
+        code = job->body(ctx, mine, job->arg);
     trace_detach(ctx, trace, NULL);
     if (code) {
         mine->code = code;

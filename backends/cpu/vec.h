@@ -53,7 +53,7 @@ VEC vm vf_eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 VEC vm vf_is_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 VEC vm vm_and(vm a, vm b) { return (vm)(a & b); }
 /* lanes 0..n-1 */
-VEC vm vm_first(int n) { return n >= 16 ? (vm)0xffff : (vm)((1u << n) - 1u); }
+VEC vm vm_first(int n) { return (vm)(n >= 16 ? 0xffffu : (1u << n) - 1u); }
 VEC int vm_any(vm m) { return m != 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_mov_ps(no, m, yes); }
 /* the other lanes are 0 and not read */
