@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * A transport that wraps any other one for tests: $RONDO_TEST_HOOK is a list, with commas, of
- *     delay[:SEED]     every call first sleeps for up to 200 microseconds
+ *     delay[:SEED]     every call but progress() first sleeps for up to 200 microseconds
  *     reorder[:SEED]   shifts are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
  *     trace            every call is logged (level debug)
@@ -112,12 +112,12 @@ static uint64_t draw(const struct hook *h, uint64_t what)
     return rondo__hash_word(rondo__hash_word(rondo__hash_word(h->set.seed, (uint64_t)h->rank), (uint64_t)h->calls), what);
 }
 
-static int before(struct hook *h, const char *call)
+static int before(struct hook *h, const char *call, bool waits)
 {
     h->calls++;
     if (h->set.trace)
         rondo__log(RONDO_LOG_DEBUG, "rank %d, transport call %lld: %s", h->rank, (long long)h->calls, call);
-    if (h->set.delay) {
+    if (h->set.delay && waits) {
         struct timespec t = { 0, (long)(draw(h, 0) % DELAY_NS_MAX) };
         nanosleep(&t, NULL);
     }
@@ -183,7 +183,7 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
     struct hook *h = hook_of(ep);
     struct rondo_endpoint *inner = NULL;
     *out = NULL;
-    int err = before(h, "split");
+    int err = before(h, "split", true);
     if (!err)
         err = release(h);
     if (!err)
@@ -205,7 +205,7 @@ static int shift(struct rondo_endpoint *ep, int distance, const void *send, size
                  struct rondo_request *request)
 {
     struct hook *h = hook_of(ep);
-    int err = before(h, "shift");
+    int err = before(h, "shift", true);
     if (err)
         return err;
     if (!h->set.reorder)
@@ -226,7 +226,7 @@ static int shift(struct rondo_endpoint *ep, int distance, const void *send, size
 static int finish(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer)
 {
     struct hook *h = hook_of(ep);
-    int err = before(h, "finish");
+    int err = before(h, "finish", true);
     if (!err)
         err = release(h);
     return err ? err : h->ops->finish(h->ep, request, seconds, peer);
@@ -235,7 +235,7 @@ static int finish(struct rondo_endpoint *ep, struct rondo_request *request, doub
 static int progress(struct rondo_endpoint *ep)
 {
     struct hook *h = hook_of(ep);
-    int err = before(h, "progress");
+    int err = before(h, "progress", false);
     if (!err)
         err = release(h);
     return err ? err : h->ops->progress(h->ep);
@@ -244,7 +244,7 @@ static int progress(struct rondo_endpoint *ep)
 static int fence(struct rondo_endpoint *ep, double seconds, int *peer)
 {
     struct hook *h = hook_of(ep);
-    int err = before(h, "fence");
+    int err = before(h, "fence", true);
     if (!err)
         err = release(h);
     return err ? err : h->ops->fence(h->ep, seconds, peer);
