@@ -118,7 +118,7 @@ static _Atomic int woken;
 static int revoker(rondo_context *ctx, void *arg)
 {
     struct work *w = arg;
-    int err = 0;
+    int err = rondo_barrier(ctx);   /* else one that is still joining would be revoked out of that, without a body */
     if (ctx->rank == w->fail_rank) {
         usleep(2000);
         rondo_context_revoke(ctx, RONDO_ECANCELED, "the user pressed a key");
