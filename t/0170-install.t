@@ -75,6 +75,15 @@ if [ -f "$libdir/librondo_lm.a" ]; then
 else
     skip 2 "no static librondo_lm"
 fi
+program=$(find "$dest" -type f -path '*/bin/rondo')
+if [ -n "$program" ] && [ -n "$(find "$libdir" -name rondo_mpi.so)" ] && [ -f "$libdir/librondo.so" ]; then
+    # into another place than configured
+    env -u RONDO_MODULE_PATH LD_LIBRARY_PATH="$libdir" "$program" info >"$scratch/info"
+    grep '^transports' "$scratch/info" | grep -v 'mpi (not here)' >"$scratch/transports"
+    ok "the program that was installed finds its MPI module" grep -q mpi "$scratch/transports"
+else
+    skip 1 "no program or no MPI module was built"
+fi
 unset PKG_CONFIG_SYSROOT_DIR
 ok "make uninstall" $MAKE uninstall DESTDIR="$dest"
 find "$dest" -type f -o -type l >"$scratch/left"

@@ -2,9 +2,11 @@
  *
  * What exists: the devices and transports that are compiled in, one line each, and those in loadable modules, which are
  * opened when somebody asks for them by name. A module is rondo_<name>.so in a folder of $RONDO_MODULE_PATH, or else in the
- * folder that configure chose. Modules stay open for the life of the process: MPI does not survive being unloaded.
+ * folder beside this library (in the build tree), its subfolder rondo (an installation that was moved), or the folder that
+ * configure chose. Modules stay open for the life of the process: MPI does not survive being unloaded.
  * Called by context.c, launch.c and `rondo info`.
  */
+#define _GNU_SOURCE   /* dladdr */
 #include "core/internal.h"
 
 #include <dlfcn.h>
@@ -57,9 +59,35 @@ static bool exists_in(char path[PATH_BYTES], const char *folder, size_t folder_b
     return n > 0 && n < PATH_BYTES && access(path, R_OK) == 0;
 }
 
+static int fail(int code, const char *sentence)
+{
+    return rondo__fail(code, "%s", sentence);
+}
+
+static const struct rondo_services services = {
+    sizeof services, fail, rondo_error_text, rondo__alloc_zero, rondo__free, rondo__now, rondo__cores, rondo__env_piece,
+};
+
+/* The folder that this library was loaded from, and its subfolder: so a build works where it lies, and an installation where
+ * it was moved to. Only where the user names no folders. */
+static bool find_beside(char path[PATH_BYTES], const char *name)
+{
+    Dl_info info;
+    if (!dladdr(&services, &info) || !info.dli_fname)
+        return false;
+    const char *slash = strrchr(info.dli_fname, '/');
+    if (!slash || slash - info.dli_fname > PATH_BYTES / 4)
+        return false;
+    char folder[PATH_BYTES / 2];
+    int n = snprintf(folder, sizeof folder, "%.*s/rondo", (int)(slash - info.dli_fname), info.dli_fname);
+    return exists_in(path, folder, (size_t)(slash - info.dli_fname), name) || exists_in(path, folder, (size_t)n, name);
+}
+
 static bool find_file(char path[PATH_BYTES], const char *name)
 {
     const char *folders = rondo__env_module_path();
+    if (!folders && find_beside(path, name))
+        return true;
     while (folders) {
         const char *colon = strchr(folders, ':');
         size_t n = colon ? (size_t)(colon - folders) : strlen(folders);
@@ -69,15 +97,6 @@ static bool find_file(char path[PATH_BYTES], const char *name)
     }
     return exists_in(path, RONDO_MODULE_DIR, strlen(RONDO_MODULE_DIR), name);
 }
-
-static int fail(int code, const char *sentence)
-{
-    return rondo__fail(code, "%s", sentence);
-}
-
-static const struct rondo_services services = {
-    sizeof services, fail, rondo_error_text, rondo__alloc_zero, rondo__free, rondo__now, rondo__cores, rondo__env_piece,
-};
 
 /* *out stays NULL where there is no such file; then nothing is recorded and 0 returned. */
 static int open_module(const struct rondo_module **out, const char *name)
