@@ -16,17 +16,25 @@
 #include "backends/cpu/attention_tile.h"
 #include "backends/cpu/cpu.h"
 
-/* Rows of an item: Q and the stacks of its panels fit the second-level cache at usual head sizes. */
-#define BLOCK_ROWS 384
+/* Rows of an item. A leaf is copied once for all of them, so more is better, until Q and the topmost nodes of
+ * the panels leave the second-level cache: 576 to 1536 measured alike, 384 2 % slower. */
+#define BLOCK_ROWS 768
+/* How many rows ahead are worth fetching already. */
+#define FETCH_ROWS 4
 
 struct panel {
     float *qt; /* [head_dim][vecs * VL] */
     float *nodes; /* [depth] nodes: acc[PANEL][padded], m[PANEL], l[PANEL] */
     int16_t *place; /* stack position -> node */
-    uint8_t *full; /* stack position: 0 = the empty node */
+    uint8_t *full; /* stack position: an enum state */
+    float **slot;  /* stack position: the slot of a node that is IN_SLOT */
     int32_t row, rows, vecs;
     int64_t lo_min, lo_max, hi_min, hi_max; /* of its rows' visible ranges */
 };
+
+/* What a panel has at a position of its stack. A LOADed node stays IN_SLOT until somebody works on it: M and l
+ * come at once, acc is read where it lies. STORED: a MERGE has put its result where the next step stores it. */
+enum state { EMPTY, NODE, IN_SLOT, STORED };
 
 struct block {
     const struct rondo_attention_task *t;
@@ -103,9 +111,12 @@ static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char 
         p.nodes = take(scratch, &at, (size_t)t->depth * b->node_floats * sizeof(float));
         p.place = take(scratch, &at, (size_t)t->depth * sizeof *p.place);
         p.full = take(scratch, &at, (size_t)t->depth);
+        p.slot = take(scratch, &at, (size_t)t->depth * sizeof *p.slot);
         if (scratch) {
-            for (int32_t j = 0; j < t->depth; j++)
+            for (int32_t j = 0; j < t->depth; j++) {
                 p.place[j] = (int16_t)j;
+                p.slot[j] = NULL;
+            }
             b->panel[i] = p;
         }
     }
@@ -127,6 +138,13 @@ static bool bytes(const struct rondo_attention_task *t, size_t *out)
     return true;
 }
 
+/* Rows of K, V, Q and of slots may lie pages apart: the hardware does not foresee them. */
+static void fetch_row(const void *row, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)row + i, 0, 3);
+}
+
 /* ---- Q ---- */
 
 /* qt[d][row], lanes without a row 0. Four rows and four dimensions at a time. */
@@ -142,6 +160,12 @@ static void pack_q(const struct block *b, const struct panel *p)
                                (b->kv_head * b->group + row % b->group) * t->q_head_stride;
             if (r + i < p->rows && t->q_type == RONDO_F32) {
                 q[i] = (const float *)t->q + at;
+                if (r + i + FETCH_ROWS < p->rows) {
+                    const int32_t ahead = row + FETCH_ROWS;
+                    fetch_row((const float *)t->q + (b->token + ahead / b->group) * t->q_row_stride +
+                                  (b->kv_head * b->group + ahead % b->group) * t->q_head_stride,
+                              (int64_t)dim * (int64_t)sizeof(float));
+                }
                 continue;
             }
             float *w = b->wide_q + (int64_t)i * dim;
@@ -191,30 +215,98 @@ static void merge_heads(const struct block *b, const struct panel *p, float *n, 
     }
 }
 
-/* The two topmost nodes of every panel become one. */
-static void merge_step(struct block *b)
+/* Where row r of a panel lies in a slot: acc at *acc, M and l at *m and *l. */
+static void slot_row(const struct block *b, const struct panel *p, float *slot, int32_t r, float **acc,
+                     float **m, float **l)
 {
+    const struct rondo_attention_task *t = b->t;
+    const int32_t row = p->row + r;
+    const size_t rows = (size_t)t->q_rows * (size_t)t->heads;
+    const size_t at = (size_t)(b->token + row / b->group) * (size_t)t->heads +
+                      (size_t)(b->kv_head * b->group + row % b->group);
+    *acc = slot + at * (size_t)t->value_dim;
+    *m = slot + rows * (size_t)t->value_dim + at;
+    *l = *m + rows;
+}
+
+/* Where the acc of row r lies for a stack position of a panel. */
+static float *acc_row(const struct block *b, const struct panel *p, int32_t position, int32_t r)
+{
+    float *acc, *m, *l;
+    if (p->full[position] == NODE)
+        return node(b, p, position) + (size_t)r * (size_t)b->padded;
+    slot_row(b, p, p->slot[position], r, &acc, &m, &l);
+    return acc;
+}
+
+/* Fetches a node that is still in its slot, for who works on it in place. */
+static void bring(const struct block *b, const struct panel *p, int32_t position)
+{
+    const size_t dim = (size_t)b->t->value_dim, pad = (size_t)b->padded - dim;
+    float *n = node(b, p, position);
+    if (p->full[position] != IN_SLOT)
+        return;
+    for (int32_t r = 0; r < p->rows; r++) {
+        memcpy(n + (size_t)r * (size_t)b->padded, acc_row(b, p, position, r), dim * sizeof *n);
+        memset(n + (size_t)r * (size_t)b->padded + dim, 0, pad * sizeof *n);
+    }
+    p->full[position] = NODE;
+}
+
+/* What waits below `top` in a slot that is about to be written must leave it. */
+static void leave_slot(const struct block *b, const struct panel *p, int32_t top, const float *slot)
+{
+    for (int32_t i = 0; i < top; i++)
+        if (p->slot[i] == slot)
+            bring(b, p, i);
+}
+
+/* The two topmost nodes of every panel become one; in slot `to` at once where the program stores it next. */
+static void merge_step(struct block *b, float *to)
+{
+    const int64_t row_bytes = (int64_t)b->t->value_dim * (int64_t)sizeof(float);
     b->top--;
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         const int32_t left = b->top - 1, right = b->top;
         float scale[2 * PANEL];
-        if (!p->full[right])
+        if (p->full[right] == EMPTY)
             continue;
-        if (!p->full[left]) {
+        if (to)
+            leave_slot(b, p, left, to);
+        if (p->full[left] == EMPTY) {
             const int16_t place = p->place[left];
             p->place[left] = p->place[right];
             p->place[right] = place;
-            p->full[left] = 1;
+            p->full[left] = p->full[right];
+            p->slot[left] = p->slot[right];
             continue;
         }
-        float *x = node(b, p, left), *y = node(b, p, right);
-        merge_heads(b, p, x, node_m(b, y), node_l(b, y), scale);
-        for (int32_t r = 0; r < p->rows; r++, x += b->padded, y += b->padded) {
+        float *n = node(b, p, left), *y = node(b, p, right), *into, *m, *l;
+        merge_heads(b, p, n, node_m(b, y), node_l(b, y), scale);
+        for (int32_t r = 0; r < p->rows; r++) {
             const vf sa = vf_set1(scale[r]), sb = vf_set1(scale[PANEL + r]);
+            const float *x = acc_row(b, p, left, r), *z = acc_row(b, p, right, r);
+            const int32_t later = r + FETCH_ROWS;
+            if (later < p->rows) {
+                for (int32_t position = left; position <= right; position++)
+                    if (p->full[position] == IN_SLOT)
+                        fetch_row(acc_row(b, p, position, later), row_bytes);
+                if (to) {
+                    slot_row(b, p, to, later, &into, &m, &l);
+                    fetch_row(into, row_bytes);
+                }
+            }
+            into = n + (size_t)r * (size_t)b->padded;
+            if (to) {
+                slot_row(b, p, to, r, &into, &m, &l);
+                *m = node_m(b, n)[r];
+                *l = node_l(b, n)[r];
+            }
             for (int32_t d = 0; d < b->padded; d += VL)
-                vf_store(x + d, vf_fma(vf_load(x + d), sa, vf_mul(vf_load(y + d), sb)));
+                vf_store(into + d, vf_fma(vf_load(x + d), sa, vf_mul(vf_load(z + d), sb)));
         }
+        p->full[left] = to ? STORED : NODE;
     }
 }
 
@@ -356,8 +448,11 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
 static void widen(const void *from, int64_t at, int64_t stride, int type, int32_t rows, int32_t dim,
                   float *to, int64_t to_stride)
 {
+    const int64_t element = type == RONDO_F32 ? 4 : 2;
     for (int32_t i = 0; i < rows; i++, at += stride, to += to_stride) {
         int32_t d = 0;
+        if (i + FETCH_ROWS < rows)
+            fetch_row((const char *)from + (at + FETCH_ROWS * stride) * element, dim * element);
         for (; d + VL <= dim; d += VL)
             vf_store(to + d, vf_element(from, at + d, type));
         for (; d < dim; d++)
@@ -435,45 +530,35 @@ static int leaf_step(struct block *b, int32_t step, int merge)
             rondo__visible_in_leaf(f, p->lo_max, p->hi_min, &w.c0, &w.c1);
         }
         if (!merge)
-            p->full[at] = w.u0 < w.u1;
+            p->full[at] = w.u0 < w.u1 ? NODE : EMPTY;
         if (w.u0 >= w.u1)
             continue;
+        bring(b, p, at);
         w.uniform = w.u0 == w.c0 && w.u1 == w.c1;
         leaf_panel(b, p, f, &w, node(b, p, at), merge && p->full[at]);
-        p->full[at] = 1;
+        p->full[at] = NODE;
     }
     return u0 < u1;
 }
 
-/* Where row r of a panel lies in a slot: acc at *acc, M and l at *m and *l. */
-static void slot_row(const struct block *b, const struct panel *p, float *slot, int32_t r, float **acc,
-                     float **m, float **l)
-{
-    const struct rondo_attention_task *t = b->t;
-    const int32_t row = p->row + r;
-    const size_t rows = (size_t)t->q_rows * (size_t)t->heads;
-    const size_t at = (size_t)(b->token + row / b->group) * (size_t)t->heads +
-                      (size_t)(b->kv_head * b->group + row % b->group);
-    *acc = slot + at * (size_t)t->value_dim;
-    *m = slot + rows * (size_t)t->value_dim + at;
-    *l = *m + rows;
-}
+/* Whether acc may be read and written in slots by whole vectors. */
+static bool whole(const struct block *b) { return b->padded == b->t->value_dim; }
 
 static void load_step(struct block *b, float *slot)
 {
-    const size_t dim = (size_t)b->t->value_dim, pad = (size_t)b->padded - dim;
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         float *n = node(b, p, b->top), *acc, *m, *l;
         memset(node_m(b, n), 0, 2 * PANEL * sizeof *n);
         for (int32_t r = 0; r < p->rows; r++) {
             slot_row(b, p, slot, r, &acc, &m, &l);
-            memcpy(n + (size_t)r * (size_t)b->padded, acc, dim * sizeof *acc);
-            memset(n + (size_t)r * (size_t)b->padded + dim, 0, pad * sizeof *acc);
             node_m(b, n)[r] = *m;
             node_l(b, n)[r] = *l;
         }
-        p->full[b->top] = 1;
+        p->full[b->top] = IN_SLOT;
+        p->slot[b->top] = slot;
+        if (!whole(b))
+            bring(b, p, b->top);
     }
     b->top++;
 }
@@ -484,16 +569,20 @@ static void store_step(struct block *b, float *slot)
     b->top--;
     for (int32_t i = 0; i < b->panels; i++) {
         const struct panel *p = b->panel + i;
-        const int full = p->full[b->top];
         float *n = node(b, p, b->top), *acc, *m, *l;
+        const bool empty = p->full[b->top] == EMPTY;
+        leave_slot(b, p, b->top, slot);
+        if (p->full[b->top] == STORED)
+            continue;
+        bring(b, p, b->top);
         for (int32_t r = 0; r < p->rows; r++) {
             slot_row(b, p, slot, r, &acc, &m, &l);
-            if (full)
-                memcpy(acc, n + (size_t)r * (size_t)b->padded, dim * sizeof *acc);
-            else
+            if (empty)
                 memset(acc, 0, dim * sizeof *acc);
-            *m = full ? node_m(b, n)[r] : -FLT_MAX;
-            *l = full ? node_l(b, n)[r] : 0.0f;
+            else
+                memcpy(acc, n + (size_t)r * (size_t)b->padded, dim * sizeof *acc);
+            *m = empty ? -FLT_MAX : node_m(b, n)[r];
+            *l = empty ? 0.0f : node_l(b, n)[r];
         }
     }
 }
@@ -505,7 +594,7 @@ static void out_step(struct block *b)
     b->top--;
     for (int32_t i = 0; i < b->panels; i++) {
         const struct panel *p = b->panel + i;
-        const int full = p->full[b->top];
+        const int full = p->full[b->top] != EMPTY;
         float *n = node(b, p, b->top);
         for (int32_t r = 0; r < p->rows; r++) {
             const int32_t row = p->row + r, head = b->kv_head * b->group + row % b->group;
@@ -513,7 +602,7 @@ static void out_step(struct block *b)
                           at = token * t->out_row_stride + head * t->out_head_stride;
             const float l = full ? node_l(b, n)[r] : 0.0f;
             const vf inv = vf_set1(1.0f / l);
-            const float *acc = n + (int64_t)r * b->padded;
+            const float *acc = full ? acc_row(b, p, b->top, r) : n;
             for (int32_t d = 0; d < t->value_dim; d += VL) {
                 const vf o = l == 0.0f ? vf_zero() : vf_add(vf_mul(vf_load(acc + d), inv), vf_zero());
                 if (d + VL <= t->value_dim) {
@@ -576,9 +665,11 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
         case RONDO_TREE_LOAD:
             load_step(&b, t->slots[s->arg]);
             break;
-        case RONDO_TREE_MERGE:
-            merge_step(&b);
+        case RONDO_TREE_MERGE: {
+            const struct rondo_tree_step *next = i + 1 < t->steps ? s + 1 : NULL;
+            merge_step(&b, next && next->code == RONDO_TREE_STORE && whole(&b) ? t->slots[next->arg] : NULL);
             break;
+        }
         case RONDO_TREE_STORE:
             store_step(&b, t->slots[s->arg]);
             break;
