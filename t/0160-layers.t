@@ -13,7 +13,7 @@ only() { # text, file, pattern of what may be needed
 }
 libc='libc|ld-linux[-a-z0-9_]*|ld-musl[-a-z0-9_]*|ld64|libpthread|libdl'
 only "librondo.so needs libc and the OpenMP runtime only (no libm)" "$builddir/.libs/librondo.so" "$libc|libgomp|libomp"
-only "librondo_lm.so needs jansson and PCRE2 besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8"
+only "librondo_lm.so needs jansson and PCRE2 besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8|libgomp|libomp"
 only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$libc|libmpi|libmpich|libopen-rte|libopen-pal"
 
 # #include lines by folder: arrows point cli -> lm -> lib <- backends
