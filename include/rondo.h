@@ -279,7 +279,7 @@ typedef struct rondo_attention_desc {
     int32_t algorithm;                  /* rondo_algorithm */
     int32_t arithmetic, level;          /* rondo_arithmetic, rondo_level: f32 and strict; others are refused by name */
     int32_t leaf;                       /* keys to a leaf; 0 = 128; a power of two, 8..256; changes the bits */
-    int32_t head_groups;                /* pass-KV: rings run one after another, over kv_heads/head_groups heads each: less
+    int32_t head_groups;                /* rings run one after another, over kv_heads/head_groups heads each: less
                                            workspace, more messages. 0 = chosen by the plan. Must divide kv_heads */
     const rondo_placement *placement;   /* KV of several turns, new tokens appended already; NULL: a plan's own. Then a
                                            sequence's keys are all of the placement's, its queries the last tokens_of;

@@ -78,7 +78,7 @@ typedef struct rondo_model rondo_model;   /* weights, configuration, tokenizer; 
 typedef struct rondo_model_desc {
     size_t struct_size;
     int32_t tp_rank, tp_ranks;     /* 0, 0 or 1: whole; more is refused by name */
-    int32_t threads;               /* for packing, at most; 0 = the context's */
+    int32_t threads;               /* the most that packing may use; one is used */
     int32_t no_tokenizer;          /* 1: the folder needs none */
     void (*progress)(void *user, uint64_t done, uint64_t total);   /* bytes of weights; may be NULL */
     void *user;
