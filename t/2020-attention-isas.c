@@ -35,6 +35,57 @@ static struct shape random_shape(int64_t most)
     return s;
 }
 
+/* Moves about half of the leaves into dense blocks, as if they came from other ranks, and spoils what lies at
+ * their old place: every build must follow struct rondo_leaf's `source`. */
+static int scattered(struct test_case *c, struct device_under_test *d, int n)
+{
+    struct rondo_attention_task *t = &c->task;
+    struct rondo_kv_block blocks[2];
+    int64_t used[2] = { 0, 0 };
+    const size_t dims[2] = { (size_t)t->head_dim, (size_t)t->value_dim },
+                 element = rondo_type_size(t->kv_type);
+    char *memory[4];
+    if (case_run(c, d[0].dev))
+        return 0;
+    char *want = case_result(c);
+    for (int i = 0; i < 4; i++) {
+        memory[i] = xalloc((size_t)(c->k_rows * t->kv_heads) * dims[i % 2] * element);
+        blocks[i / 2].part[i % 2] = memory[i];
+    }
+    for (int32_t f = 0; f < t->leaf_count; f++) {
+        const int b = (int)below(4);
+        for (int64_t row = c->leaves[f].row; b < 2 && row < c->leaves[f].row + c->leaves[f].count; row++)
+            for (int32_t h = 0; h < t->kv_heads; h++)
+                for (int part = 0; part < 2; part++) {
+                    char *from = part ? c->v : c->k;
+                    from += (size_t)(part ? row * t->v_row_stride + h * t->v_head_stride
+                                          : row * t->k_row_stride + h * t->k_head_stride) * element;
+                    const int64_t to = (used[b] + row - c->leaves[f].row) * t->kv_heads + h;
+                    memcpy(memory[2 * b + part] + (size_t)to * dims[part] * element, from, dims[part] * element);
+                    memset(from, 0xff, dims[part] * element);
+                }
+        if (b < 2) {
+            c->leaves[f].row = used[b];
+            c->leaves[f].source = b + 1;
+            used[b] += c->leaves[f].count;
+        }
+    }
+    t->blocks = blocks;
+    int same = case_same(c, d, n);
+    case_run(c, d[n - 1].dev);
+    char *got = case_result(c);
+    if (memcmp(want, got, case_result_bytes(c))) {
+        diag("other bits where leaves lie in blocks");
+        case_print(c);
+        same = 0;
+    }
+    for (int i = 0; i < 4; i++)
+        free(memory[i]);
+    free(want);
+    free(got);
+    return same;
+}
+
 int main(void)
 {
     struct device_under_test d[8];
@@ -120,6 +171,8 @@ int main(void)
         struct shape s = random_shape(i % 5 ? 60 : 400);
         case_make(&c, &s);
         ok(case_same(&c, d, n), "random task %d", i);
+        if (i % 3 == 0)
+            ok(scattered(&c, d, n), "  its leaves in several places");
         case_free(&c);
     }
     devices_close(d, n);

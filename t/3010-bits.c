@@ -44,9 +44,10 @@ int main(void)
         for (size_t j = 0; j < sizeof ranks / sizeof *ranks; j++)
             for (int layout = 1; layout <= 4; layout++)
                 for (int algorithm = 0; algorithm <= 2; algorithm++)
-                    for (int variant = 0; variant < 6; variant++) {
-                        /* variants: plain, 2 threads, strided tensors, head groups, out = q, the caller's workspace */
-                        if (!long_tests() && variant != 0 && (int)(j + (size_t)layout + (size_t)algorithm) % 5 + 1 != variant)
+                    for (int variant = 0; variant < 7; variant++) {
+                        /* variants: plain, 2 threads, strided tensors, head groups, out = q, the caller's workspace; and parcels
+                         * that are copied and computed one by one, as between machines */
+                        if (!long_tests() && variant % 6 != 0 && (int)(j + (size_t)layout + (size_t)algorithm) % 5 + 1 != variant)
                             continue;
                         struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithm };
                         s.threads = variant == 1 ? 2 : 1;
@@ -54,7 +55,10 @@ int main(void)
                         s.head_groups = variant == 3 ? (int)p.kv_heads : 0;
                         s.alias = variant == 4 && p.value_dim == p.head_dim && p.out_type == p.q_type;
                         s.own_workspace = variant >= 4;
+                        if (variant == 6)
+                            setenv("RONDO_TEST_HOOK", "copy", 1);
                         int err = solve(&p, &s, &r);
+                        unsetenv("RONDO_TEST_HOOK");
                         if (err || r.hash != want) {
                             diag("problem %zu, %d ranks, %s, %s, variant %d: %s", i, s.ranks, rondo_layout_name(layout),
                                  rondo_algorithm_name(algorithm), variant, err ? rondo_error_text() : "other bits");

@@ -49,8 +49,11 @@ int main(void)
         ok(solve(&p, &one, &r) == 0, "problem %zu on one rank", i);
         uint64_t want = r.hash;
         result_free(&r);
-        for (int algorithm = 1; algorithm <= 2; algorithm++) {
+        for (int way = 0; way < 3; way++) {   /* pass-KV, pass-Q, and pass-KV with parcels that are copied and come one by one */
+            const int algorithm = way == 1 ? RONDO_PASS_Q : RONDO_PASS_KV;
             struct setup s = { .ranks = 3, .algorithm = algorithm, .strided = 1 };
+            if (way == 2)
+                setenv("RONDO_TEST_HOOK", "copy", 1);
             int codes = 1, leaks = 1, failures = 0, bits = 0;
             long base = atomic_load(&live);
             for (long n = 0; n < 100000; n += long_tests() || n < 60 ? 1 : 7) {
@@ -74,7 +77,8 @@ int main(void)
                 failures++;
                 result_free(&r);
             }
-            const char *name = rondo_algorithm_name(algorithm);
+            unsetenv("RONDO_TEST_HOOK");
+            const char *name = way == 2 ? "pass-kv of copies" : rondo_algorithm_name(algorithm);
             ok(codes, "problem %zu, %s: each of %d failing allocations gives a code and a sentence", i, name, failures);
             ok(leaks, "problem %zu, %s: nothing leaks", i, name);
             ok(bits, "problem %zu, %s: then it runs, with the same bits", i, name);

@@ -22,7 +22,7 @@ static int run(int ranks, const char *hook, struct work *w)
 
 static void harmless(void)
 {
-    static const char *const hooks[] = { "delay", "delay:5", "reorder", "reorder:1", "reorder:2", "reorder:3,delay:9", "trace" };
+    static const char *const hooks[] = { "delay", "delay:5", "reorder", "reorder:1", "reorder:2", "reorder:3,delay:9", "copy", "copy,reorder:4", "trace" };
     struct work w;
     for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++)
         for (int ranks = 2; ranks <= 8; ranks += 3)

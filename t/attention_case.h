@@ -222,8 +222,9 @@ static void case_make(struct test_case *c, const struct shape *s)
         const int64_t end = at + s->leaf < s->keys ? at + s->leaf : s->keys,
                       first = at + ((phase - at) % step + step) % step;
         if (first < end)
-            c->leaves[t->leaf_count++] =
-                (struct rondo_leaf){ 0, first, (int32_t)step, (int32_t)((end - 1 - first) / step + 1) };
+            c->leaves[t->leaf_count++] = (struct rondo_leaf){
+                .first = first, .step = (int32_t)step, .count = (int32_t)((end - 1 - first) / step + 1)
+            };
     }
     for (int32_t i = 0; i < t->leaf_count; i++) { /* insert each before or after all rows so far */
         if (below(2)) {

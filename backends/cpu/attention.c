@@ -73,13 +73,14 @@ static void *take(char *scratch, size_t *at, size_t bytes)
     return scratch ? scratch + from : NULL;
 }
 
-/* Whether the block reads leaves from its own copy: to widen them once for all panels, or because rows far
+/* Whether the block may read leaves from its own copy: to widen them once for all panels, or because rows far
  * apart fall into few sets of the caches, which costs more than the copy where several panels read them. */
 static bool copies(const struct rondo_attention_task *t, int32_t panels)
 {
     if (t->kv_type != RONDO_F32)
         return true;
-    return panels >= 4 && (t->k_row_stride > t->head_dim || t->v_row_stride > t->value_dim);
+    return panels >= 4 && (t->k_row_stride > t->head_dim || t->v_row_stride > t->value_dim ||
+                           (t->blocks && t->kv_heads > 1));
 }
 
 /* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product
@@ -464,22 +465,22 @@ static void widen(const void *from, int64_t at, int64_t stride, int type, int32_
 static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, int32_t u1)
 {
     const struct rondo_attention_task *t = b->t;
-    const int64_t k = f->row * t->k_row_stride + b->kv_head * t->k_head_stride,
-                  v = f->row * t->v_row_stride + b->kv_head * t->v_head_stride;
-    if (!b->wide_k) {
-        b->k = (const float *)t->k + k;
-        b->v = (const float *)t->v + v;
-        b->k_stride = t->k_row_stride;
-        b->v_stride = t->v_row_stride;
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
+    const bool near = t->kv_type == RONDO_F32 && at.k_stride <= t->head_dim && at.v_stride <= t->value_dim;
+    if (!b->wide_k || near) {
+        b->k = (const float *)at.k + at.k_at;
+        b->v = (const float *)at.v + at.v_at;
+        b->k_stride = at.k_stride;
+        b->v_stride = at.v_stride;
         return;
     }
     b->k = b->wide_k;
     b->v = b->wide_v;
     b->k_stride = t->head_dim;
     b->v_stride = b->padded;
-    widen(t->k, k + u0 * t->k_row_stride, t->k_row_stride, t->kv_type, u1 - u0, t->head_dim,
+    widen(at.k, at.k_at + u0 * at.k_stride, at.k_stride, t->kv_type, u1 - u0, t->head_dim,
           b->wide_k + u0 * b->k_stride, b->k_stride);
-    widen(t->v, v + u0 * t->v_row_stride, t->v_row_stride, t->kv_type, u1 - u0, t->value_dim,
+    widen(at.v, at.v_at + u0 * at.v_stride, at.v_stride, t->kv_type, u1 - u0, t->value_dim,
           b->wide_v + u0 * b->v_stride, b->v_stride);
 }
 
@@ -497,10 +498,11 @@ static void look_ahead(struct block *b, int32_t step)
         rondo__visible_in_leaf(f, b->lo_min, b->hi_max, &u0, &u1);
         if (u0 >= u1)
             return;
-        b->next.k = (const char *)t->k + (f->row * t->k_row_stride + b->kv_head * t->k_head_stride) * element;
-        b->next.v = (const char *)t->v + (f->row * t->v_row_stride + b->kv_head * t->v_head_stride) * element;
-        b->next.k_stride = t->k_row_stride * element;
-        b->next.v_stride = t->v_row_stride * element;
+        const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
+        b->next.k = (const char *)at.k + at.k_at * element;
+        b->next.v = (const char *)at.v + at.v_at * element;
+        b->next.k_stride = at.k_stride * element;
+        b->next.v_stride = at.v_stride * element;
         b->next.k_bytes = t->head_dim * element;
         b->next.v_bytes = t->value_dim * element;
         b->next.count = f->count;

@@ -41,15 +41,14 @@ static float score(const struct rondo_attention_task *t, const float *q, const v
 static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head,
                  const float *q, int64_t lo, int64_t hi, float *x, float *node)
 {
-    int64_t k = f->row * t->k_row_stride + kv_head * t->k_head_stride,
-            v = f->row * t->v_row_stride + kv_head * t->v_head_stride;
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, kv_head);
     float *acc = node + NODE_ACC, M = -FLT_MAX, l = 0.0f;
     int32_t i0, i1;
 
     node_empty(t, node);
     rondo__visible_in_leaf(f, lo, hi, &i0, &i1);
     for (int32_t i = i0; i < i1; i++) {
-        x[i] = score(t, q, t->k, k + i * t->k_row_stride);
+        x[i] = score(t, q, at.k, at.k_at + i * at.k_stride);
         float n = rondo__rint(x[i]);
         M = n > M ? n : M;
     }
@@ -60,7 +59,7 @@ static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *
         float n = rondo__rint(x[i]), p = rondo__weight(x[i] - n, n - M);
         l = l + p;
         for (int32_t d = 0; d < t->value_dim; d++)
-            acc[d] = rondo__fma(p, rondo__element(t->v, v + i * t->v_row_stride + d, t->kv_type), acc[d]);
+            acc[d] = rondo__fma(p, rondo__element(at.v, at.v_at + i * at.v_stride + d, t->kv_type), acc[d]);
     }
     node[NODE_M] = l != l ? FLT_MAX : M;
     node[NODE_L] = l;

@@ -4,6 +4,7 @@
  *     delay[:SEED]     every call but progress() first sleeps for up to 200 microseconds
  *     reorder[:SEED]   shifts are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
+ *     copy             what the transport shows in the sender's memory is copied to where it was to arrive, as between machines
  *     trace            every call is logged (level debug)
  * All of it is a function of seed, rank and call number, so that a failing run can be repeated. context.c wraps every joined
  * endpoint where the variable is set; results must not change, and every failure must end in codes.
@@ -29,7 +30,7 @@ struct held {
 };
 
 struct hook_settings {
-    bool delay, reorder, trace;
+    bool delay, reorder, copy, trace;
     uint64_t seed;
     int64_t fail_at;            /* 0: never */
     int32_t fail_rank;          /* -1: all */
@@ -71,8 +72,8 @@ static int number(const char *text, int64_t *value)
 
 static int refuse(const char *word)
 {
-    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK] and trace, with commas "
-                       "between", word);
+    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy and trace, with "
+                       "commas between", word);
 }
 
 static int parse(struct hook_settings *set, const char *spec)
@@ -89,6 +90,8 @@ static int parse(struct hook_settings *set, const char *spec)
             return refuse(spec);
         if (strcmp(name, "trace") == 0 && !first) {
             set->trace = true;
+        } else if (strcmp(name, "copy") == 0 && !first) {
+            set->copy = true;
         } else if (strcmp(name, "delay") == 0 && !second) {
             set->delay = true;
             set->seed ^= (uint64_t)a;
@@ -229,7 +232,13 @@ static int finish(struct rondo_endpoint *ep, struct rondo_request *request, doub
     int err = before(h, "finish", true);
     if (!err)
         err = release(h);
-    return err ? err : h->ops->finish(h->ep, request, seconds, peer);
+    if (!err)
+        err = h->ops->finish(h->ep, request, seconds, peer);
+    if (!err && h->set.copy && request->recv_bytes && request->where != request->recv) {
+        memcpy(request->recv, request->where, request->recv_bytes);
+        request->where = request->recv;
+    }
+    return err;
 }
 
 static int progress(struct rondo_endpoint *ep)
@@ -285,7 +294,7 @@ static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, co
         .join = ops->join, .leave = leave, .rank = rank_of, .ranks = ranks_of, .ranks_here = ranks_here, .split = split,
         .shift = shift, .finish = finish, .progress = ops->progress ? progress : NULL, .fence = ops->fence ? fence : NULL,
         .revoke = revoke, .revoked = revoked, .quiesce = quiesce, .eager = ops->eager,
-        .cores = ops->cores ? cores : NULL,
+        .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !set->copy,
     };
     *out = (struct rondo_endpoint *)(void *)h;
     return 0;

@@ -333,4 +333,5 @@ const struct rondo_transport_ops rondo__threads_transport = {
     .revoked = revoked,
     .quiesce = quiesce,
     .eager = RONDO_EAGER,
+    .in_place = 1,
 };

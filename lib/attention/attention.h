@@ -20,7 +20,6 @@ struct rondo__job {
     int64_t sequence;
     int64_t q_row, q_rows;             /* among all rows of the rank whose queries these are */
     int64_t spans_first, leaves_first, steps_first, places_first;
-    int64_t kv_row;                    /* where the sequence begins in the step's message; own keys: -1 */
     int32_t spans, leaves, steps, depth, places;
     int32_t step;                      /* of the ring; pass-Q: ranks = the final join */
 };
@@ -42,6 +41,7 @@ struct rondo_attention {
     struct rondo__mask mask;
     float scale_log2;
     int32_t rank, ranks, groups, agreed;
+    bool in_place;                     /* the transport shows other ranks' memory: nothing is gained by taking parcels one by one */
     int64_t sequences;
     int64_t *tokens, *cached;          /* [sequences] */
     int64_t *kv_first;                 /* [sequences + 1]: packed rows of K and V here */
@@ -71,7 +71,10 @@ int rondo__survey(rondo_attention *plan);
 struct rondo__workspace {
     size_t tasks, slots, labels, shifts, zeros;
     size_t pack[2];                    /* K, V; or Q and nothing */
-    size_t arrive[2][2];               /* two parcels, each K, V */
+    size_t arrive[2];                  /* K, V: as many parcels as may be held at once */
+    size_t arrive_each[2];             /* how far apart they are */
+    int32_t arrive_places, reserved;
+    size_t blocks;                     /* in_place pass-KV: struct rondo_kv_block [ranks - 1], by step */
     size_t pending;                    /* pass-KV */
     size_t nodes;                      /* pass-Q: to ranks 0.., then from ranks 0.., each at a multiple of 64 bytes */
     size_t total;
@@ -80,6 +83,8 @@ struct rondo__workspace {
 };
 /* false: larger than memory. */
 bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo__workspace *out);
+/* How much room messages of up to so many bytes need where they arrive. */
+size_t rondo__room(const rondo_attention *plan, size_t bytes);
 #define RONDO_LABEL_BYTES 64
 
 /* ---- execute.c: one execution under way ---- */
@@ -100,8 +105,10 @@ struct rondo__execution {
     struct rondo__extra *extra;
 };
 
-/* Computes all jobs of a step. q, k, v: dense blocks that arrived; NULL: the caller's tensors. */
-int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const void *k, const void *v);
+/* Computes all jobs of a step. q: rows that arrived, dense; NULL: the caller's. kv: what leaves of source 0 read; NULL: the caller's
+ * tensors. blocks: what the other sources are, or NULL. */
+int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_block *kv,
+                   const struct rondo_kv_block *blocks);
 /* Fills a task for a job, without pointers to data. */
 void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int32_t heads, int32_t kv_heads,
                  struct rondo_attention_task *task);

@@ -62,7 +62,8 @@ void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int3
         task->leaves = NULL;
 }
 
-int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const void *k, const void *v)
+int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_block *kv,
+                   const struct rondo_kv_block *blocks)
 {
     rondo_attention *plan = e->plan;
     const rondo_attention_io *io = e->io;
@@ -70,7 +71,7 @@ int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, cons
     int64_t count = plan->job_first[step + 1] - plan->job_first[step];
     struct rondo_attention_task *tasks = (struct rondo_attention_task *)(void *)(e->base + e->at.tasks);
     float **slots = (float **)(void *)(e->base + e->at.slots);
-    size_t q_size = rondo_type_size(plan->desc.q_type), kv_size = rondo_type_size(plan->desc.kv_type);
+    size_t q_size = rondo_type_size(plan->desc.q_type);
     int64_t head = (int64_t)e->group * e->heads, kv_head = (int64_t)e->group * e->kv_heads;
 
     if (!count)
@@ -93,9 +94,10 @@ int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, cons
                 t->lse_row_stride = io->lse.stride[0];
             }
         }
-        if (job->kv_row >= 0) {
-            t->k = (const char *)k + (size_t)(job->kv_row * t->k_row_stride) * kv_size;
-            t->v = (const char *)v + (size_t)(job->kv_row * t->v_row_stride) * kv_size;
+        t->blocks = blocks;
+        if (kv) {
+            t->k = kv->part[0];
+            t->v = kv->part[1];
         } else {
             int64_t row = rondo__kv_row(e, job->sequence);
             t->k = rondo__row(&io->k, row, kv_head);
@@ -143,9 +145,9 @@ static int write_blanks(struct rondo__execution *e)
 
 void *rondo__arrival(struct rondo__execution *e, int32_t hop, int part, size_t bytes)
 {
-    int place = hop & 1;
-    if (!e->exposed[place] || !bytes)
-        return e->base + e->at.arrive[place][part];
+    int32_t place = e->plan->in_place ? hop - 1 : hop % e->at.arrive_places;
+    if (e->plan->in_place || !e->exposed[place])
+        return e->base + e->at.arrive[part] + (size_t)place * e->at.arrive_each[part];
     /* A transport that shows memory in place and yet copied here: what it copied into may be shown to others until the fence. */
     size_t total;
     struct rondo__extra *x = rondo__add(bytes, sizeof *x, &total) ? rondo__alloc(total) : NULL;
@@ -160,11 +162,11 @@ void *rondo__arrival(struct rondo__execution *e, int32_t hop, int part, size_t b
 
 void rondo__expose(struct rondo__execution *e, const void *memory, size_t bytes)
 {
-    if (bytes <= e->ctx->transport->eager || !e->ctx->transport->fence)
+    if (bytes <= e->ctx->transport->eager || !e->ctx->transport->fence || e->plan->in_place)
         return;
-    for (int place = 0; place < 2; place++)
+    for (int32_t place = 0; place < e->at.arrive_places; place++)
         for (int part = 0; part < 2; part++)
-            if (e->at.arrive[place][part] && memory == e->base + e->at.arrive[place][part])
+            if (memory == e->base + e->at.arrive[part] + (size_t)place * e->at.arrive_each[part])
                 e->exposed[place] = true;
 }
 

@@ -2,16 +2,12 @@
  *
  * Ring pass-KV: Algorithm 2 of arXiv:2411.01783, for one head group. Queries stay; K and V go round. At step j a rank has the keys of
  * rank (rank - j) mod N, passes them on to the next rank and computes with them meanwhile: N - 1 transfers, each behind a step's
- * work. Partial results are nodes of the canonical tree, so the order in which keys come does not reach the result.
+ * work. Partial results are nodes of the canonical tree, so the order in which keys come does not reach the result. Where parcels
+ * are shown in place, they go round first and one computation takes them all (survey.c).
  *
  * A parcel has the size of what its rank holds and others see (no padding), and stops where nobody further on needs it.
  */
 #include "attention/attention.h"
-
-/* What is on hand of a parcel: K and V. */
-struct hand {
-    const void *part[2];
-};
 
 /* This rank's own parcel: in place where the caller's rows lie as they travel, else packed once. */
 static int own_part(struct rondo__execution *e, int part, const void **out)
@@ -46,7 +42,7 @@ static int own_part(struct rondo__execution *e, int part, const void **out)
 }
 
 /* Starts hop `hop`: what is on hand goes on, the parcel of the rank before it comes. */
-static int start_hop(struct rondo__execution *e, int32_t hop, const struct hand *hand, bool *active)
+static int start_hop(struct rondo__execution *e, int32_t hop, const struct rondo_kv_block *hand, bool *active)
 {
     const rondo_attention *plan = e->plan;
     int32_t n = plan->ranks, here = (plan->rank - hop + 1 + n) % n, next = (plan->rank - hop + n) % n;
@@ -73,22 +69,28 @@ static int start_hop(struct rondo__execution *e, int32_t hop, const struct hand 
 int rondo__pass_kv(struct rondo__execution *e)
 {
     const rondo_attention *plan = e->plan;
-    struct hand hand = { { NULL, NULL } };
+    struct rondo_kv_block hand = { { NULL, NULL } }, *blocks = NULL;
     int err = 0;
 
+    if (plan->in_place)
+        blocks = (struct rondo_kv_block *)(void *)(e->base + e->at.blocks);
     e->buffers[0] = e->base + e->at.pending;
     for (int part = 0; part < 2 && !err && plan->parcels[plan->rank].reach; part++)
         err = own_part(e, part, &hand.part[part]);
     for (int32_t j = 0; j < plan->ranks && !err; j++) {
         bool active = false;
-        struct hand next = { { NULL, NULL } };
+        struct rondo_kv_block next = { { NULL, NULL } };
         if (j + 1 < plan->ranks)
             err = start_hop(e, j + 1, &hand, &active);
-        if (!err)
-            err = rondo__compute(e, j, NULL, hand.part[0], hand.part[1]);
+        if (!err && !blocks)
+            err = rondo__compute(e, j, NULL, j ? &hand : NULL, NULL);
         for (int part = 0; part < 2 && !err && active; part++)
             err = rondo__shift_finish(e->ctx, rondo__shift_slot(e, part), &next.part[part]);
         hand = next;
+        if (blocks && j + 1 < plan->ranks)
+            blocks[j] = hand;
     }
+    if (!err && blocks)
+        err = rondo__compute(e, 0, NULL, NULL, blocks);
     return err ? err : rondo__settle(e, "the end of pass-KV");
 }

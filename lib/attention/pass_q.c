@@ -9,9 +9,9 @@
  */
 #include "attention/attention.h"
 
-static size_t node_area(const struct rondo__execution *e, int64_t rows)
+static size_t whole_lines(size_t bytes)
 {
-    return ((size_t)rows * e->at.node_bytes + 63) & ~(size_t)63;
+    return (bytes + 63) & ~(size_t)63;
 }
 
 /* Nodes for each rank lie in the workspace one after another; after them, room for nodes from each. */
@@ -20,7 +20,7 @@ static char *place_nodes(struct rondo__execution *e, const void **to)
     char *at = e->base + e->at.nodes;
     for (int32_t r = 0; r < e->plan->ranks; r++) {
         to[r] = at;
-        at += node_area(e, e->plan->rows_to[r]);
+        at += whole_lines((size_t)e->plan->rows_to[r] * e->at.node_bytes);
     }
     return at;
 }
@@ -72,7 +72,7 @@ static int start_return(struct rondo__execution *e, int32_t j, char **room, bool
     if (!err)
         err = rondo__shift_start(e->ctx, rondo__shift_slot(e, j), n - j, e->buffers[to], out, *room, in, RONDO_OP_ALL_TO_ALL,
                                  rondo__label(e, plan->ranks + j, "pass-Q return", j));
-    *room += node_area(e, plan->rows_from[from]);
+    *room += whole_lines(rondo__room(plan, in));
     return err;
 }
 

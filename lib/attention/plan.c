@@ -302,6 +302,7 @@ int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rond
     plan->desc = d;
     plan->rank = ctx->rank;
     plan->ranks = ctx->ranks;
+    plan->in_place = ctx->transport && ctx->transport->in_place;
     plan->sequences = d.sequences;
     plan->mask = (struct rondo__mask){ d.causal, d.window_left, d.window_right };
     plan->scale_log2 = (float)(d.scale * 1.4426950408889634074);

@@ -4,8 +4,10 @@
  * size and content without asking. Called by plan.c.
  *
  *   pass-KV (Algorithm 2): at step j a rank has the keys of rank (rank - j) mod N. Its program of the step computes the nodes that
- *   these complete; what still waits for a sibling lies in slots. A rank's parcel holds the rows of K and V from the first to
- *   the last that any other rank's queries see, and travels as far as somebody needs it.
+ *   these complete; what still waits for a sibling lies in slots. Where the transport shows parcels in place there is nothing to
+ *   hide behind computing, and a program for all keys needs no slots and visits each query once: all is computed in step 0. A rank's
+ *   parcel holds the rows of K and V from the first to the last that any other rank's queries see, and travels as far as
+ *   somebody needs it.
  *   pass-Q (Algorithms 3 and 4): at step j a rank has the queries of rank (rank - j) mod N, computes its own keys' maximal nodes
  *   for them and sends these back; their owner joins the nodes of all ranks (step N).
  *
@@ -109,7 +111,7 @@ static struct rondo__job *add_job(struct survey *s, int64_t sequence, int32_t st
     if (job)
         *job = (struct rondo__job){ .sequence = sequence, .q_row = q_row, .q_rows = q_rows, .spans_first = spans_first,
                                     .spans = (int32_t)s->spans.count, .steps_first = program->first, .steps = program->steps,
-                                    .depth = program->depth, .kv_row = -1, .step = step, .leaves_first = s->plan->leaves.count,
+                                    .depth = program->depth, .step = step, .leaves_first = s->plan->leaves.count,
                                     .places_first = s->plan->places.count };
     return job;
 }
@@ -147,8 +149,20 @@ static void tag_by_step(struct survey *s, int32_t rank)
     const struct rondo__piece *p = s->pieces.items;
     int32_t *tag = s->tags.items;
     for (int64_t i = 0; i < s->pieces.count; i++)
-        tag[i] = (rank - p[i].rank + s->plan->ranks) % s->plan->ranks;
+        tag[i] = s->plan->in_place ? 0 : (rank - p[i].rank + s->plan->ranks) % s->plan->ranks;
     rondo__tree_stages(&s->tree, tag);
+}
+
+/* A piece as this rank finds it: among its own rows of the sequence, or in a parcel, behind the sequences before. */
+static struct rondo_leaf kv_leaf(const struct survey *s, const struct rondo__piece *p)
+{
+    const rondo_attention *plan = s->plan;
+    struct rondo_leaf leaf = { .row = p->row, .first = p->first, .step = p->step, .count = p->count };
+    if (p->rank != plan->rank) {
+        leaf.row += plan->parcels[p->rank].rows - s->hull[2 * p->rank];
+        leaf.source = plan->in_place ? (plan->rank - p->rank + plan->ranks) % plan->ranks : 0;
+    }
+    return leaf;
 }
 
 /* This rank's jobs for one strip: one for each step that brings keys which its queries see. */
@@ -165,7 +179,6 @@ static int kv_jobs(struct survey *s, int64_t sequence, int64_t q_row, int64_t ro
     const struct rondo__piece *p = s->pieces.items;
     const int32_t *tag = s->tags.items;
     for (int32_t j = 0; j < plan->ranks; j++) {
-        int32_t source = (plan->rank - j + plan->ranks) % plan->ranks;
         struct rondo__program program;
         if (!rondo__tree_stage(&s->tree, j, false, &plan->steps, &program))
             return no_memory();
@@ -176,11 +189,9 @@ static int kv_jobs(struct survey *s, int64_t sequence, int64_t q_row, int64_t ro
         if (!job || !leaf)
             return no_memory();
         job->leaves = program.leaves;
-        if (j)
-            job->kv_row = plan->parcels[source].rows;
         for (int64_t i = 0; i < s->pieces.count; i++)
             if (tag[i] == j)
-                *leaf++ = (struct rondo_leaf){ p[i].row - (j ? s->hull[2 * source] : 0), p[i].first, p[i].step, p[i].count };
+                *leaf++ = kv_leaf(s, p + i);
     }
     int64_t slots = s->tree.slots, places_first = plan->places.count;
     struct rondo__place *place = rondo__list_add(&plan->places, sizeof *place, slots);
@@ -310,7 +321,7 @@ static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t q
     job->places = program.stores;
     for (int64_t i = 0; i < s->pieces.count; i++)
         if (!tag[i])
-            *leaf++ = (struct rondo_leaf){ p[i].row, p[i].first, p[i].step, p[i].count };
+            *leaf++ = (struct rondo_leaf){ .row = p[i].row, .first = p[i].first, .step = p[i].step, .count = p[i].count };
     for (int32_t i = 0; i < program.stores; i++)
         place[i] = (struct rondo__place){ s->pairs[(int64_t)source * plan->ranks + plan->rank] + i * rows, source, 0 };
     return 0;
@@ -378,14 +389,15 @@ static int32_t choose_groups(const struct survey *s)
         for (int64_t i = 0; i < plan->sequences; i++)
             keys += (double)rondo_placement_held(plan->keys, i, r);
         for (int32_t other = 0; other < plan->ranks && d->algorithm == RONDO_PASS_Q; other++)
-            nodes += (double)s->pairs[(int64_t)r * plan->ranks + other] + (double)s->pairs[(int64_t)other * plan->ranks + r];
+            nodes += (double)s->pairs[(int64_t)other * plan->ranks + r] +
+                     (plan->in_place ? 0.0 : (double)s->pairs[(int64_t)r * plan->ranks + other]);
         double here = nodes * node_row, mine = (double)s->rows[r] * (q_row + out_row) + keys * kv_row;
         double sent = plan->parcels[r].reach ? (double)plan->parcels[r].rows * parcel_row : 0.0;
         need = here > need ? here : need;
         own = mine > own ? mine : own;
         parcel = sent > parcel ? sent : parcel;
     }
-    need += 3.0 * parcel;
+    need += plan->in_place ? parcel : 3.0 * parcel;   /* its own, packed, and two that arrive */
     int64_t groups = 1;
     while (groups < d->kv_heads && (d->kv_heads % groups || (need > GROUP_FLOOR && need / (double)groups > 2.0 * own)))
         groups++;

@@ -19,6 +19,21 @@ static size_t take(struct divider *d, size_t count, size_t bytes)
     return at;
 }
 
+size_t rondo__room(const rondo_attention *plan, size_t bytes)
+{
+    return plan->in_place && bytes > plan->ctx->transport->eager ? plan->ctx->transport->eager : bytes;
+}
+
+/* Room for `places` messages of `count` items each; *each: how far apart they are. */
+static size_t take_room(struct divider *d, const rondo_attention *plan, int32_t places, size_t count, size_t bytes, size_t *each)
+{
+    size_t size;
+    if (!rondo__mul(count, bytes, &size) || !rondo__add(rondo__room(plan, size), 63, each))
+        d->fits = false;
+    *each = d->fits ? *each & ~(size_t)63 : 0;
+    return take(d, (size_t)places, *each);
+}
+
 /* Whether rank's parcel passes through here on its way. */
 static bool arrives(const rondo_attention *plan, int32_t rank)
 {
@@ -55,18 +70,20 @@ bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo_
             count++;
         }
     }
-    for (int i = 0; i < 2 && i < count; i++)
-        for (int part = 0; part < 2; part++)
-            out->arrive[i][part] = take(&d, (size_t)most, out->parcel_bytes[part]);
-    if (count == 1)
-        memcpy(out->arrive[1], out->arrive[0], sizeof out->arrive[0]);
+    out->arrive_places = plan->in_place ? plan->ranks - 1 : count < 2 ? (int32_t)count : 2;
+    for (int part = 0; part < 2 && count; part++)
+        out->arrive[part] = take_room(&d, plan, out->arrive_places, (size_t)most, out->parcel_bytes[part], &out->arrive_each[part]);
+    if (plan->in_place && !q)
+        out->blocks = take(&d, ranks - 1, sizeof(struct rondo_kv_block));
     out->pending = take(&d, (size_t)plan->pending_rows, out->node_bytes);
     out->nodes = d.total;
     for (int32_t r = 0; r < plan->ranks && q; r++)
         take(&d, (size_t)plan->rows_to[r], out->node_bytes);
-    for (int32_t r = 0; r < plan->ranks && q; r++)
+    for (int32_t r = 0; r < plan->ranks && q; r++) {
+        size_t each;
         if (r != plan->rank)
-            take(&d, (size_t)plan->rows_from[r], out->node_bytes);
+            take_room(&d, plan, 1, (size_t)plan->rows_from[r], out->node_bytes, &each);
+    }
     out->total = d.total;
     return d.fits && out->total < SIZE_MAX / 2;
 }

@@ -18,10 +18,17 @@ struct rondo_device;   /* the device's own */
 
 /* A run of keys that one rank holds of one leaf: all of the leaf, unless kv_interleave = 1 deals it out key by key. */
 struct rondo_leaf {
-    int64_t row;     /* row of the first key, counted from the task's k and v */
+    int64_t row;     /* row of the first key, counted from where k and v of its source begin */
     int64_t first;   /* its position */
     int32_t step;    /* positions are first, first + step, ... */
     int32_t count;   /* 1..leaf size */
+    int32_t source;  /* 0: the task's own k and v; i > 0: the task's blocks[i - 1] */
+    int32_t reserved;
+};
+
+/* K and V that came from another rank, dense: part[0] is k[rows][kv_heads][head_dim], part[1] v[rows][kv_heads][value_dim]. */
+struct rondo_kv_block {
+    const void *part[2];
 };
 
 /* The canonical tree as a program for a stack machine; one program serves every query row of the task.
@@ -54,6 +61,7 @@ struct rondo_attention_task {
 
     const void *k, *v;
     int64_t k_row_stride, k_head_stride, v_row_stride, v_head_stride;
+    const struct rondo_kv_block *blocks;   /* NULL where every leaf is the task's own */
     const struct rondo_leaf *leaves;
     int32_t leaf_count, kv_type;
 
@@ -72,6 +80,24 @@ struct rondo_attention_task {
     float *lse;                       /* or NULL */
     int64_t lse_row_stride, lse_head_stride;
 };
+
+/* The first key of a leaf for one KV head: where it lies, in elements from `k` and `v`, and the way to the next key. */
+struct rondo_leaf_rows {
+    const void *k, *v;
+    int64_t k_at, v_at, k_stride, v_stride;
+};
+static inline struct rondo_leaf_rows rondo__leaf_rows(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head)
+{
+    struct rondo_leaf_rows r = { t->k, t->v, kv_head * t->k_head_stride, kv_head * t->v_head_stride, t->k_row_stride, t->v_row_stride };
+    if (f->source) {
+        const struct rondo_kv_block *b = t->blocks + f->source - 1;
+        r = (struct rondo_leaf_rows){ b->part[0], b->part[1], (int64_t)kv_head * t->head_dim, (int64_t)kv_head * t->value_dim,
+                                      (int64_t)t->kv_heads * t->head_dim, (int64_t)t->kv_heads * t->value_dim };
+    }
+    r.k_at += f->row * r.k_stride;
+    r.v_at += f->row * r.v_stride;
+    return r;
+}
 
 /* [lo, hi) of positions that the query at position p may see; the one place where masks are decided. May be empty. */
 static inline void rondo__visible(const struct rondo_attention_task *t, int64_t p, int64_t *lo, int64_t *hi)

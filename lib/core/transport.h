@@ -57,7 +57,8 @@ struct rondo_transport_ops {
     /* Starts sending send_bytes to rank (rank + distance) mod N and receiving recv_bytes from (rank - distance) mod N; either
      * may be 0 bytes: then nothing moves on that side. distance 1..N-1. Requests of one endpoint match between two ranks in the
      * order they were started. `send` may be read by the receiver in place until the next fence(): it must not change or go
-     * before. recv must have room for recv_bytes even where the transport then shows the sender's memory instead. */
+     * before. recv must have room for recv_bytes even where the transport then shows the sender's memory instead; with in_place
+     * never for more than `eager` bytes. */
     int (*shift)(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
                  struct rondo_request *request);
     /* Waits for it at most `seconds`; sets request->where. RONDO_EPEER where the communicator was revoked, RONDO_ETIMEDOUT where time ran
@@ -77,6 +78,8 @@ struct rondo_transport_ops {
     size_t eager;              /* messages up to this size are copied by shift(): they need no fence() */
     /* Cores that this rank may use for itself, at least 1. NULL: the process's cores divided by ranks_here. */
     int (*cores)(const struct rondo_endpoint *ep);
+    /* 1: what is larger than `eager` is always shown in the sender's memory and never copied, so that taking it costs nothing. */
+    int32_t in_place, reserved;
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
