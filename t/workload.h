@@ -38,7 +38,7 @@ static int work_ring(rondo_context *ctx, struct work *w, int *step, float *mine,
         struct rondo_shift s;
         const void *where = NULL;
         int err = work_fails(ctx, w, step);
-        float *to = room + (size_t)(i % 2) * WORK_FLOATS;
+        float *to = room + (size_t)(i - 1) * WORK_FLOATS;   /* one for each: what was sent on may be read until the fence */
         if (!err)
             err = rondo__shift_start(ctx, &s, 1, send, WORK_FLOATS * sizeof *mine, to, WORK_FLOATS * sizeof *mine, RONDO_OP_SHIFT,
                                      "the ring");
@@ -131,7 +131,7 @@ static inline int work_steps(int ranks)
 static int work_all(rondo_context *ctx, struct work *w)
 {
     int step = 0;
-    float *mine = rondo__alloc(WORK_FLOATS * sizeof *mine), *room = rondo__alloc(2 * WORK_FLOATS * sizeof *room);
+    float *mine = rondo__alloc(WORK_FLOATS * sizeof *mine), *room = rondo__alloc(WORK_RANKS * WORK_FLOATS * sizeof *room);
     int err = mine && room ? 0 : rondo__fail(RONDO_ENOMEM, "no memory for the work");
     for (int i = 0; mine && i < WORK_FLOATS; i++)
         mine[i] = (float)ctx->rank;

@@ -250,6 +250,12 @@ static int progress(struct rondo_endpoint *ep)
     return err ? err : h->ops->progress(h->ep);
 }
 
+static void computing(struct rondo_endpoint *ep, int threads)
+{
+    struct hook *h = hook_of(ep);
+    h->ops->computing(h->ep, threads);
+}
+
 static int fence(struct rondo_endpoint *ep, double seconds, int *peer)
 {
     struct hook *h = hook_of(ep);
@@ -295,6 +301,7 @@ static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, co
         .shift = shift, .finish = finish, .progress = ops->progress ? progress : NULL, .fence = ops->fence ? fence : NULL,
         .revoke = revoke, .revoked = revoked, .quiesce = quiesce, .eager = ops->eager,
         .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !set->copy,
+        .computing = ops->computing ? computing : NULL,
     };
     *out = (struct rondo_endpoint *)(void *)h;
     return 0;

@@ -35,7 +35,9 @@ struct rondo_group *rondo__group_new(int ranks, struct rondo_group *parent)
     }
     g->ranks = ranks;
     g->parent = parent;
-    g->spins = ranks <= rondo__cores();
+    g->turns.all = g;
+    g->turns.cores = rondo__cores();
+    g->spins = ranks <= g->turns.cores;
     atomic_init(&g->endpoints, ranks);
     for (size_t i = 0; i < n; i++) {
         g->member[i].parent_rank = -1;
@@ -254,6 +256,7 @@ int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct ron
     child->rank = place;
     child->me = &child->group->member[place];
     child->seconds = ep->seconds;
+    child->turns = ep->turns;
     *out = child;
     return 0;
 fail:

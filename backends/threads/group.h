@@ -29,6 +29,14 @@ struct rondo_member {
     _Atomic uint64_t fences;               /* arrived at */
 };
 
+/* Who may compute where ranks outnumber the cores (turns.c); one for all groups of a launch. */
+struct rondo_turns {
+    struct rondo_group *all;               /* the group that launch made */
+    int32_t cores, reserved;
+    alignas(64) _Atomic uint64_t drawn;    /* tickets, and how many of them are done with */
+    _Atomic uint64_t closed;
+};
+
 struct rondo_group {
     int32_t ranks;
     bool spins;                            /* a core for every rank: a short wait is cheaper than sleep */
@@ -43,6 +51,7 @@ struct rondo_group {
     alignas(64) _Atomic int32_t arrived;   /* at the present fence */
     _Atomic int32_t leavers;
     alignas(64) _Atomic uint64_t fences;   /* complete */
+    struct rondo_turns turns;              /* used in the group that launch made */
     struct rondo_member member[];
 };
 
@@ -51,7 +60,11 @@ struct rondo_endpoint {
     struct rondo_member *me;
     int32_t rank;
     uint64_t fences;                       /* begun by this rank */
-    double seconds;                        /* the longest wait inside split */
+    double seconds;                        /* the longest wait inside split, and for a turn */
+    struct rondo_turns *turns;
+    int32_t places;                        /* turns that there are for what it computes; 0: it needs none */
+    bool has_turn;
+    double since;                          /* when the computation, or the turn, began */
 };
 
 /* Memory for everything but the bells; NULL where there is none. */
@@ -68,6 +81,10 @@ struct rondo_group *rondo__group_revoked(struct rondo_group *g);
  * caller wants to wait even so; RONDO_ETIMEDOUT. */
 int rondo__group_wait(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoint *ep, void *arg), void *arg, double seconds,
                       bool even_if_revoked);
+
+/* A computation with so many threads begins; 0: it has ended. And what it calls now and then; RONDO_EPEER once revoked. */
+void rondo__turns_computing(struct rondo_endpoint *ep, int threads);
+int rondo__turns_poll(struct rondo_endpoint *ep);
 
 int rondo__group_fence(struct rondo_endpoint *ep, double seconds, int *peer);
 int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out);

@@ -167,6 +167,7 @@ static int join(struct rondo_endpoint **out, const struct rondo_boot *boot)
     ep->rank = boot->rank;
     ep->me = &ep->group->member[boot->rank];
     ep->seconds = boot->seconds;
+    ep->turns = &ep->group->turns;
     *out = ep;
     return 0;
 }
@@ -174,6 +175,7 @@ static int join(struct rondo_endpoint **out, const struct rondo_boot *boot)
 static void leave(struct rondo_endpoint *ep)
 {
     struct rondo_group *g = ep->group;
+    rondo__turns_computing(ep, 0);
     /* release: this rank's reads and posts happen before others see it gone */
     atomic_store_explicit(&ep->me->reading, 0, memory_order_release);
     atomic_store_explicit(&ep->me->left, 1, memory_order_release);           /* pairs with the loads in looking functions */
@@ -264,7 +266,9 @@ static int finish(struct rondo_endpoint *ep, struct rondo_request *request, doub
 
 static int progress(struct rondo_endpoint *ep)
 {
-    return rondo__group_revoked(ep->group) ? RONDO_EPEER : 0;
+    if (rondo__group_revoked(ep->group))
+        return RONDO_EPEER;
+    return ep->places ? rondo__turns_poll(ep) : 0;
 }
 
 /* ---- failing ---- */
@@ -334,4 +338,5 @@ const struct rondo_transport_ops rondo__threads_transport = {
     .quiesce = quiesce,
     .eager = RONDO_EAGER,
     .in_place = 1,
+    .computing = rondo__turns_computing,
 };

@@ -114,7 +114,9 @@ int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, cons
     }
     struct rondo_poll poll = { rondo__poll, e->ctx };
     double begin = rondo__now();
+    rondo__computing(e->ctx, true);
     int err = rondo__ops(e->ctx)->attention(rondo__dev(e->ctx), tasks, count, plan->ranks > 1 ? &poll : NULL);
+    rondo__computing(e->ctx, false);
     rondo__trace(e->ctx, "attention", begin, -1, 0);
     return err;
 }

@@ -112,6 +112,12 @@ int rondo__poll(void *arg)
     return err ? rondo__comm_failed(ctx, err, -1, "computing") : 0;
 }
 
+void rondo__computing(rondo_context *ctx, bool begins)
+{
+    if (ctx->endpoint && ctx->transport->computing)
+        ctx->transport->computing(ctx->endpoint, begins ? rondo__ops(ctx)->threads_used(rondo__dev(ctx)) : 0);
+}
+
 /* A communicator that was revoked serves no more calls, not even those that would need no other rank. */
 static int begin(rondo_context *ctx, const char *step)
 {

@@ -118,6 +118,8 @@ int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t 
                       const void **where, const char *step);
 int rondo__fence(rondo_context *ctx, const char *step);
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
+/* Around work that takes long: ranks that outnumber the cores take turns. */
+void rondo__computing(rondo_context *ctx, bool begins);
 /* What every failing transport call goes through: the sentence names peer (-1: unknown) and step, and the communicator is revoked. */
 int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step);
 /* Every collective function passes each of its failures, EPEER too, through this as the last thing before it frees or hands back

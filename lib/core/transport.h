@@ -64,7 +64,8 @@ struct rondo_transport_ops {
     /* Waits for it at most `seconds`; sets request->where. RONDO_EPEER where the communicator was revoked, RONDO_ETIMEDOUT where time ran
      * out; request->from / to tell which peer was waited for: *peer gets it. */
     int (*finish)(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer);
-    /* Lets transfers progress; returns RONDO_EPEER once revoked. Never blocks. May be NULL. */
+    /* Lets transfers progress; returns RONDO_EPEER once revoked. Never waits for another rank to come here; between two calls of
+     * computing() it may make room for others to compute. May be NULL. */
     int (*progress)(struct rondo_endpoint *ep);
     /* Every rank has passed all its reads of what others showed it. Collective. NULL: not needed (nothing is read in place). */
     int (*fence)(struct rondo_endpoint *ep, double seconds, int *peer);
@@ -80,6 +81,8 @@ struct rondo_transport_ops {
     int (*cores)(const struct rondo_endpoint *ep);
     /* 1: what is larger than `eager` is always shown in the sender's memory and never copied, so that taking it costs nothing. */
     int32_t in_place, reserved;
+    /* The rank begins to compute with so many threads, calling progress() now and then; 0: it has ended. NULL: nobody cares. */
+    void (*computing)(struct rondo_endpoint *ep, int threads);
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
