@@ -308,8 +308,9 @@ typedef struct rondo_attention_info {
     uint64_t visible_pairs_here;        /* of them, computed by this rank */
     double flops;                       /* 2*(head_dim+value_dim) a pair and query head, all ranks */
     uint64_t hash;                      /* of the plan; what ranks compare */
+    size_t pack_bytes;                  /* what execute takes besides where rows of k or v (pass-Q: of q) are not dense */
 } rondo_attention_info;
-#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0 }
+#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0 }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
 
 /* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are

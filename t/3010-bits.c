@@ -51,7 +51,7 @@ int main(void)
                             continue;
                         struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithm };
                         s.threads = variant == 1 ? 2 : 1;
-                        s.strided = variant == 2;
+                        s.strided = variant == 2 || (variant == 6 && layout % 2);
                         s.head_groups = variant == 3 ? (int)p.kv_heads : 0;
                         s.alias = variant == 4 && p.value_dim == p.head_dim && p.out_type == p.q_type;
                         s.own_workspace = variant >= 4;

@@ -70,7 +70,8 @@ int rondo__survey(rondo_attention *plan);
 /* ---- workspace.c: how it is divided; all offsets in bytes, multiples of 64 ---- */
 struct rondo__workspace {
     size_t tasks, slots, labels, shifts, zeros;
-    size_t pack[2];                    /* K, V; or Q and nothing */
+    size_t pack[2];                    /* this rank's parcel where it must be packed: K, V; or Q and nothing */
+    size_t pack_bytes;                 /* 0, or: no place for it here, execute takes so much where it must */
     size_t arrive[2];                  /* K, V: as many parcels as may be held at once */
     size_t arrive_each[2];             /* how far apart they are */
     int32_t arrive_places, reserved;
@@ -122,6 +123,8 @@ bool rondo__dense_rows(const rondo_tensor *t, int64_t heads);
 /* Copies `heads` heads from `head` on of rows [first, first + rows) to a dense block. */
 int rondo__pack_rows(struct rondo__execution *e, const rondo_tensor *t, int64_t head, int64_t heads, int64_t first, int64_t rows, char *to);
 
+/* Room for part (0: K or Q, 1: V) of this rank's own parcel, packed. NULL: no memory. */
+void *rondo__pack_room(struct rondo__execution *e, int part);
 /* Room for part (0: K or Q, 1: V) of a parcel that arrives at hop. NULL: no memory. */
 void *rondo__arrival(struct rondo__execution *e, int32_t hop, int part, size_t bytes);
 /* This memory is shown to the next rank: if it is an arrival place, it must wait for the fence. */

@@ -145,21 +145,34 @@ static int write_blanks(struct rondo__execution *e)
 
 /* ---- what the two algorithms share ---- */
 
+/* Memory that is not part of the workspace, until the fence. */
+static void *take_extra(struct rondo__execution *e, size_t bytes, const char *what)
+{
+    size_t total;
+    struct rondo__extra *x = rondo__add(bytes, sizeof *x, &total) ? rondo__alloc(total) : NULL;
+    if (!x) {
+        rondo__fail(RONDO_ENOMEM, "rondo_attention_execute: no memory for %zu bytes of %s", bytes, what);
+        return NULL;
+    }
+    x->next = e->extra;
+    e->extra = x;
+    return x + 1;
+}
+
+void *rondo__pack_room(struct rondo__execution *e, int part)
+{
+    if (!e->at.pack_bytes)
+        return e->base + e->at.pack[part];
+    return take_extra(e, (size_t)e->plan->parcels[e->plan->rank].rows * e->at.parcel_bytes[part], "rows that are not dense");
+}
+
 void *rondo__arrival(struct rondo__execution *e, int32_t hop, int part, size_t bytes)
 {
     int32_t place = e->plan->in_place ? hop - 1 : hop % e->at.arrive_places;
     if (e->plan->in_place || !e->exposed[place])
         return e->base + e->at.arrive[part] + (size_t)place * e->at.arrive_each[part];
     /* A transport that shows memory in place and yet copied here: what it copied into may be shown to others until the fence. */
-    size_t total;
-    struct rondo__extra *x = rondo__add(bytes, sizeof *x, &total) ? rondo__alloc(total) : NULL;
-    if (!x) {
-        rondo__fail(RONDO_ENOMEM, "rondo_attention_execute: no memory for %zu bytes that arrive at hop %d", bytes, (int)hop);
-        return NULL;
-    }
-    x->next = e->extra;
-    e->extra = x;
-    return x + 1;
+    return take_extra(e, bytes, "a parcel that arrives");
 }
 
 void rondo__expose(struct rondo__execution *e, const void *memory, size_t bytes)

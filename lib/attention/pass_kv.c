@@ -29,8 +29,10 @@ static int own_part(struct rondo__execution *e, int part, const void **out)
         *out = rondo__row(t, begin, head);
         return 0;
     }
-    char *to = e->base + e->at.pack[part];
+    char *to = rondo__pack_room(e, part);
     *out = to;
+    if (!to)
+        return RONDO_ENOMEM;
     for (int64_t i = 0; i < plan->sequences; i++) {
         int64_t rows = plan->parcel_first[2 * i + 1];
         int err = rondo__pack_rows(e, t, head, e->kv_heads, rondo__kv_row(e, i) + plan->parcel_first[2 * i], rows, to);

@@ -34,8 +34,10 @@ static int own_queries(struct rondo__execution *e, const void **out)
         *out = rondo__row(q, 0, head);
         return 0;
     }
-    char *to = e->base + e->at.pack[0];
+    char *to = rondo__pack_room(e, 0);
     *out = to;
+    if (!to)
+        return RONDO_ENOMEM;
     int err = rondo__pack_rows(e, q, head, e->heads, 0, e->plan->parcels[e->plan->rank].rows, to);
     return err ? err : rondo__ops(e->ctx)->sync(rondo__dev(e->ctx));
 }

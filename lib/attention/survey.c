@@ -397,7 +397,7 @@ static int32_t choose_groups(const struct survey *s)
         own = mine > own ? mine : own;
         parcel = sent > parcel ? sent : parcel;
     }
-    need += plan->in_place ? parcel : 3.0 * parcel;   /* its own, packed, and two that arrive */
+    need += plan->in_place ? parcel : 2.0 * parcel;
     int64_t groups = 1;
     while (groups < d->kv_heads && (d->kv_heads % groups || (need > GROUP_FLOOR && need / (double)groups > 2.0 * own)))
         groups++;
@@ -497,6 +497,7 @@ int rondo__survey(rondo_attention *plan)
         struct rondo__workspace w;
         if (rondo__workspace(plan, plan->groups, &w)) {
             plan->info.workspace_bytes = w.total;
+            plan->info.pack_bytes = w.pack_bytes;
             expect(&s, &w);
         } else {
             err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace would be larger than memory can be");

@@ -40,6 +40,26 @@ static bool arrives(const rondo_attention *plan, int32_t rank)
     return rank != plan->rank && (plan->rank - rank + plan->ranks) % plan->ranks <= plan->parcels[rank].reach;
 }
 
+/* Where this rank's own parcel is packed. Where parcels are copied to two places in turn, the second is free until hop 2, when its own
+ * is on its way. Else: a head group's rows and those of several sequences are seldom dense, so there is a place for them; one
+ * sequence of all heads is dense unless the caller's tensors have gaps, and then memory is taken when it is seen to. */
+static void place_pack(struct divider *d, const rondo_attention *plan, int32_t groups, bool second_fits, struct rondo__workspace *out)
+{
+    const size_t rows = (size_t)plan->parcels[plan->rank].rows;
+    const bool q = plan->desc.algorithm == RONDO_PASS_Q;
+    size_t bytes = 0;
+    if (!plan->parcels[plan->rank].reach)
+        return;
+    for (int part = 0; part < 2; part++) {
+        if (second_fits && !plan->in_place)
+            out->pack[part] = out->arrive[part];
+        else if (groups > 1 || (plan->sequences > 1 && !q))
+            out->pack[part] = take(d, rows, out->parcel_bytes[part]);
+        else if (!rondo__mul(rows, out->parcel_bytes[part], &bytes) || !rondo__add(out->pack_bytes, bytes, &out->pack_bytes))
+            d->fits = false;
+    }
+}
+
 bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo__workspace *out)
 {
     const rondo_attention_desc *desc = &plan->desc;
@@ -59,10 +79,6 @@ bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo_
     out->shifts = take(&d, ranks + 2, sizeof(struct rondo_shift));
     if (plan->blanks.count)
         out->zeros = take(&d, value_dim, sizeof(float));
-    if (plan->parcels[plan->rank].reach) {
-        for (int part = 0; part < 2; part++)
-            out->pack[part] = take(&d, (size_t)plan->parcels[plan->rank].rows, out->parcel_bytes[part]);
-    }
     int64_t most = 0, count = 0;
     for (int32_t r = 0; r < plan->ranks; r++) {
         if (arrives(plan, r)) {
@@ -73,6 +89,7 @@ bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo_
     out->arrive_places = plan->in_place ? plan->ranks - 1 : count < 2 ? (int32_t)count : 2;
     for (int part = 0; part < 2 && count; part++)
         out->arrive[part] = take_room(&d, plan, out->arrive_places, (size_t)most, out->parcel_bytes[part], &out->arrive_each[part]);
+    place_pack(&d, plan, groups, count > 1 && most >= plan->parcels[plan->rank].rows, out);
     if (plan->in_place && !q)
         out->blocks = take(&d, ranks - 1, sizeof(struct rondo_kv_block));
     out->pending = take(&d, (size_t)plan->pending_rows, out->node_bytes);
