@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Reveals the order in which a kernel adds, and holds it against rules C4 and C6 of the contract: pairs of
- * keys 1, 0, 3, 2, ... in one chain inside a leaf, the aligned binary tree over leaves. As FPRev (Xie et al.,
+ * Reveals the order in which a kernel adds, and holds it against rules C2, C4 and C6 of the contract: pairs of
+ * dimensions 1, 0, 3, 2, ... in a score, of keys likewise in one chain inside a leaf, the aligned binary tree
+ * over leaves. As FPRev (Xie et al.,
  * arXiv:2411.00442): all weights are 1, one value is 2^100, another -2^100, the others 1. What is added while
  * only one of the two is in the sum is lost, so that the result tells how many values joined after both had
  * met.
@@ -88,10 +89,52 @@ static int pairs_right(struct rondo_device *dev, int leaf, int keys, int64_t lef
     return right;
 }
 
-/* The row sum: one weight of 1 at `key`, all others 2^-24; the value is 1 at that key only, so that the
- * output is 1 / l. */
-static int sum_right(struct rondo_device *dev, int leaf, int keys, int queries)
+/* The chain of a score: q is 1, k is 2^100 in one dimension, -2^100 in another and 1 in the others, so that the
+ * score is how many dimensions come after both; the only key's lse tells it. */
+static int score_right(struct rondo_device *dev, int dim)
 {
+    struct shape s = { .heads = 1,
+                       .kv_heads = 1,
+                       .head_dim = dim,
+                       .value_dim = 1,
+                       .queries = 1,
+                       .keys = 1,
+                       .left = -1,
+                       .right = -1,
+                       .q_type = 1,
+                       .kv_type = 1,
+                       .out_type = 1,
+                       .leaf = 8,
+                       .step = 1 };
+    struct test_case c;
+    int right = 1;
+    case_make(&c, &s);
+    c.task.scale_log2 = 1.0f;
+    for (int d = 0; d < dim; d++)
+        ((float *)c.q)[d] = 1.0f;
+    for (int i = 0; i < dim && right; i++)
+        for (int j = 0; j < dim && right; j++) {
+            int after = 0;
+            if (i == j)
+                continue;
+            for (int d = 0; d < dim; d++) {
+                ((float *)c.k)[d] = d == i ? 0x1p100f : d == j ? -0x1p100f : 1.0f;
+                after += d != i && d != j && (d ^ 1) > (i ^ 1) && (d ^ 1) > (j ^ 1);
+            }
+            right &= case_run(&c, dev) == 0 && c.lse[0] == (float)(after * 0.693147180559945309);
+            if (!right)
+                diag("dimensions %d and %d of %d: the score is %g, not %d", i, j, dim,
+                     (double)c.lse[0] / 0.693147180559945309, after);
+        }
+    case_free(&c);
+    return right;
+}
+
+/* The row sum: one weight of 1 at `key`, all others 2^small, of which some get lost in rounding: how many hangs
+ * on how many came before. The value is 1 at that key only, so that the output is 1 / l. */
+static int sum_right(struct rondo_device *dev, int leaf, int keys, int queries, int small)
+{
+    const float least = exp2f((float)small);
     struct shape s = { .heads = 1,
                        .kv_heads = 1,
                        .head_dim = 1,
@@ -118,15 +161,15 @@ static int sum_right(struct rondo_device *dev, int leaf, int keys, int queries)
         const int leaves = (keys + leaf - 1) / leaf;
         for (int k = 0; k < keys; k++) {
             const int64_t row = c.leaves[k / leaf].row + k % leaf;
-            ((float *)c.k)[row] = k == key ? 0.0f : -24.0f;
+            ((float *)c.k)[row] = k == key ? 0.0f : (float)small;
             ((float *)c.v)[row] = k == key ? 1.0f : 0.0f;
         }
         for (int f = 0; f < leaves; f++) { /* the rule, once more, in plain C */
             const int count = keys - f * leaf < leaf ? keys - f * leaf : leaf;
-            node_m[f] = key / leaf == f ? 0.0f : -24.0f;
+            node_m[f] = key / leaf == f ? 0.0f : (float)small;
             for (int j = 0; j < count + (count & 1); j++)
                 if ((j ^ 1) < count)
-                    node_l[f] += f * leaf + (j ^ 1) == key || node_m[f] < 0.0f ? 1.0f : 0x1p-24f;
+                    node_l[f] += f * leaf + (j ^ 1) == key || node_m[f] < 0.0f ? 1.0f : least;
         }
         for (int step = 1; step < leaves; step *= 2)
             for (int f = 0; f + step < leaves; f += 2 * step) {
@@ -152,8 +195,12 @@ int main(void)
         ok(pairs_right(d[i].dev, 8, 53, -1, 50), "  a ragged end, many rows");
         ok(pairs_right(d[i].dev, 16, 100, 60, 30), "  a window that cuts a leaf");
         ok(pairs_right(d[i].dev, 128, 131, -1, 5), "  a leaf of 128");
-        ok(sum_right(d[i].dev, 8, 51, 51), "  row sums over leaves of 8");
-        ok(sum_right(d[i].dev, 128, 131, 1), "  row sums over leaves of 128");
+        for (int small = -25; small <= -24; small++) {
+            ok(sum_right(d[i].dev, 8, 51, 51, small), "  row sums over leaves of 8, weights of 2^%d", small);
+            ok(sum_right(d[i].dev, 128, 131, 1, small), "  row sums over leaves of 128");
+        }
+        ok(score_right(d[i].dev, 16), "  scores over 16 dimensions");
+        ok(score_right(d[i].dev, 21), "  scores over 21 dimensions");
     }
     devices_close(d, n);
     return done();
