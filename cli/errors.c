@@ -3,11 +3,15 @@
  * Errors of the program: one sentence is kept and printed once, at the end, by main.c. The map from library codes to exit
  * codes stands here and nowhere else.
  */
+#define _GNU_SOURCE   /* madvise */
 #include "cli/cli.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 static char sentence_kept[1024];
 
@@ -96,5 +100,13 @@ void *room(int64_t count, size_t size)
     if (count < 0 || __builtin_mul_overflow((size_t)count, size, &bytes) || bytes > SIZE_MAX - 64)
         return NULL;
     bytes = (bytes + 63) & ~(size_t)63;
-    return aligned_alloc(64, bytes ? bytes : 64);
+    char *block = aligned_alloc(64, bytes ? bytes : 64);
+#ifdef MADV_HUGEPAGE
+    /* as numpy does: large arrays in large pages */
+    if (block && bytes >= (size_t)4 << 20) {
+        const size_t skip = -(uintptr_t)block & 65535u;   /* to a page, of whatever size */
+        (void)madvise(block + skip, bytes - skip, MADV_HUGEPAGE);
+    }
+#endif
+    return block;
 }

@@ -4,13 +4,21 @@
  * line, an AVX-512 register) and remember their size in a line of their own before the data, because the release hook is
  * told it. A request for nothing gives a valid block, so that NULL always means failure.
  */
+#define _GNU_SOURCE   /* madvise */
 #include "core/internal.h"
 
 #include <stdlib.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "core/hooks.h"
 
 #define ALIGN ((size_t)64)
+
+/* Blocks of this size and more are worth large pages: keys, values and weights are read from end to end, and with small pages one
+ * thread reads a tenth less (numpy does the same for its arrays). */
+#define WORTH_LARGE_PAGES ((size_t)4 << 20)
 
 static rondo_hooks current = RONDO_HOOKS_INIT;
 
@@ -34,13 +42,33 @@ int rondo_set_hooks(const rondo_hooks *hooks)
     return 0;
 }
 
+static void advise(void *block, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    const size_t skip = -(uintptr_t)block & 65535u;   /* no machine's small pages are larger */
+    if (bytes >= WORTH_LARGE_PAGES)
+        (void)madvise((char *)block + skip, bytes - skip, MADV_HUGEPAGE);
+#else
+    (void)block;
+    (void)bytes;
+#endif
+}
+
+static void *from_system(size_t bytes)
+{
+    void *block = aligned_alloc(ALIGN, bytes);
+    if (block)
+        advise(block, bytes);
+    return block;
+}
+
 void *rondo__alloc(size_t bytes)
 {
     size_t total;
     if (!rondo__add(bytes, 2 * ALIGN - 1, &total))
         return NULL;
     total &= ~(ALIGN - 1);
-    char *block = current.allocate ? current.allocate(current.user, total, ALIGN) : aligned_alloc(ALIGN, total);
+    char *block = current.allocate ? current.allocate(current.user, total, ALIGN) : from_system(total);
     if (!block)
         return NULL;
     memcpy(block, &total, sizeof total);
