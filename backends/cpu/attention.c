@@ -6,8 +6,8 @@
  * An item is a block of rows (token, head of the KV head's group), cut into panels. The program runs once for
  * the block: for each leaf the panels go one after another, while K and V of the leaf stay in the
  * second-level cache (widened there first, if they are 16 bits wide). Each panel has its own stack of nodes;
- * nodes that would be empty are only marked. A leaf that the program merges at once into its left sibling is
- * merged in the P*V tile's epilogue, so that only half of the merges touch memory.
+ * nodes that would be empty are only marked. What the program merges right after a leaf is merged in the P*V
+ * tile's epilogue, before the leaf's node has seen memory.
  *
  * Where the rows of a panel see different parts of a leaf, hidden scores are -inf, which gives weight 0 in
  * maximum and sum; in P*V a hidden value must not even be multiplied by 0, so rows take the keys that all see
@@ -200,17 +200,17 @@ static float *node(const struct block *b, const struct panel *p, int32_t positio
 static float *node_m(const struct block *b, float *n) { return n + (size_t)PANEL * (size_t)b->padded; }
 static float *node_l(const struct block *b, float *n) { return node_m(b, n) + PANEL; }
 
-/* C5 for M and l of a panel: n's become the merge's; scale[row], scale[PANEL + row] are the factors for its
- * acc and the other's. */
-static void merge_heads(const struct block *b, const struct panel *p, float *n, const float *m,
-                        const float *l, float *scale)
+/* C5 for M and l of a panel: m and l, a right node's, become those of its merge with the left node n;
+ * scale[row], scale[PANEL + row] are the factors for the left acc and the right one. */
+static void merge_heads(const struct block *b, const struct panel *p, float *n, float *m, float *l,
+                        float *scale)
 {
-    float *nm = node_m(b, n), *nl = node_l(b, n);
+    const float *nm = node_m(b, n), *nl = node_l(b, n);
     for (int32_t v = 0; v < p->vecs * VL; v += VL) {
         const vf ma = vf_load(nm + v), mb = vf_load(m + v), big = vf_max(ma, mb);
         const vf sa = vf_merge_scale(vf_sub(ma, big)), sb = vf_merge_scale(vf_sub(mb, big));
-        vf_store(nm + v, big);
-        vf_store(nl + v, vf_fma(vf_load(nl + v), sa, vf_mul(vf_load(l + v), sb)));
+        vf_store(m + v, big);
+        vf_store(l + v, vf_fma(vf_load(nl + v), sa, vf_mul(vf_load(l + v), sb)));
         vf_store(scale + v, sa);
         vf_store(scale + PANEL + v, sb);
     }
@@ -262,53 +262,58 @@ static void leave_slot(const struct block *b, const struct panel *p, int32_t top
             bring(b, p, i);
 }
 
+/* The nodes of a panel at `left` and the position after it become one, there; or in slot `to`. */
+static void merge_panel(const struct block *b, struct panel *p, int32_t left, float *to)
+{
+    const int64_t row_bytes = (int64_t)b->t->value_dim * (int64_t)sizeof(float);
+    const int32_t right = left + 1;
+    float scale[2 * PANEL];
+    if (p->full[right] == EMPTY)
+        return;
+    if (to)
+        leave_slot(b, p, left, to);
+    if (p->full[left] == EMPTY) {
+        const int16_t place = p->place[left];
+        p->place[left] = p->place[right];
+        p->place[right] = place;
+        p->full[left] = p->full[right];
+        p->slot[left] = p->slot[right];
+        return;
+    }
+    float *n = node(b, p, left), *y = node(b, p, right), *into, *m, *l;
+    merge_heads(b, p, n, node_m(b, y), node_l(b, y), scale);
+    memcpy(node_m(b, n), node_m(b, y), 2 * PANEL * sizeof *n);
+    for (int32_t r = 0; r < p->rows; r++) {
+        const vf sa = vf_set1(scale[r]), sb = vf_set1(scale[PANEL + r]);
+        const float *x = acc_row(b, p, left, r), *z = acc_row(b, p, right, r);
+        const int32_t later = r + FETCH_ROWS;
+        if (later < p->rows) {
+            for (int32_t position = left; position <= right; position++)
+                if (p->full[position] == IN_SLOT)
+                    fetch_row(acc_row(b, p, position, later), row_bytes);
+            if (to) {
+                slot_row(b, p, to, later, &into, &m, &l);
+                fetch_row(into, row_bytes);
+            }
+        }
+        into = n + (size_t)r * (size_t)b->padded;
+        if (to) {
+            slot_row(b, p, to, r, &into, &m, &l);
+            *m = node_m(b, n)[r];
+            *l = node_l(b, n)[r];
+        }
+        for (int32_t d = 0; d < b->padded; d += VL)
+            vf_store(into + d, vf_fma(vf_load(x + d), sa, vf_mul(vf_load(z + d), sb)));
+    }
+    p->full[left] = to ? STORED : NODE;
+}
+
 /* The two topmost nodes of every panel become one; in slot `to` at once where the program stores it next. */
 static void merge_step(struct block *b, float *to)
 {
-    const int64_t row_bytes = (int64_t)b->t->value_dim * (int64_t)sizeof(float);
     b->top--;
-    for (int32_t i = 0; i < b->panels; i++) {
-        struct panel *p = b->panel + i;
-        const int32_t left = b->top - 1, right = b->top;
-        float scale[2 * PANEL];
-        if (p->full[right] == EMPTY)
-            continue;
-        if (to)
-            leave_slot(b, p, left, to);
-        if (p->full[left] == EMPTY) {
-            const int16_t place = p->place[left];
-            p->place[left] = p->place[right];
-            p->place[right] = place;
-            p->full[left] = p->full[right];
-            p->slot[left] = p->slot[right];
-            continue;
-        }
-        float *n = node(b, p, left), *y = node(b, p, right), *into, *m, *l;
-        merge_heads(b, p, n, node_m(b, y), node_l(b, y), scale);
-        for (int32_t r = 0; r < p->rows; r++) {
-            const vf sa = vf_set1(scale[r]), sb = vf_set1(scale[PANEL + r]);
-            const float *x = acc_row(b, p, left, r), *z = acc_row(b, p, right, r);
-            const int32_t later = r + FETCH_ROWS;
-            if (later < p->rows) {
-                for (int32_t position = left; position <= right; position++)
-                    if (p->full[position] == IN_SLOT)
-                        fetch_row(acc_row(b, p, position, later), row_bytes);
-                if (to) {
-                    slot_row(b, p, to, later, &into, &m, &l);
-                    fetch_row(into, row_bytes);
-                }
-            }
-            into = n + (size_t)r * (size_t)b->padded;
-            if (to) {
-                slot_row(b, p, to, r, &into, &m, &l);
-                *m = node_m(b, n)[r];
-                *l = node_l(b, n)[r];
-            }
-            for (int32_t d = 0; d < b->padded; d += VL)
-                vf_store(into + d, vf_fma(vf_load(x + d), sa, vf_mul(vf_load(z + d), sb)));
-        }
-        p->full[left] = to ? STORED : NODE;
-    }
+    for (int32_t i = 0; i < b->panels; i++)
+        merge_panel(b, b->panel + i, b->top - 1, to);
 }
 
 /* ---- one leaf, one panel ---- */
@@ -337,11 +342,11 @@ static leaf_kernel *const leaf_kernels[2][RV] = { { leaf_1_0, leaf_2_0, leaf_3_0
 #define VALUE_ARGUMENTS                                                                                      \
     int32_t rows, const float *p, const int64_t ld, const float *v, const int64_t stride, const int32_t k0,  \
         const int32_t k1, const vm lanes, const float *start, float *out, const int64_t out_stride,          \
-        const float *scale
+        const struct merges *with, const int32_t row
 #define VALUE_KERNEL(name, nc, tail)                                                                         \
     static __attribute__((noinline)) void name(VALUE_ARGUMENTS)                                              \
     {                                                                                                        \
-        value_rows(nc, tail, lanes, rows, p, ld, v, stride, k0, k1, start, out, out_stride, scale);          \
+        value_rows(nc, tail, lanes, rows, p, ld, v, stride, k0, k1, start, out, out_stride, with, row);      \
     }
 VALUE_KERNEL(value_tail, 1, 1)
 VALUE_KERNEL(value_1, 1, 0)
@@ -367,11 +372,11 @@ struct view {
     int uniform;
 };
 
-/* acc of a panel whose rows see different keys: for a slice of columns, into out (merged with scale, or
- * stored). */
+/* acc of a panel whose rows see different keys: for a slice of columns, merged with what `with` says, into out.
+ */
 static void values_apart(const struct block *b, const struct panel *p, const struct rondo_leaf *f,
                          const struct view *w, value_kernel *kernel, int32_t column, vm lanes, float *out,
-                         const float *scale)
+                         const struct merges *with)
 {
     const int64_t ld = p->vecs * VL, padded = b->padded;
     const int32_t even0 = w->c0 + (w->c0 & 1), even1 = w->c1 & ~1; /* whole pairs that every row sees */
@@ -382,7 +387,7 @@ static void values_apart(const struct block *b, const struct panel *p, const str
          part++) { /* keys before the common ones, with these; keys after them */
         if (part == 1 && common)
             kernel(p->rows, b->st, ld, v, b->v_stride, even0, even1, lanes, w->u0 < even0 ? sum : NULL, sum,
-                   padded, NULL);
+                   padded, NULL, 0);
         if (part == 0 && w->u0 >= even0)
             continue;
         for (int32_t r = 0, end; r < p->rows; r = end) {
@@ -396,22 +401,23 @@ static void values_apart(const struct block *b, const struct panel *p, const str
             const float *start = common && part == 1 ? sum + r * padded : NULL;
             if (part == 0)
                 kernel(end - r, b->st + r, ld, v, b->v_stride, i0, even0, lanes, NULL, sum + r * padded,
-                       padded, NULL);
+                       padded, NULL, 0);
             else
                 kernel(end - r, b->st + r, ld, v, b->v_stride, common ? even1 : i0, i1, lanes, start,
-                       out + r * padded, padded, scale ? scale + r : NULL);
+                       out + r * padded, padded, with, r);
         }
     }
 }
 
-/* The node of a leaf for a panel into n: merged with what n holds, or put there. */
+/* The node of a leaf for a panel, merged with nodes left of it, nearest first, into n; n may be the last of
+ * these. */
 static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf *f, const struct view *w,
-                       float *n, int merge)
+                       float *const *left, int32_t count, float *n)
 {
     const struct rondo_attention_task *t = b->t;
     const int32_t ld = p->vecs * VL;
-    float from[PANEL], to[PANEL], m[PANEL], l[PANEL], scale[2 * PANEL];
-    const float *factors = merge ? scale : NULL;
+    float from[PANEL], to[PANEL], m[PANEL], l[PANEL];
+    struct merges with;
 
     if (!w->uniform)
         for (int32_t r = 0; r < ld; r++) {
@@ -421,25 +427,30 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
             to[r] = (float)i1;
         }
     leaf_kernels[!w->uniform][p->vecs - 1](t->head_dim, p->qt, b->k, b->k_stride, t->scale_log2, b->st, w->u0,
-                                           w->u1, from, to, &b->next, merge ? m : node_m(b, n),
-                                           merge ? l : node_l(b, n));
-    if (merge)
-        merge_heads(b, p, n, m, l, scale);
+                                           w->u1, from, to, &b->next, m, l);
+    with.count = count;
+    for (int32_t i = 0; i < count; i++) {
+        with.acc[i] = left[i];
+        merge_heads(b, p, left[i], m, l, with.scale[i]);
+    }
+    memcpy(node_m(b, n), m, (size_t)ld * sizeof *n);
+    memcpy(node_l(b, n), l, (size_t)ld * sizeof *n);
     for (int32_t c = 0; c < t->value_dim;) {
-        const int32_t left = t->value_dim - c;
-        value_kernel *kernel = left < VL ? value_tail : left < 2 * VL ? value_1 : value_2;
-        int32_t width = left < 2 * VL ? VL : 2 * VL;
+        const int32_t rest = t->value_dim - c;
+        value_kernel *kernel = rest < VL ? value_tail : rest < 2 * VL ? value_1 : value_2;
+        int32_t width = rest < 2 * VL ? VL : 2 * VL;
 #if COLS == 4
-        if (left >= 4 * VL) {
+        if (rest >= 4 * VL) {
             kernel = value_4;
             width = 4 * VL;
         }
 #endif
+        with.column = c;
         if (w->uniform)
-            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(left), NULL, n + c,
-                   b->padded, factors);
+            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(rest), NULL, n + c,
+                   b->padded, &with, 0);
         else
-            values_apart(b, p, f, w, kernel, c, vm_first(left), n + c, factors);
+            values_apart(b, p, f, w, kernel, c, vm_first(rest), n + c, &with);
         c += width;
     }
 }
@@ -512,11 +523,28 @@ static void look_ahead(struct block *b, int32_t step)
     }
 }
 
-/* LEAF, and the MERGE after it where there is one. Returns whether anything was computed. */
-static int leaf_step(struct block *b, int32_t step, int merge)
+/* How many of the MERGEs after a LEAF are done with it. Not those for which a node would have to be fetched
+ * from its slot first, or whose result goes to a slot: merge_step() does that in place. */
+static int32_t merges_of(const struct block *b, int32_t step)
+{
+    const struct rondo_attention_task *t = b->t;
+    int32_t n = 0;
+    while (n < MERGES_MAX && step + n + 1 < t->steps && t->program[step + n + 1].code == RONDO_TREE_MERGE) {
+        if (n && step + n + 2 < t->steps && t->program[step + n + 2].code == RONDO_TREE_STORE)
+            break;
+        for (int32_t i = 0; n && i < b->panels; i++)
+            if (b->panel[i].full[b->top - n - 1] == IN_SLOT)
+                return n;
+        n++;
+    }
+    return n;
+}
+
+/* LEAF, and so many MERGEs after it. Returns whether anything was computed. */
+static int leaf_step(struct block *b, int32_t step, int32_t merges)
 {
     const struct rondo_leaf *f = b->t->leaves + b->t->program[step].arg;
-    const int32_t at = merge ? b->top - 1 : b->top++;
+    const int32_t at = b->top - merges;
     int32_t u0, u1;
 
     rondo__visible_in_leaf(f, b->lo_min, b->hi_max, &u0, &u1);
@@ -531,15 +559,25 @@ static int leaf_step(struct block *b, int32_t step, int merge)
             rondo__visible_in_leaf(f, p->lo_min, p->hi_max, &w.u0, &w.u1);
             rondo__visible_in_leaf(f, p->lo_max, p->hi_min, &w.c0, &w.c1);
         }
-        if (!merge)
-            p->full[at] = w.u0 < w.u1 ? NODE : EMPTY;
-        if (w.u0 >= w.u1)
+        if (w.u0 >= w.u1) { /* only what is there already is merged */
+            if (!merges)
+                p->full[at] = EMPTY;
+            for (int32_t left = b->top - 2; left >= at; left--)
+                merge_panel(b, p, left, NULL);
             continue;
-        bring(b, p, at);
+        }
+        float *left[MERGES_MAX];
+        int32_t count = 0;
+        for (int32_t position = b->top - 1; position >= at; position--)
+            if (p->full[position] != EMPTY) {
+                bring(b, p, position);
+                left[count++] = node(b, p, position);
+            }
         w.uniform = w.u0 == w.c0 && w.u1 == w.c1;
-        leaf_panel(b, p, f, &w, node(b, p, at), merge && p->full[at]);
+        leaf_panel(b, p, f, &w, left, count, node(b, p, at));
         p->full[at] = NODE;
     }
+    b->top = at + 1;
     return u0 < u1;
 }
 
@@ -659,9 +697,9 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
         int busy = 1;
         switch (s->code) {
         case RONDO_TREE_LEAF: {
-            const int merge = i + 1 < t->steps && t->program[i + 1].code == RONDO_TREE_MERGE;
-            busy = leaf_step(&b, i, merge);
-            i += merge;
+            const int32_t merges = merges_of(&b, i);
+            busy = leaf_step(&b, i, merges);
+            i += merges;
             break;
         }
         case RONDO_TREE_LOAD:

@@ -211,13 +211,20 @@ VEC void weights(const int nv, float *st, const float *top, const int32_t u0, co
 
 #define EACH_ROW(F) F(0) F(1) F(2) F(3) F(4) F(5)
 
+/* Nodes that a leaf is merged with, one after another, while it is in registers. */
+#define MERGES_MAX 8
+struct merges {
+    int32_t count, column; /* the first column of the tiles at work */
+    const float *acc[MERGES_MAX]; /* of a left node, rows as far apart as in `out` */
+    float scale[MERGES_MAX][2 * PANEL]; /* [row] for the left node, [PANEL + row] for what is merged with it */
+};
+
 /* Rows p[.][0..nr-1] times nc vectors of columns over the keys [k0, k1); sums begin at `start` (NULL: zero).
- * With `scale` the result is merged into `out`: scale[row] times what is there, plus scale[PANEL + row] times
- * the sum; else stored. */
+ * The result is merged as `with` says (NULL: not; row is the panel's row of p[.][0]), and stored. */
 VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, const float *p,
                     const int64_t ld, const float *v, const int64_t stride, const int32_t k0,
                     const int32_t k1, const float *start, float *out, const int64_t out_stride,
-                    const float *scale)
+                    const struct merges *with, const int32_t row)
 {
 #define DECLARE(i) vf o##i##0 = vf_zero(), o##i##1 = vf_zero(), o##i##2 = vf_zero(), o##i##3 = vf_zero();
     EACH_ROW(DECLARE)
@@ -271,15 +278,23 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
     }
     if (j < k1)
         STEP(j)
-#define STORE(i, c)                                                                                          \
-    if (nc > c) {                                                                                            \
-        float *to = out + i * out_stride + c * VL;                                                           \
-        vf_store(to, scale ? vf_fma(vf_load(to), mine, vf_mul(o##i##c, its)) : o##i##c);                     \
+#define MERGE(i, c)                                                                                          \
+    if (nc > c)                                                                                              \
+        o##i##c = vf_fma(vf_load(left + i * out_stride + c * VL), its, vf_mul(o##i##c, mine));
+#define MERGE_ROW(i)                                                                                         \
+    if (nr > i) {                                                                                            \
+        const vf its = vf_set1(scale[i]), mine = vf_set1(scale[PANEL + i]);                                  \
+        MERGE(i, 0) MERGE(i, 1) MERGE(i, 2) MERGE(i, 3)                                                      \
     }
+    for (int32_t g = 0; with && g < with->count; g++) {
+        const float *left = with->acc[g] + with->column + row * out_stride, *scale = with->scale[g] + row;
+        EACH_ROW(MERGE_ROW)
+    }
+#define STORE(i, c)                                                                                          \
+    if (nc > c)                                                                                              \
+        vf_store(out + i * out_stride + c * VL, o##i##c);
 #define STORE_ROW(i)                                                                                         \
     if (nr > i) {                                                                                            \
-        const vf mine = scale ? vf_set1(scale[i]) : o##i##0,                                                 \
-                 its = scale ? vf_set1(scale[PANEL + i]) : o##i##0;                                          \
         STORE(i, 0) STORE(i, 1) STORE(i, 2) STORE(i, 3)                                                      \
     }
     EACH_ROW(STORE_ROW)
@@ -287,6 +302,8 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
 #undef START
 #undef ROW_STEP
 #undef STEP
+#undef MERGE
+#undef MERGE_ROW
 #undef STORE
 #undef STORE_ROW
 }
@@ -295,16 +312,16 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
 VEC void value_rows(const int nc, const int tail, const vm lanes, int32_t rows, const float *p,
                     const int64_t ld, const float *v, const int64_t stride, const int32_t k0,
                     const int32_t k1, const float *start, float *out, const int64_t out_stride,
-                    const float *scale)
+                    const struct merges *with, int32_t row)
 {
 #define TILES(n)                                                                                             \
     while (rows >= n) {                                                                                      \
-        value_tile(n, nc, tail, lanes, p, ld, v, stride, k0, k1, start, out, out_stride, scale);             \
+        value_tile(n, nc, tail, lanes, p, ld, v, stride, k0, k1, start, out, out_stride, with, row);         \
         rows -= n;                                                                                           \
         p += n;                                                                                              \
         out += n * out_stride;                                                                               \
         start = start ? start + n * out_stride : NULL;                                                       \
-        scale = scale ? scale + n : NULL;                                                                    \
+        row += n;                                                                                            \
     }
     TILES(6)
     TILES(4)
