@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What attention.c works on: a block of query rows, cut into panels, with its scratch; Q packed for the score
+ * tiles; and which positions the rows see. Included once per instruction set.
+ */
+#ifndef RONDO_CPU_ATTENTION_BLOCK_H
+#define RONDO_CPU_ATTENTION_BLOCK_H
+
+#include "backends/cpu/attention_tile.h"
+#include "backends/cpu/cpu.h"
+
+
+/* Rows of an item. A leaf is copied once for all of them, so more is better, until Q and the topmost nodes of
+ * the panels leave the second-level cache: 576 to 1536 measured alike, 384 2 % slower. */
+#define BLOCK_ROWS 768
+/* How many rows ahead are worth fetching already. */
+#define FETCH_ROWS 8
+
+struct panel {
+    float *qt; /* [head_dim][vecs * VL] */
+    float *nodes; /* [depth] nodes: acc[PANEL][padded], m[PANEL], l[PANEL] */
+    int16_t *place; /* stack position -> node */
+    uint8_t *full; /* stack position: an enum state */
+    float **slot;  /* stack position: the slot of a node that is IN_SLOT */
+    int32_t row, rows, vecs;
+    int64_t lo_min, lo_max, hi_min, hi_max; /* of its rows' visible ranges */
+};
+
+/* What a panel has at a position of its stack. A LOADed node stays IN_SLOT until somebody works on it: M and l
+ * come at once, acc is read where it lies. STORED: a MERGE has put its result where the next step stores it. */
+enum state { EMPTY, NODE, IN_SLOT, STORED };
+
+struct block {
+    const struct rondo_attention_task *t;
+    int64_t token; /* the first one */
+    int32_t tokens, group, kv_head, rows, panels, padded,
+        top; /* padded: value_dim in whole vectors; top: stack height */
+    size_t node_floats;
+    int64_t *lo, *hi; /* [tokens] */
+    struct panel *panel;
+    float *st, *sum; /* scores; sums of a partly hidden leaf */
+    float *wide_q, *wide_k,
+        *wide_v; /* four rows of Q; a leaf, widened or copied together (NULL: read where it lies) */
+    int64_t lo_min, hi_max;
+    /* the leaf at work */
+    const float *k, *v;
+    int64_t k_stride, v_stride;
+    struct ahead next;
+};
+
+/* ---- scratch ---- */
+
+static int32_t padded_dim(const struct rondo_attention_task *t) { return (t->value_dim + VL - 1) / VL * VL; }
+
+static int64_t tokens(const struct rondo_attention_task *t)
+{
+    int64_t n = BLOCK_ROWS / (t->heads / t->kv_heads);
+    n = n < 1 ? 1 : n;
+    return n < t->q_rows ? n : t->q_rows;
+}
+
+/* Takes `bytes` from the scratch at *at, or only counts them where scratch is NULL. */
+static void *take(char *scratch, size_t *at, size_t bytes)
+{
+    size_t from = *at;
+    *at = from + ((bytes + 63) & ~(size_t)63);
+    return scratch ? scratch + from : NULL;
+}
+
+/* Whether the block may read leaves from its own copy: to widen them once for all panels, or because rows far
+ * apart fall into few sets of the caches, which costs more than the copy where several panels read them. */
+static bool copies(const struct rondo_attention_task *t, int32_t panels)
+{
+    if (t->kv_type != RONDO_F32)
+        return true;
+    return panels >= 4 && (t->k_row_stride > t->head_dim || t->v_row_stride > t->value_dim ||
+                           (t->blocks && t->kv_heads > 1));
+}
+
+/* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product
+ * in advance. */
+static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char *scratch, struct block *b)
+{
+    size_t at = 0;
+    const size_t leaf = (size_t)(t->leaf_size > 0 && t->leaf_size < LEAF_MAX ? t->leaf_size : LEAF_MAX);
+    b->t = t;
+    b->tokens = (int32_t)count;
+    b->group = t->heads / t->kv_heads;
+    b->rows = b->tokens * b->group;
+    b->panels = (b->rows + PANEL - 1) / PANEL;
+    b->padded = padded_dim(t);
+    b->node_floats = (size_t)PANEL * ((size_t)b->padded + 2);
+    b->lo = take(scratch, &at, (size_t)b->tokens * sizeof *b->lo);
+    b->hi = take(scratch, &at, (size_t)b->tokens * sizeof *b->hi);
+    b->st = take(scratch, &at, leaf * PANEL * sizeof(float));
+    b->sum = take(scratch, &at, (size_t)PANEL * (size_t)b->padded * sizeof(float));
+    b->wide_q = take(scratch, &at, 4 * (size_t)t->head_dim * sizeof(float));
+    b->wide_k = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
+    b->wide_v = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
+    b->panel = take(scratch, &at, (size_t)b->panels * sizeof *b->panel);
+    for (int32_t i = 0; i < b->panels; i++) {
+        struct panel p = { .row = i * PANEL };
+        p.rows = b->rows - p.row < PANEL ? b->rows - p.row : PANEL;
+        p.vecs = (p.rows + VL - 1) / VL;
+        p.qt = take(scratch, &at, (size_t)t->head_dim * (size_t)p.vecs * VL * sizeof(float));
+        p.nodes = take(scratch, &at, (size_t)t->depth * b->node_floats * sizeof(float));
+        p.place = take(scratch, &at, (size_t)t->depth * sizeof *p.place);
+        p.full = take(scratch, &at, (size_t)t->depth);
+        p.slot = take(scratch, &at, (size_t)t->depth * sizeof *p.slot);
+        if (scratch) {
+            for (int32_t j = 0; j < t->depth; j++) {
+                p.place[j] = (int16_t)j;
+                p.slot[j] = NULL;
+            }
+            b->panel[i] = p;
+        }
+    }
+    return at;
+}
+
+static bool bytes(const struct rondo_attention_task *t, size_t *out)
+{
+    struct block b = { 0 };
+    size_t rows, wide, all;
+    /* a generous product first: if that fits, so does everything that lay_out() adds up */
+    if (t->depth > INT16_MAX ||
+        !rondo__mul((size_t)tokens(t) * (size_t)(t->heads / t->kv_heads) + PANEL, (size_t)t->depth + 2,
+                    &rows) ||
+        !rondo__add((size_t)t->head_dim + (size_t)t->value_dim, 4 * LEAF_MAX, &wide) ||
+        !rondo__mul(rows, wide, &all) || !rondo__mul(all, 16 * sizeof(float), &all))
+        return false;
+    *out = lay_out(t, tokens(t), NULL, &b);
+    return true;
+}
+
+/* Rows of K, V, Q and of slots may lie pages apart: the hardware does not foresee them. */
+static void fetch_row(const void *row, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)row + i, 0, 3);
+}
+
+/* ---- Q ---- */
+
+/* qt[d][row], lanes without a row 0. Four rows and four dimensions at a time. */
+static void pack_q(const struct block *b, const struct panel *p)
+{
+    const struct rondo_attention_task *t = b->t;
+    const int32_t dim = t->head_dim, ld = p->vecs * VL;
+    for (int32_t r = 0; r < ld; r += 4) {
+        const float *q[4];
+        for (int32_t i = 0; i < 4; i++) {
+            const int32_t row = p->row + r + i;
+            const int64_t at = (b->token + row / b->group) * t->q_row_stride +
+                               (b->kv_head * b->group + row % b->group) * t->q_head_stride;
+            if (r + i < p->rows && t->q_type == RONDO_F32) {
+                q[i] = (const float *)t->q + at;
+                if (r + i + FETCH_ROWS < p->rows) {
+                    const int32_t ahead = row + FETCH_ROWS;
+                    fetch_row((const float *)t->q + (b->token + ahead / b->group) * t->q_row_stride +
+                                  (b->kv_head * b->group + ahead % b->group) * t->q_head_stride,
+                              (int64_t)dim * (int64_t)sizeof(float));
+                }
+                continue;
+            }
+            float *w = b->wide_q + (int64_t)i * dim;
+            for (int32_t d = 0; d < dim; d++)
+                w[d] = r + i < p->rows ? rondo__element(t->q, at + d, t->q_type) : 0.0f;
+            q[i] = w;
+        }
+        int32_t d = 0;
+        for (; d + 4 <= dim; d += 4) {
+            __m128 a = _mm_loadu_ps(q[0] + d), c = _mm_loadu_ps(q[1] + d), e = _mm_loadu_ps(q[2] + d),
+                   f = _mm_loadu_ps(q[3] + d);
+            float *to = p->qt + (int64_t)d * ld + r;
+            _MM_TRANSPOSE4_PS(a, c, e, f);
+            _mm_storeu_ps(to, a);
+            _mm_storeu_ps(to + ld, c);
+            _mm_storeu_ps(to + 2 * ld, e);
+            _mm_storeu_ps(to + 3 * ld, f);
+        }
+        for (; d < dim; d++)
+            for (int32_t i = 0; i < 4; i++)
+                p->qt[(int64_t)d * ld + r + i] = q[i][d];
+    }
+}
+
+/* ---- what is seen ---- */
+
+/* Visible ranges of tokens, panels and the block. */
+static void see(struct block *b)
+{
+    b->lo_min = INT64_MAX;
+    b->hi_max = INT64_MIN;
+    for (int32_t i = 0; i < b->tokens; i++)
+        rondo__visible(b->t, rondo__cpu_position(b->t, b->token + i), &b->lo[i], &b->hi[i]);
+    for (int32_t i = 0; i < b->panels; i++) {
+        struct panel *p = b->panel + i;
+        p->lo_min = p->hi_min = INT64_MAX;
+        p->lo_max = p->hi_max = INT64_MIN;
+        for (int32_t token = p->row / b->group; token <= (p->row + p->rows - 1) / b->group; token++) {
+            const int64_t lo = b->lo[token], hi = b->hi[token];
+            p->lo_min = lo < p->lo_min ? lo : p->lo_min;
+            p->lo_max = lo > p->lo_max ? lo : p->lo_max;
+            p->hi_min = hi < p->hi_min ? hi : p->hi_min;
+            p->hi_max = hi > p->hi_max ? hi : p->hi_max;
+        }
+        b->lo_min = p->lo_min < b->lo_min ? p->lo_min : b->lo_min;
+        b->hi_max = p->hi_max > b->hi_max ? p->hi_max : b->hi_max;
+    }
+}
+
+#endif
