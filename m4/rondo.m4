@@ -103,6 +103,10 @@ AC_DEFUN([RONDO_MPI], [
         [build the MPI transport, a loadable module (default: auto); MPICC is the compiler wrapper of the MPI to use])],
         [], [with_mpi=auto])
     rondo_mpi=no MPICC_FOUND=
+    # a module is a shared object
+    AS_IF([test "$enable_shared" = no], [
+        AS_CASE([$with_mpi], [auto], [with_mpi=no], [no], [],
+            [AC_MSG_ERROR([--with-mpi=$with_mpi needs a shared object for the module, but --disable-shared was given])])])
     AS_CASE([$with_mpi],
         [no], [],
         [yes|auto], [AC_PATH_PROGS([MPICC_FOUND], [${MPICC-mpicc} mpicc mpicc.openmpi mpicc.mpich])],

@@ -55,7 +55,7 @@ RONDO_API const struct rondo_module rondo_module_entry = { MODULE_ABI, VERSION, 
 #endif
 EOF
 # shellcheck disable=SC2086
-ok "a program compiles" $CC -I"$srcdir/include" "$scratch/ask.c" -o "$scratch/ask" -L"$builddir/.libs" -Wl,-rpath,"$builddir/.libs" -lrondo
+ok "a program compiles" $CC -I"$srcdir/include" "$scratch/ask.c" -o "$scratch/ask" -L"$builddir/.libs" -Wl,-rpath,"$builddir/.libs" -lrondo $OPENMP_CFLAGS
 unset RONDO_TEST_HOOK
 mkdir -p "$scratch/folder" "$scratch/empty"
 

@@ -46,7 +46,7 @@ suite() { # $kind, $mpirun, $compiler ("" = none) are set; RONDO_MODULE_PATH lea
     unset RONDO_TEST_HOOK
     for n in 2 3; do run "failures" $n "$builddir/t/5001-mpi-failures.t"; done
     if [ -z "$compiler" ] || ! $compiler -std=c99 -I"$srcdir/include" -I"$srcdir/t" "$srcdir/t/5010-attach.c" -o "$scratch/attach" \
-        -L"$builddir/.libs" -Wl,-rpath,"$builddir/.libs" -lrondo >"$scratch/compile" 2>&1; then
+        -L"$builddir/.libs" -Wl,-rpath,"$builddir/.libs" -lrondo $OPENMP_CFLAGS >"$scratch/compile" 2>&1; then
         flunk "$kind: a program with rondo_mpi.h compiles"
         sed 's/^/# /' "$scratch/compile"
         return
