@@ -55,10 +55,9 @@ int main(void)
                         s.head_groups = variant == 3 ? (int)p.kv_heads : 0;
                         s.alias = variant == 4 && p.value_dim == p.head_dim && p.out_type == p.q_type;
                         s.own_workspace = variant >= 4;
-                        if (variant == 6)
-                            setenv("RONDO_TEST_HOOK", "copy", 1);
+                        hook_use(variant == 6 ? "copy" : NULL);
                         int err = solve(&p, &s, &r);
-                        unsetenv("RONDO_TEST_HOOK");
+                        hook_use(NULL);
                         if (err || r.hash != want) {
                             diag("problem %zu, %d ranks, %s, %s, variant %d: %s", i, s.ranks, rondo_layout_name(layout),
                                  rondo_algorithm_name(algorithm), variant, err ? rondo_error_text() : "other bits");

@@ -137,8 +137,7 @@ static void pairs(void)
 static void memory(int copied)
 {
     static const int ranks[] = { 2, 3, 7, 8, 16 };
-    if (copied)
-        setenv("RONDO_TEST_HOOK", "copy", 1);
+    hook_use(copied ? "copy" : "");
     for (int layout = 1; layout <= 4; layout++)
         for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
             start(131072, 32, 8, 128);
@@ -157,7 +156,7 @@ static void memory(int copied)
                "groups%s", rondo_layout_name(layout), ranks[i], space / own, (int)infos[0].head_groups, copied ? ", copied" : "");
             ok((double)infos[0].plan_bytes < 2e6 && seconds < 0.5, "a plan of %zu bytes, made in %.1f ms", infos[0].plan_bytes, 1e3 * seconds);
         }
-    unsetenv("RONDO_TEST_HOOK");
+    hook_use(NULL);
 }
 
 static void hashes(void)

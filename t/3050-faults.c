@@ -52,8 +52,7 @@ int main(void)
         for (int way = 0; way < 3; way++) {   /* pass-KV, pass-Q, and pass-KV with parcels that are copied and come one by one */
             const int algorithm = way == 1 ? RONDO_PASS_Q : RONDO_PASS_KV;
             struct setup s = { .ranks = 3, .algorithm = algorithm, .strided = 1 };
-            if (way == 2)
-                setenv("RONDO_TEST_HOOK", "copy", 1);
+            hook_use(way == 2 ? "copy" : NULL);
             int codes = 1, leaks = 1, failures = 0, bits = 0;
             long base = atomic_load(&live);
             for (long n = 0; n < 100000; n += long_tests() || n < 60 ? 1 : 7) {
@@ -77,7 +76,7 @@ int main(void)
                 failures++;
                 result_free(&r);
             }
-            unsetenv("RONDO_TEST_HOOK");
+            hook_use(NULL);
             const char *name = way == 2 ? "pass-kv of copies" : rondo_algorithm_name(algorithm);
             ok(codes, "problem %zu, %s: each of %d failing allocations gives a code and a sentence", i, name, failures);
             ok(leaks, "problem %zu, %s: nothing leaks", i, name);
