@@ -28,12 +28,12 @@ struct attend {
     double seconds;
 };
 
-static int refuse_zero_scale(const struct option *o, const char *text)
+static int set_scale(const struct option *o, const char *text)
 {
     if (options.scale != 0.0)
         return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
-    if (parse_real(text, -1e30, 1e30, &options.scale) || options.scale == 0.0)
-        return fail(EXIT_USAGE, "--%s %s: a number other than 0 is expected (default: 1/sqrt(head size))", o->name, text);
+    if (parse_real(text, -1e38, 1e38, &options.scale) || (options.scale < 1e-37 && options.scale > -1e-37))
+        return fail(EXIT_USAGE, "--%s %s: a number of size 1e-37 to 1e38 is expected (default: 1/sqrt(head size))", o->name, text);
     return 0;
 }
 
@@ -41,7 +41,7 @@ static const struct option own_options[] = {
     { "output", 'o', OPTION_TEXT, "FILE", "where out and lse go (safetensors)", &options.output, 0, 0, NULL },
     { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &options.causal, 0, 0, NULL },
     { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after its position; -1 = open", &options.window, 0, 0, option_window },
-    { "scale", 0, OPTION_CALL, "X", "factor of q.k (default 1/sqrt(head size))", NULL, 0, 0, refuse_zero_scale },
+    { "scale", 0, OPTION_CALL, "X", "factor of q.k (default 1/sqrt(head size))", NULL, 0, 0, set_scale },
     { "out-type", 0, OPTION_CALL, "f32|bf16|f16", "type of out (default: the input's)", &options.out_type, 0, 0, option_type },
     { "softcap", 0, OPTION_REFUSED, "X", "is not part of this version; leave it out", NULL, 0, 0, NULL },
     { "dropout", 0, OPTION_REFUSED, "P", "is not part of this version; leave it out", NULL, 0, 0, NULL },
@@ -264,18 +264,12 @@ static int report(const struct attend *a, const struct run *run)
     return report_print(r);
 }
 
-static int same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static int attend(void *arg)
 {
     struct attend *a = arg;
     if (common.mpi && common.ranks && common.ranks != ranks_world())
-        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes that mpirun started; leave it out or make them equal",
-                    (long long)common.ranks, ranks_world());
+        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --ranks "
+                    "out", (long long)common.ranks, ranks_world(), (long long)common.ranks);
     int code = ranks_together(attend_open(&a->in, a->path));
     if (code)
         return code;
@@ -309,12 +303,8 @@ static int attend_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no input file is given; usage: rondo %s", self->synopsis);
     if (!options.output)
         return fail(EXIT_USAGE, "no output file is given; add -o OUT.safetensors");
-    struct stat status;
-    if (same_file(path, options.output))
-        return fail(EXIT_USAGE, "-o %s is the input itself; give another file", options.output);
-    if (!stat(options.output, &status) && !S_ISREG(status.st_mode))
-        return fail(EXIT_USAGE, "-o %s is no regular file; give a file that may be replaced", options.output);
-    if ((code = common_settle()) != 0)
+    const struct file_use files[] = { { "IN", path, FILE_IN }, { "-o", options.output, FILE_OUT }, { NULL, NULL, FILE_IN } };
+    if ((code = files_check(files)) != 0 || (code = common_settle()) != 0)
         return code;
     a.path = path;
     return ranks_session(attend, &a);

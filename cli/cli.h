@@ -99,6 +99,15 @@ int common_settle(void);                /* after parsing: MPI or not; 0 or an ex
 /* What mpirun's environment tells before MPI itself runs; size 1 without. */
 void mpi_environment(int *rank, int *size);
 
+/* ---- files that options name (files.c) ---- */
+enum file_kind { FILE_IN, FILE_OUT, FILE_FOLDER };   /* FILE_FOLDER: a model's; IN "-" is stdin */
+struct file_use {
+    const char *option, *path;          /* path NULL: not given */
+    enum file_kind use;
+};
+/* Ends with option NULL; --trace is added. Outputs must be replaceable and spoil nothing else that is named. 0 or an exit code. */
+int files_check(const struct file_use *files);
+
 /* ---- ranks (ranks.c) ---- */
 /* Runs the command inside the transport: with MPI once on every process, else just calls it. Returns an exit code that all share. */
 int ranks_session(int (*command)(void *arg), void *arg);
@@ -154,12 +163,16 @@ json_t *report_new(void);                                             /* {"rondo
 void report_numerics(json_t *report, int leaf);
 void report_run(json_t *report, const struct run *run, double seconds);
 void report_comm(json_t *report, const struct run *run);              /* total over ranks */
+void report_moved(const struct run *run);                             /* counted for the next one */
+void report_comm_in_all(json_t *report);                              /* total over ranks and runs */
+int report_alone(json_t *report);                                     /* what commands say that have no ranks; 0 or an exit code */
 void report_hash(json_t *report, const char *key, uint64_t hash);
 json_t *number(double x);                                             /* null where JSON has no such number */
 void hash_text(uint64_t hash, char text[17]);
 int report_print(json_t *report);                                     /* as JSON or as lines; frees it; 0 or an exit code */
 int output_check(void);                                               /* was stdout written? 0 or an exit code */
 double now(void);
+extern double program_began;            /* when the program was */
 
 extern const struct command command_attend, command_generate, command_score, command_tokenize, command_verify, command_bench,
     command_info;

@@ -76,11 +76,11 @@ static const struct option own_options[] = {
     { "p", 'p', OPTION_CALL, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
     { "f", 'f', OPTION_CALL, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
     { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 9e18, NULL },
-    { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e30, NULL },
+    { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e6, NULL },
     { "top-k", 0, OPTION_INT, "N", "only the N likeliest tokens (0: all)", &options.top_k, 0, 9e18, NULL },
     { "top-p", 0, OPTION_REAL, "X", "only the likeliest tokens that together reach X", &options.top_p, 0, 1, NULL },
     { "min-p", 0, OPTION_REAL, "X", "only tokens of at least X times the likeliest's probability", &options.min_p, 0, 1, NULL },
-    { "repetition-penalty", 0, OPTION_REAL, "X", "divide the score of what has been said (1: off)", &options.penalty, 0, 1e30, NULL },
+    { "repetition-penalty", 0, OPTION_REAL, "X", "divide the score of what has been said (1: off)", &options.penalty, 0, 1e3, NULL },
     { "seed", 0, OPTION_CALL, "N", "of the random choices (default 0)", NULL, 0, 0, set_seed },
     { "stop", 0, OPTION_CALL, "TEXT", "end before this text (repeatable)", NULL, 0, 0, add_stop },
     { "ignore-eos", 0, OPTION_FLAG, NULL, "go on after the model's end token", &options.ignore_eos, 0, 0, NULL },
@@ -321,9 +321,14 @@ static int generate_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.prompt_count)
         return fail(EXIT_USAGE, "no prompt is given; add -p TEXT or -f FILE");
-    if (!(options.penalty > 0))
-        return fail(EXIT_USAGE, "--repetition-penalty 0: a number above 0 is expected (1: off)");
-    if ((code = common_settle()) != 0)
+    if (options.temperature > 0 && options.temperature < 1e-6)
+        return fail(EXIT_USAGE, "--temperature %g: 0 (always the likeliest) or a number from 1e-06 to 1e+06 is expected", options.temperature);
+    if (options.penalty < 1e-3)
+        return fail(EXIT_USAGE, "--repetition-penalty %g: a number from 0.001 to 1000 is expected (1: off)", options.penalty);
+    struct file_use files[PROMPTS_MOST + 2] = { { "-m", options.model, FILE_FOLDER } };
+    for (int64_t i = 0; i < options.prompt_count; i++)   /* a prompt's text is no file; it is passed over */
+        files[i + 1] = (struct file_use){ "-f", options.prompts[i].file ? options.prompts[i].given : NULL, FILE_IN };
+    if ((code = files_check(files)) != 0 || (code = common_settle()) != 0)
         return code;
     return ranks_session(generate, &w);
 }

@@ -70,24 +70,12 @@ static void print_names(const char *what, const json_t *list)
 static int info_build(void)
 {
     json_t *r = report_new();
-    rondo_context *ctx = NULL;
     json_object_set_new(r, "build", json_string(rondo_build_options()));
     json_object_set_new(r, "numerics_version", json_integer(rondo_numerics_version()));
-    report_numerics(r, 128);
     json_object_set_new(r, "devices", names(rondo_device_name));
     json_object_set_new(r, "transports", names(rondo_transport_name));
     json_object_set_new(r, "isas", names(rondo_isa_name));
-    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
-    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
-    int code = fail_library(rondo_context_create(&ctx, &desc), STAGE_OPTIONS);
-    if (!code)
-        code = fail_library(rondo_context_query(ctx, &info), STAGE_OPTIONS);
-    if (!code) {
-        json_object_set_new(r, "isa", json_string(info.isa));
-        json_object_set_new(r, "device", json_string(info.device));
-        json_object_set_new(r, "threads", json_integer(info.threads));
-    }
-    rondo_context_destroy(ctx);
+    int code = report_alone(r);
     json_object_set_new(r, "topology", topology());
     if (code || common.json || common.quiet) {
         if (!code)
@@ -143,7 +131,11 @@ static int info_model(void)
         json_object_set_new(r, "eos", eos);
         const rondo_tokenizer *tokenizer = rondo_model_tokenizer(model);
         json_object_set_new(r, "tokens", json_integer(tokenizer ? rondo_tokenizer_size(tokenizer) : 0));
-        code = report_print(r);
+        code = report_alone(r);
+        if (!code)
+            code = report_print(r);
+        else
+            json_decref(r);
     }
     rondo_model_close(model);
     rondo_context_destroy(ctx);

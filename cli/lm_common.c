@@ -140,8 +140,8 @@ void model_close(rondo_model *model)
 int lm_ranks_check(void)
 {
     if (common.mpi && common.cp && common.cp != ranks_world())
-        return fail(EXIT_USAGE, "--cp %lld does not fit the %d processes that mpirun started; leave it out or make them equal",
-                    (long long)common.cp, ranks_world());
+        return fail(EXIT_USAGE, "--cp %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --cp out",
+                    (long long)common.cp, ranks_world(), (long long)common.cp);
     return 0;
 }
 

@@ -49,6 +49,7 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    program_began = now();
     signals_install();
     int code = dispatch(argc, argv);
     progress_end();

@@ -91,11 +91,11 @@ int option_window(const struct option *option, const char *text)
         return fail(EXIT_USAGE, "--%s is given twice; give it once", option->name);
     size_t n = comma ? (size_t)(comma - text) : sizeof left;
     if (n >= sizeof left)
-        return fail(EXIT_USAGE, "--%s %s: two whole numbers L,R are expected, -1 for an open side", option->name, text);
+        return fail(EXIT_USAGE, "--%s %s: two whole numbers L,R from 0 to 2^61 are expected, -1 for an open side", option->name, text);
     memcpy(left, text, n);
     left[n] = 0;
     if (parse_int(left, -1, INT64_MAX / 4, &w->left) || parse_int(comma + 1, -1, INT64_MAX / 4, &w->right))
-        return fail(EXIT_USAGE, "--%s %s: two whole numbers L,R are expected, -1 for an open side", option->name, text);
+        return fail(EXIT_USAGE, "--%s %s: two whole numbers L,R from 0 to 2^61 are expected, -1 for an open side", option->name, text);
     w->given = true;
     return 0;
 }

@@ -168,6 +168,8 @@ static int run_rank(rondo_context *ctx, struct job *job)
     trace_attach(ctx, &trace);
     if (!code)
         code = job->body(ctx, mine, job->arg);
+    if (!code && !mine->comm.struct_size)
+        slot_measure(mine, ctx);
     trace_detach(ctx, trace, NULL);
     if (code) {
         mine->code = code;
@@ -242,6 +244,7 @@ static int run_mpi(struct job *job, const rondo_context_desc *desc)
             snprintf(mine.text, sizeof mine.text, "%s", rondo_error_text());
         } else {
             free(slots);
+            report_moved(run);
             return settle(run);
         }
     }
@@ -281,6 +284,7 @@ int ranks_run(struct run *run, run_body *body, void *arg)
         const int own = settle(run);   /* none where the ranks did not come to run */
         return own ? own : code;
     }
+    report_moved(run);
     return 0;
 }
 

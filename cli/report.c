@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+double program_began;
+
 double now(void)
 {
     struct timespec t;
@@ -63,29 +65,78 @@ void report_run(json_t *report, const struct run *run, double seconds)
     json_object_set_new(report, "seconds", number(seconds));
 }
 
-void report_comm(json_t *report, const struct run *run)
+int report_alone(json_t *report)
 {
-    uint64_t messages[RONDO_OP_COUNT] = { 0 }, bytes[RONDO_OP_COUNT] = { 0 }, all_messages = 0, all_bytes = 0;
+    rondo_context *ctx = NULL;
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    int code = fail_library(rondo_context_create(&ctx, &desc), STAGE_OPTIONS);
+    if (!code)
+        code = fail_library(rondo_context_query(ctx, &info), STAGE_OPTIONS);
+    if (!code) {
+        report_numerics(report, 128);
+        json_object_set_new(report, "isa", json_string(info.isa));
+        json_object_set_new(report, "device", json_string(info.device));
+        json_object_set_new(report, "transport", json_string("threads"));
+        json_object_set_new(report, "ranks", json_integer(1));
+        json_object_set_new(report, "threads", json_integer(info.threads));
+        json_object_set_new(report, "seconds", number(now() - program_began));
+    }
+    rondo_context_destroy(ctx);
+    return code;
+}
+
+struct moved {
+    uint64_t messages[RONDO_OP_COUNT], bytes[RONDO_OP_COUNT];
+};
+static struct moved moved_in_all;
+
+static void count_run(struct moved *m, const struct run *run)
+{
     for (int r = 0; r < run->ranks; r++)
         for (int o = 0; o < RONDO_OP_COUNT; o++) {
-            messages[o] += run->slots[r].comm.messages[o];
-            bytes[o] += run->slots[r].comm.bytes[o];
-            all_messages += run->slots[r].comm.messages[o];
-            all_bytes += run->slots[r].comm.bytes[o];
+            m->messages[o] += run->slots[r].comm.messages[o];
+            m->bytes[o] += run->slots[r].comm.bytes[o];
         }
+}
+
+static void comm(json_t *report, const struct moved *m)
+{
+    uint64_t all_messages = 0, all_bytes = 0;
+    for (int o = 0; o < RONDO_OP_COUNT; o++) {
+        all_messages += m->messages[o];
+        all_bytes += m->bytes[o];
+    }
     json_t *comm = json_object(), *by = json_object();
     json_object_set_new(comm, "messages", json_integer((json_int_t)all_messages));
     json_object_set_new(comm, "bytes", json_integer((json_int_t)all_bytes));
     for (int o = 0; o < RONDO_OP_COUNT; o++) {
-        if (!messages[o])
+        if (!m->messages[o])
             continue;
         json_t *one = json_object();
-        json_object_set_new(one, "messages", json_integer((json_int_t)messages[o]));
-        json_object_set_new(one, "bytes", json_integer((json_int_t)bytes[o]));
+        json_object_set_new(one, "messages", json_integer((json_int_t)m->messages[o]));
+        json_object_set_new(one, "bytes", json_integer((json_int_t)m->bytes[o]));
         json_object_set_new(by, rondo_operation_name(o), one);
     }
     json_object_set_new(comm, "by_operation", by);
     json_object_set_new(report, "comm", comm);
+}
+
+void report_comm(json_t *report, const struct run *run)
+{
+    struct moved m = { { 0 }, { 0 } };
+    count_run(&m, run);
+    comm(report, &m);
+}
+
+void report_moved(const struct run *run)
+{
+    count_run(&moved_in_all, run);
+}
+
+void report_comm_in_all(json_t *report)
+{
+    comm(report, &moved_in_all);
 }
 
 static void print_value(const char *key, json_t *value)

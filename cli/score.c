@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static struct {
     const char *model, *file, *ids, *logits;
@@ -169,7 +168,6 @@ static int score_command(const struct command *self, int argc, char **argv)
 {
     const struct option *const tables[OPTION_TABLES] = { own_options, options_lm_ranks, options_machine, options_output };
     struct work w;
-    struct stat status;
     int operands = 0;
     bool help;
     memset(&w, 0, sizeof w);
@@ -181,9 +179,10 @@ static int score_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.file == !options.ids)
         return fail(EXIT_USAGE, "one of -f FILE (a text) and --ids FILE (token ids) is needed");
-    if (options.logits && !stat(options.logits, &status) && !S_ISREG(status.st_mode))
-        return fail(EXIT_USAGE, "--logits %s is no regular file; give a file that may be replaced", options.logits);
-    if ((code = common_settle()) != 0)
+    const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.file, FILE_IN },
+                                      { "--ids", options.ids, FILE_IN },    { "--logits", options.logits, FILE_OUT },
+                                      { NULL, NULL, FILE_IN } };
+    if ((code = files_check(files)) != 0 || (code = common_settle()) != 0)
         return code;
     return ranks_session(score, &w);
 }

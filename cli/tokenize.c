@@ -37,7 +37,11 @@ static int show_ids(const rondo_tokenizer *t, const int32_t *ids, int64_t count)
         if (options.pieces)
             json_object_set(r, "pieces", pieces);
         json_decref(pieces);
-        return report_print(r);
+        int code = report_alone(r);
+        if (!code)
+            return report_print(r);
+        json_decref(r);
+        return code;
     }
     for (int64_t i = 0; i < count; i++)
         if (options.pieces)
@@ -68,7 +72,11 @@ static int decode(const rondo_tokenizer *t, const char *where, const char *text,
             json_t *r = report_new();
             json_object_set_new(r, "tokens", json_integer(count));
             json_object_set_new(r, "text", json_text(out, out_bytes));
-            code = report_print(r);
+            code = report_alone(r);
+            if (!code)
+                code = report_print(r);
+            else
+                json_decref(r);
         } else if (!code) {
             fwrite(out, 1, out_bytes, stdout);
             code = output_check();

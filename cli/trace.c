@@ -3,6 +3,7 @@
  * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one row a rank. Events are
  * kept per rank while it runs, joined when it ends, and written once at the end of the command.
  */
+#define _GNU_SOURCE   /* realpath */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -114,11 +115,15 @@ int trace_write(void)
 {
     if (!common.trace || !ranks_first())
         return 0;
-    const size_t length = strlen(common.trace) + 32;
+    char *behind = realpath(common.trace, NULL);   /* where a link leads, so that the link stays */
+    const char *path = behind ? behind : common.trace;
+    const size_t length = strlen(path) + 32;
     char *temporary = malloc(length);
-    if (!temporary)
+    if (!temporary) {
+        free(behind);
         return fail(EXIT_ROOM, "not enough memory for the trace");
-    snprintf(temporary, length, "%s.%ld.part", common.trace, (long)getpid());
+    }
+    snprintf(temporary, length, "%s.%ld.part", path, (long)getpid());
     signals_hold();
     FILE *f = fopen(temporary, "w");
     int code = 0;
@@ -139,7 +144,7 @@ int trace_write(void)
         }
         fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld}}\n", rondo_version(), (long long)all_events.lost);
         const bool bad = ferror(f) != 0;
-        if (fclose(f) || bad || rename(temporary, common.trace)) {
+        if (fclose(f) || bad || rename(temporary, path)) {
             code = fail(EXIT_ROOM, "the trace %s cannot be written: %s", common.trace, strerror(errno));
             unlink(temporary);
         }
@@ -148,6 +153,7 @@ int trace_write(void)
         warn_user("the trace lacks %lld events that found no memory", (long long)all_events.lost);
     signals_release();
     free(temporary);
+    free(behind);
     free(all_events.at);
     memset(&all_events, 0, sizeof all_events);
     return code;

@@ -182,6 +182,7 @@ static int report(struct verify *v, double begin)
         json_array_append_new(ranks, json_integer(v->ranks.at[i]));
     json_object_set_new(r, "ranks", ranks);
     json_object_set_new(r, "seconds", number(now() - begin));
+    report_comm_in_all(r);
     json_object_set_new(r, "cases", v->cases);
     json_object_set_new(r, "passed", json_integer(v->passed));
     json_object_set_new(r, "failed", json_integer(v->failed));
@@ -231,6 +232,9 @@ static int verify_command(const struct command *self, int argc, char **argv)
     bool help;
     int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
     if (code || help)
+        return code;
+    const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.text, FILE_IN }, { NULL, NULL, FILE_IN } };
+    if ((code = files_check(files)) != 0)
         return code;
     if (options.quick && options.full)
         return fail(EXIT_USAGE, "--quick and --full exclude each other; give one of them");

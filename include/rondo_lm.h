@@ -108,7 +108,7 @@ typedef struct rondo_lm rondo_lm;
 typedef struct rondo_lm_desc {
     size_t struct_size;
     int32_t kv_type;               /* rondo_type of the cache; 0 = F32 */
-    int32_t layout, algorithm;     /* rondo_layout, rondo_algorithm (of prefill; decode is pass-Q) */
+    int32_t layout, algorithm;     /* rondo_layout, rondo_algorithm; by itself decoding is pass-Q */
     int32_t arithmetic, level, leaf, interleave;   /* as in rondo_attention_desc and rondo_placement_desc */
     int64_t chunk;                 /* prefill in pieces of so many tokens of a sequence; 0 = whole */
     int64_t batch_tokens;          /* tokens of all sequences together in one forward pass at most; 0 = 8192 */
@@ -175,7 +175,8 @@ typedef struct rondo_lm_counters {
 RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].
- * logits, if not NULL, is called on rank 0 for each row in ascending order. */
+ * logits, if not NULL, is called on rank 0 for each row in ascending order. Non-zero ends it: a rondo_code (negative) becomes
+ * the call's, with the sentence that is rondo_error_text() by then, else RONDO_ECANCELED. */
 typedef struct rondo_score {
     size_t struct_size;
     int64_t tokens;

@@ -164,7 +164,7 @@ static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, ron
     d.q_type = RONDO_F32;
     d.kv_type = lm->kv.type;
     d.out_type = RONDO_F32;
-    d.algorithm = decode ? RONDO_PASS_Q : lm->desc.algorithm;
+    d.algorithm = lm->desc.algorithm ? lm->desc.algorithm : decode ? RONDO_PASS_Q : RONDO_ALGORITHM_AUTO;
     d.arithmetic = lm->desc.arithmetic;
     d.level = lm->desc.level;
     d.placement = lm->placement;

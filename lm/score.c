@@ -74,9 +74,11 @@ static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *o
         }
         if (!err && owner != 0)
             err = rondo_broadcast(lm->ctx, lm->logits, (size_t)rows * (size_t)vocabulary * sizeof(float), owner);
-        for (int64_t i = 0; i < rows && !err && s->logits; i++)
-            if (s->logits(s->user, at + i, lm->logits + i * vocabulary))
+        for (int64_t i = 0; i < rows && !err && s->logits; i++) {
+            err = s->logits(s->user, at + i, lm->logits + i * vocabulary);
+            if (err > 0)
                 err = rondo__fail(RONDO_ECANCELED, "rondo_lm_score: the caller's function asked to stop at row %lld", (long long)(at + i));
+        }
     }
     return err;
 }

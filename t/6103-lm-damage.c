@@ -277,13 +277,19 @@ static int stop_row(void *user, int64_t row, const float *logits)
     return row >= *(int64_t *)user;
 }
 
+static int fail_row(void *user, int64_t row, const float *logits)
+{
+    (void)logits;
+    return row >= *(int64_t *)user ? rondo_comm_query(NULL, NULL) : 0;   /* any call that fails with a sentence */
+}
+
 struct stopping {
     const rondo_model *model;
     int64_t at;
     int by_row;
 };
 
-/* Rank 0 stops: it gets RONDO_ECANCELED, the others are told. */
+/* Rank 0 stops: it gets RONDO_ECANCELED, or the code that its function had; the others are told. */
 static int stopping_body(rondo_context *ctx, void *arg)
 {
     struct stopping *job = arg;
@@ -301,10 +307,11 @@ static int stopping_body(rondo_context *ctx, void *arg)
     int err = rondo_lm_create(&lm, ctx, job->model, &d);
     if (err)
         return err;
-    err = rondo_lm_score(lm, tokens, 200, job->by_row ? stop_row : NULL, &job->at, &score);
+    err = rondo_lm_score(lm, tokens, 200, job->by_row == 2 ? fail_row : job->by_row ? stop_row : NULL, &job->at, &score);
+    const int own = job->by_row != 2 || strstr(rondo_error_text(), "rondo_comm_query") != NULL;   /* its sentence, on every rank */
     int again = rondo_lm_score(lm, tokens, 200, NULL, NULL, &score);
     rondo_lm_destroy(lm);
-    if (again != err)
+    if (again != err || !own)
         return 11;
     return rank == 0 || err == RONDO_EPEER ? err : 12;
 }
@@ -318,10 +325,10 @@ static void arguments(void)
     for (int ranks = 1; ranks <= 3; ranks += 2)
         is_int(rondo_run_threads(ranks, arguments_body, model), 0, "arguments that cannot be, %d ranks", ranks);
     for (int ranks = 1; ranks <= 4; ranks += 3)
-        for (int by_row = 0; by_row < 2; by_row++) {
+        for (int by_row = 0; by_row < 3; by_row++) {
             struct stopping job = { model, by_row ? 50 : 100, by_row };
-            is_int(rondo_run_threads(ranks, stopping_body, &job), RONDO_ECANCELED, "stopped by a %s function, %d ranks",
-                   by_row ? "row" : "progress", ranks);
+            is_int(rondo_run_threads(ranks, stopping_body, &job), by_row == 2 ? RONDO_EINVAL : RONDO_ECANCELED,
+                   "stopped by a %s function, %d ranks", by_row ? "row" : "progress", ranks);
         }
     rondo_model_info info = RONDO_MODEL_INFO_INIT;
     is_int(rondo_model_query(model, &info), 0, "the model answers");

@@ -108,7 +108,7 @@ says 2 "number" generate -m x -p y --temperature -1
 says 2 "number" generate -m x -p y --temperature inf
 says 2 "number" generate -m x -p y --top-p 1.5
 says 2 "number" generate -m x -p y --top-k x
-says 2 "above 0" generate -m x -p y --repetition-penalty 0
+says 2 "0.001" generate -m x -p y --repetition-penalty 0
 says 2 "character" generate -m x -p y --stop ''
 says 2 "stdin can be read once" generate -m x -f - -f -
 says 2 "whole number" generate -m x -p y -n 0
@@ -126,6 +126,44 @@ says 2 "leave out --ranks" bench linear --ranks 4
 ok "info --json: exit 0" test $? = 0
 ok "info names the scalar program" grep -q '"scalar"' "$scratch/out"
 ok "info --quiet says nothing" sh -c "test -z \"\$('$RONDO' info --quiet)\""
+
+# files: what a command reads, or writes otherwise, is not written over; what is no regular file is not replaced
+kjv=$srcdir/examples/kjv
+echo "In the beginning God created the heaven" >"$scratch/text"
+mkdir -p "$scratch/model"
+cp "$kjv"/*.json "$scratch/model/"
+says 2 "both name" score -m "$kjv" -f "$scratch/text" --logits "$scratch/one" --trace "$scratch/one"
+says 2 "is the input itself" score -m "$kjv" -f "$scratch/text" --trace "$scratch/text"
+says 2 "is the input itself" generate -m "$kjv" -f "$scratch/text" --trace "$scratch/model/../text"
+says 2 "is a file of the model" score -m "$scratch/model" -f "$scratch/text" --trace "$scratch/model/config.json"
+says 2 "is a file of the model" score -m "$scratch/model" -f "$scratch/text" --logits "$scratch/model/model.safetensors"
+says 2 "is no regular file" generate -m "$kjv" -f "$scratch/text" --trace "$scratch"
+says 2 "is the input itself" attend "$scratch/text" -o "$scratch/text"
+says 2 "is the input itself" attend "$scratch/text" -o "$scratch/out.st" --trace "$scratch/text"
+says 3 "cannot be created" verify --quick --trace "$scratch/nowhere/trace"
+says 2 "is empty" score -m "$kjv" -f "$scratch/text" --logits ""
+ok "the text is as it was" grep -q "^In the beginning God" "$scratch/text"
+
+# ranges of options, and what decoding runs
+says 2 "1e-06 to 1e+06" generate -m "$kjv" -p x --temperature 1e-30
+says 2 "0 to 1e+06" generate -m "$kjv" -p x --temperature 1e30
+says 2 "0 to 1000" generate -m "$kjv" -p x --repetition-penalty 1e30
+says 2 "of size 1e-37 to 1e38" attend x -o y --scale 0
+for algorithm in pass-kv pass-q; do
+    "$RONDO" generate -m "$kjv" -p "In the" -p "And" -n 3 --cp 3 --algorithm $algorithm --json >"$scratch/$algorithm" 2>&1
+    ok "generate --algorithm $algorithm decodes so" test "$(grep -c "\"algorithm\": \"$algorithm\"" "$scratch/$algorithm")" = 2
+done
+ok "with the same bits" test "$(grep '"hash"' "$scratch/pass-kv")" = "$(grep '"hash"' "$scratch/pass-q")"
+
+# what every report carries
+for report in "info" "info -m $kjv" "tokenize -m $kjv -f $scratch/text" "verify --quick"; do
+    # shellcheck disable=SC2086
+    "$RONDO" $report --json >"$scratch/report" 2>/dev/null
+    missing=
+    for field in rondo numerics isa device transport ranks seconds; do grep -q "\"$field\":" "$scratch/report" || missing="$missing $field"; done
+    ok "$report --json lacks nothing:$missing" test -z "$missing"
+done
+ok "verify tells what moved" grep -q '"by_operation"' "$scratch/report"
 
 # stdout that cannot be written: exit 4
 if [ -w /dev/full ]; then
