@@ -264,6 +264,14 @@ static int prepare(struct work *w)
             code = fail(EXIT_INPUT, "prompt %lld has no token; at least one character is expected with this model", (long long)i);
         }
     }
+    rondo_model_info info = RONDO_MODEL_INFO_INIT;
+    int64_t longest = 0;
+    for (int64_t i = 0; i < options.prompt_count; i++)
+        longest = options.prompts[i].count > longest ? options.prompts[i].count : longest;
+    if (!code)
+        code = fail_library(rondo_model_query(w->model, &info), STAGE_INPUT);
+    if (!code)
+        lm_warn_length(&info, longest + (options.tokens < INT64_MAX / 2 ? options.tokens : INT64_MAX / 2));
     w->output.answers = room(options.prompt_count, sizeof *w->output.answers);
     if (!code && !w->output.answers)
         code = fail(EXIT_ROOM, "not enough memory for the batch");

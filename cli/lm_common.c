@@ -137,6 +137,13 @@ void model_close(rondo_model *model)
     model_context = NULL;
 }
 
+void lm_warn_length(const rondo_model_info *info, int64_t tokens)
+{
+    if (info->max_positions > 0 && tokens > info->max_positions)
+        warn_user("warning: %lld tokens, but the model was made for %lld (max_position_embeddings); beyond them it may be at a loss",
+                  (long long)tokens, (long long)info->max_positions);
+}
+
 int lm_ranks_check(void)
 {
     if (common.mpi && common.cp && common.cp != ranks_world())

@@ -17,6 +17,8 @@ int model_open(rondo_model **model, const char *dir);
 void model_close(rondo_model *model);
 /* --cp against the number of processes. */
 int lm_ranks_check(void);
+/* Says so where a text is longer than what the model was made for; it is read all the same. */
+void lm_warn_length(const rondo_model_info *info, int64_t tokens);
 /* A JSON string; bytes that are no UTF-8 become U+FFFD. */
 json_t *json_text(const char *text, size_t bytes);
 

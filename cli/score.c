@@ -137,6 +137,8 @@ static int score(void *arg)
     if (!code)
         code = fail_library(rondo_model_query(w->model, &info), STAGE_INPUT);
     w->vocabulary = info.vocabulary;
+    if (!code)
+        lm_warn_length(&info, options.limit && w->count > options.limit ? options.limit : w->count);
     if (options.limit && w->count > options.limit)
         w->count = options.limit;
     if (!code && w->count < 2)

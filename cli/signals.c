@@ -27,6 +27,8 @@ void signals_install(void)
     sigemptyset(&action.sa_mask);
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
+    /* a file that grows beyond a limit is a full disk: the write fails, and says so */
+    signal(SIGXFSZ, SIG_IGN);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         struct sigaction old;
         /* what nohup ignores stays ignored */
