@@ -15,14 +15,13 @@ static bool shape_given;
 
 #define COMMON_ROWS                                                                                                                       \
     { "repeat", 0, OPTION_INT, "R", "samples a row (default 5)", &repeat, 1, BENCH_REPEAT_MOST, NULL },                                   \
-    { "plot", 0, OPTION_TEXT, "FILE", "draw the rows (.png or .svg; needs gnuplot)", &plot, 0, 0, NULL }
-#define CHECK_ROW { "check", 0, OPTION_FLAG, NULL, "exit 1 where a mark of README's table is missed", &bench.check, 0, 0, NULL }
+    { "plot", 0, OPTION_TEXT, "FILE", "draw the rows (.png or .svg; needs gnuplot)", &plot, 0, 0, NULL },                                 \
+    { "check", 0, OPTION_FLAG, NULL, "exit 1 where a mark of README's table is missed", &bench.check, 0, 0, NULL },                       \
+    { "calibrate", 0, OPTION_TEXT, "FILE", "write a hardware file for this machine", &calibrate, 0, 0, NULL }
 #define LAST_ROW { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL }
 
 static const struct option tour_options[] = {
-    COMMON_ROWS, CHECK_ROW,
-    { "calibrate", 0, OPTION_TEXT, "FILE", "write a hardware file for this machine", &calibrate, 0, 0, NULL },
-    LAST_ROW,
+    COMMON_ROWS, LAST_ROW,
 };
 static const struct option attention_options[] = {
     { "tokens", 0, OPTION_INT, "T", "queries (default 4096)", &bench.shape.tokens, 1, 1 << 24, NULL },
@@ -35,7 +34,7 @@ static const struct option attention_options[] = {
     { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &bench.shape.causal, 0, 0, NULL },
     { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after; -1 = open", &bench.shape.window, 0, 0, option_window },
     { "decode", 0, OPTION_FLAG, NULL, "one query over P cached tokens (default P: 16384)", &bench.shape.decode, 0, 0, NULL },
-    COMMON_ROWS, CHECK_ROW, LAST_ROW,
+    COMMON_ROWS, LAST_ROW,
 };
 static const struct option linear_options[] = {
     { "rows", 0, OPTION_INT, "M", "rows of x (default 512)", &bench.shape.rows, 1, 1 << 24, NULL },
@@ -74,6 +73,8 @@ static int run_attention(struct bench *b)
     s->type = s->type ? s->type : RONDO_F32;
     if (s->decode && !s->cached)
         s->cached = 16384;
+    if (b->check)
+        return bench_mark(b, s, ranks_asked(1));
     int code = bench_attention(b, s, ranks_asked(1), 0, &got, &row);
     return code || !row ? code : row_add(b, row);
 }
@@ -123,6 +124,44 @@ static int run_tour(struct bench *b)
     return code ? code : bench_transport(b, &message, ranks_asked(2), NULL);
 }
 
+static bool is_kind(const char *name)
+{
+    return kind && !strcmp(kind, name);
+}
+
+static int measure(struct bench *b)
+{
+    int code = is_kind("attention")   ? run_attention(b)
+               : is_kind("linear")    ? run_linear(b)
+               : is_kind("transport") ? run_transport(b)
+               : is_kind("generate")  ? bench_generate(b, &b->shape)
+               : calibrate            ? 0   /* its own rows are the tour */
+                                      : run_tour(b);
+    return code || !calibrate ? code : bench_calibrate(b, calibrate);
+}
+
+static int report(const struct bench *b, double seconds)
+{
+    const json_t *first = json_array_get(b->rows, 0), *comm;
+    json_t *r = report_new();
+    report_numerics(r, 128);
+    json_object_set_new(r, "device", json_string("cpu"));
+    json_object_set_new(r, "transport", json_string(common.mpi ? "mpi" : "threads"));
+    json_object_set(r, "isa", json_object_get(first, "isa"));
+    json_object_set(r, "ranks", json_object_get(first, "ranks"));
+    json_object_set_new(r, "seconds", number(seconds));
+    json_object_set(r, "rows", b->rows);
+    report_comm_in_all(r);
+    comm = json_object_get(r, "comm");
+    if (!json_integer_value(json_object_get(comm, "messages")) && !json_integer_value(json_object_get(comm, "bytes")))
+        json_object_del(r, "comm");
+    if (b->check) {
+        json_object_set_new(r, "marks", json_integer(b->marks));
+        json_object_set_new(r, "pass", b->marks ? json_boolean(!b->missed) : json_null());   /* nothing judged: neither */
+    }
+    return report_print(r);
+}
+
 static int run(void *arg)
 {
     struct bench *b = arg;
@@ -133,33 +172,27 @@ static int run(void *arg)
         return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes that mpirun started; leave it out or make them equal",
                     (long long)common.ranks, ranks_world());
     int code = 0;
-    if (kind && !strcmp(kind, "attention") && b->check && !shape_given)
+    if (ranks_first() && plot)
+        code = bench_target("--plot", plot);
+    if (ranks_first() && calibrate && !code)
+        code = bench_target("--calibrate", calibrate);
+    code = ranks_together(code);
+    if (!code && is_kind("attention") && b->check && !shape_given)
         code = bench_memory(b);
     progress_begin("bench");
     if (!code)
-        code = calibrate ? bench_calibrate(b, calibrate)
-             : !kind ? run_tour(b)
-             : !strcmp(kind, "attention") ? run_attention(b)
-             : !strcmp(kind, "linear") ? run_linear(b)
-             : !strcmp(kind, "transport") ? run_transport(b) : bench_generate(b, &b->shape);
+        code = measure(b);
     progress_end();
+    if (!code)
+        code = b->unwritten;
     if (!code)
         code = trace_write();
     if (!code && plot && ranks_first())
         code = bench_plot(b, plot);
-    if (!code && ranks_first() && common.json) {
-        json_t *r = report_new();
-        report_numerics(r, 128);
-        json_object_set_new(r, "device", json_string("cpu"));
-        json_object_set_new(r, "transport", json_string(common.mpi ? "mpi" : "threads"));
-        json_object_set(r, "isa", json_object_get(json_array_get(b->rows, 0), "isa"));
-        json_object_set(r, "ranks", json_object_get(json_array_get(b->rows, 0), "ranks"));
-        json_object_set_new(r, "seconds", number(now() - begin));
-        json_object_set(r, "rows", b->rows);
-        if (b->check)
-            json_object_set_new(r, "pass", json_boolean(!b->missed));
-        code = report_print(r);
-    }
+    if (!code && ranks_first() && common.json)
+        code = report(b, now() - begin);
+    else if (!code && ranks_first() && !common.quiet && b->check && !b->marks)
+        printf("no mark of README's table is about this: nothing was judged\n");
     json_decref(b->rows);
     return code ? code : b->missed ? EXIT_DIFFERS : EXIT_DONE;
 }
@@ -184,22 +217,21 @@ static int check_options(void)
     const size_t n = plot ? strlen(plot) : 0;
     shape_given = s->tokens || s->cached || s->heads || s->kv_heads || s->head_dim || s->value_dim || s->type || s->causal || s->decode ||
                   s->window.given;
-    if (bench.check && kind && shape_given)
-        return fail(EXIT_USAGE, "--check measures the shapes of README's table; leave out the shape, or leave out --check");
-    if (bench.check && (common.ranks || common.threads || common.layout || common.algorithm || common.mpi))
-        return fail(EXIT_USAGE, "--check measures with ranks and threads of its own; leave out --ranks, --threads, --layout, --algorithm and "
-                    "mpirun");
+    if (bench.check && (!kind || (is_kind("attention") && !shape_given)) &&
+        (common.ranks || common.threads || common.layout || common.algorithm || common.mpi))
+        return fail(EXIT_USAGE, "--check measures README's table with ranks and threads of its own; leave out --ranks, --threads, --layout, "
+                    "--algorithm and mpirun");
     if (bench.check && calibrate)
         return fail(EXIT_USAGE, "--check and --calibrate exclude each other; give one of them");
-    if (calibrate && (common.ranks || common.mpi))
+    if (calibrate && (common.mpi || (!kind && common.ranks)))
         return fail(EXIT_USAGE, "--calibrate measures with ranks of its own; leave out --ranks and mpirun");
-    if (kind && !strcmp(kind, "linear") && (common.ranks > 1 || common.layout || common.algorithm))
+    if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm))
         return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout and --algorithm");
-    if (kind && !strcmp(kind, "transport") && (common.layout || common.algorithm))
+    if (is_kind("transport") && (common.layout || common.algorithm))
         return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout and --algorithm");
-    if (kind && !strcmp(kind, "generate") && !s->model)
+    if (is_kind("generate") && !s->model)
         return fail(EXIT_USAGE, "bench generate needs a model; add -m DIR");
-    if (kind && !strcmp(kind, "attention")) {
+    if (is_kind("attention")) {
         const int64_t heads = s->heads ? s->heads : 32, kv_heads = s->kv_heads ? s->kv_heads : heads % 8 ? heads : 8;
         if (heads % kv_heads)
             return fail(EXIT_USAGE, "--heads %lld is no multiple of --kv-heads %lld", (long long)heads, (long long)kv_heads);
@@ -231,16 +263,18 @@ static int bench_command(const struct command *self, int argc, char **argv)
         }
     if (argc > 1 && !kind && argv[1][0] != '-')
         return fail(EXIT_USAGE, "bench %s is not known; attention, linear, transport and generate are", argv[1]);
-    const struct option *const tables[OPTION_TABLES] = { own, kind && !strcmp(kind, "generate") ? options_lm_ranks : options_ranks, options_machine,
+    const struct option *const tables[OPTION_TABLES] = { own, is_kind("generate") ? options_lm_ranks : options_ranks, options_machine,
                                                          options_output };
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
     if (operand && !kind)
         return fail(EXIT_USAGE, "'%s' must come right after bench; usage: rondo %s", operand, self->synopsis);
-    if ((code = common_settle()) != 0)
+    if ((code = common_settle()) != 0 || (code = check_options()) != 0)
         return code;
-    if ((code = check_options()) != 0)
+    const struct file_use files[] = { { "-m", bench.shape.model, FILE_FOLDER }, { "--plot", plot, FILE_OUT },
+                                      { "--calibrate", calibrate, FILE_OUT },   { NULL, NULL, FILE_IN } };
+    if ((code = files_check(files)) != 0)
         return code;
     return ranks_session(run, &bench);
 }

@@ -50,12 +50,15 @@ struct bench {
     int repeat;
     json_t *rows;
     bool check, missed;
+    int unwritten;                     /* an exit code, where stdout broke */
+    int marks;                         /* judged so far */
     struct shape shape;
 };
 json_t *row_new(const char *what, const struct run *run);
 void row_shape(json_t *row, const struct shape *shape);
 void row_rate(json_t *row, const char *unit, const char *ceiling, const struct measurement *m);
 int row_add(struct bench *b, json_t *row);         /* also prints it for people */
+double process_cpu(void);
 
 struct attention_bench {
     struct measurement m;
@@ -70,8 +73,11 @@ struct link {
 int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got);
 int bench_memory(struct bench *b);                 /* must come before anything else has started threads */
 int bench_generate(struct bench *b, const struct shape *shape);
-int bench_marks(struct bench *b);                  /* bench_marks.c */
+int bench_marks(struct bench *b);                  /* bench_marks.c: the shapes of README's table */
+/* The mark of that table that is about this shape on these ranks, measured and judged; refused where there is none. */
+int bench_mark(struct bench *b, const struct shape *shape, int ranks);
 int bench_calibrate(struct bench *b, const char *path);
 int bench_plot(const struct bench *b, const char *path);
+int bench_target(const char *option, const char *path);   /* can it be written? Nothing stays. 0 or an exit code */
 
 #endif

@@ -17,7 +17,8 @@ struct work {
     _Atomic int stage;
 };
 
-static int one_run(rondo_context *ctx, struct work *w, int32_t *prompt, rondo_lm_counters *counters)
+/* cpu: of this process, before and after the first new token. */
+static int one_run(rondo_context *ctx, struct work *w, int32_t *prompt, rondo_lm_counters *counters, double cpu[2])
 {
     const struct shape *s = &w->b->shape;
     rondo_lm *lm = NULL;
@@ -33,34 +34,45 @@ static int one_run(rondo_context *ctx, struct work *w, int32_t *prompt, rondo_lm
     int code = rondo_lm_create(&lm, ctx, w->model, &d);
     if (!code)
         code = rondo_lm_submit(lm, prompt, s->prompt, &sampling, &id);
+    const double begin = process_cpu();
+    double first = 0;
     while (!code && live > 0) {
         rondo_lm_event event;
         const int64_t n = rondo_lm_step(lm, &event, 1, &live);
         if (n < 0)
             code = (int)n;
+        first = n > 0 && first <= 0 ? process_cpu() : first;
     }
+    cpu[0] = first - begin;
+    cpu[1] = process_cpu() - first;
     if (!code)
         code = rondo_lm_count(lm, counters);
     rondo_lm_destroy(lm);
     return code;
 }
 
-/* Both ceilings of all ranks together; adds to sums. */
-static int take_ceilings(rondo_context *ctx, const rondo_context_info *info, const struct ceiling_buffer *buffer, size_t *sizes, double *all,
-                         double sums[2])
+/* Two numbers of every rank; adds to sums. */
+static int take_two(rondo_context *ctx, int ranks, double here[2], size_t *sizes, double *all, double sums[2])
 {
-    double here[2] = { ceiling_rate(CEILING_FMA, info->isa, info->threads, NULL, 0), ceiling_rate(CEILING_DRAM, info->isa, info->threads, buffer, 0) };
-    for (int r = 0; r < info->ranks; r++)
-        sizes[r] = sizeof here;
+    for (int r = 0; r < ranks; r++)
+        sizes[r] = 2 * sizeof *here;
     const int code = rondo_all_gather(ctx, here, all, sizes);
-    for (int r = 0; r < info->ranks && !code; r++) {
+    for (int r = 0; r < ranks && !code; r++) {
         sums[0] += all[2 * r];
         sums[1] += all[2 * r + 1];
     }
     return code;
 }
 
-static void settle(struct measurement *m, double *seconds, double *ceilings, int count, double amount)
+/* Both ceilings of all ranks together. */
+static int take_ceilings(rondo_context *ctx, const rondo_context_info *info, const struct ceiling_buffer *buffer, size_t *sizes, double *all,
+                         double sums[2])
+{
+    double here[2] = { ceiling_rate(CEILING_FMA, info->isa, info->threads, NULL, 0), ceiling_rate(CEILING_DRAM, info->isa, info->threads, buffer, 0) };
+    return take_two(ctx, info->ranks, here, sizes, all, sums);
+}
+
+static void settle(struct measurement *m, double *seconds, double *ceilings, double *cpu, int count, double amount)
 {
     double rates[BENCH_REPEAT_MOST], fractions[BENCH_REPEAT_MOST];
     for (int i = 0; i < count; i++) {
@@ -71,6 +83,7 @@ static void settle(struct measurement *m, double *seconds, double *ceilings, int
     m->rate = median(rates, count);
     m->seconds = median(seconds, count);
     m->ceiling = median(ceilings, count);
+    m->cpu = median(cpu, count);
 }
 
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
@@ -80,6 +93,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const int repeat = w->b->repeat, ranks = rondo_context_ranks(ctx);
     const bool first = rondo_context_rank(ctx) == 0;
     double prefill[BENCH_REPEAT_MOST], decode[BENCH_REPEAT_MOST], fma[BENCH_REPEAT_MOST], dram[BENCH_REPEAT_MOST];
+    double prefill_cpu[BENCH_REPEAT_MOST], decode_cpu[BENCH_REPEAT_MOST];
     struct ceiling_buffer buffer = { NULL, ((size_t)512 << 20) / (size_t)ranks };
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
     int32_t *prompt = room(s->prompt, sizeof *prompt);
@@ -93,25 +107,31 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         memset(buffer.memory, 1, buffer.bytes);
     for (int i = -1; i < repeat && !code; i++) {
         rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
-        double sums[2] = { 0, 0 };
+        double sums[2] = { 0, 0 }, cpu[2] = { 0, 0 }, cpus[2] = { 0, 0 };
         code = rondo_barrier(ctx);
         if (!code)
             code = take_ceilings(ctx, &info, &buffer, sizes, all, sums);
         if (!code)
-            code = one_run(ctx, w, prompt, &counters);
+            code = one_run(ctx, w, prompt, &counters, cpu);
         if (!code)
             code = take_ceilings(ctx, &info, &buffer, sizes, all, sums);
+        if (!first && strcmp(info.transport, "mpi"))   /* ranks that are threads share a process and its clock: one of them counts */
+            cpu[0] = cpu[1] = 0;
+        if (!code)
+            code = take_two(ctx, ranks, cpu, sizes, all, cpus);
         if (i < 0 || code)
             continue;
         prefill[i] = counters.prefill_seconds;
         decode[i] = counters.decode_tokens ? counters.decode_seconds / (double)counters.decode_tokens : 0;
+        prefill_cpu[i] = cpus[0];
+        decode_cpu[i] = counters.decode_tokens ? cpus[1] / (double)counters.decode_tokens : 0;
         fma[i] = sums[0] / 2;
         dram[i] = sums[1] / 2;
     }
     if (!code && first) {
         const double kv = 8.0 * (double)(w->info.layers * w->info.kv_heads * w->info.head_dim) * ((double)s->prompt + (double)s->new_tokens / 2.0);
-        settle(&w->prefill, prefill, fma, repeat, 2.0 * (double)w->info.parameters * (double)s->prompt);
-        settle(&w->decode, decode, dram, repeat, (double)w->info.weight_bytes + kv);
+        settle(&w->prefill, prefill, fma, prefill_cpu, repeat, 2.0 * (double)w->info.parameters * (double)s->prompt);
+        settle(&w->decode, decode, dram, decode_cpu, repeat, (double)w->info.weight_bytes + kv);
     }
     if (!code)
         slot_measure(mine, ctx);
@@ -149,7 +169,6 @@ int bench_generate(struct bench *b, const struct shape *shape)
             json_object_set_new(rows[i], "prompt", json_integer(b->shape.prompt));
             json_object_set_new(rows[i], "tokens", json_integer(b->shape.new_tokens));
             row_rate(rows[i], i ? "gbytes" : "gflops", ceiling_name(i ? CEILING_DRAM : CEILING_FMA), m[i]);
-            json_object_set_new(rows[i], "cpu_seconds", json_null());
             code = code ? (json_decref(rows[i]), code) : row_add(b, rows[i]);
         }
     }

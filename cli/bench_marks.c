@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * --check: the marks that README promises, in one table. Each is a ratio taken within one run.
+ * --check: the marks that README promises, in one table. Each is a ratio taken within one run. They are all about attention and
+ * memory: what else is measured has no mark, and bench.c says so.
  */
 #include "cli/bench.h"
 
@@ -37,6 +38,7 @@ static void judge(struct bench *b, json_t *row, const struct mark *m, double val
     json_object_set_new(mark, "pass", json_boolean(pass));
     json_object_set_new(row, "mark", mark);
     b->missed = b->missed || !pass;
+    b->marks++;
 }
 
 #define ROUNDS 3
@@ -73,22 +75,36 @@ static int compare(struct bench *b, const struct mark *m)
     return row_add(b, row);
 }
 
+static int measure_mark(struct bench *b, const struct mark *m)
+{
+    struct attention_bench got;
+    json_t *row;
+    if (m->kind != MARK_FRACTION)
+        return compare(b, m);
+    int code = bench_attention(b, &m->shape, m->ranks, 1, &got, &row);
+    if (code)
+        return code;
+    judge(b, row, m, got.m.fraction);
+    return row_add(b, row);
+}
+
 int bench_marks(struct bench *b)
 {
     int code = 0;
-    for (size_t i = 0; i < sizeof marks / sizeof *marks && !code; i++) {
-        const struct mark *m = &marks[i];
-        if (m->kind != MARK_FRACTION) {
-            code = compare(b, m);
-            continue;
-        }
-        struct attention_bench got;
-        json_t *row;
-        code = bench_attention(b, &m->shape, m->ranks, 1, &got, &row);
-        if (!code) {
-            judge(b, row, m, got.m.fraction);
-            code = row_add(b, row);
-        }
-    }
+    for (size_t i = 0; i < sizeof marks / sizeof *marks && !code; i++)
+        code = measure_mark(b, &marks[i]);
     return code;
+}
+
+int bench_mark(struct bench *b, const struct shape *s, int ranks)
+{
+    const bool usual = common.threads == 1 && !common.mpi && !common.layout && !common.algorithm && !s->decode && !s->window.given;
+    for (size_t i = 0; i < sizeof marks / sizeof *marks && usual; i++) {
+        const struct shape *m = &marks[i].shape;
+        if (ranks == marks[i].ranks && s->tokens == m->tokens && s->cached == m->cached && s->heads == m->heads && s->kv_heads == m->kv_heads &&
+            s->head_dim == m->head_dim && (!s->value_dim || s->value_dim == m->head_dim) && s->causal == m->causal && s->type == m->type)
+            return measure_mark(b, &marks[i]);
+    }
+    return fail(EXIT_USAGE, "--check: README's table has no mark for this shape with these ranks, threads (each has --threads 1) and options; "
+                "leave out the shape, then all of the table is measured, or leave out --check");
 }

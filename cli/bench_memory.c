@@ -16,6 +16,8 @@
 
 struct memory_result {
     int64_t stated, measured;
+    struct measurement m;
+    rondo_comm_stats comm;              /* of all ranks */
     int32_t code, ranks, threads;
     char isa[32];
 };
@@ -38,8 +40,12 @@ static int plan_of(rondo_context *ctx, int64_t tokens, rondo_attention **plan, r
     return code ? code : rondo_attention_query(*plan, info);
 }
 
-/* *measured: by how much the peak of the whole process grew until all ranks had run. */
-static int run_plan(rondo_context *ctx, int64_t tokens, int64_t *stated, int64_t *measured)
+struct part {                           /* of a rank */
+    int64_t stated, measured;           /* measured: by how much the peak of the whole process grew until all ranks had run */
+    double seconds, cpu, flops, ceiling;
+};
+
+static int run_plan(rondo_context *ctx, int64_t tokens, struct part *part)
 {
     rondo_attention *plan = NULL;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
@@ -63,11 +69,17 @@ static int run_plan(rondo_context *ctx, int64_t tokens, int64_t *stated, int64_t
     io.out = rondo_tensor_dense(data[3], RONDO_F32, 3, q_shape);
     io.lse = rondo_tensor_dense(data[4], RONDO_F32, 2, lse_shape);
     if (!code)
+        code = rondo_barrier(ctx);
+    const double begin = now(), cpu = process_cpu();
+    if (!code)
         code = rondo_attention_execute(plan, &io, NULL);
+    part->seconds = now() - begin;
     if (!code)
         code = rondo_barrier(ctx);   /* before anybody gives memory back */
-    *measured = peak_now() - before;
-    *stated = (2 * q + 2 * k + info.q_rows * 32) * 4 + (int64_t)(info.workspace_bytes + info.device_bytes + info.plan_bytes);
+    part->cpu = process_cpu() - cpu;
+    part->measured = peak_now() - before;
+    part->flops = info.flops;
+    part->stated = (2 * q + 2 * k + info.q_rows * 32) * 4 + (int64_t)(info.workspace_bytes + info.device_bytes + info.plan_bytes);
     rondo_attention_destroy(plan);
     for (int i = 0; i < 5; i++)
         free(data[i]);
@@ -77,22 +89,36 @@ static int run_plan(rondo_context *ctx, int64_t tokens, int64_t *stated, int64_t
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct memory_result *r = arg;
-    int64_t stated, measured, all[RANKS_MOST];
+    struct part part, all[RANKS_MOST];
     size_t bytes_of[RANKS_MOST];
-    (void)mine;
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    memset(&part, 0, sizeof part);
+    memset(all, 0, sizeof all);
     for (int i = 0; i < RANKS_MOST; i++)
-        bytes_of[i] = sizeof stated;
+        bytes_of[i] = sizeof part;
+    int code = rondo_context_query(ctx, &info);
     /* a small one first: threads, their stacks and the allocator's first pages are nobody's plan */
-    int code = run_plan(ctx, 64, &stated, &measured);
     if (!code)
-        code = run_plan(ctx, 4096, &stated, &measured);
+        code = run_plan(ctx, 64, &part);
+    const double before = code ? 0 : ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL, 1);
     if (!code)
-        code = rondo_all_gather(ctx, &stated, all, bytes_of);
+        code = run_plan(ctx, 4096, &part);
+    if (!code)
+        part.ceiling = (before + ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL, part.seconds)) / 2;
+    if (!code)
+        code = rondo_all_gather(ctx, &part, all, bytes_of);
     if (!code && rondo_context_rank(ctx) == 0) {
-        r->measured = measured;
-        for (int i = 0; i < rondo_context_ranks(ctx); i++)
-            r->stated += all[i];
+        r->measured = part.measured;
+        r->m.cpu = part.cpu;             /* ranks that are threads share a process and its clock */
+        for (int i = 0; i < rondo_context_ranks(ctx); i++) {
+            r->stated += all[i].stated;
+            r->m.ceiling += all[i].ceiling;
+            r->m.seconds = all[i].seconds > r->m.seconds ? all[i].seconds : r->m.seconds;
+        }
+        r->m.rate = part.flops / r->m.seconds;
+        r->m.fraction = r->m.rate / r->m.ceiling;
     }
+    slot_measure(mine, ctx);
     return code;
 }
 
@@ -104,6 +130,11 @@ static void child(int pipe_end, int ranks)
     run.ranks = ranks;
     common.trace = NULL;
     r.code = ranks_run(&run, body, &r);
+    for (int i = 0; i < run.ranks && !r.code; i++)
+        for (int o = 0; o < RONDO_OP_COUNT; o++) {
+            r.comm.messages[o] += run.slots[i].comm.messages[o];
+            r.comm.bytes[o] += run.slots[i].comm.bytes[o];
+        }
     r.ranks = run.ranks;
     r.threads = run.used_threads;
     snprintf(r.isa, sizeof r.isa, "%s", run.used_isa);
@@ -133,7 +164,14 @@ static int measure(struct bench *b, int ranks)
     waitpid(pid, &status, 0);
     if (!whole || r.code)
         return fail(EXIT_ROOM, "the measurement of memory failed in its process: %s", whole ? rondo_error_string(r.code) : "no answer came");
+    struct slot moved;   /* the child's counters are not this process's */
     struct run run = RUN_INIT;
+    memset(&moved, 0, sizeof moved);
+    moved.comm = r.comm;
+    run.ranks = 1;
+    run.slots = &moved;
+    report_moved(&run);
+    run.slots = NULL;
     run.ranks = r.ranks;
     run.used_threads = r.threads;
     snprintf(run.used_isa, sizeof run.used_isa, "%s", r.isa);
@@ -143,7 +181,7 @@ static int measure(struct bench *b, int ranks)
     row_shape(row, &shape);
     json_object_set_new(row, "stated_bytes", json_integer(r.stated));
     json_object_set_new(row, "measured_bytes", json_integer(r.measured));
-    json_object_set_new(row, "fraction", number((double)r.measured / (double)r.stated));
+    row_rate(row, "gflops", ceiling_name(CEILING_FMA), &r.m);
     const double off = (double)(r.measured > r.stated ? r.measured - r.stated : r.stated - r.measured) /
                        (0.05 * (double)r.stated + 4194304.0 * r.ranks);
     if (b->check) {
@@ -154,6 +192,7 @@ static int measure(struct bench *b, int ranks)
         json_object_set_new(mark, "pass", json_boolean(off <= 1.0));
         json_object_set(row, "mark", mark);
         b->missed = b->missed || off > 1.0;
+        b->marks++;
     }
     json_decref(mark);
     return row_add(b, row);

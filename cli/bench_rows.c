@@ -4,6 +4,7 @@
  */
 #include "cli/bench.h"
 
+#include <errno.h>
 #include <string.h>
 
 json_t *row_new(const char *what, const struct run *run)
@@ -67,7 +68,8 @@ static int64_t count_of(const json_t *row, const char *key)
     return json_integer_value(json_object_get(row, key));
 }
 
-static void print_row(const json_t *row)
+/* 0 or an exit code. */
+static int print_row(const json_t *row)
 {
     char shape[128] = "", rate[96] = "", ratio[96] = "";
     const char *type = json_string_value(json_object_get(row, "type")), *ceiling = json_string_value(json_object_get(row, "ceiling"));
@@ -78,18 +80,20 @@ static void print_row(const json_t *row)
         snprintf(shape, sizeof shape, "T=%lld P=%lld H=%lld/%lld D=%lld %s%s", (long long)count_of(row, "tokens"), (long long)count_of(row, "cached"),
                  (long long)count_of(row, "heads"), (long long)count_of(row, "kv_heads"), (long long)count_of(row, "head_dim"), type,
                  json_is_true(json_object_get(row, "causal")) ? " causal" : "");
-    else if (json_object_get(row, "size"))
+    else if (count_of(row, "size"))
         snprintf(shape, sizeof shape, "%lld bytes", (long long)count_of(row, "size"));
     else if (json_object_get(row, "prompt"))
         snprintf(shape, sizeof shape, "prompt %lld, %lld tokens", (long long)count_of(row, "prompt"), (long long)count_of(row, "tokens"));
-    if (json_object_get(row, "gflops"))
-        snprintf(rate, sizeof rate, "%8.1f GFLOP/s", real_of(row, "gflops"));
-    else if (json_object_get(row, "gbytes"))
-        snprintf(rate, sizeof rate, "%8.2f GB/s   ", real_of(row, "gbytes"));
-    else if (json_object_get(row, "stated_bytes"))
+    /* a barrier: what carries nothing has no speed to be shown */
+    const bool carries = !json_object_get(row, "size") || count_of(row, "size");
+    if (json_object_get(row, "stated_bytes"))
         snprintf(rate, sizeof rate, "stated %.1f MiB, measured %.1f MiB", (double)count_of(row, "stated_bytes") / 1048576.0,
                  (double)count_of(row, "measured_bytes") / 1048576.0);
-    if (ceiling && json_object_get(row, "ceiling_rate"))
+    else if (json_object_get(row, "gflops"))
+        snprintf(rate, sizeof rate, "%8.1f GFLOP/s", real_of(row, "gflops"));
+    else if (json_object_get(row, "gbytes") && carries)
+        snprintf(rate, sizeof rate, "%8.2f GB/s   ", real_of(row, "gbytes"));
+    if (ceiling && carries)
         snprintf(ratio, sizeof ratio, "%5.3f of %s %.1f", real_of(row, "fraction"), ceiling, real_of(row, "ceiling_rate"));
     printf("%-12s %-40s %-7s %2lldx%-2lld", json_string_value(json_object_get(row, "what")), shape, json_string_value(json_object_get(row, "isa")),
            (long long)count_of(row, "ranks"), (long long)count_of(row, "threads"));
@@ -102,18 +106,23 @@ static void print_row(const json_t *row)
         printf("    %s %s: %.3f, must be %s %.3f\n", json_is_true(json_object_get(mark, "pass")) ? "\u2705" : "\u274C",
                json_string_value(json_object_get(mark, "what")), real_of(mark, "value"), json_string_value(json_object_get(mark, "must")),
                real_of(mark, "limit"));
-    fflush(stdout);
+    /* here, while errno tells why: what is left for the end of the program is a flag without a reason */
+    return fflush(stdout) ? fail(EXIT_ROOM, "stdout cannot be written: %s", strerror(errno)) : 0;
 }
 
 int row_add(struct bench *b, json_t *row)
 {
     if (!row)
         return fail(EXIT_ROOM, "not enough memory for the report");
+    json_array_append_new(b->rows, row);
     if (!common.json && !common.quiet && ranks_first()) {
         progress_end();
-        print_row(row);
+        int code = print_row(row);
+        /* under MPI the others go on and must find rank 0 with them: it tells at the end */
+        if (code && !common.mpi)
+            return code;
+        b->unwritten = b->unwritten ? b->unwritten : code;
         progress_begin("bench");
     }
-    json_array_append_new(b->rows, row);
     return 0;
 }

@@ -12,13 +12,21 @@ row() { # text, wanted unit, arguments...
     ok "$text: exit 0" test $? = 0
     ok "$text: seconds, $unit, ceiling and CPU time" sh -c "for key in seconds $unit ceiling ceiling_rate fraction cpu_seconds isa arithmetic ranks threads
         do grep -q \"\\\"\$key\\\": \" '$scratch/out' || { echo no \$key; exit 1; }; done"
-    ok "$text: a fraction" sh -c "sed -n 's/.*\"fraction\": \\([0-9.e-]*\\).*/\\1/p' '$scratch/out' | awk '{ bad += !(\$1 > 0 && \$1 < 100); n++ } END { exit bad || !n }'"
+    ok "$text: a fraction" sh -c "sed -n 's/.*\"fraction\": \\([0-9.e-]*\\).*/\\1/p' '$scratch/out' | awk '{ bad += !(\$1 >= 0 && \$1 < 100); some += \$1 > 0 } END { exit bad || !some }'"
+    ok "$text: every row has every field" sh -c "rows=\$(grep -c '\"what\": ' '$scratch/out'); for key in isa arithmetic ceiling ceiling_rate fraction cpu_seconds
+        do test \$(grep -Ec \"^      \\\"\$key\\\": [^n]\" '$scratch/out') = \$rows || { echo \$key; exit 1; }; done"
+    moved=$(grep -c '"comm": ' "$scratch/out")
 }
 row "attention" gflops attention --tokens 300 --heads 4 --kv-heads 2 --head-dim 32 --causal --threads 1
+ok "one rank moves nothing" test "$moved" = 0
 row "attention in bf16 on 2 ranks" gflops attention --tokens 256 --heads 2 --kv-heads 1 --head-dim 64 --type bf16 --ranks 2 --window 50,0
+ok "two ranks: comm" test "$moved" = 1
+ok "comm counts messages, bytes and operations" sh -c "grep -A4 '\"comm\": ' '$scratch/out' | tr -d '\n' | grep -Eq '\"messages\": [1-9].*\"bytes\": [1-9].*\"by_operation\": [{]'"
 row "decode" gbytes attention --decode --cached 2000 --heads 4 --kv-heads 2 --head-dim 32
 row "linear" gflops linear --rows 16 --in 256 --out 128 --type bf16
 row "transport" gbytes transport --size 65536
+ok "transport: comm" test "$moved" = 1
+ok "transport: a size in each of its rows, 0 for a barrier" sh -c "test \$(grep -c '\"size\": 65536' '$scratch/out') = 2 && test \$(grep -c '\"size\": 0' '$scratch/out') = 1"
 [ -d "$srcdir/examples/kjv" ] && row "generate" gflops generate -m "$srcdir/examples/kjv" --prompt 32 --tokens 4
 "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 >"$scratch/out" 2>"$scratch/err"
 ok "a line for people" grep -q '^linear .* GFLOP/s' "$scratch/out"
@@ -28,5 +36,79 @@ if command -v gnuplot >/dev/null; then
 else
     "$RONDO" bench linear --repeat 1 --plot "$scratch/a.svg" >"$scratch/out" 2>&1
     ok "--plot without gnuplot: exit 2" test $? = 2
+fi
+
+# Marks: what has none says so.
+small="--rows 4 --in 64 --out 64 --repeat 1"
+none() { # text, arguments...
+    text=$1
+    shift
+    "$RONDO" bench "$@" --repeat 1 --check >"$scratch/out" 2>"$scratch/err"
+    ok "$text --check: exit 0" test $? = 0
+    ok "$text --check: says that nothing was judged" grep -q 'nothing was judged' "$scratch/out"
+    "$RONDO" bench "$@" --repeat 1 --check --json >"$scratch/out" 2>"$scratch/err"
+    ok "$text --check: no marks, and no pass" sh -c "grep -q '\"marks\": 0' '$scratch/out' && grep -q '\"pass\": null' '$scratch/out'"
+}
+none linear linear --rows 4 --in 64 --out 64
+none transport transport --size 1000 --ranks 3
+"$RONDO" bench attention --tokens 64 --threads 1 --check >"$scratch/out" 2>"$scratch/err"
+ok "attention of another shape --check: exit 2" test $? = 2
+ok "attention of another shape --check: one sentence" grep -q '^rondo: .* no mark for this shape' "$scratch/err"
+[ -d "$srcdir/examples/kjv" ] && none generate generate -m "$srcdir/examples/kjv" --prompt 8 --tokens 2
+
+# Files that cannot be written are found before anything is measured, and nothing but a regular file is ever replaced.
+refused() { # wanted exit code, text, arguments...
+    want=$1 text=$2
+    shift 2
+    # shellcheck disable=SC2086
+    "$RONDO" bench linear $small "$@" >"$scratch/out" 2>"$scratch/err"
+    ok "$text: exit $want" test $? = "$want"
+    empty "$text: nothing was measured" "$scratch/out"
+    ok "$text: one sentence" test "$(grep -c '^rondo: ' "$scratch/err") $(wc -l <"$scratch/err" | tr -d ' ')" = "1 1"
+}
+mkdir "$scratch/folder" "$scratch/folder.svg"
+mkfifo "$scratch/pipe" "$scratch/pipe.svg"
+refused 3 "--calibrate in no folder" --calibrate "$scratch/none/c.json"
+refused 3 "--calibrate where no file can be made" --calibrate "$scratch/$(printf '%0300d' 1)"
+refused 2 "--calibrate of a folder" --calibrate "$scratch/folder"
+refused 2 "--calibrate of a pipe" --calibrate "$scratch/pipe"
+if command -v gnuplot >/dev/null; then
+    refused 3 "--plot in no folder" --plot "$scratch/none/p.svg"
+    refused 2 "--plot of a folder" --plot "$scratch/folder.svg"
+    refused 2 "--plot of a pipe" --plot "$scratch/pipe.svg"
+    refused 2 "--plot and --calibrate of one file" --plot "$scratch/one.svg" --calibrate "$scratch/one.svg"
+    : >"$scratch/real.svg"
+    ln -s real.svg "$scratch/link.svg"
+    # shellcheck disable=SC2086
+    "$RONDO" bench linear $small --quiet --plot "$scratch/link.svg" >"$scratch/out" 2>"$scratch/err"
+    ok "--plot through a link: drawn" grep -q '<svg' "$scratch/real.svg"
+    ok "--plot through a link: the link stays" test -h "$scratch/link.svg"
+    empty "--plot: gnuplot is not heard" "$scratch/err"
+fi
+ok "the pipes are pipes" sh -c "test -p '$scratch/pipe' && test -p '$scratch/pipe.svg'"
+mkdir "$scratch/bin"
+printf '#!/bin/sh\ncat >/dev/null\necho first >&2\necho "no such terminal" >&2\nexit 1\n' >"$scratch/bin/gnuplot"
+chmod +x "$scratch/bin/gnuplot"
+# shellcheck disable=SC2086
+PATH=$scratch/bin:$PATH "$RONDO" bench linear $small --plot "$scratch/failed.svg" >"$scratch/out" 2>"$scratch/err"
+ok "gnuplot fails: exit 4" test $? = 4
+ok "gnuplot fails: its reason in one sentence" sh -c "test \$(wc -l <'$scratch/err') = 1 && grep -q '^rondo: .*no such terminal' '$scratch/err'"
+ok "gnuplot fails: nothing is left" sh -c "! ls '$scratch' | grep -q 'failed[.]svg'"
+
+# shellcheck disable=SC2086
+"$RONDO" bench linear $small --calibrate "$scratch/machine.json" --json >"$scratch/out" 2>"$scratch/err"
+ok "--calibrate with a kind: exit 0" test $? = 0
+ok "--calibrate with a kind: the hardware file" grep -q '"link_bandwidth": [0-9]' "$scratch/machine.json"
+ok "--calibrate with a kind: its row first" sh -c "grep '\"what\": ' '$scratch/out' | head -1 | grep -q linear && grep -q '\"decode\"' '$scratch/out'"
+
+if [ -c /dev/full ]; then # as stdout only: it must never be the name of a file to be replaced
+    for what in "transport --size 1000" "attention --tokens 64" "attention --tokens 64 --json"; do
+        # shellcheck disable=SC2086
+        "$RONDO" bench $what --repeat 1 >/dev/full 2>"$scratch/err"
+        ok "$what, no room on stdout: exit 4" test $? = 4
+        ok "$what, no room on stdout: says so" grep -q 'No space left on device' "$scratch/err"
+    done
+else
+    skip 6 "there is no /dev/full"
 fi
 finish
