@@ -41,13 +41,13 @@ static void judge(struct bench *b, json_t *row, const struct mark *m, double val
     b->marks++;
 }
 
-#define ROUNDS 3
+#define ROUNDS 5
 
-/* Two settings in turn, so that the machine's moods meet both; the ratio of the medians. */
+/* Two settings in turn, so that the machine's moods meet both; the median of the rounds' ratios. */
 static int compare(struct bench *b, const struct mark *m)
 {
     struct shape plain = m->shape;
-    double first[ROUNDS], second[ROUNDS];
+    double ratio[ROUNDS] = { 0 };
     const int repeat = b->repeat;
     json_t *row = NULL;
     int code = 0;
@@ -63,15 +63,15 @@ static int compare(struct bench *b, const struct mark *m)
         row = NULL;
         if (!code)
             code = bench_attention(b, &m->shape, m->ranks, 1, &other, &row);
-        first[i] = m->kind == MARK_CPU ? one.m.cpu : one.m.fraction;
-        second[i] = m->kind == MARK_CPU ? other.m.cpu : other.m.fraction;
+        if (!code)
+            ratio[i] = m->kind == MARK_CPU ? other.m.cpu / one.m.cpu : other.m.fraction / one.m.fraction;
     }
     b->repeat = repeat;
     if (code) {
         json_decref(row);
         return code;
     }
-    judge(b, row, m, median(second, ROUNDS) / median(first, ROUNDS));
+    judge(b, row, m, median(ratio, ROUNDS));
     return row_add(b, row);
 }
 
