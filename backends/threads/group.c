@@ -76,7 +76,7 @@ void rondo__group_free(struct rondo_group *g)
 void rondo__group_ring_all(struct rondo_group *g)
 {
     for (int i = 0; i < g->ranks; i++)
-        rondo__bell_ring(g->member[i].bell);
+        rondo__bell_ring(g->member[i].bell, 1);
 }
 
 /* ---- revoking ---- */

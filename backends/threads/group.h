@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#include "backends/threads/bell.h"
+#include "backends/bell.h"
 #include "backends/threads/mailbox.h"
 #include "core/internal.h"
 

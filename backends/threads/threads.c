@@ -72,7 +72,7 @@ static void open_gate(struct launch *l, int created, int32_t how)
 {
     atomic_store_explicit(&l->gate, how, memory_order_release);   /* pairs with the load in thread_main() */
     for (int i = 1; i < created; i++)
-        rondo__bell_ring(&l->rank[i].bell);
+        rondo__bell_ring(&l->rank[i].bell, 1);
 }
 
 /* The failure to report: the first that is not merely the echo of another rank's. */
@@ -217,7 +217,7 @@ static int shift(struct rondo_endpoint *ep, int distance, const void *send, size
         struct rondo_member *to = &g->member[request->to];
         if (rondo__mailbox_post(&to->inbox[ep->rank], send, send_bytes))
             return rondo__fail(RONDO_ENOMEM, "no memory for a message to rank %d", request->to);
-        rondo__bell_ring(to->bell);
+        rondo__bell_ring(to->bell, 1);
     }
     if (recv_bytes)
         request->word[0] = ep->me->inbox[request->from].promised++;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Sleeping and waking for the thread transport, by futex on Linux (Franke, Russell, Kirkwood 2002) and by a condition variable
- * elsewhere. An awake owner costs the ringer one atomic addition and one load.
+ * Sleeping and waking for the thread transport and for the threads inside a rank, by futex on Linux (Franke, Russell, Kirkwood
+ * 2002) and by a condition variable elsewhere. Where nobody sleeps, ringing costs one atomic addition and one load.
  */
 #define _GNU_SOURCE   /* syscall */
-#include "backends/threads/bell.h"
+#include "backends/bell.h"
 
 #include <time.h>
 
@@ -35,7 +35,7 @@ static struct timespec interval(double seconds)
 int rondo__bell_init(struct rondo_bell *b)
 {
     atomic_init(&b->rings, 0);
-    atomic_init(&b->sleeper, 0);
+    atomic_init(&b->sleepers, 0);
     return 0;
 }
 
@@ -44,15 +44,15 @@ void rondo__bell_end(struct rondo_bell *b)
     (void)b;
 }
 
-/* The ringer adds to rings, then reads sleeper; the owner sets sleeper, then the kernel compares rings. All four are
+/* The ringer adds to rings, then reads sleepers; a sleeper adds to sleepers, then the kernel compares rings. All four are
  * sequentially consistent, so one of the two sees the other: no wake is lost. */
-void rondo__bell_ring(struct rondo_bell *b)
+void rondo__bell_ring(struct rondo_bell *b, int enough)
 {
     /* seq_cst; also release: pairs with count() */
     atomic_fetch_add_explicit(&b->rings, 1, memory_order_seq_cst);
     /* seq_cst: pairs with the store in sleep() */
-    if (atomic_load_explicit(&b->sleeper, memory_order_seq_cst))
-        syscall(SYS_futex, &b->rings, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    if (atomic_load_explicit(&b->sleepers, memory_order_seq_cst))
+        syscall(SYS_futex, &b->rings, FUTEX_WAKE_PRIVATE, enough, NULL, NULL, 0);
 }
 
 void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until)
@@ -62,10 +62,10 @@ void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until)
         return;
     struct timespec t = interval(left < 3600.0 ? left : 3600.0);
     /* seq_cst: pairs with the load in ring() */
-    atomic_store_explicit(&b->sleeper, 1, memory_order_seq_cst);
+    atomic_fetch_add_explicit(&b->sleepers, 1, memory_order_seq_cst);
     syscall(SYS_futex, &b->rings, FUTEX_WAIT_PRIVATE, seen, &t, NULL, 0);
-    /* relaxed: a ringer that still reads 1 makes one system call in vain */
-    atomic_store_explicit(&b->sleeper, 0, memory_order_relaxed);
+    /* relaxed: a ringer that still reads it makes one system call in vain */
+    atomic_fetch_sub_explicit(&b->sleepers, 1, memory_order_relaxed);
 }
 
 #else
@@ -73,7 +73,7 @@ void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until)
 int rondo__bell_init(struct rondo_bell *b)
 {
     atomic_init(&b->rings, 0);
-    atomic_init(&b->sleeper, 0);
+    atomic_init(&b->sleepers, 0);
     if (pthread_mutex_init(&b->mutex, NULL))
         return -1;
     if (pthread_cond_init(&b->condition, NULL) == 0)
@@ -88,13 +88,14 @@ void rondo__bell_end(struct rondo_bell *b)
     pthread_mutex_destroy(&b->mutex);
 }
 
-void rondo__bell_ring(struct rondo_bell *b)
+void rondo__bell_ring(struct rondo_bell *b, int enough)
 {
-    /* Under the mutex, so that the owner is either before its look at rings or already asleep. */
+    (void)enough;
+    /* Under the mutex, so that a sleeper is either before its look at rings or already asleep. */
     pthread_mutex_lock(&b->mutex);
     atomic_fetch_add_explicit(&b->rings, 1, memory_order_release);   /* pairs with count() */
-    if (atomic_load_explicit(&b->sleeper, memory_order_relaxed))     /* ordered by the mutex */
-        pthread_cond_signal(&b->condition);
+    if (atomic_load_explicit(&b->sleepers, memory_order_relaxed))    /* ordered by the mutex */
+        pthread_cond_broadcast(&b->condition);
     pthread_mutex_unlock(&b->mutex);
 }
 
@@ -112,10 +113,10 @@ void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until)
         t.tv_sec++;
     }
     pthread_mutex_lock(&b->mutex);
-    atomic_store_explicit(&b->sleeper, 1, memory_order_relaxed);     /* ordered by the mutex */
+    atomic_fetch_add_explicit(&b->sleepers, 1, memory_order_relaxed);    /* ordered by the mutex */
     if (rondo__bell_count(b) == seen)
         pthread_cond_timedwait(&b->condition, &b->mutex, &t);
-    atomic_store_explicit(&b->sleeper, 0, memory_order_relaxed);     /* ordered by the mutex */
+    atomic_fetch_sub_explicit(&b->sleepers, 1, memory_order_relaxed);    /* ordered by the mutex */
     pthread_mutex_unlock(&b->mutex);
 }
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A bell wakes one sleeping thread. Every rank of the thread transport owns one; whoever changes something that the rank may
- * be waiting for makes the change first and rings then. Counting the rings closes the gap between looking and sleeping:
+ * A bell wakes threads that sleep. Every rank of the thread transport owns one, and so does every team of threads inside a
+ * rank; whoever changes something that others may be waiting for makes the change first and rings then. Counting the rings
+ * closes the gap between looking and sleeping:
  *
  *     waiter: seen = rondo__bell_count(b);  look;  rondo__bell_sleep(b, seen, until)   (returns at once if it rang since)
  *     ringer: change;  rondo__bell_ring(b)
  */
-#ifndef RONDO_THREADS_BELL_H
-#define RONDO_THREADS_BELL_H
+#ifndef RONDO_BACKENDS_BELL_H
+#define RONDO_BACKENDS_BELL_H
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -22,7 +23,7 @@
 
 struct rondo_bell {
     _Atomic uint32_t rings;
-    _Atomic uint32_t sleeper;   /* 1: the owner sleeps, or is about to */
+    _Atomic uint32_t sleepers;   /* how many sleep, or are about to */
 #ifdef RONDO_BELL_CONDITION
     pthread_mutex_t mutex;
     pthread_cond_t condition;
@@ -32,8 +33,9 @@ struct rondo_bell {
 int rondo__bell_init(struct rondo_bell *b);          /* 0, or -1 where the system has no more of them */
 void rondo__bell_end(struct rondo_bell *b);
 uint32_t rondo__bell_count(struct rondo_bell *b);
-void rondo__bell_ring(struct rondo_bell *b);
-/* Only by its owner. until: as rondo__now(). */
+/* Wakes at least `enough` of those that sleep, or all where they are fewer. */
+void rondo__bell_ring(struct rondo_bell *b, int enough);
+/* until: as rondo__now(). May return early. */
 void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until);
 
 #endif
