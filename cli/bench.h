@@ -10,29 +10,33 @@
 #define BENCH_REPEAT_MOST 99
 
 /* ---- ceilings (ceiling.c) ---- */
-enum ceiling { CEILING_FMA, CEILING_DRAM, CEILING_COPY };
-const char *ceiling_name(enum ceiling kind);
-struct ceiling_buffer {
-    char *memory;
-    size_t bytes;
-};
-/* Per second: FLOP, or bytes read, or bytes copied, by `threads` threads of this rank in about 10 ms, longer beside a call of more
- * than some tenths of a second. */
-double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer, double call_seconds);
-/* The loops themselves (fma.c): `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512". */
+enum ceiling_kind { CEILING_FMA, CEILING_DRAM, CEILING_COPY };
+const char *ceiling_name(enum ceiling_kind kind);
+struct ceiling;
+/* For one of `ranks` ranks, by `threads` threads of it. isa: of FMA. message: bytes that are copied at a time, of COPY. NULL: not
+ * enough memory. */
+struct ceiling *ceiling_open(enum ceiling_kind kind, const char *isa, int ranks, int threads, int64_t message);
+void ceiling_close(struct ceiling *c);
+/* Now, per second: FLOP, or bytes read, or bytes copied, in 10 ms or as long as it takes to read all memory once; longer beside a
+ * call of more than some tenths of a second. */
+double ceiling_rate(struct ceiling *c, double call_seconds);
+/* The loops themselves. fma.c: `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512".
+ * stream.c: reads memory, which begins at a page, once; returns bytes read, all but a rest of less than 1024. */
 double fma_loop(const char *isa, int64_t rounds);
+double read_loop(const char *memory, size_t bytes);
 
 /* ---- samples ---- */
 struct sample {
-    double seconds, cpu, ceiling;      /* cpu: of this process, where this rank is the one that counts it */
+    double seconds, cpu, before, after;    /* cpu: of this process, where this rank is the one that counts it; then ceilings */
 };
 struct measurement {                   /* over all ranks, medians */
     double seconds, cpu, rate, ceiling, fraction;
 };
 /* Called by every rank: runs `call` 1 + repeat times between ceilings; samples of all ranks go to `out` on rank 0.
- * amount: what one call does in all (FLOP or bytes). */
+ * amount: what one call does in all (FLOP or bytes); message: as in ceiling_open(). */
 typedef int bench_call(void *arg);
-int bench_measure(rondo_context *ctx, enum ceiling kind, int repeat, double amount, bench_call *call, void *arg, struct measurement *out);
+int bench_measure(rondo_context *ctx, enum ceiling_kind kind, int64_t message, int repeat, double amount, bench_call *call, void *arg,
+                  struct measurement *out);
 double median(double *values, int count);
 
 /* ---- rows ---- */

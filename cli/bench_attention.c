@@ -102,7 +102,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     c.io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, (int64_t[]){ info.q_rows, s->heads });
     const double bytes = (double)(s->cached + 1) * (double)s->kv_heads * (double)(s->head_dim + value_dim) * (double)rondo_type_size(s->type);
     struct measurement m = { 0, 0, 0, 0, 0 };
-    code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
+    code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, 0, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
     if (!code && rondo_context_rank(ctx) == 0) {
         w->got->m = m;
         w->got->flops = info.flops;

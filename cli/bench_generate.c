@@ -65,11 +65,10 @@ static int take_two(rondo_context *ctx, int ranks, double here[2], size_t *sizes
 }
 
 /* Both ceilings of all ranks together. */
-static int take_ceilings(rondo_context *ctx, const rondo_context_info *info, const struct ceiling_buffer *buffer, size_t *sizes, double *all,
-                         double sums[2])
+static int take_ceilings(rondo_context *ctx, struct ceiling *const ceiling[2], int ranks, size_t *sizes, double *all, double sums[2])
 {
-    double here[2] = { ceiling_rate(CEILING_FMA, info->isa, info->threads, NULL, 0), ceiling_rate(CEILING_DRAM, info->isa, info->threads, buffer, 0) };
-    return take_two(ctx, info->ranks, here, sizes, all, sums);
+    double here[2] = { ceiling_rate(ceiling[0], 0), ceiling_rate(ceiling[1], 0) };
+    return take_two(ctx, ranks, here, sizes, all, sums);
 }
 
 static void settle(struct measurement *m, double *seconds, double *ceilings, double *cpu, int count, double amount)
@@ -94,27 +93,26 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const bool first = rondo_context_rank(ctx) == 0;
     double prefill[BENCH_REPEAT_MOST], decode[BENCH_REPEAT_MOST], fma[BENCH_REPEAT_MOST], dram[BENCH_REPEAT_MOST];
     double prefill_cpu[BENCH_REPEAT_MOST], decode_cpu[BENCH_REPEAT_MOST];
-    struct ceiling_buffer buffer = { NULL, ((size_t)512 << 20) / (size_t)ranks };
+    struct ceiling *ceiling[2] = { NULL, NULL };
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
     int32_t *prompt = room(s->prompt, sizeof *prompt);
     size_t *sizes = room(ranks, sizeof *sizes);
     double *all = room((int64_t)ranks * 2, sizeof *all);
     int code = rondo_context_query(ctx, &info);
-    buffer.memory = room((int64_t)buffer.bytes, 1);
-    if (!prompt || !buffer.memory || !sizes || !all)
+    for (int i = 0; i < 2 && !code; i++)
+        ceiling[i] = ceiling_open(i ? CEILING_DRAM : CEILING_FMA, info.isa, ranks, info.threads, 0);
+    if (!code && (!prompt || !ceiling[0] || !ceiling[1] || !sizes || !all))
         code = body_fail(RONDO_ENOMEM, "not enough memory to measure a model");
-    if (buffer.memory)
-        memset(buffer.memory, 1, buffer.bytes);
     for (int i = -1; i < repeat && !code; i++) {
         rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
-        double sums[2] = { 0, 0 }, cpu[2] = { 0, 0 }, cpus[2] = { 0, 0 };
+        double before[2] = { 0, 0 }, after[2] = { 0, 0 }, cpu[2] = { 0, 0 }, cpus[2] = { 0, 0 };
         code = rondo_barrier(ctx);
         if (!code)
-            code = take_ceilings(ctx, &info, &buffer, sizes, all, sums);
+            code = take_ceilings(ctx, ceiling, ranks, sizes, all, before);
         if (!code)
             code = one_run(ctx, w, prompt, &counters, cpu);
         if (!code)
-            code = take_ceilings(ctx, &info, &buffer, sizes, all, sums);
+            code = take_ceilings(ctx, ceiling, ranks, sizes, all, after);
         if (!first && strcmp(info.transport, "mpi"))   /* ranks that are threads share a process and its clock: one of them counts */
             cpu[0] = cpu[1] = 0;
         if (!code)
@@ -125,8 +123,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         decode[i] = counters.decode_tokens ? counters.decode_seconds / (double)counters.decode_tokens : 0;
         prefill_cpu[i] = cpus[0];
         decode_cpu[i] = counters.decode_tokens ? cpus[1] / (double)counters.decode_tokens : 0;
-        fma[i] = sums[0] / 2;
-        dram[i] = sums[1] / 2;
+        fma[i] = before[0] > after[0] ? before[0] : after[0];
+        dram[i] = before[1] > after[1] ? before[1] : after[1];
     }
     if (!code && first) {
         const double kv = 8.0 * (double)(w->info.layers * w->info.kv_heads * w->info.head_dim) * ((double)s->prompt + (double)s->new_tokens / 2.0);
@@ -136,7 +134,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (!code)
         slot_measure(mine, ctx);
     free(prompt);
-    free(buffer.memory);
+    ceiling_close(ceiling[0]);
+    ceiling_close(ceiling[1]);
     free(sizes);
     free(all);
     return code;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Linear layers against the FMA ceiling, and the transport against copying memory.
+ * Linear layers against the FMA ceiling, or where there are few rows against reading memory; the transport against memcpy().
  */
 #include "cli/bench.h"
 
@@ -8,9 +8,12 @@
 #include <string.h>
 
 /* ---- linear ---- */
+#define FEW_ROWS 16   /* up to here a layer waits for its weights: each serves for so few products */
+
 struct linear_work {
     const struct bench *b;
     const struct shape *shape;
+    enum ceiling_kind ceiling;
     struct measurement m;
 };
 struct linear_call {
@@ -66,8 +69,9 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
         memset(y, 0, (size_t)(s->rows * s->out) * sizeof *y);
     struct linear_call c = { ctx, linear, s->rows, s->in, s->out, x, y };
     struct measurement m = { 0, 0, 0, 0, 0 };
+    const double weights_read = (double)s->in * (double)s->out * (double)size, flops = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
     if (!code)
-        code = bench_measure(ctx, CEILING_FMA, w->b->repeat, 2.0 * (double)s->rows * (double)s->in * (double)s->out, linear_execute, &c, &m);
+        code = bench_measure(ctx, w->ceiling, 0, w->b->repeat, w->ceiling == CEILING_DRAM ? weights_read : flops, linear_execute, &c, &m);
     if (!code)
         w->m = m;
     slot_measure(mine, ctx);
@@ -80,14 +84,14 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
 
 int bench_linear(struct bench *b, const struct shape *shape, double *rate)
 {
-    struct linear_work w = { b, shape, { 0, 0, 0, 0, 0 } };
+    struct linear_work w = { b, shape, shape->rows <= FEW_ROWS ? CEILING_DRAM : CEILING_FMA, { 0, 0, 0, 0, 0 } };
     struct run run = RUN_INIT;
     run.ranks = 1;
     int code = fail_code(ranks_run(&run, linear_body, &w), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
         json_t *row = row_new("linear", &run);
         row_shape(row, shape);
-        row_rate(row, "gflops", "fma", &w.m);
+        row_rate(row, w.ceiling == CEILING_DRAM ? "gbytes" : "gflops", ceiling_name(w.ceiling), &w.m);
         if (rate)
             *rate = w.m.rate;
         code = row_add(b, row);
@@ -149,11 +153,11 @@ static int transport_body(rondo_context *ctx, struct slot *mine, void *arg)
     }
     const double one = (double)w->bytes * (double)(ranks - 1);
     if (!code)
-        code = bench_measure(ctx, CEILING_COPY, w->b->repeat, one * (double)ranks, call_gather, &c, &m[0]);
+        code = bench_measure(ctx, CEILING_COPY, (int64_t)w->bytes, w->b->repeat, one * (double)ranks, call_gather, &c, &m[0]);
     if (!code)
-        code = bench_measure(ctx, CEILING_COPY, w->b->repeat, one, call_broadcast, &c, &m[1]);
+        code = bench_measure(ctx, CEILING_COPY, (int64_t)w->bytes, w->b->repeat, one, call_broadcast, &c, &m[1]);
     if (!code)
-        code = bench_measure(ctx, CEILING_COPY, w->b->repeat, 0, call_barriers, &c, &m[2]);
+        code = bench_measure(ctx, CEILING_COPY, (int64_t)w->bytes, w->b->repeat, 0, call_barriers, &c, &m[2]);
     if (!code && rondo_context_rank(ctx) == 0) {
         w->gather = m[0];
         w->broadcast = m[1];

@@ -42,7 +42,7 @@ static int plan_of(rondo_context *ctx, int64_t tokens, rondo_attention **plan, r
 
 struct part {                           /* of a rank */
     int64_t stated, measured;           /* measured: by how much the peak of the whole process grew until all ranks had run */
-    double seconds, cpu, flops, ceiling;
+    double seconds, cpu, flops, before, after;
 };
 
 static int run_plan(rondo_context *ctx, int64_t tokens, struct part *part)
@@ -92,6 +92,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     struct part part, all[RANKS_MOST];
     size_t bytes_of[RANKS_MOST];
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    struct ceiling *ceiling = NULL;
     memset(&part, 0, sizeof part);
     memset(all, 0, sizeof all);
     for (int i = 0; i < RANKS_MOST; i++)
@@ -100,21 +101,29 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     /* a small one first: threads, their stacks and the allocator's first pages are nobody's plan */
     if (!code)
         code = run_plan(ctx, 64, &part);
-    const double before = code ? 0 : ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL, 1);
+    if (!code && !(ceiling = ceiling_open(CEILING_FMA, info.isa, info.ranks, info.threads, 0)))
+        code = body_fail(RONDO_ENOMEM, "not enough memory to measure a ceiling");
+    const double before = code ? 0 : ceiling_rate(ceiling, 1);
     if (!code)
         code = run_plan(ctx, 4096, &part);
-    if (!code)
-        part.ceiling = (before + ceiling_rate(CEILING_FMA, info.isa, info.threads, NULL, part.seconds)) / 2;
+    if (!code) {
+        part.before = before;
+        part.after = ceiling_rate(ceiling, part.seconds);
+    }
+    ceiling_close(ceiling);
     if (!code)
         code = rondo_all_gather(ctx, &part, all, bytes_of);
     if (!code && rondo_context_rank(ctx) == 0) {
         r->measured = part.measured;
         r->m.cpu = part.cpu;             /* ranks that are threads share a process and its clock */
+        double before_all = 0, after_all = 0;
         for (int i = 0; i < rondo_context_ranks(ctx); i++) {
             r->stated += all[i].stated;
-            r->m.ceiling += all[i].ceiling;
+            before_all += all[i].before;
+            after_all += all[i].after;
             r->m.seconds = all[i].seconds > r->m.seconds ? all[i].seconds : r->m.seconds;
         }
+        r->m.ceiling = before_all > after_all ? before_all : after_all;
         r->m.rate = part.flops / r->m.seconds;
         r->m.fraction = r->m.rate / r->m.ceiling;
     }

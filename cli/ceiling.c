@@ -1,109 +1,162 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Ceilings: what this machine could do at best at this very moment. Clock and neighbours change within seconds, so a ceiling is
- * taken right before and right after each sample, by as many threads, and only their ratio is worth telling.
+ * taken right before and right after each sample, by as many threads; the better of the two counts (bench_measure.c), and only the
+ * ratio to it is worth telling. Memory to be read is more than the caches hold, in huge pages where the system gives them.
  */
+#define _DEFAULT_SOURCE   /* madvise */
 #include "cli/bench.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#define CEILING_SECONDS 0.01   /* at least; a long call gets a longer one, so that other programs' turns meet both alike */
-#define CEILING_PART 0.04
-#define CEILING_MOST 0.1
-#define THREADS_MOST 256
+#define SECONDS_LEAST 0.01   /* a long call gets a longer one, so that other programs' turns meet both alike */
+#define SECONDS_PART 0.04
+#define SECONDS_MOST 0.1
+#define PAGE ((size_t)4096)
+#define HUGE_PAGE ((size_t)2 << 20)
+#define PIECE ((size_t)8 << 20)            /* read or copied between two looks at the clock */
+#define DRAM_LEAST ((double)(512 << 20))   /* of all ranks */
+#define DRAM_OF_THREAD ((double)(16 << 20))
+#define COPY_MOST ((int64_t)64 << 20)      /* of all ranks, there and back */
 
-struct part {
-    enum ceiling kind;
-    const char *isa;
+struct part {                              /* of one thread */
+    struct ceiling *of;
     char *memory;
-    size_t bytes;
-    double least, amount, seconds;      /* least: seconds it goes on for */
+    double amount, seconds;
+    pthread_t id;
+    bool started;
+};
+struct ceiling {
+    enum ceiling_kind kind;
+    const char *isa;
+    int threads;
+    struct part *parts;
+    char *memory;
+    size_t share;                          /* bytes of each part */
+    double least;                          /* seconds that it goes on for */
 };
 
-typedef uint64_t block __attribute__((vector_size(16), may_alias));
-
-static double read_once(const char *memory, size_t bytes)
+const char *ceiling_name(enum ceiling_kind kind)
 {
-    const block *p = (const block *)(const void *)memory;
-    block sum[8] = { { 0, 0 } };
-    volatile uint64_t keep;
-    for (size_t i = 0; i + 8 <= bytes / sizeof *p; i += 8)
-        for (int j = 0; j < 8; j++)
-            sum[j] += p[i + (size_t)j];
-    for (int j = 1; j < 8; j++)
-        sum[0] += sum[j];
-    keep = sum[0][0] ^ sum[0][1];
-    (void)keep;
-    return (double)bytes;
+    return kind == CEILING_FMA ? "fma" : kind == CEILING_DRAM ? "dram" : "memcpy";
+}
+
+/* By the caller and threads of their own. */
+static void in_parts(struct ceiling *c, void *(*body)(void *))
+{
+    for (int i = 1; i < c->threads; i++)
+        c->parts[i].started = pthread_create(&c->parts[i].id, NULL, body, &c->parts[i]) == 0;
+    body(&c->parts[0]);
+    for (int i = 1; i < c->threads; i++)
+        if (c->parts[i].started)
+            pthread_join(c->parts[i].id, NULL);
+}
+
+/* The thread that is to read a part writes it first, so that its pages lie near to it. */
+static void *touch(void *arg)
+{
+    struct part *p = arg;
+    memset(p->memory, 1, p->of->share);
+    return NULL;
 }
 
 static void *measure(void *arg)
 {
     struct part *p = arg;
+    const struct ceiling *c = p->of;
     const double begin = now();
-    int64_t rounds = 20000;
+    const size_t half = c->share / 2;
     size_t at = 0;
     p->amount = 0;
     do {
-        if (p->kind == CEILING_FMA) {
-            p->amount += fma_loop(p->isa, rounds);
-        } else if (p->kind == CEILING_DRAM) {
-            const size_t piece = p->bytes - at < ((size_t)8 << 20) ? p->bytes - at : (size_t)8 << 20;
-            p->amount += read_once(p->memory + at, piece);
-            at = at + piece < p->bytes ? at + piece : 0;
+        if (c->kind == CEILING_FMA) {
+            p->amount += fma_loop(c->isa, 20000);
+        } else if (c->kind == CEILING_DRAM) {
+            const size_t piece = c->share - at < PIECE ? c->share - at : PIECE;
+            p->amount += read_loop(p->memory + at, piece);
+            at = at + piece < c->share ? at + piece : 0;
         } else {
-            memcpy(p->memory + p->bytes / 2, p->memory, p->bytes / 2);
-            __asm__ volatile("" ::"r"(p->memory) : "memory");
-            p->amount += (double)(p->bytes / 2);
+            for (size_t done = 0; done < PIECE; done += half) {
+                memcpy(p->memory + half, p->memory, half);
+                __asm__ volatile("" ::"r"(p->memory) : "memory");
+                p->amount += (double)half;
+            }
         }
         p->seconds = now() - begin;
-    } while (p->seconds < p->least || (p->kind == CEILING_DRAM && p->amount < (double)p->bytes));
+    } while (p->seconds < c->least || (c->kind == CEILING_DRAM && p->amount < (double)c->share));
     return NULL;
 }
 
-const char *ceiling_name(enum ceiling kind)
+double ceiling_rate(struct ceiling *c, double call_seconds)
 {
-    return kind == CEILING_FMA ? "fma" : kind == CEILING_DRAM ? "dram" : "memcpy";
-}
-
-double ceiling_rate(enum ceiling kind, const char *isa, int threads, const struct ceiling_buffer *buffer, double call_seconds)
-{
-    struct part parts[THREADS_MOST];
-    pthread_t ids[THREADS_MOST];
-    bool started[THREADS_MOST] = { false };
-    double rate = 0, least = CEILING_PART * call_seconds;
-    least = least < CEILING_SECONDS ? CEILING_SECONDS : least > CEILING_MOST ? CEILING_MOST : least;
-    if (threads < 1)
-        threads = 1;
-    if (threads > THREADS_MOST)
-        threads = THREADS_MOST;
-    for (int i = 0; i < threads; i++) {
-        const size_t share = buffer ? buffer->bytes / (size_t)threads / 128 * 128 : 0;
-        parts[i] = (struct part){ kind, isa, buffer ? buffer->memory + (size_t)i * share : NULL, share, least, 0, 0 };
-        started[i] = i > 0 && pthread_create(&ids[i], NULL, measure, &parts[i]) == 0;
-    }
-    measure(&parts[0]);
-    for (int i = 0; i < threads; i++) {
-        if (started[i])
-            pthread_join(ids[i], NULL);
-        if (i == 0 || started[i])
-            rate += parts[i].amount / parts[i].seconds;
-    }
+    double rate = 0, least = SECONDS_PART * call_seconds;
+    c->least = least < SECONDS_LEAST ? SECONDS_LEAST : least > SECONDS_MOST ? SECONDS_MOST : least;
+    in_parts(c, measure);
+    for (int i = 0; i < c->threads; i++)
+        if (i == 0 || c->parts[i].started)
+            rate += c->parts[i].amount / c->parts[i].seconds;
     return rate;
 }
 
-static int ascending(const void *a, const void *b)
+/* Of a thread: all of them together more than the last cache holds, but no more than a quarter of the machine's memory. */
+static double dram_share(int ranks, int threads)
 {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    const double parts = (double)ranks * (double)threads;
+    const double most = 0.25 * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double bytes = DRAM_LEAST;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    const double cache = 2.0 * (double)sysconf(_SC_LEVEL3_CACHE_SIZE);
+    bytes = cache > bytes ? cache : bytes;
+#endif
+    bytes = DRAM_OF_THREAD * parts > bytes ? DRAM_OF_THREAD * parts : bytes;
+    return (bytes > most && most > 0 ? most : bytes) / parts;
 }
 
-double median(double *values, int count)
+/* Of a thread: a message and its copy. */
+static double copy_share(int64_t message, int ranks, int threads)
 {
-    if (count < 1)
-        return 0;
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    const int64_t most = COPY_MOST / ranks / threads;
+    return 2.0 * (double)(message < most ? message : most);
+}
+
+struct ceiling *ceiling_open(enum ceiling_kind kind, const char *isa, int ranks, int threads, int64_t message)
+{
+    struct ceiling *c = room(1, sizeof *c);
+    if (!c)
+        return NULL;
+    *c = (struct ceiling){ .kind = kind, .isa = isa, .threads = threads < 1 ? 1 : threads };
+    c->parts = room(c->threads, sizeof *c->parts);
+    if (kind != CEILING_FMA) {
+        const double share = kind == CEILING_DRAM ? dram_share(ranks, c->threads) : copy_share(message, ranks, c->threads);
+        void *memory = NULL;
+        c->share = ((size_t)share / PAGE + 1) * PAGE;
+        if (!posix_memalign(&memory, HUGE_PAGE, c->share * (size_t)c->threads))
+            c->memory = memory;
+    }
+    if (!c->parts || (kind != CEILING_FMA && !c->memory)) {
+        ceiling_close(c);
+        return NULL;
+    }
+    for (int i = 0; i < c->threads; i++)
+        c->parts[i] = (struct part){ .of = c, .memory = c->memory ? c->memory + (size_t)i * c->share : NULL };
+    if (c->memory) {
+#ifdef MADV_HUGEPAGE
+        (void)madvise(c->memory, c->share * (size_t)c->threads, MADV_HUGEPAGE);   /* advice: without it pages are small */
+#endif
+        in_parts(c, touch);
+    }
+    return c;
+}
+
+void ceiling_close(struct ceiling *c)
+{
+    if (!c)
+        return;
+    free(c->memory);
+    free(c->parts);
+    free(c);
 }

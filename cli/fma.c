@@ -48,19 +48,26 @@ static double loop_scalar_fma(int64_t rounds)
 
 #endif
 
-/* Any machine: multiplications and additions of single numbers, eight chains. */
+/* Any machine: single numbers, in as many chains as hide the latency of a multiplication and an addition. */
 static double loop_portable(int64_t rounds)
 {
-    float a[8] = { 0 };
+    enum { CHAINS = 16 };
+    float a[CHAINS] = { 0 };
     volatile float keep = 0;
     const volatile float *from = operands;
     const float x = from[0], y = from[1];
-    for (int64_t i = 0; i < rounds; i++)
-        for (int j = 0; j < 8; j++)
+    for (int64_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 16   /* else they lie in memory */
+        for (int j = 0; j < CHAINS; j++)
+#ifdef __FP_FAST_FMAF
+            a[j] = __builtin_fmaf(a[j], x, y);
+#else
             a[j] = a[j] * x + y;
-    for (int j = 0; j < 8; j++)
+#endif
+    }
+    for (int j = 0; j < CHAINS; j++)
         keep = keep + a[j];
-    return (double)rounds * 8.0 * 2.0;
+    return (double)rounds * CHAINS * 2.0;
 }
 
 double fma_loop(const char *isa, int64_t rounds)

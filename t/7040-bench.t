@@ -23,13 +23,18 @@ row "attention in bf16 on 2 ranks" gflops attention --tokens 256 --heads 2 --kv-
 ok "two ranks: comm" test "$moved" = 1
 ok "comm counts messages, bytes and operations" sh -c "grep -A4 '\"comm\": ' '$scratch/out' | tr -d '\n' | grep -Eq '\"messages\": [1-9].*\"bytes\": [1-9].*\"by_operation\": [{]'"
 row "decode" gbytes attention --decode --cached 2000 --heads 4 --kv-heads 2 --head-dim 32
-row "linear" gflops linear --rows 16 --in 256 --out 128 --type bf16
+row "linear" gflops linear --rows 17 --in 256 --out 128 --type bf16
+ok "more than 16 rows: against multiplying" grep -q '"ceiling": "fma"' "$scratch/out"
+row "linear of few rows" gbytes linear --rows 16 --in 256 --out 128 --type bf16
+ok "up to 16 rows: against reading memory" grep -q '"ceiling": "dram"' "$scratch/out"
+ok "the bytes are those of the weights, read once" sh -c "sed -n 's/.*\"\(seconds\|gbytes\)\": \([0-9.e-]*\).*/\1 \2/p' '$scratch/out' |
+    awk '{ last[\$1] = \$2 } \$1 == \"gbytes\" { bytes = \$2 * 1e9 * last[\"seconds\"] } END { exit !(bytes > 65536 * .99 && bytes < 65536 * 1.01) }'"
 row "transport" gbytes transport --size 65536
 ok "transport: comm" test "$moved" = 1
 ok "transport: a size in each of its rows, 0 for a barrier" sh -c "test \$(grep -c '\"size\": 65536' '$scratch/out') = 2 && test \$(grep -c '\"size\": 0' '$scratch/out') = 1"
 [ -d "$srcdir/examples/kjv" ] && row "generate" gflops generate -m "$srcdir/examples/kjv" --prompt 32 --tokens 4
 "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 >"$scratch/out" 2>"$scratch/err"
-ok "a line for people" grep -q '^linear .* GFLOP/s' "$scratch/out"
+ok "a line for people" grep -q '^linear .* GB/s .* of dram ' "$scratch/out"
 if command -v gnuplot >/dev/null; then
     "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 --plot "$scratch/a b.svg" >"$scratch/out" 2>&1
     ok "--plot draws" grep -q '<svg' "$scratch/a b.svg"

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The ceiling of memory: loads and nothing else, as wide as this machine has them, whatever instruction set the ranks use. Four
+ * streams go on side by side, and lines are asked for before their turn: one stream alone stands still where the machine's own
+ * prefetching ends, at the end of a page. Written in assembly because a compiler may prove that nothing is done with what is
+ * loaded, and because its loads would be as wide as its flags allow, which are those of the oldest machine.
+ */
+#include "cli/bench.h"
+
+#define STREAMS 4
+#define STEP 256   /* bytes of a stream at a time: four lines, or two */
+
+/* Runs `step` for each STEP bytes at p. */
+#define EACH_STEP(step)                                                   \
+    do {                                                                  \
+        const size_t part = bytes / (STREAMS * STEP) * STEP;              \
+        for (size_t i = 0; i < part; i += STEP)                           \
+            for (size_t s = 0; s < STREAMS; s++) {                        \
+                const char *p = memory + s * part + i;                    \
+                step;                                                     \
+            }                                                             \
+    } while (0)
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#define FETCH "prefetcht0 1024(%0)\n\tprefetcht0 1088(%0)\n\tprefetcht0 1152(%0)\n\tprefetcht0 1216(%0)\n\t"
+#define ZMM(at, r) "vmovdqa64 " #at "(%0), %%zmm" #r "\n\t"
+#define YMM(at, r) "vmovdqa " #at "(%0), %%ymm" #r "\n\t"
+#define XMM(at, r) "movdqa " #at "(%0), %%xmm" #r "\n\t"
+#define HALF(WIDE, a, b, c, d) WIDE(a, 0) WIDE(b, 1) WIDE(c, 2) WIDE(d, 3)
+#define LOADS(text) __asm__ volatile(FETCH text : : "r"(p) : "memory", "xmm0", "xmm1", "xmm2", "xmm3")
+#define UPPER_HALVES_CLEAN() __asm__ volatile("vzeroupper" : : : "xmm0", "xmm1", "xmm2", "xmm3")
+
+__attribute__((target("avx512f"))) static void loop_avx512(const char *memory, size_t bytes)
+{
+    EACH_STEP(LOADS(HALF(ZMM, 0, 64, 128, 192)));
+    UPPER_HALVES_CLEAN();
+}
+
+static void loop_avx(const char *memory, size_t bytes)
+{
+    EACH_STEP(LOADS(HALF(YMM, 0, 32, 64, 96) HALF(YMM, 128, 160, 192, 224)));
+    UPPER_HALVES_CLEAN();
+}
+
+static void loop_sse2(const char *memory, size_t bytes)
+{
+    EACH_STEP(LOADS(HALF(XMM, 0, 16, 32, 48) HALF(XMM, 64, 80, 96, 112) HALF(XMM, 128, 144, 160, 176) HALF(XMM, 192, 208, 224, 240)));
+}
+
+static void loop(const char *memory, size_t bytes)
+{
+    if (__builtin_cpu_supports("avx512f"))
+        loop_avx512(memory, bytes);
+    else if (__builtin_cpu_supports("avx"))
+        loop_avx(memory, bytes);
+    else
+        loop_sse2(memory, bytes);
+}
+
+#else
+
+typedef uint64_t vector __attribute__((vector_size(16), may_alias));
+
+/* Any machine: vectors of the width that all with vectors have, into sums that the compiler has to keep. */
+static void loop(const char *memory, size_t bytes)
+{
+    vector sum[4] = { { 0, 0 } };
+    volatile uint64_t keep;
+    EACH_STEP({
+        const vector *v = (const vector *)(const void *)p;
+        __builtin_prefetch(p + 1024);
+        __builtin_prefetch(p + 1152);
+        for (int j = 0; j < STEP / 16; j++)
+            sum[j % 4] |= v[j];
+    });
+    sum[0] |= sum[1] | sum[2] | sum[3];
+    keep = sum[0][0] | sum[0][1];
+    (void)keep;
+}
+
+#endif
+
+double read_loop(const char *memory, size_t bytes)
+{
+    loop(memory, bytes);
+    return (double)(bytes / (STREAMS * STEP) * (STREAMS * STEP));
+}
