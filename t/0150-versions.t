@@ -27,6 +27,30 @@ if [ -f "$builddir/.libs/librondo.so" ]; then
 else
     skip 4 "no shared library was built"
 fi
+# A librondo of another version: it has everything under the names of this one, but its private functions may do otherwise.
+if [ -f "$builddir/.libs/librondo.so" ] && [ -f "$builddir/.libs/librondo_lm.so" ] && [ -z "$SANITIZE_CFLAGS" ]; then
+    soname=$(readelf -d "$builddir/.libs/librondo.so" | sed -n 's/.*SONAME.*\[\(.*\)\].*/\1/p')
+    nm -D --defined-only "$builddir/.libs/librondo.so" | awk '$2 == "T" { sub("@.*", "", $3); print "void " $3 "(void) {}" }' >"$scratch/other.c"
+    echo '#include <rondo_lm.h>
+int main(void) { rondo_lm_free(0); return 0; }' >"$scratch/lm.c"
+    # shellcheck disable=SC2086
+    $CC $CFLAGS -I"$srcdir/include" "$scratch/lm.c" -o "$scratch/lm" -L"$builddir/.libs" -lrondo_lm -lrondo
+    for other in "$version" 999.0.0; do
+        mkdir -p "$scratch/$other"
+        ln -sf "$builddir"/.libs/librondo_lm.so* "$scratch/$other/"
+        sed "s/^RONDO_PRIVATE_$version/RONDO_PRIVATE_$other/" "$builddir/lib/librondo.map" >"$scratch/other.map"
+        # shellcheck disable=SC2086
+        ok "a stand-in for librondo $other" $CC $CFLAGS -w -fPIC -shared -Wl,-soname,"$soname" -Wl,--version-script="$scratch/other.map" \
+            "$scratch/other.c" -o "$scratch/$other/$soname"
+        LD_LIBRARY_PATH=$scratch/$other "$scratch/lm" >"$scratch/said" 2>&1
+        echo $? >"$scratch/code-$other"
+    done
+    ok "librondo_lm loads with librondo $version" grep -qx 0 "$scratch/code-$version"
+    ok "and with no other" sh -c "! grep -qx 0 '$scratch/code-999.0.0'"
+    ok "and says which it needs" grep -q "RONDO_PRIVATE_$version" "$scratch/said"
+else
+    skip 5 "no shared libraries were built, or with sanitizers"
+fi
 if [ -n "$RONDO" ]; then
     ok "rondo --version" sh -c "'$RONDO' --version | grep -q '^rondo $version '"
 else

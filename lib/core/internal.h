@@ -2,7 +2,7 @@
  *
  * What the files of lib/ share with each other and with backends/ and lm/: errors, memory, checked sizes, contexts and the
  * communication calls of comm.c. Nothing here is exported to users, except to our own modules and librondo_lm, which get
- * the rondo__ symbols that lib/librondo.map lists under RONDO_PRIVATE.
+ * the rondo__ symbols that lib/librondo.map.in lists under RONDO_PRIVATE_<version>.
  */
 #ifndef RONDO_CORE_INTERNAL_H
 #define RONDO_CORE_INTERNAL_H
