@@ -56,13 +56,26 @@ ok "and compiles" $CC $flags -c "$scratch/readme.c" -o "$scratch/unit.o"
 
 # the commands: each has a page, and the page has each option that --help shows, and no other
 if [ -n "$RONDO" ]; then
-    for command in $("$RONDO" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+    help_of() { # words before --help: what it prints, in $scratch/text
+        ok "rondo $*${1:+ }--help succeeds" sh -c '"$@" --help >"$0" && grep -q "^Usage: rondo" "$0"' "$scratch/text" "$RONDO" "$@"
+    }
+    help_of
+    sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' "$scratch/text" >"$scratch/commands"
+    ls "$srcdir"/man/rondo-*.1 | sed 's/.*rondo-\(.*\)\.1$/\1/' | sort >"$scratch/pages"
+    sort "$scratch/commands" >"$scratch/sorted"
+    compare "each command of --help has a page, and each page a command" "$scratch/sorted" "$scratch/pages"
+    while read -r command; do
         page=$srcdir/man/rondo-$command.1
         kinds=''
         [ "$command" != bench ] || kinds='attention linear transport generate'
-        for kind in '' $kinds; do "$RONDO" "$command" $kind --help; done | sed -n '/^Options:/,/^Exit codes/p' | grep -E '^  -' |
-            grep -oE -- '--[a-z][a-z0-9-]*' | sort -u >"$scratch/help"
-        [ -s "$page" ] || { flunk "rondo-$command(1) is missing"; continue; }
+        : >"$scratch/texts"
+        for kind in '' $kinds; do
+            # shellcheck disable=SC2086  # no kind, no word
+            help_of "$command" $kind
+            cat "$scratch/text" >>"$scratch/texts"
+        done
+        sed -n '/^Options:/,/^Exit codes/p' "$scratch/texts" | grep -E '^  -' | grep -oE -- '--[a-z][a-z0-9-]*' | sort -u >"$scratch/help"
+        ok "rondo $command --help shows options" test -s "$scratch/help"
         { cat "$page"; sed -n '/^\.Ss Common options/,/^\.Ss Reports/p' "$srcdir/man/rondo.1"; } |
             grep -E '^\.It Fl' | grep -oE -- 'Fl -[a-z][a-z0-9-]+' | sed 's/^Fl /-/' | sort -u >"$scratch/manual"
         echo --help >>"$scratch/manual"
@@ -72,7 +85,7 @@ if [ -n "$RONDO" ]; then
         sed -n '/^\.Sh DESCRIPTION/,/^\.Sh /p' "$page" | grep -E '^\.It Fl' | grep -oE -- 'Fl -[a-z][a-z0-9-]+' | sed 's/^Fl /-/' | sort -u >"$scratch/own"
         comm -13 "$scratch/help" "$scratch/own" >"$scratch/extra"
         empty "rondo-$command(1) lists no option that --help does not have" "$scratch/extra"
-    done
+    done <"$scratch/commands"
 else
     skip 1 "the program rondo was not built"
 fi
