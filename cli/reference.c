@@ -191,12 +191,11 @@ static void compare(struct result *r, double got, double want, double bound)
         error = got == want || (isnan(got) && isnan(want)) ? 0 : INFINITY;
     if (!(error >= 0))
         error = INFINITY;
-    part = error > bound ? INFINITY : bound > 0 ? error / bound : 0;
-    if (error > bound && isfinite(error) && bound > 0)
-        part = error / bound;
-    r->max_error = fmax(r->max_error, error);
-    r->bound = fmax(r->bound, bound);
-    r->worst = fmax(r->worst, part);
+    /* a bound that is no number, or no bound at all, allows equality only */
+    part = error == 0 ? 0 : isfinite(error) && isfinite(bound) && bound > 0 ? error / bound : INFINITY;
+    r->max_error = error > r->max_error ? error : r->max_error;
+    r->bound = bound > r->bound ? bound : r->bound;
+    r->worst = part > r->worst ? part : r->worst;
 }
 
 void result_compare(const struct problem *p, struct result *r)

@@ -95,7 +95,7 @@ static void test_exp2(void)
         for (int sign = 0; sign < 2; sign++) {
             const float f = rondo__float(u | (uint32_t)sign << 31);
             const double e = fabs((double)rondo__exp2_poly(f) / exp2((double)f) - 1.0);
-            worst = e > worst ? e : worst;
+            worst = worse(worst, e);
         }
     ok(worst < 1.09 * 0x1p-24, "2^f on [-1/2, 1/2]: largest relative error %.4f * 2^-24", worst * 0x1p24);
     ok(rondo__exp2_poly(0.0f) == 1.0f && rondo__exp2_poly(-0.0f) == 1.0f, "2^0 is 1");
@@ -172,8 +172,17 @@ static void test_16_bits(void)
     ok(nans, "one NaN");
 }
 
+/* (the judge of all tests with a bound) */
+static void test_worse(void)
+{
+    const double nan = NAN;
+    ok(worse(1, 2) == 2 && worse(2, 1) == 2 && worse(1, INFINITY) == INFINITY, "the larger error is kept");
+    ok(!(worse(1, nan) <= 2) && !(worse(nan, 1) <= 2), "one that is NaN is worse than all, and stays");
+}
+
 int main(void)
 {
+    test_worse();
     test_fma();
     test_rint();
     test_exp2();

@@ -66,7 +66,7 @@ static double compare(const struct test_case *c)
                             top = x[row] > top ? x[row] : top;
                             const double dx =
                                 fabs((double)t->scale_log2) * gd * magnitude + u * fabs(x[row]) * 1.01;
-                            worst = dx > worst ? dx : worst;
+                            worst = worse(worst, dx);
                             continue;
                         }
                         const double p = exp2(x[row] - top);
@@ -86,7 +86,7 @@ static double compare(const struct test_case *c)
             if (l > 0) {
                 const double want = log(l) + top * 0.693147180559945309;
                 const double off = fabs(lse - want) / (e + gl + u * fabs(want) + 1e-14);
-                ratio = off > ratio ? off : ratio;
+                ratio = worse(ratio, off);
             }
             for (int d = 0; d < s->value_dim; d++) {
                 const double o = (double)rondo__element(
@@ -94,7 +94,7 @@ static double compare(const struct test_case *c)
                 const double want = l > 0 ? sum[d] / l : 0, in = l > 0 ? size[d] / l * factor : 0;
                 const double off = fabs(o - want) / (in + unit(s->out_type) * (fabs(want) + in) +
                                                      0x1p-25 * (s->out_type == RONDO_F16) + 0x1p-120);
-                ratio = off > ratio || off != off ? off : ratio;
+                ratio = worse(ratio, off);
             }
         }
     }
@@ -137,7 +137,7 @@ int main(void)
         struct device_under_test *use = &d[i % 2 ? n - 1 : i / 2 % n];
         const int err = case_run(&c, use->dev);
         const double ratio = err ? INFINITY : compare(&c);
-        worst = ratio > worst ? ratio : worst;
+        worst = worse(worst, ratio);
         if (!ok(ratio <= 1.0, "task %d on %s: error is %.3f of its bound", i, use->isa, ratio))
             case_print(&c);
         case_free(&c);

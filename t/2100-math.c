@@ -65,10 +65,9 @@ static void accuracy(void)
         /* a subnormal result has an absolute spacing only */
         double e = size(r->high) < DBL_MIN ? error / 0x1p-1074 * 1e-15 / 1.5 : error / size(r->high);
         count[r->function]++;
-        if (!(e <= worst[r->function])) {
-            worst[r->function] = e;
+        if (!(e <= worst[r->function]) && worst[r->function] == worst[r->function])
             at[r->function] = r->x;
-        }
+        worst[r->function] = worse(worst[r->function], e);
     }
     for (int f = EXP; f <= POW; f++) {
         ok(count[f] > 30 && worst[f] < 1e-15, "%s: relative error below 1e-15 at %d points", names[f], count[f]);

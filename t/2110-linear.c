@@ -87,7 +87,7 @@ static void oracle(void)
                         error = error < 0 ? -error : error;
                         error /= ((double)(in / leaves + 1 + depth + 2) * 0x1p-24 * 1.01 * size +
                                   (double)in * 0x1p-149);
-                        worst = error > worst || error != error ? error : worst;
+                        worst = worse(worst, error);
                     }
                 rondo__free(x);
                 rondo__free(y);

@@ -13,11 +13,6 @@ static double size(double x)
     return x < 0 ? -x : x;
 }
 
-static double worse(double worst, double error)
-{
-    return error > worst || error != error ? error : worst;
-}
-
 /* ---- oracles ---- */
 
 /* The sum of squares passes at most 32 fused steps, 4 folds and the tree; the square root halves its error;

@@ -222,8 +222,7 @@ int main(void)
                 diag("%d ranks, interleaved: %s", ranks, rondo_error_text());
             ran &= !err;
             balanced &= y.balanced;
-            double e = worst_error(&p, &r, NULL);
-            worst = e > worst || e != e ? e : worst;
+            worst = worse(worst, worst_error(&p, &r, NULL));
         }
         ok(ran && worst <= 1.0, "problem %zu, decoding token by token over the ranks: %.3f of the bound", i, worst);
         ok(balanced, "and the keys are spread evenly");

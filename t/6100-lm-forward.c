@@ -36,7 +36,7 @@ static void one(struct kit_config c, uint64_t seed)
         int err = kit_run_score(&s, ranks);
         double worst = 0.0;
         for (size_t i = 0; i < size; i++)
-            worst = fmax(worst, fabs((double)got[i] - want[i]));
+            worst = worse(worst, fabs((double)got[i] - want[i]));
         double nll = kit_nll(want, tokens, TOKENS, c.vocabulary);
         diag("%s, %d ranks: largest error %.2g, nll off by %.2g of %.3f", c.name, ranks, worst, fabs(nll - s.scores[0].nll), nll);
         ok(!err && worst <= BOUND && fabs(nll - s.scores[0].nll) <= BOUND / 10, "%s: logits and likelihood on %d ranks", c.name, ranks);

@@ -72,7 +72,7 @@ static void interleaved(const rondo_model *model, int vocabulary)
         err = kit_run_score(&s, ranks);
         double worst = 0.0;
         for (int64_t i = 0; i < (int64_t)TOKENS * vocabulary; i++)
-            worst = fmax(worst, fabs((double)got[i] - (double)want[i]));
+            worst = worse(worst, fabs((double)got[i] - (double)want[i]));
         ok(!err && s.rows == TOKENS && s.disorder == 0 && worst < 1e-4, "interleaved on %d ranks: off by %.2g", ranks, worst);
     }
     static const int32_t prompt[] = { 9, 8, 7, 6, 5 };

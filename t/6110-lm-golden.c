@@ -66,7 +66,7 @@ static void scores(const rondo_model *model, int vocabulary)
         double worst = 0.0;
         for (int64_t r = 0; r < count && !err; r++)
             for (int64_t v = 0; v < vocabulary; v++)
-                worst = fmax(worst, fabs((double)got[positions[r] * vocabulary + v] - (double)want[r * vocabulary + v]));
+                worst = worse(worst, fabs((double)got[positions[r] * vocabulary + v] - (double)want[r * vocabulary + v]));
         diag("%d ranks: logits off by %.2g, nll %.9f off by %.2g, hash %016llx", ranks[i], worst, s.scores[0].nll, fabs(s.scores[0].nll - nll),
              (unsigned long long)s.scores[0].hash);
         ok(!err && worst <= 1e-3, "%d ranks: logits within 1e-3", ranks[i]);

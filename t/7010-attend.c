@@ -111,8 +111,8 @@ static void check_result(const char *name, const int64_t keys[B])
                     double want[V], want_lse, got_lse = (double)l[(b * H + h) * TQ + i];
                     formula(b, i, h, keys[b], want, &want_lse);
                     for (int d = 0; d < V; d++)
-                        worst = fmax(worst, fabs((double)o[((b * TQ + i) * H + h) * V + d] - want[d]));
-                    worst = fmax(worst, got_lse == want_lse ? 0 : isinf(want_lse) ? INFINITY : fabs(got_lse - want_lse));
+                        worst = worse(worst, fabs((double)o[((b * TQ + i) * H + h) * V + d] - want[d]));
+                    worst = worse(worst, got_lse == want_lse ? 0 : isinf(want_lse) ? INFINITY : fabs(got_lse - want_lse));
                 }
     else
         worst = INFINITY;

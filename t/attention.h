@@ -440,7 +440,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                 double ratio;
                 if (any) {
                     ratio = fabs(got - lse) / (each + 2 * u * fabs(lse) + 4 * u);
-                    worst = ratio > worst || ratio != ratio ? ratio : worst;
+                    worst = worse(worst, ratio);
                 } else if (got != -INFINITY) {
                     worst = INFINITY;
                 }
@@ -457,7 +457,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                     ratio = fabs(got - o) / (size * (2 * each + 3 * u) * (1 + rounding) + rounding * fabs(o) + floor_);
                     if (!any)
                         ratio = got == 0.0 && !signbit(got) ? 0.0 : INFINITY;
-                    worst = ratio > worst || ratio != ratio ? ratio : worst;
+                    worst = worse(worst, ratio);
                 }
             }
         free(w);
