@@ -304,10 +304,10 @@ static int attend_command(const struct command *self, int argc, char **argv)
     if (!options.output)
         return fail(EXIT_USAGE, "no output file is given; add -o OUT.safetensors");
     const struct file_use files[] = { { "IN", path, FILE_IN }, { "-o", options.output, FILE_OUT }, { NULL, NULL, FILE_IN } };
-    if ((code = files_check(files)) != 0 || (code = common_settle()) != 0)
+    if ((code = common_settle()) != 0)
         return code;
     a.path = path;
-    return ranks_session(attend, &a);
+    return ranks_session(attend, &a, files);
 }
 
 const struct command command_attend = {

@@ -274,9 +274,7 @@ static int bench_command(const struct command *self, int argc, char **argv)
         return code;
     const struct file_use files[] = { { "-m", bench.shape.model, FILE_FOLDER }, { "--plot", plot, FILE_OUT },
                                       { "--calibrate", calibrate, FILE_OUT },   { NULL, NULL, FILE_IN } };
-    if ((code = files_check(files)) != 0)
-        return code;
-    return ranks_session(run, &bench);
+    return ranks_session(run, &bench, files);
 }
 
 const struct command command_bench = {

@@ -109,8 +109,10 @@ struct file_use {
 int files_check(const struct file_use *files);
 
 /* ---- ranks (ranks.c) ---- */
-/* Runs the command inside the transport: with MPI once on every process, else just calls it. Returns an exit code that all share. */
-int ranks_session(int (*command)(void *arg), void *arg);
+/* Looks at the files of the command line and runs the command inside the transport: with MPI once on every process, else just calls
+ * it. Returns an exit code that all share. */
+int ranks_session(int (*command)(void *arg), void *arg, const struct file_use *files);
+bool ranks_alone(void);                 /* this process failed before it could join the others: only it knows why */
 bool ranks_first(void);                 /* this process reports (rank 0, or no MPI) */
 int ranks_world(void);                  /* MPI processes; 1 without */
 int ranks_together(int exit_code);      /* MPI: all processes leave when one failed; returns the common exit code */

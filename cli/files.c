@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The files that a command line names, looked at before anything runs: what will be written must be a place that may be replaced,
- * and none that the same command reads or writes otherwise. Called by every command after its options.
+ * and none that the same command reads or writes otherwise. Called by ranks_session() before the command itself, on rank 0 alone:
+ * only that one writes, and the other hosts need not even have the folder.
  */
 #define _GNU_SOURCE   /* realpath */
 #include "cli/cli.h"

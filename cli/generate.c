@@ -336,9 +336,9 @@ static int generate_command(const struct command *self, int argc, char **argv)
     struct file_use files[PROMPTS_MOST + 2] = { { "-m", options.model, FILE_FOLDER } };
     for (int64_t i = 0; i < options.prompt_count; i++)   /* a prompt's text is no file; it is passed over */
         files[i + 1] = (struct file_use){ "-f", options.prompts[i].file ? options.prompts[i].given : NULL, FILE_IN };
-    if ((code = files_check(files)) != 0 || (code = common_settle()) != 0)
+    if ((code = common_settle()) != 0)
         return code;
-    return ranks_session(generate, &w);
+    return ranks_session(generate, &w, files);
 }
 
 const struct command command_generate = {

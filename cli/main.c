@@ -6,6 +6,7 @@
 
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static const struct command *const commands[] = { &command_attend, &command_generate, &command_score, &command_tokenize, &command_verify,
                                                   &command_bench, &command_info };
@@ -62,8 +63,13 @@ int main(int argc, char **argv)
         fflush(stdout);
         fprintf(stderr, "rondo: %s\n", fail_text());
     }
-    /* mpirun ends the others as soon as one process fails: the one that has something to say goes first. */
-    if (code && rank)
+    /* mpirun ends the others as soon as one process fails: the one that has something to say goes first. Who failed before it could
+     * tell the others speaks after that, if it still can: then rank 0 waits for it, and knows nothing. */
+    if (code && rank) {
+        char host[64] = "";
         nanosleep(&(struct timespec){ 1, 0 }, NULL);
+        if (ranks_alone() && *fail_text() && !gethostname(host, sizeof host - 1))
+            fprintf(stderr, "rondo: %s (on rank %d, host %s)\n", fail_text(), rank, host);
+    }
     return code;
 }

@@ -8,10 +8,15 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define HOST_BYTES 64
 
 /* MPI: the context that lives as long as the command; NULL with threads. */
 static rondo_context *world;
 static int world_rank, world_size = 1;
+static char (*world_hosts)[HOST_BYTES];   /* [world_size]: where each rank runs */
+static bool alone;
 
 static _Thread_local char body_text[512];
 
@@ -29,6 +34,11 @@ void slot_measure(struct slot *mine, const rondo_context *ctx)
     rondo_comm_stats stats = RONDO_COMM_STATS_INIT;
     if (!rondo_comm_query(ctx, &stats))
         mine->comm = stats;
+}
+
+bool ranks_alone(void)
+{
+    return alone;
 }
 
 bool ranks_first(void)
@@ -49,6 +59,7 @@ int ranks_world(void)
 struct session {
     int (*command)(void *arg);
     void *arg;
+    const struct file_use *files;
     int exit_code;
 };
 
@@ -62,6 +73,14 @@ static int gather(const void *mine, size_t bytes, void *all)
     int code = rondo_all_gather(world, mine, all, sizes);
     free(sizes);
     return code;
+}
+
+/* Files, memory and the environment are a host's own: what failed on another rank than 0 is said with its place. */
+static void add_place(char *text, size_t bytes, int rank)
+{
+    const size_t length = strlen(text);
+    if (world && world_hosts && rank > 0 && rank < world_size)
+        snprintf(text + length, bytes - length, " (on rank %d, host %s)", rank, world_hosts[rank]);
 }
 
 int ranks_together(int exit_code)
@@ -81,9 +100,12 @@ int ranks_together(int exit_code)
     else
         for (int r = 0, chosen = -1; r < world_size; r++)
             if (all[r].exit_code && (chosen < 0 || (all[chosen].exit_code == EXIT_PEER && all[r].exit_code != EXIT_PEER))) {
+                char text[sizeof all[r].text + HOST_BYTES + 32];
                 chosen = r;
                 exit_code = all[r].exit_code;
-                fail_replace(all[r].text);
+                snprintf(text, sizeof text, "%s", all[r].text);
+                add_place(text, sizeof text, r);
+                fail_replace(text);
             }
     free(all);
     return exit_code;
@@ -94,6 +116,18 @@ int ranks_bytes(void *data, size_t bytes)
     if (!world || !bytes)
         return 0;
     return fail_library(rondo_broadcast(world, data, bytes, 0), STAGE_INPUT);
+}
+
+static int know_hosts(void)
+{
+    char mine[HOST_BYTES] = "";
+    if (gethostname(mine, sizeof mine))
+        snprintf(mine, sizeof mine, "without a name");
+    mine[sizeof mine - 1] = 0;
+    world_hosts = room(world_size, sizeof *world_hosts);
+    if (!world_hosts)
+        return fail(EXIT_ROOM, "not enough memory for %d ranks", world_size);
+    return fail_library(gather(mine, sizeof mine, world_hosts), STAGE_OPTIONS);
 }
 
 static int session_body(rondo_context *ctx, void *arg)
@@ -109,21 +143,32 @@ static int session_body(rondo_context *ctx, void *arg)
         return 0;
     }
     world = ctx;
-    s->exit_code = ranks_together(s->command(s->arg));
+    alone = false;
+    int code = ranks_together(know_hosts());
+    if (!code)
+        code = ranks_together(world_rank == 0 ? files_check(s->files) : 0);
+    if (!code)
+        code = ranks_together(s->command(s->arg));
+    s->exit_code = code;
     world = NULL;
+    free(world_hosts);
+    world_hosts = NULL;
     return 0;
 }
 
-int ranks_session(int (*command)(void *arg), void *arg)
+int ranks_session(int (*command)(void *arg), void *arg, const struct file_use *files)
 {
     int code;
     if (!common.mpi) {
-        code = command(arg);
+        code = files_check(files);
+        if (!code)
+            code = command(arg);
     } else {
-        struct session s = { command, arg, EXIT_PEER };
+        struct session s = { command, arg, files, EXIT_PEER };
         rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
         desc.transport = "mpi";
         desc.threads = 1;
+        alone = true;
         int error = rondo_launch(0, &desc, session_body, &s);
         code = error ? fail_library(error, STAGE_OPTIONS) : s.exit_code;
     }
@@ -196,6 +241,9 @@ static int settle(struct run *run)
     if (!first)
         return 0;
     snprintf(run->text, sizeof run->text, "%s", first->text);
+    /* sentences about waits name their ranks themselves */
+    if (first->code != RONDO_EPEER && first->code != RONDO_ETIMEDOUT && first->code != RONDO_EMISMATCH && first->code != RONDO_ECANCELED)
+        add_place(run->text, sizeof run->text, first->rank);
     return first->code;
 }
 

@@ -184,9 +184,9 @@ static int score_command(const struct command *self, int argc, char **argv)
     const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.file, FILE_IN },
                                       { "--ids", options.ids, FILE_IN },    { "--logits", options.logits, FILE_OUT },
                                       { NULL, NULL, FILE_IN } };
-    if ((code = files_check(files)) != 0 || (code = common_settle()) != 0)
+    if ((code = common_settle()) != 0)
         return code;
-    return ranks_session(score, &w);
+    return ranks_session(score, &w, files);
 }
 
 const struct command command_score = {

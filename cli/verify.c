@@ -234,8 +234,6 @@ static int verify_command(const struct command *self, int argc, char **argv)
     if (code || help)
         return code;
     const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.text, FILE_IN }, { NULL, NULL, FILE_IN } };
-    if ((code = files_check(files)) != 0)
-        return code;
     if (options.quick && options.full)
         return fail(EXIT_USAGE, "--quick and --full exclude each other; give one of them");
     if (!options.model != !options.text)
@@ -250,7 +248,7 @@ static int verify_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--heads %lld is no multiple of --kv-heads %lld", (long long)heads, (long long)options.kv_heads);
     if ((code = common_settle()) != 0)
         return code;
-    return ranks_session(verify, NULL);
+    return ranks_session(verify, NULL, files);
 }
 
 const struct command command_verify = {

@@ -1,0 +1,102 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# Ranks on three hosts with nothing but TCP between them (contrib/hosts): the bits of one rank, over links of any speed; and what only
+# one of the hosts has - standard input, the folder of a result, a model, the MPI module.
+. "$srcdir/t/hosts.sh"
+. "$srcdir/t/shell.sh"
+
+model=$srcdir/examples/kjv ids=$srcdir/t/golden/kjv/mark.ids
+
+hash_in() { sed -n 's/.*"hash": *"\([0-9a-f]\{16\}\)".*/\1/p' "$1"; }
+same() { # text, want, command...: the command's report has that hash
+    same_text=$1 same_want=$2
+    shift 2
+    if "$@" >"$scratch/out" 2>"$scratch/err" && [ -n "$same_want" ] && [ "$(hash_in "$scratch/out")" = "$same_want" ]; then
+        pass "$same_text"
+    else
+        flunk "$same_text: want hash $same_want"
+        head -5 "$scratch/out" "$scratch/err" | sed 's/^/# /'
+    fi
+}
+received() { bash "$hosts" on "$1" sed -n 's/^ *eth0: *\([0-9]*\).*/\1/p' /proc/net/dev; }
+
+# ---- attend: 512 positions, 4 query heads, 2 of keys, size 32; numbers are the logits of a model, again and again ----
+logits=$srcdir/t/golden/kjv/logits.safetensors
+header='{"q":{"dtype":"F32","shape":[1,512,4,32],"data_offsets":[0,262144]},"k":{"dtype":"F32","shape":[1,512,2,32],"data_offsets":'
+header=$header'[262144,393216]},"v":{"dtype":"F32","shape":[1,512,2,32],"data_offsets":[393216,524288]}}'
+{
+    printf '\000\001\000\000\000\000\000\000%-256s' "$header"
+    for i in 1 2 3 4 5 6 7; do tail -c 80000 "$logits"; done | head -c 524288
+} >"$scratch/in.safetensors"
+"$program" attend "$scratch/in.safetensors" -o "$scratch/one.safetensors" --causal --json --quiet >"$scratch/one" 2>"$scratch/err"
+one=$(hash_in "$scratch/one")
+for how in "" "--layout striped --algorithm pass-q" "--layout contiguous --algorithm pass-kv --isa scalar"; do
+    # shellcheck disable=SC2086  # words
+    same "attend on 3 hosts ${how:-by default}: the bits of one rank" "$one" \
+        mpi 3 "$program" attend "$scratch/in.safetensors" -o "$scratch/three.safetensors" --causal --json --quiet $how
+    ok "attend on 3 hosts ${how:-by default}: the same file" cmp "$scratch/one.safetensors" "$scratch/three.safetensors"
+done
+bytes=$(received 3)
+same "5 ranks on 3 hosts" "$one" mpi 5 "$program" attend "$scratch/in.safetensors" -o "$scratch/five.safetensors" --causal --json --quiet
+ok "messages went over the network" test "$(($(received 3) - bytes))" -gt 100000
+if bash "$hosts" rate 50mbit 2>"$scratch/err"; then
+    same "3 hosts with slow links" "$one" \
+        mpi 3 "$program" attend "$scratch/in.safetensors" -o "$scratch/slow.safetensors" --causal --json --quiet
+    bash "$hosts" rate none
+else
+    skip 1 "this kernel limits no rates"
+fi
+
+# ---- a language model ----
+"$program" score -m "$model" --ids "$ids" --limit 400 --json --quiet >"$scratch/one" 2>"$scratch/err"
+one=$(hash_in "$scratch/one")
+same "score on 3 hosts: the bits of one rank" "$one" mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400 --json --quiet
+"$program" generate -m "$model" -p 'In those days' -n 20 --json --quiet >"$scratch/one" 2>"$scratch/err"
+same "generate on 3 hosts: the bits of one rank" "$(hash_in "$scratch/one")" \
+    mpi 3 "$program" generate -m "$model" -p 'In those days' -n 20 --json --quiet
+mpi 3 "$program" verify --quick --transport mpi --json --quiet >"$scratch/out" 2>"$scratch/err"
+ok "verify on 3 hosts" grep -q '"failed": 0' "$scratch/out"
+
+# ---- what one host has and the others do not: an empty folder lies over theirs ----
+mkdir "$scratch/h1" "$scratch/h1/results" "$scratch/h12" "$scratch/module"
+for i in 2 3; do bash "$hosts" on $i mount -t tmpfs none "$scratch/h1"; done
+bash "$hosts" on 3 mount -t tmpfs none "$scratch/h12"
+bash "$hosts" on 2 mount -t tmpfs none "$scratch/module"
+
+same "results, logits and timeline go to folders that rank 0 alone has" "$one" mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400 \
+    --json --quiet --logits "$scratch/h1/results/logits.safetensors" --trace "$scratch/h1/results/trace.json"
+ok "they are there" test -s "$scratch/h1/results/logits.safetensors" -a -s "$scratch/h1/results/trace.json"
+cp "$ids" "$scratch/h1/ids"
+same "--ids of a file that rank 0 alone has" "$one" mpi 3 "$program" score -m "$model" --ids "$scratch/h1/ids" --limit 400 --json --quiet
+from_stdin() { mpi 3 "$program" score -m "$model" --ids - --limit 400 --json --quiet <"$ids"; }
+from_stdin >"$scratch/out" 2>"$scratch/err"
+ok "--ids from standard input" test "$(hash_in "$scratch/out")" = "$one"
+
+says() { # text, words that stand in the one sentence, command...: it fails
+    says_text=$1 says_words=$2
+    shift 2
+    if "$@" >"$scratch/out" 2>"$scratch/err"; then flunk "$says_text: fails"; return; fi
+    grep '^rondo: ' "$scratch/err" >"$scratch/sentences"
+    if [ "$(wc -l <"$scratch/sentences")" -eq 1 ] && grep -q "$says_words" "$scratch/sentences"; then
+        pass "$says_text"
+    else
+        flunk "$says_text: one sentence with \"$says_words\""
+        sed 's/^/# /' "$scratch/err"
+    fi
+}
+cp "$model"/* "$scratch/h12"
+says "a model that h3 does not have" 'h12/.*(on rank 2, host h3)' mpi 3 "$program" score -m "$scratch/h12" --ids "$ids" --limit 400
+cp "$scratch/in.safetensors" "$scratch/h12"
+says "an input that h3 does not have" 'h12/in.*(on rank 2, host h3)' mpi 3 "$program" attend "$scratch/h12/in.safetensors" \
+    -o "$scratch/none.safetensors"
+ok "no result then" test ! -e "$scratch/none.safetensors"
+says "a result in no folder" 'h1/none/x' mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400 --logits "$scratch/h1/none/x"
+cp "$builddir/.libs/rondo_mpi.so" "$scratch/module"
+without_module() { RONDO_MODULE_PATH=$scratch/module mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400; }
+if [ -e "$(sed -n 's/^pkglibdir = //p' "$builddir/Makefile" | head -1)/rondo_mpi.so" ]; then
+    skip 1 "a module is installed"
+else
+    without_module >"$scratch/out" 2>"$scratch/err"
+    ok "an MPI module that h2 does not have: h2 says so" grep -q '^rondo: the module .*(on rank 1, host h2)$' "$scratch/err"
+fi
+finish
