@@ -30,8 +30,6 @@ struct attend {
 
 static int set_scale(const struct option *o, const char *text)
 {
-    if (options.scale != 0.0)
-        return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
     if (parse_real(text, -1e38, 1e38, &options.scale) || (options.scale < 1e-37 && options.scale > -1e-37))
         return fail(EXIT_USAGE, "--%s %s: a number of size 1e-37 to 1e38 is expected (default: 1/sqrt(head size))", o->name, text);
     return 0;
@@ -43,6 +41,7 @@ static const struct option own_options[] = {
     { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after its position; -1 = open", &options.window, 0, 0, option_window },
     { "scale", 0, OPTION_CALL, "X", "factor of q.k (default 1/sqrt(head size))", NULL, 0, 0, set_scale },
     { "out-type", 0, OPTION_CALL, "f32|bf16|f16", "type of out (default: the input's)", &options.out_type, 0, 0, option_type },
+    { "heads-first", 0, OPTION_REFUSED_FLAG, NULL, "is not part of this version; give arrays as [B, T, H, D], or packed [T, H, D]", NULL, 0, 0, NULL },
     { "softcap", 0, OPTION_REFUSED, "X", "is not part of this version; leave it out", NULL, 0, 0, NULL },
     { "dropout", 0, OPTION_REFUSED, "P", "is not part of this version; leave it out", NULL, 0, 0, NULL },
     { "seed", 0, OPTION_REFUSED, "S", "goes with --dropout, which is not part of this version; leave it out", NULL, 0, 0, NULL },

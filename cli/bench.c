@@ -247,22 +247,19 @@ static int check_options(void)
 
 static int bench_command(const struct command *self, int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        const struct option *options;
-    } kinds[] = { { "attention", attention_options }, { "linear", linear_options }, { "transport", transport_options },
-                  { "generate", generate_options } };
+    static const char *const kinds[] = { "attention", "linear", "transport", "generate", NULL };
+    static const struct option *const options_of[] = { attention_options, linear_options, transport_options, generate_options };
     const struct option *own = tour_options;
     const char *operand = NULL;
     int operands = 0;
     bool help;
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && argc > 1; i++)
-        if (!strcmp(argv[1], kinds[i].name)) {
-            own = kinds[i].options;
-            kind = kinds[i].name;
-        }
-    if (argc > 1 && !kind && argv[1][0] != '-')
-        return fail(EXIT_USAGE, "bench %s is not known; attention, linear, transport and generate are", argv[1]);
+    if (argc > 1 && argv[1][0] != '-') {
+        const int i = choose_word("bench", argv[1], kinds, NULL);
+        if (i < 0)
+            return EXIT_USAGE;
+        own = options_of[i];
+        kind = kinds[i];
+    }
     const struct option *const tables[OPTION_TABLES] = { own, is_kind("generate") ? options_lm_ranks : options_ranks, options_machine,
                                                          options_output };
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);

@@ -151,7 +151,7 @@ int bench_generate(struct bench *b, const struct shape *shape)
     b->shape.new_tokens = shape->new_tokens ? shape->new_tokens : 32;
     int code = ranks_together(lm_ranks_check());
     if (!code)
-        code = model_open(&w.model, shape->model);
+        code = model_open(&w.model, shape->model, MODEL_IDS);
     if (!code) {
         w.info = (rondo_model_info)RONDO_MODEL_INFO_INIT;
         code = fail_library(rondo_model_query(w.model, &w.info), STAGE_INPUT);

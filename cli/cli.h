@@ -32,6 +32,7 @@ int fail_code(int code, enum stage stage, const char *sentence);         /* the 
 int fail_library(int code, enum stage stage);                            /* the same with rondo_error_text() */
 const char *fail_text(void);                                             /* "" where nothing failed */
 void fail_replace(const char *sentence);
+int fail_where(int exit_code, const char *where);                        /* puts "where: " before the sentence */
 void warn_user(const char *format, ...) PRINTF_LIKE(1, 2);               /* a line on stderr, from rank 0 */
 
 /* ---- memory: 64-byte aligned, freed with free(); NULL on failure or an impossible size ---- */
@@ -45,7 +46,7 @@ void signals_release(void);
 bool signals_pending(void);
 
 /* ---- options (options.c) ---- */
-enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CALL, OPTION_REFUSED, OPTION_REFUSED_FLAG };
+enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CALL, OPTION_EACH, OPTION_REFUSED, OPTION_REFUSED_FLAG };
 struct option {
     const char *name;           /* long spelling; ends the table when NULL */
     char letter;                /* short spelling, or 0 */
@@ -54,13 +55,15 @@ struct option {
     const char *help;           /* OPTION_REFUSED: why, and what would be accepted */
     void *to;                   /* bool, int64_t, double, const char *, or what `call` wants */
     double low, high;           /* of numbers, both included */
-    int (*call)(const struct option *option, const char *text);   /* OPTION_CALL: 0 or an exit code; may come repeatedly */
+    int (*call)(const struct option *option, const char *text);   /* OPTION_CALL, and OPTION_EACH where it may be repeated: 0 or an exit code */
 };
 struct command {
     const char *name, *synopsis, *about;
     int (*run)(const struct command *self, int argc, char **argv);
 };
 #define OPTION_TABLES 4
+#define SHOWN_NAME 32
+const char *shown_name(const struct option *o, char shown[SHOWN_NAME]);   /* "--name"; returns shown */
 /* Parses argv[1..]. operands: up to `max` of them. `asked_help` true: help was printed, the caller returns EXIT_DONE. */
 int options_parse(const struct command *command, const struct option *const tables[OPTION_TABLES], int argc, char **argv,
                   const char **operands, int max, int *operand_count, bool *asked_help);
@@ -71,19 +74,34 @@ struct list {
     int64_t *at;
     int64_t count;
 };
-int option_list(const struct option *option, const char *text);    /* OPTION_CALL: "1,2,8" into a struct list; once */
-int option_window(const struct option *option, const char *text);  /* OPTION_CALL: "L,R" into a struct window; once */
+int option_list(const struct option *option, const char *text);    /* OPTION_CALL: "1,2,8" into a struct list */
+int option_window(const struct option *option, const char *text);  /* OPTION_CALL: "L,R" into a struct window */
 struct window {
     int64_t left, right;
     bool given;
 };
 int option_type(const struct option *option, const char *text);    /* OPTION_CALL: f32|bf16|f16 into an int */
 
+/* ---- mistyped words (near.c) ---- */
+#define NEAR_HINT 64
+struct near {
+    const char *typed;
+    size_t length;
+    const char *name;           /* the nearest so far, or NULL */
+    int slips;
+};
+void near_try(struct near *n, const char *name);
+/* " (did you mean BEFORE NAME?)" without the space between, or "" where nothing is near; returns text. */
+const char *near_hint(const struct near *n, const char *before, char text[NEAR_HINT]);
+/* The place of a word among those that are known; else -1, and the sentence says what is known, what is near, or, of a word in `later`
+ * (NULL: none), that it is not part of this version. Lists end with NULL. */
+int choose_word(const char *shown, const char *text, const char *const *known, const char *const *later);
+
 /* ---- options that many commands have (common.c) ---- */
 struct common {
     int64_t ranks, threads;             /* 0: not given */
     int64_t cp, tp;
-    const char *transport, *trace, *progress_text;
+    const char *transport, *trace;
     const char *isa;                    /* NULL: auto */
     int layout, algorithm;              /* rondo_layout, rondo_algorithm; 0: not given */
     bool json, quiet;

@@ -10,102 +10,72 @@
 
 struct common common;
 
-static int choice_again(const struct option *o)
+/* The place of the word among those known, or -1 with the sentence kept. */
+static int choose(const struct option *o, const char *text, const char *const *known, const char *const *later)
 {
-    return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
+    char shown[SHOWN_NAME];
+    return choose_word(shown_name(o, shown), text, known, later);
 }
 
 static int choose_transport(const struct option *o, const char *text)
 {
-    if (common.transport)
-        return choice_again(o);
-    if (!strcmp(text, "nccl"))
-        return fail(EXIT_USAGE, "--transport nccl is not part of this version; threads and mpi are");
-    if (strcmp(text, "threads") && strcmp(text, "mpi"))
-        return fail(EXIT_USAGE, "--transport %s is not known; threads and mpi are", text);
-    common.transport = text;
-    return 0;
+    static const char *const known[] = { "threads", "mpi", NULL }, *const later[] = { "nccl", NULL };
+    const int i = choose(o, text, known, later);
+    common.transport = i < 0 ? NULL : known[i];
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_device(const struct option *o, const char *text)
 {
-    (void)o;
-    if (!strcmp(text, "cuda"))
-        return fail(EXIT_USAGE, "--device cuda is not part of this version; cpu is");
-    return strcmp(text, "cpu") ? fail(EXIT_USAGE, "--device %s is not known; cpu is", text) : 0;
+    static const char *const known[] = { "cpu", NULL }, *const later[] = { "cuda", NULL };
+    return choose(o, text, known, later) < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_isa(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "scalar", "avx2", "avx512" };
-    if (common.isa)
-        return choice_again(o);
-    if (!strcmp(text, "amx") || !strcmp(text, "neon"))
-        return fail(EXIT_USAGE, "--isa %s is not part of this version; auto, scalar, avx2 and avx512 are", text);
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (!strcmp(text, known[i])) {
-            common.isa = known[i];
-            return 0;
-        }
-    return fail(EXIT_USAGE, "--isa %s is not known; auto, scalar, avx2 and avx512 are", text);
+    static const char *const known[] = { "auto", "scalar", "avx2", "avx512", NULL }, *const later[] = { "amx", "neon", NULL };
+    const int i = choose(o, text, known, later);
+    common.isa = i < 0 ? NULL : known[i];
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_numerics(const struct option *o, const char *text)
 {
-    (void)o;
-    if (!strcmp(text, "native") || !strcmp(text, "fast"))
-        return fail(EXIT_USAGE, "--numerics %s is not part of this version; strict is", text);
-    return strcmp(text, "strict") ? fail(EXIT_USAGE, "--numerics %s is not known; strict is", text) : 0;
+    static const char *const known[] = { "strict", NULL }, *const later[] = { "native", "fast", NULL };
+    return choose(o, text, known, later) < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_arithmetic(const struct option *o, const char *text)
 {
-    (void)o;
-    if (!strcmp(text, "bf16-dot") || !strcmp(text, "bf16-tile"))
-        return fail(EXIT_USAGE, "--arithmetic %s is not part of this version; f32 is", text);
-    return strcmp(text, "f32") ? fail(EXIT_USAGE, "--arithmetic %s is not known; f32 is", text) : 0;
+    static const char *const known[] = { "f32", NULL }, *const later[] = { "bf16-dot", "bf16-tile", NULL };
+    return choose(o, text, known, later) < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_layout(const struct option *o, const char *text)
 {
-    if (common.layout)
-        return choice_again(o);
-    for (int i = RONDO_CONTIGUOUS; i <= RONDO_SNAKE; i++)
-        if (!strcmp(text, rondo_layout_name(i))) {
-            common.layout = i;
-            return 0;
-        }
-    return fail(EXIT_USAGE, "--layout %s is not known; contiguous, zigzag, striped and snake are", text);
+    static const char *const known[] = { "contiguous", "zigzag", "striped", "snake", NULL }, *const later[] = { "document", NULL };
+    static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
+    const int i = choose(o, text, known, later);
+    common.layout = i < 0 ? 0 : layouts[i];
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_algorithm(const struct option *o, const char *text)
 {
-    static bool given;
-    static const char *const later[] = { "all-gather", "all-to-all", "reduce" };
-    if (given)
-        return choice_again(o);
-    given = true;
-    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-        if (!strcmp(text, later[i]))
-            return fail(EXIT_USAGE, "--algorithm %s is not part of this version; auto, pass-kv and pass-q are", text);
-    common.algorithm = !strcmp(text, "pass-kv") ? RONDO_PASS_KV : !strcmp(text, "pass-q") ? RONDO_PASS_Q : RONDO_ALGORITHM_AUTO;
-    if (!common.algorithm && strcmp(text, "auto"))
-        return fail(EXIT_USAGE, "--algorithm %s is not known; auto, pass-kv and pass-q are", text);
-    return 0;
+    static const char *const known[] = { "auto", "pass-kv", "pass-q", NULL };
+    static const char *const later[] = { "all-gather", "all-to-all", "reduce", "halo", "mesh", NULL };
+    static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q };
+    const int i = choose(o, text, known, later);
+    common.algorithm = i < 0 ? 0 : algorithms[i];
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_progress(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "always", "never" };
-    if (common.progress_text)
-        return choice_again(o);
-    common.progress_text = text;
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(text, known[i])) {
-            common.progress = i;
-            return 0;
-        }
-    return fail(EXIT_USAGE, "--progress %s is not known; auto, always and never are", text);
+    static const char *const known[] = { "auto", "always", "never", NULL };
+    const int i = choose(o, text, known, NULL);
+    common.progress = i < 0 ? 0 : i;
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_tp(const struct option *o, const char *text)
@@ -144,6 +114,7 @@ const struct option options_machine[] = {
     { "arithmetic", 0, OPTION_CALL, "f32", "arithmetic of the numerics contract", NULL, 0, 0, choose_arithmetic },
     { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag (default), striped or snake", NULL, 0, 0, choose_layout },
     { "algorithm", 0, OPTION_CALL, "NAME", "auto (default), pass-kv or pass-q", NULL, 0, 0, choose_algorithm },
+    { "grid", 0, OPTION_REFUSED, "A,B", "is not part of this version; pass-kv and pass-q have one ring of all ranks", NULL, 0, 0, NULL },
     { "trace", 0, OPTION_TEXT, "FILE", "write a timeline of all ranks (Chrome trace JSON)", &common.trace, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };

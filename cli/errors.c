@@ -31,6 +31,13 @@ void fail_replace(const char *sentence)
     snprintf(sentence_kept, sizeof sentence_kept, "%s", sentence);
 }
 
+int fail_where(int exit_code, const char *where)
+{
+    char text[sizeof sentence_kept];
+    snprintf(text, sizeof text, "%s", sentence_kept);
+    return fail(exit_code, "%s: %s", where, text);
+}
+
 const char *fail_text(void)
 {
     return sentence_kept;

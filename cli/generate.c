@@ -4,6 +4,7 @@
  */
 #include "cli/generate.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,13 +24,12 @@ static struct {
     struct prompt prompts[PROMPTS_MOST];
     int64_t prompt_count, stop_count;
     const char *stops[256];
-    bool ids, stream, ignore_eos, seed_given;
+    bool ids, stream, ignore_eos, plain, lossy;
     int64_t tokens, top_k, chunk;
     double temperature, top_p, min_p, penalty;
     uint64_t seed;
     int kv_type, interleave;
-    bool interleave_given;
-} options = { .tokens = 128 };
+} options = { .tokens = 128, .top_p = 1.0, .penalty = 1.0 };
 
 static int add_prompt(const struct option *o, const char *text)
 {
@@ -56,37 +56,35 @@ static int add_stop(const struct option *o, const char *text)
 
 static int set_seed(const struct option *o, const char *text)
 {
-    if (options.seed_given)
-        return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
-    options.seed_given = true;
     return parse_u64(text, &options.seed) ? fail(EXIT_USAGE, "--%s %s: a whole number from 0 to 2^64-1 is expected", o->name, text) : 0;
 }
 
 static int set_interleave(const struct option *o, const char *text)
 {
-    if (options.interleave_given)
-        return fail(EXIT_USAGE, "--%s is given twice; give it once", o->name);
-    options.interleave_given = true;
-    options.interleave = !strcmp(text, "1");
-    return options.interleave || !strcmp(text, "leaf") ? 0 : fail(EXIT_USAGE, "--%s %s is not known; leaf and 1 are", o->name, text);
+    static const char *const known[] = { "leaf", "1", NULL };
+    char shown[SHOWN_NAME];
+    options.interleave = choose_word(shown_name(o, shown), text, known, NULL);
+    return options.interleave < 0 ? EXIT_USAGE : 0;
 }
 
 static const struct option own_options[] = {
     { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &options.model, 0, 0, NULL },
-    { "p", 'p', OPTION_CALL, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
-    { "f", 'f', OPTION_CALL, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
+    { "p", 'p', OPTION_EACH, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
+    { "f", 'f', OPTION_EACH, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
     { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 9e18, NULL },
     { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e6, NULL },
     { "top-k", 0, OPTION_INT, "N", "only the N likeliest tokens (0: all)", &options.top_k, 0, 9e18, NULL },
-    { "top-p", 0, OPTION_REAL, "X", "only the likeliest tokens that together reach X", &options.top_p, 0, 1, NULL },
+    { "top-p", 0, OPTION_REAL, "X", "only the likeliest tokens that together reach X (0: the likeliest; 1: off)", &options.top_p, 0, 1, NULL },
     { "min-p", 0, OPTION_REAL, "X", "only tokens of at least X times the likeliest's probability", &options.min_p, 0, 1, NULL },
     { "repetition-penalty", 0, OPTION_REAL, "X", "divide the score of what has been said (1: off)", &options.penalty, 0, 1e3, NULL },
     { "seed", 0, OPTION_CALL, "N", "of the random choices (default 0)", NULL, 0, 0, set_seed },
-    { "stop", 0, OPTION_CALL, "TEXT", "end before this text (repeatable)", NULL, 0, 0, add_stop },
+    { "stop", 0, OPTION_EACH, "TEXT", "end before this text (repeatable)", NULL, 0, 0, add_stop },
     { "ignore-eos", 0, OPTION_FLAG, NULL, "go on after the model's end token", &options.ignore_eos, 0, 0, NULL },
     { "chunk", 0, OPTION_INT, "N", "read prompts in pieces of N tokens", &options.chunk, 1, 9e18, NULL },
     { "kv-type", 0, OPTION_CALL, "f32|f16|bf16", "type of the KV cache (default f32)", &options.kv_type, 0, 0, option_type },
     { "kv-interleave", 0, OPTION_CALL, "leaf|1", "new KV goes leaf by leaf (default) or token by token", NULL, 0, 0, set_interleave },
+    { "plain", 0, OPTION_FLAG, NULL, "special tokens spelled in a prompt are text", &options.plain, 0, 0, NULL },
+    { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
     { "ids", 0, OPTION_FLAG, NULL, "print token ids instead of text (--json has both)", &options.ids, 0, 0, NULL },
     { "stream", 0, OPTION_FLAG, NULL, "with --json: one object a token, the report last (text streams by itself)", &options.stream, 0, 0, NULL },
     { "session", 0, OPTION_REFUSED, "FILE", "is not part of this version; give the whole text with -p or -f", NULL, 0, 0, NULL },
@@ -140,7 +138,7 @@ static int submit_all(rondo_lm *lm)
         rondo_sampling s = RONDO_SAMPLING_INIT;
         int64_t id;
         s.temperature = options.temperature;
-        s.top_p = options.top_p;
+        s.top_p = options.top_p > 0 ? options.top_p : DBL_MIN;   /* a 0 would be "off" there; every token reaches this */
         s.min_p = options.min_p;
         s.repetition_penalty = options.penalty;
         s.top_k = options.top_k;
@@ -156,6 +154,19 @@ static int submit_all(rondo_lm *lm)
     return 0;
 }
 
+/* The meter after so many new tokens. A text that comes is its own meter; where it waits for the report, tokens are counted. */
+static void meter_tokens(int64_t before, int64_t made)
+{
+    int64_t all;
+    if (!before) {
+        progress_end();
+        if (common.json && !options.stream)
+            progress_begin("generating");
+    }
+    if (!__builtin_mul_overflow(options.prompt_count, options.tokens, &all))
+        progress_set((uint64_t)made, (uint64_t)all);
+}
+
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct work *w = arg;
@@ -164,7 +175,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     rondo_lm_desc d = RONDO_LM_DESC_INIT;
     rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
     rondo_lm_event *events = room(options.prompt_count, sizeof *events);
-    int64_t live = options.prompt_count;
+    int64_t live = options.prompt_count, made = 0;
     d.kv_type = options.kv_type;
     d.layout = common.layout;
     d.algorithm = common.algorithm;
@@ -181,7 +192,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         if (n < 0)
             code = (int)n;
         if (n > 0 && first)
-            progress_end();
+            meter_tokens(made, made + n);
+        made += n > 0 ? n : 0;
         for (int64_t i = 0; i < n && first && !code; i++)
             code = output_event(&w->output, &events[i]);
     }
@@ -205,18 +217,21 @@ static json_t *phase(int64_t tokens, double seconds, int algorithm)
     json_t *p = json_object();
     json_object_set_new(p, "tokens", json_integer(tokens));
     json_object_set_new(p, "seconds", number(seconds));
-    json_object_set_new(p, "algorithm", json_string(rondo_algorithm_name(algorithm) ? rondo_algorithm_name(algorithm) : "none"));
+    json_object_set_new(p, "algorithm", json_string(algorithm ? rondo_algorithm_name(algorithm) : "none"));   /* 0: no pass ran */
     return p;
 }
 
 static int report(const struct work *w, const struct run *run)
 {
     const rondo_lm_counters *c = &w->counters;
+    /* The pass that reads a prompt also makes its first new token: the drawing of it is decoding. */
+    const double reading = c->prefill_seconds - c->first_seconds, saying = c->decode_seconds + c->first_seconds;
+    const int64_t made = c->first_tokens + c->decode_tokens;
     json_t *r = output_report(&w->output), *bytes = json_array();
     report_numerics(r, 128);
     report_run(r, run, c->prefill_seconds + c->decode_seconds);
-    json_object_set_new(r, "prefill", phase(c->prefill_tokens, c->prefill_seconds, c->prefill_algorithm));
-    json_object_set_new(r, "decode", phase(c->decode_tokens, c->decode_seconds, c->decode_algorithm));
+    json_object_set_new(r, "prefill", phase(c->prefill_tokens, reading, c->prefill_algorithm));
+    json_object_set_new(r, "decode", phase(made, saying, c->decode_algorithm));
     for (int i = 0; i < run->ranks; i++)
         json_array_append_new(bytes, json_integer(run->slots[i].whole[0]));
     json_object_set_new(r, "kv_bytes_per_rank", bytes);
@@ -230,8 +245,8 @@ static int report(const struct work *w, const struct run *run)
     if (common.json)
         return report_print(r);
     if (!common.quiet) {
-        fprintf(stderr, "rondo: %lld prompt tokens in %.2f s, %lld new tokens in %.2f s", (long long)c->prefill_tokens, c->prefill_seconds,
-                (long long)c->decode_tokens, c->decode_seconds);
+        fprintf(stderr, "rondo: %lld prompt token%s in %.2f s, %lld new token%s in %.2f s", (long long)c->prefill_tokens,
+                c->prefill_tokens == 1 ? "" : "s", reading, (long long)made, made == 1 ? "" : "s", saying);
         fprintf(stderr, "; %d rank%s (%s), %s; hash %s\n", run->ranks, run->ranks == 1 ? "" : "s", run->transport, run->used_isa,
                 json_string_value(json_object_get(r, "hash")));
     }
@@ -250,16 +265,14 @@ static int prepare(struct work *w)
             p->bytes = strlen(p->given);
     }
     if (!code)
-        code = model_open(&w->model, options.model);
+        code = model_open(&w->model, options.model, MODEL_TEXT);
+    const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.plain ? RONDO_ENCODE_PLAIN : 0) | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
     for (int64_t i = 0; i < options.prompt_count && !code; i++) {
         struct prompt *p = &options.prompts[i];
         const rondo_tokenizer *tokenizer = rondo_model_tokenizer(w->model);
-        const int error = rondo_tokenizer_encode(tokenizer, p->text ? p->text : p->given, p->bytes, RONDO_ENCODE_SPECIAL, &p->ids, &p->count);
+        const int error = rondo_tokenizer_encode(tokenizer, p->text ? p->text : p->given, p->bytes, flags, &p->ids, &p->count);
         if (error) {
-            char sentence[900];
-            snprintf(sentence, sizeof sentence, "%s%s: %s", p->file ? "" : "the prompt ", p->file && strcmp(p->given, "-") ? p->given : p->file ? "stdin" : "of -p",
-                     rondo_error_text());
-            code = fail_code(error, STAGE_INPUT, sentence);
+            code = fail_where(fail_library(error, STAGE_INPUT), !p->file ? "the prompt of -p" : strcmp(p->given, "-") ? p->given : "stdin");
         } else if (!p->count) {
             code = fail(EXIT_INPUT, "prompt %lld has no token; at least one character is expected with this model", (long long)i);
         }
@@ -321,7 +334,6 @@ static int generate_command(const struct command *self, int argc, char **argv)
     bool help;
     memset(&w, 0, sizeof w);
     w.stage = STAGE_OPTIONS;
-    options.penalty = 1.0;
     int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
     if (code || help)
         return code;

@@ -5,6 +5,8 @@
 #include "cli/cli.h"
 #include "rondo_lm.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -104,7 +106,11 @@ static int info_model(void)
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
     rondo_model_desc model_desc = RONDO_MODEL_DESC_INIT;
     rondo_model_info info = RONDO_MODEL_INFO_INIT;
+    char tokenizer_json[PATH_MAX];
     int code = fail_library(rondo_context_create(&ctx, &desc), STAGE_OPTIONS);
+    /* weights without a tokenizer are a model too (rondo score --ids) */
+    const int n = snprintf(tokenizer_json, sizeof tokenizer_json, "%s/tokenizer.json", model_dir);
+    model_desc.no_tokenizer = n > 0 && (size_t)n < sizeof tokenizer_json && access(tokenizer_json, F_OK) && errno == ENOENT;
     if (!code)
         code = fail_library(rondo_model_open(&model, ctx, model_dir, &model_desc), STAGE_INPUT);
     if (!code)

@@ -114,13 +114,14 @@ static void on_weights(void *user, uint64_t done, uint64_t total)
     progress_set(done, total);
 }
 
-int model_open(rondo_model **model, const char *dir)
+int model_open(rondo_model **model, const char *dir, enum model_text text)
 {
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
     rondo_model_desc model_desc = RONDO_MODEL_DESC_INIT;
     desc.isa = common.isa;
     desc.threads = (int32_t)common.threads;
     model_desc.progress = on_weights;
+    model_desc.no_tokenizer = text == MODEL_IDS;
     model_desc.threads = (int32_t)common.threads;
     progress_begin("reading the model");
     int code = fail_library(rondo_context_create(&model_context, &desc), STAGE_OPTIONS);

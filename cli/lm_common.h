@@ -12,8 +12,9 @@
 int text_read(const char *path, char **text, size_t *bytes);
 /* Token ids, separated by white space. free() them. */
 int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, int64_t *count);
-/* Opens the model on every process; all leave together when one cannot. */
-int model_open(rondo_model **model, const char *dir);
+/* Opens the model on every process; all leave together when one cannot. A command that reads ids only needs no tokenizer. */
+enum model_text { MODEL_TEXT, MODEL_IDS };
+int model_open(rondo_model **model, const char *dir, enum model_text text);
 void model_close(rondo_model *model);
 /* --cp against the number of processes. */
 int lm_ranks_check(void);

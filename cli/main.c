@@ -11,7 +11,7 @@
 static const struct command *const commands[] = { &command_attend, &command_generate, &command_score, &command_tokenize, &command_verify,
                                                   &command_bench, &command_info };
 /* Known by name, so that a user learns that it is no slip of the pen. */
-static const char *const later[] = { "kda", "plan" };
+static const char *const later[] = { "kda", "plan", "serve" };
 
 static int program_help(FILE *to)
 {
@@ -37,15 +37,29 @@ static int dispatch(int argc, char **argv)
         printf("rondo %s (numerics contract %d)\n", rondo_version(), rondo_numerics_version());
         return output_check();
     }
+    if (!strcmp(argv[1], "help") && argc == 3) {   /* of a command */
+        static char ask[] = "--help";
+        char *swapped[] = { argv[0], argv[2], ask, NULL };
+        return dispatch(3, swapped);
+    }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(argv[1], commands[i]->name))
             return commands[i]->run(commands[i], argc - 1, argv + 1);
     for (size_t i = 0; i < sizeof later / sizeof *later; i++)
         if (!strcmp(argv[1], later[i]))
             return fail(EXIT_USAGE, "the command '%s' is not part of this version; 'rondo --help' lists those that are", argv[1]);
-    if (argv[1][0] == '-')
-        return fail(EXIT_USAGE, "unknown option '%s' before a command; 'rondo --help' lists the commands", argv[1]);
-    return fail(EXIT_USAGE, "unknown command '%s'; 'rondo --help' lists the commands", argv[1]);
+    struct near near = { argv[1], strlen(argv[1]), NULL, 0 };
+    char hint[NEAR_HINT];
+    if (argv[1][0] == '-') {
+        near.typed += strspn(argv[1], "-");
+        near.length = strlen(near.typed);
+        near_try(&near, "help");
+        near_try(&near, "version");
+        return fail(EXIT_USAGE, "unknown option '%s' before a command%s; 'rondo --help' lists the commands", argv[1], near_hint(&near, "--", hint));
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        near_try(&near, commands[i]->name);
+    return fail(EXIT_USAGE, "unknown command '%s'%s; 'rondo --help' lists the commands", argv[1], near_hint(&near, "", hint));
 }
 
 int main(int argc, char **argv)

@@ -52,11 +52,15 @@ int parse_real(const char *text, double low, double high, double *out)
     return 0;
 }
 
+const char *shown_name(const struct option *o, char shown[SHOWN_NAME])
+{
+    snprintf(shown, SHOWN_NAME, "--%s", o->name);
+    return shown;
+}
+
 int option_list(const struct option *option, const char *text)
 {
     struct list *list = option->to;
-    if (list->at)
-        return fail(EXIT_USAGE, "--%s is given twice; give one list, such as 1,2,8", option->name);
     size_t commas = 1;
     for (const char *p = text; *p; p++)
         commas += *p == ',';
@@ -87,8 +91,6 @@ int option_window(const struct option *option, const char *text)
     struct window *w = option->to;
     char left[32];
     const char *comma = strchr(text, ',');
-    if (w->given)
-        return fail(EXIT_USAGE, "--%s is given twice; give it once", option->name);
     size_t n = comma ? (size_t)(comma - text) : sizeof left;
     if (n >= sizeof left)
         return fail(EXIT_USAGE, "--%s %s: two whole numbers L,R from 0 to 2^61 are expected, -1 for an open side", option->name, text);
@@ -103,16 +105,14 @@ int option_window(const struct option *option, const char *text)
 int option_type(const struct option *option, const char *text)
 {
     int *type = option->to;
-    if (*type)
-        return fail(EXIT_USAGE, "--%s is given twice; give it once", option->name);
-    for (int t = RONDO_F32; t <= RONDO_F16; t++)
-        if (!strcmp(text, rondo_type_name(t))) {
-            *type = t;
-            return 0;
-        }
-    if (!strcmp(text, "q8"))
-        return fail(EXIT_USAGE, "--%s q8 is not part of this version; f32, bf16 and f16 are", option->name);
-    return fail(EXIT_USAGE, "--%s %s is no storage type; f32, bf16 and f16 are", option->name, text);
+    char shown[SHOWN_NAME];
+    static const char *const known[] = { "f32", "bf16", "f16", NULL }, *const later[] = { "q8", NULL };
+    static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
+    const int i = choose_word(shown_name(option, shown), text, known, later);
+    if (i < 0)
+        return EXIT_USAGE;
+    *type = types[i];
+    return 0;
 }
 
 static void help_option(const struct option *o)
@@ -161,6 +161,7 @@ static int store(const struct option *o, const char *shown, const char *text)
         *(const char **)o->to = text;
         return 0;
     case OPTION_CALL:
+    case OPTION_EACH:
         return o->call(o, text);
     default:
         return fail(EXIT_USAGE, "%s: %s", shown, o->help);
@@ -175,6 +176,22 @@ static const struct option *find(const struct option *const tables[OPTION_TABLES
             if (letter ? o->letter == letter : strlen(o->name) == length && length > 1 && !memcmp(o->name, name, length))
                 return o;
     return NULL;
+}
+
+/* An option that has one dash too few or a slip of the pen is told its neighbour. */
+static int unknown(const struct command *command, const struct option *const tables[OPTION_TABLES], const char *word, int length)
+{
+    const int dashes = word[1] == '-' ? 2 : 1;
+    struct near near = { word + dashes, (size_t)(length - dashes), NULL, 0 };
+    char hint[NEAR_HINT];
+    for (int pass = 0; pass < 2; pass++)   /* what runs comes before what is refused by name */
+        for (int t = 0; t < OPTION_TABLES && tables[t]; t++)
+            for (const struct option *o = tables[t]; o->name; o++)
+                if ((o->kind == OPTION_REFUSED || o->kind == OPTION_REFUSED_FLAG) == pass)
+                    near_try(&near, o->name);
+    near_try(&near, "help");
+    return fail(EXIT_USAGE, "unknown option '%.*s'%s; 'rondo %s --help' lists the options", length, word, near_hint(&near, "--", hint),
+                command->name);
 }
 
 int options_parse(const struct command *command, const struct option *const tables[OPTION_TABLES], int argc, char **argv,
@@ -209,12 +226,12 @@ int options_parse(const struct command *command, const struct option *const tabl
         const size_t length = equals ? (size_t)(equals - name) : strlen(name);
         int index;
         const struct option *o = find(tables, name, length, is_long ? 0 : name[0], &index);
-        if (!o)
-            return fail(EXIT_USAGE, "unknown option '%.*s'; 'rondo %s --help' lists the options", (int)(name - word + (ptrdiff_t)length), word,
-                        command->name);
+        int whole;   /* -output is no -o with the value "utput" */
+        if (!o || (!is_long && find(tables, name, length, 0, &whole)))
+            return unknown(command, tables, word, (int)(name - word + (ptrdiff_t)length));
         char shown[64];
         snprintf(shown, sizeof shown, "%.*s", is_long ? (int)(length + 2) : 2, word);
-        if (index < OPTION_MOST && seen[index]++ && o->kind != OPTION_CALL)
+        if (index < OPTION_MOST && seen[index]++ && o->kind != OPTION_EACH)
             return fail(EXIT_USAGE, "%s is given twice; give it once", shown);
         const bool flag = o->kind == OPTION_FLAG || o->kind == OPTION_REFUSED_FLAG;
         const char *text = equals ? equals + 1 : !is_long && name[1] ? name + 1 : NULL;

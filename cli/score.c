@@ -11,6 +11,7 @@
 static struct {
     const char *model, *file, *ids, *logits;
     int64_t limit, chunk;
+    bool lossy;
 } options;
 
 static const struct option own_options[] = {
@@ -19,6 +20,7 @@ static const struct option own_options[] = {
     { "ids", 0, OPTION_TEXT, "FILE", "token ids separated by white space, used as they are (- is stdin)", &options.ids, 0, 0, NULL },
     { "limit", 0, OPTION_INT, "N", "the first N tokens only", &options.limit, 1, 9e18, NULL },
     { "chunk", 0, OPTION_INT, "N", "read in pieces of N tokens", &options.chunk, 1, 9e18, NULL },
+    { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
     { "logits", 0, OPTION_TEXT, "FILE", "write all logits [n, vocabulary] (safetensors)", &options.logits, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
@@ -118,7 +120,7 @@ static int score(void *arg)
     if (!code)
         code = text_read(path, &text, &bytes);
     if (!code)
-        code = model_open(&w->model, options.model);
+        code = model_open(&w->model, options.model, options.ids ? MODEL_IDS : MODEL_TEXT);
     if (code)
         goto end;
     if (options.ids) {
@@ -126,7 +128,10 @@ static int score(void *arg)
     } else {
         int32_t *ids = NULL;
         const rondo_tokenizer *tokenizer = rondo_model_tokenizer(w->model);
-        code = fail_library(rondo_tokenizer_encode(tokenizer, text, bytes, RONDO_ENCODE_SPECIAL, &ids, &w->count), STAGE_INPUT);
+        const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
+        code = fail_library(rondo_tokenizer_encode(tokenizer, text, bytes, flags, &ids, &w->count), STAGE_INPUT);
+        if (code)
+            code = fail_where(code, where);
         w->tokens = code ? NULL : malloc((size_t)w->count * sizeof *ids + 1);
         if (!code && !w->tokens)
             code = fail(EXIT_ROOM, "not enough memory for %lld tokens", (long long)w->count);
@@ -181,6 +186,8 @@ static int score_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.file == !options.ids)
         return fail(EXIT_USAGE, "one of -f FILE (a text) and --ids FILE (token ids) is needed");
+    if (options.lossy && options.ids)
+        return fail(EXIT_USAGE, "--lossy is about text that is read; with --ids ids are read");
     const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.file, FILE_IN },
                                       { "--ids", options.ids, FILE_IN },    { "--logits", options.logits, FILE_OUT },
                                       { NULL, NULL, FILE_IN } };

@@ -9,7 +9,7 @@
 
 static struct {
     const char *model, *file;
-    bool decode, no_special, special, pieces, lossy;
+    bool decode, no_special, special, pieces, lossy, plain;
 } options;
 
 static const struct option own_options[] = {
@@ -20,6 +20,7 @@ static const struct option own_options[] = {
     { "no-special", 0, OPTION_FLAG, NULL, "without BOS and EOS", &options.no_special, 0, 0, NULL },
     { "pieces", 0, OPTION_FLAG, NULL, "show the pieces, one a line, after their ids", &options.pieces, 0, 0, NULL },
     { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
+    { "plain", 0, OPTION_FLAG, NULL, "special tokens spelled in the text are text", &options.plain, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
@@ -89,18 +90,14 @@ static int decode(const rondo_tokenizer *t, const char *where, const char *text,
 
 static int encode(const rondo_tokenizer *t, const char *where, const char *text, size_t bytes)
 {
-    const uint32_t flags = (options.no_special ? 0 : RONDO_ENCODE_SPECIAL) | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
+    const uint32_t flags = (options.no_special ? 0 : RONDO_ENCODE_SPECIAL) | (options.lossy ? RONDO_ENCODE_LOSSY : 0) |
+                           (options.plain ? RONDO_ENCODE_PLAIN : 0);
     int32_t *ids = NULL;
     int64_t count = 0;
     const int error = rondo_tokenizer_encode(t, text, bytes, flags, &ids, &count);
-    int code = error ? fail_code(error, STAGE_INPUT, rondo_error_text()) : 0;
-    if (code) {
-        char sentence[1024];
-        snprintf(sentence, sizeof sentence, "%s: %s", where, fail_text());
-        fail_replace(sentence);
-        return code;
-    }
-    code = show_ids(t, ids, count);
+    if (error)
+        return fail_where(fail_library(error, STAGE_INPUT), where);
+    const int code = show_ids(t, ids, count);
     rondo_lm_free(ids);
     return code;
 }
@@ -118,8 +115,8 @@ static int tokenize_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (options.special && (!options.decode || options.no_special))
         return fail(EXIT_USAGE, "--special shows special tokens with --decode, and excludes --no-special");
-    if (options.lossy && options.decode)
-        return fail(EXIT_USAGE, "--lossy is about text that is read; with --decode ids are read");
+    if ((options.lossy || options.plain) && options.decode)
+        return fail(EXIT_USAGE, "--%s is about text that is read; with --decode ids are read", options.lossy ? "lossy" : "plain");
     if ((code = common_settle()) != 0)
         return code;
     if (!ranks_first())

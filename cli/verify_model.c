@@ -117,7 +117,7 @@ int verify_model(struct verify *v, const char *dir, const char *path)
     memset(&base, 0, sizeof base);
     int code = text_read(path, &text, &bytes);
     if (!code)
-        code = model_open(&base.model, dir);
+        code = model_open(&base.model, dir, MODEL_TEXT);
     if (!code)
         code = ranks_together(fail_library(
             rondo_tokenizer_encode(rondo_model_tokenizer(base.model), text, bytes, RONDO_ENCODE_SPECIAL, &tokens, &count), STAGE_INPUT));

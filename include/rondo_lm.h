@@ -165,16 +165,19 @@ RONDO_API int rondo_lm_query(rondo_lm *lm, int64_t id, rondo_lm_status *status) 
 
 typedef struct rondo_lm_counters {
     size_t struct_size;
-    int64_t prefill_tokens, decode_tokens;
+    int64_t prefill_tokens, decode_tokens;         /* that went through the model: decoding makes one new token of each */
     double prefill_seconds, decode_seconds;
     int32_t prefill_algorithm, decode_algorithm;   /* what ran last */
     size_t kv_bytes;                               /* held by this rank */
     size_t workspace_bytes;
+    int64_t first_tokens;                          /* new tokens that came of prefill: the first of each sequence */
+    double first_seconds;                          /* part of prefill_seconds: logits and draws of these */
 } rondo_lm_counters;
-#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0 }
+#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0 }
 RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].
+ * Logits that are NaN or infinite: RONDO_EFORMAT on every rank, with the first position in the sentence; the lm can go on.
  * logits, if not NULL, is called on rank 0 for each row in ascending order. Non-zero ends it: a rondo_code (negative) becomes
  * the call's, with the sentence that is rondo_error_text() by then, else RONDO_ECANCELED. */
 typedef struct rondo_score {

@@ -166,6 +166,7 @@ static int run_pieces(rondo_lm *lm, int64_t count, bool decode, struct events *e
     int err = rondo__forward(lm, lm->pieces, count, decode);
     if (err)
         return err;
+    const double begin = rondo__now();
     int64_t wanted = 0;
     for (int r = 0; r < lm->ranks; r++)
         lm->exchange_sizes[r] = 0;
@@ -204,6 +205,10 @@ static int run_pieces(rondo_lm *lm, int64_t count, bool decode, struct events *e
         const struct news *n = &all[lm->exchange_sizes[owner_of(lm, p)]++];
         lm->sequences[p->id]->hash += n->hash;
         err = take_token(lm, p->id, (int32_t)n->token, e);
+    }
+    if (!decode) {
+        lm->counters.first_tokens += wanted;
+        lm->counters.first_seconds += rondo__now() - begin;
     }
     return err;
 }

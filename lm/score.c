@@ -4,8 +4,11 @@
  * 1.. in nats. The text is read in pieces like a prompt; each rank makes the logits of its own rows, a few at a time.
  *
  * Sums have one order whatever the layout: a row's log-sum-exp is rondo_logsumexp()'s; the likelihoods travel to all ranks and
- * are added in the order of positions, in double.
+ * are added in the order of positions, in double. A row without a distribution has the likelihood NaN, so every rank
+ * finds the first of them by itself.
  */
+#include <float.h>
+
 #include "core/internal.h"
 #include "lm.h"
 #include "rope.h"
@@ -21,6 +24,7 @@ struct scorer {
     double *nll;              /* [count] by position */
     double *lse;              /* [logit_rows] */
     uint64_t hash;            /* of this rank's rows */
+    int64_t bad;              /* the first position without a likelihood; -1: none */
 };
 
 /* Hash and likelihood of `rows` rows in lm->logits, which are wanted rows from `first` on; likelihoods go to out[]. */
@@ -34,7 +38,10 @@ static int take_rows(struct scorer *s, int64_t first, int64_t rows, double *out)
         const int64_t position = lm->wanted[first + i].position;
         const float *row = lm->logits + i * vocabulary;
         rondo_hash_add(&s->hash, row, sizeof *row, position * vocabulary, vocabulary);
-        out[i] = position + 1 < s->count ? s->lse[i] - (double)row[s->tokens[position + 1]] : 0.0;
+        /* NaN or infinity among the logits leaves no distribution, in the last row neither, which predicts nothing that counts */
+        const bool numbers = s->lse[i] <= DBL_MAX;
+        const double own = position + 1 < s->count ? (double)row[s->tokens[position + 1]] : s->lse[i];
+        out[i] = numbers ? s->lse[i] - own : (double)__builtin_nanf("");
     }
     return err;
 }
@@ -110,12 +117,21 @@ static int spread(struct scorer *s, int64_t begin, int64_t tokens, const double 
     return at == tokens ? 0 : rondo__fail(RONDO_EINVAL, "the placement's spans do not cover the sequence");
 }
 
+/* The first position of a piece whose likelihood is no number, or -1. The same on every rank. */
+static int64_t first_without(const struct scorer *s, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        if (s->nll[i] != s->nll[i])
+            return i;
+    return -1;
+}
+
 static int score_all(struct scorer *s, const float *inv_freq)
 {
     rondo_lm *lm = s->lm;
     int64_t step = lm->desc.chunk > 0 && lm->desc.chunk < lm->desc.batch_tokens ? lm->desc.chunk : lm->desc.batch_tokens;
     int err = 0;
-    for (int64_t at = 0; at < s->count && !err; at += step) {
+    for (int64_t at = 0; at < s->count && !err && s->bad < 0; at += step) {
         const double begin = rondo__now();
         const int64_t tokens = s->count - at < step ? s->count - at : step;
         struct rondo_piece piece = {
@@ -131,6 +147,7 @@ static int score_all(struct scorer *s, const float *inv_freq)
             err = s->show ? take_and_show(s, at, at + tokens, mine) : take_quietly(s, mine);
         if (!err)
             err = spread(s, at, tokens, mine, all);
+        s->bad = err ? -1 : first_without(s, at, at + tokens);
         lm->counters.prefill_tokens += tokens;
         lm->counters.prefill_seconds += rondo__now() - begin;
     }
@@ -174,7 +191,7 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     if (err)
         return err;
     const struct rondo_rope_config *rope = &lm->model->config.rope;
-    struct scorer s = { .lm = lm, .tokens = tokens, .count = count, .slot = -1, .user = user };
+    struct scorer s = { .lm = lm, .tokens = tokens, .count = count, .slot = -1, .user = user, .bad = -1 };
     float *inv_freq = NULL;
     err = check(lm, tokens, count);
     if (!err) {
@@ -201,11 +218,17 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     lm->progress_total = count;
     if (!err)
         err = score_all(&s, inv_freq);
-    if (!err)
+    if (!err && s.bad < 0)
         err = sum_hash(lm, &s.hash);
     lm->progress_done = lm->progress_total = 0;
     if (err) {
         err = rondo__lm_failed(lm, err);
+        goto out;
+    }
+    if (s.bad >= 0) {
+        /* every rank has come here with the same position: nobody waits, and the lm can go on */
+        err = rondo__fail(RONDO_EFORMAT, "the model's logits at position %lld are NaN or infinite: its weights overflow or are damaged",
+                          (long long)s.bad);
         goto out;
     }
     double sum = 0.0;

@@ -133,7 +133,7 @@ static int take_text(struct rondo__encoder *e, const char *text, size_t bytes)
         if (at == bytes)
             break;
         if (!(e->flags & RONDO_ENCODE_LOSSY))
-            return rondo__fail(RONDO_EFORMAT, "the text is not UTF-8 at byte %zu (0x%02x); give valid UTF-8; RONDO_ENCODE_LOSSY (rondo tokenize --lossy) replaces such bytes",
+            return rondo__fail(RONDO_EFORMAT, "the text is not UTF-8 at byte %zu (0x%02x); give valid UTF-8; RONDO_ENCODE_LOSSY (--lossy of the program rondo) replaces such bytes",
                                at, p[at]);
         memcpy(e->text + e->bytes, replacement, 3);
         e->bytes += 3;

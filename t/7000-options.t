@@ -44,6 +44,7 @@ empty "and nothing on stdout" "$scratch/out"
 says 2 "unknown command 'frobnicate'" frobnicate
 says 2 "'kda' is not part" kda x.safetensors
 says 2 "'plan' is not part" plan cost
+says 2 "'serve' is not part" serve -m x
 says 2 "unknown option '--json'" --json
 
 # shortened and misspelt options, values missing or too many
@@ -66,6 +67,31 @@ says 2 "go together" verify -m examples/kjv
 says 2 "multiple" verify --heads 6 --kv-heads 4
 says 2 "multiple" bench attention --heads 6 --kv-heads 4
 
+says 2 "given twice" verify --device cpu --device cpu
+says 2 "given twice" verify --numerics strict --arithmetic f32 --numerics strict
+
+# mistyped: the neighbour's name, and none where none is near
+says 2 "unknown option '--rank' (did you mean --ranks?)" attend x -o y --rank 3
+says 2 "unknown option '--rank' (did you mean --ranks?)" generate -m x -p y --rank 3
+says 2 "(did you mean --temperature?)" generate -m x -p y --temprature 1
+says 2 "(did you mean --temperature?)" generate -m x -p y --temp=1
+says 2 "(did you mean --lossy?)" score -m x -f y --lsosy
+says 2 "unknown option '-json' (did you mean --json?)" info -json
+says 2 "unknown option '-output' (did you mean --output?)" attend x -output y
+says 2 "(did you mean --help?)" attend --hepl
+says 2 "unknown option '--vresion' before a command (did you mean --version?)" --vresion
+says 2 "unknown command 'genrate' (did you mean generate?)" genrate -m x
+says 2 "bench attenton is not known (did you mean attention?)" bench attenton
+says 2 "zigzg is not known (did you mean zigzag?); contiguous, zigzag, striped and snake are" attend x -o y --layout zigzg
+says 2 "(did you mean avx512?)" attend x -o y --isa avx-512
+says 2 "(did you mean pass-kv?)" score -m x -f y --algorithm passkv
+says 2 "(did you mean bf16?)" generate -m x -p y --kv-type bf61
+says 2 "(did you mean threads?)" attend x -o y --transport thread
+says 2 "(did you mean never?)" info --progress nevr
+"$RONDO" generate --no-such-option >"$scratch/out" 2>"$scratch/err"
+ok "what is near nothing gets no neighbour" sh -c "! grep -q 'did you mean' '$scratch/err'"
+ok "help COMMAND is COMMAND --help" sh -c "'$RONDO' help score | head -1 | grep -q '^Usage: rondo score'"
+
 # known, not here: each by its name
 says 2 "nccl" verify --transport nccl
 says 2 "cuda" verify --device cuda
@@ -78,6 +104,11 @@ says 2 "bf16-tile" verify --arithmetic bf16-tile
 says 2 "all-gather" verify --algorithm all-gather
 says 2 "all-to-all" verify --algorithm all-to-all
 says 2 "reduce" verify --algorithm reduce
+says 2 "halo is not part" verify --algorithm halo
+says 2 "mesh is not part" verify --algorithm mesh
+says 2 "document is not part" verify --layout document
+says 2 "--grid" attend x -o y --grid 2,2
+says 2 "--heads-first" attend x -o y --heads-first
 says 2 "--softcap" attend x -o y --softcap 30
 says 2 "--dropout" attend x -o y --dropout 0.1
 says 2 "--seed" attend x -o y --seed 1

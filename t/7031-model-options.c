@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo score and generate: a folder without a tokenizer, logits that are no numbers, how texts are read, how tokens are
+ * counted and chosen.
+ */
+#include "program.h"
+#include "lm_kit.h"
+
+#define DAMAGED 9   /* the id whose embedding is no number */
+
+static char model[1024];
+
+static void without_tokenizer(void)
+{
+    struct kit_config c = kit_defaults("llama");
+    struct kit_model *m = kit_make(&c, 5);
+    for (int i = 0; i < c.hidden; i++)
+        m->tensors[0].values[DAMAGED * c.hidden + i] = NAN;
+    kit_write_config(&c);
+    kit_write_weights(m, NULL);
+    kit_free(m);
+    is_int(rondo("echo 2 3 4 5 6 |", "score -m . --ids - --json"), 0, "score --ids of a folder without tokenizer.json");
+    ok(strlen(program_text("hash")) == 16, "with its hash");
+    is_int(rondo("echo text |", "score -m . -f -"), 3, "a text needs one");
+    ok(one_sentence() && strstr(program_err, "tokenizer.json") && !program_out[0], "and its name is said");
+    is_int(rondo("", "info -m . --json"), 0, "info -m of the same folder");
+    json_t *r = program_json();
+    ok(json_integer_value(json_object_get(r, "vocabulary")) == c.vocabulary && json_integer_value(json_object_get(r, "tokens")) == 0,
+       "has the model's sizes and no tokens");
+    json_decref(r);
+
+    static const char *const ways[] = { "", "--cp 2", "--cp 3 --chunk 2", "--cp 3 --layout striped" };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        const int code = rondo("echo 2 3 4 5 9 6 9 7 8 |", "score -m . --ids - --logits logits %s", ways[i]);
+        if (!ok(code == 3 && one_sentence() && strstr(program_err, "position 4 ") && !program_out[0] && files_like("logits") == 0,
+                "NaN logits '%s': exit 3, the first position, no file", ways[i]))
+            diag("exit %d, %d files: %s", code, files_like("logits"), program_err);
+    }
+    is_int(rondo("echo 2 3 4 5 6 7 9 |", "score -m . --ids -"), 3, "also where only the last row has them");
+    ok(strstr(program_err, "position 6 ") != NULL, "at that position");
+    is_int(rondo("echo 2 3 4 5 6 7 9 |", "score -m . --ids - --limit 6"), 0, "unless --limit leaves it out");
+    const char *mpirun = getenv("MPIRUN");
+    if (mpirun && *mpirun) {
+        char before[1100];
+        snprintf(before, sizeof before, "echo 2 3 4 5 9 6 9 7 8 | %s -n 3", mpirun);
+        const int code = rondo(before, "score -m . --ids - --logits logits");
+        const char *said = strstr(program_err, "rondo: ");
+        if (!ok(code == 3 && said && strstr(said, "position 4 ") && !strstr(said + 1, "rondo: ") && files_like("logits") == 0,
+                "3 MPI processes: the same"))
+            diag("exit %d, %d files: %s", code, files_like("logits"), program_err);
+    } else {
+        skip(1, "no mpirun");
+    }
+    scratch_clear();
+}
+
+/* The numbers of "N prompt tokens ... M new tokens" on stderr. */
+static int summary(long long *prompt, long long *made)
+{
+    const char *line = strstr(program_err, "rondo: "), *new = line ? strstr(line, ", ") : NULL;
+    return line && new && sscanf(line, "rondo: %lld prompt token", prompt) == 1 && sscanf(new, ", %lld new token", made) == 1;
+}
+
+static void counting(void)
+{
+    for (int n = 1; n <= 3; n += 2) {
+        long long prompt = 0, made = 0;
+        rondo("", "generate -m '%s' -p Behold -p 'In those days' -n %d", model, n);
+        ok(summary(&prompt, &made) && made == 2 * n && prompt > 2, "-n %d, two prompts: %lld new tokens", n, made);
+        rondo("", "generate -m '%s' -p Behold -n %d --json", model, n);
+        json_t *r = program_json(), *decode = json_object_get(r, "decode");
+        const char *algorithm = json_string_value(json_object_get(decode, "algorithm"));
+        ok(json_integer_value(json_object_get(decode, "tokens")) == n && json_number_value(json_object_get(decode, "seconds")) > 0, "-n %d in the report", n);
+        ok(algorithm && !strcmp(algorithm, n == 1 ? "none" : "pass-q"), "and what ran: %s", algorithm ? algorithm : "?");
+        json_decref(r);
+    }
+}
+
+static void choosing(void)
+{
+    char greedy[64];
+    rondo("", "generate -m '%s' -p 'And it came to pass' -n 20 --json", model);
+    snprintf(greedy, sizeof greedy, "%s", program_text("hash"));
+    rondo("", "generate -m '%s' -p 'And it came to pass' -n 20 --json --temperature 3 --top-p 0", model);
+    ok(strlen(greedy) == 16 && !strcmp(program_text("hash"), greedy), "--top-p 0 keeps the likeliest token only");
+    rondo("", "generate -m '%s' -p 'And it came to pass' -n 20 --json --temperature 3 --top-p 1", model);
+    ok(strcmp(program_text("hash"), greedy) != 0, "--top-p 1 keeps all");
+    char all[64];
+    snprintf(all, sizeof all, "%s", program_text("hash"));
+    rondo("", "generate -m '%s' -p 'And it came to pass' -n 20 --json --temperature 3", model);
+    ok(!strcmp(program_text("hash"), all), "as without the option");
+}
+
+static long long prompt_tokens(void)
+{
+    json_t *r = program_json(), *n = json_object_get(r, "prompt_tokens");
+    const long long count = json_is_integer(n) ? json_integer_value(n) : -1;
+    json_decref(r);
+    return count;
+}
+
+static void reading(void)
+{
+    char plain[64];
+    for (int i = 0; i < 2; i++) {
+        is_int(rondo("printf 'God \\377 and' >bad; printf 'God \\357\\277\\275 and' >good;", i ? "generate -m '%s' -f bad -n 2" : "score -m '%s' -f bad", model), 3,
+               "%s: invalid UTF-8 is refused", i ? "generate" : "score");
+        ok(one_sentence() && strstr(program_err, "bad: ") && strstr(program_err, "byte 4") && strstr(program_err, "--lossy"),
+           "with file, byte and way out: %.100s", program_err);
+        rondo("", i ? "generate -m '%s' -f good -n 2 --json" : "score -m '%s' -f good --json", model);
+        snprintf(plain, sizeof plain, "%s", program_text("hash"));
+        rondo("", i ? "generate -m '%s' -f bad -n 2 --json --lossy" : "score -m '%s' -f bad --json --lossy", model);
+        ok(strlen(plain) == 16 && !strcmp(program_text("hash"), plain), "--lossy reads it as with U+FFFD");
+    }
+    is_int(rondo("", "score -m '%s' --ids good --lossy", model), 2, "--lossy is not for ids");
+    rondo("", "generate -m '%s' -p '<s>God' -n 1 --json", model);
+    const long long special = prompt_tokens();
+    rondo("", "generate -m '%s' -p '<s>God' -n 1 --json --plain", model);
+    const long long spelled = prompt_tokens();
+    ok(special > 0 && spelled > special, "--plain: a special token that is spelled is text (%lld, %lld tokens)", special, spelled);
+    rondo("printf '<s>God' |", "tokenize -m '%s' --plain --json", model);
+    json_t *r = program_json();
+    is_int(json_integer_value(json_object_get(r, "tokens")), spelled, "tokenize --plain shows them");
+    json_decref(r);
+    is_int(rondo("echo 1 |", "tokenize -m '%s' --decode --plain", model), 2, "--plain is not for --decode");
+}
+
+int main(void)
+{
+    const char *top = getenv("srcdir");
+    if (!getenv("RONDO") || !*getenv("RONDO"))
+        return skip_all("the program was not built");
+    snprintf(model, sizeof model, "%s/examples/kjv", top ? top : ".");
+    if (access(model, R_OK))
+        return skip_all("no model lies in %s", model);
+    scratch_make("7031-model-options");
+    without_tokenizer();
+    counting();
+    choosing();
+    reading();
+    scratch_remove();
+    return done();
+}
