@@ -169,6 +169,7 @@ rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, in
 
 /* ---- trace (trace.c) ---- */
 void trace_attach(rondo_context *ctx, void **handle);      /* does nothing without --trace */
+int trace_begin(rondo_context *world);                     /* MPI, all ranks: so that their clocks can be compared; a RONDO_ code */
 int trace_detach(rondo_context *ctx, void *handle, rondo_context *world);
 int trace_write(void);                                     /* 0 or an exit code */
 

@@ -146,6 +146,8 @@ static int session_body(rondo_context *ctx, void *arg)
     alone = false;
     int code = ranks_together(know_hosts());
     if (!code)
+        code = ranks_together(fail_library(trace_begin(ctx), STAGE_OPTIONS));
+    if (!code)
         code = ranks_together(world_rank == 0 ? files_check(s->files) : 0);
     if (!code)
         code = ranks_together(s->command(s->arg));

@@ -2,6 +2,11 @@
  *
  * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one row a rank. Events are
  * kept per rank while it runs, joined when it ends, and written once at the end of the command.
+ *
+ * Processes on several hosts have clocks that began when their hosts did and do not run alike. So they meet in a barrier when the
+ * command begins and again after each run, and a rank's times are laid on the line through the two moments at which it left them, as
+ * rank 0's clock has it. No rank leaves a barrier before the last one has come, which is not before it has come itself: the ranks
+ * left within the longest time that the barrier took any of them. That is how far two of them may be apart in the timeline.
  */
 #define _GNU_SOURCE   /* realpath */
 #include "cli/cli.h"
@@ -26,7 +31,20 @@ struct events {
     int64_t count, space, lost;
 };
 
+/* Barriers of which the shortest counts: the first ones may open connections, and some rank may not be scheduled. */
+#define MEETINGS 8
+struct meetings {
+    double left[MEETINGS], took[MEETINGS];
+};
+struct moment {
+    double here, first;   /* the same moment by this rank's clock and by rank 0's */
+    double within;        /* seconds */
+};
+
 static struct events all_events;
+static int64_t aligned;   /* so many of them have common times */
+static struct moment began;
+static double apart;
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void add(struct events *list, const struct event *e)
@@ -72,6 +90,57 @@ static void join(const struct events *list)
     pthread_mutex_unlock(&all_lock);
 }
 
+static int meet(rondo_context *world, struct moment *m)
+{
+    const int ranks = rondo_context_ranks(world);
+    struct meetings mine, *all = room(ranks, sizeof *all);
+    size_t *sizes = room(ranks, sizeof *sizes);
+    int code = rondo_agree(world, 0, all && sizes ? 0 : RONDO_ENOMEM, "memory for the trace");
+    for (int r = 0; r < ranks && !code; r++)
+        sizes[r] = sizeof mine;
+    for (int i = 0; i < MEETINGS && !code; i++) {
+        const double came = now();
+        code = rondo_barrier(world);
+        mine.left[i] = now();
+        mine.took[i] = mine.left[i] - came;
+    }
+    if (!code)
+        code = rondo_all_gather(world, &mine, all, sizes);
+    for (int i = 0; i < MEETINGS && !code; i++) {
+        double within = 0;
+        for (int r = 0; r < ranks; r++)
+            within = all[r].took[i] > within ? all[r].took[i] : within;
+        if (i == 0 || within < m->within)
+            *m = (struct moment){ mine.left[i], all[0].left[i], within };
+    }
+    free(all);
+    free(sizes);
+    return code;
+}
+
+int trace_begin(rondo_context *world)
+{
+    return common.trace ? meet(world, &began) : 0;
+}
+
+/* This process's new events in rank 0's time, which begins with `began`. */
+static int align(rondo_context *world)
+{
+    struct moment ended;
+    int code = meet(world, &ended);
+    if (code)
+        return code;
+    const double mine = ended.here - began.here, firsts = ended.first - began.first, pace = mine > 0 && firsts > 0 ? firsts / mine : 1;
+    for (; aligned < all_events.count; aligned++) {
+        struct event *e = &all_events.at[aligned];
+        e->begin = (e->begin - began.here) * pace;
+        e->end = (e->end - began.here) * pace;
+    }
+    apart = began.within > apart ? began.within : apart;
+    apart = ended.within > apart ? ended.within : apart;
+    return 0;
+}
+
 /* From a rank that ends (ctx, handle), and, under MPI, once more with world: then rank 0 gets what the others hold. */
 int trace_detach(rondo_context *ctx, void *handle, rondo_context *world)
 {
@@ -86,18 +155,23 @@ int trace_detach(rondo_context *ctx, void *handle, rondo_context *world)
     if (!world || !common.trace)
         return 0;
     const int ranks = rondo_context_ranks(world), rank = rondo_context_rank(world);
+    int code = align(world);
+    if (code)
+        return code;
     size_t *sizes = room(ranks, sizeof *sizes), *eights = room(ranks, sizeof *eights), total = 0;
     struct event *everything = NULL;
     const size_t bytes = rank ? (size_t)all_events.count * sizeof(struct event) : 0;
-    int code = sizes && eights ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for the trace");
+    code = rondo_agree(world, 0, sizes && eights ? 0 : RONDO_ENOMEM, "memory for the trace");
     for (int r = 0; r < ranks && !code; r++)
         eights[r] = sizeof *sizes;
     if (!code)
         code = rondo_all_gather(world, &bytes, sizes, eights);
     for (int r = 0; r < ranks && !code; r++)
         total += sizes[r];
-    if (!code && !(everything = room((int64_t)total, 1)))
-        code = body_fail(RONDO_ENOMEM, "not enough memory for the trace");
+    if (!code)
+        everything = room((int64_t)total, 1);
+    if (!code)
+        code = rondo_agree(world, 0, everything ? 0 : RONDO_ENOMEM, "memory for the trace");
     if (!code)
         code = rondo_all_gather(world, all_events.at, everything, sizes);
     if (!code && rank == 0)
@@ -105,6 +179,7 @@ int trace_detach(rondo_context *ctx, void *handle, rondo_context *world)
             add(&all_events, &everything[i]);
     if (rank)
         all_events.count = 0;
+    aligned = all_events.count;
     free(everything);
     free(sizes);
     free(eights);
@@ -142,7 +217,8 @@ int trace_write(void)
                     i ? "," : "", e->name, e->rank, (e->begin - origin) * 1e6, (e->end - e->begin) * 1e6, e->peer,
                     (unsigned long long)e->bytes);
         }
-        fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld}}\n", rondo_version(), (long long)all_events.lost);
+        fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld,\"apart\":%.3f}}\n", rondo_version(), (long long)all_events.lost,
+                apart * 1e6);
         const bool bad = ferror(f) != 0;
         if (fclose(f) || bad || rename(temporary, path)) {
             code = fail(EXIT_ROOM, "the trace %s cannot be written: %s", common.trace, strerror(errno));
