@@ -34,6 +34,7 @@ const char *fail_text(void);                                             /* "" w
 void fail_replace(const char *sentence);
 int fail_where(int exit_code, const char *where);                        /* puts "where: " before the sentence */
 void warn_user(const char *format, ...) PRINTF_LIKE(1, 2);               /* a line on stderr, from rank 0 */
+void warnings_listen(void);                                              /* the libraries' warnings become such lines (warnings.c) */
 
 /* ---- memory: 64-byte aligned, freed with free(); NULL on failure or an impossible size ---- */
 void *room(int64_t count, size_t size);
@@ -178,6 +179,7 @@ void progress_begin(const char *label);
 void progress_set(uint64_t done, uint64_t total);
 void progress_note(void);                                  /* one more step is done, of an unknown number */
 void progress_end(void);
+void progress_wipe(void);                                  /* a line is to be written where the meter may stand */
 
 /* ---- reports (report.c) ---- */
 json_t *report_new(void);                                             /* {"rondo": version} */

@@ -95,6 +95,7 @@ void warn_user(const char *format, ...)
         return;
     va_list ap;
     va_start(ap, format);
+    progress_wipe();
     fputs("rondo: ", stderr);
     vfprintf(stderr, format, ap);
     fputc('\n', stderr);

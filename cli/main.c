@@ -66,6 +66,7 @@ int main(int argc, char **argv)
 {
     program_began = now();
     signals_install();
+    warnings_listen();
     int code = dispatch(argc, argv);
     progress_end();
     if (!code)

@@ -74,6 +74,15 @@ void progress_note(void)
         steps++;
 }
 
+void progress_wipe(void)
+{
+    pthread_mutex_lock(&lock);
+    if (drawn)
+        fputs("\r\033[K", stderr);
+    drawn = false;
+    pthread_mutex_unlock(&lock);
+}
+
 void progress_end(void)
 {
     if (!running)
