@@ -148,11 +148,11 @@ int rondo__file_read(int fd, const char *path, uint64_t offset, void *to, uint64
     return 0;
 }
 
-int rondo__json_parse(json_t **out, const char *text, size_t bytes, const char *where)
+static int parse(json_t **out, const char *text, size_t bytes, size_t flags, const char *where)
 {
     json_error_t error;
     char shown[RONDO_SHOW_BYTES];
-    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
     if (!root && json_error_code(&error) == json_error_out_of_memory)
         return rondo__fail(RONDO_ENOMEM, "no memory for the JSON of %s", where);
     if (!root)
@@ -167,7 +167,12 @@ int rondo__json_parse(json_t **out, const char *text, size_t bytes, const char *
     return 0;
 }
 
-int rondo__json_read(json_t **out, const char *path, uint64_t limit)
+int rondo__json_parse(json_t **out, const char *text, size_t bytes, const char *where)
+{
+    return parse(out, text, bytes, 0, where);
+}
+
+static int read_json(json_t **out, const char *path, uint64_t limit, size_t flags)
 {
     int fd;
     uint64_t bytes;
@@ -187,11 +192,21 @@ int rondo__json_read(json_t **out, const char *path, uint64_t limit)
     }
     err = rondo__file_read(fd, path, 0, text, bytes);
     if (!err)
-        err = rondo__json_parse(out, text, (size_t)bytes, path);
+        err = parse(out, text, (size_t)bytes, flags, path);
 done:
     close(fd);
     rondo__free(text);
     return err;
+}
+
+int rondo__json_read(json_t **out, const char *path, uint64_t limit)
+{
+    return read_json(out, path, limit, 0);
+}
+
+int rondo__json_read_reals(json_t **out, const char *path, uint64_t limit)
+{
+    return read_json(out, path, limit, JSON_DECODE_INT_AS_REAL);
 }
 
 int rondo__utf8_decode(const unsigned char *p, size_t bytes, uint32_t *code)

@@ -27,6 +27,8 @@ bool rondo__file_exists(const char *path);
 /* JSON from a file of at most `limit` bytes, or from memory; duplicate keys, trailing data, invalid UTF-8 and \u0000 are
  * RONDO_EFORMAT. The root is an object. `where` names the text in the sentence. json_decref() it. */
 int rondo__json_read(json_t **out, const char *path, uint64_t limit);
+/* The same for files that hold whole numbers past 2^63, as tokenizer_config.json does (model_max_length): all numbers are reals. */
+int rondo__json_read_reals(json_t **out, const char *path, uint64_t limit);
 int rondo__json_parse(json_t **out, const char *text, size_t bytes, const char *where);
 
 /* A text for use between quotes in a sentence: control characters escaped, cut after some 80 bytes at a character. Buffers

@@ -26,12 +26,8 @@ int rondo_tokenizer_open(rondo_tokenizer **out, const char *model_dir)
     if (!out || !model_dir)
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_open: %s is NULL", out ? "model_dir" : "out");
     *out = NULL;
-    char *path = rondo__path_join(model_dir, "tokenizer.json");
-    if (!path)
-        return RONDO_ENOMEM;
     rondo_tokenizer *t = rondo__alloc_zero(1, sizeof *t);
-    int err = t ? rondo__tokenizer_read(t, path) : rondo__fail(RONDO_ENOMEM, "no memory to open %s", path);
-    rondo__free(path);
+    int err = t ? rondo__tokenizer_read(t, model_dir) : rondo__fail(RONDO_ENOMEM, "no memory for the tokenizer of %s", model_dir);
     if (err)
         rondo_tokenizer_close(t);
     else
@@ -56,6 +52,8 @@ void rondo_tokenizer_close(rondo_tokenizer *t)
     rondo__free(t->bpe.vocabulary.slots);
     rondo__free(t->bpe.merges);
     rondo__free(t->added_names.slots);
+    rondo__free(t->added);
+    rondo__free(t->added_ids);
     rondo__free(t->before);
     rondo__free(t->after);
     rondo__free(t->normalized_pool);
@@ -71,7 +69,7 @@ int32_t rondo_tokenizer_size(const rondo_tokenizer *t)
 
 const char *rondo_tokenizer_piece(const rondo_tokenizer *t, int32_t id)
 {
-    return t && id >= 0 && id < t->size ? t->tokens[id].text : NULL;
+    return t && id >= 0 && id < t->size ? t->tokens[id].name : NULL;
 }
 
 int32_t rondo_tokenizer_id(const rondo_tokenizer *t, const char *piece)
@@ -79,8 +77,8 @@ int32_t rondo_tokenizer_id(const rondo_tokenizer *t, const char *piece)
     if (!t || !piece)
         return -1;
     size_t bytes = strlen(piece);
-    int32_t id = rondo__vocabulary_find(&t->added_names, t->tokens, piece, bytes);
-    return id >= 0 ? id : rondo__vocabulary_find(&t->bpe.vocabulary, t->tokens, piece, bytes);
+    int32_t at = rondo__vocabulary_find(&t->added_names, t->added, piece, bytes);
+    return at >= 0 ? t->added_ids[at] : rondo__vocabulary_find(&t->bpe.vocabulary, t->tokens, piece, bytes);
 }
 
 int rondo_tokenizer_is_special(const rondo_tokenizer *t, int32_t id)

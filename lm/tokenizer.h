@@ -8,7 +8,8 @@
  *     BPE, word by word                        tokenizer_bpe.c
  *     post-processor: BOS and the like         tokenizer.c
  *
- * and back: tokenizer_decode.c, a chain of stages that work as a stream. tokenizer_load.c and tokenizer_steps.c read the file.
+ * and back: tokenizer_decode.c, a chain of stages that work as a stream. tokenizer_load.c, tokenizer_declared.c and tokenizer_steps.c
+ * read the files.
  */
 #ifndef RONDO_LM_TOKENIZER_H
 #define RONDO_LM_TOKENIZER_H
@@ -26,10 +27,11 @@
 #define RONDO_ADDED_BYTES_MAX 4096       /* an added token's text */
 
 struct rondo__token {
-    const char *text;          /* as spelled in the file; NULL: no such id */
-    const char *shown;         /* what decoding starts from: the text, or an added token's normalized form */
-    uint32_t bytes, shown_bytes;
-    bool special, added;
+    const char *text;          /* the vocabulary's; NULL: it has no such id */
+    const char *name;          /* as spelled in the file, an added token's before the vocabulary's; NULL: no such id */
+    const char *shown;         /* what decoding starts from: the name, or an added token's normalized form */
+    uint32_t bytes, shown_bytes;   /* of text, of shown */
+    bool special;
 };
 
 /* Open addressing; the text of a key is that of the token. Empty: id -1. */
@@ -51,6 +53,7 @@ struct rondo__bpe {
     size_t merge_mask;
     uint64_t seed;
     size_t longest;            /* bytes of the longest token */
+    int32_t count;             /* of the model's own tokens */
     int32_t unknown;           /* -1: none */
     int32_t byte[256];         /* "<0x00>" ...; -1 */
     int32_t ascii[128];        /* tokens of one character */
@@ -61,7 +64,7 @@ struct rondo__bpe {
 struct rondo__added {
     const char *text;
     size_t bytes;
-    int32_t id;
+    int32_t id, order;         /* of two with one text the lower order counts */
     bool single_word, left, right, special;
 };
 
@@ -115,7 +118,10 @@ struct rondo_tokenizer {
     struct rondo__token *tokens;   /* [size] */
     int32_t size;
     struct rondo__bpe bpe;
-    struct rondo__vocabulary added_names;
+    struct rondo__token *added;    /* [added_count], texts alone, in the order in which they were declared */
+    int32_t *added_ids;            /* of the same */
+    int32_t added_count;
+    struct rondo__vocabulary added_names;   /* places in `added` */
     struct rondo__added_set raw, normalized;
     struct rondo__regex *word;     /* one \w; where a token must be a single word */
     struct rondo__step *normalizer, *splitter;
@@ -194,12 +200,34 @@ int rondo__character_byte(uint32_t code);
 
 /* ---- the file ---- */
 
-int rondo__tokenizer_read(rondo_tokenizer *t, const char *path);                                          /* tokenizer_load.c */
+/* A token as a file declares it (tokenizer_declared.c). Texts belong to the file's JSON. */
+struct rondo__declared {
+    const char *text;
+    size_t bytes;
+    int64_t id;                    /* as the file says; -1: it does not */
+    bool single_word, left, right, normalized, special;
+    bool weak;                     /* its flags do not count where another one declares the same text */
+};
+struct rondo__declarations {
+    struct rondo__declared *items;
+    size_t count, room;
+    size_t listed;                 /* so many of them by tokenizer.json */
+    json_t *config[3];             /* tokenizer_config.json, special_tokens_map.json, added_tokens.json; NULL: not read */
+};
+int rondo__declared_list(struct rondo__declarations *d, const json_t *added, const char *path);   /* tokenizer.json's added_tokens */
+int rondo__declared_config(struct rondo__declarations *d, const char *dir);                       /* the other files of the folder */
+/* Gives every token its id and makes its pattern; texts are copied to *to, which moves on. t->tokens has room for all ids. */
+int rondo__declared_apply(rondo_tokenizer *t, const struct rondo__declarations *d, char **to, const char *path);
+/* Tells where tokenizer_config.json and the post-processor differ about BOS and EOS. */
+void rondo__declared_tell(const rondo_tokenizer *t, const struct rondo__declarations *d, const char *dir);
+void rondo__declared_free(struct rondo__declarations *d);
+
+int rondo__tokenizer_read(rondo_tokenizer *t, const char *dir);                                           /* tokenizer_load.c */
 int rondo__read_normalizer(rondo_tokenizer *t, const json_t *value, const char *path);                    /* tokenizer_steps.c */
 int rondo__read_splitter(rondo_tokenizer *t, const json_t *value, const char *path);
 int rondo__read_decoder(rondo_tokenizer *t, const json_t *value, const char *path);                        /* tokenizer_decoder.c */
 int rondo__read_processor(rondo_tokenizer *t, const json_t *value, const char *path);
-int rondo__added_index(struct rondo__added_set *set, const char *path);                                   /* tokenizer_added.c */
+void rondo__added_index(struct rondo__added_set *set);                                                    /* tokenizer_added.c */
 
 /* Fields of a component, checked: only the `known` (NULL-ended) may be there; the name of its type is taken out of "type". */
 int rondo__component(const json_t *value, const char *what, const char *path, const char **type);

@@ -16,22 +16,28 @@ static int by_bytes(const void *a, const void *b)
     return order ? order : x->bytes < y->bytes ? -1 : x->bytes > y->bytes;
 }
 
-int rondo__added_index(struct rondo__added_set *set, const char *path)
+static int by_bytes_and_order(const void *a, const void *b)
 {
-    char shown[RONDO_SHOW_BYTES];
+    const struct rondo__added *x = a, *y = b;
+    int order = by_bytes(x, y);
+    return order ? order : x->order < y->order ? -1 : x->order > y->order;
+}
+
+void rondo__added_index(struct rondo__added_set *set)
+{
+    int64_t kept = 0, at = 0;
     if (!set->count)
-        return 0;
-    qsort(set->items, (size_t)set->count, sizeof *set->items, by_bytes);
-    for (int64_t i = 1; i < set->count; i++)
-        if (!by_bytes(&set->items[i - 1], &set->items[i]))
-            return rondo__fail(RONDO_EFORMAT, "%s: two added tokens look for the same text \"%s\"", path, rondo__show(shown, set->items[i].text));
-    int64_t at = 0;
+        return;
+    qsort(set->items, (size_t)set->count, sizeof *set->items, by_bytes_and_order);
+    for (int64_t i = 0; i < set->count; i++)      /* each text once */
+        if (!kept || by_bytes(&set->items[kept - 1], &set->items[i]))
+            set->items[kept++] = set->items[i];
+    set->count = kept;
     for (int b = 0; b <= 256; b++) {
         while (at < set->count && (unsigned char)set->items[at].text[0] < b)
             at++;
         set->first[b] = (int32_t)at;
     }
-    return 0;
 }
 
 /* The longest added token that text begins with; NULL: none. */
@@ -129,6 +135,8 @@ static int cut(struct rondo__encoder *e, const struct rondo__added_set *set, con
         if (!fine)
             continue;
         uint32_t code;
+        if (a->left && begin < start)      /* a match before has taken all white space that it had */
+            begin = start;
         while (a->left && begin > start) {      /* the white space at its left goes with it */
             size_t before = character_before(text, begin);
             (void)rondo__utf8_decode((const unsigned char *)text + before, begin - before, &code);
@@ -142,6 +150,8 @@ static int cut(struct rondo__encoder *e, const struct rondo__added_set *set, con
                 break;
             end += n;
         }
+        if (begin >= end)
+            continue;
         int err = start < begin ? add(e, p->begin + start, p->begin + begin, -1) : 0;
         if (!err)
             err = add(e, 0, 0, a->id);

@@ -287,9 +287,10 @@ static int finish(struct rondo_text_stream *s)
 static int push_id(struct rondo_text_stream *s, int32_t id)
 {
     const rondo_tokenizer *t = s->tokenizer;
-    if (id < 0 || id >= t->size || !t->tokens[id].text)
-        return rondo__fail(RONDO_EINVAL, "token %d is none of this tokenizer, whose ids are below %d", (int)id, (int)t->size);
-    if (t->tokens[id].special && !(s->flags & RONDO_DECODE_SPECIAL))
+    if (id < 0)
+        return rondo__fail(RONDO_EINVAL, "token %d cannot be; ids count from 0", (int)id);
+    /* Models have more ids than tokenizers have tokens, and may come to such an id: it stands for no text. */
+    if (id >= t->size || !t->tokens[id].name || (t->tokens[id].special && !(s->flags & RONDO_DECODE_SPECIAL)))
         return 0;
     return push(s, 0, t->tokens[id].shown, t->tokens[id].shown_bytes);
 }

@@ -217,7 +217,7 @@ static int read_piece(const rondo_tokenizer *t, const json_t *specials, const js
         return rondo__fail(RONDO_EFORMAT, "%s: post_processor TemplateProcessing has no ids for the special token \"%s\"", path, rondo__show(shown, name));
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= t->size || !t->tokens[json_integer_value(id)].text ||
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= t->size || !t->tokens[json_integer_value(id)].name ||
             out->count[*seen] == TEMPLATE_IDS_MAX)
             return rondo__fail(RONDO_EFORMAT, "%s: post_processor TemplateProcessing has an id for \"%s\" that is no token, or too many of them", path,
                                rondo__show(shown, name));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Reads tokenizer.json: the BPE model (vocabulary and merges) and the added tokens; the other components are read by
- * tokenizer_steps.c and tokenizer_decoder.c. Whatever would change ids or text and is not known is refused by name.
+ * Reads tokenizer.json: the BPE model (vocabulary and merges); added tokens are read by tokenizer_declared.c, the other components
+ * by tokenizer_steps.c and tokenizer_decoder.c. Whatever would change ids or text and is not known is refused by name.
  * Called by rondo_tokenizer_open().
  */
 #include "lm/tokenizer.h"
@@ -52,36 +52,41 @@ int rondo__component_bool(const json_t *value, const char *key, int absent, cons
 
 /* ---- tokens ---- */
 
-/* How many tokens, up to which id, and how many bytes of text with their zeros. */
-static int measure(const char *path, json_t *vocabulary, const json_t *added, int32_t *size, size_t *bytes)
+/* The vocabulary's largest id and the bytes of its texts with their zeros. */
+static int measure(const char *path, json_t *vocabulary, int32_t *largest, size_t *bytes)
 {
     char shown[RONDO_SHOW_BYTES];
     const char *text;
     json_t *id;
-    json_int_t largest = -1;
-    *bytes = 0;
     json_object_foreach(vocabulary, text, id) {
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= RONDO_TOKENS_MAX)
             return rondo__fail(RONDO_EFORMAT, "%s: the id of token \"%s\" is no whole number from 0 to %d", path, rondo__show(shown, text),
                                RONDO_TOKENS_MAX - 1);
-        if (json_integer_value(id) > largest)
-            largest = json_integer_value(id);
+        if (json_integer_value(id) > *largest)
+            *largest = (int32_t)json_integer_value(id);
         *bytes += strlen(text) + 1;
     }
-    for (size_t i = 0; i < json_array_size(added); i++) {
-        const json_t *entry = json_array_get(added, i);
-        const char *content = json_string_value(json_object_get(entry, "content"));
-        id = json_object_get(entry, "id");
-        if (!content || !*content || strlen(content) > RONDO_ADDED_BYTES_MAX)
-            return rondo__fail(RONDO_EFORMAT, "%s: added token %zu needs a content, a text of 1 to %d bytes", path, i, RONDO_ADDED_BYTES_MAX);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= RONDO_TOKENS_MAX)
-            return rondo__fail(RONDO_EFORMAT, "%s: the id of added token \"%s\" is no whole number from 0 to %d", path, rondo__show(shown, content),
-                               RONDO_TOKENS_MAX - 1);
-        if (json_integer_value(id) > largest)
-            largest = json_integer_value(id);
-        *bytes += strlen(content) + 1;
-    }
-    *size = (int32_t)largest + 1;
+    return 0;
+}
+
+/* Room for the tokens of the vocabulary and all that may be added: the next free ids, at most. */
+static int make_room(rondo_tokenizer *t, const char *path, json_t *vocabulary, const struct rondo__declarations *added)
+{
+    int32_t largest = -1;
+    size_t bytes = 1;
+    int err = measure(path, vocabulary, &largest, &bytes);
+    if (err)
+        return err;
+    for (size_t i = 0; i < added->count; i++)
+        bytes += added->items[i].bytes + 1;
+    t->size = largest + 1;
+    t->bpe.count = (int32_t)json_object_size(vocabulary);
+    if (added->count > RONDO_TOKENS_MAX)
+        return rondo__fail(RONDO_EFORMAT, "%s: %zu tokens are added; at most %d are accepted", path, added->count, RONDO_TOKENS_MAX);
+    t->pool = rondo__alloc(bytes);
+    t->tokens = rondo__alloc_zero((size_t)(t->size > t->bpe.count ? t->size : t->bpe.count) + added->count, sizeof *t->tokens);
+    if (!t->pool || !t->tokens)
+        return rondo__fail(RONDO_ENOMEM, "no memory for the %zu tokens of %s", (size_t)t->size + added->count, path);
     return 0;
 }
 
@@ -89,7 +94,7 @@ static char *put_token(rondo_tokenizer *t, int32_t id, const char *text, char *t
 {
     size_t n = strlen(text) + 1;
     memcpy(to, text, n);
-    t->tokens[id].text = t->tokens[id].shown = to;
+    t->tokens[id].text = t->tokens[id].name = t->tokens[id].shown = to;
     t->tokens[id].bytes = t->tokens[id].shown_bytes = (uint32_t)(n - 1);
     return to + n;
 }
@@ -244,64 +249,10 @@ static int read_model(rondo_tokenizer *t, const char *path, const json_t *model,
 
 /* ---- added tokens ---- */
 
-static int read_added_token(rondo_tokenizer *t, const char *path, const json_t *entry, char **to)
-{
-    static const char *const known[] = { "id", "content", "single_word", "lstrip", "rstrip", "normalized", "special", NULL };
-    char shown[RONDO_SHOW_BYTES];
-    const char *text = json_string_value(json_object_get(entry, "content"));
-    int32_t id = (int32_t)json_integer_value(json_object_get(entry, "id"));
-    struct rondo__added a = { NULL, strlen(text), id, false, false, false, false };
-    bool normalized = false;
-    int err = rondo__component_fields(entry, known, "an added token", path);
-    if (!err)
-        err = rondo__component_bool(entry, "single_word", -1, "an added token", path, &a.single_word);
-    if (!err)
-        err = rondo__component_bool(entry, "lstrip", -1, "an added token", path, &a.left);
-    if (!err)
-        err = rondo__component_bool(entry, "rstrip", -1, "an added token", path, &a.right);
-    if (!err)
-        err = rondo__component_bool(entry, "normalized", -1, "an added token", path, &normalized);
-    if (!err)
-        err = rondo__component_bool(entry, "special", -1, "an added token", path, &a.special);
-    if (err)
-        return err;
-    int32_t model = rondo__vocabulary_find(&t->bpe.vocabulary, t->tokens, text, a.bytes);
-    struct rondo__token *token = &t->tokens[id];
-    if (model >= 0 && model != id)
-        return rondo__fail(RONDO_EFORMAT, "%s: the added token \"%s\" has id %d, but the vocabulary gives it %d", path, rondo__show(shown, text),
-                           (int)id, (int)model);
-    if (model < 0 && token->text)
-        return rondo__fail(RONDO_EFORMAT, "%s: the added token \"%s\" has id %d, which another token has too", path, rondo__show(shown, text), (int)id);
-    if (!token->text)
-        *to = put_token(t, id, text, *to);
-    if (token->added || rondo__vocabulary_add(&t->added_names, t->tokens, id) >= 0)
-        return rondo__fail(RONDO_EFORMAT, "%s: the token \"%s\" is added twice", path, rondo__show(shown, text));
-    a.text = token->text;
-    token->added = true;
-    token->special = a.special;
-    struct rondo__added_set *set = normalized ? &t->normalized : &t->raw;
-    set->items[set->count++] = a;
-    return a.single_word && !t->word ? rondo__regex_new(&t->word, "[\\w\\u200c\\u200d]", false, path) : 0;
-}
-
-static int read_added(rondo_tokenizer *t, const char *path, const json_t *added, char **to)
-{
-    size_t count = json_array_size(added);
-    t->raw.items = rondo__alloc_zero(count, sizeof *t->raw.items);
-    t->normalized.items = rondo__alloc_zero(count, sizeof *t->normalized.items);
-    if (!t->raw.items || !t->normalized.items)
-        return rondo__fail(RONDO_ENOMEM, "no memory for %zu added tokens", count);
-    int err = rondo__vocabulary_new(&t->added_names, count);
-    for (size_t i = 0; i < count && !err; i++)
-        err = read_added_token(t, path, json_array_get(added, i), to);
-    return err;
-}
-
 /* Tokens that are looked for in the normalized text are looked for as the normalizer leaves them. */
-static int normalize_added(rondo_tokenizer *t, const char *path)
+static int normalize_added(rondo_tokenizer *t)
 {
     struct rondo__encoder e = { .tokenizer = t };
-    char shown[RONDO_SHOW_BYTES];
     size_t room = 0, used = 0;
     struct rondo__added_set *set = &t->normalized;
     if (!set->count || !t->normalizer_count)
@@ -320,25 +271,28 @@ static int normalize_added(rondo_tokenizer *t, const char *path)
         e.pieces[e.count++] = (struct rondo__piece){ 0, a->bytes, -1 };
         for (int32_t k = 0; k < t->normalizer_count && !err; k++)
             err = rondo__encoder_step(&e, &t->normalizer[k]);
-        if (!err && !e.count)
-            err = rondo__fail(RONDO_EFORMAT, "%s: the normalizer leaves nothing of the added token \"%s\"", path, rondo__show(shown, a->text));
-        size_t bytes = err ? 0 : e.pieces[0].end - e.pieces[0].begin;
+        const size_t bytes = err || !e.count ? 0 : e.pieces[0].end - e.pieces[0].begin;
         if (!err)
             err = rondo__grow((void **)&t->normalized_pool, &room, used, bytes + 1, 1);
         if (err)
             break;
-        memcpy(t->normalized_pool + used, e.text + e.pieces[0].begin, bytes);
-        t->normalized_pool[used + bytes] = 0;
         begins[i] = used;
-        a->bytes = bytes;
-        used += bytes + 1;
+        if (bytes)
+            memcpy(t->normalized_pool + used, e.text + e.pieces[0].begin, bytes);
+        used += bytes;
+        t->normalized_pool[used++] = 0;
     }
     for (int64_t i = 0; i < set->count && !err; i++) {
         struct rondo__added *a = &set->items[i];
-        a->text = t->normalized_pool + begins[i];
+        const char *text = t->normalized_pool + begins[i];
+        const size_t bytes = strlen(text);
+        if (bytes) {      /* where nothing is left of it, the reference looks for it as it is */
+            a->text = text;
+            a->bytes = bytes;
+        }
         if (!a->special) {
-            t->tokens[a->id].shown = a->text;
-            t->tokens[a->id].shown_bytes = (uint32_t)a->bytes;
+            t->tokens[a->id].shown = text;
+            t->tokens[a->id].shown_bytes = (uint32_t)bytes;
         }
     }
     rondo__free(begins);
@@ -375,30 +329,15 @@ static int check_root(const char *path, json_t *root)
     return 0;
 }
 
-int rondo__tokenizer_read(rondo_tokenizer *t, const char *path)
+static int read_file(rondo_tokenizer *t, const char *path, const json_t *root, const struct rondo__declarations *added, const char *dir)
 {
-    json_t *root = NULL;
-    size_t bytes = 0;
-    int err = rondo__json_read(&root, path, FILE_BYTES_MAX);
-    if (err)
-        return err;
-    const json_t *added = json_object_get(root, "added_tokens"), *model = json_object_get(root, "model");
-    err = check_root(path, root);
-    if (!err)
-        err = check_model(path, model);
-    if (!err)
-        err = measure(path, json_object_get(model, "vocab"), added, &t->size, &bytes);
-    if (!err) {
-        t->pool = rondo__alloc(bytes);
-        t->tokens = rondo__alloc_zero((size_t)t->size, sizeof *t->tokens);
-        if (!t->pool || !t->tokens)
-            err = rondo__fail(RONDO_ENOMEM, "no memory for the %d tokens of %s", (int)t->size, path);
-    }
+    const json_t *model = json_object_get(root, "model");
+    int err = make_room(t, path, json_object_get(model, "vocab"), added);
     char *to = t->pool;
     if (!err)
         err = read_model(t, path, model, &to);
     if (!err)
-        err = read_added(t, path, added, &to);
+        err = rondo__declared_apply(t, added, &to, dir);
     if (!err)
         err = rondo__read_normalizer(t, json_object_get(root, "normalizer"), path);
     if (!err)
@@ -408,11 +347,33 @@ int rondo__tokenizer_read(rondo_tokenizer *t, const char *path)
     if (!err)
         err = rondo__read_decoder(t, json_object_get(root, "decoder"), path);
     if (!err)
-        err = normalize_added(t, path);
+        err = normalize_added(t);
+    if (err)
+        return err;
+    rondo__added_index(&t->raw);
+    rondo__added_index(&t->normalized);
+    rondo__declared_tell(t, added, dir);
+    return 0;
+}
+
+int rondo__tokenizer_read(rondo_tokenizer *t, const char *dir)
+{
+    struct rondo__declarations added = { .items = NULL };
+    json_t *root = NULL;
+    char *path = rondo__path_join(dir, "tokenizer.json");
+    int err = path ? rondo__json_read(&root, path, FILE_BYTES_MAX) : RONDO_ENOMEM;
     if (!err)
-        err = rondo__added_index(&t->raw, path);
+        err = check_root(path, root);
     if (!err)
-        err = rondo__added_index(&t->normalized, path);
+        err = check_model(path, json_object_get(root, "model"));
+    if (!err)
+        err = rondo__declared_list(&added, json_object_get(root, "added_tokens"), path);
+    if (!err)
+        err = rondo__declared_config(&added, dir);
+    if (!err)
+        err = read_file(t, path, root, &added, dir);
+    rondo__declared_free(&added);
     json_decref(root);
+    rondo__free(path);
     return err;
 }

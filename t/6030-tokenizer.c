@@ -240,7 +240,7 @@ static void test_flags_and_errors(void)
     ok(!strcmp(rondo_tokenizer_piece(t, 0), "<s>") && rondo_tokenizer_id(t, "<s>") == 0 && rondo_tokenizer_is_special(t, 0) &&
        !rondo_tokenizer_is_special(t, 66) && !rondo_tokenizer_piece(t, 2048) && !rondo_tokenizer_piece(t, -1) &&
        rondo_tokenizer_id(t, "no such piece") == -1, "pieces and ids");
-    const int32_t none[] = { 66, 2048 };
+    const int32_t none[] = { 66, -1 };
     is_int(rondo_tokenizer_decode(t, none, 2, 0, &back, &bytes), RONDO_EINVAL, "an id that is none: %s", rondo_error_text());
     is_int(rondo_tokenizer_encode(t, "a", 1, 8, &ids, &count), RONDO_EINVAL, "a flag that is none");
     is_int(rondo_tokenizer_encode(NULL, "a", 1, 0, &ids, &count), RONDO_EINVAL, "no tokenizer");
@@ -433,7 +433,8 @@ static void test_decoders(void)
     ok(!rondo_text_stream_push(s, -1, &text, &n) && n == 3 && !memcmp(text, "\xef\xbf\xbd", 4), "at the end it is a replacement");
     ok(!rondo_text_stream_push(s, chinese[0], &text, &n) && !rondo_text_stream_push(s, 66, &text, &n) && !strcmp(text, "\xef\xbf\xbd" "a"),
        "or when something else comes");
-    is_int(rondo_text_stream_push(s, 999999, &text, &n), RONDO_EINVAL, "an id that is none");
+    is_int(rondo_text_stream_push(s, -2, &text, &n), RONDO_EINVAL, "an id that is none");
+    ok(!rondo_text_stream_push(s, 999999, &text, &n) && n == 0, "an id without a token gives nothing");
     rondo_text_stream_destroy(s);
     rondo_text_stream_destroy(NULL);
 }
