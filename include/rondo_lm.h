@@ -35,7 +35,8 @@ RONDO_API void rondo_arrays_close(rondo_arrays *file);
 RONDO_API int64_t rondo_arrays_count(const rondo_arrays *file);
 RONDO_API const rondo_array *rondo_arrays_at(const rondo_arrays *file, int64_t index);       /* in the order of offsets */
 RONDO_API const rondo_array *rondo_arrays_find(const rondo_arrays *file, const char *name);   /* NULL: none */
-/* Bytes [first, first+bytes) of an array's data. May be called by several threads at once. */
+/* Bytes [first, first+bytes) of an array's data; numbers in this machine's order of bytes, on either kind of machine (type OTHER: as in
+ * the file). May be called by several threads at once. */
 RONDO_API int rondo_arrays_read(rondo_arrays *file, const rondo_array *array, uint64_t first, uint64_t bytes, void *to) RONDO_MUST_CHECK;
 
 /* Writes to a temporary beside `path`, which appears only when all is written and closed without an error. */
