@@ -31,11 +31,13 @@ AC_DEFUN([RONDO_C11], [
         [AC_MSG_RESULT([no]); AC_MSG_ERROR([a C11 compiler with GNU vector extensions is needed (gcc 9 or clang 11, or newer)])])
     CFLAGS=$rondo_save_CFLAGS])
 
-# RONDO_FLT_EVAL: float arithmetic must be done in float. 32-bit x86 needs SSE for that.
+# RONDO_FLT_EVAL: float arithmetic must be done in float. 32-bit x86 needs SSE for that; on s390x gcc widens floats to double in
+# ISO C modes, in memory of an old FLT_EVAL_METHOD, unless told that the fast way will do, which there is the exact one. (Where
+# the hardware itself is wider, x87, that flag does not change what the compiler reports, so the probe is not deceived.)
 AC_DEFUN([RONDO_FLT_EVAL], [
     AC_MSG_CHECKING([whether float arithmetic is done in float])
     rondo_flt=no
-    for rondo_flag in "" "-msse2 -mfpmath=sse"; do
+    for rondo_flag in "" "-fexcess-precision=fast" "-msse2 -mfpmath=sse"; do
         rondo_save_CFLAGS=$CFLAGS; CFLAGS="$CFLAGS $STD_CFLAGS $rondo_flag"
         AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[
             #include <float.h>
@@ -45,7 +47,7 @@ AC_DEFUN([RONDO_FLT_EVAL], [
         CFLAGS=$rondo_save_CFLAGS
         test $rondo_flt = yes && break
     done
-    AC_MSG_RESULT([$rondo_flt])
+    AC_MSG_RESULT([$rondo_flt${rondo_flag:+ ($rondo_flag)}])
     AS_IF([test $rondo_flt = no], [AC_MSG_ERROR([this compiler computes floats in another precision: the numerics contract cannot hold])])])
 
 # RONDO_VERSION_SCRIPT: does the linker take a GNU version script?
