@@ -57,14 +57,14 @@ int text_read(const char *path, char **text, size_t *bytes)
     if (code)
         return code;
     if (!ranks_first()) {
-        *text = malloc(size + 1);
-        *bytes = size;
+        *text = size < SIZE_MAX ? malloc((size_t)size + 1) : NULL;
+        *bytes = (size_t)size;
     }
     code = ranks_together(*text ? 0 : fail(EXIT_ROOM, "not enough memory for %s", path));
     if (!code)
-        code = ranks_bytes(*text, size);
+        code = ranks_bytes(*text, *bytes);
     if (!code)
-        (*text)[size] = 0;
+        (*text)[*bytes] = 0;
     return code;
 }
 
