@@ -5,7 +5,8 @@
  *
  * Conventions that hold for every function here
  *   - Functions that can fail return 0 or a negative RONDO_E* code; rondo_error_text() then has one sentence for the
- *     calling thread. Outputs come first and are set to NULL / left untouched on failure. Destroy functions accept NULL.
+ *     calling thread. After a failure a pointer that the function would give (rondo_context **out, char **text) is NULL, with
+ *     a size of 0 where one comes with it; all other outputs are left untouched. Destroy functions accept NULL.
  *   - Descriptors begin with struct_size and are made by their _INIT macro; a field that is zero means "the default".
  *     Bytes that this library does not know must be zero, else RONDO_ENOTSUP.
  *   - Tokens, rows and positions are int64_t; byte counts are size_t; strides count elements.

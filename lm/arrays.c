@@ -279,9 +279,10 @@ static int open_file(rondo_arrays *file)
 
 int rondo_arrays_open(rondo_arrays **out, const char *path)
 {
+    if (out)
+        *out = NULL;
     if (!out || !path)
         return rondo__fail(RONDO_EINVAL, "rondo_arrays_open: %s is NULL", out ? "path" : "out");
-    *out = NULL;
     rondo_arrays *file = rondo__alloc_zero(1, sizeof *file);
     if (!file || !(file->path = rondo__strdup(path))) {
         rondo__free(file);

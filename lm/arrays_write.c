@@ -304,9 +304,10 @@ static int write_header(rondo_arrays_writer *w, const rondo_array *arrays, const
 
 int rondo_arrays_create(rondo_arrays_writer **out, const char *path, const rondo_array *arrays, int64_t count)
 {
+    if (out)
+        *out = NULL;
     if (!out || !path || count < 0 || (count && !arrays))
         return rondo__fail(RONDO_EINVAL, "rondo_arrays_create: %s", !out ? "out is NULL" : !path ? "path is NULL" : "arrays or count cannot be");
-    *out = NULL;
     struct layout *order = rondo__alloc_zero((size_t)count, sizeof *order);
     rondo_arrays_writer *w = rondo__alloc_zero(1, sizeof *w);
     int err;

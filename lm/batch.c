@@ -164,6 +164,8 @@ static int set_up(rondo_lm *lm)
 int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc)
 {
     rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    if (out)
+        *out = NULL;
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: the context is NULL");
     /* From here on a failure is told to the other ranks, which wait in the agreement. */

@@ -320,6 +320,8 @@ static int simple_body(rondo_context *ctx, void *arg)
 
 int rondo_lm_generate(const char *model_dir, int ranks, const char *prompt, const rondo_sampling *sampling, char **text)
 {
+    if (text)
+        *text = NULL;
     if (!model_dir || !prompt || !text)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: %s is NULL", !model_dir ? "model_dir" : !prompt ? "prompt" : "text");
     if (ranks < 1)

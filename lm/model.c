@@ -273,6 +273,8 @@ static uint64_t fingerprint(const rondo_model *m)
 int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, const rondo_model_desc *desc)
 {
     rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+    if (out)
+        *out = NULL;
     if (!out || !ctx || !dir)
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: %s is NULL", !out ? "out" : !ctx ? "the context" : "the folder's name");
     int err = desc ? rondo__desc_copy(&d, sizeof d, desc, "rondo_model_desc") : 0;

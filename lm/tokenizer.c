@@ -23,9 +23,10 @@ static void free_steps(struct rondo__step *steps, int32_t count)
 
 int rondo_tokenizer_open(rondo_tokenizer **out, const char *model_dir)
 {
+    if (out)
+        *out = NULL;
     if (!out || !model_dir)
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_open: %s is NULL", out ? "model_dir" : "out");
-    *out = NULL;
     rondo_tokenizer *t = rondo__alloc_zero(1, sizeof *t);
     int err = t ? rondo__tokenizer_read(t, model_dir) : rondo__fail(RONDO_ENOMEM, "no memory for the tokenizer of %s", model_dir);
     if (err)
@@ -178,12 +179,14 @@ static int run(struct rondo__encoder *e, const char *text, size_t bytes)
 
 int rondo_tokenizer_encode(const rondo_tokenizer *t, const char *text, size_t bytes, uint32_t flags, int32_t **ids, int64_t *count)
 {
+    if (ids)
+        *ids = NULL;
+    if (count)
+        *count = 0;
     if (!t || !ids || !count || (!text && bytes))
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_encode: %s is NULL", !t ? "tokenizer" : !ids ? "ids" : !count ? "count" : "text");
     if (flags & ~(RONDO_ENCODE_SPECIAL | RONDO_ENCODE_LOSSY | RONDO_ENCODE_PLAIN))
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_encode: flags 0x%x has bits that are not known", (unsigned)flags);
-    *ids = NULL;
-    *count = 0;
     struct rondo__encoder e = { .tokenizer = t, .flags = flags };
     int err = run(&e, text, bytes);
     if (!err)

@@ -299,9 +299,10 @@ static int push_id(struct rondo_text_stream *s, int32_t id)
 
 int rondo_text_stream_create(rondo_text_stream **out, const rondo_tokenizer *tokenizer, uint32_t flags)
 {
+    if (out)
+        *out = NULL;
     if (!out || !tokenizer)
         return rondo__fail(RONDO_EINVAL, "rondo_text_stream_create: %s is NULL", out ? "tokenizer" : "out");
-    *out = NULL;
     if (flags & ~RONDO_DECODE_SPECIAL)
         return rondo__fail(RONDO_EINVAL, "decoding: flags 0x%x has bits that are not known", (unsigned)flags);
     rondo_text_stream *s = rondo__alloc_zero(1, sizeof *s);
@@ -332,6 +333,10 @@ void rondo_text_stream_destroy(rondo_text_stream *s)
 
 int rondo_text_stream_push(rondo_text_stream *s, int32_t id, const char **text, size_t *bytes)
 {
+    if (text)
+        *text = NULL;
+    if (bytes)
+        *bytes = 0;
     if (!s || !text || !bytes)
         return rondo__fail(RONDO_EINVAL, "rondo_text_stream_push: %s is NULL", !s ? "stream" : !text ? "text" : "bytes");
     s->bytes = 0;
@@ -346,12 +351,14 @@ int rondo_text_stream_push(rondo_text_stream *s, int32_t id, const char **text, 
 
 int rondo_tokenizer_decode(const rondo_tokenizer *t, const int32_t *ids, int64_t count, uint32_t flags, char **text, size_t *bytes)
 {
+    if (text)
+        *text = NULL;
+    if (bytes)
+        *bytes = 0;
     if (!t || !text || !bytes || count < 0 || (!ids && count))
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_decode: %s", !t ? "tokenizer is NULL" : !text ? "text is NULL" : !bytes ? "bytes is NULL"
                            : count < 0 ? "count is negative" : "ids is NULL");
     rondo_text_stream *s = NULL;
-    *text = NULL;
-    *bytes = 0;
     int err = rondo_text_stream_create(&s, t, flags);
     for (int64_t i = 0; i < count && !err; i++)
         err = push_id(s, ids[i]);

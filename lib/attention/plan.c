@@ -290,6 +290,8 @@ static int make(rondo_attention *plan, const rondo_attention_desc *d)
 int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rondo_attention_desc *desc)
 {
     rondo_attention_desc d;
+    if (out)
+        *out = NULL;
     if (!out || !ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %s is NULL", out ? "the context" : "out");
     int err = rondo__attention_desc(&d, desc);

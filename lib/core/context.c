@@ -192,12 +192,14 @@ int rondo_context_ranks(const rondo_context *ctx)
 
 int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int key)
 {
-    if (!out || !ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_context_split: %s is NULL", out ? "the context" : "out");
-    *out = NULL;
-    int err = 0;
+    if (out)
+        *out = NULL;
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_context_split: the context is NULL");
+    /* From here on a failure is told to the other ranks, which wait in the agreement. */
+    int err = out ? 0 : rondo__fail(RONDO_EINVAL, "rondo_context_split: out is NULL");
     rondo_context *child = NULL;
-    if (color < -1)
+    if (!err && color < -1)
         err = rondo__fail(RONDO_EINVAL, "rondo_context_split: color is %d; it takes 0 or more, or -1 for no group", color);
     if (!err && color >= 0) {
         child = rondo__alloc_zero(1, sizeof *child);

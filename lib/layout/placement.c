@@ -28,6 +28,7 @@ int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *de
     rondo_placement_desc d;
     if (!out)
         return rondo__fail(RONDO_EINVAL, "rondo_placement_create: out is NULL");
+    *out = NULL;
     int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_placement_desc");
     if (err)
         return err;

@@ -33,9 +33,10 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
     rondo_linear *l;
     int err;
 
+    if (out)
+        *out = NULL;
     if (!out || !ctx || !desc)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_create: out, ctx and desc must not be NULL");
-    *out = NULL;
     err = rondo__desc_copy(&d, sizeof d, desc, "rondo_linear_desc");
     if (err)
         return err;

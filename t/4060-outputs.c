@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Every function of librondo that gives a pointer, with every kind of wrong argument and without memory: a code, a sentence, and
+ * NULL where the caller looks for the result, so that an unconditional destroy is right.
+ */
+#include <math.h>
+#include <stdint.h>
+
+#include "outputs.h"
+
+/* As a caller compiled against a newer header gives it: with a field that this library does not know. */
+#define NEWER(type, init)                                                                        \
+    static struct {                                                                              \
+        type known;                                                                              \
+        uint64_t unknown;                                                                        \
+    } type##_newer = { init, 1 };                                                                \
+    type##_newer.known.struct_size = sizeof type##_newer
+
+static void contexts(rondo_context *ctx)
+{
+    rondo_context *out;
+    rondo_context_desc d;
+    NEWER(rondo_context_desc, RONDO_CONTEXT_DESC_INIT);
+    NEEDS_OUTPUT(rondo_context_create(NULL, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_context_create(&out, &rondo_context_desc_newer.known));
+#define WRONG(code, field, value)                                       \
+    d = (rondo_context_desc)RONDO_CONTEXT_DESC_INIT;                    \
+    d.field = value;                                                    \
+    diag("%s is %s", #field, #value);                                   \
+    LEAVES_NULL(code, out, rondo_context_create(&out, &d))
+    WRONG(RONDO_EINVAL, struct_size, 0);
+    WRONG(RONDO_EINVAL, struct_size, SIZE_MAX);
+    WRONG(RONDO_EINVAL, device, "abacus");
+    WRONG(RONDO_EINVAL, isa, "sse1");
+    WRONG(RONDO_EINVAL, transport, "pigeon");
+    WRONG(RONDO_EINVAL, transport_handle, &d);
+    WRONG(RONDO_EINVAL, threads, -1);
+    WRONG(RONDO_EINVAL, deadline, -1.0);
+    WRONG(RONDO_EINVAL, deadline, (double)NAN);
+    WRONG(RONDO_EINVAL, device_index, 7);
+#undef WRONG
+    NEEDS_OUTPUT(rondo_context_split(NULL, ctx, 0, 0));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_context_split(&out, NULL, 0, 0));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_context_split(&out, ctx, -2, 0));
+    out = (void *)&outputs_poison;
+    ok(!rondo_context_split(&out, ctx, -1, 0) && !out, "no group: NULL without a failure");
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_context_create(&out, NULL), rondo_context_destroy(out));
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_context_split(&out, ctx, 0, 0), rondo_context_destroy(out));
+}
+
+static void placements(void)
+{
+    rondo_placement *out;
+    rondo_placement_desc d, good = RONDO_PLACEMENT_DESC_INIT;
+    NEWER(rondo_placement_desc, RONDO_PLACEMENT_DESC_INIT);
+    good.ranks = 2;
+    NEEDS_OUTPUT(rondo_placement_create(NULL, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_placement_create(&out, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_placement_create(&out, &rondo_placement_desc_newer.known));
+#define WRONG(code, field, value)                                       \
+    d = good;                                                           \
+    d.field = value;                                                    \
+    diag("%s is %s", #field, #value);                                   \
+    LEAVES_NULL(code, out, rondo_placement_create(&out, &d))
+    WRONG(RONDO_EINVAL, struct_size, 1);
+    WRONG(RONDO_EINVAL, ranks, 0);
+    WRONG(RONDO_EINVAL, layout, 99);
+    WRONG(RONDO_EINVAL, leaf, 100);
+    WRONG(RONDO_EINVAL, interleave, 2);
+    WRONG(RONDO_EINVAL, sequences, -1);
+    WRONG(RONDO_ENOMEM, sequences, INT64_MAX);
+#undef WRONG
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_placement_create(&out, &good), rondo_placement_destroy(out));
+}
+
+static void plans(rondo_context *ctx)
+{
+    rondo_attention *out;
+    rondo_attention_desc d, good = RONDO_ATTENTION_DESC_INIT;
+    NEWER(rondo_attention_desc, RONDO_ATTENTION_DESC_INIT);
+    good.heads = 4;
+    good.kv_heads = 2;
+    good.head_dim = 8;
+    good.tokens = 30;
+    NEEDS_OUTPUT(rondo_attention_create(NULL, ctx, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_attention_create(&out, NULL, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_attention_create(&out, ctx, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_attention_create(&out, ctx, &rondo_attention_desc_newer.known));
+#define WRONG(code, field, value)                                       \
+    d = good;                                                           \
+    d.field = value;                                                    \
+    diag("%s is %s", #field, #value);                                   \
+    LEAVES_NULL(code, out, rondo_attention_create(&out, ctx, &d))
+    WRONG(RONDO_EINVAL, struct_size, 2);
+    WRONG(RONDO_EINVAL, heads, 0);
+    WRONG(RONDO_EINVAL, kv_heads, 3);
+    WRONG(RONDO_EINVAL, head_dim, -8);
+    WRONG(RONDO_EINVAL, tokens, -1);
+    WRONG(RONDO_EINVAL, sequences, -1);
+    WRONG(RONDO_EINVAL, q_type, 9);
+    WRONG(RONDO_EINVAL, layout, 9);
+    WRONG(RONDO_EINVAL, algorithm, 9);
+    WRONG(RONDO_ENOTSUP, arithmetic, RONDO_ARITHMETIC_BF16_DOT);
+    WRONG(RONDO_ENOTSUP, level, RONDO_FAST);
+    WRONG(RONDO_EINVAL, leaf, 7);
+    WRONG(RONDO_EINVAL, head_groups, 3);
+    WRONG(RONDO_EINVAL, scale, (double)NAN);
+#undef WRONG
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_attention_create(&out, ctx, &good), rondo_attention_destroy(out));
+}
+
+static void linears(rondo_context *ctx)
+{
+    rondo_linear *out;
+    rondo_linear_desc d, good = RONDO_LINEAR_DESC_INIT;
+    NEWER(rondo_linear_desc, RONDO_LINEAR_DESC_INIT);
+    good.in = good.out = 8;
+    NEEDS_OUTPUT(rondo_linear_create(NULL, ctx, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_linear_create(&out, NULL, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_linear_create(&out, ctx, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_linear_create(&out, ctx, &rondo_linear_desc_newer.known));
+#define WRONG(code, field, value)                                       \
+    d = good;                                                           \
+    d.field = value;                                                    \
+    diag("%s is %s", #field, #value);                                   \
+    LEAVES_NULL(code, out, rondo_linear_create(&out, ctx, &d))
+    WRONG(RONDO_EINVAL, struct_size, 3);
+    WRONG(RONDO_EINVAL, in, 0);
+    WRONG(RONDO_EINVAL, out, -1);
+    WRONG(RONDO_EINVAL, type, 9);
+    WRONG(RONDO_EINVAL, leaves, 9);
+#undef WRONG
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_linear_create(&out, ctx, &good), rondo_linear_destroy(out));
+}
+
+int main(void)
+{
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+    rondo_context *ctx = NULL;
+    hooks.allocate = outputs_take;
+    hooks.release = outputs_give;
+    d.threads = 1;
+    if (rondo_set_hooks(&hooks) || rondo_context_create(&ctx, &d))
+        return 1;
+    contexts(ctx);
+    placements();
+    plans(ctx);
+    linears(ctx);
+    rondo_context_destroy(ctx);
+    return done();
+}
