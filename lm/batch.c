@@ -375,7 +375,8 @@ static int fill_sequence(rondo_lm *lm, struct rondo_sequence *s, const int32_t *
     memcpy(s->tokens, tokens, (size_t)count * sizeof *tokens);
     s->prompt = s->count = s->room = count;
     s->text_room = 64;
-    rondo__rope_frequencies(&c->rope, s->reach, s->inv_freq);
+    s->inv_length = rondo__rope_length(&c->rope, s->prompt, 0);
+    rondo__rope_frequencies(&c->rope, s->inv_length, s->inv_freq);
     return lm->model->tokenizer ? rondo_text_stream_create(&s->stream, lm->model->tokenizer, 0) : 0;
 }
 

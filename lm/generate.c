@@ -6,6 +6,7 @@
  */
 #include "core/internal.h"
 #include "lm.h"
+#include "rope.h"
 
 /* What the owner of a sequence's last row tells the others. */
 struct news {
@@ -31,9 +32,16 @@ static bool decoding(const struct rondo_sequence *s)
 
 /* ---- which pieces ---- */
 
+/* All positions of a piece turn for one length: it is of the prompt, or one token. */
 static void set_piece(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
 {
-    const struct rondo_sequence *s = lm->sequences[id];
+    struct rondo_sequence *s = lm->sequences[id];
+    const struct rondo_rope_config *rope = &lm->model->config.rope;
+    const int64_t length = rondo__rope_length(rope, s->prompt, s->done);
+    if (length != s->inv_length) {
+        rondo__rope_frequencies(rope, length, s->inv_freq);
+        s->inv_length = length;
+    }
     lm->pieces[at] = (struct rondo_piece){
         .id = id, .slot = s->slot, .first = s->done, .count = tokens, .tokens = s->tokens + s->done, .inv_freq = s->inv_freq,
         .reach = s->reach, .want = s->done + tokens == s->count ? RONDO_WANT_LAST : RONDO_WANT_NONE,

@@ -32,6 +32,7 @@ struct rondo_sequence {
     char **stops;                  /* own copies, [sampling.stop_count] */
     size_t *stop_bytes;
     float *inv_freq;               /* [rope.dim / 2] */
+    int64_t inv_length;            /* ... for this rondo__rope_length() */
     rondo_text_stream *stream;     /* NULL without tokenizer and once finished */
     char *text;                    /* all text so far; [0, shown) was given out */
     size_t text_bytes, text_room, shown;
@@ -45,7 +46,7 @@ struct rondo_piece {
     int64_t id;                    /* of the sequence; -1: a score */
     int64_t slot, first, count;    /* positions [first, first + count) */
     const int32_t *tokens;         /* [count], on every rank all of them */
-    const float *inv_freq;
+    const float *inv_freq;         /* of all its positions */
     int64_t reach;                 /* positions that the sequence may come to have */
     int32_t want;                  /* rows whose logits will be asked for */
 };

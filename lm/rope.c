@@ -9,10 +9,10 @@
  * once to float. The angle is the float product position * frequency, as in the reference; cosine and sine of that float are
  * taken in double, multiplied by the attention factor and rounded once. So a table is a function of the position alone.
  *
- * The kind dynamic makes the base grow with the length of the sequence. Keys that were rotated earlier would then stand in
- * the cache with another base, and the result would depend on how the prompt was cut into pieces. rondo fixes the base of a
- * sequence once, from the length that the sequence can reach: prompt plus max_tokens (for a score, its tokens). So every
- * chunking, batch and rank count gives the same bits; a single pass over n tokens equals the reference's.
+ * The kind dynamic makes the base grow with the length of the text: rondo__rope_length() says for which length a position
+ * turns. As in the reference a prompt turns as a whole, for its length, and every token generated after it for its own position;
+ * keys stay in the cache as they were turned. So a position's table depends on the prompt's length and on nothing else: not on
+ * how the prompt is cut into pieces, not on how many tokens are to come, not on the ranks.
  */
 #include "rope.h"
 
@@ -39,10 +39,20 @@ static double clamp(double x, double low, double high)
     return x > high ? high : x;
 }
 
-/* The base that fits a sequence of so many tokens (NTK-aware scaling); M is the length up to which it stays. */
+int64_t rondo__rope_length(const struct rondo_rope_config *rope, int64_t prompt, int64_t position)
+{
+    if (rope->kind != RONDO_ROPE_DYNAMIC)
+        return 0;
+    const int64_t length = position < prompt ? prompt : position + 1;
+    return length > rope->original_max_positions ? length : rope->original_max_positions;
+}
+
+/* The base that fits a text of so many tokens (NTK-aware scaling); up to M it stays. */
 static float dynamic_base(const struct rondo_rope_config *rope, int64_t length)
 {
-    const float m = (float)rope->original_max_positions, n = length > rope->original_max_positions ? (float)length : m;
+    if (length <= rope->original_max_positions)
+        return (float)rope->theta;
+    const float m = (float)rope->original_max_positions, n = (float)length;
     const float factor = (float)rope->factor, stretch = factor * n / m - (float)(rope->factor - 1.0);
     return (float)rope->theta * power(stretch, (float)((double)rope->dim / ((double)rope->dim - 2.0)));
 }

@@ -214,7 +214,7 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     err = rondo_broadcast(lm->ctx, &show, sizeof show, 0);
     s.show = show != 0;
     s.logits = lm->rank == 0 ? logits : NULL;
-    rondo__rope_frequencies(rope, count, inv_freq);
+    rondo__rope_frequencies(rope, rondo__rope_length(rope, count, 0), inv_freq);
     lm->progress_total = count;
     if (!err)
         err = score_all(&s, inv_freq);

@@ -341,8 +341,8 @@ KIT_UNUSED static void kit_linear(const double *x, const double *w, const double
     }
 }
 
-/* logits [n][vocabulary]; length: what the kind dynamic takes for the length of the sequence. */
-KIT_UNUSED static void kit_oracle(const struct kit_model *m, const int32_t *tokens, int n, int64_t length, double *logits)
+/* logits [n][vocabulary]; of the kind dynamic the first `prompt` tokens turn for their number, each other one for its place + 1. */
+KIT_UNUSED static void kit_oracle(const struct kit_model *m, const int32_t *tokens, int n, int64_t prompt, double *logits)
 {
     const struct kit_config *c = &m->config;
     const int hd = c->hidden, d = c->head_dim, qw = c->heads * d, kw = c->kv_heads * d, turn = (int)(d * c->partial) / 2;
@@ -353,7 +353,6 @@ KIT_UNUSED static void kit_oracle(const struct kit_model *m, const int32_t *toke
     if (!x || !q || !k || !v || !h || !p)
         scratch_die("no memory");
     double *o = h + hd, *gate = o + qw, *up = gate + c->intermediate;
-    kit_frequencies(c, length, f, &scaling);
     for (int t = 0; t < n; t++)
         memcpy(x + t * hd, kit_values(m, -1, "model.embed_tokens.weight") + tokens[t] * hd, (size_t)hd * sizeof *x);
     for (int y = 0; y < c->layers; y++) {
@@ -362,6 +361,7 @@ KIT_UNUSED static void kit_oracle(const struct kit_model *m, const int32_t *toke
             kit_linear(h, kit_values(m, y, "self_attn.q_proj.weight"), kit_values(m, y, "self_attn.q_proj.bias"), qw, hd, q + t * qw);
             kit_linear(h, kit_values(m, y, "self_attn.k_proj.weight"), kit_values(m, y, "self_attn.k_proj.bias"), kw, hd, k + t * kw);
             kit_linear(h, kit_values(m, y, "self_attn.v_proj.weight"), kit_values(m, y, "self_attn.v_proj.bias"), kw, hd, v + t * kw);
+            kit_frequencies(c, t < prompt ? prompt : t + 1, f, &scaling);
             for (int g = 0; g < c->heads + c->kv_heads; g++) {
                 double *a = g < c->heads ? q + t * qw + g * d : k + t * kw + (g - c->heads) * d;
                 for (int i = 0; i < turn; i++) {
