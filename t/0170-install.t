@@ -28,9 +28,10 @@ for page in "$mandir"/*.3; do
 done >"$scratch/dangling"
 empty "each name refers to a page that is there" "$scratch/dangling"
 
+examples=$(find "$dest" -type d -name examples)
 # shellcheck disable=SC2086  # flags are words
 for example in 01-single 02-threads; do
-    src=$srcdir/examples/$example.c
+    src=$examples/$example.c
     if [ -f "$libdir/librondo.so" ]; then
         ok "$example builds against the shared library" $CC $CFLAGS $SANITIZE_CFLAGS "$src" -o "$scratch/shared" $(pkg-config --cflags --libs rondo) -lm
         ok "$example runs" env LD_LIBRARY_PATH="$libdir" "$scratch/shared"
@@ -45,33 +46,16 @@ for example in 01-single 02-threads; do
         skip 2 "no static library"
     fi
 done
-cat >"$scratch/lm.c" <<'C'
-#include <rondo_lm.h>
-#include <stdio.h>
-int main(int argc, char **argv)
-{
-    rondo_sampling sampling = RONDO_SAMPLING_INIT;
-    char *text = NULL;
-    sampling.max_tokens = 5;
-    if (argc < 2 || rondo_lm_generate(argv[1], 2, "In the beginning", &sampling, &text)) {
-        fprintf(stderr, "%s\n", rondo_error_text());
-        return 1;
-    }
-    puts(text);
-    rondo_lm_free(text);
-    return 0;
-}
-C
 # shellcheck disable=SC2086
 if [ -f "$libdir/librondo_lm.so" ]; then
-    ok "a program that generates builds against the shared libraries" $CC $CFLAGS $SANITIZE_CFLAGS "$scratch/lm.c" -o "$scratch/lm" $(pkg-config --cflags --libs rondo_lm)
+    ok "the language model of the examples builds against the shared libraries" $CC $CFLAGS $SANITIZE_CFLAGS "$examples/04-lm.c" -o "$scratch/lm" $(pkg-config --cflags --libs rondo_lm)
     ok "and runs" env LD_LIBRARY_PATH="$libdir" "$scratch/lm" "$srcdir/examples/kjv"
 else
     skip 2 "no shared librondo_lm"
 fi
 # shellcheck disable=SC2086
 if [ -f "$libdir/librondo_lm.a" ]; then
-    ok "it builds against the static libraries" $CC $CFLAGS $SANITIZE_CFLAGS "$scratch/lm.c" -o "$scratch/lm" \
+    ok "it builds against the static libraries" $CC $CFLAGS $SANITIZE_CFLAGS "$examples/04-lm.c" -o "$scratch/lm" \
         $(PKG_CONFIG_SYSROOT_DIR='' pkg-config --static --cflags --libs rondo_lm |
             sed "s|-I$(expand includedir)|-I$includedir|g; s|-L$(expand libdir)||g; s|-lrondo_lm\\b|$libdir/librondo_lm.a|; s|-lrondo\\b|$libdir/librondo.a|")
     ok "and runs" "$scratch/lm" "$srcdir/examples/kjv"
