@@ -10,6 +10,13 @@ ok "VERSION has libtool's current:revision:age" expr "$(sed -n 2p "$srcdir/VERSI
 ok "rondo.h says $version" grep -q "^#define RONDO_VERSION_STRING \"$version\"" "$srcdir/include/rondo.h"
 ok "rondo.pc says $version" grep -q "^Version: $version\$" "$builddir/lib/rondo.pc"
 ok "rondo_lm.pc says $version and needs that rondo" grep -q "^Requires: rondo = $version\$" "$builddir/lm/rondo_lm.pc"
+# Whom to write to: AC_INIT has the address, all else repeats it.
+address=$(sed -n 's/^#define PACKAGE_BUGREPORT "\(.*\)"/\1/p' "$builddir/rondo_config.h")
+ok "there is an address" expr "$address" : '[^@ ][^@ ]*@[^@ ][^@ ]*$'
+for file in "$srcdir/AUTHORS" "$srcdir/README" "$srcdir/man/rondo.1" "$builddir/lib/rondo.pc" "$builddir/lm/rondo_lm.pc"; do
+    ok "$(basename "$file") has it" grep -qF "$address" "$file"
+done
+ok "README says where weaknesses are reported" grep -q '"security" in the subject' "$srcdir/README"
 ok "NEWS begins with $version" sh -c "head -n 1 '$srcdir/NEWS' | grep -q '^rondo $version'"
 ok "rondo-numerics(7) describes version $numerics" grep -q "contract, version $numerics\\b" "$srcdir/man/rondo-numerics.7"
 printf '#include <rondo.h>\n#include <stdio.h>\nint main(void) { printf("%%s %%d\\n", rondo_version(), rondo_numerics_version()); return 0; }\n' >"$scratch/v.c"
