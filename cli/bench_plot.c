@@ -51,7 +51,7 @@ static int target_close(struct target *t, int code)
         if (close(t->fd) && !code)
             code = target_fail(t, "written");
         if (!code && signals_pending())
-            code = fail(EXIT_INTERRUPTED, "interrupted before %s was complete; it is left as it was", t->path);
+            code = fail(signals_exit_code(), "interrupted before %s was complete; it is left as it was", t->path);
         /* once more, after minutes of measuring: rename would put a file where a device was */
         if (!code && !lstat(t->place, &status) && !S_ISREG(status.st_mode) && !S_ISLNK(status.st_mode))
             code = fail(EXIT_USAGE, "%s %s is no regular file; give a file that may be replaced", t->option, t->path);

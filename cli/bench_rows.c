@@ -103,7 +103,7 @@ static int print_row(const json_t *row)
     printf(" %s %s\n", rate, ratio);
     const json_t *mark = json_object_get(row, "mark");
     if (mark)
-        printf("    %s %s: %.3f, must be %s %.3f\n", json_is_true(json_object_get(mark, "pass")) ? "\u2705" : "\u274C",
+        printf("    %s %s: %.3f, must be %s %.3f\n", pass_sign(json_is_true(json_object_get(mark, "pass"))),
                json_string_value(json_object_get(mark, "what")), real_of(mark, "value"), json_string_value(json_object_get(mark, "must")),
                real_of(mark, "limit"));
     /* here, while errno tells why: what is left for the end of the program is a flag without a reason */

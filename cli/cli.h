@@ -22,7 +22,7 @@
 #define PRINTF_LIKE(a, b) __attribute__((format(printf, a, b)))
 
 /* ---- exit codes and errors (errors.c) ---- */
-enum { EXIT_DONE = 0, EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_INPUT = 3, EXIT_ROOM = 4, EXIT_PEER = 5, EXIT_INTERRUPTED = 130 };
+enum { EXIT_DONE = 0, EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_INPUT = 3, EXIT_ROOM = 4, EXIT_PEER = 5, EXIT_SIGNAL = 128 };
 
 /* What the program was busy with: the same library code means a wrong option in one place and a bad file in another. */
 enum stage { STAGE_OPTIONS, STAGE_INPUT, STAGE_OUTPUT };
@@ -45,6 +45,7 @@ void signals_install(void);
 void signals_hold(void);
 void signals_release(void);
 bool signals_pending(void);
+int signals_exit_code(void);            /* of a command that ends because of one */
 
 /* ---- options (options.c) ---- */
 enum option_kind { OPTION_FLAG, OPTION_INT, OPTION_REAL, OPTION_TEXT, OPTION_CALL, OPTION_EACH, OPTION_REFUSED, OPTION_REFUSED_FLAG };
@@ -174,12 +175,17 @@ int trace_begin(rondo_context *world);                     /* MPI, all ranks: so
 int trace_detach(rondo_context *ctx, void *handle, rondo_context *world);
 int trace_write(void);                                     /* 0 or an exit code */
 
+/* ---- signs (signs.c): UTF-8 where the locale is, else plain ASCII; main thread ---- */
+const char *sign(const char *fancy, const char *plain);
+const char *pass_sign(bool pass);
+
 /* ---- progress (progress.c) ---- */
 void progress_begin(const char *label);
 void progress_set(uint64_t done, uint64_t total);
 void progress_note(void);                                  /* one more step is done, of an unknown number */
 void progress_end(void);
 void progress_wipe(void);                                  /* a line is to be written where the meter may stand */
+void progress_break(void);                                 /* for a signal handler that ends the program */
 
 /* ---- reports (report.c) ---- */
 json_t *report_new(void);                                             /* {"rondo": version} */

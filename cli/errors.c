@@ -69,7 +69,7 @@ static int exit_code_of(int code, enum stage stage, const char *sentence)
     case RONDO_EFORMAT:
         return EXIT_INPUT;
     case RONDO_ECANCELED:
-        return EXIT_INTERRUPTED;
+        return signals_exit_code();
     default:
         return EXIT_PEER;   /* EMISMATCH, EPEER, ETIMEDOUT, EDEVICE, ETRANSPORT */
     }

@@ -137,7 +137,7 @@ static void help(const struct command *command, const struct option *const table
                 help_option(o);
     printf("  %-26s  %s\n", "--help", "print this and exit");
     printf("\nExit codes: 0 done, 1 a comparison failed, 2 wrong use, 3 bad input, 4 not enough memory or disk,\n"
-           "5 a peer, transport or device failed, 130 interrupted. The manual: rondo-%s(1).\n", command->name);
+           "5 a peer, transport or device failed; 129, 130, 143 ended by SIGHUP, SIGINT, SIGTERM. The manual: rondo-%s(1).\n", command->name);
 }
 
 static int store(const struct option *o, const char *shown, const char *text)

@@ -6,15 +6,19 @@
 #include "cli/cli.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#define WIPE "\r\033[K"
+
 static pthread_t thread;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static bool running, stop, drawn;
+static bool running, stop;
+static volatile sig_atomic_t drawn;
 static char label[64];
 static double begun;
 static _Atomic uint64_t done_now, total_now, steps;
@@ -29,7 +33,13 @@ static void draw(void)
         snprintf(part, sizeof part, "step %llu  ", (unsigned long long)noted);
     fprintf(stderr, "\r%s: %s%.0f s\033[K", label, part, now() - begun);
     fflush(stderr);
-    drawn = true;
+    drawn = 1;
+}
+
+void progress_break(void)
+{
+    if (drawn && write(STDERR_FILENO, WIPE, sizeof WIPE - 1) < 0)
+        drawn = 0;   /* nobody is left to be told */
 }
 
 static void *ticker(void *unused)
@@ -58,7 +68,8 @@ void progress_begin(const char *what)
     snprintf(label, sizeof label, "%s", what);
     begun = now();
     done_now = total_now = steps = 0;
-    stop = drawn = false;
+    stop = false;
+    drawn = 0;
     running = pthread_create(&thread, NULL, ticker, NULL) == 0;
 }
 
@@ -78,8 +89,8 @@ void progress_wipe(void)
 {
     pthread_mutex_lock(&lock);
     if (drawn)
-        fputs("\r\033[K", stderr);
-    drawn = false;
+        fputs(WIPE, stderr);
+    drawn = 0;
     pthread_mutex_unlock(&lock);
 }
 
@@ -94,7 +105,8 @@ void progress_end(void)
     pthread_join(thread, NULL);
     running = false;
     if (drawn) {
-        fputs("\r\033[K", stderr);
+        fputs(WIPE, stderr);
         fflush(stderr);
+        drawn = 0;
     }
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Interrupts. Nothing of ours lies on disk until a result is being written, so a signal may end the program at once, except
- * while a temporary output file exists: then the flag is seen at the next piece and the writer removes it (exit code 130).
+ * while a temporary output file exists: then the flag is seen at the next piece and the writer removes it. Either way the exit code
+ * is 128 and the signal's number, as shells say it of a program that a signal ended: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
  */
 #include "cli/cli.h"
 
@@ -13,10 +14,11 @@ static volatile sig_atomic_t held, pending;
 
 static void on_signal(int number)
 {
-    (void)number;
-    if (!held || pending)
-        _exit(EXIT_INTERRUPTED);
-    pending = 1;
+    if (!held || pending) {
+        progress_break();
+        _exit(EXIT_SIGNAL + number);
+    }
+    pending = number;
 }
 
 void signals_install(void)
@@ -50,4 +52,9 @@ void signals_release(void)
 bool signals_pending(void)
 {
     return pending != 0;
+}
+
+int signals_exit_code(void)
+{
+    return EXIT_SIGNAL + (pending ? pending : SIGINT);
 }

@@ -154,7 +154,7 @@ int verify_custom(struct verify *v, struct problem *p)
             }
     if (!code) {
         verify_hash_line(p, base.hash);
-        say("     %s %lld of %lld runs the same bits; error at most %.2f of the bound", t.passed == t.runs ? "\u2705" : "\u274C",
+        say("     %s %lld of %lld runs the same bits; error at most %.2f of the bound", pass_sign(t.passed == t.runs),
             (long long)t.passed, (long long)t.runs, t.worst);
     }
     result_free(&base);

@@ -99,7 +99,7 @@ static int one_setting(struct verify *v, struct work *w, int ranks, const struct
         hash_text(w->generate_hash, b);
         add_case(v, "logits of the text", w, &run, w->score_hash, logits);
         add_case(v, "generated tokens", w, &run, w->generate_hash, made);
-        say("%s %2d rank%s %-10s %-7s chunk %-5lld logits %s  tokens %s", logits && made ? "\u2705" : "\u274C", ranks, ranks == 1 ? " " : "s",
+        say("%s %2d rank%s %-10s %-7s chunk %-5lld logits %s  tokens %s", pass_sign(logits && made), ranks, ranks == 1 ? " " : "s",
             rondo_layout_name(w->layout), rondo_algorithm_name(w->algorithm), (long long)w->chunk, a, b);
     }
     run_free(&run);

@@ -51,7 +51,7 @@ static void say_choices(void)
         { 16000, 112000, "12.5%", "" }, { 19200, 108800, "15.0%", " (T is large enough to hide KV comm)" }, { 64000, 64000, "50.0%", "" },
         { 128000, 0, "100.0%", " (Full prefill)" },
     };
-    say("\n--- \U0001F914 Heuristic Demonstration (Algorithm 1, and Algorithm 5 beside it) ---");
+    say("\n--- %sHeuristic Demonstration (Algorithm 1, and Algorithm 5 beside it) ---", sign("\U0001F914 ", ""));
     say("Running heuristic for different KV cache hit rates (T_new + P_cache = 128k; 4 ranks, 8 heads, 2 KV heads, 2 bytes,");
     say("C/BW = 18000 FLOP per byte)");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -73,15 +73,15 @@ static int prefill(struct verify *v, const struct problem *p, const struct resul
         const struct setting s = { ranks, RONDO_ZIGZAG, two[i].algorithm, 1, 0, NULL };
         struct result r;
         bool pass;
-        say("\n--- \U0001F680 Running %s ---\n  Verifying...", two[i].title);
+        say("\n--- %sRunning %s ---\n  Verifying...", sign("\U0001F680 ", ""), two[i].title);
         const int code = verify_case(v, p, &s, base, &r, &pass);
         char text[17];
         hash_text(r.hash, text);
         if (pass && !code)
-            say("\u2705 SUCCESS: %s output matches ground truth. (bit for bit, hash %s; error %.2g of at most %.2g)", two[i].name, text,
+            say("%s SUCCESS: %s output matches ground truth. (bit for bit, hash %s; error %.2g of at most %.2g)", pass_sign(true), two[i].name, text,
                 r.max_error, r.bound);
         else if (!code)
-            say("\u274C FAILURE: %s output differs from ground truth.", two[i].name);
+            say("%s FAILURE: %s output differs from ground truth.", pass_sign(false), two[i].name);
         result_free(&r);
         if (code)
             return code;
@@ -144,7 +144,7 @@ static int decode(struct verify *v, int ranks)
     p.leaf = SEED_LEAF;
     p.seed = 2411;
     snprintf(p.name, sizeof p.name, "the paper's decode: 64 tokens, then 4 of 1");
-    say("\n--- \U0001F504 Simulating Decode (Algorithm 4) ---");
+    say("\n--- %sSimulating Decode (Algorithm 4) ---", sign("\U0001F504 ", ""));
     const bool balanced = say_states(ranks);
     int code = ranks_together(problem_make(&p, ranks_first()));
     const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL }, leaves = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL };
@@ -173,13 +173,13 @@ static int decode(struct verify *v, int ranks)
         char text[17];
         hash_text(by_leaf.hash, text);
         if (balanced && token_pass && base_pass)
-            say("\u2705 SUCCESS: Decode simulation complete. KV cache is balanced. (error %.2g of at most %.2g)", by_token.max_error, by_token.bound);
+            say("%s SUCCESS: Decode simulation complete. KV cache is balanced. (error %.2g of at most %.2g)", pass_sign(true), by_token.max_error, by_token.bound);
         else
-            say("\u274C FAILURE: %s", token_pass && base_pass ? "the KV cache is not balanced." : "decode output differs from the reference.");
+            say("%s FAILURE: %s", pass_sign(false), token_pass && base_pass ? "the KV cache is not balanced." : "decode output differs from the reference.");
         if (leaf_pass)
-            say("\u2705 SUCCESS: Decode with KV kept by leaves matches one rank. (bit for bit, hash %s)", text);
+            say("%s SUCCESS: Decode with KV kept by leaves matches one rank. (bit for bit, hash %s)", pass_sign(true), text);
         else
-            say("\u274C FAILURE: Decode with KV kept by leaves differs from one rank.");
+            say("%s FAILURE: Decode with KV kept by leaves differs from one rank.", pass_sign(false));
         if (!balanced && ranks_first())
             v->failed++;
         verify_hash_line(&p, base.hash);
@@ -207,14 +207,14 @@ int verify_seed(struct verify *v)
     p.leaf = SEED_LEAF;
     p.seed = 2411;
     snprintf(p.name, sizeof p.name, "the paper's prefill: 64 tokens, one head of 32");
-    say("--- \u2699\uFE0F System Parameters ---\nCP Ranks (N): %d\nSeq Len (T): %d\nHead Dim (D_H): %d", ranks, SEED_TOKENS, SEED_DIM);
-    say("\n--- \U0001F4CA Ground Truth (Single Rank) ---\nRunning standard causal attention...\n  O_truth shape: [1, %d, %d]", SEED_TOKENS, SEED_DIM);
+    say("--- %sSystem Parameters ---\nCP Ranks (N): %d\nSeq Len (T): %d\nHead Dim (D_H): %d", sign("\u2699\uFE0F ", ""), ranks, SEED_TOKENS, SEED_DIM);
+    say("\n--- %sGround Truth (Single Rank) ---\nRunning standard causal attention...\n  O_truth shape: [1, %d, %d]", sign("\U0001F4CA ", ""), SEED_TOKENS, SEED_DIM);
     int code = ranks_together(problem_make(&p, ranks_first()));
     const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_KV, 1, 0, NULL };
     if (!code)
         code = verify_case(v, &p, &one, NULL, &base, &pass);
     if (!code) {
-        say("\n--- \U0001F680 Simulating Distributed Prefill (P=0) ---\nSharding T=%d into %d ranks...", SEED_TOKENS, ranks);
+        say("\n--- %sSimulating Distributed Prefill (P=0) ---\nSharding T=%d into %d ranks...", sign("\U0001F680 ", ""), SEED_TOKENS, ranks);
         say_shards(ranks);
         code = prefill(v, &p, &base, ranks);
     }

@@ -304,7 +304,7 @@ static void broken_transport(void)
     ok(good, "a transport that fails: exit code 5, one sentence, no file");
 }
 
-/* A signal in the middle of the work: exit code 130, no output, no temporary. */
+/* A signal in the middle of the work: the exit code that shells give for it, no output, no temporary. */
 static void interrupted(void)
 {
     enum { LONG = 6000 };
@@ -313,11 +313,29 @@ static void interrupted(void)
                               t("v", RONDO_ARRAY_F32, big, 4, 1, LONG, 8, 64) };
     write_file("big", list, 3);
     free(big);
-    const int code = rondo("timeout -s INT 0.4", "attend big -o cut --isa scalar --threads 1");
-    /* timeout(1) says 124 for the program's 130 unless it is told to keep it */
-    ok(code == 124 || code == 130, "SIGINT ends it (%d)", code);
-    is_int(rondo("timeout --preserve-status -s INT 0.4", "attend big -o cut --isa scalar --threads 1 --ranks 2"), 130, "with exit code 130");
-    ok(files_like("cut") == 0, "and leaves no file behind");
+    static const struct {
+        const char *name;
+        int code;
+    } signals[] = { { "INT", 130 }, { "TERM", 143 }, { "HUP", 129 } };
+    const char *mpirun = getenv("MPIRUN");
+    for (int i = 0; i < 3; i++) {
+        char before[1200];
+        for (int ranks = 1; ranks <= 2; ranks++) {
+            snprintf(before, sizeof before, "timeout --preserve-status -s %s 0.4", signals[i].name);
+            is_int(rondo(before, "attend big -o cut --isa scalar --threads 1 --ranks %d", ranks), signals[i].code, "SIG%s ends %d rank%s with its code",
+                   signals[i].name, ranks, ranks > 1 ? "s" : "");
+        }
+        if (mpirun && *mpirun) {
+            snprintf(before, sizeof before, "%s -n 2 timeout --preserve-status -s %s 2", mpirun, signals[i].name);
+            is_int(rondo(before, "attend big -o cut --isa scalar --threads 1"), signals[i].code, "MPI processes too");
+        } else {
+            skip(1, "no mpirun");
+        }
+        /* nohup: what is ignored stays so */
+        snprintf(before, sizeof before, "trap '' %s; timeout --preserve-status -s %s 0.1", signals[i].name, signals[i].name);
+        is_int(rondo(before, "attend plain -o kept"), 0, "one that is ignored does not");
+    }
+    ok(files_like("cut") == 0, "no file is left behind");
 }
 
 static void under_mpi(void)

@@ -10,6 +10,11 @@ empty "nothing on stderr" "$scratch/err"
 ok "four check marks for the paper's run" test "$(grep -c 'SUCCESS' "$scratch/out")" = 4
 ok "no failure" sh -c "! grep -q 'FAIL' '$scratch/out'"
 ok "the last line counts" sh -c "tail -1 '$scratch/out' | grep -q '^[0-9]* passed, 0 failed'"
+# signs beyond ASCII are for locales that have them
+LC_ALL=C "$RONDO" verify --quick >"$scratch/plain" 2>&1
+ok "LC_ALL=C: plain ASCII" sh -c "! LC_ALL=C grep -q '[^ -~]' '$scratch/plain' && grep -qF '[ok] SUCCESS' '$scratch/plain'"
+LC_ALL=xx_XX.UTF-8 "$RONDO" verify --quick >"$scratch/signs" 2>&1
+ok "a UTF-8 locale, installed or not: signs" grep -q "$(printf '\342\234\205') SUCCESS" "$scratch/signs"
 cat >"$scratch/want" <<END
   Rank 0 indices: [ 0,  1,  2,  3,  4,  5,  6,  7, 56, 57, 58, 59, 60, 61, 62, 63]
   Rank 1 indices: [ 8,  9, 10, 11, 12, 13, 14, 15, 48, 49, 50, 51, 52, 53, 54, 55]

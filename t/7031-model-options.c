@@ -32,7 +32,7 @@ static void without_tokenizer(void)
     static const char *const ways[] = { "", "--cp 2", "--cp 3 --chunk 2", "--cp 3 --layout striped" };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         const int code = rondo("echo 2 3 4 5 9 6 9 7 8 |", "score -m . --ids - --logits logits %s", ways[i]);
-        if (!ok(code == 3 && one_sentence() && strstr(program_err, "position 4 ") && !program_out[0] && files_like("logits") == 0,
+        if (!ok(code == 3 && one_sentence() && strstr(program_err, "position 4 ") && !program_out[0] && files_like("logits") == 0 && files_like(".rondo") == 0,
                 "NaN logits '%s': exit 3, the first position, no file", ways[i]))
             diag("exit %d, %d files: %s", code, files_like("logits"), program_err);
     }
@@ -45,13 +45,31 @@ static void without_tokenizer(void)
         snprintf(before, sizeof before, "echo 2 3 4 5 9 6 9 7 8 | %s -n 3", mpirun);
         const int code = rondo(before, "score -m . --ids - --logits logits");
         const char *said = strstr(program_err, "rondo: ");
-        if (!ok(code == 3 && said && strstr(said, "position 4 ") && !strstr(said + 1, "rondo: ") && files_like("logits") == 0,
+        if (!ok(code == 3 && said && strstr(said, "position 4 ") && !strstr(said + 1, "rondo: ") && files_like("logits") == 0 && files_like(".rondo") == 0,
                 "3 MPI processes: the same"))
             diag("exit %d, %d files: %s", code, files_like("logits"), program_err);
     } else {
         skip(1, "no mpirun");
     }
     scratch_clear();
+}
+
+/* While the logits are written a signal waits until the temporary is gone; the exit code is that of the signal all the same.
+ * (A shell's background job ignores SIGINT.) */
+static void interrupted(void)
+{
+    static const struct {
+        const char *name;
+        int code;
+    } signals[] = { { "TERM", 143 }, { "HUP", 129 } };
+    const char *top = getenv("srcdir");
+    for (int i = 0; i < 2; i++) {
+        const int code = rondo("", "score -m '%s' --ids '%s/t/golden/kjv/mark.ids' --isa scalar --threads 1 --logits slow & id=$!; "
+                               "until ls .rondo.* >/dev/null 2>&1; do sleep 0.02; done; kill -%s $id; wait $id", model, top ? top : ".", signals[i].name);
+        if (!ok(code == signals[i].code && one_sentence() && strstr(program_err, "interrupted") && files_like("slow") == 0 && files_like(".rondo") == 0,
+                "SIG%s while logits are written: exit %d, one sentence, no file", signals[i].name, signals[i].code))
+            diag("exit %d, %d files: %s", code, files_like("slow"), program_err);
+    }
 }
 
 /* The numbers of "N prompt tokens ... M new tokens" on stderr. */
@@ -135,6 +153,7 @@ int main(void)
         return skip_all("no model lies in %s", model);
     scratch_make("7031-model-options");
     without_tokenizer();
+    interrupted();
     counting();
     choosing();
     reading();
