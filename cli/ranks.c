@@ -208,10 +208,6 @@ static int run_rank(rondo_context *ctx, struct job *job)
         snprintf(run->used_isa, sizeof run->used_isa, "%s", info.isa);
         run->used_threads = info.threads;
     }
-    /* a library built without OpenMP runs one thread whatever is asked: that must not pass for what the user wanted */
-    if (!code && common.threads && !run->threads && info.threads != common.threads)
-        code = body_fail(RONDO_ENOTSUP, "--threads %lld: this build runs %d thread inside a rank (no OpenMP); leave it out, or use --ranks",
-                         (long long)common.threads, info.threads);
     trace_attach(ctx, &trace);
     if (!code)
         code = job->body(ctx, mine, job->arg);

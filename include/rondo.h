@@ -75,7 +75,7 @@ RONDO_API const char *rondo_error_string(int code);
  * thread's next failing call; "" before the first. */
 RONDO_API const char *rondo_error_text(void);
 
-/* ---- hooks: memory and logging ------------------------------------------------------------------------------------ */
+/* ---- hooks: memory, logging, threads ------------------------------------------------------------------------------ */
 
 typedef enum rondo_log_level { RONDO_LOG_ERROR = 0, RONDO_LOG_WARNING = 1, RONDO_LOG_INFO = 2, RONDO_LOG_DEBUG = 3 } rondo_log_level;
 
@@ -85,12 +85,17 @@ typedef struct rondo_hooks {
     void *(*allocate)(void *user, size_t bytes, size_t align);   /* align: power of two >= 16; NULL = failure */
     void (*release)(void *user, void *memory, size_t bytes);     /* gets what allocate gave, with its size */
     void (*log)(void *user, int level, const char *sentence);    /* default: nothing is logged */
+    void (*parallel)(void *user, int count, void (*work)(void *arg, int index), void *arg);   /* default: threads of our own */
 } rondo_hooks;
-#define RONDO_HOOKS_INIT { sizeof(rondo_hooks), NULL, NULL, NULL, NULL }
+#define RONDO_HOOKS_INIT { sizeof(rondo_hooks), NULL, NULL, NULL, NULL, NULL }
 
 /* Process-wide; call before any other use and from one thread. NULL restores the defaults. allocate and release come
  * together or not at all. All memory of the library and of librondo_lm goes through them, except what a transport's or
- * file library (MPI, jansson, PCRE2, OpenMP) takes for itself. */
+ * file library (MPI, jansson, PCRE2, OpenMP) takes for itself.
+ * parallel lends the host program's thread pool to ranks on the CPU: it calls work(arg, i) once for each i = 0..count-1, on
+ * any threads, the calling one too, all at the same time or one after the other, and returns when all calls have returned.
+ * count is at most the rank's number of threads; ranks that are threads call it at the same time. It must not fail: calls
+ * that it leaves out are made up for by the caller. The bits do not depend on what it does. */
 RONDO_API int rondo_set_hooks(const rondo_hooks *hooks) RONDO_MUST_CHECK;
 
 /* ---- contexts: one rank = device + transport ---------------------------------------------------------------------- */

@@ -17,7 +17,7 @@ static void test_names(void)
     int usable, listed = 0;
     for (int i = 0; (name = rondo__cpu_device.isa(i, &usable)) != NULL; i++) {
         struct rondo_device *dev = NULL;
-        struct rondo_device_desc desc = { 0, 2, name };
+        struct rondo_device_desc desc = { .threads = 2, .isa = name };
         const int err = rondo__cpu_device.attach(&dev, &desc);
         ok((err == 0) == usable && (!err || err == RONDO_ENOTSUP), "%s: %s", name,
            usable ? "usable" : "refused");
@@ -31,7 +31,7 @@ static void test_names(void)
     ok(listed >= 1 && rondo__cpu_device.isa(-1, &usable) == NULL, "%d instruction sets are listed", listed);
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         struct rondo_device *dev = NULL;
-        struct rondo_device_desc desc = { 0, 1, refused[i] };
+        struct rondo_device_desc desc = { .threads = 1, .isa = refused[i] };
         const int err = rondo__cpu_device.attach(&dev, &desc);
         ok(err == (i < 2 ? RONDO_ENOTSUP : RONDO_EINVAL) && !dev && strstr(rondo_error_text(), refused[i]),
            "\"%s\" is refused by name", refused[i]);
@@ -41,7 +41,7 @@ static void test_names(void)
     } from[] = { { "scalar", "scalar" }, { "soft", "soft" }, { "auto", last }, { "", last }, { NULL, last } };
     for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
         struct rondo_device *dev = NULL;
-        struct rondo_device_desc desc = { 0, 1, i % 2 ? "auto" : NULL };
+        struct rondo_device_desc desc = { .threads = 1, .isa = i % 2 ? "auto" : NULL };
         if (from[i].env)
             setenv("RONDO_ISA", from[i].env, 1);
         else
@@ -52,7 +52,7 @@ static void test_names(void)
         rondo__cpu_device.detach(dev);
     }
     struct rondo_device *dev = NULL;
-    struct rondo_device_desc desc = { 0, 1, NULL };
+    struct rondo_device_desc desc = { .threads = 1, .isa = NULL };
     setenv("RONDO_ISA", "mmx", 1);
     ok(rondo__cpu_device.attach(&dev, &desc) == RONDO_EINVAL && strstr(rondo_error_text(), "RONDO_ISA"),
        "a wrong RONDO_ISA is refused, with its name");
@@ -170,7 +170,7 @@ static void test_memory(struct device_under_test *d, int n)
             s.head_dim = s.value_dim = j == 3 ? 192 : 20;
             s.kv_type = 1 + j % 2;
             case_make(&c, &s);
-            case_run(&c, d[i].dev); /* OpenMP has its threads now */
+            case_run(&c, d[i].dev); /* the threads are there now */
             if (rondo_set_hooks(&hooks))
                 bounded = 0;
             held = peak = 0;

@@ -404,8 +404,6 @@ static int about(rondo_context *ctx, void *arg)
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
     int threads = strcmp(transport, "threads") == 0, expect = rondo__cores() / ctx->ranks;
     (void)arg;
-    if (strstr(rondo_build_options(), "--enable-openmp=no"))   /* then a rank is one thread */
-        expect = 1;
     TRY(rondo_context_query(ctx, &info));
     CHECK(strcmp(info.transport, transport) == 0 && strcmp(info.device, "cpu") == 0);
     CHECK(info.rank == rondo_context_rank(ctx) && info.ranks == rondo_context_ranks(ctx));

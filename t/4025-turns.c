@@ -45,7 +45,7 @@ static int body(rondo_context *ctx, void *arg)
     struct share *s = arg;
     rondo_context *group = NULL;
     int err = 0;
-    if (rondo_context_rank(ctx) == 0)   /* built without OpenMP there is one thread, whatever was asked for */
+    if (rondo_context_rank(ctx) == 0)
         s->places = rondo__cores() / rondo__ops(ctx)->threads_used(rondo__dev(ctx));
     if (s->color_count)
         err = rondo_context_split(&group, ctx, rondo_context_rank(ctx) % s->color_count, 0);

@@ -338,7 +338,7 @@ static int devices_open(struct device_under_test *d, int max)
     static const int threads[] = { 1, 1, 3, 1, 1, 3, 2 };
     int n = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names && n < max; i++) {
-        struct rondo_device_desc desc = { 0, threads[i], names[i] };
+        struct rondo_device_desc desc = { .threads = threads[i], .isa = names[i] };
         if (rondo__cpu_device.attach(&d[n].dev, &desc) == 0) {
             d[n].isa = names[i];
             d[n].threads = threads[i];

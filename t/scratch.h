@@ -95,16 +95,28 @@ SCRATCH_UNUSED static int scratch_entries(void)
     return n;
 }
 
-/* Empties the folder (files and links only). */
-SCRATCH_UNUSED static void scratch_clear(void)
+SCRATCH_UNUSED static void scratch_clear_in(const char *folder)
 {
-    DIR *d = opendir(scratch_dir);
+    DIR *d = opendir(folder);
     if (!d)
         return;
-    for (struct dirent *e; (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
-            (void)unlink(scratch_path(e->d_name));
+    for (struct dirent *e; (e = readdir(d));) {
+        char path[1024];
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") ||
+            snprintf(path, sizeof path, "%s/%s", folder, e->d_name) >= (int)sizeof path)
+            continue;
+        if (unlink(path)) {
+            scratch_clear_in(path);
+            (void)rmdir(path);
+        }
+    }
     closedir(d);
+}
+
+/* Empties the folder. */
+SCRATCH_UNUSED static void scratch_clear(void)
+{
+    scratch_clear_in(scratch_dir);
 }
 
 SCRATCH_UNUSED static void scratch_remove(void)

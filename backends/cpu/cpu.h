@@ -34,8 +34,9 @@ struct rondo_device {
     int32_t threads;
     int32_t isa; /* enum rondo_cpu_isa, as asked for */
     int32_t fma; /* SCALAR: the build with FMA instructions serves */
-    int32_t reserved;
+    int32_t crowded; /* its threads and those of other ranks are more than the cores */
     const struct rondo_cpu_attention *attention;
+    struct rondo_team *team; /* made when first of use (team.h) */
 };
 
 /* ---- loops (parallel.c) ---- */
@@ -50,10 +51,16 @@ static inline int rondo__cpu_workers(const struct rondo_device *dev, int64_t ite
 {
     return items < dev->threads ? (int)(items < 1 ? 1 : items) : dev->threads;
 }
-/* 0, or RONDO_EINVAL and a sentence: what of the calling thread's floating-point mode is not the default. */
-int rondo__cpu_check_mode(void);
 /* Asks the system for large pages where a block is worth it. */
 void rondo__cpu_huge(void *memory, size_t bytes);
+
+/* ---- the floating-point mode (mode.c) ---- */
+
+/* 0, or RONDO_EINVAL and a sentence: what of the calling thread's mode is not the default. */
+int rondo__cpu_check_mode(void);
+/* Sets the default mode and returns the one found, for leave. */
+uint64_t rondo__cpu_mode_enter(void);
+void rondo__cpu_mode_leave(uint64_t found);
 
 /* ---- attention (attention_run.c) ---- */
 int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks,

@@ -6,9 +6,8 @@
 #include "backends/cpu/cpu.h"
 
 #include <stdlib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+
+#include "backends/cpu/team.h"
 
 /* ---- instruction sets ---- */
 
@@ -70,7 +69,7 @@ static int probe(void) { return 1; }
 
 static int attach(struct rondo_device **out, const struct rondo_device_desc *desc)
 {
-    struct rondo_device_desc d = desc ? *desc : (struct rondo_device_desc){ 0, 0, NULL };
+    struct rondo_device_desc d = desc ? *desc : (struct rondo_device_desc){ .index = 0 };
     int chosen = 0, err = choose(d.isa, &chosen);
     if (err)
         return err;
@@ -83,11 +82,9 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
         return rondo__fail(RONDO_ENOMEM, "no memory for the cpu device");
     dev->isa = chosen;
     dev->fma = chosen == RONDO_CPU_SCALAR && rondo__cpu_fma_usable();
-#ifdef _OPENMP
-    dev->threads = d.threads ? d.threads : omp_get_num_procs();
-#else
-    dev->threads = 1; /* built without OpenMP: threads_used() says so */
-#endif
+    dev->threads = d.threads ? d.threads : rondo__cores();
+    dev->crowded = d.crowded || dev->threads > rondo__cores();
+    (void)rondo__team_forks(); /* from here on forks are counted */
     dev->attention = &rondo__cpu_attention_soft;
 #ifdef RONDO_CPU_HAVE_FMA
     if (dev->fma)
@@ -105,7 +102,12 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
     return 0;
 }
 
-static void detach(struct rondo_device *dev) { rondo__free(dev); }
+static void detach(struct rondo_device *dev)
+{
+    if (dev)
+        rondo__team_free(dev->team);
+    rondo__free(dev);
+}
 
 static const char *isa_used(const struct rondo_device *dev) { return rondo__cpu_isa_name(dev->isa); }
 

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Threads inside a rank, and the floating-point mode they run in. A loop hands out independent items by an
- * atomic counter; which thread gets which item changes no bit, because no item reads what another one writes.
+ * Loops over the threads of a rank: the host program's pool where it lends one (rondo_set_hooks), the OpenMP runtime where
+ * configure was told to use it, a team of our own otherwise (team.c). A loop hands out independent items by an atomic counter;
+ * which thread gets which item changes no bit, because no item reads what another one writes. So it does not matter either
+ * how many threads come, or when: each takes items until there are none.
  */
 #define _GNU_SOURCE /* madvise */
 #include "backends/cpu/cpu.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,85 +16,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __SSE__
-#include <xmmintrin.h>
-#endif
 
-/* ---- floating-point mode ---- */
-
-#if defined(__SSE__)
-
-/* MXCSR: all exceptions masked, nearest, neither FTZ nor DAZ; the sticky flags (low six bits) do not matter.
- */
-#define MODE_MASK 0xffc0u
-#define MODE_DEFAULT 0x1f80u
-typedef unsigned mode_word;
-static mode_word mode_get(void) { return _mm_getcsr(); }
-static void mode_set(mode_word m) { _mm_setcsr(m); }
-static const char *mode_fault(mode_word m)
-{
-    if (m & 0x6000u)
-        return "rounding is not to nearest";
-    if (m & 0x8000u)
-        return "results below the normal range are flushed to zero (FTZ)";
-    if (m & 0x40u)
-        return "operands below the normal range are taken as zero (DAZ)";
-    return (m & 0x1f80u) != 0x1f80u ? "floating-point exceptions trap" : NULL;
-}
-
-#elif defined(__aarch64__)
-
-#define MODE_MASK 0x03f79f07ull /* AHP..FZ16, and the trap enables */
-#define MODE_DEFAULT 0ull
-typedef uint64_t mode_word;
-static mode_word mode_get(void)
-{
-    uint64_t m;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(m));
-    return m;
-}
-static void mode_set(mode_word m) { __asm__ volatile("msr fpcr, %0" : : "r"(m)); }
-static const char *mode_fault(mode_word m)
-{
-    if (m & (3ull << 22))
-        return "rounding is not to nearest";
-    if (m & ((1ull << 24) | (1ull << 19)))
-        return "values below the normal range are flushed to zero (FZ)";
-    return m & 0x9f00ull ? "floating-point exceptions trap" : NULL;
-}
-
-#else
-
-/* No portable name for the register: judge by results. Worker threads start in the default mode by their
- * system's rules. */
-#define MODE_MASK 0u
-#define MODE_DEFAULT 0u
-typedef unsigned mode_word;
-static mode_word mode_get(void) { return 0; }
-static void mode_set(mode_word m) { (void)m; }
-static const char *mode_fault(mode_word m)
-{
-    volatile float one = 1.0f, tiny = 0x1p-126f, half = 0.5f, ulp = 0x1p-24f, more = 0x1.8p-24f;
-    (void)m;
-    if (one + ulp != 1.0f || one + more != 1.0f + 0x1p-23f || -one - ulp != -1.0f ||
-        -one - more != -1.0f - 0x1p-23f)
-        return "rounding is not to nearest";
-    return tiny * half == 0.0f ? "values below the normal range are flushed to zero" : NULL;
-}
-
-#endif
-
-int rondo__cpu_check_mode(void)
-{
-    const char *fault = mode_fault(mode_get());
-    return fault ? rondo__fail(RONDO_EINVAL,
-                               "the calling thread's floating-point mode is not the default: %s; restore it "
-                               "(fesetenv(FE_DFL_ENV)) before calling",
-                               fault)
-                 : 0;
-}
-
-/* ---- loops ---- */
+#include "backends/cpu/team.h"
+#include "core/hooks.h"
 
 struct loop {
     _Atomic int64_t next, finished;
@@ -101,6 +28,9 @@ struct loop {
     int (*work)(void *arg, int64_t item, int worker);
     void *arg;
     const struct rondo_poll *poll;
+    pthread_t caller;
+    int workers;
+    _Atomic int others; /* a lent pool's threads that have come */
 };
 
 static void loop_fail(struct loop *l, int code)
@@ -110,52 +40,92 @@ static void loop_fail(struct loop *l, int code)
         snprintf(l->sentence, sizeof l->sentence, "%s", rondo_error_text());
 }
 
-static void loop_run(struct loop *l, int worker)
+static void loop_poll(void *arg)
 {
-    mode_word found = mode_get();
-    int changed = (found & MODE_MASK) != (MODE_DEFAULT & MODE_MASK);
-    if (changed)
-        mode_set(MODE_DEFAULT);
+    struct loop *l = arg;
+    if (l->poll && !atomic_load_explicit(&l->code, memory_order_relaxed))
+        loop_fail(l, l->poll->call(l->poll->arg));
+}
+
+/* Takes items until there are none, or one has failed. */
+static void loop_run(void *arg, int worker)
+{
+    struct loop *l = arg;
+    bool took = false;
+    uint64_t found = rondo__cpu_mode_enter();
     while (!atomic_load_explicit(&l->code, memory_order_relaxed)) {
         int64_t item = atomic_fetch_add_explicit(&l->next, 1, memory_order_relaxed);
         if (item >= l->items)
             break;
-        int code = l->work(l->arg, item, worker);
-        if (!code && worker == 0 && l->poll)
-            code = l->poll->call(l->poll->arg);
-        loop_fail(l, code);
+        took = true;
+        loop_fail(l, l->work(l->arg, item, worker));
+        if (worker == 0)
+            loop_poll(l);
         atomic_fetch_add_explicit(&l->finished, 1, memory_order_relaxed);
     }
-    /* the calling thread keeps transfers going while the others finish */
-    while (worker == 0 && l->poll && !atomic_load(&l->code)) {
-        loop_fail(l, l->poll->call(l->poll->arg));
-        if (atomic_load(&l->finished) >= l->items)
-            break;
-        sched_yield();
+    if (worker == 0 && !took)
+        loop_poll(l); /* transfers move even where others were faster */
+    rondo__cpu_mode_leave(found);
+}
+
+#ifdef _OPENMP
+/* Thread 0 of the team is the calling thread; OpenMP may give a smaller team than asked for, never a larger one. The barrier at
+ * the end of a region polls nothing, so the caller keeps transfers going before it goes there. */
+static void loop_openmp(struct loop *l)
+{
+#pragma omp parallel num_threads(l->workers) shared(l)
+    {
+        const int worker = omp_get_thread_num();
+        loop_run(l, worker);
+        while (worker == 0 && l->poll && !atomic_load(&l->code) && atomic_load(&l->finished) < l->items) {
+            loop_poll(l);
+            sched_yield();
+        }
     }
-    if (changed)
-        mode_set(found);
+}
+#endif
+
+/* One call of a lent pool. It may make its calls on any threads and in any order, also one after the other and also on the
+ * calling thread, which alone is worker 0. */
+static void loop_lent(void *arg, int index)
+{
+    struct loop *l = arg;
+    (void)index;
+    if (pthread_equal(pthread_self(), l->caller)) {
+        loop_run(l, 0);
+        return;
+    }
+    int worker = 1 + atomic_fetch_add_explicit(&l->others, 1, memory_order_relaxed);
+    if (worker < l->workers)
+        loop_run(l, worker);
 }
 
 int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker),
                    void *arg, const struct rondo_poll *poll)
 {
-    struct loop l = { .items = items, .work = work, .arg = arg, .poll = poll };
-    int workers = rondo__cpu_workers(dev, items);
+    const rondo_hooks *hooks = rondo__hooks();
+    struct loop l = { .items = items, .work = work, .arg = arg, .poll = poll, .workers = rondo__cpu_workers(dev, items) };
     if (items <= 0)
         return 0;
+    if (l.workers == 1) {
+        loop_run(&l, 0);
+    } else if (hooks->parallel) {
+        l.caller = pthread_self();
+        hooks->parallel(hooks->user, l.workers, loop_lent, &l);
+        loop_run(&l, 0); /* what a pool without a free thread has left */
 #ifdef _OPENMP
-    if (workers > 1) {
-        /* thread 0 of the team is the calling thread; OpenMP may give a smaller team than asked for, never a
-         * larger one */
-#pragma omp parallel num_threads(workers) shared(l)
-        loop_run(&l, omp_get_thread_num());
-        return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0; /* it may be another thread's sentence */
-    }
+    } else if (rondo__team_forks() == 0) { /* its threads do not survive a fork, and it does not know */
+        loop_openmp(&l);
 #endif
-    (void)workers;
-    loop_run(&l, 0);
-    return l.code;
+    } else {
+        if (!dev->team)
+            dev->team = rondo__team_new(dev->threads, dev->crowded);
+        int err = dev->team ? rondo__team_run(dev->team, l.workers, loop_run, poll ? loop_poll : NULL, &l)
+                            : rondo__fail(RONDO_ENOMEM, "no memory for the %d threads of a rank", dev->threads);
+        if (err)
+            return err;
+    }
+    return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0; /* it may be another thread's sentence */
 }
 
 void rondo__cpu_huge(void *memory, size_t bytes)

@@ -3,31 +3,7 @@
  * A context is one rank: a device that computes and a transport that moves bytes. This file makes and ends them, cuts
  * sub-groups out of them and answers what they run on. launch.c starts many at once; comm.c moves data over them.
  */
-#define _GNU_SOURCE   /* sched_getaffinity */
 #include "core/internal.h"
-
-#include <sched.h>
-#include <unistd.h>
-
-/* The largest machine whose mask we ask for: 64 times what cpu_set_t holds. */
-#define MASK_BYTES ((size_t)8192)
-
-int rondo__cores(void)
-{
-    int count = 0;
-#ifdef __linux__
-    union {
-        cpu_set_t set;
-        unsigned char bytes[MASK_BYTES];
-    } mask;
-    memset(&mask, 0, sizeof mask);
-    if (sched_getaffinity(0, MASK_BYTES, &mask.set) == 0)
-        count = CPU_COUNT_S(MASK_BYTES, &mask.set);
-#endif
-    if (count < 1)
-        count = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    return count < 1 ? 1 : count;
-}
 
 int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *theirs)
 {
@@ -62,9 +38,10 @@ static int device_open(struct rondo_shared_device **out, const rondo_context_des
     struct rondo_shared_device *shared = rondo__alloc_zero(1, sizeof *shared);
     if (!shared)
         return rondo__fail(RONDO_ENOMEM, "no memory for a device handle");
-    struct rondo_device_desc want = { desc->device_index, desc->threads, desc->isa };
+    struct rondo_device_desc want = { .index = desc->device_index, .threads = desc->threads, .isa = desc->isa };
     if (want.threads == 0)
         want.threads = cores > 0 ? cores : 1;
+    want.crowded = want.threads > cores;
     err = ops->attach(&shared->dev, &want);
     if (err) {
         rondo__free(shared);

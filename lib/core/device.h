@@ -138,6 +138,7 @@ struct rondo_poll {
 struct rondo_device_desc {
     int32_t index, threads;
     const char *isa;
+    int32_t crowded;          /* threads of this and of other ranks here are more than the cores: who waits sleeps at once */
 };
 
 struct rondo_device_linear;   /* packed weights, the device's own format */

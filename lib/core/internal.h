@@ -69,6 +69,7 @@ int rondo__env_piece(size_t *bytes);                               /* $RONDO_TES
 
 /* ---- machine ---- */
 int rondo__cores(void);                                            /* that this process may use, at least 1 */
+int rondo__cores_quota(const char *root);                          /* by the control groups under root ("": the system's); 0: no limit */
 
 /* ---- test hook (backends/hook): wraps a joined endpoint as $RONDO_TEST_HOOK says; *ops and *ep are replaced ---- */
 int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep);
