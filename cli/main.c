@@ -4,6 +4,9 @@
  */
 #include "cli/cli.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -62,8 +65,18 @@ static int dispatch(int argc, char **argv)
     return fail(EXIT_USAGE, "unknown command '%s'%s; 'rondo --help' lists the commands", argv[1], near_hint(&near, "", hint));
 }
 
+/* glibc gives threads arenas of their own, up to 8 a core of the machine, and reserves 64 MiB of address space for each: more than a
+ * limit (ulimit -v) may allow. Ranks allocate seldom while they work; a few arenas serve them all. */
+static void limit_address_space(void)
+{
+#ifdef M_ARENA_MAX
+    mallopt(M_ARENA_MAX, 4);
+#endif
+}
+
 int main(int argc, char **argv)
 {
+    limit_address_space();
     program_began = now();
     signals_install();
     warnings_listen();

@@ -16,6 +16,7 @@
 /* Mailboxes are made for every pair: 128 MiB at this number. */
 #define RANKS_MAX 1024
 #define TEXT_BYTES 1024
+#define STACK_MOST ((size_t)8 << 20)
 
 /* ---- launch ---- */
 
@@ -94,6 +95,24 @@ static int first_failure(const struct launch *l, int ranks)
     return best < 0 ? 0 : rondo__fail(l->rank[best].code, "%s", l->rank[best].text);
 }
 
+/* The stack of a thread is address space that the limit for the main thread's stack decides, and that is often set to
+ * gigabytes: more than the usual 8 MiB is not reserved for a rank. 0 or an errno. */
+static int start_thread(struct starter *s)
+{
+    pthread_attr_t attributes;
+    size_t bytes;
+    int why = pthread_attr_init(&attributes);
+    if (why)
+        return why;
+    why = pthread_attr_getstacksize(&attributes, &bytes);
+    if (!why && bytes > STACK_MOST)
+        why = pthread_attr_setstacksize(&attributes, STACK_MOST);
+    if (!why)
+        why = pthread_create(&s->thread, &attributes, thread_main, s);
+    pthread_attr_destroy(&attributes);
+    return why;
+}
+
 static int launch(int ranks, double seconds, int (*body)(void *arg, const struct rondo_boot *boot), void *arg)
 {
     if (ranks < 1 || ranks > RANKS_MAX)
@@ -124,7 +143,7 @@ static int launch(int ranks, double seconds, int (*body)(void *arg, const struct
         s->bell_made = 1;
     }
     for (; created < ranks; created++) {
-        int why = pthread_create(&l->rank[created].thread, NULL, thread_main, &l->rank[created]);
+        int why = start_thread(&l->rank[created]);
         if (why) {
             err = rondo__fail(RONDO_ENOMEM, "only %d of %d ranks could be started as threads (%s); start fewer, or raise the limit on "
                               "threads", created, ranks, strerror(why));
