@@ -86,9 +86,14 @@ const char *rondo__field_string(struct rondo__fields *f, const json_t *object, c
     return json_string_value(value);
 }
 
-static bool is_set(const json_t *value)
+/* Does a field ask for something? null, false, 0 and what is empty do not, nor does the number that changes nothing. */
+static bool is_set(const json_t *value, double neutral)
 {
-    return value && !json_is_null(value) && !json_is_false(value);
+    if (!value || json_is_null(value) || json_is_false(value))
+        return false;
+    if (json_is_number(value))
+        return json_number_value(value) != 0.0 && json_number_value(value) != neutral;
+    return !(json_is_object(value) && !json_object_size(value)) && !(json_is_array(value) && !json_array_size(value));
 }
 
 /* ---- the architecture ---- */
@@ -136,13 +141,17 @@ static void read_architecture(struct rondo__fields *f, const json_t *root, struc
                          name ? "architecture" : "model_type", rondo__show(shown, name ? name : type));
 }
 
-/* What would change the computation and belongs to other families: null and false are fine. */
-static const char *const refused[] = {
-    "quantization_config", "attn_logit_softcapping", "final_logit_softcapping", "num_local_experts", "num_experts", "n_routed_experts",
-    "clip_qkv",            "qk_layernorm",           "use_qk_norm",             "qk_norm",           "embedding_multiplier",
-    "residual_multiplier", "attention_multiplier",   "logits_scaling",          "logit_scale",       "rope_interleaved",
-    "alibi",               "attention_sinks",        "attention_chunk_size",    "kv_lora_rank",      "cross_attention_layers",
-    "block_list",
+/* What would change the computation and belongs to other families; a multiplier of 1 is fine. */
+static const struct {
+    const char *name;
+    double neutral;
+} refused[] = {
+    { "quantization_config", 0 }, { "quantization", 0 }, { "compression_config", 0 }, { "attn_logit_softcapping", 0 }, { "final_logit_softcapping", 0 },
+    { "num_local_experts", 0 }, { "num_experts", 0 }, { "n_routed_experts", 0 }, { "clip_qkv", 0 }, { "qk_layernorm", 0 }, { "use_qk_norm", 0 },
+    { "qk_norm", 0 }, { "embedding_multiplier", 1 }, { "residual_multiplier", 1 }, { "attention_multiplier", 0 }, { "logits_scaling", 1 },
+    { "logit_scale", 1 }, { "rope_interleaved", 0 }, { "rotary_pct", 1 }, { "rotary_percent", 1 }, { "rope_pct", 1 }, { "rotary_emb_fraction", 1 },
+    { "rotary_dim", 0 }, { "no_rope_layers", 0 }, { "alibi", 0 }, { "attention_sinks", 0 }, { "attention_chunk_size", 0 }, { "kv_lora_rank", 0 },
+    { "cross_attention_layers", 0 }, { "block_list", 0 },
 };
 
 /* Of no meaning here: training, bookkeeping, or read elsewhere. */
@@ -150,27 +159,57 @@ static const char *const known[] = {
     "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "vocab_size", "max_position_embeddings", "original_max_position_embeddings", "rms_norm_eps", "sliding_window",
     "tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "attention_bias", "mlp_bias", "hidden_act",
-    "bos_token_id", "eos_token_id", "pad_token_id", "layer_types", "max_window_layers", "use_sliding_window", "torch_dtype", "dtype",
-    "transformers_version", "use_cache", "attention_dropout", "initializer_range", "pretraining_tp", "_name_or_path", "unsloth_version",
-    "unsloth_fixed", "auto_map", "output_attentions", "output_hidden_states", "return_dict", "_attn_implementation_autoset", "name_or_path",
-    "is_decoder", "max_sequence_length", "hidden_dropout", "residual_dropout", "mm_vision_select_layer", "chunk_size_feed_forward",
+    "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "layer_types",
+    "max_window_layers", "use_sliding_window", "torch_dtype", "dtype", "transformers_version", "use_cache", "attention_dropout",
+    "initializer_range", "pretraining_tp", "_name_or_path", "unsloth_version", "unsloth_fixed", "auto_map", "output_attentions",
+    "output_hidden_states", "return_dict", "_attn_implementation_autoset", "_attn_implementation", "attn_implementation", "_flash_attn_2_enabled",
+    "name_or_path", "is_decoder", "max_sequence_length", "hidden_dropout", "residual_dropout", "mm_vision_select_layer", "chunk_size_feed_forward",
+    "is_llama_config", "transformers.js_config", "id2label", "label2id", "tokenizer_class", "max_length", "min_length", "temperature", "top_k",
+    "top_p", "typical_p", "do_sample", "num_beams", "num_beam_groups", "num_return_sequences", "length_penalty", "repetition_penalty",
+    "diversity_penalty", "_commit_hash", "torchscript", "use_bfloat16", "tie_encoder_decoder", "is_encoder_decoder", "add_cross_attention",
+    "problem_type", "finetuning_task", "task_specific_params", "neftune_noise_alpha",
 };
+
+static bool is_known(const char *key)
+{
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (!strcmp(key, known[i]))
+            return true;
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        if (!strcmp(key, refused[i].name))
+            return true;
+    return false;
+}
+
+/* One warning for all fields that nobody here knows: one of them may be what makes the model another one. */
+static void tell_unknown(const char *path, json_t *root)
+{
+    char text[480], shown[RONDO_SHOW_BYTES];
+    const char *key;
+    json_t *value;
+    size_t n = 0, count = 0;
+    text[0] = 0;
+    json_object_foreach(root, key, value) {
+        if (!is_set(value, 0) || is_known(key))
+            continue;
+        if (n + RONDO_SHOW_BYTES + 8 < sizeof text)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s\"%s\"", count ? ", " : "", rondo__show(shown, key));
+        else if (n + 8 < sizeof text && strcmp(text + n - 3, "..."))
+            n += (size_t)snprintf(text + n, sizeof text - n, ", ...");
+        count++;
+    }
+    if (count)
+        rondo__log(RONDO_LOG_WARNING, "%s: %s not known and %s no effect: %s", path, count > 1 ? "these fields are" : "this field is",
+                   count > 1 ? "have" : "has", text);
+}
 
 static void check_other(struct rondo__fields *f, const json_t *root)
 {
-    char shown[RONDO_SHOW_BYTES];
-    const char *key;
-    json_t *value;
     for (size_t i = 0; i < sizeof refused / sizeof refused[0] && !f->err; i++)
-        if (is_set(json_object_get(root, refused[i])))
-            f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s is set; models that need it are not supported", f->path, refused[i]);
-    json_object_foreach((json_t *)(uintptr_t)root, key, value) {
-        bool found = !is_set(value);
-        for (size_t i = 0; i < sizeof known / sizeof known[0] && !found; i++)
-            found = !strcmp(key, known[i]);
-        if (!found && !f->err)
-            rondo__log(RONDO_LOG_INFO, "%s: the field \"%s\" is not known and has no effect", f->path, rondo__show(shown, key));
-    }
+        if (is_set(json_object_get(root, refused[i].name), refused[i].neutral))
+            f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s is set; models that need it are not supported", f->path, refused[i].name);
+    if (!f->err)
+        tell_unknown(f->path, (json_t *)(uintptr_t)root);
 }
 
 /* ---- shapes ---- */
@@ -214,14 +253,16 @@ static void read_window(struct rondo__fields *f, const json_t *root, struct rond
 {
     bool mistral = c->family == RONDO_FAMILY_MISTRAL;
     char shown[RONDO_SHOW_BYTES];
-    c->window = rondo__field_integer(f, root, "sliding_window", mistral ? 4096 : 0, 0, 1, (int64_t)1 << 40);
+    const bool used = rondo__field_bool(f, root, "use_sliding_window", true);
+    /* Where Llama's file says that the window is not used, its width is left over from the family that it was converted from. */
+    c->window = !mistral && !used ? 0 : rondo__field_integer(f, root, "sliding_window", mistral ? 4096 : 0, 0, 1, (int64_t)1 << 40);
     if (f->err)
         return;
     if (!mistral && c->window) {
         f->err = rondo__fail(RONDO_ENOTSUP, "%s: sliding_window is %lld, which LlamaForCausalLM does not have", f->path, (long long)c->window);
         return;
     }
-    if (c->window && !rondo__field_bool(f, root, "use_sliding_window", true))
+    if (c->window && !used)
         f->err = rondo__fail(RONDO_ENOTSUP, "%s: use_sliding_window is false, which MistralForCausalLM does not have; set sliding_window to null",
                              f->path);
     const json_t *types = json_object_get(root, "layer_types");
@@ -269,6 +310,8 @@ static void read_eos(struct rondo__fields *f, const json_t *root, struct rondo_c
     }
     for (size_t i = 0; i < n; i++) {
         const json_t *id = json_is_array(value) ? json_array_get(value, i) : value;
+        if (json_is_integer(id) && json_integer_value(id) == -1)      /* an old spelling of "none" */
+            continue;
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX) {
             fail_range(f, "eos_token_id", id, "a token's number, or a list of them, is accepted");
             return;
@@ -278,6 +321,16 @@ static void read_eos(struct rondo__fields *f, const json_t *root, struct rondo_c
 }
 
 /* ---- generation_config.json ---- */
+
+/* A count as people write it here: 50, 50.0, and -1 for "off". */
+static int64_t read_count(struct rondo__fields *f, const json_t *root, const char *key, int64_t most)
+{
+    const double x = rondo__field_number(f, root, key, 0.0, -1.0, (double)most);
+    const int64_t n = (int64_t)x;
+    if (!f->err && (double)n != x)
+        fail_range(f, key, json_object_get(root, key), "a whole number is accepted");
+    return n < 0 ? 0 : n;
+}
 
 static int read_generation(struct rondo_config *c, const char *path)
 {
@@ -296,8 +349,8 @@ static int read_generation(struct rondo_config *c, const char *path)
     s->top_p = rondo__field_number(&f, root, "top_p", 1.0, 0.0, 1.0);
     s->min_p = rondo__field_number(&f, root, "min_p", 0.0, 0.0, 1.0);
     s->repetition_penalty = rondo__field_number(&f, root, "repetition_penalty", 1.0, 1e-6, 1e6);
-    s->top_k = rondo__field_integer(&f, root, "top_k", 0, 0, 0, INT32_MAX);
-    s->max_new_tokens = rondo__field_integer(&f, root, "max_new_tokens", 0, 0, 0, (int64_t)1 << 40);
+    s->top_k = read_count(&f, root, "top_k", INT32_MAX);
+    s->max_new_tokens = read_count(&f, root, "max_new_tokens", (int64_t)1 << 40);
     json_decref(root);
     return f.err;
 }

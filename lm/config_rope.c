@@ -29,12 +29,12 @@ static const struct {
     { "low_freq_factor", LLAMA3 }, { "high_freq_factor", LLAMA3 }, { "original_max_position_embeddings", LLAMA3 | YARN },
 };
 
-static void check_fields(struct rondo__fields *f, json_t *object, int kind)
+static void check_fields(struct rondo__fields *f, const json_t *object, int kind)
 {
     char shown[RONDO_SHOW_BYTES];
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)object, key, value) {
         size_t i = 0, n = sizeof fields / sizeof fields[0];
         while (i < n && strcmp(fields[i].name, key))
             i++;
@@ -47,11 +47,12 @@ static void check_fields(struct rondo__fields *f, json_t *object, int kind)
     }
 }
 
-/* Which of the two styles is there; both only where they say the same. *object may stay NULL: the defaults. */
-static void find_object(struct rondo__fields *f, const json_t *root, json_t **object)
+/* The objects of the two styles, those that are there and say something first; NULL: none. */
+static void find_objects(struct rondo__fields *f, const json_t *root, const json_t *objects[2])
 {
     static const char *const keys[] = { "rope_scaling", "rope_parameters" };
-    *object = NULL;
+    int count = 0;
+    objects[0] = objects[1] = NULL;
     for (int i = 0; i < 2; i++) {
         json_t *value = json_object_get(root, keys[i]);
         if (!value || json_is_null(value))
@@ -60,11 +61,8 @@ static void find_object(struct rondo__fields *f, const json_t *root, json_t **ob
             f->err = rondo__fail(RONDO_EFORMAT, "%s: %s is %s; an object or null is accepted", f->path, keys[i], rondo__json_kind(value));
             return;
         }
-        if (*object && !json_equal(*object, value)) {
-            f->err = rondo__fail(RONDO_EFORMAT, "%s: rope_scaling and rope_parameters are both there and differ", f->path);
-            return;
-        }
-        *object = value;
+        if (json_object_size(value))
+            objects[count++] = value;
     }
 }
 
@@ -126,36 +124,42 @@ static void read_yarn(struct rondo__fields *f, const json_t *object, const struc
         r->attention_factor = yarn_scale(r->factor, 1.0);
 }
 
-void rondo__config_rope(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
+/* What has more than one home: the object itself goes before the other style's object, and that before the file's top. */
+static double outermost(struct rondo__fields *f, const json_t *root, const json_t *object, const json_t *other, const char *key, double absent,
+                        double least, double most)
+{
+    double x = rondo__field_number(f, root, key, absent, least, most);
+    x = rondo__field_number(f, other, key, x, least, most);
+    return rondo__field_number(f, object, key, x, least, most);
+}
+
+static struct rondo_rope_config read_rope(struct rondo__fields *f, const json_t *root, const json_t *object, const json_t *other,
+                                          const struct rondo_config *c)
 {
     struct rondo_rope_config r = { .factor = 1.0, .attention_factor = 1.0, .beta_fast = 32.0, .beta_slow = 1.0, .truncate = true };
-    json_t *object = NULL;
     const int64_t most = (int64_t)1 << 40;
-    find_object(f, root, &object);
-    if (f->err)
-        return;
     r.kind = object ? read_kind(f, object) : RONDO_ROPE_DEFAULT;
     const char *name = rondo__rope_name(r.kind);
     if (!f->err && object)
         check_fields(f, object, r.kind);
-    r.theta = rondo__field_number(f, root, "rope_theta", 10000.0, 1.0, 1e15);
-    r.theta = rondo__field_number(f, object, "rope_theta", r.theta, 1.0, 1e15);
-    double partial = rondo__field_number(f, root, "partial_rotary_factor", 1.0, 1e-6, 1.0);
-    partial = rondo__field_number(f, object, "partial_rotary_factor", partial, 1e-6, 1.0);
+    r.theta = outermost(f, root, object, other, "rope_theta", 10000.0, 1.0, 1e15);
+    const double partial = outermost(f, root, object, other, "partial_rotary_factor", 1.0, 1e-6, 1.0);
     r.dim = (int32_t)((double)c->head_dim * partial);
     if (!f->err && (r.dim < 2 || r.dim % 2))
         f->err = rondo__fail(RONDO_EFORMAT, "%s: %d of a head's %lld entries would turn (head_dim, partial_rotary_factor); an even number from 2 "
                              "on is needed", f->path, (int)r.dim, (long long)c->head_dim);
 
     /* Where it stands beside the rope object, that one counts. */
-    r.original_max_positions = rondo__field_integer(f, object, "original_max_position_embeddings", c->max_positions, c->max_positions, 1, most);
+    r.original_max_positions = rondo__field_integer(f, other, "original_max_position_embeddings", c->max_positions, c->max_positions, 1, most);
+    r.original_max_positions = rondo__field_integer(f, object, "original_max_position_embeddings", r.original_max_positions,
+                                                    r.original_max_positions, 1, most);
     if (r.kind == RONDO_ROPE_DYNAMIC)
         r.original_max_positions = c->max_positions;
     else
         r.original_max_positions = rondo__field_integer(f, root, "original_max_position_embeddings", r.original_max_positions,
                                                         r.original_max_positions, 1, most);
     if (f->err)
-        return;
+        return r;
     if (r.theta <= 1.0)
         f->err = rondo__fail(RONDO_EFORMAT, "%s: rope_theta is 1; a number above 1 is needed", f->path);
     switch (r.kind) {
@@ -181,5 +185,28 @@ void rondo__config_rope(struct rondo__fields *f, const json_t *root, struct rond
     default:
         break;
     }
-    c->rope = r;
+    return r;
+}
+
+static bool same_rope(const struct rondo_rope_config *a, const struct rondo_rope_config *b)
+{
+    return a->kind == b->kind && a->dim == b->dim && a->theta == b->theta && a->factor == b->factor &&
+           a->original_max_positions == b->original_max_positions && a->low_freq_factor == b->low_freq_factor &&
+           a->high_freq_factor == b->high_freq_factor && a->beta_fast == b->beta_fast && a->beta_slow == b->beta_slow &&
+           a->attention_factor == b->attention_factor && a->truncate == b->truncate;
+}
+
+void rondo__config_rope(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
+{
+    const json_t *objects[2];
+    find_objects(f, root, objects);
+    if (f->err)
+        return;
+    c->rope = read_rope(f, root, objects[0], objects[1], c);
+    if (f->err || !objects[1])
+        return;
+    /* Both styles: they agree where the same comes of them, however they spell it. */
+    const struct rondo_rope_config again = read_rope(f, root, objects[1], objects[0], c);
+    if (!f->err && !same_rope(&c->rope, &again))
+        f->err = rondo__fail(RONDO_EFORMAT, "%s: rope_scaling and rope_parameters are both there and differ", f->path);
 }

@@ -100,6 +100,20 @@ bool rondo__file_exists(const char *path)
     return lstat(path, &st) == 0;
 }
 
+/* A checkout without Git LFS has, in place of each large file, a text of three lines that says where it would come from. */
+static int check_pointer(int fd, uint64_t bytes, const char *path)
+{
+    static const char begin[] = "version https://git-lfs.github.com/spec/";
+    char text[512];
+    const size_t n = bytes < sizeof text - 1 ? (size_t)bytes : sizeof text - 1;
+    if (bytes < sizeof begin || bytes > 1024 || rondo__file_read(fd, path, 0, text, n) || memcmp(text, begin, sizeof begin - 1))
+        return 0;
+    text[n] = 0;
+    const char *size = strstr(text, "\nsize ");
+    return rondo__fail(RONDO_EFORMAT, "%s is a Git LFS pointer, not the file of %.*s bytes that it stands for; fetch that with \"git lfs pull\"", path,
+                       size ? (int)strspn(size + 6, "0123456789") : 7, size ? size + 6 : "unknown");
+}
+
 int rondo__file_open(int *out, uint64_t *bytes, const char *path)
 {
     char text[RONDO_SHOW_BYTES];
@@ -118,6 +132,11 @@ int rondo__file_open(int *out, uint64_t *bytes, const char *path)
     if (!S_ISREG(st.st_mode)) {
         close(fd);
         return rondo__fail(RONDO_EIO, "%s is not a plain file", path);
+    }
+    int err = check_pointer(fd, (uint64_t)st.st_size, path);
+    if (err) {
+        close(fd);
+        return err;
     }
     *out = fd;
     *bytes = (uint64_t)st.st_size;

@@ -16,7 +16,8 @@
 /* dir + "/" + name; rondo__free() it. NULL: no memory (the sentence is recorded). */
 char *rondo__path_join(const char *dir, const char *name);
 
-/* Opens a plain file for reading (never waits on a pipe, never a folder or device) and tells its size. *fd >= 0 or a code. */
+/* Opens a plain file for reading (never waits on a pipe, never a folder or device) and tells its size. *fd >= 0 or a code.
+ * A Git LFS pointer is refused as such. */
 int rondo__file_open(int *fd, uint64_t *bytes, const char *path);
 /* Fills `to` from `offset`; RONDO_EIO where the file ends before (it shrank) or cannot be read. */
 int rondo__file_read(int fd, const char *path, uint64_t offset, void *to, uint64_t bytes);

@@ -10,8 +10,10 @@
 #include "model.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "core/internal.h"
+#include "files.h"
 #include "shards.h"
 
 /* Bytes of weights read in one piece; one row where a row is longer. */
@@ -214,6 +216,9 @@ static int load_ends(struct loader *l)
     rondo_model *m = l->model;
     const int64_t ids = m->config.vocabulary, hidden = m->config.hidden;
     const char *embedding = "model.embed_tokens.weight";
+    const bool other = m->config.tied && !rondo__shards_find(l->shards, embedding) && rondo__shards_find(l->shards, "lm_head.weight");
+    if (other)      /* one matrix under two names: some exporters keep this one */
+        embedding = "lm_head.weight";
     if (!m->config.tied) {
         int err = load_matrix(l, embedding, ids, hidden, 0, NULL, &m->embedding, &m->embedding_type);
         return err ? err : load_matrix(l, "lm_head.weight", ids, hidden, 0, &m->head, NULL, NULL);
@@ -223,7 +228,25 @@ static int load_ends(struct loader *l)
         err = load_matrix(l, embedding, ids, hidden, 0, NULL, &m->embedding, NULL);
         m->parameters -= (uint64_t)ids * (uint64_t)hidden;
     }
-    return err ? err : check_spare_head(l);
+    return err || other ? err : check_spare_head(l);
+}
+
+/* What a layer has besides takes part in the computation of whoever trained it: leaving it out would give another model. */
+static int check_layers(struct loader *l)
+{
+    const struct rondo_config *c = &l->model->config;
+    static const char prefix[] = "model.layers.";
+    char shown[RONDO_SHOW_BYTES];
+    const char *name = rondo__shards_unused(l->shards, prefix);
+    if (!name)
+        return 0;
+    const char *digits = name + sizeof prefix - 1;
+    const size_t n = strspn(digits, "0123456789");
+    if (n > 0 && n < 10 && strtol(digits, NULL, 10) >= c->layers)
+        return rondo__fail(RONDO_EFORMAT, "the model has a tensor %s, but its config.json says num_hidden_layers %lld", rondo__show(shown, name),
+                           (long long)c->layers);
+    return rondo__fail(RONDO_ENOTSUP, "the model has a tensor %s, which a layer of %s has no place for; such models are not supported",
+                       rondo__show(shown, name), c->architecture);
 }
 
 static int load_all(struct loader *l)
@@ -237,10 +260,9 @@ static int load_all(struct loader *l)
         err = load_vector(l, "model.norm.weight", c->hidden, &m->norm);
     if (err)
         return err;
-    char name[96];
-    if (rondo__shards_find(l->shards, layer_name(name, sizeof name, c->layers, "input_layernorm.weight")))
-        return rondo__fail(RONDO_EFORMAT, "the model has a tensor %s, but its config.json says num_hidden_layers %lld", name,
-                           (long long)c->layers);
+    err = check_layers(l);
+    if (err)
+        return err;
     rondo__shards_report_unused(l->shards);
     return 0;
 }

@@ -150,6 +150,15 @@ done:
     return err;
 }
 
+/* Exporters leave it behind, and some list it where it is not stored: it follows from the configuration. */
+static bool is_left_over(const char *name)
+{
+    static const char end[] = ".rotary_emb.inv_freq";
+    const size_t n = strlen(name), m = sizeof end - 1;
+    return n > m && !strcmp(name + n - m, end);
+}
+
+/* The files hold what the map says. A head that is not stored is asked for by whoever needs one: tied models do not. */
 static int check_map(struct rondo_shards *s, const char *path, json_t *map)
 {
     char shown[RONDO_SHOW_BYTES], other[RONDO_SHOW_BYTES];
@@ -159,6 +168,8 @@ static int check_map(struct rondo_shards *s, const char *path, json_t *map)
         const struct tensor *t = lookup(s, name);
         const char *file = json_string_value(value);
         const char *in = t ? strrchr(s->files[t->file].path, '/') + 1 : NULL;
+        if (!t && (is_left_over(name) || !strcmp(name, "lm_head.weight")))
+            continue;
         if (!t)
             return rondo__fail(RONDO_EFORMAT, "%s: tensor \"%s\" should be in %s, but is not", path, rondo__show(shown, name),
                                rondo__show(other, file));
@@ -302,6 +313,16 @@ uint64_t rondo__shards_bytes(const struct rondo_shards *s)
     return sum;
 }
 
+const char *rondo__shards_unused(struct rondo_shards *s, const char *prefix)
+{
+    for (int64_t i = 0; i < s->count; i++) {
+        const char *name = s->tensors[i].array.name;
+        if (!atomic_load_explicit(&s->tensors[i].wanted, memory_order_relaxed) && !is_left_over(name) && !strncmp(name, prefix, strlen(prefix)))
+            return name;
+    }
+    return NULL;
+}
+
 int64_t rondo__shards_report_unused(struct rondo_shards *s)
 {
     char text[400], shown[RONDO_SHOW_BYTES];
@@ -310,7 +331,7 @@ int64_t rondo__shards_report_unused(struct rondo_shards *s)
     text[0] = 0;
     for (int64_t i = 0; i < s->count; i++) {
         const char *name = s->tensors[i].array.name;
-        if (atomic_load_explicit(&s->tensors[i].wanted, memory_order_relaxed) || strstr(name, ".rotary_emb.inv_freq"))
+        if (atomic_load_explicit(&s->tensors[i].wanted, memory_order_relaxed) || is_left_over(name))
             continue;
         unused++;
         if (n + RONDO_SHOW_BYTES + 4 < sizeof text)

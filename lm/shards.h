@@ -30,6 +30,9 @@ int rondo__shards_read(struct rondo_shards *shards, const rondo_array *array, ui
 /* Bytes of all tensors together. */
 uint64_t rondo__shards_bytes(const struct rondo_shards *shards);
 
+/* The first tensor in the order of names that nobody asked for and whose name begins so; NULL: none. */
+const char *rondo__shards_unused(struct rondo_shards *shards, const char *prefix);
+
 /* Tells the log (one warning, the first names and a count) which tensors nobody asked for; returns their number. Names that
  * known exporters leave behind (rotary_emb.inv_freq) are not counted; a tied model's spare lm_head.weight is for the caller to find. */
 int64_t rondo__shards_report_unused(struct rondo_shards *shards);

@@ -99,6 +99,78 @@ static void test_rope(void)
         ok(!strcmp(rondo__rope_name(i), (const char *[]){ "default", "linear", "dynamic", "llama3", "yarn", "unknown" }[i]), "name %d", i);
 }
 
+/* Fields that change nothing, as people's files have them. */
+static void test_harmless(void)
+{
+    is_int(read_text(LLAMA ",'sliding_window':32768,'use_sliding_window':false,'max_window_layers':28}"), 0, "a window that is not used: %s",
+           rondo_error_text());
+    is_int(c.window, 0, "is none");
+    is_int(read_text(LLAMA ",'sliding_window':0,'use_sliding_window':false}"), 0, "whatever its width");
+    is_int(read_text(LLAMA ",'embedding_multiplier':1.0,'residual_multiplier':1,'num_experts':0,'final_logit_softcapping':0.0,'qk_norm':false,"
+                     "'cross_attention_layers':[],'quantization_config':{},'rotary_pct':1.0}"), 0, "multipliers of 1, counts of 0, nothing: %s", rondo_error_text());
+    is_int(read_text(LLAMA ",'eos_token_id':-1}"), 0, "no end, in the old spelling");
+    is_int(c.eos_count, 0, "is none");
+    static const struct {
+        const char *what, *text;
+        int kind;
+    } both[] = {
+        { "type and rope_type", "'rope_theta':5e5,'rope_scaling':{'type':'linear','factor':8},'rope_parameters':{'rope_type':'linear','factor':8.0,'rope_theta':500000}",
+          RONDO_ROPE_LINEAR },
+        { "a theta in one alone", "'rope_scaling':{'type':'linear','factor':8},'rope_parameters':{'rope_type':'linear','factor':8.0,'rope_theta':500000}", RONDO_ROPE_LINEAR },
+        { "default and theta alone", "'rope_theta':5e5,'rope_scaling':{'rope_type':'default'},'rope_parameters':{'rope_theta':500000.0}", RONDO_ROPE_DEFAULT },
+        { "one of them empty", "'rope_theta':5e5,'rope_scaling':{},'rope_parameters':{'rope_type':'linear','factor':8}", RONDO_ROPE_LINEAR },
+        { "one of them null", "'rope_theta':5e5,'rope_scaling':null,'rope_parameters':{'rope_type':'linear','factor':8}", RONDO_ROPE_LINEAR },
+        { "defaults spelled out", "'rope_scaling':{'type':'yarn','factor':8,'original_max_position_embeddings':64},'rope_parameters':{'rope_type':'yarn','factor':8,"
+          "'original_max_position_embeddings':64,'beta_fast':32,'beta_slow':1.0,'truncate':true,'rope_theta':5e5}", RONDO_ROPE_YARN },
+    };
+    for (size_t i = 0; i < sizeof both / sizeof both[0]; i++) {
+        char text[2048];
+        snprintf(text, sizeof text, "%s,%s}", LLAMA, both[i].text);
+        is_int(read_text(text), 0, "both styles of rope, %s: %s", both[i].what, rondo_error_text());
+        ok(c.rope.kind == both[i].kind && c.rope.theta == 500000.0 && c.rope.factor == (both[i].kind ? 8.0 : 1.0), "are read as one");
+    }
+    is_int(read_text(LLAMA ",'head_dim':16,'rope_scaling':{'type':'linear','factor':8},'rope_parameters':{'rope_type':'linear','factor':8,"
+                     "'partial_rotary_factor':0.25}}"), 0, "a part of the head, said in one style");
+    is_int(c.rope.dim, 4, "turns");
+}
+
+/* ---- what is told ---- */
+
+static char told[4096];
+
+static void on_log(void *user, int level, const char *sentence)
+{
+    (void)user;
+    size_t n = strlen(told);
+    if (level <= RONDO_LOG_WARNING)
+        snprintf(told + n, sizeof told - n, "%s\n", sentence);
+}
+
+static void test_told(void)
+{
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    hooks.log = on_log;
+    ok(!rondo_set_hooks(&hooks), "warnings are listened to");
+    is_int(read_text(LLAMA ",'use_cache':true,'id2label':{'0':'A'},'_attn_implementation':'sdpa','pad_token_id':-1,'is_llama_config':true,"
+                     "'qk_scale':null,'z_loss':0,'rope_interleaved':false}"), 0, "bookkeeping: %s", rondo_error_text());
+    ok(!*told, "is nothing to tell: %s", told);
+    is_int(read_text(LLAMA ",'qk_scale':8.5,'value_residual':true}"), 0, "fields that nobody knows");
+    const char *end = strchr(told, '\n');
+    ok(end && !end[1] && strstr(told, "\"qk_scale\"") && strstr(told, "\"value_residual\"") && strstr(told, "config.json"), "are told, all at once: %s", told);
+    told[0] = 0;
+    char many[4000] = LLAMA;
+    for (int i = 0; i < 100; i++)
+        snprintf(many + strlen(many), sizeof many - strlen(many), ",'nobody_knows_%d':1", i);
+    snprintf(many + strlen(many), sizeof many - strlen(many), "}");
+    is_int(read_text(many), 0, "many");
+    end = strchr(told, '\n');
+    ok(end && !end[1] && strstr(told, "..."), "are cut: %s", told);
+    told[0] = 0;
+    is_int(read_text(LLAMA ",'rope_scaling':{'type':'linear','factor':2,'beta_fast':32}}"), 0, "a rope parameter of another type");
+    ok(strstr(told, "beta_fast") != NULL, "is told: %s", told);
+    ok(!rondo_set_hooks(NULL), "no more");
+}
+
 static void test_generation(void)
 {
     scratch_text("generation_config.json", "{\"eos_token_id\":[5,6],\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":50,"
@@ -109,7 +181,18 @@ static void test_generation(void)
        c.sampling.repetition_penalty == 1.0 && c.sampling.min_p == 0.0, "its sampling can be read");
     scratch_text("generation_config.json", "{\"eos_token_id\":null,\"top_k\":null}");
     ok(!read_text(LLAMA ",'eos_token_id':3}") && c.eos_count == 1 && c.eos[0] == 3, "null there leaves config.json's");
-    static const char *const bad[] = { "", "[]", "{\"eos_token_id\":\"</s>\"}", "{\"top_p\":2}", "{\"top_k\":1.5}", "{\"temperature\":-1}", "{\"do_sample\":1}",
+    static const struct {
+        const char *text;
+        int64_t top_k;
+    } counts[] = { { "-1", 0 }, { "0", 0 }, { "50.0", 50 }, { "50", 50 }, { "-1.0", 0 }, { "null", 0 } };
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "{\"top_k\":%s}", counts[i].text);
+        scratch_text("generation_config.json", text);
+        is_int(read_text(LLAMA "}"), 0, "top_k %s", counts[i].text);
+        is_int(c.sampling.top_k, counts[i].top_k, "is %lld", (long long)counts[i].top_k);
+    }
+    static const char *const bad[] = { "{\"top_k\":-2}", "", "[]", "{\"eos_token_id\":\"</s>\"}", "{\"top_p\":2}", "{\"top_k\":1.5}", "{\"temperature\":-1}", "{\"do_sample\":1}",
                                        "{\"eos_token_id\":[1,null]}" };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         scratch_text("generation_config.json", bad[i]);
@@ -167,6 +250,11 @@ static void test_refused(void)
         { RONDO_EFORMAT, LLAMA ",'hidden_act':3}", "hidden_act" },
         { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'bits':4}}", "quantization_config" },
         { RONDO_ENOTSUP, LLAMA ",'num_local_experts':8}", "num_local_experts" },
+        { RONDO_ENOTSUP, LLAMA ",'rotary_pct':0.25}", "rotary_pct" },
+        { RONDO_ENOTSUP, LLAMA ",'residual_multiplier':0.5}", "residual_multiplier" },
+        { RONDO_EFORMAT, LLAMA ",'rope_scaling':{'type':'linear','factor':2,'rope_theta':7},'rope_parameters':{'rope_type':'linear','factor':2,'rope_theta':5}}",
+          "differ" },
+        { RONDO_EFORMAT, LLAMA ",'rope_scaling':{'type':'linear','factor':2},'rope_parameters':{'rope_type':'default'}}", "differ" },
         { RONDO_ENOTSUP, LLAMA ",'sliding_window':100}", "sliding_window" },
         { RONDO_ENOTSUP, MISTRAL ",'attention_bias':true}", "attention_bias" },
         { RONDO_ENOTSUP, MISTRAL ",'mlp_bias':true}", "mlp_bias" },
@@ -255,6 +343,8 @@ int main(void)
     test_defaults();
     test_rope();
     test_generation();
+    test_harmless();
+    test_told();
     test_refused();
     test_damaged();
     scratch_remove();

@@ -77,6 +77,12 @@ int main(void)
     c = kit_defaults("a rotary part of one half");
     c.partial = 0.5;
     one(c, 6);
+    c.name = "a rotary part of one quarter, new style, linear";
+    c.partial = 0.25;
+    c.new_style = 1;
+    c.rope = KIT_LINEAR;
+    c.factor = 2.0;
+    one(c, 13);
     c = kit_defaults("rope linear");
     c.rope = KIT_LINEAR;
     c.factor = 4.0;
