@@ -6,6 +6,7 @@
 #define _GNU_SOURCE   /* syscall */
 #include "backends/bell.h"
 
+#include <errno.h>
 #include <time.h>
 
 #include "core/internal.h"
@@ -44,6 +45,35 @@ void rondo__bell_end(struct rondo_bell *b)
     (void)b;
 }
 
+/* Waits while *word is `seen`, at most so long. The kernel knows two calls where time_t outgrew a long (32-bit machines with
+ * 64-bit times): the old one takes two longs and must not be given our timespec; the new one came with Linux 5.1. */
+static void wait_while(_Atomic uint32_t *word, uint32_t seen, const struct timespec *t)
+{
+#ifdef SYS_futex_time64
+    if (sizeof t->tv_sec > sizeof(long)) {
+        if (syscall(SYS_futex_time64, word, FUTEX_WAIT_PRIVATE, seen, t, NULL, 0) == 0 || errno != ENOSYS)
+            return;
+    }
+#endif
+#ifdef SYS_futex
+#if defined(__ILP32__) && defined(__x86_64__)
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, t, NULL, 0);   /* x32 has 64-bit times and one call */
+#else
+    const long old[2] = { (long)t->tv_sec, (long)t->tv_nsec };
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, old, NULL, 0);
+#endif
+#endif
+}
+
+static void wake(_Atomic uint32_t *word, int enough)
+{
+#ifdef SYS_futex
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, enough, NULL, NULL, 0);
+#else   /* newer 32-bit machines */
+    syscall(SYS_futex_time64, word, FUTEX_WAKE_PRIVATE, enough, NULL, NULL, 0);
+#endif
+}
+
 /* The ringer adds to rings, then reads sleepers; a sleeper adds to sleepers, then the kernel compares rings. All four are
  * sequentially consistent, so one of the two sees the other: no wake is lost. */
 void rondo__bell_ring(struct rondo_bell *b, int enough)
@@ -52,7 +82,7 @@ void rondo__bell_ring(struct rondo_bell *b, int enough)
     atomic_fetch_add_explicit(&b->rings, 1, memory_order_seq_cst);
     /* seq_cst: pairs with the store in sleep() */
     if (atomic_load_explicit(&b->sleepers, memory_order_seq_cst))
-        syscall(SYS_futex, &b->rings, FUTEX_WAKE_PRIVATE, enough, NULL, NULL, 0);
+        wake(&b->rings, enough);
 }
 
 void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until)
@@ -63,7 +93,7 @@ void rondo__bell_sleep(struct rondo_bell *b, uint32_t seen, double until)
     struct timespec t = interval(left < 3600.0 ? left : 3600.0);
     /* seq_cst: pairs with the load in ring() */
     atomic_fetch_add_explicit(&b->sleepers, 1, memory_order_seq_cst);
-    syscall(SYS_futex, &b->rings, FUTEX_WAIT_PRIVATE, seen, &t, NULL, 0);
+    wait_while(&b->rings, seen, &t);
     /* relaxed: a ringer that still reads it makes one system call in vain */
     atomic_fetch_sub_explicit(&b->sleepers, 1, memory_order_relaxed);
 }
