@@ -159,6 +159,16 @@ static void memory(int copied)
     hook_use(NULL);
 }
 
+/* What fits is what a rank holds: ranks together may hold more than one address space does, as 32-bit ones must. */
+static void sizes(void)
+{
+    const int narrow = sizeof(size_t) == 4;
+    start(131072, 32, 8, 128);
+    ok(plans(16) == 0 && infos[15].q_rows == 8192, "4 GB over 16 ranks");
+    start(131072, 32, 8, 128);
+    ok((plans(1) == RONDO_EINVAL) == narrow, "%s", narrow ? "on one they are refused where an address has 32 bits" : "and on one");
+}
+
 static void hashes(void)
 {
     uint64_t seen[32];
@@ -206,6 +216,7 @@ int main(void)
     pairs();
     memory(0);
     memory(1);
+    sizes();
     hashes();
     return done();
 }

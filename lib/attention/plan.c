@@ -93,7 +93,31 @@ static int take_placement(rondo_attention *plan, const rondo_attention_desc *d)
     return rondo__placement_copy(&plan->keys, d->placement, d->placement_sequences, plan->sequences);
 }
 
-/* Sizes that are computed without checks from here on: the largest products of rows, heads and dimensions fit. */
+/* The rows of q and of k that a rank holds. */
+static int rank_rows(const rondo_attention *plan, int32_t rank, int64_t *rows)
+{
+    struct rondo__list spans = { 0 };
+    int err = 0;
+    *rows = 0;
+    for (int64_t i = 0; i < plan->sequences && !err; i++) {
+        err = rondo__query_spans(plan, &spans, i, rank);
+        const rondo_span *s = spans.items;
+        for (int64_t j = 0; j < spans.count && !err; j++)
+            *rows += s[j].count;
+        *rows += rondo_placement_held(plan->keys, i, rank);
+    }
+    rondo__list_free(&spans);
+    return err;
+}
+
+static bool fits_memory(int64_t rows, int64_t row)
+{
+    int64_t bytes;
+    return rondo__mul64(rows, row, &bytes) && (uint64_t)bytes <= SIZE_MAX / 2;
+}
+
+/* Sizes that are computed without checks from here on: the largest products of rows, heads and dimensions fit. Rows of all ranks
+ * together may be more than one address space holds, those of each rank may not; all ranks are looked at, so that all say the same. */
 static int check_sizes(const rondo_attention *plan)
 {
     const rondo_attention_desc *d = &plan->desc;
@@ -103,7 +127,15 @@ static int check_sizes(const rondo_attention *plan)
         int64_t keys = plan->cached[i] + plan->tokens[i];
         fits = rondo__add64(total, plan->tokens[i], &total) && rondo__add64(total, keys > 0 ? keys : 0, &total);
     }
-    if (!fits || !rondo__mul64(total, row, &bytes) || (uint64_t)bytes > SIZE_MAX / 2)
+    fits = fits && rondo__mul64(total, row, &bytes);
+    for (int32_t r = 0; r < plan->ranks && fits && !fits_memory(total, row); r++) {
+        int64_t rows;
+        int err = rank_rows(plan, r, &rows);
+        if (err)
+            return err;
+        fits = fits_memory(rows, row);
+    }
+    if (!fits)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %lld heads of %lld over these sequences are more than memory can hold",
                            (long long)d->heads, (long long)dim);
     return 0;
