@@ -46,6 +46,54 @@ static double loop_scalar_fma(int64_t rounds)
     return (double)rounds * 12.0 * 2.0;
 }
 
+#elif defined(__i386__) && defined(__GNUC__)
+
+/* Eight registers, all of them sums: x = x * m + x, where m comes from the cache. */
+#define EIGHT(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
+#define SET(kind, r) "vbroadcastss %1, %%" #kind #r "\n\t"
+#define STEP(kind, width, r) "vfmadd132" #width " %2, %%" #kind #r ", %%" #kind #r "\n\t"
+#define ZMM_SET(r) SET(zmm, r)
+#define YMM_SET(r) SET(ymm, r)
+#define SS_SET(r) "vmovss %1, %%xmm" #r "\n\t"
+#define ZMM_STEP(r) STEP(zmm, ps, r)
+#define YMM_STEP(r) STEP(ymm, ps, r)
+#define SS_STEP(r) STEP(xmm, ss, r)
+#define LOOP(what, n) \
+    __asm__ volatile(EIGHT(what##_SET) "\n1:\n\t" EIGHT(what##_STEP) "decl %0\n\tjnz 1b\n\tvzeroupper\n" \
+                     : "+r"(n) : "m"(operands[0]), "m"(small) : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7")
+#define TINY 1e-9f, 1e-9f, 1e-9f, 1e-9f
+static const struct { _Alignas(64) float of[16]; } small = { { TINY, TINY, TINY, TINY } };
+
+/* As many rounds at once as a register counts. */
+static int32_t some_of(int64_t rounds) { return rounds < INT32_MAX ? (int32_t)rounds : INT32_MAX; }
+
+__attribute__((target("avx512f"))) static double loop_avx512(int64_t rounds)
+{
+    for (int64_t left = rounds; left > 0; left -= some_of(left)) {
+        int32_t n = some_of(left);
+        LOOP(ZMM, n);
+    }
+    return (double)rounds * 8.0 * 16.0 * 2.0;
+}
+
+static double loop_avx2(int64_t rounds)
+{
+    for (int64_t left = rounds; left > 0; left -= some_of(left)) {
+        int32_t n = some_of(left);
+        LOOP(YMM, n);
+    }
+    return (double)rounds * 8.0 * 8.0 * 2.0;
+}
+
+static double loop_scalar_fma(int64_t rounds)
+{
+    for (int64_t left = rounds; left > 0; left -= some_of(left)) {
+        int32_t n = some_of(left);
+        LOOP(SS, n);
+    }
+    return (double)rounds * 8.0 * 2.0;
+}
+
 #endif
 
 /* Any machine: single numbers, in as many chains as hide the latency of a multiplication and an addition. */
@@ -72,7 +120,7 @@ static double loop_portable(int64_t rounds)
 
 double fma_loop(const char *isa, int64_t rounds)
 {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
     if (!strcmp(isa, "avx512") && __builtin_cpu_supports("avx512f"))
         return loop_avx512(rounds);
     if (!strcmp(isa, "avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))

@@ -21,7 +21,7 @@
             }                                                             \
     } while (0)
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
 
 #define FETCH "prefetcht0 1024(%0)\n\tprefetcht0 1088(%0)\n\tprefetcht0 1152(%0)\n\tprefetcht0 1216(%0)\n\t"
 #define ZMM(at, r) "vmovdqa64 " #at "(%0), %%zmm" #r "\n\t"

@@ -5,7 +5,8 @@
  */
 #include "backends/cpu/cpu.h"
 
-#ifdef __x86_64__
+#if defined(__x86_64__) || defined(__i386__)
+#define X86 1
 #include <cpuid.h>
 #endif
 
@@ -13,7 +14,7 @@ static const char *const names[RONDO_CPU_ISAS] = { "soft", "scalar", "avx2", "av
 
 const char *rondo__cpu_isa_name(int isa) { return isa >= 0 && isa < RONDO_CPU_ISAS ? names[isa] : NULL; }
 
-#ifdef __x86_64__
+#ifdef X86
 
 /* The register files that the operating system saves (XCR0); the processor's word on AVX is not enough. */
 static unsigned saved_state(void)
