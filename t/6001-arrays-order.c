@@ -92,7 +92,7 @@ static void test_types(bool other, bool pieces)
         const rondo_array *a = rondo_arrays_find(f, all[i].name);
         char want[16], got[16];
         in_file(i, other, want);
-        ok(a && a->bytes == (uint64_t)(all[i].count * all[i].word) && rondo__array_word(all[i].type) == all[i].word && !memcmp(bytes + a->offset, want, a->bytes),
+        ok(a && a->bytes == (uint64_t)(all[i].count * all[i].word) && rondo__array_word(all[i].type) == all[i].word && !memcmp(bytes + a->offset, want, (size_t)a->bytes),
            "%s has its bytes in the file", all[i].name);
         bool same = a != NULL;
         if (other)
@@ -100,7 +100,7 @@ static void test_types(bool other, bool pieces)
         for (uint64_t from = 0; same && from <= a->bytes; from++)
             for (uint64_t to = from; same && to <= a->bytes; to++) {
                 memset(got, 0x5a, sizeof got);
-                same = !rondo_arrays_read(f, a, from, to - from, got) && !memcmp(got, (const char *)all[i].numbers + from, to - from) &&
+                same = !rondo_arrays_read(f, a, from, to - from, got) && !memcmp(got, (const char *)all[i].numbers + from, (size_t)(to - from)) &&
                        got[to - from] == 0x5a;
             }
         ok(same, "and its numbers in memory, whichever range is read");
