@@ -31,6 +31,7 @@ struct rondo__token {
     const char *name;          /* as spelled in the file, an added token's before the vocabulary's; NULL: no such id */
     const char *shown;         /* what decoding starts from: the name, or an added token's normalized form */
     uint32_t bytes, shown_bytes;   /* of text, of shown */
+    int32_t added;             /* 1 + place of the added token that has the id; 0: none */
     bool special;
 };
 
@@ -200,18 +201,26 @@ int rondo__character_byte(uint32_t code);
 
 /* ---- the file ---- */
 
+enum rondo__declaration {
+    RONDO__DECLARED_LIST,          /* tokenizer.json's added_tokens */
+    RONDO__DECLARED_DECODER,       /* tokenizer_config.json's added_tokens_decoder */
+    RONDO__DECLARED_OLD,           /* added_tokens.json */
+    RONDO__DECLARED_PART,          /* bos_token and its like: special */
+    RONDO__DECLARED_EXTRA          /* additional_special_tokens: special */
+};
 /* A token as a file declares it (tokenizer_declared.c). Texts belong to the file's JSON. */
 struct rondo__declared {
     const char *text;
     size_t bytes;
     int64_t id;                    /* as the file says; -1: it does not */
     bool single_word, left, right, normalized, special;
-    bool weak;                     /* its flags do not count where another one declares the same text */
+    enum rondo__declaration kind;
 };
 struct rondo__declarations {
     struct rondo__declared *items;
     size_t count, room;
     size_t listed;                 /* so many of them by tokenizer.json */
+    bool decoder;                  /* there is an added_tokens_decoder */
     json_t *config[3];             /* tokenizer_config.json, special_tokens_map.json, added_tokens.json; NULL: not read */
 };
 int rondo__declared_list(struct rondo__declarations *d, const json_t *added, const char *path);   /* tokenizer.json's added_tokens */

@@ -111,6 +111,7 @@ static int read_decoder_map(struct rondo__declarations *d, json_t *map, const ch
             return rondo__fail(RONDO_EFORMAT, "%s: added_tokens_decoder has the key \"%s\"; whole numbers are needed", path, rondo__show(shown, key));
         int err = read_object(value, false, path, &token);
         token.id = id;
+        token.kind = RONDO__DECLARED_DECODER;
         if (!err)
             err = declare(d, token, path);
         if (err)
@@ -131,7 +132,7 @@ static int read_encoder_map(struct rondo__declarations *d, json_t *map, const ch
     json_object_foreach(map, text, id) {
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > UINT32_MAX)
             return rondo__fail(RONDO_EFORMAT, "%s: the id of \"%s\" is no whole number from 0 to %u", path, rondo__show(shown, text), UINT32_MAX);
-        int err = declare(d, (struct rondo__declared){ .text = text, .id = json_integer_value(id), .normalized = true, .weak = true }, path);
+        int err = declare(d, (struct rondo__declared){ .text = text, .id = json_integer_value(id), .normalized = true, .kind = RONDO__DECLARED_OLD }, path);
         if (err)
             return err;
     }
@@ -140,12 +141,12 @@ static int read_encoder_map(struct rondo__declarations *d, json_t *map, const ch
     return 0;
 }
 
-/* A token that plays a part (bos_token ..) is special; its flags count where it is declared nowhere else. */
-static int read_part(struct rondo__declarations *d, const json_t *value, const char *path)
+/* A token that plays a part, or is one of the additional ones: its flags count where it is declared nowhere else. */
+static int read_part(struct rondo__declarations *d, const json_t *value, enum rondo__declaration kind, const char *path)
 {
     struct rondo__declared token = { .text = json_string_value(value), .id = -1, .special = true };
     int err = json_is_object(value) ? read_object(value, true, path, &token) : 0;
-    token.weak = true;
+    token.kind = kind;
     return err || !token.text ? err : declare(d, token, path);
 }
 
@@ -175,22 +176,22 @@ static int read_parts(struct rondo__declarations *d, json_t *root, json_t *over,
     int err = 0;
     for (int i = 0; i < PARTS && !err; i++) {
         value = json_object_get(over, parts[i]);
-        err = read_part(d, value ? value : json_object_get(root, parts[i]), path);
+        err = read_part(d, value ? value : json_object_get(root, parts[i]), RONDO__DECLARED_PART, path);
     }
     for (int k = 0; k < 2; k++) {
         json_object_foreach(k ? over : root, key, value) {
             if (!err && ends_with(key, "_token") && !is_part(key) && (json_is_string(value) || json_is_object(value)))
-                err = read_part(d, value, path);
+                err = read_part(d, value, RONDO__DECLARED_PART, path);
         }
     }
     for (int k = 0; k < 2; k++) {
         for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
             json_t *list = json_object_get(k ? over : root, lists[i]);
             for (size_t n = 0; n < json_array_size(list) && !err; n++)
-                err = read_part(d, json_array_get(list, n), path);
+                err = read_part(d, json_array_get(list, n), RONDO__DECLARED_EXTRA, path);
             json_object_foreach(list, key, value) {
                 if (!err)
-                    err = read_part(d, value, path);
+                    err = read_part(d, value, RONDO__DECLARED_EXTRA, path);
             }
         }
     }
@@ -217,6 +218,7 @@ int rondo__declared_config(struct rondo__declarations *d, const char *dir)
     json_t *map = json_object_get(d->config[0], "added_tokens_decoder");
     for (int i = 1; i < 3 && !err && !map; i++)
         err = read_optional(&d->config[i], dir, files[i], i == 2, &path[i]);
+    d->decoder = map != NULL;
     if (!err && map)
         err = read_decoder_map(d, map, path[0]);
     else if (!err && d->config[2])
@@ -266,6 +268,8 @@ static int make_patterns(rondo_tokenizer *t, const struct rondo__declared *last,
         const int32_t id = t->added_ids[i];
         struct rondo__added_set *set = a->normalized ? &t->normalized : &t->raw;
         struct rondo__token *token = &t->tokens[id];
+        if (token->added != i + 1)      /* a vocabulary with holes can give one id to two: the last one declared has it */
+            continue;
         set->items[set->count++] = (struct rondo__added){
             .text = t->added[i].text, .bytes = a->bytes, .id = id, .order = a->special ? i : t->added_count + i,
             .single_word = a->single_word, .left = a->left, .right = a->right, .special = a->special,
@@ -279,15 +283,28 @@ static int make_patterns(rondo_tokenizer *t, const struct rondo__declared *last,
     return err;
 }
 
-/* What is declared again counts, but special once is special for good. */
-static void again(struct rondo__declared *last, const struct rondo__declared *token)
+/* A token that is there already is declared again: whether that counts. Special once is special for good. */
+static bool again(struct rondo__declared *last, const struct rondo__declared *token, bool decoder)
 {
-    const bool special = last->special || token->special;
-    if (!token->weak)
+    const enum rondo__declaration before = last->kind;
+    switch (token->kind) {
+    case RONDO__DECLARED_LIST:
+    case RONDO__DECLARED_DECODER: {
+        const bool special = last->special || token->special;
         *last = *token;
-    else if (last->weak && token->special && !last->special)      /* added_tokens.json does not know which play a part */
-        last->normalized = token->normalized;
-    last->special = special;
+        last->special = special;
+        return true;
+    }
+    case RONDO__DECLARED_PART:
+    case RONDO__DECLARED_EXTRA:
+        if (before == RONDO__DECLARED_OLD && !last->special)      /* that file says nothing about what is special */
+            last->normalized = false;
+        if (before == RONDO__DECLARED_OLD || (token->kind == RONDO__DECLARED_PART && (before == RONDO__DECLARED_DECODER || !decoder)))
+            last->special = true;
+        return false;
+    default:
+        return false;
+    }
 }
 
 int rondo__declared_apply(rondo_tokenizer *t, const struct rondo__declarations *d, char **to, const char *path)
@@ -310,7 +327,8 @@ int rondo__declared_apply(rondo_tokenizer *t, const struct rondo__declarations *
         t->added[at].bytes = (uint32_t)token->bytes;
         const int32_t there = rondo__vocabulary_add(&t->added_names, t->added, at);
         if (there >= 0) {
-            again(&last[there], token);
+            if (again(&last[there], token, d->decoder))
+                t->tokens[t->added_ids[there]].added = there + 1;
             continue;
         }
         *to += token->bytes + 1;
@@ -322,6 +340,8 @@ int rondo__declared_apply(rondo_tokenizer *t, const struct rondo__declarations *
         if (id >= RONDO_TOKENS_MAX)
             err = rondo__fail(RONDO_EFORMAT, "%s: the added token \"%s\" would have id %d; ids are below %d", path, rondo__show(shown, token->text), (int)id,
                               RONDO_TOKENS_MAX);
+        else
+            t->tokens[id].added = at + 1;
         t->added_ids[at] = id;
         largest = id > largest ? id : largest;
         t->size = id >= t->size ? id + 1 : t->size;
