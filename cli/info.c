@@ -2,13 +2,19 @@
  *
  * rondo info: what this build is and what it can use on this machine; with -m, what a model folder holds.
  */
-#include "cli/cli.h"
-#include "rondo_lm.h"
+#include "cli/lm_common.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#ifdef __GLIBC__
+#include <gnu/libc-version.h>
+#endif
 
 static const char *model_dir;
 
@@ -59,6 +65,52 @@ static json_t *topology(void)
     return t;
 }
 
+/* What compiled the program; __VERSION__ of clang names it, that of gcc is a number. */
+static const char *compiler(void)
+{
+#if defined(__clang__)
+    return __VERSION__;
+#elif defined(__GNUC__)
+    return "gcc " __VERSION__;
+#else
+    return "unknown";
+#endif
+}
+
+/* Versions of what runs, not of what was compiled with, where a library tells. */
+static json_t *libraries(void)
+{
+    json_t *l = json_object();
+    char text[64] = "";
+#ifdef __GLIBC__
+    snprintf(text, sizeof text, "glibc %s", gnu_get_libc_version());
+    json_object_set_new(l, "libc", json_string(text));
+#endif
+#if JANSSON_VERSION_HEX >= 0x020d00
+    json_object_set_new(l, "jansson", json_string(jansson_version_str()));
+#else
+    json_object_set_new(l, "jansson", json_string(JANSSON_VERSION));
+#endif
+    if (pcre2_config(PCRE2_CONFIG_VERSION, NULL) <= (int)sizeof text && pcre2_config(PCRE2_CONFIG_VERSION, text) > 0)
+        json_object_set_new(l, "pcre2", json_string(text));
+    for (int i = 0; rondo_transport_name(i, NULL); i++) {
+        const char *library = rondo_transport_library(i);
+        if (*library)
+            json_object_set_new(l, rondo_transport_name(i, NULL), json_string(library));
+    }
+    return l;
+}
+
+static void set_module_path(json_t *r)
+{
+    const size_t bytes = rondo_module_path(NULL, 0) + 1;
+    char *text = room((int64_t)bytes, 1);
+    if (text)
+        rondo_module_path(text, bytes);
+    json_object_set_new(r, "module_path", text ? json_text(text, strlen(text)) : json_null());
+    free(text);
+}
+
 static void print_names(const char *what, const json_t *list)
 {
     size_t i;
@@ -73,6 +125,9 @@ static int info_build(void)
 {
     json_t *r = report_new();
     json_object_set_new(r, "build", json_string(rondo_build_options()));
+    json_object_set_new(r, "compiler", json_string(compiler()));
+    json_object_set_new(r, "libraries", libraries());
+    set_module_path(r);
     json_object_set_new(r, "numerics_version", json_integer(rondo_numerics_version()));
     json_object_set_new(r, "devices", names(rondo_device_name));
     json_object_set_new(r, "transports", names(rondo_transport_name));
@@ -87,6 +142,12 @@ static int info_build(void)
     }
     printf("rondo %s, numerics contract %d\n", rondo_version(), rondo_numerics_version());
     printf("%-20s %s\n", "build", rondo_build_options());
+    printf("%-20s %s\n", "compiler", compiler());
+    const char *key;
+    json_t *value;
+    json_object_foreach(json_object_get(r, "libraries"), key, value)
+        printf("%-20s %s\n", key, json_string_value(value));
+    printf("%-20s %s\n", "modules from", json_string_value(json_object_get(r, "module_path")));
     print_names("devices", json_object_get(r, "devices"));
     print_names("transports", json_object_get(r, "transports"));
     print_names("instruction sets", json_object_get(r, "isas"));

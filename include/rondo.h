@@ -146,6 +146,10 @@ RONDO_API int rondo_context_query(const rondo_context *ctx, rondo_context_info *
 RONDO_API const char *rondo_device_name(int index, int *usable);
 RONDO_API const char *rondo_transport_name(int index, int *usable);
 RONDO_API const char *rondo_isa_name(int index, int *usable);
+/* The library that a transport stands on and its version, in one line ("Open MPI v4.1.4, ..."); "": none, or it cannot be used. */
+RONDO_API const char *rondo_transport_library(int index);
+/* The folders in which modules are looked for, in order, with colons between, as snprintf() would write them: returns the length. */
+RONDO_API size_t rondo_module_path(char *text, size_t bytes);
 
 /* Makes every other rank's present and later calls on this communicator return RONDO_EPEER with this sentence. */
 RONDO_API void rondo_context_revoke(rondo_context *ctx, int code, const char *sentence);

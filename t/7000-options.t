@@ -156,6 +156,16 @@ says 2 "leave out --ranks" bench linear --ranks 4
 "$RONDO" info --json >"$scratch/out" 2>"$scratch/err"
 ok "info --json: exit 0" test $? = 0
 ok "info names the scalar program" grep -q '"scalar"' "$scratch/out"
+for word in '"compiler": "[a-zA-Z].* [0-9]' '"jansson": "[0-9]' '"pcre2": "[0-9]' '"module_path": "/'; do
+    ok "info has $word" grep -q "$word" "$scratch/out"
+done
+if grep -A1 '"name": "mpi"' "$scratch/out" | grep -q '"usable": true'; then
+    ok "info names the MPI library" grep -q '"mpi": "[A-Za-z].*[0-9]\.[0-9]' "$scratch/out"
+else
+    skip 1 "no MPI here"
+fi
+RONDO_MODULE_PATH=/some/where:/else "$RONDO" info >"$scratch/info" 2>&1
+ok "the folders of modules are those that are searched" grep -q '^modules from  */some/where:/else:/' "$scratch/info"
 ok "info --quiet says nothing" sh -c "test -z \"\$('$RONDO' info --quiet)\""
 
 # files: what a command reads, or writes otherwise, is not written over; what is no regular file is not replaced

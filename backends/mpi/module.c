@@ -268,6 +268,7 @@ static const struct rondo_transport_ops table = {
     .quiesce = rondo__mpi_quiesce,
     .eager = 0,
     .cores = cores,
+    .library = rondo__mpi_library,
 };
 
 static void connect(const struct rondo_services *services)

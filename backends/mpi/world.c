@@ -43,6 +43,17 @@ bool rondo__mpi_same_library(void)
 #endif
 }
 
+const char *rondo__mpi_library(void)
+{
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING + 1];
+    int length = 0;
+    MPI_Get_library_version(text, &length);   /* allowed before MPI_Init */
+    text[strcspn(text, "\r\n")] = 0;         /* MPICH goes on for many lines */
+    for (char *p = text; *p; p++)
+        *p = *p == '\t' ? ' ' : *p;
+    return text;
+}
+
 static bool lost_a_peer;   /* a wait timed out: MPI_Finalize might wait for that peer for ever */
 
 void rondo__mpi_all_here(void)

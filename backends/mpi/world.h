@@ -75,6 +75,7 @@ int rondo__mpi_fail(int code, const char *format, ...) __attribute__((format(pri
 int rondo__mpi_error(int mpi_code, const char *call);   /* the sentence is MPI's */
 
 /* ---- world.c ---- */
+const char *rondo__mpi_library(void);                           /* its version, one line */
 bool rondo__mpi_same_library(void);                             /* the MPI that runs is the one compiled with */
 int rondo__mpi_start(void);                                     /* MPI_Init_thread, where nobody has */
 int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seconds);

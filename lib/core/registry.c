@@ -70,7 +70,7 @@ static const struct rondo_services services = {
 
 /* The folder that this library was loaded from, and its subfolder: so a build works where it lies, and an installation where
  * it was moved to. Only where the user names no folders. */
-static bool find_beside(char path[PATH_BYTES], const char *name)
+static bool beside(char folder[PATH_BYTES / 2])
 {
     Dl_info info;
     if (!dladdr(&services, &info) || !info.dli_fname)
@@ -78,9 +78,25 @@ static bool find_beside(char path[PATH_BYTES], const char *name)
     const char *slash = strrchr(info.dli_fname, '/');
     if (!slash || slash - info.dli_fname > PATH_BYTES / 4)
         return false;
+    snprintf(folder, PATH_BYTES / 2, "%.*s", (int)(slash - info.dli_fname), info.dli_fname);
+    return true;
+}
+
+static bool find_beside(char path[PATH_BYTES], const char *name)
+{
     char folder[PATH_BYTES / 2];
-    int n = snprintf(folder, sizeof folder, "%.*s/rondo", (int)(slash - info.dli_fname), info.dli_fname);
-    return exists_in(path, folder, (size_t)(slash - info.dli_fname), name) || exists_in(path, folder, (size_t)n, name);
+    if (!beside(folder))
+        return false;
+    if (exists_in(path, folder, strlen(folder), name))
+        return true;
+    strcat(folder, "/rondo");
+    return exists_in(path, folder, strlen(folder), name);
+}
+
+static void add_folder(char *text, size_t bytes, size_t *used, const char *folder)
+{
+    const int n = snprintf(*used < bytes ? text + *used : NULL, *used < bytes ? bytes - *used : 0, "%s%s", *used ? ":" : "", folder);
+    *used += n > 0 ? (size_t)n : 0;
 }
 
 static bool find_file(char path[PATH_BYTES], const char *name)
@@ -225,6 +241,34 @@ const char *rondo_transport_name(int index, int *usable)
         *usable = rondo__transport_find(&ops, known_transports[index].name) == 0 && ops->probe() == 1;
     }
     return known_transports[index].name;
+}
+
+const char *rondo_transport_library(int index)
+{
+    const struct rondo_transport_ops *ops;
+    int usable = 0;
+    const char *name = rondo_transport_name(index, &usable);
+    if (!name)
+        return NULL;
+    return usable && rondo__transport_find(&ops, name) == 0 && ops->library ? ops->library() : "";
+}
+
+size_t rondo_module_path(char *text, size_t bytes)
+{
+    const char *named = rondo__env_module_path();
+    size_t used = 0;
+    char folder[PATH_BYTES / 2];
+    if (bytes)
+        text[0] = 0;
+    if (named)
+        add_folder(text, bytes, &used, named);
+    if (!named && beside(folder)) {
+        add_folder(text, bytes, &used, folder);
+        strcat(folder, "/rondo");
+        add_folder(text, bytes, &used, folder);
+    }
+    add_folder(text, bytes, &used, RONDO_MODULE_DIR);
+    return used;
 }
 
 const char *rondo_isa_name(int index, int *usable)

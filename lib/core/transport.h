@@ -83,6 +83,8 @@ struct rondo_transport_ops {
     int32_t in_place, reserved;
     /* The rank begins to compute with so many threads, calling progress() now and then; 0: it has ended. NULL: nobody cares. */
     void (*computing)(struct rondo_endpoint *ep, int threads);
+    /* What it stands on, and of which version, in one line; may be asked before anything else. NULL: nothing but the C library. */
+    const char *(*library)(void);
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
