@@ -123,7 +123,7 @@ static void test_ids(void)
         { "an additional one that is no special one in its list", PLAIN, "8|<p>|;9|<q>|", "{'added_tokens_decoder':{},'additional_special_tokens':['<p>'],'pad_token':'<q>'}",
           "a<p><q>", "0 8 9", "a<p><q>" },
         { "a part that the list knows", PLAIN, "8|<p>|", "{'pad_token':'<p>'}", "a<p>b", "0 8 1", "ab" },
-        { "one id for two in a hole: the last one has it", HOLE ",'<p>':9", "1|<q>|;9|<p>|", NULL, "c<p><q>", "20 9 3 10", "c" },
+        { "one id for two in a hole: the last one has it", HOLE ",'<p>':10", "1|<x>|;9|<p>|", NULL, "c<p><x>", "20 10 3 5 4", "c<p><x>" },
         { "a part of its own name", PLAIN, "",
           "{'image_token':'<i>'}", "a<i>b", "0 8 1", "ab" },
         { "a length past all integers", PLAIN, "",
