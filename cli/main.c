@@ -84,19 +84,19 @@ int main(int argc, char **argv)
     progress_end();
     if (!code)
         code = output_check();
-    /* In an MPI run every process comes here with the same code; the sentence is printed once. */
+    /* In an MPI run every process comes here with the same code; the sentence is printed once, unless they lost each other. */
     int rank, size;
     mpi_environment(&rank, &size);
-    if (code && code != EXIT_DIFFERS && *fail_text() && rank == 0) {
+    if (code && code != EXIT_DIFFERS && *fail_text() && (rank == 0 || ranks_apart())) {
         fflush(stdout);
         fprintf(stderr, "rondo: %s\n", fail_text());
     }
     /* mpirun ends the others as soon as one process fails: the one that has something to say goes first. Who failed before it could
      * tell the others speaks after that, if it still can: then rank 0 waits for it, and knows nothing. */
-    if (code && rank) {
+    if (code && (rank || ranks_apart())) {
         char host[64] = "";
-        nanosleep(&(struct timespec){ 1, 0 }, NULL);
-        if (ranks_alone() && *fail_text() && !gethostname(host, sizeof host - 1))
+        nanosleep(&(struct timespec){ ranks_apart() ? 0 : 1, ranks_apart() ? 300000000 : 0 }, NULL);
+        if (rank && ranks_alone() && *fail_text() && !gethostname(host, sizeof host - 1))
             fprintf(stderr, "rondo: %s (on rank %d, host %s)\n", fail_text(), rank, host);
     }
     return code;

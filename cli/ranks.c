@@ -17,6 +17,8 @@ static rondo_context *world;
 static int world_rank, world_size = 1;
 static char (*world_hosts)[HOST_BYTES];   /* [world_size]: where each rank runs */
 static bool alone;
+/* The processes no longer hear each other, so that each has to speak for itself. */
+static bool apart;
 
 static _Thread_local char body_text[512];
 
@@ -50,6 +52,11 @@ bool ranks_first(void)
     return rank == 0;
 }
 
+bool ranks_apart(void)
+{
+    return apart;
+}
+
 int ranks_world(void)
 {
     return world ? world_size : 1;
@@ -61,6 +68,7 @@ struct session {
     void *arg;
     const struct file_use *files;
     int exit_code;
+    bool ran;
 };
 
 static int gather(const void *mine, size_t bytes, void *all)
@@ -95,9 +103,10 @@ int ranks_together(int exit_code)
         return exit_code ? exit_code : fail(EXIT_ROOM, "not enough memory for %d ranks", world_size);
     snprintf(mine.text, sizeof mine.text, "%s", fail_text());
     int code = gather(&mine, sizeof mine, all);
-    if (code)
+    if (code) {
         exit_code = exit_code ? exit_code : fail_library(code, STAGE_OPTIONS);
-    else
+        apart = exit_code == EXIT_PEER;
+    } else
         for (int r = 0, chosen = -1; r < world_size; r++)
             if (all[r].exit_code && (chosen < 0 || (all[chosen].exit_code == EXIT_PEER && all[r].exit_code != EXIT_PEER))) {
                 char text[sizeof all[r].text + HOST_BYTES + 32];
@@ -144,6 +153,7 @@ static int session_body(rondo_context *ctx, void *arg)
     }
     world = ctx;
     alone = false;
+    s->ran = true;
     int code = ranks_together(know_hosts());
     if (!code)
         code = ranks_together(fail_library(trace_begin(ctx), STAGE_OPTIONS));
@@ -166,13 +176,15 @@ int ranks_session(int (*command)(void *arg), void *arg, const struct file_use *f
         if (!code)
             code = command(arg);
     } else {
-        struct session s = { command, arg, files, EXIT_PEER };
+        struct session s = { command, arg, files, EXIT_PEER, false };
         rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
         desc.transport = "mpi";
         desc.threads = 1;
         alone = true;
         int error = rondo_launch(0, &desc, session_body, &s);
-        code = error ? fail_library(error, STAGE_OPTIONS) : s.exit_code;
+        /* what the command said comes before what became of the ranks after it */
+        code = error && !(s.ran && s.exit_code) ? fail_library(error, STAGE_OPTIONS) : s.exit_code;
+        apart = apart || (error && code == EXIT_PEER && !alone);
     }
     return code;
 }
@@ -268,6 +280,9 @@ static int run_mpi(struct job *job, const rondo_context_desc *desc)
         mine = run->slots[world_rank < run->ranks ? world_rank : 0];
         if (world_rank >= run->ranks)
             memset(&mine, 0, sizeof mine);
+        /* A rank that one waited for in vain would not come to tell its part either. */
+        if (mine.code == RONDO_ETIMEDOUT)
+            rondo_context_revoke(world, mine.code, mine.text);
         rondo_context_destroy(ctx);
         rondo_context_destroy(all);
         all = ctx = NULL;
@@ -285,10 +300,10 @@ static int run_mpi(struct job *job, const rondo_context_desc *desc)
             if (!code)
                 code = trace_detach(NULL, NULL, world);
         }
-        if (code) {
+        if (code && !mine.code) {
             mine.code = code;
             snprintf(mine.text, sizeof mine.text, "%s", rondo_error_text());
-        } else {
+        } else if (!code) {
             free(slots);
             report_moved(run);
             return settle(run);

@@ -222,7 +222,7 @@ static int sleeper(rondo_context *ctx, void *arg)
         char out[200] = { 0 }, in[200];
         struct rondo_shift s;
         int d = (ctx->rank + ctx->ranks - w->fail_rank) % ctx->ranks;
-        err = rondo__shift_start(ctx, &s, d, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, "pass-KV step 3 of 7");
+        err = rondo__shift_start(ctx, &s, d, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, "pass-KV 3 of 7");
         if (!err)
             err = rondo__shift_finish(ctx, &s, NULL);
     }
@@ -315,7 +315,7 @@ int main(void)
     }
     deadlines(4, 0, "barrier");
     deadlines(3, 1, "broadcast");
-    deadlines(2, 2, "pass-KV step 3 of 7");
+    deadlines(2, 2, "pass-KV 3 of 7");
     for (int ranks = 4; ranks <= 8; ranks += 2) {
         int result[8] = { 0 };
         is_int(rondo_launch(ranks, NULL, child_and_parent, result), 0, "%d ranks: revoking a child and its parent", ranks);
@@ -328,7 +328,7 @@ int main(void)
     ok(state.finished && !state.early, "and does not take it back before the reader is done");
     int result[8] = { 0 };
     is_int(rondo_launch(3, NULL, wrong_sizes, result), RONDO_EMISMATCH, "a message of another size than expected");
-    ok(strstr(rondo_error_text(), "sent 300 bytes where") && strstr(rondo_error_text(), "in sizes"), "is named: %s", rondo_error_text());
+    ok(strstr(rondo_error_text(), "sent 300 bytes where") && strstr(rondo_error_text(), "in step sizes"), "is named: %s", rondo_error_text());
     is_int(rondo_launch(4, NULL, odd_argument, result), RONDO_EINVAL, "a root that does not exist, on one rank");
     ok(result[0] == RONDO_EPEER && result[1] == RONDO_EINVAL && result[2] == RONDO_EPEER && result[3] == RONDO_EPEER, "ends the others' calls");
     is_int(rondo_launch(4, NULL, own_code, NULL), 77, "a body's own code comes home");

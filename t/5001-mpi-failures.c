@@ -51,12 +51,15 @@ static void verdict(const char *what)
     failures = 0;
 }
 
+#define WAIT_SECONDS 20.0
+
 static void every_step(int quiet)
 {
+    mpi.deadline = quiet == 2 ? WAIT_SECONDS : 0.0;
     for (int rank = 0; rank < ranks; rank++)
         for (int step = 0; step < work_steps(ranks); step++) {
             struct work w;
-            char what[64];
+            char what[64], who[64];
             if (quiet && step > 0 && step < ranks)
                 continue;
             memset(&w, 0, sizeof w);
@@ -64,17 +67,32 @@ static void every_step(int quiet)
             w.fail_step = step;
             w.quiet = quiet;
             w.code[me] = 1;
+            double begin = rondo__now();
             int err = rondo_launch(0, &mpi, work_body, &w);
             snprintf(what, sizeof what, "rank %d was told to fail at step %d", rank, step);
+            if (quiet == 2) {   /* nobody waits for its deadline, and all know who left */
+                EXPECT(err == RONDO_EPEER || !err, "launch: %d %s", err, rondo_error_text());
+                EXPECT(rondo__now() - begin < WAIT_SECONDS / 2, "%s: %g s", what, rondo__now() - begin);
+                snprintf(who, sizeof who, "rank %d has left", rank);   /* in the child by its number there */
+                if (w.code[me])
+                    EXPECT(w.code[me] == RONDO_EPEER && me != rank && (strstr(w.text[me], who) || strstr(w.text[me], "failed") ||
+                            (step > ranks + 4 && strstr(w.text[me], "has left, but rank"))) &&
+                           strstr(w.text[me], " in step "), "%s: %d after step %d: %s", what, w.code[me], w.steps[me], w.text[me]);
+                continue;
+            }
             EXPECT(err == RONDO_ENOMEM && strcmp(rondo_error_text(), what) == 0, "launch: %d %s", err, rondo_error_text());
             if (me == rank)
                 EXPECT(w.code[me] == RONDO_ENOMEM, "%s: %d", what, w.code[me]);
-            else
-                EXPECT((w.code[me] == RONDO_EPEER && strstr(w.text[me], what)) || (w.code[me] == 1 && step == 0) ||
+            else   /* or it saw that the failing rank left their child, before it heard why */
+                EXPECT((w.code[me] == RONDO_EPEER && (strstr(w.text[me], what) ||
+                                                      (quiet && step > ranks + 4 && strstr(w.text[me], "has left, but rank")))) || (w.code[me] == 1 && step == 0) ||
                        (w.code[me] == 0 && w.steps[me] == work_steps(ranks)), "%s: %d after step %d: %s", what, w.code[me], w.steps[me],
                        w.text[me]);
         }
-    verdict(quiet ? "a rank returns early from each place" : "a rank fails at each place");
+    mpi.deadline = 0.0;
+    static const char *const how[] = { "a rank fails at each place", "a rank returns early from each place",
+                                       "a rank returns early from each place as if all were well" };
+    verdict(how[quiet]);
 }
 
 static void every_call(int rank)
@@ -198,7 +216,7 @@ static int sleeper(rondo_context *ctx, void *arg)
     struct work *w = arg;
     int err = rondo_barrier(ctx);
     if (!err && ctx->rank == w->fail_rank)
-        usleep(700000);
+        usleep(1500000);
     else if (!err)
         err = rondo_barrier(ctx);
     w->code[me] = err;
@@ -219,7 +237,7 @@ static void deadline(void)
     EXPECT(rondo__now() - begin < 10.0, "%g s", rondo__now() - begin);
     if (me != w.fail_rank)
         EXPECT((w.code[me] == RONDO_ETIMEDOUT || w.code[me] == RONDO_EPEER) && strstr(w.text[me], "did not answer rank") &&
-               strstr(w.text[me], "within 0.3 s in barrier"), "%d %s", w.code[me], w.text[me]);
+               strstr(w.text[me], "within 0.3 s in step barrier"), "%d %s", w.code[me], w.text[me]);
     verdict("a deadline passes");
 }
 
@@ -240,6 +258,7 @@ int main(void)
         return skip_all("2 to %d processes are needed", WORK_RANKS);
     every_step(0);
     every_step(1);
+    every_step(2);
     every_call(0);
     every_call(ranks - 1);
     every_allocation(0);

@@ -181,7 +181,7 @@ static int cores(const struct rondo_endpoint *ep)
 static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, const struct rondo_transport_ops *ops,
                 struct rondo_endpoint *ep);
 
-static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out)
+static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer)
 {
     struct hook *h = hook_of(ep);
     struct rondo_endpoint *inner = NULL;
@@ -190,7 +190,7 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
     if (!err)
         err = release(h);
     if (!err)
-        err = h->ops->split(h->ep, color, key, &inner);
+        err = h->ops->split(h->ep, color, key, &inner, peer);
     if (err || !inner)
         return err;
     err = wrap(out, &h->set, h->ops, inner);

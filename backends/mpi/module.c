@@ -93,15 +93,24 @@ static int launch(int ranks, double seconds, int (*body)(void *arg, const struct
         snprintf(mine.text, sizeof mine.text, "%s", rondo__mpi_host->text());
         rondo__mpi_revoke(ep, mine.code, mine.text);
     }
-    err = rondo__mpi_gather(ep, &mine, all, sizeof mine, seconds, true);
+    /* Bodies may end at different times; but where a wait has run out already, this is not one more. */
+    int peer = -1;
+    err = rondo__mpi_gather(ep, &mine, all, sizeof mine, seconds, true, &peer);
     if (!err)
         rondo__mpi_all_here();
+    if (err == RONDO_ETIMEDOUT)
+        rondo__mpi_lost_one();
     if (!err)
         err = first_failure(all, size);
     else if (mine.code)
         err = rondo__mpi_fail(mine.code, "%s", mine.text);
     else if (err == RONDO_ETIMEDOUT)
-        err = rondo__mpi_fail(err, "not all of the %d ranks returned from their body within %g s after rank %d", size, seconds, ep->rank);
+        err = rondo__mpi_fail(err, "rank %d did not return from its body within %g s after rank %d in step end of launch", peer, seconds,
+                              ep->rank);
+    else if (err == RONDO_EPEER)
+        err = rondo__mpi_fail(err, "rank %d has left, but rank %d still waits for it in step end of launch", peer, ep->rank);
+    if (err == RONDO_ETIMEDOUT)
+        rondo__mpi_revoke(ep, err, rondo__mpi_host->text());
     rondo__mpi_host->free(all);
     rondo__mpi_leave(ep);
     return err;
@@ -120,7 +129,7 @@ static int join(struct rondo_endpoint **out, const struct rondo_boot *boot)
     *out = NULL;
     if (launching && boot->handle == &launch_mark) {
         struct rondo_endpoint *ep = launching;
-        return rondo__mpi_endpoint_new(out, ep, ep->world->next_tag++, ep->ranks, ep->world_rank, ep->rank);
+        return rondo__mpi_endpoint_new(out, ep, ep->world->next_tag++, ep->ranks, NULL, ep->rank);
     }
     int err = rondo__mpi_start();
     if (err)
@@ -140,7 +149,7 @@ static bool comes_before(const struct member *a, const struct member *b)
     return a->key < b->key || (a->key == b->key && a->rank < b->rank);
 }
 
-static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out)
+static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer)
 {
     *out = NULL;
     size_t n = (size_t)ep->ranks;
@@ -151,7 +160,7 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
         err = rondo__mpi_fail(RONDO_ENOMEM, "no memory to split %d ranks", ep->ranks);
         goto out;
     }
-    err = rondo__mpi_gather(ep, &mine, all, sizeof mine, ep->seconds, false);
+    err = rondo__mpi_gather(ep, &mine, all, sizeof mine, ep->seconds, false, peer);
     if (err)
         goto out;
     int tag = 0, ranks = 0, place = 0;
@@ -165,7 +174,7 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
         int at = 0;
         for (size_t j = 0; j < n; j++)
             at += all[j].color == color && comes_before(&all[j], &all[i]);
-        world_rank[at] = ep->world_rank[i];
+        world_rank[at] = ep->peer[i].world_rank;
     }
     ep->world->next_tag = tag + 1;
     if (color >= 0)
@@ -190,7 +199,7 @@ static int ranks_here(const struct rondo_endpoint *ep)
 {
     int count = 0;
     for (int i = 0; i < ep->ranks; i++)
-        count += ep->world->here[ep->world_rank[i]];
+        count += ep->world->here[ep->peer[i].world_rank];
     return count;
 }
 
@@ -228,21 +237,21 @@ static int finish(struct rondo_endpoint *ep, struct rondo_request *request, doub
 
 static int progress(struct rondo_endpoint *ep)
 {
-    rondo__mpi_listen(ep->world);
+    rondo__mpi_listen();
     return rondo__mpi_revoked(ep) ? RONDO_EPEER : 0;
 }
 
 static int revoked(struct rondo_endpoint *ep, int *rank, int *code, const char **sentence)
 {
-    rondo__mpi_listen(ep->world);
+    rondo__mpi_listen();
     struct rondo_endpoint *by = rondo__mpi_revoked(ep);
     if (!by)
         return 0;
     *rank = -1;
     for (int i = 0; i < ep->ranks; i++)
-        if (ep->world_rank[i] == by->notice.rank)
+        if (ep->peer[i].world_rank == by->notice.head.rank)
             *rank = i;
-    *code = by->notice.code;
+    *code = by->notice.head.code;
     *sentence = by->notice.sentence;
     return 1;
 }

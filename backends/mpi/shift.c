@@ -9,7 +9,8 @@
 #include "backends/mpi/world.h"
 
 /* How long sends may go on after a failure where the peer does not say that it will receive nothing more, because it is
- * computing, or dead. What it had matched completes meanwhile. */
+ * computing, or dead. What it had matched completes meanwhile. After a wait that ran out it is RONDO_CLOSING_SECONDS, and nothing
+ * for sends to the rank at fault. */
 #define GRACE_SECONDS 2.0
 
 /* ---- flights ---- */
@@ -84,17 +85,20 @@ int rondo__mpi_shift_start(struct rondo_endpoint *ep, struct rondo_flight **out,
     f->to = (ep->rank + distance) % ep->ranks;
     f->from = (ep->rank + ep->ranks - distance) % ep->ranks;
     f->recv_bytes = recv_bytes;
+    struct rondo_peer *from = &ep->peer[f->from], *to = &ep->peer[f->to];
+    f->recv_last = from->taken += receives;
+    f->send_last = to->sent += sends;
     /* Both in place: what has been posted when a call fails is cancelled with everything else in quiesce(). */
     *out = f;
     for (int i = 0; i < receives; i++) {
-        int rc = MPI_Irecv((char *)recv + (size_t)i * w->piece, (int)piece_bytes(w, recv_bytes, i), MPI_BYTE, ep->world_rank[f->from],
+        int rc = MPI_Irecv((char *)recv + (size_t)i * w->piece, (int)piece_bytes(w, recv_bytes, i), MPI_BYTE, from->world_rank,
                            ep->tag, w->comm, &f->requests[i]);
         if (rc != MPI_SUCCESS)
             return rondo__mpi_error(rc, "MPI_Irecv");
         f->receives = f->count = i + 1;
     }
     for (int i = 0; i < sends; i++) {
-        int rc = MPI_Isend((const char *)send + (size_t)i * w->piece, (int)piece_bytes(w, send_bytes, i), MPI_BYTE, ep->world_rank[f->to],
+        int rc = MPI_Isend((const char *)send + (size_t)i * w->piece, (int)piece_bytes(w, send_bytes, i), MPI_BYTE, to->world_rank,
                            ep->tag, w->comm, &f->requests[receives + i]);
         if (rc != MPI_SUCCESS)
             return rondo__mpi_error(rc, "MPI_Isend");
@@ -130,41 +134,106 @@ static int test_flight(struct rondo_endpoint *ep, struct rondo_flight *f)
     return 1;
 }
 
+/* The other rank has left, and the message never comes, or is never taken. */
+static bool in_vain(const struct rondo_endpoint *ep, const struct rondo_flight *f)
+{
+    const struct rondo_peer *p = &ep->peer[f->done < f->receives ? f->from : f->to];
+    return p->left && (f->done < f->receives ? f->recv_last > p->its_sent : f->send_last > p->its_taken);
+}
+
+/* 1: complete, 0: not yet, or a code. */
+static int look(struct rondo_endpoint *ep, struct rondo_flight *f, int *peer, bool even_if_revoked)
+{
+    *peer = f->done < f->receives ? f->from : f->to;
+    rondo__mpi_wait_for(ep->world, ep->peer[*peer].world_rank);
+    if (!even_if_revoked && rondo__mpi_revoked(ep))
+        return RONDO_EPEER;
+    int complete = test_flight(ep, f);
+    if (complete)
+        return complete;
+    rondo__mpi_listen();
+    *peer = f->done < f->receives ? f->from : f->to;
+    return in_vain(ep, f) ? RONDO_EPEER : 0;
+}
+
+/* Time ran out: who along the chain of those that wait for each other does not answer, or waits for nobody? Returns as look(); with
+ * 0 *peer has that rank. */
+static int find_fault(struct rondo_endpoint *ep, struct rondo_flight *f, double seconds, int *peer, bool even_if_revoked)
+{
+    struct rondo_world *w = ep->world;
+    int suspect = ep->peer[*peer].world_rank, fault = *peer, found;
+    unsigned turn = 0;
+    for (int hops = 0; hops < w->ranks; hops++) {
+        for (int i = 0; i < ep->ranks; i++)
+            if (ep->peer[i].world_rank == suspect)
+                fault = i;
+        rondo__mpi_ask(w, suspect);
+        double until = rondo__mpi_host->now() + (RONDO_ASK_SECONDS < seconds ? RONDO_ASK_SECONDS : seconds);
+        do {
+            found = look(ep, f, peer, even_if_revoked);
+            if (found)
+                return found;
+            rondo__mpi_pause(w, &turn);
+        } while (!w->talk[suspect].answered && rondo__mpi_host->now() < until);
+        if (!w->talk[suspect].answered || w->talk[suspect].waits_for < 0 || w->talk[suspect].waits_for >= w->ranks ||
+            w->talk[suspect].waits_for == w->rank)
+            break;
+        suspect = w->talk[suspect].waits_for;
+    }
+    *peer = fault;
+    w->fault = suspect;
+    return 0;
+}
+
 int rondo__mpi_shift_finish(struct rondo_endpoint *ep, struct rondo_flight *f, double seconds, int *peer, bool even_if_revoked)
 {
     unsigned turn = 0;
     double until = 0.0;
-    for (;;) {
-        *peer = f->done < f->receives ? f->from : f->to;
-        if (!even_if_revoked && rondo__mpi_revoked(ep))
-            return RONDO_EPEER;
-        int complete = test_flight(ep, f);
-        if (complete < 0)
-            return complete;
-        if (complete) {
-            give_flight(ep, f);
-            return 0;
-        }
-        rondo__mpi_listen(ep->world);
+    bool closes = false;
+    int found;
+    while (!(found = look(ep, f, peer, even_if_revoked))) {
         double now = rondo__mpi_host->now();
         if (until == 0.0)
             until = now + seconds;
-        if (now >= until)
-            return RONDO_ETIMEDOUT;
+        bool closing = even_if_revoked && ep->world->late;
+        if (closing && !closes && until > now + RONDO_CLOSING_SECONDS)
+            until = now + RONDO_CLOSING_SECONDS;
+        closes = closing;
+        if (now >= until) {
+            found = closing ? 0 : find_fault(ep, f, seconds, peer, even_if_revoked);
+            if (!found)
+                found = RONDO_ETIMEDOUT;
+            break;
+        }
         rondo__mpi_pause(ep->world, &turn);
     }
+    rondo__mpi_wait_for(NULL, -1);
+    if (found < 0)
+        return found;
+    give_flight(ep, f);
+    return 0;
 }
 
-int rondo__mpi_gather(struct rondo_endpoint *ep, const void *mine, void *all, size_t bytes, double seconds, bool even_if_revoked)
+int rondo__mpi_gather(struct rondo_endpoint *ep, const void *mine, void *all, size_t bytes, double seconds, bool even_if_revoked,
+                      int *peer)
 {
     memcpy((char *)all + (size_t)ep->rank * bytes, mine, bytes);
-    int err = 0, peer;
+    int err = 0;
+    bool closes = false;
+    double until = rondo__mpi_host->now() + seconds;
     for (int d = 1; d < ep->ranks && !err; d++) {
         int from = (ep->rank + ep->ranks - d) % ep->ranks;
         struct rondo_flight *f;
+        *peer = from;
         err = rondo__mpi_shift_start(ep, &f, d, mine, bytes, (char *)all + (size_t)from * bytes, bytes, even_if_revoked);
+        double left = until - rondo__mpi_host->now();
+        if (even_if_revoked && ep->world->late && !closes && left > RONDO_CLOSING_SECONDS) {
+            until -= left - RONDO_CLOSING_SECONDS;
+            left = RONDO_CLOSING_SECONDS;
+            closes = true;
+        }
         if (!err)
-            err = rondo__mpi_shift_finish(ep, f, seconds, &peer, even_if_revoked);
+            err = rondo__mpi_shift_finish(ep, f, left > 0.0 ? left : 0.0, peer, even_if_revoked);
     }
     return err;
 }
@@ -184,7 +253,7 @@ static void look_round(struct rondo_endpoint *ep, int *receiving, int *sending)
                 f->requests[i] = MPI_REQUEST_NULL;   /* failed: nothing will come of it */
             else if (!complete && i < f->receives)
                 ++*receiving;
-            else if (!complete && !ep->quiet_ranks[f->to])
+            else if (!complete && !ep->peer[f->to].quiet && !(ep->world->late && ep->peer[f->to].world_rank == ep->world->fault))
                 ++*sending;
         }
 }
@@ -198,15 +267,16 @@ void rondo__mpi_quiesce(struct rondo_endpoint *ep, double seconds)
     /* A receive ends: cancelled, or complete where its sender was already sending. */
     double begin = rondo__mpi_host->now();
     unsigned turn = 0;
+    const double grace = ep->world->late ? RONDO_CLOSING_SECONDS : GRACE_SECONDS;
     for (;;) {
         int receiving, sending;
         look_round(ep, &receiving, &sending);
         if (!receiving)
             rondo__mpi_say_quiet(ep);
         double waited = rondo__mpi_host->now() - begin;
-        if (waited >= seconds || (!receiving && (!sending || waited >= GRACE_SECONDS)))
+        if (waited >= seconds || (!receiving && (!sending || waited >= grace)))
             break;
-        rondo__mpi_listen(ep->world);
+        rondo__mpi_listen();
         rondo__mpi_pause(ep->world, &turn);
     }
     while (ep->flights.next != &ep->flights) {

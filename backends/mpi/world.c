@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Communicators of the MPI transport: starting MPI where the program has not, joining, leaving, and revoking. Called by
- * module.c and shift.c.
+ * Communicators of the MPI transport: starting MPI where the program has not, joining and leaving. Called by module.c.
  *
- * Revoking. MPI has no portable way to interrupt a peer's wait, so every world keeps one receive posted for notices (tag 0,
- * any source), and all waits look at it. Whoever fails sends a notice to all others of its group; a group is known by its
- * tag. A group counts as revoked when one of its parents is. A rank that has cancelled its receives says so with a second
- * notice: from then on no send to it can be matched, and the sender may have its memory back.
+ * A communicator is given back to MPI only when every other rank has said its last word on it (notice.c), which may be after the
+ * context is gone: until then its line waits in a list, looked at whenever ranks join or leave, and last when MPI is finalised.
  */
 #define _GNU_SOURCE   /* sched_getaffinity */
 #include "backends/mpi/world.h"
@@ -22,8 +19,8 @@
 #define SLEEP_NS_MIN 10000
 #define SLEEP_NS_MAX 500000
 #define CORES_MAX 4096
-/* For what was sent about a failure to get away; it is a few hundred bytes. And for what others say to come in, so that MPI has
- * no messages left over that it would complain about at the end. */
+/* For notices to get away; they are a few hundred bytes. And for what others say to come in, so that MPI has no messages left over
+ * that it would complain about at the end. */
 #define GRACE_SECONDS 1.0
 #define HEARING_SECONDS 0.02
 
@@ -56,9 +53,66 @@ const char *rondo__mpi_library(void)
 
 static bool lost_a_peer;   /* a wait timed out: MPI_Finalize might wait for that peer for ever */
 
+void rondo__mpi_lost_one(void)
+{
+    lost_a_peer = true;
+}
+
 void rondo__mpi_all_here(void)
 {
     lost_a_peer = false;
+}
+
+/* ---- communicators that wait for their last notices ---- */
+
+static struct rondo_line *waiting;
+
+static void line_free(struct rondo_line *line, bool quiet)
+{
+    /* A cancelled receive completes at once, or it has just been matched; both end it. */
+    if (line->listening != MPI_REQUEST_NULL) {
+        MPI_Cancel(&line->listening);
+        MPI_Wait(&line->listening, MPI_STATUS_IGNORE);
+    }
+    /* Else it stays with MPI: something may still come on it. */
+    if (quiet && line->comm != MPI_COMM_NULL)
+        MPI_Comm_free(&line->comm);
+    MPI_Free_mem(line);
+}
+
+/* Frees those whose ranks are all done; false: there are others that this may still become true of. */
+static bool tidy(void)
+{
+    bool done = true;
+    for (struct rondo_line **p = &waiting; *p;) {
+        struct rondo_line *line = *p;
+        if (rondo__mpi_listen_after(line)) {
+            *p = line->next;
+            line_free(line, true);
+        } else {
+            done &= line->gone < 0;
+            p = &line->next;
+        }
+    }
+    return done;
+}
+
+/* MPI calls this first of all when it is finalised, by whomever. */
+static int at_finalize(MPI_Comm comm, int key, void *value, void *state)
+{
+    (void)comm;
+    (void)key;
+    (void)value;
+    (void)state;
+    double until = MPI_Wtime() + GRACE_SECONDS;
+    while (!tidy() && !lost_a_peer && MPI_Wtime() < until)
+        sched_yield();
+    while (waiting) {
+        struct rondo_line *line = waiting;
+        waiting = line->next;
+        line_free(line, false);
+    }
+    return MPI_SUCCESS;
 }
 
 /* At exit and not when a launch ends: MPI cannot be initialised twice in one process, and a program may launch again. */
@@ -71,7 +125,8 @@ static void end_at_exit(void)
 
 int rondo__mpi_start(void)
 {
-    int on = 0, off = 0, provided = 0;
+    static int key = MPI_KEYVAL_INVALID;
+    int on = 0, off = 0, provided = 0, rc;
     if (!rondo__mpi_same_library())
         return rondo__mpi_fail(RONDO_ENOTSUP, "this program runs another MPI library than the one that rondo's MPI module was built with; "
                                "build rondo with the program's mpicc");
@@ -79,13 +134,18 @@ int rondo__mpi_start(void)
     if (off)
         return rondo__mpi_fail(RONDO_EINVAL, "MPI was finalised in this process and cannot start again; finalise it after the last use");
     MPI_Initialized(&on);
-    if (on)
+    if (!on) {
+        rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+        if (rc != MPI_SUCCESS)
+            return rondo__mpi_error(rc, "MPI_Init_thread");
+        atexit(end_at_exit);
+    }
+    if (key != MPI_KEYVAL_INVALID)
         return 0;
-    int rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
-    if (rc != MPI_SUCCESS)
-        return rondo__mpi_error(rc, "MPI_Init_thread");
-    atexit(end_at_exit);
-    return 0;
+    rc = MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, at_finalize, &key, NULL);
+    if (rc == MPI_SUCCESS)
+        rc = MPI_Comm_set_attr(MPI_COMM_SELF, key, NULL);
+    return rc == MPI_SUCCESS ? 0 : rondo__mpi_error(rc, "MPI_Comm_set_attr");
 }
 
 void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn)
@@ -103,62 +163,68 @@ void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn)
 
 /* ---- the machine ---- */
 
-/* A core that k ranks may use counts 1/k for each of them, so that processes bound to cores of their own keep them. */
-static int share_of_cores(MPI_Comm here, int ranks_here)
+/* What a rank tells the others about where it runs. */
+struct site {
+    uint64_t machine;
+    int32_t usable, reserved;         /* cores holds what the system said */
+    unsigned char cores[CORES_MAX / 8];
+};
+
+static uint64_t add_text(uint64_t hash, const char *text)
 {
-    int share = rondo__mpi_host->cores() / ranks_here;
+    for (; *text; text++)
+        hash = (hash ^ (unsigned char)*text) * 0x100000001b3u;
+    return hash;
+}
+
+/* Machines are told apart by their name, and by the boot where the system numbers it: names are often all alike. */
+static void describe(struct site *site)
+{
+    char name[MPI_MAX_PROCESSOR_NAME + 1] = "";
+    int length = 0;
+    memset(site, 0, sizeof *site);
+    if (MPI_Get_processor_name(name, &length) == MPI_SUCCESS)
+        site->machine = add_text(0xcbf29ce484222325u, name);
 #ifdef __linux__
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (f) {
+        char boot[64] = "";
+        if (fgets(boot, sizeof boot, f))
+            site->machine = add_text(site->machine, boot);
+        fclose(f);
+    }
     union {
         cpu_set_t set;
         unsigned char bytes[CORES_MAX / 8];
     } mask;
-    size_t bytes = CORES_MAX * sizeof(int);
-    int *mine = rondo__mpi_host->alloc_zero(1, bytes), *users = rondo__mpi_host->alloc_zero(1, bytes);
     memset(&mask, 0, sizeof mask);
-    int usable = mine && users && sched_getaffinity(0, sizeof mask, &mask.set) == 0, all_usable = 0;
-    MPI_Allreduce(&usable, &all_usable, 1, MPI_INT, MPI_MIN, here);
-    if (all_usable) {
-        for (size_t c = 0; c < CORES_MAX; c++)
-            mine[c] = CPU_ISSET_S(c, sizeof mask, &mask.set) ? 1 : 0;
-        MPI_Allreduce(mine, users, CORES_MAX, MPI_INT, MPI_SUM, here);
-        double cores = 0.0;
-        for (int c = 0; c < CORES_MAX; c++)
-            if (mine[c] && users[c] > 0)
-                cores += 1.0 / users[c];
-        share = (int)(cores + 1e-6);
-    }
-    rondo__mpi_host->free(mine);
-    rondo__mpi_host->free(users);
+    site->usable = sched_getaffinity(0, sizeof mask, &mask.set) == 0;
+    for (size_t c = 0; c < CORES_MAX && site->usable; c++)
+        if (CPU_ISSET_S(c, sizeof mask, &mask.set))
+            site->cores[c / 8] |= (unsigned char)(1u << c % 8);
 #endif
-    return share;
+}
+
+/* A core that k ranks may use counts 1/k for each of them, so that processes bound to cores of their own keep them. */
+static int share_of_cores(const struct rondo_world *w, const struct site *all)
+{
+    const struct site *mine = &all[w->rank];
+    double cores = 0.0;
+    for (int i = 0; i < w->ranks; i++)
+        if (w->here[i] && !all[i].usable)
+            return rondo__mpi_host->cores() / w->ranks_here;
+    for (size_t c = 0; c < CORES_MAX; c++) {
+        int users = 0;
+        if (!(mine->cores[c / 8] >> c % 8 & 1))
+            continue;
+        for (int i = 0; i < w->ranks; i++)
+            users += w->here[i] && all[i].cores[c / 8] >> c % 8 & 1;
+        cores += 1.0 / users;
+    }
+    return (int)(cores + 1e-6);
 }
 
 /* ---- endpoints ---- */
-
-static struct rondo_endpoint *endpoint_alloc(int ranks)
-{
-    struct rondo_endpoint *ep = rondo__mpi_host->alloc_zero(1, sizeof *ep);
-    if (!ep)
-        return NULL;
-    ep->world_rank = rondo__mpi_host->alloc_zero((size_t)ranks, sizeof *ep->world_rank);
-    ep->telling = rondo__mpi_host->alloc_zero(2 * (size_t)ranks, sizeof *ep->telling);
-    ep->quiet_ranks = rondo__mpi_host->alloc_zero((size_t)ranks, 1);
-    /* One flight ahead, so that a rank without memory can still take part in the exchange at the end of a launch. */
-    ep->spare = rondo__mpi_host->alloc_zero(1, sizeof *ep->spare);
-    if (!ep->world_rank || !ep->telling || !ep->quiet_ranks || !ep->spare) {
-        rondo__mpi_host->free(ep->spare);
-        rondo__mpi_host->free(ep->world_rank);
-        rondo__mpi_host->free(ep->telling);
-        rondo__mpi_host->free(ep->quiet_ranks);
-        rondo__mpi_host->free(ep);
-        return NULL;
-    }
-    for (int i = 0; i < 2 * ranks; i++)
-        ep->telling[i] = MPI_REQUEST_NULL;
-    ep->ranks = ranks;
-    ep->flights.next = ep->flights.previous = &ep->flights;
-    return ep;
-}
 
 static void endpoint_free(struct rondo_endpoint *ep)
 {
@@ -167,10 +233,27 @@ static void endpoint_free(struct rondo_endpoint *ep)
         rondo__mpi_host->free(ep->spare);
         ep->spare = next;
     }
-    rondo__mpi_host->free(ep->world_rank);
-    rondo__mpi_host->free(ep->telling);
-    rondo__mpi_host->free(ep->quiet_ranks);
+    rondo__mpi_host->free(ep->peer);
     rondo__mpi_host->free(ep);
+}
+
+static struct rondo_endpoint *endpoint_alloc(int ranks)
+{
+    struct rondo_endpoint *ep = rondo__mpi_host->alloc_zero(1, sizeof *ep);
+    if (!ep)
+        return NULL;
+    ep->peer = rondo__mpi_host->alloc_zero((size_t)ranks, sizeof *ep->peer);
+    /* One flight ahead, so that a rank without memory can still take part in the exchange at the end of a launch. */
+    ep->spare = rondo__mpi_host->alloc_zero(1, sizeof *ep->spare);
+    if (!ep->peer || !ep->spare) {
+        endpoint_free(ep);
+        return NULL;
+    }
+    for (int i = 0; i < ranks; i++)
+        ep->peer[i].revoked_request = ep->peer[i].quiet_request = ep->peer[i].farewell.request = MPI_REQUEST_NULL;
+    ep->ranks = ranks;
+    ep->flights.next = ep->flights.previous = &ep->flights;
+    return ep;
 }
 
 static void endpoint_enter(struct rondo_endpoint *ep, struct rondo_world *w)
@@ -179,22 +262,6 @@ static void endpoint_enter(struct rondo_endpoint *ep, struct rondo_world *w)
     ep->next = w->endpoints;
     w->endpoints = ep;
     w->references++;
-}
-
-static void take_notice(struct rondo_endpoint *ep, const struct rondo_notice *notice)
-{
-    if (notice->kind == RONDO_NOTICE_QUIET)
-        for (int i = 0; i < ep->ranks; i++)
-            if (ep->world_rank[i] == notice->rank)
-                ep->quiet_ranks[i] = 1;
-    if (notice->kind != RONDO_NOTICE_REVOKED || ep->revoked)
-        return;
-    ep->notice = *notice;
-    ep->notice.sentence[RONDO_SENTENCE_BYTES - 1] = 0;
-    ep->revoked = true;
-    ep->world->broken = true;
-    if (notice->code == RONDO_ETIMEDOUT)
-        lost_a_peer = true;
 }
 
 int rondo__mpi_endpoint_new(struct rondo_endpoint **out, struct rondo_endpoint *parent, int tag, int ranks, const int32_t *world_rank,
@@ -207,109 +274,16 @@ int rondo__mpi_endpoint_new(struct rondo_endpoint **out, struct rondo_endpoint *
     struct rondo_endpoint *ep = endpoint_alloc(ranks);
     if (!ep)
         return rondo__mpi_fail(RONDO_ENOMEM, "no memory for a group of %d ranks", ranks);
-    memcpy(ep->world_rank, world_rank, (size_t)ranks * sizeof *world_rank);
+    for (int i = 0; i < ranks; i++)
+        ep->peer[i].world_rank = world_rank ? world_rank[i] : parent->peer[i].world_rank;
     ep->parent = parent;
     ep->rank = rank;
     ep->tag = tag;
     ep->seconds = parent->seconds;
     endpoint_enter(ep, w);
-    for (struct rondo_early *e = w->early; e; e = e->next)
-        if (e->notice.tag == tag)
-            take_notice(ep, &e->notice);
+    rondo__mpi_remember(ep);
     *out = ep;
     return 0;
-}
-
-/* ---- notices ---- */
-
-static int listen_again(struct rondo_world *w)
-{
-    return MPI_Irecv(&w->incoming, (int)sizeof w->incoming, MPI_BYTE, MPI_ANY_SOURCE, RONDO_NOTICE_TAG, w->comm, &w->listening);
-}
-
-void rondo__mpi_listen(struct rondo_world *w)
-{
-    int complete = 0;
-    while (w->listening != MPI_REQUEST_NULL) {
-        if (MPI_Test(&w->listening, &complete, MPI_STATUS_IGNORE) != MPI_SUCCESS || !complete)
-            return;
-        bool known = false;
-        for (struct rondo_endpoint *ep = w->endpoints; ep; ep = ep->next)
-            if (ep->tag == w->incoming.tag) {
-                take_notice(ep, &w->incoming);
-                known = true;
-            }
-        /* A group that others have made already; where there is no memory to remember it, its deadline will do. */
-        struct rondo_early *e = known || w->incoming.tag < w->next_tag ? NULL : rondo__mpi_host->alloc_zero(1, sizeof *e);
-        if (e) {
-            e->notice = w->incoming;
-            e->next = w->early;
-            w->early = e;
-        }
-        if (listen_again(w) != MPI_SUCCESS)
-            w->listening = MPI_REQUEST_NULL;
-    }
-}
-
-struct rondo_endpoint *rondo__mpi_revoked(struct rondo_endpoint *ep)
-{
-    while (ep && !ep->revoked)
-        ep = ep->parent;
-    return ep;
-}
-
-static void tell(struct rondo_endpoint *ep, const struct rondo_notice *notice, MPI_Request *requests)
-{
-    for (int i = 0; i < ep->ranks; i++)
-        if (i != ep->rank && MPI_Isend(notice, (int)sizeof *notice, MPI_BYTE, ep->world_rank[i], RONDO_NOTICE_TAG, ep->world->comm,
-                                       &requests[i]) != MPI_SUCCESS)
-            requests[i] = MPI_REQUEST_NULL;
-}
-
-void rondo__mpi_revoke(struct rondo_endpoint *ep, int code, const char *sentence)
-{
-    struct rondo_notice notice;
-    if (ep->revoked)
-        return;
-    memset(&notice, 0, sizeof notice);
-    notice.kind = RONDO_NOTICE_REVOKED;
-    notice.tag = ep->tag;
-    notice.rank = ep->world->rank;
-    notice.code = code;
-    snprintf(notice.sentence, sizeof notice.sentence, "%s", sentence);
-    take_notice(ep, &notice);
-    tell(ep, &ep->notice, ep->telling);
-}
-
-void rondo__mpi_say_quiet(struct rondo_endpoint *ep)
-{
-    if (ep->quiet || !rondo__mpi_revoked(ep))
-        return;
-    ep->quiet = true;
-    ep->quiet_notice.kind = RONDO_NOTICE_QUIET;
-    ep->quiet_notice.tag = ep->tag;
-    ep->quiet_notice.rank = ep->world->rank;
-    tell(ep, &ep->quiet_notice, ep->telling + ep->ranks);
-}
-
-/* false: some notice is still under way. */
-static bool told_all(struct rondo_endpoint *ep)
-{
-    bool all = true;
-    for (int i = 0; i < 2 * ep->ranks; i++) {
-        int complete = 1;
-        if (ep->telling[i] != MPI_REQUEST_NULL && MPI_Test(&ep->telling[i], &complete, MPI_STATUS_IGNORE) == MPI_SUCCESS && !complete)
-            all = false;
-    }
-    return all;
-}
-
-static bool heard_all(const struct rondo_endpoint *ep)
-{
-    for (int i = 0; i < ep->ranks; i++)
-        if (i != ep->rank && !ep->quiet_ranks[i])
-            return false;
-    return true;
 }
 
 /* ---- worlds ---- */
@@ -317,7 +291,7 @@ static bool heard_all(const struct rondo_endpoint *ep)
 static int join_communicator(struct rondo_world *w, MPI_Comm comm, double seconds)
 {
     MPI_Request request;
-    int rc = MPI_Comm_idup(comm, &w->comm, &request);
+    int rc = MPI_Comm_idup(comm, &w->line->comm, &request);
     if (rc != MPI_SUCCESS)
         return rondo__mpi_error(rc, "MPI_Comm_idup");
     w->joining = true;
@@ -330,20 +304,29 @@ static int join_communicator(struct rondo_world *w, MPI_Comm comm, double second
             return rondo__mpi_error(rc, "MPI_Comm_idup");
         if (complete)
             break;
+        rondo__mpi_listen();
         if (rondo__mpi_host->now() >= until) {
+            int silent = rondo__mpi_silent(comm, RONDO_ASK_SECONDS < seconds ? RONDO_ASK_SECONDS : seconds);
             lost_a_peer = true;
-            return rondo__mpi_fail(RONDO_ETIMEDOUT, "not all of the %d ranks came to join the communicator within %g s", w->ranks, seconds);
+            if (silent >= 0)
+                return rondo__mpi_fail(RONDO_ETIMEDOUT, "rank %d did not answer rank %d within %g s in step join; RONDO_DEADLINE or the "
+                                       "context's deadline can be longer", silent, w->rank, seconds);
+            return rondo__mpi_fail(RONDO_ETIMEDOUT, "not all of the %d ranks came within %g s, and MPI does not tell rank %d which of them "
+                                   "are missing in step join; all ranks of the communicator must join, and RONDO_DEADLINE or the "
+                                   "context's deadline can be longer", w->ranks, seconds, w->rank);
         }
         rondo__mpi_pause(w, &turn);
     }
     w->joining = false;
+    w->comm = w->line->comm;
     rc = MPI_Comm_set_errhandler(w->comm, MPI_ERRORS_RETURN);
     if (rc != MPI_SUCCESS)
         return rondo__mpi_error(rc, "MPI_Comm_set_errhandler");
-    return 0;
+    rc = rondo__mpi_listen_again(w->line);
+    return rc == MPI_SUCCESS ? 0 : rondo__mpi_error(rc, "MPI_Irecv");
 }
 
-/* What was found about MPI_COMM_WORLD. It does not change, and blocking collectives are slow where ranks outnumber cores. */
+/* What was found about MPI_COMM_WORLD. It does not change, and to ask all is slow where ranks outnumber cores. */
 #define KNOWN_MAX 4096
 static struct {
     int ranks, ranks_here, cores;
@@ -351,28 +334,24 @@ static struct {
     unsigned char here[KNOWN_MAX / 8];
 } known;
 
-static bool recall(struct rondo_world *w, MPI_Comm comm)
+static bool is_whole(const struct rondo_world *w, MPI_Comm comm)
 {
     int alike = MPI_UNEQUAL;
-    if (known.ranks != w->ranks || MPI_Comm_compare(comm, MPI_COMM_WORLD, &alike) != MPI_SUCCESS)
-        return false;
-    if (alike != MPI_IDENT && alike != MPI_CONGRUENT)
-        return false;
+    return w->ranks <= KNOWN_MAX && MPI_Comm_compare(comm, MPI_COMM_WORLD, &alike) == MPI_SUCCESS &&
+           (alike == MPI_IDENT || alike == MPI_CONGRUENT);
+}
+
+static void recall(struct rondo_world *w)
+{
     for (int i = 0; i < w->ranks; i++)
         w->here[i] = known.here[i / 8] >> (i % 8) & 1;
     w->ranks_here = known.ranks_here;
     w->cores = known.cores;
     w->crowded = known.crowded;
-    return true;
 }
 
-static void remember(const struct rondo_world *w, MPI_Comm comm)
+static void remember(const struct rondo_world *w)
 {
-    int alike = MPI_UNEQUAL;
-    if (w->ranks > KNOWN_MAX || MPI_Comm_compare(comm, MPI_COMM_WORLD, &alike) != MPI_SUCCESS)
-        return;
-    if (alike != MPI_IDENT && alike != MPI_CONGRUENT)
-        return;
     memset(known.here, 0, sizeof known.here);
     for (int i = 0; i < w->ranks; i++)
         known.here[i / 8] |= (unsigned char)(w->here[i] << (i % 8));
@@ -382,57 +361,103 @@ static void remember(const struct rondo_world *w, MPI_Comm comm)
     known.ranks = w->ranks;
 }
 
-/* All ranks are in here by now, so blocking calls do not wait for anybody who might not come. All of them remember, or none. */
-static int look_around(struct rondo_world *w, MPI_Comm comm)
+/* All ranks have joined by now, but any of them may stall even so: these waits have their deadline too. They go on when a rank fails
+ * that was quicker here: it has told already what is needed, and why it failed is for the next step to hear. */
+static int look_around(struct rondo_endpoint *ep, MPI_Comm comm, struct site *all, double seconds, int *peer)
 {
-    int *limit = NULL, found = 0;
+    struct rondo_world *w = ep->world;
+    int *limit = NULL, found = 0, whole = is_whole(w, comm);
     w->tag_limit = 32767;
     if (MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &limit, &found) == MPI_SUCCESS && found)
         w->tag_limit = *limit;
-    if (recall(w, comm))
+    /* All of them recall, or none: one that failed here earlier may be the only one that has to ask. */
+    unsigned char knows = whole && known.ranks == w->ranks;
+    int err = whole ? rondo__mpi_gather(ep, &knows, w->here, 1, seconds, true, peer) : 0;
+    if (err)
+        return err;
+    for (int i = 0; i < w->ranks; i++)
+        knows &= whole && w->here[i];
+    if (knows) {
+        recall(w);
         return 0;
-    MPI_Comm here;
-    MPI_Group group_here, group;
-    int rc = MPI_Comm_split_type(w->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
-    if (rc != MPI_SUCCESS)
-        return rondo__mpi_error(rc, "MPI_Comm_split_type");
-    MPI_Comm_size(here, &w->ranks_here);
-    MPI_Comm_group(here, &group_here);
-    MPI_Comm_group(w->comm, &group);
-    for (int i = 0; i < w->ranks_here; i++) {
-        int rank = 0;
-        if (MPI_Group_translate_ranks(group_here, 1, &i, group, &rank) == MPI_SUCCESS && rank >= 0 && rank < w->ranks)
-            w->here[rank] = 1;
     }
-    int share = share_of_cores(here, w->ranks_here);
-    w->crowded = share < 1;
-    w->cores = share < 1 ? 1 : share;
-    MPI_Group_free(&group_here);
-    MPI_Group_free(&group);
-    MPI_Comm_free(&here);
-    remember(w, comm);
-    return 0;
+    struct site mine;
+    describe(&mine);
+    err = rondo__mpi_gather(ep, &mine, all, sizeof mine, seconds, true, peer);
+    if (!err) {
+        w->ranks_here = 0;
+        for (int i = 0; i < w->ranks; i++) {
+            w->here[i] = all[i].machine == mine.machine;
+            w->ranks_here += w->here[i];
+        }
+        int share = share_of_cores(w, all);
+        w->crowded = share < 1;
+        w->cores = share < 1 ? 1 : share;
+        if (whole)
+            remember(w);
+    }
+    return err;
+}
+
+/* false: a letter is still under way, so that their memory has to stay. */
+static bool letters_gone(struct rondo_world *w)
+{
+    bool all = true;
+    for (int i = 0; i < w->ranks; i++) {
+        MPI_Request *requests[] = { &w->talk[i].ask.request, &w->talk[i].answer.request };
+        for (int k = 0; k < 2; k++) {
+            int complete = 1;
+            if (*requests[k] != MPI_REQUEST_NULL && MPI_Test(requests[k], &complete, MPI_STATUS_IGNORE) == MPI_SUCCESS && !complete)
+                all = false;
+        }
+    }
+    return all;
 }
 
 static void world_free(struct rondo_world *w)
 {
+    rondo__mpi_remove(w);
     rondo__mpi_host->free(w->here);
     if (w->joining)
         return;   /* a nonblocking collective cannot be cancelled: its result must still have a place */
-    /* A cancelled receive completes at once, or it has just been matched; both end it. */
-    if (w->listening != MPI_REQUEST_NULL) {
-        MPI_Cancel(&w->listening);
-        MPI_Wait(&w->listening, MPI_STATUS_IGNORE);
-    }
     while (w->early) {
         struct rondo_early *next = w->early->next;
         rondo__mpi_host->free(w->early);
         w->early = next;
     }
-    /* Freeing a communicator is collective; after a failure the others may never come, so it stays with MPI. */
-    if (w->comm != MPI_COMM_NULL && !w->broken)
-        MPI_Comm_free(&w->comm);
+    if (w->broken || !w->line || w->comm == MPI_COMM_NULL) {
+        if (w->line)
+            line_free(w->line, false);
+    } else {
+        w->line->next = waiting;
+        waiting = w->line;
+        tidy();
+    }
+    if (!w->talk || letters_gone(w))
+        rondo__mpi_host->free(w->talk);
     rondo__mpi_host->free(w);
+}
+
+static int world_alloc(struct rondo_world **world, struct rondo_endpoint **endpoint, int ranks)
+{
+    struct rondo_world *w = rondo__mpi_host->alloc_zero(1, sizeof *w);
+    struct rondo_endpoint *ep = endpoint_alloc(ranks);
+    *world = w;
+    *endpoint = ep;
+    if (!w)
+        return RONDO_ENOMEM;
+    w->comm = MPI_COMM_NULL;
+    w->here = rondo__mpi_host->alloc_zero((size_t)ranks, 1);
+    w->talk = rondo__mpi_host->alloc_zero((size_t)ranks, sizeof *w->talk);
+    for (int i = 0; w->talk && i < ranks; i++)
+        w->talk[i].ask.request = w->talk[i].answer.request = MPI_REQUEST_NULL;
+    if (!ep || !w->here || !w->talk || MPI_Alloc_mem(sizeof *w->line, MPI_INFO_NULL, &w->line) != MPI_SUCCESS)
+        return RONDO_ENOMEM;
+    memset(w->line, 0, sizeof *w->line);
+    w->line->comm = MPI_COMM_NULL;
+    w->line->listening = MPI_REQUEST_NULL;
+    w->line->ranks = ranks;
+    return 0;
 }
 
 int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seconds)
@@ -446,46 +471,53 @@ int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seco
         return rondo__mpi_fail(RONDO_EINVAL, "the communicator is an inter-communicator; merge it first (MPI_Intercomm_merge)");
     MPI_Comm_size(comm, &ranks);
     MPI_Comm_rank(comm, &rank);
-    struct rondo_world *w = rondo__mpi_host->alloc_zero(1, sizeof *w);
-    struct rondo_endpoint *ep = endpoint_alloc(ranks);
-    if (w)
-        w->here = rondo__mpi_host->alloc_zero((size_t)ranks, 1);
-    if (!w || !ep || !w->here) {
+    tidy();
+    struct rondo_world *w;
+    struct rondo_endpoint *ep;
+    /* Before others wait: a rank without memory must not come to join. */
+    struct site *sites = rondo__mpi_host->alloc_zero((size_t)ranks, sizeof *sites);
+    if (world_alloc(&w, &ep, ranks) || !sites) {
+        rondo__mpi_host->free(sites);
         if (w)
-            rondo__mpi_host->free(w->here);
-        rondo__mpi_host->free(w);
+            world_free(w);
         if (ep)
             endpoint_free(ep);
         return rondo__mpi_fail(RONDO_ENOMEM, "no memory for a communicator of %d ranks", ranks);
     }
-    w->comm = MPI_COMM_NULL;
-    w->listening = MPI_REQUEST_NULL;
     w->rank = rank;
     w->ranks = ranks;
+    w->fault = -1;
     w->crowded = true;   /* until known */
     w->next_tag = RONDO_NOTICE_TAG + 2;
     ep->rank = rank;
     ep->tag = RONDO_NOTICE_TAG + 1;
     ep->seconds = seconds;
     for (int i = 0; i < ranks; i++)
-        ep->world_rank[i] = i;
+        ep->peer[i].world_rank = i;
     int err = rondo__mpi_host->env_piece(&w->piece);
     if (!err)
         err = join_communicator(w, comm, seconds);
-    if (!err)
-        err = look_around(w, comm);
-    if (!err) {
-        int rc = listen_again(w);
-        if (rc != MPI_SUCCESS)
-            err = rondo__mpi_error(rc, "MPI_Irecv");
-    }
     if (err) {
         w->broken = true;
         world_free(w);
         endpoint_free(ep);
+        rondo__mpi_host->free(sites);
         return err;
     }
     endpoint_enter(ep, w);
+    rondo__mpi_enter(w);
+    int peer = -1;
+    err = look_around(ep, comm, sites, seconds, &peer);
+    rondo__mpi_host->free(sites);
+    if (err) {
+        if (err == RONDO_EPEER)
+            rondo__mpi_fail(err, "rank %d has left, but rank %d still waits for it in step join", peer, rank);
+        else if (err == RONDO_ETIMEDOUT)
+            rondo__mpi_fail(err, "rank %d did not answer rank %d within %g s in step join", peer, rank, seconds);
+        rondo__mpi_revoke(ep, err, rondo__mpi_host->text());
+        rondo__mpi_leave(ep);
+        return err;
+    }
     *out = ep;
     return 0;
 }
@@ -493,15 +525,20 @@ int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seco
 void rondo__mpi_leave(struct rondo_endpoint *ep)
 {
     struct rondo_world *w = ep->world;
-    rondo__mpi_quiesce(ep, ep->seconds);
+    const bool final = w->references == 1;
+    rondo__mpi_quiesce(ep, w->late && GRACE_SECONDS < ep->seconds ? GRACE_SECONDS : ep->seconds);
+    rondo__mpi_listen();
+    if (!rondo__mpi_revoked(ep))
+        rondo__mpi_say_left(ep, final && !w->broken && ep->ranks == w->ranks);
+    if (final && !w->broken && ep->ranks != w->ranks)
+        rondo__mpi_say_last(w);
     unsigned turn = 0;
     double until = rondo__mpi_host->now() + GRACE_SECONDS;
-    bool told;
-    while (!(told = told_all(ep)) && rondo__mpi_host->now() < until)
+    while (!rondo__mpi_told_all(ep, true) && rondo__mpi_host->now() < until)
         rondo__mpi_pause(w, &turn);
     until = rondo__mpi_host->now() + HEARING_SECONDS;
-    while (ep->quiet && !heard_all(ep) && rondo__mpi_host->now() < until) {
-        rondo__mpi_listen(w);
+    while (ep->quiet && !rondo__mpi_heard_all(ep) && rondo__mpi_host->now() < until) {
+        rondo__mpi_listen();
         rondo__mpi_pause(w, &turn);
     }
     for (struct rondo_endpoint **p = &w->endpoints; *p; p = &(*p)->next)
@@ -509,7 +546,7 @@ void rondo__mpi_leave(struct rondo_endpoint *ep)
             *p = ep->next;
             break;
         }
-    if (told)
+    if (rondo__mpi_told_all(ep, false))
         endpoint_free(ep);   /* else MPI still reads the notice in it */
     if (--w->references == 0)
         world_free(w);

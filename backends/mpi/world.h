@@ -16,12 +16,31 @@
 
 #define RONDO_NOTICE_TAG 0       /* of notices, all groups'; groups have 1, 2, ... */
 #define RONDO_SENTENCE_BYTES 256
+/* After a wait has run out: the time that others have to answer whom they wait for, and that sends to them have to end. */
+#define RONDO_ASK_SECONDS 0.5
+#define RONDO_CLOSING_SECONDS 0.5
 
-/* What a revoking rank sends to the others, and what each rank says when it will receive nothing any more after that. */
-enum rondo_notice_kind { RONDO_NOTICE_REVOKED = 1, RONDO_NOTICE_QUIET = 2 };
+/* What ranks say to each other besides their messages. */
+enum rondo_notice_kind {
+    RONDO_NOTICE_REVOKED = 1,    /* the group is revoked: code and sentence say why, about: whom it waited for, or -1 */
+    RONDO_NOTICE_QUIET,          /* after that: I will receive nothing any more */
+    RONDO_NOTICE_LEFT,           /* I have left the group; so many messages I sent you in it, so many I took or would have taken */
+    RONDO_NOTICE_ASK,            /* whom do you wait for? */
+    RONDO_NOTICE_ANSWER          /* for rank `about`; -1: nobody */
+};
+struct rondo_head {
+    int32_t kind, tag, rank, code;   /* tag: the group; rank: who says it; all ranks here as numbered in the world */
+    int32_t about, last;             /* last: 1: nothing more will come from me on this communicator */
+    int64_t sent, taken;
+};
 struct rondo_notice {
-    int32_t kind, tag, rank, code;   /* tag: the group; rank: as numbered in the world; code: why */
+    struct rondo_head head;
     char sentence[RONDO_SENTENCE_BYTES];
+};
+/* A notice without a sentence, on its way to one rank. */
+struct rondo_letter {
+    struct rondo_head head;
+    MPI_Request request;
 };
 
 /* A notice about a group that this process has not made yet. */
@@ -30,7 +49,25 @@ struct rondo_early {
     struct rondo_notice notice;
 };
 
+/* What may have to outlive a world, until the last notice of every other rank is in: only then is its communicator free for
+ * others to get. In MPI's memory, because the context's is given back with the context. */
+struct rondo_line {
+    struct rondo_line *next;     /* of those whose world has ended */
+    MPI_Comm comm;
+    MPI_Request listening;
+    int ranks, gone;             /* ranks that have said their last word */
+    struct rondo_notice incoming;
+};
+
+/* What a rank of the world was asked and what it was answered. */
+struct rondo_talk {
+    struct rondo_letter ask, answer;
+    int32_t waits_for;
+    bool answered;
+};
+
 struct rondo_world {
+    struct rondo_line *line;
     MPI_Comm comm;
     int rank, ranks, ranks_here, cores;
     int tag_limit, next_tag, references;
@@ -38,11 +75,13 @@ struct rondo_world {
     bool crowded;                /* more ranks on this machine than cores: waits must let others run */
     bool joining;                /* MPI may still write comm */
     bool broken;                 /* some group was revoked: nothing collective from here on */
+    bool late;                   /* because a wait ran out: nobody is waited for that long again */
+    int32_t fault;               /* who was at fault for that, or -1 */
     unsigned char *here;         /* [ranks]: 1 where on this machine */
+    struct rondo_talk *talk;     /* [ranks] */
     struct rondo_endpoint *endpoints;
     struct rondo_early *early;
-    struct rondo_notice incoming;
-    MPI_Request listening;
+    struct rondo_world *next;    /* of all that this process is in */
 };
 
 /* One shift in flight: pieces received, then pieces sent. */
@@ -51,20 +90,30 @@ struct rondo_flight {
     MPI_Request *requests, few[4];
     int receives, count, done;   /* the first `done` requests are complete */
     size_t recv_bytes;
+    int64_t recv_last, send_last;   /* numbers of the last pieces among all between the two ranks, from 1 */
     int from, to;                /* as numbered in the group */
+};
+
+/* Another rank of a group. */
+struct rondo_peer {
+    int32_t world_rank;
+    bool quiet, left;            /* it has said so */
+    int64_t sent, taken;         /* pieces that this rank sent to it, and receives that it started from it */
+    int64_t its_sent, its_taken; /* once it has left: the same as it counted */
+    MPI_Request revoked_request, quiet_request;
+    struct rondo_letter farewell;
 };
 
 struct rondo_endpoint {
     struct rondo_world *world;
     struct rondo_endpoint *parent, *next;   /* next: in the world's list */
     int32_t rank, ranks, tag;
-    int32_t *world_rank;         /* [ranks] */
     double seconds;              /* the longest wait inside split and leave */
     bool revoked;
     bool quiet;                  /* after that: it has said that it will receive nothing any more */
-    unsigned char *quiet_ranks;  /* [ranks]: 1: that rank has said so */
-    struct rondo_notice notice, quiet_notice;   /* why; and what is sent about being quiet */
-    MPI_Request *telling;        /* [2*ranks]: notices on their way; MPI_REQUEST_NULL otherwise */
+    struct rondo_peer *peer;     /* [ranks] */
+    struct rondo_notice notice;  /* why it is revoked */
+    struct rondo_head quiet_notice;
     struct rondo_flight flights; /* head of a ring */
     struct rondo_flight *spare;
 };
@@ -83,18 +132,39 @@ int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seco
 int rondo__mpi_endpoint_new(struct rondo_endpoint **out, struct rondo_endpoint *parent, int tag, int ranks, const int32_t *world_rank,
                             int rank);
 void rondo__mpi_leave(struct rondo_endpoint *ep);
+void rondo__mpi_lost_one(void);                                 /* MPI_Finalize might wait for ever */
 void rondo__mpi_all_here(void);                                 /* nobody is lost, whatever timed out before */
-void rondo__mpi_listen(struct rondo_world *w);                  /* takes in notices; also lets MPI progress */
+void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn);     /* between two looks */
+
+/* ---- notice.c ---- */
+int rondo__mpi_listen_again(struct rondo_line *line);
+void rondo__mpi_enter(struct rondo_world *w);                   /* into the list of worlds whose notices are taken in */
+void rondo__mpi_remove(struct rondo_world *w);
+void rondo__mpi_listen(void);                                   /* takes in notices, of all worlds; also lets MPI progress */
+bool rondo__mpi_listen_after(struct rondo_line *line);          /* the same when the world has ended; true: it was its last word */
+void rondo__mpi_remember(struct rondo_endpoint *ep);            /* takes in what came about it before it was made */
 void rondo__mpi_revoke(struct rondo_endpoint *ep, int code, const char *sentence);
 void rondo__mpi_say_quiet(struct rondo_endpoint *ep);
+void rondo__mpi_say_left(struct rondo_endpoint *ep, bool last);
+void rondo__mpi_say_last(struct rondo_world *w);
 struct rondo_endpoint *rondo__mpi_revoked(struct rondo_endpoint *ep);   /* it or the parent that was; NULL: none */
-void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn);     /* between two looks */
+void rondo__mpi_wait_for(const struct rondo_world *w, int world_rank);   /* what is answered when asked; NULL: nobody */
+void rondo__mpi_ask(struct rondo_world *w, int world_rank);
+/* Of the ranks of comm one that does not answer within `seconds`, by its number there; -1 where all do, or where this process is in
+ * no other world of the same ranks through which it could ask. */
+int rondo__mpi_silent(MPI_Comm comm, double seconds);
+/* false: some notice is still under way; but_fault: to others than the one who does not answer anyway */
+bool rondo__mpi_told_all(struct rondo_endpoint *ep, bool but_fault);
+bool rondo__mpi_heard_all(const struct rondo_endpoint *ep);
 
 /* ---- shift.c; even_if_revoked: for the one exchange that must work after failures, launch's ---- */
 int rondo__mpi_shift_start(struct rondo_endpoint *ep, struct rondo_flight **out, int distance, const void *send, size_t send_bytes,
                            void *recv, size_t recv_bytes, bool even_if_revoked);
+/* Once a wait in this world has run out, waits that go on even so have RONDO_CLOSING_SECONDS. */
 int rondo__mpi_shift_finish(struct rondo_endpoint *ep, struct rondo_flight *f, double seconds, int *peer, bool even_if_revoked);
-int rondo__mpi_gather(struct rondo_endpoint *ep, const void *mine, void *all, size_t bytes, double seconds, bool even_if_revoked);
+/* seconds: for all of it */
+int rondo__mpi_gather(struct rondo_endpoint *ep, const void *mine, void *all, size_t bytes, double seconds, bool even_if_revoked,
+                      int *peer);
 void rondo__mpi_quiesce(struct rondo_endpoint *ep, double seconds);
 
 #endif

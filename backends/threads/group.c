@@ -224,7 +224,7 @@ static struct rondo_group *child_new(struct rondo_group *g, int leader, int rank
     return child;
 }
 
-int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out)
+int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer)
 {
     struct rondo_group *g = ep->group;
     *out = NULL;
@@ -233,15 +233,15 @@ int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct ron
         return rondo__fail(RONDO_ENOMEM, "no memory for an endpoint of a sub-group");
     ep->me->color = color;
     ep->me->key = key;
-    int peer = -1, ranks = 0, leader = ep->rank, place = 0;
-    int err = rondo__group_fence(ep, ep->seconds, &peer);
+    int ranks = 0, leader = ep->rank, place = 0;
+    int err = rondo__group_fence(ep, ep->seconds, peer);
     if (!err && color >= 0) {
         place = place_of(g, ep->rank, &ranks, &leader);
         if (leader == ep->rank)
             ep->me->child = child_new(g, leader, ranks);
     }
     if (!err)
-        err = rondo__group_fence(ep, ep->seconds, &peer);
+        err = rondo__group_fence(ep, ep->seconds, peer);
     if (err)
         goto fail;
     if (color < 0) {

@@ -87,6 +87,6 @@ void rondo__turns_computing(struct rondo_endpoint *ep, int threads);
 int rondo__turns_poll(struct rondo_endpoint *ep);
 
 int rondo__group_fence(struct rondo_endpoint *ep, double seconds, int *peer);
-int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out);
+int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer);
 
 #endif

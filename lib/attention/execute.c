@@ -193,7 +193,7 @@ struct rondo_shift *rondo__shift_slot(struct rondo__execution *e, int32_t index)
 const char *rondo__label(struct rondo__execution *e, int32_t index, const char *what, int32_t step)
 {
     char *text = e->base + e->at.labels + (size_t)index * RONDO_LABEL_BYTES;
-    snprintf(text, RONDO_LABEL_BYTES, "%s step %d of %d", what, (int)step, (int)e->plan->ranks - 1);
+    snprintf(text, RONDO_LABEL_BYTES, "%s %d of %d", what, (int)step, (int)e->plan->ranks - 1);
     return text;
 }
 

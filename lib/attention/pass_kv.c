@@ -94,5 +94,5 @@ int rondo__pass_kv(struct rondo__execution *e)
     }
     if (!err && blocks)
         err = rondo__compute(e, 0, NULL, NULL, blocks);
-    return err ? err : rondo__settle(e, "the end of pass-KV");
+    return err ? err : rondo__settle(e, "end of pass-KV");
 }

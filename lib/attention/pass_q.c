@@ -113,5 +113,5 @@ int rondo__pass_q(struct rondo__execution *e)
         err = rondo__compute(e, plan->ranks, NULL, NULL, NULL);
     if (!err)
         err = rondo__ops(e->ctx)->sync(rondo__dev(e->ctx));
-    return err ? err : rondo__settle(e, "the end of pass-Q");
+    return err ? err : rondo__settle(e, "end of pass-Q");
 }

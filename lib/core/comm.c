@@ -16,6 +16,10 @@
 #define TEXT_BYTES 1024
 /* What agree passes on of a failed rank's sentence. */
 #define NOTE_BYTES 512
+/* After a wait has run out nobody is waited for that long again: what is still to be put in order has this much time. */
+#define GRACE_SECONDS 1.0
+/* "agreement on " and what is agreed on. */
+#define STEP_BYTES 128
 /* Small broadcasts need no fence, but a root must not run ahead without end. */
 #define UNFENCED_MAX 64
 
@@ -55,6 +59,15 @@ static bool is_revoked(rondo_context *ctx)
     return ctx->transport->revoked(ctx->endpoint, &rank, &code, &sentence) != 0;
 }
 
+/* How long a failed rank may wait for the others to let go of its memory. */
+static double patience(rondo_context *ctx)
+{
+    int rank, code;
+    const char *sentence;
+    bool late = ctx->transport->revoked(ctx->endpoint, &rank, &code, &sentence) && code == RONDO_ETIMEDOUT;
+    return late && GRACE_SECONDS < ctx->deadline ? GRACE_SECONDS : ctx->deadline;
+}
+
 /* A failure of the transport becomes a sentence that names peer and step; the communicator is revoked unless it was. */
 int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step)
 {
@@ -63,23 +76,26 @@ int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step)
     char who[32];
     snprintf(who, sizeof who, peer < 0 ? "a rank" : "rank %d", peer);
     if (code == RONDO_EPEER && ctx->transport->revoked(ctx->endpoint, &rank, &why, &text)) {
+        /* Who gave up waiting did nothing wrong itself: the sentence goes on with the rank that did not answer. */
+        const char *how = why == RONDO_ETIMEDOUT ? "gave up" : "failed";
         if (rank == ctx->rank)
-            return rondo__fail(code, "%s: this rank failed before, which ended its communicator: %s", step, text);
+            return rondo__fail(code, "this rank failed before, which ended its communicator: %s (noticed by rank %d in step %s)", text,
+                               rank, step);
         if (rank < 0)
-            return rondo__fail(code, "a rank outside this group failed: %s (%s; noticed by rank %d in %s)", text,
+            return rondo__fail(code, "a rank outside this group %s: %s (%s; noticed by rank %d in step %s)", how, text,
                                rondo_error_name(why), ctx->rank, step);
-        return rondo__fail(code, "rank %d failed: %s (%s; noticed by rank %d in %s)", rank, text, rondo_error_name(why),
+        return rondo__fail(code, "rank %d %s: %s (%s; noticed by rank %d in step %s)", rank, how, text, rondo_error_name(why),
                            ctx->rank, step);
     }
     if (code == RONDO_EPEER)
-        rondo__fail(code, "%s has left, but rank %d still waits for it in %s", who, ctx->rank, step);
+        rondo__fail(code, "%s has left, but rank %d still waits for it in step %s", who, ctx->rank, step);
     else if (code == RONDO_ETIMEDOUT)
-        rondo__fail(code, "%s did not answer rank %d within %g s in %s; RONDO_DEADLINE or the context's deadline can be longer", who,
-                    ctx->rank, ctx->deadline, step);
+        rondo__fail(code, "%s did not answer rank %d within %g s in step %s; RONDO_DEADLINE or the context's deadline can be longer",
+                    who, ctx->rank, ctx->deadline, step);
     else if (peer >= 0)
-        rondo__fail(code, "%s, in %s between rank %d and rank %d", rondo_error_text(), step, ctx->rank, peer);
+        rondo__fail(code, "%s, in step %s between rank %d and rank %d", rondo_error_text(), step, ctx->rank, peer);
     else
-        rondo__fail(code, "%s, in %s on rank %d", rondo_error_text(), step, ctx->rank);
+        rondo__fail(code, "%s, in step %s on rank %d", rondo_error_text(), step, ctx->rank);
     rondo_context_revoke(ctx, code, rondo_error_text());
     return code;
 }
@@ -99,7 +115,7 @@ int rondo__collective_failed(rondo_context *ctx, int code)
         return code;
     if (!is_revoked(ctx) && ctx->agreed != text_hash())
         rondo_context_revoke(ctx, code, rondo_error_text());
-    ctx->transport->quiesce(ctx->endpoint, ctx->deadline);
+    ctx->transport->quiesce(ctx->endpoint, patience(ctx));
     return code;
 }
 
@@ -266,7 +282,7 @@ int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size
     if (!err)
         err = gather(ctx, mine, all, bytes_of, 0, RONDO_OP_ALL_GATHER, "all-gather");
     if (!err && ctx->endpoint && largest > ctx->transport->eager)
-        err = rondo__fence(ctx, "the end of all-gather");
+        err = rondo__fence(ctx, "end of all-gather");
     return rondo__collective_failed(ctx, err);
 }
 
@@ -343,7 +359,7 @@ struct vote {
 };
 
 /* The same verdict on every rank, from the same votes. The communicator stays as it is: nobody waits for anybody. */
-static int verdict(rondo_context *ctx, const struct vote *votes, const char *what, int *broken)
+static int verdict(rondo_context *ctx, const struct vote *votes, const char *what, const char *step, int *broken)
 {
     int bad = -1;
     for (int r = ctx->ranks - 1; r >= 0; r--)
@@ -354,7 +370,7 @@ static int verdict(rondo_context *ctx, const struct vote *votes, const char *wha
         char note[NOTE_BYTES];
         memset(note, 0, sizeof note);
         snprintf(note, sizeof note, "%s", rondo_error_text());
-        *broken = broadcast(ctx, note, sizeof note, bad, RONDO_OP_AGREE, "agreement");
+        *broken = broadcast(ctx, note, sizeof note, bad, RONDO_OP_AGREE, step);
         if (*broken)
             return *broken;
         note[sizeof note - 1] = 0;
@@ -377,7 +393,9 @@ int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
         return rondo__fail(RONDO_EINVAL, "rondo_agree: the context is NULL");
     if (ctx->ranks == 1)
         return code ? code : begin(ctx, "agreement");
-    char own[TEXT_BYTES] = "";
+    char own[TEXT_BYTES] = "", step[STEP_BYTES];
+    what = what ? what : "their arguments";
+    snprintf(step, sizeof step, "agreement on %s", what);
     if (code)
         snprintf(own, sizeof own, "%s", rondo_error_text());
     struct vote here[VOTES_HERE], *votes = here, mine = { hash, code };
@@ -390,12 +408,12 @@ int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
             return rondo__collective_failed(ctx, code);
         }
     }
-    int err = gather(ctx, &mine, (char *)votes, NULL, sizeof mine, RONDO_OP_AGREE, "agreement");
+    int err = gather(ctx, &mine, (char *)votes, NULL, sizeof mine, RONDO_OP_AGREE, step);
     if (!err && ctx->transport->eager < sizeof mine)
-        err = rondo__fence(ctx, "agreement");
+        err = rondo__fence(ctx, step);
     int broken = err;
     if (!err)
-        err = verdict(ctx, votes, what ? what : "their arguments", &broken);
+        err = verdict(ctx, votes, what, step, &broken);
     (void)rondo__collective_failed(ctx, broken);
     if (code)
         err = rondo__fail(code, "%s", own);   /* a rank that came with a failure keeps that one */

@@ -187,9 +187,10 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
     err = rondo_agree(ctx, 0, err, "the split");
     struct rondo_endpoint *ep = NULL;
     if (!err && ctx->endpoint) {
-        err = ctx->transport->split(ctx->endpoint, color, key, &ep);
+        int peer = -1;
+        err = ctx->transport->split(ctx->endpoint, color, key, &ep, &peer);
         if (err)
-            err = rondo__collective_failed(ctx, rondo__comm_failed(ctx, err, -1, "the split"));
+            err = rondo__collective_failed(ctx, rondo__comm_failed(ctx, err, peer, "split"));
     }
     if (err || !child) {
         rondo__free(child);

@@ -106,7 +106,7 @@ RONDO_API void rondo__trace(rondo_context *ctx, const char *name, double begin, 
 /* ---- communication (comm.c): statistics, deadlines, sentences that name peer and step; revokes on its own failures ---- */
 struct rondo_shift {
     struct rondo_request request;
-    const char *step;                 /* "pass-KV step 3 of 7": static or alive until finished */
+    const char *step;                 /* "pass-KV 3 of 7": static or alive until finished */
     int32_t operation, active;
     double begin;
 };

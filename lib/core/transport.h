@@ -10,7 +10,7 @@
 
 #include "rondo.h"
 
-#define RONDO_TRANSPORT_ABI 1u
+#define RONDO_TRANSPORT_ABI 2u
 
 struct rondo_endpoint;   /* the transport's own */
 
@@ -23,7 +23,9 @@ struct rondo_boot {
     double seconds;            /* the longest wait inside join, split and leave */
 };
 
-/* Functions that return RONDO_EPEER or RONDO_ETIMEDOUT leave the sentence to comm.c; with other codes they record one. */
+/* Functions that return RONDO_EPEER or RONDO_ETIMEDOUT leave the sentence to comm.c (join excepted); with other codes they record
+ * one. *peer, where there is one, gets the rank at fault, -1 if unknown: not simply the one next in line, who may itself be waiting
+ * for somebody, but the one who waits for nobody and does not come. */
 
 /* One shift in flight. Lives in the caller's frame or workspace until finish() returned. */
 struct rondo_request {
@@ -52,7 +54,7 @@ struct rondo_transport_ops {
     int (*ranks)(const struct rondo_endpoint *ep);
     int (*ranks_here)(const struct rondo_endpoint *ep);
     /* As MPI_Comm_split; color < 0: *out = NULL. A child is revoked with its parent. */
-    int (*split)(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out);
+    int (*split)(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer);
 
     /* Starts sending send_bytes to rank (rank + distance) mod N and receiving recv_bytes from (rank - distance) mod N; either
      * may be 0 bytes: then nothing moves on that side. distance 1..N-1. Requests of one endpoint match between two ranks in the
@@ -62,7 +64,7 @@ struct rondo_transport_ops {
     int (*shift)(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
                  struct rondo_request *request);
     /* Waits for it at most `seconds`; sets request->where. RONDO_EPEER where the communicator was revoked, RONDO_ETIMEDOUT where time ran
-     * out; request->from / to tell which peer was waited for: *peer gets it. */
+     * out, or where the peer has left and what is waited for will never come. */
     int (*finish)(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer);
     /* Lets transfers progress; returns RONDO_EPEER once revoked. Never waits for another rank to come here; between two calls of
      * computing() it may make room for others to compute. May be NULL. */
