@@ -89,11 +89,12 @@ static int load_matrix(struct loader *l, const char *name, int64_t rows, int64_t
     int err = rondo__shards_need(l->shards, name, 2, shape, &array);
     if (err)
         return err;
-    size_t row_bytes = (size_t)in * rondo_type_size(array->type);
+    size_t row_bytes = (size_t)in * rondo_type_size(array->type);   /* config.c bounds `in`; all rows may be more than memory */
     if (type)
         *type = array->type;
     if (!linear) {
-        *table = rondo__alloc((size_t)array->bytes);
+        size_t bytes;
+        *table = __builtin_add_overflow(array->bytes, 0u, &bytes) ? NULL : rondo__alloc(bytes);
         if (!*table)
             return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %s (%llu bytes)", name, (unsigned long long)array->bytes);
         l->model->weight_bytes += array->bytes;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The bell by itself: a sleep lasts until the bell rings or the time is over, neither shorter nor longer. Where time_t is wider
- * than the kernel's old call takes (32-bit machines, -D_TIME_BITS=64) sleeps once came back at once, and waiting became spinning.
+ * than the kernel's old call takes (32-bit machines, -D_TIME_BITS=64) sleeps once lost what was less than a second, and spun.
  */
 #include <pthread.h>
 #include <time.h>

@@ -252,11 +252,11 @@ static int check_tensor(const char *name, const rondo_tensor *t, int32_t type, i
         if (t->shape[i] > 0 && (!rondo__mul64(t->shape[i] - 1, t->stride[i], &part) || !rondo__add64(last, part, &last)))
             last = INT64_MAX;
     }
-    if (last > INT64_MAX / 8)
+    const size_t element = rondo_type_size(type);
+    if (last > INT64_MAX / 8 || (uint64_t)last >= SIZE_MAX / 2 / element)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides of %s reach beyond memory", name);
     if (!t->shape[0])
         return 0;
-    size_t element = rondo_type_size(type);
     int64_t row = (heads - 1) * t->stride[1] + (dim ? dim : 1);
     *extent = (struct extent){ t->data, (const char *)t->data + (size_t)(last + 1) * element, (size_t)row * element,
                                (size_t)t->stride[0] * element };
