@@ -93,19 +93,20 @@ static int take_placement(rondo_attention *plan, const rondo_attention_desc *d)
     return rondo__placement_copy(&plan->keys, d->placement, d->placement_sequences, plan->sequences);
 }
 
-/* The rows of q and of k that a rank holds. */
+/* The rows of q or of k that a rank holds, whichever are more. */
 static int rank_rows(const rondo_attention *plan, int32_t rank, int64_t *rows)
 {
     struct rondo__list spans = { 0 };
     int err = 0;
-    *rows = 0;
+    int64_t q = 0, k = 0;
     for (int64_t i = 0; i < plan->sequences && !err; i++) {
         err = rondo__query_spans(plan, &spans, i, rank);
         const rondo_span *s = spans.items;
         for (int64_t j = 0; j < spans.count && !err; j++)
-            *rows += s[j].count;
-        *rows += rondo_placement_held(plan->keys, i, rank);
+            q += s[j].count;
+        k += rondo_placement_held(plan->keys, i, rank);
     }
+    *rows = q > k ? q : k;
     rondo__list_free(&spans);
     return err;
 }
