@@ -65,17 +65,19 @@ typedef uint64_t vector __attribute__((vector_size(16), may_alias));
 /* Any machine: vectors of the width that all with vectors have, into sums that the compiler has to keep. */
 static void loop(const char *memory, size_t bytes)
 {
-    vector sum[4] = { { 0, 0 } };
+    vector s0 = { 0 }, s1 = { 0 }, s2 = { 0 }, s3 = { 0 };
     volatile uint64_t keep;
     EACH_STEP({
         const vector *v = (const vector *)(const void *)p;
         __builtin_prefetch(p + 1024);
         __builtin_prefetch(p + 1152);
-        for (int j = 0; j < STEP / 16; j++)
-            sum[j % 4] |= v[j];
+        s0 |= v[0] | v[4] | v[8] | v[12];
+        s1 |= v[1] | v[5] | v[9] | v[13];
+        s2 |= v[2] | v[6] | v[10] | v[14];
+        s3 |= v[3] | v[7] | v[11] | v[15];
     });
-    sum[0] |= sum[1] | sum[2] | sum[3];
-    keep = sum[0][0] | sum[0][1];
+    s0 |= s1 | s2 | s3;
+    keep = s0[0] | s0[1];
     (void)keep;
 }
 
