@@ -92,7 +92,8 @@ says "an input that h3 does not have" 'h12/in.*(on rank 2, host h3)' mpi 3 "$pro
 ok "no result then" test ! -e "$scratch/none.safetensors"
 says "a result in no folder" 'h1/none/x' mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400 --logits "$scratch/h1/none/x"
 cp "$builddir/.libs/rondo_mpi.so" "$scratch/module"
-without_module() { RONDO_MODULE_PATH=$scratch/module mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400; }
+# MPICH's other processes would wait for it for ever
+without_module() { mpi_seconds=15 RONDO_MODULE_PATH=$scratch/module mpi 3 "$program" score -m "$model" --ids "$ids" --limit 400; }
 if [ -e "$(sed -n 's/^pkglibdir = //p' "$builddir/Makefile" | head -1)/rondo_mpi.so" ]; then
     skip 1 "a module is installed"
 else
