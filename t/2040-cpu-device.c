@@ -258,10 +258,10 @@ static void test_tasks(struct device_under_test *d, int n)
 
 static void test_copies(struct rondo_device *dev)
 {
-    char a[64], b[64];
+    int8_t a[64], b[64];
     void *p = NULL;
     for (int i = 0; i < 64; i++)
-        a[i] = (char)i;
+        a[i] = (int8_t)i;
     memset(b, -1, sizeof b);
     ok(rondo__cpu_device.copy_rows(dev, b, 5, a, 8, 3, 4) == 0 && b[0] == 0 && b[2] == 2 && b[3] == -1 &&
            b[5] == 8 && b[15] == 24 && b[18] == -1,
