@@ -275,9 +275,49 @@ static void test_copies(struct rondo_device *dev)
        "too much memory is refused");
 }
 
+#if defined(__linux__) && (defined(__x86_64__) || defined(__i386__))
+static int has(const char *flags, const char *names)
+{
+    char word[32], padded[40];
+    for (int n; sscanf(names, "%31s%n", word, &n) == 1; names += n) {
+        snprintf(padded, sizeof padded, " %s ", word);
+        if (!strstr(flags, padded))
+            return 0;
+    }
+    return 1;
+}
+
+/* What the processor has is used, by programs of 32 bits too, which the probe once forgot. */
+static void test_probe(void)
+{
+    static const struct {
+        const char *isa, *flags;
+    } sets[] = { { "avx2", "avx2 fma f16c" }, { "avx512", "avx2 fma f16c avx512f avx512bw avx512vl avx512dq" } };
+    static char line[8192];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line - 1, f) && strncmp(line, "flags", 5) != 0)
+        ;
+    if (f)
+        fclose(f);
+    if (strncmp(line, "flags", 5) != 0)
+        return;
+    line[strcspn(line, "\n")] = ' ';
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        const char *name;
+        int usable = 0, found = 0;
+        for (int k = 0; !found && (name = rondo__cpu_device.isa(k, &usable)) != NULL; k++)
+            found = !strcmp(name, sets[i].isa);
+        ok(found && usable == has(line, sets[i].flags), "%s is used where the processor has it: %s", sets[i].isa, usable ? "here too" : "not here");
+    }
+}
+#else
+static void test_probe(void) { }
+#endif
+
 int main(void)
 {
     struct device_under_test d[8];
+    test_probe();
     test_names();
     const int n = devices_open(d, 8);
     test_mode(d, n);
