@@ -116,8 +116,9 @@ extern const struct option options_ranks[];      /* --ranks, and refusal of --cp
 extern const struct option options_lm_ranks[];   /* --cp --tp, and refusal of --ranks */
 extern const struct option options_machine[];    /* --transport --device --threads --isa --numerics --arithmetic --layout ... */
 int common_settle(void);                /* after parsing: MPI or not; 0 or an exit code */
-/* What mpirun's environment tells before MPI itself runs; size 1 without. */
-void mpi_environment(int *rank, int *size);
+/* What mpirun's or srun's environment tells before MPI itself runs. size: 1 without; 0 where there may be several and nobody says how
+ * many. Returns the variable that tells, or NULL. */
+const char *mpi_environment(int *rank, int *size);
 
 /* ---- files that options name (files.c) ---- */
 enum file_kind { FILE_IN, FILE_OUT, FILE_FOLDER };   /* FILE_FOLDER: a model's; IN "-" is stdin */
@@ -141,6 +142,7 @@ int ranks_bytes(void *data, size_t bytes);      /* MPI: rank 0's bytes to all; 0
 
 struct slot {                           /* what one rank has to say after a run */
     int32_t code, rank;
+    int32_t threads, cores;             /* that it has; that its process may use, 0 where nothing binds it */
     char text[512];
     rondo_comm_stats comm;
     int64_t whole[6];                   /* the body's own */

@@ -119,39 +119,54 @@ const struct option options_machine[] = {
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
-static bool number_from(const char *const names[], int *out)
+static bool number_of(const char *name, int *out)
 {
-    for (; *names; names++) {
-        const char *text = getenv(*names);
-        int64_t x;
-        if (text && !parse_int(text, 0, 1 << 24, &x)) {
-            *out = (int)x;
-            return true;
-        }
-    }
-    return false;
+    const char *text = name ? getenv(name) : NULL;
+    int64_t x;
+    if (!text || parse_int(text, 0, 1 << 24, &x))
+        return false;
+    *out = (int)x;
+    return true;
 }
 
-void mpi_environment(int *rank, int *size)
+/* Of SLURM a step's tasks count, whom srun started; SLURM_NTASKS is the allocation's, and set in its shell too, where one process
+ * runs. */
+const char *mpi_environment(int *rank, int *size)
 {
-    static const char *const sizes[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", NULL };
-    static const char *const ranks[] = { "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MPI_LOCALRANKID", NULL };
-    *rank = 0;
-    *size = 1;
-    if (number_from(sizes, size) && *size > 1)
-        number_from(ranks, rank);
-    if (*size < 1)
-        *size = 1;
+    static const char *const ranks[] = { "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", NULL };
+    static const char *const sizes[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL };
+    int i = 0, k = 0;
+    while (ranks[i] && !number_of(ranks[i], rank))
+        i++;
+    if (!ranks[i])
+        *rank = 0;
+    while (sizes[k] && (!number_of(sizes[k], size) || *size < 1))
+        k++;
+    if (sizes[k])
+        return sizes[k];
+    /* An mpirun inside of a step starts more than that has tasks, in a name space of its own. */
+    const char *space = getenv("PMIX_NAMESPACE");
+    const bool step = !ranks[i] || (!strcmp(ranks[i], "PMIX_RANK") && space && !strncmp(space, "slurm", 5));
+    if (step && number_of("SLURM_STEP_NUM_TASKS", size) && *size > 0) {
+        if (*size > 1)
+            number_of("SLURM_PROCID", rank);
+        return "SLURM_STEP_NUM_TASKS";
+    }
+    *size = ranks[i] ? 0 : 1;
+    return ranks[i];
 }
 
 int common_settle(void)
 {
     int rank, size;
-    mpi_environment(&rank, &size);
+    const char *variable = mpi_environment(&rank, &size);
     if (common.transport && !strcmp(common.transport, "threads") && size > 1)
-        return fail(EXIT_USAGE, "--transport threads under mpirun would run the same work in %d processes; leave it out or give "
-                    "--transport mpi", size);
-    common.mpi = common.transport ? !strcmp(common.transport, "mpi") : size > 1;
+        return fail(EXIT_USAGE, "--transport threads under mpirun would run the same work in %d processes (%s); leave it out or give "
+                    "--transport mpi", size, variable);
+    if (common.transport && !strcmp(common.transport, "threads") && size == 0)
+        return fail(EXIT_USAGE, "--transport threads, but %s says that this process is rank %d of several, which would all run the same work; "
+                    "leave it out or give --transport mpi, or unset %s where it runs alone", variable, rank, variable);
+    common.mpi = common.transport ? !strcmp(common.transport, "mpi") : size != 1;
     if (common.quiet && common.progress == 1)
         return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
     if (common.quiet)

@@ -4,8 +4,10 @@
  * times): with threads each run starts its own ranks, with MPI the processes exist already and each run takes a context on
  * them. After a run every process knows what every rank had to say (struct slot), so all of them go the same way.
  */
+#define _GNU_SOURCE   /* sched_getaffinity */
 #include "cli/cli.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -145,10 +147,15 @@ static int session_body(rondo_context *ctx, void *arg)
     int rank, size;
     world_rank = rondo_context_rank(ctx);
     world_size = rondo_context_ranks(ctx);
-    mpi_environment(&rank, &size);
+    const char *variable = mpi_environment(&rank, &size);
     if (size > 1 && world_size == 1) {
-        s->exit_code = fail(EXIT_PEER, "mpirun started %d processes which do not see each other; start them with the mpirun of the MPI that "
-                            "rondo was built with", size);
+        s->exit_code = fail(EXIT_PEER, "%d processes were started (%s) which do not see each other; start them with the mpirun of the MPI "
+                            "that rondo was built with", size, variable);
+        return 0;
+    }
+    if (size == 0 && world_size == 1) {
+        s->exit_code = fail(EXIT_PEER, "%s says that this process is rank %d of several, but MPI sees none of the others; start them with the "
+                            "mpirun of the MPI that rondo was built with, or unset %s where it runs alone", variable, rank, variable);
         return 0;
     }
     world = ctx;
@@ -204,6 +211,38 @@ int ranks_count(const struct run *run)
     return world ? world_size : asked ? (int)asked : 1;
 }
 
+/* Cores that this process is bound to; 0 where it may use all there are. */
+static int bound_cores(void)
+{
+#ifdef __linux__
+    union {
+        cpu_set_t set;
+        unsigned char bytes[8192];   /* the largest machine: cpu_set_t holds 1,024 cores */
+    } mask;
+    memset(&mask, 0, sizeof mask);
+    if (!sched_getaffinity(0, sizeof mask, &mask.set)) {
+        const int count = CPU_COUNT_S(sizeof mask, &mask.set);
+        return count < sysconf(_SC_NPROCESSORS_ONLN) ? count : 0;
+    }
+#endif
+    return 0;
+}
+
+/* Once, and from rank 0: threads that wait for each other's core cost most of the speed, and nothing else tells. */
+static void warn_of_binding(const struct run *run)
+{
+    static bool told;
+    for (int r = 0; r < run->ranks && !told; r++) {
+        const struct slot *s = &run->slots[r];
+        if (!s->cores || s->threads <= s->cores)
+            continue;
+        told = true;
+        warn_user("warning: rank %d has %d threads, but its process is bound to %d core%s; bind wider (mpirun --bind-to none, or --map-by "
+                  "slot:PE=%d; srun --cpus-per-task=%d), or give --threads %d", r, s->threads, s->cores, s->cores > 1 ? "s" : "", s->threads,
+                  s->threads, s->cores);
+    }
+}
+
 static int run_rank(rondo_context *ctx, struct job *job)
 {
     struct run *run = job->run;
@@ -220,6 +259,8 @@ static int run_rank(rondo_context *ctx, struct job *job)
         snprintf(run->used_isa, sizeof run->used_isa, "%s", info.isa);
         run->used_threads = info.threads;
     }
+    mine->threads = info.threads;
+    mine->cores = bound_cores();
     trace_attach(ctx, &trace);
     if (!code)
         code = job->body(ctx, mine, job->arg);
@@ -305,6 +346,7 @@ static int run_mpi(struct job *job, const rondo_context_desc *desc)
             snprintf(mine.text, sizeof mine.text, "%s", rondo_error_text());
         } else if (!code) {
             free(slots);
+            warn_of_binding(run);
             report_moved(run);
             return settle(run);
         }
@@ -345,6 +387,7 @@ int ranks_run(struct run *run, run_body *body, void *arg)
         const int own = settle(run);   /* none where the ranks did not come to run */
         return own ? own : code;
     }
+    warn_of_binding(run);
     report_moved(run);
     return 0;
 }
