@@ -138,6 +138,63 @@ int rondo__group_wait(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoi
     }
 }
 
+/* The number of a group's rank in the group that launch made, which is that of its thread. */
+static int thread_of(const struct rondo_group *g, int rank)
+{
+    for (; g->parent; g = g->parent)
+        rank = g->member[rank].parent_rank;
+    return rank;
+}
+
+static int missing_at_fence(struct rondo_group *g)
+{
+    /* acquire: pairs with the stores in fence() */
+    uint64_t complete = atomic_load_explicit(&g->fences, memory_order_acquire);
+    for (int i = 0; i < g->ranks; i++)
+        if (atomic_load_explicit(&g->member[i].fences, memory_order_acquire) <= complete)
+            return i;
+    return -1;
+}
+
+/* By its number in ep's group; where it is none of its ranks, the last one of them in the chain. */
+static int find_fault(struct rondo_endpoint *ep, int rank)
+{
+    struct rondo_group *g = ep->group, *all = ep->turns->all;
+    int fault = rank;
+    for (int hops = 0; hops < all->ranks; hops++) {
+        if (rank < 0)
+            rank = missing_at_fence(g);
+        if (rank < 0 || rank >= g->ranks)
+            break;
+        int thread = thread_of(g, rank);
+        struct rondo_member *seat = &all->member[thread];
+        if (seat == ep->seat)
+            break;
+        for (int i = 0; i < ep->group->ranks; i++)
+            if (thread_of(ep->group, i) == thread)
+                fault = i;
+        /* acquire: pairs with the store in wait_for() */
+        g = atomic_load_explicit(&seat->waits_in, memory_order_acquire);
+        if (!g)
+            break;
+        rank = atomic_load_explicit(&seat->waits_for, memory_order_relaxed);   /* checked before it is used */
+    }
+    return fault;
+}
+
+int rondo__group_wait_for(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoint *ep, void *arg), void *arg, double seconds,
+                          int *peer)
+{
+    atomic_store_explicit(&ep->seat->waits_for, *peer, memory_order_relaxed);        /* published by the next store */
+    atomic_store_explicit(&ep->seat->waits_in, ep->group, memory_order_release);     /* pairs with find_fault() */
+    int err = rondo__group_wait(ep, look, arg, seconds, false);
+    if (err == RONDO_ETIMEDOUT)
+        *peer = find_fault(ep, *peer);   /* and this rank still counts as one that waits: others' time runs out at the same moment */
+    else
+        atomic_store_explicit(&ep->seat->waits_in, NULL, memory_order_release);      /* pairs with the same */
+    return err;
+}
+
 /* ---- fences ---- */
 
 static int fence_complete(struct rondo_endpoint *ep, void *arg)
@@ -174,8 +231,9 @@ int rondo__group_fence(struct rondo_endpoint *ep, double seconds, int *peer)
         rondo__group_ring_all(g);
         return 0;
     }
-    int err = rondo__group_wait(ep, fence_complete, NULL, seconds, false);
-    for (int i = 0; err && peer && i < g->ranks; i++)
+    *peer = -1;
+    int err = rondo__group_wait_for(ep, fence_complete, NULL, seconds, peer);
+    for (int i = 0; err == RONDO_EPEER && i < g->ranks; i++)
         if (atomic_load_explicit(&g->member[i].fences, memory_order_acquire) < ep->fences)   /* pairs with the arrival */
             *peer = i;
     return err;
@@ -256,6 +314,7 @@ int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct ron
     child->rank = place;
     child->me = &child->group->member[place];
     child->seconds = ep->seconds;
+    child->seat = ep->seat;
     child->turns = ep->turns;
     *out = child;
     return 0;

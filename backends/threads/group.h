@@ -27,6 +27,9 @@ struct rondo_member {
     _Atomic int32_t reading;               /* 1: it may be reading other ranks' memory */
     _Atomic int32_t left;
     _Atomic uint64_t fences;               /* arrived at */
+    /* In the group that launch made, for the thread as such: whom it waits for, for others whose time runs out to see. */
+    _Atomic(struct rondo_group *) waits_in;   /* NULL: nobody */
+    _Atomic int32_t waits_for;             /* a rank of that group; -1: all who have not come to the fence */
 };
 
 /* Who may compute where ranks outnumber the cores (turns.c); one for all groups of a launch. */
@@ -58,6 +61,7 @@ struct rondo_group {
 struct rondo_endpoint {
     struct rondo_group *group;
     struct rondo_member *me;
+    struct rondo_member *seat;             /* in the group that launch made */
     int32_t rank;
     uint64_t fences;                       /* begun by this rank */
     double seconds;                        /* the longest wait inside split, and for a turn */
@@ -81,6 +85,10 @@ struct rondo_group *rondo__group_revoked(struct rondo_group *g);
  * caller wants to wait even so; RONDO_ETIMEDOUT. */
 int rondo__group_wait(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoint *ep, void *arg), void *arg, double seconds,
                       bool even_if_revoked);
+/* The same for rank *peer, or for all who have not come to the fence: -1. After RONDO_ETIMEDOUT *peer is the rank at fault: it waits
+ * for nobody, while those before it in the chain wait for the next. */
+int rondo__group_wait_for(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoint *ep, void *arg), void *arg, double seconds,
+                          int *peer);
 
 /* A computation with so many threads begins; 0: it has ended. And what it calls now and then; RONDO_EPEER once revoked. */
 void rondo__turns_computing(struct rondo_endpoint *ep, int threads);

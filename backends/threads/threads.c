@@ -184,7 +184,7 @@ static int join(struct rondo_endpoint **out, const struct rondo_boot *boot)
     /* The group is changed through atomics and by its launcher only; the table's handle is const for the callers' sake. */
     memcpy(&ep->group, &boot->handle, sizeof ep->group);
     ep->rank = boot->rank;
-    ep->me = &ep->group->member[boot->rank];
+    ep->me = ep->seat = &ep->group->member[boot->rank];
     ep->seconds = boot->seconds;
     ep->turns = &ep->group->turns;
     *out = ep;
@@ -262,7 +262,7 @@ static int finish(struct rondo_endpoint *ep, struct rondo_request *request, doub
         return RONDO_EPEER;
     if (!request->recv_bytes)
         return 0;
-    int err = rondo__group_wait(ep, message_here, request, seconds, false);
+    int err = rondo__group_wait_for(ep, message_here, request, seconds, peer);
     if (err)
         return err;
     struct rondo_mailbox *box = &ep->me->inbox[request->from];
