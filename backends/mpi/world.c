@@ -205,14 +205,17 @@ static void describe(struct site *site)
 #endif
 }
 
-/* A core that k ranks may use counts 1/k for each of them, so that processes bound to cores of their own keep them. */
+/* A core that k ranks may use counts 1/k for each of them, so that processes bound to cores of their own keep them. Where a quota
+ * leaves less than the mask, the ranks of a machine are taken to be under one, as those of a container or a job are. */
 static int share_of_cores(const struct rondo_world *w, const struct site *all)
 {
     const struct site *mine = &all[w->rank];
+    const int allowed = rondo__mpi_host->cores();
+    int bound = 0;
     double cores = 0.0;
     for (int i = 0; i < w->ranks; i++)
         if (w->here[i] && !all[i].usable)
-            return rondo__mpi_host->cores() / w->ranks_here;
+            return allowed / w->ranks_here;
     for (size_t c = 0; c < CORES_MAX; c++) {
         int users = 0;
         if (!(mine->cores[c / 8] >> c % 8 & 1))
@@ -220,7 +223,10 @@ static int share_of_cores(const struct rondo_world *w, const struct site *all)
         for (int i = 0; i < w->ranks; i++)
             users += w->here[i] && all[i].cores[c / 8] >> c % 8 & 1;
         cores += 1.0 / users;
+        bound++;
     }
+    if (allowed < bound && cores > (double)allowed / w->ranks_here)
+        cores = (double)allowed / w->ranks_here;
     return (int)(cores + 1e-6);
 }
 
