@@ -172,6 +172,13 @@ static int make_plan(rondo_attention **plan, rondo_context *ctx, const struct at
     return rondo_attention_create(plan, ctx, &d);
 }
 
+static int on_progress(void *user, double done)
+{
+    (void)user;
+    progress_set((uint64_t)(done * 1e6), 1000000);
+    return 0;
+}
+
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct attend *a = arg;
@@ -215,6 +222,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     io.out = rondo_tensor_dense(out, options.out_type ? options.out_type : in->type, 3, o_shape);
     const int64_t lse_shape[2] = { info.q_rows, in->heads };
     io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, lse_shape);
+    io.progress = rondo_context_rank(ctx) == 0 ? on_progress : NULL;
     code = rondo_barrier(ctx);
     const double begin = now();
     if (!code)

@@ -28,7 +28,7 @@ static void draw(void)
     const uint64_t done = done_now, total = total_now, noted = steps;
     char part[48] = "";
     if (total)
-        snprintf(part, sizeof part, "%3.0f %%  ", 100.0 * (double)(done < total ? done : total) / (double)total);
+        snprintf(part, sizeof part, "%5.1f %%  ", 100.0 * (double)(done < total ? done : total) / (double)total);
     else if (noted)
         snprintf(part, sizeof part, "step %llu  ", (unsigned long long)noted);
     fprintf(stderr, "\r%s: %s%.0f s\033[K", label, part, now() - begun);

@@ -335,10 +335,14 @@ typedef struct rondo_attention_io {
     rondo_tensor out;           /* [q_rows, heads, value_dim]; may be q where shapes and types agree */
     rondo_tensor lse;           /* F32 [q_rows, heads], natural log; data NULL: not wanted */
     const int64_t *kv_row;      /* [sequences]: the row of k and v where a sequence's first key here lies; NULL: packed */
+    /* Called now and then from the rank's thread with the part of this rank's work that is done, 0 to 1, never falling; other than 0:
+     * stop (RONDO_ECANCELED). NULL: nobody asks. */
+    int (*progress)(void *user, double done);
+    void *user;
 } rondo_attention_io;
 #define RONDO_TENSOR_INIT { NULL, 0, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } }
 #define RONDO_ATTENTION_IO_INIT                                                                                        \
-    { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL }
+    { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL, NULL }
 
 /* Runs it on this rank's rows. Collective. workspace: workspace_bytes from the caller, 64-byte aligned, or NULL: the call
  * takes and returns it itself. The first execute of a plan compares its hash over the ranks (RONDO_EMISMATCH). */

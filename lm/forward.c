@@ -144,6 +144,52 @@ static int embed(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, 
     return 0;
 }
 
+/* ---- how far a pass has come ---- */
+
+int rondo__lm_progress(rondo_lm *lm, int64_t tokens, double part)
+{
+    if (!lm->desc.progress || lm->progress_total <= 0)
+        return 0;
+    const int64_t done = lm->progress_done + (int64_t)((double)tokens * part);
+    if (lm->desc.progress(lm->desc.user, done, lm->progress_total))
+        return rondo__fail(RONDO_ECANCELED, "the caller's progress function asked to stop after %lld of %lld tokens", (long long)done,
+                           (long long)lm->progress_total);
+    return 0;
+}
+
+/* A layer under way: its place among the layers, the part of it that is attention (by FLOPs), the tokens of the pass. */
+struct layer_progress {
+    rondo_lm *lm;
+    int64_t tokens, layer;
+    double attention;
+};
+
+static int layer_part(struct layer_progress *p, double part)
+{
+    return rondo__lm_progress(p->lm, p->tokens, p->lm->progress_share * ((double)p->layer + part) / (double)p->lm->model->config.layers);
+}
+
+static int in_attention(void *user, double done)
+{
+    struct layer_progress *p = user;
+    return layer_part(p, p->attention * done);
+}
+
+static double attention_part(const rondo_lm *lm, const struct rondo_piece *pieces, int64_t count)
+{
+    const struct rondo_config *c = &lm->model->config;
+    double keys = 0.0, tokens = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        const double reach = (double)pieces[i].first + 0.5 * (double)pieces[i].count;
+        keys += (double)pieces[i].count * (c->window > 0 && reach > (double)c->window ? (double)c->window : reach);
+        tokens += (double)pieces[i].count;
+    }
+    const double q_width = (double)(c->heads * c->head_dim), kv_width = (double)(c->kv_heads * c->head_dim);
+    const double weights = (double)c->hidden * (2.0 * q_width + 2.0 * kv_width + 3.0 * (double)c->intermediate);
+    const double attention = 2.0 * q_width * keys, linear = weights * tokens;
+    return attention + linear > 0.0 ? attention / (attention + linear) : 0.0;
+}
+
 /* ---- attention ---- */
 
 static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, rondo_attention **plan)
@@ -189,7 +235,7 @@ static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, ron
     return err;
 }
 
-static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t count, int64_t rows)
+static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t count, int64_t rows, struct layer_progress *progress)
 {
     const struct rondo_config *c = &lm->model->config;
     const struct rondo_layer *y = &lm->model->layers[layer];
@@ -227,12 +273,16 @@ static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t co
     io.k = rondo_tensor_dense(lm->kv.keys[layer], lm->kv.type, 3, kv_shape);
     io.v = rondo_tensor_dense(lm->kv.values[layer], lm->kv.type, 3, kv_shape);
     io.kv_row = lm->run.kv_first;
+    if (lm->desc.progress && lm->progress_total > 0) {
+        io.progress = in_attention;
+        io.user = progress;
+    }
     return rondo_attention_execute(plan, &io, lm->attention_space);
 }
 
 /* ---- the rest of a layer ---- */
 
-static int finish_layer(rondo_lm *lm, int64_t layer, int64_t rows)
+static int finish_layer(rondo_lm *lm, int64_t layer, int64_t rows, struct layer_progress *progress)
 {
     const struct rondo_config *c = &lm->model->config;
     const struct rondo_layer *y = &lm->model->layers[layer];
@@ -252,6 +302,8 @@ static int finish_layer(rondo_lm *lm, int64_t layer, int64_t rows)
             err = rondo_swiglu(lm->ctx, n * c->intermediate, lm->gate, lm->up, lm->gate);
         if (!err)
             err = rondo_linear_execute(y->down, lm->ctx, n, lm->gate, c->intermediate, x, c->hidden, y->down_bias, 1);
+        if (!err)
+            err = layer_part(progress, progress->attention + (1.0 - progress->attention) * (double)(first + n) / (double)rows);
     }
     return err;
 }
@@ -272,18 +324,6 @@ static int64_t keep_wanted(rondo_lm *lm)
     return lm->wanted_count;
 }
 
-static int report_progress(rondo_lm *lm, int64_t tokens, int64_t layer)
-{
-    if (!lm->desc.progress || lm->progress_total <= 0)
-        return 0;
-    int64_t layers = lm->model->config.layers;
-    int64_t done = lm->progress_done + tokens / layers * (layer + 1) + tokens % layers * (layer + 1) / layers;
-    if (lm->desc.progress(lm->desc.user, done, lm->progress_total))
-        return rondo__fail(RONDO_ECANCELED, "the caller's progress function asked to stop after %lld of %lld tokens", (long long)done,
-                           (long long)lm->progress_total);
-    return 0;
-}
-
 int rondo__forward(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, bool decode)
 {
     const int64_t layers = lm->model->config.layers;
@@ -298,14 +338,16 @@ int rondo__forward(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count
         err = make_plan(lm, count, decode, rows, &plan);
     for (int64_t i = 0; i < count; i++)
         tokens += pieces[i].count;
+    struct layer_progress progress = { lm, tokens, 0, attention_part(lm, pieces, count) };
     for (int64_t layer = 0; layer < layers && !err; layer++) {
-        err = attend(lm, plan, layer, count, rows);
+        progress.layer = layer;
+        err = attend(lm, plan, layer, count, rows, &progress);
         if (!err && layer == layers - 1)
             rows = keep_wanted(lm);
         if (!err)
-            err = finish_layer(lm, layer, rows);
+            err = finish_layer(lm, layer, rows, &progress);
         if (!err)
-            err = report_progress(lm, tokens, layer);
+            err = layer_part(&progress, 1.0);
     }
     rondo_attention_destroy(plan);
     size_t held = lm->float_room + lm->attention_room;

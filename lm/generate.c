@@ -245,6 +245,7 @@ static int step(rondo_lm *lm, struct events *e)
     const double begin = rondo__now();
     if (unread_tokens > 0) {
         lm->progress_total = lm->progress_done + unread_tokens;
+        lm->progress_share = 1.0;
         int64_t count = choose_prefill(lm), tokens = 0;
         for (int64_t i = 0; i < count; i++)
             tokens += lm->pieces[i].count;

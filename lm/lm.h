@@ -97,6 +97,7 @@ struct rondo_lm {
     size_t *exchange_sizes;        /* [ranks] */
 
     int64_t progress_done, progress_total;   /* of prefill or score; total 0: no reports */
+    double progress_share;                   /* what part of a token's work its way through the layers is; the rest are logits */
     rondo_lm_counters counters;
 };
 
@@ -121,6 +122,8 @@ int rondo__slot_append(rondo_lm *lm, int64_t slot, int64_t tokens);
 int rondo__forward(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, bool decode);
 /* Logits of wanted rows [first, first + rows) into lm->logits; rows <= lm->logit_rows. */
 int rondo__logits(rondo_lm *lm, int64_t first, int64_t rows);
+/* Tells the caller that of a pass over so many tokens this part (0 to 1) is done: 0, or RONDO_ECANCELED. */
+int rondo__lm_progress(rondo_lm *lm, int64_t tokens, double part);
 
 /* ---- sampling.c ---- */
 int rondo__sampling_check(const rondo_sampling *s);

@@ -46,8 +46,15 @@ static int take_rows(struct scorer *s, int64_t first, int64_t rows, double *out)
     return err;
 }
 
+/* Of a piece's rows of logits so many are done. */
+static int tell(struct scorer *s, int64_t tokens, int64_t done, int64_t rows)
+{
+    const double share = s->lm->progress_share;
+    return rondo__lm_progress(s->lm, tokens, done == rows ? 1.0 : share + (1.0 - share) * (double)done / (double)rows);
+}
+
 /* All of this rank's rows of a piece, for itself. */
-static int take_quietly(struct scorer *s, double *out)
+static int take_quietly(struct scorer *s, int64_t tokens, double *out)
 {
     rondo_lm *lm = s->lm;
     int err = 0;
@@ -56,6 +63,8 @@ static int take_quietly(struct scorer *s, double *out)
         err = rondo__logits(lm, first, rows);
         if (!err)
             err = take_rows(s, first, rows, out + first);
+        if (!err)
+            err = tell(s, tokens, first + rows, lm->wanted_count);
     }
     return err;
 }
@@ -86,6 +95,8 @@ static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *o
             if (err > 0)
                 err = rondo__fail(RONDO_ECANCELED, "rondo_lm_score: the caller's function asked to stop at row %lld", (long long)(at + i));
         }
+        if (!err)
+            err = tell(s, end - begin, next - begin, end - begin);
     }
     return err;
 }
@@ -144,7 +155,7 @@ static int score_all(struct scorer *s, const float *inv_freq)
             err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)tokens * sizeof(double), "the likelihoods of a piece");
         double *all = lm->exchange, *mine = all ? all + tokens : NULL;
         if (!err)
-            err = s->show ? take_and_show(s, at, at + tokens, mine) : take_quietly(s, mine);
+            err = s->show ? take_and_show(s, at, at + tokens, mine) : take_quietly(s, tokens, mine);
         if (!err)
             err = spread(s, at, tokens, mine, all);
         s->bad = err ? -1 : first_without(s, at, at + tokens);
@@ -184,6 +195,15 @@ static int check(const rondo_lm *lm, const int32_t *tokens, int64_t count)
     return 0;
 }
 
+/* By weights: those of the layers against all. */
+static double forward_share(const rondo_lm *lm)
+{
+    const struct rondo_config *c = &lm->model->config;
+    const double widths = 2.0 * (double)(c->heads * c->head_dim) + 2.0 * (double)(c->kv_heads * c->head_dim) + 3.0 * (double)c->intermediate;
+    const double layers = (double)c->layers * widths;
+    return layers / (layers + (double)c->vocabulary);
+}
+
 int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*logits)(void *user, int64_t row, const float *logits),
                    void *user, rondo_score *score)
 {
@@ -216,6 +236,7 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     s.logits = lm->rank == 0 ? logits : NULL;
     rondo__rope_frequencies(rope, rondo__rope_length(rope, count, 0), inv_freq);
     lm->progress_total = count;
+    lm->progress_share = forward_share(lm);
     if (!err)
         err = score_all(&s, inv_freq);
     if (!err && s.bad < 0)

@@ -205,7 +205,7 @@ static void test_poll(struct device_under_test *d, int n)
 {
     struct test_case c;
     struct shape s = middle();
-    const struct rondo_poll poll = { poll_call, NULL };
+    const struct rondo_poll poll = { poll_call, NULL, NULL };
     case_make(&c, &s);
     for (int i = 0; i < n; i++) {
         polls = stop_at = 0;

@@ -133,7 +133,7 @@ static void test_polls(void)
     static struct count c;
     struct rondo_device *dev = device(3, 0);
     struct polls p = { .caller = pthread_self() };
-    const struct rondo_poll poll = { poll_call, &p };
+    const struct rondo_poll poll = { poll_call, &p, NULL };
     int right = 1;
     for (int i = 0; i < 200; i++) {
         count_begin(&c, dev, 1 + i % 50);

@@ -410,7 +410,7 @@ static void polls(void)
         int calls = 0, err;
         int64_t rows = devices[d].isa <= RONDO_CPU_SCALAR ? 40 : 400;
         float *x = floats(rows * 600, PLAIN, 2), *y = floats(rows * 640, PLAIN, 3);
-        struct rondo_poll poll = { stop_now, &calls };
+        struct rondo_poll poll = { stop_now, &calls, NULL };
         err = rondo__cpu_linear(&devices[d], l.packed, rows, x, 600, y, 640, NULL, 0, &poll);
         ok((calls >= 1 || devices[d].threads > 1) && (err == RONDO_EPEER || calls <= 2),
            "the caller is polled meanwhile and its code ends the work (%s)", device_names[d]);

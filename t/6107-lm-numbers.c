@@ -103,6 +103,55 @@ static void counting(const rondo_model *model)
     }
 }
 
+/* Progress inside one pass: of its layers, and of the logits of a score. */
+struct watched {
+    int64_t calls, last, total;
+    int wrong;
+};
+
+static int watch(void *user, int64_t done, int64_t total)
+{
+    struct watched *w = user;
+    w->wrong += done < w->last || done > total;
+    w->calls++;
+    w->last = done;
+    w->total = total;
+    return 0;
+}
+
+static int watch_body(rondo_context *ctx, void *arg)
+{
+    const rondo_model *model = arg;
+    enum { LONG = 3000 };
+    static int32_t tokens[LONG];
+    struct watched w[2];
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_score score = RONDO_SCORE_INIT;
+    rondo_sampling s = RONDO_SAMPLING_INIT;
+    rondo_lm_event event;
+    int64_t id, live = 1;
+    memset(w, 0, sizeof w);
+    kit_tokens(tokens, LONG, DAMAGED, 8);
+    s.max_tokens = 1;
+    d.progress = watch;
+    int err = 0;
+    for (int i = 0; i < 2 && !err; i++) {
+        d.user = &w[i];
+        err = rondo_lm_create(&lm, ctx, model, &d);
+        if (!err)
+            err = i ? rondo_lm_submit(lm, tokens, LONG, &s, &id) : rondo_lm_score(lm, tokens, LONG, NULL, NULL, &score);
+        if (!err && i && rondo_lm_step(lm, &event, 1, &live) != 1)
+            err = 31;
+        rondo_lm_destroy(lm);
+        /* two layers: a report at the end of each would be two, and the logits make one more */
+        if (!err && (w[i].wrong || w[i].calls < 12 || w[i].last != LONG || w[i].total != LONG))
+            err = 32;
+        diag("%s: %lld reports, the last of %lld tokens", i ? "prefill" : "score", (long long)w[i].calls, (long long)w[i].last);
+    }
+    return err;
+}
+
 int main(void)
 {
     static const double values[] = { NAN, INFINITY };
@@ -113,8 +162,11 @@ int main(void)
         if (!ok(model != NULL, "a model with a damaged embedding"))
             return done();
         damaged(model, i ? "infinite" : "NaN");
-        if (!i)
+        if (!i) {
             counting(model);
+            for (int ranks = 1; ranks <= 2; ranks++)
+                is_int(rondo_run_threads(ranks, watch_body, model), 0, "%d ranks: progress is told inside of a pass", ranks);
+        }
         rondo_model_close(model);
         kit_free(m);
     }

@@ -336,6 +336,21 @@ static void interrupted(void)
         is_int(rondo(before, "attend plain -o kept"), 0, "one that is ignored does not");
     }
     ok(files_like("cut") == 0, "no file is left behind");
+    /* the meter moves while one computation runs */
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        rondo("timeout -s INT 5", "attend big -o cut --isa scalar --threads 1 --ranks %d --progress always", ranks);
+        int moved = 0, fell = 0;
+        double last = -1.0;
+        for (const char *p = program_err; (p = strstr(p, "attend: ")) != NULL; p++) {
+            double percent;
+            if (sscanf(p, "attend: %lf %%", &percent) == 1) {
+                moved += percent > last;
+                fell += percent < last;
+                last = percent;
+            }
+        }
+        ok(moved >= 3 && !fell, "%d rank%s: the meter moves (%d times, to %.1f %%)", ranks, ranks > 1 ? "s" : "", moved, last);
+    }
 }
 
 static void under_mpi(void)

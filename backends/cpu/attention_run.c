@@ -6,6 +6,8 @@
  */
 #include "backends/cpu/cpu.h"
 
+#include <stdatomic.h>
+
 struct piece { /* some tokens of a task; one item for each of its KV heads */
     uint64_t cost;
     int64_t token, items; /* items: of this piece and all before it, after sorting */
@@ -156,8 +158,11 @@ static int work(void *arg, int64_t item, int worker)
     const struct piece *p = j->pieces + low;
     const struct rondo_attention_task *t = j->tasks + p->task;
     int64_t step = j->kernel->tokens(t), end = t->q_rows - p->token < step ? t->q_rows : p->token + step;
-    return j->kernel->run(t, p->token, end, (int32_t)(p->items - 1 - item),
-                          j->scratch + (size_t)worker * j->scratch_bytes, worker == 0 ? j->poll : NULL);
+    int code = j->kernel->run(t, p->token, end, (int32_t)(p->items - 1 - item),
+                              j->scratch + (size_t)worker * j->scratch_bytes, worker == 0 ? j->poll : NULL);
+    if (j->poll && j->poll->work)
+        atomic_fetch_add_explicit(&j->poll->work->done, p->cost, memory_order_relaxed);
+    return code;
 }
 
 int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks,
@@ -187,6 +192,8 @@ int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attent
         rondo__cpu_huge(j.scratch, bytes + LARGE - 1 - (bytes - 1) % LARGE);
     }
     list_pieces(dev, tasks, count, j.pieces);
+    for (int64_t i = 0; poll && poll->work && i < j.pieces_count; i++)
+        poll->work->total += j.pieces[i].cost * (uint64_t)tasks[j.pieces[i].task].kv_heads;
     err = rondo__cpu_for(dev, items, work, &j, poll);
 done:
     rondo__free(block);

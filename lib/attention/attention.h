@@ -104,6 +104,9 @@ struct rondo__execution {
     const void **buffers;              /* [ranks]: nodes by struct rondo__place */
     bool exposed[2];                   /* arrival places that were shown on: not to be written before the fence */
     struct rondo__extra *extra;
+    /* where io->progress is given: */
+    struct rondo_work work;            /* of the step under way */
+    double before, share, told;        /* of all work: that of the steps before it, that of it; what was told last */
 };
 
 /* Computes all jobs of a step. q: rows that arrived, dense; NULL: the caller's. kv: what leaves of source 0 read; NULL: the caller's

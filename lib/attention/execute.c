@@ -62,6 +62,38 @@ void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int3
         task->leaves = NULL;
 }
 
+/* ---- how far it has come ---- */
+
+/* Rows times leaves: about what a job costs. */
+static double jobs_cost(const rondo_attention *plan, int64_t first, int64_t end)
+{
+    const struct rondo__job *jobs = plan->jobs.items;
+    double cost = 0.0;
+    for (int64_t i = first; i < end; i++)
+        cost += (double)jobs[i].q_rows * ((double)jobs[i].leaves + 1.0);
+    return cost;
+}
+
+static int tell(struct rondo__execution *e, double done)
+{
+    if (done <= e->told)
+        return 0;
+    e->told = done;
+    if (e->io->progress(e->io->user, done < 1.0 ? done : 1.0))
+        return rondo__fail(RONDO_ECANCELED, "rondo_attention_execute: the caller's progress function asked to stop");
+    return 0;
+}
+
+static int poll_and_tell(void *arg)
+{
+    struct rondo__execution *e = arg;
+    int err = rondo__poll(e->ctx);
+    if (err || !e->io->progress || !e->work.total)
+        return err;
+    const double part = (double)e->work.done / (double)e->work.total;
+    return tell(e, e->before + e->share * (part < 1.0 ? part : 1.0));
+}
+
 int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_block *kv,
                    const struct rondo_kv_block *blocks)
 {
@@ -112,13 +144,19 @@ int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, cons
         for (int32_t j = 0; j < job->places; j++)
             *slots++ = (float *)(uintptr_t)((const char *)e->buffers[place[j].buffer] + (size_t)place[j].rows * e->at.node_bytes);
     }
-    struct rondo_poll poll = { rondo__poll, e->ctx };
+    struct rondo_poll now_and_then = { poll_and_tell, e, io->progress ? &e->work : NULL };
+    if (io->progress) {
+        e->work = (struct rondo_work){ 0, 0 };
+        const double all = jobs_cost(plan, 0, plan->job_first[plan->ranks + 1]) * (double)plan->groups;
+        e->share = all > 0.0 ? jobs_cost(plan, plan->job_first[step], plan->job_first[step + 1]) / all : 0.0;
+    }
     double begin = rondo__now();
     rondo__computing(e->ctx, true);
-    int err = rondo__ops(e->ctx)->attention(rondo__dev(e->ctx), tasks, count, plan->ranks > 1 ? &poll : NULL);
+    int err = rondo__ops(e->ctx)->attention(rondo__dev(e->ctx), tasks, count, plan->ranks > 1 || io->progress ? &now_and_then : NULL);
     rondo__computing(e->ctx, false);
     rondo__trace(e->ctx, "attention", begin, -1, 0);
-    return err;
+    e->before += e->share;
+    return err || !io->progress ? err : tell(e, e->before);
 }
 
 /* Rows that see no key: 0, and -inf for lse. */
@@ -381,6 +419,8 @@ int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io,
             err = write_blanks(&e);
         if (!err)
             err = rondo__ops(plan->ctx)->sync(rondo__dev(plan->ctx));
+        if (!err && ours.progress)
+            err = tell(&e, 1.0);
     }
     /* After a failure nobody waits for this rank, and its memory goes only when nobody reads it. */
     if (err)

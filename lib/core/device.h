@@ -130,9 +130,14 @@ static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo
 }
 
 /* Called by a device now and then during long work (from the rank's thread), so that transfers make progress. */
+struct rondo_work {
+    uint64_t total;           /* set by the device before it begins; any unit */
+    _Atomic uint64_t done;    /* added to by any of its threads */
+};
 struct rondo_poll {
     int (*call)(void *arg);   /* non-zero: stop as soon as possible and return this code */
     void *arg;
+    struct rondo_work *work;  /* for attention, how far it has come; NULL: nobody wants to know */
 };
 
 struct rondo_device_desc {

@@ -207,7 +207,7 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
     begin = ctx->trace ? rondo__now() : 0.0;
     rondo__computing(ctx, true);
     err = linear->ops->linear(rondo__dev(ctx), linear->packed, rows, x, x_stride, y, y_stride, bias, add,
-                              &(struct rondo_poll){ rondo__poll, ctx });
+                              &(struct rondo_poll){ rondo__poll, ctx, NULL });
     rondo__computing(ctx, false);
     if (ctx->trace)
         rondo__trace(ctx, "linear", begin, -1, 0);
