@@ -16,6 +16,17 @@
 #define MEMORY ((size_t)512 << 20)
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PIECE ((size_t)8 << 20)
+#if defined(__x86_64__) || defined(__i386__)
+#define X86 1
+#endif
+/* The registers of 32-bit programs hold six chains, which do not hide the whole latency. */
+#ifdef __i386__
+#define CHAINS 6
+#define MOST_OF_IT 1.50
+#else
+#define CHAINS 12
+#define MOST_OF_IT 1.10
+#endif
 #define HIGHEST 3.0     /* more would be read from a cache, or bytes counted that were not read */
 
 static char *memory;
@@ -50,7 +61,7 @@ static void read_narrow(const char *from, size_t bytes)
     READING(narrow);
 }
 
-#ifdef __x86_64__
+#ifdef X86
 #include <immintrin.h>
 
 __attribute__((target("avx512f"))) static void read_wide(const char *from, size_t bytes)
@@ -61,7 +72,7 @@ __attribute__((target("avx512f"))) static void read_wide(const char *from, size_
 
 static double read_plainly(const char *from, size_t bytes)
 {
-#ifdef __x86_64__
+#ifdef X86
     if (__builtin_cpu_supports("avx512f")) {
         read_wide(from, bytes);
         return (double)bytes;
@@ -73,8 +84,7 @@ static double read_plainly(const char *from, size_t bytes)
 
 /* ---- the second way: multiplying ---- */
 
-#ifdef __x86_64__
-#define CHAINS 12
+#ifdef X86
 #define MULTIPLYING(vector, set, fma, store)                                                                      \
     const volatile float from[2] = { 1.0f, 1e-9f };                                                               \
     const vector x = set(from[0]), y = set(from[1]);                                                              \
@@ -84,8 +94,12 @@ static double read_plainly(const char *from, size_t bytes)
         a[j] = y;                                                                                                 \
     for (int64_t i = 0; i < rounds; i++) {                                                                        \
         a[0] = fma(x, y, a[0]), a[1] = fma(x, y, a[1]), a[2] = fma(x, y, a[2]), a[3] = fma(x, y, a[3]);           \
-        a[4] = fma(x, y, a[4]), a[5] = fma(x, y, a[5]), a[6] = fma(x, y, a[6]), a[7] = fma(x, y, a[7]);           \
-        a[8] = fma(x, y, a[8]), a[9] = fma(x, y, a[9]), a[10] = fma(x, y, a[10]), a[11] = fma(x, y, a[11]);       \
+        a[4] = fma(x, y, a[4]), a[5] = fma(x, y, a[5]);                                                           \
+        if (CHAINS == 12) {                                                                                       \
+            a[CHAINS - 6] = fma(x, y, a[CHAINS - 6]), a[CHAINS - 5] = fma(x, y, a[CHAINS - 5]);                   \
+            a[CHAINS - 4] = fma(x, y, a[CHAINS - 4]), a[CHAINS - 3] = fma(x, y, a[CHAINS - 3]);                   \
+            a[CHAINS - 2] = fma(x, y, a[CHAINS - 2]), a[CHAINS - 1] = fma(x, y, a[CHAINS - 1]);                   \
+        }                                                                                                         \
     }                                                                                                             \
     for (int j = 1; j < CHAINS; j++)                                                                              \
         a[0] = fma(x, a[0], a[j]);                                                                                \
@@ -107,7 +121,7 @@ __attribute__((target("avx2,fma"))) static double multiply_avx2(int64_t rounds)
 
 static double multiply_plainly(const char *isa, int64_t rounds)
 {
-#ifdef __x86_64__
+#ifdef X86
     if (!strcmp(isa, "avx512"))
         return multiply_avx512(rounds);
     if (!strcmp(isa, "avx2"))
@@ -219,7 +233,7 @@ int main(void)
         for (int j = 0; (name = rondo_isa_name(j, &usable)) != NULL && strcmp(name, isas[i]) != 0;)
             j++;
         if (name && usable)
-            loops(isas[i], isas[i], 0.90, 1.10);
+            loops(isas[i], isas[i], 0.90, MOST_OF_IT);
         else
             skip(1, "%s cannot run here", isas[i]);
     }
