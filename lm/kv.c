@@ -124,7 +124,7 @@ int rondo__kv_reserve(struct rondo_kv *kv)
     }
     /* One row at least, so that a rank without keys still has an address to show. */
     rows = rows > 0 ? rows : 1;
-    size_t row_bytes, bytes = 0;
+    size_t row_bytes = 0, bytes = 0;
     if (!err && (!rondo__mul((size_t)kv->width, rondo_type_size(kv->type), &row_bytes) || !rondo__mul((size_t)rows, row_bytes, &bytes)))
         err = rondo__fail(RONDO_ENOMEM, "the KV cache of %lld rows would not fit the address space", (long long)rows);
     for (int64_t i = 0; i < kv->layers && !err; i++) {

@@ -20,6 +20,10 @@
 #define RONDO_GLUE2(a, b) a##b
 #define RONDO_GLUE(a, b) RONDO_GLUE2(a, b)
 
+/* without optimization gcc's intrinsics are macros, whose conversions of signs count as ours */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 #if defined(RONDO_ISA_avx512)
 
 #define RONDO_ISA_NAME avx512
@@ -183,6 +187,8 @@ VEC void vf_to_f16(uint16_t *p, vf x)
 #else
 #error "compile with -DRONDO_ISA_avx2 or -DRONDO_ISA_avx512"
 #endif
+
+#pragma GCC diagnostic pop
 
 /* ---- the same for all instruction sets ---- */
 
