@@ -13,7 +13,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#ifndef __linux__
+#include "rondo_config.h"
+
+#ifndef HAVE_LINUX_FUTEX_H
 #define RONDO_BELL_CONDITION 1   /* no futex: a condition variable */
 #endif
 

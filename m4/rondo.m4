@@ -68,6 +68,18 @@ AC_DEFUN([RONDO_VERSION_SCRIPT], [
     AS_IF([test $rondo_noundef = yes && test "$enable_sanitizers" = no], [NO_UNDEFINED=-Wl,--no-undefined])
     AC_SUBST([NO_UNDEFINED])])
 
+# RONDO_LM_LINKS(NAME, VARIABLE, INCLUDES, BODY): does a program link with what pkg-config said? In a cross build a pkg-config that
+# was told nothing answers for the machine that builds. Where not, rondo_lm says so, and is an error where --with-lm was asked for.
+AC_DEFUN([RONDO_LM_LINKS], [
+    AS_IF([test "$rondo_lm" = yes], [
+        AC_MSG_CHECKING([whether $1 links with $$2_LIBS])
+        rondo_save_CFLAGS=$CFLAGS; rondo_save_LIBS=$LIBS
+        CFLAGS="$CFLAGS $$2_CFLAGS"; LIBS="$$2_LIBS $LIBS"
+        AC_LINK_IFELSE([AC_LANG_PROGRAM([[$3]], [[$4]])], [AC_MSG_RESULT([yes])], [
+            AC_MSG_RESULT([no])
+            rondo_lm="no ($1, as $PKG_CONFIG finds it, does not link for $host: PKG_CONFIG_LIBDIR should name the folder of .pc files for $host, or $2_CFLAGS and $2_LIBS be given)"])
+        CFLAGS=$rondo_save_CFLAGS; LIBS=$rondo_save_LIBS])])
+
 # RONDO_X86_ISAS: conditionals and flags of each build of the CPU device. Flags are for those files alone: nothing that
 # they compile may run before the probe in backends/cpu/isa.c, which is built without them.
 AC_DEFUN([RONDO_ISA_], [
