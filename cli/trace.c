@@ -226,7 +226,7 @@ int trace_write(void)
         }
     }
     if (!code && all_events.lost)
-        warn_user("the trace lacks %lld events that found no memory", (long long)all_events.lost);
+        warn_user("warning: the trace lacks %lld events that found no memory", (long long)all_events.lost);
     signals_release();
     free(temporary);
     free(behind);
