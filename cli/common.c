@@ -166,6 +166,11 @@ int common_settle(void)
     if (common.transport && !strcmp(common.transport, "threads") && size == 0)
         return fail(EXIT_USAGE, "--transport threads, but %s says that this process is rank %d of several, which would all run the same work; "
                     "leave it out or give --transport mpi, or unset %s where it runs alone", variable, rank, variable);
+    /* MPICH takes the number from there and ends the program without it; other libraries would see one process. */
+    if (!common.transport && size == 0 && !strcmp(variable, "PMI_RANK"))
+        return fail(EXIT_USAGE, "PMI_RANK says that this process is rank %d of several, but PMI_SIZE does not say how many; start it with the "
+                    "mpirun of the MPI that rondo was built with, unset PMI_RANK where it runs alone, or give --transport mpi where MPI "
+                    "knows the number", rank);
     common.mpi = common.transport ? !strcmp(common.transport, "mpi") : size != 1;
     if (common.quiet && common.progress == 1)
         return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
