@@ -5,6 +5,7 @@
 . "$srcdir/t/shell.sh"
 LC_ALL=C; export LC_ALL
 
+command -v readelf >/dev/null || skip_all "readelf is not installed"
 needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
 only() { # text, file, pattern of what may be needed
     if [ -n "$SANITIZE_CFLAGS" ] || [ ! -f "$2" ]; then skip 1 "$1: not built, or with sanitizers"; return; fi
@@ -14,7 +15,7 @@ only() { # text, file, pattern of what may be needed
 libc='libc|ld-linux[-a-z0-9_]*|ld-musl[-a-z0-9_]*|ld64|libpthread|libdl'
 only "librondo.so needs libc and the OpenMP runtime only (no libm)" "$builddir/.libs/librondo.so" "$libc|libgomp|libomp"
 only "librondo_lm.so needs jansson and PCRE2 besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8|libgomp|libomp"
-only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$libc|libmpi|libmpich|libopen-rte|libopen-pal"
+only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$libc|libmpi|libmpich|libopen-rte|libopen-pal|libopen_mpi|libmpi_abi"
 
 # #include lines by folder: arrows point cli -> lm -> lib <- backends
 includes() { # folder...: file:line
@@ -28,7 +29,7 @@ includes lib | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
 empty "lib/ includes nothing of lm/ or cli/" "$scratch/found"
 includes backends | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
 empty "backends/ include nothing of lm/ or cli/" "$scratch/found"
-includes cli bench | grep -E '"(lib|lm|core|backends|layout|attention|plan|tensor)/' >"$scratch/found"
+includes cli | grep -E '"(lib|lm|core|backends|layout|attention|plan|tensor)/' >"$scratch/found"
 empty "cli/ uses public headers only" "$scratch/found"
 find "$srcdir/lib" "$srcdir/lm" -name '*.c' -exec grep -nE '\b(printf|fprintf|puts|perror|exit|abort|signal|sigaction|setlocale|fesetround|fesetenv)[[:space:]]*\(' {} + |
     grep -vE '^[^:]*:[0-9]+:[[:space:]]*(\*|/\*|//)' >"$scratch/found"
@@ -39,6 +40,13 @@ grep -nE '\b(malloc|calloc|realloc|free|aligned_alloc|posix_memalign|strdup)[[:s
 empty "memory is taken through the hooks" "$scratch/found"
 
 # instructions
+native() { # object: it or, under -flto, the machine code that its other language becomes
+    case $(readelf -S "$1" 2>/dev/null) in
+        *.gnu.lto_*)   # shellcheck disable=SC2086  # flags are words
+            $CC $CFLAGS -r -nostdlib -flinker-output=nolto-rel "$1" -o "$scratch/native.o" && echo "$scratch/native.o" ;;
+        *) echo "$1" ;;
+    esac
+}
 machine=$(LC_ALL=C readelf -h "$builddir"/backends/cpu/librondo_cpu_base_la-isa.o "$builddir"/backends/cpu/.libs/librondo_cpu_base_la-isa.o 2>/dev/null |
     sed -n 's/^ *Machine: *//p' | head -n 1)   # what was built for, which need not be what runs the test
 case $machine,$CFLAGS,$CC in
@@ -50,14 +58,16 @@ case $machine,$CFLAGS,$CC in
             ls "$objects"/librondo_cpu_soft_la-*.o >/dev/null 2>&1
             ok "the definition was built without FMA hardware" test $? = 0
             for o in "$objects"/librondo_cpu_soft_la-*.o "$objects"/librondo_cpu_base_la-*.o; do
-                objdump -d "$o" | grep -E 'v(f|fn)m(add|sub)|%[yz]mm' | sed "s,^,$(basename "$o"): ,"
+                objdump -d "$(native "$o")" >"$scratch/code"
+                grep -q '>:$' "$scratch/code" || echo "$(basename "$o"): no code can be read"
+                grep -E 'v(f|fn)m(add|sub)|%[yz]mm' "$scratch/code" | sed "s,^,$(basename "$o"): ,"
             done >"$scratch/found"
             head -n 5 "$scratch/found" >"$scratch/some"
             empty "files built for every processor hold no FMA and no AVX" "$scratch/some"
             for o in "$objects"/librondo_cpu_avx2_la-*.o "$objects"/librondo_cpu_avx512_la-*.o "$objects"/librondo_cpu_fma_la-*.o; do
-                [ -f "$o" ] && nm -g --defined-only "$o" | awk '$2 ~ /[TtWVu]/' | grep -vE 'asan|odr|__x86\.get_pc_thunk' | sed "s,^,$(basename "$o"): ,"
+                [ -f "$o" ] && nm -g --defined-only "$(native "$o")" | awk '$2 ~ /[TtWVu]/' | grep -vE '\.c\.[0-9a-f]{8}$|asan|odr|__x86\.get_pc_thunk' | sed "s,^,$(basename "$o"): ,"
             done >"$scratch/found"
-            # (get_pc_thunk, which position-independent code of 32 bits shares, holds two instructions that any of them has)
+            # (what ends in .c.01234567 is a mark of -flto; get_pc_thunk, which position-independent code of 32 bits shares, holds two instructions that any of them has)
             empty "files built for newer processors export tables, no function" "$scratch/found"
         else
             skip 3 "no objdump"

@@ -21,7 +21,7 @@ static int run(void *arg, const struct rondo_boot *boot)
     const struct job *job = arg;
     struct rondo_boot ours = *boot;
     ours.seconds = job->desc.deadline;
-    rondo_context *ctx;
+    rondo_context *ctx = NULL;
     int code = rondo__context_open(&ctx, &job->desc, job->ops, &ours);
     if (code)
         return code;
