@@ -36,7 +36,7 @@ while read -r function output; do
     page=$(grep -lE "^\\.Nm $function( ,)?\$" "$srcdir"/man/*.3)
     sed -n '/^\.Sh RETURN VALUES/,/^\.Sh EXAMPLES/p' "$page" | tr '\n' ' ' | grep -E "\\.Fa [^.]*\*$output( [^.]*|[^.]*\.Fa [^.]*)\\.Dv NULL" >"$scratch/said"
     ok "$(basename "$page"): *$output is NULL after a failure of $function" test -s "$scratch/said"
-    grep -E "LEAVES_NULL\(.*$function\(" "$srcdir/t/4060-outputs.c" "$srcdir/t/6108-lm-outputs.c" >"$scratch/tried"
+    grep -E "LEAVES_NULL\(.*$function\(" "$srcdir/t/4060-outputs.c" "$srcdir/t/6111-lm-outputs.c" >"$scratch/tried"
     ok "$function: a test sees it" test -s "$scratch/tried"
 done <"$scratch/outputs"
 finish

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What a failed call leaves in its output pointer: NULL. Used by 4060 (librondo) and 6108 (librondo_lm), which together hold every
+ * What a failed call leaves in its output pointer: NULL. used by 4060 (librondo) and 6111 (librondo_lm), which together hold every
  * public function that gives a pointer; t/0125-structures.t sees that none is missing.
  */
 #ifndef RONDO_T_OUTPUTS_H
