@@ -4,7 +4,7 @@
  * and any of them would wait a time slice for a thread that the system has put aside. So nobody waits for a thread to come:
  * the caller starts at once, helpers join while there is work, and when the caller finds none left it closes the gate and
  * waits only for those inside. Two things may still hurt: a helper that is put aside inside, and one that the system runs on
- * the caller's own core. Both are noticed, and that helper is not called for a while (see blame()).
+ * the caller's own core. Both are noticed, and that helper rests for a while (see blame()).
  *
  * The gate is one word: generation of the run, whether it is open, how many helpers are inside. A helper enters by adding
  * itself to exactly the word that it saw, so it cannot enter a run that is over; the caller changes what belongs to a run
@@ -36,9 +36,10 @@
 /* While the caller waits with transfers to keep going, it sleeps no longer than this at a time; so does a helper until it sees
  * whether the system has given it another core. */
 #define NAP_SECONDS 300e-6
-/* A helper rests when it cost this part of the time since its last rest, at first for the shorter time, then for twice the
- * last one, up to the longer; one that did well for the longest is trusted anew. */
+/* A helper rests when it cost this part of the time since its last rest and more than a moment, at first for the shorter time,
+ * then for twice the last one, up to the longer; one that did well for TRUST_SECONDS is trusted anew. */
 #define LOST_PART 0.15
+#define LOST_LEAST 0.5e-3
 #define REST_LEAST 1e-3
 #define REST_MOST 64e-3
 #define TRUST_SECONDS 100e-3
@@ -55,12 +56,13 @@ struct helper {
     struct rondo_team *team;
     _Atomic uint32_t invited;           /* the generation that it may enter */
     _Atomic int32_t inside, crossed;    /* crossed: found itself on the caller's core */
+    _Atomic uint64_t rest_until;        /* it enters nothing before; nanoseconds of rondo__now() */
     int32_t worker;                     /* its number in that generation */
-    int32_t has_clock;
+    int32_t has_clock, resting;         /* resting: when the present run began */
     pthread_t thread;
     clockid_t clock;                    /* of its processor time */
     /* the caller's book about it: seconds */
-    double lost, since, rest, rest_until, ran;
+    double lost, since, rest, ran;
 };
 
 struct rondo_team {
@@ -129,6 +131,19 @@ static bool work(struct helper *h, uint32_t generation)
     return apart;
 }
 
+static uint64_t nanoseconds(double seconds) { return (uint64_t)(seconds * 1e9); }
+
+static bool rests(const struct helper *h, double now)
+{
+    return atomic_load_explicit(&h->rest_until, memory_order_relaxed) > nanoseconds(now); /* nothing else hangs on it */
+}
+
+static bool may_enter(const struct helper *h, uint64_t gate)
+{
+    return (gate & OPEN) && atomic_load_explicit(&h->invited, memory_order_relaxed) == generation_of(gate) &&
+           (!atomic_load_explicit(&h->rest_until, memory_order_relaxed) || !rests(h, rondo__now()));
+}
+
 static void *helper_main(void *arg)
 {
     struct helper *h = arg;
@@ -138,7 +153,7 @@ static void *helper_main(void *arg)
         uint32_t seen = rondo__bell_count(&h->bell);
         /* acquire: pairs with the store that opens, so that what belongs to the run is seen */
         uint64_t gate = atomic_load_explicit(&t->gate, memory_order_acquire);
-        if ((gate & OPEN) && atomic_load_explicit(&h->invited, memory_order_relaxed) == generation_of(gate)) {
+        if (may_enter(h, gate)) {
             /* acquire: as above; the gate may have closed, and opened again, since the load */
             if (atomic_compare_exchange_strong_explicit(&t->gate, &gate, gate + 1, memory_order_acquire, memory_order_relaxed)) {
                 if (!work(h, generation_of(gate)))
@@ -154,7 +169,9 @@ static void *helper_main(void *arg)
             if (spin_until == 0.0)
                 spin_until = now + (t->crowded ? 0.0 : SPIN_SECONDS);
             if (now >= spin_until) {
-                rondo__bell_sleep(&h->bell, seen, now + 3600.0);
+                /* a rest ends by itself, so that a long run finds it on the way */
+                double rest = 1e-9 * (double)atomic_load_explicit(&h->rest_until, memory_order_relaxed);
+                rondo__bell_sleep(&h->bell, seen, rest > now ? rest + 1e-6 : now + 3600.0);
                 spin_until = 0.0;
             }
         }
@@ -243,10 +260,12 @@ static int made_anew(struct rondo_team *t)
 static void blame(struct helper *h, double seconds, double now)
 {
     h->lost += seconds;
-    if (h->lost > LOST_PART * (now - h->since)) {
+    if (h->lost > LOST_LEAST && h->lost > LOST_PART * (now - h->since)) {
         h->rest = h->rest == 0.0 ? REST_LEAST : h->rest < REST_MOST ? 2.0 * h->rest : REST_MOST;
-        h->rest_until = h->since = now + h->rest;
+        h->since = now + h->rest;
         h->lost = 0.0;
+        atomic_store_explicit(&h->rest_until, nanoseconds(h->since), memory_order_relaxed);
+        rondo__bell_ring(&h->bell, 1); /* it may have gone to sleep for longer */
     } else if (now - h->since > TRUST_SECONDS) {
         h->since = now;
         h->lost = h->rest = 0.0;
@@ -315,21 +334,22 @@ int rondo__team_run(struct rondo_team *t, int workers, void (*run)(void *arg, in
     t->arg = arg;
     t->cpu = core_now();
     for (int i = 0; i < t->made; i++) {
-        bool called_too = called < workers && t->helper[i].rest_until <= began;
-        if (called_too)
-            t->helper[i].worker = called++;
-        atomic_store_explicit(&t->helper[i].invited, called_too ? generation : generation - 1, memory_order_relaxed);
+        t->helper[i].resting = rests(t->helper + i, began);
+        atomic_store_explicit(&t->helper[i].invited, generation - 1, memory_order_relaxed);
     }
-    if (called > 1) {
-        /* release: pairs with the loads in helper_main() */
-        atomic_store_explicit(&t->gate, (uint64_t)generation << 32 | OPEN, memory_order_release);
-        for (int i = 0; i < t->made; i++)
-            if (atomic_load_explicit(&t->helper[i].invited, memory_order_relaxed) == generation)
-                rondo__bell_ring(&t->helper[i].bell, 1);
-    }
+    /* those that rest come after the others, and are not woken for it */
+    for (int resting = 0; resting < 2; resting++)
+        for (int i = 0; i < t->made && called < workers; i++)
+            if (t->helper[i].resting == resting) {
+                t->helper[i].worker = called++;
+                atomic_store_explicit(&t->helper[i].invited, generation, memory_order_relaxed);
+            }
+    /* release: pairs with the loads in helper_main() */
+    atomic_store_explicit(&t->gate, (uint64_t)generation << 32 | OPEN, memory_order_release);
+    for (int i = 0; i < t->made; i++)
+        if (!t->helper[i].resting && atomic_load_explicit(&t->helper[i].invited, memory_order_relaxed) == generation)
+            rondo__bell_ring(&t->helper[i].bell, 1);
     run(arg, 0);
-    if (called == 1)
-        return 0;
     /* acquire: what those wrote that have left already; release: they see that it is closed */
     if (atomic_fetch_and_explicit(&t->gate, ~OPEN, memory_order_acq_rel) & INSIDE)
         wait_for_helpers(t, idle);
@@ -337,7 +357,7 @@ int rondo__team_run(struct rondo_team *t, int workers, void (*run)(void *arg, in
         if (atomic_load_explicit(&t->helper[i].crossed, memory_order_relaxed)) {
             double now = rondo__now();
             atomic_store_explicit(&t->helper[i].crossed, 0, memory_order_relaxed);
-            blame(t->helper + i, now - began, now);
+            blame(t->helper + i, now - began < NAP_SECONDS ? now - began : NAP_SECONDS, now);
         }
     return 0;
 }
