@@ -226,7 +226,7 @@ static int barrier(rondo_context *ctx, void *arg)
     /* nobody passes before the last one came, whoever that is */
     for (int late = 0; late < ctx->ranks && late < 5; late++) {
         double came = 0.0, everybody[33];
-        size_t bytes_of[33];
+        size_t bytes_of[33] = { 0 };
         if (ctx->rank == late)
             usleep(3000);
         came = rondo__now();
@@ -285,7 +285,7 @@ static int split(rondo_context *ctx, void *arg)
         CHECK(rondo_context_query(child, &info) == 0 && info.ranks == members);
         /* the group's own traffic, while the parent's goes on as well */
         int32_t sum = 0, all[33];
-        size_t bytes_of[33];
+        size_t bytes_of[33] = { 0 };
         for (int r = 0; r < members; r++)
             bytes_of[r] = sizeof all[0];
         TRY(rondo_all_gather(child, &me, all, bytes_of));
