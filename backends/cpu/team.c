@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "backends/bell.h"
 
@@ -74,7 +75,7 @@ struct rondo_team {
     int32_t cpu;                        /* the caller's core, -1: unknown */
     /* the caller's */
     int32_t threads, made;              /* made: helpers that run */
-    bool crowded, done_made;
+    bool crowded;
     unsigned forks;
     _Alignas(64) struct rondo_bell done;   /* the last to leave a closed gate rings it */
     struct helper helper[];
@@ -202,7 +203,9 @@ static int start_helper(struct rondo_team *t, int index)
         return rondo__fail(RONDO_ENOMEM, "only %d of the %d threads of a rank could be started (%s); use fewer, or raise the limit on "
                            "threads", index + 1, t->threads, strerror(why));
     }
+#if defined(_POSIX_THREAD_CPUTIME) && _POSIX_THREAD_CPUTIME >= 0
     h->has_clock = pthread_getcpuclockid(h->thread, &h->clock) == 0;
+#endif
     t->made = index + 1;
     return 0;
 }
@@ -284,7 +287,7 @@ static void wait_for_helpers(struct rondo_team *t, void (*idle)(void *arg))
     double began = 0.0, slept = 0.0;
     for (unsigned looks = 0;; looks++) {
         uint32_t seen = rondo__bell_count(&t->done);
-        /* acquire: pairs with the subtraction in enter() */
+        /* acquire: pairs with the subtraction in work() */
         if (!(atomic_load_explicit(&t->gate, memory_order_acquire) & INSIDE))
             break;
         if (idle)
