@@ -296,7 +296,25 @@ static int in_child(int (*f)(struct rondo_device *dev), struct rondo_device *dev
     return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static int child_loops(struct rondo_device *dev) { return rounds(dev, 200) ? 7 : 1; }
+/* Threads of this process; -1 where the system does not tell. */
+static int threads_now(void)
+{
+    int count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    if (!tasks)
+        return -1;
+    for (struct dirent *e; (e = readdir(tasks));)
+        count += e->d_name[0] != '.';
+    closedir(tasks);
+    return count;
+}
+
+/* Three threads, made anew. */
+static int child_loops(struct rondo_device *dev)
+{
+    const int before = threads_now(), right = rounds(dev, 200), after = threads_now();
+    return right && (after < 0 || after >= before + 2) ? 7 : 1;
+}
 static int child_detaches(struct rondo_device *dev)
 {
     rondo__cpu_device.detach(dev);
