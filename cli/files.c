@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What a model is read from (lm/model.c). */
+/* What a model is read from (lm/model/model.c). */
 static bool of_a_model(const char *name)
 {
     static const char *const names[] = { "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json" };

@@ -4,7 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "fuzz/folder.h"
-#include "lm/config.h"
+#include "lm/model/config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What all readers of model folders share: paths, whole small files, JSON with duplicates refused, and names from hostile
- * files made fit to stand in a sentence. Used by arrays*.c, shards.c, config.c and tokenizer*.c.
+ * files made fit to stand in a sentence. Used by model/ and tokenizer/; knows neither.
  */
 #ifndef RONDO_LM_FILES_H
 #define RONDO_LM_FILES_H

@@ -12,6 +12,13 @@ only() { # text, file, pattern of what may be needed
     needed "$2" | grep -vE "^($3)\\.so" >"$scratch/needed"
     empty "$1" "$scratch/needed"
 }
+native() { # object: it or, under -flto, the machine code that its other language becomes
+    case $(readelf -S "$1" 2>/dev/null) in
+        *.gnu.lto_*)   # shellcheck disable=SC2086  # flags are words
+            $CC $CFLAGS -r -nostdlib -flinker-output=nolto-rel "$1" -o "$scratch/native.o" && echo "$scratch/native.o" ;;
+        *) echo "$1" ;;
+    esac
+}
 libc='libc|ld-linux[-a-z0-9_]*|ld-musl[-a-z0-9_]*|ld64|libpthread|libdl'
 only "librondo.so needs libc and the OpenMP runtime only (no libm)" "$builddir/.libs/librondo.so" "$libc|libgomp|libomp"
 only "librondo_lm.so needs jansson and PCRE2 besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8|libgomp|libomp"
@@ -29,6 +36,28 @@ includes lib | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
 empty "lib/ includes nothing of lm/ or cli/" "$scratch/found"
 includes backends | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
 empty "backends/ include nothing of lm/ or cli/" "$scratch/found"
+{
+    includes lm/tokenizer | grep -E '"(lm/)?(model|engine)/'
+    includes lm/model | grep -E '"(lm/)?engine/'
+    grep -nE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"(lm/)?(tokenizer|model|engine)/' "$srcdir"/lm/*.[ch]
+    includes lm | grep '"' | grep -vE '"(rondo(_lm|_config)?\.h|core/internal\.h|lm/(tokenizer|model|engine)/[a-z_]+\.h|lm/files\.h)"'
+} >"$scratch/found"
+empty "rooms of lm/: engine/ includes model/, model/ includes tokenizer/, none the other way, each by its whole path" "$scratch/found"
+for room in tokenizer model engine; do   # a declaration of one's own would pass the line above: rooms are held by what their objects ask for, too
+    for o in "$builddir/lm/$room"/*.o "$builddir/lm/$room"/.libs/*.o; do [ -f "$o" ] && nm -g "$(native "$o")"; done >"$scratch/$room"
+    awk '$2 ~ /[TDBR]/ { print $3 }' "$scratch/$room" | sort -u >"$scratch/$room.has"
+    awk '$1 == "U" { print $2 }' "$scratch/$room" | sort -u >"$scratch/$room.asks"
+done
+{
+    comm -12 "$scratch/tokenizer.asks" "$scratch/model.has"
+    comm -12 "$scratch/tokenizer.asks" "$scratch/engine.has"
+    comm -12 "$scratch/model.asks" "$scratch/engine.has"
+} >"$scratch/found"
+if [ -s "$scratch/tokenizer.has" ] && [ -s "$scratch/engine.asks" ]; then
+    empty "the same of functions: no room calls one that is above it" "$scratch/found"
+else
+    skip 1 "no objects of lm/ here"
+fi
 includes cli | grep -E '"(lib|lm|core|backends|layout|attention|plan|tensor)/' >"$scratch/found"
 empty "cli/ uses public headers only" "$scratch/found"
 find "$srcdir/lib" "$srcdir/lm" -name '*.c' -exec grep -nE '\b(printf|fprintf|puts|perror|exit|abort|signal|sigaction|setlocale|fesetround|fesetenv)[[:space:]]*\(' {} + |
@@ -40,13 +69,6 @@ grep -nE '\b(malloc|calloc|realloc|free|aligned_alloc|posix_memalign|strdup)[[:s
 empty "memory is taken through the hooks" "$scratch/found"
 
 # instructions
-native() { # object: it or, under -flto, the machine code that its other language becomes
-    case $(readelf -S "$1" 2>/dev/null) in
-        *.gnu.lto_*)   # shellcheck disable=SC2086  # flags are words
-            $CC $CFLAGS -r -nostdlib -flinker-output=nolto-rel "$1" -o "$scratch/native.o" && echo "$scratch/native.o" ;;
-        *) echo "$1" ;;
-    esac
-}
 machine=$(LC_ALL=C readelf -h "$builddir"/backends/cpu/librondo_cpu_base_la-isa.o "$builddir"/backends/cpu/.libs/librondo_cpu_base_la-isa.o 2>/dev/null |
     sed -n 's/^ *Machine: *//p' | head -n 1)   # what was built for, which need not be what runs the test
 case $machine,$CFLAGS,$CC in

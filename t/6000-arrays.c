@@ -8,8 +8,8 @@
 #include <sys/resource.h>
 
 #include "core/internal.h"
-#include "lm/arrays.h"
-#include "lm/shards.h"
+#include "lm/model/arrays.h"
+#include "lm/model/shards.h"
 #include "rondo_lm.h"
 #include "t/tap.h"
 #include "t/scratch.h"

@@ -3,7 +3,7 @@
  * The order of bytes in safetensors files: little-endian there, the machine's own in memory. The first part holds everywhere and tells
  * on big-endian machines; the second has any machine play one of the other order, so that what those do is tested on this one.
  */
-#include "lm/arrays.h"
+#include "lm/model/arrays.h"
 #include "rondo.h"
 #include "t/tap.h"
 #include "t/scratch.h"

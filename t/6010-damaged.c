@@ -5,8 +5,8 @@
  * Then every truncation of a good file, and many with bytes turned over.
  */
 #include "core/internal.h"
-#include "lm/config.h"
-#include "lm/shards.h"
+#include "lm/model/config.h"
+#include "lm/model/shards.h"
 #include "rondo_lm.h"
 #include "t/tap.h"
 #include "t/scratch.h"

@@ -6,7 +6,7 @@
 #include <jansson.h>
 
 #include "core/internal.h"
-#include "lm/config.h"
+#include "lm/model/config.h"
 #include "rondo_lm.h"
 #include "t/tap.h"
 #include "t/scratch.h"

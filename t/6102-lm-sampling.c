@@ -7,7 +7,7 @@
  * and the draws are the same in every run anyway.
  */
 #include "core/internal.h"
-#include "lm/lm.h"
+#include "lm/engine/lm.h"
 #include "lm_kit.h"
 
 #define IDS 40

@@ -4,7 +4,7 @@
  * steps and the leaves of every sum (rule 11 of rondo-numerics(7)), which no tolerance would notice.
  */
 #include "core/internal.h"
-#include "lm/rope.h"
+#include "lm/model/rope.h"
 #include "lm_kit.h"
 
 #define TOKENS 200

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the files that run a model share: one rank's rondo_lm, its sequences, and one forward pass (forward.c) over pieces of
+ * some sequences. batch.c owns sequences and slots, generate.c steps, score.c scores, sampling.c picks tokens, text.c
+ * makes text of them.
+ */
+#ifndef RONDO_LM_LM_H
+#define RONDO_LM_LM_H
+
+#include <stdbool.h>
+
+#include "lm/engine/kv.h"
+#include "lm/model/model.h"
+
+/* Turns of a slot's placement, run-length coded, so that a larger placement can be made to hold the same. */
+struct rondo_turn {
+    int64_t tokens, times;
+};
+struct rondo_slot {
+    bool taken;
+    struct rondo_turn *turns;
+    int64_t count, room;
+};
+
+struct rondo_sequence {
+    int64_t slot;                  /* -1: finished, holds no keys any more */
+    int64_t prompt, count, room;   /* tokens: of the prompt, all, allocated */
+    int64_t done;                  /* tokens that went through the model */
+    int64_t reach;                 /* prompt + max_tokens */
+    int32_t *tokens;
+    rondo_sampling sampling;
+    char **stops;                  /* own copies, [sampling.stop_count] */
+    size_t *stop_bytes;
+    float *inv_freq;               /* [rope.dim / 2] */
+    int64_t inv_length;            /* ... for this rondo__rope_length() */
+    rondo_text_stream *stream;     /* NULL without tokenizer and once finished */
+    char *text;                    /* all text so far; [0, shown) was given out */
+    size_t text_bytes, text_room, shown;
+    int32_t finish;
+    uint64_t hash;                 /* sum over all ranks, not closed */
+};
+
+/* New tokens of one sequence in a pass. */
+enum rondo_want { RONDO_WANT_NONE, RONDO_WANT_LAST, RONDO_WANT_ALL };
+struct rondo_piece {
+    int64_t id;                    /* of the sequence; -1: a score */
+    int64_t slot, first, count;    /* positions [first, first + count) */
+    const int32_t *tokens;         /* [count], on every rank all of them */
+    const float *inv_freq;         /* of all its positions */
+    int64_t reach;                 /* positions that the sequence may come to have */
+    int32_t want;                  /* rows whose logits will be asked for */
+};
+/* A row of the final hidden states that this rank holds, in the order of pieces and positions. */
+struct rondo_wanted {
+    int64_t row, piece, position;
+};
+
+struct rondo_lm {
+    rondo_context *ctx;
+    const rondo_model *model;
+    rondo_lm_desc desc;            /* with the defaults filled in */
+    int32_t rank, ranks;
+    int32_t failed;                /* code of the failure after which nothing goes on */
+
+    rondo_placement *placement;
+    struct rondo_slot *slots;
+    int64_t slot_count;
+    struct rondo_kv kv;
+
+    struct rondo_sequence **sequences;
+    int64_t sequence_count, sequence_room;
+
+    /* workspace of a pass, kept and reused */
+    float *floats;
+    size_t float_room;
+    float *x, *h, *q, *k, *v, *table, *gate, *up;   /* into floats */
+    char *attention_space;
+    size_t attention_room;
+    float *logits;                 /* [logit_rows][vocabulary] */
+    int64_t logit_rows;
+    rondo_span *spans;
+    size_t span_room;              /* bytes */
+    struct rondo_wanted *wanted;
+    int64_t wanted_count, wanted_room;
+    struct rondo_piece *pieces;
+    int64_t piece_room;
+    struct {                       /* of the pieces of a pass, [piece_room] each, in one block */
+        int64_t *slot, *tokens;
+        int64_t *x_row, *rows;     /* this rank's rows of the pass */
+        int64_t *kv_row;           /* row of the slabs where their keys go */
+        int64_t *kv_first;         /* ... where the sequence's first key lies */
+    } run;
+    void *candidates;              /* sampling.c's */
+    size_t candidate_room;
+    void *exchange;                /* generate.c's */
+    size_t exchange_room;
+    size_t *exchange_sizes;        /* [ranks] */
+
+    int64_t progress_done, progress_total;   /* of prefill or score; total 0: no reports */
+    double progress_share;                   /* what part of a token's work its way through the layers is; the rest are logits */
+    rondo_lm_counters counters;
+};
+
+/* Marks the lm as failed, revokes where the failure is this rank's own, and returns code. */
+int rondo__lm_failed(rondo_lm *lm, int code);
+/* 0, or the code of an earlier failure with a sentence. */
+int rondo__lm_alive(rondo_lm *lm, const char *who);
+/* A block that only grows; contents are lost. */
+int rondo__lm_room(void **block, size_t *room, size_t bytes, const char *what);
+/* Spans of the positions >= from of a slot that `rank` holds, in lm->spans: their number, or a code. */
+int64_t rondo__lm_spans(rondo_lm *lm, int64_t slot, int rank, int64_t from);
+int rondo__lm_pieces(rondo_lm *lm, int64_t count);   /* room for so many pieces and runs */
+uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes);   /* to compare arguments over the ranks */
+
+/* ---- batch.c: slots ---- */
+int rondo__slot_take(rondo_lm *lm, int64_t *slot);
+void rondo__slot_give(rondo_lm *lm, int64_t slot);
+int rondo__slot_append(rondo_lm *lm, int64_t slot, int64_t tokens);
+
+/* ---- forward.c ---- */
+/* Appends the pieces to placement and cache and runs all layers; afterwards lm->wanted tells the rows that this rank holds. */
+int rondo__forward(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, bool decode);
+/* Logits of wanted rows [first, first + rows) into lm->logits; rows <= lm->logit_rows. */
+int rondo__logits(rondo_lm *lm, int64_t first, int64_t rows);
+/* Tells the caller that of a pass over so many tokens this part (0 to 1) is done: 0, or RONDO_ECANCELED. */
+int rondo__lm_progress(rondo_lm *lm, int64_t tokens, double part);
+
+/* ---- sampling.c ---- */
+int rondo__sampling_check(const rondo_sampling *s);
+/* The next token of a sequence, from its logits, which are overwritten. */
+int rondo__sample(rondo_lm *lm, const struct rondo_sequence *s, float *logits, int32_t *token);
+/* Turns every NaN into the canonical one (a hash wants that); returns whether there was one. */
+bool rondo__canonical_nans(float *x, int64_t count);
+
+/* ---- text.c ---- */
+/* Adds a token's text (id -1: the end); *stopped: a stop text was found and everything from it on cut off. */
+int rondo__text_add(struct rondo_sequence *s, int32_t id, bool *stopped);
+/* Bytes of text that may be shown: all but what may be the beginning of a stop text. */
+size_t rondo__text_ready(const struct rondo_sequence *s);
+
+#endif

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * How well a model predicts a text: the logits of every position, their hash, and the mean negative log likelihood of tokens
+ * 1.. in nats. The text is read in pieces like a prompt; each rank makes the logits of its own rows, a few at a time.
+ *
+ * Sums have one order whatever the layout: a row's log-sum-exp is rondo_logsumexp()'s; the likelihoods travel to all ranks and
+ * are added in the order of positions, in double. A row without a distribution has the likelihood NaN, so every rank
+ * finds the first of them by itself.
+ */
+#include <float.h>
+
+#include "core/internal.h"
+#include "lm/engine/lm.h"
+#include "lm/model/rope.h"
+
+struct scorer {
+    rondo_lm *lm;
+    const int32_t *tokens;
+    int64_t count;
+    int64_t slot;
+    int (*logits)(void *user, int64_t row, const float *logits);   /* NULL on ranks other than 0 */
+    void *user;
+    bool show;                /* rank 0 has a function: rows travel to it */
+    double *nll;              /* [count] by position */
+    double *lse;              /* [logit_rows] */
+    uint64_t hash;            /* of this rank's rows */
+    int64_t bad;              /* the first position without a likelihood; -1: none */
+};
+
+/* Hash and likelihood of `rows` rows in lm->logits, which are wanted rows from `first` on; likelihoods go to out[]. */
+static int take_rows(struct scorer *s, int64_t first, int64_t rows, double *out)
+{
+    rondo_lm *lm = s->lm;
+    const int64_t vocabulary = lm->model->config.vocabulary;
+    rondo__canonical_nans(lm->logits, rows * vocabulary);
+    int err = rondo_logsumexp(lm->ctx, rows, vocabulary, lm->logits, vocabulary, s->lse);
+    for (int64_t i = 0; i < rows && !err; i++) {
+        const int64_t position = lm->wanted[first + i].position;
+        const float *row = lm->logits + i * vocabulary;
+        rondo_hash_add(&s->hash, row, sizeof *row, position * vocabulary, vocabulary);
+        /* NaN or infinity among the logits leaves no distribution, in the last row neither, which predicts nothing that counts */
+        const bool numbers = s->lse[i] <= DBL_MAX;
+        const double own = position + 1 < s->count ? (double)row[s->tokens[position + 1]] : s->lse[i];
+        out[i] = numbers ? s->lse[i] - own : (double)__builtin_nanf("");
+    }
+    return err;
+}
+
+/* Of a piece's rows of logits so many are done. */
+static int tell(struct scorer *s, int64_t tokens, int64_t done, int64_t rows)
+{
+    const double share = s->lm->progress_share;
+    return rondo__lm_progress(s->lm, tokens, done == rows ? 1.0 : share + (1.0 - share) * (double)done / (double)rows);
+}
+
+/* All of this rank's rows of a piece, for itself. */
+static int take_quietly(struct scorer *s, int64_t tokens, double *out)
+{
+    rondo_lm *lm = s->lm;
+    int err = 0;
+    for (int64_t first = 0; first < lm->wanted_count && !err; first += lm->logit_rows) {
+        int64_t rows = lm->wanted_count - first < lm->logit_rows ? lm->wanted_count - first : lm->logit_rows;
+        err = rondo__logits(lm, first, rows);
+        if (!err)
+            err = take_rows(s, first, rows, out + first);
+        if (!err)
+            err = tell(s, tokens, first + rows, lm->wanted_count);
+    }
+    return err;
+}
+
+/* The same, but run by run in the order of positions, each run shown to rank 0. */
+static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *out)
+{
+    rondo_lm *lm = s->lm;
+    const int64_t vocabulary = lm->model->config.vocabulary;
+    int64_t mine = 0;
+    int err = 0;
+    for (int64_t at = begin, next; at < end && !err; at = next) {
+        const int owner = rondo_placement_owner(lm->placement, s->slot, at);
+        for (next = at + 1; next < end && next - at < lm->logit_rows; next++)
+            if (rondo_placement_owner(lm->placement, s->slot, next) != owner)
+                break;
+        const int64_t rows = next - at;
+        if (owner == lm->rank) {
+            err = rondo__logits(lm, mine, rows);
+            if (!err)
+                err = take_rows(s, mine, rows, out + mine);
+            mine += rows;
+        }
+        if (!err && owner != 0)
+            err = rondo_broadcast(lm->ctx, lm->logits, (size_t)rows * (size_t)vocabulary * sizeof(float), owner);
+        for (int64_t i = 0; i < rows && !err && s->logits; i++) {
+            err = s->logits(s->user, at + i, lm->logits + i * vocabulary);
+            if (err > 0)
+                err = rondo__fail(RONDO_ECANCELED, "rondo_lm_score: the caller's function asked to stop at row %lld", (long long)(at + i));
+        }
+        if (!err)
+            err = tell(s, end - begin, next - begin, end - begin);
+    }
+    return err;
+}
+
+/* Every rank's likelihoods of a piece to every rank, then to their positions. */
+static int spread(struct scorer *s, int64_t begin, int64_t tokens, const double *mine, double *all)
+{
+    rondo_lm *lm = s->lm;
+    int64_t at = 0;
+    for (int r = 0; r < lm->ranks; r++)
+        lm->exchange_sizes[r] = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int r = 0; r < lm->ranks; r++) {
+            const int64_t n = rondo__lm_spans(lm, s->slot, r, begin);
+            if (n < 0)
+                return (int)n;
+            for (int64_t i = 0; i < n; i++) {
+                const rondo_span *span = &lm->spans[i];
+                if (pass == 0)
+                    lm->exchange_sizes[r] += (size_t)span->count * sizeof(double);
+                for (int64_t j = 0; pass == 1 && j < span->count; j++)
+                    s->nll[span->first + j * span->step] = all[at++];
+            }
+        }
+        int err = pass == 0 ? rondo_all_gather(lm->ctx, mine, all, lm->exchange_sizes) : 0;
+        if (err)
+            return err;
+    }
+    return at == tokens ? 0 : rondo__fail(RONDO_EINVAL, "the placement's spans do not cover the sequence");
+}
+
+/* The first position of a piece whose likelihood is no number, or -1. The same on every rank. */
+static int64_t first_without(const struct scorer *s, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        if (s->nll[i] != s->nll[i])
+            return i;
+    return -1;
+}
+
+static int score_all(struct scorer *s, const float *inv_freq)
+{
+    rondo_lm *lm = s->lm;
+    int64_t step = lm->desc.chunk > 0 && lm->desc.chunk < lm->desc.batch_tokens ? lm->desc.chunk : lm->desc.batch_tokens;
+    int err = 0;
+    for (int64_t at = 0; at < s->count && !err && s->bad < 0; at += step) {
+        const double begin = rondo__now();
+        const int64_t tokens = s->count - at < step ? s->count - at : step;
+        struct rondo_piece piece = {
+            .id = -1, .slot = s->slot, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq, .reach = s->count,
+            .want = RONDO_WANT_ALL,
+        };
+        lm->progress_done = at;
+        err = rondo__forward(lm, &piece, 1, false);
+        if (!err)
+            err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)tokens * sizeof(double), "the likelihoods of a piece");
+        double *all = lm->exchange, *mine = all ? all + tokens : NULL;
+        if (!err)
+            err = s->show ? take_and_show(s, at, at + tokens, mine) : take_quietly(s, tokens, mine);
+        if (!err)
+            err = spread(s, at, tokens, mine, all);
+        s->bad = err ? -1 : first_without(s, at, at + tokens);
+        lm->counters.prefill_tokens += tokens;
+        lm->counters.prefill_seconds += rondo__now() - begin;
+    }
+    return err;
+}
+
+/* Adds up what the ranks hold of the hash. */
+static int sum_hash(rondo_lm *lm, uint64_t *hash)
+{
+    int err = rondo__lm_room(&lm->exchange, &lm->exchange_room, (size_t)lm->ranks * sizeof *hash, "the hashes of all ranks");
+    if (err)
+        return err;
+    uint64_t *all = lm->exchange, sum = 0;
+    for (int r = 0; r < lm->ranks; r++)
+        lm->exchange_sizes[r] = sizeof *hash;
+    err = rondo_all_gather(lm->ctx, hash, all, lm->exchange_sizes);
+    for (int r = 0; r < lm->ranks && !err; r++)
+        sum += all[r];
+    *hash = sum;
+    return err;
+}
+
+static int check(const rondo_lm *lm, const int32_t *tokens, int64_t count)
+{
+    const int64_t vocabulary = lm->model->config.vocabulary;
+    if (count < 2 || !tokens)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_score: %lld tokens given; at least two are needed to predict one", (long long)count);
+    if (count > ((int64_t)1 << 40) / vocabulary)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_score: %lld tokens are too many", (long long)count);
+    for (int64_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocabulary)
+            return rondo__fail(RONDO_EINVAL, "rondo_lm_score: token %lld is id %d; the model has ids 0..%lld", (long long)i, tokens[i],
+                               (long long)vocabulary - 1);
+    return 0;
+}
+
+/* By weights: those of the layers against all. */
+static double forward_share(const rondo_lm *lm)
+{
+    const struct rondo_config *c = &lm->model->config;
+    const double widths = 2.0 * (double)(c->heads * c->head_dim) + 2.0 * (double)(c->kv_heads * c->head_dim) + 3.0 * (double)c->intermediate;
+    const double layers = (double)c->layers * widths;
+    return layers / (layers + (double)c->vocabulary);
+}
+
+int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*logits)(void *user, int64_t row, const float *logits),
+                   void *user, rondo_score *score)
+{
+    int err = rondo__lm_alive(lm, "rondo_lm_score");
+    if (err)
+        return err;
+    const struct rondo_rope_config *rope = &lm->model->config.rope;
+    struct scorer s = { .lm = lm, .tokens = tokens, .count = count, .slot = -1, .user = user, .bad = -1 };
+    float *inv_freq = NULL;
+    err = check(lm, tokens, count);
+    if (!err) {
+        s.nll = rondo__alloc_zero((size_t)count, sizeof *s.nll);
+        s.lse = rondo__alloc((size_t)lm->logit_rows * sizeof *s.lse);
+        inv_freq = rondo__alloc((size_t)(rope->dim / 2) * sizeof *inv_freq);
+        if (!s.nll || !s.lse || !inv_freq)
+            err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld tokens", (long long)count);
+    }
+    if (!err)
+        err = rondo__lm_pieces(lm, 1);
+    if (!err)
+        err = rondo__slot_take(lm, &s.slot);
+    err = rondo_agree(lm->ctx, err ? 0 : rondo__lm_hash((uint64_t)count, tokens, (size_t)count * sizeof *tokens), err,
+                      "the tokens given to rondo_lm_score");
+    if (err)
+        goto out;   /* told to all by the agreement: the lm can go on */
+
+    int32_t show = logits != NULL;
+    err = rondo_broadcast(lm->ctx, &show, sizeof show, 0);
+    s.show = show != 0;
+    s.logits = lm->rank == 0 ? logits : NULL;
+    rondo__rope_frequencies(rope, rondo__rope_length(rope, count, 0), inv_freq);
+    lm->progress_total = count;
+    lm->progress_share = forward_share(lm);
+    if (!err)
+        err = score_all(&s, inv_freq);
+    if (!err && s.bad < 0)
+        err = sum_hash(lm, &s.hash);
+    lm->progress_done = lm->progress_total = 0;
+    if (err) {
+        err = rondo__lm_failed(lm, err);
+        goto out;
+    }
+    if (s.bad >= 0) {
+        /* every rank has come here with the same position: nobody waits, and the lm can go on */
+        err = rondo__fail(RONDO_EFORMAT, "the model's logits at position %lld are NaN or infinite: its weights overflow or are damaged",
+                          (long long)s.bad);
+        goto out;
+    }
+    double sum = 0.0;
+    for (int64_t i = 0; i + 1 < count; i++)
+        sum += s.nll[i];
+    const int64_t shape[2] = { count, lm->model->config.vocabulary };
+    rondo_score result = RONDO_SCORE_INIT;
+    result.tokens = count;
+    result.nll = sum / (double)(count - 1);
+    result.hash = rondo_hash_close(s.hash, lm->desc.arithmetic, lm->desc.leaf, shape, 2);
+    err = rondo__info_copy(score, &result, sizeof result, "rondo_score");
+out:
+    if (s.slot >= 0)
+        rondo__slot_give(lm, s.slot);
+    rondo__free(inv_freq);
+    rondo__free(s.lse);
+    rondo__free(s.nll);
+    return err;
+}

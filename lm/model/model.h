@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A model in memory, as model.c fills it and the forward pass (engine/forward.c) reads it. Immutable once open, so the ranks of a
+ * process share one.
+ */
+#ifndef RONDO_LM_MODEL_H
+#define RONDO_LM_MODEL_H
+
+#include "lm/model/config.h"
+#include "rondo_lm.h"
+
+/* Leaves of the sums that tensor parallelism will split (rondo-numerics(7)): the attention output projection has one leaf
+ * per query head, the MLP's down projection this many ranges; everything else the library's own ceil(in / 512). */
+#define RONDO_LM_DOWN_LEAVES 16
+
+struct rondo_layer {
+    float *attention_norm, *mlp_norm;                       /* [hidden] */
+    rondo_linear *q, *k, *v, *o, *gate, *up, *down;
+    float *q_bias, *k_bias, *v_bias, *o_bias;               /* NULL without attention_bias */
+    float *gate_bias, *up_bias, *down_bias;                 /* NULL without mlp_bias */
+};
+
+struct rondo_model {
+    struct rondo_config config;
+    struct rondo_layer *layers;                             /* [config.layers] */
+    void *embedding;                                        /* [vocabulary][hidden] of embedding_type; NULL: in the head */
+    int32_t embedding_type;
+    float *norm;                                            /* [hidden], before the head */
+    rondo_linear *head;                                     /* [vocabulary][hidden] */
+    rondo_tokenizer *tokenizer;                             /* NULL: opened without */
+    uint64_t parameters, weight_bytes;
+    uint64_t fingerprint;                                   /* of the configuration: what ranks compare */
+};
+
+/* A token's row, of embedding_type: where it lies, or in scratch (room for one). NULL: failed. */
+const void *rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch);
+
+#endif
