@@ -80,7 +80,7 @@ static const struct option own_options[] = {
     { "seed", 0, OPTION_CALL, "N", "of the random choices (default 0)", NULL, 0, 0, set_seed },
     { "stop", 0, OPTION_EACH, "TEXT", "end before this text (repeatable)", NULL, 0, 0, add_stop },
     { "ignore-eos", 0, OPTION_FLAG, NULL, "go on after the model's end token", &options.ignore_eos, 0, 0, NULL },
-    { "chunk", 0, OPTION_INT, "N", "read prompts in pieces of N tokens", &options.chunk, 1, 9e18, NULL },
+    { "chunk", 0, OPTION_INT, "N", "read prompts in chunks of N tokens", &options.chunk, 1, 9e18, NULL },
     { "kv-type", 0, OPTION_CALL, "f32|f16|bf16", "type of the KV cache (default f32)", &options.kv_type, 0, 0, option_type },
     { "kv-interleave", 0, OPTION_CALL, "leaf|1", "new KV goes leaf by leaf (default) or token by token", NULL, 0, 0, set_interleave },
     { "plain", 0, OPTION_FLAG, NULL, "special tokens spelled in a prompt are text", &options.plain, 0, 0, NULL },

@@ -19,7 +19,7 @@ static const struct option own_options[] = {
     { "file", 'f', OPTION_TEXT, "FILE", "the text (- is stdin)", &options.file, 0, 0, NULL },
     { "ids", 0, OPTION_TEXT, "FILE", "token ids separated by white space, used as they are (- is stdin)", &options.ids, 0, 0, NULL },
     { "limit", 0, OPTION_INT, "N", "the first N tokens only", &options.limit, 1, 9e18, NULL },
-    { "chunk", 0, OPTION_INT, "N", "read in pieces of N tokens", &options.chunk, 1, 9e18, NULL },
+    { "chunk", 0, OPTION_INT, "N", "read in chunks of N tokens", &options.chunk, 1, 9e18, NULL },
     { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
     { "logits", 0, OPTION_TEXT, "FILE", "write all logits [n, vocabulary] (safetensors)", &options.logits, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },

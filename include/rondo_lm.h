@@ -111,7 +111,7 @@ typedef struct rondo_lm_desc {
     int32_t kv_type;               /* rondo_type of the cache; 0 = F32 */
     int32_t layout, algorithm;     /* rondo_layout, rondo_algorithm; by itself decoding is pass-Q */
     int32_t arithmetic, level, leaf, interleave;   /* as in rondo_attention_desc and rondo_placement_desc */
-    int64_t chunk;                 /* prefill in pieces of so many tokens of a sequence; 0 = whole */
+    int64_t chunk;                 /* prefill in chunks of so many tokens of a sequence; 0 = whole */
     int64_t batch_tokens;          /* tokens of all sequences together in one forward pass at most; 0 = 8192 */
     int (*progress)(void *user, int64_t done, int64_t total);   /* prefill tokens of this rank's view; non-zero: stop (RONDO_ECANCELED) */
     void *user;
@@ -147,7 +147,7 @@ typedef struct rondo_lm_event {
     const char *text;              /* what the stream may show now (stops held back); valid until the next step */
     size_t text_bytes;
 } rondo_lm_event;
-/* Runs one forward pass (a piece of prefill, or one decode step of the whole batch) and returns how many events there are
+/* Runs one forward pass (chunks of prompts, or one decode step of the whole batch) and returns how many events there are
  * (<= max; max >= live sequences), 0 where only prefill went on, or a code. *live: sequences not yet finished. */
 RONDO_API int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t *live);
 

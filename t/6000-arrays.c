@@ -173,7 +173,7 @@ static void test_writer(void)
 static uint64_t in_file(const rondo_array *a, uint64_t at)
 {
     const uint64_t word = (uint64_t)rondo__array_word(a->type);
-    return rondo__array_turns() ? at - at % word + word - 1 - at % word : at;
+    return rondo__array_swaps() ? at - at % word + word - 1 - at % word : at;
 }
 
 static void write_raw(const char *name, const char *header, size_t data)

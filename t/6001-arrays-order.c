@@ -57,7 +57,7 @@ static const char *write_all_types(const char *name, bool other, bool pieces)
     }
     int err = rondo_arrays_create(&w, path, arrays, N);
     if (!err && other)
-        rondo__arrays_writer_turn(w);
+        rondo__arrays_writer_swap(w);
     for (int i = 0; i < N && !err; i++) {
         const uint64_t bytes = (uint64_t)(all[i].count * all[i].word);
         if (!pieces)
@@ -96,7 +96,7 @@ static void test_types(bool other, bool pieces)
            "%s has its bytes in the file", all[i].name);
         bool same = a != NULL;
         if (other)
-            rondo__arrays_turn(f);
+            rondo__arrays_swap(f);
         for (uint64_t from = 0; same && from <= a->bytes; from++)
             for (uint64_t to = from; same && to <= a->bytes; to++) {
                 memset(got, 0x5a, sizeof got);
@@ -105,13 +105,13 @@ static void test_types(bool other, bool pieces)
             }
         ok(same, "and its numbers in memory, whichever range is read");
         if (other)
-            rondo__arrays_turn(f);
+            rondo__arrays_swap(f);
     }
     rondo_arrays_close(f);
     free(bytes);
 }
 
-/* More than is turned at once, from an odd place on. */
+/* More than is swapped at once, from an odd place on. */
 static void test_long(int type, int word)
 {
     const int64_t count = 100003;
@@ -125,7 +125,7 @@ static void test_long(int type, int word)
     const char *path = scratch_path("long");
     int err = rondo_arrays_create(&w, path, &array, 1);
     if (!err) {
-        rondo__arrays_writer_turn(w);
+        rondo__arrays_writer_swap(w);
         err = rondo_arrays_write(w, 0, 12345, bytes - 12345, numbers + 12345);
     }
     if (!err)
@@ -135,12 +135,12 @@ static void test_long(int type, int word)
     ok(!err && !rondo_arrays_open(&f, path), "%d bytes a number: %d numbers in the other order", word, (int)count);
     const rondo_array *a = f ? rondo_arrays_at(f, 0) : NULL;
     ok(a && !rondo_arrays_read(f, a, 0, bytes, got), "are read as they stand");
-    bool turned = a != NULL;
-    for (size_t i = 0; turned && i < bytes; i++)
-        turned = got[i] == numbers[i - i % (size_t)word + (size_t)word - 1 - i % (size_t)word];
-    ok(turned, "each is turned round");
+    bool swapped = a != NULL;
+    for (size_t i = 0; swapped && i < bytes; i++)
+        swapped = got[i] == numbers[i - i % (size_t)word + (size_t)word - 1 - i % (size_t)word];
+    ok(swapped, "each is swapped");
     if (f)
-        rondo__arrays_turn(f);
+        rondo__arrays_swap(f);
     memset(got, 0, bytes);
     got[bytes] = 0x5a;
     ok(a && !rondo_arrays_read(f, a, 3, bytes - 3, got + 3) && !memcmp(got + 3, numbers + 3, bytes - 3) && got[bytes] == 0x5a,
@@ -161,7 +161,7 @@ static void test_foreign_types(void)
     is_int(rondo_arrays_open(&f, path), 0, "a file with complex numbers");
     for (int i = 0; i < 2 && f; i++) {
         ok(!rondo_arrays_read(f, rondo_arrays_at(f, 0), 0, 8, got) && !memcmp(got, bytes + n - 8, 8), "they stay as they are in the file");
-        rondo__arrays_turn(f);
+        rondo__arrays_swap(f);
     }
     rondo_arrays_close(f);
     free(bytes);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A rank's rondo_lm: its life, its sequences, and the slots that they take in the placement and in the KV cache. Every rank
+ * A rank's rondo_lm: its life, its sequences, and the seats that they take in the placement and in the KV cache. Every rank
  * keeps the same list of sequences and makes the same decisions from it, so nothing has to be told; what callers hand in is
  * compared over the ranks when it comes (rondo_agree).
  */
@@ -9,7 +9,7 @@
 #include "lm/model/rope.h"
 
 #define BATCH_TOKENS 8192
-#define FIRST_SLOTS 8
+#define FIRST_SEATS 8
 /* Logits held at once: so many floats, and at least one row. */
 #define LOGITS_FLOATS ((int64_t)1 << 21)
 
@@ -43,36 +43,36 @@ int rondo__lm_room(void **block, size_t *room, size_t bytes, const char *what)
     return 0;
 }
 
-int rondo__lm_pieces(rondo_lm *lm, int64_t count)
+int rondo__lm_chunks(rondo_lm *lm, int64_t count)
 {
-    if (count <= lm->piece_room)
+    if (count <= lm->chunk_room)
         return 0;
-    int64_t room = count > 2 * lm->piece_room ? count : 2 * lm->piece_room;
-    struct rondo_piece *pieces = rondo__alloc_zero((size_t)room, sizeof *pieces);
-    int64_t *run = rondo__alloc_zero((size_t)room, 6 * sizeof *run);
-    if (!pieces || !run) {
-        rondo__free(pieces);
-        rondo__free(run);
+    int64_t room = count > 2 * lm->chunk_room ? count : 2 * lm->chunk_room;
+    struct rondo_chunk *chunks = rondo__alloc_zero((size_t)room, sizeof *chunks);
+    int64_t *lists = rondo__alloc_zero((size_t)room, 6 * sizeof *lists);
+    if (!chunks || !lists) {
+        rondo__free(chunks);
+        rondo__free(lists);
         return rondo__fail(RONDO_ENOMEM, "no memory for a pass over %lld sequences", (long long)count);
     }
-    rondo__free(lm->pieces);
-    rondo__free(lm->run.slot);
-    lm->pieces = pieces;
-    lm->run.slot = run;
-    lm->run.tokens = run + room;
-    lm->run.x_row = run + 2 * room;
-    lm->run.rows = run + 3 * room;
-    lm->run.kv_row = run + 4 * room;
-    lm->run.kv_first = run + 5 * room;
-    lm->piece_room = room;
+    rondo__free(lm->chunks);
+    rondo__free(lm->pass.seat);
+    lm->chunks = chunks;
+    lm->pass.seat = lists;
+    lm->pass.tokens = lists + room;
+    lm->pass.x_row = lists + 2 * room;
+    lm->pass.rows = lists + 3 * room;
+    lm->pass.kv_row = lists + 4 * room;
+    lm->pass.kv_first = lists + 5 * room;
+    lm->chunk_room = room;
     return 0;
 }
 
-int64_t rondo__lm_spans(rondo_lm *lm, int64_t slot, int rank, int64_t from)
+int64_t rondo__lm_spans(rondo_lm *lm, int64_t seat, int rank, int64_t from)
 {
     for (;;) {
         const int64_t max = (int64_t)(lm->span_room / sizeof *lm->spans);
-        const int64_t n = rondo_placement_spans(lm->placement, slot, rank, from, lm->spans, max);
+        const int64_t n = rondo_placement_spans(lm->placement, seat, rank, from, lm->spans, max);
         if (n <= max)
             return n;
         void *block = lm->spans;
@@ -126,14 +126,14 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
     return 0;
 }
 
-static int make_placement(const rondo_lm *lm, int64_t slots, rondo_placement **out)
+static int make_placement(const rondo_lm *lm, int64_t seats, rondo_placement **out)
 {
     rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
     p.ranks = lm->ranks;
     p.layout = lm->desc.layout;
     p.leaf = lm->desc.leaf;
     p.interleave = lm->desc.interleave;
-    p.sequences = slots;
+    p.sequences = seats;
     return rondo_placement_create(out, &p);
 }
 
@@ -142,22 +142,22 @@ static int set_up(rondo_lm *lm)
     const struct rondo_config *c = &lm->model->config;
     int err = check_desc(&lm->desc, lm->model);
     if (!err)
-        err = make_placement(lm, FIRST_SLOTS, &lm->placement);
+        err = make_placement(lm, FIRST_SEATS, &lm->placement);
     if (!err)
         err = rondo__kv_open(&lm->kv, lm->desc.kv_type, c->layers, c->kv_heads * c->head_dim);
     if (!err)
-        err = rondo__kv_slots(&lm->kv, FIRST_SLOTS);
+        err = rondo__kv_seats(&lm->kv, FIRST_SEATS);
     if (err)
         return err;
     lm->desc.leaf = lm->desc.leaf ? lm->desc.leaf : 128;
     lm->logit_rows = LOGITS_FLOATS / c->vocabulary;
     lm->logit_rows = lm->logit_rows < 1 ? 1 : lm->logit_rows > 512 ? 512 : lm->logit_rows;
     lm->logits = rondo__alloc((size_t)lm->logit_rows * (size_t)c->vocabulary * sizeof(float));
-    lm->slots = rondo__alloc_zero(FIRST_SLOTS, sizeof *lm->slots);
+    lm->seats = rondo__alloc_zero(FIRST_SEATS, sizeof *lm->seats);
     lm->exchange_sizes = rondo__alloc_zero((size_t)lm->ranks, sizeof *lm->exchange_sizes);
-    if (!lm->logits || !lm->slots || !lm->exchange_sizes)
+    if (!lm->logits || !lm->seats || !lm->exchange_sizes)
         return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory for the logits of %lld rows", (long long)lm->logit_rows);
-    lm->slot_count = FIRST_SLOTS;
+    lm->seat_count = FIRST_SEATS;
     return 0;
 }
 
@@ -219,9 +219,9 @@ void rondo_lm_destroy(rondo_lm *lm)
     for (int64_t i = 0; i < lm->sequence_count; i++)
         free_sequence(lm->sequences[i]);
     rondo__free(lm->sequences);
-    for (int64_t i = 0; i < lm->slot_count; i++)
-        rondo__free(lm->slots[i].turns);
-    rondo__free(lm->slots);
+    for (int64_t i = 0; i < lm->seat_count; i++)
+        rondo__free(lm->seats[i].turns);
+    rondo__free(lm->seats);
     rondo_placement_destroy(lm->placement);
     rondo__kv_close(&lm->kv);
     rondo__free(lm->floats);
@@ -229,74 +229,74 @@ void rondo_lm_destroy(rondo_lm *lm)
     rondo__free(lm->logits);
     rondo__free(lm->spans);
     rondo__free(lm->wanted);
-    rondo__free(lm->pieces);
-    rondo__free(lm->run.slot);
+    rondo__free(lm->chunks);
+    rondo__free(lm->pass.seat);
     rondo__free(lm->candidates);
     rondo__free(lm->exchange);
     rondo__free(lm->exchange_sizes);
     rondo__free(lm);
 }
 
-/* ---- slots ---- */
+/* ---- seats ---- */
 
 /* A placement for more sequences that holds what the old one holds: it is a function of the calls made on it. */
-static int more_slots(rondo_lm *lm)
+static int more_seats(rondo_lm *lm)
 {
-    const int64_t slots = 2 * lm->slot_count;
+    const int64_t seats = 2 * lm->seat_count;
     rondo_placement *placement = NULL;
-    int err = make_placement(lm, slots, &placement);
-    for (int64_t s = 0; s < lm->slot_count && !err; s++)
-        for (int64_t t = 0; t < lm->slots[s].count && !err; t++)
-            for (int64_t i = 0; i < lm->slots[s].turns[t].times && !err; i++)
-                err = rondo_placement_append(placement, s, lm->slots[s].turns[t].tokens);
-    struct rondo_slot *table = err ? NULL : rondo__alloc_zero((size_t)slots, sizeof *table);
+    int err = make_placement(lm, seats, &placement);
+    for (int64_t s = 0; s < lm->seat_count && !err; s++)
+        for (int64_t t = 0; t < lm->seats[s].count && !err; t++)
+            for (int64_t i = 0; i < lm->seats[s].turns[t].times && !err; i++)
+                err = rondo_placement_append(placement, s, lm->seats[s].turns[t].tokens);
+    struct rondo_seat *table = err ? NULL : rondo__alloc_zero((size_t)seats, sizeof *table);
     if (!err && !table)
-        err = rondo__fail(RONDO_ENOMEM, "no memory for %lld sequences", (long long)slots);
+        err = rondo__fail(RONDO_ENOMEM, "no memory for %lld sequences", (long long)seats);
     if (!err)
-        err = rondo__kv_slots(&lm->kv, slots);
+        err = rondo__kv_seats(&lm->kv, seats);
     if (err) {
         rondo__free(table);
         rondo_placement_destroy(placement);
         return err;
     }
-    memcpy(table, lm->slots, (size_t)lm->slot_count * sizeof *table);
-    rondo__free(lm->slots);
+    memcpy(table, lm->seats, (size_t)lm->seat_count * sizeof *table);
+    rondo__free(lm->seats);
     rondo_placement_destroy(lm->placement);
-    lm->slots = table;
+    lm->seats = table;
     lm->placement = placement;
-    lm->slot_count = slots;
+    lm->seat_count = seats;
     return 0;
 }
 
-int rondo__slot_take(rondo_lm *lm, int64_t *slot)
+int rondo__seat_take(rondo_lm *lm, int64_t *seat)
 {
     for (;;) {
-        for (int64_t s = 0; s < lm->slot_count; s++) {
-            if (!lm->slots[s].taken) {
-                lm->slots[s].taken = true;
-                *slot = s;
+        for (int64_t s = 0; s < lm->seat_count; s++) {
+            if (!lm->seats[s].taken) {
+                lm->seats[s].taken = true;
+                *seat = s;
                 return 0;
             }
         }
-        int err = more_slots(lm);
+        int err = more_seats(lm);
         if (err)
             return err;
     }
 }
 
-void rondo__slot_give(rondo_lm *lm, int64_t slot)
+void rondo__seat_give(rondo_lm *lm, int64_t seat)
 {
-    lm->slots[slot].taken = false;
-    lm->slots[slot].count = 0;
-    rondo__kv_drop(&lm->kv, slot);
-    /* Resetting takes nothing and fails only for a slot that is not there. */
-    if (rondo_placement_reset(lm->placement, slot))
+    lm->seats[seat].taken = false;
+    lm->seats[seat].count = 0;
+    rondo__kv_drop(&lm->kv, seat);
+    /* Resetting takes nothing and fails only for a seat that is not there. */
+    if (rondo_placement_reset(lm->placement, seat))
         lm->failed = RONDO_EINVAL;
 }
 
-int rondo__slot_append(rondo_lm *lm, int64_t slot, int64_t tokens)
+int rondo__seat_append(rondo_lm *lm, int64_t seat, int64_t tokens)
 {
-    struct rondo_slot *s = &lm->slots[slot];
+    struct rondo_seat *s = &lm->seats[seat];
     struct rondo_turn *last = s->count ? &s->turns[s->count - 1] : NULL;
     if (!last || last->tokens != tokens) {
         if (s->count == s->room) {
@@ -310,7 +310,7 @@ int rondo__slot_append(rondo_lm *lm, int64_t slot, int64_t tokens)
         last = &s->turns[s->count++];
         *last = (struct rondo_turn){ tokens, 0 };
     }
-    int err = rondo_placement_append(lm->placement, slot, tokens);
+    int err = rondo_placement_append(lm->placement, seat, tokens);
     if (!err)
         last->times++;
     return err;
@@ -362,7 +362,7 @@ static int fill_sequence(rondo_lm *lm, struct rondo_sequence *s, const int32_t *
     if (!rondo__add64(count, given.max_tokens, &s->reach) || s->reach > ((int64_t)1 << 40))
         return rondo__fail(RONDO_EINVAL, "rondo_lm_submit: %lld tokens and %lld new ones are more than 2^40", (long long)count,
                            (long long)given.max_tokens);
-    s->slot = -1;
+    s->seat = -1;
     s->sampling = given;
     err = copy_stops(s, &given, lm->model->tokenizer != NULL);
     if (err)
@@ -410,17 +410,17 @@ int rondo_lm_submit(rondo_lm *lm, const int32_t *tokens, int64_t count, const ro
             err = rondo__fail(RONDO_ENOMEM, "rondo_lm_submit: no memory for %lld sequences", (long long)room);
         }
     }
-    int64_t slot = -1;
+    int64_t seat = -1;
     if (!err)
-        err = rondo__slot_take(lm, &slot);
+        err = rondo__seat_take(lm, &seat);
     err = rondo_agree(lm->ctx, err ? 0 : hash_sequence(s), err, "the sequence given to rondo_lm_submit");
     if (err) {
-        if (slot >= 0)
-            rondo__slot_give(lm, slot);
+        if (seat >= 0)
+            rondo__seat_give(lm, seat);
         free_sequence(s);
         return err;
     }
-    s->slot = slot;
+    s->seat = seat;
     lm->sequences[lm->sequence_count] = s;
     if (id)
         *id = lm->sequence_count;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * One forward pass of a Llama or Mistral model over the new tokens of some sequences, of any lengths, on all ranks. A token is
- * computed by the rank that owns its leaf (rondo_placement); the rows of a rank are its tokens, piece after piece, ascending.
+ * computed by the rank that owns its leaf (rondo_placement); the rows of a rank are its tokens, chunk after chunk, ascending.
  * Called by generate.c and score.c.
  *
  *     x = embedding;  per layer:  h = norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope;  k, v to the cache;  q = attention(q);
@@ -59,40 +59,40 @@ static int make_room(rondo_lm *lm, int64_t rows)
 
 /* ---- which rows are here ---- */
 
-/* Rows of the pieces on this rank, and the room of the cache. */
-static int place(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, int64_t *rows)
+/* Rows of the chunks on this rank, and the room of the cache. */
+static int place(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, int64_t *rows)
 {
     int err = 0;
     *rows = 0;
     for (int64_t i = 0; i < count && !err; i++) {
-        const struct rondo_piece *p = &pieces[i];
-        int64_t before = rondo_placement_held(lm->placement, p->slot, lm->rank);
-        err = rondo__slot_append(lm, p->slot, p->count);
+        const struct rondo_chunk *p = &chunks[i];
+        int64_t before = rondo_placement_held(lm->placement, p->seat, lm->rank);
+        err = rondo__seat_append(lm, p->seat, p->count);
         if (err)
             return err;
-        int64_t held = rondo_placement_held(lm->placement, p->slot, lm->rank);
-        lm->run.slot[i] = p->slot;
-        lm->run.tokens[i] = p->count;
-        lm->run.x_row[i] = *rows;
-        lm->run.rows[i] = held - before;
-        lm->run.kv_row[i] = before;
+        int64_t held = rondo_placement_held(lm->placement, p->seat, lm->rank);
+        lm->pass.seat[i] = p->seat;
+        lm->pass.tokens[i] = p->count;
+        lm->pass.x_row[i] = *rows;
+        lm->pass.rows[i] = held - before;
+        lm->pass.kv_row[i] = before;
         *rows += held - before;
-        lm->kv.need[p->slot] = held;
-        lm->kv.limit[p->slot] = p->reach;
+        lm->kv.need[p->seat] = held;
+        lm->kv.limit[p->seat] = p->reach;
     }
     err = rondo__kv_reserve(&lm->kv);
     if (err)
         return err;
     for (int64_t i = 0; i < count; i++) {
-        struct rondo_kv_region *region = &lm->kv.regions[pieces[i].slot];
-        region->used = lm->kv.need[pieces[i].slot];
-        lm->run.kv_first[i] = region->first;
-        lm->run.kv_row[i] += region->first;
+        struct rondo_kv_run *run = &lm->kv.runs[chunks[i].seat];
+        run->used = lm->kv.need[chunks[i].seat];
+        lm->pass.kv_first[i] = run->first;
+        lm->pass.kv_row[i] += run->first;
     }
     return 0;
 }
 
-static int note_wanted(rondo_lm *lm, const struct rondo_piece *p, int64_t piece, int64_t row, int64_t position)
+static int note_wanted(rondo_lm *lm, const struct rondo_chunk *p, int64_t chunk, int64_t row, int64_t position)
 {
     if (p->want == RONDO_WANT_NONE || (p->want == RONDO_WANT_LAST && position != p->first + p->count - 1))
         return 0;
@@ -104,20 +104,20 @@ static int note_wanted(rondo_lm *lm, const struct rondo_piece *p, int64_t piece,
         lm->wanted = wanted;
         lm->wanted_room = room;
     }
-    lm->wanted[lm->wanted_count++] = (struct rondo_wanted){ row, piece, position };
+    lm->wanted[lm->wanted_count++] = (struct rondo_wanted){ row, chunk, position };
     return 0;
 }
 
 /* Embeddings and rope tables of this rank's rows. */
-static int embed(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, int64_t rows)
+static int embed(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, int64_t rows)
 {
     const rondo_model *m = lm->model;
     const struct rondo_config *c = &m->config;
     int64_t row = 0;
     lm->wanted_count = 0;
     for (int64_t i = 0; i < count; i++) {
-        const struct rondo_piece *p = &pieces[i];
-        int64_t n = rondo__lm_spans(lm, p->slot, lm->rank, p->first);
+        const struct rondo_chunk *p = &chunks[i];
+        int64_t n = rondo__lm_spans(lm, p->seat, lm->rank, p->first);
         if (n < 0)
             return (int)n;
         for (int64_t s = 0; s < n; s++) {
@@ -175,14 +175,14 @@ static int in_attention(void *user, double done)
     return layer_part(p, p->attention * done);
 }
 
-static double attention_part(const rondo_lm *lm, const struct rondo_piece *pieces, int64_t count)
+static double attention_part(const rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count)
 {
     const struct rondo_config *c = &lm->model->config;
     double keys = 0.0, tokens = 0.0;
     for (int64_t i = 0; i < count; i++) {
-        const double reach = (double)pieces[i].first + 0.5 * (double)pieces[i].count;
-        keys += (double)pieces[i].count * (c->window > 0 && reach > (double)c->window ? (double)c->window : reach);
-        tokens += (double)pieces[i].count;
+        const double reach = (double)chunks[i].first + 0.5 * (double)chunks[i].count;
+        keys += (double)chunks[i].count * (c->window > 0 && reach > (double)c->window ? (double)c->window : reach);
+        tokens += (double)chunks[i].count;
     }
     const double q_width = (double)(c->heads * c->head_dim), kv_width = (double)(c->kv_heads * c->head_dim);
     const double weights = (double)c->hidden * (2.0 * q_width + 2.0 * kv_width + 3.0 * (double)c->intermediate);
@@ -200,7 +200,7 @@ static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, ron
     d.kv_heads = c->kv_heads;
     d.head_dim = c->head_dim;
     d.sequences = count;
-    d.tokens_of = lm->run.tokens;
+    d.tokens_of = lm->pass.tokens;
     d.causal = 1;
     if (c->window > 0) {
         d.windowed = 1;
@@ -214,7 +214,7 @@ static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, ron
     d.arithmetic = lm->desc.arithmetic;
     d.level = lm->desc.level;
     d.placement = lm->placement;
-    d.placement_sequences = lm->run.slot;
+    d.placement_sequences = lm->pass.seat;
     int err = rondo_attention_create(plan, lm->ctx, &d);
     if (err)
         return err;
@@ -256,8 +256,8 @@ static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t co
             err = rondo_rope(lm->ctx, rows, c->kv_heads, c->rope.dim, lm->k, width, c->head_dim, lm->table);
     }
     for (int64_t i = 0; i < count && !err; i++) {
-        const int64_t elements = lm->run.rows[i] * width, from = lm->run.x_row[i] * width;
-        const size_t to = (size_t)lm->run.kv_row[i] * (size_t)width * element;
+        const int64_t elements = lm->pass.rows[i] * width, from = lm->pass.x_row[i] * width;
+        const size_t to = (size_t)lm->pass.kv_row[i] * (size_t)width * element;
         if (elements == 0)
             continue;
         err = rondo_convert(lm->ctx, elements, RONDO_F32, lm->k + from, lm->kv.type, (char *)lm->kv.keys[layer] + to);
@@ -272,7 +272,7 @@ static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t co
     io.out = io.q;
     io.k = rondo_tensor_dense(lm->kv.keys[layer], lm->kv.type, 3, kv_shape);
     io.v = rondo_tensor_dense(lm->kv.values[layer], lm->kv.type, 3, kv_shape);
-    io.kv_row = lm->run.kv_first;
+    io.kv_row = lm->pass.kv_first;
     if (lm->desc.progress && lm->progress_total > 0) {
         io.progress = in_attention;
         io.user = progress;
@@ -324,21 +324,21 @@ static int64_t keep_wanted(rondo_lm *lm)
     return lm->wanted_count;
 }
 
-int rondo__forward(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, bool decode)
+int rondo__forward(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, bool decode)
 {
     const int64_t layers = lm->model->config.layers;
     rondo_attention *plan = NULL;
     int64_t rows = 0, tokens = 0;
-    int err = place(lm, pieces, count, &rows);
+    int err = place(lm, chunks, count, &rows);
     if (!err)
         err = make_room(lm, rows);
     if (!err)
-        err = embed(lm, pieces, count, rows);
+        err = embed(lm, chunks, count, rows);
     if (!err)
         err = make_plan(lm, count, decode, rows, &plan);
     for (int64_t i = 0; i < count; i++)
-        tokens += pieces[i].count;
-    struct layer_progress progress = { lm, tokens, 0, attention_part(lm, pieces, count) };
+        tokens += chunks[i].count;
+    struct layer_progress progress = { lm, tokens, 0, attention_part(lm, chunks, count) };
     for (int64_t layer = 0; layer < layers && !err; layer++) {
         progress.layer = layer;
         err = attend(lm, plan, layer, count, rows, &progress);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Steps of a batch: a piece of prefill while a prompt is unread, else one new token for every live sequence. All ranks take the
+ * Steps of a batch: a chunk of prefill while a prompt is unread, else one new token for every live sequence. All ranks take the
  * same decisions from the same lists. The rank that holds the last row of a sequence (the owner of its leaf) computes the
  * logits, hashes them and draws; one all-gather tells tokens and hashes to all. And rondo_lm_generate(), the simple case.
  */
@@ -30,10 +30,10 @@ static bool decoding(const struct rondo_sequence *s)
     return s->finish == RONDO_RUNNING && s->done >= s->prompt;
 }
 
-/* ---- which pieces ---- */
+/* ---- which chunks ---- */
 
-/* All positions of a piece turn for one length: it is of the prompt, or one token. */
-static void set_piece(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
+/* All positions of a chunk rotate for one length: it is of the prompt, or one token. */
+static void set_chunk(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
 {
     struct rondo_sequence *s = lm->sequences[id];
     const struct rondo_rope_config *rope = &lm->model->config.rope;
@@ -42,8 +42,8 @@ static void set_piece(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
         rondo__rope_frequencies(rope, length, s->inv_freq);
         s->inv_length = length;
     }
-    lm->pieces[at] = (struct rondo_piece){
-        .id = id, .slot = s->slot, .first = s->done, .count = tokens, .tokens = s->tokens + s->done, .inv_freq = s->inv_freq,
+    lm->chunks[at] = (struct rondo_chunk){
+        .id = id, .seat = s->seat, .first = s->done, .count = tokens, .tokens = s->tokens + s->done, .inv_freq = s->inv_freq,
         .reach = s->reach, .want = s->done + tokens == s->count ? RONDO_WANT_LAST : RONDO_WANT_NONE,
     };
 }
@@ -61,7 +61,7 @@ static int64_t choose_prefill(rondo_lm *lm)
             tokens = lm->desc.chunk;
         if (tokens > room)
             tokens = room;
-        set_piece(lm, count++, i, tokens);
+        set_chunk(lm, count++, i, tokens);
         room -= tokens;
     }
     return count;
@@ -73,15 +73,15 @@ static int64_t choose_decode(rondo_lm *lm, int64_t *from)
     int64_t count = 0;
     for (; *from < lm->sequence_count && count < lm->desc.batch_tokens; (*from)++)
         if (decoding(lm->sequences[*from]))
-            set_piece(lm, count++, *from, 1);
+            set_chunk(lm, count++, *from, 1);
     return count;
 }
 
 /* ---- after a pass: draw, tell, take in ---- */
 
-static int owner_of(const rondo_lm *lm, const struct rondo_piece *p)
+static int owner_of(const rondo_lm *lm, const struct rondo_chunk *p)
 {
-    return rondo_placement_owner(lm->placement, p->slot, p->first + p->count - 1);
+    return rondo_placement_owner(lm->placement, p->seat, p->first + p->count - 1);
 }
 
 /* Logits, hash and token of the rows that this rank holds. */
@@ -92,7 +92,7 @@ static int draw(rondo_lm *lm, struct news *mine)
         int64_t rows = lm->wanted_count - first < lm->logit_rows ? lm->wanted_count - first : lm->logit_rows;
         int err = rondo__logits(lm, first, rows);
         for (int64_t i = 0; i < rows && !err; i++) {
-            const struct rondo_sequence *s = lm->sequences[lm->pieces[lm->wanted[first + i].piece].id];
+            const struct rondo_sequence *s = lm->sequences[lm->chunks[lm->wanted[first + i].chunk].id];
             struct news *n = &mine[first + i];
             float *logits = lm->logits + i * vocabulary;
             int32_t token = -1;
@@ -124,8 +124,8 @@ static int add_token(struct rondo_sequence *s, int32_t token)
 /* A sequence has come to its end: only its tokens and text stay. */
 static void release(rondo_lm *lm, struct rondo_sequence *s)
 {
-    rondo__slot_give(lm, s->slot);
-    s->slot = -1;
+    rondo__seat_give(lm, s->seat);
+    s->seat = -1;
     rondo_text_stream_destroy(s->stream);
     s->stream = NULL;
     rondo__free(s->inv_freq);
@@ -168,10 +168,10 @@ static int take_token(rondo_lm *lm, int64_t id, int32_t token, struct events *e)
     return err;
 }
 
-/* One pass over lm->pieces, and what follows from it. */
-static int run_pieces(rondo_lm *lm, int64_t count, bool decode, struct events *e)
+/* One pass over lm->chunks, and what follows from it. */
+static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
 {
-    int err = rondo__forward(lm, lm->pieces, count, decode);
+    int err = rondo__forward(lm, lm->chunks, count, decode);
     if (err)
         return err;
     const double begin = rondo__now();
@@ -179,10 +179,10 @@ static int run_pieces(rondo_lm *lm, int64_t count, bool decode, struct events *e
     for (int r = 0; r < lm->ranks; r++)
         lm->exchange_sizes[r] = 0;
     for (int64_t i = 0; i < count; i++) {
-        lm->sequences[lm->pieces[i].id]->done += lm->pieces[i].count;
-        if (lm->pieces[i].want == RONDO_WANT_NONE)
+        lm->sequences[lm->chunks[i].id]->done += lm->chunks[i].count;
+        if (lm->chunks[i].want == RONDO_WANT_NONE)
             continue;
-        int owner = owner_of(lm, &lm->pieces[i]);
+        int owner = owner_of(lm, &lm->chunks[i]);
         if (owner < 0)
             return owner;
         lm->exchange_sizes[owner] += sizeof(struct news);
@@ -199,7 +199,7 @@ static int run_pieces(rondo_lm *lm, int64_t count, bool decode, struct events *e
     err = draw(lm, mine);
     if (!err)
         err = rondo_all_gather(lm->ctx, mine, all, lm->exchange_sizes);
-    /* exchange_sizes becomes where the next piece of news of each rank lies. */
+    /* exchange_sizes becomes where the next news of each rank lies. */
     size_t at = 0;
     for (int r = 0; r < lm->ranks; r++) {
         size_t bytes = lm->exchange_sizes[r];
@@ -207,7 +207,7 @@ static int run_pieces(rondo_lm *lm, int64_t count, bool decode, struct events *e
         at += bytes;
     }
     for (int64_t i = 0; i < count && !err; i++) {
-        const struct rondo_piece *p = &lm->pieces[i];
+        const struct rondo_chunk *p = &lm->chunks[i];
         if (p->want == RONDO_WANT_NONE)
             continue;
         const struct news *n = &all[lm->exchange_sizes[owner_of(lm, p)]++];
@@ -239,7 +239,7 @@ static int step(rondo_lm *lm, struct events *e)
         decoders += decoding(s);
     }
     if (!err)
-        err = rondo__lm_pieces(lm, lm->sequence_count);
+        err = rondo__lm_chunks(lm, lm->sequence_count);
     if (err)
         return err;
     const double begin = rondo__now();
@@ -248,8 +248,8 @@ static int step(rondo_lm *lm, struct events *e)
         lm->progress_share = 1.0;
         int64_t count = choose_prefill(lm), tokens = 0;
         for (int64_t i = 0; i < count; i++)
-            tokens += lm->pieces[i].count;
-        err = run_pieces(lm, count, false, e);
+            tokens += lm->chunks[i].count;
+        err = run_pass(lm, count, false, e);
         lm->progress_done = tokens == unread_tokens ? 0 : lm->progress_done + tokens;
         lm->progress_total = 0;
         lm->counters.prefill_tokens += tokens;
@@ -257,7 +257,7 @@ static int step(rondo_lm *lm, struct events *e)
     } else if (decoders > 0) {
         int64_t from = 0, count;
         while (!err && (count = choose_decode(lm, &from)) > 0)
-            err = run_pieces(lm, count, true, e);
+            err = run_pass(lm, count, true, e);
         lm->counters.decode_tokens += decoders;
         lm->counters.decode_seconds += rondo__now() - begin;
     }

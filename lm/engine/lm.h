@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What the files that run a model share: one rank's rondo_lm, its sequences, and one forward pass (forward.c) over pieces of
- * some sequences. batch.c owns sequences and slots, generate.c steps, score.c scores, sampling.c picks tokens, text.c
+ * What the files that run a model share: one rank's rondo_lm, its sequences, and one forward pass (forward.c) over chunks of
+ * some sequences. batch.c owns sequences and seats, generate.c steps, score.c scores, sampling.c picks tokens, text.c
  * makes text of them.
  */
 #ifndef RONDO_LM_LM_H
@@ -12,18 +12,18 @@
 #include "lm/engine/kv.h"
 #include "lm/model/model.h"
 
-/* Turns of a slot's placement, run-length coded, so that a larger placement can be made to hold the same. */
+/* Turns of a seat's placement, run-length coded, so that a larger placement can be made to hold the same. */
 struct rondo_turn {
     int64_t tokens, times;
 };
-struct rondo_slot {
+struct rondo_seat {
     bool taken;
     struct rondo_turn *turns;
     int64_t count, room;
 };
 
 struct rondo_sequence {
-    int64_t slot;                  /* -1: finished, holds no keys any more */
+    int64_t seat;                  /* -1: finished, holds no keys any more */
     int64_t prompt, count, room;   /* tokens: of the prompt, all, allocated */
     int64_t done;                  /* tokens that went through the model */
     int64_t reach;                 /* prompt + max_tokens */
@@ -42,17 +42,17 @@ struct rondo_sequence {
 
 /* New tokens of one sequence in a pass. */
 enum rondo_want { RONDO_WANT_NONE, RONDO_WANT_LAST, RONDO_WANT_ALL };
-struct rondo_piece {
+struct rondo_chunk {
     int64_t id;                    /* of the sequence; -1: a score */
-    int64_t slot, first, count;    /* positions [first, first + count) */
+    int64_t seat, first, count;    /* positions [first, first + count) */
     const int32_t *tokens;         /* [count], on every rank all of them */
     const float *inv_freq;         /* of all its positions */
     int64_t reach;                 /* positions that the sequence may come to have */
     int32_t want;                  /* rows whose logits will be asked for */
 };
-/* A row of the final hidden states that this rank holds, in the order of pieces and positions. */
+/* A row of the final hidden states that this rank holds, in the order of chunks and positions. */
 struct rondo_wanted {
-    int64_t row, piece, position;
+    int64_t row, chunk, position;
 };
 
 struct rondo_lm {
@@ -63,8 +63,8 @@ struct rondo_lm {
     int32_t failed;                /* code of the failure after which nothing goes on */
 
     rondo_placement *placement;
-    struct rondo_slot *slots;
-    int64_t slot_count;
+    struct rondo_seat *seats;
+    int64_t seat_count;
     struct rondo_kv kv;
 
     struct rondo_sequence **sequences;
@@ -82,14 +82,14 @@ struct rondo_lm {
     size_t span_room;              /* bytes */
     struct rondo_wanted *wanted;
     int64_t wanted_count, wanted_room;
-    struct rondo_piece *pieces;
-    int64_t piece_room;
-    struct {                       /* of the pieces of a pass, [piece_room] each, in one block */
-        int64_t *slot, *tokens;
+    struct rondo_chunk *chunks;
+    int64_t chunk_room;
+    struct {                       /* of the chunks of a pass, [chunk_room] each, in one block */
+        int64_t *seat, *tokens;
         int64_t *x_row, *rows;     /* this rank's rows of the pass */
         int64_t *kv_row;           /* row of the slabs where their keys go */
         int64_t *kv_first;         /* ... where the sequence's first key lies */
-    } run;
+    } pass;
     void *candidates;              /* sampling.c's */
     size_t candidate_room;
     void *exchange;                /* generate.c's */
@@ -107,19 +107,19 @@ int rondo__lm_failed(rondo_lm *lm, int code);
 int rondo__lm_alive(rondo_lm *lm, const char *who);
 /* A block that only grows; contents are lost. */
 int rondo__lm_room(void **block, size_t *room, size_t bytes, const char *what);
-/* Spans of the positions >= from of a slot that `rank` holds, in lm->spans: their number, or a code. */
-int64_t rondo__lm_spans(rondo_lm *lm, int64_t slot, int rank, int64_t from);
-int rondo__lm_pieces(rondo_lm *lm, int64_t count);   /* room for so many pieces and runs */
+/* Spans of the positions >= from of a seat that `rank` holds, in lm->spans: their number, or a code. */
+int64_t rondo__lm_spans(rondo_lm *lm, int64_t seat, int rank, int64_t from);
+int rondo__lm_chunks(rondo_lm *lm, int64_t count);   /* room for a pass over so many chunks */
 uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes);   /* to compare arguments over the ranks */
 
-/* ---- batch.c: slots ---- */
-int rondo__slot_take(rondo_lm *lm, int64_t *slot);
-void rondo__slot_give(rondo_lm *lm, int64_t slot);
-int rondo__slot_append(rondo_lm *lm, int64_t slot, int64_t tokens);
+/* ---- batch.c: seats ---- */
+int rondo__seat_take(rondo_lm *lm, int64_t *seat);
+void rondo__seat_give(rondo_lm *lm, int64_t seat);
+int rondo__seat_append(rondo_lm *lm, int64_t seat, int64_t tokens);
 
 /* ---- forward.c ---- */
-/* Appends the pieces to placement and cache and runs all layers; afterwards lm->wanted tells the rows that this rank holds. */
-int rondo__forward(rondo_lm *lm, const struct rondo_piece *pieces, int64_t count, bool decode);
+/* Appends the chunks to placement and cache and runs all layers; afterwards lm->wanted tells the rows that this rank holds. */
+int rondo__forward(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, bool decode);
 /* Logits of wanted rows [first, first + rows) into lm->logits; rows <= lm->logit_rows. */
 int rondo__logits(rondo_lm *lm, int64_t first, int64_t rows);
 /* Tells the caller that of a pass over so many tokens this part (0 to 1) is done: 0, or RONDO_ECANCELED. */

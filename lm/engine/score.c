@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * How well a model predicts a text: the logits of every position, their hash, and the mean negative log likelihood of tokens
- * 1.. in nats. The text is read in pieces like a prompt; each rank makes the logits of its own rows, a few at a time.
+ * 1.. in nats. The text is read in chunks like a prompt; each rank makes the logits of its own rows, a few at a time.
  *
  * Sums have one order whatever the layout: a row's log-sum-exp is rondo_logsumexp()'s; the likelihoods travel to all ranks and
  * are added in the order of positions, in double. A row without a distribution has the likelihood NaN, so every rank
@@ -17,7 +17,7 @@ struct scorer {
     rondo_lm *lm;
     const int32_t *tokens;
     int64_t count;
-    int64_t slot;
+    int64_t seat;
     int (*logits)(void *user, int64_t row, const float *logits);   /* NULL on ranks other than 0 */
     void *user;
     bool show;                /* rank 0 has a function: rows travel to it */
@@ -46,14 +46,14 @@ static int take_rows(struct scorer *s, int64_t first, int64_t rows, double *out)
     return err;
 }
 
-/* Of a piece's rows of logits so many are done. */
+/* Of a chunk's rows of logits so many are done. */
 static int tell(struct scorer *s, int64_t tokens, int64_t done, int64_t rows)
 {
     const double share = s->lm->progress_share;
     return rondo__lm_progress(s->lm, tokens, done == rows ? 1.0 : share + (1.0 - share) * (double)done / (double)rows);
 }
 
-/* All of this rank's rows of a piece, for itself. */
+/* All of this rank's rows of a chunk, for itself. */
 static int take_quietly(struct scorer *s, int64_t tokens, double *out)
 {
     rondo_lm *lm = s->lm;
@@ -69,7 +69,7 @@ static int take_quietly(struct scorer *s, int64_t tokens, double *out)
     return err;
 }
 
-/* The same, but run by run in the order of positions, each run shown to rank 0. */
+/* The same, but in the order of positions, a few rows of one owner at a time, each shown to rank 0. */
 static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *out)
 {
     rondo_lm *lm = s->lm;
@@ -77,9 +77,9 @@ static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *o
     int64_t mine = 0;
     int err = 0;
     for (int64_t at = begin, next; at < end && !err; at = next) {
-        const int owner = rondo_placement_owner(lm->placement, s->slot, at);
+        const int owner = rondo_placement_owner(lm->placement, s->seat, at);
         for (next = at + 1; next < end && next - at < lm->logit_rows; next++)
-            if (rondo_placement_owner(lm->placement, s->slot, next) != owner)
+            if (rondo_placement_owner(lm->placement, s->seat, next) != owner)
                 break;
         const int64_t rows = next - at;
         if (owner == lm->rank) {
@@ -101,7 +101,7 @@ static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *o
     return err;
 }
 
-/* Every rank's likelihoods of a piece to every rank, then to their positions. */
+/* Every rank's likelihoods of a chunk to every rank, then to their positions. */
 static int spread(struct scorer *s, int64_t begin, int64_t tokens, const double *mine, double *all)
 {
     rondo_lm *lm = s->lm;
@@ -110,7 +110,7 @@ static int spread(struct scorer *s, int64_t begin, int64_t tokens, const double 
         lm->exchange_sizes[r] = 0;
     for (int pass = 0; pass < 2; pass++) {
         for (int r = 0; r < lm->ranks; r++) {
-            const int64_t n = rondo__lm_spans(lm, s->slot, r, begin);
+            const int64_t n = rondo__lm_spans(lm, s->seat, r, begin);
             if (n < 0)
                 return (int)n;
             for (int64_t i = 0; i < n; i++) {
@@ -128,7 +128,7 @@ static int spread(struct scorer *s, int64_t begin, int64_t tokens, const double 
     return at == tokens ? 0 : rondo__fail(RONDO_EINVAL, "the placement's spans do not cover the sequence");
 }
 
-/* The first position of a piece whose likelihood is no number, or -1. The same on every rank. */
+/* The first position of a chunk whose likelihood is no number, or -1. The same on every rank. */
 static int64_t first_without(const struct scorer *s, int64_t begin, int64_t end)
 {
     for (int64_t i = begin; i < end; i++)
@@ -145,14 +145,14 @@ static int score_all(struct scorer *s, const float *inv_freq)
     for (int64_t at = 0; at < s->count && !err && s->bad < 0; at += step) {
         const double begin = rondo__now();
         const int64_t tokens = s->count - at < step ? s->count - at : step;
-        struct rondo_piece piece = {
-            .id = -1, .slot = s->slot, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq, .reach = s->count,
+        struct rondo_chunk chunk = {
+            .id = -1, .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq, .reach = s->count,
             .want = RONDO_WANT_ALL,
         };
         lm->progress_done = at;
-        err = rondo__forward(lm, &piece, 1, false);
+        err = rondo__forward(lm, &chunk, 1, false);
         if (!err)
-            err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)tokens * sizeof(double), "the likelihoods of a piece");
+            err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)tokens * sizeof(double), "the likelihoods of a chunk");
         double *all = lm->exchange, *mine = all ? all + tokens : NULL;
         if (!err)
             err = s->show ? take_and_show(s, at, at + tokens, mine) : take_quietly(s, tokens, mine);
@@ -211,7 +211,7 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     if (err)
         return err;
     const struct rondo_rope_config *rope = &lm->model->config.rope;
-    struct scorer s = { .lm = lm, .tokens = tokens, .count = count, .slot = -1, .user = user, .bad = -1 };
+    struct scorer s = { .lm = lm, .tokens = tokens, .count = count, .seat = -1, .user = user, .bad = -1 };
     float *inv_freq = NULL;
     err = check(lm, tokens, count);
     if (!err) {
@@ -222,9 +222,9 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
             err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld tokens", (long long)count);
     }
     if (!err)
-        err = rondo__lm_pieces(lm, 1);
+        err = rondo__lm_chunks(lm, 1);
     if (!err)
-        err = rondo__slot_take(lm, &s.slot);
+        err = rondo__seat_take(lm, &s.seat);
     err = rondo_agree(lm->ctx, err ? 0 : rondo__lm_hash((uint64_t)count, tokens, (size_t)count * sizeof *tokens), err,
                       "the tokens given to rondo_lm_score");
     if (err)
@@ -262,8 +262,8 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     result.hash = rondo_hash_close(s.hash, lm->desc.arithmetic, lm->desc.leaf, shape, 2);
     err = rondo__info_copy(score, &result, sizeof result, "rondo_score");
 out:
-    if (s.slot >= 0)
-        rondo__slot_give(lm, s.slot);
+    if (s.seat >= 0)
+        rondo__seat_give(lm, s.seat);
     rondo__free(inv_freq);
     rondo__free(s.lse);
     rondo__free(s.nll);

@@ -14,12 +14,12 @@
 
 #include "lm/files.h"
 
-/* Bytes that are read and turned round at once, while they are still in the cache. */
-#define PIECE 65536
+/* Bytes that are read and swapped at once, while they are still in the cache. */
+#define PORTION 65536
 
 struct rondo_arrays {
     int fd;
-    bool turned;               /* the file's order of bytes is not the machine's */
+    bool swapped;              /* the file's order of bytes is not the machine's */
     char *path;
     rondo_array *arrays;       /* in the order of offsets */
     int64_t count;
@@ -289,7 +289,7 @@ int rondo_arrays_open(rondo_arrays **out, const char *path)
         return rondo__fail(RONDO_ENOMEM, "no memory to open %s", path);
     }
     file->fd = -1;
-    file->turned = rondo__array_turns();
+    file->swapped = rondo__array_swaps();
     int err = open_file(file);
     if (err) {
         rondo_arrays_close(file);
@@ -354,15 +354,15 @@ int rondo_arrays_read(rondo_arrays *file, const rondo_array *array, uint64_t fir
         return rondo__fail(RONDO_EINVAL, "rondo_arrays_read: bytes %llu and the next %llu are not all in tensor \"%s\" of %s, which has %llu",
                            (unsigned long long)first, (unsigned long long)bytes, rondo__show(shown, array->name), file->path,
                            (unsigned long long)array->bytes);
-    const int word = file->turned ? rondo__array_word(array->type) : 1;
+    const int word = file->swapped ? rondo__array_word(array->type) : 1;
     if (word == 1)
         return rondo__file_read(file->fd, file->path, array->offset + first, to, bytes);
     int err = 0;
     for (char *p = to; bytes && !err;) {
         bool whole;
-        uint64_t place, n = rondo__array_piece(word, first, bytes, PIECE, &place, &whole);
+        uint64_t place, n = rondo__array_portion(word, first, bytes, PORTION, &place, &whole);
         err = rondo__file_read(file->fd, file->path, array->offset + place, p, n);
-        rondo__array_turn(p, err ? 0 : n, word, whole);
+        rondo__array_swap(p, err ? 0 : n, word, whole);
         p += n;
         first += n;
         bytes -= n;
@@ -370,7 +370,7 @@ int rondo_arrays_read(rondo_arrays *file, const rondo_array *array, uint64_t fir
     return err;
 }
 
-void rondo__arrays_turn(rondo_arrays *file)
+void rondo__arrays_swap(rondo_arrays *file)
 {
-    file->turned = !file->turned;
+    file->swapped = !file->swapped;
 }

@@ -19,23 +19,23 @@ int rondo__array_type_find(const char *name, int *type);
  * or the bits do not fill whole bytes. */
 int rondo__array_bytes(int bits, int dims, const int64_t *shape, uint64_t *bytes);
 
-/* Bytes that are turned round together; 1: none are. Arrays of RONDO_ARRAY_OTHER stay as they are in the file. */
+/* Bytes that are swapped together; 1: none are. Arrays of RONDO_ARRAY_OTHER stay as they are in the file. */
 int rondo__array_word(int type);
 
 /* ---- arrays_order.c ---- */
 
-/* Does this machine keep numbers the other way round than the file? */
-bool rondo__array_turns(void);
-/* Memory holds bytes [first, first + bytes) of words that are turned round in the file. The next of them that lie together there,
- * as a piece: `at`, where in the file's array, and how many. *whole: they are whole words, each to be turned by itself; else they
- * are part of one word, to be turned as one. At most `room` bytes (room >= word) at once. */
-uint64_t rondo__array_piece(int word, uint64_t first, uint64_t bytes, uint64_t room, uint64_t *at, bool *whole);
-/* Turns a piece round, in place. */
-void rondo__array_turn(void *piece, uint64_t bytes, int word, bool whole);
+/* Does this machine keep numbers in the other order than the file? */
+bool rondo__array_swaps(void);
+/* Memory holds bytes [first, first + bytes) of words that are swapped in the file. The next of them that lie together there,
+ * as a portion: `at`, where in the file's array, and how many. *whole: they are whole words, each to be swapped by itself; else they
+ * are part of one word, to be swapped as one. At most `room` bytes (room >= word) at once. */
+uint64_t rondo__array_portion(int word, uint64_t first, uint64_t bytes, uint64_t room, uint64_t *at, bool *whole);
+/* Swaps the bytes of a portion, in place. */
+void rondo__array_swap(void *portion, uint64_t bytes, int word, bool whole);
 
 /* For tests: this file is read or written from now on as a machine of the other order does it. */
-void rondo__arrays_turn(rondo_arrays *file);
-void rondo__arrays_writer_turn(rondo_arrays_writer *writer);
+void rondo__arrays_swap(rondo_arrays *file);
+void rondo__arrays_writer_swap(rondo_arrays_writer *writer);
 
 /* Largest header that is read or written: as the format's reference implementation. */
 #define RONDO_ARRAYS_HEADER_MAX 100000000u

@@ -34,7 +34,7 @@ struct rondo_arrays_writer {
     char *path, *temporary;        /* path: where a link leads, so that the link stays */
     struct array_state *arrays;    /* in the caller's order */
     int64_t count;
-    bool turned;                   /* the file's order of bytes is not the machine's */
+    bool swapped;                  /* the file's order of bytes is not the machine's */
     bool failed;                   /* a write failed: what lies there is not known */
 };
 
@@ -63,17 +63,17 @@ static int write_all(const rondo_arrays_writer *w, uint64_t offset, const void *
     return 0;
 }
 
-/* Bytes of an array whose elements are turned round on their way. */
-static int write_turned(const rondo_arrays_writer *w, const struct array_state *s, uint64_t first, const void *from, uint64_t bytes)
+/* Bytes of an array whose elements are swapped on their way. */
+static int write_swapped(const rondo_arrays_writer *w, const struct array_state *s, uint64_t first, const void *from, uint64_t bytes)
 {
-    char piece[8192];
+    char portion[8192];
     int err = 0;
     for (const char *p = from; bytes && !err;) {
         bool whole;
-        uint64_t at, n = rondo__array_piece(s->word, first, bytes, sizeof piece, &at, &whole);
-        memcpy(piece, p, (size_t)n);
-        rondo__array_turn(piece, n, s->word, whole);
-        err = write_all(w, s->offset + at, piece, n);
+        uint64_t at, n = rondo__array_portion(s->word, first, bytes, sizeof portion, &at, &whole);
+        memcpy(portion, p, (size_t)n);
+        rondo__array_swap(portion, n, s->word, whole);
+        err = write_all(w, s->offset + at, portion, n);
         p += n;
         first += n;
         bytes -= n;
@@ -318,7 +318,7 @@ int rondo_arrays_create(rondo_arrays_writer **out, const char *path, const rondo
     }
     w->fd = -1;
     w->count = count;
-    w->turned = rondo__array_turns();
+    w->swapped = rondo__array_swaps();
     err = check_arrays(arrays, count, order);
     if (!err)
         err = check_names(arrays, count);
@@ -401,15 +401,15 @@ int rondo_arrays_write(rondo_arrays_writer *w, int64_t array, uint64_t first, ui
     if (twice)
         return rondo__fail(RONDO_EINVAL, "rondo_arrays_write: some of bytes %llu to %llu of array %lld were written before",
                            (unsigned long long)first, (unsigned long long)(first + bytes), (long long)array);
-    int err = w->turned && s->word > 1 ? write_turned(w, s, first, from, bytes) : write_all(w, s->offset + first, from, bytes);
+    int err = w->swapped && s->word > 1 ? write_swapped(w, s, first, from, bytes) : write_all(w, s->offset + first, from, bytes);
     if (err)
         w->failed = true;
     return err;
 }
 
-void rondo__arrays_writer_turn(rondo_arrays_writer *w)
+void rondo__arrays_writer_swap(rondo_arrays_writer *w)
 {
-    w->turned = !w->turned;
+    w->swapped = !w->swapped;
 }
 
 static int finish_file(rondo_arrays_writer *w)

@@ -20,7 +20,7 @@ enum rondo_rope_kind { RONDO_ROPE_DEFAULT = 0, RONDO_ROPE_LINEAR, RONDO_ROPE_DYN
 /* Rotary position embedding. With d = dim, b = theta, f_i = b^(-2i/d) the kinds are those of rondo-numerics(7). */
 struct rondo_rope_config {
     int32_t kind;                    /* enum rondo_rope_kind */
-    int32_t dim;                     /* entries of a head that turn: even, 2..head_dim (partial_rotary_factor applied) */
+    int32_t dim;                     /* entries of a head that rotate: even, 2..head_dim (partial_rotary_factor applied) */
     double theta;                    /* rope_theta; > 0 */
     double factor;                   /* linear, dynamic, llama3, yarn: >= 1 (yarn with null factor: already max/original) */
     int64_t original_max_positions;  /* llama3, yarn: > 0. dynamic: M, the length from which the base grows */

@@ -146,7 +146,7 @@ static struct rondo_rope_config read_rope(struct rondo__fields *f, const json_t 
     const double partial = outermost(f, root, object, other, "partial_rotary_factor", 1.0, 1e-6, 1.0);
     r.dim = (int32_t)((double)c->head_dim * partial);
     if (!f->err && (r.dim < 2 || r.dim % 2))
-        f->err = rondo__fail(RONDO_EFORMAT, "%s: %d of a head's %lld entries would turn (head_dim, partial_rotary_factor); an even number from 2 "
+        f->err = rondo__fail(RONDO_EFORMAT, "%s: %d of a head's %lld entries would rotate (head_dim, partial_rotary_factor); an even number from 2 "
                              "on is needed", f->path, (int)r.dim, (long long)c->head_dim);
 
     /* Where it stands beside the rope object, that one counts. */
@@ -169,7 +169,7 @@ static struct rondo_rope_config read_rope(struct rondo__fields *f, const json_t 
     case RONDO_ROPE_DYNAMIC:
         r.factor = required(f, object, "factor", 1.0, 1e6, name);
         if (!f->err && r.dim < 4)
-            f->err = rondo__fail(RONDO_EFORMAT, "%s: the rope type dynamic needs heads of which 4 entries turn at least", f->path);
+            f->err = rondo__fail(RONDO_EFORMAT, "%s: the rope type dynamic needs heads of which 4 entries rotate at least", f->path);
         break;
     case RONDO_ROPE_LLAMA3:
         r.factor = required(f, object, "factor", 1.0, 1e6, name);

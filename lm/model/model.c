@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Opening a model folder: config.json (config.c), the shards (shards.c), every weight read once in bounded pieces and packed
- * at once, so that at no time more than one piece is held twice. Tensor names and shapes are those that Hugging Face's Llama and
+ * Opening a model folder: config.json (config.c), the shards (shards.c), every weight read once in bounded portions and packed
+ * at once, so that at no time more than one portion is held twice. Tensor names and shapes are those that Hugging Face's Llama and
  * Mistral classes write. Called by users through rondo_model_open() and by rondo_lm_generate().
  *
  * Weights keep their storage type (F32, BF16 or F16, each tensor its own); norms and biases, which are small, become F32.
@@ -16,16 +16,16 @@
 #include "lm/files.h"
 #include "lm/model/shards.h"
 
-/* Bytes of weights read in one piece; one row where a row is longer. */
-#define PIECE ((size_t)4 << 20)
+/* Bytes of weights read in one portion; one row where a row is longer. */
+#define PORTION ((size_t)4 << 20)
 
 struct loader {
     rondo_model *model;
     struct rondo_shards *shards;
     rondo_context *ctx;
     const rondo_model_desc *desc;
-    char *piece;
-    size_t piece_bytes;
+    char *portion;
+    size_t portion_bytes;
     uint64_t done, total;
 };
 
@@ -39,16 +39,16 @@ static void progress(struct loader *l, uint64_t bytes)
 /* The buffer for `rows` rows of `row_bytes`, at least one: how many fit, or a code. */
 static int64_t room(struct loader *l, size_t row_bytes, int64_t rows)
 {
-    size_t want = row_bytes > PIECE ? row_bytes : PIECE;
-    if (want > l->piece_bytes) {
-        rondo__free(l->piece);
-        l->piece_bytes = 0;
-        l->piece = rondo__alloc(want);
-        if (!l->piece)
-            return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for a piece of %zu bytes of weights", want);
-        l->piece_bytes = want;
+    size_t want = row_bytes > PORTION ? row_bytes : PORTION;
+    if (want > l->portion_bytes) {
+        rondo__free(l->portion);
+        l->portion_bytes = 0;
+        l->portion = rondo__alloc(want);
+        if (!l->portion)
+            return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for a portion of %zu bytes of weights", want);
+        l->portion_bytes = want;
     }
-    int64_t fit = (int64_t)(l->piece_bytes / row_bytes);
+    int64_t fit = (int64_t)(l->portion_bytes / row_bytes);
     return fit < rows ? fit : rows;
 }
 
@@ -114,7 +114,7 @@ static int load_matrix(struct loader *l, const char *name, int64_t rows, int64_t
         if (n < 0)
             return (int)n;
         uint64_t at = (uint64_t)first * row_bytes, bytes = (uint64_t)n * row_bytes;
-        void *to = linear ? l->piece : (char *)*table + at;
+        void *to = linear ? l->portion : (char *)*table + at;
         err = rondo__shards_read(l->shards, array, at, bytes, to);
         if (!err && linear)
             err = rondo_linear_load(*linear, first, n, to);
@@ -198,11 +198,11 @@ static int check_spare_head(struct loader *l)
     if (fit < 0)
         return (int)fit;
     for (int64_t id = 0; same && id < m->config.vocabulary; id++) {
-        int err = rondo__shards_read(l->shards, head, (uint64_t)id * row_bytes, row_bytes, l->piece);
+        int err = rondo__shards_read(l->shards, head, (uint64_t)id * row_bytes, row_bytes, l->portion);
         if (err)
             return err;
-        const void *row = rondo__model_embedding(m, id, l->piece + row_bytes);
-        same = row && memcmp(l->piece, row, row_bytes) == 0;
+        const void *row = rondo__model_embedding(m, id, l->portion + row_bytes);
+        same = row && memcmp(l->portion, row, row_bytes) == 0;
     }
     if (!same)
         return rondo__fail(RONDO_EFORMAT, "config.json says tie_word_embeddings, but the model's lm_head.weight differs from "
@@ -225,7 +225,7 @@ static int load_ends(struct loader *l)
         return err ? err : load_matrix(l, "lm_head.weight", ids, hidden, 0, &m->head, NULL, NULL);
     }
     int err = load_matrix(l, embedding, ids, hidden, 0, &m->head, NULL, &m->embedding_type);
-    if (!err && rondo__linear_read(m->head, 0, 0, l->piece) == RONDO_ENOTSUP) {
+    if (!err && rondo__linear_read(m->head, 0, 0, l->portion) == RONDO_ENOTSUP) {
         err = load_matrix(l, embedding, ids, hidden, 0, NULL, &m->embedding, NULL);
         m->parameters -= (uint64_t)ids * (uint64_t)hidden;
     }
@@ -330,7 +330,7 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
         err = load_all(&l);
     }
     rondo__shards_close(l.shards);
-    rondo__free(l.piece);
+    rondo__free(l.portion);
     if (err) {
         rondo_model_close(m);
         return err;

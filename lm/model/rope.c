@@ -10,9 +10,9 @@
  * taken in double, multiplied by the attention factor and rounded once. So a table is a function of the position alone.
  *
  * The kind dynamic makes the base grow with the length of the text: rondo__rope_length() says for which length a position
- * turns. As in the reference a prompt turns as a whole, for its length, and every token generated after it for its own position;
- * keys stay in the cache as they were turned. So a position's table depends on the prompt's length and on nothing else: not on
- * how the prompt is cut into pieces, not on how many tokens are to come, not on the ranks.
+ * rotates. As in the reference a prompt rotates as a whole, for its length, and every token generated after it for its own position;
+ * keys stay in the cache as they were rotated. So a position's table depends on the prompt's length and on nothing else: not on
+ * how the prompt is cut into chunks, not on how many tokens are to come, not on the ranks.
  */
 #include "lm/model/rope.h"
 

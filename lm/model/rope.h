@@ -7,10 +7,10 @@
 
 #include "lm/model/config.h"
 
-/* The length that a position of a sequence turns for, `prompt` tokens of which were given; 0 where all positions turn alike. */
+/* The length that a position of a sequence rotates for, `prompt` tokens of which were given; 0 where all positions rotate alike. */
 int64_t rondo__rope_length(const struct rondo_rope_config *rope, int64_t prompt, int64_t position);
 
-/* inv_freq [dim / 2] for what turns for this length. */
+/* inv_freq [dim / 2] for what rotates for this length. */
 void rondo__rope_frequencies(const struct rondo_rope_config *rope, int64_t length, float *inv_freq);
 
 /* Rows of a table for the positions first, first + step, ...: dim / 2 cosines, then dim / 2 sines, each times the attention factor. */

@@ -92,9 +92,9 @@ static int is_word(struct rondo__encoder *e, const char *text, size_t bytes)
 
 static int add(struct rondo__encoder *e, size_t begin, size_t end, int32_t token)
 {
-    int err = rondo__grow((void **)&e->next_pieces, &e->next_piece_room, e->next_count, 1, sizeof *e->next_pieces);
+    int err = rondo__grow((void **)&e->next_stretches, &e->next_stretch_room, e->next_count, 1, sizeof *e->next_stretches);
     if (!err)
-        e->next_pieces[e->next_count++] = (struct rondo__piece){ begin, end, token };
+        e->next_stretches[e->next_count++] = (struct rondo__stretch){ begin, end, token };
     return err;
 }
 
@@ -117,7 +117,7 @@ static int stands(struct rondo__encoder *e, const struct rondo__added *a, const 
     return left < 0 ? left : right < 0 ? right : !left && !right;
 }
 
-static int cut(struct rondo__encoder *e, const struct rondo__added_set *set, const struct rondo__piece *p)
+static int cut(struct rondo__encoder *e, const struct rondo__added_set *set, const struct rondo__stretch *p)
 {
     const char *text = e->text + p->begin;
     size_t bytes = p->end - p->begin, start = 0;
@@ -169,17 +169,17 @@ int rondo__encoder_added(struct rondo__encoder *e, const struct rondo__added_set
         return 0;
     e->next_count = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
-        const struct rondo__piece p = e->pieces[i];
+        const struct rondo__stretch p = e->stretches[i];
         err = p.token >= 0 ? add(e, 0, 0, p.token) : cut(e, set, &p);
     }
     if (err)
         return err;
-    struct rondo__piece *pieces = e->pieces;
-    size_t room = e->piece_room;
-    e->pieces = e->next_pieces;
-    e->piece_room = e->next_piece_room;
+    struct rondo__stretch *stretches = e->stretches;
+    size_t room = e->stretch_room;
+    e->stretches = e->next_stretches;
+    e->stretch_room = e->next_stretch_room;
     e->count = e->next_count;
-    e->next_pieces = pieces;
-    e->next_piece_room = room;
+    e->next_stretches = stretches;
+    e->next_stretch_room = room;
     return 0;
 }

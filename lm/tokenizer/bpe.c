@@ -2,7 +2,7 @@
  *
  * Byte-pair encoding of one word: the vocabulary and the merges as hash tables, and the merge loop. The lowest rank is merged first,
  * the leftmost of equals; candidates lie in a heap and stale ones are skipped, so that a word of n characters costs
- * O(n log n): with no pre-tokenizer a whole text is one word. Called by tokenizer.c for each piece of text.
+ * O(n log n): with no pre-tokenizer a whole text is one word. Called by tokenizer.c for each stretch of text.
  *
  * Sennrich et al. 2016; what decides is the behaviour of Hugging Face's models/bpe (word.rs, model.rs).
  */
@@ -28,7 +28,7 @@ int rondo__grow(void **items, size_t *room, size_t used, size_t more, size_t siz
     return 0;
 }
 
-/* Seeds differ from run to run, so that no file can be made whose texts all meet in one slot. Nothing depends on the order. */
+/* Seeds differ from process to process, so that no file can be made whose texts all meet in one place. Nothing depends on the order. */
 static uint64_t new_seed(const void *address)
 {
     return rondo__mix64((uint64_t)(uintptr_t)address ^ (uint64_t)(rondo__now() * 1e9));
@@ -59,20 +59,20 @@ static size_t table_size(size_t count)
 int rondo__vocabulary_new(struct rondo__vocabulary *v, size_t count)
 {
     size_t size = table_size(count);
-    v->slots = rondo__alloc(size * sizeof *v->slots);
-    if (!v->slots)
+    v->ids = rondo__alloc(size * sizeof *v->ids);
+    if (!v->ids)
         return rondo__fail(RONDO_ENOMEM, "no memory for a vocabulary of %zu tokens", count);
-    memset(v->slots, 0xff, size * sizeof *v->slots);
+    memset(v->ids, 0xff, size * sizeof *v->ids);
     v->mask = size - 1;
-    v->seed = new_seed(v->slots);
+    v->seed = new_seed(v->ids);
     return 0;
 }
 
-static size_t vocabulary_slot(const struct rondo__vocabulary *v, const struct rondo__token *tokens, const char *text, size_t bytes)
+static size_t vocabulary_at(const struct rondo__vocabulary *v, const struct rondo__token *tokens, const char *text, size_t bytes)
 {
     size_t at = (size_t)hash_text(v->seed, text, bytes) & v->mask;
-    for (; v->slots[at] >= 0; at = (at + 1) & v->mask) {
-        const struct rondo__token *t = &tokens[v->slots[at]];
+    for (; v->ids[at] >= 0; at = (at + 1) & v->mask) {
+        const struct rondo__token *t = &tokens[v->ids[at]];
         if (t->bytes == bytes && !memcmp(t->text, text, bytes))
             break;
     }
@@ -81,16 +81,16 @@ static size_t vocabulary_slot(const struct rondo__vocabulary *v, const struct ro
 
 int32_t rondo__vocabulary_add(struct rondo__vocabulary *v, const struct rondo__token *tokens, int32_t id)
 {
-    size_t at = vocabulary_slot(v, tokens, tokens[id].text, tokens[id].bytes);
-    if (v->slots[at] >= 0)
-        return v->slots[at];
-    v->slots[at] = id;
+    size_t at = vocabulary_at(v, tokens, tokens[id].text, tokens[id].bytes);
+    if (v->ids[at] >= 0)
+        return v->ids[at];
+    v->ids[at] = id;
     return -1;
 }
 
 int32_t rondo__vocabulary_find(const struct rondo__vocabulary *v, const struct rondo__token *tokens, const char *text, size_t bytes)
 {
-    return v->slots ? v->slots[vocabulary_slot(v, tokens, text, bytes)] : -1;
+    return v->ids ? v->ids[vocabulary_at(v, tokens, text, bytes)] : -1;
 }
 
 int rondo__merges_new(struct rondo__bpe *bpe, size_t count)
@@ -106,7 +106,7 @@ int rondo__merges_new(struct rondo__bpe *bpe, size_t count)
     return 0;
 }
 
-static struct rondo__merge *merge_slot(const struct rondo__bpe *bpe, int32_t left, int32_t right)
+static struct rondo__merge *merge_at(const struct rondo__bpe *bpe, int32_t left, int32_t right)
 {
     uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
     size_t at = (size_t)rondo__mix64(pair ^ bpe->seed) & bpe->merge_mask;
@@ -117,7 +117,7 @@ static struct rondo__merge *merge_slot(const struct rondo__bpe *bpe, int32_t lef
 
 void rondo__merges_add(struct rondo__bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id)
 {
-    *merge_slot(bpe, left, right) = (struct rondo__merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
+    *merge_at(bpe, left, right) = (struct rondo__merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
 }
 
 /* ---- one word ---- */
@@ -151,7 +151,7 @@ static bool before(struct rondo__candidate a, struct rondo__candidate b)
 static int push_candidate(struct rondo__encoder *e, int32_t position)
 {
     const struct rondo__symbol *left = &e->symbols[position];
-    const struct rondo__merge *m = merge_slot(&e->tokenizer->bpe, left->id, e->symbols[left->next].id);
+    const struct rondo__merge *m = merge_at(&e->tokenizer->bpe, left->id, e->symbols[left->next].id);
     if (m->id < 0)
         return 0;
     int err = rondo__grow((void **)&e->heap, &e->heap_room, e->heap_count, 1, sizeof *e->heap);
@@ -249,7 +249,7 @@ static int merge_all(struct rondo__encoder *e)
     while (e->heap_count && !err) {
         struct rondo__candidate c = pop_candidate(e);
         int32_t at = (int32_t)(uint32_t)c.key, next = s[at].next;
-        if (s[at].id < 0 || next >= count || merge_slot(&e->tokenizer->bpe, s[at].id, s[next].id)->id != c.id)
+        if (s[at].id < 0 || next >= count || merge_at(&e->tokenizer->bpe, s[at].id, s[next].id)->id != c.id)
             continue;      /* one of the two has merged with another meanwhile */
         s[at].id = c.id;
         s[at].next = s[next].next;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * From ids to text: the decoder's stages as a stream. A token goes through the stages as soon as it comes; a stage that cannot
- * decide yet holds back (bytes of a character that is not whole, a run of byte tokens, spaces at the end). Decoding a list is a
- * stream that is pushed to its end, so both give the same text. Called by the program and by engine/.
+ * decide yet holds back (bytes of a character that is not whole, byte tokens that follow each other, spaces at the end). Decoding
+ * a list is a stream that is pushed to its end, so both give the same text. Called by the program and by engine/.
  *
  * What decides is the behaviour of Hugging Face's decoders/.
  */
@@ -80,7 +80,7 @@ static int byte_token(const char *text, size_t bytes)
     return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-/* A run of byte tokens has ended: one text, or a replacement for each byte where it is no UTF-8. */
+/* Byte tokens have come to an end: one text, or a replacement for each byte where it is no UTF-8. */
 static int flush_bytes(struct rondo_text_stream *s, int k)
 {
     struct state *state = &s->states[k];
@@ -159,7 +159,7 @@ static int push_strip_token(struct rondo_text_stream *s, int k, const char *toke
     return push(s, k + 1, token + begin, end - begin);
 }
 
-/* The same over a text that comes in pieces: what may be the end of it is held back. */
+/* The same over a text that comes bit by bit: what may be the end of it is held back. */
 static int push_strip_text(struct rondo_text_stream *s, int k, const char *token, size_t bytes)
 {
     const struct rondo__stage *stage = &s->tokenizer->stages[k];

@@ -199,12 +199,12 @@ struct template {
     int64_t count[2];
 };
 
-static int read_piece(const rondo_tokenizer *t, const json_t *specials, const json_t *piece, struct template *out, bool *seen, const char *path)
+static int read_item(const rondo_tokenizer *t, const json_t *specials, const json_t *item, struct template *out, bool *seen, const char *path)
 {
     char shown[RONDO_SHOW_BYTES];
-    const json_t *sequence = json_object_get(piece, "Sequence"), *special = json_object_get(piece, "SpecialToken");
+    const json_t *sequence = json_object_get(item, "Sequence"), *special = json_object_get(item, "SpecialToken");
     const char *name = text_of(sequence ? sequence : special, "id");
-    if (json_object_size(piece) != 1 || !name)
+    if (json_object_size(item) != 1 || !name)
         return rondo__fail(RONDO_EFORMAT, "%s: a piece of post_processor TemplateProcessing is neither a Sequence nor a SpecialToken with an id", path);
     if (sequence) {
         if (*seen || strcmp(name, "A"))
@@ -238,7 +238,7 @@ static int read_template(rondo_tokenizer *t, const json_t *value, const char *pa
     if (!err && !template)
         err = rondo__fail(RONDO_ENOMEM, "no memory for the post_processor of %s", path);
     for (size_t i = 0; i < json_array_size(single) && !err; i++)
-        err = read_piece(t, specials, json_array_get(single, i), template, &seen, path);
+        err = read_item(t, specials, json_array_get(single, i), template, &seen, path);
     if (!err && !seen)
         err = rondo__fail(RONDO_EFORMAT, "%s: \"single\" of post_processor TemplateProcessing must have the sequence A once and no other", path);
     if (!err)

@@ -264,21 +264,21 @@ static int normalize_added(rondo_tokenizer *t)
         e.count = 0;
         err = rondo__grow((void **)&e.text, &e.room, 0, a->bytes, 1);
         if (!err)
-            err = rondo__grow((void **)&e.pieces, &e.piece_room, 0, 1, sizeof *e.pieces);
+            err = rondo__grow((void **)&e.stretches, &e.stretch_room, 0, 1, sizeof *e.stretches);
         if (err)
             break;
         memcpy(e.text, a->text, a->bytes);
-        e.pieces[e.count++] = (struct rondo__piece){ 0, a->bytes, -1 };
+        e.stretches[e.count++] = (struct rondo__stretch){ 0, a->bytes, -1 };
         for (int32_t k = 0; k < t->normalizer_count && !err; k++)
             err = rondo__encoder_step(&e, &t->normalizer[k]);
-        const size_t bytes = err || !e.count ? 0 : e.pieces[0].end - e.pieces[0].begin;
+        const size_t bytes = err || !e.count ? 0 : e.stretches[0].end - e.stretches[0].begin;
         if (!err)
             err = rondo__grow((void **)&t->normalized_pool, &room, used, bytes + 1, 1);
         if (err)
             break;
         begins[i] = used;
         if (bytes)
-            memcpy(t->normalized_pool + used, e.text + e.pieces[0].begin, bytes);
+            memcpy(t->normalized_pool + used, e.text + e.stretches[0].begin, bytes);
         used += bytes;
         t->normalized_pool[used++] = 0;
     }

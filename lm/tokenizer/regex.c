@@ -5,8 +5,8 @@
  * extensions). Everything else is passed on or refused by name; nothing is guessed. Compared with Oniguruma over all of Unicode; what
  * is left is that the two know different versions of it.
  *
- * Matching is interpreted, without the just-in-time compiler: its state lies on the heap, under a limit, so that a long run of one
- * letter cannot exhaust a stack. Called by split.c and decode.c.
+ * Matching is interpreted, without the just-in-time compiler: its state lies on the heap, under a limit, so that one
+ * letter over and over cannot exhaust a stack. Called by split.c and decode.c.
  */
 #include "lm/tokenizer/regex.h"
 

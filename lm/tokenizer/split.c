@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The steps of normalizers and pre-tokenizers on a text that lies in pieces. A step that changes characters writes a new text
+ * The steps of normalizers and pre-tokenizers on a text that lies in stretches. A step that changes characters writes a new text
  * (and, where some later step asks, where each of its bytes comes from in the raw text); a step that cuts only makes more
- * pieces. Pieces that are added tokens pass unchanged; empty ones vanish. Called by tokenizer.c.
+ * stretches. Stretches that are added tokens pass unchanged; empty ones vanish. Called by tokenizer.c.
  *
  * What decides is the behaviour of Hugging Face's tokenizers (normalizer.rs, pattern.rs, pre_tokenizers/).
  */
@@ -61,23 +61,23 @@ static uint64_t origin_of(const struct rondo__encoder *e, size_t at)
     return e->origin ? e->origin[at] : 0;
 }
 
-static int add_piece(struct rondo__encoder *e, size_t begin, size_t end, int32_t token)
+static int add_stretch(struct rondo__encoder *e, size_t begin, size_t end, int32_t token)
 {
-    int err = rondo__grow((void **)&e->next_pieces, &e->next_piece_room, e->next_count, 1, sizeof *e->next_pieces);
+    int err = rondo__grow((void **)&e->next_stretches, &e->next_stretch_room, e->next_count, 1, sizeof *e->next_stretches);
     if (!err)
-        e->next_pieces[e->next_count++] = (struct rondo__piece){ begin, end, token };
+        e->next_stretches[e->next_count++] = (struct rondo__stretch){ begin, end, token };
     return err;
 }
 
-static void swap_pieces(struct rondo__encoder *e)
+static void swap_stretches(struct rondo__encoder *e)
 {
-    struct rondo__piece *pieces = e->pieces;
-    size_t room = e->piece_room;
-    e->pieces = e->next_pieces;
-    e->piece_room = e->next_piece_room;
+    struct rondo__stretch *stretches = e->stretches;
+    size_t room = e->stretch_room;
+    e->stretches = e->next_stretches;
+    e->stretch_room = e->next_stretch_room;
     e->count = e->next_count;
-    e->next_pieces = pieces;
-    e->next_piece_room = room;
+    e->next_stretches = stretches;
+    e->next_stretch_room = room;
     e->next_count = 0;
 }
 
@@ -102,7 +102,7 @@ static void swap_text(struct rondo__encoder *e)
 
 /* ---- steps that change characters ---- */
 
-static int prepend(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__piece *p)
+static int prepend(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
 {
     bool there = p->end - p->begin >= step->bytes && !memcmp(e->text + p->begin, step->text, step->bytes);
     int err = 0;
@@ -111,8 +111,8 @@ static int prepend(struct rondo__encoder *e, const struct rondo__step *step, con
     return err ? err : keep(e, p->begin, p->end);
 }
 
-/* The next match in a piece, as offsets in the text. */
-static int next_match(struct rondo__encoder *e, const struct rondo__regex *regex, const struct rondo__piece *p, struct rondo__matches *m,
+/* The next match in a stretch, as offsets in the text. */
+static int next_match(struct rondo__encoder *e, const struct rondo__regex *regex, const struct rondo__stretch *p, struct rondo__matches *m,
                       size_t *begin, size_t *end)
 {
     int found = rondo__regex_next(regex, e->matcher, e->text + p->begin, p->end - p->begin, m, begin, end);
@@ -123,7 +123,7 @@ static int next_match(struct rondo__encoder *e, const struct rondo__regex *regex
     return found;
 }
 
-static int replace(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__piece *p)
+static int replace(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
 {
     struct rondo__matches m = { 0, 0, false };
     size_t at = p->begin, begin, end;
@@ -139,7 +139,7 @@ static int replace(struct rondo__encoder *e, const struct rondo__step *step, con
     return err ? err : keep(e, at, p->end);
 }
 
-static int strip(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__piece *p)
+static int strip(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
 {
     size_t begin = p->begin, end = p->end;
     uint32_t code = 0;
@@ -161,7 +161,7 @@ static int strip(struct rondo__encoder *e, const struct rondo__step *step, const
     return keep(e, begin, end);
 }
 
-static int map_bytes(struct rondo__encoder *e, const struct rondo__piece *p)
+static int map_bytes(struct rondo__encoder *e, const struct rondo__stretch *p)
 {
     int err = rondo__grow((void **)&e->next_text, &e->next_room, e->next_bytes, 2 * (p->end - p->begin), 1);
     for (size_t i = p->begin; i < p->end && !err; i++) {
@@ -176,10 +176,10 @@ static int change(struct rondo__encoder *e, const struct rondo__step *step)
 {
     int err = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
-        const struct rondo__piece *p = &e->pieces[i];
+        const struct rondo__stretch *p = &e->stretches[i];
         size_t begin = e->next_bytes;
         if (p->token >= 0) {
-            err = add_piece(e, 0, 0, p->token);
+            err = add_stretch(e, 0, 0, p->token);
             continue;
         }
         switch (step->kind) {
@@ -197,52 +197,52 @@ static int change(struct rondo__encoder *e, const struct rondo__step *step)
             break;
         }
         if (!err && e->next_bytes > begin)
-            err = add_piece(e, begin, e->next_bytes, -1);
+            err = add_stretch(e, begin, e->next_bytes, -1);
     }
     if (!err) {
         swap_text(e);
-        swap_pieces(e);
+        swap_stretches(e);
     }
     return err;
 }
 
 /* ---- the step that cuts ---- */
 
-static int add_span(struct rondo__encoder *e, size_t begin, size_t end, bool match)
+static int add_cut(struct rondo__encoder *e, size_t begin, size_t end, bool match)
 {
-    int err = rondo__grow((void **)&e->spans, &e->span_room, e->span_count, 1, sizeof *e->spans);
+    int err = rondo__grow((void **)&e->cuts, &e->cut_room, e->cut_count, 1, sizeof *e->cuts);
     if (!err)
-        e->spans[e->span_count++] = (struct rondo__piece){ begin, end, match };
+        e->cuts[e->cut_count++] = (struct rondo__stretch){ begin, end, match };
     return err;
 }
 
-/* The piece as spans, alternating or not: matches and what lies between them. */
-static int find_spans(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__piece *p)
+/* The stretch as cuts, alternating or not: matches and what lies between them. */
+static int find_cuts(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
 {
     struct rondo__matches m = { 0, 0, false };
     size_t at = p->begin, begin, end;
     int found, err = 0;
-    e->span_count = 0;
+    e->cut_count = 0;
     while (!err && (found = next_match(e, step->regex, p, &m, &begin, &end)) != 0) {
         if (found < 0)
             return found;
         if (at != begin)
-            err = add_span(e, at, begin, step->invert);
+            err = add_cut(e, at, begin, step->invert);
         if (!err)
-            err = add_span(e, begin, end, !step->invert);
+            err = add_cut(e, begin, end, !step->invert);
         at = end;
     }
-    return !err && at != p->end ? add_span(e, at, p->end, step->invert) : err;
+    return !err && at != p->end ? add_cut(e, at, p->end, step->invert) : err;
 }
 
-/* Joins the spans as the behaviour says and makes pieces of them. Walks backwards for "merged with next". */
-static int cut(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__piece *p)
+/* Joins the cuts as the behaviour says and makes stretches of them. Walks backwards for "merged with next". */
+static int cut(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
 {
-    int err = find_spans(e, step, p);
+    int err = find_cuts(e, step, p);
     bool backwards = step->behavior == RONDO__MERGED_WITH_NEXT, previous = false;
     size_t first = e->next_count;
-    for (size_t k = 0; k < e->span_count && !err; k++) {
-        const struct rondo__piece *s = &e->spans[backwards ? e->span_count - 1 - k : k];
+    for (size_t k = 0; k < e->cut_count && !err; k++) {
+        const struct rondo__stretch *s = &e->cuts[backwards ? e->cut_count - 1 - k : k];
         bool match = s->token, join = false;
         if (step->behavior == RONDO__CONTIGUOUS)
             join = match == previous;
@@ -252,26 +252,26 @@ static int cut(struct rondo__encoder *e, const struct rondo__step *step, const s
         if (step->behavior == RONDO__REMOVED && match)
             continue;
         if (join && e->next_count > first) {
-            struct rondo__piece *last = &e->next_pieces[e->next_count - 1];
+            struct rondo__stretch *last = &e->next_stretches[e->next_count - 1];
             if (backwards)
                 last->begin = s->begin;
             else
                 last->end = s->end;
         } else {
-            err = add_piece(e, s->begin, s->end, -1);
+            err = add_stretch(e, s->begin, s->end, -1);
         }
     }
     if (err)
         return err;
     for (size_t i = first, j = e->next_count; backwards && i + 1 < j; i++) {
-        struct rondo__piece t = e->next_pieces[i];
-        e->next_pieces[i] = e->next_pieces[--j];
-        e->next_pieces[j] = t;
+        struct rondo__stretch t = e->next_stretches[i];
+        e->next_stretches[i] = e->next_stretches[--j];
+        e->next_stretches[j] = t;
     }
     size_t kept = first;
     for (size_t i = first; i < e->next_count; i++)
-        if (e->next_pieces[i].begin != e->next_pieces[i].end)
-            e->next_pieces[kept++] = e->next_pieces[i];
+        if (e->next_stretches[i].begin != e->next_stretches[i].end)
+            e->next_stretches[kept++] = e->next_stretches[i];
     e->next_count = kept;
     return 0;
 }
@@ -280,11 +280,11 @@ static int split(struct rondo__encoder *e, const struct rondo__step *step)
 {
     int err = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
-        const struct rondo__piece *p = &e->pieces[i];
-        err = p->token >= 0 ? add_piece(e, 0, 0, p->token) : cut(e, step, p);
+        const struct rondo__stretch *p = &e->stretches[i];
+        err = p->token >= 0 ? add_stretch(e, 0, 0, p->token) : cut(e, step, p);
     }
     if (!err)
-        swap_pieces(e);
+        swap_stretches(e);
     return err;
 }
 
@@ -302,9 +302,9 @@ void rondo__encoder_free(struct rondo__encoder *e)
     rondo__free(e->next_text);
     rondo__free(e->origin);
     rondo__free(e->next_origin);
-    rondo__free(e->pieces);
-    rondo__free(e->next_pieces);
-    rondo__free(e->spans);
+    rondo__free(e->stretches);
+    rondo__free(e->next_stretches);
+    rondo__free(e->cuts);
     rondo__free(e->symbols);
     rondo__free(e->heap);
     rondo__free(e->ids);

@@ -50,9 +50,9 @@ void rondo_tokenizer_close(rondo_tokenizer *t)
     }
     rondo__free(t->stages);
     rondo__regex_free(t->word);
-    rondo__free(t->bpe.vocabulary.slots);
+    rondo__free(t->bpe.vocabulary.ids);
     rondo__free(t->bpe.merges);
-    rondo__free(t->added_names.slots);
+    rondo__free(t->added_names.ids);
     rondo__free(t->added);
     rondo__free(t->added_ids);
     rondo__free(t->before);
@@ -111,7 +111,7 @@ size_t rondo__utf8_bad(const unsigned char *p, size_t bytes)
     return n;
 }
 
-/* The text as valid UTF-8, in one piece. */
+/* The text as valid UTF-8, whole. */
 static int take_text(struct rondo__encoder *e, const char *text, size_t bytes)
 {
     static const char replacement[] = "\xef\xbf\xbd";
@@ -144,14 +144,14 @@ static int take_text(struct rondo__encoder *e, const char *text, size_t bytes)
             e->origin[i] = i;
     }
     if (!err && e->bytes) {
-        err = rondo__grow((void **)&e->pieces, &e->piece_room, 0, 1, sizeof *e->pieces);
+        err = rondo__grow((void **)&e->stretches, &e->stretch_room, 0, 1, sizeof *e->stretches);
         if (!err)
-            e->pieces[e->count++] = (struct rondo__piece){ 0, e->bytes, -1 };
+            e->stretches[e->count++] = (struct rondo__stretch){ 0, e->bytes, -1 };
     }
     return err;
 }
 
-static int run(struct rondo__encoder *e, const char *text, size_t bytes)
+static int encode(struct rondo__encoder *e, const char *text, size_t bytes)
 {
     const rondo_tokenizer *t = e->tokenizer;
     int err = rondo__matcher_new(&e->matcher);
@@ -169,7 +169,7 @@ static int run(struct rondo__encoder *e, const char *text, size_t bytes)
     for (int64_t i = 0; special && i < t->before_count && !err; i++)
         err = rondo__encoder_push(e, t->before[i]);
     for (size_t i = 0; i < e->count && !err; i++) {
-        const struct rondo__piece *p = &e->pieces[i];
+        const struct rondo__stretch *p = &e->stretches[i];
         err = p->token >= 0 ? rondo__encoder_push(e, p->token) : rondo__encoder_bpe(e, e->text + p->begin, p->end - p->begin);
     }
     for (int64_t i = 0; special && i < t->after_count && !err; i++)
@@ -188,7 +188,7 @@ int rondo_tokenizer_encode(const rondo_tokenizer *t, const char *text, size_t by
     if (flags & ~(RONDO_ENCODE_SPECIAL | RONDO_ENCODE_LOSSY | RONDO_ENCODE_PLAIN))
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_encode: flags 0x%x has bits that are not known", (unsigned)flags);
     struct rondo__encoder e = { .tokenizer = t, .flags = flags };
-    int err = run(&e, text, bytes);
+    int err = encode(&e, text, bytes);
     if (!err)
         err = rondo__grow((void **)&e.ids, &e.id_room, e.id_count, 1, sizeof *e.ids);      /* no ids give a pointer too */
     if (!err) {

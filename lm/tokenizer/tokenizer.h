@@ -37,7 +37,7 @@ struct rondo__token {
 
 /* Open addressing; the text of a key is that of the token. Empty: id -1. */
 struct rondo__vocabulary {
-    int32_t *slots;
+    int32_t *ids;
     size_t mask;               /* size - 1 */
     uint64_t seed;
 };
@@ -76,7 +76,7 @@ struct rondo__added_set {
 };
 
 enum rondo__step_kind {
-    RONDO__STEP_PREPEND,       /* text before every piece; with `unless` only where it does not begin with it; `first_only`: at offset 0 */
+    RONDO__STEP_PREPEND,       /* text before every stretch; with `unless` only where it does not begin with it; `first_only`: at offset 0 */
     RONDO__STEP_REPLACE,       /* regex -> text */
     RONDO__STEP_STRIP,         /* white space at the left, at the right */
     RONDO__STEP_SPLIT,         /* cuts at matches of regex */
@@ -101,7 +101,7 @@ enum rondo__stage_kind {
     RONDO__STAGE_BPE, RONDO__STAGE_JOIN
 };
 
-/* One stage of the decoder. fused: all tokens before it have become one text, that comes in pieces. */
+/* One stage of the decoder. fused: all tokens before it have become one text, that comes bit by bit. */
 struct rondo__stage {
     enum rondo__stage_kind kind;
     struct rondo__regex *regex;    /* replace */
@@ -127,7 +127,7 @@ struct rondo_tokenizer {
     struct rondo__regex *word;     /* one \w; where a token must be a single word */
     struct rondo__step *normalizer, *splitter;
     int32_t normalizer_count, splitter_count;
-    bool track_origin;             /* some step asks where in the raw text a piece begins */
+    bool track_origin;             /* some step asks where in the raw text a stretch begins */
     struct rondo__stage *stages;
     int32_t stage_count;
     int32_t *before, *after;       /* what the post-processor adds */
@@ -152,7 +152,7 @@ void rondo__merges_add(struct rondo__bpe *bpe, int32_t left, int32_t right, uint
 
 /* ---- encoding ---- */
 
-struct rondo__piece {
+struct rondo__stretch {
     size_t begin, end;             /* in the text */
     int32_t token;                 /* -1: text, else an added token */
 };
@@ -174,10 +174,10 @@ struct rondo__encoder {
     char *text, *next_text;
     uint64_t *origin, *next_origin;    /* of each byte, where the tokenizer asks for it */
     size_t bytes, room, next_bytes, next_room, origin_room, next_origin_room;
-    struct rondo__piece *pieces, *next_pieces;
-    size_t count, piece_room, next_count, next_piece_room;
-    struct rondo__piece *spans;        /* of one piece: token 1 = match, 0 = between */
-    size_t span_count, span_room;
+    struct rondo__stretch *stretches, *next_stretches;
+    size_t count, stretch_room, next_count, next_stretch_room;
+    struct rondo__stretch *cuts;        /* of one stretch: token 1 = match, 0 = between */
+    size_t cut_count, cut_room;
     struct rondo__symbol *symbols;
     size_t symbol_count, symbol_room;
     struct rondo__candidate *heap;
@@ -192,7 +192,7 @@ int rondo__encoder_bpe(struct rondo__encoder *e, const char *word, size_t bytes)
 int rondo__encoder_push(struct rondo__encoder *e, int32_t id);
 void rondo__encoder_free(struct rondo__encoder *e);
 
-/* The next span of invalid UTF-8 at text, one U+FFFD's worth (the maximal part of a character, at least a byte). */
+/* The next stretch of invalid UTF-8 at text, one U+FFFD's worth (the maximal part of a character, at least a byte). */
 size_t rondo__utf8_bad(const unsigned char *text, size_t bytes);
 
 /* GPT-2's map of bytes to printable characters, and back (-1: none). */
