@@ -248,6 +248,8 @@ typedef struct rondo_placement_desc {
 #define RONDO_PLACEMENT_DESC_INIT { sizeof(rondo_placement_desc), 0, 0, 0, 0, 0 }
 RONDO_API int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_placement_destroy(rondo_placement *placement);
+/* More sequences, empty ones behind those that are there; never fewer. The others, their numbers too, stay as they are. */
+RONDO_API int rondo_placement_grow(rondo_placement *placement, int64_t sequences) RONDO_MUST_CHECK;
 RONDO_API int rondo_placement_append(rondo_placement *placement, int64_t sequence, int64_t tokens) RONDO_MUST_CHECK;
 RONDO_API int rondo_placement_reset(rondo_placement *placement, int64_t sequence) RONDO_MUST_CHECK;   /* empty again */
 RONDO_API int64_t rondo_placement_length(const rondo_placement *placement, int64_t sequence);

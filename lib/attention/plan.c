@@ -151,18 +151,6 @@ static uint64_t hash_real(uint64_t h, double x)
     return rondo__hash_word(h, bits);
 }
 
-static uint64_t hash_placement(uint64_t h, const rondo_placement *p, int64_t sequence)
-{
-    const struct rondo__run *runs;
-    int64_t count = rondo__placement_runs(p, sequence, &runs);
-    h = rondo__hash_word(h, (uint64_t)rondo_placement_length(p, sequence));
-    for (int64_t i = 0; i < count; i++) {
-        h = rondo__hash_word(h, (uint64_t)runs[i].first);
-        h = rondo__hash_word(h, (uint64_t)runs[i].rank << 32 | (uint64_t)runs[i].stride);
-    }
-    return h;
-}
-
 static uint64_t hash_plan(const rondo_attention *plan)
 {
     const rondo_attention_desc *d = &plan->desc;
@@ -176,9 +164,9 @@ static uint64_t hash_plan(const rondo_attention *plan)
     for (int64_t i = 0; i < plan->sequences; i++) {
         h = rondo__hash_word(h, (uint64_t)plan->tokens[i]);
         h = rondo__hash_word(h, (uint64_t)plan->cached[i]);
-        h = hash_placement(h, plan->keys, i);
+        h = rondo__hash_word(h, rondo__placement_hash(plan->keys, i));
         if (plan->queries)
-            h = hash_placement(h, plan->queries, i);
+            h = rondo__hash_word(h, rondo__placement_hash(plan->queries, i));
     }
     return h;
 }

@@ -26,10 +26,25 @@ struct rondo__run {
     int32_t rank, stride;
 };
 
+/* What a rank holds of a run: positions first, first + step, ... (`count` of them; step 1, or ranks where it was dealt out key by key, even
+ * where there is but one), in rows from `row` on. */
+struct rondo__rank_run {
+    int64_t first, count, step, row;
+};
+
+/* All of these lists belong to the placement and hold until it is changed or destroyed. */
 int64_t rondo__placement_runs(const rondo_placement *placement, int64_t sequence, const struct rondo__run **runs);
+/* The runs of one rank, ascending. */
+int64_t rondo__placement_rank_runs(const rondo_placement *placement, int64_t sequence, int32_t rank, const struct rondo__rank_run **runs);
+/* Index of the first run that has a position >= position; count: none has. O(log count). */
+int64_t rondo__rank_run_find(const struct rondo__rank_run *runs, int64_t count, int64_t position);
+/* Of a sequence's length and runs: equal where all positions lie alike. O(1). */
+uint64_t rondo__placement_hash(const rondo_placement *placement, int64_t sequence);
 const rondo_placement_desc *rondo__placement_desc(const rondo_placement *placement);
-/* A placement of `count` sequences that holds copies of those named (NULL: 0, 1, 2, ...). */
+/* A placement of `count` sequences that stays as those named are now (NULL: 0, 1, 2, ...), whatever becomes of `from`. O(count): the tables
+ * are shared until either side changes them. */
 int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, const int64_t *names, int64_t count);
+/* With all tables, shared or not. */
 size_t rondo__placement_bytes(const rondo_placement *placement);
 
 #endif

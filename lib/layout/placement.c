@@ -1,27 +1,45 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * KV placement over several turns (rondo_placement_*): which rank holds which positions. A pure function of the calls made on it,
- * so ranks agree without messages. Kept as runs: a turn of millions of tokens takes a few entries for each rank, and keys dealt
- * out one by one (interleave = 1, Algorithm 4 of arXiv:2411.01783) one entry in all. Plans copy the sequences they use.
+ * so ranks agree without messages. Here is decided who gets what; table.c writes it down, a table for each sequence that has tokens.
+ * Plans share the tables of the sequences that they use.
  */
-#include "layout/layout.h"
+#include "layout/table.h"
 
 /* Positions stay far enough below INT64_MAX for windows and leaf arithmetic to be added to them. */
 #define LONGEST ((int64_t)1 << 60)
 
 struct sequence {
-    int64_t length, singles;      /* singles: turns of one token so far that went token by token */
-    struct rondo__run *runs;
-    int64_t count, room;
-    int64_t *held;                /* [ranks] */
+    struct rondo__table *table;   /* NULL: nothing in it */
     int64_t name;                 /* its number where it was made: decides where small turns begin */
 };
 
 struct rondo_placement {
     rondo_placement_desc desc;
     struct sequence *sequences;
-    struct rondo__deal *deals;    /* [RONDO_DEALS_MAX(ranks)], for append */
+    int64_t room;                 /* of `sequences` */
+    struct rondo__deal *deals;    /* [RONDO_DEALS_MAX(ranks)], for append; NULL before the first */
 };
+
+/* Up to `sequences`, the new ones empty; room doubles, so that one by one costs no more than all at once. */
+static bool add_sequences(rondo_placement *p, int64_t sequences)
+{
+    if (sequences > p->room) {
+        int64_t room = p->room > sequences / 2 ? 2 * p->room : sequences;
+        size_t bytes;
+        if ((uint64_t)room > SIZE_MAX || !rondo__mul((size_t)room, sizeof *p->sequences, &bytes))
+            return false;
+        struct sequence *all = rondo__resize(p->sequences, (size_t)p->desc.sequences * sizeof *all, bytes);
+        if (!all)
+            return false;
+        p->sequences = all;
+        p->room = room;
+    }
+    for (int64_t s = p->desc.sequences; s < sequences; s++)
+        p->sequences[s] = (struct sequence){ NULL, s };
+    p->desc.sequences = sequences;
+    return true;
+}
 
 int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *desc)
 {
@@ -55,23 +73,10 @@ int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *de
     if (!p)
         return rondo__fail(RONDO_ENOMEM, "rondo_placement_create: no memory for the placement");
     p->desc = d;
-    size_t deals;
-    if (rondo__mul((size_t)RONDO_DEALS_MAX(d.ranks), sizeof *p->deals, &deals))
-        p->deals = rondo__alloc(deals);
-    p->sequences = rondo__alloc_zero((size_t)d.sequences, sizeof *p->sequences);
-    for (int64_t s = 0; p->sequences && s < d.sequences; s++) {
-        p->sequences[s].name = s;
-        p->sequences[s].held = rondo__alloc_zero((size_t)d.ranks, sizeof(int64_t));
-        if (!p->sequences[s].held) {
-            rondo_placement_destroy(p);
-            return rondo__fail(RONDO_ENOMEM, "rondo_placement_create: no memory for %lld sequences on %d ranks", (long long)d.sequences,
-                               (int)d.ranks);
-        }
-    }
-    if (!p->deals || !p->sequences) {
+    p->desc.sequences = 0;
+    if (!add_sequences(p, d.sequences)) {
         rondo_placement_destroy(p);
-        return rondo__fail(RONDO_ENOMEM, "rondo_placement_create: no memory for %lld sequences on %d ranks", (long long)d.sequences,
-                           (int)d.ranks);
+        return rondo__fail(RONDO_ENOMEM, "rondo_placement_create: no memory for %lld sequences", (long long)d.sequences);
     }
     *out = p;
     return 0;
@@ -81,13 +86,23 @@ void rondo_placement_destroy(rondo_placement *p)
 {
     if (!p)
         return;
-    for (int64_t s = 0; p->sequences && s < p->desc.sequences; s++) {
-        rondo__free(p->sequences[s].runs);
-        rondo__free(p->sequences[s].held);
-    }
+    for (int64_t s = 0; s < p->desc.sequences; s++)
+        rondo__table_drop(p->sequences[s].table);
     rondo__free(p->sequences);
     rondo__free(p->deals);
     rondo__free(p);
+}
+
+int rondo_placement_grow(rondo_placement *p, int64_t sequences)
+{
+    if (!p)
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_grow: the placement is NULL");
+    if (sequences < p->desc.sequences)
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_grow: %lld sequences are asked for, but the placement has %lld already; it can only "
+                                         "grow (rondo_placement_reset() empties one)", (long long)sequences, (long long)p->desc.sequences);
+    if (!add_sequences(p, sequences))
+        return rondo__fail(RONDO_ENOMEM, "rondo_placement_grow: no memory for %lld sequences", (long long)sequences);
+    return 0;
 }
 
 static struct sequence *find(const rondo_placement *p, int64_t sequence)
@@ -103,67 +118,57 @@ static int no_sequence(const char *function, const rondo_placement *p, int64_t s
                        (long long)p->desc.sequences);
 }
 
-static int32_t rank_in_run(const rondo_placement *p, const struct rondo__run *run, int64_t position)
-{
-    if (run->stride == 1)
-        return run->rank;
-    return (int32_t)((run->rank + (position - run->first)) % p->desc.ranks);
-}
+/* ---- appending ---- */
 
-static int32_t owner_of(const rondo_placement *p, const struct sequence *s, int64_t position)
+/* A table to write to, and room for a turn's deals. */
+static bool prepare(rondo_placement *p, struct sequence *s)
 {
-    int64_t lo = 0, hi = s->count;
-    while (hi - lo > 1) {
-        int64_t mid = lo + (hi - lo) / 2;
-        if (s->runs[mid].first <= position)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return rank_in_run(p, &s->runs[lo], position);
-}
-
-static bool reserve(struct sequence *s, int64_t more)
-{
-    if (s->room - s->count >= more)
-        return true;
-    int64_t room = s->room / 2 * 3;
-    if (room < s->count + more)
-        room = s->count + more;
-    size_t old_bytes = (size_t)s->room * sizeof *s->runs, bytes;
-    if (!rondo__mul((size_t)room, sizeof *s->runs, &bytes))
+    const int32_t n = p->desc.ranks;
+    size_t bytes;
+    if (!p->deals && rondo__mul((size_t)RONDO_DEALS_MAX(n), sizeof *p->deals, &bytes))
+        p->deals = rondo__alloc(bytes);
+    if (!p->deals)
         return false;
-    struct rondo__run *runs = rondo__resize(s->runs, s->runs ? old_bytes : 0, bytes);
-    if (!runs)
-        return false;
-    s->runs = runs;
-    s->room = room;
-    return true;
+    if (s->table)
+        return rondo__table_own(&s->table);
+    s->table = rondo__table_new(n, (int32_t)(s->name % n));
+    return s->table != NULL;
 }
 
-/* The next `tokens` positions go to rank. Room was reserved. */
-static void extend(struct sequence *s, int32_t rank, int64_t tokens)
+static int64_t dealt(const rondo_placement *p, int64_t i, int64_t deals, int64_t tokens)
 {
-    if (tokens <= 0)
-        return;
-    const struct rondo__run *last = s->count ? &s->runs[s->count - 1] : NULL;
-    if (!last || last->stride != 1 || last->rank != rank)
-        s->runs[s->count++] = (struct rondo__run){ s->length, rank, 1 };
-    s->length += tokens;
-    s->held[rank] += tokens;
+    const int64_t leaf = p->desc.leaf, end = i + 1 < deals ? p->deals[i + 1].first * leaf : tokens;
+    return end - p->deals[i].first * leaf;
 }
 
-/* Who takes the next leaf of a turn that is too small for the layout: who holds least; the search starts at a rank of the
- * sequence's own, so that many short sequences do not all begin on rank 0. */
-static int32_t emptiest(const rondo_placement *p, const struct sequence *s)
+/* Who gets the new leaves of a turn: p->deals, counted in the table already. A turn of fewer leaves than ranks goes leaf by leaf to who
+ * holds least; the search starts at a rank of the sequence's own, so that many short sequences do not all begin on rank 0. */
+static int64_t deal(rondo_placement *p, struct rondo__table *t, int64_t tokens)
 {
-    int32_t n = p->desc.ranks, best = (int32_t)(s->name % n);
-    for (int32_t i = 1; i < n; i++) {
-        int32_t r = (int32_t)((s->name + i) % n);
-        if (s->held[r] < s->held[best])
-            best = r;
+    const int64_t leaf = p->desc.leaf, leaves = tokens ? (tokens - 1) / leaf + 1 : 0;
+    if (leaves >= p->desc.ranks) {
+        const int64_t deals = rondo__layout_deal(p->desc.layout, leaves, p->desc.ranks, p->deals);
+        t->ranked = false;   /* many change: the next small turn looks at all */
+        for (int64_t i = 0; i < deals; i++)
+            rondo__table_count(t, p->deals[i].rank, dealt(p, i, deals, tokens));
+        return deals;
     }
-    return best;
+    for (int64_t i = 0; i < leaves; i++) {
+        p->deals[i] = (struct rondo__deal){ i, rondo__table_emptiest(t), 0 };
+        rondo__table_count(t, p->deals[i].rank, i + 1 < leaves ? leaf : tokens - i * leaf);
+    }
+    return leaves;
+}
+
+static int append_single(struct sequence *s, int64_t sequence)
+{
+    struct rondo__table *t = s->table;
+    const int32_t rank = (int32_t)((s->name + t->singles) % t->ranks);
+    if (!rondo__table_reserve(t, NULL, 0, rank))
+        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for one more run of sequence %lld", (long long)sequence);
+    rondo__table_count(t, rank, 1);
+    rondo__table_add_single(t, rank);
+    return 0;
 }
 
 int rondo_placement_append(rondo_placement *p, int64_t sequence, int64_t tokens)
@@ -171,43 +176,35 @@ int rondo_placement_append(rondo_placement *p, int64_t sequence, int64_t tokens)
     struct sequence *s = find(p, sequence);
     if (!s)
         return no_sequence("rondo_placement_append", p, sequence);
-    if (tokens < 0 || tokens > LONGEST - s->length)
+    const int64_t length = s->table ? s->table->length : 0;
+    if (tokens < 0 || tokens > LONGEST - length)
         return rondo__fail(RONDO_EINVAL, "rondo_placement_append: cannot append %lld tokens to %lld; at most 2^60 in all", (long long)tokens,
-                           (long long)s->length);
-    int32_t n = p->desc.ranks, leaf = p->desc.leaf;
-
-    if (p->desc.interleave && tokens == 1 && n > 1) {
-        if (!reserve(s, 1))
-            return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for one more run of sequence %lld", (long long)sequence);
-        int32_t rank = (int32_t)((s->name + s->singles) % n);
-        const struct rondo__run *last = s->count ? &s->runs[s->count - 1] : NULL;
-        if (!last || last->stride == 1 || rank_in_run(p, last, s->length) != rank)
-            s->runs[s->count++] = (struct rondo__run){ s->length, rank, n };
-        s->length++;
-        s->singles++;
-        s->held[rank]++;
+                           (long long)length);
+    if (!tokens)
         return 0;
-    }
+    if (!prepare(p, s))
+        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for sequence %lld on %d ranks", (long long)sequence,
+                           (int)p->desc.ranks);
+    struct rondo__table *t = s->table;
+    if (p->desc.interleave && tokens == 1 && p->desc.ranks > 1)
+        return append_single(s, sequence);
 
-    int64_t fill = (leaf - s->length % leaf) % leaf;
-    if (fill > tokens)
-        fill = tokens;
-    int64_t rest = tokens - fill, leaves = rest ? (rest - 1) / leaf + 1 : 0, deals = leaves < n ? leaves : 0;
-    if (leaves >= n)
-        deals = rondo__layout_deal(p->desc.layout, leaves, n, p->deals);
-    if (!reserve(s, deals + 1))
-        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for the runs of %lld tokens", (long long)tokens);
+    const int64_t leaf = p->desc.leaf, open = (leaf - length % leaf) % leaf, fill = open < tokens ? open : tokens;
+    const int32_t filler = fill ? rondo__table_owner(t, length - 1) : -1;
     if (fill)
-        extend(s, owner_of(p, s, s->length - 1), fill);
-    if (leaves < n) {
-        for (int64_t i = 0; i < leaves; i++)
-            extend(s, emptiest(p, s), i < leaves - 1 ? leaf : rest - i * leaf);
-    } else {
-        for (int64_t i = 0; i < deals; i++) {
-            int64_t end = i < deals - 1 ? p->deals[i + 1].first * leaf : rest;
-            extend(s, p->deals[i].rank, end - p->deals[i].first * leaf);
-        }
+        rondo__table_count(t, filler, fill);
+    const int64_t deals = deal(p, t, tokens - fill);
+    if (!rondo__table_reserve(t, p->deals, deals, filler)) {
+        for (int64_t i = 0; i < deals; i++)
+            rondo__table_count(t, p->deals[i].rank, -dealt(p, i, deals, tokens - fill));
+        if (fill)
+            rondo__table_count(t, filler, -fill);
+        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for the runs of %lld tokens", (long long)tokens);
     }
+    if (fill)
+        rondo__table_add(t, filler, fill);
+    for (int64_t i = 0; i < deals; i++)
+        rondo__table_add(t, p->deals[i].rank, dealt(p, i, deals, tokens - fill));
     return 0;
 }
 
@@ -216,15 +213,19 @@ int rondo_placement_reset(rondo_placement *p, int64_t sequence)
     struct sequence *s = find(p, sequence);
     if (!s)
         return no_sequence("rondo_placement_reset", p, sequence);
-    s->length = s->singles = s->count = 0;
-    memset(s->held, 0, (size_t)p->desc.ranks * sizeof *s->held);
+    rondo__table_drop(s->table);
+    s->table = NULL;
     return 0;
 }
+
+/* ---- answers ---- */
 
 int64_t rondo_placement_length(const rondo_placement *p, int64_t sequence)
 {
     const struct sequence *s = find(p, sequence);
-    return s ? s->length : no_sequence("rondo_placement_length", p, sequence);
+    if (!s)
+        return no_sequence("rondo_placement_length", p, sequence);
+    return s->table ? s->table->length : 0;
 }
 
 static int no_rank(const char *function, const rondo_placement *p, int rank)
@@ -239,7 +240,7 @@ int64_t rondo_placement_held(const rondo_placement *p, int64_t sequence, int ran
         return no_sequence("rondo_placement_held", p, sequence);
     if (rank < 0 || rank >= p->desc.ranks)
         return no_rank("rondo_placement_held", p, rank);
-    return s->held[rank];
+    return s->table ? s->table->held[rank] : 0;
 }
 
 int rondo_placement_owner(const rondo_placement *p, int64_t sequence, int64_t position)
@@ -247,10 +248,11 @@ int rondo_placement_owner(const rondo_placement *p, int64_t sequence, int64_t po
     const struct sequence *s = find(p, sequence);
     if (!s)
         return no_sequence("rondo_placement_owner", p, sequence);
-    if (position < 0 || position >= s->length)
+    const int64_t length = s->table ? s->table->length : 0;
+    if (position < 0 || position >= length)
         return rondo__fail(RONDO_EINVAL, "rondo_placement_owner: there is no position %lld; sequence %lld has %lld", (long long)position,
-                           (long long)sequence, (long long)s->length);
-    return owner_of(p, s, position);
+                           (long long)sequence, (long long)length);
+    return rondo__table_owner(s->table, position);
 }
 
 int64_t rondo_placement_spans(const rondo_placement *p, int64_t sequence, int rank, int64_t from, rondo_span *spans, int64_t max)
@@ -263,27 +265,14 @@ int64_t rondo_placement_spans(const rondo_placement *p, int64_t sequence, int ra
     if (max < 0 || (max > 0 && !spans))
         return rondo__fail(RONDO_EINVAL, "rondo_placement_spans: room for %lld spans is asked for, but none is given", (long long)max);
 
-    int64_t count = 0, row = 0;
+    const struct rondo__rank_run *runs;
+    const int64_t all = rondo__placement_rank_runs(p, sequence, rank, &runs);
+    int64_t count = 0, i = rondo__rank_run_find(runs, all, from);
     rondo_span last = { 0, 0, 1, 0 };   /* spans that touch are given as one */
-    for (int64_t i = 0; i < s->count; i++) {
-        const struct rondo__run *run = &s->runs[i];
-        int64_t end = i + 1 < s->count ? s->runs[i + 1].first : s->length;
-        int64_t step = run->stride, first = run->first;
-        if (step == 1 && run->rank != rank)
-            continue;
-        if (step > 1)
-            first += ((int64_t)rank - run->rank + step) % step;
-        if (first >= end)
-            continue;
-        int64_t held = (end - 1 - first) / step + 1, hidden = 0;
-        if (from > first)
-            hidden = (from - first - 1) / step + 1;
-        if (hidden > held)
-            hidden = held;
-        rondo_span span = { first + hidden * step, held - hidden, held - hidden > 1 ? step : 1, row + hidden };
-        row += held;
-        if (!span.count)
-            continue;
+    for (; i < all; i++) {
+        const struct rondo__rank_run *run = &runs[i];
+        const int64_t hidden = from > run->first ? (from - run->first - 1) / run->step + 1 : 0, held = run->count - hidden;
+        const rondo_span span = { run->first + hidden * run->step, held, held > 1 ? run->step : 1, run->row + hidden };
         if (last.count && last.step == 1 && span.step == 1 && last.first + last.count == span.first) {
             last.count += span.count;
         } else {
@@ -297,10 +286,26 @@ int64_t rondo_placement_spans(const rondo_placement *p, int64_t sequence, int ra
     return count;
 }
 
+/* ---- for the library ---- */
+
 int64_t rondo__placement_runs(const rondo_placement *p, int64_t sequence, const struct rondo__run **runs)
 {
-    *runs = p->sequences[sequence].runs;
-    return p->sequences[sequence].count;
+    const struct rondo__table *t = p->sequences[sequence].table;
+    *runs = t ? t->runs : NULL;
+    return t ? t->count : 0;
+}
+
+int64_t rondo__placement_rank_runs(const rondo_placement *p, int64_t sequence, int32_t rank, const struct rondo__rank_run **runs)
+{
+    const struct rondo__table *t = p->sequences[sequence].table;
+    *runs = t && t->lists[rank].count ? t->pool + t->lists[rank].at : NULL;
+    return t ? t->lists[rank].count : 0;
+}
+
+uint64_t rondo__placement_hash(const rondo_placement *p, int64_t sequence)
+{
+    const struct rondo__table *t = p->sequences[sequence].table;
+    return t ? rondo__hash_word(t->hash, (uint64_t)t->length) : 0;
 }
 
 const rondo_placement_desc *rondo__placement_desc(const rondo_placement *p)
@@ -317,19 +322,8 @@ int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, co
     if (err)
         return err;
     for (int64_t i = 0; i < count; i++) {
-        const struct sequence *a = &from->sequences[names ? names[i] : i];
-        struct sequence *b = &p->sequences[i];
-        if (!reserve(b, a->count)) {
-            rondo_placement_destroy(p);
-            return rondo__fail(RONDO_ENOMEM, "no memory to copy the placement of sequence %lld", (long long)(names ? names[i] : i));
-        }
-        if (a->count)
-            memcpy(b->runs, a->runs, (size_t)a->count * sizeof *a->runs);
-        memcpy(b->held, a->held, (size_t)d.ranks * sizeof *a->held);
-        b->count = a->count;
-        b->length = a->length;
-        b->singles = a->singles;
-        b->name = a->name;
+        const struct sequence *s = &from->sequences[names ? names[i] : i];
+        p->sequences[i] = (struct sequence){ s->table ? rondo__table_share(s->table) : NULL, s->name };
     }
     *out = p;
     return 0;
@@ -337,8 +331,9 @@ int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, co
 
 size_t rondo__placement_bytes(const rondo_placement *p)
 {
-    size_t bytes = sizeof *p + (size_t)RONDO_DEALS_MAX(p->desc.ranks) * sizeof *p->deals;
+    size_t bytes = sizeof *p + (p->deals ? (size_t)RONDO_DEALS_MAX(p->desc.ranks) * sizeof *p->deals : 0);
+    bytes += (size_t)p->room * sizeof *p->sequences;
     for (int64_t i = 0; i < p->desc.sequences; i++)
-        bytes += sizeof *p->sequences + (size_t)p->desc.ranks * sizeof(int64_t) + (size_t)p->sequences[i].room * sizeof(struct rondo__run);
+        bytes += p->sequences[i].table ? rondo__table_bytes(p->sequences[i].table) : 0;
     return bytes;
 }
