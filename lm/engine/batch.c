@@ -49,21 +49,22 @@ int rondo__lm_chunks(rondo_lm *lm, int64_t count)
         return 0;
     int64_t room = count > 2 * lm->chunk_room ? count : 2 * lm->chunk_room;
     struct rondo_chunk *chunks = rondo__alloc_zero((size_t)room, sizeof *chunks);
-    int64_t *lists = rondo__alloc_zero((size_t)room, 6 * sizeof *lists);
-    if (!chunks || !lists) {
+    struct rondo_kv_wish *wishes = rondo__alloc_zero((size_t)room, sizeof *wishes);
+    int64_t *lists = rondo__alloc_zero((size_t)room, 3 * sizeof *lists);
+    if (!chunks || !wishes || !lists) {
         rondo__free(chunks);
+        rondo__free(wishes);
         rondo__free(lists);
         return rondo__fail(RONDO_ENOMEM, "no memory for a pass over %lld sequences", (long long)count);
     }
     rondo__free(lm->chunks);
+    rondo__free(lm->wishes);
     rondo__free(lm->pass.seat);
     lm->chunks = chunks;
+    lm->wishes = wishes;
     lm->pass.seat = lists;
     lm->pass.tokens = lists + room;
-    lm->pass.x_row = lists + 2 * room;
-    lm->pass.rows = lists + 3 * room;
-    lm->pass.kv_row = lists + 4 * room;
-    lm->pass.kv_first = lists + 5 * room;
+    lm->pass.kv_first = lists + 2 * room;
     lm->chunk_room = room;
     return 0;
 }
@@ -230,6 +231,7 @@ void rondo_lm_destroy(rondo_lm *lm)
     rondo__free(lm->spans);
     rondo__free(lm->wanted);
     rondo__free(lm->chunks);
+    rondo__free(lm->wishes);
     rondo__free(lm->pass.seat);
     rondo__free(lm->candidates);
     rondo__free(lm->exchange);

@@ -60,34 +60,34 @@ static int make_room(rondo_lm *lm, int64_t rows)
 /* ---- which rows are here ---- */
 
 /* Rows of the chunks on this rank, and the room of the cache. */
-static int place(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, int64_t *rows)
+static int place(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, int64_t *rows)
 {
     int err = 0;
     *rows = 0;
     for (int64_t i = 0; i < count && !err; i++) {
-        const struct rondo_chunk *p = &chunks[i];
-        int64_t before = rondo_placement_held(lm->placement, p->seat, lm->rank);
+        struct rondo_chunk *p = &chunks[i];
+        const int64_t before = rondo_placement_held(lm->placement, p->seat, lm->rank);
         err = rondo__seat_append(lm, p->seat, p->count);
         if (err)
             return err;
         int64_t held = rondo_placement_held(lm->placement, p->seat, lm->rank);
         lm->pass.seat[i] = p->seat;
         lm->pass.tokens[i] = p->count;
-        lm->pass.x_row[i] = *rows;
-        lm->pass.rows[i] = held - before;
-        lm->pass.kv_row[i] = before;
+        p->x_row = *rows;
+        p->rows = held - before;
+        p->kv_row = before;
         *rows += held - before;
-        lm->kv.need[p->seat] = held;
-        lm->kv.limit[p->seat] = p->reach;
+        /* A prompt comes whole, and layouts deal it out evenly. */
+        lm->wishes[i] = (struct rondo_kv_wish){ p->seat, held, p->prompt / lm->ranks, p->reach };
     }
-    err = rondo__kv_reserve(&lm->kv);
+    err = rondo__kv_reserve(&lm->kv, lm->wishes, count);
     if (err)
         return err;
     for (int64_t i = 0; i < count; i++) {
         struct rondo_kv_run *run = &lm->kv.runs[chunks[i].seat];
-        run->used = lm->kv.need[chunks[i].seat];
+        run->used = lm->wishes[i].rows;
         lm->pass.kv_first[i] = run->first;
-        lm->pass.kv_row[i] += run->first;
+        chunks[i].kv_row += run->first;
     }
     return 0;
 }
@@ -235,7 +235,8 @@ static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, ron
     return err;
 }
 
-static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t count, int64_t rows, struct layer_progress *progress)
+static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, const struct rondo_chunk *chunks, int64_t count, int64_t rows,
+                  struct layer_progress *progress)
 {
     const struct rondo_config *c = &lm->model->config;
     const struct rondo_layer *y = &lm->model->layers[layer];
@@ -256,8 +257,8 @@ static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, int64_t co
             err = rondo_rope(lm->ctx, rows, c->kv_heads, c->rope.dim, lm->k, width, c->head_dim, lm->table);
     }
     for (int64_t i = 0; i < count && !err; i++) {
-        const int64_t elements = lm->pass.rows[i] * width, from = lm->pass.x_row[i] * width;
-        const size_t to = (size_t)lm->pass.kv_row[i] * (size_t)width * element;
+        const int64_t elements = chunks[i].rows * width, from = chunks[i].x_row * width;
+        const size_t to = (size_t)chunks[i].kv_row * (size_t)width * element;
         if (elements == 0)
             continue;
         err = rondo_convert(lm->ctx, elements, RONDO_F32, lm->k + from, lm->kv.type, (char *)lm->kv.keys[layer] + to);
@@ -324,7 +325,7 @@ static int64_t keep_wanted(rondo_lm *lm)
     return lm->wanted_count;
 }
 
-int rondo__forward(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, bool decode)
+int rondo__forward(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, bool decode)
 {
     const int64_t layers = lm->model->config.layers;
     rondo_attention *plan = NULL;
@@ -341,7 +342,7 @@ int rondo__forward(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count
     struct layer_progress progress = { lm, tokens, 0, attention_part(lm, chunks, count) };
     for (int64_t layer = 0; layer < layers && !err; layer++) {
         progress.layer = layer;
-        err = attend(lm, plan, layer, count, rows, &progress);
+        err = attend(lm, plan, layer, chunks, count, rows, &progress);
         if (!err && layer == layers - 1)
             rows = keep_wanted(lm);
         if (!err)

@@ -44,7 +44,7 @@ static void set_chunk(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
     }
     lm->chunks[at] = (struct rondo_chunk){
         .id = id, .seat = s->seat, .first = s->done, .count = tokens, .tokens = s->tokens + s->done, .inv_freq = s->inv_freq,
-        .reach = s->reach, .want = s->done + tokens == s->count ? RONDO_WANT_LAST : RONDO_WANT_NONE,
+        .prompt = s->prompt, .reach = s->reach, .want = s->done + tokens == s->count ? RONDO_WANT_LAST : RONDO_WANT_NONE,
     };
 }
 

@@ -47,8 +47,10 @@ struct rondo_chunk {
     int64_t seat, first, count;    /* positions [first, first + count) */
     const int32_t *tokens;         /* [count], on every rank all of them */
     const float *inv_freq;         /* of all its positions */
-    int64_t reach;                 /* positions that the sequence may come to have */
+    int64_t prompt, reach;         /* positions that the sequence will have, that it may come to have */
     int32_t want;                  /* rows whose logits will be asked for */
+    int64_t x_row, rows;           /* set by the pass: this rank's rows of it */
+    int64_t kv_row;                /* ... and the row of the slabs where their keys go */
 };
 /* A row of the final hidden states that this rank holds, in the order of chunks and positions. */
 struct rondo_wanted {
@@ -84,12 +86,11 @@ struct rondo_lm {
     int64_t wanted_count, wanted_room;
     struct rondo_chunk *chunks;
     int64_t chunk_room;
-    struct {                       /* of the chunks of a pass, [chunk_room] each, in one block */
+    struct {                       /* of the chunks of a pass, as attention takes them: [chunk_room] each, in one block */
         int64_t *seat, *tokens;
-        int64_t *x_row, *rows;     /* this rank's rows of the pass */
-        int64_t *kv_row;           /* row of the slabs where their keys go */
-        int64_t *kv_first;         /* ... where the sequence's first key lies */
+        int64_t *kv_first;         /* row of the slabs where the sequence's first key lies */
     } pass;
+    struct rondo_kv_wish *wishes;  /* [chunk_room] */
     void *candidates;              /* sampling.c's */
     size_t candidate_room;
     void *exchange;                /* generate.c's */
@@ -119,7 +120,7 @@ int rondo__seat_append(rondo_lm *lm, int64_t seat, int64_t tokens);
 
 /* ---- forward.c ---- */
 /* Appends the chunks to placement and cache and runs all layers; afterwards lm->wanted tells the rows that this rank holds. */
-int rondo__forward(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, bool decode);
+int rondo__forward(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, bool decode);
 /* Logits of wanted rows [first, first + rows) into lm->logits; rows <= lm->logit_rows. */
 int rondo__logits(rondo_lm *lm, int64_t first, int64_t rows);
 /* Tells the caller that of a pass over so many tokens this part (0 to 1) is done: 0, or RONDO_ECANCELED. */

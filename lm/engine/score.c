@@ -146,8 +146,8 @@ static int score_all(struct scorer *s, const float *inv_freq)
         const double begin = rondo__now();
         const int64_t tokens = s->count - at < step ? s->count - at : step;
         struct rondo_chunk chunk = {
-            .id = -1, .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq, .reach = s->count,
-            .want = RONDO_WANT_ALL,
+            .id = -1, .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq,
+            .prompt = s->count, .reach = s->count, .want = RONDO_WANT_ALL,
         };
         lm->progress_done = at;
         err = rondo__forward(lm, &chunk, 1, false);
