@@ -191,13 +191,26 @@ typedef enum rondo_type { RONDO_TYPE_DEFAULT = 0, RONDO_F32 = 1, RONDO_BF16 = 2,
 RONDO_API size_t rondo_type_size(int type);           /* bytes; 0 for an unknown type */
 RONDO_API const char *rondo_type_name(int type);      /* "f32", "bf16", "f16"; NULL for an unknown type */
 
+/* Where memory lies. For a device that computes on host memory as it is, such as "cpu", the three are the same. */
+typedef enum rondo_memory {
+    RONDO_MEMORY_HOST = 0,     /* the program's own */
+    RONDO_MEMORY_PINNED = 1,   /* the host's, which copies of the device reach faster */
+    RONDO_MEMORY_DEVICE = 2
+} rondo_memory;
+
 /* Memory that belongs to the caller. shape and stride have `dims` valid entries; strides count elements and may be any
- * positive number except that the last dimension must be dense (stride 1). */
+ * positive number except that the last of three dimensions must be dense (stride 1). Make it by rondo_tensor_dense() or from
+ * RONDO_TENSOR_INIT: all fields that a program does not know must be zero. */
 typedef struct rondo_tensor {
     void *data;
     int32_t type, dims;
     int64_t shape[4], stride[4];
+    const void *scale;        /* of storage types whose numbers come with scales; F32, BF16 and F16 have none: NULL */
+    int32_t memory;           /* rondo_memory: where data lies */
+    int32_t reserved;
+    int64_t spare[4];
 } rondo_tensor;
+#define RONDO_TENSOR_INIT { NULL, 0, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, NULL, 0, 0, { 0, 0, 0, 0 } }
 RONDO_API rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *shape);   /* row-major */
 
 /* 64-bit hash over IEEE bits that does not depend on how the elements were divided: the sum over elements of a mix of
@@ -335,16 +348,20 @@ typedef struct rondo_attention_io {
     rondo_tensor q;             /* [q_rows, heads, head_dim] */
     rondo_tensor k, v;          /* [rows, kv_heads, head_dim], [rows, kv_heads, value_dim] */
     rondo_tensor out;           /* [q_rows, heads, value_dim]; may be q where shapes and types agree */
-    rondo_tensor lse;           /* F32 [q_rows, heads], natural log; data NULL: not wanted */
+    rondo_tensor lse;           /* F32 [q_rows, heads], natural log, any strides; data NULL: not wanted */
     const int64_t *kv_row;      /* [sequences]: the row of k and v where a sequence's first key here lies; NULL: packed */
     /* Called now and then from the rank's thread with the part of this rank's work that is done, 0 to 1, never falling; other than 0:
      * stop (RONDO_ECANCELED). NULL: nobody asks. */
     int (*progress)(void *user, double done);
     void *user;
+    /* [sequences]: the same of q, out and lse: the row where a sequence's first query here lies; NULL: packed. With a list a tensor
+     * may have more rows than are used. So arrays [B, H, T, D] are given as they are: row stride D, head stride T * D, and sequence b
+     * begins at row b * H * T (lse [B, H, T]: strides 1 and T, rows b * H * T). */
+    const int64_t *q_row, *out_row, *lse_row;
 } rondo_attention_io;
-#define RONDO_TENSOR_INIT { NULL, 0, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 } }
 #define RONDO_ATTENTION_IO_INIT                                                                                        \
-    { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL, NULL }
+    { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL, NULL, \
+      NULL, NULL, NULL }
 
 /* Runs it on this rank's rows. Collective. workspace: workspace_bytes from the caller, 64-byte aligned, or NULL: the call
  * takes and returns it itself. The first execute of a plan compares its hash over the ranks (RONDO_EMISMATCH). */

@@ -18,7 +18,7 @@ struct rondo__place {
 /* One task of a step; `first` fields are places in the plan's lists. */
 struct rondo__job {
     int64_t sequence;
-    int64_t q_row, q_rows;             /* among all rows of the rank whose queries these are */
+    int64_t q_row, q_rows;             /* among all rows of the rank whose queries these are, packed */
     int64_t spans_first, leaves_first, steps_first, places_first;
     int32_t spans, leaves, steps, depth, places;
     int32_t step;                      /* of the ring; pass-Q: ranks = the final join */
@@ -26,7 +26,7 @@ struct rondo__job {
 
 /* Rows of the output that see no key. */
 struct rondo__blank {
-    int64_t q_row, q_rows;
+    int64_t sequence, q_row, q_rows;
 };
 
 /* What a rank sends round the ring: rows of K and V that others need, or its Q. */
@@ -45,6 +45,8 @@ struct rondo_attention {
     int64_t sequences;
     int64_t *tokens, *cached;          /* [sequences] */
     int64_t *kv_first;                 /* [sequences + 1]: packed rows of K and V here */
+    int64_t *q_first;                  /* [sequences + 1]: packed rows of Q here */
+    int64_t *order;                    /* [sequences]: for rondo__check_io() */
     rondo_placement *keys;
     rondo_placement *queries;          /* where there are fewer keys than queries: the queries by themselves; else NULL */
     struct rondo__list spans, leaves, steps, jobs, places, blanks;
@@ -88,6 +90,10 @@ bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo_
 size_t rondo__room(const rondo_attention *plan, size_t bytes);
 #define RONDO_LABEL_BYTES 64
 
+/* ---- io.c ---- */
+/* Whether the caller's tensors are what the plan needs, and results lie where nothing else does. */
+int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io);
+
 /* ---- execute.c: one execution under way ---- */
 struct rondo__extra {                  /* memory taken during it, released after the next fence */
     struct rondo__extra *next;
@@ -118,6 +124,9 @@ void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int3
                  struct rondo_attention_task *task);
 /* The row of k and v where a sequence's first key here lies. */
 int64_t rondo__kv_row(const struct rondo__execution *e, int64_t sequence);
+
+/* The same for q, out or lse of a packed row of a sequence, where `list` says where sequences begin, or is NULL. */
+int64_t rondo__query_row(const rondo_attention *plan, const int64_t *list, int64_t sequence, int64_t packed);
 
 /* Where something of the caller's lies: row and head of a tensor [rows, heads, dim]. */
 const void *rondo__row(const rondo_tensor *t, int64_t row, int64_t head);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * rondo_attention_execute: checks the caller's tensors before anything moves, lets the ranks agree on the plan once, runs it head group
+ * rondo_attention_execute: has the caller's tensors checked (io.c) before anything moves, lets the ranks agree on the plan once, runs it head group
  * by head group, and ends in the same state on every rank whatever fails. What pass_kv.c and pass_q.c share is here too.
  */
 #include "attention/attention.h"
@@ -22,6 +22,11 @@ bool rondo__dense_rows(const rondo_tensor *t, int64_t heads)
 int64_t rondo__kv_row(const struct rondo__execution *e, int64_t sequence)
 {
     return e->io->kv_row ? e->io->kv_row[sequence] : e->plan->kv_first[sequence];
+}
+
+int64_t rondo__query_row(const rondo_attention *plan, const int64_t *list, int64_t sequence, int64_t packed)
+{
+    return list ? list[sequence] + packed - plan->q_first[sequence] : packed;
 }
 
 int rondo__pack_rows(struct rondo__execution *e, const rondo_tensor *t, int64_t head, int64_t heads, int64_t first, int64_t rows, char *to)
@@ -115,15 +120,16 @@ int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, cons
         if (q) {
             t->q = (const char *)q + (size_t)(job->q_row * t->q_row_stride) * q_size;
         } else {
-            t->q = rondo__row(&io->q, job->q_row, head);
+            t->q = rondo__row(&io->q, rondo__query_row(plan, io->q_row, job->sequence, job->q_row), head);
             t->q_row_stride = io->q.stride[0];
             t->q_head_stride = io->q.stride[1];
-            t->out = (void *)(uintptr_t)rondo__row(&io->out, job->q_row, head);
+            t->out = (void *)(uintptr_t)rondo__row(&io->out, rondo__query_row(plan, io->out_row, job->sequence, job->q_row), head);
             t->out_row_stride = io->out.stride[0];
             t->out_head_stride = io->out.stride[1];
             if (io->lse.data) {
-                t->lse = (float *)io->lse.data + job->q_row * io->lse.stride[0] + head;
+                t->lse = (void *)(uintptr_t)rondo__row(&io->lse, rondo__query_row(plan, io->lse_row, job->sequence, job->q_row), head);
                 t->lse_row_stride = io->lse.stride[0];
+                t->lse_head_stride = io->lse.stride[1];
             }
         }
         t->blocks = blocks;
@@ -172,10 +178,12 @@ static int write_blanks(struct rondo__execution *e)
         memset(e->base + e->at.zeros, 0, bytes);
     for (int64_t i = 0; i < plan->blanks.count; i++)
         for (int64_t h = 0; h < plan->desc.heads && !err; h++) {
-            err = ops->copy_rows(rondo__dev(e->ctx), (void *)(uintptr_t)rondo__row(&e->io->out, b[i].q_row, h),
+            const int64_t row = rondo__query_row(plan, e->io->out_row, b[i].sequence, b[i].q_row);
+            const int64_t lse_row = rondo__query_row(plan, e->io->lse_row, b[i].sequence, b[i].q_row);
+            err = ops->copy_rows(rondo__dev(e->ctx), (void *)(uintptr_t)rondo__row(&e->io->out, row, h),
                                  (size_t)e->io->out.stride[0] * element, e->base + e->at.zeros, 0, bytes, b[i].q_rows);
             if (!err && e->io->lse.data)
-                err = ops->copy_rows(rondo__dev(e->ctx), (void *)(uintptr_t)rondo__row(&e->io->lse, b[i].q_row, h),
+                err = ops->copy_rows(rondo__dev(e->ctx), (void *)(uintptr_t)rondo__row(&e->io->lse, lse_row, h),
                                      (size_t)e->io->lse.stride[0] * sizeof(float), &nothing, 0, sizeof nothing, b[i].q_rows);
         }
     return err;
@@ -253,127 +261,6 @@ int rondo__settle(struct rondo__execution *e, const char *step)
     return err;
 }
 
-/* ---- what the caller gave ---- */
-
-struct extent {
-    const char *begin, *end;
-    size_t row_bytes, stride_bytes;   /* of what is used, and from one row to the next */
-};
-
-/* Checks a tensor against the shape [rows, heads, dim] (dim 0: no third dimension); more: rows may be more. */
-static int check_tensor(const char *name, const rondo_tensor *t, int32_t type, int64_t rows, int64_t heads, int64_t dim, bool more,
-                        struct extent *extent)
-{
-    int dims = dim ? 3 : 2;
-    *extent = (struct extent){ NULL, NULL, 0, 0 };
-    if (!t->data && !rows)
-        return 0;
-    if (!t->data)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s is NULL, but this rank has %lld rows", name, (long long)rows);
-    if (t->type != type)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s is %s; the plan says %s", name,
-                           rondo_type_name(t->type) ? rondo_type_name(t->type) : "of no known type", rondo_type_name(type));
-    if (t->dims != dims)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s has %d dimensions; it must have %d", name, (int)t->dims, dims);
-    if (t->shape[1] != heads || (dim && t->shape[2] != dim) || t->shape[0] < rows || (!more && t->shape[0] != rows))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s is [%lld, %lld, %lld]; this rank needs [%lld%s, %lld, %lld]", name,
-                           (long long)t->shape[0], (long long)t->shape[1], (long long)(dim ? t->shape[2] : 1), (long long)rows,
-                           more ? " or more" : "", (long long)heads, (long long)(dim ? dim : 1));
-    if (t->stride[dims - 1] != 1)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the last dimension of %s has stride %lld; it must be dense (1)", name,
-                           (long long)t->stride[dims - 1]);
-    int64_t last = 0, part = 0;
-    for (int i = 0; i < dims; i++) {
-        if (t->stride[i] < 1)
-            return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: stride %d of %s is %lld; strides must be positive", i, name,
-                               (long long)t->stride[i]);
-        if (t->shape[i] > 0 && (!rondo__mul64(t->shape[i] - 1, t->stride[i], &part) || !rondo__add64(last, part, &last)))
-            last = INT64_MAX;
-    }
-    const size_t element = rondo_type_size(type);
-    if (last > INT64_MAX / 8 || (uint64_t)last >= SIZE_MAX / 2 / element)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides of %s reach beyond memory", name);
-    if (!t->shape[0])
-        return 0;
-    int64_t row = (heads - 1) * t->stride[1] + (dim ? dim : 1);
-    *extent = (struct extent){ t->data, (const char *)t->data + (size_t)(last + 1) * element, (size_t)row * element,
-                               (size_t)t->stride[0] * element };
-    return 0;
-}
-
-/* Outputs must not write one element twice. */
-static bool folded(const rondo_tensor *t)
-{
-    int64_t inner = t->dims == 3 ? t->shape[2] : 1;
-    if (t->shape[0] <= 1 && t->shape[1] <= 1)
-        return false;
-    bool rows_outside = t->stride[1] >= inner && t->stride[0] >= (t->shape[1] - 1) * t->stride[1] + inner;
-    bool heads_outside = t->stride[0] >= inner && t->stride[1] >= (t->shape[0] - 1) * t->stride[0] + inner;
-    return !rows_outside && !heads_outside && !(t->shape[0] <= 1 && t->stride[1] >= inner) && !(t->shape[1] <= 1 && t->stride[0] >= inner);
-}
-
-static bool overlap(const struct extent *a, const struct extent *b)
-{
-    if (!a->begin || !b->begin || a->begin >= b->end || b->begin >= a->end)
-        return false;
-    /* two columns of one array, such as q and k in rows of [q | k | v]: they have the same stride and do not meet inside it */
-    if (a->stride_bytes == b->stride_bytes && a->stride_bytes) {
-        size_t stride = a->stride_bytes, delta = (size_t)(a->begin < b->begin ? b->begin - a->begin : a->begin - b->begin) % stride;
-        size_t before = a->begin < b->begin ? a->row_bytes : b->row_bytes, after = a->begin < b->begin ? b->row_bytes : a->row_bytes;
-        if (delta >= before && delta + after <= stride)
-            return false;
-    }
-    return true;
-}
-
-static bool same_place(const rondo_tensor *a, const rondo_tensor *b)
-{
-    return a->data == b->data && a->type == b->type && a->shape[2] == b->shape[2] && a->stride[0] == b->stride[0] &&
-           a->stride[1] == b->stride[1];
-}
-
-static int check_io(const rondo_attention *plan, const rondo_attention_io *io)
-{
-    const rondo_attention_desc *d = &plan->desc;
-    struct extent q, k, v, out, lse = { NULL, NULL, 0, 0 };
-    int64_t rows = plan->info.q_rows, keys = plan->info.kv_rows;
-    if (io->kv_row) {
-        keys = 0;
-        for (int64_t i = 0; i < plan->sequences; i++) {
-            int64_t held = plan->kv_first[i + 1] - plan->kv_first[i], end;
-            if (!held)
-                continue;
-            if (io->kv_row[i] < 0 || !rondo__add64(io->kv_row[i], held, &end))
-                return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: kv_row[%lld] is %lld; it must be a row of k and v", (long long)i,
-                                   (long long)io->kv_row[i]);
-            keys = end > keys ? end : keys;
-        }
-    }
-    int err = check_tensor("q", &io->q, d->q_type, rows, d->heads, d->head_dim, false, &q);
-    if (!err)
-        err = check_tensor("k", &io->k, d->kv_type, keys, d->kv_heads, d->head_dim, true, &k);
-    if (!err)
-        err = check_tensor("v", &io->v, d->kv_type, keys, d->kv_heads, d->value_dim, true, &v);
-    if (!err)
-        err = check_tensor("out", &io->out, d->out_type, rows, d->heads, d->value_dim, false, &out);
-    if (!err && io->lse.data)
-        err = check_tensor("lse", &io->lse, RONDO_F32, rows, d->heads, 0, false, &lse);
-    if (err)
-        return err;
-    if ((out.begin && folded(&io->out)) || (lse.begin && folded(&io->lse)))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides of %s make rows or heads overlap; results need places of their own",
-                           out.begin && folded(&io->out) ? "out" : "lse");
-    if (overlap(&out, &q) && !same_place(&io->out, &io->q))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: out overlaps q; it may be q only with the same type, shape and strides");
-    if (overlap(&out, &k) || overlap(&out, &v) || overlap(&out, &lse))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: out overlaps %s; only q may be overwritten",
-                           overlap(&out, &k) ? "k" : overlap(&out, &v) ? "v" : "lse");
-    if (overlap(&lse, &q) || overlap(&lse, &k) || overlap(&lse, &v))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: lse overlaps %s; it needs memory of its own",
-                           overlap(&lse, &q) ? "q" : overlap(&lse, &k) ? "k" : "v");
-    return 0;
-}
-
 static int prepare(rondo_attention *plan, const rondo_attention_io *io, rondo_attention_io *ours, void *workspace, void **own)
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
@@ -381,7 +268,7 @@ static int prepare(rondo_attention *plan, const rondo_attention_io *io, rondo_at
     if (!err && ops->check)
         err = ops->check(rondo__dev(plan->ctx));
     if (!err)
-        err = check_io(plan, ours);
+        err = rondo__check_io(plan, ours);
     if (!err && (uintptr_t)workspace % 64)
         err = rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the workspace is not aligned to 64 bytes");
     if (!err && !workspace) {

@@ -27,19 +27,33 @@ static char *place_nodes(struct rondo__execution *e, const void **to)
 
 static int own_queries(struct rondo__execution *e, const void **out)
 {
+    const rondo_attention *plan = e->plan;
     const rondo_tensor *q = &e->io->q;
-    int64_t head = (int64_t)e->group * e->heads;
+    int64_t head = (int64_t)e->group * e->heads, begin = 0;
     /* out may be q: what others still read must not become a result */
-    if (rondo__dense_rows(q, e->heads) && e->io->out.data != q->data) {
-        *out = rondo__row(q, 0, head);
+    bool in_place = rondo__dense_rows(q, e->heads) && e->io->out.data != q->data;
+    for (int64_t i = 0, any = 0; i < plan->sequences && in_place && e->io->q_row; i++) {
+        if (plan->q_first[i + 1] == plan->q_first[i])
+            continue;
+        begin = any++ ? begin : e->io->q_row[i] - plan->q_first[i];
+        in_place = e->io->q_row[i] - plan->q_first[i] == begin;
+    }
+    if (in_place) {
+        *out = rondo__row(q, begin, head);
         return 0;
     }
     char *to = rondo__pack_room(e, 0);
     *out = to;
     if (!to)
         return RONDO_ENOMEM;
-    int err = rondo__pack_rows(e, q, head, e->heads, 0, e->plan->parcels[e->plan->rank].rows, to);
-    return err ? err : rondo__ops(e->ctx)->sync(rondo__dev(e->ctx));
+    for (int64_t i = 0; i < plan->sequences; i++) {
+        const int64_t first = plan->q_first[i], rows = plan->q_first[i + 1] - first;
+        int err = rondo__pack_rows(e, q, head, e->heads, rondo__query_row(plan, e->io->q_row, i, first), rows, to);
+        if (err)
+            return err;
+        to += (size_t)rows * e->at.parcel_bytes[0];
+    }
+    return rondo__ops(e->ctx)->sync(rondo__dev(e->ctx));
 }
 
 static int start_hop(struct rondo__execution *e, int32_t hop, const void *hand, bool *active)

@@ -249,7 +249,7 @@ static void fill_info(rondo_attention *plan)
     info->head_groups = plan->groups;
     info->kv_rows = plan->kv_first[plan->sequences];
     info->hash = hash_plan(plan);
-    info->plan_bytes = sizeof *plan + (size_t)(5 * plan->sequences + 1) * sizeof(int64_t) +
+    info->plan_bytes = sizeof *plan + (size_t)(7 * plan->sequences + 2) * sizeof(int64_t) +
                        (size_t)plan->ranks * (sizeof(struct rondo__parcel) + 3 * sizeof(int64_t)) + rondo__placement_bytes(plan->keys) +
                        (plan->queries ? rondo__placement_bytes(plan->queries) : 0) + list_bytes(&plan->spans, sizeof(rondo_span)) +
                        list_bytes(&plan->leaves, sizeof(struct rondo_leaf)) + list_bytes(&plan->steps, sizeof(struct rondo_tree_step)) +
@@ -265,12 +265,14 @@ static int make(rondo_attention *plan, const rondo_attention_desc *d)
     plan->tokens = rondo__alloc_zero(sequences, sizeof(int64_t));
     plan->cached = rondo__alloc_zero(sequences, sizeof(int64_t));
     plan->kv_first = rondo__alloc_zero(sequences + 1, sizeof(int64_t));
+    plan->q_first = rondo__alloc_zero(sequences + 1, sizeof(int64_t));
+    plan->order = rondo__alloc_zero(sequences, sizeof(int64_t));
     plan->parcel_first = rondo__alloc_zero(sequences, 2 * sizeof(int64_t));
     plan->parcels = rondo__alloc_zero(ranks, sizeof *plan->parcels);
     plan->job_first = rondo__alloc_zero(ranks + 2, sizeof(int64_t));
     plan->rows_to = rondo__alloc_zero(ranks, sizeof(int64_t));
     plan->rows_from = rondo__alloc_zero(ranks, sizeof(int64_t));
-    if (!plan->tokens || !plan->cached || !plan->kv_first || !plan->parcel_first || !plan->parcels || !plan->job_first || !plan->rows_to ||
+    if (!plan->tokens || !plan->cached || !plan->kv_first || !plan->q_first || !plan->order || !plan->parcel_first || !plan->parcels || !plan->job_first || !plan->rows_to ||
         !plan->rows_from)
         return no_memory();
 
@@ -353,6 +355,8 @@ void rondo_attention_destroy(rondo_attention *plan)
     rondo__free(plan->tokens);
     rondo__free(plan->cached);
     rondo__free(plan->kv_first);
+    rondo__free(plan->q_first);
+    rondo__free(plan->order);
     rondo__free(plan->parcel_first);
     rondo__free(plan->parcels);
     rondo__free(plan->job_first);

@@ -126,12 +126,12 @@ static int keep_spans(struct survey *s, int64_t *first)
     return 0;
 }
 
-static int keep_blank(struct survey *s, int64_t q_row, int64_t q_rows)
+static int keep_blank(struct survey *s, int64_t sequence, int64_t q_row, int64_t q_rows)
 {
     struct rondo__blank *b = rondo__list_add(&s->plan->blanks, sizeof *b, 1);
     if (!b)
         return no_memory();
-    *b = (struct rondo__blank){ q_row, q_rows };
+    *b = (struct rondo__blank){ sequence, q_row, q_rows };
     return 0;
 }
 
@@ -171,7 +171,7 @@ static int kv_jobs(struct survey *s, int64_t sequence, int64_t q_row, int64_t ro
     rondo_attention *plan = s->plan;
     int64_t spans_first, jobs = plan->jobs.count;
     if (!s->pieces.count)
-        return keep_blank(s, q_row, rows);
+        return keep_blank(s, sequence, q_row, rows);
     int err = keep_spans(s, &spans_first);
     if (err)
         return err;
@@ -336,7 +336,7 @@ static int q_strip(struct survey *s, int64_t sequence, int32_t source, int64_t q
     bool alone = true;
     int err = 0;
     if (!s->pieces.count)
-        return source == plan->rank ? keep_blank(s, q_row, rows) : 0;
+        return source == plan->rank ? keep_blank(s, sequence, q_row, rows) : 0;
     for (int64_t i = 0; i < s->pieces.count; i++) {
         tag[i] = p[i].rank;
         alone &= p[i].rank == source;
@@ -483,6 +483,7 @@ int rondo__survey(rondo_attention *plan)
             err = rondo__query_spans(plan, &s.all, i, r);
             s.rows[r] += count_rows(&s.all);
         }
+        plan->q_first[i + 1] = s.rows[plan->rank];
     }
     if (!err)
         err = sort_jobs(plan);
