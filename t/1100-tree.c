@@ -233,8 +233,11 @@ static void placements(void)
             if (rondo_placement_append(place, 0, turn))
                 own = 0;
         }
-        struct rondo__mask mask = { (int32_t)draw(2), draw(2) ? (int64_t)draw(200) : -1, draw(2) ? (int64_t)draw(50) : -1 };
-        struct rondo__mask open = { 0, -1, -1 };
+        const int causal = (int)draw(2);
+        const int64_t left = draw(2) ? (int64_t)draw(200) : -1, right = draw(2) ? (int64_t)draw(50) : -1;
+        struct rondo_mask mask, open;
+        rondo__mask_make(&mask, causal, left, right);
+        rondo__mask_make(&open, 0, -1, -1);
         int me = (int)draw((uint32_t)ranks);
         rondo_span spans[64];
         int64_t n = rondo_placement_spans(place, 0, me, length - turn, spans, 64);
@@ -274,8 +277,7 @@ static void placements(void)
                 for (int64_t j = 0; j < spans[s].count && !visible; j++)
                     for (int32_t x = 0; x < a[i].count && !visible; x++) {
                         int64_t at = spans[s].first + j * spans[s].step, key = a[i].first + (int64_t)x * a[i].step;
-                        visible = (!mask.causal || key <= at) && (mask.left < 0 || key >= at - mask.left) &&
-                                  (mask.right < 0 || key <= at + mask.right);
+                        visible = (!causal || key <= at) && (left < 0 || key >= at - left) && (right < 0 || key <= at + right);
                     }
             int here = k < seen.count && p[k].index == a[i].index;
             /* between keys dealt one by one and queries with a step the test may err on the side of yes */
@@ -307,7 +309,8 @@ static void waiting(void)
                 rondo_placement_desc d = RONDO_PLACEMENT_DESC_INIT;
                 rondo_placement *place;
                 struct rondo__list list = { 0 };
-                struct rondo__mask open = { 0, -1, -1 };
+                struct rondo_mask open;
+                rondo__mask_make(&open, 0, -1, -1);
                 rondo_span everything = { 0, 8 * 1024, 1, 0 };
                 d.ranks = ranks;
                 d.layout = layout;

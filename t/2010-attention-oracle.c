@@ -58,7 +58,7 @@ static double compare(const struct test_case *c)
                                     (double)rondo__element(
                                         t->q, r * t->q_row_stride + h * t->q_head_stride + d, s->q_type) *
                                     (double)rondo__element(
-                                        t->k, row * t->k_row_stride + kv * t->k_head_stride + d, s->kv_type);
+                                        t->kv[0].k.data, row * t->kv[0].k.row_stride + kv * t->kv[0].k.head_stride + d, s->kv_type);
                                 dot += e;
                                 magnitude += fabs(e);
                             }
@@ -73,7 +73,7 @@ static double compare(const struct test_case *c)
                         l += p;
                         for (int d = 0; d < s->value_dim; d++) {
                             const double v = (double)rondo__element(
-                                t->v, row * t->v_row_stride + kv * t->v_head_stride + d, s->kv_type);
+                                t->kv[0].v.data, row * t->kv[0].v.row_stride + kv * t->kv[0].v.head_stride + d, s->kv_type);
                             sum[d] += p * v;
                             size[d] += p * fabs(v);
                         }

@@ -35,12 +35,11 @@ static struct shape random_shape(int64_t most)
     return s;
 }
 
-/* Moves about half of the leaves into dense blocks, as if they came from other ranks, and spoils what lies at
+/* Moves about half of the leaves into dense parts, as if they came from other ranks, and spoils what lies at
  * their old place: every build must follow struct rondo_leaf's `source`. */
 static int scattered(struct test_case *c, struct device_under_test *d, int n)
 {
     struct rondo_attention_task *t = &c->task;
-    struct rondo_kv_block blocks[2];
     int64_t used[2] = { 0, 0 };
     const size_t dims[2] = { (size_t)t->head_dim, (size_t)t->value_dim },
                  element = rondo_type_size(t->kv_type);
@@ -50,7 +49,8 @@ static int scattered(struct test_case *c, struct device_under_test *d, int n)
     char *want = case_result(c);
     for (int i = 0; i < 4; i++) {
         memory[i] = xalloc((size_t)(c->k_rows * t->kv_heads) * dims[i % 2] * element);
-        blocks[i / 2].part[i % 2] = memory[i];
+        const struct rondo_rows dense = { memory[i], t->kv_heads * (int64_t)dims[i % 2], (int64_t)dims[i % 2] };
+        *(i % 2 ? &c->kv[1 + i / 2].v : &c->kv[1 + i / 2].k) = dense;
     }
     for (int32_t f = 0; f < t->leaf_count; f++) {
         const int b = (int)below(4);
@@ -58,8 +58,8 @@ static int scattered(struct test_case *c, struct device_under_test *d, int n)
             for (int32_t h = 0; h < t->kv_heads; h++)
                 for (int part = 0; part < 2; part++) {
                     char *from = part ? c->v : c->k;
-                    from += (size_t)(part ? row * t->v_row_stride + h * t->v_head_stride
-                                          : row * t->k_row_stride + h * t->k_head_stride) * element;
+                    from += (size_t)(part ? row * t->kv[0].v.row_stride + h * t->kv[0].v.head_stride
+                                          : row * t->kv[0].k.row_stride + h * t->kv[0].k.head_stride) * element;
                     const int64_t to = (used[b] + row - c->leaves[f].row) * t->kv_heads + h;
                     memcpy(memory[2 * b + part] + (size_t)to * dims[part] * element, from, dims[part] * element);
                     memset(from, 0xff, dims[part] * element);
@@ -70,12 +70,12 @@ static int scattered(struct test_case *c, struct device_under_test *d, int n)
             used[b] += c->leaves[f].count;
         }
     }
-    t->blocks = blocks;
+    t->kv_count = 3;
     int same = case_same(c, d, n);
     case_run(c, d[n - 1].dev);
     char *got = case_result(c);
     if (memcmp(want, got, case_result_bytes(c))) {
-        diag("other bits where leaves lie in blocks");
+        diag("other bits where leaves lie in several parts");
         case_print(c);
         same = 0;
     }

@@ -72,7 +72,7 @@ static void scores_are(struct test_case *c, const float *x, int64_t n)
         ((float *)c->q)[i] = 1.0f;
     for (int32_t f = 0; f < c->task.leaf_count; f++)
         for (int32_t i = 0; i < c->leaves[f].count; i++)
-            ((float *)c->k)[(c->leaves[f].row + i) * c->task.k_row_stride] = x[(c->leaves[f].first + i) % n];
+            ((float *)c->k)[(c->leaves[f].row + i) * c->task.kv[0].k.row_stride] = x[(c->leaves[f].first + i) % n];
 }
 
 static void test_scores(struct device_under_test *d, int n)
@@ -169,10 +169,10 @@ static void test_hidden(struct device_under_test *d, int n)
                         if (at <= p && (s.left < 0 || at >= p - s.left))
                             continue;
                         for (int x = 0; x < s.head_dim; x++)
-                            put(c.k, (c.leaves[f].row + j) * c.task.k_row_stride + x, s.kv_type,
+                            put(c.k, (c.leaves[f].row + j) * c.task.kv[0].k.row_stride + x, s.kv_type,
                                 x % 2 ? NAN : INFINITY);
                         for (int x = 0; x < s.value_dim; x++)
-                            put(c.v, (c.leaves[f].row + j) * c.task.v_row_stride + x, s.kv_type,
+                            put(c.v, (c.leaves[f].row + j) * c.task.kv[0].v.row_stride + x, s.kv_type,
                                 x % 3 ? NAN : -INFINITY);
                     }
                 case_run(&c, d[v].dev);
@@ -204,7 +204,7 @@ static void test_seen(struct device_under_test *d, int n)
     case_make(&c, &s);
     case_run(&c, d[0].dev);
     char *want = case_result(&c);
-    put(c.v, (c.leaves[2].row + 3) * c.task.v_row_stride + 1, 1, INFINITY);
+    put(c.v, (c.leaves[2].row + 3) * c.task.kv[0].v.row_stride + 1, 1, INFINITY);
     ok(case_same(&c, d, n), "an infinite value");
     case_run(&c, d[n - 1].dev);
     int hit = 1, others = 1;

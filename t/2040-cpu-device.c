@@ -162,35 +162,56 @@ static void test_memory(struct device_under_test *d, int n)
     hooks.allocate = count_allocate;
     hooks.release = count_release;
     for (int i = 0; i < n; i++) {
-        int bounded = 1, failed = 1;
+        int bounded = 1, failed = 1, none = 1;
         for (int j = 0; j < 4; j++) {
+            struct rondo_device_desc of = { .threads = d[i].threads, .isa = d[i].isa };
+            struct rondo_device *dev = NULL;
+            struct rondo_program *program = NULL;
             struct test_case c;
             struct shape s = middle();
             s.queries = j == 0 ? 1 : j == 1 ? 10 : 70;
             s.head_dim = s.value_dim = j == 3 ? 192 : 20;
             s.kv_type = 1 + j % 2;
             case_make(&c, &s);
-            case_run(&c, d[i].dev); /* the threads are there now */
             if (rondo_set_hooks(&hooks))
                 bounded = 0;
             held = peak = 0;
             calls = fail_at = 0;
-            bounded &= case_run(&c, d[i].dev) == 0;
-            const size_t stated = rondo__cpu_device.attention_scratch(d[i].dev, &c.task, 1);
-            bounded &= peak <= stated && stated < peak + 4096 && held == 0;
-            const int64_t all = calls;
+            bounded &= rondo__cpu_device.attach(&dev, &of) == 0;
+            const size_t before = held;
+            const struct rondo_program_desc desc = case_desc(&c);
+            const struct rondo_attention_run run = case_io(&c);
+            const int64_t attached = calls;
+            bounded &= rondo__cpu_device.program_new(dev, &program, &desc) == 0;
+            const int64_t all = calls - attached;
+            const size_t stated = rondo__cpu_device.program_scratch(dev, program), large = stated > 1u << 19 ? (size_t)4 << 20 : 0;
+            bounded &= held - before >= stated && held - before < stated + large + 4096;
+            none &= rondo__cpu_device.attention(dev, NULL, program, &run, NULL) == 0; /* the threads are there now */
+            calls = 0;
+            none &= rondo__cpu_device.attention(dev, NULL, program, &run, NULL) == 0 && calls == 0;
+            rondo__cpu_device.program_free(dev, program);
+            /* a second one of the size takes no more scratch; scratch goes with the device */
+            none &= rondo__cpu_device.program_new(dev, &program, &desc) == 0 && calls == all - 1;
+            rondo__cpu_device.program_free(dev, program);
+            rondo__cpu_device.detach(dev);
+            bounded &= held == 0;
+            fail_at = 0;
+            bounded &= rondo__cpu_device.attach(&dev, &of) == 0;
+            const size_t empty = held;
             for (fail_at = 1; fail_at <= all; fail_at++) {
                 calls = 0;
-                failed &= case_run(&c, d[i].dev) == RONDO_ENOMEM && held == 0 &&
+                failed &= rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOMEM && !program && held == empty &&
                           strstr(rondo_error_text(), "memory");
             }
             fail_at = 0;
+            rondo__cpu_device.detach(dev);
             if (rondo_set_hooks(NULL))
                 bounded = 0;
             case_free(&c);
         }
-        ok(bounded, "%s with %d threads: takes what it stated", d[i].isa, d[i].threads);
-        ok(failed, "  and returns RONDO_ENOMEM where an allocation fails");
+        ok(bounded, "%s with %d threads: a program takes what it stated", d[i].isa, d[i].threads);
+        ok(none, "  runs of it allocate nothing");
+        ok(failed, "  and it returns RONDO_ENOMEM where an allocation fails");
     }
 }
 
@@ -209,51 +230,92 @@ static void test_poll(struct device_under_test *d, int n)
     case_make(&c, &s);
     for (int i = 0; i < n; i++) {
         polls = stop_at = 0;
-        ok(rondo__cpu_device.attention(d[i].dev, &c.task, 1, &poll) == 0 && polls >= 1,
+        ok(case_attention(&c, d[i].dev, &poll) == 0 && polls >= 1,
            "%s with %d threads polls: %d times", d[i].isa, d[i].threads, polls);
         polls = 0;
         stop_at = 1;
-        ok(rondo__cpu_device.attention(d[i].dev, &c.task, 1, &poll) == RONDO_ECANCELED && polls == 1 &&
+        ok(case_attention(&c, d[i].dev, &poll) == RONDO_ECANCELED && polls == 1 &&
                !strcmp(rondo_error_text(), "stop, says the test"),
            "  and stops with the caller's code and sentence");
     }
     case_free(&c);
 }
 
-static void test_tasks(struct device_under_test *d, int n)
+/* Queries cut into several jobs of one program, one of them empty: the bits of one job, all at once or some by some. */
+static void test_jobs(struct device_under_test *d, int n)
 {
-    struct test_case c[3];
-    struct rondo_attention_task tasks[4];
-    char *want[3];
-    for (int i = 0; i < 3; i++) {
-        struct shape s = middle();
-        s.queries = i == 0 ? 5 : 60 * i;
-        s.heads = i == 1 ? 2 : 6;
-        case_make(&c[i], &s);
-        case_run(&c[i], d[0].dev);
-        want[i] = case_result(&c[i]);
+    static const int64_t cuts[] = { 0, 5, 5, 65, 250 };
+    struct test_case c;
+    struct shape s = middle();
+    struct rondo_job jobs[4];
+    struct rondo_place places[4 * CASE_SLOTS];
+    rondo_span spans[4];
+    case_make(&c, &s);
+    case_run(&c, d[0].dev);
+    char *want = case_result(&c);
+    struct rondo_program_desc desc = case_desc(&c);
+    for (int i = 0; i < 4; i++) {
+        spans[i] = (rondo_span){ s.first + cuts[i], cuts[i + 1] - cuts[i], 1, 0 };
+        jobs[i] = c.job;
+        jobs[i].q_row = cuts[i];
+        jobs[i].q_rows = cuts[i + 1] - cuts[i];
+        jobs[i].spans_first = i;
+        jobs[i].spans = 1;
+        jobs[i].places_first = i * c.slots_used;
+        for (int j = 0; j < c.slots_used; j++) /* each has its own part of each buffer */
+            places[i * c.slots_used + j] = (struct rondo_place){ cuts[i], j, 0 };
     }
+    desc.places = places;
+    desc.place_count = 4 * c.slots_used;
+    desc.jobs = jobs;
+    desc.job_count = desc.span_count = 4;
+    desc.spans = spans;
     for (int v = 0; v < n; v++) {
-        int same = 1;
-        for (int i = 0; i < 3; i++) {
-            memset(c[i].out, 0, c[i].out_bytes);
-            tasks[i + (i > 0)] = c[i].task;
-        }
-        tasks[1] = c[0].task;
-        tasks[1].q_rows = 0;
-        same &= rondo__cpu_device.attention(d[v].dev, tasks, 4, NULL) == 0;
-        for (int i = 0; i < 3; i++) {
-            char *got = case_result(&c[i]);
-            same &= memcmp(got, want[i], c[i].out_bytes) == 0;
-            free(got);
-        }
-        ok(same, "%s with %d threads: several tasks in one call", d[v].isa, d[v].threads);
+        struct rondo_attention_run run = case_io(&c);
+        struct rondo_program *program;
+        int same = rondo__cpu_device.program_new(d[v].dev, &program, &desc) == 0;
+        memset(c.out, 0, c.out_bytes);
+        run.count = 4;
+        same &= rondo__cpu_device.attention(d[v].dev, NULL, program, &run, NULL) == 0 && !memcmp(c.out, want, c.out_bytes);
+        ok(same, "%s with %d threads: several jobs in one run", d[v].isa, d[v].threads);
+        memset(c.out, 0, c.out_bytes);
+        run.count = 1;
+        for (run.first = 3; run.first >= 0; run.first--)
+            same &= rondo__cpu_device.attention(d[v].dev, NULL, program, &run, NULL) == 0;
+        ok(same && !memcmp(c.out, want, c.out_bytes), "  or one after the other");
+        run.first = 4;
+        run.count = 0;
+        ok(rondo__cpu_device.attention(d[v].dev, NULL, program, &run, NULL) == 0, "  or none");
+        run.count = 1;
+        ok(rondo__cpu_device.attention(d[v].dev, NULL, program, &run, NULL) == RONDO_EINVAL, "  but none that is not there");
+        rondo__cpu_device.program_free(d[v].dev, program);
     }
-    ok(rondo__cpu_device.attention(d[0].dev, tasks, 0, NULL) == 0, "no task at all");
-    for (int i = 0; i < 3; i++) {
-        free(want[i]);
-        case_free(&c[i]);
-    }
+    free(want);
+    case_free(&c);
+}
+
+/* What this device has no kernels for is refused when the program is made, by name. */
+static void test_refused(struct rondo_device *dev)
+{
+    struct test_case c;
+    struct shape s = middle();
+    struct rondo_program *program;
+    case_make(&c, &s);
+    struct rondo_program_desc desc = case_desc(&c);
+    desc.arithmetic = RONDO_ARITHMETIC_BF16_DOT;
+    ok(rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOTSUP && strstr(rondo_error_text(), "f32"), "arithmetic");
+    desc = case_desc(&c);
+    desc.level = RONDO_FAST;
+    ok(rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOTSUP && strstr(rondo_error_text(), "strict"), "level");
+    desc = case_desc(&c);
+    c.job.operation = RONDO_JOB_BACKWARD_BY_KEY;
+    ok(rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOTSUP && strstr(rondo_error_text(), "number 4"), "operation");
+    ok(!(rondo__cpu_device.operations >> RONDO_JOB_BACKWARD_BY_KEY & 1) && (rondo__cpu_device.operations >> RONDO_JOB_FORWARD & 1),
+       "  as the table says");
+    desc = case_desc(&c);
+    desc.node_width++;
+    ok(rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOTSUP, "node width");
+    case_free(&c);
 }
 
 static void test_copies(struct rondo_device *dev)
@@ -263,16 +325,36 @@ static void test_copies(struct rondo_device *dev)
     for (int i = 0; i < 64; i++)
         a[i] = (int8_t)i;
     memset(b, -1, sizeof b);
-    ok(rondo__cpu_device.copy_rows(dev, b, 5, a, 8, 3, 4) == 0 && b[0] == 0 && b[2] == 2 && b[3] == -1 &&
+    ok(rondo__cpu_device.copy_rows(dev, NULL, b, 5, a, 8, 3, 4) == 0 && b[0] == 0 && b[2] == 2 && b[3] == -1 &&
            b[5] == 8 && b[15] == 24 && b[18] == -1,
        "rows between strides");
-    ok(rondo__cpu_device.copy_rows(dev, b, 4, a, 4, 4, 16) == 0 && !memcmp(a, b, 64), "dense rows");
-    ok(rondo__cpu_device.memory_new(dev, (size_t)9 << 20, &p) == 0 && p && (uintptr_t)p % 64 == 0, "memory");
-    memset(p, 1, (size_t)9 << 20);
-    rondo__cpu_device.memory_free(dev, p, (size_t)9 << 20);
-    p = NULL;
-    ok(rondo__cpu_device.memory_new(dev, SIZE_MAX - 8, &p) == RONDO_ENOMEM && !p,
-       "too much memory is refused");
+    ok(rondo__cpu_device.copy_rows(dev, NULL, b, 4, a, 4, 4, 16) == 0 && !memcmp(a, b, 64), "dense rows");
+    ok(rondo__cpu_device.copy_rows(dev, NULL, b, 4, a + 8, 0, 4, 16) == 0 && b[0] == 8 && b[63] == 11, "the same row again and again");
+    for (int kind = RONDO_MEMORY_HOST; kind <= RONDO_MEMORY_DEVICE; kind++) {
+        ok(rondo__cpu_device.memory_new(dev, kind, (size_t)9 << 20, &p) == 0 && p && (uintptr_t)p % 64 == 0, "memory of kind %d", kind);
+        memset(p, 1, (size_t)9 << 20);
+        rondo__cpu_device.memory_free(dev, kind, p, (size_t)9 << 20);
+        p = dev;
+        ok(rondo__cpu_device.memory_new(dev, kind, SIZE_MAX - 8, &p) == RONDO_ENOMEM && !p, "too much of it is refused");
+    }
+    ok(rondo__cpu_device.unified == 1 && rondo__cpu_device.memory_kind(dev, a) == RONDO_MEMORY_HOST, "which is all one");
+}
+
+/* A stream runs at once and an event is over, so that who waits for both goes on. */
+static void test_streams(struct rondo_device *dev)
+{
+    const struct rondo_device_ops *ops = &rondo__cpu_device;
+    struct rondo_stream *stream = NULL;
+    struct rondo_event *event = NULL;
+    int a = 1, b = 2;
+    ok(ops->stream_new(dev, &stream) == 0 && stream && ops->event_new(dev, &event) == 0 && event, "streams and events");
+    ok(ops->event_query(dev, event) == 1, "an event never recorded is over");
+    ok(ops->copy(dev, stream, &a, &b, sizeof a) == 0 && a == 2 && ops->event_record(dev, stream, event) == 0 &&
+           ops->stream_wait(dev, NULL, event) == 0 && ops->event_wait(dev, event, NULL) == 0 && ops->event_query(dev, event) == 1 &&
+           ops->sync(dev) == 0,
+       "so is one behind a copy");
+    ops->event_free(dev, event);
+    ops->stream_free(dev, stream);
 }
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__i386__))
@@ -323,8 +405,10 @@ int main(void)
     test_mode(d, n);
     test_memory(d, n);
     test_poll(d, n);
-    test_tasks(d, n);
+    test_jobs(d, n);
+    test_refused(d[0].dev);
     test_copies(d[0].dev);
+    test_streams(d[0].dev);
     devices_close(d, n);
     return done();
 }

@@ -32,23 +32,24 @@ static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kin
     d.type = type;
     d.leaves = leaves;
     if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) ||
-        rondo__cpu_linear_load(l.packed, b, out - b, p + (size_t)b * row) ||
-        rondo__cpu_linear_load(l.packed, 0, a, p) ||
-        rondo__cpu_linear_load(l.packed, a, b - a, p + (size_t)a * row))
+        rondo__cpu_linear_load(&devices[0], l.packed, b, out - b, p + (size_t)b * row) ||
+        rondo__cpu_linear_load(&devices[0], l.packed, 0, a, p) ||
+        rondo__cpu_linear_load(&devices[0], l.packed, a, b - a, p + (size_t)a * row))
         exit(99);
     return l;
 }
 
 static void drop(struct layer *l)
 {
-    rondo__cpu_linear_free(l->packed);
+    rondo__cpu_linear_free(&devices[0], l->packed);
     rondo__free(l->weights);
 }
 
 static int execute(int device, const struct layer *l, int64_t rows, const float *x, int64_t x_stride,
                    float *y, int64_t y_stride, const float *bias, int add)
 {
-    return rondo__cpu_linear(&devices[device], l->packed, rows, x, x_stride, y, y_stride, bias, add, NULL);
+    const struct rondo_linear_run run = { .rows = rows, .x = x, .x_stride = x_stride, .y = y, .y_stride = y_stride, .bias = bias, .add = add };
+    return rondo__cpu_linear(&devices[device], NULL, l->packed, &run, NULL);
 }
 
 /* ---- oracle ---- */
@@ -138,7 +139,7 @@ static void order(void)
     d.out = 2;
     d.type = RONDO_F32;
     d.leaves = 1;
-    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(l.packed, 0, 2, w))
+    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(&devices[0], l.packed, 0, 2, w))
         exit(99);
     for (int i = 0; i < device_count; i++) {
         execute(i, &l, 1, x, 5, y, 2, NULL, 0);
@@ -153,7 +154,7 @@ static void order(void)
     d.leaves = 5;
     l.out = 1;
     l.leaves = 5;
-    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(l.packed, 0, 1, t))
+    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(&devices[0], l.packed, 0, 1, t))
         exit(99);
     for (int i = 0; i < device_count; i++) {
         execute(i, &l, 1, x, 5, y, 1, NULL, 0);
@@ -283,7 +284,7 @@ static void anything(void)
             struct layer l = make(40, 70, type, 3, PLAIN, seed);
             void *w = any_bits(40 * 70, type, 100 + seed);
             float *x = any_bits(15 * 40, RONDO_F32, 200 + seed);
-            rondo__cpu_linear_load(l.packed, 0, 70, w);
+            rondo__cpu_linear_load(&devices[0], l.packed, 0, 70, w);
             equal = compare(&l, 15, x, 40, NULL, (int)seed & 1) && equal;
             rondo__free(w);
             rondo__free(x);
@@ -309,7 +310,7 @@ static void poison(void)
             float keep_x = x[row * in + 66], *w = p.weights, keep_w = w[output * in + 1];
             x[row * in + 66] = bad[i];
             w[output * in + 1] = bad[i];
-            rondo__cpu_linear_load(p.packed, 0, out, w);
+            rondo__cpu_linear_load(&devices[0], p.packed, 0, out, w);
             execute(d, &p, rows, x, in, y, out, NULL, 0);
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t o = 0; o < out; o++) {
@@ -411,7 +412,8 @@ static void polls(void)
         int64_t rows = devices[d].isa <= RONDO_CPU_SCALAR ? 40 : 400;
         float *x = floats(rows * 600, PLAIN, 2), *y = floats(rows * 640, PLAIN, 3);
         struct rondo_poll poll = { stop_now, &calls, NULL };
-        err = rondo__cpu_linear(&devices[d], l.packed, rows, x, 600, y, 640, NULL, 0, &poll);
+        err = rondo__cpu_linear(&devices[d], NULL, l.packed, &(struct rondo_linear_run){ .rows = rows, .x = x, .x_stride = 600, .y = y,
+                                                                                         .y_stride = 640 }, &poll);
         ok((calls >= 1 || devices[d].threads > 1) && (err == RONDO_EPEER || calls <= 2),
            "the caller is polled meanwhile and its code ends the work (%s)", device_names[d]);
         rondo__free(x);

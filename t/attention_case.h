@@ -11,6 +11,7 @@
 
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/num.h"
+#include "backends/cpu/task.h"
 #include "tap.h"
 
 extern const struct rondo_device_ops rondo__cpu_device;
@@ -35,6 +36,10 @@ struct test_case {
     size_t q_bytes, k_bytes, v_bytes, out_bytes, lse_floats, slot_floats;
     int64_t q_elements, k_elements, v_elements, k_rows;
     float *lse, *slots[CASE_SLOTS];
+    struct rondo_kv_part kv[3]; /* 0: k and v; the others are the test's */
+    struct rondo_mask mask;
+    struct rondo_job job;
+    struct rondo_place places[CASE_SLOTS];
     rondo_span spans[2];
     struct rondo_leaf leaves[CASE_LEAVES];
     struct rondo_tree_step *program;
@@ -192,19 +197,20 @@ static void case_make(struct test_case *c, const struct shape *s)
     t->q_row_stride = s->heads * t->q_head_stride + pad;
     t->out_head_stride = s->value_dim + pad;
     t->out_row_stride = s->heads * t->out_head_stride + 2 * pad;
-    t->k_head_stride = s->head_dim + pad;
-    t->k_row_stride = s->kv_heads * t->k_head_stride + pad;
-    t->v_head_stride = s->value_dim + 2 * pad;
-    t->v_row_stride = s->kv_heads * t->v_head_stride;
+    c->kv[0].k.head_stride = s->head_dim + pad;
+    c->kv[0].k.row_stride = s->kv_heads * c->kv[0].k.head_stride + pad;
+    c->kv[0].v.head_stride = s->value_dim + 2 * pad;
+    c->kv[0].v.row_stride = s->kv_heads * c->kv[0].v.head_stride;
+    t->kv = c->kv;
+    t->kv_count = 1;
     t->lse_head_stride = 1 + pad;
     t->lse_row_stride = s->heads * t->lse_head_stride;
     t->q_type = s->q_type;
     t->kv_type = s->kv_type;
     t->out_type = s->out_type;
     t->leaf_size = s->leaf;
-    t->causal = s->causal;
-    t->window_left = s->left;
-    t->window_right = s->right;
+    rondo__mask_make(&c->mask, s->causal, s->left, s->right);
+    t->mask = &c->mask;
     t->scale_log2 = (float)(1.4426950408889634 / sqrt((double)s->head_dim));
     t->q_spans = c->spans;
     if (s->zigzag && s->queries > 1) {
@@ -223,7 +229,7 @@ static void case_make(struct test_case *c, const struct shape *s)
                       first = at + ((phase - at) % step + step) % step;
         if (first < end)
             c->leaves[t->leaf_count++] = (struct rondo_leaf){
-                .first = first, .step = (int32_t)step, .count = (int32_t)((end - 1 - first) / step + 1)
+                .first = first, .step = (int32_t)step, .count = (end - 1 - first) / step + 1
             };
     }
     for (int32_t i = 0; i < t->leaf_count; i++) { /* insert each before or after all rows so far */
@@ -238,16 +244,16 @@ static void case_make(struct test_case *c, const struct shape *s)
     }
     t->leaves = c->leaves;
     c->q_elements = s->queries * t->q_row_stride;
-    c->k_elements = c->k_rows * t->k_row_stride;
-    c->v_elements = c->k_rows * t->v_row_stride;
+    c->k_elements = c->k_rows * c->kv[0].k.row_stride;
+    c->v_elements = c->k_rows * c->kv[0].v.row_stride;
     c->q_bytes = (size_t)c->q_elements * rondo_type_size(s->q_type);
     c->k_bytes = (size_t)c->k_elements * rondo_type_size(s->kv_type);
     c->v_bytes = (size_t)c->v_elements * rondo_type_size(s->kv_type);
     c->out_bytes = (size_t)(s->queries * t->out_row_stride) * rondo_type_size(s->out_type);
     c->lse_floats = (size_t)(s->queries * t->lse_row_stride);
     t->q = c->q = xalloc(c->q_bytes);
-    t->k = c->k = xalloc(c->k_bytes);
-    t->v = c->v = xalloc(c->v_bytes);
+    c->kv[0].k.data = c->k = xalloc(c->k_bytes);
+    c->kv[0].v.data = c->v = xalloc(c->v_bytes);
     t->out = c->out = xalloc(c->out_bytes);
     t->lse = c->lse = xalloc(c->lse_floats * sizeof(float));
     fill_normal(c->q, c->q_elements, s->q_type, 1.0);
@@ -272,6 +278,45 @@ static void case_free(struct test_case *c)
         free(c->slots[i]);
 }
 
+/* The task as a program of one job, and a run of it. */
+static struct rondo_program_desc case_desc(struct test_case *c)
+{
+    const struct rondo_attention_task *t = &c->task;
+    c->job = (struct rondo_job){ .q_rows = t->q_rows, .spans = t->q_span_count, .leaves = t->leaf_count, .steps = t->steps,
+                                 .places = c->slots_used, .depth = t->depth,
+                                 .operation = t->leaf_count ? RONDO_JOB_FORWARD : RONDO_JOB_JOIN };
+    for (int32_t i = 0; i < c->slots_used; i++)
+        c->places[i] = (struct rondo_place){ 0, i, 0 };
+    return (struct rondo_program_desc){
+        .heads = t->heads, .kv_heads = t->kv_heads, .head_dim = t->head_dim, .value_dim = t->value_dim, .q_type = t->q_type,
+        .kv_type = t->kv_type, .out_type = t->out_type, .leaf_size = t->leaf_size, .arithmetic = RONDO_ARITHMETIC_F32,
+        .level = RONDO_STRICT, .scale_log2 = t->scale_log2, .node_width = t->value_dim + 2, .mask = *t->mask, .spans = t->q_spans,
+        .leaves = t->leaves, .steps = t->program, .places = c->places, .jobs = &c->job, .span_count = t->q_span_count,
+        .leaf_count = t->leaf_count, .step_count = t->steps, .place_count = c->slots_used, .job_count = 1 };
+}
+
+static struct rondo_attention_run case_io(struct test_case *c)
+{
+    const struct rondo_attention_task *t = &c->task;
+    return (struct rondo_attention_run){
+        .count = 1, .q = { (void *)(uintptr_t)t->q, t->q_row_stride, t->q_head_stride },
+        .out = { t->out, t->out_row_stride, t->out_head_stride }, .lse = { t->lse, t->lse_row_stride, t->lse_head_stride },
+        .kv = t->kv, .kv_count = t->kv_count, .nodes = c->slots, .node_count = c->slots_used };
+}
+
+static int case_attention(struct test_case *c, struct rondo_device *dev, const struct rondo_poll *poll)
+{
+    const struct rondo_program_desc desc = case_desc(c);
+    const struct rondo_attention_run run = case_io(c);
+    struct rondo_program *program;
+    int err = rondo__cpu_device.program_new(dev, &program, &desc);
+    if (!err) {
+        err = rondo__cpu_device.attention(dev, NULL, program, &run, poll);
+        rondo__cpu_device.program_free(dev, program);
+    }
+    return err;
+}
+
 /* Fills outputs with a pattern, so that what is not written, and what is written beside, shows. */
 static int case_run(struct test_case *c, struct rondo_device *dev)
 {
@@ -285,7 +330,7 @@ static int case_run(struct test_case *c, struct rondo_device *dev)
         for (int64_t i = 0; i < c->shape.queries * c->shape.heads; i++)
             m[i] = -FLT_MAX;
     }
-    return rondo__cpu_device.attention(dev, &c->task, 1, NULL);
+    return case_attention(c, dev, NULL);
 }
 
 /* Everything a run wrote. In slots the sign of a zero and the kind of a NaN are free. */

@@ -4,7 +4,7 @@
  * instruction set.
  *
  * An item is a block of rows (token, head of the KV head's group), cut into panels. The program runs once for
- * the block: for each leaf the panels go one after another, while K and V of the leaf stay in the
+ * the block: for each leaf of a run the panels go one after another, while K and V of the leaf stay in the
  * second-level cache (widened there first, if they are 16 bits wide). Each panel has its own stack of nodes;
  * nodes that would be empty are only marked. What the program merges right after a leaf is merged in the P*V
  * tile's epilogue, before the leaf's node has seen memory.
@@ -194,63 +194,90 @@ static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, i
           b->wide_v + u0 * b->v_stride, b->v_stride);
 }
 
-/* The leaf that the program visits next, if the block sees it. */
-static void look_ahead(struct block *b, int32_t step)
+/* The leaf that will be visited next, if the block sees it. */
+static void look_at(struct block *b, const struct rondo_leaf *f)
 {
     const struct rondo_attention_task *t = b->t;
-    const int32_t element = (int32_t)rondo_type_size(t->kv_type);
-    b->next = (struct ahead){ .element = element };
-    for (int32_t i = step + 1; i < t->steps && i < step + 8; i++) {
-        if (t->program[i].code != RONDO_TREE_LEAF)
+    const int32_t element = (int32_t)rondo_type_size(t->kv_type), count = (int32_t)f->count;
+    int32_t u0, u1;
+    rondo__visible_in_leaf(f, b->lo_min, b->hi_max, &u0, &u1);
+    if (u0 >= u1)
+        return;
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
+    b->next.k = (const char *)at.k + at.k_at * element;
+    b->next.v = (const char *)at.v + at.v_at * element;
+    b->next.k_stride = at.k_stride * element;
+    b->next.v_stride = at.v_stride * element;
+    b->next.k_bytes = t->head_dim * element;
+    b->next.v_bytes = t->value_dim * element;
+    b->next.count = count;
+    const int32_t keys = KEYS(b->panel[0].vecs), tiles = (count + keys - 1) / keys * b->panels;
+    b->next.quota = (2 * count + tiles - 1) / tiles;
+}
+
+/* What comes after leaf i of the run of a step, whose last visible leaf is end - 1. */
+static void look_ahead(struct block *b, int32_t step, const struct rondo_leaf *run, int64_t leaves, int64_t i, int64_t end)
+{
+    const struct rondo_attention_task *t = b->t;
+    struct rondo_leaf f;
+    b->next = (struct ahead){ .element = (int32_t)rondo_type_size(t->kv_type) };
+    if (i + 1 < end) {
+        f = rondo__run_leaf(run, leaves, i + 1, t->leaf_size);
+        look_at(b, &f);
+        return;
+    }
+    for (int32_t s = step + 1; s < t->steps && s < step + 8; s++) {
+        if (t->program[s].code != RONDO_TREE_LEAF)
             continue;
-        const struct rondo_leaf *f = t->leaves + t->program[i].arg;
-        int32_t u0, u1;
-        rondo__visible_in_leaf(f, b->lo_min, b->hi_max, &u0, &u1);
-        if (u0 >= u1)
-            return;
-        const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
-        b->next.k = (const char *)at.k + at.k_at * element;
-        b->next.v = (const char *)at.v + at.v_at * element;
-        b->next.k_stride = at.k_stride * element;
-        b->next.v_stride = at.v_stride * element;
-        b->next.k_bytes = t->head_dim * element;
-        b->next.v_bytes = t->value_dim * element;
-        b->next.count = f->count;
-        const int32_t keys = KEYS(b->panel[0].vecs), tiles = (f->count + keys - 1) / keys * b->panels;
-        b->next.quota = (2 * f->count + tiles - 1) / tiles;
+        int64_t first, last;
+        run = t->leaves + t->program[s].arg;
+        leaves = rondo__run_leaves(run, t->leaf_size);
+        rondo__run_visible(run, leaves, b->lo_min, b->hi_max, t->leaf_size, &first, &last);
+        if (first < last) {
+            f = rondo__run_leaf(run, leaves, first, t->leaf_size);
+            look_at(b, &f);
+        }
         return;
     }
 }
 
-/* How many of the MERGEs after a LEAF are done with it. Not those for which a node would have to be fetched
- * from its slot first, or whose result goes to a slot: merge_step() does that in place. */
-static int32_t merges_of(const struct block *b, int32_t step)
+/* How many of the MERGEs after a LEAF are done with its last leaf, besides the `n` of the run itself. Not those for which a node would
+ * have to be fetched from its slot first, or whose result goes to a slot: merge_step() does that in place. */
+static int32_t merges_of(const struct block *b, int32_t step, int32_t n)
 {
     const struct rondo_attention_task *t = b->t;
-    int32_t n = 0;
-    while (n < MERGES_MAX && step + n + 1 < t->steps && t->program[step + n + 1].code == RONDO_TREE_MERGE) {
-        if (n && step + n + 2 < t->steps && t->program[step + n + 2].code == RONDO_TREE_STORE)
+    const int32_t own = n;
+    for (int32_t s = step + 1; n < MERGES_MAX && s < t->steps && t->program[s].code == RONDO_TREE_MERGE; s++, n++) {
+        if (n && s + 1 < t->steps && t->program[s + 1].code == RONDO_TREE_STORE)
             break;
         for (int32_t i = 0; n && i < b->panels; i++)
             if (b->panel[i].full[b->top - n - 1] == IN_SLOT)
-                return n;
-        n++;
+                return n - own;
     }
-    return n;
+    return n - own;
 }
 
-/* LEAF, and so many MERGEs after it. Returns whether anything was computed. */
-static int leaf_step(struct block *b, int32_t step, int32_t merges)
+/* What of a leaf the block sees; u0 >= u1: nothing. Between spans of queries that are far apart there may be leaves that none sees. */
+static void block_sees(const struct block *b, const struct rondo_leaf *f, int32_t *u0, int32_t *u1)
 {
-    const struct rondo_leaf *f = b->t->leaves + b->t->program[step].arg;
-    const int32_t at = b->top - merges;
-    int32_t u0, u1;
-
-    rondo__visible_in_leaf(f, b->lo_min, b->hi_max, &u0, &u1);
-    if (u0 < u1) {
-        leaf_open(b, f, u0, u1);
-        look_ahead(b, step);
+    rondo__visible_in_leaf(f, b->lo_min, b->hi_max, u0, u1);
+    if (*u0 >= *u1 || b->t->q_span_count == 1)
+        return;
+    for (int32_t i = 0, p0, p1; i < b->panels; i++) {
+        rondo__visible_in_leaf(f, b->panel[i].lo_min, b->panel[i].hi_max, &p0, &p1);
+        if (p0 < p1)
+            return;
     }
+    *u1 = *u0;
+}
+
+/* One leaf, and so many merges after it; [u0, u1): what of it the block sees. */
+static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, int32_t u1, int32_t merges)
+{
+    const int32_t at = b->top - merges;
+
+    if (u0 < u1)
+        leaf_open(b, f, u0, u1);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         struct view w = { 0, 0, 0, 0, 0 };
@@ -277,7 +304,41 @@ static int leaf_step(struct block *b, int32_t step, int32_t merges)
         p->full[at] = NODE;
     }
     b->top = at + 1;
-    return u0 < u1;
+}
+
+/* LEAF: the leaves of a run that the block sees, each merged with what it completes, the last one with what the MERGEs after the LEAF
+ * ask for too; *merged is how many of these are done. */
+static int run_step(struct block *b, int32_t step, int32_t *merged, const struct rondo_poll *poll)
+{
+    const struct rondo_attention_task *t = b->t;
+    const struct rondo_leaf *run = t->leaves + t->program[step].arg;
+    const int64_t leaves = rondo__run_leaves(run, t->leaf_size);
+    int64_t first, end;
+
+    rondo__run_visible(run, leaves, b->lo_min, b->hi_max, t->leaf_size, &first, &end);
+    if (first >= end) { /* nothing of it: as a leaf of which nothing is seen */
+        first = 0;
+        end = 1;
+    }
+    for (int64_t i = first; i < end; i++) {
+        const struct rondo_leaf f = rondo__run_leaf(run, leaves, i, t->leaf_size);
+        const int32_t all = rondo__run_merges(i, first, end);
+        int32_t merges = all < MERGES_MAX ? all : MERGES_MAX, rest = all - merges, u0, u1;
+        block_sees(b, &f, &u0, &u1);
+        if (i + 1 == end && !rest) {
+            *merged = merges_of(b, step, merges);
+            merges += *merged;
+        }
+        if (u0 < u1)
+            look_ahead(b, step, run, leaves, i, end);
+        leaf_step(b, &f, u0, u1, merges);
+        for (; rest; rest--)
+            merge_step(b, NULL);
+        int err = u0 < u1 && poll ? poll->call(poll->arg) : 0;
+        if (err)
+            return err;
+    }
+    return 0;
 }
 
 static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
@@ -290,14 +351,13 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
         pack_q(&b, b.panel + i);
     for (int32_t i = 0; i < t->steps; i++) {
         const struct rondo_tree_step *s = t->program + i;
-        int busy = 1;
+        int32_t merged = 0;
+        int err = 0;
         switch (s->code) {
-        case RONDO_TREE_LEAF: {
-            const int32_t merges = merges_of(&b, i);
-            busy = leaf_step(&b, i, merges);
-            i += merges;
+        case RONDO_TREE_LEAF:
+            err = run_step(&b, i, &merged, poll);
+            i += merged;
             break;
-        }
         case RONDO_TREE_LOAD:
             load_step(&b, t->slots[s->arg]);
             break;
@@ -312,7 +372,8 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
         default:
             out_step(&b);
         }
-        int err = busy && poll ? poll->call(poll->arg) : 0;
+        if (!err && poll && s->code != RONDO_TREE_LEAF)
+            err = poll->call(poll->arg);
         if (err)
             return err;
     }

@@ -1,18 +1,163 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The attention slot of the device table: cuts tasks into items of some tokens and one KV head, hands them to
- * the threads of the rank, the heaviest first, and gives each thread its scratch. The kernels
- * (ref_attention.c, attention.c) do one item.
+ * The attention slots of the device table: prepares a program's jobs as tasks, cuts them into items of some tokens and one KV head, hands
+ * these to the threads of the rank, the heaviest first, and gives each thread its scratch. The kernels (ref_attention.c, attention.c)
+ * do one item. Everything that a run needs is allocated with the program.
  */
 #include "backends/cpu/cpu.h"
 
 #include <stdatomic.h>
+
+#include "backends/cpu/task.h"
+
+/* What is known of a job before any run. */
+struct about {
+    int64_t key_first, key_end;      /* positions of all its keys */
+    int32_t sources;                 /* it reads KV parts below this one */
+    bool pages;                      /* no leaf of it crosses a multiple of the leaf size, counted in rows: it may lie in pages */
+};
+
+struct rondo_program {
+    struct rondo_program_desc desc;
+    struct rondo_attention_task *tasks;   /* [job_count]; where data lies is filled in by each run */
+    struct about *about;                  /* [job_count] */
+    float **slots;                        /* [place_count] */
+    size_t worker_bytes, list_bytes, scratch;   /* of one thread, of the list of pieces, and both for all threads */
+};
 
 struct piece { /* some tokens of a task; one item for each of its KV heads */
     uint64_t cost;
     int64_t token, items; /* items: of this piece and all before it, after sorting */
     int64_t task;
 };
+
+/* ---- programs ---- */
+
+static void set_task(const struct rondo_program *p, const struct rondo_job *job, struct rondo_attention_task *t)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    *t = (struct rondo_attention_task){
+        .q_rows = job->q_rows, .q_spans = d->spans + job->spans_first, .q_span_count = job->spans, .q_type = d->q_type,
+        .sequence = job->sequence, .leaves = d->leaves + job->leaves_first, .leaf_count = job->leaves, .kv_type = d->kv_type,
+        .program = d->steps + job->steps_first, .steps = job->steps, .depth = job->depth, .slots = p->slots + job->places_first,
+        .heads = d->heads, .kv_heads = d->kv_heads, .head_dim = d->head_dim, .value_dim = d->value_dim, .scale_log2 = d->scale_log2,
+        .leaf_size = d->leaf_size, .mask = &d->mask, .out_type = d->out_type,
+    };
+}
+
+static void look_at(const struct rondo_program *p, const struct rondo_attention_task *t, struct about *about)
+{
+    const int64_t size = p->desc.leaf_size;
+    *about = (struct about){ INT64_MAX, INT64_MIN, 0, true };
+    for (int32_t i = 0; i < t->leaf_count; i++) {
+        const struct rondo_leaf *f = t->leaves + i;
+        const int64_t end = f->first + (f->count - 1) * f->step + 1;
+        about->key_first = f->first < about->key_first ? f->first : about->key_first;
+        about->key_end = end > about->key_end ? end : about->key_end;
+        about->sources = f->source >= about->sources ? f->source + 1 : about->sources;
+        about->pages &= f->row % size == 0 || f->row / size == (f->row + f->count - 1) / size;
+    }
+}
+
+/* What of a program this device has no kernels for. */
+static int refuse(const struct rondo_program_desc *d)
+{
+    if (d->arithmetic != RONDO_ARITHMETIC_F32)
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes arithmetic f32 only, not number %d", (int)d->arithmetic);
+    if (d->level != RONDO_STRICT)
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes level strict only, not number %d", (int)d->level);
+    if (d->mask.kind->bits)
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has masks of which a query sees an interval, not \"%s\"",
+                           d->mask.kind->name);
+    if (d->node_width != d->value_dim + 2)
+        return rondo__fail(RONDO_ENOTSUP, "attention: nodes of %d floats for %d values; the cpu device has two more than values",
+                           (int)d->node_width, (int)d->value_dim);
+    for (int64_t i = 0; i < d->job_count; i++)
+        if (d->jobs[i].operation != RONDO_JOB_FORWARD && d->jobs[i].operation != RONDO_JOB_JOIN)
+            return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes operations forward and join, not number %d",
+                               (int)d->jobs[i].operation);
+    return 0;
+}
+
+static int64_t blocks_of(const struct rondo_attention_task *t, int64_t step)
+{
+    return t->q_rows <= 0 || t->steps <= 0 ? 0 : (t->q_rows - 1) / step + 1;
+}
+
+/* Pieces, items and scratch of all jobs: a run of some of them needs no more. false: too large for this machine. */
+static bool measure(const struct rondo_device *dev, struct rondo_program *p)
+{
+    int64_t pieces = 0, items = 0, heads;
+    size_t most = 0, all;
+    for (int64_t i = 0; i < p->desc.job_count; i++) {
+        const struct rondo_attention_task *t = p->tasks + i;
+        const int64_t blocks = blocks_of(t, dev->attention->tokens(t));
+        size_t need;
+        if (!blocks)
+            continue;
+        if (!rondo__mul64(blocks, t->kv_heads, &heads) || !rondo__add64(pieces, blocks, &pieces) ||
+            !rondo__add64(items, heads, &items) || !dev->attention->bytes(t, &need))
+            return false;
+        most = need > most ? need : most;
+    }
+    if (!rondo__add(most, 63, &p->worker_bytes))
+        return false;
+    p->worker_bytes &= ~(size_t)63;
+    return rondo__mul((size_t)pieces, sizeof(struct piece), &p->list_bytes) &&
+           rondo__mul(p->worker_bytes, (size_t)rondo__cpu_workers(dev, items), &all) && rondo__add(all, p->list_bytes, &p->scratch);
+}
+
+int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc)
+{
+    *out = NULL;
+    int err = refuse(desc);
+    if (err)
+        return err;
+    struct rondo_program *p = rondo__alloc_zero(1, sizeof *p);
+    if (p) {
+        p->desc = *desc;
+        p->tasks = rondo__alloc_zero((size_t)desc->job_count, sizeof *p->tasks);
+        p->about = rondo__alloc_zero((size_t)desc->job_count, sizeof *p->about);
+        p->slots = rondo__alloc_zero((size_t)desc->place_count, sizeof *p->slots);
+    }
+    if (!p || !p->tasks || !p->about || !p->slots) {
+        rondo__cpu_program_free(dev, p);
+        return rondo__fail(RONDO_ENOMEM, "attention: no memory for a program of %lld jobs", (long long)desc->job_count);
+    }
+    for (int64_t i = 0; i < desc->job_count; i++) {
+        set_task(p, desc->jobs + i, p->tasks + i);
+        look_at(p, p->tasks + i, p->about + i);
+    }
+    if (!measure(dev, p))
+        err = rondo__fail(RONDO_ENOMEM, "attention: the scratch of the cpu device would exceed the address space");
+    else if (!rondo__cpu_scratch(dev, p->scratch))
+        err = rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device", p->scratch);
+    if (err) {
+        rondo__cpu_program_free(dev, p);
+        return err;
+    }
+    *out = p;
+    return 0;
+}
+
+void rondo__cpu_program_free(struct rondo_device *dev, struct rondo_program *program)
+{
+    (void)dev;
+    if (!program)
+        return;
+    rondo__free(program->tasks);
+    rondo__free(program->about);
+    rondo__free(program->slots);
+    rondo__free(program);
+}
+
+size_t rondo__cpu_program_scratch(const struct rondo_device *dev, const struct rondo_program *program)
+{
+    (void)dev;
+    return program->scratch;
+}
+
+/* ---- a run ---- */
 
 struct job {
     const struct rondo_cpu_attention *kernel;
@@ -21,66 +166,64 @@ struct job {
     struct piece *pieces;
     char *scratch;
     size_t scratch_bytes; /* of one worker */
-    int64_t pieces_count;
+    int64_t pieces_count, items;
 };
 
-/* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which
- * small pages would slow by a few percent. */
-#define LARGE ((size_t)2 << 20)
-
-/* Pieces and items of all tasks, scratch of one worker, what its block needs more to lie in large pages, and
- * the total. false: too large for this machine. */
-static bool measure(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count,
-                    int64_t *pieces, int64_t *items, size_t *scratch, size_t *slack, size_t *total)
+/* A job's first row of q, out or lse. */
+static void *rows_of(const struct rondo_rows *rows, const int64_t *begins, const struct rondo_job *job, int type)
 {
-    size_t list, all;
-    *pieces = 0;
-    *items = 0;
-    *scratch = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const struct rondo_attention_task *t = tasks + i;
-        size_t need;
-        int64_t step = dev->attention->tokens(t), blocks, heads;
-        if (t->q_rows <= 0 || t->steps <= 0)
-            continue;
-        blocks = (t->q_rows - 1) / step + 1;
-        if (!rondo__mul64(blocks, t->kv_heads, &heads) || !rondo__add64(*pieces, blocks, pieces) ||
-            !rondo__add64(*items, heads, items) || !dev->attention->bytes(t, &need))
-            return false;
-        if (need > *scratch)
-            *scratch = need;
-    }
-    if (!rondo__add(*scratch, 63, scratch))
-        return false;
-    *scratch &= ~(size_t)63;
-    if (!rondo__mul((size_t)*pieces, sizeof(struct piece), &list) ||
-        !rondo__mul(*scratch, (size_t)rondo__cpu_workers(dev, *items), &all))
-        return false;
-    *slack = all >= LARGE / 4 ? LARGE - 1 - (all - 1) % LARGE + LARGE : 0;
-    return rondo__add(all, *slack, &all) && rondo__add(list, all, total) &&
-           rondo__add(*total, 4 * 64, total); /* two blocks, each rounded up and with its header */
+    const int64_t row = begins ? begins[job->sequence] + job->row : job->q_row;
+    return rows->data ? (char *)rows->data + (size_t)(row * rows->row_stride) * rondo_type_size(type) : NULL;
 }
 
-size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks,
-                                    int64_t count)
+/* Where the data of a job lies in this run. */
+static int bind(const struct rondo_program *p, int64_t job, const struct rondo_attention_run *run)
 {
-    int64_t pieces, items;
-    size_t scratch, slack, total;
-    return measure(dev, tasks, count, &pieces, &items, &scratch, &slack, &total) ? total : SIZE_MAX;
+    const struct rondo_job *from = p->desc.jobs + job;
+    const struct about *about = p->about + job;
+    struct rondo_attention_task *t = p->tasks + job;
+    if (about->sources > run->kv_count)
+        return rondo__fail(RONDO_EINVAL, "attention: job %lld reads KV part %d, but the run has %d", (long long)job,
+                           (int)about->sources - 1, (int)run->kv_count);
+    for (int32_t i = 0; i < about->sources; i++) {
+        const struct rondo_kv_part *part = run->kv + i;
+        const int64_t first = part->kv_row ? part->kv_row[from->sequence] : 0;
+        if (part->pages && (!about->pages || part->page_rows % t->leaf_size || first % t->leaf_size))
+            return rondo__fail(RONDO_ENOTSUP, "attention: leaves of job %lld cross pages of %lld rows; pages take whole leaves of %d",
+                               (long long)job, (long long)part->page_rows, (int)t->leaf_size);
+    }
+    t->q = rows_of(&run->q, run->q_row, from, t->q_type);
+    t->q_row_stride = run->q.row_stride;
+    t->q_head_stride = run->q.head_stride;
+    t->out = rows_of(&run->out, run->out_row, from, t->out_type);
+    t->out_row_stride = run->out.row_stride;
+    t->out_head_stride = run->out.head_stride;
+    t->lse = rows_of(&run->lse, run->lse_row, from, RONDO_F32);
+    t->lse_row_stride = run->lse.row_stride;
+    t->lse_head_stride = run->lse.head_stride;
+    t->kv = run->kv;
+    t->kv_count = about->sources;
+    for (int64_t i = from->places_first; i < from->places_first + from->places; i++) {
+        const struct rondo_place *place = p->desc.places + i;
+        if (place->buffer >= run->node_count)
+            return rondo__fail(RONDO_EINVAL, "attention: job %lld has nodes in buffer %d, but the run has %d", (long long)job,
+                               (int)place->buffer, (int)run->node_count);
+        p->slots[i] = run->nodes[place->buffer] + place->rows * t->heads * p->desc.node_width;
+    }
+    return 0;
 }
 
 /* How many keys the tokens [t0, t1) may see: their last position less their first, clipped to the task's
  * keys. */
-static uint64_t cost(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int64_t first,
-                     int64_t last)
+static uint64_t cost(const struct rondo_attention_task *t, const struct about *about, int64_t t0, int64_t t1)
 {
     int64_t lo, hi, lo1, hi1, p0 = rondo__cpu_position(t, t0), p1 = rondo__cpu_position(t, t1 - 1);
-    rondo__visible(t, p0 < p1 ? p0 : p1, &lo, &hi1);
-    rondo__visible(t, p0 < p1 ? p1 : p0, &lo1, &hi);
-    if (lo < first)
-        lo = first;
-    if (hi > last)
-        hi = last;
+    t->mask->kind->row(t->mask, p0 < p1 ? p0 : p1, &lo, &hi1);
+    t->mask->kind->row(t->mask, p0 < p1 ? p1 : p0, &lo1, &hi);
+    if (lo < about->key_first)
+        lo = about->key_first;
+    if (hi > about->key_end)
+        hi = about->key_end;
     return (uint64_t)(t1 - t0) * (hi > lo ? (uint64_t)(hi - lo) : 0u);
 }
 
@@ -117,30 +260,22 @@ static void sort(struct piece *p, int64_t count)
     }
 }
 
-static void list_pieces(const struct rondo_device *dev, const struct rondo_attention_task *tasks,
-                        int64_t count, struct piece *out)
+static void list_pieces(struct job *j, const struct rondo_program *p, int64_t first, int64_t count)
 {
-    int64_t n = 0, items = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const struct rondo_attention_task *t = tasks + i;
-        int64_t first = INT64_MAX, last = INT64_MIN, step = dev->attention->tokens(t);
-        if (t->q_rows <= 0 || t->steps <= 0)
-            continue;
-        for (int32_t j = 0; j < t->leaf_count; j++) {
-            const struct rondo_leaf *f = t->leaves + j;
-            int64_t end = f->first + (int64_t)(f->count - 1) * f->step + 1;
-            first = f->first < first ? f->first : first;
-            last = end > last ? end : last;
-        }
-        for (int64_t token = 0; token < t->q_rows; token += step) {
+    int64_t n = 0;
+    for (int64_t i = first; i < first + count; i++) {
+        const struct rondo_attention_task *t = p->tasks + i;
+        const int64_t step = j->kernel->tokens(t), rows = blocks_of(t, step) ? t->q_rows : 0;
+        for (int64_t token = 0; token < rows; token += step) {
             int64_t end = t->q_rows - token < step ? t->q_rows : token + step;
-            out[n++] = (struct piece){ .cost = cost(t, token, end, first, last), .token = token, .task = i };
+            j->pieces[n++] = (struct piece){ .cost = cost(t, p->about + i, token, end), .token = token, .task = i };
         }
     }
-    sort(out, n);
+    sort(j->pieces, n);
+    j->pieces_count = n;
     for (int64_t i = 0; i < n; i++) {
-        items += tasks[out[i].task].kv_heads;
-        out[i].items = items;
+        j->items += p->tasks[j->pieces[i].task].kv_heads;
+        j->pieces[i].items = j->items;
     }
 }
 
@@ -165,38 +300,25 @@ static int work(void *arg, int64_t item, int worker)
     return code;
 }
 
-int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks,
-                             int64_t count, const struct rondo_poll *poll)
+int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *program,
+                         const struct rondo_attention_run *run, const struct rondo_poll *poll)
 {
-    struct job j = { .kernel = dev->attention, .tasks = tasks, .poll = poll };
-    int64_t items;
-    size_t slack, total;
-    int err;
+    struct job j = { .kernel = dev->attention, .tasks = program->tasks, .poll = poll, .scratch_bytes = program->worker_bytes };
+    int err = 0;
 
-    if (!measure(dev, tasks, count, &j.pieces_count, &items, &j.scratch_bytes, &slack, &total))
-        return rondo__fail(RONDO_ENOMEM,
-                           "attention: the scratch of the cpu device would exceed the address space");
-    if (items == 0)
-        return 0;
-    size_t bytes = j.scratch_bytes * (size_t)rondo__cpu_workers(dev, items);
-    j.pieces = rondo__alloc((size_t)j.pieces_count * sizeof *j.pieces);
-    char *block = rondo__alloc(bytes + slack);
-    if (!j.pieces || !block) {
-        err = rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device",
-                          total);
-        goto done;
-    }
-    j.scratch = block;
-    if (slack) {
-        j.scratch += LARGE - 1 - ((uintptr_t)block + LARGE - 1) % LARGE;
-        rondo__cpu_huge(j.scratch, bytes + LARGE - 1 - (bytes - 1) % LARGE);
-    }
-    list_pieces(dev, tasks, count, j.pieces);
+    (void)stream;
+    if (run->first < 0 || run->count < 0 || run->first > program->desc.job_count || run->count > program->desc.job_count - run->first)
+        return rondo__fail(RONDO_EINVAL, "attention: %lld jobs from job %lld on do not lie among the program's %lld", (long long)run->count,
+                           (long long)run->first, (long long)program->desc.job_count);
+    for (int64_t i = run->first; i < run->first + run->count && !err; i++)
+        err = bind(program, i, run);
+    if (err || !program->scratch)
+        return err;
+    /* the list last: what the threads use lies over whole large pages */
+    j.scratch = dev->scratch;
+    j.pieces = (struct piece *)(void *)(dev->scratch + program->scratch - program->list_bytes);
+    list_pieces(&j, program, run->first, run->count);
     for (int64_t i = 0; poll && poll->work && i < j.pieces_count; i++)
-        poll->work->total += j.pieces[i].cost * (uint64_t)tasks[j.pieces[i].task].kv_heads;
-    err = rondo__cpu_for(dev, items, work, &j, poll);
-done:
-    rondo__free(block);
-    rondo__free(j.pieces);
-    return err;
+        poll->work->total += j.pieces[i].cost * (uint64_t)program->tasks[j.pieces[i].task].kv_heads;
+    return rondo__cpu_for(dev, j.items, work, &j, poll);
 }

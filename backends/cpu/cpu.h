@@ -17,11 +17,13 @@ const char *rondo__cpu_isa_name(int isa);
 int rondo__cpu_isa_usable(int isa);
 int rondo__cpu_fma_usable(void); /* the same for the spec built with FMA instructions */
 
+struct rondo_attention_task;   /* task.h */
+
 /* One build of the attention kernels. An item is some tokens of a task x the heads of one KV head. */
 struct rondo_cpu_attention {
     int64_t (*tokens)(const struct rondo_attention_task *task); /* tokens of one item */
     bool (*bytes)(const struct rondo_attention_task *task,
-                  size_t *bytes); /* scratch of one worker; false: too large */
+                  size_t *bytes); /* scratch of one worker, wherever keys lie; false: too large */
     /* tokens [t0, t1); returns poll's code. poll is NULL on workers that are not the calling thread. */
     int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head,
                void *scratch, const struct rondo_poll *poll);
@@ -37,6 +39,8 @@ struct rondo_device {
     int32_t crowded; /* its threads and those of other ranks are more than the cores */
     const struct rondo_cpu_attention *attention;
     struct rondo_team *team; /* made when first of use (team.h) */
+    char *scratch, *scratch_block; /* of whatever computes, as large as the largest yet needed; what was allocated for it */
+    size_t scratch_bytes;
 };
 
 /* ---- loops (parallel.c) ---- */
@@ -62,41 +66,34 @@ int rondo__cpu_check_mode(void);
 uint64_t rondo__cpu_mode_enter(void);
 void rondo__cpu_mode_leave(uint64_t found);
 
-/* ---- attention (attention_run.c) ---- */
-int rondo__cpu_attention_run(struct rondo_device *dev, const struct rondo_attention_task *tasks,
-                             int64_t count, const struct rondo_poll *poll);
-size_t rondo__cpu_attention_scratch(const struct rondo_device *dev, const struct rondo_attention_task *tasks,
-                                    int64_t count);
+/* ---- scratch (device.c) ---- */
 
-/* The key position of a task's query token. */
-static inline int64_t rondo__cpu_position(const struct rondo_attention_task *t, int64_t token)
-{
-    const rondo_span *s = t->q_spans;
-    for (int32_t i = 1; i < t->q_span_count && t->q_spans[i].row <= token; i++)
-        s = t->q_spans + i;
-    return s->first + (token - s->row) * s->step;
-}
+/* The device's scratch holds at least so many bytes from now on. false: no memory, and it is as it was. */
+bool rondo__cpu_scratch(struct rondo_device *dev, size_t bytes);
+
+/* ---- attention (attention_run.c): slots of the device table ---- */
+int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc);
+void rondo__cpu_program_free(struct rondo_device *dev, struct rondo_program *program);
+size_t rondo__cpu_program_scratch(const struct rondo_device *dev, const struct rondo_program *program);
+int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *program,
+                         const struct rondo_attention_run *run, const struct rondo_poll *poll);
 
 /* ---- linear layers and element-wise functions (linear.c, elementwise.c): slots of the device table ---- */
-int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out,
-                          const rondo_linear_desc *desc);
-int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, int64_t rows,
-                           const void *weights);
-int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows,
-                           void *weights);
-void rondo__cpu_linear_free(struct rondo_device_linear *linear);
+int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
+int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
+int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
+void rondo__cpu_linear_free(struct rondo_device *dev, struct rondo_device_linear *linear);
 size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear);
-int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear *linear, int64_t rows,
-                      const float *x, int64_t x_stride, float *y, int64_t y_stride, const float *bias,
-                      int add, const struct rondo_poll *poll);
-int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
-                       const float *weight, float eps, float *y);
-int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x,
+int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                      const struct rondo_linear_run *run, const struct rondo_poll *poll);
+int rondo__cpu_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
+                       float eps, float *y);
+int rondo__cpu_rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,
                     int64_t row_stride, int64_t head_stride, const float *table);
-int rondo__cpu_swiglu(struct rondo_device *dev, int64_t count, const float *gate, const float *up, float *y);
-int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type,
+int rondo__cpu_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y);
+int rondo__cpu_convert(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type,
                        void *to);
-int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
-                         int64_t x_stride, double *out);
+int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
+                         double *out);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The CPU's device table: choice of the instruction set, plain memory, and the slots that other files of this
- * folder fill. The stream of this device runs at once, so that sync() has nothing to wait for.
+ * folder fill. Its streams run at once, so that events are nothing and sync() has nothing to wait for.
  */
 #include "backends/cpu/cpu.h"
 
@@ -104,8 +104,10 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
 
 static void detach(struct rondo_device *dev)
 {
-    if (dev)
+    if (dev) {
         rondo__team_free(dev->team);
+        rondo__free(dev->scratch_block);
+    }
     rondo__free(dev);
 }
 
@@ -119,7 +121,67 @@ static int check(struct rondo_device *dev)
     return rondo__cpu_check_mode();
 }
 
-static int sync_stream(struct rondo_device *dev)
+/* ---- streams and events: all work is done when a call returns ---- */
+
+struct rondo_stream {
+    int nothing;
+};
+struct rondo_event {
+    int nothing;
+};
+static struct rondo_stream the_stream;
+static struct rondo_event the_event;
+
+static int stream_new(struct rondo_device *dev, struct rondo_stream **out)
+{
+    (void)dev;
+    *out = &the_stream;
+    return 0;
+}
+
+static void stream_free(struct rondo_device *dev, struct rondo_stream *stream)
+{
+    (void)dev;
+    (void)stream;
+}
+
+static int event_new(struct rondo_device *dev, struct rondo_event **out)
+{
+    (void)dev;
+    *out = &the_event;
+    return 0;
+}
+
+static void event_free(struct rondo_device *dev, struct rondo_event *event)
+{
+    (void)dev;
+    (void)event;
+}
+
+static int event_in_stream(struct rondo_device *dev, struct rondo_stream *stream, struct rondo_event *event)
+{
+    (void)dev;
+    (void)stream;
+    (void)event;
+    return 0;
+}
+
+static int event_wait(struct rondo_device *dev, struct rondo_event *event, const struct rondo_poll *poll)
+{
+    (void)dev;
+    (void)event;
+    (void)poll;
+    return 0;
+}
+
+static int event_query(struct rondo_device *dev, struct rondo_event *event)
+{
+    (void)dev;
+    (void)event;
+    return 1;
+}
+
+static int sync_streams(struct rondo_device *dev)
 {
     (void)dev;
     return 0;
@@ -127,9 +189,35 @@ static int sync_stream(struct rondo_device *dev)
 
 /* ---- memory ---- */
 
-static int memory_new(struct rondo_device *dev, size_t bytes, void **out)
+/* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which
+ * small pages would slow by a few percent. */
+#define LARGE ((size_t)2 << 20)
+
+bool rondo__cpu_scratch(struct rondo_device *dev, size_t bytes)
+{
+    const size_t slack = bytes >= LARGE / 4 ? LARGE - 1 - (bytes - 1) % LARGE + LARGE : 0;
+    size_t all;
+    if (bytes <= dev->scratch_bytes)
+        return true;
+    char *block = rondo__add(bytes, slack, &all) ? rondo__alloc(all) : NULL;
+    if (!block)
+        return false;
+    rondo__free(dev->scratch_block);
+    dev->scratch_block = dev->scratch = block;
+    dev->scratch_bytes = bytes;
+    if (slack) {
+        dev->scratch = block + (LARGE - 1 - ((uintptr_t)block + LARGE - 1) % LARGE);
+        rondo__cpu_huge(dev->scratch, bytes + LARGE - 1 - (bytes - 1) % LARGE);
+    }
+    return true;
+}
+
+/* Of all kinds: it is one memory. */
+static int memory_new(struct rondo_device *dev, int kind, size_t bytes, void **out)
 {
     (void)dev;
+    (void)kind;
+    *out = NULL;
     void *memory = rondo__alloc(bytes);
     if (!memory)
         return rondo__fail(RONDO_ENOMEM, "no memory for %zu bytes on the cpu device", bytes);
@@ -138,26 +226,35 @@ static int memory_new(struct rondo_device *dev, size_t bytes, void **out)
     return 0;
 }
 
-static void memory_free(struct rondo_device *dev, void *memory, size_t bytes)
+static void memory_free(struct rondo_device *dev, int kind, void *memory, size_t bytes)
 {
     (void)dev;
+    (void)kind;
     (void)bytes;
     rondo__free(memory);
 }
 
-static int copy(struct rondo_device *dev, void *to, const void *from, size_t bytes, int kind)
+static int memory_kind(const struct rondo_device *dev, const void *memory)
 {
     (void)dev;
-    (void)kind;
+    (void)memory;
+    return RONDO_MEMORY_HOST;
+}
+
+static int copy(struct rondo_device *dev, struct rondo_stream *stream, void *to, const void *from, size_t bytes)
+{
+    (void)dev;
+    (void)stream;
     if (bytes)
         memmove(to, from, bytes);
     return 0;
 }
 
-static int copy_rows(struct rondo_device *dev, void *to, size_t to_stride, const void *from,
-                     size_t from_stride, size_t row_bytes, int64_t rows)
+static int copy_rows(struct rondo_device *dev, struct rondo_stream *stream, void *to, size_t to_stride, const void *from, size_t from_stride,
+                     size_t row_bytes, int64_t rows)
 {
     (void)dev;
+    (void)stream;
     if (row_bytes == 0 || rows <= 0)
         return 0;
     if (to_stride == row_bytes && from_stride == row_bytes) {
@@ -177,6 +274,8 @@ const struct rondo_device_ops rondo__cpu_device = {
     .name = "cpu",
     .arithmetics = 1u << RONDO_ARITHMETIC_F32,
     .levels = 1u << RONDO_STRICT,
+    .operations = 1u << RONDO_JOB_FORWARD | 1u << RONDO_JOB_JOIN,
+    .unified = 1,
     .probe = probe,
     .isa = isa,
     .attach = attach,
@@ -184,13 +283,24 @@ const struct rondo_device_ops rondo__cpu_device = {
     .isa_used = isa_used,
     .threads_used = threads_used,
     .check = check,
-    .sync = sync_stream,
+    .stream_new = stream_new,
+    .stream_free = stream_free,
+    .event_new = event_new,
+    .event_free = event_free,
+    .event_record = event_in_stream,
+    .stream_wait = event_in_stream,
+    .event_wait = event_wait,
+    .event_query = event_query,
+    .sync = sync_streams,
     .memory_new = memory_new,
     .memory_free = memory_free,
+    .memory_kind = memory_kind,
     .copy = copy,
     .copy_rows = copy_rows,
-    .attention = rondo__cpu_attention_run,
-    .attention_scratch = rondo__cpu_attention_scratch,
+    .program_new = rondo__cpu_program_new,
+    .program_free = rondo__cpu_program_free,
+    .program_scratch = rondo__cpu_program_scratch,
+    .attention = rondo__cpu_attention,
     .linear_new = rondo__cpu_linear_new,
     .linear_load = rondo__cpu_linear_load,
     .linear_read = rondo__cpu_linear_read,

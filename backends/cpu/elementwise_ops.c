@@ -65,9 +65,10 @@ static int rmsnorm_item(void *arg, int64_t item, int worker)
     return 0;
 }
 
-int rondo__cpu_rmsnorm(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
+int rondo__cpu_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x,
                        const float *weight, float eps, float *y)
 {
+    (void)stream;
     struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
                       .dim = dim,
                       .in = x,
@@ -87,9 +88,10 @@ static int rope_item(void *arg, int64_t item, int worker)
     return 0;
 }
 
-int rondo__cpu_rope(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x,
+int rondo__cpu_rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,
                     int64_t row_stride, int64_t head_stride, const float *table)
 {
+    (void)stream;
     struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
                       .dim = dim,
                       .heads = heads,
@@ -113,8 +115,9 @@ static int swiglu_item(void *arg, int64_t item, int worker)
     return 0;
 }
 
-int rondo__cpu_swiglu(struct rondo_device *dev, int64_t count, const float *gate, const float *up, float *y)
+int rondo__cpu_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
 {
+    (void)stream;
     struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .in = gate, .second = up, .out = y };
     return rondo__cpu_for(dev, items(&c, count, 1), swiglu_item, &c, NULL);
 }
@@ -129,9 +132,10 @@ static int convert_item(void *arg, int64_t item, int worker)
     return 0;
 }
 
-int rondo__cpu_convert(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type,
+int rondo__cpu_convert(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type,
                        void *to)
 {
+    (void)stream;
     struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
                       .in = from,
                       .out = to,
@@ -150,9 +154,10 @@ static int logsumexp_item(void *arg, int64_t item, int worker)
     return 0;
 }
 
-int rondo__cpu_logsumexp(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x,
+int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x,
                          int64_t x_stride, double *out)
 {
+    (void)stream;
     struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
                       .dim = dim,
                       .row_stride = x_stride,

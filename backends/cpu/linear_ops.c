@@ -75,8 +75,9 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     return 0;
 }
 
-void rondo__cpu_linear_free(struct rondo_device_linear *linear)
+void rondo__cpu_linear_free(struct rondo_device *dev, struct rondo_device_linear *linear)
 {
+    (void)dev;
     if (!linear)
         return;
     rondo__free(linear->weights);
@@ -105,11 +106,11 @@ size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear)
 DEFINE_PACK(pack_16, uint16_t)
 DEFINE_PACK(pack_32, uint32_t)
 
-int rondo__cpu_linear_load(struct rondo_device_linear *linear, int64_t first, int64_t rows,
-                           const void *weights)
+int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights)
 {
     int64_t in = linear->in, done = 0;
 
+    (void)dev;
     while (done < rows) {
         int64_t row = first + done, room = PANEL - row % PANEL,
                 count = room < rows - done ? room : rows - done;
@@ -205,10 +206,10 @@ static int64_t cut(struct run *r, const struct rondo_device *dev)
     return panel_items * r->tile_groups;
 }
 
-int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear *linear, int64_t rows,
-                      const float *x, int64_t x_stride, float *y, int64_t y_stride, const float *bias,
-                      int add, const struct rondo_poll *poll)
+int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                      const struct rondo_linear_run *run, const struct rondo_poll *poll)
 {
+    const int64_t rows = run->rows;
     const struct rondo_cpu_linear *k = rondo__cpu_linear_kernels(dev);
     int64_t tiles = divide_up(rows, k->tile_rows), blocks = divide_up(tiles, BLOCK_TILES),
             most = divide_up(tiles, blocks ? blocks : 1);
@@ -218,9 +219,12 @@ int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear
     char *scratch = NULL;
     int err = 0;
 
+    (void)stream;
     if (rows < 1)
         return 0;
-    if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *x, (size_t)linear->in, &bytes)) ||
+    if (run->leaves || run->nodes)
+        return rondo__fail(RONDO_ENOTSUP, "a linear layer over some of its leaves");
+    if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *run->x, (size_t)linear->in, &bytes)) ||
         !k->bytes(linear, most, &scratch_bytes) ||
         !rondo__mul(scratch_bytes, (size_t)dev->threads, &scratch_all))
         return rondo__fail(RONDO_ENOMEM,
@@ -241,13 +245,13 @@ int rondo__cpu_linear(struct rondo_device *dev, const struct rondo_device_linear
                                                end - row,
                                                tile_end - tile,
                                                k->tile_rows,
-                                               x + row * x_stride,
-                                               y + row * y_stride,
+                                               run->x + row * run->x_stride,
+                                               run->y + row * run->y_stride,
                                                packed,
-                                               x_stride,
-                                               y_stride,
-                                               bias,
-                                               add };
+                                               run->x_stride,
+                                               run->y_stride,
+                                               run->bias,
+                                               run->add };
         r.scratch = scratch;
         r.scratch_bytes = scratch_bytes;
         if (k->pack && (end - row) * linear->in < LEAST_WORK)

@@ -6,6 +6,7 @@
  */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/num.h"
+#include "backends/cpu/task.h"
 
 #define TOKENS 8 /* of one item; any number would do */
 #define LEAF_MAX 256
@@ -76,6 +77,29 @@ static void merge(const struct rondo_attention_task *t, float *a, const float *b
     a[NODE_M] = M;
 }
 
+/* C6: the canonical tree over the leaves of a run in which this row sees keys, at *top, which goes one node up. */
+static float *run_of_leaves(const struct rondo_attention_task *t, const struct rondo_leaf *run, int32_t kv_head,
+                            const float *q, int64_t lo, int64_t hi, float *x, float *top)
+{
+    const size_t size = node_floats(t);
+    const int64_t leaves = rondo__run_leaves(run, t->leaf_size);
+    int64_t a, b;
+
+    rondo__run_visible(run, leaves, lo, hi, t->leaf_size, &a, &b);
+    if (a >= b) {
+        node_empty(t, top);
+        return top + size;
+    }
+    for (int64_t i = a; i < b; i++) {
+        const struct rondo_leaf f = rondo__run_leaf(run, leaves, i, t->leaf_size);
+        leaf(t, &f, kv_head, q, lo, hi, x, top);
+        for (int32_t n = rondo__run_merges(i, a, b); n > 0; n--, top -= size)
+            merge(t, top - size, top);
+        top += size;
+    }
+    return top;
+}
+
 /* C7. */
 static void output(const struct rondo_attention_task *t, int64_t token, int32_t head, const float *node)
 {
@@ -115,15 +139,14 @@ static void row(const struct rondo_attention_task *t, int64_t token, int32_t hea
     float *top = stack; /* the next free place */
     int64_t lo, hi;
 
-    rondo__visible(t, rondo__cpu_position(t, token), &lo, &hi);
+    t->mask->kind->row(t->mask, rondo__cpu_position(t, token), &lo, &hi);
     for (int32_t d = 0; d < t->head_dim; d++)
         q[d] = rondo__element(t->q, token * t->q_row_stride + head * t->q_head_stride + d, t->q_type);
     for (int32_t i = 0; i < t->steps; i++) {
         const struct rondo_tree_step *s = t->program + i;
         switch (s->code) {
         case RONDO_TREE_LEAF:
-            leaf(t, t->leaves + s->arg, kv_head, q, lo, hi, x, top);
-            top += size;
+            top = run_of_leaves(t, t->leaves + s->arg, kv_head, q, lo, hi, x, top);
             break;
         case RONDO_TREE_LOAD:
             slot_move(t, t->slots[s->arg], token, head, top, false);

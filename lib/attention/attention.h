@@ -8,14 +8,8 @@
 
 #include "attention/tree.h"
 
-/* Where a slot of a job lies: `rows` rows into a buffer of nodes. A node of q_rows rows takes q_rows * heads * (value_dim + 2)
- * floats, so that a number of rows is a size for any number of heads. pass-KV: buffer 0. pass-Q: nodes for or from rank `buffer`. */
-struct rondo__place {
-    int64_t rows;
-    int32_t buffer, reserved;
-};
-
-/* One task of a step; `first` fields are places in the plan's lists. */
+/* One job of a step; `first` fields are places in the plan's lists. Its places: pass-KV: buffer 0; pass-Q: nodes for or from rank
+ * `buffer`. */
 struct rondo__job {
     int64_t sequence;
     int64_t q_row, q_rows;             /* among all rows of the rank whose queries these are, packed */
@@ -38,7 +32,10 @@ struct rondo__parcel {
 struct rondo_attention {
     rondo_context *ctx;
     rondo_attention_desc desc;         /* defaults filled in, pointers gone */
-    struct rondo__mask mask;
+    struct rondo_mask mask;
+    struct rondo_shared_device *device;   /* the program's */
+    struct rondo_program *program;
+    struct rondo_job *device_jobs;
     float scale_log2;
     int32_t rank, ranks, groups, agreed;
     bool in_place;                     /* the transport shows other ranks' memory: nothing is gained by taking parcels one by one */
@@ -71,13 +68,14 @@ int rondo__survey(rondo_attention *plan);
 
 /* ---- workspace.c: how it is divided; all offsets in bytes, multiples of 64 ---- */
 struct rondo__workspace {
-    size_t tasks, slots, labels, shifts, zeros;
+    size_t labels, shifts, zeros;
     size_t pack[2];                    /* this rank's parcel where it must be packed: K, V; or Q and nothing */
     size_t pack_bytes;                 /* 0, or: no place for it here, execute takes so much where it must */
     size_t arrive[2];                  /* K, V: as many parcels as may be held at once */
     size_t arrive_each[2];             /* how far apart they are */
     int32_t arrive_places, reserved;
-    size_t blocks;                     /* in_place pass-KV: struct rondo_kv_block [ranks - 1], by step */
+    size_t blocks;                     /* in_place pass-KV: struct rondo_kv_part [ranks]: the own rows, then by step */
+    size_t buffers;                    /* void * [ranks] */
     size_t pending;                    /* pass-KV */
     size_t nodes;                      /* pass-Q: to ranks 0.., then from ranks 0.., each at a multiple of 64 bytes */
     size_t total;
@@ -107,7 +105,7 @@ struct rondo__execution {
     char *base;                        /* the workspace */
     struct rondo__workspace at;
     int32_t group, heads, kv_heads;    /* which head group, and the heads of one */
-    const void **buffers;              /* [ranks]: nodes by struct rondo__place */
+    void **buffers;                    /* [ranks]: nodes by struct rondo_place */
     bool exposed[2];                   /* arrival places that were shown on: not to be written before the fence */
     struct rondo__extra *extra;
     /* where io->progress is given: */
@@ -115,13 +113,14 @@ struct rondo__execution {
     double before, share, told;        /* of all work: that of the steps before it, that of it; what was told last */
 };
 
-/* Computes all jobs of a step. q: rows that arrived, dense; NULL: the caller's. kv: what leaves of source 0 read; NULL: the caller's
- * tensors. blocks: what the other sources are, or NULL. */
-int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_block *kv,
-                   const struct rondo_kv_block *blocks);
-/* Fills a task for a job, without pointers to data. */
-void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int32_t heads, int32_t kv_heads,
-                 struct rondo_attention_task *task);
+/* Keys and values that came, dense. */
+struct rondo__parcel_parts {
+    const void *part[2];
+};
+struct rondo_kv_part rondo__parcel_kv(const struct rondo__execution *e, const struct rondo__parcel_parts *parcel);
+struct rondo_kv_part rondo__own_kv(const struct rondo__execution *e);
+/* Computes all jobs of a step. q: rows that arrived, dense; NULL: the caller's. kv: the sources of leaves. */
+int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_part *kv, int32_t kv_count);
 /* The row of k and v where a sequence's first key here lies. */
 int64_t rondo__kv_row(const struct rondo__execution *e, int64_t sequence);
 
@@ -149,11 +148,5 @@ int rondo__settle(struct rondo__execution *e, const char *step);
 /* ---- pass_kv.c, pass_q.c ---- */
 int rondo__pass_kv(struct rondo__execution *e);
 int rondo__pass_q(struct rondo__execution *e);
-
-/* ---- pairs.c ---- */
-/* (query, key) pairs: all of queries [p0, p0 + queries) and the keys of a span; or, the other way round, a span of queries and all of
- * keys [0, keys). Stops at UINT64_MAX. */
-uint64_t rondo__pairs_of_keys(const struct rondo__mask *mask, int64_t p0, int64_t queries, const rondo_span *keys);
-uint64_t rondo__pairs_of_queries(const struct rondo__mask *mask, const rondo_span *queries, int64_t keys);
 
 #endif

@@ -37,9 +37,9 @@ int rondo__pack_rows(struct rondo__execution *e, const rondo_tensor *t, int64_t 
     if (!rows)
         return 0;
     if (heads == 1 || t->stride[1] == t->shape[2])
-        return ops->copy_rows(rondo__dev(e->ctx), to, to_stride, rondo__row(t, first, head), from_stride, to_stride, rows);
+        return ops->copy_rows(rondo__dev(e->ctx), NULL, to, to_stride, rondo__row(t, first, head), from_stride, to_stride, rows);
     for (int64_t h = 0; h < heads; h++) {
-        int err = ops->copy_rows(rondo__dev(e->ctx), to + (size_t)h * dim, to_stride, rondo__row(t, first, head + h), from_stride, dim, rows);
+        int err = ops->copy_rows(rondo__dev(e->ctx), NULL, to + (size_t)h * dim, to_stride, rondo__row(t, first, head + h), from_stride, dim, rows);
         if (err)
             return err;
     }
@@ -48,23 +48,22 @@ int rondo__pack_rows(struct rondo__execution *e, const rondo_tensor *t, int64_t 
 
 /* ---- computing a step ---- */
 
-void rondo__task(const rondo_attention *plan, const struct rondo__job *job, int32_t heads, int32_t kv_heads, struct rondo_attention_task *task)
+struct rondo_kv_part rondo__own_kv(const struct rondo__execution *e)
 {
-    const rondo_attention_desc *d = &plan->desc;
-    int64_t head_dim = d->head_dim, value_dim = d->value_dim;
-    *task = (struct rondo_attention_task){
-        .q_rows = job->q_rows, .q_row_stride = heads * head_dim, .q_head_stride = head_dim,
-        .q_spans = (const rondo_span *)plan->spans.items + job->spans_first, .q_span_count = job->spans, .q_type = d->q_type,
-        .k_row_stride = kv_heads * head_dim, .k_head_stride = head_dim, .v_row_stride = kv_heads * value_dim, .v_head_stride = value_dim,
-        .leaves = (const struct rondo_leaf *)plan->leaves.items + job->leaves_first, .leaf_count = job->leaves, .kv_type = d->kv_type,
-        .program = (const struct rondo_tree_step *)plan->steps.items + job->steps_first, .steps = job->steps, .depth = job->depth,
-        .heads = heads, .kv_heads = kv_heads, .head_dim = (int32_t)head_dim, .value_dim = (int32_t)value_dim,
-        .scale_log2 = plan->scale_log2, .causal = d->causal, .window_left = d->window_left, .window_right = d->window_right,
-        .out_row_stride = heads * value_dim, .out_head_stride = value_dim, .out_type = d->out_type, .leaf_size = d->leaf,
-        .lse_row_stride = heads, .lse_head_stride = 1,
+    const rondo_tensor *k = &e->io->k, *v = &e->io->v;
+    const int64_t head = (int64_t)e->group * e->kv_heads;
+    return (struct rondo_kv_part){
+        .k = { (void *)(uintptr_t)rondo__row(k, 0, head), k->stride[0], k->stride[1] },
+        .v = { (void *)(uintptr_t)rondo__row(v, 0, head), v->stride[0], v->stride[1] },
+        .kv_row = e->io->kv_row ? e->io->kv_row : e->plan->kv_first,
     };
-    if (!job->leaves)
-        task->leaves = NULL;
+}
+
+struct rondo_kv_part rondo__parcel_kv(const struct rondo__execution *e, const struct rondo__parcel_parts *parcel)
+{
+    const int64_t head_dim = e->plan->desc.head_dim, value_dim = e->plan->desc.value_dim;
+    return (struct rondo_kv_part){ .k = { (void *)(uintptr_t)parcel->part[0], e->kv_heads * head_dim, head_dim },
+                                   .v = { (void *)(uintptr_t)parcel->part[1], e->kv_heads * value_dim, value_dim } };
 }
 
 /* ---- how far it has come ---- */
@@ -99,56 +98,25 @@ static int poll_and_tell(void *arg)
     return tell(e, e->before + e->share * (part < 1.0 ? part : 1.0));
 }
 
-int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_block *kv,
-                   const struct rondo_kv_block *blocks)
+int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, const struct rondo_kv_part *kv, int32_t kv_count)
 {
     rondo_attention *plan = e->plan;
     const rondo_attention_io *io = e->io;
-    const struct rondo__job *jobs = (const struct rondo__job *)plan->jobs.items + plan->job_first[step];
-    int64_t count = plan->job_first[step + 1] - plan->job_first[step];
-    struct rondo_attention_task *tasks = (struct rondo_attention_task *)(void *)(e->base + e->at.tasks);
-    float **slots = (float **)(void *)(e->base + e->at.slots);
-    size_t q_size = rondo_type_size(plan->desc.q_type);
-    int64_t head = (int64_t)e->group * e->heads, kv_head = (int64_t)e->group * e->kv_heads;
+    const int64_t head = (int64_t)e->group * e->heads, head_dim = plan->desc.head_dim;
+    struct rondo_attention_run run = { .first = plan->job_first[step], .count = plan->job_first[step + 1] - plan->job_first[step],
+                                       .kv = kv, .kv_count = kv_count, .nodes = (float *const *)e->buffers, .node_count = plan->ranks };
 
-    if (!count)
+    if (!run.count)
         return 0;
-    for (int64_t i = 0; i < count; i++) {
-        const struct rondo__job *job = &jobs[i];
-        struct rondo_attention_task *t = &tasks[i];
-        rondo__task(plan, job, e->heads, e->kv_heads, t);
-        if (q) {
-            t->q = (const char *)q + (size_t)(job->q_row * t->q_row_stride) * q_size;
-        } else {
-            t->q = rondo__row(&io->q, rondo__query_row(plan, io->q_row, job->sequence, job->q_row), head);
-            t->q_row_stride = io->q.stride[0];
-            t->q_head_stride = io->q.stride[1];
-            t->out = (void *)(uintptr_t)rondo__row(&io->out, rondo__query_row(plan, io->out_row, job->sequence, job->q_row), head);
-            t->out_row_stride = io->out.stride[0];
-            t->out_head_stride = io->out.stride[1];
-            if (io->lse.data) {
-                t->lse = (void *)(uintptr_t)rondo__row(&io->lse, rondo__query_row(plan, io->lse_row, job->sequence, job->q_row), head);
-                t->lse_row_stride = io->lse.stride[0];
-                t->lse_head_stride = io->lse.stride[1];
-            }
-        }
-        t->blocks = blocks;
-        if (kv) {
-            t->k = kv->part[0];
-            t->v = kv->part[1];
-        } else {
-            int64_t row = rondo__kv_row(e, job->sequence);
-            t->k = rondo__row(&io->k, row, kv_head);
-            t->k_row_stride = io->k.stride[0];
-            t->k_head_stride = io->k.stride[1];
-            t->v = rondo__row(&io->v, row, kv_head);
-            t->v_row_stride = io->v.stride[0];
-            t->v_head_stride = io->v.stride[1];
-        }
-        const struct rondo__place *place = (const struct rondo__place *)plan->places.items + job->places_first;
-        t->slots = job->places ? slots : NULL;
-        for (int32_t j = 0; j < job->places; j++)
-            *slots++ = (float *)(uintptr_t)((const char *)e->buffers[place[j].buffer] + (size_t)place[j].rows * e->at.node_bytes);
+    if (q) {
+        run.q = (struct rondo_rows){ (void *)(uintptr_t)q, e->heads * head_dim, head_dim };
+    } else {
+        run.q = (struct rondo_rows){ (void *)(uintptr_t)rondo__row(&io->q, 0, head), io->q.stride[0], io->q.stride[1] };
+        run.out = (struct rondo_rows){ (void *)(uintptr_t)rondo__row(&io->out, 0, head), io->out.stride[0], io->out.stride[1] };
+        run.lse = (struct rondo_rows){ (void *)(uintptr_t)rondo__row(&io->lse, 0, head), io->lse.stride[0], io->lse.stride[1] };
+        run.q_row = io->q_row;
+        run.out_row = io->out_row;
+        run.lse_row = io->lse_row;
     }
     struct rondo_poll now_and_then = { poll_and_tell, e, io->progress ? &e->work : NULL };
     if (io->progress) {
@@ -158,7 +126,8 @@ int rondo__compute(struct rondo__execution *e, int32_t step, const void *q, cons
     }
     double begin = rondo__now();
     rondo__computing(e->ctx, true);
-    int err = rondo__ops(e->ctx)->attention(rondo__dev(e->ctx), tasks, count, plan->ranks > 1 || io->progress ? &now_and_then : NULL);
+    int err = rondo__ops(e->ctx)->attention(rondo__dev(e->ctx), NULL, plan->program, &run,
+                                         plan->ranks > 1 || io->progress ? &now_and_then : NULL);
     rondo__computing(e->ctx, false);
     rondo__trace(e->ctx, "attention", begin, -1, 0);
     e->before += e->share;
@@ -180,10 +149,10 @@ static int write_blanks(struct rondo__execution *e)
         for (int64_t h = 0; h < plan->desc.heads && !err; h++) {
             const int64_t row = rondo__query_row(plan, e->io->out_row, b[i].sequence, b[i].q_row);
             const int64_t lse_row = rondo__query_row(plan, e->io->lse_row, b[i].sequence, b[i].q_row);
-            err = ops->copy_rows(rondo__dev(e->ctx), (void *)(uintptr_t)rondo__row(&e->io->out, row, h),
+            err = ops->copy_rows(rondo__dev(e->ctx), NULL, (void *)(uintptr_t)rondo__row(&e->io->out, row, h),
                                  (size_t)e->io->out.stride[0] * element, e->base + e->at.zeros, 0, bytes, b[i].q_rows);
             if (!err && e->io->lse.data)
-                err = ops->copy_rows(rondo__dev(e->ctx), (void *)(uintptr_t)rondo__row(&e->io->lse, lse_row, h),
+                err = ops->copy_rows(rondo__dev(e->ctx), NULL, (void *)(uintptr_t)rondo__row(&e->io->lse, lse_row, h),
                                      (size_t)e->io->lse.stride[0] * sizeof(float), &nothing, 0, sizeof nothing, b[i].q_rows);
         }
     return err;
@@ -299,7 +268,7 @@ int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io,
         e.heads = (int32_t)plan->desc.heads / plan->groups;
         e.kv_heads = (int32_t)plan->desc.kv_heads / plan->groups;
         rondo__workspace(plan, plan->groups, &e.at);
-        e.buffers = (const void **)(void *)(e.base + e.at.slots) + plan->places_most;
+        e.buffers = (void **)(void *)(e.base + e.at.buffers);
         for (e.group = 0; e.group < plan->groups && !err; e.group++)
             err = plan->desc.algorithm == RONDO_PASS_Q ? rondo__pass_q(&e) : rondo__pass_kv(&e);
         if (!err)

@@ -44,7 +44,7 @@ static int own_part(struct rondo__execution *e, int part, const void **out)
 }
 
 /* Starts hop `hop`: what is on hand goes on, the parcel of the rank before it comes. */
-static int start_hop(struct rondo__execution *e, int32_t hop, const struct rondo_kv_block *hand, bool *active)
+static int start_hop(struct rondo__execution *e, int32_t hop, const struct rondo__parcel_parts *hand, bool *active)
 {
     const rondo_attention *plan = e->plan;
     int32_t n = plan->ranks, here = (plan->rank - hop + 1 + n) % n, next = (plan->rank - hop + n) % n;
@@ -71,28 +71,33 @@ static int start_hop(struct rondo__execution *e, int32_t hop, const struct rondo
 int rondo__pass_kv(struct rondo__execution *e)
 {
     const rondo_attention *plan = e->plan;
-    struct rondo_kv_block hand = { { NULL, NULL } }, *blocks = NULL;
+    struct rondo__parcel_parts hand = { { NULL, NULL } };
+    struct rondo_kv_part kv = rondo__own_kv(e), *blocks = NULL;
     int err = 0;
 
-    if (plan->in_place)
-        blocks = (struct rondo_kv_block *)(void *)(e->base + e->at.blocks);
+    if (plan->in_place) {
+        blocks = (struct rondo_kv_part *)(void *)(e->base + e->at.blocks);
+        blocks[0] = kv;
+    }
     e->buffers[0] = e->base + e->at.pending;
     for (int part = 0; part < 2 && !err && plan->parcels[plan->rank].reach; part++)
         err = own_part(e, part, &hand.part[part]);
     for (int32_t j = 0; j < plan->ranks && !err; j++) {
         bool active = false;
-        struct rondo_kv_block next = { { NULL, NULL } };
+        struct rondo__parcel_parts next = { { NULL, NULL } };
         if (j + 1 < plan->ranks)
             err = start_hop(e, j + 1, &hand, &active);
+        if (j)
+            kv = rondo__parcel_kv(e, &hand);
         if (!err && !blocks)
-            err = rondo__compute(e, j, NULL, j ? &hand : NULL, NULL);
+            err = rondo__compute(e, j, NULL, &kv, 1);
         for (int part = 0; part < 2 && !err && active; part++)
             err = rondo__shift_finish(e->ctx, rondo__shift_slot(e, part), &next.part[part]);
         hand = next;
         if (blocks && j + 1 < plan->ranks)
-            blocks[j] = hand;
+            blocks[j + 1] = rondo__parcel_kv(e, &hand);
     }
     if (!err && blocks)
-        err = rondo__compute(e, 0, NULL, NULL, blocks);
+        err = rondo__compute(e, 0, NULL, blocks, plan->ranks);
     return err ? err : rondo__settle(e, "end of pass-KV");
 }

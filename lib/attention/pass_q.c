@@ -15,7 +15,7 @@ static size_t whole_lines(size_t bytes)
 }
 
 /* Nodes for each rank lie in the workspace one after another; after them, room for nodes from each. */
-static char *place_nodes(struct rondo__execution *e, const void **to)
+static char *place_nodes(struct rondo__execution *e, void **to)
 {
     char *at = e->base + e->at.nodes;
     for (int32_t r = 0; r < e->plan->ranks; r++) {
@@ -95,6 +95,7 @@ static int start_return(struct rondo__execution *e, int32_t j, char **room, bool
 int rondo__pass_q(struct rondo__execution *e)
 {
     const rondo_attention *plan = e->plan;
+    const struct rondo_kv_part own = rondo__own_kv(e);
     const void *hand = NULL;
     char *room = place_nodes(e, e->buffers);
     int err = plan->parcels[plan->rank].reach ? own_queries(e, &hand) : 0;
@@ -107,7 +108,7 @@ int rondo__pass_q(struct rondo__execution *e)
         if (j + 1 < plan->ranks)
             err = start_hop(e, j + 1, hand, &active);
         if (!err)
-            err = rondo__compute(e, j, j ? hand : NULL, NULL, NULL);
+            err = rondo__compute(e, j, j ? hand : NULL, &own, 1);
         if (!err && j)
             err = start_return(e, j, &room, &returns);
         if (!err && active)
@@ -121,10 +122,10 @@ int rondo__pass_q(struct rondo__execution *e)
             continue;
         err = rondo__shift_finish(e->ctx, rondo__shift_slot(e, j), &where);
         if (plan->rows_from[from])
-            e->buffers[from] = where;
+            e->buffers[from] = (void *)(uintptr_t)where;
     }
     if (!err)
-        err = rondo__compute(e, plan->ranks, NULL, NULL, NULL);
+        err = rondo__compute(e, plan->ranks, NULL, &own, 1);
     if (!err)
         err = rondo__ops(e->ctx)->sync(rondo__dev(e->ctx));
     return err ? err : rondo__settle(e, "end of pass-Q");

@@ -5,14 +5,13 @@
  */
 #include "attention/tree.h"
 
-bool rondo__sees(const struct rondo__mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece)
+bool rondo__sees(const struct rondo_mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece)
 {
-    struct rondo_attention_task t = { .causal = mask->causal, .window_left = mask->left, .window_right = mask->right };
     int64_t last = piece->first + (int64_t)(piece->count - 1) * piece->step;
     for (int64_t i = 0; i < spans; i++) {
         int64_t lo, hi, end, unused;
-        rondo__visible(&t, queries[i].first, &lo, &unused);
-        rondo__visible(&t, queries[i].first + (queries[i].count - 1) * queries[i].step, &unused, &hi);
+        mask->kind->row(mask, queries[i].first, &lo, &unused);
+        mask->kind->row(mask, queries[i].first + (queries[i].count - 1) * queries[i].step, &unused, &hi);
         end = hi - 1;
         if (last >= lo && piece->first <= end)
             return true;
@@ -22,7 +21,7 @@ bool rondo__sees(const struct rondo__mask *mask, const rondo_span *queries, int6
 
 struct walk {
     struct rondo__list *out;
-    const struct rondo__mask *mask;
+    const struct rondo_mask *mask;
     const rondo_span *queries;
     int64_t spans;
     int64_t *rows;               /* [ranks] rows so far */
@@ -78,7 +77,7 @@ static void walk_runs(struct walk *w, const rondo_placement *placement, int64_t 
     }
 }
 
-int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo__mask *mask,
+int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo_mask *mask,
                   const rondo_span *queries, int64_t spans)
 {
     const rondo_placement_desc *d = rondo__placement_desc(placement);

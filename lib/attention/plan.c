@@ -188,8 +188,8 @@ static int count_pairs(rondo_attention *plan)
         int64_t p0 = plan->cached[i], keys = p0 + plan->tokens[i];
         if (keys <= 0)
             continue;
-        const rondo_span all = { p0, plan->tokens[i], 1, 0 };
-        info->visible_pairs = saturated(info->visible_pairs, rondo__pairs_of_queries(&plan->mask, &all, keys));
+        const rondo_span queries = { p0, plan->tokens[i], 1, 0 }, all = { 0, keys, 1, 0 };
+        info->visible_pairs = saturated(info->visible_pairs, plan->mask.kind->pairs(&plan->mask, &queries, &all));
         if (plan->desc.algorithm == RONDO_PASS_KV) {
             err = rondo__query_spans(plan, &spans, i, plan->rank);
         } else {
@@ -203,32 +203,45 @@ static int count_pairs(rondo_attention *plan)
         }
         const rondo_span *s = spans.items;
         for (int64_t j = 0; j < spans.count && !err; j++)
-            info->visible_pairs_here = saturated(info->visible_pairs_here, plan->desc.algorithm == RONDO_PASS_KV
-                                                                               ? rondo__pairs_of_queries(&plan->mask, s + j, keys)
-                                                                               : rondo__pairs_of_keys(&plan->mask, p0, plan->tokens[i], s + j));
+            info->visible_pairs_here = saturated(info->visible_pairs_here,
+                                                 plan->desc.algorithm == RONDO_PASS_KV ? plan->mask.kind->pairs(&plan->mask, s + j, &all)
+                                                                                       : plan->mask.kind->pairs(&plan->mask, &queries, s + j));
     }
     rondo__list_free(&spans);
     info->flops = 2.0 * (double)(plan->desc.head_dim + plan->desc.value_dim) * (double)info->visible_pairs * (double)plan->desc.heads;
     return err;
 }
 
-/* The device's scratch of the largest step. */
-static int ask_device(rondo_attention *plan)
+/* Hands the device all that is the same in every execution. */
+static int make_program(rondo_attention *plan)
 {
-    struct rondo_attention_task *tasks = rondo__alloc((size_t)plan->jobs_most * sizeof *tasks);
+    const rondo_attention_desc *d = &plan->desc;
     const struct rondo__job *jobs = plan->jobs.items;
-    if (!tasks)
+    struct rondo_job *to = plan->device_jobs = rondo__alloc_zero((size_t)plan->jobs.count, sizeof *to);
+    if (!to)
         return no_memory();
-    int32_t heads = (int32_t)plan->desc.heads / plan->groups, kv_heads = (int32_t)plan->desc.kv_heads / plan->groups;
-    for (int32_t step = 0; step <= plan->ranks; step++) {
-        int64_t first = plan->job_first[step], count = plan->job_first[step + 1] - first;
-        for (int64_t i = 0; i < count; i++)
-            rondo__task(plan, &jobs[first + i], heads, kv_heads, &tasks[i]);
-        size_t bytes = count ? rondo__ops(plan->ctx)->attention_scratch(rondo__dev(plan->ctx), tasks, count) : 0;
-        plan->info.device_bytes = bytes > plan->info.device_bytes ? bytes : plan->info.device_bytes;
+    for (int64_t i = 0; i < plan->jobs.count; i++) {
+        to[i] = (struct rondo_job){ .sequence = jobs[i].sequence, .q_row = jobs[i].q_row, .q_rows = jobs[i].q_rows,
+                                    .operation = jobs[i].leaves ? RONDO_JOB_FORWARD : RONDO_JOB_JOIN, .spans_first = jobs[i].spans_first,
+                                    .leaves_first = jobs[i].leaves_first, .steps_first = jobs[i].steps_first,
+                                    .places_first = jobs[i].places_first, .spans = jobs[i].spans, .leaves = jobs[i].leaves,
+                                    .steps = jobs[i].steps, .places = jobs[i].places, .depth = jobs[i].depth };
+        if (plan->desc.algorithm == RONDO_PASS_KV || jobs[i].step == 0 || jobs[i].step == plan->ranks)   /* the rank's own queries */
+            to[i].row = jobs[i].q_row - plan->q_first[jobs[i].sequence];
     }
-    rondo__free(tasks);
-    return 0;
+    const struct rondo_program_desc desc = {
+        .heads = (int32_t)d->heads / plan->groups, .kv_heads = (int32_t)d->kv_heads / plan->groups, .head_dim = (int32_t)d->head_dim,
+        .value_dim = (int32_t)d->value_dim, .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf,
+        .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = plan->scale_log2, .node_width = (int32_t)d->value_dim + 2,
+        .mask = plan->mask, .spans = plan->spans.items, .leaves = plan->leaves.items, .steps = plan->steps.items,
+        .places = plan->places.items, .jobs = to, .span_count = plan->spans.count, .leaf_count = plan->leaves.count,
+        .step_count = plan->steps.count, .place_count = plan->places.count, .job_count = plan->jobs.count,
+    };
+    plan->device = rondo__device_keep(plan->ctx->device);
+    int err = plan->device->ops->program_new(plan->device->dev, &plan->program, &desc);
+    if (!err)
+        plan->info.device_bytes = plan->device->ops->program_scratch(plan->device->dev, plan->program);
+    return err;
 }
 
 static size_t list_bytes(const struct rondo__list *list, size_t item)
@@ -253,7 +266,7 @@ static void fill_info(rondo_attention *plan)
                        (size_t)plan->ranks * (sizeof(struct rondo__parcel) + 3 * sizeof(int64_t)) + rondo__placement_bytes(plan->keys) +
                        (plan->queries ? rondo__placement_bytes(plan->queries) : 0) + list_bytes(&plan->spans, sizeof(rondo_span)) +
                        list_bytes(&plan->leaves, sizeof(struct rondo_leaf)) + list_bytes(&plan->steps, sizeof(struct rondo_tree_step)) +
-                       list_bytes(&plan->jobs, sizeof(struct rondo__job)) + list_bytes(&plan->places, sizeof(struct rondo__place)) +
+                       list_bytes(&plan->jobs, sizeof(struct rondo__job)) + list_bytes(&plan->places, sizeof(struct rondo_place)) +
                        list_bytes(&plan->blanks, sizeof(struct rondo__blank));
 }
 
@@ -304,7 +317,7 @@ static int make(rondo_attention *plan, const rondo_attention_desc *d)
     if (!err)
         err = count_pairs(plan);
     if (!err)
-        err = ask_device(plan);
+        err = make_program(plan);
     if (!err)
         fill_info(plan);
     return err;
@@ -329,7 +342,7 @@ int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rond
     plan->ranks = ctx->ranks;
     plan->in_place = ctx->transport && ctx->transport->in_place;
     plan->sequences = d.sequences;
-    plan->mask = (struct rondo__mask){ d.causal, d.window_left, d.window_right };
+    rondo__mask_make(&plan->mask, d.causal, d.window_left, d.window_right);
     plan->scale_log2 = (float)(d.scale * 1.4426950408889634074);
     err = make(plan, &d);
     if (err) {
@@ -344,6 +357,10 @@ void rondo_attention_destroy(rondo_attention *plan)
 {
     if (!plan)
         return;
+    if (plan->program)
+        plan->device->ops->program_free(plan->device->dev, plan->program);
+    rondo__device_release(plan->device);
+    rondo__free(plan->device_jobs);
     rondo_placement_destroy(plan->keys);
     rondo_placement_destroy(plan->queries);
     rondo__list_free(&plan->spans);

@@ -194,11 +194,11 @@ static int kv_jobs(struct survey *s, int64_t sequence, int64_t q_row, int64_t ro
                 *leaf++ = kv_leaf(s, p + i);
     }
     int64_t slots = s->tree.slots, places_first = plan->places.count;
-    struct rondo__place *place = rondo__list_add(&plan->places, sizeof *place, slots);
+    struct rondo_place *place = rondo__list_add(&plan->places, sizeof *place, slots);
     if (slots && !place)
         return no_memory();
     for (int64_t i = 0; i < slots; i++)
-        place[i] = (struct rondo__place){ plan->pending_rows + i * rows, 0, 0 };
+        place[i] = (struct rondo_place){ plan->pending_rows + i * rows, 0, 0 };
     for (int64_t i = jobs; i < plan->jobs.count; i++) {
         struct rondo__job *job = (struct rondo__job *)plan->jobs.items + i;
         job->places_first = places_first;
@@ -283,7 +283,7 @@ static int q_join(struct survey *s, int64_t sequence, int64_t q_row, int64_t row
     if (err)
         return err;
     struct rondo__job *job = add_job(s, sequence, plan->ranks, q_row, rows, spans_first, &program);
-    struct rondo__place *place = rondo__list_add(&plan->places, sizeof *place, s->rank_of.count);
+    struct rondo_place *place = rondo__list_add(&plan->places, sizeof *place, s->rank_of.count);
     if (!job || !place)
         return no_memory();
     job->places = (int32_t)s->rank_of.count;
@@ -292,7 +292,7 @@ static int q_join(struct survey *s, int64_t sequence, int64_t q_row, int64_t row
     memset(s->hull, 0, (size_t)plan->ranks * sizeof *s->hull);
     for (int64_t i = 0; i < s->rank_of.count; i++) {
         int32_t r = rank_of[i];
-        place[i] = (struct rondo__place){ s->pairs[(int64_t)plan->rank * plan->ranks + r] + s->hull[r]++ * rows, r, 0 };
+        place[i] = (struct rondo_place){ s->pairs[(int64_t)plan->rank * plan->ranks + r] + s->hull[r]++ * rows, r, 0 };
     }
     return 0;
 }
@@ -314,7 +314,7 @@ static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t q
         return no_memory();
     struct rondo__job *job = add_job(s, sequence, (plan->rank - source + plan->ranks) % plan->ranks, q_row, rows, spans_first, &program);
     struct rondo_leaf *leaf = rondo__list_add(&plan->leaves, sizeof *leaf, program.leaves);
-    struct rondo__place *place = rondo__list_add(&plan->places, sizeof *place, program.stores);
+    struct rondo_place *place = rondo__list_add(&plan->places, sizeof *place, program.stores);
     if (!job || !leaf || (program.stores && !place))
         return no_memory();
     job->leaves = program.leaves;
@@ -323,7 +323,7 @@ static int q_nodes(struct survey *s, int64_t sequence, int32_t source, int64_t q
         if (!tag[i])
             *leaf++ = (struct rondo_leaf){ .row = p[i].row, .first = p[i].first, .step = p[i].step, .count = p[i].count };
     for (int32_t i = 0; i < program.stores; i++)
-        place[i] = (struct rondo__place){ s->pairs[(int64_t)source * plan->ranks + plan->rank] + i * rows, source, 0 };
+        place[i] = (struct rondo_place){ s->pairs[(int64_t)source * plan->ranks + plan->rank] + i * rows, source, 0 };
     return 0;
 }
 

@@ -26,16 +26,11 @@ struct rondo__piece {
 /* In one sequence: 2^35 keys in leaves of 128; every count of nodes and steps fits int32_t. */
 #define RONDO_PIECES_MAX ((int64_t)1 << 28)
 
-struct rondo__mask {
-    int32_t causal;
-    int64_t left, right;         /* as in struct rondo_attention_task */
-};
-
 /* Whether a query of these spans (first: key positions) can see a key of the piece. Errs on the side of yes. */
-bool rondo__sees(const struct rondo__mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece);
+bool rondo__sees(const struct rondo_mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece);
 
 /* All pieces of a sequence that these queries can see, by rising index, over all ranks. Empties the list first. */
-int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo__mask *mask,
+int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo_mask *mask,
                   const rondo_span *queries, int64_t spans);
 
 /* The pruned tree over n pieces: node i < n is piece i, the others have two children. Also the state of its evaluation. */

@@ -74,8 +74,7 @@ bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo_
     out->parcel_bytes[0] = q ? heads * head_dim * rondo_type_size(desc->q_type) : kv_heads * head_dim * rondo_type_size(desc->kv_type);
     out->parcel_bytes[1] = q ? 0 : kv_heads * value_dim * rondo_type_size(desc->kv_type);
 
-    out->tasks = take(&d, plan->jobs_most, sizeof(struct rondo_attention_task));
-    out->slots = take(&d, plan->places_most + ranks, sizeof(void *));
+    out->buffers = take(&d, ranks, sizeof(void *));
     out->labels = take(&d, 2 * ranks, RONDO_LABEL_BYTES);
     out->shifts = take(&d, ranks + 2, sizeof(struct rondo_shift));
     if (plan->blanks.count)
@@ -92,7 +91,7 @@ bool rondo__workspace(const rondo_attention *plan, int32_t groups, struct rondo_
         out->arrive[part] = take_room(&d, plan, out->arrive_places, most, out->parcel_bytes[part], &out->arrive_each[part]);
     place_pack(&d, plan, groups, count > 1 && most >= plan->parcels[plan->rank].rows, out);
     if (plan->in_place && !q)
-        out->blocks = take(&d, ranks - 1, sizeof(struct rondo_kv_block));
+        out->blocks = take(&d, ranks, sizeof(struct rondo_kv_part));
     out->pending = take(&d, plan->pending_rows, out->node_bytes);
     out->nodes = d.total;
     for (int32_t r = 0; r < plan->ranks && q; r++)

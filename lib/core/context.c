@@ -5,6 +5,8 @@
  */
 #include "core/internal.h"
 
+#include <stdatomic.h>
+
 int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *theirs)
 {
     const rondo_context_desc empty = RONDO_CONTEXT_DESC_INIT;
@@ -53,9 +55,16 @@ static int device_open(struct rondo_shared_device **out, const rondo_context_des
     return 0;
 }
 
-static void device_close(struct rondo_shared_device *shared)
+struct rondo_shared_device *rondo__device_keep(struct rondo_shared_device *shared)
 {
-    if (!shared || --shared->references > 0)
+    atomic_fetch_add(&shared->references, 1);
+    return shared;
+}
+
+/* By any thread: weights that ranks share are given back by the last of them. */
+void rondo__device_release(struct rondo_shared_device *shared)
+{
+    if (!shared || atomic_fetch_sub(&shared->references, 1) > 1)
         return;
     shared->ops->detach(shared->dev);
     rondo__free(shared);
@@ -153,7 +162,7 @@ void rondo_context_destroy(rondo_context *ctx)
         return;
     if (ctx->endpoint)
         ctx->transport->leave(ctx->endpoint);
-    device_close(ctx->device);
+    rondo__device_release(ctx->device);
     rondo__free(ctx);
 }
 
@@ -197,7 +206,7 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
         return err;
     }
     child->device = ctx->device;
-    child->device->references++;
+    rondo__device_keep(child->device);
     child->ranks = 1;
     child->deadline = ctx->deadline;
     child->stats.struct_size = sizeof child->stats;

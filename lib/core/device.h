@@ -1,137 +1,137 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The device table: what computes. lib/ writes every algorithm against it, each folder of backends/ that computes fills
- * one. All arithmetic of the numerics contract happens behind this table; everything that decides *what* is summed in
- * *which order* (leaves, tree, merges) is data handed in from lib/: a device executes, it never chooses an order.
+ * The device table: what computes. lib/ writes every algorithm against it, each folder of backends/ that computes fills one. All
+ * arithmetic of the numerics contract happens behind this table; everything that decides *what* is summed in *which order* (leaves,
+ * tree, merges) is data handed in from lib/: a device executes, it never chooses an order.
  *
- * Work is asynchronous on the device's stream after attach(); sync() waits for it. The CPU's stream runs at once.
- * Called from the rank's own thread. Slots that may be NULL are marked; the others must be there.
+ * A device is asynchronous. What has a stream among its arguments is put into that stream and happens there, in order, at some time; the
+ * call returns before or after. Between streams there is no order but by events. Arrays of control data (struct rondo_attention_run and
+ * what it points to, parts, spans) are read before the call returns and live on the host; data is read and written when the stream
+ * comes to it, and lives where the device can reach it. On the CPU a stream runs at once and an event is nothing.
+ *
+ * Memory. RONDO_MEMORY_HOST is the program's own. RONDO_MEMORY_PINNED is host memory that copies reach faster. RONDO_MEMORY_DEVICE is what
+ * computing reads and writes; nothing in lib/ or lm/ looks into it. A device whose `unified` is 1 computes on host memory as it is, and
+ * then the three are the same; else only copy() and copy_rows() may be given host memory, and every other pointer to data is the device's.
+ *
+ * Called from the rank's own thread. Functions return 0 or a code with its sentence; a failure inside a stream is returned by whoever waits
+ * for it. Slots that may be NULL are marked; the others must be there.
  */
 #ifndef RONDO_CORE_DEVICE_H
 #define RONDO_CORE_DEVICE_H
 
+#include "core/mask.h"
 #include "rondo.h"
 
-#define RONDO_DEVICE_ABI 1u
+#define RONDO_DEVICE_ABI 2u
 
-struct rondo_device;   /* the device's own */
+struct rondo_device;    /* the device's own, as these: */
+struct rondo_stream;
+struct rondo_event;
+struct rondo_program;
 
-/* A run of keys that one rank holds of one leaf: all of the leaf, unless kv_interleave = 1 deals it out key by key. */
+/* ---- what attention computes: a program ------------------------------------------------------------------------ */
+
+/* Keys that one rank holds, as a run of leaves: count keys from position `first` on, cut at the multiples of the leaf size; their rows
+ * follow each other. As many leaves as fit under one aligned node of the tree: first is a multiple of leaf size * 2^h with at most 2^h
+ * leaves, and only the last may have fewer keys. Or a piece of keys that were dealt out one by one (step > 1, or an odd piece): then it is
+ * one leaf, of at most leaf size keys, wherever it begins. */
 struct rondo_leaf {
-    int64_t row;     /* row of the first key, counted from where k and v of its source begin */
+    int64_t row;     /* row of the first key in its source, from where the source's rows of this sequence begin */
     int64_t first;   /* its position */
+    int64_t count;   /* keys */
     int32_t step;    /* positions are first, first + step, ... */
-    int32_t count;   /* 1..leaf size */
-    int32_t source;  /* 0: the task's own k and v; i > 0: the task's blocks[i - 1] */
-    int32_t reserved;
+    int32_t source;  /* which of the run's KV parts */
 };
 
-/* K and V that came from another rank, dense: part[0] is k[rows][kv_heads][head_dim], part[1] v[rows][kv_heads][value_dim]. */
-struct rondo_kv_block {
-    const void *part[2];
-};
-
-/* The canonical tree as a program for a stack machine; one program serves every query row of the task.
- *   LEAF i    push the node (M, l, acc) of leaves[i] for the row's visible keys; nothing visible: the empty node
- *   LOAD i    push the node that lies in slot i
+/* The canonical tree as a program for a stack machine; one program serves every query row of a job.
+ *   LEAF i    push the node (M, l, acc) over leaves[i] of the row's visible keys, which for several leaves is the canonical tree over them
+ *             with what is empty pruned; nothing visible: the empty node
+ *   LOAD i    push the node that lies in place i
  *   MERGE     pop the right node, pop the left one, push merge(left, right)
- *   STORE i   pop into slot i
+ *   STORE i   pop into place i
  *   OUT       pop, divide, round, write out and lse
- * The stack is empty at the end. depth bounds it. A device may skip what is empty: merging with the empty node is the
- * identity (rondo-numerics(7)). */
+ * The stack is empty at the end. A device may skip what is empty: merging with the empty node is the identity (rondo-numerics(7)). */
 enum rondo_tree_code { RONDO_TREE_LEAF, RONDO_TREE_LOAD, RONDO_TREE_MERGE, RONDO_TREE_STORE, RONDO_TREE_OUT };
 struct rondo_tree_step {
     int32_t code, arg;
 };
 
-/* A node in memory ("slot") for q_rows x heads rows, as it also travels between ranks: float acc[q_rows][heads][value_dim], then
- * float M[q_rows][heads], then float l[q_rows][heads]. The empty node has M = -FLT_MAX, l = 0, acc = 0. */
+/* Nodes in memory, for q_rows x heads rows, as they also travel between ranks: float acc[q_rows][heads][value_dim], then float
+ * M[q_rows][heads], then float l[q_rows][heads]. The empty node has M = -FLT_MAX, l = 0, acc = 0. */
 static inline size_t rondo__slot_floats(int64_t q_rows, int64_t heads, int64_t value_dim)
 {
     return (size_t)q_rows * (size_t)heads * ((size_t)value_dim + 2);
 }
 
-/* One sequence's queries against some of its keys. heads and kv_heads are those of this task (a group of them, perhaps);
- * query head h reads KV head h / (heads / kv_heads). Strides count elements; head dimensions are dense. */
-struct rondo_attention_task {
-    const void *q;
-    int64_t q_rows, q_row_stride, q_head_stride;
-    const rondo_span *q_spans;        /* where the rows stand: span.row counts from 0; first is the *key* position */
-    int32_t q_span_count, q_type;     /* (may be negative where there are fewer keys than queries) */
+/* Where a node of a job lies: `rows` rows (of heads * (value_dim + 2) floats) into one of the run's buffers of nodes. */
+struct rondo_place {
+    int64_t rows;
+    int32_t buffer, reserved;
+};
 
-    const void *k, *v;
-    int64_t k_row_stride, k_head_stride, v_row_stride, v_head_stride;
-    const struct rondo_kv_block *blocks;   /* NULL where every leaf is the task's own */
+/* What a job computes. JOIN is FORWARD without leaves. The others are numbers kept for what comes: no table has their bits yet, and lib/
+ * refuses what a table does not have. */
+enum rondo_job_operation {
+    RONDO_JOB_FORWARD = 0, RONDO_JOB_JOIN = 1, RONDO_JOB_PROBABILITIES = 2, RONDO_JOB_BACKWARD_BY_QUERY = 3, RONDO_JOB_BACKWARD_BY_KEY = 4
+};
+
+/* One sequence's queries against some of its keys. The `first` fields count in the program's lists. */
+struct rondo_job {
+    int64_t sequence;                  /* index into kv_row of the run's KV parts */
+    int64_t q_row, q_rows;             /* rows of the run's q (and of out and lse), where these are packed */
+    int64_t row;                       /* the first of them among the rows of its sequence, where the run says where sequences begin */
+    int32_t operation;                 /* enum rondo_job_operation */
+    int64_t spans_first, leaves_first, steps_first, places_first;
+    int32_t spans, leaves, steps, places;
+    int32_t depth;                     /* bounds the stack, with what LEAF needs for itself */
+};
+
+/* All that is the same in every execution and every head group; copied or kept by the device: the arrays stay as they are until the
+ * program is freed. */
+struct rondo_program_desc {
+    int32_t heads, kv_heads, head_dim, value_dim;   /* of one head group; query head h reads KV head h / (heads / kv_heads) */
+    int32_t q_type, kv_type, out_type, leaf_size;
+    int32_t arithmetic, level;
+    float scale_log2;                  /* (float)(scale * log2(e)), computed in double */
+    int32_t node_width;                /* floats of a node for one row and head: value_dim + 2 */
+    struct rondo_mask mask;
+    const rondo_span *spans;           /* where rows stand: span.row counts from 0 in its job; first is the *key* position */
     const struct rondo_leaf *leaves;
-    int32_t leaf_count, kv_type;
-
-    const struct rondo_tree_step *program;
-    int32_t steps, depth;
-    float *const *slots;              /* NULL where the program has neither LOAD nor STORE */
-
-    int32_t heads, kv_heads, head_dim, value_dim;
-    float scale_log2;                 /* (float)(scale * log2(e)), computed in double */
-    int32_t causal;                   /* key position <= query position */
-    int64_t window_left, window_right;/* -1 = open */
-
-    void *out;                        /* where the program has OUT */
-    int64_t out_row_stride, out_head_stride;
-    int32_t out_type, leaf_size;
-    float *lse;                       /* or NULL */
-    int64_t lse_row_stride, lse_head_stride;
+    const struct rondo_tree_step *steps;
+    const struct rondo_place *places;
+    const struct rondo_job *jobs;
+    int64_t span_count, leaf_count, step_count, place_count, job_count;
 };
 
-/* The first key of a leaf for one KV head: where it lies, in elements from `k` and `v`, and the way to the next key. */
-struct rondo_leaf_rows {
-    const void *k, *v;
-    int64_t k_at, v_at, k_stride, v_stride;
+/* [rows, heads, dim] with dense dim; strides count elements */
+struct rondo_rows {
+    void *data;
+    int64_t row_stride, head_stride;
 };
-static inline struct rondo_leaf_rows rondo__leaf_rows(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head)
-{
-    struct rondo_leaf_rows r = { t->k, t->v, kv_head * t->k_head_stride, kv_head * t->v_head_stride, t->k_row_stride, t->v_row_stride };
-    if (f->source) {
-        const struct rondo_kv_block *b = t->blocks + f->source - 1;
-        r = (struct rondo_leaf_rows){ b->part[0], b->part[1], (int64_t)kv_head * t->head_dim, (int64_t)kv_head * t->value_dim,
-                                      (int64_t)t->kv_heads * t->head_dim, (int64_t)t->kv_heads * t->value_dim };
-    }
-    r.k_at += f->row * r.k_stride;
-    r.v_at += f->row * r.v_stride;
-    return r;
-}
 
-/* [lo, hi) of positions that the query at position p may see; the one place where masks are decided. May be empty. */
-static inline void rondo__visible(const struct rondo_attention_task *t, int64_t p, int64_t *lo, int64_t *hi)
-{
-    int64_t a = INT64_MIN, b = INT64_MAX;
-    if (t->window_left >= 0)
-        a = p - t->window_left;
-    if (t->window_right >= 0)
-        b = p + t->window_right + 1;
-    if (t->causal && b > p + 1)
-        b = p + 1;
-    *lo = a;
-    *hi = b;
-}
+/* Where the keys of one source lie. */
+struct rondo_kv_part {
+    struct rondo_rows k, v;
+    const int64_t *kv_row;             /* [sequences]: the row where each sequence's rows begin; NULL: 0 for all. On the host */
+    const int64_t *pages;              /* row r of a sequence lies at row pages[r / page_rows] * page_rows + r % page_rows, where r counts from
+                                          kv_row too; NULL: at row r. On the host; page_rows is a multiple of the leaf size */
+    int64_t page_rows;
+};
 
-/* The same as a range [lo, hi) of key indices of a leaf; lo >= hi: none. */
-static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo, int64_t hi, int32_t *i0, int32_t *i1)
-{
-    int64_t a = 0, b = f->count;
-    if (lo > f->first)
-        a = (lo - f->first + f->step - 1) / f->step;
-    if (hi <= f->first)
-        b = 0;
-    else if (hi - 1 - f->first < (int64_t)(f->count - 1) * f->step)
-        b = (hi - 1 - f->first) / f->step + 1;
-    if (a > f->count)
-        a = f->count;
-    *i0 = (int32_t)a;
-    *i1 = (int32_t)b;
-}
+/* One execution of some of a program's jobs, for one head group. */
+struct rondo_attention_run {
+    int64_t first, count;              /* jobs */
+    struct rondo_rows q, out;          /* out where the jobs' programs have OUT */
+    struct rondo_rows lse;             /* float [rows, heads] (head_stride between heads); data NULL: not wanted */
+    const int64_t *q_row, *out_row, *lse_row;   /* [sequences]: the row of q, out, lse where each begins; NULL: packed. On the host */
+    const struct rondo_kv_part *kv;
+    float *const *nodes;               /* by struct rondo_place; NULL where there is neither LOAD nor STORE */
+    int32_t kv_count, node_count;
+};
 
-/* Called by a device now and then during long work (from the rank's thread), so that transfers make progress. */
+/* Called by a device now and then while the host waits for it or computes (from the rank's thread), so that transfers make progress. */
 struct rondo_work {
-    uint64_t total;           /* set by the device before it begins; any unit */
+    uint64_t total;           /* added to by the device before it begins; any unit */
     _Atomic uint64_t done;    /* added to by any of its threads */
 };
 struct rondo_poll {
@@ -148,12 +148,30 @@ struct rondo_device_desc {
 
 struct rondo_device_linear;   /* packed weights, the device's own format */
 
+/* One execution of a linear layer on `rows` rows. x holds the columns of leaves [first_leaf, first_leaf + leaves), its first column being
+ * the first of that range; leaves 0: all of them. With `nodes` NULL y gets sums, bias and add as in rondo_linear_execute() (only for all
+ * leaves: a part of them is no sum). Else the maximal aligned nodes of the range go to nodes[i * node_stride + row * out + column], i by
+ * rising leaf, rondo__linear_nodes() many, for others to join; y, bias and add are unused then. Nodes here are plain sums: width 1. */
+struct rondo_linear_run {
+    int64_t rows;
+    const float *x;
+    int64_t x_stride;
+    float *y;
+    int64_t y_stride;
+    const float *bias;
+    int32_t add, first_leaf, leaves, reserved;
+    float *nodes;
+    int64_t node_stride;
+};
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
     const char *name;
     uint32_t arithmetics;     /* bit (1 << RONDO_ARITHMETIC_*) for each that it computes */
     uint32_t levels;          /* bit (1 << RONDO_STRICT), ... */
+    uint32_t operations;      /* bit (1 << RONDO_JOB_*) */
+    int32_t unified;          /* 1: computes on host memory as it is */
 
     int (*probe)(void);                                             /* 1: usable on this machine */
     const char *(*isa)(int index, int *usable);                     /* names that attach accepts, best last; NULL past the end */
@@ -162,33 +180,54 @@ struct rondo_device_ops {
     const char *(*isa_used)(const struct rondo_device *dev);
     int (*threads_used)(const struct rondo_device *dev);
     int (*check)(struct rondo_device *dev);                         /* 0, or a code where the floating-point mode is not the default */
+
+    /* Streams and events. A stream NULL is the device's own, which always exists. wait: what is put into the stream from now on happens
+     * after what event was recorded last; an event never recorded is over. event_wait: the host waits, calling poll (or NULL) now and
+     * then. event_query: 1 over, 0 not yet, or a code. sync: the host waits for all streams. */
+    int (*stream_new)(struct rondo_device *dev, struct rondo_stream **out);
+    void (*stream_free)(struct rondo_device *dev, struct rondo_stream *stream);
+    int (*event_new)(struct rondo_device *dev, struct rondo_event **out);
+    void (*event_free)(struct rondo_device *dev, struct rondo_event *event);
+    int (*event_record)(struct rondo_device *dev, struct rondo_stream *stream, struct rondo_event *event);
+    int (*stream_wait)(struct rondo_device *dev, struct rondo_stream *stream, struct rondo_event *event);
+    int (*event_wait)(struct rondo_device *dev, struct rondo_event *event, const struct rondo_poll *poll);
+    int (*event_query)(struct rondo_device *dev, struct rondo_event *event);
     int (*sync)(struct rondo_device *dev);
 
-    /* Memory that the device reads; on the CPU plain memory. copy: kind 0 host->device, 1 device->host, 2 device->device */
-    int (*memory_new)(struct rondo_device *dev, size_t bytes, void **out);
-    void (*memory_free)(struct rondo_device *dev, void *memory, size_t bytes);
-    int (*copy)(struct rondo_device *dev, void *to, const void *from, size_t bytes, int kind);
-    /* rows of row_bytes each between two strides (bytes): packing of KV and Q into messages */
-    int (*copy_rows)(struct rondo_device *dev, void *to, size_t to_stride, const void *from, size_t from_stride, size_t row_bytes,
-                     int64_t rows);
+    /* Memory of a kind, 64-byte aligned. memory_kind: of any address (enum rondo_memory); what it does not know is the host's. */
+    int (*memory_new)(struct rondo_device *dev, int kind, size_t bytes, void **out);
+    void (*memory_free)(struct rondo_device *dev, int kind, void *memory, size_t bytes);
+    int (*memory_kind)(const struct rondo_device *dev, const void *memory);
+    /* Copies between any two kinds; rows of row_bytes each between two strides (bytes; from_stride 0: the same row again and again).
+     * Host memory that is not pinned may be read and written at once, and then must not be still in use. */
+    int (*copy)(struct rondo_device *dev, struct rondo_stream *stream, void *to, const void *from, size_t bytes);
+    int (*copy_rows)(struct rondo_device *dev, struct rondo_stream *stream, void *to, size_t to_stride, const void *from, size_t from_stride,
+                     size_t row_bytes, int64_t rows);
 
-    /* Runs all tasks; they are independent of each other. scratch_bytes: an upper bound of what it allocates meanwhile. */
-    int (*attention)(struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count, const struct rondo_poll *poll);
-    size_t (*attention_scratch)(const struct rondo_device *dev, const struct rondo_attention_task *tasks, int64_t count);
+    /* Attention. program_scratch: the device memory that runs of the program need besides; it belongs to the device, which grows it here or
+     * in program_new() to the largest asked for: a run allocates nothing. attention runs jobs that are independent of each other. */
+    int (*program_new)(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc);
+    void (*program_free)(struct rondo_device *dev, struct rondo_program *program);
+    size_t (*program_scratch)(const struct rondo_device *dev, const struct rondo_program *program);
+    int (*attention)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *program,
+                     const struct rondo_attention_run *run, const struct rondo_poll *poll);
 
     int (*linear_new)(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
-    int (*linear_load)(struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
-    void (*linear_free)(struct rondo_device_linear *linear);
+    int (*linear_load)(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
+    void (*linear_free)(struct rondo_device *dev, struct rondo_device_linear *linear);
     size_t (*linear_bytes)(const struct rondo_device_linear *linear);
-    int (*linear)(struct rondo_device *dev, const struct rondo_device_linear *linear, int64_t rows, const float *x, int64_t x_stride,
-                  float *y, int64_t y_stride, const float *bias, int add, const struct rondo_poll *poll);
-    int (*rmsnorm)(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y);
-    int (*rope)(struct rondo_device *dev, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride,
-                const float *table);
-    int (*swiglu)(struct rondo_device *dev, int64_t count, const float *gate, const float *up, float *y);
-    int (*convert)(struct rondo_device *dev, int64_t count, int from_type, const void *from, int to_type, void *to);
-    int (*logsumexp)(struct rondo_device *dev, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
-    /* The rows as linear_load got them, of its storage type. May be NULL: then nobody can ask for them. */
+    int (*linear)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                  const struct rondo_linear_run *run, const struct rondo_poll *poll);
+    int (*rmsnorm)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
+                   float eps, float *y);
+    int (*rope)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,
+                int64_t row_stride, int64_t head_stride, const float *table);
+    int (*swiglu)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y);
+    int (*convert)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type,
+                   void *to);
+    int (*logsumexp)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
+                     double *out);
+    /* The rows as linear_load got them, of its storage type, to host memory. May be NULL: then nobody can ask for them. */
     int (*linear_read)(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
 };
 

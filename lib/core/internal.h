@@ -78,7 +78,7 @@ int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, s
 struct rondo_shared_device {          /* a context and what was split from it use one device */
     const struct rondo_device_ops *ops;
     struct rondo_device *dev;
-    int64_t references;
+    _Atomic int64_t references;
 };
 
 struct rondo_context {
@@ -99,6 +99,9 @@ int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, con
                         const struct rondo_boot *boot);
 int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *theirs);   /* NULL: defaults; deadline filled in */
 
+/* What a device made may live longer than the context: it keeps the device. */
+struct rondo_shared_device *rondo__device_keep(struct rondo_shared_device *device);
+void rondo__device_release(struct rondo_shared_device *device);   /* NULL: nothing */
 static inline const struct rondo_device_ops *rondo__ops(const rondo_context *ctx) { return ctx->device->ops; }
 static inline struct rondo_device *rondo__dev(const rondo_context *ctx) { return ctx->device->dev; }
 RONDO_API void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes);   /* ends now */

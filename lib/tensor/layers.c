@@ -69,7 +69,7 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
     if (err)
         return err;
     return leave(ctx, "rmsnorm", begin,
-                 rondo__ops(ctx)->rmsnorm(rondo__dev(ctx), rows, dim, x, weight, eps, y));
+                 rondo__ops(ctx)->rmsnorm(rondo__dev(ctx), NULL, rows, dim, x, weight, eps, y));
 }
 
 int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
@@ -110,7 +110,7 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
     if (err)
         return err;
     return leave(ctx, "rope", begin,
-                 rondo__ops(ctx)->rope(rondo__dev(ctx), rows, heads, dim, x, row_stride, head_stride, table));
+                 rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, x, row_stride, head_stride, table));
 }
 
 int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
@@ -137,7 +137,7 @@ int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const flo
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), swiglu), "rondo_swiglu", &begin);
     if (err)
         return err;
-    return leave(ctx, "swiglu", begin, rondo__ops(ctx)->swiglu(rondo__dev(ctx), count, gate, up, y));
+    return leave(ctx, "swiglu", begin, rondo__ops(ctx)->swiglu(rondo__dev(ctx), NULL, count, gate, up, y));
 }
 
 int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *from, int to_type, void *to)
@@ -169,7 +169,7 @@ int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *
     if (err)
         return err;
     return leave(ctx, "convert", begin,
-                 rondo__ops(ctx)->convert(rondo__dev(ctx), count, from_type, from, to_type, to));
+                 rondo__ops(ctx)->convert(rondo__dev(ctx), NULL, count, from_type, from, to_type, to));
 }
 
 int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
@@ -199,5 +199,5 @@ int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *
     if (err)
         return err;
     return leave(ctx, "logsumexp", begin,
-                 rondo__ops(ctx)->logsumexp(rondo__dev(ctx), rows, dim, x, x_stride, out));
+                 rondo__ops(ctx)->logsumexp(rondo__dev(ctx), NULL, rows, dim, x, x_stride, out));
 }

@@ -10,6 +10,7 @@
 
 struct rondo_linear {
     const struct rondo_device_ops *ops;
+    struct rondo_shared_device *device;   /* where the weights are: it stays as long as they do */
     struct rondo_device_linear *packed;
     rondo_linear_desc desc;           /* defaults filled in */
     unsigned char *loaded;            /* one bit for each row of W that has come */
@@ -69,6 +70,7 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
         goto fail;
     }
     l->ops = ops;
+    l->device = rondo__device_keep(ctx->device);
     l->desc = d;
     l->missing = d.out;
     err = ops->linear_new(rondo__dev(ctx), &l->packed, &d);
@@ -86,7 +88,8 @@ void rondo_linear_destroy(rondo_linear *linear)
     if (!linear)
         return;
     if (linear->packed)
-        linear->ops->linear_free(linear->packed);
+        linear->ops->linear_free(linear->device->dev, linear->packed);
+    rondo__device_release(linear->device);
     rondo__free(linear->loaded);
     rondo__free(linear);
 }
@@ -107,7 +110,7 @@ int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const v
             return rondo__fail(RONDO_EINVAL,
                                "rondo_linear_load: row %lld has been loaded already; each row comes once",
                                (long long)r);
-    err = linear->ops->linear_load(linear->packed, first, rows, weights);
+    err = linear->ops->linear_load(linear->device->dev, linear->packed, first, rows, weights);
     if (err)
         return err;
     for (int64_t r = first; r < first + rows; r++)
@@ -167,6 +170,8 @@ static bool fits(int64_t rows, int64_t columns, int64_t stride)
 int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x,
                          int64_t x_stride, float *y, int64_t y_stride, const float *bias, int add)
 {
+    const struct rondo_linear_run run = { .rows = rows, .x = x, .x_stride = x_stride, .y = y, .y_stride = y_stride,
+                                          .bias = bias, .add = add };
     double begin;
     int err;
 
@@ -206,8 +211,7 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
         return err;
     begin = ctx->trace ? rondo__now() : 0.0;
     rondo__computing(ctx, true);
-    err = linear->ops->linear(rondo__dev(ctx), linear->packed, rows, x, x_stride, y, y_stride, bias, add,
-                              &(struct rondo_poll){ rondo__poll, ctx, NULL });
+    err = linear->ops->linear(rondo__dev(ctx), NULL, linear->packed, &run, &(struct rondo_poll){ rondo__poll, ctx, NULL });
     rondo__computing(ctx, false);
     if (ctx->trace)
         rondo__trace(ctx, "linear", begin, -1, 0);

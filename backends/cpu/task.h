@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A task: one job of a program (core/device.h) with everything resolved that a kernel reads, so that kernels know nothing of programs,
+ * places and head groups. attention_run.c makes them, once for a program, and fills in where data lies before each run.
+ */
+#ifndef RONDO_CPU_TASK_H
+#define RONDO_CPU_TASK_H
+
+#include "core/internal.h"
+
+/* Strides count elements; head dimensions are dense. */
+struct rondo_attention_task {
+    const void *q;
+    int64_t q_rows, q_row_stride, q_head_stride;
+    const rondo_span *q_spans;        /* where the rows stand: span.row counts from 0 */
+    int32_t q_span_count, q_type;
+
+    const struct rondo_kv_part *kv;   /* by a leaf's source; NULL while scratch is measured, when they may be anything */
+    int64_t sequence;                 /* index into a part's kv_row */
+    const struct rondo_leaf *leaves;
+    int32_t leaf_count, kv_type;
+
+    const struct rondo_tree_step *program;
+    int32_t steps, depth;
+    float *const *slots;              /* LOAD and STORE's; NULL where there are none */
+
+    int32_t heads, kv_heads, head_dim, value_dim;
+    float scale_log2;
+    int32_t leaf_size;
+    const struct rondo_mask *mask;
+
+    void *out;                        /* where the program has OUT */
+    int64_t out_row_stride, out_head_stride;
+    int32_t out_type, kv_count;
+    float *lse;                       /* or NULL */
+    int64_t lse_row_stride, lse_head_stride;
+};
+
+/* The key position of a task's query token. */
+static inline int64_t rondo__cpu_position(const struct rondo_attention_task *t, int64_t token)
+{
+    const rondo_span *s = t->q_spans;
+    for (int32_t i = 1; i < t->q_span_count && t->q_spans[i].row <= token; i++)
+        s = t->q_spans + i;
+    return s->first + (token - s->row) * s->step;
+}
+
+/* ---- leaves of a run ---- */
+
+/* How many leaves a run is. What does not begin where a leaf does is one piece, whatever its length. */
+static inline int64_t rondo__run_leaves(const struct rondo_leaf *run, int32_t leaf_size)
+{
+    return run->step == 1 && run->first % leaf_size == 0 ? (run->count - 1) / leaf_size + 1 : 1;
+}
+
+/* The i-th of them, as a run of its own. */
+static inline struct rondo_leaf rondo__run_leaf(const struct rondo_leaf *run, int64_t leaves, int64_t i, int32_t leaf_size)
+{
+    struct rondo_leaf f = *run;
+    if (leaves > 1) {
+        f.row += i * leaf_size;
+        f.first += i * leaf_size;
+        f.count = run->count - i * leaf_size < leaf_size ? run->count - i * leaf_size : leaf_size;
+    }
+    return f;
+}
+
+/* Those in which keys of [lo, hi) may lie: [*a, *b). */
+static inline void rondo__run_visible(const struct rondo_leaf *run, int64_t leaves, int64_t lo, int64_t hi, int32_t leaf_size, int64_t *a,
+                                      int64_t *b)
+{
+    *a = 0;
+    *b = leaves;
+    if (leaves == 1)
+        return;
+    if (lo > run->first)
+        *a = lo >= run->first + run->count ? leaves : (lo - run->first) / leaf_size;
+    if (hi <= run->first)
+        *b = 0;
+    else if (hi < run->first + run->count)
+        *b = (hi - run->first - 1) / leaf_size + 1;
+}
+
+/* The canonical tree over the leaves [a, b) of a run, written as what follows each leaf: how many of the nodes before it are merged with
+ * leaf i (and what came of it) at once, nearest first. A node goes up as long as it is a right child, past siblings of which nothing is
+ * visible; the last leaf goes up to the top. Indices count from the run's first leaf: the run lies under one aligned node, so that they
+ * have the same low bits as absolute ones. */
+static inline int32_t rondo__run_merges(int64_t i, int64_t a, int64_t b)
+{
+    int32_t n = 0;
+    for (int64_t up = i, base = i, size = 1; up; up >>= 1, size <<= 1) {
+        if (up & 1) {
+            n += base > a;              /* the left sibling is [base - size, base) */
+            base -= size;
+        } else if (i + 1 < b) {
+            break;
+        }
+    }
+    return n;
+}
+
+/* Nodes that a run may have on the stack at once. */
+static inline int32_t rondo__run_depth(int64_t leaves)
+{
+    int32_t depth = 1;
+    for (int64_t i = leaves - 1; i > 0; i >>= 1)
+        depth++;
+    return depth;
+}
+
+/* ---- one leaf ---- */
+
+/* [lo, hi) of positions as a range of key indices of a leaf; lo >= hi: none. */
+static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo, int64_t hi, int32_t *i0, int32_t *i1)
+{
+    int64_t a = 0, b = f->count;
+    if (lo > f->first)
+        a = (lo - f->first + f->step - 1) / f->step;
+    if (hi <= f->first)
+        b = 0;
+    else if (hi - 1 - f->first < (f->count - 1) * f->step)
+        b = (hi - 1 - f->first) / f->step + 1;
+    if (a > f->count)
+        a = f->count;
+    *i0 = (int32_t)a;
+    *i1 = (int32_t)b;
+}
+
+/* The first key of a leaf for one KV head: where it lies, in elements from `k` and `v`, and the way to the next key. */
+struct rondo_leaf_rows {
+    const void *k, *v;
+    int64_t k_at, v_at, k_stride, v_stride;
+};
+static inline struct rondo_leaf_rows rondo__leaf_rows(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head)
+{
+    const struct rondo_kv_part *part = t->kv + f->source;
+    int64_t row = f->row + (part->kv_row ? part->kv_row[t->sequence] : 0);
+    if (part->pages)
+        row = part->pages[row / part->page_rows] * part->page_rows + row % part->page_rows;
+    return (struct rondo_leaf_rows){ part->k.data, part->v.data, row * part->k.row_stride + kv_head * part->k.head_stride,
+                                     row * part->v.row_stride + kv_head * part->v.head_stride, part->k.row_stride, part->v.row_stride };
+}
+
+#endif
