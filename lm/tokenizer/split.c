@@ -102,7 +102,7 @@ static void swap_text(struct rondo__encoder *e)
 
 /* ---- steps that change characters ---- */
 
-static int prepend(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
+static int prepend(struct rondo__encoder *e, const struct rondo__text_step *step, const struct rondo__stretch *p)
 {
     bool there = p->end - p->begin >= step->bytes && !memcmp(e->text + p->begin, step->text, step->bytes);
     int err = 0;
@@ -123,7 +123,7 @@ static int next_match(struct rondo__encoder *e, const struct rondo__regex *regex
     return found;
 }
 
-static int replace(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
+static int replace(struct rondo__encoder *e, const struct rondo__text_step *step, const struct rondo__stretch *p)
 {
     struct rondo__matches m = { 0, 0, false };
     size_t at = p->begin, begin, end;
@@ -139,7 +139,7 @@ static int replace(struct rondo__encoder *e, const struct rondo__step *step, con
     return err ? err : keep(e, at, p->end);
 }
 
-static int strip(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
+static int strip(struct rondo__encoder *e, const struct rondo__text_step *step, const struct rondo__stretch *p)
 {
     size_t begin = p->begin, end = p->end;
     uint32_t code = 0;
@@ -172,7 +172,7 @@ static int map_bytes(struct rondo__encoder *e, const struct rondo__stretch *p)
     return err;
 }
 
-static int change(struct rondo__encoder *e, const struct rondo__step *step)
+static int change(struct rondo__encoder *e, const struct rondo__text_step *step)
 {
     int err = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
@@ -217,7 +217,7 @@ static int add_cut(struct rondo__encoder *e, size_t begin, size_t end, bool matc
 }
 
 /* The stretch as cuts, alternating or not: matches and what lies between them. */
-static int find_cuts(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
+static int find_cuts(struct rondo__encoder *e, const struct rondo__text_step *step, const struct rondo__stretch *p)
 {
     struct rondo__matches m = { 0, 0, false };
     size_t at = p->begin, begin, end;
@@ -236,7 +236,7 @@ static int find_cuts(struct rondo__encoder *e, const struct rondo__step *step, c
 }
 
 /* Joins the cuts as the behaviour says and makes stretches of them. Walks backwards for "merged with next". */
-static int cut(struct rondo__encoder *e, const struct rondo__step *step, const struct rondo__stretch *p)
+static int cut(struct rondo__encoder *e, const struct rondo__text_step *step, const struct rondo__stretch *p)
 {
     int err = find_cuts(e, step, p);
     bool backwards = step->behavior == RONDO__MERGED_WITH_NEXT, previous = false;
@@ -276,7 +276,7 @@ static int cut(struct rondo__encoder *e, const struct rondo__step *step, const s
     return 0;
 }
 
-static int split(struct rondo__encoder *e, const struct rondo__step *step)
+static int split(struct rondo__encoder *e, const struct rondo__text_step *step)
 {
     int err = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
@@ -288,7 +288,7 @@ static int split(struct rondo__encoder *e, const struct rondo__step *step)
     return err;
 }
 
-int rondo__encoder_step(struct rondo__encoder *e, const struct rondo__step *step)
+int rondo__encoder_step(struct rondo__encoder *e, const struct rondo__text_step *step)
 {
     e->next_count = 0;
     e->next_bytes = 0;

@@ -11,14 +11,14 @@
 static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 struct list {
-    struct rondo__step **steps;
+    struct rondo__text_step **steps;
     int32_t *count;
     rondo_tokenizer *tokenizer;
     const char *path, *what;       /* "normalizer", "pre_tokenizer" */
 };
 
 /* A new step at the end of the list; zeroed. */
-static int new_step(struct list *l, enum rondo__step_kind kind, struct rondo__step **out)
+static int new_step(struct list *l, enum rondo__text_step_kind kind, struct rondo__text_step **out)
 {
     if (!*l->steps) {
         *l->steps = rondo__alloc_zero(RONDO__STEPS_MAX, sizeof **l->steps);
@@ -32,7 +32,7 @@ static int new_step(struct list *l, enum rondo__step_kind kind, struct rondo__st
     return 0;
 }
 
-static int set_text(struct list *l, struct rondo__step *step, const char *text)
+static int set_text(struct list *l, struct rondo__text_step *step, const char *text)
 {
     step->text = rondo__strdup(text);
     step->bytes = strlen(text);
@@ -72,7 +72,7 @@ static int read_bool(struct list *l, const json_t *value, const char *key, int a
 static int read_replace(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "pattern", "content", NULL };
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     const char *content = text_of(value, "content");
     int err = rondo__component_fields(value, known, l->what, l->path);
     if (!err && !content)
@@ -87,7 +87,7 @@ static int read_replace(struct list *l, const json_t *value)
 static int read_prepend(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "prepend", NULL };
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     const char *text = text_of(value, "prepend");
     int err = rondo__component_fields(value, known, l->what, l->path);
     if (!err && !text)
@@ -100,7 +100,7 @@ static int read_prepend(struct list *l, const json_t *value)
 static int read_strip(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "strip_left", "strip_right", NULL };
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     int err = rondo__component_fields(value, known, l->what, l->path);
     if (!err)
         err = new_step(l, RONDO__STEP_STRIP, &step);
@@ -113,7 +113,7 @@ static int read_strip(struct list *l, const json_t *value)
 
 static int add_split(struct list *l, const char *pattern, bool literal, int behavior, bool invert)
 {
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     int err = new_step(l, RONDO__STEP_SPLIT, &step);
     if (err)
         return err;
@@ -124,7 +124,7 @@ static int add_split(struct list *l, const char *pattern, bool literal, int beha
 
 static int add_prefix(struct list *l, const char *text, bool first_only)
 {
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     int err = new_step(l, RONDO__STEP_PREPEND, &step);
     if (err)
         return err;
@@ -140,7 +140,7 @@ static int read_split(struct list *l, const json_t *value)
     static const char *const known[] = { "pattern", "behavior", "invert", NULL };
     static const char *const names[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
     char shown[RONDO_SHOW_BYTES];
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     const char *name = text_of(value, "behavior");
     int behavior = 0, err = rondo__component_fields(value, known, l->what, l->path);
     if (err)
@@ -161,7 +161,7 @@ static int read_split(struct list *l, const json_t *value)
 static int read_byte_level(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "add_prefix_space", "trim_offsets", "use_regex", NULL };
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     bool prefix = false, regex = true, trim = true;
     int err = rondo__component_fields(value, known, l->what, l->path);
     if (!err)
@@ -181,7 +181,7 @@ static int read_metaspace(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep", NULL };
     char shown[RONDO_SHOW_BYTES];
-    struct rondo__step *step = NULL;
+    struct rondo__text_step *step = NULL;
     const char *replacement = text_of(value, "replacement"), *scheme = text_of(value, "prepend_scheme");
     const json_t *legacy = json_object_get(value, "add_prefix_space"), *given = json_object_get(value, "split");
     bool prefix = true, cut = true;

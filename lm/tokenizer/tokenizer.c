@@ -12,7 +12,7 @@ static void free_set(struct rondo__added_set *set)
     rondo__free(set->items);
 }
 
-static void free_steps(struct rondo__step *steps, int32_t count)
+static void free_steps(struct rondo__text_step *steps, int32_t count)
 {
     for (int32_t i = 0; i < count; i++) {
         rondo__regex_free(steps[i].regex);

@@ -75,7 +75,7 @@ struct rondo__added_set {
     int32_t first[257];        /* items whose first byte is b: [first[b], first[b+1]) */
 };
 
-enum rondo__step_kind {
+enum rondo__text_step_kind {
     RONDO__STEP_PREPEND,       /* text before every stretch; with `unless` only where it does not begin with it; `first_only`: at offset 0 */
     RONDO__STEP_REPLACE,       /* regex -> text */
     RONDO__STEP_STRIP,         /* white space at the left, at the right */
@@ -87,8 +87,8 @@ enum rondo__behavior {
 };
 
 /* One step of the normalizer or of the pre-tokenizer; sequences are laid flat. */
-struct rondo__step {
-    enum rondo__step_kind kind;
+struct rondo__text_step {
+    enum rondo__text_step_kind kind;
     struct rondo__regex *regex;
     char *text;
     size_t bytes;
@@ -125,7 +125,7 @@ struct rondo_tokenizer {
     struct rondo__vocabulary added_names;   /* places in `added` */
     struct rondo__added_set raw, normalized;
     struct rondo__regex *word;     /* one \w; where a token must be a single word */
-    struct rondo__step *normalizer, *splitter;
+    struct rondo__text_step *normalizer, *splitter;
     int32_t normalizer_count, splitter_count;
     bool track_origin;             /* some step asks where in the raw text a stretch begins */
     struct rondo__stage *stages;
@@ -186,7 +186,7 @@ struct rondo__encoder {
     size_t id_count, id_room;
 };
 
-int rondo__encoder_step(struct rondo__encoder *e, const struct rondo__step *step);
+int rondo__encoder_step(struct rondo__encoder *e, const struct rondo__text_step *step);
 int rondo__encoder_added(struct rondo__encoder *e, const struct rondo__added_set *set);
 int rondo__encoder_bpe(struct rondo__encoder *e, const char *word, size_t bytes);
 int rondo__encoder_push(struct rondo__encoder *e, int32_t id);
