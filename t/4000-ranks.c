@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "core/internal.h"
+#include "shift.h"
 #include "tap.h"
 
 static const char *transport = "threads";
@@ -57,13 +58,13 @@ static int every_distance(rondo_context *ctx, void *arg)
     for (int d = 1; d < n; d++)
         for (int k = 0; k < 7; k++) {
             size_t bytes = sizes[k];
-            struct rondo_shift s;
+            struct shift s;
             const void *where = NULL;
             fill(out, bytes, me, (me + d) % n, k);
-            TRY(rondo__shift_start(ctx, &s, d, out, bytes, in, bytes, RONDO_OP_SHIFT, "every distance"));
-            TRY(rondo__shift_finish(ctx, &s, &where));
+            TRY(shift_start(ctx, &s, d, out, bytes, in, bytes, RONDO_OP_SHIFT, step_named("every distance")));
+            TRY(shift_finish(ctx, &s, &where));
             CHECK(!differs(where, bytes, (me + n - d) % n, me, k));
-            TRY(rondo__fence(ctx, "every distance"));
+            TRY(rondo__fence(ctx, step_named("every distance")));
         }
     return 0;
 }
@@ -76,13 +77,13 @@ static int one_sided(rondo_context *ctx, void *arg)
     int n = ctx->ranks, me = ctx->rank;
     for (int d = 1; d < n; d++) {
         int from = (me + n - d) % n, sends = me % 2 == 0, receives = from % 2 == 0;
-        struct rondo_shift s;
+        struct shift s;
         const void *where = NULL;
         fill(out, sizeof out, me, (me + d) % n, d);
-        TRY(rondo__shift_start(ctx, &s, d, out, sends ? sizeof out : 0, in, receives ? sizeof in : 0, RONDO_OP_SHIFT, "one side"));
-        TRY(rondo__shift_finish(ctx, &s, &where));
+        TRY(shift_start(ctx, &s, d, out, sends ? sizeof out : 0, in, receives ? sizeof in : 0, RONDO_OP_SHIFT, step_named("one side")));
+        TRY(shift_finish(ctx, &s, &where));
         CHECK(!receives || !differs(where, sizeof in, from, me, d));
-        TRY(rondo__fence(ctx, "one side"));
+        TRY(rondo__fence(ctx, step_named("one side")));
     }
     return 0;
 }
@@ -93,24 +94,24 @@ static int one_sided(rondo_context *ctx, void *arg)
 static int many_in_flight(rondo_context *ctx, void *arg)
 {
     unsigned char *out = malloc(FLIGHT * 100), *in = malloc(FLIGHT * 100);
-    struct rondo_shift s[FLIGHT];
+    struct shift s[FLIGHT];
     int err = out && in ? 0 : RONDO_ENOMEM, n = ctx->ranks, me = ctx->rank;
     (void)arg;
     for (int i = 0; i < FLIGHT && !err && n > 1; i++) {
         int d = 1 + i % (n - 1);
         size_t bytes = (size_t)(40 + i);
         fill(out + i * 100, bytes, me, (me + d) % n, i);
-        err = rondo__shift_start(ctx, &s[i], d, out + i * 100, bytes, in + i * 100, bytes, RONDO_OP_SHIFT, "flight");
+        err = shift_start(ctx, &s[i], d, out + i * 100, bytes, in + i * 100, bytes, RONDO_OP_SHIFT, step_named("flight"));
     }
     for (int i = 0; i < FLIGHT && !err && n > 1; i++) {
         int k = (i * 7 + me) % FLIGHT, d = 1 + k % (n - 1);   /* 7 and 40 have no common divisor */
         const void *where = NULL;
-        err = rondo__shift_finish(ctx, &s[k], &where);
+        err = shift_finish(ctx, &s[k], &where);
         if (!err && differs(where, (size_t)(40 + k), (me + n - d) % n, me, k))
             err = rondo__fail(RONDO_EDEVICE, "message %d of rank %d is not what was sent", k, me);
     }
     if (!err)
-        err = rondo__fence(ctx, "flight");
+        err = rondo__fence(ctx, step_named("flight"));
     err = rondo__collective_failed(ctx, err);
     free(out);
     free(in);
@@ -123,16 +124,16 @@ static int in_place(rondo_context *ctx, void *arg)
     static _Thread_local unsigned char out[1000];
     unsigned char in[1000];
     const unsigned char **outs = arg;
-    struct rondo_shift s;
+    struct shift s;
     const void *where = NULL;
     if (ctx->ranks == 1 || strcmp(ctx->transport->name, "threads") != 0)
         return 0;
     outs[ctx->rank] = out;
     TRY(rondo_barrier(ctx));
-    TRY(rondo__shift_start(ctx, &s, 1, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, "in place"));
-    TRY(rondo__shift_finish(ctx, &s, &where));
+    TRY(shift_start(ctx, &s, 1, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, step_named("in place")));
+    TRY(shift_finish(ctx, &s, &where));
     CHECK(where == outs[(ctx->rank + ctx->ranks - 1) % ctx->ranks]);
-    TRY(rondo__fence(ctx, "in place"));
+    TRY(rondo__fence(ctx, step_named("in place")));
     return 0;
 }
 
@@ -159,10 +160,10 @@ static int all_to_all(rondo_context *ctx, void *arg)
             recv_bytes[d] = block_bytes(from, me);
             fill(out[d], send_bytes[d], me, to, round);
         }
-        TRY(rondo__all_to_all(ctx, send, send_bytes, recv, recv_bytes, where, "all to all"));
+        TRY(exchange(ctx, send, send_bytes, recv, recv_bytes, where, step_named("all to all")));
         for (int d = 0; d < n; d++)
             CHECK(!differs(where[d], recv_bytes[d], (me + n - d) % n, me, round));
-        TRY(rondo__fence(ctx, "all to all"));
+        TRY(rondo__fence(ctx, step_named("all to all")));
     }
     return 0;
 }
@@ -321,11 +322,11 @@ static int statistics(rondo_context *ctx, void *arg)
     CHECK(before.messages[RONDO_OP_AGREE] == n - 1 && before.bytes[RONDO_OP_AGREE] == 16 * (n - 1));   /* when it was made */
     memset(out, 1, sizeof out);
     for (int d = 1; d < ctx->ranks; d++) {
-        struct rondo_shift s;
-        TRY(rondo__shift_start(ctx, &s, d, out, ctx->rank ? sizeof out : 0, in, (ctx->rank + ctx->ranks - d) % ctx->ranks ? sizeof in : 0,
-                               RONDO_OP_SHIFT, "counted"));
-        TRY(rondo__shift_finish(ctx, &s, NULL));
-        TRY(rondo__fence(ctx, "counted"));
+        struct shift s;
+        TRY(shift_start(ctx, &s, d, out, ctx->rank ? sizeof out : 0, in, (ctx->rank + ctx->ranks - d) % ctx->ranks ? sizeof in : 0,
+                               RONDO_OP_SHIFT, step_named("counted")));
+        TRY(shift_finish(ctx, &s, NULL));
+        TRY(rondo__fence(ctx, step_named("counted")));
     }
     size_t bytes_of[33];
     unsigned char all[33 * 10];
@@ -374,11 +375,11 @@ static int timeline(rondo_context *ctx, void *arg)
     (void)arg;
     rondo_context_trace(ctx, on_event, &seen);
     for (int d = 1; d < ctx->ranks; d++) {
-        struct rondo_shift s;
-        TRY(rondo__shift_start(ctx, &s, d, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, "seen"));
-        TRY(rondo__shift_finish(ctx, &s, NULL));
+        struct shift s;
+        TRY(shift_start(ctx, &s, d, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, step_named("seen")));
+        TRY(shift_finish(ctx, &s, NULL));
     }
-    TRY(rondo__fence(ctx, "seen"));
+    TRY(rondo__fence(ctx, step_named("seen")));
     rondo_context_trace(ctx, NULL, NULL);
     CHECK(seen.waits == ctx->ranks - 1 && seen.shifts == ctx->ranks - 1 && !seen.bad);
     return 0;

@@ -77,15 +77,15 @@ struct slow_read {
 static int slow_reader(rondo_context *ctx, void *arg)
 {
     struct slow_read *state = arg;
-    struct rondo_shift s;
+    struct shift s;
     const void *where = NULL;
     unsigned char *mine = rondo__alloc(1000), room[1000];
     if (!mine)
         return rondo__fail(RONDO_ENOMEM, "no memory");
     memset(mine, 7, 1000);
-    int err = rondo__shift_start(ctx, &s, 1, mine, 1000, room, 1000, RONDO_OP_SHIFT, "a look");
+    int err = shift_start(ctx, &s, 1, mine, 1000, room, 1000, RONDO_OP_SHIFT, step_named("a look"));
     if (!err)
-        err = rondo__shift_finish(ctx, &s, &where);
+        err = shift_finish(ctx, &s, &where);
     if (!err && ctx->rank == 0) {
         state->shown = 1;
         while (!err) {
@@ -221,17 +221,17 @@ static int sleeper(rondo_context *ctx, void *arg)
     } else if (w->fail_step == 3) {
         /* everybody waits for the rank before, which does not send before its own has come */
         char byte = 0, in;
-        struct rondo_shift s;
-        err = rondo__shift_start(ctx, &s, 1, &byte, 0, &in, 1, RONDO_OP_SHIFT, "a chain");
+        struct shift s;
+        err = shift_start(ctx, &s, 1, &byte, 0, &in, 1, RONDO_OP_SHIFT, step_named("a chain"));
         if (!err)
-            err = rondo__shift_finish(ctx, &s, NULL);
+            err = shift_finish(ctx, &s, NULL);
     } else {
         char out[200] = { 0 }, in[200];
-        struct rondo_shift s;
+        struct shift s;
         int d = (ctx->rank + ctx->ranks - w->fail_rank) % ctx->ranks;
-        err = rondo__shift_start(ctx, &s, d, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, "pass-KV 3 of 7");
+        err = shift_start(ctx, &s, d, out, sizeof out, in, sizeof in, RONDO_OP_SHIFT, (struct rondo__step){ "pass-KV", 3, 7 });
         if (!err)
-            err = rondo__shift_finish(ctx, &s, NULL);
+            err = shift_finish(ctx, &s, NULL);
     }
     w->code[ctx->rank] = err = rondo__collective_failed(ctx, err);
     snprintf(w->text[ctx->rank], sizeof w->text[0], "%s", rondo_error_text());
@@ -278,10 +278,10 @@ static int wrong_sizes(rondo_context *ctx, void *arg)
 {
     int *result = arg;
     char out[300] = { 0 }, in[300];
-    struct rondo_shift s;
-    int err = rondo__shift_start(ctx, &s, 1, out, sizeof out, in, 299, RONDO_OP_SHIFT, "sizes");
+    struct shift s;
+    int err = shift_start(ctx, &s, 1, out, sizeof out, in, 299, RONDO_OP_SHIFT, step_named("sizes"));
     if (!err)
-        err = rondo__shift_finish(ctx, &s, NULL);
+        err = shift_finish(ctx, &s, NULL);
     result[ctx->rank] = err;
     return rondo__collective_failed(ctx, err);
 }

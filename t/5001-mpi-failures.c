@@ -175,7 +175,7 @@ static void every_allocation(int rank)
 static int large(rondo_context *ctx, void *arg)
 {
     const int *fails = arg;
-    struct rondo_shift s[MANY];
+    struct shift s[MANY];
     char *out = malloc(MANY * LARGE), *in = malloc(MANY * LARGE);
     int err = out && in ? 0 : RONDO_ENOMEM;
     if (!err)
@@ -184,10 +184,10 @@ static int large(rondo_context *ctx, void *arg)
         if (ctx->rank == fails[0] && i == fails[1])
             err = rondo__fail(RONDO_EIO, "rank %d was told to fail before message %d", ctx->rank, i);
         else
-            err = rondo__shift_start(ctx, &s[i], 1, out + (size_t)i * LARGE, LARGE, in + (size_t)i * LARGE, LARGE, RONDO_OP_SHIFT, "large");
+            err = shift_start(ctx, &s[i], 1, out + (size_t)i * LARGE, LARGE, in + (size_t)i * LARGE, LARGE, RONDO_OP_SHIFT, step_named("large"));
     }
     for (int i = 0; i < MANY && !err; i++)
-        err = rondo__shift_finish(ctx, &s[i], NULL);
+        err = shift_finish(ctx, &s[i], NULL);
     int from = (ctx->rank + ctx->ranks - 1) % ctx->ranks + 1;
     for (size_t i = 0; i < MANY * LARGE && !err; i += 4099)
         if (in[i] != from)

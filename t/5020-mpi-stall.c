@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/internal.h"
+#include "shift.h"
 #include "tap.h"
 
 #define CALLS 20          /* before it stops */
@@ -23,11 +24,11 @@ struct stall {
 
 static int ring(rondo_context *ctx, const void *out, void *in, const char *step)
 {
-    struct rondo_shift s;
-    int err = rondo__shift_start(ctx, &s, 1, out, FLOATS * sizeof(float), in, FLOATS * sizeof(float), RONDO_OP_SHIFT, step);
+    struct shift s;
+    int err = shift_start(ctx, &s, 1, out, FLOATS * sizeof(float), in, FLOATS * sizeof(float), RONDO_OP_SHIFT, step_named(step));
     if (!err)
-        err = rondo__shift_finish(ctx, &s, NULL);
-    return err ? err : rondo__fence(ctx, step);
+        err = shift_finish(ctx, &s, NULL);
+    return err ? err : rondo__fence(ctx, step_named(step));
 }
 
 static int call(rondo_context *ctx, const struct stall *s, float *room, float *other)

@@ -8,6 +8,7 @@
 #define RONDO_T_WORKLOAD_H
 
 #include "core/internal.h"
+#include "shift.h"
 #include "tap.h"
 
 #define WORK_FLOATS 3000
@@ -35,17 +36,17 @@ static int work_ring(rondo_context *ctx, struct work *w, int *step, float *mine,
     const void *send = mine;
     float sum = 0.0f;
     for (int i = 1; i < ctx->ranks; i++) {
-        struct rondo_shift s;
+        struct shift s;
         const void *where = NULL;
         int err = work_fails(ctx, w, step);
         float *to = room + (size_t)(i - 1) * WORK_FLOATS;   /* one for each: what was sent on may be read until the fence */
         if (!err)
-            err = rondo__shift_start(ctx, &s, 1, send, WORK_FLOATS * sizeof *mine, to, WORK_FLOATS * sizeof *mine, RONDO_OP_SHIFT,
-                                     "the ring");
+            err = shift_start(ctx, &s, 1, send, WORK_FLOATS * sizeof *mine, to, WORK_FLOATS * sizeof *mine, RONDO_OP_SHIFT,
+                                     step_named("the ring"));
         if (!err)
             err = rondo__poll(ctx);
         if (!err)
-            err = rondo__shift_finish(ctx, &s, &where);
+            err = shift_finish(ctx, &s, &where);
         if (err)
             return err;
         const float *got = where;
@@ -58,7 +59,7 @@ static int work_ring(rondo_context *ctx, struct work *w, int *step, float *mine,
         expect += r == ctx->rank ? 0.0f : (float)r * WORK_FLOATS;
     if (sum != expect)
         return rondo__fail(RONDO_EDEVICE, "the ring's sum is %g and not %g", (double)sum, (double)expect);
-    return rondo__fence(ctx, "the ring");
+    return rondo__fence(ctx, step_named("the ring"));
 }
 
 static int work_all_to_all(rondo_context *ctx, float *mine, float *room)
@@ -71,11 +72,11 @@ static int work_all_to_all(rondo_context *ctx, float *mine, float *room)
         bytes[d] = 100 * sizeof *mine;
         recv[d] = room + d * 100;
     }
-    int err = rondo__all_to_all(ctx, send, bytes, recv, bytes, where, "the all-to-all");
+    int err = exchange(ctx, send, bytes, recv, bytes, where, step_named("the all-to-all"));
     for (int d = 0; d < ctx->ranks && !err; d++)
         if (((const float *)where[d])[99] != (float)((ctx->rank + ctx->ranks - d) % ctx->ranks))
             err = rondo__fail(RONDO_EDEVICE, "block %d of the all-to-all is wrong", d);
-    return err ? err : rondo__fence(ctx, "the all-to-all");
+    return err ? err : rondo__fence(ctx, step_named("the all-to-all"));
 }
 
 static int work_collectives(rondo_context *ctx, struct work *w, int *step, float *mine, float *room)

@@ -2,9 +2,9 @@
  *
  * A transport that wraps any other one for tests: $RONDO_TEST_HOOK is a list, with commas, of
  *     delay[:SEED]     every call but progress() first sleeps for up to 200 microseconds
- *     reorder[:SEED]   shifts are held back until something waits, and then started in another order
+ *     reorder[:SEED]   transfers are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
- *     copy             what the transport shows in the sender's memory is copied to where it was to arrive, as between machines
+ *     copy             what the transport shows in the sender's memory is copied, as between machines (copy.c)
  *     trace            every call is logged (level debug)
  * All of it is a function of seed, rank and call number, so that a failing run can be repeated. context.c wraps every joined
  * endpoint where the variable is set; results must not change, and every failure must end in codes.
@@ -15,19 +15,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "core/internal.h"
+#include "backends/hook/hook.h"
 
 #define HELD_MAX 32
 #define DELAY_NS_MAX 200000
-
-/* A shift that waits to be started. */
-struct held {
-    struct rondo_request *request;
-    const void *send;
-    void *recv;
-    size_t send_bytes, recv_bytes;
-    int distance;
-};
 
 struct hook_settings {
     bool delay, reorder, copy, trace;
@@ -41,10 +32,11 @@ struct hook {
     const struct rondo_transport_ops *ops;
     struct rondo_endpoint *ep;
     struct hook_settings set;
+    struct rondo__hook_copy *copy;      /* NULL: not that mode, or nothing is shown anyway */
     int32_t rank;
     int64_t calls;
     int held_count;
-    struct held held[HELD_MAX];
+    struct rondo_transfer *held[HELD_MAX];   /* that wait to be started */
 };
 
 static struct hook *hook_of(struct rondo_endpoint *ep)
@@ -129,19 +121,36 @@ static int before(struct hook *h, const char *call, bool waits)
     return 0;
 }
 
-/* Starts what was held back, in a drawn order; between two ranks shifts of one distance keep theirs, as they must. */
+static int start_now(struct hook *h, struct rondo_transfer *transfer)
+{
+    return h->copy ? rondo__hook_copy_start(h->copy, transfer) : h->ops->start(h->ep, transfer);
+}
+
+/* Whether they have parts in the same direction between the same two ranks. */
+static bool in_order(const struct rondo_transfer *a, const struct rondo_transfer *b)
+{
+    for (int32_t i = 0; i < a->count; i++)
+        for (int32_t k = 0; k < b->count; k++)
+            if (a->parts[i].peer == b->parts[k].peer && a->parts[i].receives == b->parts[k].receives)
+                return true;
+    return false;
+}
+
+/* Starts what was held back, in a drawn order; parts between two ranks keep theirs, as they must. */
 static int release(struct hook *h)
 {
     int err = 0;
     while (h->held_count > 0 && !err) {
         int pick = (int)(draw(h, (uint64_t)h->held_count) % (uint64_t)h->held_count);
         for (int i = 0; i < pick; i++)
-            if (h->held[i].distance == h->held[pick].distance)
+            if (in_order(h->held[i], h->held[pick])) {
                 pick = i;
-        struct held s = h->held[pick];
-        memmove(&h->held[pick], &h->held[pick + 1], (size_t)(h->held_count - pick - 1) * sizeof s);
+                i = -1;
+            }
+        struct rondo_transfer *transfer = h->held[pick];
+        memmove(&h->held[pick], &h->held[pick + 1], (size_t)(h->held_count - pick - 1) * sizeof h->held[0]);
         h->held_count--;
-        err = h->ops->shift(h->ep, s.distance, s.send, s.send_bytes, s.recv, s.recv_bytes, s.request);
+        err = start_now(h, transfer);
     }
     return err;
 }
@@ -151,6 +160,7 @@ static int release(struct hook *h)
 static void leave(struct rondo_endpoint *ep)
 {
     struct hook *h = hook_of(ep);
+    rondo__hook_copy_free(h->copy);
     h->ops->leave(h->ep);
     rondo__free(h);
 }
@@ -179,7 +189,7 @@ static int cores(const struct rondo_endpoint *ep)
 }
 
 static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, const struct rondo_transport_ops *ops,
-                struct rondo_endpoint *ep);
+                struct rondo_endpoint *ep, int *peer);
 
 static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer)
 {
@@ -193,9 +203,11 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
         err = h->ops->split(h->ep, color, key, &inner, peer);
     if (err || !inner)
         return err;
-    err = wrap(out, &h->set, h->ops, inner);
+    err = wrap(out, &h->set, h->ops, inner, peer);
     if (err) {
-        h->ops->revoke(inner, err, rondo_error_text());
+        /* The others wait in the new group: they are to hear of this one as of any failure in this step. */
+        if (err != RONDO_EPEER && err != RONDO_ETIMEDOUT)
+            h->ops->revoke(h->ep, err, rondo_error_text());
         h->ops->leave(inner);
         return err;
     }
@@ -204,50 +216,50 @@ static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_end
     return 0;
 }
 
-static int shift(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
-                 struct rondo_request *request)
+static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
 {
     struct hook *h = hook_of(ep);
-    int err = before(h, "shift", true);
-    if (err)
-        return err;
-    if (!h->set.reorder)
-        return h->ops->shift(h->ep, distance, send, send_bytes, recv, recv_bytes, request);
-    if (h->held_count == HELD_MAX) {
+    int err = before(h, "start", true);
+    if (err || !h->set.reorder)
+        return err ? err : start_now(h, transfer);
+    if (h->held_count == HELD_MAX)
         err = release(h);
-        if (err)
-            return err;
-    }
-    memset(request, 0, sizeof *request);
-    int n = h->ops->ranks(h->ep);
-    request->to = (h->rank + distance) % n;
-    request->from = (h->rank + n - distance) % n;
-    h->held[h->held_count++] = (struct held){ request, send, recv, send_bytes, recv_bytes, distance };
-    return 0;
+    if (!err)
+        h->held[h->held_count++] = transfer;
+    return err;
 }
 
-static int finish(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer)
+static int finish(struct rondo_endpoint *ep, struct rondo_transfer *transfer, double seconds, int *peer)
 {
     struct hook *h = hook_of(ep);
     int err = before(h, "finish", true);
     if (!err)
         err = release(h);
+    if (err)
+        return err;
+    return h->copy ? rondo__hook_copy_finish(h->copy, transfer, seconds, peer) : h->ops->finish(h->ep, transfer, seconds, peer);
+}
+
+static int test(struct rondo_endpoint *ep, struct rondo_transfer *transfer, int *peer)
+{
+    struct hook *h = hook_of(ep);
+    int err = before(h, "test", false);
     if (!err)
-        err = h->ops->finish(h->ep, request, seconds, peer);
-    if (!err && h->set.copy && request->recv_bytes && request->where != request->recv) {
-        memcpy(request->recv, request->where, request->recv_bytes);
-        request->where = request->recv;
-    }
-    return err;
+        err = release(h);
+    if (err)
+        return err;
+    return h->copy ? rondo__hook_copy_test(h->copy, transfer, peer) : h->ops->test(h->ep, transfer, peer);
 }
 
 static int progress(struct rondo_endpoint *ep)
 {
     struct hook *h = hook_of(ep);
-    int err = before(h, "progress", false);
+    int err = before(h, "progress", false), peer;
     if (!err)
         err = release(h);
-    return err ? err : h->ops->progress(h->ep);
+    if (!err && h->copy)
+        err = rondo__hook_copy_progress(h->copy, &peer);
+    return err || !h->ops->progress ? err : h->ops->progress(h->ep);
 }
 
 static void computing(struct rondo_endpoint *ep, int threads)
@@ -282,15 +294,22 @@ static void quiesce(struct rondo_endpoint *ep, double seconds)
 {
     struct hook *h = hook_of(ep);
     h->held_count = 0;
+    if (h->copy)
+        rondo__hook_copy_quiesce(h->copy, seconds);
     h->ops->quiesce(h->ep, seconds);
 }
 
 static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, const struct rondo_transport_ops *ops,
-                struct rondo_endpoint *ep)
+                struct rondo_endpoint *ep, int *peer)
 {
     struct hook *h = rondo__alloc_zero(1, sizeof *h);
     if (!h)
         return rondo__fail(RONDO_ENOMEM, "no memory for the test hook");
+    int err = set->copy && ops->in_place ? rondo__hook_copy_new(&h->copy, ops, ep, peer) : 0;
+    if (err) {
+        rondo__free(h);
+        return err;
+    }
     h->ops = ops;
     h->ep = ep;
     h->set = *set;
@@ -298,10 +317,11 @@ static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, co
     h->table = (struct rondo_transport_ops){
         .size = sizeof h->table, .abi = RONDO_TRANSPORT_ABI, .name = ops->name, .probe = ops->probe, .launch = ops->launch,
         .join = ops->join, .leave = leave, .rank = rank_of, .ranks = ranks_of, .ranks_here = ranks_here, .split = split,
-        .shift = shift, .finish = finish, .progress = ops->progress ? progress : NULL, .fence = ops->fence ? fence : NULL,
+        .start = start, .finish = finish, .test = test, .progress = ops->progress || h->copy ? progress : NULL,
+        .fence = ops->fence && !h->copy ? fence : NULL,   /* no barrier either: one that waits has to take in what comes */
         .revoke = revoke, .revoked = revoked, .quiesce = quiesce, .eager = ops->eager,
-        .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !set->copy,
-        .computing = ops->computing ? computing : NULL,
+        .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !h->copy,
+        .computing = ops->computing ? computing : NULL, .library = ops->library, .memories = ops->memories,
     };
     *out = (struct rondo_endpoint *)(void *)h;
     return 0;
@@ -310,10 +330,16 @@ static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, co
 int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep)
 {
     struct hook_settings set;
+    int peer = -1, rank, code;
+    const char *why;
     memset(&set, 0, sizeof set);
     int err = parse(&set, spec);
     if (!err)
-        err = wrap(ep, &set, *ops, *ep);
+        err = wrap(ep, &set, *ops, *ep, &peer);
+    if (err == RONDO_EPEER && (*ops)->revoked(*ep, &rank, &code, &why))
+        return rondo__fail(err, "rank %d failed: %s (%s; noticed in step join)", rank, why, rondo_error_name(code));
+    if (err == RONDO_EPEER || err == RONDO_ETIMEDOUT)
+        return rondo__fail(err, "rank %d %s in step join", peer, err == RONDO_EPEER ? "has left" : "did not answer");
     if (!err)
         *ops = &hook_of(*ep)->table;
     return err;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The MPI transport as a loadable module: its table, launching and splitting. One process is one rank. The registry opens
- * rondo_mpi.so when somebody asks for "mpi"; world.c holds communicators and revoking, shift.c the messages.
+ * rondo_mpi.so when somebody asks for "mpi"; world.c holds communicators and revoking, parts.c the messages.
  *
  * Everything that waits polls, so that every wait has its deadline and hears of failures: only joining a communicator
  * uses blocking MPI calls, after a first nonblocking one has shown that all ranks are there.
@@ -208,31 +208,44 @@ static int cores(const struct rondo_endpoint *ep)
     return ep->world->cores;
 }
 
-/* ---- moving: the request carries the flight ---- */
+/* ---- moving: the transfer carries its flights ---- */
 
-static int shift(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
-                 struct rondo_request *request)
+static void keep(struct rondo_transfer *transfer, struct rondo_flight *f)
 {
-    memset(request, 0, sizeof *request);
-    request->send = send;
-    request->send_bytes = send_bytes;
-    request->recv = recv;
-    request->recv_bytes = recv_bytes;
-    request->where = recv;
-    request->to = (ep->rank + distance) % ep->ranks;
-    request->from = (ep->rank + ep->ranks - distance) % ep->ranks;
+    memcpy(transfer->word, &f, sizeof f);
+}
+
+static struct rondo_flight *kept(const struct rondo_transfer *transfer)
+{
     struct rondo_flight *f;
-    int err = rondo__mpi_shift_start(ep, &f, distance, send, send_bytes, recv, recv_bytes, false);
-    if (!err)
-        memcpy(request->word, &f, sizeof f);
+    memcpy(&f, transfer->word, sizeof f);
+    return f;
+}
+
+static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
+{
+    struct rondo_flight *f;
+    for (int32_t i = 0; i < transfer->count; i++)
+        transfer->parts[i].where = transfer->parts[i].memory;
+    int err = rondo__mpi_parts_start(ep, &f, transfer->parts, transfer->count, false);
+    keep(transfer, f);
     return err;
 }
 
-static int finish(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer)
+static int finish(struct rondo_endpoint *ep, struct rondo_transfer *transfer, double seconds, int *peer)
 {
-    struct rondo_flight *f;
-    memcpy(&f, request->word, sizeof f);
-    return rondo__mpi_shift_finish(ep, f, seconds, peer, false);
+    struct rondo_flight *f = kept(transfer);
+    int err = rondo__mpi_parts_finish(ep, &f, seconds, peer, false);
+    keep(transfer, f);
+    return err;
+}
+
+static int test(struct rondo_endpoint *ep, struct rondo_transfer *transfer, int *peer)
+{
+    struct rondo_flight *f = kept(transfer);
+    int found = rondo__mpi_parts_test(ep, &f, peer);
+    keep(transfer, f);
+    return found;
 }
 
 static int progress(struct rondo_endpoint *ep)
@@ -268,8 +281,9 @@ static const struct rondo_transport_ops table = {
     .ranks = ranks_of,
     .ranks_here = ranks_here,
     .split = split,
-    .shift = shift,
+    .start = start,
     .finish = finish,
+    .test = test,
     .progress = progress,
     .fence = NULL,
     .revoke = rondo__mpi_revoke,
@@ -278,6 +292,7 @@ static const struct rondo_transport_ops table = {
     .eager = 0,
     .cores = cores,
     .library = rondo__mpi_library,
+    .memories = 1u,   /* the host's */
 };
 
 static void connect(const struct rondo_services *services)

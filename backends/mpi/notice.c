@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Notices of the MPI transport: what ranks say to each other besides their messages. Called by world.c, shift.c and module.c.
+ * Notices of the MPI transport: what ranks say to each other besides their messages. Called by world.c, parts.c and module.c.
  *
  * MPI has no portable way to interrupt a peer's wait, so every world keeps one receive posted for notices (tag 0, any source), and
  * all waits look at it. Whoever fails sends a notice to all others of its group; a group is known by its tag. A group counts as

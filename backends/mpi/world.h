@@ -84,14 +84,21 @@ struct rondo_world {
     struct rondo_world *next;    /* of all that this process is in */
 };
 
-/* One shift in flight: pieces received, then pieces sent. */
+/* Messages in flight, in blocks of a few pieces: a group of parts takes as many blocks as it needs, first what it receives. Blocks are
+ * all alike and used again, so that who does the same again allocates nothing. They are not in the caller's memory because that may
+ * be gone, after a failure, before MPI has done with the requests. */
+#define RONDO_PIECES 6
+struct rondo_piece_in_flight {
+    MPI_Request request;
+    int32_t peer;                /* as numbered in the group */
+    int32_t receives, bytes;
+    int64_t number;              /* among all pieces between the two ranks in this direction, from 1 */
+};
 struct rondo_flight {
-    struct rondo_flight *next, *previous;
-    MPI_Request *requests, few[4];
-    int receives, count, done;   /* the first `done` requests are complete */
-    size_t recv_bytes;
-    int64_t recv_last, send_last;   /* numbers of the last pieces among all between the two ranks, from 1 */
-    int from, to;                /* as numbered in the group */
+    struct rondo_flight *next, *previous;   /* in the endpoint's ring */
+    struct rondo_flight *more;              /* the next block of the same group */
+    int count, done;                        /* the first `done` pieces are complete */
+    struct rondo_piece_in_flight piece[RONDO_PIECES];
 };
 
 /* Another rank of a group. */
@@ -157,11 +164,14 @@ int rondo__mpi_silent(MPI_Comm comm, double seconds);
 bool rondo__mpi_told_all(struct rondo_endpoint *ep, bool but_fault);
 bool rondo__mpi_heard_all(const struct rondo_endpoint *ep);
 
-/* ---- shift.c; even_if_revoked: for the one exchange that must work after failures, launch's ---- */
-int rondo__mpi_shift_start(struct rondo_endpoint *ep, struct rondo_flight **out, int distance, const void *send, size_t send_bytes,
-                           void *recv, size_t recv_bytes, bool even_if_revoked);
+/* ---- parts.c; even_if_revoked: for the one exchange that must work after failures, launch's ---- */
+/* *out: what is in flight, for finish; it is quiesce()'s after a failure. */
+int rondo__mpi_parts_start(struct rondo_endpoint *ep, struct rondo_flight **out, const struct rondo_part *parts, int32_t count,
+                           bool even_if_revoked);
 /* Once a wait in this world has run out, waits that go on even so have RONDO_CLOSING_SECONDS. */
-int rondo__mpi_shift_finish(struct rondo_endpoint *ep, struct rondo_flight *f, double seconds, int *peer, bool even_if_revoked);
+int rondo__mpi_parts_finish(struct rondo_endpoint *ep, struct rondo_flight **f, double seconds, int *peer, bool even_if_revoked);
+/* 1: complete, 0: not yet, or a code. */
+int rondo__mpi_parts_test(struct rondo_endpoint *ep, struct rondo_flight **f, int *peer);
 /* seconds: for all of it */
 int rondo__mpi_gather(struct rondo_endpoint *ep, const void *mine, void *all, size_t bytes, double seconds, bool even_if_revoked,
                       int *peer);

@@ -218,69 +218,101 @@ static int ranks_of(const struct rondo_endpoint *ep)
 
 /* ---- moving ---- */
 
-static int shift(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
-                 struct rondo_request *request)
+/* Messages leave at once: there is nothing to wait for at the end of what is sent. */
+static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
 {
     struct rondo_group *g = ep->group;
-    memset(request, 0, sizeof *request);
-    request->send = send;
-    request->send_bytes = send_bytes;
-    request->recv = recv;
-    request->recv_bytes = recv_bytes;
-    request->where = recv;
-    request->to = (ep->rank + distance) % g->ranks;
-    request->from = (ep->rank + g->ranks - distance) % g->ranks;
+    transfer->state = 0;   /* parts that are done */
     if (rondo__group_revoked(g))
         return RONDO_EPEER;
-    if (send_bytes) {
-        struct rondo_member *to = &g->member[request->to];
-        if (rondo__mailbox_post(&to->inbox[ep->rank], send, send_bytes))
-            return rondo__fail(RONDO_ENOMEM, "no memory for a message to rank %d", request->to);
-        rondo__bell_ring(to->bell, 1);
+    for (int32_t i = 0; i < transfer->count; i++) {
+        struct rondo_part *part = &transfer->parts[i];
+        struct rondo_member *peer = &g->member[part->peer];
+        part->where = part->memory;
+        if (part->receives) {
+            part->word[0] = ep->me->inbox[part->peer].promised++;
+            continue;
+        }
+        if (rondo__mailbox_post(&peer->inbox[ep->rank], part->memory, part->bytes, ep->fences))
+            return rondo__fail(RONDO_ENOMEM, "no memory for a message to rank %d", (int)part->peer);
+        rondo__bell_ring(peer->bell, 1);
     }
-    if (recv_bytes)
-        request->word[0] = ep->me->inbox[request->from].promised++;
     return 0;
 }
 
-static int message_here(struct rondo_endpoint *ep, void *arg)
+/* 1: taken, 0: not there yet, or a code. */
+static int take(struct rondo_endpoint *ep, struct rondo_part *part)
 {
-    const struct rondo_request *request = arg;
-    struct rondo_mailbox *box = &ep->me->inbox[request->from];
-    if (rondo__mailbox_has(box, request->word[0]))
-        return 1;
-    /* acquire: pairs with leave(); what the leaver posted before is visible after, so look once more */
-    if (atomic_load_explicit(&ep->group->member[request->from].left, memory_order_acquire))
-        return rondo__mailbox_has(box, request->word[0]) ? 1 : RONDO_EPEER;
-    return 0;
-}
-
-static int finish(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer)
-{
-    *peer = request->from;
-    if (rondo__group_revoked(ep->group))
-        return RONDO_EPEER;
-    if (!request->recv_bytes)
-        return 0;
-    int err = rondo__group_wait_for(ep, message_here, request, seconds, peer);
-    if (err)
-        return err;
-    struct rondo_mailbox *box = &ep->me->inbox[request->from];
-    struct rondo_message *m = rondo__mailbox_peek(box, request->word[0]);
-    if (m->bytes != request->recv_bytes)
-        return rondo__fail(RONDO_EMISMATCH, "rank %d sent %zu bytes where rank %d expects %zu", request->from, m->bytes, ep->rank,
-                           request->recv_bytes);
+    struct rondo_mailbox *box = &ep->me->inbox[part->peer];
+    if (!rondo__mailbox_has(box, part->word[0])) {
+        /* acquire: pairs with leave(); what the leaver posted before is visible after, so look once more */
+        if (!atomic_load_explicit(&ep->group->member[part->peer].left, memory_order_acquire))
+            return 0;
+        if (!rondo__mailbox_has(box, part->word[0]))
+            return RONDO_EPEER;
+    }
+    struct rondo_message *m = rondo__mailbox_peek(box, part->word[0]);
+    if (m->bytes != part->bytes)
+        return rondo__fail(RONDO_EMISMATCH, "rank %d sent %zu bytes where rank %d expects %zu", (int)part->peer, m->bytes, ep->rank,
+                           part->bytes);
     if (m->data) {
         /* seq_cst, both: the order that the head of this file tells about */
         atomic_store(&ep->me->reading, 1);
         if (rondo__group_revoked(ep->group))
             return RONDO_EPEER;
-        request->where = m->data;
+        part->where = m->data;
     } else {
-        memcpy(request->recv, m->copy, m->bytes);
+        memcpy(part->memory, m->copy, m->bytes);
     }
-    rondo__mailbox_take(box, request->word[0]);
-    return 0;
+    rondo__mailbox_take(box, part->word[0]);
+    return 1;
+}
+
+struct awaited {
+    struct rondo_transfer *transfer;
+    int *peer;                 /* whom it waits for */
+};
+
+static int all_here(struct rondo_endpoint *ep, void *arg)
+{
+    const struct awaited *a = arg;
+    struct rondo_transfer *t = a->transfer;
+    for (; t->state < t->count; t->state++) {
+        struct rondo_part *part = &t->parts[t->state];
+        if (!part->receives)
+            continue;
+        if (*a->peer != part->peer) {
+            *a->peer = part->peer;
+            /* relaxed: whoever reads it checks it first; published by the store of waits_in, or a moment old */
+            atomic_store_explicit(&ep->seat->waits_for, part->peer, memory_order_relaxed);
+        }
+        int taken = take(ep, part);
+        if (taken != 1)
+            return taken;
+    }
+    return 1;
+}
+
+static int finish(struct rondo_endpoint *ep, struct rondo_transfer *transfer, double seconds, int *peer)
+{
+    struct awaited a = { transfer, peer };
+    if (rondo__group_revoked(ep->group))
+        return RONDO_EPEER;
+    while (transfer->state < transfer->count && !transfer->parts[transfer->state].receives)
+        transfer->state++;
+    if (transfer->state == transfer->count)
+        return 0;
+    *peer = transfer->parts[transfer->state].peer;
+    return rondo__group_wait_for(ep, all_here, &a, seconds, peer);
+}
+
+static int test(struct rondo_endpoint *ep, struct rondo_transfer *transfer, int *peer)
+{
+    struct awaited a = { transfer, peer };
+    int found = rondo__group_revoked(ep->group) ? RONDO_EPEER : all_here(ep, &a);
+    if (found == 1)   /* a wait for it may have run out before */
+        atomic_store_explicit(&ep->seat->waits_in, NULL, memory_order_release);   /* pairs with find_fault() */
+    return found;
 }
 
 static int progress(struct rondo_endpoint *ep)
@@ -348,8 +380,9 @@ const struct rondo_transport_ops rondo__threads_transport = {
     .ranks = ranks_of,
     .ranks_here = ranks_of,
     .split = rondo__group_split,
-    .shift = shift,
+    .start = start,
     .finish = finish,
+    .test = test,
     .progress = progress,
     .fence = rondo__group_fence,
     .revoke = revoke,
@@ -358,4 +391,5 @@ const struct rondo_transport_ops rondo__threads_transport = {
     .eager = RONDO_EAGER,
     .in_place = 1,
     .computing = rondo__turns_computing,
+    .memories = 1u,   /* the host's */
 };

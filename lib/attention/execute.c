@@ -224,7 +224,7 @@ static void free_extra(struct rondo__execution *e)
 
 int rondo__settle(struct rondo__execution *e, const char *step)
 {
-    int err = e->plan->info.messages_total ? rondo__fence(e->ctx, step) : 0;
+    int err = e->plan->info.messages_total ? rondo__fence(e->ctx, (struct rondo__step){ step, 0, 0 }) : 0;
     if (!err)
         free_extra(e);
     return err;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Communication between ranks, written once for all transports: the shift with its statistics and sentences, and the small
- * collectives over it. Called by the algorithms, by context.c and by users through rondo_barrier() and its neighbours.
+ * Communication between ranks, written once for all transports: groups of messages with their statistics and sentences, and the
+ * small collectives over them. Called by the algorithms, by context.c and by users through rondo_barrier() and its neighbours.
  *
  * Who fails tells everyone: the first failure of a rank inside a collective revokes the communicator, all waits then end with
  * RONDO_EPEER and the failing rank's sentence. Since a transport may let a rank read another one's memory in place, no rank
@@ -11,14 +11,14 @@
 
 #include <stdio.h>
 
-/* Shifts that a collective keeps in flight at once; all ranks use the same number, so none waits for one not yet started. */
+/* Distances between ranks that a collective serves at once; all ranks use the same number, so none waits for what is not yet started. */
 #define WINDOW 16
 #define TEXT_BYTES 1024
 /* What agree passes on of a failed rank's sentence. */
 #define NOTE_BYTES 512
 /* After a wait has run out nobody is waited for that long again: what is still to be put in order has this much time. */
 #define GRACE_SECONDS 1.0
-/* "agreement on " and what is agreed on. */
+/* A step's text; "agreement on " and what is agreed on. */
 #define STEP_BYTES 128
 /* Small broadcasts need no fence, but a root must not run ahead without end. */
 #define UNFENCED_MAX 64
@@ -141,69 +141,90 @@ static int begin(rondo_context *ctx, const char *step)
     return ctx->endpoint && is_revoked(ctx) ? rondo__comm_failed(ctx, RONDO_EPEER, -1, step) : 0;
 }
 
-/* ---- shifts ---- */
+/* ---- transfers ---- */
 
-int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
-                       size_t recv_bytes, int operation, const char *step)
+/* The same as rondo__comm_failed(): the step's text is made only here. */
+static int failed_in(rondo_context *ctx, int code, int peer, const struct rondo__step *step)
 {
+    char text[STEP_BYTES];
+    if (step->of)
+        snprintf(text, sizeof text, "%s %d of %d", step->what, (int)step->index, (int)step->of);
+    return rondo__comm_failed(ctx, code, peer, step->of ? text : step->what);
+}
+
+static int check_part(const rondo_context *ctx, const struct rondo_part *part, const char *step)
+{
+    if (part->peer < 0 || part->peer >= ctx->ranks || part->peer == ctx->rank)
+        return rondo__fail(RONDO_EINVAL, "%s: a message between rank %d and rank %d; it takes another one of the ranks 0..%d", step, ctx->rank,
+                           (int)part->peer, ctx->ranks - 1);
+    if (!part->bytes)
+        return rondo__fail(RONDO_EINVAL, "%s: a message of 0 bytes between rank %d and rank %d; what is empty is not sent", step, ctx->rank,
+                           (int)part->peer);
+    if (!part->memory)
+        return rondo__fail(RONDO_EINVAL, "%s: a message between rank %d and rank %d has no memory (NULL)", step, ctx->rank, (int)part->peer);
+    return 0;
+}
+
+int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t)
+{
+    struct rondo_transfer *g = &t->group;
+    int err = 0;
     ctx->agreed = 0;
-    s->active = 0;
-    s->step = step;
-    s->operation = operation;
-    if (distance < 1 || distance >= ctx->ranks) {
-        rondo__fail(RONDO_EINVAL, "%s: a shift by %d among %d ranks; 1..%d are possible", step, distance, ctx->ranks, ctx->ranks - 1);
-        return rondo__collective_failed(ctx, RONDO_EINVAL);
-    }
-    s->begin = ctx->trace ? rondo__now() : 0.0;
-    int err = ctx->transport->shift(ctx->endpoint, distance, send, send_bytes, recv, recv_bytes, &s->request);
+    t->active = 0;
+    for (int32_t i = 0; i < g->count && !err; i++)
+        err = check_part(ctx, &g->parts[i], t->step.what);
     if (err)
-        return rondo__comm_failed(ctx, err, (ctx->rank + distance) % ctx->ranks, step);
-    s->active = 1;
-    if (send_bytes) {
-        ctx->stats.messages[operation]++;
-        ctx->stats.bytes[operation] += send_bytes;
-    }
+        return rondo__collective_failed(ctx, err);
+    if (!g->count)
+        return 0;
+    t->begin = ctx->trace ? rondo__now() : 0.0;
+    err = ctx->transport->start(ctx->endpoint, g);
+    if (err)
+        return failed_in(ctx, err, g->count == 1 ? g->parts[0].peer : -1, &t->step);
+    t->active = 1;
+    for (int32_t i = 0; i < g->count; i++)
+        if (!g->parts[i].receives) {
+            ctx->stats.messages[t->operation]++;
+            ctx->stats.bytes[t->operation] += g->parts[i].bytes;
+        }
     return 0;
 }
 
-int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where)
+/* One event for the wait, and one for each message that was sent. */
+static void trace_transfer(rondo_context *ctx, const struct rondo__transfer *t, double begin)
 {
-    int peer = s->request.from;
+    const struct rondo_transfer *g = &t->group;
+    uint64_t bytes = 0;
+    int from = -1, froms = 0;
+    for (int32_t i = 0; i < g->count; i++)
+        if (g->parts[i].receives) {
+            bytes += g->parts[i].bytes;
+            froms += g->parts[i].peer != from;
+            from = g->parts[i].peer;
+        }
+    rondo__trace(ctx, wait_names[t->operation], begin, froms == 1 ? from : -1, bytes);
+    for (int32_t i = 0; i < g->count; i++)
+        if (!g->parts[i].receives)
+            rondo__trace(ctx, operation_names[t->operation], t->begin, g->parts[i].peer, g->parts[i].bytes);
+}
+
+int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t)
+{
+    if (!t->active)
+        return 0;
+    int peer = -1;
     double begin = rondo__now();
-    int err = ctx->transport->finish(ctx->endpoint, &s->request, ctx->deadline, &peer);
+    int err = ctx->transport->finish(ctx->endpoint, &t->group, ctx->deadline, &peer);
     ctx->stats.wait_seconds += rondo__now() - begin;
-    s->active = 0;
+    t->active = 0;
     if (err)
-        return rondo__comm_failed(ctx, err, peer, s->step);
-    if (ctx->trace) {
-        rondo__trace(ctx, wait_names[s->operation], begin, s->request.from, s->request.recv_bytes);
-        rondo__trace(ctx, operation_names[s->operation], s->begin, s->request.to, s->request.send_bytes);
-    }
-    if (where)
-        *where = s->request.where;
+        return failed_in(ctx, err, peer, &t->step);
+    if (ctx->trace)
+        trace_transfer(ctx, t, begin);
     return 0;
 }
 
-int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t *send_bytes, void *const *recv,
-                      const size_t *recv_bytes, const void **where, const char *step)
-{
-    struct rondo_shift shifts[WINDOW];
-    where[0] = send[0];
-    for (int first = 1; first < ctx->ranks; first += WINDOW) {
-        int last = first + WINDOW < ctx->ranks ? first + WINDOW : ctx->ranks;
-        int err = 0;
-        for (int d = first; d < last && !err; d++)
-            err = rondo__shift_start(ctx, &shifts[d - first], d, send[d], send_bytes[d], recv[d], recv_bytes[d], RONDO_OP_ALL_TO_ALL,
-                                     step);
-        for (int d = first; d < last && !err; d++)
-            err = rondo__shift_finish(ctx, &shifts[d - first], &where[d]);
-        if (err)
-            return err;
-    }
-    return 0;
-}
-
-int rondo__fence(rondo_context *ctx, const char *step)
+int rondo__fence(rondo_context *ctx, struct rondo__step step)
 {
     if (!ctx->endpoint || !ctx->transport->fence)
         return 0;
@@ -213,19 +234,63 @@ int rondo__fence(rondo_context *ctx, const char *step)
     int err = ctx->transport->fence(ctx->endpoint, ctx->deadline, &peer);
     ctx->stats.wait_seconds += rondo__now() - begin;
     if (err)
-        return rondo__comm_failed(ctx, err, peer, step);
+        return failed_in(ctx, err, peer, &step);
     ctx->unfenced = 0;
     rondo__trace(ctx, "wait fence", begin, -1, 0);
     return 0;
 }
 
+/* Both in one. */
+static int move(rondo_context *ctx, struct rondo_part *parts, int32_t count, int operation, const char *step)
+{
+    struct rondo__transfer t = { .group = { .parts = parts, .count = count }, .step = { step, 0, 0 }, .operation = operation };
+    int err = rondo__transfer_start(ctx, &t);
+    return err ? err : rondo__transfer_finish(ctx, &t);
+}
+
+static struct rondo_part sent(const void *memory, size_t bytes, int peer)
+{
+    return (struct rondo_part){ .memory = (void *)(uintptr_t)memory, .bytes = bytes, .peer = peer };
+}
+
+static struct rondo_part received(void *memory, size_t bytes, int peer)
+{
+    return (struct rondo_part){ .memory = memory, .bytes = bytes, .peer = peer, .receives = 1 };
+}
+
+int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
+                       size_t recv_bytes, int operation, const char *step)
+{
+    int32_t count = 0;
+    const int n = ctx->ranks;
+    s->part[0].where = s->part[0].memory = recv;
+    s->part[0].receives = 0;
+    if (recv_bytes)
+        s->part[count++] = received(recv, recv_bytes, (ctx->rank + n - distance) % n);
+    if (send_bytes)
+        s->part[count++] = sent(send, send_bytes, (ctx->rank + distance) % n);
+    s->transfer = (struct rondo__transfer){ .group = { .parts = s->part, .count = count }, .step = { step, 0, 0 }, .operation = operation };
+    int err = rondo__transfer_start(ctx, &s->transfer);
+    s->active = !err;
+    return err;
+}
+
+int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where)
+{
+    s->active = 0;
+    int err = rondo__transfer_finish(ctx, &s->transfer);
+    if (!err && where)
+        *where = s->part[0].receives ? s->part[0].where : s->part[0].memory;
+    return err;
+}
+
 /* ---- collectives ---- */
 
-/* Everybody's `mine` to everybody, as direct shifts by 1, 2, ..., N-1; no fence. */
+/* Everybody's `mine` to everybody, directly, to the ranks 1, 2, ..., N-1 further on; no fence. */
 static int gather(rondo_context *ctx, const void *mine, char *all, const size_t *bytes_of, size_t equal_bytes, int operation,
                   const char *step)
 {
-    struct rondo_shift shifts[WINDOW];
+    struct rondo_part parts[2 * WINDOW];
     const int n = ctx->ranks, me = ctx->rank;
     size_t mine_bytes = bytes_of ? bytes_of[me] : equal_bytes;
     /* Where a rank's bytes go: walks down from this rank's own place as the distance grows. */
@@ -239,26 +304,24 @@ static int gather(rondo_context *ctx, const void *mine, char *all, const size_t 
         memmove(all + before, mine, mine_bytes);
     size_t place = before;
     for (int first = 1; first < n; first += WINDOW) {
-        int last = first + WINDOW < n ? first + WINDOW : n;
-        char *at[WINDOW];
-        int err = 0;
-        for (int d = first; d < last && !err; d++) {
+        int32_t count = 0;
+        for (int d = first; d < n && d < first + WINDOW; d++) {
             int from = (me - d + n) % n;
             size_t bytes = bytes_of ? bytes_of[from] : equal_bytes;
             if (from == n - 1)
                 place = total;
             place -= bytes;
-            at[d - first] = all + place;
-            err = rondo__shift_start(ctx, &shifts[d - first], d, mine, mine_bytes, all + place, bytes, operation, step);
+            if (bytes)
+                parts[count++] = received(all + place, bytes, from);
+            if (mine_bytes)
+                parts[count++] = sent(mine, mine_bytes, (me + d) % n);
         }
-        for (int d = first; d < last && !err; d++) {
-            const void *where = NULL;
-            err = rondo__shift_finish(ctx, &shifts[d - first], &where);
-            if (!err && shifts[d - first].request.recv_bytes && where != at[d - first])
-                memcpy(at[d - first], where, shifts[d - first].request.recv_bytes);
-        }
+        int err = move(ctx, parts, count, operation, step);
         if (err)
             return err;
+        for (int32_t i = 0; i < count; i++)
+            if (parts[i].receives && parts[i].where != parts[i].memory)
+                memcpy(parts[i].memory, parts[i].where, parts[i].bytes);
     }
     return 0;
 }
@@ -282,7 +345,7 @@ int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size
     if (!err)
         err = gather(ctx, mine, all, bytes_of, 0, RONDO_OP_ALL_GATHER, "all-gather");
     if (!err && ctx->endpoint && largest > ctx->transport->eager)
-        err = rondo__fence(ctx, "end of all-gather");
+        err = rondo__fence(ctx, (struct rondo__step){ "end of all-gather", 0, 0 });
     return rondo__collective_failed(ctx, err);
 }
 
@@ -291,21 +354,18 @@ static int broadcast(rondo_context *ctx, void *data, size_t bytes, int root, int
 {
     const int n = ctx->ranks, place = (ctx->rank - root + n) % n;
     for (int d = 1; d < n; d = d > n / 2 ? n : 2 * d) {
-        bool sends = place < d && place + d < n, receives = place >= d && place < 2 * d;
+        const bool sends = place < d && place + d < n, receives = place >= d && place < 2 * d;
         if (!sends && !receives)
             continue;
-        struct rondo_shift s;
-        const void *where = NULL;
-        int err = rondo__shift_start(ctx, &s, d, data, sends ? bytes : 0, data, receives ? bytes : 0, operation, step);
-        if (!err)
-            err = rondo__shift_finish(ctx, &s, &where);
+        struct rondo_part part = sends ? sent(data, bytes, (ctx->rank + d) % n) : received(data, bytes, (ctx->rank - d + n) % n);
+        int err = move(ctx, &part, 1, operation, step);
         if (err)
             return err;
-        if (receives && where != data)
-            memcpy(data, where, bytes);
+        if (receives && part.where != data)
+            memcpy(data, part.where, bytes);
     }
     if (ctx->endpoint && (bytes > ctx->transport->eager || ++ctx->unfenced >= UNFENCED_MAX))
-        return rondo__fence(ctx, step);
+        return rondo__fence(ctx, (struct rondo__step){ step, 0, 0 });
     return 0;
 }
 
@@ -330,11 +390,10 @@ int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root)
 static int disseminate(rondo_context *ctx)
 {
     for (int d = 1; d < ctx->ranks; d = d > ctx->ranks / 2 ? ctx->ranks : 2 * d) {
-        struct rondo_shift s;
         char out = 0, in = 0;
-        int err = rondo__shift_start(ctx, &s, d, &out, 1, &in, 1, RONDO_OP_AGREE, "barrier");
-        if (!err)
-            err = rondo__shift_finish(ctx, &s, NULL);
+        struct rondo_part parts[2] = { received(&in, 1, (ctx->rank - d + ctx->ranks) % ctx->ranks),
+                                       sent(&out, 1, (ctx->rank + d) % ctx->ranks) };
+        int err = move(ctx, parts, 2, RONDO_OP_AGREE, "barrier");
         if (err)
             return err;
     }
@@ -349,7 +408,7 @@ int rondo_barrier(rondo_context *ctx)
         return 0;
     int err = begin(ctx, "barrier");
     if (!err)
-        err = ctx->transport->fence ? rondo__fence(ctx, "barrier") : disseminate(ctx);
+        err = ctx->transport->fence ? rondo__fence(ctx, (struct rondo__step){ "barrier", 0, 0 }) : disseminate(ctx);
     return rondo__collective_failed(ctx, err);
 }
 
@@ -410,7 +469,7 @@ int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
     }
     int err = gather(ctx, &mine, (char *)votes, NULL, sizeof mine, RONDO_OP_AGREE, step);
     if (!err && ctx->transport->eager < sizeof mine)
-        err = rondo__fence(ctx, step);
+        err = rondo__fence(ctx, (struct rondo__step){ step, 0, 0 });
     int broken = err;
     if (!err)
         err = verdict(ctx, votes, what, step, &broken);

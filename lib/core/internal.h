@@ -107,20 +107,32 @@ static inline struct rondo_device *rondo__dev(const rondo_context *ctx) { return
 RONDO_API void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes);   /* ends now */
 
 /* ---- communication (comm.c): statistics, deadlines, sentences that name peer and step; revokes on its own failures ---- */
-struct rondo_shift {
-    struct rondo_request request;
-    const char *step;                 /* "pass-KV 3 of 7": static or alive until finished */
-    int32_t operation, active;
+/* Where in its work a rank is, for sentences: { "pass-KV", 3, 7 } is told as "pass-KV 3 of 7"; of 0: only `what`, which is static. */
+struct rondo__step {
+    const char *what;
+    int32_t index, of;
+};
+/* A group of parts in flight; its parts and it stay where they are until finish. group.parts, group.count, step and operation
+ * (RONDO_OP_*, for the statistics) are the caller's; a group of no parts is nothing. */
+struct rondo__transfer {
+    struct rondo_transfer group;
+    struct rondo__step step;
+    int32_t operation, active;        /* active: started and not yet finished */
     double begin;
+};
+int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t);
+int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t);
+int rondo__fence(rondo_context *ctx, struct rondo__step step);
+
+/* A message to rank (rank + distance) and one from rank (rank - distance), either of them perhaps of 0 bytes. */
+struct rondo_shift {
+    struct rondo__transfer transfer;
+    struct rondo_part part[2];
+    int32_t active;
 };
 int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
                        size_t recv_bytes, int operation, const char *step);
 int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where);
-/* Block d (0..N-1) of `send` goes to rank (rank + d) mod N; block d of the result came from (rank - d) mod N. Block 0 is not moved:
- * where[0] = send[0]. recv[d] must have room for recv_bytes[d]; where[d] tells where it can be read until the fence. */
-int rondo__all_to_all(rondo_context *ctx, const void *const *send, const size_t *send_bytes, void *const *recv, const size_t *recv_bytes,
-                      const void **where, const char *step);
-int rondo__fence(rondo_context *ctx, const char *step);
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
 /* Around work that takes long: ranks that outnumber the cores take turns. */
 void rondo__computing(rondo_context *ctx, bool begins);

@@ -3,16 +3,24 @@
  * The transport table: what moves bytes between ranks. It knows nothing of attention and never adds numbers. lib/core/comm.c
  * builds collectives, agreement, deadlines' sentences and statistics on it, once, for all transports.
  *
- * An endpoint belongs to one rank and is used from that rank's thread only.
+ * Two planes. Control: the endpoint, always there: messages between host memories, sleeping waits with deadlines, revocation,
+ * barrier; it belongs to one rank and is used from that rank's thread only. Data: transfers between memories of the kinds that
+ * `memories` names. Where the table has no data plane of its own (data_open is NULL), the endpoint serves for the data too, with
+ * host memory; else data transfers are put into a device's stream and are over where it goes on. A context opens control, device,
+ * data, and closes them the other way round.
  */
 #ifndef RONDO_CORE_TRANSPORT_H
 #define RONDO_CORE_TRANSPORT_H
 
 #include "rondo.h"
 
-#define RONDO_TRANSPORT_ABI 2u
+#define RONDO_TRANSPORT_ABI 3u
 
 struct rondo_endpoint;   /* the transport's own */
+struct rondo_data;       /* its data plane's own */
+struct rondo_device_ops;
+struct rondo_device;
+struct rondo_stream;
 
 /* What launch() hands to each rank and join() takes. `handle` is the transport's own business. */
 struct rondo_boot {
@@ -27,15 +35,22 @@ struct rondo_boot {
  * one. *peer, where there is one, gets the rank at fault, -1 if unknown: not simply the one next in line, who may itself be waiting
  * for somebody, but the one who waits for nobody and does not come. */
 
-/* One shift in flight. Lives in the caller's frame or workspace until finish() returned. */
-struct rondo_request {
-    void *recv;                /* where the bytes go, or may go */
-    size_t send_bytes, recv_bytes;
-    const void *where;         /* after finish: where the received bytes can be read: recv, or the sender's own memory */
-    int32_t to, from;          /* ranks */
-    int32_t state;             /* transport's own, as all below */
-    int32_t tag;
-    const void *send;
+/* One message: bytes to or from a peer. bytes > 0: what is empty is not sent. */
+struct rondo_part {
+    void *memory;              /* where they lie, or go, or may go */
+    size_t bytes;
+    const void *where;         /* of a received part, after finish: where they can be read: memory, or the sender's own */
+    int32_t peer;              /* never oneself */
+    int32_t receives;          /* 1: from the peer; 0: to it */
+    uint64_t word[4];          /* the transport's own */
+};
+
+/* A group of parts in flight. It and its parts stay at one place in the caller's memory until finish() has returned, or until some call
+ * has failed: after that no transport looks at any of them again. */
+struct rondo_transfer {
+    struct rondo_part *parts;
+    int32_t count;
+    int32_t state;             /* the transport's own, as all below */
     uint64_t word[4];
 };
 
@@ -56,16 +71,19 @@ struct rondo_transport_ops {
     /* As MPI_Comm_split; color < 0: *out = NULL. A child is revoked with its parent. */
     int (*split)(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer);
 
-    /* Starts sending send_bytes to rank (rank + distance) mod N and receiving recv_bytes from (rank - distance) mod N; either
-     * may be 0 bytes: then nothing moves on that side. distance 1..N-1. Requests of one endpoint match between two ranks in the
-     * order they were started. `send` may be read by the receiver in place until the next fence(): it must not change or go
-     * before. recv must have room for recv_bytes even where the transport then shows the sender's memory instead; with in_place
-     * never for more than `eager` bytes. */
-    int (*shift)(struct rondo_endpoint *ep, int distance, const void *send, size_t send_bytes, void *recv, size_t recv_bytes,
-                 struct rondo_request *request);
-    /* Waits for it at most `seconds`; sets request->where. RONDO_EPEER where the communicator was revoked, RONDO_ETIMEDOUT where time ran
-     * out, or where the peer has left and what is waited for will never come. */
-    int (*finish)(struct rondo_endpoint *ep, struct rondo_request *request, double seconds, int *peer);
+    /* Starts a group of parts and returns at once. Parts between two ranks match in the order in which they were started (within a
+     * group: in the order of the array); what one sends and the other expects must be of one size. What is started makes its way
+     * whenever this rank waits for anything, so that groups may be finished in any order.
+     * What is sent may be written again once the group is finished; but where in_place is 1, a part of more than `eager` bytes is read
+     * by its receiver where it lies until the next fence(), and must not change or go before. A receiver's `memory` must have room for
+     * all bytes; with in_place never for more than `eager`. */
+    int (*start)(struct rondo_endpoint *ep, struct rondo_transfer *transfer);
+    /* Waits for all of it at most `seconds`; sets `where` of the received parts. RONDO_EPEER where the communicator was revoked,
+     * RONDO_ETIMEDOUT where time ran out; RONDO_EPEER too where a peer has left and what is waited for will never come.
+     * After RONDO_ETIMEDOUT it may be called again. */
+    int (*finish)(struct rondo_endpoint *ep, struct rondo_transfer *transfer, double seconds, int *peer);
+    /* The same without waiting: 1 finished, 0 not yet, or a code. */
+    int (*test)(struct rondo_endpoint *ep, struct rondo_transfer *transfer, int *peer);
     /* Lets transfers progress; returns RONDO_EPEER once revoked. Never waits for another rank to come here; between two calls of
      * computing() it may make room for others to compute. May be NULL. */
     int (*progress)(struct rondo_endpoint *ep);
@@ -75,10 +93,10 @@ struct rondo_transport_ops {
     void (*revoke)(struct rondo_endpoint *ep, int code, const char *sentence);
     /* Who revoked it: 1 and fills the three, or 0. *rank is -1 where a parent was revoked by a rank outside this group. */
     int (*revoked)(struct rondo_endpoint *ep, int *rank, int *code, const char **sentence);
-    /* After a failure, on a revoked endpoint: this rank no longer reads what others showed it and gives up its shifts in
+    /* After a failure, on a revoked endpoint: this rank no longer reads what others showed it and gives up its transfers in
      * flight. Returns once no other rank reads what this one showed, or after `seconds`: then its memory may go. Silent. */
     void (*quiesce)(struct rondo_endpoint *ep, double seconds);
-    size_t eager;              /* messages up to this size are copied by shift(): they need no fence() */
+    size_t eager;              /* messages up to this size are copied by start(): they need no fence() */
     /* Cores that this rank may use for itself, at least 1. NULL: the process's cores divided by ranks_here. */
     int (*cores)(const struct rondo_endpoint *ep);
     /* 1: what is larger than `eager` is always shown in the sender's memory and never copied, so that taking it costs nothing. */
@@ -87,6 +105,19 @@ struct rondo_transport_ops {
     void (*computing)(struct rondo_endpoint *ep, int threads);
     /* What it stands on, and of which version, in one line; may be asked before anything else. NULL: nothing but the C library. */
     const char *(*library)(void);
+
+    /* The data plane; all NULL or none. memories: bit (1 << RONDO_MEMORY_*) for each kind that it moves; without a data plane of its
+     * own, host memory. data_open is collective; dev is the device whose streams and memory it serves.
+     * data_start puts the group into the stream: it begins when the stream comes to it and is over where the stream goes on; parts as
+     * above, but in the memory of one kind, never shown in place (`where` is not set), and matched with those of data_start only. The
+     * parts may go when it returns. A failure of it is told by whoever waits for the stream, or by the next data_start(); sentences as
+     * above. */
+    uint32_t memories, reserved2;
+    int (*data_open)(struct rondo_data **out, struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev,
+                     int *peer);
+    void (*data_close)(struct rondo_data *data);
+    int (*data_start)(struct rondo_data *data, struct rondo_stream *stream, const struct rondo_part *parts, int32_t count, double seconds,
+                      int *peer);
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
