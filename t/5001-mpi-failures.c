@@ -74,7 +74,8 @@ static void every_step(int quiet)
                 EXPECT(err == RONDO_EPEER || !err, "launch: %d %s", err, rondo_error_text());
                 EXPECT(rondo__now() - begin < WAIT_SECONDS / 2, "%s: %g s", what, rondo__now() - begin);
                 snprintf(who, sizeof who, "rank %d has left", rank);   /* in the child by its number there */
-                if (w.code[me])
+                /* Where a rank has left at once, another may have noticed before this one's body began. */
+                if (w.code[me] && !(w.code[me] == 1 && step == 0))
                     EXPECT(w.code[me] == RONDO_EPEER && me != rank && (strstr(w.text[me], who) || strstr(w.text[me], "failed") ||
                             (step > ranks + 4 && strstr(w.text[me], "has left, but rank"))) &&
                            strstr(w.text[me], " in step "), "%s: %d after step %d: %s", what, w.code[me], w.steps[me], w.text[me]);
@@ -233,7 +234,9 @@ static void deadline(void)
     double begin = rondo__now();
     int err = rondo_launch(0, &mpi, sleeper, &w);
     mpi.deadline = 0.0;
-    EXPECT(err == RONDO_ETIMEDOUT, "launch: %d %s", err, rondo_error_text());
+    /* one of them gives up first, and the others may hear of that before their own time has run out */
+    EXPECT(err == RONDO_ETIMEDOUT || (err == RONDO_EPEER && strstr(rondo_error_text(), "gave up: rank")), "launch: %d %s", err,
+           rondo_error_text());
     EXPECT(rondo__now() - begin < 10.0, "%g s", rondo__now() - begin);
     if (me != w.fail_rank)
         EXPECT((w.code[me] == RONDO_ETIMEDOUT || w.code[me] == RONDO_EPEER) && strstr(w.text[me], "did not answer rank") &&
