@@ -117,7 +117,8 @@ typedef struct rondo_lm_desc {
     void *user;
 } rondo_lm_desc;
 #define RONDO_LM_DESC_INIT { sizeof(rondo_lm_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
-/* Collective, as all calls on it; every rank gives the same arguments (checked: RONDO_EMISMATCH). */
+/* Collective, as submit, step and score; every rank gives the same arguments (checked: RONDO_EMISMATCH). query, release and count
+ * are each rank's own: others need not make them. */
 RONDO_API int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_lm_destroy(rondo_lm *lm);
 
@@ -136,7 +137,7 @@ typedef struct rondo_sampling {
 /* Order: repetition penalty, temperature, top-k, top-p, min-p, as Hugging Face. */
 #define RONDO_SAMPLING_INIT { sizeof(rondo_sampling), 0.0, 0.0, 0.0, 0.0, 0, 0, 128, 0, 0, NULL, 0 }
 
-/* Adds a sequence; *id counts from 0. Its bits do not depend on what else is in the batch. */
+/* Adds a sequence; *id counts from 0, none is given twice. Its bits do not depend on what else is in the batch. */
 RONDO_API int rondo_lm_submit(rondo_lm *lm, const int32_t *tokens, int64_t count, const rondo_sampling *sampling, int64_t *id) RONDO_MUST_CHECK;
 
 typedef enum rondo_finish { RONDO_RUNNING = 0, RONDO_FINISH_LENGTH = 1, RONDO_FINISH_EOS = 2, RONDO_FINISH_STOP = 3 } rondo_finish;
@@ -144,11 +145,13 @@ typedef struct rondo_lm_event {
     int64_t id;
     int32_t token;                 /* the new token; -1: none (finished without one) */
     int32_t finish;                /* rondo_finish, after this token */
-    const char *text;              /* what the stream may show now (stops held back); valid until the next step */
+    const char *text;              /* what the stream may show now (stops held back); valid until the next step or the release */
     size_t text_bytes;
 } rondo_lm_event;
 /* Runs one forward pass (chunks of prompts, or one decode step of the whole batch) and returns how many events there are
- * (<= max; max >= live sequences), 0 where only prefill went on, or a code. *live: sequences not yet finished. */
+ * (<= max; max >= live sequences), 0 where only prefill went on, or a code, after which the lm can only be destroyed, on every rank;
+ * but RONDO_EINVAL of a max too small hurts a single rank's lm not. *live: sequences not yet finished. Costs what runs,
+ * however many have ended. */
 RONDO_API int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t *live);
 
 typedef struct rondo_lm_status {
@@ -156,13 +159,15 @@ typedef struct rondo_lm_status {
     int64_t prompt_tokens, new_tokens;
     int32_t finish;
     int32_t reserved;
-    const int32_t *tokens;         /* [new_tokens]; owned by lm */
-    const char *text;              /* of the new tokens, stops cut off; owned by lm */
+    const int32_t *tokens;         /* [new_tokens]; owned by lm, valid until the next step or the release */
+    const char *text;              /* of the new tokens, stops cut off; likewise */
     size_t text_bytes;
     uint64_t hash;                 /* over the logits of every generated position, closed; the same on every rank */
 } rondo_lm_status;
 #define RONDO_LM_STATUS_INIT { sizeof(rondo_lm_status), 0, 0, 0, 0, NULL, NULL, 0, 0 }
 RONDO_API int rondo_lm_query(rondo_lm *lm, int64_t id, rondo_lm_status *status) RONDO_MUST_CHECK;
+/* Forgets a sequence that has ended: its new tokens, text and hash, all that was still kept of it. Its id is refused from then on. */
+RONDO_API int rondo_lm_release(rondo_lm *lm, int64_t id) RONDO_MUST_CHECK;
 
 typedef struct rondo_lm_counters {
     size_t struct_size;
@@ -173,8 +178,9 @@ typedef struct rondo_lm_counters {
     size_t workspace_bytes;
     int64_t first_tokens;                          /* new tokens that came of prefill: the first of each sequence */
     double first_seconds;                          /* part of prefill_seconds: logits and draws of these */
+    int64_t steps, step_sequences;                 /* steps, and the live sequences that each found, all together */
 } rondo_lm_counters;
-#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0 }
+#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0 }
 RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].

@@ -20,7 +20,7 @@ static int32_t draw_at(const rondo_sampling *p, const float *logits, int ids, co
 {
     /* Only the count of tokens and the tokens themselves matter; the list is padded by repeating its last one. */
     static int32_t list[DRAWS + 64];
-    struct rondo_sequence s = { .sampling = *p, .tokens = list, .count = position };
+    struct rondo_sequence s = { .sampling = *p, .prompt_tokens = list, .prompt = position, .count = position };
     float copy[IDS];
     int32_t token = -7;
     for (int64_t i = 0; i < position; i++)

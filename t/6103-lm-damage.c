@@ -252,7 +252,8 @@ static int arguments_body(rondo_context *ctx, void *arg)
     s = (rondo_sampling)RONDO_SAMPLING_INIT;
     s.max_tokens = 0;
     wrong += rondo_lm_submit(lm, tokens, 3, &s, &id) != 0 || id != 0;
-    wrong += rondo_lm_step(lm, &event, 0, &live) != RONDO_EINVAL;
+    if (rondo_context_ranks(ctx) == 1)   /* among several ranks that ends it: t/6113 */
+        wrong += rondo_lm_step(lm, &event, 0, &live) != RONDO_EINVAL;
     wrong += rondo_lm_step(lm, &event, 1, &live) != 1 || event.token != -1 || event.finish != RONDO_FINISH_LENGTH || live != 0;
     s.max_tokens = 2;
     s.ignore_eos = 1;

@@ -67,7 +67,7 @@ static int place(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, int64_
     for (int64_t i = 0; i < count && !err; i++) {
         struct rondo_chunk *p = &chunks[i];
         const int64_t before = rondo_placement_held(lm->placement, p->seat, lm->rank);
-        err = rondo__seat_append(lm, p->seat, p->count);
+        err = rondo_placement_append(lm->placement, p->seat, p->count);
         if (err)
             return err;
         int64_t held = rondo_placement_held(lm->placement, p->seat, lm->rank);

@@ -16,7 +16,7 @@ struct news {
 
 struct events {
     rondo_lm_event *list;
-    int64_t count, max;
+    int64_t count;
 };
 
 static bool unread(const struct rondo_sequence *s)
@@ -33,9 +33,8 @@ static bool decoding(const struct rondo_sequence *s)
 /* ---- which chunks ---- */
 
 /* All positions of a chunk rotate for one length: it is of the prompt, or one token. */
-static void set_chunk(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
+static void set_chunk(rondo_lm *lm, int64_t at, struct rondo_sequence *s, int64_t tokens)
 {
-    struct rondo_sequence *s = lm->sequences[id];
     const struct rondo_rope_config *rope = &lm->model->config.rope;
     const int64_t length = rondo__rope_length(rope, s->prompt, s->done);
     if (length != s->inv_length) {
@@ -43,7 +42,8 @@ static void set_chunk(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
         s->inv_length = length;
     }
     lm->chunks[at] = (struct rondo_chunk){
-        .id = id, .seat = s->seat, .first = s->done, .count = tokens, .tokens = s->tokens + s->done, .inv_freq = s->inv_freq,
+        .sequence = s, .seat = s->seat, .first = s->done, .count = tokens,
+        .tokens = s->done < s->prompt ? s->prompt_tokens + s->done : s->new_tokens + (s->done - s->prompt), .inv_freq = s->inv_freq,
         .prompt = s->prompt, .reach = s->reach, .want = s->done + tokens == s->count ? RONDO_WANT_LAST : RONDO_WANT_NONE,
     };
 }
@@ -52,8 +52,8 @@ static void set_chunk(rondo_lm *lm, int64_t at, int64_t id, int64_t tokens)
 static int64_t choose_prefill(rondo_lm *lm)
 {
     int64_t count = 0, room = lm->desc.batch_tokens;
-    for (int64_t i = 0; i < lm->sequence_count && room > 0; i++) {
-        const struct rondo_sequence *s = lm->sequences[i];
+    for (int64_t i = 0; i < lm->live_count && room > 0; i++) {
+        struct rondo_sequence *s = lm->live[i];
         if (!unread(s))
             continue;
         int64_t tokens = s->prompt - s->done;
@@ -61,19 +61,19 @@ static int64_t choose_prefill(rondo_lm *lm)
             tokens = lm->desc.chunk;
         if (tokens > room)
             tokens = room;
-        set_chunk(lm, count++, i, tokens);
+        set_chunk(lm, count++, s, tokens);
         room -= tokens;
     }
     return count;
 }
 
-/* At most batch_tokens sequences from *from on, one token each. */
+/* At most batch_tokens live sequences from *from on, one token each. */
 static int64_t choose_decode(rondo_lm *lm, int64_t *from)
 {
     int64_t count = 0;
-    for (; *from < lm->sequence_count && count < lm->desc.batch_tokens; (*from)++)
-        if (decoding(lm->sequences[*from]))
-            set_chunk(lm, count++, *from, 1);
+    for (; *from < lm->live_count && count < lm->desc.batch_tokens; (*from)++)
+        if (decoding(lm->live[*from]))
+            set_chunk(lm, count++, lm->live[*from], 1);
     return count;
 }
 
@@ -92,7 +92,7 @@ static int draw(rondo_lm *lm, struct news *mine)
         int64_t rows = lm->wanted_count - first < lm->logit_rows ? lm->wanted_count - first : lm->logit_rows;
         int err = rondo__logits(lm, first, rows);
         for (int64_t i = 0; i < rows && !err; i++) {
-            const struct rondo_sequence *s = lm->sequences[lm->chunks[lm->wanted[first + i].chunk].id];
+            const struct rondo_sequence *s = lm->chunks[lm->wanted[first + i].chunk].sequence;
             struct news *n = &mine[first + i];
             float *logits = lm->logits + i * vocabulary;
             int32_t token = -1;
@@ -109,50 +109,39 @@ static int draw(rondo_lm *lm, struct news *mine)
 
 static int add_token(struct rondo_sequence *s, int32_t token)
 {
-    if (s->count == s->room) {
-        int64_t room = s->room + s->room / 2 + 64;
-        int32_t *tokens = rondo__resize(s->tokens, (size_t)s->room * sizeof *tokens, (size_t)room * sizeof *tokens);
+    const int64_t count = s->count - s->prompt;
+    if (count == s->room) {
+        const int64_t room = s->room + s->room / 2 + 64;
+        int32_t *tokens = rondo__resize(s->new_tokens, (size_t)s->room * sizeof *tokens, (size_t)room * sizeof *tokens);
         if (!tokens)
             return rondo__fail(RONDO_ENOMEM, "no memory for %lld tokens of a sequence", (long long)room);
-        s->tokens = tokens;
+        s->new_tokens = tokens;
         s->room = room;
     }
-    s->tokens[s->count++] = token;
+    s->new_tokens[count] = token;
+    s->count++;
     return 0;
-}
-
-/* A sequence has come to its end: only its tokens and text stay. */
-static void release(rondo_lm *lm, struct rondo_sequence *s)
-{
-    rondo__seat_give(lm, s->seat);
-    s->seat = -1;
-    rondo_text_stream_destroy(s->stream);
-    s->stream = NULL;
-    rondo__free(s->inv_freq);
-    s->inv_freq = NULL;
 }
 
 static int end_sequence(rondo_lm *lm, struct rondo_sequence *s, int finish)
 {
     bool stopped = false;
     int err = finish == RONDO_FINISH_STOP ? 0 : rondo__text_add(s, -1, &stopped);
-    s->finish = stopped ? RONDO_FINISH_STOP : finish;
-    release(lm, s);
+    rondo__sequence_end(lm, s, stopped ? RONDO_FINISH_STOP : finish);
     return err;
 }
 
-static void tell(struct events *e, struct rondo_sequence *s, int64_t id, int32_t token)
+static void tell(struct events *e, struct rondo_sequence *s, int32_t token)
 {
     size_t ready = rondo__text_ready(s);
-    e->list[e->count++] = (rondo_lm_event){ .id = id, .token = token, .finish = s->finish, .text = s->text + s->shown,
+    e->list[e->count++] = (rondo_lm_event){ .id = s->id, .token = token, .finish = s->finish, .text = s->text + s->shown,
                                             .text_bytes = ready - s->shown };
     s->shown = ready;
 }
 
-static int take_token(rondo_lm *lm, int64_t id, int32_t token, struct events *e)
+static int take_token(rondo_lm *lm, struct rondo_sequence *s, int32_t token, struct events *e)
 {
     const struct rondo_config *c = &lm->model->config;
-    struct rondo_sequence *s = lm->sequences[id];
     int finish = s->count + 1 >= s->reach ? RONDO_FINISH_LENGTH : RONDO_RUNNING;
     bool stopped = false;
     int err = add_token(s, token);
@@ -164,7 +153,7 @@ static int take_token(rondo_lm *lm, int64_t id, int32_t token, struct events *e)
     if (!err && (stopped || finish))
         err = end_sequence(lm, s, stopped ? RONDO_FINISH_STOP : finish);
     if (!err)
-        tell(e, s, id, token);
+        tell(e, s, token);
     return err;
 }
 
@@ -179,7 +168,7 @@ static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
     for (int r = 0; r < lm->ranks; r++)
         lm->exchange_sizes[r] = 0;
     for (int64_t i = 0; i < count; i++) {
-        lm->sequences[lm->chunks[i].id]->done += lm->chunks[i].count;
+        lm->chunks[i].sequence->done += lm->chunks[i].count;
         if (lm->chunks[i].want == RONDO_WANT_NONE)
             continue;
         int owner = owner_of(lm, &lm->chunks[i]);
@@ -211,8 +200,8 @@ static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
         if (p->want == RONDO_WANT_NONE)
             continue;
         const struct news *n = &all[lm->exchange_sizes[owner_of(lm, p)]++];
-        lm->sequences[p->id]->hash += n->hash;
-        err = take_token(lm, p->id, (int32_t)n->token, e);
+        p->sequence->hash += n->hash;
+        err = take_token(lm, p->sequence, (int32_t)n->token, e);
     }
     if (!decode) {
         lm->counters.first_tokens += wanted;
@@ -227,19 +216,21 @@ static int step(rondo_lm *lm, struct events *e)
 {
     int err = 0;
     int64_t unread_tokens = 0, decoders = 0;
-    for (int64_t i = 0; i < lm->sequence_count && !err; i++) {
-        struct rondo_sequence *s = lm->sequences[i];
-        if (s->finish == RONDO_RUNNING && s->reach == s->prompt) {
+    lm->counters.steps++;
+    for (int64_t i = 0; i < lm->live_count && !err; i++) {
+        struct rondo_sequence *s = lm->live[i];
+        lm->counters.step_sequences++;
+        if (s->reach == s->prompt) {
             /* No new tokens were asked for. */
             err = end_sequence(lm, s, RONDO_FINISH_LENGTH);
             if (!err)
-                tell(e, s, i, -1);
+                tell(e, s, -1);
         }
         unread_tokens += unread(s) ? s->prompt - s->done : 0;
         decoders += decoding(s);
     }
     if (!err)
-        err = rondo__lm_chunks(lm, lm->sequence_count);
+        err = rondo__lm_chunks(lm, lm->live_count);
     if (err)
         return err;
     const double begin = rondo__now();
@@ -261,15 +252,8 @@ static int step(rondo_lm *lm, struct events *e)
         lm->counters.decode_tokens += decoders;
         lm->counters.decode_seconds += rondo__now() - begin;
     }
+    rondo__sequences_sweep(lm);
     return err;
-}
-
-static int64_t count_live(const rondo_lm *lm)
-{
-    int64_t live = 0;
-    for (int64_t i = 0; i < lm->sequence_count; i++)
-        live += lm->sequences[i]->finish == RONDO_RUNNING;
-    return live;
 }
 
 int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t *live)
@@ -277,16 +261,18 @@ int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t
     int err = rondo__lm_alive(lm, "rondo_lm_step");
     if (err)
         return err;
-    int64_t before = count_live(lm);
-    if (max < before || (before > 0 && !events))
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_step: room for %lld events, but %lld sequences are live", (long long)(events ? max : 0),
-                           (long long)before);
-    struct events e = { events, 0, max };
+    if (max < lm->live_count || (lm->live_count > 0 && !events)) {
+        err = rondo__fail(RONDO_EINVAL, "rondo_lm_step: room for %lld events, but %lld sequences are live", (long long)(events ? max : 0),
+                          (long long)lm->live_count);
+        /* Others, whose arguments are right, are already in the pass: there is no going on without them. */
+        return lm->ranks > 1 ? rondo__lm_failed(lm, err) : err;
+    }
+    struct events e = { events, 0 };
     err = step(lm, &e);
     if (err)
         return rondo__lm_failed(lm, err);
     if (live)
-        *live = count_live(lm);
+        *live = lm->live_count;
     return e.count;
 }
 
@@ -302,12 +288,12 @@ struct simple {
 
 static int simple_body(rondo_context *ctx, void *arg)
 {
-    struct simple *job = arg;
+    struct simple *simple = arg;
     rondo_lm *lm = NULL;
     int64_t id = 0, live = 1;
-    int err = rondo_lm_create(&lm, ctx, job->model, NULL);
+    int err = rondo_lm_create(&lm, ctx, simple->model, NULL);
     if (!err)
-        err = rondo_lm_submit(lm, job->tokens, job->count, job->sampling, &id);
+        err = rondo_lm_submit(lm, simple->tokens, simple->count, simple->sampling, &id);
     while (!err && live > 0) {
         rondo_lm_event event;
         int64_t n = rondo_lm_step(lm, &event, 1, &live);
@@ -317,9 +303,9 @@ static int simple_body(rondo_context *ctx, void *arg)
     if (!err)
         err = rondo_lm_query(lm, id, &status);
     if (!err && rondo_context_rank(ctx) == 0) {
-        job->text = rondo__alloc(status.text_bytes + 1);
-        if (job->text)
-            memcpy(job->text, status.text, status.text_bytes + 1);
+        simple->text = rondo__alloc(status.text_bytes + 1);
+        if (simple->text)
+            memcpy(simple->text, status.text, status.text_bytes + 1);
         else
             err = rondo__fail(RONDO_ENOMEM, "rondo_lm_generate: no memory for %zu bytes of text", status.text_bytes);
     }
@@ -338,24 +324,24 @@ int rondo_lm_generate(const char *model_dir, int ranks, const char *prompt, cons
     rondo_context *ctx = NULL;
     rondo_model *model = NULL;
     int32_t *tokens = NULL;
-    struct simple job = { .sampling = sampling };
+    struct simple simple = { .sampling = sampling };
     int err = rondo_context_create(&ctx, NULL);
     if (!err)
         err = rondo_model_open(&model, ctx, model_dir, NULL);
     rondo_context_destroy(ctx);
     if (!err)
-        err = rondo_tokenizer_encode(model->tokenizer, prompt, strlen(prompt), RONDO_ENCODE_SPECIAL, &tokens, &job.count);
+        err = rondo_tokenizer_encode(model->tokenizer, prompt, strlen(prompt), RONDO_ENCODE_SPECIAL, &tokens, &simple.count);
     if (!err) {
-        job.model = model;
-        job.tokens = tokens;
-        err = rondo_run_threads(ranks, simple_body, &job);
+        simple.model = model;
+        simple.tokens = tokens;
+        err = rondo_run_threads(ranks, simple_body, &simple);
     }
     rondo_lm_free(tokens);
     rondo_model_close(model);
     if (err) {
-        rondo__free(job.text);
+        rondo__free(simple.text);
         return err;
     }
-    *text = job.text;
+    *text = simple.text;
     return 0;
 }

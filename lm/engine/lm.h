@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files that run a model share: one rank's rondo_lm, its sequences, and one forward pass (forward.c) over chunks of
- * some sequences. batch.c owns sequences and seats, generate.c steps, score.c scores, sampling.c picks tokens, text.c
- * makes text of them.
+ * some sequences. lm.c has its life, sequence.c sequences and their seats, generate.c steps, score.c scores, sampling.c picks
+ * tokens, text.c makes text of them.
  */
 #ifndef RONDO_LM_LM_H
 #define RONDO_LM_LM_H
@@ -12,28 +12,22 @@
 #include "lm/engine/kv.h"
 #include "lm/model/model.h"
 
-/* Turns of a seat's placement, run-length coded, so that a larger placement can be made to hold the same. */
-struct rondo_turn {
-    int64_t tokens, times;
-};
-struct rondo_seat {
-    bool taken;
-    struct rondo_turn *turns;
-    int64_t count, room;
-};
-
+/* A running sequence, or what stays of one that has ended: new tokens, text and hash, until somebody releases them. */
 struct rondo_sequence {
-    int64_t seat;                  /* -1: finished, holds no keys any more */
-    int64_t prompt, count, room;   /* tokens: of the prompt, all, allocated */
+    int64_t id;
+    int64_t seat;                  /* in placement and cache; -1: ended */
+    int64_t prompt, count;         /* tokens: of the prompt, all */
     int64_t done;                  /* tokens that went through the model */
     int64_t reach;                 /* prompt + max_tokens */
-    int32_t *tokens;
+    int32_t *prompt_tokens;        /* NULL: ended */
+    int32_t *new_tokens;           /* [room], the first count - prompt of them filled */
+    int64_t room;
     rondo_sampling sampling;
     char **stops;                  /* own copies, [sampling.stop_count] */
     size_t *stop_bytes;
-    float *inv_freq;               /* [rope.dim / 2] */
+    float *inv_freq;               /* [rope.dim / 2]; NULL: ended */
     int64_t inv_length;            /* ... for this rondo__rope_length() */
-    rondo_text_stream *stream;     /* NULL without tokenizer and once finished */
+    rondo_text_stream *stream;     /* NULL without tokenizer; NULL: ended */
     char *text;                    /* all text so far; [0, shown) was given out */
     size_t text_bytes, text_room, shown;
     int32_t finish;
@@ -43,7 +37,7 @@ struct rondo_sequence {
 /* New tokens of one sequence in a pass. */
 enum rondo_want { RONDO_WANT_NONE, RONDO_WANT_LAST, RONDO_WANT_ALL };
 struct rondo_chunk {
-    int64_t id;                    /* of the sequence; -1: a score */
+    struct rondo_sequence *sequence;   /* NULL: a score */
     int64_t seat, first, count;    /* positions [first, first + count) */
     const int32_t *tokens;         /* [count], on every rank all of them */
     const float *inv_freq;         /* of all its positions */
@@ -57,6 +51,12 @@ struct rondo_wanted {
     int64_t row, chunk, position;
 };
 
+/* By its id a sequence is found, or the gap that it left. */
+struct rondo_kept {
+    int64_t id;
+    struct rondo_sequence *sequence;   /* NULL: released */
+};
+
 struct rondo_lm {
     rondo_context *ctx;
     const rondo_model *model;
@@ -65,12 +65,16 @@ struct rondo_lm {
     int32_t failed;                /* code of the failure after which nothing goes on */
 
     rondo_placement *placement;
-    struct rondo_seat *seats;
-    int64_t seat_count;
     struct rondo_kv kv;
+    int64_t seats;
+    int64_t *free_seats;           /* [seats]; the last one is taken next */
+    int64_t free_count;
 
-    struct rondo_sequence **sequences;
-    int64_t sequence_count, sequence_room;
+    int64_t submitted;             /* ids given out; never one twice */
+    struct rondo_sequence **live;  /* that run, by rising id */
+    int64_t live_count, live_room;
+    struct rondo_kept *kept;       /* all that have not been released, by rising id, with gaps */
+    int64_t kept_count, kept_room, gaps;
 
     /* workspace of a pass, kept and reused */
     float *floats;
@@ -113,10 +117,15 @@ int64_t rondo__lm_spans(rondo_lm *lm, int64_t seat, int rank, int64_t from);
 int rondo__lm_chunks(rondo_lm *lm, int64_t count);   /* room for a pass over so many chunks */
 uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes);   /* to compare arguments over the ranks */
 
-/* ---- batch.c: seats ---- */
+/* ---- sequence.c ---- */
+int rondo__seats(rondo_lm *lm, int64_t seats);   /* room for so many at the same time */
 int rondo__seat_take(rondo_lm *lm, int64_t *seat);
 void rondo__seat_give(rondo_lm *lm, int64_t seat);
-int rondo__seat_append(rondo_lm *lm, int64_t seat, int64_t tokens);
+/* A sequence has come to its end: what only a running one needs goes back at once. It stays in lm->live until
+ * rondo__sequences_sweep(), which takes all out that have ended. */
+void rondo__sequence_end(rondo_lm *lm, struct rondo_sequence *s, int finish);
+void rondo__sequences_sweep(rondo_lm *lm);
+void rondo__sequences_free(rondo_lm *lm);
 
 /* ---- forward.c ---- */
 /* Appends the chunks to placement and cache and runs all layers; afterwards lm->wanted tells the rows that this rank holds. */

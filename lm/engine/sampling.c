@@ -91,7 +91,7 @@ static void penalise(const struct rondo_sequence *s, float *logits, int64_t ids,
     for (int64_t i = 0; i < ids; i++)
         marks[i].id = 0;
     for (int64_t i = 0; i < s->count; i++) {
-        int32_t id = s->tokens[i];
+        const int32_t id = i < s->prompt ? s->prompt_tokens[i] : s->new_tokens[i - s->prompt];
         if (id >= ids || marks[id].id)
             continue;
         marks[id].id = 1;

@@ -146,7 +146,7 @@ static int score_all(struct scorer *s, const float *inv_freq)
         const double begin = rondo__now();
         const int64_t tokens = s->count - at < step ? s->count - at : step;
         struct rondo_chunk chunk = {
-            .id = -1, .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq,
+            .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq,
             .prompt = s->count, .reach = s->count, .want = RONDO_WANT_ALL,
         };
         lm->progress_done = at;

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A rank's rondo_lm: how it is made, counted and ended, and what the other files of this folder need of it. Every rank keeps the same
+ * list of sequences (sequence.c) and makes the same decisions from it, so nothing has to be told; what callers hand in is
+ * compared over the ranks when it comes (rondo_agree).
+ */
+#include "core/internal.h"
+#include "lm/engine/lm.h"
+
+#define BATCH_TOKENS 8192
+#define FIRST_SEATS 8
+/* Logits held at once: so many floats, and at least one row. */
+#define LOGITS_FLOATS ((int64_t)1 << 21)
+
+/* ---- small helpers ---- */
+
+int rondo__lm_failed(rondo_lm *lm, int code)
+{
+    lm->failed = code;
+    /* Said aloud even where an agreement failed with these very words before: that one hurt nobody, this one ends the lm. */
+    if (code != RONDO_EPEER)
+        rondo_context_revoke(lm->ctx, code, rondo_error_text());
+    return rondo__collective_failed(lm->ctx, code);
+}
+
+int rondo__lm_alive(rondo_lm *lm, const char *who)
+{
+    if (!lm)
+        return rondo__fail(RONDO_EINVAL, "%s: the rondo_lm is NULL", who);
+    if (lm->failed)
+        return rondo__fail(lm->failed, "%s: this rondo_lm failed earlier (%s) and can only be destroyed", who, rondo_error_name(lm->failed));
+    return 0;
+}
+
+int rondo__lm_room(void **block, size_t *room, size_t bytes, const char *what)
+{
+    if (*block && bytes <= *room)
+        return 0;
+    rondo__free(*block);
+    *room = 0;
+    *block = rondo__alloc(bytes);
+    if (!*block)
+        return rondo__fail(RONDO_ENOMEM, "no memory for %s (%zu bytes)", what, bytes);
+    *room = bytes;
+    return 0;
+}
+
+int rondo__lm_chunks(rondo_lm *lm, int64_t count)
+{
+    if (count <= lm->chunk_room)
+        return 0;
+    int64_t room = count > 2 * lm->chunk_room ? count : 2 * lm->chunk_room;
+    struct rondo_chunk *chunks = rondo__alloc_zero((size_t)room, sizeof *chunks);
+    struct rondo_kv_wish *wishes = rondo__alloc_zero((size_t)room, sizeof *wishes);
+    int64_t *lists = rondo__alloc_zero((size_t)room, 3 * sizeof *lists);
+    if (!chunks || !wishes || !lists) {
+        rondo__free(chunks);
+        rondo__free(wishes);
+        rondo__free(lists);
+        return rondo__fail(RONDO_ENOMEM, "no memory for a pass over %lld sequences", (long long)count);
+    }
+    rondo__free(lm->chunks);
+    rondo__free(lm->wishes);
+    rondo__free(lm->pass.seat);
+    lm->chunks = chunks;
+    lm->wishes = wishes;
+    lm->pass.seat = lists;
+    lm->pass.tokens = lists + room;
+    lm->pass.kv_first = lists + 2 * room;
+    lm->chunk_room = room;
+    return 0;
+}
+
+int64_t rondo__lm_spans(rondo_lm *lm, int64_t seat, int rank, int64_t from)
+{
+    for (;;) {
+        const int64_t max = (int64_t)(lm->span_room / sizeof *lm->spans);
+        const int64_t n = rondo_placement_spans(lm->placement, seat, rank, from, lm->spans, max);
+        if (n <= max)
+            return n;
+        void *block = lm->spans;
+        int err = rondo__lm_room(&block, &lm->span_room, 2 * (size_t)n * sizeof *lm->spans, "the spans of a sequence");
+        lm->spans = block;
+        if (err)
+            return err;
+    }
+}
+
+uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    uint64_t word;
+    for (; bytes >= sizeof word; p += sizeof word, bytes -= sizeof word) {
+        memcpy(&word, p, sizeof word);
+        h = rondo__hash_word(h, word);
+    }
+    word = 0;
+    memcpy(&word, p, bytes);
+    return rondo__hash_word(h, word ^ (uint64_t)bytes << 56);
+}
+
+/* ---- life ---- */
+
+static int check_desc(rondo_lm_desc *d, const rondo_model *model)
+{
+    d->kv_type = d->kv_type ? d->kv_type : RONDO_F32;
+    d->batch_tokens = d->batch_tokens ? d->batch_tokens : BATCH_TOKENS;
+    if (!rondo_type_size(d->kv_type))
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: kv_type %d is none of RONDO_F32, RONDO_BF16 and RONDO_F16", d->kv_type);
+    if (!rondo_algorithm_name(d->algorithm))
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: algorithm %d is none of rondo_algorithm", d->algorithm);
+    if (!rondo_layout_name(d->layout))
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: layout %d is none of rondo_layout", d->layout);
+    if (d->arithmetic != RONDO_ARITHMETIC_F32)
+        return rondo__fail(rondo_arithmetic_name(d->arithmetic) ? RONDO_ENOTSUP : RONDO_EINVAL,
+                           "rondo_lm_create: arithmetic %s (%d) is not supported; use f32",
+                           rondo_arithmetic_name(d->arithmetic) ? rondo_arithmetic_name(d->arithmetic) : "unknown", d->arithmetic);
+    if (d->level != RONDO_STRICT)
+        return rondo__fail(rondo_level_name(d->level) ? RONDO_ENOTSUP : RONDO_EINVAL, "rondo_lm_create: level %s (%d) is not supported; use strict",
+                           rondo_level_name(d->level) ? rondo_level_name(d->level) : "unknown", d->level);
+    if (d->interleave != 0 && d->interleave != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: interleave is %d; 0 is by leaf, 1 token by token", d->interleave);
+    if (d->chunk < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: chunk is %lld; 0 is the whole prompt", (long long)d->chunk);
+    if (d->batch_tokens < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: batch_tokens is %lld; 0 is %d", (long long)d->batch_tokens, BATCH_TOKENS);
+    if (!model->layers || !model->head)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: the model is not open");
+    return 0;
+}
+
+static int make_placement(const rondo_lm *lm, rondo_placement **out)
+{
+    rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
+    p.ranks = lm->ranks;
+    p.layout = lm->desc.layout;
+    p.leaf = lm->desc.leaf;
+    p.interleave = lm->desc.interleave;
+    p.sequences = FIRST_SEATS;
+    return rondo_placement_create(out, &p);
+}
+
+static int set_up(rondo_lm *lm)
+{
+    const struct rondo_config *c = &lm->model->config;
+    int err = check_desc(&lm->desc, lm->model);
+    if (!err)
+        err = make_placement(lm, &lm->placement);
+    if (!err)
+        err = rondo__kv_open(&lm->kv, lm->desc.kv_type, c->layers, c->kv_heads * c->head_dim);
+    if (!err)
+        err = rondo__seats(lm, FIRST_SEATS);
+    if (err)
+        return err;
+    lm->desc.leaf = lm->desc.leaf ? lm->desc.leaf : 128;
+    lm->logit_rows = LOGITS_FLOATS / c->vocabulary;
+    lm->logit_rows = lm->logit_rows < 1 ? 1 : lm->logit_rows > 512 ? 512 : lm->logit_rows;
+    lm->logits = rondo__alloc((size_t)lm->logit_rows * (size_t)c->vocabulary * sizeof(float));
+    lm->exchange_sizes = rondo__alloc_zero((size_t)lm->ranks, sizeof *lm->exchange_sizes);
+    if (!lm->logits || !lm->exchange_sizes)
+        return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory for the logits of %lld rows", (long long)lm->logit_rows);
+    return 0;
+}
+
+int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc)
+{
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    if (out)
+        *out = NULL;
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: the context is NULL");
+    /* From here on a failure is told to the other ranks, which wait in the agreement. */
+    int err = !out || !model ? rondo__fail(RONDO_EINVAL, "rondo_lm_create: %s is NULL", !out ? "out" : "the model") : 0;
+    if (!err && desc)
+        err = rondo__desc_copy(&d, sizeof d, desc, "rondo_lm_desc");
+    rondo_lm *lm = NULL;
+    if (!err && !(lm = rondo__alloc_zero(1, sizeof *lm)))
+        err = rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory");
+    uint64_t hash = 0;
+    if (!err) {
+        lm->ctx = ctx;
+        lm->model = model;
+        lm->desc = d;
+        lm->rank = rondo_context_rank(ctx);
+        lm->ranks = rondo_context_ranks(ctx);
+        err = set_up(lm);
+        const uint64_t words[] = { model->fingerprint, (uint64_t)lm->desc.kv_type, (uint64_t)lm->desc.layout, (uint64_t)lm->desc.algorithm,
+                                   (uint64_t)lm->desc.arithmetic, (uint64_t)lm->desc.level, (uint64_t)lm->desc.leaf,
+                                   (uint64_t)lm->desc.interleave, (uint64_t)lm->desc.chunk, (uint64_t)lm->desc.batch_tokens };
+        hash = rondo__lm_hash(hash, words, sizeof words);
+    }
+    err = rondo_agree(ctx, hash, err, "the model and options of rondo_lm_create");
+    if (err) {
+        rondo_lm_destroy(lm);
+        return err;
+    }
+    *out = lm;
+    return 0;
+}
+
+void rondo_lm_destroy(rondo_lm *lm)
+{
+    if (!lm)
+        return;
+    rondo__sequences_free(lm);
+    rondo__free(lm->free_seats);
+    rondo_placement_destroy(lm->placement);
+    rondo__kv_close(&lm->kv);
+    rondo__free(lm->floats);
+    rondo__free(lm->attention_space);
+    rondo__free(lm->logits);
+    rondo__free(lm->spans);
+    rondo__free(lm->wanted);
+    rondo__free(lm->chunks);
+    rondo__free(lm->wishes);
+    rondo__free(lm->pass.seat);
+    rondo__free(lm->candidates);
+    rondo__free(lm->exchange);
+    rondo__free(lm->exchange_sizes);
+    rondo__free(lm);
+}
+
+int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters)
+{
+    if (!lm)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_count: the rondo_lm is NULL");
+    return rondo__info_copy(counters, &lm->counters, sizeof lm->counters, "rondo_lm_counters");
+}
