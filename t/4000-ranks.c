@@ -244,7 +244,7 @@ static int barrier(rondo_context *ctx, void *arg)
 
 static int agree(rondo_context *ctx, void *arg)
 {
-    int n = ctx->ranks;
+    int n = ctx->ranks, me = ctx->rank;
     (void)arg;
     for (int i = 0; i < 20; i++)
         CHECK(rondo_agree(ctx, 5, 0, "a number") == 0);
@@ -262,7 +262,60 @@ static int agree(rondo_context *ctx, void *arg)
         CHECK(ctx->rank == odd || strstr(rondo_error_text(), expect));
         CHECK(ctx->rank != odd || strcmp(rondo_error_text(), strchr(expect, ':') + 2) == 0);
     }
+    /* Several of them: the sentence is the same on every rank, and names the lowest of those that differ from rank 0, or that failed. */
+    for (int seed = 0; seed < 12 && n > 1; seed++) {
+        char expect[160], text[600], theirs[600];
+        int other = 0, failed = -1;
+        for (int r = n - 1; r > 0; r--)
+            other = rondo__mix64((uint64_t)(seed * 64 + r)) % 3 != rondo__mix64((uint64_t)(seed * 64)) % 3 ? r : other;
+        for (int r = n - 1; r >= 0; r--)
+            failed = rondo__mix64((uint64_t)(seed * 64 + r)) % 4 == 0 ? r : failed;
+        int err = rondo_agree(ctx, rondo__mix64((uint64_t)(seed * 64 + me)) % 3, 0, "a number");
+        CHECK(err == (other ? RONDO_EMISMATCH : 0));
+        snprintf(expect, sizeof expect, "rank %d has %016llx where rank 0 has %016llx", other,
+                 (unsigned long long)(rondo__mix64((uint64_t)(seed * 64 + other)) % 3),
+                 (unsigned long long)(rondo__mix64((uint64_t)(seed * 64)) % 3));
+        CHECK(!other || strstr(rondo_error_text(), expect));
+        const int mine = rondo__mix64((uint64_t)(seed * 64 + me)) % 4 == 0;
+        err = rondo_agree(ctx, 5, mine ? rondo__fail(RONDO_EIO, "failure %d of rank %d", seed, me) : 0, "a number");
+        CHECK(err == (failed < 0 ? 0 : mine ? RONDO_EIO : RONDO_EPEER));
+        snprintf(expect, sizeof expect, "rank %d failed: failure %d of rank %d (RONDO_EIO", failed, seed, failed);
+        CHECK(failed < 0 || mine || strstr(rondo_error_text(), expect));
+        snprintf(text, sizeof text, "%s", mine || failed < 0 ? "" : rondo_error_text());
+        memcpy(theirs, text, sizeof text);
+        if (failed >= 0) {
+            int quiet = failed == n - 1 ? 0 : n - 1;   /* whose sentence is compared, where it is one of those that were told */
+            int told = rondo__mix64((uint64_t)(seed * 64 + quiet)) % 4 != 0;
+            TRY(rondo_broadcast(ctx, theirs, sizeof theirs, quiet));
+            CHECK(!told || mine || strcmp(text, theirs) == 0);
+        }
+    }
     CHECK(rondo_agree(ctx, 5, 0, "a number") == 0);
+    return 0;
+}
+
+/* ceil(log2 N) messages of 32 bytes a rank: no more, for any N. */
+static int agree_rounds(int n)
+{
+    int rounds = 0;
+    while (1 << rounds < n)
+        rounds++;
+    return rounds;
+}
+
+static int agree_messages(rondo_context *ctx, void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < 3; i++) {
+        rondo_comm_stats before = RONDO_COMM_STATS_INIT, after = RONDO_COMM_STATS_INIT;
+        CHECK(rondo_comm_query(ctx, &before) == 0);
+        CHECK(rondo_agree(ctx, 9, 0, "a number") == 0);
+        CHECK(rondo_comm_query(ctx, &after) == 0);
+        CHECK(after.messages[RONDO_OP_AGREE] - before.messages[RONDO_OP_AGREE] == (uint64_t)agree_rounds(ctx->ranks));
+        CHECK(after.bytes[RONDO_OP_AGREE] - before.bytes[RONDO_OP_AGREE] == 32 * (uint64_t)agree_rounds(ctx->ranks));
+        for (int op = 0; op < RONDO_OP_COUNT; op++)
+            CHECK(op == RONDO_OP_AGREE || after.messages[op] == before.messages[op]);
+    }
     return 0;
 }
 
@@ -319,7 +372,7 @@ static int statistics(rondo_context *ctx, void *arg)
     (void)arg;
     uint64_t n = (uint64_t)ctx->ranks;
     CHECK(rondo_comm_query(ctx, &before) == 0);
-    CHECK(before.messages[RONDO_OP_AGREE] == n - 1 && before.bytes[RONDO_OP_AGREE] == 16 * (n - 1));   /* when it was made */
+    CHECK(before.messages[RONDO_OP_AGREE] == (uint64_t)agree_rounds(ctx->ranks));   /* when it was made */
     memset(out, 1, sizeof out);
     for (int d = 1; d < ctx->ranks; d++) {
         struct shift s;
@@ -425,6 +478,7 @@ static const struct {
     { "broadcast", broadcast },
     { "barrier", barrier },
     { "agreement, its mismatches and failures", agree },
+    { "messages of an agreement", agree_messages },
     { "sub-groups", split },
     { "statistics", statistics },
     { "timeline", timeline },
@@ -472,6 +526,8 @@ int main(void)
     unsetenv("RONDO_TEST_HOOK");
     for (int i = 0; i < COUNTS; i++)
         run_cases(rank_counts[i]);
+    for (int ranks = 1; ranks <= 17; ranks++)
+        is_int(rondo_launch(ranks, NULL, agree_messages, NULL), 0, "%d ranks agree with %d messages each", ranks, agree_rounds(ranks));
 
     /* alone: the same calls, no transport */
     rondo_context *alone = NULL;

@@ -297,6 +297,35 @@ static int odd_argument(rondo_context *ctx, void *arg)
     return result[ctx->rank] = err ? err : rondo_barrier(ctx);
 }
 
+/* The same failure twice: first it is told by an agreement, so that nobody else need hear of it; the second time, which is another
+ * failure however much it sounds like the first, it must be told. */
+static _Atomic int heard;
+
+static int twice(rondo_context *ctx, void *arg)
+{
+    int *result = arg;
+    int code = ctx->rank == 1 ? rondo__fail(RONDO_EINVAL, "q is NULL, but this rank has 7 rows") : 0;
+    int err = rondo_agree(ctx, 3, code, "the first plan");
+    if (err != (ctx->rank == 1 ? RONDO_EINVAL : RONDO_EPEER) || rondo__collective_failed(ctx, err) != err)
+        return rondo__fail(RONDO_EDEVICE, "rank %d: the agreement ended with %d", ctx->rank, err);
+    if (ctx->rank == 1) {
+        code = rondo__fail(RONDO_EINVAL, "q is NULL, but this rank has 7 rows");
+        result[ctx->rank] = rondo__collective_failed(ctx, code);
+        /* It is the call that tells them, not the end of this rank. */
+        for (double until = rondo__now() + 4.0; heard < ctx->ranks - 1 && rondo__now() < until;)
+            usleep(1000);
+        return result[ctx->rank];
+    }
+    char in[10];
+    struct shift s;
+    err = shift_start(ctx, &s, (ctx->rank - 1 + ctx->ranks) % ctx->ranks, NULL, 0, in, sizeof in, RONDO_OP_SHIFT, step_named("the second plan"));
+    if (!err)
+        err = shift_finish(ctx, &s, NULL);
+    heard++;
+    result[ctx->rank] = strstr(rondo_error_text(), "rank 1 failed: q is NULL, but this rank has 7 rows") ? err : 1;
+    return rondo__collective_failed(ctx, err);
+}
+
 static int own_code(rondo_context *ctx, void *arg)
 {
     (void)arg;
@@ -341,6 +370,17 @@ int main(void)
     ok(strstr(rondo_error_text(), "sent 300 bytes where") && strstr(rondo_error_text(), "in step sizes"), "is named: %s", rondo_error_text());
     is_int(rondo_launch(4, NULL, odd_argument, result), RONDO_EINVAL, "a root that does not exist, on one rank");
     ok(result[0] == RONDO_EPEER && result[1] == RONDO_EINVAL && result[2] == RONDO_EPEER && result[3] == RONDO_EPEER, "ends the others' calls");
+    for (int ranks = 2; ranks <= 4; ranks += 2) {
+        const rondo_context_desc some_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 5.0 };
+        int told = 0;
+        double begin = rondo__now();
+        memset(result, 0, sizeof result);
+        heard = 0;
+        is_int(rondo_launch(ranks, &some_wait, twice, result), RONDO_EINVAL, "%d ranks: the same failure in a second plan", ranks);
+        for (int r = 0; r < ranks; r++)
+            told += result[r] == (r == 1 ? RONDO_EINVAL : RONDO_EPEER);
+        ok(told == ranks && rondo__now() - begin < 4.0, "is told to all, at once (%d, %.1f s)", told, rondo__now() - begin);
+    }
     is_int(rondo_launch(4, NULL, own_code, NULL), 77, "a body's own code comes home");
     ok(strstr(rondo_error_text(), "rank 2 returned 77") != NULL, "with a sentence: %s", rondo_error_text());
     return done();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Communication between ranks, written once for all transports: groups of messages with their statistics and sentences, and the
- * small collectives over them. Called by the algorithms, by context.c and by users through rondo_barrier() and its neighbours.
+ * Communication between ranks, written once for all transports: groups of messages with their statistics and sentences, and what
+ * happens when something fails. Called by the schedule's executor, by context.c and by collectives.c.
  *
  * Who fails tells everyone: the first failure of a rank inside a collective revokes the communicator, all waits then end with
  * RONDO_EPEER and the failing rank's sentence. Since a transport may let a rank read another one's memory in place, no rank
@@ -11,17 +11,10 @@
 
 #include <stdio.h>
 
-/* Distances between ranks that a collective serves at once; all ranks use the same number, so none waits for what is not yet started. */
-#define WINDOW 16
-#define TEXT_BYTES 1024
-/* What agree passes on of a failed rank's sentence. */
-#define NOTE_BYTES 512
 /* After a wait has run out nobody is waited for that long again: what is still to be put in order has this much time. */
 #define GRACE_SECONDS 1.0
-/* A step's text; "agreement on " and what is agreed on. */
+/* A step's text. */
 #define STEP_BYTES 128
-/* Small broadcasts need no fence, but a root must not run ahead without end. */
-#define UNFENCED_MAX 64
 
 static const char *const operation_names[RONDO_OP_COUNT] = { "shift", "all-to-all", "all-gather", "broadcast", "agree" };
 static const char *const wait_names[RONDO_OP_COUNT] = { "wait shift", "wait all-to-all", "wait all-gather", "wait broadcast",
@@ -100,20 +93,13 @@ int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step)
     return code;
 }
 
-static uint64_t text_hash(void)
-{
-    uint64_t hash = 1;
-    for (const char *c = rondo_error_text(); *c; c++)
-        hash = hash * 0x100000001b3u + (unsigned char)*c;
-    return hash | 1;
-}
-
-/* After an agreement that failed on all ranks alike there is nobody to tell, as long as no other failure has come since. */
+/* After an agreement that failed on all ranks alike there is nobody to tell: as long as it is that very failure, and no other one,
+ * perhaps of the same words, has come since. */
 int rondo__collective_failed(rondo_context *ctx, int code)
 {
     if (!code || !ctx->endpoint)
         return code;
-    if (!is_revoked(ctx) && ctx->agreed != text_hash())
+    if (!is_revoked(ctx) && (!ctx->agreed || ctx->agreed != rondo__last_failure()))
         rondo_context_revoke(ctx, code, rondo_error_text());
     ctx->transport->quiesce(ctx->endpoint, patience(ctx));
     return code;
@@ -134,8 +120,7 @@ void rondo__computing(rondo_context *ctx, bool begins)
         ctx->transport->computing(ctx->endpoint, begins ? rondo__ops(ctx)->threads_used(rondo__dev(ctx)) : 0);
 }
 
-/* A communicator that was revoked serves no more calls, not even those that would need no other rank. */
-static int begin(rondo_context *ctx, const char *step)
+int rondo__collective_begin(rondo_context *ctx, const char *step)
 {
     ctx->agreed = 0;
     return ctx->endpoint && is_revoked(ctx) ? rondo__comm_failed(ctx, RONDO_EPEER, -1, step) : 0;
@@ -240,23 +225,7 @@ int rondo__fence(rondo_context *ctx, struct rondo__step step)
     return 0;
 }
 
-/* Both in one. */
-static int move(rondo_context *ctx, struct rondo_part *parts, int32_t count, int operation, const char *step)
-{
-    struct rondo__transfer t = { .group = { .parts = parts, .count = count }, .step = { step, 0, 0 }, .operation = operation };
-    int err = rondo__transfer_start(ctx, &t);
-    return err ? err : rondo__transfer_finish(ctx, &t);
-}
-
-static struct rondo_part sent(const void *memory, size_t bytes, int peer)
-{
-    return (struct rondo_part){ .memory = (void *)(uintptr_t)memory, .bytes = bytes, .peer = peer };
-}
-
-static struct rondo_part received(void *memory, size_t bytes, int peer)
-{
-    return (struct rondo_part){ .memory = memory, .bytes = bytes, .peer = peer, .receives = 1 };
-}
+/* ---- one message each way, for what is not yet a schedule ---- */
 
 int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
                        size_t recv_bytes, int operation, const char *step)
@@ -266,9 +235,9 @@ int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, 
     s->part[0].where = s->part[0].memory = recv;
     s->part[0].receives = 0;
     if (recv_bytes)
-        s->part[count++] = received(recv, recv_bytes, (ctx->rank + n - distance) % n);
+        s->part[count++] = (struct rondo_part){ .memory = recv, .bytes = recv_bytes, .peer = (ctx->rank + n - distance) % n, .receives = 1 };
     if (send_bytes)
-        s->part[count++] = sent(send, send_bytes, (ctx->rank + distance) % n);
+        s->part[count++] = (struct rondo_part){ .memory = (void *)(uintptr_t)send, .bytes = send_bytes, .peer = (ctx->rank + distance) % n };
     s->transfer = (struct rondo__transfer){ .group = { .parts = s->part, .count = count }, .step = { step, 0, 0 }, .operation = operation };
     int err = rondo__transfer_start(ctx, &s->transfer);
     s->active = !err;
@@ -281,204 +250,5 @@ int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **
     int err = rondo__transfer_finish(ctx, &s->transfer);
     if (!err && where)
         *where = s->part[0].receives ? s->part[0].where : s->part[0].memory;
-    return err;
-}
-
-/* ---- collectives ---- */
-
-/* Everybody's `mine` to everybody, directly, to the ranks 1, 2, ..., N-1 further on; no fence. */
-static int gather(rondo_context *ctx, const void *mine, char *all, const size_t *bytes_of, size_t equal_bytes, int operation,
-                  const char *step)
-{
-    struct rondo_part parts[2 * WINDOW];
-    const int n = ctx->ranks, me = ctx->rank;
-    size_t mine_bytes = bytes_of ? bytes_of[me] : equal_bytes;
-    /* Where a rank's bytes go: walks down from this rank's own place as the distance grows. */
-    size_t total = 0, before = 0;
-    for (int r = 0; r < n; r++) {
-        if (r == me)
-            before = total;
-        total += bytes_of ? bytes_of[r] : equal_bytes;
-    }
-    if (mine_bytes)
-        memmove(all + before, mine, mine_bytes);
-    size_t place = before;
-    for (int first = 1; first < n; first += WINDOW) {
-        int32_t count = 0;
-        for (int d = first; d < n && d < first + WINDOW; d++) {
-            int from = (me - d + n) % n;
-            size_t bytes = bytes_of ? bytes_of[from] : equal_bytes;
-            if (from == n - 1)
-                place = total;
-            place -= bytes;
-            if (bytes)
-                parts[count++] = received(all + place, bytes, from);
-            if (mine_bytes)
-                parts[count++] = sent(mine, mine_bytes, (me + d) % n);
-        }
-        int err = move(ctx, parts, count, operation, step);
-        if (err)
-            return err;
-        for (int32_t i = 0; i < count; i++)
-            if (parts[i].receives && parts[i].where != parts[i].memory)
-                memcpy(parts[i].memory, parts[i].where, parts[i].bytes);
-    }
-    return 0;
-}
-
-int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size_t *bytes_of)
-{
-    if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_all_gather: the context is NULL");
-    size_t total = 0, largest = 0;
-    int err = begin(ctx, "all-gather");
-    if (!err && !bytes_of)
-        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: bytes_of is NULL");
-    for (int r = 0; r < ctx->ranks && !err; r++) {
-        if (!rondo__add(total, bytes_of[r], &total))
-            err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: the sizes in bytes_of add up to more than memory can hold");
-        else if (bytes_of[r] > largest)
-            largest = bytes_of[r];
-    }
-    if (!err && ((total && !all) || (bytes_of[ctx->rank] && !mine)))
-        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: %s is NULL", all ? "mine" : "all");
-    if (!err)
-        err = gather(ctx, mine, all, bytes_of, 0, RONDO_OP_ALL_GATHER, "all-gather");
-    if (!err && ctx->endpoint && largest > ctx->transport->eager)
-        err = rondo__fence(ctx, (struct rondo__step){ "end of all-gather", 0, 0 });
-    return rondo__collective_failed(ctx, err);
-}
-
-/* A binomial tree (root at 0): in round k the ranks below 2^k send to those 2^k further on. */
-static int broadcast(rondo_context *ctx, void *data, size_t bytes, int root, int operation, const char *step)
-{
-    const int n = ctx->ranks, place = (ctx->rank - root + n) % n;
-    for (int d = 1; d < n; d = d > n / 2 ? n : 2 * d) {
-        const bool sends = place < d && place + d < n, receives = place >= d && place < 2 * d;
-        if (!sends && !receives)
-            continue;
-        struct rondo_part part = sends ? sent(data, bytes, (ctx->rank + d) % n) : received(data, bytes, (ctx->rank - d + n) % n);
-        int err = move(ctx, &part, 1, operation, step);
-        if (err)
-            return err;
-        if (receives && part.where != data)
-            memcpy(data, part.where, bytes);
-    }
-    if (ctx->endpoint && (bytes > ctx->transport->eager || ++ctx->unfenced >= UNFENCED_MAX))
-        return rondo__fence(ctx, (struct rondo__step){ step, 0, 0 });
-    return 0;
-}
-
-int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root)
-{
-    if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_broadcast: the context is NULL");
-    int err = begin(ctx, "broadcast");
-    if (err)
-        return rondo__collective_failed(ctx, err);
-    if (root < 0 || root >= ctx->ranks)
-        err = rondo__fail(RONDO_EINVAL, "rondo_broadcast: root is %d; the ranks are 0..%d", root, ctx->ranks - 1);
-    else if (bytes && !data)
-        err = rondo__fail(RONDO_EINVAL, "rondo_broadcast: data is NULL");
-    else if (bytes)
-        err = broadcast(ctx, data, bytes, root, RONDO_OP_BROADCAST, "broadcast");
-    return rondo__collective_failed(ctx, err);
-}
-
-/* Where nothing is ever read in place there is no fence to serve as a barrier: the dissemination barrier (Hensgen, Finkel,
- * Manber 1988), one byte to the rank 2^k further on in round k. */
-static int disseminate(rondo_context *ctx)
-{
-    for (int d = 1; d < ctx->ranks; d = d > ctx->ranks / 2 ? ctx->ranks : 2 * d) {
-        char out = 0, in = 0;
-        struct rondo_part parts[2] = { received(&in, 1, (ctx->rank - d + ctx->ranks) % ctx->ranks),
-                                       sent(&out, 1, (ctx->rank + d) % ctx->ranks) };
-        int err = move(ctx, parts, 2, RONDO_OP_AGREE, "barrier");
-        if (err)
-            return err;
-    }
-    return 0;
-}
-
-int rondo_barrier(rondo_context *ctx)
-{
-    if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_barrier: the context is NULL");
-    if (!ctx->endpoint)
-        return 0;
-    int err = begin(ctx, "barrier");
-    if (!err)
-        err = ctx->transport->fence ? rondo__fence(ctx, (struct rondo__step){ "barrier", 0, 0 }) : disseminate(ctx);
-    return rondo__collective_failed(ctx, err);
-}
-
-struct vote {
-    uint64_t hash;
-    int64_t code;
-};
-
-/* The same verdict on every rank, from the same votes. The communicator stays as it is: nobody waits for anybody. */
-static int verdict(rondo_context *ctx, const struct vote *votes, const char *what, const char *step, int *broken)
-{
-    int bad = -1;
-    for (int r = ctx->ranks - 1; r >= 0; r--)
-        if (votes[r].code)
-            bad = r;
-    if (bad >= 0) {
-        /* The first failed rank's sentence goes round, so that all can repeat it. */
-        char note[NOTE_BYTES];
-        memset(note, 0, sizeof note);
-        snprintf(note, sizeof note, "%s", rondo_error_text());
-        *broken = broadcast(ctx, note, sizeof note, bad, RONDO_OP_AGREE, step);
-        if (*broken)
-            return *broken;
-        note[sizeof note - 1] = 0;
-        return rondo__fail(RONDO_EPEER, "rank %d failed: %s (%s; told when agreeing on %s)", bad, note,
-                           rondo_error_name((int)votes[bad].code), what);
-    }
-    for (int r = 1; r < ctx->ranks; r++)
-        if (votes[r].hash != votes[0].hash)
-            return rondo__fail(RONDO_EMISMATCH, "ranks disagree on %s: rank %d has %016llx where rank 0 has %016llx; all ranks must "
-                               "make the same call with the same arguments", what, r, (unsigned long long)votes[r].hash,
-                               (unsigned long long)votes[0].hash);
-    return 0;
-}
-
-#define VOTES_HERE 64
-
-int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
-{
-    if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_agree: the context is NULL");
-    if (ctx->ranks == 1)
-        return code ? code : begin(ctx, "agreement");
-    char own[TEXT_BYTES] = "", step[STEP_BYTES];
-    what = what ? what : "their arguments";
-    snprintf(step, sizeof step, "agreement on %s", what);
-    if (code)
-        snprintf(own, sizeof own, "%s", rondo_error_text());
-    struct vote here[VOTES_HERE], *votes = here, mine = { hash, code };
-    if (ctx->ranks > VOTES_HERE) {
-        size_t bytes;
-        votes = rondo__mul((size_t)ctx->ranks, sizeof *votes, &bytes) ? rondo__alloc(bytes) : NULL;
-        if (!votes) {
-            if (!code)
-                code = rondo__fail(RONDO_ENOMEM, "no memory for the votes of %d ranks", ctx->ranks);
-            return rondo__collective_failed(ctx, code);
-        }
-    }
-    int err = gather(ctx, &mine, (char *)votes, NULL, sizeof mine, RONDO_OP_AGREE, step);
-    if (!err && ctx->transport->eager < sizeof mine)
-        err = rondo__fence(ctx, (struct rondo__step){ step, 0, 0 });
-    int broken = err;
-    if (!err)
-        err = verdict(ctx, votes, what, step, &broken);
-    (void)rondo__collective_failed(ctx, broken);
-    if (code)
-        err = rondo__fail(code, "%s", own);   /* a rank that came with a failure keeps that one */
-    if (err && !broken)
-        ctx->agreed = text_hash();
-    if (votes != here)
-        rondo__free(votes);
     return err;
 }

@@ -5,6 +5,7 @@
  */
 #include "core/internal.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "core/hooks.h"
@@ -13,6 +14,8 @@
 #define SENTENCE_BYTES 1024
 
 static _Thread_local char sentence[SENTENCE_BYTES];
+static _Atomic uint64_t failures;
+static _Thread_local uint64_t last_failure;
 
 const char *rondo_error_name(int code)
 {
@@ -49,6 +52,11 @@ const char *rondo_error_text(void)
     return sentence;
 }
 
+uint64_t rondo__last_failure(void)
+{
+    return last_failure;
+}
+
 int rondo__fail(int code, const char *format, ...)
 {
     /* Through a second buffer: an argument may be the present sentence itself. */
@@ -60,6 +68,7 @@ int rondo__fail(int code, const char *format, ...)
     if (n < 0)
         text[0] = 0;
     memcpy(sentence, text, sizeof sentence);
+    last_failure = atomic_fetch_add_explicit(&failures, 1, memory_order_relaxed) + 1;   /* only that it is another one matters */
     rondo__log(RONDO_LOG_DEBUG, "%s: %s", rondo_error_name(code), sentence);
     return code;
 }

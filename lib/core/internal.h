@@ -24,6 +24,8 @@
 /* ---- errors (error.c) ---- */
 /* Records the calling thread's sentence and returns code. One sentence: what was wrong, where, what would be accepted. */
 RONDO_API int rondo__fail(int code, const char *format, ...) RONDO_PRINTF(2, 3);
+/* The number of the calling thread's last one among all of the process; 0: none yet. */
+uint64_t rondo__last_failure(void);
 RONDO_API void rondo__log(int level, const char *format, ...) RONDO_PRINTF(2, 3);
 
 /* ---- memory (memory.c): through the hooks; 64-byte aligned; a size of 0 gives a valid pointer ---- */
@@ -92,7 +94,7 @@ struct rondo_context {
     void *trace_user;
     int32_t failed;                                /* code with which this rank revoked, or 0 */
     uint32_t unfenced;                             /* small broadcasts since the last fence */
-    uint64_t agreed;                               /* of the sentence, where the last call was an agreement that failed on all alike */
+    uint64_t agreed;                               /* where the last call was an agreement that failed on all alike: the failure's number */
 };
 /* ops NULL: alone. boot comes from the transport's launch, or describes what the caller gave. */
 int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, const struct rondo_transport_ops *ops,
@@ -136,6 +138,8 @@ int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
 /* Around work that takes long: ranks that outnumber the cores take turns. */
 void rondo__computing(rondo_context *ctx, bool begins);
+/* A communicator that was revoked serves no more calls, not even those that would need no other rank. */
+int rondo__collective_begin(rondo_context *ctx, const char *step);
 /* What every failing transport call goes through: the sentence names peer (-1: unknown) and step, and the communicator is revoked. */
 int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step);
 /* Every collective function passes each of its failures, EPEER too, through this as the last thing before it frees or hands back
