@@ -55,7 +55,8 @@ static void say_choices(void)
     say("Running heuristic for different KV cache hit rates (T_new + P_cache = 128k; 4 ranks, 8 heads, 2 KV heads, 2 bytes,");
     say("C/BW = 18000 FLOP per byte)");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        const rondo_heuristic in = { rows[i].tokens, rows[i].cached, 8, 2, 4, 2, 18000.0, 1.0 };
+        const rondo_heuristic in = { .tokens = rows[i].tokens, .cached = rows[i].cached, .heads = 8, .kv_heads = 2, .ranks = 4,
+                                     .element_bytes = 2, .compute = 18000.0, .bandwidth = 1.0 };
         char size[64], left[160];
         snprintf(size, sizeof size, "(T=%lld, P=%lld)", (long long)rows[i].tokens, (long long)rows[i].cached);
         snprintf(left, sizeof left, "  Miss Rate: %5s %-16s -> Choose: %s%s", rows[i].rate, size, word(rondo_choose(&in, 1, NULL)), rows[i].why);

@@ -168,10 +168,12 @@ typedef enum rondo_operation {
     RONDO_OP_SHIFT = 0, RONDO_OP_ALL_TO_ALL, RONDO_OP_ALL_GATHER, RONDO_OP_BROADCAST, RONDO_OP_AGREE, RONDO_OP_COUNT
 } rondo_operation;
 RONDO_API const char *rondo_operation_name(int operation);   /* "shift", "all-to-all", ... */
+/* Room for operations, for ever; RONDO_OP_COUNT is how many there are now. */
+#define RONDO_OP_ROOM 32
 typedef struct rondo_comm_stats {
     size_t struct_size;
-    uint64_t messages[RONDO_OP_COUNT], bytes[RONDO_OP_COUNT];   /* sent by this rank since the context was made */
-    double wait_seconds;                                        /* spent in waits */
+    uint64_t messages[RONDO_OP_ROOM], bytes[RONDO_OP_ROOM];   /* by rondo_operation; sent by this rank since the context was made */
+    double wait_seconds;                                      /* spent in waits */
 } rondo_comm_stats;
 #define RONDO_COMM_STATS_INIT { sizeof(rondo_comm_stats), { 0 }, { 0 }, 0.0 }
 RONDO_API int rondo_comm_query(const rondo_context *ctx, rondo_comm_stats *stats) RONDO_MUST_CHECK;
@@ -373,7 +375,9 @@ typedef struct rondo_heuristic {
     int64_t tokens, cached, heads, kv_heads;
     int32_t ranks, element_bytes;
     double compute, bandwidth;        /* C in FLOP/s, BW in bytes/s: only their ratio counts */
+    int64_t spare[6];                 /* zero; for numbers that further rules ask for */
 } rondo_heuristic;
+#define RONDO_HEURISTIC_INIT { 0, 0, 0, 0, 0, 0, 0.0, 0.0, { 0, 0, 0, 0, 0, 0 } }
 /* Returns RONDO_PASS_KV or RONDO_PASS_Q. rule: 1 or 5. thresholds, if not NULL: [0] smallest T, [1] miss rate, both in favour
  * of pass-KV from there on. A bad argument gives a code. */
 RONDO_API int rondo_choose(const rondo_heuristic *in, int rule, double thresholds[2]);

@@ -8,6 +8,17 @@
 #include "rondo.h"
 #include "t/tap.h"
 
+static rondo_heuristic numbers(int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int ranks, int bytes, double compute,
+                               double bandwidth)
+{
+    rondo_heuristic in = RONDO_HEURISTIC_INIT;
+    in.tokens = tokens, in.cached = cached;
+    in.heads = heads, in.kv_heads = kv_heads;
+    in.ranks = ranks, in.element_bytes = bytes;
+    in.compute = compute, in.bandwidth = bandwidth;
+    return in;
+}
+
 int main(void)
 {
     /* C/BW = 18,000 FLOP per byte, 8 heads, 2 KV heads, 4 ranks, 2 bytes: T >= 18,000 or a miss rate of 0.5 */
@@ -19,7 +30,7 @@ int main(void)
                  { 128000, 0, RONDO_PASS_KV } };
     double thresholds[2];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        rondo_heuristic in = { rows[i].tokens, rows[i].cached, 8, 2, 4, 2, 18000.0, 1.0 };
+        rondo_heuristic in = numbers(rows[i].tokens, rows[i].cached, 8, 2, 4, 2, 18000.0, 1.0);
         is_int(rondo_choose(&in, 1, thresholds), rows[i].rule1, "Algorithm 1, %lld new of 128000", (long long)rows[i].tokens);
         ok(thresholds[0] == 18000.0 && thresholds[1] == 0.5, "its thresholds");
         /* Algorithm 5: 0.5 - 4T/(4*18000*2); turns at T = 15,000-odd: one row earlier */
@@ -29,7 +40,7 @@ int main(void)
     }
 
     /* Llama3 405B on 4 hosts, per GPU 800 TFLOP/s and 50 GB/s: T_min = 4000; NKV/NH = 8/128: 0.125 */
-    rondo_heuristic llama = { 3200, 124800, 128, 8, 4, 2, 800e12, 50e9 };
+    rondo_heuristic llama = numbers(3200, 124800, 128, 8, 4, 2, 800e12, 50e9);
     is_int(rondo_choose(&llama, 1, thresholds), RONDO_PASS_Q, "Llama3 405B, 2.5 %% new: pass-Q");
     ok(fabs(thresholds[0] - 4000.0) < 1e-9 && thresholds[1] == 0.125, "thresholds 4000 tokens and 0.125");
     llama.tokens = 12800;
@@ -39,15 +50,15 @@ int main(void)
     llama.cached = 0;
     is_int(rondo_choose(&llama, 5, NULL), RONDO_PASS_KV, "all new: pass-KV");
     /* multi-head attention: Q is always the smaller message */
-    rondo_heuristic mha = { 1000, 0, 16, 16, 2, 4, 1e12, 1e6 };
+    rondo_heuristic mha = numbers(1000, 0, 16, 16, 2, 4, 1e12, 1e6);
     is_int(rondo_choose(&mha, 1, NULL), RONDO_PASS_Q, "without grouped heads and behind a slow link: pass-Q");
-    rondo_heuristic none = { 0, 0, 16, 4, 2, 4, 1e12, 1e9 };
+    rondo_heuristic none = numbers(0, 0, 16, 4, 2, 4, 1e12, 1e9);
     is_int(rondo_choose(&none, 5, NULL), RONDO_PASS_KV, "no tokens at all: an answer");
 
     /* Algorithm 5's second test includes its first (where T is large enough the right side is negative) */
     int included = 1, monotone = 1;
     for (int64_t t = 1; t < 200000; t += 997) {
-        rondo_heuristic in = { t, 128000, 32, 8, 8, 2, 3e12, 1e9 };
+        rondo_heuristic in = numbers(t, 128000, 32, 8, 8, 2, 3e12, 1e9);
         int one = rondo_choose(&in, 1, thresholds), five = rondo_choose(&in, 5, NULL);
         included &= one != RONDO_PASS_KV || five == RONDO_PASS_KV;
         in.tokens = 2 * t;
@@ -59,11 +70,14 @@ int main(void)
     is_int(rondo_choose(NULL, 1, NULL), RONDO_EINVAL, "no numbers");
     is_int(rondo_choose(&mha, 2, NULL), RONDO_EINVAL, "no rule 2");
     ok(strstr(rondo_error_text(), "rule 2") != NULL, "%s", rondo_error_text());
-    static const rondo_heuristic bad[] = { { -1, 0, 1, 1, 1, 1, 1, 1 }, { 0, -1, 1, 1, 1, 1, 1, 1 }, { 0, 0, 0, 1, 1, 1, 1, 1 },
-                                           { 0, 0, 1, 0, 1, 1, 1, 1 },  { 0, 0, 1, 1, 0, 1, 1, 1 },  { 0, 0, 1, 1, 1, 0, 1, 1 },
-                                           { 0, 0, 1, 1, 1, 1, 0, 1 },  { 0, 0, 1, 1, 1, 1, 1, 0 } };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        is_int(rondo_choose(&bad[i], 5, NULL), RONDO_EINVAL, "bad numbers %zu", i);
+    for (int i = 0; i < 8; i++) {
+        const int one[8] = { i == 0 ? -1 : 0, i == 1 ? -1 : 0, i != 2, i != 3, i != 4, i != 5, i != 6, i != 7 };
+        rondo_heuristic bad = numbers(one[0], one[1], one[2], one[3], one[4], one[5], one[6], one[7]);
+        is_int(rondo_choose(&bad, 5, NULL), RONDO_EINVAL, "bad numbers %d", i);
+    }
+    rondo_heuristic newer = mha;
+    newer.spare[5] = 1;
+    is_int(rondo_choose(&newer, 5, NULL), RONDO_ENOTSUP, "a number that nobody knows: %s", rondo_error_text());
     rondo_heuristic endless = mha;
     endless.compute = INFINITY;
     is_int(rondo_choose(&endless, 1, NULL), RONDO_EINVAL, "infinite compute");

@@ -28,6 +28,8 @@ const char *rondo_build_options(void)
     return RONDO_BUILD_OPTIONS;
 }
 
+_Static_assert(RONDO_OP_COUNT <= RONDO_OP_ROOM, "rondo_comm_stats never changes its size for an operation");
+
 size_t rondo_type_size(int type)
 {
     switch (type) {

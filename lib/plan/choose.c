@@ -43,6 +43,10 @@ int rondo_choose(const rondo_heuristic *in, int rule, double thresholds[2])
 {
     if (!in)
         return rondo__fail(RONDO_EINVAL, "rondo_choose: the numbers to choose by are NULL");
+    for (size_t i = 0; i < sizeof in->spare / sizeof *in->spare; i++)
+        if (in->spare[i])
+            return rondo__fail(RONDO_ENOTSUP, "rondo_choose: it is given a number that rondo %s does not know; spare must be zero "
+                                              "(RONDO_HEURISTIC_INIT), or use a newer library", RONDO_VERSION_STRING);
     if (rule != 1 && rule != 5)
         return rondo__fail(RONDO_EINVAL, "rondo_choose: there is no rule %d; 1 and 5 are Algorithms 1 and 5", rule);
     if (in->tokens < 0 || in->cached < 0 || in->heads < 1 || in->kv_heads < 1)
@@ -73,6 +77,7 @@ int rondo__choose_algorithm(int64_t tokens, int64_t cached, int64_t heads, int64
         return RONDO_PASS_KV;
     if (one_token_each)
         return RONDO_PASS_Q;
-    rondo_heuristic in = { tokens, cached, heads, kv_heads, ranks, element_bytes, AUTO_COMPUTE, AUTO_BANDWIDTH };
+    const rondo_heuristic in = { .tokens = tokens, .cached = cached, .heads = heads, .kv_heads = kv_heads, .ranks = ranks,
+                                 .element_bytes = element_bytes, .compute = AUTO_COMPUTE, .bandwidth = AUTO_BANDWIDTH };
     return rondo_choose(&in, 5, NULL);
 }
