@@ -142,7 +142,8 @@ typedef struct rondo_context_info {
 #define RONDO_CONTEXT_INFO_INIT { sizeof(rondo_context_info), NULL, NULL, NULL, 0, 0, 0, 0 }
 RONDO_API int rondo_context_query(const rondo_context *ctx, rondo_context_info *info) RONDO_MUST_CHECK;
 
-/* What exists in this build on this machine, by index from 0; NULL past the end. usable says whether it can run here. */
+/* What this rondo knows, in itself and as modules, by index from 0; NULL past the end. usable says whether it can run here: for a
+ * module, that it is there and opens. */
 RONDO_API const char *rondo_device_name(int index, int *usable);
 RONDO_API const char *rondo_transport_name(int index, int *usable);
 RONDO_API const char *rondo_isa_name(int index, int *usable);

@@ -38,7 +38,9 @@ int main(void)
     unsetenv("RONDO_MODULE_PATH");
     int usable = -1;
     ok(rondo_device_name(0, &usable) && !strcmp(rondo_device_name(0, NULL), "cpu") && usable == 1, "the device cpu");
-    ok(!rondo_device_name(1, &usable) && !rondo_device_name(-1, NULL), "is the only one");
+    usable = -1;
+    ok(!strcmp(rondo_device_name(1, &usable), "cuda") && (usable == 0 || usable == 1), "and cuda, usable or not");
+    ok(!rondo_device_name(2, &usable) && !rondo_device_name(-1, NULL), "and no other");
     usable = -1;
     ok(!strcmp(rondo_transport_name(0, &usable), "threads") && usable == 1, "the transport threads");
     usable = -1;
@@ -54,7 +56,7 @@ int main(void)
 
     rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
     d.device = "tpu";
-    refused(&d, RONDO_EINVAL, "cpu", "an unknown device");
+    refused(&d, RONDO_EINVAL, "cpu, cuda", "an unknown device");
     d = (rondo_context_desc)RONDO_CONTEXT_DESC_INIT;
     d.transport = "carrier-pigeon";
     refused(&d, RONDO_EINVAL, "threads, mpi", "an unknown transport");

@@ -23,13 +23,16 @@ extern const struct rondo_transport_ops rondo__threads_transport;
 static const struct rondo_device_ops *const devices[] = { &rondo__cpu_device };
 static const struct rondo_transport_ops *const transports[] = { &rondo__threads_transport };
 
-/* Modules that rondo's own source can build, and what to say where one is missing. */
-static const struct {
-    const char *name;
-    const char *advice;
-} known_transports[] = {
+/* Names of modules, and what to say where one is missing. */
+struct known {
+    const char *name, *advice;
+};
+static const struct known known_devices[] = {
+    { "cuda", "this release comes without it and computes on \"cpu\"; where you have the module" },
+};
+static const struct known known_transports[] = {
     { "mpi", "install an MPI library (Open MPI or MPICH, with its development files) and build rondo with it, or install "
-             "the package of rondo's MPI module" },
+             "the package of rondo's MPI module, or" },
 };
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
@@ -175,6 +178,20 @@ static void list(char text[LIST_BYTES], const char *(*name_of)(int, int *))
     }
 }
 
+/* A module that is known and missing gets a sentence of its own; for other names, what there is. */
+static int not_found(const char *kind, const char *name, const struct known *known, int count, const char *(*name_of)(int, int *))
+{
+    char names[LIST_BYTES];
+    for (int i = 0; i < count; i++)
+        if (strcmp(known[i].name, name) == 0) {
+            const char *path = rondo__env_module_path();
+            return rondo__fail(RONDO_ENOTSUP, "the module rondo_%s.so is not in %s%s%s; %s set RONDO_MODULE_PATH to its folder", name,
+                               path ? path : "", path ? " or " : "", RONDO_MODULE_DIR, known[i].advice);
+        }
+    list(names, name_of);
+    return rondo__fail(RONDO_EINVAL, "there is no %s '%s'; known are: %s", kind, name, names);
+}
+
 int rondo__device_find(const struct rondo_device_ops **out, const char *name)
 {
     *out = NULL;
@@ -187,9 +204,7 @@ int rondo__device_find(const struct rondo_device_ops **out, const char *name)
         return err;
     if (module && module->device && strcmp(module->device->name, name) == 0)
         return check_device(out, module->device, name);
-    char known[LIST_BYTES];
-    list(known, rondo_device_name);
-    return rondo__fail(RONDO_EINVAL, "there is no device '%s'; this build has: %s", name, known);
+    return not_found("device", name, known_devices, COUNT(known_devices), rondo_device_name);
 }
 
 int rondo__transport_find(const struct rondo_transport_ops **out, const char *name)
@@ -204,26 +219,26 @@ int rondo__transport_find(const struct rondo_transport_ops **out, const char *na
         return err;
     if (module && module->transport && strcmp(module->transport->name, name) == 0)
         return check_transport(out, module->transport, name);
-    for (int i = 0; i < COUNT(known_transports); i++)
-        if (strcmp(known_transports[i].name, name) == 0) {
-            const char *path = rondo__env_module_path();
-            return rondo__fail(RONDO_ENOTSUP, "the module rondo_%s.so is not in %s%s%s; %s, or set RONDO_MODULE_PATH to its folder",
-                               name, path ? path : "", path ? " or " : "", RONDO_MODULE_DIR, known_transports[i].advice);
-        }
-    char known[LIST_BYTES];
-    list(known, rondo_transport_name);
-    return rondo__fail(RONDO_EINVAL, "there is no transport '%s'; this build has: %s", name, known);
+    return not_found("transport", name, known_transports, COUNT(known_transports), rondo_transport_name);
 }
 
 /* ---- by index ---- */
 
 const char *rondo_device_name(int index, int *usable)
 {
-    if (index < 0 || index >= COUNT(devices))
+    if (index >= 0 && index < COUNT(devices)) {
+        if (usable)
+            *usable = devices[index]->probe() == 1;
+        return devices[index]->name;
+    }
+    index -= COUNT(devices);
+    if (index < 0 || index >= COUNT(known_devices))
         return NULL;
-    if (usable)
-        *usable = devices[index]->probe() == 1;
-    return devices[index]->name;
+    if (usable) {
+        const struct rondo_device_ops *ops;
+        *usable = rondo__device_find(&ops, known_devices[index].name) == 0 && ops->probe() == 1;
+    }
+    return known_devices[index].name;
 }
 
 const char *rondo_transport_name(int index, int *usable)
