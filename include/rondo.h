@@ -12,7 +12,11 @@
  *   - Tokens, rows and positions are int64_t; byte counts are size_t; strides count elements.
  *   - The library never prints, exits, aborts, or changes signals, locale or floating-point mode. It expects the default
  *     mode (round to nearest, gradual underflow), checks it on entry and refuses others (RONDO_EINVAL).
- *   - Handles may be used by one thread at a time, except where "immutable" is said: those by any number at once.
+ *   - A context is used by one thread at a time: its rank's. So is what belongs to it: contexts split from it, its plans (they hold the
+ *     state of an execution; only what a plan says of itself may be asked by any thread at any time), and every call that takes it.
+ *     What is "immutable" (a loaded linear layer, a model, a tokenizer) is used by any number of threads and contexts at once; a
+ *     placement by any number that read it, or one that changes it. All else, but rondo_set_hooks(), may be called from
+ *     everywhere.
  *   - "Collective" calls must be made by every rank of the context's communicator, in the same order. When a rank fails
  *     inside one, the communicator is revoked and every other rank returns RONDO_EPEER; no wait outlasts its deadline.
  */
@@ -250,7 +254,8 @@ typedef struct rondo_span {
 /* Where the keys of some sequences lie, over several turns. A leaf (leaf positions, absolute) belongs to one rank for
  * ever; an appended turn first fills the last leaf, then its new leaves are dealt by the layout; a turn of fewer leaves
  * than ranks (decoding) goes leaf by leaf to the rank that holds least of the sequence. A pure function of the calls made
- * on it: ranks that make the same calls hold the same placement, without messages. */
+ * on it: ranks that make the same calls hold the same placement, without messages. It belongs to no context: the ranks of a process may
+ * share one, as long as no thread changes it meanwhile; a plan has what it needs of it from when it is made. */
 typedef struct rondo_placement rondo_placement;
 typedef struct rondo_placement_desc {
     size_t struct_size;
@@ -317,9 +322,10 @@ typedef struct rondo_attention_desc {
 #define RONDO_ATTENTION_DESC_INIT                                                                                      \
     { sizeof(rondo_attention_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
 
-typedef struct rondo_attention rondo_attention;   /* a plan: immutable, identical on every rank */
+typedef struct rondo_attention rondo_attention;   /* a plan: the same on every rank, and never changed */
 
-/* Makes a plan; local (no messages). The plan keeps a reference to ctx, which must outlive it. */
+/* Makes a plan; local (no messages). The plan belongs to ctx, which must outlive it, and is executed and destroyed by the thread of ctx,
+ * one execution at a time: what an execution needs to remember is in it. The same plan for several contexts is made several times. */
 RONDO_API int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rondo_attention_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_attention_destroy(rondo_attention *plan);
 
