@@ -28,7 +28,7 @@ only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$
 includes() { # folder...: file:line
     for folder in "$@"; do find "$srcdir/$folder" -name '*.[ch]' -exec grep -nE '^[[:space:]]*#[[:space:]]*include' {} +; done
 }
-includes lib lm | grep -E '[<"](.*backends/|backends|pthread|mpi|cuda|nccl|omp|sched|threads)[./a-z_]*\.h[>"]' | grep -v 'sched\.h' >"$scratch/found"
+includes lib lm | grep -E '[<"](.*backends/|backends|pthread|mpi|cuda|nccl|omp|threads)[./a-z_]*\.h[>"]' >"$scratch/found"
 empty "lib/ and lm/ include no backend, no thread library, no MPI, no OpenMP" "$scratch/found"
 grep -rnE '\b(pthread_[a-z_]+|MPI_[A-Za-z_]+|cuda[A-Z][A-Za-z]+|omp_[a-z_]+)[[:space:]]*\(|#[[:space:]]*pragma[[:space:]]+omp' "$srcdir/lib" "$srcdir/lm" --include='*.[ch]' >"$scratch/found"
 empty "lib/ and lm/ call none of them either" "$scratch/found"
@@ -58,7 +58,7 @@ if [ -s "$scratch/tokenizer.has" ] && [ -s "$scratch/engine.asks" ]; then
 else
     skip 1 "no objects of lm/ here"
 fi
-includes cli | grep -E '"(lib|lm|core|backends|layout|attention|plan|tensor)/' >"$scratch/found"
+includes cli | grep -E '"(lib|lm|core|backends|layout|attention|plan|schedule|tensor)/' >"$scratch/found"
 empty "cli/ uses public headers only" "$scratch/found"
 find "$srcdir/lib" "$srcdir/lm" -name '*.c' -exec grep -nE '\b(printf|fprintf|puts|perror|exit|abort|signal|sigaction|setlocale|fesetround|fesetenv)[[:space:]]*\(' {} + |
     grep -vE '^[^:]*:[0-9]+:[[:space:]]*(\*|/\*|//)' >"$scratch/found"

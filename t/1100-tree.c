@@ -4,8 +4,10 @@
  * turns, the window and the order in which ranks' leaves come, the root must be the canonical tree's, computed here level by level
  * from its definition (rule C6), and nodes that wait must be few.
  */
-#include "attention/tree.h"
+#include "attention/survey.h"
 #include "t/tap.h"
+
+#define LEAF 8
 
 static uint32_t seed = 1;
 static uint32_t draw(uint32_t below)
@@ -15,27 +17,33 @@ static uint32_t draw(uint32_t below)
     return out[0] % below;
 }
 
-static uint64_t leaf_value(const struct rondo__piece *p)
-{
-    uint64_t h = rondo__hash_word(1, (uint64_t)p->first);
-    h = rondo__hash_word(h, (uint64_t)p->step);
-    return rondo__hash_word(h, (uint64_t)p->count);
-}
-
 static uint64_t merged(uint64_t a, uint64_t b)
 {
     return rondo__hash_word(rondo__hash_word(3, a), b);
 }
 
-/* By the definition: at each height neighbours 2i and 2i+1 merge, one alone goes up as it is. */
+static int64_t leaves_of(const struct rondo__piece *p, int64_t n)
+{
+    int64_t leaves = 0;
+    for (int64_t i = 0; i < n; i++)
+        leaves += p[i].leaves;
+    return leaves;
+}
+
+/* By the definition: at each height neighbours 2i and 2i+1 merge, one alone goes up as it is. Pieces are taken leaf by leaf. */
 static uint64_t canonical(const struct rondo__piece *p, int64_t n)
 {
-    int64_t *index = malloc((size_t)(n + 1) * sizeof *index);
-    uint64_t *value = calloc((size_t)n + 1, sizeof *value), root;
-    for (int64_t i = 0; i < n; i++) {
-        index[i] = p[i].index;
-        value[i] = leaf_value(&p[i]);
-    }
+    const int64_t leaves = leaves_of(p, n);
+    int64_t *index = malloc((size_t)(leaves + 1) * sizeof *index), k = 0;
+    uint64_t *value = calloc((size_t)leaves + 1, sizeof *value), root;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < p[i].leaves; j++) {
+            int64_t first = p[i].first + j * LEAF * p[i].step, left = p[i].count - j * LEAF;
+            uint64_t h = rondo__hash_word(rondo__hash_word(1, (uint64_t)first), (uint64_t)p[i].step);
+            index[k] = p[i].index + j;
+            value[k++] = rondo__hash_word(h, (uint64_t)(left < LEAF ? left : LEAF));
+        }
+    n = leaves;
     while (n > 1) {
         int64_t m = 0;
         for (int64_t i = 0; i < n; i++) {
@@ -54,6 +62,11 @@ static uint64_t canonical(const struct rondo__piece *p, int64_t n)
     free(index);
     free(value);
     return root;
+}
+
+static uint64_t leaf_value(const struct rondo__piece *p)
+{
+    return canonical(p, 1);
 }
 
 /* Runs a program; false where it breaks the machine's rules. */
@@ -121,6 +134,7 @@ static struct verdict check(const struct rondo__piece *p, int64_t pieces, int ra
     int outs = 0;
 
     /* pass-KV: rank (me - j) mod ranks comes at step j */
+    memset(&t, 0, sizeof t);
     if (rondo__tree_build(&t, p, n, ranks > 2 ? ranks : 2))
         return (struct verdict){ 0, 0, 0 };
     for (uint32_t i = 0; i < n; i++)
@@ -199,8 +213,10 @@ static void arbitrary_leaves(void)
         int64_t n = draw(200), index = draw(5);
         memset(p, 0, sizeof p);
         for (int64_t i = 0; i < n; i++) {
-            p[i] = (struct rondo__piece){ index, 0, index * 8, 1, 8, (int32_t)draw((uint32_t)ranks), 0 };
-            index += 1 + (draw(3) ? 0 : draw(100));
+            int64_t leaves = draw(2) ? 1 : (int64_t)1 << draw(6);
+            index = (index + leaves - 1) / leaves * leaves;
+            p[i] = (struct rondo__piece){ index, leaves, 0, index * LEAF, leaves * LEAF - draw(LEAF), 1, (int32_t)draw((uint32_t)ranks) };
+            index += leaves + (draw(3) ? 0 : draw(100));
         }
         struct verdict v = check(p, n, ranks, (int)draw((uint32_t)ranks));
         kv &= v.kv;
@@ -212,16 +228,68 @@ static void arbitrary_leaves(void)
     ok(slots, "never more nodes wait than there are leaves");
 }
 
+/* Nodes of one rank by the pieces that a builder sees of it are those by all pieces. */
+static int own_alone(const struct rondo__survey *s, const struct rondo__interval *sees, int32_t count, int ranks, const struct rondo__piece *p,
+                     int64_t n)
+{
+    struct rondo__list own = { 0 }, steps = { 0 };
+    struct rondo__tree t = { 0 };
+    struct rondo__program g;
+    int good = 1, outs = 0;
+    int32_t *tag = calloc(2 * (size_t)n + 8, sizeof *tag);
+    uint64_t *leaves = calloc(2 * (size_t)n + 8, sizeof *leaves), *nodes[2], out;
+    nodes[0] = calloc(2 * (size_t)n + 8, sizeof *leaves);
+    nodes[1] = calloc(2 * (size_t)n + 8, sizeof *leaves);
+    for (int r = 0; r < ranks; r++) {
+        int64_t stores[2] = { 0, 0 };
+        good &= rondo__pieces(s, 0, sees, count, r, &own);
+        for (int which = 0; which < 2; which++) {
+            const struct rondo__piece *q = which ? own.items : p;
+            int64_t m = which ? own.count : n;
+            int32_t k = 0;
+            if (rondo__tree_build(&t, q, m, 2))
+                return 0;
+            for (int64_t i = 0; i < m; i++) {
+                tag[i] = q[i].rank != r;
+                if (!tag[i])
+                    leaves[k++] = leaf_value(q + i);
+            }
+            rondo__tree_stages(&t, tag);
+            steps.count = 0;
+            memset(nodes[which], 0, (2 * (size_t)n + 8) * sizeof *leaves);
+            good &= rondo__tree_stage(&t, 0, true, &steps, &g);
+            good &= run(steps.items, &g, leaves, k, nodes[which], g.stores, &out, &outs);
+            stores[which] = g.stores;
+        }
+        good &= stores[0] == stores[1] && !memcmp(nodes[0], nodes[1], (size_t)stores[0] * sizeof *leaves);
+    }
+    free(tag);
+    free(leaves);
+    free(nodes[0]);
+    free(nodes[1]);
+    rondo__list_free(&own);
+    rondo__list_free(&steps);
+    rondo__tree_free(&t);
+    return good;
+}
+
+static int make_survey(struct rondo__survey *s, const rondo_placement *place, int ranks, const struct rondo_mask *mask, const int64_t *from)
+{
+    const struct rondo__roles roles = { .sequences = 1, .ranks = ranks, .leaf = LEAF, .mask = *mask, .output = { place, NULL, from, NULL },
+                                        .input = { place, NULL, NULL, NULL } };
+    return rondo__survey_make(s, &roles);
+}
+
 static void placements(void)
 {
-    int kv = 1, q = 1, alike = 1, complete = 1, own = 1, dealt = 1;
+    int kv = 1, q = 1, alike = 1, complete = 1, own = 1, dealt = 1, alone = 1, few = 1;
     for (int round = 0; round < 300; round++) {
         rondo_placement_desc d = RONDO_PLACEMENT_DESC_INIT;
         rondo_placement *place;
         int ranks = 1 + (int)draw(9);
         d.ranks = ranks;
         d.layout = 1 + (int)draw(4);
-        d.leaf = 8;
+        d.leaf = LEAF;
         d.interleave = round % 4 == 3;
         if (rondo_placement_create(&place, &d))
             continue;
@@ -233,31 +301,28 @@ static void placements(void)
             if (rondo_placement_append(place, 0, turn))
                 own = 0;
         }
-        const int causal = (int)draw(2);
-        const int64_t left = draw(2) ? (int64_t)draw(200) : -1, right = draw(2) ? (int64_t)draw(50) : -1;
-        struct rondo_mask mask, open;
-        rondo__mask_make(&mask, causal, left, right);
-        rondo__mask_make(&open, 0, -1, -1);
+        struct rondo_mask mask;
+        rondo__mask_make(&mask, (int)draw(2), draw(2) ? (int64_t)draw(200) : -1, draw(2) ? (int64_t)draw(50) : -1);
         int me = (int)draw((uint32_t)ranks);
-        rondo_span spans[64];
-        int64_t n = rondo_placement_spans(place, 0, me, length - turn, spans, 64);
+        const int64_t from = length - turn;
+        struct rondo__survey s;
         struct rondo__list seen = { 0 }, all = { 0 };
-        rondo_span everything = { 0, length, 1, 0 };
-        if (rondo__pieces(&seen, place, 0, &mask, spans, n) || rondo__pieces(&all, place, 0, &open, &everything, 1)) {
+        const struct rondo__interval everything = { 0, length };
+        if (make_survey(&s, place, ranks, &mask, &from) || !rondo__pieces(&s, 0, &everything, length ? 1 : 0, -1, &all)) {
             own = 0;
             continue;
         }
-        const struct rondo__piece *p = seen.items, *a = all.items;
-        struct verdict v = check(p, seen.count, ranks, me);
-        kv &= v.kv;
-        q &= v.q;
 
-        /* the whole: rows and owners are the placement's, every key once, indices rise */
+        /* the whole: rows and owners are the placement's, every key once, indices rise, pieces are few and stand under one node */
+        const struct rondo__piece *a = all.items;
         int64_t keys = 0;
         char *hit = calloc((size_t)length + 1, 1);
         for (int64_t i = 0; i < all.count; i++) {
+            int64_t size = 1;
+            while (size < a[i].leaves)
+                size *= 2;
             complete &= !i || a[i].index > a[i - 1].index;
-            complete &= a[i].count >= 1 && a[i].count <= 8;
+            complete &= a[i].count >= 1 && a[i].count <= a[i].leaves * LEAF && a[i].index % size == 0;
             for (int32_t j = 0; j < a[i].count; j++, keys++) {
                 int64_t position = a[i].first + (int64_t)j * a[i].step;
                 complete &= position < length && !hit[position]++;
@@ -266,36 +331,95 @@ static void placements(void)
                 own &= rondo_placement_spans(place, 0, a[i].rank, position, &one, 1) >= 1 && one.first == position && one.row == a[i].row + j;
             }
             if (!d.interleave)
-                dealt &= a[i].step == 1 && a[i].index == a[i].first / 8;
+                dealt &= a[i].step == 1 && a[i].index == a[i].first / LEAF;
         }
         complete &= keys == length;
-        /* what is left out is what no query sees */
-        int64_t k = 0;
-        for (int64_t i = 0; i < all.count; i++) {
-            int visible = 0;
-            for (int64_t s = 0; s < n && !visible; s++)
-                for (int64_t j = 0; j < spans[s].count && !visible; j++)
-                    for (int32_t x = 0; x < a[i].count && !visible; x++) {
-                        int64_t at = spans[s].first + j * spans[s].step, key = a[i].first + (int64_t)x * a[i].step;
-                        visible = (!causal || key <= at) && (left < 0 || key >= at - left) && (right < 0 || key <= at + right);
+        few &= d.interleave || all.count <= (int64_t)turns * 4 * ranks * 12;
+
+        int64_t strip, strips = rondo__strips_of(&s, 0, me, &strip);
+        for (int64_t t = strip; t < strip + strips; t++) {
+            const struct rondo__strip *v = rondo__strip_at(&s, t);
+            const rondo_span *spans = (const rondo_span *)s.spans.items + v->spans_first;
+            const struct rondo__interval *sees = rondo__strip_sees(&s, v);
+            if (!rondo__pieces(&s, 0, sees, v->sees, -1, &seen)) {
+                own = 0;
+                continue;
+            }
+            struct verdict w = check(seen.items, seen.count, ranks, me);
+            kv &= w.kv;
+            q &= w.q;
+            alone &= own_alone(&s, sees, v->sees, ranks, seen.items, seen.count);
+            /* the leaves that are left out are those that no query sees */
+            memset(hit, 0, (size_t)length + 1);
+            const struct rondo__piece *p = seen.items;
+            for (int64_t i = 0; i < seen.count; i++)
+                for (int64_t j = 0; j < p[i].count; j++)
+                    hit[p[i].first + j * p[i].step] = 1;
+            for (int64_t i = 0; i < all.count; i++)
+                for (int64_t leaf = 0; leaf < a[i].leaves; leaf++) {
+                    int visible = 0, here = 0;
+                    for (int64_t x = leaf * LEAF; x < a[i].count && x < (leaf + 1) * LEAF; x++) {
+                        int64_t key = a[i].first + x * a[i].step;
+                        here |= hit[key];
+                        for (int32_t j = 0; j < v->spans && !visible; j++)
+                            for (int64_t k = 0; k < spans[j].count && !visible; k++) {
+                                int64_t lo, hi;
+                                mask.kind->row(&mask, spans[j].first + k * spans[j].step, &lo, &hi);
+                                visible = key >= lo && key < hi;
+                            }
                     }
-            int here = k < seen.count && p[k].index == a[i].index;
-            /* between keys dealt one by one and queries with a step the test may err on the side of yes */
-            alike &= d.interleave ? here >= visible : here == visible;
-            k += here;
+                    /* between keys dealt one by one and queries with a step the test may err on the side of yes */
+                    alike &= d.interleave ? here >= visible : here == visible;
+                }
         }
-        alike &= k == seen.count;
         free(hit);
         rondo__list_free(&seen);
         rondo__list_free(&all);
+        rondo__survey_free(&s);
         rondo_placement_destroy(place);
     }
     ok(kv, "placements over many turns: pass-KV yields the canonical tree");
     ok(q, "placements over many turns: pass-Q yields it too");
-    ok(complete, "the pieces are all keys, each once");
+    ok(alone, "a rank finds the same nodes by its own pieces and the places of the others'");
+    ok(complete, "the pieces are all keys, each once, under one node each");
+    ok(few, "and few");
     ok(own, "with the placement's owners and rows");
-    ok(dealt, "by leaf: a piece is a leaf, its index the leaf's");
+    ok(dealt, "by leaf: a piece begins with a leaf, its index the leaf's");
     ok(alike, "leaves that no query sees are left out, and no others");
+}
+
+/* The formula against the tree: leaves [first, end) between two others, or one, or none. */
+static void formula(void)
+{
+    int good = 1;
+    for (int round = 0; round < 20000; round++) {
+        int64_t before = draw(4) ? (int64_t)draw(300) : -1, first = before + 1 + (draw(2) ? 0 : draw(40)), end = first + 1 + draw(200);
+        int64_t after = draw(4) ? end + (draw(2) ? 0 : draw(100)) : -1;
+        struct rondo__piece *all = calloc((size_t)(end - first) + 2, sizeof *all);
+        struct rondo__tree t = { 0 };
+        int32_t *owner = calloc((size_t)(end - first) + 2, sizeof *owner);
+        int64_t n = 0, counts[2] = { 0, 0 };
+        if (before >= 0)
+            all[n++] = (struct rondo__piece){ .index = before, .leaves = 1, .rank = 1 };
+        for (int64_t i = first; i < end; i++)
+            all[n++] = (struct rondo__piece){ .index = i, .leaves = 1, .rank = 0 };
+        if (after >= 0)
+            all[n++] = (struct rondo__piece){ .index = after, .leaves = 1, .rank = 1 };
+        for (int64_t i = 0; i < n; i++)
+            owner[i] = all[i].rank;
+        good &= rondo__tree_build(&t, all, n, 2) == 0;
+        rondo__tree_owners(&t, owner, counts);
+        if (counts[0] != rondo__nodes_between(first, end, before, after)) {
+            if (good)
+                diag("[%lld, %lld) between %lld and %lld: %lld nodes, not %d", (long long)first, (long long)end, (long long)before,
+                     (long long)after, (long long)counts[0], (int)rondo__nodes_between(first, end, before, after));
+            good = 0;
+        }
+        rondo__tree_free(&t);
+        free(all);
+        free(owner);
+    }
+    ok(good, "the number of a rank's nodes by formula is the tree's");
 }
 
 /* Nodes that wait at once: research on this scheme gives 4 (contiguous) and 8 (zigzag) for 8 ranks and aligned shards. */
@@ -310,13 +434,14 @@ static void waiting(void)
                 rondo_placement *place;
                 struct rondo__list list = { 0 };
                 struct rondo_mask open;
+                struct rondo__survey s;
+                const struct rondo__interval everything = { 0, 8 * 1024 };
                 rondo__mask_make(&open, 0, -1, -1);
-                rondo_span everything = { 0, 8 * 1024, 1, 0 };
                 d.ranks = ranks;
                 d.layout = layout;
                 d.leaf = 8;
                 if (rondo_placement_create(&place, &d) || rondo_placement_append(place, 0, 8 * 1024) ||
-                    rondo__pieces(&list, place, 0, &open, &everything, 1)) {
+                    make_survey(&s, place, ranks, &open, NULL) || !rondo__pieces(&s, 0, &everything, 1, -1, &list)) {
                     good = 0;
                     continue;
                 }
@@ -326,6 +451,7 @@ static void waiting(void)
                     most = v.slots;
                 good &= v.slots <= 4 * ranks + 20;
                 rondo__list_free(&list);
+                rondo__survey_free(&s);
                 rondo_placement_destroy(place);
             }
         ok(good, "%s: 1 to 16 ranks, few nodes wait", rondo_layout_name(layout));
@@ -340,6 +466,7 @@ int main(void)
 {
     arbitrary_leaves();
     placements();
+    formula();
     waiting();
     return done();
 }

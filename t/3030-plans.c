@@ -82,10 +82,10 @@ static void messages(void)
     wanted.layout = RONDO_CONTIGUOUS;
     is_int(plans(4), 0, "contiguous, a window of 100");
     is_int((long long)infos[0].messages_total, 2 * 3, "keys go to the next rank only");
-    is_int((long long)infos[0].bytes_total, 3 * kv_leaf, "and only the leaf that it sees");
+    is_int((long long)infos[0].bytes_total, 3 * kv_leaf / 128 * 100, "and only the rows that it sees");
     wanted.algorithm = RONDO_PASS_Q;
     is_int(plans(4), 0, "the same with pass-Q");
-    is_int((long long)infos[0].messages_total, 3 * 3 + 3, "queries travel to where their keys are: three hops to the rank before, one return");
+    is_int((long long)infos[0].messages_total, 3 + 3, "queries travel to where their keys are, and nodes come back");
 
     /* decoding: one query; everybody else computes for it */
     start(1, 4, 2, 64);

@@ -201,8 +201,8 @@ static bool same_place(const struct use *a, const struct use *b, int64_t sequenc
 
 int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
 {
-    const rondo_attention_desc *d = &plan->desc;
-    const int64_t n = plan->sequences;
+    const rondo_attention_desc *d = &plan->design.desc;
+    const int64_t n = plan->design.sequences;
     struct use q = { .name = "q", .t = &io->q, .list = io->q_row, .first = plan->q_first };
     struct use k = { .name = "k", .t = &io->k, .list = io->kv_row, .first = plan->kv_first };
     struct use v = { .name = "v", .t = &io->v, .list = io->kv_row, .first = plan->kv_first };

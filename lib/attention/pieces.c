@@ -1,38 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * From a placement to the leaves that some queries can see: what the tree is built over, what each rank computes and what it sends.
- * Every rank calls this for every rank's queries, so that all sides leave out the same leaves without a word between them.
+ * Reading a survey: the pieces of the input side that some output rows see, which the canonical tree is built over. A piece is a run of
+ * leaves under one aligned node, so there are few of them, whatever the length. Called by the builders; all ranks that look at one strip
+ * find the same pieces, so that both ends of a message leave out the same ones without a word between them.
  */
-#include "attention/tree.h"
-
-bool rondo__sees(const struct rondo_mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece)
-{
-    int64_t last = piece->first + (int64_t)(piece->count - 1) * piece->step;
-    for (int64_t i = 0; i < spans; i++) {
-        int64_t lo, hi, end, unused;
-        mask->kind->row(mask, queries[i].first, &lo, &unused);
-        mask->kind->row(mask, queries[i].first + (queries[i].count - 1) * queries[i].step, &unused, &hi);
-        end = hi - 1;
-        if (last >= lo && piece->first <= end)
-            return true;
-    }
-    return false;
-}
+#include "attention/survey.h"
 
 struct walk {
+    const struct rondo__survey *survey;
     struct rondo__list *out;
-    const struct rondo_mask *mask;
-    const rondo_span *queries;
-    int64_t spans;
-    int64_t *rows;               /* [ranks] rows so far */
+    int64_t leaf, length;
+    int32_t rank;
     bool failed;
+    int64_t foreign_first, foreign_last;   /* of others', since the last own piece; first -1: none */
 };
 
-static void put(struct walk *w, int64_t index, int64_t first, int64_t count, int32_t stride, int32_t rank)
+static void put(struct walk *w, struct rondo__piece piece)
 {
-    struct rondo__piece piece = { index, w->rows[rank], first, stride, (int32_t)count, rank, 0 };
-    if (!rondo__sees(w->mask, w->queries, w->spans, &piece))
-        return;
     struct rondo__piece *p = rondo__list_add(w->out, sizeof *p, 1);
     if (p)
         *p = piece;
@@ -40,68 +24,180 @@ static void put(struct walk *w, int64_t index, int64_t first, int64_t count, int
         w->failed = true;
 }
 
-/* Whole leaves (only < 0), or the pieces that rank `only` holds of others. */
-static void walk_runs(struct walk *w, const rondo_placement *placement, int64_t sequence, int32_t only, int32_t shift)
+/* What others have, seen from here: its first and its last leaf, which are inside every node that has any of it. */
+static void put_foreign(struct walk *w)
 {
-    const rondo_placement_desc *d = rondo__placement_desc(placement);
-    const struct rondo__run *runs;
-    int64_t count = rondo__placement_runs(placement, sequence, &runs), length = rondo_placement_length(placement, sequence);
-    int64_t leaf = d->leaf, fragment = 0;
-    memset(w->rows, 0, (size_t)d->ranks * sizeof *w->rows);
+    if (w->foreign_first < 0)
+        return;
+    put(w, (struct rondo__piece){ .index = w->foreign_first, .leaves = 1, .rank = -1 });
+    if (w->foreign_last != w->foreign_first)
+        put(w, (struct rondo__piece){ .index = w->foreign_last, .leaves = 1, .rank = -1 });
+    w->foreign_first = -1;
+}
 
-    for (int64_t i = 0; i < count; i++) {
-        int64_t end = i + 1 < count ? runs[i + 1].first : length, stride = runs[i].stride;
-        for (int64_t a = runs[i].first, b; a < end; a = b) {
-            /* a run of key by key is cut so that each rank's part has at most a leaf's number of keys */
-            b = (a / (leaf * stride) + 1) * (leaf * stride);
-            if (b > end)
-                b = end;
-            if (stride == 1) {
-                int64_t next = a - a % leaf + leaf;
-                bool whole = a % leaf == 0 && b == (next < length ? next : length);
-                if (whole && only < 0)
-                    put(w, a / leaf, a, b - a, 1, runs[i].rank);
-                if (!whole && only == runs[i].rank)
-                    put(w, ((int64_t)(1 + only) << shift) + fragment++, a, b - a, 1, only);
-                w->rows[runs[i].rank] += b - a;
-                continue;
-            }
-            for (int32_t r = 0; r < d->ranks; r++) {
-                int64_t first = a + (r - (runs[i].rank + (a - runs[i].first)) % stride + stride) % stride;
-                int64_t held = first < b ? (b - 1 - first) / stride + 1 : 0;
-                if (held && only == r)
-                    put(w, ((int64_t)(1 + only) << shift) + fragment++, first, held, (int32_t)stride, r);
-                w->rows[r] += held;
-            }
-        }
+/* Leaves [first, end) of a stretch as aligned runs. */
+static void put_leaves(struct walk *w, const struct rondo__stretch *s, int64_t first, int64_t end)
+{
+    if (w->rank >= 0 && s->rank != w->rank) {
+        w->foreign_first = w->foreign_first < 0 ? first : w->foreign_first;
+        w->foreign_last = end - 1;
+        return;
+    }
+    put_foreign(w);
+    while (first < end) {
+        int64_t size = first ? first & -first : (int64_t)1 << 62;
+        while (size > end - first)
+            size /= 2;
+        int64_t key = first * w->leaf, last = (first + size) * w->leaf;
+        put(w, (struct rondo__piece){ .index = first, .leaves = size, .row = s->row + (first - s->first) * w->leaf, .first = key,
+                                      .count = (last < w->length ? last : w->length) - key, .step = 1, .rank = s->rank });
+        first += size;
     }
 }
 
-int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo_mask *mask,
-                  const rondo_span *queries, int64_t spans)
+int64_t rondo__stretch_find(const struct rondo__stretch *s, int64_t count, int64_t at)
 {
-    const rondo_placement_desc *d = rondo__placement_desc(placement);
-    const struct rondo__run *runs;
-    int64_t count = rondo__placement_runs(placement, sequence, &runs), length = rondo_placement_length(placement, sequence);
-    struct walk w = { out, mask, queries, spans, rondo__alloc_zero((size_t)d->ranks, sizeof(int64_t)), false };
-    out->count = 0;
-    if (length / d->leaf >= RONDO_PIECES_MAX) {
-        rondo__free(w.rows);
-        return rondo__fail(RONDO_ENOTSUP, "attention: a sequence of %lld keys in leaves of %d; at most 2^28 leaves are supported",
-                           (long long)length, (int)d->leaf);
+    int64_t low = 0, high = count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (s[middle].end > at)
+            high = middle;
+        else
+            low = middle + 1;
     }
-    if (!w.rows)
-        return rondo__fail(RONDO_ENOMEM, "attention: no memory to walk %d ranks' leaves", (int)d->ranks);
-    walk_runs(&w, placement, sequence, -1, 0);
-    /* all leaf indices, and all fragments of a rank, are below 2^shift */
-    int32_t shift = 1;
-    while ((length / d->leaf + count + 1) >> shift)
-        shift++;
-    bool dealt = false;
-    for (int64_t i = 0; i < count; i++)
-        dealt |= runs[i].stride > 1;
-    for (int32_t r = 0; dealt && r < d->ranks; r++)
-        walk_runs(&w, placement, sequence, r, shift);
-    rondo__free(w.rows);
-    return w.failed ? rondo__fail(RONDO_ENOMEM, "attention: no memory for the leaves of %lld keys", (long long)length) : 0;
+    return low;
+}
+
+static void put_fragment(struct walk *w, const struct rondo__piece *p, const struct rondo__interval *sees, int32_t count)
+{
+    const int64_t last = p->first + (p->count - 1) * p->step;
+    bool seen = false;
+    for (int32_t i = 0; i < count && !seen; i++)
+        seen = last >= sees[i].lo && p->first < sees[i].hi;
+    if (!seen)
+        return;
+    if (w->rank >= 0 && p->rank != w->rank) {
+        w->foreign_first = w->foreign_first < 0 ? p->index : w->foreign_first;
+        w->foreign_last = p->index;
+        return;
+    }
+    put_foreign(w);
+    put(w, *p);
+}
+
+bool rondo__pieces(const struct rondo__survey *s, int64_t sequence, const struct rondo__interval *sees, int32_t count, int32_t rank,
+                   struct rondo__list *out)
+{
+    const struct rondo__sequence *q = s->sequence + sequence;
+    const struct rondo__stretch *stretches = (const struct rondo__stretch *)s->stretches.items + q->stretches_first;
+    const struct rondo__piece *fragments = (const struct rondo__piece *)s->fragments.items + q->fragments_first;
+    struct walk w = { .survey = s, .out = out, .leaf = s->roles.leaf, .length = q->length, .rank = rank, .foreign_first = -1 };
+    out->count = 0;
+    for (int32_t i = 0; i < count; i++) {
+        int64_t lo = sees[i].lo / w.leaf, hi = (sees[i].hi - 1) / w.leaf + 1;
+        for (int64_t j = rondo__stretch_find(stretches, q->stretches, lo); j < q->stretches && stretches[j].first < hi; j++) {
+            int64_t first = stretches[j].first > lo ? stretches[j].first : lo, end = stretches[j].end < hi ? stretches[j].end : hi;
+            put_leaves(&w, stretches + j, first, end);
+        }
+    }
+    for (int64_t i = 0; i < q->fragments; i++)
+        put_fragment(&w, fragments + i, sees, count);
+    put_foreign(&w);
+    return !w.failed;
+}
+
+int64_t rondo__strips_of(const struct rondo__survey *s, int64_t sequence, int32_t rank, int64_t *first)
+{
+    const struct rondo__sequence *q = s->sequence + sequence;
+    int64_t low = q->strips_first, high = q->strips_first + q->strips, n = 0;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (rondo__strip_at(s, middle)->rank < rank)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *first = low;
+    while (low + n < q->strips_first + q->strips && rondo__strip_at(s, low + n)->rank == rank)
+        n++;
+    return n;
+}
+
+bool rondo__rank_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out)
+{
+    const int64_t leaf = s->roles.leaf;
+    struct rondo__interval *v;
+    out->count = 0;
+    for (int64_t i = strip; i < strip + strips; i++) {
+        const struct rondo__strip *t = rondo__strip_at(s, i);
+        if (!t->sees)
+            continue;
+        v = rondo__list_add(out, sizeof *v, t->sees);
+        if (!v)
+            return false;
+        memcpy(v, rondo__strip_sees(s, t), (size_t)t->sees * sizeof *v);
+    }
+    /* few lists that ascend each: put in order by insertion */
+    v = out->items;
+    for (int64_t i = 1; i < out->count; i++) {
+        struct rondo__interval moved = v[i];
+        int64_t j = i;
+        for (; j > 0 && v[j - 1].lo > moved.lo; j--)
+            v[j] = v[j - 1];
+        v[j] = moved;
+    }
+    int64_t n = 0;
+    for (int64_t i = 0; i < out->count; i++) {
+        if (n && v[i].lo / leaf <= (v[n - 1].hi - 1) / leaf)
+            v[n - 1].hi = v[i].hi > v[n - 1].hi ? v[i].hi : v[n - 1].hi;
+        else
+            v[n++] = v[i];
+    }
+    out->count = n;
+    return true;
+}
+
+/* Subtrees right of leaf `before` and left of leaf `end`, within [0, 2^62), that meet [first, end): one for each level at which `before` is a
+ * left child, up to `top`. */
+static int32_t right_of(int64_t before, int64_t first, int64_t end, int32_t top)
+{
+    int32_t n = 0;
+    for (int32_t bit = 0; bit < top; bit++) {
+        if (before >> bit & 1)
+            continue;
+        int64_t begin = ((before >> bit) + 1) << bit, stop = begin + ((int64_t)1 << bit);
+        n += begin < end && stop > first;
+        if (begin >= end)
+            break;
+    }
+    return n;
+}
+
+static int32_t left_of(int64_t after, int64_t first, int64_t end, int32_t top)
+{
+    int32_t n = 0;
+    for (int32_t bit = 0; bit < top; bit++) {
+        if (!(after >> bit & 1))
+            continue;
+        int64_t begin = ((after >> bit) - 1) << bit, stop = begin + ((int64_t)1 << bit);
+        n += begin < end && stop > first;
+        if (stop <= first)
+            break;
+    }
+    return n;
+}
+
+int32_t rondo__nodes_between(int64_t first, int64_t end, int64_t before, int64_t after)
+{
+    if (first >= end)
+        return 0;
+    if (before < 0 && after < 0)
+        return 1;
+    if (before < 0)
+        return left_of(after, first, end, 62);
+    if (after < 0)
+        return right_of(before, first, end, 62);
+    /* Where the two part, a subtree on each side. */
+    int32_t top = 63 - __builtin_clzll((unsigned long long)(before ^ after));
+    return right_of(before, first, end, top) + left_of(after, first, end, top);
 }

@@ -15,21 +15,21 @@ int64_t rondo_attention_spans(const rondo_attention *plan, int64_t sequence, int
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_spans: the plan is NULL");
-    if (sequence < 0 || sequence >= plan->sequences)
+    if (sequence < 0 || sequence >= plan->design.sequences)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_spans: there is no sequence %lld; the plan has %lld", (long long)sequence,
-                           (long long)plan->sequences);
-    if (rank < -1 || rank >= plan->ranks)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_spans: there is no rank %d; the plan has %d", rank, (int)plan->ranks);
+                           (long long)plan->design.sequences);
+    if (rank < -1 || rank >= plan->design.ranks)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_spans: there is no rank %d; the plan has %d", rank, (int)plan->design.ranks);
     if (rank < 0)
         rank = plan->rank;
     if (keys)
-        return rondo_placement_spans(plan->keys, sequence, rank, 0, spans, max);
-    if (plan->cached[sequence] < 0)
-        return rondo_placement_spans(plan->queries, sequence, rank, 0, spans, max);
+        return rondo_placement_spans(plan->design.keys, sequence, rank, 0, spans, max);
+    if (plan->design.cached[sequence] < 0)
+        return rondo_placement_spans(plan->design.queries, sequence, rank, 0, spans, max);
 
     /* The new tokens' positions, counted from the first of them; rows from the rank's first. */
-    int64_t cached = plan->cached[sequence];
-    int64_t count = rondo_placement_spans(plan->keys, sequence, rank, cached, spans, max);
+    int64_t cached = plan->design.cached[sequence];
+    int64_t count = rondo_placement_spans(plan->design.keys, sequence, rank, cached, spans, max);
     int64_t base = count > 0 && max > 0 ? spans[0].row : 0;
     for (int64_t i = 0; i < count && i < max; i++) {
         spans[i].first -= cached;

@@ -34,14 +34,18 @@ void rondo__list_free(struct rondo__list *list)
 
 int rondo__tree_build(struct rondo__tree *t, const struct rondo__piece *pieces, int64_t count, int32_t stages)
 {
-    *t = (struct rondo__tree){ 0 };
     if (count > RONDO_PIECES_MAX)
         return rondo__fail(RONDO_ENOTSUP, "attention: %lld leaves in one sequence; at most 2^28 are supported", (long long)count);
     size_t n = (size_t)count, nodes = n ? 2 * n - 1 : 0;
-    t->memory_ints = 5 * nodes + n + 2 * (size_t)stages;
-    t->memory = rondo__alloc(t->memory_ints * sizeof *t->memory);
-    if (!t->memory)
-        return rondo__fail(RONDO_ENOMEM, "attention: no memory for a tree of %lld leaves", (long long)count);
+    const size_t ints = 5 * nodes + n + 2 * (size_t)stages;
+    if (!t->memory || t->memory_ints < ints) {
+        rondo__tree_free(t);
+        t->memory = rondo__alloc(ints * sizeof *t->memory);
+        if (!t->memory)
+            return rondo__fail(RONDO_ENOMEM, "attention: no memory for a tree of %lld leaves", (long long)count);
+        t->memory_ints = ints;
+    }
+    t->pieces = pieces;
     t->leaves = (int32_t)count;
     t->stages = stages;
     t->left = t->memory;
@@ -130,12 +134,13 @@ struct writer {
     bool failed;
 };
 
-static void step(struct writer *w, int32_t code, int32_t arg)
+/* inside: nodes that wait on the stack while a run of leaves is computed */
+static void step(struct writer *w, int32_t code, int32_t arg, int32_t inside)
 {
     w->count++;
     w->height += code == RONDO_TREE_LEAF || code == RONDO_TREE_LOAD ? 1 : -1;
-    if (w->height > w->depth)
-        w->depth = w->height;
+    if (w->height + inside > w->depth)
+        w->depth = w->height + inside;
     if (!w->steps)
         return;
     struct rondo_tree_step *s = rondo__list_add(w->steps, sizeof *s, 1);
@@ -149,14 +154,15 @@ static void compute(struct writer *w, int32_t node)
 {
     struct rondo__tree *t = w->tree;
     if (t->stage[node] < w->stage) {
-        step(w, RONDO_TREE_LOAD, t->slot[node]);
+        step(w, RONDO_TREE_LOAD, t->slot[node], 0);
         t->spare[t->spares++] = t->slot[node];
     } else if (t->left[node] < 0) {
-        step(w, RONDO_TREE_LEAF, w->leaves++);
+        const int64_t n = t->pieces[node].leaves;
+        step(w, RONDO_TREE_LEAF, w->leaves++, n > 1 ? 64 - __builtin_clzll((unsigned long long)n - 1) : 0);
     } else {
         compute(w, t->left[node]);
         compute(w, t->right[node]);
-        step(w, RONDO_TREE_MERGE, 0);
+        step(w, RONDO_TREE_MERGE, 0, 0);
     }
 }
 
@@ -167,10 +173,10 @@ bool rondo__tree_stage(struct rondo__tree *t, int32_t stage, bool keep, struct r
     for (int32_t node = t->root < 0 ? -1 : t->head[stage]; node >= 0; node = t->next[node]) {
         compute(&w, node);
         if (node == t->root && !keep) {
-            step(&w, RONDO_TREE_OUT, 0);
+            step(&w, RONDO_TREE_OUT, 0, 0);
         } else {
             t->slot[node] = t->spares ? t->spare[--t->spares] : t->slots++;
-            step(&w, RONDO_TREE_STORE, t->slot[node]);
+            step(&w, RONDO_TREE_STORE, t->slot[node], 0);
             program->stores++;
         }
     }
@@ -188,9 +194,9 @@ static int32_t set_owners(struct rondo__tree *t, int32_t node, const int32_t *ow
     int32_t a = set_owners(t, t->left[node], owner, counts), b = set_owners(t, t->right[node], owner, counts);
     if (a == b && a >= 0)
         return t->stage[node] = a;
-    if (a >= 0)
+    if (a >= 0 && counts)
         counts[a]++;
-    if (b >= 0)
+    if (b >= 0 && counts)
         counts[b]++;
     return t->stage[node] = -1;
 }
@@ -200,7 +206,7 @@ void rondo__tree_owners(struct rondo__tree *t, const int32_t *owner, int64_t *co
     if (t->root < 0)
         return;
     int32_t all = set_owners(t, t->root, owner, counts);
-    if (all >= 0)
+    if (all >= 0 && counts)
         counts[all]++;
 }
 
@@ -210,10 +216,10 @@ static void join(struct writer *w, int32_t node)
     if (t->stage[node] < 0) {
         join(w, t->left[node]);
         join(w, t->right[node]);
-        step(w, RONDO_TREE_MERGE, 0);
+        step(w, RONDO_TREE_MERGE, 0, 0);
         return;
     }
-    step(w, RONDO_TREE_LOAD, w->loads++);
+    step(w, RONDO_TREE_LOAD, w->loads++, 0);
     int32_t *rank = rondo__list_add(w->rank_of, sizeof *rank, 1);
     if (rank)
         *rank = t->stage[node];
@@ -227,7 +233,7 @@ bool rondo__tree_join(struct rondo__tree *t, struct rondo__list *steps, struct r
     *program = (struct rondo__program){ .first = steps->count };
     if (t->root >= 0) {
         join(&w, t->root);
-        step(&w, RONDO_TREE_OUT, 0);
+        step(&w, RONDO_TREE_OUT, 0, 0);
     }
     program->steps = w.count;
     program->depth = w.depth;

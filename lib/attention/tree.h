@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The canonical tree (rule C6 of the numerics contract) and its cutting into programs for the device's stack machine
- * (core/device.h), one for each piece of work. Called by plan.c; t/1100 runs the programs symbolically.
+ * (core/device.h), one for each piece of work. Called by the builders; t/1100 runs the programs symbolically.
  */
 #ifndef RONDO_ATTENTION_TREE_H
 #define RONDO_ATTENTION_TREE_H
@@ -16,26 +16,22 @@ struct rondo__list {
 void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more);   /* the first of `more` new items; NULL: no memory */
 void rondo__list_free(struct rondo__list *list);
 
-/* What some keys of one rank are in the tree. `index` is the leaf's, where a rank holds all of it. Keys that were dealt out one by one
- * (interleave = 1) are no whole leaves: each rank's share stands in a subtree of its own to the right of all leaves. */
+/* What some keys of one rank are in the tree: an aligned run of leaves. Their number is a power of two, of which `index`, the first leaf's, is
+ * a multiple; the keys of the last leaf may end early. Keys that are no whole leaves (dealt out one by one, interleave = 1) are one leaf
+ * for each piece: each rank's share stands in a subtree of its own to the right of all leaves. */
 struct rondo__piece {
-    int64_t index, row, first;   /* row among the rank's rows of the sequence */
-    int32_t step, count, rank, reserved;
+    int64_t index, leaves;
+    int64_t row, first, count;   /* row among the rank's rows of the sequence; keys first, first + step, ... */
+    int32_t step, rank;
 };
 
 /* In one sequence: 2^35 keys in leaves of 128; every count of nodes and steps fits int32_t. */
 #define RONDO_PIECES_MAX ((int64_t)1 << 28)
 
-/* Whether a query of these spans (first: key positions) can see a key of the piece. Errs on the side of yes. */
-bool rondo__sees(const struct rondo_mask *mask, const rondo_span *queries, int64_t spans, const struct rondo__piece *piece);
-
-/* All pieces of a sequence that these queries can see, by rising index, over all ranks. Empties the list first. */
-int rondo__pieces(struct rondo__list *out, const rondo_placement *placement, int64_t sequence, const struct rondo_mask *mask,
-                  const rondo_span *queries, int64_t spans);
-
 /* The pruned tree over n pieces: node i < n is piece i, the others have two children. Also the state of its evaluation. */
 struct rondo__tree {
-    int32_t leaves, root;        /* root -1: no leaves */
+    const struct rondo__piece *pieces;   /* the caller's, alive as long as the tree */
+    int32_t leaves, root;        /* leaves: pieces; root -1: none */
     int32_t *left, *right;       /* [nodes], -1 for pieces */
     int32_t *stage;              /* when a node's last piece is there */
     int32_t *slot, *next;
@@ -45,6 +41,7 @@ struct rondo__tree {
     int32_t *memory;
     size_t memory_ints;
 };
+/* Of a tree that is {0} or was built before, whose memory is then used again. */
 int rondo__tree_build(struct rondo__tree *tree, const struct rondo__piece *pieces, int64_t count, int32_t stages);
 void rondo__tree_free(struct rondo__tree *tree);
 
@@ -63,7 +60,7 @@ void rondo__tree_stages(struct rondo__tree *tree, const int32_t *stage_of_piece)
 bool rondo__tree_stage(struct rondo__tree *tree, int32_t stage, bool keep, struct rondo__list *steps, struct rondo__program *program);
 
 /* Nodes all of whose pieces belong to one rank and that are as high as such can be travel between ranks. `owner` gives each piece's;
- * counts[rank] (zeroed by the caller) their number. */
+  * counts[rank] (zeroed by the caller; or NULL) their number. */
 void rondo__tree_owners(struct rondo__tree *tree, const int32_t *owner, int64_t *counts);
 /* After rondo__tree_owners(): the program that merges these nodes, LOAD 0, 1, ... by rising position, and ends in OUT. rank_of gets (as
  * int32_t) whose each is. */

@@ -150,6 +150,16 @@ static int check_part(const rondo_context *ctx, const struct rondo_part *part, c
     return 0;
 }
 
+static void count_sent(rondo_context *ctx, const struct rondo__transfer *t)
+{
+    const struct rondo_transfer *g = &t->group;
+    for (int32_t i = 0; i < g->count; i++)
+        if (!g->parts[i].receives) {
+            ctx->stats.messages[t->operation]++;
+            ctx->stats.bytes[t->operation] += g->parts[i].bytes;
+        }
+}
+
 int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t)
 {
     struct rondo_transfer *g = &t->group;
@@ -167,11 +177,7 @@ int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t)
     if (err)
         return failed_in(ctx, err, g->count == 1 ? g->parts[0].peer : -1, &t->step);
     t->active = 1;
-    for (int32_t i = 0; i < g->count; i++)
-        if (!g->parts[i].receives) {
-            ctx->stats.messages[t->operation]++;
-            ctx->stats.bytes[t->operation] += g->parts[i].bytes;
-        }
+    count_sent(ctx, t);
     return 0;
 }
 
@@ -187,10 +193,10 @@ static void trace_transfer(rondo_context *ctx, const struct rondo__transfer *t, 
             froms += g->parts[i].peer != from;
             from = g->parts[i].peer;
         }
-    rondo__trace(ctx, wait_names[t->operation], begin, froms == 1 ? from : -1, bytes);
+    rondo__trace_step(ctx, wait_names[t->operation], t->step, begin, froms == 1 ? from : -1, bytes);
     for (int32_t i = 0; i < g->count; i++)
         if (!g->parts[i].receives)
-            rondo__trace(ctx, operation_names[t->operation], t->begin, g->parts[i].peer, g->parts[i].bytes);
+            rondo__trace_step(ctx, operation_names[t->operation], t->step, t->begin, g->parts[i].peer, g->parts[i].bytes);
 }
 
 int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t)
@@ -206,6 +212,17 @@ int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t)
         return failed_in(ctx, err, peer, &t->step);
     if (ctx->trace)
         trace_transfer(ctx, t, begin);
+    return 0;
+}
+
+int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct rondo_stream *stream)
+{
+    int peer = -1;
+    ctx->agreed = 0;
+    int err = ctx->transport->data_start(ctx->data, stream, t->group.parts, t->group.count, ctx->deadline, &peer);
+    if (err)
+        return failed_in(ctx, err, peer, &t->step);
+    count_sent(ctx, t);
     return 0;
 }
 

@@ -87,6 +87,7 @@ struct rondo_context {
     struct rondo_shared_device *device;
     const struct rondo_transport_ops *transport;   /* NULL: alone */
     struct rondo_endpoint *endpoint;               /* NULL: alone */
+    struct rondo_data *data;                       /* NULL: the endpoint moves the data too */
     int32_t rank, ranks;
     double deadline;
     rondo_comm_stats stats;
@@ -114,6 +115,8 @@ struct rondo__step {
     const char *what;
     int32_t index, of;
 };
+/* rondo__trace(), of an operation of a schedule */
+void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, double begin, int peer, uint64_t bytes);
 /* A group of parts in flight; its parts and it stay where they are until finish. group.parts, group.count, step and operation
  * (RONDO_OP_*, for the statistics) are the caller's; a group of no parts is nothing. */
 struct rondo__transfer {
@@ -124,6 +127,9 @@ struct rondo__transfer {
 };
 int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t);
 int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t);
+/* On the data plane: into the stream; over where that goes on. */
+int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct rondo_stream *stream);
+
 int rondo__fence(rondo_context *ctx, struct rondo__step step);
 
 /* A message to rank (rank + distance) and one from rank (rank - distance), either of them perhaps of 0 bytes. */
@@ -146,5 +152,9 @@ int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step)
  * memory that it sent or was shown. Revokes with the calling thread's sentence unless a peer has done so; then waits until no
  * other rank reads this rank's memory any more. Returns code; 0 does nothing. */
 RONDO_API int rondo__collective_failed(rondo_context *ctx, int code);
+
+/* ---- attention (attention/plan.c) ---- */
+/* The ranks have agreed on all that the plan follows from: it needs no agreement of its own. */
+RONDO_API void rondo__attention_agreed(rondo_attention *plan);
 
 #endif

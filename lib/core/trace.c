@@ -15,6 +15,11 @@ void rondo_context_trace(rondo_context *ctx, void (*event)(void *user, const ron
 
 void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes)
 {
+    rondo__trace_step(ctx, name, (struct rondo__step){ NULL, 0, 0 }, begin, peer, bytes);
+}
+
+void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, double begin, int peer, uint64_t bytes)
+{
     if (!ctx->trace)
         return;
     rondo_trace_event event;
@@ -25,5 +30,8 @@ void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, 
     event.rank = ctx->rank;
     event.peer = peer;
     event.bytes = bytes;
+    event.operation = step.what;
+    event.step = step.index;
+    event.steps = step.of;
     ctx->trace(ctx->trace_user, &event);
 }

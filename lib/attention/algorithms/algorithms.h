@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The algorithms: each is one file here and one line in table.c. An algorithm says what all ranks together will move (flow), and then
+ * makes one rank's program and schedule (build): pure functions of the survey and the machine. plan.c calls them; the checker, the printer
+ * and a simulator call them for every rank.
+ */
+#ifndef RONDO_ATTENTION_ALGORITHMS_H
+#define RONDO_ATTENTION_ALGORITHMS_H
+
+#include "attention/survey.h"
+#include "schedule/schedule.h"
+
+struct rondo__shape {
+    int64_t heads, kv_heads, head_dim, value_dim;
+    int32_t q_type, kv_type, out_type;
+    int32_t node_width;                /* floats of a node for one row and head */
+};
+
+/* The lists of a program (struct rondo_program_desc). */
+struct rondo__tables {
+    struct rondo__list spans, leaves, steps, places, jobs;
+};
+
+/* What is the same on all ranks, for all heads as one group. Every algorithm's own `flow` begins with it. */
+struct rondo__flow {
+    uint64_t messages;                 /* of one head group, over all ranks */
+    uint64_t bytes;                    /* of all of them */
+    double need, own;                  /* the largest of a rank: workspace, and its own q, k, v and out, in bytes */
+};
+
+struct rondo__build {
+    const struct rondo__survey *survey;
+    const struct rondo__shape *shape;
+    struct rondo__machine machine;
+    int32_t rank, groups;
+    bool lse;                          /* whether it may be asked for */
+    struct rondo__tables *tables;      /* filled */
+    struct rondo__schedule *schedule;  /* filled */
+    /* lower.c's: */
+    int32_t tensor[RONDO_TENSORS];     /* the buffers that computing sees; -1: no rows here */
+    int32_t outside[RONDO_TENSORS];    /* the caller's, where those are others */
+};
+
+struct rondo__algorithm {
+    int32_t id;                        /* rondo_algorithm */
+    const char *name;
+    int (*flow)(struct rondo__survey *survey, const struct rondo__shape *shape, const struct rondo__machine *machine);
+    int (*build)(struct rondo__build *b);
+};
+const struct rondo__algorithm *rondo__algorithm_at(int32_t id);
+extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q;
+
+/* ---- what builders share (common.c) ---- */
+int rondo__build_failed(void);         /* RONDO_ENOMEM with its sentence */
+size_t rondo__q_row_bytes(const struct rondo__build *b);     /* of one row of one head group */
+size_t rondo__kv_row_bytes(const struct rondo__build *b, int part);   /* 0: K, 1: V */
+size_t rondo__node_bytes(const struct rondo__build *b);
+/* rows * bytes, or SIZE_MAX, which no workspace holds */
+size_t rondo__product(int64_t rows, size_t bytes);
+/* Bytes of a rank's q, k, v and out. */
+double rondo__own_bytes(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t rank);
+/* Whether transfers between pairs move so much less than a ring that the ring is not worth it. */
+bool rondo__goes_direct(uint64_t ring_bytes, uint64_t direct_bytes, double largest_bytes);
+
+/* A job over a strip: spans are copied; leaves, places and steps are those added to the tables since `from`. */
+struct rondo__mark {
+    int64_t spans, leaves, steps, places;
+};
+struct rondo__mark rondo__tables_mark(const struct rondo__tables *t);
+bool rondo__add_spans(struct rondo__build *b, const struct rondo__strip *strip, int64_t *first);
+struct rondo_job *rondo__add_job(struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t q_row,
+                                 int64_t spans_first, const struct rondo__program *program);
+struct rondo_leaf *rondo__add_leaves(struct rondo__build *b, int64_t count);
+struct rondo_place *rondo__add_places(struct rondo__build *b, int64_t count);
+
+/* ---- putting it on a machine (lower.c) ---- */
+/* Kinds of memory: what computing uses, and what transfers between ranks use. */
+int32_t rondo__compute_memory(const struct rondo__build *b);
+int32_t rondo__transfer_memory(const struct rondo__build *b);
+/* Buffers for the caller's tensors; with copies of them on a device that has memory of its own. Called first. */
+void rondo__lower_begin(struct rondo__build *b);
+/* Output rows that see nothing, and results to where the caller wants them. Called last. */
+void rondo__lower_end(struct rondo__build *b);
+/* Where a message of so many bytes arrives: a place of its own in the workspace, or the peer's memory. */
+int32_t rondo__lower_arrival(struct rondo__build *b, const char *name, int32_t index, size_t bytes);
+/* A part of the transfer under way that sends or receives a buffer which computing writes or reads: through memory that transfers reach,
+ * where it must. Before the transfer begins, resp. after it ended. */
+int32_t rondo__lower_send(struct rondo__build *b, int32_t buffer, size_t at, size_t bytes, int32_t group);
+int32_t rondo__lower_received(struct rondo__build *b, int32_t buffer, size_t bytes, int32_t group);
+/* A COMPUTE of jobs [first, first + count); sources and nodes are added after it, then rondo__lower_computed(). */
+struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct rondo__step step, int32_t group, int64_t first, int64_t count,
+                                              int32_t q, size_t q_bytes, bool writes_out);
+/* rows: that are there, of one head group; -1: all of a tensor. */
+void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t rows);
+void rondo__lower_fence(struct rondo__build *b, struct rondo__step step);
+
+#endif

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * How a computation is put on a machine: memory of the device's own, transfers that reach only some kinds of memory, transports that show
+ * a peer's memory instead of copying it. Builders speak of rows, nodes and parcels; what of it needs a copy, a place, a fence or none of
+ * them is decided here and nowhere else.
+ */
+#include "attention/algorithms/algorithms.h"
+
+int32_t rondo__compute_memory(const struct rondo__build *b)
+{
+    return b->machine.unified ? RONDO_MEMORY_HOST : RONDO_MEMORY_DEVICE;
+}
+
+int32_t rondo__transfer_memory(const struct rondo__build *b)
+{
+    const int32_t kind = rondo__compute_memory(b);
+    return b->machine.memories >> kind & 1 ? kind : RONDO_MEMORY_PINNED;
+}
+
+/* ---- the caller's tensors ---- */
+
+static const char *const names[] = { "q", "k", "v", "out", "lse" };
+static const char *const device_names[] = { "q on the device", "k on the device", "v on the device", "out on the device", "lse on the device" };
+
+static size_t tensor_bytes(const struct rondo__build *b, int tensor)
+{
+    const struct rondo__shape *s = b->shape;
+    const int64_t q_rows = b->survey->output_rows[b->rank], k_rows = b->survey->input_rows[b->rank];
+    const size_t heads = (size_t)s->heads, kv_heads = (size_t)s->kv_heads, head_dim = (size_t)s->head_dim, value_dim = (size_t)s->value_dim;
+    switch (tensor) {
+    case RONDO_TENSOR_Q:
+        return rondo__product(q_rows, heads * head_dim * rondo_type_size(s->q_type));
+    case RONDO_TENSOR_K:
+        return rondo__product(k_rows, kv_heads * head_dim * rondo_type_size(s->kv_type));
+    case RONDO_TENSOR_V:
+        return rondo__product(k_rows, kv_heads * value_dim * rondo_type_size(s->kv_type));
+    case RONDO_TENSOR_OUT:
+        return rondo__product(q_rows, heads * value_dim * rondo_type_size(s->out_type));
+    default:
+        return rondo__product(q_rows, heads * sizeof(float));
+    }
+}
+
+/* Rows of a sequence that this rank has on the tensor's side. */
+static int64_t rows_of(const struct rondo__build *b, int tensor, int64_t sequence)
+{
+    const struct rondo__survey *s = b->survey;
+    const struct rondo__sequence *q = s->sequence + sequence;
+    int64_t rows = 0;
+    if (tensor == RONDO_TENSOR_K || tensor == RONDO_TENSOR_V)
+        return rondo_placement_held(s->roles.input.placement, sequence, b->rank);
+    for (int64_t i = q->strips_first; i < q->strips_first + q->strips; i++)
+        rows += rondo__strip_at(s, i)->rank == b->rank ? rondo__strip_at(s, i)->rows : 0;
+    return rows;
+}
+
+/* All rows of a tensor from one of its homes to the other. */
+static void copy_tensor(struct rondo__build *b, int tensor, int32_t from, int32_t to, const char *what)
+{
+    struct rondo__operation *o = rondo__schedule_begin(b->schedule, RONDO_PACK, (struct rondo__step){ what, 0, 0 }, -1);
+    o->elides = 1;
+    for (int64_t i = 0; i < b->survey->roles.sequences; i++)
+        rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .sequence = i, .rows = rows_of(b, tensor, i) },
+                             tensor_bytes(b, tensor));
+    rondo__schedule_end(b->schedule);
+}
+
+void rondo__lower_begin(struct rondo__build *b)
+{
+    for (int i = 0; i < RONDO_TENSORS; i++) {
+        struct rondo__buffer buffer = { .name = names[i], .index = -1, .owner = RONDO_OWNER_CALLER, .memory = RONDO_MEMORY_HOST, .tensor = i,
+                                        .bytes = tensor_bytes(b, i), .home = -1, .over = -1 };
+        b->tensor[i] = b->outside[i] = -1;
+        if (!buffer.bytes)
+            continue;
+        b->tensor[i] = b->outside[i] = rondo__buffer_add(b->schedule, buffer);
+        if (b->machine.unified)
+            continue;
+        buffer.name = device_names[i];
+        buffer.owner = RONDO_OWNER_PLAN;
+        buffer.memory = RONDO_MEMORY_DEVICE;
+        buffer.home = b->outside[i];
+        buffer.room = buffer.bytes;
+        buffer.spare = 1;
+        b->tensor[i] = rondo__buffer_add(b->schedule, buffer);
+        if (i <= RONDO_TENSOR_V)
+            copy_tensor(b, i, b->outside[i], b->tensor[i], "to the device");
+    }
+}
+
+static void blank_rows(struct rondo__build *b)
+{
+    struct rondo__schedule *s = b->schedule;
+    struct rondo__operation *o = NULL;
+    for (int64_t i = 0; i < b->survey->roles.sequences && b->tensor[RONDO_TENSOR_OUT] >= 0; i++) {
+        const struct rondo__sequence *q = b->survey->sequence + i;
+        for (int64_t j = q->strips_first; j < q->strips_first + q->strips; j++) {
+            const struct rondo__strip *strip = rondo__strip_at(b->survey, j);
+            if (strip->rank != b->rank || strip->sees)
+                continue;
+            if (!o) {
+                o = rondo__schedule_begin(s, RONDO_BLANK, (struct rondo__step){ "rows without keys", 0, 0 }, -1);
+                for (int t = RONDO_TENSOR_OUT; t <= RONDO_TENSOR_LSE; t++)
+                    rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, true);
+            }
+            struct rondo__blank *blank = rondo__list_add(&s->blanks, sizeof *blank, 1);
+            if (blank)
+                *blank = (struct rondo__blank){ i, strip->row, strip->rows };
+            else
+                s->failed = true;
+            o->count++;
+        }
+    }
+    if (o)
+        rondo__schedule_end(s);
+}
+
+void rondo__lower_end(struct rondo__build *b)
+{
+    blank_rows(b);
+    for (int i = RONDO_TENSOR_OUT; i < RONDO_TENSORS; i++)
+        if (b->tensor[i] != b->outside[i])
+            copy_tensor(b, i, b->tensor[i], b->outside[i], "from the device");
+}
+
+/* ---- messages ---- */
+
+int32_t rondo__lower_arrival(struct rondo__build *b, const char *name, int32_t index, size_t bytes)
+{
+    struct rondo__buffer buffer = { .name = name, .index = index, .owner = RONDO_OWNER_PLAN, .memory = rondo__transfer_memory(b), .tensor = -1,
+                                    .bytes = bytes, .room = bytes, .home = -1, .over = -1 };
+    if (b->machine.in_place) {
+        buffer.owner = RONDO_OWNER_PEER;
+        buffer.room = bytes < b->machine.eager ? bytes : b->machine.eager;
+    }
+    return rondo__buffer_add(b->schedule, buffer);
+}
+
+/* The same bytes in memory of another kind, at the same places. */
+static int32_t twin(struct rondo__build *b, int32_t buffer, const char *name, int32_t memory)
+{
+    struct rondo__buffer t = *rondo__buffer_at(b->schedule, buffer);
+    if (t.twin > 0)
+        return t.twin;
+    t.name = name;
+    t.owner = RONDO_OWNER_PLAN;
+    t.memory = memory;
+    t.room = t.bytes;
+    t.tensor = t.home = t.over = -1;
+    t.spare = t.twin = 0;
+    const int32_t made = rondo__buffer_add(b->schedule, t);
+    rondo__buffer_at(b->schedule, buffer)->twin = made;
+    return made;
+}
+
+static void copy_between(struct rondo__build *b, int32_t from, int32_t to, size_t at, size_t bytes, const char *what, int32_t group)
+{
+    rondo__schedule_begin(b->schedule, RONDO_PACK, (struct rondo__step){ what, 0, 0 }, group);
+    rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .from_at = at, .to_at = at, .sequence = -1,
+                                                            .rows = (int64_t)bytes }, bytes);
+    rondo__schedule_end(b->schedule);
+}
+
+int32_t rondo__lower_send(struct rondo__build *b, int32_t buffer, size_t at, size_t bytes, int32_t group)
+{
+    const int32_t reached = rondo__transfer_memory(b);
+    if (b->schedule->failed || !bytes || rondo__buffer_at(b->schedule, buffer)->memory == reached ||
+        rondo__buffer_at(b->schedule, buffer)->memory == RONDO_MEMORY_HOST)
+        return buffer;
+    const int32_t other = twin(b, buffer, "to be sent", reached);
+    copy_between(b, buffer, other, at, bytes, "to the host", group);
+    return other;
+}
+
+int32_t rondo__lower_received(struct rondo__build *b, int32_t buffer, size_t bytes, int32_t group)
+{
+    const int32_t used = rondo__compute_memory(b);
+    if (b->schedule->failed || !bytes || rondo__buffer_at(b->schedule, buffer)->memory == used)
+        return buffer;
+    const int32_t other = twin(b, buffer, "received", used);
+    copy_between(b, buffer, other, 0, bytes, "to the device", group);
+    return other;
+}
+
+/* ---- computing ---- */
+
+struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct rondo__step step, int32_t group, int64_t first, int64_t count,
+                                              int32_t q, size_t q_bytes, bool writes_out)
+{
+    struct rondo__schedule *s = b->schedule;
+    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_COMPUTE, step, group);
+    o->first = first;
+    o->count = count;
+    o->q = q;
+    if (s->failed)
+        return o;
+    rondo__schedule_use(s, q, 0, q_bytes, false);
+    for (int t = RONDO_TENSOR_OUT; t <= RONDO_TENSOR_LSE && writes_out; t++)
+        rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, true);
+    return o;
+}
+
+void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t rows)
+{
+    struct rondo__schedule *s = b->schedule;
+    const int32_t part[2] = { k, v };
+    rondo__schedule_source(s, k, v);
+    for (int i = 0; i < 2 && !s->failed; i++)
+        if (part[i] >= 0)
+            rondo__schedule_use(s, part[i], 0, rows < 0 ? rondo__buffer_at(s, part[i])->bytes : rondo__product(rows, rondo__kv_row_bytes(b, i)),
+                                false);
+}
+
+void rondo__lower_fence(struct rondo__build *b, struct rondo__step step)
+{
+    if (!b->machine.in_place)
+        return;
+    rondo__schedule_begin(b->schedule, RONDO_FENCE, step, -1);
+    rondo__schedule_end(b->schedule);
+}

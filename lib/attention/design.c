@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What all ranks will do, decided without a context, a device or a message: lengths and placements, the survey, the algorithm and its
+ * head groups. plan.c makes a rank's plan of it; a schedule that nobody runs (schedule/api.c) is made of it too.
+ */
+#include "attention/attention.h"
+
+#include "plan/plan.h"
+
+/* Queries, keys and their product stay countable. */
+#define TOKENS_MAX ((int64_t)1 << 40)
+
+/* Below this, more messages cost more than the memory is worth. */
+#define GROUP_FLOOR 4e6
+
+static int no_memory(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for the plan");
+}
+
+/* ---- lengths and placements ---- */
+
+static int set_lengths(struct rondo__design *p, const rondo_attention_desc *d)
+{
+    for (int64_t i = 0; i < p->sequences; i++) {
+        int64_t tokens = d->tokens_of ? d->tokens_of[i] : d->tokens, cached = d->cached_of ? d->cached_of[i] : d->cached;
+        if (tokens < 0 || tokens > TOKENS_MAX)
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_create: sequence %lld has %lld tokens; it takes 0 to 2^40", (long long)i,
+                               (long long)tokens);
+        if (cached < -TOKENS_MAX || cached > TOKENS_MAX)
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_create: sequence %lld has %lld cached tokens; it takes -2^40 to 2^40", (long long)i,
+                               (long long)cached);
+        p->tokens[i] = tokens;
+        p->cached[i] = cached;
+    }
+    return 0;
+}
+
+/* The plan's own placement: what is cached, then what is new, each a turn of its own. */
+static int place(struct rondo__design *plan, const rondo_attention_desc *d)
+{
+    rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
+    bool fewer = false;
+    p.ranks = plan->ranks;
+    p.layout = d->layout;
+    p.leaf = d->leaf;
+    p.sequences = plan->sequences;
+    int err = rondo_placement_create(&plan->keys, &p);
+    for (int64_t i = 0; i < plan->sequences && !err; i++) {
+        int64_t cached = plan->cached[i], keys = cached + plan->tokens[i];
+        fewer |= cached < 0;
+        if (cached > 0)
+            err = rondo_placement_append(plan->keys, i, cached);
+        if (!err && keys > 0)
+            err = rondo_placement_append(plan->keys, i, cached < 0 ? keys : plan->tokens[i]);
+    }
+    if (!err && fewer)
+        err = rondo_placement_create(&plan->queries, &p);
+    for (int64_t i = 0; i < plan->sequences && !err && fewer; i++)
+        if (plan->cached[i] < 0)
+            err = rondo_placement_append(plan->queries, i, plan->tokens[i]);
+    return err;
+}
+
+/* Somebody's placement: the queries are the last tokens of what it holds. */
+static int take_placement(struct rondo__design *plan, const rondo_attention_desc *d)
+{
+    const rondo_placement_desc *p = rondo__placement_desc(d->placement);
+    if (p->ranks != plan->ranks)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: the placement is for %d ranks, the context has %d", (int)p->ranks,
+                           (int)plan->ranks);
+    if (d->layout && d->layout != p->layout)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: layout %s is asked for, but the placement's is %s; leave the field zero",
+                           rondo_layout_name(d->layout), rondo_layout_name(p->layout));
+    if (d->leaf && d->leaf != p->leaf)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: leaf %d is asked for, but the placement's is %d; leave the field zero",
+                           (int)d->leaf, (int)p->leaf);
+    if (!d->placement_sequences && plan->sequences > p->sequences)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %lld sequences, but the placement has %lld", (long long)plan->sequences,
+                           (long long)p->sequences);
+    for (int64_t i = 0; i < plan->sequences; i++) {
+        int64_t name = d->placement_sequences ? d->placement_sequences[i] : i;
+        if (name < 0 || name >= p->sequences)
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_create: placement_sequences[%lld] is %lld; the placement has sequences 0 to %lld",
+                               (long long)i, (long long)name, (long long)p->sequences - 1);
+        int64_t length = rondo_placement_length(d->placement, name);
+        if (length > TOKENS_MAX || plan->tokens[i] > length)
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_create: sequence %lld has %lld new tokens, but the placement holds %lld in all; "
+                                             "append the new ones before making the plan, and keep to 2^40", (long long)i,
+                               (long long)plan->tokens[i], (long long)length);
+        if ((d->cached_of || d->cached) && plan->cached[i] != length - plan->tokens[i])
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_create: sequence %lld is said to have %lld cached tokens, but the placement holds "
+                                             "%lld before the new ones; leave the field zero", (long long)i, (long long)plan->cached[i],
+                               (long long)(length - plan->tokens[i]));
+        plan->cached[i] = length - plan->tokens[i];
+    }
+    return rondo__placement_copy(&plan->keys, d->placement, d->placement_sequences, plan->sequences);
+}
+
+static bool fits_memory(int64_t rows, int64_t row)
+{
+    int64_t bytes;
+    return rondo__mul64(rows, row, &bytes) && (uint64_t)bytes <= SIZE_MAX / 2;
+}
+
+/* Sizes that are computed without checks from here on: the largest products of rows, heads and dimensions fit. Rows of all ranks
+ * together may be more than one address space holds, those of each rank may not; all ranks are looked at, so that all say the same. */
+static int check_sizes(const struct rondo__design *p)
+{
+    const rondo_attention_desc *d = &p->desc;
+    int64_t dim = d->head_dim > d->value_dim ? d->head_dim : d->value_dim, total = 0, row, bytes;
+    bool fits = rondo__mul64(d->heads, (dim + 2) * 4, &row);
+    for (int64_t i = 0; i < p->sequences && fits; i++) {
+        int64_t keys = p->cached[i] + p->tokens[i];
+        fits = rondo__add64(total, p->tokens[i], &total) && rondo__add64(total, keys > 0 ? keys : 0, &total);
+    }
+    fits = fits && rondo__mul64(total, row, &bytes);
+    for (int32_t r = 0; r < p->ranks && fits && !fits_memory(total, row); r++) {
+        int64_t keys = 0, queries = 0;   /* queries are among the keys, or placed by themselves */
+        for (int64_t i = 0; i < p->sequences; i++) {
+            keys += rondo_placement_held(p->keys, i, r);
+            queries += p->queries ? rondo_placement_held(p->queries, i, r) : 0;
+        }
+        fits = fits_memory(keys + queries, row);
+    }
+    if (!fits)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %lld heads of %lld over these sequences are more than memory can hold",
+                           (long long)d->heads, (long long)dim);
+    return 0;
+}
+
+/* ---- choices ---- */
+
+static int32_t choose(const struct rondo__design *p)
+{
+    bool one_each = true;
+    int64_t tokens = 0, cached = 0;
+    for (int64_t i = 0; i < p->sequences; i++) {
+        one_each &= p->tokens[i] <= 1;
+        tokens += p->tokens[i];
+        cached += p->cached[i] > 0 ? p->cached[i] : 0;
+    }
+    return rondo__choose_algorithm(tokens, cached, p->desc.heads, p->desc.kv_heads, p->ranks, (int32_t)rondo_type_size(p->desc.kv_type), one_each);
+}
+
+/* The fewest groups with which the largest workspace of a rank stays below twice the largest q, k, v and out of a rank. */
+static int32_t choose_groups(const struct rondo__design *p)
+{
+    const struct rondo__flow *f = p->survey.flow;
+    const int64_t kv_heads = p->desc.kv_heads;
+    int64_t groups = 1;
+    while (groups < kv_heads && (kv_heads % groups || (f->need > GROUP_FLOOR && f->need / (double)groups > 2.0 * f->own)))
+        groups++;
+    return (int32_t)groups;
+}
+
+/* ---- make and end ---- */
+
+static int make(struct rondo__design *p, const rondo_attention_desc *d)
+{
+    p->tokens = rondo__alloc_zero((size_t)p->sequences, 4 * sizeof(int64_t));
+    if (!p->tokens)
+        return no_memory();
+    p->cached = p->tokens + p->sequences;
+    p->from = p->cached + p->sequences;
+    p->shift = p->from + p->sequences;
+    int err = set_lengths(p, d);
+    if (!err)
+        err = d->placement ? take_placement(p, d) : place(p, d);
+    if (err)
+        return err;
+    const rondo_placement_desc *place = rondo__placement_desc(p->keys);
+    p->desc.layout = place->layout;
+    p->desc.leaf = place->leaf;
+    for (int64_t i = 0; i < p->sequences; i++) {
+        p->from[i] = p->cached[i] > 0 ? p->cached[i] : 0;
+        p->shift[i] = p->cached[i] < 0 ? p->cached[i] : 0;
+    }
+    const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
+                                        .output = { p->keys, p->queries, p->from, p->shift }, .input = { p->keys, NULL, NULL, NULL } };
+    err = check_sizes(p);
+    if (!err)
+        err = rondo__survey_make(&p->survey, &roles);
+    if (err)
+        return err;
+    if (p->desc.algorithm == RONDO_ALGORITHM_AUTO)
+        p->desc.algorithm = choose(p);
+    p->algorithm = rondo__algorithm_at(p->desc.algorithm);
+    p->desc.tokens_of = p->desc.cached_of = p->desc.placement_sequences = NULL;
+    p->desc.placement = NULL;
+    if (!p->algorithm)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: algorithm %s is known but not in this build",
+                           rondo_algorithm_name(p->desc.algorithm));
+    err = p->algorithm->flow(&p->survey, &p->shape, &p->machine);
+    if (!err)
+        p->groups = p->desc.head_groups ? p->desc.head_groups : choose_groups(p);
+    return err;
+}
+
+int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine)
+{
+    *p = (struct rondo__design){ .ranks = ranks, .machine = *machine };
+    int err = rondo__attention_desc(&p->desc, desc);
+    if (err)
+        return err;
+    const rondo_attention_desc d = p->desc;
+    p->sequences = d.sequences;
+    rondo__mask_make(&p->mask, d.causal, d.window_left, d.window_right);
+    p->shape = (struct rondo__shape){ d.heads, d.kv_heads, d.head_dim, d.value_dim, d.q_type, d.kv_type, d.out_type, (int32_t)d.value_dim + 2 };
+    err = make(p, &d);
+    if (err)
+        rondo__design_free(p);
+    return err;
+}
+
+void rondo__design_free(struct rondo__design *p)
+{
+    rondo__survey_free(&p->survey);
+    rondo_placement_destroy(p->keys);
+    rondo_placement_destroy(p->queries);
+    rondo__free(p->tokens);
+    *p = (struct rondo__design){ .ranks = 0 };
+}
+
+int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rondo__part_of *out)
+{
+    *out = (struct rondo__part_of){ .schedule = { .rank = rank, .ranks = p->ranks, .groups = p->groups, .fence = -1 } };
+    struct rondo__build b = { .survey = &p->survey, .shape = &p->shape, .machine = p->machine, .rank = rank, .groups = p->groups,
+                              .tables = &out->tables, .schedule = &out->schedule };
+    int err = p->algorithm->build(&b);
+    if (!err && !rondo__schedule_place(&out->schedule))
+        err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace would be larger than memory can be");
+    if (err)
+        rondo__part_free(out);
+    return err;
+}
+
+void rondo__part_free(struct rondo__part_of *part)
+{
+    rondo__schedule_free(&part->schedule);
+    rondo__list_free(&part->tables.spans);
+    rondo__list_free(&part->tables.leaves);
+    rondo__list_free(&part->tables.steps);
+    rondo__list_free(&part->tables.places);
+    rondo__list_free(&part->tables.jobs);
+}
+
+void rondo__design_program(const struct rondo__design *p, const struct rondo__tables *t, struct rondo_program_desc *out)
+{
+    const rondo_attention_desc *d = &p->desc;
+    *out = (struct rondo_program_desc){
+        .heads = (int32_t)d->heads / p->groups, .kv_heads = (int32_t)d->kv_heads / p->groups, .head_dim = (int32_t)d->head_dim,
+        .value_dim = (int32_t)d->value_dim, .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf,
+        .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = (float)(d->scale * 1.4426950408889634074),
+        .node_width = p->shape.node_width, .mask = p->mask, .spans = t->spans.items, .leaves = t->leaves.items, .steps = t->steps.items,
+        .places = t->places.items, .jobs = t->jobs.items, .span_count = t->spans.count, .leaf_count = t->leaves.count,
+        .step_count = t->steps.count, .place_count = t->places.count, .job_count = t->jobs.count,
+    };
+}
+
+/* ---- what ranks compare ---- */
+
+static uint64_t hash_real(uint64_t h, double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return rondo__hash_word(h, bits);
+}
+
+uint64_t rondo__design_hash(const struct rondo__design *p)
+{
+    const rondo_attention_desc *d = &p->desc;
+    const int64_t words[] = { RONDO_NUMERICS, p->ranks, d->heads, d->kv_heads, d->head_dim, d->value_dim, p->sequences, d->causal,
+                              d->window_left, d->window_right, d->q_type, d->kv_type, d->out_type, d->algorithm, d->arithmetic, d->level,
+                              d->leaf, d->layout, p->groups };
+    uint64_t h = rondo__hash_word(0x706c616eu, sizeof words / sizeof *words);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        h = rondo__hash_word(h, (uint64_t)words[i]);
+    h = hash_real(h, d->scale);
+    for (int64_t i = 0; i < p->sequences; i++) {
+        h = rondo__hash_word(h, (uint64_t)p->tokens[i]);
+        h = rondo__hash_word(h, (uint64_t)p->cached[i]);
+        h = rondo__hash_word(h, rondo__placement_hash(p->keys, i));
+        if (p->queries)
+            h = rondo__hash_word(h, rondo__placement_hash(p->queries, i));
+    }
+    return h;
+}
+
+/* ---- pairs ---- */
+
+static uint64_t saturated(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+uint64_t rondo__design_pairs(const struct rondo__design *p)
+{
+    uint64_t pairs = 0;
+    for (int64_t i = 0; i < p->sequences; i++) {
+        const int64_t keys = p->cached[i] + p->tokens[i];
+        const rondo_span all = { p->cached[i], p->tokens[i], 1, 0 }, to = { 0, keys, 1, 0 };
+        if (keys > 0)
+            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, &all, &to));
+    }
+    return pairs;
+}
+
+uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__tables *t, int64_t first, int64_t count)
+{
+    uint64_t pairs = 0;
+    for (int64_t i = first; i < first + count; i++) {
+        const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
+        const struct rondo_leaf *leaf = (const struct rondo_leaf *)t->leaves.items + job->leaves_first;
+        const rondo_span *span = (const rondo_span *)t->spans.items + job->spans_first;
+        for (int32_t j = 0; j < job->leaves; j++)
+            for (int32_t k = 0; k < job->spans; k++) {
+                const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };
+                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, span + k, &keys));
+            }
+    }
+    return pairs;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Telling a schedule: one line for each operation, for `rondo plan schedule`, logs and people with a debugger.
+ *
+ *     12 compute  attention 3 of 7 [heads 1 of 2]: jobs 6-7, q, arriving k 1, waiting nodes; 1.2e+09 FLOPs; after 9, 10
+ */
+#include "schedule/schedule.h"
+
+#include <stdio.h>
+
+struct text {
+    char *at;
+    size_t bytes, used;
+};
+
+static void put(struct text *t, const char *format, ...) RONDO_PRINTF(2, 3);
+static void put(struct text *t, const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    const int n = vsnprintf(t->used < t->bytes ? t->at + t->used : NULL, t->used < t->bytes ? t->bytes - t->used : 0, format, list);
+    va_end(list);
+    t->used += n > 0 ? (size_t)n : 0;
+}
+
+static void put_buffer(struct text *t, const struct rondo__schedule *s, int32_t index)
+{
+    const struct rondo__buffer *b = rondo__buffer_at(s, index);
+    put(t, b->index < 0 ? "%s" : "%s %d", b->name, (int)b->index);
+}
+
+/* Each buffer once, reads before writes. */
+static void put_uses(struct text *t, const struct rondo__schedule *s, const struct rondo__operation *o)
+{
+    const struct rondo__use *u = (const struct rondo__use *)s->uses.items + o->uses_first;
+    for (int writes = 0; writes < 2; writes++) {
+        bool any = false;
+        for (int32_t i = 0; i < o->uses; i++) {
+            bool again = false;
+            for (int32_t j = 0; j < i; j++)
+                again |= u[j].writes == u[i].writes && u[j].buffer == u[i].buffer;
+            if (u[i].writes != writes || again)
+                continue;
+            put(t, any ? ", " : writes ? " -> " : " ");
+            put_buffer(t, s, u[i].buffer);
+            any = true;
+        }
+    }
+}
+
+int rondo__operation_print(const struct rondo__schedule *s, int64_t index, double flops, char *text, size_t bytes)
+{
+    const struct rondo__operation *o = rondo__operation_at(s, index);
+    const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
+    const struct rondo__part *p = (const struct rondo__part *)s->parts.items + o->first;
+    struct text t = { text, bytes, 0 };
+    if (bytes)
+        text[0] = 0;
+    put(&t, "%lld %s %s", (long long)index, rondo__kind_name(o->kind), o->step.what);
+    if (o->step.of)
+        put(&t, " %d of %d", (int)o->step.index, (int)o->step.of);
+    if (s->groups > 1 && o->group >= 0)
+        put(&t, " [head group %d of %d]", (int)o->group + 1, (int)s->groups);
+    put(&t, ":");
+    if (o->kind == RONDO_TRANSFER) {
+        for (int64_t i = 0; i < o->count; i++) {
+            put(&t, i ? ", " : " ");
+            put_buffer(&t, s, p[i].buffer);
+            put(&t, p[i].receives ? " from rank %d, %zu bytes" : " to rank %d, %zu bytes", (int)p[i].peer, p[i].bytes);
+        }
+    } else {
+        put_uses(&t, s, o);
+    }
+    if (o->kind == RONDO_COMPUTE)
+        put(&t, "; %lld job%s, %.6g FLOPs", (long long)o->count, o->count == 1 ? "" : "s", flops);
+    for (int32_t i = 0; i < o->waits; i++)
+        put(&t, i ? ", %d" : "; after %d", (int)waits[i]);
+    return (int)t.used;
+}

@@ -1,0 +1,635 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The executor: walks over the list of operations, binds buffers to memory, and hands each operation to the device's stream or to the
+ * transport, which both go on by themselves; the host waits only where an operation must not begin before another one is over and no
+ * stream can be told to wait for it. Called by attention/execute.c.
+ *
+ * On the device all goes through one stream, in the order of the list. A transfer that the endpoint serves begins once the host has seen that
+ * what it waits for is over; where the transport has a data plane it goes into a second stream, and the two wait for each other by events.
+ */
+#include "schedule/run.h"
+
+/* Where a buffer is seen through a tensor's strides. */
+struct view {
+    char *data;
+    size_t element;
+    int64_t row_stride, head_stride, dim, heads;   /* strides in elements; heads: of all groups */
+    const int64_t *rows;
+};
+
+enum state { WAITING, UNDER_WAY, OVER };
+
+struct rondo__runner {
+    rondo_context *ctx;
+    const struct rondo__schedule *schedule;
+    struct rondo_program_desc desc;
+    struct rondo_program *program;
+    int64_t sequences;
+    struct rondo_stream *wire;             /* of transfers, with a data plane */
+    /* by operation: */
+    uint8_t *state, *elided;
+    struct rondo_event **event;            /* NULL: nobody off the stream asks when it is over */
+    struct rondo__transfer **transfer;
+    double *cost;                          /* of computations, where somebody wants to know how far it is */
+    /* by buffer: */
+    void **place;
+    void **own;                            /* memory taken for buffers without a place */
+    struct rondo__transfer *transfers;
+    struct rondo_part *parts;
+    struct rondo_kv_part *kv;              /* room for the largest computation's, as `nodes` */
+    float **nodes;
+    int64_t *packed[RONDO_TENSORS];        /* [sequences]: rows of tensors that were copied to the device */
+    void *workspace[3];
+    const struct rondo__given *given;
+    struct view view[RONDO_TENSORS];       /* what computing sees */
+    struct view outside[RONDO_TENSORS];
+    /* how far it is: */
+    struct rondo_work work;
+    double before, share, told, all;
+};
+
+static int no_memory(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "rondo_attention_execute: no memory for the state of an execution");
+}
+
+static bool on_stream(const struct rondo__operation *o)
+{
+    return o->kind != RONDO_TRANSFER && o->kind != RONDO_FENCE;
+}
+
+/* ---- made once ---- */
+
+static int make_events(struct rondo__runner *r)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    const int32_t *waits = s->waits.items;
+    const bool plane = r->ctx->data != NULL;
+    int err = 0;
+    for (int64_t i = 0; i < s->operations.count && !err; i++) {
+        const struct rondo__operation *o = rondo__operation_at(s, i);
+        for (int32_t j = 0; j < o->waits && !err; j++) {
+            const int32_t w = waits[o->waits_first + j];
+            const bool asked = on_stream(rondo__operation_at(s, w)) ? !on_stream(o) : plane && rondo__operation_at(s, w)->kind == RONDO_TRANSFER;
+            if (asked && !r->event[w])
+                err = ops->event_new(rondo__dev(r->ctx), &r->event[w]);
+        }
+    }
+    if (!err && plane)
+        err = ops->stream_new(rondo__dev(r->ctx), &r->wire);
+    return err;
+}
+
+static bool make_lists(struct rondo__runner *r)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const size_t operations = (size_t)s->operations.count, buffers = (size_t)s->buffers.count;
+    int64_t transfers = 0, sources = 0, nodes = 0;
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(s, i);
+        transfers += o->kind == RONDO_TRANSFER;
+        sources = o->sources > sources ? o->sources : sources;
+        nodes = o->nodes > nodes ? o->nodes : nodes;
+    }
+    r->state = rondo__alloc_zero(operations, 2);
+    r->event = rondo__alloc_zero(operations, 2 * sizeof(void *) + sizeof(double));
+    r->place = rondo__alloc_zero(buffers, 2 * sizeof(void *));
+    r->transfers = rondo__alloc_zero((size_t)transfers, sizeof *r->transfers);
+    r->parts = rondo__alloc_zero((size_t)s->parts.count, sizeof *r->parts);
+    r->kv = rondo__alloc_zero((size_t)sources, sizeof *r->kv);
+    r->nodes = rondo__alloc_zero((size_t)nodes, sizeof *r->nodes);
+    if (!r->state || !r->event || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes)
+        return false;
+    r->elided = r->state + operations;
+    r->transfer = (struct rondo__transfer **)(void *)(r->event + operations);
+    r->cost = (double *)(void *)(r->transfer + operations);
+    r->own = r->place + buffers;
+    transfers = 0;
+    for (int64_t i = 0; i < s->operations.count; i++)
+        if (rondo__operation_at(s, i)->kind == RONDO_TRANSFER)
+            r->transfer[i] = r->transfers + transfers++;
+    return true;
+}
+
+int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
+                       const struct rondo_program_desc *program, int64_t sequences)
+{
+    struct rondo__runner *r = rondo__alloc_zero(1, sizeof *r);
+    *out = NULL;
+    if (!r)
+        return no_memory();
+    r->ctx = ctx;
+    r->schedule = schedule;
+    r->desc = *program;
+    r->sequences = sequences;
+    int err = make_lists(r) ? make_events(r) : no_memory();
+    if (!err)
+        err = rondo__ops(ctx)->program_new(rondo__dev(ctx), &r->program, &r->desc);
+    if (err) {
+        rondo__runner_free(r);
+        return err;
+    }
+    *out = r;
+    return 0;
+}
+
+void rondo__runner_free(struct rondo__runner *r)
+{
+    if (!r)
+        return;
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    struct rondo_device *dev = rondo__dev(r->ctx);
+    for (int64_t i = 0; r->event && i < r->schedule->operations.count; i++)
+        if (r->event[i])
+            ops->event_free(dev, r->event[i]);
+    for (int64_t i = 0; r->own && i < r->schedule->buffers.count; i++)
+        if (r->own[i])
+            ops->memory_free(dev, rondo__buffer_at(r->schedule, i)->memory, r->own[i], rondo__buffer_at(r->schedule, i)->room);
+    for (int kind = 0; kind < 3; kind++)
+        if (r->workspace[kind])
+            ops->memory_free(dev, kind, r->workspace[kind], r->schedule->workspace_bytes[kind]);
+    if (r->wire)
+        ops->stream_free(dev, r->wire);
+    if (r->program)
+        ops->program_free(dev, r->program);
+    for (int i = 0; i < RONDO_TENSORS; i++)
+        rondo__free(r->packed[i]);
+    rondo__free(r->state);
+    rondo__free(r->event);
+    rondo__free(r->place);
+    rondo__free(r->transfers);
+    rondo__free(r->parts);
+    rondo__free(r->kv);
+    rondo__free(r->nodes);
+    rondo__free(r);
+}
+
+size_t rondo__runner_scratch(const struct rondo__runner *r)
+{
+    return rondo__ops(r->ctx)->program_scratch(rondo__dev(r->ctx), r->program);
+}
+
+size_t rondo__runner_bytes(const struct rondo__runner *r)
+{
+    const struct rondo__schedule *s = r->schedule;
+    size_t transfers = 0;
+    for (int64_t i = 0; i < s->operations.count; i++)
+        transfers += rondo__operation_at(s, i)->kind == RONDO_TRANSFER;
+    return sizeof *r + (size_t)s->operations.count * (2 + 2 * sizeof(void *) + sizeof(double)) + (size_t)s->buffers.count * 2 * sizeof(void *) +
+           transfers * sizeof *r->transfers + (size_t)s->parts.count * sizeof *r->parts;
+}
+
+/* ---- bound to memory ---- */
+
+static struct view view_of(const struct rondo__runner *r, int tensor, const struct rondo__given *given)
+{
+    const rondo_tensor *t = given->tensor[tensor];
+    struct view v = { .data = t->data, .element = rondo_type_size(t->type), .row_stride = t->stride[0], .head_stride = t->stride[1],
+                      .dim = tensor == RONDO_TENSOR_LSE ? 1 : t->shape[2], .heads = t->shape[1], .rows = given->rows[tensor] };
+    (void)r;
+    return v;
+}
+
+/* Dense rows, for a tensor of which a copy is on the device; its sequences lie one after another. */
+static int packed_view(struct rondo__runner *r, int tensor, char *data)
+{
+    struct view *v = r->view + tensor;
+    const struct rondo__schedule *s = r->schedule;
+    int64_t row = 0;
+    *v = r->outside[tensor];
+    v->data = data;
+    v->head_stride = v->dim;
+    v->row_stride = v->heads * v->dim;
+    if (!r->packed[tensor]) {
+        r->packed[tensor] = rondo__alloc_zero((size_t)r->sequences, sizeof *r->packed[tensor]);
+        if (!r->packed[tensor])
+            return no_memory();
+        for (int64_t i = 0; i < s->copies.count; i++) {
+            const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + i;
+            if (c->sequence < 0 || rondo__buffer_at(s, c->from)->tensor != tensor || rondo__buffer_at(s, c->to)->tensor != tensor)
+                continue;
+            r->packed[tensor][c->sequence] = row;
+            row += c->rows;
+        }
+    }
+    v->rows = r->packed[tensor];
+    return 0;
+}
+
+static char *row_at(const struct view *v, int64_t sequence, int64_t row, int64_t head)
+{
+    return v->data + (size_t)((v->rows[sequence] + row) * v->row_stride + head * v->head_stride) * v->element;
+}
+
+/* Heads of one group of what a tensor has. */
+static int64_t group_heads(const struct rondo__runner *r, const struct view *v)
+{
+    return v->heads / r->schedule->groups;
+}
+
+/* Where the rows that a PACK would copy lie, if they lie as it would leave them; else NULL. */
+static char *serves(const struct rondo__runner *r, const struct rondo__operation *o)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + o->first;
+    const struct rondo__buffer *to = rondo__buffer_at(s, c->to);
+    if (to->home < 0)
+        return NULL;
+    const int tensor = rondo__buffer_at(s, to->home)->tensor;
+    const struct view *v = r->outside + tensor;
+    const int64_t heads = group_heads(r, v);
+    /* out may be q: what others still read must not become a result */
+    if (tensor == RONDO_TENSOR_Q && r->given->tensor[RONDO_TENSOR_OUT]->data == v->data)
+        return NULL;
+    if (v->row_stride != heads * v->dim || (heads > 1 && v->head_stride != v->dim))
+        return NULL;
+    for (int64_t i = 1; i < o->count; i++)
+        if (v->rows[c[i].sequence] + c[i].row != v->rows[c[i - 1].sequence] + c[i - 1].row + c[i - 1].rows)
+            return NULL;
+    return row_at(v, c->sequence, c->row, o->group * heads);
+}
+
+static int take_workspace(struct rondo__runner *r, void *workspace)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    char *base[3];
+    for (int kind = 0; kind < 3; kind++) {
+        if (!r->workspace[kind] && s->workspace_bytes[kind] && (kind || !workspace)) {
+            int err = ops->memory_new(rondo__dev(r->ctx), kind, s->workspace_bytes[kind], &r->workspace[kind]);
+            if (err)
+                return rondo__fail(err, "rondo_attention_execute: no memory for a workspace of %zu bytes", s->workspace_bytes[kind]);
+        }
+        base[kind] = kind || !workspace ? r->workspace[kind] : workspace;
+    }
+    for (int64_t i = 0; i < s->buffers.count; i++) {
+        const struct rondo__buffer *b = rondo__buffer_at(s, i);
+        r->place[i] = b->owner != RONDO_OWNER_CALLER && !b->spare && b->room ? base[b->memory] + b->at : NULL;
+    }
+    return 0;
+}
+
+/* Memory for a buffer that the caller's cannot serve for. */
+static int take_spare(struct rondo__runner *r, int32_t buffer)
+{
+    const struct rondo__buffer *b = rondo__buffer_at(r->schedule, buffer);
+    if (!r->own[buffer]) {
+        int err = rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), b->memory, b->room, &r->own[buffer]);
+        if (err)
+            return rondo__fail(err, "rondo_attention_execute: no memory for %zu bytes of %s", b->room, b->name);
+    }
+    r->place[buffer] = r->own[buffer];
+    return 0;
+}
+
+static bool on_device(const struct rondo__runner *r, int tensor)
+{
+    return rondo__ops(r->ctx)->memory_kind(rondo__dev(r->ctx), r->outside[tensor].data) == RONDO_MEMORY_DEVICE;
+}
+
+/* Whether a tensor can be computed on where it lies. k and v go together, as they have one list of rows. */
+static bool is_there(const struct rondo__runner *r, int tensor)
+{
+    if (tensor == RONDO_TENSOR_K || tensor == RONDO_TENSOR_V)
+        return on_device(r, RONDO_TENSOR_K) && on_device(r, RONDO_TENSOR_V);
+    return on_device(r, tensor);
+}
+
+/* A tensor on the device: the caller's, if it is there, else a copy. */
+static int bind_tensors(struct rondo__runner *r)
+{
+    const struct rondo__schedule *s = r->schedule;
+    int err = 0;
+    for (int i = 0; i < RONDO_TENSORS; i++)
+        r->view[i] = r->outside[i] = view_of(r, i, r->given);
+    for (int64_t i = 0; i < s->buffers.count && !err; i++) {
+        const struct rondo__buffer *b = rondo__buffer_at(s, i);
+        if (b->tensor < 0 || b->owner == RONDO_OWNER_CALLER || !r->outside[b->tensor].data || is_there(r, b->tensor))
+            continue;
+        err = take_spare(r, (int32_t)i);
+        if (!err)
+            err = packed_view(r, b->tensor, r->place[i]);
+    }
+    return err;
+}
+
+int rondo__runner_bind(struct rondo__runner *r, const struct rondo__given *given, void *workspace)
+{
+    const struct rondo__schedule *s = r->schedule;
+    r->given = given;
+    int err = take_workspace(r, workspace);
+    if (!err)
+        err = bind_tensors(r);
+    for (int64_t i = 0; i < s->operations.count && !err; i++) {
+        const struct rondo__operation *o = rondo__operation_at(s, i);
+        r->state[i] = WAITING;
+        r->elided[i] = 0;
+        if (o->kind != RONDO_PACK || !o->elides || !o->count)
+            continue;
+        const int32_t to = ((const struct rondo__copy *)s->copies.items + o->first)->to;
+        const int tensor = rondo__buffer_at(s, to)->tensor;
+        if (tensor >= 0)
+            r->elided[i] = r->view[tensor].data == r->outside[tensor].data;
+        else if (serves(r, o))
+            r->elided[i] = 1;
+        else if (rondo__buffer_at(s, to)->spare)
+            err = take_spare(r, to);
+    }
+    return err;
+}
+
+/* ---- how far it has come ---- */
+
+static double cost_of(const struct rondo__runner *r, const struct rondo__operation *o)
+{
+    double cost = 0.0;
+    for (int64_t i = 0; i < o->count; i++) {
+        const struct rondo_job *job = r->desc.jobs + o->first + i;
+        double keys = 1.0;
+        for (int32_t j = 0; j < job->leaves; j++)
+            keys += (double)r->desc.leaves[job->leaves_first + j].count;
+        cost += (double)job->q_rows * keys;
+    }
+    return cost;
+}
+
+static void weigh(struct rondo__runner *r)
+{
+    r->before = r->told = 0.0;
+    if (!r->given->progress || r->all > 0.0)
+        return;
+    for (int64_t i = 0; i < r->schedule->operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(r->schedule, i);
+        r->cost[i] = o->kind == RONDO_COMPUTE ? cost_of(r, o) : 0.0;
+        r->all += r->cost[i];
+    }
+}
+
+static int tell(struct rondo__runner *r, double done)
+{
+    if (done <= r->told)
+        return 0;
+    r->told = done;
+    if (r->given->progress(r->given->user, done < 1.0 ? done : 1.0))
+        return rondo__fail(RONDO_ECANCELED, "rondo_attention_execute: the caller's progress function asked to stop");
+    return 0;
+}
+
+static int poll_and_tell(void *arg)
+{
+    struct rondo__runner *r = arg;
+    int err = rondo__poll(r->ctx);
+    if (err || !r->given->progress || !r->work.total)
+        return err;
+    const double part = (double)r->work.done / (double)r->work.total;
+    return tell(r, r->before + r->share * (part < 1.0 ? part : 1.0));
+}
+
+/* ---- operations ---- */
+
+/* Rows x heads of dim elements, between two places with strides of elements. */
+static int copy_heads(struct rondo__runner *r, char *to, int64_t to_row, int64_t to_head, const char *from, int64_t from_row, int64_t from_head,
+                      int64_t heads, int64_t dim, size_t element, int64_t rows)
+{
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    const size_t one = (size_t)dim * element;
+    const bool together = heads == 1 || (to_head == dim && from_head == dim);
+    int err = 0;
+    for (int64_t h = 0; h < (together ? 1 : heads) && !err; h++)
+        err = ops->copy_rows(rondo__dev(r->ctx), NULL, to + (size_t)(h * to_head) * element, (size_t)to_row * element,
+                             from + (size_t)(h * from_head) * element, (size_t)from_row * element, together ? (size_t)heads * one : one, rows);
+    return err;
+}
+
+static int pack(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const struct rondo__copy *copies = (const struct rondo__copy *)s->copies.items + o->first;
+    int err = 0;
+    if (o->count && r->elided[index]) {
+        if (rondo__buffer_at(s, copies->to)->tensor < 0)
+            r->place[copies->to] = serves(r, o);
+        return 0;
+    }
+    if (o->count && o->elides && rondo__buffer_at(s, copies->to)->tensor < 0) {
+        const struct rondo__buffer *to = rondo__buffer_at(s, copies->to);
+        if (to->spare)
+            r->place[copies->to] = r->own[copies->to];
+    }
+    for (int64_t i = 0; i < o->count && !err; i++) {
+        const struct rondo__copy *c = copies + i;
+        const int from = rondo__buffer_at(s, c->from)->tensor, to = rondo__buffer_at(s, c->to)->tensor;
+        if (c->sequence < 0) {
+            err = rondo__ops(r->ctx)->copy(rondo__dev(r->ctx), NULL, (char *)r->place[c->to] + c->to_at,
+                                           (const char *)r->place[c->from] + c->from_at, (size_t)c->rows);
+            continue;
+        }
+        const struct view *a = rondo__buffer_at(s, c->from)->owner == RONDO_OWNER_CALLER ? r->outside + from : r->view + from;
+        if (!a->data || (to >= 0 && !r->outside[to].data))
+            continue;
+        if (to >= 0) {
+            const struct view *b = rondo__buffer_at(s, c->to)->owner == RONDO_OWNER_CALLER ? r->outside + to : r->view + to;
+            err = copy_heads(r, row_at(b, c->sequence, c->row, 0), b->row_stride, b->head_stride, row_at(a, c->sequence, c->row, 0),
+                             a->row_stride, a->head_stride, a->heads, a->dim, a->element, c->rows);
+            continue;
+        }
+        const int64_t heads = group_heads(r, a);
+        err = copy_heads(r, (char *)r->place[c->to] + c->to_at, heads * a->dim, a->dim, row_at(a, c->sequence, c->row, o->group * heads),
+                         a->row_stride, a->head_stride, heads, a->dim, a->element, c->rows);
+    }
+    return err;
+}
+
+/* What a computation sees of a buffer: a tensor's heads of a group, or dense rows of them. */
+static struct rondo_rows rows_of(const struct rondo__runner *r, int32_t buffer, const struct rondo__operation *o, int64_t heads, int64_t dim)
+{
+    struct rondo_rows rows = { NULL, heads * dim, dim };
+    if (buffer < 0)
+        return rows;
+    const int tensor = rondo__buffer_at(r->schedule, buffer)->tensor;
+    if (tensor < 0) {
+        rows.data = r->place[buffer];
+        return rows;
+    }
+    const struct view *v = r->view + tensor;
+    rows.row_stride = v->row_stride;
+    rows.head_stride = v->head_stride;
+    rows.data = v->data ? v->data + (size_t)(o->group * heads * v->head_stride) * v->element : NULL;
+    return rows;
+}
+
+static const int64_t *row_list(const struct rondo__runner *r, int32_t buffer)
+{
+    const int tensor = buffer < 0 ? -1 : rondo__buffer_at(r->schedule, buffer)->tensor;
+    return tensor < 0 ? NULL : r->view[tensor].rows;
+}
+
+static struct rondo_rows result_rows(const struct rondo__runner *r, int tensor, const struct rondo__operation *o)
+{
+    const struct view *v = r->view + tensor;
+    struct rondo_rows rows = { NULL, v->row_stride, v->head_stride };
+    if (v->data)
+        rows.data = v->data + (size_t)(o->group * group_heads(r, v) * v->head_stride) * v->element;
+    return rows;
+}
+
+static int compute(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const struct rondo__source *sources = (const struct rondo__source *)s->sources.items + o->sources_first;
+    const int32_t *nodes = (const int32_t *)s->nodes.items + o->nodes_first;
+    const struct rondo_program_desc *d = &r->desc;
+    struct rondo_attention_run run = { .first = o->first, .count = o->count, .kv = r->kv, .kv_count = o->sources, .nodes = r->nodes,
+                                       .node_count = o->nodes };
+    run.q = rows_of(r, o->q, o, d->heads, d->head_dim);
+    run.q_row = row_list(r, o->q);
+    run.out = result_rows(r, RONDO_TENSOR_OUT, o);
+    run.out_row = r->view[RONDO_TENSOR_OUT].rows;
+    run.lse = result_rows(r, RONDO_TENSOR_LSE, o);
+    run.lse_row = r->view[RONDO_TENSOR_LSE].rows;
+    for (int32_t i = 0; i < o->sources; i++)
+        r->kv[i] = (struct rondo_kv_part){ .k = rows_of(r, sources[i].k, o, d->kv_heads, d->head_dim),
+                                           .v = rows_of(r, sources[i].v, o, d->kv_heads, d->value_dim),
+                                           .kv_row = row_list(r, sources[i].k) };
+    for (int32_t i = 0; i < o->nodes; i++)
+        r->nodes[i] = nodes[i] < 0 ? NULL : r->place[nodes[i]];
+    const bool progress = r->given->progress != NULL;
+    struct rondo_poll now_and_then = { poll_and_tell, r, progress ? &r->work : NULL };
+    if (progress) {
+        r->work = (struct rondo_work){ 0, 0 };
+        r->share = r->all > 0.0 ? r->cost[index] / r->all : 0.0;
+    }
+    double begin = rondo__now();
+    rondo__computing(r->ctx, true);
+    int err = rondo__ops(r->ctx)->attention(rondo__dev(r->ctx), NULL, r->program, &run, r->ctx->ranks > 1 || progress ? &now_and_then : NULL);
+    rondo__computing(r->ctx, false);
+    rondo__trace_step(r->ctx, "attention", o->step, begin, -1, 0);
+    r->before += r->share;
+    return err || !progress ? err : tell(r, r->before);
+}
+
+/* Rows that see no key: 0, and -inf for lse. */
+static int blank(struct rondo__runner *r, const struct rondo__operation *o)
+{
+    static const char zeros[1024];
+    static const float nothing = -__builtin_inff();
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    const struct view *out = r->view + RONDO_TENSOR_OUT, *lse = r->view + RONDO_TENSOR_LSE;
+    const struct rondo__blank *b = (const struct rondo__blank *)r->schedule->blanks.items + o->first;
+    int err = 0;
+    for (int64_t i = 0; i < o->count; i++)
+        for (int64_t h = 0; h < out->heads && !err; h++) {
+            const size_t row = (size_t)out->dim * out->element;
+            char *to = row_at(out, b[i].sequence, b[i].row, h);
+            for (size_t at = 0; at < row && !err; at += sizeof zeros)
+                err = ops->copy_rows(rondo__dev(r->ctx), NULL, to + at, (size_t)out->row_stride * out->element, zeros, 0,
+                                     row - at < sizeof zeros ? row - at : sizeof zeros, b[i].rows);
+            if (!err && lse->data)
+                err = ops->copy_rows(rondo__dev(r->ctx), NULL, row_at(lse, b[i].sequence, b[i].row, h),
+                                     (size_t)lse->row_stride * sizeof(float), &nothing, 0, sizeof nothing, b[i].rows);
+        }
+    return err;
+}
+
+/* ---- waiting ---- */
+
+static int finish(struct rondo__runner *r, int64_t index)
+{
+    const struct rondo__schedule *s = r->schedule;
+    const struct rondo__operation *o = rondo__operation_at(s, index);
+    const struct rondo__part *parts = (const struct rondo__part *)s->parts.items + o->first;
+    if (r->state[index] == OVER)
+        return 0;
+    r->state[index] = OVER;
+    int err = rondo__transfer_finish(r->ctx, r->transfer[index]);
+    for (int64_t i = 0; i < o->count && !err; i++)
+        if (parts[i].receives && rondo__buffer_at(s, parts[i].buffer)->owner == RONDO_OWNER_PEER)
+            memcpy(&r->place[parts[i].buffer], &r->parts[o->first + i].where, sizeof(void *));   /* read only, as the checker sees to */
+    return err;
+}
+
+/* What the operation under way must not begin before. */
+static int wait_for(struct rondo__runner *r, const struct rondo__operation *o, int32_t earlier)
+{
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    const struct rondo__operation *e = rondo__operation_at(r->schedule, earlier);
+    struct rondo_poll now_and_then = { rondo__poll, r->ctx, NULL };
+    const bool plane = r->wire != NULL;
+    if (e->kind == RONDO_FENCE)
+        return 0;
+    if (e->kind == RONDO_TRANSFER && !plane)
+        return finish(r, earlier);
+    if (plane && o->kind == RONDO_TRANSFER)
+        return e->kind == RONDO_TRANSFER ? 0 : ops->stream_wait(rondo__dev(r->ctx), r->wire, r->event[earlier]);
+    if (plane && on_stream(o))
+        return ops->stream_wait(rondo__dev(r->ctx), NULL, r->event[earlier]);
+    return r->event[earlier] ? ops->event_wait(rondo__dev(r->ctx), r->event[earlier], r->ctx->endpoint ? &now_and_then : NULL) : 0;
+}
+
+static int start(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
+{
+    const struct rondo__part *parts = (const struct rondo__part *)r->schedule->parts.items + o->first;
+    struct rondo_part *mine = r->parts + o->first;
+    struct rondo__transfer *t = r->transfer[index];
+    for (int64_t i = 0; i < o->count; i++)
+        mine[i] = (struct rondo_part){ .memory = (char *)r->place[parts[i].buffer] + parts[i].at, .bytes = parts[i].bytes,
+                                       .peer = parts[i].peer, .receives = parts[i].receives };
+    t->group.parts = mine;
+    t->group.count = (int32_t)o->count;
+    t->step = o->step;
+    t->operation = o->operation;
+    if (r->wire) {
+        r->state[index] = OVER;
+        return rondo__transfer_stream(r->ctx, t, r->wire);
+    }
+    r->state[index] = UNDER_WAY;
+    return rondo__transfer_start(r->ctx, t);
+}
+
+static int begin(struct rondo__runner *r, int64_t index)
+{
+    const struct rondo__operation *o = rondo__operation_at(r->schedule, index);
+    const int32_t *waits = (const int32_t *)r->schedule->waits.items + o->waits_first;
+    int err = 0;
+    for (int32_t i = 0; i < o->waits && !err; i++)
+        err = wait_for(r, o, waits[i]);
+    if (err)
+        return err;
+    switch (o->kind) {
+    case RONDO_PACK:
+        err = pack(r, index, o);
+        break;
+    case RONDO_TRANSFER:
+        err = start(r, index, o);
+        break;
+    case RONDO_COMPUTE:
+        err = compute(r, index, o);
+        break;
+    case RONDO_BLANK:
+        err = blank(r, o);
+        break;
+    default:
+        err = rondo__fence(r->ctx, o->step);
+    }
+    if (!err && r->event[index])
+        err = rondo__ops(r->ctx)->event_record(rondo__dev(r->ctx), o->kind == RONDO_TRANSFER ? r->wire : NULL, r->event[index]);
+    return err;
+}
+
+int rondo__runner_run(struct rondo__runner *r)
+{
+    const struct rondo__schedule *s = r->schedule;
+    int err = 0;
+    weigh(r);
+    for (int64_t i = 0; i < s->operations.count && !err; i++)
+        err = begin(r, i);
+    for (int64_t i = 0; i < s->operations.count && !err; i++)
+        if (r->state[i] == UNDER_WAY)
+            err = finish(r, i);
+    if (!err)
+        err = rondo__ops(r->ctx)->sync(rondo__dev(r->ctx));
+    if (!err && r->given->progress)
+        err = tell(r, 1.0);
+    return err;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Executing a schedule. A runner holds all that executions of one schedule need, made once, so that another execution allocates nothing.
+ */
+#ifndef RONDO_SCHEDULE_RUN_H
+#define RONDO_SCHEDULE_RUN_H
+
+#include "schedule/schedule.h"
+
+/* The caller's tensors, checked, by enum rondo__tensor; data NULL: none here, or not wanted. rows: the row where each sequence's first row
+ * here lies. */
+struct rondo__given {
+    const rondo_tensor *tensor[RONDO_TENSORS];
+    const int64_t *rows[RONDO_TENSORS];        /* [sequences] */
+    int (*progress)(void *user, double done);
+    void *user;
+};
+
+struct rondo__runner;
+/* The schedule and the program's description must live as long as the runner; the program is uploaded to the context's device. */
+int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
+                       const struct rondo_program_desc *program, int64_t sequences);
+void rondo__runner_free(struct rondo__runner *runner);
+/* Memory that the program's execution takes on the device besides buffers. */
+size_t rondo__runner_scratch(const struct rondo__runner *runner);
+/* What it holds itself, on the host. */
+size_t rondo__runner_bytes(const struct rondo__runner *runner);
+/* All that may fail without a message having moved: memory, and where everything lies. workspace: workspace_bytes[RONDO_MEMORY_HOST] bytes, or
+ * NULL: the runner's own. */
+int rondo__runner_bind(struct rondo__runner *runner, const struct rondo__given *given, void *workspace);
+/* Runs it, on a runner that was bound. After a failure the caller goes through rondo__collective_failed(). */
+int rondo__runner_run(struct rondo__runner *runner);
+
+#endif

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Putting a schedule together: buffers, operations, and what each operation must wait for. Called by the builders of
+ * attention/algorithms/.
+ *
+ * A use of a buffer waits for every earlier use of the same bytes that it conflicts with: a read for writes, a write for both. Of two
+ * operations on the device's stream the order of the list is enough. Behind a fence everything is over.
+ */
+#include "schedule/schedule.h"
+
+/* A use in the past of a buffer. */
+struct rondo__past {
+    int64_t before;           /* the one before it in the same buffer; -1: none */
+    int32_t operation, reserved;
+    size_t at, end;
+};
+
+static const char *const kind_names[] = { "pack", "transfer", "compute", "blank", "fence" };
+
+const char *rondo__kind_name(int kind)
+{
+    return kind_names[kind];
+}
+
+void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out)
+{
+    *out = (struct rondo__machine){ .unified = rondo__ops(ctx)->unified != 0, .memories = 1u << RONDO_MEMORY_HOST };
+    if (!ctx->transport)
+        return;
+    out->in_place = ctx->transport->in_place;
+    out->eager = ctx->transport->eager;
+    out->memories = ctx->transport->memories;
+}
+
+void rondo__schedule_free(struct rondo__schedule *s)
+{
+    struct rondo__list *lists[] = { &s->buffers, &s->operations, &s->uses, &s->waits, &s->copies, &s->parts, &s->sources, &s->nodes,
+                                    &s->blanks, &s->history };
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        rondo__list_free(lists[i]);
+}
+
+static void *add(struct rondo__schedule *s, struct rondo__list *list, size_t item)
+{
+    void *at = rondo__list_add(list, item, 1);
+    if (!at)
+        s->failed = true;
+    return at;
+}
+
+int32_t rondo__buffer_add(struct rondo__schedule *s, struct rondo__buffer buffer)
+{
+    struct rondo__buffer *b = add(s, &s->buffers, sizeof *b);
+    if (!b)
+        return 0;
+    *b = buffer;
+    b->read = b->written = -1;
+    return (int32_t)(s->buffers.count - 1);
+}
+
+/* ---- what an operation waits for ---- */
+
+static bool on_stream(int32_t kind)
+{
+    return kind != RONDO_TRANSFER && kind != RONDO_FENCE;
+}
+
+static void wait_for(struct rondo__schedule *s, struct rondo__operation *o, int32_t earlier)
+{
+    const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
+    if (earlier < s->fence)
+        earlier = s->fence;
+    if (on_stream(o->kind) && on_stream(rondo__operation_at(s, earlier)->kind))
+        return;
+    for (int32_t i = 0; i < o->waits; i++)
+        if (waits[i] == earlier)
+            return;
+    int32_t *w = add(s, &s->waits, sizeof *w);
+    if (w) {
+        *w = earlier;
+        o->waits++;
+    }
+}
+
+/* Conflicts along one chain of the past, the latest first, until one covers all of it: what is older is ordered behind that one. */
+static void conflicts(struct rondo__schedule *s, struct rondo__operation *o, int32_t self, int64_t chain, size_t at, size_t end, bool writes)
+{
+    const struct rondo__past *past = s->history.items;
+    for (int64_t i = chain; i >= 0; i = past[i].before) {
+        if (past[i].operation == self || past[i].at >= end || past[i].end <= at)
+            continue;
+        wait_for(s, o, past[i].operation);
+        if (writes && past[i].at <= at && past[i].end >= end)
+            break;
+        if (past[i].operation < s->fence)
+            break;
+    }
+}
+
+static int32_t root_of(const struct rondo__schedule *s, int32_t buffer)
+{
+    while (rondo__buffer_at(s, buffer)->over >= 0)
+        buffer = rondo__buffer_at(s, buffer)->over;
+    return buffer;
+}
+
+void rondo__schedule_use(struct rondo__schedule *s, int32_t buffer, size_t at, size_t bytes, bool writes)
+{
+    if (s->failed || !bytes)
+        return;
+    const int32_t self = (int32_t)s->operations.count - 1;
+    struct rondo__operation *o = rondo__operation_at(s, self);
+    struct rondo__use *u = add(s, &s->uses, sizeof *u);
+    if (!u)
+        return;
+    *u = (struct rondo__use){ buffer, writes, at, bytes };
+    o->uses++;
+    struct rondo__buffer *b = rondo__buffer_at(s, root_of(s, buffer));
+    conflicts(s, o, self, b->written, at, at + bytes, true);
+    if (writes)
+        conflicts(s, o, self, b->read, at, at + bytes, false);
+    int64_t *chain = writes ? &b->written : &b->read;
+    struct rondo__past *p = add(s, &s->history, sizeof *p);
+    if (!p)
+        return;
+    *p = (struct rondo__past){ *chain, self, 0, at, at + bytes };
+    *chain = s->history.count - 1;
+    if (writes && !at && bytes >= b->bytes)
+        b->read = -1;   /* whoever conflicts with these reads conflicts with this write, which waited for them */
+}
+
+/* ---- operations ---- */
+
+struct rondo__operation *rondo__schedule_begin(struct rondo__schedule *s, int kind, struct rondo__step step, int32_t group)
+{
+    if (!s->operations.count)
+        s->fence = -1;
+    struct rondo__operation *o = s->failed ? NULL : add(s, &s->operations, sizeof *o);
+    if (!o)
+        return &s->nowhere;
+    *o = (struct rondo__operation){ .kind = kind, .group = group, .step = step, .uses_first = s->uses.count, .waits_first = s->waits.count,
+                                    .sources_first = s->sources.count, .nodes_first = s->nodes.count, .q = -1 };
+    o->first = kind == RONDO_PACK ? s->copies.count : kind == RONDO_TRANSFER ? s->parts.count : kind == RONDO_BLANK ? s->blanks.count : 0;
+    return o;
+}
+
+void rondo__schedule_part(struct rondo__schedule *s, int32_t buffer, size_t at, size_t bytes, int32_t peer, bool receives)
+{
+    if (s->failed || !bytes)
+        return;
+    struct rondo__part *p = add(s, &s->parts, sizeof *p);
+    if (!p)
+        return;
+    *p = (struct rondo__part){ buffer, peer, receives, 0, at, bytes };
+    rondo__operation_at(s, s->operations.count - 1)->count++;
+    rondo__schedule_use(s, buffer, at, bytes, receives);
+}
+
+void rondo__schedule_copy(struct rondo__schedule *s, struct rondo__copy copy, size_t bytes)
+{
+    if (s->failed || !copy.rows)
+        return;
+    struct rondo__copy *c = add(s, &s->copies, sizeof *c);
+    if (!c)
+        return;
+    *c = copy;
+    rondo__operation_at(s, s->operations.count - 1)->count++;
+    const bool from_rows = copy.sequence >= 0 && rondo__buffer_at(s, copy.from)->tensor >= 0;
+    const bool to_rows = copy.sequence >= 0 && rondo__buffer_at(s, copy.to)->tensor >= 0;
+    rondo__schedule_use(s, copy.from, from_rows ? 0 : copy.from_at, from_rows ? rondo__buffer_at(s, copy.from)->bytes : bytes, false);
+    rondo__schedule_use(s, copy.to, to_rows ? 0 : copy.to_at, to_rows ? rondo__buffer_at(s, copy.to)->bytes : bytes, true);
+}
+
+void rondo__schedule_source(struct rondo__schedule *s, int32_t k, int32_t v)
+{
+    struct rondo__source *source = s->failed ? NULL : add(s, &s->sources, sizeof *source);
+    if (source) {
+        *source = (struct rondo__source){ k, v };
+        rondo__operation_at(s, s->operations.count - 1)->sources++;
+    }
+}
+
+void rondo__schedule_nodes(struct rondo__schedule *s, int32_t buffer)
+{
+    int32_t *at = s->failed ? NULL : add(s, &s->nodes, sizeof *at);
+    if (at) {
+        *at = buffer;
+        rondo__operation_at(s, s->operations.count - 1)->nodes++;
+    }
+}
+
+int32_t rondo__schedule_end(struct rondo__schedule *s)
+{
+    if (s->failed)
+        return 0;
+    const int32_t self = (int32_t)s->operations.count - 1;
+    struct rondo__operation *o = rondo__operation_at(s, self);
+    if (o->kind == RONDO_FENCE) {
+        /* of what is on the device's stream the last one is enough */
+        int32_t last = -1;
+        for (int32_t i = s->fence < 0 ? 0 : s->fence; i < self; i++) {
+            if (on_stream(rondo__operation_at(s, i)->kind))
+                last = i;
+            else
+                wait_for(s, o, i);
+        }
+        if (last >= 0)
+            wait_for(s, o, last);
+        s->fence = self;
+    }
+    return self;
+}
+
+/* ---- the workspace ---- */
+
+bool rondo__schedule_place(struct rondo__schedule *s)
+{
+    bool fits = true;
+    for (int32_t i = 0; i < s->buffers.count; i++) {
+        struct rondo__buffer *b = rondo__buffer_at(s, i);
+        size_t *total = &s->workspace_bytes[b->memory], room;
+        if (b->owner == RONDO_OWNER_CALLER || b->over >= 0)
+            continue;
+        if (!rondo__add(b->room, 63, &room)) {
+            fits = false;
+            break;
+        }
+        room &= ~(size_t)63;
+        if (b->spare) {
+            fits = fits && rondo__add(s->spare_bytes, room, &s->spare_bytes);
+            continue;
+        }
+        b->at = *total;
+        fits = fits && rondo__add(*total, room, total);
+    }
+    for (int32_t i = 0; i < s->buffers.count && fits; i++) {
+        struct rondo__buffer *b = rondo__buffer_at(s, i);
+        if (b->over >= 0)
+            b->at = rondo__buffer_at(s, root_of(s, i))->at;
+    }
+    rondo__list_free(&s->history);
+    return fits && s->workspace_bytes[RONDO_MEMORY_HOST] < SIZE_MAX / 2;
+}

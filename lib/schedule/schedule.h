@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A distributed computation as data: what one rank does in one execution, as a list of operations on buffers. A builder
+ * (attention/algorithms/) makes it without a context, a device or a peer; everything that wants to know what will happen reads it:
+ * run.c does it, count.c counts it, print.c tells it, check.c proves things about the schedules of all ranks together.
+ *
+ * Order. Operations are handed out in the order of the list. Packing, computing and blanking go to the device's stream and happen there in
+ * that order; a transfer begins when what it waits for is over and ends some time later; a fence is over when every rank has come to it. Nothing
+ * else orders them: an operation that reads what another one wrote, or writes where another one reads, waits for it by number. The builder
+ * only says what an operation reads and writes; rondo__schedule_add() finds out what it must wait for, check.c does not believe it.
+ */
+#ifndef RONDO_SCHEDULE_SCHEDULE_H
+#define RONDO_SCHEDULE_SCHEDULE_H
+
+#include "attention/tree.h"
+#include "core/internal.h"
+
+/* What of the machine decides how a computation is put into operations. The same on all ranks but for nothing. */
+struct rondo__machine {
+    bool in_place;            /* the transport shows what it sends, up to the next fence, instead of copying it */
+    bool unified;             /* the device computes on host memory */
+    size_t eager;             /* with in_place: messages up to this size are copied all the same */
+    uint32_t memories;        /* kinds of memory that transfers can be between: bit (1 << RONDO_MEMORY_*) */
+};
+void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out);
+
+/* ---- buffers ---- */
+
+enum rondo__owner {
+    RONDO_OWNER_CALLER,       /* a tensor of the caller's: rows of heads of elements, with strides that only the execution knows */
+    RONDO_OWNER_PLAN,         /* part of the workspace */
+    RONDO_OWNER_PEER          /* a peer's memory, shown in place; `room` of the workspace, should it be copied after all */
+};
+
+/* bytes: of a caller's tensor those of its dense rows here. */
+struct rondo__buffer {
+    const char *name;         /* static: "k", "packed k", ... */
+    int32_t index;            /* which of that name; -1: the only one */
+    int32_t owner, memory;    /* enum rondo_memory */
+    int32_t tensor;           /* enum rondo__tensor of a caller's; else -1 */
+    size_t bytes, room;
+    size_t at;                /* where in the workspace (of its kind of memory); room 0: nowhere */
+    int32_t home;             /* packed rows: the caller's buffer that serves by itself where its rows lie as they travel; else -1 */
+    int32_t spare;            /* 1: no place in the workspace, the plan takes it where `home` cannot serve */
+    int32_t over;             /* the buffer whose place it uses too, which is large enough; -1: a place of its own */
+    int32_t twin;             /* its copy in memory of another kind; 0: none */
+    int32_t reserved;
+    int64_t read, written;    /* while it is built: the latest entries of `history`, -1: none */
+};
+enum rondo__tensor { RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSORS };
+
+/* ---- operations ---- */
+
+enum rondo__kind { RONDO_PACK, RONDO_TRANSFER, RONDO_COMPUTE, RONDO_BLANK, RONDO_FENCE };
+const char *rondo__kind_name(int kind);
+
+/* What an operation reads or writes of a buffer. */
+struct rondo__use {
+    int32_t buffer, writes;
+    size_t at, bytes;
+};
+
+/* Rows that PACK copies. Between a tensor's rows (of one head group, of one sequence) and a dense buffer, or between two dense buffers. */
+struct rondo__copy {
+    int32_t from, to;         /* buffers; a caller's or what stands for it is seen through its tensor's strides */
+    size_t from_at, to_at;    /* bytes, into dense ones */
+    int64_t sequence, row, rows;   /* of the tensor; sequence -1: all of `rows` bytes from one dense buffer to another */
+};
+
+/* A message. `at` counts bytes into the buffer. */
+struct rondo__part {
+    int32_t buffer, peer, receives, reserved;
+    size_t at, bytes;
+};
+
+/* Where COMPUTE finds keys: k and v by buffer. */
+struct rondo__source {
+    int32_t k, v;
+};
+
+/* Output rows of one sequence that see no key. */
+struct rondo__blank {
+    int64_t sequence, row, rows;
+};
+
+struct rondo__operation {
+    int32_t kind;
+    int32_t group;            /* head group; -1: all */
+    struct rondo__step step;  /* what sentences and timelines call it */
+    int64_t first, count;     /* PACK copies, TRANSFER parts, COMPUTE jobs, BLANK blanks */
+    int64_t uses_first, waits_first;
+    int32_t uses, waits;      /* waits: numbers of operations before it */
+    int32_t operation;        /* TRANSFER: enum rondo_operation, for the statistics */
+    int32_t q;                /* COMPUTE: buffer of its queries */
+    int64_t sources_first, nodes_first;   /* ... of its keys, and of its nodes (buffers, by struct rondo_place) */
+    int32_t sources, nodes;
+    int32_t elides;           /* PACK: nothing to do where `home` of what it writes serves */
+    int32_t reserved;
+};
+
+struct rondo__schedule {
+    int32_t rank, ranks, groups;
+    struct rondo__list buffers, operations, uses, waits, copies, parts, sources, nodes, blanks;
+    struct rondo__list history;        /* while it is built: what used each buffer (struct rondo__past) */
+    int32_t fence;                     /* ... the last fence, -1: none */
+    size_t workspace_bytes[3];         /* by kind of memory; the host's is the caller's workspace */
+    size_t spare_bytes;                /* what buffers without a place may take */
+    bool failed;                       /* no memory: everything else is void */
+    struct rondo__operation nowhere;   /* what begin() gives then */
+};
+
+void rondo__schedule_free(struct rondo__schedule *s);
+
+/* ---- building ---- */
+/* All return a number; what cannot be recorded for want of memory sets `failed`, which a builder looks at once, at the end. */
+int32_t rondo__buffer_add(struct rondo__schedule *s, struct rondo__buffer buffer);
+static inline struct rondo__buffer *rondo__buffer_at(const struct rondo__schedule *s, int64_t index)
+{
+    return (struct rondo__buffer *)s->buffers.items + index;
+}
+static inline struct rondo__operation *rondo__operation_at(const struct rondo__schedule *s, int64_t index)
+{
+    return (struct rondo__operation *)s->operations.items + index;
+}
+/* Begins an operation; its parts, copies, sources, nodes and uses follow; rondo__schedule_end() works out what it waits for. */
+struct rondo__operation *rondo__schedule_begin(struct rondo__schedule *s, int kind, struct rondo__step step, int32_t group);
+void rondo__schedule_use(struct rondo__schedule *s, int32_t buffer, size_t at, size_t bytes, bool writes);
+void rondo__schedule_part(struct rondo__schedule *s, int32_t buffer, size_t at, size_t bytes, int32_t peer, bool receives);
+void rondo__schedule_copy(struct rondo__schedule *s, struct rondo__copy copy, size_t bytes);
+void rondo__schedule_source(struct rondo__schedule *s, int32_t k, int32_t v);
+void rondo__schedule_nodes(struct rondo__schedule *s, int32_t buffer);
+int32_t rondo__schedule_end(struct rondo__schedule *s);
+/* Gives every buffer its place in the workspace. false: larger than memory can be. */
+bool rondo__schedule_place(struct rondo__schedule *s);
+
+/* ---- counting (count.c): what a plan states ---- */
+struct rondo__counts {
+    uint64_t messages, bytes;          /* sent */
+    size_t workspace_bytes;
+};
+void rondo__schedule_count(const struct rondo__schedule *s, struct rondo__counts *out);
+
+/* ---- checking (check.c) ---- */
+/* The schedules of all ranks of one execution, given one after the other. 0, or RONDO_EINVAL with a sentence that says which rank and
+ * operation breaks which rule. at(arg, rank, ...) makes a rank's schedule, which the checker frees. */
+int rondo__schedule_check(int32_t ranks, const struct rondo__machine *machine,
+                          int (*at)(void *arg, int32_t rank, struct rondo__schedule *out), void *arg);
+
+/* ---- telling (print.c) ---- */
+/* One line of an operation, as snprintf() would: its length. flops: of a COMPUTE, by the caller. */
+int rondo__operation_print(const struct rondo__schedule *s, int64_t index, double flops, char *text, size_t bytes);
+/* Bytes that an operation sends, and one of its peers (-1: none, or several). */
+uint64_t rondo__operation_bytes(const struct rondo__schedule *s, int64_t index, int32_t *peer);
+
+#endif

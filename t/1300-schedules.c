@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Schedules, without running them: for every algorithm, layout, mask and kind of machine those of all ranks together must pass the
+ * checker, move what the plan says, and compute every pair once; and a schedule in which something was broken must not pass.
+ */
+#include <stdlib.h>
+#include <time.h>
+
+#include "attention/attention.h"
+#include "t/tap.h"
+
+static uint32_t seed = 1;
+static uint32_t draw(uint32_t below)
+{
+    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 1300, 0 };
+    rondo_philox(out, counter, key);
+    return out[0] % below;
+}
+
+/* Threads, processes, a GPU that its transport knows, one whose transport knows host memory only, by copies and in place. */
+static const struct rondo__machine machines[] = {
+    { true, true, 256, 1u << RONDO_MEMORY_HOST },
+    { false, true, 256, 1u << RONDO_MEMORY_HOST },
+    { false, false, 256, 1u << RONDO_MEMORY_HOST | 1u << RONDO_MEMORY_DEVICE },
+    { false, false, 256, 1u << RONDO_MEMORY_HOST },
+    { true, false, 256, 1u << RONDO_MEMORY_HOST },
+};
+static const char *const machine_names[] = { "in place", "copied", "device", "device behind the host", "device, in place" };
+
+struct all {
+    struct rondo__design *design;
+    uint64_t messages, bytes, pairs;
+    int (*tamper)(struct rondo__schedule *s, uint32_t which);
+    int32_t tampered;
+    uint32_t which;
+    int done, bounds;
+};
+
+/* Places of nodes lie in their buffers. */
+static int places_fit(const struct rondo__design *d, const struct rondo__part_of *p)
+{
+    const size_t node = (size_t)(d->desc.heads / d->groups) * (size_t)d->shape.node_width * sizeof(float);
+    int fit = 1;
+    for (int64_t i = 0; i < p->schedule.operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(&p->schedule, i);
+        const int32_t *nodes = (const int32_t *)p->schedule.nodes.items + o->nodes_first;
+        for (int64_t j = o->first; o->kind == RONDO_COMPUTE && j < o->first + o->count; j++) {
+            const struct rondo_job *job = (const struct rondo_job *)p->tables.jobs.items + j;
+            const struct rondo_place *place = (const struct rondo_place *)p->tables.places.items + job->places_first;
+            for (int32_t k = 0; k < job->places; k++) {
+                const int32_t b = place[k].buffer < o->nodes ? nodes[place[k].buffer] : -1;
+                fit &= b >= 0 && (size_t)(place[k].rows + job->q_rows) * node <= rondo__buffer_at(&p->schedule, b)->bytes;
+            }
+        }
+    }
+    return fit;
+}
+
+static int at(void *arg, int32_t rank, struct rondo__schedule *out)
+{
+    struct all *a = arg;
+    struct rondo__part_of part;
+    struct rondo__counts counts;
+    int err = rondo__design_build(a->design, rank, &part);
+    if (err)
+        return err;
+    rondo__schedule_count(&part.schedule, &counts);
+    a->messages += counts.messages;
+    a->bytes += counts.bytes;
+    for (int64_t i = 0; i < part.schedule.operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(&part.schedule, i);
+        if (o->kind == RONDO_COMPUTE && o->group == 0)
+            a->pairs += rondo__jobs_pairs(a->design, &part.tables, o->first, o->count);
+    }
+    a->bounds &= places_fit(a->design, &part);
+    if (a->tamper && rank == a->tampered)
+        a->done = a->tamper(&part.schedule, a->which);
+    *out = part.schedule;
+    part.schedule = (struct rondo__schedule){ 0 };
+    rondo__part_free(&part);
+    return 0;
+}
+
+static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
+{
+    *d = (rondo_attention_desc)RONDO_ATTENTION_DESC_INIT;
+    d->kv_heads = 1 + draw(3);
+    d->heads = d->kv_heads * (1 + draw(3));
+    d->head_dim = 8;
+    d->value_dim = 4 + draw(8);
+    d->leaf = 8;
+    d->layout = 1 + (int32_t)draw(4);
+    d->algorithm = 1 + (int32_t)draw(2);
+    d->causal = (int32_t)draw(2);
+    if (draw(2)) {
+        d->windowed = 1;
+        d->window_left = draw(3) ? (int64_t)draw(300) : -1;
+        d->window_right = draw(2) ? (int64_t)draw(60) : -1;
+    }
+    d->head_groups = draw(3) ? 1 : (int32_t)d->kv_heads;
+    d->sequences = 1 + draw(3);
+    d->tokens_of = tokens;
+    d->cached_of = cached;
+    for (int64_t i = 0; i < d->sequences; i++) {
+        tokens[i] = draw(3) ? draw(900) : draw(3);
+        cached[i] = draw(3) ? draw(1500) : draw(2) ? 0 : -(int64_t)draw((uint32_t)tokens[i] + 1);
+    }
+}
+
+static void grid(void)
+{
+    for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+        int good = 1, counts = 1, pairs = 1, bounds = 1, direct = 0;
+        for (int round = 0; round < 250; round++) {
+            rondo_attention_desc desc;
+            int64_t tokens[3], cached[3];
+            struct rondo__design design;
+            anything(&desc, tokens, cached);
+            /* small messages go direct: large ones must be seen too */
+            desc.head_dim *= draw(2) ? 1 : 64;
+            const int32_t ranks = 1 + (int32_t)draw(9);
+            int err = rondo__design_make(&design, &desc, ranks, &machines[m]);
+            if (err) {
+                diag("%s", rondo_error_text());
+                good = 0;
+                continue;
+            }
+            struct all a = { .design = &design, .bounds = 1 };
+            err = rondo__schedule_check(ranks, &machines[m], at, &a);
+            if (err && good)
+                diag("%d ranks, %s, %s, %d sequences, round %d: %s", (int)ranks, rondo_layout_name(desc.layout),
+                     rondo_algorithm_name(desc.algorithm), (int)desc.sequences, round, rondo_error_text());
+            good &= !err;
+            const struct rondo__flow *flow = design.survey.flow;
+            if ((a.messages != flow->messages * (uint64_t)design.groups || a.bytes != flow->bytes) && counts && !err) {
+                diag("%llu messages of %llu bytes are sent, %llu of %llu are said", (unsigned long long)a.messages, (unsigned long long)a.bytes,
+                     (unsigned long long)flow->messages * (unsigned long long)design.groups, (unsigned long long)flow->bytes);
+                counts = 0;
+            }
+            if (a.pairs != rondo__design_pairs(&design) && pairs && !err) {
+                diag("%llu pairs are computed, %llu are there", (unsigned long long)a.pairs, (unsigned long long)rondo__design_pairs(&design));
+                pairs = 0;
+            }
+            bounds &= a.bounds;
+            direct += flow->messages != 0;
+            rondo__design_free(&design);
+        }
+        ok(good, "%s: 250 plans for 1 to 9 ranks, each checked over all of them", machine_names[m]);
+        ok(counts && direct > 50, "%s: what they send is what the plan says", machine_names[m]);
+        ok(pairs, "%s: each pair of a query and a key that it sees is computed once", machine_names[m]);
+        ok(bounds, "%s: nodes lie where there is room for them", machine_names[m]);
+    }
+}
+
+/* ---- broken ones ---- */
+
+static int drop_wait(struct rondo__schedule *s, uint32_t which)
+{
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        struct rondo__operation *o = rondo__operation_at(s, i);
+        for (int32_t j = 0; j < o->waits; j++)
+            if (!which--) {
+                int32_t *w = (int32_t *)s->waits.items + o->waits_first;
+                memmove(w + j, w + j + 1, (size_t)(o->waits - 1 - j) * sizeof *w);
+                o->waits--;
+                return 1;
+            }
+    }
+    return 0;
+}
+
+static int change_size(struct rondo__schedule *s, uint32_t which)
+{
+    if (which >= s->parts.count)
+        return 0;
+    ((struct rondo__part *)s->parts.items)[which].bytes--;
+    return 1;
+}
+
+static int change_peer(struct rondo__schedule *s, uint32_t which)
+{
+    struct rondo__part *p = s->parts.items;
+    if (which >= s->parts.count)
+        return 0;
+    p[which].peer = (p[which].peer + 1) % s->ranks == s->rank ? (p[which].peer + 2) % s->ranks : (p[which].peer + 1) % s->ranks;
+    return 1;
+}
+
+static int drop_part(struct rondo__schedule *s, uint32_t which)
+{
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        struct rondo__operation *o = rondo__operation_at(s, i);
+        if (o->kind == RONDO_TRANSFER && o->count && !which--) {
+            o->count--;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Two transfers in the other order: what one rank sends first the other expects second. */
+static int swap_transfers(struct rondo__schedule *s, uint32_t which)
+{
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        struct rondo__operation *a = rondo__operation_at(s, i);
+        if (a->kind != RONDO_TRANSFER || which--)
+            continue;
+        for (int64_t j = i + 1; j < s->operations.count; j++) {
+            struct rondo__operation *b = rondo__operation_at(s, j);
+            if (b->kind != RONDO_TRANSFER || b->count != a->count || a->count < 2)
+                continue;
+            struct rondo__part *p = s->parts.items, moved;
+            if (p[a->first].bytes == p[b->first].bytes || p[a->first].peer != p[b->first].peer || p[a->first].receives != p[b->first].receives)
+                continue;
+            for (int64_t k = 0; k < a->count; k++) {
+                moved = p[a->first + k];
+                p[a->first + k] = p[b->first + k];
+                p[b->first + k] = moved;
+            }
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int early_write(struct rondo__schedule *s, uint32_t which)
+{
+    for (int64_t i = s->operations.count - 1; i > 0; i--) {
+        struct rondo__operation *o = rondo__operation_at(s, i);
+        struct rondo__use *u = (struct rondo__use *)s->uses.items + o->uses_first;
+        for (int32_t j = 0; j < o->uses; j++)
+            if (!u[j].writes && rondo__buffer_at(s, u[j].buffer)->owner == RONDO_OWNER_PLAN && !which--) {
+                u[j].bytes++;   /* more than was written, or than there is */
+                return 1;
+            }
+    }
+    return 0;
+}
+
+static void broken(void)
+{
+    static const struct {
+        const char *what;
+        int (*tamper)(struct rondo__schedule *, uint32_t);
+        int always;
+    } kinds[] = { { "a wait left out", drop_wait, 0 }, { "a message one byte shorter", change_size, 1 },
+                  { "a message to somebody else", change_peer, 1 }, { "a message left out", drop_part, 1 },
+                  { "messages in another order", swap_transfers, 1 }, { "a byte read that nobody wrote", early_write, 1 } };
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        int tried = 0, caught = 0;
+        for (int round = 0; round < 200; round++) {
+            rondo_attention_desc desc;
+            int64_t tokens[3], cached[3];
+            struct rondo__design design;
+            anything(&desc, tokens, cached);
+            desc.head_dim *= draw(2) ? 1 : 64;
+            const struct rondo__machine *machine = &machines[draw(5)];
+            const int32_t ranks = 3 + (int32_t)draw(4);
+            if (rondo__design_make(&design, &desc, ranks, machine))
+                continue;
+            struct all a = { .design = &design, .tamper = kinds[k].tamper, .tampered = (int32_t)draw((uint32_t)ranks), .which = draw(6) };
+            int err = rondo__schedule_check(ranks, machine, at, &a);
+            tried += a.done;
+            caught += a.done && err;
+            if (a.done && !err && kinds[k].always)
+                diag("not seen: %s, round %d, %s, %s", kinds[k].what, round, rondo_algorithm_name(desc.algorithm), rondo_layout_name(desc.layout));
+            rondo__design_free(&design);
+        }
+        /* some waits are implied by others */
+        ok(tried > 5 && (kinds[k].always ? caught == tried : caught * 2 >= tried), "%s: %d of %d are seen", kinds[k].what, caught, tried);
+    }
+}
+
+/* ---- large ones ---- */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void large(void)
+{
+    const int all_ranks = getenv("RONDO_TEST_LONG") != NULL;
+    for (int layout = 1; layout <= 4; layout++)
+        for (int algorithm = 1; algorithm <= 2; algorithm++) {
+            const int32_t ranks = all_ranks ? 1024 : 96;
+            rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+            struct rondo__design design;
+            struct rondo__part_of part;
+            d.heads = 32;
+            d.kv_heads = 8;
+            d.head_dim = 128;
+            d.tokens = all_ranks ? 10000000 : 1000000;
+            d.causal = 1;
+            d.layout = layout;
+            d.algorithm = algorithm;
+            double begin = now();
+            int err = rondo__design_make(&design, &d, ranks, &machines[1]);
+            double designed = now();
+            if (!err)
+                err = rondo__design_build(&design, ranks / 3, &part);
+            double built = now();
+            ok(!err, "%s, %s, %d ranks, %lld tokens: a design in %.0f ms and a rank's schedule of %lld operations in %.1f ms",
+               rondo_layout_name(layout), rondo_algorithm_name(algorithm), (int)ranks, (long long)d.tokens, 1e3 * (designed - begin),
+               err ? 0LL : (long long)part.schedule.operations.count, 1e3 * (built - designed));
+            if (err)
+                continue;
+            rondo__part_free(&part);
+            struct all a = { .design = &design, .bounds = 1 };
+            begin = now();
+            err = rondo__schedule_check(ranks, &machines[1], at, &a);
+            const struct rondo__flow *flow = design.survey.flow;
+            ok(!err && a.bytes == flow->bytes && a.messages == flow->messages * (uint64_t)design.groups,
+               "and those of all ranks checked in %.1f s", now() - begin);
+            if (err)
+                diag("%s", rondo_error_text());
+            rondo__design_free(&design);
+        }
+}
+
+/* A window: what travels is what queries see and do not hold. */
+static void windows(void)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    struct rondo__design design;
+    d.heads = 32;
+    d.kv_heads = 8;
+    d.head_dim = 128;
+    d.tokens = 131072;
+    d.windowed = 1;
+    d.window_left = 4095;
+    d.window_right = 0;
+    d.layout = RONDO_ZIGZAG;
+    d.algorithm = RONDO_PASS_KV;
+    is_int(rondo__design_make(&design, &d, 8, &machines[1]), 0, "131,072 tokens, 8 ranks, a window of 4,096");
+    const struct rondo__flow *flow = design.survey.flow;
+    /* by brute force: each rank's queries, the keys before them that are not its own */
+    uint64_t rows = 0;
+    for (int c = 1; c < 16; c++) {
+        const int here = c < 8 ? c : 15 - c, before = c - 1 < 8 ? c - 1 : 16 - c;
+        rows += here == before ? 0 : 4095;
+    }
+    ok((double)flow->bytes <= 1.05 * (double)(rows * 8 * 256 * 4), "%llu bytes travel; queries see %llu that others hold: %.3f",
+       (unsigned long long)flow->bytes, (unsigned long long)(rows * 8 * 256 * 4), (double)flow->bytes / (double)(rows * 8 * 256 * 4));
+    ok((double)flow->bytes / 8 < 70e6, "%.1f MB for each rank", (double)flow->bytes / 8e6);
+    rondo__design_free(&design);
+}
+
+int main(void)
+{
+    grid();
+    broken();
+    windows();
+    large();
+    return done();
+}
