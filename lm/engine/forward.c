@@ -218,6 +218,9 @@ static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, ron
     int err = rondo_attention_create(plan, lm->ctx, &d);
     if (err)
         return err;
+    /* Model, options and sequences were compared when they came (rondo_lm_create, rondo_lm_submit, rondo_lm_score), and steps take the
+     * same decisions from them on every rank: a pass needs no agreement of its own. */
+    rondo__attention_agreed(*plan);
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     err = rondo_attention_query(*plan, &info);
     if (!err && info.q_rows != rows)
