@@ -17,9 +17,6 @@
 int rondo__lm_failed(rondo_lm *lm, int code)
 {
     lm->failed = code;
-    /* Said aloud even where an agreement failed with these very words before: that one hurt nobody, this one ends the lm. */
-    if (code != RONDO_EPEER)
-        rondo_context_revoke(lm->ctx, code, rondo_error_text());
     return rondo__collective_failed(lm->ctx, code);
 }
 

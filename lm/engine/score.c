@@ -221,6 +221,9 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
         if (!s.nll || !s.lse || !inv_freq)
             err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld tokens", (long long)count);
     }
+    const rondo_score none = RONDO_SCORE_INIT;
+    if (!err)
+        err = rondo__info_copy(score, &none, sizeof none, "rondo_score");   /* refused before all work, on all ranks, not after it on one */
     if (!err)
         err = rondo__lm_chunks(lm, 1);
     if (!err)
