@@ -401,15 +401,17 @@ typedef struct rondo_linear_desc {
     int64_t in, out;
     int32_t type;                /* storage of the weights: F32, BF16, F16 */
     int32_t leaves;              /* 0 = ceil(in / 512) */
+    int32_t arithmetic, level;   /* as in rondo_attention_desc */
 } rondo_linear_desc;
-#define RONDO_LINEAR_DESC_INIT { sizeof(rondo_linear_desc), 0, 0, 0, 0 }
+#define RONDO_LINEAR_DESC_INIT { sizeof(rondo_linear_desc), 0, 0, 0, 0, 0, 0 }
 RONDO_API int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_linear_desc *desc) RONDO_MUST_CHECK;
 /* Rows [first, first+rows) of W, row-major [rows][in] of the linear's type, dense. In any pieces; each row once. */
 RONDO_API int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const void *weights) RONDO_MUST_CHECK;
 RONDO_API void rondo_linear_destroy(rondo_linear *linear);
 RONDO_API size_t rondo_linear_bytes(const rondo_linear *linear);
 /* x [rows, in], y [rows, out], F32, row strides in elements. bias [out] F32 or NULL, added to the finished sum;
- * add: y += instead of y = (residual; added last). Any context on the same device may execute it. */
+ * add: y += instead of y = (residual; added last). Any context on the same device may execute it, and on another one that packs
+ * weights alike, as all of "cpu" do; others are refused. */
 RONDO_API int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x, int64_t x_stride,
                                    float *y, int64_t y_stride, const float *bias, int add) RONDO_MUST_CHECK;
 

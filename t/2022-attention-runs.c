@@ -9,6 +9,7 @@ struct runs {
     struct test_case *c;
     struct rondo_leaf list[CASE_LEAVES];
     int32_t count, height, parts;
+    bool whole;   /* one run as high as can be */
 };
 
 /* The subtree over leaf indices [base, base + size): leaves [a, b) of the case lie under it. Any node may be one run. */
@@ -18,7 +19,7 @@ static void build(struct runs *r, int64_t base, int64_t size, int32_t a, int32_t
     const int64_t leaf = c->shape.leaf;
     int32_t middle = a;
     /* a run begins where its node does */
-    if (size == 1 || (below(3) == 0 && c->leaves[a].first / leaf == base)) {
+    if (size == 1 || ((r->whole || below(3) == 0) && c->leaves[a].first / leaf == base)) {
         struct rondo_leaf run = c->leaves[a];
         run.count = c->leaves[b - 1].first + c->leaves[b - 1].count - run.first;
         run.source = (int32_t)below(r->parts);
@@ -77,10 +78,10 @@ static struct rondo_kv_part moved(struct test_case *c, int64_t before, int64_t p
 }
 
 /* 1 where all is as with single leaves in one part. */
-static int same_as_leaves(struct shape s, int64_t skip, struct device_under_test *d, int n)
+static int same_as_leaves(struct shape s, int64_t skip, bool whole, struct device_under_test *d, int n)
 {
     static struct test_case c;
-    struct runs r = { .c = &c, .parts = 1 + (int32_t)below(3) };
+    struct runs r = { .c = &c, .parts = 1 + (int32_t)below(3), .whole = whole };
     static int64_t pages[2][CASE_LEAVES + 64];
     int64_t kv_row[2], size = 1;
     case_make(&c, &s);
@@ -152,18 +153,18 @@ static void test_random(struct device_under_test *d, int n)
         s.out_type = 1 + (int)below(3);
         s.zigzag = (int)below(2);
         s.pad = (int)below(3);
-        ok(same_as_leaves(s, below(3) ? 0 : below((s.keys - 1) / s.leaf + 1), d, n), "random runs %d", i);
+        ok(same_as_leaves(s, below(3) ? 0 : below((s.keys - 1) / s.leaf + 1), below(4) == 0, d, n), "random runs %d", i);
     }
 }
 
 /* More merges after one leaf than a tile's epilogue takes. */
 static void test_long(struct device_under_test *d, int n)
 {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 6; i++) {
         struct shape s = { .heads = 2, .kv_heads = 1, .head_dim = 3, .value_dim = 5, .queries = i % 2 ? 60 : 1, .keys = 512 * 8 - i,
-                           .first = 512 * 8 - 70, .causal = 1, .left = i < 2 ? -1 : 3000, .right = -1, .q_type = 1, .kv_type = 1,
+                           .first = 512 * 8 - 70, .causal = 1, .left = i % 3 ? -1 : 3000, .right = -1, .q_type = 1, .kv_type = 1,
                            .out_type = 1, .leaf = 8, .step = 1 };
-        ok(same_as_leaves(s, 0, d, n), "512 leaves, %d", i);
+        ok(same_as_leaves(s, 0, i < 4, d, n), "512 leaves%s, %d", i < 4 ? " in one run" : "", i);
     }
 }
 

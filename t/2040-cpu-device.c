@@ -275,8 +275,13 @@ static void test_jobs(struct device_under_test *d, int n)
         struct rondo_program *program;
         int same = rondo__cpu_device.program_new(d[v].dev, &program, &desc) == 0;
         memset(c.out, 0, c.out_bytes);
+        for (int j = 0; j < c.slots_used; j++)
+            memset(c.slots[j], 0xa5, c.slot_floats * sizeof(float));
         run.count = 4;
         same &= rondo__cpu_device.attention(d[v].dev, NULL, program, &run, NULL) == 0 && !memcmp(c.out, want, c.out_bytes);
+        for (int j = 0; j < c.slots_used; j++) /* all parts of all buffers were written */
+            for (size_t f = 0; f < c.slot_floats; f++)
+                same &= rondo__bits(c.slots[j][f]) != 0xa5a5a5a5u;
         ok(same, "%s with %d threads: several jobs in one run", d[v].isa, d[v].threads);
         memset(c.out, 0, c.out_bytes);
         run.count = 1;

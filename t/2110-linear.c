@@ -31,17 +31,17 @@ static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kin
     d.out = out;
     d.type = type;
     d.leaves = leaves;
-    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) ||
-        rondo__cpu_linear_load(&devices[0], l.packed, b, out - b, p + (size_t)b * row) ||
-        rondo__cpu_linear_load(&devices[0], l.packed, 0, a, p) ||
-        rondo__cpu_linear_load(&devices[0], l.packed, a, b - a, p + (size_t)a * row))
+    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) ||
+        rondo__cpu_linear_load(devices[0], l.packed, b, out - b, p + (size_t)b * row) ||
+        rondo__cpu_linear_load(devices[0], l.packed, 0, a, p) ||
+        rondo__cpu_linear_load(devices[0], l.packed, a, b - a, p + (size_t)a * row))
         exit(99);
     return l;
 }
 
 static void drop(struct layer *l)
 {
-    rondo__cpu_linear_free(&devices[0], l->packed);
+    rondo__cpu_linear_free(devices[0], l->packed);
     rondo__free(l->weights);
 }
 
@@ -49,7 +49,7 @@ static int execute(int device, const struct layer *l, int64_t rows, const float 
                    float *y, int64_t y_stride, const float *bias, int add)
 {
     const struct rondo_linear_run run = { .rows = rows, .x = x, .x_stride = x_stride, .y = y, .y_stride = y_stride, .bias = bias, .add = add };
-    return rondo__cpu_linear(&devices[device], NULL, l->packed, &run, NULL);
+    return rondo__cpu_linear(devices[device], NULL, l->packed, &run, NULL);
 }
 
 /* ---- oracle ---- */
@@ -139,7 +139,7 @@ static void order(void)
     d.out = 2;
     d.type = RONDO_F32;
     d.leaves = 1;
-    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(&devices[0], l.packed, 0, 2, w))
+    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 2, w))
         exit(99);
     for (int i = 0; i < device_count; i++) {
         execute(i, &l, 1, x, 5, y, 2, NULL, 0);
@@ -154,7 +154,7 @@ static void order(void)
     d.leaves = 5;
     l.out = 1;
     l.leaves = 5;
-    if (rondo__cpu_linear_new(&devices[0], &l.packed, &d) || rondo__cpu_linear_load(&devices[0], l.packed, 0, 1, t))
+    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 1, t))
         exit(99);
     for (int i = 0; i < device_count; i++) {
         execute(i, &l, 1, x, 5, y, 1, NULL, 0);
@@ -284,7 +284,7 @@ static void anything(void)
             struct layer l = make(40, 70, type, 3, PLAIN, seed);
             void *w = any_bits(40 * 70, type, 100 + seed);
             float *x = any_bits(15 * 40, RONDO_F32, 200 + seed);
-            rondo__cpu_linear_load(&devices[0], l.packed, 0, 70, w);
+            rondo__cpu_linear_load(devices[0], l.packed, 0, 70, w);
             equal = compare(&l, 15, x, 40, NULL, (int)seed & 1) && equal;
             rondo__free(w);
             rondo__free(x);
@@ -310,7 +310,7 @@ static void poison(void)
             float keep_x = x[row * in + 66], *w = p.weights, keep_w = w[output * in + 1];
             x[row * in + 66] = bad[i];
             w[output * in + 1] = bad[i];
-            rondo__cpu_linear_load(&devices[0], p.packed, 0, out, w);
+            rondo__cpu_linear_load(devices[0], p.packed, 0, out, w);
             execute(d, &p, rows, x, in, y, out, NULL, 0);
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t o = 0; o < out; o++) {
@@ -341,9 +341,9 @@ static void rows_alone(void)
         float *x = floats(rows * in, PLAIN, 32), *all = floats(rows * out, PLAIN, 33),
               *one = floats(rows * out, PLAIN, 33);
         for (int d = 0; d < device_count; d++) {
-            int64_t step = devices[d].isa <= RONDO_CPU_SCALAR ? 199 : 1, bad = -1,
-                    n = devices[d].isa <= RONDO_CPU_SCALAR ? 400 : rows;
-            if (devices[d].isa == RONDO_CPU_SOFT)
+            int64_t step = devices[d]->isa <= RONDO_CPU_SCALAR ? 199 : 1, bad = -1,
+                    n = devices[d]->isa <= RONDO_CPU_SCALAR ? 400 : rows;
+            if (devices[d]->isa == RONDO_CPU_SOFT)
                 n = 200;
             execute(d, &l, n, x, in, all, out, NULL, 0);
             for (int64_t r = 0; r < n; r += step) {
@@ -373,12 +373,12 @@ static void stops(void)
     d.out = 4;
     d.type = RONDO_F32;
     d.leaves = 11;
-    ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l,
+    ok(rondo__cpu_linear_new(devices[0], &l, &d) == RONDO_EINVAL && !l,
        "more leaves than inputs are refused");
     d.in = INT32_MAX;
     d.out = INT64_MAX / 2;
     d.leaves = 1;
-    ok(rondo__cpu_linear_new(&devices[0], &l, &d) == RONDO_EINVAL && !l,
+    ok(rondo__cpu_linear_new(devices[0], &l, &d) == RONDO_EINVAL && !l,
        "sizes that cannot be counted are refused");
 }
 
@@ -399,6 +399,98 @@ static void read_back(void)
     ok(equal, "weights come back as they were loaded");
 }
 
+/* ---- nodes ---- */
+
+struct node {
+    int32_t begin, end;
+    const float *sum;
+};
+
+/* The canonical tree over [begin, begin + size) of `total` leaves, of nodes that ranks computed; NULL: nothing there. Sums over `count`
+ * floats go to memory of their own. */
+static float *join(const struct node *nodes, int count_nodes, int64_t begin, int64_t size, int32_t total, int64_t count)
+{
+    float *sum = rondo__alloc((size_t)count * sizeof *sum);
+    const int64_t end = begin + size < total ? begin + size : total;
+    for (int i = 0; i < count_nodes; i++)
+        if (nodes[i].begin == begin && nodes[i].end == end) {
+            memcpy(sum, nodes[i].sum, (size_t)count * sizeof *sum);
+            return sum;
+        }
+    if (size == 1)
+        exit(99);   /* a leaf that nobody computed */
+    if (begin + size / 2 >= total) {
+        rondo__free(sum);
+        return join(nodes, count_nodes, begin, size / 2, total, count);
+    }
+    float *left = join(nodes, count_nodes, begin, size / 2, total, count),
+          *right = join(nodes, count_nodes, begin + size / 2, size / 2, total, count);
+    for (int64_t i = 0; i < count; i++)
+        sum[i] = left[i] + right[i];
+    rondo__free(left);
+    rondo__free(right);
+    return sum;
+}
+
+/* Any ranges of leaves, each on a device of its own: what they make, joined, is the sum of one. */
+static void parts(void)
+{
+    static const int32_t all[] = { 1, 2, 3, 5, 8, 13, 16, 31 };
+    int same = 1, highest = 1;
+    for (size_t t = 0; t < sizeof all / sizeof *all; t++)
+        for (uint64_t seed = 0; seed < 6; seed++) {
+            const int64_t in = all[t] * 3 + 7, out = 41, rows = seed % 2 ? 2 : 29, stride = rows * out + 5;
+            const int type = RONDO_F32 + (int)seed % 3;
+            struct layer l = make(in, out, type, all[t], seed % 2 ? WIDE : PLAIN, seed);
+            struct node nodes[64];
+            float *x = floats(rows * (in + 2), PLAIN, 50 + seed), *want = floats(rows * out, PLAIN, 1), *memory[64];
+            int32_t count = 0, ranges = 0;
+            execute(0, &l, rows, x, in + 2, want, out, NULL, 0);
+            for (int32_t first = 0, n; first < all[t]; first += n) {
+                n = 1 + (int32_t)(random_32(seed + 77, (uint64_t)(first + 100 * (int64_t)t)) % (uint32_t)(all[t] - first));
+                const int32_t made = rondo__linear_nodes(all[t], first, n), device = ranges % device_count;
+                float *to = memory[ranges++] = rondo__alloc((size_t)(made * stride) * sizeof *to);
+                const struct rondo_linear_run run = { .rows = rows, .x = x + first * in / all[t], .x_stride = in + 2, .first_leaf = first,
+                                                      .leaves = n, .nodes = to, .node_stride = stride };
+                same &= rondo__cpu_linear(devices[device], NULL, l.packed, &run, NULL) == 0;
+                for (int32_t at = first, i = 0; at < first + n; i++) {
+                    const int32_t end = rondo__linear_node_end(all[t], at, first + n);
+                    /* aligned, or cut off by the end, and no higher one fits */
+                    int64_t size = 1;
+                    while (size < end - at)
+                        size *= 2;
+                    highest &= at % size == 0 && (at + size == end || end == all[t]);
+                    highest &= at % (2 * size) != 0 || (at + 2 * size > first + n && first + n < all[t]) || end == first + n;
+                    nodes[count++] = (struct node){ at, end, to + i * stride };
+                    at = end;
+                    highest &= at < first + n || i + 1 == made;
+                }
+            }
+            float *got = join(nodes, count, 0, 64, all[t], rows * out);
+            if (differ(got, want, rows * out, sizeof *got) >= 0 && same) {
+                diag("%d leaves in %d ranges, %s: other bits", (int)all[t], (int)ranges, rondo_type_name(type));
+                same = 0;
+            }
+            for (int32_t i = 0; i < ranges; i++)
+                rondo__free(memory[i]);
+            rondo__free(got);
+            rondo__free(x);
+            rondo__free(want);
+            drop(&l);
+        }
+    ok(same, "nodes of ranges of leaves, computed by different devices, join to one rank's sum");
+    ok(highest, "they are the maximal aligned ones");
+    struct layer l = make(40, 5, RONDO_F32, 4, PLAIN, 1);
+    float x[40] = { 0 }, y[5];
+    struct rondo_linear_run run = { .rows = 1, .x = x, .x_stride = 40, .y = y, .y_stride = 5, .first_leaf = 1, .leaves = 2 };
+    ok(rondo__cpu_linear(devices[0], NULL, l.packed, &run, NULL) == RONDO_EINVAL && strstr(rondo_error_text(), "no sum"), "some leaves are no sum");
+    run.nodes = y;
+    run.leaves = 4;
+    ok(rondo__cpu_linear(devices[0], NULL, l.packed, &run, NULL) == RONDO_EINVAL && strstr(rondo_error_text(), "that has 4"),
+       "nor are leaves that are not there");
+    drop(&l);
+}
+
 static int stop_now(void *arg)
 {
     return ++*(int *)arg > 2 ? rondo__fail(RONDO_EPEER, "a peer left") : 0;
@@ -409,12 +501,12 @@ static void polls(void)
     for (int d = 0; d < device_count; d++) {
         struct layer l = make(600, 640, RONDO_F32, 2, PLAIN, 1);
         int calls = 0, err;
-        int64_t rows = devices[d].isa <= RONDO_CPU_SCALAR ? 40 : 400;
+        int64_t rows = devices[d]->isa <= RONDO_CPU_SCALAR ? 40 : 400;
         float *x = floats(rows * 600, PLAIN, 2), *y = floats(rows * 640, PLAIN, 3);
         struct rondo_poll poll = { stop_now, &calls, NULL };
-        err = rondo__cpu_linear(&devices[d], NULL, l.packed, &(struct rondo_linear_run){ .rows = rows, .x = x, .x_stride = 600, .y = y,
+        err = rondo__cpu_linear(devices[d], NULL, l.packed, &(struct rondo_linear_run){ .rows = rows, .x = x, .x_stride = 600, .y = y,
                                                                                          .y_stride = 640 }, &poll);
-        ok((calls >= 1 || devices[d].threads > 1) && (err == RONDO_EPEER || calls <= 2),
+        ok((calls >= 1 || devices[d]->threads > 1) && (err == RONDO_EPEER || calls <= 2),
            "the caller is polled meanwhile and its code ends the work (%s)", device_names[d]);
         rondo__free(x);
         rondo__free(y);
@@ -437,5 +529,7 @@ int main(void)
     stops();
     read_back();
     polls();
+    parts();
+    drop_devices();
     return done();
 }

@@ -29,7 +29,7 @@ static void rmsnorm_oracle(void)
             float *x = floats(rows * dim, kinds[k], 1 + i), *w = floats(dim, PLAIN, 30 + i),
                   *y = floats(rows * dim, PLAIN, 1);
             double bound = (32 + 4 + (double)rondo__cpu_tree_depth(dim / 512 + 1)) / 2 + 8;
-            rondo__cpu_rmsnorm(&devices[0], NULL, rows, dim, x, w, 1e-5f, y);
+            rondo__cpu_rmsnorm(devices[0], NULL, rows, dim, x, w, 1e-5f, y);
             for (int64_t r = 0; r < rows; r++) {
                 double sum = 0, root, want;
                 for (int64_t j = 0; j < dim; j++)
@@ -74,7 +74,7 @@ static void rmsnorm_contract(void)
         int64_t dim = dims[i];
         float *x = floats(dim, WIDE, i), *w = floats(dim, PLAIN, 3), *y = floats(dim, PLAIN, 4);
         float r = 1.0f / __builtin_sqrtf(square_node(x, dim, 3, 0) / (float)dim + 1e-6f);
-        rondo__cpu_rmsnorm(&devices[0], NULL, 1, dim, x, w, 1e-6f, y);
+        rondo__cpu_rmsnorm(devices[0], NULL, 1, dim, x, w, 1e-6f, y);
         for (int64_t j = 0; j < dim; j++) {
             float a = x[j] * r;
             equal = equal && rondo__bits(y[j]) == rondo__bits(a * w[j]);
@@ -99,7 +99,7 @@ static void rope_oracle(void)
             table[r * dim + i] = (float)rondo_cos(angle);
             table[r * dim + dim / 2 + i] = (float)rondo_sin(angle);
         }
-    rondo__cpu_rope(&devices[0], NULL, rows, heads, dim, x, row_stride, head_stride, table);
+    rondo__cpu_rope(devices[0], NULL, rows, heads, dim, x, row_stride, head_stride, table);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < row_stride; c++) {
             int64_t h = c / head_stride, i = c % head_stride, half = dim / 2, at = r * row_stride + c;
@@ -129,7 +129,7 @@ static void swiglu_oracle(void)
 
     for (int64_t i = 0; i < count; i++)
         g[i] *= i % 3 == 0 ? 110.0f : i % 3 == 1 ? 10.0f : 0.01f;
-    rondo__cpu_swiglu(&devices[0], NULL, count, g, u, y);
+    rondo__cpu_swiglu(devices[0], NULL, count, g, u, y);
     for (int64_t i = 0; i < count; i++) {
         double want = (double)g[i] / (1.0 + rondo_exp(-(double)g[i])) * (double)u[i];
         worst = worse(worst, size((double)y[i] - want) /
@@ -150,7 +150,7 @@ static void swiglu_special(void)
     for (int i = 0; i < 9; i++)
         up[i] = 1.0f;
     for (int d = 0; d < device_count; d++) {
-        rondo__cpu_swiglu(&devices[d], NULL, 9, gate, up, y);
+        rondo__cpu_swiglu(devices[d], NULL, 9, gate, up, y);
         ok(y[0] == 0.0f && y[1] == 0.0f && y[2] == inf && y[3] == 1000.0f && y[4] == 0.0f && y[5] == 88.0f &&
                rondo__bits(y[6]) == RONDO_NAN_BITS && y[7] > 0.7310f && y[7] < 0.7311f && y[8] < 0.0f &&
                y[8] > -1e-35f,
@@ -169,8 +169,8 @@ static void convert_oracle(void)
         for (int i = 0; i < 65536; i++)
             all[i] = (uint16_t)i;
         for (int d = 0; d < device_count; d++) {
-            rondo__cpu_convert(&devices[d], NULL, 65536, type, all, RONDO_F32, wide);
-            rondo__cpu_convert(&devices[d], NULL, 65536, RONDO_F32, wide, type, back);
+            rondo__cpu_convert(devices[d], NULL, 65536, type, all, RONDO_F32, wide);
+            rondo__cpu_convert(devices[d], NULL, 65536, RONDO_F32, wide, type, back);
             for (int i = 0; i < 65536; i++) {
                 int bits_exponent = type == RONDO_BF16 ? 8 : 5, fraction = 15 - bits_exponent,
                     e = (i & 0x7fff) >> fraction;
@@ -194,7 +194,7 @@ static void convert_oracle(void)
             in[0] = rondo__float(rondo__bits(middle) - 1);
             in[1] = middle;
             in[2] = rondo__float(rondo__bits(middle) + 1);
-            rondo__cpu_convert(&devices[0], NULL, 3, RONDO_F32, in, type, out);
+            rondo__cpu_convert(devices[0], NULL, 3, RONDO_F32, in, type, out);
             nearest = nearest && out[0] == i && out[2] == i + 1;
             ties = ties && out[1] == (i & 1 ? i + 1 : i);
         }
@@ -223,7 +223,7 @@ static void logsumexp_oracle(void)
                 sum += p;
                 bound += p * (1.5 * size(d) + 3) * U + 0x1p-125;
             }
-            rondo__cpu_logsumexp(&devices[0], NULL, 1, dims[i], x, dims[i], &got);
+            rondo__cpu_logsumexp(devices[0], NULL, 1, dims[i], x, dims[i], &got);
             worst = worse(worst, size(got - ((double)m + rondo_log(sum))) /
                                      (1.01 * bound / sum + 1e-15 * (1 + size((double)m))));
             rondo__free(x);
@@ -247,7 +247,7 @@ static void logsumexp_special(void)
             row[4][i] = i == 20 ? FLT_MAX : -FLT_MAX;
             row[5][i] = i == 38 ? nan : 0.0f;
         }
-        rondo__cpu_logsumexp(&devices[d], NULL, 6, 40, row[0], 40, out);
+        rondo__cpu_logsumexp(devices[d], NULL, 6, 40, row[0], 40, out);
         memcpy(&bits, &out[2], sizeof bits);
         ok(out[0] == -(double)inf && out[1] == (double)inf && bits == UINT64_C(0x7ff8000000000000) &&
                out[3] == 7.0 && out[4] == (double)FLT_MAX && out[5] != out[5],
@@ -315,7 +315,7 @@ static void equal_bits(int which, int anything)
         for (int d = 0; d < device_count; d++) {
             void *out = d ? got : want;
             memcpy(out, n.a, (size_t)count * rondo_type_size(n.from));
-            run(&devices[d], &n, out);
+            run(devices[d], &n, out);
             int64_t at = differ(out, want, results, each);
             if (at >= 0)
                 diag("%s, %s: rows %lld dim %lld, element %lld differs", function_names[which],
@@ -351,5 +351,6 @@ int main(void)
         equal_bits(which, 0);
         equal_bits(which, 1);
     }
+    drop_devices();
     return done();
 }

@@ -12,7 +12,8 @@
 
 /* Every instruction set, on one thread and on three; the first one is the definition without FMA
  * instructions. */
-static struct rondo_device devices[2 * RONDO_CPU_ISAS];
+extern const struct rondo_device_ops rondo__cpu_device;
+static struct rondo_device *devices[2 * RONDO_CPU_ISAS];
 static char device_names[2 * RONDO_CPU_ISAS][32];
 static int device_count;
 
@@ -21,13 +22,18 @@ static void find_devices(void)
     static const int32_t threads[2] = { 1, 3 };
     for (int isa = 0; isa < RONDO_CPU_ISAS; isa++)
         for (int i = 0; i < 2 && rondo__cpu_isa_usable(isa); i++) {
-            struct rondo_device *d = &devices[device_count];
-            d->threads = threads[i];
-            d->isa = isa;
-            d->fma = isa == RONDO_CPU_SCALAR && rondo__cpu_fma_usable();
+            const struct rondo_device_desc desc = { .threads = threads[i], .isa = rondo__cpu_isa_name(isa) };
+            if (rondo__cpu_device.attach(&devices[device_count], &desc))
+                exit(99);
             snprintf(device_names[device_count++], sizeof device_names[0], "%s, %d thread%s",
                      rondo__cpu_isa_name(isa), (int)threads[i], i ? "s" : "");
         }
+}
+
+__attribute__((unused)) static void drop_devices(void)
+{
+    while (device_count)
+        rondo__cpu_device.detach(devices[--device_count]);
 }
 
 static uint32_t random_32(uint64_t seed, uint64_t i)

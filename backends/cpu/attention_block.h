@@ -171,16 +171,8 @@ static void pack_q(const struct block *b, const struct panel *p)
             q[i] = w;
         }
         int32_t d = 0;
-        for (; d + 4 <= dim; d += 4) {
-            __m128 a = _mm_loadu_ps(q[0] + d), c = _mm_loadu_ps(q[1] + d), e = _mm_loadu_ps(q[2] + d),
-                   f = _mm_loadu_ps(q[3] + d);
-            float *to = p->qt + (int64_t)d * ld + r;
-            _MM_TRANSPOSE4_PS(a, c, e, f);
-            _mm_storeu_ps(to, a);
-            _mm_storeu_ps(to + ld, c);
-            _mm_storeu_ps(to + 2 * ld, e);
-            _mm_storeu_ps(to + 3 * ld, f);
-        }
+        for (; d + 4 <= dim; d += 4)
+            vec_transpose4(q[0] + d, q[1] + d, q[2] + d, q[3] + d, p->qt + (int64_t)d * ld + r, ld);
         for (; d < dim; d++)
             for (int32_t i = 0; i < 4; i++)
                 p->qt[(int64_t)d * ld + r + i] = q[i][d];

@@ -60,10 +60,11 @@ static void look_at(const struct rondo_program *p, const struct rondo_attention_
 }
 
 /* What of a program this device has no kernels for. */
-static int refuse(const struct rondo_program_desc *d)
+static int refuse(const struct rondo_device *dev, const struct rondo_program_desc *d)
 {
-    if (d->arithmetic != RONDO_ARITHMETIC_F32)
-        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes arithmetic f32 only, not number %d", (int)d->arithmetic);
+    if (d->arithmetic < 0 || d->arithmetic >= RONDO_CPU_ARITHMETICS || !dev->kernels.attention[d->arithmetic])
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has no kernels of arithmetic number %d; it has those of f32",
+                           (int)d->arithmetic);
     if (d->level != RONDO_STRICT)
         return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes level strict only, not number %d", (int)d->level);
     if (d->mask.kind->bits)
@@ -87,16 +88,17 @@ static int64_t blocks_of(const struct rondo_attention_task *t, int64_t step)
 /* Pieces, items and scratch of all jobs: a run of some of them needs no more. false: too large for this machine. */
 static bool measure(const struct rondo_device *dev, struct rondo_program *p)
 {
+    const struct rondo_cpu_attention *kernel = dev->kernels.attention[p->desc.arithmetic];
     int64_t pieces = 0, items = 0, heads;
     size_t most = 0, all;
     for (int64_t i = 0; i < p->desc.job_count; i++) {
         const struct rondo_attention_task *t = p->tasks + i;
-        const int64_t blocks = blocks_of(t, dev->attention->tokens(t));
+        const int64_t blocks = blocks_of(t, kernel->tokens(t));
         size_t need;
         if (!blocks)
             continue;
         if (!rondo__mul64(blocks, t->kv_heads, &heads) || !rondo__add64(pieces, blocks, &pieces) ||
-            !rondo__add64(items, heads, &items) || !dev->attention->bytes(t, &need))
+            !rondo__add64(items, heads, &items) || !kernel->bytes(t, &need))
             return false;
         most = need > most ? need : most;
     }
@@ -110,7 +112,7 @@ static bool measure(const struct rondo_device *dev, struct rondo_program *p)
 int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc)
 {
     *out = NULL;
-    int err = refuse(desc);
+    int err = refuse(dev, desc);
     if (err)
         return err;
     struct rondo_program *p = rondo__alloc_zero(1, sizeof *p);
@@ -303,7 +305,7 @@ static int work(void *arg, int64_t item, int worker)
 int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *program,
                          const struct rondo_attention_run *run, const struct rondo_poll *poll)
 {
-    struct job j = { .kernel = dev->attention, .tasks = program->tasks, .poll = poll, .scratch_bytes = program->worker_bytes };
+    struct job j = { .kernel = dev->kernels.attention[program->desc.arithmetic], .tasks = program->tasks, .poll = poll, .scratch_bytes = program->worker_bytes };
     int err = 0;
 
     (void)stream;

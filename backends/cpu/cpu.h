@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What the files of backends/cpu share: the device object, the instruction sets, loops over threads, and the
+ * What the files of backends/cpu share: the device object, the instruction sets, loops over threads, scratch, and the
  * functions that fill the device table. Nobody outside this folder includes it (tests of the kernels do).
  */
 #ifndef RONDO_CPU_CPU_H
 #define RONDO_CPU_CPU_H
 
-#include "core/internal.h"
+#include "backends/cpu/kernels.h"
 
 /* Ascending: better last. SOFT and SCALAR are the spec program, with fused multiply-add in software and by
  * instruction. */
@@ -17,27 +17,11 @@ const char *rondo__cpu_isa_name(int isa);
 int rondo__cpu_isa_usable(int isa);
 int rondo__cpu_fma_usable(void); /* the same for the spec built with FMA instructions */
 
-struct rondo_attention_task;   /* task.h */
-
-/* One build of the attention kernels. An item is some tokens of a task x the heads of one KV head. */
-struct rondo_cpu_attention {
-    int64_t (*tokens)(const struct rondo_attention_task *task); /* tokens of one item */
-    bool (*bytes)(const struct rondo_attention_task *task,
-                  size_t *bytes); /* scratch of one worker, wherever keys lie; false: too large */
-    /* tokens [t0, t1); returns poll's code. poll is NULL on workers that are not the calling thread. */
-    int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head,
-               void *scratch, const struct rondo_poll *poll);
-};
-/* Only those of RONDO_CPU_HAVE_* are linked; soft always is. */
-extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_attention_fma;
-extern const struct rondo_cpu_attention rondo__cpu_attention_avx2, rondo__cpu_attention_avx512;
-
 struct rondo_device {
     int32_t threads;
     int32_t isa; /* enum rondo_cpu_isa, as asked for */
-    int32_t fma; /* SCALAR: the build with FMA instructions serves */
     int32_t crowded; /* its threads and those of other ranks are more than the cores */
-    const struct rondo_cpu_attention *attention;
+    struct rondo_cpu_kernels kernels;
     struct rondo_team *team; /* made when first of use (team.h) */
     char *scratch, *scratch_block; /* of whatever computes, as large as the largest yet needed; what was allocated for it */
     size_t scratch_bytes;
@@ -84,6 +68,7 @@ int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear 
 int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
 void rondo__cpu_linear_free(struct rondo_device *dev, struct rondo_device_linear *linear);
 size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear);
+uint64_t rondo__cpu_linear_format(const struct rondo_device *dev);
 int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
                       const struct rondo_linear_run *run, const struct rondo_poll *poll);
 int rondo__cpu_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,

@@ -81,23 +81,10 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
     if (!dev)
         return rondo__fail(RONDO_ENOMEM, "no memory for the cpu device");
     dev->isa = chosen;
-    dev->fma = chosen == RONDO_CPU_SCALAR && rondo__cpu_fma_usable();
     dev->threads = d.threads ? d.threads : rondo__cores();
     dev->crowded = d.crowded || dev->threads > rondo__cores();
     (void)rondo__team_forks(); /* from here on forks are counted */
-    dev->attention = &rondo__cpu_attention_soft;
-#ifdef RONDO_CPU_HAVE_FMA
-    if (dev->fma)
-        dev->attention = &rondo__cpu_attention_fma;
-#endif
-#ifdef RONDO_CPU_HAVE_AVX2
-    if (chosen == RONDO_CPU_AVX2)
-        dev->attention = &rondo__cpu_attention_avx2;
-#endif
-#ifdef RONDO_CPU_HAVE_AVX512
-    if (chosen == RONDO_CPU_AVX512)
-        dev->attention = &rondo__cpu_attention_avx512;
-#endif
+    rondo__cpu_kernels(&dev->kernels, chosen);
     *out = dev;
     return 0;
 }
@@ -304,6 +291,7 @@ const struct rondo_device_ops rondo__cpu_device = {
     .linear_new = rondo__cpu_linear_new,
     .linear_load = rondo__cpu_linear_load,
     .linear_read = rondo__cpu_linear_read,
+    .linear_format = rondo__cpu_linear_format,
     .linear_free = rondo__cpu_linear_free,
     .linear_bytes = rondo__cpu_linear_bytes,
     .linear = rondo__cpu_linear,

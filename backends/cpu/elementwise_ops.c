@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The element-wise slots of the device table: picks the kernels of the device's instruction set and shares
- * rows or elements out among its threads. Every row and element stands alone, so sharing changes no bit. The
+ * The element-wise slots of the device table: shares rows or elements out among the device's threads. Every row and element stands alone, so sharing changes no bit. The
  * arithmetic is in ref_elementwise.c (definition) and elementwise.c (vectors). Called by lib/tensor/layers.c
  * through the device table.
  */
@@ -9,26 +8,6 @@
 
 /* What is worth handing to another thread; a multiple of all vector lengths. */
 #define ITEM_ELEMENTS ((int64_t)1 << 15)
-
-const struct rondo_cpu_elementwise *rondo__cpu_elementwise_kernels(const struct rondo_device *dev)
-{
-    switch (dev->isa) {
-#ifdef RONDO_CPU_HAVE_AVX512
-    case RONDO_CPU_AVX512:
-        return &rondo__cpu_elementwise_avx512;
-#endif
-#ifdef RONDO_CPU_HAVE_AVX2
-    case RONDO_CPU_AVX2:
-        return &rondo__cpu_elementwise_avx2;
-#endif
-#ifdef RONDO_CPU_HAVE_FMA
-    case RONDO_CPU_SCALAR:
-        return dev->fma ? &rondo__cpu_elementwise_fma : &rondo__cpu_elementwise_soft;
-#endif
-    default:
-        return &rondo__cpu_elementwise_soft;
-    }
-}
 
 struct call {
     const struct rondo_cpu_elementwise *kernels;
@@ -69,7 +48,7 @@ int rondo__cpu_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, in
                        const float *weight, float eps, float *y)
 {
     (void)stream;
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+    struct call c = { .kernels = &dev->kernels.elementwise,
                       .dim = dim,
                       .in = x,
                       .second = weight,
@@ -92,7 +71,7 @@ int rondo__cpu_rope(struct rondo_device *dev, struct rondo_stream *stream, int64
                     int64_t row_stride, int64_t head_stride, const float *table)
 {
     (void)stream;
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+    struct call c = { .kernels = &dev->kernels.elementwise,
                       .dim = dim,
                       .heads = heads,
                       .row_stride = row_stride,
@@ -118,7 +97,7 @@ static int swiglu_item(void *arg, int64_t item, int worker)
 int rondo__cpu_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
 {
     (void)stream;
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev), .in = gate, .second = up, .out = y };
+    struct call c = { .kernels = &dev->kernels.elementwise, .in = gate, .second = up, .out = y };
     return rondo__cpu_for(dev, items(&c, count, 1), swiglu_item, &c, NULL);
 }
 
@@ -136,7 +115,7 @@ int rondo__cpu_convert(struct rondo_device *dev, struct rondo_stream *stream, in
                        void *to)
 {
     (void)stream;
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+    struct call c = { .kernels = &dev->kernels.elementwise,
                       .in = from,
                       .out = to,
                       .in_type = from_type,
@@ -158,7 +137,7 @@ int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, 
                          int64_t x_stride, double *out)
 {
     (void)stream;
-    struct call c = { .kernels = rondo__cpu_elementwise_kernels(dev),
+    struct call c = { .kernels = &dev->kernels.elementwise,
                       .dim = dim,
                       .row_stride = x_stride,
                       .in = x,

@@ -60,16 +60,7 @@
 VEC void weights(const void *w, int at, int type, vf *first, vf *second)
 {
     if (type == RONDO_BF16) {
-        const void *p = (const uint16_t *)w + at;
-#if VL == 16
-        __m512i u = _mm512_loadu_si512(p);
-        *first = _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
-        *second = _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000u)));
-#else
-        __m256i u = _mm256_loadu_si256((const __m256i *)p);
-        *first = _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
-        *second = _mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32((int)0xffff0000u)));
-#endif
+        vf_from_bf16_pairs((const uint16_t *)w + at, first, second);
     } else {
         *first = vf_element(w, at, type);
         *second = vf_element(w, at + VL, type);
@@ -196,10 +187,11 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
     const struct rondo_device_linear *l = job->linear;
     int64_t row = rondo__cpu_tile_begin(job, t), rows = rondo__cpu_tile_begin(job, t + 1) - row,
             n = padded(rows);
-    float *to = job->packed + t * TILE * l->in;
+    const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0);
+    float *to = job->packed + t * TILE * job->columns;
 
-    for (int64_t g = 0; g < l->leaves; g++) {
-        int64_t k0 = rondo__cpu_leaf_begin(l, g), k1 = rondo__cpu_leaf_begin(l, g + 1);
+    for (int64_t g = job->leaf0; g < job->leaf1; g++) {
+        int64_t k0 = rondo__cpu_leaf_begin(l, g) - begin, k1 = rondo__cpu_leaf_begin(l, g + 1) - begin;
         for (int64_t k = k0; k < k1; k += 16) {          /* 16: a cache line of each row */
             int64_t count = k1 - k < 16 ? k1 - k : 16, pairs = count & ~(int64_t)1;
             float *p = to + k * n;
@@ -224,10 +216,10 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 /* ---- panels ---- */
 
 /* scratch: for each tile its stack of nodes */
-static bool bytes(const struct rondo_device_linear *linear, int64_t tiles, size_t *out)
+static bool bytes(int64_t leaves, int64_t tiles, size_t *out)
 {
     size_t floats;
-    return rondo__mul((size_t)tiles * NODE, (size_t)rondo__cpu_tree_depth(linear->leaves) + 1, &floats) &&
+    return rondo__mul((size_t)tiles * NODE, (size_t)rondo__cpu_tree_depth(leaves) + 1, &floats) &&
            rondo__mul(floats, sizeof(float), out);
 }
 
@@ -261,15 +253,16 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
 {
     const struct rondo_device_linear *l = job->linear;
     const size_t element = l->type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t);
-    const int64_t depth = rondo__cpu_tree_depth(l->leaves) + 1;
+    const int64_t leaves = job->leaf1 - job->leaf0, depth = rondo__cpu_tree_depth(leaves) + 1;
+    const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0);
     const int64_t chunk = tile1 - tile0 > 1 ? CHUNK : INT32_MAX;
     float *stacks = scratch;
     tile_function *tile = l->type == RONDO_F32 ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : tile_f16;
 
     for (int64_t panel = panel0; panel < panel1; panel++) {
         int nodes = 0;
-        for (int64_t g = 0; g < l->leaves; g++) {
-            int64_t k0 = rondo__cpu_leaf_begin(l, g), k1 = rondo__cpu_leaf_begin(l, g + 1);
+        for (int64_t g = 0; g < leaves; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
+            int64_t k0 = rondo__cpu_leaf_begin(l, job->leaf0 + g), k1 = rondo__cpu_leaf_begin(l, job->leaf0 + g + 1);
             int merges = 0;
             for (int64_t i = g; i & 1; i >>= 1)
                 merges++;
@@ -279,7 +272,7 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
                 for (int64_t t = tile0; t < tile1; t++) {
                     int64_t n = padded(rondo__cpu_tile_begin(job, t + 1) - rondo__cpu_tile_begin(job, t));
                     float *node = stacks + ((t - tile0) * depth + nodes) * NODE;
-                    tile(n, job->packed + t * TILE * l->in + k * n, w, count, node,
+                    tile(n, job->packed + t * TILE * job->columns + (k - begin) * n, w, count, node,
                          k + count == k1 ? merges : 0, k > k0);
                 }
             }

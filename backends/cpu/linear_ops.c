@@ -15,26 +15,6 @@
 #define ITEM_WORK ((int64_t)1 << 21)
 #define LEAST_WORK ((int64_t)1 << 18)
 
-const struct rondo_cpu_linear *rondo__cpu_linear_kernels(const struct rondo_device *dev)
-{
-    switch (dev->isa) {
-#ifdef RONDO_CPU_HAVE_AVX512
-    case RONDO_CPU_AVX512:
-        return &rondo__cpu_linear_avx512;
-#endif
-#ifdef RONDO_CPU_HAVE_AVX2
-    case RONDO_CPU_AVX2:
-        return &rondo__cpu_linear_avx2;
-#endif
-#ifdef RONDO_CPU_HAVE_FMA
-    case RONDO_CPU_SCALAR:
-        return dev->fma ? &rondo__cpu_linear_fma : &rondo__cpu_linear_soft;
-#endif
-    default:
-        return &rondo__cpu_linear_soft;
-    }
-}
-
 /* ---- weights ---- */
 
 int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out,
@@ -43,8 +23,13 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     struct rondo_device_linear *l;
     size_t panels, panel_bytes, bytes;
 
-    (void)dev;
     *out = NULL;
+    if (desc->arithmetic < 0 || desc->arithmetic >= RONDO_CPU_ARITHMETICS || !dev->kernels.linear[desc->arithmetic])
+        return rondo__fail(RONDO_ENOTSUP, "the cpu device has no linear layers of arithmetic number %d; it has those of f32",
+                           (int)desc->arithmetic);
+    if (desc->level != RONDO_STRICT)
+        return rondo__fail(RONDO_ENOTSUP, "the cpu device has linear layers of level strict only, not of number %d",
+                           (int)desc->level);
     if (desc->in < 1 || desc->in > INT32_MAX || desc->out < 1 || desc->leaves < 1 || desc->leaves > desc->in)
         return rondo__fail(RONDO_EINVAL,
                            "a linear layer of %lld inputs, %lld outputs and %d leaves cannot be: in must be "
@@ -67,6 +52,7 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     l->panels = (int64_t)panels;
     l->type = desc->type;
     l->leaves = desc->leaves;
+    l->arithmetic = desc->arithmetic;
     l->bytes = bytes;
     rondo__cpu_huge(l->weights, bytes);
     if (desc->out % PANEL)
@@ -87,6 +73,13 @@ void rondo__cpu_linear_free(struct rondo_device *dev, struct rondo_device_linear
 size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear)
 {
     return linear->bytes;
+}
+
+/* Panels of layers.h are the same for every instruction set and in all memory that a process has. */
+uint64_t rondo__cpu_linear_format(const struct rondo_device *dev)
+{
+    (void)dev;
+    return RONDO_CPU_PANEL;
 }
 
 /* Transposes rows of W into columns of a panel, in runs of 16 inputs: those are whole cache lines of source
@@ -186,7 +179,7 @@ static int64_t divide_up(int64_t a, int64_t b)
 static int64_t cut(struct run *r, const struct rondo_device *dev)
 {
     const struct rondo_device_linear *l = r->job.linear;
-    const int64_t work = l->in * PANEL * r->job.rows;   /* of one panel: at most 2^36 times a block's rows */
+    const int64_t work = r->job.columns * PANEL * r->job.rows;   /* of one panel: at most 2^36 times a block's rows */
     const int64_t enough = 8 * (int64_t)dev->threads;
     int64_t wanted = l->panels * divide_up(work, ITEM_WORK), most = l->panels * divide_up(work, LEAST_WORK);
     int64_t panel_items;
@@ -206,55 +199,37 @@ static int64_t cut(struct run *r, const struct rondo_device *dev)
     return panel_items * r->tile_groups;
 }
 
-int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
-                      const struct rondo_linear_run *run, const struct rondo_poll *poll)
+/* One node of the tree over leaves: [leaf0, leaf1), for all rows, into y. */
+static int run_node(struct rondo_device *dev, const struct rondo_cpu_linear *k, const struct rondo_cpu_linear_job *whole,
+                    const struct rondo_poll *poll)
 {
-    const int64_t rows = run->rows;
-    const struct rondo_cpu_linear *k = rondo__cpu_linear_kernels(dev);
-    int64_t tiles = divide_up(rows, k->tile_rows), blocks = divide_up(tiles, BLOCK_TILES),
-            most = divide_up(tiles, blocks ? blocks : 1);
-    size_t bytes = 0, scratch_bytes, scratch_all;
+    const int64_t rows = whole->rows, columns = whole->columns;
+    int64_t tiles = divide_up(rows, k->tile_rows), blocks = divide_up(tiles, BLOCK_TILES), most = divide_up(tiles, blocks);
+    size_t packed = 0, all;
     struct run r = { .kernels = k };
-    float *packed = NULL;
-    char *scratch = NULL;
     int err = 0;
 
-    (void)stream;
-    if (rows < 1)
-        return 0;
-    if (run->leaves || run->nodes)
-        return rondo__fail(RONDO_ENOTSUP, "a linear layer over some of its leaves");
-    if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *run->x, (size_t)linear->in, &bytes)) ||
-        !k->bytes(linear, most, &scratch_bytes) ||
-        !rondo__mul(scratch_bytes, (size_t)dev->threads, &scratch_all))
-        return rondo__fail(RONDO_ENOMEM,
-                           "a linear layer of %lld inputs in %d leaves needs more scratch than can be "
-                           "counted",
-                           (long long)linear->in, (int)linear->leaves);
-    packed = rondo__alloc(bytes);
-    scratch = rondo__alloc(scratch_all);
-    if (!packed || !scratch) {
-        err = rondo__fail(RONDO_ENOMEM, "no memory for the %zu bytes of scratch of a linear layer",
-                          bytes + scratch_all);
-        goto out;
-    }
+    if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *whole->x, (size_t)columns, &packed)) ||
+        !k->bytes(whole->leaf1 - whole->leaf0, most, &r.scratch_bytes) || !rondo__add(packed, 63, &packed) ||
+        !rondo__add(r.scratch_bytes, 63, &r.scratch_bytes) || !rondo__mul(r.scratch_bytes & ~(size_t)63, (size_t)dev->threads, &all) ||
+        !rondo__add(all, packed & ~(size_t)63, &all))
+        return rondo__fail(RONDO_ENOMEM, "a linear layer of %lld inputs in %d leaves needs more scratch than can be counted",
+                           (long long)whole->linear->in, (int)whole->linear->leaves);
+    if (!rondo__cpu_scratch(dev, all))
+        return rondo__fail(RONDO_ENOMEM, "no memory for the %zu bytes of scratch of a linear layer", all);
+    r.scratch = dev->scratch + (packed & ~(size_t)63);
+    r.scratch_bytes &= ~(size_t)63;
     for (int64_t b = 0; b < blocks && !err; b++) {
         int64_t tile = tiles * b / blocks, tile_end = tiles * (b + 1) / blocks, row = tile * k->tile_rows;
         int64_t end = tile_end * k->tile_rows < rows ? tile_end * k->tile_rows : rows;
-        r.job = (struct rondo_cpu_linear_job){ linear,
-                                               end - row,
-                                               tile_end - tile,
-                                               k->tile_rows,
-                                               run->x + row * run->x_stride,
-                                               run->y + row * run->y_stride,
-                                               packed,
-                                               run->x_stride,
-                                               run->y_stride,
-                                               run->bias,
-                                               run->add };
-        r.scratch = scratch;
-        r.scratch_bytes = scratch_bytes;
-        if (k->pack && (end - row) * linear->in < LEAST_WORK)
+        r.job = *whole;
+        r.job.rows = end - row;
+        r.job.tiles = tile_end - tile;
+        r.job.tile_rows = k->tile_rows;
+        r.job.x = whole->x + row * whole->x_stride;
+        r.job.y = whole->y + row * whole->y_stride;
+        r.job.packed = (float *)(void *)dev->scratch;
+        if (k->pack && (end - row) * columns < LEAST_WORK)
             for (int64_t t = 0; t < r.job.tiles; t++)
                 k->pack(&r.job, t);
         else if (k->pack)
@@ -262,8 +237,40 @@ int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, con
         if (!err)
             err = rondo__cpu_for(dev, cut(&r, dev), run_item, &r, poll);
     }
-out:
-    rondo__free(scratch);
-    rondo__free(packed);
+    return err;
+}
+
+int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                      const struct rondo_linear_run *run, const struct rondo_poll *poll)
+{
+    const struct rondo_cpu_linear *k = dev->kernels.linear[linear->arithmetic];
+    const int32_t first = run->first_leaf, leaves = run->leaves ? run->leaves : linear->leaves;
+    struct rondo_cpu_linear_job job = { .linear = linear, .leaf1 = linear->leaves, .columns = linear->in, .rows = run->rows, .x = run->x,
+                                        .y = run->y, .x_stride = run->x_stride, .y_stride = run->y_stride, .bias = run->bias,
+                                        .add = run->add };
+    int err = 0;
+
+    (void)stream;
+    if (first < 0 || leaves < 1 || first > linear->leaves - leaves)
+        return rondo__fail(RONDO_EINVAL, "leaves %d to %d of a linear layer that has %d", (int)first, (int)first + (int)leaves - 1,
+                           (int)linear->leaves);
+    if (!run->nodes && leaves != linear->leaves)
+        return rondo__fail(RONDO_EINVAL, "%d of a linear layer's %d leaves are no sum; ask for nodes", (int)leaves, (int)linear->leaves);
+    if (run->rows < 1)
+        return 0;
+    if (!run->nodes)
+        return run_node(dev, k, &job, poll);
+    job.bias = NULL;
+    job.add = 0;
+    job.y = run->nodes;
+    job.y_stride = linear->out;
+    const int64_t begin = rondo__cpu_leaf_begin(linear, first);
+    for (int32_t leaf = first, end = first + leaves; leaf < end && !err; leaf = (int32_t)job.leaf1, job.y += run->node_stride) {
+        job.leaf0 = leaf;
+        job.leaf1 = rondo__linear_node_end(linear->leaves, leaf, end);
+        job.columns = rondo__cpu_leaf_begin(linear, job.leaf1) - rondo__cpu_leaf_begin(linear, leaf);
+        job.x = run->x + (rondo__cpu_leaf_begin(linear, leaf) - begin);
+        err = run_node(dev, k, &job, poll);
+    }
     return err;
 }

@@ -29,15 +29,17 @@ static float leaf_sum(const float *x, const void *w, int64_t first, int64_t coun
 
 /* C6 with plain additions: leaf g is merged to its left as often as g ends in one bits; what is left at the
  * end hangs together from the right. */
-static float output(const struct rondo_device_linear *l, const float *x, int64_t o)
+static float output(const struct rondo_cpu_linear_job *job, const float *x, int64_t o)
 {
+    const struct rondo_device_linear *l = job->linear;
+    const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0);
     float stack[64];
     int n = 0;
 
-    for (int64_t g = 0; g < l->leaves; g++) {
-        int64_t k = rondo__cpu_leaf_begin(l, g), count = rondo__cpu_leaf_begin(l, g + 1) - k;
+    for (int64_t g = 0; g < job->leaf1 - job->leaf0; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
+        int64_t k = rondo__cpu_leaf_begin(l, job->leaf0 + g), count = rondo__cpu_leaf_begin(l, job->leaf0 + g + 1) - k;
         int64_t first = (o / RONDO_CPU_PANEL * l->in + k) * RONDO_CPU_PANEL + rondo__cpu_column(l->type, o);
-        float node = leaf_sum(x + k, l->weights, first, count, l->type);
+        float node = leaf_sum(x + k - begin, l->weights, first, count, l->type);
         for (int64_t i = g; i & 1; i >>= 1)
             node = stack[--n] + node;
         stack[n++] = node;
@@ -58,7 +60,7 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
     (void)scratch;
     for (int64_t row = rondo__cpu_tile_begin(job, tile0); row < rondo__cpu_tile_begin(job, tile1); row++)
         for (int64_t o = panel0 * RONDO_CPU_PANEL; o < last; o++) {
-            float *y = job->y + row * job->y_stride + o, sum = output(l, job->x + row * job->x_stride, o);
+            float *y = job->y + row * job->y_stride + o, sum = output(job, job->x + row * job->x_stride, o);
             if (job->bias)
                 sum = sum + job->bias[o];
             if (job->add)
@@ -67,9 +69,9 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
         }
 }
 
-static bool bytes(const struct rondo_device_linear *linear, int64_t tiles, size_t *out)
+static bool bytes(int64_t leaves, int64_t tiles, size_t *out)
 {
-    (void)linear;
+    (void)leaves;
     (void)tiles;
     *out = 0;
     return true;

@@ -85,6 +85,13 @@ VEC vf vf_from_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p)), 16));
 }
+/* 2 * VL elements, of which every second one is in *even, the others in *odd */
+VEC void vf_from_bf16_pairs(const uint16_t *p, vf *even, vf *odd)
+{
+    __m512i u = _mm512_loadu_si512((const void *)p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000u)));
+}
 VEC vf vf_from_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -162,6 +169,12 @@ VEC vf vf_from_bf16(const uint16_t *p)
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));
 }
+VEC void vf_from_bf16_pairs(const uint16_t *p, vf *even, vf *odd)
+{
+    __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    *even = _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+    *odd = _mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32((int)0xffff0000u)));
+}
 VEC vf vf_from_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -186,6 +199,29 @@ VEC void vf_to_f16(uint16_t *p, vf x)
 
 #else
 #error "compile with -DRONDO_ISA_avx2 or -DRONDO_ISA_avx512"
+#endif
+
+/* to[i * ld + j] = element i of row j: four rows of four */
+#ifdef __SSE__
+VEC void vec_transpose4(const float *row0, const float *row1, const float *row2, const float *row3, float *to, int64_t ld)
+{
+    __m128 a = _mm_loadu_ps(row0), b = _mm_loadu_ps(row1), c = _mm_loadu_ps(row2), d = _mm_loadu_ps(row3);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a);
+    _mm_storeu_ps(to + ld, b);
+    _mm_storeu_ps(to + 2 * ld, c);
+    _mm_storeu_ps(to + 3 * ld, d);
+}
+#else
+VEC void vec_transpose4(const float *row0, const float *row1, const float *row2, const float *row3, float *to, int64_t ld)
+{
+    for (int i = 0; i < 4; i++, to += ld) {
+        to[0] = row0[i];
+        to[1] = row1[i];
+        to[2] = row2[i];
+        to[3] = row3[i];
+    }
+}
 #endif
 
 #pragma GCC diagnostic pop

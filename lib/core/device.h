@@ -164,6 +164,25 @@ struct rondo_linear_run {
     int64_t node_stride;
 };
 
+/* Of the tree over `total` leaves, the highest node that begins at `first` and has no leaf from `end` on: where it ends. Beyond the last leaf
+ * there is nothing, so that a node that reaches it may be as high as it likes. */
+static inline int32_t rondo__linear_node_end(int32_t total, int32_t first, int32_t end)
+{
+    int64_t size = 1;
+    while (first % (2 * size) == 0 && first + size < end && (first + 2 * size <= end || end == total))
+        size *= 2;
+    return first + size < end ? (int32_t)(first + size) : end;
+}
+
+/* How many nodes leaves [first, first + leaves) make. */
+static inline int32_t rondo__linear_nodes(int32_t total, int32_t first, int32_t leaves)
+{
+    int32_t nodes = 0;
+    for (int32_t at = first; at < first + leaves; at = rondo__linear_node_end(total, at, first + leaves))
+        nodes++;
+    return nodes;
+}
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
@@ -229,6 +248,9 @@ struct rondo_device_ops {
                      double *out);
     /* The rows as linear_load got them, of its storage type, to host memory. May be NULL: then nobody can ask for them. */
     int (*linear_read)(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
+    /* What a device's packed weights are, a number other than 0: linear() of a device of this table takes what linear_new() of another one
+     * made where both say the same. NULL or 0: it takes its own only. */
+    uint64_t (*linear_format)(const struct rondo_device *dev);
 };
 
 /* A slot that an older table may lack. */

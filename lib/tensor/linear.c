@@ -27,6 +27,33 @@ static const struct rondo_device_ops *device_of(const rondo_context *ctx, const 
     return NULL;
 }
 
+/* The numbers have names; which of them can be had is the device's to say. */
+static int check_numerics(const struct rondo_device_ops *ops, const rondo_linear_desc *d)
+{
+    if (!rondo_arithmetic_name(d->arithmetic))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: %d is no arithmetic; f32 is 0", (int)d->arithmetic);
+    if (!rondo_level_name(d->level))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: %d is no level; strict is 0", (int)d->level);
+    if (!(ops->arithmetics >> d->arithmetic & 1u))
+        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: device \"%s\" does not compute arithmetic %s; f32 is 0", ops->name,
+                           rondo_arithmetic_name(d->arithmetic));
+    if (!(ops->levels >> d->level & 1u))
+        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: device \"%s\" does not compute at level %s; strict is 0", ops->name,
+                           rondo_level_name(d->level));
+    return 0;
+}
+
+/* Whether the context's device computes with these weights: its own, or those of one that packs alike. */
+static bool takes(const rondo_linear *l, const rondo_context *ctx)
+{
+    if (ctx->device == l->device)
+        return true;
+    if (!RONDO_HAS(l->ops, linear_format))
+        return false;
+    const uint64_t format = l->ops->linear_format(l->device->dev);
+    return format != 0 && l->ops->linear_format(rondo__dev(ctx)) == format;
+}
+
 int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_linear_desc *desc)
 {
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
@@ -63,6 +90,9 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
                            "rondo_linear_create: leaves is %d; it must be 1 to in, %lld, or 0 for the "
                            "default",
                            (int)d.leaves, (long long)d.in);
+    err = check_numerics(ops, &d);
+    if (err)
+        return err;
     l = rondo__alloc_zero(1, sizeof *l);
     if (!l || !(l->loaded = rondo__alloc_zero((size_t)d.out / 8 + 1, 1))) {
         err = rondo__fail(RONDO_ENOMEM, "rondo_linear_create: no memory for a linear layer of %lld outputs",
@@ -182,6 +212,9 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
                            "rondo_linear_execute: the layer was made for device \"%s\" and the context "
                            "computes on \"%s\"",
                            linear->ops->name, rondo__ops(ctx)->name);
+    if (!takes(linear, ctx))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: the layer's weights belong to another instance of device \"%s\", which packs "
+                                         "them its own way; make the layer with a context of this one", linear->ops->name);
     if (linear->missing)
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_execute: %lld of the layer's %lld rows of weights have not been "

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Puts an instruction set's table of kernels together: the scalar spec first, then what is faster. The one place that knows which builds
+ * there are; device.c asks it once for each device.
+ */
+#include "backends/cpu/cpu.h"
+
+/* What one build has; NULL where it has nothing of its own. */
+struct build {
+    const struct rondo_cpu_attention *attention[RONDO_CPU_ARITHMETICS];
+    const struct rondo_cpu_linear *linear[RONDO_CPU_ARITHMETICS];
+    const struct rondo_cpu_elementwise *elementwise;
+};
+
+#define BUILD(name)                                                                                                                        \
+    static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
+                                               { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
+                                               &rondo__cpu_elementwise_##name };
+BUILD(soft)
+#ifdef RONDO_CPU_HAVE_FMA
+BUILD(fma)
+#endif
+#ifdef RONDO_CPU_HAVE_AVX2
+BUILD(avx2)
+#endif
+#ifdef RONDO_CPU_HAVE_AVX512
+BUILD(avx512)
+#endif
+
+static void take(struct rondo_cpu_kernels *out, const struct build *b)
+{
+    const struct rondo_cpu_elementwise *from = b->elementwise;
+    struct rondo_cpu_elementwise *to = &out->elementwise;
+    for (int i = 0; i < RONDO_CPU_ARITHMETICS; i++) {
+        out->attention[i] = b->attention[i] ? b->attention[i] : out->attention[i];
+        out->linear[i] = b->linear[i] ? b->linear[i] : out->linear[i];
+    }
+    if (!from)
+        return;
+    to->rmsnorm = from->rmsnorm ? from->rmsnorm : to->rmsnorm;
+    to->rope = from->rope ? from->rope : to->rope;
+    to->swiglu = from->swiglu ? from->swiglu : to->swiglu;
+    to->convert = from->convert ? from->convert : to->convert;
+    to->logsumexp = from->logsumexp ? from->logsumexp : to->logsumexp;
+}
+
+void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa)
+{
+    static const struct build *const faster[RONDO_CPU_ISAS] = {
+#ifdef RONDO_CPU_HAVE_AVX2
+        [RONDO_CPU_AVX2] = &avx2_build,
+#endif
+#ifdef RONDO_CPU_HAVE_AVX512
+        [RONDO_CPU_AVX512] = &avx512_build,
+#endif
+    };
+    *out = (struct rondo_cpu_kernels){ .attention = { NULL } };
+    take(out, &soft_build);
+#ifdef RONDO_CPU_HAVE_FMA
+    if (isa != RONDO_CPU_SOFT && rondo__cpu_fma_usable())
+        take(out, &fma_build);
+#endif
+    if (faster[isa])
+        take(out, faster[isa]);
+}

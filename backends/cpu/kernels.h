@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The table of kernels. Each instruction set has one; it starts as the scalar spec's (ref_*.c), and what the set computes faster takes the
+ * place of an entry (kernels.c). A kernel does a part of a job on one thread and allocates nothing; who calls it (attention_run.c,
+ * linear_ops.c, elementwise_ops.c) cuts jobs into such parts and hands them out.
+ */
+#ifndef RONDO_CPU_KERNELS_H
+#define RONDO_CPU_KERNELS_H
+
+#include "core/internal.h"
+
+#define RONDO_CPU_ARITHMETICS 3   /* enum rondo_arithmetic */
+
+/* ---- attention: an item is some tokens of a task x the heads of one KV head ---- */
+
+struct rondo_attention_task;   /* task.h */
+
+struct rondo_cpu_attention {
+    int64_t (*tokens)(const struct rondo_attention_task *task);               /* of one item */
+    /* scratch of one worker, wherever keys lie; false: too large */
+    bool (*bytes)(const struct rondo_attention_task *task, size_t *bytes);
+    /* tokens [t0, t1); returns poll's code. poll is NULL on workers that are not the calling thread */
+    int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
+               const struct rondo_poll *poll);
+};
+
+/* ---- linear layers: an item is some panels of outputs x some tiles of rows ---- */
+
+/* Some rows of x against leaves [leaf0, leaf1) of a linear, which are a whole node of its tree; x begins at the first column of leaf0.
+ * In tiles of tile_rows; the last one may have fewer. */
+struct rondo_cpu_linear_job {
+    const struct rondo_device_linear *linear;
+    int64_t leaf0, leaf1, columns;
+    int64_t rows, tiles, tile_rows;
+    const float *x;
+    float *y, *packed;          /* packed: what pack() made of x; tile t begins at t * tile_rows * columns */
+    int64_t x_stride, y_stride;
+    const float *bias;
+    int add;
+};
+
+struct rondo_cpu_linear {
+    int64_t tile_rows;
+    void (*pack)(const struct rondo_cpu_linear_job *job, int64_t tile);   /* NULL: x is read where it lies */
+    bool (*bytes)(int64_t leaves, int64_t tiles, size_t *bytes);          /* scratch of one worker for so many; false: too large */
+    void (*run)(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch);
+};
+
+/* ---- element by element, or row by row ---- */
+
+struct rondo_cpu_elementwise {
+    void (*rmsnorm)(int64_t rows, int64_t dim, const float *x, const float *weight, float eps, float *y);
+    void (*rope)(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table);
+    void (*swiglu)(int64_t count, const float *gate, const float *up, float *y);
+    void (*convert)(int64_t count, int from_type, const void *from, int to_type, void *to);
+    void (*logsumexp)(int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
+};
+
+/* ---- the table ---- */
+
+struct rondo_cpu_kernels {
+    const struct rondo_cpu_attention *attention[RONDO_CPU_ARITHMETICS];   /* NULL: an arithmetic without kernels */
+    const struct rondo_cpu_linear *linear[RONDO_CPU_ARITHMETICS];
+    struct rondo_cpu_elementwise elementwise;
+};
+
+/* isa: enum rondo_cpu_isa, usable here. */
+void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa);
+
+/* Parts of tables: what the sources of each build define. Only those of RONDO_CPU_HAVE_* are linked; soft always is. */
+extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_attention_fma, rondo__cpu_attention_avx2,
+    rondo__cpu_attention_avx512;
+extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_fma, rondo__cpu_linear_avx2, rondo__cpu_linear_avx512;
+extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
+    rondo__cpu_elementwise_avx512;
+
+#endif
