@@ -91,7 +91,8 @@ static int write_result(rondo_context *ctx, struct attend *a, const rondo_attent
     const int out_type = options.out_type ? options.out_type : in->type;
     const int64_t out_shape[4] = { in->batch, in->q_rows, in->heads, in->value_dim }, lse_shape[3] = { in->batch, in->heads, in->q_rows };
     const int skip = in->packed ? 1 : 0;
-    const rondo_array arrays[2] = { { "out", out_type, 4 - skip, out_shape + skip, 0, 0 }, { "lse", RONDO_ARRAY_F32, 3 - skip, lse_shape + skip, 0, 0 } };
+    const rondo_array arrays[2] = { { .name = "out", .type = out_type, .dims = 4 - skip, .shape = out_shape + skip },
+                                    { .name = "lse", .type = RONDO_ARRAY_F32, .dims = 3 - skip, .shape = lse_shape + skip } };
     const int64_t lse_count = in->batch * in->heads * in->q_rows, out_count = lse_count * in->value_dim;
     struct sink sink = { a, NULL, 0, NULL, out_type };
     int code = 0;

@@ -57,7 +57,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     struct work *w = arg;
     const bool first = rondo_context_rank(ctx) == 0, writes = first && options.logits;
     const int64_t shape[2] = { w->count, w->vocabulary };
-    const rondo_array array = { "logits", RONDO_ARRAY_F32, 2, shape, 0, 0 };
+    const rondo_array array = { "logits", RONDO_ARRAY_F32, 2, shape, 0, 0, { 0 } };
     rondo_lm *lm = NULL;
     rondo_lm_desc d = RONDO_LM_DESC_INIT;
     rondo_score score = RONDO_SCORE_INIT;

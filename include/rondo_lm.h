@@ -27,6 +27,7 @@ typedef struct rondo_array {
     int32_t type, dims;
     const int64_t *shape;        /* [dims] */
     uint64_t offset, bytes;      /* in the file */
+    int64_t spare[4];            /* room for fields to come: 0 from us, not looked at in what callers give */
 } rondo_array;
 
 typedef struct rondo_arrays rondo_arrays;   /* an open file; reads are plain reads (no mmap), each checked */
@@ -147,6 +148,7 @@ typedef struct rondo_lm_event {
     int32_t finish;                /* rondo_finish, after this token */
     const char *text;              /* what the stream may show now (stops held back); valid until the next step or the release */
     size_t text_bytes;
+    int64_t spare[4];              /* room for fields to come: 0 */
 } rondo_lm_event;
 /* Runs one forward pass (chunks of prompts, or one decode step of the whole batch) and returns how many events there are
  * (<= max; max >= live sequences), 0 where only prefill went on, or a code, after which the lm can only be destroyed, on every rank;

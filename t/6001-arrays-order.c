@@ -53,7 +53,7 @@ static const char *write_all_types(const char *name, bool other, bool pieces)
     const char *path = scratch_path(name);
     for (int i = 0; i < N; i++) {
         shapes[i] = all[i].count;
-        arrays[i] = (rondo_array){ all[i].name, all[i].type, 1, &shapes[i], 0, 0 };
+        arrays[i] = (rondo_array){ all[i].name, all[i].type, 1, &shapes[i], 0, 0, { 0 } };
     }
     int err = rondo_arrays_create(&w, path, arrays, N);
     if (!err && other)
@@ -116,7 +116,7 @@ static void test_long(int type, int word)
 {
     const int64_t count = 100003;
     const size_t bytes = (size_t)count * (size_t)word;
-    const rondo_array array = { "x", type, 1, &count, 0, 0 };
+    const rondo_array array = { "x", type, 1, &count, 0, 0, { 0 } };
     unsigned char *numbers = malloc(bytes + 1), *got = malloc(bytes + 1);
     rondo_arrays_writer *w = NULL;
     rondo_arrays *f = NULL;

@@ -198,7 +198,8 @@ static void test_truncated_and_flipped(void)
 static int write_and_read(void)
 {
     static const int64_t shape[] = { 3 };
-    static const rondo_array arrays[] = { { "x", RONDO_ARRAY_U8, 1, shape, 0, 0 }, { "y", RONDO_ARRAY_F32, 1, shape, 0, 0 } };
+    static const rondo_array arrays[] = { { .name = "x", .type = RONDO_ARRAY_U8, .dims = 1, .shape = shape },
+                                          { .name = "y", .type = RONDO_ARRAY_F32, .dims = 1, .shape = shape } };
     rondo_arrays_writer *w = NULL;
     rondo_arrays *f = NULL;
     const char *path = scratch_path("a.safetensors");

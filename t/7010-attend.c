@@ -48,7 +48,7 @@ static void write_file(const char *name, const struct tensor *list, int count)
 
 static struct tensor t(const char *name, int type, const void *data, int dims, int64_t a, int64_t b, int64_t c, int64_t d)
 {
-    struct tensor x = { { name, type, dims, NULL, 0, 0 }, { a, b, c, d }, data };
+    struct tensor x = { { name, type, dims, NULL, 0, 0, { 0 } }, { a, b, c, d }, data };
     return x;
 }
 
