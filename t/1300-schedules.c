@@ -29,11 +29,12 @@ static const char *const machine_names[] = { "in place", "copied", "device", "de
 
 struct all {
     struct rondo__design *design;
+    struct rondo__part_of part;
     uint64_t messages, bytes, pairs;
     int (*tamper)(struct rondo__schedule *s, uint32_t which);
     int32_t tampered;
     uint32_t which;
-    int done, bounds;
+    int done, bounds, counts_pairs;
 };
 
 /* Places of nodes lie in their buffers. */
@@ -56,28 +57,26 @@ static int places_fit(const struct rondo__design *d, const struct rondo__part_of
     return fit;
 }
 
-static int at(void *arg, int32_t rank, struct rondo__schedule *out)
+static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
 {
     struct all *a = arg;
-    struct rondo__part_of part;
+    struct rondo__part_of *part = &a->part;
     struct rondo__counts counts;
-    int err = rondo__design_build(a->design, rank, &part);
+    int err = rondo__design_build(a->design, rank, part);
     if (err)
         return err;
-    rondo__schedule_count(&part.schedule, &counts);
+    rondo__schedule_count(&part->schedule, &counts);
     a->messages += counts.messages;
     a->bytes += counts.bytes;
-    for (int64_t i = 0; i < part.schedule.operations.count; i++) {
-        const struct rondo__operation *o = rondo__operation_at(&part.schedule, i);
+    for (int64_t i = 0; i < part->schedule.operations.count && a->counts_pairs; i++) {
+        const struct rondo__operation *o = rondo__operation_at(&part->schedule, i);
         if (o->kind == RONDO_COMPUTE && o->group == 0)
-            a->pairs += rondo__jobs_pairs(a->design, &part.tables, o->first, o->count);
+            a->pairs += rondo__jobs_pairs(a->design, &part->tables, o->first, o->count);
     }
-    a->bounds &= places_fit(a->design, &part);
+    a->bounds &= places_fit(a->design, part);
     if (a->tamper && rank == a->tampered)
-        a->done = a->tamper(&part.schedule, a->which);
-    *out = part.schedule;
-    part.schedule = (struct rondo__schedule){ 0 };
-    rondo__part_free(&part);
+        a->done = a->tamper(&part->schedule, a->which);
+    *out = &part->schedule;
     return 0;
 }
 
@@ -125,7 +124,7 @@ static void grid(void)
                 good = 0;
                 continue;
             }
-            struct all a = { .design = &design, .bounds = 1 };
+            struct all a = { .design = &design, .bounds = 1, .counts_pairs = 1 };
             err = rondo__schedule_check(ranks, &machines[m], at, &a);
             if (err && good)
                 diag("%d ranks, %s, %s, %d sequences, round %d: %s", (int)ranks, rondo_layout_name(desc.layout),
@@ -143,6 +142,7 @@ static void grid(void)
             }
             bounds &= a.bounds;
             direct += flow->messages != 0;
+            rondo__part_free(&a.part);
             rondo__design_free(&design);
         }
         ok(good, "%s: 250 plans for 1 to 9 ranks, each checked over all of them", machine_names[m]);
@@ -264,6 +264,7 @@ static void broken(void)
             caught += a.done && err;
             if (a.done && !err && kinds[k].always)
                 diag("not seen: %s, round %d, %s, %s", kinds[k].what, round, rondo_algorithm_name(desc.algorithm), rondo_layout_name(desc.layout));
+            rondo__part_free(&a.part);
             rondo__design_free(&design);
         }
         /* some waits are implied by others */
@@ -288,7 +289,7 @@ static void large(void)
             const int32_t ranks = all_ranks ? 1024 : 96;
             rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
             struct rondo__design design;
-            struct rondo__part_of part;
+            struct rondo__part_of part = { 0 };
             d.heads = 32;
             d.kv_heads = 8;
             d.head_dim = 128;
@@ -316,6 +317,7 @@ static void large(void)
                "and those of all ranks checked in %.1f s", now() - begin);
             if (err)
                 diag("%s", rondo_error_text());
+            rondo__part_free(&a.part);
             rondo__design_free(&design);
         }
 }

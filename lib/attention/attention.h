@@ -49,7 +49,8 @@ int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc
 /* ---- design.c ---- */
 int rondo__design_make(struct rondo__design *out, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine);
 void rondo__design_free(struct rondo__design *design);
-int rondo__design_build(const struct rondo__design *design, int32_t rank, struct rondo__part_of *out);
+/* part: { 0 }, or of another rank, whose memory is then used again. After a failure it is empty. */
+int rondo__design_build(const struct rondo__design *design, int32_t rank, struct rondo__part_of *part);
 void rondo__part_free(struct rondo__part_of *part);
 void rondo__design_program(const struct rondo__design *design, const struct rondo__tables *tables, struct rondo_program_desc *out);
 uint64_t rondo__design_hash(const struct rondo__design *design);

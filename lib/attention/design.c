@@ -222,16 +222,18 @@ void rondo__design_free(struct rondo__design *p)
     *p = (struct rondo__design){ .ranks = 0 };
 }
 
-int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rondo__part_of *out)
+int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rondo__part_of *part)
 {
-    *out = (struct rondo__part_of){ .schedule = { .rank = rank, .ranks = p->ranks, .groups = p->groups, .fence = -1 } };
+    struct rondo__tables *t = &part->tables;
+    rondo__schedule_clear(&part->schedule, rank, p->ranks, p->groups);
+    t->spans.count = t->leaves.count = t->steps.count = t->places.count = t->jobs.count = 0;
     struct rondo__build b = { .survey = &p->survey, .shape = &p->shape, .machine = p->machine, .rank = rank, .groups = p->groups,
-                              .tables = &out->tables, .schedule = &out->schedule };
+                              .tables = t, .schedule = &part->schedule };
     int err = p->algorithm->build(&b);
-    if (!err && !rondo__schedule_place(&out->schedule))
+    if (!err && !rondo__schedule_place(&part->schedule))
         err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace would be larger than memory can be");
     if (err)
-        rondo__part_free(out);
+        rondo__part_free(part);
     return err;
 }
 
@@ -243,6 +245,7 @@ void rondo__part_free(struct rondo__part_of *part)
     rondo__list_free(&part->tables.steps);
     rondo__list_free(&part->tables.places);
     rondo__list_free(&part->tables.jobs);
+    *part = (struct rondo__part_of){ .tables = { .spans = { NULL, 0, 0 } } };
 }
 
 void rondo__design_program(const struct rondo__design *p, const struct rondo__tables *t, struct rondo_program_desc *out)

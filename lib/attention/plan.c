@@ -135,6 +135,7 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
     err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, &program, plan->design.sequences);
     if (!err)
         fill_info(plan);
+    rondo__list_free(&plan->part.schedule.history);
     rondo__survey_free(&plan->design.survey);
     return err;
 }

@@ -6,20 +6,31 @@
  */
 #include "attention/tree.h"
 
+static bool grow(struct rondo__list *list, size_t item, int64_t room)
+{
+    size_t bytes;
+    if (!rondo__mul((size_t)room, item, &bytes))
+        return false;
+    void *items = rondo__resize(list->items, (size_t)list->count * item, bytes);
+    if (!items)
+        return false;
+    list->items = items;
+    list->room = room;
+    return true;
+}
+
+void rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room)
+{
+    if (room > list->room)
+        (void)grow(list, item, room);
+}
+
 void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more)
 {
     if (list->room - list->count < more) {
-        int64_t room = list->room + list->room / 2 + 16;
-        size_t bytes;
-        if (room < list->count + more)
-            room = list->count + more;
-        if (!rondo__mul((size_t)room, item, &bytes))
+        const int64_t room = 2 * list->room + 16;
+        if (!grow(list, item, room < list->count + more ? list->count + more : room))
             return NULL;
-        void *items = rondo__resize(list->items, (size_t)list->count * item, bytes);
-        if (!items)
-            return NULL;
-        list->items = items;
-        list->room = room;
     }
     void *at = (char *)list->items + (size_t)list->count * item;
     list->count += more;
@@ -231,6 +242,8 @@ bool rondo__tree_join(struct rondo__tree *t, struct rondo__list *steps, struct r
 {
     struct writer w = { .tree = t, .steps = steps, .rank_of = rank_of };
     *program = (struct rondo__program){ .first = steps->count };
+    rondo__list_reserve(steps, sizeof(struct rondo_tree_step), steps->count + 2 * (int64_t)t->leaves);
+    rondo__list_reserve(rank_of, sizeof(int32_t), t->leaves);
     if (t->root >= 0) {
         join(&w, t->root);
         step(&w, RONDO_TREE_OUT, 0, 0);

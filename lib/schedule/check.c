@@ -285,7 +285,6 @@ struct message {
     size_t bytes;
     int32_t peer, receives, operation;
     int32_t next;                      /* in its channel, while it has no counterpart: + 1; 0: none */
-    int32_t rank;
 };
 
 struct program {
@@ -345,7 +344,7 @@ static bool take_program(struct program *p, const struct rondo__schedule *s)
         p->first[i] = (int32_t)(p->messages.count - o->count);
         p->count[i] = (int32_t)o->count;
         for (int64_t j = 0; j < o->count; j++)
-            m[j] = (struct message){ parts[o->first + j].bytes, parts[o->first + j].peer, parts[o->first + j].receives, (int32_t)i, 0, s->rank };
+            m[j] = (struct message){ parts[o->first + j].bytes, parts[o->first + j].peer, parts[o->first + j].receives, (int32_t)i, 0 };
     }
     return true;
 }
@@ -445,7 +444,7 @@ static int run_network(struct network *n)
     return err;
 }
 
-int rondo__schedule_check(int32_t ranks, const struct rondo__machine *machine, int (*at)(void *arg, int32_t rank, struct rondo__schedule *out),
+int rondo__schedule_check(int32_t ranks, const struct rondo__machine *machine, int (*at)(void *arg, int32_t rank, const struct rondo__schedule **out),
                           void *arg)
 {
     struct network n = { .ranks = ranks };
@@ -456,13 +455,12 @@ int rondo__schedule_check(int32_t ranks, const struct rondo__machine *machine, i
     n.queue = rondo__alloc_zero(count, sizeof *n.queue);
     int err = n.program && n.channel && n.queue ? 0 : no_memory();
     for (int32_t r = 0; r < ranks && !err; r++) {
-        struct rondo__schedule s = { 0 };
+        const struct rondo__schedule *s = NULL;
         err = at(arg, r, &s);
         if (!err)
-            err = check_buffers(&s, machine);
-        if (!err && !take_program(n.program + r, &s))
+            err = check_buffers(s, machine);
+        if (!err && !take_program(n.program + r, s))
             err = no_memory();
-        rondo__schedule_free(&s);
     }
     if (!err)
         err = run_network(&n);

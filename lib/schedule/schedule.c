@@ -32,12 +32,36 @@ void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out)
     out->memories = ctx->transport->memories;
 }
 
+#define LISTS 10
+
+static void lists_of(struct rondo__schedule *s, struct rondo__list *lists[LISTS])
+{
+    struct rondo__list *all[LISTS] = { &s->buffers, &s->operations, &s->uses, &s->waits, &s->copies, &s->parts, &s->sources, &s->nodes,
+                                       &s->blanks, &s->history };
+    memcpy(lists, all, sizeof all);
+}
+
 void rondo__schedule_free(struct rondo__schedule *s)
 {
-    struct rondo__list *lists[] = { &s->buffers, &s->operations, &s->uses, &s->waits, &s->copies, &s->parts, &s->sources, &s->nodes,
-                                    &s->blanks, &s->history };
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+    struct rondo__list *lists[LISTS];
+    lists_of(s, lists);
+    for (size_t i = 0; i < LISTS; i++)
         rondo__list_free(lists[i]);
+}
+
+void rondo__schedule_clear(struct rondo__schedule *s, int32_t rank, int32_t ranks, int32_t groups)
+{
+    struct rondo__list *lists[LISTS];
+    lists_of(s, lists);
+    for (size_t i = 0; i < LISTS; i++)
+        lists[i]->count = 0;
+    s->rank = rank;
+    s->ranks = ranks;
+    s->groups = groups;
+    s->fence = -1;
+    s->failed = false;
+    memset(s->workspace_bytes, 0, sizeof s->workspace_bytes);
+    s->spare_bytes = 0;
 }
 
 static void *add(struct rondo__schedule *s, struct rondo__list *list, size_t item)
@@ -56,6 +80,16 @@ int32_t rondo__buffer_add(struct rondo__schedule *s, struct rondo__buffer buffer
     *b = buffer;
     b->read = b->written = -1;
     return (int32_t)(s->buffers.count - 1);
+}
+
+void rondo__schedule_reserve(struct rondo__schedule *s, int64_t operations, int64_t transfers)
+{
+    rondo__list_reserve(&s->operations, sizeof(struct rondo__operation), operations);
+    rondo__list_reserve(&s->buffers, sizeof(struct rondo__buffer), 2 * transfers + 16);
+    rondo__list_reserve(&s->uses, sizeof(struct rondo__use), 2 * operations);
+    rondo__list_reserve(&s->history, sizeof(struct rondo__past), 2 * operations);
+    rondo__list_reserve(&s->parts, sizeof(struct rondo__part), 2 * transfers);
+    rondo__list_reserve(&s->waits, sizeof(int32_t), 2 * operations);
 }
 
 /* ---- what an operation waits for ---- */
@@ -116,16 +150,19 @@ void rondo__schedule_use(struct rondo__schedule *s, int32_t buffer, size_t at, s
     *u = (struct rondo__use){ buffer, writes, at, bytes };
     o->uses++;
     struct rondo__buffer *b = rondo__buffer_at(s, root_of(s, buffer));
-    conflicts(s, o, self, b->written, at, at + bytes, true);
+    size_t end = at + bytes;
+    if (writes && !at && o->kind != RONDO_COMPUTE)   /* new content: nobody behind it has to do with what was there before */
+        end = b->bytes > end ? b->bytes : end;
+    conflicts(s, o, self, b->written, at, end, true);
     if (writes)
-        conflicts(s, o, self, b->read, at, at + bytes, false);
+        conflicts(s, o, self, b->read, at, end, false);
     int64_t *chain = writes ? &b->written : &b->read;
     struct rondo__past *p = add(s, &s->history, sizeof *p);
     if (!p)
         return;
-    *p = (struct rondo__past){ *chain, self, 0, at, at + bytes };
+    *p = (struct rondo__past){ *chain, self, 0, at, end };
     *chain = s->history.count - 1;
-    if (writes && !at && bytes >= b->bytes)
+    if (writes && !at && end >= b->bytes)
         b->read = -1;   /* whoever conflicts with these reads conflicts with this write, which waited for them */
 }
 
@@ -133,8 +170,6 @@ void rondo__schedule_use(struct rondo__schedule *s, int32_t buffer, size_t at, s
 
 struct rondo__operation *rondo__schedule_begin(struct rondo__schedule *s, int kind, struct rondo__step step, int32_t group)
 {
-    if (!s->operations.count)
-        s->fence = -1;
     struct rondo__operation *o = s->failed ? NULL : add(s, &s->operations, sizeof *o);
     if (!o)
         return &s->nowhere;
@@ -238,6 +273,5 @@ bool rondo__schedule_place(struct rondo__schedule *s)
         if (b->over >= 0)
             b->at = rondo__buffer_at(s, root_of(s, i))->at;
     }
-    rondo__list_free(&s->history);
     return fits && s->workspace_bytes[RONDO_MEMORY_HOST] < SIZE_MAX / 2;
 }

@@ -110,8 +110,12 @@ struct rondo__schedule {
 };
 
 void rondo__schedule_free(struct rondo__schedule *s);
+/* As new, for another rank; the lists keep their memory. */
+void rondo__schedule_clear(struct rondo__schedule *s, int32_t rank, int32_t ranks, int32_t groups);
 
 /* ---- building ---- */
+/* About so many are to come: a hint. */
+void rondo__schedule_reserve(struct rondo__schedule *s, int64_t operations, int64_t transfers);
 /* All return a number; what cannot be recorded for want of memory sets `failed`, which a builder looks at once, at the end. */
 int32_t rondo__buffer_add(struct rondo__schedule *s, struct rondo__buffer buffer);
 static inline struct rondo__buffer *rondo__buffer_at(const struct rondo__schedule *s, int64_t index)
@@ -142,9 +146,9 @@ void rondo__schedule_count(const struct rondo__schedule *s, struct rondo__counts
 
 /* ---- checking (check.c) ---- */
 /* The schedules of all ranks of one execution, given one after the other. 0, or RONDO_EINVAL with a sentence that says which rank and
- * operation breaks which rule. at(arg, rank, ...) makes a rank's schedule, which the checker frees. */
+ * operation breaks which rule. at(arg, rank, ...) shows a rank's schedule, until it is called for the next. */
 int rondo__schedule_check(int32_t ranks, const struct rondo__machine *machine,
-                          int (*at)(void *arg, int32_t rank, struct rondo__schedule *out), void *arg);
+                          int (*at)(void *arg, int32_t rank, const struct rondo__schedule **out), void *arg);
 
 /* ---- telling (print.c) ---- */
 /* One line of an operation, as snprintf() would: its length. flops: of a COMPUTE, by the caller. */

@@ -568,6 +568,8 @@ static void schedule(struct ring *g)
     } else {
         memset(packed, 0xff, (size_t)n * 2 * sizeof *packed);
         memset(shown, 0xff, (size_t)n * sizeof *shown);
+        if (n > 4 && g->flow->base.messages)
+            rondo__schedule_reserve(s, 2 * (int64_t)n * b->groups + 16, 2 * (int64_t)n * b->groups);
         rondo__lower_begin(b);
         make_places(g, places);
     }

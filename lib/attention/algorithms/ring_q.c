@@ -227,13 +227,21 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
         f->flight++;
     f->base.messages = (f->direct ? direct_messages : ring_messages) + node_messages;
     f->base.bytes = (f->direct ? direct_rows : ring_rows) * q_row + node_rows * node_row;
+    double *nodes = rondo__alloc_zero((size_t)n, sizeof *nodes);
+    if (!nodes)
+        return rondo__build_failed();
     for (int32_t r = 0; r < n; r++) {
-        double own = rondo__own_bytes(s, shape, r), nodes = 0.0;
-        for (int32_t other = 0; other < n; other++)
-            nodes += (double)nodes_of(f, s, other, r) + (machine->in_place ? 0.0 : (double)nodes_of(f, s, r, other));
+        double own = rondo__own_bytes(s, shape, r);
         f->base.own = own > f->base.own ? own : f->base.own;
-        f->base.need = nodes * (double)node_row > f->base.need ? nodes * (double)node_row : f->base.need;
+        for (int32_t other = 0; other < n && f->source_of[r] >= 0; other++) {
+            const double rows = (double)f->nodes[cell(f, s, r, other)];
+            nodes[other] += rows;
+            nodes[r] += machine->in_place ? 0.0 : rows;
+        }
     }
+    for (int32_t r = 0; r < n; r++)
+        f->base.need = nodes[r] * (double)node_row > f->base.need ? nodes[r] * (double)node_row : f->base.need;
+    rondo__free(nodes);
     f->base.need += machine->in_place ? parcel : 2.0 * parcel;
     return 0;
 }
@@ -409,12 +417,19 @@ static bool sort_jobs(struct ring *g)
     return true;
 }
 
-/* Which ranks want which of this rank's strips. */
+/* Which ranks want which of this rank's strips, where some want a part of them. */
 static bool find_wanted(struct ring *g)
 {
     const struct rondo__survey *s = g->b->survey;
     int64_t own = 0, first;
     size_t words;
+    bool parts = false;
+    for (int32_t r = 0; r < s->roles.ranks; r++) {
+        const int64_t rows = rows_for(g->flow, s, g->b->rank, r);
+        parts |= rows && rows < s->output_rows[g->b->rank];
+    }
+    if (!parts)
+        return true;
     for (int64_t i = 0; i < s->roles.sequences; i++)
         own += rondo__strips_of(s, i, g->b->rank, &first);
     g->words = (s->roles.ranks + 63) / 64;
@@ -452,7 +467,8 @@ static bool program(struct ring *g)
 
 struct wires {
     int32_t places[2];        /* ring: in turn */
-    int32_t packed;           /* ring: this rank's Q */
+    int32_t packed;           /* this rank's Q, all of it */
+    int32_t packed_for;       /* direct: the head group for which it is packed already; -1: none */
     int32_t *sent;            /* [ranks] by step: direct: Q for a rank */
     int32_t *came;            /* [ranks] by step: Q that came */
     int32_t *nodes;           /* [ranks] nodes for a source: to be sent */
@@ -527,10 +543,17 @@ static void transfer(struct ring *g, struct wires *w, int32_t step, int32_t grou
     int32_t out = -1, in = -1;
     if (!rows && !out_rows)
         return;
-    if (out_rows && g->flow->direct)
+    if (out_rows && g->flow->direct && out_rows == v->output_rows[b->rank]) {
+        /* all of it, as others get it too */
+        if (w->packed_for != group)
+            w->packed = pack(g, -1, group, -1, -1, w->packed);
+        w->packed_for = group;
+        out = w->packed;
+    } else if (out_rows && g->flow->direct) {
         out = w->sent[step] = pack(g, to, group, step, -1, w->sent[step]);
-    else if (out_rows)
+    } else if (out_rows) {
         out = step == 1 ? w->packed : b->machine.in_place ? w->came[step - 1] : w->places[(step - 1) % 2];
+    }
     if (rows && (b->machine.in_place || g->flow->direct)) {
         if (w->came[step] < 0)
             w->came[step] = rondo__lower_arrival(b, "q of rank", from, rondo__product(rows, row));
@@ -671,7 +694,7 @@ static void schedule(struct ring *g)
 {
     struct rondo__build *b = g->b;
     const size_t n = (size_t)b->survey->roles.ranks;
-    struct wires w = { .places = { -1, -1 }, .packed = -1, .nodes_list = -1, .back_list = -1, .sent = rondo__alloc(5 * n * sizeof *w.sent) };
+    struct wires w = { .places = { -1, -1 }, .packed = -1, .packed_for = -1, .nodes_list = -1, .back_list = -1, .sent = rondo__alloc(5 * n * sizeof *w.sent) };
     if (!w.sent) {
         b->schedule->failed = true;
         return;
@@ -681,6 +704,9 @@ static void schedule(struct ring *g)
     w.nodes = w.came + n;
     w.back = w.nodes + n;
     int32_t *arrived = w.back + n;
+    const int64_t ranks = b->survey->roles.ranks;
+    if (ranks > 4 && g->flow->base.messages)
+        rondo__schedule_reserve(b->schedule, 3 * ranks * b->groups + 16, 2 * ranks * b->groups);
     rondo__lower_begin(b);
     make_wires(g, &w);
     memcpy(arrived, w.back, n * sizeof *arrived);
