@@ -55,9 +55,10 @@ int rondo__mailbox_post(struct rondo_mailbox *box, const void *data, size_t byte
         box->fences = fences;
         box->since = 0;
     }
-    if (box->since % RONDO_SEGMENT == 0 && (uint64_t)box->segments < box->since / RONDO_SEGMENT + 2 &&
-        box->segments < RONDO_SEGMENTS_MANY && !grow(box))
-        return RONDO_ENOMEM;
+    while (box->since % RONDO_SEGMENT == 0 && (uint64_t)box->segments < box->since / RONDO_SEGMENT + 2 &&
+           box->segments < RONDO_SEGMENTS_MANY)
+        if (!grow(box))
+            return RONDO_ENOMEM;
     if (at == 0) {
         struct rondo_segment *next = next_segment(box);
         if (!next)

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A second execution of a plan takes no memory, neither from the hooks nor, where it has a workspace, from the plan: whatever the algorithm,
+ * the layout, the mask, the number of ranks, strided tensors and the transport's way of moving.
+ */
+#include <stdatomic.h>
+
+#include "t/attention.h"
+
+static _Atomic long taken;
+static _Atomic int counting;
+
+static void *allocate(void *user, size_t bytes, size_t align)
+{
+    (void)user;
+    if (atomic_load(&counting))
+        atomic_fetch_add(&taken, 1);
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+static void release(void *user, void *memory, size_t bytes)
+{
+    (void)user;
+    (void)bytes;
+    free(memory);
+}
+
+static rondo_attention_desc wanted;
+static int own_workspace, gaps;
+
+static int run(rondo_context *ctx, void *arg)
+{
+    rondo_attention *plan;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    (void)arg;
+    int err = rondo_attention_create(&plan, ctx, &wanted);
+    if (err)
+        return err;
+    err = rondo_attention_query(plan, &info);
+    const int64_t heads = wanted.heads, kv = wanted.kv_heads, dim = wanted.head_dim, wide = dim + gaps;
+    const int64_t q_rows = info.q_rows, k_rows = info.kv_rows;
+    float *q = calloc((size_t)(q_rows * heads * wide) + 1, 4), *out = calloc((size_t)(q_rows * heads * wide) + 1, 4);
+    float *k = calloc((size_t)(k_rows * kv * wide) + 1, 4), *v = calloc((size_t)(k_rows * kv * wide) + 1, 4);
+    float *lse = calloc((size_t)(q_rows * heads) + 1, 4);
+    void *workspace = aligned_alloc(64, info.workspace_bytes + 64 - info.workspace_bytes % 64);
+    const int64_t q_shape[3] = { q_rows, heads, dim }, k_shape[3] = { k_rows, kv, dim }, l_shape[2] = { q_rows, heads };
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    io.q = rondo_tensor_dense(q, RONDO_F32, 3, q_shape);
+    io.out = rondo_tensor_dense(out, RONDO_F32, 3, q_shape);
+    io.k = rondo_tensor_dense(k, RONDO_F32, 3, k_shape);
+    io.v = rondo_tensor_dense(v, RONDO_F32, 3, k_shape);
+    io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, l_shape);
+    rondo_tensor *strided[] = { &io.q, &io.out, &io.k, &io.v };
+    for (int i = 0; i < 4; i++) {
+        strided[i]->stride[1] = wide;
+        strided[i]->stride[0] = strided[i]->shape[1] * wide;
+    }
+    for (int i = 0; i < 4 && !err; i++) {
+        if (i == 1) {
+            err = rondo_barrier(ctx);
+            atomic_store(&counting, 1);
+        }
+        if (!err)
+            err = rondo_attention_execute(plan, &io, own_workspace ? workspace : NULL);
+    }
+    if (!err)
+        err = rondo_barrier(ctx);
+    atomic_store(&counting, 0);
+    free(q);
+    free(k);
+    free(v);
+    free(out);
+    free(lse);
+    free(workspace);
+    rondo_attention_destroy(plan);
+    return err;
+}
+
+int main(void)
+{
+    rondo_hooks h = RONDO_HOOKS_INIT;
+    h.allocate = allocate;
+    h.release = release;
+    if (rondo_set_hooks(&h))
+        return 1;
+    hook_use("");   /* a hook between may take what it likes */
+    for (int algorithm = 1; algorithm <= 2; algorithm++)
+        for (int layout = 1; layout <= 4; layout++) {
+            int good = 1;
+            long most = 0;
+            for (int variant = 0; variant < 12; variant++) {
+                wanted = (rondo_attention_desc)RONDO_ATTENTION_DESC_INIT;
+                wanted.heads = 4;
+                wanted.kv_heads = 2;
+                wanted.head_dim = 16;
+                wanted.tokens = variant % 3 == 2 ? 1 : 700;
+                wanted.cached = variant % 2 ? 900 : 0;
+                wanted.sequences = 1 + variant % 2;
+                wanted.causal = variant != 5;
+                wanted.windowed = variant >= 9;
+                wanted.window_left = wanted.windowed ? 100 : 0;
+                wanted.window_right = wanted.windowed ? -1 : 0;
+                wanted.leaf = 16;
+                wanted.layout = layout;
+                wanted.algorithm = algorithm;
+                wanted.head_groups = variant % 4 == 1 ? 2 : 1;
+                own_workspace = variant % 2;
+                gaps = variant % 5 == 4 ? 3 : 0;
+                rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+                d.threads = 1 + variant % 2;
+                atomic_store(&taken, 0);
+                int err = rondo_launch(1 + variant % 5, &d, run, NULL);
+                if (err)
+                    diag("variant %d: %s", variant, rondo_error_text());
+                good &= !err;
+                most = atomic_load(&taken) > most ? atomic_load(&taken) : most;
+            }
+            ok(good && most == 0, "%s, %s: a second to fourth execution take memory %ld times", rondo_algorithm_name(algorithm),
+               rondo_layout_name(layout), most);
+        }
+    hook_use(NULL);
+    return done();
+}
