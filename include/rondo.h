@@ -170,7 +170,8 @@ RONDO_API int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, 
 RONDO_API int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what) RONDO_MUST_CHECK;
 
 typedef enum rondo_operation {
-    RONDO_OP_SHIFT = 0, RONDO_OP_ALL_TO_ALL, RONDO_OP_ALL_GATHER, RONDO_OP_BROADCAST, RONDO_OP_AGREE, RONDO_OP_COUNT
+    RONDO_OP_SHIFT = 0, RONDO_OP_ALL_TO_ALL, RONDO_OP_ALL_GATHER, RONDO_OP_BROADCAST, RONDO_OP_AGREE, RONDO_OP_SCATTER,
+    RONDO_OP_GATHER, RONDO_OP_COUNT
 } rondo_operation;
 RONDO_API const char *rondo_operation_name(int operation);   /* "shift", "all-to-all", ... */
 /* Room for operations, for ever; RONDO_OP_COUNT is how many there are now. */
@@ -282,6 +283,12 @@ RONDO_API int rondo_placement_owner(const rondo_placement *placement, int64_t se
  * with room), or a code. */
 RONDO_API int64_t rondo_placement_spans(const rondo_placement *placement, int64_t sequence, int rank, int64_t from,
                                         rondo_span *spans, int64_t max);
+/* Copies between a whole array of a sequence's positions >= from (its row 0 is position `from`) and the rank's rows of the sequence: take
+ * copies into `rows`, put back into `whole`. Both are [rows, heads, dim] or [rows, n], of one type and any strides, in host memory. */
+RONDO_API int rondo_placement_take(const rondo_placement *placement, int64_t sequence, int rank, int64_t from, const rondo_tensor *whole,
+                                   const rondo_tensor *rows) RONDO_MUST_CHECK;
+RONDO_API int rondo_placement_put(const rondo_placement *placement, int64_t sequence, int rank, int64_t from, const rondo_tensor *whole,
+                                  const rondo_tensor *rows) RONDO_MUST_CHECK;
 
 /* ---- attention ---------------------------------------------------------------------------------------------------- */
 
@@ -353,6 +360,21 @@ RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention
  * these, sequence after sequence. Returns their number, as rondo_placement_spans(). rank -1 = this one. */
 RONDO_API int64_t rondo_attention_spans(const rondo_attention *plan, int64_t sequence, int keys, int rank,
                                         rondo_span *spans, int64_t max);
+
+/* Between a whole array of a sequence, [tokens, ...] (keys != 0: [cached + tokens, ...]), and this rank's rows of it in a tensor as
+ * rondo_attention_execute() takes it, where they begin in row `row`; -1: packed, behind those of the sequences before. Both are [rows,
+ * heads, dim] or [rows, n], of one type and any strides. take copies into `rows`, put back into `whole`, each on the spot: for
+ * ranks that see the whole array. */
+RONDO_API int rondo_attention_take(const rondo_attention *plan, int64_t sequence, int keys, const rondo_tensor *whole,
+                                   const rondo_tensor *rows, int64_t row) RONDO_MUST_CHECK;
+RONDO_API int rondo_attention_put(const rondo_attention *plan, int64_t sequence, int keys, const rondo_tensor *whole,
+                                  const rondo_tensor *rows, int64_t row) RONDO_MUST_CHECK;
+/* The same where only rank `root` has the whole array (`whole` is not looked at elsewhere): scatter fills `rows` on every rank, gather
+ * `whole` on the root. Collective; each other rank's rows are one message, and need as much memory besides while it travels. */
+RONDO_API int rondo_attention_scatter(rondo_attention *plan, int64_t sequence, int keys, int root, const rondo_tensor *whole,
+                                      const rondo_tensor *rows, int64_t row) RONDO_MUST_CHECK;
+RONDO_API int rondo_attention_gather(rondo_attention *plan, int64_t sequence, int keys, int root, const rondo_tensor *whole,
+                                     const rondo_tensor *rows, int64_t row) RONDO_MUST_CHECK;
 
 typedef struct rondo_attention_io {
     size_t struct_size;

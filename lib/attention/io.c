@@ -48,23 +48,6 @@ static int check_rows(struct use *u, const char *list_name, int64_t sequences)
     return 0;
 }
 
-/* Fields that say how the numbers are stored, and what nobody has a meaning for yet. */
-static int check_kind(const char *name, const rondo_tensor *t)
-{
-    if (t->memory < RONDO_MEMORY_HOST || t->memory > RONDO_MEMORY_DEVICE)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s lies in memory of kind %d; host, pinned and device are 0, 1 and 2", name,
-                           (int)t->memory);
-    if (t->scale)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s has scales, which none of f32, bf16 and f16 has; scale must be NULL", name);
-    int64_t spare = t->reserved;
-    for (size_t i = 0; i < sizeof t->spare / sizeof *t->spare; i++)
-        spare |= t->spare[i];
-    if (spare)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_execute: %s uses a field that rondo %s does not know; make it by "
-                                          "rondo_tensor_dense() or RONDO_TENSOR_INIT, or use a newer library", name, RONDO_VERSION_STRING);
-    return 0;
-}
-
 /* Against the shape [rows, heads, dim] (dim 0: no third dimension); more: rows may be more. */
 static int check_tensor(struct use *u, int32_t type, int64_t heads, int64_t dim, bool more)
 {
@@ -219,7 +202,7 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
         { &lse, "lse_row", RONDO_F32, d->heads, 0 },
     };
     for (int i = 0; i < 5; i++) {
-        int err = check_kind(all[i].use->name, all[i].use->t);
+        int err = rondo__tensor_check("rondo_attention_execute", all[i].use->name, all[i].use->t);
         if (!err && all[i].use == &lse && !io->lse.data)
             break;   /* not wanted */
         if (!err)

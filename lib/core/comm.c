@@ -16,9 +16,9 @@
 /* A step's text. */
 #define STEP_BYTES 128
 
-static const char *const operation_names[RONDO_OP_COUNT] = { "shift", "all-to-all", "all-gather", "broadcast", "agree" };
+static const char *const operation_names[RONDO_OP_COUNT] = { "shift", "all-to-all", "all-gather", "broadcast", "agree", "scatter", "gather" };
 static const char *const wait_names[RONDO_OP_COUNT] = { "wait shift", "wait all-to-all", "wait all-gather", "wait broadcast",
-                                                        "wait agree" };
+                                                        "wait agree", "wait scatter", "wait gather" };
 
 const char *rondo_operation_name(int operation)
 {

@@ -47,6 +47,10 @@ RONDO_API int rondo__desc_copy(void *ours, size_t our_size, const void *theirs, 
 /* Fills a caller's sized out-struct: min(theirs, ours) bytes, keeping their struct_size. */
 RONDO_API int rondo__info_copy(void *theirs, const void *ours, size_t our_size, const char *name);
 
+/* ---- tensors (types.c) ---- */
+/* The fields of a tensor that say how it is stored: what no tensor can have yet is refused. */
+int rondo__tensor_check(const char *function, const char *name, const rondo_tensor *tensor);
+
 /* ---- hash ---- */
 RONDO_API uint64_t rondo__mix64(uint64_t x);                       /* splitmix64's finaliser */
 static inline uint64_t rondo__hash_word(uint64_t h, uint64_t word) { return rondo__mix64(h ^ rondo__mix64(word + 0x9e3779b97f4a7c15u)); }

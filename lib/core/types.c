@@ -74,6 +74,22 @@ rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *s
     return t;
 }
 
+int rondo__tensor_check(const char *function, const char *name, const rondo_tensor *t)
+{
+    if (t->memory < RONDO_MEMORY_HOST || t->memory > RONDO_MEMORY_DEVICE)
+        return rondo__fail(RONDO_EINVAL, "%s: %s lies in memory of kind %d; host, pinned and device are 0, 1 and 2", function, name,
+                           (int)t->memory);
+    if (t->scale)
+        return rondo__fail(RONDO_EINVAL, "%s: %s has scales, which none of f32, bf16 and f16 has; scale must be NULL", function, name);
+    int64_t spare = t->reserved;
+    for (size_t i = 0; i < sizeof t->spare / sizeof *t->spare; i++)
+        spare |= t->spare[i];
+    if (spare)
+        return rondo__fail(RONDO_ENOTSUP, "%s: %s uses a field that rondo %s does not know; make it by rondo_tensor_dense() or "
+                                          "RONDO_TENSOR_INIT, or use a newer library", function, name, RONDO_VERSION_STRING);
+    return 0;
+}
+
 double rondo__now(void)
 {
     struct timespec t;
