@@ -156,7 +156,7 @@ void rondo__cpu_program_free(struct rondo_device *dev, struct rondo_program *pro
 size_t rondo__cpu_program_scratch(const struct rondo_device *dev, const struct rondo_program *program)
 {
     (void)dev;
-    return program->scratch;
+    return rondo__cpu_scratch_takes(program->scratch);
 }
 
 /* ---- a run ---- */

@@ -54,6 +54,8 @@ void rondo__cpu_mode_leave(uint64_t found);
 
 /* The device's scratch holds at least so many bytes from now on. false: no memory, and it is as it was. */
 bool rondo__cpu_scratch(struct rondo_device *dev, size_t bytes);
+/* What is allocated for so many. */
+size_t rondo__cpu_scratch_takes(size_t bytes);
 
 /* ---- attention (attention_run.c): slots of the device table ---- */
 int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc);

@@ -180,9 +180,20 @@ static int sync_streams(struct rondo_device *dev)
  * small pages would slow by a few percent. */
 #define LARGE ((size_t)2 << 20)
 
+static size_t slack_of(size_t bytes)
+{
+    return bytes >= LARGE / 4 ? LARGE - 1 - (bytes - 1) % LARGE + LARGE : 0;
+}
+
+size_t rondo__cpu_scratch_takes(size_t bytes)
+{
+    size_t all;
+    return !bytes ? 0 : rondo__add(bytes, slack_of(bytes) + 2 * 64, &all) ? all : SIZE_MAX; /* rounded up, and its header */
+}
+
 bool rondo__cpu_scratch(struct rondo_device *dev, size_t bytes)
 {
-    const size_t slack = bytes >= LARGE / 4 ? LARGE - 1 - (bytes - 1) % LARGE + LARGE : 0;
+    const size_t slack = slack_of(bytes);
     size_t all;
     if (bytes <= dev->scratch_bytes)
         return true;
