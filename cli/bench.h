@@ -20,7 +20,7 @@ void ceiling_close(struct ceiling *c);
 /* Now, per second: FLOP, or bytes read, or bytes copied, in 10 ms or as long as it takes to read all memory once; longer beside a
  * call of more than some tenths of a second. */
 double ceiling_rate(struct ceiling *c, double call_seconds);
-/* The loops themselves. fma.c: `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512".
+/* The loops themselves. fma.c: `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512", "neon".
  * stream.c: reads memory, which begins at a page, once; returns bytes read, all but a rest of less than 1024. */
 double fma_loop(const char *isa, int64_t rounds);
 double read_loop(const char *memory, size_t bytes);

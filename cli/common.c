@@ -33,7 +33,7 @@ static int choose_device(const struct option *o, const char *text)
 
 static int choose_isa(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "scalar", "avx2", "avx512", NULL }, *const later[] = { "amx", "neon", NULL };
+    static const char *const known[] = { "auto", "scalar", "avx2", "avx512", "neon", NULL }, *const later[] = { "amx", "sve", NULL };
     const int i = choose(o, text, known, later);
     common.isa = i < 0 ? NULL : known[i];
     return i < 0 ? EXIT_USAGE : 0;
@@ -109,7 +109,7 @@ const struct option options_machine[] = {
     { "transport", 0, OPTION_CALL, "threads|mpi", "what ranks are (default threads; mpi under mpirun)", NULL, 0, 0, choose_transport },
     { "device", 0, OPTION_CALL, "cpu", "what computes", NULL, 0, 0, choose_device },
     { "threads", 0, OPTION_INT, "N", "threads inside one rank (default: cores shared out evenly)", &common.threads, 1, 4096, NULL },
-    { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2 or avx512", NULL, 0, 0, choose_isa },
+    { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
     { "numerics", 0, OPTION_CALL, "strict", "level of the numerics contract", NULL, 0, 0, choose_numerics },
     { "arithmetic", 0, OPTION_CALL, "f32", "arithmetic of the numerics contract", NULL, 0, 0, choose_arithmetic },
     { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag (default), striped or snake", NULL, 0, 0, choose_layout },

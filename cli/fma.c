@@ -94,6 +94,23 @@ static double loop_scalar_fma(int64_t rounds)
     return (double)rounds * 8.0 * 2.0;
 }
 
+#elif defined(__aarch64__) && defined(__GNUC__)
+
+#define FMLA(r) "fmla v" #r ".4s, v30.4s, v31.4s\n\t"
+#define TWELVE(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(16) F(17) F(18) F(19)
+#define TWELVE_MORE(F) F(20) F(21) F(22) F(23) F(24) F(25) F(26) F(27) F(28) F(29) F(8) F(9)
+
+static double loop_neon(int64_t rounds)
+{
+    int64_t n = rounds;
+    __asm__ volatile("ld1r {v30.4s}, [%1]\n\tld1r {v31.4s}, [%2]\n"
+                     "1:\n\t" TWELVE(FMLA) TWELVE_MORE(FMLA) "subs %0, %0, #1\n\tb.ne 1b\n"
+                     : "+r"(n) : "r"(operands), "r"(operands + 1)
+                     : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v16", "v17", "v18", "v19", "v20", "v21", "v22",
+                       "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31");
+    return (double)rounds * 24.0 * 4.0 * 2.0;
+}
+
 #endif
 
 /* Any machine: single numbers, in as many chains as hide the latency of a multiplication and an addition. */
@@ -127,6 +144,9 @@ double fma_loop(const char *isa, int64_t rounds)
         return loop_avx2(rounds);
     if (__builtin_cpu_supports("fma"))
         return loop_scalar_fma(rounds);
+#elif defined(__aarch64__) && defined(__GNUC__)
+    if (!strcmp(isa, "neon"))
+        return loop_neon(rounds);
 #else
     (void)isa;
 #endif

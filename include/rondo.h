@@ -111,7 +111,7 @@ typedef struct rondo_context_desc {
     const char *device;             /* "cpu" (default) */
     const char *transport;          /* NULL: one rank alone; "mpi": handle points to an MPI_Comm, NULL = MPI_COMM_WORLD */
     const void *transport_handle;
-    const char *isa;                /* "auto" (default: $RONDO_ISA, else the best here), "scalar", "avx2", "avx512" */
+    const char *isa;                /* "auto" (default: $RONDO_ISA, else the best here), "scalar", "avx2", "avx512", "neon" */
     int32_t device_index;           /* which one, for devices that are several */
     int32_t threads;                /* inside the rank; 0 = the cores shared out evenly among the ranks of this machine */
     double deadline;                /* seconds that one wait for a peer may last; 0 = $RONDO_DEADLINE, else 300 */

@@ -80,34 +80,38 @@ AC_DEFUN([RONDO_LM_LINKS], [
             rondo_lm="no ($1, as $PKG_CONFIG finds it, does not link for $host: PKG_CONFIG_LIBDIR should name the folder of .pc files for $host, or $2_CFLAGS and $2_LIBS be given)"])
         CFLAGS=$rondo_save_CFLAGS; LIBS=$rondo_save_LIBS])])
 
-# RONDO_X86_ISAS: conditionals and flags of each build of the CPU device. Flags are for those files alone: nothing that
+# RONDO_ISAS: conditionals and flags of each build of the CPU device. Flags are for those files alone: nothing that
 # they compile may run before the probe in backends/cpu/isa.c, which is built without them.
 AC_DEFUN([RONDO_ISA_], [
     AC_MSG_CHECKING([whether $CC can build for $1])
     rondo_save_CFLAGS=$CFLAGS; CFLAGS="$CFLAGS -Werror $2"
-    AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <immintrin.h>]], [[$3]])], [rondo_isa=yes; rondo_isas="$rondo_isas $1"], [rondo_isa=no])
+    AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <$4>]], [[$3]])], [rondo_isa=yes; rondo_isas="$rondo_isas $1"], [rondo_isa=no])
     CFLAGS=$rondo_save_CFLAGS
     AC_MSG_RESULT([$rondo_isa])])
-AC_DEFUN([RONDO_X86_ISAS], [
+AC_DEFUN([RONDO_ISAS], [
     ISA_FMA_CFLAGS="-mfma"
     ISA_AVX2_CFLAGS="-mavx2 -mfma -mf16c"
     ISA_AVX512_CFLAGS="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c"
-    rondo_isas= rondo_have_fma=no rondo_have_avx2=no rondo_have_avx512=no
+    rondo_isas= rondo_have_fma=no rondo_have_avx2=no rondo_have_avx512=no rondo_have_neon=no
     AS_CASE([$host_cpu], [x86_64*|amd64*|i?86*], [
-        RONDO_ISA_([fma], [$ISA_FMA_CFLAGS], [volatile __m128 a = _mm_setzero_ps(); a = _mm_fmadd_ss(a, a, a);])
+        RONDO_ISA_([fma], [$ISA_FMA_CFLAGS], [volatile __m128 a = _mm_setzero_ps(); a = _mm_fmadd_ss(a, a, a);], [immintrin.h])
         rondo_have_fma=$rondo_isa
         RONDO_ISA_([avx2], [$ISA_AVX2_CFLAGS],
-            [volatile __m256 a = _mm256_setzero_ps(); a = _mm256_fmadd_ps(a, a, a); a = _mm256_cvtph_ps(_mm256_cvtps_ph(a, 0));])
+            [volatile __m256 a = _mm256_setzero_ps(); a = _mm256_fmadd_ps(a, a, a); a = _mm256_cvtph_ps(_mm256_cvtps_ph(a, 0));], [immintrin.h])
         rondo_have_avx2=$rondo_isa
         RONDO_ISA_([avx512], [$ISA_AVX512_CFLAGS],
-            [volatile __m512 a = _mm512_setzero_ps(); a = _mm512_fmadd_ps(a, a, a); a = _mm512_scalef_ps(a, a);])
-        rondo_have_avx512=$rondo_isa])
+            [volatile __m512 a = _mm512_setzero_ps(); a = _mm512_fmadd_ps(a, a, a); a = _mm512_scalef_ps(a, a);], [immintrin.h])
+        rondo_have_avx512=$rondo_isa],
+        [aarch64|arm64*], [
+        RONDO_ISA_([neon], [], [volatile float32x4_t a = vdupq_n_f32(1.0f); a = vrndnq_f32(vfmaq_f32(a, a, a));], [arm_neon.h])
+        rondo_have_neon=$rondo_isa])
     AC_SUBST([ISA_FMA_CFLAGS])
     AC_SUBST([ISA_AVX2_CFLAGS])
     AC_SUBST([ISA_AVX512_CFLAGS])
     AM_CONDITIONAL([ISA_FMA], [test $rondo_have_fma = yes])
     AM_CONDITIONAL([ISA_AVX2], [test $rondo_have_avx2 = yes])
-    AM_CONDITIONAL([ISA_AVX512], [test $rondo_have_avx512 = yes])])
+    AM_CONDITIONAL([ISA_AVX512], [test $rondo_have_avx512 = yes])
+    AM_CONDITIONAL([ISA_NEON], [test $rondo_have_neon = yes])])
 
 # RONDO_MPI: --with-mpi=auto|yes|no|WRAPPER. The wrapper (mpicc) is asked for its flags, which both Open MPI and MPICH tell
 # with -show; we compile with our own compiler, so that libtool and all other flags stay as they are. Only flags that

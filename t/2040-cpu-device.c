@@ -12,7 +12,7 @@
 
 static void test_names(void)
 {
-    static const char *const refused[] = { "amx", "neon", "sse9", "AVX2", "avx512 " };
+    static const char *const refused[] = { "amx", "sve", "sse9", "AVX2", "avx512 " };
     const char *name, *last = "";
     int usable, listed = 0;
     for (int i = 0; (name = rondo__cpu_device.isa(i, &usable)) != NULL; i++) {

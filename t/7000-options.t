@@ -96,7 +96,7 @@ ok "help COMMAND is COMMAND --help" sh -c "'$RONDO' help score | head -1 | grep 
 says 2 "nccl" verify --transport nccl
 says 2 "cuda" verify --device cuda
 says 2 "amx" verify --isa amx
-says 2 "neon" verify --isa neon
+says 2 "sve" verify --isa sve
 says 2 "native" verify --numerics native
 says 2 "fast" verify --numerics fast
 says 2 "bf16-dot" verify --arithmetic bf16-dot

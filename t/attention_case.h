@@ -379,8 +379,8 @@ struct device_under_test {
 /* All that this machine can run, the reference first; returns their number. */
 static int devices_open(struct device_under_test *d, int max)
 {
-    static const char *const names[] = { "soft", "scalar", "scalar", "avx2", "avx512", "avx512", "avx2" };
-    static const int threads[] = { 1, 1, 3, 1, 1, 3, 2 };
+    static const char *const names[] = { "soft", "scalar", "scalar", "avx2", "avx512", "neon", "avx512", "avx2", "neon" };
+    static const int threads[] = { 1, 1, 3, 1, 1, 1, 3, 2, 3 };
     int n = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names && n < max; i++) {
         struct rondo_device_desc desc = { .threads = threads[i], .isa = names[i] };

@@ -17,10 +17,10 @@
 #define IN_ORDER __asm__ volatile("" : : : "memory")
 
 #define RV 3 /* vectors of rows in a panel */
-#if VL == 16 /* 32 registers: 24 accumulators */
+#if VEC_REGISTERS == 32 /* 24 accumulators */
 #define KEYS(nv) 8 /* keys of a score tile, by the panel's vectors */
 #define COLS 4 /* vectors of the head dimension in a P*V tile */
-#else /* 16 registers: 12 accumulators */
+#else /* 12 accumulators */
 #define KEYS(nv) ((nv) == 1 ? 8 : 4)
 #define COLS 2
 #endif

@@ -10,7 +10,7 @@
 
 /* Ascending: better last. SOFT and SCALAR are the spec program, with fused multiply-add in software and by
  * instruction. */
-enum rondo_cpu_isa { RONDO_CPU_SOFT, RONDO_CPU_SCALAR, RONDO_CPU_AVX2, RONDO_CPU_AVX512, RONDO_CPU_ISAS };
+enum rondo_cpu_isa { RONDO_CPU_SOFT, RONDO_CPU_SCALAR, RONDO_CPU_AVX2, RONDO_CPU_AVX512, RONDO_CPU_NEON, RONDO_CPU_ISAS };
 
 const char *rondo__cpu_isa_name(int isa);
 /* Is in this build (RONDO_CPU_HAVE_*: see backends/Makefile.inc) and can run on this machine. */

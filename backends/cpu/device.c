@@ -11,14 +11,20 @@
 
 /* ---- instruction sets ---- */
 
+/* Those of x86 are listed everywhere, as they were from the beginning; others where they are built. "soft" is accepted, but it is the same
+ * program as "scalar". */
 static const char *isa(int index, int *usable)
 {
-    const int shown = RONDO_CPU_ISAS - 1; /* "soft" is accepted, but it is the same program as "scalar" */
-    if (index < 0 || index >= shown)
-        return NULL;
-    if (usable)
-        *usable = rondo__cpu_isa_usable(index + 1);
-    return rondo__cpu_isa_name(index + 1);
+    for (int i = RONDO_CPU_SCALAR; index >= 0 && i < RONDO_CPU_ISAS; i++) {
+        if (i > RONDO_CPU_AVX512 && !rondo__cpu_isa_usable(i))
+            continue;
+        if (index-- > 0)
+            continue;
+        if (usable)
+            *usable = rondo__cpu_isa_usable(i);
+        return rondo__cpu_isa_name(i);
+    }
+    return NULL;
 }
 
 static int best(void)
@@ -31,7 +37,7 @@ static int best(void)
 
 static int choose(const char *asked, int *out)
 {
-    static const char *const elsewhere[] = { "amx", "neon", "sve" };
+    static const char *const elsewhere[] = { "amx", "sve" };
     const char *from = "";
     if (!asked || !*asked || !strcmp(asked, "auto")) {
         asked = getenv("RONDO_ISA");
@@ -59,7 +65,7 @@ static int choose(const char *asked, int *out)
                 "here is \"%s\"",
                 asked, from, rondo__cpu_isa_name(best()));
     return rondo__fail(RONDO_EINVAL,
-                       "unknown instruction set \"%s\"%s; known are auto, scalar, avx2 and avx512", asked,
+                       "unknown instruction set \"%s\"%s; known are auto, scalar, avx2, avx512 and neon", asked,
                        from);
 }
 

@@ -2,7 +2,7 @@
  *
  * RMS norm, rotary embedding, gated activation, conversion and log-sum-exp in vectors, compiled once for each
  * instruction set: the bits of ref_elementwise.c. Sums have 16 lanes whatever the vector length: an
- * instruction set of 8 lanes keeps two vectors. Elements past the last whole vector go through masked loads
+ * instruction set of 8 lanes keeps two vectors, one of 4 lanes four. Elements past the last whole vector go through masked loads
  * and stores. Called by elementwise_ops.c.
  */
 #include "backends/cpu/vec.h"
@@ -14,37 +14,43 @@
 
 /* ---- rmsnorm ---- */
 
-/* Lanes 0..15 of the squares of count elements. Those that are not there add fma(0, 0, lane), which is lane. */
+/* A part of them that there is only in part, or not at all, is filled up with zeros. */
+VEC vf part_of(const float *x, int64_t count)
+{
+    return count >= VL ? vf_load(x) : count > 0 ? vf_load_mask(x, vm_first((int)count)) : vf_zero();
+}
+
+/* Lanes 0..15 of the squares of count elements. Those that are not there add fma(0, 0, lane), which is lane. The accumulators are named,
+ * because not every compiler keeps arrays of vectors in registers. */
 static void squares(const float *x, int64_t count, float lane[LANES])
 {
+    vf a = vf_zero(), b = vf_zero(), c = vf_zero(), d = vf_zero(), v;
     int64_t i = 0;
-#if PARTS == 1
-    vf a = vf_zero();
+#define PART(n, sum, load)                                                                                   \
+    if (PARTS > n) {                                                                                         \
+        v = load;                                                                                            \
+        sum = vf_fma(v, v, sum);                                                                             \
+    }
     for (; i + LANES <= count; i += LANES) {
-        vf v = vf_load(x + i);
-        a = vf_fma(v, v, a);
+        PART(0, a, vf_load(x + i))
+        PART(1, b, vf_load(x + i + VL))
+        PART(2, c, vf_load(x + i + 2 * VL))
+        PART(3, d, vf_load(x + i + 3 * VL))
     }
     if (i < count) {
-        vf v = vf_load_mask(x + i, vm_first((int)(count - i)));
-        a = vf_fma(v, v, a);
+        PART(0, a, part_of(x + i, count - i))
+        PART(1, b, part_of(x + i + VL, count - i - VL))
+        PART(2, c, part_of(x + i + 2 * VL, count - i - 2 * VL))
+        PART(3, d, part_of(x + i + 3 * VL, count - i - 3 * VL))
     }
+#undef PART
     vf_store(lane, a);
-#else
-    vf a = vf_zero(), b = vf_zero();
-    for (; i + LANES <= count; i += LANES) {
-        vf v = vf_load(x + i), w = vf_load(x + i + VL);
-        a = vf_fma(v, v, a);
-        b = vf_fma(w, w, b);
+    if (PARTS > 1)
+        vf_store(lane + 1 % PARTS * VL, b);
+    if (PARTS > 2) {
+        vf_store(lane + 2 % PARTS * VL, c);
+        vf_store(lane + 3 % PARTS * VL, d);
     }
-    if (i < count) {
-        vf v = vf_load_mask(x + i, vm_first((int)(count - i)));
-        vf w = count - i > VL ? vf_load_mask(x + i + VL, vm_first((int)(count - i - VL))) : vf_zero();
-        a = vf_fma(v, v, a);
-        b = vf_fma(w, w, b);
-    }
-    vf_store(lane, a);
-    vf_store(lane + VL, b);
-#endif
 }
 
 static float sum_of_squares(const float *x, int64_t dim)
@@ -202,8 +208,7 @@ VEC void add_weights(const float *x, int count, vf m, double lane[LANES])
 {
     float p[LANES];
     for (int part = 0; part < PARTS; part++) {
-        vf v = count >= (part + 1) * VL ? vf_load(x + part * VL)
-               : count > part * VL ? vf_load_mask(x + part * VL, vm_first(count - part * VL)) : vf_zero();
+        vf v = part_of(x + part * VL, count - part * VL);
         vf_store(p + part * VL, vf_exp2(vf_mul(vf_sub(v, m), vf_set1((float)RONDO_LOG2E))));
     }
     for (int i = 0; i < LANES; i++)

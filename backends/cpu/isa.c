@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Which instruction sets this machine can run, asked of the processor at run time. Built for the baseline:
- * the objects for newer machines are entered only through tables that device.c picks after asking here.
+ * the objects for newer machines are entered only through tables that kernels.c puts together after asking here.
  */
 #include "backends/cpu/cpu.h"
 
@@ -10,7 +10,7 @@
 #include <cpuid.h>
 #endif
 
-static const char *const names[RONDO_CPU_ISAS] = { "soft", "scalar", "avx2", "avx512" };
+static const char *const names[RONDO_CPU_ISAS] = { "soft", "scalar", "avx2", "avx512", "neon" };
 
 const char *rondo__cpu_isa_name(int isa) { return isa >= 0 && isa < RONDO_CPU_ISAS ? names[isa] : NULL; }
 
@@ -69,6 +69,10 @@ int rondo__cpu_isa_usable(int isa)
 #ifdef RONDO_CPU_HAVE_AVX512
     case RONDO_CPU_AVX512:
         return level() >= 3;
+#endif
+#ifdef RONDO_CPU_HAVE_NEON
+    case RONDO_CPU_NEON:   /* every 64-bit ARM processor has it */
+        return 1;
 #endif
     default:
         return 0;

@@ -26,6 +26,9 @@ BUILD(avx2)
 #ifdef RONDO_CPU_HAVE_AVX512
 BUILD(avx512)
 #endif
+#ifdef RONDO_CPU_HAVE_NEON
+BUILD(neon)
+#endif
 
 static void take(struct rondo_cpu_kernels *out, const struct build *b)
 {
@@ -52,6 +55,9 @@ void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa)
 #endif
 #ifdef RONDO_CPU_HAVE_AVX512
         [RONDO_CPU_AVX512] = &avx512_build,
+#endif
+#ifdef RONDO_CPU_HAVE_NEON
+        [RONDO_CPU_NEON] = &neon_build,
 #endif
     };
     *out = (struct rondo_cpu_kernels){ .attention = { NULL } };

@@ -69,9 +69,10 @@ void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa);
 
 /* Parts of tables: what the sources of each build define. Only those of RONDO_CPU_HAVE_* are linked; soft always is. */
 extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_attention_fma, rondo__cpu_attention_avx2,
-    rondo__cpu_attention_avx512;
-extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_fma, rondo__cpu_linear_avx2, rondo__cpu_linear_avx512;
+    rondo__cpu_attention_avx512, rondo__cpu_attention_neon;
+extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_fma, rondo__cpu_linear_avx2, rondo__cpu_linear_avx512,
+    rondo__cpu_linear_neon;
 extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
-    rondo__cpu_elementwise_avx512;
+    rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
 
 #endif

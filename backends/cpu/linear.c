@@ -71,8 +71,8 @@ VEC void weights(const void *w, int at, int type, vf *first, vf *second)
  * resume: goes on from what the node holds, else from +0. Then merges with as many nodes below it and stores
  * there. type is a constant wherever this is used. Outputs of the two vectors of a pair, and of two pairs,
  * are so far apart in a node: */
-#define SECOND_OF_PAIR (VL == 8 && type != RONDO_BF16 ? 8 : 16)
-#define SECOND_PAIR (type == RONDO_BF16 ? 8 : 16)
+#define SECOND_OF_PAIR (type == RONDO_BF16 ? 16 : VL)
+#define SECOND_PAIR (type == RONDO_BF16 ? VL : 2 * VL)
 #define DEFINE_TILE(name, n, C)                                                                              \
     VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume) \
     {                                                                                                        \
@@ -130,20 +130,31 @@ static int64_t padded(int64_t rows)
 
 #else
 
-/* 16 registers: half a panel at a time from 3 rows on. */
+/* Half a panel at a time, which is 16 / VL vectors: with 8 lanes from 3 rows on, there being 16 registers; with 4 lanes always. */
 #define DEFINE_HALVES(name, half)                                                                            \
     VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume) \
     {                                                                                                        \
         half(x, w, type, count, node, merges, resume);                                                       \
         half(x, (const char *)w + PANEL / 2 * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t)), type, count, \
-             node + SECOND_PAIR, merges, resume);                                                            \
+             node + (8 / VL) * SECOND_PAIR, merges, resume);                                                 \
     }
+#if VL == 8
 DEFINE_TILE(tile_1, 1, 4)
 DEFINE_TILE(tile_2, 2, 4)
 DEFINE_TILE(half_3, 3, 2)
 DEFINE_TILE(half_4, 4, 2)
 DEFINE_TILE(half_5, 5, 2)
 DEFINE_TILE(half_6, 6, 2)
+#else
+DEFINE_TILE(half_1, 1, 4)
+DEFINE_TILE(half_2, 2, 4)
+DEFINE_TILE(half_3, 3, 4)
+DEFINE_TILE(half_4, 4, 4)
+DEFINE_TILE(half_5, 5, 4)
+DEFINE_TILE(half_6, 6, 4)
+DEFINE_HALVES(tile_1, half_1)
+DEFINE_HALVES(tile_2, half_2)
+#endif
 DEFINE_HALVES(tile_3, half_3)
 DEFINE_HALVES(tile_4, half_4)
 DEFINE_HALVES(tile_5, half_5)

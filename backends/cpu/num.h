@@ -2,7 +2,7 @@
  *
  * The scalar numerics of the contract (rondo-numerics(7), C1-C7): fused multiply-add, rounding to an integer,
  * the exponential, exact powers of two, merge factors, and the 16-bit types, in IEEE operations and integers
- * only. The spec programs (ref_attention.c, ref_linear.c) are written with these; vec.h has the same
+ * only. The spec programs (ref_*.c) are written with these; vec.h has the same
  * operations for vectors, and the tests hold the two equal bit for bit.
  *
  * Nothing here may be compiled with contraction, fast-math or extended precision.

@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The vector vocabulary. A kernel source written with it is compiled once per instruction set, with
- * RONDO_ISA_avx2 (-mavx2 -mfma -mf16c) or RONDO_ISA_avx512 (-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
- * -mf16c) defined; adding an instruction set means adding a block here. Every operation gives, lane by lane,
- * the bits of its scalar namesake in num.h, except for the sign and payload of a NaN.
+ * RONDO_ISA_avx2 (-mavx2 -mfma -mf16c), RONDO_ISA_avx512 (-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+ * -mf16c) or RONDO_ISA_neon (64-bit ARM, where it is part of the baseline) defined; adding an instruction set means
+ * adding a block here, and this is the only file with intrinsics. Every operation gives, lane by lane, the bits of
+ * its scalar namesake in num.h, except for the sign and payload of a NaN.
  *
- * vf: VL floats. vm: one truth value a lane. All functions are static, so that no code for a newer machine
- * can be shared with the baseline by the linker.
+ * vf: VL floats, VL being 4, 8 or 16. vm: one truth value a lane. VEC_REGISTERS: how many vectors the machine holds at
+ * once, 16 or 32, which decides the shape of tiles. All functions are static, so that no code for a newer machine can
+ * be shared with the baseline by the linker.
  */
 #ifndef RONDO_CPU_VEC_H
 #define RONDO_CPU_VEC_H
 
+#ifdef RONDO_ISA_neon
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include "num.h"
 
@@ -28,6 +34,7 @@
 
 #define RONDO_ISA_NAME avx512
 #define VL 16
+#define VEC_REGISTERS 32
 typedef __m512 vf;
 typedef __mmask16 vm;
 
@@ -115,6 +122,7 @@ VEC void vf_to_f16(uint16_t *p, vf x)
 
 #define RONDO_ISA_NAME avx2
 #define VL 8
+#define VEC_REGISTERS 16
 typedef __m256 vf;
 typedef __m256 vm;
 
@@ -197,12 +205,106 @@ VEC void vf_to_f16(uint16_t *p, vf x)
     _mm_storeu_si128((__m128i *)(void *)p, _mm_blendv_epi8(h, _mm_set1_epi16(0x7e00), m));
 }
 
+#elif defined(RONDO_ISA_neon)
+
+#if !defined(__aarch64__) || defined(__AARCH64EB__)
+#error "RONDO_ISA_neon is for 64-bit ARM, little-endian"
+#endif
+
+#define RONDO_ISA_NAME neon
+#define VL 4
+#define VEC_REGISTERS 32
+typedef float32x4_t vf;
+typedef uint32x4_t vm;
+
+VEC vf vf_zero(void) { return vdupq_n_f32(0.0f); }
+VEC vf vf_set1(float x) { return vdupq_n_f32(x); }
+VEC vf vf_load(const float *p) { return vld1q_f32(p); }
+VEC void vf_store(float *p, vf x) { vst1q_f32(p, x); }
+VEC vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+VEC vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
+VEC vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+VEC vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
+VEC vf vf_sqrt(vf a) { return vsqrtq_f32(a); }
+VEC vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+VEC void vf_fma_into(vf *acc, vf a, vf b) { *acc = vfmaq_f32(*acc, a, b); }
+VEC vf vf_neg(vf a) { return vnegq_f32(a); }
+/* not fmax and fmin, which order zeros and treat NaN in another way */
+VEC vf vf_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+VEC vf vf_min(vf a, vf b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
+VEC vm vf_lt(vf a, vf b) { return vcltq_f32(a, b); }
+VEC vm vf_ge(vf a, vf b) { return vcgeq_f32(a, b); }
+VEC vm vf_eq(vf a, vf b) { return vceqq_f32(a, b); }
+VEC vm vf_is_nan(vf a) { return vmvnq_u32(vceqq_f32(a, a)); }
+VEC vm vm_and(vm a, vm b) { return vandq_u32(a, b); }
+VEC vm vm_first(int n)
+{
+    static const int32_t lane[4] = { 0, 1, 2, 3 };
+    return vcltq_s32(vld1q_s32(lane), vdupq_n_s32(n));
+}
+VEC int vm_any(vm m) { return vmaxvq_u32(m) != 0; }
+VEC vf vf_select(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
+VEC vf vf_load_mask(const float *p, vm m)
+{
+    uint32_t lane[4];
+    float x[4];
+    vst1q_u32(lane, m);
+    for (int i = 0; i < 4; i++)
+        x[i] = lane[i] ? p[i] : 0.0f;
+    return vld1q_f32(x);
+}
+VEC void vf_store_mask(float *p, vm m, vf x)
+{
+    uint32_t lane[4];
+    float y[4];
+    vst1q_u32(lane, m);
+    vst1q_f32(y, x);
+    for (int i = 0; i < 4; i++)
+        if (lane[i])
+            p[i] = y[i];
+}
+VEC vf vf_rint(vf x) { return vrndnq_f32(x); }
+VEC vf vf_pow2(vf e)
+{
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(e), vdupq_n_s32(127)), 23));
+}
+VEC void vf_split(vf x, vf *n, vf *f)
+{
+    *n = vf_rint(x);
+    *f = vsubq_f32(x, *n);
+}
+VEC vf vf_scale(vf p, vf e)
+{
+    /* added to the exponent field. A NaN e converts to 0: p stays (and is NaN) */
+    int32x4_t q = vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vcvtnq_s32_f32(e), 23));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_s32(q), vcltq_f32(e, vdupq_n_f32(-125.0f))));
+}
+VEC vf vf_from_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+VEC void vf_from_bf16_pairs(const uint16_t *p, vf *even, vf *odd)
+{
+    uint32x4_t u = vreinterpretq_u32_u16(vld1q_u16(p));
+    *even = vreinterpretq_f32_u32(vshlq_n_u32(u, 16));
+    *odd = vreinterpretq_f32_u32(vandq_u32(u, vdupq_n_u32(0xffff0000u)));
+}
+VEC vf vf_from_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+VEC void vf_to_bf16(uint16_t *p, vf x)
+{
+    uint32x4_t u = vreinterpretq_u32_f32(x);
+    uint32x4_t r = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1)));
+    vst1_u16(p, vmovn_u32(vbslq_u32(vf_is_nan(x), vdupq_n_u32(0x7fc0), vshrq_n_u32(r, 16))));
+}
+VEC void vf_to_f16(uint16_t *p, vf x)
+{
+    uint16x4_t h = vreinterpret_u16_f16(vcvt_f16_f32(x));
+    vst1_u16(p, vbsl_u16(vmovn_u32(vf_is_nan(x)), vdup_n_u16(0x7e00), h));
+}
+
 #else
-#error "compile with -DRONDO_ISA_avx2 or -DRONDO_ISA_avx512"
+#error "compile with -DRONDO_ISA_avx2, -DRONDO_ISA_avx512 or -DRONDO_ISA_neon"
 #endif
 
 /* to[i * ld + j] = element i of row j: four rows of four */
-#ifdef __SSE__
+#if defined(__SSE__)
 VEC void vec_transpose4(const float *row0, const float *row1, const float *row2, const float *row3, float *to, int64_t ld)
 {
     __m128 a = _mm_loadu_ps(row0), b = _mm_loadu_ps(row1), c = _mm_loadu_ps(row2), d = _mm_loadu_ps(row3);
@@ -211,6 +313,15 @@ VEC void vec_transpose4(const float *row0, const float *row1, const float *row2,
     _mm_storeu_ps(to + ld, b);
     _mm_storeu_ps(to + 2 * ld, c);
     _mm_storeu_ps(to + 3 * ld, d);
+}
+#elif defined(RONDO_ISA_neon)
+VEC void vec_transpose4(const float *row0, const float *row1, const float *row2, const float *row3, float *to, int64_t ld)
+{
+    float32x4x2_t a = vtrnq_f32(vld1q_f32(row0), vld1q_f32(row1)), b = vtrnq_f32(vld1q_f32(row2), vld1q_f32(row3));
+    vst1q_f32(to, vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0])));
+    vst1q_f32(to + ld, vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1])));
+    vst1q_f32(to + 2 * ld, vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0])));
+    vst1q_f32(to + 3 * ld, vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1])));
 }
 #else
 VEC void vec_transpose4(const float *row0, const float *row1, const float *row2, const float *row3, float *to, int64_t ld)
