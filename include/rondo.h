@@ -342,8 +342,8 @@ typedef struct rondo_attention_info {
     size_t struct_size;
     int32_t algorithm, layout, arithmetic, level, leaf, head_groups;   /* what will run */
     int64_t q_rows, kv_rows;            /* rows of q and of k, v on this rank, all sequences */
-    size_t workspace_bytes;             /* execute needs this much, 64-byte aligned */
-    size_t device_bytes;                /* the device's own scratch at most */
+    size_t workspace_bytes;             /* execute needs this much host memory, 64-byte aligned */
+    size_t device_bytes;                /* the device's own scratch at most, and, where its memory is its own, the plan's there */
     size_t plan_bytes;                  /* held by the plan */
     uint64_t messages, bytes;           /* that this rank will send in one execute, the first agreement apart */
     uint64_t messages_total, bytes_total;
@@ -351,7 +351,8 @@ typedef struct rondo_attention_info {
     uint64_t visible_pairs_here;        /* of them, computed by this rank */
     double flops;                       /* 2*(head_dim+value_dim) a pair and query head, all ranks */
     uint64_t hash;                      /* of the plan; what ranks compare */
-    size_t pack_bytes;                  /* what execute takes besides where rows of k or v (pass-Q: of q) are not dense */
+    size_t pack_bytes;                  /* what the plan takes besides, when first executed so, where rows of k or v (pass-Q: of q) are
+                                           not dense or, on a device whose memory is its own, tensors are the host's */
 } rondo_attention_info;
 #define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0 }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
@@ -396,8 +397,9 @@ typedef struct rondo_attention_io {
     { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL, NULL, \
       NULL, NULL, NULL }
 
-/* Runs it on this rank's rows. Collective. workspace: workspace_bytes from the caller, 64-byte aligned, or NULL: the call
- * takes and returns it itself. The first execute of a plan compares its hash over the ranks (RONDO_EMISMATCH). */
+/* Runs it on this rank's rows. Collective. workspace: workspace_bytes from the caller, 64-byte aligned, or NULL: the plan
+ * takes it at its first execution and keeps it. A later execution takes no memory. The first execute of a plan compares its hash
+ * over the ranks (RONDO_EMISMATCH). */
 RONDO_API int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io, void *workspace) RONDO_MUST_CHECK;
 
 /* ---- choosing between pass-KV and pass-Q: pure functions (Algorithms 1 and 5 of arXiv:2411.01783) ------------------- */

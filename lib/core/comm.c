@@ -242,30 +242,3 @@ int rondo__fence(rondo_context *ctx, struct rondo__step step)
     return 0;
 }
 
-/* ---- one message each way, for what is not yet a schedule ---- */
-
-int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
-                       size_t recv_bytes, int operation, const char *step)
-{
-    int32_t count = 0;
-    const int n = ctx->ranks;
-    s->part[0].where = s->part[0].memory = recv;
-    s->part[0].receives = 0;
-    if (recv_bytes)
-        s->part[count++] = (struct rondo_part){ .memory = recv, .bytes = recv_bytes, .peer = (ctx->rank + n - distance) % n, .receives = 1 };
-    if (send_bytes)
-        s->part[count++] = (struct rondo_part){ .memory = (void *)(uintptr_t)send, .bytes = send_bytes, .peer = (ctx->rank + distance) % n };
-    s->transfer = (struct rondo__transfer){ .group = { .parts = s->part, .count = count }, .step = { step, 0, 0 }, .operation = operation };
-    int err = rondo__transfer_start(ctx, &s->transfer);
-    s->active = !err;
-    return err;
-}
-
-int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where)
-{
-    s->active = 0;
-    int err = rondo__transfer_finish(ctx, &s->transfer);
-    if (!err && where)
-        *where = s->part[0].receives ? s->part[0].where : s->part[0].memory;
-    return err;
-}

@@ -136,15 +136,6 @@ int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct
 
 int rondo__fence(rondo_context *ctx, struct rondo__step step);
 
-/* A message to rank (rank + distance) and one from rank (rank - distance), either of them perhaps of 0 bytes. */
-struct rondo_shift {
-    struct rondo__transfer transfer;
-    struct rondo_part part[2];
-    int32_t active;
-};
-int rondo__shift_start(rondo_context *ctx, struct rondo_shift *s, int distance, const void *send, size_t send_bytes, void *recv,
-                       size_t recv_bytes, int operation, const char *step);
-int rondo__shift_finish(rondo_context *ctx, struct rondo_shift *s, const void **where);
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
 /* Around work that takes long: ranks that outnumber the cores take turns. */
 void rondo__computing(rondo_context *ctx, bool begins);
