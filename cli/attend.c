@@ -25,7 +25,6 @@ struct attend {
     /* filled by rank 0 */
     rondo_attention_info info;
     uint64_t hash;
-    double seconds;
 };
 
 static int set_scale(const struct option *o, const char *text)

@@ -66,7 +66,6 @@ double process_cpu(void);
 
 struct attention_bench {
     struct measurement m;
-    double flops;
     int algorithm, layout;
 };
 int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row);

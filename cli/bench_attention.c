@@ -105,7 +105,6 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, 0, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
     if (!code && rondo_context_rank(ctx) == 0) {
         w->got->m = m;
-        w->got->flops = info.flops;
         w->got->algorithm = info.algorithm;
         w->got->layout = info.layout;
     }

@@ -14,7 +14,6 @@ struct work {
     rondo_model *model;
     rondo_model_info info;
     struct measurement prefill, decode;     /* rank 0's */
-    _Atomic int stage;
 };
 
 /* cpu: of this process, before and after the first new token. */

@@ -33,7 +33,6 @@ struct work {
     /* rank 0's */
     rondo_score score;
     rondo_arrays_writer *writer;
-    double seconds;
 };
 
 static int on_prefill(void *user, int64_t done, int64_t total)

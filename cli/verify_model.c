@@ -18,7 +18,6 @@ struct work {
     int layout, algorithm;
     /* rank 0's */
     uint64_t score_hash, generate_hash;
-    double nll;
     int32_t made[NEW_TOKENS];
     int64_t made_count;
 };
@@ -53,7 +52,6 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = rondo_lm_query(lm, id, &status);
     if (!code && first) {
         w->score_hash = score.hash;
-        w->nll = score.nll;
         w->generate_hash = status.hash;
         w->made_count = status.new_tokens < NEW_TOKENS ? status.new_tokens : NEW_TOKENS;
         memcpy(w->made, status.tokens, (size_t)w->made_count * sizeof *w->made);

@@ -323,13 +323,25 @@ static void read_eos(struct rondo__fields *f, const json_t *root, struct rondo_c
 /* ---- generation_config.json ---- */
 
 /* A count as people write it here: 50, 50.0, and -1 for "off". */
-static int64_t read_count(struct rondo__fields *f, const json_t *root, const char *key, int64_t most)
+static void check_count(struct rondo__fields *f, const json_t *root, const char *key, int64_t most)
 {
     const double x = rondo__field_number(f, root, key, 0.0, -1.0, (double)most);
-    const int64_t n = (int64_t)x;
-    if (!f->err && (double)n != x)
+    if (!f->err && (double)(int64_t)x != x)
         fail_range(f, key, json_object_get(root, key), "a whole number is accepted");
-    return n < 0 ? 0 : n;
+}
+
+/* Its sampling is not ours, which is greedy unless asked for otherwise; but a damaged file is told. */
+static void check_sampling(struct rondo__fields *f, const json_t *root)
+{
+    static const struct {
+        const char *key;
+        double low, high;
+    } numbers[] = { { "temperature", 0.0, 1e6 }, { "top_p", 0.0, 1.0 }, { "min_p", 0.0, 1.0 }, { "repetition_penalty", 1e-6, 1e6 } };
+    (void)rondo__field_bool(f, root, "do_sample", false);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        (void)rondo__field_number(f, root, numbers[i].key, numbers[i].low, numbers[i].low, numbers[i].high);
+    check_count(f, root, "top_k", INT32_MAX);
+    check_count(f, root, "max_new_tokens", (int64_t)1 << 40);
 }
 
 static int read_generation(struct rondo_config *c, const char *path)
@@ -339,25 +351,17 @@ static int read_generation(struct rondo_config *c, const char *path)
     int err = rondo__json_read(&root, path, CONFIG_BYTES_MAX);
     if (err)
         return err;
-    struct rondo_config_sampling *s = &c->sampling;
     const json_t *eos = json_object_get(root, "eos_token_id");
     if (eos && !json_is_null(eos))
         read_eos(&f, root, c, -1);
-    s->present = true;
-    s->do_sample = rondo__field_bool(&f, root, "do_sample", false);
-    s->temperature = rondo__field_number(&f, root, "temperature", 1.0, 0.0, 1e6);
-    s->top_p = rondo__field_number(&f, root, "top_p", 1.0, 0.0, 1.0);
-    s->min_p = rondo__field_number(&f, root, "min_p", 0.0, 0.0, 1.0);
-    s->repetition_penalty = rondo__field_number(&f, root, "repetition_penalty", 1.0, 1e-6, 1e6);
-    s->top_k = read_count(&f, root, "top_k", INT32_MAX);
-    s->max_new_tokens = read_count(&f, root, "max_new_tokens", (int64_t)1 << 40);
+    check_sampling(&f, root);
     json_decref(root);
     return f.err;
 }
 
 int rondo__config_read(struct rondo_config *out, const char *dir)
 {
-    struct rondo_config c = { .bos = -1, .sampling = { .temperature = 1.0, .top_p = 1.0, .repetition_penalty = 1.0 } };
+    struct rondo_config c = { .bos = -1 };
     json_t *root = NULL;
     char *path = rondo__path_join(dir, "config.json"), *generation = rondo__path_join(dir, "generation_config.json");
     int err = RONDO_ENOMEM;

@@ -33,13 +33,6 @@ struct rondo_rope_config {
 #define RONDO_CONFIG_EOS_MAX 64
 #define RONDO_CONFIG_LAYERS_MAX 4096
 
-/* Sampling defaults of generation_config.json, for information: rondo's own defaults (greedy) rule. */
-struct rondo_config_sampling {
-    bool present, do_sample;
-    double temperature, top_p, min_p, repetition_penalty;   /* 1, 1, 0, 1 where absent */
-    int64_t top_k, max_new_tokens;                          /* 0 where absent */
-};
-
 struct rondo_config {
     char architecture[32];           /* "LlamaForCausalLM", "MistralForCausalLM" */
     int32_t family;                  /* enum rondo_family */
@@ -60,7 +53,6 @@ struct rondo_config {
     int32_t bos;                     /* -1: none */
     int32_t eos[RONDO_CONFIG_EOS_MAX];
     int64_t eos_count;               /* generation_config.json's list where it has one; may be 0 */
-    struct rondo_config_sampling sampling;
 };
 
 /* Reads dir/config.json and, where it exists, dir/generation_config.json. RONDO_EIO, RONDO_EFORMAT (the field's name is in the
