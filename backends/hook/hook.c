@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A transport that wraps any other one for tests: $RONDO_TEST_HOOK is a list, with commas, of
+ * A transport that wraps any other one for tests: $RONDO_TEST_HOOK is a list, with commas, of words for it and for the device (device.c):
  *     delay[:SEED]     every call but progress() first sleeps for up to 200 microseconds
  *     reorder[:SEED]   transfers are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
  *     copy             what the transport shows in the sender's memory is copied, as between machines (copy.c)
  *     trace            every call is logged (level debug)
+ *     count, space, defer[:SEED]
  * All of it is a function of seed, rank and call number, so that a failing run can be repeated. context.c wraps every joined
  * endpoint where the variable is set; results must not change, and every failure must end in codes.
  */
@@ -20,18 +21,11 @@
 #define HELD_MAX 32
 #define DELAY_NS_MAX 200000
 
-struct hook_settings {
-    bool delay, reorder, copy, trace;
-    uint64_t seed;
-    int64_t fail_at;            /* 0: never */
-    int32_t fail_rank;          /* -1: all */
-};
-
 struct hook {
     struct rondo_transport_ops table;   /* ours, with the inner one's name and abilities */
     const struct rondo_transport_ops *ops;
     struct rondo_endpoint *ep;
-    struct hook_settings set;
+    struct rondo__hook_settings set;
     struct rondo__hook_copy *copy;      /* NULL: not that mode, or nothing is shown anyway */
     int32_t rank;
     int64_t calls;
@@ -64,13 +58,14 @@ static int number(const char *text, int64_t *value)
 
 static int refuse(const char *word)
 {
-    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy and trace, with "
-                       "commas between", word);
+    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy, trace, count, "
+                       "space and defer[:SEED], with commas between", word);
 }
 
-static int parse(struct hook_settings *set, const char *spec)
+int rondo__hook_parse(struct rondo__hook_settings *set, const char *spec)
 {
     char text[256], *next = NULL;
+    memset(set, 0, sizeof *set);
     if (strlen(spec) >= sizeof text)
         return refuse(spec);
     snprintf(text, sizeof text, "%s", spec);
@@ -84,6 +79,13 @@ static int parse(struct hook_settings *set, const char *spec)
             set->trace = true;
         } else if (strcmp(name, "copy") == 0 && !first) {
             set->copy = true;
+        } else if (strcmp(name, "count") == 0 && !first) {
+            set->count = true;
+        } else if (strcmp(name, "space") == 0 && !first) {
+            set->space = true;
+        } else if (strcmp(name, "defer") == 0 && !second) {
+            set->defer = true;
+            set->order = (uint64_t)a;
         } else if (strcmp(name, "delay") == 0 && !second) {
             set->delay = true;
             set->seed ^= (uint64_t)a;
@@ -188,7 +190,7 @@ static int cores(const struct rondo_endpoint *ep)
     return h->ops->cores(h->ep);
 }
 
-static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, const struct rondo_transport_ops *ops,
+static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
                 struct rondo_endpoint *ep, int *peer);
 
 static int split(struct rondo_endpoint *ep, int color, int key, struct rondo_endpoint **out, int *peer)
@@ -299,7 +301,7 @@ static void quiesce(struct rondo_endpoint *ep, double seconds)
     h->ops->quiesce(h->ep, seconds);
 }
 
-static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, const struct rondo_transport_ops *ops,
+static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
                 struct rondo_endpoint *ep, int *peer)
 {
     struct hook *h = rondo__alloc_zero(1, sizeof *h);
@@ -329,11 +331,10 @@ static int wrap(struct rondo_endpoint **out, const struct hook_settings *set, co
 
 int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep)
 {
-    struct hook_settings set;
+    struct rondo__hook_settings set;
     int peer = -1, rank, code;
     const char *why;
-    memset(&set, 0, sizeof set);
-    int err = parse(&set, spec);
+    int err = rondo__hook_parse(&set, spec);
     if (!err)
         err = wrap(ep, &set, *ops, *ep, &peer);
     if (err == RONDO_EPEER && (*ops)->revoked(*ep, &rank, &code, &why))

@@ -1,12 +1,36 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files of the test hook share: hook.c wraps a transport, copy.c makes one that shows memory in place behave as if its
- * ranks were on several machines.
+ * ranks were on several machines; device.c wraps a device.
  */
 #ifndef RONDO_HOOK_HOOK_H
 #define RONDO_HOOK_HOOK_H
 
 #include "core/internal.h"
+
+/* ---- what $RONDO_TEST_HOOK asks for (hook.c) ---- */
+struct rondo__hook_settings {
+    bool delay, reorder, copy, trace;   /* of a transport */
+    bool count, space, defer;           /* of a device */
+    uint64_t seed, order;               /* of a transport's delays and orders; of a device's streams */
+    int64_t fail_at;                    /* 0: never */
+    int32_t fail_rank;                  /* -1: all */
+};
+int rondo__hook_parse(struct rondo__hook_settings *set, const char *spec);
+
+/* ---- what the mode `count` has found (device.c) ---- */
+enum rondo__hook_counted {
+    RONDO_HOOK_COUNT_ATTENTION, RONDO_HOOK_COUNT_LINEAR, RONDO_HOOK_COUNT_ELEMENTWISE, RONDO_HOOK_COUNT_COPY, RONDO_HOOK_COUNTED
+};
+struct rondo__hook_count {
+    uint64_t calls;
+    double flops, bytes;                /* bytes: what has to be read and written at least */
+};
+struct rondo__hook_counts {
+    struct rondo__hook_count of[RONDO_HOOK_COUNTED];
+};
+/* Of a context's device; NULL: it is not wrapped. */
+const struct rondo__hook_counts *rondo__hook_counts(const rondo_context *ctx);
 
 /* ---- copy.c: the mode `copy` ---- */
 struct rondo__hook_copy;

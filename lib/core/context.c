@@ -45,6 +45,13 @@ static int device_open(struct rondo_shared_device **out, const rondo_context_des
         want.threads = cores > 0 ? cores : 1;
     want.crowded = want.threads > cores;
     err = ops->attach(&shared->dev, &want);
+    const char *spec = rondo__env_hook();
+    if (!err && spec) {
+        const struct rondo_device_ops *inner = ops;
+        err = rondo__hook_wrap_device(spec, &ops, &shared->dev);
+        if (err)
+            inner->detach(shared->dev);
+    }
     if (err) {
         rondo__free(shared);
         return err;

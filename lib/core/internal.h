@@ -79,6 +79,8 @@ int rondo__cores_quota(const char *root);                          /* by the con
 
 /* ---- test hook (backends/hook): wraps a joined endpoint as $RONDO_TEST_HOOK says; *ops and *ep are replaced ---- */
 int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep);
+/* ... an attached device, where the list has words for devices */
+int rondo__hook_wrap_device(const char *spec, const struct rondo_device_ops **ops, struct rondo_device **dev);
 
 /* ---- contexts (context.c) ---- */
 struct rondo_shared_device {          /* a context and what was split from it use one device */

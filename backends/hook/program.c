@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Attention on the device that the hook wraps: which bytes of q, k, v, out, lse and nodes the jobs of a run touch, so that each pointer can be
+ * held against the block that it lies in; how much work the jobs are (the mode `count`); and, for a run that happens later, copies of the
+ * arrays that the caller may take back at once. Called by device.c.
+ */
+#include "backends/hook/device.h"
+
+#include <stdio.h>
+
+/* Rows of a leaf that some query of its job sees: [low, high), less than the leaf has, or none. */
+struct seen {
+    int64_t low, high;
+};
+
+struct program {
+    struct rondo_program *inner;
+    struct rondo_program_desc desc;
+    struct seen *seen;                 /* [leaf_count] */
+    uint8_t *writes;                   /* [job_count]: it has OUT */
+    int64_t sequences;                 /* that jobs name */
+};
+
+static const struct program *program_of(const struct rondo_program *program)
+{
+    return (const struct program *)(const void *)program;
+}
+
+const struct rondo_program *rondo__hook_program_inner(const struct rondo_program *program)
+{
+    return program_of(program)->inner;
+}
+
+/* ---- programs ---- */
+
+static void look_at(struct program *p, const struct rondo_job *job)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    const int64_t index = job - d->jobs;
+    for (int32_t i = 0; i < job->steps; i++)
+        p->writes[index] |= d->steps[job->steps_first + i].code == RONDO_TREE_OUT;
+    for (int64_t i = job->leaves_first; i < job->leaves_first + job->leaves; i++) {
+        const struct rondo_leaf *f = d->leaves + i;
+        struct seen *s = p->seen + i;
+        int64_t lo, hi, low = INT64_MAX, high = INT64_MIN;
+        for (int64_t j = job->spans_first; j < job->spans_first + job->spans; j++)
+            if (d->mask.kind->view(&d->mask, d->spans + j, f->first, f->first + (f->count - 1) * f->step + 1, &lo, &hi) != RONDO_MASK_NONE) {
+                low = lo < low ? lo : low;
+                high = hi > high ? hi : high;
+            }
+        if (low >= high)
+            continue;
+        /* keys that were dealt out one by one: the first and the last of them between the two positions */
+        *s = (struct seen){ f->row + (low - f->first + f->step - 1) / f->step, f->row + (high - 1 - f->first) / f->step + 1 };
+    }
+    p->sequences = job->sequence >= p->sequences ? job->sequence + 1 : p->sequences;
+}
+
+int rondo__hook_program_new(struct rondo__hook_device *h, struct rondo_program **out, const struct rondo_program_desc *desc)
+{
+    struct program *p = rondo__alloc_zero(1, sizeof *p);
+    *out = NULL;
+    if (p) {
+        p->desc = *desc;
+        p->seen = rondo__alloc_zero((size_t)desc->leaf_count, sizeof *p->seen);
+        p->writes = rondo__alloc_zero((size_t)desc->job_count, 1);
+    }
+    int err = p && p->seen && p->writes ? h->ops->program_new(h->dev, &p->inner, desc)
+                                        : rondo__fail(RONDO_ENOMEM, "no memory for a program of the test hook");
+    if (err) {
+        rondo__hook_program_free(h, (struct rondo_program *)(void *)p);
+        return err;
+    }
+    for (int64_t i = 0; i < desc->job_count; i++)
+        look_at(p, desc->jobs + i);
+    *out = (struct rondo_program *)(void *)p;
+    return 0;
+}
+
+void rondo__hook_program_free(struct rondo__hook_device *h, struct rondo_program *program)
+{
+    struct program *p = (struct program *)(void *)program;
+    if (!p)
+        return;
+    rondo__hook_drain(h);
+    if (p->inner)
+        h->ops->program_free(h->dev, p->inner);
+    rondo__free(p->seen);
+    rondo__free(p->writes);
+    rondo__free(p);
+}
+
+/* ---- what a run touches ---- */
+
+struct extent {
+    int64_t low, high;                 /* bytes from the pointer on; low >= high: nothing */
+};
+static const struct extent nothing = { INT64_MAX, INT64_MIN };
+
+static void touch(struct extent *e, int64_t low, int64_t high)
+{
+    e->low = low < e->low ? low : e->low;
+    e->high = high > e->high ? high : e->high;
+}
+
+/* rows x heads of dim elements from row `first` on */
+static void touch_rows(struct extent *e, const struct rondo_rows *r, int64_t first, int64_t rows, int64_t heads, int64_t dim, int64_t element)
+{
+    if (rows > 0 && heads > 0 && dim > 0)
+        touch(e, first * r->row_stride * element, ((first + rows - 1) * r->row_stride + (heads - 1) * r->head_stride + dim) * element);
+}
+
+static int64_t row_of(const struct rondo_job *job, const int64_t *begins)
+{
+    return begins ? begins[job->sequence] + job->row : job->q_row;
+}
+
+static void touch_keys(struct extent e[2], const struct rondo_program_desc *d, const struct rondo_kv_part *part, int64_t first, int64_t end)
+{
+    const int64_t element = (int64_t)rondo_type_size(d->kv_type);
+    while (first < end) {
+        int64_t row = first, rows = end - first;
+        if (part->pages) {
+            const int64_t into = first % part->page_rows;
+            row = part->pages[first / part->page_rows] * part->page_rows + into;
+            rows = part->page_rows - into < rows ? part->page_rows - into : rows;
+        }
+        touch_rows(e, &part->k, row, rows, d->kv_heads, d->head_dim, element);
+        touch_rows(e + 1, &part->v, row, rows, d->kv_heads, d->value_dim, element);
+        first += rows;
+    }
+}
+
+struct touched {
+    struct extent q, out, lse;
+    struct extent (*kv)[2];            /* [kv_count] */
+    struct extent *nodes;              /* [node_count] */
+    int64_t *page_end;                 /* [kv_count] rows of sequences in pages */
+};
+
+static int check_run(const struct program *p, const struct rondo_attention_run *run)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    if (run->first < 0 || run->count < 0 || run->first > d->job_count || run->count > d->job_count - run->first)
+        return rondo__fail(RONDO_EINVAL, "attention: %lld jobs from job %lld on do not lie among the program's %lld", (long long)run->count,
+                           (long long)run->first, (long long)d->job_count);
+    for (int64_t i = run->first; i < run->first + run->count; i++) {
+        const struct rondo_job *job = d->jobs + i;
+        for (int64_t j = job->leaves_first; j < job->leaves_first + job->leaves; j++)
+            if (d->leaves[j].source >= run->kv_count)
+                return rondo__fail(RONDO_EINVAL, "attention: job %lld reads KV part %d, but the run has %d", (long long)i,
+                                   (int)d->leaves[j].source, (int)run->kv_count);
+        for (int64_t j = job->places_first; j < job->places_first + job->places; j++)
+            if (d->places[j].buffer >= run->node_count)
+                return rondo__fail(RONDO_EINVAL, "attention: job %lld has nodes in buffer %d, but the run has %d", (long long)i,
+                                   (int)d->places[j].buffer, (int)run->node_count);
+    }
+    return 0;
+}
+
+static void touch_all(const struct program *p, const struct rondo_attention_run *run, struct touched *t)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    t->q = t->out = t->lse = nothing;
+    for (int32_t i = 0; i < run->kv_count; i++) {
+        t->kv[i][0] = t->kv[i][1] = nothing;
+        t->page_end[i] = 0;
+    }
+    for (int32_t i = 0; i < run->node_count; i++)
+        t->nodes[i] = nothing;
+    for (int64_t i = run->first; i < run->first + run->count; i++) {
+        const struct rondo_job *job = d->jobs + i;
+        const int64_t node = (int64_t)rondo__slot_floats(1, d->heads, d->value_dim) * (int64_t)sizeof(float);
+        /* also without leaves: a kernel may lay out the queries of a job before it looks at its program */
+        touch_rows(&t->q, &run->q, row_of(job, run->q_row), job->q_rows, d->heads, d->head_dim, (int64_t)rondo_type_size(d->q_type));
+        if (p->writes[i]) {
+            touch_rows(&t->out, &run->out, row_of(job, run->out_row), job->q_rows, d->heads, d->value_dim,
+                       (int64_t)rondo_type_size(d->out_type));
+            if (run->lse.data)
+                touch_rows(&t->lse, &run->lse, row_of(job, run->lse_row), job->q_rows, d->heads, 1, sizeof(float));
+        }
+        for (int64_t j = job->leaves_first; j < job->leaves_first + job->leaves; j++) {
+            const int32_t source = d->leaves[j].source;
+            const struct rondo_kv_part *part = run->kv + source;
+            const int64_t begin = part->kv_row ? part->kv_row[job->sequence] : 0, end = begin + p->seen[j].high;
+            if (p->seen[j].low < p->seen[j].high)
+                touch_keys(t->kv[source], d, part, begin + p->seen[j].low, end);
+            t->page_end[source] = part->pages && end > t->page_end[source] ? end : t->page_end[source];
+        }
+        for (int64_t j = job->places_first; j < job->places_first + job->places; j++)
+            touch(t->nodes + d->places[j].buffer, d->places[j].rows * node, (d->places[j].rows + job->q_rows) * node);
+    }
+}
+
+static int translate_part(const struct rondo__hook_device *h, const struct touched *t, int32_t index, struct rondo_kv_part *part)
+{
+    char name[32];
+    snprintf(name, sizeof name, "k of KV part %d", (int)index);
+    int err = rondo__hook_own(h, "attention", name, part->k.data, t->kv[index][0].low, t->kv[index][0].high, &part->k.data);
+    name[0] = 'v';
+    return err ? err : rondo__hook_own(h, "attention", name, part->v.data, t->kv[index][1].low, t->kv[index][1].high, &part->v.data);
+}
+
+static int translate(const struct rondo__hook_device *h, const struct touched *t, struct rondo_attention_run *run, struct rondo_kv_part *kv,
+                     float **nodes)
+{
+    int err = rondo__hook_own(h, "attention", "q", run->q.data, t->q.low, t->q.high, &run->q.data);
+    if (!err)
+        err = rondo__hook_own(h, "attention", "out", run->out.data, t->out.low, t->out.high, &run->out.data);
+    if (!err)
+        err = rondo__hook_own(h, "attention", "lse", run->lse.data, t->lse.low, t->lse.high, &run->lse.data);
+    for (int32_t i = 0; i < run->kv_count && !err; i++)
+        err = translate_part(h, t, i, kv + i);
+    for (int32_t i = 0; i < run->node_count && !err; i++) {
+        char name[32];
+        void *at;
+        snprintf(name, sizeof name, "buffer %d of nodes", (int)i);
+        err = rondo__hook_own(h, "attention", name, nodes[i], t->nodes[i].low, t->nodes[i].high, &at);
+        nodes[i] = at;
+    }
+    return err;
+}
+
+/* ---- what it costs ---- */
+
+static void count(struct rondo__hook_device *h, const struct program *p, const struct rondo_attention_run *run)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    struct rondo__hook_count *c = h->counts.of + RONDO_HOOK_COUNT_ATTENTION;
+    const double kv_row = (double)d->kv_heads * (double)(d->head_dim + d->value_dim) * (double)rondo_type_size(d->kv_type);
+    const double q_row = (double)d->heads * (double)d->head_dim * (double)rondo_type_size(d->q_type);
+    const double out_row = (double)d->heads * (double)d->value_dim * (double)rondo_type_size(d->out_type);
+    const double node = (double)rondo__slot_floats(1, d->heads, d->value_dim) * sizeof(float);
+    c->calls++;
+    for (int64_t i = run->first; i < run->first + run->count; i++) {
+        const struct rondo_job *job = d->jobs + i;
+        uint64_t pairs = 0;
+        for (int64_t j = job->leaves_first; j < job->leaves_first + job->leaves; j++) {
+            const rondo_span keys = { d->leaves[j].first, d->leaves[j].count, d->leaves[j].step, 0 };
+            for (int64_t k = job->spans_first; k < job->spans_first + job->spans; k++)
+                pairs += d->mask.kind->pairs(&d->mask, d->spans + k, &keys);
+            c->bytes += p->seen[j].low < p->seen[j].high ? (double)(p->seen[j].high - p->seen[j].low) * kv_row : 0.0;
+        }
+        c->flops += 2.0 * (double)(d->head_dim + d->value_dim) * (double)pairs * (double)d->heads;
+        c->bytes += (double)job->q_rows * (q_row + (p->writes[i] ? out_row : 0.0));
+        for (int32_t s = 0; s < job->steps; s++) {
+            const int32_t code = d->steps[job->steps_first + s].code;
+            c->bytes += code == RONDO_TREE_LOAD || code == RONDO_TREE_STORE ? (double)job->q_rows * node : 0.0;
+        }
+    }
+}
+
+/* ---- a run ---- */
+
+/* Parts of the memory for one run, each aligned to eight bytes. */
+static void *part_of(char **at, size_t bytes)
+{
+    void *memory = *at;
+    *at += (bytes + 7) & ~(size_t)7;
+    return memory;
+}
+
+static const int64_t *copy_of(char **at, const int64_t *list, int64_t count)
+{
+    if (!list)
+        return NULL;
+    const size_t bytes = (size_t)count * sizeof *list;
+    return memcpy(part_of(at, bytes), list, bytes);
+}
+
+/* Memory until the next run. */
+static char *scratch(struct rondo__hook_device *h, size_t bytes)
+{
+    if (bytes > h->scratch_bytes || !h->scratch) {
+        char *more = rondo__alloc(bytes);
+        if (!more) {
+            rondo__fail(RONDO_ENOMEM, "no memory for a run of the test hook");
+            return NULL;
+        }
+        rondo__free(h->scratch);
+        h->scratch = more;
+        h->scratch_bytes = bytes;
+    }
+    return h->scratch;
+}
+
+static int64_t page_count(const struct touched *t, const struct rondo_kv_part *part, int32_t index)
+{
+    return part->pages ? (t->page_end[index] + part->page_rows - 1) / part->page_rows : 0;
+}
+
+int rondo__hook_attention(struct rondo__hook_device *h, struct rondo_stream *stream, const struct rondo_program *program,
+                          const struct rondo_attention_run *run, const struct rondo_poll *poll)
+{
+    const struct program *p = program_of(program);
+    const size_t parts = (size_t)run->kv_count, nodes = (size_t)run->node_count, lists = (size_t)p->sequences * sizeof(int64_t);
+    int err = check_run(p, run);
+    if (err)
+        return err;
+    if (h->set.count)
+        count(h, p, run);
+    /* first what it touches, which also says how much of pages there is to copy */
+    struct touched t;
+    char *at = scratch(h, parts * (2 * sizeof(struct extent) + sizeof(int64_t)) + nodes * sizeof(struct extent));
+    if (!at)
+        return RONDO_ENOMEM;
+    t.kv = part_of(&at, parts * sizeof *t.kv);
+    t.nodes = part_of(&at, nodes * sizeof *t.nodes);
+    t.page_end = part_of(&at, parts * sizeof *t.page_end);
+    touch_all(p, run, &t);
+
+    int64_t pages = 0;
+    for (int32_t i = 0; i < run->kv_count; i++)
+        pages += page_count(&t, run->kv + i, i);
+    at = rondo__hook_take(h, sizeof *run + parts * sizeof(struct rondo_kv_part) + nodes * sizeof(float *) + (3 + parts) * lists +
+                                 (size_t)pages * sizeof(int64_t) + 64);
+    if (!at)
+        return RONDO_ENOMEM;
+    struct rondo_attention_run *mine = part_of(&at, sizeof *mine);
+    struct rondo_kv_part *kv = part_of(&at, parts * sizeof *kv);
+    float **places = part_of(&at, nodes * sizeof *places);
+    *mine = *run;
+    if (parts)
+        memcpy(kv, run->kv, parts * sizeof *kv);
+    if (nodes)
+        memcpy(places, run->nodes, nodes * sizeof *places);
+    mine->kv = kv;
+    mine->nodes = places;
+    mine->q_row = copy_of(&at, run->q_row, p->sequences);
+    mine->out_row = copy_of(&at, run->out_row, p->sequences);
+    mine->lse_row = copy_of(&at, run->lse_row, p->sequences);
+    for (int32_t i = 0; i < run->kv_count; i++) {
+        kv[i].kv_row = copy_of(&at, run->kv[i].kv_row, p->sequences);
+        kv[i].pages = copy_of(&at, run->kv[i].pages, page_count(&t, run->kv + i, i));
+    }
+    err = translate(h, &t, mine, kv, places);
+    if (err)
+        return err;
+    const struct rondo__hook_call call = { .kind = RONDO_HOOK_ATTENTION, .as.attention = { p->inner, mine } };
+    return rondo__hook_put(h, stream, &call, poll);
+}

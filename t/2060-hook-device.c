@@ -1,0 +1,610 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The hook that wraps devices: it must do to the library what a graphics card does, or the suite that runs on it proves nothing. Device memory
+ * cannot be touched by the host, pointers that are not the device's are refused by name, streams run late and in any order but that of events,
+ * failures are told to whoever waits, and a run allocates nothing. And what it counts is what plans state.
+ */
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "backends/hook/hook.h"
+#include "t/tap.h"
+
+#define COUNT 64
+#define SEEDS 200
+
+static rondo_context *ctx;
+static const struct rondo_device_ops *ops;
+static struct rondo_device *dev;
+
+static int begin(const char *hook)
+{
+    rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+    d.threads = 1;
+    setenv("RONDO_TEST_HOOK", hook, 1);
+    int err = rondo_context_create(&ctx, &d);
+    unsetenv("RONDO_TEST_HOOK");
+    if (err) {
+        ctx = NULL;
+        return err;
+    }
+    ops = rondo__ops(ctx);
+    dev = rondo__dev(ctx);
+    return 0;
+}
+
+static void need(const char *hook)
+{
+    if (begin(hook)) {
+        printf("Bail out! %s: %s\n", hook, rondo_error_text());
+        exit(1);
+    }
+}
+
+static void end(void)
+{
+    rondo_context_destroy(ctx);
+    ctx = NULL;
+}
+
+static void *take(int kind, size_t bytes)
+{
+    void *memory;
+    if (ops->memory_new(dev, kind, bytes, &memory)) {
+        printf("Bail out! %s\n", rondo_error_text());
+        exit(1);
+    }
+    return memory;
+}
+
+static void give(int kind, void *memory, size_t bytes)
+{
+    ops->memory_free(dev, kind, memory, bytes);
+}
+
+/* ---- the list ---- */
+
+static void words(void)
+{
+    static const char *const bad[] = { "spaces", "space:1", "count:2", "defer:x", "defer:1:2", "copy,defre:1" };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        int err = begin(bad[i]);
+        ok(err == RONDO_EINVAL && strstr(rondo_error_text(), bad[i]) && strstr(rondo_error_text(), "delay[:SEED]") &&
+               strstr(rondo_error_text(), "count, space and defer[:SEED]"), "\"%s\" is refused with the whole list: %s", bad[i],
+           err ? rondo_error_text() : "taken");
+        if (!err)
+            end();
+    }
+    need("copy,trace");
+    ok(ops->unified == 1 && !rondo__hook_counts(ctx), "words of transports leave the device alone");
+    end();
+    need("defer:7,count");
+    ok(ops->unified == 1 && rondo__hook_counts(ctx), "count and defer leave its memory alone");
+    end();
+    need("delay:1,space,defer,reorder:4");
+    ok(ops->unified == 0, "words of both kinds go together, and space gives it memory of its own");
+    end();
+}
+
+/* ---- memory ---- */
+
+/* How a child ends that reads or writes there. */
+static int touch(volatile char *at, int writes)
+{
+    int status = 0;
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGSEGV, SIG_DFL);   /* a sanitizer has its own */
+        signal(SIGBUS, SIG_DFL);
+        if (writes)
+            *at = 1;
+        else
+            (void)*at;
+        _exit(0);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        return -1;
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static bool faults(int signal_number)
+{
+    return signal_number == SIGSEGV || signal_number == SIGBUS;
+}
+
+static void memory(void)
+{
+    enum { BYTES = 5000 };
+    need("space");
+    char *device = take(RONDO_MEMORY_DEVICE, BYTES), *pinned = take(RONDO_MEMORY_PINNED, BYTES), *back = take(RONDO_MEMORY_HOST, BYTES);
+    ok((uintptr_t)device % 64 == 0 && (uintptr_t)pinned % 64 == 0, "memory is aligned to 64 bytes");
+    ok(faults(touch(device, 0)) && faults(touch(device + BYTES - 1, 0)), "a host that reads device memory faults");
+    ok(faults(touch(device, 1)) && faults(touch(device + BYTES - 1, 1)), "and one that writes it");
+    is_int(touch(pinned, 1), 0, "pinned memory is the host's");
+    ok(ops->memory_kind(dev, device) == RONDO_MEMORY_DEVICE && ops->memory_kind(dev, device + BYTES - 1) == RONDO_MEMORY_DEVICE &&
+           ops->memory_kind(dev, pinned + 7) == RONDO_MEMORY_PINNED && ops->memory_kind(dev, pinned + BYTES) != RONDO_MEMORY_PINNED &&
+           ops->memory_kind(dev, &device) == RONDO_MEMORY_HOST && ops->memory_kind(dev, NULL) == RONDO_MEMORY_HOST,
+       "each address has its kind");
+
+    for (int i = 0; i < BYTES; i++)
+        pinned[i] = (char)(i * 7);
+    memset(back, 0, BYTES);
+    int err = ops->copy(dev, NULL, device, pinned, BYTES);
+    if (!err)
+        err = ops->copy_rows(dev, NULL, back, 50, device, 100, 50, BYTES / 100);
+    if (!err)
+        err = ops->sync(dev);
+    int same = 1;
+    for (int i = 0; i < BYTES / 2; i++)
+        same = same && back[i] == pinned[i / 50 * 100 + i % 50];
+    ok(!err && same, "copies go there and back, rows too");
+
+    struct {
+        const char *what, *word;
+        int code;
+    } refused[] = {
+        { "a copy that ends behind its block", "copy: to ends 1 bytes beyond", ops->copy(dev, NULL, device + 1, pinned, BYTES) },
+        { "a copy out of one", "copy: from ends 100 bytes beyond", ops->copy(dev, NULL, back, device + 200, BYTES - 100) },
+        { "pinned memory too", "copy: from ends", ops->copy(dev, NULL, device, pinned + 1, BYTES) },
+        { "rows that do", "copy_rows: from ends", ops->copy_rows(dev, NULL, back, 10, device, 1000, 10, 6) },
+    };
+    const size_t count = sizeof refused / sizeof refused[0];
+    for (size_t i = 0; i < count; i++) {
+        /* the sentence of the last one is there to be read */
+        ok(refused[i].code == RONDO_EDEVICE, "%s is refused", refused[i].what);
+        if (i == count - 1)
+            ok(strstr(rondo_error_text(), refused[i].word) != NULL, "by name: %s", rondo_error_text());
+    }
+    give(RONDO_MEMORY_DEVICE, device, BYTES);
+    ok(ops->memory_kind(dev, device) == RONDO_MEMORY_HOST && ops->copy(dev, NULL, device, pinned, 0) == 0, "what was freed is known no more");
+    give(RONDO_MEMORY_PINNED, pinned, BYTES);
+    give(RONDO_MEMORY_HOST, back, BYTES);
+    end();
+}
+
+/* ---- pointers of computing calls ---- */
+
+static void says(int code, const char *what)
+{
+    ok(code == RONDO_EDEVICE && strstr(rondo_error_text(), what), "%s: code %d, %s", what, code, code ? rondo_error_text() : "");
+}
+
+static void elementwise(void)
+{
+    float host[COUNT] = { 0 };
+    double sums[4];
+    const size_t bytes = sizeof host;
+    need("space");
+    float *a = take(RONDO_MEMORY_DEVICE, bytes), *b = take(RONDO_MEMORY_DEVICE, bytes), *pinned = take(RONDO_MEMORY_PINNED, bytes);
+    double *sum = take(RONDO_MEMORY_DEVICE, sizeof sums);
+    memset(pinned, 0, bytes);
+    ok(!ops->copy(dev, NULL, a, pinned, bytes) && !ops->copy(dev, NULL, b, pinned, bytes), "memory with zeros");
+    says(ops->convert(dev, NULL, COUNT, RONDO_F32, host, RONDO_F16, b), "convert: from is memory of the host; it must be the device's");
+    says(ops->convert(dev, NULL, COUNT, RONDO_F32, a, RONDO_F16, pinned), "convert: to is pinned memory of the host");
+    says(ops->convert(dev, NULL, COUNT, RONDO_F32, a + 1, RONDO_F16, b), "convert: from ends 4 bytes beyond the block of 256 bytes");
+    says(ops->rmsnorm(dev, NULL, 4, 16, host, a, 1e-5f, b), "rmsnorm: x is");
+    says(ops->rmsnorm(dev, NULL, 4, 16, a, host, 1e-5f, b), "rmsnorm: weight is");
+    says(ops->rmsnorm(dev, NULL, 4, 16, a, a, 1e-5f, host), "rmsnorm: y is");
+    says(ops->rope(dev, NULL, 2, 2, 16, host, 32, 16, b), "rope: x is");
+    says(ops->rope(dev, NULL, 2, 2, 16, a, 32, 16, host), "rope: table is");
+    says(ops->rope(dev, NULL, 2, 2, 16, a, 36, 16, b), "rope: x ends 16 bytes beyond");
+    says(ops->swiglu(dev, NULL, COUNT, host, a, b), "swiglu: gate is");
+    says(ops->swiglu(dev, NULL, COUNT, a, host, b), "swiglu: up is");
+    says(ops->swiglu(dev, NULL, COUNT, a, b, host), "swiglu: y is");
+    says(ops->logsumexp(dev, NULL, 4, 16, host, 16, sum), "logsumexp: x is");
+    says(ops->logsumexp(dev, NULL, 4, 16, a, 16, sums), "logsumexp: out is");
+    says(ops->logsumexp(dev, NULL, 5, 12, a, 12, sum), "logsumexp: out ends 8 bytes beyond");
+    ok(!ops->convert(dev, NULL, COUNT, RONDO_F32, a, RONDO_F32, b) && !ops->rmsnorm(dev, NULL, 4, 16, a, b, 1e-5f, a) &&
+           !ops->rope(dev, NULL, 2, 2, 16, a, 32, 16, b) && !ops->swiglu(dev, NULL, COUNT, a, b, a) &&
+           !ops->logsumexp(dev, NULL, 4, 16, a, 16, sum), "the device's own is taken by all of them");
+
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    struct rondo_device_linear *linear = NULL;
+    d.in = 8;
+    d.out = 4;
+    d.type = RONDO_F32;
+    d.leaves = 4;
+    int err = ops->linear_new(dev, &linear, &d);
+    if (!ok(!err, "a linear layer"))
+        exit(1);
+    says(ops->linear_load(dev, linear, 0, 4, a), "linear_load: weights are the device's");
+    ok(!ops->linear_load(dev, linear, 0, 4, host), "weights come from the host");
+    struct rondo_linear_run run = { .rows = 8, .x = a, .x_stride = 8, .y = b, .y_stride = 4, .bias = NULL }, r;
+    ok(!ops->linear(dev, NULL, linear, &run, NULL), "the device's own is taken");
+    r = run;
+    r.x = host;
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: x is memory of the host");
+    r = run;
+    r.rows = 9;
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: x ends 32 bytes beyond");
+    r = run;
+    r.y = host;
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: y is");
+    r = run;
+    r.bias = host;
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: bias is");
+    r = (struct rondo_linear_run){ .rows = 4, .x = a, .x_stride = 4, .first_leaf = 1, .leaves = 2, .nodes = host, .node_stride = 16 };
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: nodes is");
+    r.nodes = b + 40;
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: nodes ends 32 bytes beyond");
+    r.nodes = b;
+    ok(!ops->linear(dev, NULL, linear, &r, NULL), "nodes of some leaves");
+    ops->linear_free(dev, linear);
+    give(RONDO_MEMORY_DEVICE, a, bytes);
+    give(RONDO_MEMORY_DEVICE, b, bytes);
+    give(RONDO_MEMORY_PINNED, pinned, bytes);
+    give(RONDO_MEMORY_DEVICE, sum, sizeof sums);
+    end();
+}
+
+/* Two rows of queries against three keys, in one leaf, and the join of its node. */
+enum { Q_ROWS = 2, KEYS = 3, HEADS = 2, DIM = 4 };
+
+static void attention(void)
+{
+    static const rondo_span span = { 1, Q_ROWS, 1, 0 };
+    static const struct rondo_leaf leaf = { 0, 0, KEYS, 1, 0 };
+    static const struct rondo_tree_step steps[] = { { RONDO_TREE_LEAF, 0 }, { RONDO_TREE_STORE, 0 }, { RONDO_TREE_LOAD, 0 }, { RONDO_TREE_OUT, 0 } };
+    static const struct rondo_place place = { 0, 0, 0 };
+    static const struct rondo_job jobs[] = {
+        { .q_rows = Q_ROWS, .spans = 1, .leaves = 1, .steps = 2, .places = 1, .depth = 2 },
+        { .q_rows = Q_ROWS, .operation = RONDO_JOB_JOIN, .spans = 1, .steps_first = 2, .steps = 2, .places = 1, .depth = 2 },
+    };
+    struct rondo_program_desc d = { .heads = HEADS, .kv_heads = 1, .head_dim = DIM, .value_dim = DIM, .q_type = RONDO_F32, .kv_type = RONDO_F32,
+                                    .out_type = RONDO_F32, .leaf_size = 8, .scale_log2 = 1.0f, .node_width = DIM + 2, .spans = &span,
+                                    .leaves = &leaf, .steps = steps, .places = &place, .jobs = jobs, .span_count = 1, .leaf_count = 1,
+                                    .step_count = 4, .place_count = 1, .job_count = 2 };
+    enum { Q = Q_ROWS * HEADS * DIM * 4, KV = KEYS * DIM * 4, LSE = Q_ROWS * HEADS * 4, NODES = Q_ROWS * HEADS * (DIM + 2) * 4 };
+    struct rondo_program *program = NULL;
+    float host[64] = { 0 };
+    rondo__mask_make(&d.mask, 1, -1, -1);
+    need("space,count");
+    float *q = take(RONDO_MEMORY_DEVICE, Q), *k = take(RONDO_MEMORY_DEVICE, KV), *v = take(RONDO_MEMORY_DEVICE, KV);
+    float *out = take(RONDO_MEMORY_DEVICE, Q), *lse = take(RONDO_MEMORY_DEVICE, LSE), *nodes = take(RONDO_MEMORY_DEVICE, NODES);
+    float *const buffers[] = { nodes }, *const outside[] = { host };
+    const struct rondo_kv_part part = { .k = { k, DIM, DIM }, .v = { v, DIM, DIM } };
+    struct rondo_kv_part bad_part;
+    const struct rondo_attention_run run = { .count = 2, .q = { q, HEADS * DIM, DIM }, .out = { out, HEADS * DIM, DIM }, .lse = { lse, HEADS, 1 },
+                                             .kv = &part, .kv_count = 1, .nodes = buffers, .node_count = 1 };
+    struct rondo_attention_run r;
+    int err = ops->copy(dev, NULL, q, host, Q);
+    if (!err)
+        err = ops->copy(dev, NULL, k, host, KV);
+    if (!err)
+        err = ops->copy(dev, NULL, v, host, KV);
+    if (!err)
+        err = ops->program_new(dev, &program, &d);
+    if (!ok(!err, "a program of two jobs"))
+        exit(1);
+#define ONE_BY_ONE(r) (ops->attention(dev, NULL, program, (r.count = 1, r.first = 0, &r), NULL) || \
+                       ops->attention(dev, NULL, program, (r.first = 1, &r), NULL))
+    r = run;
+    ok(!ONE_BY_ONE(r), "the device's own is taken");
+    /* rows 0 and 1 stand at keys 1 and 2 and see 2 and 3 keys */
+    ok(rondo__hook_counts(ctx)->of[RONDO_HOOK_COUNT_ATTENTION].flops == 2.0 * (DIM + DIM) * 5 * HEADS, "five pairs a head are counted: %.0f FLOPs",
+       rondo__hook_counts(ctx)->of[RONDO_HOOK_COUNT_ATTENTION].flops);
+    ok(!ops->copy(dev, NULL, host, lse, LSE) && host[0] > 0.69f && host[0] < 0.70f && host[2] > 1.09f && host[2] < 1.10f,
+       "and the result is log 2 and log 3: %g, %g", (double)host[0], (double)host[2]);
+    r = run;
+    r.q.data = host;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: q is memory of the host");
+    r = run;
+    r.q.row_stride++;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: q ends 4 bytes beyond");
+    r = run;
+    r.out.data = host;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: out is");
+    r = run;
+    r.lse.data = host;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: lse is");
+    r = run;
+    r.kv = &bad_part;
+    bad_part = part;
+    bad_part.k.data = host;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: k of KV part 0 is");
+    bad_part = part;
+    bad_part.v.data = k + 4;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: v of KV part 0 ends 16 bytes beyond");
+    r = run;
+    r.nodes = outside;
+    says(ops->attention(dev, NULL, program, &r, NULL), "attention: buffer 0 of nodes is");
+    ops->program_free(dev, program);
+    give(RONDO_MEMORY_DEVICE, q, Q);
+    give(RONDO_MEMORY_DEVICE, k, KV);
+    give(RONDO_MEMORY_DEVICE, v, KV);
+    give(RONDO_MEMORY_DEVICE, out, Q);
+    give(RONDO_MEMORY_DEVICE, lse, LSE);
+    give(RONDO_MEMORY_DEVICE, nodes, NODES);
+    end();
+}
+
+/* ---- streams ---- */
+
+static char hook_text[64];
+
+static const char *with_seed(int seed)
+{
+    snprintf(hook_text, sizeof hook_text, "space,defer:%d", seed);
+    return hook_text;
+}
+
+/* Numbers go to the device in one stream and are added up in another one, three times, whose result comes back in the first. Without
+ * `waits` nothing orders the two. */
+static bool two_streams(int seed, bool waits)
+{
+    need(with_seed(seed));
+    const size_t bytes = COUNT * sizeof(float);
+    float *in = take(RONDO_MEMORY_PINNED, bytes), *out = take(RONDO_MEMORY_PINNED, bytes);
+    float *a = take(RONDO_MEMORY_DEVICE, bytes), *b = take(RONDO_MEMORY_DEVICE, bytes);
+    struct rondo_stream *one = NULL, *other = NULL;
+    struct rondo_event *there = NULL, *computed = NULL, *back = NULL;
+    bool good = true;
+    int err = ops->stream_new(dev, &one) || ops->stream_new(dev, &other) || ops->event_new(dev, &there) || ops->event_new(dev, &computed) ||
+              ops->event_new(dev, &back);
+    memset(out, 0, bytes);
+    for (int round = 0; round < 3 && !err; round++) {
+        for (int i = 0; i < COUNT; i++)
+            in[i] = (float)(i + round);
+        err = ops->copy(dev, one, a, in, bytes) || ops->event_record(dev, one, there);
+        if (waits)
+            err = err || ops->stream_wait(dev, other, there);
+        err = err || ops->convert(dev, other, COUNT, RONDO_F32, a, RONDO_F32, b) || ops->event_record(dev, other, computed);
+        if (waits)
+            err = err || ops->stream_wait(dev, one, computed);
+        err = err || ops->copy(dev, one, out, b, bytes) || ops->event_record(dev, one, back) || ops->event_wait(dev, back, NULL);
+        for (int i = 0; i < COUNT; i++)
+            good = good && out[i] == (float)(i + round);
+    }
+    if (err)
+        diag("%s: %s", hook_text, rondo_error_text());
+    good = good && !err;
+    ops->event_free(dev, there);
+    ops->event_free(dev, computed);
+    ops->event_free(dev, back);
+    ops->stream_free(dev, one);
+    ops->stream_free(dev, other);
+    give(RONDO_MEMORY_PINNED, in, bytes);
+    give(RONDO_MEMORY_PINNED, out, bytes);
+    give(RONDO_MEMORY_DEVICE, a, bytes);
+    give(RONDO_MEMORY_DEVICE, b, bytes);
+    end();
+    return good;
+}
+
+static void order(void)
+{
+    int right = 0, wrong = 0;
+    for (int seed = 0; seed < SEEDS; seed++) {
+        right += two_streams(seed, true);
+        wrong += !two_streams(seed, false);
+    }
+    is_int(right, SEEDS, "streams that wait for each other give the same for every seed");
+    ok(wrong > SEEDS / 4, "without events they give something else for %d of %d seeds", wrong, SEEDS);
+}
+
+static int polled;
+
+static int poll_call(void *arg)
+{
+    (void)arg;
+    polled++;
+    return 0;
+}
+
+static int poll_stops(void *arg)
+{
+    (void)arg;
+    return RONDO_ECANCELED;
+}
+
+static void lateness(void)
+{
+    const size_t bytes = COUNT * sizeof(float);
+    const struct rondo_poll poll = { poll_call, NULL, NULL }, stop = { poll_stops, NULL, NULL };
+    float host[COUNT], got[COUNT];
+    need(with_seed(5));
+    float *pinned = take(RONDO_MEMORY_PINNED, bytes), *a = take(RONDO_MEMORY_DEVICE, bytes), *b = take(RONDO_MEMORY_DEVICE, bytes);
+    struct rondo_event *event = NULL, *never = NULL;
+    struct rondo_stream *stream = NULL;
+    ok(!ops->event_new(dev, &event) && !ops->event_new(dev, &never) && !ops->stream_new(dev, &stream), "events and a stream");
+    ok(!ops->event_wait(dev, never, NULL) && ops->event_query(dev, never) == 1 && !ops->stream_wait(dev, stream, never),
+       "an event that was never recorded is over");
+
+    pinned[0] = 1.0f;
+    int err = ops->copy(dev, NULL, a, pinned, bytes);
+    pinned[0] = 2.0f;
+    err = err || ops->sync(dev) || ops->copy(dev, NULL, got, a, bytes);
+    ok(!err && got[0] == 2.0f, "pinned memory is read when the stream comes to it: %g", (double)got[0]);
+    host[0] = 1.0f;
+    err = ops->copy(dev, stream, a, host, bytes);
+    host[0] = 2.0f;
+    err = err || ops->sync(dev) || ops->copy(dev, NULL, got, a, bytes);
+    ok(!err && got[0] == 1.0f, "other host memory is read at once: %g", (double)got[0]);
+
+    /* a copy to host memory waits for all before it in its stream, and for what that waits for */
+    for (int i = 0; i < COUNT; i++)
+        pinned[i] = (float)i;
+    err = ops->copy(dev, stream, a, pinned, bytes) || ops->event_record(dev, stream, event) || ops->stream_wait(dev, NULL, event) ||
+          ops->convert(dev, NULL, COUNT, RONDO_F32, a, RONDO_F32, b) || ops->copy(dev, NULL, got, b, bytes);
+    ok(!err && got[COUNT - 1] == (float)(COUNT - 1), "and written with all that is before it");
+
+    /* recorded again it is another one */
+    int queries = 0, found = 0;
+    for (int i = 0; i < 9 && !err; i++)
+        err = ops->copy(dev, stream, a, pinned, bytes);
+    err = err || ops->event_record(dev, stream, event);
+    while (!err && queries < 1000 && !(found = ops->event_query(dev, event)))
+        queries++;
+    ok(!err && found == 1 && queries > 0, "who asks often enough hears that it is over, after %d times", queries);
+    for (int i = 0; i < 20 && !err; i++)
+        err = ops->convert(dev, i % 2 ? stream : NULL, COUNT, RONDO_F32, a, RONDO_F32, b);
+    err = err || ops->event_record(dev, stream, event);
+    err = err || ops->event_wait(dev, event, &poll);
+    ok(!err && polled > 0, "the host that waits polls, %d times", polled);
+    err = ops->sync(dev) || ops->convert(dev, stream, COUNT, RONDO_F32, a, RONDO_F32, b) || ops->event_record(dev, stream, event);
+    ok(!err && ops->event_wait(dev, event, &stop) == RONDO_ECANCELED && ops->sync(dev) == 0, "a poll that says stop ends the wait only");
+
+    /* a failure: a part of a linear layer's leaves is no sum */
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    struct rondo_device_linear *linear = NULL;
+    d.in = d.out = 4;
+    d.type = RONDO_F32;
+    d.leaves = 2;
+    memset(host, 0, bytes);
+    err = ops->linear_new(dev, &linear, &d) || ops->linear_load(dev, linear, 0, 4, host);
+    const struct rondo_linear_run bad = { .rows = 1, .x = a, .x_stride = 4, .y = b, .y_stride = 4, .leaves = 1 };
+    const struct rondo_linear_run fine = { .rows = 1, .x = a, .x_stride = 4, .y = b, .y_stride = 4 };
+    ok(!err && !ops->linear(dev, stream, linear, &bad, NULL), "a call that will fail goes into its stream");
+    ok(ops->sync(dev) == RONDO_EINVAL && strstr(rondo_error_text(), "no sum"), "who waits is told: %s", rondo_error_text());
+    is_int(ops->sync(dev), 0, "once");
+    err = ops->linear(dev, NULL, linear, &bad, NULL) || ops->event_record(dev, NULL, event);
+    is_int(err ? 0 : ops->event_wait(dev, event, NULL), RONDO_EINVAL, "by an event too");
+    err = ops->linear(dev, NULL, linear, &bad, NULL);
+    is_int(err ? 0 : ops->copy(dev, NULL, got, a, bytes), RONDO_EINVAL, "by a copy to the host");
+    err = ops->linear(dev, NULL, linear, &bad, NULL) || ops->event_record(dev, NULL, event);
+    for (queries = 0; !err && queries < 1000 && !(found = ops->event_query(dev, event)); queries++) {
+    }
+    is_int(found, RONDO_EINVAL, "and by asking");
+
+    /* more than there is room for, and weights that go while they are in use */
+    err = 0;
+    for (int i = 0; i < 3000 && !err; i++)
+        err = ops->linear(dev, i % 3 ? stream : NULL, linear, &fine, NULL);
+    ops->linear_free(dev, linear);
+    ok(!err && ops->sync(dev) == 0, "3000 calls, and weights freed meanwhile");
+    ops->event_free(dev, event);
+    ops->event_free(dev, never);
+    ops->stream_free(dev, stream);
+    give(RONDO_MEMORY_PINNED, pinned, bytes);
+    give(RONDO_MEMORY_DEVICE, a, bytes);
+    give(RONDO_MEMORY_DEVICE, b, bytes);
+    end();
+}
+
+/* ---- plans: another run allocates nothing, and as much is computed as they say ---- */
+
+static _Thread_local long allocations;
+static _Atomic long alive;
+
+static void *allocate(void *user, size_t bytes, size_t align)
+{
+    void *memory = NULL;
+    (void)user;
+    if (posix_memalign(&memory, align, bytes))
+        return NULL;
+    allocations++;
+    alive++;
+    return memory;
+}
+
+static void release(void *user, void *memory, size_t bytes)
+{
+    (void)user;
+    (void)bytes;
+    alive--;
+    free(memory);
+}
+
+struct plan_case {
+    int algorithm, windowed;
+    double flops[8], stated;
+    _Atomic long later;
+};
+
+static int run_plan(rondo_context *rank, void *arg)
+{
+    struct plan_case *c = arg;
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    rondo_attention *plan = NULL;
+    const int me = rondo_context_rank(rank);
+    d.heads = 4;
+    d.kv_heads = 2;
+    d.head_dim = 8;
+    d.tokens = 300;
+    d.cached = 85;
+    d.causal = 1;
+    d.leaf = 16;
+    d.algorithm = c->algorithm;
+    d.windowed = c->windowed;
+    d.window_left = c->windowed ? 50 : 0;
+    int err = rondo_attention_create(&plan, rank, &d);
+    if (!err)
+        err = rondo_attention_query(plan, &info);
+    if (err)
+        return err;
+    int64_t q_shape[3] = { info.q_rows, 4, 8 }, kv_shape[3] = { info.kv_rows, 2, 8 }, lse_shape[2] = { info.q_rows, 4 };
+    io.q = rondo_tensor_dense(calloc((size_t)info.q_rows * 32 + 1, 4), RONDO_F32, 3, q_shape);
+    io.k = rondo_tensor_dense(calloc((size_t)info.kv_rows * 16 + 1, 4), RONDO_F32, 3, kv_shape);
+    io.v = rondo_tensor_dense(calloc((size_t)info.kv_rows * 16 + 1, 4), RONDO_F32, 3, kv_shape);
+    io.out = rondo_tensor_dense(calloc((size_t)info.q_rows * 32 + 1, 4), RONDO_F32, 3, q_shape);
+    io.lse = rondo_tensor_dense(calloc((size_t)info.q_rows * 4 + 1, 4), RONDO_F32, 2, lse_shape);
+    /* the second still finds the boxes of the thread transport without room for two turns */
+    err = rondo_attention_execute(plan, &io, NULL);
+    const double first = rondo__hook_counts(rank)->of[RONDO_HOOK_COUNT_ATTENTION].flops;
+    if (!err)
+        err = rondo_attention_execute(plan, &io, NULL);
+    const long before = allocations;
+    if (!err)
+        err = rondo_attention_execute(plan, &io, NULL);
+    c->later += allocations - before;
+    c->flops[me] = first;
+    if (rondo__hook_counts(rank)->of[RONDO_HOOK_COUNT_ATTENTION].flops != 3.0 * first)
+        err = rondo__fail(RONDO_EINVAL, "another run computed something else");
+    c->stated = info.flops;
+    free(io.q.data);
+    free(io.k.data);
+    free(io.v.data);
+    free(io.out.data);
+    free(io.lse.data);
+    rondo_attention_destroy(plan);
+    return err;
+}
+
+static void plans(void)
+{
+    static const char *const hooks[] = { "count", "count,space", "count,space,defer:3", "count,space,defer:4,copy" };
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    rondo_hooks memory_hooks = RONDO_HOOKS_INIT;
+    desc.threads = 1;
+    memory_hooks.allocate = allocate;
+    memory_hooks.release = release;
+    for (size_t h = 0; h < sizeof hooks / sizeof hooks[0]; h++)
+        for (int ranks = 1; ranks <= 3; ranks++) {
+            int err = rondo_set_hooks(&memory_hooks), exact = 1;
+            long later = 0;
+            setenv("RONDO_TEST_HOOK", hooks[h], 1);
+            for (int variant = 0; variant < 4 && !err; variant++) {
+                struct plan_case c = { .algorithm = variant % 2 ? RONDO_PASS_Q : RONDO_PASS_KV, .windowed = variant / 2 };
+                double flops = 0.0;
+                err = rondo_launch(ranks, &desc, run_plan, &c);
+                for (int r = 0; r < ranks; r++)
+                    flops += c.flops[r];
+                exact = exact && flops == c.stated;
+                later += c.later;
+            }
+            unsetenv("RONDO_TEST_HOOK");
+            ok(!err && exact, "%s, %d ranks: as many FLOPs as the plans state%s%s", hooks[h], ranks, err ? ": " : "", err ? rondo_error_text() : "");
+            is_int(later, 0, "and another run allocates nothing");
+            is_int(alive, 0, "all memory comes back");
+            if (rondo_set_hooks(NULL))
+                exit(99);
+        }
+}
+
+int main(void)
+{
+    unsetenv("RONDO_TEST_HOOK");
+    words();
+    memory();
+    elementwise();
+    attention();
+    order();
+    lateness();
+    plans();
+    return done();
+}
