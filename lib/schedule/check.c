@@ -22,7 +22,7 @@ struct past {
 
 struct area {
     struct rondo__list reads, writes;  /* struct past */
-    struct rondo__list written;        /* struct rondo__interval-like pairs, ascending, apart */
+    struct rondo__list written;        /* struct range, ascending, apart */
 };
 
 struct range {

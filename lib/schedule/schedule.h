@@ -7,7 +7,7 @@
  * Order. Operations are handed out in the order of the list. Packing, computing and blanking go to the device's stream and happen there in
  * that order; a transfer begins when what it waits for is over and ends some time later; a fence is over when every rank has come to it. Nothing
  * else orders them: an operation that reads what another one wrote, or writes where another one reads, waits for it by number. The builder
- * only says what an operation reads and writes; rondo__schedule_add() finds out what it must wait for, check.c does not believe it.
+ * only says what an operation reads and writes; rondo__schedule_use() finds out what it must wait for, and check.c does not believe it.
  */
 #ifndef RONDO_SCHEDULE_SCHEDULE_H
 #define RONDO_SCHEDULE_SCHEDULE_H
@@ -15,7 +15,7 @@
 #include "attention/tree.h"
 #include "core/internal.h"
 
-/* What of the machine decides how a computation is put into operations. The same on all ranks but for nothing. */
+/* What of the machine decides how a computation is put into operations; the same on all ranks. */
 struct rondo__machine {
     bool in_place;            /* the transport shows what it sends, up to the next fence, instead of copying it */
     bool unified;             /* the device computes on host memory */

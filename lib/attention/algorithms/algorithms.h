@@ -62,16 +62,21 @@ double rondo__own_bytes(const struct rondo__survey *s, const struct rondo__shape
 /* Whether transfers between pairs move so much less than a ring that the ring is not worth it. */
 bool rondo__goes_direct(uint64_t ring_bytes, uint64_t direct_bytes, double largest_bytes);
 
-/* A job over a strip: spans are copied; leaves, places and steps are those added to the tables since `from`. */
-struct rondo__mark {
-    int64_t spans, leaves, steps, places;
-};
-struct rondo__mark rondo__tables_mark(const struct rondo__tables *t);
+/* Steps of a ring from one rank to another. */
+static inline int32_t rondo__hops(const struct rondo__survey *s, int32_t from, int32_t to)
+{
+    return (to - from + s->roles.ranks) % s->roles.ranks;
+}
+
+/* A job over a strip begins with its spans, which are copied; its leaves and places are added after it. */
 bool rondo__add_spans(struct rondo__build *b, const struct rondo__strip *strip, int64_t *first);
 struct rondo_job *rondo__add_job(struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t q_row,
                                  int64_t spans_first, const struct rondo__program *program);
 struct rondo_leaf *rondo__add_leaves(struct rondo__build *b, int64_t count);
 struct rondo_place *rondo__add_places(struct rondo__build *b, int64_t count);
+/* Jobs in the order of their steps (int32_t each, as they were made); within a step as they were made. first[0..steps] gets where each step's
+ * begin. false: no memory. */
+bool rondo__sort_jobs(struct rondo__build *b, const struct rondo__list *step_of, int32_t steps, int64_t *first);
 
 /* ---- putting it on a machine (lower.c) ---- */
 /* Kinds of memory: what computing uses, and what transfers between ranks use. */
@@ -87,7 +92,7 @@ int32_t rondo__lower_arrival(struct rondo__build *b, const char *name, int32_t i
  * where it must. Before the transfer begins, resp. after it ended. */
 int32_t rondo__lower_send(struct rondo__build *b, int32_t buffer, size_t at, size_t bytes, int32_t group);
 int32_t rondo__lower_received(struct rondo__build *b, int32_t buffer, size_t bytes, int32_t group);
-/* A COMPUTE of jobs [first, first + count); sources and nodes are added after it, then rondo__lower_computed(). */
+/* A COMPUTE of jobs [first, first + count) begins; sources and nodes are added after it, then rondo__schedule_end(). */
 struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct rondo__step step, int32_t group, int64_t first, int64_t count,
                                               int32_t q, size_t q_bytes, bool writes_out);
 /* rows: that are there, of one head group; -1: all of a tensor. */

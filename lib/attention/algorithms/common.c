@@ -48,11 +48,6 @@ bool rondo__goes_direct(uint64_t ring_bytes, uint64_t direct_bytes, double large
     return direct_bytes <= ring_bytes / 2 || largest_bytes <= LATENCY_BYTES;
 }
 
-struct rondo__mark rondo__tables_mark(const struct rondo__tables *t)
-{
-    return (struct rondo__mark){ t->spans.count, t->leaves.count, t->steps.count, t->places.count };
-}
-
 bool rondo__add_spans(struct rondo__build *b, const struct rondo__strip *strip, int64_t *first)
 {
     *first = b->tables->spans.count;
@@ -83,4 +78,26 @@ struct rondo_leaf *rondo__add_leaves(struct rondo__build *b, int64_t count)
 struct rondo_place *rondo__add_places(struct rondo__build *b, int64_t count)
 {
     return rondo__list_add(&b->tables->places, sizeof(struct rondo_place), count);
+}
+
+bool rondo__sort_jobs(struct rondo__build *b, const struct rondo__list *step_of, int32_t steps, int64_t *first)
+{
+    struct rondo__list *list = &b->tables->jobs;
+    struct rondo_job *jobs = list->items, *sorted = rondo__alloc((size_t)list->count * sizeof *sorted);
+    const int32_t *step = step_of->items;
+    if (!sorted)
+        return false;
+    memset(first, 0, ((size_t)steps + 1) * sizeof *first);
+    for (int64_t i = 0; i < list->count; i++)
+        first[step[i] + 1]++;
+    for (int32_t j = 0; j < steps; j++)
+        first[j + 1] += first[j];
+    for (int64_t i = 0; i < list->count; i++)
+        sorted[first[step[i]]++] = jobs[i];
+    memmove(first + 1, first, (size_t)steps * sizeof *first);
+    first[0] = 0;
+    rondo__free(jobs);
+    list->items = sorted;
+    list->room = list->count;
+    return true;
 }

@@ -95,11 +95,6 @@ static int64_t max64(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static int32_t hops(const struct rondo__survey *s, int32_t from, int32_t to)
-{
-    return (to - from + s->roles.ranks) % s->roles.ranks;
-}
-
 /* Hulls and reaches of the ring, and rows and messages of direct transfers. */
 static bool measure(const struct rondo__survey *s, struct kv_flow *f, uint64_t *direct_rows, uint64_t *pairs)
 {
@@ -120,7 +115,7 @@ static bool measure(const struct rondo__survey *s, struct kv_flow *f, uint64_t *
                 *direct_rows += (uint64_t)need[j].rows;
                 *pairs += seen_by[r] != rank + 1;
                 seen_by[r] = rank + 1;
-                f->reach[r] = hops(s, r, rank) > f->reach[r] ? hops(s, r, rank) : f->reach[r];
+                f->reach[r] = rondo__hops(s, r, rank) > f->reach[r] ? rondo__hops(s, r, rank) : f->reach[r];
             }
         }
     rondo__free(seen_by);
@@ -133,7 +128,7 @@ static void tag_by_step(const struct rondo__survey *s, int32_t rank, const struc
 {
     const struct rondo__piece *p = pieces->items;
     for (int64_t i = 0; i < pieces->count; i++)
-        tag[i] = hops(s, p[i].rank, rank);
+        tag[i] = rondo__hops(s, p[i].rank, rank);
 }
 
 /* Rows of nodes that wait on a rank. */
@@ -242,7 +237,7 @@ struct ring {
 
 static int32_t step_of_rank(const struct ring *g, int32_t rank)
 {
-    return hops(g->b->survey, rank, g->b->rank);
+    return rondo__hops(g->b->survey, rank, g->b->rank);
 }
 
 /* Where the piece's first row lies: among this rank's rows of the sequence, or in the parcel that it came in. */
@@ -345,29 +340,6 @@ static bool strip_jobs(struct ring *g, int64_t sequence, const struct rondo__str
     return true;
 }
 
-/* Jobs in the order of their steps; within a step as they were made. */
-static bool sort_jobs(struct ring *g)
-{
-    struct rondo__list *list = &g->b->tables->jobs;
-    struct rondo_job *jobs = list->items, *sorted = rondo__alloc((size_t)list->count * sizeof *sorted);
-    const int32_t *step = g->step_of.items, n = g->b->survey->roles.ranks;
-    if (!sorted)
-        return false;
-    memset(g->job_first, 0, ((size_t)n + 1) * sizeof *g->job_first);
-    for (int64_t i = 0; i < list->count; i++)
-        g->job_first[step[i] + 1]++;
-    for (int32_t j = 0; j < n; j++)
-        g->job_first[j + 1] += g->job_first[j];
-    for (int64_t i = 0; i < list->count; i++)
-        sorted[g->job_first[step[i]]++] = jobs[i];
-    memmove(g->job_first + 1, g->job_first, (size_t)n * sizeof *g->job_first);
-    g->job_first[0] = 0;
-    rondo__free(jobs);
-    list->items = sorted;
-    list->room = list->count;
-    return true;
-}
-
 /* What this rank needs of each of the others, in the order in which it lies in their parcels for it: sequence by sequence, rising. */
 static bool find_needs(struct ring *g)
 {
@@ -395,7 +367,7 @@ static bool program(struct ring *g)
             if (!strip_jobs(g, i, rondo__strip_at(s, j)))
                 return false;
     }
-    return sort_jobs(g);
+    return rondo__sort_jobs(g->b, &g->step_of, g->b->survey->roles.ranks, g->job_first);
 }
 
 /* ---- the schedule ---- */

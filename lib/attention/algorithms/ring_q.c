@@ -37,11 +37,6 @@ static void flow_free(void *flow)
     rondo__free(f);
 }
 
-static int32_t hops(const struct rondo__survey *s, int32_t from, int32_t to)
-{
-    return (to - from + s->roles.ranks) % s->roles.ranks;
-}
-
 static int64_t cell(const struct q_flow *f, const struct rondo__survey *s, int32_t source, int32_t rank)
 {
     return (int64_t)f->source_of[source] * s->roles.ranks + rank;
@@ -59,7 +54,7 @@ static int64_t rows_for(const struct q_flow *f, const struct rondo__survey *s, i
         return 0;
     if (f->direct)
         return f->strips[cell(f, s, source, rank)];
-    return hops(s, source, rank) <= f->reach[source] ? s->output_rows[source] : 0;
+    return rondo__hops(s, source, rank) <= f->reach[source] ? s->output_rows[source] : 0;
 }
 
 /* ---- what all ranks together move ---- */
@@ -166,8 +161,8 @@ static bool measure(const struct rondo__survey *s, struct q_flow *f)
                 if (r[k] == strip->rank)
                     continue;
                 f->strips[cell(f, s, strip->rank, r[k])] += strip->rows;
-                if (f->reach[strip->rank] < hops(s, strip->rank, r[k]))
-                    f->reach[strip->rank] = hops(s, strip->rank, r[k]);
+                if (f->reach[strip->rank] < rondo__hops(s, strip->rank, r[k]))
+                    f->reach[strip->rank] = rondo__hops(s, strip->rank, r[k]);
             }
             tally_clear(&t);
         }
@@ -337,7 +332,7 @@ static bool nodes(struct ring *g, int64_t sequence, const struct rondo__strip *s
     int32_t *step = rondo__list_add(&g->step_of, sizeof *step, 1);
     if (!job || (program.stores && !place) || !step)
         return false;
-    *step = hops(s, strip->rank, b->rank);
+    *step = rondo__hops(s, strip->rank, b->rank);
     job->places = program.stores;
     for (int32_t i = 0; i < program.stores; i++) {
         place[i] = (struct rondo_place){ g->node_rows[strip->rank], strip->rank, 0 };
@@ -395,28 +390,6 @@ static bool strip_jobs(struct ring *g, int64_t sequence, const struct rondo__str
     return (!own || nodes(g, sequence, strip, q_row, alone)) && (!mine || alone || join(g, sequence, strip));
 }
 
-/* Jobs in the order of their steps; within a step as they were made. */
-static bool sort_jobs(struct ring *g)
-{
-    struct rondo__list *list = &g->b->tables->jobs;
-    struct rondo_job *jobs = list->items, *sorted = rondo__alloc((size_t)list->count * sizeof *sorted);
-    const int32_t *step = g->step_of.items, steps = g->b->survey->roles.ranks + 1;
-    if (!sorted)
-        return false;
-    for (int64_t i = 0; i < list->count; i++)
-        g->job_first[step[i] + 1]++;
-    for (int32_t j = 0; j < steps; j++)
-        g->job_first[j + 1] += g->job_first[j];
-    for (int64_t i = 0; i < list->count; i++)
-        sorted[g->job_first[step[i]]++] = jobs[i];
-    memmove(g->job_first + 1, g->job_first, (size_t)steps * sizeof *g->job_first);
-    g->job_first[0] = 0;
-    rondo__free(jobs);
-    list->items = sorted;
-    list->room = list->count;
-    return true;
-}
-
 /* Which ranks want which of this rank's strips, where some want a part of them. */
 static bool find_wanted(struct ring *g)
 {
@@ -460,7 +433,7 @@ static bool program(struct ring *g)
             if (!strip_jobs(g, i, rondo__strip_at(s, j)))
                 return false;
     }
-    return sort_jobs(g);
+    return rondo__sort_jobs(g->b, &g->step_of, g->b->survey->roles.ranks + 1, g->job_first);
 }
 
 /* ---- the schedule ---- */
