@@ -129,6 +129,7 @@ struct work {
     const struct setting *s;
     struct result *r;
     int64_t offset;        /* of the turn among the queries */
+    int64_t tokens;        /* of the turn; -1: there are no turns */
 };
 
 struct rank_rows {
@@ -151,35 +152,20 @@ static int put_lse(void *user, int64_t s, int64_t first, int64_t count, const vo
     return 0;
 }
 
-/* Rows of a whole array [.., row_bytes] that the spans name, to where they lie on this rank. */
-static void take_rows(char *to, const char *from, size_t row_bytes, const rondo_span *spans, int64_t n, int64_t base)
+/* Rows [first, first + rows) of an array of the whole problem. */
+static rondo_tensor part_of(const struct problem *p, void *data, int64_t first, int64_t rows, int64_t heads, int64_t dim)
 {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < spans[i].count; j++)
-            memcpy(to + (size_t)(spans[i].row + j) * row_bytes, from + (size_t)(base + spans[i].first + j * spans[i].step) * row_bytes, row_bytes);
+    const int64_t shape[3] = { rows, heads, dim };
+    return rondo_tensor_dense((char *)data + (size_t)(first * heads * dim) * rondo_type_size(p->type), p->type, 3, shape);
 }
 
 static int run_plan(rondo_context *ctx, struct work *w, const rondo_attention *plan_const, rondo_attention *plan, struct rank_rows *rows)
 {
     const struct problem *p = w->p;
-    const size_t size = rondo_type_size(p->type), q_row = (size_t)(p->heads * p->head_dim) * size;
+    const size_t size = rondo_type_size(p->type);
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
     int code = rondo_attention_query(plan_const, &info);
-    char *to = rows->q;
-    for (int64_t s = 0; s < p->sequences && !code; s++) {
-        int64_t n, held = 0;
-        rondo_span *spans = spans_of(plan_const, s, 0, -1, &n, &code);
-        if (!spans)
-            return code;
-        take_rows(to, p->q, q_row, spans, n, p->q_first[s] + w->offset);
-        for (int64_t i = 0; i < n; i++)
-            held += spans[i].count;
-        to += (size_t)held * q_row;
-        free(spans);
-    }
-    if (code)
-        return code;
     const int64_t q_shape[3] = { info.q_rows, p->heads, p->head_dim }, k_shape[3] = { info.kv_rows, p->kv_heads, p->head_dim };
     const int64_t v_shape[3] = { info.kv_rows, p->kv_heads, p->value_dim }, o_shape[3] = { info.q_rows, p->heads, p->value_dim };
     const int64_t lse_shape[2] = { info.q_rows, p->heads };
@@ -188,7 +174,12 @@ static int run_plan(rondo_context *ctx, struct work *w, const rondo_attention *p
     io.v = rondo_tensor_dense(rows->v, p->type, 3, v_shape);
     io.out = rondo_tensor_dense(rows->out, p->type, 3, o_shape);
     io.lse = rondo_tensor_dense(rows->lse, RONDO_F32, 2, lse_shape);
-    code = rondo_attention_execute(plan, &io, NULL);
+    for (int64_t i = 0; i < p->sequences && !code; i++) {
+        const rondo_tensor q = part_of(p, p->q, p->q_first[i] + w->offset, w->tokens >= 0 ? w->tokens : p->tokens[i], p->heads, p->head_dim);
+        code = rondo_attention_take(plan, i, 0, &q, &io.q, -1);
+    }
+    if (!code)
+        code = rondo_attention_execute(plan, &io, NULL);
     if (!code)
         code = collect_rows(ctx, plan_const, p->sequences, rows->out, (size_t)(p->heads * p->value_dim) * size, put_out, w);
     if (!code)
@@ -219,7 +210,6 @@ static void describe(rondo_attention_desc *d, const struct work *w)
 static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
 {
     const struct problem *p = w->p;
-    const size_t size = rondo_type_size(p->type);
     rondo_attention *plan = NULL;
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     describe(&d, w);
@@ -228,20 +218,18 @@ static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
     d.cached_of = p->cached;
     d.layout = w->s->layout;
     int code = rondo_attention_create(&plan, ctx, &d);
-    char *k = rows->k, *v = rows->v;
-    for (int64_t s = 0; s < p->sequences && !code; s++) {
-        const size_t k_row = (size_t)(p->kv_heads * p->head_dim) * size, v_row = (size_t)(p->kv_heads * p->value_dim) * size;
-        int64_t n, held = 0;
-        rondo_span *spans = spans_of(plan, s, 1, -1, &n, &code);
-        if (!spans)
-            break;
-        take_rows(k, p->k, k_row, spans, n, p->k_first[s]);
-        take_rows(v, p->v, v_row, spans, n, p->k_first[s]);
-        for (int64_t i = 0; i < n; i++)
-            held += spans[i].count;
-        k += (size_t)held * k_row;
-        v += (size_t)held * v_row;
-        free(spans);
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    if (!code)
+        code = rondo_attention_query(plan, &info);
+    const rondo_tensor k = part_of(p, rows->k, 0, info.kv_rows, p->kv_heads, p->head_dim);
+    const rondo_tensor v = part_of(p, rows->v, 0, info.kv_rows, p->kv_heads, p->value_dim);
+    for (int64_t i = 0; i < p->sequences && !code; i++) {
+        const int64_t keys = p->cached[i] + p->tokens[i] > 0 ? p->cached[i] + p->tokens[i] : 0;
+        const rondo_tensor all_k = part_of(p, p->k, p->k_first[i], keys, p->kv_heads, p->head_dim);
+        const rondo_tensor all_v = part_of(p, p->v, p->k_first[i], keys, p->kv_heads, p->value_dim);
+        code = rondo_attention_take(plan, i, 1, &all_k, &k, -1);
+        if (!code)
+            code = rondo_attention_take(plan, i, 1, &all_v, &v, -1);
     }
     if (!code)
         code = run_plan(ctx, w, plan, plan, rows);
@@ -252,8 +240,9 @@ static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
 static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
 {
     const struct problem *p = w->p;
-    const size_t size = rondo_type_size(p->type);
-    const size_t k_row = (size_t)(p->kv_heads * p->head_dim) * size, v_row = (size_t)(p->kv_heads * p->value_dim) * size;
+    const rondo_tensor k = part_of(p, rows->k, 0, p->k_rows, p->kv_heads, p->head_dim);
+    const rondo_tensor v = part_of(p, rows->v, 0, p->k_rows, p->kv_heads, p->value_dim);
+    const int rank = rondo_context_rank(ctx);
     rondo_placement *placement = NULL;
     rondo_placement_desc pd = RONDO_PLACEMENT_DESC_INIT;
     pd.ranks = rondo_context_ranks(ctx);
@@ -264,18 +253,14 @@ static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
     int64_t length = 0;
     for (int64_t t = 0; t < p->turns && !code; t++) {
         rondo_attention *plan = NULL;
-        rondo_span *spans = NULL;
         code = rondo_placement_append(placement, 0, p->turn[t]);
-        const int64_t n = code ? 0 : rondo_placement_spans(placement, 0, rondo_context_rank(ctx), length, NULL, 0);
-        if (!code && n < 0)
-            code = (int)n;
-        if (!code && !(spans = room(n, sizeof *spans)))
-            code = body_fail(RONDO_ENOMEM, "not enough memory for %lld spans", (long long)n);
-        if (!code && rondo_placement_spans(placement, 0, rondo_context_rank(ctx), length, spans, n) != n)
-            code = body_fail(RONDO_EINVAL, "the spans of a placement changed between two calls");
+        const rondo_tensor new_k = part_of(p, p->k, length, p->turn[t], p->kv_heads, p->head_dim);
+        const rondo_tensor new_v = part_of(p, p->v, length, p->turn[t], p->kv_heads, p->value_dim);
+        if (!code)
+            code = rondo_placement_take(placement, 0, rank, length, &new_k, &k);
+        if (!code)
+            code = rondo_placement_take(placement, 0, rank, length, &new_v, &v);
         if (!code) {
-            take_rows(rows->k, p->k, k_row, spans, n, 0);
-            take_rows(rows->v, p->v, v_row, spans, n, 0);
             rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
             describe(&d, w);
             d.leaf = 0;   /* the placement's */
@@ -285,10 +270,10 @@ static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
             code = rondo_attention_create(&plan, ctx, &d);
         }
         w->offset = length;
+        w->tokens = p->turn[t];
         if (!code)
             code = run_plan(ctx, w, plan, plan, rows);
         rondo_attention_destroy(plan);
-        free(spans);
         length += p->turn[t];
     }
     rondo_placement_destroy(placement);
@@ -321,7 +306,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
 int problem_run(const struct problem *p, const struct setting *s, struct result *r, struct run *run)
 {
     const size_t size = rondo_type_size(p->type);
-    struct work w = { p, s, r, 0 };
+    struct work w = { p, s, r, 0, -1 };
     memset(r, 0, sizeof *r);
     r->out = room(p->q_rows * p->heads * p->value_dim, size);
     r->lse = room(p->q_rows * p->heads, sizeof *r->lse);

@@ -394,6 +394,76 @@ static int wrong(rondo_context *ctx, void *arg)
     return err;
 }
 
+/* ---- without memory ---- */
+
+static atomic_long until_failure = -1, alive;
+
+static void *take_memory(void *user, size_t bytes, size_t align)
+{
+    (void)user;
+    if (atomic_load(&until_failure) >= 0 && atomic_fetch_sub(&until_failure, 1) == 0)
+        return NULL;
+    atomic_fetch_add(&alive, 1);
+    return aligned_alloc(align, (bytes + align - 1) / align * align);
+}
+
+static void give_memory(void *user, void *memory, size_t bytes)
+{
+    (void)user;
+    (void)bytes;
+    atomic_fetch_sub(&alive, 1);
+    free(memory);
+}
+
+/* All ranks are through their plan when the n-th allocation fails on one of them: all return a code from that call, and the next is good. */
+static int poor(rondo_context *ctx, void *arg)
+{
+    atomic_int *failed = arg;
+    rondo_attention *plan = NULL;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    int err = plan_of(&plan, ctx, 0);
+    if (!err)
+        err = rondo_attention_query(plan, &info);
+    if (err)
+        return err;
+    struct array whole = make_array(tokens[2], DENSE, RONDO_F32), rows = make_array(info.q_rows, DENSE, RONDO_F32);
+    fill(&whole, 2, 0, tokens[2]);
+    for (long n = 0; n < 12 && !err; n++) {
+        err = rondo_barrier(ctx);
+        if (rondo_context_rank(ctx) == 0)
+            atomic_store(&until_failure, n);
+        if (!err)
+            err = rondo_barrier(ctx);
+        int code = err ? err : n % 2 ? rondo_attention_gather(plan, 2, 0, 0, &whole.t, &rows.t, -1)
+                                     : rondo_attention_scatter(plan, 2, 0, 0, &whole.t, &rows.t, -1);
+        if (code)
+            atomic_fetch_add(failed, code == RONDO_ENOMEM || code == RONDO_EPEER ? 1 : 1000);
+        if (!err)
+            err = rondo_barrier(ctx);
+        atomic_store(&until_failure, -1);
+        if (!err)
+            err = rondo_attention_scatter(plan, 2, 0, 0, &whole.t, &rows.t, -1);
+    }
+    free(whole.t.data);
+    free(rows.t.data);
+    rondo_attention_destroy(plan);
+    return err;
+}
+
+static void without_memory(void)
+{
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    atomic_int failed = 0;
+    hooks.allocate = take_memory;
+    hooks.release = give_memory;
+    is_int(rondo_set_hooks(&hooks), 0, "memory that fails");
+    is_int(rondo_run_threads(3, poor, &failed), 0, "where memory is missing on one rank, all go on");
+    ok(atomic_load(&failed) >= 9 && atomic_load(&failed) % 3 == 0 && atomic_load(&failed) < 1000, "and all heard of it: %d codes",
+       atomic_load(&failed));
+    is_int(atomic_load(&alive), 0, "all memory was given back");
+    is_int(rondo_set_hooks(NULL), 0, "as before");
+}
+
 int main(void)
 {
     moves(NULL);
@@ -408,5 +478,6 @@ int main(void)
     static const char *const what[4] = { "a tensor that cannot be", "another root", "no array on the root", "another type" };
     for (int i = 0; i < 12; i++)
         is_int(atomic_load(&codes[i]), want[i], "rank %d: %s", i / 4, what[i % 4]);
+    without_memory();
     return done();
 }
