@@ -22,7 +22,8 @@ static int run(int ranks, const char *hook, struct work *w)
 
 static void harmless(void)
 {
-    static const char *const hooks[] = { "delay", "delay:5", "reorder", "reorder:1", "reorder:2", "reorder:3,delay:9", "copy", "copy,reorder:4", "trace" };
+    static const char *const hooks[] = { "delay", "delay:5", "reorder", "reorder:1", "reorder:2", "reorder:3,delay:9", "copy", "copy,reorder:4", "plane",
+                                        "plane,copy,reorder:6", "trace" };
     struct work w;
     for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++)
         for (int ranks = 2; ranks <= 8; ranks += 3)
@@ -105,7 +106,7 @@ int main(void)
             ok(calls > 20, "%d ranks: each of %d calls fails on rank %d, and all return", ranks, calls - 1, rank);
         }
     }
-    static const char *const hooks[] = { "x", "fail", "fail:0", "fail:-1", "fail:1x", "fail:1:2:3", "delay:a", "trace:1", "reorder:1:2",
+    static const char *const hooks[] = { "x", "fail", "fail:0", "fail:-1", "fail:1x", "fail:1:2:3", "delay:a", "trace:1", "copy:1", "plane:1", "reorder:1:2",
                                          "delay,,fail", "delay;fail:1", "fail:99999999999999999999" };
     for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++)
         refused("RONDO_TEST_HOOK", hooks[i]);

@@ -5,6 +5,7 @@
  *     reorder[:SEED]   transfers are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
  *     copy             what the transport shows in the sender's memory is copied, as between machines (copy.c)
+ *     plane            the transport has a data plane, over an endpoint of its own (plane.c)
  *     trace            every call is logged (level debug)
  *     count, space, defer[:SEED]
  * All of it is a function of seed, rank and call number, so that a failing run can be repeated. context.c wraps every joined
@@ -29,8 +30,16 @@ struct hook {
     struct rondo__hook_copy *copy;      /* NULL: not that mode, or nothing is shown anyway */
     int32_t rank;
     int64_t calls;
+    struct rondo_data *data;            /* its data plane while it is open, or NULL */
     int held_count;
     struct rondo_transfer *held[HELD_MAX];   /* that wait to be started */
+};
+
+/* The double's, or the one beneath. */
+struct rondo_data {
+    struct hook *hook;
+    struct rondo__hook_plane *plane;
+    struct rondo_data *inner;
 };
 
 static struct hook *hook_of(struct rondo_endpoint *ep)
@@ -58,8 +67,8 @@ static int number(const char *text, int64_t *value)
 
 static int refuse(const char *word)
 {
-    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy, trace, count, "
-                       "space and defer[:SEED], with commas between", word);
+    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy, plane, trace, "
+                       "count, space and defer[:SEED], with commas between", word);
 }
 
 int rondo__hook_parse(struct rondo__hook_settings *set, const char *spec)
@@ -79,6 +88,8 @@ int rondo__hook_parse(struct rondo__hook_settings *set, const char *spec)
             set->trace = true;
         } else if (strcmp(name, "copy") == 0 && !first) {
             set->copy = true;
+        } else if (strcmp(name, "plane") == 0 && !first) {
+            set->plane = true;
         } else if (strcmp(name, "count") == 0 && !first) {
             set->count = true;
         } else if (strcmp(name, "space") == 0 && !first) {
@@ -296,10 +307,63 @@ static void quiesce(struct rondo_endpoint *ep, double seconds)
 {
     struct hook *h = hook_of(ep);
     h->held_count = 0;
+    if (h->data && h->data->plane)
+        rondo__hook_plane_quiesce(h->data->plane, seconds);
     if (h->copy)
         rondo__hook_copy_quiesce(h->copy, seconds);
     h->ops->quiesce(h->ep, seconds);
 }
+
+/* ---- data plane ---- */
+
+static int data_open(struct rondo_data **out, struct rondo_endpoint *ep, const struct rondo_device_ops *device_ops, struct rondo_device *dev,
+                     int *peer)
+{
+    struct hook *h = hook_of(ep);
+    *out = NULL;
+    int err = before(h, "data_open", true);
+    if (!err)
+        err = release(h);
+    if (err)
+        return err;
+    struct rondo_data *data = rondo__alloc_zero(1, sizeof *data);
+    if (!data)
+        return rondo__fail(RONDO_ENOMEM, "no memory for the test hook's data plane");
+    data->hook = h;
+    err = h->set.plane ? rondo__hook_plane_open(&data->plane, h->ops, h->ep, device_ops, dev, peer)
+                       : h->ops->data_open(&data->inner, h->ep, device_ops, dev, peer);
+    if (err || !(data->plane || data->inner)) {
+        rondo__free(data);
+        return err;
+    }
+    h->data = *out = data;
+    return 0;
+}
+
+static void data_close(struct rondo_data *data)
+{
+    data->hook->data = NULL;
+    if (data->plane)
+        rondo__hook_plane_close(data->plane);
+    else
+        data->hook->ops->data_close(data->inner);
+    rondo__free(data);
+}
+
+static int data_start(struct rondo_data *data, struct rondo_stream *stream, const struct rondo_part *parts, int32_t count, double seconds,
+                      int *peer)
+{
+    struct hook *h = data->hook;
+    int err = before(h, "data_start", true);
+    if (!err)
+        err = release(h);
+    if (err)
+        return err;
+    return data->plane ? rondo__hook_plane_start(data->plane, stream, parts, count, seconds, peer)
+                       : h->ops->data_start(data->inner, stream, parts, count, seconds, peer);
+}
+
+/* ---- wrapping ---- */
 
 static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
                 struct rondo_endpoint *ep, int *peer)
@@ -325,6 +389,13 @@ static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *
         .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !h->copy,
         .computing = ops->computing ? computing : NULL, .library = ops->library, .memories = ops->memories,
     };
+    if (set->plane || ops->data_open) {
+        h->table.data_open = data_open;
+        h->table.data_close = data_close;
+        h->table.data_start = data_start;
+    }
+    if (set->plane)
+        h->table.memories = 1u << RONDO_MEMORY_HOST | 1u << RONDO_MEMORY_PINNED | 1u << RONDO_MEMORY_DEVICE;
     *out = (struct rondo_endpoint *)(void *)h;
     return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files of the test hook share: hook.c wraps a transport, copy.c makes one that shows memory in place behave as if its
- * ranks were on several machines; device.c wraps a device.
+ * ranks were on several machines, plane.c gives it a data plane; device.c wraps a device.
  */
 #ifndef RONDO_HOOK_HOOK_H
 #define RONDO_HOOK_HOOK_H
@@ -10,7 +10,7 @@
 
 /* ---- what $RONDO_TEST_HOOK asks for (hook.c) ---- */
 struct rondo__hook_settings {
-    bool delay, reorder, copy, trace;   /* of a transport */
+    bool delay, reorder, copy, plane, trace;   /* of a transport */
     bool count, space, defer;           /* of a device */
     uint64_t seed, order;               /* of a transport's delays and orders; of a device's streams */
     int64_t fail_at;                    /* 0: never */
@@ -44,5 +44,15 @@ int rondo__hook_copy_test(struct rondo__hook_copy *copy, struct rondo_transfer *
 /* Takes in what has come for transfers that are under way, and lets their senders know. */
 int rondo__hook_copy_progress(struct rondo__hook_copy *copy, int *peer);
 void rondo__hook_copy_quiesce(struct rondo__hook_copy *copy, double seconds);
+
+/* ---- plane.c: the mode `plane`; with RONDO_EPEER and RONDO_ETIMEDOUT there is no sentence yet ---- */
+struct rondo__hook_plane;
+
+int rondo__hook_plane_open(struct rondo__hook_plane **out, const struct rondo_transport_ops *ops, struct rondo_endpoint *ep,
+                           const struct rondo_device_ops *device_ops, struct rondo_device *dev, int *peer);
+void rondo__hook_plane_close(struct rondo__hook_plane *plane);
+int rondo__hook_plane_start(struct rondo__hook_plane *plane, struct rondo_stream *stream, const struct rondo_part *parts, int32_t count,
+                            double seconds, int *peer);
+void rondo__hook_plane_quiesce(struct rondo__hook_plane *plane, double seconds);
 
 #endif

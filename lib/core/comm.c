@@ -150,35 +150,45 @@ static int check_part(const rondo_context *ctx, const struct rondo_part *part, c
     return 0;
 }
 
+/* Before a group starts. */
+static int check_group(rondo_context *ctx, struct rondo__transfer *t)
+{
+    int err = 0;
+    ctx->agreed = 0;
+    t->active = 0;
+    for (int32_t i = 0; i < t->group.count && !err; i++)
+        err = check_part(ctx, &t->group.parts[i], t->step.what);
+    t->begin = ctx->trace ? rondo__now() : 0.0;
+    return rondo__collective_failed(ctx, err);
+}
+
 static void count_sent(rondo_context *ctx, const struct rondo__transfer *t)
 {
-    const struct rondo_transfer *g = &t->group;
-    for (int32_t i = 0; i < g->count; i++)
-        if (!g->parts[i].receives) {
+    for (int32_t i = 0; i < t->group.count; i++)
+        if (!t->group.parts[i].receives) {
             ctx->stats.messages[t->operation]++;
-            ctx->stats.bytes[t->operation] += g->parts[i].bytes;
+            ctx->stats.bytes[t->operation] += t->group.parts[i].bytes;
         }
 }
 
 int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t)
 {
-    struct rondo_transfer *g = &t->group;
-    int err = 0;
-    ctx->agreed = 0;
-    t->active = 0;
-    for (int32_t i = 0; i < g->count && !err; i++)
-        err = check_part(ctx, &g->parts[i], t->step.what);
+    int err = check_group(ctx, t);
+    if (err || !t->group.count)
+        return err;
+    err = ctx->transport->start(ctx->endpoint, &t->group);
     if (err)
-        return rondo__collective_failed(ctx, err);
-    if (!g->count)
-        return 0;
-    t->begin = ctx->trace ? rondo__now() : 0.0;
-    err = ctx->transport->start(ctx->endpoint, g);
-    if (err)
-        return failed_in(ctx, err, g->count == 1 ? g->parts[0].peer : -1, &t->step);
+        return failed_in(ctx, err, t->group.count == 1 ? t->group.parts[0].peer : -1, &t->step);
     t->active = 1;
     count_sent(ctx, t);
     return 0;
+}
+
+static void trace_sent(rondo_context *ctx, const struct rondo__transfer *t)
+{
+    for (int32_t i = 0; i < t->group.count && ctx->trace; i++)
+        if (!t->group.parts[i].receives)
+            rondo__trace_step(ctx, operation_names[t->operation], t->step, t->begin, t->group.parts[i].peer, t->group.parts[i].bytes);
 }
 
 /* One event for the wait, and one for each message that was sent. */
@@ -194,9 +204,7 @@ static void trace_transfer(rondo_context *ctx, const struct rondo__transfer *t, 
             from = g->parts[i].peer;
         }
     rondo__trace_step(ctx, wait_names[t->operation], t->step, begin, froms == 1 ? from : -1, bytes);
-    for (int32_t i = 0; i < g->count; i++)
-        if (!g->parts[i].receives)
-            rondo__trace_step(ctx, operation_names[t->operation], t->step, t->begin, g->parts[i].peer, g->parts[i].bytes);
+    trace_sent(ctx, t);
 }
 
 int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t)
@@ -217,12 +225,14 @@ int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t)
 
 int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct rondo_stream *stream)
 {
-    int peer = -1;
-    ctx->agreed = 0;
-    int err = ctx->transport->data_start(ctx->data, stream, t->group.parts, t->group.count, ctx->deadline, &peer);
+    int peer = -1, err = check_group(ctx, t);
+    if (err || !t->group.count)
+        return err;
+    err = ctx->transport->data_start(ctx->data, stream, t->group.parts, t->group.count, ctx->deadline, &peer);
     if (err)
         return failed_in(ctx, err, peer, &t->step);
     count_sent(ctx, t);
+    trace_sent(ctx, t);   /* how long it took to get into the stream */
     return 0;
 }
 

@@ -102,6 +102,16 @@ static int endpoint_open(rondo_context *ctx, const struct rondo_transport_ops *o
     return 0;
 }
 
+/* Last of all: it serves both of them. */
+static int data_open(rondo_context *ctx)
+{
+    int peer = -1;
+    if (!ctx->endpoint || !ctx->transport->data_open)
+        return 0;
+    int err = ctx->transport->data_open(&ctx->data, ctx->endpoint, rondo__ops(ctx), rondo__dev(ctx), &peer);
+    return err ? rondo__collective_failed(ctx, rondo__comm_failed(ctx, err, peer, "data plane")) : 0;
+}
+
 int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, const struct rondo_transport_ops *ops,
                         const struct rondo_boot *boot)
 {
@@ -129,6 +139,8 @@ int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, con
     for (const char *c = RONDO_VERSION_STRING; *c; c++)
         hash = rondo__hash_word(hash, (unsigned char)*c);
     err = rondo_agree(ctx, hash, err, "the version of rondo");
+    if (!err)
+        err = data_open(ctx);
     if (err) {
         rondo_context_destroy(ctx);
         return err;
@@ -163,13 +175,16 @@ int rondo_context_create(rondo_context **out, const rondo_context_desc *desc)
     return rondo__context_open(out, &ours, ops, &boot);
 }
 
+/* In the other order: the data plane uses the device, and both use what the endpoint reaches. */
 void rondo_context_destroy(rondo_context *ctx)
 {
     if (!ctx)
         return;
+    if (ctx->data)
+        ctx->transport->data_close(ctx->data);
+    rondo__device_release(ctx->device);
     if (ctx->endpoint)
         ctx->transport->leave(ctx->endpoint);
-    rondo__device_release(ctx->device);
     rondo__free(ctx);
 }
 
@@ -224,6 +239,12 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
         child->endpoint = ep;
         child->rank = ctx->transport->rank(ep);
         child->ranks = ctx->transport->ranks(ep);
+    }
+    err = data_open(child);
+    if (err) {
+        err = rondo__collective_failed(ctx, err);
+        rondo_context_destroy(child);
+        return err;
     }
     *out = child;
     return 0;

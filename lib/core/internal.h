@@ -133,9 +133,9 @@ struct rondo__transfer {
 };
 int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t);
 int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t);
-/* On the data plane: into the stream; over where that goes on. */
+/* Where there is a data plane (ctx->data): the group goes into the stream, is over where that goes on, and its parts are the caller's
+ * again; nothing to finish. */
 int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct rondo_stream *stream);
-
 int rondo__fence(rondo_context *ctx, struct rondo__step step);
 
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */

@@ -107,11 +107,13 @@ struct rondo_transport_ops {
     const char *(*library)(void);
 
     /* The data plane; all NULL or none. memories: bit (1 << RONDO_MEMORY_*) for each kind that it moves; without a data plane of its
-     * own, host memory. data_open is collective; dev is the device whose streams and memory it serves.
+     * own, host memory. data_open is collective; dev is the device whose streams and memory it serves. *out NULL, on all ranks alike: it
+     * does not serve this device, the endpoint does. data_close comes before the device and the endpoint go, and must not hang on a
+     * revoked endpoint.
      * data_start puts the group into the stream: it begins when the stream comes to it and is over where the stream goes on; parts as
-     * above, but in the memory of one kind, never shown in place (`where` is not set), and matched with those of data_start only. The
-     * parts may go when it returns. A failure of it is told by whoever waits for the stream, or by the next data_start(); sentences as
-     * above. */
+     * above, but never shown in place (`where` is not set), and matched with those of data_start only. They may go when it returns.
+     * Every rank puts the groups of its streams there in an order in which each could be finished before the next is begun, so that it
+     * may wait inside, at most `seconds`. A failure later on is told by whoever waits for the stream; progress() tells of revocation. */
     uint32_t memories, reserved2;
     int (*data_open)(struct rondo_data **out, struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev,
                      int *peer);
