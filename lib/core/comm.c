@@ -251,4 +251,3 @@ int rondo__fence(rondo_context *ctx, struct rondo__step step)
     rondo__trace(ctx, "wait fence", begin, -1, 0);
     return 0;
 }
-
