@@ -44,10 +44,10 @@ int main(void)
         for (size_t j = 0; j < sizeof ranks / sizeof *ranks; j++)
             for (int layout = 1; layout <= 4; layout++)
                 for (int algorithm = 0; algorithm <= 2; algorithm++)
-                    for (int variant = 0; variant < 7; variant++) {
+                    for (int variant = 0; variant < 8; variant++) {
                         /* variants: plain, 2 threads, strided tensors, head groups, out = q, the caller's workspace; and parcels
-                         * that are copied and computed one by one, as between machines */
-                        if (!long_tests() && variant % 6 != 0 && (int)(j + (size_t)layout + (size_t)algorithm) % 5 + 1 != variant)
+                         * that are copied and computed one by one, as between machines, or go through a data plane */
+                        if (!long_tests() && variant % 6 != 0 && !(variant == 7 && ((int)j + layout) % 2) && (int)(j + (size_t)layout + (size_t)algorithm) % 5 + 1 != variant)
                             continue;
                         struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithm };
                         s.threads = variant == 1 ? 2 : 1;
@@ -55,7 +55,7 @@ int main(void)
                         s.head_groups = variant == 3 ? (int)p.kv_heads : 0;
                         s.alias = variant == 4 && p.value_dim == p.head_dim && p.out_type == p.q_type;
                         s.own_workspace = variant >= 4;
-                        hook_use(variant == 6 ? "copy" : NULL);
+                        hook_use(variant == 6 ? "copy" : variant == 7 ? "plane" : NULL);
                         int err = solve(&p, &s, &r);
                         hook_use(NULL);
                         if (err || r.hash != want) {

@@ -49,10 +49,10 @@ int main(void)
         ok(solve(&p, &one, &r) == 0, "problem %zu on one rank", i);
         uint64_t want = r.hash;
         result_free(&r);
-        for (int way = 0; way < 3; way++) {   /* pass-KV, pass-Q, and pass-KV with parcels that are copied and come one by one */
+        for (int way = 0; way < 4; way++) {   /* pass-KV, pass-Q, and pass-KV with parcels that are copied and come one by one, or by streams */
             const int algorithm = way == 1 ? RONDO_PASS_Q : RONDO_PASS_KV;
             struct setup s = { .ranks = 3, .algorithm = algorithm, .strided = 1 };
-            hook_use(way == 2 ? "copy" : NULL);
+            hook_use(way == 2 ? "copy" : way == 3 ? "plane" : NULL);
             int codes = 1, leaks = 1, failures = 0, bits = 0;
             long base = atomic_load(&live);
             for (long n = 0; n < 100000; n += long_tests() || n < 60 ? 1 : 7) {
@@ -77,7 +77,7 @@ int main(void)
                 result_free(&r);
             }
             hook_use(NULL);
-            const char *name = way == 2 ? "pass-kv of copies" : rondo_algorithm_name(algorithm);
+            const char *name = way == 2 ? "pass-kv of copies" : way == 3 ? "pass-kv by streams" : rondo_algorithm_name(algorithm);
             ok(codes, "problem %zu, %s: each of %d failing allocations gives a code and a sentence", i, name, failures);
             ok(leaks, "problem %zu, %s: nothing leaks", i, name);
             ok(bits, "problem %zu, %s: then it runs, with the same bits", i, name);

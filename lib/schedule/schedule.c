@@ -27,9 +27,9 @@ void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out)
     *out = (struct rondo__machine){ .unified = rondo__ops(ctx)->unified != 0, .memories = 1u << RONDO_MEMORY_HOST };
     if (!ctx->transport)
         return;
-    out->in_place = ctx->transport->in_place;
+    out->in_place = ctx->transport->in_place && !ctx->data;   /* a data plane shows nothing */
     out->eager = ctx->transport->eager;
-    out->memories = ctx->transport->memories;
+    out->memories = ctx->data ? ctx->transport->memories : 1u << RONDO_MEMORY_HOST;
 }
 
 #define LISTS 10
