@@ -15,8 +15,8 @@
  *   - A context is used by one thread at a time: its rank's. So is what belongs to it: contexts split from it, its plans (they hold the
  *     state of an execution; only what a plan says of itself may be asked by any thread at any time), and every call that takes it.
  *     What is "immutable" (a loaded linear layer, a model, a tokenizer) is used by any number of threads and contexts at once; a
- *     placement by any number that read it, or one that changes it. All else, but rondo_set_hooks(), may be called from
- *     everywhere.
+ *     placement by any number that read it, or one that changes it; a schedule by one at a time. All else, but rondo_set_hooks(),
+ *     may be called from everywhere.
  *   - "Collective" calls must be made by every rank of the context's communicator, in the same order. When a rank fails
  *     inside one, the communicator is revoked and every other rank returns RONDO_EPEER; no wait outlasts its deadline.
  */
@@ -353,8 +353,9 @@ typedef struct rondo_attention_info {
     uint64_t hash;                      /* of the plan; what ranks compare */
     size_t pack_bytes;                  /* what the plan takes besides, when first executed so, where rows of k or v (pass-Q: of q) are
                                            not dense or, on a device whose memory is its own, tensors are the host's */
+    int64_t operations;                 /* of this rank's schedule: rondo_attention_operation() */
 } rondo_attention_info;
-#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0 }
+#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0 }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
 
 /* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are
@@ -401,6 +402,92 @@ typedef struct rondo_attention_io {
  * takes it at its first execution and keeps it. A later execution takes no memory. The first execute of a plan compares its hash
  * over the ranks (RONDO_EMISMATCH). */
 RONDO_API int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io, void *workspace) RONDO_MUST_CHECK;
+
+/* ---- schedules: what the ranks of a plan do, told before there are any --------------------------------------------- */
+
+/* What an operation of a rank's list does. */
+typedef enum rondo_schedule_kind {
+    RONDO_PACK = 0,       /* copies rows to where they travel from, or the device needs them; nothing where they lie so already */
+    RONDO_TRANSFER = 1,   /* sends to peers and receives from peers */
+    RONDO_COMPUTE = 2,    /* attention over keys that are there, or joins of partial results */
+    RONDO_BLANK = 3,      /* writes the output rows that see no key */
+    RONDO_FENCE = 4       /* waits until every rank has come so far: what peers read in place may change again */
+} rondo_schedule_kind;
+RONDO_API const char *rondo_schedule_kind_name(int kind);   /* "pack", ...; NULL for an unknown one */
+
+/* A plan is carried out by lists of operations, one for each rank, which goes through its own in order. A schedule has them for all ranks
+ * of a machine of which nothing need be there: no context, no data, no message. It is a pure function of its descriptors. It keeps the
+ * list of the rank that was asked about last, so one thread at a time uses it. */
+typedef struct rondo_schedule rondo_schedule;
+typedef struct rondo_schedule_desc {
+    size_t struct_size;
+    int32_t ranks;                  /* > 0 */
+    int32_t reserved;
+    const char *transport;          /* NULL = "threads"; asked for which memory it reaches and what it shows in place, not joined */
+    const char *device;             /* NULL = "cpu"; asked for where its memory is, not opened */
+} rondo_schedule_desc;
+#define RONDO_SCHEDULE_DESC_INIT { sizeof(rondo_schedule_desc), 0, 0, NULL, NULL }
+RONDO_API int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
+                                    const rondo_attention_desc *attention) RONDO_MUST_CHECK;
+RONDO_API void rondo_schedule_destroy(rondo_schedule *schedule);
+
+/* Of all ranks together: the same as rondo_attention_info says of a plan. */
+typedef struct rondo_schedule_info {
+    size_t struct_size;
+    int32_t ranks, algorithm, layout, arithmetic, level, leaf, head_groups;
+    int32_t in_place;               /* 1: peers read what is sent where it lies */
+    uint64_t messages, bytes;       /* sent, without agreements */
+    uint64_t visible_pairs;
+    double flops;
+    uint64_t hash;                  /* of the plan; what ranks would compare */
+} rondo_schedule_info;
+#define RONDO_SCHEDULE_INFO_INIT { sizeof(rondo_schedule_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0 }
+RONDO_API int rondo_schedule_query(const rondo_schedule *schedule, rondo_schedule_info *info) RONDO_MUST_CHECK;
+
+/* Of one rank. */
+typedef struct rondo_schedule_rank_info {
+    size_t struct_size;
+    int64_t operations;             /* numbered from 0 */
+    uint64_t messages, bytes;       /* sent */
+    double flops;
+    size_t workspace_bytes;         /* as in rondo_attention_info, as pack_bytes */
+    size_t pack_bytes;
+} rondo_schedule_rank_info;
+#define RONDO_SCHEDULE_RANK_INFO_INIT { sizeof(rondo_schedule_rank_info), 0, 0, 0, 0.0, 0, 0 }
+RONDO_API int rondo_schedule_rank(rondo_schedule *schedule, int rank, rondo_schedule_rank_info *info) RONDO_MUST_CHECK;
+
+typedef struct rondo_schedule_operation_info {
+    size_t struct_size;
+    int32_t kind;                   /* rondo_schedule_kind */
+    int32_t head_group;             /* from 0; -1: of all heads */
+    const char *operation;          /* "pass-KV", "attention", "join", ...: as rondo_trace_event has it; static */
+    int32_t step, steps;            /* "3 of 7"; 0, 0: it has no number */
+    int32_t peer;                   /* whom a transfer sends to or, where it only receives, whom from; -1: nobody, or several */
+    int32_t counted;                /* the rondo_operation by which rondo_comm_stats counts a transfer; else -1 */
+    uint64_t messages, bytes;       /* sent */
+    uint64_t received;              /* bytes, also where they are read in place */
+    uint64_t copied;                /* bytes of a pack; where rows lie as they travel it does nothing */
+    double flops;
+    const int32_t *waits;           /* numbers of operations before it that must be over; valid until another rank is asked about */
+    int32_t wait_count, reserved;
+} rondo_schedule_operation_info;
+#define RONDO_SCHEDULE_OPERATION_INFO_INIT                                                                             \
+    { sizeof(rondo_schedule_operation_info), 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, NULL, 0, 0 }
+RONDO_API int rondo_schedule_operation(rondo_schedule *schedule, int rank, int64_t index,
+                                       rondo_schedule_operation_info *info) RONDO_MUST_CHECK;
+/* The same in one line, as snprintf() would write it: its length, or a code. */
+RONDO_API int64_t rondo_schedule_operation_text(rondo_schedule *schedule, int rank, int64_t index, char *text,
+                                                size_t bytes);
+
+/* Proves over all ranks that nothing is read before it was written or written while somebody may read it, that every message has its
+ * receiver, that no rank waits for ever, and that what is sent and computed is what rondo_schedule_query() says. RONDO_EINVAL: it is not
+ * so, and the sentence says where. progress, if not NULL, hears the part that is done, 0 to 1; other than 0 from it: stop
+ * (RONDO_ECANCELED). */
+RONDO_API int rondo_schedule_check(rondo_schedule *schedule, int (*progress)(void *user, double done), void *user) RONDO_MUST_CHECK;
+
+/* The same of a plan: this rank's operations, `operations` of rondo_attention_info. waits is valid as long as the plan. */
+RONDO_API int rondo_attention_operation(const rondo_attention *plan, int64_t index, rondo_schedule_operation_info *info) RONDO_MUST_CHECK;
+RONDO_API int64_t rondo_attention_operation_text(const rondo_attention *plan, int64_t index, char *text, size_t bytes);
 
 /* ---- choosing between pass-KV and pass-Q: pure functions (Algorithms 1 and 5 of arXiv:2411.01783) ------------------- */
 

@@ -109,6 +109,39 @@ static void plans(rondo_context *ctx)
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_attention_create(&out, ctx, &good), rondo_attention_destroy(out));
 }
 
+static void schedules(void)
+{
+    rondo_schedule *out;
+    rondo_schedule_desc d, good = RONDO_SCHEDULE_DESC_INIT;
+    rondo_attention_desc a = RONDO_ATTENTION_DESC_INIT, bad;
+    NEWER(rondo_schedule_desc, RONDO_SCHEDULE_DESC_INIT);
+    good.ranks = 3;
+    a.heads = 4;
+    a.kv_heads = 2;
+    a.head_dim = 8;
+    a.tokens = 30;
+    bad = a;
+    bad.kv_heads = 3;
+    NEEDS_OUTPUT(rondo_schedule_create(NULL, &good, &a));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_schedule_create(&out, NULL, &a));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_schedule_create(&out, &good, NULL));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_schedule_create(&out, &good, &bad));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_schedule_create(&out, &rondo_schedule_desc_newer.known, &a));
+#define WRONG(code, field, value)                                       \
+    d = good;                                                           \
+    d.field = value;                                                    \
+    diag("%s is %s", #field, #value);                                   \
+    LEAVES_NULL(code, out, rondo_schedule_create(&out, &d, &a))
+    WRONG(RONDO_EINVAL, struct_size, 1);
+    WRONG(RONDO_EINVAL, ranks, 0);
+    WRONG(RONDO_EINVAL, ranks, -4);
+    WRONG(RONDO_ENOTSUP, reserved, 1);
+    WRONG(RONDO_EINVAL, transport, "pigeon");
+    WRONG(RONDO_EINVAL, device, "abacus");
+#undef WRONG
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_schedule_create(&out, &good, &a), rondo_schedule_destroy(out));
+}
+
 static void linears(rondo_context *ctx)
 {
     rondo_linear *out;
@@ -146,6 +179,7 @@ int main(void)
     contexts(ctx);
     placements();
     plans(ctx);
+    schedules();
     linears(ctx);
     rondo_context_destroy(ctx);
     return done();

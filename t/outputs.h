@@ -9,7 +9,7 @@
 #include "rondo.h"
 #include "tap.h"
 
-static char outputs_poison;   /* its address stands for whatever the caller's variable held before */
+__attribute__((unused)) static char outputs_poison;   /* its address stands for whatever the caller's variable held before */
 
 /* The call fails with this code and a sentence, and its output is NULL after it. */
 #define LEAVES_NULL(want, out, call)                                                                                \

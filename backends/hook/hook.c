@@ -21,6 +21,7 @@
 
 #define HELD_MAX 32
 #define DELAY_NS_MAX 200000
+#define PLANE_MEMORIES (1u << RONDO_MEMORY_HOST | 1u << RONDO_MEMORY_PINNED | 1u << RONDO_MEMORY_DEVICE)
 
 struct hook {
     struct rondo_transport_ops table;   /* ours, with the inner one's name and abilities */
@@ -395,8 +396,21 @@ static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *
         h->table.data_start = data_start;
     }
     if (set->plane)
-        h->table.memories = 1u << RONDO_MEMORY_HOST | 1u << RONDO_MEMORY_PINNED | 1u << RONDO_MEMORY_DEVICE;
+        h->table.memories = PLANE_MEMORIES;
     *out = (struct rondo_endpoint *)(void *)h;
+    return 0;
+}
+
+int rondo__hook_changes(const char *spec, bool *in_place, bool *unified, uint32_t *memories)
+{
+    struct rondo__hook_settings set;
+    int err = rondo__hook_parse(&set, spec);
+    if (err)
+        return err;
+    *in_place = *in_place && !set.copy && !set.plane;
+    *unified = *unified && !set.space;
+    if (set.plane)
+        *memories = PLANE_MEMORIES;
     return 0;
 }
 

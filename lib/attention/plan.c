@@ -87,6 +87,7 @@ static void fill_info(rondo_attention *plan)
     info->workspace_bytes = counts.workspace_bytes;
     info->pack_bytes = s->spare_bytes;
     info->device_bytes = rondo__runner_scratch(plan->runner) + s->workspace_bytes[RONDO_MEMORY_PINNED] + s->workspace_bytes[RONDO_MEMORY_DEVICE];
+    info->operations = s->operations.count;
     info->messages = counts.messages;
     info->bytes = counts.bytes;
     info->messages_total = flow->messages * (uint64_t)p->groups;

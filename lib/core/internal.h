@@ -81,6 +81,9 @@ int rondo__cores_quota(const char *root);                          /* by the con
 int rondo__hook_wrap(const char *spec, const struct rondo_transport_ops **ops, struct rondo_endpoint **ep);
 /* ... an attached device, where the list has words for devices */
 int rondo__hook_wrap_device(const char *spec, const struct rondo_device_ops **ops, struct rondo_device **dev);
+/* What it would make of a machine that is not there: of a transport that shows in place and reaches kinds of memory, and of a device that
+ * computes on host memory. */
+int rondo__hook_changes(const char *spec, bool *in_place, bool *unified, uint32_t *memories);
 
 /* ---- contexts (context.c) ---- */
 struct rondo_shared_device {          /* a context and what was split from it use one device */

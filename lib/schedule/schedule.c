@@ -15,21 +15,21 @@ struct rondo__past {
     size_t at, end;
 };
 
-static const char *const kind_names[] = { "pack", "transfer", "compute", "blank", "fence" };
-
-const char *rondo__kind_name(int kind)
+void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane,
+                         struct rondo__machine *out)
 {
-    return kind_names[kind];
+    *out = (struct rondo__machine){ .unified = device->unified != 0, .memories = 1u << RONDO_MEMORY_HOST };
+    if (!transport)
+        return;
+    out->in_place = transport->in_place && !plane;   /* a data plane shows nothing */
+    out->eager = transport->eager;
+    if (plane)
+        out->memories = transport->memories;
 }
 
 void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out)
 {
-    *out = (struct rondo__machine){ .unified = rondo__ops(ctx)->unified != 0, .memories = 1u << RONDO_MEMORY_HOST };
-    if (!ctx->transport)
-        return;
-    out->in_place = ctx->transport->in_place && !ctx->data;   /* a data plane shows nothing */
-    out->eager = ctx->transport->eager;
-    out->memories = ctx->data ? ctx->transport->memories : 1u << RONDO_MEMORY_HOST;
+    rondo__machine_with(ctx->transport, rondo__ops(ctx), ctx->data != NULL, out);
 }
 
 #define LISTS 10

@@ -23,6 +23,11 @@ struct rondo__machine {
     uint32_t memories;        /* kinds of memory that transfers can be between: bit (1 << RONDO_MEMORY_*) */
 };
 void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out);
+/* The same of a transport (NULL: alone) and a device that nobody has opened. plane: the data plane moves the data. */
+struct rondo_transport_ops;
+struct rondo_device_ops;
+void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane,
+                         struct rondo__machine *out);
 
 /* ---- buffers ---- */
 
@@ -50,9 +55,6 @@ struct rondo__buffer {
 enum rondo__tensor { RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSORS };
 
 /* ---- operations ---- */
-
-enum rondo__kind { RONDO_PACK, RONDO_TRANSFER, RONDO_COMPUTE, RONDO_BLANK, RONDO_FENCE };
-const char *rondo__kind_name(int kind);
 
 /* What an operation reads or writes of a buffer. */
 struct rondo__use {
@@ -84,7 +86,7 @@ struct rondo__blank {
 };
 
 struct rondo__operation {
-    int32_t kind;
+    int32_t kind;             /* rondo_schedule_kind */
     int32_t group;            /* head group; -1: all */
     struct rondo__step step;  /* what sentences and timelines call it */
     int64_t first, count;     /* PACK copies, TRANSFER parts, COMPUTE jobs, BLANK blanks */
@@ -153,7 +155,5 @@ int rondo__schedule_check(int32_t ranks, const struct rondo__machine *machine,
 /* ---- telling (print.c) ---- */
 /* One line of an operation, as snprintf() would: its length. flops: of a COMPUTE, by the caller. */
 int rondo__operation_print(const struct rondo__schedule *s, int64_t index, double flops, char *text, size_t bytes);
-/* Bytes that an operation sends, and one of its peers (-1: none, or several). */
-uint64_t rondo__operation_bytes(const struct rondo__schedule *s, int64_t index, int32_t *peer);
 
 #endif

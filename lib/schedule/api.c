@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Schedules for whoever wants to know what ranks would do, and be sure of it, before there are any: rondo_schedule_*(), and what a plan
+ * that exists says of its own rank. A reader like the others: it builds what a plan would build, from a design that no context was
+ * asked for, one rank at a time, and tells it field by field, as a line (print.c), or proves it (check.c).
+ */
+#include "attention/attention.h"
+
+struct rondo_schedule {
+    struct rondo__design design;
+    rondo_schedule_info info;
+    int32_t rank;                      /* whose list is here; -1: nobody's */
+    struct rondo__part_of part;
+};
+
+static const char *const kind_names[] = { "pack", "transfer", "compute", "blank", "fence" };
+
+const char *rondo_schedule_kind_name(int kind)
+{
+    return kind >= 0 && kind < (int)(sizeof kind_names / sizeof *kind_names) ? kind_names[kind] : NULL;
+}
+
+/* ---- make and end ---- */
+
+static int find_machine(const rondo_schedule_desc *d, struct rondo__machine *out)
+{
+    const struct rondo_transport_ops *transport;
+    const struct rondo_device_ops *device;
+    const char *hook = rondo__env_hook();
+    int err = rondo__transport_find(&transport, d->transport ? d->transport : "threads");
+    if (!err)
+        err = rondo__device_find(&device, d->device ? d->device : "cpu");
+    if (err)
+        return err;
+    rondo__machine_with(transport, device, transport->data_open != NULL, out);
+    return hook ? rondo__hook_changes(hook, &out->in_place, &out->unified, &out->memories) : 0;
+}
+
+static void fill_info(rondo_schedule *s)
+{
+    rondo_schedule_info *info = &s->info;
+    const struct rondo__design *p = &s->design;
+    const rondo_attention_desc *d = &p->desc;
+    const struct rondo__flow *flow = p->survey.flow;
+    info->struct_size = sizeof *info;
+    info->ranks = p->ranks;
+    info->algorithm = d->algorithm;
+    info->layout = d->layout;
+    info->arithmetic = d->arithmetic;
+    info->level = d->level;
+    info->leaf = d->leaf;
+    info->head_groups = p->groups;
+    info->in_place = p->machine.in_place;
+    info->messages = flow->messages * (uint64_t)p->groups;
+    info->bytes = flow->bytes;
+    info->visible_pairs = rondo__design_pairs(p);
+    info->flops = 2.0 * (double)(d->head_dim + d->value_dim) * (double)info->visible_pairs * (double)d->heads;
+    info->hash = rondo__design_hash(p);
+}
+
+int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc, const rondo_attention_desc *attention)
+{
+    rondo_schedule_desc d;
+    struct rondo__machine machine;
+    if (out)
+        *out = NULL;
+    if (!out)
+        return rondo__fail(RONDO_EINVAL, "rondo_schedule_create: out is NULL");
+    int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_schedule_desc");
+    if (!err && d.ranks < 1)
+        err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: ranks is %d; it takes 1 or more", (int)d.ranks);
+    if (!err && d.reserved)
+        err = rondo__fail(RONDO_ENOTSUP, "rondo_schedule_create: reserved is %d; it must be 0", (int)d.reserved);
+    if (!err)
+        err = find_machine(&d, &machine);
+    if (err)
+        return err;
+    rondo_schedule *s = rondo__alloc_zero(1, sizeof *s);
+    if (!s)
+        return rondo__fail(RONDO_ENOMEM, "rondo_schedule_create: no memory for the schedule");
+    s->rank = -1;
+    err = rondo__design_make(&s->design, attention, d.ranks, &machine);
+    if (err) {
+        rondo__free(s);
+        return err;
+    }
+    fill_info(s);
+    *out = s;
+    return 0;
+}
+
+void rondo_schedule_destroy(rondo_schedule *s)
+{
+    if (!s)
+        return;
+    rondo__part_free(&s->part);
+    rondo__design_free(&s->design);
+    rondo__free(s);
+}
+
+/* ---- what it says ---- */
+
+int rondo_schedule_query(const rondo_schedule *s, rondo_schedule_info *info)
+{
+    if (!s)
+        return rondo__fail(RONDO_EINVAL, "rondo_schedule_query: the schedule is NULL");
+    return rondo__info_copy(info, &s->info, sizeof s->info, "rondo_schedule_info");
+}
+
+static double flops_of(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index)
+{
+    const struct rondo__operation *o = rondo__operation_at(&part->schedule, index);
+    if (o->kind != RONDO_COMPUTE)
+        return 0.0;
+    return 2.0 * (double)(p->desc.head_dim + p->desc.value_dim) * (double)rondo__jobs_pairs(p, &part->tables, o->first, o->count) *
+           (double)(p->desc.heads / p->groups);
+}
+
+/* One of the peers that the parts of a direction are with; -1: none, or several. */
+static int32_t only_peer(const struct rondo__part *parts, int64_t count, bool receives)
+{
+    int32_t peer = -1;
+    for (int64_t i = 0; i < count; i++) {
+        if ((parts[i].receives != 0) != receives)
+            continue;
+        if (peer >= 0 && peer != parts[i].peer)
+            return -1;
+        peer = parts[i].peer;
+    }
+    return peer;
+}
+
+static rondo_schedule_operation_info operation_info(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index)
+{
+    const struct rondo__schedule *s = &part->schedule;
+    const struct rondo__operation *o = rondo__operation_at(s, index);
+    rondo_schedule_operation_info info = RONDO_SCHEDULE_OPERATION_INFO_INIT;
+    info.kind = o->kind;
+    info.head_group = p->groups > 1 ? o->group : -1;
+    info.operation = o->step.what;
+    info.step = o->step.index;
+    info.steps = o->step.of;
+    info.peer = info.counted = -1;
+    info.flops = flops_of(p, part, index);
+    info.waits = (const int32_t *)s->waits.items + o->waits_first;
+    info.wait_count = o->waits;
+    const struct rondo__use *use = (const struct rondo__use *)s->uses.items + o->uses_first;
+    for (int32_t i = 0; i < o->uses && o->kind == RONDO_PACK; i++)
+        info.copied += use[i].writes ? use[i].bytes : 0;
+    if (o->kind != RONDO_TRANSFER)
+        return info;
+    const struct rondo__part *parts = (const struct rondo__part *)s->parts.items + o->first;
+    for (int64_t i = 0; i < o->count; i++) {
+        info.received += parts[i].receives ? parts[i].bytes : 0;
+        info.bytes += parts[i].receives ? 0 : parts[i].bytes;
+        info.messages += !parts[i].receives;
+    }
+    info.counted = o->operation;
+    info.peer = only_peer(parts, o->count, info.messages == 0);
+    return info;
+}
+
+static int no_such(const char *function, int64_t index, int64_t count, int32_t rank)
+{
+    return rondo__fail(RONDO_EINVAL, "%s: there is no operation %lld; rank %d has %lld, from 0", function, (long long)index, (int)rank,
+                       (long long)count);
+}
+
+/* Makes the list of a rank, unless it is here. */
+static int build(rondo_schedule *s, int rank, const char *function)
+{
+    if (!s)
+        return rondo__fail(RONDO_EINVAL, "%s: the schedule is NULL", function);
+    if (rank < 0 || rank >= s->design.ranks)
+        return rondo__fail(RONDO_EINVAL, "%s: there is no rank %d; the schedule has %d, from 0", function, rank, (int)s->design.ranks);
+    if (rank == s->rank)
+        return 0;
+    s->rank = -1;
+    int err = rondo__design_build(&s->design, rank, &s->part);
+    if (!err)
+        s->rank = rank;
+    return err;
+}
+
+int rondo_schedule_rank(rondo_schedule *s, int rank, rondo_schedule_rank_info *info)
+{
+    rondo_schedule_rank_info ours = RONDO_SCHEDULE_RANK_INFO_INIT;
+    struct rondo__counts counts;
+    int err = build(s, rank, "rondo_schedule_rank");
+    if (err)
+        return err;
+    rondo__schedule_count(&s->part.schedule, &counts);
+    ours.operations = s->part.schedule.operations.count;
+    ours.messages = counts.messages;
+    ours.bytes = counts.bytes;
+    ours.workspace_bytes = counts.workspace_bytes;
+    ours.pack_bytes = s->part.schedule.spare_bytes;
+    for (int64_t i = 0; i < ours.operations; i++)
+        ours.flops += flops_of(&s->design, &s->part, i);
+    return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_rank_info");
+}
+
+static int tell(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index, rondo_schedule_operation_info *info,
+                const char *function)
+{
+    if (index < 0 || index >= part->schedule.operations.count)
+        return no_such(function, index, part->schedule.operations.count, part->schedule.rank);
+    const rondo_schedule_operation_info ours = operation_info(p, part, index);
+    return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_operation_info");
+}
+
+static int64_t line(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index, char *text, size_t bytes,
+                    const char *function)
+{
+    if (index < 0 || index >= part->schedule.operations.count)
+        return no_such(function, index, part->schedule.operations.count, part->schedule.rank);
+    if (!text && bytes)
+        return rondo__fail(RONDO_EINVAL, "%s: text is NULL, but has room for %zu bytes", function, bytes);
+    return rondo__operation_print(&part->schedule, index, flops_of(p, part, index), text, bytes);
+}
+
+int rondo_schedule_operation(rondo_schedule *s, int rank, int64_t index, rondo_schedule_operation_info *info)
+{
+    int err = build(s, rank, "rondo_schedule_operation");
+    return err ? err : tell(&s->design, &s->part, index, info, "rondo_schedule_operation");
+}
+
+int64_t rondo_schedule_operation_text(rondo_schedule *s, int rank, int64_t index, char *text, size_t bytes)
+{
+    int err = build(s, rank, "rondo_schedule_operation_text");
+    return err ? err : line(&s->design, &s->part, index, text, bytes, "rondo_schedule_operation_text");
+}
+
+/* ---- of a plan ---- */
+
+int rondo_attention_operation(const rondo_attention *plan, int64_t index, rondo_schedule_operation_info *info)
+{
+    if (!plan)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_operation: the plan is NULL");
+    return tell(&plan->design, &plan->part, index, info, "rondo_attention_operation");
+}
+
+int64_t rondo_attention_operation_text(const rondo_attention *plan, int64_t index, char *text, size_t bytes)
+{
+    if (!plan)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_operation_text: the plan is NULL");
+    return line(&plan->design, &plan->part, index, text, bytes, "rondo_attention_operation_text");
+}
+
+/* ---- proving it ---- */
+
+struct proof {
+    rondo_schedule *schedule;
+    uint64_t messages, bytes, pairs;
+    int (*progress)(void *user, double done);
+    void *user;
+};
+
+static int tell_progress(const struct proof *p, double done)
+{
+    if (p->progress && p->progress(p->user, done))
+        return rondo__fail(RONDO_ECANCELED, "rondo_schedule_check: the caller's progress function asked to stop");
+    return 0;
+}
+
+static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **out)
+{
+    struct proof *p = arg;
+    rondo_schedule *s = p->schedule;
+    struct rondo__counts counts;
+    int err = tell_progress(p, (double)rank / (double)s->design.ranks);
+    if (!err)
+        err = build(s, rank, "rondo_schedule_check");
+    if (err)
+        return err;
+    rondo__schedule_count(&s->part.schedule, &counts);
+    p->messages += counts.messages;
+    p->bytes += counts.bytes;
+    for (int64_t i = 0; i < s->part.schedule.operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(&s->part.schedule, i);
+        if (o->kind == RONDO_COMPUTE)
+            p->pairs += rondo__jobs_pairs(&s->design, &s->part.tables, o->first, o->count);
+    }
+    *out = &s->part.schedule;
+    return 0;
+}
+
+int rondo_schedule_check(rondo_schedule *s, int (*progress)(void *user, double done), void *user)
+{
+    if (!s)
+        return rondo__fail(RONDO_EINVAL, "rondo_schedule_check: the schedule is NULL");
+    struct proof p = { .schedule = s, .progress = progress, .user = user };
+    const rondo_schedule_info *said = &s->info;
+    int err = rondo__schedule_check(s->design.ranks, &s->design.machine, prove_rank, &p);
+    if (err)
+        return err;
+    if (p.messages != said->messages || p.bytes != said->bytes)
+        return rondo__fail(RONDO_EINVAL, "the ranks send %llu messages of %llu bytes, but the plan says %llu of %llu",
+                           (unsigned long long)p.messages, (unsigned long long)p.bytes, (unsigned long long)said->messages,
+                           (unsigned long long)said->bytes);
+    if (p.pairs != said->visible_pairs * (uint64_t)s->design.groups)   /* both modulo 2^64 */
+        return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key, but the mask shows %llu in %d head groups",
+                           (unsigned long long)p.pairs, (unsigned long long)said->visible_pairs, (int)s->design.groups);
+    return tell_progress(&p, 1.0);
+}
