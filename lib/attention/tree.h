@@ -6,17 +6,8 @@
 #ifndef RONDO_ATTENTION_TREE_H
 #define RONDO_ATTENTION_TREE_H
 
+#include "core/list.h"
 #include "layout/layout.h"
-
-/* An array that grows; items of one type. */
-struct rondo__list {
-    void *items;
-    int64_t count, room;
-};
-void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more);   /* the first of `more` new items; NULL: no memory */
-/* Room for so many in all: a hint, which spares copies while it grows. */
-void rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room);
-void rondo__list_free(struct rondo__list *list);
 
 /* What some keys of one rank are in the tree: an aligned run of leaves. Their number is a power of two, of which `index`, the first leaf's, is
  * a multiple; the keys of the last leaf may end early. Keys that are no whole leaves (dealt out one by one, interleave = 1) are one leaf

@@ -12,8 +12,7 @@
 #ifndef RONDO_SCHEDULE_SCHEDULE_H
 #define RONDO_SCHEDULE_SCHEDULE_H
 
-#include "attention/tree.h"
-#include "core/internal.h"
+#include "core/list.h"
 
 /* What of the machine decides how a computation is put into operations; the same on all ranks. */
 struct rondo__machine {

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * An array that grows: what plans and schedules are made of.
+ */
+#ifndef RONDO_CORE_LIST_H
+#define RONDO_CORE_LIST_H
+
+#include "core/internal.h"
+
+/* An array that grows; items of one type. */
+struct rondo__list {
+    void *items;
+    int64_t count, room;
+};
+void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more);   /* the first of `more` new items; NULL: no memory */
+/* Room for so many in all: a hint, which spares copies while it grows. */
+void rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room);
+void rondo__list_free(struct rondo__list *list);
+
+#endif
