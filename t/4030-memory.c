@@ -85,8 +85,11 @@ int main(void)
             long n = every_allocation(ranks, on);
             ok(n > 5, "%d ranks: each of %ld allocations fails%s", ranks, n, on ? ", and all after it" : "");
         }
-    setenv("RONDO_TEST_HOOK", "reorder", 1);
-    long n = every_allocation(3, 0);
-    ok(n > 5, "with the test hook: each of %ld allocations fails", n);
+    static const char *const wrapped[] = { "reorder", "copy", "plane", "plane,copy" };
+    for (size_t i = 0; i < sizeof wrapped / sizeof *wrapped; i++) {
+        setenv("RONDO_TEST_HOOK", wrapped[i], 1);
+        long n = every_allocation(3, 0);
+        ok(n > 5, "with the test hook's %s: each of %ld allocations fails", wrapped[i], n);
+    }
     return done();
 }
