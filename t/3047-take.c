@@ -454,6 +454,7 @@ static void without_memory(void)
 {
     rondo_hooks hooks = RONDO_HOOKS_INIT;
     atomic_int failed = 0;
+    hook_use("");   /* which takes memory itself, in the middle of a message */
     hooks.allocate = take_memory;
     hooks.release = give_memory;
     is_int(rondo_set_hooks(&hooks), 0, "memory that fails");
@@ -462,6 +463,7 @@ static void without_memory(void)
        atomic_load(&failed));
     is_int(atomic_load(&alive), 0, "all memory was given back");
     is_int(rondo_set_hooks(NULL), 0, "as before");
+    hook_use(NULL);
 }
 
 int main(void)
