@@ -205,8 +205,8 @@ bool rondo__tree_join(struct rondo__tree *t, struct rondo__list *steps, struct r
 {
     struct writer w = { .tree = t, .steps = steps, .rank_of = rank_of };
     *program = (struct rondo__program){ .first = steps->count };
-    rondo__list_reserve(steps, sizeof(struct rondo_tree_step), steps->count + 2 * (int64_t)t->leaves);
-    rondo__list_reserve(rank_of, sizeof(int32_t), t->leaves);
+    w.failed = !rondo__list_reserve(steps, sizeof(struct rondo_tree_step), steps->count + 2 * (int64_t)t->leaves) ||
+               !rondo__list_reserve(rank_of, sizeof(int32_t), t->leaves);
     if (t->root >= 0) {
         join(&w, t->root);
         step(&w, RONDO_TREE_OUT, 0, 0);

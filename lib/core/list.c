@@ -17,10 +17,9 @@ static bool grow(struct rondo__list *list, size_t item, int64_t room)
     return true;
 }
 
-void rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room)
+bool rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room)
 {
-    if (room > list->room)
-        (void)grow(list, item, room);
+    return room <= list->room || grow(list, item, room);
 }
 
 void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more)

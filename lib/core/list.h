@@ -13,8 +13,8 @@ struct rondo__list {
     int64_t count, room;
 };
 void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more);   /* the first of `more` new items; NULL: no memory */
-/* Room for so many in all: a hint, which spares copies while it grows. */
-void rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room);
+/* Room for so many in all, which spares copies while it grows. false: no memory. */
+bool rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room);
 void rondo__list_free(struct rondo__list *list);
 
 #endif

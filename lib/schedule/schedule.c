@@ -84,12 +84,13 @@ int32_t rondo__buffer_add(struct rondo__schedule *s, struct rondo__buffer buffer
 
 void rondo__schedule_reserve(struct rondo__schedule *s, int64_t operations, int64_t transfers)
 {
-    rondo__list_reserve(&s->operations, sizeof(struct rondo__operation), operations);
-    rondo__list_reserve(&s->buffers, sizeof(struct rondo__buffer), 2 * transfers + 16);
-    rondo__list_reserve(&s->uses, sizeof(struct rondo__use), 2 * operations);
-    rondo__list_reserve(&s->history, sizeof(struct rondo__past), 2 * operations);
-    rondo__list_reserve(&s->parts, sizeof(struct rondo__part), 2 * transfers);
-    rondo__list_reserve(&s->waits, sizeof(int32_t), 2 * operations);
+    if (!rondo__list_reserve(&s->operations, sizeof(struct rondo__operation), operations) ||
+        !rondo__list_reserve(&s->buffers, sizeof(struct rondo__buffer), 2 * transfers + 16) ||
+        !rondo__list_reserve(&s->uses, sizeof(struct rondo__use), 2 * operations) ||
+        !rondo__list_reserve(&s->history, sizeof(struct rondo__past), 2 * operations) ||
+        !rondo__list_reserve(&s->parts, sizeof(struct rondo__part), 2 * transfers) ||
+        !rondo__list_reserve(&s->waits, sizeof(int32_t), 2 * operations))
+        s->failed = true;
 }
 
 /* ---- what an operation waits for ---- */
