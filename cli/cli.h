@@ -165,7 +165,7 @@ int body_fail(int code, const char *format, ...) PRINTF_LIKE(2, 3);  /* for what
 void slot_measure(struct slot *mine, const rondo_context *ctx);      /* takes the transport's counters now */
 void run_free(struct run *run);
 
-/* Shows rank 0 every row that the ranks of a plan hold: put(user, sequence, first, count, rows) in pieces. Collective. */
+/* Shows rank 0 every row that the ranks of a plan hold: put(user, sequence, first, count, rows) in portions. Collective. */
 typedef int collect_put(void *user, int64_t sequence, int64_t first, int64_t count, const void *rows);
 int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
                  collect_put *put, void *user);

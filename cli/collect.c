@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Bringing the rows of all ranks to rank 0, in pieces of a few MiB so that no rank ever holds the whole result. Which rows a
- * piece holds follows from the plan alone.
+ * Bringing the rows of all ranks to rank 0, in portions of a few MiB so that no rank ever holds the whole result. Which rows a
+ * portion holds follows from the plan alone.
  */
 #include "cli/cli.h"
 
@@ -28,14 +28,14 @@ rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, in
     return NULL;
 }
 
-struct piece {
+struct stripe {
     int64_t row, sequence, first, step, count;   /* row: among all of the rank's rows */
 };
 
-/* All spans of one rank as pieces, ascending by row. */
-static struct piece *pieces_of(const rondo_attention *plan, int64_t sequences, int rank, int64_t *count, int64_t *rows, int *code)
+/* All spans of one rank as stripes, ascending by row. */
+static struct stripe *stripes_of(const rondo_attention *plan, int64_t sequences, int rank, int64_t *count, int64_t *rows, int *code)
 {
-    struct piece *list = NULL;
+    struct stripe *list = NULL;
     int64_t n = 0, space = 0, base = 0;
     for (int64_t s = 0; s < sequences; s++) {
         int64_t k, held = 0;
@@ -44,7 +44,7 @@ static struct piece *pieces_of(const rondo_attention *plan, int64_t sequences, i
             goto fail;
         if (n + k > space) {
             space = (n + k) * 2 + 8;
-            struct piece *more = room(space, sizeof *more);
+            struct stripe *more = room(space, sizeof *more);
             if (!more) {
                 free(spans);
                 *code = body_fail(RONDO_ENOMEM, "not enough memory for the rows of rank %d", rank);
@@ -56,7 +56,7 @@ static struct piece *pieces_of(const rondo_attention *plan, int64_t sequences, i
             list = more;
         }
         for (int64_t i = 0; i < k; i++) {
-            list[n++] = (struct piece){ base + spans[i].row, s, spans[i].first, spans[i].step, spans[i].count };
+            list[n++] = (struct stripe){ base + spans[i].row, s, spans[i].first, spans[i].step, spans[i].count };
             held += spans[i].count;
         }
         base += held;
@@ -70,12 +70,12 @@ fail:
     return NULL;
 }
 
-/* Rows [first, first+count) of the rank's, cut at its pieces. */
-static int put_rows(const struct piece *list, int64_t n, int64_t first, int64_t count, const char *rows, size_t row_bytes,
+/* Rows [first, first+count) of the rank's, cut at its stripes. */
+static int put_rows(const struct stripe *list, int64_t n, int64_t first, int64_t count, const char *rows, size_t row_bytes,
                     collect_put *put, void *user)
 {
     for (int64_t i = 0; i < n; i++) {
-        const struct piece *p = &list[i];
+        const struct stripe *p = &list[i];
         const int64_t a = p->row > first ? p->row : first;
         const int64_t end = p->row + p->count, b = end < first + count ? end : first + count;
         if (a >= b)
@@ -99,7 +99,7 @@ int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequen
     int code = 0;
     for (int r = 0; r < ranks && !code; r++) {
         int64_t n, rows;
-        struct piece *list = pieces_of(plan, sequences, r, &n, &rows, &code);
+        struct stripe *list = stripes_of(plan, sequences, r, &n, &rows, &code);
         if (!list)
             break;
         for (int64_t first = 0; first < rows && !code; first += most) {
@@ -109,7 +109,7 @@ int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequen
             if (!data)
                 data = buffer = room(most, row_bytes);
             if (!data)
-                code = body_fail(RONDO_ENOMEM, "not enough memory for a piece of %zu bytes", bytes);
+                code = body_fail(RONDO_ENOMEM, "not enough memory for a portion of %zu bytes", bytes);
             if (!code && ranks > 1)
                 code = rondo_broadcast(ctx, data, bytes, r);
             if (!code && rank == 0)

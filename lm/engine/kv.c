@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The KV cache of one rank. Which rank holds which position is the placement's business (rondo_placement); here a sequence is
- * just a growing run of rows, in the order of their positions. Called by forward.c and batch.c.
+ * just a growing run of rows, in the order of their positions. Called by forward.c and sequence.c.
  *
  * Attention takes the keys of a whole batch from one tensor and a row number per sequence (rondo_attention_io.kv_row).
  * So each layer has one slab for keys and one for values, and a sequence ("seat") has a run of rows at the same place in all of
