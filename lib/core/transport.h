@@ -93,8 +93,9 @@ struct rondo_transport_ops {
     void (*revoke)(struct rondo_endpoint *ep, int code, const char *sentence);
     /* Who revoked it: 1 and fills the three, or 0. *rank is -1 where a parent was revoked by a rank outside this group. */
     int (*revoked)(struct rondo_endpoint *ep, int *rank, int *code, const char **sentence);
-    /* After a failure, on a revoked endpoint: this rank no longer reads what others showed it and gives up its transfers in
-     * flight. Returns once no other rank reads what this one showed, or after `seconds`: then its memory may go. Silent. */
+    /* After a failure, on a revoked endpoint: this rank no longer reads what others showed it and gives up its transfers in flight, those
+     * of the endpoint's data plane too. Returns once no other rank reads what this one showed, or after `seconds`: then its memory may
+     * go. Silent. */
     void (*quiesce)(struct rondo_endpoint *ep, double seconds);
     size_t eager;              /* messages up to this size are copied by start(): they need no fence() */
     /* Cores that this rank may use for itself, at least 1. NULL: the process's cores divided by ranks_here. */
