@@ -12,9 +12,9 @@
 #include <unistd.h>
 
 static const struct command *const commands[] = { &command_attend, &command_generate, &command_score, &command_tokenize, &command_verify,
-                                                  &command_bench, &command_info };
+                                                  &command_bench, &command_plan, &command_info };
 /* Known by name, so that a user learns that it is no slip of the pen. */
-static const char *const later[] = { "kda", "plan", "serve" };
+static const char *const later[] = { "kda", "serve" };
 
 static int program_help(FILE *to)
 {

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo plan schedule: what it says before anything runs is what rondo attend then reports, for algorithms, layouts, windows, types and
+ * numbers of ranks, on threads and under mpirun; its lists hold together; and what it cannot do it refuses.
+ */
+#include "program.h"
+#include "rondo_lm.h"
+
+static void write_arrays(const char *name, int64_t tokens, int64_t keys)
+{
+    char path[1024];
+    rondo_arrays_writer *writer = NULL;
+    const int64_t shape[3][4] = { { 1, tokens, 4, 32 }, { 1, keys, 2, 32 }, { 1, keys, 2, 16 } };
+    const rondo_array arrays[3] = { { "q", RONDO_ARRAY_F32, 4, shape[0], 0, 0, { 0 } },
+                                    { "k", RONDO_ARRAY_F32, 4, shape[1], 0, 0, { 0 } },
+                                    { "v", RONDO_ARRAY_F32, 4, shape[2], 0, 0, { 0 } } };
+    float *zeros = calloc((size_t)(tokens + keys) * 4 * 32, sizeof *zeros);
+    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
+    int code = rondo_arrays_create(&writer, path, arrays, 3);
+    for (int i = 0; i < 3 && !code; i++)
+        code = rondo_arrays_write(writer, i, 0, (uint64_t)(shape[i][1] * shape[i][2] * shape[i][3]) * sizeof *zeros, zeros);
+    if (!code)
+        code = rondo_arrays_commit(writer);
+    free(zeros);
+    if (code) {
+        printf("Bail out! %s: %s\n", name, rondo_error_text());
+        exit(1);
+    }
+}
+
+struct totals {
+    long long messages, bytes, ranks;
+    double flops;
+    char algorithm[32], layout[32];
+};
+
+static struct totals totals_of(const json_t *r, const json_t *comm)
+{
+    const json_t *agree = json_object_get(json_object_get(comm, "by_operation"), "agree");
+    struct totals t = { json_integer_value(json_object_get(comm, "messages")), json_integer_value(json_object_get(comm, "bytes")),
+                        json_integer_value(json_object_get(r, "ranks")), json_real_value(json_object_get(r, "flops")), "", "" };
+    t.messages -= json_integer_value(json_object_get(agree, "messages"));
+    t.bytes -= json_integer_value(json_object_get(agree, "bytes"));
+    snprintf(t.algorithm, sizeof t.algorithm, "%s", json_string_value(json_object_get(r, "algorithm")));
+    snprintf(t.layout, sizeof t.layout, "%s", json_string_value(json_object_get(r, "layout")));
+    return t;
+}
+
+/* Numbers count up, waits point back, kinds are known, and all of them come to the totals. */
+static int consistent(const json_t *r, const struct totals *t)
+{
+    static const char *const kinds[] = { "pack", "transfer", "compute", "blank", "fence" };
+    const json_t *o, *wait;
+    size_t i, k;
+    long long rank = -1, next = 0, messages = 0, bytes = 0, received = 0;
+    double flops = 0.0;
+    int good = 1;
+    json_array_foreach(json_object_get(r, "operations"), i, o) {
+        const long long mine = json_integer_value(json_object_get(o, "rank")), n = json_integer_value(json_object_get(o, "number"));
+        const char *kind = json_string_value(json_object_get(o, "kind"));
+        const json_t *peer = json_object_get(o, "peer");
+        int known = 0;
+        next = mine == rank ? next + 1 : 0;
+        good &= mine >= rank && mine < t->ranks && n == next;
+        rank = mine;
+        for (k = 0; k < 5; k++)
+            known |= kind && !strcmp(kind, kinds[k]);
+        good &= known;
+        good &= json_is_null(peer) ? strcmp(kind, "transfer") != 0
+                                   : !strcmp(kind, "transfer") && json_integer_value(peer) < t->ranks && json_integer_value(peer) != mine;
+        json_array_foreach(json_object_get(o, "waits"), k, wait)
+            good &= json_integer_value(wait) >= 0 && json_integer_value(wait) < n;
+        messages += json_integer_value(json_object_get(o, "messages"));
+        bytes += json_integer_value(json_object_get(o, "bytes"));
+        received += json_integer_value(json_object_get(o, "received"));
+        flops += json_number_value(json_object_get(o, "flops"));
+    }
+    return good && messages == t->messages && bytes == t->bytes && received == bytes && flops == t->flops;
+}
+
+/* The same options for both; before: mpirun, which decides about the ranks. */
+static void compare(const char *before, const char *file, const char *shape, const char *same)
+{
+    struct totals planned, measured;
+    int code = rondo(before, "plan schedule %s --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 %s --check --json", shape, same);
+    json_t *r = program_json();
+    planned = totals_of(r, r);
+    ok(!code && r && json_is_true(json_object_get(r, "sound")) && consistent(r, &planned), "%s %s: the list holds together", shape, same);
+    if (code)
+        diag("exit %d: %s", code, program_err);
+    json_decref(r);
+    code = rondo(before, "attend %s -o out %s --threads 1 --json", file, same);
+    r = program_json();
+    measured = totals_of(r, json_object_get(r, "comm"));
+    if (!ok(!code && !memcmp(&planned, &measured, sizeof planned), "and is what attend does (%lld messages, %lld bytes, %g FLOPs)", measured.messages,
+            measured.bytes, measured.flops))
+        diag("exit %d %s, planned %lld messages, %lld bytes, %g FLOPs, %s, %s, %lld ranks", code, program_err, planned.messages, planned.bytes,
+             planned.flops, planned.algorithm, planned.layout, planned.ranks);
+    json_decref(r);
+}
+
+static void against_attend(void)
+{
+    const char *mpirun = getenv("MPIRUN");
+    write_arrays("square", 600, 600);
+    write_arrays("tail", 200, 900);
+    write_arrays("early", 500, 300);
+    compare("", "square", "--tokens 600", "--ranks 3 --causal");
+    compare("", "square", "--tokens 600", "--ranks 3 --algorithm pass-q --causal");
+    compare("", "square", "--tokens 600", "--ranks 4 --algorithm pass-kv --layout striped");
+    compare("", "square", "--tokens 600", "--ranks 4 --window 100,20 --layout contiguous");
+    compare("", "square", "--tokens 600", "--ranks 5 --algorithm pass-q --layout snake --window 60,-1");
+    compare("", "square", "--tokens 600", "--ranks 1 --causal --out-type bf16 --scale 0.3");
+    compare("", "tail", "--tokens 200 --cached 700", "--ranks 4 --causal");
+    compare("", "tail", "--tokens 200 --cached 700", "--ranks 2 --algorithm pass-q --causal");
+    compare("", "early", "--tokens 500 --cached -200", "--ranks 3 --causal --algorithm pass-kv");
+    compare("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 3 --causal --algorithm pass-kv");
+    if (!mpirun || !*mpirun) {
+        skip(6, "no mpirun");
+        return;
+    }
+    char before[512];
+    snprintf(before, sizeof before, "%s -n 3", mpirun);
+    compare(before, "square", "--tokens 600", "--causal --algorithm pass-kv");
+    compare(before, "square", "--tokens 600", "--ranks 3 --window 100,0 --algorithm pass-q");
+    compare(before, "tail", "--tokens 200 --cached 700", "--causal");
+}
+
+/* ---- lists ---- */
+
+#define SHAPE "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --ranks 3 "
+
+static int lines_like(const char *begin)
+{
+    int n = 0;
+    for (const char *line = program_out; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+        n += !strncmp(line, begin, strlen(begin));
+    return n;
+}
+
+static void lists(void)
+{
+    char whole[sizeof program_out];
+    is_int(rondo("", SHAPE "--causal --quiet"), 0, "as lines");
+    snprintf(whole, sizeof whole, "%s", program_out);
+    ok(lines_like("rank 0: 0 ") == 1 && lines_like("rank 2: 1 ") == 1 && !lines_like("bytes"), "of all ranks, without a summary");
+    is_int(rondo("", SHAPE "--causal --rank 1"), 0, "of one rank");
+    ok(lines_like("0 pack k") == 1 && lines_like("2 transfer pass-KV 1 of 2: ") == 1 && lines_like("rank 1") == 0 &&
+           lines_like("messages             8") == 1,
+       "with the totals of all");
+    char *line = strstr(whole, "rank 1: 2 transfer");
+    if (line)
+        line[strcspn(line, "\n")] = 0;
+    ok(line && strstr(program_out, line + 8), "the same line in both");
+    is_int(rondo("", SHAPE "--causal --rank 1 --json"), 0, "one rank as JSON");
+    json_t *r = program_json();
+    struct totals t = totals_of(r, r);
+    size_t i;
+    const json_t *o;
+    int good = json_array_size(json_object_get(r, "operations")) > 3;
+    json_array_foreach(json_object_get(r, "operations"), i, o)
+        good &= json_integer_value(json_object_get(o, "rank")) == 1;
+    ok(good && t.messages == 8, "has its operations and the totals of all");
+    json_decref(r);
+    is_int(rondo("", SHAPE "--totals --json"), 0, "totals only");
+    r = program_json();
+    ok(json_is_array(json_object_get(r, "operations")) && !json_array_size(json_object_get(r, "operations")), "no operations");
+    json_decref(r);
+    is_int(rondo("", "plan schedule --tokens 100000 --heads 32 --kv-heads 8 --head-dim 128 --ranks 1024 --rank 700 --causal --transport threads"), 0,
+           "rank 700 of 1,024");
+    ok(lines_like("0 pack k") == 1 && lines_like("rank ") == 0, "is one rank's list");
+    is_int(rondo("", SHAPE "--quiet >/dev/full"), 4, "a full disk: %s", program_err);
+}
+
+static void refusals(void)
+{
+    refuses(2, "right after plan", "plan");
+    refuses(2, "not part of this version", "plan cost -i case.json");
+    refuses(2, "not part of this version", "plan replay --table 5");
+    refuses(2, "did you mean", "plan shedule");
+    refuses(2, "--tokens", "plan schedule --heads 4 --kv-heads 2 --head-dim 32 --ranks 3");
+    refuses(2, "--ranks", "plan schedule --tokens 1 --heads 4 --kv-heads 2 --head-dim 32");
+    refuses(2, "--kv-heads", "plan schedule --tokens 1 --heads 4 --head-dim 32 --ranks 3");
+    refuses(2, "no multiple", "plan schedule --tokens 1 --heads 4 --kv-heads 3 --head-dim 32 --ranks 3");
+    refuses(2, "ranks 0 to 2", SHAPE "--rank 3");
+    refuses(2, "give one of them", SHAPE "--rank 2 --totals");
+    refuses(2, "--threads", SHAPE "--threads 2");
+    refuses(2, "--isa", SHAPE "--isa scalar");
+    refuses(2, "--trace", SHAPE "--trace file");
+    refuses(2, "-o", SHAPE "-o file");
+    refuses(2, "--softcap", SHAPE "--softcap 3");
+    refuses(2, "--grid", SHAPE "--grid 1,3");
+    refuses(2, "--layout", SHAPE "--layout document");
+    refuses(2, "one operand too many", SHAPE "again");
+    ok(!exists("file"), "nothing was written");
+}
+
+/* A checker that finds something: the library's function is replaced by one that fails. */
+static void verdict(void)
+{
+    char line[2048], before[1200];
+    FILE *f;
+    const char *sanitized = getenv("SANITIZE_CFLAGS"), *cc = getenv("CC");
+    if (!cc || (sanitized && *sanitized)) {
+        skip(4, "no compiler, or sanitizers, before which nothing is loaded");
+        return;
+    }
+    snprintf(line, sizeof line, "%s/broken.c", scratch_dir);
+    f = fopen(line, "w");
+    if (f) {
+        fprintf(f, "#include <rondo.h>\nint rondo_schedule_check(rondo_schedule *s, int (*p)(void *, double), void *u)\n"
+                   "{ (void)s; (void)p; (void)u; return rondo_schedule_query(0, 0); }\n");
+        fclose(f);
+    }
+    snprintf(line, sizeof line, "%s -shared -fPIC -I'%s/include' -o '%s/broken.so' '%s/broken.c'", cc, getenv("srcdir"), scratch_dir, scratch_dir);
+    if (!f || system(line)) {
+        skip(4, "no shared objects here");
+        return;
+    }
+    snprintf(before, sizeof before, "env LD_PRELOAD='%s/broken.so'", scratch_dir);
+    is_int(rondo(before, SHAPE "--check --totals"), 1, "a schedule that is not sound: exit 1");
+    ok(one_sentence() && strstr(program_err, "not sound: rondo_schedule_query") && lines_like("sound                no") == 1, "and the checker's sentence");
+    is_int(rondo(before, SHAPE "--check --totals --json"), 1, "as JSON, too");
+    ok(!program_err[0] && strstr(program_text("fault"), "rondo_schedule_query"), "which has it");
+}
+
+int main(void)
+{
+    if (!getenv("RONDO") || !*getenv("RONDO"))
+        return skip_all("the program was not built");
+    scratch_make("7050-plan");
+    against_attend();
+    lists();
+    refusals();
+    verdict();
+    scratch_remove();
+    return done();
+}
