@@ -279,6 +279,17 @@ int main(void)
     err = rondo_launch(3, &d, threads_body, &s);
     ok(!err && s.scores[0].hash == hash, "scalar code");
     rondo_model_close(model);
+
+    /* A device whose streams run late: what the engine reads on the host has been waited for. */
+    const char *hook = getenv("RONDO_TEST_HOOK");
+    if (!hook) {
+        setenv("RONDO_TEST_HOOK", "defer:5", 1);
+        s.model = model = kit_open(scratch_dir);
+        err = model ? kit_run_score(&s, 2) : RONDO_EIO;
+        ok(!err && s.scores[0].hash == hash, "streams that run late");
+        rondo_model_close(model);
+        unsetenv("RONDO_TEST_HOOK");
+    }
     kit_free(m);
 
     c = kit_defaults("mistral with a window");

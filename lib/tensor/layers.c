@@ -33,8 +33,11 @@ static int enter(rondo_context *ctx, int present, const char *function, double *
     return rondo__ops(ctx)->check(rondo__dev(ctx));
 }
 
+/* What a caller gave and gets is the caller's again when the call returns, however late the device's streams run. */
 static int leave(rondo_context *ctx, const char *name, double begin, int err)
 {
+    const int late = rondo__ops(ctx)->sync(rondo__dev(ctx));
+    err = err ? err : late;
     if (ctx->trace)
         rondo__trace(ctx, name, begin, -1, 0);
     return err;

@@ -245,6 +245,8 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
     begin = ctx->trace ? rondo__now() : 0.0;
     rondo__computing(ctx, true);
     err = linear->ops->linear(rondo__dev(ctx), NULL, linear->packed, &run, &(struct rondo_poll){ rondo__poll, ctx, NULL });
+    const int late = rondo__ops(ctx)->sync(rondo__dev(ctx));   /* x and y are the caller's again when this returns */
+    err = err ? err : late;
     rondo__computing(ctx, false);
     if (ctx->trace)
         rondo__trace(ctx, "linear", begin, -1, 0);
