@@ -152,7 +152,7 @@ static void revoking(int ranks)
     int bad = 0;
     for (int rank = 0; rank < ranks; rank++) {
         struct work w;
-        char who[64];
+        char who[96];
         memset(&w, 0, sizeof w);
         w.fail_rank = rank;
         woken = 0;
@@ -243,7 +243,7 @@ static void deadlines(int ranks, int step, const char *name)
     int bad = 0;
     for (int rank = 0; rank < ranks; rank += ranks - 1) {
         struct work w;
-        char who[64];
+        char who[96];
         memset(&w, 0, sizeof w);
         w.fail_rank = rank;
         w.fail_step = step;
