@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one row a rank. Events are
- * kept per rank while it runs, joined when it ends, and written once at the end of the command.
+ * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one process a rank, with a row of its
+ * work and waits and rows of the messages that are under way meanwhile. Events are kept per rank while it runs, joined when it ends, and written once at the end of the command.
  *
  * Processes on several hosts have clocks that began when their hosts did and do not run alike. So they meet in a barrier when the
  * command begins and again after each run, and a rank's times are laid on the line through the two moments at which it left them, as
@@ -17,14 +17,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TRACE_NAME 40
+#define TRACE_NAME 56
+#define TRACE_KIND 24
 #define TRACE_MOST ((int64_t)4 << 20)   /* events kept; what comes later is counted and said */
 
 struct event {
     double begin, end;
     uint64_t bytes;
-    int32_t rank, peer;
-    char name[TRACE_NAME];
+    int32_t rank, peer, head_group, lane;   /* lane 0: the rank's own work and waits; others: messages under way */
+    char name[TRACE_NAME], kind[TRACE_KIND];
 };
 struct events {
     struct event *at;
@@ -65,11 +66,25 @@ static void add(struct events *list, const struct event *e)
     list->at[list->count++] = *e;
 }
 
+/* "pass-KV 3 of 7", "wait pass-KV 3 of 7", "attention 2 of 7", "pack k": what a schedule calls it; else the library's word. */
+static void name_event(char name[TRACE_NAME], const rondo_trace_event *e)
+{
+    const bool waits = !strncmp(e->name, "wait ", 5), packs = !strcmp(e->name, "pack");
+    if (!e->operation)
+        snprintf(name, TRACE_NAME, "%s", e->name);
+    else if (e->steps)
+        snprintf(name, TRACE_NAME, "%s%s %d of %d", waits ? "wait " : packs ? "pack " : "", e->operation, e->step, e->steps);
+    else
+        snprintf(name, TRACE_NAME, "%s%s", waits ? "wait " : packs ? "pack " : "", e->operation);
+}
+
 static void on_event(void *user, const rondo_trace_event *e)
 {
     if (user) {
-        struct event mine = { e->begin, e->end, e->bytes, e->rank, e->peer, "" };
-        snprintf(mine.name, sizeof mine.name, "%s", e->name);
+        struct event mine = { .begin = e->begin, .end = e->end, .bytes = e->bytes, .rank = e->rank, .peer = e->peer,
+                              .head_group = e->head_group };
+        snprintf(mine.kind, sizeof mine.kind, "%s", e->name);
+        name_event(mine.name, e);
         add(user, &mine);
     }
     progress_note();
@@ -186,6 +201,87 @@ int trace_detach(rondo_context *ctx, void *handle, rondo_context *world)
     return code;
 }
 
+/* ---- rows ---- */
+
+/* Viewers draw a row's events one after another or inside each other. A rank's work and waits are so; messages under way cross each other,
+ * so they go into as many rows more as it takes. */
+#define LANES_MOST 1024
+#define LANE_ROWS 65536   /* a lane of rank r is thread LANE * LANE_ROWS + r, so that all threads have numbers of their own */
+#define LANE_DEPTH 4
+struct lane {
+    double end[LANE_DEPTH];   /* of the events that the latest one lies in, the outermost first */
+    int depth;
+};
+
+static bool is_message(const struct event *e)
+{
+    return e->peer >= 0 && strncmp(e->kind, "wait ", 5) != 0;
+}
+
+static int by_begin(const void *a, const void *b)
+{
+    const struct event *x = *(struct event *const *)a, *y = *(struct event *const *)b;
+    if (x->rank != y->rank)
+        return x->rank < y->rank ? -1 : 1;
+    if (x->begin < y->begin || x->begin > y->begin)
+        return x->begin < y->begin ? -1 : 1;
+    return x->end > y->end ? -1 : x->end < y->end;
+}
+
+static bool fits(struct lane *l, const struct event *e)
+{
+    while (l->depth && l->end[l->depth - 1] <= e->begin)
+        l->depth--;
+    if (l->depth == LANE_DEPTH || (l->depth && e->end > l->end[l->depth - 1]))
+        return false;
+    l->end[l->depth++] = e->end;
+    return true;
+}
+
+static int choose_lanes(void)
+{
+    struct event **order = room(all_events.count, sizeof *order);
+    struct lane *lanes = room(LANES_MOST, sizeof *lanes);
+    int used = 0;
+    if (order && lanes) {
+        for (int64_t i = 0; i < all_events.count; i++)
+            order[i] = all_events.at + i;
+        qsort(order, (size_t)all_events.count, sizeof *order, by_begin);
+        for (int64_t i = 0; i < all_events.count; i++) {
+            struct event *e = order[i];
+            int k = 0;
+            if (i && e->rank != order[i - 1]->rank)
+                used = 0;
+            if (!is_message(e))
+                continue;
+            while (k < used && k < LANES_MOST - 1 && !fits(lanes + k, e))
+                k++;
+            if (k == used) {
+                lanes[used++].depth = 0;
+                fits(lanes + k, e);
+            }
+            e->lane = k + 1;
+        }
+    }
+    const bool fine = order && lanes;
+    free(order);
+    free(lanes);
+    return fine ? 0 : fail(EXIT_ROOM, "not enough memory for the trace");
+}
+
+/* Ranks are shown as processes: their work first, and under it what is under way. */
+static void write_names(FILE *f)
+{
+    int32_t most = -1;
+    for (int64_t i = 0; i < all_events.count; i++)
+        most = all_events.at[i].rank > most ? all_events.at[i].rank : most;
+    for (int32_t r = 0; r <= most; r++) {
+        fprintf(f, "%s\n{\"name\":\"process_name\",\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"args\":{\"name\":\"rank %d\"}}", r ? "," : "", r, r, r);
+        fprintf(f, ",\n{\"name\":\"process_sort_index\",\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"args\":{\"sort_index\":%d}}", r, r, r);
+        fprintf(f, ",\n{\"name\":\"thread_name\",\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"args\":{\"name\":\"work\"}}", r, r);
+    }
+}
+
 int trace_write(void)
 {
     if (!common.trace || !ranks_first())
@@ -206,16 +302,23 @@ int trace_write(void)
     for (int64_t i = 0; i < all_events.count; i++)
         if (!i || all_events.at[i].begin < origin)
             origin = all_events.at[i].begin;
-    if (!f) {
+    if (f && (code = choose_lanes()) != 0) {
+        fclose(f);
+        unlink(temporary);
+    } else if (!f) {
         code = fail(EXIT_INPUT, "%s cannot be created for the trace: %s", common.trace, strerror(errno));
     } else {
         fprintf(f, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[");
+        write_names(f);
         for (int64_t i = 0; i < all_events.count; i++) {
             const struct event *e = &all_events.at[i];
             /* names are the library's own words: no character of them needs an escape */
-            fprintf(f, "%s\n{\"name\":\"%s\",\"ph\":\"X\",\"pid\":0,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"peer\":%d,\"bytes\":%llu}}",
-                    i ? "," : "", e->name, e->rank, (e->begin - origin) * 1e6, (e->end - e->begin) * 1e6, e->peer,
+            fprintf(f, ",\n{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"peer\":%d,\"bytes\":%llu",
+                    e->name, e->kind, e->rank, e->lane * LANE_ROWS + e->rank, (e->begin - origin) * 1e6, (e->end - e->begin) * 1e6, e->peer,
                     (unsigned long long)e->bytes);
+            if (e->head_group >= 0)
+                fprintf(f, ",\"head_group\":%d", e->head_group);
+            fprintf(f, "}}");
         }
         fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld,\"apart\":%.3f}}\n", rondo_version(), (long long)all_events.lost,
                 apart * 1e6);

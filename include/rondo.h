@@ -186,12 +186,14 @@ RONDO_API int rondo_comm_query(const rondo_context *ctx, rondo_comm_stats *stats
 
 /* Timeline: called at the end of every compute step, wait and transfer of this rank, from the rank's thread. */
 typedef struct rondo_trace_event {
-    const char *name;       /* "attention", "wait shift", "linear", ...; static */
+    const char *name;       /* "attention", "wait shift", "pack", "linear", ...; static */
     double begin, end;      /* seconds, CLOCK_MONOTONIC */
     int32_t rank, peer;     /* peer -1: none */
     uint64_t bytes;
     const char *operation;  /* of a plan's schedule: "pass-KV", "join", ...; static; NULL: none */
     int32_t step, steps;    /* "3 of 7"; 0, 0: it has no number */
+    int32_t head_group;     /* of the plan, from 0; -1: of all heads, or no plan's */
+    int32_t reserved;
 } rondo_trace_event;
 RONDO_API void rondo_context_trace(rondo_context *ctx, void (*event)(void *user, const rondo_trace_event *), void *user);
 

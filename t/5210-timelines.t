@@ -21,7 +21,7 @@ chmod +x "$scratch/shifted"
 
 # rank, begin, end (in us) and peer of each event
 events() {
-    sed -n 's/^{"name":"\([^"]*\)".*"tid":\([0-9]*\),"ts":\([0-9.]*\),"dur":\([0-9.]*\),"args":{"peer":\(-*[0-9]*\),.*/\2 \3 \4 \5 \1/p' "$1" |
+    sed -n 's/^{"name":.*"cat":"\([^"]*\)".*"pid":\([0-9]*\),.*"ts":\([0-9.]*\),"dur":\([0-9.]*\),"args":{"peer":\(-*[0-9]*\),.*/\2 \3 \4 \5 \1/p' "$1" |
         awk '{ $3 += $2; print }'
 }
 # What the timeline says: "RANKS OVERLAP SPAN EARLY": ranks with events; the part of the whole span, in percent, in which all have begun

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * rondo plan schedule: what it says before anything runs is what rondo attend then reports, for algorithms, layouts, windows, types and
- * numbers of ranks, on threads and under mpirun; its lists hold together; and what it cannot do it refuses.
+ * numbers of ranks, on threads and under mpirun; its lists hold together; timelines name the operations; and what it cannot do it refuses.
  */
 #include "program.h"
 #include "rondo_lm.h"
@@ -195,6 +195,63 @@ static void refusals(void)
     ok(!exists("file"), "nothing was written");
 }
 
+/* ---- timelines ---- */
+
+static int is_event(const json_t *e, const char *name, const char *kind, long long rank, const json_t *head_group)
+{
+    const json_t *of = json_object_get(json_object_get(e, "args"), "head_group");
+    return !strcmp(json_string_value(json_object_get(e, "name")), name) && json_integer_value(json_object_get(e, "pid")) == rank &&
+           (!kind || !strcmp(json_string_value(json_object_get(e, "cat")), kind)) &&
+           (json_is_null(head_group) ? !of : json_is_integer(of) && json_integer_value(of) == json_integer_value(head_group));
+}
+
+/* Every operation that was planned is in the timeline of its rank by its name. kinds: a letter for each that must have been seen. */
+static void timeline(const char *before, const char *file, const char *shape, const char *same, const char *kinds)
+{
+    char path[1024], missing[192] = "", seen[8] = "";
+    json_t *trace, *planned, *o, *e;
+    size_t i, k;
+    rondo(before, "plan schedule %s --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 %s --json", shape, same);
+    planned = program_json();
+    int code = rondo(before, "attend %s -o out %s --threads 1 --quiet --trace timeline", file, same);
+    snprintf(path, sizeof path, "%s/timeline", scratch_dir);
+    trace = json_load_file(path, 0, NULL);
+    const json_t *events = json_object_get(trace, "traceEvents");
+    json_array_foreach(json_object_get(planned, "operations"), i, o) {
+        static const char *const before_name[] = { "pack", "pack ", "fence", "wait ", "transfer", "wait ", "compute", "", "blank", "" };
+        const char *kind = json_string_value(json_object_get(o, "kind"));
+        const long long steps = json_integer_value(json_object_get(o, "steps"));
+        char name[128];
+        int found = 0;
+        for (k = 0; k < 10 && strcmp(kind, before_name[k]); k += 2)
+            continue;
+        int n = snprintf(name, sizeof name, "%s%s", k < 10 ? before_name[k + 1] : "?", json_string_value(json_object_get(o, "operation")));
+        if (steps)
+            snprintf(name + n, sizeof name - (size_t)n, " %lld of %lld", json_integer_value(json_object_get(o, "step")), steps);
+        json_array_foreach(events, k, e)
+            found |= is_event(e, name, NULL, json_integer_value(json_object_get(o, "rank")), json_object_get(o, "head_group"));
+        /* rows that lie as they travel are not packed */
+        if (!found && strcmp(kind, "pack"))
+            snprintf(missing, sizeof missing, "%s of rank %lld", name, json_integer_value(json_object_get(o, "rank")));
+        if (found && !strchr(seen, kind[0]))
+            strncat(seen, kind, 1);
+    }
+    ok(!code && events && !missing[0], "%s: the timeline has every operation by its name", same);
+    if (missing[0])
+        diag("%s is missing", missing);
+    for (k = 0; kinds[k]; k++)
+        ok(strchr(seen, kinds[k]) != NULL, "operations '%c...' among them", kinds[k]);
+    json_decref(planned);
+    json_decref(trace);
+}
+
+static void timelines(void)
+{
+    timeline("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 3 --algorithm pass-q --causal", "tc");
+    timeline("", "square", "--tokens 600", "--ranks 2 --algorithm pass-kv --layout striped --window 20,0", "ptcf");
+    timeline("", "early", "--tokens 500 --cached -200", "--ranks 3 --causal --algorithm pass-kv", "tcbf");
+}
+
 /* A checker that finds something: the library's function is replaced by one that fails. */
 static void verdict(void)
 {
@@ -231,6 +288,7 @@ int main(void)
     scratch_make("7050-plan");
     against_attend();
     lists();
+    timelines();
     refusals();
     verdict();
     scratch_remove();

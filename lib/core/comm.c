@@ -188,7 +188,7 @@ static void trace_sent(rondo_context *ctx, const struct rondo__transfer *t)
 {
     for (int32_t i = 0; i < t->group.count && ctx->trace; i++)
         if (!t->group.parts[i].receives)
-            rondo__trace_step(ctx, operation_names[t->operation], t->step, t->begin, t->group.parts[i].peer, t->group.parts[i].bytes);
+            rondo__trace_step(ctx, operation_names[t->operation], t->step, t->head_group, t->begin, t->group.parts[i].peer, t->group.parts[i].bytes);
 }
 
 /* One event for the wait, and one for each message that was sent. */
@@ -203,7 +203,7 @@ static void trace_transfer(rondo_context *ctx, const struct rondo__transfer *t, 
             froms += g->parts[i].peer != from;
             from = g->parts[i].peer;
         }
-    rondo__trace_step(ctx, wait_names[t->operation], t->step, begin, froms == 1 ? from : -1, bytes);
+    rondo__trace_step(ctx, wait_names[t->operation], t->step, t->head_group, begin, froms == 1 ? from : -1, bytes);
     trace_sent(ctx, t);
 }
 
@@ -248,6 +248,6 @@ int rondo__fence(rondo_context *ctx, struct rondo__step step)
     if (err)
         return failed_in(ctx, err, peer, &step);
     ctx->unfenced = 0;
-    rondo__trace(ctx, "wait fence", begin, -1, 0);
+    rondo__trace_step(ctx, "wait fence", step, 0, begin, -1, 0);
     return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The timeline of one rank: every compute step, wait and transfer is handed to the caller's function when it ends. Costs a
- * comparison where nobody listens. Called by comm.c for waits and transfers, by the algorithms for compute steps.
+ * comparison where nobody listens. Called by comm.c for waits and transfers, by schedule/run.c for what the device does.
  */
 #include "core/internal.h"
 
@@ -15,10 +15,10 @@ void rondo_context_trace(rondo_context *ctx, void (*event)(void *user, const ron
 
 void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes)
 {
-    rondo__trace_step(ctx, name, (struct rondo__step){ NULL, 0, 0 }, begin, peer, bytes);
+    rondo__trace_step(ctx, name, (struct rondo__step){ NULL, 0, 0 }, 0, begin, peer, bytes);
 }
 
-void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, double begin, int peer, uint64_t bytes)
+void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, int32_t group, double begin, int peer, uint64_t bytes)
 {
     if (!ctx->trace)
         return;
@@ -33,5 +33,6 @@ void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step 
     event.operation = step.what;
     event.step = step.index;
     event.steps = step.of;
+    event.head_group = group - 1;
     ctx->trace(ctx->trace_user, &event);
 }

@@ -402,6 +402,22 @@ static int copy_heads(struct rondo__runner *r, char *to, int64_t to_row, int64_t
     return err;
 }
 
+/* As rondo__trace_step() takes it. */
+static int32_t traced_group(const struct rondo__runner *r, const struct rondo__operation *o)
+{
+    return r->schedule->groups > 1 ? o->group + 1 : 0;
+}
+
+/* What the device was given besides computing. */
+static void trace_rows(const struct rondo__runner *r, const struct rondo__operation *o, const char *name, double begin)
+{
+    const struct rondo__use *use = (const struct rondo__use *)r->schedule->uses.items + o->uses_first;
+    uint64_t bytes = 0;
+    for (int32_t i = 0; i < o->uses && o->kind == RONDO_PACK; i++)
+        bytes += use[i].writes ? use[i].bytes : 0;
+    rondo__trace_step(r->ctx, name, o->step, traced_group(r, o), begin, -1, bytes);
+}
+
 static int pack(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
 {
     const struct rondo__schedule *s = r->schedule;
@@ -504,7 +520,7 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
     rondo__computing(r->ctx, true);
     int err = rondo__ops(r->ctx)->attention(rondo__dev(r->ctx), NULL, r->program, &run, r->ctx->ranks > 1 || progress ? &now_and_then : NULL);
     rondo__computing(r->ctx, false);
-    rondo__trace_step(r->ctx, "attention", o->step, begin, -1, 0);
+    rondo__trace_step(r->ctx, "attention", o->step, traced_group(r, o), begin, -1, 0);
     r->before += r->share;
     return err || !progress ? err : tell(r, r->before);
 }
@@ -579,6 +595,7 @@ static int start(struct rondo__runner *r, int64_t index, const struct rondo__ope
     t->group.count = (int32_t)o->count;
     t->step = o->step;
     t->operation = o->operation;
+    t->head_group = traced_group(r, o);
     if (r->wire) {
         r->state[index] = OVER;
         return rondo__transfer_stream(r->ctx, t, r->wire);
@@ -596,9 +613,12 @@ static int begin(struct rondo__runner *r, int64_t index)
         err = wait_for(r, o, waits[i]);
     if (err)
         return err;
+    const double began = r->ctx->trace ? rondo__now() : 0.0;
     switch (o->kind) {
     case RONDO_PACK:
         err = pack(r, index, o);
+        if (!err && o->count && !r->elided[index])
+            trace_rows(r, o, "pack", began);
         break;
     case RONDO_TRANSFER:
         err = start(r, index, o);
@@ -608,6 +628,8 @@ static int begin(struct rondo__runner *r, int64_t index)
         break;
     case RONDO_BLANK:
         err = blank(r, o);
+        if (!err)
+            trace_rows(r, o, "blank", began);
         break;
     default:
         err = rondo__fence(r->ctx, o->step);
