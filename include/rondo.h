@@ -225,6 +225,15 @@ typedef struct rondo_tensor {
 #define RONDO_TENSOR_INIT { NULL, 0, 0, { 0, 0, 0, 0 }, { 0, 0, 0, 0 }, NULL, 0, 0, { 0, 0, 0, 0 } }
 RONDO_API rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *shape);   /* row-major */
 
+/* Memory of a kind, of the context's device, 64-byte aligned; it belongs to the context and goes with it at the latest. Where the device has
+ * memory of its own the host must not touch RONDO_MEMORY_DEVICE, but copy. Destroy waits for what the device still does. */
+RONDO_API int rondo_memory_create(void **out, rondo_context *ctx, int kind, size_t bytes) RONDO_MUST_CHECK;
+RONDO_API void rondo_memory_destroy(rondo_context *ctx, void *memory);
+/* Between memories of any kinds, behind all that was called on ctx before; done when it returns. */
+RONDO_API int rondo_memory_copy(rondo_context *ctx, void *to, const void *from, size_t bytes) RONDO_MUST_CHECK;
+/* The rondo_memory that an address is for the context's device: always the host's where that computes on host memory as it is. */
+RONDO_API int rondo_memory_kind(const rondo_context *ctx, const void *memory);
+
 /* 64-bit hash over IEEE bits that does not depend on how the elements were divided: the sum over elements of a mix of
  * (index in the whole tensor, bits). Ranks add up what they hold. Start from *hash = 0. NaNs must be canonical. */
 RONDO_API void rondo_hash_add(uint64_t *hash, const void *data, size_t element_size, int64_t first_index, int64_t count);
@@ -380,6 +389,7 @@ RONDO_API int rondo_attention_scatter(rondo_attention *plan, int64_t sequence, i
 RONDO_API int rondo_attention_gather(rondo_attention *plan, int64_t sequence, int keys, int root, const rondo_tensor *whole,
                                      const rondo_tensor *rows, int64_t row) RONDO_MUST_CHECK;
 
+/* Tensors may lie in host memory or in the device's, each as its `memory` says (rondo_memory_create()). */
 typedef struct rondo_attention_io {
     size_t struct_size;
     rondo_tensor q;             /* [q_rows, heads, head_dim] */
@@ -505,6 +515,11 @@ typedef struct rondo_heuristic {
 RONDO_API int rondo_choose(const rondo_heuristic *in, int rule, double thresholds[2]);
 
 /* ---- layers around attention, under the same contract -------------------------------------------------------------- */
+
+/* Arrays of these functions may lie in host memory or in the device's (rondo_memory_create()), each where it likes; weights are loaded from host
+ * memory. What a device with memory of its own cannot reach is copied there, and results back: by means of memory that the context keeps for
+ * the next call. A call returns when host memory is no longer in use. One whose arrays are all in device memory may return before its
+ * work is done: later calls on the context come behind it, and a failure is returned by the next one that waits. */
 
 /* y = x W^T. The sum over `in` is cut into `leaves` ranges [g*in/leaves, (g+1)*in/leaves), each one FMA chain, joined by the
  * canonical tree, so that tensor parallelism may split it at any leaf. Weights are packed once; immutable afterwards. */

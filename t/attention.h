@@ -14,14 +14,19 @@
 
 #define SEQUENCES_MAX 8
 
-/* The transport's hook (rondo(7)) from here on; "": none, NULL: again what the suite runs with. */
+/* The test hook (rondo(7)) from here on, besides what the suite runs with; "": none, NULL: again only that. */
 __attribute__((unused)) static void hook_use(const char *spec)
 {
     static char outer[256];
     static int known;
+    char both[512];
     const char *now = getenv("RONDO_TEST_HOOK");
     if (!known++ && now)
         snprintf(outer, sizeof outer, "%s", now);
+    if (spec && *spec && *outer) {
+        snprintf(both, sizeof both, "%s,%s", outer, spec);
+        spec = both;
+    }
     spec = spec ? spec : outer;
     if (*spec)
         setenv("RONDO_TEST_HOOK", spec, 1);

@@ -80,6 +80,12 @@ static void keep(struct rondo__hook_device *h, int err)
     snprintf(h->sentence, sizeof h->sentence, "%s", rondo_error_text());
 }
 
+static int no_poll(void *arg)
+{
+    (void)arg;
+    return 0;
+}
+
 /* One call happens, or is given up behind one that failed. */
 static void advance(struct rondo__hook_device *h, const struct rondo_poll *poll)
 {
@@ -89,8 +95,9 @@ static void advance(struct rondo__hook_device *h, const struct rondo_poll *poll)
     struct rondo__hook_node *node = s->head;
     int err = 0;
     h->performing = 1;
+    const struct rondo_poll with_work = { poll ? poll->call : no_poll, poll ? poll->arg : NULL, node->call.work };
     if (node->call.kind != RONDO_HOOK_WAIT && !h->failed)
-        err = rondo__hook_perform(h, &node->call, poll);
+        err = rondo__hook_perform(h, &node->call, poll || node->call.work ? &with_work : NULL);
     h->performing = 0;
     if (node->call.kind == RONDO_HOOK_LINEAR)
         rondo__hook_linear_leave(h, node->call.as.linear.linear);

@@ -24,6 +24,7 @@ struct rondo__hook_call {
     int32_t kind;
     int32_t host;                      /* a copy from or to host memory that is not pinned */
     struct rondo_stream *stream;       /* of the device beneath */
+    struct rondo_work *work;           /* of an attention */
     union {
         struct {
             void *to;

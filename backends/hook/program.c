@@ -336,6 +336,6 @@ int rondo__hook_attention(struct rondo__hook_device *h, struct rondo_stream *str
     err = translate(h, &t, mine, kv, places);
     if (err)
         return err;
-    const struct rondo__hook_call call = { .kind = RONDO_HOOK_ATTENTION, .as.attention = { p->inner, mine } };
+    const struct rondo__hook_call call = { .kind = RONDO_HOOK_ATTENTION, .work = poll ? poll->work : NULL, .as.attention = { p->inner, mine } };
     return rondo__hook_put(h, stream, &call, poll);
 }

@@ -209,6 +209,8 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
             err = check_rows(all[i].use, all[i].list_name, n);
         if (!err)
             err = check_tensor(all[i].use, all[i].type, all[i].heads, all[i].dim, all[i].use->list || all[i].use == &k || all[i].use == &v);
+        if (!err)
+            err = rondo__check_memory(plan->ctx, "rondo_attention_execute", all[i].use->name, all[i].use->t->memory, all[i].use->begin);
         if (err)
             return err;
     }

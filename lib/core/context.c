@@ -182,6 +182,8 @@ void rondo_context_destroy(rondo_context *ctx)
         return;
     if (ctx->data)
         ctx->transport->data_close(ctx->data);
+    if (ctx->device)
+        rondo__memory_end(ctx);
     rondo__device_release(ctx->device);
     if (ctx->endpoint)
         ctx->transport->leave(ctx->endpoint);

@@ -13,8 +13,9 @@
  * computing reads and writes; nothing in lib/ or lm/ looks into it. A device whose `unified` is 1 computes on host memory as it is, and
  * then the three are the same; else only copy() and copy_rows() may be given host memory, and every other pointer to data is the device's.
  *
- * Called from the rank's own thread. Functions return 0 or a code with its sentence; a failure inside a stream is returned by whoever waits
- * for it. Slots that may be NULL are marked; the others must be there.
+ * Called from the rank's own thread, but linear_free() by any. Functions return 0 or a code with its sentence; a failure inside a stream is
+ * returned, once, by whoever waits for it, and what was in streams behind it is given up. Slots that may be NULL are marked; the others
+ * must be there. What frees something waits for what is under way with it, or keeps it until then.
  */
 #ifndef RONDO_CORE_DEVICE_H
 #define RONDO_CORE_DEVICE_H
@@ -129,7 +130,8 @@ struct rondo_attention_run {
     int32_t kv_count, node_count;
 };
 
-/* Called by a device now and then while the host waits for it or computes (from the rank's thread), so that transfers make progress. */
+/* Called by a device now and then while the host waits for it or computes (from the rank's thread), so that transfers make progress. Of the
+ * poll that attention() is given, `work` is of use until that call is over in its stream, all else until the function returns. */
 struct rondo_work {
     uint64_t total;           /* added to by the device before it begins; any unit */
     _Atomic uint64_t done;    /* added to by any of its threads */

@@ -92,6 +92,12 @@ struct rondo_shared_device {          /* a context and what was split from it us
     _Atomic int64_t references;
 };
 
+#define RONDO_STAGES 3                 /* arrays of one call that may lie in host memory */
+struct rondo__stage_room {                 /* device memory for them, kept for the next call */
+    void *memory;
+    size_t bytes;
+};
+
 struct rondo_context {
     struct rondo_shared_device *device;
     const struct rondo_transport_ops *transport;   /* NULL: alone */
@@ -104,6 +110,9 @@ struct rondo_context {
     void *trace_user;
     int32_t failed;                                /* code with which this rank revoked, or 0 */
     uint32_t unfenced;                             /* small broadcasts since the last fence */
+    struct rondo__stage_room stage[RONDO_STAGES];       /* device_memory.c's, as the two below */
+    struct rondo_event *staged;
+    struct rondo__memory *memory;                  /* of rondo_memory_create() */
     uint64_t agreed;                               /* where the last call was an agreement that failed on all alike: the failure's number */
 };
 /* ops NULL: alone. boot comes from the transport's launch, or describes what the caller gave. */
@@ -117,6 +126,41 @@ void rondo__device_release(struct rondo_shared_device *device);   /* NULL: nothi
 static inline const struct rondo_device_ops *rondo__ops(const rondo_context *ctx) { return ctx->device->ops; }
 static inline struct rondo_device *rondo__dev(const rondo_context *ctx) { return ctx->device->dev; }
 RONDO_API void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes);   /* ends now */
+
+/* ---- memory of the device (device_memory.c) ---- */
+/* The arrays of one call of a layer: { .ctx = ctx } to begin with. An array is `rows` rows of `blocks` blocks of `bytes` each; strides count
+ * bytes. *at is where the device has it: where it is, or else dense. */
+enum rondo__stage_uses { RONDO_STAGE_READ = 1, RONDO_STAGE_WRITE = 2 };
+struct rondo__array {
+    const void *data;                 /* NULL: none */
+    int64_t rows, blocks;
+    size_t row_stride, block_stride, bytes;
+};
+struct rondo__staged {
+    struct rondo__array array;
+    char *at;
+    int32_t uses;
+};
+struct rondo__staging {
+    rondo_context *ctx;
+    struct rondo__staged array[RONDO_STAGES];
+    int32_t count;
+    bool waits;                       /* host memory is in use */
+};
+int rondo__stage(struct rondo__staging *s, int uses, struct rondo__array array, void **at);
+/* Rows of one block. */
+static inline struct rondo__array rondo__rows_of(const void *data, int64_t rows, size_t row_stride, size_t bytes)
+{
+    return (struct rondo__array){ data, rows, 1, row_stride, bytes, bytes };
+}
+/* Last of all, whether the call failed (err) or not: results come back, and nothing of the host's is in use any more. Returns err, or what
+ * failed late. polls: transfers go on meanwhile. */
+int rondo__stage_end(struct rondo__staging *s, bool polls, int err);
+/* Until the device is through: nothing of the caller's is in use from here on. Returns err with its sentence, or what failed late. */
+int rondo__settle(rondo_context *ctx, int err);
+/* Whether memory is of the kind that the caller says: RONDO_EINVAL with a sentence. NULL is of any kind. */
+int rondo__check_memory(const rondo_context *ctx, const char *function, const char *name, int kind, const void *memory);
+void rondo__memory_end(rondo_context *ctx);
 
 /* ---- communication (comm.c): statistics, deadlines, sentences that name peer and step; revokes on its own failures ---- */
 /* Where in its work a rank is, for sentences: { "pass-KV", 3, 7 } is told as "pass-KV 3 of 7"; of 0: only `what`, which is static. */

@@ -29,6 +29,7 @@ struct rondo__runner {
     /* by operation: */
     uint8_t *state, *elided;
     struct rondo_event **event;            /* NULL: nobody off the stream asks when it is over */
+    struct rondo_event *end;               /* all of them are over */
     struct rondo__transfer **transfer;
     double *cost;                          /* of computations, where somebody wants to know how far it is */
     /* by buffer: */
@@ -44,8 +45,9 @@ struct rondo__runner {
     struct view view[RONDO_TENSORS];       /* what computing sees */
     struct view outside[RONDO_TENSORS];
     /* how far it is: */
-    struct rondo_work work;
-    double before, share, told, all;
+    struct rondo_work *work;               /* by operation */
+    int64_t begun, over;                   /* operations: of those before `over` everything is told */
+    double before, told, all;
 };
 
 static int no_memory(void)
@@ -76,6 +78,8 @@ static int make_events(struct rondo__runner *r)
                 err = ops->event_new(rondo__dev(r->ctx), &r->event[w]);
         }
     }
+    if (!err)
+        err = ops->event_new(rondo__dev(r->ctx), &r->end);
     if (!err && plane)
         err = ops->stream_new(rondo__dev(r->ctx), &r->wire);
     return err;
@@ -94,12 +98,13 @@ static bool make_lists(struct rondo__runner *r)
     }
     r->state = rondo__alloc_zero(operations, 2);
     r->event = rondo__alloc_zero(operations, 2 * sizeof(void *) + sizeof(double));
+    r->work = rondo__alloc_zero(operations, sizeof *r->work);
     r->place = rondo__alloc_zero(buffers, 2 * sizeof(void *));
     r->transfers = rondo__alloc_zero((size_t)transfers, sizeof *r->transfers);
     r->parts = rondo__alloc_zero((size_t)s->parts.count, sizeof *r->parts);
     r->kv = rondo__alloc_zero((size_t)sources, sizeof *r->kv);
     r->nodes = rondo__alloc_zero((size_t)nodes, sizeof *r->nodes);
-    if (!r->state || !r->event || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes)
+    if (!r->state || !r->event || !r->work || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes)
         return false;
     r->elided = r->state + operations;
     r->transfer = (struct rondo__transfer **)(void *)(r->event + operations);
@@ -149,6 +154,8 @@ void rondo__runner_free(struct rondo__runner *r)
     for (int kind = 0; kind < 3; kind++)
         if (r->workspace[kind])
             ops->memory_free(dev, kind, r->workspace[kind], r->schedule->workspace_bytes[kind]);
+    if (r->end)
+        ops->event_free(dev, r->end);
     if (r->wire)
         ops->stream_free(dev, r->wire);
     if (r->program)
@@ -157,6 +164,7 @@ void rondo__runner_free(struct rondo__runner *r)
         rondo__free(r->packed[i]);
     rondo__free(r->state);
     rondo__free(r->event);
+    rondo__free(r->work);
     rondo__free(r->place);
     rondo__free(r->transfers);
     rondo__free(r->parts);
@@ -176,7 +184,7 @@ size_t rondo__runner_bytes(const struct rondo__runner *r)
     size_t transfers = 0;
     for (int64_t i = 0; i < s->operations.count; i++)
         transfers += rondo__operation_at(s, i)->kind == RONDO_TRANSFER;
-    return sizeof *r + (size_t)s->operations.count * (2 + 2 * sizeof(void *) + sizeof(double)) + (size_t)s->buffers.count * 2 * sizeof(void *) +
+    return sizeof *r + (size_t)s->operations.count * (2 + 2 * sizeof(void *) + sizeof(double) + sizeof *r->work) + (size_t)s->buffers.count * 2 * sizeof(void *) +
            transfers * sizeof *r->transfers + (size_t)s->parts.count * sizeof *r->parts;
 }
 
@@ -354,16 +362,27 @@ static double cost_of(const struct rondo__runner *r, const struct rondo__operati
     return cost;
 }
 
-static void weigh(struct rondo__runner *r)
+static int weigh(struct rondo__runner *r)
 {
     r->before = r->told = 0.0;
-    if (!r->given->progress || r->all > 0.0)
-        return;
-    for (int64_t i = 0; i < r->schedule->operations.count; i++) {
+    r->begun = r->over = 0;
+    if (!r->given->progress)
+        return 0;
+    memset(r->work, 0, (size_t)r->schedule->operations.count * sizeof *r->work);
+    if (r->all > 0.0)
+        return 0;
+    int err = 0;
+    for (int64_t i = 0; i < r->schedule->operations.count && !err; i++) {
+        const struct rondo__operation *o = rondo__operation_at(r->schedule, i);
+        if (o->kind == RONDO_COMPUTE && !r->event[i])
+            err = rondo__ops(r->ctx)->event_new(rondo__dev(r->ctx), &r->event[i]);
+    }
+    for (int64_t i = 0; i < r->schedule->operations.count && !err; i++) {
         const struct rondo__operation *o = rondo__operation_at(r->schedule, i);
         r->cost[i] = o->kind == RONDO_COMPUTE ? cost_of(r, o) : 0.0;
         r->all += r->cost[i];
     }
+    return err;
 }
 
 static int tell(struct rondo__runner *r, double done)
@@ -376,14 +395,50 @@ static int tell(struct rondo__runner *r, double done)
     return 0;
 }
 
+/* Computations that are over by now, in the order of the list, and of the next one as much as is done. */
+static int look(struct rondo__runner *r)
+{
+    if (!r->given->progress)
+        return 0;
+    for (; r->over < r->begun; r->over++) {
+        const struct rondo__operation *o = rondo__operation_at(r->schedule, r->over);
+        if (o->kind != RONDO_COMPUTE)
+            continue;
+        int found = rondo__ops(r->ctx)->event_query(rondo__dev(r->ctx), r->event[r->over]);
+        if (found < 0)
+            return found;
+        if (!found)
+            break;
+        r->before += r->all > 0.0 ? r->cost[r->over] / r->all : 0.0;
+    }
+    if (r->over == r->schedule->operations.count || !r->work[r->over].total)
+        return tell(r, r->before);
+    const double part = (double)r->work[r->over].done / (double)r->work[r->over].total;
+    return tell(r, r->before + r->cost[r->over] / r->all * (part < 1.0 ? part : 1.0));
+}
+
 static int poll_and_tell(void *arg)
 {
     struct rondo__runner *r = arg;
     int err = rondo__poll(r->ctx);
-    if (err || !r->given->progress || !r->work.total)
-        return err;
-    const double part = (double)r->work.done / (double)r->work.total;
-    return tell(r, r->before + r->share * (part < 1.0 ? part : 1.0));
+    return err ? err : look(r);
+}
+
+/* What the host does while it waits for the device, or the device lets it; NULL: nothing. */
+static const struct rondo_poll *meanwhile(struct rondo__runner *r, struct rondo_poll *poll, struct rondo_work *work)
+{
+    *poll = (struct rondo_poll){ poll_and_tell, r, work };
+    return r->ctx->endpoint || r->given->progress ? poll : NULL;
+}
+
+/* The host waits until the device is through with all that it was given. Copies from and to memory that is not pinned may hold the host up
+ * inside the device: before them it waits here, where it lets transfers go on. */
+static int catch_up(struct rondo__runner *r)
+{
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    struct rondo_poll poll;
+    int err = ops->event_record(rondo__dev(r->ctx), NULL, r->end);
+    return err ? err : ops->event_wait(rondo__dev(r->ctx), r->end, meanwhile(r, &poll, NULL));
 }
 
 /* ---- operations ---- */
@@ -433,6 +488,8 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
         if (to->spare)
             r->place[copies->to] = r->own[copies->to];
     }
+    if (o->count && (rondo__buffer_at(s, copies->from)->owner == RONDO_OWNER_CALLER || rondo__buffer_at(s, copies->to)->owner == RONDO_OWNER_CALLER))
+        err = catch_up(r);
     for (int64_t i = 0; i < o->count && !err; i++) {
         const struct rondo__copy *c = copies + i;
         const int from = rondo__buffer_at(s, c->from)->tensor, to = rondo__buffer_at(s, c->to)->tensor;
@@ -510,19 +567,14 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
                                            .kv_row = row_list(r, sources[i].k) };
     for (int32_t i = 0; i < o->nodes; i++)
         r->nodes[i] = nodes[i] < 0 ? NULL : r->place[nodes[i]];
-    const bool progress = r->given->progress != NULL;
-    struct rondo_poll now_and_then = { poll_and_tell, r, progress ? &r->work : NULL };
-    if (progress) {
-        r->work = (struct rondo_work){ 0, 0 };
-        r->share = r->all > 0.0 ? r->cost[index] / r->all : 0.0;
-    }
+    struct rondo_poll poll;
     double begin = rondo__now();
     rondo__computing(r->ctx, true);
-    int err = rondo__ops(r->ctx)->attention(rondo__dev(r->ctx), NULL, r->program, &run, r->ctx->ranks > 1 || progress ? &now_and_then : NULL);
+    int err = rondo__ops(r->ctx)->attention(rondo__dev(r->ctx), NULL, r->program, &run,
+                                            meanwhile(r, &poll, r->given->progress ? r->work + index : NULL));
     rondo__computing(r->ctx, false);
     rondo__trace_step(r->ctx, "attention", o->step, traced_group(r, o), begin, -1, 0);
-    r->before += r->share;
-    return err || !progress ? err : tell(r, r->before);
+    return err;
 }
 
 /* Rows that see no key: 0, and -inf for lse. */
@@ -533,7 +585,7 @@ static int blank(struct rondo__runner *r, const struct rondo__operation *o)
     const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     const struct view *out = r->view + RONDO_TENSOR_OUT, *lse = r->view + RONDO_TENSOR_LSE;
     const struct rondo__blank *b = (const struct rondo__blank *)r->schedule->blanks.items + o->first;
-    int err = 0;
+    int err = catch_up(r);
     for (int64_t i = 0; i < o->count; i++)
         for (int64_t h = 0; h < out->heads && !err; h++) {
             const size_t row = (size_t)out->dim * out->element;
@@ -570,7 +622,7 @@ static int wait_for(struct rondo__runner *r, const struct rondo__operation *o, i
 {
     const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     const struct rondo__operation *e = rondo__operation_at(r->schedule, earlier);
-    struct rondo_poll now_and_then = { rondo__poll, r->ctx, NULL };
+    struct rondo_poll poll;
     const bool plane = r->wire != NULL;
     if (e->kind == RONDO_FENCE)
         return 0;
@@ -580,7 +632,7 @@ static int wait_for(struct rondo__runner *r, const struct rondo__operation *o, i
         return e->kind == RONDO_TRANSFER ? 0 : ops->stream_wait(rondo__dev(r->ctx), r->wire, r->event[earlier]);
     if (plane && on_stream(o))
         return ops->stream_wait(rondo__dev(r->ctx), NULL, r->event[earlier]);
-    return r->event[earlier] ? ops->event_wait(rondo__dev(r->ctx), r->event[earlier], r->ctx->endpoint ? &now_and_then : NULL) : 0;
+    return r->event[earlier] ? ops->event_wait(rondo__dev(r->ctx), r->event[earlier], meanwhile(r, &poll, NULL)) : 0;
 }
 
 static int start(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
@@ -636,21 +688,26 @@ static int begin(struct rondo__runner *r, int64_t index)
     }
     if (!err && r->event[index])
         err = rondo__ops(r->ctx)->event_record(rondo__dev(r->ctx), o->kind == RONDO_TRANSFER ? r->wire : NULL, r->event[index]);
-    return err;
+    r->begun = index + 1;
+    return err ? err : look(r);
+}
+
+/* Until the device is through, whatever has failed. */
+static int drain(struct rondo__runner *r, int err)
+{
+    return rondo__settle(r->ctx, err ? err : catch_up(r));
 }
 
 int rondo__runner_run(struct rondo__runner *r)
 {
     const struct rondo__schedule *s = r->schedule;
-    int err = 0;
-    weigh(r);
+    int err = weigh(r);
     for (int64_t i = 0; i < s->operations.count && !err; i++)
         err = begin(r, i);
     for (int64_t i = 0; i < s->operations.count && !err; i++)
         if (r->state[i] == UNDER_WAY)
             err = finish(r, i);
-    if (!err)
-        err = rondo__ops(r->ctx)->sync(rondo__dev(r->ctx));
+    err = drain(r, err);
     if (!err && r->given->progress)
         err = tell(r, 1.0);
     return err;

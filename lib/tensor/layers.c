@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The functions between the matrix products of a transformer, for users: checks every argument, then the
- * device's slots do the work (contract C9).
+ * device's slots do the work (contract C9). Arrays may lie in host memory or in the device's: what a device with memory of its own
+ * cannot reach goes through core/device_memory.c.
  */
 #include "core/internal.h"
 
@@ -33,11 +34,8 @@ static int enter(rondo_context *ctx, int present, const char *function, double *
     return rondo__ops(ctx)->check(rondo__dev(ctx));
 }
 
-/* What a caller gave and gets is the caller's again when the call returns, however late the device's streams run. */
 static int leave(rondo_context *ctx, const char *name, double begin, int err)
 {
-    const int late = rondo__ops(ctx)->sync(rondo__dev(ctx));
-    err = err ? err : late;
     if (ctx->trace)
         rondo__trace(ctx, name, begin, -1, 0);
     return err;
@@ -71,8 +69,17 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rmsnorm), "rondo_rmsnorm", &begin);
     if (err)
         return err;
-    return leave(ctx, "rmsnorm", begin,
-                 rondo__ops(ctx)->rmsnorm(rondo__dev(ctx), NULL, rows, dim, x, weight, eps, y));
+    struct rondo__staging s = { .ctx = ctx };
+    const size_t row = (size_t)dim * sizeof *x;
+    void *in, *scale, *out;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(x, rows, row, row), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(weight, 1, row, row), &scale);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(y, rows, row, row), &out);
+    if (!err)
+        err = rondo__ops(ctx)->rmsnorm(rondo__dev(ctx), NULL, rows, dim, in, scale, eps, out);
+    return leave(ctx, "rmsnorm", begin, rondo__stage_end(&s, false, err));
 }
 
 int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
@@ -112,8 +119,17 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rope), "rondo_rope", &begin);
     if (err)
         return err;
-    return leave(ctx, "rope", begin,
-                 rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, x, row_stride, head_stride, table));
+    struct rondo__staging s = { .ctx = ctx };
+    const size_t row = (size_t)dim * sizeof *x;
+    void *at, *turns;
+    err = rondo__stage(&s, RONDO_STAGE_READ | RONDO_STAGE_WRITE,
+                       (struct rondo__array){ x, rows, heads, (size_t)row_stride * sizeof *x, (size_t)head_stride * sizeof *x, row }, &at);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(table, rows, row, row), &turns);
+    if (!err)
+        err = at == x ? rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, at, row_stride, head_stride, turns)
+                      : rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, at, heads * dim, dim, turns);
+    return leave(ctx, "rope", begin, rondo__stage_end(&s, false, err));
 }
 
 int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
@@ -140,7 +156,16 @@ int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const flo
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), swiglu), "rondo_swiglu", &begin);
     if (err)
         return err;
-    return leave(ctx, "swiglu", begin, rondo__ops(ctx)->swiglu(rondo__dev(ctx), NULL, count, gate, up, y));
+    struct rondo__staging s = { .ctx = ctx };
+    void *first, *second, *out;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(gate, 1, bytes, bytes), &first);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(up, 1, bytes, bytes), &second);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(y, 1, bytes, bytes), &out);
+    if (!err)
+        err = rondo__ops(ctx)->swiglu(rondo__dev(ctx), NULL, count, first, second, out);
+    return leave(ctx, "swiglu", begin, rondo__stage_end(&s, false, err));
 }
 
 int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *from, int to_type, void *to)
@@ -171,8 +196,15 @@ int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), convert), "rondo_convert", &begin);
     if (err)
         return err;
-    return leave(ctx, "convert", begin,
-                 rondo__ops(ctx)->convert(rondo__dev(ctx), NULL, count, from_type, from, to_type, to));
+    struct rondo__staging s = { .ctx = ctx };
+    const size_t from_bytes = (size_t)count * from_size, to_bytes = (size_t)count * to_size;
+    void *in, *out;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(from, 1, from_bytes, from_bytes), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(to, 1, to_bytes, to_bytes), &out);
+    if (!err)
+        err = rondo__ops(ctx)->convert(rondo__dev(ctx), NULL, count, from_type, in, to_type, out);
+    return leave(ctx, "convert", begin, rondo__stage_end(&s, false, err));
 }
 
 int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
@@ -201,6 +233,12 @@ int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), logsumexp), "rondo_logsumexp", &begin);
     if (err)
         return err;
-    return leave(ctx, "logsumexp", begin,
-                 rondo__ops(ctx)->logsumexp(rondo__dev(ctx), NULL, rows, dim, x, x_stride, out));
+    struct rondo__staging s = { .ctx = ctx };
+    void *in, *sums;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(x, rows, (size_t)x_stride * sizeof *x, (size_t)dim * sizeof *x), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(out, 1, 0, (size_t)rows * sizeof *out), &sums);
+    if (!err)
+        err = rondo__ops(ctx)->logsumexp(rondo__dev(ctx), NULL, rows, dim, in, in == x ? x_stride : dim, sums);
+    return leave(ctx, "logsumexp", begin, rondo__stage_end(&s, false, err));
 }

@@ -140,6 +140,8 @@ int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const v
             return rondo__fail(RONDO_EINVAL,
                                "rondo_linear_load: row %lld has been loaded already; each row comes once",
                                (long long)r);
+    if (rows && !linear->ops->unified && linear->ops->memory_kind(linear->device->dev, weights) == RONDO_MEMORY_DEVICE)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_load: weights lie in the device's memory; they are loaded from the host's");
     err = linear->ops->linear_load(linear->device->dev, linear->packed, first, rows, weights);
     if (err)
         return err;
@@ -197,6 +199,29 @@ static bool fits(int64_t rows, int64_t columns, int64_t stride)
            bytes <= PTRDIFF_MAX;
 }
 
+/* On the device, wherever the arrays are. */
+static int run_staged(const rondo_linear *l, rondo_context *ctx, const struct rondo_linear_run *run)
+{
+    struct rondo__staging s = { .ctx = ctx };
+    struct rondo_linear_run r = *run;
+    const size_t in = (size_t)l->desc.in * sizeof *r.x, out = (size_t)l->desc.out * sizeof *r.y;
+    void *x, *y = NULL, *bias = NULL;
+    int err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(r.x, r.rows, (size_t)r.x_stride * sizeof *r.x, in), &x);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE | (r.add ? RONDO_STAGE_READ : 0),
+                           rondo__rows_of(r.y, r.rows, (size_t)r.y_stride * sizeof *r.y, out), &y);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(r.bias, 1, out, out), &bias);
+    r.x_stride = x == r.x ? r.x_stride : l->desc.in;
+    r.y_stride = y == r.y ? r.y_stride : l->desc.out;
+    r.x = x;
+    r.y = y;
+    r.bias = bias;
+    if (!err)
+        err = l->ops->linear(rondo__dev(ctx), NULL, l->packed, &r, &(struct rondo_poll){ rondo__poll, ctx, NULL });
+    return rondo__stage_end(&s, true, err);
+}
+
 int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x,
                          int64_t x_stride, float *y, int64_t y_stride, const float *bias, int add)
 {
@@ -244,9 +269,7 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
         return err;
     begin = ctx->trace ? rondo__now() : 0.0;
     rondo__computing(ctx, true);
-    err = linear->ops->linear(rondo__dev(ctx), NULL, linear->packed, &run, &(struct rondo_poll){ rondo__poll, ctx, NULL });
-    const int late = rondo__ops(ctx)->sync(rondo__dev(ctx));   /* x and y are the caller's again when this returns */
-    err = err ? err : late;
+    err = run_staged(linear, ctx, &run);
     rondo__computing(ctx, false);
     if (ctx->trace)
         rondo__trace(ctx, "linear", begin, -1, 0);
