@@ -224,6 +224,8 @@ static int act(rondo_context *ctx, void *arg)
         rondo_attention_io mine = io;
         if (rank == s->bad && i == s->when && s->what < 4)
             mine.out.data = NULL;
+        if (i && i == s->when && !s->code[rank][0])   /* where nothing is shown in place, others may still be in the one before */
+            (void)!rondo_barrier(ctx);
         s->code[rank][i] = rondo_attention_execute(plan, &mine, NULL);
         snprintf(s->text[rank][i], sizeof s->text[rank][i], "%s", s->code[rank][i] ? rondo_error_text() : "");
     }

@@ -109,6 +109,17 @@ static void plans(rondo_context *ctx)
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_attention_create(&out, ctx, &good), rondo_attention_destroy(out));
 }
 
+static void memories(rondo_context *ctx)
+{
+    void *out;
+    NEEDS_OUTPUT(rondo_memory_create(NULL, ctx, RONDO_MEMORY_HOST, 10));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_memory_create(&out, NULL, RONDO_MEMORY_HOST, 10));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_memory_create(&out, ctx, -1, 10));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_memory_create(&out, ctx, RONDO_MEMORY_DEVICE + 1, 10));
+    LEAVES_NULL(RONDO_ENOMEM, out, rondo_memory_create(&out, ctx, RONDO_MEMORY_DEVICE, SIZE_MAX));
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_memory_create(&out, ctx, RONDO_MEMORY_PINNED, 10), rondo_memory_destroy(ctx, out));
+}
+
 static void schedules(void)
 {
     rondo_schedule *out;
@@ -180,6 +191,7 @@ int main(void)
     placements();
     plans(ctx);
     schedules();
+    memories(ctx);
     linears(ctx);
     rondo_context_destroy(ctx);
     return done();

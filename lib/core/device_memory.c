@@ -162,7 +162,7 @@ static int wait_for_all(rondo_context *ctx, bool polls, int err)
 {
     const struct rondo_device_ops *ops = rondo__ops(ctx);
     struct rondo_poll poll = { rondo__poll, ctx, NULL };
-    if (polls && ctx->endpoint && !err) {
+    if (polls && ctx->ranks > 1 && !err) {
         err = ctx->staged ? 0 : ops->event_new(rondo__dev(ctx), &ctx->staged);
         if (!err)
             err = ops->event_record(rondo__dev(ctx), NULL, ctx->staged);

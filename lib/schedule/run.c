@@ -428,7 +428,7 @@ static int poll_and_tell(void *arg)
 static const struct rondo_poll *meanwhile(struct rondo__runner *r, struct rondo_poll *poll, struct rondo_work *work)
 {
     *poll = (struct rondo_poll){ poll_and_tell, r, work };
-    return r->ctx->endpoint || r->given->progress ? poll : NULL;
+    return r->ctx->ranks > 1 || r->given->progress ? poll : NULL;
 }
 
 /* The host waits until the device is through with all that it was given. Copies from and to memory that is not pinned may hold the host up
