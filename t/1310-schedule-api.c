@@ -24,7 +24,7 @@ static int same(const rondo_schedule_operation_info *a, const rondo_schedule_ope
     return a->kind == b->kind && a->head_group == b->head_group && !strcmp(a->operation, b->operation) && a->step == b->step &&
            a->steps == b->steps && a->peer == b->peer && a->counted == b->counted && a->messages == b->messages && a->bytes == b->bytes &&
            a->received == b->received && a->copied == b->copied && a->flops == b->flops && a->wait_count == b->wait_count &&
-           !memcmp(a->waits, b->waits, (size_t)a->wait_count * sizeof *a->waits);
+           (!a->wait_count || !memcmp(a->waits, b->waits, (size_t)a->wait_count * sizeof *a->waits));
 }
 
 static int compare_rank(rondo_context *ctx, void *arg)
