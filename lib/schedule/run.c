@@ -184,8 +184,8 @@ size_t rondo__runner_bytes(const struct rondo__runner *r)
     size_t transfers = 0;
     for (int64_t i = 0; i < s->operations.count; i++)
         transfers += rondo__operation_at(s, i)->kind == RONDO_TRANSFER;
-    return sizeof *r + (size_t)s->operations.count * (2 + 2 * sizeof(void *) + sizeof(double) + sizeof *r->work) + (size_t)s->buffers.count * 2 * sizeof(void *) +
-           transfers * sizeof *r->transfers + (size_t)s->parts.count * sizeof *r->parts;
+    return sizeof *r + (size_t)s->operations.count * (2 + 2 * sizeof(void *) + sizeof(double) + sizeof *r->work) +
+           (size_t)s->buffers.count * 2 * sizeof(void *) + transfers * sizeof *r->transfers + (size_t)s->parts.count * sizeof *r->parts;
 }
 
 /* ---- bound to memory ---- */

@@ -256,7 +256,7 @@ static int64_t row_of(const struct ring *g, int64_t sequence, const struct rondo
     return need[*next].at + p->row - need[*next].row;
 }
 
-/* Pieces in the order of their steps, each step's by rising index: `order`, and where each step begins in job_first for now. */
+/* Pieces in the order of their steps, each step's by rising index: `order`. job_first, which jobs need only later, says where each begins. */
 static bool order_pieces(struct ring *g)
 {
     const int32_t n = g->b->survey->roles.ranks;
