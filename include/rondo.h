@@ -256,7 +256,9 @@ typedef enum rondo_layout {
     RONDO_CONTIGUOUS = 1,       /* rank r: the r-th of N equal pieces */
     RONDO_ZIGZAG = 2,           /* the paper's 2N chunks: rank r has chunks r and 2N-1-r (arXiv:2411.01783, 3.5.1) */
     RONDO_STRIPED = 3,          /* blocks of leaves dealt 0..N-1, 0..N-1, ... */
-    RONDO_SNAKE = 4             /* blocks of leaves dealt 0..N-1, N-1..0, ... */
+    RONDO_SNAKE = 4,            /* blocks of leaves dealt 0..N-1, N-1..0, ... */
+    RONDO_DOCUMENT = 5,         /* whole documents to ranks, long ones split, so that all compute alike */
+    RONDO_CUSTOM = 6            /* leaf by leaf, as a list says */
 } rondo_layout;
 RONDO_API const char *rondo_layout_name(int layout);   /* "zigzag"; NULL for an unknown one */
 
@@ -306,7 +308,12 @@ RONDO_API int rondo_placement_put(const rondo_placement *placement, int64_t sequ
 typedef enum rondo_algorithm {
     RONDO_ALGORITHM_AUTO = 0,   /* Algorithm 5, with this build's constants; one token per sequence: pass-Q */
     RONDO_PASS_KV = 1,          /* ring pass-KV, Algorithm 2 */
-    RONDO_PASS_Q = 2            /* ring pass-Q, Algorithms 3 and 4 */
+    RONDO_PASS_Q = 2,           /* ring pass-Q, Algorithms 3 and 4 */
+    RONDO_ALL_GATHER = 3,       /* K and V of all ranks come first, then one computation */
+    RONDO_ALL_TO_ALL = 4,       /* heads for rows (arXiv:2309.14509), in groups of grid[0] ranks, of which grid[1] form a ring */
+    RONDO_REDUCE = 5,           /* keys stay, all queries come to all, nodes go back: sharded softmax */
+    RONDO_HALO = 6,             /* each rank gets just the keys that it sees, from whoever has them */
+    RONDO_MESH = 7              /* 2-D tiles (arXiv:2512.20968): of grid[0] ranks' queries by grid[1] ranks' keys */
 } rondo_algorithm;
 RONDO_API const char *rondo_algorithm_name(int algorithm);
 typedef enum rondo_arithmetic { RONDO_ARITHMETIC_F32 = 0, RONDO_ARITHMETIC_BF16_DOT = 1, RONDO_ARITHMETIC_BF16_TILE = 2 } rondo_arithmetic;
@@ -338,9 +345,33 @@ typedef struct rondo_attention_desc {
                                            sequence's keys are all of the placement's, its queries the last tokens_of;
                                            cached_of, layout and leaf are the placement's. Read during create only */
     const int64_t *placement_sequences; /* [sequences]: which of the placement's; NULL = 0, 1, 2, ... */
+
+    int32_t grid[2];                    /* of all-to-all and mesh; 0, 0: the plan's choice */
+    const int32_t *owners;              /* layout RONDO_CUSTOM: the rank of each leaf, sequence after sequence, each with its cached and its
+                                           new tokens together, ceil(keys / leaf) of them. Read during create only */
+    /* What a score is, besides scale * q.k, in this order: softcap * tanh(x / softcap), - slope * |distance|, + bias; and what follows.
+     * What is 1 here is given to each execution (rondo_attention_io). */
+    double softcap;                     /* 0: none */
+    int32_t alibi, bias, sinks;         /* 0 or 1 */
+    int32_t probs;                      /* 1: attention probabilities are wanted, of these queries of each sequence: */
+    int64_t probs_first, probs_count;   /* [first, first + count), as many of them as there are; count 0: all from first on */
+    double dropout;                     /* 0 <= P < 1: weights are dropped with this probability, the others divided by 1 - P; LSE and
+                                           probabilities are without it */
+    /* A query sees keys of its own document only, that is the one of the key at its position; a query before key 0 sees nothing then. */
+    const int32_t *documents;           /* of each key, sequence after sequence; NULL: none. Read during create only */
+    const int64_t *documents_first;     /* [sequences]: where a sequence's begin; NULL: packed */
+    /* A query sees only keys of which this is not 0. Element (query index i, head h, key k) of sequence s is
+     * mask[(mask_row[s] + i) * mask_row_stride + h * mask_head_stride + mask_key[s] + k]. Read during create only */
+    const uint8_t *mask;                /* NULL: none */
+    int64_t mask_heads;                 /* 1 (0 is the same) or heads */
+    int64_t mask_row_stride, mask_head_stride;
+    const int64_t *mask_row, *mask_key; /* [sequences]; NULL: rows packed, columns from 0 */
+    int32_t shared_kv;                  /* 1: v is the first value_dim elements of each row of k, and is not given: as in latent attention */
+    int32_t reserved;
 } rondo_attention_desc;
 #define RONDO_ATTENTION_DESC_INIT                                                                                      \
-    { sizeof(rondo_attention_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
+    { sizeof(rondo_attention_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, { 0, 0 }, \
+      NULL, 0.0, 0, 0, 0, 0, 0, 0, 0.0, NULL, NULL, NULL, 0, 0, 0, NULL, NULL, 0, 0 }
 
 typedef struct rondo_attention rondo_attention;   /* a plan: the same on every rank, and never changed */
 
@@ -365,8 +396,11 @@ typedef struct rondo_attention_info {
     size_t pack_bytes;                  /* what the plan takes besides, when first executed so, where rows of k or v (pass-Q: of q) are
                                            not dense or, on a device whose memory is its own, tensors are the host's */
     int64_t operations;                 /* of this rank's schedule: rondo_attention_operation() */
+    double imbalance;                   /* the largest number of pairs that a rank computes over their mean; 1 where there are none */
+    int32_t grid[2];                    /* of all-to-all and mesh */
+    int64_t probs_rows;                 /* rows of probs on this rank */
 } rondo_attention_info;
-#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0 }
+#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0 }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
 
 /* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are
@@ -405,10 +439,20 @@ typedef struct rondo_attention_io {
      * may have more rows than are used. So arrays [B, H, T, D] are given as they are: row stride D, head stride T * D, and sequence b
      * begins at row b * H * T (lse [B, H, T]: strides 1 and T, rows b * H * T). */
     const int64_t *q_row, *out_row, *lse_row;
+
+    /* Where the descriptor says so. Slopes and sinks are F32 [heads], alike on all ranks. bias is F32 [rows, heads or 1, keys], dense in keys,
+     * with a row for each query of a sequence, wherever it is: every rank must have those elements whose pairs it computes, that is with
+     * pass-KV, all-gather and halo those of its own queries, else perhaps any. No other element is looked at, so that the tensor may be
+     * a mapped file. -inf hides a key, from the head that it is of. */
+    rondo_tensor alibi, sinks, bias;
+    const int64_t *bias_row, *bias_key;   /* [sequences]: row of a sequence's query 0, column of its key 0; NULL: packed, resp. 0 */
+    rondo_tensor probs;                   /* F32 [probs_rows, heads, keys], dense in keys; 0 where a query sees no key. A rank's own queries */
+    const int64_t *probs_row, *probs_key; /* [sequences]: the same of it, for the first of its rows here; NULL: packed, resp. 0 */
+    uint64_t seed;                        /* of dropout */
 } rondo_attention_io;
 #define RONDO_ATTENTION_IO_INIT                                                                                        \
     { sizeof(rondo_attention_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL, NULL, \
-      NULL, NULL, NULL }
+      NULL, NULL, NULL, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL, RONDO_TENSOR_INIT, NULL, NULL, 0 }
 
 /* Runs it on this rank's rows. Collective. workspace: workspace_bytes from the caller, 64-byte aligned, or NULL: the plan
  * takes it at its first execution and keeps it. A later execution takes no memory. The first execute of a plan compares its hash

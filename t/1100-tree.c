@@ -364,7 +364,7 @@ static void placements(void)
                         for (int32_t j = 0; j < v->spans && !visible; j++)
                             for (int64_t k = 0; k < spans[j].count && !visible; k++) {
                                 int64_t lo, hi;
-                                mask.kind->row(&mask, spans[j].first + k * spans[j].step, &lo, &hi);
+                                mask.kind->row(&mask, 0, spans[j].first + k * spans[j].step, &lo, &hi);
                                 visible = key >= lo && key < hi;
                             }
                     }

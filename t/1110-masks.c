@@ -44,7 +44,7 @@ static void test_view(void)
         int64_t lo = 77, hi = 77, pairs = 0;
         struct rondo_mask mask;
         rondo__mask_make(&mask, a.causal, a.left, a.right);
-        const int got = mask.kind->view(&mask, &q, k0, k1, &lo, &hi);
+        const int got = mask.kind->view(&mask, 0, &q, k0, k1, &lo, &hi);
         hull &= got == RONDO_MASK_NONE ? lo == hi : lo >= k0 && lo < hi && hi <= k1;
         for (int64_t j = 0; j < q.count; j++)
             for (int64_t key = k0; key < k1; key++)
@@ -73,7 +73,7 @@ static void test_row(void)
         int64_t lo, hi;
         struct rondo_mask mask;
         rondo__mask_make(&mask, a.causal, a.left, a.right);
-        mask.kind->row(&mask, p, &lo, &hi);
+        mask.kind->row(&mask, 0, p, &lo, &hi);
         for (int64_t key = -50; key < 100; key++)
             right &= sees(&a, p, key) == (key >= lo && key < hi);
         right &= !mask.kind->bits;
@@ -93,7 +93,7 @@ static void test_pairs(void)
         for (int64_t j = 0; j < q.count; j++)
             for (int64_t x = 0; x < k.count; x++)
                 want += (uint64_t)sees(&a, q.first + j * q.step, k.first + x * k.step);
-        const uint64_t got = mask.kind->pairs(&mask, &q, &k);
+        const uint64_t got = mask.kind->pairs(&mask, 0, &q, &k);
         if (got != want && right)
             diag("%s: %llu pairs, not %llu: queries %lld + %lld * %lld, keys %lld + %lld * %lld", mask.kind->name, (unsigned long long)got,
                  (unsigned long long)want, (long long)q.first, (long long)q.count, (long long)q.step, (long long)k.first,
@@ -108,15 +108,15 @@ static void test_pairs(void)
     rondo__mask_make(&full, 0, -1, -1);
     rondo__mask_make(&causal, 1, -1, -1);
     rondo__mask_make(&window, 1, 99, -1);
-    ok(causal.kind->pairs(&causal, &all, &all) == (uint64_t)n * (uint64_t)(n + 1) / 2, "2^30 queries and keys, causal");
-    ok(causal.kind->pairs(&causal, &odd, &all) + causal.kind->pairs(&causal, &(rondo_span){ 0, n / 2, 2, 0 }, &all) ==
+    ok(causal.kind->pairs(&causal, 0, &all, &all) == (uint64_t)n * (uint64_t)(n + 1) / 2, "2^30 queries and keys, causal");
+    ok(causal.kind->pairs(&causal, 0, &odd, &all) + causal.kind->pairs(&causal, 0, &(rondo_span){ 0, n / 2, 2, 0 }, &all) ==
            (uint64_t)n * (uint64_t)(n + 1) / 2, "  odd queries and even ones");
-    ok(causal.kind->pairs(&causal, &all, &odd) + causal.kind->pairs(&causal, &all, &(rondo_span){ 0, n / 2, 2, 0 }) ==
+    ok(causal.kind->pairs(&causal, 0, &all, &odd) + causal.kind->pairs(&causal, 0, &all, &(rondo_span){ 0, n / 2, 2, 0 }) ==
            (uint64_t)n * (uint64_t)(n + 1) / 2, "  odd keys and even ones");
-    ok(window.kind->pairs(&window, &all, &all) == (uint64_t)n * 100 - 99 * 100 / 2, "in a window");
-    ok(full.kind->pairs(&full, &all, &all) == (uint64_t)1 << 60, "all");
-    ok(full.kind->pairs(&full, &far, &far) == UINT64_MAX, "too many to count are UINT64_MAX");
-    ok(full.kind->pairs(&full, &none, &all) == 0 && full.kind->pairs(&full, &all, &none) == 0, "none");
+    ok(window.kind->pairs(&window, 0, &all, &all) == (uint64_t)n * 100 - 99 * 100 / 2, "in a window");
+    ok(full.kind->pairs(&full, 0, &all, &all) == (uint64_t)1 << 60, "all");
+    ok(full.kind->pairs(&full, 0, &far, &far) == UINT64_MAX, "too many to count are UINT64_MAX");
+    ok(full.kind->pairs(&full, 0, &none, &all) == 0 && full.kind->pairs(&full, 0, &all, &none) == 0, "none");
 }
 
 static void test_kinds(void)
@@ -144,8 +144,8 @@ static void test_kinds(void)
     const rondo_span q = { (int64_t)1 << 40, 3, 1, 0 };
     int64_t lo, hi;
     rondo__mask_make(&m, 0, INT64_MAX, INT64_MAX);
-    ok(m.kind->view(&m, &q, 0, (int64_t)1 << 41, &lo, &hi) == RONDO_MASK_ALL, "a window of 2^63 - 1 hides nothing");
-    m.kind->row(&m, (int64_t)1 << 40, &lo, &hi);
+    ok(m.kind->view(&m, 0, &q, 0, (int64_t)1 << 41, &lo, &hi) == RONDO_MASK_ALL, "a window of 2^63 - 1 hides nothing");
+    m.kind->row(&m, 0, (int64_t)1 << 40, &lo, &hi);
     ok(lo <= 0 && hi >= (int64_t)1 << 42, "  from no row");
 }
 

@@ -55,7 +55,7 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_EINVAL, "kv_type", d.kv_type = -1);
     REFUSE(RONDO_EINVAL, "out_type", d.out_type = 4);
     REFUSE(RONDO_EINVAL, "layout", d.layout = 5);
-    REFUSE(RONDO_EINVAL, "algorithm", d.algorithm = 3);
+    REFUSE(RONDO_EINVAL, "algorithm", d.algorithm = RONDO_MESH + 1);
     REFUSE(RONDO_ENOTSUP, "bf16-dot", d.arithmetic = RONDO_ARITHMETIC_BF16_DOT);
     REFUSE(RONDO_ENOTSUP, "bf16-tile", d.arithmetic = RONDO_ARITHMETIC_BF16_TILE);
     REFUSE(RONDO_EINVAL, "arithmetic", d.arithmetic = 3);

@@ -187,7 +187,7 @@ static void see(struct block *b)
     b->lo_min = INT64_MAX;
     b->hi_max = INT64_MIN;
     for (int32_t i = 0; i < b->tokens; i++)
-        b->t->mask->kind->row(b->t->mask, rondo__cpu_position(b->t, b->token + i), &b->lo[i], &b->hi[i]);
+        b->t->mask->kind->row(b->t->mask, b->t->sequence, rondo__cpu_position(b->t, b->token + i), &b->lo[i], &b->hi[i]);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         p->lo_min = p->hi_min = INT64_MAX;

@@ -220,8 +220,8 @@ static int bind(const struct rondo_program *p, int64_t job, const struct rondo_a
 static uint64_t cost(const struct rondo_attention_task *t, const struct about *about, int64_t t0, int64_t t1)
 {
     int64_t lo, hi, lo1, hi1, p0 = rondo__cpu_position(t, t0), p1 = rondo__cpu_position(t, t1 - 1);
-    t->mask->kind->row(t->mask, p0 < p1 ? p0 : p1, &lo, &hi1);
-    t->mask->kind->row(t->mask, p0 < p1 ? p1 : p0, &lo1, &hi);
+    t->mask->kind->row(t->mask, t->sequence, p0 < p1 ? p0 : p1, &lo, &hi1);
+    t->mask->kind->row(t->mask, t->sequence, p0 < p1 ? p1 : p0, &lo1, &hi);
     if (lo < about->key_first)
         lo = about->key_first;
     if (hi > about->key_end)

@@ -139,7 +139,7 @@ static void row(const struct rondo_attention_task *t, int64_t token, int32_t hea
     float *top = stack; /* the next free place */
     int64_t lo, hi;
 
-    t->mask->kind->row(t->mask, rondo__cpu_position(t, token), &lo, &hi);
+    t->mask->kind->row(t->mask, t->sequence, rondo__cpu_position(t, token), &lo, &hi);
     for (int32_t d = 0; d < t->head_dim; d++)
         q[d] = rondo__element(t->q, token * t->q_row_stride + head * t->q_head_stride + d, t->q_type);
     for (int32_t i = 0; i < t->steps; i++) {

@@ -44,7 +44,7 @@ static void look_at(struct program *p, const struct rondo_job *job)
         struct seen *s = p->seen + i;
         int64_t lo, hi, low = INT64_MAX, high = INT64_MIN;
         for (int64_t j = job->spans_first; j < job->spans_first + job->spans; j++)
-            if (d->mask.kind->view(&d->mask, d->spans + j, f->first, f->first + (f->count - 1) * f->step + 1, &lo, &hi) != RONDO_MASK_NONE) {
+            if (d->mask.kind->view(&d->mask, job->sequence, d->spans + j, f->first, f->first + (f->count - 1) * f->step + 1, &lo, &hi) != RONDO_MASK_NONE) {
                 low = lo < low ? lo : low;
                 high = hi > high ? hi : high;
             }
@@ -238,7 +238,7 @@ static void count(struct rondo__hook_device *h, const struct program *p, const s
         for (int64_t j = job->leaves_first; j < job->leaves_first + job->leaves; j++) {
             const rondo_span keys = { d->leaves[j].first, d->leaves[j].count, d->leaves[j].step, 0 };
             for (int64_t k = job->spans_first; k < job->spans_first + job->spans; k++)
-                pairs += d->mask.kind->pairs(&d->mask, d->spans + k, &keys);
+                pairs += d->mask.kind->pairs(&d->mask, job->sequence, d->spans + k, &keys);
             c->bytes += p->seen[j].low < p->seen[j].high ? (double)(p->seen[j].high - p->seen[j].low) * kv_row : 0.0;
         }
         c->flops += 2.0 * (double)(d->head_dim + d->value_dim) * (double)pairs * (double)d->heads;

@@ -87,7 +87,7 @@ static int check_choices(rondo_attention_desc *d)
 {
     const char *name = rondo_algorithm_name(d->algorithm);
     if (!name)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no algorithm; auto, pass-kv and pass-q are 0, 1 and 2", (int)d->algorithm);
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no algorithm; they are 0 (auto) to %d", (int)d->algorithm, RONDO_MESH);
     name = rondo_arithmetic_name(d->arithmetic);
     if (!name)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no arithmetic; f32 is 0", (int)d->arithmetic);
@@ -108,6 +108,47 @@ static int check_choices(rondo_attention_desc *d)
     return 0;
 }
 
+static int not_built(const char *field)
+{
+    return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: %s is known but not in this build; leave it zero", field);
+}
+
+/* What a score is besides scale * q.k. */
+static int check_terms(const rondo_attention_desc *d)
+{
+    if (d->softcap != 0.0)
+        return not_built("softcap");
+    if (d->alibi || d->bias || d->sinks)
+        return not_built(d->alibi ? "alibi" : d->bias ? "bias" : "sinks");
+    if (d->probs || d->probs_first || d->probs_count)
+        return not_built("probs");
+    if (d->dropout != 0.0)
+        return not_built("dropout");
+    if (d->shared_kv)
+        return not_built("shared_kv");
+    return 0;
+}
+
+static int check_documents(const rondo_attention_desc *d)
+{
+    return d->documents || d->documents_first ? not_built("documents") : 0;
+}
+
+static int check_boolean(const rondo_attention_desc *d)
+{
+    return d->mask || d->mask_heads || d->mask_row_stride || d->mask_head_stride || d->mask_row || d->mask_key ? not_built("mask") : 0;
+}
+
+static int check_owners(const rondo_attention_desc *d)
+{
+    return d->owners ? not_built("owners") : 0;
+}
+
+static int check_grid(const rondo_attention_desc *d)
+{
+    return d->grid[0] || d->grid[1] ? not_built("grid") : 0;
+}
+
 int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs)
 {
     int err = rondo__desc_copy(ours, sizeof *ours, theirs, "rondo_attention_desc");
@@ -119,5 +160,17 @@ int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc
         err = check_numbers(ours);
     if (!err)
         err = check_choices(ours);
+    if (!err)
+        err = check_terms(ours);
+    if (!err)
+        err = check_documents(ours);
+    if (!err)
+        err = check_boolean(ours);
+    if (!err)
+        err = check_owners(ours);
+    if (!err)
+        err = check_grid(ours);
+    if (!err && ours->reserved)
+        err = rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: reserved is %d; it must be zero", (int)ours->reserved);
     return err;
 }

@@ -305,7 +305,7 @@ uint64_t rondo__design_pairs(const struct rondo__design *p)
         const int64_t keys = p->cached[i] + p->tokens[i];
         const rondo_span all = { p->cached[i], p->tokens[i], 1, 0 }, to = { 0, keys, 1, 0 };
         if (keys > 0)
-            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, &all, &to));
+            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, i, &all, &to));
     }
     return pairs;
 }
@@ -320,7 +320,7 @@ uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__ta
         for (int32_t j = 0; j < job->leaves; j++)
             for (int32_t k = 0; k < job->spans; k++) {
                 const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };
-                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, span + k, &keys));
+                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, job->sequence, span + k, &keys));
             }
     }
     return pairs;

@@ -29,7 +29,7 @@ static uint64_t pairs_here(const rondo_attention *plan)
         for (int64_t j = strip; j < strip + strips; j++) {
             const rondo_span *span = (const rondo_span *)p->survey.spans.items + rondo__strip_at(&p->survey, j)->spans_first;
             for (int32_t k = 0; k < rondo__strip_at(&p->survey, j)->spans; k++)
-                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, span + k, &keys));
+                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, i, span + k, &keys));
         }
     }
     if (p->desc.algorithm == RONDO_PASS_KV)
@@ -40,7 +40,7 @@ static uint64_t pairs_here(const rondo_attention *plan)
         int64_t runs = rondo__placement_rank_runs(p->keys, i, plan->rank, &run);
         for (int64_t j = 0; j < runs && all.count; j++) {
             const rondo_span keys = { run[j].first, run[j].count, run[j].step, 0 };
-            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, &all, &keys));
+            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, i, &all, &keys));
         }
     }
     return pairs;

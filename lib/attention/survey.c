@@ -269,7 +269,7 @@ static bool see(struct rondo__list *list, int64_t first, int64_t lo, int64_t hi,
 }
 
 /* The held spans [first, end) of one rank as one strip. */
-static bool make_strip(struct rondo__survey *s, const struct rondo__sequence *q, const struct rondo__held *held, int64_t count)
+static bool make_strip(struct rondo__survey *s, const struct rondo__sequence *q, int64_t sequence, const struct rondo__held *held, int64_t count)
 {
     struct rondo__strip *strip = rondo__list_add(&s->strips, sizeof *strip, 1);
     rondo_span *span = rondo__list_add(&s->spans, sizeof *span, count);
@@ -282,7 +282,7 @@ static bool make_strip(struct rondo__survey *s, const struct rondo__sequence *q,
         span[i] = held[i].span;
         span[i].row -= strip->row;
         strip->rows += span[i].count;
-        if (s->roles.mask.kind->view(&s->roles.mask, &span[i], 0, q->length, &lo, &hi) != RONDO_MASK_NONE && lo < hi &&
+        if (s->roles.mask.kind->view(&s->roles.mask, sequence, &span[i], 0, q->length, &lo, &hi) != RONDO_MASK_NONE && lo < hi &&
             !see(&s->sees, strip->sees_first, lo, hi, s->roles.leaf))
             return false;
     }
@@ -301,7 +301,7 @@ static int walk_output(struct rondo__survey *s, struct rondo__sequence *q, int64
         int64_t spans = end - i, strips = spans < STRIPS_MAX ? spans : STRIPS_MAX;
         for (int64_t j = 0; j < strips && !err; j++) {
             int64_t a = i + spans * j / strips, b = i + spans * (j + 1) / strips;
-            if (!make_strip(s, q, h + a, b - a))
+            if (!make_strip(s, q, sequence, h + a, b - a))
                 err = no_memory();
         }
     }

@@ -23,7 +23,7 @@
 #include "core/mask.h"
 #include "rondo.h"
 
-#define RONDO_DEVICE_ABI 2u
+#define RONDO_DEVICE_ABI 3u
 
 struct rondo_device;    /* the device's own, as these: */
 struct rondo_stream;
@@ -70,8 +70,18 @@ struct rondo_place {
     int32_t buffer, reserved;
 };
 
-/* What a job computes. JOIN is FORWARD without leaves. The others are numbers kept for what comes: no table has their bits yet, and lib/
- * refuses what a table does not have. */
+/* What a score is made of besides q.k (rondo-numerics(7), rule 2, which says in which order), and what becomes of weights. All zero:
+ * x = s * scale_log2, nothing dropped. */
+struct rondo_terms {
+    float cap_in, cap_out;             /* other than 0: x = tanh(s * cap_in) * cap_out, where these are scale / softcap, softcap * log2(e) */
+    int32_t alibi, bias, sinks;        /* 1: a run has them */
+    uint32_t drop;                     /* weights whose random word is below it are dropped (rule 10) */
+    float keep;                        /* 1 / (1 - P), the factor of what is left; 1 where drop is 0 */
+};
+
+/* What a job computes. JOIN is FORWARD without leaves. PROBABILITIES writes, for each of its rows and each visible key of its leaves, the
+ * weight over the row's sum, from what OUT has left in the run's `stats`; it has no steps, and reads no values. The others are numbers kept
+ * for what comes. lib/ refuses what a table does not have. */
 enum rondo_job_operation {
     RONDO_JOB_FORWARD = 0, RONDO_JOB_JOIN = 1, RONDO_JOB_PROBABILITIES = 2, RONDO_JOB_BACKWARD_BY_QUERY = 3, RONDO_JOB_BACKWARD_BY_KEY = 4
 };
@@ -85,6 +95,9 @@ struct rondo_job {
     int64_t spans_first, leaves_first, steps_first, places_first;
     int32_t spans, leaves, steps, places;
     int32_t depth;                     /* bounds the stack, with what LEAF needs for itself */
+    /* Which of the program's query heads: [head, head + heads), all of one KV head, or of all KV heads from `kv_head` on as many as they
+     * have; heads 0: all. Its nodes have so many heads, and begin as far into a place as the rows of the heads before it take. */
+    int32_t head, heads, kv_head;
 };
 
 /* All that is the same in every execution and every head group; copied or kept by the device: the arrays stay as they are until the
@@ -94,6 +107,7 @@ struct rondo_program_desc {
     int32_t q_type, kv_type, out_type, leaf_size;
     int32_t arithmetic, level;
     float scale_log2;                  /* (float)(scale * log2(e)), computed in double */
+    struct rondo_terms terms;
     int32_t node_width;                /* floats of a node for one row and head: value_dim + 2 */
     struct rondo_mask mask;
     const rondo_span *spans;           /* where rows stand: span.row counts from 0 in its job; first is the *key* position */
@@ -128,6 +142,19 @@ struct rondo_attention_run {
     const struct rondo_kv_part *kv;
     float *const *nodes;               /* by struct rondo_place; NULL where there is neither LOAD nor STORE */
     int32_t kv_count, node_count;
+
+    /* Terms, where the program has them. Heads of these are the plan's; the run's first head is number `head` of them. */
+    int32_t head, reserved;
+    const float *alibi, *sinks;        /* [heads of the plan] */
+    struct rondo_rows bias;            /* float [rows, heads, keys], dense in keys; a head stride of 0: one for all heads. The query at p
+                                          has row bias_row[sequence] + p, the key at k column bias_key[sequence] + k; lists on the host */
+    const int64_t *bias_row, *bias_key;
+    uint64_t seed;
+    /* For PROBABILITIES. stats: float [rows, heads, 2], the M and l of a row, sink and all, written by OUT where `data` is not NULL. probs:
+     * float [rows, heads, keys], dense in keys; a row of a job has the row that probs_row[sequence] + job->row leads to, a key the
+     * column of its position + probs_key[sequence]. What is not seen is not written. */
+    struct rondo_rows stats, probs;
+    const int64_t *stats_row, *probs_row, *probs_key;
 };
 
 /* Called by a device now and then while the host waits for it or computes (from the rank's thread), so that transfers make progress. Of the

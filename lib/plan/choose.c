@@ -18,8 +18,8 @@
 
 const char *rondo_algorithm_name(int algorithm)
 {
-    static const char *const names[] = { "auto", "pass-kv", "pass-q" };
-    return algorithm >= 0 && algorithm <= RONDO_PASS_Q ? names[algorithm] : NULL;
+    static const char *const names[] = { "auto", "pass-kv", "pass-q", "all-gather", "all-to-all", "reduce", "halo", "mesh" };
+    return algorithm >= 0 && algorithm <= RONDO_MESH ? names[algorithm] : NULL;
 }
 
 const char *rondo_arithmetic_name(int arithmetic)

@@ -12,7 +12,7 @@ static int64_t side(int64_t asked)
 
 void rondo__mask_make(struct rondo_mask *out, int causal, int64_t left, int64_t right)
 {
-    *out = (struct rondo_mask){ .left = side(left), .right = causal ? 0 : side(right) };
+    *out = (struct rondo_mask){ .left = side(left), .right = causal ? 0 : side(right), .heads = 1 };
     if (out->left >= 0 || out->right > 0)
         out->kind = &rondo__mask_window;
     else
