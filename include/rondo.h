@@ -352,7 +352,7 @@ typedef struct rondo_attention_desc {
     /* What a score is, besides scale * q.k, in this order: softcap * tanh(x / softcap), - slope * |distance|, + bias; and what follows.
      * What is 1 here is given to each execution (rondo_attention_io). */
     double softcap;                     /* 0: none */
-    int32_t alibi, bias, sinks;         /* 0 or 1 */
+    int32_t alibi, bias, sinks;         /* 0 or 1; bias: 1 where it is one for all heads, else `heads` */
     int32_t probs;                      /* 1: attention probabilities are wanted, of these queries of each sequence: */
     int64_t probs_first, probs_count;   /* [first, first + count), as many of them as there are; count 0: all from first on */
     double dropout;                     /* 0 <= P < 1: weights are dropped with this probability, the others divided by 1 - P; LSE and

@@ -70,6 +70,8 @@ static int refuse(const struct rondo_device *dev, const struct rondo_program_des
     if (d->mask.kind->bits)
         return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has masks of which a query sees an interval, not \"%s\"",
                            d->mask.kind->name);
+    if (d->terms.cap_in != 0.0f || d->terms.alibi || d->terms.bias || d->terms.sinks || d->terms.drop)
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has no kernels of softcap, ALiBi, bias, sinks and dropout yet");
     if (d->node_width != d->value_dim + 2)
         return rondo__fail(RONDO_ENOTSUP, "attention: nodes of %d floats for %d values; the cpu device has two more than values",
                            (int)d->node_width, (int)d->value_dim);

@@ -15,11 +15,12 @@ struct rondo__design {
     rondo_attention_desc desc;         /* defaults filled in, pointers gone */
     struct rondo_mask mask;
     struct rondo__shape shape;
+    struct rondo_terms terms;
     struct rondo__machine machine;
     const struct rondo__algorithm *algorithm;
     int32_t ranks, groups;
     int64_t sequences;
-    int64_t *tokens, *cached, *from, *shift;   /* [sequences] */
+    int64_t *tokens, *cached, *from, *shift, *length;   /* [sequences]; length: keys */
     rondo_placement *keys;
     rondo_placement *queries;          /* where there are fewer keys than queries: the queries by themselves; else NULL */
     struct rondo__survey survey;
@@ -38,6 +39,8 @@ struct rondo_attention {
     struct rondo__runner *runner;
     int64_t *kv_first, *q_first;       /* [sequences + 1]: packed rows here */
     int64_t *order;                    /* [sequences]: for rondo__check_io() */
+    int64_t *bias_first;               /* [sequences + 1]: packed rows of bias */
+    int64_t *zeros;                    /* [sequences] */
     int32_t rank, agreed;
     rondo_attention_info info;
 };
@@ -59,8 +62,14 @@ uint64_t rondo__design_pairs(const struct rondo__design *design);
 /* ... of the jobs of a computation. */
 uint64_t rondo__jobs_pairs(const struct rondo__design *design, const struct rondo__tables *tables, int64_t first, int64_t count);
 
-/* ---- io.c ---- */
+/* ---- io.c, io_terms.c ---- */
 /* The caller's tensors, before anything moves. */
 int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io);
+/* Of what is read besides q, k and v: where it lies, NULL where there is none. */
+#define RONDO_EXTENTS 3
+struct rondo__extent {
+    const char *name, *begin, *end;
+};
+int rondo__check_terms(const rondo_attention *plan, const rondo_attention_io *io, struct rondo__extent extents[RONDO_EXTENTS]);
 
 #endif

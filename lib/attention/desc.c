@@ -59,13 +59,17 @@ static int check_mask(rondo_attention_desc *d)
     return 0;
 }
 
+static double magnitude_of(double x)
+{
+    return x < 0.0 ? -x : x;
+}
+
 static int check_numbers(rondo_attention_desc *d)
 {
     if (d->scale == 0.0)
         d->scale = 1.0 / __builtin_sqrt((double)d->head_dim);
     /* finite, and still a normal float number of either sign after the product with log2(e) */
-    double magnitude = d->scale < 0.0 ? -d->scale : d->scale;
-    if (!(magnitude >= 1e-37 && magnitude <= 1e38))
+    if (!(magnitude_of(d->scale) >= 1e-37 && magnitude_of(d->scale) <= 1e38))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: scale is %g; its size must be from 1e-37 to 1e38, or 0 for 1/sqrt(head_dim)",
                            d->scale);
     if (!d->q_type)
@@ -116,16 +120,27 @@ static int not_built(const char *field)
 /* What a score is besides scale * q.k. */
 static int check_terms(const rondo_attention_desc *d)
 {
-    if (d->softcap != 0.0)
-        return not_built("softcap");
-    if (d->alibi || d->bias || d->sinks)
-        return not_built(d->alibi ? "alibi" : d->bias ? "bias" : "sinks");
+    if (d->softcap != 0.0 && !(d->softcap >= 1e-37 && d->softcap <= 1e38))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: softcap is %g; it must be from 1e-37 to 1e38, or 0 for none", d->softcap);
+    if (d->softcap != 0.0 && !(magnitude_of(d->scale) / d->softcap >= 1e-37 && magnitude_of(d->scale) / d->softcap <= 1e38))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: scale is %g and softcap %g; the size of their quotient must be from 1e-37 to "
+                                         "1e38", d->scale, d->softcap);
+    if (d->alibi != 0 && d->alibi != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: alibi is %d; it must be 0 or 1", (int)d->alibi);
+    if (d->sinks != 0 && d->sinks != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: sinks is %d; it must be 0 or 1", (int)d->sinks);
+    if (d->bias != 0 && d->bias != 1 && d->bias != d->heads)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: bias is %d; it must be 0, 1 for all heads alike, or %lld for one each",
+                           (int)d->bias, (long long)d->heads);
     if (d->probs || d->probs_first || d->probs_count)
         return not_built("probs");
-    if (d->dropout != 0.0)
-        return not_built("dropout");
-    if (d->shared_kv)
-        return not_built("shared_kv");
+    if (!(d->dropout >= 0.0 && d->dropout < 1.0))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: dropout is %g; it must be at least 0 and less than 1", d->dropout);
+    if (d->shared_kv != 0 && d->shared_kv != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: shared_kv is %d; it must be 0 or 1", (int)d->shared_kv);
+    if (d->shared_kv && d->value_dim > d->head_dim)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: v lies in k (shared_kv), but value_dim %lld is more than head_dim %lld",
+                           (long long)d->value_dim, (long long)d->head_dim);
     return 0;
 }
 

@@ -158,12 +158,13 @@ static int32_t choose_groups(const struct rondo__design *p)
 
 static int make(struct rondo__design *p, const rondo_attention_desc *d)
 {
-    p->tokens = rondo__alloc_zero((size_t)p->sequences, 4 * sizeof(int64_t));
+    p->tokens = rondo__alloc_zero((size_t)p->sequences, 5 * sizeof(int64_t));
     if (!p->tokens)
         return no_memory();
     p->cached = p->tokens + p->sequences;
     p->from = p->cached + p->sequences;
     p->shift = p->from + p->sequences;
+    p->length = p->shift + p->sequences;
     int err = set_lengths(p, d);
     if (!err)
         err = d->placement ? take_placement(p, d) : place(p, d);
@@ -175,7 +176,10 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     for (int64_t i = 0; i < p->sequences; i++) {
         p->from[i] = p->cached[i] > 0 ? p->cached[i] : 0;
         p->shift[i] = p->cached[i] < 0 ? p->cached[i] : 0;
+        p->length[i] = p->cached[i] + p->tokens[i] > 0 ? p->cached[i] + p->tokens[i] : 0;
     }
+    p->shape.tokens = p->tokens;
+    p->shape.keys = p->length;
     const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
                                         .output = { p->keys, p->queries, p->from, p->shift }, .input = { p->keys, NULL, NULL, NULL } };
     err = check_sizes(p);
@@ -197,6 +201,23 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     return err;
 }
 
+#define LOG2_E 1.4426950408889634074
+
+static void set_terms(struct rondo__design *p)
+{
+    const rondo_attention_desc *d = &p->desc;
+    const double drop = d->dropout * 4294967296.0;
+    p->terms = (struct rondo_terms){ .alibi = d->alibi, .bias = d->bias != 0, .sinks = d->sinks, .keep = 1.0f };
+    if (d->softcap != 0.0) {
+        p->terms.cap_in = (float)(d->scale / d->softcap);
+        p->terms.cap_out = (float)(d->softcap * LOG2_E);
+    }
+    if (drop > 0.0) {
+        p->terms.drop = drop >= 4294967295.0 ? UINT32_MAX : (uint32_t)__builtin_rint(drop);
+        p->terms.keep = (float)(1.0 / (1.0 - d->dropout));
+    }
+}
+
 int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine)
 {
     *p = (struct rondo__design){ .ranks = ranks, .machine = *machine };
@@ -206,7 +227,11 @@ int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc
     const rondo_attention_desc d = p->desc;
     p->sequences = d.sequences;
     rondo__mask_make(&p->mask, d.causal, d.window_left, d.window_right);
-    p->shape = (struct rondo__shape){ d.heads, d.kv_heads, d.head_dim, d.value_dim, d.q_type, d.kv_type, d.out_type, (int32_t)d.value_dim + 2 };
+    p->shape = (struct rondo__shape){ .heads = d.heads, .kv_heads = d.kv_heads, .head_dim = d.head_dim, .value_dim = d.value_dim,
+                                      .q_type = d.q_type, .kv_type = d.kv_type, .out_type = d.out_type,
+                                      .node_width = (int32_t)d.value_dim + 2, .shared_kv = d.shared_kv != 0, .alibi = d.alibi != 0,
+                                      .sinks = d.sinks != 0, .bias_heads = d.bias };
+    set_terms(p);
     err = make(p, &d);
     if (err)
         rondo__design_free(p);
@@ -254,7 +279,7 @@ void rondo__design_program(const struct rondo__design *p, const struct rondo__ta
     *out = (struct rondo_program_desc){
         .heads = (int32_t)d->heads / p->groups, .kv_heads = (int32_t)d->kv_heads / p->groups, .head_dim = (int32_t)d->head_dim,
         .value_dim = (int32_t)d->value_dim, .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf,
-        .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = (float)(d->scale * 1.4426950408889634074),
+        .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = (float)(d->scale * LOG2_E), .terms = p->terms,
         .node_width = p->shape.node_width, .mask = p->mask, .spans = t->spans.items, .leaves = t->leaves.items, .steps = t->steps.items,
         .places = t->places.items, .jobs = t->jobs.items, .span_count = t->spans.count, .leaf_count = t->leaves.count,
         .step_count = t->steps.count, .place_count = t->places.count, .job_count = t->jobs.count,
@@ -275,11 +300,14 @@ uint64_t rondo__design_hash(const struct rondo__design *p)
     const rondo_attention_desc *d = &p->desc;
     const int64_t words[] = { RONDO_NUMERICS, p->ranks, d->heads, d->kv_heads, d->head_dim, d->value_dim, p->sequences, d->causal,
                               d->window_left, d->window_right, d->q_type, d->kv_type, d->out_type, d->algorithm, d->arithmetic, d->level,
-                              d->leaf, d->layout, p->groups };
+                              d->leaf, d->layout, p->groups, d->alibi, d->bias, d->sinks, d->probs, d->probs_first, d->probs_count,
+                              d->shared_kv, d->grid[0], d->grid[1] };
     uint64_t h = rondo__hash_word(0x706c616eu, sizeof words / sizeof *words);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         h = rondo__hash_word(h, (uint64_t)words[i]);
     h = hash_real(h, d->scale);
+    h = hash_real(h, d->softcap);
+    h = hash_real(h, d->dropout);
     for (int64_t i = 0; i < p->sequences; i++) {
         h = rondo__hash_word(h, (uint64_t)p->tokens[i]);
         h = rondo__hash_word(h, (uint64_t)p->cached[i]);

@@ -201,7 +201,15 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
         { &v, "kv_row", d->kv_type, d->kv_heads, d->value_dim }, { &out, "out_row", d->out_type, d->heads, d->value_dim },
         { &lse, "lse_row", RONDO_F32, d->heads, 0 },
     };
+    struct rondo__extent extents[RONDO_EXTENTS];
+    int failed = rondo__check_terms(plan, io, extents);
+    if (failed)
+        return failed;
+    if (d->shared_kv && io->v.data)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: v is given, but the plan says that it lies in k (shared_kv)");
     for (int i = 0; i < 5; i++) {
+        if (all[i].use == &v && d->shared_kv)
+            continue;
         int err = rondo__tensor_check("rondo_attention_execute", all[i].use->name, all[i].use->t);
         if (!err && all[i].use == &lse && !io->lse.data)
             break;   /* not wanted */
@@ -218,6 +226,12 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
     if (twice)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides or first rows of %s make rows, heads or sequences overlap; results "
                                          "need places of their own", twice);
+    for (int i = 0; i < RONDO_EXTENTS; i++) {
+        const struct use term = { .name = extents[i].name, .begin = extents[i].begin, .end = extents[i].end };
+        if (overlap(&out, &term) || overlap(&lse, &term))
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s overlaps %s; results need memory of their own",
+                               overlap(&out, &term) ? "out" : "lse", term.name);
+    }
     if (overlap(&out, &q) && !same_place(&out, &q, n))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: out overlaps q; it may be q only with the same type, shape, strides and "
                                          "first rows");

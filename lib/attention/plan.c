@@ -55,7 +55,7 @@ static size_t plan_bytes(const rondo_attention *plan)
 {
     const struct rondo__tables *t = &plan->part.tables;
     const struct rondo__schedule *s = &plan->part.schedule;
-    return sizeof *plan + (size_t)(7 * plan->design.sequences + 3) * sizeof(int64_t) + rondo__placement_bytes(plan->design.keys) +
+    return sizeof *plan + (size_t)(10 * plan->design.sequences + 4) * sizeof(int64_t) + rondo__placement_bytes(plan->design.keys) +
            (plan->design.queries ? rondo__placement_bytes(plan->design.queries) : 0) + list_bytes(&t->spans, sizeof(rondo_span)) +
            list_bytes(&t->leaves, sizeof(struct rondo_leaf)) + list_bytes(&t->steps, sizeof(struct rondo_tree_step)) +
            list_bytes(&t->jobs, sizeof(struct rondo_job)) + list_bytes(&t->places, sizeof(struct rondo_place)) +
@@ -105,15 +105,18 @@ static void fill_info(rondo_attention *plan)
 static int set_rows(rondo_attention *plan)
 {
     const struct rondo__design *p = &plan->design;
-    plan->kv_first = rondo__alloc_zero((size_t)p->sequences + 1, 3 * sizeof(int64_t));
+    plan->kv_first = rondo__alloc_zero((size_t)p->sequences + 1, 5 * sizeof(int64_t));
     if (!plan->kv_first)
         return no_memory();
     plan->q_first = plan->kv_first + p->sequences + 1;
     plan->order = plan->q_first + p->sequences + 1;
+    plan->bias_first = plan->order + p->sequences + 1;
+    plan->zeros = plan->bias_first + p->sequences + 1;
     for (int64_t i = 0; i < p->sequences; i++) {
         int64_t strip, strips = rondo__strips_of(&p->survey, i, plan->rank, &strip);
         plan->kv_first[i + 1] = plan->kv_first[i] + rondo_placement_held(p->keys, i, plan->rank);
         plan->q_first[i + 1] = plan->q_first[i];
+        plan->bias_first[i + 1] = plan->bias_first[i] + p->tokens[i];
         for (int64_t j = strip; j < strip + strips; j++)
             plan->q_first[i + 1] += rondo__strip_at(&p->survey, j)->rows;
     }

@@ -151,7 +151,7 @@ static int check_use(struct rank_check *c, int64_t self, const struct rondo__use
     size_t end;
     if (!rondo__add(u->at, u->bytes, &end) || end > b->bytes)
         return broken(c, self, "uses bytes beyond", u->buffer);
-    const bool input = b->owner == RONDO_OWNER_CALLER && b->tensor <= RONDO_TENSOR_V;
+    const bool input = b->owner == RONDO_OWNER_CALLER && !rondo__tensor_is_result(b->tensor);
     if (!u->writes && !input && !is_written(a, u->at, end))
         return broken(c, self, "reads before it is written", u->buffer);
     if (u->writes && input)

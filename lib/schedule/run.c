@@ -15,6 +15,7 @@ struct view {
     size_t element;
     int64_t row_stride, head_stride, dim, heads;   /* strides in elements; heads: of all groups */
     const int64_t *rows;
+    const int64_t *keys;      /* of what has a last dimension of keys: a sequence's first column; NULL: 0 */
 };
 
 enum state { WAITING, UNDER_WAY, OVER };
@@ -40,6 +41,7 @@ struct rondo__runner {
     struct rondo_kv_part *kv;              /* room for the largest computation's, as `nodes` */
     float **nodes;
     int64_t *packed[RONDO_TENSORS];        /* [sequences]: rows of tensors that were copied to the device */
+    int64_t *bias_row;                     /* [sequences]: the row of bias of a query at position 0 */
     void *workspace[3];
     const struct rondo__given *given;
     struct view view[RONDO_TENSORS];       /* what computing sees */
@@ -104,7 +106,8 @@ static bool make_lists(struct rondo__runner *r)
     r->parts = rondo__alloc_zero((size_t)s->parts.count, sizeof *r->parts);
     r->kv = rondo__alloc_zero((size_t)sources, sizeof *r->kv);
     r->nodes = rondo__alloc_zero((size_t)nodes, sizeof *r->nodes);
-    if (!r->state || !r->event || !r->work || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes)
+    r->bias_row = rondo__alloc_zero(r->desc.terms.bias ? (size_t)r->sequences : 0, sizeof *r->bias_row);
+    if (!r->state || !r->event || !r->work || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes || !r->bias_row)
         return false;
     r->elided = r->state + operations;
     r->transfer = (struct rondo__transfer **)(void *)(r->event + operations);
@@ -170,6 +173,7 @@ void rondo__runner_free(struct rondo__runner *r)
     rondo__free(r->parts);
     rondo__free(r->kv);
     rondo__free(r->nodes);
+    rondo__free(r->bias_row);
     rondo__free(r);
 }
 
@@ -190,12 +194,16 @@ size_t rondo__runner_bytes(const struct rondo__runner *r)
 
 /* ---- bound to memory ---- */
 
-static struct view view_of(const struct rondo__runner *r, int tensor, const struct rondo__given *given)
+static struct view view_of(int tensor, const struct rondo__given *given)
 {
     const rondo_tensor *t = given->tensor[tensor];
     struct view v = { .data = t->data, .element = rondo_type_size(t->type), .row_stride = t->stride[0], .head_stride = t->stride[1],
-                      .dim = tensor == RONDO_TENSOR_LSE ? 1 : t->shape[2], .heads = t->shape[1], .rows = given->rows[tensor] };
-    (void)r;
+                      .dim = tensor == RONDO_TENSOR_LSE ? 1 : t->shape[2], .heads = t->shape[1], .rows = given->rows[tensor],
+                      .keys = given->keys[tensor] };
+    if (t->dims == 1) {       /* one number for each head */
+        v.row_stride = v.heads = t->shape[0];
+        v.head_stride = v.dim = 1;
+    }
     return v;
 }
 
@@ -207,6 +215,12 @@ static int packed_view(struct rondo__runner *r, int tensor, char *data)
     int64_t row = 0;
     *v = r->outside[tensor];
     v->data = data;
+    v->keys = NULL;
+    for (int64_t i = 0, most = 0; i < s->copies.count; i++) {
+        const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + i;
+        if (c->columns > most && rondo__buffer_at(s, c->from)->tensor == tensor)
+            v->dim = most = c->columns;
+    }
     v->head_stride = v->dim;
     v->row_stride = v->heads * v->dim;
     if (!r->packed[tensor]) {
@@ -227,7 +241,8 @@ static int packed_view(struct rondo__runner *r, int tensor, char *data)
 
 static char *row_at(const struct view *v, int64_t sequence, int64_t row, int64_t head)
 {
-    return v->data + (size_t)((v->rows[sequence] + row) * v->row_stride + head * v->head_stride) * v->element;
+    const int64_t at = (v->rows[sequence] + row) * v->row_stride + head * v->head_stride + (v->keys ? v->keys[sequence] : 0);
+    return v->data + (size_t)at * v->element;
 }
 
 /* Heads of one group of what a tensor has. */
@@ -310,7 +325,7 @@ static int bind_tensors(struct rondo__runner *r)
     const struct rondo__schedule *s = r->schedule;
     int err = 0;
     for (int i = 0; i < RONDO_TENSORS; i++)
-        r->view[i] = r->outside[i] = view_of(r, i, r->given);
+        r->view[i] = r->outside[i] = view_of(i, r->given);
     for (int64_t i = 0; i < s->buffers.count && !err; i++) {
         const struct rondo__buffer *b = rondo__buffer_at(s, i);
         if (b->tensor < 0 || b->owner == RONDO_OWNER_CALLER || !r->outside[b->tensor].data || is_there(r, b->tensor))
@@ -329,6 +344,8 @@ int rondo__runner_bind(struct rondo__runner *r, const struct rondo__given *given
     int err = take_workspace(r, workspace);
     if (!err)
         err = bind_tensors(r);
+    for (int64_t i = 0; i < r->sequences && !err && r->desc.terms.bias; i++)
+        r->bias_row[i] = r->view[RONDO_TENSOR_BIAS].rows[i] - given->cached[i];
     for (int64_t i = 0; i < s->operations.count && !err; i++) {
         const struct rondo__operation *o = rondo__operation_at(s, i);
         r->state[i] = WAITING;
@@ -504,7 +521,7 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
         if (to >= 0) {
             const struct view *b = rondo__buffer_at(s, c->to)->owner == RONDO_OWNER_CALLER ? r->outside + to : r->view + to;
             err = copy_heads(r, row_at(b, c->sequence, c->row, 0), b->row_stride, b->head_stride, row_at(a, c->sequence, c->row, 0),
-                             a->row_stride, a->head_stride, a->heads, a->dim, a->element, c->rows);
+                             a->row_stride, a->head_stride, a->heads, c->columns ? c->columns : a->dim, a->element, c->rows);
             continue;
         }
         const int64_t heads = group_heads(r, a);
@@ -547,6 +564,19 @@ static struct rondo_rows result_rows(const struct rondo__runner *r, int tensor, 
     return rows;
 }
 
+/* What scores are made of besides q and k. */
+static void set_terms(const struct rondo__runner *r, const struct rondo__operation *o, struct rondo_attention_run *run)
+{
+    const struct view *bias = r->view + RONDO_TENSOR_BIAS;
+    run->head = o->group * r->desc.heads;
+    run->alibi = (const float *)(const void *)r->view[RONDO_TENSOR_ALIBI].data;
+    run->sinks = (const float *)(const void *)r->view[RONDO_TENSOR_SINKS].data;
+    run->bias = (struct rondo_rows){ bias->data, bias->row_stride, bias->heads == 1 ? 0 : bias->head_stride };
+    run->bias_row = r->bias_row;
+    run->bias_key = bias->keys;
+    run->seed = r->given->seed;
+}
+
 static int compute(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
 {
     const struct rondo__schedule *s = r->schedule;
@@ -561,10 +591,14 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
     run.out_row = r->view[RONDO_TENSOR_OUT].rows;
     run.lse = result_rows(r, RONDO_TENSOR_LSE, o);
     run.lse_row = r->view[RONDO_TENSOR_LSE].rows;
-    for (int32_t i = 0; i < o->sources; i++)
+    for (int32_t i = 0; i < o->sources; i++) {
         r->kv[i] = (struct rondo_kv_part){ .k = rows_of(r, sources[i].k, o, d->kv_heads, d->head_dim),
                                            .v = rows_of(r, sources[i].v, o, d->kv_heads, d->value_dim),
                                            .kv_row = row_list(r, sources[i].k) };
+        if (sources[i].v < 0)   /* it lies in k */
+            r->kv[i].v = r->kv[i].k;
+    }
+    set_terms(r, o, &run);
     for (int32_t i = 0; i < o->nodes; i++)
         r->nodes[i] = nodes[i] < 0 ? NULL : r->place[nodes[i]];
     struct rondo_poll poll;

@@ -12,6 +12,9 @@
 struct rondo__given {
     const rondo_tensor *tensor[RONDO_TENSORS];
     const int64_t *rows[RONDO_TENSORS];        /* [sequences] */
+    const int64_t *keys[RONDO_TENSORS];        /* [sequences], of those whose last dimension is keys: the first one's column; NULL: 0 */
+    const int64_t *cached;                     /* [sequences]: the position of the sequence's query 0 */
+    uint64_t seed;
     int (*progress)(void *user, double done);
     void *user;
 };

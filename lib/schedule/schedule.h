@@ -51,7 +51,14 @@ struct rondo__buffer {
     int32_t reserved;
     int64_t read, written;    /* while it is built: the latest entries of `history`, -1: none */
 };
-enum rondo__tensor { RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSORS };
+enum rondo__tensor {
+    RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSOR_ALIBI, RONDO_TENSOR_SINKS,
+    RONDO_TENSOR_BIAS, RONDO_TENSORS
+};
+static inline bool rondo__tensor_is_result(int tensor)
+{
+    return tensor == RONDO_TENSOR_OUT || tensor == RONDO_TENSOR_LSE;
+}
 
 /* ---- operations ---- */
 
@@ -66,6 +73,7 @@ struct rondo__copy {
     int32_t from, to;         /* buffers; a caller's or what stands for it is seen through its tensor's strides */
     size_t from_at, to_at;    /* bytes, into dense ones */
     int64_t sequence, row, rows;   /* of the tensor; sequence -1: all of `rows` bytes from one dense buffer to another */
+    int64_t columns;          /* of a tensor whose last dimension is keys: so many, from the sequence's first on; 0: all of a row */
 };
 
 /* A message. `at` counts bytes into the buffer. */

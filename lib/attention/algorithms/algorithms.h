@@ -14,6 +14,10 @@ struct rondo__shape {
     int64_t heads, kv_heads, head_dim, value_dim;
     int32_t q_type, kv_type, out_type;
     int32_t node_width;                /* floats of a node for one row and head */
+    bool shared_kv;                    /* v lies in k: there is no v */
+    bool alibi, sinks;
+    int64_t bias_heads;                /* 0: none */
+    const int64_t *tokens, *keys;      /* [sequences] */
 };
 
 /* The lists of a program (struct rondo_program_desc). */
@@ -53,10 +57,12 @@ extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q;
 /* ---- what builders share (common.c) ---- */
 int rondo__build_failed(void);         /* RONDO_ENOMEM with its sentence */
 size_t rondo__q_row_bytes(const struct rondo__build *b);     /* of one row of one head group */
-size_t rondo__kv_row_bytes(const struct rondo__build *b, int part);   /* 0: K, 1: V */
+size_t rondo__kv_row_bytes(const struct rondo__build *b, int part);   /* 0: K, 1: V; 0 where V lies in K */
 size_t rondo__node_bytes(const struct rondo__build *b);
 /* rows * bytes, or SIZE_MAX, which no workspace holds */
 size_t rondo__product(int64_t rows, size_t bytes);
+/* Of a row of K and of V together, all heads. */
+uint64_t rondo__shape_kv_bytes(const struct rondo__shape *shape);
 /* Bytes of a rank's q, k, v and out. */
 double rondo__own_bytes(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t rank);
 /* Whether transfers between pairs move so much less than a ring that the ring is not worth it. */

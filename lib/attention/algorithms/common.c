@@ -25,6 +25,8 @@ size_t rondo__q_row_bytes(const struct rondo__build *b)
 
 size_t rondo__kv_row_bytes(const struct rondo__build *b, int part)
 {
+    if (part && b->shape->shared_kv)
+        return 0;
     return (size_t)(b->shape->kv_heads / b->groups * (part ? b->shape->value_dim : b->shape->head_dim)) * rondo_type_size(b->shape->kv_type);
 }
 
@@ -33,11 +35,16 @@ size_t rondo__node_bytes(const struct rondo__build *b)
     return (size_t)(b->shape->heads / b->groups) * (size_t)b->shape->node_width * sizeof(float);
 }
 
+uint64_t rondo__shape_kv_bytes(const struct rondo__shape *shape)
+{
+    return (uint64_t)shape->kv_heads * (uint64_t)(shape->head_dim + (shape->shared_kv ? 0 : shape->value_dim)) * rondo_type_size(shape->kv_type);
+}
+
 double rondo__own_bytes(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t rank)
 {
     double q_row = (double)shape->heads * (double)shape->head_dim * (double)rondo_type_size(shape->q_type);
     double out_row = (double)shape->heads * (double)shape->value_dim * (double)rondo_type_size(shape->out_type);
-    double kv_row = (double)shape->kv_heads * (double)(shape->head_dim + shape->value_dim) * (double)rondo_type_size(shape->kv_type);
+    double kv_row = (double)rondo__shape_kv_bytes(shape);
     return (double)s->output_rows[rank] * (q_row + out_row) + (double)s->input_rows[rank] * kv_row;
 }
 

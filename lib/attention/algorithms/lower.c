@@ -19,8 +19,21 @@ int32_t rondo__transfer_memory(const struct rondo__build *b)
 
 /* ---- the caller's tensors ---- */
 
-static const char *const names[] = { "q", "k", "v", "out", "lse" };
-static const char *const device_names[] = { "q on the device", "k on the device", "v on the device", "out on the device", "lse on the device" };
+static const char *const names[] = { "q", "k", "v", "out", "lse", "alibi", "sinks", "bias" };
+static const char *const device_names[] = { "q on the device", "k on the device", "v on the device", "out on the device", "lse on the device",
+                                            "alibi on the device", "sinks on the device", "bias on the device" };
+
+/* Rows of bias, and columns of its copies: it has those of all queries, wherever they are. */
+static int64_t bias_rows(const struct rondo__build *b, int64_t *columns)
+{
+    int64_t rows = 0;
+    *columns = 0;
+    for (int64_t i = 0; i < b->survey->roles.sequences; i++) {
+        rows += b->shape->tokens[i];
+        *columns = b->shape->keys[i] > *columns ? b->shape->keys[i] : *columns;
+    }
+    return rows;
+}
 
 static size_t tensor_bytes(const struct rondo__build *b, int tensor)
 {
@@ -33,11 +46,20 @@ static size_t tensor_bytes(const struct rondo__build *b, int tensor)
     case RONDO_TENSOR_K:
         return rondo__product(k_rows, kv_heads * head_dim * rondo_type_size(s->kv_type));
     case RONDO_TENSOR_V:
-        return rondo__product(k_rows, kv_heads * value_dim * rondo_type_size(s->kv_type));
+        return s->shared_kv ? 0 : rondo__product(k_rows, kv_heads * value_dim * rondo_type_size(s->kv_type));
     case RONDO_TENSOR_OUT:
         return rondo__product(q_rows, heads * value_dim * rondo_type_size(s->out_type));
-    default:
+    case RONDO_TENSOR_LSE:
         return rondo__product(q_rows, heads * sizeof(float));
+    case RONDO_TENSOR_ALIBI:
+        return s->alibi ? heads * sizeof(float) : 0;
+    case RONDO_TENSOR_SINKS:
+        return s->sinks ? heads * sizeof(float) : 0;
+    default: {
+        int64_t columns, rows = bias_rows(b, &columns);
+        const size_t bytes = rondo__product(columns, (size_t)s->bias_heads * sizeof(float));
+        return bytes == SIZE_MAX ? bytes : rondo__product(rows, bytes);
+    }
     }
 }
 
@@ -49,6 +71,10 @@ static int64_t rows_of(const struct rondo__build *b, int tensor, int64_t sequenc
     int64_t rows = 0;
     if (tensor == RONDO_TENSOR_K || tensor == RONDO_TENSOR_V)
         return rondo_placement_held(s->roles.input.placement, sequence, b->rank);
+    if (tensor == RONDO_TENSOR_ALIBI || tensor == RONDO_TENSOR_SINKS)
+        return sequence == 0;
+    if (tensor == RONDO_TENSOR_BIAS)
+        return b->shape->tokens[sequence];
     for (int64_t i = q->strips_first; i < q->strips_first + q->strips; i++)
         rows += rondo__strip_at(s, i)->rank == b->rank ? rondo__strip_at(s, i)->rows : 0;
     return rows;
@@ -60,7 +86,8 @@ static void copy_tensor(struct rondo__build *b, int tensor, int32_t from, int32_
     struct rondo__operation *o = rondo__schedule_begin(b->schedule, RONDO_PACK, (struct rondo__step){ what, 0, 0 }, -1);
     o->elides = 1;
     for (int64_t i = 0; i < b->survey->roles.sequences; i++)
-        rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .sequence = i, .rows = rows_of(b, tensor, i) },
+        rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .sequence = i, .rows = rows_of(b, tensor, i),
+                                                                .columns = tensor == RONDO_TENSOR_BIAS ? b->shape->keys[i] : 0 },
                              tensor_bytes(b, tensor));
     rondo__schedule_end(b->schedule);
 }
@@ -83,7 +110,7 @@ void rondo__lower_begin(struct rondo__build *b)
         buffer.room = buffer.bytes;
         buffer.spare = 1;
         b->tensor[i] = rondo__buffer_add(b->schedule, buffer);
-        if (i <= RONDO_TENSOR_V)
+        if (!rondo__tensor_is_result(i))
             copy_tensor(b, i, b->outside[i], b->tensor[i], "to the device");
     }
 }
@@ -118,8 +145,8 @@ static void blank_rows(struct rondo__build *b)
 void rondo__lower_end(struct rondo__build *b)
 {
     blank_rows(b);
-    for (int i = RONDO_TENSOR_OUT; i < RONDO_TENSORS; i++)
-        if (b->tensor[i] != b->outside[i])
+    for (int i = 0; i < RONDO_TENSORS; i++)
+        if (b->tensor[i] != b->outside[i] && rondo__tensor_is_result(i))
             copy_tensor(b, i, b->tensor[i], b->outside[i], "from the device");
 }
 
@@ -195,6 +222,9 @@ struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct ron
     if (s->failed)
         return o;
     rondo__schedule_use(s, q, 0, q_bytes, false);
+    for (int t = RONDO_TENSOR_ALIBI; t <= RONDO_TENSOR_BIAS; t++)
+        if (b->tensor[t] >= 0)
+            rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, false);
     for (int t = RONDO_TENSOR_OUT; t <= RONDO_TENSOR_LSE && writes_out; t++)
         rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, true);
     return o;

@@ -187,7 +187,7 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
     uint64_t direct_rows, pairs, ring_rows = 0, ring_messages = 0;
     if (!measure(s, f, &direct_rows, &pairs))
         return rondo__build_failed();
-    const uint64_t row = (uint64_t)shape->kv_heads * (uint64_t)(shape->head_dim + shape->value_dim) * rondo_type_size(shape->kv_type);
+    const uint64_t row = rondo__shape_kv_bytes(shape);
     for (int32_t r = 0; r < n; r++) {
         for (int64_t i = 0; i < s->roles.sequences; i++) {
             int64_t *end = f->count + i * n + r;
@@ -200,7 +200,7 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
         f->most = max64(f->most, f->reach[r] ? f->rows[r] : 0);
     }
     f->direct = rondo__goes_direct(ring_rows * row, direct_rows * row, (double)f->most * (double)row);
-    f->base.messages = 2 * (f->direct ? pairs : ring_messages);
+    f->base.messages = (shape->shared_kv ? 1 : 2) * (f->direct ? pairs : ring_messages);
     f->base.bytes = row * (f->direct ? direct_rows : ring_rows);
 
     const double node_row = (double)shape->heads * (double)shape->node_width * 4.0, parcel = (double)f->most * (double)row;
@@ -417,6 +417,8 @@ static int64_t pack(struct ring *g, int32_t to, int32_t group, int32_t index, co
     for (int part = 0; part < 2 && rows && !s->failed; part++) {
         const size_t row = rondo__kv_row_bytes(b, part), bytes = rondo__product(rows, row);
         const int32_t tensor = b->tensor[RONDO_TENSOR_K + part];
+        if (!row)
+            continue;
         if (out[part] < 0) {
             struct rondo__buffer buffer = { .name = part ? "packed v" : "packed k", .index = index, .owner = RONDO_OWNER_PLAN,
                                             .memory = rondo__transfer_memory(b), .tensor = -1, .bytes = bytes, .room = bytes, .over = over[part],
@@ -499,6 +501,8 @@ static void transfer(struct ring *g, int32_t step, int32_t group, int32_t places
     o->operation = RONDO_OP_SHIFT;
     for (int part = 0; part < 2 && !s->failed; part++) {
         const size_t row = rondo__kv_row_bytes(b, part);
+        if (!row)
+            continue;
         if (rows && b->machine.in_place && shown[step][part] < 0)
             shown[step][part] = rondo__lower_arrival(b, part ? "v of rank" : "k of rank", from, rondo__product(rows, row));
         in[part] = rows ? b->machine.in_place ? shown[step][part] : places[part][step % 2] : -1;
@@ -508,7 +512,7 @@ static void transfer(struct ring *g, int32_t step, int32_t group, int32_t places
             rondo__schedule_part(s, in[part], 0, rondo__product(rows, row), g->flow->direct ? from : (b->rank - 1 + n) % n, true);
     }
     rondo__schedule_end(s);
-    for (int part = 0; part < 2 && rows; part++)
+    for (int part = 0; part < 2 && rows && rondo__kv_row_bytes(b, part); part++)
         g->came_in[step][part] = rondo__lower_received(b, in[part], rondo__product(rows, rondo__kv_row_bytes(b, part)), group);
 }
 
@@ -521,7 +525,7 @@ static void make_places(struct ring *g, int32_t places[2][2])
         most = max64(most, g->came[r]);
         arrivals += g->came[r] > 0;
     }
-    for (int part = 0; part < 2 && !b->machine.in_place; part++)
+    for (int part = 0; part < 2 && !b->machine.in_place && rondo__kv_row_bytes(b, part); part++)
         for (int32_t i = 0; i < 2 && arrivals; i++)
             places[part][i] = i && arrivals < 2 ? places[part][0]
                                                 : rondo__lower_arrival(b, part ? "arriving v" : "arriving k", i,
