@@ -74,6 +74,22 @@ static inline int32_t rondo__hops(const struct rondo__survey *s, int32_t from, i
     return (to - from + s->roles.ranks) % s->roles.ranks;
 }
 
+/* ---- which rows of keys somebody needs (needs.c) ---- */
+/* Rows of a rank that some queries see, as they lie in a parcel. leaf, leaf_end: the leaves, or the fragment, that they are of. */
+struct rondo__need {
+    int64_t leaf, leaf_end, row, rows, at;   /* at: the builder's, where in the parcel */
+    int32_t rank, reserved;
+};
+/* What of a sequence's rows that `holder` does not have (from >= 0: and that rank `from` has) lies in the intervals `sees`, by rising position.
+ * Empties the list first. false: no memory. */
+bool rondo__list_needs(const struct rondo__survey *s, int64_t sequence, const struct rondo__list *sees, int32_t holder, int32_t from,
+                       struct rondo__list *out);
+/* The same of what the queries of a rank see, which has its own; sees: room to work in. */
+bool rondo__rank_needs(const struct rondo__survey *s, int64_t sequence, int32_t rank, int32_t from, struct rondo__list *sees,
+                       struct rondo__list *out);
+/* Where the first row of a piece lies in the parcel that it came in. Pieces are asked for by rising index; *next begins with 0. */
+int64_t rondo__need_row(const struct rondo__list *needs, const struct rondo__piece *p, int64_t *next);
+
 /* A job over a strip begins with its spans, which are copied; its leaves and places are added after it. */
 bool rondo__add_spans(struct rondo__build *b, const struct rondo__strip *strip, int64_t *first);
 struct rondo_job *rondo__add_job(struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t q_row,

@@ -18,12 +18,6 @@
 /* Ranks whose waiting nodes are counted to know how many there are; of more ranks so many, evenly apart. */
 #define SAMPLES 16
 
-/* Rows of a rank that a rank's queries see, as they lie in a parcel. leaf, leaf_end: the leaves, or the fragment, that they are of. */
-struct need {
-    int64_t leaf, leaf_end, row, rows, at;
-    int32_t rank, reserved;
-};
-
 struct kv_flow {
     struct rondo__flow base;
     bool direct;
@@ -40,47 +34,6 @@ static void flow_free(void *flow)
     rondo__free(f->reach);
     rondo__free(f->rows);
     rondo__free(f);
-}
-
-/* What of others' rows (from: -1; or of rank `from` only) the queries of `rank` in a sequence see, by rising position. Empties the list. */
-static bool list_needs(const struct rondo__survey *s, int64_t sequence, int32_t rank, int32_t from, struct rondo__list *sees,
-                       struct rondo__list *out)
-{
-    const struct rondo__sequence *q = s->sequence + sequence;
-    const struct rondo__stretch *stretch = (const struct rondo__stretch *)s->stretches.items + q->stretches_first;
-    const struct rondo__piece *fragment = (const struct rondo__piece *)s->fragments.items + q->fragments_first;
-    const int64_t leaf = s->roles.leaf;
-    int64_t strip, strips = rondo__strips_of(s, sequence, rank, &strip);
-    out->count = 0;
-    if (!strips)
-        return true;
-    if (!rondo__rank_sees(s, strip, strips, sees))
-        return false;
-    const struct rondo__interval *v = sees->items;
-    for (int64_t i = 0; i < sees->count; i++)
-        for (int64_t k = rondo__stretch_find(stretch, q->stretches, v[i].lo / leaf); k < q->stretches && stretch[k].first * leaf < v[i].hi; k++) {
-            int64_t begin = stretch[k].first * leaf, end = stretch[k].end * leaf, lo = v[i].lo > begin ? v[i].lo : begin;
-            int64_t hi = v[i].hi < end ? v[i].hi : end;
-            if (stretch[k].rank == rank || (from >= 0 && stretch[k].rank != from))
-                continue;
-            struct need *n = rondo__list_add(out, sizeof *n, 1);
-            if (!n)
-                return false;
-            *n = (struct need){ lo / leaf, (hi - 1) / leaf + 1, stretch[k].row + (lo - begin), hi - lo, 0, stretch[k].rank, 0 };
-        }
-    for (int64_t i = 0; i < q->fragments; i++) {
-        const struct rondo__piece *p = fragment + i;
-        bool seen = false;
-        for (int64_t j = 0; j < sees->count && !seen; j++)
-            seen = p->first + (p->count - 1) * p->step >= v[j].lo && p->first < v[j].hi;
-        if (!seen || p->rank == rank || (from >= 0 && p->rank != from))
-            continue;
-        struct need *n = rondo__list_add(out, sizeof *n, 1);
-        if (!n)
-            return false;
-        *n = (struct need){ p->index, p->index + 1, p->row, p->count, 0, p->rank, 0 };
-    }
-    return true;
 }
 
 /* ---- what all ranks together move ---- */
@@ -106,8 +59,8 @@ static bool measure(const struct rondo__survey *s, struct kv_flow *f, uint64_t *
     for (int32_t rank = 0; rank < n && fine; rank++)
         for (int64_t i = 0; i < s->roles.sequences && fine; i++) {
             int64_t *first = f->first + i * n, *end = f->count + i * n;
-            fine = list_needs(s, i, rank, -1, &sees, &needs);
-            const struct need *need = needs.items;
+            fine = rondo__rank_needs(s, i, rank, -1, &sees, &needs);
+            const struct rondo__need *need = needs.items;
             for (int64_t j = 0; j < needs.count && fine; j++) {
                 const int32_t r = need[j].rank;
                 first[r] = end[r] ? min64(first[r], need[j].row) : need[j].row;
@@ -243,17 +196,12 @@ static int32_t step_of_rank(const struct ring *g, int32_t rank)
 /* Where the piece's first row lies: among this rank's rows of the sequence, or in the parcel that it came in. */
 static int64_t row_of(const struct ring *g, int64_t sequence, const struct rondo__piece *p, int64_t *next)
 {
-    const struct rondo__list *list = g->needs + sequence;
-    const struct need *need = list->items;
     const int64_t cell = sequence * g->b->survey->roles.ranks + p->rank;
     if (p->rank == g->b->rank)
         return p->row;
     if (!g->flow->direct)
         return g->flow->at[cell] + p->row - g->flow->first[cell];
-    while (*next < list->count && (need[*next].leaf_end <= p->index || need[*next].rank != p->rank))
-        ++*next;
-    /* of a leaf whose first keys nobody sees this lies before what came; those keys are never touched */
-    return need[*next].at + p->row - need[*next].row;
+    return rondo__need_row(g->needs + sequence, p, next);
 }
 
 /* Pieces in the order of their steps, each step's by rising index: `order`. job_first, which jobs need only later, says where each begins. */
@@ -345,9 +293,9 @@ static bool find_needs(struct ring *g)
 {
     const struct rondo__survey *s = g->b->survey;
     for (int64_t i = 0; i < s->roles.sequences && g->flow->direct; i++) {
-        if (!list_needs(s, i, g->b->rank, -1, &g->sees, g->needs + i))
+        if (!rondo__rank_needs(s, i, g->b->rank, -1, &g->sees, g->needs + i))
             return false;
-        struct need *need = g->needs[i].items;
+        struct rondo__need *need = g->needs[i].items;
         for (int64_t j = 0; j < g->needs[i].count; j++) {
             need[j].at = g->came[need[j].rank];
             g->came[need[j].rank] += need[j].rows;
@@ -389,11 +337,11 @@ static int64_t pack(struct ring *g, int32_t to, int32_t group, int32_t index, co
     int64_t rows = 0;
     for (int64_t i = 0; i < v->roles.sequences; i++) {
         const int64_t cell = i * v->roles.ranks + b->rank;
-        struct need one = { .row = g->flow->first[cell], .rows = g->flow->count[cell] };
-        const struct need *need = &one;
+        struct rondo__need one = { .row = g->flow->first[cell], .rows = g->flow->count[cell] };
+        const struct rondo__need *need = &one;
         int64_t count = 1;
         if (to >= 0) {
-            s->failed |= !list_needs(v, i, to, b->rank, &g->sees, &needs);
+            s->failed |= !rondo__rank_needs(v, i, to, b->rank, &g->sees, &needs);
             need = needs.items;
             count = needs.count;
         }
