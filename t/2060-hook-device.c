@@ -321,6 +321,56 @@ static void attention(void)
     end();
 }
 
+/* Jobs of one head each, for a program of three heads of three KV heads: only what is of head 1 is the device's. */
+static void some_heads(void)
+{
+    static const rondo_span span = { 1, Q_ROWS, 1, 0 };
+    static const struct rondo_leaf leaf = { 0, 0, KEYS, 1, 0 };
+    static const struct rondo_tree_step steps[] = { { RONDO_TREE_LEAF, 0 }, { RONDO_TREE_STORE, 0 }, { RONDO_TREE_LOAD, 0 }, { RONDO_TREE_OUT, 0 } };
+    static const struct rondo_place place = { 0, 0, 0 };
+    enum { ALL = 3, ROW = ALL * DIM, Q = (Q_ROWS - 1) * ROW * 4 + DIM * 4, KV = (KEYS - 1) * ROW * 4 + DIM * 4,
+           LSE = ((Q_ROWS - 1) * ALL + 1) * 4, NODES = Q_ROWS * (DIM + 2) * 4 };
+    struct rondo_job jobs[ALL];
+    for (int32_t i = 0; i < ALL; i++)
+        jobs[i] = (struct rondo_job){ .q_rows = Q_ROWS, .spans = 1, .leaves = 1, .steps = 4, .places = 1, .depth = 2, .head = i, .heads = 1,
+                                      .kv_head = i };
+    struct rondo_program_desc d = { .heads = ALL, .kv_heads = ALL, .head_dim = DIM, .value_dim = DIM, .q_type = RONDO_F32, .kv_type = RONDO_F32,
+                                    .out_type = RONDO_F32, .leaf_size = 8, .scale_log2 = 1.0f, .node_width = DIM + 2, .spans = &span,
+                                    .leaves = &leaf, .steps = steps, .places = &place, .jobs = jobs, .span_count = 1, .leaf_count = 1,
+                                    .step_count = 4, .place_count = 1, .job_count = ALL };
+    struct rondo_program *program = NULL;
+    float host[64] = { 0 };
+    rondo__mask_make(&d.mask, 1, -1, -1);
+    need("space,count");
+    float *q = take(RONDO_MEMORY_DEVICE, Q), *k = take(RONDO_MEMORY_DEVICE, KV), *v = take(RONDO_MEMORY_DEVICE, KV);
+    float *out = take(RONDO_MEMORY_DEVICE, Q), *lse = take(RONDO_MEMORY_DEVICE, LSE), *nodes = take(RONDO_MEMORY_DEVICE, NODES);
+    float *const buffers[] = { nodes - Q_ROWS * (DIM + 2) };
+    const struct rondo_kv_part part = { .k = { k - DIM, ROW, DIM }, .v = { v - DIM, ROW, DIM } };
+    struct rondo_attention_run run = { .first = 1, .count = 1, .q = { q - DIM, ROW, DIM }, .out = { out - DIM, ROW, DIM }, .lse = { lse - 1, ALL, 1 },
+                                       .kv = &part, .kv_count = 1, .nodes = buffers, .node_count = 1 };
+    int err = ops->copy(dev, NULL, q, host, Q) || ops->copy(dev, NULL, k, host, KV) || ops->copy(dev, NULL, v, host, KV) ||
+              ops->program_new(dev, &program, &d);
+    if (!ok(!err, "a program of three jobs, one for each head"))
+        exit(1);
+    ok(!ops->attention(dev, NULL, program, &run, NULL), "what is of other heads need not be there: %s", rondo_error_text());
+    ok(rondo__hook_counts(ctx)->of[RONDO_HOOK_COUNT_ATTENTION].flops == 2.0 * (DIM + DIM) * 5, "the work of one head is counted");
+    err = ops->copy(dev, NULL, host, lse, LSE);
+    ok(!err && host[0] > 0.69f && host[0] < 0.70f && host[ALL] > 1.09f && host[ALL] < 1.10f,
+       "and the result is log 2 and log 3: %g, %g", (double)host[0], (double)host[ALL]);
+    run.first = 0;
+    ok(ops->attention(dev, NULL, program, &run, NULL) == RONDO_EDEVICE, "that of head 0 is missing: %s", rondo_error_text());
+    run.first = 2;
+    ok(ops->attention(dev, NULL, program, &run, NULL) == RONDO_EDEVICE, "that of head 2 too: %s", rondo_error_text());
+    ops->program_free(dev, program);
+    give(RONDO_MEMORY_DEVICE, q, Q);
+    give(RONDO_MEMORY_DEVICE, k, KV);
+    give(RONDO_MEMORY_DEVICE, v, KV);
+    give(RONDO_MEMORY_DEVICE, out, Q);
+    give(RONDO_MEMORY_DEVICE, lse, LSE);
+    give(RONDO_MEMORY_DEVICE, nodes, NODES);
+    end();
+}
+
 /* ---- streams ---- */
 
 static char hook_text[64];
@@ -603,6 +653,7 @@ int main(void)
     memory();
     elementwise();
     attention();
+    some_heads();
     order();
     lateness();
     plans();

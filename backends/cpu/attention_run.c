@@ -21,7 +21,7 @@ struct rondo_program {
     struct rondo_program_desc desc;
     struct rondo_attention_task *tasks;   /* [job_count]; where data lies is filled in by each run */
     struct about *about;                  /* [job_count] */
-    float **slots;                        /* [place_count] */
+    float **slots;                        /* of all jobs, one after another: jobs may name the same places, each for its heads */
     size_t worker_bytes, list_bytes, scratch;   /* of one thread, of the list of pieces, and both for all threads */
 };
 
@@ -39,8 +39,9 @@ static void set_task(const struct rondo_program *p, const struct rondo_job *job,
     *t = (struct rondo_attention_task){
         .q_rows = job->q_rows, .q_spans = d->spans + job->spans_first, .q_span_count = job->spans, .q_type = d->q_type,
         .sequence = job->sequence, .leaves = d->leaves + job->leaves_first, .leaf_count = job->leaves, .kv_type = d->kv_type,
-        .program = d->steps + job->steps_first, .steps = job->steps, .depth = job->depth, .slots = p->slots + job->places_first,
-        .heads = d->heads, .kv_heads = d->kv_heads, .head_dim = d->head_dim, .value_dim = d->value_dim, .scale_log2 = d->scale_log2,
+        .program = d->steps + job->steps_first, .steps = job->steps, .depth = job->depth,
+        .heads = rondo__job_heads(job, d->heads), .kv_heads = rondo__job_kv_heads(job, d->heads, d->kv_heads),
+        .kv_head = job->kv_head, .head_dim = d->head_dim, .value_dim = d->value_dim, .scale_log2 = d->scale_log2,
         .leaf_size = d->leaf_size, .mask = &d->mask, .out_type = d->out_type,
     };
 }
@@ -75,10 +76,18 @@ static int refuse(const struct rondo_device *dev, const struct rondo_program_des
     if (d->node_width != d->value_dim + 2)
         return rondo__fail(RONDO_ENOTSUP, "attention: nodes of %d floats for %d values; the cpu device has two more than values",
                            (int)d->node_width, (int)d->value_dim);
-    for (int64_t i = 0; i < d->job_count; i++)
-        if (d->jobs[i].operation != RONDO_JOB_FORWARD && d->jobs[i].operation != RONDO_JOB_JOIN)
+    for (int64_t i = 0; i < d->job_count; i++) {
+        const struct rondo_job *job = d->jobs + i;
+        const int32_t heads = rondo__job_heads(job, d->heads), kv_heads = rondo__job_kv_heads(job, d->heads, d->kv_heads);
+        if (job->operation != RONDO_JOB_FORWARD && job->operation != RONDO_JOB_JOIN)
             return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes operations forward and join, not number %d",
-                               (int)d->jobs[i].operation);
+                               (int)job->operation);
+        if (heads < 1 || job->head < 0 || heads > d->heads - job->head || kv_heads < 1 || job->kv_head < 0 ||
+            kv_heads > d->kv_heads - job->kv_head || heads % kv_heads)
+            return rondo__fail(RONDO_EINVAL, "attention: job %lld is for heads %d to %d of KV heads %d to %d; the program has %d and %d, and "
+                               "each KV head takes as many of them", (long long)i, (int)job->head, (int)(job->head + heads) - 1,
+                               (int)job->kv_head, (int)(job->kv_head + kv_heads) - 1, (int)d->heads, (int)d->kv_heads);
+    }
     return 0;
 }
 
@@ -118,18 +127,24 @@ int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out,
     if (err)
         return err;
     struct rondo_program *p = rondo__alloc_zero(1, sizeof *p);
+    size_t places = 0;
+    for (int64_t i = 0; i < desc->job_count; i++)
+        places += (size_t)desc->jobs[i].places;
     if (p) {
         p->desc = *desc;
         p->tasks = rondo__alloc_zero((size_t)desc->job_count, sizeof *p->tasks);
         p->about = rondo__alloc_zero((size_t)desc->job_count, sizeof *p->about);
-        p->slots = rondo__alloc_zero((size_t)desc->place_count, sizeof *p->slots);
+        p->slots = rondo__alloc_zero(places, sizeof *p->slots);
     }
     if (!p || !p->tasks || !p->about || !p->slots) {
         rondo__cpu_program_free(dev, p);
         return rondo__fail(RONDO_ENOMEM, "attention: no memory for a program of %lld jobs", (long long)desc->job_count);
     }
+    places = 0;
     for (int64_t i = 0; i < desc->job_count; i++) {
         set_task(p, desc->jobs + i, p->tasks + i);
+        p->tasks[i].slots = p->slots + places;
+        places += (size_t)desc->jobs[i].places;
         look_at(p, p->tasks + i, p->about + i);
     }
     if (!measure(dev, p))
@@ -173,11 +188,12 @@ struct job {
     int64_t pieces_count, items;
 };
 
-/* A job's first row of q, out or lse. */
+/* A job's first row of q, out or lse, and of that its first head. */
 static void *rows_of(const struct rondo_rows *rows, const int64_t *begins, const struct rondo_job *job, int type)
 {
     const int64_t row = begins ? begins[job->sequence] + job->row : job->q_row;
-    return rows->data ? (char *)rows->data + (size_t)(row * rows->row_stride) * rondo_type_size(type) : NULL;
+    const int64_t at = row * rows->row_stride + job->head * rows->head_stride;
+    return rows->data ? (char *)rows->data + at * (int64_t)rondo_type_size(type) : NULL;
 }
 
 /* Where the data of a job lies in this run. */
@@ -205,14 +221,15 @@ static int bind(const struct rondo_program *p, int64_t job, const struct rondo_a
     t->lse = rows_of(&run->lse, run->lse_row, from, RONDO_F32);
     t->lse_row_stride = run->lse.row_stride;
     t->lse_head_stride = run->lse.head_stride;
+    t->head = run->head + from->head;
     t->kv = run->kv;
     t->kv_count = about->sources;
-    for (int64_t i = from->places_first; i < from->places_first + from->places; i++) {
-        const struct rondo_place *place = p->desc.places + i;
+    for (int32_t i = 0; i < from->places; i++) {
+        const struct rondo_place *place = p->desc.places + from->places_first + i;
         if (place->buffer >= run->node_count)
             return rondo__fail(RONDO_EINVAL, "attention: job %lld has nodes in buffer %d, but the run has %d", (long long)job,
                                (int)place->buffer, (int)run->node_count);
-        p->slots[i] = run->nodes[place->buffer] + place->rows * t->heads * p->desc.node_width;
+        t->slots[i] = run->nodes[place->buffer] + (place->rows * p->desc.heads + from->q_rows * from->head) * p->desc.node_width;
     }
     return 0;
 }

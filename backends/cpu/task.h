@@ -22,9 +22,11 @@ struct rondo_attention_task {
 
     const struct rondo_tree_step *program;
     int32_t steps, depth;
-    float *const *slots;              /* LOAD and STORE's; NULL where there are none */
+    float **slots;                    /* LOAD and STORE's; NULL where there are none */
 
-    int32_t heads, kv_heads, head_dim, value_dim;
+    int32_t heads, kv_heads, head_dim, value_dim;   /* the job's: query head h reads KV head h / (heads / kv_heads) */
+    int32_t kv_head;                  /* number of the first of these in the KV parts */
+    int32_t head;                     /* number of the first query head among all heads of the plan */
     float scale_log2;
     int32_t leaf_size;
     const struct rondo_mask *mask;
@@ -126,7 +128,7 @@ static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo
     *i1 = (int32_t)b;
 }
 
-/* The first key of a leaf for one KV head: where it lies, in elements from `k` and `v`, and the way to the next key. */
+/* The first key of a leaf for one of the task's KV heads: where it lies, in elements from `k` and `v`, and the way to the next key. */
 struct rondo_leaf_rows {
     const void *k, *v;
     int64_t k_at, v_at, k_stride, v_stride;
@@ -137,8 +139,9 @@ static inline struct rondo_leaf_rows rondo__leaf_rows(const struct rondo_attenti
     int64_t row = f->row + (part->kv_row ? part->kv_row[t->sequence] : 0);
     if (part->pages)
         row = part->pages[row / part->page_rows] * part->page_rows + row % part->page_rows;
-    return (struct rondo_leaf_rows){ part->k.data, part->v.data, row * part->k.row_stride + kv_head * part->k.head_stride,
-                                     row * part->v.row_stride + kv_head * part->v.head_stride, part->k.row_stride, part->v.row_stride };
+    return (struct rondo_leaf_rows){ part->k.data, part->v.data, row * part->k.row_stride + (t->kv_head + kv_head) * part->k.head_stride,
+                                     row * part->v.row_stride + (t->kv_head + kv_head) * part->v.head_stride, part->k.row_stride,
+                                     part->v.row_stride };
 }
 
 #endif

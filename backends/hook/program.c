@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Attention on the device that the hook wraps: which bytes of q, k, v, out, lse and nodes the jobs of a run touch, so that each pointer can be
- * held against the block that it lies in; how much work the jobs are (the mode `count`); and, for a run that happens later, copies of the
+ * Attention on the device that the hook wraps: which bytes of each array the jobs of a run touch, so that each pointer can be held against
+ * the block that it lies in; how much work the jobs are (the mode `count`); and, for a run that happens later, copies of the
  * arrays that the caller may take back at once. Called by device.c.
  */
 #include "backends/hook/device.h"
 
 #include <stdio.h>
 
-/* Rows of a leaf that some query of its job sees: [low, high), less than the leaf has, or none. */
+/* Rows of a leaf that some query of its job sees: [low, high), less than the leaf has, or none; and the positions between which they are. */
 struct seen {
-    int64_t low, high;
+    int64_t low, high, first, end;
 };
 
 struct program {
@@ -51,7 +51,7 @@ static void look_at(struct program *p, const struct rondo_job *job)
         if (low >= high)
             continue;
         /* keys that were dealt out one by one: the first and the last of them between the two positions */
-        *s = (struct seen){ f->row + (low - f->first + f->step - 1) / f->step, f->row + (high - 1 - f->first) / f->step + 1 };
+        *s = (struct seen){ f->row + (low - f->first + f->step - 1) / f->step, f->row + (high - 1 - f->first) / f->step + 1, low, high };
     }
     p->sequences = job->sequence >= p->sequences ? job->sequence + 1 : p->sequences;
 }
@@ -103,11 +103,18 @@ static void touch(struct extent *e, int64_t low, int64_t high)
     e->high = high > e->high ? high : e->high;
 }
 
-/* rows x heads of dim elements from row `first` on */
-static void touch_rows(struct extent *e, const struct rondo_rows *r, int64_t first, int64_t rows, int64_t heads, int64_t dim, int64_t element)
+/* Heads of something, from `first` on. */
+struct heads {
+    int64_t first, count;
+};
+
+/* rows x heads of elements [column, end) from row `first` on */
+static void touch_rows(struct extent *e, const struct rondo_rows *r, int64_t first, int64_t rows, struct heads heads, int64_t column, int64_t end,
+                       int64_t element)
 {
-    if (rows > 0 && heads > 0 && dim > 0)
-        touch(e, first * r->row_stride * element, ((first + rows - 1) * r->row_stride + (heads - 1) * r->head_stride + dim) * element);
+    if (rows > 0 && heads.count > 0 && column < end)
+        touch(e, (first * r->row_stride + heads.first * r->head_stride + column) * element,
+              ((first + rows - 1) * r->row_stride + (heads.first + heads.count - 1) * r->head_stride + end) * element);
 }
 
 static int64_t row_of(const struct rondo_job *job, const int64_t *begins)
@@ -115,8 +122,27 @@ static int64_t row_of(const struct rondo_job *job, const int64_t *begins)
     return begins ? begins[job->sequence] + job->row : job->q_row;
 }
 
-static void touch_keys(struct extent e[2], const struct rondo_program_desc *d, const struct rondo_kv_part *part, int64_t first, int64_t end)
+static struct heads heads_of(const struct rondo_program_desc *d, const struct rondo_job *job)
 {
+    return (struct heads){ job->head, rondo__job_heads(job, d->heads) };
+}
+
+static struct heads kv_heads_of(const struct rondo_program_desc *d, const struct rondo_job *job)
+{
+    return (struct heads){ job->kv_head, rondo__job_kv_heads(job, d->heads, d->kv_heads) };
+}
+
+/* Positions [first, end) of a sequence, which begins at a row or column of an array. */
+static int64_t begin_of(const int64_t *begins, const struct rondo_job *job)
+{
+    return begins ? begins[job->sequence] : 0;
+}
+
+static void touch_keys(struct extent e[2], const struct rondo_program_desc *d, const struct rondo_job *job, const struct rondo_kv_part *part,
+                       int64_t first, int64_t end)
+{
+    const struct heads heads = kv_heads_of(d, job);
+    const int64_t values = job->operation == RONDO_JOB_PROBABILITIES ? 0 : d->value_dim;
     const int64_t element = (int64_t)rondo_type_size(d->kv_type);
     while (first < end) {
         int64_t row = first, rows = end - first;
@@ -125,14 +151,14 @@ static void touch_keys(struct extent e[2], const struct rondo_program_desc *d, c
             row = part->pages[first / part->page_rows] * part->page_rows + into;
             rows = part->page_rows - into < rows ? part->page_rows - into : rows;
         }
-        touch_rows(e, &part->k, row, rows, d->kv_heads, d->head_dim, element);
-        touch_rows(e + 1, &part->v, row, rows, d->kv_heads, d->value_dim, element);
+        touch_rows(e, &part->k, row, rows, heads, 0, d->head_dim, element);
+        touch_rows(e + 1, &part->v, row, rows, heads, 0, values, element);
         first += rows;
     }
 }
 
 struct touched {
-    struct extent q, out, lse;
+    struct extent q, out, lse, alibi, sinks, bias, stats, probs;
     struct extent (*kv)[2];            /* [kv_count] */
     struct extent *nodes;              /* [node_count] */
     int64_t *page_end;                 /* [kv_count] rows of sequences in pages */
@@ -158,10 +184,48 @@ static int check_run(const struct program *p, const struct rondo_attention_run *
     return 0;
 }
 
+/* What a job reads and writes at its queries, and of terms that are a number a head. */
+static void touch_queries(const struct program *p, const struct rondo_attention_run *run, const struct rondo_job *job, struct touched *t)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    const struct heads heads = heads_of(d, job), of_plan = { run->head + heads.first, heads.count };
+    const struct rondo_rows flat = { NULL, 0, 1 };
+    const bool out = p->writes[job - d->jobs];
+    /* also without leaves: a kernel may lay out the queries of a job before it looks at its program */
+    touch_rows(&t->q, &run->q, row_of(job, run->q_row), job->q_rows, heads, 0, d->head_dim, (int64_t)rondo_type_size(d->q_type));
+    if (out) {
+        touch_rows(&t->out, &run->out, row_of(job, run->out_row), job->q_rows, heads, 0, d->value_dim, (int64_t)rondo_type_size(d->out_type));
+        if (run->lse.data)
+            touch_rows(&t->lse, &run->lse, row_of(job, run->lse_row), job->q_rows, heads, 0, 1, sizeof(float));
+    }
+    if ((out && run->stats.data) || job->operation == RONDO_JOB_PROBABILITIES)
+        touch_rows(&t->stats, &run->stats, row_of(job, run->stats_row), job->q_rows, heads, 0, 2, sizeof(float));
+    if (d->terms.alibi)
+        touch_rows(&t->alibi, &flat, 0, 1, of_plan, 0, 1, sizeof(float));
+    if (d->terms.sinks && out)
+        touch_rows(&t->sinks, &flat, 0, 1, of_plan, 0, 1, sizeof(float));
+}
+
+/* What it reads and writes for each pair of a query and a key of a leaf. */
+static void touch_pairs(const struct program *p, const struct rondo_attention_run *run, const struct rondo_job *job, const struct seen *s,
+                        struct touched *t)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    const struct heads heads = heads_of(d, job), of_plan = { run->head + heads.first, heads.count };
+    const int64_t bias = begin_of(run->bias_key, job), probs = begin_of(run->probs_key, job);
+    for (int64_t i = job->spans_first; d->terms.bias && i < job->spans_first + job->spans; i++) {
+        const rondo_span *q = d->spans + i;
+        touch_rows(&t->bias, &run->bias, begin_of(run->bias_row, job) + q->first, (q->count - 1) * q->step + 1, of_plan, bias + s->first,
+                   bias + s->end, sizeof(float));
+    }
+    if (job->operation == RONDO_JOB_PROBABILITIES)
+        touch_rows(&t->probs, &run->probs, row_of(job, run->probs_row), job->q_rows, heads, probs + s->first, probs + s->end, sizeof(float));
+}
+
 static void touch_all(const struct program *p, const struct rondo_attention_run *run, struct touched *t)
 {
     const struct rondo_program_desc *d = &p->desc;
-    t->q = t->out = t->lse = nothing;
+    t->q = t->out = t->lse = t->alibi = t->sinks = t->bias = t->stats = t->probs = nothing;
     for (int32_t i = 0; i < run->kv_count; i++) {
         t->kv[i][0] = t->kv[i][1] = nothing;
         t->page_end[i] = 0;
@@ -170,25 +234,23 @@ static void touch_all(const struct program *p, const struct rondo_attention_run 
         t->nodes[i] = nothing;
     for (int64_t i = run->first; i < run->first + run->count; i++) {
         const struct rondo_job *job = d->jobs + i;
-        const int64_t node = (int64_t)rondo__slot_floats(1, d->heads, d->value_dim) * (int64_t)sizeof(float);
-        /* also without leaves: a kernel may lay out the queries of a job before it looks at its program */
-        touch_rows(&t->q, &run->q, row_of(job, run->q_row), job->q_rows, d->heads, d->head_dim, (int64_t)rondo_type_size(d->q_type));
-        if (p->writes[i]) {
-            touch_rows(&t->out, &run->out, row_of(job, run->out_row), job->q_rows, d->heads, d->value_dim,
-                       (int64_t)rondo_type_size(d->out_type));
-            if (run->lse.data)
-                touch_rows(&t->lse, &run->lse, row_of(job, run->lse_row), job->q_rows, d->heads, 1, sizeof(float));
-        }
+        const struct heads heads = heads_of(d, job);
+        const int64_t node = d->node_width * (int64_t)sizeof(float);
+        touch_queries(p, run, job, t);
         for (int64_t j = job->leaves_first; j < job->leaves_first + job->leaves; j++) {
             const int32_t source = d->leaves[j].source;
             const struct rondo_kv_part *part = run->kv + source;
             const int64_t begin = part->kv_row ? part->kv_row[job->sequence] : 0, end = begin + p->seen[j].high;
-            if (p->seen[j].low < p->seen[j].high)
-                touch_keys(t->kv[source], d, part, begin + p->seen[j].low, end);
+            if (p->seen[j].low < p->seen[j].high) {
+                touch_keys(t->kv[source], d, job, part, begin + p->seen[j].low, end);
+                touch_pairs(p, run, job, p->seen + j, t);
+            }
             t->page_end[source] = part->pages && end > t->page_end[source] ? end : t->page_end[source];
         }
-        for (int64_t j = job->places_first; j < job->places_first + job->places; j++)
-            touch(t->nodes + d->places[j].buffer, d->places[j].rows * node, (d->places[j].rows + job->q_rows) * node);
+        for (int64_t j = job->places_first; j < job->places_first + job->places; j++) {
+            const int64_t first = d->places[j].rows * d->heads + job->q_rows * heads.first;
+            touch(t->nodes + d->places[j].buffer, first * node, (first + job->q_rows * heads.count) * node);
+        }
     }
 }
 
@@ -204,11 +266,21 @@ static int translate_part(const struct rondo__hook_device *h, const struct touch
 static int translate(const struct rondo__hook_device *h, const struct touched *t, struct rondo_attention_run *run, struct rondo_kv_part *kv,
                      float **nodes)
 {
-    int err = rondo__hook_own(h, "attention", "q", run->q.data, t->q.low, t->q.high, &run->q.data);
-    if (!err)
-        err = rondo__hook_own(h, "attention", "out", run->out.data, t->out.low, t->out.high, &run->out.data);
-    if (!err)
-        err = rondo__hook_own(h, "attention", "lse", run->lse.data, t->lse.low, t->lse.high, &run->lse.data);
+    void *alibi = NULL, *sinks = NULL;
+    const struct {
+        const char *name;
+        const void *from;
+        const struct extent *e;
+        void **to;
+    } arrays[] = { { "q", run->q.data, &t->q, &run->q.data }, { "out", run->out.data, &t->out, &run->out.data },
+                   { "lse", run->lse.data, &t->lse, &run->lse.data }, { "bias", run->bias.data, &t->bias, &run->bias.data },
+                   { "stats", run->stats.data, &t->stats, &run->stats.data }, { "probs", run->probs.data, &t->probs, &run->probs.data },
+                   { "alibi", run->alibi, &t->alibi, &alibi }, { "sinks", run->sinks, &t->sinks, &sinks } };
+    int err = 0;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays && !err; i++)
+        err = rondo__hook_own(h, "attention", arrays[i].name, arrays[i].from, arrays[i].e->low, arrays[i].e->high, arrays[i].to);
+    run->alibi = alibi;
+    run->sinks = sinks;
     for (int32_t i = 0; i < run->kv_count && !err; i++)
         err = translate_part(h, t, i, kv + i);
     for (int32_t i = 0; i < run->node_count && !err; i++) {
@@ -227,13 +299,15 @@ static void count(struct rondo__hook_device *h, const struct program *p, const s
 {
     const struct rondo_program_desc *d = &p->desc;
     struct rondo__hook_count *c = h->counts.of + RONDO_HOOK_COUNT_ATTENTION;
-    const double kv_row = (double)d->kv_heads * (double)(d->head_dim + d->value_dim) * (double)rondo_type_size(d->kv_type);
-    const double q_row = (double)d->heads * (double)d->head_dim * (double)rondo_type_size(d->q_type);
-    const double out_row = (double)d->heads * (double)d->value_dim * (double)rondo_type_size(d->out_type);
-    const double node = (double)rondo__slot_floats(1, d->heads, d->value_dim) * sizeof(float);
     c->calls++;
     for (int64_t i = run->first; i < run->first + run->count; i++) {
         const struct rondo_job *job = d->jobs + i;
+        const bool probs = job->operation == RONDO_JOB_PROBABILITIES;
+        const double heads = (double)heads_of(d, job).count, dims = (double)(probs ? d->head_dim : d->head_dim + d->value_dim);
+        const double kv_row = (double)kv_heads_of(d, job).count * dims * (double)rondo_type_size(d->kv_type);
+        const double q_row = heads * (double)d->head_dim * (double)rondo_type_size(d->q_type);
+        const double out_row = heads * (double)d->value_dim * (double)rondo_type_size(d->out_type);
+        const double node = heads * (double)d->node_width * sizeof(float);
         uint64_t pairs = 0;
         for (int64_t j = job->leaves_first; j < job->leaves_first + job->leaves; j++) {
             const rondo_span keys = { d->leaves[j].first, d->leaves[j].count, d->leaves[j].step, 0 };
@@ -241,7 +315,9 @@ static void count(struct rondo__hook_device *h, const struct program *p, const s
                 pairs += d->mask.kind->pairs(&d->mask, job->sequence, d->spans + k, &keys);
             c->bytes += p->seen[j].low < p->seen[j].high ? (double)(p->seen[j].high - p->seen[j].low) * kv_row : 0.0;
         }
-        c->flops += 2.0 * (double)(d->head_dim + d->value_dim) * (double)pairs * (double)d->heads;
+        const double scores = (double)pairs * heads / (double)d->mask.heads;
+        c->flops += 2.0 * dims * scores;
+        c->bytes += ((d->terms.bias ? 1.0 : 0.0) + (probs ? 1.0 : 0.0)) * scores * sizeof(float);
         c->bytes += (double)job->q_rows * (q_row + (p->writes[i] ? out_row : 0.0));
         for (int32_t s = 0; s < job->steps; s++) {
             const int32_t code = d->steps[job->steps_first + s].code;
@@ -312,7 +388,7 @@ int rondo__hook_attention(struct rondo__hook_device *h, struct rondo_stream *str
     int64_t pages = 0;
     for (int32_t i = 0; i < run->kv_count; i++)
         pages += page_count(&t, run->kv + i, i);
-    at = rondo__hook_take(h, sizeof *run + parts * sizeof(struct rondo_kv_part) + nodes * sizeof(float *) + (3 + parts) * lists +
+    at = rondo__hook_take(h, sizeof *run + parts * sizeof(struct rondo_kv_part) + nodes * sizeof(float *) + (8 + parts) * lists +
                                  (size_t)pages * sizeof(int64_t) + 64);
     if (!at)
         return RONDO_ENOMEM;
@@ -329,6 +405,11 @@ int rondo__hook_attention(struct rondo__hook_device *h, struct rondo_stream *str
     mine->q_row = copy_of(&at, run->q_row, p->sequences);
     mine->out_row = copy_of(&at, run->out_row, p->sequences);
     mine->lse_row = copy_of(&at, run->lse_row, p->sequences);
+    mine->bias_row = copy_of(&at, run->bias_row, p->sequences);
+    mine->bias_key = copy_of(&at, run->bias_key, p->sequences);
+    mine->stats_row = copy_of(&at, run->stats_row, p->sequences);
+    mine->probs_row = copy_of(&at, run->probs_row, p->sequences);
+    mine->probs_key = copy_of(&at, run->probs_key, p->sequences);
     for (int32_t i = 0; i < run->kv_count; i++) {
         kv[i].kv_row = copy_of(&at, run->kv[i].kv_row, p->sequences);
         kv[i].pages = copy_of(&at, run->kv[i].pages, page_count(&t, run->kv + i, i));

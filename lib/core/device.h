@@ -95,10 +95,24 @@ struct rondo_job {
     int64_t spans_first, leaves_first, steps_first, places_first;
     int32_t spans, leaves, steps, places;
     int32_t depth;                     /* bounds the stack, with what LEAF needs for itself */
-    /* Which of the program's query heads: [head, head + heads), all of one KV head, or of all KV heads from `kv_head` on as many as they
-     * have; heads 0: all. Its nodes have so many heads, and begin as far into a place as the rows of the heads before it take. */
-    int32_t head, heads, kv_head;
+    /* Which of the program's heads: query heads [head, head + heads), of KV heads [kv_head, kv_head + kv_heads), each with as many of them;
+     * heads 0: all of both; kv_heads 0: one, or where heads are more than the program has for each KV head, as many as that makes. Its nodes
+     * have so many heads, and begin as far into a place as the rows of the heads before it take. */
+    int32_t head, heads, kv_head, kv_heads;
 };
+
+/* ... as they are counted: a job's heads and KV heads. */
+static inline int32_t rondo__job_heads(const struct rondo_job *job, int32_t heads)
+{
+    return job->heads ? job->heads : heads;
+}
+static inline int32_t rondo__job_kv_heads(const struct rondo_job *job, int32_t heads, int32_t kv_heads)
+{
+    const int32_t group = heads / kv_heads;
+    if (!job->heads || job->kv_heads)
+        return job->heads ? job->kv_heads : kv_heads;
+    return job->heads > group ? job->heads / group : 1;
+}
 
 /* All that is the same in every execution and every head group; copied or kept by the device: the arrays stay as they are until the
  * program is freed. */
