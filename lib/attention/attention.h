@@ -28,6 +28,7 @@ struct rondo__design {
 
 /* One rank's part of it. */
 struct rondo__part_of {
+    int32_t heads, kv_heads;           /* that it computes at a time */
     struct rondo__tables tables;
     struct rondo__schedule schedule;
 };
@@ -55,12 +56,12 @@ void rondo__design_free(struct rondo__design *design);
 /* part: { 0 }, or of another rank, whose memory is then used again. After a failure it is empty. */
 int rondo__design_build(const struct rondo__design *design, int32_t rank, struct rondo__part_of *part);
 void rondo__part_free(struct rondo__part_of *part);
-void rondo__design_program(const struct rondo__design *design, const struct rondo__tables *tables, struct rondo_program_desc *out);
+void rondo__design_program(const struct rondo__design *design, const struct rondo__part_of *part, struct rondo_program_desc *out);
 uint64_t rondo__design_hash(const struct rondo__design *design);
 /* (query, key) pairs over all ranks, for one head. UINT64_MAX: that many or more. */
 uint64_t rondo__design_pairs(const struct rondo__design *design);
-/* ... of the jobs of a computation. */
-uint64_t rondo__jobs_pairs(const struct rondo__design *design, const struct rondo__tables *tables, int64_t first, int64_t count);
+/* ... of the jobs of a computation, for all heads that they are of. */
+uint64_t rondo__jobs_pairs(const struct rondo__design *design, const struct rondo__part_of *part, int64_t first, int64_t count);
 
 /* ---- io.c, io_terms.c ---- */
 /* The caller's tensors, before anything moves. */

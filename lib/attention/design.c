@@ -253,8 +253,11 @@ int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rond
     rondo__schedule_clear(&part->schedule, rank, p->ranks, p->groups);
     t->spans.count = t->leaves.count = t->steps.count = t->places.count = t->jobs.count = 0;
     struct rondo__build b = { .survey = &p->survey, .shape = &p->shape, .machine = p->machine, .rank = rank, .groups = p->groups,
+                              .heads = (int32_t)p->desc.heads / p->groups, .kv_heads = (int32_t)p->desc.kv_heads / p->groups,
                               .tables = t, .schedule = &part->schedule };
     int err = p->algorithm->build(&b);
+    part->heads = b.heads;
+    part->kv_heads = b.kv_heads;
     if (!err && !rondo__schedule_place(&part->schedule))
         err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace would be larger than memory can be");
     if (err)
@@ -273,11 +276,12 @@ void rondo__part_free(struct rondo__part_of *part)
     *part = (struct rondo__part_of){ .tables = { .spans = { NULL, 0, 0 } } };
 }
 
-void rondo__design_program(const struct rondo__design *p, const struct rondo__tables *t, struct rondo_program_desc *out)
+void rondo__design_program(const struct rondo__design *p, const struct rondo__part_of *part, struct rondo_program_desc *out)
 {
     const rondo_attention_desc *d = &p->desc;
+    const struct rondo__tables *t = &part->tables;
     *out = (struct rondo_program_desc){
-        .heads = (int32_t)d->heads / p->groups, .kv_heads = (int32_t)d->kv_heads / p->groups, .head_dim = (int32_t)d->head_dim,
+        .heads = part->heads, .kv_heads = part->kv_heads, .head_dim = (int32_t)d->head_dim,
         .value_dim = (int32_t)d->value_dim, .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf,
         .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = (float)(d->scale * LOG2_E), .terms = p->terms,
         .node_width = p->shape.node_width, .mask = p->mask, .spans = t->spans.items, .leaves = t->leaves.items, .steps = t->steps.items,
@@ -338,18 +342,21 @@ uint64_t rondo__design_pairs(const struct rondo__design *p)
     return pairs;
 }
 
-uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__tables *t, int64_t first, int64_t count)
+uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__part_of *part, int64_t first, int64_t count)
 {
-    uint64_t pairs = 0;
+    const struct rondo__tables *t = &part->tables;
+    uint64_t all = 0;
     for (int64_t i = first; i < first + count; i++) {
         const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
         const struct rondo_leaf *leaf = (const struct rondo_leaf *)t->leaves.items + job->leaves_first;
         const rondo_span *span = (const rondo_span *)t->spans.items + job->spans_first;
+        uint64_t pairs = 0, heads = (uint64_t)(job->heads ? job->heads : part->heads);
         for (int32_t j = 0; j < job->leaves; j++)
             for (int32_t k = 0; k < job->spans; k++) {
                 const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };
                 pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, job->sequence, span + k, &keys));
             }
+        all = saturated(all, __builtin_mul_overflow(pairs, heads, &pairs) ? UINT64_MAX : pairs);
     }
-    return pairs;
+    return all;
 }

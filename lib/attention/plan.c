@@ -135,7 +135,7 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
         err = rondo__design_build(&plan->design, plan->rank, &plan->part);
     if (err)
         return err;
-    rondo__design_program(&plan->design, &plan->part.tables, &program);
+    rondo__design_program(&plan->design, &plan->part, &program);
     err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, &program, plan->design.sequences);
     if (!err)
         fill_info(plan);

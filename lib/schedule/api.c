@@ -112,8 +112,7 @@ static double flops_of(const struct rondo__design *p, const struct rondo__part_o
     const struct rondo__operation *o = rondo__operation_at(&part->schedule, index);
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
-    return 2.0 * (double)(p->desc.head_dim + p->desc.value_dim) * (double)rondo__jobs_pairs(p, &part->tables, o->first, o->count) *
-           (double)(p->desc.heads / p->groups);
+    return 2.0 * (double)(p->desc.head_dim + p->desc.value_dim) * (double)rondo__jobs_pairs(p, part, o->first, o->count);
 }
 
 /* One of the peers that the parts of a direction are with; -1: none, or several. */
@@ -279,7 +278,7 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
     for (int64_t i = 0; i < s->part.schedule.operations.count; i++) {
         const struct rondo__operation *o = rondo__operation_at(&s->part.schedule, i);
         if (o->kind == RONDO_COMPUTE)
-            p->pairs += rondo__jobs_pairs(&s->design, &s->part.tables, o->first, o->count);
+            p->pairs += rondo__jobs_pairs(&s->design, &s->part, o->first, o->count);
     }
     *out = &s->part.schedule;
     return 0;
@@ -298,8 +297,8 @@ int rondo_schedule_check(rondo_schedule *s, int (*progress)(void *user, double d
         return rondo__fail(RONDO_EINVAL, "the ranks send %llu messages of %llu bytes, but the plan says %llu of %llu",
                            (unsigned long long)p.messages, (unsigned long long)p.bytes, (unsigned long long)said->messages,
                            (unsigned long long)said->bytes);
-    if (p.pairs != said->visible_pairs * (uint64_t)s->design.groups)   /* both modulo 2^64 */
-        return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key, but the mask shows %llu in %d head groups",
-                           (unsigned long long)p.pairs, (unsigned long long)said->visible_pairs, (int)s->design.groups);
+    if (p.pairs != said->visible_pairs * (uint64_t)s->design.desc.heads)   /* both modulo 2^64 */
+        return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key, but the mask shows %llu to each of %lld heads",
+                           (unsigned long long)p.pairs, (unsigned long long)said->visible_pairs, (long long)s->design.desc.heads);
     return tell_progress(&p, 1.0);
 }

@@ -245,10 +245,13 @@ static char *row_at(const struct view *v, int64_t sequence, int64_t row, int64_t
     return v->data + (size_t)at * v->element;
 }
 
-/* Heads of one group of what a tensor has. */
-static int64_t group_heads(const struct rondo__runner *r, const struct view *v)
+/* Heads of a tensor that a copy between it and a dense buffer is of: their number, and the first. */
+static int64_t copy_heads_of(const struct rondo__runner *r, const struct rondo__operation *o, const struct rondo__copy *c, const struct view *v,
+                             int64_t *first)
 {
-    return v->heads / r->schedule->groups;
+    const int64_t heads = c->heads ? c->heads : v->heads / r->schedule->groups;
+    *first = c->heads ? c->head : o->group * heads;
+    return heads;
 }
 
 /* Where the rows that a PACK would copy lie, if they lie as it would leave them; else NULL. */
@@ -261,7 +264,8 @@ static char *serves(const struct rondo__runner *r, const struct rondo__operation
         return NULL;
     const int tensor = rondo__buffer_at(s, to->home)->tensor;
     const struct view *v = r->outside + tensor;
-    const int64_t heads = group_heads(r, v);
+    int64_t head;
+    const int64_t heads = copy_heads_of(r, o, c, v, &head);
     /* out may be q: what others still read must not become a result */
     if (tensor == RONDO_TENSOR_Q && r->given->tensor[RONDO_TENSOR_OUT]->data == v->data)
         return NULL;
@@ -270,7 +274,7 @@ static char *serves(const struct rondo__runner *r, const struct rondo__operation
     for (int64_t i = 1; i < o->count; i++)
         if (v->rows[c[i].sequence] + c[i].row != v->rows[c[i - 1].sequence] + c[i - 1].row + c[i - 1].rows)
             return NULL;
-    return row_at(v, c->sequence, c->row, o->group * heads);
+    return row_at(v, c->sequence, c->row, head);
 }
 
 static int take_workspace(struct rondo__runner *r, void *workspace)
@@ -515,24 +519,29 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
                                            (const char *)r->place[c->from] + c->from_at, (size_t)c->rows);
             continue;
         }
-        const struct view *a = rondo__buffer_at(s, c->from)->owner == RONDO_OWNER_CALLER ? r->outside + from : r->view + from;
-        if (!a->data || (to >= 0 && !r->outside[to].data))
+        const struct view *a = from < 0 ? NULL : rondo__buffer_at(s, c->from)->owner == RONDO_OWNER_CALLER ? r->outside + from : r->view + from;
+        const struct view *b = to < 0 ? NULL : rondo__buffer_at(s, c->to)->owner == RONDO_OWNER_CALLER ? r->outside + to : r->view + to;
+        if ((a && !a->data) || (b && !r->outside[to].data))
             continue;
-        if (to >= 0) {
-            const struct view *b = rondo__buffer_at(s, c->to)->owner == RONDO_OWNER_CALLER ? r->outside + to : r->view + to;
+        if (a && b) {
             err = copy_heads(r, row_at(b, c->sequence, c->row, 0), b->row_stride, b->head_stride, row_at(a, c->sequence, c->row, 0),
                              a->row_stride, a->head_stride, a->heads, c->columns ? c->columns : a->dim, a->element, c->rows);
             continue;
         }
-        const int64_t heads = group_heads(r, a);
-        err = copy_heads(r, (char *)r->place[c->to] + c->to_at, heads * a->dim, a->dim, row_at(a, c->sequence, c->row, o->group * heads),
-                         a->row_stride, a->head_stride, heads, a->dim, a->element, c->rows);
+        const struct view *v = a ? a : b;
+        int64_t head;
+        const int64_t heads = copy_heads_of(r, o, c, v, &head), dense = heads * v->dim;
+        char *at = row_at(v, c->sequence, c->row, head);
+        err = a ? copy_heads(r, (char *)r->place[c->to] + c->to_at, dense, v->dim, at, v->row_stride, v->head_stride, heads, v->dim, v->element,
+                             c->rows)
+                : copy_heads(r, at, v->row_stride, v->head_stride, (const char *)r->place[c->from] + c->from_at, dense, v->dim, heads, v->dim,
+                             v->element, c->rows);
     }
     return err;
 }
 
-/* What a computation sees of a buffer: a tensor's heads of a group, or dense rows of them. */
-static struct rondo_rows rows_of(const struct rondo__runner *r, int32_t buffer, const struct rondo__operation *o, int64_t heads, int64_t dim)
+/* What a computation sees of a buffer: a tensor's heads from `head` on, or dense rows of `heads`. */
+static struct rondo_rows rows_of(const struct rondo__runner *r, int32_t buffer, int64_t head, int64_t heads, int64_t dim)
 {
     struct rondo_rows rows = { NULL, heads * dim, dim };
     if (buffer < 0)
@@ -545,7 +554,7 @@ static struct rondo_rows rows_of(const struct rondo__runner *r, int32_t buffer, 
     const struct view *v = r->view + tensor;
     rows.row_stride = v->row_stride;
     rows.head_stride = v->head_stride;
-    rows.data = v->data ? v->data + (size_t)(o->group * heads * v->head_stride) * v->element : NULL;
+    rows.data = v->data ? v->data + (size_t)(head * v->head_stride) * v->element : NULL;
     return rows;
 }
 
@@ -555,20 +564,11 @@ static const int64_t *row_list(const struct rondo__runner *r, int32_t buffer)
     return tensor < 0 ? NULL : r->view[tensor].rows;
 }
 
-static struct rondo_rows result_rows(const struct rondo__runner *r, int tensor, const struct rondo__operation *o)
-{
-    const struct view *v = r->view + tensor;
-    struct rondo_rows rows = { NULL, v->row_stride, v->head_stride };
-    if (v->data)
-        rows.data = v->data + (size_t)(o->group * group_heads(r, v) * v->head_stride) * v->element;
-    return rows;
-}
-
 /* What scores are made of besides q and k. */
 static void set_terms(const struct rondo__runner *r, const struct rondo__operation *o, struct rondo_attention_run *run)
 {
     const struct view *bias = r->view + RONDO_TENSOR_BIAS;
-    run->head = o->group * r->desc.heads;
+    run->head = o->head;
     run->alibi = (const float *)(const void *)r->view[RONDO_TENSOR_ALIBI].data;
     run->sinks = (const float *)(const void *)r->view[RONDO_TENSOR_SINKS].data;
     run->bias = (struct rondo_rows){ bias->data, bias->row_stride, bias->heads == 1 ? 0 : bias->head_stride };
@@ -585,15 +585,15 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
     const struct rondo_program_desc *d = &r->desc;
     struct rondo_attention_run run = { .first = o->first, .count = o->count, .kv = r->kv, .kv_count = o->sources, .nodes = r->nodes,
                                        .node_count = o->nodes };
-    run.q = rows_of(r, o->q, o, d->heads, d->head_dim);
+    run.q = rows_of(r, o->q, o->head, d->heads, d->head_dim);
     run.q_row = row_list(r, o->q);
-    run.out = result_rows(r, RONDO_TENSOR_OUT, o);
-    run.out_row = r->view[RONDO_TENSOR_OUT].rows;
-    run.lse = result_rows(r, RONDO_TENSOR_LSE, o);
-    run.lse_row = r->view[RONDO_TENSOR_LSE].rows;
+    run.out = rows_of(r, o->out, o->head, d->heads, d->value_dim);
+    run.out_row = row_list(r, o->out);
+    run.lse = rows_of(r, o->lse, o->head, d->heads, 1);
+    run.lse_row = row_list(r, o->lse);
     for (int32_t i = 0; i < o->sources; i++) {
-        r->kv[i] = (struct rondo_kv_part){ .k = rows_of(r, sources[i].k, o, d->kv_heads, d->head_dim),
-                                           .v = rows_of(r, sources[i].v, o, d->kv_heads, d->value_dim),
+        r->kv[i] = (struct rondo_kv_part){ .k = rows_of(r, sources[i].k, o->kv_head, d->kv_heads, d->head_dim),
+                                           .v = rows_of(r, sources[i].v, o->kv_head, d->kv_heads, d->value_dim),
                                            .kv_row = row_list(r, sources[i].k) };
         if (sources[i].v < 0)   /* it lies in k */
             r->kv[i].v = r->kv[i].k;

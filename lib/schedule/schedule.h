@@ -68,11 +68,12 @@ struct rondo__use {
     size_t at, bytes;
 };
 
-/* Rows that PACK copies. Between a tensor's rows (of one head group, of one sequence) and a dense buffer, or between two dense buffers. */
+/* Rows that PACK copies. Between a tensor's rows (of some heads, of one sequence) and a dense buffer, or between two dense buffers. */
 struct rondo__copy {
     int32_t from, to;         /* buffers; a caller's or what stands for it is seen through its tensor's strides */
     size_t from_at, to_at;    /* bytes, into dense ones */
     int64_t sequence, row, rows;   /* of the tensor; sequence -1: all of `rows` bytes from one dense buffer to another */
+    int32_t head, heads;      /* of the tensor, where the other one is dense; heads 0: those of the operation's group */
     int64_t columns;          /* of a tensor whose last dimension is keys: so many, from the sequence's first on; 0: all of a row */
 };
 
@@ -100,11 +101,11 @@ struct rondo__operation {
     int64_t uses_first, waits_first;
     int32_t uses, waits;      /* waits: numbers of operations before it */
     int32_t operation;        /* TRANSFER: enum rondo_operation, for the statistics */
-    int32_t q;                /* COMPUTE: buffer of its queries */
+    int32_t q, out, lse;      /* COMPUTE: buffers of its queries and results; -1: none */
+    int32_t head, kv_head;    /* ... the program's first heads are these of the tensors, and of the plan */
     int64_t sources_first, nodes_first;   /* ... of its keys, and of its nodes (buffers, by struct rondo_place) */
     int32_t sources, nodes;
     int32_t elides;           /* PACK: nothing to do where `home` of what it writes serves */
-    int32_t reserved;
 };
 
 struct rondo__schedule {

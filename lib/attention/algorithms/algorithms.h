@@ -37,7 +37,9 @@ struct rondo__build {
     const struct rondo__shape *shape;
     struct rondo__machine machine;
     int32_t rank, groups;
-    bool lse;                          /* whether it may be asked for */
+    /* What computing takes at a time: a head group, of which `head` and `kv_head` are the first of group 0. A builder that deals heads to
+     * ranks sets them to its rank's before anything else. */
+    int32_t head, kv_head, heads, kv_heads;
     struct rondo__tables *tables;      /* filled */
     struct rondo__schedule *schedule;  /* filled */
     /* lower.c's: */
@@ -114,9 +116,12 @@ int32_t rondo__lower_arrival(struct rondo__build *b, const char *name, int32_t i
  * where it must. Before the transfer begins, resp. after it ended. */
 int32_t rondo__lower_send(struct rondo__build *b, int32_t buffer, size_t at, size_t bytes, int32_t group);
 int32_t rondo__lower_received(struct rondo__build *b, int32_t buffer, size_t bytes, int32_t group);
-/* A COMPUTE of jobs [first, first + count) begins; sources and nodes are added after it, then rondo__schedule_end(). */
+/* A COMPUTE of jobs [first, first + count) begins; results that are not the tensors, sources and nodes are added after it, then
+ * rondo__schedule_end(). */
 struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct rondo__step step, int32_t group, int64_t first, int64_t count,
                                               int32_t q, size_t q_bytes, bool writes_out);
+/* Dense buffers for the results of the COMPUTE under way, rows that count as those of its q. */
+void rondo__lower_results(struct rondo__build *b, int32_t out, int32_t lse);
 /* rows: that are there, of one head group; -1: all of a tensor. */
 void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t rows);
 void rondo__lower_fence(struct rondo__build *b, struct rondo__step step);

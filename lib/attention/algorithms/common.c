@@ -20,19 +20,19 @@ size_t rondo__product(int64_t rows, size_t bytes)
 
 size_t rondo__q_row_bytes(const struct rondo__build *b)
 {
-    return (size_t)(b->shape->heads / b->groups * b->shape->head_dim) * rondo_type_size(b->shape->q_type);
+    return (size_t)(b->heads * b->shape->head_dim) * rondo_type_size(b->shape->q_type);
 }
 
 size_t rondo__kv_row_bytes(const struct rondo__build *b, int part)
 {
     if (part && b->shape->shared_kv)
         return 0;
-    return (size_t)(b->shape->kv_heads / b->groups * (part ? b->shape->value_dim : b->shape->head_dim)) * rondo_type_size(b->shape->kv_type);
+    return (size_t)(b->kv_heads * (part ? b->shape->value_dim : b->shape->head_dim)) * rondo_type_size(b->shape->kv_type);
 }
 
 size_t rondo__node_bytes(const struct rondo__build *b)
 {
-    return (size_t)(b->shape->heads / b->groups) * (size_t)b->shape->node_width * sizeof(float);
+    return (size_t)b->heads * (size_t)b->shape->node_width * sizeof(float);
 }
 
 uint64_t rondo__shape_kv_bytes(const struct rondo__shape *shape)

@@ -219,15 +219,29 @@ struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct ron
     o->first = first;
     o->count = count;
     o->q = q;
+    o->head = b->head + group * b->heads;
+    o->kv_head = b->kv_head + group * b->kv_heads;
     if (s->failed)
         return o;
     rondo__schedule_use(s, q, 0, q_bytes, false);
     for (int t = RONDO_TENSOR_ALIBI; t <= RONDO_TENSOR_BIAS; t++)
         if (b->tensor[t] >= 0)
             rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, false);
-    for (int t = RONDO_TENSOR_OUT; t <= RONDO_TENSOR_LSE && writes_out; t++)
-        rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, true);
+    if (writes_out)
+        rondo__lower_results(b, b->tensor[RONDO_TENSOR_OUT], b->tensor[RONDO_TENSOR_LSE]);
     return o;
+}
+
+void rondo__lower_results(struct rondo__build *b, int32_t out, int32_t lse)
+{
+    struct rondo__schedule *s = b->schedule;
+    if (s->failed)
+        return;
+    struct rondo__operation *o = rondo__operation_at(s, s->operations.count - 1);
+    o->out = out;
+    o->lse = lse;
+    rondo__schedule_use(s, out, 0, rondo__buffer_at(s, out)->bytes, true);
+    rondo__schedule_use(s, lse, 0, rondo__buffer_at(s, lse)->bytes, true);
 }
 
 void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t rows)
