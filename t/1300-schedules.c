@@ -71,7 +71,7 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     for (int64_t i = 0; i < part->schedule.operations.count && a->counts_pairs; i++) {
         const struct rondo__operation *o = rondo__operation_at(&part->schedule, i);
         if (o->kind == RONDO_COMPUTE)
-            a->pairs += rondo__jobs_pairs(a->design, part, o->first, o->count);
+            a->pairs += rondo__jobs_pairs(a->design, part, 0, o->first, o->count);
     }
     a->bounds &= places_fit(a->design, part);
     if (a->tamper && rank == a->tampered)

@@ -24,12 +24,15 @@ struct rondo__design {
     rondo_placement *keys;
     rondo_placement *queries;          /* where there are fewer keys than queries: the queries by themselves; else NULL */
     struct rondo__survey survey;
+    struct rondo__survey probs;        /* of the queries of which probabilities are wanted */
+    struct rondo__flow probs_flow;
+    int64_t *probs_from, *probs_until; /* [sequences] */
 };
 
 /* One rank's part of it. */
 struct rondo__part_of {
     int32_t heads, kv_heads;           /* that it computes at a time */
-    struct rondo__tables tables;
+    struct rondo__tables tables, probs;
     struct rondo__schedule schedule;
 };
 
@@ -42,6 +45,8 @@ struct rondo_attention {
     int64_t *order;                    /* [sequences]: for rondo__check_io() */
     int64_t *bias_first;               /* [sequences + 1]: packed rows of bias */
     int64_t *zeros;                    /* [sequences] */
+    int64_t *probs_first;              /* [sequences + 1]: packed rows of probs */
+    int64_t *probs_skip;               /* [sequences]: this rank's queries before the first of them */
     int32_t rank, agreed;
     rondo_attention_info info;
 };
@@ -56,12 +61,14 @@ void rondo__design_free(struct rondo__design *design);
 /* part: { 0 }, or of another rank, whose memory is then used again. After a failure it is empty. */
 int rondo__design_build(const struct rondo__design *design, int32_t rank, struct rondo__part_of *part);
 void rondo__part_free(struct rondo__part_of *part);
-void rondo__design_program(const struct rondo__design *design, const struct rondo__part_of *part, struct rondo_program_desc *out);
+void rondo__design_program(const struct rondo__design *design, const struct rondo__part_of *part, int program, struct rondo_program_desc *out);
 uint64_t rondo__design_hash(const struct rondo__design *design);
+/* Of all ranks; 2 * (head_dim + value_dim) a pair and head, and 2 * head_dim for a probability. */
+double rondo__design_flops(const struct rondo__design *design);
 /* (query, key) pairs over all ranks, for one head. UINT64_MAX: that many or more. */
 uint64_t rondo__design_pairs(const struct rondo__design *design);
-/* ... of the jobs of a computation, for all heads that they are of. */
-uint64_t rondo__jobs_pairs(const struct rondo__design *design, const struct rondo__part_of *part, int64_t first, int64_t count);
+/* ... of the jobs of a computation of one of its programs (0, or 1: probabilities), for all heads that they are of. */
+uint64_t rondo__jobs_pairs(const struct rondo__design *design, const struct rondo__part_of *part, int program, int64_t first, int64_t count);
 
 /* ---- io.c, io_terms.c ---- */
 /* The caller's tensors, before anything moves. */
@@ -71,6 +78,8 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io);
 struct rondo__extent {
     const char *name, *begin, *end;
 };
+/* Whether probs has room for what is wanted; its rows are io.c's. */
+int rondo__check_probs(const rondo_attention *plan, const rondo_attention_io *io);
 int rondo__check_terms(const rondo_attention *plan, const rondo_attention_io *io, struct rondo__extent extents[RONDO_EXTENTS]);
 
 #endif

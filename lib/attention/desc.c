@@ -132,8 +132,14 @@ static int check_terms(const rondo_attention_desc *d)
     if (d->bias != 0 && d->bias != 1 && d->bias != d->heads)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: bias is %d; it must be 0, 1 for all heads alike, or %lld for one each",
                            (int)d->bias, (long long)d->heads);
-    if (d->probs || d->probs_first || d->probs_count)
-        return not_built("probs");
+    if (d->probs != 0 && d->probs != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: probs is %d; it must be 0 or 1", (int)d->probs);
+    if (!d->probs && (d->probs_first || d->probs_count))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: queries %lld and on are named (probs_first, probs_count), but probs is 0; set "
+                                         "it to 1", (long long)d->probs_first);
+    if (d->probs_first < 0 || d->probs_count < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: probs_first and probs_count are %lld and %lld; they must be at least 0",
+                           (long long)d->probs_first, (long long)d->probs_count);
     if (!(d->dropout >= 0.0 && d->dropout < 1.0))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: dropout is %g; it must be at least 0 and less than 1", d->dropout);
     if (d->shared_kv != 0 && d->shared_kv != 1)

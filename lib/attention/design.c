@@ -154,17 +154,59 @@ static int32_t choose_groups(const struct rondo__design *p)
     return (int32_t)groups;
 }
 
+/* ---- probabilities ---- */
+
+/* A survey of the queries of which they are wanted, and what their keys add to the traffic. */
+static int add_probs(struct rondo__design *p, const struct rondo__roles *forward)
+{
+    struct rondo__roles roles = *forward;
+    struct rondo__flow *flow = p->survey.flow;
+    size_t bytes, most = 0;
+    for (int64_t i = 0; i < p->sequences; i++) {
+        const int64_t first = p->desc.probs_first, count = p->desc.probs_count ? p->desc.probs_count : INT64_MAX;
+        const int64_t begin = first < p->tokens[i] ? first : p->tokens[i], end = count < p->tokens[i] - begin ? begin + count : p->tokens[i];
+        p->probs_from[i] = p->from[i] + begin;
+        p->probs_until[i] = p->from[i] + end;
+        most = (size_t)p->length[i] > most ? (size_t)p->length[i] : most;
+    }
+    roles.output.from = p->probs_from;
+    roles.output.until = p->probs_until;
+    int err = rondo__survey_make(&p->probs, &roles);
+    for (int32_t r = 0; r < p->ranks && !err; r++)
+        if (!rondo__mul((size_t)p->desc.heads * sizeof(float), most, &bytes) || !rondo__mul(bytes, (size_t)p->probs.output_rows[r], &bytes) ||
+            bytes > SIZE_MAX / 4)
+            err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: probabilities of %lld queries on rank %d, each of %lld heads and %zu keys, "
+                                            "are more than memory can hold; ask for fewer queries (probs_first, probs_count)",
+                              (long long)p->probs.output_rows[r], (int)r, (long long)p->desc.heads, most);
+    /* rows count from the first of the rank's queries, as everywhere */
+    for (int64_t i = 0; i < p->sequences && !err; i++) {
+        struct rondo__strip *strip = (struct rondo__strip *)p->probs.strips.items + p->probs.sequence[i].strips_first;
+        for (int64_t j = 0; j < p->probs.sequence[i].strips; j++)
+            strip[j].row += rondo__rows_before(&p->survey, i, strip[j].rank, p->probs_from[i] + p->shift[i]);
+    }
+    if (!err)
+        err = rondo__probs_flow(&p->probs, &p->shape, &p->probs_flow);
+    if (err)
+        return err;
+    flow->messages += p->probs_flow.messages;
+    flow->bytes += p->probs_flow.bytes;
+    flow->need += p->probs_flow.need;
+    return 0;
+}
+
 /* ---- make and end ---- */
 
 static int make(struct rondo__design *p, const rondo_attention_desc *d)
 {
-    p->tokens = rondo__alloc_zero((size_t)p->sequences, 5 * sizeof(int64_t));
+    p->tokens = rondo__alloc_zero((size_t)p->sequences, 7 * sizeof(int64_t));
     if (!p->tokens)
         return no_memory();
     p->cached = p->tokens + p->sequences;
     p->from = p->cached + p->sequences;
     p->shift = p->from + p->sequences;
     p->length = p->shift + p->sequences;
+    p->probs_from = p->length + p->sequences;
+    p->probs_until = p->probs_from + p->sequences;
     int err = set_lengths(p, d);
     if (!err)
         err = d->placement ? take_placement(p, d) : place(p, d);
@@ -196,6 +238,8 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: algorithm %s is known but not in this build",
                            rondo_algorithm_name(p->desc.algorithm));
     err = p->algorithm->flow(&p->survey, &p->shape, &p->machine);
+    if (!err && p->desc.probs)
+        err = add_probs(p, &roles);
     if (!err)
         p->groups = p->desc.head_groups ? p->desc.head_groups : choose_groups(p);
     return err;
@@ -241,20 +285,36 @@ int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc
 void rondo__design_free(struct rondo__design *p)
 {
     rondo__survey_free(&p->survey);
+    rondo__survey_free(&p->probs);
     rondo_placement_destroy(p->keys);
     rondo_placement_destroy(p->queries);
     rondo__free(p->tokens);
     *p = (struct rondo__design){ .ranks = 0 };
 }
 
+static void clear_tables(struct rondo__tables *t)
+{
+    t->spans.count = t->leaves.count = t->steps.count = t->places.count = t->jobs.count = 0;
+}
+
+static void free_tables(struct rondo__tables *t)
+{
+    rondo__list_free(&t->spans);
+    rondo__list_free(&t->leaves);
+    rondo__list_free(&t->steps);
+    rondo__list_free(&t->places);
+    rondo__list_free(&t->jobs);
+}
+
 int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rondo__part_of *part)
 {
-    struct rondo__tables *t = &part->tables;
     rondo__schedule_clear(&part->schedule, rank, p->ranks, p->groups);
-    t->spans.count = t->leaves.count = t->steps.count = t->places.count = t->jobs.count = 0;
+    clear_tables(&part->tables);
+    clear_tables(&part->probs);
     struct rondo__build b = { .survey = &p->survey, .shape = &p->shape, .machine = p->machine, .rank = rank, .groups = p->groups,
                               .heads = (int32_t)p->desc.heads / p->groups, .kv_heads = (int32_t)p->desc.kv_heads / p->groups,
-                              .tables = t, .schedule = &part->schedule };
+                              .tables = &part->tables, .schedule = &part->schedule, .probs = p->desc.probs ? &p->probs : NULL,
+                              .probs_tables = &part->probs, .probs_messages = p->probs_flow.messages };
     int err = p->algorithm->build(&b);
     part->heads = b.heads;
     part->kv_heads = b.kv_heads;
@@ -268,20 +328,18 @@ int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rond
 void rondo__part_free(struct rondo__part_of *part)
 {
     rondo__schedule_free(&part->schedule);
-    rondo__list_free(&part->tables.spans);
-    rondo__list_free(&part->tables.leaves);
-    rondo__list_free(&part->tables.steps);
-    rondo__list_free(&part->tables.places);
-    rondo__list_free(&part->tables.jobs);
+    free_tables(&part->tables);
+    free_tables(&part->probs);
     *part = (struct rondo__part_of){ .tables = { .spans = { NULL, 0, 0 } } };
 }
 
-void rondo__design_program(const struct rondo__design *p, const struct rondo__part_of *part, struct rondo_program_desc *out)
+void rondo__design_program(const struct rondo__design *p, const struct rondo__part_of *part, int program, struct rondo_program_desc *out)
 {
     const rondo_attention_desc *d = &p->desc;
-    const struct rondo__tables *t = &part->tables;
+    const struct rondo__tables *t = program ? &part->probs : &part->tables;
     *out = (struct rondo_program_desc){
-        .heads = part->heads, .kv_heads = part->kv_heads, .head_dim = (int32_t)d->head_dim,
+        .heads = program ? (int32_t)d->heads / p->groups : part->heads,
+        .kv_heads = program ? (int32_t)d->kv_heads / p->groups : part->kv_heads, .head_dim = (int32_t)d->head_dim,
         .value_dim = (int32_t)d->value_dim, .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf,
         .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = (float)(d->scale * LOG2_E), .terms = p->terms,
         .node_width = p->shape.node_width, .mask = p->mask, .spans = t->spans.items, .leaves = t->leaves.items, .steps = t->steps.items,
@@ -342,15 +400,29 @@ uint64_t rondo__design_pairs(const struct rondo__design *p)
     return pairs;
 }
 
-uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__part_of *part, int64_t first, int64_t count)
+double rondo__design_flops(const struct rondo__design *p)
 {
-    const struct rondo__tables *t = &part->tables;
+    const rondo_attention_desc *d = &p->desc;
+    uint64_t probs = 0;
+    for (int64_t i = 0; i < p->sequences && d->probs; i++) {
+        const rondo_span queries = { p->probs_from[i] + p->shift[i], p->probs_until[i] - p->probs_from[i], 1, 0 }, keys = { 0, p->length[i], 1, 0 };
+        if (p->length[i])
+            probs = saturated(probs, p->mask.kind->pairs(&p->mask, i, &queries, &keys));
+    }
+    return 2.0 * (double)(d->head_dim + d->value_dim) * (double)rondo__design_pairs(p) * (double)d->heads +
+           2.0 * (double)d->head_dim * (double)probs * (double)d->heads;
+}
+
+uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__part_of *part, int program, int64_t first, int64_t count)
+{
+    const struct rondo__tables *t = program ? &part->probs : &part->tables;
+    const int32_t program_heads = program ? (int32_t)p->desc.heads / p->groups : part->heads;
     uint64_t all = 0;
     for (int64_t i = first; i < first + count; i++) {
         const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
         const struct rondo_leaf *leaf = (const struct rondo_leaf *)t->leaves.items + job->leaves_first;
         const rondo_span *span = (const rondo_span *)t->spans.items + job->spans_first;
-        uint64_t pairs = 0, heads = (uint64_t)(job->heads ? job->heads : part->heads);
+        uint64_t pairs = 0, heads = (uint64_t)(job->heads ? job->heads : program_heads);
         for (int32_t j = 0; j < job->leaves; j++)
             for (int32_t k = 0; k < job->spans; k++) {
                 const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };

@@ -17,8 +17,9 @@ static int prepare(rondo_attention *plan, const rondo_attention_io *io, rondo_at
         err = rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the workspace is not aligned to 64 bytes");
     if (err)
         return err;
-    *given = (struct rondo__given){ .tensor = { &ours->q, &ours->k, &ours->v, &ours->out, &ours->lse, &ours->alibi, &ours->sinks, &ours->bias },
-                                    .cached = plan->design.cached, .seed = ours->seed, .progress = ours->progress, .user = ours->user };
+    *given = (struct rondo__given){ .tensor = { &ours->q, &ours->k, &ours->v, &ours->out, &ours->lse, &ours->alibi, &ours->sinks, &ours->bias,
+                                                 &ours->probs },
+                                    .cached = plan->design.cached, .q_first = plan->q_first, .probs_skip = plan->probs_skip, .seed = ours->seed, .progress = ours->progress, .user = ours->user };
     given->rows[RONDO_TENSOR_Q] = ours->q_row ? ours->q_row : plan->q_first;
     given->rows[RONDO_TENSOR_K] = given->rows[RONDO_TENSOR_V] = ours->kv_row ? ours->kv_row : plan->kv_first;
     given->rows[RONDO_TENSOR_OUT] = ours->out_row ? ours->out_row : plan->q_first;
@@ -26,6 +27,8 @@ static int prepare(rondo_attention *plan, const rondo_attention_io *io, rondo_at
     given->rows[RONDO_TENSOR_ALIBI] = given->rows[RONDO_TENSOR_SINKS] = plan->zeros;
     given->rows[RONDO_TENSOR_BIAS] = ours->bias_row ? ours->bias_row : plan->bias_first;
     given->keys[RONDO_TENSOR_BIAS] = ours->bias_key;
+    given->rows[RONDO_TENSOR_PROBS] = ours->probs_row ? ours->probs_row : plan->probs_first;
+    given->keys[RONDO_TENSOR_PROBS] = ours->probs_key;
     return rondo__runner_bind(plan->runner, given, workspace);
 }
 

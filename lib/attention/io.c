@@ -202,6 +202,7 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
         { &lse, "lse_row", RONDO_F32, d->heads, 0 },
     };
     struct rondo__extent extents[RONDO_EXTENTS];
+    struct use probs = { .name = "probs", .t = &io->probs, .list = io->probs_row, .first = plan->probs_first };
     int failed = rondo__check_terms(plan, io, extents);
     if (failed)
         return failed;
@@ -222,15 +223,30 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
         if (err)
             return err;
     }
-    const char *twice = out.begin && folded(&out, n, plan->order) ? "out" : lse.begin && folded(&lse, n, plan->order) ? "lse" : NULL;
+    if (d->probs) {
+        int err = rondo__check_probs(plan, io);
+        if (!err)
+            err = check_rows(&probs, "probs_row", n);
+        if (!err)
+            err = check_tensor(&probs, RONDO_F32, d->heads, io->probs.shape[2], true);
+        if (!err)
+            err = rondo__check_memory(plan->ctx, "rondo_attention_execute", "probs", io->probs.memory, probs.begin);
+        if (err)
+            return err;
+    }
+    for (int i = 0; i < 5 && probs.begin; i++)
+        if (overlap(&probs, all[i].use))
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: probs overlaps %s; results need memory of their own", all[i].use->name);
+    const char *twice = out.begin && folded(&out, n, plan->order) ? "out" : lse.begin && folded(&lse, n, plan->order) ? "lse"
+                        : probs.begin && folded(&probs, n, plan->order) ? "probs" : NULL;
     if (twice)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides or first rows of %s make rows, heads or sequences overlap; results "
                                          "need places of their own", twice);
     for (int i = 0; i < RONDO_EXTENTS; i++) {
         const struct use term = { .name = extents[i].name, .begin = extents[i].begin, .end = extents[i].end };
-        if (overlap(&out, &term) || overlap(&lse, &term))
+        if (overlap(&out, &term) || overlap(&lse, &term) || overlap(&probs, &term))
             return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s overlaps %s; results need memory of their own",
-                               overlap(&out, &term) ? "out" : "lse", term.name);
+                               overlap(&out, &term) ? "out" : overlap(&lse, &term) ? "lse" : "probs", term.name);
     }
     if (overlap(&out, &q) && !same_place(&out, &q, n))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: out overlaps q; it may be q only with the same type, shape, strides and "

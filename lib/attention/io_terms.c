@@ -91,6 +91,23 @@ static int check_bias(const rondo_attention *plan, const rondo_attention_io *io,
     return err;
 }
 
+int rondo__check_probs(const rondo_attention *plan, const rondo_attention_io *io)
+{
+    const struct rondo__design *p = &plan->design;
+    const rondo_tensor *t = &io->probs;
+    int err = plan->probs_first[p->sequences] ? check_given("probs", t, true) : 0;
+    if (err || !plan->probs_first[p->sequences])
+        return err;
+    if (t->dims != 3 || t->shape[1] != p->desc.heads || t->stride[2] != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: probs has %d dimensions, %lld heads, the last stride is %lld; it must be [%lld "
+                                         "rows, %lld, keys], dense in keys", (int)t->dims, (long long)t->shape[1], (long long)t->stride[2],
+                           (long long)plan->probs_first[p->sequences], (long long)p->desc.heads);
+    for (int64_t i = 0; i < p->sequences && !err; i++)
+        err = check_block("probs", t, i, io->probs_row ? io->probs_row[i] : plan->probs_first[i], plan->probs_first[i + 1] - plan->probs_first[i],
+                          io->probs_key ? io->probs_key[i] : 0, p->length[i]);
+    return err;
+}
+
 int rondo__check_terms(const rondo_attention *plan, const rondo_attention_io *io, struct rondo__extent extents[RONDO_EXTENTS])
 {
     const rondo_attention_desc *d = &plan->design.desc;
@@ -100,6 +117,11 @@ int rondo__check_terms(const rondo_attention *plan, const rondo_attention_io *io
         err = check_numbers(plan, "sinks", &io->sinks, d->sinks != 0, extents + 1);
     if (!err)
         err = check_bias(plan, io, extents + 2);
+    if (!err && !d->probs)
+        err = check_given("probs", &io->probs, false);
+    if (!err && !d->probs && (io->probs_row || io->probs_key))
+        err = rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s is given, but the plan was made without probs",
+                          io->probs_row ? "probs_row" : "probs_key");
     if (!err && io->seed && d->dropout == 0.0)
         err = rondo__fail(RONDO_EINVAL, "rondo_attention_execute: a seed is given, but the plan was made without dropout");
     return err;

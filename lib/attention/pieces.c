@@ -123,6 +123,28 @@ int64_t rondo__strips_of(const struct rondo__survey *s, int64_t sequence, int32_
     return n;
 }
 
+int64_t rondo__rows_before(const struct rondo__survey *s, int64_t sequence, int32_t rank, int64_t position)
+{
+    int64_t strip, strips = rondo__strips_of(s, sequence, rank, &strip), rows = 0;
+    for (int64_t i = strip; i < strip + strips; i++) {
+        const rondo_span *span = (const rondo_span *)s->spans.items + rondo__strip_at(s, i)->spans_first;
+        for (int32_t j = 0; j < rondo__strip_at(s, i)->spans; j++, span++)
+            if (span->first < position) {
+                const int64_t before = (position - 1 - span->first) / span->step + 1;
+                rows += before < span->count ? before : span->count;
+            }
+    }
+    return rows;
+}
+
+int64_t rondo__rows_here(const struct rondo__survey *s, int64_t sequence, int32_t rank)
+{
+    int64_t strip, strips = rondo__strips_of(s, sequence, rank, &strip), rows = 0;
+    for (int64_t i = strip; i < strip + strips; i++)
+        rows += rondo__strip_at(s, i)->rows;
+    return rows;
+}
+
 bool rondo__rank_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out)
 {
     const int64_t leaf = s->roles.leaf;

@@ -51,15 +51,19 @@ static size_t list_bytes(const struct rondo__list *list, size_t item)
     return (size_t)list->room * item;
 }
 
+static size_t tables_bytes(const struct rondo__tables *t)
+{
+    return list_bytes(&t->spans, sizeof(rondo_span)) + list_bytes(&t->leaves, sizeof(struct rondo_leaf)) +
+           list_bytes(&t->steps, sizeof(struct rondo_tree_step)) + list_bytes(&t->jobs, sizeof(struct rondo_job)) +
+           list_bytes(&t->places, sizeof(struct rondo_place));
+}
+
 static size_t plan_bytes(const rondo_attention *plan)
 {
-    const struct rondo__tables *t = &plan->part.tables;
     const struct rondo__schedule *s = &plan->part.schedule;
-    return sizeof *plan + (size_t)(10 * plan->design.sequences + 4) * sizeof(int64_t) + rondo__placement_bytes(plan->design.keys) +
-           (plan->design.queries ? rondo__placement_bytes(plan->design.queries) : 0) + list_bytes(&t->spans, sizeof(rondo_span)) +
-           list_bytes(&t->leaves, sizeof(struct rondo_leaf)) + list_bytes(&t->steps, sizeof(struct rondo_tree_step)) +
-           list_bytes(&t->jobs, sizeof(struct rondo_job)) + list_bytes(&t->places, sizeof(struct rondo_place)) +
-           list_bytes(&s->buffers, sizeof(struct rondo__buffer)) + list_bytes(&s->operations, sizeof(struct rondo__operation)) +
+    return sizeof *plan + (size_t)(14 * plan->design.sequences + 7) * sizeof(int64_t) + rondo__placement_bytes(plan->design.keys) +
+           (plan->design.queries ? rondo__placement_bytes(plan->design.queries) : 0) + tables_bytes(&plan->part.tables) +
+           tables_bytes(&plan->part.probs) + list_bytes(&s->buffers, sizeof(struct rondo__buffer)) + list_bytes(&s->operations, sizeof(struct rondo__operation)) +
            list_bytes(&s->uses, sizeof(struct rondo__use)) + list_bytes(&s->waits, sizeof(int32_t)) +
            list_bytes(&s->copies, sizeof(struct rondo__copy)) + list_bytes(&s->parts, sizeof(struct rondo__part)) +
            list_bytes(&s->sources, sizeof(struct rondo__source)) + list_bytes(&s->nodes, sizeof(int32_t)) +
@@ -94,7 +98,8 @@ static void fill_info(rondo_attention *plan)
     info->bytes_total = flow->bytes;
     info->visible_pairs = rondo__design_pairs(p);
     info->visible_pairs_here = pairs_here(plan);
-    info->flops = 2.0 * (double)(d->head_dim + d->value_dim) * (double)info->visible_pairs * (double)d->heads;
+    info->flops = rondo__design_flops(p);
+    info->probs_rows = plan->probs_first[p->sequences];
     info->hash = rondo__design_hash(p);
     info->plan_bytes = plan_bytes(plan);
 }
@@ -105,20 +110,24 @@ static void fill_info(rondo_attention *plan)
 static int set_rows(rondo_attention *plan)
 {
     const struct rondo__design *p = &plan->design;
-    plan->kv_first = rondo__alloc_zero((size_t)p->sequences + 1, 5 * sizeof(int64_t));
+    plan->kv_first = rondo__alloc_zero((size_t)p->sequences + 1, 7 * sizeof(int64_t));
     if (!plan->kv_first)
         return no_memory();
     plan->q_first = plan->kv_first + p->sequences + 1;
     plan->order = plan->q_first + p->sequences + 1;
     plan->bias_first = plan->order + p->sequences + 1;
     plan->zeros = plan->bias_first + p->sequences + 1;
+    plan->probs_first = plan->zeros + p->sequences + 1;
+    plan->probs_skip = plan->probs_first + p->sequences + 1;
     for (int64_t i = 0; i < p->sequences; i++) {
-        int64_t strip, strips = rondo__strips_of(&p->survey, i, plan->rank, &strip);
         plan->kv_first[i + 1] = plan->kv_first[i] + rondo_placement_held(p->keys, i, plan->rank);
-        plan->q_first[i + 1] = plan->q_first[i];
+        plan->q_first[i + 1] = plan->q_first[i] + rondo__rows_here(&p->survey, i, plan->rank);
         plan->bias_first[i + 1] = plan->bias_first[i] + p->tokens[i];
-        for (int64_t j = strip; j < strip + strips; j++)
-            plan->q_first[i + 1] += rondo__strip_at(&p->survey, j)->rows;
+        plan->probs_first[i + 1] = plan->probs_first[i];
+        if (!p->desc.probs)
+            continue;
+        plan->probs_first[i + 1] += rondo__rows_here(&p->probs, i, plan->rank);
+        plan->probs_skip[i] = rondo__rows_before(&p->survey, i, plan->rank, p->probs_from[i] + p->shift[i]);
     }
     return 0;
 }
@@ -126,7 +135,7 @@ static int set_rows(rondo_attention *plan)
 static int make(rondo_attention *plan, const rondo_attention_desc *desc)
 {
     struct rondo__machine machine;
-    struct rondo_program_desc program;
+    struct rondo_program_desc programs[2];
     rondo__machine_of(plan->ctx, &machine);
     int err = rondo__design_make(&plan->design, desc, plan->ctx->ranks, &machine);
     if (!err)
@@ -135,12 +144,15 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
         err = rondo__design_build(&plan->design, plan->rank, &plan->part);
     if (err)
         return err;
-    rondo__design_program(&plan->design, &plan->part, &program);
-    err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, &program, plan->design.sequences);
+    rondo__design_program(&plan->design, &plan->part, 0, programs);
+    rondo__design_program(&plan->design, &plan->part, 1, programs + 1);
+    err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, programs, plan->design.desc.probs ? 2 : 1,
+                             plan->design.sequences);
     if (!err)
         fill_info(plan);
     rondo__list_free(&plan->part.schedule.history);
     rondo__survey_free(&plan->design.survey);
+    rondo__survey_free(&plan->design.probs);
     return err;
 }
 

@@ -60,6 +60,8 @@ int rondo__side_held(const struct rondo__side *side, int64_t sequence, struct ro
     const rondo_placement *p = shift ? side->other : side->placement;
     const struct rondo__run *runs;
     int64_t count = rondo__placement_runs(p, sequence, &runs), length = rondo_placement_length(p, sequence), low = 0, high = count;
+    if (side->until && side->until[sequence] < length)
+        length = side->until[sequence];
     const int32_t ranks = rondo__placement_desc(p)->ranks;
     bool fits = true;
     out->count = 0;
@@ -71,7 +73,7 @@ int rondo__side_held(const struct rondo__side *side, int64_t sequence, struct ro
             high = middle;
     }
     for (int64_t i = low; i < count; i++) {
-        int64_t end = i + 1 < count ? runs[i + 1].first : length, first = runs[i].first > from ? runs[i].first : from;
+        int64_t end = i + 1 < count && runs[i + 1].first < length ? runs[i + 1].first : length, first = runs[i].first > from ? runs[i].first : from;
         if (first >= end)
             continue;
         if (runs[i].stride == 1) {

@@ -12,10 +12,11 @@
 
 #include "attention/tree.h"
 
-/* One side: of sequence i the positions from[i] on that `placement` holds; shift[i] is added to them (NULL: 0). */
+/* One side: of sequence i the positions from[i] to until[i] - 1 (NULL: all from there on) that `placement` holds; shift[i] is added to them
+ * (NULL: 0). */
 struct rondo__side {
     const rondo_placement *placement, *other;   /* other: for sequences whose shift is not 0 */
-    const int64_t *from, *shift;                /* [sequences] or NULL */
+    const int64_t *from, *shift, *until;        /* [sequences] or NULL */
 };
 
 struct rondo__roles {
@@ -88,6 +89,11 @@ bool rondo__pieces(const struct rondo__survey *s, int64_t sequence, const struct
 
 /* Which strips of a sequence are a rank's: *first and on; their number. */
 int64_t rondo__strips_of(const struct rondo__survey *s, int64_t sequence, int32_t rank, int64_t *first);
+
+/* How many of a rank's output rows of a sequence stand before a position. */
+int64_t rondo__rows_before(const struct rondo__survey *s, int64_t sequence, int32_t rank, int64_t position);
+/* How many output rows of a sequence a rank has. */
+int64_t rondo__rows_here(const struct rondo__survey *s, int64_t sequence, int32_t rank);
 
 /* The union of what some strips of a sequence see: intervals, no two in one leaf. Empties the list first. false: no memory. */
 bool rondo__rank_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out);

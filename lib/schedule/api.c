@@ -54,7 +54,7 @@ static void fill_info(rondo_schedule *s)
     info->messages = flow->messages * (uint64_t)p->groups;
     info->bytes = flow->bytes;
     info->visible_pairs = rondo__design_pairs(p);
-    info->flops = 2.0 * (double)(d->head_dim + d->value_dim) * (double)info->visible_pairs * (double)d->heads;
+    info->flops = rondo__design_flops(p);
     info->hash = rondo__design_hash(p);
 }
 
@@ -112,7 +112,8 @@ static double flops_of(const struct rondo__design *p, const struct rondo__part_o
     const struct rondo__operation *o = rondo__operation_at(&part->schedule, index);
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
-    return 2.0 * (double)(p->desc.head_dim + p->desc.value_dim) * (double)rondo__jobs_pairs(p, part, o->first, o->count);
+    const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
+    return a_pair * (double)rondo__jobs_pairs(p, part, o->program, o->first, o->count);
 }
 
 /* One of the peers that the parts of a direction are with; -1: none, or several. */
@@ -277,8 +278,8 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
     p->bytes += counts.bytes;
     for (int64_t i = 0; i < s->part.schedule.operations.count; i++) {
         const struct rondo__operation *o = rondo__operation_at(&s->part.schedule, i);
-        if (o->kind == RONDO_COMPUTE)
-            p->pairs += rondo__jobs_pairs(&s->design, &s->part, o->first, o->count);
+        if (o->kind == RONDO_COMPUTE && !o->program)
+            p->pairs += rondo__jobs_pairs(&s->design, &s->part, 0, o->first, o->count);
     }
     *out = &s->part.schedule;
     return 0;

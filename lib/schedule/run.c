@@ -23,8 +23,9 @@ enum state { WAITING, UNDER_WAY, OVER };
 struct rondo__runner {
     rondo_context *ctx;
     const struct rondo__schedule *schedule;
-    struct rondo_program_desc desc;
-    struct rondo_program *program;
+    struct rondo_program_desc desc[2];
+    struct rondo_program *program[2];      /* by operation's `program` */
+    int32_t programs;
     int64_t sequences;
     struct rondo_stream *wire;             /* of transfers, with a data plane */
     /* by operation: */
@@ -42,6 +43,7 @@ struct rondo__runner {
     float **nodes;
     int64_t *packed[RONDO_TENSORS];        /* [sequences]: rows of tensors that were copied to the device */
     int64_t *bias_row;                     /* [sequences]: the row of bias of a query at position 0 */
+    int64_t *probs_row;                    /* [sequences]: the row of probs of this rank's first query of the sequence */
     void *workspace[3];
     const struct rondo__given *given;
     struct view view[RONDO_TENSORS];       /* what computing sees */
@@ -106,9 +108,10 @@ static bool make_lists(struct rondo__runner *r)
     r->parts = rondo__alloc_zero((size_t)s->parts.count, sizeof *r->parts);
     r->kv = rondo__alloc_zero((size_t)sources, sizeof *r->kv);
     r->nodes = rondo__alloc_zero((size_t)nodes, sizeof *r->nodes);
-    r->bias_row = rondo__alloc_zero(r->desc.terms.bias ? (size_t)r->sequences : 0, sizeof *r->bias_row);
+    r->bias_row = rondo__alloc_zero(r->desc->terms.bias || r->programs > 1 ? (size_t)r->sequences : 0, 2 * sizeof *r->bias_row);
     if (!r->state || !r->event || !r->work || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes || !r->bias_row)
         return false;
+    r->probs_row = r->bias_row + r->sequences;
     r->elided = r->state + operations;
     r->transfer = (struct rondo__transfer **)(void *)(r->event + operations);
     r->cost = (double *)(void *)(r->transfer + operations);
@@ -121,7 +124,7 @@ static bool make_lists(struct rondo__runner *r)
 }
 
 int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
-                       const struct rondo_program_desc *program, int64_t sequences)
+                       const struct rondo_program_desc *programs, int32_t count, int64_t sequences)
 {
     struct rondo__runner *r = rondo__alloc_zero(1, sizeof *r);
     *out = NULL;
@@ -129,11 +132,12 @@ int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const str
         return no_memory();
     r->ctx = ctx;
     r->schedule = schedule;
-    r->desc = *program;
+    memcpy(r->desc, programs, (size_t)count * sizeof *programs);
+    r->programs = count;
     r->sequences = sequences;
     int err = make_lists(r) ? make_events(r) : no_memory();
-    if (!err)
-        err = rondo__ops(ctx)->program_new(rondo__dev(ctx), &r->program, &r->desc);
+    for (int32_t i = 0; i < count && !err; i++)
+        err = rondo__ops(ctx)->program_new(rondo__dev(ctx), &r->program[i], &r->desc[i]);
     if (err) {
         rondo__runner_free(r);
         return err;
@@ -161,8 +165,9 @@ void rondo__runner_free(struct rondo__runner *r)
         ops->event_free(dev, r->end);
     if (r->wire)
         ops->stream_free(dev, r->wire);
-    if (r->program)
-        ops->program_free(dev, r->program);
+    for (int i = 0; i < 2; i++)
+        if (r->program[i])
+            ops->program_free(dev, r->program[i]);
     for (int i = 0; i < RONDO_TENSORS; i++)
         rondo__free(r->packed[i]);
     rondo__free(r->state);
@@ -179,7 +184,12 @@ void rondo__runner_free(struct rondo__runner *r)
 
 size_t rondo__runner_scratch(const struct rondo__runner *r)
 {
-    return rondo__ops(r->ctx)->program_scratch(rondo__dev(r->ctx), r->program);
+    size_t most = 0;
+    for (int32_t i = 0; i < r->programs; i++) {   /* one after the other */
+        const size_t bytes = rondo__ops(r->ctx)->program_scratch(rondo__dev(r->ctx), r->program[i]);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
 }
 
 size_t rondo__runner_bytes(const struct rondo__runner *r)
@@ -348,8 +358,10 @@ int rondo__runner_bind(struct rondo__runner *r, const struct rondo__given *given
     int err = take_workspace(r, workspace);
     if (!err)
         err = bind_tensors(r);
-    for (int64_t i = 0; i < r->sequences && !err && r->desc.terms.bias; i++)
+    for (int64_t i = 0; i < r->sequences && !err && r->desc->terms.bias; i++)
         r->bias_row[i] = r->view[RONDO_TENSOR_BIAS].rows[i] - given->cached[i];
+    for (int64_t i = 0; i < r->sequences && !err && r->programs > 1; i++)
+        r->probs_row[i] = r->view[RONDO_TENSOR_PROBS].rows[i] - given->probs_skip[i];
     for (int64_t i = 0; i < s->operations.count && !err; i++) {
         const struct rondo__operation *o = rondo__operation_at(s, i);
         r->state[i] = WAITING;
@@ -374,10 +386,11 @@ static double cost_of(const struct rondo__runner *r, const struct rondo__operati
 {
     double cost = 0.0;
     for (int64_t i = 0; i < o->count; i++) {
-        const struct rondo_job *job = r->desc.jobs + o->first + i;
+        const struct rondo_program_desc *d = r->desc + o->program;
+        const struct rondo_job *job = d->jobs + o->first + i;
         double keys = 1.0;
         for (int32_t j = 0; j < job->leaves; j++)
-            keys += (double)r->desc.leaves[job->leaves_first + j].count;
+            keys += (double)d->leaves[job->leaves_first + j].count;
         cost += (double)job->q_rows * keys;
     }
     return cost;
@@ -577,12 +590,29 @@ static void set_terms(const struct rondo__runner *r, const struct rondo__operati
     run->seed = r->given->seed;
 }
 
+/* What OUT leaves for probabilities, and where these go. */
+static void set_probs(const struct rondo__runner *r, const struct rondo__operation *o, struct rondo_attention_run *run)
+{
+    const struct view *probs = r->view + RONDO_TENSOR_PROBS;
+    const int64_t heads = r->desc->heads;
+    if (o->stats < 0)
+        return;
+    run->stats = (struct rondo_rows){ (float *)r->place[o->stats] + o->group * heads * 2, r->schedule->groups * heads * 2, 2 };
+    run->stats_row = row_list(r, o->q) ? r->given->q_first : NULL;
+    if (!o->program)
+        return;
+    run->probs = (struct rondo_rows){ probs->data ? probs->data + (size_t)(o->head * probs->head_stride) * probs->element : NULL,
+                                      probs->row_stride, probs->head_stride };
+    run->probs_row = r->probs_row;
+    run->probs_key = probs->keys;
+}
+
 static int compute(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
 {
     const struct rondo__schedule *s = r->schedule;
     const struct rondo__source *sources = (const struct rondo__source *)s->sources.items + o->sources_first;
     const int32_t *nodes = (const int32_t *)s->nodes.items + o->nodes_first;
-    const struct rondo_program_desc *d = &r->desc;
+    const struct rondo_program_desc *d = r->desc + o->program;
     struct rondo_attention_run run = { .first = o->first, .count = o->count, .kv = r->kv, .kv_count = o->sources, .nodes = r->nodes,
                                        .node_count = o->nodes };
     run.q = rows_of(r, o->q, o->head, d->heads, d->head_dim);
@@ -599,15 +629,33 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
             r->kv[i].v = r->kv[i].k;
     }
     set_terms(r, o, &run);
+    set_probs(r, o, &run);
     for (int32_t i = 0; i < o->nodes; i++)
         r->nodes[i] = nodes[i] < 0 ? NULL : r->place[nodes[i]];
     struct rondo_poll poll;
     double begin = rondo__now();
     rondo__computing(r->ctx, true);
-    int err = rondo__ops(r->ctx)->attention(rondo__dev(r->ctx), NULL, r->program, &run,
+    int err = rondo__ops(r->ctx)->attention(rondo__dev(r->ctx), NULL, r->program[o->program], &run,
                                             meanwhile(r, &poll, r->given->progress ? r->work + index : NULL));
     rondo__computing(r->ctx, false);
-    rondo__trace_step(r->ctx, "attention", o->step, traced_group(r, o), begin, -1, 0);
+    rondo__trace_step(r->ctx, o->program ? "probabilities" : "attention", o->step, traced_group(r, o), begin, -1, 0);
+    return err;
+}
+
+/* All of some rows of a tensor: 0. */
+static int blank_tensor(struct rondo__runner *r, const struct rondo__blank *b)
+{
+    static const char zeros[4096];
+    const struct rondo__buffer *buffer = rondo__buffer_at(r->schedule, b->buffer);
+    const struct view *v = (buffer->owner == RONDO_OWNER_CALLER ? r->outside : r->view) + buffer->tensor;
+    const size_t row = (size_t)v->dim * v->element;
+    int err = 0;
+    for (int64_t h = 0; h < v->heads && !err; h++) {
+        char *to = v->data + (size_t)((v->rows[b->sequence] + b->row) * v->row_stride + h * v->head_stride) * v->element;
+        for (size_t at = 0; at < row && !err; at += sizeof zeros)
+            err = rondo__ops(r->ctx)->copy_rows(rondo__dev(r->ctx), NULL, to + at, (size_t)v->row_stride * v->element, zeros, 0,
+                                                row - at < sizeof zeros ? row - at : sizeof zeros, b->rows);
+    }
     return err;
 }
 
@@ -620,8 +668,11 @@ static int blank(struct rondo__runner *r, const struct rondo__operation *o)
     const struct view *out = r->view + RONDO_TENSOR_OUT, *lse = r->view + RONDO_TENSOR_LSE;
     const struct rondo__blank *b = (const struct rondo__blank *)r->schedule->blanks.items + o->first;
     int err = catch_up(r);
+    for (int64_t i = 0; i < o->count && !err; i++)
+        if (b[i].buffer >= 0)
+            err = blank_tensor(r, b + i);
     for (int64_t i = 0; i < o->count; i++)
-        for (int64_t h = 0; h < out->heads && !err; h++) {
+        for (int64_t h = 0; h < out->heads && !err && b[i].buffer < 0; h++) {
             const size_t row = (size_t)out->dim * out->element;
             char *to = row_at(out, b[i].sequence, b[i].row, h);
             for (size_t at = 0; at < row && !err; at += sizeof zeros)

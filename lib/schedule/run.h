@@ -14,15 +14,17 @@ struct rondo__given {
     const int64_t *rows[RONDO_TENSORS];        /* [sequences] */
     const int64_t *keys[RONDO_TENSORS];        /* [sequences], of those whose last dimension is keys: the first one's column; NULL: 0 */
     const int64_t *cached;                     /* [sequences]: the position of the sequence's query 0 */
+    const int64_t *q_first, *probs_skip;       /* [sequences]: packed rows of q; of these, those before the first row of probs */
     uint64_t seed;
     int (*progress)(void *user, double done);
     void *user;
 };
 
 struct rondo__runner;
-/* The schedule and the program's description must live as long as the runner; the program is uploaded to the context's device. */
+/* The schedule and what the programs' descriptions (one, or two with probabilities) point to must live as long as the runner; the programs
+ * are uploaded to the context's device. */
 int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
-                       const struct rondo_program_desc *program, int64_t sequences);
+                       const struct rondo_program_desc *programs, int32_t count, int64_t sequences);
 void rondo__runner_free(struct rondo__runner *runner);
 /* Memory that the program's execution takes on the device besides buffers. */
 size_t rondo__runner_scratch(const struct rondo__runner *runner);

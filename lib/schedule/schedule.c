@@ -175,7 +175,8 @@ struct rondo__operation *rondo__schedule_begin(struct rondo__schedule *s, int ki
     if (!o)
         return &s->nowhere;
     *o = (struct rondo__operation){ .kind = kind, .group = group, .step = step, .uses_first = s->uses.count, .waits_first = s->waits.count,
-                                    .sources_first = s->sources.count, .nodes_first = s->nodes.count, .q = -1, .out = -1, .lse = -1 };
+                                    .sources_first = s->sources.count, .nodes_first = s->nodes.count,
+                                    .q = -1, .out = -1, .lse = -1, .stats = -1 };
     o->first = kind == RONDO_PACK ? s->copies.count : kind == RONDO_TRANSFER ? s->parts.count : kind == RONDO_BLANK ? s->blanks.count : 0;
     return o;
 }

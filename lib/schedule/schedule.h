@@ -53,11 +53,11 @@ struct rondo__buffer {
 };
 enum rondo__tensor {
     RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSOR_ALIBI, RONDO_TENSOR_SINKS,
-    RONDO_TENSOR_BIAS, RONDO_TENSORS
+    RONDO_TENSOR_BIAS, RONDO_TENSOR_PROBS, RONDO_TENSORS
 };
 static inline bool rondo__tensor_is_result(int tensor)
 {
-    return tensor == RONDO_TENSOR_OUT || tensor == RONDO_TENSOR_LSE;
+    return tensor == RONDO_TENSOR_OUT || tensor == RONDO_TENSOR_LSE || tensor == RONDO_TENSOR_PROBS;
 }
 
 /* ---- operations ---- */
@@ -88,9 +88,10 @@ struct rondo__source {
     int32_t k, v;
 };
 
-/* Output rows of one sequence that see no key. */
+/* Output rows of one sequence that see no key; or, where a buffer is named, rows of a tensor that are all 0 at first. */
 struct rondo__blank {
     int64_t sequence, row, rows;
+    int32_t buffer, reserved;   /* -1: of out and lse */
 };
 
 struct rondo__operation {
@@ -106,6 +107,8 @@ struct rondo__operation {
     int64_t sources_first, nodes_first;   /* ... of its keys, and of its nodes (buffers, by struct rondo_place) */
     int32_t sources, nodes;
     int32_t elides;           /* PACK: nothing to do where `home` of what it writes serves */
+    int32_t program;          /* COMPUTE: 0, or 1: the one of probabilities */
+    int32_t stats;            /* COMPUTE: buffer of each row's M and l, as many rows as q's; -1: not wanted */
 };
 
 struct rondo__schedule {

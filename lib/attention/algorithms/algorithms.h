@@ -41,10 +41,15 @@ struct rondo__build {
      * ranks sets them to its rank's before anything else. */
     int32_t head, kv_head, heads, kv_heads;
     struct rondo__tables *tables;      /* filled */
+    /* Probabilities, where they are wanted (else NULL): of the queries of this survey, whose tables are filled too. */
+    const struct rondo__survey *probs;
+    struct rondo__tables *probs_tables;
+    uint64_t probs_messages;           /* of all ranks */
     struct rondo__schedule *schedule;  /* filled */
     /* lower.c's: */
     int32_t tensor[RONDO_TENSORS];     /* the buffers that computing sees; -1: no rows here */
     int32_t outside[RONDO_TENSORS];    /* the caller's, where those are others */
+    int32_t stats;                     /* M and l of this rank's rows, for probabilities; -1: nobody asks */
 };
 
 struct rondo__algorithm {
@@ -75,6 +80,12 @@ static inline int32_t rondo__hops(const struct rondo__survey *s, int32_t from, i
 {
     return (to - from + s->roles.ranks) % s->roles.ranks;
 }
+
+/* ---- probabilities (probs.c) ---- */
+/* What they move besides, for all heads as one group. */
+int rondo__probs_flow(const struct rondo__survey *probs, const struct rondo__shape *shape, struct rondo__flow *out);
+/* Their operations, behind those of an algorithm. */
+void rondo__add_probs(struct rondo__build *b);
 
 /* ---- which rows of keys somebody needs (needs.c) ---- */
 /* Rows of a rank that some queries see, as they lie in a parcel. leaf, leaf_end: the leaves, or the fragment, that they are of. */

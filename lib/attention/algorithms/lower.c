@@ -19,9 +19,9 @@ int32_t rondo__transfer_memory(const struct rondo__build *b)
 
 /* ---- the caller's tensors ---- */
 
-static const char *const names[] = { "q", "k", "v", "out", "lse", "alibi", "sinks", "bias" };
+static const char *const names[] = { "q", "k", "v", "out", "lse", "alibi", "sinks", "bias", "probs" };
 static const char *const device_names[] = { "q on the device", "k on the device", "v on the device", "out on the device", "lse on the device",
-                                            "alibi on the device", "sinks on the device", "bias on the device" };
+                                            "alibi on the device", "sinks on the device", "bias on the device", "probs on the device" };
 
 /* Rows of bias, and columns of its copies: it has those of all queries, wherever they are. */
 static int64_t bias_rows(const struct rondo__build *b, int64_t *columns)
@@ -56,8 +56,11 @@ static size_t tensor_bytes(const struct rondo__build *b, int tensor)
     case RONDO_TENSOR_SINKS:
         return s->sinks ? heads * sizeof(float) : 0;
     default: {
+        const bool bias = tensor == RONDO_TENSOR_BIAS;
         int64_t columns, rows = bias_rows(b, &columns);
-        const size_t bytes = rondo__product(columns, (size_t)s->bias_heads * sizeof(float));
+        const size_t bytes = rondo__product(columns, (bias ? (size_t)s->bias_heads : heads) * sizeof(float));
+        if (!bias)
+            rows = b->probs ? b->probs->output_rows[b->rank] : 0;
         return bytes == SIZE_MAX ? bytes : rondo__product(rows, bytes);
     }
     }
@@ -67,17 +70,13 @@ static size_t tensor_bytes(const struct rondo__build *b, int tensor)
 static int64_t rows_of(const struct rondo__build *b, int tensor, int64_t sequence)
 {
     const struct rondo__survey *s = b->survey;
-    const struct rondo__sequence *q = s->sequence + sequence;
-    int64_t rows = 0;
     if (tensor == RONDO_TENSOR_K || tensor == RONDO_TENSOR_V)
         return rondo_placement_held(s->roles.input.placement, sequence, b->rank);
     if (tensor == RONDO_TENSOR_ALIBI || tensor == RONDO_TENSOR_SINKS)
         return sequence == 0;
     if (tensor == RONDO_TENSOR_BIAS)
         return b->shape->tokens[sequence];
-    for (int64_t i = q->strips_first; i < q->strips_first + q->strips; i++)
-        rows += rondo__strip_at(s, i)->rank == b->rank ? rondo__strip_at(s, i)->rows : 0;
-    return rows;
+    return rondo__rows_here(tensor == RONDO_TENSOR_PROBS ? b->probs : s, sequence, b->rank);
 }
 
 /* All rows of a tensor from one of its homes to the other. */
@@ -87,13 +86,20 @@ static void copy_tensor(struct rondo__build *b, int tensor, int32_t from, int32_
     o->elides = 1;
     for (int64_t i = 0; i < b->survey->roles.sequences; i++)
         rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .sequence = i, .rows = rows_of(b, tensor, i),
-                                                                .columns = tensor == RONDO_TENSOR_BIAS ? b->shape->keys[i] : 0 },
+                                                                .columns = tensor >= RONDO_TENSOR_BIAS ? b->shape->keys[i] : 0 },
                              tensor_bytes(b, tensor));
     rondo__schedule_end(b->schedule);
 }
 
 void rondo__lower_begin(struct rondo__build *b)
 {
+    b->stats = -1;
+    if (b->probs && b->survey->output_rows[b->rank]) {
+        struct rondo__buffer stats = { .name = "stats", .index = -1, .owner = RONDO_OWNER_PLAN, .memory = rondo__compute_memory(b), .tensor = -1,
+                                       .home = -1, .over = -1 };
+        stats.bytes = stats.room = rondo__product(b->survey->output_rows[b->rank], (size_t)b->shape->heads * 2 * sizeof(float));
+        b->stats = rondo__buffer_add(b->schedule, stats);
+    }
     for (int i = 0; i < RONDO_TENSORS; i++) {
         struct rondo__buffer buffer = { .name = names[i], .index = -1, .owner = RONDO_OWNER_CALLER, .memory = RONDO_MEMORY_HOST, .tensor = i,
                                         .bytes = tensor_bytes(b, i), .home = -1, .over = -1 };
@@ -132,7 +138,7 @@ static void blank_rows(struct rondo__build *b)
             }
             struct rondo__blank *blank = rondo__list_add(&s->blanks, sizeof *blank, 1);
             if (blank)
-                *blank = (struct rondo__blank){ i, strip->row, strip->rows };
+                *blank = (struct rondo__blank){ i, strip->row, strip->rows, -1, 0 };
             else
                 s->failed = true;
             o->count++;
@@ -145,6 +151,8 @@ static void blank_rows(struct rondo__build *b)
 void rondo__lower_end(struct rondo__build *b)
 {
     blank_rows(b);
+    if (b->probs)
+        rondo__add_probs(b);
     for (int i = 0; i < RONDO_TENSORS; i++)
         if (b->tensor[i] != b->outside[i] && rondo__tensor_is_result(i))
             copy_tensor(b, i, b->tensor[i], b->outside[i], "from the device");
@@ -227,8 +235,13 @@ struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct ron
     for (int t = RONDO_TENSOR_ALIBI; t <= RONDO_TENSOR_BIAS; t++)
         if (b->tensor[t] >= 0)
             rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, false);
-    if (writes_out)
-        rondo__lower_results(b, b->tensor[RONDO_TENSOR_OUT], b->tensor[RONDO_TENSOR_LSE]);
+    if (!writes_out)
+        return o;
+    rondo__lower_results(b, b->tensor[RONDO_TENSOR_OUT], b->tensor[RONDO_TENSOR_LSE]);
+    if (b->stats >= 0) {
+        o->stats = b->stats;
+        rondo__schedule_use(s, b->stats, 0, rondo__buffer_at(s, b->stats)->bytes, true);
+    }
     return o;
 }
 
