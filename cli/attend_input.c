@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *type_name(int type)
+const char *attend_type_name(int type)
 {
     static const char *const names[] = { "?", "F32", "BF16", "F16", "F64", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL" };
     return type > 0 && type < RONDO_ARRAY_OTHER ? names[type] : "a type unknown here";
@@ -17,20 +17,17 @@ static const char *type_name(int type)
 
 static int check_names(const struct attend_input *in, const char *path)
 {
-    static const char *const used[] = { "q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "lengths_k" };
-    static const char *const later[] = { "bias", "alibi", "sinks", "mask", "documents", "do" };
+    static const char *const used[] = { "q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "lengths_k", "bias", "alibi", "sinks", "mask", "documents" };
     for (int64_t i = 0; i < rondo_arrays_count(in->file); i++) {
         const char *name = rondo_arrays_at(in->file, i)->name;
         bool known = false;
         for (size_t j = 0; j < sizeof used / sizeof *used; j++)
             known = known || !strcmp(name, used[j]);
-        for (size_t j = 0; j < sizeof later / sizeof *later; j++)
-            if (!strcmp(name, later[j]))
-                return fail(EXIT_INPUT, "%s: the tensor '%s' is not supported by this version; q, k, v, cu_seqlens_q, cu_seqlens_k and "
-                            "lengths_k are", path, name);
+        if (!strcmp(name, "do"))
+            return fail(EXIT_INPUT, "%s: the tensor 'do' asks for gradients, which this version does not have; leave it out", path);
         if (!known)
-            return fail(EXIT_INPUT, "%s: a tensor '%s' has no meaning here; q, k, v, cu_seqlens_q, cu_seqlens_k and lengths_k have", path,
-                        name);
+            return fail(EXIT_INPUT, "%s: a tensor '%s' has no meaning here; q, k, v, cu_seqlens_q, cu_seqlens_k, lengths_k, bias, alibi, sinks, "
+                        "mask and documents have", path, name);
     }
     return 0;
 }
@@ -44,16 +41,17 @@ static int check_shapes(struct attend_input *in, const char *path)
         if (!three[i])
             return fail(EXIT_INPUT, "%s has no tensor '%s'; q, k and v are needed", path, names[i]);
         if (three[i]->type != RONDO_ARRAY_F32 && three[i]->type != RONDO_ARRAY_BF16 && three[i]->type != RONDO_ARRAY_F16)
-            return fail(EXIT_INPUT, "%s: '%s' is %s; F32, BF16 or F16 is expected", path, names[i], type_name(three[i]->type));
+            return fail(EXIT_INPUT, "%s: '%s' is %s; F32, BF16 or F16 is expected", path, names[i], attend_type_name(three[i]->type));
         if (three[i]->type != three[0]->type)
-            return fail(EXIT_INPUT, "%s: '%s' is %s and 'q' is %s; all three must have one type", path, names[i], type_name(three[i]->type),
-                        type_name(three[0]->type));
+            return fail(EXIT_INPUT, "%s: '%s' is %s and 'q' is %s; all three must have one type", path, names[i], attend_type_name(three[i]->type),
+                        attend_type_name(three[0]->type));
         if (three[i]->dims != dims)
-            return fail(EXIT_INPUT, "%s: '%s' has %d dimensions; %s", path, names[i], three[i]->dims,
-                        in->packed ? "with cu_seqlens_q and cu_seqlens_k three are expected [tokens, heads, head size]"
-                                   : "four are expected [batch, tokens, heads, head size], or three with cu_seqlens_q and cu_seqlens_k");
+            return fail(EXIT_INPUT, "%s: '%s' has %d dimensions; %s [%s%s, head size]%s", path, names[i], three[i]->dims,
+                        in->packed ? "with cu_seqlens_q and cu_seqlens_k three are expected" : "four are expected", in->packed ? "" : "batch, ",
+                        in->heads_first ? "heads, tokens" : "tokens, heads", in->packed ? "" : ", or three with cu_seqlens_q and cu_seqlens_k");
     }
-    const int64_t *q = in->q->shape + (in->packed ? 0 : 1), *k = in->k->shape + (in->packed ? 0 : 1), *v = in->v->shape + (in->packed ? 0 : 1);
+    const int skip = in->packed ? 0 : 1, token = in->heads_first, head = !in->heads_first;
+    const int64_t *q = in->q->shape + skip, *k = in->k->shape + skip, *v = in->v->shape + skip;
     if (!in->packed) {
         in->batch = in->q->shape[0];
         if (in->k->shape[0] != in->batch || in->v->shape[0] != in->batch)
@@ -63,15 +61,15 @@ static int check_shapes(struct attend_input *in, const char *path)
         in->batch = 1;
     }
     in->type = in->q->type;
-    in->q_rows = q[0];
-    in->heads = q[1];
+    in->q_rows = q[token];
+    in->heads = q[head];
     in->head_dim = q[2];
-    in->k_rows = k[0];
-    in->kv_heads = k[1];
+    in->k_rows = k[token];
+    in->kv_heads = k[head];
     in->value_dim = v[2];
-    if (v[0] != k[0] || v[1] != k[1])
+    if (v[token] != k[token] || v[head] != k[head])
         return fail(EXIT_INPUT, "%s: k has %" PRId64 " tokens and %" PRId64 " heads, v has %" PRId64 " and %" PRId64 "; they must be equal", path,
-                    k[0], k[1], v[0], v[1]);
+                    k[token], k[head], v[token], v[head]);
     if (k[2] != q[2])
         return fail(EXIT_INPUT, "%s: the head size of q is %" PRId64 ", that of k is %" PRId64 "; they must be equal", path, q[2], k[2]);
     if (in->heads < 1 || in->kv_heads < 1 || in->heads % in->kv_heads)
@@ -196,9 +194,11 @@ static int sequences_batched(struct attend_input *in, const char *path)
     return code;
 }
 
-int attend_open(struct attend_input *in, const char *path)
+int attend_open(struct attend_input *in, const char *path, bool heads_first)
 {
     memset(in, 0, sizeof *in);
+    in->path = path;
+    in->heads_first = heads_first;
     int code = fail_library(rondo_arrays_open(&in->file, path), STAGE_INPUT);
     if (code)
         return code;
@@ -220,6 +220,8 @@ int attend_open(struct attend_input *in, const char *path)
     for (int64_t s = 0; s < in->sequences && !code; s++)
         if (in->cached[s] + in->tokens[s] > in->keys_most)
             in->keys_most = in->cached[s] + in->tokens[s];
+    if (!code)
+        code = attend_open_terms(in);
     if (code)
         attend_close(in);
     return code;
@@ -227,6 +229,7 @@ int attend_open(struct attend_input *in, const char *path)
 
 void attend_close(struct attend_input *in)
 {
+    attend_close_terms(in);
     rondo_arrays_close(in->file);
     free(in->tokens);
     free(in->cached);

@@ -218,17 +218,17 @@ static int check_options(void)
     shape_given = s->tokens || s->cached || s->heads || s->kv_heads || s->head_dim || s->value_dim || s->type || s->causal || s->decode ||
                   s->window.given;
     if (bench.check && (!kind || (is_kind("attention") && !shape_given)) &&
-        (common.ranks || common.threads || common.layout || common.algorithm || common.mpi))
+        (common.ranks || common.threads || common.layout || common.algorithm || common.grid[0] || common.mpi))
         return fail(EXIT_USAGE, "--check measures README's table with ranks and threads of its own; leave out --ranks, --threads, --layout, "
-                    "--algorithm and mpirun");
+                    "--algorithm, --grid and mpirun");
     if (bench.check && calibrate)
         return fail(EXIT_USAGE, "--check and --calibrate exclude each other; give one of them");
     if (calibrate && (common.mpi || (!kind && common.ranks)))
         return fail(EXIT_USAGE, "--calibrate measures with ranks of its own; leave out --ranks and mpirun");
-    if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm))
-        return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout and --algorithm");
-    if (is_kind("transport") && (common.layout || common.algorithm))
-        return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout and --algorithm");
+    if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0]))
+        return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout, --algorithm and --grid");
+    if (is_kind("transport") && (common.layout || common.algorithm || common.grid[0]))
+        return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout, --algorithm and --grid");
     if (is_kind("generate") && !s->model)
         return fail(EXIT_USAGE, "bench generate needs a model; add -m DIR");
     if (is_kind("attention")) {

@@ -77,6 +77,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.q_type = d.out_type = RONDO_F32;
     d.layout = common.layout;
     d.algorithm = common.algorithm;
+    d.grid[0] = common.grid[0];
+    d.grid[1] = common.grid[1];
     int code = rondo_attention_create(&c.plan, ctx, &d);
     if (!code)
         code = rondo_attention_query(c.plan, &info);
@@ -128,7 +130,9 @@ int bench_attention(struct bench *b, const struct shape *shape, int ranks, int t
     *row = NULL;
     run.ranks = ranks;
     run.threads = threads;
-    int code = fail_code(ranks_run(&run, body, &w), STAGE_OPTIONS, run.text);
+    int code = grid_check(ranks);
+    if (!code)
+        code = fail_code(ranks_run(&run, body, &w), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
         *row = row_new(shape->decode ? "decode" : "attention", &run);
         row_shape(*row, shape);

@@ -39,8 +39,16 @@ void warnings_listen(void);                                              /* the 
 /* ---- memory: 64-byte aligned, freed with free(); NULL on failure or an impossible size ---- */
 void *room(int64_t count, size_t size);
 
+/* Bytes of memory that could still be taken here, and of the file system of `path`'s folder; UINT64_MAX where nobody knows (space.c). */
+uint64_t space_memory(void);
+uint64_t space_disk(const char *path);
+
 /* ---- signals (signals.c) ---- */
 void signals_install(void);
+/* From now on memory [map, map + bytes) shows the file `path`, which outlives it: where it can no longer be read, the program ends with a
+ * sentence about it. Up to 4 of them. */
+void signals_watch(const void *map, size_t bytes, const char *path);
+void signals_unwatch(const void *map);
 /* Between the two a signal only sets a flag (a temporary file exists and has to go); outside it ends the program at once. */
 void signals_hold(void);
 void signals_release(void);
@@ -84,6 +92,20 @@ struct window {
 };
 int option_type(const struct option *option, const char *text);    /* OPTION_CALL: f32|bf16|f16 into an int */
 
+/* ---- what attention is, of arrays whose shapes are known (terms.c): options that attend, plan and bench share ---- */
+struct terms {
+    double scale, softcap, dropout;     /* 0: the default; none; none */
+    uint64_t seed;
+    struct window window;
+    bool causal, dropping, seeded, probs;
+};
+int option_scale(const struct option *option, const char *text);   /* OPTION_CALL, into a struct terms; so the others */
+int option_softcap(const struct option *option, const char *text);
+int option_dropout(const struct option *option, const char *text);
+int option_seed(const struct option *option, const char *text);
+int terms_check(const struct terms *t);                            /* do they go together? 0 or an exit code */
+void terms_describe(const struct terms *t, rondo_attention_desc *d);   /* and --layout, --algorithm, --grid */
+
 /* ---- mistyped words (near.c) ---- */
 #define NEAR_HINT 64
 struct near {
@@ -106,6 +128,7 @@ struct common {
     const char *transport, *trace;
     const char *isa;                    /* NULL: auto */
     int layout, algorithm;              /* rondo_layout, rondo_algorithm; 0: not given */
+    int32_t grid[2];                    /* 0, 0: not given */
     bool json, quiet;
     int progress;                       /* 0 auto, 1 always, 2 never */
     bool mpi;                           /* decided by common_settle() */
@@ -116,6 +139,7 @@ extern const struct option options_ranks[];      /* --ranks, and refusal of --cp
 extern const struct option options_lm_ranks[];   /* --cp --tp, and refusal of --ranks */
 extern const struct option options_machine[];    /* --transport --device --threads --isa --numerics --arithmetic --layout ... */
 int common_settle(void);                /* after parsing: MPI or not; 0 or an exit code */
+int grid_check(int64_t ranks);          /* --grid against --algorithm and the ranks that there are */
 /* What mpirun's or srun's environment tells before MPI itself runs. size: 1 without; 0 where there may be several and nobody says how
  * many. Returns the variable that tells, or NULL. */
 const char *mpi_environment(int *rank, int *size);

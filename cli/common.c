@@ -53,21 +53,47 @@ static int choose_arithmetic(const struct option *o, const char *text)
 
 static int choose_layout(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "contiguous", "zigzag", "striped", "snake", NULL }, *const later[] = { "document", NULL };
-    static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
-    const int i = choose(o, text, known, later);
+    static const char *const known[] = { "contiguous", "zigzag", "striped", "snake", "document", NULL };
+    static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE, RONDO_DOCUMENT };
+    const int i = choose(o, text, known, NULL);
     common.layout = i < 0 ? 0 : layouts[i];
     return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_algorithm(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "pass-kv", "pass-q", NULL };
-    static const char *const later[] = { "all-gather", "all-to-all", "reduce", "halo", "mesh", NULL };
-    static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q };
-    const int i = choose(o, text, known, later);
+    static const char *const known[] = { "auto", "pass-kv", "pass-q", "all-gather", "all-to-all", "reduce", "halo", "mesh", NULL };
+    static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_REDUCE,
+                                      RONDO_HALO, RONDO_MESH };
+    const int i = choose(o, text, known, NULL);
     common.algorithm = i < 0 ? 0 : algorithms[i];
     return i < 0 ? EXIT_USAGE : 0;
+}
+
+static int choose_grid(const struct option *o, const char *text)
+{
+    struct list two = { NULL, 0 };
+    const struct option as_list = { .name = o->name, .to = &two, .low = 1, .high = 4096 };
+    int code = option_list(&as_list, text);
+    if (!code && two.count != 2)
+        code = fail(EXIT_USAGE, "--grid %s: two whole numbers A,B are expected, whose product is the number of ranks", text);
+    for (int i = 0; i < 2 && !code; i++)
+        common.grid[i] = (int32_t)two.at[i];
+    free(two.at);
+    return code;
+}
+
+int grid_check(int64_t ranks)
+{
+    if (!common.grid[0])
+        return 0;
+    if (common.algorithm != RONDO_MESH && common.algorithm != RONDO_ALL_TO_ALL)
+        return fail(EXIT_USAGE, "--grid %d,%d goes with --algorithm mesh or all-to-all; add one of them, or leave --grid out", (int)common.grid[0],
+                    (int)common.grid[1]);
+    if ((int64_t)common.grid[0] * common.grid[1] != ranks)
+        return fail(EXIT_USAGE, "--grid %d,%d has %lld ranks and there are %lld; the product must be the number of ranks", (int)common.grid[0],
+                    (int)common.grid[1], (long long)common.grid[0] * common.grid[1], (long long)ranks);
+    return 0;
 }
 
 static int choose_progress(const struct option *o, const char *text)
@@ -112,9 +138,10 @@ const struct option options_machine[] = {
     { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
     { "numerics", 0, OPTION_CALL, "strict", "level of the numerics contract", NULL, 0, 0, choose_numerics },
     { "arithmetic", 0, OPTION_CALL, "f32", "arithmetic of the numerics contract", NULL, 0, 0, choose_arithmetic },
-    { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag (default), striped or snake", NULL, 0, 0, choose_layout },
-    { "algorithm", 0, OPTION_CALL, "NAME", "auto (default), pass-kv or pass-q", NULL, 0, 0, choose_algorithm },
-    { "grid", 0, OPTION_REFUSED, "A,B", "is not part of this version; pass-kv and pass-q have one ring of all ranks", NULL, 0, 0, NULL },
+    { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag, striped, snake or document", NULL, 0, 0, choose_layout },
+    { "algorithm", 0, OPTION_CALL, "NAME", "auto (default), pass-kv, pass-q, all-gather, all-to-all, reduce, halo or mesh", NULL, 0, 0,
+      choose_algorithm },
+    { "grid", 0, OPTION_CALL, "A,B", "A*B ranks; mesh: queries by keys; all-to-all: ranks of a group by groups", NULL, 0, 0, choose_grid },
     { "trace", 0, OPTION_TEXT, "FILE", "write a timeline of all ranks (Chrome trace JSON)", &common.trace, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };

@@ -147,6 +147,8 @@ void lm_warn_length(const rondo_model_info *info, int64_t tokens)
 
 int lm_ranks_check(void)
 {
+    if (common.grid[0])
+        return fail(EXIT_USAGE, "--grid: a language model's ranks are arranged as its plans choose; leave --grid out");
     if (common.mpi && common.cp && common.cp != ranks_world())
         return fail(EXIT_USAGE, "--cp %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --cp out",
                     (long long)common.cp, ranks_world(), (long long)common.cp);

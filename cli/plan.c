@@ -13,19 +13,11 @@
 static struct {
     int64_t tokens, cached, rank, heads, kv_heads, head_dim, value_dim;
     int type, out_type;
-    bool causal, check, totals;
-    struct window window;
-    double scale;
+    struct terms terms;
+    bool check, totals;
 } options = { .tokens = -1, .rank = -1 };
 
 #define TOKENS_MOST 1099511627776.0   /* 2^40 */
-
-static int set_scale(const struct option *o, const char *text)
-{
-    if (parse_real(text, -1e38, 1e38, &options.scale) || (options.scale < 1e-37 && options.scale > -1e-37))
-        return fail(EXIT_USAGE, "--%s %s: a number of size 1e-37 to 1e38 is expected (default: 1/sqrt(head size))", o->name, text);
-    return 0;
-}
 
 static const struct option own_options[] = {
     { "tokens", 0, OPTION_INT, "T", "queries", &options.tokens, 0, TOKENS_MOST, NULL },
@@ -37,17 +29,17 @@ static const struct option own_options[] = {
     { "value-dim", 0, OPTION_INT, "Dv", "size of v (default D)", &options.value_dim, 1, 65536, NULL },
     { "type", 0, OPTION_CALL, "f32|bf16|f16", "of q, k and v (default f32)", &options.type, 0, 0, option_type },
     { "out-type", 0, OPTION_CALL, "f32|bf16|f16", "of out (default: the same)", &options.out_type, 0, 0, option_type },
-    { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &options.causal, 0, 0, NULL },
-    { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after its position; -1 = open", &options.window, 0, 0, option_window },
-    { "scale", 0, OPTION_CALL, "X", "factor of q.k (default 1/sqrt(head size)); of the hash only", NULL, 0, 0, set_scale },
+    { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &options.terms.causal, 0, 0, NULL },
+    { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after its position; -1 = open", &options.terms.window, 0, 0, option_window },
+    { "scale", 0, OPTION_CALL, "X", "factor of q.k (default 1/sqrt(head size)); of the hash only", &options.terms, 0, 0, option_scale },
+    { "softcap", 0, OPTION_CALL, "X", "scores s become X*tanh(s/X); of the hash only", &options.terms, 0, 0, option_softcap },
+    { "dropout", 0, OPTION_CALL, "P", "weights are dropped with this probability; of the hash only", &options.terms, 0, 0, option_dropout },
+    { "probs", 0, OPTION_FLAG, NULL, "the attention probabilities are computed too", &options.terms.probs, 0, 0, NULL },
     { "check", 0, OPTION_FLAG, NULL, "prove the schedules of all ranks; exit 1 where they are not sound", &options.check, 0, 0, NULL },
     { "totals", 0, OPTION_FLAG, NULL, "no operations, only what they come to", &options.totals, 0, 0, NULL },
     { "output", 'o', OPTION_REFUSED, "FILE", "nothing is computed, so there is nothing to write; leave it out", NULL, 0, 0, NULL },
     { "heads-first", 0, OPTION_REFUSED_FLAG, NULL, "is about arrays in files, of which plan reads none; leave it out", NULL, 0, 0, NULL },
-    { "softcap", 0, OPTION_REFUSED, "X", "is not part of this version; leave it out", NULL, 0, 0, NULL },
-    { "dropout", 0, OPTION_REFUSED, "P", "is not part of this version; leave it out", NULL, 0, 0, NULL },
-    { "seed", 0, OPTION_REFUSED, "S", "goes with --dropout, which is not part of this version; leave it out", NULL, 0, 0, NULL },
-    { "probs", 0, OPTION_REFUSED_FLAG, NULL, "is not part of this version; leave it out", NULL, 0, 0, NULL },
+    { "seed", 0, OPTION_REFUSED, "S", "is given to a run, and nothing runs here; leave it out", NULL, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
@@ -257,6 +249,8 @@ static int check_options(int64_t ranks)
         return fail(EXIT_USAGE, "--rank %lld: there are ranks 0 to %lld", (long long)options.rank, (long long)ranks - 1);
     if (options.totals && options.rank >= 0)
         return fail(EXIT_USAGE, "--totals are those of all ranks and --rank asks for the operations of one; give one of them");
+    if (grid_check(ranks))
+        return EXIT_USAGE;
     if (common.quiet && common.progress == 1)
         return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
     if (common.quiet)
@@ -295,15 +289,9 @@ static int plan_command(const struct command *self, int argc, char **argv)
     a.value_dim = options.value_dim;
     a.tokens = options.tokens;
     a.cached = options.cached;
-    a.causal = options.causal;
-    a.windowed = options.window.given;
-    a.window_left = options.window.left;
-    a.window_right = options.window.right;
-    a.scale = options.scale;
     a.q_type = a.kv_type = options.type ? options.type : RONDO_F32;
     a.out_type = options.out_type ? options.out_type : a.q_type;
-    a.layout = common.layout;
-    a.algorithm = common.algorithm;
+    terms_describe(&options.terms, &a);
     code = fail_library(rondo_schedule_create(&s, &d, &a), STAGE_OPTIONS);
     if (!code)
         code = tell(s, transport);

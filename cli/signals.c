@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 
 #include <signal.h>
+#include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -19,6 +20,58 @@ static void on_signal(int number)
         _exit(EXIT_SIGNAL + number);
     }
     pending = number;
+}
+
+/* ---- files that are looked at as memory ---- */
+
+#define WATCHED 4
+static struct {
+    uintptr_t begin, end;
+    const char *path;
+} watched[WATCHED];
+
+static void say(const char *text)
+{
+    if (write(STDERR_FILENO, text, strlen(text)) < 0)
+        return;   /* nobody is left to be told */
+}
+
+static void on_bus(int number, siginfo_t *info, void *unused)
+{
+    (void)unused;
+    for (int i = 0; i < WATCHED; i++)
+        if (watched[i].path && (uintptr_t)info->si_addr >= watched[i].begin && (uintptr_t)info->si_addr < watched[i].end) {
+            progress_break();
+            say("rondo: ");
+            say(watched[i].path);
+            say(" became shorter, or can no longer be read, while it was in use; it must stay as it is meanwhile\n");
+            _exit(EXIT_INPUT);
+        }
+    signal(number, SIG_DFL);   /* something else: it happens again, and ends the program as it always did */
+}
+
+void signals_watch(const void *map, size_t bytes, const char *path)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    sigemptyset(&action.sa_mask);
+    action.sa_sigaction = on_bus;
+    action.sa_flags = SA_SIGINFO;
+    for (int i = 0; i < WATCHED; i++)
+        if (!watched[i].path) {
+            watched[i].begin = (uintptr_t)map;
+            watched[i].end = (uintptr_t)map + bytes;
+            watched[i].path = path;
+            sigaction(SIGBUS, &action, NULL);
+            return;
+        }
+}
+
+void signals_unwatch(const void *map)
+{
+    for (int i = 0; i < WATCHED; i++)
+        if (watched[i].path && watched[i].begin == (uintptr_t)map)
+            watched[i].path = NULL;
 }
 
 void signals_install(void)

@@ -82,7 +82,7 @@ says 2 "(did you mean --help?)" attend --hepl
 says 2 "unknown option '--vresion' before a command (did you mean --version?)" --vresion
 says 2 "unknown command 'genrate' (did you mean generate?)" genrate -m x
 says 2 "bench attenton is not known (did you mean attention?)" bench attenton
-says 2 "zigzg is not known (did you mean zigzag?); contiguous, zigzag, striped and snake are" attend x -o y --layout zigzg
+says 2 "zigzg is not known (did you mean zigzag?); contiguous, zigzag, striped, snake and document are" attend x -o y --layout zigzg
 says 2 "(did you mean avx512?)" attend x -o y --isa avx-512
 says 2 "(did you mean pass-kv?)" score -m x -f y --algorithm passkv
 says 2 "(did you mean bf16?)" generate -m x -p y --kv-type bf61
@@ -101,18 +101,7 @@ says 2 "native" verify --numerics native
 says 2 "fast" verify --numerics fast
 says 2 "bf16-dot" verify --arithmetic bf16-dot
 says 2 "bf16-tile" verify --arithmetic bf16-tile
-says 2 "all-gather" verify --algorithm all-gather
-says 2 "all-to-all" verify --algorithm all-to-all
-says 2 "reduce" verify --algorithm reduce
-says 2 "halo is not part" verify --algorithm halo
-says 2 "mesh is not part" verify --algorithm mesh
-says 2 "document is not part" verify --layout document
-says 2 "--grid" attend x -o y --grid 2,2
-says 2 "--heads-first" attend x -o y --heads-first
-says 2 "--softcap" attend x -o y --softcap 30
-says 2 "--dropout" attend x -o y --dropout 0.1
-says 2 "--seed" attend x -o y --seed 1
-says 2 "--probs" attend x -o y --probs
+says 2 "goes with --algorithm mesh" attend x -o y --grid 2,2 --ranks 4
 says 2 "--cp" attend x -o y --cp 2
 says 2 "--tp 2" generate -m x -p y --tp 2
 says 2 "--tp 2" score -m x -f y --tp 2
@@ -125,6 +114,34 @@ says 2 "no such\|not known" verify --transport pigeons
 says 2 "not known" verify --device abacus
 says 2 "not known" verify --layout spiral
 says 2 "not known" verify --algorithm guess
+says 2 "(did you mean all-gather?)" verify --algorithm allgather
+
+# what a score is, and what goes together
+says 2 "1e-37 to 1e38" attend x -o y --softcap 0
+says 2 "1e-37 to 1e38" attend x -o y --softcap -3
+says 2 "1e-37 to 1e38" attend x -o y --softcap inf
+says 2 "1e-37 to 1e38" attend x -o y --softcap nan
+says 2 "from 0 to below 1" attend x -o y --dropout 1
+says 2 "from 0 to below 1" attend x -o y --dropout -0.1
+says 2 "from 0 to below 1" attend x -o y --dropout nan
+says 2 "0 to 2^64 - 1" attend x -o y --dropout 0.1 --seed -1
+says 2 "0 to 2^64 - 1" attend x -o y --dropout 0.1 --seed 18446744073709551616
+says 2 "is not given" attend x -o y --seed 1
+says 2 "takes no value" attend x -o y --probs=1
+says 2 "takes no value" attend x -o y --heads-first=no
+for command in "attend x -o y" "plan schedule --tokens 64 --heads 2 --kv-heads 1 --head-dim 8" "bench attention --tokens 64"; do
+    # shellcheck disable=SC2086
+    {
+        says 2 "6 ranks and there are 4" $command --ranks 4 --algorithm mesh --grid 2,3
+        says 2 "two whole numbers A,B" $command --ranks 4 --algorithm mesh --grid 4
+        says 2 "two whole numbers A,B" $command --ranks 4 --algorithm mesh --grid 2,2,1
+        says 2 "no whole number from 1" $command --ranks 4 --algorithm mesh --grid 0,4
+        says 2 "no whole number from 1" $command --ranks 4 --algorithm mesh --grid 2,x
+        says 2 "goes with --algorithm mesh" $command --ranks 4 --algorithm pass-kv --grid 2,2
+    }
+done
+says 2 "leave --grid out" generate -m "$srcdir/examples/kjv" -p y --algorithm mesh --grid 1,1
+says 2 "leave --grid out" score -m "$srcdir/examples/kjv" -f "$srcdir/README" --algorithm mesh --grid 1,1
 says 2 "not known" verify --progress sometimes
 says 2 "not known" generate -m x -p y --kv-interleave 2
 

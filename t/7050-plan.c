@@ -188,9 +188,7 @@ static void refusals(void)
     refuses(2, "--isa", SHAPE "--isa scalar");
     refuses(2, "--trace", SHAPE "--trace file");
     refuses(2, "-o", SHAPE "-o file");
-    refuses(2, "--softcap", SHAPE "--softcap 3");
     refuses(2, "--grid", SHAPE "--grid 1,3");
-    refuses(2, "--layout", SHAPE "--layout document");
     refuses(2, "one operand too many", SHAPE "again");
     ok(!exists("file"), "nothing was written");
 }

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The result of `rondo attend`: rank 0 takes the rows of all ranks and writes them once, so that no partial result can be seen.
+ */
+#include "cli/attend.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rank 0's side of the result: out and probs go to the file as they come, lse is turned from rows to heads and goes last. */
+struct sink {
+    const struct attend_output *o;
+    rondo_arrays_writer *writer;
+    uint64_t hash;
+    float *lse;             /* [B, H, Tq] or [H, Tq] */
+    char *turned;           /* rows of one head */
+    size_t turned_bytes;
+};
+enum { OUT, LSE, PROBS };   /* the arrays' order in the file */
+
+/* The width of a row of probs. */
+int64_t attend_probs_keys(const struct attend_input *in)
+{
+    return in->packed ? in->keys_most : in->k_rows;
+}
+
+static int interrupted(const struct sink *k)
+{
+    return signals_pending() ? body_fail(RONDO_ECANCELED, "interrupted while %s was written; it is left as it was", k->o->path) : 0;
+}
+
+/* Rows [heads, width] of a sequence into an array [.., heads, tokens, width]. */
+static int put_by_heads(struct sink *k, int array, int64_t s, int64_t first, int64_t count, const char *rows, size_t width)
+{
+    const struct attend_input *in = k->o->in;
+    if (!width)
+        return 0;
+    if ((size_t)count * width > k->turned_bytes) {
+        free(k->turned);
+        k->turned = room(count, width);
+        k->turned_bytes = k->turned ? (size_t)count * width : 0;
+        if (!k->turned)
+            return body_fail(RONDO_ENOMEM, "not enough memory for a portion of %lld rows of %zu bytes", (long long)count, width);
+    }
+    int code = 0;
+    for (int64_t h = 0; h < in->heads && !code; h++) {
+        const int64_t row = ((in->packed ? 0 : s) * in->heads + h) * in->q_rows + (in->packed ? in->q_first[s] : 0) + first;
+        for (int64_t i = 0; i < count; i++)
+            memcpy(k->turned + (size_t)i * width, rows + (size_t)(i * in->heads + h) * width, width);
+        code = rondo_arrays_write(k->writer, array, (uint64_t)row * width, (uint64_t)count * width, k->turned);
+    }
+    return code;
+}
+
+static int put_out(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
+{
+    struct sink *k = user;
+    const struct attend_input *in = k->o->in;
+    const int64_t width = in->heads * in->value_dim, row = in->q_first[s] + first;
+    const size_t size = rondo_type_size(k->o->type);
+    int code = interrupted(k);
+    if (code)
+        return code;
+    /* the natural order of a result is [.., T, H, D], however it is stored */
+    rondo_hash_add(&k->hash, rows, size, row * width, count * width);
+    if (in->heads_first)
+        return put_by_heads(k, OUT, s, first, count, rows, (size_t)in->value_dim * size);
+    return rondo_arrays_write(k->writer, OUT, (uint64_t)(row * width) * size, (uint64_t)(count * width) * size, rows);
+}
+
+static int put_probs(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
+{
+    struct sink *k = user;
+    const int code = interrupted(k);
+    return code ? code : put_by_heads(k, PROBS, s, first, count, rows, (size_t)attend_probs_keys(k->o->in) * sizeof(float));
+}
+
+static int put_lse(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
+{
+    struct sink *k = user;
+    const struct attend_input *in = k->o->in;
+    const float *x = rows;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t h = 0; h < in->heads; h++) {
+            const int64_t row = in->packed ? in->q_first[s] + first + i : first + i;
+            const int64_t block = in->packed ? h : s * in->heads + h;
+            k->lse[block * in->q_rows + row] = x[i * in->heads + h];
+        }
+    return 0;
+}
+
+int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attention *plan, const void *out, const float *lse, const float *probs)
+{
+    const struct attend_input *in = o->in;
+    const bool first = rondo_context_rank(ctx) == 0;
+    const int64_t out_shape[4] = { in->batch, in->q_rows, in->heads, in->value_dim }, lse_shape[3] = { in->batch, in->heads, in->q_rows };
+    const int64_t turned_shape[4] = { in->batch, in->heads, in->q_rows, in->value_dim };
+    const int64_t probs_shape[4] = { in->batch, in->heads, in->q_rows, attend_probs_keys(in) };
+    const int skip = in->packed ? 1 : 0;
+    const rondo_array arrays[3] = {
+        [OUT] = { .name = "out", .type = o->type, .dims = 4 - skip, .shape = (in->heads_first ? turned_shape : out_shape) + skip },
+        [LSE] = { .name = "lse", .type = RONDO_ARRAY_F32, .dims = 3 - skip, .shape = lse_shape + skip },
+        [PROBS] = { .name = "probs", .type = RONDO_ARRAY_F32, .dims = 4 - skip, .shape = probs_shape + skip },
+    };
+    const int64_t lse_count = in->batch * in->heads * in->q_rows, out_count = lse_count * in->value_dim;
+    struct sink sink = { o, NULL, 0, NULL, NULL, 0 };
+    int code = 0;
+    if (first) {
+        signals_hold();
+        sink.lse = room(lse_count, sizeof *sink.lse);
+        code = sink.lse ? rondo_arrays_create(&sink.writer, o->path, arrays, probs ? 3 : 2)
+                        : body_fail(RONDO_ENOMEM, "not enough memory for lse (%lld numbers)", (long long)lse_count);
+    }
+    if (!code)
+        code = collect_rows(ctx, plan, in->sequences, out, (size_t)(in->heads * in->value_dim) * rondo_type_size(o->type), put_out, &sink);
+    if (!code)
+        code = collect_rows(ctx, plan, in->sequences, lse, (size_t)in->heads * sizeof *lse, put_lse, &sink);
+    if (!code && probs)
+        code = collect_rows(ctx, plan, in->sequences, probs, (size_t)(in->heads * attend_probs_keys(in)) * sizeof *probs, put_probs, &sink);
+    if (first) {
+        if (!code) {
+            rondo_hash_add(&sink.hash, sink.lse, sizeof *sink.lse, out_count, lse_count);
+            code = rondo_arrays_write(sink.writer, LSE, 0, (uint64_t)lse_count * sizeof *sink.lse, sink.lse);
+        }
+        if (!code && signals_pending())
+            code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", o->path);
+        if (!code) {
+            o->hash = rondo_hash_close(sink.hash, o->info.arithmetic, o->info.leaf, out_shape + skip, 4 - skip);
+            code = rondo_arrays_commit(sink.writer);
+        } else {
+            rondo_arrays_abandon(sink.writer);
+        }
+        free(sink.lse);
+        free(sink.turned);
+        signals_release();
+    }
+    return code;
+}
+
+#define GIB (1024.0 * 1024 * 1024)
+
+/* Probabilities have a number for each query, key and head; before the work is the time to say that there is no room for so many. */
+int attend_probs_check(const struct attend_output *o, int ranks)
+{
+    const struct attend_input *in = o->in;
+    uint64_t bytes = sizeof(float);
+    const int64_t factors[4] = { in->batch, in->heads, in->q_rows, attend_probs_keys(in) };
+    bool many = false;
+    for (int i = 0; i < 4; i++)
+        many = many || __builtin_mul_overflow(bytes, (uint64_t)factors[i], &bytes);
+    if (many || bytes > INT64_MAX / 2)
+        return fail(EXIT_ROOM, "--probs: %lld x %lld x %lld x %lld probabilities are more than any memory or disk has room for; leave --probs out, "
+                    "or give fewer queries at once", (long long)factors[0], (long long)factors[1], (long long)factors[2], (long long)factors[3]);
+    /* ranks that are threads are all here; of processes nobody knows how many are */
+    const uint64_t here = common.mpi ? bytes / (uint64_t)ranks : bytes, memory = space_memory(), disk = space_disk(o->path);
+    if (here > memory)
+        return fail(EXIT_ROOM, "--probs: the probabilities are %.2f GiB, of which %.2f GiB must be held here, and %.2f GiB of memory are left; leave "
+                    "--probs out, or give fewer queries at once", (double)bytes / GIB, (double)here / GIB, (double)memory / GIB);
+    if (ranks_first() && bytes > disk)
+        return fail(EXIT_ROOM, "--probs: the probabilities are %.2f GiB, and the disk of %s has room for %.2f GiB; leave --probs out, or give fewer "
+                    "queries at once", (double)bytes / GIB, o->path, (double)disk / GIB);
+    return 0;
+}
