@@ -31,10 +31,11 @@ struct all {
     struct rondo__design *design;
     struct rondo__part_of part;
     uint64_t messages, bytes, pairs;
+    uint64_t *of_rank;                 /* what the algorithm says that each rank computes */
     int (*tamper)(struct rondo__schedule *s, uint32_t which);
     int32_t tampered;
     uint32_t which;
-    int done, bounds, counts_pairs;
+    int done, bounds, counts_pairs, elsewhere;
 };
 
 /* Places of nodes lie in their buffers. */
@@ -68,11 +69,14 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     rondo__schedule_count(&part->schedule, &counts);
     a->messages += counts.messages;
     a->bytes += counts.bytes;
+    uint64_t pairs = 0;
     for (int64_t i = 0; i < part->schedule.operations.count && a->counts_pairs; i++) {
         const struct rondo__operation *o = rondo__operation_at(&part->schedule, i);
         if (o->kind == RONDO_COMPUTE)
-            a->pairs += rondo__jobs_pairs(a->design, part, 0, o->first, o->count);
+            pairs += rondo__jobs_pairs(a->design, part, 0, o->first, o->count);
     }
+    a->pairs += pairs;
+    a->elsewhere += a->of_rank && a->of_rank[rank] != pairs;
     a->bounds &= places_fit(a->design, part);
     if (a->tamper && rank == a->tampered)
         a->done = a->tamper(&part->schedule, a->which);
@@ -109,7 +113,7 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
 static void grid(void)
 {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
-        int good = 1, counts = 1, pairs = 1, bounds = 1, direct = 0;
+        int good = 1, counts = 1, pairs = 1, places = 1, bounds = 1, direct = 0;
         for (int round = 0; round < 250; round++) {
             rondo_attention_desc desc;
             int64_t tokens[3], cached[3];
@@ -124,7 +128,9 @@ static void grid(void)
                 good = 0;
                 continue;
             }
-            struct all a = { .design = &design, .bounds = 1, .counts_pairs = 1 };
+            uint64_t of_rank[9];
+            struct all a = { .design = &design, .bounds = 1, .counts_pairs = 1, .of_rank = of_rank };
+            good &= design.algorithm->pairs(&design.survey, &design.shape, of_rank);
             err = rondo__schedule_check(ranks, &machines[m], at, &a);
             if (err && good)
                 diag("%d ranks, %s, %s, %d sequences, round %d: %s", (int)ranks, rondo_layout_name(desc.layout),
@@ -141,6 +147,11 @@ static void grid(void)
                 diag("%llu pairs are computed, %llu are there", (unsigned long long)a.pairs, (unsigned long long)there);
                 pairs = 0;
             }
+            if (a.elsewhere && places && !err) {
+                diag("%d ranks, %s, %s, round %d: %d compute other pairs than is said", (int)ranks, rondo_layout_name(desc.layout),
+                     rondo_algorithm_name(desc.algorithm), round, a.elsewhere);
+                places = 0;
+            }
             bounds &= a.bounds;
             direct += flow->messages != 0;
             rondo__part_free(&a.part);
@@ -149,6 +160,7 @@ static void grid(void)
         ok(good, "%s: 250 plans for 1 to 9 ranks, each checked over all of them", machine_names[m]);
         ok(counts && direct > 50, "%s: what they send is what the plan says", machine_names[m]);
         ok(pairs, "%s: each pair of a query and a key that it sees is computed once by each head", machine_names[m]);
+        ok(places, "%s: and on the rank that was said", machine_names[m]);
         ok(bounds, "%s: nodes lie where there is room for them", machine_names[m]);
     }
 }

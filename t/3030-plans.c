@@ -123,6 +123,20 @@ static void pairs(void)
         most = infos[i].visible_pairs_here > most ? infos[i].visible_pairs_here : most;
     }
     ok(sum == infos[0].visible_pairs && (double)most * 8 <= (double)sum * 1.0001, "zigzag spreads them evenly");
+    ok(infos[0].imbalance == (double)most * 8 / (double)sum && infos[7].imbalance == infos[0].imbalance && infos[0].imbalance < 1.0001,
+       "their imbalance is %.6f", infos[0].imbalance);
+    wanted.layout = RONDO_CONTIGUOUS;
+    wanted.algorithm = RONDO_PASS_KV;
+    is_int(plans(8), 0, "contiguous");
+    /* rank r: t/8 queries that see what is before them; the mean is half of all */
+    ok(infos[0].imbalance > 1.8749 && infos[0].imbalance < 1.8751, "the last rank has 15/8 of the mean: %.6f", infos[0].imbalance);
+    wanted.algorithm = RONDO_PASS_Q;
+    is_int(plans(8), 0, "by keys");
+    ok(infos[0].visible_pairs_here > infos[7].visible_pairs_here && infos[0].imbalance > 1.8749 && infos[0].imbalance < 1.8751,
+       "the first rank's keys are seen most: %.6f", infos[0].imbalance);
+    start(0, 4, 1, 128);
+    ok(plans(3) == 0 && infos[1].imbalance == 1.0, "no pairs: 1");
+    start(t, 4, 1, 128);
     wanted.windowed = 1;
     wanted.window_left = 4095;
     wanted.window_right = -1;

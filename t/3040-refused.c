@@ -67,6 +67,11 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_EINVAL, "leaf", d.leaf = 512);
     REFUSE(RONDO_EINVAL, "head_groups", d.head_groups = 3);
     REFUSE(RONDO_EINVAL, "head_groups", d.head_groups = -1);
+    REFUSE(RONDO_EINVAL, "pass-kv has none", d.algorithm = RONDO_PASS_KV, d.grid[0] = d.grid[1] = 1);
+    REFUSE(RONDO_EINVAL, "auto has none", d.grid[0] = d.grid[1] = 1);
+    REFUSE(RONDO_EINVAL, "grid is -1, -1", d.algorithm = RONDO_MESH, d.grid[0] = d.grid[1] = -1);
+    REFUSE(RONDO_EINVAL, "grid is 1, 0", d.algorithm = RONDO_MESH, d.grid[0] = 1);
+    REFUSE(RONDO_EINVAL, "6 ranks, but there are 1", d.algorithm = RONDO_ALL_TO_ALL, d.grid[0] = 2, d.grid[1] = 3);
     int64_t names[1] = { 0 };
     REFUSE(RONDO_EINVAL, "placement_sequences", d.placement_sequences = names);
 

@@ -165,9 +165,19 @@ static int check_owners(const rondo_attention_desc *d)
     return d->owners ? not_built("owners") : 0;
 }
 
+/* Whether it is the ranks' is seen where they are known (design.c). */
 static int check_grid(const rondo_attention_desc *d)
 {
-    return d->grid[0] || d->grid[1] ? not_built("grid") : 0;
+    const int32_t *grid = d->grid;
+    if (!grid[0] && !grid[1])
+        return 0;
+    if (d->algorithm != RONDO_MESH && d->algorithm != RONDO_ALL_TO_ALL)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: a grid of %d, %d is given, but algorithm %s has none; leave it 0, 0, or take "
+                                         "mesh or all-to-all", (int)grid[0], (int)grid[1], rondo_algorithm_name(d->algorithm));
+    if (grid[0] < 1 || grid[1] < 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: the grid is %d, %d; both numbers must be at least 1, or both 0 for the plan's "
+                                         "choice", (int)grid[0], (int)grid[1]);
+    return 0;
 }
 
 int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs)

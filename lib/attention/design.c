@@ -274,8 +274,12 @@ int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc
     p->shape = (struct rondo__shape){ .heads = d.heads, .kv_heads = d.kv_heads, .head_dim = d.head_dim, .value_dim = d.value_dim,
                                       .q_type = d.q_type, .kv_type = d.kv_type, .out_type = d.out_type,
                                       .node_width = (int32_t)d.value_dim + 2, .shared_kv = d.shared_kv != 0, .alibi = d.alibi != 0,
-                                      .sinks = d.sinks != 0, .bias_heads = d.bias };
+                                      .sinks = d.sinks != 0, .bias_heads = d.bias, .grid = { d.grid[0], d.grid[1] } };
     set_terms(p);
+    if (d.grid[0] && (int64_t)d.grid[0] * d.grid[1] != ranks)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: a grid of %d, %d is one of %lld ranks, but there are %d; the product must be "
+                                         "their number, or leave it 0, 0", (int)d.grid[0], (int)d.grid[1],
+                           (long long)d.grid[0] * d.grid[1], (int)ranks);
     err = make(p, &d);
     if (err)
         rondo__design_free(p);

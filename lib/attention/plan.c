@@ -12,38 +12,25 @@ static int no_memory(void)
 
 /* ---- what a plan says of itself ---- */
 
-static uint64_t saturated(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
-/* Pairs that this rank computes. */
-static uint64_t pairs_here(const rondo_attention *plan)
+/* Pairs that this rank computes, of one head, and how much more the busiest one has than all have on average. */
+static int count_pairs(rondo_attention *plan)
 {
     const struct rondo__design *p = &plan->design;
-    uint64_t pairs = 0;
-    for (int64_t i = 0; i < p->sequences && p->desc.algorithm == RONDO_PASS_KV; i++) {   /* its queries, all keys */
-        const rondo_span keys = { 0, p->survey.sequence[i].length, 1, 0 };
-        int64_t strip, strips = rondo__strips_of(&p->survey, i, plan->rank, &strip);
-        for (int64_t j = strip; j < strip + strips; j++) {
-            const rondo_span *span = (const rondo_span *)p->survey.spans.items + rondo__strip_at(&p->survey, j)->spans_first;
-            for (int32_t k = 0; k < rondo__strip_at(&p->survey, j)->spans; k++)
-                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, i, span + k, &keys));
-        }
+    rondo_attention_info *info = &plan->info;
+    uint64_t *of_rank = rondo__alloc((size_t)p->ranks * sizeof *of_rank), most = 0;
+    double sum = 0.0;
+    if (!of_rank || !p->algorithm->pairs(&p->survey, &p->shape, of_rank)) {
+        rondo__free(of_rank);
+        return no_memory();
     }
-    if (p->desc.algorithm == RONDO_PASS_KV)
-        return pairs;
-    for (int64_t i = 0; i < p->sequences; i++) {   /* all queries, its keys */
-        const struct rondo__rank_run *run;
-        const rondo_span all = { p->cached[i], p->tokens[i], 1, 0 };
-        int64_t runs = rondo__placement_rank_runs(p->keys, i, plan->rank, &run);
-        for (int64_t j = 0; j < runs && all.count; j++) {
-            const rondo_span keys = { run[j].first, run[j].count, run[j].step, 0 };
-            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, i, &all, &keys));
-        }
+    for (int32_t r = 0; r < p->ranks; r++) {
+        most = of_rank[r] > most ? of_rank[r] : most;
+        sum += (double)of_rank[r];
     }
-    return pairs;
+    info->visible_pairs_here = of_rank[plan->rank] == UINT64_MAX ? UINT64_MAX : of_rank[plan->rank] / (uint64_t)p->desc.heads;
+    info->imbalance = sum > 0.0 ? (double)most * (double)p->ranks / sum : 1.0;
+    rondo__free(of_rank);
+    return 0;
 }
 
 static size_t list_bytes(const struct rondo__list *list, size_t item)
@@ -70,7 +57,7 @@ static size_t plan_bytes(const rondo_attention *plan)
            list_bytes(&s->blanks, sizeof(struct rondo__blank)) + rondo__runner_bytes(plan->runner);
 }
 
-static void fill_info(rondo_attention *plan)
+static int fill_info(rondo_attention *plan)
 {
     rondo_attention_info *info = &plan->info;
     const struct rondo__design *p = &plan->design;
@@ -97,11 +84,12 @@ static void fill_info(rondo_attention *plan)
     info->messages_total = flow->messages * (uint64_t)p->groups;
     info->bytes_total = flow->bytes;
     info->visible_pairs = rondo__design_pairs(p);
-    info->visible_pairs_here = pairs_here(plan);
+    memcpy(info->grid, flow->grid, sizeof info->grid);
     info->flops = rondo__design_flops(p);
     info->probs_rows = plan->probs_first[p->sequences];
     info->hash = rondo__design_hash(p);
     info->plan_bytes = plan_bytes(plan);
+    return count_pairs(plan);
 }
 
 /* ---- make and end ---- */
@@ -149,7 +137,7 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
     err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, programs, plan->design.desc.probs ? 2 : 1,
                              plan->design.sequences);
     if (!err)
-        fill_info(plan);
+        err = fill_info(plan);
     rondo__list_free(&plan->part.schedule.history);
     rondo__survey_free(&plan->design.survey);
     rondo__survey_free(&plan->design.probs);

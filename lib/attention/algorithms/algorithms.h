@@ -18,6 +18,7 @@ struct rondo__shape {
     bool alibi, sinks;
     int64_t bias_heads;                /* 0: none */
     const int64_t *tokens, *keys;      /* [sequences] */
+    int32_t grid[2];                   /* that was asked for; 0, 0: the algorithm's choice */
 };
 
 /* The lists of a program (struct rondo_program_desc). */
@@ -30,6 +31,7 @@ struct rondo__flow {
     uint64_t messages;                 /* of one head group, over all ranks */
     uint64_t bytes;                    /* of all of them */
     double need, own;                  /* the largest of a rank: workspace, and its own q, k, v and out, in bytes */
+    int32_t grid[2];                   /* that was taken; 0, 0: it has none */
 };
 
 struct rondo__build {
@@ -57,6 +59,9 @@ struct rondo__algorithm {
     const char *name;
     int (*flow)(struct rondo__survey *survey, const struct rondo__shape *shape, const struct rondo__machine *machine);
     int (*build)(struct rondo__build *b);
+    /* [ranks]: what each rank computes: visible pairs of a query and a key, for each query head. UINT64_MAX: that many or more. false: no
+     * memory. */
+    bool (*pairs)(const struct rondo__survey *survey, const struct rondo__shape *shape, uint64_t *of_rank);
 };
 const struct rondo__algorithm *rondo__algorithm_at(int32_t id);
 extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q;
@@ -74,6 +79,15 @@ uint64_t rondo__shape_kv_bytes(const struct rondo__shape *shape);
 double rondo__own_bytes(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t rank);
 /* Whether transfers between pairs move so much less than a ring that the ring is not worth it. */
 bool rondo__goes_direct(uint64_t ring_bytes, uint64_t direct_bytes, double largest_bytes);
+
+/* ---- who computes what (pairs.c) ---- */
+/* Visible pairs of each class of queries, by their owner, with each class of keys: cells[key class * query_classes + query class], added up
+ * over the mask's heads; UINT64_MAX where they are more. false: no memory. */
+bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_class, int32_t query_classes, const int32_t *key_class,
+                        int32_t key_classes, uint64_t *cells);
+/* Of each rank and for all heads, where rank r computes the queries of the ranks that have its r % columns against the keys of those that
+ * have its r / columns. */
+bool rondo__tile_pairs(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t columns, uint64_t *of_rank);
 
 /* Steps of a ring from one rank to another. */
 static inline int32_t rondo__hops(const struct rondo__survey *s, int32_t from, int32_t to)

@@ -32,7 +32,7 @@ int rondo__probs_flow(const struct rondo__survey *s, const struct rondo__shape *
     const int32_t n = s->roles.ranks;
     int64_t *rows = rondo__alloc_zero((size_t)n, sizeof *rows);
     bool fine = rows != NULL;
-    *out = (struct rondo__flow){ 0, 0, 0.0, 0.0 };
+    *out = (struct rondo__flow){ .messages = 0 };
     for (int32_t rank = 0; rank < n && fine && n > 1; rank++) {
         memset(rows, 0, (size_t)n * sizeof *rows);
         for (int64_t i = 0; i < s->roles.sequences && fine; i++) {

@@ -564,4 +564,9 @@ static int build(struct rondo__build *b)
     return fine ? 0 : rondo__build_failed();
 }
 
-const struct rondo__algorithm rondo__ring_kv = { RONDO_PASS_KV, "pass-KV", flow, build };
+static bool pairs(const struct rondo__survey *s, const struct rondo__shape *shape, uint64_t *of_rank)
+{
+    return rondo__tile_pairs(s, shape, s->roles.ranks, of_rank);
+}
+
+const struct rondo__algorithm rondo__ring_kv = { RONDO_PASS_KV, "pass-KV", flow, build, pairs };

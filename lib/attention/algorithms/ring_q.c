@@ -718,4 +718,9 @@ static int build(struct rondo__build *b)
     return fine ? 0 : rondo__build_failed();
 }
 
-const struct rondo__algorithm rondo__ring_q = { RONDO_PASS_Q, "pass-Q", flow, build };
+static bool pairs(const struct rondo__survey *s, const struct rondo__shape *shape, uint64_t *of_rank)
+{
+    return rondo__tile_pairs(s, shape, 1, of_rank);
+}
+
+const struct rondo__algorithm rondo__ring_q = { RONDO_PASS_Q, "pass-Q", flow, build, pairs };

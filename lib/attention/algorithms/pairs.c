@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Who computes how much. Ranks are put into classes twice, as owners of queries and as owners of keys, and a rank computes one class of
+ * queries against one class of keys: pass-KV its own queries against all keys, pass-Q all queries against its own keys, tiles some of
+ * both. How many visible pairs each two classes have is what a plan says of itself (visible_pairs_here, imbalance).
+ *
+ * Near-linear: of the side that has fewer classes each class is one list by position, with how many it has so far; each span of the other
+ * side asks the mask about a list as a whole, takes what it sees all of or nothing of as it is, and halves the rest.
+ */
+#include "attention/algorithms/algorithms.h"
+
+/* A span of a class. before: positions of the class in parts before it; end: beyond the last one of it and of all before it. */
+struct part {
+    rondo_span span;
+    int64_t before, end;
+    int32_t of, reserved;
+};
+
+struct counting {
+    const struct rondo__survey *survey;
+    int64_t sequence;
+    struct rondo__list queries, keys;
+    bool split_keys;                   /* the lists that are halved are the keys' */
+};
+
+static bool add(struct rondo__list *list, rondo_span span, int32_t of)
+{
+    struct part *p = rondo__list_add(list, sizeof *p, 1);
+    if (p)
+        *p = (struct part){ .span = span, .of = of };
+    return p != NULL;
+}
+
+static bool collect(struct counting *c, const int32_t *query_class, const int32_t *key_class)
+{
+    const struct rondo__survey *s = c->survey;
+    const struct rondo__sequence *q = s->sequence + c->sequence;
+    bool fine = true;
+    c->queries.count = c->keys.count = 0;
+    for (int64_t i = q->strips_first; i < q->strips_first + q->strips; i++) {
+        const struct rondo__strip *strip = rondo__strip_at(s, i);
+        const rondo_span *span = (const rondo_span *)s->spans.items + strip->spans_first;
+        for (int32_t j = 0; j < strip->spans; j++)
+            fine = fine && add(&c->queries, span[j], query_class[strip->rank]);
+    }
+    for (int64_t i = q->stretches_first; i < q->stretches_first + q->stretches; i++) {
+        const struct rondo__stretch *stretch = (const struct rondo__stretch *)s->stretches.items + i;
+        const int64_t first = stretch->first * s->roles.leaf, end = stretch->end * s->roles.leaf;
+        const rondo_span keys = { first, (end < q->length ? end : q->length) - first, 1, 0 };
+        fine = fine && add(&c->keys, keys, key_class[stretch->rank]);
+    }
+    for (int64_t i = q->fragments_first; i < q->fragments_first + q->fragments; i++) {
+        const struct rondo__piece *p = (const struct rondo__piece *)s->fragments.items + i;
+        const rondo_span keys = { p->first, p->count, p->step, 0 };
+        fine = fine && add(&c->keys, keys, key_class[p->rank]);
+    }
+    return fine;
+}
+
+static bool after(const struct part *a, const struct part *b)
+{
+    return a->of != b->of ? a->of > b->of : a->span.first > b->span.first;
+}
+
+/* Heap sort, in place. */
+static void sort(struct part *p, int64_t count)
+{
+    bool sorted = true;
+    for (int64_t i = 1; i < count && sorted; i++)
+        sorted = !after(p + i - 1, p + i);
+    for (int64_t start = count / 2, end = sorted ? 0 : count; end > 1;) {
+        struct part moved;
+        if (start > 0) {
+            moved = p[--start];
+        } else {
+            moved = p[--end];
+            p[end] = p[0];
+        }
+        int64_t root = start, child;
+        while ((child = 2 * root + 1) < end) {
+            if (child + 1 < end && after(p + child + 1, p + child))
+                child++;
+            if (!after(p + child, &moved))
+                break;
+            p[root] = p[child];
+            root = child;
+        }
+        p[root] = moved;
+    }
+}
+
+/* Each class's by position, those that touch as one. */
+static void arrange(struct rondo__list *list)
+{
+    struct part *p = list->items;
+    int64_t n = 0;
+    sort(p, list->count);
+    for (int64_t i = 0; i < list->count; i++) {
+        const int64_t end = p[i].span.first + (p[i].span.count - 1) * p[i].span.step + 1;
+        struct part *last = n && p[n - 1].of == p[i].of ? p + n - 1 : NULL;
+        if (last && last->span.step == 1 && p[i].span.step == 1 && last->span.first + last->span.count == p[i].span.first) {
+            last->span.count += p[i].span.count;
+            last->end = end > last->end ? end : last->end;
+            continue;
+        }
+        p[n] = p[i];
+        p[n].before = last ? last->before + last->span.count : 0;
+        p[n].end = last && last->end > end ? last->end : end;
+        n++;
+    }
+    list->count = n;
+}
+
+static uint64_t saturated(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+/* Of a span of one side and parts [low, high) of a list of the other. */
+static uint64_t count(const struct counting *c, const rondo_span *one, const struct part *list, int64_t low, int64_t high)
+{
+    const struct rondo_mask *mask = &c->survey->roles.mask;
+    const struct part *first = list + low, *last = list + high - 1;
+    if (high - low == 1)
+        return mask->kind->pairs(mask, c->sequence, c->split_keys ? one : &first->span, c->split_keys ? &first->span : one);
+    const rondo_span hull = { first->span.first, last->end - first->span.first, 1, 0 };
+    const rondo_span *queries = c->split_keys ? one : &hull;
+    const int64_t k0 = c->split_keys ? hull.first : one->first, k1 = c->split_keys ? last->end : one->first + (one->count - 1) * one->step + 1;
+    int64_t lo, hi;
+    const int view = mask->kind->view(mask, c->sequence, queries, k0, k1, &lo, &hi);
+    uint64_t pairs;
+    if (view == RONDO_MASK_NONE)
+        return 0;
+    if (view == RONDO_MASK_ALL)
+        return __builtin_mul_overflow(last->before + last->span.count - first->before, one->count, &pairs) ||
+                       __builtin_mul_overflow(pairs, (uint64_t)mask->heads, &pairs) ? UINT64_MAX : pairs;
+    const int64_t middle = low + (high - low) / 2;
+    return saturated(count(c, one, list, low, middle), count(c, one, list, middle, high));
+}
+
+static void count_all(const struct counting *c, int32_t query_classes, uint64_t *cells)
+{
+    const struct rondo__list *halved = c->split_keys ? &c->keys : &c->queries, *other = c->split_keys ? &c->queries : &c->keys;
+    const struct part *list = halved->items, *one = other->items;
+    for (int64_t i = 0, end; i < halved->count; i = end) {
+        for (end = i; end < halved->count && list[end].of == list[i].of; end++)
+            ;
+        for (int64_t j = 0; j < other->count; j++) {
+            const int32_t q = c->split_keys ? one[j].of : list[i].of, k = c->split_keys ? list[i].of : one[j].of;
+            uint64_t *cell = cells + (int64_t)k * query_classes + q;
+            *cell = saturated(*cell, count(c, &one[j].span, list, i, end));
+        }
+    }
+}
+
+bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_class, int32_t query_classes, const int32_t *key_class,
+                        int32_t key_classes, uint64_t *cells)
+{
+    struct counting c = { .survey = s, .split_keys = key_classes <= query_classes };
+    bool fine = true;
+    memset(cells, 0, (size_t)query_classes * (size_t)key_classes * sizeof *cells);
+    for (c.sequence = 0; c.sequence < s->roles.sequences && fine; c.sequence++) {
+        fine = collect(&c, query_class, key_class);
+        if (!fine)
+            break;
+        arrange(&c.queries);
+        arrange(&c.keys);
+        count_all(&c, query_classes, cells);
+    }
+    rondo__list_free(&c.queries);
+    rondo__list_free(&c.keys);
+    return fine;
+}
+
+bool rondo__tile_pairs(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t columns, uint64_t *of_rank)
+{
+    const int32_t n = s->roles.ranks;
+    int32_t *of = rondo__alloc((size_t)n * 2 * sizeof *of);
+    if (!of)
+        return false;
+    for (int32_t r = 0; r < n; r++) {
+        of[r] = r % columns;
+        of[n + r] = r / columns;
+    }
+    const bool fine = rondo__class_pairs(s, of, columns, of + n, n / columns, of_rank);
+    const uint64_t alike = (uint64_t)(shape->heads / s->roles.mask.heads);   /* heads that see the same */
+    for (int32_t r = 0; r < n && fine; r++)
+        of_rank[r] = __builtin_mul_overflow(of_rank[r], alike, &of_rank[r]) ? UINT64_MAX : of_rank[r];
+    rondo__free(of);
+    return fine;
+}
