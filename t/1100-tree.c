@@ -139,7 +139,7 @@ static struct verdict check(const struct rondo__piece *p, int64_t pieces, int ra
         return (struct verdict){ 0, 0, 0 };
     for (uint32_t i = 0; i < n; i++)
         tag[i] = (me - p[i].rank + ranks) % ranks;
-    rondo__tree_stages(&t, tag);
+    rondo__tree_stages(&t, tag, false);
     slots = calloc((size_t)n + 1, sizeof *slots);
     for (int32_t j = 0; j < ranks; j++) {
         int32_t k = 0;
@@ -147,7 +147,7 @@ static struct verdict check(const struct rondo__piece *p, int64_t pieces, int ra
             if (tag[i] == j)
                 leaves[k++] = leaf_value(&p[i]);
         steps.count = 0;
-        v.kv &= rondo__tree_stage(&t, j, false, &steps, &g);
+        v.kv &= rondo__tree_stage(&t, j, &steps, &g);
         v.kv &= run((struct rondo_tree_step *)steps.items + g.first, &g, leaves, k, slots, t.slots, &out, &outs);
     }
     v.kv &= n ? outs == 1 && out == root : outs == 0;
@@ -155,42 +155,55 @@ static struct verdict check(const struct rondo__piece *p, int64_t pieces, int ra
         v.kv &= !slots[i];
     v.slots = t.slots;
     /* counting alone gives the same number */
-    rondo__tree_stages(&t, tag);
+    rondo__tree_stages(&t, tag, false);
     for (int32_t j = 0; j < ranks; j++)
-        rondo__tree_stage(&t, j, false, NULL, &g);
+        rondo__tree_stage(&t, j, NULL, &g);
     v.kv &= t.slots == v.slots;
 
-    /* pass-Q: each rank its nodes in order, the owner joins them */
+    /* Tiles: groups of neighbouring ranks, each its nodes in order, which it completes in stages; the owner joins them. Of one rank: pass-Q. */
     uint64_t *nodes = calloc((size_t)n + 1, sizeof *nodes), *at = calloc((size_t)n + 1, sizeof *at);
-    int64_t *first = calloc((size_t)ranks + 1, sizeof *first), total = 0;
-    for (int32_t r = 0; r < ranks; r++) {
-        int32_t k = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            tag[i] = p[i].rank != r;
-            if (!tag[i])
-                leaves[k++] = leaf_value(&p[i]);
+    int64_t *first = calloc((size_t)ranks + 1, sizeof *first);
+    for (int32_t columns = 1; columns <= ranks; columns += columns < 3 ? 1 : 2) {
+        const int32_t groups = (ranks + columns - 1) / columns;
+        int64_t total = 0;
+        for (int32_t x = 0; x < groups; x++) {
+            memset(slots, 0, ((size_t)n + 1) * sizeof *slots);
+            v.q &= !rondo__tree_build(&t, p, n, columns);
+            for (uint32_t i = 0; i < n; i++)
+                tag[i] = p[i].rank / columns == x ? (me + p[i].rank) % columns : columns;
+            rondo__tree_stages(&t, tag, true);
+            for (int32_t stage = 0; stage < columns; stage++) {
+                int32_t k = 0;
+                for (uint32_t i = 0; i < n; i++)
+                    if (tag[i] == stage)
+                        leaves[k++] = leaf_value(&p[i]);
+                steps.count = 0;
+                v.q &= rondo__tree_stage(&t, stage, &steps, &g);
+                v.q &= run(steps.items, &g, leaves, k, slots, t.slots, &out, &outs);
+            }
+            first[x] = total;
+            for (int32_t i = 0; i < t.slots; i++)
+                if (i < t.kept)
+                    nodes[total++] = slots[i];
+                else
+                    v.q &= !slots[i];
         }
-        rondo__tree_stages(&t, tag);
-        steps.count = 0;
-        v.q &= rondo__tree_stage(&t, 0, true, &steps, &g);
-        first[r] = total;
-        v.q &= run((struct rondo_tree_step *)steps.items + g.first, &g, leaves, k, nodes + total, g.stores, &out, &outs);
-        total += g.stores;
+        first[groups] = total;
+        for (uint32_t i = 0; i < n; i++)
+            tag[i] = p[i].rank / columns;
+        memset(counts, 0, (size_t)ranks * sizeof *counts);
+        rondo__tree_owners(&t, tag, counts);
+        for (int x = 0; x < groups; x++)
+            v.q &= counts[x] == first[x + 1] - first[x];
+        steps.count = rank_of.count = 0;
+        v.q &= rondo__tree_join(&t, &steps, &g, &rank_of) && rank_of.count == total;
+        for (int64_t i = 0; i < total && v.q; i++)
+            at[i] = nodes[first[((int32_t *)rank_of.items)[i]]++];
+        out = 0;
+        outs = 0;
+        v.q &= run((struct rondo_tree_step *)steps.items + g.first, &g, leaves, 0, at, (int32_t)total, &out, &outs);
+        v.q &= n ? outs == 1 && out == root : outs == 0;
     }
-    first[ranks] = total;
-    for (uint32_t i = 0; i < n; i++)
-        tag[i] = p[i].rank;
-    rondo__tree_owners(&t, tag, counts);
-    for (int r = 0; r < ranks; r++)
-        v.q &= counts[r] == first[r + 1] - first[r];
-    steps.count = 0;
-    v.q &= rondo__tree_join(&t, &steps, &g, &rank_of) && rank_of.count == total;
-    for (int64_t i = 0; i < total; i++)
-        at[i] = nodes[first[((int32_t *)rank_of.items)[i]]++];
-    out = 0;
-    outs = 0;
-    v.q &= run((struct rondo_tree_step *)steps.items + g.first, &g, leaves, 0, at, (int32_t)total, &out, &outs);
-    v.q &= n ? outs == 1 && out == root : outs == 0;
     free(tag);
     free(leaves);
     free(slots);
@@ -247,17 +260,17 @@ static int own_alone(const struct rondo__survey *s, const struct rondo__interval
             const struct rondo__piece *q = which ? own.items : p;
             int64_t m = which ? own.count : n;
             int32_t k = 0;
-            if (rondo__tree_build(&t, q, m, 2))
+            if (rondo__tree_build(&t, q, m, 1))
                 return 0;
             for (int64_t i = 0; i < m; i++) {
                 tag[i] = q[i].rank != r;
                 if (!tag[i])
                     leaves[k++] = leaf_value(q + i);
             }
-            rondo__tree_stages(&t, tag);
+            rondo__tree_stages(&t, tag, true);
             steps.count = 0;
             memset(nodes[which], 0, (2 * (size_t)n + 8) * sizeof *leaves);
-            good &= rondo__tree_stage(&t, 0, true, &steps, &g);
+            good &= rondo__tree_stage(&t, 0, &steps, &g);
             good &= run(steps.items, &g, leaves, k, nodes[which], g.stores, &out, &outs);
             stores[which] = g.stores;
         }

@@ -10,10 +10,15 @@ struct walk {
     const struct rondo__survey *survey;
     struct rondo__list *out;
     int64_t leaf, length;
-    int32_t rank;
+    int32_t own, own_end;                  /* of these ranks */
     bool failed;
     int64_t foreign_first, foreign_last;   /* of others', since the last own piece; first -1: none */
 };
+
+static bool is_own(const struct walk *w, int32_t rank)
+{
+    return rank >= w->own && rank < w->own_end;
+}
 
 static void put(struct walk *w, struct rondo__piece piece)
 {
@@ -38,7 +43,7 @@ static void put_foreign(struct walk *w)
 /* Leaves [first, end) of a stretch as aligned runs. */
 static void put_leaves(struct walk *w, const struct rondo__stretch *s, int64_t first, int64_t end)
 {
-    if (w->rank >= 0 && s->rank != w->rank) {
+    if (!is_own(w, s->rank)) {
         w->foreign_first = w->foreign_first < 0 ? first : w->foreign_first;
         w->foreign_last = end - 1;
         return;
@@ -76,7 +81,7 @@ static void put_fragment(struct walk *w, const struct rondo__piece *p, const str
         seen = last >= sees[i].lo && p->first < sees[i].hi;
     if (!seen)
         return;
-    if (w->rank >= 0 && p->rank != w->rank) {
+    if (!is_own(w, p->rank)) {
         w->foreign_first = w->foreign_first < 0 ? p->index : w->foreign_first;
         w->foreign_last = p->index;
         return;
@@ -85,25 +90,32 @@ static void put_fragment(struct walk *w, const struct rondo__piece *p, const str
     put(w, *p);
 }
 
-bool rondo__pieces(const struct rondo__survey *s, int64_t sequence, const struct rondo__interval *sees, int32_t count, int32_t rank,
-                   struct rondo__list *out)
+bool rondo__pieces_of(const struct rondo__survey *s, int64_t sequence, const struct rondo__interval *sees, int32_t count, int32_t first,
+                      int32_t ranks, struct rondo__list *out)
 {
     const struct rondo__sequence *q = s->sequence + sequence;
     const struct rondo__stretch *stretches = (const struct rondo__stretch *)s->stretches.items + q->stretches_first;
     const struct rondo__piece *fragments = (const struct rondo__piece *)s->fragments.items + q->fragments_first;
-    struct walk w = { .survey = s, .out = out, .leaf = s->roles.leaf, .length = q->length, .rank = rank, .foreign_first = -1 };
+    struct walk w = { .survey = s, .out = out, .leaf = s->roles.leaf, .length = q->length, .own = first, .own_end = first + ranks,
+                      .foreign_first = -1 };
     out->count = 0;
     for (int32_t i = 0; i < count; i++) {
         int64_t lo = sees[i].lo / w.leaf, hi = (sees[i].hi - 1) / w.leaf + 1;
         for (int64_t j = rondo__stretch_find(stretches, q->stretches, lo); j < q->stretches && stretches[j].first < hi; j++) {
-            int64_t first = stretches[j].first > lo ? stretches[j].first : lo, end = stretches[j].end < hi ? stretches[j].end : hi;
-            put_leaves(&w, stretches + j, first, end);
+            int64_t begin = stretches[j].first > lo ? stretches[j].first : lo, end = stretches[j].end < hi ? stretches[j].end : hi;
+            put_leaves(&w, stretches + j, begin, end);
         }
     }
     for (int64_t i = 0; i < q->fragments; i++)
         put_fragment(&w, fragments + i, sees, count);
     put_foreign(&w);
     return !w.failed;
+}
+
+bool rondo__pieces(const struct rondo__survey *s, int64_t sequence, const struct rondo__interval *sees, int32_t count, int32_t rank,
+                   struct rondo__list *out)
+{
+    return rondo__pieces_of(s, sequence, sees, count, rank < 0 ? 0 : rank, rank < 0 ? s->roles.ranks : 1, out);
 }
 
 int64_t rondo__strips_of(const struct rondo__survey *s, int64_t sequence, int32_t rank, int64_t *first)
@@ -145,38 +157,79 @@ int64_t rondo__rows_here(const struct rondo__survey *s, int64_t sequence, int32_
     return rows;
 }
 
-bool rondo__rank_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out)
+static bool add_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out)
 {
-    const int64_t leaf = s->roles.leaf;
-    struct rondo__interval *v;
-    out->count = 0;
     for (int64_t i = strip; i < strip + strips; i++) {
         const struct rondo__strip *t = rondo__strip_at(s, i);
-        if (!t->sees)
-            continue;
-        v = rondo__list_add(out, sizeof *v, t->sees);
-        if (!v)
+        struct rondo__interval *v = t->sees ? rondo__list_add(out, sizeof *v, t->sees) : NULL;
+        if (v)
+            memcpy(v, rondo__strip_sees(s, t), (size_t)t->sees * sizeof *v);
+        else if (t->sees)
             return false;
-        memcpy(v, rondo__strip_sees(s, t), (size_t)t->sees * sizeof *v);
     }
-    /* few lists that ascend each: put in order by insertion */
-    v = out->items;
-    for (int64_t i = 1; i < out->count; i++) {
-        struct rondo__interval moved = v[i];
-        int64_t j = i;
-        for (; j > 0 && v[j - 1].lo > moved.lo; j--)
-            v[j] = v[j - 1];
-        v[j] = moved;
+    return true;
+}
+
+/* Heap sort, unless they are in order: in place, and the same everywhere. */
+static void sort_intervals(struct rondo__interval *v, int64_t count)
+{
+    bool sorted = true;
+    for (int64_t i = 1; i < count && sorted; i++)
+        sorted = v[i - 1].lo <= v[i].lo;
+    for (int64_t start = count / 2, end = sorted ? 0 : count; end > 1;) {
+        struct rondo__interval moved;
+        if (start > 0) {
+            moved = v[--start];
+        } else {
+            moved = v[--end];
+            v[end] = v[0];
+        }
+        int64_t root = start, child;
+        while ((child = 2 * root + 1) < end) {
+            if (child + 1 < end && v[child].lo < v[child + 1].lo)
+                child++;
+            if (moved.lo >= v[child].lo)
+                break;
+            v[root] = v[child];
+            root = child;
+        }
+        v[root] = moved;
     }
+}
+
+/* Those that touch one leaf become one. */
+static void unite(struct rondo__list *list, int64_t leaf)
+{
+    struct rondo__interval *v = list->items;
     int64_t n = 0;
-    for (int64_t i = 0; i < out->count; i++) {
+    sort_intervals(v, list->count);
+    for (int64_t i = 0; i < list->count; i++) {
         if (n && v[i].lo / leaf <= (v[n - 1].hi - 1) / leaf)
             v[n - 1].hi = v[i].hi > v[n - 1].hi ? v[i].hi : v[n - 1].hi;
         else
             v[n++] = v[i];
     }
-    out->count = n;
-    return true;
+    list->count = n;
+}
+
+bool rondo__rank_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out)
+{
+    out->count = 0;
+    const bool fine = add_sees(s, strip, strips, out);
+    unite(out, s->roles.leaf);
+    return fine;
+}
+
+bool rondo__ranks_see(const struct rondo__survey *s, int64_t sequence, int32_t first, int32_t step, struct rondo__list *out)
+{
+    bool fine = true;
+    out->count = 0;
+    for (int32_t r = first; r < s->roles.ranks && fine; r += step) {
+        int64_t strip, strips = rondo__strips_of(s, sequence, r, &strip);
+        fine = add_sees(s, strip, strips, out);
+    }
+    unite(out, s->roles.leaf);
+    return fine;
 }
 
 /* Subtrees right of leaf `before` and left of leaf `end`, within [0, 2^62), that meet [first, end): one for each level at which `before` is a

@@ -86,6 +86,9 @@ static inline const struct rondo__interval *rondo__strip_sees(const struct rondo
  * own marked by pieces without keys (rank -1): enough to know its nodes. Empties the list first. false: no memory. */
 bool rondo__pieces(const struct rondo__survey *s, int64_t sequence, const struct rondo__interval *sees, int32_t count, int32_t rank,
                    struct rondo__list *out);
+/* The same of ranks [first, first + ranks) together. */
+bool rondo__pieces_of(const struct rondo__survey *s, int64_t sequence, const struct rondo__interval *sees, int32_t count, int32_t first,
+                      int32_t ranks, struct rondo__list *out);
 
 /* Which strips of a sequence are a rank's: *first and on; their number. */
 int64_t rondo__strips_of(const struct rondo__survey *s, int64_t sequence, int32_t rank, int64_t *first);
@@ -97,6 +100,8 @@ int64_t rondo__rows_here(const struct rondo__survey *s, int64_t sequence, int32_
 
 /* The union of what some strips of a sequence see: intervals, no two in one leaf. Empties the list first. false: no memory. */
 bool rondo__rank_sees(const struct rondo__survey *s, int64_t strip, int64_t strips, struct rondo__list *out);
+/* ... of all strips of ranks first, first + step, and so on. */
+bool rondo__ranks_see(const struct rondo__survey *s, int64_t sequence, int32_t first, int32_t step, struct rondo__list *out);
 
 /* The first of some stretches that reaches beyond leaf `at`. */
 int64_t rondo__stretch_find(const struct rondo__stretch *s, int64_t count, int64_t at);

@@ -71,11 +71,13 @@ static int32_t set_stages(struct rondo__tree *t, int32_t node, const int32_t *st
     return t->stage[node] = a > b ? a : b;
 }
 
-/* A node is computed in its own stage unless its parent is computed then too and takes it up at once. */
+/* A node is computed in its own stage unless its parent is computed then too and takes it up at once. One whose parent is never computed
+ * here is kept. */
 static void list_stages(struct rondo__tree *t, int32_t node, int32_t parent_stage)
 {
     int32_t s = t->stage[node];
-    if (s < parent_stage) {
+    if (s < parent_stage && s < t->stages) {
+        t->slot[node] = parent_stage >= t->stages && (node != t->root || t->keeps_root) ? t->kept++ : -1;
         t->next[node] = -1;
         if (t->tail[s] >= 0)
             t->next[t->tail[s]] = node;
@@ -89,15 +91,17 @@ static void list_stages(struct rondo__tree *t, int32_t node, int32_t parent_stag
     }
 }
 
-void rondo__tree_stages(struct rondo__tree *t, const int32_t *stage_of_piece)
+void rondo__tree_stages(struct rondo__tree *t, const int32_t *stage_of_piece, bool keep)
 {
     for (int32_t s = 0; s < t->stages; s++)
         t->head[s] = t->tail[s] = -1;
-    t->slots = t->spares = 0;
+    t->slots = t->spares = t->kept = 0;
+    t->keeps_root = keep;
     if (t->root < 0)
         return;
     set_stages(t, t->root, stage_of_piece);
     list_stages(t, t->root, INT32_MAX);
+    t->slots = t->kept;
 }
 
 struct writer {
@@ -140,16 +144,17 @@ static void compute(struct writer *w, int32_t node)
     }
 }
 
-bool rondo__tree_stage(struct rondo__tree *t, int32_t stage, bool keep, struct rondo__list *steps, struct rondo__program *program)
+bool rondo__tree_stage(struct rondo__tree *t, int32_t stage, struct rondo__list *steps, struct rondo__program *program)
 {
     struct writer w = { .tree = t, .steps = steps, .stage = stage };
     *program = (struct rondo__program){ .first = steps ? steps->count : 0 };
     for (int32_t node = t->root < 0 ? -1 : t->head[stage]; node >= 0; node = t->next[node]) {
         compute(&w, node);
-        if (node == t->root && !keep) {
+        if (node == t->root && !t->keeps_root) {
             step(&w, RONDO_TREE_OUT, 0, 0);
         } else {
-            t->slot[node] = t->spares ? t->spare[--t->spares] : t->slots++;
+            if (t->slot[node] < 0)
+                t->slot[node] = t->spares ? t->spare[--t->spares] : t->slots++;
             step(&w, RONDO_TREE_STORE, t->slot[node], 0);
             program->stores++;
         }

@@ -31,6 +31,8 @@ struct rondo__tree {
     int32_t *head, *tail;        /* [stages]: nodes to be computed in a stage, by rising position */
     int32_t *spare;              /* slots free for reuse */
     int32_t spares, slots, stages;
+    int32_t kept;                /* slots 0..kept-1: nodes that others go on with, by rising position */
+    bool keeps_root;
     int32_t *memory;
     size_t memory_ints;
 };
@@ -45,12 +47,13 @@ struct rondo__program {
     int32_t stores;              /* nodes it leaves in slots */
 };
 
-/* Pieces come in stages: stage_of(piece) in 0..stages-1. Afterwards rondo__tree_stage(0), (1), ... give each stage's program: it computes
- * the maximal aligned nodes whose pieces are all there, LOADs what waited for them and STOREs what still waits; the root
- * goes to OUT, unless `keep`. Slots are reused as soon as they were read; tree->slots is how many are needed. */
-void rondo__tree_stages(struct rondo__tree *tree, const int32_t *stage_of_piece);
+/* Pieces come in stages: stage_of(piece) in 0..stages-1, or `stages`, which never comes: somebody else has them. Afterwards
+ * rondo__tree_stage(0), (1), ... give each stage's program: it computes the maximal aligned nodes whose pieces are all there, LOADs what
+ * waited for them and STOREs what still waits, or is kept because what it waits for never comes; the root goes to OUT, unless `keep`. Slots of
+ * nodes that wait are reused as soon as they were read; tree->slots is how many are needed. */
+void rondo__tree_stages(struct rondo__tree *tree, const int32_t *stage_of_piece, bool keep);
 /* steps NULL: only counts slots. false: no memory. */
-bool rondo__tree_stage(struct rondo__tree *tree, int32_t stage, bool keep, struct rondo__list *steps, struct rondo__program *program);
+bool rondo__tree_stage(struct rondo__tree *tree, int32_t stage, struct rondo__list *steps, struct rondo__program *program);
 
 /* Nodes all of whose pieces belong to one rank and that are as high as such can be travel between ranks. `owner` gives each piece's;
   * counts[rank] (zeroed by the caller; or NULL) their number. */

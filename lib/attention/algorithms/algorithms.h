@@ -107,11 +107,11 @@ struct rondo__need {
     int64_t leaf, leaf_end, row, rows, at;   /* at: the builder's, where in the parcel */
     int32_t rank, reserved;
 };
-/* What of a sequence's rows that `holder` does not have (from >= 0: and that rank `from` has) lies in the intervals `sees`, by rising position.
- * Empties the list first. false: no memory. */
-bool rondo__list_needs(const struct rondo__survey *s, int64_t sequence, const struct rondo__list *sees, int32_t holder, int32_t from,
-                       struct rondo__list *out);
-/* The same of what the queries of a rank see, which has its own; sees: room to work in. */
+/* What of a sequence's rows that ranks [first, first + ranks) have, other than `holder` (-1: nobody), lies in the intervals `sees`, by rising
+ * position. Empties the list first. false: no memory. */
+bool rondo__list_needs(const struct rondo__survey *s, int64_t sequence, const struct rondo__list *sees, int32_t holder, int32_t first,
+                       int32_t ranks, struct rondo__list *out);
+/* The same of what the queries of a rank see, which has its own, from rank `from` (-1: all); sees: room to work in. */
 bool rondo__rank_needs(const struct rondo__survey *s, int64_t sequence, int32_t rank, int32_t from, struct rondo__list *sees,
                        struct rondo__list *out);
 /* Where the first row of a piece lies in the parcel that it came in. Pieces are asked for by rising index; *next begins with 0. */

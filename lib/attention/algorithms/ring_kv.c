@@ -102,10 +102,10 @@ static bool count_waiting(const struct rondo__survey *s, int32_t rank, int64_t *
             if (!fine)
                 break;
             tag_by_step(s, rank, &pieces, tags.items);
-            rondo__tree_stages(&tree, tags.items);
+            rondo__tree_stages(&tree, tags.items, false);
             for (int32_t step = 0; step < s->roles.ranks; step++) {
                 struct rondo__program program;
-                rondo__tree_stage(&tree, step, false, NULL, &program);
+                rondo__tree_stage(&tree, step, NULL, &program);
             }
             *rows += tree.slots * t->rows;
         }
@@ -250,14 +250,14 @@ static bool strip_jobs(struct ring *g, int64_t sequence, const struct rondo__str
         row[i] = row_of(g, sequence, p + i, &next);
     if (b->machine.in_place)
         memset(tag, 0, (size_t)g->pieces.count * sizeof *tag);
-    rondo__tree_stages(&g->tree, tag);
+    rondo__tree_stages(&g->tree, tag, false);
     if (!order_pieces(g))
         return false;
     const int32_t *order = g->order.items;
     const int64_t jobs = b->tables->jobs.count, places_first = b->tables->places.count;
     for (int32_t j = 0; j < n; j++) {
         struct rondo__program program;
-        if (!rondo__tree_stage(&g->tree, j, false, &b->tables->steps, &program))
+        if (!rondo__tree_stage(&g->tree, j, &b->tables->steps, &program))
             return false;
         if (!program.steps)
             continue;

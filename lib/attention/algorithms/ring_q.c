@@ -318,13 +318,13 @@ static bool nodes(struct ring *g, int64_t sequence, const struct rondo__strip *s
     } else {
         g->tags.count = 0;
         if (!rondo__list_add(&g->tags, sizeof(int32_t), g->pieces.count + 1) ||
-            rondo__tree_build(&g->tree, g->pieces.items, g->pieces.count, 2))
+            rondo__tree_build(&g->tree, g->pieces.items, g->pieces.count, 1))
             return false;
         int32_t *tag = g->tags.items;
         for (int64_t i = 0; i < g->pieces.count; i++)
             tag[i] = ((const struct rondo__piece *)g->pieces.items)[i].rank < 0;
-        rondo__tree_stages(&g->tree, tag);
-        if (!rondo__tree_stage(&g->tree, 0, !alone, &b->tables->steps, &program))
+        rondo__tree_stages(&g->tree, tag, !alone);
+        if (!rondo__tree_stage(&g->tree, 0, &b->tables->steps, &program))
             return false;
     }
     struct rondo_job *job = rondo__add_job(b, sequence, strip, q_row, spans_first, &program);
