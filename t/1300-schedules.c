@@ -73,7 +73,7 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     for (int64_t i = 0; i < part->schedule.operations.count && a->counts_pairs; i++) {
         const struct rondo__operation *o = rondo__operation_at(&part->schedule, i);
         if (o->kind == RONDO_COMPUTE)
-            pairs += rondo__jobs_pairs(a->design, part, 0, o->first, o->count);
+            pairs += rondo__operation_pairs(a->design, part, o);
     }
     a->pairs += pairs;
     a->elsewhere += a->of_rank && a->of_rank[rank] != pairs;
@@ -82,6 +82,38 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
         a->done = a->tamper(&part->schedule, a->which);
     *out = &part->schedule;
     return 0;
+}
+
+/* Documents and bits of a plan: a few thousand keys, so that they are the same array for all. */
+enum { DOCUMENTS = 8000, BITS_STRIDE = 2500 };
+static int32_t documents[DOCUMENTS];
+static uint8_t bits[(3 * 900 + 1) * BITS_STRIDE];
+
+static void hide(rondo_attention_desc *d)
+{
+    const int again = draw(2) != 0, longest = draw(3) ? 200 : 3;
+    if (draw(3) == 0) {
+        for (int64_t k = 0, left = 0, id = 0; k < DOCUMENTS; k++, left--) {
+            if (!left) {
+                id = again ? draw(5) : id + 1;
+                left = 1 + draw((uint32_t)longest);
+            }
+            documents[k] = (int32_t)id;
+        }
+        d->documents = documents;
+    }
+    if (draw(4) == 0) {   /* blocks of 32 by 64, a third of them hidden, a third seen, a third mixed */
+        static int made;
+        for (int64_t i = 0; i < (int64_t)sizeof bits && !made; i++) {
+            const uint64_t block = rondo__mix64((uint64_t)(i / BITS_STRIDE / 32 * 1000 + i % BITS_STRIDE / 64));
+            bits[i] = block % 3 == 0 ? 0 : block % 3 == 1 ? 1 : (uint8_t)(rondo__mix64((uint64_t)i) & 1);
+        }
+        made = 1;
+        d->mask = bits + draw(100);
+        d->mask_row_stride = BITS_STRIDE;
+        d->mask_heads = draw(2) ? d->heads : 1;
+        d->mask_head_stride = d->mask_heads > 1 ? 7 : 0;
+    }
 }
 
 static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
@@ -108,6 +140,7 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
         tokens[i] = draw(3) ? draw(900) : draw(3);
         cached[i] = draw(3) ? draw(1500) : draw(2) ? 0 : -(int64_t)draw((uint32_t)tokens[i] + 1);
     }
+    hide(d);
 }
 
 static void grid(void)
@@ -142,7 +175,7 @@ static void grid(void)
                      (unsigned long long)flow->messages * (unsigned long long)design.groups, (unsigned long long)flow->bytes);
                 counts = 0;
             }
-            const uint64_t there = rondo__design_pairs(&design) * (uint64_t)desc.heads;
+            const uint64_t there = rondo__design_pairs(&design) * (uint64_t)(desc.heads / design.mask.heads);
             if (a.pairs != there && pairs && !err) {
                 diag("%llu pairs are computed, %llu are there", (unsigned long long)a.pairs, (unsigned long long)there);
                 pairs = 0;

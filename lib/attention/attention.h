@@ -13,7 +13,7 @@
 /* What all ranks will do: from the descriptor and the machine alone, the same on every rank. */
 struct rondo__design {
     rondo_attention_desc desc;         /* defaults filled in, pointers gone */
-    struct rondo_mask mask;
+    struct rondo_mask mask;            /* its data is the design's */
     struct rondo__shape shape;
     struct rondo_terms terms;
     struct rondo__machine machine;
@@ -65,10 +65,10 @@ void rondo__design_program(const struct rondo__design *design, const struct rond
 uint64_t rondo__design_hash(const struct rondo__design *design);
 /* Of all ranks; 2 * (head_dim + value_dim) a pair and head, and 2 * head_dim for a probability. */
 double rondo__design_flops(const struct rondo__design *design);
-/* (query, key) pairs over all ranks, for one head. UINT64_MAX: that many or more. */
+/* (query, key) pairs over all ranks, added up over the heads that the mask distinguishes. UINT64_MAX: that many or more. */
 uint64_t rondo__design_pairs(const struct rondo__design *design);
-/* ... of the jobs of a computation of one of its programs (0, or 1: probabilities), for all heads that they are of. */
-uint64_t rondo__jobs_pairs(const struct rondo__design *design, const struct rondo__part_of *part, int program, int64_t first, int64_t count);
+/* ... of a computation of one of its ranks, added up over all heads that it is of. */
+uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o);
 
 /* ---- io.c, io_terms.c ---- */
 /* The caller's tensors, before anything moves. */

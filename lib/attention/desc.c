@@ -152,12 +152,29 @@ static int check_terms(const rondo_attention_desc *d)
 
 static int check_documents(const rondo_attention_desc *d)
 {
-    return d->documents || d->documents_first ? not_built("documents") : 0;
+    if (d->documents_first && !d->documents)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: documents_first says where documents begin, but documents is NULL");
+    return 0;
 }
 
 static int check_boolean(const rondo_attention_desc *d)
 {
-    return d->mask || d->mask_heads || d->mask_row_stride || d->mask_head_stride || d->mask_row || d->mask_key ? not_built("mask") : 0;
+    if (!d->mask && (d->mask_heads || d->mask_row_stride || d->mask_head_stride || d->mask_row || d->mask_key))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %s is given, but mask is NULL",
+                           d->mask_heads ? "mask_heads" : d->mask_row_stride ? "mask_row_stride" : d->mask_head_stride ? "mask_head_stride"
+                           : d->mask_row ? "mask_row" : "mask_key");
+    if (d->mask_heads < 0 || (d->mask_heads > 1 && d->mask_heads != d->heads))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: mask_heads is %lld; it must be 1, where all heads have the same mask, or the "
+                                         "%lld heads", (long long)d->mask_heads, (long long)d->heads);
+    if (d->mask_row_stride < 0 || d->mask_head_stride < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %s is %lld; it counts elements, and 0 means the same for all",
+                           d->mask_row_stride < 0 ? "mask_row_stride" : "mask_head_stride",
+                           (long long)(d->mask_row_stride < 0 ? d->mask_row_stride : d->mask_head_stride));
+    if (d->mask_head_stride && d->mask_heads <= 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: mask_head_stride is %lld, but mask_heads is %lld: all heads have the same mask; "
+                                         "set it to the %lld heads, or the stride to 0", (long long)d->mask_head_stride,
+                           (long long)d->mask_heads, (long long)d->heads);
+    return 0;
 }
 
 static int check_owners(const rondo_attention_desc *d)

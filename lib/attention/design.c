@@ -5,6 +5,7 @@
  */
 #include "attention/attention.h"
 
+#include "attention/mask/mask.h"
 #include "plan/plan.h"
 
 /* Queries, keys and their product stay countable. */
@@ -222,11 +223,14 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     }
     p->shape.tokens = p->tokens;
     p->shape.keys = p->length;
-    const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
-                                        .output = { p->keys, p->queries, p->from, p->shift }, .input = { p->keys, NULL, NULL, NULL } };
     err = check_sizes(p);
     if (!err)
-        err = rondo__survey_make(&p->survey, &roles);
+        err = rondo__mask_add_data(&p->mask, d, p->sequences, place->leaf, p->tokens, p->cached);
+    if (err)
+        return err;
+    const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
+                                        .output = { p->keys, p->queries, p->from, p->shift }, .input = { p->keys, NULL, NULL, NULL } };
+    err = rondo__survey_make(&p->survey, &roles);
     if (err)
         return err;
     if (p->desc.algorithm == RONDO_ALGORITHM_AUTO)
@@ -234,6 +238,9 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     p->algorithm = rondo__algorithm_at(p->desc.algorithm);
     p->desc.tokens_of = p->desc.cached_of = p->desc.placement_sequences = NULL;
     p->desc.placement = NULL;
+    p->desc.documents = NULL;
+    p->desc.mask = NULL;
+    p->desc.documents_first = p->desc.mask_row = p->desc.mask_key = NULL;
     if (!p->algorithm)
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: algorithm %s is known but not in this build",
                            rondo_algorithm_name(p->desc.algorithm));
@@ -292,6 +299,7 @@ void rondo__design_free(struct rondo__design *p)
     rondo__survey_free(&p->probs);
     rondo_placement_destroy(p->keys);
     rondo_placement_destroy(p->queries);
+    rondo__mask_free_data(&p->mask);
     rondo__free(p->tokens);
     *p = (struct rondo__design){ .ranks = 0 };
 }
@@ -381,7 +389,7 @@ uint64_t rondo__design_hash(const struct rondo__design *p)
         if (p->queries)
             h = rondo__hash_word(h, rondo__placement_hash(p->queries, i));
     }
-    return h;
+    return rondo__mask_hash(&p->mask, h);
 }
 
 /* ---- pairs ---- */
@@ -413,26 +421,36 @@ double rondo__design_flops(const struct rondo__design *p)
         if (p->length[i])
             probs = saturated(probs, p->mask.kind->pairs(&p->mask, i, &queries, &keys));
     }
-    return 2.0 * (double)(d->head_dim + d->value_dim) * (double)rondo__design_pairs(p) * (double)d->heads +
-           2.0 * (double)d->head_dim * (double)probs * (double)d->heads;
+    const double heads = (double)d->heads / p->mask.heads;
+    return 2.0 * (double)(d->head_dim + d->value_dim) * (double)rondo__design_pairs(p) * heads +
+           2.0 * (double)d->head_dim * (double)probs * heads;
 }
 
-uint64_t rondo__jobs_pairs(const struct rondo__design *p, const struct rondo__part_of *part, int program, int64_t first, int64_t count)
+/* Of a job, in the plan's heads [head, head + heads). */
+static uint64_t job_pairs(const struct rondo_mask *mask, const struct rondo__tables *t, const struct rondo_job *job, int64_t head, int64_t heads)
 {
-    const struct rondo__tables *t = program ? &part->probs : &part->tables;
-    const int32_t program_heads = program ? (int32_t)p->desc.heads / p->groups : part->heads;
-    uint64_t all = 0;
-    for (int64_t i = first; i < first + count; i++) {
+    const struct rondo_leaf *leaf = (const struct rondo_leaf *)t->leaves.items + job->leaves_first;
+    const rondo_span *span = (const rondo_span *)t->spans.items + job->spans_first;
+    const bool alike = mask->heads == 1;
+    uint64_t pairs = 0;
+    for (int32_t j = 0; j < job->leaves; j++)
+        for (int32_t k = 0; k < job->spans; k++) {
+            const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };
+            for (int64_t h = head; h < (alike ? head + 1 : head + heads); h++)
+                pairs = saturated(pairs, alike ? mask->kind->pairs(mask, job->sequence, span + k, &keys)
+                                               : mask->kind->head_pairs(mask, job->sequence, h, span + k, &keys));
+        }
+    return alike && __builtin_mul_overflow(pairs, (uint64_t)heads, &pairs) ? UINT64_MAX : pairs;
+}
+
+uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o)
+{
+    const struct rondo__tables *t = o->program ? &part->probs : &part->tables;
+    const int32_t program_heads = o->program ? (int32_t)p->desc.heads / p->groups : part->heads;
+    uint64_t pairs = 0;
+    for (int64_t i = o->first; i < o->first + o->count; i++) {
         const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
-        const struct rondo_leaf *leaf = (const struct rondo_leaf *)t->leaves.items + job->leaves_first;
-        const rondo_span *span = (const rondo_span *)t->spans.items + job->spans_first;
-        uint64_t pairs = 0, heads = (uint64_t)(job->heads ? job->heads : program_heads);
-        for (int32_t j = 0; j < job->leaves; j++)
-            for (int32_t k = 0; k < job->spans; k++) {
-                const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };
-                pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, job->sequence, span + k, &keys));
-            }
-        all = saturated(all, __builtin_mul_overflow(pairs, heads, &pairs) ? UINT64_MAX : pairs);
+        pairs = saturated(pairs, job_pairs(&p->mask, t, job, o->head + job->head, job->heads ? job->heads : program_heads));
     }
-    return all;
+    return pairs;
 }

@@ -4,6 +4,7 @@
  * concerns the rank itself. The hash over all that ranks must agree on is compared when the plan is first executed.
  */
 #include "attention/attention.h"
+#include "attention/mask/mask.h"
 
 static int no_memory(void)
 {
@@ -49,6 +50,7 @@ static size_t plan_bytes(const rondo_attention *plan)
 {
     const struct rondo__schedule *s = &plan->part.schedule;
     return sizeof *plan + (size_t)(14 * plan->design.sequences + 7) * sizeof(int64_t) + rondo__placement_bytes(plan->design.keys) +
+           rondo__mask_bytes(&plan->design.mask) +
            (plan->design.queries ? rondo__placement_bytes(plan->design.queries) : 0) + tables_bytes(&plan->part.tables) +
            tables_bytes(&plan->part.probs) + list_bytes(&s->buffers, sizeof(struct rondo__buffer)) + list_bytes(&s->operations, sizeof(struct rondo__operation)) +
            list_bytes(&s->uses, sizeof(struct rondo__use)) + list_bytes(&s->waits, sizeof(int32_t)) +
@@ -83,7 +85,7 @@ static int fill_info(rondo_attention *plan)
     info->bytes = counts.bytes;
     info->messages_total = flow->messages * (uint64_t)p->groups;
     info->bytes_total = flow->bytes;
-    info->visible_pairs = rondo__design_pairs(p);
+    info->visible_pairs = rondo__design_pairs(p) / (uint64_t)p->mask.heads;
     memcpy(info->grid, flow->grid, sizeof info->grid);
     info->flops = rondo__design_flops(p);
     info->probs_rows = plan->probs_first[p->sequences];

@@ -270,6 +270,20 @@ static bool see(struct rondo__list *list, int64_t first, int64_t lo, int64_t hi,
     return true;
 }
 
+/* What a span sees, as intervals of whole leaves but for their ends. */
+static bool see_span(struct rondo__survey *s, const struct rondo__strip *strip, int64_t sequence, const rondo_span *span, int64_t length)
+{
+    const struct rondo_mask *mask = &s->roles.mask;
+    int64_t lo, hi;
+    if (!mask->kind->next)
+        return mask->kind->view(mask, sequence, span, 0, length, &lo, &hi) == RONDO_MASK_NONE || lo >= hi ||
+               see(&s->sees, strip->sees_first, lo, hi, s->roles.leaf);
+    for (int64_t from = 0; from < length && mask->kind->next(mask, sequence, span, from, length, &lo, &hi); from = hi)
+        if (!see(&s->sees, strip->sees_first, lo, hi, s->roles.leaf))
+            return false;
+    return true;
+}
+
 /* The held spans [first, end) of one rank as one strip. */
 static bool make_strip(struct rondo__survey *s, const struct rondo__sequence *q, int64_t sequence, const struct rondo__held *held, int64_t count)
 {
@@ -280,12 +294,10 @@ static bool make_strip(struct rondo__survey *s, const struct rondo__sequence *q,
     *strip = (struct rondo__strip){ .row = held->span.row, .spans_first = s->spans.count - count, .spans = (int32_t)count,
                                     .sees_first = s->sees.count, .rank = held->rank };
     for (int64_t i = 0; i < count; i++) {
-        int64_t lo, hi;
         span[i] = held[i].span;
         span[i].row -= strip->row;
         strip->rows += span[i].count;
-        if (s->roles.mask.kind->view(&s->roles.mask, sequence, &span[i], 0, q->length, &lo, &hi) != RONDO_MASK_NONE && lo < hi &&
-            !see(&s->sees, strip->sees_first, lo, hi, s->roles.leaf))
+        if (!see_span(s, strip, sequence, &span[i], q->length))
             return false;
     }
     strip->sees = (int32_t)(s->sees.count - strip->sees_first);

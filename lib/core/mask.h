@@ -37,6 +37,8 @@ struct rondo_mask_kind {
     /* (query, key) pairs of a span of queries and keys k0, k0 + step, ... (`keys`), added up over mask->heads heads. UINT64_MAX where they
      * are more. */
     uint64_t (*pairs)(const struct rondo_mask *mask, int64_t sequence, const rondo_span *queries, const rondo_span *keys);
+    /* Of one head, where a mask may distinguish them; NULL: they are alike. */
+    uint64_t (*head_pairs)(const struct rondo_mask *mask, int64_t sequence, int64_t head, const rondo_span *queries, const rondo_span *keys);
 };
 enum rondo_mask_id { RONDO_MASK_FULL = 0, RONDO_MASK_CAUSAL = 1, RONDO_MASK_WINDOW = 2, RONDO_MASK_DOCUMENTS = 3, RONDO_MASK_BOOLEAN = 4 };
 

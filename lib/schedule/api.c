@@ -53,7 +53,7 @@ static void fill_info(rondo_schedule *s)
     info->in_place = p->machine.in_place;
     info->messages = flow->messages * (uint64_t)p->groups;
     info->bytes = flow->bytes;
-    info->visible_pairs = rondo__design_pairs(p);
+    info->visible_pairs = rondo__design_pairs(p) / (uint64_t)p->mask.heads;
     info->flops = rondo__design_flops(p);
     info->hash = rondo__design_hash(p);
 }
@@ -113,7 +113,7 @@ static double flops_of(const struct rondo__design *p, const struct rondo__part_o
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
     const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
-    return a_pair * (double)rondo__jobs_pairs(p, part, o->program, o->first, o->count);
+    return a_pair * (double)rondo__operation_pairs(p, part, o);
 }
 
 /* One of the peers that the parts of a direction are with; -1: none, or several. */
@@ -279,7 +279,7 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
     for (int64_t i = 0; i < s->part.schedule.operations.count; i++) {
         const struct rondo__operation *o = rondo__operation_at(&s->part.schedule, i);
         if (o->kind == RONDO_COMPUTE && !o->program)
-            p->pairs += rondo__jobs_pairs(&s->design, &s->part, 0, o->first, o->count);
+            p->pairs += rondo__operation_pairs(&s->design, &s->part, o);
     }
     *out = &s->part.schedule;
     return 0;
@@ -298,8 +298,9 @@ int rondo_schedule_check(rondo_schedule *s, int (*progress)(void *user, double d
         return rondo__fail(RONDO_EINVAL, "the ranks send %llu messages of %llu bytes, but the plan says %llu of %llu",
                            (unsigned long long)p.messages, (unsigned long long)p.bytes, (unsigned long long)said->messages,
                            (unsigned long long)said->bytes);
-    if (p.pairs != said->visible_pairs * (uint64_t)s->design.desc.heads)   /* both modulo 2^64 */
-        return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key, but the mask shows %llu to each of %lld heads",
-                           (unsigned long long)p.pairs, (unsigned long long)said->visible_pairs, (long long)s->design.desc.heads);
+    const uint64_t pairs = rondo__design_pairs(&s->design), heads = (uint64_t)s->design.desc.heads;
+    if (p.pairs != pairs * (heads / (uint64_t)s->design.mask.heads) || said->visible_pairs != pairs / (uint64_t)s->design.mask.heads)   /* both modulo 2^64 */
+        return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key, but the mask shows %llu to each of %llu heads",
+                           (unsigned long long)p.pairs, (unsigned long long)said->visible_pairs, (unsigned long long)heads);
     return tell_progress(&p, 1.0);
 }

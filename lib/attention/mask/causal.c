@@ -26,4 +26,4 @@ static uint64_t pairs(const struct rondo_mask *mask, int64_t sequence, const ron
     return rondo__interval_pairs(RONDO_MASK_FAR, 0, queries, keys);
 }
 
-const struct rondo_mask_kind rondo__mask_causal = { "causal", RONDO_MASK_CAUSAL, 0, view, NULL, row, NULL, pairs };
+const struct rondo_mask_kind rondo__mask_causal = { "causal", RONDO_MASK_CAUSAL, 0, view, NULL, row, NULL, pairs, NULL };

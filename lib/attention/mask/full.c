@@ -27,4 +27,4 @@ static uint64_t pairs(const struct rondo_mask *mask, int64_t sequence, const ron
     return rondo__interval_pairs(RONDO_MASK_FAR, RONDO_MASK_FAR, queries, keys);
 }
 
-const struct rondo_mask_kind rondo__mask_full = { "full", RONDO_MASK_FULL, 0, view, NULL, row, NULL, pairs };
+const struct rondo_mask_kind rondo__mask_full = { "full", RONDO_MASK_FULL, 0, view, NULL, row, NULL, pairs, NULL };

@@ -15,9 +15,7 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return -floor_div(-a, b);
 }
 
-/* Of first, first + step, ..., `count` of them: those in [a, b] are number *i0 to *i1 - 1. Distances that are FAR, less a position,
- * stay in range. */
-static void inside(const rondo_span *s, int64_t a, int64_t b, int64_t *i0, int64_t *i1)
+void rondo__span_inside(const rondo_span *s, int64_t a, int64_t b, int64_t *i0, int64_t *i1)
 {
     *i0 = a > s->first ? ceil_div(a - s->first, s->step) : 0;
     *i1 = b < s->first ? 0 : floor_div(b - s->first, s->step) + 1;
@@ -30,7 +28,7 @@ int rondo__interval_view(int64_t below, int64_t above, const rondo_span *queries
     int64_t i0 = 0, i1 = 0;
     *lo = *hi = k0;
     if (k0 < k1)
-        inside(queries, k0 - above, k1 - 1 + below, &i0, &i1);   /* the queries that see any of them */
+        rondo__span_inside(queries, k0 - above, k1 - 1 + below, &i0, &i1);   /* the queries that see any of them */
     if (i0 >= i1)
         return RONDO_MASK_NONE;
     const int64_t first = queries->first + i0 * queries->step, last = queries->first + (i1 - 1) * queries->step;
@@ -103,7 +101,7 @@ uint64_t rondo__interval_pairs(int64_t below, int64_t above, const rondo_span *q
     for (int64_t i = 0; i < few->count; i++) {
         const int64_t x = few->first + i * few->step;
         int64_t i0, i1;
-        inside(many, x - (turned ? above : below), x + (turned ? below : above), &i0, &i1);
+        rondo__span_inside(many, x - (turned ? above : below), x + (turned ? below : above), &i0, &i1);
         sum = add(sum, (uint64_t)(i1 - i0));
     }
     return sum;

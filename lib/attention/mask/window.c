@@ -4,15 +4,10 @@
  */
 #include "attention/mask/mask.h"
 
-static int64_t distance(int64_t side)
-{
-    return side < 0 ? RONDO_MASK_FAR : side;
-}
-
 static int view(const struct rondo_mask *mask, int64_t sequence, const rondo_span *queries, int64_t k0, int64_t k1, int64_t *lo, int64_t *hi)
 {
     (void)sequence;
-    return rondo__interval_view(distance(mask->left), distance(mask->right), queries, k0, k1, lo, hi);
+    return rondo__interval_view(rondo__mask_distance(mask->left), rondo__mask_distance(mask->right), queries, k0, k1, lo, hi);
 }
 
 static void row(const struct rondo_mask *mask, int64_t sequence, int64_t p, int64_t *lo, int64_t *hi)
@@ -25,7 +20,7 @@ static void row(const struct rondo_mask *mask, int64_t sequence, int64_t p, int6
 static uint64_t pairs(const struct rondo_mask *mask, int64_t sequence, const rondo_span *queries, const rondo_span *keys)
 {
     (void)sequence;
-    return rondo__interval_pairs(distance(mask->left), distance(mask->right), queries, keys);
+    return rondo__interval_pairs(rondo__mask_distance(mask->left), rondo__mask_distance(mask->right), queries, keys);
 }
 
-const struct rondo_mask_kind rondo__mask_window = { "window", RONDO_MASK_WINDOW, 0, view, NULL, row, NULL, pairs };
+const struct rondo_mask_kind rondo__mask_window = { "window", RONDO_MASK_WINDOW, 0, view, NULL, row, NULL, pairs, NULL };
