@@ -120,7 +120,7 @@ static void give_terms(rondo_attention_io *io, const struct attend_input *in)
     if (in->bias.data) {
         io->bias = numbers(in->bias.data, 3, shape);
         io->bias.stride[0] = in->bias.row_stride;
-        io->bias.stride[1] = in->bias.head_stride;
+        io->bias.stride[1] = in->bias.heads > 1 ? in->bias.head_stride : 1;
         io->bias_row = in->bias.row;
         io->bias_key = in->bias.key;
     }

@@ -137,7 +137,7 @@ static int open_square(struct attend_input *in, const char *name, size_t element
     }
     to->heads = heads;
     to->row_stride = a->bytes ? in->k_rows : 1;
-    to->head_stride = a->bytes ? in->q_rows * in->k_rows : 1;
+    to->head_stride = a->bytes && heads > 1 ? in->q_rows * in->k_rows : 0;
     to->rows = in->packed ? in->q_rows : batch ? ((batch - 1) * heads + 1) * in->q_rows : 0;
     to->key = in->packed ? in->k_first : NULL;
     to->row = room(in->sequences, sizeof *to->row);

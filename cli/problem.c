@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Making a problem's data and running it in one setting: each rank takes its rows out of the whole arrays, which every process
- * makes alike from the seed, and rank 0 puts the result back together.
+ * Making a problem's data, on every process alike from the seed. problem_run.c runs it.
  */
 #include "cli/problem.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,264 +74,142 @@ void random_fill(void *data, int64_t count, int type, uint64_t seed, uint32_t st
 }
 
 /* ---- making ---- */
+
+/* Streams of the generator: what is drawn for what. */
+enum { DRAW_Q, DRAW_K, DRAW_V, DRAW_SLOPE, DRAW_SINK, DRAW_BIAS, DRAW_HIDDEN, DRAW_BLOCK, DRAW_MASK, DRAW_LENGTH, DRAW_DOCUMENT };
+
+static uint32_t draw(uint64_t seed, uint32_t stream, int64_t i)
+{
+    const uint32_t counter[4] = { (uint32_t)i, (uint32_t)((uint64_t)i >> 32), stream, 1 }, key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
+    uint32_t r[4];
+    rondo_philox(r, counter, key);
+    return r[0];
+}
+
+/* Slopes as ALiBi's paper has them, a sink for each head (the third of them none), a bias of which one in 16 hides. */
+static bool make_terms(struct problem *p)
+{
+    const int64_t pairs = p->q_rows * p->keys_most;
+    p->slope = p->slopes ? room(p->heads, sizeof *p->slope) : NULL;
+    p->sink = p->sinks ? room(p->heads, sizeof *p->sink) : NULL;
+    p->bias = p->bias_heads ? room(p->bias_heads * pairs, sizeof *p->bias) : NULL;
+    if ((p->slopes && !p->slope) || (p->sinks && !p->sink) || (p->bias_heads && !p->bias))
+        return false;
+    for (int64_t h = 0; h < p->heads && p->slope; h++)
+        p->slope[h] = (float)exp2(-8.0 * (double)(h + 1) / (double)p->heads);
+    if (p->sink)
+        random_fill(p->sink, p->heads, RONDO_F32, p->seed, DRAW_SINK);
+    if (p->sink && p->heads > 2)
+        p->sink[2] = -INFINITY;
+    if (p->bias)
+        random_fill(p->bias, p->bias_heads * pairs, RONDO_F32, p->seed, DRAW_BIAS);
+    for (int64_t i = 0; i < p->bias_heads * pairs; i++)
+        if (draw(p->seed, DRAW_HIDDEN, i) % 16 == 0)
+            p->bias[i] = -INFINITY;
+    return true;
+}
+
+/* A mask of blocks that are seen wholly or not at all, and ragged ones; documents of any length, whose numbers come again. */
+static bool make_masks(struct problem *p)
+{
+    const int64_t pairs = p->q_rows * p->keys_most;
+    p->mask = p->mask_heads ? room(p->mask_heads * pairs, 1) : NULL;
+    p->document = p->document_mean ? room(p->k_rows, sizeof *p->document) : NULL;
+    if ((p->mask_heads && !p->mask) || (p->document_mean && !p->document))
+        return false;
+    for (int64_t i = 0; i < p->mask_heads * pairs; i++) {
+        const int64_t row = i / p->keys_most, key = i % p->keys_most;
+        const uint32_t kind = draw(p->seed, DRAW_BLOCK, row / 48 * 4096 + key / 100) % 4;
+        const uint32_t bits = draw(p->seed, DRAW_MASK, i);
+        p->mask[i] = (uint8_t)(kind == 0 || (kind > 1 && bits & 1) ? 0 : 1 + (bits >> 1) % 255);
+    }
+    for (int64_t i = 0, n = 0, end = 0; i < p->k_rows && p->document; i++) {
+        if (i == end) {
+            n++;
+            end += 1 + (int64_t)draw(p->seed, DRAW_LENGTH, n) % (2 * p->document_mean);
+        }
+        p->document[i] = (int32_t)(draw(p->seed, DRAW_DOCUMENT, n) % 7) - 3;
+    }
+    return true;
+}
+
+static void fill_not_a_number(void *data, int64_t first, int64_t count, int type)
+{
+    const uint32_t wide = 0x7fc00000u;
+    const uint16_t narrow = type == RONDO_BF16 ? 0x7fc0u : 0x7e00u;
+    for (int64_t i = first; i < first + count; i++)
+        if (type == RONDO_F32)
+            memcpy((char *)data + 4 * i, &wide, 4);
+        else
+            ((uint16_t *)data)[i] = narrow;
+}
+
+/* What no query sees may hold anything, and must not be noticed. */
+static void spoil_hidden(struct problem *p)
+{
+    const int64_t group = p->heads / p->kv_heads;
+    for (int64_t s = 0; s < p->sequences; s++)
+        for (int64_t j = 0; j < p->tokens[s] + p->cached[s]; j++)
+            for (int64_t g = 0; g < p->kv_heads; g++) {
+                bool seen = false;
+                for (int64_t i = 0; i < p->tokens[s] && !seen; i++)
+                    for (int64_t h = g * group; h < (g + 1) * group && !seen; h++)
+                        seen = problem_sees(p, s, i, h, j);
+                const int64_t row = (p->k_first[s] + j) * p->kv_heads + g;
+                if (!seen) {
+                    fill_not_a_number(p->k, row * p->head_dim, p->head_dim, p->type);
+                    fill_not_a_number(p->v, row * p->value_dim, p->value_dim, p->type);
+                }
+            }
+}
+
 int problem_make(struct problem *p, bool with_reference)
 {
     if (!p->value_dim)
         p->value_dim = p->head_dim;
     if (!p->type)
         p->type = RONDO_F32;
-    if (p->turns) {
+    if (p->turns && !p->sequences)
         p->sequences = 1;
-        p->tokens[0] = p->cached[0] = 0;
-        for (int64_t i = 0; i < p->turns; i++)
-            p->tokens[0] += p->turn[i];
+    for (int64_t s = 0; s < p->sequences && p->turns; s++) {
+        p->tokens[s] = p->cached[s] = 0;
+        for (int64_t t = 0; t < p->turns; t++)
+            p->tokens[s] += p->turn[t][s];
     }
-    p->q_rows = p->k_rows = 0;
+    p->q_rows = p->k_rows = p->keys_most = 0;
     for (int64_t s = 0; s < p->sequences; s++) {
+        const int64_t keys = p->tokens[s] + p->cached[s];
         p->q_first[s] = p->q_rows;
         p->k_first[s] = p->k_rows;
         p->q_rows += p->tokens[s];
-        p->k_rows += p->tokens[s] + p->cached[s];
+        p->k_rows += keys;
+        p->keys_most = keys > p->keys_most ? keys : p->keys_most;
     }
     const size_t size = rondo_type_size(p->type);
     const int64_t q = p->q_rows * p->heads * p->head_dim, k = p->k_rows * p->kv_heads * p->head_dim, v = p->k_rows * p->kv_heads * p->value_dim;
     p->q = room(q, size);
     p->k = room(k, size);
     p->v = room(v, size);
-    if (!p->q || !p->k || !p->v)
+    if (!p->q || !p->k || !p->v || !make_terms(p) || !make_masks(p))
         return fail(EXIT_ROOM, "not enough memory for '%s'", p->name);
-    random_fill(p->q, q, p->type, p->seed, 0);
-    random_fill(p->k, k, p->type, p->seed, 1);
-    random_fill(p->v, v, p->type, p->seed, 2);
+    random_fill(p->q, q, p->type, p->seed, DRAW_Q);
+    random_fill(p->k, k, p->type, p->seed, DRAW_K);
+    random_fill(p->v, v, p->type, p->seed, DRAW_V);
+    for (int64_t row = 0; row < p->k_rows * p->kv_heads && p->shared_kv; row++)
+        memcpy((char *)p->v + (size_t)(row * p->value_dim) * size, (char *)p->k + (size_t)(row * p->head_dim) * size, (size_t)p->value_dim * size);
+    if (p->poison)
+        spoil_hidden(p);
     return with_reference ? problem_reference(p) : 0;
 }
 
 void problem_free(struct problem *p)
 {
-    void *all[] = { p->q, p->k, p->v, p->out, p->out_bound, p->lse, p->lse_bound };
+    void *all[] = { p->q, p->k, p->v, p->slope, p->sink, p->bias, p->mask, p->document, p->out, p->out_bound, p->lse, p->lse_bound, p->prob, p->prob_bound };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     p->q = p->k = p->v = NULL;
-    p->out = p->out_bound = p->lse = p->lse_bound = NULL;
-}
-
-void result_free(struct result *r)
-{
-    free(r->out);
-    free(r->lse);
-    r->out = NULL;
-    r->lse = NULL;
-}
-
-/* ---- running ---- */
-struct work {
-    const struct problem *p;
-    const struct setting *s;
-    struct result *r;
-    int64_t offset;        /* of the turn among the queries */
-    int64_t tokens;        /* of the turn; -1: there are no turns */
-};
-
-struct rank_rows {
-    char *q, *k, *v, *out;
-    float *lse;
-};
-
-static int put_out(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
-{
-    struct work *w = user;
-    const size_t row = (size_t)(w->p->heads * w->p->value_dim) * rondo_type_size(w->p->type);
-    memcpy((char *)w->r->out + (size_t)(w->p->q_first[s] + w->offset + first) * row, rows, (size_t)count * row);
-    return 0;
-}
-
-static int put_lse(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
-{
-    struct work *w = user;
-    memcpy(w->r->lse + (w->p->q_first[s] + w->offset + first) * w->p->heads, rows, (size_t)(count * w->p->heads) * sizeof(float));
-    return 0;
-}
-
-/* Rows [first, first + rows) of an array of the whole problem. */
-static rondo_tensor part_of(const struct problem *p, void *data, int64_t first, int64_t rows, int64_t heads, int64_t dim)
-{
-    const int64_t shape[3] = { rows, heads, dim };
-    return rondo_tensor_dense((char *)data + (size_t)(first * heads * dim) * rondo_type_size(p->type), p->type, 3, shape);
-}
-
-static int run_plan(rondo_context *ctx, struct work *w, const rondo_attention *plan_const, rondo_attention *plan, struct rank_rows *rows)
-{
-    const struct problem *p = w->p;
-    const size_t size = rondo_type_size(p->type);
-    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
-    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
-    int code = rondo_attention_query(plan_const, &info);
-    const int64_t q_shape[3] = { info.q_rows, p->heads, p->head_dim }, k_shape[3] = { info.kv_rows, p->kv_heads, p->head_dim };
-    const int64_t v_shape[3] = { info.kv_rows, p->kv_heads, p->value_dim }, o_shape[3] = { info.q_rows, p->heads, p->value_dim };
-    const int64_t lse_shape[2] = { info.q_rows, p->heads };
-    io.q = rondo_tensor_dense(rows->q, p->type, 3, q_shape);
-    io.k = rondo_tensor_dense(rows->k, p->type, 3, k_shape);
-    io.v = rondo_tensor_dense(rows->v, p->type, 3, v_shape);
-    io.out = rondo_tensor_dense(rows->out, p->type, 3, o_shape);
-    io.lse = rondo_tensor_dense(rows->lse, RONDO_F32, 2, lse_shape);
-    for (int64_t i = 0; i < p->sequences && !code; i++) {
-        const rondo_tensor q = part_of(p, p->q, p->q_first[i] + w->offset, w->tokens >= 0 ? w->tokens : p->tokens[i], p->heads, p->head_dim);
-        code = rondo_attention_take(plan, i, 0, &q, &io.q, -1);
-    }
-    if (!code)
-        code = rondo_attention_execute(plan, &io, NULL);
-    if (!code)
-        code = collect_rows(ctx, plan_const, p->sequences, rows->out, (size_t)(p->heads * p->value_dim) * size, put_out, w);
-    if (!code)
-        code = collect_rows(ctx, plan_const, p->sequences, rows->lse, (size_t)p->heads * sizeof(float), put_lse, w);
-    if (!code && rondo_context_rank(ctx) == 0) {
-        w->r->algorithm = info.algorithm;
-        w->r->leaf = info.leaf;
-    }
-    return code;
-}
-
-static void describe(rondo_attention_desc *d, const struct work *w)
-{
-    const struct problem *p = w->p;
-    d->heads = p->heads;
-    d->kv_heads = p->kv_heads;
-    d->head_dim = p->head_dim;
-    d->value_dim = p->value_dim;
-    d->causal = p->causal;
-    d->windowed = p->window.given;
-    d->window_left = p->window.left;
-    d->window_right = p->window.right;
-    d->q_type = d->kv_type = d->out_type = p->type;
-    d->algorithm = w->s->algorithm;
-    d->leaf = p->leaf;
-}
-
-static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
-{
-    const struct problem *p = w->p;
-    rondo_attention *plan = NULL;
-    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
-    describe(&d, w);
-    d.sequences = p->sequences;
-    d.tokens_of = p->tokens;
-    d.cached_of = p->cached;
-    d.layout = w->s->layout;
-    int code = rondo_attention_create(&plan, ctx, &d);
-    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
-    if (!code)
-        code = rondo_attention_query(plan, &info);
-    const rondo_tensor k = part_of(p, rows->k, 0, info.kv_rows, p->kv_heads, p->head_dim);
-    const rondo_tensor v = part_of(p, rows->v, 0, info.kv_rows, p->kv_heads, p->value_dim);
-    for (int64_t i = 0; i < p->sequences && !code; i++) {
-        const int64_t keys = p->cached[i] + p->tokens[i] > 0 ? p->cached[i] + p->tokens[i] : 0;
-        const rondo_tensor all_k = part_of(p, p->k, p->k_first[i], keys, p->kv_heads, p->head_dim);
-        const rondo_tensor all_v = part_of(p, p->v, p->k_first[i], keys, p->kv_heads, p->value_dim);
-        code = rondo_attention_take(plan, i, 1, &all_k, &k, -1);
-        if (!code)
-            code = rondo_attention_take(plan, i, 1, &all_v, &v, -1);
-    }
-    if (!code)
-        code = run_plan(ctx, w, plan, plan, rows);
-    rondo_attention_destroy(plan);
-    return code;
-}
-
-static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
-{
-    const struct problem *p = w->p;
-    const rondo_tensor k = part_of(p, rows->k, 0, p->k_rows, p->kv_heads, p->head_dim);
-    const rondo_tensor v = part_of(p, rows->v, 0, p->k_rows, p->kv_heads, p->value_dim);
-    const int rank = rondo_context_rank(ctx);
-    rondo_placement *placement = NULL;
-    rondo_placement_desc pd = RONDO_PLACEMENT_DESC_INIT;
-    pd.ranks = rondo_context_ranks(ctx);
-    pd.layout = w->s->layout;
-    pd.leaf = p->leaf;
-    pd.interleave = w->s->interleave;
-    int code = rondo_placement_create(&placement, &pd);
-    int64_t length = 0;
-    for (int64_t t = 0; t < p->turns && !code; t++) {
-        rondo_attention *plan = NULL;
-        code = rondo_placement_append(placement, 0, p->turn[t]);
-        const rondo_tensor new_k = part_of(p, p->k, length, p->turn[t], p->kv_heads, p->head_dim);
-        const rondo_tensor new_v = part_of(p, p->v, length, p->turn[t], p->kv_heads, p->value_dim);
-        if (!code)
-            code = rondo_placement_take(placement, 0, rank, length, &new_k, &k);
-        if (!code)
-            code = rondo_placement_take(placement, 0, rank, length, &new_v, &v);
-        if (!code) {
-            rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
-            describe(&d, w);
-            d.leaf = 0;   /* the placement's */
-            d.sequences = 1;
-            d.tokens = p->turn[t];
-            d.placement = placement;
-            code = rondo_attention_create(&plan, ctx, &d);
-        }
-        w->offset = length;
-        w->tokens = p->turn[t];
-        if (!code)
-            code = run_plan(ctx, w, plan, plan, rows);
-        rondo_attention_destroy(plan);
-        length += p->turn[t];
-    }
-    rondo_placement_destroy(placement);
-    return code;
-}
-
-static int body(rondo_context *ctx, struct slot *mine, void *arg)
-{
-    struct work w = *(const struct work *)arg;
-    const struct problem *p = w.p;
-    const size_t size = rondo_type_size(p->type);
-    struct rank_rows rows = { room(p->q_rows * p->heads * p->head_dim, size), room(p->k_rows * p->kv_heads * p->head_dim, size),
-                              room(p->k_rows * p->kv_heads * p->value_dim, size), room(p->q_rows * p->heads * p->value_dim, size),
-                              room(p->q_rows * p->heads, sizeof(float)) };
-    int code = 0;
-    if (!rows.q || !rows.k || !rows.v || !rows.out || !rows.lse)
-        code = body_fail(RONDO_ENOMEM, "not enough memory for the rows of a rank");
-    if (!code)
-        code = p->turns ? run_turns(ctx, &w, &rows) : run_once(ctx, &w, &rows);
-    if (!code)
-        slot_measure(mine, ctx);
-    free(rows.q);
-    free(rows.k);
-    free(rows.v);
-    free(rows.out);
-    free(rows.lse);
-    return code;
-}
-
-int problem_run(const struct problem *p, const struct setting *s, struct result *r, struct run *run)
-{
-    const size_t size = rondo_type_size(p->type);
-    struct work w = { p, s, r, 0, -1 };
-    memset(r, 0, sizeof *r);
-    r->out = room(p->q_rows * p->heads * p->value_dim, size);
-    r->lse = room(p->q_rows * p->heads, sizeof *r->lse);
-    float *turned = room(p->q_rows * p->heads, sizeof *turned);
-    if (!r->out || !r->lse || !turned) {
-        free(turned);
-        snprintf(run->text, sizeof run->text, "not enough memory for the result of '%s'", p->name);
-        return RONDO_ENOMEM;
-    }
-    /* rows that no rank brings back must not look right by chance */
-    memset(r->out, 0xff, (size_t)(p->q_rows * p->heads * p->value_dim) * size);
-    memset(r->lse, 0xff, (size_t)(p->q_rows * p->heads) * sizeof *r->lse);
-    run->ranks = s->ranks;
-    run->threads = s->threads;
-    run->isa = s->isa;
-    int code = ranks_run(run, body, &w);
-    if (!code) {
-        const int64_t count = p->q_rows * p->heads * p->value_dim, shape[3] = { p->q_rows, p->heads, p->value_dim };
-        for (int64_t i = 0; i < p->q_rows; i++)
-            for (int64_t h = 0; h < p->heads; h++)
-                turned[h * p->q_rows + i] = r->lse[i * p->heads + h];
-        rondo_hash_add(&r->hash, r->out, size, 0, count);
-        rondo_hash_add(&r->hash, turned, sizeof *turned, count, p->q_rows * p->heads);
-        r->hash = rondo_hash_close(r->hash, RONDO_ARITHMETIC_F32, r->leaf, shape, 3);
-    }
-    free(turned);
-    return code;
+    p->slope = p->sink = p->bias = NULL;
+    p->mask = NULL;
+    p->document = NULL;
+    p->out = p->out_bound = p->lse = p->lse_bound = p->prob = p->prob_bound = NULL;
 }

@@ -63,7 +63,8 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
     /* without --interleave equal bits are owed; with it only the bound */
     if (base && !s->interleave)
         *pass = mine->hash == base->hash && !memcmp(mine->out, base->out, (size_t)(rows * p->value_dim) * rondo_type_size(p->type)) &&
-                !memcmp(mine->lse, base->lse, (size_t)rows * sizeof *mine->lse);
+                !memcmp(mine->lse, base->lse, (size_t)rows * sizeof *mine->lse) &&
+                (!p->probs || !memcmp(mine->probs, base->probs, (size_t)(rows * p->keys_most) * sizeof *mine->probs));
     if (p->out) {
         result_compare(p, mine);
         *pass = *pass && mine->worst <= 1.0;
@@ -73,6 +74,8 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
     json_object_set_new(c, "ranks", json_integer(s->ranks));
     json_object_set_new(c, "layout", json_string(rondo_layout_name(s->layout)));
     json_object_set_new(c, "algorithm", json_string(rondo_algorithm_name(mine->algorithm)));
+    if (mine->grid[0])
+        json_object_set_new(c, "grid", json_pack("[ii]", (int)mine->grid[0], (int)mine->grid[1]));
     json_object_set_new(c, "isa", json_string(run.used_isa));
     json_object_set_new(c, "threads", json_integer(run.used_threads));
     json_object_set_new(c, "transport", json_string(run.transport));
@@ -148,13 +151,13 @@ static int custom(struct verify *v)
     p.head_dim = options.head_dim ? options.head_dim : 64;
     p.seed = 7;
     if (options.tokens && options.turns.at)
-        p.turn[p.turns++] = options.tokens;
+        p.turn[p.turns++][0] = options.tokens;
     for (int64_t i = 0; i < options.turns.count; i++)
-        p.turn[p.turns++] = options.turns.at[i];
+        p.turn[p.turns++][0] = options.turns.at[i];
     int64_t sum = p.turns ? 0 : p.tokens[0];
     char turns[40] = "";
     for (int64_t i = 0; i < p.turns; i++)
-        sum += p.turn[i];
+        sum += p.turn[i][0];
     if (p.turns)
         snprintf(turns, sizeof turns, " in %lld turns", (long long)p.turns);
     snprintf(p.name, sizeof p.name, "causal, %lld tokens%s, %lld/%lld heads of %lld, f32", (long long)sum, turns, (long long)p.heads,

@@ -27,6 +27,8 @@ void verify_hash_line(const struct problem *p, uint64_t hash);
 void say(const char *format, ...) PRINTF_LIKE(1, 2);       /* a line for people, from rank 0 */
 
 int verify_seed(struct verify *v);                         /* verify_seed.c */
+/* The problems by number, verify_cases.c; false past the last. *from_list: one of those that are worth every combination. */
+bool verify_problem(int index, enum effort effort, struct problem *p, bool *from_list);
 int verify_grid(struct verify *v);                         /* verify_grid.c */
 int verify_custom(struct verify *v, struct problem *p);
 int verify_model(struct verify *v, const char *dir, const char *text);   /* verify_model.c */

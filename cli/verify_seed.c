@@ -71,7 +71,7 @@ static int prefill(struct verify *v, const struct problem *p, const struct resul
         const char *title, *name;
     } two[] = { { RONDO_PASS_KV, "Ring Pass-KV (Algorithm 2)", "Pass-KV" }, { RONDO_PASS_Q, "Ring Pass-Q (Algorithm 3)", "Pass-Q" } };
     for (int i = 0; i < 2; i++) {
-        const struct setting s = { ranks, RONDO_ZIGZAG, two[i].algorithm, 1, 0, NULL };
+        const struct setting s = { ranks, RONDO_ZIGZAG, two[i].algorithm, 1, 0, NULL, { 0, 0 } };
         struct result r;
         bool pass;
         say("\n--- %sRunning %s ---\n  Verifying...", sign("\U0001F680 ", ""), two[i].title);
@@ -136,9 +136,9 @@ static int decode(struct verify *v, int ranks)
 {
     struct problem p;
     memset(&p, 0, sizeof p);
-    p.turn[p.turns++] = SEED_TOKENS;
+    p.turn[p.turns++][0] = SEED_TOKENS;
     for (int i = 0; i < SEED_STEPS; i++)
-        p.turn[p.turns++] = 1;
+        p.turn[p.turns++][0] = 1;
     p.heads = p.kv_heads = 1;
     p.head_dim = SEED_DIM;
     p.causal = true;
@@ -148,8 +148,8 @@ static int decode(struct verify *v, int ranks)
     say("\n--- %sSimulating Decode (Algorithm 4) ---", sign("\U0001F504 ", ""));
     const bool balanced = say_states(ranks);
     int code = ranks_together(problem_make(&p, ranks_first()));
-    const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL }, leaves = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL };
-    const struct setting dealt = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 1, NULL };
+    const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL, { 0, 0 } }, leaves = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 0, NULL, { 0, 0 } };
+    const struct setting dealt = { ranks, RONDO_ZIGZAG, RONDO_PASS_Q, 1, 1, NULL, { 0, 0 } };
     struct result base, by_leaf, by_token;
     memset(&base, 0, sizeof base);
     memset(&by_leaf, 0, sizeof by_leaf);
@@ -211,7 +211,7 @@ int verify_seed(struct verify *v)
     say("--- %sSystem Parameters ---\nCP Ranks (N): %d\nSeq Len (T): %d\nHead Dim (D_H): %d", sign("\u2699\uFE0F ", ""), ranks, SEED_TOKENS, SEED_DIM);
     say("\n--- %sGround Truth (Single Rank) ---\nRunning standard causal attention...\n  O_truth shape: [1, %d, %d]", sign("\U0001F4CA ", ""), SEED_TOKENS, SEED_DIM);
     int code = ranks_together(problem_make(&p, ranks_first()));
-    const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_KV, 1, 0, NULL };
+    const struct setting one = { 1, RONDO_ZIGZAG, RONDO_PASS_KV, 1, 0, NULL, { 0, 0 } };
     if (!code)
         code = verify_case(v, &p, &one, NULL, &base, &pass);
     if (!code) {
