@@ -11,7 +11,7 @@
 static struct bench bench;
 static const char *kind, *calibrate, *plot;
 static int64_t repeat;
-static bool shape_given;
+static bool shape_given, terms;
 
 #define COMMON_ROWS                                                                                                                       \
     { "repeat", 0, OPTION_INT, "R", "samples a row (default 5)", &repeat, 1, BENCH_REPEAT_MOST, NULL },                                   \
@@ -33,6 +33,16 @@ static const struct option attention_options[] = {
     { "type", 0, OPTION_CALL, "f32|bf16|f16", "of keys and values (default f32)", &bench.shape.type, 0, 0, option_type },
     { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &bench.shape.causal, 0, 0, NULL },
     { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after; -1 = open", &bench.shape.window, 0, 0, option_window },
+    { "softcap", 0, OPTION_REAL, "X", "scores s become X*tanh(s/X)", &bench.shape.softcap, 1e-30, 1e30, NULL },
+    { "dropout", 0, OPTION_REAL, "P", "weights are dropped with this probability", &bench.shape.dropout, 0, 0.999, NULL },
+    { "alibi", 0, OPTION_FLAG, NULL, "with slopes", &bench.shape.alibi, 0, 0, NULL },
+    { "bias", 0, OPTION_FLAG, NULL, "with a bias of all queries and keys, one for all heads", &bench.shape.bias, 0, 0, NULL },
+    { "sinks", 0, OPTION_FLAG, NULL, "with a sink for each head", &bench.shape.sinks, 0, 0, NULL },
+    { "mask", 0, OPTION_FLAG, NULL, "with a mask that hides one pair in eight, here and there", &bench.shape.mask, 0, 0, NULL },
+    { "documents", 0, OPTION_INT, "MEAN", "documents of so many keys on average", &bench.shape.documents, 1, 1 << 28, NULL },
+    { "packed", 0, OPTION_INT, "MEAN", "sequences of so many tokens on average", &bench.shape.packed, 1, 1 << 24, NULL },
+    { "lengths", 0, OPTION_FLAG, NULL, "a batch of two, the second with fewer keys than queries", &bench.shape.lengths, 0, 0, NULL },
+    { "terms", 0, OPTION_FLAG, NULL, "each of these by turns, as a part of plain causal (default T: 8192)", &terms, 0, 0, NULL },
     { "decode", 0, OPTION_FLAG, NULL, "one query over P cached tokens (default P: 16384)", &bench.shape.decode, 0, 0, NULL },
     COMMON_ROWS, LAST_ROW,
 };
@@ -64,15 +74,19 @@ static int run_attention(struct bench *b)
     struct attention_bench got;
     json_t *row;
     struct shape *s = &b->shape;
-    if (b->check && !shape_given)
+    if (b->check && !shape_given && !terms)
         return bench_marks(b);
-    s->tokens = s->tokens ? s->tokens : 4096;
+    s->tokens = s->tokens ? s->tokens : terms ? 8192 : 4096;
     s->heads = s->heads ? s->heads : 32;
     s->kv_heads = s->kv_heads ? s->kv_heads : s->heads % 8 ? s->heads : 8;
     s->head_dim = s->head_dim ? s->head_dim : 128;
     s->type = s->type ? s->type : RONDO_F32;
     if (s->decode && !s->cached)
         s->cached = 16384;
+    if (terms) {
+        s->causal = true;
+        return bench_terms(b, s);
+    }
     if (b->check)
         return bench_mark(b, s, ranks_asked(1));
     int code = bench_attention(b, s, ranks_asked(1), 0, &got, &row);
@@ -177,7 +191,7 @@ static int run(void *arg)
     if (ranks_first() && calibrate && !code)
         code = bench_target("--calibrate", calibrate);
     code = ranks_together(code);
-    if (!code && is_kind("attention") && b->check && !shape_given)
+    if (!code && is_kind("attention") && b->check && !shape_given && !terms)
         code = bench_memory(b);
     progress_begin("bench");
     if (!code)
@@ -215,8 +229,9 @@ static int check_options(void)
 {
     const struct shape *s = &bench.shape;
     const size_t n = plot ? strlen(plot) : 0;
+    char extras[128];
     shape_given = s->tokens || s->cached || s->heads || s->kv_heads || s->head_dim || s->value_dim || s->type || s->causal || s->decode ||
-                  s->window.given;
+                  *extras_text(s, extras, sizeof extras);
     if (bench.check && (!kind || (is_kind("attention") && !shape_given)) &&
         (common.ranks || common.threads || common.layout || common.algorithm || common.grid[0] || common.mpi))
         return fail(EXIT_USAGE, "--check measures README's table with ranks and threads of its own; leave out --ranks, --threads, --layout, "
@@ -237,6 +252,13 @@ static int check_options(void)
             return fail(EXIT_USAGE, "--heads %lld is no multiple of --kv-heads %lld", (long long)heads, (long long)kv_heads);
         if (s->decode && s->tokens > 1)
             return fail(EXIT_USAGE, "--decode measures one query; leave out --tokens, or give --tokens 1");
+        if (s->lengths + (s->packed != 0) + s->decode + (s->cached > 0 && !s->decode) > 1)
+            return fail(EXIT_USAGE, "--packed, --lengths, --cached and --decode each say what sequences there are; give one of them");
+        if (terms && (*extras_text(s, extras, sizeof extras) || s->causal || s->decode || s->cached))
+            return fail(EXIT_USAGE, "--terms has masks and terms of its own; leave out all but --tokens, --heads, --kv-heads, --head-dim, --value-dim "
+                        "and --type");
+        if (terms && (common.ranks > 1 || common.threads > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))
+            return fail(EXIT_USAGE, "--terms runs on one rank with one thread; leave out --ranks, --threads, --layout, --algorithm, --grid and mpirun");
     }
     if (plot && !(n > 4 && (!strcmp(plot + n - 4, ".png") || !strcmp(plot + n - 4, ".svg"))))
         return fail(EXIT_USAGE, "--plot %s: a name that ends in .png or .svg is expected", plot);

@@ -44,6 +44,9 @@ struct shape {
     int64_t tokens, cached, heads, kv_heads, head_dim, value_dim;
     struct window window;
     bool causal, decode;
+    double softcap, dropout;           /* and what else a score may be or a key be hidden by; 0: not */
+    bool alibi, bias, sinks, mask, lengths;
+    int64_t documents, packed;         /* mean numbers of keys */
     int type;
     int64_t rows, in, out;             /* linear */
     int64_t size;                      /* transport */
@@ -64,6 +67,22 @@ void row_rate(json_t *row, const char *unit, const char *ceiling, const struct m
 int row_add(struct bench *b, json_t *row);         /* also prints it for people */
 double process_cpu(void);
 
+/* What a plan and an execution are given beside q, k and v (bench_extras.c); the same for all ranks of a process. */
+struct extras {
+    int64_t sequences, *tokens, *cached;
+    int32_t *documents;
+    uint8_t *mask;
+    float *slopes, *sinks, *bias;
+    int64_t rows, keys;                /* of mask and bias */
+};
+int extras_make(struct extras *x, const struct shape *shape);      /* 0 or an exit code */
+void extras_free(struct extras *x);
+/* All of the descriptor but --layout, --algorithm and --grid. */
+void extras_describe(const struct extras *x, const struct shape *shape, rondo_attention_desc *d);
+void extras_give(const struct extras *x, const struct shape *shape, rondo_attention_io *io);
+const char *extras_text(const struct shape *shape, char *text, size_t bytes);   /* " softcap=30 ..." */
+void *bench_numbers(int64_t count, int type, uint32_t stream);      /* any, of ordinary size; free() them */
+
 struct attention_bench {
     struct measurement m;
     int algorithm, layout;
@@ -79,6 +98,9 @@ int bench_generate(struct bench *b, const struct shape *shape);
 int bench_marks(struct bench *b);                  /* bench_marks.c: the shapes of README's table */
 /* The mark of that table that is about this shape on these ranks, measured and judged; refused where there is none. */
 int bench_mark(struct bench *b, const struct shape *shape, int ranks);
+/* bench_terms.c: one plan of each mask and term by turns, as parts of the rate of plain causal attention. */
+int bench_terms(struct bench *b, const struct shape *shape);
+void bench_judge(struct bench *b, json_t *row, const char *what, double value, bool at_most, double limit);
 int bench_calibrate(struct bench *b, const char *path);
 int bench_plot(const struct bench *b, const char *path);
 int bench_target(const char *option, const char *path);   /* can it be written? Nothing stays. 0 or an exit code */

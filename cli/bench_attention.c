@@ -10,6 +10,7 @@
 struct work {
     const struct bench *b;
     const struct shape *shape;
+    const struct extras *extras;
     struct attention_bench *got;
 };
 struct call {
@@ -17,35 +18,6 @@ struct call {
     rondo_attention_io io;
     void *workspace;
 };
-
-/* Any numbers of ordinary size will do for a measurement: a block of random ones, over and over. */
-static void *filled(int64_t count, int type, uint32_t stream)
-{
-    enum { BLOCK = 65521 };
-    const size_t size = rondo_type_size(type);
-    char *data = room(count, size);
-    if (!data)
-        return NULL;
-    for (int64_t i = 0; i < count && i < BLOCK; i++) {
-        const uint32_t counter[4] = { (uint32_t)i, stream, 0, 0 }, key[2] = { 1, 2 };
-        uint32_t r[4];
-        rondo_philox(r, counter, key);
-        const float x = (float)r[0] * 0x1p-31f - 1.0f;
-        uint32_t bits;
-        memcpy(&bits, &x, 4);
-        if (type == RONDO_F32)
-            memcpy(data + 4 * i, &bits, 4);
-        else if (type == RONDO_BF16)
-            memcpy(data + 2 * i, (char *)&bits + 2, 2);
-        else {
-            const uint16_t half = (uint16_t)((r[0] & 0x83ffu) | (8u + (r[0] >> 10 & 7u)) << 10);
-            memcpy(data + 2 * i, &half, 2);
-        }
-    }
-    for (int64_t i = BLOCK; i < count; i += BLOCK)
-        memcpy(data + (size_t)i * size, data, (size_t)(count - i < BLOCK ? count - i : BLOCK) * size);
-    return data;
-}
 
 static int execute(void *arg)
 {
@@ -63,18 +35,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const int64_t value_dim = s->value_dim ? s->value_dim : s->head_dim;
     void *q = NULL, *k = NULL, *v = NULL, *out = NULL;
     float *lse = NULL;
-    d.heads = s->heads;
-    d.kv_heads = s->kv_heads;
-    d.head_dim = s->head_dim;
-    d.value_dim = value_dim;
-    d.tokens = s->decode ? 1 : s->tokens;
-    d.cached = s->cached;
-    d.causal = s->causal;
-    d.windowed = s->window.given;
-    d.window_left = s->window.left;
-    d.window_right = s->window.right;
-    d.kv_type = s->type;
-    d.q_type = d.out_type = RONDO_F32;
+    extras_describe(w->extras, s, &d);
     d.layout = common.layout;
     d.algorithm = common.algorithm;
     d.grid[0] = common.grid[0];
@@ -86,10 +47,10 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         goto end;
     const int64_t q_shape[3] = { info.q_rows, s->heads, s->head_dim }, k_shape[3] = { info.kv_rows, s->kv_heads, s->head_dim };
     const int64_t v_shape[3] = { info.kv_rows, s->kv_heads, value_dim }, o_shape[3] = { info.q_rows, s->heads, value_dim };
-    q = filled(q_shape[0] * q_shape[1] * q_shape[2], RONDO_F32, 0);
-    k = filled(k_shape[0] * k_shape[1] * k_shape[2], s->type, 1);
-    v = filled(v_shape[0] * v_shape[1] * v_shape[2], s->type, 2);
-    out = filled(o_shape[0] * o_shape[1] * o_shape[2], RONDO_F32, 3);
+    q = bench_numbers(q_shape[0] * q_shape[1] * q_shape[2], RONDO_F32, 0);
+    k = bench_numbers(k_shape[0] * k_shape[1] * k_shape[2], s->type, 1);
+    v = bench_numbers(v_shape[0] * v_shape[1] * v_shape[2], s->type, 2);
+    out = bench_numbers(o_shape[0] * o_shape[1] * o_shape[2], RONDO_F32, 3);
     lse = room(info.q_rows * s->heads, sizeof *lse);
     c.workspace = room((int64_t)info.workspace_bytes, 1);
     if (!q || !k || !v || !out || !lse || !c.workspace) {
@@ -102,6 +63,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     c.io.v = rondo_tensor_dense(v, s->type, 3, v_shape);
     c.io.out = rondo_tensor_dense(out, RONDO_F32, 3, o_shape);
     c.io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, (int64_t[]){ info.q_rows, s->heads });
+    extras_give(w->extras, s, &c.io);
     const double bytes = (double)(s->cached + 1) * (double)s->kv_heads * (double)(s->head_dim + value_dim) * (double)rondo_type_size(s->type);
     struct measurement m = { 0, 0, 0, 0, 0 };
     code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, 0, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
@@ -124,13 +86,18 @@ end:
 
 int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row)
 {
-    struct work w = { b, shape, got };
+    struct extras extras;
+    struct work w = { b, shape, &extras, got };
     struct run run = RUN_INIT;
     memset(got, 0, sizeof *got);
     *row = NULL;
     run.ranks = ranks;
     run.threads = threads;
+    memset(&extras, 0, sizeof extras);
     int code = grid_check(ranks);
+    if (!code)
+        code = extras_make(&extras, shape);
+    code = ranks_together(code);
     if (!code)
         code = fail_code(ranks_run(&run, body, &w), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
@@ -141,5 +108,6 @@ int bench_attention(struct bench *b, const struct shape *shape, int ranks, int t
         row_rate(*row, shape->decode ? "gbytes" : "gflops", ceiling_name(shape->decode ? CEILING_DRAM : CEILING_FMA), &got->m);
     }
     run_free(&run);
+    extras_free(&extras);
     return code;
 }

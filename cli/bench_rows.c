@@ -44,6 +44,21 @@ void row_shape(json_t *row, const struct shape *s)
             json_array_append_new(w, json_integer(s->window.right));
             json_object_set_new(row, "window", w);
         }
+        if (s->softcap > 0)
+            json_object_set_new(row, "softcap", number(s->softcap));
+        if (s->dropout > 0)
+            json_object_set_new(row, "dropout", number(s->dropout));
+        if (s->documents)
+            set_count(row, "documents", s->documents);
+        if (s->packed)
+            set_count(row, "packed", s->packed);
+        const struct {
+            const char *name;
+            bool is;
+        } flags[] = { { "alibi", s->alibi }, { "bias", s->bias }, { "sinks", s->sinks }, { "mask", s->mask }, { "lengths", s->lengths } };
+        for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+            if (flags[i].is)
+                json_object_set_new(row, flags[i].name, json_true());
     }
     json_object_set_new(row, "type", json_string(rondo_type_name(s->type)));
 }
@@ -68,18 +83,38 @@ static int64_t count_of(const json_t *row, const char *key)
     return json_integer_value(json_object_get(row, key));
 }
 
+/* What a score is and what hides keys, where that is not plain. */
+static void print_extras(const json_t *row, char *text, size_t bytes)
+{
+    static const char *const valued[] = { "softcap", "dropout", "documents", "packed" }, *const flags[] = { "alibi", "bias", "sinks", "mask", "lengths" };
+    const json_t *window = json_object_get(row, "window");
+    size_t n = strlen(text);
+    if (window && n < bytes)
+        n += (size_t)snprintf(text + n, bytes - n, " window=%lld,%lld", (long long)json_integer_value(json_array_get(window, 0)),
+                              (long long)json_integer_value(json_array_get(window, 1)));
+    for (size_t i = 0; i < sizeof valued / sizeof *valued; i++)
+        if (json_object_get(row, valued[i]) && n < bytes)
+            n += (size_t)snprintf(text + n, bytes - n, " %s=%g", valued[i], real_of(row, valued[i]));
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (json_object_get(row, flags[i]) && n < bytes)
+            n += (size_t)snprintf(text + n, bytes - n, " %s", flags[i]);
+}
+
 /* 0 or an exit code. */
 static int print_row(const json_t *row)
 {
-    char shape[128] = "", rate[96] = "", ratio[96] = "";
+    const char *variant = json_string_value(json_object_get(row, "variant"));
+    char shape[160] = "", rate[96] = "", ratio[96] = "";
     const char *type = json_string_value(json_object_get(row, "type")), *ceiling = json_string_value(json_object_get(row, "ceiling"));
     if (json_object_get(row, "rows"))
         snprintf(shape, sizeof shape, "%lld x %lld -> %lld %s", (long long)count_of(row, "rows"), (long long)count_of(row, "in"),
                  (long long)count_of(row, "out"), type);
+    else if (variant)
+        snprintf(shape, sizeof shape, "%s", variant);
     else if (json_object_get(row, "heads"))
         snprintf(shape, sizeof shape, "T=%lld P=%lld H=%lld/%lld D=%lld %s%s", (long long)count_of(row, "tokens"), (long long)count_of(row, "cached"),
                  (long long)count_of(row, "heads"), (long long)count_of(row, "kv_heads"), (long long)count_of(row, "head_dim"), type,
-                 json_is_true(json_object_get(row, "causal")) ? " causal" : "");
+                 json_is_true(json_object_get(row, "causal")) ? " causal" : ""), print_extras(row, shape, sizeof shape);
     else if (count_of(row, "size"))
         snprintf(shape, sizeof shape, "%lld bytes", (long long)count_of(row, "size"));
     else if (json_object_get(row, "prompt"))

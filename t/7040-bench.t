@@ -22,6 +22,12 @@ ok "one rank moves nothing" test "$moved" = 0
 row "attention in bf16 on 2 ranks" gflops attention --tokens 256 --heads 2 --kv-heads 1 --head-dim 64 --type bf16 --ranks 2 --window 50,0
 ok "two ranks: comm" test "$moved" = 1
 ok "comm counts messages, bytes and operations" sh -c "grep -A4 '\"comm\": ' '$scratch/out' | tr -d '\n' | grep -Eq '\"messages\": [1-9].*\"bytes\": [1-9].*\"by_operation\": [{]'"
+for extra in "--packed 60" "--documents 50" "--lengths" "--window 40,0"; do
+    # shellcheck disable=SC2086
+    row "attention, $extra" gflops attention --tokens 300 --heads 4 --kv-heads 2 --head-dim 32 --causal --threads 1 $extra
+    word=${extra%% *}
+    ok "the report says so" grep -q "\"${word#--}\": " "$scratch/out"
+done
 row "decode" gbytes attention --decode --cached 2000 --heads 4 --kv-heads 2 --head-dim 32
 row "linear" gflops linear --rows 17 --in 256 --out 128 --type bf16
 ok "more than 16 rows: against multiplying" grep -q '"ceiling": "fma"' "$scratch/out"
@@ -73,6 +79,22 @@ refused() { # wanted exit code, text, arguments...
 }
 mkdir "$scratch/folder" "$scratch/folder.svg"
 mkfifo "$scratch/pipe" "$scratch/pipe.svg"
+wrong() { # word, arguments...
+    word=$1
+    shift
+    "$RONDO" bench attention "$@" >"$scratch/out" 2>"$scratch/err"
+    ok "attention $*: exit 2" test $? = 2
+    ok "attention $*: says '$word'" sh -c "test \$(wc -l <'$scratch/err') = 1 && grep -q -- '$word' '$scratch/err'"
+}
+wrong "give one of them" --packed 50 --cached 10
+wrong "give one of them" --packed 50 --lengths
+wrong "give one of them" --decode --packed 5
+wrong "of its own" --terms --alibi
+wrong "of its own" --terms --causal
+wrong "one thread" --terms --ranks 2
+wrong "one thread" --terms --layout snake
+wrong "from 0 to 0.999" --dropout 1
+wrong "from 1 to" --packed 0
 refused 3 "--calibrate in no folder" --calibrate "$scratch/none/c.json"
 refused 3 "--calibrate where no file can be made" --calibrate "$scratch/$(printf '%0300d' 1)"
 refused 2 "--calibrate of a folder" --calibrate "$scratch/folder"
