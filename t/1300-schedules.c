@@ -125,7 +125,8 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
     d->value_dim = 4 + draw(8);
     d->leaf = 8;
     d->layout = 1 + (int32_t)draw(4);
-    d->algorithm = 1 + (int32_t)draw(2);
+    static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH };
+    d->algorithm = algorithms[draw(6)];
     d->causal = (int32_t)draw(2);
     if (draw(2)) {
         d->windowed = 1;
@@ -143,6 +144,18 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
     hide(d);
 }
 
+/* A grid of so many ranks, or the plan's own. */
+static void any_grid(rondo_attention_desc *d, int32_t ranks)
+{
+    int32_t columns = 1 + (int32_t)draw((uint32_t)ranks);
+    while (ranks % columns)
+        columns++;
+    if (d->algorithm != RONDO_MESH || draw(4) == 0)
+        return;
+    d->grid[0] = ranks / columns;
+    d->grid[1] = columns;
+}
+
 static void grid(void)
 {
     for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
@@ -155,6 +168,7 @@ static void grid(void)
             /* small messages go direct: large ones must be seen too */
             desc.head_dim *= draw(2) ? 1 : 64;
             const int32_t ranks = 1 + (int32_t)draw(9);
+            any_grid(&desc, ranks);
             int err = rondo__design_make(&design, &desc, ranks, &machines[m]);
             if (err) {
                 diag("%s", rondo_error_text());
@@ -302,6 +316,7 @@ static void broken(void)
             desc.head_dim *= draw(2) ? 1 : 64;
             const struct rondo__machine *machine = &machines[draw(5)];
             const int32_t ranks = 3 + (int32_t)draw(4);
+            any_grid(&desc, ranks);
             if (rondo__design_make(&design, &desc, ranks, machine))
                 continue;
             struct all a = { .design = &design, .tamper = kinds[k].tamper, .tampered = (int32_t)draw((uint32_t)ranks), .which = draw(6) };
@@ -330,9 +345,10 @@ static double now(void)
 static void large(void)
 {
     const int all_ranks = getenv("RONDO_TEST_LONG") != NULL;
+    static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH };
     for (int layout = 1; layout <= 4; layout++)
-        for (int algorithm = 1; algorithm <= 2; algorithm++) {
-            const int32_t ranks = all_ranks ? 1024 : 96;
+        for (size_t which = 0; which < sizeof algorithms / sizeof *algorithms; which++) {
+            const int32_t algorithm = algorithms[which], ranks = all_ranks ? 1024 : 96;
             rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
             struct rondo__design design;
             struct rondo__part_of part = { 0 };
@@ -396,9 +412,51 @@ static void windows(void)
     rondo__design_free(&design);
 }
 
+/* A mesh: bytes a rank, against those of all other ranks' K and V; and what the plan chooses moves no more than any grid. */
+static void mesh(void)
+{
+    static const struct {
+        int64_t kv_heads, grid[2];
+        double most;
+    } marks[] = { { 32, { 4, 4 }, 0.45 }, { 8, { 2, 8 }, 0.70 } };
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+        struct rondo__design design;
+        d.heads = 32;
+        d.kv_heads = marks[i].kv_heads;
+        d.head_dim = 128;
+        d.tokens = 131072;
+        d.causal = 1;
+        d.algorithm = RONDO_MESH;
+        uint64_t least = UINT64_MAX, asked = 0;
+        int err = 0;
+        for (int columns = 1; columns <= 16 && !err; columns *= 2) {
+            d.grid[0] = 16 / columns;
+            d.grid[1] = columns;
+            err = rondo__design_make(&design, &d, 16, &machines[1]);
+            if (err)
+                break;
+            const struct rondo__flow *flow = design.survey.flow;
+            least = flow->bytes < least ? flow->bytes : least;
+            asked = columns == marks[i].grid[1] ? flow->bytes : asked;
+            rondo__design_free(&design);
+        }
+        const double all = 15.0 * 131072 / 16 * (double)marks[i].kv_heads * 256 * 4, part = (double)asked / 16 / all;
+        ok(!err && part <= marks[i].most, "%lld/%lld heads on a grid of %lld, %lld: a rank sends %.3f of all others' keys", (long long)d.heads,
+           (long long)d.kv_heads, (long long)marks[i].grid[0], (long long)marks[i].grid[1], part);
+        d.grid[0] = d.grid[1] = 0;
+        err = rondo__design_make(&design, &d, 16, &machines[1]);
+        if (!ok(!err && ((const struct rondo__flow *)design.survey.flow)->bytes == least, "and the plan's own grid is the least of all"))
+            diag("%s", err ? rondo_error_text() : "it is not");
+        if (!err)
+            rondo__design_free(&design);
+    }
+}
+
 int main(void)
 {
     grid();
+    mesh();
     broken();
     windows();
     large();

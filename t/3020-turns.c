@@ -144,6 +144,7 @@ static int tell(rondo_context *ctx, void *arg)
 static void invent(struct story *y, int kind)
 {
     const struct problem *p = y->p;
+    static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH };
     int64_t done_[SEQUENCES_MAX] = { 0 }, left = 0;
     y->turns = 0;
     for (int64_t s = 0; s < p->sequences; s++)
@@ -151,7 +152,7 @@ static void invent(struct story *y, int kind)
     while (left > 0 && y->turns < TURNS_MAX) {
         struct turn *t = &y->turn[y->turns++];
         memset(t, 0, sizeof *t);
-        t->algorithm = (int)draw(3);
+        t->algorithm = algorithms[draw(sizeof algorithms / sizeof *algorithms)];
         int64_t start = draw((uint32_t)p->sequences), singles = kind == 2 && y->turns > 3;
         for (int64_t i = 0; i < p->sequences; i++) {
             int64_t s = (start + i) % p->sequences, rest = p->tokens[s] - done_[s], n = rest;

@@ -49,10 +49,18 @@ int main(void)
         ok(solve(&p, &one, &r) == 0, "problem %zu on one rank", i);
         uint64_t want = r.hash;
         result_free(&r);
-        for (int way = 0; way < 4; way++) {   /* pass-KV, pass-Q, and pass-KV with parcels that are copied and come one by one, or by streams */
-            const int algorithm = way == 1 ? RONDO_PASS_Q : RONDO_PASS_KV;
-            struct setup s = { .ranks = 3, .algorithm = algorithm, .strided = 1 };
-            hook_use(way == 2 ? "copy" : way == 3 ? "plane" : NULL);
+        static const struct { int algorithm, ranks, columns; const char *hook, *name; } ways[] = {
+            { RONDO_PASS_KV, 3, 0, NULL, "pass-kv" }, { RONDO_PASS_Q, 3, 0, NULL, "pass-q" },
+            { RONDO_PASS_KV, 3, 0, "copy", "pass-kv of copies" },   /* parcels come one by one */
+            { RONDO_PASS_KV, 3, 0, "plane", "pass-kv by streams" },
+            { RONDO_ALL_GATHER, 3, 0, "copy", "all-gather of copies" }, { RONDO_REDUCE, 3, 0, NULL, "reduce" },
+            { RONDO_MESH, 4, 2, "copy", "mesh of copies" }, { RONDO_MESH, 3, 0, NULL, "mesh by choice" },
+        };
+        for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
+            const int columns = ways[way].columns;
+            struct setup s = { .ranks = ways[way].ranks, .algorithm = ways[way].algorithm, .strided = 1,
+                               .grid = { columns ? ways[way].ranks / columns : 0, columns } };
+            hook_use(ways[way].hook);
             int codes = 1, leaks = 1, failures = 0, bits = 0;
             long base = atomic_load(&live);
             for (long n = 0; n < 100000; n += long_tests() || n < 60 ? 1 : 7) {
@@ -77,7 +85,7 @@ int main(void)
                 result_free(&r);
             }
             hook_use(NULL);
-            const char *name = way == 2 ? "pass-kv of copies" : way == 3 ? "pass-kv by streams" : rondo_algorithm_name(algorithm);
+            const char *name = ways[way].name;
             ok(codes, "problem %zu, %s: each of %d failing allocations gives a code and a sentence", i, name, failures);
             ok(leaks, "problem %zu, %s: nothing leaks", i, name);
             ok(bits, "problem %zu, %s: then it runs, with the same bits", i, name);

@@ -54,6 +54,7 @@ struct setup {
     int strided;                 /* rows and heads further apart than need be */
     int own_workspace;           /* the caller brings it */
     const char *isa;
+    int grid[2];
 };
 
 struct result {
@@ -208,6 +209,8 @@ __attribute__((unused)) static void describe(const struct problem *p, const stru
     d->layout = s->layout;
     d->algorithm = s->algorithm;
     d->head_groups = s->head_groups;
+    d->grid[0] = s->grid[0];
+    d->grid[1] = s->grid[1];
 }
 
 /* ---- a run ---- */

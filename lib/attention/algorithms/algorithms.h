@@ -64,7 +64,7 @@ struct rondo__algorithm {
     bool (*pairs)(const struct rondo__survey *survey, const struct rondo__shape *shape, uint64_t *of_rank);
 };
 const struct rondo__algorithm *rondo__algorithm_at(int32_t id);
-extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q;
+extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q, rondo__all_gather, rondo__halo, rondo__reduce, rondo__mesh;
 
 /* ---- what builders share (common.c) ---- */
 int rondo__build_failed(void);         /* RONDO_ENOMEM with its sentence */
@@ -126,6 +126,93 @@ struct rondo_place *rondo__add_places(struct rondo__build *b, int64_t count);
 /* Jobs in the order of their steps (int32_t each, as they were made); within a step as they were made. first[0..steps] gets where each step's
  * begin. false: no memory. */
 bool rondo__sort_jobs(struct rondo__build *b, const struct rondo__list *step_of, int32_t steps, int64_t *first);
+
+/* ---- jobs of strips (jobs.c) ---- */
+struct rondo__maker {
+    /* The builder's: */
+    struct rondo__build *b;            /* NULL: to count only */
+    const struct rondo__survey *survey;
+    int32_t first, ranks;              /* keys of these ranks are computed with here */
+    int32_t stages;
+    const int32_t *stage, *source;     /* [ranks]: when a rank's keys come, and which of that computation's parts they are */
+    /* The row where a piece that is not this rank's begins in its part. Pieces are asked for by rising index; *next begins with 0. */
+    int64_t (*row)(void *arg, int64_t sequence, const struct rondo__piece *p, int64_t *next);
+    void *arg;
+    int32_t waiting, reserved;         /* which of a computation's buffers of nodes theirs is that wait for a later stage */
+    /* What there is so far: */
+    int64_t waiting_rows;
+    struct rondo__list step_of;        /* int32_t for each job: its step */
+    int64_t here;                      /* by the last look: pieces of these ranks that the strip sees */
+    bool alone;                        /* ... and nothing else */
+    /* Its own: */
+    bool last_keeps;
+    int64_t last_job, last_jobs, last_sequence;
+    struct rondo__list pieces, tags, order, begin, rows, stage_of, last;
+    struct rondo__tree tree;
+};
+/* What a strip sees of these ranks' keys. All of these: false: no memory. */
+bool rondo__maker_look(struct rondo__maker *m, int64_t sequence, const struct rondo__strip *strip);
+/* Jobs of the strip last looked at, whose step is `step` + stride * stage. kept_rows NULL: their result goes to OUT; else what they complete is
+ * kept in buffer `kept` of nodes from row *kept_rows on. */
+bool rondo__maker_jobs(struct rondo__maker *m, int64_t sequence, const struct rondo__strip *strip, int64_t q_row, int32_t step, int32_t stride,
+                       int32_t kept, int64_t *kept_rows);
+/* Adds the rows of nodes that would wait to waiting_rows. */
+bool rondo__maker_count(struct rondo__maker *m, const struct rondo__strip *strip, bool keep);
+void rondo__maker_free(struct rondo__maker *m);
+
+/* ---- nodes that travel (nodes.c) ---- */
+/* How many nodes of a strip each group of `columns` neighbouring ranks has. */
+struct rondo__tally {
+    int32_t columns, reserved;
+    int64_t *count;                    /* [groups], 0 but for those in `touched` */
+    struct rondo__list touched;        /* int32_t */
+    bool alone;                        /* all that the strip sees is its own group's */
+    struct rondo__list pieces, owners;
+    struct rondo__tree tree;
+};
+bool rondo__tally_make(struct rondo__tally *t, const struct rondo__survey *s, int32_t columns);
+bool rondo__tally_strip(struct rondo__tally *t, const struct rondo__survey *s, int64_t sequence, const struct rondo__strip *strip);
+void rondo__tally_free(struct rondo__tally *t);
+
+/* Which groups see something of each of a rank's strips, which are counted over all sequences. */
+struct rondo__wanted {
+    uint64_t *bits;                    /* [strips][words] */
+    int64_t words;
+};
+bool rondo__wanted_make(struct rondo__wanted *w, const struct rondo__survey *s, int32_t rank, int32_t columns);
+void rondo__wanted_free(struct rondo__wanted *w);
+static inline bool rondo__is_wanted(const struct rondo__wanted *w, int64_t strip, int32_t group)
+{
+    return w->bits[strip * w->words + group / 64] >> group % 64 & 1;
+}
+
+/* The owner's job that joins all groups' nodes of a strip: each group's from rows[group] of the buffer of that number on. */
+struct rondo__joiner {
+    int32_t columns, reserved;
+    struct rondo__list pieces, owners, group_of;
+    struct rondo__tree tree;
+};
+bool rondo__join_strip(struct rondo__joiner *j, struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t *rows);
+void rondo__joiner_free(struct rondo__joiner *j);
+
+/* ---- rows packed for somebody (pack.c) ---- */
+struct rondo__packed {
+    int64_t first, count, rows;
+    int32_t buffer[2], group;          /* group: the head group whose rows are there */
+    int32_t reserved;
+};
+struct rondo__packer {
+    struct rondo__build *b;
+    int32_t tensor, reserved;          /* RONDO_TENSOR_Q; or RONDO_TENSOR_K, and V with it */
+    struct rondo__list runs, packed;
+    int64_t first, rows;               /* of what is being put together */
+};
+void rondo__pack_begin(struct rondo__packer *p);
+void rondo__pack_add(struct rondo__packer *p, int64_t sequence, int64_t row, int64_t rows);
+/* How many rows they are, and the buffers where they lie; -1: nothing, or V lies in K. index: of a buffer's name. over: buffers whose places will
+ * do (each -1: none), or NULL. */
+int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2]);
+void rondo__packer_free(struct rondo__packer *p);
 
 /* ---- putting it on a machine (lower.c) ---- */
 /* Kinds of memory: what computing uses, and what transfers between ranks use. */

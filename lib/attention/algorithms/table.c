@@ -4,7 +4,8 @@
  */
 #include "attention/algorithms/algorithms.h"
 
-static const struct rondo__algorithm *const algorithms[] = { &rondo__ring_kv, &rondo__ring_q };
+static const struct rondo__algorithm *const algorithms[] = { &rondo__ring_kv, &rondo__ring_q, &rondo__all_gather, &rondo__reduce,
+                                                           &rondo__halo, &rondo__mesh };
 
 const struct rondo__algorithm *rondo__algorithm_at(int32_t id)
 {

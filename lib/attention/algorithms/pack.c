@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Packing rows of q, or of k and v, for who needs them. Many peers need the same rows, all of them most often: what was packed for one serves
+ * the others, so that memory goes with how different their needs are and not with their number. Called by the builders.
+ */
+#include "attention/algorithms/algorithms.h"
+
+struct run {
+    int64_t sequence, row, rows;
+};
+
+void rondo__pack_begin(struct rondo__packer *p)
+{
+    p->first = p->runs.count;
+    p->rows = 0;
+}
+
+void rondo__pack_add(struct rondo__packer *p, int64_t sequence, int64_t row, int64_t rows)
+{
+    struct run *last = p->runs.count > p->first ? (struct run *)p->runs.items + p->runs.count - 1 : NULL;
+    if (!rows)
+        return;
+    p->rows += rows;
+    if (last && last->sequence == sequence && last->row + last->rows == row) {
+        last->rows += rows;
+        return;
+    }
+    struct run *r = rondo__list_add(&p->runs, sizeof *r, 1);
+    if (r)
+        *r = (struct run){ sequence, row, rows };
+    else
+        p->b->schedule->failed = true;
+}
+
+/* Whether rows lie as they travel unless the caller's tensor has gaps: no place is kept for them then. Of k and v those of one sequence, as there
+ * is room between sequences most often; q is packed. */
+static bool dense(const struct rondo__packer *p)
+{
+    const struct run *r = (const struct run *)p->runs.items + p->first;
+    const int64_t count = p->runs.count - p->first;
+    if (p->tensor != RONDO_TENSOR_Q)
+        return count == 1;
+    for (int64_t i = 1; i < count; i++) {
+        if (r[i].row || r[i - 1].row + r[i - 1].rows != rondo__rows_here(p->b->survey, r[i - 1].sequence, p->b->rank))
+            return false;
+        for (int64_t s = r[i - 1].sequence + 1; s < r[i].sequence; s++)
+            if (rondo__rows_here(p->b->survey, s, p->b->rank))
+                return false;
+    }
+    return true;
+}
+
+static size_t row_bytes(const struct rondo__packer *p, int part)
+{
+    return p->tensor == RONDO_TENSOR_Q ? part ? 0 : rondo__q_row_bytes(p->b) : rondo__kv_row_bytes(p->b, part);
+}
+
+/* One that was made for the same rows; else a new one. */
+static struct rondo__packed *find(struct rondo__packer *p)
+{
+    const int64_t count = p->runs.count - p->first;
+    struct rondo__packed *made = p->packed.items;
+    const struct run *runs = p->runs.items;
+    for (int64_t i = 0; i < p->packed.count; i++)
+        if (made[i].count == count && !memcmp(runs + made[i].first, runs + p->first, (size_t)count * sizeof *runs)) {
+            p->runs.count = p->first;
+            return made + i;
+        }
+    made = rondo__list_add(&p->packed, sizeof *made, 1);
+    if (made)
+        *made = (struct rondo__packed){ .first = p->first, .count = count, .rows = p->rows, .buffer = { -1, -1 }, .group = -1 };
+    return made;
+}
+
+int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2])
+{
+    static const char *const names[] = { "packed q", "packed k", "packed v" }, *const steps[] = { "q", "k", "v" };
+    struct rondo__build *b = p->b;
+    struct rondo__schedule *s = b->schedule;
+    out[0] = out[1] = -1;
+    if (!p->rows || s->failed)
+        return 0;
+    const bool spares = b->groups == 1 && dense(p);
+    struct rondo__packed *made = find(p);
+    if (!made) {
+        s->failed = true;
+        return 0;
+    }
+    for (int part = 0; part < 2 && made->group != group; part++) {
+        const size_t row = row_bytes(p, part), bytes = rondo__product(made->rows, row);
+        const int32_t tensor = b->tensor[p->tensor + part];
+        if (!row)
+            continue;
+        if (made->buffer[part] < 0) {
+            struct rondo__buffer buffer = { .name = names[p->tensor + part], .index = index, .owner = RONDO_OWNER_PLAN,
+                                            .memory = rondo__transfer_memory(b), .tensor = -1, .bytes = bytes, .room = bytes,
+                                            .over = over ? over[part] : -1, .home = b->machine.unified ? tensor : -1 };
+            buffer.spare = spares && buffer.over < 0 && buffer.home >= 0;
+            made->buffer[part] = rondo__buffer_add(s, buffer);
+        }
+        struct rondo__operation *o = rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ steps[p->tensor + part], 0, 0 }, group);
+        o->elides = 1;
+        size_t at = 0;
+        for (int64_t i = made->first; i < made->first + made->count; i++) {
+            const struct run *r = (const struct run *)p->runs.items + i;
+            rondo__schedule_copy(s, (struct rondo__copy){ .from = tensor, .to = made->buffer[part], .to_at = at, .sequence = r->sequence,
+                                                          .row = r->row, .rows = r->rows }, (size_t)r->rows * row);
+            at += (size_t)r->rows * row;
+        }
+        rondo__schedule_end(s);
+    }
+    made->group = group;
+    memcpy(out, made->buffer, sizeof made->buffer);
+    return made->rows;
+}
+
+void rondo__packer_free(struct rondo__packer *p)
+{
+    rondo__list_free(&p->runs);
+    rondo__list_free(&p->packed);
+}

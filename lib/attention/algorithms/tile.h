@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Tiles (tile.c): what all-gather, halo, reduce and mesh have in common. The ranks are a grid of `rows` times `columns`: rank r has the keys of
+ * group r / columns, which are neighbouring ranks, and the queries of the ranks that have its r % columns. Each pair of a query's and a key's
+ * owner meets on just one rank.
+ */
+#ifndef RONDO_ATTENTION_TILE_H
+#define RONDO_ATTENTION_TILE_H
+
+#include "attention/algorithms/algorithms.h"
+
+struct rondo__tile_kind {
+    const char *queries, *keys, *nodes, *end;   /* what sentences and timelines call its steps */
+    bool at_once;                               /* all keys come before anything is computed */
+};
+
+struct rondo__tile {
+    struct rondo__flow base;
+    const struct rondo__tile_kind *kind;
+    int32_t columns, reserved;
+};
+
+/* What a grid of so many columns moves, as s->flow. rondo__tile_measure() only measures; false: no memory. */
+int rondo__tile_flow(struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine,
+                     const struct rondo__tile_kind *kind, int32_t columns);
+bool rondo__tile_measure(const struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine,
+                         struct rondo__tile *tile);
+/* By s->flow. */
+int rondo__tile_build(struct rondo__build *b);
+
+#endif
