@@ -46,7 +46,7 @@ static int places_fit(const struct rondo__design *d, const struct rondo__part_of
     for (int64_t i = 0; i < p->schedule.operations.count; i++) {
         const struct rondo__operation *o = rondo__operation_at(&p->schedule, i);
         const int32_t *nodes = (const int32_t *)p->schedule.nodes.items + o->nodes_first;
-        for (int64_t j = o->first; o->kind == RONDO_COMPUTE && j < o->first + o->count; j++) {
+        for (int64_t j = o->first; o->kind == RONDO_COMPUTE && !o->program && j < o->first + o->count; j++) {
             const struct rondo_job *job = (const struct rondo_job *)p->tables.jobs.items + j;
             const struct rondo_place *place = (const struct rondo_place *)p->tables.places.items + job->places_first;
             for (int32_t k = 0; k < job->places; k++) {
@@ -72,7 +72,7 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     uint64_t pairs = 0;
     for (int64_t i = 0; i < part->schedule.operations.count && a->counts_pairs; i++) {
         const struct rondo__operation *o = rondo__operation_at(&part->schedule, i);
-        if (o->kind == RONDO_COMPUTE)
+        if (o->kind == RONDO_COMPUTE && !o->program)
             pairs += rondo__operation_pairs(a->design, part, o);
     }
     a->pairs += pairs;
@@ -125,8 +125,8 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
     d->value_dim = 4 + draw(8);
     d->leaf = 8;
     d->layout = 1 + (int32_t)draw(4);
-    static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH };
-    d->algorithm = algorithms[draw(6)];
+    static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH, RONDO_ALL_TO_ALL };
+    d->algorithm = algorithms[draw(sizeof algorithms / sizeof *algorithms)];
     d->causal = (int32_t)draw(2);
     if (draw(2)) {
         d->windowed = 1;
@@ -134,6 +134,7 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
         d->window_right = draw(2) ? (int64_t)draw(60) : -1;
     }
     d->head_groups = draw(3) ? 1 : (int32_t)d->kv_heads;
+    d->probs = draw(5) == 0;
     d->sequences = 1 + draw(3);
     d->tokens_of = tokens;
     d->cached_of = cached;
@@ -150,7 +151,9 @@ static void any_grid(rondo_attention_desc *d, int32_t ranks)
     int32_t columns = 1 + (int32_t)draw((uint32_t)ranks);
     while (ranks % columns)
         columns++;
-    if (d->algorithm != RONDO_MESH || draw(4) == 0)
+    if (d->algorithm == RONDO_ALL_TO_ALL)
+        d->head_groups = 0;
+    if ((d->algorithm != RONDO_MESH && d->algorithm != RONDO_ALL_TO_ALL) || draw(4) == 0)
         return;
     d->grid[0] = ranks / columns;
     d->grid[1] = columns;
@@ -180,8 +183,8 @@ static void grid(void)
             good &= design.algorithm->pairs(&design.survey, &design.shape, of_rank);
             err = rondo__schedule_check(ranks, &machines[m], at, &a);
             if (err && good)
-                diag("%d ranks, %s, %s, %d sequences, round %d: %s", (int)ranks, rondo_layout_name(desc.layout),
-                     rondo_algorithm_name(desc.algorithm), (int)desc.sequences, round, rondo_error_text());
+                diag("%d ranks, grid %d, %d, %s, %s, %d sequences, round %d: %s", (int)ranks, (int)desc.grid[0], (int)desc.grid[1],
+                     rondo_layout_name(desc.layout), rondo_algorithm_name(desc.algorithm), (int)desc.sequences, round, rondo_error_text());
             good &= !err;
             const struct rondo__flow *flow = design.survey.flow;
             if ((a.messages != flow->messages * (uint64_t)design.groups || a.bytes != flow->bytes) && counts && !err) {
@@ -288,11 +291,16 @@ static int early_write(struct rondo__schedule *s, uint32_t which)
     for (int64_t i = s->operations.count - 1; i > 0; i--) {
         struct rondo__operation *o = rondo__operation_at(s, i);
         struct rondo__use *u = (struct rondo__use *)s->uses.items + o->uses_first;
-        for (int32_t j = 0; j < o->uses; j++)
-            if (!u[j].writes && rondo__buffer_at(s, u[j].buffer)->owner == RONDO_OWNER_PLAN && !which--) {
+        for (int32_t j = 0; j < o->uses; j++) {
+            bool goes_on = false;   /* the next byte is one that the operation reads too */
+            for (int32_t k = 0; k < o->uses; k++)
+                goes_on |= !u[k].writes && u[k].buffer == u[j].buffer && u[k].at <= u[j].at + u[j].bytes &&
+                           u[k].at + u[k].bytes > u[j].at + u[j].bytes;
+            if (!u[j].writes && !goes_on && rondo__buffer_at(s, u[j].buffer)->owner == RONDO_OWNER_PLAN && !which--) {
                 u[j].bytes++;   /* more than was written, or than there is */
                 return 1;
             }
+        }
     }
     return 0;
 }

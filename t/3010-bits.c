@@ -23,7 +23,26 @@ static const struct problem problems[] = {
       .kv_type = RONDO_F16 },
     { .tokens = { 0 }, .cached = { 50 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .leaf = 8 },
     { .tokens = { 0 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .leaf = 8 },
+    /* parcels that are worth a ring */
+    { .tokens = { 300 }, .heads = 4, .kv_heads = 2, .head_dim = 128, .causal = 1, .leaf = 8 },
+    /* heads that divide nothing, one for all, one each, many */
+    { .tokens = { 130 }, .cached = { 30 }, .heads = 7, .kv_heads = 1, .head_dim = 8, .value_dim = 12, .causal = 1, .leaf = 8 },
+    { .tokens = { 90 }, .heads = 5, .kv_heads = 5, .head_dim = 8, .leaf = 16, .out_type = RONDO_BF16 },
+    { .sequences = 2, .tokens = { 33, 40 }, .cached = { 20, -9 }, .heads = 32, .kv_heads = 8, .head_dim = 4, .causal = 1, .leaf = 8,
+      .kv_type = RONDO_F16 },
 };
+
+static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL };
+enum { ALGORITHMS = sizeof algorithms / sizeof *algorithms };
+
+/* Some divisor of the number of ranks, or 0: the plan's choice. */
+static int some_columns(int ranks, int which)
+{
+    int columns = which % (ranks + 1);
+    while (columns && ranks % columns)
+        columns--;
+    return columns;
+}
 
 int main(void)
 {
@@ -43,16 +62,19 @@ int main(void)
         int same = 1, agree = 1, ran = 0;
         for (size_t j = 0; j < sizeof ranks / sizeof *ranks; j++)
             for (int layout = 1; layout <= 4; layout++)
-                for (int algorithm = 0; algorithm <= 2; algorithm++)
+                for (int a = 0; a < ALGORITHMS; a++)
                     for (int variant = 0; variant < 8; variant++) {
                         /* variants: plain, 2 threads, strided tensors, head groups, out = q, the caller's workspace; and parcels
                          * that are copied and computed one by one, as between machines, or go through a data plane */
-                        if (!long_tests() && variant % 6 != 0 && !(variant == 7 && ((int)j + layout) % 2) && (int)(j + (size_t)layout + (size_t)algorithm) % 5 + 1 != variant)
+                        const int algorithm = algorithms[a];
+                        if (!long_tests() && variant % 6 != 0 && !(variant == 7 && ((int)j + layout) % 2) && (int)(j + (size_t)layout + (size_t)a) % 5 + 1 != variant)
                             continue;
                         struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithm };
                         s.threads = variant == 1 ? 2 : 1;
                         s.strided = variant == 2 || (variant == 6 && layout % 2);
-                        s.head_groups = variant == 3 ? (int)p.kv_heads : 0;
+                        s.head_groups = variant == 3 && algorithm != RONDO_ALL_TO_ALL ? (int)p.kv_heads : 0;
+                        s.grid[0] = algorithm == RONDO_ALL_TO_ALL ? some_columns(ranks[j], variant + 2 * layout + (int)i) : 0;
+                        s.grid[1] = s.grid[0] ? ranks[j] / s.grid[0] : 0;
                         s.alias = variant == 4 && p.value_dim == p.head_dim && p.out_type == p.q_type;
                         s.own_workspace = variant >= 4;
                         hook_use(variant == 6 ? "copy" : variant == 7 ? "plane" : NULL);

@@ -245,6 +245,9 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: algorithm %s is known but not in this build",
                            rondo_algorithm_name(p->desc.algorithm));
     err = p->algorithm->flow(&p->survey, &p->shape, &p->machine);
+    if (!err && ((const struct rondo__flow *)p->survey.flow)->deals_heads && p->desc.head_groups > 1)
+        err = rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: head_groups is %d; algorithm %s deals the heads out to ranks and has one group: "
+                                         "take 1, or 0", (int)p->desc.head_groups, rondo_algorithm_name(p->desc.algorithm));
     if (!err && p->desc.probs)
         err = add_probs(p, &roles);
     if (!err)
@@ -281,7 +284,7 @@ int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc
     p->shape = (struct rondo__shape){ .heads = d.heads, .kv_heads = d.kv_heads, .head_dim = d.head_dim, .value_dim = d.value_dim,
                                       .q_type = d.q_type, .kv_type = d.kv_type, .out_type = d.out_type,
                                       .node_width = (int32_t)d.value_dim + 2, .shared_kv = d.shared_kv != 0, .alibi = d.alibi != 0,
-                                      .sinks = d.sinks != 0, .bias_heads = d.bias, .grid = { d.grid[0], d.grid[1] } };
+                                      .sinks = d.sinks != 0, .bias_heads = d.bias, .probs = d.probs != 0, .grid = { d.grid[0], d.grid[1] } };
     set_terms(p);
     if (d.grid[0] && (int64_t)d.grid[0] * d.grid[1] != ranks)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: a grid of %d, %d is one of %lld ranks, but there are %d; the product must be "

@@ -13,6 +13,12 @@ static int no_memory(void)
 
 /* ---- what a plan says of itself ---- */
 
+static uint64_t saturated(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
 /* Pairs that this rank computes, of one head, and how much more the busiest one has than all have on average. */
 static int count_pairs(rondo_attention *plan)
 {
@@ -28,7 +34,12 @@ static int count_pairs(rondo_attention *plan)
         most = of_rank[r] > most ? of_rank[r] : most;
         sum += (double)of_rank[r];
     }
-    info->visible_pairs_here = of_rank[plan->rank] == UINT64_MAX ? UINT64_MAX : of_rank[plan->rank] / (uint64_t)p->desc.heads;
+    /* by heads, rounded so that the ranks' add up to the whole */
+    uint64_t before = 0, here = of_rank[plan->rank];
+    for (int32_t r = 0; r < plan->rank; r++)
+        before = saturated(before, of_rank[r]);
+    here = saturated(before, here);
+    info->visible_pairs_here = here == UINT64_MAX ? UINT64_MAX : here / (uint64_t)p->desc.heads - before / (uint64_t)p->desc.heads;
     info->imbalance = sum > 0.0 ? (double)most * (double)p->ranks / sum : 1.0;
     rondo__free(of_rank);
     return 0;

@@ -46,8 +46,8 @@ struct rondo__runner {
     int64_t *probs_row;                    /* [sequences]: the row of probs of this rank's first query of the sequence */
     void *workspace[3];
     const struct rondo__given *given;
-    struct view view[RONDO_TENSORS];       /* what computing sees */
-    struct view outside[RONDO_TENSORS];
+    struct view view[RONDO_VIEWS];         /* what computing sees */
+    struct view outside[RONDO_VIEWS];
     /* how far it is: */
     struct rondo_work *work;               /* by operation */
     int64_t begun, over;                   /* operations: of those before `over` everything is told */
@@ -342,6 +342,12 @@ static int bind_tensors(struct rondo__runner *r)
         r->view[i] = r->outside[i] = view_of(i, r->given);
     for (int64_t i = 0; i < s->buffers.count && !err; i++) {
         const struct rondo__buffer *b = rondo__buffer_at(s, i);
+        if (b->tensor == RONDO_TENSOR_STATS) {
+            const int64_t heads = r->outside[RONDO_TENSOR_Q].heads;
+            r->view[b->tensor] = r->outside[b->tensor] = (struct view){ .data = r->place[i], .element = sizeof(float), .row_stride = 2 * heads,
+                                                                        .head_stride = 2, .dim = 2, .heads = heads, .rows = r->given->q_first };
+            continue;
+        }
         if (b->tensor < 0 || b->owner == RONDO_OWNER_CALLER || !r->outside[b->tensor].data || is_there(r, b->tensor))
             continue;
         err = take_spare(r, (int32_t)i);
@@ -594,11 +600,8 @@ static void set_terms(const struct rondo__runner *r, const struct rondo__operati
 static void set_probs(const struct rondo__runner *r, const struct rondo__operation *o, struct rondo_attention_run *run)
 {
     const struct view *probs = r->view + RONDO_TENSOR_PROBS;
-    const int64_t heads = r->desc->heads;
-    if (o->stats < 0)
-        return;
-    run->stats = (struct rondo_rows){ (float *)r->place[o->stats] + o->group * heads * 2, r->schedule->groups * heads * 2, 2 };
-    run->stats_row = row_list(r, o->q) ? r->given->q_first : NULL;
+    run->stats = rows_of(r, o->stats, o->head, r->desc[o->program].heads, 2);
+    run->stats_row = row_list(r, o->stats);
     if (!o->program)
         return;
     run->probs = (struct rondo_rows){ probs->data ? probs->data + (size_t)(o->head * probs->head_stride) * probs->element : NULL,

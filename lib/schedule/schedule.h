@@ -53,7 +53,9 @@ struct rondo__buffer {
 };
 enum rondo__tensor {
     RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSOR_ALIBI, RONDO_TENSOR_SINKS,
-    RONDO_TENSOR_BIAS, RONDO_TENSOR_PROBS, RONDO_TENSORS
+    RONDO_TENSOR_BIAS, RONDO_TENSOR_PROBS, RONDO_TENSORS,
+    RONDO_TENSOR_STATS = RONDO_TENSORS,   /* no caller's: M and l of this rank's rows, of all heads, in the workspace */
+    RONDO_VIEWS
 };
 static inline bool rondo__tensor_is_result(int tensor)
 {

@@ -16,6 +16,7 @@ struct rondo__shape {
     int32_t node_width;                /* floats of a node for one row and head */
     bool shared_kv;                    /* v lies in k: there is no v */
     bool alibi, sinks;
+    bool probs;                        /* each row's M and l go to its owner too */
     int64_t bias_heads;                /* 0: none */
     const int64_t *tokens, *keys;      /* [sequences] */
     int32_t grid[2];                   /* that was asked for; 0, 0: the algorithm's choice */
@@ -32,6 +33,7 @@ struct rondo__flow {
     uint64_t bytes;                    /* of all of them */
     double need, own;                  /* the largest of a rank: workspace, and its own q, k, v and out, in bytes */
     int32_t grid[2];                   /* that was taken; 0, 0: it has none */
+    bool deals_heads;                  /* to ranks: there are no head groups */
 };
 
 struct rondo__build {
@@ -64,7 +66,8 @@ struct rondo__algorithm {
     bool (*pairs)(const struct rondo__survey *survey, const struct rondo__shape *shape, uint64_t *of_rank);
 };
 const struct rondo__algorithm *rondo__algorithm_at(int32_t id);
-extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q, rondo__all_gather, rondo__halo, rondo__reduce, rondo__mesh;
+extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q, rondo__all_gather, rondo__halo, rondo__reduce, rondo__mesh,
+                                     rondo__all_to_all;
 
 /* ---- what builders share (common.c) ---- */
 int rondo__build_failed(void);         /* RONDO_ENOMEM with its sentence */
@@ -85,6 +88,9 @@ bool rondo__goes_direct(uint64_t ring_bytes, uint64_t direct_bytes, double large
  * over the mask's heads; UINT64_MAX where they are more. false: no memory. */
 bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_class, int32_t query_classes, const int32_t *key_class,
                         int32_t key_classes, uint64_t *cells);
+/* The same of one head of a mask that distinguishes heads. */
+bool rondo__class_head_pairs(const struct rondo__survey *s, int64_t head, const int32_t *query_class, int32_t query_classes,
+                             const int32_t *key_class, int32_t key_classes, uint64_t *cells);
 /* Of each rank and for all heads, where rank r computes the queries of the ranks that have its r % columns against the keys of those that
  * have its r / columns. */
 bool rondo__tile_pairs(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t columns, uint64_t *of_rank);
@@ -232,8 +238,8 @@ int32_t rondo__lower_received(struct rondo__build *b, int32_t buffer, size_t byt
  * rondo__schedule_end(). */
 struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct rondo__step step, int32_t group, int64_t first, int64_t count,
                                               int32_t q, size_t q_bytes, bool writes_out);
-/* Dense buffers for the results of the COMPUTE under way, rows that count as those of its q. */
-void rondo__lower_results(struct rondo__build *b, int32_t out, int32_t lse);
+/* Dense buffers for the results of the COMPUTE under way, rows that count as those of its q. stats -1: nobody asks. */
+void rondo__lower_results(struct rondo__build *b, int32_t out, int32_t lse, int32_t stats);
 /* rows: that are there, of one head group; -1: all of a tensor. */
 void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t rows);
 void rondo__lower_fence(struct rondo__build *b, struct rondo__step step);

@@ -95,8 +95,8 @@ void rondo__lower_begin(struct rondo__build *b)
 {
     b->stats = -1;
     if (b->probs && b->survey->output_rows[b->rank]) {
-        struct rondo__buffer stats = { .name = "stats", .index = -1, .owner = RONDO_OWNER_PLAN, .memory = rondo__compute_memory(b), .tensor = -1,
-                                       .home = -1, .over = -1 };
+        struct rondo__buffer stats = { .name = "stats", .index = -1, .owner = RONDO_OWNER_PLAN, .memory = rondo__compute_memory(b),
+                                       .tensor = RONDO_TENSOR_STATS, .home = -1, .over = -1 };
         stats.bytes = stats.room = rondo__product(b->survey->output_rows[b->rank], (size_t)b->shape->heads * 2 * sizeof(float));
         b->stats = rondo__buffer_add(b->schedule, stats);
     }
@@ -235,26 +235,23 @@ struct rondo__operation *rondo__lower_compute(struct rondo__build *b, struct ron
     for (int t = RONDO_TENSOR_ALIBI; t <= RONDO_TENSOR_BIAS; t++)
         if (b->tensor[t] >= 0)
             rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, false);
-    if (!writes_out)
-        return o;
-    rondo__lower_results(b, b->tensor[RONDO_TENSOR_OUT], b->tensor[RONDO_TENSOR_LSE]);
-    if (b->stats >= 0) {
-        o->stats = b->stats;
-        rondo__schedule_use(s, b->stats, 0, rondo__buffer_at(s, b->stats)->bytes, true);
-    }
+    if (writes_out)
+        rondo__lower_results(b, b->tensor[RONDO_TENSOR_OUT], b->tensor[RONDO_TENSOR_LSE], b->stats);
     return o;
 }
 
-void rondo__lower_results(struct rondo__build *b, int32_t out, int32_t lse)
+void rondo__lower_results(struct rondo__build *b, int32_t out, int32_t lse, int32_t stats)
 {
     struct rondo__schedule *s = b->schedule;
+    const int32_t results[] = { out, lse, stats };
     if (s->failed)
         return;
     struct rondo__operation *o = rondo__operation_at(s, s->operations.count - 1);
     o->out = out;
     o->lse = lse;
-    rondo__schedule_use(s, out, 0, rondo__buffer_at(s, out)->bytes, true);
-    rondo__schedule_use(s, lse, 0, rondo__buffer_at(s, lse)->bytes, true);
+    o->stats = stats;
+    for (int i = 0; i < (stats < 0 ? 2 : 3); i++)
+        rondo__schedule_use(s, results[i], 0, rondo__buffer_at(s, results[i])->bytes, true);
 }
 
 void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t rows)

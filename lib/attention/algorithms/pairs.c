@@ -18,7 +18,7 @@ struct part {
 
 struct counting {
     const struct rondo__survey *survey;
-    int64_t sequence;
+    int64_t sequence, head;            /* head -1: all that the mask distinguishes */
     struct rondo__list queries, keys;
     bool split_keys;                   /* the lists that are halved are the keys' */
 };
@@ -117,13 +117,20 @@ static uint64_t saturated(uint64_t a, uint64_t b)
     return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
+static uint64_t ask(const struct counting *c, const rondo_span *queries, const rondo_span *keys)
+{
+    const struct rondo_mask *mask = &c->survey->roles.mask;
+    return c->head < 0 || !mask->kind->head_pairs ? mask->kind->pairs(mask, c->sequence, queries, keys)
+                                                  : mask->kind->head_pairs(mask, c->sequence, c->head, queries, keys);
+}
+
 /* Of a span of one side and parts [low, high) of a list of the other. */
 static uint64_t count(const struct counting *c, const rondo_span *one, const struct part *list, int64_t low, int64_t high)
 {
     const struct rondo_mask *mask = &c->survey->roles.mask;
     const struct part *first = list + low, *last = list + high - 1;
     if (high - low == 1)
-        return mask->kind->pairs(mask, c->sequence, c->split_keys ? one : &first->span, c->split_keys ? &first->span : one);
+        return ask(c, c->split_keys ? one : &first->span, c->split_keys ? &first->span : one);
     const rondo_span hull = { first->span.first, last->end - first->span.first, 1, 0 };
     const rondo_span *queries = c->split_keys ? one : &hull;
     const int64_t k0 = c->split_keys ? hull.first : one->first, k1 = c->split_keys ? last->end : one->first + (one->count - 1) * one->step + 1;
@@ -134,7 +141,7 @@ static uint64_t count(const struct counting *c, const rondo_span *one, const str
         return 0;
     if (view == RONDO_MASK_ALL)
         return __builtin_mul_overflow(last->before + last->span.count - first->before, one->count, &pairs) ||
-                       __builtin_mul_overflow(pairs, (uint64_t)mask->heads, &pairs) ? UINT64_MAX : pairs;
+                       __builtin_mul_overflow(pairs, c->head < 0 ? (uint64_t)mask->heads : 1, &pairs) ? UINT64_MAX : pairs;
     const int64_t middle = low + (high - low) / 2;
     return saturated(count(c, one, list, low, middle), count(c, one, list, middle, high));
 }
@@ -154,10 +161,10 @@ static void count_all(const struct counting *c, int32_t query_classes, uint64_t 
     }
 }
 
-bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_class, int32_t query_classes, const int32_t *key_class,
-                        int32_t key_classes, uint64_t *cells)
+bool rondo__class_head_pairs(const struct rondo__survey *s, int64_t head, const int32_t *query_class, int32_t query_classes,
+                             const int32_t *key_class, int32_t key_classes, uint64_t *cells)
 {
-    struct counting c = { .survey = s, .split_keys = key_classes <= query_classes };
+    struct counting c = { .survey = s, .head = head, .split_keys = key_classes <= query_classes };
     bool fine = true;
     memset(cells, 0, (size_t)query_classes * (size_t)key_classes * sizeof *cells);
     for (c.sequence = 0; c.sequence < s->roles.sequences && fine; c.sequence++) {
@@ -171,6 +178,12 @@ bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_clas
     rondo__list_free(&c.queries);
     rondo__list_free(&c.keys);
     return fine;
+}
+
+bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_class, int32_t query_classes, const int32_t *key_class,
+                        int32_t key_classes, uint64_t *cells)
+{
+    return rondo__class_head_pairs(s, -1, query_class, query_classes, key_class, key_classes, cells);
 }
 
 bool rondo__tile_pairs(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t columns, uint64_t *of_rank)

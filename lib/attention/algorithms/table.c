@@ -5,7 +5,7 @@
 #include "attention/algorithms/algorithms.h"
 
 static const struct rondo__algorithm *const algorithms[] = { &rondo__ring_kv, &rondo__ring_q, &rondo__all_gather, &rondo__reduce,
-                                                           &rondo__halo, &rondo__mesh };
+                                                           &rondo__halo, &rondo__mesh, &rondo__all_to_all };
 
 const struct rondo__algorithm *rondo__algorithm_at(int32_t id)
 {
