@@ -9,6 +9,7 @@
 #include "tap.h"
 
 #define FROZEN_POLYNOMIAL 0x8c44c78c41247defu
+#define FROZEN_TANH 0x956c435864c6ae12u
 
 static uint64_t state = 7;
 static uint32_t rnd(void)
@@ -122,6 +123,34 @@ static void test_exp2(void)
        "ends of exp2");
 }
 
+/* T of rule 2 against the C library's tanh in double; the stated bound is 4.9 * 2^-24 over all floats that are not subnormal. */
+static void test_tanh(void)
+{
+    const uint32_t step = long_tests() ? 1 : 997;
+    double worst = 0, small = 0;
+    int most = 1, odd = 1;
+    for (uint32_t u = 1; u <= 0x7f800000u; u += step) {
+        const float x = rondo__float(u), t = rondo__tanh(x);
+        const double want = u < 0x30000000u ? (double)x : tanh((double)x);
+        if (u >= 0x00800000u)
+            worst = worse(worst, fabs((double)t / want - 1.0));
+        else
+            small = worse(small, fabs((double)t - want) * 0x1p149);
+        most &= t <= 1.0f && t >= 0.0f;
+        odd &= rondo__bits(rondo__tanh(-x)) == (rondo__bits(t) | 0x80000000u);
+    }
+    ok(worst < 4.9 * 0x1p-24, "tanh: largest relative error %.4f * 2^-24", worst * 0x1p24);
+    ok(small <= 1.0, "of a subnormal x it is x within %g units", small);
+    ok(most && odd, "it is at most 1, and odd");
+    ok(rondo__bits(rondo__tanh(0.0f)) == 0 && rondo__bits(rondo__tanh(-0.0f)) == 0x80000000u && rondo__tanh(INFINITY) == 1.0f &&
+           rondo__tanh(-INFINITY) == -1.0f && rondo__tanh(FLT_MAX) == 1.0f && rondo__tanh(NAN) != rondo__tanh(NAN),
+       "tanh of zeros, of what is not finite, and of the largest");
+    uint64_t bits = 0; /* frozen, as the polynomial is */
+    for (int i = -4096; i <= 4096; i++)
+        bits = bits * 0x9e3779b97f4a7c15u + rondo__bits(rondo__tanh((float)i * 0x1p-9f));
+    ok(bits == FROZEN_TANH, "tanh is the one of version 1 (%016llx)", (unsigned long long)bits);
+}
+
 static double f16_value(uint32_t h)
 {
     const int e = (int)(h >> 10 & 31), m = (int)(h & 1023);
@@ -186,6 +215,7 @@ int main(void)
     test_fma();
     test_rint();
     test_exp2();
+    test_tanh();
     test_16_bits();
     return done();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Every instruction set and thread count gives the bits of the definition, for random tasks: shapes, strides,
- * types, masks, leaves and tree programs.
+ * types, masks, leaves and tree programs, terms of scores, dropout, probabilities.
  */
 #include "attention_case.h"
 
@@ -173,6 +173,13 @@ int main(void)
         ok(case_same(&c, d, n), "random task %d", i);
         if (i % 3 == 0)
             ok(scattered(&c, d, n), "  its leaves in several places");
+        case_free(&c);
+    }
+    for (int i = 0; i < 2 * rounds; i++) {
+        struct shape s = random_shape(i % 5 ? 60 : 400);
+        case_terms(&s, 1 + i % 4);
+        case_make(&c, &s);
+        ok(case_same(&c, d, n), "random task with terms %d", i);
         case_free(&c);
     }
     devices_close(d, n);

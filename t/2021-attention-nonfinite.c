@@ -39,7 +39,7 @@ static struct shape base(int dim, int64_t queries, int64_t keys, int leaf)
 static void test_random(struct device_under_test *d, int n)
 {
     struct test_case c;
-    const int rounds = long_tests() ? 2000 : 120;
+    const int rounds = long_tests() ? 2000 : 300;
     for (int i = 0; i < rounds; i++) {
         struct shape s = base(1 + (int)below(24), 1 + below(60), 1 + below(90), 8 << below(4));
         s.q_type = 1 + (int)below(3);
@@ -50,6 +50,8 @@ static void test_random(struct device_under_test *d, int n)
         s.right = below(2) ? -1 : below(30);
         s.tree = (int)below(3);
         s.step = below(3) ? 1 : 2;
+        if (i >= rounds / 2)
+            case_terms(&s, 1 + i % 3);
         case_make(&c, &s);
         const int kinds = i % 3 ? FINITE : ALL, every = i % 2 ? 50 : 4;
         if (i % 5 != 1)
@@ -58,6 +60,10 @@ static void test_random(struct device_under_test *d, int n)
             sprinkle(c.k, c.k_elements, s.kv_type, kinds, every);
         if (i % 5 != 3)
             sprinkle(c.v, c.v_elements, s.kv_type, kinds, every);
+        if (i % 2)
+            sprinkle(c.bias, c.bias_floats, RONDO_F32, ALL, every);
+        if (i % 7 == 1)
+            sprinkle(c.alibi, s.head + s.heads, RONDO_F32, ALL, 2);
         ok(case_same(&c, d, n), "odd values %d", i);
         case_free(&c);
     }
@@ -194,6 +200,57 @@ static void test_hidden(struct device_under_test *d, int n)
     }
 }
 
+/* The same where a mask of bits and a bias of -infinity hide, in any combination with other terms: of one row in one head at a time. */
+static void test_holes(struct device_under_test *d, int n)
+{
+    struct test_case c;
+    for (int i = 0; i < (long_tests() ? 400 : 60); i++) {
+        struct shape s = base(1 + (int)below(20), 40, 90, 8 << below(5));
+        case_terms(&s, 2);
+        s.heads = 4;
+        s.kv_heads = 2;
+        s.bits = i % 3 == 2 ? 0 : 1 + (int)below(9);
+        s.bias = i % 3 == 1 ? 0 : 1 + (int)below(2);
+        s.kv_type = 1 + (int)below(3);
+        s.step = below(3) ? 1 : 3;
+        s.first = below(2) ? 50 : -5;
+        case_make(&c, &s);
+        const int64_t row = below(s.queries), head = below(s.heads), p = s.first + row, bias_heads = s.bias == 2 ? s.head + s.heads : 1;
+        const int64_t kv = head / 2, element = (int64_t)rondo_type_size(s.out_type);
+        const char *out = c.out + (row * c.task.out_row_stride + head * c.task.out_head_stride) * element;
+        const float *lse = c.lse + row * c.task.lse_row_stride + head, *probs = c.probs + (row * s.heads + head) * c.bias_stride;
+        const size_t bytes = (size_t)(s.value_dim * element), line = s.probs ? (size_t)s.keys * sizeof(float) : 0;
+        case_run(&c, d[0].dev);
+        char *want = xalloc(bytes + sizeof *lse + line);
+        memcpy(want, out, bytes);
+        memcpy(want + bytes, lse, sizeof *lse);
+        memcpy(want + bytes + sizeof *lse, probs, line);
+        int hidden = 0, same = 1;
+        for (int32_t f = 0; f < c.task.leaf_count; f++)
+            for (int64_t j = 0; j < c.leaves[f].count; j++) {
+                const int64_t key = c.leaves[f].first + j * c.leaves[f].step, at = c.leaves[f].row + j;
+                if (case_sees(&c, head, p, key) &&
+                    !(s.bias && c.bias[(row * bias_heads + (s.bias == 2 ? s.head + head : 0)) * c.bias_stride + s.pad + key] == -INFINITY))
+                    continue;
+                hidden++;
+                for (int x = 0; x < s.head_dim; x++)
+                    put(c.k, at * c.task.kv[0].k.row_stride + kv * c.task.kv[0].k.head_stride + x, s.kv_type, x % 2 ? NAN : INFINITY);
+                for (int x = 0; x < s.value_dim; x++)
+                    put(c.v, at * c.task.kv[0].v.row_stride + kv * c.task.kv[0].v.head_stride + x, s.kv_type, x % 3 ? NAN : -INFINITY);
+            }
+        for (int v = 0; v < n && same; v++) {
+            case_run(&c, d[v].dev);
+            same = !memcmp(want, out, bytes) && !memcmp(want + bytes, lse, sizeof *lse) && !memcmp(want + bytes + sizeof *lse, probs, line);
+            if (!same)
+                diag("%s with %d threads: what row %d does not see in head %d matters", d[v].isa, d[v].threads, (int)row, (int)head);
+        }
+        if (!ok(same, "%d hidden keys do not matter, %d", hidden, i))
+            case_print(&c);
+        free(want);
+        case_free(&c);
+    }
+}
+
 /* An infinite value that is seen: its column is infinite, or NaN where its weight became 0; the others are
  * untouched. */
 static void test_seen(struct device_under_test *d, int n)
@@ -230,6 +287,7 @@ int main(void)
     test_zero(d, n);
     test_seen(d, n);
     test_hidden(d, n);
+    test_holes(d, n);
     test_random(d, n);
     devices_close(d, n);
     return done();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * For tests of attention kernels: random tasks for the device table (shapes, strides, masks, types, leaves,
- * tree programs with slots), run on any instruction set and compared bit for bit.
+ * tree programs with slots, terms of scores, probabilities), run on any instruction set and compared bit for bit.
  */
 #ifndef RONDO_T_ATTENTION_CASE_H
 #define RONDO_T_ATTENTION_CASE_H
@@ -25,7 +25,17 @@ struct shape {
     int zigzag; /* queries in two spans */
     int tree; /* 0 canonical, 1 canonical with slots, 2 any binary tree with slots */
     int pad; /* strides with gaps */
+    /* terms, and the rest of what is not plain */
+    double cap; /* softcap */
+    int alibi, sinks;
+    int bias; /* 1: one for all heads, 2: each head its own */
+    double drop; /* probability */
+    int bits, bits_heads; /* a mask of bits, 1 + the eighths of keys that are visible; 9: documents. bits_heads: each head its own */
+    int probs;
+    int head, sequence; /* number of the first head among those of the plan; of the sequence */
 };
+
+enum { CASE_SEQUENCES = 4 };
 
 enum { CASE_LEAVES = 512, CASE_SLOTS = 8 };
 
@@ -44,6 +54,9 @@ struct test_case {
     struct rondo_leaf leaves[CASE_LEAVES];
     struct rondo_tree_step *program;
     int32_t slots_used;
+    float *alibi, *sinks, *bias, *stats, *probs;
+    int64_t bias_rows, bias_stride, bias_floats, probs_floats, stats_floats, bias_first; /* bias_first: position of the first query */
+    int64_t bias_row[CASE_SEQUENCES], bias_key[CASE_SEQUENCES], probs_key[CASE_SEQUENCES];
 };
 
 static uint64_t case_state = 1;
@@ -72,6 +85,68 @@ static void *xalloc(size_t bytes)
         exit(1);
     }
     return p;
+}
+
+/* ---- a mask of bits ---- */
+
+struct rondo_mask_data {
+    uint64_t seed;
+    int eighths, heads; /* 9: documents */
+};
+
+static uint64_t mixed(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Documents of 1 to 32 positions come back: a query sees those of its own number. Else some 16 x 16 squares are empty, some whole. */
+static int bits_one(const struct rondo_mask *m, int64_t sequence, int64_t head, int64_t p, int64_t k)
+{
+    const struct rondo_mask_data *d = m->data;
+    const uint64_t h = d->heads ? mixed((uint64_t)head + 77) : 0, s = d->seed + (uint64_t)sequence;
+    if (d->eighths == 9) {
+        const int64_t size = 1 + (int64_t)(mixed(s) % 32);
+        return ((p + 1024) / size + (int64_t)(h % 5)) % 3 == (k + 1024) / size % 3;
+    }
+    const uint64_t square = mixed(s ^ h ^ (uint64_t)((p + 4096) / 16) << 20 ^ (uint64_t)(k / 16)) % 8;
+    if (square < 3)
+        return square == 0 ? 0 : square == 1 ? 1 : (p + 4096) % 16 < 8;
+    return (int)(mixed(s ^ h ^ (uint64_t)(p + 4096) << 24 ^ (uint64_t)k) % 8) < d->eighths;
+}
+
+static int window_sees(const struct rondo_mask *m, int64_t p, int64_t k)
+{
+    return !(m->left >= 0 && k < p - m->left) && !(m->right >= 0 && k > p + m->right);
+}
+
+static void bits_bits(const struct rondo_mask *m, int64_t sequence, int64_t head, int64_t p, int64_t k0, int64_t step, int32_t count,
+                      uint64_t bits[4])
+{
+    memset(bits, 0, 4 * sizeof *bits);
+    for (int32_t i = 0; i < count; i++)
+        if (window_sees(m, p, k0 + i * step) && bits_one(m, sequence, head, p, k0 + i * step))
+            bits[i / 64] |= (uint64_t)1 << (i % 64);
+}
+
+static void bits_row(const struct rondo_mask *m, int64_t sequence, int64_t p, int64_t *lo, int64_t *hi)
+{
+    (void)sequence;
+    *lo = m->left < 0 ? INT64_MIN : p - m->left;
+    *hi = m->right < 0 ? INT64_MAX : p + m->right + 1;
+}
+
+static const struct rondo_mask_kind case_bits = { .name = "bits of a test", .id = 99, .row = bits_row, .bits = bits_bits };
+static struct rondo_mask_data case_data;
+
+/* What the case's mask says, decided from positions. */
+__attribute__((unused)) static int case_sees(const struct test_case *c, int64_t head, int64_t p, int64_t k)
+{
+    const struct shape *s = &c->shape;
+    if ((s->causal && k > p) || (s->left >= 0 && k < p - s->left) || (s->right >= 0 && k > p + s->right))
+        return 0;
+    return !s->bits || bits_one(&c->mask, s->sequence, s->head + head, p, k);
 }
 
 /* ---- tree programs ---- */
@@ -182,6 +257,39 @@ static void fill_normal(void *p, int64_t n, int type, double scale)
         put(p, i, type, scale * normal());
 }
 
+/* Arrays of terms and of probabilities, for the plan's heads and the case's sequence; some of a bias hides. */
+static void make_terms(struct test_case *c)
+{
+    const struct shape *s = &c->shape;
+    const int64_t heads = s->head + s->heads;
+    const rondo_span *last = c->spans + c->task.q_span_count - 1;
+    c->bias_first = s->first;
+    c->bias_rows = last->first + last->count - s->first;
+    c->bias_stride = s->keys + s->pad;
+    c->alibi = xalloc((size_t)heads * sizeof(float));
+    c->sinks = xalloc((size_t)heads * sizeof(float));
+    fill_normal(c->alibi, heads, RONDO_F32, 0.3);
+    fill_normal(c->sinks, heads, RONDO_F32, 3.0);
+    if (s->sinks == 2)
+        for (int64_t i = 0; i < heads; i++)
+            c->sinks[i] = (float[]){ -INFINITY, 500.0f, -500.0f, NAN, INFINITY, 0.0f, -FLT_MAX, FLT_MAX }[below(8)];
+    for (int i = 0; i < CASE_SEQUENCES; i++) {
+        c->bias_row[i] = -c->bias_first + (i == s->sequence ? 0 : 1000000);
+        c->bias_key[i] = s->pad;
+        c->probs_key[i] = s->pad;
+    }
+    c->bias_floats = s->bias ? c->bias_rows * (s->bias == 2 ? heads : 1) * c->bias_stride : 0;
+    c->bias = xalloc((size_t)c->bias_floats * sizeof(float));
+    fill_normal(c->bias, c->bias_floats, RONDO_F32, 2.0);
+    for (int64_t i = 0; i < c->bias_floats; i++)
+        if (below(6) == 0)
+            c->bias[i] = -INFINITY;
+    c->stats_floats = s->queries * s->heads * (2 + s->pad);
+    c->stats = xalloc((size_t)c->stats_floats * sizeof(float));
+    c->probs_floats = s->probs ? s->queries * s->heads * c->bias_stride : 0;
+    c->probs = xalloc((size_t)c->probs_floats * sizeof(float));
+}
+
 static void case_make(struct test_case *c, const struct shape *s)
 {
     struct rondo_attention_task *t = &c->task;
@@ -210,7 +318,26 @@ static void case_make(struct test_case *c, const struct shape *s)
     t->out_type = s->out_type;
     t->leaf_size = s->leaf;
     rondo__mask_make(&c->mask, s->causal, s->left, s->right);
+    if (s->bits) {
+        c->mask.kind = &case_bits;
+        case_data = (struct rondo_mask_data){ rnd(), s->bits == 9 ? 9 : s->bits - 1, s->bits_heads };
+        c->mask.data = &case_data;
+        c->mask.heads = s->bits_heads ? s->head + s->heads : 1;
+    }
     t->mask = &c->mask;
+    if (s->cap != 0) {
+        t->terms.cap_in = (float)(1 / sqrt((double)s->head_dim) / s->cap);
+        t->terms.cap_out = (float)(s->cap * 1.4426950408889634);
+    }
+    t->terms.alibi = s->alibi;
+    t->terms.sinks = s->sinks;
+    t->terms.bias = s->bias != 0;
+    t->terms.keep = 1;
+    if (s->drop > 0) {
+        t->terms.drop = (uint32_t)(s->drop * 0x1p32);
+        t->terms.keep = (float)(1 / (1 - s->drop));
+    }
+    t->seed = 0x123456789abcdefu;
     t->scale_log2 = (float)(1.4426950408889634 / sqrt((double)s->head_dim));
     t->q_spans = c->spans;
     if (s->zigzag && s->queries > 1) {
@@ -259,6 +386,7 @@ static void case_make(struct test_case *c, const struct shape *s)
     fill_normal(c->q, c->q_elements, s->q_type, 1.0);
     fill_normal(c->k, c->k_elements, s->kv_type, 1.0);
     fill_normal(c->v, c->v_elements, s->kv_type, 1.0);
+    make_terms(c);
     make_program(c);
     c->slot_floats = rondo__slot_floats(s->queries, s->heads, s->value_dim);
     for (int32_t i = 0; i < c->slots_used; i++)
@@ -274,6 +402,11 @@ static void case_free(struct test_case *c)
     free(c->out);
     free(c->lse);
     free(c->program);
+    free(c->alibi);
+    free(c->sinks);
+    free(c->bias);
+    free(c->stats);
+    free(c->probs);
     for (int i = 0; i < CASE_SLOTS; i++)
         free(c->slots[i]);
 }
@@ -282,7 +415,7 @@ static void case_free(struct test_case *c)
 static struct rondo_program_desc case_desc(struct test_case *c)
 {
     const struct rondo_attention_task *t = &c->task;
-    c->job = (struct rondo_job){ .q_rows = t->q_rows, .spans = t->q_span_count, .leaves = t->leaf_count, .steps = t->steps,
+    c->job = (struct rondo_job){ .sequence = c->shape.sequence, .q_rows = t->q_rows, .spans = t->q_span_count, .leaves = t->leaf_count, .steps = t->steps,
                                  .places = c->slots_used, .depth = t->depth,
                                  .operation = t->leaf_count ? RONDO_JOB_FORWARD : RONDO_JOB_JOIN };
     for (int32_t i = 0; i < c->slots_used; i++)
@@ -290,7 +423,7 @@ static struct rondo_program_desc case_desc(struct test_case *c)
     return (struct rondo_program_desc){
         .heads = t->heads, .kv_heads = t->kv_heads, .head_dim = t->head_dim, .value_dim = t->value_dim, .q_type = t->q_type,
         .kv_type = t->kv_type, .out_type = t->out_type, .leaf_size = t->leaf_size, .arithmetic = RONDO_ARITHMETIC_F32,
-        .level = RONDO_STRICT, .scale_log2 = t->scale_log2, .node_width = t->value_dim + 2, .mask = *t->mask, .spans = t->q_spans,
+        .level = RONDO_STRICT, .scale_log2 = t->scale_log2, .terms = t->terms, .node_width = t->value_dim + 2, .mask = *t->mask, .spans = t->q_spans,
         .leaves = t->leaves, .steps = t->program, .places = c->places, .jobs = &c->job, .span_count = t->q_span_count,
         .leaf_count = t->leaf_count, .step_count = t->steps, .place_count = c->slots_used, .job_count = 1 };
 }
@@ -301,15 +434,29 @@ static struct rondo_attention_run case_io(struct test_case *c)
     return (struct rondo_attention_run){
         .count = 1, .q = { (void *)(uintptr_t)t->q, t->q_row_stride, t->q_head_stride },
         .out = { t->out, t->out_row_stride, t->out_head_stride }, .lse = { t->lse, t->lse_row_stride, t->lse_head_stride },
-        .kv = t->kv, .kv_count = t->kv_count, .nodes = c->slots, .node_count = c->slots_used };
+        .kv = t->kv, .kv_count = t->kv_count, .nodes = c->slots, .node_count = c->slots_used, .head = c->shape.head, .alibi = c->alibi,
+        .sinks = c->sinks, .bias = { c->bias, c->bias_stride * (c->shape.bias == 2 ? c->shape.head + c->shape.heads : 1),
+                                     c->shape.bias == 2 ? c->bias_stride : 0 },
+        .bias_row = c->bias_row, .bias_key = c->bias_key, .seed = t->seed,
+        .stats = { c->stats, c->shape.heads * (2 + c->shape.pad), 2 + c->shape.pad },
+        .probs = { c->probs, c->shape.heads * c->bias_stride, c->bias_stride }, .probs_key = c->probs_key };
 }
 
 static int case_attention(struct test_case *c, struct rondo_device *dev, const struct rondo_poll *poll)
 {
-    const struct rondo_program_desc desc = case_desc(c);
+    struct rondo_program_desc desc = case_desc(c);
     const struct rondo_attention_run run = case_io(c);
     struct rondo_program *program;
     int err = rondo__cpu_device.program_new(dev, &program, &desc);
+    if (!err) {
+        err = rondo__cpu_device.attention(dev, NULL, program, &run, poll);
+        rondo__cpu_device.program_free(dev, program);
+    }
+    if (err || !c->shape.probs)
+        return err;
+    c->job.operation = RONDO_JOB_PROBABILITIES;
+    c->job.steps = c->job.places = c->job.depth = 0;
+    err = rondo__cpu_device.program_new(dev, &program, &desc);
     if (!err) {
         err = rondo__cpu_device.attention(dev, NULL, program, &run, poll);
         rondo__cpu_device.program_free(dev, program);
@@ -322,6 +469,8 @@ static int case_run(struct test_case *c, struct rondo_device *dev)
 {
     memset(c->out, 0xa5, c->out_bytes);
     memset(c->lse, 0xa5, c->lse_floats * sizeof(float));
+    memset(c->stats, 0xa5, (size_t)c->stats_floats * sizeof(float));
+    memset(c->probs, 0xa5, (size_t)c->probs_floats * sizeof(float));
     for (int32_t i = 0; i < c->slots_used; i++)
         memset(c->slots[i], 0xa5, c->slot_floats * sizeof(float));
     if (c->task.leaf_count == 0) {
@@ -336,7 +485,7 @@ static int case_run(struct test_case *c, struct rondo_device *dev)
 /* Everything a run wrote. In slots the sign of a zero and the kind of a NaN are free. */
 static size_t case_result_bytes(const struct test_case *c)
 {
-    return c->out_bytes + (c->lse_floats + (size_t)c->slots_used * c->slot_floats) * sizeof(float);
+    return c->out_bytes + (c->lse_floats + (size_t)(c->stats_floats + c->probs_floats) + (size_t)c->slots_used * c->slot_floats) * sizeof(float);
 }
 
 static char *case_result(const struct test_case *c)
@@ -346,6 +495,10 @@ static char *case_result(const struct test_case *c)
     p += c->out_bytes;
     memcpy(p, c->lse, c->lse_floats * sizeof(float));
     p += c->lse_floats * sizeof(float);
+    memcpy(p, c->stats, (size_t)c->stats_floats * sizeof(float));
+    p += (size_t)c->stats_floats * sizeof(float);
+    memcpy(p, c->probs, (size_t)c->probs_floats * sizeof(float));
+    p += (size_t)c->probs_floats * sizeof(float);
     for (int32_t i = 0; i < c->slots_used; i++, p += c->slot_floats * sizeof(float)) {
         memcpy(p, c->slots[i], c->slot_floats * sizeof(float));
         for (size_t j = 0; j < c->slot_floats; j++) {
@@ -366,6 +519,23 @@ __attribute__((unused)) static void case_print(const struct test_case *c)
          s->heads, s->kv_heads, s->head_dim, s->value_dim, (long long)s->queries, (long long)s->first,
          (long long)s->keys, s->causal, (long long)s->left, (long long)s->right, s->q_type, s->kv_type,
          s->out_type, s->leaf, s->step, s->zigzag, s->tree, s->pad);
+    diag("softcap %g alibi %d bias %d sinks %d dropout %g bits %d,%d probs %d head %d sequence %d", s->cap, s->alibi, s->bias, s->sinks, s->drop,
+         s->bits, s->bits_heads, s->probs, s->head, s->sequence);
+}
+
+/* Random terms, each with the chance of one in `rarely`. */
+__attribute__((unused)) static void case_terms(struct shape *s, int rarely)
+{
+    s->cap = below(rarely) ? 0 : 0.5 + 30 * uniform();
+    s->alibi = below(rarely) == 0;
+    s->bias = below(rarely) ? 0 : 1 + (int)below(2);
+    s->sinks = below(rarely) ? 0 : 1 + (int)below(2);
+    s->drop = below(rarely) ? 0 : uniform();
+    s->bits = below(rarely) ? 0 : 1 + (int)below(9);
+    s->bits_heads = (int)below(2);
+    s->probs = below(rarely) == 0;
+    s->head = (int)below(4);
+    s->sequence = (int)below(CASE_SEQUENCES);
 }
 
 /* ---- devices ---- */

@@ -10,33 +10,38 @@
  * tile's epilogue, before the leaf's node has seen memory.
  *
  * Where the rows of a panel see different parts of a leaf, hidden scores are -inf, which gives weight 0 in
- * maximum and sum; in P*V a hidden value must not even be multiplied by 0, so rows take the keys that all see
- * in tiles and the others row by row.
+ * maximum and sum. In P*V a value with weight 0 changes the sign of a zero at most, unless it is NaN or
+ * infinite: a hidden one must not even be multiplied by 0 then, so where a leaf has such values each row takes
+ * the keys that it sees, run by run.
  */
-#include "backends/cpu/attention_nodes.h"
+#include "backends/cpu/attention_terms.h"
 
 /* ---- one leaf, one panel ---- */
 
 #define LEAF_ARGUMENTS                                                                                       \
     const int32_t dim, const float *qt, const float *k, const int64_t stride, const float scale, float *st,  \
-        const int32_t u0, const int32_t u1, const float *from, const float *to, struct ahead *next,          \
-        float *m, float *l
+        const int32_t u0, const int32_t u1, const float *from, const float *to,                              \
+        const struct finish *general, struct ahead *next, float *m, float *l
 #define LEAF_KERNEL(nv, masked)                                                                              \
     static __attribute__((noinline)) void leaf_##nv##_##masked(LEAF_ARGUMENTS)                               \
     {                                                                                                        \
         float top[PANEL];                                                                                    \
-        scores(nv, masked, dim, qt, k, stride, scale, st, top, u0, u1, from, to, next);                      \
-        weights(nv, st, top, u0, u1, m, l);                                                                  \
+        scores(nv, masked, dim, qt, k, stride, scale, st, top, u0, u1, from, to, general, next);             \
+        if (masked == SEE_GENERAL && !m)                                                                     \
+            return; /* scores are all that is asked for */                                                   \
+        if (masked == SEE_GENERAL && general->drop)                                                          \
+            weights(nv, 1, st, top, u0, u1, general->drop, m, l);                                            \
+        else                                                                                                 \
+            weights(nv, 0, st, top, u0, u1, NULL, m, l);                                                     \
     }
-LEAF_KERNEL(1, 0)
-LEAF_KERNEL(2, 0)
-LEAF_KERNEL(3, 0)
-LEAF_KERNEL(1, 1)
-LEAF_KERNEL(2, 1)
-LEAF_KERNEL(3, 1)
+#define LEAF_KERNELS(masked) LEAF_KERNEL(1, masked) LEAF_KERNEL(2, masked) LEAF_KERNEL(3, masked)
+LEAF_KERNELS(SEE_ALIKE)
+LEAF_KERNELS(SEE_RANGES)
+LEAF_KERNELS(SEE_GENERAL)
 typedef void leaf_kernel(LEAF_ARGUMENTS);
-static leaf_kernel *const leaf_kernels[2][RV] = { { leaf_1_0, leaf_2_0, leaf_3_0 },
-                                                  { leaf_1_1, leaf_2_1, leaf_3_1 } };
+static leaf_kernel *const leaf_kernels[3][RV] = { { leaf_1_SEE_ALIKE, leaf_2_SEE_ALIKE, leaf_3_SEE_ALIKE },
+                                                  { leaf_1_SEE_RANGES, leaf_2_SEE_RANGES, leaf_3_SEE_RANGES },
+                                                  { leaf_1_SEE_GENERAL, leaf_2_SEE_GENERAL, leaf_3_SEE_GENERAL } };
 
 #define VALUE_ARGUMENTS                                                                                      \
     int32_t rows, const float *p, const int64_t ld, const float *v, const int64_t stride, const int32_t k0,  \
@@ -55,57 +60,92 @@ VALUE_KERNEL(value_4, 4, 0)
 #endif
 typedef void value_kernel(VALUE_ARGUMENTS);
 
-/* The range of a panel's row in the leaf; never i0 > i1. */
-static void row_range(const struct block *b, const struct panel *p, const struct rondo_leaf *f, int32_t r,
-                      int32_t *i0, int32_t *i1)
+/* Whether all values of the leaf at work that the block may take are finite. */
+static bool finite_values(struct block *b)
 {
-    const int32_t token = (p->row + r) / b->group;
-    rondo__visible_in_leaf(f, b->lo[token], b->hi[token], i0, i1);
-    if (*i0 > *i1)
-        *i0 = *i1;
+    if (b->finite < 0) {
+        const int32_t dim = b->t->value_dim;
+        vf sum = vf_zero();
+        for (int32_t key = b->u0; key < b->u1; key++) {
+            const float *v = b->v + key * b->v_stride;
+            int32_t d = 0;
+            for (; d + VL <= dim; d += VL)
+                sum = vf_fma(vf_load(v + d), vf_zero(), sum);
+            if (d < dim)
+                sum = vf_fma(vf_load_mask(v + d, vm_first(dim - d)), vf_zero(), sum);
+        }
+        b->finite = !vm_any(vf_is_nan(sum));
+    }
+    return b->finite;
 }
 
-/* What of a leaf a panel sees: [u0, u1) by some row, [c0, c1) by all. */
-struct view {
-    int32_t u0, u1, c0, c1;
-    int uniform;
-};
+/* The keys of a leaf that a row of a panel sees. */
+static void row_bits(const struct block *b, const struct panel *p, const struct rondo_leaf *f, int32_t r, uint64_t bits[4])
+{
+    const int32_t row = p->row + r, token = row / b->group;
+    rondo__leaf_bits(b->t, f, b->kv_head * b->group + row % b->group, rondo__cpu_position(b->t, b->token + token), b->lo[token], b->hi[token],
+                     bits);
+    for (int32_t key = first_bit(bits), end = end_bit(bits); b->bias && key < end; key++)
+        if (b->bias[key * p->vecs * VL + r] == -__builtin_inff())
+            bits[key / 64] &= ~((uint64_t)1 << (key % 64));
+}
 
-/* acc of a panel whose rows see different keys: for a slice of columns, merged with what `with` says, into out.
- */
-static void values_apart(const struct block *b, const struct panel *p, const struct rondo_leaf *f,
-                         const struct view *w, value_kernel *kernel, int32_t column, vm lanes, float *out,
-                         const struct merges *with)
+static bool bit(const uint64_t bits[4], int32_t key) { return bits[key / 64] >> (key % 64) & 1; }
+
+/* acc of a panel of which no row may touch what it does not see: for a slice of columns, merged with what `with` says, into out. */
+static void values_apart(const struct block *b, const struct panel *p, const struct rondo_leaf *f, value_kernel *kernel, int32_t column,
+                         vm lanes, float *out, const struct merges *with)
 {
     const int64_t ld = p->vecs * VL, padded = b->padded;
-    const int32_t even0 = w->c0 + (w->c0 & 1), even1 = w->c1 & ~1; /* whole pairs that every row sees */
-    const int common = even0 < even1;
-    float *sum = b->sum + column;
-    const float *v = b->v + column;
-    for (int part = common ? 0 : 1; part < 2;
-         part++) { /* keys before the common ones, with these; keys after them */
-        if (part == 1 && common)
-            kernel(p->rows, b->st, ld, v, b->v_stride, even0, even1, lanes, w->u0 < even0 ? sum : NULL, sum,
-                   padded, NULL, 0);
-        if (part == 0 && w->u0 >= even0)
-            continue;
-        for (int32_t r = 0, end; r < p->rows; r = end) {
-            int32_t i0, i1, n0, n1;
-            row_range(b, p, f, r, &i0, &i1);
-            for (end = r + 1; end < p->rows; end++) { /* the heads of one token, at least, see the same */
-                row_range(b, p, f, end, &n0, &n1);
-                if (n0 != i0 || n1 != i1)
-                    break;
+    uint64_t bits[4], next[4];
+    row_bits(b, p, f, 0, next);
+    for (int32_t r = 0, end; r < p->rows; r = end) {
+        const float *start = NULL;
+        memcpy(bits, next, sizeof bits);
+        for (end = r + 1; end < p->rows; end++) { /* rows that see the same go together */
+            row_bits(b, p, f, end, next);
+            if (memcmp(next, bits, sizeof bits))
+                break;
+        }
+        const int32_t last = end_bit(bits);
+        for (int32_t i0 = first_bit(bits), i1; i0 < last; i0 = i1) { /* run by run, all but the last one into sum */
+            for (i1 = i0; i1 < last && bit(bits, i1); i1++) {
             }
-            const float *start = common && part == 1 ? sum + r * padded : NULL;
-            if (part == 0)
-                kernel(end - r, b->st + r, ld, v, b->v_stride, i0, even0, lanes, NULL, sum + r * padded,
-                       padded, NULL, 0);
+            if (i1 == last)
+                kernel(end - r, b->st + r, ld, b->v + column, b->v_stride, i0, i1, lanes, start, out + r * padded, padded, with, r);
             else
-                kernel(end - r, b->st + r, ld, v, b->v_stride, common ? even1 : i0, i1, lanes, start,
-                       out + r * padded, padded, with, r);
+                kernel(end - r, b->st + r, ld, b->v + column, b->v_stride, i0, i1, lanes, start, b->sum + r * padded + column, padded, NULL, 0);
+            start = b->sum + r * padded + column;
+            while (i1 < last && !bit(bits, i1))
+                i1++;
+        }
+        if (!last)
+            kernel(end - r, b->st + r, ld, b->v + column, b->v_stride, 0, 0, lanes, NULL, out + r * padded, padded, with, r);
+    }
+}
+
+/* The scores of a panel, and with m and l their weights. */
+static void leaf_scores(struct block *b, struct panel *p, const struct rondo_leaf *f, const struct view *w, float *m, float *l)
+{
+    const struct rondo_attention_task *t = b->t;
+    const float scale = t->terms.cap_in != 0.0f ? t->terms.cap_in : t->scale_log2;
+    float from[PANEL], to[PANEL]; /* ranges; or distances */
+    struct finish closely;
+    int how = SEE_ALIKE;
+
+    if (p->at) {
+        how = SEE_GENERAL;
+        look_closely(b, p, f, w, from, to, &closely);
+    } else if (!w->uniform) {
+        how = SEE_RANGES;
+        for (int32_t r = 0; r < p->vecs * VL; r++) {
+            int32_t i0, i1;
+            row_range(b, p, f, r < p->rows ? r : p->rows - 1, &i0, &i1);
+            from[r] = (float)i0;
+            to[r] = (float)i1;
         }
     }
+    leaf_kernels[how][p->vecs - 1](t->head_dim, p->qt, b->k, b->k_stride, scale, b->st, w->u0, w->u1, from, to, &closely, &b->next, m, l);
 }
 
 /* The node of a leaf for a panel, merged with nodes left of it, nearest first, into n; n may be the last of
@@ -115,18 +155,11 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
 {
     const struct rondo_attention_task *t = b->t;
     const int32_t ld = p->vecs * VL;
-    float from[PANEL], to[PANEL], m[PANEL], l[PANEL];
+    float m[PANEL], l[PANEL];
     struct merges with;
 
-    if (!w->uniform)
-        for (int32_t r = 0; r < ld; r++) {
-            int32_t i0, i1;
-            row_range(b, p, f, r < p->rows ? r : p->rows - 1, &i0, &i1);
-            from[r] = (float)i0;
-            to[r] = (float)i1;
-        }
-    leaf_kernels[!w->uniform][p->vecs - 1](t->head_dim, p->qt, b->k, b->k_stride, t->scale_log2, b->st, w->u0,
-                                           w->u1, from, to, &b->next, m, l);
+    leaf_scores(b, p, f, w, m, l);
+    const bool apart = (!w->uniform || t->terms.bias) && !finite_values(b);
     with.count = count;
     for (int32_t i = 0; i < count; i++) {
         with.acc[i] = left[i];
@@ -145,11 +178,11 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
         }
 #endif
         with.column = c;
-        if (w->uniform)
+        if (apart)
+            values_apart(b, p, f, kernel, c, vm_first(rest), n + c, &with);
+        else
             kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(rest), NULL, n + c,
                    b->padded, &with, 0);
-        else
-            values_apart(b, p, f, w, kernel, c, vm_first(rest), n + c, &with);
         c += width;
     }
 }
@@ -171,9 +204,12 @@ static void widen(const void *from, int64_t at, int64_t stride, int type, int32_
     }
 }
 
-/* Points b->k and b->v at the leaf's rows of this KV head; keys [u0, u1) of it will be read. */
+/* Points b->k and b->v at the leaf's rows of this KV head; keys [u0, u1) of it will be read. No values for probabilities. */
 static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, int32_t u1)
 {
+    b->u0 = u0;
+    b->u1 = u1;
+    b->finite = -1;
     const struct rondo_attention_task *t = b->t;
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
     const bool near = t->kv_type == RONDO_F32 && at.k_stride <= t->head_dim && at.v_stride <= t->value_dim;
@@ -190,7 +226,8 @@ static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, i
     b->v_stride = b->padded;
     widen(at.k, at.k_at + u0 * at.k_stride, at.k_stride, t->kv_type, u1 - u0, t->head_dim,
           b->wide_k + u0 * b->k_stride, b->k_stride);
-    widen(at.v, at.v_at + u0 * at.v_stride, at.v_stride, t->kv_type, u1 - u0, t->value_dim,
+    if (t->operation != RONDO_JOB_PROBABILITIES)
+        widen(at.v, at.v_at + u0 * at.v_stride, at.v_stride, t->kv_type, u1 - u0, t->value_dim,
           b->wide_v + u0 * b->v_stride, b->v_stride);
 }
 
@@ -258,9 +295,13 @@ static int32_t merges_of(const struct block *b, int32_t step, int32_t n)
 }
 
 /* What of a leaf the block sees; u0 >= u1: nothing. Between spans of queries that are far apart there may be leaves that none sees. */
-static void block_sees(const struct block *b, const struct rondo_leaf *f, int32_t *u0, int32_t *u1)
+static void block_sees(struct block *b, const struct rondo_leaf *f, int32_t *u0, int32_t *u1)
 {
     rondo__visible_in_leaf(f, b->lo_min, b->hi_max, u0, u1);
+    if (*u0 < *u1 && b->bits) {
+        block_bits(b, f, u0, u1);
+        return;
+    }
     if (*u0 >= *u1 || b->t->q_span_count == 1)
         return;
     for (int32_t i = 0, p0, p1; i < b->panels; i++) {
@@ -269,6 +310,17 @@ static void block_sees(const struct block *b, const struct rondo_leaf *f, int32_
             return;
     }
     *u1 = *u0;
+}
+
+static void panel_sees(const struct block *b, const struct panel *p, const struct rondo_leaf *f, struct view *w)
+{
+    if (b->bits) {
+        panel_bits(b, p, w);
+        return;
+    }
+    rondo__visible_in_leaf(f, p->lo_min, p->hi_max, &w->u0, &w->u1);
+    rondo__visible_in_leaf(f, p->lo_max, p->hi_min, &w->c0, &w->c1);
+    w->uniform = w->u0 == w->c0 && w->u1 == w->c1;
 }
 
 /* One leaf, and so many merges after it; [u0, u1): what of it the block sees. */
@@ -281,10 +333,8 @@ static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, i
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         struct view w = { 0, 0, 0, 0, 0 };
-        if (u0 < u1) {
-            rondo__visible_in_leaf(f, p->lo_min, p->hi_max, &w.u0, &w.u1);
-            rondo__visible_in_leaf(f, p->lo_max, p->hi_min, &w.c0, &w.c1);
-        }
+        if (u0 < u1)
+            panel_sees(b, p, f, &w);
         if (w.u0 >= w.u1) { /* only what is there already is merged */
             if (!merges)
                 p->full[at] = EMPTY;
@@ -299,7 +349,6 @@ static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, i
                 bring(b, p, position);
                 left[count++] = node(b, p, position);
             }
-        w.uniform = w.u0 == w.c0 && w.u1 == w.c1;
         leaf_panel(b, p, f, &w, left, count, node(b, p, at));
         p->full[at] = NODE;
     }
@@ -341,6 +390,8 @@ static int run_step(struct block *b, int32_t step, int32_t *merged, const struct
     return 0;
 }
 
+#include "backends/cpu/attention_probs.h"
+
 static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
                const struct rondo_poll *poll)
 {
@@ -349,6 +400,8 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
     see(&b);
     for (int32_t i = 0; i < b.panels; i++)
         pack_q(&b, b.panel + i);
+    if (t->operation == RONDO_JOB_PROBABILITIES)
+        return probabilities(&b, poll);
     for (int32_t i = 0; i < t->steps; i++) {
         const struct rondo_tree_step *s = t->program + i;
         int32_t merged = 0;

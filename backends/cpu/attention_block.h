@@ -22,6 +22,9 @@ struct panel {
     int16_t *place; /* stack position -> node */
     uint8_t *full; /* stack position: an enum state */
     float **slot;  /* stack position: the slot of a node that is IN_SLOT */
+    int64_t *at; /* [vecs * VL] where rows stand; those that are no rows stand where the last one does. NULL: SEE_GENERAL is not needed */
+    int32_t *head; /* [vecs * VL] of the task */
+    float *slope; /* [vecs * VL] of ALiBi, times log2(e) */
     int32_t row, rows, vecs;
     int64_t lo_min, lo_max, hi_min, hi_max; /* of its rows' visible ranges */
 };
@@ -39,12 +42,16 @@ struct block {
     int64_t *lo, *hi; /* [tokens] */
     struct panel *panel;
     float *st, *sum; /* scores; sums of a partly hidden leaf */
+    float *bias; /* of a leaf and a panel, and what else struct finish has; NULL where terms do not need them */
+    uint64_t *seen, *drop;
+    uint64_t (*bits)[4]; /* of a leaf: [tokens] or [rows], where a mask has more than intervals */
     float *wide_q, *wide_k,
         *wide_v; /* four rows of Q; a leaf, widened or copied together (NULL: read where it lies) */
     int64_t lo_min, hi_max;
     /* the leaf at work */
     const float *k, *v;
     int64_t k_stride, v_stride;
+    int32_t u0, u1, finite; /* keys that the block sees; whether all of their values are finite: -1, not yet known */
     struct ahead next;
 };
 
@@ -79,6 +86,16 @@ static bool copies(const struct rondo_attention_task *t, int32_t panels)
     return panels >= 4 && apart;
 }
 
+/* Whether scores need more than their product with a scale and ranges of keys. */
+static bool general(const struct rondo_attention_task *t)
+{
+    return t->terms.cap_in != 0.0f || t->terms.alibi || t->terms.bias || t->terms.drop || t->mask->kind->bits ||
+           t->operation == RONDO_JOB_PROBABILITIES;
+}
+
+/* Rows that share what bits say. */
+static int32_t sharing(const struct block *b) { return b->t->mask->heads > 1 ? 1 : b->group; }
+
 /* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product
  * in advance. */
 static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char *scratch, struct block *b)
@@ -99,12 +116,21 @@ static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char 
     b->wide_q = take(scratch, &at, 4 * (size_t)t->head_dim * sizeof(float));
     b->wide_k = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
     b->wide_v = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
+    b->seen = !general(t) ? NULL : take(scratch, &at, leaf * sizeof *b->seen);
+    b->drop = !t->terms.drop ? NULL : take(scratch, &at, leaf * sizeof *b->drop);
+    b->bias = !t->terms.bias ? NULL : take(scratch, &at, leaf * PANEL * sizeof(float));
+    b->bits = !t->mask->kind->bits ? NULL : take(scratch, &at, (size_t)(b->rows / sharing(b)) * sizeof *b->bits);
     b->panel = take(scratch, &at, (size_t)b->panels * sizeof *b->panel);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel p = { .row = i * PANEL };
         p.rows = b->rows - p.row < PANEL ? b->rows - p.row : PANEL;
         p.vecs = (p.rows + VL - 1) / VL;
         p.qt = take(scratch, &at, (size_t)t->head_dim * (size_t)p.vecs * VL * sizeof(float));
+        if (general(t)) {
+            p.at = take(scratch, &at, PANEL * sizeof *p.at);
+            p.head = take(scratch, &at, PANEL * sizeof *p.head);
+            p.slope = take(scratch, &at, PANEL * sizeof *p.slope);
+        }
         p.nodes = take(scratch, &at, (size_t)t->depth * b->node_floats * sizeof(float));
         p.place = take(scratch, &at, (size_t)t->depth * sizeof *p.place);
         p.full = take(scratch, &at, (size_t)t->depth);
@@ -186,8 +212,9 @@ static void see(struct block *b)
 {
     b->lo_min = INT64_MAX;
     b->hi_max = INT64_MIN;
+    const struct rondo_attention_task *t = b->t;
     for (int32_t i = 0; i < b->tokens; i++)
-        b->t->mask->kind->row(b->t->mask, b->t->sequence, rondo__cpu_position(b->t, b->token + i), &b->lo[i], &b->hi[i]);
+        t->mask->kind->row(t->mask, t->sequence, rondo__cpu_position(t, b->token + i), &b->lo[i], &b->hi[i]);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         p->lo_min = p->hi_min = INT64_MAX;
@@ -198,6 +225,12 @@ static void see(struct block *b)
             p->lo_max = lo > p->lo_max ? lo : p->lo_max;
             p->hi_min = hi < p->hi_min ? hi : p->hi_min;
             p->hi_max = hi > p->hi_max ? hi : p->hi_max;
+        }
+        for (int32_t r = 0; p->at && r < p->vecs * VL; r++) {
+            const int32_t row = p->row + (r < p->rows ? r : p->rows - 1);
+            p->at[r] = rondo__cpu_position(t, b->token + row / b->group);
+            p->head[r] = b->kv_head * b->group + row % b->group;
+            p->slope[r] = t->terms.alibi ? t->alibi[p->head[r]] * RONDO_LOG2E_F : 0.0f;
         }
         b->lo_min = p->lo_min < b->lo_min ? p->lo_min : b->lo_min;
         b->hi_max = p->hi_max > b->hi_max ? p->hi_max : b->hi_max;

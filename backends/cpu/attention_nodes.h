@@ -179,6 +179,18 @@ static void store_step(struct block *b, float *slot)
     }
 }
 
+/* C7: the root of a row with its sink; returns the factor for its acc. */
+static float sink(const struct rondo_attention_task *t, int32_t head, float *m, float *l)
+{
+    const float x = t->sinks[head] * RONDO_LOG2E_F, n = rondo__rint(x), weight = rondo__exp2_poly(x - n);
+    const float M = weight != weight ? FLT_MAX : n, top = *m > M ? *m : M, scale = rondo__merge_scale(*m - top);
+    if (*l == 0.0f || x == -__builtin_inff())
+        return 1.0f;
+    *m = top;
+    *l = rondo__fma(*l, scale, weight * rondo__merge_scale(M - top));
+    return scale;
+}
+
 /* C7. */
 static void out_step(struct block *b)
 {
@@ -192,11 +204,12 @@ static void out_step(struct block *b)
             const int32_t row = p->row + r, head = b->kv_head * b->group + row % b->group;
             const int64_t token = b->token + row / b->group,
                           at = token * t->out_row_stride + head * t->out_head_stride;
-            const float l = full ? node_l(b, n)[r] : 0.0f;
-            const vf inv = vf_set1(1.0f / l);
+            float l = full ? node_l(b, n)[r] : 0.0f, m = full ? node_m(b, n)[r] : 0.0f;
+            const vf own = vf_set1(t->terms.sinks ? sink(t, head, &m, &l) : 1.0f);
+            const vf inv = vf_set1(t->terms.drop ? 1.0f / l * t->terms.keep : 1.0f / l);
             const float *acc = full ? acc_row(b, p, b->top, r) : n;
             for (int32_t d = 0; d < t->value_dim; d += VL) {
-                const vf o = l == 0.0f ? vf_zero() : vf_add(vf_mul(vf_load(acc + d), inv), vf_zero());
+                const vf o = l == 0.0f ? vf_zero() : vf_add(vf_mul(vf_mul(vf_load(acc + d), own), inv), vf_zero());
                 if (d + VL <= t->value_dim) {
                     vf_put_element(t->out, at + d, t->out_type, o);
                 } else {
@@ -207,8 +220,12 @@ static void out_step(struct block *b)
                 }
             }
             if (t->lse)
-                t->lse[token * t->lse_row_stride + head * t->lse_head_stride] =
-                    rondo__lse(full ? node_m(b, n)[r] : 0.0f, l);
+                t->lse[token * t->lse_row_stride + head * t->lse_head_stride] = rondo__lse(m, l);
+            if (t->stats) {
+                float *stats = t->stats + token * t->stats_row_stride + head * t->stats_head_stride;
+                rondo__put_element(stats, 0, RONDO_F32, l == 0.0f ? 0.0f : m + 0.0f);
+                rondo__put_element(stats, 1, RONDO_F32, l);
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ static void set_task(const struct rondo_program *p, const struct rondo_job *job,
         .program = d->steps + job->steps_first, .steps = job->steps, .depth = job->depth,
         .heads = rondo__job_heads(job, d->heads), .kv_heads = rondo__job_kv_heads(job, d->heads, d->kv_heads),
         .kv_head = job->kv_head, .head_dim = d->head_dim, .value_dim = d->value_dim, .scale_log2 = d->scale_log2,
-        .leaf_size = d->leaf_size, .mask = &d->mask, .out_type = d->out_type,
+        .leaf_size = d->leaf_size, .mask = &d->mask, .out_type = d->out_type, .operation = job->operation, .terms = d->terms,
     };
 }
 
@@ -68,19 +68,18 @@ static int refuse(const struct rondo_device *dev, const struct rondo_program_des
                            (int)d->arithmetic);
     if (d->level != RONDO_STRICT)
         return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes level strict only, not number %d", (int)d->level);
-    if (d->mask.kind->bits)
-        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has masks of which a query sees an interval, not \"%s\"",
-                           d->mask.kind->name);
-    if (d->terms.cap_in != 0.0f || d->terms.alibi || d->terms.bias || d->terms.sinks || d->terms.drop)
-        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has no kernels of softcap, ALiBi, bias, sinks and dropout yet");
+    for (int64_t i = 0; d->terms.alibi && i < d->leaf_count; i++)
+        if (d->leaves[i].step > 65536)   /* distances are taken apart into floats that hold 2^24 */
+            return rondo__fail(RONDO_ENOTSUP, "attention: with ALiBi the cpu device has keys dealt out over up to 65536 ranks, not %d",
+                               (int)d->leaves[i].step);
     if (d->node_width != d->value_dim + 2)
         return rondo__fail(RONDO_ENOTSUP, "attention: nodes of %d floats for %d values; the cpu device has two more than values",
                            (int)d->node_width, (int)d->value_dim);
     for (int64_t i = 0; i < d->job_count; i++) {
         const struct rondo_job *job = d->jobs + i;
         const int32_t heads = rondo__job_heads(job, d->heads), kv_heads = rondo__job_kv_heads(job, d->heads, d->kv_heads);
-        if (job->operation != RONDO_JOB_FORWARD && job->operation != RONDO_JOB_JOIN)
-            return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes operations forward and join, not number %d",
+        if (job->operation != RONDO_JOB_FORWARD && job->operation != RONDO_JOB_JOIN && job->operation != RONDO_JOB_PROBABILITIES)
+            return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes operations forward, join and probabilities, not number %d",
                                (int)job->operation);
         if (heads < 1 || job->head < 0 || heads > d->heads - job->head || kv_heads < 1 || job->kv_head < 0 ||
             kv_heads > d->kv_heads - job->kv_head || heads % kv_heads)
@@ -93,7 +92,7 @@ static int refuse(const struct rondo_device *dev, const struct rondo_program_des
 
 static int64_t blocks_of(const struct rondo_attention_task *t, int64_t step)
 {
-    return t->q_rows <= 0 || t->steps <= 0 ? 0 : (t->q_rows - 1) / step + 1;
+    return t->q_rows <= 0 || (t->steps <= 0 && t->operation != RONDO_JOB_PROBABILITIES) ? 0 : (t->q_rows - 1) / step + 1;
 }
 
 /* Pieces, items and scratch of all jobs: a run of some of them needs no more. false: too large for this machine. */
@@ -196,12 +195,34 @@ static void *rows_of(const struct rondo_rows *rows, const int64_t *begins, const
     return rows->data ? (char *)rows->data + at * (int64_t)rondo_type_size(type) : NULL;
 }
 
+/* ... and where terms of scores lie. */
+static int bind_terms(const struct rondo_program *p, int64_t job, const struct rondo_attention_run *run, struct rondo_attention_task *t)
+{
+    const struct rondo_terms *terms = &p->desc.terms;
+    const int64_t sequence = p->desc.jobs[job].sequence;
+    const char *missing = terms->alibi && !run->alibi ? "alibi" : terms->sinks && !run->sinks ? "sinks" : NULL;
+    if (terms->bias && !run->bias.data)
+        missing = "bias";
+    if (missing)
+        return rondo__fail(RONDO_EINVAL, "attention: the program has %s, but the run that job %lld is in has none", missing, (long long)job);
+    t->alibi = terms->alibi ? run->alibi + t->head : NULL;
+    t->sinks = terms->sinks ? run->sinks + t->head : NULL;
+    t->bias = run->bias.data;
+    t->bias_row_stride = run->bias.row_stride;
+    t->bias_head_stride = run->bias.head_stride;
+    t->bias_at = t->head * run->bias.head_stride + (run->bias_row ? run->bias_row[sequence] * run->bias.row_stride : 0) +
+                 (run->bias_key ? run->bias_key[sequence] : 0);
+    t->seed = run->seed;
+    return 0;
+}
+
 /* Where the data of a job lies in this run. */
 static int bind(const struct rondo_program *p, int64_t job, const struct rondo_attention_run *run)
 {
     const struct rondo_job *from = p->desc.jobs + job;
     const struct about *about = p->about + job;
     struct rondo_attention_task *t = p->tasks + job;
+    int err;
     if (about->sources > run->kv_count)
         return rondo__fail(RONDO_EINVAL, "attention: job %lld reads KV part %d, but the run has %d", (long long)job,
                            (int)about->sources - 1, (int)run->kv_count);
@@ -221,7 +242,20 @@ static int bind(const struct rondo_program *p, int64_t job, const struct rondo_a
     t->lse = rows_of(&run->lse, run->lse_row, from, RONDO_F32);
     t->lse_row_stride = run->lse.row_stride;
     t->lse_head_stride = run->lse.head_stride;
+    t->stats = rows_of(&run->stats, run->stats_row, from, RONDO_F32);
+    t->stats_row_stride = run->stats.row_stride;
+    t->stats_head_stride = run->stats.head_stride;
+    t->probs = rows_of(&run->probs, run->probs_row, from, RONDO_F32);
+    t->probs_at = run->probs_key ? run->probs_key[from->sequence] : 0;
+    t->probs_row_stride = run->probs.row_stride;
+    t->probs_head_stride = run->probs.head_stride;
+    if (from->operation == RONDO_JOB_PROBABILITIES && (!t->stats || !t->probs))
+        return rondo__fail(RONDO_EINVAL, "attention: job %lld computes probabilities, but the run has no %s", (long long)job,
+                           t->stats ? "probs" : "stats");
     t->head = run->head + from->head;
+    err = bind_terms(p, job, run, t);
+    if (err)
+        return err;
     t->kv = run->kv;
     t->kv_count = about->sources;
     for (int32_t i = 0; i < from->places; i++) {
@@ -234,10 +268,16 @@ static int bind(const struct rondo_program *p, int64_t job, const struct rondo_a
     return 0;
 }
 
-/* How many keys the tokens [t0, t1) may see: their last position less their first, clipped to the task's
- * keys. */
+/* How many keys the tokens [t0, t1) may see: their last position less their first, clipped to the task's keys. Where what a query sees
+ * need not move on with its position, each of them is asked. */
 static uint64_t cost(const struct rondo_attention_task *t, const struct about *about, int64_t t0, int64_t t1)
 {
+    if (t->mask->kind->bits && t1 - t0 > 1) {
+        uint64_t sum = 0;
+        for (int64_t token = t0; token < t1; token++)
+            sum += cost(t, about, token, token + 1);
+        return sum;
+    }
     int64_t lo, hi, lo1, hi1, p0 = rondo__cpu_position(t, t0), p1 = rondo__cpu_position(t, t1 - 1);
     t->mask->kind->row(t->mask, t->sequence, p0 < p1 ? p0 : p1, &lo, &hi1);
     t->mask->kind->row(t->mask, t->sequence, p0 < p1 ? p1 : p0, &lo1, &hi);

@@ -11,6 +11,7 @@
 #ifndef RONDO_CPU_ATTENTION_TILE_H
 #define RONDO_CPU_ATTENTION_TILE_H
 
+#include "backends/cpu/attention_finish.h"
 #include "backends/cpu/vec.h"
 
 /* Keeps a compiler from mixing the loads of two steps, for which there are no registers. */
@@ -59,8 +60,12 @@ static void ahead_burst(struct ahead *a)
 
 #define EACH_KEY(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7)
 
+/* What a kernel is for: leaves that all rows of the panel see alike; those of which rows see different ranges; and all else. */
+enum { SEE_ALIKE, SEE_RANGES, SEE_GENERAL };
+
 /* st[key][row] = (chain of q.k) * scale for nk keys and nv vectors of rows; top[row] = the largest so far.
- * With `masked`, the keys that a row does not see ([from, to) by index in the leaf, as floats) score -inf. */
+ * With `masked` SEE_RANGES, the keys that a row does not see ([from, to) by index in the leaf, as floats) score -inf. With SEE_GENERAL st is
+ * all, for a struct finish to go on with. */
 VEC void score_tile(const int nv, const int nk, const int masked, const int32_t dim, const float *qt,
                     const float *k, const int64_t stride, const float scale, float *st, float *top,
                     const int32_t key, const float *from, const float *to, const char *ahead0,
@@ -111,21 +116,24 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
     const vf c = vf_set1(scale), hidden = vf_set1(-__builtin_inff());
 #define FINISH(v)                                                                                            \
     if (nv > v) {                                                                                            \
-        const vf lo = masked ? vf_load(from + v * VL) : c, hi = masked ? vf_load(to + v * VL) : c;           \
-        vf m = vf_load(top + v * VL), x;                                                                     \
+        const vf lo = masked == SEE_RANGES ? vf_load(from + v * VL) : c;                                     \
+        const vf hi = masked == SEE_RANGES ? vf_load(to + v * VL) : c;                                       \
+        vf m = masked == SEE_GENERAL ? c : vf_load(top + v * VL), x;                                         \
         (void)lo;                                                                                            \
         (void)hi;                                                                                            \
         EACH_KEY(FINISH_KEY_##v)                                                                             \
-        vf_store(top + v * VL, m);                                                                           \
+        if (masked != SEE_GENERAL)                                                                           \
+            vf_store(top + v * VL, m);                                                                       \
     }
 #define FINISH_KEY(i, v)                                                                                     \
     if (nk > i) {                                                                                            \
         x = vf_mul(a##i##v, c);                                                                              \
-        if (masked) {                                                                                        \
+        if (masked == SEE_RANGES) {                                                                          \
             const vf at = vf_set1((float)(key + i));                                                         \
             x = vf_select(vm_and(vf_ge(at, lo), vf_lt(at, hi)), x, hidden);                                  \
         }                                                                                                    \
-        m = vf_max(x, m);                                                                                    \
+        if (masked != SEE_GENERAL)                                                                           \
+            m = vf_max(x, m);                                                                                \
         vf_store(st + i * ld + v * VL, x);                                                                   \
     }
 #define FINISH_KEY_0(i) FINISH_KEY(i, 0)
@@ -149,15 +157,18 @@ VEC void score_tile(const int nv, const int nk, const int masked, const int32_t 
  * twice. */
 VEC void scores(const int nv, const int masked, const int32_t dim, const float *qt, const float *k,
                 const int64_t stride, const float scale, float *st, float *top, const int32_t u0,
-                const int32_t u1, const float *from, const float *to, struct ahead *next)
+                const int32_t u1, const float *from, const float *to, const struct finish *general, struct ahead *next)
 {
     const int ld = nv * VL, keys = KEYS(nv);
     for (int v = 0; v < nv; v++)
         vf_store(top + v * VL, vf_set1(-FLT_MAX));
     if (u1 - u0 < keys) {
-        for (int32_t j = u0; j < u1; j++)
+        for (int32_t j = u0; j < u1; j++) {
             score_tile(nv, 1, masked, dim, qt, k + j * stride, stride, scale, st + j * ld, top, j, from, to,
                        NULL, NULL, 0);
+            if (masked == SEE_GENERAL)
+                general->tile(general, nv, 1, j, st, top);
+        }
         return;
     }
     for (int32_t j = u0; j < u1; j += keys) {
@@ -171,13 +182,16 @@ VEC void scores(const int nv, const int masked, const int32_t dim, const float *
         }
         score_tile(nv, KEYS(nv), masked, dim, qt, k + i * stride, stride, scale, st + i * ld, top, i, from,
                    to, a ? a : (const char *)qt, b ? b : (const char *)qt, a ? next->element : 0);
+        if (masked == SEE_GENERAL)
+            general->tile(general, nv, keys, i, st, top);
     }
 }
 
 /* ---- weights: C3, C4 ---- */
 
-/* st[key][row] becomes the weight; m[row], l[row] the row's integer maximum and sum. */
-VEC void weights(const int nv, float *st, const float *top, const int32_t u0, const int32_t u1, float *m,
+/* st[key][row] becomes the weight; m[row], l[row] the row's integer maximum and sum. With `drops`, weights of which `drop` has the row's bit
+ * are 0 in st. */
+VEC void weights(const int nv, const int drops, float *st, const float *top, const int32_t u0, const int32_t u1, const uint64_t *drop, float *m,
                  float *l)
 {
     const int ld = nv * VL;
@@ -188,6 +202,8 @@ VEC void weights(const int nv, float *st, const float *top, const int32_t u0, co
 #define WEIGHT(key)                                                                                          \
     p = vf_weight(vf_load(s + (key) * ld), big);                                                               \
     sum = vf_add(sum, p);                                                                                    \
+    if (drops)                                                                                               \
+        p = vf_select(vm_from_bits((uint32_t)(drop[key] >> (v * VL))), vf_zero(), p);                        \
     vf_store(s + (key) * ld, p);
         int32_t j = u0;
         if ((j & 1) && j < u1) {

@@ -23,42 +23,85 @@ static void node_empty(const struct rondo_attention_task *t, float *node)
 }
 
 /* The keys of a leaf in the order of the contract, 1, 0, 3, 2, ...: the j-th of them, for j = 0, 1, ... below
- * count rounded up to even. Those outside of the row's range [i0, i1) take no part. */
+ * count rounded up to even. Those that the row does not see take no part. */
 static int32_t pairwise(int32_t j) { return j ^ 1; }
 
-/* C2: the chain over the head dimension, then one product with scale * log2(e). */
-static float score(const struct rondo_attention_task *t, const float *q, const void *k, int64_t at)
+/* The row at work: a token in a query head of the task, which stands at p and sees keys of [lo, hi). x: scratch. */
+struct row {
+    const float *q;
+    int64_t token, p, lo, hi;
+    int32_t head, kv_head;
+    float x[LEAF_MAX];
+    uint64_t seen[4];                  /* bit i: key i of the leaf at work is visible */
+};
+
+static bool sees(const struct row *r, int32_t i) { return r->seen[i / 64] >> (i % 64) & 1; }
+
+/* C2: the chain over the head dimension, one product with scale * log2(e) or tanh between two products, then the terms. */
+static float score(const struct rondo_attention_task *t, const struct row *r, const void *k, int64_t at, int64_t position)
 {
-    float s = 0.0f;
+    const uint64_t distance = position > r->p ? (uint64_t)position - (uint64_t)r->p : (uint64_t)r->p - (uint64_t)position;
+    float s = 0.0f, x;
     for (int32_t j = 0; j < t->head_dim + (t->head_dim & 1); j++) {
         int32_t d = pairwise(j);
         if (d < t->head_dim)
-            s = rondo__fma(q[d], rondo__element(k, at + d, t->kv_type), s);
+            s = rondo__fma(r->q[d], rondo__element(k, at + d, t->kv_type), s);
     }
-    return s * t->scale_log2;
+    x = t->terms.cap_in != 0.0f ? rondo__tanh(s * t->terms.cap_in) * t->terms.cap_out : s * t->scale_log2;
+    if (t->terms.alibi)
+        x = rondo__fma(-(t->alibi[r->head] * RONDO_LOG2E_F), (float)distance, x);
+    if (t->terms.bias)
+        x = rondo__fma(t->bias[t->bias_at + r->p * t->bias_row_stride + r->head * t->bias_head_stride + position], RONDO_LOG2E_F, x);
+    return x;
 }
 
-/* C3, C4: the node of one leaf for a row that sees positions [lo, hi). x: scratch of LEAF_MAX. */
-static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head,
-                 const float *q, int64_t lo, int64_t hi, float *x, float *node)
+/* C4: which keys of a leaf a row sees: what the mask says, less those that a bias hides; and their x. Returns M. */
+static float leaf_scores(const struct rondo_attention_task *t, const struct rondo_leaf *f, struct row *r)
 {
-    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, kv_head);
-    float *acc = node + NODE_ACC, M = -FLT_MAX, l = 0.0f;
-    int32_t i0, i1;
-
-    node_empty(t, node);
-    rondo__visible_in_leaf(f, lo, hi, &i0, &i1);
-    for (int32_t i = i0; i < i1; i++) {
-        x[i] = score(t, q, at.k, at.k_at + i * at.k_stride);
-        float n = rondo__rint(x[i]);
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
+    float M = -FLT_MAX;
+    rondo__leaf_bits(t, f, r->head, r->p, r->lo, r->hi, r->seen);
+    for (int32_t i = 0; i < f->count; i++) {
+        const int64_t position = f->first + (int64_t)i * f->step;
+        if (!sees(r, i))
+            continue;
+        if (t->terms.bias && t->bias[t->bias_at + r->p * t->bias_row_stride + r->head * t->bias_head_stride + position] == -__builtin_inff()) {
+            r->seen[i / 64] &= ~((uint64_t)1 << (i % 64));
+            continue;
+        }
+        r->x[i] = score(t, r, at.k, at.k_at + i * at.k_stride, position);
+        float n = rondo__rint(r->x[i]);
         M = n > M ? n : M;
     }
-    for (int32_t j = 0; j < i1 + (i1 & 1); j++) {
+    return M;
+}
+
+/* C10. */
+static bool dropped(const struct rondo_attention_task *t, const struct row *r, int64_t position)
+{
+    uint32_t words[4];
+    if (!t->terms.drop)
+        return false;
+    rondo__drop_words(t, t->head + r->head, r->p, position & ~(int64_t)3, words);
+    return words[position & 3] < t->terms.drop;
+}
+
+/* C3, C4: the node of one leaf. */
+static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, struct row *r, float *node)
+{
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
+    float *acc = node + NODE_ACC, l = 0.0f, M;
+
+    node_empty(t, node);
+    M = leaf_scores(t, f, r);
+    for (int32_t j = 0; j < f->count + (f->count & 1); j++) {
         int32_t i = pairwise(j);
-        if (i < i0 || i >= i1)
+        if (i >= f->count || !sees(r, i))
             continue;
-        float n = rondo__rint(x[i]), p = rondo__weight(x[i] - n, n - M);
+        float n = rondo__rint(r->x[i]), p = rondo__weight(r->x[i] - n, n - M);
         l = l + p;
+        if (dropped(t, r, f->first + (int64_t)i * f->step))
+            p = 0.0f;
         for (int32_t d = 0; d < t->value_dim; d++)
             acc[d] = rondo__fma(p, rondo__element(at.v, at.v_at + i * at.v_stride + d, t->kv_type), acc[d]);
     }
@@ -78,21 +121,20 @@ static void merge(const struct rondo_attention_task *t, float *a, const float *b
 }
 
 /* C6: the canonical tree over the leaves of a run in which this row sees keys, at *top, which goes one node up. */
-static float *run_of_leaves(const struct rondo_attention_task *t, const struct rondo_leaf *run, int32_t kv_head,
-                            const float *q, int64_t lo, int64_t hi, float *x, float *top)
+static float *run_of_leaves(const struct rondo_attention_task *t, const struct rondo_leaf *run, struct row *r, float *top)
 {
     const size_t size = node_floats(t);
     const int64_t leaves = rondo__run_leaves(run, t->leaf_size);
     int64_t a, b;
 
-    rondo__run_visible(run, leaves, lo, hi, t->leaf_size, &a, &b);
+    rondo__run_visible(run, leaves, r->lo, r->hi, t->leaf_size, &a, &b);
     if (a >= b) {
         node_empty(t, top);
         return top + size;
     }
     for (int64_t i = a; i < b; i++) {
         const struct rondo_leaf f = rondo__run_leaf(run, leaves, i, t->leaf_size);
-        leaf(t, &f, kv_head, q, lo, hi, x, top);
+        leaf(t, &f, r, top);
         for (int32_t n = rondo__run_merges(i, a, b); n > 0; n--, top -= size)
             merge(t, top - size, top);
         top += size;
@@ -100,10 +142,33 @@ static float *run_of_leaves(const struct rondo_attention_task *t, const struct r
     return top;
 }
 
-/* C7. */
-static void output(const struct rondo_attention_task *t, int64_t token, int32_t head, const float *node)
+/* C7: the root with its sink. */
+static void sink(const struct rondo_attention_task *t, int32_t head, float *node)
 {
+    const float x = t->sinks[head] * RONDO_LOG2E_F, n = rondo__rint(x), l = rondo__exp2_poly(x - n), M = l != l ? FLT_MAX : n;
+    if (node[NODE_L] == 0.0f || x == -__builtin_inff())
+        return;
+    const float top = node[NODE_M] > M ? node[NODE_M] : M;
+    const float sa = rondo__merge_scale(node[NODE_M] - top), sb = rondo__merge_scale(M - top);
+    node[NODE_M] = top;
+    node[NODE_L] = rondo__fma(node[NODE_L], sa, l * sb);
+    for (int32_t d = 0; d < t->value_dim; d++)
+        node[NODE_ACC + d] = rondo__fma(node[NODE_ACC + d], sa, 0.0f * sb);
+}
+
+/* C7. */
+static void output(const struct rondo_attention_task *t, int64_t token, int32_t head, float *node)
+{
+    if (t->terms.sinks)
+        sink(t, head, node);
     float l = node[NODE_L], inv = 1.0f / l;
+    if (t->terms.drop)
+        inv = inv * t->terms.keep;
+    if (t->stats) {
+        float *stats = t->stats + token * t->stats_row_stride + head * t->stats_head_stride;
+        rondo__put_element(stats, 0, RONDO_F32, l == 0.0f ? 0.0f : node[NODE_M] + 0.0f);
+        rondo__put_element(stats, 1, RONDO_F32, l);
+    }
     int64_t at = token * t->out_row_stride + head * t->out_head_stride;
     for (int32_t d = 0; d < t->value_dim; d++)
         rondo__put_element(t->out, at + d, t->out_type, l == 0.0f ? 0.0f : node[NODE_ACC + d] * inv + 0.0f);
@@ -130,23 +195,47 @@ static void slot_move(const struct rondo_attention_task *t, float *slot, int64_t
     }
 }
 
+/* C7: the probabilities of a row's visible keys. */
+static void probabilities(const struct rondo_attention_task *t, struct row *r)
+{
+    const float *stats = t->stats + r->token * t->stats_row_stride + r->head * t->stats_head_stride, M = stats[0], inv = 1.0f / stats[1];
+    float *out = t->probs + r->token * t->probs_row_stride + r->head * t->probs_head_stride;
+    for (int32_t j = 0; j < t->leaf_count; j++) {
+        const int64_t leaves = rondo__run_leaves(t->leaves + j, t->leaf_size);
+        int64_t a, b;
+        rondo__run_visible(t->leaves + j, leaves, r->lo, r->hi, t->leaf_size, &a, &b);
+        for (int64_t k = a; k < b; k++) {
+            const struct rondo_leaf f = rondo__run_leaf(t->leaves + j, leaves, k, t->leaf_size);
+            leaf_scores(t, &f, r);
+            for (int32_t i = 0; i < f.count; i++) {
+                if (!sees(r, i))
+                    continue;
+                const float n = rondo__rint(r->x[i]), p = rondo__weight(r->x[i] - n, n - M) * inv;
+                rondo__put_element(out, t->probs_at + f.first + (int64_t)i * f.step, RONDO_F32, stats[1] == 0.0f ? 0.0f : p);
+            }
+        }
+    }
+}
+
 /* C6: the program for one row. stack has room for depth nodes. */
-static void row(const struct rondo_attention_task *t, int64_t token, int32_t head, float *q, float *x,
-                float *stack)
+static void row(const struct rondo_attention_task *t, int64_t token, int32_t head, float *q, float *stack)
 {
     const size_t size = node_floats(t);
-    const int32_t kv_head = head / (t->heads / t->kv_heads);
+    struct row r = { .q = q, .token = token, .p = rondo__cpu_position(t, token), .head = head, .kv_head = head / (t->heads / t->kv_heads) };
     float *top = stack; /* the next free place */
-    int64_t lo, hi;
 
-    t->mask->kind->row(t->mask, t->sequence, rondo__cpu_position(t, token), &lo, &hi);
+    t->mask->kind->row(t->mask, t->sequence, r.p, &r.lo, &r.hi);
     for (int32_t d = 0; d < t->head_dim; d++)
         q[d] = rondo__element(t->q, token * t->q_row_stride + head * t->q_head_stride + d, t->q_type);
+    if (t->operation == RONDO_JOB_PROBABILITIES) {
+        probabilities(t, &r);
+        return;
+    }
     for (int32_t i = 0; i < t->steps; i++) {
         const struct rondo_tree_step *s = t->program + i;
         switch (s->code) {
         case RONDO_TREE_LEAF:
-            top = run_of_leaves(t, t->leaves + s->arg, kv_head, q, lo, hi, x, top);
+            top = run_of_leaves(t, t->leaves + s->arg, &r, top);
             break;
         case RONDO_TREE_LOAD:
             slot_move(t, t->slots[s->arg], token, head, top, false);
@@ -179,18 +268,18 @@ static bool bytes(const struct rondo_attention_task *t, size_t *out)
 {
     size_t stack, floats;
     return rondo__mul(node_floats(t), (size_t)t->depth, &stack) &&
-           rondo__add(stack, (size_t)t->head_dim + LEAF_MAX, &floats) &&
+           rondo__add(stack, (size_t)t->head_dim, &floats) &&
            rondo__mul(floats, sizeof(float), out);
 }
 
 static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
                const struct rondo_poll *poll)
 {
-    float *x = scratch, *q = x + LEAF_MAX, *stack = q + t->head_dim;
+    float *q = scratch, *stack = q + t->head_dim;
     const int32_t group = t->heads / t->kv_heads;
     for (int64_t token = t0; token < t1; token++) {
         for (int32_t g = 0; g < group; g++)
-            row(t, token, kv_head * group + g, q, x, stack);
+            row(t, token, kv_head * group + g, q, stack);
         int err = poll ? poll->call(poll->arg) : 0;
         if (err)
             return err;

@@ -6,6 +6,8 @@
 #ifndef RONDO_CPU_TASK_H
 #define RONDO_CPU_TASK_H
 
+#include <string.h>
+
 #include "core/internal.h"
 
 /* Strides count elements; head dimensions are dense. */
@@ -28,8 +30,18 @@ struct rondo_attention_task {
     int32_t kv_head;                  /* number of the first of these in the KV parts */
     int32_t head;                     /* number of the first query head among all heads of the plan */
     float scale_log2;
-    int32_t leaf_size;
+    int32_t leaf_size, operation;     /* enum rondo_job_operation */
     const struct rondo_mask *mask;
+
+    struct rondo_terms terms;
+    const float *alibi, *sinks;       /* of the task's first head, as bias; where the program has them */
+    const float *bias;
+    int64_t bias_at, bias_row_stride, bias_head_stride;   /* bias_at: of the query and the key at position 0, by index in `bias` */
+    uint64_t seed;
+    float *stats;                     /* M and l of each row; or NULL */
+    int64_t stats_row_stride, stats_head_stride;
+    float *probs;                     /* of PROBABILITIES; probs_at: of the key at position 0 */
+    int64_t probs_at, probs_row_stride, probs_head_stride;
 
     void *out;                        /* where the program has OUT */
     int64_t out_row_stride, out_head_stride;
@@ -142,6 +154,41 @@ static inline struct rondo_leaf_rows rondo__leaf_rows(const struct rondo_attenti
     return (struct rondo_leaf_rows){ part->k.data, part->v.data, row * part->k.row_stride + (t->kv_head + kv_head) * part->k.head_stride,
                                      row * part->v.row_stride + (t->kv_head + kv_head) * part->v.head_stride, part->k.row_stride,
                                      part->v.row_stride };
+}
+
+/* ---- what a row sees, and what is dropped ---- */
+
+/* Bit i of bits[]: the query at p, which sees [lo, hi), sees key i of a leaf in head `head` of the task. */
+static inline void rondo__leaf_bits(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t head, int64_t p, int64_t lo,
+                                    int64_t hi, uint64_t bits[4])
+{
+    int32_t i0, i1;
+    memset(bits, 0, 4 * sizeof *bits);
+    rondo__visible_in_leaf(f, lo, hi, &i0, &i1);
+    if (i0 >= i1)
+        return;
+    if (t->mask->kind->bits)
+        t->mask->kind->bits(t->mask, t->sequence, t->head + head, p, f->first, f->step, (int32_t)f->count, bits);
+    for (int32_t w = 0; w < 4; w++) {
+        const int32_t a = i0 - 64 * w, b = i1 - 64 * w;
+        uint64_t range = a <= 0 ? ~(uint64_t)0 : a < 64 ? ~(uint64_t)0 << a : 0;
+        range &= b >= 64 ? ~(uint64_t)0 : b > 0 ? ~(~(uint64_t)0 << b) : 0;
+        bits[w] = t->mask->kind->bits ? bits[w] & range : range;
+    }
+}
+
+/* C10: what the counter of dropout is made of, besides a key's number by four. */
+static inline uint32_t rondo__drop_place(int32_t head, int64_t p, int64_t k)
+{
+    return (uint32_t)head | ((uint32_t)((uint64_t)k >> 34) & 0xffu) << 16 | ((uint32_t)((uint64_t)p >> 32) & 0xffu) << 24;
+}
+
+/* The words of keys k, k + 1, k + 2 and k + 3, where k is a multiple of 4; head: of the plan. */
+static inline void rondo__drop_words(const struct rondo_attention_task *t, int32_t head, int64_t p, int64_t k, uint32_t words[4])
+{
+    const uint32_t key[2] = { (uint32_t)t->seed, (uint32_t)(t->seed >> 32) };
+    const uint32_t counter[4] = { (uint32_t)((uint64_t)k >> 2), (uint32_t)(uint64_t)p, rondo__drop_place(head, p, k), (uint32_t)t->sequence };
+    rondo_philox(words, counter, key);
 }
 
 #endif

@@ -68,6 +68,29 @@ VEC vm vm_first(int n) { return (vm)(n >= 16 ? 0xffffu : (1u << n) - 1u); }
 VEC int vm_any(vm m) { return m != 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_mov_ps(no, m, yes); }
 /* the other lanes are 0 and not read */
+/* -|x|, and the magnitude of x with the sign of s */
+VEC vf vf_neg_abs(vf x)
+{
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(x), _mm512_set1_epi32((int)0x80000000u)));
+}
+VEC vf vf_copysign(vf x, vf s)
+{
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0x80000000u), _mm512_castps_si512(s), _mm512_castps_si512(x), 0xca));
+}
+/* lane i from bit i, and back */
+VEC vm vm_from_bits(uint32_t bits) { return (vm)bits; }
+VEC uint32_t vm_to_bits(vm m) { return m; }
+/* VL / 2 words of 64 bits. vw_mul: of the low halves; vw_below: of the low halves of even and odd lanes */
+typedef __m512i vw;
+VEC vw vw_set1(uint64_t x) { return _mm512_set1_epi64((int64_t)x); }
+VEC vw vw_load(const uint64_t *p) { return _mm512_loadu_si512((const void *)p); }
+VEC vw vw_mul(vw a, vw b) { return _mm512_mul_epu32(a, b); }
+VEC vw vw_high(vw a) { return _mm512_shuffle_epi32(a, (_MM_PERM_ENUM)0xf5); }
+VEC vw vw_xor3(vw a, vw b, vw c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
+VEC vm vw_below(vw even, vw odd, uint32_t limit)
+{
+    return _mm512_cmplt_epu32_mask(_mm512_mask_shuffle_epi32(even, 0xaaaa, odd, (_MM_PERM_ENUM)0xa0), _mm512_set1_epi32((int)limit));
+}
 VEC vf vf_load_mask(const float *p, vm m) { return _mm512_maskz_loadu_ps(m, p); }
 VEC void vf_store_mask(float *p, vm m, vf x) { _mm512_mask_storeu_ps(p, m, x); }
 VEC vf vf_rint(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -152,6 +175,30 @@ VEC vm vm_first(int n)
 }
 VEC int vm_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+VEC vf vf_neg_abs(vf x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
+VEC vf vf_copysign(vf x, vf s)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return _mm256_or_ps(_mm256_and_ps(sign, s), _mm256_andnot_ps(sign, x));
+}
+VEC vm vm_from_bits(uint32_t bits)
+{
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane));
+}
+VEC uint32_t vm_to_bits(vm m) { return (uint32_t)_mm256_movemask_ps(m); }
+typedef __m256i vw;
+VEC vw vw_set1(uint64_t x) { return _mm256_set1_epi64x((int64_t)x); }
+VEC vw vw_load(const uint64_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+VEC vw vw_mul(vw a, vw b) { return _mm256_mul_epu32(a, b); }
+VEC vw vw_high(vw a) { return _mm256_shuffle_epi32(a, 0xf5); }
+VEC vw vw_xor3(vw a, vw b, vw c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+VEC vm vw_below(vw even, vw odd, uint32_t limit)
+{
+    const __m256i top = _mm256_set1_epi32((int)0x80000000u);
+    const __m256i x = _mm256_xor_si256(_mm256_blend_epi32(even, _mm256_shuffle_epi32(odd, 0xa0), 0xaa), top);
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_xor_si256(_mm256_set1_epi32((int)limit), top), x));
+}
 VEC vf vf_load_mask(const float *p, vm m) { return _mm256_maskload_ps(p, _mm256_castps_si256(m)); }
 VEC void vf_store_mask(float *p, vm m, vf x) { _mm256_maskstore_ps(p, _mm256_castps_si256(m), x); }
 VEC vf vf_rint(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -244,6 +291,29 @@ VEC vm vm_first(int n)
 }
 VEC int vm_any(vm m) { return vmaxvq_u32(m) != 0; }
 VEC vf vf_select(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
+VEC vf vf_neg_abs(vf x) { return vnegq_f32(vabsq_f32(x)); }
+VEC vf vf_copysign(vf x, vf s) { return vbslq_f32(vdupq_n_u32(0x80000000u), s, x); }
+VEC vm vm_from_bits(uint32_t bits)
+{
+    static const uint32_t lane[4] = { 1, 2, 4, 8 };
+    return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(lane));
+}
+VEC uint32_t vm_to_bits(vm m)
+{
+    static const uint32_t lane[4] = { 1, 2, 4, 8 };
+    return vaddvq_u32(vandq_u32(m, vld1q_u32(lane)));
+}
+typedef uint64x2_t vw;
+VEC vw vw_set1(uint64_t x) { return vdupq_n_u64(x); }
+VEC vw vw_load(const uint64_t *p) { return vld1q_u64(p); }
+VEC vw vw_mul(vw a, vw b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
+VEC vw vw_high(vw a) { return vshrq_n_u64(a, 32); }
+VEC vw vw_xor3(vw a, vw b, vw c) { return veorq_u64(veorq_u64(a, b), c); }
+VEC vm vw_below(vw even, vw odd, uint32_t limit)
+{
+    const uint32x2x2_t x = vzip_u32(vmovn_u64(even), vmovn_u64(odd));
+    return vcltq_u32(vcombine_u32(x.val[0], x.val[1]), vdupq_n_u32(limit));
+}
 VEC vf vf_load_mask(const float *p, vm m)
 {
     uint32_t lane[4];
@@ -341,14 +411,24 @@ VEC void vec_transpose4(const float *row0, const float *row1, const float *row2,
 
 #define RONDO_ISA_TABLE(what) RONDO_GLUE(rondo__cpu_##what##_, RONDO_ISA_NAME)
 
-VEC vf vf_exp2_poly(vf f)
+VEC vf vf_exp2_rest(vf f)
 {
     vf p = vf_fma(vf_set1(RONDO_EXP2_C6), f, vf_set1(RONDO_EXP2_C5));
     p = vf_fma(p, f, vf_set1(RONDO_EXP2_C4));
     p = vf_fma(p, f, vf_set1(RONDO_EXP2_C3));
     p = vf_fma(p, f, vf_set1(RONDO_EXP2_C2));
-    p = vf_fma(p, f, vf_set1(RONDO_EXP2_C1));
-    return vf_fma(p, f, vf_set1(1.0f));
+    return vf_fma(p, f, vf_set1(RONDO_EXP2_C1));
+}
+VEC vf vf_exp2_poly(vf f) { return vf_fma(vf_exp2_rest(f), f, vf_set1(1.0f)); }
+
+/* C2 */
+VEC vf vf_tanh(vf x)
+{
+    const vf y = vf_max(vf_set1(RONDO_TANH_MIN), vf_mul(vf_neg_abs(x), vf_set1(RONDO_TANH_C)));
+    vf n, f;
+    vf_split(y, &n, &f);
+    const vf s = vf_pow2(n), m = vf_fma(s, vf_mul(vf_exp2_rest(f), f), vf_sub(s, vf_set1(1.0f)));
+    return vf_copysign(vf_div(m, vf_add(m, vf_set1(2.0f))), x);
 }
 
 /* C3 and C4: the weight of a score x against the row's integer maximum m */
