@@ -15,7 +15,7 @@ struct probs {
     int64_t *job_first;                /* [ranks + 1] jobs by step */
     struct rondo__list step_of;
     int32_t *in;                       /* [ranks] by step: the buffer that came, as computing sees it */
-    int32_t *packed;                   /* [ranks] by step: what is sent, the same for all head groups */
+    struct rondo__packer packer;
 };
 
 static int32_t hops_to(const struct probs *g, int32_t rank)
@@ -125,45 +125,24 @@ static bool program(struct probs *g)
 
 /* ---- the schedule ---- */
 
-/* This rank's rows of K that rank `to` needs; how many. */
-static int64_t pack(struct probs *g, int32_t step, int32_t to, int32_t group)
+/* This rank's rows of K that rank `to` needs, packed into *out; how many. */
+static int64_t pack(struct probs *g, int32_t step, int32_t to, int32_t group, int32_t *out)
 {
-    struct rondo__build *b = g->b;
-    struct rondo__schedule *s = b->schedule;
-    struct rondo__list needs = { 0 }, runs = { 0 };
-    const size_t row = rondo__kv_row_bytes(b, 0);
-    int64_t rows = 0;
-    for (int64_t i = 0; i < b->survey->roles.sequences && !s->failed; i++) {
-        if (!rondo__rank_needs(b->survey, i, to, b->rank, &g->sees, &needs))
-            s->failed = true;
-        for (int64_t j = 0; j < needs.count && !s->failed; j++) {
+    const struct rondo__survey *v = g->b->survey;
+    struct rondo__list needs = { 0 };
+    int32_t buffers[2];
+    rondo__pack_begin(&g->packer);
+    for (int64_t i = 0; i < v->roles.sequences; i++) {
+        if (!rondo__rank_needs(v, i, to, g->b->rank, &g->sees, &needs))
+            g->b->schedule->failed = true;
+        for (int64_t j = 0; j < needs.count && !g->b->schedule->failed; j++) {
             const struct rondo__need *need = (const struct rondo__need *)needs.items + j;
-            struct rondo__copy *c = rondo__list_add(&runs, sizeof *c, 1);
-            if (c)
-                *c = (struct rondo__copy){ .from = b->tensor[RONDO_TENSOR_K], .sequence = i, .row = need->row, .rows = need->rows,
-                                           .to_at = (size_t)rows * row };
-            else
-                s->failed = true;
-            rows += need->rows;
+            rondo__pack_add(&g->packer, i, need->row, need->rows);
         }
-    }
-    if (rows && !s->failed) {
-        const size_t bytes = rondo__product(rows, row);
-        if (g->packed[step] < 0)
-            g->packed[step] = rondo__buffer_add(s, (struct rondo__buffer){
-                .name = "packed k for probabilities", .index = step, .owner = RONDO_OWNER_PLAN, .memory = rondo__transfer_memory(b), .tensor = -1,
-                .bytes = bytes, .room = bytes, .over = -1, .home = b->machine.unified ? b->tensor[RONDO_TENSOR_K] : -1 });
-        struct rondo__operation *o = rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ "k for probabilities", 0, 0 }, group);
-        o->elides = 1;
-        for (int64_t i = 0; i < runs.count; i++) {
-            struct rondo__copy *c = (struct rondo__copy *)runs.items + i;
-            c->to = g->packed[step];
-            rondo__schedule_copy(s, *c, (size_t)c->rows * row);
-        }
-        rondo__schedule_end(s);
     }
     rondo__list_free(&needs);
-    rondo__list_free(&runs);
+    const int64_t rows = rondo__pack_end(&g->packer, group, step, NULL, buffers);
+    *out = buffers[0];
     return rows;
 }
 
@@ -173,13 +152,14 @@ static void transfer(struct probs *g, int32_t step, int32_t group, const int32_t
     struct rondo__schedule *s = b->schedule;
     const int32_t n = b->survey->roles.ranks, from = (b->rank - step + n) % n, to = (b->rank + step) % n;
     const size_t row = rondo__kv_row_bytes(b, 0);
-    const int64_t out_rows = pack(g, step, to, group), rows = g->came[from];
+    int32_t packed;
+    const int64_t out_rows = pack(g, step, to, group, &packed), rows = g->came[from];
     if ((!rows && !out_rows) || s->failed)
         return;
     struct rondo__operation *o = rondo__schedule_begin(s, RONDO_TRANSFER, (struct rondo__step){ "k for probabilities", step, n - 1 }, group);
     o->operation = RONDO_OP_SHIFT;
     if (out_rows)
-        rondo__schedule_part(s, g->packed[step], 0, rondo__product(out_rows, row), to, false);
+        rondo__schedule_part(s, packed, 0, rondo__product(out_rows, row), to, false);
     if (rows && b->machine.in_place && shown[step] < 0)
         shown[step] = rondo__lower_arrival(b, "k for probabilities of rank", from, rondo__product(rows, row));
     const int32_t in = !rows ? -1 : b->machine.in_place ? shown[step] : places[step % 2];
@@ -271,20 +251,22 @@ static void schedule(struct probs *g)
 void rondo__add_probs(struct rondo__build *forward)
 {
     struct rondo__build b = *forward;
+    struct rondo__shape shape = *forward->shape;
+    shape.shared_kv = true;   /* there is no v to send */
+    b.shape = &shape;
     b.survey = forward->probs;
     b.tables = forward->probs_tables;
     b.head = b.kv_head = 0;   /* all heads of its own rows, whatever the forward pass computes here */
     b.heads = (int32_t)b.shape->heads / b.groups;
     b.kv_heads = (int32_t)b.shape->kv_heads / b.groups;
     const size_t n = (size_t)b.survey->roles.ranks, sequences = (size_t)b.survey->roles.sequences;
-    struct probs g = { .b = &b };
+    struct probs g = { .b = &b, .packer = { .b = &b, .tensor = RONDO_TENSOR_K } };
     g.needs = rondo__alloc_zero(sequences, sizeof *g.needs);
     g.came = rondo__alloc_zero(2 * n + 1, sizeof *g.came);
-    g.in = rondo__alloc(2 * n * sizeof *g.in);
+    g.in = rondo__alloc(n * sizeof *g.in);
     bool fine = g.needs && g.came && g.in;
     if (fine) {
-        memset(g.in, 0xff, 2 * n * sizeof *g.in);
-        g.packed = g.in + n;
+        memset(g.in, 0xff, n * sizeof *g.in);
         g.job_first = g.came + n;
         fine = find_needs(&g) && program(&g);
     }
@@ -297,6 +279,7 @@ void rondo__add_probs(struct rondo__build *forward)
     rondo__free(g.needs);
     rondo__free(g.came);
     rondo__free(g.in);
+    rondo__packer_free(&g.packer);
     rondo__list_free(&g.sees);
     rondo__list_free(&g.pieces);
     rondo__list_free(&g.step_of);
