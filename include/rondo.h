@@ -459,6 +459,37 @@ typedef struct rondo_attention_io {
  * over the ranks (RONDO_EMISMATCH). */
 RONDO_API int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io, void *workspace) RONDO_MUST_CHECK;
 
+/* ---- partial results: for programs whose own ranks exchange them ---- */
+
+/* A node of the canonical tree (rondo-numerics(7), rule 6) is what some queries have seen of the keys of leaves [first, end): for `rows` queries
+ * float acc[rows][heads][value_dim], M[rows][heads], l[rows][heads], dense, as ranks of rondo send them. It begins at a multiple of a power of
+ * two and holds as many leaves, or fewer where the sequence ends. Who cuts a sequence into leaves as rondo does, computes the nodes of the
+ * leaves that it has, and joins those of all has the bits of rondo_attention_execute(). All calls here are local. */
+typedef struct rondo_node {
+    int64_t first, end;
+} rondo_node;
+RONDO_API size_t rondo_node_bytes(int64_t rows, int64_t heads, int64_t value_dim);   /* 0: no such, or more than memory can be */
+/* The fewest nodes that leaves [first, end) of a sequence of `leaves` make, ascending; returns how many (more than max: call again with room),
+ * or a code. */
+RONDO_API int64_t rondo_node_ranges(int64_t leaves, int64_t first, int64_t end, rondo_node *nodes, int64_t max);
+/* The node of all `tokens` queries of a sequence (desc: one sequence, and nothing about its layout or algorithm; with dropout it has number
+ * 0). io has q [tokens, heads, head_dim], k and v with the rows of the node's keys, and slopes and bias as in rondo_attention_execute(). data
+ * gets rondo_node_bytes(tokens, heads, value_dim) bytes. Arrays may lie in host memory or the device's. */
+RONDO_API int rondo_node_compute(rondo_context *ctx, const rondo_attention_desc *desc, const rondo_attention_io *io, const rondo_node *node,
+                                 float *data) RONDO_MUST_CHECK;
+/* Joins nodes of the same queries, ascending and apart, in the tree's order; leaves of which none is given are as if nothing of them were
+ * seen. `to` may be one of the data. */
+RONDO_API int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, int64_t value_dim, int64_t count, const rondo_node *nodes,
+                              const float *const *data, float *to) RONDO_MUST_CHECK;
+/* What all of a sequence's leaves, joined, give: io.out and, where its data is not NULL, io.lse; sinks, where the descriptor has them, take
+ * part here. */
+RONDO_API int rondo_node_output(rondo_context *ctx, const rondo_attention_desc *desc, const rondo_attention_io *io, const float *data) RONDO_MUST_CHECK;
+/* Partial results as others keep them: out_i F32 [rows, heads, dim] with lse_i F32 [rows, heads] (natural; -infinity: nothing seen), over keys
+ * that lie apart. out = sum(exp(lse_i - lse) out_i), lse = log(sum(exp(lse_i))), in this order of parts, 1 to 16 of them; lse NULL, or without
+ * data: not wanted. The bits depend on how the keys were divided, as with all such partial results. */
+RONDO_API int rondo_merge(rondo_context *ctx, int64_t parts, const rondo_tensor *outs, const rondo_tensor *lses, const rondo_tensor *out,
+                          const rondo_tensor *lse) RONDO_MUST_CHECK;
+
 /* ---- schedules: what the ranks of a plan do, told before there are any --------------------------------------------- */
 
 /* What an operation of a rank's list does. */

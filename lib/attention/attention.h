@@ -16,6 +16,7 @@ struct rondo__design {
     struct rondo_mask mask;            /* its data is the design's */
     struct rondo__shape shape;
     struct rondo_terms terms;
+    float scale_log2;
     struct rondo__machine machine;
     const struct rondo__algorithm *algorithm;
     int32_t ranks, groups;
@@ -56,6 +57,8 @@ struct rondo_attention {
 int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs);
 
 /* ---- design.c ---- */
+/* The factor of scores, in log2 units, and what else makes them, of a checked descriptor. */
+float rondo__terms_of(const rondo_attention_desc *desc, struct rondo_terms *out);
 int rondo__design_make(struct rondo__design *out, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine);
 void rondo__design_free(struct rondo__design *design);
 /* part: { 0 }, or of another rank, whose memory is then used again. After a failure it is empty. */
@@ -69,6 +72,10 @@ double rondo__design_flops(const struct rondo__design *design);
 uint64_t rondo__design_pairs(const struct rondo__design *design);
 /* ... of a computation of one of its ranks, added up over all heads that it is of. */
 uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o);
+
+/* ---- auto.c ---- */
+/* Makes the algorithm definite and finds its flow. */
+int rondo__choose_flow(struct rondo__design *design);
 
 /* ---- io.c, io_terms.c ---- */
 /* The caller's tensors, before anything moves. */

@@ -6,7 +6,6 @@
 #include "attention/attention.h"
 
 #include "attention/mask/mask.h"
-#include "plan/plan.h"
 
 /* Queries, keys and their product stay countable. */
 #define TOKENS_MAX ((int64_t)1 << 40)
@@ -132,18 +131,6 @@ static int check_sizes(const struct rondo__design *p)
 
 /* ---- choices ---- */
 
-static int32_t choose(const struct rondo__design *p)
-{
-    bool one_each = true;
-    int64_t tokens = 0, cached = 0;
-    for (int64_t i = 0; i < p->sequences; i++) {
-        one_each &= p->tokens[i] <= 1;
-        tokens += p->tokens[i];
-        cached += p->cached[i] > 0 ? p->cached[i] : 0;
-    }
-    return rondo__choose_algorithm(tokens, cached, p->desc.heads, p->desc.kv_heads, p->ranks, (int32_t)rondo_type_size(p->desc.kv_type), one_each);
-}
-
 /* The fewest groups with which the largest workspace of a rank stays below twice the largest q, k, v and out of a rank. */
 static int32_t choose_groups(const struct rondo__design *p)
 {
@@ -233,18 +220,12 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     err = rondo__survey_make(&p->survey, &roles);
     if (err)
         return err;
-    if (p->desc.algorithm == RONDO_ALGORITHM_AUTO)
-        p->desc.algorithm = choose(p);
-    p->algorithm = rondo__algorithm_at(p->desc.algorithm);
+    err = rondo__choose_flow(p);
     p->desc.tokens_of = p->desc.cached_of = p->desc.placement_sequences = NULL;
     p->desc.placement = NULL;
     p->desc.documents = NULL;
     p->desc.mask = NULL;
     p->desc.documents_first = p->desc.mask_row = p->desc.mask_key = NULL;
-    if (!p->algorithm)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: algorithm %s is known but not in this build",
-                           rondo_algorithm_name(p->desc.algorithm));
-    err = p->algorithm->flow(&p->survey, &p->shape, &p->machine);
     if (!err && ((const struct rondo__flow *)p->survey.flow)->deals_heads && p->desc.head_groups > 1)
         err = rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: head_groups is %d; algorithm %s deals the heads out to ranks and has one group: "
                                          "take 1, or 0", (int)p->desc.head_groups, rondo_algorithm_name(p->desc.algorithm));
@@ -257,19 +238,19 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
 
 #define LOG2_E 1.4426950408889634074
 
-static void set_terms(struct rondo__design *p)
+float rondo__terms_of(const rondo_attention_desc *d, struct rondo_terms *out)
 {
-    const rondo_attention_desc *d = &p->desc;
     const double drop = d->dropout * 4294967296.0;
-    p->terms = (struct rondo_terms){ .alibi = d->alibi, .bias = d->bias != 0, .sinks = d->sinks, .keep = 1.0f };
+    *out = (struct rondo_terms){ .alibi = d->alibi, .bias = d->bias != 0, .sinks = d->sinks, .keep = 1.0f };
     if (d->softcap != 0.0) {
-        p->terms.cap_in = (float)(d->scale / d->softcap);
-        p->terms.cap_out = (float)(d->softcap * LOG2_E);
+        out->cap_in = (float)(d->scale / d->softcap);
+        out->cap_out = (float)(d->softcap * LOG2_E);
     }
     if (drop > 0.0) {
-        p->terms.drop = drop >= 4294967295.0 ? UINT32_MAX : (uint32_t)__builtin_rint(drop);
-        p->terms.keep = (float)(1.0 / (1.0 - d->dropout));
+        out->drop = drop >= 4294967295.0 ? UINT32_MAX : (uint32_t)__builtin_rint(drop);
+        out->keep = (float)(1.0 / (1.0 - d->dropout));
     }
+    return (float)(d->scale * LOG2_E);
 }
 
 int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine)
@@ -285,7 +266,7 @@ int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc
                                       .q_type = d.q_type, .kv_type = d.kv_type, .out_type = d.out_type,
                                       .node_width = (int32_t)d.value_dim + 2, .shared_kv = d.shared_kv != 0, .alibi = d.alibi != 0,
                                       .sinks = d.sinks != 0, .bias_heads = d.bias, .probs = d.probs != 0, .grid = { d.grid[0], d.grid[1] } };
-    set_terms(p);
+    p->scale_log2 = rondo__terms_of(&p->desc, &p->terms);
     if (d.grid[0] && (int64_t)d.grid[0] * d.grid[1] != ranks)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: a grid of %d, %d is one of %lld ranks, but there are %d; the product must be "
                                          "their number, or leave it 0, 0", (int)d.grid[0], (int)d.grid[1],
@@ -356,7 +337,7 @@ void rondo__design_program(const struct rondo__design *p, const struct rondo__pa
         .heads = program ? (int32_t)d->heads / p->groups : part->heads,
         .kv_heads = program ? (int32_t)d->kv_heads / p->groups : part->kv_heads, .head_dim = (int32_t)d->head_dim,
         .value_dim = (int32_t)d->value_dim, .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf,
-        .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = (float)(d->scale * LOG2_E), .terms = p->terms,
+        .arithmetic = d->arithmetic, .level = d->level, .scale_log2 = p->scale_log2, .terms = p->terms,
         .node_width = p->shape.node_width, .mask = p->mask, .spans = t->spans.items, .leaves = t->leaves.items, .steps = t->steps.items,
         .places = t->places.items, .jobs = t->jobs.items, .span_count = t->spans.count, .leaf_count = t->leaves.count,
         .step_count = t->steps.count, .place_count = t->places.count, .job_count = t->jobs.count,

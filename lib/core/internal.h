@@ -92,7 +92,7 @@ struct rondo_shared_device {          /* a context and what was split from it us
     _Atomic int64_t references;
 };
 
-#define RONDO_STAGES 3                 /* arrays of one call that may lie in host memory */
+#define RONDO_STAGES 40                /* arrays of one call that may lie in host memory */
 struct rondo__stage_room {                 /* device memory for them, kept for the next call */
     void *memory;
     size_t bytes;
