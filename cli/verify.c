@@ -122,6 +122,18 @@ static int choose_ranks(struct verify *v)
     return 0;
 }
 
+/* A grid of so many ranks must be among those that are run. */
+static int check_grid(const struct verify *v)
+{
+    int code = 0;
+    for (int64_t i = 0; i < v->ranks.count; i++) {
+        code = grid_check(v->ranks.at[i]);
+        if (!code)
+            return 0;
+    }
+    return code;
+}
+
 static void choose_isas(struct verify *v)
 {
     int usable = 0;
@@ -206,6 +218,8 @@ static int verify(void *arg)
     v.effort = options.quick ? EFFORT_QUICK : options.full ? EFFORT_FULL : EFFORT_USUAL;
     v.cases = json_array();
     int code = choose_ranks(&v);
+    if (!code)
+        code = check_grid(&v);
     choose_isas(&v);
     if (!code && options.model)
         code = verify_model(&v, options.model, options.text);
@@ -241,6 +255,9 @@ static int verify_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--quick and --full exclude each other; give one of them");
     if (!options.model != !options.text)
         return fail(EXIT_USAGE, "-m DIR and -f FILE go together: the model and the text that it reads");
+    if (options.model && (common.grid[0] || common.layout == RONDO_DOCUMENT))
+        return fail(EXIT_USAGE, "with -m keys are kept by a layout of tokens, on ranks that are arranged as plans choose; leave out %s",
+                    common.grid[0] ? "--grid" : "--layout document");
     if (options.model && is_custom())
         return fail(EXIT_USAGE, "with -m the model gives the shape; leave out --tokens, --heads, --kv-heads, --head-dim and --turns");
     const int turns_most = PROBLEM_TURNS - (options.tokens != 0);

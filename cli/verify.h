@@ -17,6 +17,7 @@ struct verify {
     const char *isas[8];                 /* usable here, or the one of --isa */
     int isa_count;
     uint64_t done, total;                /* runs, for the meter */
+    int64_t combinations;                /* that problems have taken so far */
 };
 
 /* Runs p in one setting and compares: bit for bit with `base` (NULL: this run becomes it), and with the reference in p. Adds a
@@ -27,7 +28,7 @@ void verify_hash_line(const struct problem *p, uint64_t hash);
 void say(const char *format, ...) PRINTF_LIKE(1, 2);       /* a line for people, from rank 0 */
 
 int verify_seed(struct verify *v);                         /* verify_seed.c */
-/* The problems by number, verify_cases.c; false past the last. *from_list: one of those that are worth every combination. */
+/* The problems by number, verify_cases.c; false past the last. *from_list: one of the list, which are worth more runs than those of the cross of masks and terms. */
 bool verify_problem(int index, enum effort effort, struct problem *p, bool *from_list);
 int verify_grid(struct verify *v);                         /* verify_grid.c */
 int verify_custom(struct verify *v, struct problem *p);

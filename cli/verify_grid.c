@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The grid of `rondo verify`: each problem (verify_cases.c) on one rank, and then in combinations of ranks, layouts, algorithms and grids of
- * ranks, and of instruction sets and threads. With the most patience that is every combination for the problems of the list;
- * else a number of them that takes from all dimensions evenly, and others for each problem.
+ * ranks, and of instruction sets and threads. Of some thousand combinations each problem gets a number that takes from all dimensions
+ * evenly, and another part than the problem before it; with the most patience some problems together meet every one.
  */
 #include "cli/verify.h"
 
@@ -90,11 +90,12 @@ static int64_t greatest_divisor(int64_t a, int64_t b)
     return b ? greatest_divisor(b, a % b) : a;
 }
 
-/* So many combinations are taken of so many, by steps that visit all before any comes again. */
+/* So many combinations are taken of so many, by steps that visit all before any comes again; a problem goes on where the one before
+ * it ended, so that together they meet every combination as soon as they can. */
 static void choose_steps(const struct verify *v, const struct problem *p, bool all, int64_t *total, int64_t *taken, int64_t *step)
 {
     struct setting s;
-    const int64_t wanted = v->effort == EFFORT_QUICK ? 10 : v->effort == EFFORT_USUAL ? 36 : all ? INT64_MAX : 24;
+    const int64_t wanted = v->effort == EFFORT_QUICK ? 10 : v->effort == EFFORT_USUAL ? 36 : all ? 200 : 24;
     *total = setting_at(v, p, INT64_MAX, &s);
     *taken = *total < wanted ? *total : wanted;
     *step = (int64_t)((double)*total * 0.6180339887);
@@ -109,7 +110,7 @@ static int64_t runs_of(const struct verify *v, const struct problem *p, bool all
     return 1 + taken + 2 * v->isa_count * (common.threads ? 1 : 2);
 }
 
-static int compare_all(struct verify *v, struct problem *p, bool all, int64_t start)
+static int compare_all(struct verify *v, struct problem *p, bool all)
 {
     struct result base;
     struct tally t = { 1, 0, 0 };
@@ -129,9 +130,9 @@ static int compare_all(struct verify *v, struct problem *p, bool all, int64_t st
     }
     t.passed += !code && pass;
     t.worst = base.worst;
-    for (int64_t i = 0; i < taken && !code; i++) {
+    for (int64_t i = 0; i < taken && !code; i++, v->combinations++) {
         struct setting s = { .threads = threads };
-        setting_at(v, p, (start + i * step) % total, &s);
+        setting_at(v, p, v->combinations % total * step % total, &s);
         code = one_more(v, p, &s, &base, &t);
     }
     /* instruction sets and threads, on one rank and on several */
@@ -158,7 +159,7 @@ int verify_custom(struct verify *v, struct problem *p)
 {
     v->total = v->done + (uint64_t)runs_of(v, p, true);
     progress_begin("verify");
-    return compare_all(v, p, true, 0);
+    return compare_all(v, p, true);
 }
 
 int verify_grid(struct verify *v)
@@ -182,7 +183,7 @@ int verify_grid(struct verify *v)
     progress_begin("verify");
     for (int i = 0; i < count && !code; i++) {
         verify_problem(i, v->effort, &p, &listed);
-        code = compare_all(v, &p, listed, i);
+        code = compare_all(v, &p, listed);
     }
     progress_end();
     return code;

@@ -104,6 +104,29 @@ static int one_setting(struct verify *v, struct work *w, int ranks, const struct
     return code;
 }
 
+#define LAYOUTS 4      /* of a cache that grows */
+#define ALGORITHMS 7
+
+static int64_t settings(const struct verify *v)
+{
+    return v->ranks.count * LAYOUTS * ALGORITHMS;
+}
+
+/* The n-th combination; returns its ranks, or 0: it is not asked for, or left out. With less patience those that are taken have other
+ * algorithms in each layout and with each number of ranks. */
+static int setting_at(const struct verify *v, int64_t n, struct work *w)
+{
+    const int64_t rank = n / (LAYOUTS * ALGORITHMS), one_of = v->effort == EFFORT_QUICK ? 8 : v->effort == EFFORT_USUAL ? 4 : 1;
+    const int layout = (int)(n / ALGORITHMS % LAYOUTS), algorithm = (int)(n % ALGORITHMS);
+    w->layout = RONDO_CONTIGUOUS + layout;
+    w->algorithm = RONDO_PASS_KV + algorithm;
+    if ((common.layout && w->layout != common.layout) || (common.algorithm && w->algorithm != common.algorithm))
+        return 0;
+    if (!common.layout && !common.algorithm && (3 * layout + algorithm + rank) % one_of)
+        return 0;
+    return (int)v->ranks.at[rank];
+}
+
 int verify_model(struct verify *v, const char *dir, const char *path)
 {
     struct work base, w;
@@ -128,22 +151,17 @@ int verify_model(struct verify *v, const char *dir, const char *path)
     base.layout = RONDO_CONTIGUOUS;
     base.algorithm = RONDO_PASS_KV;
     say("--- %s reads %lld of the %lld tokens of %s and says %d more ---", dir, (long long)base.count, (long long)count, path, NEW_TOKENS);
-    v->total = 1 + (uint64_t)v->ranks.count * (common.layout ? 1 : 4) * (common.algorithm ? 1 : 2) + 1;
+    v->total = 2;
+    for (int64_t n = 0; n < settings(v); n++)
+        v->total += setting_at(v, n, &w) > 0;
     progress_begin("verify");
     code = one_setting(v, &base, 1, NULL);
-    for (int64_t i = 0; i < v->ranks.count && !code; i++)
-        for (int layout = RONDO_CONTIGUOUS; layout <= RONDO_SNAKE && !code; layout++)
-            for (int algorithm = RONDO_PASS_KV; algorithm <= RONDO_PASS_Q && !code; algorithm++) {
-                if ((common.layout && layout != common.layout) || (common.algorithm && algorithm != common.algorithm))
-                    continue;
-                /* the quick way takes each layout with one algorithm only */
-                if (v->effort == EFFORT_QUICK && !common.layout && !common.algorithm && (layout + algorithm + (int)i) % 2)
-                    continue;
-                w = base;
-                w.layout = layout;
-                w.algorithm = algorithm;
-                code = one_setting(v, &w, (int)v->ranks.at[i], &base);
-            }
+    for (int64_t n = 0; n < settings(v) && !code; n++) {
+        w = base;
+        const int ranks = setting_at(v, n, &w);
+        if (ranks)
+            code = one_setting(v, &w, ranks, &base);
+    }
     if (!code) {
         w = base;
         w.chunk = 100;

@@ -140,6 +140,8 @@ for command in "attend x -o y" "plan schedule --tokens 64 --heads 2 --kv-heads 1
         says 2 "goes with --algorithm mesh" $command --ranks 4 --algorithm pass-kv --grid 2,2
     }
 done
+says 2 "the number of ranks" verify --quick --ranks 2,3 --algorithm mesh --grid 2,2
+says 2 "leave out --grid" verify -m "$srcdir/examples/kjv" -f "$srcdir/README" --algorithm mesh --grid 2,2
 says 2 "leave --grid out" generate -m "$srcdir/examples/kjv" -p y --algorithm mesh --grid 1,1
 says 2 "leave --grid out" score -m "$srcdir/examples/kjv" -f "$srcdir/README" --algorithm mesh --grid 1,1
 says 2 "not known" verify --progress sometimes

@@ -66,8 +66,7 @@ static int consistent(const json_t *r, const struct totals *t)
         for (k = 0; k < 5; k++)
             known |= kind && !strcmp(kind, kinds[k]);
         good &= known;
-        good &= json_is_null(peer) ? strcmp(kind, "transfer") != 0
-                                   : !strcmp(kind, "transfer") && json_integer_value(peer) < t->ranks && json_integer_value(peer) != mine;
+        good &= json_is_null(peer) || (!strcmp(kind, "transfer") && json_integer_value(peer) < t->ranks && json_integer_value(peer) != mine);
         json_array_foreach(json_object_get(o, "waits"), k, wait)
             good &= json_integer_value(wait) >= 0 && json_integer_value(wait) < n;
         messages += json_integer_value(json_object_get(o, "messages"));
@@ -115,6 +114,13 @@ static void against_attend(void)
     compare("", "tail", "--tokens 200 --cached 700", "--ranks 2 --algorithm pass-q --causal");
     compare("", "early", "--tokens 500 --cached -200", "--ranks 3 --causal --algorithm pass-kv");
     compare("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 3 --causal --algorithm pass-kv");
+    compare("", "square", "--tokens 600", "--ranks 3 --causal --algorithm all-gather");
+    compare("", "square", "--tokens 600", "--ranks 4 --algorithm halo --window 70,30 --layout striped");
+    compare("", "square", "--tokens 600", "--ranks 4 --causal --algorithm halo");
+    compare("", "tail", "--tokens 200 --cached 700", "--ranks 3 --causal --algorithm reduce");
+    compare("", "square", "--tokens 600", "--ranks 4 --causal --algorithm mesh --grid 2,2");
+    compare("", "square", "--tokens 600", "--ranks 6 --window 300,0 --algorithm mesh --grid 3,2 --layout snake");
+    compare("", "tail", "--tokens 200 --cached 700", "--ranks 5 --causal --algorithm mesh");
     if (!mpirun || !*mpirun) {
         skip(6, "no mpirun");
         return;
@@ -203,6 +209,28 @@ static int is_event(const json_t *e, const char *name, const char *kind, long lo
            (json_is_null(head_group) ? !of : json_is_integer(of) && json_integer_value(of) == json_integer_value(head_group));
 }
 
+/* Ranks of which the timeline has no row of its own with work and waits, or no message under way beside it. */
+static int ranks_without_rows(const json_t *events, long long ranks)
+{
+    int without = 0;
+    for (long long r = 0; r < ranks; r++) {
+        int work = 0, waits = 0, sends = 0;
+        size_t i;
+        const json_t *e;
+        json_array_foreach(events, i, e) {
+            const char *kind = json_string_value(json_object_get(e, "cat"));
+            if (!kind || json_integer_value(json_object_get(e, "pid")) != r)
+                continue;
+            const int own = json_integer_value(json_object_get(e, "tid")) == r, wait = !strncmp(kind, "wait ", 5);
+            work |= own && !strcmp(kind, "attention");
+            waits |= own && wait;
+            sends |= !own && !wait && json_integer_value(json_object_get(json_object_get(e, "args"), "bytes")) > 0;
+        }
+        without += !(work && waits && sends);
+    }
+    return without;
+}
+
 /* Every operation that was planned is in the timeline of its rank by its name. kinds: a letter for each that must have been seen. */
 static void timeline(const char *before, const char *file, const char *shape, const char *same, const char *kinds)
 {
@@ -237,6 +265,7 @@ static void timeline(const char *before, const char *file, const char *shape, co
     ok(!code && events && !missing[0], "%s: the timeline has every operation by its name", same);
     if (missing[0])
         diag("%s is missing", missing);
+    is_int(ranks_without_rows(events, json_integer_value(json_object_get(planned, "ranks"))), 0, "each rank has a row of work and waits, and one of messages");
     for (k = 0; kinds[k]; k++)
         ok(strchr(seen, kinds[k]) != NULL, "operations '%c...' among them", kinds[k]);
     json_decref(planned);
@@ -247,6 +276,10 @@ static void timelines(void)
 {
     timeline("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 3 --algorithm pass-q --causal", "tc");
     timeline("", "square", "--tokens 600", "--ranks 2 --algorithm pass-kv --layout striped --window 20,0", "ptcf");
+    timeline("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 4 --algorithm mesh --grid 2,2 --causal", "tc");
+    timeline("", "square", "--tokens 600", "--ranks 3 --algorithm all-gather --causal", "tc");
+    timeline("", "square", "--tokens 600", "--ranks 3 --algorithm reduce --causal", "tc");
+    timeline("", "square", "--tokens 600", "--ranks 4 --algorithm halo --window 90,0 --layout contiguous", "tc");
     timeline("", "early", "--tokens 500 --cached -200", "--ranks 3 --causal --algorithm pass-kv", "tcbf");
 }
 
