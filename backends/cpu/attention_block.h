@@ -230,7 +230,7 @@ static void see(struct block *b)
             const int32_t row = p->row + (r < p->rows ? r : p->rows - 1);
             p->at[r] = rondo__cpu_position(t, b->token + row / b->group);
             p->head[r] = b->kv_head * b->group + row % b->group;
-            p->slope[r] = t->terms.alibi ? t->alibi[p->head[r]] * RONDO_LOG2E_F : 0.0f;
+            p->slope[r] = t->alibi ? t->alibi[p->head[r]] * RONDO_LOG2E_F : 0.0f;
         }
         b->lo_min = p->lo_min < b->lo_min ? p->lo_min : b->lo_min;
         b->hi_max = p->hi_max > b->hi_max ? p->hi_max : b->hi_max;

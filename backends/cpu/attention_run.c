@@ -14,6 +14,7 @@
 struct about {
     int64_t key_first, key_end;      /* positions of all its keys */
     int32_t sources;                 /* it reads KV parts below this one */
+    bool writes;                     /* it has OUT */
     bool pages;                      /* no leaf of it crosses a multiple of the leaf size, counted in rows: it may lie in pages */
 };
 
@@ -49,7 +50,7 @@ static void set_task(const struct rondo_program *p, const struct rondo_job *job,
 static void look_at(const struct rondo_program *p, const struct rondo_attention_task *t, struct about *about)
 {
     const int64_t size = p->desc.leaf_size;
-    *about = (struct about){ INT64_MAX, INT64_MIN, 0, true };
+    *about = (struct about){ .key_first = INT64_MAX, .key_end = INT64_MIN, .pages = true };
     for (int32_t i = 0; i < t->leaf_count; i++) {
         const struct rondo_leaf *f = t->leaves + i;
         const int64_t end = f->first + (f->count - 1) * f->step + 1;
@@ -58,6 +59,8 @@ static void look_at(const struct rondo_program *p, const struct rondo_attention_
         about->sources = f->source >= about->sources ? f->source + 1 : about->sources;
         about->pages &= f->row % size == 0 || f->row / size == (f->row + f->count - 1) / size;
     }
+    for (int32_t i = 0; i < t->steps; i++)
+        about->writes |= t->program[i].code == RONDO_TREE_OUT;
 }
 
 /* What of a program this device has no kernels for. */
@@ -200,13 +203,14 @@ static int bind_terms(const struct rondo_program *p, int64_t job, const struct r
 {
     const struct rondo_terms *terms = &p->desc.terms;
     const int64_t sequence = p->desc.jobs[job].sequence;
-    const char *missing = terms->alibi && !run->alibi ? "alibi" : terms->sinks && !run->sinks ? "sinks" : NULL;
-    if (terms->bias && !run->bias.data)
+    const bool scores = t->leaf_count > 0, writes = p->about[job].writes;   /* what is not looked at need not be there */
+    const char *missing = scores && terms->alibi && !run->alibi ? "alibi" : writes && terms->sinks && !run->sinks ? "sinks" : NULL;
+    if (scores && terms->bias && !run->bias.data)
         missing = "bias";
     if (missing)
         return rondo__fail(RONDO_EINVAL, "attention: the program has %s, but the run that job %lld is in has none", missing, (long long)job);
-    t->alibi = terms->alibi ? run->alibi + t->head : NULL;
-    t->sinks = terms->sinks ? run->sinks + t->head : NULL;
+    t->alibi = scores && terms->alibi ? run->alibi + t->head : NULL;
+    t->sinks = writes && terms->sinks ? run->sinks + t->head : NULL;
     t->bias = run->bias.data;
     t->bias_row_stride = run->bias.row_stride;
     t->bias_head_stride = run->bias.head_stride;
