@@ -43,23 +43,34 @@ struct problem {
     int32_t q_type, kv_type, out_type, leaf;
     uint32_t seed;
     double spread;               /* of q and k: 0 = 1 */
+    /* terms: what of them there is, and 1 for the rest */
+    double softcap, dropout;
+    int alibi, sinks, bias;      /* bias: heads, 1 or all */
+    int bias_alike;              /* one bias for all sequences */
+    int documents;               /* their mean length; negative: and some come back later */
+    int mask, mask_kind;         /* mask: heads, 1 or all; kind 0 bits at random, 1 blocks */
+    int probs, shared_kv;
+    int64_t probs_first, probs_count;
     /* made by problem_data() */
-    int64_t q_rows, kv_rows, q_first[SEQUENCES_MAX + 1], kv_first[SEQUENCES_MAX + 1];
+    int64_t q_rows, kv_rows, q_first[SEQUENCES_MAX + 1], kv_first[SEQUENCES_MAX + 1], most_keys;
     void *q, *k, *v;
+    float *slope, *sink, *bias_of;     /* bias_of [rows of all queries][bias][most_keys] */
+    int64_t bias_row[SEQUENCES_MAX];
+    int32_t *document;                 /* [kv_rows] */
+    uint8_t *visible;                  /* [rows of all queries][mask][most_keys] */
 };
 
 struct setup {
-    int ranks, layout, algorithm, threads, head_groups;
+    int ranks, layout, algorithm, threads, head_groups, grid[2];
     int alias;                   /* out is q */
     int strided;                 /* rows and heads further apart than need be */
     int own_workspace;           /* the caller brings it */
     const char *isa;
-    int grid[2];
 };
 
 struct result {
     char *out;
-    float *lse;
+    float *lse, *probs;          /* probs [q_rows][heads][most_keys]; rows that nobody asked for stay as they are */
     uint64_t hash;
     uint64_t messages, bytes, expected_messages, expected_bytes;   /* over all ranks */
     int agree;                   /* each rank measured what its plan expected */
@@ -138,8 +149,48 @@ static void problem_lengths(struct problem *p)
         p->q_rows += p->tokens[i];
         p->kv_rows += keys > 0 ? keys : 0;
     }
+    p->most_keys = 1;
+    for (int64_t i = 0; i < p->sequences; i++)
+        p->most_keys = p->cached[i] + p->tokens[i] > p->most_keys ? p->cached[i] + p->tokens[i] : p->most_keys;
     p->q_first[p->sequences] = p->q_rows;
     p->kv_first[p->sequences] = p->kv_rows;
+}
+
+static double uniform_number(uint32_t seed, uint32_t which, uint32_t index)
+{
+    uint32_t out[4], counter[4] = { index, which, 1, 0 }, key[2] = { seed, 3001 };
+    rondo_philox(out, counter, key);
+    return (double)out[0] / 4294967296.0;
+}
+
+/* Slopes as in the paper on ALiBi, roughly; a bias with some -infinity; documents of uneven lengths. */
+static void problem_terms(struct problem *p)
+{
+    const int64_t rows = p->q_rows + 1;
+    p->slope = calloc((size_t)p->heads, sizeof *p->slope);
+    p->sink = calloc((size_t)p->heads, sizeof *p->sink);
+    p->bias_of = calloc((size_t)(rows * (p->bias ? p->bias : 1) * p->most_keys), sizeof *p->bias_of);
+    p->document = calloc((size_t)p->kv_rows + 1, sizeof *p->document);
+    p->visible = calloc((size_t)(rows * (p->mask ? p->mask : 1) * p->most_keys), 1);
+    for (int64_t h = 0; h < p->heads; h++) {
+        p->slope[h] = (float)(0.3 * pow(0.6, (double)h));
+        p->sink[h] = h == 1 ? -INFINITY : (float)(counter_number(p->seed, 8, (uint32_t)h) * 2.0);
+    }
+    for (int64_t i = 0; i < p->q_rows * p->bias * p->most_keys; i++)
+        p->bias_of[i] = uniform_number(p->seed, 9, (uint32_t)i) < 0.05 ? -INFINITY : (float)counter_number(p->seed, 10, (uint32_t)i);
+    for (int64_t s = 0; s < p->sequences; s++)
+        p->bias_row[s] = p->bias_alike ? 0 : p->q_first[s];
+    const int mean = abs(p->documents);
+    for (int64_t s = 0; s < p->sequences && mean; s++)
+        for (int64_t i = p->kv_first[s], d = 0; i < p->kv_first[s + 1]; i++) {
+            d += i > p->kv_first[s] && uniform_number(p->seed, 11, (uint32_t)i) * mean < 1.0;
+            p->document[i] = (int32_t)(p->documents < 0 ? d % 3 : d * 7 - 3);
+        }
+    for (int64_t i = 0; i < p->q_rows * p->mask * p->most_keys; i++) {
+        const int64_t key = i % p->most_keys, row = i / p->most_keys / p->mask, h = i / p->most_keys % p->mask;
+        const uint32_t block = (uint32_t)((row / 37 * 64 + key / 29) * 8 + h % 8);
+        p->visible[i] = p->mask_kind ? uniform_number(p->seed, 12, block) < 0.5 : uniform_number(p->seed, 13, (uint32_t)i) < 0.7;
+    }
 }
 
 /* Fills q, k and v; a key's numbers depend on its sequence and position only, a query's on where it stands. */
@@ -169,8 +220,13 @@ __attribute__((unused)) static void problem_data(struct problem *p)
                 put_number(p->k, p->kv_type, (p->kv_first[s] + i) * kw + j, spread * counter_number(seed, 1, (uint32_t)(i * kw + j)));
             for (int64_t j = 0; j < vw; j++)
                 put_number(p->v, p->kv_type, (p->kv_first[s] + i) * vw + j, counter_number(seed, 2, (uint32_t)(i * vw + j)));
+            for (int64_t h = 0; h < p->kv_heads && p->shared_kv; h++)
+                for (int64_t j = 0; j < p->value_dim; j++)
+                    put_number(p->v, p->kv_type, ((p->kv_first[s] + i) * p->kv_heads + h) * p->value_dim + j,
+                               get_number(p->k, p->kv_type, ((p->kv_first[s] + i) * p->kv_heads + h) * p->head_dim + j));
         }
     }
+    problem_terms(p);
 }
 
 __attribute__((unused)) static void problem_free(struct problem *p)
@@ -178,12 +234,18 @@ __attribute__((unused)) static void problem_free(struct problem *p)
     free(p->q);
     free(p->k);
     free(p->v);
+    free(p->slope);
+    free(p->sink);
+    free(p->bias_of);
+    free(p->document);
+    free(p->visible);
 }
 
 __attribute__((unused)) static void result_free(struct result *r)
 {
     free(r->out);
     free(r->lse);
+    free(r->probs);
     memset(r, 0, sizeof *r);
 }
 
@@ -211,6 +273,37 @@ __attribute__((unused)) static void describe(const struct problem *p, const stru
     d->head_groups = s->head_groups;
     d->grid[0] = s->grid[0];
     d->grid[1] = s->grid[1];
+    d->softcap = p->softcap;
+    d->dropout = p->dropout;
+    d->alibi = p->alibi;
+    d->sinks = p->sinks;
+    d->bias = p->bias;
+    d->probs = p->probs;
+    d->probs_first = p->probs_first;
+    d->probs_count = p->probs_count;
+    d->shared_kv = p->shared_kv;
+    d->documents = p->documents ? p->document : NULL;
+    if (p->mask) {
+        d->mask = p->visible;
+        d->mask_heads = p->mask;
+        d->mask_row_stride = p->mask * p->most_keys;
+        d->mask_head_stride = p->mask > 1 ? p->most_keys : 0;
+    }
+}
+
+/* What an execution is given besides q, k and v. */
+__attribute__((unused)) static void give_terms(const struct problem *p, rondo_attention_io *io)
+{
+    const int64_t shape[3] = { p->q_rows, p->bias, p->most_keys };
+    if (p->alibi)
+        io->alibi = rondo_tensor_dense(p->slope, RONDO_F32, 1, &p->heads);
+    if (p->sinks)
+        io->sinks = rondo_tensor_dense(p->sink, RONDO_F32, 1, &p->heads);
+    if (p->bias) {
+        io->bias = rondo_tensor_dense(p->bias_of, RONDO_F32, 3, shape);
+        io->bias_row = p->bias_row;
+    }
+    io->seed = p->dropout > 0.0 ? 0x123456789abcdefu : 0;
 }
 
 /* ---- a run ---- */
@@ -269,19 +362,29 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
     io.q = make_tensor(info.q_rows, p->heads, p->head_dim, p->q_type, s->strided);
     io.k = make_tensor(info.kv_rows, p->kv_heads, p->head_dim, p->kv_type, s->strided);
-    io.v = make_tensor(info.kv_rows, p->kv_heads, p->value_dim, p->kv_type, s->strided);
+    if (!p->shared_kv)
+        io.v = make_tensor(info.kv_rows, p->kv_heads, p->value_dim, p->kv_type, s->strided);
+    give_terms(p, &io);
+    if (p->probs)
+        io.probs = make_tensor(info.probs_rows, p->heads, p->most_keys + s->strided * 5, RONDO_F32, 0);
     io.out = s->alias ? io.q : make_tensor(info.q_rows, p->heads, p->value_dim, p->out_type, s->strided);
     int64_t lse_shape[2] = { info.q_rows, p->heads };
     io.lse = rondo_tensor_dense(calloc((size_t)(info.q_rows * p->heads + 1), 4), RONDO_F32, 2, lse_shape);
     rondo_span spans[64];
     for (int phase = 0; phase < 2; phase++) {
-        int64_t q_row = 0, kv_row = 0;
+        int64_t q_row = 0, kv_row = 0, probs_row = 0;
         for (int64_t q = 0; q < p->sequences; q++) {
             int64_t n = rondo_attention_spans(plan, q, 0, -1, spans, 64), rows = 0;
             for (int64_t i = 0; i < n && i < 64; i++)
                 for (int64_t j = 0; j < spans[i].count; j++, rows++) {
                     int64_t at = p->q_first[q] + spans[i].first + j * spans[i].step, row = q_row + spans[i].row + j;
                     copy_row(phase ? &io.out : &io.q, row, phase ? run->r->out : p->q, at, phase);
+                    const int64_t query = at - p->q_first[q];
+                    const int asked = p->probs && query >= p->probs_first && (!p->probs_count || query < p->probs_first + p->probs_count);
+                    for (int64_t h = 0; phase && asked && h < p->heads; h++)
+                        memcpy(run->r->probs + (at * p->heads + h) * p->most_keys,
+                               (float *)io.probs.data + probs_row * io.probs.stride[0] + h * io.probs.stride[1], (size_t)p->most_keys * 4);
+                    probs_row += phase && asked;
                     if (phase)
                         memcpy(run->r->lse + at * p->heads, (float *)io.lse.data + row * p->heads, (size_t)p->heads * 4);
                 }
@@ -293,7 +396,8 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
                     int64_t at = p->kv_first[q] + spans[i].first + j * spans[i].step;
                     if (!phase) {
                         copy_row(&io.k, kv_row + spans[i].row + j, p->k, at, 0);
-                        copy_row(&io.v, kv_row + spans[i].row + j, p->v, at, 0);
+                        if (!p->shared_kv)
+                            copy_row(&io.v, kv_row + spans[i].row + j, p->v, at, 0);
                     }
                 }
             kv_row += rows;
@@ -335,6 +439,7 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     free(io.k.data);
     free(io.v.data);
     free(io.lse.data);
+    free(io.probs.data);
     if (!s->alias)
         free(io.out.data);
     rondo_attention_destroy(plan);
@@ -347,6 +452,8 @@ __attribute__((unused)) static uint64_t result_hash(const struct problem *p, con
     int64_t shape[3] = { p->q_rows, p->heads, p->value_dim };
     rondo_hash_add(&h, r->out, rondo_type_size(p->out_type), 0, p->q_rows * p->heads * p->value_dim);
     rondo_hash_add(&l, r->lse, 4, 0, p->q_rows * p->heads);
+    if (p->probs)
+        rondo_hash_add(&l, r->probs, 4, p->q_rows * p->heads, p->q_rows * p->heads * p->most_keys);
     return rondo_hash_close(h, 0, p->leaf, shape, 3) ^ (rondo_hash_close(l, 0, p->leaf, shape, 2) << 1);
 }
 
@@ -362,6 +469,11 @@ __attribute__((unused)) static int solve(const struct problem *p, const struct s
     r->out = malloc((size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
     r->lse = malloc((size_t)(p->q_rows * p->heads + 1) * 4);
     memset(r->out, 0x55, (size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
+    if (p->probs) {
+        const size_t bytes = (size_t)(p->q_rows * p->heads * p->most_keys + 1) * 4;
+        r->probs = malloc(bytes);
+        memset(r->probs, 0x55, bytes);
+    }
     d.threads = s->threads ? s->threads : 1;
     d.isa = s->isa;
     int err = rondo_launch(s->ranks, &d, run_rank_, &run);
@@ -384,15 +496,23 @@ __attribute__((unused)) static int solve(const struct problem *p, const struct s
     }
     r->expected_messages = run.info[0].messages_total;
     r->expected_bytes = run.info[0].bytes_total;
-    r->agree &= r->messages == r->expected_messages && r->bytes == r->expected_bytes && here == run.info[0].visible_pairs;
+    r->agree &= r->messages == r->expected_messages && r->bytes == r->expected_bytes;
+    /* pairs are the mean of the heads, rounded down, where these have masks of their own */
+    r->agree &= here <= run.info[0].visible_pairs && run.info[0].visible_pairs - here < (uint64_t)(p->mask > 1 ? s->ranks : 1);
     r->hash = result_hash(p, r);
     return 0;
 }
 
 /* ---- the oracle ---- */
 
-__attribute__((unused)) static int sees(const struct problem *p, int64_t at, int64_t key)
+/* Query i of sequence s, head h; it stands at `at`. */
+__attribute__((unused)) static int sees(const struct problem *p, int64_t s, int64_t i, int64_t h, int64_t key)
 {
+    const int64_t at = p->cached[s] + i, row = p->q_first[s] + i;
+    if (p->documents && (at < 0 || p->document[p->kv_first[s] + at] != p->document[p->kv_first[s] + key]))
+        return 0;
+    if (p->mask && !p->visible[(row * p->mask + (p->mask > 1 ? h : 0)) * p->most_keys + key])
+        return 0;
     if (p->causal && key > at)
         return 0;
     if (p->windowed && p->left >= 0 && key < at - p->left)
@@ -400,11 +520,29 @@ __attribute__((unused)) static int sees(const struct problem *p, int64_t at, int
     return !(p->windowed && p->right >= 0 && key > at + p->right);
 }
 
+static double bias_at(const struct problem *p, int64_t s, int64_t i, int64_t h, int64_t key)
+{
+    return p->bias ? (double)p->bias_of[((p->bias_row[s] + i) * p->bias + (p->bias > 1 ? h : 0)) * p->most_keys + key] : 0.0;
+}
+
+/* Whether dropout leaves a weight: rule 10 of rondo-numerics(7). */
+static int keeps(const struct problem *p, int64_t s, int64_t i, int64_t h, int64_t key)
+{
+    const uint64_t at = (uint64_t)(p->cached[s] + i), group = (uint64_t)key / 4, seed = 0x123456789abcdefu;
+    const uint32_t counter[4] = { (uint32_t)group, (uint32_t)at, (uint32_t)h | (uint32_t)(group >> 32 & 255) << 16 | (uint32_t)(at >> 32 & 255) << 24,
+                                  (uint32_t)s }, words[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
+    uint32_t out[4];
+    rondo_philox(out, counter, words);
+    return p->dropout == 0.0 || (double)out[key % 4] >= rint(p->dropout * 4294967296.0);
+}
+
 /* The largest ratio of an element's error to its bound: at most 1 if all is well. pairs, if not NULL, gets the visible pairs.
  *
  * Bound: u = 2^-24. A score in natural units is off by at most e_i = scale * (D + 3) u sum|q k|: a chain of D products, the rounding of the
  * scale and of the product. A weight is then off by a factor 1 + e_i + 8u (polynomial, exact power of two). A sum of n weights in
- * chains of a leaf and a tree adds at most (leaf + 2 height + 4) u. Numerator and denominator each have that error once. */
+ * chains of a leaf and a tree adds at most (leaf + 2 height + 4) u. Numerator and denominator each have that error once.
+ * Terms: the cap does not enlarge an error, tanh and two factors add 12u of its result; slope * distance has three roundings, a bias one, and
+ * each addition rounds its result. Hidden and dropped weights are exact. */
 __attribute__((unused)) static double worst_error(const struct problem *p, const struct result *r, uint64_t *pairs)
 {
     const double u = 0x1p-24;
@@ -424,7 +562,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                 double most = -INFINITY, e = 0.0, sum = 0.0;
                 int64_t row = p->q_first[s] + i, any = 0;
                 for (int64_t k = 0; k < keys; k++) {
-                    if (!sees(p, p->cached[s] + i, k))
+                    if (!sees(p, s, i, h, k) || bias_at(p, s, i, h, k) == -INFINITY)
                         continue;
                     double dot = 0.0, size = 0.0;
                     for (int64_t d = 0; d < p->head_dim; d++) {
@@ -434,15 +572,33 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                         size += fabs(x);
                     }
                     w[k] = dot * scale;
-                    most = w[k] > most ? w[k] : most;
                     double off = fabs(scale) * ((double)p->head_dim + 3) * u * size;
+                    if (p->softcap > 0.0) {
+                        w[k] = p->softcap * tanh(w[k] / p->softcap);
+                        off += 12 * u * fabs(w[k]);
+                    }
+                    if (p->alibi) {
+                        const double term = (double)p->slope[h] * fabs((double)(p->cached[s] + i - k));
+                        w[k] -= term;
+                        off += 3 * u * term + u * fabs(w[k]);
+                    }
+                    if (p->bias) {
+                        w[k] += bias_at(p, s, i, h, k);
+                        off += u * fabs(bias_at(p, s, i, h, k)) + u * fabs(w[k]);
+                    }
+                    most = w[k] > most ? w[k] : most;
                     e = off > e ? off : e;
                     any++;
                 }
-                seen += h == 0 ? (uint64_t)any : 0;
                 for (int64_t k = 0; k < keys; k++)
-                    if (sees(p, p->cached[s] + i, k))
+                    seen += (uint64_t)sees(p, s, i, h, k);   /* a bias hides nothing from the count */
+                const double sink = p->sinks && any ? (double)p->sink[h] : -INFINITY;
+                most = sink > most ? sink : most;
+                e += sink > -INFINITY ? 2 * u * fabs(sink) : 0.0;
+                for (int64_t k = 0; k < keys; k++)
+                    if (sees(p, s, i, h, k) && bias_at(p, s, i, h, k) > -INFINITY)
                         sum += w[k] = exp(w[k] - most);
+                sum += any ? exp(sink - most) : 0.0;
                 double each = expm1(e) + 8 * u + ((double)leaf + 2 * height + 4) * u;
                 double lse = any ? most + log(sum) : -INFINITY, got = (double)r->lse[row * p->heads + h];
                 double ratio;
@@ -455,9 +611,9 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                 for (int64_t d = 0; d < p->value_dim; d++) {
                     double o = 0.0, size = 0.0;
                     for (int64_t k = 0; k < keys; k++) {
-                        if (!sees(p, p->cached[s] + i, k))
+                        if (!sees(p, s, i, h, k) || bias_at(p, s, i, h, k) == -INFINITY || !keeps(p, s, i, h, k))
                             continue;
-                        double x = w[k] / sum * get_number(p->v, p->kv_type, ((p->kv_first[s] + k) * p->kv_heads + h / group) * p->value_dim + d);
+                        double x = w[k] / sum / (1.0 - p->dropout) * get_number(p->v, p->kv_type, ((p->kv_first[s] + k) * p->kv_heads + h / group) * p->value_dim + d);
                         o += x;
                         size += fabs(x);
                     }
@@ -467,11 +623,28 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                         ratio = got == 0.0 && !signbit(got) ? 0.0 : INFINITY;
                     worst = worse(worst, ratio);
                 }
+                if (!p->probs)
+                    continue;
+                const int asked = i >= p->probs_first && (!p->probs_count || i < p->probs_first + p->probs_count);
+                for (int64_t k = 0; k < p->most_keys; k++) {
+                    const int shown = asked && k < keys && sees(p, s, i, h, k) && bias_at(p, s, i, h, k) > -INFINITY;
+                    const float value = r->probs[(row * p->heads + h) * p->most_keys + k];
+                    const double want = shown ? w[k] / sum : 0.0;
+                    uint32_t bits;
+                    memcpy(&bits, &value, sizeof bits);
+                    if (!asked)   /* not touched */
+                        ratio = bits == 0x55555555u ? 0.0 : INFINITY;
+                    else if (!shown)
+                        ratio = bits == 0 ? 0.0 : INFINITY;
+                    else
+                        ratio = fabs((double)value - want) / (want * (2 * each + 4 * u) + 0x1p-120);
+                    worst = worse(worst, ratio);
+                }
             }
         free(w);
     }
     if (pairs)
-        *pairs = seen;
+        *pairs = seen / (uint64_t)p->heads;
     return worst;
 }
 
