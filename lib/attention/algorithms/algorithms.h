@@ -156,6 +156,8 @@ struct rondo__maker {
     struct rondo__list pieces, tags, order, begin, rows, stage_of, last;
     struct rondo__tree tree;
 };
+/* Stages and sources where the keys of the rank j before this one in its group of `columns` come at step j, or all at once. */
+void rondo__set_stages(int32_t rank, int32_t columns, bool at_once, int32_t *stage, int32_t *source);
 /* What a strip sees of these ranks' keys. All of these: false: no memory. */
 bool rondo__maker_look(struct rondo__maker *m, int64_t sequence, const struct rondo__strip *strip);
 /* Jobs of the strip last looked at, whose step is `step` + stride * stage. kept_rows NULL: their result goes to OUT; else what they complete is
@@ -191,6 +193,9 @@ static inline bool rondo__is_wanted(const struct rondo__wanted *w, int64_t strip
 {
     return w->bits[strip * w->words + group / 64] >> group % 64 & 1;
 }
+
+/* A buffer of so many rows of nodes; -1 for none. */
+int32_t rondo__node_buffer(struct rondo__build *b, const char *name, int32_t index, int64_t rows);
 
 /* The owner's job that joins all groups' nodes of a strip: each group's from rows[group] of the buffer of that number on. */
 struct rondo__joiner {

@@ -7,6 +7,15 @@
  */
 #include "attention/algorithms/algorithms.h"
 
+void rondo__set_stages(int32_t rank, int32_t columns, bool at_once, int32_t *stage, int32_t *source)
+{
+    for (int32_t i = 0; i < columns; i++) {
+        const int32_t step = (rank % columns - i + columns) % columns;
+        stage[i] = at_once ? 0 : step;
+        source[i] = at_once ? step : 0;
+    }
+}
+
 /* The tree over what the last look found, cut into stages. */
 static bool cut(struct rondo__maker *m, bool keep)
 {

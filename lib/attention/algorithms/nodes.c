@@ -119,6 +119,16 @@ void rondo__wanted_free(struct rondo__wanted *w)
     *w = (struct rondo__wanted){ NULL, 0 };
 }
 
+/* ---- where they lie ---- */
+
+int32_t rondo__node_buffer(struct rondo__build *b, const char *name, int32_t index, int64_t rows)
+{
+    struct rondo__buffer buffer = { .name = name, .index = index, .owner = RONDO_OWNER_PLAN, .memory = rondo__compute_memory(b), .tensor = -1,
+                                    .home = -1, .over = -1 };
+    buffer.bytes = buffer.room = rondo__product(rows, rondo__node_bytes(b));
+    return rows ? rondo__buffer_add(b->schedule, buffer) : -1;
+}
+
 /* ---- the owner's join ---- */
 
 bool rondo__join_strip(struct rondo__joiner *j, struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t *rows)

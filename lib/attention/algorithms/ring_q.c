@@ -59,102 +59,17 @@ static int64_t rows_for(const struct q_flow *f, const struct rondo__survey *s, i
 
 /* ---- what all ranks together move ---- */
 
-/* How many nodes each rank has for a strip. */
-struct tally {
-    int64_t *count;              /* [ranks], 0 but for those in `touched` */
-    struct rondo__list touched;  /* int32_t */
-    struct rondo__list pieces, owners;
-    struct rondo__tree tree;
-    bool alone;                  /* all that the strip sees is its own rank's */
-};
-
-static bool touch(struct tally *t, int32_t rank, int64_t nodes)
-{
-    if (!t->count[rank]) {
-        int32_t *r = rondo__list_add(&t->touched, sizeof *r, 1);
-        if (!r)
-            return false;
-        *r = rank;
-    }
-    t->count[rank] += nodes;
-    return true;
-}
-
-/* In general: by the tree itself. */
-static bool tally_tree(const struct rondo__survey *s, int64_t sequence, const struct rondo__strip *strip, struct tally *t)
-{
-    t->owners.count = 0;
-    if (!rondo__pieces(s, sequence, rondo__strip_sees(s, strip), strip->sees, -1, &t->pieces) ||
-        !rondo__list_add(&t->owners, sizeof(int32_t), t->pieces.count + 1) ||
-        rondo__tree_build(&t->tree, t->pieces.items, t->pieces.count, 2))
-        return false;
-    const struct rondo__piece *p = t->pieces.items;
-    int32_t *owner = t->owners.items;
-    for (int64_t i = 0; i < t->pieces.count; i++) {
-        owner[i] = p[i].rank;
-        t->alone &= p[i].rank == strip->rank;
-        if (!t->count[p[i].rank] && !touch(t, p[i].rank, 1))
-            return false;
-    }
-    const int32_t *r = t->touched.items;
-    for (int64_t i = 0; i < t->touched.count; i++)
-        t->count[r[i]] = 0;
-    rondo__tree_owners(&t->tree, owner, t->count);
-    return true;
-}
-
-/* Of one interval of whole leaves: stretch by stretch, each between the leaves of two others. */
-static bool tally_stretches(const struct rondo__survey *s, int64_t sequence, const struct rondo__strip *strip, struct tally *t)
-{
-    const struct rondo__sequence *q = s->sequence + sequence;
-    const struct rondo__stretch *stretch = (const struct rondo__stretch *)s->stretches.items + q->stretches_first;
-    const struct rondo__interval *v = rondo__strip_sees(s, strip);
-    const int64_t lo = v->lo / s->roles.leaf, hi = (v->hi - 1) / s->roles.leaf + 1;
-    for (int64_t j = rondo__stretch_find(stretch, q->stretches, lo), next; j < q->stretches && stretch[j].first < hi; j = next) {
-        for (next = j + 1; next < q->stretches && stretch[next].rank == stretch[j].rank; next++)
-            ;
-        int64_t first = stretch[j].first > lo ? stretch[j].first : lo, end = stretch[next - 1].end < hi ? stretch[next - 1].end : hi;
-        t->alone &= stretch[j].rank == strip->rank;
-        if (!touch(t, stretch[j].rank, rondo__nodes_between(first, end, first > lo ? first - 1 : -1, end < hi ? end : -1)))
-            return false;
-    }
-    return true;
-}
-
-static bool tally_nodes(const struct rondo__survey *s, int64_t sequence, const struct rondo__strip *strip, struct tally *t)
-{
-    t->alone = true;
-    return strip->sees == 1 && !s->sequence[sequence].fragments ? tally_stretches(s, sequence, strip, t) : tally_tree(s, sequence, strip, t);
-}
-
-static void tally_clear(struct tally *t)
-{
-    const int32_t *r = t->touched.items;
-    for (int64_t i = 0; i < t->touched.count; i++)
-        t->count[r[i]] = 0;
-    t->touched.count = 0;
-}
-
-static void tally_free(struct tally *t)
-{
-    rondo__free(t->count);
-    rondo__list_free(&t->touched);
-    rondo__list_free(&t->pieces);
-    rondo__list_free(&t->owners);
-    rondo__tree_free(&t->tree);
-}
-
 static bool measure(const struct rondo__survey *s, struct q_flow *f)
 {
-    struct tally t = { .count = rondo__alloc_zero((size_t)s->roles.ranks, sizeof *t.count) };
-    bool fine = t.count != NULL;
+    struct rondo__tally t;
+    bool fine = rondo__tally_make(&t, s, 1);
     for (int64_t i = 0; i < s->roles.sequences && fine; i++) {
         const struct rondo__sequence *q = s->sequence + i;
         for (int64_t j = q->strips_first; j < q->strips_first + q->strips && fine; j++) {
             const struct rondo__strip *strip = rondo__strip_at(s, j);
             if (!strip->sees)
                 continue;
-            fine = tally_nodes(s, i, strip, &t);
+            fine = rondo__tally_strip(&t, s, i, strip);
             const int32_t *r = t.touched.items;
             for (int64_t k = 0; k < t.touched.count && fine && !t.alone; k++) {
                 f->nodes[cell(f, s, strip->rank, r[k])] += t.count[r[k]] * strip->rows;
@@ -164,10 +79,9 @@ static bool measure(const struct rondo__survey *s, struct q_flow *f)
                 if (f->reach[strip->rank] < rondo__hops(s, strip->rank, r[k]))
                     f->reach[strip->rank] = rondo__hops(s, strip->rank, r[k]);
             }
-            tally_clear(&t);
         }
     }
-    tally_free(&t);
+    rondo__tally_free(&t);
     return fine;
 }
 
@@ -246,131 +160,20 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
 struct ring {
     struct rondo__build *b;
     const struct q_flow *flow;
-    struct rondo__list pieces, tags, rank_of;
-    struct rondo__tree tree;
-    struct tally tally;
-    uint64_t *wanted;         /* direct: [own strips][words]: the ranks on which a strip of this rank's sees something */
-    int64_t words;
-    int64_t *row_of;          /* [ranks] rows so far in the parcel that came from a source */
-    int64_t *node_rows;       /* [ranks] of nodes so far: for a source */
-    int64_t *join_rows;       /* [ranks] from a rank, for this one */
-    int64_t *job_first;       /* [ranks + 2]: jobs by step; step `ranks` is the join */
-    struct rondo__list step_of;
-    /* The last nodes that were made: strips that see the same of this rank share leaves and steps. */
-    struct rondo__list shared;        /* their pieces */
-    struct rondo_job last;
-    int32_t last_stores;
-    bool last_keeps;
+    struct rondo__maker maker;
+    struct rondo__joiner joiner;
+    struct rondo__packer packer;
+    struct rondo__wanted wanted;   /* direct, where some want a part of this rank's strips */
+    int64_t *row_of;               /* [ranks] rows so far in the parcel that came from a source */
+    int64_t *node_rows;            /* [ranks] of nodes so far: for a source */
+    int64_t *join_rows;            /* [ranks] from a rank, for this one */
+    int64_t *job_first;            /* [ranks + 2]: jobs by step; step `ranks` is the join */
 };
-
-static bool same_pieces(const struct rondo__list *a, const struct rondo__list *b)
-{
-    return a->count == b->count && !memcmp(a->items, b->items, (size_t)a->count * sizeof(struct rondo__piece));
-}
-
-/* The owner's program that joins everybody's nodes for a strip. */
-static bool join(struct ring *g, int64_t sequence, const struct rondo__strip *strip)
-{
-    struct rondo__build *b = g->b;
-    const struct rondo__survey *s = b->survey;
-    struct rondo__program program;
-    int64_t spans_first;
-    g->tags.count = g->rank_of.count = 0;
-    if (!rondo__pieces(s, sequence, rondo__strip_sees(s, strip), strip->sees, -1, &g->pieces) ||
-        !rondo__list_add(&g->tags, sizeof(int32_t), g->pieces.count + 1) ||
-        rondo__tree_build(&g->tree, g->pieces.items, g->pieces.count, 2))
-        return false;
-    int32_t *owner = g->tags.items;
-    for (int64_t i = 0; i < g->pieces.count; i++)
-        owner[i] = ((const struct rondo__piece *)g->pieces.items)[i].rank;
-    rondo__tree_owners(&g->tree, owner, NULL);
-    if (!rondo__tree_join(&g->tree, &b->tables->steps, &program, &g->rank_of) || !rondo__add_spans(b, strip, &spans_first))
-        return false;
-    struct rondo_job *job = rondo__add_job(b, sequence, strip, strip->row, spans_first, &program);
-    struct rondo_place *place = rondo__add_places(b, g->rank_of.count);
-    int32_t *step = rondo__list_add(&g->step_of, sizeof *step, 1);
-    if (!job || !place || !step)
-        return false;
-    *step = s->roles.ranks;
-    job->places = (int32_t)g->rank_of.count;
-    /* nodes of a rank lie in their order in its message */
-    const int32_t *rank_of = g->rank_of.items;
-    for (int64_t i = 0; i < g->rank_of.count; i++) {
-        place[i] = (struct rondo_place){ g->join_rows[rank_of[i]], rank_of[i], 0 };
-        g->join_rows[rank_of[i]] += strip->rows;
-    }
-    return true;
-}
-
-/* This rank's nodes for a strip of a source, into the message for that source; or, where the strip sees nothing else, the result. */
-static bool nodes(struct ring *g, int64_t sequence, const struct rondo__strip *strip, int64_t q_row, bool alone)
-{
-    struct rondo__build *b = g->b;
-    const struct rondo__survey *s = b->survey;
-    struct rondo__program program;
-    int64_t spans_first;
-    if (!rondo__add_spans(b, strip, &spans_first))
-        return false;
-    const bool again = g->shared.count && g->last_keeps == !alone && g->last.sequence == sequence && same_pieces(&g->shared, &g->pieces);
-    if (again) {
-        program = (struct rondo__program){ .first = g->last.steps_first, .steps = g->last.steps, .depth = g->last.depth,
-                                           .leaves = g->last.leaves, .stores = g->last_stores };
-    } else {
-        g->tags.count = 0;
-        if (!rondo__list_add(&g->tags, sizeof(int32_t), g->pieces.count + 1) ||
-            rondo__tree_build(&g->tree, g->pieces.items, g->pieces.count, 1))
-            return false;
-        int32_t *tag = g->tags.items;
-        for (int64_t i = 0; i < g->pieces.count; i++)
-            tag[i] = ((const struct rondo__piece *)g->pieces.items)[i].rank < 0;
-        rondo__tree_stages(&g->tree, tag, !alone);
-        if (!rondo__tree_stage(&g->tree, 0, &b->tables->steps, &program))
-            return false;
-    }
-    struct rondo_job *job = rondo__add_job(b, sequence, strip, q_row, spans_first, &program);
-    struct rondo_place *place = rondo__add_places(b, program.stores);
-    int32_t *step = rondo__list_add(&g->step_of, sizeof *step, 1);
-    if (!job || (program.stores && !place) || !step)
-        return false;
-    *step = rondo__hops(s, strip->rank, b->rank);
-    job->places = program.stores;
-    for (int32_t i = 0; i < program.stores; i++) {
-        place[i] = (struct rondo_place){ g->node_rows[strip->rank], strip->rank, 0 };
-        g->node_rows[strip->rank] += strip->rows;
-    }
-    if (again) {
-        job->leaves_first = g->last.leaves_first;
-        return true;
-    }
-    struct rondo_leaf *leaf = rondo__add_leaves(b, program.leaves);
-    if (program.leaves && !leaf)
-        return false;
-    const struct rondo__piece *p = g->pieces.items;
-    for (int64_t i = 0; i < g->pieces.count; i++)
-        if (p[i].rank >= 0)
-            *leaf++ = (struct rondo_leaf){ .row = p[i].row, .first = p[i].first, .count = p[i].count, .step = p[i].step };
-    g->last = *job;
-    g->last_stores = program.stores;
-    g->last_keeps = !alone;
-    struct rondo__list swap = g->shared;
-    g->shared = g->pieces;
-    g->pieces = swap;
-    return true;
-}
-
-/* Whether nobody else has nodes for a strip. */
-static bool all_own(const struct rondo__strip *strip, const struct rondo__list *pieces)
-{
-    const struct rondo__piece *p = pieces->items;
-    for (int64_t i = 0; i < pieces->count; i++)
-        if (p[i].rank != strip->rank)
-            return false;
-    return true;
-}
 
 static bool strip_jobs(struct ring *g, int64_t sequence, const struct rondo__strip *strip)
 {
     struct rondo__build *b = g->b;
+    struct rondo__maker *m = &g->maker;
     const int32_t source = strip->rank;
     const bool mine = source == b->rank;
     const int64_t q_row = mine ? strip->row : g->row_of[source];
@@ -378,50 +181,32 @@ static bool strip_jobs(struct ring *g, int64_t sequence, const struct rondo__str
         g->row_of[source] += g->flow->direct ? 0 : strip->rows;
         return true;
     }
-    if (!rondo__pieces(b->survey, sequence, rondo__strip_sees(b->survey, strip), strip->sees, b->rank, &g->pieces))
+    if (!rondo__maker_look(m, sequence, strip))
         return false;
-    const struct rondo__piece *p = g->pieces.items;
-    int64_t own = 0;
-    for (int64_t i = 0; i < g->pieces.count; i++)
-        own += p[i].rank >= 0;
     /* in a ring all rows of a source come, in their order; else the strips that see something here */
-    g->row_of[source] += !g->flow->direct || own ? strip->rows : 0;
-    const bool alone = mine && all_own(strip, &g->pieces);
-    return (!own || nodes(g, sequence, strip, q_row, alone)) && (!mine || alone || join(g, sequence, strip));
+    g->row_of[source] += !g->flow->direct || m->here ? strip->rows : 0;
+    const bool done = mine && m->alone;
+    if (m->here && !rondo__maker_jobs(m, sequence, strip, q_row, rondo__hops(b->survey, source, b->rank), 0, source,
+                                      done ? NULL : g->node_rows + source))
+        return false;
+    if (!mine || done)
+        return true;
+    int32_t *step = rondo__list_add(&m->step_of, sizeof *step, 1);
+    if (step)
+        *step = b->survey->roles.ranks;
+    return step && rondo__join_strip(&g->joiner, b, sequence, strip, g->join_rows);
 }
 
-/* Which ranks want which of this rank's strips, where some want a part of them. */
-static bool find_wanted(struct ring *g)
+/* Whether some rank wants some of this one's rows, but not all. */
+static bool sends_parts(const struct ring *g)
 {
     const struct rondo__survey *s = g->b->survey;
-    int64_t own = 0, first;
-    size_t words;
     bool parts = false;
-    for (int32_t r = 0; r < s->roles.ranks; r++) {
+    for (int32_t r = 0; r < s->roles.ranks && g->flow->direct; r++) {
         const int64_t rows = rows_for(g->flow, s, g->b->rank, r);
         parts |= rows && rows < s->output_rows[g->b->rank];
     }
-    if (!parts)
-        return true;
-    for (int64_t i = 0; i < s->roles.sequences; i++)
-        own += rondo__strips_of(s, i, g->b->rank, &first);
-    g->words = (s->roles.ranks + 63) / 64;
-    g->wanted = rondo__mul((size_t)own, (size_t)g->words, &words) ? rondo__alloc_zero(words, sizeof *g->wanted) : NULL;
-    g->tally.count = rondo__alloc_zero((size_t)s->roles.ranks, sizeof *g->tally.count);
-    uint64_t *at = g->wanted;
-    bool fine = g->wanted && g->tally.count;
-    for (int64_t i = 0; i < s->roles.sequences && fine; i++)
-        for (int64_t j = 0, n = rondo__strips_of(s, i, g->b->rank, &first); j < n && fine; j++, at += g->words) {
-            const struct rondo__strip *strip = rondo__strip_at(s, first + j);
-            if (!strip->sees)
-                continue;
-            fine = tally_nodes(s, i, strip, &g->tally);
-            const int32_t *r = g->tally.touched.items;
-            for (int64_t k = 0; k < g->tally.touched.count; k++)
-                at[r[k] / 64] |= (uint64_t)1 << r[k] % 64;
-            tally_clear(&g->tally);
-        }
-    return fine;
+    return parts;
 }
 
 static bool program(struct ring *g)
@@ -433,7 +218,7 @@ static bool program(struct ring *g)
             if (!strip_jobs(g, i, rondo__strip_at(s, j)))
                 return false;
     }
-    return rondo__sort_jobs(g->b, &g->step_of, g->b->survey->roles.ranks + 1, g->job_first);
+    return rondo__sort_jobs(g->b, &g->maker.step_of, g->b->survey->roles.ranks + 1, g->job_first);
 }
 
 /* ---- the schedule ---- */
@@ -442,7 +227,6 @@ struct wires {
     int32_t places[2];        /* ring: in turn */
     int32_t packed;           /* this rank's Q, all of it */
     int32_t packed_for;       /* direct: the head group for which it is packed already; -1: none */
-    int32_t *sent;            /* [ranks] by step: direct: Q for a rank */
     int32_t *came;            /* [ranks] by step: Q that came */
     int32_t *nodes;           /* [ranks] nodes for a source: to be sent */
     int32_t *back;            /* [ranks] nodes from a rank: come back */
@@ -450,55 +234,21 @@ struct wires {
 };
 
 /* This rank's Q: all of it (to -1), or the strips that see something on rank `to`. */
-static int32_t pack(struct ring *g, int32_t to, int32_t group, int32_t index, int32_t over, int32_t known)
+static int32_t pack(struct ring *g, int32_t to, int32_t group, int32_t index, int32_t over)
 {
-    struct rondo__build *b = g->b;
-    struct rondo__schedule *s = b->schedule;
-    const struct rondo__survey *v = b->survey;
-    const size_t row = rondo__q_row_bytes(b);
-    const int32_t tensor = b->tensor[RONDO_TENSOR_Q];
-    struct rondo__list runs = { 0 };
-    const uint64_t *wanted = g->wanted;
-    int64_t rows = 0;
-    for (int64_t i = 0; i < v->roles.sequences && !s->failed; i++) {
-        int64_t strip, strips = rondo__strips_of(v, i, b->rank, &strip);
-        for (int64_t j = strip; j < strip + strips && !s->failed; j++) {
-            const struct rondo__strip *t = rondo__strip_at(v, j);
-            struct rondo__copy *last = runs.count ? (struct rondo__copy *)runs.items + runs.count - 1 : NULL;
-            const bool leaves = to < 0 || wanted[to / 64] >> to % 64 & 1;
-            wanted += to < 0 ? 0 : g->words;
-            if (!leaves)
-                continue;
-            if (last && last->sequence == i && last->row + last->rows == t->row) {
-                last->rows += t->rows;
-            } else {
-                struct rondo__copy *c = rondo__list_add(&runs, sizeof *c, 1);
-                if (c)
-                    *c = (struct rondo__copy){ .from = tensor, .sequence = i, .row = t->row, .rows = t->rows, .to_at = (size_t)rows * row };
-                else
-                    s->failed = true;
-            }
-            rows += t->rows;
-        }
+    const struct rondo__survey *v = g->b->survey;
+    const int32_t places[2] = { over, -1 };
+    int32_t packed[2];
+    int64_t number = 0;
+    rondo__pack_begin(&g->packer);
+    for (int64_t i = 0; i < v->roles.sequences; i++) {
+        int64_t strip, strips = rondo__strips_of(v, i, g->b->rank, &strip);
+        for (int64_t j = strip; j < strip + strips; j++, number++)
+            if (to < 0 || rondo__is_wanted(&g->wanted, number, to))
+                rondo__pack_add(&g->packer, i, rondo__strip_at(v, j)->row, rondo__strip_at(v, j)->rows);
     }
-    if (known < 0 && !s->failed) {
-        struct rondo__buffer buffer = { .name = "packed q", .index = index, .owner = RONDO_OWNER_PLAN, .memory = rondo__transfer_memory(b),
-                                        .tensor = -1, .bytes = rondo__product(rows, row), .over = over,
-                                        .home = b->machine.unified ? tensor : -1 };
-        buffer.room = buffer.bytes;
-        buffer.spare = over < 0 && buffer.home >= 0 && b->groups == 1;
-        known = rondo__buffer_add(s, buffer);
-    }
-    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ "q", 0, 0 }, group);
-    o->elides = 1;
-    for (int64_t i = 0; i < runs.count && !s->failed; i++) {
-        struct rondo__copy c = ((const struct rondo__copy *)runs.items)[i];
-        c.to = known;
-        rondo__schedule_copy(s, c, (size_t)c.rows * row);
-    }
-    rondo__schedule_end(s);
-    rondo__list_free(&runs);
-    return known;
+    rondo__pack_end(&g->packer, group, index, places, packed);
+    return packed[0];
 }
 
 /* Q for step `step` leaves and comes. */
@@ -519,11 +269,11 @@ static void transfer(struct ring *g, struct wires *w, int32_t step, int32_t grou
     if (out_rows && g->flow->direct && out_rows == v->output_rows[b->rank]) {
         /* all of it, as others get it too */
         if (w->packed_for != group)
-            w->packed = pack(g, -1, group, -1, -1, w->packed);
+            w->packed = pack(g, -1, group, -1, -1);
         w->packed_for = group;
         out = w->packed;
     } else if (out_rows && g->flow->direct) {
-        out = w->sent[step] = pack(g, to, group, step, -1, w->sent[step]);
+        out = pack(g, to, group, step, -1);
     } else if (out_rows) {
         out = step == 1 ? w->packed : b->machine.in_place ? w->came[step - 1] : w->places[(step - 1) % 2];
     }
@@ -620,11 +370,7 @@ static void make_wires(struct ring *g, struct wires *w)
     for (int32_t i = 0; i < 2 && arrivals && !b->machine.in_place && !g->flow->direct; i++)
         w->places[i] = i && arrivals < 2 ? w->places[0] : rondo__lower_arrival(b, "arriving q", i, bytes);
     for (int32_t r = 0; r < n && !b->schedule->failed; r++) {
-        struct rondo__buffer nodes = { .name = "nodes for rank", .index = r, .owner = RONDO_OWNER_PLAN, .memory = rondo__compute_memory(b),
-                                       .tensor = -1, .home = -1, .over = -1 };
-        nodes.bytes = nodes.room = rondo__product(nodes_of(g->flow, v, r, b->rank), node);
-        if (nodes.bytes)
-            w->nodes[r] = rondo__buffer_add(b->schedule, nodes);
+        w->nodes[r] = rondo__node_buffer(b, "nodes for rank", r, nodes_of(g->flow, v, r, b->rank));
         const size_t back = rondo__product(nodes_of(g->flow, v, b->rank, r), node);
         if (r == b->rank)
             w->back[r] = w->nodes[r];
@@ -643,7 +389,7 @@ static void run_group(struct ring *g, struct wires *w, const int32_t *arrived, i
         const int32_t place = w->places[0];
         const bool over = place >= 0 && place != w->places[1] && !b->machine.in_place &&
                           rondo__buffer_at(s, place)->bytes >= rondo__product(b->survey->output_rows[b->rank], rondo__q_row_bytes(b));
-        w->packed = pack(g, -1, group, -1, over ? place : -1, w->packed);
+        w->packed = pack(g, -1, group, -1, over ? place : -1);
     }
     for (int32_t j = 0, started = 1; j < n && !s->failed; j++) {
         for (; started < n && started <= j + g->flow->flight; started++)
@@ -667,13 +413,13 @@ static void schedule(struct ring *g)
 {
     struct rondo__build *b = g->b;
     const size_t n = (size_t)b->survey->roles.ranks;
-    struct wires w = { .places = { -1, -1 }, .packed = -1, .packed_for = -1, .nodes_list = -1, .back_list = -1, .sent = rondo__alloc(5 * n * sizeof *w.sent) };
-    if (!w.sent) {
+    struct wires w = { .places = { -1, -1 }, .packed = -1, .packed_for = -1, .nodes_list = -1, .back_list = -1,
+                       .came = rondo__alloc(4 * n * sizeof *w.came) };
+    if (!w.came) {
         b->schedule->failed = true;
         return;
     }
-    memset(w.sent, 0xff, 5 * n * sizeof *w.sent);
-    w.came = w.sent + n;
+    memset(w.came, 0xff, 4 * n * sizeof *w.came);
     w.nodes = w.came + n;
     w.back = w.nodes + n;
     int32_t *arrived = w.back + n;
@@ -687,15 +433,18 @@ static void schedule(struct ring *g)
         run_group(g, &w, arrived, group);
     if (!b->schedule->failed)
         rondo__lower_end(b);
-    rondo__free(w.sent);
+    rondo__free(w.came);
 }
 
 static int build(struct rondo__build *b)
 {
-    const size_t n = (size_t)b->survey->roles.ranks;
-    struct ring g = { .b = b, .flow = b->survey->flow };
+    const struct rondo__survey *s = b->survey;
+    const size_t n = (size_t)s->roles.ranks;
+    static const int32_t at_once = 0;
+    struct ring g = { .b = b, .flow = s->flow, .joiner = { .columns = 1 }, .packer = { .b = b, .tensor = RONDO_TENSOR_Q } };
+    g.maker = (struct rondo__maker){ .b = b, .survey = s, .first = b->rank, .ranks = 1, .stages = 1, .stage = &at_once, .source = &at_once };
     g.row_of = rondo__alloc_zero(4 * n + 3, sizeof *g.row_of);
-    bool fine = g.row_of && (!g.flow->direct || find_wanted(&g));
+    bool fine = g.row_of && (!sends_parts(&g) || rondo__wanted_make(&g.wanted, s, b->rank, 1));
     if (fine) {
         g.node_rows = g.row_of + n;
         g.join_rows = g.node_rows + n;
@@ -707,14 +456,10 @@ static int build(struct rondo__build *b)
         fine = !b->schedule->failed;
     }
     rondo__free(g.row_of);
-    rondo__free(g.wanted);
-    tally_free(&g.tally);
-    rondo__list_free(&g.pieces);
-    rondo__list_free(&g.tags);
-    rondo__list_free(&g.rank_of);
-    rondo__list_free(&g.step_of);
-    rondo__list_free(&g.shared);
-    rondo__tree_free(&g.tree);
+    rondo__wanted_free(&g.wanted);
+    rondo__maker_free(&g.maker);
+    rondo__joiner_free(&g.joiner);
+    rondo__packer_free(&g.packer);
     return fine ? 0 : rondo__build_failed();
 }
 

@@ -117,21 +117,12 @@ static bool measure_keys(struct measure *m)
     return fine;
 }
 
-static void set_stages(int32_t rank, int32_t columns, bool at_once, int32_t *stage, int32_t *source)
-{
-    for (int32_t i = 0; i < columns; i++) {
-        const int32_t step = (rank % columns - i + columns) % columns;
-        stage[i] = at_once ? 0 : step;
-        source[i] = at_once ? step : 0;
-    }
-}
-
 /* Rows of nodes that wait on a rank. */
 static bool count_waiting(const struct rondo__survey *s, int32_t columns, int32_t rank, int32_t *stage, int64_t *rows)
 {
     struct rondo__maker m = { .survey = s, .first = rank / columns * columns, .ranks = columns, .stages = columns, .stage = stage };
     bool fine = true;
-    set_stages(rank, columns, false, stage, stage + columns);
+    rondo__set_stages(rank, columns, false, stage, stage + columns);
     for (int64_t i = 0; i < s->roles.sequences && fine; i++)
         for (int32_t source = rank % columns; source < s->roles.ranks && fine; source += columns) {
             int64_t strip, strips = rondo__strips_of(s, i, source, &strip);
@@ -144,16 +135,16 @@ static bool count_waiting(const struct rondo__survey *s, int32_t columns, int32_
     return fine;
 }
 
-static bool measure_waiting(struct measure *m)
+bool rondo__tile_waiting(const struct rondo__survey *s, int32_t columns, int64_t *most)
 {
-    const int32_t n = m->s->roles.ranks, columns = m->f->columns;
+    const int32_t n = s->roles.ranks;
     int32_t *stage = rondo__alloc((size_t)columns * 2 * sizeof *stage);
     bool fine = stage != NULL;
+    *most = 0;
     for (int32_t i = 0; i < (n < SAMPLES ? n : SAMPLES) && fine; i++) {
-        const int32_t rank = n < SAMPLES ? i : (int32_t)((int64_t)i * n / SAMPLES);
         int64_t rows;
-        fine = count_waiting(m->s, columns, rank, stage, &rows);
-        m->need[rank] += (double)rows * (double)m->node_row;
+        fine = count_waiting(s, columns, n < SAMPLES ? i : (int32_t)((int64_t)i * n / SAMPLES), stage, &rows);
+        *most = fine && rows > *most ? rows : *most;
     }
     rondo__free(stage);
     return fine;
@@ -172,12 +163,14 @@ bool rondo__tile_measure(const struct rondo__survey *s, const struct rondo__shap
     m.kv_row = rondo__shape_kv_bytes(shape);
     m.parts = shape->shared_kv ? 1 : 2;
     m.need = rondo__alloc_zero((size_t)n, sizeof *m.need);
+    int64_t waiting = 0;
     const bool fine = m.need && (f->columns == n || measure_queries(&m)) && (f->columns == 1 || measure_keys(&m)) &&
-                      (f->columns == 1 || f->kind->at_once || machine->in_place || measure_waiting(&m));
+                      (f->columns == 1 || f->kind->at_once || machine->in_place || rondo__tile_waiting(s, f->columns, &waiting));
     for (int32_t r = 0; r < n && fine; r++) {
         f->base.need = max(f->base.need, m.need[r]);
         f->base.own = max(f->base.own, rondo__own_bytes(s, shape, r));
     }
+    f->base.need += (double)waiting * (double)m.node_row;
     rondo__free(m.need);
     return fine;
 }
@@ -521,14 +514,6 @@ static void join(struct tile *t, int32_t group)
 
 /* ---- the schedule ---- */
 
-static int32_t node_buffer(struct rondo__build *b, const char *name, int32_t index, int64_t rows)
-{
-    struct rondo__buffer buffer = { .name = name, .index = index, .owner = RONDO_OWNER_PLAN, .memory = rondo__compute_memory(b), .tensor = -1,
-                                    .home = -1, .over = -1 };
-    buffer.bytes = buffer.room = rondo__product(rows, rondo__node_bytes(b));
-    return rows ? rondo__buffer_add(b->schedule, buffer) : -1;
-}
-
 /* Where keys arrive: two places of each part, in turn (one, where there is one arrival); or one for each step. */
 static void make_key_places(struct tile *t)
 {
@@ -559,11 +544,11 @@ static void make_buffers(struct tile *t)
 {
     struct rondo__build *b = t->b;
     make_key_places(t);
-    t->waiting = node_buffer(b, "waiting nodes", -1, t->maker.waiting_rows);
+    t->waiting = rondo__node_buffer(b, "waiting nodes", -1, t->maker.waiting_rows);
     for (int32_t g = 0; g < t->groups; g++) {
         struct other *o = t->other + g;
         o->q_in = o->nodes_in = -1;
-        o->nodes_out = node_buffer(b, "nodes for rank", rank_in(t, g), o->nodes);
+        o->nodes_out = rondo__node_buffer(b, "nodes for rank", rank_in(t, g), o->nodes);
         if (g != t->group && o->back)
             o->nodes_in = rondo__lower_arrival(b, "nodes of rank", rank_in(t, g), rondo__product(o->back, rondo__node_bytes(b)));
     }
@@ -626,7 +611,7 @@ static bool make_tile(struct tile *t)
     if (!t->needs || !t->stage || !t->other || !t->step || !t->join_rows)
         return false;
     t->job_first = t->join_rows + t->groups;
-    set_stages(b->rank, t->columns, t->together, t->stage, t->stage + t->columns);
+    rondo__set_stages(b->rank, t->columns, t->together, t->stage, t->stage + t->columns);
     t->maker = (struct rondo__maker){ .b = b, .survey = s, .first = t->group * t->columns, .ranks = t->columns,
                                       .stages = t->together ? 1 : t->columns, .stage = t->stage, .source = t->stage + t->columns,
                                       .row = row_of, .arg = t, .waiting = t->groups };

@@ -25,7 +25,9 @@ int rondo__tile_flow(struct rondo__survey *s, const struct rondo__shape *shape, 
                      const struct rondo__tile_kind *kind, int32_t columns);
 bool rondo__tile_measure(const struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine,
                          struct rondo__tile *tile);
-/* By s->flow. */
+/* Rows of nodes that wait for keys which come in steps, on the rank where they are most. false: no memory. */
+bool rondo__tile_waiting(const struct rondo__survey *s, int32_t columns, int64_t *most);
+/* By s->flow, which begins with a struct rondo__tile. */
 int rondo__tile_build(struct rondo__build *b);
 
 #endif
