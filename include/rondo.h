@@ -252,7 +252,7 @@ RONDO_API double rondo_pow(double base, double exponent);
 /* ---- layouts and KV placement: who holds which positions ---------------------------------------------------------- */
 
 typedef enum rondo_layout {
-    RONDO_LAYOUT_DEFAULT = 0,   /* zigzag */
+    RONDO_LAYOUT_DEFAULT = 0,   /* zigzag; of a plan that lays itself out: what balances its work */
     RONDO_CONTIGUOUS = 1,       /* rank r: the r-th of N equal pieces */
     RONDO_ZIGZAG = 2,           /* the paper's 2N chunks: rank r has chunks r and 2N-1-r (arXiv:2411.01783, 3.5.1) */
     RONDO_STRIPED = 3,          /* blocks of leaves dealt 0..N-1, 0..N-1, ... */
@@ -269,7 +269,8 @@ typedef struct rondo_span {
 
 /* Where the keys of some sequences lie, over several turns. A leaf (leaf positions, absolute) belongs to one rank for
  * ever; an appended turn first fills the last leaf, then its new leaves are dealt by the layout; a turn of fewer leaves
- * than ranks (decoding) goes leaf by leaf to the rank that holds least of the sequence. A pure function of the calls made
+ * than ranks (decoding) goes leaf by leaf to the rank that holds least of the sequence. Layout document: a turn of fewer than 4 leaves
+ * for each rank goes whole to the rank that holds least of all sequences, longer ones as with zigzag. A pure function of the calls made
  * on it: ranks that make the same calls hold the same placement, without messages. It belongs to no context: the ranks of a process may
  * share one, as long as no thread changes it meanwhile; a plan has what it needs of it from when it is made. */
 typedef struct rondo_placement rondo_placement;
@@ -288,6 +289,9 @@ RONDO_API void rondo_placement_destroy(rondo_placement *placement);
 /* More sequences, empty ones behind those that are there; never fewer. The others, their numbers too, stay as they are. */
 RONDO_API int rondo_placement_grow(rondo_placement *placement, int64_t sequences) RONDO_MUST_CHECK;
 RONDO_API int rondo_placement_append(rondo_placement *placement, int64_t sequence, int64_t tokens) RONDO_MUST_CHECK;
+/* With layout custom: owners has the rank of each leaf that the turn begins, those behind the last leaf that is there: of keys that leaf has
+ * no room for, ceil(rest / leaf) leaves. NULL where there are none. */
+RONDO_API int rondo_placement_append_owners(rondo_placement *placement, int64_t sequence, int64_t tokens, const int32_t *owners) RONDO_MUST_CHECK;
 RONDO_API int rondo_placement_reset(rondo_placement *placement, int64_t sequence) RONDO_MUST_CHECK;   /* empty again */
 RONDO_API int64_t rondo_placement_length(const rondo_placement *placement, int64_t sequence);
 RONDO_API int64_t rondo_placement_held(const rondo_placement *placement, int64_t sequence, int rank);   /* rows */
@@ -335,7 +339,7 @@ typedef struct rondo_attention_desc {
     int64_t window_left, window_right;  /* hides keys below the position by more than left, above by more than right */
     double scale;                       /* of q.k; 0 = 1/sqrt(head_dim) */
     int32_t q_type, kv_type, out_type;  /* rondo_type; 0 = F32 (out: like q) */
-    int32_t layout;                     /* of a plan without placement; each turn (cached, new) is laid out so */
+    int32_t layout;                     /* of a plan without placement; each turn (cached, new) is laid out so. 0: what balances its work */
     int32_t algorithm;                  /* rondo_algorithm */
     int32_t arithmetic, level;          /* rondo_arithmetic, rondo_level: f32 and strict; others are refused by name */
     int32_t leaf;                       /* keys to a leaf; 0 = 128; a power of two, 8..256; changes the bits */
@@ -364,7 +368,7 @@ typedef struct rondo_attention_desc {
      * mask[(mask_row[s] + i) * mask_row_stride + h * mask_head_stride + mask_key[s] + k]. Read during create only */
     const uint8_t *mask;                /* NULL: none */
     int64_t mask_heads;                 /* 1 (0 is the same) or heads */
-    int64_t mask_row_stride, mask_head_stride;
+    int64_t mask_row_stride, mask_head_stride;   /* 0: all rows, resp. all heads, alike */
     const int64_t *mask_row, *mask_key; /* [sequences]; NULL: rows packed, columns from 0 */
     int32_t shared_kv;                  /* 1: v is the first value_dim elements of each row of k, and is not given: as in latent attention */
     int32_t reserved;

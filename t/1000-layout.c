@@ -214,6 +214,104 @@ static void many_turns(void)
     ok(owned, "interleave 1: every position on one rank, in any mix of turns");
 }
 
+/* Layout document: short turns whole, each to who holds least of all sequences. */
+static void documents(void)
+{
+    int whole = 1, even = 1, owned = 1, again = 1;
+    for (int round = 0; round < 40; round++) {
+        const int n = 1 + (int)draw(8), sequences = 4 * n + (int)draw(20);
+        rondo_placement *p = make(n, RONDO_DOCUMENT, 8, 0, sequences);
+        int64_t all = 0, most = 0, longest = 0;
+        for (int64_t s = 0; s < sequences; s++) {
+            const int64_t tokens = 1 + draw((uint32_t)(8 * 4 * n - 8)), turn = draw(3) ? tokens : 1 + draw((uint32_t)tokens);
+            longest = tokens > longest ? tokens : longest;
+            owned &= rondo_placement_append(p, s, turn) == 0;
+            for (int64_t q = 1; q < turn; q++)
+                whole &= rondo_placement_owner(p, s, q) == rondo_placement_owner(p, s, 0);
+            owned &= rondo_placement_append(p, s, tokens - turn) == 0 && spans_agree(p, s, n, 0) && leaves_whole(p, s, 8);
+            all += tokens;
+        }
+        for (int r = 0; r < n; r++) {
+            int64_t held = 0;
+            for (int64_t s = 0; s < sequences; s++)
+                held += rondo_placement_held(p, s, r);
+            most = held > most ? held : most;
+        }
+        even &= (double)most <= (double)all / n + (double)longest;
+        /* what was reset is not counted any more */
+        for (int64_t s = 1; s < sequences; s++)
+            again &= rondo_placement_reset(p, s) == 0;
+        const int64_t left = rondo_placement_length(p, 0);
+        again &= rondo_placement_reset(p, 0) == 0 && left > 0;
+        for (int r = 0; r < n; r++)
+            again &= rondo_placement_append(p, r, 9) == 0 && rondo_placement_owner(p, r, 8) == r;
+        rondo_placement_destroy(p);
+    }
+    ok(whole, "document: a short turn goes to one rank");
+    ok(even, "document: many sequences are spread evenly");
+    ok(owned, "document: every position on one rank, leaves whole");
+    ok(again, "document: what was reset is not counted");
+    rondo_placement *p = make(4, RONDO_DOCUMENT, 8, 0, 1), *z = make(4, RONDO_ZIGZAG, 8, 0, 1);
+    int same = rondo_placement_append(p, 0, 4 * 4 * 8) == 0 && rondo_placement_append(z, 0, 4 * 4 * 8) == 0;
+    for (int64_t q = 0; q < 4 * 4 * 8; q++)
+        same &= rondo_placement_owner(p, 0, q) == rondo_placement_owner(z, 0, q);
+    ok(same, "document: a long turn is split as zigzag splits it");
+    rondo_placement_destroy(p);
+    rondo_placement_destroy(z);
+}
+
+static void custom(void)
+{
+    int owned = 1, as_told = 1;
+    for (int round = 0; round < 60; round++) {
+        const int n = 1 + (int)draw(9), leaf = 8 << draw(2);
+        rondo_placement *p = make(n, RONDO_CUSTOM, leaf, round % 5 == 4, 2);
+        int owner[4000];
+        int64_t length = 0;
+        for (int turn = 0; turn < 12; turn++) {
+            const int64_t tokens = draw(3) ? draw(200) : draw(4), open = (leaf - length % leaf) % leaf;
+            int32_t owners[64];
+            if (round % 5 == 4 && tokens == 1)
+                continue;
+            for (int i = 0; i < 64; i++)
+                owners[i] = draw(3) || !i ? (int32_t)draw((uint32_t)n) : owners[i - 1];
+            owned &= rondo_placement_append_owners(p, 1, tokens, tokens > open ? owners : NULL) == 0;
+            for (int64_t i = 0; i < tokens; i++, length++)
+                owner[length] = i < open ? owner[length - 1] : owners[(i - open) / leaf];
+        }
+        for (int64_t q = 0; q < length; q++)
+            as_told &= rondo_placement_owner(p, 1, q) == owner[q];
+        owned &= rondo_placement_length(p, 1) == length && spans_agree(p, 1, n, 0);
+        rondo_placement_destroy(p);
+    }
+    ok(as_told, "custom: leaves are whose the lists say, and an open leaf stays where it is");
+    ok(owned, "custom: every position on one rank");
+
+    rondo_placement *p = make(4, RONDO_CUSTOM, 8, 0, 1), *z = make(4, RONDO_ZIGZAG, 8, 0, 1), *one = make(4, RONDO_CUSTOM, 8, 1, 1);
+    const int32_t owners[3] = { 3, 0, 3 }, bad[2] = { 1, 4 }, negative[1] = { -1 };
+    is_int(rondo_placement_append(p, 0, 5), RONDO_EINVAL, "custom: who gets a new leaf must be said");
+    ok(strstr(rondo_error_text(), "append_owners") != NULL, "the sentence: %s", rondo_error_text());
+    is_int(rondo_placement_append_owners(p, 0, 20, owners), 0, "20 tokens");
+    is_int(rondo_placement_append(p, 0, 4), 0, "4 more have room in the last leaf");
+    is_int(rondo_placement_append(p, 0, 1), RONDO_EINVAL, "another has not");
+    is_int(rondo_placement_append_owners(p, 0, 16, bad), RONDO_EINVAL, "no rank 4");
+    ok(strstr(rondo_error_text(), "owners[1] is 4") != NULL, "the sentence: %s", rondo_error_text());
+    is_int(rondo_placement_append_owners(p, 0, 1, negative), RONDO_EINVAL, "no rank -1");
+    is_int(rondo_placement_append_owners(p, 0, 1, NULL), RONDO_EINVAL, "no list");
+    is_int(rondo_placement_append_owners(p, 1, 1, owners), RONDO_EINVAL, "no sequence 1");
+    is_int(rondo_placement_append_owners(p, 0, -1, owners), RONDO_EINVAL, "-1 tokens");
+    is_int(rondo_placement_append_owners(NULL, 0, 1, owners), RONDO_EINVAL, "no placement");
+    is_int(rondo_placement_append_owners(z, 0, 1, owners), RONDO_EINVAL, "another layout");
+    ok(strstr(rondo_error_text(), "layout is zigzag") != NULL, "the sentence: %s", rondo_error_text());
+    is_int(rondo_placement_append_owners(one, 0, 1, owners), RONDO_EINVAL, "a single token, interleaved");
+    is_int(rondo_placement_append(one, 0, 1), 0, "  goes where its turn says");
+    is_int(rondo_placement_append_owners(p, 0, 0, NULL), 0, "nothing");
+    is_int(rondo_placement_length(p, 0), 24, "24 in all");
+    rondo_placement_destroy(p);
+    rondo_placement_destroy(z);
+    rondo_placement_destroy(one);
+}
+
 static void refused(void)
 {
     rondo_placement *p = NULL;
@@ -255,7 +353,8 @@ static void refused(void)
     is_int(rondo_placement_reset(p, 7), RONDO_EINVAL, "no sequence 7");
     rondo_placement_destroy(p);
     rondo_placement_destroy(NULL);
-    ok(!strcmp(rondo_layout_name(0), "zigzag") && !strcmp(rondo_layout_name(4), "snake") && !rondo_layout_name(5) && !rondo_layout_name(-1),
+    ok(!strcmp(rondo_layout_name(0), "zigzag") && !strcmp(rondo_layout_name(4), "snake") && !strcmp(rondo_layout_name(5), "document") &&
+           !strcmp(rondo_layout_name(6), "custom") && !rondo_layout_name(7) && !rondo_layout_name(-1),
        "names");
 }
 
@@ -264,6 +363,8 @@ int main(void)
     seed_run();
     full_prefill();
     many_turns();
+    documents();
+    custom();
     refused();
     return done();
 }

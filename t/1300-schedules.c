@@ -89,6 +89,15 @@ enum { DOCUMENTS = 8000, BITS_STRIDE = 2500 };
 static int32_t documents[DOCUMENTS];
 static uint8_t bits[(3 * 900 + 1) * BITS_STRIDE];
 
+/* Layout custom: any leaf anywhere. */
+static void own(rondo_attention_desc *d, int32_t ranks)
+{
+    static int32_t owners[1000];
+    for (size_t i = 0; i < sizeof owners / sizeof *owners; i++)
+        owners[i] = i && draw(3) ? owners[i - 1] : (int32_t)draw((uint32_t)ranks);
+    d->owners = d->layout == RONDO_CUSTOM ? owners : NULL;
+}
+
 static void hide(rondo_attention_desc *d)
 {
     const int again = draw(2) != 0, longest = draw(3) ? 200 : 3;
@@ -124,7 +133,7 @@ static void anything(rondo_attention_desc *d, int64_t *tokens, int64_t *cached)
     d->head_dim = 8;
     d->value_dim = 4 + draw(8);
     d->leaf = 8;
-    d->layout = 1 + (int32_t)draw(4);
+    d->layout = (int32_t)draw(7);
     static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH, RONDO_ALL_TO_ALL };
     d->algorithm = algorithms[draw(sizeof algorithms / sizeof *algorithms)];
     d->causal = (int32_t)draw(2);
@@ -172,6 +181,7 @@ static void grid(void)
             desc.head_dim *= draw(2) ? 1 : 64;
             const int32_t ranks = 1 + (int32_t)draw(9);
             any_grid(&desc, ranks);
+            own(&desc, ranks);
             int err = rondo__design_make(&design, &desc, ranks, &machines[m]);
             if (err) {
                 diag("%s", rondo_error_text());
@@ -325,6 +335,7 @@ static void broken(void)
             const struct rondo__machine *machine = &machines[draw(5)];
             const int32_t ranks = 3 + (int32_t)draw(4);
             any_grid(&desc, ranks);
+            own(&desc, ranks);
             if (rondo__design_make(&design, &desc, ranks, machine))
                 continue;
             struct all a = { .design = &design, .tamper = kinds[k].tamper, .tampered = (int32_t)draw((uint32_t)ranks), .which = draw(6) };

@@ -54,11 +54,17 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_EINVAL, "q_type", d.q_type = 7);
     REFUSE(RONDO_EINVAL, "kv_type", d.kv_type = -1);
     REFUSE(RONDO_EINVAL, "out_type", d.out_type = 4);
-    REFUSE(RONDO_EINVAL, "layout", d.layout = 5);
+    REFUSE(RONDO_EINVAL, "7 is no layout", d.layout = 7);
     REFUSE(RONDO_EINVAL, "algorithm", d.algorithm = RONDO_MESH + 1);
     static const int32_t documents[64];
     static const uint8_t bits[64 * 64];
     static const int64_t zero[1], behind[1] = { -1 }, far_off[1] = { INT64_MAX };
+    static const int32_t owners[8] = { 0, 0, 0, 0, 0, 0, 0, -1 }, beyond[8] = { 9999 };
+    REFUSE(RONDO_EINVAL, "needs owners", d.layout = RONDO_CUSTOM);
+    REFUSE(RONDO_EINVAL, "the plan's choice", d.owners = owners);
+    REFUSE(RONDO_EINVAL, "the layout is snake", d.owners = owners, d.layout = RONDO_SNAKE);
+    REFUSE(RONDO_EINVAL, "owners[7], of leaf 7 of sequence 0, is -1", d.owners = owners, d.layout = RONDO_CUSTOM, d.leaf = 8);
+    REFUSE(RONDO_EINVAL, "owners[0]", d.owners = beyond, d.layout = RONDO_CUSTOM);
     REFUSE(RONDO_EINVAL, "documents is NULL", d.documents_first = zero);
     REFUSE(RONDO_EINVAL, "documents_first[0] is -1", d.documents = documents, d.documents_first = behind);
     REFUSE(RONDO_EINVAL, "documents_first[0]", d.documents = documents, d.documents_first = far_off);

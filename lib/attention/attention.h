@@ -56,6 +56,10 @@ struct rondo_attention {
 /* Checks everything that does not depend on placements, fills defaults into ours. */
 int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs);
 
+/* ---- balance.c ---- */
+/* Makes the placements of a plan that brings none: design->keys and queries. */
+int rondo__lay_out(struct rondo__design *design, const rondo_attention_desc *desc);
+
 /* ---- design.c ---- */
 /* The factor of scores, in log2 units, and what else makes them, of a checked descriptor. */
 float rondo__terms_of(const rondo_attention_desc *desc, struct rondo_terms *out);

@@ -103,18 +103,13 @@ static int check_choices(rondo_attention_desc *d)
     if (d->level != RONDO_STRICT)
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level %s is known but not in this build; strict is", name);
     if (d->layout && !rondo_layout_name(d->layout))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no layout; contiguous, zigzag, striped and snake are 1 to 4",
-                           (int)d->layout);
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no layout; contiguous, zigzag, striped, snake, document and "
+                                         "custom are 1 to 6", (int)d->layout);
     if (d->leaf && (d->leaf < 8 || d->leaf > 256 || (d->leaf & (d->leaf - 1))))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: leaf is %d; it must be a power of two from 8 to 256, or 0 for 128", (int)d->leaf);
     if (d->placement_sequences && !d->placement)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: placement_sequences names sequences of a placement, but none is given");
     return 0;
-}
-
-static int not_built(const char *field)
-{
-    return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: %s is known but not in this build; leave it zero", field);
 }
 
 /* What a score is besides scale * q.k. */
@@ -179,10 +174,16 @@ static int check_boolean(const rondo_attention_desc *d)
 
 static int check_owners(const rondo_attention_desc *d)
 {
-    return d->owners ? not_built("owners") : 0;
+    if (d->owners && d->placement)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: owners lists whose leaves are, but so does the placement; leave one of them NULL");
+    if (d->owners && d->layout != RONDO_CUSTOM)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: owners lists whose leaves are, but the layout is %s; set it to RONDO_CUSTOM, or "
+                                         "owners to NULL", d->layout ? rondo_layout_name(d->layout) : "the plan's choice");
+    if (d->layout == RONDO_CUSTOM && !d->owners && !d->placement)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: layout custom needs owners, the rank of each leaf");
+    return 0;
 }
 
-/* Whether it is the ranks' is seen where they are known (design.c). */
 static int check_grid(const rondo_attention_desc *d)
 {
     const int32_t *grid = d->grid;

@@ -36,32 +36,6 @@ static int set_lengths(struct rondo__design *p, const rondo_attention_desc *d)
     return 0;
 }
 
-/* The plan's own placement: what is cached, then what is new, each a turn of its own. */
-static int place(struct rondo__design *plan, const rondo_attention_desc *d)
-{
-    rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
-    bool fewer = false;
-    p.ranks = plan->ranks;
-    p.layout = d->layout;
-    p.leaf = d->leaf;
-    p.sequences = plan->sequences;
-    int err = rondo_placement_create(&plan->keys, &p);
-    for (int64_t i = 0; i < plan->sequences && !err; i++) {
-        int64_t cached = plan->cached[i], keys = cached + plan->tokens[i];
-        fewer |= cached < 0;
-        if (cached > 0)
-            err = rondo_placement_append(plan->keys, i, cached);
-        if (!err && keys > 0)
-            err = rondo_placement_append(plan->keys, i, cached < 0 ? keys : plan->tokens[i]);
-    }
-    if (!err && fewer)
-        err = rondo_placement_create(&plan->queries, &p);
-    for (int64_t i = 0; i < plan->sequences && !err && fewer; i++)
-        if (plan->cached[i] < 0)
-            err = rondo_placement_append(plan->queries, i, plan->tokens[i]);
-    return err;
-}
-
 /* Somebody's placement: the queries are the last tokens of what it holds. */
 static int take_placement(struct rondo__design *plan, const rondo_attention_desc *d)
 {
@@ -184,6 +158,12 @@ static int add_probs(struct rondo__design *p, const struct rondo__roles *forward
 
 /* ---- make and end ---- */
 
+/* Known before there is a placement: bits are kept by leaf, and layouts are chosen by what the mask shows. */
+static int32_t leaf_of(const struct rondo__design *p, const rondo_attention_desc *d)
+{
+    return p->keys ? rondo__placement_desc(p->keys)->leaf : d->leaf ? d->leaf : RONDO_LEAF_DEFAULT;
+}
+
 static int make(struct rondo__design *p, const rondo_attention_desc *d)
 {
     p->tokens = rondo__alloc_zero((size_t)p->sequences, 7 * sizeof(int64_t));
@@ -196,8 +176,12 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     p->probs_from = p->length + p->sequences;
     p->probs_until = p->probs_from + p->sequences;
     int err = set_lengths(p, d);
+    if (!err && d->placement)
+        err = take_placement(p, d);
     if (!err)
-        err = d->placement ? take_placement(p, d) : place(p, d);
+        err = rondo__mask_add_data(&p->mask, d, p->sequences, leaf_of(p, d), p->tokens, p->cached);
+    if (!err && !d->placement)
+        err = rondo__lay_out(p, d);
     if (err)
         return err;
     const rondo_placement_desc *place = rondo__placement_desc(p->keys);
@@ -211,8 +195,6 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     p->shape.tokens = p->tokens;
     p->shape.keys = p->length;
     err = check_sizes(p);
-    if (!err)
-        err = rondo__mask_add_data(&p->mask, d, p->sequences, place->leaf, p->tokens, p->cached);
     if (err)
         return err;
     const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
@@ -225,6 +207,7 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     p->desc.placement = NULL;
     p->desc.documents = NULL;
     p->desc.mask = NULL;
+    p->desc.owners = NULL;
     p->desc.documents_first = p->desc.mask_row = p->desc.mask_key = NULL;
     if (!err && ((const struct rondo__flow *)p->survey.flow)->deals_heads && p->desc.head_groups > 1)
         err = rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: head_groups is %d; algorithm %s deals the heads out to ranks and has one group: "

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * How the leaves of one turn are dealt to the ranks: pure arithmetic, called by placement.c. The four layouts are those of
- * rondo_layout in rondo.h; zigzag is the sharding of arXiv:2411.01783, section 3.5.1, on leaf boundaries and without padding.
+ * How the leaves of one turn are dealt to the ranks where nothing but their number counts: pure arithmetic, called by placement.c. The
+ * layouts are those of rondo_layout in rondo.h; zigzag is the sharding of arXiv:2411.01783, section 3.5.1, on leaf boundaries and without
+ * padding.
  */
 #include "layout/layout.h"
 
@@ -17,6 +18,10 @@ const char *rondo_layout_name(int layout)
         return "striped";
     case RONDO_SNAKE:
         return "snake";
+    case RONDO_DOCUMENT:
+        return "document";
+    case RONDO_CUSTOM:
+        return "custom";
     default:
         return NULL;
     }

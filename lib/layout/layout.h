@@ -7,6 +7,8 @@
 
 #include "core/internal.h"
 
+#define RONDO_LEAF_DEFAULT 128
+
 /* Leaves [first, the next one's first) go to rank. */
 struct rondo__deal {
     int64_t first;
@@ -16,8 +18,18 @@ struct rondo__deal {
 /* Most entries that rondo__layout_deal() writes. */
 #define RONDO_DEALS_MAX(ranks) (4 * (int64_t)(ranks))
 
-/* Deals `leaves` >= ranks leaves to the ranks by a layout (1..4); returns how many entries it wrote. */
+/* Deals `leaves` >= ranks leaves to the ranks by a layout (1..4; others as zigzag); returns how many entries it wrote. */
 int64_t rondo__layout_deal(int layout, int64_t leaves, int32_t ranks, struct rondo__deal *out);
+
+/* ---- by weight (weigh.c) ---- */
+/* Cells of some sequences, in order, are to be dealt so that all ranks carry alike. A cell is a run of leaves of one sequence. */
+struct rondo__cell {
+    int64_t sequence, first, end;      /* leaves, of those that are dealt */
+    double weight;
+    bool begins;                       /* with it begins what should stay together: a document, or else a sequence */
+};
+/* load: what each rank carries already. Gives each cell's owner. false: no memory. */
+bool rondo__deal_by_weight(const struct rondo__cell *cells, int64_t count, const double *load, int32_t ranks, int32_t *owner);
 
 /* Positions [first, the next run's first) of a sequence. stride 1: all on `rank`. stride = ranks: dealt out key by key, the
  * first to `rank`, the next to (rank + 1) mod ranks, ... */
@@ -44,6 +56,8 @@ const rondo_placement_desc *rondo__placement_desc(const rondo_placement *placeme
 /* A placement of `count` sequences that stays as those named are now (NULL: 0, 1, 2, ...), whatever becomes of `from`. O(count): the tables
  * are shared until either side changes them. */
 int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, const int64_t *names, int64_t count);
+/* Appends a turn whose new leaves go where the deals say; they are leaves [first, the next one's first) of the new ones. */
+int rondo__placement_append_deals(rondo_placement *placement, int64_t sequence, int64_t tokens, const struct rondo__deal *deals, int64_t count);
 /* With all tables, shared or not. */
 size_t rondo__placement_bytes(const rondo_placement *placement);
 

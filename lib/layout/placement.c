@@ -19,6 +19,7 @@ struct rondo_placement {
     struct sequence *sequences;
     int64_t room;                 /* of `sequences` */
     struct rondo__deal *deals;    /* [RONDO_DEALS_MAX(ranks)], for append; NULL before the first */
+    struct rondo__table *all;     /* layout document: who holds how much of all sequences; no positions. NULL: not counted yet */
 };
 
 /* Up to `sequences`, the new ones empty; room doubles, so that one by one costs no more than all at once. */
@@ -55,10 +56,10 @@ int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *de
     if (!d.layout)
         d.layout = RONDO_ZIGZAG;
     if (!rondo_layout_name(d.layout))
-        return rondo__fail(RONDO_EINVAL, "rondo_placement_create: %d is no layout; contiguous, zigzag, striped and snake are 1 to 4",
-                           (int)d.layout);
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_create: %d is no layout; contiguous, zigzag, striped, snake, document and "
+                                         "custom are 1 to 6", (int)d.layout);
     if (!d.leaf)
-        d.leaf = 128;
+        d.leaf = RONDO_LEAF_DEFAULT;
     if (d.leaf < 8 || d.leaf > 256 || (d.leaf & (d.leaf - 1)))
         return rondo__fail(RONDO_EINVAL, "rondo_placement_create: leaf is %d; it must be a power of two from 8 to 256", (int)d.leaf);
     if (d.interleave != 0 && d.interleave != 1)
@@ -88,6 +89,7 @@ void rondo_placement_destroy(rondo_placement *p)
         return;
     for (int64_t s = 0; s < p->desc.sequences; s++)
         rondo__table_drop(p->sequences[s].table);
+    rondo__table_drop(p->all);
     rondo__free(p->sequences);
     rondo__free(p->deals);
     rondo__free(p);
@@ -135,77 +137,195 @@ static bool prepare(rondo_placement *p, struct sequence *s)
     return s->table != NULL;
 }
 
-static int64_t dealt(const rondo_placement *p, int64_t i, int64_t deals, int64_t tokens)
+/* A turn under way: where its tokens go. */
+struct turn {
+    rondo_placement *p;
+    struct rondo__table *t;
+    const struct rondo__deal *deals;
+    int64_t count, tokens;        /* deals; tokens in new leaves */
+};
+
+static int64_t dealt(const struct turn *u, int64_t i)
 {
-    const int64_t leaf = p->desc.leaf, end = i + 1 < deals ? p->deals[i + 1].first * leaf : tokens;
-    return end - p->deals[i].first * leaf;
+    const int64_t leaf = u->p->desc.leaf, end = i + 1 < u->count ? u->deals[i + 1].first * leaf : u->tokens;
+    return end - u->deals[i].first * leaf;
 }
 
-/* Who gets the new leaves of a turn: p->deals, counted in the table already. A turn of fewer leaves than ranks goes leaf by leaf to who
- * holds least; the search starts at a rank of the sequence's own, so that many short sequences do not all begin on rank 0. */
-static int64_t deal(rondo_placement *p, struct rondo__table *t, int64_t tokens)
+static void count(const struct turn *u, int32_t rank, int64_t tokens)
 {
-    const int64_t leaf = p->desc.leaf, leaves = tokens ? (tokens - 1) / leaf + 1 : 0;
-    if (leaves >= p->desc.ranks) {
-        const int64_t deals = rondo__layout_deal(p->desc.layout, leaves, p->desc.ranks, p->deals);
-        t->ranked = false;   /* many change: the next small turn looks at all */
-        for (int64_t i = 0; i < deals; i++)
-            rondo__table_count(t, p->deals[i].rank, dealt(p, i, deals, tokens));
-        return deals;
+    rondo__table_count(u->t, rank, tokens);
+    if (u->p->all)
+        rondo__table_count(u->p->all, rank, tokens);
+}
+
+/* Layout document counts over all sequences, from when it is first asked. */
+static bool count_sequences(rondo_placement *p)
+{
+    if (p->desc.layout != RONDO_DOCUMENT || p->all)
+        return true;
+    p->all = rondo__table_new(p->desc.ranks, 0);
+    for (int64_t i = 0; p->all && i < p->desc.sequences; i++)
+        for (int32_t r = 0; p->sequences[i].table && r < p->desc.ranks; r++)
+            rondo__table_count(p->all, r, p->sequences[i].table->held[r]);
+    return p->all != NULL;
+}
+
+/* Of a turn with fewer leaves than this a rank that is one of all would get too little to be worth cutting it. */
+#define LEAVES_TO_SPLIT 4
+
+/* Who gets the new leaves of a turn: u->deals, counted in the table already. A turn of fewer leaves than ranks goes leaf by leaf to who
+ * holds least; the search starts at a rank of the sequence's own, so that many short sequences do not all begin on rank 0. With layout
+ * document a turn that is not long goes whole to who holds least of all sequences. */
+static void deal(struct turn *u)
+{
+    rondo_placement *p = u->p;
+    const int64_t leaf = p->desc.leaf, leaves = u->tokens ? (u->tokens - 1) / leaf + 1 : 0, n = p->desc.ranks;
+    u->deals = p->deals;
+    if (p->desc.layout == RONDO_DOCUMENT && leaves && leaves < LEAVES_TO_SPLIT * n) {
+        p->deals[0] = (struct rondo__deal){ 0, rondo__table_emptiest(p->all), 0 };
+        u->count = 1;
+        count(u, p->deals[0].rank, u->tokens);
+        return;
+    }
+    if (leaves >= n) {
+        u->count = rondo__layout_deal(p->desc.layout, leaves, (int32_t)n, p->deals);
+        u->t->ranked = false;   /* many change: the next small turn looks at all */
+        if (p->all)
+            p->all->ranked = false;
+        for (int64_t i = 0; i < u->count; i++)
+            count(u, p->deals[i].rank, dealt(u, i));
+        return;
     }
     for (int64_t i = 0; i < leaves; i++) {
-        p->deals[i] = (struct rondo__deal){ i, rondo__table_emptiest(t), 0 };
-        rondo__table_count(t, p->deals[i].rank, i + 1 < leaves ? leaf : tokens - i * leaf);
+        p->deals[i] = (struct rondo__deal){ i, rondo__table_emptiest(u->t), 0 };
+        count(u, p->deals[i].rank, i + 1 < leaves ? leaf : u->tokens - i * leaf);
     }
-    return leaves;
+    u->count = leaves;
 }
 
-static int append_single(struct sequence *s, int64_t sequence)
+static int append_single(rondo_placement *p, struct sequence *s, int64_t sequence)
 {
-    struct rondo__table *t = s->table;
-    const int32_t rank = (int32_t)((s->name + t->singles) % t->ranks);
-    if (!rondo__table_reserve(t, NULL, 0, rank))
+    struct turn u = { .p = p, .t = s->table };
+    const int32_t rank = (int32_t)((s->name + u.t->singles) % u.t->ranks);
+    if (!rondo__table_reserve(u.t, NULL, 0, rank))
         return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for one more run of sequence %lld", (long long)sequence);
-    rondo__table_count(t, rank, 1);
-    rondo__table_add_single(t, rank);
+    count(&u, rank, 1);
+    rondo__table_add_single(u.t, rank);
     return 0;
+}
+
+/* How many tokens of a turn the sequence's last leaf takes. */
+static int64_t fills(const rondo_placement *p, int64_t length, int64_t tokens)
+{
+    const int64_t leaf = p->desc.leaf, open = (leaf - length % leaf) % leaf;
+    return open < tokens ? open : tokens;
+}
+
+/* deals NULL: the layout says. */
+static int append(rondo_placement *p, struct sequence *s, int64_t sequence, int64_t tokens, const struct rondo__deal *deals, int64_t deal_count,
+                  const char *function)
+{
+    if (!prepare(p, s) || !count_sequences(p))
+        return rondo__fail(RONDO_ENOMEM, "%s: no memory for sequence %lld on %d ranks", function, (long long)sequence, (int)p->desc.ranks);
+    struct rondo__table *t = s->table;
+    if (p->desc.interleave && tokens == 1 && p->desc.ranks > 1)
+        return append_single(p, s, sequence);
+
+    const int64_t fill = fills(p, t->length, tokens);
+    const int32_t filler = fill ? rondo__table_owner(t, t->length - 1) : -1;
+    struct turn u = { .p = p, .t = t, .deals = deals, .count = deal_count, .tokens = tokens - fill };
+    if (fill)
+        count(&u, filler, fill);
+    if (!deals)
+        deal(&u);
+    for (int64_t i = 0; deals && i < u.count; i++)
+        count(&u, deals[i].rank, dealt(&u, i));
+    if (!rondo__table_reserve(t, u.deals, u.count, filler)) {
+        for (int64_t i = 0; i < u.count; i++)
+            count(&u, u.deals[i].rank, -dealt(&u, i));
+        if (fill)
+            count(&u, filler, -fill);
+        return rondo__fail(RONDO_ENOMEM, "%s: no memory for the runs of %lld tokens", function, (long long)tokens);
+    }
+    if (fill)
+        rondo__table_add(t, filler, fill);
+    for (int64_t i = 0; i < u.count; i++)
+        rondo__table_add(t, u.deals[i].rank, dealt(&u, i));
+    return 0;
+}
+
+/* Whether there is such a sequence, and place in it. */
+static int check_turn(const char *function, const rondo_placement *p, int64_t sequence, int64_t tokens, struct sequence **out)
+{
+    struct sequence *s = *out = find(p, sequence);
+    if (!s)
+        return no_sequence(function, p, sequence);
+    const int64_t length = s->table ? s->table->length : 0;
+    if (tokens < 0 || tokens > LONGEST - length)
+        return rondo__fail(RONDO_EINVAL, "%s: cannot append %lld tokens to %lld; at most 2^60 in all", function, (long long)tokens,
+                           (long long)length);
+    return 0;
+}
+
+/* Leaves that a turn begins. */
+static int64_t new_leaves(const rondo_placement *p, const struct sequence *s, int64_t tokens)
+{
+    const int64_t rest = tokens - fills(p, s->table ? s->table->length : 0, tokens);
+    return rest ? (rest - 1) / p->desc.leaf + 1 : 0;
 }
 
 int rondo_placement_append(rondo_placement *p, int64_t sequence, int64_t tokens)
 {
-    struct sequence *s = find(p, sequence);
-    if (!s)
-        return no_sequence("rondo_placement_append", p, sequence);
-    const int64_t length = s->table ? s->table->length : 0;
-    if (tokens < 0 || tokens > LONGEST - length)
-        return rondo__fail(RONDO_EINVAL, "rondo_placement_append: cannot append %lld tokens to %lld; at most 2^60 in all", (long long)tokens,
-                           (long long)length);
+    struct sequence *s;
+    int err = check_turn("rondo_placement_append", p, sequence, tokens, &s);
+    if (err || !tokens)
+        return err;
+    if (p->desc.layout == RONDO_CUSTOM && new_leaves(p, s, tokens) && !(p->desc.interleave && tokens == 1))
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_append: %lld tokens begin %lld leaves, and with layout custom only a list says whose; "
+                                         "use rondo_placement_append_owners()", (long long)tokens, (long long)new_leaves(p, s, tokens));
+    return append(p, s, sequence, tokens, NULL, 0, "rondo_placement_append");
+}
+
+int rondo_placement_append_owners(rondo_placement *p, int64_t sequence, int64_t tokens, const int32_t *owners)
+{
+    struct sequence *s;
+    int err = check_turn("rondo_placement_append_owners", p, sequence, tokens, &s);
+    if (err)
+        return err;
+    if (p->desc.layout != RONDO_CUSTOM)
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_append_owners: the placement's layout is %s, which says whose leaves are; make it with "
+                                         "RONDO_CUSTOM, or use rondo_placement_append()", rondo_layout_name(p->desc.layout));
+    if (p->desc.interleave && tokens == 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_append_owners: with interleave 1 a single token goes where its turn says; use "
+                                         "rondo_placement_append()");
+    const int64_t leaves = new_leaves(p, s, tokens);
+    if (leaves && !owners)
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_append_owners: owners is NULL, but %lld tokens begin %lld leaves", (long long)tokens,
+                           (long long)leaves);
+    int64_t runs = 0;
+    for (int64_t i = 0; i < leaves; i++) {
+        if (owners[i] < 0 || owners[i] >= p->desc.ranks)
+            return rondo__fail(RONDO_EINVAL, "rondo_placement_append_owners: owners[%lld] is %d; the placement has ranks 0 to %d", (long long)i,
+                               (int)owners[i], (int)p->desc.ranks - 1);
+        runs += !i || owners[i] != owners[i - 1];
+    }
     if (!tokens)
         return 0;
-    if (!prepare(p, s))
-        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for sequence %lld on %d ranks", (long long)sequence,
-                           (int)p->desc.ranks);
-    struct rondo__table *t = s->table;
-    if (p->desc.interleave && tokens == 1 && p->desc.ranks > 1)
-        return append_single(s, sequence);
+    struct rondo__deal *deals = rondo__alloc_zero((size_t)runs, sizeof *deals);
+    if (!deals)
+        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append_owners: no memory for %lld runs", (long long)runs);
+    runs = 0;
+    for (int64_t i = 0; i < leaves; i++)
+        if (!i || owners[i] != owners[i - 1])
+            deals[runs++] = (struct rondo__deal){ i, owners[i], 0 };
+    err = append(p, s, sequence, tokens, deals, runs, "rondo_placement_append_owners");
+    rondo__free(deals);
+    return err;
+}
 
-    const int64_t leaf = p->desc.leaf, open = (leaf - length % leaf) % leaf, fill = open < tokens ? open : tokens;
-    const int32_t filler = fill ? rondo__table_owner(t, length - 1) : -1;
-    if (fill)
-        rondo__table_count(t, filler, fill);
-    const int64_t deals = deal(p, t, tokens - fill);
-    if (!rondo__table_reserve(t, p->deals, deals, filler)) {
-        for (int64_t i = 0; i < deals; i++)
-            rondo__table_count(t, p->deals[i].rank, -dealt(p, i, deals, tokens - fill));
-        if (fill)
-            rondo__table_count(t, filler, -fill);
-        return rondo__fail(RONDO_ENOMEM, "rondo_placement_append: no memory for the runs of %lld tokens", (long long)tokens);
-    }
-    if (fill)
-        rondo__table_add(t, filler, fill);
-    for (int64_t i = 0; i < deals; i++)
-        rondo__table_add(t, p->deals[i].rank, dealt(p, i, deals, tokens - fill));
-    return 0;
+int rondo__placement_append_deals(rondo_placement *p, int64_t sequence, int64_t tokens, const struct rondo__deal *deals, int64_t deal_count)
+{
+    return tokens ? append(p, &p->sequences[sequence], sequence, tokens, deals, deal_count, "rondo_attention_create") : 0;
 }
 
 int rondo_placement_reset(rondo_placement *p, int64_t sequence)
@@ -213,6 +333,8 @@ int rondo_placement_reset(rondo_placement *p, int64_t sequence)
     struct sequence *s = find(p, sequence);
     if (!s)
         return no_sequence("rondo_placement_reset", p, sequence);
+    for (int32_t r = 0; p->all && s->table && r < p->desc.ranks; r++)
+        rondo__table_count(p->all, r, -s->table->held[r]);
     rondo__table_drop(s->table);
     s->table = NULL;
     return 0;
@@ -332,7 +454,7 @@ int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, co
 size_t rondo__placement_bytes(const rondo_placement *p)
 {
     size_t bytes = sizeof *p + (p->deals ? (size_t)RONDO_DEALS_MAX(p->desc.ranks) * sizeof *p->deals : 0);
-    bytes += (size_t)p->room * sizeof *p->sequences;
+    bytes += (size_t)p->room * sizeof *p->sequences + (p->all ? rondo__table_bytes(p->all) : 0);
     for (int64_t i = 0; i < p->desc.sequences; i++)
         bytes += p->sequences[i].table ? rondo__table_bytes(p->sequences[i].table) : 0;
     return bytes;

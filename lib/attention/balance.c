@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * How a plan without a placement lays its sequences out: as the caller says, or, where nothing is said, so that all ranks compute alike.
+ * What counts is the visible pairs of the queries that a rank holds. Zigzag is taken where it balances them, as under a causal mask; for
+ * other masks, many sequences, documents, leaves are dealt by what their queries see (layout/weigh.c), unless dealing them in turn is
+ * better still. Pure functions of the descriptor: every rank comes to the same. Called by design.c.
+ */
+#include "attention/mask/mask.h"
+#include "attention/attention.h"
+
+/* Below this a layout balances; what another one gains beyond it is not looked for. */
+#define BALANCED 1.03
+/* What a layout that comes later in the list, and moves more, must gain. */
+#define GAIN 0.01
+/* Cells that leaves are dealt in by weight: for each rank so many, and in all at least so many. */
+#define CELLS_EACH 256
+#define CELLS 65536
+
+static int no_memory(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for the plan's layout");
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- what queries see ---- */
+
+/* Visible pairs of the queries at positions [first, first + count) of a sequence, all heads that the mask tells apart. */
+static uint64_t pairs_of(const struct rondo__design *plan, int64_t sequence, int64_t first, int64_t count)
+{
+    const rondo_span queries = { first, count, 1, 0 }, keys = { 0, plan->cached[sequence] + plan->tokens[sequence], 1, 0 };
+    return count > 0 && keys.count > 0 ? plan->mask.kind->pairs(&plan->mask, sequence, &queries, &keys) : 0;
+}
+
+/* The most pairs of a rank over their mean; 1 where there are none. */
+static double imbalance(const struct rondo__design *plan, double *of_rank)
+{
+    double most = 0.0, all = 0.0;
+    memset(of_rank, 0, (size_t)plan->ranks * sizeof *of_rank);
+    for (int64_t i = 0; i < plan->sequences; i++) {
+        const bool apart = plan->cached[i] < 0;   /* queries are placed by themselves, the first at position `cached` */
+        const rondo_placement *p = apart ? plan->queries : plan->keys;
+        const int64_t shift = apart ? plan->cached[i] : 0, from = apart ? 0 : plan->cached[i], length = rondo_placement_length(p, i);
+        const struct rondo__run *runs;
+        const int64_t count = rondo__placement_runs(p, i, &runs);
+        for (int64_t j = 0; j < count; j++) {
+            const int64_t first = max64(runs[j].first, from), end = j + 1 < count ? runs[j + 1].first : length;
+            of_rank[runs[j].rank] += (double)pairs_of(plan, i, first + shift, end - first);
+        }
+    }
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        all += of_rank[r];
+        most = of_rank[r] > most ? of_rank[r] : most;
+    }
+    return all > 0.0 ? most * plan->ranks / all : 1.0;
+}
+
+/* ---- by a layout ---- */
+
+static void drop(struct rondo__design *plan)
+{
+    rondo_placement_destroy(plan->keys);
+    rondo_placement_destroy(plan->queries);
+    plan->keys = plan->queries = NULL;
+}
+
+/* Empty placements: of the keys, and of the queries where there are sequences with fewer keys. */
+static int begin(struct rondo__design *plan, const rondo_attention_desc *d, int32_t layout)
+{
+    rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
+    bool fewer = false;
+    for (int64_t i = 0; i < plan->sequences; i++)
+        fewer |= plan->cached[i] < 0;
+    p.ranks = plan->ranks;
+    p.layout = layout;
+    p.leaf = d->leaf;
+    p.sequences = plan->sequences;
+    int err = rondo_placement_create(&plan->keys, &p);
+    if (layout == RONDO_CUSTOM)
+        p.layout = RONDO_ZIGZAG;
+    if (!err && fewer)
+        err = rondo_placement_create(&plan->queries, &p);
+    return err;
+}
+
+/* What is cached, then what is new, each a turn of its own. */
+static int place_turns(struct rondo__design *plan)
+{
+    int err = 0;
+    for (int64_t i = 0; i < plan->sequences && !err; i++) {
+        const int64_t cached = plan->cached[i], keys = cached + plan->tokens[i];
+        if (cached > 0)
+            err = rondo_placement_append(plan->keys, i, cached);
+        if (!err && keys > 0)
+            err = rondo_placement_append(plan->keys, i, cached < 0 ? keys : plan->tokens[i]);
+        if (!err && cached < 0)
+            err = rondo_placement_append(plan->queries, i, plan->tokens[i]);
+    }
+    return err;
+}
+
+/* ---- as the caller lists ---- */
+
+static int place_owners(struct rondo__design *plan, const int32_t *owners)
+{
+    const int64_t leaf = rondo__placement_desc(plan->keys)->leaf;
+    struct rondo__list deals = { NULL, 0, 0 };
+    int64_t at = 0;
+    int err = 0;
+    for (int64_t i = 0; i < plan->sequences && !err; i++) {
+        const int64_t keys = max64(plan->cached[i] + plan->tokens[i], 0), leaves = (keys + leaf - 1) / leaf;
+        deals.count = 0;
+        for (int64_t j = 0; j < leaves && !err; j++) {
+            const int32_t rank = owners[at + j];
+            if (rank < 0 || rank >= plan->ranks)
+                err = rondo__fail(RONDO_EINVAL, "rondo_attention_create: owners[%lld], of leaf %lld of sequence %lld, is %d; the context has ranks "
+                                                "0 to %d", (long long)(at + j), (long long)j, (long long)i, (int)rank, (int)plan->ranks - 1);
+            if (err || (j && rank == owners[at + j - 1]))
+                continue;
+            struct rondo__deal *deal = rondo__list_add(&deals, sizeof *deal, 1);
+            if (deal)
+                *deal = (struct rondo__deal){ j, rank, 0 };
+            else
+                err = no_memory();
+        }
+        at += leaves;
+        if (!err)
+            err = rondo__placement_append_deals(plan->keys, i, keys, deals.items, deals.count);
+        if (!err && plan->cached[i] < 0)
+            err = rondo_placement_append(plan->queries, i, plan->tokens[i]);
+    }
+    rondo__list_free(&deals);
+    return err;
+}
+
+/* ---- by weight ---- */
+
+/* The new leaves of a sequence: where the queries in the first of them stand, and their number. Before them the last leaf of what is cached
+ * is filled. */
+struct fresh {
+    int64_t position, tokens, leaves, fill;
+};
+
+static struct fresh fresh_of(const struct rondo__design *plan, int64_t i, int64_t leaf)
+{
+    const int64_t cached = plan->cached[i], tokens = plan->tokens[i], open = cached > 0 ? (leaf - cached % leaf) % leaf : 0;
+    struct fresh f = { .fill = min64(open, tokens) };
+    f.position = cached + f.fill;
+    f.tokens = tokens - f.fill;
+    f.leaves = (f.tokens + leaf - 1) / leaf;
+    return f;
+}
+
+static double weight_of(const struct rondo__design *plan, int64_t sequence, int64_t first, int64_t count)
+{
+    /* what sees nothing is spread evenly too */
+    return (double)pairs_of(plan, sequence, first, count) + (double)count / 1024.0;
+}
+
+/* Cells of a sequence; what belongs together begins where a document does, at the nearest cell. */
+static bool add_cells(const struct rondo__design *plan, int64_t sequence, const struct fresh *f, int64_t leaf, int64_t grain, struct rondo__list *out)
+{
+    const int64_t count = (f->leaves + grain - 1) / grain, size = leaf * grain;
+    if (!count)
+        return true;
+    struct rondo__cell *cell = rondo__list_add(out, sizeof *cell, count);
+    if (!cell)
+        return false;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = i * size, end = min64(first + size, f->tokens);
+        cell[i] = (struct rondo__cell){ sequence, i * grain, min64((i + 1) * grain, f->leaves),
+                                        weight_of(plan, sequence, f->position + first, end - first), i == 0 };
+    }
+    const struct rondo__documents *d = plan->mask.data ? &plan->mask.data->documents : NULL;
+    for (int64_t i = d && d->sequence ? d->sequence[sequence] : 0; d && d->sequence && i < d->sequence[sequence + 1]; i++) {
+        const int64_t at = (d->runs[i].first - f->position + size / 2) / size;
+        if (d->runs[i].first > f->position && at < count)
+            cell[at].begins = true;
+    }
+    return true;
+}
+
+/* Each sequence's turn, by the owners of the cells, which are in the order of sequences. */
+static int append_cells(struct rondo__design *plan, const struct rondo__list *cells, const int32_t *owner)
+{
+    const struct rondo__cell *cell = cells->items;
+    struct rondo__deal *deals = rondo__alloc_zero((size_t)cells->count, sizeof *deals);
+    int err = deals ? 0 : no_memory();
+    for (int64_t i = 0, at = 0; i < plan->sequences && !err; i++) {
+        int64_t n = 0;
+        for (; at < cells->count && cell[at].sequence == i; at++)
+            if (!n || deals[n - 1].rank != owner[at])
+                deals[n++] = (struct rondo__deal){ cell[at].first, owner[at], 0 };
+        err = rondo__placement_append_deals(plan->cached[i] < 0 ? plan->queries : plan->keys, i, plan->tokens[i], deals, n);
+    }
+    rondo__free(deals);
+    return err;
+}
+
+static int place_by_weight(struct rondo__design *plan, double *load)
+{
+    const int64_t leaf = rondo__placement_desc(plan->keys)->leaf;
+    struct rondo__list cells = { NULL, 0, 0 };
+    int64_t leaves = 0, grain = 1;
+    int err = 0;
+    memset(load, 0, (size_t)plan->ranks * sizeof *load);
+    for (int64_t i = 0; i < plan->sequences; i++)
+        leaves += fresh_of(plan, i, leaf).leaves;
+    while (leaves / grain > max64(CELLS, (int64_t)CELLS_EACH * plan->ranks))
+        grain *= 2;
+    for (int64_t i = 0; i < plan->sequences && !err; i++) {
+        const struct fresh f = fresh_of(plan, i, leaf);
+        const int64_t before = plan->cached[i] < 0 ? max64(plan->cached[i] + plan->tokens[i], 0) : plan->cached[i];
+        err = rondo_placement_append(plan->keys, i, before);   /* keys that no query of a cell is one of */
+        if (!err && f.fill)
+            load[rondo_placement_owner(plan->keys, i, before - 1)] += weight_of(plan, i, plan->cached[i], f.fill);
+        if (!err && !add_cells(plan, i, &f, leaf, grain, &cells))
+            err = no_memory();
+    }
+    int32_t *owner = rondo__alloc_zero((size_t)cells.count, sizeof *owner);
+    if (!err && (!owner || !rondo__deal_by_weight(cells.items, cells.count, load, plan->ranks, owner)))
+        err = no_memory();
+    if (!err)
+        err = append_cells(plan, &cells, owner);
+    rondo__list_free(&cells);
+    rondo__free(owner);
+    return err;
+}
+
+/* ---- choosing ---- */
+
+static int place(struct rondo__design *plan, const rondo_attention_desc *d, int32_t layout, double *of_rank)
+{
+    int err = begin(plan, d, layout);
+    if (!err)
+        err = layout == RONDO_CUSTOM ? place_owners(plan, d->owners)
+                                     : layout == RONDO_DOCUMENT ? place_by_weight(plan, of_rank) : place_turns(plan);
+    return err;
+}
+
+/* Whether layouts can differ: on one rank, with fewer leaves than ranks, or a token to each sequence, they hardly do. */
+static bool differs(const struct rondo__design *plan, int64_t leaf)
+{
+    int64_t leaves = 0, most = 0;
+    if (plan->ranks == 1)
+        return false;
+    for (int64_t i = 0; i < plan->sequences; i++) {
+        leaves += (plan->tokens[i] + leaf - 1) / leaf;
+        most = max64(most, plan->tokens[i]);
+    }
+    return leaves >= plan->ranks && most > 1;
+}
+
+/* By what they move where they balance alike. */
+static const int32_t candidates[] = { RONDO_ZIGZAG, RONDO_DOCUMENT, RONDO_SNAKE, RONDO_STRIPED };
+
+int rondo__lay_out(struct rondo__design *plan, const rondo_attention_desc *d)
+{
+    if (d->layout == RONDO_LAYOUT_DEFAULT && !differs(plan, d->leaf ? d->leaf : RONDO_LEAF_DEFAULT))
+        return place(plan, d, RONDO_ZIGZAG, NULL);
+    double *of_rank = rondo__alloc((size_t)plan->ranks * sizeof *of_rank), best_of = 0.0;
+    rondo_placement *keys = NULL, *queries = NULL;
+    int err = of_rank ? 0 : no_memory();
+    if (!err && d->layout)
+        err = place(plan, d, d->layout, of_rank);
+    for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !err && !d->layout; i++) {
+        err = place(plan, d, candidates[i], of_rank);
+        const double is = err ? 0.0 : imbalance(plan, of_rank);
+        if (!err && (!keys || is < best_of - GAIN)) {
+            rondo_placement_destroy(keys);
+            rondo_placement_destroy(queries);
+            keys = plan->keys;
+            queries = plan->queries;
+            plan->keys = plan->queries = NULL;
+            best_of = is;
+        }
+        drop(plan);
+        if (best_of < BALANCED)
+            break;
+    }
+    if (keys) {
+        plan->keys = keys;
+        plan->queries = queries;
+    }
+    rondo__free(of_rank);
+    return err;
+}
