@@ -33,19 +33,25 @@ static int draw(uint32_t below)
     return (int)(out[0] % below);
 }
 
+static int has_grid(const struct setup *s)
+{
+    return s->algorithm == RONDO_MESH || s->algorithm == RONDO_ALL_TO_ALL;
+}
+
 static void invent(struct setup *s, const struct problem *p)
 {
-    static const int ranks[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16 }, algorithms[] = { RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH, RONDO_MESH };
-    *s = (struct setup){ .ranks = ranks[draw(11)], .layout = 1 + draw(4), .algorithm = algorithms[draw(5)], .threads = draw(4) ? 1 : 2 };
+    static const int ranks[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16 }, algorithms[] = { RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH, RONDO_MESH,
+                                                                                     RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL };
+    *s = (struct setup){ .ranks = ranks[draw(11)], .layout = 1 + draw(4), .algorithm = algorithms[draw(7)], .threads = draw(4) ? 1 : 2 };
     int columns = 1 + draw((uint32_t)s->ranks);
     while (s->ranks % columns)
         columns++;
-    if (s->algorithm == RONDO_MESH && draw(4)) {
+    if (has_grid(s) && draw(4)) {
         s->grid[0] = s->ranks / columns;
         s->grid[1] = columns;
     }
     s->strided = draw(2);
-    s->head_groups = draw(2) ? 0 : draw(2) ? 1 : (int)p->kv_heads;
+    s->head_groups = draw(2) ? 0 : draw(2) || s->algorithm == RONDO_ALL_TO_ALL ? 1 : (int)p->kv_heads;
     s->own_workspace = draw(2);
     s->alias = draw(3) == 0 && p->value_dim == p->head_dim && p->out_type == p->q_type;
 }
@@ -73,7 +79,7 @@ int main(void)
             hook_use(hook);
             const int err = solve(&p, &s, &r);
             hook_use(NULL);
-            const int right = !err && r.hash == want, grid = !err && r.info.grid[0] * r.info.grid[1] == (s.algorithm == RONDO_MESH ? s.ranks : 0) &&
+            const int right = !err && r.hash == want, grid = !err && r.info.grid[0] * r.info.grid[1] == (has_grid(&s) ? s.ranks : 0) &&
                                                              (!s.grid[0] || (r.info.grid[0] == s.grid[0] && r.info.grid[1] == s.grid[1]));
             if ((!right && same) || (!err && !(r.agree && grid) && agree))
                 diag("problem %zu, %d ranks, %s, %s %d,%d, hook %s: %s; %llu messages of %llu bytes, expected %llu of %llu", i, s.ranks,

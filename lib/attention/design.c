@@ -111,7 +111,7 @@ static int32_t choose_groups(const struct rondo__design *p)
     const struct rondo__flow *f = p->survey.flow;
     const int64_t kv_heads = p->desc.kv_heads;
     int64_t groups = 1;
-    while (groups < kv_heads && (kv_heads % groups || (f->need > GROUP_FLOOR && f->need / (double)groups > 2.0 * f->own)))
+    while (!f->deals_heads && groups < kv_heads && (kv_heads % groups || (f->need > GROUP_FLOOR && f->need / (double)groups > 2.0 * f->own)))
         groups++;
     return (int32_t)groups;
 }

@@ -73,6 +73,9 @@ extern const struct rondo__algorithm rondo__ring_kv, rondo__ring_q, rondo__all_g
 int rondo__build_failed(void);         /* RONDO_ENOMEM with its sentence */
 size_t rondo__q_row_bytes(const struct rondo__build *b);     /* of one row of one head group */
 size_t rondo__kv_row_bytes(const struct rondo__build *b, int part);   /* 0: K, 1: V; 0 where V lies in K */
+/* The same of so many heads. */
+size_t rondo__q_heads_bytes(const struct rondo__shape *shape, int64_t heads);
+size_t rondo__kv_heads_bytes(const struct rondo__shape *shape, int part, int64_t kv_heads);
 size_t rondo__node_bytes(const struct rondo__build *b);
 /* rows * bytes, or SIZE_MAX, which no workspace holds */
 size_t rondo__product(int64_t rows, size_t bytes);
@@ -214,7 +217,9 @@ struct rondo__packed {
 };
 struct rondo__packer {
     struct rondo__build *b;
-    int32_t tensor, reserved;          /* RONDO_TENSOR_Q; or RONDO_TENSOR_K, and V with it */
+    int32_t tensor;                    /* RONDO_TENSOR_Q; or RONDO_TENSOR_K, and V with it */
+    int32_t head, heads;               /* of it; heads 0: those of the head group */
+    int32_t reserved;
     struct rondo__list runs, packed;
     int64_t first, rows;               /* of what is being put together */
 };
@@ -223,6 +228,8 @@ void rondo__pack_add(struct rondo__packer *p, int64_t sequence, int64_t row, int
 /* How many rows they are, and the buffers where they lie; -1: nothing, or V lies in K. index: of a buffer's name. over: buffers whose places will
  * do (each -1: none), or NULL. */
 int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2]);
+/* The same into these buffers, from their beginning, and nowhere else. */
+void rondo__pack_into(struct rondo__packer *p, int32_t group, const int32_t to[2]);
 void rondo__packer_free(struct rondo__packer *p);
 
 /* ---- putting it on a machine (lower.c) ---- */

@@ -18,16 +18,26 @@ size_t rondo__product(int64_t rows, size_t bytes)
     return __builtin_mul_overflow(rows, bytes, &all) ? SIZE_MAX : all;
 }
 
+size_t rondo__q_heads_bytes(const struct rondo__shape *shape, int64_t heads)
+{
+    return (size_t)(heads * shape->head_dim) * rondo_type_size(shape->q_type);
+}
+
+size_t rondo__kv_heads_bytes(const struct rondo__shape *shape, int part, int64_t kv_heads)
+{
+    if (part && shape->shared_kv)
+        return 0;
+    return (size_t)(kv_heads * (part ? shape->value_dim : shape->head_dim)) * rondo_type_size(shape->kv_type);
+}
+
 size_t rondo__q_row_bytes(const struct rondo__build *b)
 {
-    return (size_t)(b->heads * b->shape->head_dim) * rondo_type_size(b->shape->q_type);
+    return rondo__q_heads_bytes(b->shape, b->heads);
 }
 
 size_t rondo__kv_row_bytes(const struct rondo__build *b, int part)
 {
-    if (part && b->shape->shared_kv)
-        return 0;
-    return (size_t)(b->kv_heads * (part ? b->shape->value_dim : b->shape->head_dim)) * rondo_type_size(b->shape->kv_type);
+    return rondo__kv_heads_bytes(b->shape, part, b->kv_heads);
 }
 
 size_t rondo__node_bytes(const struct rondo__build *b)

@@ -52,7 +52,10 @@ static bool dense(const struct rondo__packer *p)
 
 static size_t row_bytes(const struct rondo__packer *p, int part)
 {
-    return p->tensor == RONDO_TENSOR_Q ? part ? 0 : rondo__q_row_bytes(p->b) : rondo__kv_row_bytes(p->b, part);
+    const struct rondo__build *b = p->b;
+    if (p->tensor == RONDO_TENSOR_Q)
+        return part ? 0 : rondo__q_heads_bytes(b->shape, p->heads ? p->heads : b->heads);
+    return rondo__kv_heads_bytes(b->shape, part, p->heads ? p->heads : b->kv_heads);
 }
 
 /* One that was made for the same rows; else a new one. */
@@ -72,15 +75,42 @@ static struct rondo__packed *find(struct rondo__packer *p)
     return made;
 }
 
+/* Some runs of one part, to a buffer. */
+static void pack(struct rondo__packer *p, int64_t first, int64_t count, int part, int32_t to, int32_t group)
+{
+    static const char *const steps[] = { "q", "k", "v" };
+    struct rondo__schedule *s = p->b->schedule;
+    const size_t row = row_bytes(p, part);
+    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ steps[p->tensor + part], 0, 0 }, group);
+    size_t at = 0;
+    o->elides = !s->failed && rondo__buffer_at(s, to)->home >= 0;
+    for (int64_t i = first; i < first + count; i++) {
+        const struct run *r = (const struct run *)p->runs.items + i;
+        rondo__schedule_copy(s, (struct rondo__copy){ .from = p->b->tensor[p->tensor + part], .to = to, .to_at = at, .sequence = r->sequence,
+                                                      .row = r->row, .rows = r->rows, .head = p->head, .heads = p->heads },
+                             (size_t)r->rows * row);
+        at += (size_t)r->rows * row;
+    }
+    rondo__schedule_end(s);
+}
+
+void rondo__pack_into(struct rondo__packer *p, int32_t group, const int32_t to[2])
+{
+    for (int part = 0; part < 2 && p->rows; part++)
+        if (row_bytes(p, part))
+            pack(p, p->first, p->runs.count - p->first, part, to[part], group);
+    p->runs.count = p->first;
+}
+
 int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2])
 {
-    static const char *const names[] = { "packed q", "packed k", "packed v" }, *const steps[] = { "q", "k", "v" };
+    static const char *const names[] = { "packed q", "packed k", "packed v" };
     struct rondo__build *b = p->b;
     struct rondo__schedule *s = b->schedule;
     out[0] = out[1] = -1;
     if (!p->rows || s->failed)
         return 0;
-    const bool spares = b->groups == 1 && dense(p);
+    const bool spares = b->groups == 1 && !p->heads && dense(p);
     struct rondo__packed *made = find(p);
     if (!made) {
         s->failed = true;
@@ -98,16 +128,7 @@ int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, c
             buffer.spare = spares && buffer.over < 0 && buffer.home >= 0;
             made->buffer[part] = rondo__buffer_add(s, buffer);
         }
-        struct rondo__operation *o = rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ steps[p->tensor + part], 0, 0 }, group);
-        o->elides = 1;
-        size_t at = 0;
-        for (int64_t i = made->first; i < made->first + made->count; i++) {
-            const struct run *r = (const struct run *)p->runs.items + i;
-            rondo__schedule_copy(s, (struct rondo__copy){ .from = tensor, .to = made->buffer[part], .to_at = at, .sequence = r->sequence,
-                                                          .row = r->row, .rows = r->rows }, (size_t)r->rows * row);
-            at += (size_t)r->rows * row;
-        }
-        rondo__schedule_end(s);
+        pack(p, made->first, made->count, part, made->buffer[part], group);
     }
     made->group = group;
     memcpy(out, made->buffer, sizeof made->buffer);
