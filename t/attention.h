@@ -66,6 +66,7 @@ struct setup {
     int strided;                 /* rows and heads further apart than need be */
     int own_workspace;           /* the caller brings it */
     const char *isa;
+    const int32_t *owners;       /* of each leaf, with layout custom */
 };
 
 struct result {
@@ -269,6 +270,7 @@ __attribute__((unused)) static void describe(const struct problem *p, const stru
     d->out_type = p->out_type;
     d->leaf = p->leaf;
     d->layout = s->layout;
+    d->owners = s->owners;
     d->algorithm = s->algorithm;
     d->head_groups = s->head_groups;
     d->grid[0] = s->grid[0];
