@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Placements over many turns: chunked prefill, conversations and decoding of several sequences at once, in any mix, on any number of
- * ranks, give the bits of one prefill of everything on one rank. With interleave = 1 they agree to rounding.
+ * ranks, with every layout, algorithm and kind of mask, give the bits of one prefill of everything on one rank; ranks that have none of a
+ * turn's queries compute none. With interleave = 1 they agree to rounding.
  */
 #include "t/attention.h"
 
@@ -17,8 +18,10 @@ struct story {
     int64_t turns;
     struct turn turn[TURNS_MAX];
     int layout, interleave, ranks;
+    int32_t owners[64];           /* of leaves, with layout custom: those that a turn begins, from its first */
     struct result *r;
     int balanced;
+    int64_t rows;                 /* of q, over all ranks and turns */
 };
 
 static uint32_t seed = 1;
@@ -62,11 +65,16 @@ static int tell(rondo_context *ctx, void *arg)
         rondo_attention *plan = NULL;
         rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
         rondo_span spans[256];
-        int64_t before[SEQUENCES_MAX], kv_row[SEQUENCES_MAX];
+        int64_t before[SEQUENCES_MAX], kv_row[SEQUENCES_MAX], documents_first[SEQUENCES_MAX], mask_row[SEQUENCES_MAX];
         for (int64_t i = 0; i < turn->count && !err; i++) {
             before[i] = rondo_placement_length(place, turn->names[i]);
             kv_row[i] = turn->names[i] * room;
-            err = rondo_placement_append(place, turn->names[i], turn->tokens[i]);
+            if (y->layout == RONDO_CUSTOM)
+                err = rondo_placement_append_owners(place, turn->names[i], turn->tokens[i], y->owners);
+            else
+                err = rondo_placement_append(place, turn->names[i], turn->tokens[i]);
+            documents_first[i] = p->kv_first[turn->names[i]];
+            mask_row[i] = p->q_first[turn->names[i]] + before[i];
             int64_t n = rondo_placement_spans(place, turn->names[i], rank, before[i], spans, 256);
             for (int64_t a = 0; a < n && a < 256; a++)
                 for (int64_t j = 0; j < spans[a].count; j++) {
@@ -81,7 +89,18 @@ static int tell(rondo_context *ctx, void *arg)
         d.value_dim = p->value_dim;
         d.sequences = turn->count;
         d.tokens_of = turn->tokens;
-        d.causal = 1;
+        d.causal = p->causal;
+        if (p->documents) {
+            d.documents = p->document;
+            d.documents_first = documents_first;
+        }
+        if (p->mask) {
+            d.mask = p->visible;
+            d.mask_heads = p->mask;
+            d.mask_row = mask_row;
+            d.mask_row_stride = p->mask * p->most_keys;
+            d.mask_head_stride = p->mask > 1 ? p->most_keys : 0;
+        }
         d.windowed = p->windowed;
         d.window_left = p->left;
         d.window_right = p->right;
@@ -95,6 +114,7 @@ static int tell(rondo_context *ctx, void *arg)
             err = rondo_attention_query(plan, &info);
         if (err)
             break;
+        __atomic_fetch_add(&y->rows, info.q_rows, __ATOMIC_RELAXED);
         io.q = make_tensor(info.q_rows, p->heads, p->head_dim, p->q_type, 0);
         io.out = make_tensor(info.q_rows, p->heads, p->value_dim, p->out_type, 0);
         int64_t lse_shape[2] = { info.q_rows, p->heads };
@@ -144,7 +164,8 @@ static int tell(rondo_context *ctx, void *arg)
 static void invent(struct story *y, int kind)
 {
     const struct problem *p = y->p;
-    static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH };
+    static const int algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH,
+                                      RONDO_ALL_TO_ALL };
     int64_t done_[SEQUENCES_MAX] = { 0 }, left = 0;
     y->turns = 0;
     for (int64_t s = 0; s < p->sequences; s++)
@@ -180,10 +201,14 @@ int main(void)
         { .sequences = 4, .tokens = { 130, 61, 17, 200 }, .heads = 4, .kv_heads = 2, .head_dim = 16, .value_dim = 8, .causal = 1, .leaf = 16 },
         { .sequences = 3, .tokens = { 150, 40, 99 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .windowed = 1, .left = 25, .right = -1,
           .leaf = 8, .kv_type = RONDO_BF16 },
+        { .sequences = 3, .tokens = { 170, 33, 80 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .leaf = 8, .documents = 40 },
+        { .sequences = 2, .tokens = { 150, 121 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8, .documents = -20, .windowed = 1,
+          .left = 70, .right = -1 },
+        { .sequences = 2, .tokens = { 160, 90 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8, .mask = 4, .mask_kind = 1 },
     };
     static const char *const kinds[] = { "whole", "in pieces", "in pieces, then decoding" };
-    int runs = long_tests() ? 16 : 4;
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
+        const int runs = long_tests() ? 16 : i < 3 ? 4 : 2;
         struct problem p = problems[i];
         struct result r;
         struct setup one = { .ranks = 1 };
@@ -193,15 +218,18 @@ int main(void)
         ok(solve(&p, &one, &r) == 0, "problem %zu: all at once on one rank", i);
         uint64_t want = r.hash;
         for (int kind = 0; kind < 3; kind++) {
-            int same = 1;
+            int same = 1, rows = 1;
             for (int k = 0; k < runs; k++)
                 for (int ranks = 1; ranks <= 9; ranks++) {
                     rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
                     d.threads = 1;
                     memset(r.out, 0x55, (size_t)(p.q_rows * p.heads * p.value_dim) * 4);
-                    y = (struct story){ .p = &p, .layout = 1 + (int)draw(4), .ranks = ranks, .r = &r };
+                    y = (struct story){ .p = &p, .layout = 1 + (int)draw(RONDO_CUSTOM), .ranks = ranks, .r = &r };
+                    for (int j = 0; j < 64; j++)
+                        y.owners[j] = (int32_t)draw((uint32_t)ranks);
                     invent(&y, kind);
                     int err = rondo_launch(ranks, &d, tell, &y);
+                    rows &= err || y.rows == p.q_rows;
                     if (err || result_hash(&p, &r) != want) {
                         diag("problem %zu %s on %d ranks, %s, %lld turns: %s", i, kinds[kind], ranks, rondo_layout_name(y.layout),
                              (long long)y.turns, err ? rondo_error_text() : "other bits");
@@ -209,6 +237,7 @@ int main(void)
                     }
                 }
             ok(same, "problem %zu %s: the same bits on 1 to 9 ranks", i, kinds[kind]);
+            ok(rows, "  with no row of q more than there are tokens");
         }
         double worst = 0.0;
         int ran = 1, balanced = 1;
