@@ -170,31 +170,9 @@ static bool add_sees(const struct rondo__survey *s, int64_t strip, int64_t strip
     return true;
 }
 
-/* Heap sort, unless they are in order: in place, and the same everywhere. */
-static void sort_intervals(struct rondo__interval *v, int64_t count)
+static bool is_after(const void *a, const void *b)
 {
-    bool sorted = true;
-    for (int64_t i = 1; i < count && sorted; i++)
-        sorted = v[i - 1].lo <= v[i].lo;
-    for (int64_t start = count / 2, end = sorted ? 0 : count; end > 1;) {
-        struct rondo__interval moved;
-        if (start > 0) {
-            moved = v[--start];
-        } else {
-            moved = v[--end];
-            v[end] = v[0];
-        }
-        int64_t root = start, child;
-        while ((child = 2 * root + 1) < end) {
-            if (child + 1 < end && v[child].lo < v[child + 1].lo)
-                child++;
-            if (moved.lo >= v[child].lo)
-                break;
-            v[root] = v[child];
-            root = child;
-        }
-        v[root] = moved;
-    }
+    return ((const struct rondo__interval *)a)->lo > ((const struct rondo__interval *)b)->lo;
 }
 
 /* Those that touch one leaf become one. */
@@ -202,7 +180,7 @@ static void unite(struct rondo__list *list, int64_t leaf)
 {
     struct rondo__interval *v = list->items;
     int64_t n = 0;
-    sort_intervals(v, list->count);
+    rondo__sort(v, sizeof *v, list->count, is_after);
     for (int64_t i = 0; i < list->count; i++) {
         if (n && v[i].lo / leaf <= (v[n - 1].hi - 1) / leaf)
             v[n - 1].hi = v[i].hi > v[n - 1].hi ? v[i].hi : v[n - 1].hi;

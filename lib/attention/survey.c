@@ -176,33 +176,11 @@ static void walk_dealt(struct walk *w, const struct rondo__run *run, int64_t end
     }
 }
 
-static int compare_pieces(const struct rondo__piece *a, const struct rondo__piece *b)
-{
-    return (a->index > b->index) - (a->index < b->index);
-}
+_Static_assert(sizeof(struct rondo__piece) <= RONDO_SORT_MOST, "rondo__sort() can move a piece");
 
-/* Heap sort: in place, and the same everywhere. */
-static void sort_pieces(struct rondo__piece *p, int64_t count)
+static bool is_after(const void *a, const void *b)
 {
-    for (int64_t start = count / 2, end = count; end > 1;) {
-        struct rondo__piece moved;
-        if (start > 0) {
-            moved = p[--start];
-        } else {
-            moved = p[--end];
-            p[end] = p[0];
-        }
-        int64_t root = start, child;
-        while ((child = 2 * root + 1) < end) {
-            if (child + 1 < end && compare_pieces(p + child, p + child + 1) < 0)
-                child++;
-            if (compare_pieces(&moved, p + child) >= 0)
-                break;
-            p[root] = p[child];
-            root = child;
-        }
-        p[root] = moved;
-    }
+    return ((const struct rondo__piece *)a)->index > ((const struct rondo__piece *)b)->index;
 }
 
 static int walk_input(struct walk *w, int64_t sequence)
@@ -237,7 +215,7 @@ static int walk_input(struct walk *w, int64_t sequence)
     if (w->failed)
         return no_memory();
     if (dealt)
-        sort_pieces((struct rondo__piece *)s->fragments.items + q->fragments_first, q->fragments);
+        rondo__sort((struct rondo__piece *)s->fragments.items + q->fragments_first, sizeof(struct rondo__piece), q->fragments, is_after);
     for (int32_t r = 0; r < n; r++)
         s->input_rows[r] += w->rows[r];
     return 0;

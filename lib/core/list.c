@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Arrays that grow, by doubling. Called by the builders of plans and schedules.
+ * Arrays that grow, by doubling, and their order. Called by the builders of plans and schedules.
  */
 #include "core/list.h"
 
@@ -38,4 +38,31 @@ void rondo__list_free(struct rondo__list *list)
 {
     rondo__free(list->items);
     *list = (struct rondo__list){ NULL, 0, 0 };
+}
+
+/* Heap sort. */
+void rondo__sort(void *items, size_t size, int64_t count, bool (*after)(const void *a, const void *b))
+{
+    char moved[RONDO_SORT_MOST], *p = items;
+    bool sorted = true;
+    for (int64_t i = 1; i < count && sorted; i++)
+        sorted = !after(p + (size_t)(i - 1) * size, p + (size_t)i * size);
+    for (int64_t start = count / 2, end = sorted ? 0 : count; end > 1;) {
+        if (start > 0) {
+            memcpy(moved, p + (size_t)--start * size, size);
+        } else {
+            memcpy(moved, p + (size_t)--end * size, size);
+            memcpy(p + (size_t)end * size, p, size);
+        }
+        int64_t root = start, child;
+        while ((child = 2 * root + 1) < end) {
+            if (child + 1 < end && after(p + (size_t)(child + 1) * size, p + (size_t)child * size))
+                child++;
+            if (!after(p + (size_t)child * size, moved))
+                break;
+            memcpy(p + (size_t)root * size, p + (size_t)child * size, size);
+            root = child;
+        }
+        memcpy(p + (size_t)root * size, moved, size);
+    }
 }

@@ -17,4 +17,9 @@ void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more);   /*
 bool rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room);
 void rondo__list_free(struct rondo__list *list);
 
+/* Puts items of at most RONDO_SORT_MOST bytes in order, in place; after() says whether the first comes behind the second. The same everywhere,
+ * also where two are alike; nothing to do where they are in order. */
+#define RONDO_SORT_MOST 64
+void rondo__sort(void *items, size_t size, int64_t count, bool (*after)(const void *a, const void *b));
+
 #endif

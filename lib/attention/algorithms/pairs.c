@@ -16,6 +16,8 @@ struct part {
     int32_t of, reserved;
 };
 
+_Static_assert(sizeof(struct part) <= RONDO_SORT_MOST, "rondo__sort() can move a part");
+
 struct counting {
     const struct rondo__survey *survey;
     int64_t sequence, head;            /* head -1: all that the mask distinguishes */
@@ -57,36 +59,10 @@ static bool collect(struct counting *c, const int32_t *query_class, const int32_
     return fine;
 }
 
-static bool after(const struct part *a, const struct part *b)
+static bool is_after(const void *first, const void *second)
 {
+    const struct part *a = first, *b = second;
     return a->of != b->of ? a->of > b->of : a->span.first > b->span.first;
-}
-
-/* Heap sort, in place. */
-static void sort(struct part *p, int64_t count)
-{
-    bool sorted = true;
-    for (int64_t i = 1; i < count && sorted; i++)
-        sorted = !after(p + i - 1, p + i);
-    for (int64_t start = count / 2, end = sorted ? 0 : count; end > 1;) {
-        struct part moved;
-        if (start > 0) {
-            moved = p[--start];
-        } else {
-            moved = p[--end];
-            p[end] = p[0];
-        }
-        int64_t root = start, child;
-        while ((child = 2 * root + 1) < end) {
-            if (child + 1 < end && after(p + child + 1, p + child))
-                child++;
-            if (!after(p + child, &moved))
-                break;
-            p[root] = p[child];
-            root = child;
-        }
-        p[root] = moved;
-    }
 }
 
 /* Each class's by position, those that touch as one. */
@@ -94,7 +70,7 @@ static void arrange(struct rondo__list *list)
 {
     struct part *p = list->items;
     int64_t n = 0;
-    sort(p, list->count);
+    rondo__sort(p, sizeof *p, list->count, is_after);
     for (int64_t i = 0; i < list->count; i++) {
         const int64_t end = p[i].span.first + (p[i].span.count - 1) * p[i].span.step + 1;
         struct part *last = n && p[n - 1].of == p[i].of ? p + n - 1 : NULL;
