@@ -276,11 +276,16 @@ static int translate(const struct rondo__hook_device *h, const struct touched *t
                    { "lse", run->lse.data, &t->lse, &run->lse.data }, { "bias", run->bias.data, &t->bias, &run->bias.data },
                    { "stats", run->stats.data, &t->stats, &run->stats.data }, { "probs", run->probs.data, &t->probs, &run->probs.data },
                    { "alibi", run->alibi, &t->alibi, &alibi }, { "sinks", run->sinks, &t->sinks, &sinks } };
+    const float *given[2] = { run->alibi, run->sinks };
+    void *bias = run->bias.data;
     int err = 0;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays && !err; i++)
         err = rondo__hook_own(h, "attention", arrays[i].name, arrays[i].from, arrays[i].e->low, arrays[i].e->high, arrays[i].to);
-    run->alibi = alibi;
-    run->sinks = sinks;
+    /* A device wants the terms of its program to be there. Where no job of this run touches one, its address stays what it was, which
+     * is none that could be touched. */
+    run->alibi = alibi ? alibi : given[0];
+    run->sinks = sinks ? sinks : given[1];
+    run->bias.data = run->bias.data ? run->bias.data : bias;
     for (int32_t i = 0; i < run->kv_count && !err; i++)
         err = translate_part(h, t, i, kv + i);
     for (int32_t i = 0; i < run->node_count && !err; i++) {
