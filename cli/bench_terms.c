@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * bench attention --terms: what masks and terms cost. One plan of each on the same arrays, executed by turns, so that the machine's moods
- * meet all of them; each rate per visible pair is told as a part of the rate that plain causal attention had just before and after.
+ * meet all of them; each rate per visible pair is told as a part of the rate that plain causal attention had just before and after. What
+ * counts is the time that the one thread ran, not what others of the machine took meanwhile.
  */
 #include "cli/bench.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define EVERY 4   /* so many variants run between two plain calls */
 
@@ -33,7 +35,7 @@ struct one {
     struct extras extras;
     rondo_attention *plan;
     rondo_attention_io io;
-    double flops, seconds[BENCH_REPEAT_MOST], part[BENCH_REPEAT_MOST];
+    double flops, seconds[BENCH_REPEAT_MOST], cpu[BENCH_REPEAT_MOST], part[BENCH_REPEAT_MOST];
 };
 struct work {
     const struct bench *b;
@@ -57,11 +59,19 @@ static struct shape shape_of(const struct shape *plain, const struct variant *v)
     return s;
 }
 
-static int execute(struct work *w, struct one *o, double *seconds)
+static double thread_cpu(void)
 {
-    const double begin = now();
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int execute(struct work *w, struct one *o, double *seconds, double *cpu)
+{
+    const double begin = now(), cpu_begin = thread_cpu();
     const int code = rondo_attention_execute(o->plan, &o->io, w->workspace);
     *seconds = now() - begin;
+    *cpu = thread_cpu() - cpu_begin;
     return code;
 }
 
@@ -69,21 +79,20 @@ static int execute(struct work *w, struct one *o, double *seconds)
 static int round_of(struct work *w, int n)
 {
     struct one *plain = &w->all[COUNT];
-    double before = 0, after = 0;
-    int code = execute(w, plain, &before);
+    double before = 0, after = 0, seconds;
+    int code = execute(w, plain, &plain->seconds[n], &before);
     for (int i = 0; i < COUNT && !code; i += EVERY) {
         const int end = i + EVERY < COUNT ? i + EVERY : COUNT;
         for (int k = i; k < end && !code; k++)
-            code = execute(w, &w->all[k], &w->all[k].seconds[n]);
+            code = execute(w, &w->all[k], &w->all[k].seconds[n], &w->all[k].cpu[n]);
         if (!code)
-            code = execute(w, plain, &after);
+            code = execute(w, plain, &seconds, &after);
         const double rate = plain->flops / ((before + after) / 2);
         for (int k = i; k < end && !code; k++)
-            w->all[k].part[n] = w->all[k].flops / w->all[k].seconds[n] / rate;
-        plain->seconds[n] = (before + after) / 2;
-        plain->part[n] = 1;
-        before = after;
+            w->all[k].part[n] = w->all[k].flops / w->all[k].cpu[n] / rate;
+        plain->cpu[n] = before = after;
     }
+    plain->part[n] = 1;
     return code;
 }
 
@@ -134,16 +143,17 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
 static int report(struct bench *b, struct work *w, const struct run *run)
 {
     const struct one *plain = &w->all[COUNT];
-    double seconds[BENCH_REPEAT_MOST];
+    double cpu[BENCH_REPEAT_MOST];
     int code = 0;
-    memcpy(seconds, plain->seconds, sizeof seconds);
-    const double plain_rate = plain->flops / median(seconds, b->repeat);
+    memcpy(cpu, plain->cpu, sizeof cpu);
+    const double plain_rate = plain->flops / median(cpu, b->repeat);
     for (int i = COUNT, n = 0; n <= COUNT && !code; i = n++) {
         struct one *o = &w->all[i];
         struct measurement m = { .ceiling = plain_rate };
         m.fraction = median(o->part, b->repeat);
-        m.seconds = m.cpu = median(o->seconds, b->repeat);   /* one thread */
-        m.rate = o->flops / m.seconds;
+        m.seconds = median(o->seconds, b->repeat);
+        m.cpu = median(o->cpu, b->repeat);
+        m.rate = o->flops / m.cpu;
         json_t *row = row_new("attention", run);
         json_object_set_new(row, "variant", json_string(i == COUNT ? "causal" : variants[i].name));
         row_shape(row, &o->shape);

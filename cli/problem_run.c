@@ -225,17 +225,22 @@ static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
     return code;
 }
 
-/* The new tokens of a turn go behind what the placement has; a sequence's rows here begin where they begin in the whole array. */
-static int take_turn(rondo_placement *placement, struct work *w, int rank, int64_t turn, struct rank_rows *rows)
+/* The new tokens of a turn go behind what the placement has; a sequence's rows here begin where they begin in the whole array. owners: of
+ * all leaves there will be, NULL where the layout knows them. */
+static int take_turn(rondo_placement *placement, struct work *w, int rank, int64_t turn, const int32_t *owners, struct rank_rows *rows)
 {
     const struct problem *p = w->p;
+    const int64_t leaf = p->leaf ? p->leaf : 128;
+    int64_t leaves = 0;
     int code = 0;
-    for (int64_t s = 0; s < p->sequences && !code; s++) {
+    for (int64_t s = 0; s < p->sequences && !code; leaves += (p->tokens[s++] + leaf - 1) / leaf) {
         const int64_t n = w->tokens[s] = p->turn[turn][s], first = p->k_first[s] + w->offset[s];
         const rondo_tensor new_k = part_of(p, p->k, first, n, p->kv_heads, p->head_dim), new_v = part_of(p, p->v, first, n, p->kv_heads, p->value_dim);
         const rondo_tensor k = part_of(p, rows->k, p->k_first[s], p->tokens[s], p->kv_heads, p->head_dim);
         const rondo_tensor v = part_of(p, rows->v, p->k_first[s], p->tokens[s], p->kv_heads, p->value_dim);
-        code = rondo_placement_append(placement, s, n);
+        const int64_t begun = (w->offset[s] + leaf - 1) / leaf, then = (w->offset[s] + n + leaf - 1) / leaf;
+        code = !owners ? rondo_placement_append(placement, s, n)
+                       : rondo_placement_append_owners(placement, s, n, then > begun ? owners + leaves + begun : NULL);
         if (!code)
             code = rondo_placement_take(placement, s, rank, w->offset[s], &new_k, &k);
         if (!code)
@@ -256,11 +261,12 @@ static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
     pd.leaf = p->leaf;
     pd.interleave = w->s->interleave;
     pd.sequences = p->sequences;
-    int code = rondo_placement_create(&placement, &pd);
+    int32_t *owners = w->s->layout == RONDO_CUSTOM ? draw_owners(p, pd.ranks) : NULL;
+    int code = w->s->layout == RONDO_CUSTOM && !owners ? body_fail(RONDO_ENOMEM, "not enough memory for a layout") : rondo_placement_create(&placement, &pd);
     for (int64_t t = 0; t < p->turns && !code; t++) {
         rondo_attention *plan = NULL;
         int64_t row[PROBLEM_SEQUENCES];
-        code = take_turn(placement, w, rondo_context_rank(ctx), t, rows);
+        code = take_turn(placement, w, rondo_context_rank(ctx), t, owners, rows);
         if (!code) {
             rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
             rows_now(w, row);
@@ -275,6 +281,7 @@ static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
             w->offset[s] += w->tokens[s];
     }
     rondo_placement_destroy(placement);
+    free(owners);
     return code;
 }
 

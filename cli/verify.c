@@ -72,7 +72,7 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
     json_t *c = json_object();
     json_object_set_new(c, "name", json_string(p->name));
     json_object_set_new(c, "ranks", json_integer(s->ranks));
-    json_object_set_new(c, "layout", json_string(rondo_layout_name(s->layout)));
+    json_object_set_new(c, "layout", json_string(rondo_layout_name(mine->layout)));
     json_object_set_new(c, "algorithm", json_string(rondo_algorithm_name(mine->algorithm)));
     if (mine->grid[0])
         json_object_set_new(c, "grid", json_pack("[ii]", (int)mine->grid[0], (int)mine->grid[1]));
@@ -88,7 +88,7 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
         v->passed++;
     } else {
         v->failed++;
-        say("FAILED: %s on %d ranks, %s, %s, isa %s, %d threads: %s", p->name, s->ranks, rondo_layout_name(s->layout),
+        say("FAILED: %s on %d ranks, %s, %s, isa %s, %d threads: %s", p->name, s->ranks, rondo_layout_name(mine->layout),
             rondo_algorithm_name(mine->algorithm), run.used_isa, run.used_threads,
             mine->measured && mine->worst > 1.0 ? "outside of the bound" : "other bits than one rank's");
     }

@@ -6,7 +6,6 @@
 
 "$RONDO" verify --quick >"$scratch/out" 2>"$scratch/err"
 ok "verify --quick: exit 0" test $? = 0
-cp "$scratch/out" "$scratch/all"
 empty "nothing on stderr" "$scratch/err"
 ok "four check marks for the paper's run" test "$(grep -c 'SUCCESS' "$scratch/out")" = 4
 ok "no failure" sh -c "! grep -q 'FAIL' '$scratch/out'"
@@ -66,7 +65,7 @@ ok "the trace has events of both ranks" sh -c "grep -q '\"tid\":0' '$scratch/tra
 "$RONDO" verify --tokens 64 --ranks 2 --progress always >"$scratch/out" 2>"$scratch/err"
 ok "a meter when asked for" test $? = 0
 
-if [ -n "$MPIRUN" ] && ! grep -q 'left out' "$scratch/all"; then
+if [ -n "$MPIRUN" ]; then
     "$MPIRUN" -n 3 "$RONDO" verify --quick --transport mpi >"$scratch/out" 2>"$scratch/err" </dev/null
     ok "verify --quick on 3 MPI processes: exit 0" test $? = 0
     grep '^hash [0-9a-f]* ' "$scratch/out" >"$scratch/got"
