@@ -50,6 +50,16 @@ static int run(rondo_context *ctx, void *arg)
     io.k = rondo_tensor_dense(k, RONDO_F32, 3, k_shape);
     io.v = rondo_tensor_dense(v, RONDO_F32, 3, k_shape);
     io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, l_shape);
+    static float numbers[4 * 1700 * 2 * 1700 / 8];   /* slopes, sinks, bias: all 0 */
+    const int64_t all = wanted.sequences * wanted.tokens, keys = wanted.cached + wanted.tokens, bias_shape[3] = { all, 1, keys };
+    const int64_t probs_shape[3] = { info.probs_rows, heads, keys };
+    float *probs = calloc((size_t)(info.probs_rows * heads * keys) + 1, 4);
+    if (wanted.bias) {
+        io.alibi = rondo_tensor_dense(numbers, RONDO_F32, 1, &heads);
+        io.sinks = rondo_tensor_dense(numbers, RONDO_F32, 1, &heads);
+        io.bias = rondo_tensor_dense(numbers, RONDO_F32, 3, bias_shape);
+        io.probs = rondo_tensor_dense(probs, RONDO_F32, 3, probs_shape);
+    }
     rondo_tensor *strided[] = { &io.q, &io.out, &io.k, &io.v };
     for (int i = 0; i < 4; i++) {
         strided[i]->stride[1] = wide;
@@ -71,6 +81,7 @@ static int run(rondo_context *ctx, void *arg)
     free(v);
     free(out);
     free(lse);
+    free(probs);
     free(workspace);
     rondo_attention_destroy(plan);
     return err;
@@ -84,7 +95,13 @@ int main(void)
     if (rondo_set_hooks(&h))
         return 1;
     hook_use("");   /* a hook between may take what it likes */
-    for (int algorithm = 1; algorithm <= 2; algorithm++)
+    static int32_t documents[2 * 1600];
+    static uint8_t bits[2 * 700 * 1600];
+    for (int i = 0; i < 3200; i++)
+        documents[i] = i / 130 % 5;
+    for (int i = 0; i < 2 * 700 * 1600; i++)
+        bits[i] = i / 16 % 11 != 3;
+    for (int algorithm = RONDO_PASS_KV; algorithm <= RONDO_MESH; algorithm++)
         for (int layout = 1; layout <= 4; layout++) {
             int good = 1;
             long most = 0;
@@ -103,7 +120,19 @@ int main(void)
                 wanted.leaf = 16;
                 wanted.layout = layout;
                 wanted.algorithm = algorithm;
-                wanted.head_groups = variant % 4 == 1 ? 2 : 1;
+                wanted.head_groups = variant % 4 == 1 && algorithm != RONDO_ALL_TO_ALL ? 2 : 1;
+                if (variant % 4 >= 2) {
+                    wanted.alibi = wanted.sinks = wanted.bias = wanted.probs = 1;
+                    wanted.probs_first = wanted.tokens / 2;
+                    wanted.probs_count = 40;
+                    wanted.dropout = 0.1;
+                    wanted.softcap = 3.0;
+                    wanted.documents = documents;
+                }
+                if (variant % 4 == 3) {
+                    wanted.mask = bits;
+                    wanted.mask_row_stride = wanted.cached + wanted.tokens;
+                }
                 own_workspace = variant % 2;
                 gaps = variant % 5 == 4 ? 3 : 0;
                 rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;

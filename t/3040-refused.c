@@ -100,6 +100,24 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_EINVAL, "grid is -1, -1", d.algorithm = RONDO_MESH, d.grid[0] = d.grid[1] = -1);
     REFUSE(RONDO_EINVAL, "grid is 1, 0", d.algorithm = RONDO_MESH, d.grid[0] = 1);
     REFUSE(RONDO_EINVAL, "6 ranks, but there are 1", d.algorithm = RONDO_ALL_TO_ALL, d.grid[0] = 2, d.grid[1] = 3);
+    REFUSE(RONDO_EINVAL, "softcap is -1", d.softcap = -1.0);
+    REFUSE(RONDO_EINVAL, "softcap is nan", d.softcap = (double)NAN);
+    REFUSE(RONDO_EINVAL, "softcap is inf", d.softcap = (double)INFINITY);
+    REFUSE(RONDO_EINVAL, "quotient", d.scale = 1e30, d.softcap = 1e-20);
+    REFUSE(RONDO_EINVAL, "alibi is 2", d.alibi = 2);
+    REFUSE(RONDO_EINVAL, "sinks is -1", d.sinks = -1);
+    REFUSE(RONDO_EINVAL, "bias is 3", d.bias = 3);
+    REFUSE(RONDO_EINVAL, "probs is 2", d.probs = 2);
+    REFUSE(RONDO_EINVAL, "probs is 0", d.probs_count = 4);
+    REFUSE(RONDO_EINVAL, "probs_first and probs_count", d.probs = 1, d.probs_first = -1);
+    REFUSE(RONDO_EINVAL, "dropout is 1", d.dropout = 1.0);
+    REFUSE(RONDO_EINVAL, "dropout is -0.1", d.dropout = -0.1);
+    REFUSE(RONDO_EINVAL, "dropout is nan", d.dropout = (double)NAN);
+    REFUSE(RONDO_EINVAL, "shared_kv is 3", d.shared_kv = 3);
+    REFUSE(RONDO_EINVAL, "value_dim 17", d.shared_kv = 1, d.value_dim = 17);
+    REFUSE(RONDO_ENOTSUP, "reserved", d.reserved = 1);
+    REFUSE(RONDO_ENOMEM, "are more than memory can hold; ask for fewer", d.probs = 1, d.tokens = (int64_t)1 << 34, d.leaf = 256, d.heads = 4096,
+           d.kv_heads = 1, d.head_dim = 8);
     int64_t names[1] = { 0 };
     REFUSE(RONDO_EINVAL, "placement_sequences", d.placement_sequences = names);
 
@@ -225,6 +243,73 @@ static int tensors(rondo_context *ctx, void *arg)
     return 0;
 }
 
+static int terms(rondo_context *ctx, void *arg)
+{
+    rondo_attention_desc d = good();
+    rondo_attention *plan = NULL;
+    (void)arg;
+    d.alibi = d.sinks = d.probs = 1;
+    d.bias = 4;
+    d.dropout = 0.5;
+    d.probs_first = 90;
+    int err = rondo_attention_create(&plan, ctx, &d);
+    if (err)
+        return err;
+    static float memory[100 * 64 * 4], bias[100 * 4 * 100], probs[10 * 4 * 100], four[4];
+    int64_t q[3] = { 100, 4, 16 }, kv[3] = { 100, 2, 16 }, b[3] = { 100, 4, 100 }, p[3] = { 10, 4, 100 }, heads = 4, low = -1, high = 1;
+    rondo_attention_io base = RONDO_ATTENTION_IO_INIT, io;
+    base.q = rondo_tensor_dense(memory, RONDO_F32, 3, q);
+    base.k = rondo_tensor_dense(memory + 6400, RONDO_F32, 3, kv);
+    base.v = rondo_tensor_dense(memory + 9600, RONDO_F32, 3, kv);
+    base.out = rondo_tensor_dense(memory + 12800, RONDO_F32, 3, q);
+    base.alibi = base.sinks = rondo_tensor_dense(four, RONDO_F32, 1, &heads);
+    base.bias = rondo_tensor_dense(bias, RONDO_F32, 3, b);
+    base.probs = rondo_tensor_dense(probs, RONDO_F32, 3, p);
+    base.seed = 3;
+    is_int(rondo_attention_execute(plan, &base, NULL), 0, "good tensors of terms");
+    REFUSE_IO("alibi is NULL", io.alibi.data = NULL);
+    REFUSE_IO("sinks is bf16", io.sinks.type = RONDO_BF16);
+    REFUSE_IO("alibi has 1 dimensions, the first 3", io.alibi.shape[0] = 3);
+    REFUSE_IO("stride 2", io.sinks.stride[0] = 2);
+    REFUSE_IO("bias is NULL", io.bias.data = NULL);
+    REFUSE_IO("bias is f16", io.bias.type = RONDO_F16);
+    REFUSE_IO("and 1 heads", io.bias.shape[1] = 1);
+    REFUSE_IO("rows 0 and on of bias", io.bias.shape[0] = 99);
+    REFUSE_IO("columns 0 and on of bias", io.bias.shape[2] = 99);
+    REFUSE_IO("strides of bias", io.bias.stride[2] = 2);
+    REFUSE_IO("strides of bias reach", io.bias.stride[0] = INT64_MAX / 50);
+    REFUSE_IO("rows -1 and on of bias", io.bias_row = &low);
+    REFUSE_IO("columns 1 and on of bias", io.bias_key = &high);
+    REFUSE_IO("out overlaps bias", io.out.data = bias + 100);
+    REFUSE_IO("probs is NULL", io.probs.data = NULL);
+    REFUSE_IO("rows 0 and on of probs", io.probs.shape[0] = 9);
+    REFUSE_IO("columns 0 and on of probs", io.probs.shape[2] = 99);
+    REFUSE_IO("rows -1 and on of probs", io.probs_row = &low);
+    REFUSE_IO("columns 1 and on of probs", io.probs_key = &high);
+    REFUSE_IO("probs overlaps q", io.probs.data = memory);
+    REFUSE_IO("probs overlaps bias", io.probs.data = bias);
+    REFUSE_IO("overlap; results need", io.probs.stride[1] = 50);
+    rondo_attention_destroy(plan);
+    d = good();
+    d.shared_kv = 1;
+    err = rondo_attention_create(&plan, ctx, &d);
+    if (err)
+        return err;
+    base = (rondo_attention_io)RONDO_ATTENTION_IO_INIT;
+    base.q = rondo_tensor_dense(memory, RONDO_F32, 3, q);
+    base.k = rondo_tensor_dense(memory + 6400, RONDO_F32, 3, kv);
+    base.out = rondo_tensor_dense(memory + 12800, RONDO_F32, 3, q);
+    is_int(rondo_attention_execute(plan, &base, NULL), 0, "v inside k is not given");
+    REFUSE_IO("v is given", io.v = base.k);
+    REFUSE_IO("alibi is given", io.alibi = rondo_tensor_dense(four, RONDO_F32, 1, &heads));
+    REFUSE_IO("bias is given", io.bias = rondo_tensor_dense(bias, RONDO_F32, 3, b));
+    REFUSE_IO("bias_key is given", io.bias_key = &high);
+    REFUSE_IO("probs is given", io.probs = rondo_tensor_dense(probs, RONDO_F32, 3, p));
+    REFUSE_IO("a seed is given", io.seed = 1);
+    rondo_attention_destroy(plan);
+    return 0;
+}
+
 /* ---- ranks that fail or differ ---- */
 
 struct scene {
@@ -312,6 +397,7 @@ int main(void)
 {
     is_int(rondo_run_threads(1, descriptors, NULL), 0, "descriptors");
     is_int(rondo_run_threads(1, tensors, NULL), 0, "tensors");
+    is_int(rondo_run_threads(1, terms, NULL), 0, "tensors of terms");
     failing_ranks();
     return done();
 }

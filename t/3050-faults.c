@@ -39,6 +39,8 @@ int main(void)
     static const struct problem problems[] = {
         { .tokens = { 200 }, .cached = { 60 }, .heads = 2, .kv_heads = 2, .head_dim = 16, .causal = 1, .leaf = 8 },
         { .sequences = 3, .tokens = { 20, 30, 5 }, .cached = { 7, 100, -2 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .leaf = 8 },
+        { .sequences = 2, .tokens = { 40, 30 }, .cached = { 7, 30 }, .heads = 2, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8, .alibi = 1,
+          .sinks = 1, .bias = 2, .documents = -20, .mask = 1, .mask_kind = 1, .dropout = 0.2, .softcap = 2.0, .probs = 1, .probs_count = 25 },
     };
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
         struct problem p = problems[i];
@@ -55,6 +57,7 @@ int main(void)
             { RONDO_PASS_KV, 3, 0, "plane", "pass-kv by streams" },
             { RONDO_ALL_GATHER, 3, 0, "copy", "all-gather of copies" }, { RONDO_REDUCE, 3, 0, NULL, "reduce" },
             { RONDO_MESH, 4, 2, "copy", "mesh of copies" }, { RONDO_MESH, 3, 0, NULL, "mesh by choice" },
+            { RONDO_ALL_TO_ALL, 3, 0, "copy", "all-to-all of copies" }, { RONDO_HALO, 3, 0, "space", "halo on a device with memory of its own" },
         };
         for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
             const int columns = ways[way].columns;
