@@ -85,7 +85,8 @@ int main(void)
     is_int(rondo_choose(&endless, 1, NULL), RONDO_EINVAL, "no compute");
 
     ok(!strcmp(rondo_algorithm_name(RONDO_PASS_KV), "pass-kv") && !strcmp(rondo_algorithm_name(RONDO_PASS_Q), "pass-q") &&
-       !strcmp(rondo_algorithm_name(0), "auto") && !rondo_algorithm_name(3) && !rondo_algorithm_name(-1), "names of algorithms");
+       !strcmp(rondo_algorithm_name(0), "auto") && !strcmp(rondo_algorithm_name(RONDO_MESH), "mesh") &&
+           !rondo_algorithm_name(RONDO_MESH + 1) && !rondo_algorithm_name(-1), "names of algorithms");
     ok(!strcmp(rondo_arithmetic_name(0), "f32") && !strcmp(rondo_arithmetic_name(1), "bf16-dot") &&
        !strcmp(rondo_arithmetic_name(2), "bf16-tile") && !rondo_arithmetic_name(3), "names of arithmetics");
     ok(!strcmp(rondo_level_name(0), "strict") && !strcmp(rondo_level_name(1), "native") && !strcmp(rondo_level_name(2), "fast") &&
