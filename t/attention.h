@@ -51,6 +51,7 @@ struct problem {
     int mask, mask_kind;         /* mask: heads, 1 or all; kind 0 bits at random, 1 blocks */
     int probs, shared_kv;
     int64_t probs_first, probs_count;
+    uint64_t drop_seed;          /* of dropout; 0: one of 64 bits */
     /* made by problem_data() */
     int64_t q_rows, kv_rows, q_first[SEQUENCES_MAX + 1], kv_first[SEQUENCES_MAX + 1], most_keys;
     void *q, *k, *v;
@@ -293,6 +294,11 @@ __attribute__((unused)) static void describe(const struct problem *p, const stru
     }
 }
 
+static uint64_t drop_seed(const struct problem *p)
+{
+    return p->drop_seed ? p->drop_seed : 0x123456789abcdefu;
+}
+
 /* What an execution is given besides q, k and v. */
 __attribute__((unused)) static void give_terms(const struct problem *p, rondo_attention_io *io)
 {
@@ -305,7 +311,7 @@ __attribute__((unused)) static void give_terms(const struct problem *p, rondo_at
         io->bias = rondo_tensor_dense(p->bias_of, RONDO_F32, 3, shape);
         io->bias_row = p->bias_row;
     }
-    io->seed = p->dropout > 0.0 ? 0x123456789abcdefu : 0;
+    io->seed = p->dropout > 0.0 ? drop_seed(p) : 0;
 }
 
 /* ---- a run ---- */
@@ -530,7 +536,7 @@ static double bias_at(const struct problem *p, int64_t s, int64_t i, int64_t h, 
 /* Whether dropout leaves a weight: rule 10 of rondo-numerics(7). */
 static int keeps(const struct problem *p, int64_t s, int64_t i, int64_t h, int64_t key)
 {
-    const uint64_t at = (uint64_t)(p->cached[s] + i), group = (uint64_t)key / 4, seed = 0x123456789abcdefu;
+    const uint64_t at = (uint64_t)(p->cached[s] + i), group = (uint64_t)key / 4, seed = drop_seed(p);
     const uint32_t counter[4] = { (uint32_t)group, (uint32_t)at, (uint32_t)h | (uint32_t)(group >> 32 & 255) << 16 | (uint32_t)(at >> 32 & 255) << 24,
                                   (uint32_t)s }, words[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
     uint32_t out[4];
