@@ -531,8 +531,10 @@ typedef struct rondo_schedule_info {
     uint64_t visible_pairs;
     double flops;
     uint64_t hash;                  /* of the plan; what ranks would compare */
+    double imbalance;
+    int32_t grid[2];
 } rondo_schedule_info;
-#define RONDO_SCHEDULE_INFO_INIT { sizeof(rondo_schedule_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0 }
+#define RONDO_SCHEDULE_INFO_INIT { sizeof(rondo_schedule_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0.0, { 0, 0 } }
 RONDO_API int rondo_schedule_query(const rondo_schedule *schedule, rondo_schedule_info *info) RONDO_MUST_CHECK;
 
 /* Of one rank. */

@@ -74,6 +74,9 @@ uint64_t rondo__design_hash(const struct rondo__design *design);
 double rondo__design_flops(const struct rondo__design *design);
 /* (query, key) pairs over all ranks, added up over the heads that the mask distinguishes. UINT64_MAX: that many or more. */
 uint64_t rondo__design_pairs(const struct rondo__design *design);
+/* Pairs that a rank computes, of one head (here may be NULL), and how much more the busiest one has than all have on average. While the survey
+ * is there. */
+int rondo__design_balance(const struct rondo__design *design, int32_t rank, uint64_t *here, double *imbalance);
 /* ... of a computation of one of its ranks, added up over all heads that it is of. */
 uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o);
 

@@ -379,6 +379,28 @@ uint64_t rondo__design_pairs(const struct rondo__design *p)
     return pairs;
 }
 
+int rondo__design_balance(const struct rondo__design *p, int32_t rank, uint64_t *here, double *imbalance)
+{
+    uint64_t *of_rank = rondo__alloc((size_t)p->ranks * sizeof *of_rank), most = 0, before = 0;
+    double sum = 0.0;
+    if (!of_rank || !p->algorithm->pairs(&p->survey, &p->shape, of_rank)) {
+        rondo__free(of_rank);
+        return no_memory();
+    }
+    for (int32_t r = 0; r < p->ranks; r++) {
+        most = of_rank[r] > most ? of_rank[r] : most;
+        sum += (double)of_rank[r];
+        before = r < rank ? saturated(before, of_rank[r]) : before;
+    }
+    *imbalance = sum > 0.0 ? (double)most * (double)p->ranks / sum : 1.0;
+    if (here) {   /* by heads, rounded so that the ranks' add up to the whole */
+        const uint64_t heads = (uint64_t)p->desc.heads, after = saturated(before, of_rank[rank]);
+        *here = after == UINT64_MAX ? UINT64_MAX : after / heads - before / heads;
+    }
+    rondo__free(of_rank);
+    return 0;
+}
+
 double rondo__design_flops(const struct rondo__design *p)
 {
     const rondo_attention_desc *d = &p->desc;

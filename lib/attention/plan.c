@@ -13,38 +13,6 @@ static int no_memory(void)
 
 /* ---- what a plan says of itself ---- */
 
-static uint64_t saturated(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
-/* Pairs that this rank computes, of one head, and how much more the busiest one has than all have on average. */
-static int count_pairs(rondo_attention *plan)
-{
-    const struct rondo__design *p = &plan->design;
-    rondo_attention_info *info = &plan->info;
-    uint64_t *of_rank = rondo__alloc((size_t)p->ranks * sizeof *of_rank), most = 0;
-    double sum = 0.0;
-    if (!of_rank || !p->algorithm->pairs(&p->survey, &p->shape, of_rank)) {
-        rondo__free(of_rank);
-        return no_memory();
-    }
-    for (int32_t r = 0; r < p->ranks; r++) {
-        most = of_rank[r] > most ? of_rank[r] : most;
-        sum += (double)of_rank[r];
-    }
-    /* by heads, rounded so that the ranks' add up to the whole */
-    uint64_t before = 0, here = of_rank[plan->rank];
-    for (int32_t r = 0; r < plan->rank; r++)
-        before = saturated(before, of_rank[r]);
-    here = saturated(before, here);
-    info->visible_pairs_here = here == UINT64_MAX ? UINT64_MAX : here / (uint64_t)p->desc.heads - before / (uint64_t)p->desc.heads;
-    info->imbalance = sum > 0.0 ? (double)most * (double)p->ranks / sum : 1.0;
-    rondo__free(of_rank);
-    return 0;
-}
-
 static size_t list_bytes(const struct rondo__list *list, size_t item)
 {
     return (size_t)list->room * item;
@@ -102,7 +70,7 @@ static int fill_info(rondo_attention *plan)
     info->probs_rows = plan->probs_first[p->sequences];
     info->hash = rondo__design_hash(p);
     info->plan_bytes = plan_bytes(plan);
-    return count_pairs(plan);
+    return rondo__design_balance(p, plan->rank, &info->visible_pairs_here, &info->imbalance);
 }
 
 /* ---- make and end ---- */

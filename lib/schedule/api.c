@@ -36,7 +36,7 @@ static int find_machine(const rondo_schedule_desc *d, struct rondo__machine *out
     return hook ? rondo__hook_changes(hook, &out->in_place, &out->unified, &out->memories) : 0;
 }
 
-static void fill_info(rondo_schedule *s)
+static int fill_info(rondo_schedule *s)
 {
     rondo_schedule_info *info = &s->info;
     const struct rondo__design *p = &s->design;
@@ -56,6 +56,8 @@ static void fill_info(rondo_schedule *s)
     info->visible_pairs = rondo__design_pairs(p) / (uint64_t)p->mask.heads;
     info->flops = rondo__design_flops(p);
     info->hash = rondo__design_hash(p);
+    memcpy(info->grid, flow->grid, sizeof info->grid);
+    return rondo__design_balance(p, 0, NULL, &info->imbalance);
 }
 
 int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc, const rondo_attention_desc *attention)
@@ -84,7 +86,11 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
         rondo__free(s);
         return err;
     }
-    fill_info(s);
+    err = fill_info(s);
+    if (err) {
+        rondo_schedule_destroy(s);
+        return err;
+    }
     *out = s;
     return 0;
 }
