@@ -208,6 +208,25 @@ static void chosen(void)
     rondo__design_free(&a);
     rondo__design_free(&b);
     d.layout = 0;
+    d.sequences = 8;
+    fine &= !rondo__design_make(&a, &d, 4, &machine);
+    const struct rondo__flow *flow = a.survey.flow;
+    ok(fine && a.desc.layout == RONDO_DOCUMENT && flow->bytes == 0, "eight sequences on four ranks: two each, and nothing moves");
+    rondo__design_free(&a);
+    /* balanced by pairs one rank would hold most rows: zigzag balances both */
+    tokens[0] = 4000;
+    for (int i = 1; i < 1 + 60; i++)
+        tokens[i] = 500;
+    d.sequences = 61;
+    d.tokens_of = tokens;
+    fine &= !rondo__design_make(&a, &d, 2, &machine);
+    ok(fine && a.desc.layout == RONDO_ZIGZAG, "one long sequence and sixty short ones on two ranks: %s", rondo_layout_name(a.desc.layout));
+    d.sequences = 1;
+    d.tokens_of = NULL;
+    fine &= !rondo__design_make(&b, &d, 4, &machine);
+    rondo__design_free(&a);
+    rondo__design_free(&b);
+    d.layout = 0;
     d.tokens = 1;
     d.cached = 100000;
     double begin = now();

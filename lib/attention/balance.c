@@ -2,14 +2,17 @@
  *
  * How a plan without a placement lays its sequences out: as the caller says, or, where nothing is said, so that all ranks compute alike.
  * What counts is the visible pairs of the queries that a rank holds. Zigzag is taken where it balances them, as under a causal mask; for
- * other masks, many sequences, documents, leaves are dealt by what their queries see (layout/weigh.c), unless dealing them in turn is
- * better still. Pure functions of the descriptor: every rank comes to the same. Called by design.c.
+ * other masks leaves are dealt by what their queries see (layout/weigh.c), unless dealing them in turn is better still. Several sequences
+ * or documents stay on a rank each where that balances the rows too, because then next to nothing moves. Pure functions of the descriptor:
+ * every rank comes to the same. Called by design.c.
  */
 #include "attention/mask/mask.h"
 #include "attention/attention.h"
 
 /* Below this a layout balances; what another one gains beyond it is not looked for. */
 #define BALANCED 1.03
+/* ... and rows, of whole documents: memory, and all that a model does besides attention. */
+#define ROWS_BALANCED 1.1
 /* What a layout that comes later in the list, and moves more, must gain. */
 #define GAIN 0.01
 /* Cells that leaves are dealt in by weight: for each rank so many, and in all at least so many. */
@@ -40,11 +43,20 @@ static uint64_t pairs_of(const struct rondo__design *plan, int64_t sequence, int
     return count > 0 && keys.count > 0 ? plan->mask.kind->pairs(&plan->mask, sequence, &queries, &keys) : 0;
 }
 
-/* The most pairs of a rank over their mean; 1 where there are none. */
-static double imbalance(const struct rondo__design *plan, double *of_rank)
+static double over_mean(const double *of_rank, int32_t ranks)
 {
     double most = 0.0, all = 0.0;
-    memset(of_rank, 0, (size_t)plan->ranks * sizeof *of_rank);
+    for (int32_t r = 0; r < ranks; r++) {
+        all += of_rank[r];
+        most = of_rank[r] > most ? of_rank[r] : most;
+    }
+    return all > 0.0 ? most * ranks / all : 1.0;
+}
+
+/* The most pairs of a rank over their mean, 1 where there are none; *rows: the same of its rows of q. of_rank: room, [2][ranks]. */
+static double imbalance(const struct rondo__design *plan, double *of_rank, double *rows)
+{
+    memset(of_rank, 0, (size_t)plan->ranks * 2 * sizeof *of_rank);
     for (int64_t i = 0; i < plan->sequences; i++) {
         const bool apart = plan->cached[i] < 0;   /* queries are placed by themselves, the first at position `cached` */
         const rondo_placement *p = apart ? plan->queries : plan->keys;
@@ -54,13 +66,11 @@ static double imbalance(const struct rondo__design *plan, double *of_rank)
         for (int64_t j = 0; j < count; j++) {
             const int64_t first = max64(runs[j].first, from), end = j + 1 < count ? runs[j + 1].first : length;
             of_rank[runs[j].rank] += (double)pairs_of(plan, i, first + shift, end - first);
+            of_rank[plan->ranks + runs[j].rank] += (double)max64(end - first, 0);
         }
     }
-    for (int32_t r = 0; r < plan->ranks; r++) {
-        all += of_rank[r];
-        most = of_rank[r] > most ? of_rank[r] : most;
-    }
-    return all > 0.0 ? most * plan->ranks / all : 1.0;
+    *rows = over_mean(of_rank + plan->ranks, plan->ranks);
+    return over_mean(of_rank, plan->ranks);
 }
 
 /* ---- by a layout ---- */
@@ -259,22 +269,27 @@ static bool differs(const struct rondo__design *plan, int64_t leaf)
     return leaves >= plan->ranks && most > 1;
 }
 
-/* By what they move where they balance alike. */
-static const int32_t candidates[] = { RONDO_ZIGZAG, RONDO_DOCUMENT, RONDO_SNAKE, RONDO_STRIPED };
+/* By what they move where they balance alike: of one document; of several. */
+static const int32_t candidates[2][4] = { { RONDO_ZIGZAG, RONDO_DOCUMENT, RONDO_SNAKE, RONDO_STRIPED },
+                                          { RONDO_DOCUMENT, RONDO_ZIGZAG, RONDO_SNAKE, RONDO_STRIPED } };
 
 int rondo__lay_out(struct rondo__design *plan, const rondo_attention_desc *d)
 {
     if (d->layout == RONDO_LAYOUT_DEFAULT && !differs(plan, d->leaf ? d->leaf : RONDO_LEAF_DEFAULT))
         return place(plan, d, RONDO_ZIGZAG, NULL);
-    double *of_rank = rondo__alloc((size_t)plan->ranks * sizeof *of_rank), best_of = 0.0;
+    const bool several = plan->sequences > 1 || (plan->mask.data && plan->mask.data->documents.sequence);
+    double *of_rank = rondo__alloc_zero((size_t)plan->ranks, 2 * sizeof *of_rank), best_of = 0.0, rows = 1.0;
     rondo_placement *keys = NULL, *queries = NULL;
     int err = of_rank ? 0 : no_memory();
     if (!err && d->layout)
         err = place(plan, d, d->layout, of_rank);
-    for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !err && !d->layout; i++) {
-        err = place(plan, d, candidates[i], of_rank);
-        const double is = err ? 0.0 : imbalance(plan, of_rank);
-        if (!err && (!keys || is < best_of - GAIN)) {
+    bool fine = false;
+    for (int i = 0; i < 4 && !err && !d->layout && !fine; i++) {
+        const int32_t layout = candidates[several][i];
+        err = place(plan, d, layout, of_rank);
+        const double is = err ? 0.0 : imbalance(plan, of_rank, &rows);
+        fine = is < BALANCED && (!several || layout != RONDO_DOCUMENT || rows < ROWS_BALANCED);
+        if (!err && (!keys || fine || is < best_of - GAIN)) {
             rondo_placement_destroy(keys);
             rondo_placement_destroy(queries);
             keys = plan->keys;
@@ -283,8 +298,6 @@ int rondo__lay_out(struct rondo__design *plan, const rondo_attention_desc *d)
             best_of = is;
         }
         drop(plan);
-        if (best_of < BALANCED)
-            break;
     }
     if (keys) {
         plan->keys = keys;
