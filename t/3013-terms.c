@@ -56,7 +56,7 @@ int main(void)
                         if (!long_tests() && ((int)(i + j + (size_t)layout + a) % 6 != variant || (int)(j + a) % 4 + 1 != layout))
                             continue;
                         struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithms[a] };
-                        if (algorithms[a] == RONDO_MESH && ranks[j] % 2 == 0) {   /* else the plan's choice */
+                        if ((algorithms[a] == RONDO_MESH || algorithms[a] == RONDO_ALL_TO_ALL) && ranks[j] % 2 == 0) {   /* else the plan's choice */
                             s.grid[0] = layout % 2 ? 2 : ranks[j] / 2;
                             s.grid[1] = ranks[j] / s.grid[0];
                         }

@@ -10,7 +10,7 @@
 
 struct turn {
     int64_t count, names[SEQUENCES_MAX], tokens[SEQUENCES_MAX];
-    int algorithm;
+    int algorithm, columns;   /* columns: grid[0] of all-to-all is the largest divisor of the ranks up to it; 0: the plan's choice */
 };
 
 struct story {
@@ -106,6 +106,11 @@ static int tell(rondo_context *ctx, void *arg)
         d.window_right = p->right;
         d.kv_type = p->kv_type;
         d.algorithm = turn->algorithm;
+        for (int c = turn->columns; c && !d.grid[0]; c--)
+            if (y->ranks % c == 0) {
+                d.grid[0] = c;
+                d.grid[1] = y->ranks / c;
+            }
         d.placement = place;
         d.placement_sequences = turn->names;
         if (!err)
@@ -174,6 +179,7 @@ static void invent(struct story *y, int kind)
         struct turn *t = &y->turn[y->turns++];
         memset(t, 0, sizeof *t);
         t->algorithm = algorithms[draw(sizeof algorithms / sizeof *algorithms)];
+        t->columns = t->algorithm == RONDO_ALL_TO_ALL ? (int)draw(5) : 0;
         int64_t start = draw((uint32_t)p->sequences), singles = kind == 2 && y->turns > 3;
         for (int64_t i = 0; i < p->sequences; i++) {
             int64_t s = (start + i) % p->sequences, rest = p->tokens[s] - done_[s], n = rest;

@@ -99,6 +99,7 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_EINVAL, "auto has none", d.grid[0] = d.grid[1] = 1);
     REFUSE(RONDO_EINVAL, "grid is -1, -1", d.algorithm = RONDO_MESH, d.grid[0] = d.grid[1] = -1);
     REFUSE(RONDO_EINVAL, "grid is 1, 0", d.algorithm = RONDO_MESH, d.grid[0] = 1);
+    REFUSE(RONDO_ENOTSUP, "head_groups is 2; algorithm all-to-all", d.algorithm = RONDO_ALL_TO_ALL, d.head_groups = 2);
     REFUSE(RONDO_EINVAL, "6 ranks, but there are 1", d.algorithm = RONDO_ALL_TO_ALL, d.grid[0] = 2, d.grid[1] = 3);
     REFUSE(RONDO_EINVAL, "softcap is -1", d.softcap = -1.0);
     REFUSE(RONDO_EINVAL, "softcap is nan", d.softcap = (double)NAN);

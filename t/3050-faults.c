@@ -58,6 +58,7 @@ int main(void)
             { RONDO_ALL_GATHER, 3, 0, "copy", "all-gather of copies" }, { RONDO_REDUCE, 3, 0, NULL, "reduce" },
             { RONDO_MESH, 4, 2, "copy", "mesh of copies" }, { RONDO_MESH, 3, 0, NULL, "mesh by choice" },
             { RONDO_ALL_TO_ALL, 3, 0, "copy", "all-to-all of copies" }, { RONDO_HALO, 3, 0, "space", "halo on a device with memory of its own" },
+            { RONDO_ALL_TO_ALL, 4, 2, "copy", "all-to-all and a ring of copies" },
         };
         for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
             const int columns = ways[way].columns;
