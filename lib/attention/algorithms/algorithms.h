@@ -213,7 +213,7 @@ void rondo__joiner_free(struct rondo__joiner *j);
 struct rondo__packed {
     int64_t first, count, rows;
     int32_t buffer[2], group;          /* group: the head group whose rows are there */
-    int32_t reserved;
+    int32_t spares;                    /* 1: where the caller's tensor has no gaps, no place is needed */
 };
 struct rondo__packer {
     struct rondo__build *b;
@@ -221,15 +221,18 @@ struct rondo__packer {
     int32_t head, heads;               /* of it; heads 0: those of the head group */
     int32_t reserved;
     struct rondo__list runs, packed;
+    struct rondo__list known;          /* int32_t by index: 0: not yet; -1: nothing; else which one of `packed`, + 1 */
     int64_t first, rows;               /* of what is being put together */
 };
 void rondo__pack_begin(struct rondo__packer *p);
 void rondo__pack_add(struct rondo__packer *p, int64_t sequence, int64_t row, int64_t rows);
-/* How many rows they are, and the buffers where they lie; -1: nothing, or V lies in K. index: of a buffer's name. over: buffers whose places will
- * do (each -1: none), or NULL. */
+/* How many rows they are, and the buffers where they lie; -1: nothing, or V lies in K. index: whose they are, a number of the builder's, which names
+ * the buffer too; -1: nobody's. over: buffers whose places will do (each -1: none), or NULL. */
 int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2]);
 /* The same into these buffers, from their beginning, and nowhere else. */
 void rondo__pack_into(struct rondo__packer *p, int32_t group, const int32_t to[2]);
+/* The same for another head group of what was put together for `index` before; -1: nothing was yet. */
+int64_t rondo__pack_known(struct rondo__packer *p, int32_t group, int32_t index, int32_t out[2]);
 void rondo__packer_free(struct rondo__packer *p);
 
 /* ---- putting it on a machine (lower.c) ---- */

@@ -58,8 +58,8 @@ static size_t row_bytes(const struct rondo__packer *p, int part)
     return rondo__kv_heads_bytes(b->shape, part, p->heads ? p->heads : b->kv_heads);
 }
 
-/* One that was made for the same rows; else a new one. */
-static struct rondo__packed *find(struct rondo__packer *p)
+/* Which one was made for the same rows, + 1; else a new one. 0: no memory. */
+static int32_t find(struct rondo__packer *p)
 {
     const int64_t count = p->runs.count - p->first;
     struct rondo__packed *made = p->packed.items;
@@ -67,12 +67,14 @@ static struct rondo__packed *find(struct rondo__packer *p)
     for (int64_t i = 0; i < p->packed.count; i++)
         if (made[i].count == count && !memcmp(runs + made[i].first, runs + p->first, (size_t)count * sizeof *runs)) {
             p->runs.count = p->first;
-            return made + i;
+            return (int32_t)i + 1;
         }
+    const bool spares = p->b->groups == 1 && !p->heads && dense(p);
     made = rondo__list_add(&p->packed, sizeof *made, 1);
-    if (made)
-        *made = (struct rondo__packed){ .first = p->first, .count = count, .rows = p->rows, .buffer = { -1, -1 }, .group = -1 };
-    return made;
+    if (!made)
+        return 0;
+    *made = (struct rondo__packed){ .first = p->first, .count = count, .rows = p->rows, .buffer = { -1, -1 }, .group = -1, .spares = spares };
+    return (int32_t)p->packed.count;
 }
 
 /* Some runs of one part, to a buffer. */
@@ -102,20 +104,11 @@ void rondo__pack_into(struct rondo__packer *p, int32_t group, const int32_t to[2
     p->runs.count = p->first;
 }
 
-int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2])
+/* The rows of a head group, unless they are there: their number and buffers. */
+static int64_t give(struct rondo__packer *p, struct rondo__packed *made, int32_t group, int32_t index, const int32_t *over, int32_t out[2])
 {
     static const char *const names[] = { "packed q", "packed k", "packed v" };
     struct rondo__build *b = p->b;
-    struct rondo__schedule *s = b->schedule;
-    out[0] = out[1] = -1;
-    if (!p->rows || s->failed)
-        return 0;
-    const bool spares = b->groups == 1 && !p->heads && dense(p);
-    struct rondo__packed *made = find(p);
-    if (!made) {
-        s->failed = true;
-        return 0;
-    }
     for (int part = 0; part < 2 && made->group != group; part++) {
         const size_t row = row_bytes(p, part), bytes = rondo__product(made->rows, row);
         const int32_t tensor = b->tensor[p->tensor + part];
@@ -125,8 +118,8 @@ int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, c
             struct rondo__buffer buffer = { .name = names[p->tensor + part], .index = index, .owner = RONDO_OWNER_PLAN,
                                             .memory = rondo__transfer_memory(b), .tensor = -1, .bytes = bytes, .room = bytes,
                                             .over = over ? over[part] : -1, .home = b->machine.unified ? tensor : -1 };
-            buffer.spare = spares && buffer.over < 0 && buffer.home >= 0;
-            made->buffer[part] = rondo__buffer_add(s, buffer);
+            buffer.spare = made->spares && buffer.over < 0 && buffer.home >= 0;
+            made->buffer[part] = rondo__buffer_add(b->schedule, buffer);
         }
         pack(p, made->first, made->count, part, made->buffer[part], group);
     }
@@ -135,8 +128,43 @@ int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, c
     return made->rows;
 }
 
+int64_t rondo__pack_known(struct rondo__packer *p, int32_t group, int32_t index, int32_t out[2])
+{
+    const int32_t known = index >= 0 && index < p->known.count ? ((const int32_t *)p->known.items)[index] : 0;
+    out[0] = out[1] = -1;
+    if (known <= 0 || p->b->schedule->failed)
+        return p->b->schedule->failed ? 0 : known ? 0 : -1;
+    return give(p, (struct rondo__packed *)p->packed.items + known - 1, group, index, NULL, out);
+}
+
+/* 0 for an index is: not known yet. */
+static bool set_known(struct rondo__packer *p, int32_t index, int32_t known)
+{
+    const int64_t more = index + 1 - p->known.count;
+    int32_t *fresh = more > 0 ? rondo__list_add(&p->known, sizeof *fresh, more) : NULL;
+    if (more > 0 && !fresh)
+        return false;
+    if (fresh)
+        memset(fresh, 0, (size_t)more * sizeof *fresh);
+    if (index >= 0)
+        ((int32_t *)p->known.items)[index] = known;
+    return true;
+}
+
+int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, const int32_t *over, int32_t out[2])
+{
+    struct rondo__schedule *s = p->b->schedule;
+    out[0] = out[1] = -1;
+    if (s->failed)
+        return 0;
+    const int32_t known = p->rows ? find(p) : -1;
+    s->failed |= !known || !set_known(p, index, known);
+    return known <= 0 || s->failed ? 0 : give(p, (struct rondo__packed *)p->packed.items + known - 1, group, index, over, out);
+}
+
 void rondo__packer_free(struct rondo__packer *p)
 {
     rondo__list_free(&p->runs);
     rondo__list_free(&p->packed);
+    rondo__list_free(&p->known);
 }

@@ -65,12 +65,13 @@ static bool is_after(const void *first, const void *second)
     return a->of != b->of ? a->of > b->of : a->span.first > b->span.first;
 }
 
-/* Each class's by position, those that touch as one. */
-static void arrange(struct rondo__list *list)
+/* Those that touch as one; in_order: each class's by position before. */
+static void arrange(struct rondo__list *list, bool in_order)
 {
     struct part *p = list->items;
     int64_t n = 0;
-    rondo__sort(p, sizeof *p, list->count, is_after);
+    if (in_order)
+        rondo__sort(p, sizeof *p, list->count, is_after);
     for (int64_t i = 0; i < list->count; i++) {
         const int64_t end = p[i].span.first + (p[i].span.count - 1) * p[i].span.step + 1;
         struct part *last = n && p[n - 1].of == p[i].of ? p + n - 1 : NULL;
@@ -100,6 +101,15 @@ static uint64_t ask(const struct counting *c, const rondo_span *queries, const r
                                                   : mask->kind->head_pairs(mask, c->sequence, c->head, queries, keys);
 }
 
+/* Of a span of one side and parts of a list of the other that see each other wholly, in every head. */
+static uint64_t product(const struct counting *c, const rondo_span *one, const struct part *first, const struct part *last)
+{
+    const uint64_t heads = c->head < 0 ? (uint64_t)c->survey->roles.mask.heads : 1;
+    uint64_t pairs;
+    return __builtin_mul_overflow(last->before + last->span.count - first->before, one->count, &pairs) ||
+                   __builtin_mul_overflow(pairs, heads, &pairs) ? UINT64_MAX : pairs;
+}
+
 /* Of a span of one side and parts [low, high) of a list of the other. */
 static uint64_t count(const struct counting *c, const rondo_span *one, const struct part *list, int64_t low, int64_t high)
 {
@@ -112,27 +122,40 @@ static uint64_t count(const struct counting *c, const rondo_span *one, const str
     const int64_t k0 = c->split_keys ? hull.first : one->first, k1 = c->split_keys ? last->end : one->first + (one->count - 1) * one->step + 1;
     int64_t lo, hi;
     const int view = mask->kind->view(mask, c->sequence, queries, k0, k1, &lo, &hi);
-    uint64_t pairs;
     if (view == RONDO_MASK_NONE)
         return 0;
     if (view == RONDO_MASK_ALL)
-        return __builtin_mul_overflow(last->before + last->span.count - first->before, one->count, &pairs) ||
-                       __builtin_mul_overflow(pairs, c->head < 0 ? (uint64_t)mask->heads : 1, &pairs) ? UINT64_MAX : pairs;
+        return product(c, one, first, last);
     const int64_t middle = low + (high - low) / 2;
     return saturated(count(c, one, list, low, middle), count(c, one, list, middle, high));
+}
+
+/* Whether every query sees every key, as in a step that decodes. */
+static bool sees_all(const struct counting *c)
+{
+    const struct rondo_mask *mask = &c->survey->roles.mask;
+    const struct part *q = c->queries.items;
+    int64_t first = INT64_MAX, end = INT64_MIN, lo, hi;
+    for (int64_t i = 0; i < c->queries.count; i++) {
+        first = q[i].span.first < first ? q[i].span.first : first;
+        end = q[i].end > end ? q[i].end : end;
+    }
+    const rondo_span hull = { first, end - first, 1, 0 };
+    return c->queries.count && mask->kind->view(mask, c->sequence, &hull, 0, c->survey->sequence[c->sequence].length, &lo, &hi) == RONDO_MASK_ALL;
 }
 
 static void count_all(const struct counting *c, int32_t query_classes, uint64_t *cells)
 {
     const struct rondo__list *halved = c->split_keys ? &c->keys : &c->queries, *other = c->split_keys ? &c->queries : &c->keys;
     const struct part *list = halved->items, *one = other->items;
+    const bool all = sees_all(c);
     for (int64_t i = 0, end; i < halved->count; i = end) {
         for (end = i; end < halved->count && list[end].of == list[i].of; end++)
             ;
         for (int64_t j = 0; j < other->count; j++) {
             const int32_t q = c->split_keys ? one[j].of : list[i].of, k = c->split_keys ? list[i].of : one[j].of;
             uint64_t *cell = cells + (int64_t)k * query_classes + q;
-            *cell = saturated(*cell, count(c, &one[j].span, list, i, end));
+            *cell = saturated(*cell, all ? product(c, &one[j].span, list + i, list + end - 1) : count(c, &one[j].span, list, i, end));
         }
     }
 }
@@ -147,8 +170,8 @@ bool rondo__class_head_pairs(const struct rondo__survey *s, int64_t head, const 
         fine = collect(&c, query_class, key_class);
         if (!fine)
             break;
-        arrange(&c.queries);
-        arrange(&c.keys);
+        arrange(&c.queries, !c.split_keys);
+        arrange(&c.keys, c.split_keys);
         count_all(&c, query_classes, cells);
     }
     rondo__list_free(&c.queries);

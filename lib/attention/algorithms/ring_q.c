@@ -240,6 +240,8 @@ static int32_t pack(struct ring *g, int32_t to, int32_t group, int32_t index, in
     const int32_t places[2] = { over, -1 };
     int32_t packed[2];
     int64_t number = 0;
+    if (rondo__pack_known(&g->packer, group, index, packed) >= 0)
+        return packed[0];
     rondo__pack_begin(&g->packer);
     for (int64_t i = 0; i < v->roles.sequences; i++) {
         int64_t strip, strips = rondo__strips_of(v, i, g->b->rank, &strip);

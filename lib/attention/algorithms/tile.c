@@ -311,7 +311,9 @@ static bool program(struct tile *t)
 static int64_t pack_queries(struct tile *t, int32_t to, int32_t group, int32_t index, int32_t out[2])
 {
     const struct rondo__survey *s = t->b->survey;
-    int64_t number = 0;
+    int64_t number = 0, known = rondo__pack_known(&t->queries, group, index, out);
+    if (known >= 0)
+        return known;
     rondo__pack_begin(&t->queries);
     for (int64_t i = 0; i < s->roles.sequences; i++) {
         int64_t strip, strips = rondo__strips_of(s, i, t->b->rank, &strip);
@@ -350,6 +352,9 @@ static void send_queries(struct tile *t, int32_t hop, int32_t group)
 static int64_t pack_keys(struct tile *t, int32_t to, int32_t group, int32_t index, int32_t out[2])
 {
     const struct rondo__survey *s = t->b->survey;
+    const int64_t known = rondo__pack_known(&t->keys, group, index, out);
+    if (known >= 0)
+        return known;
     rondo__pack_begin(&t->keys);
     for (int64_t i = 0; i < s->roles.sequences; i++) {
         if (!rondo__ranks_see(s, i, to % t->columns, t->columns, &t->sees) ||
