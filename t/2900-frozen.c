@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Version 1 of the numerics contract, frozen: results of attention and of the layers have the hashes that were recorded when the
- * version was declared. Every other test compares the code with itself or within a bound; this one notices a change that all
- * builds make together. Where it fails on purpose, RONDO_NUMERICS and rondo-numerics(7) must change too.
+ * Version 1 of the numerics contract, frozen: results of attention, with every term of its scores, and of the layers have the hashes
+ * that were recorded when the version was declared, those of terms when they came to it. Every other test compares the code with itself
+ * or within a bound; this one notices a change that all builds make together. Where it fails on purpose, RONDO_NUMERICS and
+ * rondo-numerics(7) must change too.
  */
+#include <math.h>
+
 #include "rondo.h"
 #include "tap.h"
 
@@ -46,7 +49,9 @@ struct shape {
     double spread;
     uint64_t want;
     const char *what;
+    int terms;      /* what a score has besides q.k */
 };
+enum { CAP = 1, ALIBI = 2, BIAS = 4, SINKS = 8, DROP = 16, PROBS = 32 };
 
 static int attention(rondo_context *ctx, const struct shape *s)
 {
@@ -61,6 +66,8 @@ static int attention(rondo_context *ctx, const struct shape *s)
     float *q = numbers(q_count, 0), *k = numbers(k_count, 0), *v = numbers(v_count, 1), *lse = malloc((size_t)rows * sizeof *lse);
     uint16_t *narrow[3] = { malloc((size_t)q_count * 2), malloc((size_t)k_count * 2), malloc((size_t)v_count * 2) };
     float *out = malloc((size_t)o_count * sizeof *out);
+    const int64_t p_shape[3] = { s->tokens, s->heads, keys }, p_count = s->terms ? rows * keys : 0;
+    float *slopes = NULL, *bias = NULL, *sinks = NULL, *probs = malloc((size_t)(p_count + 1) * sizeof *probs);
     int code = 0;
 
     for (int64_t i = 0; i < q_count; i++)
@@ -72,6 +79,30 @@ static int attention(rondo_context *ctx, const struct shape *s)
     io.q = rondo_tensor_dense(q, s->type, 3, q_shape);
     io.k = rondo_tensor_dense(k, s->type, 3, k_shape);
     io.v = rondo_tensor_dense(v, s->type, 3, v_shape);
+    if (s->terms & CAP)
+        d.softcap = 1.75;
+    if (s->terms & ALIBI) {
+        d.alibi = 1;
+        io.alibi = rondo_tensor_dense(slopes = numbers(s->heads, 0), RONDO_F32, 1, &s->heads);
+    }
+    if (s->terms & BIAS) {
+        d.bias = (int32_t)s->heads;
+        io.bias = rondo_tensor_dense(bias = numbers(p_count, 0), RONDO_F32, 3, p_shape);
+        for (int64_t i = 7; i < p_count; i += 13)
+            bias[i] = -INFINITY;
+    }
+    if (s->terms & SINKS) {
+        d.sinks = 1;
+        io.sinks = rondo_tensor_dense(sinks = numbers(s->heads, 0), RONDO_F32, 1, &s->heads);
+    }
+    if (s->terms & DROP) {
+        d.dropout = 0.15;
+        io.seed = UINT64_C(0x1234567890abcdef);
+    }
+    if (s->terms & PROBS) {
+        d.probs = 1;
+        io.probs = rondo_tensor_dense(probs, RONDO_F32, 3, p_shape);
+    }
     if (s->type != RONDO_F32) {
         code = rondo_convert(ctx, q_count, RONDO_F32, q, s->type, narrow[0]);
         code = code ? code : rondo_convert(ctx, k_count, RONDO_F32, k, s->type, narrow[1]);
@@ -81,8 +112,10 @@ static int attention(rondo_context *ctx, const struct shape *s)
     io.out = rondo_tensor_dense(out, s->type, 3, o_shape);
     io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, q_shape);
     if (!code && !(code = rondo_attention_create(&plan, ctx, &d)) && !(code = rondo_attention_execute(plan, &io, NULL)))
-        frozen(hash_of(out, s->type, o_count) ^ hash_of(lse, RONDO_F32, rows) << 1, s->want, s->what);
+        frozen(hash_of(out, s->type, o_count) ^ hash_of(lse, RONDO_F32, rows) << 1 ^ (s->terms & PROBS ? hash_of(probs, RONDO_F32, p_count) << 2 : 0),
+               s->want, s->what);
     rondo_attention_destroy(plan);
+    free(slopes), free(bias), free(sinks), free(probs);
     free(q), free(k), free(v), free(out), free(lse), free(narrow[0]), free(narrow[1]), free(narrow[2]);
     return code;
 }
@@ -123,11 +156,19 @@ static int layers(rondo_context *ctx)
 int main(void)
 {
     static const struct shape shapes[] = {
-        { 300, 0, 4, 2, 64, 64, 1, RONDO_F32, 0, -1, 1.0, UINT64_C(0xc0f3f7952ec2a02e), "causal, leaves of 128" },
-        { 70, 431, 2, 1, 33, 40, 1, RONDO_F32, 8, -1, 4.0, UINT64_C(0xa6ae494a0c8686ee), "cached keys, odd head size, leaves of 8" },
-        { 200, 0, 2, 2, 128, 128, 1, RONDO_F32, 16, 50, 30.0, UINT64_C(0xa149eaeb199d2107), "sliding window, sharp scores" },
-        { 90, 90, 3, 1, 16, 16, 0, RONDO_BF16, 32, -1, 2.0, UINT64_C(0xa838d7f00b8c7e0c), "bf16" },
-        { 90, 10, 3, 3, 24, 24, 1, RONDO_F16, 64, -1, 2.0, UINT64_C(0xd719ca9027a2ed67), "f16" },
+        { 300, 0, 4, 2, 64, 64, 1, RONDO_F32, 0, -1, 1.0, UINT64_C(0xc0f3f7952ec2a02e), "causal, leaves of 128", 0 },
+        { 70, 431, 2, 1, 33, 40, 1, RONDO_F32, 8, -1, 4.0, UINT64_C(0xa6ae494a0c8686ee), "cached keys, odd head size, leaves of 8", 0 },
+        { 200, 0, 2, 2, 128, 128, 1, RONDO_F32, 16, 50, 30.0, UINT64_C(0xa149eaeb199d2107), "sliding window, sharp scores", 0 },
+        { 90, 90, 3, 1, 16, 16, 0, RONDO_BF16, 32, -1, 2.0, UINT64_C(0xa838d7f00b8c7e0c), "bf16", 0 },
+        { 90, 10, 3, 3, 24, 24, 1, RONDO_F16, 64, -1, 2.0, UINT64_C(0xd719ca9027a2ed67), "f16", 0 },
+    }, with_terms[] = {
+        { 60, 41, 4, 2, 24, 24, 1, RONDO_F32, 16, -1, 3.0, UINT64_C(0x4417017cb1d8835e), "softcap", CAP },
+        { 60, 41, 4, 2, 24, 24, 0, RONDO_F32, 16, -1, 3.0, UINT64_C(0x911247cf384ee725), "ALiBi", ALIBI },
+        { 60, 41, 4, 2, 24, 24, 1, RONDO_F32, 16, -1, 3.0, UINT64_C(0x0f9bd364fe53512e), "bias", BIAS },
+        { 60, 41, 4, 2, 24, 24, 1, RONDO_F32, 16, -1, 3.0, UINT64_C(0xfdba5e9242b1da04), "ALiBi, then bias", ALIBI | BIAS },
+        { 60, 41, 4, 2, 24, 24, 1, RONDO_F32, 16, -1, 3.0, UINT64_C(0xe5368c7fe20c6e05), "sinks", SINKS },
+        { 60, 41, 4, 2, 24, 24, 1, RONDO_F32, 16, -1, 3.0, UINT64_C(0xc7f5cf068cd15f71), "dropout", DROP },
+        { 60, 41, 4, 2, 33, 17, 1, RONDO_BF16, 8, 37, 3.0, UINT64_C(0x695f0e009659641a), "every term, and probabilities", CAP | ALIBI | BIAS | SINKS | DROP | PROBS },
     };
     int usable;
 
@@ -147,6 +188,8 @@ int main(void)
             code = attention(ctx, &shapes[j]);
         if (!code)
             code = layers(ctx);
+        for (size_t j = 0; j < sizeof with_terms / sizeof *with_terms && !code; j++)
+            code = attention(ctx, &with_terms[j]);
         if (!ok(!code, "%s: all of it ran", isa))
             diag("%s: %s", rondo_error_name(code), rondo_error_text());
         rondo_context_destroy(ctx);
