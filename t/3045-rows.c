@@ -149,7 +149,6 @@ static int body(rondo_context *ctx, void *arg)
 
 static void same_bits(const char *hook)
 {
-    static const int algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL };
     hook_use(hook);
     for (int way = 0; way < WAYS; way++) {
         struct problem p = problem;
@@ -162,9 +161,8 @@ static void same_bits(const char *hook)
         size_t floats = (size_t)(p.q_rows * HEADS * p.value_dim), lses = (size_t)(p.q_rows * HEADS);
         float *out = malloc(floats * sizeof *out), *lse = malloc(lses * sizeof *lse);
         for (int ranks = 1; ranks <= 5 && good; ranks++)
-            for (size_t a = 0; a < sizeof algorithms / sizeof *algorithms && good; a++)
+            for (int algorithm = RONDO_PASS_KV; algorithm <= RONDO_MESH && good; algorithm++)
                 for (int groups = 1; groups <= 2 && good; groups++) {
-                    const int algorithm = algorithms[a];
                     if (algorithm == RONDO_ALL_TO_ALL && groups > 1)
                         continue;
                     struct run run = { &p, (enum way)way, algorithm, groups, out, lse };

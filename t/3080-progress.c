@@ -95,8 +95,7 @@ int main(void)
     const char *hook = getenv("RONDO_TEST_HOOK");
     const int by_itself = hook && strstr(hook, "defer");
     for (int ranks = 1; ranks <= RANKS_MOST; ranks++)
-        for (int a = 0; a < 3; a++) {
-            const int algorithm = (const int[]){ RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL }[a];
+        for (int algorithm = RONDO_PASS_KV; algorithm <= RONDO_MESH; algorithm++) {
             const char *name = rondo_algorithm_name(algorithm);
             struct job quiet = { .algorithm = algorithm, .threads = 1, .tokens = 3000 }, told = quiet, two = quiet, cut = quiet;
             told.listen = two.listen = cut.listen = 1;
