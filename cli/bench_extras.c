@@ -4,6 +4,7 @@
  */
 #include "cli/bench.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,8 +96,8 @@ int extras_make(struct extras *x, const struct shape *s)
         code = make_documents(x, s);
     if (!code && s->alibi && !(x->slopes = bench_numbers(s->heads, RONDO_F32, 4)))
         code = -1;
-    for (int64_t h = 0; h < s->heads && x->slopes; h++)   /* as ALiBi's paper has them, 2^(-8 (h + 1) / H), near enough */
-        x->slopes[h] = 1.0f / (float)((int64_t)1 << (8 * (h + 1) / s->heads));
+    for (int64_t h = 0; h < s->heads && x->slopes; h++)   /* as ALiBi's paper has them (arXiv:2108.12409) */
+        x->slopes[h] = (float)exp2(-8.0 * (double)(h + 1) / (double)s->heads);
     if (!code && s->sinks && !(x->sinks = bench_numbers(s->heads, RONDO_F32, 5)))
         code = -1;
     if (!code && (s->bias || s->mask) && __builtin_mul_overflow(x->rows, x->keys, &pairs))
