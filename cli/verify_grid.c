@@ -81,7 +81,7 @@ static int64_t greatest_divisor(int64_t a, int64_t b)
 static void choose_steps(const struct verify *v, bool all, int64_t *total, int64_t *taken, int64_t *step)
 {
     struct setting s;
-    const int64_t wanted = v->effort == EFFORT_QUICK ? 10 : v->effort == EFFORT_USUAL ? 36 : all ? 200 : 24;
+    const int64_t wanted = v->effort == EFFORT_QUICK ? 10 : v->effort == EFFORT_USUAL ? 36 : all ? 120 : 24;
     *total = setting_at(v, INT64_MAX, &s);
     *taken = *total < wanted ? *total : wanted;
     *step = (int64_t)((double)*total * 0.6180339887);
