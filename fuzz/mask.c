@@ -144,7 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         for (size_t i = 0; i < sizeof w.bits; ) {
             const uint8_t value = (uint8_t)byte_of(&b), run = (uint8_t)byte_of(&b);
             for (size_t j = 0; j <= (size_t)run * (b.at < b.end ? 1u : 1000u) && i < sizeof w.bits; j++)
-                w.bits[i++] = value > 200 ? (uint8_t)(rondo__mix64(i) & 1) : value & 1;
+                w.bits[i] = value > 200 ? (uint8_t)(rondo__mix64(i) & 1) : value & 1, i++;
         }
     }
     rondo__mask_make(&w.mask, w.causal, w.left, w.right);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * How a plan without a placement lays its sequences out: as the caller says, or, where nothing is said, so that all ranks compute alike.
- * What counts is the visible pairs of the queries that a rank holds. Zigzag is taken where it balances them, as under a causal mask; for
+ * What counts is the visible pairs of the queries that a rank holds; of its keys, with an algorithm that leaves these where they are. Zigzag is taken where it balances them, as under a causal mask; for
  * other masks leaves are dealt by what their queries see (layout/weigh.c), unless dealing them in turn is better still. Several sequences
  * or documents stay on a rank each where that balances the rows too, because then next to nothing moves. Pure functions of the descriptor:
  * every rank comes to the same. Called by design.c.
@@ -36,11 +36,32 @@ static int64_t max64(int64_t a, int64_t b)
 
 /* ---- what queries see ---- */
 
-/* Visible pairs of the queries at positions [first, first + count) of a sequence, all heads that the mask tells apart. */
+/* Ranks compute with their keys, and all queries; else with their queries, and all keys. */
+static bool by_keys(const struct rondo__design *plan)
+{
+    return plan->desc.algorithm == RONDO_PASS_Q || plan->desc.algorithm == RONDO_REDUCE;
+}
+
+/* Whether the rows that count are placed by themselves: queries of a sequence with fewer keys, the first at position `cached`. */
+static bool apart(const struct rondo__design *plan, int64_t sequence)
+{
+    return plan->cached[sequence] < 0 && !by_keys(plan);
+}
+
+static int64_t keys_of(const struct rondo__design *plan, int64_t sequence)
+{
+    return max64(plan->cached[sequence] + plan->tokens[sequence], 0);
+}
+
+/* Visible pairs of the queries (keys) at positions [first, first + count) of a sequence, all heads that the mask tells apart. */
 static uint64_t pairs_of(const struct rondo__design *plan, int64_t sequence, int64_t first, int64_t count)
 {
-    const rondo_span queries = { first, count, 1, 0 }, keys = { 0, plan->cached[sequence] + plan->tokens[sequence], 1, 0 };
-    return count > 0 && keys.count > 0 ? plan->mask.kind->pairs(&plan->mask, sequence, &queries, &keys) : 0;
+    const rondo_span some = { first, count, 1, 0 };
+    const rondo_span all = by_keys(plan) ? (rondo_span){ plan->cached[sequence], plan->tokens[sequence], 1, 0 }
+                                         : (rondo_span){ 0, keys_of(plan, sequence), 1, 0 };
+    if (count <= 0 || all.count <= 0)
+        return 0;
+    return plan->mask.kind->pairs(&plan->mask, sequence, by_keys(plan) ? &all : &some, by_keys(plan) ? &some : &all);
 }
 
 static double over_mean(const double *of_rank, int32_t ranks)
@@ -53,14 +74,14 @@ static double over_mean(const double *of_rank, int32_t ranks)
     return all > 0.0 ? most * ranks / all : 1.0;
 }
 
-/* The most pairs of a rank over their mean, 1 where there are none; *rows: the same of its rows of q. of_rank: room, [2][ranks]. */
+/* The most pairs of a rank over their mean, 1 where there are none; *rows: the same of its rows. of_rank: room, [2][ranks]. */
 static double imbalance(const struct rondo__design *plan, double *of_rank, double *rows)
 {
     memset(of_rank, 0, (size_t)plan->ranks * 2 * sizeof *of_rank);
     for (int64_t i = 0; i < plan->sequences; i++) {
-        const bool apart = plan->cached[i] < 0;   /* queries are placed by themselves, the first at position `cached` */
-        const rondo_placement *p = apart ? plan->queries : plan->keys;
-        const int64_t shift = apart ? plan->cached[i] : 0, from = apart ? 0 : plan->cached[i], length = rondo_placement_length(p, i);
+        const rondo_placement *p = apart(plan, i) ? plan->queries : plan->keys;
+        const int64_t shift = apart(plan, i) ? plan->cached[i] : 0, from = apart(plan, i) || by_keys(plan) ? 0 : plan->cached[i];
+        const int64_t length = rondo_placement_length(p, i);
         const struct rondo__run *runs;
         const int64_t count = rondo__placement_runs(p, i, &runs);
         for (int64_t j = 0; j < count; j++) {
@@ -126,7 +147,7 @@ static int place_owners(struct rondo__design *plan, const int32_t *owners)
     int64_t at = 0;
     int err = 0;
     for (int64_t i = 0; i < plan->sequences && !err; i++) {
-        const int64_t keys = max64(plan->cached[i] + plan->tokens[i], 0), leaves = (keys + leaf - 1) / leaf;
+        const int64_t keys = keys_of(plan, i), leaves = (keys + leaf - 1) / leaf;
         deals.count = 0;
         for (int64_t j = 0; j < leaves && !err; j++) {
             const int32_t rank = owners[at + j];
@@ -161,10 +182,12 @@ struct fresh {
 
 static struct fresh fresh_of(const struct rondo__design *plan, int64_t i, int64_t leaf)
 {
-    const int64_t cached = plan->cached[i], tokens = plan->tokens[i], open = cached > 0 ? (leaf - cached % leaf) % leaf : 0;
-    struct fresh f = { .fill = min64(open, tokens) };
+    const int64_t cached = plan->cached[i], open = cached > 0 ? (leaf - cached % leaf) % leaf : 0;
+    if (cached < 0 && by_keys(plan))
+        return (struct fresh){ 0, keys_of(plan, i), (keys_of(plan, i) + leaf - 1) / leaf, 0 };
+    struct fresh f = { .fill = min64(open, plan->tokens[i]) };
     f.position = cached + f.fill;
-    f.tokens = tokens - f.fill;
+    f.tokens = plan->tokens[i] - f.fill;
     f.leaves = (f.tokens + leaf - 1) / leaf;
     return f;
 }
@@ -209,10 +232,29 @@ static int append_cells(struct rondo__design *plan, const struct rondo__list *ce
         for (; at < cells->count && cell[at].sequence == i; at++)
             if (!n || deals[n - 1].rank != owner[at])
                 deals[n++] = (struct rondo__deal){ cell[at].first, owner[at], 0 };
-        err = rondo__placement_append_deals(plan->cached[i] < 0 ? plan->queries : plan->keys, i, plan->tokens[i], deals, n);
+        const int64_t tokens = apart(plan, i) ? plan->tokens[i] : keys_of(plan, i) - rondo_placement_length(plan->keys, i);
+        err = rondo__placement_append_deals(apart(plan, i) ? plan->queries : plan->keys, i, tokens, deals, n);
     }
     rondo__free(deals);
     return err;
+}
+
+/* What is not dealt by weight goes as in any turn: keys that are cached, or the rows of the other side where it lies by itself. */
+static int place_before(struct rondo__design *plan, int64_t i, const struct fresh *f, double *load)
+{
+    const int64_t cached = plan->cached[i], before = cached >= 0 ? cached : by_keys(plan) ? 0 : keys_of(plan, i);
+    const struct rondo__run *runs;
+    int err = rondo_placement_append(plan->keys, i, before);
+    if (!err && cached < 0 && by_keys(plan))
+        err = rondo_placement_append(plan->queries, i, plan->tokens[i]);
+    if (!err && f->fill)
+        load[rondo_placement_owner(plan->keys, i, before - 1)] += weight_of(plan, i, cached, f->fill);
+    if (err || !by_keys(plan))
+        return err;
+    const int64_t count = rondo__placement_runs(plan->keys, i, &runs);
+    for (int64_t j = 0; j < count; j++)
+        load[runs[j].rank] += weight_of(plan, i, runs[j].first, (j + 1 < count ? runs[j + 1].first : before) - runs[j].first);
+    return 0;
 }
 
 static int place_by_weight(struct rondo__design *plan, double *load)
@@ -228,10 +270,7 @@ static int place_by_weight(struct rondo__design *plan, double *load)
         grain *= 2;
     for (int64_t i = 0; i < plan->sequences && !err; i++) {
         const struct fresh f = fresh_of(plan, i, leaf);
-        const int64_t before = plan->cached[i] < 0 ? max64(plan->cached[i] + plan->tokens[i], 0) : plan->cached[i];
-        err = rondo_placement_append(plan->keys, i, before);   /* keys that no query of a cell is one of */
-        if (!err && f.fill)
-            load[rondo_placement_owner(plan->keys, i, before - 1)] += weight_of(plan, i, plan->cached[i], f.fill);
+        err = place_before(plan, i, &f, load);
         if (!err && !add_cells(plan, i, &f, leaf, grain, &cells))
             err = no_memory();
     }
