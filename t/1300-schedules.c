@@ -431,45 +431,68 @@ static void windows(void)
     rondo__design_free(&design);
 }
 
+/* What a grid moves; columns 0: the plan's own choice, which *columns becomes. */
+static uint64_t mesh_bytes(rondo_attention_desc *d, int32_t ranks, int32_t *columns)
+{
+    struct rondo__design design;
+    d->grid[0] = *columns ? ranks / *columns : 0;
+    d->grid[1] = *columns;
+    if (rondo__design_make(&design, d, ranks, &machines[1])) {
+        diag("%s", rondo_error_text());
+        return 0;
+    }
+    const struct rondo__flow *flow = design.survey.flow;
+    const uint64_t bytes = flow->grid[0] * flow->grid[1] == ranks && (!*columns || flow->grid[1] == *columns) ? flow->bytes : 0;
+    *columns = flow->grid[1];
+    rondo__design_free(&design);
+    return bytes;
+}
+
 /* A mesh: bytes a rank, against those of all other ranks' K and V; and what the plan chooses moves no more than any grid. */
 static void mesh(void)
 {
     static const struct {
-        int64_t kv_heads, grid[2];
+        int32_t kv_heads, columns;
         double most;
-    } marks[] = { { 32, { 4, 4 }, 0.45 }, { 8, { 2, 8 }, 0.70 } };
+    } marks[] = { { 32, 4, 0.45 }, { 8, 8, 0.70 } };
+    static const int32_t ranks[] = { 6, 7, 12, 16, 24, 48 };
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    d.heads = 32;
+    d.head_dim = 128;
+    d.causal = 1;
+    d.algorithm = RONDO_MESH;
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
-        rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
-        struct rondo__design design;
-        d.heads = 32;
+        int32_t columns = marks[i].columns;
         d.kv_heads = marks[i].kv_heads;
-        d.head_dim = 128;
         d.tokens = 131072;
-        d.causal = 1;
-        d.algorithm = RONDO_MESH;
-        uint64_t least = UINT64_MAX, asked = 0;
-        int err = 0;
-        for (int columns = 1; columns <= 16 && !err; columns *= 2) {
-            d.grid[0] = 16 / columns;
-            d.grid[1] = columns;
-            err = rondo__design_make(&design, &d, 16, &machines[1]);
-            if (err)
-                break;
-            const struct rondo__flow *flow = design.survey.flow;
-            least = flow->bytes < least ? flow->bytes : least;
-            asked = columns == marks[i].grid[1] ? flow->bytes : asked;
-            rondo__design_free(&design);
-        }
-        const double all = 15.0 * 131072 / 16 * (double)marks[i].kv_heads * 256 * 4, part = (double)asked / 16 / all;
-        ok(!err && part <= marks[i].most, "%lld/%lld heads on a grid of %lld, %lld: a rank sends %.3f of all others' keys", (long long)d.heads,
-           (long long)d.kv_heads, (long long)marks[i].grid[0], (long long)marks[i].grid[1], part);
-        d.grid[0] = d.grid[1] = 0;
-        err = rondo__design_make(&design, &d, 16, &machines[1]);
-        if (!ok(!err && ((const struct rondo__flow *)design.survey.flow)->bytes == least, "and the plan's own grid is the least of all"))
-            diag("%s", err ? rondo_error_text() : "it is not");
-        if (!err)
-            rondo__design_free(&design);
+        const uint64_t bytes = mesh_bytes(&d, 16, &columns);
+        const double all = 15.0 * 131072 / 16 * (double)d.kv_heads * 256 * 4, part = (double)bytes / 16 / all;
+        ok(bytes && part <= marks[i].most, "32/%d heads on a grid of %d, %d: a rank sends %.3f of all others' keys", (int)d.kv_heads,
+           16 / (int)columns, (int)columns, part);
     }
+    int good = 1, chosen = 0;
+    for (int way = 0; way < 16; way++)
+        for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
+            uint64_t least = UINT64_MAX;
+            int32_t own = 0;
+            d.kv_heads = way & 4 ? 8 : 32;
+            d.layout = 1 + way % 4;
+            d.windowed = way & 8 ? 1 : 0;
+            d.window_left = d.windowed ? 4095 : 0;
+            d.tokens = 64 * 128 * ranks[i];
+            const uint64_t bytes = mesh_bytes(&d, ranks[i], &own);
+            for (int32_t columns = 1; columns <= ranks[i]; columns++) {
+                int32_t same = columns;
+                const uint64_t other = ranks[i] % columns ? least : mesh_bytes(&d, ranks[i], &same);
+                least = other < least ? other : least;
+            }
+            if (!bytes || bytes != least)
+                diag("%d ranks, %s, way %d: %d columns move %llu bytes, others %llu", (int)ranks[i], rondo_layout_name(d.layout), way, (int)own,
+                     (unsigned long long)bytes, (unsigned long long)least);
+            good &= bytes && bytes == least;
+            chosen += own > 1 && own < ranks[i];
+        }
+    ok(good && chosen > 10, "the plan's own grid is the least of all; a true grid in %d of 96", chosen);
 }
 
 int main(void)

@@ -6,7 +6,7 @@
  */
 #include "attention/algorithms/tile.h"
 
-#define MEASURED 3
+#define MEASURED 5
 /* Of a query's row each group returns some nodes; so many, to rank grids by. */
 #define USUAL_NODES 2.0
 
