@@ -8,7 +8,7 @@
  *   ring     a rank's parcel, from the first to the last row that any other rank's queries see, goes from rank to rank as far as somebody
  *            needs it. There is no padding.
  *   direct   where a window or small messages make that a waste (rondo__goes_direct), rank (rank - j) sends just the rows that this one's
- *            queries see and do not hold (tile.c).
+ *            queries see and do not hold (tile_build.c).
  *
  * Where the transport shows memory in place there is nothing to hide behind computing, and a program for all keys needs no waiting nodes
  * and visits each query once: all is shown first, and one computation takes it.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Tiles (tile.c): what all-gather, halo, reduce and mesh have in common. The ranks are a grid of `rows` times `columns`: rank r has the keys of
- * group r / columns, which are neighbouring ranks, and the queries of the ranks that have its r % columns. Each pair of a query's and a key's
- * owner meets on just one rank.
+ * Tiles (tile.c, tile_build.c): what all-gather, halo, reduce and mesh have in common, and pass-KV where it goes direct. The ranks are a grid of
+ * `rows` times `columns`: rank r has the keys of group r / columns, which are neighbouring ranks, and the queries of the ranks that have its
+ * r % columns. Each pair of a query's and a key's owner meets on just one rank.
  */
 #ifndef RONDO_ATTENTION_TILE_H
 #define RONDO_ATTENTION_TILE_H
