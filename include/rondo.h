@@ -432,7 +432,7 @@ typedef struct rondo_attention_io {
     size_t struct_size;
     rondo_tensor q;             /* [q_rows, heads, head_dim] */
     rondo_tensor k, v;          /* [rows, kv_heads, head_dim], [rows, kv_heads, value_dim] */
-    rondo_tensor out;           /* [q_rows, heads, value_dim]; may be q where shapes and types agree */
+    rondo_tensor out;           /* [q_rows, heads, value_dim]; may be q where shapes and types agree and no probabilities are wanted */
     rondo_tensor lse;           /* F32 [q_rows, heads], natural log, any strides; data NULL: not wanted */
     const int64_t *kv_row;      /* [sequences]: the row of k and v where a sequence's first key here lies; NULL: packed */
     /* Called now and then from the rank's thread with the part of this rank's work that is done, 0 to 1, never falling; other than 0:

@@ -288,6 +288,7 @@ static int terms(rondo_context *ctx, void *arg)
     REFUSE_IO("rows -1 and on of probs", io.probs_row = &low);
     REFUSE_IO("columns 1 and on of probs", io.probs_key = &high);
     REFUSE_IO("probs overlaps q", io.probs.data = memory);
+    REFUSE_IO("from which probabilities are computed after it", io.out.data = memory);
     REFUSE_IO("probs overlaps bias", io.probs.data = bias);
     REFUSE_IO("overlap; results need", io.probs.stride[1] = 50);
     rondo_attention_destroy(plan);

@@ -248,6 +248,9 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
             return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s overlaps %s; results need memory of their own",
                                overlap(&out, &term) ? "out" : overlap(&lse, &term) ? "lse" : "probs", term.name);
     }
+    if (d->probs && overlap(&out, &q))
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: out overlaps q, from which probabilities are computed after it; where these are "
+                                         "wanted it needs memory of its own");
     if (overlap(&out, &q) && !same_place(&out, &q, n))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: out overlaps q; it may be q only with the same type, shape, strides and "
                                          "first rows");
