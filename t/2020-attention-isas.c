@@ -175,6 +175,25 @@ int main(void)
             ok(scattered(&c, d, n), "  its leaves in several places");
         case_free(&c);
     }
+    /* slopes so steep that the first sums of a leaf are subnormal, and values of many sizes */
+    for (int i = 0; i < 24; i++) {
+        struct shape s = { .heads = 4, .kv_heads = 2, .head_dim = 8, .value_dim = i % 3 ? 64 + i : 1 + i, .queries = 60, .keys = 300,
+                           .first = i % 4 ? 240 : 100, .causal = i % 4 != 0, .left = i % 5 ? -1 : 200, .right = -1, .q_type = 1, .kv_type = 1,
+                           .out_type = 1, .leaf = i % 2 ? 128 : 256, .step = 1, .alibi = 1, .tree = i % 3 };
+        s.bits = i % 6 == 5 ? 8 : 0;
+        s.drop = i % 7 == 6 ? 0.2 : 0;
+        case_make(&c, &s);
+        for (int64_t h = 0; h < s.heads; h++)
+            c.alibi[h] = (float)(0.3 + 3 * uniform());
+        for (int64_t j = 0; j < c.v_elements; j++)
+            ((float *)c.v)[j] = ldexpf(((float *)c.v)[j], i % 2 ? -(int)below(3) : -(int)below(40));
+        for (int32_t f = 0; f < c.task.leaf_count; f++) /* in odd columns nothing larger follows, so that they come out */
+            for (int64_t j = s.leaf / 2; j < c.leaves[f].count; j++)
+                for (int64_t x = 1; x < c.task.kv[0].v.row_stride; x += 2)
+                    ((float *)c.v)[(c.leaves[f].row + j) * c.task.kv[0].v.row_stride + x] = 0.0f;
+        ok(case_same(&c, d, n), "tiny weights first, %d", i);
+        case_free(&c);
+    }
     for (int i = 0; i < 2 * rounds; i++) {
         struct shape s = random_shape(i % 5 ? 60 : 400);
         case_terms(&s, 1 + i % 4);

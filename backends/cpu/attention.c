@@ -15,6 +15,7 @@
  * the keys that it sees, run by run.
  */
 #include "backends/cpu/attention_terms.h"
+#include "backends/cpu/attention_tiny.h"
 
 /* ---- one leaf, one panel ---- */
 
@@ -160,6 +161,10 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
 
     leaf_scores(b, p, f, w, m, l);
     const bool apart = (!w->uniform || t->terms.bias) && !finite_values(b);
+    const uint64_t tiny = apart ? 0 : tiny_rows(b, p, w->u0, w->u1);
+    const float *start = tiny && finite_values(b) ? b->sum : NULL;
+    if (start)
+        take_tiny(b, p, tiny, w->u0, w->u1);
     with.count = count;
     for (int32_t i = 0; i < count; i++) {
         with.acc[i] = left[i];
@@ -181,8 +186,8 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
         if (apart)
             values_apart(b, p, f, kernel, c, vm_first(rest), n + c, &with);
         else
-            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(rest), NULL, n + c,
-                   b->padded, &with, 0);
+            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(rest), start ? start + c : NULL,
+                   n + c, b->padded, &with, 0);
         c += width;
     }
 }
