@@ -151,6 +151,8 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "ranks", json_integer(info->ranks));
     json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(info->algorithm)));
     json_object_set_new(r, "layout", json_string(rondo_layout_name(info->layout)));
+    if (info->grid[0])
+        json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));
     json_object_set_new(r, "head_groups", json_integer(info->head_groups));
     json_object_set_new(r, "in_place", json_boolean(info->in_place));
     report_hash(r, "plan_hash", info->hash);
@@ -158,6 +160,7 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "bytes", json_integer((json_int_t)info->bytes));
     json_object_set_new(r, "flops", number(info->flops));
     json_object_set_new(r, "visible_pairs", json_integer((json_int_t)info->visible_pairs));
+    json_object_set_new(r, "imbalance", number(info->imbalance));
     json_object_set_new(r, "imbalance", number(info->imbalance));
     if (info->grid[0])
         json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));

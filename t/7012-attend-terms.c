@@ -571,6 +571,45 @@ static void dropout_mean(void)
     free(ones);
 }
 
+/* Processes map the file each for itself, and rank 0 writes what all have. */
+static void under_mpi(void)
+{
+    const char *mpirun = getenv("MPIRUN");
+    const int f = CAUSAL | CAP | SLOPES | SINKS | MASK | MASK_HEADS | BIAS | BIAS_HEADS | DOCUMENTS | DROP | PROBS;
+    struct tensor list[LIST_MOST];
+    char before[1100], line[2200];
+    if (!mpirun || !*mpirun) {
+        skip(2, "no mpirun");
+        return;
+    }
+    keep(words_of(f), list, list_of(list, f));
+    snprintf(before, sizeof before, "%s -n 3", mpirun);
+    const int code = rondo(before, "attend in -o two --json %s --algorithm mesh </dev/null", words_of(f));
+    if (!ok(!code && strlen(kept) == 16 && !strcmp(program_text("hash"), kept), "3 MPI processes give the same hash"))
+        diag("exit %d: %s %s", code, program_out, program_err);
+    snprintf(line, sizeof line, "cmp -s '%s/one' '%s/two'", scratch_dir, scratch_dir);
+    is_int(system(line), 0, "and the same file");
+}
+
+/* What ran is told. */
+static void reported(void)
+{
+    struct tensor list[LIST_MOST];
+    write_file("in", list, list_of(list, CAUSAL));
+    rondo("", "attend in -o one --json --causal --ranks 6 --algorithm mesh --grid 3,2 --dropout 0.25 --seed 11 --layout document");
+    json_t *r = program_json();
+    const json_t *grid = json_object_get(r, "grid");
+    ok(json_integer_value(json_array_get(grid, 0)) == 3 && json_integer_value(json_array_get(grid, 1)) == 2 && !strcmp(program_text("algorithm"), "mesh") &&
+       !strcmp(program_text("layout"), "document"), "algorithm, grid and layout");
+    ok(json_number_value(json_object_get(r, "imbalance")) >= 1 && json_integer_value(json_object_get(r, "seed")) == 11 &&
+       json_real_value(json_object_get(r, "dropout")) > 0.24, "imbalance, dropout and seed");
+    json_decref(r);
+    rondo("", "attend in -o one --json --causal --ranks 3 --algorithm halo");
+    r = program_json();
+    ok(r && !json_object_get(r, "grid") && !json_object_get(r, "seed"), "and only where there are some");
+    json_decref(r);
+}
+
 /* ---- refusals ---- */
 
 static void bad_input(void)
@@ -621,6 +660,9 @@ static void bad_input(void)
     write_file("long", longer, 3);
     free(halves);
     refuses(4, "16384.00 GiB", "attend long -o none --probs");
+    write_file("in", list, list_of(list, 0));
+    const int code = rondo("sh -c 'ulimit -f 1000 && exec \"$0\" \"$@\"'", "attend in -o none --probs");   /* 0.5 MB; the probabilities are 0.7 */
+    ok(code == 4 && one_sentence() && strstr(program_err, "the disk of none has room for"), "no room on the disk: exit 4, before anything is computed");
     ok(!exists("none") && files_like("none") == 0, "no refusal leaves a file behind");
 }
 
@@ -637,6 +679,8 @@ int main(void)
     permuted();
     documents_are_sequences();
     dropout_mean();
+    reported();
+    under_mpi();
     free(q), free(k), free(v), free(bias), free(slopes), free(sinks), free(mask), free(documents);
     scratch_remove();
     return done();

@@ -29,8 +29,8 @@ static void write_arrays(const char *name, int64_t tokens, int64_t keys)
 }
 
 struct totals {
-    long long messages, bytes, ranks;
-    double flops;
+    long long messages, bytes, ranks, pairs, grid[2];
+    double flops, imbalance;
     char algorithm[32], layout[32];
 };
 
@@ -38,7 +38,9 @@ static struct totals totals_of(const json_t *r, const json_t *comm)
 {
     const json_t *agree = json_object_get(json_object_get(comm, "by_operation"), "agree");
     struct totals t = { json_integer_value(json_object_get(comm, "messages")), json_integer_value(json_object_get(comm, "bytes")),
-                        json_integer_value(json_object_get(r, "ranks")), json_real_value(json_object_get(r, "flops")), "", "" };
+                        json_integer_value(json_object_get(r, "ranks")), json_integer_value(json_object_get(r, "visible_pairs")),
+                        { json_integer_value(json_array_get(json_object_get(r, "grid"), 0)), json_integer_value(json_array_get(json_object_get(r, "grid"), 1)) },
+                        json_real_value(json_object_get(r, "flops")), json_real_value(json_object_get(r, "imbalance")), "", "" };
     t.messages -= json_integer_value(json_object_get(agree, "messages"));
     t.bytes -= json_integer_value(json_object_get(agree, "bytes"));
     snprintf(t.algorithm, sizeof t.algorithm, "%s", json_string_value(json_object_get(r, "algorithm")));
@@ -93,8 +95,9 @@ static void compare(const char *before, const char *file, const char *shape, con
     measured = totals_of(r, json_object_get(r, "comm"));
     if (!ok(!code && !memcmp(&planned, &measured, sizeof planned), "and is what attend does (%lld messages, %lld bytes, %g FLOPs)", measured.messages,
             measured.bytes, measured.flops))
-        diag("exit %d %s, planned %lld messages, %lld bytes, %g FLOPs, %s, %s, %lld ranks", code, program_err, planned.messages, planned.bytes,
-             planned.flops, planned.algorithm, planned.layout, planned.ranks);
+        diag("exit %d %s, planned %lld messages, %lld bytes, %g FLOPs, %s, %s, %lld ranks, grid %lld,%lld, imbalance %g, not %g", code, program_err,
+             planned.messages, planned.bytes, planned.flops, planned.algorithm, planned.layout, planned.ranks, planned.grid[0], planned.grid[1],
+             planned.imbalance, measured.imbalance);
     json_decref(r);
 }
 
@@ -121,6 +124,12 @@ static void against_attend(void)
     compare("", "square", "--tokens 600", "--ranks 4 --causal --algorithm mesh --grid 2,2");
     compare("", "square", "--tokens 600", "--ranks 6 --window 300,0 --algorithm mesh --grid 3,2 --layout snake");
     compare("", "tail", "--tokens 200 --cached 700", "--ranks 5 --causal --algorithm mesh");
+    compare("", "square", "--tokens 600", "--ranks 4 --causal --algorithm all-to-all");
+    compare("", "square", "--tokens 600", "--ranks 6 --causal --algorithm all-to-all --grid 2,3 --layout contiguous");
+    compare("", "square", "--tokens 600", "--ranks 3 --causal --softcap 3 --dropout 0.2");
+    compare("", "square", "--tokens 600", "--ranks 3 --causal --probs --algorithm pass-q");
+    compare("", "square", "--tokens 600", "--ranks 4 --causal --probs --algorithm mesh");
+    compare("", "square", "--tokens 600", "--ranks 3 --window 100,0 --layout document");
     if (!mpirun || !*mpirun) {
         skip(6, "no mpirun");
         return;
@@ -277,9 +286,10 @@ static void timelines(void)
     timeline("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 3 --algorithm pass-q --causal", "tc");
     timeline("", "square", "--tokens 600", "--ranks 2 --algorithm pass-kv --layout striped --window 20,0", "ptcf");
     timeline("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 4 --algorithm mesh --grid 2,2 --causal", "tc");
-    timeline("", "square", "--tokens 600", "--ranks 3 --algorithm all-gather --causal", "tc");
+    timeline("", "square", "--tokens 600", "--ranks 3 --algorithm all-gather --causal --probs", "tc");
     timeline("", "square", "--tokens 600", "--ranks 3 --algorithm reduce --causal", "tc");
     timeline("", "square", "--tokens 600", "--ranks 4 --algorithm halo --window 90,0 --layout contiguous", "tc");
+    timeline("RONDO_TEST_HOOK=copy", "square", "--tokens 600", "--ranks 4 --algorithm all-to-all --grid 2,2 --causal", "tc");
     timeline("", "early", "--tokens 500 --cached -200", "--ranks 3 --causal --algorithm pass-kv", "tcbf");
 }
 
