@@ -371,6 +371,94 @@ static void some_heads(void)
     end();
 }
 
+/* Terms of scores, statistics and probabilities: a job of head 1 of a run that begins at head 2 of the plan, and the job of its probabilities;
+ * each array has what these touch and no more. Late too: then what the run points to is long gone. */
+static void with_terms(const char *hook)
+{
+    enum { ALL = 2 };
+    static const rondo_span span = { 1, Q_ROWS, 1, 0 };
+    static const struct rondo_leaf leaf = { 0, 0, KEYS, 1, 0 };
+    static const struct rondo_tree_step steps[] = { { RONDO_TREE_LEAF, 0 }, { RONDO_TREE_OUT, 0 } };
+    static const struct rondo_job jobs[] = {
+        { .sequence = 1, .q_rows = Q_ROWS, .spans = 1, .leaves = 1, .steps = 2, .depth = 2, .head = 1, .heads = 1, .kv_head = 0 },
+        { .sequence = 1, .operation = RONDO_JOB_PROBABILITIES, .q_rows = Q_ROWS, .spans = 1, .leaves = 1, .head = 1, .heads = 1 },
+    };
+    struct rondo_program_desc d = { .heads = ALL, .kv_heads = 1, .head_dim = DIM, .value_dim = DIM, .q_type = RONDO_F32, .kv_type = RONDO_F32,
+                                    .out_type = RONDO_F32, .leaf_size = 8, .scale_log2 = 1.0f, .node_width = DIM + 2, .spans = &span,
+                                    .leaves = &leaf, .steps = steps, .jobs = jobs, .span_count = 1, .leaf_count = 1, .step_count = 2,
+                                    .job_count = 2, .terms = { .alibi = 1, .bias = 1, .sinks = 1, .keep = 1.0f } };
+    enum { Q = ((Q_ROWS - 1) * ALL + 1) * DIM * 4, KV = KEYS * DIM * 4, STATS = ((Q_ROWS - 1) * ALL + 1) * 2 * 4,
+           BIAS = ((Q_ROWS - 1) * KEYS + KEYS) * 4, PROBS = ((Q_ROWS - 1) * ALL + 1) * KEYS * 4 };
+    struct rondo_program *program = NULL;
+    float host[64] = { 0 };
+    rondo__mask_make(&d.mask, 1, -1, -1);
+    need(hook);
+    float *q = take(RONDO_MEMORY_DEVICE, Q), *k = take(RONDO_MEMORY_DEVICE, KV), *v = take(RONDO_MEMORY_DEVICE, KV), *out = take(RONDO_MEMORY_DEVICE, Q);
+    float *one = take(RONDO_MEMORY_DEVICE, 4), *bias = take(RONDO_MEMORY_DEVICE, BIAS), *stats = take(RONDO_MEMORY_DEVICE, STATS);
+    float *probs = take(RONDO_MEMORY_DEVICE, PROBS);
+    struct rondo_kv_part part = { .k = { k, DIM, DIM }, .v = { v, DIM, DIM } };
+    int64_t bias_row[] = { 500, -1 }, bias_key[] = { 500, 0 }, rows[] = { 500, 0 }, key[] = { 500, 0 };
+    struct rondo_attention_run run = {
+        .count = 1, .q = { q - DIM, ALL * DIM, DIM }, .out = { out - DIM, ALL * DIM, DIM }, .kv = &part, .kv_count = 1, .head = 2,
+        .alibi = one - 3, .sinks = one - 3, .bias = { bias, KEYS, 0 }, .bias_row = bias_row, .bias_key = bias_key,
+        .stats = { stats - 2, ALL * 2, 2 }, .stats_row = rows, .probs = { probs - KEYS, ALL * KEYS, KEYS }, .probs_row = rows, .probs_key = key }, r;
+    int err = ops->copy(dev, NULL, q, host, Q) || ops->copy(dev, NULL, k, host, KV) || ops->copy(dev, NULL, v, host, KV) ||
+              ops->copy(dev, NULL, one, host, 4) || ops->copy(dev, NULL, bias, host, BIAS) || ops->copy(dev, NULL, probs, host, PROBS) ||
+              ops->program_new(dev, &program, &d);
+    if (!ok(!err, "%s: a program with terms: %s", hook, err ? rondo_error_text() : "there"))
+        exit(1);
+    err = ops->attention(dev, NULL, program, &run, NULL);
+    if (!err) {
+        run.first = 1;
+        err = ops->attention(dev, NULL, program, &run, NULL);
+    }
+    r = run;
+    memset(bias_row, 0x55, sizeof bias_row);
+    memset(bias_key, 0x55, sizeof bias_key);
+    memset(rows, 0x55, sizeof rows);
+    memset(key, 0x55, sizeof key);
+    memset(&part, 0, sizeof part);
+    memset(&run, 0, sizeof run);
+    err = err || ops->copy(dev, NULL, host, probs, PROBS);
+    /* two and three keys and a sink, all alike */
+    ok(!err && host[0] > 0.33f && host[1] == host[0] && host[0] < 0.34f && host[2] == 0.0f && host[ALL * KEYS] == 0.25f && host[ALL * KEYS + 2] == 0.25f,
+       "  probabilities of a third and a fourth: %g, %g, %s", (double)host[0], (double)host[ALL * KEYS], err ? rondo_error_text() : "");
+    bias_row[1] = -1;
+    bias_key[1] = rows[1] = key[1] = 0;
+    part = (struct rondo_kv_part){ .k = { k, DIM, DIM }, .v = { NULL, DIM, DIM } };
+    run = r;
+    ok(!ops->attention(dev, NULL, program, &run, NULL), "  which need no values");
+    part.v.data = v;
+    run.bias.data = host;
+    says(ops->attention(dev, NULL, program, &run, NULL), "attention: bias is");
+    run = r;
+    key[1] = 1;
+    says(ops->attention(dev, NULL, program, &run, NULL), "attention: probs ends 4 bytes beyond");
+    key[1] = 0;
+    run.stats.data = host;
+    says(ops->attention(dev, NULL, program, &run, NULL), "attention: stats is");
+    run = r;
+    run.head = 3;
+    says(ops->attention(dev, NULL, program, &run, NULL), "attention: alibi ends 4 bytes beyond");
+    run = r;
+    run.first = 0;
+    run.sinks = host;
+    says(ops->attention(dev, NULL, program, &run, NULL), "attention: sinks is");
+    run = r;
+    bias_key[1] = 1;
+    says(ops->attention(dev, NULL, program, &run, NULL), "attention: bias ends 4 bytes beyond");
+    ops->program_free(dev, program);
+    give(RONDO_MEMORY_DEVICE, q, Q);
+    give(RONDO_MEMORY_DEVICE, k, KV);
+    give(RONDO_MEMORY_DEVICE, v, KV);
+    give(RONDO_MEMORY_DEVICE, out, Q);
+    give(RONDO_MEMORY_DEVICE, one, 4);
+    give(RONDO_MEMORY_DEVICE, bias, BIAS);
+    give(RONDO_MEMORY_DEVICE, stats, STATS);
+    give(RONDO_MEMORY_DEVICE, probs, PROBS);
+    end();
+}
+
 /* ---- streams ---- */
 
 static char hook_text[64];
@@ -654,6 +742,8 @@ int main(void)
     elementwise();
     attention();
     some_heads();
+    with_terms("space");
+    with_terms("space,defer:3");
     order();
     lateness();
     plans();
