@@ -364,7 +364,8 @@ static double now(void)
 static void large(void)
 {
     const int all_ranks = getenv("RONDO_TEST_LONG") != NULL;
-    static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH };
+    static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_HALO, RONDO_REDUCE, RONDO_MESH,
+                                          RONDO_ALL_TO_ALL };
     for (int layout = 1; layout <= 4; layout++)
         for (size_t which = 0; which < sizeof algorithms / sizeof *algorithms; which++) {
             const int32_t algorithm = algorithms[which], ranks = all_ranks ? 1024 : 96;
