@@ -38,7 +38,7 @@ struct all {
     int done, bounds, counts_pairs, elsewhere;
 };
 
-/* Places of nodes lie in their buffers. */
+/* Places of nodes lie in their buffers, and keys come from parts that are there. */
 static int places_fit(const struct rondo__design *d, const struct rondo__part_of *p)
 {
     const size_t node = (size_t)p->heads * (size_t)d->shape.node_width * sizeof(float);
@@ -53,6 +53,10 @@ static int places_fit(const struct rondo__design *d, const struct rondo__part_of
                 const int32_t b = place[k].buffer < o->nodes ? nodes[place[k].buffer] : -1;
                 fit &= b >= 0 && (size_t)(place[k].rows + job->q_rows) * node <= rondo__buffer_at(&p->schedule, b)->bytes;
             }
+            const struct rondo__source *source = (const struct rondo__source *)p->schedule.sources.items + o->sources_first;
+            const struct rondo_leaf *leaf = (const struct rondo_leaf *)p->tables.leaves.items + job->leaves_first;
+            for (int32_t k = 0; k < job->leaves; k++)
+                fit &= leaf[k].source < o->sources && source[leaf[k].source].k >= 0;
         }
     }
     return fit;
@@ -221,7 +225,7 @@ static void grid(void)
         ok(counts && direct > 50, "%s: what they send is what the plan says", machine_names[m]);
         ok(pairs, "%s: each pair of a query and a key that it sees is computed once by each head", machine_names[m]);
         ok(places, "%s: and on the rank that was said", machine_names[m]);
-        ok(bounds, "%s: nodes lie where there is room for them", machine_names[m]);
+        ok(bounds, "%s: nodes lie where there is room for them, and keys come from what is there", machine_names[m]);
     }
 }
 
