@@ -214,8 +214,8 @@ static int bind_terms(const struct rondo_program *p, int64_t job, const struct r
     t->bias = run->bias.data;
     t->bias_row_stride = run->bias.row_stride;
     t->bias_head_stride = run->bias.head_stride;
-    t->bias_at = t->head * run->bias.head_stride + (run->bias_row ? run->bias_row[sequence] * run->bias.row_stride : 0) +
-                 (run->bias_key ? run->bias_key[sequence] : 0);
+    t->bias_at = !terms->bias ? 0 : t->head * run->bias.head_stride + (run->bias_row ? run->bias_row[sequence] * run->bias.row_stride : 0) +
+                                    (run->bias_key ? run->bias_key[sequence] : 0);   /* lists of what there is not are empty */
     t->seed = run->seed;
     return 0;
 }

@@ -136,12 +136,14 @@ static bool sees_all(const struct counting *c)
     const struct rondo_mask *mask = &c->survey->roles.mask;
     const struct part *q = c->queries.items;
     int64_t first = INT64_MAX, end = INT64_MIN, lo, hi;
+    if (!c->queries.count)
+        return false;
     for (int64_t i = 0; i < c->queries.count; i++) {
         first = q[i].span.first < first ? q[i].span.first : first;
         end = q[i].end > end ? q[i].end : end;
     }
     const rondo_span hull = { first, end - first, 1, 0 };
-    return c->queries.count && mask->kind->view(mask, c->sequence, &hull, 0, c->survey->sequence[c->sequence].length, &lo, &hi) == RONDO_MASK_ALL;
+    return mask->kind->view(mask, c->sequence, &hull, 0, c->survey->sequence[c->sequence].length, &lo, &hi) == RONDO_MASK_ALL;
 }
 
 static void count_all(const struct counting *c, int32_t query_classes, uint64_t *cells)
