@@ -591,8 +591,8 @@ static void set_terms(const struct rondo__runner *r, const struct rondo__operati
     run->alibi = (const float *)(const void *)r->view[RONDO_TENSOR_ALIBI].data;
     run->sinks = (const float *)(const void *)r->view[RONDO_TENSOR_SINKS].data;
     run->bias = (struct rondo_rows){ bias->data, bias->row_stride, bias->heads == 1 ? 0 : bias->head_stride };
-    run->bias_row = r->bias_row;
-    run->bias_key = bias->keys;
+    run->bias_row = r->desc->terms.bias ? r->bias_row : NULL;   /* else it is empty */
+    run->bias_key = r->desc->terms.bias ? bias->keys : NULL;
     run->seed = r->given->seed;
 }
 
