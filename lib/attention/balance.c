@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * How a plan without a placement lays its sequences out: as the caller says, or, where nothing is said, so that all ranks compute alike.
- * What counts is the visible pairs of the queries that a rank holds; of its keys, with an algorithm that leaves these where they are. Zigzag is taken where it balances them, as under a causal mask; for
- * other masks leaves are dealt by what their queries see (layout/weigh.c), unless dealing them in turn is better still. Several sequences
- * or documents stay on a rank each where that balances the rows too, because then next to nothing moves. Pure functions of the descriptor:
- * every rank comes to the same. Called by design.c.
+ * What counts is the visible pairs of the queries that a rank holds; of its keys, with an algorithm that leaves these where they are. Zigzag
+ * is taken where it balances them, as under a causal mask; for other masks leaves are dealt by what their queries see (layout/weigh.c),
+ * unless dealing them in turn is better still. Several sequences or documents stay on a rank each where that balances the rows too, because
+ * then next to nothing moves. Pure functions of the descriptor: every rank comes to the same. Called by design.c.
  */
 #include "attention/mask/mask.h"
 #include "attention/attention.h"
