@@ -142,6 +142,8 @@ static bool sees_all(const struct counting *c)
         first = q[i].span.first < first ? q[i].span.first : first;
         end = q[i].end > end ? q[i].end : end;
     }
+    if (!c->queries.count)
+        return false;
     const rondo_span hull = { first, end - first, 1, 0 };
     return mask->kind->view(mask, c->sequence, &hull, 0, c->survey->sequence[c->sequence].length, &lo, &hi) == RONDO_MASK_ALL;
 }
