@@ -40,8 +40,8 @@ static uint64_t flow_bytes(const struct rondo__survey *s)
     return ((const struct rondo__flow *)s->flow)->bytes;
 }
 
-/* The flow of another algorithm in place of the one that is there, if it moves at most half as much: its transfers do not hide behind
- * computing as those of the ring do. */
+/* The flow of another algorithm in place of the one that is there, if it moves at most half as much: it has more messages than the ring, and
+ * between ranks that are no neighbours (as rondo__goes_direct()). */
 static int try(struct rondo__design *p, int32_t id)
 {
     const struct rondo__algorithm *other = rondo__algorithm_at(id);
