@@ -107,9 +107,26 @@ static int far_record(struct rondo_device *dev, struct rondo_stream *stream, str
     return 0;
 }
 
+static int far_memory_new(struct rondo_device *dev, int kind, size_t bytes, void **out)
+{
+    (void)dev;
+    (void)kind;
+    *out = rondo__alloc(bytes);
+    return *out ? 0 : rondo__fail(RONDO_ENOMEM, "no memory");
+}
+
+static void far_memory_free(struct rondo_device *dev, int kind, void *memory, size_t bytes)
+{
+    (void)dev;
+    (void)kind;
+    (void)bytes;
+    rondo__free(memory);
+}
+
 static const struct rondo_device_ops far_device = {
     .size = sizeof(struct rondo_device_ops), .abi = RONDO_DEVICE_ABI, .name = "far", .unified = 0, .event_new = far_event_new,
     .event_free = far_event_free, .event_record = far_record, .event_wait = far_wait, .memory_kind = far_kind, .copy = far_copy,
+    .memory_new = far_memory_new, .memory_free = far_memory_free,
 };
 
 /* ---- what arrives ---- */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The hook's mode `plane`: a data plane for transports that have none, over an endpoint of its own that is split off the wrapped one.
- * Called by hook.c. It serves any device: a group waits until the stream has come to it, moves what lies in the device's memory
- * through the host, and is over when the call returns, so that the stream goes on after it. It can wait inside the call because every
- * rank puts the groups of one plane into its streams in an order in which each of them can be finished before the next is begun:
- * that is what the checker of schedules proves.
+ * Called by hook.c. It serves any device: a group waits until the stream has come to it and moves what lies in the device's memory
+ * through the host. When the call returns messages have come, but what goes to the device's memory comes there when the stream says, so that
+ * who does not wait for the stream is too early. The call can wait inside because every rank puts the groups of one plane into its streams
+ * in an order in which each of them can be finished before the next is begun: that is what the checker of schedules proves.
  */
 #include "backends/hook/hook.h"
 
@@ -16,7 +16,7 @@ struct rondo__hook_plane {
     struct rondo_device *dev;
     struct rondo_event *event;
     struct rondo_part *parts;          /* grow with the largest group */
-    char *staging;
+    char *staging;                     /* pinned, or copies would not wait for their stream */
     size_t parts_room, staging_room;
 };
 
@@ -52,9 +52,11 @@ void rondo__hook_plane_close(struct rondo__hook_plane *p)
     rondo__hook_copy_free(p->copy);
     if (p->ep)
         p->ops->leave(p->ep);
+    (void)p->device_ops->event_wait(p->dev, p->event, NULL);
     p->device_ops->event_free(p->dev, p->event);
     rondo__free(p->parts);
-    rondo__free(p->staging);
+    if (p->staging)
+        p->device_ops->memory_free(p->dev, RONDO_MEMORY_PINNED, p->staging, p->staging_room);
     rondo__free(p);
 }
 
@@ -87,10 +89,12 @@ static int prepare(struct rondo__hook_plane *p, const struct rondo_part *parts, 
         fits = p->parts != NULL;
     }
     if (fits && bytes > p->staging_room) {
-        rondo__free(p->staging);
-        p->staging = rondo__alloc(bytes);
-        p->staging_room = p->staging ? bytes : 0;
-        fits = p->staging != NULL;
+        void *room = NULL;
+        if (p->staging)
+            p->device_ops->memory_free(p->dev, RONDO_MEMORY_PINNED, p->staging, p->staging_room);
+        fits = !p->device_ops->memory_new(p->dev, RONDO_MEMORY_PINNED, bytes, &room);
+        p->staging = fits ? room : NULL;
+        p->staging_room = fits ? bytes : 0;
     }
     if (!fits)
         return rondo__fail(RONDO_ENOMEM, "no memory for %d messages in the test hook's data plane", (int)count);
@@ -105,7 +109,7 @@ static int prepare(struct rondo__hook_plane *p, const struct rondo_part *parts, 
     return 0;
 }
 
-/* Puts copies of what lies in the device's memory into the stream, and waits until the stream has come so far. */
+/* Puts copies of what lies in the device's memory into the stream; what is sent must be there, so that is waited for. */
 static int stage(struct rondo__hook_plane *p, struct rondo_stream *stream, const struct rondo_part *parts, int32_t count, int32_t receives)
 {
     int err = 0;
@@ -117,13 +121,15 @@ static int stage(struct rondo__hook_plane *p, struct rondo_stream *stream, const
     }
     if (!err)
         err = p->device_ops->event_record(p->dev, stream, p->event);
-    return err ? err : p->device_ops->event_wait(p->dev, p->event, NULL);
+    return err || receives ? err : p->device_ops->event_wait(p->dev, p->event, NULL);
 }
 
 int rondo__hook_plane_start(struct rondo__hook_plane *p, struct rondo_stream *stream, const struct rondo_part *parts, int32_t count,
                             double seconds, int *peer)
 {
-    int err = prepare(p, parts, count);
+    int err = p->device_ops->event_wait(p->dev, p->event, NULL);   /* the staging is the group's before */
+    if (!err)
+        err = prepare(p, parts, count);
     if (!err)
         err = stage(p, stream, parts, count, 0);
     if (err)
