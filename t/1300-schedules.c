@@ -500,8 +500,38 @@ static void mesh(void)
     ok(good && chosen > 10, "the plan's own grid is the least of all; a true grid in %d of 96", chosen);
 }
 
+/* ---- by hand ---- */
+
+/* What a buffer holds comes in three parts by three transfers; a write from its beginning on is new content and waits for all before. Who reads
+ * some parts waits for each of them, also where the last transfer brought none of all. */
+static void parts_of_a_buffer(void)
+{
+    struct rondo__schedule s = { .fence = -1 };
+    rondo__schedule_clear(&s, 0, 2, 1);
+    const int32_t b = rondo__buffer_add(&s, (struct rondo__buffer){ .name = "in three parts", .index = -1, .tensor = -1, .bytes = 90, .room = 90,
+                                                                    .home = -1, .over = -1 });
+    static const struct { size_t at, bytes; int kind; int32_t waits; } parts[] = {
+        { 0, 30, RONDO_TRANSFER, 0 }, { 30, 30, RONDO_TRANSFER, 1 }, { 60, 30, RONDO_TRANSFER, 1 },
+        { 30, 60, RONDO_COMPUTE, 2 | 4 }, { 30, 30, RONDO_COMPUTE, 2 }, { 40, 10, RONDO_TRANSFER, 2 | 8 | 16 },
+    };
+    for (int32_t i = 0; i < (int32_t)(sizeof parts / sizeof *parts); i++) {
+        rondo__schedule_begin(&s, parts[i].kind, (struct rondo__step){ "by hand", i, 0 }, 0);
+        if (parts[i].kind == RONDO_TRANSFER)
+            rondo__schedule_part(&s, b, parts[i].at, parts[i].bytes, 1, true);
+        else
+            rondo__schedule_use(&s, b, parts[i].at, parts[i].bytes, false);
+        const struct rondo__operation *o = rondo__operation_at(&s, rondo__schedule_end(&s));
+        int32_t waits = 0;
+        for (int32_t j = 0; j < o->waits; j++)
+            waits |= 1 << ((const int32_t *)s.waits.items)[o->waits_first + j];
+        is_int(waits & parts[i].waits, parts[i].waits, "by hand: operation %d waits for whom it must", (int)i);
+    }
+    rondo__schedule_free(&s);
+}
+
 int main(void)
 {
+    parts_of_a_buffer();
     grid();
     mesh();
     broken();

@@ -196,9 +196,49 @@ static void failures(void)
     is_int(rondo_set_hooks(NULL), 0, "hooks taken back");
 }
 
+/* With layout custom each rank holds the keys of the leaves that the list gives it, and no others: of several sequences, cached keys too. */
+static int held(rondo_context *ctx, void *arg)
+{
+    static const int64_t tokens[3] = { 50, 9, 33 }, cached[3] = { 13, 40, 0 };
+    static const int32_t owners[8 + 7 + 5] = { 2, 0, 0, 1, 2, 2, 1, 0,  1, 1, 2, 0, 2, 1, 0,  0, 2, 1, 1, 0 };
+    const int rank = rondo_context_rank(ctx);
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention *plan = NULL;
+    d.heads = d.kv_heads = 1;
+    d.head_dim = 8;
+    d.sequences = 3;
+    d.tokens_of = tokens;
+    d.cached_of = cached;
+    d.leaf = 8;
+    d.layout = RONDO_CUSTOM;
+    d.owners = owners;
+    int err = rondo_attention_create(&plan, ctx, &d);
+    for (int64_t s = 0, first = 0; s < 3 && !err; s++) {
+        rondo_span spans[16];
+        int8_t mine[64] = { 0 };
+        const int64_t keys = tokens[s] + cached[s], n = rondo_attention_spans(plan, s, 1, rank, spans, 16);
+        for (int64_t i = 0; i < n && i < 16; i++)
+            for (int64_t j = 0; j < spans[i].count; j++)
+                mine[spans[i].first + j * spans[i].step] = 1;
+        for (int64_t k = 0; k < keys; k++)
+            *(_Atomic int *)arg |= mine[k] != (owners[first + k / 8] == rank);
+        first += (keys + 7) / 8;
+    }
+    rondo_attention_destroy(plan);
+    return err;
+}
+
+static void lists(void)
+{
+    _Atomic int wrong = 0;
+    const int err = rondo_run_threads(3, held, &wrong);
+    ok(!err && !wrong, "keys are held by whom the list says%s%s", err ? ": " : "", err ? rondo_error_text() : "");
+}
+
 int main(void)
 {
     bits();
+    lists();
     disagreements();
     failures();
     return done();

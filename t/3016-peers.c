@@ -25,6 +25,8 @@ static const struct {
     { "an empty sequence in a batch",
       { .sequences = 5, .tokens = { 0, 40, 0, 33, 0 }, .cached = { 0, 0, 25, 7, 0 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1,
         .leaf = 8 } },
+    { "a batch of equal sequences: tests index the wrong axis and compare the first tokens only",
+      { .sequences = 4, .tokens = { 40, 40, 40, 40 }, .cached = { 24, 24, 24, 24 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .leaf = 8 } },
     { "documents that are cut between ranks leak into each other",
       { .tokens = { 190 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .leaf = 8, .documents = 45 } },
     { "a document cut at a rank's right edge is aligned wrong where nothing is causal: windows",

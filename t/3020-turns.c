@@ -105,6 +105,9 @@ static int tell(rondo_context *ctx, void *arg)
         d.window_left = p->left;
         d.window_right = p->right;
         d.kv_type = p->kv_type;
+        d.softcap = p->softcap;
+        d.alibi = p->alibi;
+        d.sinks = p->sinks;
         d.algorithm = turn->algorithm;
         for (int c = turn->columns; c && !d.grid[0]; c--)
             if (y->ranks % c == 0) {
@@ -125,6 +128,7 @@ static int tell(rondo_context *ctx, void *arg)
         int64_t lse_shape[2] = { info.q_rows, p->heads };
         io.lse = rondo_tensor_dense(calloc((size_t)(info.q_rows * p->heads + 1), 4), RONDO_F32, 2, lse_shape);
         io.kv_row = kv_row;
+        give_terms(p, &io);
         for (int phase = 0; phase < 2 && !err; phase++) {
             int64_t row = 0;
             for (int64_t i = 0; i < turn->count; i++) {
@@ -204,11 +208,12 @@ int main(void)
 {
     static const struct problem problems[] = {
         { .sequences = 1, .tokens = { 300 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .leaf = 8 },
-        { .sequences = 4, .tokens = { 130, 61, 17, 200 }, .heads = 4, .kv_heads = 2, .head_dim = 16, .value_dim = 8, .causal = 1, .leaf = 16 },
+        { .sequences = 4, .tokens = { 130, 61, 17, 200 }, .heads = 4, .kv_heads = 2, .head_dim = 16, .value_dim = 8, .causal = 1, .leaf = 16,
+          .alibi = 1, .softcap = 4.0, .sinks = 1 },
         { .sequences = 3, .tokens = { 150, 40, 99 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .windowed = 1, .left = 25, .right = -1,
           .leaf = 8, .kv_type = RONDO_BF16 },
         { .sequences = 3, .tokens = { 170, 33, 80 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .leaf = 8, .documents = 40 },
-        { .sequences = 2, .tokens = { 150, 121 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8, .documents = -20, .windowed = 1,
+        { .sequences = 2, .tokens = { 150, 121 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8, .documents = -20, .alibi = 1, .windowed = 1,
           .left = 70, .right = -1 },
         { .sequences = 2, .tokens = { 160, 90 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8, .mask = 4, .mask_kind = 1 },
     };

@@ -186,9 +186,19 @@ static void sizes(void)
 
 static void hashes(void)
 {
-    uint64_t seen[32];
+    static int32_t documents[3][1000], owners[2][8];
+    static uint8_t mask[2][1000 * 1000];
+    uint64_t seen[48];
     int n = 0, distinct = 1;
-    for (int i = 0; i < 21; i++) {
+    for (int k = 0; k < 1000; k++) {
+        documents[0][k] = k / 100;
+        documents[1][k] = k / 100 + (k == 99);          /* one begins a key earlier */
+        documents[2][k] = k / 100 % 9;                  /* the last one is the first again */
+    }
+    memset(mask, 1, sizeof mask);
+    mask[0][777 * 1000 + 5] = mask[1][777 * 1000 + 6] = 0;
+    owners[0][3] = owners[1][4] = 1;
+    for (int i = 0; i < 39; i++) {
         start(1000, 8, 4, 32);
         switch (i) {
         case 1: wanted.heads = 16; break;
@@ -211,6 +221,24 @@ static void hashes(void)
         case 18: wanted.sequences = 2; break;
         case 19: wanted.cached = -1; break;
         case 20: wanted.layout = RONDO_SNAKE; break;
+        case 21: wanted.softcap = 30.0; break;
+        case 22: wanted.softcap = 50.0; break;
+        case 23: wanted.alibi = 1; break;
+        case 24: wanted.bias = 1; break;
+        case 25: wanted.bias = 8; break;
+        case 26: wanted.sinks = 1; break;
+        case 27: wanted.dropout = 0.1; break;
+        case 28: wanted.dropout = 0.2; break;
+        case 29: wanted.probs = 1; break;
+        case 30: wanted.probs = 1, wanted.probs_first = 1; break;
+        case 31: wanted.probs = 1, wanted.probs_count = 1; break;
+        case 32: wanted.documents = documents[0]; break;
+        case 33: wanted.documents = documents[1]; break;
+        case 34: wanted.documents = documents[2]; break;
+        case 35: wanted.mask = mask[0], wanted.mask_row_stride = 1000; break;
+        case 36: wanted.mask = mask[1], wanted.mask_row_stride = 1000; break;
+        case 37: wanted.layout = RONDO_CUSTOM, wanted.owners = owners[0]; break;
+        case 38: wanted.layout = RONDO_CUSTOM, wanted.owners = owners[1]; break;
         default: break;
         }
         if (plans(3))

@@ -13,8 +13,9 @@ static const struct problem problem = {
     .value_dim = WIDE, .causal = 1, .leaf = 8, .seed = 45,
 };
 
-enum way { HEADS_FIRST, BACKWARDS, PACKED_HEADS_FIRST, IN_PLACE, WAYS };
-static const char *const way_name[WAYS] = { "[B, H, T, D]", "sequences backwards, with gaps", "[H, T, D] of all sequences", "out is q" };
+enum way { HEADS_FIRST, BACKWARDS, PACKED_HEADS_FIRST, IN_PLACE, EACH_ITS_OWN, WAYS };
+static const char *const way_name[WAYS] = { "[B, H, T, D]", "sequences backwards, with gaps", "[H, T, D] of all sequences", "out is q",
+                                            "each tensor another way" };
 
 struct run {
     const struct problem *p;
@@ -105,11 +106,12 @@ static int body(rondo_context *ctx, void *arg)
         n = rondo_attention_spans(plan, s, 1, -1, spans, 64);
         keys[s] = n ? spans[n - 1].row + spans[n - 1].count : 0;
     }
-    lay_out(&q, run->way, queries, HEADS, DIM, 3);
-    lay_out(&k, run->way, keys, KV_HEADS, DIM, 3);
-    lay_out(&v, run->way, keys, KV_HEADS, p->value_dim, 3);
-    lay_out(&out, run->way, queries, HEADS, p->value_dim, 3);
-    lay_out(&lse, run->way, queries, HEADS, 1, 3);
+    const int own = run->way == EACH_ITS_OWN;   /* k and v have one list of rows */
+    lay_out(&q, own ? PACKED_HEADS_FIRST : run->way, queries, HEADS, DIM, 3);
+    lay_out(&k, own ? HEADS_FIRST : run->way, keys, KV_HEADS, DIM, 3);
+    lay_out(&v, own ? HEADS_FIRST : run->way, keys, KV_HEADS, p->value_dim, 3);
+    lay_out(&out, own ? BACKWARDS : run->way, queries, HEADS, p->value_dim, 3);
+    lay_out(&lse, own ? HEADS_FIRST : run->way, queries, HEADS, 1, 3);
     lse.t.dims = 2;
     move(&q, plan, 0, p->q, p->q_first, DIM, 0);
     move(&k, plan, 1, p->k, p->kv_first, DIM, 0);

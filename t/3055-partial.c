@@ -30,6 +30,15 @@ static void describe_nodes(const struct problem *p, rondo_attention_desc *d)
     d->window_right = p->windowed ? p->right : 0;
     d->leaf = p->leaf;
     d->sinks = 1;
+    d->softcap = p->softcap;
+    d->alibi = p->alibi;
+    d->bias = p->bias;
+    d->dropout = p->dropout;
+    d->documents = p->documents ? p->document : NULL;
+    d->mask = p->mask ? p->visible : NULL;
+    d->mask_heads = p->mask;
+    d->mask_row_stride = p->mask * p->most_keys;
+    d->mask_head_stride = p->mask > 1 ? p->most_keys : 0;
 }
 
 static const float sinks[4] = { 0.25f, -1.5f, 2.0f, -__builtin_inff() };
@@ -43,6 +52,7 @@ static void tensors(const struct problem *p, rondo_attention_io *io, void *out, 
     io->v = rondo_tensor_dense(p->v, RONDO_F32, 3, v);
     io->out = rondo_tensor_dense(out, RONDO_F32, 3, o);
     io->lse = rondo_tensor_dense(lse, RONDO_F32, 2, o);
+    give_terms(p, io);
     io->sinks = rondo_tensor_dense((void *)(uintptr_t)sinks, RONDO_F32, 1, &p->heads);
 }
 
@@ -97,6 +107,14 @@ static void test_bits(rondo_context *ctx)
         p.windowed = shapes[i].left >= 0 || shapes[i].right >= 0;
         p.left = shapes[i].left;
         p.right = shapes[i].right;
+        if (i % 2 == 0) {   /* with every term, and masks of every kind */
+            p.softcap = 3.0;
+            p.alibi = 1;
+            p.bias = 4;
+            p.dropout = 0.1;
+            p.documents = -40;
+            p.mask = i == 2 ? 1 : 4;
+        }
         problem_data(&p);
         const size_t outs = (size_t)(p.q_rows * p.heads * p.value_dim), lses = (size_t)(p.q_rows * p.heads);
         float *want = checked(calloc(2 * (outs + lses), sizeof *want)), *got = want + outs + lses;

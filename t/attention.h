@@ -324,6 +324,51 @@ struct run_ {
     rondo_comm_stats stats[64];
 };
 
+/* Bias, and where probabilities go, not from row and column 0 on; each sequence elsewhere. */
+struct lists_ {
+    int64_t bias_row[SEQUENCES_MAX], bias_key[SEQUENCES_MAX], probs_row[SEQUENCES_MAX], probs_key[SEQUENCES_MAX];
+    float *bias;
+};
+
+static void shift_bias(const struct problem *p, rondo_attention_io *io, struct lists_ *l)
+{
+    const int64_t shape[3] = { p->q_rows + 2, p->bias, p->most_keys + 7 };
+    const size_t bytes = (size_t)(shape[0] * shape[1] * shape[2]) * sizeof *l->bias;
+    l->bias = malloc(bytes);
+    memset(l->bias, 0xff, bytes);   /* NaN where nothing should be read */
+    io->bias = rondo_tensor_dense(l->bias, RONDO_F32, 3, shape);
+    io->bias_row = l->bias_row;
+    io->bias_key = l->bias_key;
+    for (int64_t s = 0; s < p->sequences; s++) {
+        l->bias_row[s] = p->bias_row[s] + 2;
+        l->bias_key[s] = 3 + (p->bias_alike ? 0 : s % 4);
+        for (int64_t i = 0; i < p->tokens[s] * p->bias; i++)
+            memcpy(l->bias + (l->bias_row[s] * p->bias + i) * shape[2] + l->bias_key[s],
+                   p->bias_of + (p->bias_row[s] * p->bias + i) * p->most_keys, (size_t)p->most_keys * sizeof *l->bias);
+    }
+}
+
+/* Executes with other q, k and v, which must leave no trace in what comes after. */
+static int execute_stale(rondo_attention *plan, const rondo_attention_io *io, void *memory, int strided)
+{
+    const rondo_tensor *t[3] = { &io->q, &io->k, &io->v };
+    void *kept[3] = { NULL, NULL, NULL };
+    size_t bytes[3];
+    for (int i = 0; i < 3 && t[i]->data; i++) {
+        const int64_t *n = t[i]->shape;
+        bytes[i] = (size_t)(strided ? t[i]->stride[1] * n[1] : n[0] * n[1] * n[2]) * rondo_type_size(t[i]->type);
+        kept[i] = malloc(bytes[i] + 1);
+        memcpy(kept[i], t[i]->data, bytes[i]);
+        memset(t[i]->data, 0x3c, bytes[i]);   /* about 0.01 or 1, in any type */
+    }
+    const int err = rondo_attention_execute(plan, io, memory);
+    for (int i = 0; i < 3 && kept[i]; i++) {
+        memcpy(t[i]->data, kept[i], bytes[i]);
+        free(kept[i]);
+    }
+    return err;
+}
+
 /* A tensor [rows, heads, dim] in memory of its own; strided: with gaps, heads outside of rows. */
 __attribute__((unused)) static rondo_tensor make_tensor(int64_t rows, int64_t heads, int64_t dim, int type, int strided)
 {
@@ -372,17 +417,22 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     io.k = make_tensor(info.kv_rows, p->kv_heads, p->head_dim, p->kv_type, s->strided);
     if (!p->shared_kv)
         io.v = make_tensor(info.kv_rows, p->kv_heads, p->value_dim, p->kv_type, s->strided);
+    struct lists_ lists = { .bias = NULL };
     give_terms(p, &io);
+    if (p->bias && s->strided)
+        shift_bias(p, &io, &lists);
     if (p->probs)
-        io.probs = make_tensor(info.probs_rows, p->heads, p->most_keys + s->strided * 5, RONDO_F32, 0);
+        io.probs = make_tensor(info.probs_rows + s->strided * p->sequences, p->heads, p->most_keys + s->strided * 5, RONDO_F32, 0);
+    int64_t probs_end = info.probs_rows + p->sequences;   /* strided: sequences backwards, with a row between them */
     io.out = s->alias ? io.q : make_tensor(info.q_rows, p->heads, p->value_dim, p->out_type, s->strided);
     int64_t lse_shape[2] = { info.q_rows, p->heads };
     io.lse = rondo_tensor_dense(calloc((size_t)(info.q_rows * p->heads + 1), 4), RONDO_F32, 2, lse_shape);
     rondo_span spans[64];
     for (int phase = 0; phase < 2; phase++) {
-        int64_t q_row = 0, kv_row = 0, probs_row = 0;
+        int64_t q_row = 0, kv_row = 0, probs_at = 0;
         for (int64_t q = 0; q < p->sequences; q++) {
-            int64_t n = rondo_attention_spans(plan, q, 0, -1, spans, 64), rows = 0;
+            int64_t n = rondo_attention_spans(plan, q, 0, -1, spans, 64), rows = 0, probs_row = 0;
+            const int64_t probs_first = s->strided ? lists.probs_row[q] : probs_at, probs_key = s->strided ? lists.probs_key[q] : 0;
             for (int64_t i = 0; i < n && i < 64; i++)
                 for (int64_t j = 0; j < spans[i].count; j++, rows++) {
                     int64_t at = p->q_first[q] + spans[i].first + j * spans[i].step, row = q_row + spans[i].row + j;
@@ -391,12 +441,19 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
                     const int asked = p->probs && query >= p->probs_first && (!p->probs_count || query < p->probs_first + p->probs_count);
                     for (int64_t h = 0; phase && asked && h < p->heads; h++)
                         memcpy(run->r->probs + (at * p->heads + h) * p->most_keys,
-                               (float *)io.probs.data + probs_row * io.probs.stride[0] + h * io.probs.stride[1], (size_t)p->most_keys * 4);
-                    probs_row += phase && asked;
+                               (float *)io.probs.data + (probs_first + probs_row) * io.probs.stride[0] + h * io.probs.stride[1] + probs_key,
+                               (size_t)p->most_keys * 4);
+                    probs_row += asked;
                     if (phase)
                         memcpy(run->r->lse + at * p->heads, (float *)io.lse.data + row * p->heads, (size_t)p->heads * 4);
                 }
             q_row += rows;
+            probs_at += probs_row;
+            if (!phase) {
+                probs_end -= probs_row + 1;
+                lists.probs_row[q] = probs_end;
+                lists.probs_key[q] = 1 + q % 4;
+            }
             n = rondo_attention_spans(plan, q, 1, rank, spans, 64);
             rows = 0;
             for (int64_t i = 0; i < n && i < 64; i++)
@@ -412,6 +469,10 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
         }
         if (phase)
             break;
+        if (p->probs && s->strided) {
+            io.probs_row = lists.probs_row;
+            io.probs_key = lists.probs_key;
+        }
         void *memory = NULL;
         if (s->own_workspace) {
             memory = aligned_alloc(64, (info.workspace_bytes + 64) & ~(size_t)63);
@@ -419,7 +480,7 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
         }
         /* twice: the first also agrees on the plan; what the second moves is what the plan expects */
         if (!s->alias) {
-            err = rondo_attention_execute(plan, &io, memory);
+            err = execute_stale(plan, &io, memory, s->strided);
         } else {
             err = rondo_barrier(ctx);
         }
@@ -448,6 +509,7 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     free(io.v.data);
     free(io.lse.data);
     free(io.probs.data);
+    free(lists.bias);
     if (!s->alias)
         free(io.out.data);
     rondo_attention_destroy(plan);
