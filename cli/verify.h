@@ -28,8 +28,8 @@ void verify_hash_line(const struct problem *p, uint64_t hash);
 void say(const char *format, ...) PRINTF_LIKE(1, 2);       /* a line for people, from rank 0 */
 
 int verify_seed(struct verify *v);                         /* verify_seed.c */
-/* The problems by number, verify_cases.c; false past the last. *from_list: one of the list, which are worth more runs than those of the cross of masks and terms. */
-bool verify_problem(int index, enum effort effort, struct problem *p, bool *from_list);
+/* The problems by number, verify_cases.c; false past the last. *thorough: one of those that get more runs with the most patience. */
+bool verify_problem(int index, enum effort effort, struct problem *p, bool *thorough);
 int verify_grid(struct verify *v);                         /* verify_grid.c */
 int verify_custom(struct verify *v, struct problem *p);
 int verify_model(struct verify *v, const char *dir, const char *text);   /* verify_model.c */

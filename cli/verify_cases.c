@@ -183,18 +183,18 @@ static void from_grid(struct problem *p, int m, int t, int n)
     name_it(p, masks[m].what, terms[t].what);
 }
 
-bool verify_problem(int index, enum effort effort, struct problem *p, bool *from_list)
+bool verify_problem(int index, enum effort effort, struct problem *p, bool *thorough)
 {
     int n = 0;
     memset(p, 0, sizeof *p);
     p->seed = 1234567;
-    *from_list = true;
+    *thorough = false;
     for (int i = 0; i < COUNT(rows); i++)
         if (rows[i].effort <= effort && n++ == index) {
             from_row(p, &rows[i]);
+            *thorough = rows[i].effort < EFFORT_FULL;   /* the largest would take all the time there is */
             return true;
         }
-    *from_list = false;
     const int cell = index - n, m = cell / COUNT(terms), t = cell % COUNT(terms);
     if (effort < EFFORT_FULL || m >= COUNT(masks))
         return false;
