@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "backends/cpu/num.h"
+#include "backends/cpu/task.h"
 #include "tap.h"
 
 #define FROZEN_POLYNOMIAL 0x8c44c78c41247defu
@@ -209,9 +210,33 @@ static void test_worse(void)
     ok(!(worse(1, nan) <= 2) && !(worse(nan, 1) <= 2), "one that is NaN is worse than all, and stays");
 }
 
+/* What dropout's words are drawn by (rule 10), at positions that no test has memory for: below 0, and of 2^32 and more. */
+static void test_drop_words(void)
+{
+    static const int64_t queries[] = { 0, 77, -1, -4096, ((int64_t)1 << 32) - 1, ((int64_t)1 << 32) + 5, ((int64_t)0xab << 32) + 9 };
+    static const int64_t keys[] = { 0, 12, ((int64_t)1 << 32) + 8, ((int64_t)1 << 34) - 4, ((int64_t)1 << 34) + 16, ((int64_t)0xcd << 34) + 400 };
+    struct rondo_attention_task t;
+    int right = 1;
+    memset(&t, 0, sizeof t);
+    t.seed = 0xfedcba9876543210u;
+    t.sequence = 321;
+    for (size_t i = 0; i < sizeof queries / sizeof *queries; i++)
+        for (size_t j = 0; j < sizeof keys / sizeof *keys; j++) {
+            const uint64_t p = (uint64_t)queries[i], group = (uint64_t)keys[j] / 4;
+            const uint32_t counter[4] = { (uint32_t)group, (uint32_t)p, 19u | (uint32_t)(group >> 32 & 255) << 16 | (uint32_t)(p >> 32 & 255) << 24, 321 };
+            const uint32_t key[2] = { 0x76543210u, 0xfedcba98u };
+            uint32_t want[4], got[4];
+            rondo_philox(want, counter, key);
+            rondo__drop_words(&t, 19, queries[i], keys[j], got);
+            right &= !memcmp(want, got, sizeof want);
+        }
+    ok(right, "words of dropout at positions below 0, far and near");
+}
+
 int main(void)
 {
     test_worse();
+    test_drop_words();
     test_fma();
     test_rint();
     test_exp2();
