@@ -7,52 +7,7 @@
  * On the device all goes through one stream, in the order of the list. A transfer that the endpoint serves begins once the host has seen that
  * what it waits for is over; where the transport has a data plane it goes into a second stream, and the two wait for each other by events.
  */
-#include "schedule/run.h"
-
-/* Where a buffer is seen through a tensor's strides. */
-struct view {
-    char *data;
-    size_t element;
-    int64_t row_stride, head_stride, dim, heads;   /* strides in elements; heads: of all groups */
-    const int64_t *rows;
-    const int64_t *keys;      /* of what has a last dimension of keys: a sequence's first column; NULL: 0 */
-};
-
-enum state { WAITING, UNDER_WAY, OVER };
-
-struct rondo__runner {
-    rondo_context *ctx;
-    const struct rondo__schedule *schedule;
-    struct rondo_program_desc desc[2];
-    struct rondo_program *program[2];      /* by operation's `program` */
-    int32_t programs;
-    int64_t sequences;
-    struct rondo_stream *wire;             /* of transfers, with a data plane */
-    /* by operation: */
-    uint8_t *state, *elided;
-    struct rondo_event **event;            /* NULL: nobody off the stream asks when it is over */
-    struct rondo_event *end;               /* all of them are over */
-    struct rondo__transfer **transfer;
-    double *cost;                          /* of computations, where somebody wants to know how far it is */
-    /* by buffer: */
-    void **place;
-    void **own;                            /* memory taken for buffers without a place */
-    struct rondo__transfer *transfers;
-    struct rondo_part *parts;
-    struct rondo_kv_part *kv;              /* room for the largest computation's, as `nodes` */
-    float **nodes;
-    int64_t *packed[RONDO_TENSORS];        /* [sequences]: rows of tensors that were copied to the device */
-    int64_t *bias_row;                     /* [sequences]: the row of bias of a query at position 0 */
-    int64_t *probs_row;                    /* [sequences]: the row of probs of this rank's first query of the sequence */
-    void *workspace[3];
-    const struct rondo__given *given;
-    struct view view[RONDO_VIEWS];         /* what computing sees */
-    struct view outside[RONDO_VIEWS];
-    /* how far it is: */
-    struct rondo_work *work;               /* by operation */
-    int64_t begun, over;                   /* operations: of those before `over` everything is told */
-    double before, told, all;
-};
+#include "schedule/runner.h"
 
 static int no_memory(void)
 {
@@ -202,190 +157,6 @@ size_t rondo__runner_bytes(const struct rondo__runner *r)
            (size_t)s->buffers.count * 2 * sizeof(void *) + transfers * sizeof *r->transfers + (size_t)s->parts.count * sizeof *r->parts;
 }
 
-/* ---- bound to memory ---- */
-
-static struct view view_of(int tensor, const struct rondo__given *given)
-{
-    const rondo_tensor *t = given->tensor[tensor];
-    struct view v = { .data = t->data, .element = rondo_type_size(t->type), .row_stride = t->stride[0], .head_stride = t->stride[1],
-                      .dim = tensor == RONDO_TENSOR_LSE ? 1 : t->shape[2], .heads = t->shape[1], .rows = given->rows[tensor],
-                      .keys = given->keys[tensor] };
-    if (t->dims == 1) {       /* one number for each head */
-        v.row_stride = v.heads = t->shape[0];
-        v.head_stride = v.dim = 1;
-    }
-    return v;
-}
-
-/* Dense rows, for a tensor of which a copy is on the device; its sequences lie one after another. */
-static int packed_view(struct rondo__runner *r, int tensor, char *data)
-{
-    struct view *v = r->view + tensor;
-    const struct rondo__schedule *s = r->schedule;
-    int64_t row = 0;
-    *v = r->outside[tensor];
-    v->data = data;
-    v->keys = NULL;
-    for (int64_t i = 0, most = 0; i < s->copies.count; i++) {
-        const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + i;
-        if (c->columns > most && rondo__buffer_at(s, c->from)->tensor == tensor)
-            v->dim = most = c->columns;
-    }
-    v->head_stride = v->dim;
-    v->row_stride = v->heads * v->dim;
-    if (!r->packed[tensor]) {
-        r->packed[tensor] = rondo__alloc_zero((size_t)r->sequences, sizeof *r->packed[tensor]);
-        if (!r->packed[tensor])
-            return no_memory();
-        for (int64_t i = 0; i < s->copies.count; i++) {
-            const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + i;
-            if (c->sequence < 0 || rondo__buffer_at(s, c->from)->tensor != tensor || rondo__buffer_at(s, c->to)->tensor != tensor)
-                continue;
-            r->packed[tensor][c->sequence] = row;
-            row += c->rows;
-        }
-    }
-    v->rows = r->packed[tensor];
-    return 0;
-}
-
-static char *row_at(const struct view *v, int64_t sequence, int64_t row, int64_t head)
-{
-    const int64_t at = (v->rows[sequence] + row) * v->row_stride + head * v->head_stride + (v->keys ? v->keys[sequence] : 0);
-    return v->data + (size_t)at * v->element;
-}
-
-/* Heads of a tensor that a copy between it and a dense buffer is of: their number, and the first. */
-static int64_t copy_heads_of(const struct rondo__runner *r, const struct rondo__operation *o, const struct rondo__copy *c, const struct view *v,
-                             int64_t *first)
-{
-    const int64_t heads = c->heads ? c->heads : v->heads / r->schedule->groups;
-    *first = c->heads ? c->head : o->group * heads;
-    return heads;
-}
-
-/* Where the rows that a PACK would copy lie, if they lie as it would leave them; else NULL. */
-static char *serves(const struct rondo__runner *r, const struct rondo__operation *o)
-{
-    const struct rondo__schedule *s = r->schedule;
-    const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + o->first;
-    const struct rondo__buffer *to = rondo__buffer_at(s, c->to);
-    if (to->home < 0)
-        return NULL;
-    const int tensor = rondo__buffer_at(s, to->home)->tensor;
-    const struct view *v = r->outside + tensor;
-    int64_t head;
-    const int64_t heads = copy_heads_of(r, o, c, v, &head);
-    /* out may be q: what others still read must not become a result */
-    if (tensor == RONDO_TENSOR_Q && r->given->tensor[RONDO_TENSOR_OUT]->data == v->data)
-        return NULL;
-    if (v->row_stride != heads * v->dim || (heads > 1 && v->head_stride != v->dim))
-        return NULL;
-    for (int64_t i = 1; i < o->count; i++)
-        if (v->rows[c[i].sequence] + c[i].row != v->rows[c[i - 1].sequence] + c[i - 1].row + c[i - 1].rows)
-            return NULL;
-    return row_at(v, c->sequence, c->row, head);
-}
-
-static int take_workspace(struct rondo__runner *r, void *workspace)
-{
-    const struct rondo__schedule *s = r->schedule;
-    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
-    char *base[3];
-    for (int kind = 0; kind < 3; kind++) {
-        if (!r->workspace[kind] && s->workspace_bytes[kind] && (kind || !workspace)) {
-            int err = ops->memory_new(rondo__dev(r->ctx), kind, s->workspace_bytes[kind], &r->workspace[kind]);
-            if (err)
-                return rondo__fail(err, "rondo_attention_execute: no memory for a workspace of %zu bytes", s->workspace_bytes[kind]);
-        }
-        base[kind] = kind || !workspace ? r->workspace[kind] : workspace;
-    }
-    for (int64_t i = 0; i < s->buffers.count; i++) {
-        const struct rondo__buffer *b = rondo__buffer_at(s, i);
-        r->place[i] = b->owner != RONDO_OWNER_CALLER && !b->spare && b->room ? base[b->memory] + b->at : NULL;
-    }
-    return 0;
-}
-
-/* Memory for a buffer that the caller's cannot serve for. */
-static int take_spare(struct rondo__runner *r, int32_t buffer)
-{
-    const struct rondo__buffer *b = rondo__buffer_at(r->schedule, buffer);
-    if (!r->own[buffer]) {
-        int err = rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), b->memory, b->room, &r->own[buffer]);
-        if (err)
-            return rondo__fail(err, "rondo_attention_execute: no memory for %zu bytes of %s", b->room, b->name);
-    }
-    r->place[buffer] = r->own[buffer];
-    return 0;
-}
-
-static bool on_device(const struct rondo__runner *r, int tensor)
-{
-    return rondo__ops(r->ctx)->memory_kind(rondo__dev(r->ctx), r->outside[tensor].data) == RONDO_MEMORY_DEVICE;
-}
-
-/* Whether a tensor can be computed on where it lies. k and v go together, as they have one list of rows. */
-static bool is_there(const struct rondo__runner *r, int tensor)
-{
-    if (tensor == RONDO_TENSOR_K || tensor == RONDO_TENSOR_V)
-        return on_device(r, RONDO_TENSOR_K) && on_device(r, RONDO_TENSOR_V);
-    return on_device(r, tensor);
-}
-
-/* A tensor on the device: the caller's, if it is there, else a copy. */
-static int bind_tensors(struct rondo__runner *r)
-{
-    const struct rondo__schedule *s = r->schedule;
-    int err = 0;
-    for (int i = 0; i < RONDO_TENSORS; i++)
-        r->view[i] = r->outside[i] = view_of(i, r->given);
-    for (int64_t i = 0; i < s->buffers.count && !err; i++) {
-        const struct rondo__buffer *b = rondo__buffer_at(s, i);
-        if (b->tensor == RONDO_TENSOR_STATS) {
-            const int64_t heads = r->outside[RONDO_TENSOR_Q].heads;
-            r->view[b->tensor] = r->outside[b->tensor] = (struct view){ .data = r->place[i], .element = sizeof(float), .row_stride = 2 * heads,
-                                                                        .head_stride = 2, .dim = 2, .heads = heads, .rows = r->given->q_first };
-            continue;
-        }
-        if (b->tensor < 0 || b->owner == RONDO_OWNER_CALLER || !r->outside[b->tensor].data || is_there(r, b->tensor))
-            continue;
-        err = take_spare(r, (int32_t)i);
-        if (!err)
-            err = packed_view(r, b->tensor, r->place[i]);
-    }
-    return err;
-}
-
-int rondo__runner_bind(struct rondo__runner *r, const struct rondo__given *given, void *workspace)
-{
-    const struct rondo__schedule *s = r->schedule;
-    r->given = given;
-    int err = take_workspace(r, workspace);
-    if (!err)
-        err = bind_tensors(r);
-    for (int64_t i = 0; i < r->sequences && !err && r->desc->terms.bias; i++)
-        r->bias_row[i] = r->view[RONDO_TENSOR_BIAS].rows[i] - given->cached[i];
-    for (int64_t i = 0; i < r->sequences && !err && r->programs > 1; i++)
-        r->probs_row[i] = r->view[RONDO_TENSOR_PROBS].rows[i] - given->probs_skip[i];
-    for (int64_t i = 0; i < s->operations.count && !err; i++) {
-        const struct rondo__operation *o = rondo__operation_at(s, i);
-        r->state[i] = WAITING;
-        r->elided[i] = 0;
-        if (o->kind != RONDO_PACK || !o->elides || !o->count)
-            continue;
-        const int32_t to = ((const struct rondo__copy *)s->copies.items + o->first)->to;
-        const int tensor = rondo__buffer_at(s, to)->tensor;
-        if (tensor >= 0)
-            r->elided[i] = r->view[tensor].data == r->outside[tensor].data;
-        else if (serves(r, o))
-            r->elided[i] = 1;
-        else if (rondo__buffer_at(s, to)->spare)
-            err = take_spare(r, to);
-    }
-    return err;
-}
-
 /* ---- how far it has come ---- */
 
 static double cost_of(const struct rondo__runner *r, const struct rondo__operation *o)
@@ -520,7 +291,7 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
     int err = 0;
     if (o->count && r->elided[index]) {
         if (rondo__buffer_at(s, copies->to)->tensor < 0)
-            r->place[copies->to] = serves(r, o);
+            r->place[copies->to] = rondo__row_serves(r, o);
         return 0;
     }
     if (o->count && o->elides && rondo__buffer_at(s, copies->to)->tensor < 0) {
@@ -543,14 +314,14 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
         if ((a && !a->data) || (b && !r->outside[to].data))
             continue;
         if (a && b) {
-            err = copy_heads(r, row_at(b, c->sequence, c->row, 0), b->row_stride, b->head_stride, row_at(a, c->sequence, c->row, 0),
+            err = copy_heads(r, rondo__row_at(b, c->sequence, c->row, 0), b->row_stride, b->head_stride, rondo__row_at(a, c->sequence, c->row, 0),
                              a->row_stride, a->head_stride, a->heads, c->columns ? c->columns : a->dim, a->element, c->rows);
             continue;
         }
         const struct view *v = a ? a : b;
         int64_t head;
-        const int64_t heads = copy_heads_of(r, o, c, v, &head), dense = heads * v->dim;
-        char *at = row_at(v, c->sequence, c->row, head);
+        const int64_t heads = rondo__copy_heads_of(r, o, c, v, &head), dense = heads * v->dim;
+        char *at = rondo__row_at(v, c->sequence, c->row, head);
         err = a ? copy_heads(r, (char *)r->place[c->to] + c->to_at, dense, v->dim, at, v->row_stride, v->head_stride, heads, v->dim, v->element,
                              c->rows)
                 : copy_heads(r, at, v->row_stride, v->head_stride, (const char *)r->place[c->from] + c->from_at, dense, v->dim, heads, v->dim,
@@ -677,12 +448,12 @@ static int blank(struct rondo__runner *r, const struct rondo__operation *o)
     for (int64_t i = 0; i < o->count; i++)
         for (int64_t h = 0; h < out->heads && !err && b[i].buffer < 0; h++) {
             const size_t row = (size_t)out->dim * out->element;
-            char *to = row_at(out, b[i].sequence, b[i].row, h);
+            char *to = rondo__row_at(out, b[i].sequence, b[i].row, h);
             for (size_t at = 0; at < row && !err; at += sizeof zeros)
                 err = ops->copy_rows(rondo__dev(r->ctx), NULL, to + at, (size_t)out->row_stride * out->element, zeros, 0,
                                      row - at < sizeof zeros ? row - at : sizeof zeros, b[i].rows);
             if (!err && lse->data)
-                err = ops->copy_rows(rondo__dev(r->ctx), NULL, row_at(lse, b[i].sequence, b[i].row, h),
+                err = ops->copy_rows(rondo__dev(r->ctx), NULL, rondo__row_at(lse, b[i].sequence, b[i].row, h),
                                      (size_t)lse->row_stride * sizeof(float), &nothing, 0, sizeof nothing, b[i].rows);
         }
     return err;
