@@ -79,13 +79,18 @@ RONDO_API int rondo_text_stream_push(rondo_text_stream *stream, int32_t id, cons
 typedef struct rondo_model rondo_model;   /* weights, configuration, tokenizer; immutable; shared by the ranks of a process */
 typedef struct rondo_model_desc {
     size_t struct_size;
-    int32_t tp_rank, tp_ranks;     /* 0, 0 or 1: whole; more is refused by name */
-    int32_t threads;               /* the most that packing may use; one is used */
+    int32_t tp_rank, tp_ranks;     /* the part of tensor-parallel rank tp_rank of tp_ranks; 0, 0 or 1: whole */
+    int32_t threads;               /* the most that packing may use; 0 = the context's */
     int32_t no_tokenizer;          /* 1: the folder needs none */
     void (*progress)(void *user, uint64_t done, uint64_t total);   /* bytes of weights; may be NULL */
     void *user;
+    /* Spread: of this part's linear layers only what context-parallel rank cp_rank of cp_ranks has, which share them too. 0, 0 or 1: all. */
+    int32_t cp_rank, cp_ranks;
+    const double *shares;          /* [tp_ranks]: how much of the layers each has, for unlike machines; NULL: alike. Not kept */
+    int32_t weights;               /* rondo_type that linear layers are held in; 0: as the files have them */
+    int32_t group;                 /* with RONDO_Q8: inputs that share a scale; 0 = 32 */
 } rondo_model_desc;
-#define RONDO_MODEL_DESC_INIT { sizeof(rondo_model_desc), 0, 0, 0, 0, NULL, NULL }
+#define RONDO_MODEL_DESC_INIT { sizeof(rondo_model_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, 0, 0 }
 /* ctx: any context on the device that will run it (one rank alone will do); needed only during the call. Not collective. */
 RONDO_API int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, const rondo_model_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_model_close(rondo_model *model);

@@ -210,8 +210,8 @@ static void elementwise(void)
     int err = ops->linear_new(dev, &linear, &d);
     if (!ok(!err, "a linear layer"))
         exit(1);
-    says(ops->linear_load(dev, linear, 0, 4, a), "linear_load: weights are the device's");
-    ok(!ops->linear_load(dev, linear, 0, 4, host), "weights come from the host");
+    says(ops->linear_load(dev, linear, 0, 4, RONDO_F32, a, NULL), "linear_load: weights are the device's");
+    ok(!ops->linear_load(dev, linear, 0, 4, RONDO_F32, host, NULL), "weights come from the host");
     struct rondo_linear_run run = { .rows = 8, .x = a, .x_stride = 8, .y = b, .y_stride = 4, .bias = NULL }, r;
     ok(!ops->linear(dev, NULL, linear, &run, NULL), "the device's own is taken");
     r = run;
@@ -592,7 +592,7 @@ static void lateness(void)
     d.type = RONDO_F32;
     d.leaves = 2;
     memset(host, 0, bytes);
-    err = ops->linear_new(dev, &linear, &d) || ops->linear_load(dev, linear, 0, 4, host);
+    err = ops->linear_new(dev, &linear, &d) || ops->linear_load(dev, linear, 0, 4, RONDO_F32, host, NULL);
     const struct rondo_linear_run bad = { .rows = 1, .x = a, .x_stride = 4, .y = b, .y_stride = 4, .leaves = 1 };
     const struct rondo_linear_run fine = { .rows = 1, .x = a, .x_stride = 4, .y = b, .y_stride = 4 };
     ok(!err && !ops->linear(dev, stream, linear, &bad, NULL), "a call that will fail goes into its stream");

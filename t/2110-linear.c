@@ -32,9 +32,9 @@ static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kin
     d.type = type;
     d.leaves = leaves;
     if (rondo__cpu_linear_new(devices[0], &l.packed, &d) ||
-        rondo__cpu_linear_load(devices[0], l.packed, b, out - b, p + (size_t)b * row) ||
-        rondo__cpu_linear_load(devices[0], l.packed, 0, a, p) ||
-        rondo__cpu_linear_load(devices[0], l.packed, a, b - a, p + (size_t)a * row))
+        rondo__cpu_linear_load(devices[0], l.packed, b, out - b, type, p + (size_t)b * row, NULL) ||
+        rondo__cpu_linear_load(devices[0], l.packed, 0, a, type, p, NULL) ||
+        rondo__cpu_linear_load(devices[0], l.packed, a, b - a, type, p + (size_t)a * row, NULL))
         exit(99);
     return l;
 }
@@ -139,7 +139,7 @@ static void order(void)
     d.out = 2;
     d.type = RONDO_F32;
     d.leaves = 1;
-    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 2, w))
+    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 2, d.type, w, NULL))
         exit(99);
     for (int i = 0; i < device_count; i++) {
         execute(i, &l, 1, x, 5, y, 2, NULL, 0);
@@ -154,7 +154,7 @@ static void order(void)
     d.leaves = 5;
     l.out = 1;
     l.leaves = 5;
-    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 1, t))
+    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 1, d.type, t, NULL))
         exit(99);
     for (int i = 0; i < device_count; i++) {
         execute(i, &l, 1, x, 5, y, 1, NULL, 0);
@@ -284,7 +284,7 @@ static void anything(void)
             struct layer l = make(40, 70, type, 3, PLAIN, seed);
             void *w = any_bits(40 * 70, type, 100 + seed);
             float *x = any_bits(15 * 40, RONDO_F32, 200 + seed);
-            rondo__cpu_linear_load(devices[0], l.packed, 0, 70, w);
+            rondo__cpu_linear_load(devices[0], l.packed, 0, 70, l.type, w, NULL);
             equal = compare(&l, 15, x, 40, NULL, (int)seed & 1) && equal;
             rondo__free(w);
             rondo__free(x);
@@ -310,7 +310,7 @@ static void poison(void)
             float keep_x = x[row * in + 66], *w = p.weights, keep_w = w[output * in + 1];
             x[row * in + 66] = bad[i];
             w[output * in + 1] = bad[i];
-            rondo__cpu_linear_load(devices[0], p.packed, 0, out, w);
+            rondo__cpu_linear_load(devices[0], p.packed, 0, out, p.type, w, NULL);
             execute(d, &p, rows, x, in, y, out, NULL, 0);
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t o = 0; o < out; o++) {

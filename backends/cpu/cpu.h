@@ -66,7 +66,8 @@ int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, 
 
 /* ---- linear layers and element-wise functions (linear.c, elementwise.c): slots of the device table ---- */
 int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
-int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
+int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
+                           const float *scales);
 int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
 void rondo__cpu_linear_free(struct rondo_device *dev, struct rondo_device_linear *linear);
 size_t rondo__cpu_linear_bytes(const struct rondo_device_linear *linear);

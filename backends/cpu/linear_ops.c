@@ -99,11 +99,14 @@ uint64_t rondo__cpu_linear_format(const struct rondo_device *dev)
 DEFINE_PACK(pack_16, uint16_t)
 DEFINE_PACK(pack_32, uint32_t)
 
-int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights)
+int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
+                           const float *scales)
 {
     int64_t in = linear->in, done = 0;
 
     (void)dev;
+    (void)type;
+    (void)scales;
     while (done < rows) {
         int64_t row = first + done, room = PANEL - row % PANEL,
                 count = room < rows - done ? room : rows - done;

@@ -283,12 +283,13 @@ static int linear_new(struct rondo_device *dev, struct rondo_device_linear **out
     return 0;
 }
 
-static int linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights)
+static int linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
+                       const float *scales)
 {
     struct rondo__hook_device *h = rondo__hook_device_of(dev);
     if (rows > 0 && rondo__hook_memory_kind(h, weights) == RONDO_MEMORY_DEVICE)
         return rondo__fail(RONDO_EDEVICE, "linear_load: weights are the device's memory; they are loaded from the host's");
-    return h->ops->linear_load(h->dev, linear_of(linear)->inner, first, rows, weights);
+    return h->ops->linear_load(h->dev, linear_of(linear)->inner, first, rows, type, weights, scales);
 }
 
 static void linear_free(struct rondo_device *dev, struct rondo_device_linear *linear)

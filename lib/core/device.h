@@ -23,7 +23,7 @@
 #include "core/mask.h"
 #include "rondo.h"
 
-#define RONDO_DEVICE_ABI 3u
+#define RONDO_DEVICE_ABI 4u
 
 struct rondo_device;    /* the device's own, as these: */
 struct rondo_stream;
@@ -226,6 +226,22 @@ static inline int32_t rondo__linear_nodes(int32_t total, int32_t first, int32_t 
     return nodes;
 }
 
+/* Sums of nodes: the right node of a merge is added to the left one. Nodes come by rising leaf; each is pushed, then the two on top are added
+ * `merges` times; what is left at the end hangs together from the right. Then bias, then what y held. */
+struct rondo_linear_node {
+    const float *data;        /* [rows, out] */
+    int64_t stride;
+    int32_t merges, reserved;
+};
+struct rondo_linear_join {
+    int64_t rows, out;
+    const struct rondo_linear_node *nodes;   /* on the host */
+    int32_t count, add;
+    float *y;
+    int64_t y_stride;
+    const float *bias;
+};
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
@@ -275,7 +291,9 @@ struct rondo_device_ops {
                      const struct rondo_attention_run *run, const struct rondo_poll *poll);
 
     int (*linear_new)(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
-    int (*linear_load)(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, const void *weights);
+    /* Weights of `type`, converted to the layer's; scales as rondo_linear_load_from() has them. Of a part (desc.parts) the columns that it has. */
+    int (*linear_load)(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
+                       const float *scales);
     void (*linear_free)(struct rondo_device *dev, struct rondo_device_linear *linear);
     size_t (*linear_bytes)(const struct rondo_device_linear *linear);
     int (*linear)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
@@ -294,6 +312,10 @@ struct rondo_device_ops {
     /* What a device's packed weights are, a number other than 0: linear() of a device of this table takes what linear_new() of another one
      * made where both say the same. NULL or 0: it takes its own only. */
     uint64_t (*linear_format)(const struct rondo_device *dev);
+    int (*linear_join)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_linear_join *join);
+    /* Rows of `dim` numbers between two strides in bytes; with RONDO_Q8 each with its scale behind it (rondo_convert_rows()). */
+    int (*convert_rows)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
+                        size_t from_stride, int to_type, void *to, size_t to_stride);
 };
 
 /* A slot that an older table may lack. */

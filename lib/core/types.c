@@ -57,6 +57,12 @@ const char *rondo_type_name(int type)
     }
 }
 
+size_t rondo_row_bytes(int type, int64_t dim)
+{
+    size_t bytes;
+    return dim >= 0 && (uint64_t)dim <= SIZE_MAX && rondo__mul((size_t)dim, rondo_type_size(type), &bytes) ? bytes : 0;
+}
+
 rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *shape)
 {
     rondo_tensor t = RONDO_TENSOR_INIT;

@@ -242,3 +242,10 @@ int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *
         err = rondo__ops(ctx)->logsumexp(rondo__dev(ctx), NULL, rows, dim, in, in == x ? x_stride : dim, sums);
     return leave(ctx, "logsumexp", begin, rondo__stage_end(&s, false, err));
 }
+
+int rondo_convert_rows(rondo_context *ctx, int64_t rows, int64_t dim, int from_type, const void *from, size_t from_stride, int to_type, void *to,
+                       size_t to_stride)
+{
+    (void)ctx, (void)rows, (void)dim, (void)from_type, (void)from, (void)from_stride, (void)to_type, (void)to, (void)to_stride;
+    return rondo__fail(RONDO_ENOTSUP, "rondo_convert_rows is not supported yet");
+}

@@ -83,6 +83,8 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are known",
                            (int)d.type);
+    if (d.parts || d.group)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: parts (%d) and groups (%d) are not supported yet", (int)d.parts, (int)d.group);
     if (d.leaves == 0)
         d.leaves = (int32_t)((d.in + DEFAULT_LEAF - 1) / DEFAULT_LEAF);
     if (d.leaves < 1 || d.leaves > d.in)
@@ -126,6 +128,11 @@ void rondo_linear_destroy(rondo_linear *linear)
 
 int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const void *weights)
 {
+    return rondo_linear_load_from(linear, first, rows, linear ? linear->desc.type : 0, weights, NULL);
+}
+
+int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, int type, const void *weights, const float *scales)
+{
     int err;
 
     if (!linear || (!weights && rows != 0))
@@ -142,7 +149,10 @@ int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const v
                                (long long)r);
     if (rows && !linear->ops->unified && linear->ops->memory_kind(linear->device->dev, weights) == RONDO_MEMORY_DEVICE)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_load: weights lie in the device's memory; they are loaded from the host's");
-    err = linear->ops->linear_load(linear->device->dev, linear->packed, first, rows, weights);
+    if (type != linear->desc.type)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_load_from: weights of type %d for a layer of type %d are not supported yet", type,
+                           (int)linear->desc.type);
+    err = linear->ops->linear_load(linear->device->dev, linear->packed, first, rows, type, weights, scales);
     if (err)
         return err;
     for (int64_t r = first; r < first + rows; r++)

@@ -307,6 +307,8 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: tp_rank %d of tp_ranks %d cannot be", d.tp_rank, d.tp_ranks);
     if (d.tp_ranks > 1)
         return rondo__fail(RONDO_ENOTSUP, "rondo_model_open: tensor parallelism (tp_ranks %d) is not supported; use 1", d.tp_ranks);
+    if (d.cp_ranks > 1 || d.shares || d.weights || d.group)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_model_open: cp_ranks, shares, weights and group are not supported yet");
     if (d.threads < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: threads is %d; 0 means those of the context", d.threads);
 
@@ -316,6 +318,8 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
         return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for a model");
     l.model = m;
     err = rondo__config_read(&m->config, dir);
+    if (!err)
+        err = rondo__split_make(&m->split, &m->config, 1, 0, 1, 0, NULL);
     if (!err && !(m->layers = rondo__alloc_zero((size_t)m->config.layers, sizeof *m->layers)))
         err = rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %lld layers", (long long)m->config.layers);
     if (!err && !d.no_tokenizer)
@@ -348,7 +352,7 @@ void rondo_model_close(rondo_model *model)
         struct rondo_layer *y = &model->layers[i];
         rondo_linear *const linears[] = { y->q, y->k, y->v, y->o, y->gate, y->up, y->down };
         float *const vectors[] = { y->attention_norm, y->mlp_norm, y->q_bias, y->k_bias, y->v_bias, y->o_bias, y->gate_bias, y->up_bias,
-                                   y->down_bias };
+                                   y->down_bias, y->q_norm, y->k_norm };
         for (size_t k = 0; k < sizeof linears / sizeof *linears; k++)
             rondo_linear_destroy(linears[k]);
         for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++)
@@ -359,6 +363,7 @@ void rondo_model_close(rondo_model *model)
     rondo__free(model->norm);
     rondo__free(model->embedding);
     rondo__free(model->layers);
+    rondo__split_free(&model->split);
     rondo__free(model);
 }
 

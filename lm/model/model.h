@@ -7,6 +7,7 @@
 #define RONDO_LM_MODEL_H
 
 #include "lm/model/config.h"
+#include "lm/model/split.h"
 #include "rondo_lm.h"
 
 /* Leaves of the sums that tensor parallelism will split (rondo-numerics(7)): the attention output projection has one leaf
@@ -15,18 +16,21 @@
 
 struct rondo_layer {
     float *attention_norm, *mlp_norm;                       /* [hidden] */
+    /* q, k, v, gate, up: this rank's outputs; o, down: its part of the leaves. NULL: none of it is here. */
     rondo_linear *q, *k, *v, *o, *gate, *up, *down;
-    float *q_bias, *k_bias, *v_bias, *o_bias;               /* NULL without attention_bias */
-    float *gate_bias, *up_bias, *down_bias;                 /* NULL without mlp_bias */
+    float *q_bias, *k_bias, *v_bias, *o_bias;               /* NULL without; o's whole, the others' of this rank's outputs */
+    float *gate_bias, *up_bias, *down_bias;                 /* the same, down's whole */
+    float *q_norm, *k_norm;                                 /* [head_dim], NULL without: RMSNorm of each head before rope (Qwen3) */
 };
 
 struct rondo_model {
     struct rondo_config config;
+    struct rondo_split split;                               /* what of the layers is here; all below has its shapes */
     struct rondo_layer *layers;                             /* [config.layers] */
-    void *embedding;                                        /* [vocabulary][hidden] of embedding_type; NULL: in the head */
+    void *embedding;                                        /* [split.vocab][hidden] of embedding_type; NULL: in the head */
     int32_t embedding_type;
     float *norm;                                            /* [hidden], before the head */
-    rondo_linear *head;                                     /* [vocabulary][hidden] */
+    rondo_linear *head;                                     /* [split.vocab][hidden]; NULL where that is 0 */
     rondo_tokenizer *tokenizer;                             /* NULL: opened without */
     uint64_t parameters, weight_bytes;
     uint64_t fingerprint;                                   /* of the configuration: what ranks compare */
