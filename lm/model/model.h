@@ -14,6 +14,9 @@
  * per query head, the MLP's down projection this many ranges; everything else the library's own ceil(in / 512). */
 #define RONDO_LM_DOWN_LEAVES 16
 
+/* Ranks that a model can be dealt to: lists of them stay small. */
+#define RONDO_MODEL_RANKS_MAX 65536
+
 struct rondo_layer {
     float *attention_norm, *mlp_norm;                       /* [hidden] */
     /* q, k, v, gate, up: this rank's outputs; o, down: its part of the leaves. NULL: none of it is here. */
@@ -32,11 +35,12 @@ struct rondo_model {
     float *norm;                                            /* [hidden], before the head */
     rondo_linear *head;                                     /* [split.vocab][hidden]; NULL where that is 0 */
     rondo_tokenizer *tokenizer;                             /* NULL: opened without */
-    uint64_t parameters, weight_bytes;
-    uint64_t fingerprint;                                   /* of the configuration: what ranks compare */
+    uint64_t parameters;                                    /* of the whole model */
+    uint64_t weight_bytes;                                  /* that are held here */
+    uint64_t fingerprint;                                   /* of the whole model, and of how weights are held: what ranks compare */
 };
 
-/* A token's row, of embedding_type: where it lies, or in scratch (room for one). NULL: failed. */
+/* The row of a token that is this rank's, of embedding_type: where it lies, or in scratch (room for one). NULL: failed. */
 const void *rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch);
 
 #endif

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * weights.h: names and shapes are those that Hugging Face's classes of these families write. Column-parallel layers (q, k, v, gate, up, the
+ * head) give a rank some rows of the file's matrix, row-parallel ones (o, down) some columns of every row; split.h says which.
+ */
+#include "lm/model/weights.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/internal.h"
+#include "lm/files.h"
+
+struct walk {
+    struct rondo_model *m;
+    struct rondo_shards *shards;
+    const struct rondo_weights_wish *wish;
+    int (*visit)(void *arg, const struct rondo_weight *weight);
+    void *arg;
+    uint64_t parameters;
+};
+
+static const char *layer_name(char *buffer, size_t size, int64_t layer, const char *rest)
+{
+    snprintf(buffer, size, "model.layers.%lld.%s", (long long)layer, rest);
+    return buffer;
+}
+
+/* A vector of `count` numbers, of which this rank has some. */
+static int vector(struct walk *k, const char *name, int64_t count, int64_t first, int64_t rows, float **to)
+{
+    struct rondo_weight w = { .kind = RONDO_WEIGHT_VECTOR, .type = RONDO_F32, .out = count, .in = 1, .first = first, .rows = rows, .columns = 1,
+                              .to = to };
+    int err = rondo__shards_need(k->shards, name, 1, &count, &w.array);
+    k->parameters += (uint64_t)count;
+    return err || !rows ? err : k->visit(k->arg, &w);
+}
+
+/* What the caller has said of a matrix, with what the file says of it. */
+static int matrix(struct walk *k, const char *name, struct rondo_weight *w)
+{
+    const int64_t shape[2] = { w->out, w->in };
+    int err = rondo__shards_need(k->shards, name, 2, shape, &w->array);
+    if (err)
+        return err;
+    if (w->kind == RONDO_WEIGHT_TABLE)
+        w->type = rondo__weights_table_type(k->wish->type, w->array->type);
+    else
+        w->type = k->wish->type ? k->wish->type : w->array->type;
+    k->parameters += (uint64_t)w->out * (uint64_t)w->in;
+    return !w->rows ? 0 : k->visit(k->arg, w);
+}
+
+/* One projection and its bias, of which this rank has rows [first, first + rows). A bias in the file that the configuration does not know
+ * would change the answer silently. */
+static int projection(struct walk *k, int64_t layer, const char *what, struct rondo_weight w, bool biased, float **bias)
+{
+    char name[128], rest[64];
+    w.kind = RONDO_WEIGHT_LINEAR;
+    snprintf(rest, sizeof rest, "%s.weight", what);
+    int err = matrix(k, layer_name(name, sizeof name, layer, rest), &w);
+    if (err)
+        return err;
+    snprintf(rest, sizeof rest, "%s.bias", what);
+    layer_name(name, sizeof name, layer, rest);
+    if (biased)
+        return vector(k, name, w.out, w.first, w.rows, bias);
+    if (rondo__shards_find(k->shards, name))
+        return rondo__fail(RONDO_EFORMAT, "the model has a tensor %s, but its config.json says that there are no such biases", name);
+    return 0;
+}
+
+/* By outputs: rows [first, first + rows) of the matrix. */
+static struct rondo_weight by_rows(int64_t out, int64_t in, int64_t first, int64_t rows, rondo_linear **to)
+{
+    return (struct rondo_weight){ .out = out, .in = in, .first = first, .rows = rows, .columns = in, .to = to };
+}
+
+/* By inputs: the leaves of this rank; leaf i begins at floor(in * i / leaves). */
+static struct rondo_weight by_leaves(const struct rondo_split *s, int64_t out, int64_t in, const int32_t *begin, rondo_linear **to)
+{
+    const int32_t parts = s->tp * s->cp, part = s->t * s->cp + s->c, leaves = begin[parts];
+    struct rondo_weight w = by_rows(out, in, 0, out, to);
+    w.leaves = leaves;
+    if (parts == 1)
+        return w;
+    w.parts = parts;
+    w.part = part;
+    w.leaf_begin = begin;
+    w.column = in * begin[part] / leaves;
+    w.columns = in * begin[part + 1] / leaves - w.column;
+    return w;
+}
+
+static int layer(struct walk *k, int64_t i)
+{
+    const struct rondo_config *c = &k->m->config;
+    const struct rondo_split *s = &k->m->split;
+    struct rondo_layer *y = &k->m->layers[i];
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, mlp = c->intermediate, hidden = c->hidden;
+    char name[128];
+    int err = vector(k, layer_name(name, sizeof name, i, "input_layernorm.weight"), hidden, 0, hidden, &y->attention_norm);
+    if (!err)
+        err = vector(k, layer_name(name, sizeof name, i, "post_attention_layernorm.weight"), hidden, 0, hidden, &y->mlp_norm);
+    if (!err)
+        err = projection(k, i, "self_attn.q_proj", by_rows(q, hidden, s->q_first, s->q_columns, &y->q), c->attention_bias, &y->q_bias);
+    if (!err)
+        err = projection(k, i, "self_attn.k_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->k), c->attention_bias, &y->k_bias);
+    if (!err)
+        err = projection(k, i, "self_attn.v_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->v), c->attention_bias, &y->v_bias);
+    if (!err)
+        err = projection(k, i, "self_attn.o_proj", by_leaves(s, hidden, q, s->o_begin, &y->o), c->attention_bias, &y->o_bias);
+    if (!err)
+        err = projection(k, i, "mlp.gate_proj", by_rows(mlp, hidden, s->mlp_first, s->mlp_columns, &y->gate), c->mlp_bias, &y->gate_bias);
+    if (!err)
+        err = projection(k, i, "mlp.up_proj", by_rows(mlp, hidden, s->mlp_first, s->mlp_columns, &y->up), c->mlp_bias, &y->up_bias);
+    if (!err)
+        err = projection(k, i, "mlp.down_proj", by_leaves(s, hidden, mlp, s->down_begin, &y->down), c->mlp_bias, &y->down_bias);
+    return err;
+}
+
+int32_t rondo__weights_table_type(int32_t wish, int32_t stored)
+{
+    return wish == RONDO_BF16 || wish == RONDO_F16 ? wish : stored;
+}
+
+/* The embedding; where it is tied to the head, one matrix under either name: some exporters keep the other one. */
+static const char *embedding_name(const struct rondo_model *m, struct rondo_shards *shards, bool *spare)
+{
+    const bool first = rondo__shards_find(shards, "model.embed_tokens.weight"), head = m->config.tied && rondo__shards_find(shards, "lm_head.weight");
+    *spare = first && head;
+    return !first && head ? "lm_head.weight" : "model.embed_tokens.weight";
+}
+
+const rondo_array *rondo__weights_spare_head(const struct rondo_model *m, struct rondo_shards *shards)
+{
+    bool spare;
+    (void)embedding_name(m, shards, &spare);
+    return spare ? rondo__shards_find(shards, "lm_head.weight") : NULL;
+}
+
+/* Embedding and head. A tied one is looked up in the packed head, unless that is held in numbers that no embedding has, or the device cannot. */
+static int ends(struct walk *k)
+{
+    struct rondo_model *m = k->m;
+    const struct rondo_split *s = &m->split;
+    bool spare;
+    const char *embedding = embedding_name(m, k->shards, &spare);
+    struct rondo_weight w = by_rows(m->config.vocabulary, m->config.hidden, s->vocab_first, s->vocab, NULL);
+    const bool table = !m->config.tied || k->wish->table || k->wish->type == RONDO_Q8;
+    int err = 0;
+    if (table) {
+        w.kind = RONDO_WEIGHT_TABLE;
+        w.to = &m->embedding;
+        err = matrix(k, embedding, &w);
+        m->embedding_type = w.type;
+    }
+    w.kind = RONDO_WEIGHT_LINEAR;
+    w.to = &m->head;
+    if (!err)
+        err = matrix(k, m->config.tied ? embedding : "lm_head.weight", &w);
+    if (!table)
+        m->embedding_type = w.type;
+    else if (m->config.tied)        /* the same numbers once more */
+        k->parameters -= (uint64_t)w.out * (uint64_t)w.in;
+    return err;
+}
+
+/* What a layer has besides takes part in the computation of whoever trained it: leaving it out would give another model. */
+static int check_layers(const struct walk *k)
+{
+    const struct rondo_config *c = &k->m->config;
+    static const char prefix[] = "model.layers.";
+    char shown[RONDO_SHOW_BYTES];
+    const char *name = rondo__shards_unused(k->shards, prefix);
+    if (!name)
+        return 0;
+    const char *digits = name + sizeof prefix - 1;
+    const size_t n = strspn(digits, "0123456789");
+    if (n > 0 && n < 10 && strtol(digits, NULL, 10) >= c->layers)
+        return rondo__fail(RONDO_EFORMAT, "the model has a tensor %s, but its config.json says num_hidden_layers %lld", rondo__show(shown, name),
+                           (long long)c->layers);
+    return rondo__fail(RONDO_ENOTSUP, "the model has a tensor %s, which a layer of %s has no place for; such models are not supported",
+                       rondo__show(shown, name), c->architecture);
+}
+
+int rondo__weights_walk(struct rondo_model *m, struct rondo_shards *shards, const struct rondo_weights_wish *wish,
+                        int (*visit)(void *arg, const struct rondo_weight *weight), void *arg)
+{
+    struct walk k = { m, shards, wish, visit, arg, 0 };
+    int err = ends(&k);
+    for (int64_t i = 0; i < m->config.layers && !err; i++)
+        err = layer(&k, i);
+    if (!err)
+        err = vector(&k, "model.norm.weight", m->config.hidden, 0, m->config.hidden, &m->norm);
+    m->parameters = k.parameters;
+    return err ? err : check_layers(&k);
+}
