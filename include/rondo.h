@@ -134,7 +134,8 @@ RONDO_API int rondo_context_rank(const rondo_context *ctx);
 RONDO_API int rondo_context_ranks(const rondo_context *ctx);
 
 /* A context over the ranks that give the same color (>= 0), ordered by key, then by rank; color -1: *out = NULL. The
- * device is shared with ctx, which must outlive it; use the two from the same thread. Collective over ctx. */
+ * device is shared with ctx, which must outlive it; use the two from the same thread. Sentences and timelines name ranks by their number in
+ * the context that all others were split from, and what is sent counts for ctx too. Collective over ctx. */
 RONDO_API int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int key) RONDO_MUST_CHECK;
 
 typedef struct rondo_context_info {

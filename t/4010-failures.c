@@ -198,8 +198,8 @@ static int child_and_parent(rondo_context *ctx, void *arg)
     while (!err);
     if (err != RONDO_EPEER)
         result[ctx->rank] = 4;
-    /* rank 1 is in the first half: for the second it is somebody from outside */
-    if (mine == 1 && !strstr(rondo_error_text(), "a rank outside this group failed: a file of all"))
+    /* rank 1 is in the first half: the second knows it by its number in the parent */
+    if (mine == 1 && !strstr(rondo_error_text(), "rank 1 failed: a file of all"))
         result[ctx->rank] = 5;
     rondo_context_destroy(child);
     return 0;

@@ -61,34 +61,51 @@ static double patience(rondo_context *ctx)
     return late && GRACE_SECONDS < ctx->deadline ? GRACE_SECONDS : ctx->deadline;
 }
 
+/* Who revoked it, by name; where that is a rank outside the group, the context that it was split from may know it. */
+static bool revoker(const rondo_context *ctx, int *rank, int *why, const char **text)
+{
+    if (!ctx->transport->revoked(ctx->endpoint, rank, why, text))
+        return false;
+    *rank = rondo__rank_name(ctx, *rank);
+    for (const rondo_context *up = ctx->parent; *rank < 0 && up && up->endpoint; up = up->parent) {
+        int there, code;
+        const char *sentence;
+        if (up->transport->revoked(up->endpoint, &there, &code, &sentence))
+            *rank = rondo__rank_name(up, there);
+    }
+    return true;
+}
+
 /* A failure of the transport becomes a sentence that names peer and step; the communicator is revoked unless it was. */
 int rondo__comm_failed(rondo_context *ctx, int code, int peer, const char *step)
 {
+    const int me = rondo__rank_name(ctx, ctx->rank);
     int rank, why;
     const char *text;
     char who[32];
+    peer = rondo__rank_name(ctx, peer);
     snprintf(who, sizeof who, peer < 0 ? "a rank" : "rank %d", peer);
-    if (code == RONDO_EPEER && ctx->transport->revoked(ctx->endpoint, &rank, &why, &text)) {
+    if (code == RONDO_EPEER && revoker(ctx, &rank, &why, &text)) {
         /* Who gave up waiting did nothing wrong itself: the sentence goes on with the rank that did not answer. */
         const char *how = why == RONDO_ETIMEDOUT ? "gave up" : "failed";
-        if (rank == ctx->rank)
+        if (rank == me)
             return rondo__fail(code, "this rank failed before, which ended its communicator: %s (noticed by rank %d in step %s)", text,
                                rank, step);
         if (rank < 0)
             return rondo__fail(code, "a rank outside this group %s: %s (%s; noticed by rank %d in step %s)", how, text,
-                               rondo_error_name(why), ctx->rank, step);
+                               rondo_error_name(why), me, step);
         return rondo__fail(code, "rank %d %s: %s (%s; noticed by rank %d in step %s)", rank, how, text, rondo_error_name(why),
-                           ctx->rank, step);
+                           me, step);
     }
     if (code == RONDO_EPEER)
-        rondo__fail(code, "%s has left, but rank %d still waits for it in step %s", who, ctx->rank, step);
+        rondo__fail(code, "%s has left, but rank %d still waits for it in step %s", who, me, step);
     else if (code == RONDO_ETIMEDOUT)
         rondo__fail(code, "%s did not answer rank %d within %g s in step %s; RONDO_DEADLINE or the context's deadline can be longer",
-                    who, ctx->rank, ctx->deadline, step);
+                    who, me, ctx->deadline, step);
     else if (peer >= 0)
-        rondo__fail(code, "%s, in step %s between rank %d and rank %d", rondo_error_text(), step, ctx->rank, peer);
+        rondo__fail(code, "%s, in step %s between rank %d and rank %d", rondo_error_text(), step, me, peer);
     else
-        rondo__fail(code, "%s, in step %s on rank %d", rondo_error_text(), step, ctx->rank);
+        rondo__fail(code, "%s, in step %s on rank %d", rondo_error_text(), step, me);
     rondo_context_revoke(ctx, code, rondo_error_text());
     return code;
 }
@@ -164,11 +181,19 @@ static int check_group(rondo_context *ctx, struct rondo__transfer *t)
 
 static void count_sent(rondo_context *ctx, const struct rondo__transfer *t)
 {
-    for (int32_t i = 0; i < t->group.count; i++)
-        if (!t->group.parts[i].receives) {
-            ctx->stats.messages[t->operation]++;
-            ctx->stats.bytes[t->operation] += t->group.parts[i].bytes;
-        }
+    for (; ctx; ctx = ctx->parent)
+        for (int32_t i = 0; i < t->group.count; i++)
+            if (!t->group.parts[i].receives) {
+                ctx->stats.messages[t->operation]++;
+                ctx->stats.bytes[t->operation] += t->group.parts[i].bytes;
+            }
+}
+
+static void count_wait(rondo_context *ctx, double begin)
+{
+    const double seconds = rondo__now() - begin;
+    for (; ctx; ctx = ctx->parent)
+        ctx->stats.wait_seconds += seconds;
 }
 
 int rondo__transfer_start(rondo_context *ctx, struct rondo__transfer *t)
@@ -214,7 +239,7 @@ int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t)
     int peer = -1;
     double begin = rondo__now();
     int err = ctx->transport->finish(ctx->endpoint, &t->group, ctx->deadline, &peer);
-    ctx->stats.wait_seconds += rondo__now() - begin;
+    count_wait(ctx, begin);
     t->active = 0;
     if (err)
         return failed_in(ctx, err, peer, &t->step);
@@ -244,7 +269,7 @@ int rondo__fence(rondo_context *ctx, struct rondo__step step)
     ctx->agreed = 0;
     double begin = rondo__now();
     int err = ctx->transport->fence(ctx->endpoint, ctx->deadline, &peer);
-    ctx->stats.wait_seconds += rondo__now() - begin;
+    count_wait(ctx, begin);
     if (err)
         return failed_in(ctx, err, peer, &step);
     ctx->unfenced = 0;

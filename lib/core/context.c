@@ -187,6 +187,7 @@ void rondo_context_destroy(rondo_context *ctx)
     rondo__device_release(ctx->device);
     if (ctx->endpoint)
         ctx->transport->leave(ctx->endpoint);
+    rondo__free(ctx->origin);
     rondo__free(ctx);
 }
 
@@ -198,6 +199,39 @@ int rondo_context_rank(const rondo_context *ctx)
 int rondo_context_ranks(const rondo_context *ctx)
 {
     return ctx ? ctx->ranks : rondo__fail(RONDO_EINVAL, "rondo_context_ranks: the context is NULL");
+}
+
+/* The numbers that the ranks of a new context have in the one that all others were split from: in the order that split() gives them. */
+static int know_names(rondo_context *ctx, int32_t color, int32_t key, int32_t **out)
+{
+    struct wish {
+        int32_t color, key, name;
+    } mine = { color, key, rondo__rank_name(ctx, ctx->rank) }, *all = rondo__alloc((size_t)ctx->ranks * sizeof *all);
+    size_t *bytes = rondo__alloc((size_t)ctx->ranks * sizeof *bytes);
+    int32_t *names = rondo__alloc((size_t)ctx->ranks * sizeof *names), count = 0;
+    int err = all && bytes && names ? 0 : rondo__fail(RONDO_ENOMEM, "no memory for the names of %d ranks", (int)ctx->ranks);
+    for (int32_t r = 0; r < ctx->ranks && !err; r++)
+        bytes[r] = sizeof mine;
+    /* also where this rank has failed: the others are in it */
+    err = err ? rondo__collective_failed(ctx, err) : rondo_all_gather(ctx, &mine, all, bytes);
+    for (int32_t r = 0; r < ctx->ranks && !err; r++) {
+        if (all[r].color != color)
+            continue;
+        int32_t at = count++;
+        for (; at > 0 && all[names[at - 1]].key > all[r].key; at--)
+            names[at] = names[at - 1];
+        names[at] = r;
+    }
+    for (int32_t i = 0; i < count; i++)
+        names[i] = all[names[i]].name;
+    rondo__free(all);
+    rondo__free(bytes);
+    if (err) {
+        rondo__free(names);
+        return err;
+    }
+    *out = names;
+    return 0;
 }
 
 int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int key)
@@ -218,6 +252,9 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
     }
     /* After this every rank is here and means to split, so that the transport's own waits are short. */
     err = rondo_agree(ctx, 0, err, "the split");
+    int32_t *names = NULL;
+    if (!err && ctx->endpoint)
+        err = know_names(ctx, color, key, &names);
     struct rondo_endpoint *ep = NULL;
     if (!err && ctx->endpoint) {
         int peer = -1;
@@ -226,6 +263,7 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
             err = rondo__collective_failed(ctx, rondo__comm_failed(ctx, err, peer, "split"));
     }
     if (err || !child) {
+        rondo__free(names);
         rondo__free(child);
         return err;
     }
@@ -242,6 +280,8 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
         child->rank = ctx->transport->rank(ep);
         child->ranks = ctx->transport->ranks(ep);
     }
+    child->parent = ctx;
+    child->origin = names;
     err = data_open(child);
     if (err) {
         err = rondo__collective_failed(ctx, err);

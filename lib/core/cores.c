@@ -15,6 +15,8 @@
 /* The largest machine whose mask we ask for: 64 times what cpu_set_t holds. */
 #define MASK_BYTES ((size_t)8192)
 #define PATH_BYTES 4096
+/* Memory nodes that are looked for. */
+#define NODES_MOST 256
 
 #ifdef __linux__
 
@@ -117,6 +119,41 @@ int rondo__cores_quota(const char *root)
     return least;
 }
 
+/* Whether a list of cores, "0-3,8,10-11", has one of a mask. */
+static bool list_meets(const char *list, const cpu_set_t *mask, size_t mask_bytes)
+{
+    while (*list >= '0' && *list <= '9') {
+        char *end;
+        const long first = strtol(list, &end, 10), last = *end == '-' ? strtol(end + 1, &end, 10) : first;
+        for (long i = first; i <= last && i < (long)(8 * mask_bytes); i++)
+            if (i >= 0 && CPU_ISSET_S((size_t)i, mask_bytes, mask))
+                return true;
+        list = *end == ',' ? end + 1 : end;
+    }
+    return false;
+}
+
+int rondo__memory_nodes_of(const char *root)
+{
+    char path[PATH_BYTES], line[PATH_BYTES];
+    union {
+        cpu_set_t set;
+        unsigned char bytes[MASK_BYTES];
+    } mask;
+    int count = 0;
+    memset(&mask, 0xff, sizeof mask);
+    if (!*root)
+        memset(&mask, 0, sizeof mask);
+    if (!*root && sched_getaffinity(0, MASK_BYTES, &mask.set) != 0)
+        return 1;
+    for (int node = 0; node < NODES_MOST; node++) {
+        if (snprintf(path, sizeof path, "%s/sys/devices/system/node/node%d/cpulist", root, node) >= (int)sizeof path)
+            break;
+        count += read_line(path, line, sizeof line) && list_meets(line, &mask.set, MASK_BYTES);
+    }
+    return count < 1 ? 1 : count;
+}
+
 #else
 
 int rondo__cores_quota(const char *root)
@@ -125,7 +162,18 @@ int rondo__cores_quota(const char *root)
     return 0;
 }
 
+int rondo__memory_nodes_of(const char *root)
+{
+    (void)root;
+    return 1;
+}
+
 #endif
+
+int rondo__memory_nodes(void)
+{
+    return rondo__memory_nodes_of("");
+}
 
 int rondo__cores(void)
 {

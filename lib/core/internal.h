@@ -75,6 +75,8 @@ int rondo__env_piece(size_t *bytes);                               /* $RONDO_TES
 
 /* ---- machine ---- */
 int rondo__cores(void);                                            /* that this process may use, at least 1 */
+RONDO_API int rondo__memory_nodes(void);                           /* that have cores which this process may use, at least 1 */
+int rondo__memory_nodes_of(const char *root);                      /* by the files under root, of any cores; "": the system's, of this process's */
 int rondo__cores_quota(const char *root);                          /* by the control groups under root ("": the system's); 0: no limit */
 
 /* ---- test hook (backends/hook): wraps a joined endpoint as $RONDO_TEST_HOOK says; *ops and *ep are replaced ---- */
@@ -104,8 +106,10 @@ struct rondo_context {
     struct rondo_endpoint *endpoint;               /* NULL: alone */
     struct rondo_data *data;                       /* NULL: the endpoint moves the data too */
     int32_t rank, ranks;
+    rondo_context *parent;                         /* it was split from; NULL: from none */
+    int32_t *origin;                               /* [ranks]: their numbers in the context that all were split from; NULL: the same */
     double deadline;
-    rondo_comm_stats stats;
+    rondo_comm_stats stats;                        /* its own and those of what was split from it */
     void (*trace)(void *user, const rondo_trace_event *event);
     void *trace_user;
     int32_t failed;                                /* code with which this rank revoked, or 0 */
@@ -125,6 +129,8 @@ struct rondo_shared_device *rondo__device_keep(struct rondo_shared_device *devic
 void rondo__device_release(struct rondo_shared_device *device);   /* NULL: nothing */
 static inline const struct rondo_device_ops *rondo__ops(const rondo_context *ctx) { return ctx->device->ops; }
 static inline struct rondo_device *rondo__dev(const rondo_context *ctx) { return ctx->device->dev; }
+/* By what number people know a rank of this context: that in the one which all others were split from. -1 stays. */
+static inline int rondo__rank_name(const rondo_context *ctx, int rank) { return rank >= 0 && ctx->origin ? ctx->origin[rank] : rank; }
 RONDO_API void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes);   /* ends now */
 
 /* ---- memory of the device (device_memory.c) ---- */

@@ -27,8 +27,8 @@ void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step 
     event.name = name;
     event.begin = begin;
     event.end = rondo__now();
-    event.rank = ctx->rank;
-    event.peer = peer;
+    event.rank = rondo__rank_name(ctx, ctx->rank);
+    event.peer = rondo__rank_name(ctx, peer);
     event.bytes = bytes;
     event.operation = step.what;
     event.step = step.index;
