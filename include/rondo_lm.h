@@ -122,9 +122,17 @@ typedef struct rondo_lm_desc {
     int64_t batch_tokens;          /* tokens of all sequences together in one forward pass at most; 0 = 8192 */
     int (*progress)(void *user, int64_t done, int64_t total);   /* prefill tokens of this rank's view; non-zero: stop (RONDO_ECANCELED) */
     void *user;
+    /* Before each draw, on the rank that draws (any): the logits [count] of the token at `position` of sequence id, which it may change; NaN is
+     * refused. Every rank gives a function that does the same, or none does. Non-zero: stop, as with progress. The hash has them unchanged. */
+    int (*logits)(void *user, int64_t id, int64_t position, float *logits, int64_t count);
+    int32_t logprobs;              /* with each new token the so many likeliest ones; 0: none, at most RONDO_LM_LOGPROBS */
+    int32_t reserved;
 } rondo_lm_desc;
-#define RONDO_LM_DESC_INIT { sizeof(rondo_lm_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL }
-/* Collective, as submit, step and score; every rank gives the same arguments (checked: RONDO_EMISMATCH). query, release and count
+#define RONDO_LM_LOGPROBS 100
+#define RONDO_LM_DESC_INIT { sizeof(rondo_lm_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, 0, 0 }
+/* ctx has tp x cp ranks: rank r is tensor-parallel rank r % tp of context-parallel rank r / tp, and its model is the part tp_rank r % tp of
+ * tp_ranks tp (and, spread, cp_rank r / tp of cp_ranks cp); parts that are the same may be one model, shared. The bits are those of one
+ * rank. Sequences lie on context-parallel ranks as rondo_placement says. Collective, as submit, step and score; every rank gives the same arguments (checked: RONDO_EMISMATCH). query, release and count
  * are each rank's own: others need not make them. */
 RONDO_API int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_lm_destroy(rondo_lm *lm);
@@ -147,6 +155,11 @@ typedef struct rondo_sampling {
 /* Adds a sequence; *id counts from 0, none is given twice. Its bits do not depend on what else is in the batch. */
 RONDO_API int rondo_lm_submit(rondo_lm *lm, const int32_t *tokens, int64_t count, const rondo_sampling *sampling, int64_t *id) RONDO_MUST_CHECK;
 
+typedef struct rondo_lm_logprob {
+    int32_t token, reserved;
+    double logprob;                /* natural logarithm of its probability by the model's logits alone */
+} rondo_lm_logprob;
+
 typedef enum rondo_finish { RONDO_RUNNING = 0, RONDO_FINISH_LENGTH = 1, RONDO_FINISH_EOS = 2, RONDO_FINISH_STOP = 3 } rondo_finish;
 typedef struct rondo_lm_event {
     int64_t id;
@@ -154,7 +167,9 @@ typedef struct rondo_lm_event {
     int32_t finish;                /* rondo_finish, after this token */
     const char *text;              /* what the stream may show now (stops held back); valid until the next step or the release */
     size_t text_bytes;
-    int64_t spare[4];              /* room for fields to come: 0 */
+    double logprob;                /* of token, where rondo_lm_desc.logprobs asks for them */
+    const rondo_lm_logprob *top;   /* [logprobs] the likeliest, likeliest first; valid as text is; NULL: none */
+    int64_t spare[2];              /* room for fields to come: 0 */
 } rondo_lm_event;
 /* Runs one forward pass (chunks of prompts, or one decode step of the whole batch) and returns how many events there are
  * (<= max; max >= live sequences), 0 where only prefill went on, or a code, after which the lm can only be destroyed, on every rank;
@@ -205,7 +220,27 @@ typedef struct rondo_score {
 RONDO_API int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count,
                              int (*logits)(void *user, int64_t row, const float *logits), void *user, rondo_score *score) RONDO_MUST_CHECK;
 
-/* The simple case: one prompt in, text out, on `ranks` threads. *text: release with rondo_lm_free(). */
+/* ---- one call ------------------------------------------------------------------------------------------------------- */
+
+/* One prompt in, text out, on ranks that are threads of this process. */
+typedef struct rondo_lm_generate_desc {
+    size_t struct_size;
+    int32_t tp, cp;                /* tensor- and context-parallel ranks; tp 0 and cp 0: chosen (a tensor-parallel rank for each memory node) */
+    int32_t spread;                /* 1: context-parallel ranks share the linear layers too, instead of having one copy in common */
+    int32_t threads;               /* inside each rank; 0 = the cores shared out evenly */
+    int32_t weights, kv_type;      /* as in rondo_model_desc and rondo_lm_desc */
+    int32_t layout, algorithm;
+    int64_t chunk;
+    const rondo_sampling *sampling;   /* NULL: RONDO_SAMPLING_INIT */
+    int (*event)(void *user, const rondo_lm_event *event);   /* each new token as it comes, on rank 0's thread; non-zero: stop (RONDO_ECANCELED) */
+    int (*logits)(void *user, int64_t id, int64_t position, float *logits, int64_t count);   /* as in rondo_lm_desc; on any of the threads */
+    void *user;
+    int32_t logprobs, reserved;
+} rondo_lm_generate_desc;
+#define RONDO_LM_GENERATE_DESC_INIT { sizeof(rondo_lm_generate_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0 }
+/* *text: release with rondo_lm_free(). NULL desc: all defaults. */
+RONDO_API int rondo_lm_generate_with(const char *model_dir, const char *prompt, const rondo_lm_generate_desc *desc, char **text) RONDO_MUST_CHECK;
+/* The same in short: `ranks` context-parallel ranks; 0: chosen. */
 RONDO_API int rondo_lm_generate(const char *model_dir, int ranks, const char *prompt, const rondo_sampling *sampling, char **text) RONDO_MUST_CHECK;
 
 #ifdef __cplusplus

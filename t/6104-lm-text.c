@@ -205,7 +205,7 @@ static void one_call(void)
         text = NULL;
     }
     is_int(rondo_lm_generate("/nowhere", 2, "And", &s, &text), RONDO_EIO, "no folder");
-    is_int(rondo_lm_generate(dir, 0, "And", &s, &text), RONDO_EINVAL, "no ranks");
+    is_int(rondo_lm_generate(dir, -1, "And", &s, &text), RONDO_EINVAL, "no ranks");
     is_int(rondo_lm_generate(dir, 1, NULL, &s, &text), RONDO_EINVAL, "no prompt");
     is_int(rondo_lm_generate(dir, 2, "\xff", &s, &text), RONDO_EFORMAT, "a prompt that is no text");
     s.min_p = 7.0;

@@ -158,7 +158,7 @@ static void simple(void)
     wrong.temperature = -1;
     NEEDS_OUTPUT(rondo_lm_generate(kjv, 1, "And", &s, NULL));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(NULL, 1, "And", &s, &text));
-    LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 0, "And", &s, &text));
+    LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, -1, "And", &s, &text));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 1, NULL, &s, &text));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 1, "And", &wrong, &text));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 2, "And", &wrong, &text));

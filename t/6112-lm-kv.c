@@ -136,7 +136,7 @@ static struct sums play(uint64_t seed, int rounds, int64_t step, int64_t drops)
     int64_t reserved = 0;
     state = seed;
     memset(seats, 0, sizeof seats);
-    if (rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH) || rondo__kv_seats(&kv, SEATS / 2) || rondo__kv_seats(&kv, SEATS)) {
+    if (rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH * sizeof(float)) || rondo__kv_seats(&kv, SEATS / 2) || rondo__kv_seats(&kv, SEATS)) {
         sums.wrong++;
         return sums;
     }
@@ -189,7 +189,7 @@ static void one_grows(void)
     struct sums sums = { 0 };
     int64_t reserved = 0;
     memset(seats, 0, sizeof seats);
-    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
+    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH * sizeof(float)) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
     for (int64_t s = 0; s < SEATS; s++) {
         const struct rondo_kv_wish first = { s, 500, 0, INT64_MAX };
         seats[s].sequence = s;
@@ -216,7 +216,7 @@ static void coming_and_going(void)
     int64_t reserved = 0;
     memset(seats, 0, sizeof seats);
     state = 9;
-    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
+    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH * sizeof(float)) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
     for (int round = 0; round < 3000; round++) {
         const int64_t seat = round < SEATS ? round : below(SEATS), rows = 100 + round / 30 + below(3);
         const struct rondo_kv_wish wish = { seat, rows, 0, rows };
@@ -240,7 +240,7 @@ static void giving_back(void)
     struct sums sums = { 0 };
     int64_t reserved = 0;
     memset(seats, 0, sizeof seats);
-    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
+    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH * sizeof(float)) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
     const struct rondo_kv_wish first[2] = { { 0, 100000, 0, 100000 }, { 1, 10, 0, INT64_MAX } }, next = { 1, 11, 0, INT64_MAX };
     grow(&sums, first, 2, &reserved);
     ok(kv.rows >= 100010, "a large sequence and a small one");
@@ -258,7 +258,7 @@ static void chunks(void)
     struct sums sums = { 0 };
     int64_t reserved = 0;
     memset(seats, 0, sizeof seats);
-    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
+    is_int(rondo__kv_open(&kv, RONDO_F32, LAYERS, WIDTH * sizeof(float)) || rondo__kv_seats(&kv, SEATS), 0, "a cache");
     for (int64_t rows = 100; rows <= 5000; rows += 100) {
         const struct rondo_kv_wish wish = { 0, rows, 5000, 5128 };
         grow(&sums, &wish, 1, &reserved);

@@ -68,7 +68,7 @@ static int live_long(rondo_context *ctx, void *arg)
         const int64_t n = err ? err : rondo_lm_step(lm, events, 64, &live);
         err = n < 0 ? (int)n : 0;
         for (int64_t i = 0; i < n && !err; i++) {
-            for (int k = 0; k < 4; k++)
+            for (int k = 0; k < 2; k++)
                 wrong += events[i].spare[k] != 0;   /* room for fields to come */
             if (events[i].finish == RONDO_RUNNING)
                 continue;

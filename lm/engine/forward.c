@@ -1,23 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * One forward pass of a Llama or Mistral model over the new tokens of some sequences, of any lengths, on all ranks. A token is
- * computed by the rank that owns its leaf (rondo_placement); the rows of a rank are its tokens, chunk after chunk, ascending.
- * Called by generate.c and score.c.
+ * One forward pass of a model over the new tokens of some sequences, of any lengths, on all ranks: tensor-parallel, context-parallel or both
+ * (ranks.c says who stands where, rows.c which rows a pass has, attend.c attends). Called by generate.c and score.c.
  *
  *     x = embedding;  per layer:  h = norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope;  k, v to the cache;  q = attention(q);
  *     x += Wo q;  h = norm(x);  x += Wdown(silu(Wgate h) * Wup h)
  *
- * Only attention communicates. Every other step treats rows independently of each other (rondo-numerics(7)), so neither the
- * rank count nor the other rows of a pass reach a row's bits. A rank without rows still takes part in attention.
+ * Between layers each rank of a group keeps some rows of x. What goes into column-parallel layers is gathered, what comes out of row-parallel
+ * ones is summed over nodes of the tree of leaves (rondo_tp_linear()), so that neither the ranks nor the other rows of a pass reach a row's
+ * bits (rondo-numerics(7)). Where layers are spread over context-parallel ranks too, rows and columns change places before and after
+ * attention: the ranks of the same heads have some columns of all rows for linear layers, and all columns of their own rows for attention.
  *
  * After the last layer's attention only those rows go on whose logits somebody wants.
  */
 #include "core/internal.h"
 #include "lm/engine/lm.h"
 #include "lm/model/rope.h"
-
-/* Rows that go through the MLP at once: bounds its two wide buffers; rows are independent. */
-#define MLP_ROWS 512
 
 /* ---- workspace ---- */
 
@@ -26,30 +24,38 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static int make_room(rondo_lm *lm, int64_t rows)
+static int make_room(rondo_lm *lm)
 {
     const struct rondo_config *c = &lm->model->config;
-    const int64_t n = rows > 0 ? rows : 1, mlp = smaller(n, MLP_ROWS);
-    const int64_t width = lm->kv.width;
+    const struct rondo_split *s = &lm->model->split;
+    const struct rondo_pass_rows *r = &lm->rows;
+    const int64_t block = smaller(r->all, RONDO_LM_BLOCK), spread = lm->spread ? r->all : 0;
+    const int64_t out = s->out_begin[s->c + 1] - s->out_begin[s->c];
     struct {
         float **at;
         int64_t rows, width;
     } parts[] = {
-        { &lm->x, n, c->hidden }, { &lm->h, n, c->hidden }, { &lm->q, n, c->heads * c->head_dim }, { &lm->k, n, width },
-        { &lm->v, n, width }, { &lm->table, n, c->rope.dim }, { &lm->gate, mlp, c->intermediate }, { &lm->up, mlp, c->intermediate },
+        { &lm->x, rondo__kept_before(lm, r->all, r->all), c->hidden }, { &lm->h, block, c->hidden }, { &lm->q, r->own, s->heads * c->head_dim },
+        { &lm->k, r->own, s->kv_heads * c->head_dim }, { &lm->v, r->own, s->kv_heads * c->head_dim }, { &lm->table, r->own, c->rope.dim },
+        { &lm->gate, block, s->mlp_columns }, { &lm->up, block, s->mlp_columns },
+        { &lm->spread_q, spread, s->q_columns > out ? s->q_columns : out }, { &lm->spread_k, spread, s->kv_columns },
+        { &lm->spread_v, spread, s->kv_columns },
     };
-    size_t total = 0, offset[sizeof parts / sizeof *parts];
+    size_t total = 16, offset[sizeof parts / sizeof *parts];
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         size_t floats;
         offset[i] = total;
         if (!rondo__mul((size_t)parts[i].rows, (size_t)parts[i].width, &floats) || !rondo__add(floats, 15, &floats) ||
             !rondo__add(total, floats & ~(size_t)15, &total) || total > SIZE_MAX / 8)
             return rondo__fail(RONDO_ENOMEM, "a forward pass over %lld rows would not fit the address space; use a smaller batch_tokens",
-                               (long long)rows);
+                               (long long)r->all);
     }
-    void *block = lm->floats;
-    int err = rondo__lm_room(&block, &lm->float_room, total * sizeof(float), "the activations of a forward pass");
-    lm->floats = block;
+    void *block_of = lm->floats, *ids = lm->ids;
+    int err = rondo__lm_room(&block_of, &lm->float_room, total * sizeof(float), "the activations of a forward pass");
+    lm->floats = block_of;
+    if (!err)
+        err = rondo__lm_room(&ids, &lm->id_room, ((size_t)r->all + 1) * sizeof *lm->ids, "the tokens of a forward pass");
+    lm->ids = ids;
     if (err)
         return err;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
@@ -57,91 +63,90 @@ static int make_room(rondo_lm *lm, int64_t rows)
     return 0;
 }
 
-/* ---- which rows are here ---- */
+/* ---- blocks of the group's rows ---- */
 
-/* Rows of the chunks on this rank, and the room of the cache. */
-static int place(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, int64_t *rows)
+/* Rows [first, first + count) of the group's; of these this rank keeps `kept`, from `into` of the block on, which lie in x from row `at` on. */
+struct block {
+    int64_t first, count, into, kept, at;
+};
+
+static int next_block(const rondo_lm *lm, struct block *b)
 {
+    const int64_t rows = lm->rows.all;
+    b->at += b->kept;
+    b->first += b->count;
+    b->count = smaller(rows - b->first, RONDO_LM_BLOCK);
+    b->into = 0;
+    b->kept = b->count;
+    return lm->group ? rondo_tp_rows(lm->group, b->count, lm->w, &b->into, &b->kept) : 0;
+}
+
+#define FOR_BLOCKS(lm, b, err)                                                                                                            \
+    for (struct block b = { 0, 0, 0, 0, 0 }; !(err) && b.first + b.count < (lm)->rows.all && !((err) = next_block(lm, &b));)
+
+static float *kept_rows(const rondo_lm *lm, const struct block *b)
+{
+    return lm->x + b->at * lm->model->config.hidden;
+}
+
+/* h = all rows of the block: as they are (norm NULL) or normed. */
+static int gather(rondo_lm *lm, const struct block *b, const float *norm)
+{
+    const struct rondo_config *c = &lm->model->config;
+    float *mine = lm->h + b->into * c->hidden;
     int err = 0;
-    *rows = 0;
-    for (int64_t i = 0; i < count && !err; i++) {
-        struct rondo_chunk *p = &chunks[i];
-        const int64_t before = rondo_placement_held(lm->placement, p->seat, lm->rank);
-        err = rondo_placement_append(lm->placement, p->seat, p->count);
-        if (err)
-            return err;
-        int64_t held = rondo_placement_held(lm->placement, p->seat, lm->rank);
-        lm->pass.seat[i] = p->seat;
-        lm->pass.tokens[i] = p->count;
-        p->x_row = *rows;
-        p->rows = held - before;
-        p->kv_row = before;
-        *rows += held - before;
-        /* A prompt comes whole, and layouts deal it out evenly. */
-        lm->wishes[i] = (struct rondo_kv_wish){ p->seat, held, p->prompt / lm->ranks, p->reach };
-    }
-    err = rondo__kv_reserve(&lm->kv, lm->wishes, count);
-    if (err)
-        return err;
-    for (int64_t i = 0; i < count; i++) {
-        struct rondo_kv_run *run = &lm->kv.runs[chunks[i].seat];
-        run->used = lm->wishes[i].rows;
-        lm->pass.kv_first[i] = run->first;
-        chunks[i].kv_row += run->first;
-    }
-    return 0;
+    if (norm)
+        err = rondo_rmsnorm(lm->ctx, b->kept, c->hidden, kept_rows(lm, b), norm, (float)c->rms_eps, mine);
+    else
+        memcpy(mine, kept_rows(lm, b), (size_t)(b->kept * c->hidden) * sizeof *mine);
+    lm->gathered = -1;
+    return err || !lm->group ? err : rondo_tp_gather(lm->group, b->count, c->hidden, mine, lm->h);
 }
 
-static int note_wanted(rondo_lm *lm, const struct rondo_chunk *p, int64_t chunk, int64_t row, int64_t position)
+/* A column-parallel layer on the block in h; linear NULL: none of its outputs are here. */
+static int columns(rondo_lm *lm, const rondo_linear *linear, const float *bias, const struct block *b, int64_t width, float *y)
 {
-    if (p->want == RONDO_WANT_NONE || (p->want == RONDO_WANT_LAST && position != p->first + p->count - 1))
-        return 0;
-    if (lm->wanted_count == lm->wanted_room) {
-        int64_t room = lm->wanted_room ? 2 * lm->wanted_room : 64;
-        struct rondo_wanted *wanted = rondo__resize(lm->wanted, (size_t)lm->wanted_room * sizeof *wanted, (size_t)room * sizeof *wanted);
-        if (!wanted)
-            return rondo__fail(RONDO_ENOMEM, "no memory for the list of %lld wanted rows", (long long)room);
-        lm->wanted = wanted;
-        lm->wanted_room = room;
-    }
-    lm->wanted[lm->wanted_count++] = (struct rondo_wanted){ row, chunk, position };
-    return 0;
+    const int64_t hidden = lm->model->config.hidden;
+    return linear ? rondo_linear_execute(linear, lm->ctx, b->count, lm->h, hidden, y, width, bias, 0) : 0;
 }
 
-/* Embeddings and rope tables of this rank's rows. */
-static int embed(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, int64_t rows)
+/* x += a row-parallel layer's sum over the group. */
+static int sum(rondo_lm *lm, const rondo_linear *linear, const float *bias, const struct block *b, const float *in, int64_t width)
+{
+    const int64_t hidden = lm->model->config.hidden;
+    if (!lm->group)
+        return rondo_linear_execute(linear, lm->ctx, b->count, in, width, kept_rows(lm, b), hidden, bias, 1);
+    return rondo_tp_linear(lm->group, linear, b->count, width ? in : NULL, width, kept_rows(lm, b), hidden, bias, 1);
+}
+
+/* ---- embedding ---- */
+
+static int embed_here(rondo_lm *lm, const struct block *b)
 {
     const rondo_model *m = lm->model;
-    const struct rondo_config *c = &m->config;
-    int64_t row = 0;
-    lm->wanted_count = 0;
-    for (int64_t i = 0; i < count; i++) {
-        const struct rondo_chunk *p = &chunks[i];
-        int64_t n = rondo__lm_spans(lm, p->seat, lm->rank, p->first);
-        if (n < 0)
-            return (int)n;
-        for (int64_t s = 0; s < n; s++) {
-            const rondo_span *span = &lm->spans[s];
-            if (row + span->count > rows)
-                return rondo__fail(RONDO_EINVAL, "the placement's spans and its count of rows differ");
-            rondo__rope_table(&c->rope, p->inv_freq, span->first, span->step, span->count, lm->table + row * c->rope.dim);
-            for (int64_t j = 0; j < span->count; j++, row++) {
-                int64_t position = span->first + j * span->step;
-                int32_t token = p->tokens[position - p->first];
-                const void *from = rondo__model_embedding(m, token, lm->h);
-                if (!from)
-                    return RONDO_ENOTSUP;
-                int err = rondo_convert(lm->ctx, c->hidden, m->embedding_type, from, RONDO_F32, lm->x + row * c->hidden);
-                if (!err)
-                    err = note_wanted(lm, p, i, row, position);
-                if (err)
-                    return err;
-            }
-        }
+    const int64_t hidden = m->config.hidden;
+    int err = 0;
+    for (int64_t i = 0; i < b->count && !err; i++) {
+        const void *from = rondo__model_embedding(m, lm->ids[b->first + i], lm->h);
+        err = from ? rondo_convert(lm->ctx, hidden, m->embedding_type, from, RONDO_F32, kept_rows(lm, b) + i * hidden) : RONDO_ENOTSUP;
     }
-    if (row != rows)
-        return rondo__fail(RONDO_EINVAL, "the placement's spans and its count of rows differ");
-    return 0;
+    return err;
+}
+
+static int embed(rondo_lm *lm)
+{
+    const rondo_model *m = lm->model;
+    rondo_tp_table table = RONDO_TP_TABLE_INIT;
+    int err = 0;
+    table.total = m->config.vocabulary;
+    table.width = m->config.hidden;
+    table.weights = m->split.weights;
+    table.type = m->embedding_type;
+    table.data = m->embedding;
+    table.linear = m->embedding ? NULL : m->head;
+    FOR_BLOCKS(lm, b, err)
+        err = lm->group ? rondo_tp_lookup(lm->group, &table, b.count, lm->ids + b.first, kept_rows(lm, &b)) : embed_here(lm, &b);
+    return err;
 }
 
 /* ---- how far a pass has come ---- */
@@ -190,183 +195,213 @@ static double attention_part(const rondo_lm *lm, const struct rondo_chunk *chunk
     return attention + linear > 0.0 ? attention / (attention + linear) : 0.0;
 }
 
-/* ---- attention ---- */
+/* ---- a layer ---- */
 
-static int make_plan(rondo_lm *lm, int64_t count, bool decode, int64_t rows, rondo_attention **plan)
+/* q, k and v of this rank's heads and rows. */
+static int project(rondo_lm *lm, const struct rondo_layer *y)
 {
-    const struct rondo_config *c = &lm->model->config;
-    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
-    d.heads = c->heads;
-    d.kv_heads = c->kv_heads;
-    d.head_dim = c->head_dim;
-    d.sequences = count;
-    d.tokens_of = lm->pass.tokens;
-    d.causal = 1;
-    if (c->window > 0) {
-        d.windowed = 1;
-        d.window_left = c->window - 1;
-        d.window_right = -1;
-    }
-    d.q_type = RONDO_F32;
-    d.kv_type = lm->kv.type;
-    d.out_type = RONDO_F32;
-    d.algorithm = lm->desc.algorithm ? lm->desc.algorithm : decode ? RONDO_PASS_Q : RONDO_ALGORITHM_AUTO;
-    d.arithmetic = lm->desc.arithmetic;
-    d.level = lm->desc.level;
-    d.placement = lm->placement;
-    d.placement_sequences = lm->pass.seat;
-    int err = rondo_attention_create(plan, lm->ctx, &d);
-    if (err)
-        return err;
-    /* Model, options and sequences were compared when they came (rondo_lm_create, rondo_lm_submit, rondo_lm_score), and steps take the
-     * same decisions from them on every rank: a pass needs no agreement of its own. */
-    rondo__attention_agreed(*plan);
-    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
-    err = rondo_attention_query(*plan, &info);
-    if (!err && info.q_rows != rows)
-        err = rondo__fail(RONDO_EINVAL, "the attention plan has %lld query rows here, the placement %lld", (long long)info.q_rows,
-                          (long long)rows);
-    if (!err) {
-        void *block = lm->attention_space;
-        err = rondo__lm_room(&block, &lm->attention_room, info.workspace_bytes, "attention's workspace");
-        lm->attention_space = block;
-    }
-    if (decode)
-        lm->counters.decode_algorithm = info.algorithm;
-    else
-        lm->counters.prefill_algorithm = info.algorithm;
-    return err;
-}
-
-static int attend(rondo_lm *lm, rondo_attention *plan, int64_t layer, const struct rondo_chunk *chunks, int64_t count, int64_t rows,
-                  struct layer_progress *progress)
-{
-    const struct rondo_config *c = &lm->model->config;
-    const struct rondo_layer *y = &lm->model->layers[layer];
-    const int64_t width = lm->kv.width, q_width = c->heads * c->head_dim;
-    const size_t element = rondo_type_size(lm->kv.type);
+    const struct rondo_split *s = &lm->model->split;
+    float *const q = lm->spread ? lm->spread_q : lm->q, *const k = lm->spread ? lm->spread_k : lm->k, *const v = lm->spread ? lm->spread_v : lm->v;
     int err = 0;
-    if (rows > 0) {
-        err = rondo_rmsnorm(lm->ctx, rows, c->hidden, lm->x, y->attention_norm, (float)c->rms_eps, lm->h);
+    FOR_BLOCKS(lm, b, err) {
+        err = gather(lm, &b, y->attention_norm);
         if (!err)
-            err = rondo_linear_execute(y->q, lm->ctx, rows, lm->h, c->hidden, lm->q, q_width, y->q_bias, 0);
+            err = columns(lm, y->q, y->q_bias, &b, s->q_columns, q + b.first * s->q_columns);
         if (!err)
-            err = rondo_linear_execute(y->k, lm->ctx, rows, lm->h, c->hidden, lm->k, width, y->k_bias, 0);
+            err = columns(lm, y->k, y->k_bias, &b, s->kv_columns, k + b.first * s->kv_columns);
         if (!err)
-            err = rondo_linear_execute(y->v, lm->ctx, rows, lm->h, c->hidden, lm->v, width, y->v_bias, 0);
-        if (!err)
-            err = rondo_rope(lm->ctx, rows, c->heads, c->rope.dim, lm->q, q_width, c->head_dim, lm->table);
-        if (!err)
-            err = rondo_rope(lm->ctx, rows, c->kv_heads, c->rope.dim, lm->k, width, c->head_dim, lm->table);
+            err = columns(lm, y->v, y->v_bias, &b, s->kv_columns, v + b.first * s->kv_columns);
     }
-    for (int64_t i = 0; i < count && !err; i++) {
-        const int64_t elements = chunks[i].rows * width, from = chunks[i].x_row * width;
-        const size_t to = (size_t)chunks[i].kv_row * (size_t)width * element;
-        if (elements == 0)
-            continue;
-        err = rondo_convert(lm->ctx, elements, RONDO_F32, lm->k + from, lm->kv.type, (char *)lm->kv.keys[layer] + to);
-        if (!err)
-            err = rondo_convert(lm->ctx, elements, RONDO_F32, lm->v + from, lm->kv.type, (char *)lm->kv.values[layer] + to);
-    }
-    if (err)
+    if (err || !lm->spread || !s->heads)
         return err;
-    const int64_t q_shape[3] = { rows, c->heads, c->head_dim }, kv_shape[3] = { lm->kv.rows, c->kv_heads, c->head_dim };
-    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
-    io.q = rondo_tensor_dense(lm->q, RONDO_F32, 3, q_shape);
-    io.out = io.q;
-    io.k = rondo_tensor_dense(lm->kv.keys[layer], lm->kv.type, 3, kv_shape);
-    io.v = rondo_tensor_dense(lm->kv.values[layer], lm->kv.type, 3, kv_shape);
-    io.kv_row = lm->pass.kv_first;
-    if (lm->desc.progress && lm->progress_total > 0) {
-        io.progress = in_attention;
-        io.user = progress;
-    }
-    return rondo_attention_execute(plan, &io, lm->attention_space);
+    err = rondo_tp_swap(lm->swap, 1, lm->rows.begin, s->q_begin, lm->spread_q, lm->q);
+    if (!err)
+        err = rondo_tp_swap(lm->swap, 1, lm->rows.begin, s->kv_begin, lm->spread_k, lm->k);
+    if (!err)
+        err = rondo_tp_swap(lm->swap, 1, lm->rows.begin, s->kv_begin, lm->spread_v, lm->v);
+    return err;
 }
 
-/* ---- the rest of a layer ---- */
-
-static int finish_layer(rondo_lm *lm, int64_t layer, int64_t rows, struct layer_progress *progress)
+/* What each head goes through by itself: the norms that some families have, and rope. */
+static int turn(rondo_lm *lm, const struct rondo_layer *y)
 {
     const struct rondo_config *c = &lm->model->config;
+    const struct rondo_split *s = &lm->model->split;
+    const int64_t rows = lm->rows.own;
+    int err = 0;
+    if (y->q_norm)
+        err = rondo_rmsnorm(lm->ctx, rows * s->heads, c->head_dim, lm->q, y->q_norm, (float)c->rms_eps, lm->q);
+    if (!err && y->k_norm)
+        err = rondo_rmsnorm(lm->ctx, rows * s->kv_heads, c->head_dim, lm->k, y->k_norm, (float)c->rms_eps, lm->k);
+    if (!err)
+        err = rondo_rope(lm->ctx, rows, s->heads, c->rope.dim, lm->q, s->heads * c->head_dim, c->head_dim, lm->table);
+    if (!err)
+        err = rondo_rope(lm->ctx, rows, s->kv_heads, c->rope.dim, lm->k, s->kv_heads * c->head_dim, c->head_dim, lm->table);
+    return err;
+}
+
+static int attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks, int64_t count, bool decode, struct layer_progress *progress)
+{
     const struct rondo_layer *y = &lm->model->layers[layer];
-    const int64_t q_width = c->heads * c->head_dim;
-    if (rows == 0)
-        return 0;
-    int err = rondo_linear_execute(y->o, lm->ctx, rows, lm->q, q_width, lm->x, c->hidden, y->o_bias, 1);
-    for (int64_t first = 0; first < rows && !err; first += MLP_ROWS) {
-        const int64_t n = smaller(rows - first, MLP_ROWS);
-        float *x = lm->x + first * c->hidden;
-        err = rondo_rmsnorm(lm->ctx, n, c->hidden, x, y->mlp_norm, (float)c->rms_eps, lm->h);
+    const struct rondo_split *s = &lm->model->split;
+    const bool told = lm->desc.progress && lm->progress_total > 0;
+    int err = project(lm, y);
+    if (err || !s->heads)
+        return err;
+    err = turn(lm, y);
+    if (!err)
+        err = rondo__attend(lm, layer, chunks, count, decode, told ? in_attention : NULL, progress);
+    if (!err && lm->spread)
+        err = rondo_tp_swap(lm->swap, 0, lm->rows.begin, s->out_begin, lm->q, lm->spread_q);
+    return err;
+}
+
+/* Attention's output as the output projection reads it: so many columns of all rows of the group. */
+static const float *attended(const rondo_lm *lm, int64_t *width)
+{
+    const struct rondo_split *s = &lm->model->split;
+    *width = lm->spread ? s->out_begin[s->c + 1] - s->out_begin[s->c] : s->heads * lm->model->config.head_dim;
+    return lm->spread ? lm->spread_q : lm->q;
+}
+
+static int finish_layer(rondo_lm *lm, int64_t layer, struct layer_progress *progress)
+{
+    const struct rondo_layer *y = &lm->model->layers[layer];
+    const int64_t mlp = lm->model->split.mlp_columns;
+    int64_t width;
+    const float *out = attended(lm, &width);
+    int err = 0;
+    FOR_BLOCKS(lm, b, err) {
+        err = sum(lm, y->o, y->o_bias, &b, out + b.first * width, width);
         if (!err)
-            err = rondo_linear_execute(y->gate, lm->ctx, n, lm->h, c->hidden, lm->gate, c->intermediate, y->gate_bias, 0);
+            err = gather(lm, &b, y->mlp_norm);
         if (!err)
-            err = rondo_linear_execute(y->up, lm->ctx, n, lm->h, c->hidden, lm->up, c->intermediate, y->up_bias, 0);
+            err = columns(lm, y->gate, y->gate_bias, &b, mlp, lm->gate);
         if (!err)
-            err = rondo_swiglu(lm->ctx, n * c->intermediate, lm->gate, lm->up, lm->gate);
+            err = columns(lm, y->up, y->up_bias, &b, mlp, lm->up);
         if (!err)
-            err = rondo_linear_execute(y->down, lm->ctx, n, lm->gate, c->intermediate, x, c->hidden, y->down_bias, 1);
+            err = rondo_swiglu(lm->ctx, b.count * mlp, lm->gate, lm->up, lm->gate);
         if (!err)
-            err = layer_part(progress, progress->attention + (1.0 - progress->attention) * (double)(first + n) / (double)rows);
+            err = sum(lm, y->down, y->down_bias, &b, lm->gate, mlp);
+        if (!err)
+            err = layer_part(progress, progress->attention + (1.0 - progress->attention) * (double)(b.first + b.count) / (double)lm->rows.all);
     }
     return err;
 }
 
-/* Moves the wanted rows of attention's output and of x to the front; they ascend, so nothing is overwritten early. */
-static int64_t keep_wanted(rondo_lm *lm)
+/* ---- the rows that go on ---- */
+
+/* From here on the group's rows are the wanted ones: x, and attention's output, which every rank has for all rows. */
+static int keep_wanted(rondo_lm *lm)
 {
-    const struct rondo_config *c = &lm->model->config;
-    const size_t x_width = (size_t)c->hidden, q_width = (size_t)(c->heads * c->head_dim);
-    for (int64_t i = 0; i < lm->wanted_count; i++) {
-        struct rondo_wanted *w = &lm->wanted[i];
-        if (w->row != i) {
-            memmove(lm->x + (size_t)i * x_width, lm->x + (size_t)w->row * x_width, x_width * sizeof(float));
-            memmove(lm->q + (size_t)i * q_width, lm->q + (size_t)w->row * q_width, q_width * sizeof(float));
-            w->row = i;
+    const int64_t hidden = lm->model->config.hidden, before = lm->rows.all, wanted = lm->wanted_count;
+    int64_t width, i = 0;
+    float *out = (float *)(uintptr_t)attended(lm, &width);
+    int err = 0;
+    if (wanted == before)
+        return 0;
+    void *block = lm->picked;
+    err = rondo__lm_room(&block, &lm->picked_room, ((size_t)(rondo__kept_before(lm, wanted, wanted) * hidden) + 1) * sizeof *lm->picked,
+                         "the rows whose logits are wanted");
+    lm->picked = block;
+    FOR_BLOCKS(lm, b, err) {
+        if (i == wanted || lm->wanted[i].row >= b.first + b.count)
+            continue;
+        err = gather(lm, &b, NULL);
+        for (; i < wanted && lm->wanted[i].row < b.first + b.count && !err; i++) {
+            const int64_t row = lm->wanted[i].row, at = rondo__kept_before(lm, wanted, i);
+            if (rondo__kept_before(lm, wanted, i + 1) > at)
+                memcpy(lm->picked + at * hidden, lm->h + (row - b.first) * hidden, (size_t)hidden * sizeof *lm->h);
+            if (row != i)   /* they ascend, so nothing is overwritten early */
+                memmove(out + i * width, out + row * width, (size_t)width * sizeof *out);
+            lm->wanted[i].row = i;
         }
     }
-    return lm->wanted_count;
+    lm->x = lm->picked;
+    lm->rows.all = wanted;
+    return err;
 }
 
 int rondo__forward(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, bool decode)
 {
     const int64_t layers = lm->model->config.layers;
-    rondo_attention *plan = NULL;
-    int64_t rows = 0, tokens = 0;
-    int err = place(lm, chunks, count, &rows);
+    int64_t tokens = 0;
+    int err = rondo__rows_place(lm, chunks, count);
     if (!err)
-        err = make_room(lm, rows);
+        err = make_room(lm);
     if (!err)
-        err = embed(lm, chunks, count, rows);
+        err = rondo__rows_list(lm, chunks, count);
     if (!err)
-        err = make_plan(lm, count, decode, rows, &plan);
+        err = embed(lm);
+    if (!err)
+        err = rondo__attend_plan(lm, count, decode);
     for (int64_t i = 0; i < count; i++)
         tokens += chunks[i].count;
     struct layer_progress progress = { lm, tokens, 0, attention_part(lm, chunks, count) };
     for (int64_t layer = 0; layer < layers && !err; layer++) {
         progress.layer = layer;
-        err = attend(lm, plan, layer, chunks, count, rows, &progress);
+        err = attend(lm, layer, chunks, count, decode, &progress);
         if (!err && layer == layers - 1)
-            rows = keep_wanted(lm);
+            err = keep_wanted(lm);
         if (!err)
-            err = finish_layer(lm, layer, rows, &progress);
+            err = finish_layer(lm, layer, &progress);
         if (!err)
             err = layer_part(&progress, 1.0);
     }
-    rondo_attention_destroy(plan);
-    size_t held = lm->float_room + lm->attention_room;
+    lm->gathered = -1;
+    size_t held = lm->float_room + lm->attention_room + lm->picked_room;
     if (held > lm->counters.workspace_bytes)
         lm->counters.workspace_bytes = held;
     lm->counters.kv_bytes = rondo__kv_bytes(&lm->kv);
     return err;
 }
 
-int rondo__logits(rondo_lm *lm, int64_t first, int64_t rows)
+/* ---- logits ---- */
+
+int64_t rondo__logits_end(const rondo_lm *lm, int64_t first, int64_t end)
+{
+    const int64_t block = (first / RONDO_LM_BLOCK + 1) * RONDO_LM_BLOCK, batch = first + lm->logit_rows;
+    return smaller(end, smaller(block, batch));
+}
+
+/* The block that row `first` lies in, normed, in h. */
+static int gather_final(rondo_lm *lm, int64_t first, int64_t *into)
+{
+    int err = 0;
+    *into = first % RONDO_LM_BLOCK;
+    if (lm->gathered == first / RONDO_LM_BLOCK)
+        return 0;
+    FOR_BLOCKS(lm, b, err)
+        if (first < b.first + b.count) {
+            err = gather(lm, &b, lm->model->norm);
+            if (!err)
+                lm->gathered = first / RONDO_LM_BLOCK;
+            break;
+        }
+    return err;
+}
+
+int rondo__logits(rondo_lm *lm, int64_t first, int64_t rows, int64_t *mine, int64_t *count)
 {
     const rondo_model *m = lm->model;
     const int64_t hidden = m->config.hidden, vocabulary = m->config.vocabulary;
-    int err = rondo_rmsnorm(lm->ctx, rows, hidden, lm->x + first * hidden, m->norm, (float)m->config.rms_eps, lm->h);
-    if (!err)
-        err = rondo_linear_execute(m->head, lm->ctx, rows, lm->h, hidden, lm->logits, vocabulary, NULL, 0);
-    return err;
+    int64_t into = 0;
+    int err = gather_final(lm, first, &into);
+    *mine = first;
+    *count = rows;
+    if (err)
+        return err;
+    const float *h = lm->h + into * hidden;
+    if (!lm->group)
+        return rondo_linear_execute(m->head, lm->ctx, rows, h, hidden, lm->logits, vocabulary, NULL, 0);
+    if (m->head)
+        err = rondo_linear_execute(m->head, lm->ctx, rows, h, hidden, lm->logit_columns, m->split.vocab, NULL, 0);
+    for (int32_t w = 0; w < lm->members && !err; w++) {
+        int64_t own = 0;
+        err = rondo_share(rows, lm->members, NULL, w, &lm->logit_begin[w], &own);
+        lm->logit_begin[w + 1] = lm->logit_begin[w] + own;
+    }
+    *mine = first + lm->logit_begin[lm->w];
+    *count = lm->logit_begin[lm->w + 1] - lm->logit_begin[lm->w];
+    return err ? err : rondo_tp_swap(lm->group, 1, lm->logit_begin, lm->vocabulary_begin, lm->logit_columns, lm->logits);
 }

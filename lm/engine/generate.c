@@ -1,18 +1,36 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Steps of a batch: a chunk of prefill while a prompt is unread, else one new token for every live sequence. All ranks take the
- * same decisions from the same lists. The rank that holds the last row of a sequence (the owner of its leaf) computes the
- * logits, hashes them and draws; one all-gather tells tokens and hashes to all. And rondo_lm_generate(), the simple case.
+ * same decisions from the same lists. The ranks that have a sequence's last row make its logits together; one of them (rows.c)
+ * has them whole, hashes them and draws; one all-gather tells tokens and hashes to all.
  */
+#include <float.h>
+
 #include "core/internal.h"
 #include "lm/engine/lm.h"
 #include "lm/model/rope.h"
 
-/* What the owner of a sequence's last row tells the others. */
+/* What the rank that draws tells the others; behind it, where they are asked for, the likeliest tokens. */
 struct news {
     uint64_t hash;      /* of the row's logits, at their place in the sequence */
     int64_t token;
+    double logprob;
 };
+
+static size_t news_bytes(const rondo_lm *lm)
+{
+    return sizeof(struct news) + (size_t)lm->desc.logprobs * sizeof(rondo_lm_logprob);
+}
+
+static struct news *news_at(const rondo_lm *lm, void *list, int64_t index)
+{
+    return (struct news *)(void *)((char *)list + (size_t)index * news_bytes(lm));
+}
+
+static rondo_lm_logprob *likeliest(struct news *news)
+{
+    return (rondo_lm_logprob *)(void *)(news + 1);
+}
 
 struct events {
     rondo_lm_event *list;
@@ -84,27 +102,71 @@ static int owner_of(const rondo_lm *lm, const struct rondo_chunk *p)
     return rondo_placement_owner(lm->placement, p->seat, p->first + p->count - 1);
 }
 
-/* Logits, hash and token of the rows that this rank holds. */
-static int draw(rondo_lm *lm, struct news *mine)
+/* The `count` likeliest tokens of a row: descending, the lowest id first among equals. */
+static void choose_likeliest(const float *logits, int64_t ids, double lse, rondo_lm_logprob *top, int64_t count)
+{
+    int64_t have = 0;
+    for (int64_t i = 0; i < ids; i++) {
+        const double x = logits[i];
+        if (have == count && !(x > top[count - 1].logprob))
+            continue;
+        int64_t at = have < count ? have++ : count - 1;
+        for (; at > 0 && x > top[at - 1].logprob; at--)
+            top[at] = top[at - 1];
+        top[at] = (rondo_lm_logprob){ (int32_t)i, 0, x };
+    }
+    for (int64_t i = 0; i < have; i++)
+        top[i].logprob -= lse;
+    for (int64_t i = have; i < count; i++)   /* fewer ids than that */
+        top[i] = (rondo_lm_logprob){ -1, 0, -DBL_MAX };
+}
+
+/* One row of logits, which are overwritten: what the others are told of it. */
+static int draw_one(rondo_lm *lm, const struct rondo_sequence *s, float *logits, struct news *n)
 {
     const int64_t vocabulary = lm->model->config.vocabulary;
-    for (int64_t first = 0; first < lm->wanted_count; first += lm->logit_rows) {
-        int64_t rows = lm->wanted_count - first < lm->logit_rows ? lm->wanted_count - first : lm->logit_rows;
-        int err = rondo__logits(lm, first, rows);
-        for (int64_t i = 0; i < rows && !err; i++) {
-            const struct rondo_sequence *s = lm->chunks[lm->wanted[first + i].chunk].sequence;
-            struct news *n = &mine[first + i];
-            float *logits = lm->logits + i * vocabulary;
-            int32_t token = -1;
-            n->hash = 0;
-            rondo_hash_add(&n->hash, logits, sizeof *logits, (s->count - s->prompt) * vocabulary, vocabulary);
-            err = rondo__sample(lm, s, logits, &token);
-            n->token = token;
-        }
+    int32_t token = -1;
+    double lse = 0.0;
+    int err = 0;
+    n->hash = 0;
+    n->logprob = 0.0;
+    rondo_hash_add(&n->hash, logits, sizeof *logits, (s->count - s->prompt) * vocabulary, vocabulary);
+    if (lm->desc.logprobs) {
+        err = rondo__lm_room(&lm->raw, &lm->raw_room, (size_t)vocabulary * sizeof *logits, "the logits of a draw");
         if (err)
             return err;
+        memcpy(lm->raw, logits, (size_t)vocabulary * sizeof *logits);
+        err = rondo_logsumexp(lm->ctx, 1, vocabulary, logits, vocabulary, &lse);
     }
+    if (!err && lm->desc.logits) {
+        err = lm->desc.logits(lm->desc.user, s->id, s->count, logits, vocabulary);
+        if (err)
+            return rondo__fail(RONDO_ECANCELED, "the caller's logits function asked to stop at position %lld", (long long)s->count);
+    }
+    if (!err)
+        err = rondo__sample(lm, s, logits, &token);
+    n->token = token;
+    if (err || !lm->desc.logprobs)
+        return err;
+    n->logprob = (double)((const float *)lm->raw)[token] - lse;
+    choose_likeliest(lm->raw, vocabulary, lse, likeliest(n), lm->desc.logprobs);
     return 0;
+}
+
+/* The group's wanted rows, of which this rank draws some. */
+static int draw(rondo_lm *lm, void *mine)
+{
+    const int64_t vocabulary = lm->model->config.vocabulary;
+    int64_t drawn = 0;
+    int err = 0;
+    for (int64_t first = 0, end; first < lm->wanted_count && !err; first = end) {
+        int64_t own = 0, count = 0;
+        end = rondo__logits_end(lm, first, lm->wanted_count);
+        err = rondo__logits(lm, first, end - first, &own, &count);
+        for (int64_t i = 0; i < count && !err; i++)
+            err = draw_one(lm, lm->chunks[lm->wanted[own + i].chunk].sequence, lm->logits + i * vocabulary, news_at(lm, mine, drawn++));
+    }
+    return err;
 }
 
 static int add_token(struct rondo_sequence *s, int32_t token)
@@ -139,8 +201,9 @@ static void tell(struct events *e, struct rondo_sequence *s, int32_t token)
     s->shown = ready;
 }
 
-static int take_token(rondo_lm *lm, struct rondo_sequence *s, int32_t token, struct events *e)
+static int take_token(rondo_lm *lm, struct rondo_sequence *s, struct news *news, struct events *e)
 {
+    const int32_t token = (int32_t)news->token;
     const struct rondo_config *c = &lm->model->config;
     int finish = s->count + 1 >= s->reach ? RONDO_FINISH_LENGTH : RONDO_RUNNING;
     bool stopped = false;
@@ -154,7 +217,51 @@ static int take_token(rondo_lm *lm, struct rondo_sequence *s, int32_t token, str
         err = end_sequence(lm, s, stopped ? RONDO_FINISH_STOP : finish);
     if (!err)
         tell(e, s, token);
+    if (!err && lm->desc.logprobs) {
+        memcpy(s->top, likeliest(news), (size_t)lm->desc.logprobs * sizeof *s->top);
+        e->list[e->count - 1].logprob = news->logprob;
+        e->list[e->count - 1].top = s->top;
+    }
     return err;
+}
+
+/* Who draws for which chunk: pass.news gets the place of a chunk's news in the gathered list (-1: none), exchange_sizes the bytes of each
+ * rank. Of a group rows come as rows.c lists them. Returns how many there are, or a code. */
+static int64_t deal_draws(rondo_lm *lm, int64_t count)
+{
+    int64_t *rows = lm->rows.held, wanted = 0, before = 0;
+    size_t *sizes = lm->exchange_sizes, *first = sizes + lm->ranks;
+    memset(sizes, 0, 2 * (size_t)lm->ranks * sizeof *sizes);
+    memset(rows, 0, (size_t)lm->cp * sizeof *rows);
+    for (int64_t i = 0; i < count; i++) {
+        const int c = lm->chunks[i].want == RONDO_WANT_NONE ? -1 : owner_of(lm, &lm->chunks[i]);
+        if (c < 0 && lm->chunks[i].want != RONDO_WANT_NONE)
+            return c;
+        lm->pass.news[i] = -1 - (c + 1);   /* for now: whose it is */
+        wanted += c >= 0;
+        rows[c < 0 ? 0 : c] += c >= 0;
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        /* first how many each rank has, then, behind those of the ranks before it, which is whose */
+        for (int32_t c = 0, at = 0; c < lm->cp; c++) {
+            at = lm->spread ? at : 0;
+            for (int64_t i = 0; i < count; i++) {
+                if (lm->pass.news[i] != -2 - c)
+                    continue;
+                const int32_t w = rondo__row_drawer(lm, lm->spread ? wanted : rows[c], at++);
+                if (w < 0)
+                    return rondo__fail(RONDO_EINVAL, "no rank draws from a wanted row");
+                const int r = rondo__member_rank(lm, c, w);
+                sizes[r] += pass == 0;
+                lm->pass.news[i] = pass == 0 ? lm->pass.news[i] : (int64_t)first[r]++;
+            }
+        }
+        for (int r = 0; r < lm->ranks && pass == 0; before += (int64_t)sizes[r++])
+            first[r] = (size_t)before;
+    }
+    for (int r = 0; r < lm->ranks; r++)
+        sizes[r] *= news_bytes(lm);
+    return wanted;
 }
 
 /* One pass over lm->chunks, and what follows from it. */
@@ -164,44 +271,25 @@ static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
     if (err)
         return err;
     const double begin = rondo__now();
-    int64_t wanted = 0;
-    for (int r = 0; r < lm->ranks; r++)
-        lm->exchange_sizes[r] = 0;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++)
         lm->chunks[i].sequence->done += lm->chunks[i].count;
-        if (lm->chunks[i].want == RONDO_WANT_NONE)
-            continue;
-        int owner = owner_of(lm, &lm->chunks[i]);
-        if (owner < 0)
-            return owner;
-        lm->exchange_sizes[owner] += sizeof(struct news);
-        wanted++;
-    }
-    if (wanted == 0)
-        return 0;
-    err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)wanted * sizeof(struct news), "the new tokens of a batch");
+    const int64_t wanted = deal_draws(lm, count);
+    if (wanted <= 0)
+        return (int)wanted;
+    err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)wanted * news_bytes(lm), "the new tokens of a batch");
     if (err)
         return err;
-    struct news *all = lm->exchange, *mine = all + wanted;
-    if ((size_t)lm->wanted_count * sizeof *mine != lm->exchange_sizes[lm->rank])
-        return rondo__fail(RONDO_EINVAL, "the placement's owners and its spans differ");
+    void *all = lm->exchange, *mine = news_at(lm, all, wanted);
     err = draw(lm, mine);
     if (!err)
         err = rondo_all_gather(lm->ctx, mine, all, lm->exchange_sizes);
-    /* exchange_sizes becomes where the next news of each rank lies. */
-    size_t at = 0;
-    for (int r = 0; r < lm->ranks; r++) {
-        size_t bytes = lm->exchange_sizes[r];
-        lm->exchange_sizes[r] = at / sizeof *all;
-        at += bytes;
-    }
     for (int64_t i = 0; i < count && !err; i++) {
         const struct rondo_chunk *p = &lm->chunks[i];
         if (p->want == RONDO_WANT_NONE)
             continue;
-        const struct news *n = &all[lm->exchange_sizes[owner_of(lm, p)]++];
+        struct news *n = news_at(lm, all, lm->pass.news[i]);
         p->sequence->hash += n->hash;
-        err = take_token(lm, p->sequence, (int32_t)n->token, e);
+        err = take_token(lm, p->sequence, n, e);
     }
     if (!decode) {
         lm->counters.first_tokens += wanted;
@@ -274,74 +362,4 @@ int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t
     if (live)
         *live = lm->live_count;
     return e.count;
-}
-
-/* ---- the simple case ---- */
-
-struct simple {
-    const rondo_model *model;
-    const int32_t *tokens;
-    int64_t count;
-    const rondo_sampling *sampling;
-    char *text;
-};
-
-static int simple_body(rondo_context *ctx, void *arg)
-{
-    struct simple *simple = arg;
-    rondo_lm *lm = NULL;
-    int64_t id = 0, live = 1;
-    int err = rondo_lm_create(&lm, ctx, simple->model, NULL);
-    if (!err)
-        err = rondo_lm_submit(lm, simple->tokens, simple->count, simple->sampling, &id);
-    while (!err && live > 0) {
-        rondo_lm_event event;
-        int64_t n = rondo_lm_step(lm, &event, 1, &live);
-        err = n < 0 ? (int)n : 0;
-    }
-    rondo_lm_status status = RONDO_LM_STATUS_INIT;
-    if (!err)
-        err = rondo_lm_query(lm, id, &status);
-    if (!err && rondo_context_rank(ctx) == 0) {
-        simple->text = rondo__alloc(status.text_bytes + 1);
-        if (simple->text)
-            memcpy(simple->text, status.text, status.text_bytes + 1);
-        else
-            err = rondo__fail(RONDO_ENOMEM, "rondo_lm_generate: no memory for %zu bytes of text", status.text_bytes);
-    }
-    rondo_lm_destroy(lm);
-    return err;
-}
-
-int rondo_lm_generate(const char *model_dir, int ranks, const char *prompt, const rondo_sampling *sampling, char **text)
-{
-    if (text)
-        *text = NULL;
-    if (!model_dir || !prompt || !text)
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: %s is NULL", !model_dir ? "model_dir" : !prompt ? "prompt" : "text");
-    if (ranks < 1)
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: ranks is %d; 1 and more would be accepted", ranks);
-    rondo_context *ctx = NULL;
-    rondo_model *model = NULL;
-    int32_t *tokens = NULL;
-    struct simple simple = { .sampling = sampling };
-    int err = rondo_context_create(&ctx, NULL);
-    if (!err)
-        err = rondo_model_open(&model, ctx, model_dir, NULL);
-    rondo_context_destroy(ctx);
-    if (!err)
-        err = rondo_tokenizer_encode(model->tokenizer, prompt, strlen(prompt), RONDO_ENCODE_SPECIAL, &tokens, &simple.count);
-    if (!err) {
-        simple.model = model;
-        simple.tokens = tokens;
-        err = rondo_run_threads(ranks, simple_body, &simple);
-    }
-    rondo_lm_free(tokens);
-    rondo_model_close(model);
-    if (err) {
-        rondo__free(simple.text);
-        return err;
-    }
-    *text = simple.text;
-    return 0;
 }

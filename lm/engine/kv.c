@@ -26,12 +26,12 @@
 /* Below this slabs are not worth making smaller. */
 #define SMALL 1024
 
-int rondo__kv_open(struct rondo_kv *kv, int type, int64_t layers, int64_t width)
+int rondo__kv_open(struct rondo_kv *kv, int type, int64_t layers, size_t row_bytes)
 {
     memset(kv, 0, sizeof *kv);
     kv->type = type;
     kv->layers = layers;
-    kv->width = width;
+    kv->row_bytes = row_bytes;
     kv->keys = rondo__alloc_zero((size_t)layers, sizeof *kv->keys);
     kv->values = rondo__alloc_zero((size_t)layers, sizeof *kv->values);
     if (!kv->keys || !kv->values)
@@ -143,14 +143,9 @@ static int64_t find_hole(const struct rondo_kv *kv, int64_t rows)
 
 /* ---- moving ---- */
 
-static size_t row_bytes(const struct rondo_kv *kv)
-{
-    return (size_t)kv->width * rondo_type_size(kv->type);
-}
-
 static void copy_rows(const struct rondo_kv *kv, int64_t from, int64_t to, int64_t rows)
 {
-    const size_t row = row_bytes(kv), bytes = (size_t)rows * row;
+    const size_t row = kv->row_bytes, bytes = (size_t)rows * row;
     for (int64_t i = 0; i < kv->layers && bytes; i++) {
         char *keys = kv->keys[i], *values = kv->values[i];
         memcpy(keys + (size_t)to * row, keys + (size_t)from * row, bytes);
@@ -184,7 +179,7 @@ static bool fit(struct rondo_kv *kv, int64_t seat, int64_t capacity)
 /* One slab in the new layout; the old one is gone afterwards. */
 static int move_slab(const struct rondo_kv *kv, void **slab, const int64_t *first, size_t bytes)
 {
-    const size_t row = row_bytes(kv);
+    const size_t row = kv->row_bytes;
     char *fresh = rondo__alloc(bytes);
     if (!fresh)
         return rondo__fail(RONDO_ENOMEM, "no memory for %zu bytes of keys or values of one layer", bytes);
@@ -204,7 +199,7 @@ static int lay_out(struct rondo_kv *kv, int64_t rows)
     size_t bytes;
     int64_t *first = rondo__alloc((size_t)(kv->taken + 1) * sizeof *first);
     int err = first ? 0 : rondo__fail(RONDO_ENOMEM, "no memory for the layout of the KV cache");
-    if (!err && !rondo__mul((size_t)rows, row_bytes(kv), &bytes))
+    if (!err && !rondo__mul((size_t)rows, kv->row_bytes, &bytes))
         err = rondo__fail(RONDO_ENOMEM, "the KV cache of %lld rows would not fit the address space", (long long)rows);
     for (int64_t i = 0, at = 0; i < kv->taken && !err; i++) {
         first[i] = at;
@@ -286,5 +281,5 @@ void rondo__kv_drop(struct rondo_kv *kv, int64_t seat)
 
 size_t rondo__kv_bytes(const struct rondo_kv *kv)
 {
-    return 2 * (size_t)kv->layers * (size_t)kv->rows * row_bytes(kv);
+    return 2 * (size_t)kv->layers * (size_t)kv->rows * kv->row_bytes;
 }

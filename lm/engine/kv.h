@@ -17,7 +17,7 @@ struct rondo_kv_run {
 struct rondo_kv {
     int32_t type;                /* rondo_type of what is stored */
     int64_t layers;
-    int64_t width;               /* elements of a row: kv_heads * head_dim */
+    size_t row_bytes;            /* of all heads */
     void **keys, **values;       /* [layers] slabs of `rows` rows */
     int64_t rows;
     struct rondo_kv_run *runs;   /* [seats] */
@@ -34,7 +34,7 @@ struct rondo_kv_wish {
     int64_t limit;               /* rows that it can never exceed: none are taken ahead beyond it */
 };
 
-int rondo__kv_open(struct rondo_kv *kv, int type, int64_t layers, int64_t width);
+int rondo__kv_open(struct rondo_kv *kv, int type, int64_t layers, size_t row_bytes);
 void rondo__kv_close(struct rondo_kv *kv);
 /* Room for so many seats (never fewer than before); new ones are empty. */
 int rondo__kv_seats(struct rondo_kv *kv, int64_t seats);

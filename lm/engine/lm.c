@@ -49,7 +49,7 @@ int rondo__lm_chunks(rondo_lm *lm, int64_t count)
     int64_t room = count > 2 * lm->chunk_room ? count : 2 * lm->chunk_room;
     struct rondo_chunk *chunks = rondo__alloc_zero((size_t)room, sizeof *chunks);
     struct rondo_kv_wish *wishes = rondo__alloc_zero((size_t)room, sizeof *wishes);
-    int64_t *lists = rondo__alloc_zero((size_t)room, 3 * sizeof *lists);
+    int64_t *lists = rondo__alloc_zero((size_t)room, 4 * sizeof *lists);
     if (!chunks || !wishes || !lists) {
         rondo__free(chunks);
         rondo__free(wishes);
@@ -64,6 +64,7 @@ int rondo__lm_chunks(rondo_lm *lm, int64_t count)
     lm->pass.seat = lists;
     lm->pass.tokens = lists + room;
     lm->pass.kv_first = lists + 2 * room;
+    lm->pass.news = lists + 3 * room;
     lm->chunk_room = room;
     return 0;
 }
@@ -103,7 +104,7 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
     d->kv_type = d->kv_type ? d->kv_type : RONDO_F32;
     d->batch_tokens = d->batch_tokens ? d->batch_tokens : BATCH_TOKENS;
     if (!rondo_type_size(d->kv_type))
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: kv_type %d is none of RONDO_F32, RONDO_BF16 and RONDO_F16", d->kv_type);
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: kv_type %d is none of RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8", d->kv_type);
     if (!rondo_algorithm_name(d->algorithm))
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: algorithm %d is none of rondo_algorithm", d->algorithm);
     if (!rondo_layout_name(d->layout))
@@ -119,9 +120,11 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: interleave is %d; 0 is by leaf, 1 token by token", d->interleave);
     if (d->chunk < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: chunk is %lld; 0 is the whole prompt", (long long)d->chunk);
+    if (d->logprobs < 0 || d->logprobs > RONDO_LM_LOGPROBS)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: logprobs is %d; 0 (none) to %d would be accepted", (int)d->logprobs, RONDO_LM_LOGPROBS);
     if (d->batch_tokens < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: batch_tokens is %lld; 0 is %d", (long long)d->batch_tokens, BATCH_TOKENS);
-    if (!model->layers || !model->head)
+    if (!model->layers)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: the model is not open");
     return 0;
 }
@@ -129,7 +132,7 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
 static int make_placement(const rondo_lm *lm, rondo_placement **out)
 {
     rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
-    p.ranks = lm->ranks;
+    p.ranks = lm->cp;
     p.layout = lm->desc.layout;
     p.leaf = lm->desc.leaf;
     p.interleave = lm->desc.interleave;
@@ -137,26 +140,53 @@ static int make_placement(const rondo_lm *lm, rondo_placement **out)
     return rondo_placement_create(out, &p);
 }
 
+/* What is made for the logits of some rows at a time. */
+static int make_logits(rondo_lm *lm)
+{
+    const struct rondo_config *c = &lm->model->config;
+    const size_t lists = (size_t)lm->members + 1;
+    lm->logit_rows = LOGITS_FLOATS / c->vocabulary;
+    lm->logit_rows = lm->logit_rows < 1 ? 1 : lm->logit_rows > RONDO_LM_BLOCK ? RONDO_LM_BLOCK : lm->logit_rows;
+    const size_t rows = (size_t)lm->logit_rows, mine = (rows + (size_t)lm->members - 1) / (size_t)lm->members;
+    lm->logits = rondo__alloc(mine * (size_t)c->vocabulary * sizeof(float));
+    lm->logit_columns = rondo__alloc(lm->members > 1 ? rows * (size_t)lm->model->split.vocab * sizeof(float) : 0);
+    lm->logit_begin = rondo__alloc_zero(lists, 2 * sizeof *lm->logit_begin);
+    lm->exchange_sizes = rondo__alloc_zero((size_t)lm->ranks, 2 * sizeof *lm->exchange_sizes);
+    if (!lm->logits || !lm->logit_columns || !lm->logit_begin || !lm->exchange_sizes)
+        return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory for the logits of %lld rows", (long long)lm->logit_rows);
+    lm->vocabulary_begin = lm->logit_begin + lists;
+    int err = 0;
+    for (int32_t w = 0; w < lm->members && !err; w++) {
+        int64_t count = 0;
+        err = rondo_share(c->vocabulary, lm->members, lm->model->split.weights, w, &lm->vocabulary_begin[w], &count);
+        lm->vocabulary_begin[w + 1] = lm->vocabulary_begin[w] + count;
+    }
+    return err;
+}
+
 static int set_up(rondo_lm *lm)
 {
     const struct rondo_config *c = &lm->model->config;
+    size_t row = 0;
     int err = check_desc(&lm->desc, lm->model);
     if (!err)
-        err = make_placement(lm, &lm->placement);
-    if (!err)
-        err = rondo__kv_open(&lm->kv, lm->desc.kv_type, c->layers, c->kv_heads * c->head_dim);
-    if (!err)
-        err = rondo__seats(lm, FIRST_SEATS);
+        err = rondo__ranks_check(lm);
     if (err)
         return err;
+    lm->rows.begin = rondo__alloc_zero((size_t)lm->cp + 1, sizeof *lm->rows.begin);
+    lm->rows.held = rondo__alloc_zero((size_t)lm->cp, sizeof *lm->rows.held);
+    if (!lm->rows.begin || !lm->rows.held)
+        return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory for %d ranks", (int)lm->ranks);
+    rondo__pieces_make(lm);
+    if (!rondo__mul((size_t)lm->model->split.kv_heads, rondo_row_bytes(lm->desc.kv_type, c->head_dim), &row))
+        return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: a row of the KV cache would not fit the address space");
+    err = make_placement(lm, &lm->placement);
+    if (!err)
+        err = rondo__kv_open(&lm->kv, lm->desc.kv_type, c->layers, row);
+    if (!err)
+        err = rondo__seats(lm, FIRST_SEATS);
     lm->desc.leaf = lm->desc.leaf ? lm->desc.leaf : 128;
-    lm->logit_rows = LOGITS_FLOATS / c->vocabulary;
-    lm->logit_rows = lm->logit_rows < 1 ? 1 : lm->logit_rows > 512 ? 512 : lm->logit_rows;
-    lm->logits = rondo__alloc((size_t)lm->logit_rows * (size_t)c->vocabulary * sizeof(float));
-    lm->exchange_sizes = rondo__alloc_zero((size_t)lm->ranks, sizeof *lm->exchange_sizes);
-    if (!lm->logits || !lm->exchange_sizes)
-        return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory for the logits of %lld rows", (long long)lm->logit_rows);
-    return 0;
+    return err ? err : make_logits(lm);
 }
 
 int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc)
@@ -180,15 +210,17 @@ int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model
         lm->ctx = ctx;
         lm->model = model;
         lm->desc = d;
-        lm->rank = rondo_context_rank(ctx);
-        lm->ranks = rondo_context_ranks(ctx);
+        rondo__ranks_place(lm);
         err = set_up(lm);
         const uint64_t words[] = { model->fingerprint, (uint64_t)lm->desc.kv_type, (uint64_t)lm->desc.layout, (uint64_t)lm->desc.algorithm,
                                    (uint64_t)lm->desc.arithmetic, (uint64_t)lm->desc.level, (uint64_t)lm->desc.leaf,
-                                   (uint64_t)lm->desc.interleave, (uint64_t)lm->desc.chunk, (uint64_t)lm->desc.batch_tokens };
+                                   (uint64_t)lm->desc.interleave, (uint64_t)lm->desc.chunk, (uint64_t)lm->desc.batch_tokens,
+                                   (uint64_t)lm->desc.logprobs, (uint64_t)lm->tp, (uint64_t)lm->spread };
         hash = rondo__lm_hash(hash, words, sizeof words);
     }
     err = rondo_agree(ctx, hash, err, "the model and options of rondo_lm_create");
+    if (!err)
+        err = rondo__collective_failed(ctx, rondo__ranks_open(lm));
     if (err) {
         rondo_lm_destroy(lm);
         return err;
@@ -206,16 +238,25 @@ void rondo_lm_destroy(rondo_lm *lm)
     rondo_placement_destroy(lm->placement);
     rondo__kv_close(&lm->kv);
     rondo__free(lm->floats);
+    rondo__attend_close(lm);
     rondo__free(lm->attention_space);
     rondo__free(lm->logits);
+    rondo__free(lm->logit_columns);
+    rondo__free(lm->logit_begin);
+    rondo__free(lm->rows.begin);
+    rondo__free(lm->rows.held);
+    rondo__free(lm->picked);
+    rondo__free(lm->ids);
     rondo__free(lm->spans);
     rondo__free(lm->wanted);
     rondo__free(lm->chunks);
     rondo__free(lm->wishes);
     rondo__free(lm->pass.seat);
     rondo__free(lm->candidates);
+    rondo__free(lm->raw);
     rondo__free(lm->exchange);
     rondo__free(lm->exchange_sizes);
+    rondo__ranks_close(lm);
     rondo__free(lm);
 }
 

@@ -13,6 +13,12 @@
 #include "lm/engine/lm.h"
 #include "lm/model/rope.h"
 
+/* What a row comes to. */
+struct likelihood {
+    int64_t position;
+    double nll;
+};
+
 struct scorer {
     rondo_lm *lm;
     const int32_t *tokens;
@@ -23,12 +29,13 @@ struct scorer {
     bool show;                /* rank 0 has a function: rows travel to it */
     double *nll;              /* [count] by position */
     double *lse;              /* [logit_rows] */
+    float *shown;             /* rows of other ranks' that go to rank 0, when they do */
     uint64_t hash;            /* of this rank's rows */
     int64_t bad;              /* the first position without a likelihood; -1: none */
 };
 
-/* Hash and likelihood of `rows` rows in lm->logits, which are wanted rows from `first` on; likelihoods go to out[]. */
-static int take_rows(struct scorer *s, int64_t first, int64_t rows, double *out)
+/* Hash and likelihood of `rows` rows in lm->logits, which are wanted rows from `first` on. */
+static int take_rows(struct scorer *s, int64_t first, int64_t rows, struct likelihood *out)
 {
     rondo_lm *lm = s->lm;
     const int64_t vocabulary = lm->model->config.vocabulary;
@@ -41,7 +48,7 @@ static int take_rows(struct scorer *s, int64_t first, int64_t rows, double *out)
         /* NaN or infinity among the logits leaves no distribution, in the last row neither, which predicts nothing that counts */
         const bool numbers = s->lse[i] <= DBL_MAX;
         const double own = position + 1 < s->count ? (double)row[s->tokens[position + 1]] : s->lse[i];
-        out[i] = numbers ? s->lse[i] - own : (double)__builtin_nanf("");
+        out[i] = (struct likelihood){ position, numbers ? s->lse[i] - own : (double)__builtin_nanf("") };
     }
     return err;
 }
@@ -53,79 +60,99 @@ static int tell(struct scorer *s, int64_t tokens, int64_t done, int64_t rows)
     return rondo__lm_progress(s->lm, tokens, done == rows ? 1.0 : share + (1.0 - share) * (double)done / (double)rows);
 }
 
-/* All of this rank's rows of a chunk, for itself. */
-static int take_quietly(struct scorer *s, int64_t tokens, double *out)
+/* Logits of the group's rows [first, end), of which this rank takes those that it gets: *mine, *rows of them. */
+static int take_some(struct scorer *s, int64_t first, int64_t end, struct likelihood *out, int64_t *taken, int64_t *mine, int64_t *rows)
+{
+    int err = rondo__logits(s->lm, first, end - first, mine, rows);
+    if (!err)
+        err = take_rows(s, *mine, *rows, out + *taken);
+    *taken += err ? 0 : *rows;
+    return err;
+}
+
+/* All of the group's rows of a chunk, for itself. */
+static int take_quietly(struct scorer *s, int64_t tokens, struct likelihood *out, int64_t *taken)
 {
     rondo_lm *lm = s->lm;
     int err = 0;
-    for (int64_t first = 0; first < lm->wanted_count && !err; first += lm->logit_rows) {
-        int64_t rows = lm->wanted_count - first < lm->logit_rows ? lm->wanted_count - first : lm->logit_rows;
-        err = rondo__logits(lm, first, rows);
+    for (int64_t first = 0, end; first < lm->wanted_count && !err; first = end) {
+        int64_t mine, rows;
+        end = rondo__logits_end(lm, first, lm->wanted_count);
+        err = take_some(s, first, end, out, taken, &mine, &rows);
         if (!err)
-            err = take_rows(s, first, rows, out + first);
-        if (!err)
-            err = tell(s, tokens, first + rows, lm->wanted_count);
+            err = tell(s, tokens, end, lm->wanted_count);
+    }
+    return err;
+}
+
+/* The rows of one owner, from position `at` on, that a group makes together: rank 0 sees them, in order. */
+static int show_rows(struct scorer *s, int64_t at, int64_t rows, int32_t c, int64_t mine, int64_t count, int64_t first)
+{
+    rondo_lm *lm = s->lm;
+    const int64_t vocabulary = lm->model->config.vocabulary;
+    int err = 0;
+    for (int32_t w = 0; w < lm->members && !err; w++) {
+        int64_t begin = 0, share = 0;
+        const int rank = rondo__member_rank(lm, c, w);
+        err = rondo_share(rows, lm->members, NULL, w, &begin, &share);
+        if (!err && share && rank == lm->rank && (share != count || mine != first + begin))
+            err = rondo__fail(RONDO_EINVAL, "the rows of logits on this rank are other ones than those that it is to show");
+        float *logits = rank == lm->rank ? lm->logits : s->shown;
+        if (!err && share && rank != 0)
+            err = rondo_broadcast(lm->ctx, logits, (size_t)share * (size_t)vocabulary * sizeof(float), rank);
+        for (int64_t i = 0; i < share && !err && s->logits; i++) {
+            err = s->logits(s->user, at + begin + i, logits + i * vocabulary);
+            if (err > 0)
+                err = rondo__fail(RONDO_ECANCELED, "rondo_lm_score: the caller's function asked to stop at row %lld", (long long)(at + begin + i));
+        }
     }
     return err;
 }
 
 /* The same, but in the order of positions, a few rows of one owner at a time, each shown to rank 0. */
-static int take_and_show(struct scorer *s, int64_t begin, int64_t end, double *out)
+static int take_and_show(struct scorer *s, int64_t begin, int64_t end, struct likelihood *out, int64_t *taken)
 {
     rondo_lm *lm = s->lm;
-    const int64_t vocabulary = lm->model->config.vocabulary;
-    int64_t mine = 0;
+    int64_t *next = lm->rows.held;   /* of each owner's rows, in its group's list */
     int err = 0;
-    for (int64_t at = begin, next; at < end && !err; at = next) {
+    for (int32_t c = 0; c < lm->cp; c++)
+        next[c] = lm->spread ? lm->rows.begin[c] : 0;
+    for (int64_t at = begin, stop; at < end && !err; at = stop) {
         const int owner = rondo_placement_owner(lm->placement, s->seat, at);
-        for (next = at + 1; next < end && next - at < lm->logit_rows; next++)
-            if (rondo_placement_owner(lm->placement, s->seat, next) != owner)
+        const int64_t first = next[owner], limit = rondo__logits_end(lm, first, first + (end - at));
+        for (stop = at + 1; stop < end && stop - at < limit - first; stop++)
+            if (rondo_placement_owner(lm->placement, s->seat, stop) != owner)
                 break;
-        const int64_t rows = next - at;
-        if (owner == lm->rank) {
-            err = rondo__logits(lm, mine, rows);
-            if (!err)
-                err = take_rows(s, mine, rows, out + mine);
-            mine += rows;
-        }
-        if (!err && owner != 0)
-            err = rondo_broadcast(lm->ctx, lm->logits, (size_t)rows * (size_t)vocabulary * sizeof(float), owner);
-        for (int64_t i = 0; i < rows && !err && s->logits; i++) {
-            err = s->logits(s->user, at + i, lm->logits + i * vocabulary);
-            if (err > 0)
-                err = rondo__fail(RONDO_ECANCELED, "rondo_lm_score: the caller's function asked to stop at row %lld", (long long)(at + i));
-        }
+        const int64_t rows = stop - at;
+        int64_t mine = 0, count = 0;
+        if (lm->spread || owner == lm->c)
+            err = take_some(s, first, first + rows, out, taken, &mine, &count);
         if (!err)
-            err = tell(s, end - begin, next - begin, end - begin);
+            err = show_rows(s, at, rows, owner, mine, count, first);
+        if (!err)
+            err = tell(s, end - begin, stop - begin, end - begin);
+        next[owner] += rows;
     }
     return err;
 }
 
 /* Every rank's likelihoods of a chunk to every rank, then to their positions. */
-static int spread(struct scorer *s, int64_t begin, int64_t tokens, const double *mine, double *all)
+static int spread(struct scorer *s, int64_t tokens, const struct likelihood *mine, int64_t taken, struct likelihood *all)
 {
     rondo_lm *lm = s->lm;
-    int64_t at = 0;
+    size_t *sizes = lm->exchange_sizes, own = (size_t)taken * sizeof *mine, *list = sizes + lm->ranks;
     for (int r = 0; r < lm->ranks; r++)
-        lm->exchange_sizes[r] = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (int r = 0; r < lm->ranks; r++) {
-            const int64_t n = rondo__lm_spans(lm, s->seat, r, begin);
-            if (n < 0)
-                return (int)n;
-            for (int64_t i = 0; i < n; i++) {
-                const rondo_span *span = &lm->spans[i];
-                if (pass == 0)
-                    lm->exchange_sizes[r] += (size_t)span->count * sizeof(double);
-                for (int64_t j = 0; pass == 1 && j < span->count; j++)
-                    s->nll[span->first + j * span->step] = all[at++];
-            }
-        }
-        int err = pass == 0 ? rondo_all_gather(lm->ctx, mine, all, lm->exchange_sizes) : 0;
-        if (err)
-            return err;
+        list[r] = sizeof own;
+    int err = rondo_all_gather(lm->ctx, &own, sizes, list);
+    if (!err)
+        err = rondo_all_gather(lm->ctx, mine, all, sizes);
+    for (int64_t i = 0; i < tokens && !err; i++) {
+        if (all[i].position < 0 || all[i].position >= s->count)
+            err = rondo__fail(RONDO_EINVAL, "a likelihood of position %lld, which is none of the sequence", (long long)all[i].position);
+        else
+            s->nll[all[i].position] = all[i].nll;
     }
-    return at == tokens ? 0 : rondo__fail(RONDO_EINVAL, "the placement's spans do not cover the sequence");
+    return err;
 }
 
 /* The first position of a chunk whose likelihood is no number, or -1. The same on every rank. */
@@ -152,12 +179,13 @@ static int score_all(struct scorer *s, const float *inv_freq)
         lm->progress_done = at;
         err = rondo__forward(lm, &chunk, 1, false);
         if (!err)
-            err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)tokens * sizeof(double), "the likelihoods of a chunk");
-        double *all = lm->exchange, *mine = all ? all + tokens : NULL;
+            err = rondo__lm_room(&lm->exchange, &lm->exchange_room, 2 * (size_t)tokens * sizeof(struct likelihood), "the likelihoods of a chunk");
+        struct likelihood *all = lm->exchange, *mine = all ? all + tokens : NULL;
+        int64_t taken = 0;
         if (!err)
-            err = s->show ? take_and_show(s, at, at + tokens, mine) : take_quietly(s, tokens, mine);
+            err = s->show ? take_and_show(s, at, at + tokens, mine, &taken) : take_quietly(s, tokens, mine, &taken);
         if (!err)
-            err = spread(s, at, tokens, mine, all);
+            err = spread(s, tokens, mine, taken, all);
         s->bad = err ? -1 : first_without(s, at, at + tokens);
         lm->counters.prefill_tokens += tokens;
         lm->counters.prefill_seconds += rondo__now() - begin;
@@ -236,6 +264,12 @@ int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*log
     int32_t show = logits != NULL;
     err = rondo_broadcast(lm->ctx, &show, sizeof show, 0);
     s.show = show != 0;
+    if (!err && s.show) {
+        const int64_t most = (lm->logit_rows + lm->members - 1) / lm->members;
+        s.shown = rondo__alloc((size_t)(most * lm->model->config.vocabulary) * sizeof *s.shown);
+        if (!s.shown)
+            err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld rows of logits", (long long)most);
+    }
     s.logits = lm->rank == 0 ? logits : NULL;
     rondo__rope_frequencies(rope, rondo__rope_length(rope, count, 0), inv_freq);
     lm->progress_total = count;
@@ -269,6 +303,7 @@ out:
         rondo__seat_give(lm, s.seat);
     rondo__free(inv_freq);
     rondo__free(s.lse);
+    rondo__free(s.shown);
     rondo__free(s.nll);
     return err;
 }

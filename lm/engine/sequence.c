@@ -83,6 +83,7 @@ static void free_sequence(struct rondo_sequence *s)
     free_running(s);
     rondo__free(s->new_tokens);
     rondo__free(s->text);
+    rondo__free(s->top);
     rondo__free(s);
 }
 
@@ -167,7 +168,8 @@ static int fill_sequence(rondo_lm *lm, struct rondo_sequence *s, const int32_t *
     s->new_tokens = rondo__alloc((size_t)s->room * sizeof *s->new_tokens);
     s->inv_freq = rondo__alloc((size_t)(c->rope.dim / 2) * sizeof *s->inv_freq);
     s->text = rondo__alloc_zero(s->text_room, 1);
-    if (!s->prompt_tokens || !s->new_tokens || !s->inv_freq || !s->text)
+    s->top = rondo__alloc_zero((size_t)lm->desc.logprobs, sizeof *s->top);
+    if (!s->prompt_tokens || !s->new_tokens || !s->inv_freq || !s->text || !s->top)
         return rondo__fail(RONDO_ENOMEM, "rondo_lm_submit: no memory for a sequence of %lld tokens", (long long)count);
     memcpy(s->prompt_tokens, tokens, (size_t)count * sizeof *tokens);
     s->prompt = s->count = count;
