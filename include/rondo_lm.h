@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * librondo_lm: language models over rondo. Model folders as downloaded from Hugging Face (Llama, Mistral), tokenizers,
+ * librondo_lm: language models over rondo. Model folders as downloaded from Hugging Face (Llama, Mistral, Qwen), tokenizers,
  * arrays in safetensors files, context-parallel prefill and decode, batching and sampling. Conventions as in rondo.h.
  */
 #ifndef RONDO_LM_H

@@ -31,6 +31,11 @@ static int read_text(const char *text)
 #define LLAMA "{'architectures':['LlamaForCausalLM'],'model_type':'llama','hidden_size':64,'intermediate_size':128,'num_hidden_layers':2," \
               "'num_attention_heads':8,'vocab_size':100"
 
+#define QWEN2 "{'architectures':['Qwen2ForCausalLM'],'model_type':'qwen2','hidden_size':64,'intermediate_size':128,'num_hidden_layers':2," \
+              "'num_attention_heads':8,'num_key_value_heads':8,'vocab_size':100"
+#define QWEN3 "{'architectures':['Qwen3ForCausalLM'],'model_type':'qwen3','hidden_size':64,'intermediate_size':128,'num_hidden_layers':2," \
+              "'num_attention_heads':8,'num_key_value_heads':4,'vocab_size':100"
+
 static int close_to(double x, double y)
 {
     double d = x - y;
@@ -42,7 +47,7 @@ static void test_defaults(void)
     is_int(read_text("{'model_type':'mistral'}"), 0, "a Mistral of which only the type is given: %s", rondo_error_text());
     ok(c.family == RONDO_FAMILY_MISTRAL && !strcmp(c.architecture, "MistralForCausalLM"), "the family");
     ok(c.hidden == 4096 && c.intermediate == 14336 && c.layers == 32 && c.heads == 32 && c.kv_heads == 8 && c.head_dim == 128 &&
-       c.vocabulary == 32000 && c.max_positions == 131072 && c.window == 4096 && !c.tied && !c.attention_bias && !c.mlp_bias, "its shape");
+       c.vocabulary == 32000 && c.max_positions == 131072 && c.window == 4096 && !c.tied && !c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.qk_norm, "its shape");
     ok(c.rms_eps == 1e-6 && c.rope.theta == 10000.0 && c.rope.kind == RONDO_ROPE_DEFAULT && c.rope.dim == 128 && c.rope.factor == 1.0 &&
        c.rope.attention_factor == 1.0, "its numbers");
     ok(c.bos == 1 && c.eos_count == 1 && c.eos[0] == 2, "its tokens");
@@ -56,13 +61,43 @@ static void test_defaults(void)
     is_int(read_text(LLAMA ",'num_key_value_heads':2,'head_dim':10,'eos_token_id':[7,8,9],'bos_token_id':3,'tie_word_embeddings':true,"
                      "'attention_bias':true,'mlp_bias':true,'rms_norm_eps':1e-5,'hidden_act':'silu','sliding_window':null,'pretraining_tp':1}"), 0,
            "Llama with everything: %s", rondo_error_text());
-    ok(c.kv_heads == 2 && c.head_dim == 10 && c.eos_count == 3 && c.eos[0] == 7 && c.eos[2] == 9 && c.bos == 3 && c.tied && c.attention_bias &&
+    ok(c.kv_heads == 2 && c.head_dim == 10 && c.eos_count == 3 && c.eos[0] == 7 && c.eos[2] == 9 && c.bos == 3 && c.tied && c.qkv_bias && c.o_bias &&
        c.mlp_bias && c.rms_eps == 1e-5, "is read");
     is_int(read_text(MISTRAL ",'sliding_window':17,'layer_types':['sliding_attention','sliding_attention']}"), 0, "a window for all layers");
     is_int(c.window, 17, "is there");
     is_int(read_text(MISTRAL ",'sliding_window':null,'layer_types':['full_attention','full_attention']}"), 0, "full attention for all layers");
     is_int(read_text(LLAMA ",'quantization_config':null,'num_experts':null,'use_qk_norm':false,'something_new':{'a':1}}"), 0,
            "unset and unknown fields are no matter");
+}
+
+static void test_qwen(void)
+{
+    is_int(read_text("{'model_type':'qwen2'}"), 0, "a Qwen2 of which only the type is given: %s", rondo_error_text());
+    ok(c.family == RONDO_FAMILY_QWEN2 && !strcmp(c.architecture, "Qwen2ForCausalLM") && c.hidden == 4096 && c.intermediate == 22016 && c.layers == 32 &&
+       c.heads == 32 && c.kv_heads == 32 && c.head_dim == 128 && c.vocabulary == 151936 && c.max_positions == 32768 && c.window == 0 && !c.tied &&
+       c.rms_eps == 1e-6 && c.rope.theta == 10000.0, "its shape");
+    ok(c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.qk_norm, "biases of q, k and v");
+    ok(c.bos == -1 && c.eos_count == 0, "its tokens");
+    is_int(read_text("{'architectures':['Qwen3ForCausalLM'],'num_attention_heads':64,'num_key_value_heads':8}"), 0, "a Qwen3: %s", rondo_error_text());
+    ok(c.family == RONDO_FAMILY_QWEN3 && c.head_dim == 128 && c.intermediate == 22016 && c.heads == 64 && !c.qkv_bias && !c.o_bias && c.qk_norm,
+       "its shape, and norms of q and k");
+    is_int(read_text(QWEN3 ",'attention_bias':true,'head_dim':32,'tie_word_embeddings':true}"), 0, "Qwen3 with biases");
+    ok(c.qkv_bias && c.o_bias && c.qk_norm && c.head_dim == 32 && c.kv_heads == 4 && c.tied, "is read");
+    is_int(read_text(QWEN2 ",'sliding_window':40,'max_window_layers':1,'use_sliding_window':false}"), 0, "a window that is not used");
+    is_int(c.window, 0, "is none");
+    is_int(read_text(QWEN2 ",'sliding_window':40,'max_window_layers':0,'use_sliding_window':true}"), 0, "a window from layer 0 on");
+    is_int(c.window, 40, "is all layers'");
+    is_int(read_text(QWEN3 ",'sliding_window':40,'max_window_layers':2,'use_sliding_window':true}"), 0, "a window from the layer after the last on");
+    is_int(c.window, 0, "is none");
+    is_int(read_text(QWEN3 ",'use_sliding_window':true,'max_window_layers':0}"), 0, "a window of no width given");
+    is_int(c.window, 4096, "is 4096 wide");
+    is_int(read_text(QWEN3 ",'use_sliding_window':true,'max_window_layers':1,'sliding_window':null}"), 0, "no width at all");
+    is_int(c.window, 0, "is no window");
+    is_int(read_text(QWEN3 ",'use_sliding_window':true,'sliding_window':9,'layer_types':['sliding_attention','sliding_attention']}"), 0, "listed windows");
+    is_int(c.window, 9, "go before max_window_layers");
+    is_int(read_text(QWEN2 ",'use_sliding_window':true,'max_window_layers':0,'sliding_window':9,'layer_types':['full_attention','full_attention']}"), 0,
+           "no listed windows");
+    is_int(c.window, 0, "go before it too");
 }
 
 static void test_rope(void)
@@ -209,7 +244,7 @@ static void test_refused(void)
         { RONDO_EFORMAT, "{'architectures':'LlamaForCausalLM'}", "architectures" },
         { RONDO_EFORMAT, "{'architectures':['LlamaForCausalLM','MistralForCausalLM']}", "architectures" },
         { RONDO_EFORMAT, "{'architectures':['LlamaForCausalLM'],'model_type':'mistral'}", "model_type" },
-        { RONDO_ENOTSUP, "{'architectures':['Qwen2ForCausalLM'],'model_type':'qwen2'}", "Qwen2ForCausalLM" },
+        { RONDO_ENOTSUP, "{'architectures':['GemmaForCausalLM'],'model_type':'gemma'}", "GemmaForCausalLM" },
         { RONDO_ENOTSUP, "{'architectures':['LlamaForSequenceClassification'],'model_type':'llama'}", "LlamaForSequenceClassification" },
         { RONDO_ENOTSUP, "{'model_type':'mixtral'}", "mixtral" },
         { RONDO_EFORMAT, LLAMA ",'num_key_value_heads':3}", "num_key_value_heads" },
@@ -252,6 +287,15 @@ static void test_refused(void)
         { RONDO_ENOTSUP, LLAMA ",'sliding_window':100}", "sliding_window" },
         { RONDO_ENOTSUP, MISTRAL ",'attention_bias':true}", "attention_bias" },
         { RONDO_ENOTSUP, MISTRAL ",'mlp_bias':true}", "mlp_bias" },
+        { RONDO_ENOTSUP, QWEN2 ",'use_sliding_window':true,'max_window_layers':1}", "max_window_layers" },
+        { RONDO_ENOTSUP, QWEN3 ",'use_sliding_window':true,'layer_types':['full_attention','sliding_attention']}", "layer_types[1]" },
+        { RONDO_EFORMAT, QWEN3 ",'layer_types':['sliding_attention','sliding_attention']}", "use_sliding_window" },
+        { RONDO_ENOTSUP, QWEN3 ",'layer_types':['linear_attention','linear_attention']}", "linear_attention" },
+        { RONDO_ENOTSUP, QWEN2 ",'mlp_bias':true}", "mlp_bias" },
+        { RONDO_EFORMAT, QWEN2 ",'max_window_layers':null}", "max_window_layers" },
+        { RONDO_EFORMAT, "{'architectures':['Qwen2ForCausalLM'],'model_type':'qwen3'}", "model_type" },
+        { RONDO_ENOTSUP, "{'architectures':['Qwen2MoeForCausalLM']}", "Qwen2MoeForCausalLM" },
+        { RONDO_ENOTSUP, "{'architectures':['Qwen3MoeForCausalLM'],'model_type':'qwen3_moe'}", "Qwen3MoeForCausalLM" },
         { RONDO_EFORMAT, MISTRAL ",'sliding_window':0}", "sliding_window" },
         { RONDO_EFORMAT, MISTRAL ",'sliding_window':[4096,null]}", "sliding_window" },
         { RONDO_ENOTSUP, MISTRAL ",'use_sliding_window':false}", "use_sliding_window" },
@@ -335,6 +379,7 @@ int main(void)
 {
     scratch_make("6020");
     test_defaults();
+    test_qwen();
     test_rope();
     test_generation();
     test_harmless();

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The forward pass against a plain fp64 program, for every kind of configuration: families, tied heads, biases, windows, head
+ * The forward pass against a plain fp64 program, for every kind of configuration: families, tied heads, biases, norms of heads, windows, head
  * sizes, storage types and all kinds of rope, on one rank and on three.
  *
  * Bound: values are of order 1 to 10; a logit is a chain of a dozen sums of at most 300 terms in float, each with a relative
@@ -111,6 +111,26 @@ int main(void)
     c.mscale = 0.8;
     c.mscale_all = 0.4;
     one(c, 12);
+    c = kit_defaults("qwen2, a window of 19");
+    c.qwen = 2;
+    c.window = 19;
+    one(c, 14);
+    c = kit_defaults("qwen2, tied, new style, bf16, one KV head");
+    c.qwen = 2;
+    c.tied = c.new_style = c.kv_heads = 1;
+    c.type = RONDO_BF16;
+    one(c, 15);
+    c = kit_defaults("qwen3, three heads of 20");
+    c.qwen = c.heads = c.kv_heads = 3;
+    c.head_dim = 20;
+    one(c, 16);
+    c = kit_defaults("qwen3, tied, biases, rope yarn");
+    c.qwen = 3;
+    c.tied = c.attention_bias = 1;
+    c.rope = KIT_YARN;
+    c.factor = 4.0;
+    c.original = 1024;
+    one(c, 17);
     scratch_remove();
     return done();
 }

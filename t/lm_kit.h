@@ -29,6 +29,7 @@ struct kit_config {
     int original;                     /* original_max_position_embeddings; dynamic: max_position_embeddings */
     double attention_factor, mscale, mscale_all;   /* yarn: 0 = absent */
     int no_truncate;
+    int qwen;                         /* 2 or 3: that family; 2 has biases of q, k and v, 3 norms of q and k */
 };
 
 /* The smallest that has everything: GQA, a head size that is not hidden / heads, sizes that no vector divides. */
@@ -97,7 +98,7 @@ KIT_UNUSED static struct kit_model *kit_make(const struct kit_config *c, uint64_
         scratch_die("no memory");
     m->config = *c;
     char name[80];
-    int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim;
+    int q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, qkv_bias = c->attention_bias || c->qwen == 2;
     kit_add(m, &seed, "model.embed_tokens.weight", c->vocabulary, c->hidden, 0.0, 0.25);
     for (int i = 0; i < c->layers; i++) {
         const struct {
@@ -115,10 +116,12 @@ KIT_UNUSED static struct kit_model *kit_make(const struct kit_config *c, uint64_
             { "mlp.gate_proj.weight", c->intermediate, c->hidden, 0.0, 0.15, 1 },
             { "mlp.up_proj.weight", c->intermediate, c->hidden, 0.0, 0.15, 1 },
             { "mlp.down_proj.weight", c->hidden, c->intermediate, 0.0, 0.1, 1 },
-            { "self_attn.q_proj.bias", q, 0, 0.0, 0.25, c->attention_bias },
-            { "self_attn.k_proj.bias", kv, 0, 0.0, 0.25, c->attention_bias },
-            { "self_attn.v_proj.bias", kv, 0, 0.0, 0.25, c->attention_bias },
+            { "self_attn.q_proj.bias", q, 0, 0.0, 0.25, qkv_bias },
+            { "self_attn.k_proj.bias", kv, 0, 0.0, 0.25, qkv_bias },
+            { "self_attn.v_proj.bias", kv, 0, 0.0, 0.25, qkv_bias },
             { "self_attn.o_proj.bias", c->hidden, 0, 0.0, 0.25, c->attention_bias },
+            { "self_attn.q_norm.weight", c->head_dim, 0, 1.0, 0.125, c->qwen == 3 },
+            { "self_attn.k_norm.weight", c->head_dim, 0, 1.25, 0.125, c->qwen == 3 },
             { "mlp.gate_proj.bias", c->intermediate, 0, 0.0, 0.25, c->mlp_bias },
             { "mlp.up_proj.bias", c->intermediate, 0, 0.0, 0.25, c->mlp_bias },
             { "mlp.down_proj.bias", c->hidden, 0, 0.0, 0.25, c->mlp_bias },
@@ -184,6 +187,7 @@ KIT_UNUSED static void kit_store(void *to, int64_t at, int type, double v)
 KIT_UNUSED static void kit_write_config(const struct kit_config *c)
 {
     static const char *const ropes[] = { "default", "linear", "dynamic", "llama3", "yarn" };
+    static const char *const qwens[] = { "Qwen2ForCausalLM", "Qwen3ForCausalLM", "qwen2", "qwen3" };
     char rope[512] = "", text[2048];
     int n = snprintf(rope, sizeof rope, "{\"rope_type\": \"%s\"", ropes[c->rope]);
     if (c->new_style)
@@ -206,13 +210,16 @@ KIT_UNUSED static void kit_write_config(const struct kit_config *c)
                  " \"num_attention_heads\": %d, \"num_key_value_heads\": %d, \"head_dim\": %d, \"vocab_size\": %d, \"rms_norm_eps\": 1e-05,"
                  " \"max_position_embeddings\": %d, \"tie_word_embeddings\": %s, \"attention_bias\": %s, \"mlp_bias\": %s, \"hidden_act\": \"silu\","
                  " \"bos_token_id\": 0, \"eos_token_id\": 1, ",
-                 c->mistral ? "MistralForCausalLM" : "LlamaForCausalLM", c->mistral ? "mistral" : "llama", c->hidden, c->intermediate, c->layers,
+                 c->qwen ? qwens[c->qwen - 2] : c->mistral ? "MistralForCausalLM" : "LlamaForCausalLM",
+                 c->qwen ? qwens[c->qwen] : c->mistral ? "mistral" : "llama", c->hidden, c->intermediate, c->layers,
                  c->heads, c->kv_heads, c->head_dim, c->vocabulary, c->rope == KIT_DYNAMIC ? c->original : 4096, c->tied ? "true" : "false",
                  c->attention_bias ? "true" : "false", c->mlp_bias ? "true" : "false");
     if (c->mistral && c->window)
         n += snprintf(text + n, sizeof text - (size_t)n, "\"sliding_window\": %d, ", c->window);
     else if (c->mistral)
         n += snprintf(text + n, sizeof text - (size_t)n, "\"sliding_window\": null, ");
+    if (c->qwen && c->window)
+        n += snprintf(text + n, sizeof text - (size_t)n, "\"sliding_window\": %d, \"use_sliding_window\": true, \"max_window_layers\": 0, ", c->window);
     if (c->new_style)
         snprintf(text + n, sizeof text - (size_t)n, "\"rope_parameters\": %s}", rope);
     else
@@ -363,7 +370,12 @@ KIT_UNUSED static void kit_oracle(const struct kit_model *m, const int32_t *toke
             kit_linear(h, kit_values(m, y, "self_attn.v_proj.weight"), kit_values(m, y, "self_attn.v_proj.bias"), kw, hd, v + t * kw);
             kit_frequencies(c, t < prompt ? prompt : t + 1, f, &scaling);
             for (int g = 0; g < c->heads + c->kv_heads; g++) {
-                double *a = g < c->heads ? q + t * qw + g * d : k + t * kw + (g - c->heads) * d;
+                double *a = g < c->heads ? q + t * qw + g * d : k + t * kw + (g - c->heads) * d, normed[256];
+                const double *norm = kit_values(m, y, g < c->heads ? "self_attn.q_norm.weight" : "self_attn.k_norm.weight");
+                if (norm) {
+                    kit_norm(a, norm, d, normed);
+                    memcpy(a, normed, (size_t)d * sizeof *a);
+                }
                 for (int i = 0; i < turn; i++) {
                     double angle = (double)((float)t * (float)f[i]), cs = cos(angle) * scaling, sn = sin(angle) * scaling;
                     double a0 = a[i], a1 = a[i + turn];

@@ -4,7 +4,7 @@
  * family's own defaults. A field that would change the computation and that we do not honour is refused by name; numbers must
  * lie in the ranges of config.h. Called by model.c. rope.* of the file is read by config_rope.c.
  *
- * Reference: transformers, models/{llama,mistral}/configuration_*.py.
+ * Reference: transformers, models/{llama,mistral,qwen2,qwen3}/configuration_*.py.
  */
 #include "lm/model/config.h"
 
@@ -98,32 +98,39 @@ static bool is_set(const json_t *value, double neutral)
 
 /* ---- the architecture ---- */
 
-static const struct {
+/* What an absent key means in each of them. */
+struct family {
     const char *architecture, *model_type;
-    int family;
-} families[] = {
-    { "LlamaForCausalLM", "llama", RONDO_FAMILY_LLAMA },
-    { "MistralForCausalLM", "mistral", RONDO_FAMILY_MISTRAL },
+    int32_t family;
+    int64_t intermediate, vocabulary, max_positions;
+    int64_t kv_heads, head_dim;      /* 0: as many as there are heads; hidden_size / heads */
+    int64_t bos, eos;                /* -1: none */
+};
+static const struct family families[] = {
+    { "LlamaForCausalLM", "llama", RONDO_FAMILY_LLAMA, 11008, 32000, 2048, 0, 0, 1, 2 },
+    { "MistralForCausalLM", "mistral", RONDO_FAMILY_MISTRAL, 14336, 32000, 131072, 8, 0, 1, 2 },
+    { "Qwen2ForCausalLM", "qwen2", RONDO_FAMILY_QWEN2, 22016, 151936, 32768, 32, 0, -1, -1 },
+    { "Qwen3ForCausalLM", "qwen3", RONDO_FAMILY_QWEN3, 22016, 151936, 32768, 32, 128, -1, -1 },
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 
-static void read_architecture(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
+static const struct family *read_architecture(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
 {
     char shown[RONDO_SHOW_BYTES];
     const json_t *list = json_object_get(root, "architectures");
     const char *type = rondo__field_string(f, root, "model_type", NULL), *name = NULL;
     if (f->err)
-        return;
+        return NULL;
     if (list && !json_is_null(list)) {
         name = json_string_value(json_array_get(list, 0));
         if (!name || json_array_size(list) != 1) {
             f->err = rondo__fail(RONDO_EFORMAT, "%s: architectures must be a list of one name", f->path);
-            return;
+            return NULL;
         }
     }
     if (!name && !type) {
         f->err = rondo__fail(RONDO_EFORMAT, "%s: neither architectures nor model_type says what the model is", f->path);
-        return;
+        return NULL;
     }
     for (int i = 0; i < FAMILIES; i++) {
         if (name ? strcmp(name, families[i].architecture) : strcmp(type, families[i].model_type))
@@ -131,14 +138,15 @@ static void read_architecture(struct rondo__fields *f, const json_t *root, struc
         if (type && strcmp(type, families[i].model_type)) {
             f->err = rondo__fail(RONDO_EFORMAT, "%s: architectures says %s, but model_type says \"%s\"", f->path, families[i].architecture,
                                  rondo__show(shown, type));
-            return;
+            return NULL;
         }
         c->family = families[i].family;
         snprintf(c->architecture, sizeof c->architecture, "%s", families[i].architecture);
-        return;
+        return &families[i];
     }
-    f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s \"%s\" is not supported; LlamaForCausalLM and MistralForCausalLM are", f->path,
-                         name ? "architecture" : "model_type", rondo__show(shown, name ? name : type));
+    f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s \"%s\" is not supported; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM and "
+                         "Qwen3ForCausalLM are", f->path, name ? "architecture" : "model_type", rondo__show(shown, name ? name : type));
+    return NULL;
 }
 
 /* What would change the computation and belongs to other families; a multiplier of 1 is fine. */
@@ -214,22 +222,19 @@ static void check_other(struct rondo__fields *f, const json_t *root)
 
 /* ---- shapes ---- */
 
-static void read_shape(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
+static void read_shape(struct rondo__fields *f, const json_t *root, const struct family *family, struct rondo_config *c)
 {
-    bool mistral = c->family == RONDO_FAMILY_MISTRAL;
     int64_t none = RONDO_FIELD_REFUSED;
     c->layers = rondo__field_integer(f, root, "num_hidden_layers", 32, none, 1, RONDO_CONFIG_LAYERS_MAX);
     c->hidden = rondo__field_integer(f, root, "hidden_size", 4096, none, 1, 1 << 20);
-    c->intermediate = rondo__field_integer(f, root, "intermediate_size", mistral ? 14336 : 11008, none, 1, 1 << 24);
-    c->vocabulary = rondo__field_integer(f, root, "vocab_size", 32000, none, 1, 1 << 27);
-    c->max_positions = rondo__field_integer(f, root, "max_position_embeddings", mistral ? 131072 : 2048, none, 1, (int64_t)1 << 40);
+    c->intermediate = rondo__field_integer(f, root, "intermediate_size", family->intermediate, none, 1, 1 << 24);
+    c->vocabulary = rondo__field_integer(f, root, "vocab_size", family->vocabulary, none, 1, 1 << 27);
+    c->max_positions = rondo__field_integer(f, root, "max_position_embeddings", family->max_positions, none, 1, (int64_t)1 << 40);
     c->heads = rondo__field_integer(f, root, "num_attention_heads", 32, none, 1, 1 << 16);
-    c->kv_heads = rondo__field_integer(f, root, "num_key_value_heads", mistral ? 8 : c->heads, c->heads, 1, 1 << 16);
-    c->head_dim = rondo__field_integer(f, root, "head_dim", 0, 0, 1, 1 << 14);
+    c->kv_heads = rondo__field_integer(f, root, "num_key_value_heads", family->kv_heads ? family->kv_heads : c->heads, c->heads, 1, 1 << 16);
+    c->head_dim = rondo__field_integer(f, root, "head_dim", family->head_dim, 0, 1, 1 << 14);
     c->rms_eps = rondo__field_number(f, root, "rms_norm_eps", 1e-6, 1e-30, 1.0);
     c->tied = rondo__field_bool(f, root, "tie_word_embeddings", false);
-    c->attention_bias = rondo__field_bool(f, root, "attention_bias", false);
-    c->mlp_bias = rondo__field_bool(f, root, "mlp_bias", false);
     if (f->err)
         return;
     if (c->heads % c->kv_heads)
@@ -241,18 +246,86 @@ static void read_shape(struct rondo__fields *f, const json_t *root, struct rondo
     else if (!c->head_dim && c->hidden / c->heads > 1 << 14)
         f->err = rondo__fail(RONDO_EFORMAT, "%s: hidden_size / num_attention_heads is %lld; a head has at most %d entries", f->path,
                              (long long)(c->hidden / c->heads), 1 << 14);
-    else if (mistral && (c->attention_bias || c->mlp_bias))
-        f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s is set, which MistralForCausalLM does not have", f->path,
-                             c->attention_bias ? "attention_bias" : "mlp_bias");
     if (!f->err && !c->head_dim)
         c->head_dim = c->hidden / c->heads;
+}
+
+/* Which layers have biases and norms besides: the family's own, or (Llama, Qwen3) as the file says. */
+static void read_extras(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
+{
+    const bool attention = rondo__field_bool(f, root, "attention_bias", false), mlp = rondo__field_bool(f, root, "mlp_bias", false);
+    const bool choice = c->family == RONDO_FAMILY_LLAMA || c->family == RONDO_FAMILY_QWEN3, qwen2 = c->family == RONDO_FAMILY_QWEN2;
+    c->qkv_bias = qwen2 || (choice && attention);
+    c->o_bias = choice && attention;
+    c->mlp_bias = mlp;
+    c->qk_norm = c->family == RONDO_FAMILY_QWEN3;
+    if (f->err)
+        return;
+    if (attention && !choice && !qwen2)
+        f->err = rondo__fail(RONDO_ENOTSUP, "%s: attention_bias is set, which %s does not have", f->path, c->architecture);
+    else if (mlp && c->family != RONDO_FAMILY_LLAMA)
+        f->err = rondo__fail(RONDO_ENOTSUP, "%s: mlp_bias is set, which %s does not have", f->path, c->architecture);
+}
+
+/* layer_types, where it is there: one kind for all layers. NULL: not there. */
+static const char *read_layer_types(struct rondo__fields *f, const json_t *root, const struct rondo_config *c)
+{
+    char shown[RONDO_SHOW_BYTES], other[RONDO_SHOW_BYTES];
+    const json_t *types = json_object_get(root, "layer_types");
+    if (f->err || !types || json_is_null(types))
+        return NULL;
+    if (!json_is_array(types) || (int64_t)json_array_size(types) != c->layers) {
+        f->err = rondo__fail(RONDO_EFORMAT, "%s: layer_types must be a list of one text for each of the %lld layers", f->path, (long long)c->layers);
+        return NULL;
+    }
+    const char *all = json_string_value(json_array_get(types, 0));
+    for (size_t i = 0; i < json_array_size(types); i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        if (!type || (strcmp(type, "full_attention") && strcmp(type, "sliding_attention")))
+            f->err = rondo__fail(RONDO_ENOTSUP, "%s: layer_types[%zu] is \"%s\"; \"full_attention\" and \"sliding_attention\" are supported", f->path, i,
+                                 type ? rondo__show(shown, type) : "no text");
+        else if (strcmp(type, all))
+            f->err = rondo__fail(RONDO_ENOTSUP, "%s: layer_types[%zu] is \"%s\" and layer_types[0] \"%s\"; all layers must be alike here", f->path, i,
+                                 rondo__show(shown, type), rondo__show(other, all));
+        if (f->err)
+            return NULL;
+    }
+    return all;
+}
+
+/* Qwen's windows are off unless asked for, and then the layers from max_window_layers on have them. */
+static void read_window_from(struct rondo__fields *f, const json_t *root, struct rondo_config *c, const char *types)
+{
+    const int64_t most = (int64_t)1 << 40;
+    const bool used = rondo__field_bool(f, root, "use_sliding_window", false);
+    const int64_t width = rondo__field_integer(f, root, "sliding_window", 4096, 0, 1, most);
+    const int64_t from = rondo__field_integer(f, root, "max_window_layers", 28, RONDO_FIELD_REFUSED, 0, most);
+    if (f->err)
+        return;
+    const bool sliding = types && !strcmp(types, "sliding_attention");
+    if (types && sliding && (!used || !width))
+        f->err = rondo__fail(RONDO_EFORMAT, "%s: layer_types says sliding_attention, but %s", f->path,
+                             used ? "there is no sliding_window" : "use_sliding_window is not true");
+    else if (types)
+        c->window = sliding ? width : 0;
+    else if (!used || !width || from >= c->layers)
+        c->window = 0;
+    else if (from == 0)
+        c->window = width;
+    else
+        f->err = rondo__fail(RONDO_ENOTSUP, "%s: the first %lld of %lld layers see all tokens and the others a sliding_window (max_window_layers); all "
+                             "layers must be alike here", f->path, (long long)from, (long long)c->layers);
 }
 
 /* Sliding window: an absent key means 4096 for Mistral and none for Llama, which does not know the field. */
 static void read_window(struct rondo__fields *f, const json_t *root, struct rondo_config *c)
 {
     bool mistral = c->family == RONDO_FAMILY_MISTRAL;
-    char shown[RONDO_SHOW_BYTES];
+    const char *types = read_layer_types(f, root, c);
+    if (c->family == RONDO_FAMILY_QWEN2 || c->family == RONDO_FAMILY_QWEN3) {
+        read_window_from(f, root, c, types);
+        return;
+    }
     const bool used = rondo__field_bool(f, root, "use_sliding_window", true);
     /* Where Llama's file says that the window is not used, its width is left over from the family that it was converted from. */
     c->window = !mistral && !used ? 0 : rondo__field_integer(f, root, "sliding_window", mistral ? 4096 : 0, 0, 1, (int64_t)1 << 40);
@@ -265,22 +338,9 @@ static void read_window(struct rondo__fields *f, const json_t *root, struct rond
     if (c->window && !used)
         f->err = rondo__fail(RONDO_ENOTSUP, "%s: use_sliding_window is false, which MistralForCausalLM does not have; set sliding_window to null",
                              f->path);
-    const json_t *types = json_object_get(root, "layer_types");
-    if (f->err || !types || json_is_null(types))
-        return;
     const char *all = c->window ? "sliding_attention" : "full_attention";
-    if (!json_is_array(types) || (int64_t)json_array_size(types) != c->layers) {
-        f->err = rondo__fail(RONDO_EFORMAT, "%s: layer_types must be a list of one text for each of the %lld layers", f->path, (long long)c->layers);
-        return;
-    }
-    for (size_t i = 0; i < json_array_size(types); i++) {
-        const char *type = json_string_value(json_array_get(types, i));
-        if (!type || strcmp(type, all)) {
-            f->err = rondo__fail(RONDO_ENOTSUP, "%s: layer_types[%zu] is \"%s\"; all layers must be \"%s\" here", f->path, i,
-                                 type ? rondo__show(shown, type) : "no text", all);
-            return;
-        }
-    }
+    if (!f->err && types && strcmp(types, all))
+        f->err = rondo__fail(RONDO_ENOTSUP, "%s: layer_types says \"%s\"; all layers must be \"%s\" here", f->path, types, all);
 }
 
 static void read_activation(struct rondo__fields *f, const json_t *root)
@@ -371,18 +431,20 @@ int rondo__config_read(struct rondo_config *out, const char *dir)
     if (err)
         goto done;
     struct rondo__fields f = { path, 0 };
-    read_architecture(&f, root, &c);
+    const struct family *family = read_architecture(&f, root, &c);
     if (!f.err)
         check_other(&f, root);
     if (!f.err)
-        read_shape(&f, root, &c);
+        read_shape(&f, root, family, &c);
+    if (!f.err)
+        read_extras(&f, root, &c);
     if (!f.err)
         read_window(&f, root, &c);
     read_activation(&f, root);
     if (!f.err)
         rondo__config_rope(&f, root, &c);
-    c.bos = (int32_t)rondo__field_integer(&f, root, "bos_token_id", 1, -1, -1, INT32_MAX);
-    read_eos(&f, root, &c, 2);
+    c.bos = (int32_t)rondo__field_integer(&f, root, "bos_token_id", family ? family->bos : -1, -1, -1, INT32_MAX);
+    read_eos(&f, root, &c, family ? family->eos : -1);
     err = f.err;
     if (!err && rondo__file_exists(generation))
         err = read_generation(&c, generation);

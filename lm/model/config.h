@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum rondo_family { RONDO_FAMILY_LLAMA = 1, RONDO_FAMILY_MISTRAL = 2 };
+enum rondo_family { RONDO_FAMILY_LLAMA = 1, RONDO_FAMILY_MISTRAL = 2, RONDO_FAMILY_QWEN2 = 3, RONDO_FAMILY_QWEN3 = 4 };
 
 enum rondo_rope_kind { RONDO_ROPE_DEFAULT = 0, RONDO_ROPE_LINEAR, RONDO_ROPE_DYNAMIC, RONDO_ROPE_LLAMA3, RONDO_ROPE_YARN };
 
@@ -34,7 +34,7 @@ struct rondo_rope_config {
 #define RONDO_CONFIG_LAYERS_MAX 4096
 
 struct rondo_config {
-    char architecture[32];           /* "LlamaForCausalLM", "MistralForCausalLM" */
+    char architecture[32];           /* "LlamaForCausalLM", ... */
     int32_t family;                  /* enum rondo_family */
     int64_t layers;                  /* num_hidden_layers: 1..4096 */
     int64_t hidden;                  /* hidden_size */
@@ -47,8 +47,9 @@ struct rondo_config {
                                         that is window_left = window - 1 of rondo_attention_desc */
     double rms_eps;                  /* rms_norm_eps */
     bool tied;                       /* tie_word_embeddings: lm_head.weight is model.embed_tokens.weight */
-    bool attention_bias;             /* q, k, v, o projections have a .bias */
+    bool qkv_bias, o_bias;           /* q, k and v projections, and o, have a .bias */
     bool mlp_bias;                   /* gate, up, down have a .bias */
+    bool qk_norm;                    /* q_norm, k_norm: an RMSNorm of each head before it rotates */
     struct rondo_rope_config rope;
     int32_t bos;                     /* -1: none */
     int32_t eos[RONDO_CONFIG_EOS_MAX];

@@ -68,7 +68,7 @@ static uint64_t fingerprint(const rondo_model *m, const rondo_model_desc *d)
     const uint64_t words[] = {
         (uint64_t)c->family, (uint64_t)c->layers, (uint64_t)c->hidden, (uint64_t)c->intermediate, (uint64_t)c->heads,
         (uint64_t)c->kv_heads, (uint64_t)c->head_dim, (uint64_t)c->vocabulary, (uint64_t)c->window, word_of(c->rms_eps), c->tied,
-        c->attention_bias, c->mlp_bias, (uint64_t)r->kind, (uint64_t)r->dim, word_of(r->theta), word_of(r->factor),
+        c->qkv_bias, c->o_bias, c->mlp_bias, c->qk_norm, (uint64_t)r->kind, (uint64_t)r->dim, word_of(r->theta), word_of(r->factor),
         (uint64_t)r->original_max_positions, word_of(r->low_freq_factor), word_of(r->high_freq_factor), word_of(r->beta_fast),
         word_of(r->beta_slow), word_of(r->attention_factor), r->truncate, (uint64_t)m->embedding_type, m->parameters,
         m->tokenizer ? (uint64_t)rondo_tokenizer_size(m->tokenizer) : 0, (uint64_t)d->weights, (uint64_t)d->group, (uint64_t)d->level,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Rotary position embedding (Su et al. 2021) with the context extensions that Llama and Mistral folders ask for: linear
+ * Rotary position embedding (Su et al. 2021) with the context extensions that model folders ask for: linear
  * (Chen et al. 2023), dynamic NTK, llama3 and YaRN (Peng et al. 2023), as Hugging Face's modeling_rope_utils.py defines
  * them. Called by engine/ (frequencies once per sequence, tables once per pass).
  *

@@ -103,13 +103,17 @@ static int layer(struct walk *k, int64_t i)
     if (!err)
         err = vector(k, layer_name(name, sizeof name, i, "post_attention_layernorm.weight"), hidden, 0, hidden, &y->mlp_norm);
     if (!err)
-        err = projection(k, i, "self_attn.q_proj", by_rows(q, hidden, s->q_first, s->q_columns, &y->q), c->attention_bias, &y->q_bias);
+        err = projection(k, i, "self_attn.q_proj", by_rows(q, hidden, s->q_first, s->q_columns, &y->q), c->qkv_bias, &y->q_bias);
     if (!err)
-        err = projection(k, i, "self_attn.k_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->k), c->attention_bias, &y->k_bias);
+        err = projection(k, i, "self_attn.k_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->k), c->qkv_bias, &y->k_bias);
     if (!err)
-        err = projection(k, i, "self_attn.v_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->v), c->attention_bias, &y->v_bias);
+        err = projection(k, i, "self_attn.v_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->v), c->qkv_bias, &y->v_bias);
     if (!err)
-        err = projection(k, i, "self_attn.o_proj", by_leaves(s, hidden, q, s->o_begin, &y->o), c->attention_bias, &y->o_bias);
+        err = projection(k, i, "self_attn.o_proj", by_leaves(s, hidden, q, s->o_begin, &y->o), c->o_bias, &y->o_bias);
+    if (!err && c->qk_norm)
+        err = vector(k, layer_name(name, sizeof name, i, "self_attn.q_norm.weight"), c->head_dim, 0, c->head_dim, &y->q_norm);
+    if (!err && c->qk_norm)
+        err = vector(k, layer_name(name, sizeof name, i, "self_attn.k_norm.weight"), c->head_dim, 0, c->head_dim, &y->k_norm);
     if (!err)
         err = projection(k, i, "mlp.gate_proj", by_rows(mlp, hidden, s->mlp_first, s->mlp_columns, &y->gate), c->mlp_bias, &y->gate_bias);
     if (!err)
