@@ -233,6 +233,46 @@ static void elementwise(void)
     r.nodes = b;
     ok(!ops->linear(dev, NULL, linear, &r, NULL), "nodes of some leaves");
     ops->linear_free(dev, linear);
+
+    /* a part: x is of its own columns, [2, 6) of 8 */
+    int32_t begin[] = { 0, 1, 3, 4 };
+    d.parts = 3;
+    d.part = 1;
+    d.leaf_begin = begin;
+    err = ops->linear_new(dev, &linear, &d);
+    memset(begin, 9, sizeof begin);
+    err = err || ops->linear_load(dev, linear, 0, 4, RONDO_F32, host, NULL);
+    r = (struct rondo_linear_run){ .rows = 16, .x = a, .x_stride = 4, .nodes = b, .node_stride = 1 };
+    r.x = a + 1;
+    says(err ? 0 : ops->linear(dev, NULL, linear, &r, NULL), "linear: x ends 4 bytes beyond");
+    r.x = a;
+    r.rows = 8;
+    r.nodes = b + 4;
+    r.node_stride = 32;
+    says(ops->linear(dev, NULL, linear, &r, NULL), "linear: nodes ends 16 bytes beyond");
+    r.nodes = b;
+    ok(!ops->linear(dev, NULL, linear, &r, NULL), "nodes of a part's leaves");
+    r.first_leaf = 2;
+    r.leaves = 2;
+    ok(ops->linear(dev, NULL, linear, &r, NULL) == RONDO_EINVAL && strstr(rondo_error_text(), "[1, 3)"), "a leaf that it has not: %s",
+       rondo_error_text());
+    ops->linear_free(dev, linear);
+
+    struct rondo_linear_node nodes[2] = { { a, 8, 0, 0 }, { a + 32, 8, 0, 0 } };
+    struct rondo_linear_join join = { 4, 8, nodes, 2, 0, b, 8, NULL };
+    ok(!ops->linear_join(dev, NULL, &join), "nodes are joined");
+    nodes[1].data = host;
+    says(ops->linear_join(dev, NULL, &join), "linear_join: a node is memory of the host");
+    nodes[1].data = a + 33;
+    says(ops->linear_join(dev, NULL, &join), "linear_join: a node ends 4 bytes beyond");
+    nodes[1].data = a + 32;
+    join.y = host;
+    says(ops->linear_join(dev, NULL, &join), "linear_join: y is");
+    join.y = b;
+    join.bias = host;
+    says(ops->linear_join(dev, NULL, &join), "linear_join: bias is");
+    join.count = 0;
+    ok(ops->linear_join(dev, NULL, &join) == RONDO_EINVAL, "no nodes are no sum");
     give(RONDO_MEMORY_DEVICE, a, bytes);
     give(RONDO_MEMORY_DEVICE, b, bytes);
     give(RONDO_MEMORY_PINNED, pinned, bytes);
@@ -568,6 +608,14 @@ static void lateness(void)
     err = ops->copy(dev, stream, a, pinned, bytes) || ops->event_record(dev, stream, event) || ops->stream_wait(dev, NULL, event) ||
           ops->convert(dev, NULL, COUNT, RONDO_F32, a, RONDO_F32, b) || ops->copy(dev, NULL, got, b, bytes);
     ok(!err && got[COUNT - 1] == (float)(COUNT - 1), "and written with all that is before it");
+
+    /* the list of a call's nodes is the caller's again at once */
+    struct rondo_linear_node nodes[2] = { { a, 8, 0, 0 }, { a + 8, 8, 1, 0 } };
+    const struct rondo_linear_join join = { 1, 8, nodes, 2, 0, b, 8, NULL };
+    err = ops->sync(dev) || ops->linear_join(dev, stream, &join);
+    memset(nodes, 9, sizeof nodes);
+    err = err || ops->sync(dev) || ops->copy(dev, NULL, got, b, bytes);
+    ok(!err && got[7] == 7.0f + 15.0f, "nodes are joined when the stream comes to it: %g", (double)got[7]);
 
     /* recorded again it is another one */
     int queries = 0, found = 0;

@@ -159,6 +159,74 @@ static void execute(rondo_context *ctx)
     rondo_linear_destroy(two);
 }
 
+/* A layer that has some of the sum's leaves. */
+static void parts(rondo_context *ctx)
+{
+    static const int32_t begin[] = { 0, 1, 1, 3 }, down[] = { 0, 2, 1, 3 }, late[] = { 1, 1, 1, 3 }, short_of[] = { 0, 1, 1, 2 };
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT, bad;
+    rondo_linear *l = NULL;
+    d.in = IN;
+    d.out = OUT;
+    d.leaves = 3;
+    d.parts = 3;
+    d.leaf_begin = begin;
+    bad = d;
+    bad.part = 3;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "part 3 of 3", "a part that there is not");
+    bad.part = -1;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "part -1", "part -1");
+    bad = d;
+    bad.parts = 0;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "parts is 0", "a list of no parts");
+    bad.parts = -1;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "-1 parts", "-1 parts");
+    bad = d;
+    bad.leaf_begin = NULL;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "leaf_begin is NULL", "parts without a list");
+    bad = d;
+    bad.leaves = 0;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "leaves is 0", "parts of a number of leaves that is not given");
+    bad = d;
+    bad.leaf_begin = down;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "leaf_begin[2] is 1", "a list that descends");
+    bad.leaf_begin = late;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "leaf_begin[0] is 1", "a list that begins late");
+    bad.leaf_begin = short_of;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "leaf_begin[3] is 2", "a list that ends early");
+    bad = d;
+    bad.parts = 0;
+    bad.part = 1;
+    bad.leaf_begin = NULL;
+    refused(rondo_linear_create(&l, ctx, &bad), RONDO_EINVAL, "part 1 of 0", "part 1 of a whole layer");
+
+    size_t bytes[3];
+    for (d.part = 0; d.part < 3; d.part++) {
+        int32_t mine[4];
+        memcpy(mine, begin, sizeof mine);
+        d.leaf_begin = mine;
+        int err = rondo_linear_create(&l, ctx, &d);
+        memset(mine, 9, sizeof mine);   /* copied */
+        bytes[d.part] = rondo_linear_bytes(l);
+        err = err || rondo_linear_load(l, 0, OUT, d.part == 1 ? NULL : weights);
+        ok(!err, "part %d is made and loaded", (int)d.part);
+        refused(rondo_linear_execute(l, ctx, 1, x, IN, y, OUT, NULL, 0), RONDO_EINVAL, "rondo_tp_linear", "executing it alone");
+        rondo_linear_destroy(l);
+    }
+    ok(bytes[0] > bytes[1] + 300 * OUT * 4 && bytes[2] > bytes[0] + 300 * OUT * 4 && bytes[1] < 2000,
+       "each has room for its own inputs only: %zu, %zu and %zu bytes", bytes[0], bytes[1], bytes[2]);
+    /* a part that has all is the whole */
+    static const int32_t only[] = { 0, 0, 3 };
+    d.parts = 2;
+    d.part = 1;
+    d.leaf_begin = only;
+    rondo_linear *three = make(ctx, 3);
+    int err = rondo_linear_create(&l, ctx, &d) || rondo_linear_load(l, 0, OUT, weights) || rondo_linear_execute(l, ctx, 5, x, IN, z, OUT, NULL, 0) ||
+              rondo_linear_execute(three, ctx, 5, x, IN, y, OUT, NULL, 0);
+    ok(!err && !memcmp(y, z, sizeof y), "a part that has all leaves is the whole");
+    rondo_linear_destroy(l);
+    rondo_linear_destroy(three);
+}
+
 /* Numbers of numerics that there are not, and those that have names but no kernels. */
 static void numerics(rondo_context *ctx)
 {
@@ -385,8 +453,12 @@ static void memory(void)
             exit(99);
         rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
         rondo_linear *l = NULL;
+        static const int32_t begin[] = { 0, 3 };
         d.in = IN;
         d.out = OUT;
+        d.leaves = 3;
+        d.parts = 1;
+        d.leaf_begin = begin;
         allocations = 0;
         fail_at = n;
         int err = rondo_linear_create(&l, ctx, &d);
@@ -454,6 +526,7 @@ int main(void)
     create(ctx);
     load(ctx);
     execute(ctx);
+    parts(ctx);
     numerics(ctx);
     instances();
     others(ctx);

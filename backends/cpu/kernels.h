@@ -44,6 +44,8 @@ struct rondo_cpu_linear {
     void (*pack)(const struct rondo_cpu_linear_job *job, int64_t tile);   /* NULL: x is read where it lies */
     bool (*bytes)(int64_t leaves, int64_t tiles, size_t *bytes);          /* scratch of one worker for so many; false: too large */
     void (*run)(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch);
+    /* nodes of other ranks too, of some rows and columns; its stack has been looked at (linear_ops.c) */
+    void (*join)(const struct rondo_linear_join *job, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
 };
 
 /* ---- element by element, or row by row ---- */

@@ -11,7 +11,7 @@
 #include "backends/cpu/cpu.h"
 
 /* Weights as every instruction set reads them, so that ranks of different kinds may share one copy: panels of
- * 32 outputs, [panel][in][32] in the storage type, the last panel filled up with zeros. In a panel of bf16
+ * 32 outputs, [panel][column][32] in the storage type, the last panel filled up with zeros. In a panel of bf16
  * the outputs lie in the order 0, 16, 1, 17, ..., 15, 31: then the low and the high halves of 32-bit lanes
  * are 16 neighbours each, widened by a shift or a mask. */
 #define RONDO_CPU_PANEL 32
@@ -24,15 +24,23 @@ static inline int rondo__cpu_column(int type, int64_t output)
 
 struct rondo_device_linear {
     int64_t in, out, panels;
+    int64_t first_column, columns;      /* of x that it has weights for; of all: 0 and in */
     int32_t type, leaves, arithmetic;
+    int32_t first_leaf, end_leaf;       /* as many leaves of these as make those columns */
     size_t bytes;
     void *weights;
 };
 
-/* C8: leaf g of the sum is [begin(g), begin(g+1)). in is at most INT32_MAX. */
+/* C8: leaf g of the sum is [begin(g), begin(g+1)) of its `in` columns. */
 static inline int64_t rondo__cpu_leaf_begin(const struct rondo_device_linear *l, int64_t g)
 {
-    return g * l->in / l->leaves;
+    return rondo__linear_leaf_begin(l->in, l->leaves, g);
+}
+
+/* The first weight of column k in a panel, in weights. */
+static inline int64_t rondo__cpu_panel_at(const struct rondo_device_linear *l, int64_t panel, int64_t k)
+{
+    return (panel * l->columns + (k - l->first_column)) * RONDO_CPU_PANEL;
 }
 
 /* The rows of tile t, and of all before it. */

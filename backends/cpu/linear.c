@@ -279,7 +279,7 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
                 merges++;
             for (int64_t k = k0; k < k1; k += chunk) {
                 int64_t count = k1 - k < chunk ? k1 - k : chunk;
-                const void *w = (const char *)l->weights + (size_t)((panel * l->in + k) * PANEL) * element;
+                const void *w = (const char *)l->weights + (size_t)rondo__cpu_panel_at(l, panel, k) * element;
                 for (int64_t t = tile0; t < tile1; t++) {
                     int64_t n = padded(rondo__cpu_tile_begin(job, t + 1) - rondo__cpu_tile_begin(job, t));
                     float *node = stacks + ((t - tile0) * depth + nodes) * NODE;
@@ -297,5 +297,46 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
     }
 }
 
+/* ---- joining nodes ---- */
+
+/* Vectors of one row that are joined at a time: their stack stays in the first-level cache, and each node is read in whole cache lines. */
+#define JOIN 4
+
+static void join(const struct rondo_linear_join *job, int64_t row0, int64_t row1, int64_t column0, int64_t column1)
+{
+    vf stack[RONDO_LINEAR_DEPTH][JOIN];
+
+    for (int64_t row = row0; row < row1; row++)
+        for (int64_t first = column0; first < column1; first += JOIN * VL) {
+            vm lanes[JOIN];
+            int depth = 0;
+            for (int v = 0; v < JOIN; v++) {
+                const int64_t left = column1 - first - v * VL;
+                lanes[v] = vm_first(left > VL ? VL : left < 0 ? 0 : (int)left);
+            }
+            for (int32_t i = 0; i < job->count; i++) {
+                const float *node = job->nodes[i].data + row * job->nodes[i].stride + first;
+                for (int v = 0; v < JOIN; v++)
+                    stack[depth][v] = vf_load_mask(node + v * VL, lanes[v]);
+                for (int32_t m = job->nodes[i].merges; m > 0; m--, depth--)
+                    for (int v = 0; v < JOIN; v++)
+                        stack[depth - 1][v] = vf_add(stack[depth - 1][v], stack[depth][v]);
+                depth++;
+            }
+            for (depth--; depth > 0; depth--)
+                for (int v = 0; v < JOIN; v++)
+                    stack[depth - 1][v] = vf_add(stack[depth - 1][v], stack[depth][v]);
+            for (int v = 0; v < JOIN; v++) {
+                float *y = job->y + row * job->y_stride + first + v * VL;
+                vf sum = stack[0][v];
+                if (job->bias)
+                    sum = vf_add(sum, vf_load_mask(job->bias + first + v * VL, lanes[v]));
+                if (job->add)
+                    sum = vf_add(vf_load_mask(y, lanes[v]), sum);
+                vf_store_mask(y, lanes[v], vf_canonical(sum));
+            }
+        }
+}
+
 extern const struct rondo_cpu_linear RONDO_ISA_TABLE(linear);
-const struct rondo_cpu_linear RONDO_ISA_TABLE(linear) = { TILE, pack, bytes, run };
+const struct rondo_cpu_linear RONDO_ISA_TABLE(linear) = { TILE, pack, bytes, run, join };

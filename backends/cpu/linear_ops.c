@@ -22,6 +22,7 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
 {
     struct rondo_device_linear *l;
     size_t panels, panel_bytes, bytes;
+    int64_t first, columns;
 
     *out = NULL;
     if (desc->arithmetic < 0 || desc->arithmetic >= RONDO_CPU_ARITHMETICS || !dev->kernels.linear[desc->arithmetic])
@@ -36,26 +37,32 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
                            "1 to 2147483647, out at least 1, leaves 1 to in",
                            (long long)desc->in, (long long)desc->out, (int)desc->leaves);
     panels = ((size_t)desc->out + (PANEL - 1)) / PANEL;
-    if (!rondo__mul((size_t)desc->in, PANEL * rondo_type_size(desc->type), &panel_bytes) ||
+    first = rondo__linear_leaf_begin(desc->in, desc->leaves, rondo__linear_first(desc));
+    columns = rondo__linear_leaf_begin(desc->in, desc->leaves, rondo__linear_end(desc)) - first;
+    if (!rondo__mul((size_t)columns, PANEL * rondo_type_size(desc->type), &panel_bytes) ||
         !rondo__mul(panels, panel_bytes, &bytes))
         return rondo__fail(RONDO_EINVAL,
                            "the weights of a linear layer of %lld inputs and %lld outputs have more bytes "
                            "than can be counted",
                            (long long)desc->in, (long long)desc->out);
     l = rondo__alloc_zero(1, sizeof *l);
-    if (!l || !(l->weights = rondo__alloc(bytes))) {
+    if (!l || (bytes && !(l->weights = rondo__alloc(bytes)))) {
         rondo__free(l);
         return rondo__fail(RONDO_ENOMEM, "no memory for the %zu bytes of a linear layer's weights", bytes);
     }
     l->in = desc->in;
     l->out = desc->out;
     l->panels = (int64_t)panels;
+    l->first_column = first;
+    l->columns = columns;
+    l->first_leaf = rondo__linear_first(desc);
+    l->end_leaf = rondo__linear_end(desc);
     l->type = desc->type;
     l->leaves = desc->leaves;
     l->arithmetic = desc->arithmetic;
     l->bytes = bytes;
     rondo__cpu_huge(l->weights, bytes);
-    if (desc->out % PANEL)
+    if (bytes && desc->out % PANEL)
         memset((char *)l->weights + bytes - panel_bytes, 0, panel_bytes);
     *out = l;
     return 0;
@@ -102,7 +109,7 @@ DEFINE_PACK(pack_32, uint32_t)
 int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
                            const float *scales)
 {
-    int64_t in = linear->in, done = 0;
+    int64_t in = linear->columns, done = 0;
 
     (void)dev;
     (void)type;
@@ -126,7 +133,7 @@ int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear 
 int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows,
                            void *weights)
 {
-    const int64_t in = linear->in;
+    const int64_t in = linear->columns;
 
     for (int64_t r = 0; r < rows; r++) {
         const int64_t row = first + r,
@@ -247,16 +254,17 @@ int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, con
                       const struct rondo_linear_run *run, const struct rondo_poll *poll)
 {
     const struct rondo_cpu_linear *k = dev->kernels.linear[linear->arithmetic];
-    const int32_t first = run->first_leaf, leaves = run->leaves ? run->leaves : linear->leaves;
+    const int32_t first = run->leaves ? run->first_leaf : linear->first_leaf;
+    const int32_t leaves = run->leaves ? run->leaves : linear->end_leaf - linear->first_leaf;
     struct rondo_cpu_linear_job job = { .linear = linear, .leaf1 = linear->leaves, .columns = linear->in, .rows = run->rows, .x = run->x,
                                         .y = run->y, .x_stride = run->x_stride, .y_stride = run->y_stride, .bias = run->bias,
                                         .add = run->add };
     int err = 0;
 
     (void)stream;
-    if (first < 0 || leaves < 1 || first > linear->leaves - leaves)
-        return rondo__fail(RONDO_EINVAL, "leaves %d to %d of a linear layer that has %d", (int)first, (int)first + (int)leaves - 1,
-                           (int)linear->leaves);
+    if (leaves < 0 || first < linear->first_leaf || first > linear->end_leaf - leaves)
+        return rondo__fail(RONDO_EINVAL, "%d leaves from leaf %d on of a linear layer that has [%d, %d)", (int)leaves, (int)first,
+                           (int)linear->first_leaf, (int)linear->end_leaf);
     if (!run->nodes && leaves != linear->leaves)
         return rondo__fail(RONDO_EINVAL, "%d of a linear layer's %d leaves are no sum; ask for nodes", (int)leaves, (int)linear->leaves);
     if (run->rows < 1)
@@ -276,4 +284,50 @@ int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, con
         err = run_node(dev, k, &job, poll);
     }
     return err;
+}
+
+/* ---- nodes that came from elsewhere ---- */
+
+struct join {
+    const struct rondo_cpu_linear *kernels;
+    const struct rondo_linear_join *job;
+    int64_t rows, columns, pieces;      /* of an item; items of a row of items */
+};
+
+static int join_item(void *arg, int64_t item, int worker)
+{
+    const struct join *j = arg;
+    const int64_t row = item / j->pieces * j->rows, column = item % j->pieces * j->columns;
+    const int64_t row_end = row + j->rows < j->job->rows ? row + j->rows : j->job->rows;
+    const int64_t column_end = column + j->columns < j->job->out ? column + j->columns : j->job->out;
+    (void)worker;
+    j->kernels->join(j->job, row, row_end, column, column_end);
+    return 0;
+}
+
+int rondo__cpu_linear_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_linear_join *join)
+{
+    const struct rondo_cpu_linear *k = dev->kernels.linear[RONDO_ARITHMETIC_F32];
+    int64_t depth = 0;
+
+    (void)stream;
+    for (int32_t i = 0; i < join->count; i++) {
+        const int64_t pushed = depth + 1;
+        depth = pushed - join->nodes[i].merges;
+        if (pushed > RONDO_LINEAR_DEPTH || depth < 1 || depth > pushed)
+            return rondo__fail(RONDO_EINVAL, "node %d of %d to be joined: %d merges on a stack of %lld, which has room for %d", (int)i,
+                               (int)join->count, (int)join->nodes[i].merges, (long long)pushed, RONDO_LINEAR_DEPTH);
+    }
+    if (join->count < 1)
+        return rondo__fail(RONDO_EINVAL, "%d nodes to be joined; there must be at least one", (int)join->count);
+    if (join->rows < 1 || join->out < 1)
+        return 0;
+    /* whole rows where a row is little, else columns of one, in whole vectors */
+    struct join j = { k, join, divide_up(LEAST_WORK / join->count, join->out), join->out, 1 };
+    if (join->out > LEAST_WORK / join->count) {
+        j.rows = 1;
+        j.columns = divide_up(LEAST_WORK / join->count, 64) * 64;
+        j.pieces = divide_up(join->out, j.columns);
+    }
+    return rondo__cpu_for(dev, divide_up(join->rows, j.rows) * j.pieces, join_item, &j, NULL);
 }

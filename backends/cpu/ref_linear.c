@@ -38,7 +38,7 @@ static float output(const struct rondo_cpu_linear_job *job, const float *x, int6
 
     for (int64_t g = 0; g < job->leaf1 - job->leaf0; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
         int64_t k = rondo__cpu_leaf_begin(l, job->leaf0 + g), count = rondo__cpu_leaf_begin(l, job->leaf0 + g + 1) - k;
-        int64_t first = (o / RONDO_CPU_PANEL * l->in + k) * RONDO_CPU_PANEL + rondo__cpu_column(l->type, o);
+        int64_t first = rondo__cpu_panel_at(l, o / RONDO_CPU_PANEL, k) + rondo__cpu_column(l->type, o);
         float node = leaf_sum(x + k - begin, l->weights, first, count, l->type);
         for (int64_t i = g; i & 1; i >>= 1)
             node = stack[--n] + node;
@@ -69,6 +69,28 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
         }
 }
 
+/* The same tree where its nodes came from elsewhere: whoever sent them has said after which of them sums are ready. */
+static void join(const struct rondo_linear_join *job, int64_t row0, int64_t row1, int64_t column0, int64_t column1)
+{
+    for (int64_t row = row0; row < row1; row++)
+        for (int64_t o = column0; o < column1; o++) {
+            float stack[RONDO_LINEAR_DEPTH], *y = job->y + row * job->y_stride + o;
+            int n = 0;
+            for (int32_t i = 0; i < job->count; i++) {
+                stack[n++] = job->nodes[i].data[row * job->nodes[i].stride + o];
+                for (int32_t m = 0; m < job->nodes[i].merges; m++, n--)
+                    stack[n - 2] = stack[n - 2] + stack[n - 1];
+            }
+            for (; n > 1; n--)
+                stack[n - 2] = stack[n - 2] + stack[n - 1];
+            if (job->bias)
+                stack[0] = stack[0] + job->bias[o];
+            if (job->add)
+                stack[0] = *y + stack[0];
+            rondo__put_element(y, 0, RONDO_F32, stack[0]);
+        }
+}
+
 static bool bytes(int64_t leaves, int64_t tiles, size_t *out)
 {
     (void)leaves;
@@ -77,4 +99,4 @@ static bool bytes(int64_t leaves, int64_t tiles, size_t *out)
     return true;
 }
 
-const struct rondo_cpu_linear TABLE = { 16, NULL, bytes, run };
+const struct rondo_cpu_linear TABLE = { 16, NULL, bytes, run, join };

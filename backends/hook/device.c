@@ -36,6 +36,8 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
         return ops->attention(dev, c->stream, c->as.attention.program, c->as.attention.run, poll);
     case RONDO_HOOK_LINEAR:
         return ops->linear(dev, c->stream, c->as.linear.linear->inner, &c->as.linear.run, poll);
+    case RONDO_HOOK_LINEAR_JOIN:
+        return ops->linear_join(dev, c->stream, &c->as.join);
     case RONDO_HOOK_RMSNORM:
         return ops->rmsnorm(dev, c->stream, c->as.rmsnorm.rows, c->as.rmsnorm.dim, c->as.rmsnorm.x, c->as.rmsnorm.weight, c->as.rmsnorm.eps,
                             c->as.rmsnorm.y);
@@ -278,6 +280,9 @@ static int linear_new(struct rondo_device *dev, struct rondo_device_linear **out
     }
     l->ops = h->ops;
     l->desc = *desc;
+    l->desc.leaf_begin = NULL;
+    l->first = rondo__linear_first(desc);
+    l->end = rondo__linear_end(desc);
     l->users = 1;
     *out = (struct rondo_device_linear *)(void *)l;
     return 0;
@@ -331,12 +336,12 @@ static int linear(struct rondo_device *dev, struct rondo_stream *stream, const s
     struct rondo__hook_linear *l = linear_of(linear);
     struct rondo__hook_call call = { .kind = RONDO_HOOK_LINEAR, .as.linear = { l, *run } };
     struct rondo_linear_run *mine = &call.as.linear.run;
-    const int64_t total = l->desc.leaves, out = l->desc.out;
-    const int64_t leaves = run->leaves ? run->leaves : total, first = run->first_leaf;
-    if (first < 0 || leaves < 1 || first > total - leaves || run->rows < 1)   /* the device beneath has a sentence for that, or nothing to do */
+    const int64_t out = l->desc.out;
+    const int32_t total = l->desc.leaves, leaves = run->leaves ? run->leaves : l->end - l->first, first = run->leaves ? run->first_leaf : l->first;
+    if (leaves < 1 || first < l->first || first > l->end - leaves || run->rows < 1)   /* the device beneath has a sentence for that, or nothing to do */
         return h->ops->linear(h->dev, NULL, l->inner, run, poll);
-    const int64_t columns = (first + leaves) * l->desc.in / total - first * l->desc.in / total;
-    const int32_t nodes = rondo__linear_nodes((int32_t)total, (int32_t)first, (int32_t)leaves);
+    const int64_t columns = rondo__linear_leaf_begin(l->desc.in, total, first + leaves) - rondo__linear_leaf_begin(l->desc.in, total, first);
+    const int32_t nodes = rondo__linear_nodes(total, first, leaves);
     void *x, *y = NULL, *bias = NULL, *at = NULL;
     int err = rondo__hook_own(h, "linear", "x", run->x, 0, rows_bytes(run->rows, run->x_stride, columns), &x);
     if (!err && !run->nodes)
@@ -355,6 +360,37 @@ static int linear(struct rondo_device *dev, struct rondo_stream *stream, const s
         count_linear(h, l, run, columns, nodes);
     atomic_fetch_add(&l->users, 1);
     return rondo__hook_put(h, stream, &call, poll);
+}
+
+static int linear_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_linear_join *join)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_LINEAR_JOIN, .as.join = *join };
+    void *at, *y, *bias = NULL;
+    if (join->count < 1 || join->rows < 1)   /* as linear() */
+        return h->ops->linear_join(h->dev, NULL, join);
+    struct rondo_linear_node *nodes = rondo__hook_take(h, (size_t)join->count * sizeof *nodes);
+    if (!nodes)
+        return RONDO_ENOMEM;
+    int err = rondo__hook_own(h, "linear_join", "y", join->y, 0, rows_bytes(join->rows, join->y_stride, join->out), &y);
+    if (!err && join->bias)
+        err = rondo__hook_own(h, "linear_join", "bias", join->bias, 0, rows_bytes(1, 0, join->out), &bias);
+    for (int32_t i = 0; i < join->count && !err; i++) {
+        nodes[i] = join->nodes[i];
+        err = rondo__hook_own(h, "linear_join", "a node", join->nodes[i].data, 0, rows_bytes(join->rows, join->nodes[i].stride, join->out), &at);
+        nodes[i].data = at;
+    }
+    if (err)
+        return err;
+    call.as.join.y = y;
+    call.as.join.bias = bias;
+    call.as.join.nodes = nodes;
+    if (h->set.count) {
+        const double sums = (double)join->rows * (double)join->out, again = join->add ? 1.0 : 0.0, with = join->bias ? 1.0 : 0.0;
+        add(h, RONDO_HOOK_COUNT_LINEAR, sums * ((double)join->count - 1.0 + again + with),
+                  (sums * ((double)join->count + 1.0 + again) + with * (double)join->out) * sizeof(float));
+    }
+    return rondo__hook_put(h, stream, &call, NULL);
 }
 
 /* ---- element by element ---- */
@@ -487,6 +523,7 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(linear_free);
     WRAP(linear_bytes);
     WRAP(linear);
+    WRAP(linear_join);
     WRAP(rmsnorm);
     WRAP(rope);
     WRAP(swiglu);

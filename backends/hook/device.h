@@ -16,7 +16,7 @@ struct rondo__hook_device;
 
 enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
-    RONDO_HOOK_CONVERT, RONDO_HOOK_LOGSUMEXP,
+    RONDO_HOOK_CONVERT, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -40,6 +40,7 @@ struct rondo__hook_call {
             struct rondo__hook_linear *linear;
             struct rondo_linear_run run;
         } linear;
+        struct rondo_linear_join join;
         struct {
             int64_t rows, dim;
             const float *x, *weight;
@@ -77,7 +78,8 @@ struct rondo__hook_call {
 struct rondo__hook_linear {
     const struct rondo_device_ops *ops;   /* of the device beneath, as `inner` */
     struct rondo_device_linear *inner;
-    rondo_linear_desc desc;
+    rondo_linear_desc desc;               /* its leaf_begin is not kept: */
+    int32_t first, end;                   /* the leaves that it has */
     _Atomic int64_t users;
 };
 /* Gives up one use. */

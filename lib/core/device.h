@@ -191,10 +191,27 @@ struct rondo_device_desc {
 
 struct rondo_device_linear;   /* packed weights, the device's own format */
 
+/* Leaf g of a sum over `in` inputs begins at this one; in and leaves are at most INT32_MAX. */
+static inline int64_t rondo__linear_leaf_begin(int64_t in, int32_t leaves, int64_t g)
+{
+    return g * in / leaves;
+}
+
+/* Which leaves a layer has weights of: all, or, of a part, [leaf_begin[part], leaf_begin[part + 1]), which may be none. */
+static inline int32_t rondo__linear_first(const rondo_linear_desc *desc)
+{
+    return desc->leaf_begin ? desc->leaf_begin[desc->part] : 0;
+}
+static inline int32_t rondo__linear_end(const rondo_linear_desc *desc)
+{
+    return desc->leaf_begin ? desc->leaf_begin[desc->part + 1] : desc->leaves;
+}
+
 /* One execution of a linear layer on `rows` rows. x holds the columns of leaves [first_leaf, first_leaf + leaves), its first column being
- * the first of that range; leaves 0: all of them. With `nodes` NULL y gets sums, bias and add as in rondo_linear_execute() (only for all
- * leaves: a part of them is no sum). Else the maximal aligned nodes of the range go to nodes[i * node_stride + row * out + column], i by
- * rising leaf, rondo__linear_nodes() many, for others to join; y, bias and add are unused then. Nodes here are plain sums: width 1. */
+ * the first of that range; the layer must have them; leaves 0: all that it has. Leaves are those of the whole sum, also in a part. With
+ * `nodes` NULL y gets sums, bias and add as in rondo_linear_execute() (only for all leaves: a part of them is no sum). Else the maximal
+ * aligned nodes of the range go to nodes[i * node_stride + row * out + column], i by rising leaf, rondo__linear_nodes() many, for others to
+ * join; y, bias and add are unused then. Nodes here are plain sums: width 1. */
 struct rondo_linear_run {
     int64_t rows;
     const float *x;
@@ -226,8 +243,21 @@ static inline int32_t rondo__linear_nodes(int32_t total, int32_t first, int32_t 
     return nodes;
 }
 
+/* When nodes are pushed onto a stack by rising leaf, one after another without a gap: how often the two on top are to be added after
+ * [first, end) has come, so that the stack holds the tree's nodes as high as they go. What reaches the last leaf merges at the end. */
+static inline int32_t rondo__linear_merges(int32_t total, int32_t first, int32_t end)
+{
+    int32_t merges = 0;
+    if (end < total)
+        for (int32_t i = first / (end - first); i & 1; i >>= 1)
+            merges++;
+    return merges;
+}
+
 /* Sums of nodes: the right node of a merge is added to the left one. Nodes come by rising leaf; each is pushed, then the two on top are added
- * `merges` times; what is left at the end hangs together from the right. Then bias, then what y held. */
+ * `merges` times; what is left at the end, at most RONDO_LINEAR_DEPTH, hangs together from the right. Then bias, then what y held. y may be
+ * a node's data. */
+#define RONDO_LINEAR_DEPTH 40
 struct rondo_linear_node {
     const float *data;        /* [rows, out] */
     int64_t stride;

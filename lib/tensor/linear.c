@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Linear layers for users: checks every argument, then the device's slots do the work. The sum over the
- * inputs is cut into leaves (contract C8), so that later a rank that holds some of them adds up to the same
- * bits; the weights are packed once.
+ * inputs is cut into leaves (contract C8), so that ranks that hold some of them each add up to the same bits
+ * (tp.c); the weights are packed once.
  */
-#include "core/internal.h"
+#include "tensor/linear.h"
 
 #define DEFAULT_LEAF 512
 
@@ -12,9 +12,11 @@ struct rondo_linear {
     const struct rondo_device_ops *ops;
     struct rondo_shared_device *device;   /* where the weights are: it stays as long as they do */
     struct rondo_device_linear *packed;
-    rondo_linear_desc desc;           /* defaults filled in */
+    rondo_linear_desc desc;           /* defaults filled in; leaf_begin is ours */
+    int64_t columns;                  /* inputs that it has */
+    int32_t *leaf_begin;
     unsigned char *loaded;            /* one bit for each row of W that has come */
-    int64_t missing;                  /* rows that have not */
+    int64_t missing;                  /* rows that have not; of a part without inputs none do */
 };
 
 static const struct rondo_device_ops *device_of(const rondo_context *ctx, const char *function)
@@ -40,6 +42,31 @@ static int check_numerics(const struct rondo_device_ops *ops, const rondo_linear
     if (!(ops->levels >> d->level & 1u))
         return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: device \"%s\" does not compute at level %s; strict is 0", ops->name,
                            rondo_level_name(d->level));
+    return 0;
+}
+
+/* The leaves of a part. Beyond int32_t no list of them can be. */
+static int check_part(const rondo_linear_desc *d)
+{
+    if (d->parts < 0 || d->part < 0 || d->part >= (d->parts > 1 ? d->parts : 1))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: part %d of %d parts cannot be; parts count from 0, and a whole layer is part 0",
+                           (int)d->part, (int)d->parts);
+    if (!d->leaf_begin && d->parts > 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: leaf_begin is NULL; with %d parts it lists where each one's leaves begin",
+                           (int)d->parts);
+    if (!d->leaf_begin)
+        return 0;
+    if (!d->parts || d->parts == INT32_MAX)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: leaf_begin is given and parts is %d; it must say how many parts are listed",
+                           (int)d->parts);
+    if (!d->leaves)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: leaves is 0; a part needs the number of leaves of the whole sum");
+    for (int32_t p = 0; p <= d->parts; p++) {
+        const int32_t least = p ? d->leaf_begin[p - 1] : 0, most = p ? d->leaves : 0;
+        if (d->leaf_begin[p] < least || d->leaf_begin[p] > most || (p == d->parts && d->leaf_begin[p] != d->leaves))
+            return rondo__fail(RONDO_EINVAL, "rondo_linear_create: leaf_begin[%d] is %d; the list must ascend from 0 to leaves, %d", (int)p,
+                               (int)d->leaf_begin[p], (int)d->leaves);
+    }
     return 0;
 }
 
@@ -83,8 +110,11 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are known",
                            (int)d.type);
-    if (d.parts || d.group)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: parts (%d) and groups (%d) are not supported yet", (int)d.parts, (int)d.group);
+    if (d.group)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: groups (%d) are not supported yet", (int)d.group);
+    err = check_part(&d);
+    if (err)
+        return err;
     if (d.leaves == 0)
         d.leaves = (int32_t)((d.in + DEFAULT_LEAF - 1) / DEFAULT_LEAF);
     if (d.leaves < 1 || d.leaves > d.in)
@@ -104,8 +134,18 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
     l->ops = ops;
     l->device = rondo__device_keep(ctx->device);
     l->desc = d;
-    l->missing = d.out;
-    err = ops->linear_new(rondo__dev(ctx), &l->packed, &d);
+    if (d.leaf_begin) {
+        const size_t bytes = ((size_t)d.parts + 1) * sizeof *l->leaf_begin;
+        l->desc.leaf_begin = l->leaf_begin = rondo__alloc(bytes);
+        if (!l->leaf_begin) {
+            err = rondo__fail(RONDO_ENOMEM, "rondo_linear_create: no memory for the list of %d parts", (int)d.parts);
+            goto fail;
+        }
+        memcpy(l->leaf_begin, d.leaf_begin, bytes);
+    }
+    l->columns = rondo__linear_leaf_begin(d.in, d.leaves, rondo__linear_end(&d)) - rondo__linear_leaf_begin(d.in, d.leaves, rondo__linear_first(&d));
+    l->missing = l->columns ? d.out : 0;
+    err = ops->linear_new(rondo__dev(ctx), &l->packed, &l->desc);
     if (err)
         goto fail;
     *out = l;
@@ -123,6 +163,7 @@ void rondo_linear_destroy(rondo_linear *linear)
         linear->ops->linear_free(linear->device->dev, linear->packed);
     rondo__device_release(linear->device);
     rondo__free(linear->loaded);
+    rondo__free(linear->leaf_begin);
     rondo__free(linear);
 }
 
@@ -135,13 +176,15 @@ int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, in
 {
     int err;
 
-    if (!linear || (!weights && rows != 0))
+    if (!linear || (!weights && rows != 0 && linear->columns))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_load: linear and weights must not be NULL");
     if (first < 0 || rows < 0 || first > linear->desc.out || rows > linear->desc.out - first)
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_load: %lld rows from row %lld on do not lie in the layer's %lld "
                            "rows",
                            (long long)rows, (long long)first, (long long)linear->desc.out);
+    if (!linear->columns)
+        return 0;
     for (int64_t r = first; r < first + rows; r++)
         if (linear->loaded[r / 8] >> (r % 8) & 1)
             return rondo__fail(RONDO_EINVAL,
@@ -175,8 +218,41 @@ int rondo__linear_read(const rondo_linear *linear, int64_t first, int64_t rows, 
 size_t rondo_linear_bytes(const rondo_linear *linear)
 {
     return linear
-               ? linear->ops->linear_bytes(linear->packed) + (size_t)linear->desc.out / 8 + 1 + sizeof *linear
+               ? linear->ops->linear_bytes(linear->packed) + (size_t)linear->desc.out / 8 + 1 + sizeof *linear +
+                     (linear->leaf_begin ? ((size_t)linear->desc.parts + 1) * sizeof *linear->leaf_begin : 0)
                : 0;
+}
+
+const rondo_linear_desc *rondo__linear_desc(const rondo_linear *linear)
+{
+    return &linear->desc;
+}
+
+int64_t rondo__linear_columns(const rondo_linear *linear)
+{
+    return linear->columns;
+}
+
+int rondo__linear_usable(const rondo_linear *linear, const rondo_context *ctx, const char *function)
+{
+    if (rondo__ops(ctx) != linear->ops)
+        return rondo__fail(RONDO_EINVAL, "%s: the layer was made for device \"%s\" and the context computes on \"%s\"", function,
+                           linear->ops->name, rondo__ops(ctx)->name);
+    if (!takes(linear, ctx))
+        return rondo__fail(RONDO_EINVAL, "%s: the layer's weights belong to another instance of device \"%s\", which packs them its own way; "
+                                         "make the layer with a context of this one", function, linear->ops->name);
+    if (linear->missing)
+        return rondo__fail(RONDO_EINVAL, "%s: %lld of the layer's %lld rows of weights have not been loaded", function,
+                           (long long)linear->missing, (long long)linear->desc.out);
+    return 0;
+}
+
+int rondo__linear_run_nodes(const rondo_linear *linear, rondo_context *ctx, struct rondo_stream *stream, int32_t first, int32_t leaves,
+                            int64_t rows, const float *x, int64_t x_stride, float *nodes, int64_t node_stride, const struct rondo_poll *poll)
+{
+    const struct rondo_linear_run run = { .rows = rows, .x = x, .x_stride = x_stride, .first_leaf = first, .leaves = leaves, .nodes = nodes,
+                                          .node_stride = node_stride };
+    return leaves && rows ? linear->ops->linear(rondo__dev(ctx), stream, linear->packed, &run, poll) : 0;
 }
 
 /* x and y share no float. They may be columns of one buffer: then the strides agree and the columns do not
@@ -242,19 +318,13 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
 
     if (!linear || !ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: linear and ctx must not be NULL");
-    if (rondo__ops(ctx) != linear->ops)
-        return rondo__fail(RONDO_EINVAL,
-                           "rondo_linear_execute: the layer was made for device \"%s\" and the context "
-                           "computes on \"%s\"",
-                           linear->ops->name, rondo__ops(ctx)->name);
-    if (!takes(linear, ctx))
-        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: the layer's weights belong to another instance of device \"%s\", which packs "
-                                         "them its own way; make the layer with a context of this one", linear->ops->name);
-    if (linear->missing)
-        return rondo__fail(RONDO_EINVAL,
-                           "rondo_linear_execute: %lld of the layer's %lld rows of weights have not been "
-                           "loaded",
-                           (long long)linear->missing, (long long)linear->desc.out);
+    if (linear->columns != linear->desc.in)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: the layer is part %d of %d and has %lld of the sum's %lld inputs; "
+                                          "rondo_tp_linear() executes parts, on all of their ranks", (int)linear->desc.part,
+                           (int)linear->desc.parts, (long long)linear->columns, (long long)linear->desc.in);
+    err = rondo__linear_usable(linear, ctx, "rondo_linear_execute");
+    if (err)
+        return err;
     if (rows < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: rows is %lld; it must not be negative",
                            (long long)rows);
