@@ -84,6 +84,10 @@ static int take_workspace(struct rondo__runner *r, void *workspace)
     const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     char *base[3];
     for (int kind = 0; kind < 3; kind++) {
+        if (r->given->room) {
+            base[kind] = r->given->room[kind];
+            continue;
+        }
         if (!r->workspace[kind] && s->workspace_bytes[kind] && (kind || !workspace)) {
             int err = ops->memory_new(rondo__dev(r->ctx), kind, s->workspace_bytes[kind], &r->workspace[kind]);
             if (err)
@@ -94,6 +98,8 @@ static int take_workspace(struct rondo__runner *r, void *workspace)
     for (int64_t i = 0; i < s->buffers.count; i++) {
         const struct rondo__buffer *b = rondo__buffer_at(s, i);
         r->place[i] = b->owner != RONDO_OWNER_CALLER && !b->spare && b->room ? base[b->memory] + b->at : NULL;
+        if (b->owner == RONDO_OWNER_CALLER && b->tensor < 0)
+            r->place[i] = r->given->caller[i];
     }
     return 0;
 }
@@ -129,7 +135,7 @@ static int bind_tensors(struct rondo__runner *r)
 {
     const struct rondo__schedule *s = r->schedule;
     int err = 0;
-    for (int i = 0; i < RONDO_TENSORS; i++)
+    for (int i = 0; i < RONDO_TENSORS && r->programs; i++)
         r->view[i] = r->outside[i] = view_of(i, r->given);
     for (int64_t i = 0; i < s->buffers.count && !err; i++) {
         const struct rondo__buffer *b = rondo__buffer_at(s, i);

@@ -4,6 +4,7 @@
  *   - what is read was written before, all of it, and nothing is written while somebody may still read it, or be writing it: for each two
  *     uses of a buffer that conflict, the later one waits for the earlier one, directly or through others, or the device's stream or a fence
  *     is between them. What a transport shows in place is read by the peer up to the next fence;
+ *   - behind the last operation no peer reads the caller's memory any more, and results are complete;
  *   - buffers do not share bytes of the workspace but where one says that it lies over another;
  *   - every message has its receiver, of the same size, in the same order between each two ranks;
  *   - no rank waits for ever, however slow the others are: a transfer is taken to end only when every peer of it has come to its part.
@@ -151,10 +152,11 @@ static int check_use(struct rank_check *c, int64_t self, const struct rondo__use
     size_t end;
     if (!rondo__add(u->at, u->bytes, &end) || end > b->bytes)
         return broken(c, self, "uses bytes beyond", u->buffer);
-    const bool input = b->owner == RONDO_OWNER_CALLER && !rondo__tensor_is_result(b->tensor);
+    const bool caller = b->owner == RONDO_OWNER_CALLER, plain = b->tensor < 0;
+    const bool input = caller && (plain ? b->access != RONDO_ACCESS_RESULT : !rondo__tensor_is_result(b->tensor));
     if (!u->writes && !input && !is_written(a, u->at, end))
         return broken(c, self, "reads before it is written", u->buffer);
-    if (u->writes && input)
+    if (u->writes && input && !(plain && b->access == RONDO_ACCESS_BOTH))
         return broken(c, self, "writes the caller's", u->buffer);
     if (u->writes && b->owner == RONDO_OWNER_PEER && o->kind != RONDO_TRANSFER)
         return broken(c, self, "writes a peer's", u->buffer);
@@ -168,6 +170,25 @@ static int check_use(struct rank_check *c, int64_t self, const struct rondo__use
         a->written.count = 0;   /* new content: what is behind it is of the one before */
     const bool shown = !u->writes && o->kind == RONDO_TRANSFER && c->machine->in_place && u->bytes > c->machine->eager;
     return remember(a, u, (int32_t)self, shown) && (!u->writes || add_written(a, u->at, end)) ? 0 : no_memory();
+}
+
+/* What is the caller's again when all is over. */
+static int check_end(const struct rank_check *c, int32_t epoch)
+{
+    for (int64_t i = 0; i < c->s->buffers.count; i++) {
+        const struct rondo__buffer *b = rondo__buffer_at(c->s, i);
+        const struct past *p = c->area[i].reads.items;
+        if (b->owner != RONDO_OWNER_CALLER)
+            continue;
+        for (int64_t j = 0; j < c->area[i].reads.count; j++)
+            if (p[j].shown && c->epoch[p[j].operation] == epoch)
+                return rondo__fail(RONDO_EINVAL, "the schedule of rank %d has no fence behind operation %d, which shows the caller's buffer %lld "
+                                                 "(%s)", (int)c->s->rank, (int)p[j].operation, (long long)i, b->name);
+        if (b->tensor < 0 && b->access == RONDO_ACCESS_RESULT && b->bytes && !is_written(c->area + i, 0, b->bytes))
+            return rondo__fail(RONDO_EINVAL, "the schedule of rank %d does not write all of buffer %lld (%s)", (int)c->s->rank, (long long)i,
+                               b->name);
+    }
+    return 0;
 }
 
 static int check_places(const struct rondo__schedule *s)
@@ -254,7 +275,7 @@ static int check_rank(struct rank_check *c)
                                       (int)s->rank, (long long)j);
             }
     }
-    return err;
+    return err ? err : check_end(c, epoch);
 }
 
 static int check_buffers(const struct rondo__schedule *s, const struct rondo__machine *machine)

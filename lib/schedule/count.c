@@ -10,7 +10,7 @@ void rondo__schedule_count(const struct rondo__schedule *s, struct rondo__counts
     const struct rondo__part *p = s->parts.items;
     *out = (struct rondo__counts){ .workspace_bytes = s->workspace_bytes[RONDO_MEMORY_HOST] };
     for (int64_t i = 0; i < s->parts.count; i++)
-        if (!p[i].receives) {
+        if (!p[i].receives && p[i].bytes) {
             out->messages++;
             out->bytes += p[i].bytes;
         }

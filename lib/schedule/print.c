@@ -104,7 +104,7 @@ int rondo__operation_print(const struct rondo__schedule *s, int64_t index, doubl
         put_parts(&t, s, o);
     else
         put_uses(&t, s, o);
-    if (o->kind == RONDO_COMPUTE)
+    if (o->kind == RONDO_COMPUTE && o->program >= 0)
         put(&t, "; %lld job%s, %.6g FLOPs", (long long)o->count, o->count == 1 ? "" : "s", flops);
     put_waits(&t, s, o);
     return (int)t.used;

@@ -87,7 +87,8 @@ int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const str
         return no_memory();
     r->ctx = ctx;
     r->schedule = schedule;
-    memcpy(r->desc, programs, (size_t)count * sizeof *programs);
+    if (count)
+        memcpy(r->desc, programs, (size_t)count * sizeof *programs);
     r->programs = count;
     r->sequences = sequences;
     int err = make_lists(r) ? make_events(r) : no_memory();
@@ -284,6 +285,18 @@ static void trace_rows(const struct rondo__runner *r, const struct rondo__operat
     rondo__trace_step(r->ctx, name, o->step, traced_group(r, o), begin, -1, bytes);
 }
 
+/* From one buffer to another, perhaps to itself: then it is there. */
+static int copy_plain(struct rondo__runner *r, const struct rondo__copy *c)
+{
+    char *to = (char *)r->place[c->to] + c->to_at;
+    const char *from = (const char *)r->place[c->from] + c->from_at;
+    if (to == from)
+        return 0;
+    if (c->row_bytes)
+        return rondo__ops(r->ctx)->copy_rows(rondo__dev(r->ctx), NULL, to, c->to_stride, from, c->from_stride, c->row_bytes, c->rows);
+    return rondo__ops(r->ctx)->copy(rondo__dev(r->ctx), NULL, to, from, (size_t)c->rows);
+}
+
 static int pack(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
 {
     const struct rondo__schedule *s = r->schedule;
@@ -305,8 +318,7 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
         const struct rondo__copy *c = copies + i;
         const int from = rondo__buffer_at(s, c->from)->tensor, to = rondo__buffer_at(s, c->to)->tensor;
         if (c->sequence < 0) {
-            err = rondo__ops(r->ctx)->copy(rondo__dev(r->ctx), NULL, (char *)r->place[c->to] + c->to_at,
-                                           (const char *)r->place[c->from] + c->from_at, (size_t)c->rows);
+            err = copy_plain(r, c);
             continue;
         }
         const struct view *a = from < 0 ? NULL : rondo__buffer_at(s, c->from)->owner == RONDO_OWNER_CALLER ? r->outside + from : r->view + from;
@@ -416,6 +428,18 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
     return err;
 }
 
+/* What is no attention. */
+static int call(struct rondo__runner *r, const struct rondo__operation *o)
+{
+    struct rondo_poll poll;
+    const double begin = r->ctx->trace ? rondo__now() : 0.0;
+    rondo__computing(r->ctx, true);
+    int err = r->given->compute(r->given->arg, o, r->place, meanwhile(r, &poll, NULL));
+    rondo__computing(r->ctx, false);
+    rondo__trace_step(r->ctx, o->step.what, o->step, 0, begin, -1, 0);
+    return err;
+}
+
 /* All of some rows of a tensor: 0. */
 static int blank_tensor(struct rondo__runner *r, const struct rondo__blank *b)
 {
@@ -470,9 +494,14 @@ static int finish(struct rondo__runner *r, int64_t index)
         return 0;
     r->state[index] = OVER;
     int err = rondo__transfer_finish(r->ctx, r->transfer[index]);
-    for (int64_t i = 0; i < o->count && !err; i++)
+    int64_t at = o->first;
+    for (int64_t i = 0; i < o->count && !err; i++) {
+        if (!parts[i].bytes)
+            continue;
         if (parts[i].receives && rondo__buffer_at(s, parts[i].buffer)->owner == RONDO_OWNER_PEER)
-            memcpy(&r->place[parts[i].buffer], &r->parts[o->first + i].where, sizeof(void *));   /* read only, as the checker sees to */
+            memcpy(&r->place[parts[i].buffer], &r->parts[at].where, sizeof(void *));   /* read only, as the checker sees to */
+        at++;
+    }
     return err;
 }
 
@@ -499,11 +528,13 @@ static int start(struct rondo__runner *r, int64_t index, const struct rondo__ope
     const struct rondo__part *parts = (const struct rondo__part *)r->schedule->parts.items + o->first;
     struct rondo_part *mine = r->parts + o->first;
     struct rondo__transfer *t = r->transfer[index];
+    int32_t count = 0;
     for (int64_t i = 0; i < o->count; i++)
-        mine[i] = (struct rondo_part){ .memory = (char *)r->place[parts[i].buffer] + parts[i].at, .bytes = parts[i].bytes,
-                                       .peer = parts[i].peer, .receives = parts[i].receives };
+        if (parts[i].bytes)
+            mine[count++] = (struct rondo_part){ .memory = (char *)r->place[parts[i].buffer] + parts[i].at, .bytes = parts[i].bytes,
+                                                 .peer = parts[i].peer, .receives = parts[i].receives };
     t->group.parts = mine;
-    t->group.count = (int32_t)o->count;
+    t->group.count = count;
     t->step = o->step;
     t->operation = o->operation;
     t->head_group = traced_group(r, o);
@@ -535,7 +566,7 @@ static int begin(struct rondo__runner *r, int64_t index)
         err = start(r, index, o);
         break;
     case RONDO_COMPUTE:
-        err = compute(r, index, o);
+        err = o->program < 0 ? call(r, o) : compute(r, index, o);
         break;
     case RONDO_BLANK:
         err = blank(r, o);

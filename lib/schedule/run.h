@@ -18,11 +18,17 @@ struct rondo__given {
     uint64_t seed;
     int (*progress)(void *user, double done);
     void *user;
+    /* Of a schedule that is no attention, which has no tensors: */
+    void *const *caller;                       /* where the caller's buffers are, by the number of each; NULL: none has any bytes */
+    void *const *room;                         /* [3], by kind of memory: workspace_bytes[] of each; NULL: as rondo__runner_bind() has it */
+    /* Does what a COMPUTE of program -1 says: number o->first. place: where each buffer is, what the device computes on in its memory. */
+    int (*compute)(void *arg, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll);
+    void *arg;
 };
 
 struct rondo__runner;
-/* The schedule and what the programs' descriptions (one, or two with probabilities) point to must live as long as the runner; the programs
- * are uploaded to the context's device. */
+/* The schedule and what the programs' descriptions (one, or two with probabilities; none of what is no attention) point to must live as long as
+ * the runner; the programs are uploaded to the context's device. */
 int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
                        const struct rondo_program_desc *programs, int32_t count, int64_t sequences);
 void rondo__runner_free(struct rondo__runner *runner);

@@ -195,7 +195,7 @@ void rondo__schedule_part(struct rondo__schedule *s, int32_t buffer, size_t at, 
 
 void rondo__schedule_copy(struct rondo__schedule *s, struct rondo__copy copy, size_t bytes)
 {
-    if (s->failed || !copy.rows)
+    if (s->failed || !copy.rows || !bytes)
         return;
     struct rondo__copy *c = add(s, &s->copies, sizeof *c);
     if (!c)
@@ -204,8 +204,10 @@ void rondo__schedule_copy(struct rondo__schedule *s, struct rondo__copy copy, si
     rondo__operation_at(s, s->operations.count - 1)->count++;
     const bool from_rows = copy.sequence >= 0 && rondo__buffer_at(s, copy.from)->tensor >= 0;
     const bool to_rows = copy.sequence >= 0 && rondo__buffer_at(s, copy.to)->tensor >= 0;
-    rondo__schedule_use(s, copy.from, from_rows ? 0 : copy.from_at, from_rows ? rondo__buffer_at(s, copy.from)->bytes : bytes, false);
-    rondo__schedule_use(s, copy.to, to_rows ? 0 : copy.to_at, to_rows ? rondo__buffer_at(s, copy.to)->bytes : bytes, true);
+    const size_t from_bytes = copy.row_bytes ? (size_t)(copy.rows - 1) * copy.from_stride + copy.row_bytes : bytes;
+    const size_t to_bytes = copy.row_bytes ? (size_t)(copy.rows - 1) * copy.to_stride + copy.row_bytes : bytes;
+    rondo__schedule_use(s, copy.from, from_rows ? 0 : copy.from_at, from_rows ? rondo__buffer_at(s, copy.from)->bytes : from_bytes, false);
+    rondo__schedule_use(s, copy.to, to_rows ? 0 : copy.to_at, to_rows ? rondo__buffer_at(s, copy.to)->bytes : to_bytes, true);
 }
 
 void rondo__schedule_source(struct rondo__schedule *s, int32_t k, int32_t v)

@@ -48,9 +48,10 @@ struct rondo__buffer {
     int32_t spare;            /* 1: no place in the workspace, the plan takes it where `home` cannot serve */
     int32_t over;             /* the buffer whose place it uses too, which is large enough; -1: a place of its own */
     int32_t twin;             /* its copy in memory of another kind; 0: none */
-    int32_t reserved;
+    int32_t access;           /* enum rondo__access: a caller's that is no tensor */
     int64_t read, written;    /* while it is built: the latest entries of `history`, -1: none */
 };
+enum rondo__access { RONDO_ACCESS_INPUT, RONDO_ACCESS_RESULT, RONDO_ACCESS_BOTH };
 enum rondo__tensor {
     RONDO_TENSOR_Q, RONDO_TENSOR_K, RONDO_TENSOR_V, RONDO_TENSOR_OUT, RONDO_TENSOR_LSE, RONDO_TENSOR_ALIBI, RONDO_TENSOR_SINKS,
     RONDO_TENSOR_BIAS, RONDO_TENSOR_PROBS, RONDO_TENSORS,
@@ -74,12 +75,15 @@ struct rondo__use {
 struct rondo__copy {
     int32_t from, to;         /* buffers; a caller's or what stands for it is seen through its tensor's strides */
     size_t from_at, to_at;    /* bytes, into dense ones */
-    int64_t sequence, row, rows;   /* of the tensor; sequence -1: all of `rows` bytes from one dense buffer to another */
+    int64_t sequence, row, rows;   /* of the tensor; sequence -1: all of `rows` bytes from one buffer to another, or `rows` rows, see below */
     int32_t head, heads;      /* of the tensor, where the other one is dense; heads 0: those of the operation's group */
     int64_t columns;          /* of a tensor whose last dimension is keys: so many, from the sequence's first on; 0: all of a row */
+    size_t row_bytes;         /* sequence -1: of each row, between two strides in bytes; 0: bytes */
+    size_t from_stride, to_stride;
 };
 
-/* A message. `at` counts bytes into the buffer. */
+/* A message. `at` counts bytes into the buffer. An execution may have less of it than was built: `at` and `bytes` are then changed on both
+ * sides before it runs, and of 0 bytes nothing is sent; what waits for what stays. */
 struct rondo__part {
     int32_t buffer, peer, receives, reserved;
     size_t at, bytes;
@@ -109,7 +113,7 @@ struct rondo__operation {
     int64_t sources_first, nodes_first;   /* ... of its keys, and of its nodes (buffers, by struct rondo_place) */
     int32_t sources, nodes;
     int32_t elides;           /* PACK: nothing to do where `home` of what it writes serves */
-    int32_t program;          /* COMPUTE: 0, or 1: the one of probabilities */
+    int32_t program;          /* COMPUTE: 0, or 1: the one of probabilities; -1: no attention, the runner's own function, which knows `first` */
     int32_t stats;            /* COMPUTE: buffer of each row's M and l, as many rows as q's; -1: not wanted */
 };
 
@@ -151,6 +155,20 @@ void rondo__schedule_nodes(struct rondo__schedule *s, int32_t buffer);
 int32_t rondo__schedule_end(struct rondo__schedule *s);
 /* Gives every buffer its place in the workspace. false: larger than memory can be. */
 bool rondo__schedule_place(struct rondo__schedule *s);
+
+/* ---- putting it on a machine (lower.c) ---- */
+/* Where what computes reads and writes; where what comes from other ranks lands, and what goes to them is taken from. */
+int32_t rondo__machine_compute_memory(const struct rondo__machine *machine);
+int32_t rondo__machine_transfer_memory(const struct rondo__machine *machine);
+/* A place for what comes from a peer. */
+int32_t rondo__schedule_arrival(struct rondo__schedule *s, const struct rondo__machine *machine, const char *name, int32_t index, size_t bytes);
+/* Before a transfer: the buffer to send bytes [at, at + bytes) of `buffer` from, a copy of it where transfers do not reach it. */
+int32_t rondo__schedule_sent(struct rondo__schedule *s, const struct rondo__machine *machine, int32_t buffer, size_t at, size_t bytes,
+                             int32_t group);
+/* Behind one: the buffer to compute on, what came or a copy. */
+int32_t rondo__schedule_received(struct rondo__schedule *s, const struct rondo__machine *machine, int32_t buffer, size_t bytes, int32_t group);
+/* Behind the last use of what peers show, where they do. */
+void rondo__schedule_fence(struct rondo__schedule *s, const struct rondo__machine *machine, struct rondo__step step);
 
 /* ---- counting (count.c): what a plan states ---- */
 struct rondo__counts {

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * How a computation is put on a machine: memory of the device's own, transfers that reach only some kinds of memory, transports that show
- * a peer's memory instead of copying it. Builders speak of rows, nodes and parcels; what of it needs a copy, a place, a fence or none of
- * them is decided here and nowhere else.
+ * How attention is put on a machine: memory of the device's own and, by schedule/lower.c, transfers that reach only some kinds of memory and
+ * transports that show a peer's memory instead of copying it. Builders speak of rows, nodes and parcels; what of it needs a copy, a place, a
+ * fence or none of them is decided here and there and nowhere else.
  */
 #include "attention/algorithms/algorithms.h"
 
 int32_t rondo__compute_memory(const struct rondo__build *b)
 {
-    return b->machine.unified ? RONDO_MEMORY_HOST : RONDO_MEMORY_DEVICE;
+    return rondo__machine_compute_memory(&b->machine);
 }
 
 int32_t rondo__transfer_memory(const struct rondo__build *b)
 {
-    const int32_t kind = rondo__compute_memory(b);
-    return b->machine.memories >> kind & 1 ? kind : RONDO_MEMORY_PINNED;
+    return rondo__machine_transfer_memory(&b->machine);
 }
 
 /* ---- the caller's tensors ---- */
@@ -162,59 +161,17 @@ void rondo__lower_end(struct rondo__build *b)
 
 int32_t rondo__lower_arrival(struct rondo__build *b, const char *name, int32_t index, size_t bytes)
 {
-    struct rondo__buffer buffer = { .name = name, .index = index, .owner = RONDO_OWNER_PLAN, .memory = rondo__transfer_memory(b), .tensor = -1,
-                                    .bytes = bytes, .room = bytes, .home = -1, .over = -1 };
-    if (b->machine.in_place) {
-        buffer.owner = RONDO_OWNER_PEER;
-        buffer.room = bytes < b->machine.eager ? bytes : b->machine.eager;
-    }
-    return rondo__buffer_add(b->schedule, buffer);
-}
-
-/* The same bytes in memory of another kind, at the same places. */
-static int32_t twin(struct rondo__build *b, int32_t buffer, const char *name, int32_t memory)
-{
-    struct rondo__buffer t = *rondo__buffer_at(b->schedule, buffer);
-    if (t.twin > 0)
-        return t.twin;
-    t.name = name;
-    t.owner = RONDO_OWNER_PLAN;
-    t.memory = memory;
-    t.room = t.bytes;
-    t.tensor = t.home = t.over = -1;
-    t.spare = t.twin = 0;
-    const int32_t made = rondo__buffer_add(b->schedule, t);
-    rondo__buffer_at(b->schedule, buffer)->twin = made;
-    return made;
-}
-
-static void copy_between(struct rondo__build *b, int32_t from, int32_t to, size_t at, size_t bytes, const char *what, int32_t group)
-{
-    rondo__schedule_begin(b->schedule, RONDO_PACK, (struct rondo__step){ what, 0, 0 }, group);
-    rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .from_at = at, .to_at = at, .sequence = -1,
-                                                            .rows = (int64_t)bytes }, bytes);
-    rondo__schedule_end(b->schedule);
+    return rondo__schedule_arrival(b->schedule, &b->machine, name, index, bytes);
 }
 
 int32_t rondo__lower_send(struct rondo__build *b, int32_t buffer, size_t at, size_t bytes, int32_t group)
 {
-    const int32_t reached = rondo__transfer_memory(b);
-    if (b->schedule->failed || !bytes || rondo__buffer_at(b->schedule, buffer)->memory == reached ||
-        rondo__buffer_at(b->schedule, buffer)->memory == RONDO_MEMORY_HOST)
-        return buffer;
-    const int32_t other = twin(b, buffer, "to be sent", reached);
-    copy_between(b, buffer, other, at, bytes, "to the host", group);
-    return other;
+    return rondo__schedule_sent(b->schedule, &b->machine, buffer, at, bytes, group);
 }
 
 int32_t rondo__lower_received(struct rondo__build *b, int32_t buffer, size_t bytes, int32_t group)
 {
-    const int32_t used = rondo__compute_memory(b);
-    if (b->schedule->failed || !bytes || rondo__buffer_at(b->schedule, buffer)->memory == used)
-        return buffer;
-    const int32_t other = twin(b, buffer, "received", used);
-    copy_between(b, buffer, other, 0, bytes, "to the device", group);
-    return other;
+    return rondo__schedule_received(b->schedule, &b->machine, buffer, bytes, group);
 }
 
 /* ---- computing ---- */
@@ -267,8 +224,5 @@ void rondo__lower_source(struct rondo__build *b, int32_t k, int32_t v, int64_t r
 
 void rondo__lower_fence(struct rondo__build *b, struct rondo__step step)
 {
-    if (!b->machine.in_place)
-        return;
-    rondo__schedule_begin(b->schedule, RONDO_FENCE, step, -1);
-    rondo__schedule_end(b->schedule);
+    rondo__schedule_fence(b->schedule, &b->machine, step);
 }
