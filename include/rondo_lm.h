@@ -202,8 +202,9 @@ typedef struct rondo_lm_counters {
     int64_t first_tokens;                          /* new tokens that came of prefill: the first of each sequence */
     double first_seconds;                          /* part of prefill_seconds: logits and draws of these */
     int64_t steps, step_sequences;                 /* steps, and the live sequences that each found, all together */
+    uint64_t decode_bytes;                         /* of weights and cached keys and values that decoding has read on this rank */
 } rondo_lm_counters;
-#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0 }
+#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0 }
 RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].

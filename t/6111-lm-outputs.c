@@ -121,7 +121,7 @@ static void models(rondo_context *ctx)
     LEAVES_NULL(code, out, rondo_model_open(&out, ctx, scratch_dir, &d))
     WRONG(RONDO_EINVAL, struct_size, 1);
     WRONG(RONDO_EINVAL, tp_rank, -1);
-    WRONG(RONDO_ENOTSUP, tp_ranks, 2);
+    WRONG(RONDO_EINVAL, weights, 99);
     WRONG(RONDO_EINVAL, threads, -1);
 #undef WRONG
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_model_open(&out, ctx, scratch_dir, &good), model = out);
@@ -169,6 +169,65 @@ static void simple(void)
     rondo_lm_free(text);
 }
 
+/* What the events of one call gave. */
+struct heard {
+    char text[400];
+    size_t bytes;
+    int events, stop_at, finished;
+};
+
+static int hear(void *user, const rondo_lm_event *event)
+{
+    struct heard *h = user;
+    if (h->bytes + event->text_bytes < sizeof h->text)
+        memcpy(h->text + h->bytes, event->text, event->text_bytes);
+    h->bytes += event->text_bytes;
+    h->finished += event->finish != RONDO_RUNNING;
+    return ++h->events == h->stop_at;
+}
+
+/* One call on any ranks: the same text, which is also what came piece by piece. */
+static void one_call(void)
+{
+    rondo_lm_generate_desc d = RONDO_LM_GENERATE_DESC_INIT;
+    rondo_sampling s = RONDO_SAMPLING_INIT;
+    char *text, *first = NULL;
+    static const int grids[][3] = { { 0, 0, 0 }, { 0, 3, 0 }, { 3, 0, 0 }, { 2, 2, 0 }, { 2, 2, 1 } };
+    s.max_tokens = 12;
+    d.sampling = &s;
+    d.event = hear;
+    for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
+        struct heard h = { .events = 0 };
+        d.user = &h;
+        d.tp = grids[i][0];
+        d.cp = grids[i][1];
+        d.spread = grids[i][2];
+        text = NULL;
+        int err = rondo_lm_generate_with(kjv, "And it came to pass", &d, &text);
+        ok(!err && text && h.events == 12 && h.finished == 1 && h.bytes == strlen(text) && !memcmp(h.text, text, h.bytes) &&
+           (!first || !strcmp(first, text)), "tp %d, cp %d%s: twelve events, and the text of all others", (int)d.tp, (int)d.cp, d.spread ? ", spread" : "");
+        if (first)
+            rondo_lm_free(text);
+        else
+            first = text;
+    }
+    rondo_lm_free(first);
+    struct heard h = { .stop_at = 3 };
+    d.user = &h;
+    LEAVES_NULL(RONDO_ECANCELED, text, rondo_lm_generate_with(kjv, "And", &d, &text));
+    is_int(h.events, 3, "an event function can stop it");
+    d.event = NULL;
+    d.tp = -1;
+    LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
+    d.tp = 0;
+    d.spread = 2;
+    LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
+    d.spread = 0;
+    d.logprobs = 101;
+    LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
+    LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(NULL, "And", NULL, &text));
+}
+
 int main(void)
 {
     rondo_hooks hooks = RONDO_HOOKS_INIT;
@@ -185,6 +244,7 @@ int main(void)
     tokenizers();
     models(ctx);
     simple();
+    one_call();
     rondo_context_destroy(ctx);
     scratch_remove();
     return done();

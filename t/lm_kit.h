@@ -468,9 +468,59 @@ KIT_UNUSED static rondo_model *kit_open(const char *dir)
     return model;
 }
 
-#define KIT_RANKS 16
+/* A model in the parts that tp x cp ranks need. */
+struct kit_parts {
+    int tp, cp, spread, count;
+    rondo_model **at;                  /* [spread: tp * cp, by t * cp + c; else tp] */
+};
+
+KIT_UNUSED static void kit_close_parts(struct kit_parts *p)
+{
+    for (int i = 0; i < p->count && p->at; i++)
+        rondo_model_close(p->at[i]);
+    free(p->at);
+    p->at = NULL;
+}
+
+KIT_UNUSED static int kit_open_parts(struct kit_parts *p, const char *dir, int tp, int cp, int spread, const rondo_model_desc *like)
+{
+    rondo_context *ctx = NULL;
+    char path[600];
+    *p = (struct kit_parts){ .tp = tp, .cp = cp, .spread = spread, .count = spread ? tp * cp : tp };
+    p->at = calloc((size_t)p->count, sizeof *p->at);
+    if (!p->at)
+        scratch_die("no memory");
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    int err = rondo_context_create(&ctx, NULL);
+    for (int i = 0; i < p->count && !err; i++) {
+        rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+        if (like)
+            d = *like;
+        d.no_tokenizer = access(path, F_OK) != 0;
+        d.tp_ranks = tp;
+        d.tp_rank = spread ? i / cp : i;
+        d.cp_ranks = spread ? cp : 0;
+        d.cp_rank = spread ? i % cp : 0;
+        err = rondo_model_open(&p->at[i], ctx, dir, &d);
+    }
+    if (err)
+        diag("%s, tp %d cp %d: %s", dir, tp, cp, rondo_error_text());
+    rondo_context_destroy(ctx);
+    return err;
+}
+
+KIT_UNUSED static const rondo_model *kit_model_of(const rondo_model *whole, const struct kit_parts *p, const rondo_context *ctx)
+{
+    if (!p)
+        return whole;
+    const int rank = rondo_context_rank(ctx), t = rank % p->tp, c = rank / p->tp;
+    return p->at[p->spread ? t * p->cp + c : t];
+}
+
+#define KIT_RANKS 32
 struct kit_score {
     const rondo_model *model;
+    const struct kit_parts *parts;     /* or NULL: the model is whole */
     rondo_lm_desc desc;
     const int32_t *tokens;
     int64_t count;
@@ -493,7 +543,7 @@ KIT_UNUSED static int kit_score_body(rondo_context *ctx, void *arg)
 {
     struct kit_score *s = arg;
     rondo_lm *lm = NULL;
-    int rank = rondo_context_rank(ctx), err = rondo_lm_create(&lm, ctx, s->model, &s->desc);
+    int rank = rondo_context_rank(ctx), err = rondo_lm_create(&lm, ctx, kit_model_of(s->model, s->parts, ctx), &s->desc);
     s->scores[rank] = (rondo_score)RONDO_SCORE_INIT;
     s->counters[rank] = (rondo_lm_counters)RONDO_LM_COUNTERS_INIT;
     if (!err)
@@ -522,6 +572,7 @@ KIT_UNUSED static int kit_run_score(struct kit_score *s, int ranks)
 #define KIT_NEW 64
 struct kit_generate {
     const rondo_model *model;
+    const struct kit_parts *parts;
     rondo_lm_desc desc;
     rondo_sampling sampling;           /* of all prompts */
     const int32_t *prompts[KIT_PROMPTS];
@@ -546,7 +597,7 @@ KIT_UNUSED static int kit_generate_body(rondo_context *ctx, void *arg)
     struct kit_generate *g = arg;
     rondo_lm *lm = NULL;
     const int rank = rondo_context_rank(ctx);
-    int err = rondo_lm_create(&lm, ctx, g->model, &g->desc);
+    int err = rondo_lm_create(&lm, ctx, kit_model_of(g->model, g->parts, ctx), &g->desc);
     int submitted = 0, steps = 0;
     int64_t live = 0;
     uint64_t seen = 0;

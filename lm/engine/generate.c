@@ -264,6 +264,19 @@ static int64_t deal_draws(rondo_lm *lm, int64_t count)
     return wanted;
 }
 
+/* What a decode pass reads on this rank: each weight once, and the keys and values of each sequence. */
+static uint64_t bytes_read(const rondo_lm *lm, int64_t count)
+{
+    uint64_t bytes = lm->model->weight_bytes, keys = 0;
+    if (lm->model->embedding)
+        bytes -= (uint64_t)lm->model->split.vocab * (uint64_t)lm->model->config.hidden * rondo_type_size(lm->model->embedding_type);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t held = rondo_placement_held(lm->placement, lm->chunks[i].seat, lm->c), window = lm->model->config.window;
+        keys += (uint64_t)(window > 0 && held > window ? window : held);
+    }
+    return bytes + 2 * keys * (uint64_t)lm->kv.row_bytes * (uint64_t)lm->kv.layers;
+}
+
 /* One pass over lm->chunks, and what follows from it. */
 static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
 {
@@ -271,6 +284,7 @@ static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
     if (err)
         return err;
     const double begin = rondo__now();
+    lm->counters.decode_bytes += decode ? bytes_read(lm, count) : 0;
     for (int64_t i = 0; i < count; i++)
         lm->chunks[i].sequence->done += lm->chunks[i].count;
     const int64_t wanted = deal_draws(lm, count);

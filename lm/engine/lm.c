@@ -200,8 +200,6 @@ int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model
     int err = !out || !model ? rondo__fail(RONDO_EINVAL, "rondo_lm_create: %s is NULL", !out ? "out" : "the model") : 0;
     if (!err && desc)
         err = rondo__desc_copy(&d, sizeof d, desc, "rondo_lm_desc");
-    if (!err && model->split.tp * model->split.cp > 1)
-        err = rondo__fail(RONDO_ENOTSUP, "rondo_lm_create: the model is one of %d parts; whole ones run", (int)(model->split.tp * model->split.cp));
     rondo_lm *lm = NULL;
     if (!err && !(lm = rondo__alloc_zero(1, sizeof *lm)))
         err = rondo__fail(RONDO_ENOMEM, "rondo_lm_create: no memory");
