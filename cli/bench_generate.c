@@ -11,7 +11,7 @@
 
 struct work {
     const struct bench *b;
-    rondo_model *model;
+    struct models models;
     rondo_model_info info;
     struct measurement prefill, decode;     /* rank 0's */
 };
@@ -30,7 +30,7 @@ static int one_run(rondo_context *ctx, struct work *w, int32_t *prompt, rondo_lm
     sampling.ignore_eos = 1;
     for (int64_t i = 0; i < s->prompt; i++)
         prompt[i] = (int32_t)((i * 7919 + 11) % w->info.vocabulary);
-    int code = rondo_lm_create(&lm, ctx, w->model, &d);
+    int code = rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d);
     if (!code)
         code = rondo_lm_submit(lm, prompt, s->prompt, &sampling, &id);
     const double begin = process_cpu();
@@ -150,10 +150,10 @@ int bench_generate(struct bench *b, const struct shape *shape)
     b->shape.new_tokens = shape->new_tokens ? shape->new_tokens : 32;
     int code = ranks_together(lm_ranks_check());
     if (!code)
-        code = model_open(&w.model, shape->model, MODEL_IDS);
+        code = models_open(&w.models, shape->model, MODEL_IDS);
     if (!code) {
         w.info = (rondo_model_info)RONDO_MODEL_INFO_INIT;
-        code = fail_library(rondo_model_query(w.model, &w.info), STAGE_INPUT);
+        code = fail_library(rondo_model_query(models_any(&w.models), &w.info), STAGE_INPUT);
     }
     code = ranks_together(code);
     if (!code) {
@@ -171,6 +171,6 @@ int bench_generate(struct bench *b, const struct shape *shape)
         }
     }
     run_free(&run);
-    model_close(w.model);
+    models_close(&w.models);
     return code;
 }

@@ -91,6 +91,7 @@ struct window {
     bool given;
 };
 int option_type(const struct option *option, const char *text);    /* OPTION_CALL: f32|bf16|f16 into an int */
+int option_number_type(const struct option *option, const char *text);   /* ... q8 too */
 
 /* ---- what attention is, of arrays whose shapes are known (terms.c): options that attend, plan and bench share ---- */
 struct terms {
@@ -125,6 +126,8 @@ int choose_word(const char *shown, const char *text, const char *const *known, c
 struct common {
     int64_t ranks, threads;             /* 0: not given */
     int64_t cp, tp;
+    int spread;                         /* 0 auto, 1 yes, 2 no */
+    int weights;                        /* rondo_type of linear layers; 0: as stored */
     const char *transport, *trace;
     const char *isa;                    /* NULL: auto */
     int layout, algorithm;              /* rondo_layout, rondo_algorithm; 0: not given */
@@ -136,7 +139,7 @@ struct common {
 extern struct common common;            /* one command runs in a process */
 extern const struct option options_output[];     /* --json --quiet --progress */
 extern const struct option options_ranks[];      /* --ranks, and refusal of --cp --tp */
-extern const struct option options_lm_ranks[];   /* --cp --tp, and refusal of --ranks */
+extern const struct option options_lm_ranks[];   /* --cp --tp --spread --weights, and refusal of --ranks */
 extern const struct option options_machine[];    /* --transport --device --threads --isa --numerics --arithmetic --layout ... */
 int common_settle(void);                /* after parsing: MPI or not; 0 or an exit code */
 int grid_check(int64_t ranks);          /* --grid against --algorithm and the ranks that there are */
@@ -161,6 +164,7 @@ bool ranks_alone(void);                 /* this process failed before it could j
 bool ranks_first(void);                 /* this process reports (rank 0, or no MPI) */
 bool ranks_apart(void);                 /* the processes no longer hear each other: each reports its own failure */
 int ranks_world(void);                  /* MPI processes; 1 without */
+int ranks_rank(void);                   /* MPI: this process's number; else 0 */
 int ranks_together(int exit_code);      /* MPI: all processes leave when one failed; returns the common exit code */
 int ranks_bytes(void *data, size_t bytes);      /* MPI: rank 0's bytes to all; 0 or an exit code */
 

@@ -104,13 +104,12 @@ static int choose_progress(const struct option *o, const char *text)
     return i < 0 ? EXIT_USAGE : 0;
 }
 
-static int choose_tp(const struct option *o, const char *text)
+static int choose_spread(const struct option *o, const char *text)
 {
-    if (parse_int(text, 1, 65536, &common.tp))
-        return fail(EXIT_USAGE, "--%s %s: a whole number from 1 is expected", o->name, text);
-    if (common.tp > 1)
-        return fail(EXIT_USAGE, "--tp %s: tensor parallelism is not part of this version; --tp 1 is, with any --cp", text);
-    return 0;
+    static const char *const known[] = { "auto", "yes", "no", NULL };
+    const int i = choose(o, text, known, NULL);
+    common.spread = i < 0 ? 0 : i;
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 const struct option options_output[] = {
@@ -127,7 +126,11 @@ const struct option options_ranks[] = {
 };
 const struct option options_lm_ranks[] = {
     { "cp", 0, OPTION_INT, "N", "context-parallel ranks (default 1; under mpirun its processes)", &common.cp, 1, 4096, NULL },
-    { "tp", 0, OPTION_CALL, "N", "tensor-parallel ranks: 1 in this version", NULL, 0, 0, choose_tp },
+    { "tp", 0, OPTION_INT, "N", "tensor-parallel ranks (default 1); cp x tp ranks in all", &common.tp, 1, 4096, NULL },
+    { "spread", 0, OPTION_CALL, "auto|yes|no", "context-parallel ranks share the linear layers too, instead of each having them (auto: where they "
+      "do not fit otherwise)", NULL, 0, 0, choose_spread },
+    { "weights", 0, OPTION_CALL, "f32|bf16|f16|q8", "type that linear layers are held in (default: as the files have them)", &common.weights, 0, 0,
+      option_number_type },
     { "ranks", 0, OPTION_REFUSED, "N", "a language model runs on cp x tp ranks; write --cp N", NULL, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };

@@ -2,6 +2,7 @@
  *
  * rondo generate: a model continues one or several texts, on any number of ranks.
  */
+#include "cli/bench.h"
 #include "cli/generate.h"
 
 #include <float.h>
@@ -25,7 +26,7 @@ static struct {
     int64_t prompt_count, stop_count;
     const char *stops[256];
     bool ids, stream, ignore_eos, plain, lossy;
-    int64_t tokens, top_k, chunk;
+    int64_t tokens, top_k, chunk, logprobs;
     double temperature, top_p, min_p, penalty;
     uint64_t seed;
     int kv_type, interleave;
@@ -81,19 +82,21 @@ static const struct option own_options[] = {
     { "stop", 0, OPTION_EACH, "TEXT", "end before this text (repeatable)", NULL, 0, 0, add_stop },
     { "ignore-eos", 0, OPTION_FLAG, NULL, "go on after the model's end token", &options.ignore_eos, 0, 0, NULL },
     { "chunk", 0, OPTION_INT, "N", "read prompts in chunks of N tokens", &options.chunk, 1, 9e18, NULL },
-    { "kv-type", 0, OPTION_CALL, "f32|f16|bf16", "type of the KV cache (default f32)", &options.kv_type, 0, 0, option_type },
+    { "kv-type", 0, OPTION_CALL, "f32|f16|bf16|q8", "type of the KV cache (default f32)", &options.kv_type, 0, 0, option_number_type },
     { "kv-interleave", 0, OPTION_CALL, "leaf|1", "new KV goes leaf by leaf (default) or token by token", NULL, 0, 0, set_interleave },
     { "plain", 0, OPTION_FLAG, NULL, "special tokens spelled in a prompt are text", &options.plain, 0, 0, NULL },
     { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
     { "ids", 0, OPTION_FLAG, NULL, "print token ids instead of text (--json has both)", &options.ids, 0, 0, NULL },
     { "stream", 0, OPTION_FLAG, NULL, "with --json: one object a token, the report last (text streams by itself)", &options.stream, 0, 0, NULL },
+    { "logprobs", 0, OPTION_INT, "N", "with --json: log probabilities of each new token and of the N likeliest", &options.logprobs, 1, RONDO_LM_LOGPROBS,
+      NULL },
     { "session", 0, OPTION_REFUSED, "FILE", "is not part of this version; give the whole text with -p or -f", NULL, 0, 0, NULL },
     { "chat", 0, OPTION_REFUSED_FLAG, NULL, "is not part of this version; write the template's text into the prompt", NULL, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
 struct work {
-    rondo_model *model;
+    struct models models;
     struct output output;
     _Atomic int stage;
     rondo_lm_counters counters;    /* rank 0's */
@@ -181,8 +184,9 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.algorithm = common.algorithm;
     d.interleave = options.interleave;
     d.chunk = options.chunk;
+    d.logprobs = (int32_t)options.logprobs;
     d.progress = first ? on_prefill : NULL;
-    int code = events ? rondo_lm_create(&lm, ctx, w->model, &d) : body_fail(RONDO_ENOMEM, "not enough memory for the batch");
+    int code = events ? rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d) : body_fail(RONDO_ENOMEM, "not enough memory for the batch");
     if (!code) {
         w->stage = STAGE_INPUT;
         code = submit_all(lm);
@@ -203,6 +207,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         slot_measure(mine, ctx);
     mine->whole[0] = (int64_t)counters.kv_bytes;
     mine->whole[1] = (int64_t)counters.workspace_bytes;
+    mine->whole[2] = (int64_t)counters.decode_bytes;
     if (!code && first) {
         w->counters = counters;
         code = take_answers(lm, &w->output);
@@ -212,11 +217,40 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     return code;
 }
 
+/* Weights that caches may hold say nothing of memory. */
+#define MEMORY_BYTES_LEAST ((uint64_t)256 << 20)
+
+static double rate(int64_t tokens, double seconds)
+{
+    return seconds > 0 ? (double)tokens / seconds : 0;
+}
+
+/* Bytes per second that all ranks together read while decoding, and what this machine's memory gives at this moment; 0: not known, or, of
+ * the second, of no use. */
+static void speed_of_memory(const struct work *w, const struct run *run, double *reading, double *memory)
+{
+    const rondo_lm_counters *c = &w->counters;
+    rondo_model_info info = RONDO_MODEL_INFO_INIT;
+    double bytes = 0;
+    *reading = *memory = 0;
+    for (int i = 0; i < run->ranks; i++)
+        bytes += (double)run->slots[i].whole[2];
+    if (c->decode_seconds > 0)
+        *reading = bytes / c->decode_seconds;
+    if (*reading <= 0 || ranks_world() > 1 || rondo_model_query(models_any(&w->models), &info) || info.weight_bytes < MEMORY_BYTES_LEAST)
+        return;
+    struct ceiling *ceiling = ceiling_open(CEILING_DRAM, run->used_isa, run->ranks, run->ranks * run->used_threads, 0);
+    if (ceiling)
+        *memory = ceiling_rate(ceiling, 0);
+    ceiling_close(ceiling);
+}
+
 static json_t *phase(int64_t tokens, double seconds, int algorithm)
 {
     json_t *p = json_object();
     json_object_set_new(p, "tokens", json_integer(tokens));
     json_object_set_new(p, "seconds", number(seconds));
+    json_object_set_new(p, "tokens_per_second", number(rate(tokens, seconds)));
     json_object_set_new(p, "algorithm", json_string(algorithm ? rondo_algorithm_name(algorithm) : "none"));   /* 0: no pass ran */
     return p;
 }
@@ -227,11 +261,18 @@ static int report(const struct work *w, const struct run *run)
     /* The pass that reads a prompt also makes its first new token: the drawing of it is decoding. */
     const double reading = c->prefill_seconds - c->first_seconds, saying = c->decode_seconds + c->first_seconds;
     const int64_t made = c->first_tokens + c->decode_tokens;
-    json_t *r = output_report(&w->output), *bytes = json_array();
+    json_t *r = output_report(&w->output), *bytes = json_array(), *decode = phase(made, saying, c->decode_algorithm);
+    double reads, memory;
+    speed_of_memory(w, run, &reads, &memory);
+    if (reads > 0)
+        json_object_set_new(decode, "bytes_per_second", number(reads));
+    if (memory > 0)
+        json_object_set_new(decode, "memory_bytes_per_second", number(memory));
     report_numerics(r, 128);
     report_run(r, run, c->prefill_seconds + c->decode_seconds);
     json_object_set_new(r, "prefill", phase(c->prefill_tokens, reading, c->prefill_algorithm));
-    json_object_set_new(r, "decode", phase(made, saying, c->decode_algorithm));
+    json_object_set_new(r, "decode", decode);
+    report_grid(r, &w->models);
     for (int i = 0; i < run->ranks; i++)
         json_array_append_new(bytes, json_integer(run->slots[i].whole[0]));
     json_object_set_new(r, "kv_bytes_per_rank", bytes);
@@ -247,6 +288,12 @@ static int report(const struct work *w, const struct run *run)
     if (!common.quiet) {
         fprintf(stderr, "rondo: %lld prompt token%s in %.2f s, %lld new token%s in %.2f s", (long long)c->prefill_tokens,
                 c->prefill_tokens == 1 ? "" : "s", reading, (long long)made, made == 1 ? "" : "s", saying);
+        if (reading > 0 && saying > 0)
+            fprintf(stderr, " (%.4g and %.4g a second)", rate(c->prefill_tokens, reading), rate(made, saying));
+        if (reads > 0)
+            fprintf(stderr, "; decoding read %.3g GB/s", reads * 1e-9);
+        if (memory > 0)
+            fprintf(stderr, " of the memory's %.3g", memory * 1e-9);
         fprintf(stderr, "; %d rank%s (%s), %s; hash %s\n", run->ranks, run->ranks == 1 ? "" : "s", run->transport, run->used_isa,
                 json_string_value(json_object_get(r, "hash")));
     }
@@ -265,11 +312,11 @@ static int prepare(struct work *w)
             p->bytes = strlen(p->given);
     }
     if (!code)
-        code = model_open(&w->model, options.model, MODEL_TEXT);
+        code = models_open(&w->models, options.model, MODEL_TEXT);
     const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.plain ? RONDO_ENCODE_PLAIN : 0) | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
     for (int64_t i = 0; i < options.prompt_count && !code; i++) {
         struct prompt *p = &options.prompts[i];
-        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(w->model);
+        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(models_any(&w->models));
         const int error = rondo_tokenizer_encode(tokenizer, p->text ? p->text : p->given, p->bytes, flags, &p->ids, &p->count);
         if (error) {
             code = fail_where(fail_library(error, STAGE_INPUT), !p->file ? "the prompt of -p" : strcmp(p->given, "-") ? p->given : "stdin");
@@ -282,7 +329,7 @@ static int prepare(struct work *w)
     for (int64_t i = 0; i < options.prompt_count; i++)
         longest = options.prompts[i].count > longest ? options.prompts[i].count : longest;
     if (!code)
-        code = fail_library(rondo_model_query(w->model, &info), STAGE_INPUT);
+        code = fail_library(rondo_model_query(models_any(&w->models), &info), STAGE_INPUT);
     if (!code)
         lm_warn_length(&info, longest + (options.tokens < INT64_MAX / 2 ? options.tokens : INT64_MAX / 2));
     w->output.answers = room(options.prompt_count, sizeof *w->output.answers);
@@ -293,6 +340,7 @@ static int prepare(struct work *w)
     w->output.count = options.prompt_count;
     w->output.ids = options.ids;
     w->output.stream = options.stream;
+    w->output.logprobs = (int32_t)options.logprobs;
     return ranks_together(code);
 }
 
@@ -312,17 +360,12 @@ static int generate(void *arg)
     if (!code && ranks_first())
         code = report(w, &run);
     run_free(&run);
-    model_close(w->model);
+    models_close(&w->models);
     for (int64_t i = 0; i < options.prompt_count; i++) {
         free(options.prompts[i].text);
         rondo_lm_free(options.prompts[i].ids);
-        if (w->output.answers) {
-            free(w->output.answers[i].tokens);
-            free(w->output.answers[i].text);
-            free(w->output.answers[i].waiting);
-        }
     }
-    free(w->output.answers);
+    output_free(&w->output);
     return code;
 }
 
@@ -341,6 +384,8 @@ static int generate_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.prompt_count)
         return fail(EXIT_USAGE, "no prompt is given; add -p TEXT or -f FILE");
+    if (options.logprobs && !common.json)
+        return fail(EXIT_USAGE, "--logprobs goes with --json, whose report has them; add --json");
     if (options.temperature > 0 && options.temperature < 1e-6)
         return fail(EXIT_USAGE, "--temperature %g: 0 (always the likeliest) or a number from 1e-06 to 1e+06 is expected", options.temperature);
     if (options.penalty < 1e-3)

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static rondo_context *model_context;   /* lives as long as the model */
-
 static int read_here(const char *path, char **text, size_t *bytes)
 {
     const bool standard = !strcmp(path, "-");
@@ -108,34 +106,99 @@ int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, 
     return 0;
 }
 
+/* ---- the model ---- */
+
+struct reading {
+    int32_t part, parts;
+};
+
 static void on_weights(void *user, uint64_t done, uint64_t total)
 {
-    (void)user;
-    progress_set(done, total);
+    const struct reading *r = user;
+    const uint64_t n = (uint64_t)r->parts;
+    progress_set((uint64_t)r->part * (total / n) + done / n, total);
 }
 
-int model_open(rondo_model **model, const char *dir, enum model_text text)
+/* Part i of those that are opened here; of a rank's own, i is 0. */
+static void describe(const struct models *m, int32_t i, rondo_model_desc *d)
 {
+    const int32_t rank = m->own ? ranks_rank() % (m->tp * m->cp) : 0;   /* one that is left over takes no part */
+    const int32_t t = m->own ? rank % m->tp : m->spread ? i / m->cp : i, c = m->own ? rank / m->tp : m->spread ? i % m->cp : 0;
+    d->tp_ranks = m->tp;
+    d->tp_rank = t;
+    d->cp_ranks = m->spread ? m->cp : 0;
+    d->cp_rank = m->spread ? c : 0;
+    d->weights = common.weights;
+}
+
+static int open_for(struct models *m, const char *dir, enum model_text text, int tp, int cp, bool spread, bool meter)
+{
+    rondo_context *ctx = NULL;     /* the models keep what they need of its device */
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
-    rondo_model_desc model_desc = RONDO_MODEL_DESC_INIT;
+    struct reading reading = { 0, 1 };
+    *m = (struct models){ .tp = tp, .cp = cp, .spread = spread && cp > 1, .own = ranks_world() > 1 };
+    m->count = m->own ? 1 : m->spread ? tp * cp : tp;
+    m->at = room(m->count, sizeof *m->at);
     desc.isa = common.isa;
-    desc.threads = (int32_t)common.threads;
-    model_desc.progress = on_weights;
-    model_desc.no_tokenizer = text == MODEL_IDS;
-    model_desc.threads = (int32_t)common.threads;
-    progress_begin("reading the model");
-    int code = fail_library(rondo_context_create(&model_context, &desc), STAGE_OPTIONS);
-    if (!code)
-        code = fail_library(rondo_model_open(model, model_context, dir, &model_desc), STAGE_INPUT);
-    progress_end();
+    desc.threads = m->own ? (int32_t)common.threads : 0;   /* read one after the other, each by all cores */
+    reading.parts = m->count;
+    if (m->at)
+        memset(m->at, 0, (size_t)m->count * sizeof *m->at);
+    if (meter)
+        progress_begin("reading the model");
+    int code = m->at ? fail_library(rondo_context_create(&ctx, &desc), STAGE_OPTIONS) : fail(EXIT_ROOM, "not enough memory for %d parts of a model", m->count);
+    for (int32_t i = 0; i < m->count && !code; i++) {
+        rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+        d.progress = meter ? on_weights : NULL;
+        d.user = &reading;
+        d.no_tokenizer = text == MODEL_IDS;
+        reading.part = i;
+        describe(m, i, &d);
+        code = fail_library(rondo_model_open(&m->at[i], ctx, dir, &d), STAGE_INPUT);
+    }
+    rondo_context_destroy(ctx);
+    if (meter)
+        progress_end();
     return ranks_together(code);
 }
 
-void model_close(rondo_model *model)
+int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool spread)
 {
-    rondo_model_close(model);
-    rondo_context_destroy(model_context);
-    model_context = NULL;
+    return open_for(m, dir, MODEL_IDS, tp, cp, spread, false);
+}
+
+int models_open(struct models *m, const char *dir, enum model_text text)
+{
+    return open_for(m, dir, text, common.tp ? (int)common.tp : 1, common.cp ? (int)common.cp : 1, common.spread == 1, true);
+}
+
+void models_close(struct models *m)
+{
+    for (int32_t i = 0; i < m->count && m->at; i++)
+        rondo_model_close(m->at[i]);
+    free(m->at);
+    *m = (struct models){ .count = 0 };
+}
+
+const rondo_model *models_any(const struct models *m)
+{
+    return m->at ? m->at[0] : NULL;
+}
+
+const rondo_model *models_of(const struct models *m, const rondo_context *ctx)
+{
+    const int32_t rank = rondo_context_rank(ctx), t = rank % m->tp, c = rank / m->tp;
+    return m->at[m->own ? 0 : m->spread ? t * m->cp + c : t];
+}
+
+void report_grid(json_t *report, const struct models *m)
+{
+    rondo_model_info info = RONDO_MODEL_INFO_INIT;
+    json_object_set_new(report, "tp", json_integer(m->tp));
+    json_object_set_new(report, "cp", json_integer(m->cp));
+    json_object_set_new(report, "spread", json_boolean(m->spread));
+    if (!rondo_model_query(models_any(m), &info))
+        json_object_set_new(report, "weight_bytes_per_rank", json_integer((json_int_t)info.weight_bytes));
 }
 
 void lm_warn_length(const rondo_model_info *info, int64_t tokens)
@@ -149,9 +212,23 @@ int lm_ranks_check(void)
 {
     if (common.grid[0])
         return fail(EXIT_USAGE, "--grid: a language model's ranks are arranged as its plans choose; leave --grid out");
-    if (common.mpi && common.cp && common.cp != ranks_world())
+    const int64_t world = ranks_world();
+    if (common.mpi && common.tp && world % common.tp)
+        return fail(EXIT_USAGE, "--tp %lld does not divide the %d processes of this run; cp x tp ranks are expected", (long long)common.tp, (int)world);
+    if (common.mpi && common.cp && world % common.cp)
         return fail(EXIT_USAGE, "--cp %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --cp out",
-                    (long long)common.cp, ranks_world(), (long long)common.cp);
+                    (long long)common.cp, (int)world, (long long)(common.cp * (common.tp ? common.tp : 1)));
+    if (common.mpi && common.cp && common.tp && common.cp * common.tp != world)
+        return fail(EXIT_USAGE, "--tp %lld and --cp %lld make %lld ranks, and there are %d processes; start it as mpirun -n %lld rondo ...",
+                    (long long)common.tp, (long long)common.cp, (long long)(common.tp * common.cp), (int)world, (long long)(common.tp * common.cp));
+    if (common.mpi) {   /* what is left open follows from the other, and by itself ranks are context-parallel */
+        const int64_t tp = common.tp ? common.tp : common.cp ? world / common.cp : 1;
+        common.cp = world / tp;
+        common.tp = tp;
+    }
+    if (common.tp > 0 && common.cp > 0 && common.tp * common.cp > 4096)
+        return fail(EXIT_USAGE, "--tp %lld and --cp %lld make %lld ranks; at most 4096 are expected", (long long)common.tp, (long long)common.cp,
+                    (long long)(common.tp * common.cp));
     return 0;
 }
 

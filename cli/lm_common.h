@@ -12,11 +12,25 @@
 int text_read(const char *path, char **text, size_t *bytes);
 /* Token ids, separated by white space. free() them. */
 int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, int64_t *count);
-/* Opens the model on every process; all leave together when one cannot. A command that reads ids only needs no tokenizer. */
+/* The parts of a model that this process's ranks need, each opened once: with threads those of all ranks, under MPI its own. */
+struct models {
+    rondo_model **at;
+    int32_t count, tp, cp;         /* of all ranks: tp x cp */
+    bool spread, own;              /* own: of one rank */
+};
+/* Opens them on every process, for --tp, --cp, --spread and --weights; all leave together when one cannot. A command that reads ids only
+ * needs no tokenizer. */
 enum model_text { MODEL_TEXT, MODEL_IDS };
-int model_open(rondo_model **model, const char *dir, enum model_text text);
-void model_close(rondo_model *model);
-/* --cp against the number of processes. */
+int models_open(struct models *m, const char *dir, enum model_text text);
+/* The same for other ranks than the options say, without a meter and a tokenizer. */
+int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool spread);
+void models_close(struct models *m);
+/* What all parts have in common: the tokenizer, the shapes. */
+const rondo_model *models_any(const struct models *m);
+const rondo_model *models_of(const struct models *m, const rondo_context *ctx);
+/* tp, cp and what is spread, into a report. */
+void report_grid(json_t *report, const struct models *m);
+/* --cp and --tp against the number of processes. */
 int lm_ranks_check(void);
 /* Says so where a text is longer than what the model was made for; it is read all the same. */
 void lm_warn_length(const rondo_model_info *info, int64_t tokens);

@@ -102,17 +102,30 @@ int option_window(const struct option *option, const char *text)
     return 0;
 }
 
-int option_type(const struct option *option, const char *text)
+/* The first `count` of the types. */
+static int type_of(const struct option *option, const char *text, int count)
 {
     int *type = option->to;
     char shown[SHOWN_NAME];
-    static const char *const known[] = { "f32", "bf16", "f16", NULL }, *const later[] = { "q8", NULL };
-    static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
-    const int i = choose_word(shown_name(option, shown), text, known, later);
+    static const char *const known[] = { "f32", "bf16", "f16", "q8", NULL };
+    static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16, RONDO_Q8 };
+    const char *those[5] = { NULL };
+    memcpy(those, known, (size_t)count * sizeof *known);
+    const int i = choose_word(shown_name(option, shown), text, those, known + count);
     if (i < 0)
         return EXIT_USAGE;
     *type = types[i];
     return 0;
+}
+
+int option_type(const struct option *option, const char *text)
+{
+    return type_of(option, text, 3);
+}
+
+int option_number_type(const struct option *option, const char *text)
+{
+    return type_of(option, text, 4);
 }
 
 static void help_option(const struct option *o)

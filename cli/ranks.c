@@ -59,6 +59,11 @@ bool ranks_apart(void)
     return apart;
 }
 
+int ranks_rank(void)
+{
+    return world ? world_rank : 0;
+}
+
 int ranks_world(void)
 {
     return world ? world_size : 1;
@@ -207,7 +212,7 @@ int ranks_count(const struct run *run)
 {
     if (run->ranks)
         return run->ranks;
-    const int64_t asked = common.cp ? common.cp : common.ranks;
+    const int64_t asked = common.cp || common.tp ? (common.cp ? common.cp : 1) * (common.tp ? common.tp : 1) : common.ranks;
     return world ? world_size : asked ? (int)asked : 1;
 }
 

@@ -11,6 +11,7 @@
 static struct {
     const char *model, *file, *ids, *logits;
     int64_t limit, chunk;
+    int kv_type;
     bool lossy;
 } options;
 
@@ -20,13 +21,14 @@ static const struct option own_options[] = {
     { "ids", 0, OPTION_TEXT, "FILE", "token ids separated by white space, used as they are (- is stdin)", &options.ids, 0, 0, NULL },
     { "limit", 0, OPTION_INT, "N", "the first N tokens only", &options.limit, 1, 9e18, NULL },
     { "chunk", 0, OPTION_INT, "N", "read in chunks of N tokens", &options.chunk, 1, 9e18, NULL },
+    { "kv-type", 0, OPTION_CALL, "f32|f16|bf16|q8", "type of the KV cache (default f32)", &options.kv_type, 0, 0, option_number_type },
     { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
     { "logits", 0, OPTION_TEXT, "FILE", "write all logits [n, vocabulary] (safetensors)", &options.logits, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
 struct work {
-    rondo_model *model;
+    struct models models;
     int32_t *tokens;
     int64_t count, vocabulary;
     _Atomic int stage;
@@ -63,8 +65,9 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.layout = common.layout;
     d.algorithm = common.algorithm;
     d.chunk = options.chunk;
+    d.kv_type = options.kv_type;
     d.progress = first ? on_prefill : NULL;
-    int code = rondo_lm_create(&lm, ctx, w->model, &d);
+    int code = rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d);
     if (!code)
         w->stage = STAGE_INPUT;
     if (writes) {
@@ -103,6 +106,7 @@ static int report(const struct work *w, const struct run *run)
     report_hash(r, "hash", w->score.hash);
     report_numerics(r, 128);
     report_run(r, run, run->slots[0].real[0]);
+    report_grid(r, &w->models);
     report_comm(r, run);
     return report_print(r);
 }
@@ -119,14 +123,14 @@ static int score(void *arg)
     if (!code)
         code = text_read(path, &text, &bytes);
     if (!code)
-        code = model_open(&w->model, options.model, options.ids ? MODEL_IDS : MODEL_TEXT);
+        code = models_open(&w->models, options.model, options.ids ? MODEL_IDS : MODEL_TEXT);
     if (code)
         goto end;
     if (options.ids) {
         code = ids_parse(where, text, bytes, &w->tokens, &w->count);
     } else {
         int32_t *ids = NULL;
-        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(w->model);
+        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(models_any(&w->models));
         const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
         code = fail_library(rondo_tokenizer_encode(tokenizer, text, bytes, flags, &ids, &w->count), STAGE_INPUT);
         if (code)
@@ -139,7 +143,7 @@ static int score(void *arg)
         rondo_lm_free(ids);
     }
     if (!code)
-        code = fail_library(rondo_model_query(w->model, &info), STAGE_INPUT);
+        code = fail_library(rondo_model_query(models_any(&w->models), &info), STAGE_INPUT);
     w->vocabulary = info.vocabulary;
     if (!code)
         lm_warn_length(&info, options.limit && w->count > options.limit ? options.limit : w->count);
@@ -164,7 +168,7 @@ static int score(void *arg)
         code = report(w, &run);
     run_free(&run);
 end:
-    model_close(w->model);
+    models_close(&w->models);
     free(w->tokens);
     free(text);
     return code;

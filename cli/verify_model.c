@@ -12,7 +12,7 @@
 #define NEW_TOKENS 24
 
 struct work {
-    rondo_model *model;
+    struct models models;
     const int32_t *tokens;
     int64_t count, chunk;
     int layout, algorithm;
@@ -37,7 +37,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.chunk = w->chunk;
     sampling.max_tokens = NEW_TOKENS;
     sampling.ignore_eos = 1;
-    int code = rondo_lm_create(&lm, ctx, w->model, &d);
+    int code = rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d);
     if (!code)
         code = rondo_lm_score(lm, w->tokens, w->count, NULL, NULL, &score);
     if (!code)
@@ -67,6 +67,7 @@ static void add_case(struct verify *v, const char *name, const struct work *w, c
     json_t *c = json_object();
     json_object_set_new(c, "name", json_string(name));
     json_object_set_new(c, "ranks", json_integer(run->ranks));
+    report_grid(c, &w->models);
     json_object_set_new(c, "layout", json_string(rondo_layout_name(w->layout)));
     json_object_set_new(c, "algorithm", json_string(rondo_algorithm_name(w->algorithm)));
     json_object_set_new(c, "isa", json_string(run->used_isa));
@@ -82,10 +83,14 @@ static void add_case(struct verify *v, const char *name, const struct work *w, c
     v->failed += !pass;
 }
 
-static int one_setting(struct verify *v, struct work *w, int ranks, const struct work *base)
+static int one_setting(struct verify *v, struct work *w, const struct work *base)
 {
+    const int ranks = w->models.tp * w->models.cp;
+    char grid[32] = "";
     struct run run = RUN_INIT;
     run.ranks = ranks;
+    if (w->models.tp > 1)
+        snprintf(grid, sizeof grid, "  tp %d x cp %d%s", w->models.tp, w->models.cp, w->models.spread ? " spread" : "");
     const int code = fail_code(ranks_run(&run, body, w), STAGE_INPUT, run.text);
     progress_set(++v->done, v->total);
     if (!code && ranks_first()) {
@@ -97,8 +102,8 @@ static int one_setting(struct verify *v, struct work *w, int ranks, const struct
         hash_text(w->generate_hash, b);
         add_case(v, "logits of the text", w, &run, w->score_hash, logits);
         add_case(v, "generated tokens", w, &run, w->generate_hash, made);
-        say("%s %2d rank%s %-10s %-7s chunk %-5lld logits %s  tokens %s", pass_sign(logits && made), ranks, ranks == 1 ? " " : "s",
-            rondo_layout_name(w->layout), rondo_algorithm_name(w->algorithm), (long long)w->chunk, a, b);
+        say("%s %2d rank%s %-10s %-10s chunk %-5lld logits %s  tokens %s%s", pass_sign(logits && made), ranks, ranks == 1 ? " " : "s",
+            rondo_layout_name(w->layout), rondo_algorithm_name(w->algorithm), (long long)w->chunk, a, b, grid);
     }
     run_free(&run);
     return code;
@@ -127,6 +132,54 @@ static int setting_at(const struct verify *v, int64_t n, struct work *w)
     return (int)v->ranks.at[rank];
 }
 
+/* ---- tensor parallelism ---- */
+
+/* The n-th grid of tensor x context parallel ranks: as many as are asked for as tensor-parallel ones alone, then over two context-parallel ones,
+ * whole and spread. false: none is left. */
+static bool grid_at(const struct verify *v, int64_t n, int *tp, int *cp, bool *spread)
+{
+    if (n / 3 >= v->ranks.count)
+        return false;
+    *tp = (int)v->ranks.at[n / 3];
+    *cp = n % 3 ? 2 : 1;
+    *spread = n % 3 == 2;
+    return true;
+}
+
+/* Under MPI there are only so many ranks; of one rank alone the rest of the proof speaks. */
+static bool grid_runs(int tp, int cp)
+{
+    return tp > 1 && (ranks_world() == 1 || tp * cp <= ranks_world());
+}
+
+static int64_t grids(const struct verify *v)
+{
+    int64_t count = 0;
+    int tp, cp;
+    bool spread;
+    for (int64_t n = 0; grid_at(v, n, &tp, &cp, &spread); n++)
+        count += grid_runs(tp, cp);
+    return count;
+}
+
+static int tensor_parallel(struct verify *v, const char *dir, const struct work *base)
+{
+    int tp, cp, code = 0;
+    bool spread;
+    for (int64_t n = 0; !code && grid_at(v, n, &tp, &cp, &spread); n++) {
+        struct work w = *base;
+        if (!grid_runs(tp, cp))
+            continue;
+        w.layout = RONDO_ZIGZAG;
+        w.algorithm = RONDO_ALGORITHM_AUTO;
+        code = models_open_quietly(&w.models, dir, tp, cp, spread);
+        if (!code)
+            code = one_setting(v, &w, base);
+        models_close(&w.models);
+    }
+    return code;
+}
+
 int verify_model(struct verify *v, const char *dir, const char *path)
 {
     struct work base, w;
@@ -138,10 +191,10 @@ int verify_model(struct verify *v, const char *dir, const char *path)
     memset(&base, 0, sizeof base);
     int code = text_read(path, &text, &bytes);
     if (!code)
-        code = model_open(&base.model, dir, MODEL_TEXT);
+        code = models_open(&base.models, dir, MODEL_TEXT);
     if (!code)
         code = ranks_together(fail_library(
-            rondo_tokenizer_encode(rondo_model_tokenizer(base.model), text, bytes, RONDO_ENCODE_SPECIAL, &tokens, &count), STAGE_INPUT));
+            rondo_tokenizer_encode(rondo_model_tokenizer(models_any(&base.models)), text, bytes, RONDO_ENCODE_SPECIAL, &tokens, &count), STAGE_INPUT));
     if (!code && count < 2)
         code = fail(EXIT_INPUT, "%s gives %lld tokens; at least 2 are needed", path, (long long)count);
     if (code)
@@ -151,27 +204,31 @@ int verify_model(struct verify *v, const char *dir, const char *path)
     base.layout = RONDO_CONTIGUOUS;
     base.algorithm = RONDO_PASS_KV;
     say("--- %s reads %lld of the %lld tokens of %s and says %d more ---", dir, (long long)base.count, (long long)count, path, NEW_TOKENS);
-    v->total = 2;
+    v->total = 2 + (uint64_t)grids(v);
     for (int64_t n = 0; n < settings(v); n++)
         v->total += setting_at(v, n, &w) > 0;
     progress_begin("verify");
-    code = one_setting(v, &base, 1, NULL);
+    code = one_setting(v, &base, NULL);
     for (int64_t n = 0; n < settings(v) && !code; n++) {
         w = base;
         const int ranks = setting_at(v, n, &w);
+        w.models.cp = ranks;
         if (ranks)
-            code = one_setting(v, &w, ranks, &base);
+            code = one_setting(v, &w, &base);
     }
     if (!code) {
         w = base;
         w.chunk = 100;
         w.layout = RONDO_ZIGZAG;
-        code = one_setting(v, &w, (int)v->ranks.at[v->ranks.count - 1], &base);
+        w.models.cp = (int)v->ranks.at[v->ranks.count - 1];
+        code = one_setting(v, &w, &base);
     }
+    if (!code)
+        code = tensor_parallel(v, dir, &base);
     progress_end();
 end:
     rondo_lm_free(tokens);
-    model_close(base.model);
+    models_close(&base.models);
     free(text);
     return code;
 }

@@ -103,12 +103,14 @@ says 2 "bf16-dot" verify --arithmetic bf16-dot
 says 2 "bf16-tile" verify --arithmetic bf16-tile
 says 2 "goes with --algorithm mesh" attend x -o y --grid 2,2 --ranks 4
 says 2 "--cp" attend x -o y --cp 2
-says 2 "--tp 2" generate -m x -p y --tp 2
-says 2 "--tp 2" score -m x -f y --tp 2
+says 2 "--tp 0" generate -m x -p y --tp 0
+says 2 "4096" score -m x -f y --tp 100 --cp 100
+says 2 "--json" generate -m x -p y --logprobs 3
+says 2 "maybe" generate -m x -p y --spread maybe
 says 2 "--ranks" generate -m x -p y --ranks 2
 says 2 "--session" generate -m x -p y --session z
 says 2 "--chat" generate -m x -p y --chat
-says 2 "q8" generate -m x -p y --kv-type q8
+says 2 "q4" generate -m x -p y --kv-type q4
 # not known at all
 says 2 "no such\|not known" verify --transport pigeons
 says 2 "not known" verify --device abacus
