@@ -54,6 +54,11 @@ same "score on 3 hosts: the bits of one rank" "$one" mpi 3 "$program" score -m "
 "$program" generate -m "$model" -p 'In those days' -n 20 --json --quiet >"$scratch/one" 2>"$scratch/err"
 same "generate on 3 hosts: the bits of one rank" "$(hash_in "$scratch/one")" \
     mpi 3 "$program" generate -m "$model" -p 'In those days' -n 20 --json --quiet
+for grid in "3 --tp 3" "6 --tp 3 --cp 2 --spread yes" "4 --tp 2"; do
+    # shellcheck disable=SC2086  # words
+    same "generate on 3 hosts, ${grid#* } on ${grid%% *} ranks: the bits of one rank" "$(hash_in "$scratch/one")" \
+        mpi ${grid%% *} "$program" generate -m "$model" -p 'In those days' -n 20 --json --quiet ${grid#* }
+done
 mpi 3 "$program" verify --quick --transport mpi --json --quiet >"$scratch/out" 2>"$scratch/err"
 ok "verify on 3 hosts" grep -q '"failed": 0' "$scratch/out"
 

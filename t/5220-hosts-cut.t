@@ -35,22 +35,25 @@ others_ended() {
     for i in 1 2 3; do [ $i = "$cut" ] || [ -e "$to/end.h$i" ] || return 1; done
 }
 
-for cut in 3 1; do
+# Context-parallel ranks wait for each other in attention, tensor-parallel ones in each linear layer.
+for how in "3 --cp 3" "1 --cp 3" "2 --tp 3"; do
+    cut=${how%% *} grid=${how#* }
     to=$scratch/cut$cut
     mkdir "$to"
+    # shellcheck disable=SC2086  # words
     timeout -k 5 100 bash "$hosts" --mpirun "${MPIRUN%% *}" mpi 3 "$scratch/rank" "$to" "$program" generate -m "$srcdir/examples/kjv" \
-        -p 'In those days' -n 100000 --ignore-eos --threads 1 --quiet >"$to/mpirun" 2>&1 &
+        -p 'In those days' -n 100000 --ignore-eos --threads 1 --quiet $grid >"$to/mpirun" 2>&1 &
     launcher=$!
-    ok "host $cut: the ranks are at work" wait_for 60 test -s "$to/out.h1"
+    ok "$grid, host $cut: the ranks are at work" wait_for 60 test -s "$to/out.h1"
     sleep 0.5
     began=$(date +%s.%N)
     bash "$hosts" cut $cut
-    ok "host $cut is cut off: the others return" wait_for 40 others_ended
+    ok "$grid, host $cut is cut off: the others return" wait_for 40 others_ended
     for i in 1 2 3; do
         [ $i = $cut ] && continue
         read -r status ended 2>/dev/null <"$to/end.h$i" || status=none ended=0
         took=$(seconds_between "$began" "$ended")
-        ok "host $cut is cut off: rank $((i - 1)) ends with exit code 5 ($status)" test "$status" = 5
+        ok "$grid, host $cut is cut off: rank $((i - 1)) ends with exit code 5 ($status)" test "$status" = 5
         ok "... within $deadline + 3 s ($took s)" awk "BEGIN { exit !($took > $deadline - 1 && $took < $limit) }"
         ok "... and names the rank and the step" grep -q "^rondo: .*rank $((cut - 1)) .*step [a-z]" "$to/err.h$i"
         ok "... in one line" test "$(wc -l <"$to/err.h$i")" -eq 1

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Every allocation of a language model's life fails once: opening a folder, a score shown row by row, a batch of prompts, on one
- * rank and on two. Each time a code comes back, every rank returns, and all memory goes back.
+ * rank, on two, and on tensor-parallel ones. Each time a code comes back, every rank returns, and all memory goes back.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -42,7 +42,6 @@ static int show(void *user, int64_t row, const float *logits)
 
 static int body(rondo_context *ctx, void *arg)
 {
-    const rondo_model *model = arg;
     rondo_lm *lm = NULL;
     rondo_lm_desc d = RONDO_LM_DESC_INIT;
     rondo_sampling s = RONDO_SAMPLING_INIT;
@@ -54,7 +53,7 @@ static int body(rondo_context *ctx, void *arg)
     s.max_tokens = 4;
     s.ignore_eos = 1;
     s.temperature = 1.0;
-    int err = rondo_lm_create(&lm, ctx, model, &d);
+    int err = rondo_lm_create(&lm, ctx, kit_model_of(NULL, arg, ctx), &d);
     if (!err)
         err = rondo_lm_score(lm, tokens, 50, show, NULL, &score);
     for (int i = 0; i < 10 && !err; i++)
@@ -67,23 +66,21 @@ static int body(rondo_context *ctx, void *arg)
     return err;
 }
 
+struct grid {
+    int tp, cp, spread;
+};
+
 /* Opens, runs, closes; which part failed goes to *where. */
-static int all(int ranks, const char **where)
+static int all(const struct grid *grid, const char **where)
 {
-    rondo_context *ctx = NULL;
-    rondo_model *model = NULL;
-    rondo_model_desc d = RONDO_MODEL_DESC_INIT;
-    d.no_tokenizer = 1;
+    struct kit_parts parts;
     *where = "opening";
-    int err = rondo_context_create(&ctx, NULL);
-    if (!err)
-        err = rondo_model_open(&model, ctx, scratch_dir, &d);
-    rondo_context_destroy(ctx);
+    int err = kit_open_parts(&parts, scratch_dir, grid->tp, grid->cp, grid->spread, NULL);
     if (!err) {
         *where = "running";
-        err = rondo_run_threads(ranks, body, model);
+        err = rondo_run_threads(grid->tp * grid->cp, body, &parts);
     }
-    rondo_model_close(model);
+    kit_close_parts(&parts);
     return err;
 }
 
@@ -98,20 +95,23 @@ int main(void)
     struct kit_config c = kit_defaults("llama");
     struct kit_model *m = kit_folder(&c, 12);
     kit_tokens(tokens, 64, c.vocabulary, 3);
-    for (int ranks = 1; ranks <= 2; ranks++) {
+    static const struct grid grids[] = { { 1, 1, 0 }, { 1, 2, 0 }, { 2, 1, 0 }, { 1, 2, 1 }, { 2, 2, 0 } };
+    for (size_t i = 0; i < (long_tests() ? 5 : 4); i++) {
+        char name[64];
+        snprintf(name, sizeof name, "tp %d x cp %d%s", grids[i].tp, grids[i].cp, grids[i].spread ? " spread" : "");
         const char *where = "";
         atomic_store(&fail_at, 0);
         atomic_store(&calls, 0);
-        is_int(all(ranks, &where), 0, "%d ranks: without a failure", ranks);
+        is_int(all(&grids[i], &where), 0, "%s: without a failure", name);
         const long total = atomic_load(&calls);
-        is_int(atomic_load(&outstanding), 0, "%d ranks: nothing left", ranks);
+        is_int(atomic_load(&outstanding), 0, "%s: nothing left", name);
         /* Every one of the first part; of the rest, which repeats itself, a sample. */
         const long step = long_tests() ? 1 : total / 100 + 1;
         long wrong = 0, leaks = 0, tried = 0, survived = 0;
         for (long n = 1; n <= total; n += n < 120 ? 1 : step) {
             atomic_store(&fail_at, n);
             atomic_store(&calls, 0);
-            int err = all(ranks, &where);
+            int err = all(&grids[i], &where);
             /* Not every run takes the same way: threads race for their own queues, so the n-th call may never come. */
             if (err == 0 && atomic_load(&calls) < n) {
                 survived++;
@@ -126,8 +126,8 @@ int main(void)
             }
             tried++;
         }
-        ok(wrong == 0 && tried > 100 && survived < tried / 10, "%d ranks: each of %ld failures of %ld allocations gives RONDO_ENOMEM", ranks, tried, total);
-        is_int(leaks, 0, "%d ranks: nothing is lost", ranks);
+        ok(wrong == 0 && tried > 100 && survived < tried / 10, "%s: each of %ld failures of %ld allocations gives RONDO_ENOMEM", name, tried, total);
+        is_int(leaks, 0, "%s: nothing is lost", name);
     }
     kit_free(m);
     scratch_remove();

@@ -196,6 +196,96 @@ static void looks(const struct kit_config *c)
     kit_free(m);
 }
 
+/* A rank that gives up in the middle of a step: everybody returns. Which one draws depends on the grid; `stopper` is whoever does. */
+static int stop(void *user, int64_t id, int64_t position, float *logits, int64_t count)
+{
+    (void)user;
+    (void)id;
+    (void)logits;
+    (void)count;
+    return position == 35;
+}
+
+struct stopped {
+    const struct kit_parts *parts;
+    int code[KIT_RANKS];
+    char text[KIT_RANKS][200];
+};
+
+static int stopped_body(rondo_context *ctx, void *arg)
+{
+    struct stopped *s = arg;
+    const int rank = rondo_context_rank(ctx);
+    rondo_lm *lm = NULL;
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    rondo_sampling sampling = RONDO_SAMPLING_INIT;
+    int64_t id, live = 1;
+    d.logits = stop;
+    sampling.ignore_eos = 1;
+    int err = rondo_lm_create(&lm, ctx, kit_model_of(NULL, s->parts, ctx), &d);
+    if (!err)
+        err = rondo_lm_submit(lm, tokens, 33, &sampling, &id);
+    while (!err && live > 0) {
+        rondo_lm_event e;
+        int64_t n = rondo_lm_step(lm, &e, 1, &live);
+        err = n < 0 ? (int)n : 0;
+    }
+    s->code[rank] = err;
+    snprintf(s->text[rank], sizeof s->text[rank], "%s", rondo_error_text());
+    if (err && rondo_lm_step(lm, NULL, 0, &live) != err)   /* and stays so */
+        s->code[rank] = 1;
+    rondo_lm_destroy(lm);
+    return err;
+}
+
+static void give_up(const struct kit_config *c)
+{
+    static const struct grid grid[] = { { 3, 1, 0 }, { 2, 2, 0 }, { 2, 2, 1 } };
+    struct kit_model *m = kit_folder(c, 9);
+    for (int i = 0; i < 3; i++) {
+        struct kit_parts parts;
+        struct stopped s = { .parts = &parts };
+        const int ranks = grid[i].tp * grid[i].cp;
+        int gave_up = 0, heard = 0;
+        if (!kit_open_parts(&parts, scratch_dir, grid[i].tp, grid[i].cp, grid[i].spread, NULL))
+            (void)!rondo_run_threads(ranks, stopped_body, &s);
+        for (int r = 0; r < ranks; r++) {
+            gave_up += s.code[r] == RONDO_ECANCELED;
+            heard += s.code[r] == RONDO_EPEER && strstr(s.text[r], "logits function asked to stop") && strstr(s.text[r], "rank ");
+        }
+        ok(gave_up == 1 && heard == ranks - 1, "tp %d cp %d: one rank gives up in a step, %d of %d others hear why", grid[i].tp, grid[i].cp, heard, ranks - 1);
+        kit_close_parts(&parts);
+    }
+    kit_free(m);
+}
+
+/* Ranks of unlike machines. */
+static void unequal(const struct kit_config *c)
+{
+    static const double shares[3] = { 1.0, 0.0, 2.6 };
+    rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+    struct kit_model *m = kit_folder(c, 31);
+    struct kit_parts whole, parts;
+    struct kit_score want = { .desc = RONDO_LM_DESC_INIT, .tokens = tokens, .count = TOKENS }, got = want;
+    rondo_model_info info[3];
+    int err = kit_open_parts(&whole, scratch_dir, 1, 1, 0, NULL);
+    d.shares = shares;
+    err = err ? err : kit_open_parts(&parts, scratch_dir, 3, 2, 1, &d);
+    want.parts = &whole;
+    got.parts = &parts;
+    err = err ? err : kit_run_score(&want, 1);
+    err = err ? err : kit_run_score(&got, 6);
+    for (int t = 0; t < 3 && !err; t++) {
+        info[t] = (rondo_model_info)RONDO_MODEL_INFO_INIT;
+        err = rondo_model_query(parts.at[2 * t], &info[t]);
+    }
+    ok(!err && got.scores[0].hash == want.scores[0].hash, "shares of 1, 0 and 2.6, spread over two: the same bits");
+    ok(!err && info[1].weight_bytes < info[0].weight_bytes && info[0].weight_bytes < info[2].weight_bytes, "and weights as they say");
+    kit_close_parts(&whole);
+    kit_close_parts(&parts);
+    kit_free(m);
+}
+
 int main(void)
 {
     scratch_make("lm-tensor");
@@ -227,6 +317,8 @@ int main(void)
     refused(&c);
     c = kit_defaults("log probabilities");
     looks(&c);
+    give_up(&c);
+    unequal(&c);
     scratch_remove();
     return done();
 }
