@@ -19,7 +19,7 @@ installed() { # folder: which files `make install` would put in place, beside wh
     (cd "$scratch/$1/dest/r" && find . -type f) | sort >"$scratch/$1.files"
 }
 mpi='rondo_mpi|03-mpi|rondo-hosts\.7'
-lm='rondo_lm|rondo_model|rondo_tokenizer|rondo_text|rondo_arrays?_|04-lm'
+lm='rondo_lm|rondo_model|rondo_tokenizer|rondo_text|rondo_arrays?_|04-lm|08-tp-model'
 cli='/man1/'
 
 ok "configure without parts" configured core --cache-file="$scratch/cache" --without-mpi --without-lm

@@ -14,8 +14,22 @@ if [ -x "$builddir/examples/04-lm" ]; then
     ok "and shows both texts and their hashes" sh -c "grep -c '^16 new tokens, hash [0-9a-f]\{16\}\$' '$scratch/one' | grep -qx 2 && grep -q '^In the beginning.' '$scratch/one'"
     "$builddir/examples/04-lm" "$srcdir/examples/kjv" 3 >"$scratch/many" 2>&1
     compare "which are the same on 3 ranks" "$scratch/one" "$scratch/many"
+    # folder, tensor-parallel ranks, context-parallel ranks: a share of 1 / tp of the weights, and one hash
+    for grid in '4 1' '3 2'; do
+        # shellcheck disable=SC2086  # two words
+        "$builddir/examples/08-tp-model" "$srcdir/examples/kjv" $grid >"$scratch/out" 2>&1
+        ok "a model on tp x cp = $grid ranks: equal" test $? = 0
+        sed -n 's/^tp=.* on rank 0, hash //p' "$scratch/out" >"$scratch/hashes"
+        ok "two hashes are shown, the same ones" sh -c "test \$(wc -l <'$scratch/hashes') = 2 && test \$(sort -u '$scratch/hashes' | wc -l) = 1"
+        ok "and a rank holds less than half of the weights" \
+            sh -c "set -- \$(sed -n 's/^tp=.*: \([0-9]*\) bytes.*/\1/p' '$scratch/out'); test \$# = 2 && test \"\$2\" -lt \$((\$1 / 2))"
+    done
+    (cd "$srcdir" && "$builddir/examples/08-tp-model") >"$scratch/out" 2>&1
+    ok "without arguments: the shipped model on 4 ranks" sh -c "grep -q '^tp=4 cp=1: ' '$scratch/out' && tail -n 1 '$scratch/out' | grep -qx equal"
+    "$builddir/examples/08-tp-model" "$srcdir/examples" >"$scratch/out" 2>&1
+    ok "a folder without a model is a sentence" sh -c "test $? = 1 && grep -q 'config.json' '$scratch/out'"
 else
-    skip 3 "librondo_lm was not built"
+    skip 11 "librondo_lm was not built"
 fi
 if [ -x "$builddir/examples/03-mpi" ] && [ -n "$MPIRUN" ]; then
     # (the module is found beside the library, without being told where)
