@@ -425,6 +425,59 @@ static void test_cores(void)
 #endif
 }
 
+/* ---- the device's threads, lent to work of the host's own ---- */
+
+struct outer {
+    struct count count;
+    struct rondo_device *dev;
+    _Atomic int inner;            /* items of loops inside that another thread than the asking one has run */
+};
+
+static int inner_item(void *arg, int64_t item, int worker)
+{
+    (void)item;
+    if (worker || !pthread_equal(pthread_self(), *(pthread_t *)arg))
+        return 1;
+    return 0;
+}
+
+static int outer_item(void *arg, int64_t item, int worker)
+{
+    struct outer *o = arg;
+    pthread_t self = pthread_self();
+    if (rondo__cpu_for(o->dev, 5, inner_item, &self, NULL))
+        atomic_fetch_add(&o->inner, 1);
+    return count_item(&o->count, item, worker);
+}
+
+static void test_host_run(void)
+{
+    struct outer *o = calloc(1, sizeof *o);
+    struct rondo_device *dev = device(5, 0);
+    if (!o)
+        scratch_die("no memory");
+    for (int threads = 0; threads <= 7; threads++) {
+        int right = 0;
+        for (int round = 0; round < 20; round++) {
+            count_begin(&o->count, dev, 40);
+            o->dev = dev;
+            o->count.limit = threads && threads < 5 ? threads : 5;
+            right += !rondo__cpu_device.host_run(dev, threads, 40, outer_item, o, NULL) && each_once(&o->count) && !atomic_load(&o->inner);
+        }
+        is_int(right, 20, "host_run on at most %d threads: each item once, loops inside stay where they are", threads);
+    }
+    count_begin(&o->count, dev, 40);
+    o->count.fail_item = 7;
+    is_int(rondo__cpu_device.host_run(dev, 0, 40, outer_item, o, NULL), RONDO_EIO, "a failing item's code");
+    ok(strstr(rondo_error_text(), "says the test") != NULL, "and its sentence");
+    count_begin(&o->count, dev, 40);
+    is_int(rondo__cpu_for(dev, 40, count_item, &o->count, NULL), 0, "afterwards loops run");
+    ok(each_once(&o->count) && rondo__cpu_workers(dev, 40) == 5, "on all threads");
+    is_int(rondo__cpu_device.host_run(dev, 0, 0, outer_item, o, NULL), 0, "nothing to do");
+    rondo__cpu_device.detach(dev);
+    free(o);
+}
+
 int main(void)
 {
     test_forks();   /* first: nothing has computed yet */
@@ -432,6 +485,7 @@ int main(void)
     test_held();
     test_polls();
     test_lent();
+    test_host_run();
     test_cores();
     return done();
 }

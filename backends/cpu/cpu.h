@@ -21,6 +21,7 @@ struct rondo_device {
     int32_t threads;
     int32_t isa; /* enum rondo_cpu_isa, as asked for */
     int32_t crowded; /* its threads and those of other ranks are more than the cores */
+    int32_t lent;    /* its threads are at work in host_run(): loops run on the thread that asks for them */
     struct rondo_cpu_kernels kernels;
     struct rondo_team *team; /* made when first of use (team.h) */
     char *scratch, *scratch_block; /* of whatever computes, as large as the largest yet needed; what was allocated for it */
@@ -37,8 +38,13 @@ int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *ar
                    void *arg, const struct rondo_poll *poll);
 static inline int rondo__cpu_workers(const struct rondo_device *dev, int64_t items)
 {
+    if (dev->lent)
+        return 1;
     return items < dev->threads ? (int)(items < 1 ? 1 : items) : dev->threads;
 }
+/* The slot host_run: the same for others, on at most `threads` threads. */
+int rondo__cpu_host_run(struct rondo_device *dev, int32_t threads, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
+                        const struct rondo_poll *poll);
 /* Asks the system for large pages where a block is worth it. */
 void rondo__cpu_huge(void *memory, size_t bytes);
 

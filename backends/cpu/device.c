@@ -313,6 +313,7 @@ const struct rondo_device_ops rondo__cpu_device = {
     .linear_bytes = rondo__cpu_linear_bytes,
     .linear = rondo__cpu_linear,
     .linear_join = rondo__cpu_linear_join,
+    .host_run = rondo__cpu_host_run,
     .rmsnorm = rondo__cpu_rmsnorm,
     .rope = rondo__cpu_rope,
     .swiglu = rondo__cpu_swiglu,

@@ -100,11 +100,11 @@ static void loop_lent(void *arg, int index)
         loop_run(l, worker);
 }
 
-int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker),
-                   void *arg, const struct rondo_poll *poll)
+static int loop_over(struct rondo_device *dev, int workers, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
+                     const struct rondo_poll *poll)
 {
     const rondo_hooks *hooks = rondo__hooks();
-    struct loop l = { .items = items, .work = work, .arg = arg, .poll = poll, .workers = rondo__cpu_workers(dev, items) };
+    struct loop l = { .items = items, .work = work, .arg = arg, .poll = poll, .workers = workers };
     if (items <= 0)
         return 0;
     if (l.workers == 1) {
@@ -126,6 +126,22 @@ int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *ar
             return err;
     }
     return l.code ? rondo__fail(l.code, "%s", l.sentence) : 0; /* it may be another thread's sentence */
+}
+
+int rondo__cpu_for(struct rondo_device *dev, int64_t items, int (*work)(void *arg, int64_t item, int worker),
+                   void *arg, const struct rondo_poll *poll)
+{
+    return loop_over(dev, rondo__cpu_workers(dev, items), items, work, arg, poll);
+}
+
+int rondo__cpu_host_run(struct rondo_device *dev, int32_t threads, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
+                        const struct rondo_poll *poll)
+{
+    const int workers = rondo__cpu_workers(dev, items);
+    dev->lent = 1;
+    int err = loop_over(dev, threads > 0 && threads < workers ? threads : workers, items, work, arg, poll);
+    dev->lent = 0;
+    return err;
 }
 
 void rondo__cpu_huge(void *memory, size_t bytes)

@@ -297,6 +297,13 @@ static int linear_load(struct rondo_device *dev, struct rondo_device_linear *lin
     return h->ops->linear_load(h->dev, linear_of(linear)->inner, first, rows, type, weights, scales);
 }
 
+static int host_run(struct rondo_device *dev, int32_t threads, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
+                    const struct rondo_poll *poll)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    return h->ops->host_run(h->dev, threads, items, work, arg, poll);
+}
+
 static void linear_free(struct rondo_device *dev, struct rondo_device_linear *linear)
 {
     if (linear)
@@ -524,6 +531,7 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(linear_bytes);
     WRAP(linear);
     WRAP(linear_join);
+    WRAP(host_run);
     WRAP(rmsnorm);
     WRAP(rope);
     WRAP(swiglu);

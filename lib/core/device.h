@@ -321,7 +321,8 @@ struct rondo_device_ops {
                      const struct rondo_attention_run *run, const struct rondo_poll *poll);
 
     int (*linear_new)(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
-    /* Weights of `type`, converted to the layer's; scales as rondo_linear_load_from() has them. Of a part (desc.parts) the columns that it has. */
+    /* Weights of `type`, converted to the layer's; scales as rondo_linear_load_from() has them. Of a part (desc.parts) the columns that it has.
+     * Several threads of host_run() may load different rows at once: no scratch of the device's own, no loop over its threads then. */
     int (*linear_load)(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
                        const float *scales);
     void (*linear_free)(struct rondo_device *dev, struct rondo_device_linear *linear);
@@ -346,6 +347,12 @@ struct rondo_device_ops {
     /* Rows of `dim` numbers between two strides in bytes; with RONDO_Q8 each with its scale behind it (rondo_convert_rows()). */
     int (*convert_rows)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
                         size_t from_stride, int to_type, void *to, size_t to_stride);
+    /* Work of the host's own on the device's threads, such as reading files: work(arg, item, worker) for items 0..items-1 on at most `threads` of
+     * them (0: as many as there are), worker being below that; worker 0 is the calling thread, which alone calls poll (or NULL), after each
+     * of its items. work may call linear_load() for rows that are nobody else's, and no other slot. The first failing code ends it and is
+     * returned, with its sentence. May be NULL: the caller has its own thread only. */
+    int (*host_run)(struct rondo_device *dev, int32_t threads, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
+                    const struct rondo_poll *poll);
 };
 
 /* A slot that an older table may lack. */

@@ -6,6 +6,8 @@
  */
 #include "tensor/linear.h"
 
+#include <stdatomic.h>
+
 #define DEFAULT_LEAF 512
 
 struct rondo_linear {
@@ -15,8 +17,8 @@ struct rondo_linear {
     rondo_linear_desc desc;           /* defaults filled in; leaf_begin is ours */
     int64_t columns;                  /* inputs that it has */
     int32_t *leaf_begin;
-    unsigned char *loaded;            /* one bit for each row of W that has come */
-    int64_t missing;                  /* rows that have not; of a part without inputs none do */
+    _Atomic unsigned char *loaded;    /* one bit for each row of W that has come; threads of host_run() load several at once */
+    _Atomic int64_t missing;          /* rows that have not; of a part without inputs none do */
 };
 
 static const struct rondo_device_ops *device_of(const rondo_context *ctx, const char *function)
@@ -199,7 +201,7 @@ int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, in
     if (err)
         return err;
     for (int64_t r = first; r < first + rows; r++)
-        linear->loaded[r / 8] = (unsigned char)(linear->loaded[r / 8] | 1u << (r % 8));
+        atomic_fetch_or_explicit(&linear->loaded[r / 8], (unsigned char)(1u << (r % 8)), memory_order_relaxed);
     linear->missing -= rows;
     return 0;
 }

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * load.h. A portion is some rows of a matrix. Where only columns of it are wanted they are read one by one, or whole rows are and the
- * columns taken out, whichever moves less: a call of the system costs about as much as copying CALL_BYTES.
+ * load.h. A matrix is cut into pieces of some rows. The device's threads take pieces, each reads its own into a buffer that stays in its cache
+ * and packs it from there, so that a weight comes from the page cache and goes to its place once. Where only columns of the rows are
+ * wanted they are read one by one, or whole rows are and the columns taken out, whichever moves less: a call of the system costs about as
+ * much as copying CALL_BYTES.
  */
 #include "lm/model/load.h"
+
+#include <stdatomic.h>
 
 #include "core/internal.h"
 #include "lm/files.h"
 
-/* Bytes of weights read in one portion; one row where a row is longer. */
-#define PORTION ((size_t)4 << 20)
+/* Bytes of a piece, if its rows are not longer; rows by ROWS, which devices pack together. */
+#define PIECE ((size_t)512 << 10)
+#define ROWS 32
 #define CALL_BYTES 4096
-/* Whole rows of which only columns are wanted go through a block of so many bytes. */
-#define BLOCK ((size_t)256 << 10)
 
 static void progress(struct rondo_load *l, uint64_t bytes)
 {
@@ -35,65 +38,76 @@ int rondo__load_count(void *load, const struct rondo_weight *w)
 /* A buffer of at least so many bytes. */
 static int room(struct rondo_load *l, size_t bytes)
 {
-    if (bytes <= l->portion_bytes)
+    if (bytes <= l->buffer_bytes)
         return 0;
-    rondo__free(l->portion);
-    l->portion_bytes = 0;
-    l->portion = rondo__alloc(bytes);
-    if (!l->portion)
+    rondo__free(l->buffer);
+    l->buffer_bytes = 0;
+    l->buffer = rondo__alloc(bytes);
+    if (!l->buffer)
         return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for a portion of %zu bytes of weights", bytes);
-    l->portion_bytes = bytes;
+    l->buffer_bytes = bytes;
     return 0;
 }
 
 void rondo__load_end(struct rondo_load *l)
 {
-    rondo__free(l->portion);
-    l->portion = NULL;
-    l->portion_bytes = 0;
+    rondo__free(l->buffer);
+    l->buffer = NULL;
+    l->buffer_bytes = 0;
 }
 
 /* ---- reading ---- */
 
-/* How the wanted columns of a matrix's rows are read. */
-struct reading {
+/* A matrix on its way, in pieces of some rows. */
+struct pieces {
+    struct rondo_load *load;
+    const struct rondo_weight *w;
     size_t row_bytes, want_bytes;       /* of a row in the file, and of what is wanted of it */
     size_t skip;                        /* before that */
-    size_t block;                       /* bytes for whole rows on their way; 0: none are read */
-    int64_t portion_rows;
-    size_t portion_bytes;
+    int64_t rows;                       /* of a piece */
+    size_t block_bytes;                 /* for whole rows on their way; 0: none are read */
+    size_t raw_bytes, wide_bytes;       /* of a buffer: for a piece, and for the same as F32 */
+    size_t stride;                      /* from one thread's buffer to the next one's */
+    rondo_linear *linear;               /* where it goes; */
+    char *table;                        /* ... or there */
+    _Atomic uint64_t done;              /* bytes, by all threads */
+    uint64_t told;                      /* ... of which the caller knows */
 };
 
-/* config.c bounds a row; all rows may be more than memory. */
-static struct reading reading_of(const struct rondo_weight *w)
+/* config.c bounds a row, and a piece is a few of them. */
+static int64_t cut(struct pieces *p)
 {
+    const struct rondo_weight *w = p->w;
     const size_t size = rondo_type_size(w->array->type);
-    struct reading r = { .row_bytes = (size_t)w->in * size, .want_bytes = (size_t)w->columns * size, .skip = (size_t)w->column * size };
-    const size_t most = r.want_bytes > PORTION ? r.want_bytes : PORTION;
-    r.portion_rows = (int64_t)(most / r.want_bytes);
-    if (r.portion_rows > w->rows)
-        r.portion_rows = w->rows;
-    r.portion_bytes = (size_t)r.portion_rows * r.want_bytes;
-    if (r.want_bytes != r.row_bytes && r.row_bytes - r.want_bytes < CALL_BYTES)
-        r.block = r.row_bytes > BLOCK ? r.row_bytes : BLOCK;
-    return r;
+    p->row_bytes = (size_t)w->in * size;
+    p->want_bytes = (size_t)w->columns * size;
+    p->skip = (size_t)w->column * size;
+    p->rows = (int64_t)(PIECE / (p->want_bytes * ROWS)) * ROWS;
+    if (p->rows < ROWS)
+        p->rows = ROWS;
+    if (p->rows > w->rows)
+        p->rows = w->rows;
+    if (p->want_bytes != p->row_bytes && p->row_bytes - p->want_bytes < CALL_BYTES)
+        p->block_bytes = p->row_bytes > PIECE / 2 ? p->row_bytes : PIECE / 2;
+    return (w->rows + p->rows - 1) / p->rows;
 }
 
-/* The wanted columns of rows [first, first + rows) into `to`, dense. block: reading.block bytes. */
-static int read_rows(struct rondo_load *l, const struct rondo_weight *w, const struct reading *r, int64_t first, int64_t rows, char *to,
-                     char *block)
+/* The wanted columns of rows [first, first + rows) into `to`, dense; block has block_bytes. */
+static int read_rows(const struct pieces *r, int64_t first, int64_t rows, char *to, char *block)
 {
+    struct rondo_shards *shards = r->load->shards;
+    const rondo_array *array = r->w->array;
     uint64_t at = (uint64_t)first * r->row_bytes;
     int err = 0;
     if (r->want_bytes == r->row_bytes)
-        return rondo__shards_read(l->shards, w->array, at, (uint64_t)rows * r->row_bytes, to);
-    const int64_t run = r->block ? (int64_t)(r->block / r->row_bytes) : 1;
+        return rondo__shards_read(shards, array, at, (uint64_t)rows * r->row_bytes, to);
+    const int64_t run = r->block_bytes ? (int64_t)(r->block_bytes / r->row_bytes) : 1;
     for (int64_t done = 0; done < rows && !err; done += run) {
         const int64_t n = rows - done < run ? rows - done : run;
-        if (!r->block) {
-            err = rondo__shards_read(l->shards, w->array, at + r->skip, r->want_bytes, to);
+        if (!r->block_bytes) {
+            err = rondo__shards_read(shards, array, at + r->skip, r->want_bytes, to);
         } else {
-            err = rondo__shards_read(l->shards, w->array, at, (uint64_t)n * r->row_bytes, block);
+            err = rondo__shards_read(shards, array, at, (uint64_t)n * r->row_bytes, block);
             for (int64_t i = 0; i < n && !err; i++)
                 memcpy(to + (size_t)i * r->want_bytes, block + (size_t)i * r->row_bytes + r->skip, r->want_bytes);
         }
@@ -129,38 +143,83 @@ static int load_vector(struct rondo_load *l, const struct rondo_weight *w)
     return 0;
 }
 
-/* Rows for looking up: as they are in the file or, where another type is wanted, through a portion and through F32, which holds all. */
+/* One piece: read, and packed or put into the table, which may be of another float type: through F32, which holds all. */
+static int piece(void *arg, int64_t item, int worker)
+{
+    struct pieces *p = arg;
+    const struct rondo_weight *w = p->w;
+    const int64_t first = item * p->rows, rows = w->rows - first < p->rows ? w->rows - first : p->rows;
+    char *raw = p->load->buffer + (size_t)worker * p->stride, *wide = raw + p->raw_bytes, *block = wide + p->wide_bytes;
+    char *to = p->table ? p->table + (size_t)first * (size_t)w->columns * rondo_type_size(w->type) : NULL;
+    int err = read_rows(p, w->first + first, rows, to && !p->wide_bytes ? to : raw, block);
+    if (!err && p->linear)
+        err = rondo_linear_load_from(p->linear, first, rows, w->array->type, raw, NULL);
+    else if (!err && p->wide_bytes)
+        err = rondo_convert(p->load->ctx, rows * w->columns, w->array->type, raw, RONDO_F32, wide);
+    if (!err && to && p->wide_bytes)
+        err = rondo_convert(p->load->ctx, rows * w->columns, RONDO_F32, wide, w->type, to);
+    atomic_fetch_add_explicit(&p->done, (uint64_t)rows * p->want_bytes, memory_order_relaxed);
+    return err;
+}
+
+static int tell(void *arg)
+{
+    struct pieces *p = arg;
+    const uint64_t done = atomic_load_explicit(&p->done, memory_order_relaxed);
+    if (done > p->told)
+        progress(p->load, done - p->told);
+    p->told = done;
+    return 0;
+}
+
+/* All pieces, on the device's threads where work may go there: converting is the device's own and stays on this one. */
+static int run(struct pieces *p)
+{
+    struct rondo_load *l = p->load;
+    const struct rondo_device_ops *ops = rondo__ops(l->ctx);
+    const int64_t count = cut(p);
+    const bool spread = RONDO_HAS(ops, host_run) && !p->wide_bytes;
+    int64_t threads = spread ? ops->threads_used(rondo__dev(l->ctx)) : 1;
+    size_t all;
+    int err = 0;
+    if (l->desc->threads && l->desc->threads < threads)
+        threads = l->desc->threads;
+    if (threads > count)
+        threads = count;
+    p->raw_bytes = ((size_t)p->rows * p->want_bytes + 63) & ~(size_t)63;
+    p->wide_bytes = p->wide_bytes ? (size_t)(p->rows * p->w->columns) * sizeof(float) : 0;
+    p->stride = (p->raw_bytes + p->wide_bytes + p->block_bytes + 63) & ~(size_t)63;
+    if (!rondo__mul((size_t)threads, p->stride, &all))
+        return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for the portions of %lld threads", (long long)threads);
+    err = room(l, all);
+    if (!err && spread)
+        err = ops->host_run(rondo__dev(l->ctx), (int32_t)threads, count, piece, p, &(struct rondo_poll){ tell, p, NULL });
+    for (int64_t i = 0; !spread && i < count && !err; i++) {
+        err = piece(p, i, 0);
+        (void)tell(p);
+    }
+    if (!err)
+        (void)tell(p);
+    return err;
+}
+
 static int load_table(struct rondo_load *l, const struct rondo_weight *w)
 {
-    const struct reading r = reading_of(w);
-    const size_t row = (size_t)w->columns * rondo_type_size(w->type), wide = (size_t)w->columns * sizeof(float);
-    const bool same = w->type == w->array->type;
+    struct pieces p = { .load = l, .w = w, .wide_bytes = w->type != w->array->type };
     size_t bytes;
-    int err = 0;
-    char *table = rondo__mul((size_t)w->rows, row, &bytes) ? rondo__alloc(bytes) : NULL;
-    if (!table)
-        return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %s (%llu bytes)", w->array->name,
-                           (unsigned long long)w->rows * row);
-    *(void **)w->to = table;
+    if (rondo__mul((size_t)w->rows, (size_t)w->columns * rondo_type_size(w->type), &bytes))
+        p.table = rondo__alloc(bytes);
+    if (!p.table)
+        return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %s (%lld rows of %lld)", w->array->name, (long long)w->rows,
+                           (long long)w->columns);
+    *(void **)w->to = p.table;
     l->held += bytes;
-    if (!same)
-        err = room(l, r.portion_bytes + (size_t)r.portion_rows * wide);
-    for (int64_t done = 0; done < w->rows && !err; done += r.portion_rows) {
-        const int64_t n = w->rows - done < r.portion_rows ? w->rows - done : r.portion_rows;
-        char *to = table + (size_t)done * row;
-        err = read_rows(l, w, &r, w->first + done, n, same ? to : l->portion, NULL);
-        if (!err && !same)
-            err = rondo_convert(l->ctx, n * w->columns, w->array->type, l->portion, RONDO_F32, l->portion + r.portion_bytes);
-        if (!err && !same)
-            err = rondo_convert(l->ctx, n * w->columns, RONDO_F32, l->portion + r.portion_bytes, w->type, to);
-        if (!err)
-            progress(l, (uint64_t)n * r.want_bytes);
-    }
-    return err;
+    return run(&p);
 }
 
 static int load_linear(struct rondo_load *l, const struct rondo_weight *w)
 {
+    struct pieces p = { .load = l, .w = w };
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     rondo_linear **linear = w->to;
     d.in = w->in;
@@ -175,20 +234,9 @@ static int load_linear(struct rondo_load *l, const struct rondo_weight *w)
     int err = rondo_linear_create(linear, l->ctx, &d);
     if (err)
         return err;
+    p.linear = *linear;
     l->held += rondo_linear_bytes(*linear);
-    if (w->columns == 0)            /* no leaf of it is here */
-        return 0;
-    const struct reading r = reading_of(w);
-    err = room(l, r.portion_bytes + r.block);
-    for (int64_t done = 0; done < w->rows && !err; done += r.portion_rows) {
-        const int64_t n = w->rows - done < r.portion_rows ? w->rows - done : r.portion_rows;
-        err = read_rows(l, w, &r, w->first + done, n, l->portion, l->portion + r.portion_bytes);
-        if (!err)
-            err = rondo_linear_load_from(*linear, done, n, w->array->type, l->portion, NULL);
-        if (!err)
-            progress(l, (uint64_t)n * r.want_bytes);
-    }
-    return err;
+    return w->columns ? run(&p) : 0;        /* of a part without leaves there is nothing to load */
 }
 
 int rondo__load_weight(void *load, const struct rondo_weight *w)
@@ -202,14 +250,14 @@ int rondo__load_same(struct rondo_load *l, const rondo_array *a, const rondo_arr
     if (a->type != b->type || a->dims != 2 || b->dims != 2 || a->shape[0] != b->shape[0] || a->shape[1] != b->shape[1])
         return 0;
     const uint64_t row = (uint64_t)a->shape[1] * rondo_type_size(a->type), end = (uint64_t)(first + rows) * row;
-    int err = room(l, PORTION);
+    int err = room(l, 2 * PIECE);
     bool same = true;
     for (uint64_t at = (uint64_t)first * row; at < end && !err && same;) {
-        const size_t n = end - at < PORTION / 2 ? (size_t)(end - at) : PORTION / 2;
-        err = rondo__shards_read(l->shards, a, at, n, l->portion);
+        const size_t n = end - at < PIECE ? (size_t)(end - at) : PIECE;
+        err = rondo__shards_read(l->shards, a, at, n, l->buffer);
         if (!err)
-            err = rondo__shards_read(l->shards, b, at, n, l->portion + PORTION / 2);
-        same = !err && !memcmp(l->portion, l->portion + PORTION / 2, n);
+            err = rondo__shards_read(l->shards, b, at, n, l->buffer + PIECE);
+        same = !err && !memcmp(l->buffer, l->buffer + PIECE, n);
         at += n;
     }
     return err ? err : same;

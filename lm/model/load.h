@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Weights from files into memory: of each tensor the rows and columns that a rank holds (weights.h), read in bounded portions and packed at
- * once, so that at no time more than one portion is held twice. Called by model.c.
+ * Weights from files into memory: of each tensor the rows and columns that a rank holds (weights.h), read in small pieces and packed at
+ * once on all threads of the device, so that nothing but a piece for each thread is held twice. Called by model.c.
  */
 #ifndef RONDO_LM_LOAD_H
 #define RONDO_LM_LOAD_H
@@ -14,8 +14,8 @@ struct rondo_load {
     const rondo_model_desc *desc;
     uint64_t done, total;               /* bytes of the files that are wanted */
     uint64_t held;                      /* bytes that the weights take in memory */
-    char *portion;
-    size_t portion_bytes;
+    char *buffer;                       /* for what is on its way: bounded, whatever the model's size */
+    size_t buffer_bytes;
 };
 
 /* Both are visits of a walk with a struct rondo_load: what there is to read, and reading it. */
