@@ -4,7 +4,7 @@
  *   - what is read was written before, all of it, and nothing is written while somebody may still read it, or be writing it: for each two
  *     uses of a buffer that conflict, the later one waits for the earlier one, directly or through others, or the device's stream or a fence
  *     is between them. What a transport shows in place is read by the peer up to the next fence;
- *   - behind the last operation no peer reads the caller's memory any more, and results are complete;
+ *   - behind the last operation no peer reads what it is shown any more, and the caller's results are complete;
  *   - buffers do not share bytes of the workspace but where one says that it lies over another;
  *   - every message has its receiver, of the same size, in the same order between each two ranks;
  *   - no rank waits for ever, however slow the others are: a transfer is taken to end only when every peer of it has come to its part.
@@ -166,25 +166,23 @@ static int check_use(struct rank_check *c, int64_t self, const struct rondo__use
         return broken(c, self, "overwrites under a reader", u->buffer);
     if (u->writes && !u->at && end >= root->bytes)
         a->reads.count = a->writes.count = 0;   /* whoever is behind this write is behind all before it */
-    if (u->writes && !u->at && (o->kind == RONDO_TRANSFER || o->kind == RONDO_PACK))
+    if (u->writes && !u->at && (o->kind == RONDO_TRANSFER || o->kind == RONDO_PACK) && !(caller && plain))
         a->written.count = 0;   /* new content: what is behind it is of the one before */
     const bool shown = !u->writes && o->kind == RONDO_TRANSFER && c->machine->in_place && u->bytes > c->machine->eager;
     return remember(a, u, (int32_t)self, shown) && (!u->writes || add_written(a, u->at, end)) ? 0 : no_memory();
 }
 
-/* What is the caller's again when all is over. */
+/* When all is over memory is the caller's again, or the next execution's. */
 static int check_end(const struct rank_check *c, int32_t epoch)
 {
     for (int64_t i = 0; i < c->s->buffers.count; i++) {
         const struct rondo__buffer *b = rondo__buffer_at(c->s, i);
         const struct past *p = c->area[i].reads.items;
-        if (b->owner != RONDO_OWNER_CALLER)
-            continue;
         for (int64_t j = 0; j < c->area[i].reads.count; j++)
             if (p[j].shown && c->epoch[p[j].operation] == epoch)
-                return rondo__fail(RONDO_EINVAL, "the schedule of rank %d has no fence behind operation %d, which shows the caller's buffer %lld "
-                                                 "(%s)", (int)c->s->rank, (int)p[j].operation, (long long)i, b->name);
-        if (b->tensor < 0 && b->access == RONDO_ACCESS_RESULT && b->bytes && !is_written(c->area + i, 0, b->bytes))
+                return rondo__fail(RONDO_EINVAL, "the schedule of rank %d has no fence behind operation %d, which shows buffer %lld (%s)",
+                                   (int)c->s->rank, (int)p[j].operation, (long long)i, b->name);
+        if (b->owner == RONDO_OWNER_CALLER && b->tensor < 0 && b->access == RONDO_ACCESS_RESULT && b->bytes && !is_written(c->area + i, 0, b->bytes))
             return rondo__fail(RONDO_EINVAL, "the schedule of rank %d does not write all of buffer %lld (%s)", (int)c->s->rank, (long long)i,
                                b->name);
     }

@@ -259,16 +259,16 @@ int rondo__linear_run_nodes(const rondo_linear *linear, rondo_context *ctx, stru
 
 /* x and y share no float. They may be columns of one buffer: then the strides agree and the columns do not
  * meet. */
-static bool apart(const float *x, int64_t x_stride, int64_t in, const float *y, int64_t y_stride, int64_t out,
-                  int64_t rows)
+bool rondo__linear_apart(const float *x, int64_t x_stride, int64_t in, int64_t x_rows, const float *y, int64_t y_stride, int64_t out,
+                         int64_t y_rows)
 {
     uintptr_t x0 = (uintptr_t)x, y0 = (uintptr_t)y, between;
-    uintptr_t x1 = x0 + (uintptr_t)((rows - 1) * x_stride + in) * sizeof *x,
-              y1 = y0 + (uintptr_t)((rows - 1) * y_stride + out) * sizeof *y;
+    uintptr_t x1 = x0 + (uintptr_t)((x_rows - 1) * x_stride + in) * sizeof *x,
+              y1 = y0 + (uintptr_t)((y_rows - 1) * y_stride + out) * sizeof *y;
 
     if (x1 <= y0 || y1 <= x0)
         return true;
-    if (rows == 1 || x_stride != y_stride)
+    if (x_rows == 1 || y_rows == 1 || x_stride != y_stride)
         return false;
     between = y0 > x0 ? (y0 - x0) % ((uintptr_t)x_stride * sizeof *x)
                       : (x0 - y0) % ((uintptr_t)x_stride * sizeof *x);
@@ -279,7 +279,7 @@ static bool apart(const float *x, int64_t x_stride, int64_t in, const float *y, 
 }
 
 /* [rows, columns] floats with this stride can be addressed. */
-static bool fits(int64_t rows, int64_t columns, int64_t stride)
+bool rondo__linear_fits(int64_t rows, int64_t columns, int64_t stride)
 {
     int64_t bytes;
     return stride >= 0 && (rows == 1 || stride >= columns) && rondo__mul64(rows - 1, stride, &bytes) &&
@@ -334,17 +334,17 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
         return 0;
     if (!x || !y)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: x and y must not be NULL");
-    if (!fits(rows, linear->desc.in, x_stride))
+    if (!rondo__linear_fits(rows, linear->desc.in, x_stride))
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_execute: x_stride is %lld for %lld rows; it must be at least in, "
                            "%lld, and all of x addressable",
                            (long long)x_stride, (long long)rows, (long long)linear->desc.in);
-    if (!fits(rows, linear->desc.out, y_stride))
+    if (!rondo__linear_fits(rows, linear->desc.out, y_stride))
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_execute: y_stride is %lld for %lld rows; it must be at least out, "
                            "%lld, and all of y addressable",
                            (long long)y_stride, (long long)rows, (long long)linear->desc.out);
-    if (!apart(x, x_stride, linear->desc.in, y, y_stride, linear->desc.out, rows))
+    if (!rondo__linear_apart(x, x_stride, linear->desc.in, rows, y, y_stride, linear->desc.out, rows))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: y overlaps x; it must be other memory");
     err = rondo__ops(ctx)->check(rondo__dev(ctx));
     if (err)

@@ -1,56 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Tensor parallelism for users: what the ranks of a context share of layers, and the exchanges between layers.
+ * Tensor parallelism for users: what the ranks of a context share of layers, and the exchanges between layers. Here arguments are checked and
+ * brought to where the device computes; the exchanges are schedules (tp_build.c, tp_run.c). Every failure of a rank goes through
+ * rondo__collective_failed(), as the others wait for it.
  */
-#include <float.h>
-
-#include "core/internal.h"
 #include "tensor/linear.h"
-
-struct rondo_tp {
-    rondo_context *ctx;
-    rondo_tp_desc desc;
-};
+#include "tensor/tp.h"
 
 #define FEW 16
-
-/* Where part i begins. Weights are finite and not negative, their sum is above 0. */
-static int64_t begin_of(int64_t total, int parts, const double *weights, int i)
-{
-    if (!weights)
-        return (int64_t)((unsigned __int128)total * (unsigned)i / (unsigned)parts);
-    double before = 0.0, all = 0.0;
-    for (int p = 0; p < parts; p++) {
-        all += weights[p];
-        if (p == i - 1)
-            before = all;
-    }
-    if (i == 0 || i == parts)
-        return i ? total : 0;
-    const double at = (double)total * (before / all) + 0.5;
-    const int64_t begin = at >= (double)total ? total : (int64_t)at;
-    return begin < total ? begin : total;
-}
-
-int rondo_share(int64_t total, int parts, const double *weights, int index, int64_t *first, int64_t *count)
-{
-    if (!first || !count)
-        return rondo__fail(RONDO_EINVAL, "rondo_share: first and count must not be NULL");
-    if (total < 0 || parts < 1 || index < 0 || index >= parts)
-        return rondo__fail(RONDO_EINVAL, "rondo_share: part %d of %d of %lld; parts count from 0, and a total is not negative", index, parts,
-                           (long long)total);
-    double all = 0.0;
-    for (int p = 0; weights && p < parts; p++) {
-        if (!(weights[p] >= 0.0 && weights[p] <= DBL_MAX))
-            return rondo__fail(RONDO_EINVAL, "rondo_share: the weight of part %d is %g; it must be finite and not negative", p, weights[p]);
-        all += weights[p];
-    }
-    if (weights && !(all > 0.0 && all <= DBL_MAX))
-        return rondo__fail(RONDO_EINVAL, "rondo_share: the weights of %d parts add up to %g; it must be above 0 and finite", parts, all);
-    *first = begin_of(total, parts, weights, index);
-    *count = begin_of(total, parts, weights, index + 1) - *first;
-    return 0;
-}
 
 int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *desc)
 {
@@ -64,10 +21,18 @@ int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *des
         return err;
     if (d.few < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_tp_create: few is %lld; it must not be negative, 0 is %d", (long long)d.few, FEW);
+    if (!RONDO_HAS(rondo__ops(ctx), linear) || !RONDO_HAS(rondo__ops(ctx), linear_join) || !RONDO_HAS(rondo__ops(ctx), convert))
+        return rondo__fail(RONDO_ENOTSUP, "rondo_tp_create: device \"%s\" has no parts of linear layers", rondo__ops(ctx)->name);
     rondo_tp *tp = rondo__alloc_zero(1, sizeof *tp);
-    if (!tp)
+    if (tp) {
+        tp->entry = rondo__alloc_zero(RONDO_TP_ENTRIES, sizeof *tp->entry);
+        tp->lists = rondo__alloc_zero(2 * ((size_t)ctx->ranks + 1), sizeof *tp->lists);
+        tp->ctx = ctx;
+    }
+    if (!tp || !tp->entry || !tp->lists) {
+        rondo_tp_destroy(tp);
         return rondo__fail(RONDO_ENOMEM, "rondo_tp_create: no memory");
-    tp->ctx = ctx;
+    }
     tp->desc = d;
     tp->desc.few = d.few ? d.few : FEW;
     *out = tp;
@@ -76,6 +41,11 @@ int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *des
 
 void rondo_tp_destroy(rondo_tp *tp)
 {
+    if (!tp)
+        return;
+    rondo__tp_entries_free(tp);
+    rondo__free(tp->entry);
+    rondo__free(tp->lists);
     rondo__free(tp);
 }
 
@@ -83,212 +53,218 @@ int rondo_tp_rows(const rondo_tp *tp, int64_t rows, int rank, int64_t *first, in
 {
     if (!tp || !first || !count)
         return rondo__fail(RONDO_EINVAL, "rondo_tp_rows: tp, first and count must not be NULL");
-    if (rows > tp->desc.few)
-        return rondo_share(rows, tp->ctx->ranks, NULL, rank, first, count);
     if (rows < 0 || rank < 0 || rank >= tp->ctx->ranks)
         return rondo__fail(RONDO_EINVAL, "rondo_tp_rows: %lld rows of rank %d of %d; ranks count from 0, and rows are not negative",
-                           (long long)rows, rank, tp->ctx->ranks);
-    *first = 0;
-    *count = rows;
+                           (long long)rows, rank, (int)tp->ctx->ranks);
+    const struct rondo__tp_case c = { .ranks = tp->ctx->ranks, .few = rows <= tp->desc.few, .rows = rows };
+    rondo__tp_kept(&c, rank, first, count);
     return 0;
 }
 
-/* Everybody's bytes to everybody, through the host. bytes_of: [ranks]. */
-static int to_all(rondo_context *ctx, const void *mine, void *all, const size_t *bytes_of)
+/* ---- arguments ---- */
+
+static bool addressed(int64_t rows, int64_t columns, int64_t *bytes)
 {
-    size_t total = 0;
-    for (int r = 0; r < ctx->ranks; r++)
-        total += bytes_of[r];
-    char *in = rondo__alloc(bytes_of[ctx->rank]), *out = rondo__alloc(total);
-    int err = in && out ? 0 : rondo__fail(RONDO_ENOMEM, "rondo_tp: no memory for %zu bytes", total);
-    if (!err && bytes_of[ctx->rank])
-        err = rondo_memory_copy(ctx, in, mine, bytes_of[ctx->rank]);
-    err = err ? rondo__collective_failed(ctx, err) : rondo_all_gather(ctx, in, out, bytes_of);
-    if (!err && total)
-        err = rondo_memory_copy(ctx, all, out, total);
-    rondo__free(in);
-    rondo__free(out);
-    return err;
+    return rows >= 0 && columns >= 0 && rondo__mul64(rows, columns, bytes) && rondo__mul64(*bytes, (int64_t)sizeof(float), bytes) &&
+           *bytes <= PTRDIFF_MAX;
 }
 
-static size_t *sizes(rondo_context *ctx)
+static bool apart(const void *a, int64_t a_bytes, const void *b, int64_t b_bytes)
 {
-    size_t *s = rondo__alloc_zero((size_t)ctx->ranks, sizeof *s);
-    if (!s)
-        (void)rondo__collective_failed(ctx, rondo__fail(RONDO_ENOMEM, "rondo_tp: no memory"));
-    return s;
+    const uintptr_t p = (uintptr_t)a, q = (uintptr_t)b;
+    return !a_bytes || !b_bytes || !a || !b || p + (uintptr_t)a_bytes <= q || q + (uintptr_t)b_bytes <= p;
+}
+
+/* Both arrays dense: to the device, through the exchange, and back. */
+static int run_dense(rondo_tp *tp, const struct rondo__tp_case *c, const float *x, int64_t x_bytes, float *y, int64_t y_bytes)
+{
+    struct rondo__tp_entry *e = NULL;
+    void *in = NULL, *out = NULL;
+    int err = rondo__tp_entry(tp, c, &e);
+    if (err)
+        return err;
+    struct rondo__staging s = { .ctx = tp->ctx };
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(x_bytes ? x : NULL, 1, (size_t)x_bytes, (size_t)x_bytes), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(y_bytes ? y : NULL, 1, (size_t)y_bytes, (size_t)y_bytes), &out);
+    struct rondo__tp_call call = { .tp = tp, .entry = e, .x = in, .y = out };
+    if (!err)
+        err = rondo__tp_run(&call);
+    return rondo__stage_end(&s, true, err);
+}
+
+/* ---- rows ---- */
+
+static int check_gather(const rondo_tp *tp, int64_t rows, int64_t width, const float *kept, const float *all, const struct rondo__tp_case *c,
+                        int64_t *kept_bytes, int64_t *all_bytes)
+{
+    int64_t first, count;
+    if (rows < 0 || width < 1 || !addressed(rows, width, all_bytes))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: %lld rows of %lld numbers; rows are not negative, a row has 1 and more, and memory must "
+                                         "hold them", (long long)rows, (long long)width);
+    rondo__tp_kept(c, tp->ctx->rank, &first, &count);
+    *kept_bytes = *all_bytes = 0;
+    if (!addressed(count, width, kept_bytes) || !addressed(rows, width, all_bytes))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: %lld rows of %lld numbers are more than memory can hold", (long long)rows,
+                           (long long)width);
+    if ((*kept_bytes && !kept) || (*all_bytes && !all))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: %s must not be NULL", all ? "kept" : "all");
+    if (kept != all + first * width && !apart(kept, *kept_bytes, all, *all_bytes))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: kept overlaps all in part; it must be where its rows are in all, or other memory");
+    return 0;
 }
 
 int rondo_tp_gather(rondo_tp *tp, int64_t rows, int64_t width, const float *kept, float *all)
 {
-    rondo_context *ctx = tp->ctx;
-    int64_t first, count;
-    int err = rondo_tp_rows(tp, rows, ctx->rank, &first, &count);
+    int64_t kept_bytes = 0, all_bytes = 0;
+    if (!tp)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: tp must not be NULL");
+    const struct rondo__tp_case c = { .kind = RONDO_TP_GATHER, .ranks = tp->ctx->ranks, .few = rows <= tp->desc.few, .rows = rows,
+                                      .width = width };
+    int err = rondo__collective_begin(tp->ctx, "gather rows");
+    if (!err)
+        err = check_gather(tp, rows, width, kept, all, &c, &kept_bytes, &all_bytes);
+    if (!err && kept_bytes == all_bytes && (c.few || c.ranks == 1))   /* they are here */
+        err = kept == all || !all_bytes ? 0 : rondo_memory_copy(tp->ctx, all, kept, (size_t)all_bytes);
+    else if (!err)
+        err = run_dense(tp, &c, kept, kept_bytes, all, all_bytes);
+    return rondo__collective_failed(tp->ctx, err);
+}
+
+/* ---- blocks ---- */
+
+static int check_list(const char *name, const int64_t *list, int32_t ranks)
+{
+    if (!list)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_swap: %s must not be NULL", name);
+    for (int32_t r = 0; r <= ranks; r++)
+        if (list[r] < (r ? list[r - 1] : 0) || (!r && list[0]))
+            return rondo__fail(RONDO_EINVAL, "rondo_tp_swap: %s[%d] is %lld; the list must begin with 0 and not descend", name, (int)r,
+                               (long long)list[r]);
+    return 0;
+}
+
+static int check_swap(const rondo_tp *tp, int to_rows, const int64_t *rows, const int64_t *columns, const float *x, const float *y,
+                      int64_t *x_bytes, int64_t *y_bytes)
+{
+    const int32_t ranks = tp->ctx->ranks, me = tp->ctx->rank;
+    int64_t all, by_rows, by_columns;
+    int err = check_list("rows", rows, ranks);
+    if (!err)
+        err = check_list("columns", columns, ranks);
     if (err)
-        return rondo__collective_failed(ctx, err);
-    if (count == rows)
-        return kept == all || !rows ? 0 : rondo_memory_copy(ctx, all, kept, (size_t)(rows * width) * sizeof *all);
-    size_t *bytes_of = sizes(ctx);
-    if (!bytes_of)
-        return RONDO_ENOMEM;
-    for (int r = 0; r < ctx->ranks && !err; r++) {
-        err = rondo_tp_rows(tp, rows, r, &first, &count);
-        bytes_of[r] = (size_t)(count * width) * sizeof *all;
-    }
-    err = err ? err : to_all(ctx, kept, all, bytes_of);
-    rondo__free(bytes_of);
-    return err;
+        return err;
+    if (!addressed(rows[ranks], columns[ranks], &all) || !addressed(rows[me + 1] - rows[me], columns[ranks], &by_rows) ||
+        !addressed(rows[ranks], columns[me + 1] - columns[me], &by_columns))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_swap: %lld rows of %lld columns are more than memory can hold", (long long)rows[ranks],
+                           (long long)columns[ranks]);
+    *x_bytes = to_rows ? by_columns : by_rows;
+    *y_bytes = to_rows ? by_rows : by_columns;
+    if ((*x_bytes && !x) || (*y_bytes && !y))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_swap: %s must not be NULL", *x_bytes && !x ? "x" : "y");
+    if (!apart(x, *x_bytes, y, *y_bytes))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_swap: y overlaps x; it must be other memory");
+    return 0;
+}
+
+int rondo_tp_swap(rondo_tp *tp, int to_rows, const int64_t *rows, const int64_t *columns, const float *x, float *y)
+{
+    int64_t x_bytes = 0, y_bytes = 0;
+    if (!tp)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_swap: tp must not be NULL");
+    const int32_t ranks = tp->ctx->ranks;
+    int err = rondo__collective_begin(tp->ctx, "place blocks");
+    if (!err)
+        err = check_swap(tp, to_rows, rows, columns, x, y, &x_bytes, &y_bytes);
+    if (err || !rows[ranks] || !columns[ranks])
+        return rondo__collective_failed(tp->ctx, err);
+    const struct rondo__tp_case c = { .kind = to_rows ? RONDO_TP_TO_ROWS : RONDO_TP_TO_COLUMNS, .ranks = ranks, .rows = rows[ranks],
+                                      .width = columns[ranks], .begin = rows, .columns = columns };
+    return rondo__collective_failed(tp->ctx, run_dense(tp, &c, x, x_bytes, y, y_bytes));
+}
+
+/* ---- sums ---- */
+
+static int check_part(const rondo_tp *tp, const rondo_linear_desc *d)
+{
+    if (d->leaf_begin ? d->parts != tp->ctx->ranks : tp->ctx->ranks != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: the layer is one of %d parts and %d ranks share it; every rank has a part",
+                           d->leaf_begin ? (int)d->parts : 1, (int)tp->ctx->ranks);
+    if (d->part != tp->ctx->rank)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: the layer is part %d, and this is rank %d; each rank has the part of its own number",
+                           (int)d->part, (int)tp->ctx->rank);
+    return 0;
+}
+
+/* Fills a case and its list of leaves. */
+static int check_linear(rondo_tp *tp, const rondo_linear *linear, int64_t rows, const float *x, int64_t x_stride, const float *y, int64_t y_stride,
+                        const float *bias, int add, struct rondo__tp_case *c)
+{
+    const rondo_linear_desc *d = rondo__linear_desc(linear);
+    const int64_t columns = rondo__linear_columns(linear);
+    int64_t first, count;
+    int err = check_part(tp, d);
+    if (!err)
+        err = rondo__linear_usable(linear, tp->ctx, "rondo_tp_linear");
+    if (!err)
+        err = rondo__ops(tp->ctx)->check(rondo__dev(tp->ctx));
+    if (err)
+        return err;
+    if (rows < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: rows is %lld; it must not be negative", (long long)rows);
+    for (int32_t r = 0; r <= tp->ctx->ranks && d->leaf_begin; r++)
+        tp->lists[r] = d->leaf_begin[r];
+    *c = (struct rondo__tp_case){ .kind = RONDO_TP_LINEAR, .ranks = tp->ctx->ranks, .few = rows <= tp->desc.few, .add = add != 0,
+                                  .bias = bias != NULL, .leaves = d->leaves, .rows = rows, .width = d->out, .in = d->in, .begin = tp->lists };
+    rondo__tp_kept(c, tp->ctx->rank, &first, &count);
+    if (rows && columns && !x)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: x must not be NULL where the part has inputs, here %lld", (long long)columns);
+    if (count && !y)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: y must not be NULL");
+    if (rows && columns && !rondo__linear_fits(rows, columns, x_stride))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: x_stride is %lld for %lld rows; it must be at least the part's inputs, %lld, and all of "
+                                         "x addressable", (long long)x_stride, (long long)rows, (long long)columns);
+    if (count && !rondo__linear_fits(count, d->out, y_stride))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: y_stride is %lld for %lld rows; it must be at least out, %lld, and all of y addressable",
+                           (long long)y_stride, (long long)count, (long long)d->out);
+    if (count && columns && !rondo__linear_apart(x, x_stride, columns, rows, y, y_stride, d->out, count))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: y overlaps x; it must be other memory");
+    return 0;
 }
 
 int rondo_tp_linear(rondo_tp *tp, const rondo_linear *linear, int64_t rows, const float *x, int64_t x_stride, float *y, int64_t y_stride,
                     const float *bias, int add)
 {
-    rondo_context *ctx = tp->ctx;
-    const rondo_linear_desc *d = rondo__linear_desc(linear);
-    const int32_t ranks = ctx->ranks;
-    const size_t node = (size_t)(rows * d->out) * sizeof *y;
+    struct rondo__tp_case c;
+    struct rondo__tp_entry *e = NULL;
     int64_t first, count;
-    if (ranks == 1 && !d->leaf_begin)
-        return rondo_linear_execute(linear, ctx, rows, x, x_stride, y, y_stride, bias, add);
-    int err = rondo__linear_usable(linear, ctx, "rondo_tp_linear");
-    if (!err && (!d->leaf_begin || d->parts != ranks || d->part != ctx->rank))
-        err = rondo__fail(RONDO_EINVAL, "rondo_tp_linear: the layer is part %d of %d, on rank %d of %d", (int)d->part, (int)d->parts, ctx->rank, ranks);
+    void *in = NULL, *out = NULL, *b = NULL;
+    if (!tp)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: tp must not be NULL");
+    int err = rondo__collective_begin(tp->ctx, "nodes");
+    if (!err && !linear)
+        err = rondo__fail(RONDO_EINVAL, "rondo_tp_linear: linear must not be NULL; a rank without leaves has a layer all the same");
     if (!err)
-        err = rondo_tp_rows(tp, rows, ctx->rank, &first, &count);
-    if (err)
-        return rondo__collective_failed(ctx, err);
-    if (!rows)
-        return 0;
-    size_t *bytes_of = sizes(ctx);
-    if (!bytes_of)
-        return RONDO_ENOMEM;
-    int32_t nodes = 0, mine = 0;
-    for (int r = 0; r < ranks; r++) {
-        const int32_t n = rondo__linear_nodes(d->leaves, d->leaf_begin[r], d->leaf_begin[r + 1] - d->leaf_begin[r]);
-        bytes_of[r] = (size_t)n * node;
-        mine = r < ctx->rank ? mine + n : mine;
-        nodes += n;
-    }
-    void *room = NULL, *all = NULL, *at, *out, *b;
-    struct rondo_linear_node *list = rondo__alloc_zero((size_t)nodes, sizeof *list);
-    struct rondo__staging s = { .ctx = ctx };
-    err = list ? 0 : rondo__fail(RONDO_ENOMEM, "rondo_tp_linear: no memory");
-    if (!err)
-        err = rondo_memory_create(&room, ctx, RONDO_MEMORY_DEVICE, bytes_of[ctx->rank] + 64);
-    if (!err)
-        err = rondo_memory_create(&all, ctx, RONDO_MEMORY_DEVICE, (size_t)nodes * node + 64);
-    const int64_t columns = rondo__linear_columns(linear);
-    if (!err)
-        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(columns ? x : NULL, rows, (size_t)x_stride * 4, (size_t)columns * 4), &at);
+        err = check_linear(tp, linear, rows, x, x_stride, y, y_stride, bias, add, &c);
+    if (!err && tp->ctx->ranks == 1)   /* nobody else's nodes: they need not be kept */
+        return rondo_linear_execute(linear, tp->ctx, rows, x, x_stride, y, y_stride, bias, add);
+    if (!err && rows)
+        err = rondo__tp_entry(tp, &c, &e);
+    if (err || !rows)
+        return rondo__collective_failed(tp->ctx, err);
+    struct rondo__staging s = { .ctx = tp->ctx };
+    const int64_t columns = rondo__linear_columns(linear), wide = c.width;
+    rondo__tp_kept(&c, tp->ctx->rank, &first, &count);
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(columns ? x : NULL, rows, (size_t)x_stride * sizeof *x, (size_t)columns * sizeof *x), &in);
     if (!err)
         err = rondo__stage(&s, RONDO_STAGE_WRITE | (add ? RONDO_STAGE_READ : 0),
-                           rondo__rows_of(count ? y : NULL, count, (size_t)y_stride * 4, (size_t)d->out * 4), &out);
+                           rondo__rows_of(count ? y : NULL, count, (size_t)y_stride * sizeof *y, (size_t)wide * sizeof *y), &out);
     if (!err)
-        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(bias, 1, (size_t)d->out * 4, (size_t)d->out * 4), &b);
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(bias, 1, (size_t)wide * sizeof *bias, (size_t)wide * sizeof *bias), &b);
+    struct rondo__tp_call call = { .tp = tp, .entry = e, .linear = linear, .x = in, .x_stride = in == x ? x_stride : columns, .y = out,
+                                   .y_stride = out == y ? y_stride : wide, .bias = b };
     if (!err)
-        err = rondo__linear_run_nodes(linear, ctx, NULL, d->leaf_begin[ctx->rank], d->leaf_begin[ctx->rank + 1] - d->leaf_begin[ctx->rank], rows,
-                                      at, at == x ? x_stride : columns, room, rows * d->out, &(struct rondo_poll){ rondo__poll, ctx, NULL });
-    err = err ? rondo__collective_failed(ctx, err) : to_all(ctx, room, all, bytes_of);
-    int32_t k = 0;
-    for (int r = 0; r < ranks && !err; r++)
-        for (int32_t leaf = d->leaf_begin[r], end; leaf < d->leaf_begin[r + 1]; leaf = end, k++) {
-            end = rondo__linear_node_end(d->leaves, leaf, d->leaf_begin[r + 1]);
-            list[k] = (struct rondo_linear_node){ (float *)all + (k * rows + first) * d->out, d->out,
-                                                  rondo__linear_merges(d->leaves, leaf, end), 0 };
-        }
-    const struct rondo_linear_join join = { .rows = count, .out = d->out, .nodes = list, .count = nodes, .add = add, .y = out,
-                                            .y_stride = out == y ? y_stride : d->out, .bias = b };
-    if (!err && count)
-        err = rondo__ops(ctx)->linear_join(rondo__dev(ctx), NULL, &join);
+        err = rondo__tp_run(&call);
     err = rondo__stage_end(&s, true, err);
-    rondo_memory_destroy(ctx, room);
-    rondo_memory_destroy(ctx, all);
-    rondo__free(list);
-    rondo__free(bytes_of);
-    return rondo__collective_failed(ctx, err);
-}
-
-int rondo_tp_lookup(rondo_tp *tp, const rondo_tp_table *table, int64_t rows, const int32_t *ids, float *y)
-{
-    rondo_context *ctx = tp->ctx;
-    const int64_t width = table->width;
-    int64_t first, count, at = 0;
-    const int type = table->linear ? rondo__linear_desc(table->linear)->type : table->type;
-    const size_t row = (size_t)width * rondo_type_size(type);
-    int err = rondo_share(table->total, ctx->ranks, table->weights, ctx->rank, &first, &count);
-    if (err)
-        return rondo__collective_failed(ctx, err);
-    size_t *bytes_of = sizes(ctx);
-    char *found = rondo__alloc((size_t)rows * row), *all = rondo__alloc((size_t)rows * row);
-    if (!bytes_of || !found || !all)
-        err = rondo__fail(RONDO_ENOMEM, "rondo_tp_lookup: no memory");
-    for (int r = 0; r < ctx->ranks && !err; r++) {
-        err = rondo_share(table->total, ctx->ranks, table->weights, r, &first, &count);
-        for (int64_t i = 0; i < rows && !err; i++) {
-            if (ids[i] < first || ids[i] >= first + count)
-                continue;
-            bytes_of[r] += row;
-            if (r != ctx->rank)
-                continue;
-            if (table->linear)
-                err = rondo__linear_read(table->linear, ids[i] - first, 1, found + (size_t)at * row);
-            else
-                memcpy(found + (size_t)at * row, (const char *)table->data + (size_t)(ids[i] - first) * row, row);
-            at++;
-        }
-    }
-    err = err ? rondo__collective_failed(ctx, err) : rondo_all_gather(ctx, found, all, bytes_of);
-    int64_t keep, kept;
-    if (!err)
-        err = rondo_tp_rows(tp, rows, ctx->rank, &keep, &kept);
-    at = 0;
-    for (int r = 0; r < ctx->ranks && !err; r++) {
-        err = rondo_share(table->total, ctx->ranks, table->weights, r, &first, &count);
-        for (int64_t i = 0; i < rows && !err; i++) {
-            if (ids[i] < first || ids[i] >= first + count)
-                continue;
-            if (i >= keep && i < keep + kept)
-                err = rondo_convert(ctx, width, type, all + (size_t)at * row, RONDO_F32, y + (i - keep) * width);
-            at++;
-        }
-    }
-    rondo__free(bytes_of);
-    rondo__free(found);
-    rondo__free(all);
-    return rondo__collective_failed(ctx, err);
-}
-
-int rondo_tp_swap(rondo_tp *tp, int to_rows, const int64_t *rows, const int64_t *columns, const float *x, float *y)
-{
-    rondo_context *ctx = tp->ctx;
-    const int ranks = ctx->ranks, me = ctx->rank;
-    const int64_t own_rows = rows[me + 1] - rows[me], own = columns[me + 1] - columns[me], wide = columns[ranks], high = rows[ranks];
-    size_t *bytes_of = sizes(ctx);
-    float *mine = rondo__alloc((size_t)((to_rows ? high * own : own_rows * wide) + 1) * 4);
-    float *all = rondo__alloc((size_t)(high * wide + 1) * 4), *out = rondo__alloc((size_t)(high * own + own_rows * wide + 1) * 4);
-    int err = bytes_of && mine && all && out ? 0 : rondo__fail(RONDO_ENOMEM, "rondo_tp_swap: no memory");
-    for (int r = 0; r < ranks && !err; r++)
-        bytes_of[r] = (size_t)(to_rows ? high * (columns[r + 1] - columns[r]) : (rows[r + 1] - rows[r]) * wide) * 4;
-    if (!err && bytes_of[me])
-        err = rondo_memory_copy(ctx, mine, x, bytes_of[me]);
-    err = err ? rondo__collective_failed(ctx, err) : rondo_all_gather(ctx, mine, all, bytes_of);
-    for (int64_t i = 0; i < high && !err; i++)
-        for (int64_t j = 0; j < wide; j++) {
-            int r = 0;
-            while ((to_rows ? j : i) >= (to_rows ? columns : rows)[r + 1])
-                r++;
-            const float v = to_rows ? all[high * columns[r] + i * (columns[r + 1] - columns[r]) + j - columns[r]] : all[i * wide + j];
-            if (to_rows && i >= rows[me] && i < rows[me + 1])
-                out[(i - rows[me]) * wide + j] = v;
-            if (!to_rows && j >= columns[me] && j < columns[me + 1])
-                out[i * own + j - columns[me]] = v;
-        }
-    const int64_t results = to_rows ? own_rows * wide : high * own;
-    if (!err && results)
-        err = rondo_memory_copy(ctx, y, out, (size_t)results * 4);
-    rondo__free(bytes_of);
-    rondo__free(mine);
-    rondo__free(all);
-    rondo__free(out);
-    return rondo__collective_failed(ctx, err);
+    return rondo__collective_failed(tp->ctx, err);
 }

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The exchanges of tensor parallelism as schedules. tp_build.c makes them, from nothing but what they follow from (struct rondo__tp_case), a
+ * rank and a machine; tp_run.c keeps them with what executes them, and executes them; tp.c and tp_lookup.c are what users call.
+ */
+#ifndef RONDO_TENSOR_TP_H
+#define RONDO_TENSOR_TP_H
+
+#include "schedule/run.h"
+
+/* ---- schedules (tp_build.c) ---- */
+
+enum rondo__tp_kind { RONDO_TP_LINEAR, RONDO_TP_GATHER, RONDO_TP_LOOKUP, RONDO_TP_TO_ROWS, RONDO_TP_TO_COLUMNS, RONDO_TP_KINDS };
+
+/* What an exchange follows from, the same on all ranks. Which rows a rank keeps is rondo__tp_kept()'s to say. */
+struct rondo__tp_case {
+    int32_t kind, ranks;
+    int32_t few;                   /* 1: every rank keeps all rows */
+    int32_t add, bias;             /* LINEAR: y is read; there is a bias */
+    int32_t leaves;                /* LINEAR: of the whole sum */
+    int64_t rows, width;           /* LINEAR: outputs */
+    int64_t in;                    /* LINEAR: inputs of the whole sum */
+    int64_t row_bytes;             /* LOOKUP: of a row as it is stored */
+    const int64_t *begin;          /* [ranks + 1] LINEAR: leaves of each rank; LOOKUP: rows of the table; TO_*: rows. GATHER: NULL */
+    const int64_t *columns;        /* [ranks + 1] TO_*: columns of each rank; else NULL */
+};
+void rondo__tp_kept(const struct rondo__tp_case *c, int32_t rank, int64_t *first, int64_t *count);
+
+/* The caller's buffers, by number: they are the first of a schedule. */
+enum { RONDO_TP_X = 0, RONDO_TP_Y = 1, RONDO_TP_BIAS = 2, RONDO_TP_CALLERS };
+
+/* What COMPUTE does, by `first`. */
+enum rondo__tp_work { RONDO_TP_NODES, RONDO_TP_JOIN, RONDO_TP_FIND, RONDO_TP_CONVERT };
+
+/* A node that JOIN adds, by rising leaf: [rows kept][width] floats. */
+struct rondo__tp_node {
+    int32_t buffer, merges;
+    size_t at;
+};
+
+struct rondo__tp_built {
+    struct rondo__schedule schedule;
+    struct rondo__list nodes;      /* LINEAR: struct rondo__tp_node */
+    int32_t made, stored;          /* the buffer of NODES' and of FIND's results; LOOKUP: of rows on their way to the device, -1: none */
+    int32_t *arrival;              /* [ranks] LOOKUP: the buffer for rows of each rank's part of the table; -1: none */
+};
+
+/* Makes rank's schedule. RONDO_ENOMEM, or RONDO_EINVAL where it is larger than memory can be. Freed by rondo__tp_unbuild(), also after a failure. */
+int rondo__tp_build(struct rondo__tp_built *out, const struct rondo__tp_case *c, int32_t rank, const struct rondo__machine *machine);
+void rondo__tp_unbuild(struct rondo__tp_built *built);
+/* LOOKUP: gives messages the sizes of one call. owner [rows]: whose part of the table each row is in. */
+void rondo__tp_resize(struct rondo__tp_built *built, const struct rondo__tp_case *c, int32_t rank, const int32_t *owner);
+
+/* ---- running (tp_run.c) ---- */
+
+struct rondo__tp_entry;
+struct rondo_tp {
+    rondo_context *ctx;
+    rondo_tp_desc desc;
+    struct rondo__tp_entry *entry;         /* [RONDO_TP_ENTRIES] */
+    int64_t *lists;                        /* [2 * (ranks + 1)] for the case of a call */
+    uint64_t calls;
+    void *room[3];                         /* the workspace of all of them, by kind of memory */
+    size_t room_bytes[3];
+};
+/* As many exchanges are kept; the one not used for longest goes. */
+#define RONDO_TP_ENTRIES 32
+
+struct rondo__tp_entry {
+    struct rondo__tp_case c;               /* its lists are the entry's own */
+    int64_t *lists;
+    struct rondo__tp_built built;
+    struct rondo__runner *runner;
+    struct rondo_linear_node *join;        /* LINEAR: room for its list */
+    int32_t *owner;                        /* LOOKUP: [rows] */
+    int64_t *next;                         /* LOOKUP: [ranks] */
+    uint64_t used;                         /* number of the last call; 0: free */
+};
+
+/* What a call works on, besides what its kind brings itself through `arg`. x, y and bias are the device's. */
+struct rondo__tp_call {
+    rondo_tp *tp;
+    struct rondo__tp_entry *entry;
+    const void *x, *bias;
+    void *y;
+    int64_t x_stride, y_stride;            /* in numbers */
+    const rondo_linear *linear;
+    const rondo_tp_table *table;
+    const int32_t *ids;
+};
+
+/* The entry of a case: the one kept, or a new one, which all ranks make together; a rank that must fail gives its code. */
+int rondo__tp_entry(rondo_tp *tp, const struct rondo__tp_case *c, struct rondo__tp_entry **out);
+int rondo__tp_run(struct rondo__tp_call *call);
+void rondo__tp_entries_free(rondo_tp *tp);
+/* FIND and CONVERT (tp_lookup.c). */
+int rondo__tp_find(const struct rondo__tp_call *call, void *const *place);
+int rondo__tp_convert(const struct rondo__tp_call *call, void *const *place);
+
+#endif

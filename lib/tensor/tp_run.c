@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Exchanges of tensor parallelism, kept and run. What an exchange needs - its schedule, what executes it, a workspace - is made when one of
+ * its case is called for the first time, by all ranks together, who agree on the case; the next call finds it and takes no memory. As ranks make
+ * the same calls they also drop the same ones. One workspace serves all: exchanges end with a fence where peers were shown any of it.
+ * Called by tp.c and tp_lookup.c.
+ */
+#include "tensor/linear.h"
+#include "tensor/tp.h"
+
+/* ---- cases ---- */
+
+static int64_t *words_of(struct rondo__tp_case *c, int64_t word[10])
+{
+    const int64_t all[10] = { c->kind, c->ranks, c->few, c->add, c->bias, c->leaves, c->rows, c->width, c->in, c->row_bytes };
+    memcpy(word, all, sizeof all);
+    return word;
+}
+
+static bool same_list(const int64_t *a, const int64_t *b, int32_t ranks)
+{
+    return !a == !b && (!a || !memcmp(a, b, ((size_t)ranks + 1) * sizeof *a));
+}
+
+static bool same(const struct rondo__tp_case *a, const struct rondo__tp_case *b)
+{
+    return a->kind == b->kind && a->rows == b->rows && a->few == b->few && a->add == b->add && a->bias == b->bias && a->leaves == b->leaves &&
+           a->width == b->width && a->in == b->in && a->row_bytes == b->row_bytes && same_list(a->begin, b->begin, a->ranks) &&
+           same_list(a->columns, b->columns, a->ranks);
+}
+
+static uint64_t hash_of(const struct rondo__tp_case *c)
+{
+    int64_t word[10];
+    uint64_t hash = 0;
+    struct rondo__tp_case plain = *c;
+    words_of(&plain, word);
+    for (int i = 0; i < 10; i++)
+        hash = rondo__hash_word(hash, (uint64_t)word[i]);
+    for (int32_t i = 0; i <= c->ranks && c->begin; i++)
+        hash = rondo__hash_word(hash, (uint64_t)c->begin[i]);
+    for (int32_t i = 0; i <= c->ranks && c->columns; i++)
+        hash = rondo__hash_word(hash, (uint64_t)c->columns[i]);
+    return hash;
+}
+
+/* ---- entries ---- */
+
+static void entry_free(struct rondo__tp_entry *e)
+{
+    rondo__runner_free(e->runner);
+    rondo__tp_unbuild(&e->built);
+    rondo__free(e->lists);
+    rondo__free(e->join);
+    rondo__free(e->owner);
+    rondo__free(e->next);
+    *e = (struct rondo__tp_entry){ .used = 0 };
+}
+
+void rondo__tp_entries_free(rondo_tp *tp)
+{
+    const struct rondo_device_ops *ops = rondo__ops(tp->ctx);
+    for (int i = 0; i < RONDO_TP_ENTRIES && tp->entry; i++)
+        if (tp->entry[i].used)
+            entry_free(tp->entry + i);
+    for (int kind = 0; kind < 3; kind++)
+        if (tp->room[kind])
+            ops->memory_free(rondo__dev(tp->ctx), kind, tp->room[kind], tp->room_bytes[kind]);
+}
+
+/* Nobody reads what is there: every exchange has ended. */
+static int grow_room(rondo_tp *tp, const struct rondo__schedule *s)
+{
+    const struct rondo_device_ops *ops = rondo__ops(tp->ctx);
+    for (int kind = 0; kind < 3; kind++) {
+        void *room = NULL;
+        if (s->workspace_bytes[kind] <= tp->room_bytes[kind])
+            continue;
+        int err = ops->memory_new(rondo__dev(tp->ctx), kind, s->workspace_bytes[kind], &room);
+        if (err)
+            return rondo__fail(err, "no memory for a workspace of %zu bytes for tensor parallelism", s->workspace_bytes[kind]);
+        if (tp->room[kind])
+            ops->memory_free(rondo__dev(tp->ctx), kind, tp->room[kind], tp->room_bytes[kind]);
+        tp->room[kind] = room;
+        tp->room_bytes[kind] = s->workspace_bytes[kind];
+    }
+    return 0;
+}
+
+static int no_memory(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "no memory for an exchange of tensor parallelism");
+}
+
+static int fill(rondo_tp *tp, struct rondo__tp_entry *e, const struct rondo__tp_case *c)
+{
+    const size_t list = (size_t)c->ranks + 1;
+    struct rondo__machine machine;
+    e->c = *c;
+    e->lists = rondo__alloc_zero(2 * list, sizeof *e->lists);
+    if (!e->lists)
+        return no_memory();
+    if (c->begin)
+        e->c.begin = memcpy(e->lists, c->begin, list * sizeof *e->lists);
+    if (c->columns)
+        e->c.columns = memcpy(e->lists + list, c->columns, list * sizeof *e->lists);
+    rondo__machine_of(tp->ctx, &machine);
+    int err = rondo__tp_build(&e->built, &e->c, tp->ctx->rank, &machine);
+    if (err)
+        return err;
+    e->join = rondo__alloc_zero((size_t)e->built.nodes.count, sizeof *e->join);
+    e->owner = rondo__alloc_zero(c->kind == RONDO_TP_LOOKUP ? (size_t)c->rows : 0, sizeof *e->owner);
+    e->next = rondo__alloc_zero(c->kind == RONDO_TP_LOOKUP ? (size_t)c->ranks : 0, sizeof *e->next);
+    if (!e->join || !e->owner || !e->next)
+        return no_memory();
+    err = grow_room(tp, &e->built.schedule);
+    return err ? err : rondo__runner_make(&e->runner, tp->ctx, &e->built.schedule, NULL, 0, 0);
+}
+
+int rondo__tp_entry(rondo_tp *tp, const struct rondo__tp_case *c, struct rondo__tp_entry **out)
+{
+    struct rondo__tp_entry *oldest = tp->entry;
+    for (struct rondo__tp_entry *e = tp->entry; e < tp->entry + RONDO_TP_ENTRIES; e++) {
+        if (e->used && same(&e->c, c)) {
+            e->used = ++tp->calls;
+            *out = e;
+            return 0;
+        }
+        oldest = e->used < oldest->used ? e : oldest;
+    }
+    if (oldest->used)
+        entry_free(oldest);
+    int err = fill(tp, oldest, c);
+    err = rondo_agree(tp->ctx, hash_of(c), err, "an exchange of tensor parallelism");
+    if (err) {
+        entry_free(oldest);
+        return err;
+    }
+    oldest->used = ++tp->calls;
+    *out = oldest;
+    return 0;
+}
+
+/* ---- running ---- */
+
+static int nodes(const struct rondo__tp_call *call, void *const *place, const struct rondo_poll *poll)
+{
+    const struct rondo__tp_case *c = &call->entry->c;
+    const int32_t me = call->tp->ctx->rank, first = (int32_t)c->begin[me];
+    return rondo__linear_run_nodes(call->linear, call->tp->ctx, NULL, first, (int32_t)c->begin[me + 1] - first, c->rows, place[RONDO_TP_X],
+                                   call->x_stride, place[call->entry->built.made], c->rows * c->width, poll);
+}
+
+static int join(const struct rondo__tp_call *call, void *const *place)
+{
+    const struct rondo__tp_entry *e = call->entry;
+    const struct rondo__tp_node *node = e->built.nodes.items;
+    int64_t first, count;
+    rondo__tp_kept(&e->c, call->tp->ctx->rank, &first, &count);
+    for (int64_t i = 0; i < e->built.nodes.count; i++)
+        e->join[i] = (struct rondo_linear_node){ (const float *)(const void *)((const char *)place[node[i].buffer] + node[i].at), e->c.width,
+                                                 node[i].merges, 0 };
+    const struct rondo_linear_join j = { .rows = count, .out = e->c.width, .nodes = e->join, .count = (int32_t)e->built.nodes.count,
+                                         .add = e->c.add, .y = place[RONDO_TP_Y], .y_stride = call->y_stride,
+                                         .bias = e->c.bias ? place[RONDO_TP_BIAS] : NULL };
+    return rondo__ops(call->tp->ctx)->linear_join(rondo__dev(call->tp->ctx), NULL, &j);
+}
+
+static int compute(void *arg, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll)
+{
+    const struct rondo__tp_call *call = arg;
+    switch (o->first) {
+    case RONDO_TP_NODES:
+        return nodes(call, place, poll);
+    case RONDO_TP_JOIN:
+        return join(call, place);
+    case RONDO_TP_FIND:
+        return rondo__tp_find(call, place);
+    default:
+        return rondo__tp_convert(call, place);
+    }
+}
+
+int rondo__tp_run(struct rondo__tp_call *call)
+{
+    void *const caller[RONDO_TP_CALLERS] = { (void *)(uintptr_t)call->x, call->y, (void *)(uintptr_t)call->bias };
+    const struct rondo__given given = { .caller = caller, .room = call->tp->room, .compute = compute, .arg = call };
+    int err = rondo__runner_bind(call->entry->runner, &given, NULL);
+    return err ? err : rondo__runner_run(call->entry->runner);
+}

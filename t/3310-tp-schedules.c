@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The schedules of tensor parallelism, without running them: for every exchange, division and kind of machine those of all ranks together
+ * pass the checker and move as many messages and bytes as arithmetic says; and schedules in which something was broken do not pass.
+ */
+#include "tensor/tp.h"
+#include "t/tap.h"
+
+static uint32_t seed = 1;
+static uint32_t draw(uint32_t below)
+{
+    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 3310, 0 };
+    rondo_philox(out, counter, key);
+    return out[0] % below;
+}
+
+/* Threads, processes, a GPU that its transport knows, one whose transport knows host memory only, by copies and in place. */
+static const struct rondo__machine machines[] = {
+    { true, true, 64, 1u << RONDO_MEMORY_HOST },
+    { false, true, 0, 1u << RONDO_MEMORY_HOST },
+    { false, false, 0, 1u << RONDO_MEMORY_HOST | 1u << RONDO_MEMORY_DEVICE },
+    { false, false, 0, 1u << RONDO_MEMORY_HOST },
+    { true, false, 64, 1u << RONDO_MEMORY_HOST },
+};
+enum { MACHINES = sizeof machines / sizeof *machines, RANKS = 9, ROWS = 40 };
+static const char *const machine_names[] = { "in place", "copied", "device", "device behind the host", "device, in place" };
+static const char *const kind_names[] = { "linear", "gather", "lookup", "to rows", "to columns" };
+
+struct all {
+    struct rondo__tp_case c;
+    int64_t begin[RANKS + 1], columns[RANKS + 1];
+    int32_t owner[ROWS];
+    const struct rondo__machine *machine;
+    struct rondo__tp_built built;
+    uint64_t messages, bytes;
+    int (*tamper)(struct rondo__schedule *s, uint32_t which);
+    int32_t tampered;
+    uint32_t which;
+    int done;
+};
+
+static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
+{
+    struct all *a = arg;
+    struct rondo__counts counts;
+    rondo__tp_unbuild(&a->built);
+    int err = rondo__tp_build(&a->built, &a->c, rank, a->machine);
+    if (err)
+        return err;
+    if (a->c.kind == RONDO_TP_LOOKUP)
+        rondo__tp_resize(&a->built, &a->c, rank, a->owner);
+    rondo__schedule_count(&a->built.schedule, &counts);
+    a->messages += counts.messages;
+    a->bytes += counts.bytes;
+    if (a->tamper && rank == a->tampered)
+        a->done = a->tamper(&a->built.schedule, a->which);
+    *out = &a->built.schedule;
+    return 0;
+}
+
+static void divide(int64_t *begin, int32_t ranks, int64_t total)
+{
+    double weights[RANKS], sum = 0.0;
+    int64_t count;
+    for (int32_t r = 0; r < ranks; r++)
+        sum += weights[r] = (double)draw(3);
+    weights[draw((uint32_t)ranks)] += sum > 0.0 ? 0.0 : 1.0;
+    const bool equal = draw(2) != 0;
+    for (int32_t r = 0; r < ranks; r++)
+        if (rondo_share(total, ranks, equal ? NULL : weights, r, &begin[r], &count))
+            exit(99);
+    begin[ranks] = total;
+}
+
+static void anything(struct all *a, int32_t kind, int32_t ranks)
+{
+    struct rondo__tp_case *c = &a->c;
+    *a = (struct all){ .c = { .kind = kind, .ranks = ranks, .few = draw(2) != 0, .add = draw(2) != 0, .bias = draw(2) != 0 } };
+    c->leaves = 1 + (int32_t)draw(20);
+    c->in = (int64_t)c->leaves + draw(100);
+    c->rows = 1 + draw(ROWS);
+    c->width = 1 + draw(60);
+    c->row_bytes = c->width * (draw(2) ? 2 : 4);
+    c->begin = a->begin;
+    divide(a->begin, ranks, kind == RONDO_TP_LINEAR ? c->leaves : kind == RONDO_TP_LOOKUP ? 100 : c->rows);
+    if (kind == RONDO_TP_TO_ROWS || kind == RONDO_TP_TO_COLUMNS) {
+        c->few = 0;
+        divide(a->columns, ranks, c->width);
+        c->columns = a->columns;
+    }
+    if (kind == RONDO_TP_GATHER) {
+        c->few = 0;
+        c->begin = NULL;
+    }
+    for (int64_t i = 0; i < c->rows; i++)
+        do
+            a->owner[i] = (int32_t)draw((uint32_t)ranks);
+        while (kind == RONDO_TP_LOOKUP && a->begin[a->owner[i]] == a->begin[a->owner[i] + 1]);
+}
+
+/* What all ranks together send. */
+static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
+{
+    const struct rondo__tp_case *c = &a->c;
+    *messages = *bytes = 0;
+    for (int32_t from = 0; from < c->ranks; from++)
+        for (int32_t to = 0; to < c->ranks; to++) {
+            int64_t first, kept, mine, rows = 0, parts = 1, size;
+            if (from == to)
+                continue;
+            rondo__tp_kept(c, to, &first, &kept);
+            switch (c->kind) {
+            case RONDO_TP_LINEAR:
+                parts = rondo__linear_nodes(c->leaves, (int32_t)a->begin[from], (int32_t)(a->begin[from + 1] - a->begin[from]));
+                size = kept * c->width * 4;
+                break;
+            case RONDO_TP_GATHER:
+                rondo__tp_kept(c, from, &first, &mine);
+                size = mine * c->width * 4;
+                break;
+            case RONDO_TP_LOOKUP:
+                for (int64_t i = first; i < first + kept; i++)
+                    rows += a->owner[i] == from;
+                size = rows * c->row_bytes;
+                break;
+            default: {
+                const int32_t r = c->kind == RONDO_TP_TO_ROWS ? to : from, k = c->kind == RONDO_TP_TO_ROWS ? from : to;
+                size = (a->begin[r + 1] - a->begin[r]) * (a->columns[k + 1] - a->columns[k]) * 4;
+            }
+            }
+            *bytes += (uint64_t)(parts * size);
+            *messages += size ? c->kind == RONDO_TP_LINEAR && c->few ? parts > 0 : (uint64_t)parts : 0;
+        }
+}
+
+static void grid(int32_t kind)
+{
+    for (int m = 0; m < MACHINES; m++) {
+        int good = 1, counts = 1;
+        for (int round = 0; round < 150; round++) {
+            const int32_t ranks = 1 + (int32_t)draw(RANKS);
+            struct all a;
+            uint64_t messages, bytes;
+            anything(&a, kind, ranks);
+            a.machine = machines + m;
+            int err = rondo__schedule_check(ranks, a.machine, at, &a);
+            if (err && good)
+                diag("%d ranks, %lld rows, round %d: %s", (int)ranks, (long long)a.c.rows, round, rondo_error_text());
+            good &= !err;
+            expect(&a, &messages, &bytes);
+            if ((messages != a.messages || bytes != a.bytes) && counts)
+                diag("%d ranks, %lld rows of %lld%s, round %d: %llu messages of %llu bytes, should be %llu of %llu", (int)ranks,
+                     (long long)a.c.rows, (long long)a.c.width, a.c.few ? ", few" : "", round, (unsigned long long)a.messages,
+                     (unsigned long long)a.bytes, (unsigned long long)messages, (unsigned long long)bytes);
+            counts &= messages == a.messages && bytes == a.bytes;
+            rondo__tp_unbuild(&a.built);
+        }
+        ok(good, "%s, %s: schedules of all ranks pass", kind_names[kind], machine_names[m]);
+        ok(counts, "%s, %s: and move what they should", kind_names[kind], machine_names[m]);
+    }
+}
+
+/* ---- broken ones ---- */
+
+static int drop_wait(struct rondo__schedule *s, uint32_t which)
+{
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        struct rondo__operation *o = rondo__operation_at(s, i);
+        if (o->waits && o->kind != RONDO_FENCE && !which--) {
+            o->waits--;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int drop_fence(struct rondo__schedule *s, uint32_t which)
+{
+    struct rondo__operation *o = s->operations.count ? rondo__operation_at(s, s->operations.count - 1) : NULL;
+    (void)which;
+    if (!o || o->kind != RONDO_FENCE)
+        return 0;
+    s->operations.count--;
+    return 1;
+}
+
+static int change_size(struct rondo__schedule *s, uint32_t which)
+{
+    struct rondo__part *p = s->parts.items;
+    if (which >= s->parts.count || !p[which].bytes)
+        return 0;
+    p[which].bytes--;
+    return 1;
+}
+
+static int change_peer(struct rondo__schedule *s, uint32_t which)
+{
+    struct rondo__part *p = s->parts.items;
+    if (which >= s->parts.count || !p[which].bytes)
+        return 0;
+    p[which].peer = (p[which].peer + 1) % s->ranks == s->rank ? (p[which].peer + 2) % s->ranks : (p[which].peer + 1) % s->ranks;
+    return 1;
+}
+
+static int drop_part(struct rondo__schedule *s, uint32_t which)
+{
+    (void)which;
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        struct rondo__operation *o = rondo__operation_at(s, i);
+        if (o->kind == RONDO_TRANSFER && o->count && ((struct rondo__part *)s->parts.items)[o->first + o->count - 1].bytes) {
+            o->count--;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* What is done last with what has come, or was made: it is not. */
+static int drop_work(struct rondo__schedule *s, uint32_t which)
+{
+    (void)which;
+    for (int64_t i = s->operations.count - 1; i >= 0; i--) {
+        struct rondo__operation *o = rondo__operation_at(s, i);
+        if (o->kind == RONDO_TRANSFER || o->kind == RONDO_FENCE || !o->uses)
+            continue;
+        if (o->kind == RONDO_COMPUTE && o->first != RONDO_TP_JOIN && o->first != RONDO_TP_CONVERT)
+            return 0;   /* this rank keeps nothing */
+        o->uses = 0;
+        return 1;
+    }
+    return 0;
+}
+
+static void broken(void)
+{
+    static const struct {
+        const char *what;
+        int (*tamper)(struct rondo__schedule *, uint32_t);
+        int machine, always;           /* machine -1: any */
+    } kinds[] = { { "a wait left out", drop_wait, -1, 0 }, { "the fence left out", drop_fence, 0, 1 },
+                  { "a message one byte shorter", change_size, -1, 1 }, { "a message to somebody else", change_peer, -1, 1 },
+                  { "a message left out", drop_part, -1, 1 }, { "the last work left out", drop_work, 1, 1 } };
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        int tried = 0, caught = 0;
+        for (int round = 0; round < 300; round++) {
+            const int32_t ranks = 3 + (int32_t)draw(6);
+            struct all a;
+            anything(&a, (int32_t)draw(RONDO_TP_KINDS), ranks);
+            a.c.add = 0;   /* or nobody sees whether y is another one */
+            a.machine = machines + (kinds[k].machine < 0 ? (int)draw(MACHINES) : kinds[k].machine);
+            a.tamper = kinds[k].tamper;
+            a.tampered = (int32_t)draw((uint32_t)ranks);
+            a.which = draw(4);
+            int err = rondo__schedule_check(ranks, a.machine, at, &a);
+            tried += a.done;
+            caught += a.done && err;
+            if (a.done && !err && kinds[k].always)
+                diag("not seen: %s, round %d, %s%s, rank %d of %d", kinds[k].what, round, kind_names[a.c.kind], a.c.few ? ", few" : "",
+                     (int)a.tampered, (int)ranks);
+            rondo__tp_unbuild(&a.built);
+        }
+        ok(tried > 20 && (kinds[k].always ? caught == tried : caught * 2 >= tried), "%s: %d of %d are seen", kinds[k].what, caught, tried);
+    }
+}
+
+/* ---- sizes beyond memory ---- */
+
+static void beyond(void)
+{
+    static const int64_t begin[3] = { 0, 1, 2 };
+    for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++) {
+        const struct rondo__tp_case c = { .kind = kind, .ranks = 2, .rows = INT64_MAX / 8, .width = INT32_MAX, .in = 2, .leaves = 2,
+                                          .row_bytes = INT32_MAX, .begin = begin, .columns = begin };
+        struct rondo__tp_built built = { 0 };
+        int err = rondo__tp_build(&built, &c, 0, &machines[0]);
+        if (kind < RONDO_TP_TO_ROWS)
+            is_int(err, RONDO_EINVAL, "%s, more than memory holds: %s", kind_names[kind], err ? rondo_error_text() : "made");
+        rondo__tp_unbuild(&built);
+    }
+}
+
+int main(void)
+{
+    for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++)
+        grid(kind);
+    broken();
+    beyond();
+    return done();
+}
