@@ -22,13 +22,15 @@ struct tp_case {
     int64_t in, out, rows, few;
     int32_t leaves;
     int calls;                    /* the same again so often: a later one has other numbers */
-    void (*between)(rondo_context *ctx, int call);
+    int (*between)(rondo_context *ctx, struct tp_case *c, int call);   /* before each call; not 0: the rank ends with it, 1: as if all were well */
     /* what one rank makes of it: */
     float *x, *bias, *before, *w, *table;   /* [rows][in], [out], [rows][out], [out][in], [TP_TABLE][out] */
     void *packed, *packed_table;  /* w and table as they are stored */
     int32_t *ids;                 /* [rows] */
     float *sum, *added, *found;   /* [rows][out]: x w' + bias; the same upon `before`; rows of the table */
-    _Atomic int wrong;            /* where a rank keeps other bits: 1 + the first kind */
+    _Atomic int wrong;            /* where a rank keeps other bits: which, as below */
+    int code[TP_RANKS];           /* what each rank ended with, and its sentence */
+    char text[TP_RANKS][600];
 };
 
 static float tp_number(uint64_t seed, uint64_t i)
@@ -298,12 +300,15 @@ __attribute__((unused)) static int tp_body(rondo_context *ctx, void *arg)
 {
     struct tp_case *c = arg;
     struct tp_rank m;
-    int err = tp_rank_make(&m, ctx, c);
-    for (int i = 0; i < c->calls && !err; i++) {
-        if (c->between)
-            c->between(ctx, i);
-        err = tp_rank_run(&m, ctx, c, i);
+    int err = tp_rank_make(&m, ctx, c), ends = 0;
+    for (int i = 0; i < c->calls && !err && !ends; i++) {
+        ends = c->between ? c->between(ctx, c, i) : 0;
+        err = ends == 1 ? 0 : ends;
+        if (!ends)
+            err = tp_rank_run(&m, ctx, c, i);
     }
+    c->code[ctx->rank] = err;
+    snprintf(c->text[ctx->rank], sizeof c->text[0], "%s", err ? rondo_error_text() : "");
     tp_rank_free(&m);
     return err;
 }
