@@ -74,6 +74,8 @@ struct session {
     int (*command)(void *arg);
     void *arg;
     const struct file_use *files;
+    const char *variable;          /* what the starter said, before MPI was: that sets PMIX_RANK even where it was started by nobody */
+    int rank, size;
     int exit_code;
     bool ran;
 };
@@ -149,18 +151,16 @@ static int know_hosts(void)
 static int session_body(rondo_context *ctx, void *arg)
 {
     struct session *s = arg;
-    int rank, size;
     world_rank = rondo_context_rank(ctx);
     world_size = rondo_context_ranks(ctx);
-    const char *variable = mpi_environment(&rank, &size);
-    if (size > 1 && world_size == 1) {
+    if (s->size > 1 && world_size == 1) {
         s->exit_code = fail(EXIT_PEER, "%d processes were started (%s) which do not see each other; start them with the mpirun of the MPI "
-                            "that rondo was built with", size, variable);
+                            "that rondo was built with", s->size, s->variable);
         return 0;
     }
-    if (size == 0 && world_size == 1) {
+    if (s->size == 0 && world_size == 1) {
         s->exit_code = fail(EXIT_PEER, "%s says that this process is rank %d of several, but MPI sees none of the others; start them with the "
-                            "mpirun of the MPI that rondo was built with, or unset %s where it runs alone", variable, rank, variable);
+                            "mpirun of the MPI that rondo was built with, or unset %s where it runs alone", s->variable, s->rank, s->variable);
         return 0;
     }
     world = ctx;
@@ -188,8 +188,9 @@ int ranks_session(int (*command)(void *arg), void *arg, const struct file_use *f
         if (!code)
             code = command(arg);
     } else {
-        struct session s = { command, arg, files, EXIT_PEER, false };
+        struct session s = { .command = command, .arg = arg, .files = files, .exit_code = EXIT_PEER };
         rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+        s.variable = mpi_environment(&s.rank, &s.size);
         desc.transport = "mpi";
         desc.threads = 1;
         alone = true;

@@ -38,6 +38,11 @@ done
 # ---- mpirun
 module=$builddir/.libs/rondo_mpi.so
 if [ -z "$SANITIZE_CFLAGS" ] && [ -e "$module" ] && [ -n "$MPIRUN" ]; then
+    # MPI itself may then set the variables of a rank
+    run timeout -k 5 60 "$RONDO" verify --quick --tokens 64 --ranks 1 --transport mpi --json
+    status=$?
+    ok "--transport mpi without mpirun is one rank (exit $status)" test $status = 0
+    ok "and reports" grep -q '"transport": *"mpi"' "$scratch/out"
     kind=other
     case $(readelf -d "$module" 2>/dev/null | grep NEEDED) in
     *libmpich*) kind=mpich foreign=openmpi ;;
@@ -83,6 +88,6 @@ if [ -z "$SANITIZE_CFLAGS" ] && [ -e "$module" ] && [ -n "$MPIRUN" ]; then
         skip 3 "no taskset, or one core"
     fi
 else
-    skip 10 "no MPI module, or no mpirun"
+    skip 12 "no MPI module, or no mpirun"
 fi
 finish
