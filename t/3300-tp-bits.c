@@ -1,21 +1,30 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Layers that ranks share: sums of parts, gathered rows, looked up rows and swapped columns have the bits that one rank makes of the whole,
- * on 1 to 9 ranks, however the leaves, the columns and the table are dealt out, for few rows and many, called once and again.
+ * on 1 to 9 ranks, however the leaves, the columns and the table are dealt out, for few rows and many, called once and again. As
+ * `3300-tp-bits.t mpi` under mpirun, the same on its ranks: t/3350-tp-mpi.t.
  */
 #include "tp.h"
 
+static const int64_t rows[] = { 0, 1, 2, 4, 5, 30, 300 };
+enum { CASES = sizeof rows / sizeof *rows };
+
+static void make(struct tp_case *c, int division, int ranks, size_t i)
+{
+    static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
+    *c = (struct tp_case){ .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61, .out = 37,
+                           .leaves = i % 3 == 0 ? 16 : i % 3 == 1 ? 5 : 1, .type = types[i % 3], .table_type = types[(i + 1) % 3],
+                           .tied = i % 2 == 1, .calls = rows[i] < 100 ? 6 : 2 };
+    tp_case_make(c);
+}
+
 static void grid(int division)
 {
-    static const int64_t rows[] = { 0, 1, 2, 4, 5, 30, 300 };
     for (int ranks = 1; ranks <= TP_RANKS; ranks++) {
         int good = 1;
-        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-            static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
-            struct tp_case c = { .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61, .out = 37,
-                                 .leaves = i % 3 == 0 ? 16 : i % 3 == 1 ? 5 : 1, .type = types[i % 3], .table_type = types[(i + 1) % 3],
-                                 .tied = i % 2 == 1, .calls = rows[i] < 100 ? 6 : 2 };
-            tp_case_make(&c);
+        for (size_t i = 0; i < CASES; i++) {
+            struct tp_case c;
+            make(&c, division, ranks, i);
             int err = rondo_run_threads(ranks, tp_body, &c);
             if (err || c.wrong)
                 diag("%d ranks, %lld rows, %d leaves: wrong %d; %s", ranks, (long long)rows[i], (int)c.leaves, c.wrong, err ? rondo_error_text() : "");
@@ -26,8 +35,41 @@ static void grid(int division)
     }
 }
 
-int main(void)
+/* Every case on the ranks there are. What a rank finds wrong it says itself, and fails. */
+static int over_mpi(rondo_context *ctx, void *arg)
 {
+    struct tp_case *cases = arg;
+    for (size_t i = 0; i < DIVISIONS * CASES; i++) {
+        struct tp_case *c = cases + i;
+        c->ranks = ctx->ranks;
+        int err = tp_body(ctx, c);
+        if (err)
+            return err;
+        if (c->wrong)
+            return rondo__fail(RONDO_EMISMATCH, "rank %d keeps other bits (%d) of %lld rows, leaves dealt out %s", ctx->rank, c->wrong,
+                               (long long)c->rows, division_names[c->division]);
+    }
+    if (!ctx->rank)
+        printf("%d ranks: the bits of one\n", ctx->ranks);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "mpi")) {
+        static struct tp_case cases[DIVISIONS * CASES];
+        rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+        for (size_t i = 0; i < DIVISIONS * CASES; i++)
+            make(&cases[i], (int)(i / CASES), 1, i % CASES);
+        d.transport = "mpi";
+        d.threads = 1;
+        int err = rondo_launch(0, &d, over_mpi, cases);
+        if (err)
+            fprintf(stderr, "%s: %s\n", rondo_error_name(err), rondo_error_text());
+        for (size_t i = 0; i < DIVISIONS * CASES; i++)
+            tp_case_free(&cases[i]);
+        return err != 0;
+    }
     for (int division = 0; division < DIVISIONS; division++)
         grid(division);
     return done();
