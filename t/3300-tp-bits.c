@@ -14,13 +14,13 @@ static void make(struct tp_case *c, int division, int ranks, size_t i)
     static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
     *c = (struct tp_case){ .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61, .out = 37,
                            .leaves = i % 3 == 0 ? 16 : i % 3 == 1 ? 5 : 1, .type = types[i % 3], .table_type = types[(i + 1) % 3],
-                           .tied = i % 2 == 1, .calls = rows[i] < 100 ? 6 : 2 };
+                           .tied = i % 2 == 1, .device = 1, .calls = rows[i] < 100 ? 6 : 2 };
     tp_case_make(c);
 }
 
-static void grid(int division)
+static void grid(int division, int least, int most, const char *machine)
 {
-    for (int ranks = 1; ranks <= TP_RANKS; ranks++) {
+    for (int ranks = least; ranks <= most; ranks++) {
         int good = 1;
         for (size_t i = 0; i < CASES; i++) {
             struct tp_case c;
@@ -31,7 +31,7 @@ static void grid(int division)
             good &= !err && !c.wrong;
             tp_case_free(&c);
         }
-        ok(good, "%d ranks, leaves dealt out %s: the bits of one", ranks, division_names[division]);
+        ok(good, "%d ranks, leaves dealt out %s%s: the bits of one", ranks, division_names[division], machine);
     }
 }
 
@@ -71,6 +71,16 @@ int main(int argc, char **argv)
         return err != 0;
     }
     for (int division = 0; division < DIVISIONS; division++)
-        grid(division);
+        grid(division, 1, TP_RANKS, "");
+    /* messages that are copied; a device with memory of its own, late, behind the host; the same where the transport reaches it */
+    static const char *const machines[] = { "copy", "space,defer", "plane,space,defer" };
+    for (size_t i = 0; i < sizeof machines / sizeof *machines && !getenv("RONDO_TEST_HOOK"); i++) {
+        char text[40];
+        snprintf(text, sizeof text, ", %s", machines[i]);
+        setenv("RONDO_TEST_HOOK", machines[i], 1);
+        grid(EQUAL, 2, 4, text);
+        grid(GAPS, 3, 3, text);
+        unsetenv("RONDO_TEST_HOOK");
+    }
     return done();
 }

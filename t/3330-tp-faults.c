@@ -175,7 +175,7 @@ int main(void)
     outer = outer ? strdup(outer) : NULL;
     for (int few = 0; few < 2; few++) {
         struct tp_case c = { .ranks = 3, .division = WEIGHTED, .rows = few ? 9 : 2, .few = 4, .in = 40, .out = 24, .leaves = 7,
-                             .type = RONDO_F32, .table_type = RONDO_BF16, .calls = 2 };
+                             .type = RONDO_F32, .table_type = RONDO_BF16, .calls = 2, .device = 1 };
         tp_case_make(&c);
         for (int way = 0; way < WAYS; way++) {
             allocations(&c, ways[way], names[few]);

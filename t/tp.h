@@ -22,6 +22,7 @@ struct tp_case {
     int64_t in, out, rows, few;
     int32_t leaves;
     int calls;                    /* the same again so often: a later one has other numbers */
+    int device;                   /* in every other call all arrays lie in the device's memory */
     int (*between)(rondo_context *ctx, struct tp_case *c, int call);   /* before each call; not 0: the rank ends with it, 1: as if all were well */
     /* what one rank makes of it: */
     float *x, *bias, *before, *w, *table;   /* [rows][in], [out], [rows][out], [out][in], [TP_TABLE][out] */
@@ -296,6 +297,81 @@ static int tp_rank_run(struct tp_rank *m, rondo_context *ctx, struct tp_case *c,
     return err;
 }
 
+/* ---- the same on memory of the device ---- */
+
+/* `count` numbers on their way to `at`: they are there when the device has come to them. */
+static int tp_arrive(rondo_context *ctx, float *at, float *by_way_of, const float *from, int64_t count)
+{
+    int err = count ? rondo_memory_copy(ctx, by_way_of, from, (size_t)count * 4) : 0;
+    return err || !count ? err : rondo_convert(ctx, count, RONDO_F32, by_way_of, RONDO_F32, at);
+}
+
+/* What came of it. */
+static int tp_look(rondo_context *ctx, struct tp_case *c, float *room, const float *at, const float *want, int64_t count, int kind)
+{
+    int err = count ? rondo_memory_copy(ctx, room, at, (size_t)count * 4) : 0;
+    if (!err)
+        tp_compare(c, room, want, count, kind);
+    return err;
+}
+
+static int tp_rank_run_device(struct tp_rank *m, rondo_context *ctx, struct tp_case *c)
+{
+    const int64_t all = c->rows * c->out, kept = m->count * c->out;
+    const int me = ctx->rank;
+    const int64_t r0 = m->row_begin[me], rows = m->row_begin[me + 1] - r0, c0 = m->column_begin[me], columns = m->column_begin[me + 1] - c0;
+    void *memory[5] = { NULL };
+    int err = 0;
+    for (int i = 0; i < 5 && !err; i++)
+        err = rondo_memory_create(&memory[i], ctx, RONDO_MEMORY_DEVICE, (size_t)(all + c->rows * (m->columns + 2) + c->out) * 4 + 4);
+    float *a = memory[0], *b = memory[1], *x = memory[2], *y = memory[3], *bias = memory[4];
+    const int64_t wide = m->columns + 2;
+    if (!err)
+        err = tp_arrive(ctx, bias, a, c->bias, c->out);
+    if (!err)
+        err = tp_arrive(ctx, x, b, m->x, c->rows * wide);
+    if (!err)
+        err = rondo_tp_linear(m->tp, m->part, c->rows, m->columns ? x : NULL, wide, y, c->out, bias, 0);
+    if (!err)
+        err = tp_look(ctx, c, m->to, y, c->sum + m->first * c->out, kept, WRONG_SUM);
+    if (!err)
+        err = tp_arrive(ctx, y, a, c->before + m->first * c->out, kept);
+    if (!err)
+        err = tp_arrive(ctx, x, b, m->x, c->rows * wide);
+    if (!err)
+        err = rondo_tp_linear(m->tp, m->part, c->rows, m->columns ? x : NULL, wide, y, c->out, NULL, 1);
+    if (!err)
+        err = tp_look(ctx, c, m->to, y, c->added + m->first * c->out, kept, WRONG_ADDED);
+    for (int place = 0; place < 2 && !err; place++) {
+        err = tp_arrive(ctx, place ? y + m->first * c->out : x, a, c->sum + m->first * c->out, kept);
+        if (!err)
+            err = rondo_tp_gather(m->tp, c->rows, c->out, place ? y + m->first * c->out : x, y);
+        if (!err)
+            err = tp_look(ctx, c, m->to, y, c->sum, all, WRONG_GATHER);
+    }
+    if (!err)
+        err = rondo_tp_lookup(m->tp, &m->table, c->rows, c->ids, y);
+    if (!err)
+        err = tp_look(ctx, c, m->to, y, c->found + m->first * c->out, kept, WRONG_LOOKUP);
+    for (int64_t i = 0; i < c->rows; i++)
+        memcpy(m->from + i * columns, c->sum + i * c->out + c0, (size_t)columns * 4);
+    if (!err)
+        err = tp_arrive(ctx, x, a, m->from, c->rows * columns);
+    if (!err)
+        err = rondo_tp_swap(m->tp, 1, m->row_begin, m->column_begin, x, y);
+    if (!err)
+        err = tp_look(ctx, c, m->to, y, c->sum + r0 * c->out, rows * c->out, WRONG_TO_ROWS);
+    if (!err)
+        err = tp_arrive(ctx, y, a, c->sum + r0 * c->out, rows * c->out);
+    if (!err)
+        err = rondo_tp_swap(m->tp, 0, m->row_begin, m->column_begin, y, x);
+    if (!err)
+        err = tp_look(ctx, c, m->to, x, m->from, c->rows * columns, WRONG_TO_COLUMNS);
+    for (int i = 0; i < 5; i++)
+        rondo_memory_destroy(ctx, memory[i]);
+    return err;
+}
+
 __attribute__((unused)) static int tp_body(rondo_context *ctx, void *arg)
 {
     struct tp_case *c = arg;
@@ -305,7 +381,7 @@ __attribute__((unused)) static int tp_body(rondo_context *ctx, void *arg)
         ends = c->between ? c->between(ctx, c, i) : 0;
         err = ends == 1 ? 0 : ends;
         if (!ends)
-            err = tp_rank_run(&m, ctx, c, i);
+            err = c->device && i % 2 ? tp_rank_run_device(&m, ctx, c) : tp_rank_run(&m, ctx, c, i);
     }
     c->code[ctx->rank] = err;
     snprintf(c->text[ctx->rank], sizeof c->text[0], "%s", err ? rondo_error_text() : "");
