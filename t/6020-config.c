@@ -100,6 +100,22 @@ static void test_qwen(void)
     is_int(c.window, 0, "go before it too");
 }
 
+/* As compressed-tensors writes it; `weights` and `more` are further fields of the group's weights and of the whole. */
+#define INT8(weights, more) LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'int-quantized','ignore':['lm_head']," \
+    "'config_groups':{'group_0':{'targets':['Linear'],'input_activations':null,'output_activations':null,'weights':{'num_bits':8,'type':'int'" weights \
+    "}}},'kv_cache_scheme':null" more "}}"
+
+static void test_quant(void)
+{
+    is_int(read_text(INT8(",'strategy':'channel','symmetric':true,'dynamic':false,'group_size':null,'actorder':null", "")), 0,
+           "weights of 8 bits with a scale a channel: %s", rondo_error_text());
+    ok(c.int8, "may come");
+    is_int(read_text(INT8(",'strategy':'group','group_size':128", ",'sparsity_config':{'format':'dense'},'transform_config':{}")), 0, "or in groups: %s",
+           rondo_error_text());
+    is_int(read_text(LLAMA ",'quantization_config':null}"), 0, "no quantization");
+    ok(!c.int8, "is none");
+}
+
 static void test_rope(void)
 {
     is_int(read_text(LLAMA ",'rope_theta':500000.0,'rope_scaling':null}"), 0, "old style");
@@ -278,6 +294,23 @@ static void test_refused(void)
         { RONDO_ENOTSUP, LLAMA ",'hidden_act':'gelu'}", "gelu" },
         { RONDO_EFORMAT, LLAMA ",'hidden_act':3}", "hidden_act" },
         { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'bits':4}}", "quantization_config" },
+        { RONDO_EFORMAT, LLAMA ",'quantization_config':7}", "quantization_config" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'gptq','bits':8}}", "gptq" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'pack-quantized'}}", "pack-quantized" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'int-quantized'}}", "config_groups" },
+        { RONDO_ENOTSUP, INT8(",'strategy':'tensor'", ""), "tensor" },
+        { RONDO_ENOTSUP, INT8("", ""), "strategy" },
+        { RONDO_ENOTSUP, INT8(",'strategy':'channel','symmetric':false", ""), "zero points" },
+        { RONDO_ENOTSUP, INT8(",'strategy':'channel','dynamic':true", ""), "dynamic" },
+        { RONDO_ENOTSUP, INT8(",'strategy':'group','actorder':'group'", ""), "actorder" },
+        { RONDO_ENOTSUP, INT8(",'strategy':'channel'", ",'sparsity_config':{'format':'sparse-24-bitmask'}"), "sparsity_config" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'int-quantized','config_groups':{'g':{'weights':"
+                         "{'num_bits':4,'type':'int','strategy':'channel'}}}}}", "num_bits" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'int-quantized','config_groups':{'g':{'weights':"
+                         "{'num_bits':8,'type':'float','strategy':'channel'}}}}}", "float" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'int-quantized','config_groups':{'g':{'weights':"
+                         "{'num_bits':8,'type':'int','strategy':'channel'},'input_activations':{'dynamic':false}}}}}", "input_activations" },
+        { RONDO_ENOTSUP, LLAMA ",'quantization_config':{'quant_method':'compressed-tensors','format':'int-quantized','config_groups':{'g':{}}}}", "weights" },
         { RONDO_ENOTSUP, LLAMA ",'num_local_experts':8}", "num_local_experts" },
         { RONDO_ENOTSUP, LLAMA ",'rotary_pct':0.25}", "rotary_pct" },
         { RONDO_ENOTSUP, LLAMA ",'residual_multiplier':0.5}", "residual_multiplier" },
@@ -380,6 +413,7 @@ int main(void)
     scratch_make("6020");
     test_defaults();
     test_qwen();
+    test_quant();
     test_rope();
     test_generation();
     test_harmless();

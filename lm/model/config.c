@@ -154,7 +154,7 @@ static const struct {
     const char *name;
     double neutral;
 } refused[] = {
-    { "quantization_config", 0 }, { "quantization", 0 }, { "compression_config", 0 }, { "attn_logit_softcapping", 0 }, { "final_logit_softcapping", 0 },
+    { "quantization", 0 }, { "compression_config", 0 }, { "attn_logit_softcapping", 0 }, { "final_logit_softcapping", 0 },
     { "num_local_experts", 0 }, { "num_experts", 0 }, { "n_routed_experts", 0 }, { "clip_qkv", 0 }, { "qk_layernorm", 0 }, { "use_qk_norm", 0 },
     { "qk_norm", 0 }, { "embedding_multiplier", 1 }, { "residual_multiplier", 1 }, { "attention_multiplier", 0 }, { "logits_scaling", 1 },
     { "logit_scale", 1 }, { "rope_interleaved", 0 }, { "rotary_pct", 1 }, { "rotary_percent", 1 }, { "rope_pct", 1 }, { "rotary_emb_fraction", 1 },
@@ -175,7 +175,7 @@ static const char *const known[] = {
     "is_llama_config", "transformers.js_config", "id2label", "label2id", "tokenizer_class", "max_length", "min_length", "temperature", "top_k",
     "top_p", "typical_p", "do_sample", "num_beams", "num_beam_groups", "num_return_sequences", "length_penalty", "repetition_penalty",
     "diversity_penalty", "_commit_hash", "torchscript", "use_bfloat16", "tie_encoder_decoder", "is_encoder_decoder", "add_cross_attention",
-    "problem_type", "finetuning_task", "task_specific_params", "neftune_noise_alpha",
+    "quantization_config", "problem_type", "finetuning_task", "task_specific_params", "neftune_noise_alpha",
 };
 
 static bool is_known(const char *key)
@@ -443,6 +443,7 @@ int rondo__config_read(struct rondo_config *out, const char *dir)
     read_activation(&f, root);
     if (!f.err)
         rondo__config_rope(&f, root, &c);
+    rondo__config_quant(&f, root, &c);
     c.bos = (int32_t)rondo__field_integer(&f, root, "bos_token_id", family ? family->bos : -1, -1, -1, INT32_MAX);
     read_eos(&f, root, &c, family ? family->eos : -1);
     err = f.err;

@@ -50,6 +50,7 @@ struct rondo_config {
     bool qkv_bias, o_bias;           /* q, k and v projections, and o, have a .bias */
     bool mlp_bias;                   /* gate, up, down have a .bias */
     bool qk_norm;                    /* q_norm, k_norm: an RMSNorm of each head before it rotates */
+    bool int8;                       /* layers may be stored as whole numbers of 8 bits with scales (quantization_config) */
     struct rondo_rope_config rope;
     int32_t bos;                     /* -1: none */
     int32_t eos[RONDO_CONFIG_EOS_MAX];

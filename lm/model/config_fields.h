@@ -28,4 +28,7 @@ const char *rondo__field_string(struct rondo__fields *f, const json_t *object, c
 /* Fills c->rope; head_dim and max_positions are there already. */
 void rondo__config_rope(struct rondo__fields *f, const json_t *root, struct rondo_config *c);
 
+/* c->int8 where the file says that layers have weights of 8 bits; other kinds of quantised weights are refused by name. */
+void rondo__config_quant(struct rondo__fields *f, const json_t *root, struct rondo_config *c);
+
 #endif

@@ -24,9 +24,21 @@ static void progress(struct rondo_load *l, uint64_t bytes)
         l->desc->progress(l->desc->user, l->done < l->total ? l->done : l->total, l->total);
 }
 
+static size_t element_size(const rondo_array *array)
+{
+    return array->type == RONDO_ARRAY_I8 ? 1 : rondo_type_size(array->type);
+}
+
+/* Of scales all are read, also where only some columns of the numbers are. */
+static uint64_t scale_count(const struct rondo_weight *w)
+{
+    return w->scales && w->columns ? (uint64_t)w->rows * (uint64_t)(w->in / w->scale_inputs) : 0;
+}
+
 static uint64_t wanted_bytes(const struct rondo_weight *w)
 {
-    return (uint64_t)w->rows * (uint64_t)w->columns * rondo_type_size(w->array->type);
+    return (uint64_t)w->rows * (uint64_t)w->columns * element_size(w->array) +
+           (w->scales ? scale_count(w) * rondo_type_size(w->scales->type) : 0);
 }
 
 int rondo__load_count(void *load, const struct rondo_weight *w)
@@ -69,6 +81,8 @@ struct pieces {
     size_t raw_bytes, wide_bytes;       /* of a buffer: for a piece, and for the same as F32 */
     size_t stride;                      /* from one thread's buffer to the next one's */
     rondo_linear *linear;               /* where it goes; */
+    const float *scales;                /* of I8: [w->rows][in / scale_inputs] */
+    int64_t groups;                     /* ... that a row has in memory, where it stays Q8 */
     char *table;                        /* ... or there */
     _Atomic uint64_t done;              /* bytes, by all threads */
     uint64_t told;                      /* ... of which the caller knows */
@@ -78,7 +92,7 @@ struct pieces {
 static int64_t cut(struct pieces *p)
 {
     const struct rondo_weight *w = p->w;
-    const size_t size = rondo_type_size(w->array->type);
+    const size_t size = element_size(w->array);
     p->row_bytes = (size_t)w->in * size;
     p->want_bytes = (size_t)w->columns * size;
     p->skip = (size_t)w->column * size;
@@ -143,6 +157,35 @@ static int load_vector(struct rondo_load *l, const struct rondo_weight *w)
     return 0;
 }
 
+static int32_t first_leaf(const struct rondo_weight *w)
+{
+    return w->parts ? w->leaf_begin[w->part] : 0;
+}
+static int32_t end_leaf(const struct rondo_weight *w)
+{
+    return w->parts ? w->leaf_begin[w->part + 1] : w->leaves;
+}
+
+/* Numbers of 8 bits, rows from `first` on: their scales in the order of memory or, where they do not stay what they are, their values. */
+static int load_int8(const struct pieces *p, int64_t first, int64_t rows, const int8_t *raw, float *wide)
+{
+    const struct rondo_weight *w = p->w;
+    const int64_t in_file = w->in / w->scale_inputs;
+    const float *scales = p->scales + first * in_file;
+    float *to = wide;
+    for (int64_t r = 0; r < rows; r++, scales += in_file) {
+        if (w->type != RONDO_Q8)
+            for (int64_t i = 0; i < w->columns; i++)
+                *to++ = (float)raw[r * w->columns + i] * scales[(w->column + i) / w->scale_inputs];
+        else
+            for (int32_t leaf = first_leaf(w); leaf < end_leaf(w); leaf++)
+                for (int64_t i = w->in * leaf / w->leaves; i < w->in * (leaf + 1) / w->leaves; i += w->group)
+                    *to++ = scales[i / w->scale_inputs];
+    }
+    return w->type == RONDO_Q8 ? rondo_linear_load_from(p->linear, first, rows, RONDO_Q8, raw, wide)
+                               : rondo_linear_load_from(p->linear, first, rows, RONDO_F32, wide, NULL);
+}
+
 /* One piece: read, and packed or put into the table, which may be of another float type: through F32, which holds all. */
 static int piece(void *arg, int64_t item, int worker)
 {
@@ -152,7 +195,9 @@ static int piece(void *arg, int64_t item, int worker)
     char *raw = p->load->buffer + (size_t)worker * p->stride, *wide = raw + p->raw_bytes, *block = wide + p->wide_bytes;
     char *to = p->table ? p->table + (size_t)first * (size_t)w->columns * rondo_type_size(w->type) : NULL;
     int err = read_rows(p, w->first + first, rows, to && !p->wide_bytes ? to : raw, block);
-    if (!err && p->linear)
+    if (!err && p->scales)
+        err = load_int8(p, first, rows, (const int8_t *)raw, (float *)(void *)wide);
+    else if (!err && p->linear)
         err = rondo_linear_load_from(p->linear, first, rows, w->array->type, raw, NULL);
     else if (!err && p->wide_bytes)
         err = rondo_convert(p->load->ctx, rows * w->columns, w->array->type, raw, RONDO_F32, wide);
@@ -178,7 +223,7 @@ static int run(struct pieces *p)
     struct rondo_load *l = p->load;
     const struct rondo_device_ops *ops = rondo__ops(l->ctx);
     const int64_t count = cut(p);
-    const bool spread = RONDO_HAS(ops, host_run) && !p->wide_bytes;
+    const bool converts = p->table && p->w->type != p->w->array->type, spread = RONDO_HAS(ops, host_run) && !converts;
     int64_t threads = spread ? ops->threads_used(rondo__dev(l->ctx)) : 1;
     size_t all;
     int err = 0;
@@ -187,7 +232,10 @@ static int run(struct pieces *p)
     if (threads > count)
         threads = count;
     p->raw_bytes = ((size_t)p->rows * p->want_bytes + 63) & ~(size_t)63;
-    p->wide_bytes = p->wide_bytes ? (size_t)(p->rows * p->w->columns) * sizeof(float) : 0;
+    if (p->scales && p->w->type == RONDO_Q8)
+        p->wide_bytes = ((size_t)(p->rows * p->groups) * sizeof(float) + 63) & ~(size_t)63;
+    else if (p->scales || converts)
+        p->wide_bytes = ((size_t)(p->rows * p->w->columns) * sizeof(float) + 63) & ~(size_t)63;
     p->stride = (p->raw_bytes + p->wide_bytes + p->block_bytes + 63) & ~(size_t)63;
     if (!rondo__mul((size_t)threads, p->stride, &all))
         return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for the portions of %lld threads", (long long)threads);
@@ -205,7 +253,7 @@ static int run(struct pieces *p)
 
 static int load_table(struct rondo_load *l, const struct rondo_weight *w)
 {
-    struct pieces p = { .load = l, .w = w, .wide_bytes = w->type != w->array->type };
+    struct pieces p = { .load = l, .w = w };
     size_t bytes;
     if (rondo__mul((size_t)w->rows, (size_t)w->columns * rondo_type_size(w->type), &bytes))
         p.table = rondo__alloc(bytes);
@@ -215,6 +263,41 @@ static int load_table(struct rondo_load *l, const struct rondo_weight *w)
     *(void **)w->to = p.table;
     l->held += bytes;
     return run(&p);
+}
+
+/* The scales of a matrix of I8 as F32, all of the rows that are wanted. */
+static int load_scales(struct rondo_load *l, const struct rondo_weight *w, float **out)
+{
+    const size_t size = rondo_type_size(w->scales->type), row = (size_t)(w->in / w->scale_inputs) * size, count = (size_t)scale_count(w);
+    float *scales = rondo__alloc_zero(count, sizeof *scales);
+    void *raw = rondo__alloc_zero(count, size);
+    int err = 0;
+    if (!scales || !raw)
+        err = rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %s (%zu numbers)", w->scales->name, count);
+    if (!err)
+        err = rondo__shards_read(l->shards, w->scales, (uint64_t)w->first * row, count * size, raw);
+    if (!err)
+        err = rondo_convert(l->ctx, (int64_t)count, w->scales->type, raw, RONDO_F32, scales);
+    rondo__free(raw);
+    if (!err)
+        progress(l, count * size);
+    *out = scales;
+    return err;
+}
+
+/* Leaves of a matrix of I8 are always given (weights.c). */
+static int load_numbers(struct rondo_load *l, struct pieces *p)
+{
+    const struct rondo_weight *w = p->w;
+    float *scales = NULL;
+    int err = load_scales(l, w, &scales);
+    p->scales = scales;
+    for (int32_t leaf = first_leaf(w); leaf < end_leaf(w); leaf++)
+        p->groups += (w->in * (leaf + 1) / w->leaves - w->in * leaf / w->leaves + w->group - 1) / w->group;
+    if (!err)
+        err = run(p);
+    rondo__free(scales);
+    return err;
 }
 
 static int load_linear(struct rondo_load *l, const struct rondo_weight *w)
@@ -227,7 +310,7 @@ static int load_linear(struct rondo_load *l, const struct rondo_weight *w)
     d.type = w->type;
     d.leaves = w->leaves;
     d.level = l->desc->level;
-    d.group = w->type == RONDO_Q8 ? l->desc->group : 0;
+    d.group = w->type != RONDO_Q8 ? 0 : w->group ? w->group : l->desc->group;
     d.parts = w->parts;
     d.part = w->part;
     d.leaf_begin = w->leaf_begin;
@@ -236,7 +319,9 @@ static int load_linear(struct rondo_load *l, const struct rondo_weight *w)
         return err;
     p.linear = *linear;
     l->held += rondo_linear_bytes(*linear);
-    return w->columns ? run(&p) : 0;        /* of a part without leaves there is nothing to load */
+    if (!w->columns)                        /* of a part without leaves there is nothing to load */
+        return 0;
+    return w->scales ? load_numbers(l, &p) : run(&p);
 }
 
 int rondo__load_weight(void *load, const struct rondo_weight *w)

@@ -278,7 +278,7 @@ static const char *shape_text(char *to, size_t room, int dims, const int64_t *sh
     return to;
 }
 
-int rondo__shards_need(struct rondo_shards *s, const char *name, int dims, const int64_t *shape, const rondo_array **out)
+int rondo__shards_need(struct rondo_shards *s, const char *name, int dims, const int64_t *shape, bool int8, const rondo_array **out)
 {
     char want[128], have[128], shown[RONDO_SHOW_BYTES];
     const rondo_array *a = rondo__shards_find(s, name);
@@ -292,9 +292,9 @@ int rondo__shards_need(struct rondo_shards *s, const char *name, int dims, const
     if (!same)
         return rondo__fail(RONDO_EFORMAT, "%s: tensor \"%s\" has shape %s; the configuration asks for %s", path, rondo__show(shown, name),
                            shape_text(have, sizeof have, a->dims, a->shape), shape_text(want, sizeof want, dims, shape));
-    if (a->type != RONDO_ARRAY_F32 && a->type != RONDO_ARRAY_BF16 && a->type != RONDO_ARRAY_F16)
-        return rondo__fail(RONDO_ENOTSUP, "%s: tensor \"%s\" is neither F32, BF16 nor F16; quantised weights are not supported", path,
-                           rondo__show(shown, name));
+    if (a->type != RONDO_ARRAY_F32 && a->type != RONDO_ARRAY_BF16 && a->type != RONDO_ARRAY_F16 && !(int8 && a->type == RONDO_ARRAY_I8))
+        return rondo__fail(RONDO_ENOTSUP, "%s: tensor \"%s\" is neither F32, BF16 nor F16; quantised weights are supported where config.json has a "
+                           "quantization_config of format int-quantized, and for layers only", path, rondo__show(shown, name));
     *out = a;
     return 0;
 }

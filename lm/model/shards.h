@@ -20,9 +20,9 @@ void rondo__shards_close(struct rondo_shards *shards);
 /* A tensor by name; marks it as wanted. NULL: there is none (no sentence is recorded). */
 const rondo_array *rondo__shards_find(struct rondo_shards *shards, const char *name);
 
-/* As find, but checks: a missing tensor, other dims or shape (dims <= 4) and a type that is not F32, BF16 or F16 are
+/* As find, but checks: a missing tensor, other dims or shape (dims <= 4) and a type that is not F32, BF16 or F16 (or, where `int8`, I8) are
  * RONDO_EFORMAT / RONDO_ENOTSUP with a sentence that says which tensor of which file and what was expected. */
-int rondo__shards_need(struct rondo_shards *shards, const char *name, int dims, const int64_t *shape, const rondo_array **out);
+int rondo__shards_need(struct rondo_shards *shards, const char *name, int dims, const int64_t *shape, bool int8, const rondo_array **out);
 
 /* Bytes [first, first + bytes) of a tensor that find or need gave. */
 int rondo__shards_read(struct rondo_shards *shards, const rondo_array *array, uint64_t first, uint64_t bytes, void *to);

@@ -11,6 +11,9 @@
 #include "core/internal.h"
 #include "lm/files.h"
 
+/* Inputs that share a scale in memory at least, where the file has more. */
+#define LEAST_GROUP 16
+
 struct walk {
     struct rondo_model *m;
     struct rondo_shards *shards;
@@ -31,22 +34,65 @@ static int vector(struct walk *k, const char *name, int64_t count, int64_t first
 {
     struct rondo_weight w = { .kind = RONDO_WEIGHT_VECTOR, .type = RONDO_F32, .out = count, .in = 1, .first = first, .rows = rows, .columns = 1,
                               .to = to };
-    int err = rondo__shards_need(k->shards, name, 1, &count, &w.array);
+    int err = rondo__shards_need(k->shards, name, 1, &count, false, &w.array);
     k->parameters += (uint64_t)count;
     return err || !rows ? err : k->visit(k->arg, &w);
+}
+
+static int64_t common(int64_t a, int64_t b)
+{
+    while (b) {
+        const int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* The scales of a matrix of I8. In memory groups are counted from each leaf's first input (rondo-numerics(7)), in the file from the row's: one
+ * that lies in both is as long as the greatest number that divides the file's and where leaves begin; a scale for the whole row serves
+ * groups of any length. Where that would be nearly as many scales as numbers the matrix is refused. */
+static int quantised(struct walk *k, const char *name, struct rondo_weight *w)
+{
+    char full[160], shown[RONDO_SHOW_BYTES];
+    const size_t n = strlen(name) - strlen("weight");
+    snprintf(full, sizeof full, "%.*sweight_scale", (int)n, name);
+    const rondo_array *a = rondo__shards_find(k->shards, full);
+    const int64_t groups = a && a->dims == 2 ? a->shape[1] : 1;
+    const int64_t shape[2] = { w->out, groups };
+    if (a && (groups < 1 || w->in % groups))
+        return rondo__fail(RONDO_EFORMAT, "tensor \"%s\" has %lld scales for %lld inputs; their number must divide that of the inputs",
+                           rondo__show(shown, full), (long long)groups, (long long)w->in);
+    int err = rondo__shards_need(k->shards, full, a && a->dims == 1 ? 1 : 2, shape, false, &w->scales);
+    if (err)
+        return err;
+    w->scale_inputs = w->in / groups;
+    if (!w->leaves)
+        w->leaves = (int32_t)((w->in + 511) / 512);
+    int64_t group = groups > 1 ? w->scale_inputs : w->in;
+    for (int64_t i = 1; groups > 1 && i < w->leaves; i++)
+        group = common(group, i * w->in / w->leaves);
+    if (group < LEAST_GROUP && group < w->scale_inputs)
+        return rondo__fail(RONDO_ENOTSUP, "tensor \"%s\" has a scale for %lld inputs, but the layer's sum is cut into %d leaves, which begin inside of "
+                           "these; groups that leaves cut into pieces of %d or more are supported", rondo__show(shown, full),
+                           (long long)w->scale_inputs, (int)w->leaves, LEAST_GROUP);
+    w->group = (int32_t)group;
+    return 0;
 }
 
 /* What the caller has said of a matrix, with what the file says of it. */
 static int matrix(struct walk *k, const char *name, struct rondo_weight *w)
 {
     const int64_t shape[2] = { w->out, w->in };
-    int err = rondo__shards_need(k->shards, name, 2, shape, &w->array);
+    int err = rondo__shards_need(k->shards, name, 2, shape, k->m->config.int8 && w->kind == RONDO_WEIGHT_LINEAR && !w->table, &w->array);
+    if (!err && w->array->type == RONDO_ARRAY_I8)
+        err = quantised(k, name, w);
     if (err)
         return err;
     if (w->kind == RONDO_WEIGHT_TABLE)
         w->type = rondo__weights_table_type(k->wish->type, w->array->type);
     else
-        w->type = k->wish->type ? k->wish->type : w->array->type;
+        w->type = k->wish->type ? k->wish->type : w->scales ? RONDO_Q8 : w->array->type;
     k->parameters += (uint64_t)w->out * (uint64_t)w->in;
     return !w->rows ? 0 : k->visit(k->arg, w);
 }
@@ -160,6 +206,7 @@ static int ends(struct walk *k)
         m->embedding_type = w.type;
     }
     w.kind = RONDO_WEIGHT_LINEAR;
+    w.table = m->config.tied;
     w.to = &m->head;
     if (!err)
         err = matrix(k, m->config.tied ? embedding : "lm_head.weight", &w);

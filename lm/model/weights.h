@@ -19,10 +19,14 @@ struct rondo_weight {
     int32_t kind;                       /* enum rondo_weight_kind */
     int32_t type;                       /* what it is held in */
     const rondo_array *array;           /* [out][in]; of a vector [out], and in is 1 */
+    bool table;                         /* LINEAR: rows are looked up in it too */
     int64_t out, in;
     int64_t first, rows;                /* the rows that are wanted */
     int64_t column, columns;            /* ... and the columns of them */
     int32_t leaves;                     /* of the layer's sum; 0: the library's own */
+    const rondo_array *scales;          /* of an array of I8: [out][in / scale_inputs]; else NULL */
+    int64_t scale_inputs;               /* inputs of the file that share one */
+    int32_t group;                      /* Q8: inputs of a leaf that share one in memory; 0: the caller's wish */
     int32_t parts, part;                /* columns are a part of the leaves; 0: all of them */
     const int32_t *leaf_begin;
     void *to;                           /* where the pointer to it goes: float **, void **, rondo_linear ** */
