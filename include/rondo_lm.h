@@ -110,6 +110,31 @@ typedef struct rondo_model_info {
 RONDO_API int rondo_model_query(const rondo_model *model, rondo_model_info *info) RONDO_MUST_CHECK;
 RONDO_API const rondo_tokenizer *rondo_model_tokenizer(const rondo_model *model);   /* NULL: opened without */
 
+/* What a model takes in memory, from config.json and the headers of its files alone: weights and cached keys and values. Workspace and the
+ * tokenizer come besides. */
+typedef struct rondo_estimate_desc {
+    size_t struct_size;
+    int32_t tp_ranks, cp_ranks;    /* 0 = 1 */
+    int32_t spread;                /* 1: context-parallel ranks share the linear layers too (cp_ranks of rondo_model_desc) */
+    int32_t weights, group;        /* as in rondo_model_desc */
+    int32_t kv_type;               /* as in rondo_lm_desc */
+    const double *shares;          /* [tp_ranks]; NULL: alike */
+    int64_t tokens;                /* of all sequences together, cached at the same time; 0: none */
+    uint64_t memory;               /* what each rank has, for fit_tp and fit_cp; 0: not asked */
+    int32_t ranks, reserved;       /* the most ranks that there can be, for these; 0 = 1024 */
+} rondo_estimate_desc;
+#define RONDO_ESTIMATE_DESC_INIT { sizeof(rondo_estimate_desc), 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0 }
+typedef struct rondo_estimate {
+    size_t struct_size;
+    uint64_t weight_bytes, kv_bytes;       /* of a rank at most: the largest part of each layer; of its share of `tokens` */
+    uint64_t all_weight_bytes;             /* of all tp_ranks parts (spread: tp_ranks x cp_ranks) together, as ranks of one process hold them */
+    uint64_t all_kv_bytes;                 /* of all ranks together */
+    uint64_t kv_token_bytes;               /* one token's keys and values of all layers, with all KV heads once */
+    int32_t fit_tp, fit_cp;                /* the fewest ranks of `memory` each that hold it, alike, divided as needs least; 0: not up to `ranks` */
+} rondo_estimate;
+#define RONDO_ESTIMATE_INIT { sizeof(rondo_estimate), 0, 0, 0, 0, 0, 0, 0 }
+RONDO_API int rondo_model_estimate(const char *dir, const rondo_estimate_desc *desc, rondo_estimate *estimate) RONDO_MUST_CHECK;
+
 /* ---- running: one rondo_lm a rank ---------------------------------------------------------------------------------- */
 
 typedef struct rondo_lm rondo_lm;
