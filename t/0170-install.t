@@ -30,7 +30,7 @@ empty "each name refers to a page that is there" "$scratch/dangling"
 
 examples=$(find "$dest" -type d -name examples)
 # shellcheck disable=SC2086  # flags are words
-for example in 01-single 02-threads; do
+for example in 01-single 02-threads 07-tp-block; do
     src=$examples/$example.c
     if [ -f "$libdir/librondo.so" ]; then
         ok "$example builds against the shared library" $CC $CFLAGS $SANITIZE_CFLAGS "$src" -o "$scratch/shared" $(pkg-config --cflags --libs rondo) -lm

@@ -8,6 +8,20 @@ ok "attention on one rank agrees with the formula" "$builddir/examples/01-single
 ok "a ring of threads runs" test $? = 0
 printf '1 rank: done\n2 ranks: the same bits\n3 ranks: the same bits\n5 ranks: the same bits\n' >"$scratch/want"
 compare "and gives the same bits on 1, 2, 3 and 5 ranks" "$scratch/want" "$scratch/threads"
+# layers that ranks share: by default 4 ranks, uneven shares, more ranks than there are KV heads; a share of the weights, and one hash
+for example in 05-tp-attention 06-tp-swiglu 07-tp-block; do
+    for tp in '' 3 12; do
+        # shellcheck disable=SC2086  # perhaps no word
+        "$builddir/examples/$example" $tp >"$scratch/out" 2>&1
+        ok "$example on ${tp:-4} ranks: equal" sh -c "test $? = 0 && tail -n 1 '$scratch/out' | grep -qx equal && grep -q '^tp=${tp:-4}: ' '$scratch/out'"
+        sed -n 's/^tp=.* on rank 0, hash //p' "$scratch/out" >"$scratch/hashes"
+        ok "two hashes are shown, the same ones" sh -c "test \$(wc -l <'$scratch/hashes') = 2 && test \$(sort -u '$scratch/hashes' | wc -l) = 1"
+        ok "and a rank holds less than half of the weights" \
+            sh -c "set -- \$(sed -n 's/^tp=.*: \([0-9]*\) bytes.*/\1/p' '$scratch/out'); test \$# = 2 && test \"\$2\" -lt \$((\$1 / 2))"
+    done
+    "$builddir/examples/$example" 0 >"$scratch/out" 2>&1
+    ok "no ranks: how it is called" sh -c "test $? = 2 && grep -q '^usage: ' '$scratch/out'"
+done
 if [ -x "$builddir/examples/04-lm" ]; then
     "$builddir/examples/04-lm" "$srcdir/examples/kjv" 1 >"$scratch/one" 2>&1
     ok "a language model continues a batch" test $? = 0
