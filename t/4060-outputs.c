@@ -48,6 +48,19 @@ static void contexts(rondo_context *ctx)
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_context_split(&out, ctx, 0, 0), rondo_context_destroy(out));
 }
 
+static void shared_layers(rondo_context *ctx)
+{
+    rondo_tp *out;
+    rondo_tp_desc d = RONDO_TP_DESC_INIT;
+    NEWER(rondo_tp_desc, RONDO_TP_DESC_INIT);
+    NEEDS_OUTPUT(rondo_tp_create(NULL, ctx, NULL));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_tp_create(&out, NULL, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_tp_create(&out, ctx, &rondo_tp_desc_newer.known));
+    d.few = -1;
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_tp_create(&out, ctx, &d));
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_tp_create(&out, ctx, NULL), rondo_tp_destroy(out));
+}
+
 static void placements(void)
 {
     rondo_placement *out;
@@ -188,6 +201,7 @@ int main(void)
     if (rondo_set_hooks(&hooks) || rondo_context_create(&ctx, &d))
         return 1;
     contexts(ctx);
+    shared_layers(ctx);
     placements();
     plans(ctx);
     schedules();
