@@ -175,7 +175,7 @@ struct rondo__step {
     int32_t index, of;
 };
 /* rondo__trace(), of an operation of a schedule; group: of heads, from 1; 0: all */
-void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, int32_t group, double begin, int peer, uint64_t bytes);
+RONDO_API void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, int32_t group, double begin, int peer, uint64_t bytes);
 /* A group of parts in flight; its parts and it stay where they are until finish. group.parts, group.count, step and operation
  * (RONDO_OP_*, for the statistics) are the caller's; a group of no parts is nothing. */
 struct rondo__transfer {

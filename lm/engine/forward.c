@@ -197,6 +197,18 @@ static double attention_part(const rondo_lm *lm, const struct rondo_chunk *chunk
 
 /* ---- a layer ---- */
 
+/* A part of the pass for the timeline, around what the library tells of it. */
+static void mark(rondo_lm *lm, const char *name, int64_t layer, double begin)
+{
+    if (lm->ctx->trace)
+        rondo__trace_step(lm->ctx, "layer", (struct rondo__step){ name, (int32_t)layer + 1, (int32_t)lm->model->config.layers }, 0, begin, -1, 0);
+}
+
+static double clock_of(const rondo_lm *lm)
+{
+    return lm->ctx->trace ? rondo__now() : 0.0;
+}
+
 /* q, k and v of this rank's heads and rows. */
 static int project(rondo_lm *lm, const struct rondo_layer *y)
 {
@@ -245,14 +257,18 @@ static int attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks,
     const struct rondo_layer *y = &lm->model->layers[layer];
     const struct rondo_split *s = &lm->model->split;
     const bool told = lm->desc.progress && lm->progress_total > 0;
+    double begin = clock_of(lm);
     int err = project(lm, y);
+    mark(lm, "q, k, v of layer", layer, begin);
     if (err || !s->heads)
         return err;
+    begin = clock_of(lm);
     err = turn(lm, y);
     if (!err)
         err = rondo__attend(lm, layer, chunks, count, decode, told ? in_attention : NULL, progress);
     if (!err && lm->spread)
         err = rondo_tp_swap(lm->swap, 0, lm->rows.begin, s->out_begin, lm->q, lm->spread_q);
+    mark(lm, "attention of layer", layer, begin);
     return err;
 }
 
@@ -272,7 +288,10 @@ static int finish_layer(rondo_lm *lm, int64_t layer, struct layer_progress *prog
     const float *out = attended(lm, &width);
     int err = 0;
     FOR_BLOCKS(lm, b, err) {
+        double begin = clock_of(lm);
         err = sum(lm, y->o, y->o_bias, &b, out + b.first * width, width);
+        mark(lm, "output of layer", layer, begin);
+        begin = clock_of(lm);
         if (!err)
             err = gather(lm, &b, y->mlp_norm);
         if (!err)
@@ -283,6 +302,7 @@ static int finish_layer(rondo_lm *lm, int64_t layer, struct layer_progress *prog
             err = rondo_swiglu(lm->ctx, b.count * mlp, lm->gate, lm->up, lm->gate);
         if (!err)
             err = sum(lm, y->down, y->down_bias, &b, lm->gate, mlp);
+        mark(lm, "mlp of layer", layer, begin);
         if (!err)
             err = layer_part(progress, progress->attention + (1.0 - progress->attention) * (double)(b.first + b.count) / (double)lm->rows.all);
     }
