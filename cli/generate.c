@@ -8,15 +8,17 @@
 #include <float.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PROMPTS_MOST 4096
 
 struct prompt {
     const char *given;             /* text, or the name of a file */
     bool file;
+    bool numbers;                  /* token ids */
     char *text;                    /* as read */
     size_t bytes;
-    int32_t *ids;                  /* rondo_lm_free() */
+    int32_t *ids;                  /* rondo_lm_free(); of numbers free() */
     int64_t count;
 };
 
@@ -34,13 +36,14 @@ static struct {
 
 static int add_prompt(const struct option *o, const char *text)
 {
-    const bool file = o->letter == 'f';
+    const bool numbers = !strcmp(o->name, "prompt-ids"), file = o->letter == 'f' || numbers;
     if (options.prompt_count == PROMPTS_MOST)
         return fail(EXIT_USAGE, "more than %d prompts are given; give fewer at a time", PROMPTS_MOST);
     for (int64_t i = 0; i < options.prompt_count && file && !strcmp(text, "-"); i++)
         if (options.prompts[i].file && !strcmp(options.prompts[i].given, "-"))
-            return fail(EXIT_USAGE, "-f - is given twice; stdin can be read once");
+            return fail(EXIT_USAGE, "stdin (-) is given as two prompts; it can be read once");
     options.prompts[options.prompt_count].given = text;
+    options.prompts[options.prompt_count].numbers = numbers;
     options.prompts[options.prompt_count++].file = file;
     return 0;
 }
@@ -72,6 +75,7 @@ static const struct option own_options[] = {
     { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &options.model, 0, 0, NULL },
     { "p", 'p', OPTION_EACH, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
     { "f", 'f', OPTION_EACH, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
+    { "prompt-ids", 0, OPTION_EACH, "FILE", "a prompt of token ids separated by white space (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
     { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 9e18, NULL },
     { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e6, NULL },
     { "top-k", 0, OPTION_INT, "N", "only the N likeliest tokens (0: all)", &options.top_k, 0, 9e18, NULL },
@@ -301,6 +305,31 @@ static int report(const struct work *w, const struct run *run)
     return output_check();
 }
 
+static bool has_tokenizer(const char *dir)
+{
+    const size_t bytes = strlen(dir) + sizeof "/tokenizer.json";
+    char *path = malloc(bytes);
+    bool found = true;
+    if (path) {
+        snprintf(path, bytes, "%s/tokenizer.json", dir);
+        found = access(path, F_OK) == 0;
+    }
+    free(path);
+    return found;
+}
+
+/* A prompt's tokens. */
+static int encode(struct work *w, struct prompt *p)
+{
+    const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.plain ? RONDO_ENCODE_PLAIN : 0) | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
+    const char *where = !p->file ? "the prompt of -p" : strcmp(p->given, "-") ? p->given : "stdin";
+    if (p->numbers)
+        return ids_parse(where, p->text, p->bytes, &p->ids, &p->count);
+    const int error = rondo_tokenizer_encode(rondo_model_tokenizer(models_any(&w->models)), p->text ? p->text : p->given, p->bytes, flags, &p->ids,
+                                             &p->count);
+    return error ? fail_where(fail_library(error, STAGE_INPUT), where) : 0;
+}
+
 static int prepare(struct work *w)
 {
     int code = ranks_together(lm_ranks_check());
@@ -311,18 +340,18 @@ static int prepare(struct work *w)
         else
             p->bytes = strlen(p->given);
     }
+    bool all_numbers = true;
+    for (int64_t i = 0; i < options.prompt_count; i++)
+        all_numbers = all_numbers && options.prompts[i].numbers;
+    /* A folder without a tokenizer can go on from ids to ids. */
+    const bool wordless = all_numbers && !options.stop_count && !has_tokenizer(options.model);
+    options.ids = options.ids || wordless;
     if (!code)
-        code = models_open(&w->models, options.model, MODEL_TEXT);
-    const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.plain ? RONDO_ENCODE_PLAIN : 0) | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
+        code = models_open(&w->models, options.model, wordless ? MODEL_IDS : MODEL_TEXT);
     for (int64_t i = 0; i < options.prompt_count && !code; i++) {
-        struct prompt *p = &options.prompts[i];
-        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(models_any(&w->models));
-        const int error = rondo_tokenizer_encode(tokenizer, p->text ? p->text : p->given, p->bytes, flags, &p->ids, &p->count);
-        if (error) {
-            code = fail_where(fail_library(error, STAGE_INPUT), !p->file ? "the prompt of -p" : strcmp(p->given, "-") ? p->given : "stdin");
-        } else if (!p->count) {
-            code = fail(EXIT_INPUT, "prompt %lld has no token; at least one character is expected with this model", (long long)i);
-        }
+        code = encode(w, &options.prompts[i]);
+        if (!code && !options.prompts[i].count)
+            code = fail(EXIT_INPUT, "prompt %lld has no token; at least one is expected", (long long)i);
     }
     rondo_model_info info = RONDO_MODEL_INFO_INIT;
     int64_t longest = 0;
@@ -363,7 +392,10 @@ static int generate(void *arg)
     models_close(&w->models);
     for (int64_t i = 0; i < options.prompt_count; i++) {
         free(options.prompts[i].text);
-        rondo_lm_free(options.prompts[i].ids);
+        if (options.prompts[i].numbers)
+            free(options.prompts[i].ids);
+        else
+            rondo_lm_free(options.prompts[i].ids);
     }
     output_free(&w->output);
     return code;
@@ -383,7 +415,7 @@ static int generate_command(const struct command *self, int argc, char **argv)
     if (!options.model)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.prompt_count)
-        return fail(EXIT_USAGE, "no prompt is given; add -p TEXT or -f FILE");
+        return fail(EXIT_USAGE, "no prompt is given; add -p TEXT, -f FILE or --prompt-ids FILE");
     if (options.logprobs && !common.json)
         return fail(EXIT_USAGE, "--logprobs goes with --json, whose report has them; add --json");
     if (options.temperature > 0 && options.temperature < 1e-6)

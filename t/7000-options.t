@@ -162,7 +162,7 @@ says 2 "number" generate -m x -p y --top-p 1.5
 says 2 "number" generate -m x -p y --top-k x
 says 2 "0.001" generate -m x -p y --repetition-penalty 0
 says 2 "character" generate -m x -p y --stop ''
-says 2 "stdin can be read once" generate -m x -f - -f -
+says 2 "it can be read once" generate -m x -f - -f -
 says 2 "whole number" generate -m x -p y -n 0
 says 3 "no-such-folder" generate -m no-such-folder -p y
 says 3 "no-such-folder" tokenize -m no-such-folder

@@ -143,6 +143,37 @@ static void reading(void)
     is_int(rondo("echo 1 |", "tokenize -m '%s' --decode --plain", model), 2, "--plain is not for --decode");
 }
 
+/* Prompts of ids, with and without a tokenizer, and what --logprobs adds. */
+static void from_ids(void)
+{
+    struct kit_config c = kit_defaults("llama");
+    kit_free(kit_folder(&c, 6));
+    is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos"), 0, "generate --prompt-ids from a folder without tokenizer.json");
+    int ids[4];
+    ok(sscanf(program_out, "%d %d %d %d", ids, ids + 1, ids + 2, ids + 3) == 4, "prints ids");
+    char *first = strdup(program_out);
+    is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos --tp 3 --cp 2 --spread yes"), 0, "on tp x cp ranks");
+    ok(first && !strcmp(first, program_out), "the same");
+    free(first);
+    is_int(rondo("echo 2 x |", "generate -m . --prompt-ids - -n 4"), 3, "what is no id");
+    ok(one_sentence() && strstr(program_err, "byte 2") != NULL, "is named with its place");
+    is_int(rondo("echo 2 3 |", "generate -m . --prompt-ids - -n 4 --stop x"), 3, "a stop text needs a tokenizer");
+    is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos --json --logprobs 2"), 0, "--logprobs");
+    json_t *r = program_json(), *list = json_object_get(r, "logprobs");
+    double worst = 0;
+    int right = json_array_size(list) == 4;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_t *one = json_array_get(list, i), *top = json_object_get(one, "top");
+        const double own = json_number_value(json_object_get(one, "logprob")), best = json_number_value(json_object_get(json_array_get(top, 0), "logprob"));
+        right = right && json_array_size(top) == 2 && own == best && own < 0 &&
+                json_integer_value(json_object_get(one, "token")) == json_integer_value(json_array_get(json_object_get(r, "tokens"), i)) &&
+                best >= json_number_value(json_object_get(json_array_get(top, 1), "logprob"));
+        worst = own < worst ? own : worst;
+    }
+    ok(right && worst > -5, "has each token's, which is the likeliest where the draw is greedy");
+    json_decref(r);
+}
+
 int main(void)
 {
     const char *top = getenv("srcdir");
@@ -153,6 +184,7 @@ int main(void)
         return skip_all("no model lies in %s", model);
     scratch_make("7031-model-options");
     without_tokenizer();
+    from_ids();
     interrupted();
     counting();
     choosing();
