@@ -3,6 +3,7 @@
 
     apt-get install bible-kjv && pip install torch transformers tokenizers safetensors
     python3 make_golden.py MODEL_DIR OUT_DIR
+    python3 make_golden.py --families OUT_DIR           small random models of every family: t/golden/families
 """
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import MistralForCausalLM
@@ -47,7 +49,89 @@ def vectors(tok):
     return rows
 
 
+# Name, class, what its configuration has besides, type of the weights, and whether config.json is to be in the style before transformers 5.
+FAMILIES = [
+    ("llama-odd", "Llama", dict(hidden_size=21, num_attention_heads=3, num_key_value_heads=1, head_dim=10, rms_norm_eps=1e-5), "bfloat16", True),
+    ("llama-tied", "Llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True), "float32", False),
+    ("llama-linear", "Llama", dict(rope_parameters=dict(rope_type="linear", factor=3.0, rope_theta=5000.0)), "bfloat16", True),
+    ("llama-dynamic", "Llama", dict(max_position_embeddings=64, rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0)), "float16", True),
+    ("llama-llama3", "Llama", dict(num_key_value_heads=4, rope_parameters=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                                                           original_max_position_embeddings=32, rope_theta=500000.0)), "bfloat16", False),
+    ("llama-yarn", "Llama", dict(rope_parameters=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, rope_theta=10000.0)), "bfloat16", True),
+    ("llama-yarn-mscale", "Llama", dict(rope_parameters=dict(rope_type="yarn", factor=8.0, original_max_position_embeddings=64, rope_theta=10000.0, mscale=0.8,
+                                                         mscale_all_dim=0.4, truncate=False)), "bfloat16", False),
+    ("mistral-window", "Mistral", dict(num_attention_heads=5, num_key_value_heads=5, head_dim=6, sliding_window=17), "bfloat16", True),
+    ("mistral", "Mistral", dict(head_dim=12, sliding_window=None, tie_word_embeddings=True), "float16", False),
+    ("qwen2", "Qwen2", dict(), "bfloat16", True),
+    ("qwen2-tied-window", "Qwen2", dict(tie_word_embeddings=True, use_sliding_window=True, sliding_window=11, max_window_layers=0), "bfloat16", False),
+    ("qwen2-defaults", "Qwen2", dict(num_attention_heads=4, num_key_value_heads=4, use_sliding_window=True, sliding_window=9, max_window_layers=2), "float32", True),
+    ("qwen3", "Qwen3", dict(num_attention_heads=3, num_key_value_heads=3, head_dim=14), "bfloat16", True),
+    ("qwen3-tied", "Qwen3", dict(tie_word_embeddings=True, head_dim=16, attention_bias=True,
+                                 rope_parameters=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, rope_theta=1000000.0)), "bfloat16", False),
+]
+TOKENS, KEEP = 96, [0, 1, 5, 16, 17, 31, 32, 63, 64, 95]
+
+
+def old_style(path):
+    """config.json as transformers 4 wrote it: rope_theta at the top, rope_scaling beside it, torch_dtype, no layer_types."""
+    with open(path) as f:
+        c = json.load(f)
+    rope = c.pop("rope_parameters", None) or {}
+    c["rope_theta"] = rope.pop("rope_theta", 10000.0)
+    kind = rope.pop("rope_type", "default")
+    c["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    c["torch_dtype"] = c.pop("dtype", None)
+    c.pop("layer_types", None)
+    with open(path, "w") as f:
+        json.dump(c, f, indent=1)
+
+
+def double_norm(self, x):
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def families(out):
+    """fp64 throughout, but for what the library defines in single precision: frequencies and angles of rope."""
+    softmax = torch.nn.functional.softmax
+    torch.nn.functional.softmax = lambda x, dim=None, dtype=None, **kw: softmax(x, dim=dim)
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(7)
+    for name, kind, extra, dtype, old in FAMILIES:
+        base = dict(hidden_size=24, intermediate_size=28, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=40,
+                    max_position_embeddings=256, rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
+        base.update(extra)
+        folder = f"{out}/{name}"
+        os.makedirs(folder, exist_ok=True)
+        model = getattr(transformers, kind + "ForCausalLM")(getattr(transformers, kind + "Config")(**base))
+        with torch.no_grad():
+            for key, w in model.named_parameters():
+                values = torch.randn(w.shape, generator=generator, dtype=torch.float64)
+                w.copy_(1 + 0.125 * values if "norm" in key else 0.3 * values if w.dim() == 1 or "embed" in key or "head" in key else values * 0.9 * w.shape[1] ** -0.5)
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        if os.path.exists(f"{folder}/generation_config.json"):
+            os.unlink(f"{folder}/generation_config.json")
+        model = type(model).from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+        for module in model.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                module.forward = double_norm.__get__(module)
+        ids = torch.randint(0, 40, (1, TOKENS), generator=generator)
+        with torch.no_grad():
+            logits = model(ids).logits[0]
+        assert logits.dtype == torch.float64 and torch.isfinite(logits).all()
+        save_file({"tokens": ids[0].to(torch.int32), "positions": torch.tensor(KEEP, dtype=torch.int32), "logits": logits[KEEP].contiguous()},
+                  f"{folder}/reference.safetensors")
+        if old:
+            old_style(f"{folder}/config.json")
+            again = type(model).from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+            with torch.no_grad():
+                worst = (again(ids).logits[0] - logits).abs().max()
+            assert worst < 1e-4, (name, worst)
+        print(name, "largest logit", round(float(logits.abs().max()), 2))
+
+
 def main(model_dir, out):
+    if model_dir == "--families":
+        return families(out)
     os.makedirs(f"{out}/kjv", exist_ok=True)
     os.makedirs(f"{out}/tokenizers", exist_ok=True)
     verses = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], capture_output=True, text=True, check=True).stdout.split("\n")
