@@ -263,6 +263,39 @@ static void broken(void)
     }
 }
 
+/* ---- many ranks ---- */
+
+static void many(void)
+{
+    enum { MANY = 256 };
+    static int64_t begin[MANY + 1], columns[MANY + 1];
+    for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++) {
+        struct all a = { .c = { .kind = kind, .ranks = MANY, .few = kind == RONDO_TP_LINEAR, .leaves = 32, .in = 4096, .rows = ROWS,
+                                .width = 4096, .row_bytes = 8192, .begin = begin, .columns = columns }, .machine = &machines[1] };
+        int64_t count;
+        for (int32_t r = 0; r < MANY; r++) {
+            const int64_t total = kind == RONDO_TP_LINEAR ? 32 : kind == RONDO_TP_LOOKUP ? 32000 : ROWS;
+            if (rondo_share(total, MANY, NULL, r, &begin[r], &count) || rondo_share(4096, MANY, NULL, r, &columns[r], &count))
+                exit(99);
+            begin[r + 1] = total;
+            columns[r + 1] = 4096;
+        }
+        for (int i = 0; i < ROWS; i++)
+            a.owner[i] = (int32_t)draw(MANY);
+        struct rondo__counts one;
+        uint64_t sum = 0;
+        int err = rondo__schedule_check(MANY, a.machine, at, &a);
+        ok(!err && a.bytes > 0, "%s among %d ranks: %llu messages of %llu bytes%s%s", kind_names[kind], MANY, (unsigned long long)a.messages,
+           (unsigned long long)a.bytes, err ? ", " : "", err ? rondo_error_text() : "");
+        for (int32_t r = 0; r < MANY && !err && kind != RONDO_TP_LOOKUP; r++) {   /* whose messages only a call knows */
+            err = rondo__tp_count(&a.c, r, a.machine, &one);
+            sum += one.bytes;
+        }
+        ok(!err && (sum == a.bytes || kind == RONDO_TP_LOOKUP), "as the counts of all ranks say, without running anything");
+        rondo__tp_unbuild(&a.built);
+    }
+}
+
 /* ---- sizes beyond memory ---- */
 
 static void beyond(void)
@@ -284,6 +317,7 @@ int main(void)
     for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++)
         grid(kind);
     broken();
+    many();
     beyond();
     return done();
 }

@@ -48,6 +48,8 @@ struct rondo__tp_built {
 /* Makes rank's schedule. RONDO_ENOMEM, or RONDO_EINVAL where it is larger than memory can be. Freed by rondo__tp_unbuild(), also after a failure. */
 int rondo__tp_build(struct rondo__tp_built *out, const struct rondo__tp_case *c, int32_t rank, const struct rondo__machine *machine);
 void rondo__tp_unbuild(struct rondo__tp_built *built);
+/* What rank sends in it. */
+int rondo__tp_count(const struct rondo__tp_case *c, int32_t rank, const struct rondo__machine *machine, struct rondo__counts *out);
 /* LOOKUP: gives messages the sizes of one call. owner [rows]: whose part of the table each row is in. */
 void rondo__tp_resize(struct rondo__tp_built *built, const struct rondo__tp_case *c, int32_t rank, const int32_t *owner);
 
@@ -64,7 +66,7 @@ struct rondo_tp {
     size_t room_bytes[3];
 };
 /* As many exchanges are kept; the one not used for longest goes. */
-#define RONDO_TP_ENTRIES 32
+#define RONDO_TP_ENTRIES 64
 
 struct rondo__tp_entry {
     struct rondo__tp_case c;               /* its lists are the entry's own */
@@ -87,6 +89,7 @@ struct rondo__tp_call {
     const rondo_linear *linear;
     const rondo_tp_table *table;
     const int32_t *ids;
+    int32_t type, reserved;                /* LOOKUP: of the rows that travel */
 };
 
 /* The entry of a case: the one kept, or a new one, which all ranks make together; a rank that must fail gives its code. */

@@ -460,6 +460,16 @@ int rondo__tp_build(struct rondo__tp_built *out, const struct rondo__tp_case *c,
     return err;
 }
 
+int rondo__tp_count(const struct rondo__tp_case *c, int32_t rank, const struct rondo__machine *machine, struct rondo__counts *out)
+{
+    struct rondo__tp_built built = { .made = -1 };
+    int err = rondo__tp_build(&built, c, rank, machine);
+    if (!err)
+        rondo__schedule_count(&built.schedule, out);
+    rondo__tp_unbuild(&built);
+    return err;
+}
+
 void rondo__tp_unbuild(struct rondo__tp_built *built)
 {
     rondo__schedule_free(&built->schedule);

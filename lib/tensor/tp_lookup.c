@@ -34,7 +34,7 @@ int rondo__tp_convert(const struct rondo__tp_call *call, void *const *place)
     const struct rondo_device_ops *ops = rondo__ops(call->tp->ctx);
     struct rondo_device *dev = rondo__dev(call->tp->ctx);
     const int32_t me = call->tp->ctx->rank, stored = e->built.stored;
-    const int type = call->table->linear ? rondo__linear_desc(call->table->linear)->type : call->table->type;
+    const int type = call->type;
     int64_t first, count;
     int err = 0;
     rondo__tp_kept(c, me, &first, &count);
@@ -85,26 +85,24 @@ static int check_part(rondo_tp *tp, const rondo_tp_table *t, int64_t have)
     return 0;
 }
 
-/* The type of what travels, which ranks without rows must know too. */
-static int type_of(const rondo_tp_table *t, int32_t *type)
+/* The type of what travels, which ranks without rows must know too. Numbers that have a scale are given back as F32 by the layer. */
+static int type_of(const rondo_tp_table *t, int32_t *travels)
 {
-    *type = t->type;
-    if (t->linear && t->type == RONDO_TYPE_DEFAULT)
-        *type = rondo__linear_desc(t->linear)->type;
-    if (*type == RONDO_TYPE_DEFAULT)
-        *type = RONDO_F32;
-    if (*type != RONDO_F32 && *type != RONDO_BF16 && *type != RONDO_F16)
-        return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %d; RONDO_F32, RONDO_BF16 and RONDO_F16 can be looked up",
-                           (int)t->type);
-    if (t->linear && rondo__linear_desc(t->linear)->type != *type)
-        return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %s and its layer's %s; they must be one", rondo_type_name(*type),
-                           rondo_type_name(rondo__linear_desc(t->linear)->type));
+    const int32_t own = t->linear ? rondo__linear_desc(t->linear)->type : RONDO_F32;
+    const int32_t type = t->type == RONDO_TYPE_DEFAULT ? own : t->type;
+    if (!rondo_type_name(type) || (t->data && type == RONDO_Q8))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %d; data may be RONDO_F32, RONDO_BF16 or RONDO_F16, a layer RONDO_Q8 "
+                                         "too", (int)t->type);
+    if (t->linear && type != own)
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %s and its layer's %s; they must be one", rondo_type_name(type),
+                           rondo_type_name(own));
+    *travels = type == RONDO_Q8 ? RONDO_F32 : type;
     return 0;
 }
 
 /* Fills a case and its list of who has what. */
 static int check(rondo_tp *tp, const rondo_tp_table *t, int64_t rows, const int32_t *ids, const float *y, struct rondo__tp_case *c, int64_t *list,
-                 rondo_tp_table *ours)
+                 rondo_tp_table *ours, int32_t *type)
 {
     const int32_t ranks = tp->ctx->ranks, me = tp->ctx->rank;
     int64_t first, count, floats;
@@ -112,7 +110,7 @@ static int check(rondo_tp *tp, const rondo_tp_table *t, int64_t rows, const int3
     if (!err && ours->reserved)
         err = rondo__fail(RONDO_ENOTSUP, "rondo_tp_lookup: reserved is %d; it must be 0", (int)ours->reserved);
     if (!err)
-        err = type_of(ours, &ours->type);
+        err = type_of(ours, type);
     if (err)
         return err;
     if (ours->total < 1 || ours->total > INT32_MAX || ours->width < 1 || ours->width > INT32_MAX || rows < 0 ||
@@ -134,7 +132,7 @@ static int check(rondo_tp *tp, const rondo_tp_table *t, int64_t rows, const int3
     if (!err)
         err = check_part(tp, ours, have);
     *c = (struct rondo__tp_case){ .kind = RONDO_TP_LOOKUP, .ranks = ranks, .few = rows <= tp->desc.few, .rows = rows, .width = ours->width,
-                                  .row_bytes = ours->width * (int64_t)rondo_type_size(ours->type), .begin = list };
+                                  .row_bytes = ours->width * (int64_t)rondo_type_size(*type), .begin = list };
     rondo__tp_kept(c, me, &first, &count);
     const uintptr_t to = (uintptr_t)y, table = (uintptr_t)ours->data;
     if (!err && count && !y)
@@ -163,12 +161,13 @@ int rondo_tp_lookup(rondo_tp *tp, const rondo_tp_table *table, int64_t rows, con
     struct rondo__tp_entry *e = NULL;
     rondo_tp_table ours = RONDO_TP_TABLE_INIT;
     int64_t first, count;
+    int32_t type = RONDO_F32;
     void *to = NULL;
     if (!tp)
         return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: tp must not be NULL");
     int err = rondo__collective_begin(tp->ctx, "find rows");
     if (!err)
-        err = check(tp, table, rows, ids, y, &c, tp->lists, &ours);
+        err = check(tp, table, rows, ids, y, &c, tp->lists, &ours, &type);
     if (!err && rows)
         err = rondo__tp_entry(tp, &c, &e);
     if (err || !rows)
@@ -180,7 +179,7 @@ int rondo_tp_lookup(rondo_tp *tp, const rondo_tp_table *table, int64_t rows, con
     rondo__tp_kept(&c, tp->ctx->rank, &first, &count);
     const size_t row = (size_t)c.width * sizeof *y;
     err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(count ? y : NULL, count, row, row), &to);
-    struct rondo__tp_call call = { .tp = tp, .entry = e, .y = to, .table = &ours, .ids = ids };
+    struct rondo__tp_call call = { .tp = tp, .entry = e, .y = to, .table = &ours, .ids = ids, .type = type };
     if (!err)
         err = rondo__tp_run(&call);
     err = rondo__stage_end(&s, true, err);
