@@ -8,10 +8,23 @@
 
 struct layer {
     struct rondo_device_linear *packed;
-    void *weights;                       /* [out][in] of the storage type */
+    void *weights;                       /* [out][in] of the storage type; of Q8 the floats that its numbers are */
     int64_t in, out;
     int32_t type, leaves;
 };
+#define GROUP 6   /* of Q8 */
+#define STORED(type) ((type) == RONDO_Q8 ? RONDO_F32 : (type))
+
+static float weight(const struct layer *l, int64_t i)
+{
+    return rondo__element(l->weights, i, STORED(l->type));
+}
+
+/* Another test knows that Q8 is none of rondo_type_name()'s concern here. */
+static const char *name_of(int type)
+{
+    return type == RONDO_Q8 ? "q8" : rondo_type_name(type);
+}
 
 /* Loads in three uneven pieces, the last first. */
 static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kind kind, uint64_t seed)
@@ -19,22 +32,25 @@ static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kin
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     struct layer l = { NULL, NULL, in, out, type, leaves };
     float *w = floats(in * out, kind, seed);
-    size_t row = (size_t)in * rondo_type_size(type);
+    const int from = STORED(type);
+    size_t row = (size_t)in * rondo_type_size(from);
     int64_t a = out / 3, b = out - out / 4;
     char *p;
 
     l.weights = p = rondo__alloc((size_t)out * row);
     for (int64_t i = 0; i < in * out; i++)   /* 16-bit floats end at 65504 */
-        rondo__put_element(l.weights, i, type, type == RONDO_F16 && !(w[i] * w[i] < 4e9f) ? 60000.0f : w[i]);
+        rondo__put_element(l.weights, i, from, type == RONDO_F16 && !(w[i] * w[i] < 4e9f) ? 60000.0f : w[i]);
     rondo__free(w);
+    d.group = type == RONDO_Q8 ? GROUP : 0;
     d.in = in;
     d.out = out;
     d.type = type;
     d.leaves = leaves;
     if (rondo__cpu_linear_new(devices[0], &l.packed, &d) ||
-        rondo__cpu_linear_load(devices[0], l.packed, b, out - b, type, p + (size_t)b * row, NULL) ||
-        rondo__cpu_linear_load(devices[0], l.packed, 0, a, type, p, NULL) ||
-        rondo__cpu_linear_load(devices[0], l.packed, a, b - a, type, p + (size_t)a * row, NULL))
+        rondo__cpu_linear_load(devices[0], l.packed, b, out - b, from, p + (size_t)b * row, NULL) ||
+        rondo__cpu_linear_load(devices[0], l.packed, 0, a, from, p, NULL) ||
+        rondo__cpu_linear_load(devices[0], l.packed, a, b - a, from, p + (size_t)a * row, NULL) ||
+        (type == RONDO_Q8 && rondo__cpu_linear_read(l.packed, 0, out, l.weights)))
         exit(99);
     return l;
 }
@@ -62,7 +78,7 @@ static void oracle(void)
                                         { 512, 33, 3 }, { 1100, 20, 3 }, { 1537, 9, 16 } };
 
     for (int kind = 0; kind < KINDS; kind++)
-        for (int type = RONDO_F32; type <= RONDO_F16; type++) {
+        for (int type = RONDO_F32; type <= RONDO_Q8; type++) {
             double worst = 0;
             for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
                 int64_t in = shape[s][0], out = shape[s][1], rows = 3;
@@ -78,7 +94,7 @@ static void oracle(void)
                         double sum = 0, size = 0, error;
                         for (int64_t k = 0; k < in; k++) {
                             double p = (double)x[r * in + k] *
-                                       (double)rondo__element(l.weights, o * in + k, type);
+                                       (double)weight(&l, o * in + k);
                             sum += p;
                             size += p < 0 ? -p : p;
                         }
@@ -96,7 +112,7 @@ static void oracle(void)
                 rondo__free(bias);
                 drop(&l);
             }
-            ok(worst <= 1.0, "%s, %s: within the bound of its chains and tree", rondo_type_name(type),
+            ok(worst <= 1.0, "%s, %s: within the bound of its chains and tree", name_of(type),
                kind_names[kind]);
             diag("worst %.3f of the bound", worst);
         }
@@ -174,8 +190,8 @@ static float node(const struct layer *l, const float *x, int64_t output, int64_t
         for (int64_t pair = first; pair < end; pair += 2) {
             int64_t odd = pair + 1;
             if (odd < end)
-                acc = rondo__fma_soft(x[odd], rondo__element(l->weights, output * l->in + odd, l->type), acc);
-            acc = rondo__fma_soft(x[pair], rondo__element(l->weights, output * l->in + pair, l->type), acc);
+                acc = rondo__fma_soft(x[odd], weight(l, output * l->in + odd), acc);
+            acc = rondo__fma_soft(x[pair], weight(l, output * l->in + pair), acc);
         }
         return acc;
     }
@@ -188,7 +204,7 @@ static void contract(void)
     static const int64_t shape[][2] = { { 7, 3 },    { 100, 1 },  { 100, 6 },  { 100, 7 },
                                         { 129, 16 }, { 300, 11 }, { 1024, 2 }, { 50, 50 } };
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
-        struct layer l = make(shape[s][0], 35, RONDO_BF16, (int)shape[s][1], CANCEL, s);
+        struct layer l = make(shape[s][0], 35, s % 2 ? RONDO_Q8 : RONDO_BF16, (int)shape[s][1], CANCEL, s);
         float *x = floats(l.in, WIDE, 60 + s), y[35];
         int64_t h = 0;
         int equal = 1;
@@ -236,14 +252,14 @@ static int compare(const struct layer *l, int64_t rows, const float *x, int64_t 
 
 static void sizes(void)
 {
-    static const int64_t rows[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 30 };
+    static const int64_t rows[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 40 };
     float *bias = floats(100, PLAIN, 21);
     int equal = 1, n = 0;
 
     for (int64_t in = 1; in <= 33; in++)
         for (int64_t out = 1; out <= 70; out += in % 3 == 0 ? 7 : 11, n++) {
             int leaves = (int)(1 + (in * 7 + out) % in);
-            struct layer l = make(in, out, RONDO_F32 + n % 3, leaves, (enum kind)(n % KINDS), (uint64_t)n);
+            struct layer l = make(in, out, RONDO_F32 + n % 4, leaves, (enum kind)(n % KINDS), (uint64_t)n);
             int64_t m = rows[n % 15];
             float *x = floats(m * (in + 5), (enum kind)(n % KINDS), 1000 + (uint64_t)n);
             equal = compare(&l, m, x, in + 5, n % 2 ? bias : NULL, n % 4 / 2) && equal;
@@ -262,10 +278,10 @@ static void leaves(void)
     static const int counts[] = { 1, 2, 3, 7, 8, 12, 16, 31, 100, 1300 };
     int equal = 1;
 
-    for (int type = RONDO_F32; type <= RONDO_F16; type++)
+    for (int type = RONDO_F32; type <= RONDO_Q8; type++)
         for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
             struct layer l = make(1300, 45, type, counts[i], (enum kind)(i % 4), i);
-            int64_t m = i % 2 ? 14 : 3;
+            int64_t m = i % 3 == 0 ? 3 : i % 3 == 1 ? 14 : 27;
             float *x = floats(m * 1300, (enum kind)(i % 4), 50 + i);
             equal = compare(&l, m, x, 1300, NULL, 0) && equal;
             rondo__free(x);
@@ -334,10 +350,10 @@ static void poison(void)
 /* Rows 0..n-1 at once against each row alone and against pieces, with the bits of the first device. */
 static void rows_alone(void)
 {
-    const int64_t in = 777, out = 100, rows = 1000;
+    const int64_t in = 787, out = 100, rows = 1000;   /* halves of it are no whole groups */
 
-    for (int type = RONDO_F32; type <= RONDO_BF16; type++) {
-        struct layer l = make(in, out, type, 2, PLAIN, 31);
+    for (int type = RONDO_F32; type <= RONDO_Q8; type += type == RONDO_BF16 ? 2 : 1) {
+        struct layer l = make(in, out, type, type == RONDO_Q8 ? 1 : 2, PLAIN, 31);
         float *x = floats(rows * in, PLAIN, 32), *all = floats(rows * out, PLAIN, 33),
               *one = floats(rows * out, PLAIN, 33);
         for (int d = 0; d < device_count; d++) {
@@ -354,7 +370,7 @@ static void rows_alone(void)
                 execute(d, &l, m, x + (n - m) * in, in, one, out, NULL, 0);
                 bad = differ(one, all + (n - m) * out, m * out, sizeof *one) >= 0 ? -2 : bad;
             }
-            ok(bad == -1, "%s, %s: a row among %lld has the bits that it has alone", rondo_type_name(type),
+            ok(bad == -1, "%s, %s: a row among %lld has the bits that it has alone", name_of(type),
                device_names[d], (long long)n);
         }
         rondo__free(x);
@@ -399,6 +415,138 @@ static void read_back(void)
     ok(equal, "weights come back as they were loaded");
 }
 
+/* ---- other types ---- */
+
+/* What each device makes of weights of each type for layers of each type, in pieces of rows, is byte for byte what the definition makes. */
+static void conversions(void)
+{
+    static const int64_t shape[][3] = { { 1, 1, 1 }, { 70, 33, 3 }, { 131, 64, 1 }, { 256, 100, 2 }, { 300, 40, 11 }, { 64, 7, 64 } };
+    static const int32_t groups[] = { 32, 2, 70, 300 };
+    int equal = 1, n = 0;
+    for (size_t s = 0; s < sizeof shape / sizeof *shape; s++)
+        for (int to = RONDO_F32; to <= RONDO_Q8; to++)
+            for (int from = RONDO_F32; from <= (to == RONDO_Q8 ? RONDO_Q8 : RONDO_F16); from++, n++) {
+                const int64_t in = shape[s][0], out = shape[s][1], columns = in - in / shape[s][2] * (shape[s][2] > 2);
+                const int32_t leaves = (int32_t)shape[s][2], begin[3] = { 0, leaves > 2, leaves };
+                rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+                struct rondo_device_linear *packed[2 * RONDO_CPU_ISAS];
+                char *w = from == RONDO_Q8 ? any_bits(in * out, RONDO_F32, 70 + s) : NULL;
+                float *values = floats(in * out, n % 3 ? WIDE : TINY, 60 + s), *scales = floats(in * out, PLAIN, 5);
+                d.in = in;
+                d.out = out;
+                d.leaves = leaves;
+                d.type = to;
+                d.group = to == RONDO_Q8 ? groups[n % 4] : 0;
+                d.parts = 2;          /* without the first leaf, where there are several */
+                d.part = 1;
+                d.leaf_begin = begin;
+                if (!w) {
+                    w = any_bits(in * out, from, 80 + s);
+                    for (int64_t i = 0; n % 2 && i < in * out; i++)
+                        rondo__put_element(w, i, from, i % 97 == 0 ? 0.0f : values[i]);
+                }
+                for (int c = 0; c < device_count; c++) {
+                    const size_t row = (size_t)columns * rondo__weight_bytes(from);
+                    const int64_t all_groups = to == RONDO_Q8 ? rondo__linear_groups(in, leaves, d.group, begin[1], leaves) : 0;
+                    if (rondo__cpu_linear_new(devices[c], &packed[c], &d))
+                        exit(99);
+                    memset(packed[c]->weights, 0, packed[c]->bytes);
+                    for (int64_t first = 0, some; first < out; first += some) {
+                        some = out - first < 39 ? out - first : 39;
+                        equal &= !rondo__cpu_linear_load(devices[c], packed[c], first, some, from, w + (size_t)first * row,
+                                                         from == RONDO_Q8 ? scales + first * all_groups : NULL);
+                    }
+                    if (equal && memcmp(packed[c]->weights, packed[0]->weights, packed[0]->bytes)) {
+                        diag("%s: %lld x %lld in %d leaves, %s to %s in groups of %d", device_names[c], (long long)in, (long long)out, (int)leaves,
+                             name_of(from), name_of(to), (int)d.group);
+                        equal = 0;
+                    }
+                }
+                for (int c = 0; c < device_count; c++)
+                    rondo__cpu_linear_free(devices[c], packed[c]);
+                rondo__free(w);
+                rondo__free(values);
+                rondo__free(scales);
+            }
+    ok(equal, "weights of all types for layers of all types, %d of them: each device packs the bytes of the definition", n);
+}
+
+/* The rule of Q8 written down once more: scale, numbers, error; and numbers that came with their scales. */
+static void whole_numbers(void)
+{
+    const int64_t in = 77, out = 34;
+    const int32_t leaves = 3, group = 8;
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    struct rondo_device_linear *l = NULL;
+    d.in = in;
+    d.out = out;
+    d.leaves = leaves;
+    d.type = RONDO_Q8;
+    d.group = group;
+    float *back = floats(in * out, PLAIN, 1), *w = floats(in * out, WIDE, 2);
+    int near = 1, sixteen = 1, sevens = 1, bad = 1;
+    w[5] = __builtin_nanf("");
+    w[in + 6] = -__builtin_inff();
+    for (int i = 0; i < 25; i++)
+        w[2 * in + i] = 0.0f;
+    if (rondo__cpu_linear_new(devices[0], &l, &d) || rondo__cpu_linear_load(devices[0], l, 0, out, RONDO_F32, w, NULL) ||
+        rondo__cpu_linear_read(l, 0, out, back))
+        exit(99);
+    for (int64_t o = 0; o < out; o++)
+        for (int32_t leaf = 0; leaf < leaves; leaf++)
+            for (int64_t k = leaf * in / leaves, end = (leaf + 1) * in / leaves, g = k; g < end; g += group) {
+                const int64_t last = g + group < end ? g + group : end;
+                double largest = 0, step = 0;
+                int finite = 1;
+                for (int64_t i = g; i < last; i++) {
+                    const double a = w[o * in + i] < 0 ? -(double)w[o * in + i] : (double)w[o * in + i];
+                    finite &= a <= 3.5e38;
+                    largest = a > largest ? a : largest;
+                }
+                for (int64_t i = g; i < last; i++) {
+                    const float b = back[o * in + i];
+                    if (!finite) {
+                        bad &= b != b;
+                        continue;
+                    }
+                    double error = (double)b - (double)w[o * in + i];
+                    error = error < 0 ? -error : error;
+                    near &= error <= largest / 254 * (1 + 0x1p-15);
+                    if (largest > 0 && (double)(b < 0 ? -b : b) > step)
+                        step = (double)(b < 0 ? -b : b);
+                }
+                if (finite && largest > 0) {   /* the largest is number 127 of its scale */
+                    const float scale = (float)(step / 127);
+                    sevens &= step >= largest && step <= largest * (1 + 0x1p-15) && (double)scale * 127 == step;
+                    sixteen &= (rondo__bits(scale) & 0xffu) == 0;
+                }
+            }
+    ok(near, "numbers of 8 bits are within a 254th of the largest of their group");
+    ok(sevens && sixteen, "whose number is 127, of a scale of 16 bits");
+    ok(bad, "a group with a NaN or an infinity is NaN");
+    ok(back[2 * in] == 0.0f && back[2 * in + 24] == 0.0f, "one of zeros is zeros");
+    rondo__cpu_linear_free(devices[0], l);
+
+    /* given ones: the groups of a leaf after those of the one before, 4 + 4 + 4 of them */
+    int8_t *numbers = any_bits(in * out, RONDO_BF16, 3);
+    float *scales = floats(out * 12, WIDE, 4);
+    int same = 1;
+    if (rondo__cpu_linear_new(devices[0], &l, &d) || rondo__cpu_linear_load(devices[0], l, 0, out, RONDO_Q8, numbers, scales) ||
+        rondo__cpu_linear_read(l, 0, out, back))
+        exit(99);
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = 0; i < in; i++) {
+            const int64_t leaf = i < in / 3 ? 0 : i < 2 * in / 3 ? 1 : 2, at = i - leaf * in / 3;
+            same &= rondo__bits(back[o * in + i]) == rondo__bits((float)numbers[o * in + i] * scales[o * 12 + leaf * 4 + at / group]);
+        }
+    ok(same, "numbers that come with scales are their products");
+    rondo__cpu_linear_free(devices[0], l);
+    rondo__free(numbers);
+    rondo__free(scales);
+    rondo__free(back);
+    rondo__free(w);
+}
+
 /* ---- nodes ---- */
 
 struct node {
@@ -440,7 +588,7 @@ static void parts(void)
     for (size_t t = 0; t < sizeof all / sizeof *all; t++)
         for (uint64_t seed = 0; seed < 6; seed++) {
             const int64_t in = all[t] * 3 + 7, out = 41, rows = seed % 2 ? 2 : 29, stride = rows * out + 5;
-            const int type = RONDO_F32 + (int)seed % 3;
+            const int type = RONDO_F32 + (int)seed % 4;
             struct layer l = make(in, out, type, all[t], seed % 2 ? WIDE : PLAIN, seed);
             struct node nodes[64];
             float *x = floats(rows * (in + 2), PLAIN, 50 + seed), *want = floats(rows * out, PLAIN, 1), *memory[64];
@@ -468,7 +616,7 @@ static void parts(void)
             }
             float *got = join(nodes, count, 0, 64, all[t], rows * out);
             if (differ(got, want, rows * out, sizeof *got) >= 0 && same) {
-                diag("%d leaves in %d ranges, %s: other bits", (int)all[t], (int)ranges, rondo_type_name(type));
+                diag("%d leaves in %d ranges, %s: other bits", (int)all[t], (int)ranges, name_of(type));
                 same = 0;
             }
             for (int32_t i = 0; i < ranges; i++)
@@ -513,7 +661,8 @@ static struct layer part_of(const struct layer *whole, const int32_t *begin, int
 {
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     const int64_t first = begin[p] * whole->in / whole->leaves, columns = begin[p + 1] * whole->in / whole->leaves - first;
-    const size_t size = rondo_type_size(whole->type);
+    const int from = STORED(whole->type);
+    const size_t size = rondo_type_size(from);
     struct layer l = { NULL, rondo__alloc((size_t)(columns * whole->out) * size + 1), columns, whole->out, whole->type, whole->leaves };
     for (int64_t o = 0; o < whole->out && columns; o++)
         memcpy((char *)l.weights + (size_t)(o * columns) * size, (char *)whole->weights + (size_t)(o * whole->in + first) * size,
@@ -525,8 +674,9 @@ static struct layer part_of(const struct layer *whole, const int32_t *begin, int
     d.parts = parts;
     d.part = p;
     d.leaf_begin = begin;
-    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 7, l.type, l.weights, NULL) ||
-        rondo__cpu_linear_load(devices[0], l.packed, 7, l.out - 7, l.type, (char *)l.weights + (size_t)(7 * columns) * size, NULL))
+    d.group = whole->type == RONDO_Q8 ? GROUP : 0;   /* what were numbers and a scale becomes the same ones again */
+    if (rondo__cpu_linear_new(devices[0], &l.packed, &d) || rondo__cpu_linear_load(devices[0], l.packed, 0, 7, from, l.weights, NULL) ||
+        rondo__cpu_linear_load(devices[0], l.packed, 7, l.out - 7, from, (char *)l.weights + (size_t)(7 * columns) * size, NULL))
         exit(99);
     return l;
 }
@@ -540,7 +690,7 @@ static void division(void)
         for (uint64_t seed = 0; seed < 9; seed++) {
             const int64_t in = all[t] * 4 + 5, out = seed % 2 ? 41 : 150, rows = seed % 3 ? 3 : 29, x_stride = in + 2, y_stride = out + 3;
             const int32_t total = all[t];
-            struct layer l = make(in, out, RONDO_F32 + (int)seed % 3, total, seed % 2 ? WIDE : PLAIN, seed);
+            struct layer l = make(in, out, RONDO_F32 + (int)(seed + t) % 4, total, seed % 2 ? WIDE : PLAIN, seed);
             struct rondo_linear_node nodes[64];
             float *x = floats(rows * x_stride, PLAIN, 50 + seed), *bias = seed % 2 ? floats(out, PLAIN, 3) : NULL, *memory[64];
             float *want = floats(rows * y_stride, PLAIN, 4);
@@ -567,7 +717,11 @@ static void division(void)
                     end = rondo__linear_node_end(total, at, begin[p + 1]);
                     nodes[count++] = (struct rondo_linear_node){ memory[p] + i * stride, out, rondo__linear_merges(total, at, end), 0 };
                 }
-                sizes &= rondo__cpu_linear_bytes(part.packed) == (size_t)((out + 31) / 32 * 32 * part.in) * rondo_type_size(l.type);
+                int64_t groups = 0;
+                for (int32_t g = begin[p]; g < begin[p + 1]; g++)
+                    groups += ((g + 1) * in / total - g * in / total + GROUP - 1) / GROUP;
+                sizes &= rondo__cpu_linear_bytes(part.packed) == (size_t)((out + 31) / 32 * 32) * (l.type == RONDO_Q8 ? (size_t)(part.in + 4 * groups)
+                                                                                            : (size_t)part.in * rondo_type_size(l.type));
                 const struct rondo_linear_run beyond = { .rows = 1, .x = x, .x_stride = x_stride, .first_leaf = begin[p], .leaves = n + 1,
                                                          .nodes = memory[p], .node_stride = 1 };
                 sizes &= rondo__cpu_linear(devices[0], NULL, part.packed, &beyond, NULL) == RONDO_EINVAL;
@@ -578,7 +732,7 @@ static void division(void)
                 const struct rondo_linear_join job = { rows, out, nodes, count, seed % 4 < 2, got, y_stride, bias };
                 same &= rondo__cpu_linear_join(devices[d], NULL, &job) == 0;
                 if (differ(got, want, rows * y_stride, sizeof *got) >= 0 && same) {
-                    diag("%d leaves in %d parts, %s, %s: other bits", (int)total, (int)parts, rondo_type_name(l.type), device_names[d]);
+                    diag("%d leaves in %d parts, %s, %s: other bits", (int)total, (int)parts, name_of(l.type), device_names[d]);
                     same = 0;
                 }
                 rondo__free(got);
@@ -685,6 +839,8 @@ int main(void)
     rows_alone();
     stops();
     read_back();
+    conversions();
+    whole_numbers();
     polls();
     parts();
     division();

@@ -159,6 +159,56 @@ static void execute(rondo_context *ctx)
     rondo_linear_destroy(two);
 }
 
+/* Weights of other types than the layer's. */
+static void types(rondo_context *ctx)
+{
+    static uint16_t half[OUT * IN];
+    static int8_t numbers[OUT * IN];
+    static float scales[OUT * 36];
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    rondo_linear *l = NULL;
+    d.in = IN;
+    d.out = OUT;
+    d.group = 4;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "group is 4", "a group of weights without scales");
+    d.type = RONDO_Q8;
+    d.group = -2;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "group is -2", "a group of -2");
+    d.group = 31;
+    refused(rondo_linear_create(&l, ctx, &d), RONDO_EINVAL, "must be even", "a group that cuts a pair");
+    d.group = 367;   /* leaves are of 366 and 367 */
+    ok(rondo_linear_create(&l, ctx, &d) == 0, "an odd group that is a whole leaf");
+    rondo_linear_destroy(l);
+    d.group = 0;
+    ok(rondo_linear_create(&l, ctx, &d) == 0 && rondo_linear_bytes(l) < sizeof weights / 2, "a layer of numbers of 8 bits is small");
+    refused(rondo_linear_load_from(l, 0, 1, 9, weights, NULL), RONDO_EINVAL, "type is 9", "weights of no known type");
+    refused(rondo_linear_load_from(l, 0, 1, RONDO_F32, weights, scales), RONDO_EINVAL, "scales must be NULL", "scales that nobody needs");
+    refused(rondo_linear_load_from(l, 0, 1, RONDO_Q8, numbers, NULL), RONDO_EINVAL, "scales is NULL", "numbers without scales");
+    for (int i = 0; i < OUT * IN; i++)
+        numbers[i] = (int8_t)(i % 255 - 127);
+    for (int i = 0; i < OUT * 36; i++)   /* 12 groups of 32 in each of three leaves */
+        scales[i] = 0x1p-9f;
+    int err = rondo_linear_load_from(l, 0, OUT, RONDO_Q8, numbers, scales) || rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0);
+    rondo_linear_destroy(l);
+    static float same[OUT * IN];
+    for (int i = 0; i < OUT * IN; i++)
+        same[i] = (float)numbers[i] * 0x1p-9f;
+    d.type = RONDO_F32;
+    err = err || rondo_linear_create(&l, ctx, &d) || rondo_linear_load_from(l, 0, OUT, RONDO_F32, same, NULL) ||
+          rondo_linear_execute(l, ctx, 5, x, IN, z, OUT, NULL, 0);
+    ok(!err && !memcmp(y, z, sizeof y), "numbers with scales have the bits of the floats that they are");
+    rondo_linear_destroy(l);
+
+    d.type = RONDO_BF16;
+    err = rondo_convert(ctx, OUT * IN, RONDO_F32, weights, RONDO_BF16, half) || rondo_linear_create(&l, ctx, &d);
+    refused(err ? err : rondo_linear_load_from(l, 0, 1, RONDO_Q8, numbers, scales), RONDO_EINVAL, "type q8 takes them", "numbers of 8 bits for another layer");
+    err = err || rondo_linear_load_from(l, 0, OUT, RONDO_F32, weights, NULL) || rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0);
+    rondo_linear_destroy(l);
+    err = err || rondo_linear_create(&l, ctx, &d) || rondo_linear_load(l, 0, OUT, half) || rondo_linear_execute(l, ctx, 5, x, IN, z, OUT, NULL, 0);
+    ok(!err && !memcmp(y, z, sizeof y), "weights converted at load are those that were converted before");
+    rondo_linear_destroy(l);
+}
+
 /* A layer that has some of the sum's leaves. */
 static void parts(rondo_context *ctx)
 {
@@ -526,6 +576,7 @@ int main(void)
     create(ctx);
     load(ctx);
     execute(ctx);
+    types(ctx);
     parts(ctx);
     numerics(ctx);
     instances();

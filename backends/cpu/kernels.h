@@ -33,7 +33,7 @@ struct rondo_cpu_linear_job {
     int64_t leaf0, leaf1, columns;
     int64_t rows, tiles, tile_rows;
     const float *x;
-    float *y, *packed;          /* packed: what pack() made of x; tile t begins at t * tile_rows * columns */
+    float *y, *packed;          /* packed: what pack() made of x, tiles * tile_rows * columns at most */
     int64_t x_stride, y_stride;
     const float *bias;
     int add;
@@ -42,10 +42,27 @@ struct rondo_cpu_linear_job {
 struct rondo_cpu_linear {
     int64_t tile_rows;
     void (*pack)(const struct rondo_cpu_linear_job *job, int64_t tile);   /* NULL: x is read where it lies */
-    bool (*bytes)(int64_t leaves, int64_t tiles, size_t *bytes);          /* scratch of one worker for so many; false: too large */
-    void (*run)(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch);
+    /* scratch of one worker for so many; false: too large */
+    bool (*bytes)(const struct rondo_cpu_linear_job *job, int64_t panels, int64_t tiles, size_t *bytes);
+    /* returns poll's code. poll is NULL on workers that are not the calling thread */
+    int (*run)(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
+               const struct rondo_poll *poll);
     /* nodes of other ranks too, of some rows and columns; its stack has been looked at (linear_ops.c) */
     void (*join)(const struct rondo_linear_join *job, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
+};
+
+/* Rows [first, first + rows) of W, [rows][columns that the layer has] of `type`; of Q8 with their scales. */
+struct rondo_cpu_load {
+    struct rondo_device_linear *linear;
+    int64_t first, rows;
+    const void *weights;
+    const float *scales;
+    int32_t type, reserved;
+};
+
+struct rondo_cpu_packing {
+    /* what of them belongs to this panel and to leaves [leaf0, leaf1) */
+    void (*load)(const struct rondo_cpu_load *job, int64_t panel, int32_t leaf0, int32_t leaf1);
 };
 
 /* ---- element by element, or row by row ---- */
@@ -63,6 +80,7 @@ struct rondo_cpu_elementwise {
 struct rondo_cpu_kernels {
     const struct rondo_cpu_attention *attention[RONDO_CPU_ARITHMETICS];   /* NULL: an arithmetic without kernels */
     const struct rondo_cpu_linear *linear[RONDO_CPU_ARITHMETICS];
+    const struct rondo_cpu_packing *packing;
     struct rondo_cpu_elementwise elementwise;
 };
 
@@ -74,6 +92,8 @@ extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_at
     rondo__cpu_attention_avx512, rondo__cpu_attention_neon;
 extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_fma, rondo__cpu_linear_avx2, rondo__cpu_linear_avx512,
     rondo__cpu_linear_neon;
+extern const struct rondo_cpu_packing rondo__cpu_packing_soft, rondo__cpu_packing_fma, rondo__cpu_packing_avx2, rondo__cpu_packing_avx512,
+    rondo__cpu_packing_neon;
 extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
 

@@ -9,12 +9,17 @@
 #define RONDO_CPU_LAYERS_H
 
 #include "backends/cpu/cpu.h"
+#include "backends/cpu/num.h"
 
 /* Weights as every instruction set reads them, so that ranks of different kinds may share one copy: panels of
  * 32 outputs, [panel][column][32] in the storage type, the last panel filled up with zeros. In a panel of bf16
  * the outputs lie in the order 0, 16, 1, 17, ..., 15, 31: then the low and the high halves of 32-bit lanes
  * are 16 neighbours each, widened by a shift or a mask. */
 #define RONDO_CPU_PANEL 32
+
+/* A panel of Q8: leaf by leaf, group by group, the scales of the 32 outputs as floats, then the group's numbers [column][32]. So a panel of
+ * any type is read straight on. */
+#define RONDO_CPU_SCALES (RONDO_CPU_PANEL * sizeof(float))
 
 static inline int rondo__cpu_column(int type, int64_t output)
 {
@@ -26,8 +31,9 @@ struct rondo_device_linear {
     int64_t in, out, panels;
     int64_t first_column, columns;      /* of x that it has weights for; of all: 0 and in */
     int32_t type, leaves, arithmetic;
+    int32_t group;                      /* of Q8: columns that share a scale */
     int32_t first_leaf, end_leaf;       /* as many leaves of these as make those columns */
-    size_t bytes;
+    size_t bytes, panel_bytes;
     void *weights;
 };
 
@@ -37,10 +43,32 @@ static inline int64_t rondo__cpu_leaf_begin(const struct rondo_device_linear *l,
     return rondo__linear_leaf_begin(l->in, l->leaves, g);
 }
 
-/* The first weight of column k in a panel, in weights. */
-static inline int64_t rondo__cpu_panel_at(const struct rondo_device_linear *l, int64_t panel, int64_t k)
+/* Where the weights of a leaf begin in a panel. Of Q8 those are the scales of its first group. */
+static inline void *rondo__cpu_leaf_at(const struct rondo_device_linear *l, int64_t panel, int32_t leaf)
 {
-    return (panel * l->columns + (k - l->first_column)) * RONDO_CPU_PANEL;
+    const int64_t columns = rondo__cpu_leaf_begin(l, leaf) - l->first_column;
+    size_t at = (size_t)columns * RONDO_CPU_PANEL * rondo__weight_bytes(l->type);
+    if (l->type == RONDO_Q8)
+        at += (size_t)rondo__linear_groups(l->in, l->leaves, l->group, l->first_leaf, leaf) * RONDO_CPU_SCALES;
+    return (char *)l->weights + (size_t)panel * l->panel_bytes + at;
+}
+
+/* From the first weight of a leaf to those of its column i: bytes. Of Q8 to the group's scales, of which i must be the first column. */
+static inline size_t rondo__cpu_columns(const struct rondo_device_linear *l, int64_t i)
+{
+    const size_t numbers = (size_t)i * RONDO_CPU_PANEL * rondo__weight_bytes(l->type);
+    return l->type == RONDO_Q8 ? numbers + (size_t)(i / l->group) * RONDO_CPU_SCALES : numbers;
+}
+
+/* One weight of a leaf's panel, and its scale where it is Q8. */
+static inline float rondo__cpu_weight(const struct rondo_device_linear *l, const void *leaf, int64_t i, int64_t output)
+{
+    const int column = rondo__cpu_column(l->type, output);
+    if (l->type != RONDO_Q8)
+        return rondo__element(leaf, i * RONDO_CPU_PANEL + column, l->type);
+    const char *group = (const char *)leaf + rondo__cpu_columns(l, i - i % l->group);
+    return (float)((const int8_t *)group + RONDO_CPU_SCALES)[i % l->group * RONDO_CPU_PANEL + column] *
+           ((const float *)(const void *)group)[column];
 }
 
 /* The rows of tile t, and of all before it. */
@@ -57,6 +85,9 @@ static inline int rondo__cpu_tree_depth(int64_t leaves)
         depth++;
     return depth;
 }
+
+/* Multiply-adds after which the caller is polled, some 40 us. */
+#define RONDO_CPU_POLL_WORK ((int64_t)1 << 21)
 
 /* C9; logsumexp has the same leaves */
 #define RONDO_CPU_NORM_LEAF 512

@@ -6,15 +6,21 @@
  * from the tile's stack (the canonical tree as a binary counter). Called by linear_ops.c.
  *
  * x is packed beforehand, tile by tile, as [step][row] with the steps in the order of the contract
- * (1,0,3,2,... in each leaf), so that the broadcasts read memory straight on. Weights of 16 bits are widened
- * in registers.
+ * (1,0,3,2,... in each leaf), so that the broadcasts read memory straight on. Weights of 16 and 8 bits are widened
+ * in registers where they serve few rows, else once for all tiles.
+ *
+ * Where there are many rows the loops are, from without: some panels, leaves (cut to STEPS), panels, tiles. Then the steps' x of all tiles,
+ * which lies together, stays in the second-level cache for all of these panels, the panel's steps in the first and second one for all
+ * tiles, and weights are fetched from memory once, ahead of time (Goto and van de Geijn, 2008, but with a stack of nodes in place of C).
  */
 #include "backends/cpu/vec.h"
 #include "backends/cpu/layers.h"
 
 #define PANEL RONDO_CPU_PANEL
 /* Steps of a longer leaf that are done at a time for all tiles: at most 64 KiB of weights. Even, for the pairs. */
-#define CHUNK 512
+#define STEPS 512
+/* Tiles from which on weights are widened once for all of them. */
+#define WIDE_TILES 3
 /* Bytes that weights are fetched ahead. More, or only into the second-level cache, measured slower (Zen 4, M = 1, 512). */
 #define AHEAD 4096
 
@@ -26,6 +32,15 @@
 #define NODE (TILE * PANEL)         /* floats of a node of the tree */
 
 /* ---- the tile in registers ---- */
+
+/* What the steps of a tile run over. */
+struct steps {
+    const float *x;
+    int64_t count, group;              /* group: of Q8 */
+    const char *next, *next_end;
+};
+/* Rows from which on there is time to fetch what comes after. */
+#define MANY_ROWS (VL == 16 ? 8 : 4)
 
 #define COLUMNS_2(F, r) F(r, 0) F(r, 1)
 #define COLUMNS_4(F, r) COLUMNS_2(F, r) F(r, 2) F(r, 3)
@@ -54,54 +69,76 @@
 #define ROW_FMA(C, r) { const vf b = vf_set1(x[r]); COLUMNS_##C(CELL_FMA, r) }
 #define WEIGHTS(r, pair, first, second)                                                                      \
     vf first, second;                                                                                        \
-    weights(w, (r) * PANEL + (pair) * 2 * VL, type, &first, &second);
+    weights(w, (r) * PANEL + (pair) * 2 * VL, type, scales + (pair) * 2 * VL, &first, &second);
+#define BYTES(type) ((type) == RONDO_F32 ? sizeof(float) : (type) == RONDO_Q8 ? 1 : sizeof(uint16_t))
 
-/* Two vectors of weights. Those of bf16 share 32-bit lanes (layers.h). */
-VEC void weights(const void *w, int at, int type, vf *first, vf *second)
+/* Two vectors of weights. Those of bf16 share 32-bit lanes (layers.h); those of Q8 have scales. */
+VEC void weights(const void *w, int at, int type, const float *scales, vf *first, vf *second)
 {
     if (type == RONDO_BF16) {
         vf_from_bf16_pairs((const uint16_t *)w + at, first, second);
+    } else if (type == RONDO_Q8) {
+        *first = vf_mul(vf_from_i8((const int8_t *)w + at), vf_load(scales));
+        *second = vf_mul(vf_from_i8((const int8_t *)w + at + VL), vf_load(scales + VL));
     } else {
         *first = vf_element(w, at, type);
         *second = vf_element(w, at + VL, type);
     }
 }
 
-/* `count` steps over weights w (PANEL elements apart) and packed x, into the node on top of the tile's stack.
- * resume: goes on from what the node holds, else from +0. Then merges with as many nodes below it and stores
- * there. type is a constant wherever this is used. Outputs of the two vectors of a pair, and of two pairs,
+/* `count` steps over weights w (PANEL elements apart; of Q8 in groups behind their scales) and packed x, into the node on top of the tile's
+ * stack. resume: goes on from what the node holds, else from +0. Then merges with as many nodes below it and stores there. Meanwhile a line
+ * after another from `next` to `next_end` is fetched. type is a constant wherever this is used. Outputs of the two vectors of a pair, and of two pairs,
  * are so far apart in a node: */
 #define SECOND_OF_PAIR (type == RONDO_BF16 ? 16 : VL)
 #define SECOND_PAIR (type == RONDO_BF16 ? VL : 2 * VL)
 #define DEFINE_TILE(name, n, C)                                                                              \
-    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume) \
+    VEC void name(const struct steps *s, const void *w, int type, int half, float *node, int merges, int resume) \
     {                                                                                                        \
-        const size_t step = PANEL * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t));                  \
+        const size_t step = PANEL * BYTES(type);                                                             \
+        const float *x = s->x, *scales = x;                                                                  \
+        const char *next = s->next;                                                                          \
+        int64_t left = s->count;                                                                             \
         const int second_of_pair = SECOND_OF_PAIR, second_pair = SECOND_PAIR;                                \
         (void)second_pair;                                                                                   \
         ROWS_##n(ROW_ZERO, C)                                                                                \
         if (resume) {                                                                                        \
             ROWS_##n(ROW_RESUME, C)                                                                          \
         }                                                                                                    \
-        for (; count >= 2; count -= 2) {                                                                     \
-            for (size_t line = 0; line < 2 * step; line += 64)                                               \
-                __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                                    \
-            {                                                                                                \
-                WEIGHTS_##C(1)                                                                               \
-                ROWS_##n(ROW_FMA, C)                                                                         \
+        do {                                                                                                 \
+            int64_t count = left;                                                                            \
+            if (type == RONDO_Q8) {                                                                          \
+                count = s->group < left ? s->group : left;                                                   \
+                scales = (const float *)(const void *)((const char *)w - half) + half;                       \
+                w = (const char *)w + RONDO_CPU_SCALES;                                                      \
             }                                                                                                \
-            x += n;                                                                                          \
-            {                                                                                                \
+            left -= count;                                                                                   \
+            for (; count >= 2; count -= 2) {                                                                 \
+                for (size_t line = 0; line < 2 * step; line += 64)                                           \
+                    __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                                \
+                if (n >= MANY_ROWS) {                                                                        \
+                    __builtin_prefetch(next, 0, 2);                                                          \
+                    next += next < s->next_end ? 64 : 0;                                                     \
+                }                                                                                            \
+                {                                                                                            \
+                    WEIGHTS_##C(1)                                                                           \
+                    ROWS_##n(ROW_FMA, C)                                                                     \
+                }                                                                                            \
+                x += n;                                                                                      \
+                {                                                                                            \
+                    WEIGHTS_##C(0)                                                                           \
+                    ROWS_##n(ROW_FMA, C)                                                                     \
+                }                                                                                            \
+                x += n;                                                                                      \
+                w = (const char *)w + 2 * step;                                                              \
+            }                                                                                                \
+            if (count) {                                                                                     \
                 WEIGHTS_##C(0)                                                                               \
                 ROWS_##n(ROW_FMA, C)                                                                         \
+                x += n;                                                                                      \
+                w = (const char *)w + step;                                                                  \
             }                                                                                                \
-            x += n;                                                                                          \
-            w = (const char *)w + 2 * step;                                                                  \
-        }                                                                                                    \
-        if (count) {                                                                                         \
-            WEIGHTS_##C(0)                                                                                   \
-            ROWS_##n(ROW_FMA, C)                                                                             \
-        }                                                                                                    \
+        } while (type == RONDO_Q8 && left);                                                                  \
         for (; merges > 0; merges--) {                                                                       \
             node -= NODE;                                                                                    \
             ROWS_##n(ROW_MERGE, C)                                                                           \
@@ -131,12 +168,11 @@ static int64_t padded(int64_t rows)
 #else
 
 /* Half a panel at a time, which is 16 / VL vectors: with 8 lanes from 3 rows on, there being 16 registers; with 4 lanes always. */
-#define DEFINE_HALVES(name, half)                                                                            \
-    VEC void name(const float *x, const void *w, int type, int64_t count, float *node, int merges, int resume) \
+#define DEFINE_HALVES(name, tile)                                                                            \
+    VEC void name(const struct steps *s, const void *w, int type, int half, float *node, int merges, int resume) \
     {                                                                                                        \
-        half(x, w, type, count, node, merges, resume);                                                       \
-        half(x, (const char *)w + PANEL / 2 * (type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t)), type, count, \
-             node + (8 / VL) * SECOND_PAIR, merges, resume);                                                 \
+        tile(s, w, type, half, node, merges, resume);                                                        \
+        tile(s, (const char *)w + PANEL / 2 * BYTES(type), type, half + PANEL / 2, node + (8 / VL) * SECOND_PAIR, merges, resume); \
     }
 #if VL == 8
 DEFINE_TILE(tile_1, 1, 4)
@@ -170,12 +206,11 @@ static int64_t padded(int64_t rows)
 
 #define TILE_CASE(n)                                                                                         \
     case n:                                                                                                  \
-        tile_##n(x, w, TYPE, count, node, merges, resume);                                                   \
+        tile_##n(s, w, TYPE, 0, node, merges, resume);                                                       \
         break;
-typedef void tile_function(int64_t rows, const float *x, const void *w, int64_t count, float *node,
-                           int merges, int resume);
+typedef void tile_function(int64_t rows, const struct steps *s, const void *w, float *node, int merges, int resume);
 #define DEFINE_SWITCH(name)                                                                                  \
-    static void name(int64_t rows, const float *x, const void *w, int64_t count, float *node, int merges, int resume) \
+    static void name(int64_t rows, const struct steps *s, const void *w, float *node, int merges, int resume) \
     {                                                                                                        \
         switch (rows) {                                                                                      \
             TILE_CASES(TILE_CASE)                                                                            \
@@ -190,8 +225,17 @@ DEFINE_SWITCH(tile_bf16)
 #undef TYPE
 #define TYPE RONDO_F16
 DEFINE_SWITCH(tile_f16)
+#undef TYPE
+#define TYPE RONDO_Q8
+DEFINE_SWITCH(tile_q8)
 
 /* ---- packing x ---- */
+
+/* Rows of all of a job's tiles: [leaf][tile][step][row of the tile], so that a leaf's x lies together. */
+static int64_t padded_of(const struct rondo_cpu_linear_job *job)
+{
+    return (job->tiles - 1) * TILE + padded(rondo__cpu_tile_begin(job, job->tiles) - rondo__cpu_tile_begin(job, job->tiles - 1));
+}
 
 static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 {
@@ -199,10 +243,11 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
     int64_t row = rondo__cpu_tile_begin(job, t), rows = rondo__cpu_tile_begin(job, t + 1) - row,
             n = padded(rows);
     const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0);
-    float *to = job->packed + t * TILE * job->columns;
+    const int64_t padded_rows = padded_of(job);
 
     for (int64_t g = job->leaf0; g < job->leaf1; g++) {
         int64_t k0 = rondo__cpu_leaf_begin(l, g) - begin, k1 = rondo__cpu_leaf_begin(l, g + 1) - begin;
+        float *to = job->packed + k0 * padded_rows + t * TILE * (k1 - k0) - k0 * n;
         for (int64_t k = k0; k < k1; k += 16) {          /* 16: a cache line of each row */
             int64_t count = k1 - k < 16 ? k1 - k : 16, pairs = count & ~(int64_t)1;
             float *p = to + k * n;
@@ -226,11 +271,14 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 
 /* ---- panels ---- */
 
-/* scratch: for each tile its stack of nodes */
-static bool bytes(int64_t leaves, int64_t tiles, size_t *out)
+/* The panels' steps widened, then for each panel and tile its stack of nodes. */
+#define WIDE ((size_t)STEPS * PANEL)
+
+static bool bytes(const struct rondo_cpu_linear_job *job, int64_t panels, int64_t tiles, size_t *out)
 {
     size_t floats;
-    return rondo__mul((size_t)tiles * NODE, (size_t)rondo__cpu_tree_depth(leaves) + 1, &floats) &&
+    return rondo__mul((size_t)tiles * NODE, (size_t)panels, &floats) &&
+           rondo__mul(floats, (size_t)rondo__cpu_tree_depth(job->leaf1 - job->leaf0) + 1, &floats) && rondo__add(floats, WIDE, &floats) &&
            rondo__mul(floats, sizeof(float), out);
 }
 
@@ -259,42 +307,104 @@ static void finish(const struct rondo_cpu_linear_job *job, int64_t panel, int64_
         }
 }
 
-static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0,
-                int64_t tile1, void *scratch)
+/* `count` steps of weights from column i of a leaf on, as floats in the order of outputs. */
+static void widen(const struct rondo_device_linear *l, const char *w, int64_t i, int64_t count, float *to)
 {
-    const struct rondo_device_linear *l = job->linear;
-    const size_t element = l->type == RONDO_F32 ? sizeof(float) : sizeof(uint16_t);
-    const int64_t leaves = job->leaf1 - job->leaf0, depth = rondo__cpu_tree_depth(leaves) + 1;
-    const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0);
-    const int64_t chunk = tile1 - tile0 > 1 ? CHUNK : INT32_MAX;
-    float *stacks = scratch;
-    tile_function *tile = l->type == RONDO_F32 ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : tile_f16;
-
-    for (int64_t panel = panel0; panel < panel1; panel++) {
-        int nodes = 0;
-        for (int64_t g = 0; g < leaves; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
-            int64_t k0 = rondo__cpu_leaf_begin(l, job->leaf0 + g), k1 = rondo__cpu_leaf_begin(l, job->leaf0 + g + 1);
-            int merges = 0;
-            for (int64_t i = g; i & 1; i >>= 1)
-                merges++;
-            for (int64_t k = k0; k < k1; k += chunk) {
-                int64_t count = k1 - k < chunk ? k1 - k : chunk;
-                const void *w = (const char *)l->weights + (size_t)rondo__cpu_panel_at(l, panel, k) * element;
-                for (int64_t t = tile0; t < tile1; t++) {
-                    int64_t n = padded(rondo__cpu_tile_begin(job, t + 1) - rondo__cpu_tile_begin(job, t));
-                    float *node = stacks + ((t - tile0) * depth + nodes) * NODE;
-                    tile(n, job->packed + t * TILE * job->columns + (k - begin) * n, w, count, node,
-                         k + count == k1 ? merges : 0, k > k0);
-                }
+    if (l->type == RONDO_BF16) {
+        const uint16_t *from = (const uint16_t *)(const void *)w + i * PANEL;
+        for (int64_t k = 0; k < count * PANEL; k += PANEL)
+            for (int j = 0; j < 16; j += VL) {
+                vf a, b;
+                vf_from_bf16_pairs(from + k + 2 * j, &a, &b);
+                vf_store(to + k + j, a);
+                vf_store(to + k + 16 + j, b);
             }
-            nodes += 1 - merges;
-        }
-        for (int64_t t = tile0; t < tile1; t++) {
-            int64_t row = rondo__cpu_tile_begin(job, t);
-            finish(job, panel, row, rondo__cpu_tile_begin(job, t + 1) - row,
-                   stacks + (t - tile0) * depth * NODE, nodes);
+    } else if (l->type == RONDO_F16) {
+        const uint16_t *from = (const uint16_t *)(const void *)w + i * PANEL;
+        for (int64_t k = 0; k < count * PANEL; k += VL)
+            vf_store(to + k, vf_from_f16(from + k));
+    } else {
+        for (int64_t first = i - i % l->group; first < i + count; first += l->group) {
+            const char *group = w + rondo__cpu_columns(l, first);
+            const int64_t k0 = first < i ? i : first, k1 = first + l->group < i + count ? first + l->group : i + count;
+            for (int j = 0; j < PANEL; j += VL) {
+                const vf scale = vf_load((const float *)(const void *)group + j);
+                const int8_t *from = (const int8_t *)group + RONDO_CPU_SCALES + j;
+                for (int64_t k = k0; k < k1; k++)
+                    vf_store(to + (k - i) * PANEL + j, vf_mul(vf_from_i8(from + (k - first) * PANEL), scale));
+            }
         }
     }
+}
+
+static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
+                      const struct rondo_poll *poll)
+{
+    const struct rondo_device_linear *l = job->linear;
+    const int64_t leaves = job->leaf1 - job->leaf0, depth = rondo__cpu_tree_depth(leaves) + 1, tiles = tile1 - tile0;
+    const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0), padded_rows = padded_of(job);
+    const bool wide = l->type != RONDO_F32 && tiles >= WIDE_TILES;
+    float *const widened = scratch, *const stacks = widened + WIDE;
+    tile_function *tile = l->type == RONDO_F32 || wide ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : l->type == RONDO_F16 ? tile_f16 : tile_q8;
+    int64_t work = 0;                      /* since the last poll */
+    int nodes = 0;
+
+    for (int64_t g = 0; g < leaves; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
+        const int32_t leaf = (int32_t)(job->leaf0 + g);
+        const int64_t k0 = rondo__cpu_leaf_begin(l, leaf), count = rondo__cpu_leaf_begin(l, leaf + 1) - k0;
+        const float *x = job->packed + (k0 - begin) * padded_rows;
+        int64_t steps = count;
+        int merges = 0;
+        if (tiles > 1 && count > STEPS) {      /* pieces of one length, of whole groups where the scales are behind them */
+            const int64_t unit = l->type == RONDO_Q8 && !wide && l->group < count ? l->group : 2, pieces = (count + STEPS - 1) / STEPS;
+            steps = ((count + pieces - 1) / pieces + unit - 1) / unit * unit;
+        }
+        for (int64_t i = g; i & 1; i >>= 1)
+            merges++;
+        for (int64_t i = 0; i < count; i += steps) {
+            const int64_t some = count - i < steps ? count - i : steps;
+            const size_t piece = rondo__cpu_columns(l, i + some) - rondo__cpu_columns(l, i);
+            for (int64_t panel = panel0; panel < panel1; panel++) {
+                const char *w = rondo__cpu_leaf_at(l, panel, leaf), *at = w + rondo__cpu_columns(l, i);
+                /* meanwhile the same steps of the next panel come, spread over the tiles */
+                const size_t share = panel + 1 < panel1 ? (piece / 64 + (size_t)tiles) / (size_t)tiles * 64 : 0;
+                if (wide)
+                    widen(l, w, i, some, widened);
+                for (int64_t t = 0; t < tiles; t++) {
+                    const int64_t n = padded(rondo__cpu_tile_begin(job, tile0 + t + 1) - rondo__cpu_tile_begin(job, tile0 + t));
+                    const char *next = at + l->panel_bytes + (size_t)t * share;
+                    const struct steps s = { x + (tile0 + t) * TILE * count + i * n, some, l->group, share ? next : at, share ? next + share : at };
+                    float *node = stacks + (((panel - panel0) * tiles + t) * depth + nodes) * NODE;
+                    tile(n, &s, wide ? (const void *)widened : at, node, i + some == count ? merges : 0, i > 0);
+                }
+                work += some * PANEL * TILE * tiles;
+                if (!poll || work < RONDO_CPU_POLL_WORK)
+                    continue;
+                work = 0;
+                const int err = poll->call(poll->arg);
+                if (err)
+                    return err;
+            }
+        }
+        nodes += 1 - merges;
+    }
+    for (int64_t panel = panel0; panel < panel1; panel++)
+        for (int64_t t = 0; t < tiles; t++) {
+            const int64_t row = rondo__cpu_tile_begin(job, tile0 + t);
+            finish(job, panel, row, rondo__cpu_tile_begin(job, tile0 + t + 1) - row, stacks + ((panel - panel0) * tiles + t) * depth * NODE, nodes);
+        }
+    return 0;
+}
+
+/* Where there is one tile no weight is used twice: then a panel is read from end to end. */
+static int run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
+               const struct rondo_poll *poll)
+{
+    const int64_t some = tile1 - tile0 > 1 ? panel1 - panel0 : 1;
+    int err = 0;
+    for (int64_t panel = panel0; panel < panel1 && !err; panel += some)
+        err = run_panels(job, panel, panel + some, tile0, tile1, scratch, poll);
+    return err;
 }
 
 /* ---- joining nodes ---- */

@@ -8,11 +8,11 @@
 #include "backends/cpu/layers.h"
 
 #define PANEL RONDO_CPU_PANEL
-/* Tiles of a block of rows: their packed x stays in the second-level cache, leaf by leaf. */
-#define BLOCK_TILES 16
-/* Multiply-adds of an item where there are plenty, some 40 us, after which the caller is polled; and the least that is
- * worth waking a thread for. */
-#define ITEM_WORK ((int64_t)1 << 21)
+/* Rows of a block: the packed x of 512 inputs stays in the second-level cache. */
+#define BLOCK_ROWS 384
+/* Panels of an item where weights serve several tiles: for so many is x fetched into that cache once. */
+#define ITEM_PANELS 8
+/* Multiply-adds that are worth waking a thread for. */
 #define LEAST_WORK ((int64_t)1 << 18)
 
 /* ---- weights ---- */
@@ -31,7 +31,8 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     if (desc->level != RONDO_STRICT)
         return rondo__fail(RONDO_ENOTSUP, "the cpu device has linear layers of level strict only, not of number %d",
                            (int)desc->level);
-    if (desc->in < 1 || desc->in > INT32_MAX || desc->out < 1 || desc->leaves < 1 || desc->leaves > desc->in)
+    if (desc->in < 1 || desc->in > INT32_MAX || desc->out < 1 || desc->leaves < 1 || desc->leaves > desc->in ||
+        (desc->type == RONDO_Q8 && desc->group < 1))
         return rondo__fail(RONDO_EINVAL,
                            "a linear layer of %lld inputs, %lld outputs and %d leaves cannot be: in must be "
                            "1 to 2147483647, out at least 1, leaves 1 to in",
@@ -39,7 +40,10 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     panels = ((size_t)desc->out + (PANEL - 1)) / PANEL;
     first = rondo__linear_leaf_begin(desc->in, desc->leaves, rondo__linear_first(desc));
     columns = rondo__linear_leaf_begin(desc->in, desc->leaves, rondo__linear_end(desc)) - first;
-    if (!rondo__mul((size_t)columns, PANEL * rondo_type_size(desc->type), &panel_bytes) ||
+    if (!rondo__mul((size_t)columns, PANEL * rondo__weight_bytes(desc->type), &panel_bytes) ||
+        (desc->type == RONDO_Q8 &&
+         (!rondo__mul((size_t)rondo__linear_groups(desc->in, desc->leaves, desc->group, rondo__linear_first(desc), rondo__linear_end(desc)),
+                      RONDO_CPU_SCALES, &bytes) || !rondo__add(panel_bytes, bytes, &panel_bytes))) ||
         !rondo__mul(panels, panel_bytes, &bytes))
         return rondo__fail(RONDO_EINVAL,
                            "the weights of a linear layer of %lld inputs and %lld outputs have more bytes "
@@ -58,6 +62,8 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     l->first_leaf = rondo__linear_first(desc);
     l->end_leaf = rondo__linear_end(desc);
     l->type = desc->type;
+    l->group = desc->group;
+    l->panel_bytes = panel_bytes;
     l->leaves = desc->leaves;
     l->arithmetic = desc->arithmetic;
     l->bytes = bytes;
@@ -89,61 +95,64 @@ uint64_t rondo__cpu_linear_format(const struct rondo_device *dev)
     return RONDO_CPU_PANEL;
 }
 
-/* Transposes rows of W into columns of a panel, in runs of 16 inputs: those are whole cache lines of source
- * and of target. */
-#define DEFINE_PACK(name, element)                                                                           \
-    static void name(element *panel, int64_t first, int64_t rows, int64_t in, const element *w, int type)    \
-    {                                                                                                        \
-        for (int64_t k0 = 0; k0 < in; k0 += 16) {                                                            \
-            int64_t k1 = in - k0 < 16 ? in : k0 + 16;                                                        \
-            for (int64_t r = 0; r < rows; r++) {                                                             \
-                element *to = panel + rondo__cpu_column(type, first + r);                                    \
-                for (int64_t k = k0; k < k1; k++)                                                            \
-                    to[k * PANEL] = w[r * in + k];                                                           \
-            }                                                                                                \
-        }                                                                                                    \
-    }
-DEFINE_PACK(pack_16, uint16_t)
-DEFINE_PACK(pack_32, uint32_t)
-
-int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
-                           const float *scales)
+static int64_t divide_up(int64_t a, int64_t b)
 {
-    int64_t in = linear->columns, done = 0;
+    return (a + b - 1) / b;
+}
 
-    (void)dev;
-    (void)type;
-    (void)scales;
-    while (done < rows) {
-        int64_t row = first + done, room = PANEL - row % PANEL,
-                count = room < rows - done ? room : rows - done;
-        int64_t to = row / PANEL * in * PANEL, from = done * in;
-        if (linear->type == RONDO_F32)
-            pack_32((uint32_t *)linear->weights + to, row, count, in, (const uint32_t *)weights + from,
-                    linear->type);
-        else
-            pack_16((uint16_t *)linear->weights + to, row, count, in, (const uint16_t *)weights + from,
-                    linear->type);
-        done += count;
-    }
+struct load {
+    const struct rondo_cpu_packing *kernels;
+    struct rondo_cpu_load job;
+    int32_t leaves, pieces;             /* of an item; items of a panel */
+};
+
+static int load_item(void *arg, int64_t item, int worker)
+{
+    const struct load *l = arg;
+    const struct rondo_device_linear *linear = l->job.linear;
+    const int32_t leaf = linear->first_leaf + (int32_t)(item % l->pieces) * l->leaves;
+    (void)worker;
+    l->kernels->load(&l->job, l->job.first / PANEL + item / l->pieces, leaf,
+                     linear->end_leaf - leaf < l->leaves ? linear->end_leaf : leaf + l->leaves);
     return 0;
 }
 
-/* The way back, row by row: an embedding lookup. */
-int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows,
-                           void *weights)
+/* By panels, or where there are few of them by leaves too. */
+int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
+                           const float *scales)
 {
-    const int64_t in = linear->columns;
+    struct load l = { dev->kernels.packing, { linear, first, rows, weights, scales, type, 0 }, linear->end_leaf - linear->first_leaf, 1 };
+    const int64_t panels = rows > 0 ? (first + rows - 1) / PANEL - first / PANEL + 1 : 0, enough = 4 * (int64_t)dev->threads;
 
-    for (int64_t r = 0; r < rows; r++) {
-        const int64_t row = first + r,
-                      from = row / PANEL * in * PANEL + rondo__cpu_column(linear->type, row % PANEL);
-        for (int64_t k = 0; k < in; k++)
-            if (linear->type == RONDO_F32)
-                ((uint32_t *)weights)[r * in + k] = ((const uint32_t *)linear->weights)[from + k * PANEL];
-            else
-                ((uint16_t *)weights)[r * in + k] = ((const uint16_t *)linear->weights)[from + k * PANEL];
+    if (!panels || !linear->columns)
+        return 0;
+    if (dev->threads > 1 && panels < enough) {
+        l.leaves = (int32_t)divide_up(l.leaves, divide_up(enough, panels));
+        l.pieces = (int32_t)divide_up(linear->end_leaf - linear->first_leaf, l.leaves);
     }
+    return rondo__cpu_for(dev, panels * l.pieces, load_item, &l, NULL);
+}
+
+/* The way back, row by row: an embedding lookup. Numbers with a scale come as the floats that they are. */
+int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights)
+{
+    const struct rondo_device_linear *l = linear;
+    const size_t size = l->type == RONDO_Q8 ? sizeof(float) : rondo__weight_bytes(l->type);
+    char *to = weights;
+
+    for (int64_t row = first; row < first + rows; row++)
+        for (int32_t leaf = l->first_leaf; leaf < l->end_leaf; leaf++) {
+            const void *w = rondo__cpu_leaf_at(l, row / PANEL, leaf);
+            const int64_t count = rondo__cpu_leaf_begin(l, leaf + 1) - rondo__cpu_leaf_begin(l, leaf);
+            const int column = rondo__cpu_column(l->type, row);
+            for (int64_t i = 0; i < count; i++, to += size)
+                if (l->type == RONDO_Q8) {
+                    const float x = rondo__cpu_weight(l, w, i, row);
+                    memcpy(to, &x, sizeof x);
+                } else {
+                    memcpy(to, (const char *)w + (size_t)(i * PANEL + column) * size, size);
+                }
+        }
     return 0;
 }
 
@@ -152,6 +161,7 @@ int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t fir
 struct run {
     const struct rondo_cpu_linear *kernels;
     struct rondo_cpu_linear_job job;
+    const struct rondo_poll *poll;
     int64_t item_panels, item_tiles, tile_groups;
     char *scratch;
     size_t scratch_bytes;       /* of one worker */
@@ -175,38 +185,26 @@ static int run_item(void *arg, int64_t item, int worker)
         panel_end = r->job.linear->panels;
     if (tile_end > r->job.tiles)
         tile_end = r->job.tiles;
-    r->kernels->run(&r->job, panel, panel_end, tile, tile_end,
-                    r->scratch + (size_t)worker * r->scratch_bytes);
-    return 0;
+    return r->kernels->run(&r->job, panel, panel_end, tile, tile_end, r->scratch + (size_t)worker * r->scratch_bytes, worker ? NULL : r->poll);
 }
 
-static int64_t divide_up(int64_t a, int64_t b)
+/* Enough items that the threads end together, none so small that handing it out costs: for blocks of up to `tiles` tiles. */
+static void cut(struct run *r, const struct rondo_device *dev, int64_t tiles, int64_t rows)
 {
-    return (a + b - 1) / b;
-}
-
-/* Enough items that the threads end together, none so small that handing it out costs. */
-static int64_t cut(struct run *r, const struct rondo_device *dev)
-{
-    const struct rondo_device_linear *l = r->job.linear;
-    const int64_t work = r->job.columns * PANEL * r->job.rows;   /* of one panel: at most 2^36 times a block's rows */
-    const int64_t enough = 8 * (int64_t)dev->threads;
-    int64_t wanted = l->panels * divide_up(work, ITEM_WORK), most = l->panels * divide_up(work, LEAST_WORK);
+    const int64_t panels = r->job.linear->panels, work = r->job.columns * PANEL * rows;   /* of one panel: at most 2^36 times a block's rows */
+    const int64_t enough = 8 * (int64_t)dev->threads, least = divide_up(LEAST_WORK, work);
     int64_t panel_items;
 
-    if (work < ITEM_WORK)
-        wanted = divide_up(l->panels, ITEM_WORK / work);
-    if (work < LEAST_WORK)
-        most = divide_up(l->panels, LEAST_WORK / work);
-    if (dev->threads > 1 && wanted < enough)
-        wanted = most < enough ? most : enough;
-    r->item_panels = divide_up(l->panels, wanted < l->panels ? wanted : l->panels);
-    panel_items = divide_up(l->panels, r->item_panels);
-    r->item_tiles = r->job.tiles;
-    if (dev->threads > 1 && panel_items < wanted)           /* few outputs, many rows */
-        r->item_tiles = divide_up(r->job.tiles, divide_up(wanted < enough ? wanted : enough, panel_items));
-    r->tile_groups = divide_up(r->job.tiles, r->item_tiles);
-    return panel_items * r->tile_groups;
+    r->item_panels = tiles > 1 ? ITEM_PANELS : divide_up(RONDO_CPU_POLL_WORK, work);
+    if (dev->threads > 1 && r->item_panels > panels / enough)
+        r->item_panels = panels / enough > least ? panels / enough : least < r->item_panels ? least : r->item_panels;
+    r->item_panels = r->item_panels < panels ? r->item_panels : panels;
+    panel_items = divide_up(panels, r->item_panels);
+    r->item_tiles = tiles;
+    if (dev->threads > 1 && panel_items < enough && work * r->item_panels > LEAST_WORK) { /* few outputs, many rows */
+        const int64_t groups = divide_up(enough, panel_items), most = work * r->item_panels / LEAST_WORK;
+        r->item_tiles = divide_up(tiles, groups < most ? groups : most);
+    }
 }
 
 /* One node of the tree over leaves: [leaf0, leaf1), for all rows, into y. */
@@ -214,13 +212,14 @@ static int run_node(struct rondo_device *dev, const struct rondo_cpu_linear *k, 
                     const struct rondo_poll *poll)
 {
     const int64_t rows = whole->rows, columns = whole->columns;
-    int64_t tiles = divide_up(rows, k->tile_rows), blocks = divide_up(tiles, BLOCK_TILES), most = divide_up(tiles, blocks);
+    const int64_t tiles = divide_up(rows, k->tile_rows), blocks = divide_up(tiles, BLOCK_ROWS / k->tile_rows), most = divide_up(tiles, blocks);
     size_t packed = 0, all;
-    struct run r = { .kernels = k };
+    struct run r = { .kernels = k, .job = *whole, .poll = poll };
     int err = 0;
 
+    cut(&r, dev, most, most * k->tile_rows < rows ? most * k->tile_rows : rows);
     if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *whole->x, (size_t)columns, &packed)) ||
-        !k->bytes(whole->leaf1 - whole->leaf0, most, &r.scratch_bytes) || !rondo__add(packed, 63, &packed) ||
+        !k->bytes(whole, r.item_panels, r.item_tiles, &r.scratch_bytes) || !rondo__add(packed, 63, &packed) ||
         !rondo__add(r.scratch_bytes, 63, &r.scratch_bytes) || !rondo__mul(r.scratch_bytes & ~(size_t)63, (size_t)dev->threads, &all) ||
         !rondo__add(all, packed & ~(size_t)63, &all))
         return rondo__fail(RONDO_ENOMEM, "a linear layer of %lld inputs in %d leaves needs more scratch than can be counted",
@@ -239,13 +238,14 @@ static int run_node(struct rondo_device *dev, const struct rondo_cpu_linear *k, 
         r.job.x = whole->x + row * whole->x_stride;
         r.job.y = whole->y + row * whole->y_stride;
         r.job.packed = (float *)(void *)dev->scratch;
+        r.tile_groups = divide_up(r.job.tiles, r.item_tiles);
         if (k->pack && (end - row) * columns < LEAST_WORK)
             for (int64_t t = 0; t < r.job.tiles; t++)
                 k->pack(&r.job, t);
         else if (k->pack)
             err = rondo__cpu_for(dev, r.job.tiles, pack_item, &r, NULL);
         if (!err)
-            err = rondo__cpu_for(dev, cut(&r, dev), run_item, &r, poll);
+            err = rondo__cpu_for(dev, divide_up(whole->linear->panels, r.item_panels) * r.tile_groups, run_item, &r, poll);
     }
     return err;
 }

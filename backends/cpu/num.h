@@ -209,6 +209,22 @@ static inline float rondo__element(const void *p, int64_t i, int type)
                               : rondo__from_f16(((const uint16_t *)p)[i]);
 }
 
+/* Q8. The scale of numbers whose largest magnitude is `largest`: a 127th, rounded up to 16 significant bits, so that times a number it is
+ * exact. Where one of them is no finite number all become NaN. */
+static inline float rondo__q8_scale(float largest)
+{
+    const uint32_t u = rondo__bits(largest / 127.0f);
+    return largest - largest != 0.0f ? rondo__float(RONDO_NAN_BITS) : rondo__float((u + 0xffu) & ~0xffu);
+}
+
+static inline int8_t rondo__q8_number(float x, float scale)
+{
+    if (!(scale > 0.0f))
+        return 0;
+    const float n = rondo__rint(x / scale);
+    return (int8_t)(n > 127.0f ? 127.0f : n < -127.0f ? -127.0f : n);
+}
+
 /* One rounding to the storage type; NaN becomes the canonical one. */
 static inline void rondo__put_element(void *p, int64_t i, int type, float x)
 {

@@ -14,15 +14,14 @@
 #define TABLE rondo__cpu_linear_soft
 #endif
 
-/* Pairs by index in the leaf, the odd one first; an odd last element alone. w: the leaf's first weight of
- * this output. */
-static float leaf_sum(const float *x, const void *w, int64_t first, int64_t count, int type)
+/* Pairs by index in the leaf, the odd one first; an odd last element alone. w: the leaf in the output's panel. */
+static float leaf_sum(const struct rondo_device_linear *l, const float *x, const void *w, int64_t count, int64_t output)
 {
     float acc = 0.0f;
     for (int64_t i = 0; i < count; i += 2) {
         if (i + 1 < count)
-            acc = rondo__fma(x[i + 1], rondo__element(w, first + (i + 1) * RONDO_CPU_PANEL, type), acc);
-        acc = rondo__fma(x[i], rondo__element(w, first + i * RONDO_CPU_PANEL, type), acc);
+            acc = rondo__fma(x[i + 1], rondo__cpu_weight(l, w, i + 1, output), acc);
+        acc = rondo__fma(x[i], rondo__cpu_weight(l, w, i, output), acc);
     }
     return acc;
 }
@@ -37,9 +36,9 @@ static float output(const struct rondo_cpu_linear_job *job, const float *x, int6
     int n = 0;
 
     for (int64_t g = 0; g < job->leaf1 - job->leaf0; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
-        int64_t k = rondo__cpu_leaf_begin(l, job->leaf0 + g), count = rondo__cpu_leaf_begin(l, job->leaf0 + g + 1) - k;
-        int64_t first = rondo__cpu_panel_at(l, o / RONDO_CPU_PANEL, k) + rondo__cpu_column(l->type, o);
-        float node = leaf_sum(x + k - begin, l->weights, first, count, l->type);
+        const int32_t leaf = (int32_t)(job->leaf0 + g);
+        const int64_t k = rondo__cpu_leaf_begin(l, leaf), count = rondo__cpu_leaf_begin(l, leaf + 1) - k;
+        float node = leaf_sum(l, x + k - begin, rondo__cpu_leaf_at(l, o / RONDO_CPU_PANEL, leaf), count, o);
         for (int64_t i = g; i & 1; i >>= 1)
             node = stack[--n] + node;
         stack[n++] = node;
@@ -51,14 +50,14 @@ static float output(const struct rondo_cpu_linear_job *job, const float *x, int6
     return stack[0];
 }
 
-static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0,
-                int64_t tile1, void *scratch)
+static int run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
+               const struct rondo_poll *poll)
 {
     const struct rondo_device_linear *l = job->linear;
     int64_t last = panel1 * RONDO_CPU_PANEL < l->out ? panel1 * RONDO_CPU_PANEL : l->out;
 
     (void)scratch;
-    for (int64_t row = rondo__cpu_tile_begin(job, tile0); row < rondo__cpu_tile_begin(job, tile1); row++)
+    for (int64_t row = rondo__cpu_tile_begin(job, tile0); row < rondo__cpu_tile_begin(job, tile1); row++) {
         for (int64_t o = panel0 * RONDO_CPU_PANEL; o < last; o++) {
             float *y = job->y + row * job->y_stride + o, sum = output(job, job->x + row * job->x_stride, o);
             if (job->bias)
@@ -67,6 +66,11 @@ static void run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t 
                 sum = *y + sum;
             rondo__put_element(y, 0, RONDO_F32, sum);
         }
+        const int err = poll ? poll->call(poll->arg) : 0;
+        if (err)
+            return err;
+    }
+    return 0;
 }
 
 /* The same tree where its nodes came from elsewhere: whoever sent them has said after which of them sums are ready. */
@@ -91,9 +95,10 @@ static void join(const struct rondo_linear_join *job, int64_t row0, int64_t row1
         }
 }
 
-static bool bytes(int64_t leaves, int64_t tiles, size_t *out)
+static bool bytes(const struct rondo_cpu_linear_job *job, int64_t panels, int64_t tiles, size_t *out)
 {
-    (void)leaves;
+    (void)job;
+    (void)panels;
     (void)tiles;
     *out = 0;
     return true;

@@ -23,6 +23,13 @@
 
 #define VEC static inline __attribute__((always_inline, unused))
 
+/* Before a loop of fixed length over vectors that shall stay in registers: compilers leave it a loop else, and its vectors in memory. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #define RONDO_GLUE2(a, b) a##b
 #define RONDO_GLUE(a, b) RONDO_GLUE2(a, b)
 
@@ -126,6 +133,21 @@ VEC vf vf_from_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
+/* of words a and b: a's low half below b's, and their high halves likewise; bytes 0 and 2 of a and of b in turn, and bytes 1 and 3 */
+VEC vf vf_low_halves(vf a, vf b) { return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(b), 16))); }
+VEC vf vf_high_halves(vf a, vf b) { return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(_mm512_castps_si512(a), 16), _mm512_castps_si512(b))); }
+VEC vf vf_low_bytes(vf a, vf b)
+{
+    const __m512i low = _mm512_set1_epi16(0xff);
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(low, _mm512_castps_si512(a), _mm512_slli_epi16(_mm512_castps_si512(b), 8), 0xca));
+}
+VEC vf vf_high_bytes(vf a, vf b)
+{
+    const __m512i low = _mm512_set1_epi16(0xff);
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(low, _mm512_srli_epi16(_mm512_castps_si512(a), 8), _mm512_castps_si512(b), 0xca));
+}
+/* whole numbers of at most 127 to 8 bits each */
+VEC void vf_to_i8(int8_t *p, vf x) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x))); }
 VEC void vf_to_bf16(uint16_t *p, vf x)
 {
     __m512i u = _mm512_castps_si512(x);
@@ -139,6 +161,55 @@ VEC void vf_to_f16(uint16_t *p, vf x)
     __m256i h = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm256_storeu_si256((__m256i *)(void *)p,
                         _mm256_mask_mov_epi16(h, vf_is_nan(x), _mm256_set1_epi16(0x7e00)));
+}
+/* VL rows of VL elements turned about: x[i] gets element i of each row. Of 32-bit words of any kind: nothing is computed */
+VEC void vf_transpose(vf x[VL])
+{
+    vf a[16], b[16];
+    UNROLL
+    for (int i = 0; i < 16; i += 2) {
+        a[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 16; i += 4)
+        UNROLL
+        for (int j = 0; j < 2; j++) { /* b[i + j]: in block k element 4k + j of rows i to i + 3 */
+            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + j + 2])));
+            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + j + 2])));
+        }
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        const vf even = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88), odd = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xdd);
+        const vf even2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88), odd2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xdd);
+        x[j] = _mm512_shuffle_f32x4(even, even2, 0x88);
+        x[j + 4] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+        x[j + 8] = _mm512_shuffle_f32x4(even, even2, 0xdd);
+        x[j + 12] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+    }
+}
+/* words that are pairs of bf16, the first ones in *even, the second ones in *odd */
+VEC void vf_split_bf16(vf x, vf *even, vf *odd)
+{
+    const __m512i u = _mm512_castps_si512(x);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(u, _mm512_set1_epi32((int)0xffff0000u)));
+}
+/* *a0 *b0 *a1 *b1 ... of two vectors a and b, the first half in *a */
+VEC void vf_zip(vf *a, vf *b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const vf first = _mm512_permutex2var_ps(*a, low, *b);
+    *b = _mm512_permutex2var_ps(*a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), *b);
+    *a = first;
+}
+/* VL numbers of 8 bits */
+VEC vf vf_from_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p))); }
+/* number 0, 1, 2 or 3 of words that are four */
+VEC vf vf_byte(vf x, const int i)
+{
+    const __m512i u = _mm512_castps_si512(x);
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(i == 3 ? u : _mm512_slli_epi32(u, (unsigned)(24 - 8 * i)), 24));
 }
 
 #elif defined(RONDO_ISA_avx2)
@@ -234,6 +305,23 @@ VEC vf vf_from_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
+VEC vf vf_low_halves(vf a, vf b) { return _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(b), 16), 0xaa)); }
+VEC vf vf_high_halves(vf a, vf b) { return _mm256_castsi256_ps(_mm256_blend_epi16(_mm256_srli_epi32(_mm256_castps_si256(a), 16), _mm256_castps_si256(b), 0xaa)); }
+VEC vf vf_low_bytes(vf a, vf b)
+{
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi16(0xff)), _mm256_slli_epi16(_mm256_castps_si256(b), 8)));
+}
+VEC vf vf_high_bytes(vf a, vf b)
+{
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi16(_mm256_castps_si256(a), 8), _mm256_andnot_si256(_mm256_set1_epi16(0xff), _mm256_castps_si256(b))));
+}
+VEC void vf_to_i8(int8_t *p, vf x)
+{
+    const __m256i n = _mm256_cvtps_epi32(x), h = _mm256_packs_epi32(n, n), b = _mm256_packs_epi16(h, h);
+    const uint32_t low = (uint32_t)_mm_cvtsi128_si32(_mm256_castsi256_si128(b)), high = (uint32_t)_mm_cvtsi128_si32(_mm256_extracti128_si256(b, 1));
+    memcpy(p, &low, 4);
+    memcpy(p + 4, &high, 4);
+}
 VEC void vf_to_bf16(uint16_t *p, vf x)
 {
     __m256i u = _mm256_castps_si256(x);
@@ -250,6 +338,45 @@ VEC void vf_to_f16(uint16_t *p, vf x)
     __m256i nan = _mm256_castps_si256(vf_is_nan(x));
     __m128i m = _mm_packs_epi32(_mm256_castsi256_si128(nan), _mm256_extracti128_si256(nan, 1));
     _mm_storeu_si128((__m128i *)(void *)p, _mm_blendv_epi8(h, _mm_set1_epi16(0x7e00), m));
+}
+VEC void vf_transpose(vf x[VL])
+{
+    vf a[8], b[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        a[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i += 4)
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0x44);
+            b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0xee);
+        }
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        x[j] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x20);
+        x[j + 4] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
+    }
+}
+VEC void vf_split_bf16(vf x, vf *even, vf *odd)
+{
+    const __m256i u = _mm256_castps_si256(x);
+    *even = _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+    *odd = _mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32((int)0xffff0000u)));
+}
+VEC void vf_zip(vf *a, vf *b)
+{
+    const vf low = _mm256_unpacklo_ps(*a, *b), high = _mm256_unpackhi_ps(*a, *b);
+    *a = _mm256_permute2f128_ps(low, high, 0x20);
+    *b = _mm256_permute2f128_ps(low, high, 0x31);
+}
+VEC vf vf_from_i8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p))); }
+VEC vf vf_byte(vf x, const int i)
+{
+    const __m256i u = _mm256_castps_si256(x);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(i == 3 ? u : _mm256_slli_epi32(u, 24 - 8 * i), 24));
 }
 
 #elif defined(RONDO_ISA_neon)
@@ -357,6 +484,16 @@ VEC void vf_from_bf16_pairs(const uint16_t *p, vf *even, vf *odd)
     *odd = vreinterpretq_f32_u32(vandq_u32(u, vdupq_n_u32(0xffff0000u)));
 }
 VEC vf vf_from_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+VEC vf vf_low_halves(vf a, vf b) { return vreinterpretq_f32_u32(vsliq_n_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b), 16)); }
+VEC vf vf_high_halves(vf a, vf b) { return vreinterpretq_f32_u32(vsriq_n_u32(vreinterpretq_u32_f32(b), vreinterpretq_u32_f32(a), 16)); }
+VEC vf vf_low_bytes(vf a, vf b) { return vreinterpretq_f32_u16(vsliq_n_u16(vreinterpretq_u16_f32(a), vreinterpretq_u16_f32(b), 8)); }
+VEC vf vf_high_bytes(vf a, vf b) { return vreinterpretq_f32_u16(vsriq_n_u16(vreinterpretq_u16_f32(b), vreinterpretq_u16_f32(a), 8)); }
+VEC void vf_to_i8(int8_t *p, vf x)
+{
+    const int16x4_t h = vmovn_s32(vcvtnq_s32_f32(x));
+    const uint32_t four = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(h, h))), 0);
+    memcpy(p, &four, 4);
+}
 VEC void vf_to_bf16(uint16_t *p, vf x)
 {
     uint32x4_t u = vreinterpretq_u32_f32(x);
@@ -367,6 +504,36 @@ VEC void vf_to_f16(uint16_t *p, vf x)
 {
     uint16x4_t h = vreinterpret_u16_f16(vcvt_f16_f32(x));
     vst1_u16(p, vbsl_u16(vmovn_u32(vf_is_nan(x)), vdup_n_u16(0x7e00), h));
+}
+VEC void vf_transpose(vf x[VL])
+{
+    const float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
+    x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+VEC void vf_split_bf16(vf x, vf *even, vf *odd)
+{
+    const uint32x4_t u = vreinterpretq_u32_f32(x);
+    *even = vreinterpretq_f32_u32(vshlq_n_u32(u, 16));
+    *odd = vreinterpretq_f32_u32(vandq_u32(u, vdupq_n_u32(0xffff0000u)));
+}
+VEC void vf_zip(vf *a, vf *b)
+{
+    const float32x4x2_t z = vzipq_f32(*a, *b);
+    *a = z.val[0];
+    *b = z.val[1];
+}
+VEC vf vf_from_i8(const int8_t *p)
+{
+    const int8_t four[8] = { p[0], p[1], p[2], p[3] };
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vld1_s8(four)))));
+}
+VEC vf vf_byte(vf x, const int i)
+{
+    const int32x4_t u = vreinterpretq_s32_f32(x);
+    return vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(u, vdupq_n_s32(24 - 8 * i)), 24));
 }
 
 #else

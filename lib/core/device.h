@@ -197,6 +197,20 @@ static inline int64_t rondo__linear_leaf_begin(int64_t in, int32_t leaves, int64
     return g * in / leaves;
 }
 
+/* Bytes of a number as a weight; the scales of Q8 come besides. 0: no type of weights. */
+static inline size_t rondo__weight_bytes(int type)
+{
+    return type == RONDO_Q8 ? 1 : rondo_type_size(type);
+}
+
+/* Q8: groups of `group` inputs, counted from each leaf's first input on, in leaves [first, end). Leaves are `least` inputs long, or one more. */
+static inline int64_t rondo__linear_groups(int64_t in, int32_t leaves, int32_t group, int32_t first, int32_t end)
+{
+    const int64_t least = in / leaves, inputs = rondo__linear_leaf_begin(in, leaves, end) - rondo__linear_leaf_begin(in, leaves, first);
+    const int64_t longer = inputs - (end - first) * least;
+    return (end - first) * ((least + group - 1) / group) + (least % group == 0 ? longer : 0);
+}
+
 /* Which leaves a layer has weights of: all, or, of a part, [leaf_begin[part], leaf_begin[part + 1]), which may be none. */
 static inline int32_t rondo__linear_first(const rondo_linear_desc *desc)
 {
@@ -338,7 +352,7 @@ struct rondo_device_ops {
                    void *to);
     int (*logsumexp)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
                      double *out);
-    /* The rows as linear_load got them, of its storage type, to host memory. May be NULL: then nobody can ask for them. */
+    /* The rows as they are packed, of the layer's type, or of RONDO_Q8 as F32, to host memory. May be NULL: then nobody can ask for them. */
     int (*linear_read)(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
     /* What a device's packed weights are, a number other than 0: linear() of a device of this table takes what linear_new() of another one
      * made where both say the same. NULL or 0: it takes its own only. */

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #define DEFAULT_LEAF 512
+#define DEFAULT_GROUP 32
 
 struct rondo_linear {
     const struct rondo_device_ops *ops;
@@ -72,6 +73,22 @@ static int check_part(const rondo_linear_desc *d)
     return 0;
 }
 
+/* Weights come in pairs, which share a scale: an odd group would cut one, unless the leaf ends with it. */
+static int check_group(rondo_linear_desc *d)
+{
+    if (d->type != RONDO_Q8 && d->group)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: group is %d with weights that have no scales; leave it 0 or choose RONDO_Q8",
+                           (int)d->group);
+    if (d->type != RONDO_Q8)
+        return 0;
+    if (d->group == 0)
+        d->group = DEFAULT_GROUP;
+    if (d->group < 1 || (d->group % 2 && d->group < (d->in + d->leaves - 1) / d->leaves))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_create: group is %d; it must be even, or as long as a leaf (%lld inputs) at least",
+                           (int)d->group, (long long)((d->in + d->leaves - 1) / d->leaves));
+    return 0;
+}
+
 /* Whether the context's device computes with these weights: its own, or those of one that packs alike. */
 static bool takes(const rondo_linear *l, const rondo_context *ctx)
 {
@@ -108,12 +125,10 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
                            (long long)d.out, INT32_MAX);
     if (d.type == RONDO_TYPE_DEFAULT)
         d.type = RONDO_F32;
-    if (!rondo_type_size(d.type))
+    if (!rondo__weight_bytes(d.type))
         return rondo__fail(RONDO_EINVAL,
-                           "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are known",
+                           "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known",
                            (int)d.type);
-    if (d.group)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: groups (%d) are not supported yet", (int)d.group);
     err = check_part(&d);
     if (err)
         return err;
@@ -124,7 +139,9 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
                            "rondo_linear_create: leaves is %d; it must be 1 to in, %lld, or 0 for the "
                            "default",
                            (int)d.leaves, (long long)d.in);
-    err = check_numerics(ops, &d);
+    err = check_group(&d);
+    if (!err)
+        err = check_numerics(ops, &d);
     if (err)
         return err;
     l = rondo__alloc_zero(1, sizeof *l);
@@ -171,7 +188,7 @@ void rondo_linear_destroy(rondo_linear *linear)
 
 int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const void *weights)
 {
-    return rondo_linear_load_from(linear, first, rows, linear ? linear->desc.type : 0, weights, NULL);
+    return rondo_linear_load_from(linear, first, rows, linear && linear->desc.type != RONDO_Q8 ? linear->desc.type : RONDO_F32, weights, NULL);
 }
 
 int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, int type, const void *weights, const float *scales)
@@ -185,8 +202,19 @@ int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, in
                            "rondo_linear_load: %lld rows from row %lld on do not lie in the layer's %lld "
                            "rows",
                            (long long)rows, (long long)first, (long long)linear->desc.out);
+    if (!rondo__weight_bytes(type))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_load_from: type is %d; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known", type);
+    if (type == RONDO_Q8 && linear->desc.type != RONDO_Q8)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_load_from: weights of type q8 for a layer of type %s; only one of type q8 takes them",
+                           rondo_type_name(linear->desc.type));
+    if (type != RONDO_Q8 && scales)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_load_from: scales with weights of type %s, which has none; scales must be NULL",
+                           rondo_type_name(type));
     if (!linear->columns)
         return 0;
+    if (type == RONDO_Q8 && !scales && rows)
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_load_from: scales is NULL; weights of type q8 come with one for each %d inputs",
+                           (int)linear->desc.group);
     for (int64_t r = first; r < first + rows; r++)
         if (linear->loaded[r / 8] >> (r % 8) & 1)
             return rondo__fail(RONDO_EINVAL,
@@ -194,9 +222,6 @@ int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, in
                                (long long)r);
     if (rows && !linear->ops->unified && linear->ops->memory_kind(linear->device->dev, weights) == RONDO_MEMORY_DEVICE)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_load: weights lie in the device's memory; they are loaded from the host's");
-    if (type != linear->desc.type)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_load_from: weights of type %d for a layer of type %d are not supported yet", type,
-                           (int)linear->desc.type);
     err = linear->ops->linear_load(linear->device->dev, linear->packed, first, rows, type, weights, scales);
     if (err)
         return err;
@@ -215,6 +240,11 @@ int rondo__linear_read(const rondo_linear *linear, int64_t first, int64_t rows, 
         return rondo__fail(RONDO_EINVAL, "%lld rows from row %lld on do not lie in a layer's %lld rows",
                            (long long)rows, (long long)first, (long long)linear->desc.out);
     return linear->ops->linear_read(linear->packed, first, rows, weights);
+}
+
+int rondo__linear_read_type(const rondo_linear *linear)
+{
+    return linear->desc.type == RONDO_Q8 ? RONDO_F32 : linear->desc.type;
 }
 
 size_t rondo_linear_bytes(const rondo_linear *linear)
