@@ -175,7 +175,7 @@ int bench_generate(struct bench *b, const struct shape *shape)
     b->shape.new_tokens = shape->new_tokens ? shape->new_tokens : 32;
     int code = ranks_together(lm_ranks_check());
     if (!code)
-        code = models_open(&w.models, shape->model, MODEL_IDS);
+        code = models_open(&w.models, shape->model, MODEL_IDS, 0);
     if (!code) {
         w.info = (rondo_model_info)RONDO_MODEL_INFO_INIT;
         code = fail_library(rondo_model_query(models_any(&w.models), &w.info), STAGE_INPUT);

@@ -164,6 +164,7 @@ bool ranks_alone(void);                 /* this process failed before it could j
 bool ranks_first(void);                 /* this process reports (rank 0, or no MPI) */
 bool ranks_apart(void);                 /* the processes no longer hear each other: each reports its own failure */
 int ranks_world(void);                  /* MPI processes; 1 without */
+int ranks_here(void);                   /* MPI: processes on this host; else 1 */
 int ranks_rank(void);                   /* MPI: this process's number; else 0 */
 int ranks_together(int exit_code);      /* MPI: all processes leave when one failed; returns the common exit code */
 int ranks_bytes(void *data, size_t bytes);      /* MPI: rank 0's bytes to all; 0 or an exit code */

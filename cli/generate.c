@@ -347,7 +347,7 @@ static int prepare(struct work *w)
     const bool wordless = all_numbers && !options.stop_count && !has_tokenizer(options.model);
     options.ids = options.ids || wordless;
     if (!code)
-        code = models_open(&w->models, options.model, wordless ? MODEL_IDS : MODEL_TEXT);
+        code = models_open(&w->models, options.model, wordless ? MODEL_IDS : MODEL_TEXT, options.kv_type);
     for (int64_t i = 0; i < options.prompt_count && !code; i++) {
         code = encode(w, &options.prompts[i]);
         if (!code && !options.prompts[i].count)
@@ -359,6 +359,12 @@ static int prepare(struct work *w)
         longest = options.prompts[i].count > longest ? options.prompts[i].count : longest;
     if (!code)
         code = fail_library(rondo_model_query(models_any(&w->models), &info), STAGE_INPUT);
+    int64_t cached = 0;
+    for (int64_t i = 0; i < options.prompt_count && !code; i++)   /* new tokens may come to an end before their number does */
+        cached += options.prompts[i].count;
+    code = ranks_together(code);
+    if (!code)
+        code = memory_check(&w->models, options.model, options.kv_type, cached);
     if (!code)
         lm_warn_length(&info, longest + (options.tokens < INT64_MAX / 2 ? options.tokens : INT64_MAX / 2));
     w->output.answers = room(options.prompt_count, sizeof *w->output.answers);

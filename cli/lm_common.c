@@ -131,13 +131,12 @@ static void describe(const struct models *m, int32_t i, rondo_model_desc *d)
     d->weights = common.weights;
 }
 
-static int open_for(struct models *m, const char *dir, enum model_text text, int tp, int cp, bool spread, bool meter)
+static int open_for(struct models *m, const char *dir, enum model_text text, bool meter)
 {
     rondo_context *ctx = NULL;     /* the models keep what they need of its device */
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
     struct reading reading = { 0, 1 };
-    *m = (struct models){ .tp = tp, .cp = cp, .spread = spread && cp > 1, .own = ranks_world() > 1 };
-    m->count = m->own ? 1 : m->spread ? tp * cp : tp;
+    m->count = m->own ? 1 : m->spread ? m->tp * m->cp : m->tp;
     m->at = room(m->count, sizeof *m->at);
     desc.isa = common.isa;
     desc.threads = m->own ? (int32_t)common.threads : 0;   /* read one after the other, each by all cores */
@@ -162,14 +161,22 @@ static int open_for(struct models *m, const char *dir, enum model_text text, int
     return ranks_together(code);
 }
 
-int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool spread)
+static struct models ranks_of(int tp, int cp, bool spread)
 {
-    return open_for(m, dir, MODEL_IDS, tp, cp, spread, false);
+    return (struct models){ .tp = tp, .cp = cp, .spread = spread && cp > 1, .own = ranks_world() > 1 };
 }
 
-int models_open(struct models *m, const char *dir, enum model_text text)
+int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool spread)
 {
-    return open_for(m, dir, text, common.tp ? (int)common.tp : 1, common.cp ? (int)common.cp : 1, common.spread == 1, true);
+    *m = ranks_of(tp, cp, spread);
+    return open_for(m, dir, MODEL_IDS, false);
+}
+
+int models_open(struct models *m, const char *dir, enum model_text text, int kv_type)
+{
+    *m = ranks_of(common.tp ? (int)common.tp : 1, common.cp ? (int)common.cp : 1, common.spread == 1);
+    const int code = memory_check(m, dir, kv_type, 0);
+    return code ? code : open_for(m, dir, text, true);
 }
 
 void models_close(struct models *m)

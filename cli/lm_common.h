@@ -21,10 +21,13 @@ struct models {
 /* Opens them on every process, for --tp, --cp, --spread and --weights; all leave together when one cannot. A command that reads ids only
  * needs no tokenizer. */
 enum model_text { MODEL_TEXT, MODEL_IDS };
-int models_open(struct models *m, const char *dir, enum model_text text);
+int models_open(struct models *m, const char *dir, enum model_text text, int kv_type);
 /* The same for other ranks than the options say, without a meter and a tokenizer. */
 int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool spread);
 void models_close(struct models *m);
+/* memory.c: whether weights (where they have not been read), keys and values fit this machine, with a sentence that says what would.
+ * Where they do not and nobody said how, layers of several processes are spread. */
+int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens);
 /* What all parts have in common: the tokenizer, the shapes. */
 const rondo_model *models_any(const struct models *m);
 const rondo_model *models_of(const struct models *m, const rondo_context *ctx);

@@ -59,6 +59,14 @@ bool ranks_apart(void)
     return apart;
 }
 
+int ranks_here(void)
+{
+    int count = 0;
+    for (int r = 0; world && world_hosts && r < world_size; r++)
+        count += !strcmp(world_hosts[r], world_hosts[world_rank]);
+    return count ? count : 1;
+}
+
 int ranks_rank(void)
 {
     return world ? world_rank : 0;

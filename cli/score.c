@@ -123,7 +123,7 @@ static int score(void *arg)
     if (!code)
         code = text_read(path, &text, &bytes);
     if (!code)
-        code = models_open(&w->models, options.model, options.ids ? MODEL_IDS : MODEL_TEXT);
+        code = models_open(&w->models, options.model, options.ids ? MODEL_IDS : MODEL_TEXT, options.kv_type);
     if (code)
         goto end;
     if (options.ids) {
@@ -156,6 +156,8 @@ static int score(void *arg)
             code = fail(EXIT_INPUT, "%s: the id %d at place %lld is not in the model's vocabulary; ids below %lld are expected", where,
                         w->tokens[i], (long long)i, (long long)info.vocabulary);
     code = ranks_together(code);
+    if (!code)
+        code = memory_check(&w->models, options.model, options.kv_type, w->count);
     if (code)
         goto end;
     progress_begin("score");

@@ -191,7 +191,7 @@ int verify_model(struct verify *v, const char *dir, const char *path)
     memset(&base, 0, sizeof base);
     int code = text_read(path, &text, &bytes);
     if (!code)
-        code = models_open(&base.models, dir, MODEL_TEXT);
+        code = models_open(&base.models, dir, MODEL_TEXT, 0);
     if (!code)
         code = ranks_together(fail_library(
             rondo_tokenizer_encode(rondo_model_tokenizer(models_any(&base.models)), text, bytes, RONDO_ENCODE_SPECIAL, &tokens, &count), STAGE_INPUT));

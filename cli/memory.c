@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Whether a model fits, before hours of reading it end in nothing: what this machine has left against what the parts on it need
+ * (rondo_model_estimate()), and by how many ranks it would fit. Called by lm_common.c.
+ */
+#include "cli/lm_common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* The number behind a word at the beginning of a line; false: there is none. */
+static bool number_in(const char *path, const char *word, uint64_t *out)
+{
+    char line[256];
+    FILE *f = fopen(path, "r");
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f)) {
+        char *end;
+        if (strncmp(line, word, strlen(word)))
+            continue;
+        *out = strtoull(line + strlen(word), &end, 10);
+        found = end != line + strlen(word);
+    }
+    if (f)
+        fclose(f);
+    return found;
+}
+
+/* Bytes that this machine could still give to this process; 0: not known. A control group's limit counts pages of files too, which
+ * go when memory is wanted. */
+static uint64_t memory_left(void)
+{
+    static const char group[] = "/sys/fs/cgroup";
+    char path[64];
+    uint64_t left = 0, most, used, cache[2] = { 0, 0 };
+    if (!number_in("/proc/meminfo", "MemAvailable:", &left))
+        return 0;
+    left *= 1024;
+    snprintf(path, sizeof path, "%s/memory.max", group);
+    if (!number_in(path, "", &most))   /* "max" is no number */
+        return left;
+    snprintf(path, sizeof path, "%s/memory.current", group);
+    if (!number_in(path, "", &used))
+        return left;
+    snprintf(path, sizeof path, "%s/memory.stat", group);
+    (void)number_in(path, "inactive_file ", &cache[0]);
+    (void)number_in(path, "active_file ", &cache[1]);
+    used -= used > cache[0] + cache[1] ? cache[0] + cache[1] : used;
+    const uint64_t here = most > used ? most - used : 0;
+    return here < left ? here : left;
+}
+
+/* false: a folder that cannot be read, which whoever opens it will say better. */
+static bool estimate(const struct models *m, const char *dir, int kv_type, int64_t tokens, bool spread, uint64_t memory, rondo_estimate *out)
+{
+    rondo_estimate_desc d = RONDO_ESTIMATE_DESC_INIT;
+    *out = (rondo_estimate)RONDO_ESTIMATE_INIT;
+    d.tp_ranks = m->tp;
+    d.cp_ranks = m->cp;
+    d.spread = spread;
+    d.weights = common.weights;
+    d.kv_type = kv_type;
+    d.tokens = tokens;
+    d.memory = memory;
+    return memory && !rondo_model_estimate(dir, &d, out);
+}
+
+/* What the ranks of this machine need. Threads of a process share parts that are the same. */
+static uint64_t needed(const struct models *m, const rondo_estimate *e, bool weights, bool keys)
+{
+    const uint64_t ranks = m->own ? (uint64_t)ranks_here() : 1;
+    const uint64_t part = m->own ? e->weight_bytes : e->all_weight_bytes, kv = m->own ? e->kv_bytes : e->all_kv_bytes;
+    return ranks * ((weights ? part : 0) + (keys ? kv : 0));
+}
+
+static int too_little(const rondo_estimate *e, const char *what, uint64_t need, uint64_t left)
+{
+    char way[128] = "no number of ranks up to 1024 would do";
+    if (e->fit_tp)
+        snprintf(way, sizeof way, "ranks on machines like this one would hold it with --tp %d --cp %d", (int)e->fit_tp, (int)e->fit_cp);
+    return fail(EXIT_ROOM, "%s would take %.3g GB on this machine, which has %.3g GB left; %s%s", what, (double)need * 1e-9, (double)left * 1e-9, way,
+                common.weights == RONDO_Q8 ? "" : ", or --weights q8, which needs least");
+}
+
+int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens)
+{
+    const uint64_t left = memory_left();
+    const bool loaded = m->at != NULL;
+    rondo_estimate e;
+    bool known = estimate(m, dir, kv_type, tokens, m->spread, left, &e);
+    int code = 0;
+    if (m->own && !loaded && m->cp > 1 && common.spread == 0) {   /* the same on all processes: rank 0 says it */
+        uint8_t spread = known && needed(m, &e, true, true) > left;
+        code = ranks_bytes(&spread, sizeof spread);
+        m->spread = spread != 0;
+        known = estimate(m, dir, kv_type, tokens, m->spread, left, &e);
+    }
+    if (!code && known && needed(m, &e, !loaded, true) > left)
+        code = too_little(&e, loaded ? "the KV cache" : "the model", needed(m, &e, !loaded, true), left);
+    return ranks_together(code);
+}
