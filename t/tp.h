@@ -66,6 +66,12 @@ static void tp_begin(const struct tp_case *c, int64_t total, int64_t *begin)
     begin[c->ranks] = total;
 }
 
+/* What a layer of a type is loaded from. */
+static int tp_loaded(int type)
+{
+    return type == RONDO_Q8 ? RONDO_F32 : type;
+}
+
 static void *tp_room(int64_t count, size_t size)
 {
     void *p = calloc((size_t)count + 1, size);
@@ -83,7 +89,7 @@ static int tp_reference(rondo_context *ctx, void *arg)
     d.out = c->out;
     d.leaves = c->leaves;
     d.type = c->type;
-    int err = rondo_convert(ctx, c->in * c->out, RONDO_F32, c->w, c->type, c->packed);
+    int err = rondo_convert(ctx, c->in * c->out, RONDO_F32, c->w, tp_loaded(c->type), c->packed);
     if (!err)
         err = rondo_linear_create(&l, ctx, &d);
     if (!err)
@@ -94,7 +100,20 @@ static int tp_reference(rondo_context *ctx, void *arg)
         err = rondo_linear_execute(l, ctx, c->rows, c->x, c->in, c->added, c->out, NULL, 1);
     rondo_linear_destroy(l);
     if (!err)
-        err = rondo_convert(ctx, TP_TABLE * c->out, RONDO_F32, c->table, c->table_type, c->packed_table);
+        err = rondo_convert(ctx, TP_TABLE * c->out, RONDO_F32, c->table, tp_loaded(c->table_type), c->packed_table);
+    if (c->table_type == RONDO_Q8 && !err) {   /* what is left of it in a layer */
+        d = (rondo_linear_desc)RONDO_LINEAR_DESC_INIT;
+        d.in = c->out;
+        d.out = TP_TABLE;
+        d.type = RONDO_Q8;
+        err = rondo_linear_create(&l, ctx, &d);
+        if (!err)
+            err = rondo_linear_load(l, 0, TP_TABLE, c->packed_table);
+        for (int64_t i = 0; i < c->rows && !err; i++)
+            err = rondo__linear_read(l, c->ids[i], 1, c->found + i * c->out);
+        rondo_linear_destroy(l);
+        return err;
+    }
     for (int64_t i = 0; i < c->rows && !err; i++)
         err = rondo_convert(ctx, c->out, c->table_type, (char *)c->packed_table + (size_t)(c->ids[i] * c->out) * rondo_type_size(c->table_type),
                             RONDO_F32, c->found + i * c->out);
@@ -193,7 +212,7 @@ static int tp_rank_make(struct tp_rank *m, rondo_context *ctx, struct tp_case *c
     const int64_t x0 = m->begin[me] * c->in / c->leaves;
     m->columns = m->begin[me + 1] * c->in / c->leaves - x0;
     err = rondo_linear_create(&m->part, ctx, &d);
-    const size_t size = rondo_type_size(c->type);
+    const size_t size = rondo_type_size(tp_loaded(c->type));
     char *w = tp_room(c->out * m->columns, size);
     for (int64_t r = 0; r < c->out; r++)
         memcpy(w + (size_t)(r * m->columns) * size, (const char *)c->packed + (size_t)(r * c->in + x0) * size, (size_t)m->columns * size);
@@ -215,8 +234,8 @@ static int tp_rank_make(struct tp_rank *m, rondo_context *ctx, struct tp_case *c
     m->table.weights = c->division ? m->weights : NULL;
     m->table.type = c->table_type;
     const int64_t have = m->table_begin[me + 1] - m->table_begin[me];
-    m->table.data = have ? (char *)c->packed_table + (size_t)(m->table_begin[me] * c->out) * rondo_type_size(c->table_type) : NULL;
-    if (!err && c->tied && have) {
+    m->table.data = have ? (char *)c->packed_table + (size_t)(m->table_begin[me] * c->out) * rondo_type_size(tp_loaded(c->table_type)) : NULL;
+    if (!err && (c->tied || c->table_type == RONDO_Q8) && have) {
         rondo_linear_desc t = RONDO_LINEAR_DESC_INIT;
         t.in = c->out;
         t.out = have;

@@ -90,12 +90,11 @@ static int type_of(const rondo_tp_table *t, int32_t *travels)
 {
     const int32_t own = t->linear ? rondo__linear_desc(t->linear)->type : RONDO_F32;
     const int32_t type = t->type == RONDO_TYPE_DEFAULT ? own : t->type;
-    if (!rondo_type_name(type) || (t->data && type == RONDO_Q8))
+    if ((type != RONDO_F32 && type != RONDO_BF16 && type != RONDO_F16 && type != RONDO_Q8) || (t->data && type == RONDO_Q8))
         return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %d; data may be RONDO_F32, RONDO_BF16 or RONDO_F16, a layer RONDO_Q8 "
                                          "too", (int)t->type);
     if (t->linear && type != own)
-        return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %s and its layer's %s; they must be one", rondo_type_name(type),
-                           rondo_type_name(own));
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: the table's type is %d and its layer's %d; they must be one", (int)type, (int)own);
     *travels = type == RONDO_Q8 ? RONDO_F32 : type;
     return 0;
 }
