@@ -12,8 +12,8 @@ enum { CASES = sizeof rows / sizeof *rows };
 static void make(struct tp_case *c, int division, int ranks, size_t i)
 {
     static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16, RONDO_Q8 };
-    *c = (struct tp_case){ .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61, .out = 37,
-                           .leaves = i % 3 == 0 ? 16 : i % 3 == 1 ? 5 : 1, .type = types[i % 4], .table_type = types[(i + 1) % 4],
+    *c = (struct tp_case){ .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61 + division % 2, .out = 37 - division,
+                           .leaves = i % 3 == 0 ? 16 : i % 3 == 1 ? 5 : 1, .type = types[i % 4], .table_type = types[(i + 1 + (size_t)division) % 4],
                            .tied = i % 2 == 1, .device = 1, .calls = rows[i] < 100 ? 6 : 2 };
     tp_case_make(c);
 }
@@ -33,6 +33,41 @@ static void grid(int division, int least, int most, const char *machine)
         }
         ok(good, "%d ranks, leaves dealt out %s%s: the bits of one", ranks, division_names[division], machine);
     }
+}
+
+/* All cases of a number of ranks with one rondo_tp, one after the other and again: none may be taken for another. */
+static int mixed(rondo_context *ctx, void *arg)
+{
+    struct tp_case *cases = arg;
+    static _Thread_local struct tp_rank m[DIVISIONS * CASES];
+    rondo_tp *tp = NULL;
+    rondo_tp_desc d = RONDO_TP_DESC_INIT;
+    d.few = cases->few;
+    memset(m, 0, sizeof m);
+    int err = rondo_tp_create(&tp, ctx, &d);
+    for (size_t i = 0; i < DIVISIONS * CASES && !err; i++)
+        err = tp_rank_make(&m[i], ctx, &cases[i], tp);
+    for (int round = 0; round < 4; round++)
+        for (size_t i = 0; i < DIVISIONS * CASES && !err; i++)
+            err = tp_rank_run(&m[(i * 5 + (size_t)round) % (DIVISIONS * CASES)], ctx, &cases[(i * 5 + (size_t)round) % (DIVISIONS * CASES)], round);
+    for (size_t i = 0; i < DIVISIONS * CASES; i++)
+        tp_rank_free(&m[i]);
+    rondo_tp_destroy(tp);
+    return err;
+}
+
+static void mix(int ranks)
+{
+    static struct tp_case cases[DIVISIONS * CASES];
+    int wrong = 0;
+    for (size_t i = 0; i < DIVISIONS * CASES; i++)
+        make(&cases[i], (int)(i / CASES), ranks, i % CASES);
+    int err = rondo_run_threads(ranks, mixed, cases);
+    for (size_t i = 0; i < DIVISIONS * CASES; i++) {
+        wrong += cases[i].wrong != 0;
+        tp_case_free(&cases[i]);
+    }
+    ok(!err && !wrong, "%d ranks, all cases with one object: the bits of one%s%s", ranks, err ? ", " : "", err ? rondo_error_text() : "");
 }
 
 /* Every case on the ranks there are. What a rank finds wrong it says itself, and fails. */
@@ -72,6 +107,8 @@ int main(int argc, char **argv)
     }
     for (int division = 0; division < DIVISIONS; division++)
         grid(division, 1, TP_RANKS, "");
+    for (int ranks = 1; ranks <= 5; ranks++)
+        mix(ranks);
     /* messages that are copied; a device with memory of its own, late, behind the host; the same where the transport reaches it */
     static const char *const machines[] = { "copy", "space,defer", "plane,space,defer" };
     for (size_t i = 0; i < sizeof machines / sizeof *machines && !getenv("RONDO_TEST_HOOK"); i++) {

