@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Writes t/golden: what Hugging Face's libraries say about examples/kjv and two more tokenizers, for rondo's tests.
+"""Writes t/golden: what Hugging Face's libraries say about examples/kjv, small models and more tokenizers, for rondo's tests.
 
     apt-get install bible-kjv && pip install torch transformers tokenizers safetensors
     python3 make_golden.py MODEL_DIR OUT_DIR
     python3 make_golden.py --families OUT_DIR           small random models of every family: t/golden/families
+    python3 make_golden.py --forms OUT_DIR              a tokenizer as Qwen's, and normal forms: t/golden/tokenizers/qwen*
 """
 import json
 import os
+import random
 import subprocess
 import sys
 
 import torch
 import transformers
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import MistralForCausalLM
 
 TEXTS = ["", " ", "a", "In the beginning", "  two  spaces  ", "tab\tand\nnewline\r\n", "don't we'll I'M", "1234567 3.14", "x=y+1; // z", "caf\u00e9 na\u00efve",
@@ -40,9 +42,53 @@ def sentencepiece_like(lines, metaspace):
     return tok
 
 
-def vectors(tok):
+QWEN_PATTERN = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+# What normal forms are about: letters with and without marks, marks of many classes, Hangul whole and in parts, characters that become others,
+# that are not composed again, that become many; and what is only in the way.
+PARTS = ["aeouAEOUcnsz" * 2, "\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0323\u0327\u0328\u031b\u0345\u0334\u05b0\u05b4\u064b\u0651\u3099\u0f71\u0f72\u0f74\u1dce",
+         "\u00e9\u00c5\u212b\u2126\u1e69\u01d5\u1ea5\u0958\u0959\ufb1d\u0344\u0340\u0374\u037e\u1f71\u0f73\u2adc\U0001d15e\ufb2c",
+         "\u1100\u1112\u1161\u1175\u11a8\u11c2\uac00\ud7a3\uac01\u11a7", "\ufb01\u00bd\u2460\uff21\uff76\uff9e\ufdfa\u33a5\u2103\u00b5\u017f\u0132",
+         "\u0915\u093c\u09c7\u09be\u0b47\u0b56\u1025\u102e\U00011131\U00011127", "\U0001f468\u200d\u2764\ufe0f\U0001f3fd", " \t\r\n.,!'0123456789-<>"]
+
+
+def hostile():
+    rng = random.Random(3)
+    rows = ["A\u030a", "\u212b", "\u0041\u0328\u0301", "a\u0315\u0300\u05ae\u0062", "\u1100\u1161\u11a8 \uac00\u11a8 \u1100\uac00", "cafe\u0301's 12345\r\n\r\nE\u0301t\u00e9",
+            "e" + "\u0301\u0323" * 60, "\u0301abc", " \u0301", "x" * 50 + "\u0308", "\ud558\u1161 \u1112\u1161\u11ab\u1100\u1173\u11af",
+            "<|im_start|>A\u030a<|im_end|>\u0301", "\u0344 \u0958 \ufb1d", "na\u0131\u0308ve", "\u0001\u0300"]
+    for _ in range(160):
+        rows.append("".join(rng.choice(rng.choice(PARTS)) for _ in range(rng.randrange(1, 22))))
+    return rows
+
+
+def forms(out):
+    """A byte-level tokenizer with Qwen's pattern and normalizer, trained on a few lines, and what each normal form makes of hostile texts."""
+    tok = Tokenizer(models.BPE())
+    tok.normalizer = normalizers.NFC()
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+                                                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.decoder = decoders.ByteLevel()
+    lines = [t for t in TEXTS if len(t) < 200] + hostile() + ["In the beginning God created the heaven and the earth. Caf\u00e9 na\u00efve \u00c5ngstr\u00f6m \ud55c\uae00"] * 20
+    tok.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=520, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tok.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tok.post_processor = processors.ByteLevel(trim_offsets=False)
+    os.makedirs(f"{out}/qwen", exist_ok=True)
+    tok.save(f"{out}/qwen/tokenizer.json", pretty=False)
+    with open(f"{out}/qwen.json", "w") as f:
+        json.dump({"tokenizer": "qwen/tokenizer.json", "vectors": vectors(tok, TEXTS + hostile())}, f, indent=0)
     rows = []
-    for text in TEXTS:
+    for text in hostile():
+        row = {"text": text}
+        for name in ("NFC", "NFD", "NFKC", "NFKD"):
+            row[name] = getattr(normalizers, name)().normalize_str(text)
+        rows.append(row)
+    with open(f"{out}/forms.json", "w") as f:
+        json.dump({"forms": rows}, f, indent=0)
+
+
+def vectors(tok, texts=TEXTS):
+    rows = []
+    for text in texts:
         ids = tok.encode(text).ids
         rows.append({"text": text, "ids": ids, "ids_no_special": tok.encode(text, add_special_tokens=False).ids,
                      "decoded": tok.decode(ids, skip_special_tokens=True)})
@@ -132,6 +178,8 @@ def families(out):
 def main(model_dir, out):
     if model_dir == "--families":
         return families(out)
+    if model_dir == "--forms":
+        return forms(out)
     os.makedirs(f"{out}/kjv", exist_ok=True)
     os.makedirs(f"{out}/tokenizers", exist_ok=True)
     verses = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], capture_output=True, text=True, check=True).stdout.split("\n")

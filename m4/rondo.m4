@@ -80,6 +80,26 @@ AC_DEFUN([RONDO_LM_LINKS], [
             rondo_lm="no ($1, as $PKG_CONFIG finds it, does not link for $host: PKG_CONFIG_LIBDIR should name the folder of .pc files for $host, or $2_CFLAGS and $2_LIBS be given)"])
         CFLAGS=$rondo_save_CFLAGS; LIBS=$rondo_save_LIBS])])
 
+# RONDO_UTF8PROC: HAVE_UTF8PROC, rondo_utf8proc (yes, or no and why), UTF8PROC_REQUIRES for rondo_lm.pc.
+AC_DEFUN([RONDO_UTF8PROC], [
+    rondo_utf8proc=no
+    AS_IF([test "$with_utf8proc" != no && test "$rondo_lm" = yes], [
+        PKG_CHECK_MODULES([UTF8PROC], [libutf8proc >= 2.1], [
+            AC_MSG_CHECKING([whether utf8proc links with $UTF8PROC_LIBS])
+            rondo_save_CFLAGS=$CFLAGS; rondo_save_LIBS=$LIBS
+            CFLAGS="$CFLAGS $UTF8PROC_CFLAGS"; LIBS="$UTF8PROC_LIBS $LIBS"
+            AC_LINK_IFELSE([AC_LANG_PROGRAM([[#include <utf8proc.h>]], [[return utf8proc_normalize_utf32(0, 0, UTF8PROC_COMPOSE) != 0;]])],
+                [AC_MSG_RESULT([yes]); rondo_utf8proc=yes],
+                [AC_MSG_RESULT([no]); rondo_utf8proc="no (utf8proc, as $PKG_CONFIG finds it, does not link for $host)"])
+            CFLAGS=$rondo_save_CFLAGS; LIBS=$rondo_save_LIBS],
+            [rondo_utf8proc="no (utf8proc not found: package libutf8proc-dev)"])])
+    AS_IF([test "$rondo_utf8proc" = yes], [
+        AC_DEFINE([HAVE_UTF8PROC], [1], [Tokenizers have Unicode normal forms.])
+        UTF8PROC_REQUIRES=libutf8proc], [
+        AS_IF([test "$with_utf8proc" != no && test "$with_utf8proc" != auto], [AC_MSG_ERROR([--with-utf8proc, but: $rondo_utf8proc])])
+        UTF8PROC_CFLAGS= UTF8PROC_LIBS= UTF8PROC_REQUIRES=])
+    AC_SUBST([UTF8PROC_REQUIRES])])
+
 # RONDO_ISAS: conditionals and flags of each build of the CPU device. Flags are for those files alone: nothing that
 # they compile may run before the probe in backends/cpu/isa.c, which is built without them.
 AC_DEFUN([RONDO_ISA_], [

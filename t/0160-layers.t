@@ -21,7 +21,7 @@ native() { # object: it or, under -flto, the machine code that its other languag
 }
 libc='libc|ld-linux[-a-z0-9_]*|ld-musl[-a-z0-9_]*|ld64|libpthread|libdl'
 only "librondo.so needs libc and the OpenMP runtime only (no libm)" "$builddir/.libs/librondo.so" "$libc|libgomp|libomp"
-only "librondo_lm.so needs jansson and PCRE2 besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8|libgomp|libomp"
+only "librondo_lm.so needs jansson, PCRE2 and utf8proc besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8|libutf8proc|libgomp|libomp"
 only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$libc|libmpi|libmpich|libopen-rte|libopen-pal|libopen_mpi|libmpi_abi"
 
 # #include lines by folder: arrows point cli -> lm -> lib <- backends
@@ -32,9 +32,9 @@ includes lib lm | grep -E '[<"](.*backends/|backends|pthread|mpi|cuda|nccl|omp|t
 empty "lib/ and lm/ include no backend, no thread library, no MPI, no OpenMP" "$scratch/found"
 grep -rnE '\b(pthread_[a-z_]+|MPI_[A-Za-z_]+|cuda[A-Z][A-Za-z]+|omp_[a-z_]+)[[:space:]]*\(|#[[:space:]]*pragma[[:space:]]+omp' "$srcdir/lib" "$srcdir/lm" --include='*.[ch]' >"$scratch/found"
 empty "lib/ and lm/ call none of them either" "$scratch/found"
-includes lib | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
+includes lib | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2|utf8proc' >"$scratch/found"
 empty "lib/ includes nothing of lm/ or cli/" "$scratch/found"
-includes backends | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2' >"$scratch/found"
+includes backends | grep -E '"(lm|cli)/|rondo_lm\.h|jansson|pcre2|utf8proc' >"$scratch/found"
 empty "backends/ include nothing of lm/ or cli/" "$scratch/found"
 {
     includes lm/tokenizer | grep -E '"(lm/)?(model|engine)/'

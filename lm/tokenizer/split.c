@@ -161,6 +161,39 @@ static int strip(struct rondo__encoder *e, const struct rondo__text_step *step, 
     return keep(e, begin, end);
 }
 
+/* From the last ASCII character before others up to the next one: nothing after it takes part in what it becomes. */
+static size_t run_of_form(const char *text, size_t begin, size_t end)
+{
+    size_t at = begin + 1;
+    while (at < end && (unsigned char)text[at] >= 0x80)
+        at++;
+    return at;
+}
+
+static int normal_form(struct rondo__encoder *e, const struct rondo__text_step *step, const struct rondo__stretch *p)
+{
+    int err = 0;
+    for (size_t at = p->begin, end; at < p->end && !err; at = end) {
+        size_t plain = at;
+        while (plain < p->end && (unsigned char)e->text[plain] < 0x80)
+            plain++;
+        end = plain;
+        if (plain > at && plain < p->end)
+            plain--;
+        err = keep(e, at, plain);
+        if (err || plain == p->end)
+            continue;
+        end = run_of_form(e->text, plain, p->end);
+        err = rondo__form_run(step->behavior, e->text + plain, end - plain, &e->form);
+        for (size_t i = 0; i < e->form.count && !err; i++) {
+            char to[4];
+            const int n = rondo__utf8_encode(to, (uint32_t)e->form.codes[i]);
+            err = write_text(e, to, (size_t)n, NULL, origin_of(e, i ? end - 1 : plain));
+        }
+    }
+    return err;
+}
+
 static int map_bytes(struct rondo__encoder *e, const struct rondo__stretch *p)
 {
     int err = rondo__grow((void **)&e->next_text, &e->next_room, e->next_bytes, 2 * (p->end - p->begin), 1);
@@ -191,6 +224,9 @@ static int change(struct rondo__encoder *e, const struct rondo__text_step *step)
             break;
         case RONDO__STEP_STRIP:
             err = strip(e, step, p);
+            break;
+        case RONDO__STEP_FORM:
+            err = normal_form(e, step, p);
             break;
         default:
             err = map_bytes(e, p);
@@ -307,5 +343,7 @@ void rondo__encoder_free(struct rondo__encoder *e)
     rondo__free(e->cuts);
     rondo__free(e->symbols);
     rondo__free(e->heap);
+    rondo__free(e->form.codes);
+    rondo__free(e->form.spare);
     rondo__free(e->ids);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Reads the normalizer and the pre-tokenizer of tokenizer.json into flat lists of steps. Types that we cannot do right are refused by
- * name: NFC and its kin need tables that no library here gives. Called by load.c.
+ * name, NFC and its kin where configure did not find utf8proc. Called by load.c.
  */
 #include "lm/tokenizer/tokenizer.h"
 
@@ -107,6 +107,18 @@ static int read_strip(struct list *l, const json_t *value)
     if (!err)
         err = read_bool(l, value, "strip_left", -1, &step->left);
     return err ? err : read_bool(l, value, "strip_right", -1, &step->right);
+}
+
+static int read_form(struct list *l, const json_t *value, int form)
+{
+    static const char *const none[] = { NULL };
+    struct rondo__text_step *step = NULL;
+    int err = rondo__component_fields(value, none, l->what, l->path);
+    if (!err)
+        err = new_step(l, RONDO__STEP_FORM, &step);
+    if (!err)
+        step->behavior = form;
+    return err;
 }
 
 /* ---- pre-tokenizers ---- */
@@ -261,8 +273,13 @@ static int read_steps(struct list *l, const json_t *value, int depth)
             return read_prepend(l, value);
         if (!strcmp(type, "Strip"))
             return read_strip(l, value);
-        return rondo__fail(RONDO_ENOTSUP, "%s: normalizer \"%s\" is not supported; Sequence, Prepend, Replace and Strip are", l->path,
-                           rondo__show(shown, type));
+        if (rondo__form_find(type) >= 0)
+            return read_form(l, value, rondo__form_find(type));
+        if (!strcmp(type, "NFC") || !strcmp(type, "NFD") || !strcmp(type, "NFKC") || !strcmp(type, "NFKD"))
+            return rondo__fail(RONDO_ENOTSUP, "%s: normalizer \"%s\" needs utf8proc, which this build of rondo is without; build it where libutf8proc-dev "
+                               "is installed", l->path, type);
+        return rondo__fail(RONDO_ENOTSUP, "%s: normalizer \"%s\" is not supported; Sequence, Prepend, Replace, Strip%s are", l->path,
+                           rondo__show(shown, type), rondo__form_names());
     }
     if (!strcmp(type, "Split"))
         return read_split(l, value);

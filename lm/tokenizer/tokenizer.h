@@ -3,7 +3,7 @@
  * The parts of a tokenizer, as the files of this folder share them. The way of a text to ids, as Hugging Face's tokenizers go it:
  *
  *     added tokens that match the raw text    added.c
- *     normalizer, then the other added tokens  split.c, added.c
+ *     normalizer, then the other added tokens  split.c, forms.c, added.c
  *     pre-tokenizer: cut into words            split.c
  *     BPE, word by word                        bpe.c
  *     post-processor: BOS and the like         tokenizer.c
@@ -79,6 +79,7 @@ enum rondo__text_step_kind {
     RONDO__STEP_PREPEND,       /* text before every stretch; with `unless` only where it does not begin with it; `first_only`: at offset 0 */
     RONDO__STEP_REPLACE,       /* regex -> text */
     RONDO__STEP_STRIP,         /* white space at the left, at the right */
+    RONDO__STEP_FORM,          /* a Unicode normal form: `behavior` is its number (forms.c) */
     RONDO__STEP_SPLIT,         /* cuts at matches of regex */
     RONDO__STEP_BYTES          /* every byte becomes a character (GPT-2's map) */
 };
@@ -166,6 +167,12 @@ struct rondo__candidate {
     int32_t id;
 };
 
+/* A run of a text on its way to a normal form. */
+struct rondo__form_work {
+    int32_t *codes, *spare;
+    size_t count, room, spare_room;
+};
+
 /* What one call of encode needs. */
 struct rondo__encoder {
     const rondo_tokenizer *tokenizer;
@@ -182,6 +189,7 @@ struct rondo__encoder {
     size_t symbol_count, symbol_room;
     struct rondo__candidate *heap;
     size_t heap_count, heap_room;
+    struct rondo__form_work form;
     int32_t *ids;
     size_t id_count, id_room;
 };
@@ -194,6 +202,13 @@ void rondo__encoder_free(struct rondo__encoder *e);
 
 /* The next stretch of invalid UTF-8 at text, one U+FFFD's worth (the maximal part of a character, at least a byte). */
 size_t rondo__utf8_bad(const unsigned char *text, size_t bytes);
+
+/* ---- normal forms (forms.c) ---- */
+
+int rondo__form_find(const char *name);      /* its number; -1: not known to this build */
+const char *rondo__form_names(void);         /* ", NFC, ..." for sentences; "" where there are none */
+/* A run of a text as code points of a form, to w->codes. */
+int rondo__form_run(int form, const char *text, size_t bytes, struct rondo__form_work *w);
 
 /* GPT-2's map of bytes to printable characters, and back (-1: none). */
 uint32_t rondo__byte_character(unsigned char byte);
