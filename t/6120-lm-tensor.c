@@ -314,6 +314,12 @@ int main(void)
     c.intermediate = 5;
     grids(&c, 34, NULL, RONDO_F32, 8, 5);
 
+    rondo_model_desc narrow = RONDO_MODEL_DESC_INIT;
+    c = kit_defaults("weights of 8 bits");
+    narrow.weights = RONDO_Q8;
+    grids(&c, 35, &narrow, RONDO_F32, 8, 7);
+
+    c = kit_defaults("what is refused");
     refused(&c);
     c = kit_defaults("log probabilities");
     looks(&c);
