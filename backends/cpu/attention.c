@@ -5,7 +5,8 @@
  *
  * An item is a block of rows (token, head of the KV head's group), cut into panels. The program runs once for
  * the block: for each leaf of a run the panels go one after another, while K and V of the leaf stay in the
- * second-level cache (widened there first, if they are 16 bits wide). Each panel has its own stack of nodes;
+ * second-level cache (widened there first, if they are 16 bits wide). Where rows are few, as in decoding, panels
+ * are KV heads, and a leaf is read where it lies (attention_decode.h). Each panel has its own stack of nodes;
  * nodes that would be empty are only marked. What the program merges right after a leaf is merged in the P*V
  * tile's epilogue, before the leaf's node has seen memory.
  *
@@ -14,6 +15,7 @@
  * infinite: a hidden one must not even be multiplied by 0 then, so where a leaf has such values each row takes
  * the keys that it sees, run by run.
  */
+#include "backends/cpu/attention_decode.h"
 #include "backends/cpu/attention_terms.h"
 #include "backends/cpu/attention_tiny.h"
 
@@ -45,21 +47,87 @@ static leaf_kernel *const leaf_kernels[3][RV] = { { leaf_1_SEE_ALIKE, leaf_2_SEE
                                                   { leaf_1_SEE_GENERAL, leaf_2_SEE_GENERAL, leaf_3_SEE_GENERAL } };
 
 #define VALUE_ARGUMENTS                                                                                      \
-    int32_t rows, const float *p, const int64_t ld, const float *v, const int64_t stride, const int32_t k0,  \
-        const int32_t k1, const vm lanes, const float *start, float *out, const int64_t out_stride,          \
+    int32_t rows, const float *p, const int64_t ld, const char *v, const int64_t stride, struct ahead *ahead, \
+        const int32_t k0, const int32_t k1, const vm lanes, const float *start, float *out, const int64_t out_stride, \
         const struct merges *with, const int32_t row
-#define VALUE_KERNEL(name, nc, tail)                                                                         \
+#define VALUE_KERNEL(name, type, nc, tail)                                                                   \
     static __attribute__((noinline)) void name(VALUE_ARGUMENTS)                                              \
     {                                                                                                        \
-        value_rows(nc, tail, lanes, rows, p, ld, v, stride, k0, k1, start, out, out_stride, with, row);      \
+        value_rows(type, nc, tail, lanes, rows, p, ld, v, stride, ahead, k0, k1, start, out, out_stride, with, row); \
     }
-VALUE_KERNEL(value_tail, 1, 1)
-VALUE_KERNEL(value_1, 1, 0)
-VALUE_KERNEL(value_2, 2, 0)
 #if COLS == 4
-VALUE_KERNEL(value_4, 4, 0)
+#define VALUE_KERNELS(name, type)                                                                            \
+    VALUE_KERNEL(value_tail_##name, type, 1, 1)                                                              \
+    VALUE_KERNEL(value_1_##name, type, 1, 0)                                                                 \
+    VALUE_KERNEL(value_2_##name, type, 2, 0)                                                                 \
+    VALUE_KERNEL(value_4_##name, type, 4, 0)
+#define VALUE_TABLE(name) { value_tail_##name, value_1_##name, value_2_##name, value_4_##name }
+#else
+#define VALUE_KERNELS(name, type)                                                                            \
+    VALUE_KERNEL(value_tail_##name, type, 1, 1)                                                              \
+    VALUE_KERNEL(value_1_##name, type, 1, 0)                                                                 \
+    VALUE_KERNEL(value_2_##name, type, 2, 0)
+#define VALUE_TABLE(name) { value_tail_##name, value_1_##name, value_2_##name, NULL }
 #endif
+VALUE_KERNELS(wide, VALUES_WIDE)
+VALUE_KERNELS(f32, RONDO_F32)
+VALUE_KERNELS(bf16, RONDO_BF16)
+VALUE_KERNELS(f16, RONDO_F16)
 typedef void value_kernel(VALUE_ARGUMENTS);
+/* by type: of what has been widened, or lies in floats; and of a leaf that is read where it lies */
+static value_kernel *const value_kernels[][4] = { [VALUES_WIDE] = VALUE_TABLE(wide), [RONDO_F32] = VALUE_TABLE(f32),
+                                                  [RONDO_BF16] = VALUE_TABLE(bf16), [RONDO_F16] = VALUE_TABLE(f16) };
+
+/* ---- the leaf at work ---- */
+
+static void widen(const char *from, int64_t stride, int type, int32_t rows, int32_t dim, float *to, int64_t to_stride)
+{
+    const int64_t bytes = dim * (int64_t)rondo_type_size(type);
+    for (int32_t i = 0; i < rows; i++, from += stride, to += to_stride) {
+        if (i + FETCH_ROWS < rows)
+            fetch_row(from + FETCH_ROWS * stride, bytes);
+        widen_row(from, 0, dim, type, to);
+    }
+}
+
+/* Takes up a leaf's rows of a KV head; keys [u0, u1) of it will be read. */
+static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t kv_head, int32_t u0, int32_t u1)
+{
+    const struct rondo_attention_task *t = b->t;
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, kv_head);
+    const int64_t element = (int64_t)rondo_type_size(t->kv_type);
+    b->u0 = u0;
+    b->u1 = u1;
+    b->finite = -1;
+    b->raw_k = (const char *)at.k + at.k_at * element;
+    b->raw_v = (const char *)at.v + at.v_at * element;
+    b->raw_k_stride = at.k_stride * element;
+    b->raw_v_stride = at.v_stride * element;
+    b->k = b->v = NULL;
+    if (t->kv_type == RONDO_F32 && (!b->wide_k || (at.k_stride <= t->head_dim && at.v_stride <= t->value_dim))) {
+        b->k = (const float *)(const void *)b->raw_k;
+        b->v = (const float *)(const void *)b->raw_v;
+        b->k_stride = at.k_stride;
+        b->v_stride = at.v_stride;
+    }
+}
+
+/* ... as floats, near each other. No values for probabilities. */
+static void leaf_widen(struct block *b)
+{
+    const struct rondo_attention_task *t = b->t;
+    if (b->k)
+        return;
+    b->k = b->wide_k;
+    b->v = b->wide_v;
+    b->k_stride = t->head_dim;
+    b->v_stride = b->padded;
+    widen(b->raw_k + b->u0 * b->raw_k_stride, b->raw_k_stride, t->kv_type, b->u1 - b->u0, t->head_dim, b->wide_k + b->u0 * b->k_stride,
+          b->k_stride);
+    if (t->operation != RONDO_JOB_PROBABILITIES)
+        widen(b->raw_v + b->u0 * b->raw_v_stride, b->raw_v_stride, t->kv_type, b->u1 - b->u0, t->value_dim, b->wide_v + b->u0 * b->v_stride,
+              b->v_stride);
+}
 
 /* Whether all values of the leaf at work that the block may take are finite. */
 static bool finite_values(struct block *b)
@@ -113,15 +181,15 @@ static void values_apart(const struct block *b, const struct panel *p, const str
             for (i1 = i0; i1 < last && bit(bits, i1); i1++) {
             }
             if (i1 == last)
-                kernel(end - r, b->st + r, ld, b->v + column, b->v_stride, i0, i1, lanes, start, out + r * padded, padded, with, r);
+                kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, i0, i1, lanes, start, out + r * padded, padded, with, r);
             else
-                kernel(end - r, b->st + r, ld, b->v + column, b->v_stride, i0, i1, lanes, start, b->sum + r * padded + column, padded, NULL, 0);
+                kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, i0, i1, lanes, start, b->sum + r * padded + column, padded, NULL, 0);
             start = b->sum + r * padded + column;
             while (i1 < last && !bit(bits, i1))
                 i1++;
         }
         if (!last)
-            kernel(end - r, b->st + r, ld, b->v + column, b->v_stride, 0, 0, lanes, NULL, out + r * padded, padded, with, r);
+            kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, 0, 0, lanes, NULL, out + r * padded, padded, with, r);
     }
 }
 
@@ -159,9 +227,17 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
     float m[PANEL], l[PANEL];
     struct merges with;
 
-    leaf_scores(b, p, f, w, m, l);
+    const bool direct = b->few && w->uniform; /* where it lies */
+    if (direct) {
+        decode_scores(b, p, w->u0, w->u1, m, l);
+    } else {
+        leaf_widen(b);
+        leaf_scores(b, p, f, w, m, l);
+    }
     const bool apart = (!w->uniform || t->terms.bias) && !finite_values(b);
     const uint64_t tiny = apart ? 0 : tiny_rows(b, p, w->u0, w->u1);
+    if (tiny)
+        leaf_widen(b);
     const float *start = tiny && finite_values(b) ? b->sum : NULL;
     if (start)
         take_tiny(b, p, tiny, w->u0, w->u1);
@@ -172,69 +248,30 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
     }
     memcpy(node_m(b, n), m, (size_t)ld * sizeof *n);
     memcpy(node_l(b, n), l, (size_t)ld * sizeof *n);
+    const bool raw = direct && !start;
+    const int32_t type = raw ? t->kv_type : VALUES_WIDE;
+    const int64_t element = (int64_t)(raw ? rondo_type_size(type) : sizeof(float)), stride = raw ? b->raw_v_stride : b->v_stride * element;
+    const char *v = raw ? b->raw_v : (const char *)b->v;
     for (int32_t c = 0; c < t->value_dim;) {
-        const int32_t rest = t->value_dim - c;
-        value_kernel *kernel = rest < VL ? value_tail : rest < 2 * VL ? value_1 : value_2;
-        int32_t width = rest < 2 * VL ? VL : 2 * VL;
-#if COLS == 4
-        if (rest >= 4 * VL) {
-            kernel = value_4;
-            width = 4 * VL;
-        }
-#endif
+        const int32_t rest = t->value_dim - c, step = rest < 2 * VL ? VL : rest < COLS * VL ? 2 * VL : COLS * VL;
+        value_kernel *kernel = value_kernels[type][rest < VL ? 0 : step == 4 * VL ? 3 : step / VL];
         with.column = c;
         if (apart)
             values_apart(b, p, f, kernel, c, vm_first(rest), n + c, &with);
         else
-            kernel(p->rows, b->st, ld, b->v + c, b->v_stride, w->u0, w->u1, vm_first(rest), start ? start + c : NULL,
-                   n + c, b->padded, &with, 0);
-        c += width;
+            kernel(p->rows, b->st, ld, v + c * element, stride, &b->next, w->u0, w->u1, vm_first(rest), start ? start + c : NULL, n + c,
+                   b->padded, &with, 0);
+        c += step;
     }
 }
 
 /* ---- the program ---- */
 
-static void widen(const void *from, int64_t at, int64_t stride, int type, int32_t rows, int32_t dim,
-                  float *to, int64_t to_stride)
+static bool shares(const struct rondo_attention_task *t)
 {
-    const int64_t element = type == RONDO_F32 ? 4 : 2;
-    for (int32_t i = 0; i < rows; i++, at += stride, to += to_stride) {
-        int32_t d = 0;
-        if (i + FETCH_ROWS < rows)
-            fetch_row((const char *)from + (at + FETCH_ROWS * stride) * element, dim * element);
-        for (; d + VL <= dim; d += VL)
-            vf_store(to + d, vf_element(from, at + d, type));
-        for (; d < dim; d++)
-            to[d] = rondo__element(from, at + d, type);
-    }
+    return decodes(t, (int32_t)(tokens(t) * (t->heads / t->kv_heads)));
 }
 
-/* Points b->k and b->v at the leaf's rows of this KV head; keys [u0, u1) of it will be read. No values for probabilities. */
-static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t u0, int32_t u1)
-{
-    b->u0 = u0;
-    b->u1 = u1;
-    b->finite = -1;
-    const struct rondo_attention_task *t = b->t;
-    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
-    const bool near = t->kv_type == RONDO_F32 && at.k_stride <= t->head_dim && at.v_stride <= t->value_dim;
-    if (!b->wide_k || near) {
-        b->k = (const float *)at.k + at.k_at;
-        b->v = (const float *)at.v + at.v_at;
-        b->k_stride = at.k_stride;
-        b->v_stride = at.v_stride;
-        return;
-    }
-    b->k = b->wide_k;
-    b->v = b->wide_v;
-    b->k_stride = t->head_dim;
-    b->v_stride = b->padded;
-    widen(at.k, at.k_at + u0 * at.k_stride, at.k_stride, t->kv_type, u1 - u0, t->head_dim,
-          b->wide_k + u0 * b->k_stride, b->k_stride);
-    if (t->operation != RONDO_JOB_PROBABILITIES)
-        widen(at.v, at.v_at + u0 * at.v_stride, at.v_stride, t->kv_type, u1 - u0, t->value_dim,
-          b->wide_v + u0 * b->v_stride, b->v_stride);
-}
 
 /* The leaf that will be visited next, if the block sees it. */
 static void look_at(struct block *b, const struct rondo_leaf *f)
@@ -253,6 +290,16 @@ static void look_at(struct block *b, const struct rondo_leaf *f)
     b->next.k_bytes = t->head_dim * element;
     b->next.v_bytes = t->value_dim * element;
     b->next.count = count;
+    const int64_t k_head = rondo__head_stride(t, f, 0) * element, v_head = rondo__head_stride(t, f, 1) * element;
+    const bool by_key = b->next.k_stride >= k_head;
+    b->next.inners = by_key ? b->panels : count;
+    b->next.k_inner = by_key ? k_head : b->next.k_stride;
+    b->next.v_inner = by_key ? v_head : b->next.v_stride;
+    if (b->few) {
+        b->next.k_stride = by_key ? b->next.k_stride : k_head;
+        b->next.v_stride = by_key ? b->next.v_stride : v_head;
+        b->next.count = by_key ? count : b->panels;
+    }
     const int32_t keys = KEYS(b->panel[0].vecs), tiles = (count + keys - 1) / keys * b->panels;
     b->next.quota = (2 * count + tiles - 1) / tiles;
 }
@@ -268,7 +315,7 @@ static void look_ahead(struct block *b, int32_t step, const struct rondo_leaf *r
         look_at(b, &f);
         return;
     }
-    for (int32_t s = step + 1; s < t->steps && s < step + 8; s++) {
+    for (int32_t s = step + 1; !b->part && s < t->steps && s < step + 8; s++) {
         if (t->program[s].code != RONDO_TREE_LEAF)
             continue;
         int64_t first, last;
@@ -333,8 +380,10 @@ static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, i
 {
     const int32_t at = b->top - merges;
 
-    if (u0 < u1)
-        leaf_open(b, f, u0, u1);
+    if (u0 < u1 && b->few)
+        decode_ahead(b, u1 - u0);
+    else if (u0 < u1)
+        leaf_open(b, f, b->kv_head, u0, u1);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         struct view w = { 0, 0, 0, 0, 0 };
@@ -354,32 +403,34 @@ static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, i
                 bring(b, p, position);
                 left[count++] = node(b, p, position);
             }
+        if (b->few)
+            leaf_open(b, f, p->kv_head, u0, u1);
         leaf_panel(b, p, f, &w, left, count, node(b, p, at));
         p->full[at] = NODE;
     }
     b->top = at + 1;
 }
 
-/* LEAF: the leaves of a run that the block sees, each merged with what it completes, the last one with what the MERGEs after the LEAF
- * ask for too; *merged is how many of these are done. */
-static int run_step(struct block *b, int32_t step, int32_t *merged, const struct rondo_poll *poll)
+/* Leaves [first, end) of the run that LEAF step `step` has, each merged with what it completes, the last one with what the MERGEs after the
+ * LEAF ask for too; *merged is how many of these are done. */
+static int run_leaves(struct block *b, int32_t step, int64_t first, int64_t end, int32_t *merged, const struct rondo_poll *poll)
 {
     const struct rondo_attention_task *t = b->t;
     const struct rondo_leaf *run = t->leaves + t->program[step].arg;
     const int64_t leaves = rondo__run_leaves(run, t->leaf_size);
-    int64_t first, end;
 
-    rondo__run_visible(run, leaves, b->lo_min, b->hi_max, t->leaf_size, &first, &end);
-    if (first >= end) { /* nothing of it: as a leaf of which nothing is seen */
-        first = 0;
-        end = 1;
+    if (b->few && first < end && !b->next.k) { /* nobody has asked for the first one */
+        const struct rondo_leaf f = rondo__run_leaf(run, leaves, first, t->leaf_size);
+        b->next = (struct ahead){ .element = (int32_t)rondo_type_size(t->kv_type), .step = 1 };
+        look_at(b, &f);
+        ahead_work(&b->next, b->next.k ? 2 * (int64_t)b->next.count * b->next.inners : 0);
     }
     for (int64_t i = first; i < end; i++) {
         const struct rondo_leaf f = rondo__run_leaf(run, leaves, i, t->leaf_size);
         const int32_t all = rondo__run_merges(i, first, end);
         int32_t merges = all < MERGES_MAX ? all : MERGES_MAX, rest = all - merges, u0, u1;
         block_sees(b, &f, &u0, &u1);
-        if (i + 1 == end && !rest) {
+        if (i + 1 == end && !rest && !b->part) {
             *merged = merges_of(b, step, merges);
             merges += *merged;
         }
@@ -395,16 +446,58 @@ static int run_step(struct block *b, int32_t step, int32_t *merged, const struct
     return 0;
 }
 
+/* LEAF: what of its run the block sees, or the nodes of parts of it. */
+static int run_step(struct block *b, int32_t step, int32_t *merged, const struct rondo_cpu_parts *parts, int64_t *part, const struct rondo_poll *poll)
+{
+    const struct rondo_attention_task *t = b->t;
+    const struct rondo_leaf *run = t->leaves + t->program[step].arg;
+    int64_t first, end, p0, p1;
+
+    rondo__run_visible(run, rondo__run_leaves(run, t->leaf_size), b->lo_min, b->hi_max, t->leaf_size, &first, &end);
+    if (first >= end) { /* nothing of it: as a leaf of which nothing is seen */
+        first = 0;
+        end = 1;
+    }
+    if (!parts || rondo__run_parts(first, end, parts->shift, &p0, &p1) <= 1)
+        return run_leaves(b, step, first, end, merged, poll);
+    for (int64_t i = p0; i < p1; i++) {
+        load_step(b, parts->nodes + (size_t)(*part)++ * parts->floats);
+        for (int32_t n = rondo__run_merges(i, p0, p1); n > 0; n--)
+            merge_step(b, NULL);
+    }
+    return 0;
+}
+
 #include "backends/cpu/attention_probs.h"
 
-static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
-               const struct rondo_poll *poll)
+static void block_begin(struct block *b, const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, void *scratch)
 {
-    struct block b = { .token = t0, .kv_head = kv_head };
-    lay_out(t, t1 - t0, scratch, &b);
-    see(&b);
-    for (int32_t i = 0; i < b.panels; i++)
-        pack_q(&b, b.panel + i);
+    *b = (struct block){ .token = t0, .kv_head = kv_head };
+    lay_out(t, t1 - t0, kv_heads, scratch, b);
+    see(b);
+    for (int32_t i = 0; i < b->panels; i++)
+        pack_q(b, b->panel + i);
+}
+
+static int part(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, int32_t step, int64_t first,
+                int64_t end, float *slot, void *scratch, const struct rondo_poll *poll)
+{
+    struct block b;
+    int32_t merged;
+    block_begin(&b, t, t0, t1, kv_head, kv_heads, scratch);
+    b.part = true;
+    int err = run_leaves(&b, step, first, end, &merged, poll);
+    if (!err)
+        store_step(&b, slot);
+    return err;
+}
+
+static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, const struct rondo_cpu_parts *parts,
+               void *scratch, const struct rondo_poll *poll)
+{
+    struct block b;
+    int64_t part = 0;
+    block_begin(&b, t, t0, t1, kv_head, kv_heads, scratch);
     if (t->operation == RONDO_JOB_PROBABILITIES)
         return probabilities(&b, poll);
     for (int32_t i = 0; i < t->steps; i++) {
@@ -413,7 +506,7 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
         int err = 0;
         switch (s->code) {
         case RONDO_TREE_LEAF:
-            err = run_step(&b, i, &merged, poll);
+            err = run_step(&b, i, &merged, parts, &part, poll);
             i += merged;
             break;
         case RONDO_TREE_LOAD:
@@ -438,4 +531,4 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
     return 0;
 }
 
-const struct rondo_cpu_attention RONDO_ISA_TABLE(attention) = { tokens, bytes, run };
+const struct rondo_cpu_attention RONDO_ISA_TABLE(attention) = { tokens, heads, bytes, shares, run, part };

@@ -16,6 +16,13 @@
 /* How many rows ahead are worth fetching already. */
 #define FETCH_ROWS 8
 
+/* Blocks of so few rows take a leaf from where it lies, lanes being keys (attention_decode.h): up to here that was faster than a copy of it and
+ * lanes that are rows. Keys of a tile of it, and what is kept of a row's scores: a leaf in whole tiles. */
+#define DECODE_ROWS 16
+#define DECODE_KEYS (2 * VL)
+#define LEAF_BYTES ((int64_t)5 << 18)
+#define DECODE_LD (LEAF_MAX + DECODE_KEYS)
+
 struct panel {
     float *qt; /* [head_dim][vecs * VL] */
     float *nodes; /* [depth] nodes: acc[PANEL][padded], m[PANEL], l[PANEL] */
@@ -25,7 +32,7 @@ struct panel {
     int64_t *at; /* [vecs * VL] where rows stand; those that are no rows stand where the last one does. NULL: SEE_GENERAL is not needed */
     int32_t *head; /* [vecs * VL] of the task */
     float *slope; /* [vecs * VL] of ALiBi, times log2(e) */
-    int32_t row, rows, vecs;
+    int32_t row, rows, vecs, kv_head;
     int64_t lo_min, lo_max, hi_min, hi_max; /* of its rows' visible ranges */
 };
 
@@ -36,8 +43,8 @@ enum state { EMPTY, NODE, IN_SLOT, STORED };
 struct block {
     const struct rondo_attention_task *t;
     int64_t token; /* the first one */
-    int32_t tokens, group, kv_head, rows, panels, padded,
-        top; /* padded: value_dim in whole vectors; top: stack height */
+    int32_t tokens, group, kv_head, rows, panels, padded, height,
+        top; /* rows: of a KV head; padded: value_dim in whole vectors; height: rows of a node; top: stack height */
     size_t node_floats;
     int64_t *lo, *hi; /* [tokens] */
     struct panel *panel;
@@ -48,7 +55,12 @@ struct block {
     float *wide_q, *wide_k,
         *wide_v; /* four rows of Q; a leaf, widened or copied together (NULL: read where it lies) */
     int64_t lo_min, hi_max;
-    /* the leaf at work */
+    bool part; /* only a part of one step is at work */
+    bool few; /* rows, so that panels are KV heads and lanes are keys (attention_decode.h) */
+    float *kt, *x; /* then: keys turned about, their scores and weights */
+    /* the leaf at work: where it lies, strides in bytes; and as floats, NULL until it has been widened */
+    const char *raw_k, *raw_v;
+    int64_t raw_k_stride, raw_v_stride;
     const float *k, *v;
     int64_t k_stride, v_stride;
     int32_t u0, u1, finite; /* keys that the block sees; whether all of their values are finite: -1, not yet known */
@@ -96,9 +108,21 @@ static bool general(const struct rondo_attention_task *t)
 /* Rows that share what bits say. */
 static int32_t sharing(const struct block *b) { return b->t->mask->heads > 1 ? 1 : b->group; }
 
+static bool decodes(const struct rondo_attention_task *t, int32_t rows) { return rows <= DECODE_ROWS && rows <= PANEL && !general(t); }
+
+/* KV heads of an item. With few rows a leaf is taken in all heads, one after another, as tokens are what lies together, as long as the leaf and
+ * the next one stay in the second-level cache. */
+static int32_t heads(const struct rondo_attention_task *t)
+{
+    const int64_t leaf = (int64_t)t->leaf_size * (t->head_dim + t->value_dim) * (int64_t)rondo_type_size(t->kv_type), most = LEAF_BYTES / (leaf + 1);
+    if (!decodes(t, (int32_t)(tokens(t) * (t->heads / t->kv_heads))))
+        return 1;
+    return (int32_t)(most < 1 ? 1 : most < t->kv_heads ? most : t->kv_heads);
+}
+
 /* Lays out the scratch of a block; returns its size. Sizes cannot overflow: bytes() has checked their product
  * in advance. */
-static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char *scratch, struct block *b)
+static size_t lay_out(const struct rondo_attention_task *t, int64_t count, int32_t heads, char *scratch, struct block *b)
 {
     size_t at = 0;
     const size_t leaf = (size_t)(t->leaf_size > 0 && t->leaf_size < LEAF_MAX ? t->leaf_size : LEAF_MAX);
@@ -106,23 +130,31 @@ static size_t lay_out(const struct rondo_attention_task *t, int64_t count, char 
     b->tokens = (int32_t)count;
     b->group = t->heads / t->kv_heads;
     b->rows = b->tokens * b->group;
-    b->panels = (b->rows + PANEL - 1) / PANEL;
     b->padded = padded_dim(t);
-    b->node_floats = (size_t)PANEL * ((size_t)b->padded + 2);
+    b->few = decodes(t, b->rows);
+    b->panels = b->few ? heads : (b->rows + PANEL - 1) / PANEL;
+    b->height = b->rows < PANEL ? b->rows : PANEL;
+    b->node_floats = (size_t)b->height * (size_t)b->padded + 2 * PANEL;
     b->lo = take(scratch, &at, (size_t)b->tokens * sizeof *b->lo);
     b->hi = take(scratch, &at, (size_t)b->tokens * sizeof *b->hi);
-    b->st = take(scratch, &at, leaf * PANEL * sizeof(float));
+    b->st = take(scratch, &at, (leaf + 4) * PANEL * sizeof(float));
     b->sum = take(scratch, &at, (size_t)PANEL * (size_t)b->padded * sizeof(float));
     b->wide_q = take(scratch, &at, 4 * (size_t)t->head_dim * sizeof(float));
-    b->wide_k = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
-    b->wide_v = !copies(t, b->panels) ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
+    b->wide_k = !copies(t, b->few ? 1 : b->panels) ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
+    b->wide_v = !copies(t, b->few ? 1 : b->panels) ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
+    b->kt = !b->few ? NULL : take(scratch, &at, (size_t)t->head_dim * DECODE_KEYS * sizeof(float));
+    b->x = !b->few ? NULL : take(scratch, &at, (size_t)b->rows * DECODE_LD * sizeof(float));
     b->seen = !general(t) ? NULL : take(scratch, &at, leaf * sizeof *b->seen);
     b->drop = !t->terms.drop ? NULL : take(scratch, &at, leaf * sizeof *b->drop);
     b->bias = !t->terms.bias ? NULL : take(scratch, &at, leaf * PANEL * sizeof(float));
     b->bits = !t->mask->kind->bits ? NULL : take(scratch, &at, (size_t)(b->rows / sharing(b)) * sizeof *b->bits);
     b->panel = take(scratch, &at, (size_t)b->panels * sizeof *b->panel);
     for (int32_t i = 0; i < b->panels; i++) {
-        struct panel p = { .row = i * PANEL };
+        struct panel p = { .row = i * PANEL, .kv_head = b->kv_head };
+        if (b->few) {
+            p.row = 0;
+            p.kv_head = b->kv_head + i;
+        }
         p.rows = b->rows - p.row < PANEL ? b->rows - p.row : PANEL;
         p.vecs = (p.rows + VL - 1) / VL;
         p.qt = take(scratch, &at, (size_t)t->head_dim * (size_t)p.vecs * VL * sizeof(float));
@@ -155,9 +187,9 @@ static bool bytes(const struct rondo_attention_task *t, size_t *out)
         !rondo__mul((size_t)tokens(t) * (size_t)(t->heads / t->kv_heads) + PANEL, (size_t)t->depth + 2,
                     &rows) ||
         !rondo__add((size_t)t->head_dim + (size_t)t->value_dim, 4 * LEAF_MAX, &wide) ||
-        !rondo__mul(rows, wide, &all) || !rondo__mul(all, 16 * sizeof(float), &all))
+        !rondo__mul(rows, wide, &all) || !rondo__mul(all, 16 * sizeof(float) * (size_t)heads(t), &all))
         return false;
-    *out = lay_out(t, tokens(t), NULL, &b);
+    *out = lay_out(t, tokens(t), heads(t), NULL, &b);
     return true;
 }
 
@@ -166,6 +198,16 @@ static void fetch_row(const void *row, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)
         __builtin_prefetch((const char *)row + i, 0, 3);
+}
+
+/* Numbers [d, d + count) of a row, as floats. */
+VEC void widen_row(const void *row, int32_t d, int32_t count, int type, float *to)
+{
+    int32_t i = 0;
+    for (; i + VL <= count; i += VL)
+        vf_store(to + i, vf_element(row, d + i, type));
+    for (; i < count; i++)
+        to[i] = rondo__element(row, d + i, type);
 }
 
 /* ---- Q ---- */
@@ -180,13 +222,13 @@ static void pack_q(const struct block *b, const struct panel *p)
         for (int32_t i = 0; i < 4; i++) {
             const int32_t row = p->row + r + i;
             const int64_t at = (b->token + row / b->group) * t->q_row_stride +
-                               (b->kv_head * b->group + row % b->group) * t->q_head_stride;
+                               (p->kv_head * b->group + row % b->group) * t->q_head_stride;
             if (r + i < p->rows && t->q_type == RONDO_F32) {
                 q[i] = (const float *)t->q + at;
                 if (r + i + FETCH_ROWS < p->rows) {
                     const int32_t ahead = row + FETCH_ROWS;
                     fetch_row((const float *)t->q + (b->token + ahead / b->group) * t->q_row_stride +
-                                  (b->kv_head * b->group + ahead % b->group) * t->q_head_stride,
+                                  (p->kv_head * b->group + ahead % b->group) * t->q_head_stride,
                               (int64_t)dim * (int64_t)sizeof(float));
                 }
                 continue;
@@ -229,7 +271,7 @@ static void see(struct block *b)
         for (int32_t r = 0; p->at && r < p->vecs * VL; r++) {
             const int32_t row = p->row + (r < p->rows ? r : p->rows - 1);
             p->at[r] = rondo__cpu_position(t, b->token + row / b->group);
-            p->head[r] = b->kv_head * b->group + row % b->group;
+            p->head[r] = p->kv_head * b->group + row % b->group;
             p->slope[r] = t->alibi ? t->alibi[p->head[r]] * RONDO_LOG2E_F : 0.0f;
         }
         b->lo_min = p->lo_min < b->lo_min ? p->lo_min : b->lo_min;

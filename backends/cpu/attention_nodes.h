@@ -12,7 +12,7 @@ static float *node(const struct block *b, const struct panel *p, int32_t positio
 {
     return p->nodes + (size_t)p->place[position] * b->node_floats;
 }
-static float *node_m(const struct block *b, float *n) { return n + (size_t)PANEL * (size_t)b->padded; }
+static float *node_m(const struct block *b, float *n) { return n + (size_t)b->height * (size_t)b->padded; }
 static float *node_l(const struct block *b, float *n) { return node_m(b, n) + PANEL; }
 
 /* C5 for M and l of a panel: m and l, a right node's, become those of its merge with the left node n;
@@ -39,7 +39,7 @@ static void slot_row(const struct block *b, const struct panel *p, float *slot, 
     const int32_t row = p->row + r;
     const size_t rows = (size_t)t->q_rows * (size_t)t->heads;
     const size_t at = (size_t)(b->token + row / b->group) * (size_t)t->heads +
-                      (size_t)(b->kv_head * b->group + row % b->group);
+                      (size_t)(p->kv_head * b->group + row % b->group);
     *acc = slot + at * (size_t)t->value_dim;
     *m = slot + rows * (size_t)t->value_dim + at;
     *l = *m + rows;
@@ -136,8 +136,9 @@ static void merge_step(struct block *b, float *to)
 /* Whether acc may be read and written in slots by whole vectors. */
 static bool whole(const struct block *b) { return b->padded == b->t->value_dim; }
 
-static void load_step(struct block *b, float *slot)
+static void load_step(struct block *b, const float *from)
 {
+    float *slot = (float *)(uintptr_t)from; /* which nothing writes to as long as it waits here */
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
         float *n = node(b, p, b->top), *acc, *m, *l;
@@ -201,7 +202,7 @@ static void out_step(struct block *b)
         const int full = p->full[b->top] != EMPTY;
         float *n = node(b, p, b->top);
         for (int32_t r = 0; r < p->rows; r++) {
-            const int32_t row = p->row + r, head = b->kv_head * b->group + row % b->group;
+            const int32_t row = p->row + r, head = p->kv_head * b->group + row % b->group;
             const int64_t token = b->token + row / b->group,
                           at = token * t->out_row_stride + head * t->out_head_stride;
             float l = full ? node_l(b, n)[r] : 0.0f, m = full ? node_m(b, n)[r] : 0.0f;

@@ -71,7 +71,8 @@ static int probabilities(struct block *b, const struct rondo_poll *poll)
             block_sees(b, &f, &u0, &u1);
             if (u0 >= u1)
                 continue;
-            leaf_open(b, &f, u0, u1);
+            leaf_open(b, &f, b->kv_head, u0, u1);
+            leaf_widen(b);
             for (int32_t k = 0; k < b->panels; k++) {
                 struct panel *p = b->panel + k;
                 struct view w = { 0, 0, 0, 0, 0 };

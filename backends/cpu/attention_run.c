@@ -23,14 +23,21 @@ struct rondo_program {
     struct rondo_attention_task *tasks;   /* [job_count]; where data lies is filled in by each run */
     struct about *about;                  /* [job_count] */
     float **slots;                        /* of all jobs, one after another: jobs may name the same places, each for its heads */
-    size_t worker_bytes, list_bytes, scratch;   /* of one thread, of the list of pieces, and both for all threads */
+    size_t worker_bytes, list_bytes, nodes_bytes, scratch;   /* of one thread, of the list of pieces, of parts' nodes, and all for all threads */
+    size_t slot_floats;                   /* the largest node of a task whose leaves may be shared out */
+    int64_t parts;                        /* so many of them in a run at most */
 };
 
-struct piece { /* some tokens of a task; one item for each of its KV heads */
+/* Some tokens of a task; one item for some of its KV heads. Where there are too few items for the threads, as in decoding one sequence, leaves
+ * are shared out too: an item for each part of 2^shift of them, and when all of these are done one for what comes after. */
+struct piece {
     uint64_t cost;
-    int64_t token, items; /* items: of this piece and all before it, after sorting */
-    int64_t task;
+    int64_t token, items, joins; /* items: of this piece and all before it, after sorting; joins: the same of those that come after parts */
+    int64_t task, first_part, parts; /* parts 0: not shared out; first_part: its first node */
+    int32_t shift, reserved;
 };
+#define PARTS_OF_THREAD 2 /* about so many, and each some leaves, as its first leaf comes slowly */
+#define PART_SHIFT 2
 
 /* ---- programs ---- */
 
@@ -103,23 +110,32 @@ static bool measure(const struct rondo_device *dev, struct rondo_program *p)
 {
     const struct rondo_cpu_attention *kernel = dev->kernels.attention[p->desc.arithmetic];
     int64_t pieces = 0, items = 0, heads;
-    size_t most = 0, all;
+    size_t most = 0, all, floats;
     for (int64_t i = 0; i < p->desc.job_count; i++) {
         const struct rondo_attention_task *t = p->tasks + i;
         const int64_t blocks = blocks_of(t, kernel->tokens(t));
         size_t need;
         if (!blocks)
             continue;
-        if (!rondo__mul64(blocks, t->kv_heads, &heads) || !rondo__add64(pieces, blocks, &pieces) ||
+        if (!rondo__mul64(blocks, (t->kv_heads - 1) / kernel->heads(t) + 1, &heads) || !rondo__add64(pieces, blocks, &pieces) ||
             !rondo__add64(items, heads, &items) || !kernel->bytes(t, &need))
             return false;
         most = need > most ? need : most;
+        if (dev->threads > 1 && kernel->shares(t)) {
+            p->parts = 8 * (int64_t)dev->threads;
+            floats = rondo__slot_floats(t->q_rows, t->heads, t->value_dim);
+            p->slot_floats = floats > p->slot_floats ? floats : p->slot_floats;
+        }
     }
+    if (!rondo__add64(items, p->parts, &items) || !rondo__mul((size_t)p->parts * sizeof(float), p->slot_floats, &p->nodes_bytes))
+        return false;
+    p->nodes_bytes = (p->nodes_bytes + 63) & ~(size_t)63;
     if (!rondo__add(most, 63, &p->worker_bytes))
         return false;
     p->worker_bytes &= ~(size_t)63;
     return rondo__mul((size_t)pieces, sizeof(struct piece), &p->list_bytes) &&
-           rondo__mul(p->worker_bytes, (size_t)rondo__cpu_workers(dev, items), &all) && rondo__add(all, p->list_bytes, &p->scratch);
+           rondo__mul(p->worker_bytes, (size_t)rondo__cpu_workers(dev, items), &all) && rondo__add(all, p->nodes_bytes, &all) &&
+           rondo__add(all, p->list_bytes, &p->scratch);
 }
 
 int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc)
@@ -187,7 +203,9 @@ struct job {
     struct piece *pieces;
     char *scratch;
     size_t scratch_bytes; /* of one worker */
-    int64_t pieces_count, items;
+    float *nodes;         /* of parts, `floats` apart */
+    size_t floats;
+    int64_t pieces_count, items, joins;
 };
 
 /* A job's first row of q, out or lse, and of that its first head. */
@@ -325,7 +343,68 @@ static void sort(struct piece *p, int64_t count)
     }
 }
 
-static void list_pieces(struct job *j, const struct rondo_program *p, int64_t first, int64_t count)
+static int64_t groups(const struct job *j, const struct rondo_attention_task *t) { return (t->kv_heads - 1) / j->kernel->heads(t) + 1; }
+
+/* How many parts the steps of a piece have, in parts of 2^shift leaves; of the part with number `want` where it lies. */
+static int64_t parts_of(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t shift, int64_t want, int32_t *step, int64_t *first,
+                        int64_t *end)
+{
+    int64_t parts = 0;
+    for (int32_t i = 0; i < t->steps; i++) {
+        int64_t a, b, p0, p1;
+        if (t->program[i].code != RONDO_TREE_LEAF)
+            continue;
+        rondo__run_seen(t, t0, t1, t->leaves + t->program[i].arg, &a, &b);
+        const int64_t own = rondo__run_parts(a, b, shift, &p0, &p1);
+        if (own <= 1)
+            continue;
+        if (want >= parts && want < parts + own) {
+            const int64_t at = (p0 + want - parts) << shift, next = at + ((int64_t)1 << shift);
+            *step = i;
+            *first = at > a ? at : a;
+            *end = next < b ? next : b;
+        }
+        parts += own;
+    }
+    return parts;
+}
+
+static int64_t piece_end(const struct job *j, const struct rondo_attention_task *t, const struct piece *p)
+{
+    const int64_t step = j->kernel->tokens(t);
+    return t->q_rows - p->token < step ? t->q_rows : p->token + step;
+}
+
+/* Shares out the leaves of pieces that would keep one thread busy for longer than the others have work. */
+static void share_out(struct job *j, const struct rondo_program *p, int threads)
+{
+    uint64_t all = 0;
+    int64_t used = 0;
+    for (int64_t i = 0; i < j->pieces_count; i++)
+        all += j->pieces[i].cost * (uint64_t)p->tasks[j->pieces[i].task].kv_heads;
+    const uint64_t fair = all / (uint64_t)(PARTS_OF_THREAD * threads) + 1;
+    for (int64_t i = 0; i < j->pieces_count; i++) {
+        struct piece *piece = j->pieces + i;
+        const struct rondo_attention_task *t = p->tasks + piece->task;
+        const int64_t end = piece_end(j, t, piece), items = groups(j, t), tokens = end - piece->token;
+        int32_t shift = PART_SHIFT;
+        if (!j->kernel->shares(t) || piece->cost * (uint64_t)t->kv_heads / (uint64_t)items <= fair)
+            continue;
+        /* of all that it takes, a leaf of all its rows and heads is this much */
+        const uint64_t leaf = (uint64_t)t->leaf_size * (uint64_t)tokens * (uint64_t)t->kv_heads / (uint64_t)items + 1;
+        while (shift < 40 && leaf << (shift + 1) <= fair)
+            shift++;
+        const int64_t parts = parts_of(t, piece->token, end, shift, -1, NULL, NULL, NULL);
+        if (parts < 2 || parts > p->parts - used)
+            continue;
+        piece->parts = parts;
+        piece->first_part = used;
+        piece->shift = shift;
+        used += parts;
+    }
+}
+
+static void list_pieces(struct job *j, const struct rondo_program *p, int64_t first, int64_t count, int threads)
 {
     int64_t n = 0;
     for (int64_t i = first; i < first + count; i++) {
@@ -338,30 +417,72 @@ static void list_pieces(struct job *j, const struct rondo_program *p, int64_t fi
     }
     sort(j->pieces, n);
     j->pieces_count = n;
+    if (p->parts)
+        share_out(j, p, threads);
     for (int64_t i = 0; i < n; i++) {
-        j->items += p->tasks[j->pieces[i].task].kv_heads;
-        j->pieces[i].items = j->items;
+        struct piece *piece = j->pieces + i;
+        const int64_t items = groups(j, p->tasks + piece->task);
+        j->items += piece->parts ? items * piece->parts : items;
+        j->joins += piece->parts ? items : 0;
+        piece->items = j->items;
+        piece->joins = j->joins;
     }
+}
+
+/* The piece that an item, or a join, is of. */
+static const struct piece *piece_of(const struct job *j, int64_t item, bool join)
+{
+    int64_t low = 0, high = j->pieces_count - 1;
+    while (low < high) { /* the first piece with items > item */
+        int64_t middle = low + (high - low) / 2;
+        if ((join ? j->pieces[middle].joins : j->pieces[middle].items) > item)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return j->pieces + low;
+}
+
+static void count_work(const struct job *j, uint64_t cost)
+{
+    if (j->poll && j->poll->work)
+        atomic_fetch_add_explicit(&j->poll->work->done, cost, memory_order_relaxed);
 }
 
 static int work(void *arg, int64_t item, int worker)
 {
     struct job *j = arg;
-    int64_t low = 0, high = j->pieces_count - 1;
-    while (low < high) { /* the first piece with items > item */
-        int64_t middle = low + (high - low) / 2;
-        if (j->pieces[middle].items > item)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    const struct piece *p = j->pieces + low;
+    const struct piece *p = piece_of(j, item, false);
     const struct rondo_attention_task *t = j->tasks + p->task;
-    int64_t step = j->kernel->tokens(t), end = t->q_rows - p->token < step ? t->q_rows : p->token + step;
-    int code = j->kernel->run(t, p->token, end, (int32_t)(p->items - 1 - item),
-                              j->scratch + (size_t)worker * j->scratch_bytes, worker == 0 ? j->poll : NULL);
-    if (j->poll && j->poll->work)
-        atomic_fetch_add_explicit(&j->poll->work->done, p->cost, memory_order_relaxed);
+    const int64_t end = piece_end(j, t, p), all = groups(j, t), local = p->items - 1 - item, part = local / all;
+    const int32_t most = j->kernel->heads(t), head = (int32_t)(local % all) * most, heads = t->kv_heads - head < most ? t->kv_heads - head : most;
+    void *scratch = j->scratch + (size_t)worker * j->scratch_bytes;
+    const struct rondo_poll *poll = worker == 0 ? j->poll : NULL;
+    int32_t step = 0;
+    int64_t a = 0, b = 0;
+    int code;
+    if (p->parts) {
+        parts_of(t, p->token, end, p->shift, part, &step, &a, &b);
+        code = j->kernel->part(t, p->token, end, head, heads, step, a, b, j->nodes + (size_t)(p->first_part + part) * j->floats, scratch, poll);
+        count_work(j, p->cost * (uint64_t)heads / (uint64_t)p->parts);
+        return code;
+    }
+    code = j->kernel->run(t, p->token, end, head, heads, NULL, scratch, poll);
+    count_work(j, p->cost * (uint64_t)heads);
+    return code;
+}
+
+static int join(void *arg, int64_t item, int worker)
+{
+    struct job *j = arg;
+    const struct piece *p = piece_of(j, item, true);
+    const struct rondo_attention_task *t = j->tasks + p->task;
+    const int32_t most = j->kernel->heads(t), head = (int32_t)(p->joins - 1 - item) * most, heads = t->kv_heads - head < most ? t->kv_heads - head : most;
+    const struct rondo_cpu_parts parts = { j->nodes + (size_t)p->first_part * j->floats, j->floats, p->shift };
+    int code = j->kernel->run(t, p->token, piece_end(j, t, p), head, heads, &parts, j->scratch + (size_t)worker * j->scratch_bytes,
+                              worker == 0 ? j->poll : NULL);
+    const uint64_t cost = p->cost * (uint64_t)heads;
+    count_work(j, cost - cost / (uint64_t)p->parts * (uint64_t)p->parts);
     return code;
 }
 
@@ -382,8 +503,11 @@ int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, 
     /* the list last: what the threads use lies over whole large pages */
     j.scratch = dev->scratch;
     j.pieces = (struct piece *)(void *)(dev->scratch + program->scratch - program->list_bytes);
-    list_pieces(&j, program, run->first, run->count);
+    j.nodes = (float *)(void *)(dev->scratch + program->scratch - program->list_bytes - program->nodes_bytes);
+    j.floats = program->slot_floats;
+    list_pieces(&j, program, run->first, run->count, dev->threads);
     for (int64_t i = 0; poll && poll->work && i < j.pieces_count; i++)
         poll->work->total += j.pieces[i].cost * (uint64_t)program->tasks[j.pieces[i].task].kv_heads;
-    return rondo__cpu_for(dev, j.items, work, &j, poll);
+    err = rondo__cpu_for(dev, j.items, work, &j, poll);
+    return err || !j.joins ? err : rondo__cpu_for(dev, j.joins, join, &j, poll);
 }

@@ -35,6 +35,10 @@ struct ahead {
     int32_t count, at; /* keys; rows given out so far */
     int32_t quota; /* rows for each tile */
     int32_t element, k_bytes, v_bytes;
+    /* attention_decode.h: the rows of all heads, where keys follow each other in memory by heads or heads by keys */
+    int32_t inner, inners;
+    int64_t k_inner, v_inner;
+    int64_t work, step; /* done since the last row, and between two rows, in vector operations */
 };
 
 VEC const char *ahead_next(struct ahead *a)
@@ -53,6 +57,24 @@ static void ahead_burst(struct ahead *a)
         const char *row = ahead_next(a);
         for (int32_t i = 0; row && i < bytes; i += 64)
             __builtin_prefetch(row + i, 0, 2);
+    }
+}
+
+/* Rows as work goes on, so that memory and arithmetic are busy at the same time. */
+VEC void ahead_work(struct ahead *a, int64_t work)
+{
+    for (a->work += work; a->work >= a->step; a->work -= a->step) {
+        const int k = a->at < a->count;
+        const int32_t bytes = k ? a->k_bytes : a->v_bytes;
+        const char *row = k ? a->k + a->at * a->k_stride + a->inner * a->k_inner : a->v + (a->at - a->count) * a->v_stride + a->inner * a->v_inner;
+        if (a->at >= 2 * a->count)
+            continue;
+        for (int32_t i = 0; i < bytes; i += 64)
+            __builtin_prefetch(row + i, 0, 2);
+        if (++a->inner == a->inners) {
+            a->inner = 0;
+            a->at++;
+        }
     }
 }
 
@@ -235,15 +257,40 @@ struct merges {
     float scale[MERGES_MAX][2 * PANEL]; /* [row] for the left node, [PANEL + row] for what is merged with it */
 };
 
-/* Rows p[.][0..nr-1] times nc vectors of columns over the keys [k0, k1); sums begin at `start` (NULL: zero).
- * The result is merged as `with` says (NULL: not; row is the panel's row of p[.][0]), and stored. */
-VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, const float *p,
-                    const int64_t ld, const float *v, const int64_t stride, const int32_t k0,
+/* Instead of a storage type: floats that are in a cache. Of the others, values come from far away. */
+#define VALUES_WIDE 0
+/* Vector operations for two keys of a tile. */
+#define VALUE_WORK(nr, nc, type) (2 * (nc) * ((nr) + ((type) == RONDO_F32 ? 1 : 2)))
+
+/* Columns of one key's values, of which not all are there: lanes says which. */
+static vf values_rest(const int type, const char *v, vm lanes)
+{
+    const uint32_t bits = vm_to_bits(lanes);
+    float x[VL];
+    if (type == VALUES_WIDE || type == RONDO_F32)
+        return vf_load_mask((const float *)(const void *)v, lanes);
+    for (int i = 0; i < VL; i++)
+        x[i] = bits >> i & 1 ? rondo__element(v, i, type) : 0.0f;
+    return vf_load(x);
+}
+
+/* Vector c of one key's values. */
+VEC vf values_of(const int type, const char *v, const int c)
+{
+    return type == VALUES_WIDE ? vf_load((const float *)(const void *)v + c * VL) : vf_element(v, c * VL, type);
+}
+
+/* Rows p[.][0..nr-1] times nc vectors of columns over the keys [k0, k1), whose values lie stride bytes apart; sums begin at `start` (NULL:
+ * zero; only with VALUES_WIDE). The result is merged as `with` says (NULL: not; row is the panel's row of p[.][0]), and stored. */
+VEC void value_tile(const int type, const int nr, const int nc, const int tail, const vm lanes, const float *p,
+                    const int64_t ld, const char *v, const int64_t stride, struct ahead *ahead, const int32_t k0,
                     const int32_t k1, const float *start, float *out, const int64_t out_stride,
                     const struct merges *with, const int32_t row)
 {
 #define DECLARE(i) vf o##i##0 = vf_zero(), o##i##1 = vf_zero(), o##i##2 = vf_zero(), o##i##3 = vf_zero();
     EACH_ROW(DECLARE)
+    /* of bf16 two vectors come apart as odd columns and even ones, which the sums then are of */
+    const int pairs = type == RONDO_BF16 && nc > 1, far = type != VALUES_WIDE;
 #define START(i)                                                                                             \
     if (nr > i) {                                                                                            \
         const float *s = start + i * out_stride;                                                             \
@@ -255,7 +302,7 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
         if (nc > 3)                                                                                          \
             o##i##3 = vf_load(s + 3 * VL);                                                                   \
     }
-    if (start) {
+    if (!far && start) {
         EACH_ROW(START)
     }
 #define ROW_STEP(i)                                                                                          \
@@ -271,11 +318,22 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
     }
 #define STEP(key)                                                                                            \
     {                                                                                                        \
-        const float *pk = p + (key) * ld, *vk = v + (key)*stride;                                              \
-        const vf v0 = tail ? vf_load_mask(vk, lanes) : vf_load(vk);                                          \
-        const vf v1 = nc > 1 ? vf_load(vk + VL) : v0;                                                        \
-        const vf v2 = nc > 2 ? vf_load(vk + 2 * VL) : v0;                                                    \
-        const vf v3 = nc > 3 ? vf_load(vk + 3 * VL) : v0;                                                    \
+        const float *pk = p + (key) * ld;                                                                    \
+        const char *vk = v + (key)*stride;                                                                   \
+        vf v0, v1, v2, v3;                                                                                   \
+        if (pairs) {                                                                                         \
+            vf_from_bf16_pairs((const uint16_t *)(const void *)vk, &v0, &v1);                                \
+            if (nc > 2)                                                                                      \
+                vf_from_bf16_pairs((const uint16_t *)(const void *)vk + 2 * VL, &v2, &v3);                   \
+        } else {                                                                                             \
+            v0 = tail ? values_rest(type, vk, lanes) : values_of(type, vk, 0);                               \
+            if (nc > 1)                                                                                      \
+                v1 = values_of(type, vk, 1);                                                                 \
+            if (nc > 2)                                                                                      \
+                v2 = values_of(type, vk, 2);                                                                 \
+            if (nc > 3)                                                                                      \
+                v3 = values_of(type, vk, 3);                                                                 \
+        }                                                                                                    \
         (void)v1;                                                                                            \
         (void)v2;                                                                                            \
         (void)v3;                                                                                            \
@@ -291,9 +349,20 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
         IN_ORDER;
         STEP(j)
         IN_ORDER;
+        if (far)
+            ahead_work(ahead, VALUE_WORK(nr, nc, type));
     }
     if (j < k1)
         STEP(j)
+#define ZIP_ROW(i)                                                                                           \
+    if (nr > i) {                                                                                            \
+        vf_zip(&o##i##0, &o##i##1);                                                                          \
+        if (nc > 2)                                                                                          \
+            vf_zip(&o##i##2, &o##i##3);                                                                      \
+    }
+    if (pairs) {
+        EACH_ROW(ZIP_ROW)
+    }
 #define MERGE(i, c)                                                                                          \
     if (nc > c)                                                                                              \
         o##i##c = vf_fma(vf_load(left + i * out_stride + c * VL), its, vf_mul(o##i##c, mine));
@@ -318,6 +387,7 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
 #undef START
 #undef ROW_STEP
 #undef STEP
+#undef ZIP_ROW
 #undef MERGE
 #undef MERGE_ROW
 #undef STORE
@@ -325,14 +395,13 @@ VEC void value_tile(const int nr, const int nc, const int tail, const vm lanes, 
 }
 
 /* A run of rows of any length by tiles of 6, 4, 2 and 1. */
-VEC void value_rows(const int nc, const int tail, const vm lanes, int32_t rows, const float *p,
-                    const int64_t ld, const float *v, const int64_t stride, const int32_t k0,
-                    const int32_t k1, const float *start, float *out, const int64_t out_stride,
+VEC void value_rows(const int type, const int nc, const int tail, const vm lanes, int32_t rows, const float *p,
+                    const int64_t ld, const char *v, const int64_t stride, struct ahead *ahead, const int32_t k0, const int32_t k1, const float *start, float *out, const int64_t out_stride,
                     const struct merges *with, int32_t row)
 {
 #define TILES(n)                                                                                             \
     while (rows >= n) {                                                                                      \
-        value_tile(n, nc, tail, lanes, p, ld, v, stride, k0, k1, start, out, out_stride, with, row);         \
+        value_tile(type, n, nc, tail, lanes, p, ld, v, stride, ahead, k0, k1, start, out, out_stride, with, row);         \
         rows -= n;                                                                                           \
         p += n;                                                                                              \
         out += n * out_stride;                                                                               \

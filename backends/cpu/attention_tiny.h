@@ -20,8 +20,8 @@ static uint64_t tiny_rows(const struct block *b, const struct panel *p, int32_t 
 {
     const int32_t ld = p->vecs * VL;
     uint64_t rows = 0;
-    for (int32_t v = 0; v < ld; v += VL) {
-        uint32_t waits = vm_to_bits(vm_first(VL)), found = 0; /* for a weight that is not tiny */
+    for (int32_t v = 0; v < p->rows; v += VL) {
+        uint32_t waits = vm_to_bits(vm_first(p->rows - v)), found = 0; /* for a weight that is not tiny */
         for (int32_t key = u0; key < u1 && waits; key++) {
             const vf x = vf_load(b->st + key * ld + v);
             waits &= vm_to_bits(vf_lt(x, vf_set1(TINY)));

@@ -11,17 +11,31 @@
 
 #define RONDO_CPU_ARITHMETICS 3   /* enum rondo_arithmetic */
 
-/* ---- attention: an item is some tokens of a task x the heads of one KV head ---- */
+/* ---- attention: an item is some tokens of a task x the heads of some KV heads ---- */
 
 struct rondo_attention_task;   /* task.h */
 
+/* Where the leaves of an item were shared out: each LEAF over more than one aligned part of 2^shift leaves has a node of each here already, in
+ * this order, `floats` apart, as they lie in slots. */
+struct rondo_cpu_parts {
+    const float *nodes;
+    size_t floats;
+    int32_t shift;
+};
+
 struct rondo_cpu_attention {
-    int64_t (*tokens)(const struct rondo_attention_task *task);               /* of one item */
+    int64_t (*tokens)(const struct rondo_attention_task *task);               /* of one item, at most */
+    int32_t (*heads)(const struct rondo_attention_task *task);                /* KV heads of one, at most */
     /* scratch of one worker, wherever keys lie; false: too large */
     bool (*bytes)(const struct rondo_attention_task *task, size_t *bytes);
-    /* tokens [t0, t1); returns poll's code. poll is NULL on workers that are not the calling thread */
-    int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
-               const struct rondo_poll *poll);
+    /* Whether leaves of an item are worth sharing out over threads: then there is part(). */
+    bool (*shares)(const struct rondo_attention_task *task);
+    /* tokens [t0, t1), KV heads from kv_head on; parts: or NULL. Returns poll's code. poll is NULL on workers that are not the calling thread */
+    int (*run)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,
+               const struct rondo_cpu_parts *parts, void *scratch, const struct rondo_poll *poll);
+    /* of these the node over leaves [first, end) of the run that LEAF step `step` has, into a slot */
+    int (*part)(const struct rondo_attention_task *task, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, int32_t step, int64_t first,
+                int64_t end, float *slot, void *scratch, const struct rondo_poll *poll);
 };
 
 /* ---- linear layers: an item is some panels of outputs x some tiles of rows ---- */

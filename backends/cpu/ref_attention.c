@@ -264,6 +264,18 @@ static int64_t tokens(const struct rondo_attention_task *t)
     return TOKENS;
 }
 
+static int32_t heads(const struct rondo_attention_task *t)
+{
+    (void)t;
+    return 1;
+}
+
+static bool shares(const struct rondo_attention_task *t)
+{
+    (void)t;
+    return false;
+}
+
 static bool bytes(const struct rondo_attention_task *t, size_t *out)
 {
     size_t stack, floats;
@@ -272,14 +284,15 @@ static bool bytes(const struct rondo_attention_task *t, size_t *out)
            rondo__mul(floats, sizeof(float), out);
 }
 
-static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, void *scratch,
-               const struct rondo_poll *poll)
+static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,
+               const struct rondo_cpu_parts *parts, void *scratch, const struct rondo_poll *poll)
 {
+    (void)parts;
     float *q = scratch, *stack = q + t->head_dim;
     const int32_t group = t->heads / t->kv_heads;
     for (int64_t token = t0; token < t1; token++) {
-        for (int32_t g = 0; g < group; g++)
-            row(t, token, kv_head * group + g, q, stack);
+        for (int32_t head = kv_head * group; head < (kv_head + kv_heads) * group; head++)
+            row(t, token, head, q, stack);
         int err = poll ? poll->call(poll->arg) : 0;
         if (err)
             return err;
@@ -288,7 +301,7 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
 }
 
 #ifdef RONDO_ISA_fma
-const struct rondo_cpu_attention rondo__cpu_attention_fma = { tokens, bytes, run };
+const struct rondo_cpu_attention rondo__cpu_attention_fma = { tokens, heads, bytes, shares, run, NULL };
 #else
-const struct rondo_cpu_attention rondo__cpu_attention_soft = { tokens, bytes, run };
+const struct rondo_cpu_attention rondo__cpu_attention_soft = { tokens, heads, bytes, shares, run, NULL };
 #endif

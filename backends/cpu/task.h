@@ -113,6 +113,28 @@ static inline int32_t rondo__run_merges(int64_t i, int64_t a, int64_t b)
     return n;
 }
 
+/* What of a run tokens [t0, t1) see: leaves [*first, *end). */
+static inline void rondo__run_seen(const struct rondo_attention_task *t, int64_t t0, int64_t t1, const struct rondo_leaf *run, int64_t *first,
+                                   int64_t *end)
+{
+    int64_t lo = INT64_MAX, hi = INT64_MIN;
+    for (int64_t token = t0; token < t1; token++) {
+        int64_t a, b;
+        t->mask->kind->row(t->mask, t->sequence, rondo__cpu_position(t, token), &a, &b);
+        lo = a < lo ? a : lo;
+        hi = b > hi ? b : hi;
+    }
+    rondo__run_visible(run, rondo__run_leaves(run, t->leaf_size), lo, hi, t->leaf_size, first, end);
+}
+
+/* ... in parts of 2^shift leaves, parts [*a, *b). */
+static inline int64_t rondo__run_parts(int64_t first, int64_t end, int32_t shift, int64_t *a, int64_t *b)
+{
+    *a = first >> shift;
+    *b = first < end ? ((end - 1) >> shift) + 1 : *a;
+    return *b - *a;
+}
+
 /* Nodes that a run may have on the stack at once. */
 static inline int32_t rondo__run_depth(int64_t leaves)
 {
@@ -154,6 +176,12 @@ static inline struct rondo_leaf_rows rondo__leaf_rows(const struct rondo_attenti
     return (struct rondo_leaf_rows){ part->k.data, part->v.data, row * part->k.row_stride + (t->kv_head + kv_head) * part->k.head_stride,
                                      row * part->v.row_stride + (t->kv_head + kv_head) * part->v.head_stride, part->k.row_stride,
                                      part->v.row_stride };
+}
+
+/* From a head of it to the next one, in elements; part: 0 K, 1 V. */
+static inline int64_t rondo__head_stride(const struct rondo_attention_task *t, const struct rondo_leaf *f, int part)
+{
+    return part ? t->kv[f->source].v.head_stride : t->kv[f->source].k.head_stride;
 }
 
 /* ---- what a row sees, and what is dropped ---- */

@@ -188,6 +188,36 @@ VEC void vf_transpose(vf x[VL])
         x[j + 12] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
     }
 }
+/* Words of 32 bits, of any kind, turned about: x[j] gets word j of VL rows, which lie `stride` bytes apart. Half of the way is gone by loading halves of rows, which is not the shuffle unit's work. */
+VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
+{
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        vf y[2][4];
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            vf r[2];
+            UNROLL
+            for (int j = 0; j < 2; j++) {
+                const float *first = (const float *)(const void *)((const char *)rows + (8 * j + i) * stride) + 8 * h;
+                const float *second = (const float *)(const void *)((const char *)rows + (8 * j + i + 4) * stride) + 8 * h;
+                r[j] = _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(first))),
+                                                           _mm256_castps_pd(_mm256_loadu_ps(second)), 1));
+            }
+            y[0][i] = _mm512_shuffle_f32x4(r[0], r[1], 0x88);
+            y[1][i] = _mm512_shuffle_f32x4(r[0], r[1], 0xdd);
+        }
+        UNROLL
+        for (int j = 0; j < 2; j++) { /* in block k the rows 4k to 4k + 3 */
+            const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(y[j][0], y[j][1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(y[j][0], y[j][1]));
+            const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(y[j][2], y[j][3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(y[j][2], y[j][3]));
+            x[8 * h + 4 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+            x[8 * h + 4 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+            x[8 * h + 4 * j + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+            x[8 * h + 4 * j + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+        }
+    }
+}
 /* words that are pairs of bf16, the first ones in *even, the second ones in *odd */
 VEC void vf_split_bf16(vf x, vf *even, vf *odd)
 {
@@ -360,6 +390,25 @@ VEC void vf_transpose(vf x[VL])
         x[j + 4] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
     }
 }
+VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
+{
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        vf r[4];
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            const float *first = (const float *)(const void *)((const char *)rows + i * stride) + 4 * h;
+            const float *second = (const float *)(const void *)((const char *)rows + (i + 4) * stride) + 4 * h;
+            r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first)), _mm_loadu_ps(second), 1);
+        }
+        const vf a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+        const vf c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+        x[4 * h] = _mm256_shuffle_ps(a, c, 0x44);
+        x[4 * h + 1] = _mm256_shuffle_ps(a, c, 0xee);
+        x[4 * h + 2] = _mm256_shuffle_ps(b, d, 0x44);
+        x[4 * h + 3] = _mm256_shuffle_ps(b, d, 0xee);
+    }
+}
 VEC void vf_split_bf16(vf x, vf *even, vf *odd)
 {
     const __m256i u = _mm256_castps_si256(x);
@@ -507,6 +556,17 @@ VEC void vf_to_f16(uint16_t *p, vf x)
 }
 VEC void vf_transpose(vf x[VL])
 {
+    const float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
+    x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
+{
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        x[i] = vld1q_f32((const float *)(const void *)((const char *)rows + i * stride));
     const float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
     x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
     x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
