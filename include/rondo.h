@@ -383,11 +383,15 @@ typedef struct rondo_attention_desc {
     { sizeof(rondo_attention_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, { 0, 0 }, \
       NULL, 0.0, 0, 0, 0, 0, 0, 0, 0.0, NULL, NULL, NULL, 0, 0, 0, NULL, NULL, 0, 0 }
 
-typedef struct rondo_attention rondo_attention;   /* a plan: the same on every rank, and never changed */
+typedef struct rondo_attention rondo_attention;   /* a plan: the same on every rank */
 
 /* Makes a plan; local (no messages). The plan belongs to ctx, which must outlive it, and is executed and destroyed by the thread of ctx,
  * one execution at a time: what an execution needs to remember is in it. The same plan for several contexts is made several times. */
 RONDO_API int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rondo_attention_desc *desc) RONDO_MUST_CHECK;
+/* Makes an existing plan that of another descriptor, in its memory: exactly what rondo_attention_create() would make, but where nothing
+ * grows beyond what the plan has had before nothing is allocated, as in decoding, a token at a time. After a failure the plan is none: it can
+ * be updated again, or destroyed. */
+RONDO_API int rondo_attention_update(rondo_attention *plan, const rondo_attention_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_attention_destroy(rondo_attention *plan);
 
 typedef struct rondo_attention_info {

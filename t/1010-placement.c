@@ -226,7 +226,7 @@ static void random_turns(void)
     ok(spans, "the spans from every position on");
 }
 
-/* ---- what plans share ---- */
+/* ---- what plans copy ---- */
 
 static void copies(void)
 {
@@ -249,8 +249,10 @@ static void copies(void)
             model_append(&m[s], tokens);
             int k = (int)draw(KEPT);
             if (draw(2)) {
-                rondo_placement_destroy(kept[k]);
-                kept[k] = NULL;
+                if (draw(2)) {   /* else it is made again, in its memory */
+                    rondo_placement_destroy(kept[k]);
+                    kept[k] = NULL;
+                }
                 good &= rondo__placement_copy(&kept[k], p, names, 3) == 0;
                 memcpy(then[k], m, sizeof m);
             } else if (kept[k]) {   /* a copy may be appended to as well, and stays itself */
@@ -282,10 +284,13 @@ static void copies(void)
     long before = taken;
     appended &= rondo__placement_copy(&copy, p, NULL, 1) == 0;
     long blocks = taken - before;
-    ok(appended && blocks > 0 && blocks <= 2, "a copy of thousands of runs takes %ld blocks of memory", blocks);
-    rondo_placement_destroy(copy);
+    ok(appended && blocks > 0 && blocks <= 5, "a copy of thousands of runs takes %ld blocks of memory", blocks);
     before = taken;
-    ok(rondo_placement_append(p, 0, 1) == 0 && taken == before, "and once the copy is gone nothing is copied to append");
+    for (int i = 0; i < 200; i++)
+        appended &= rondo_placement_append(p, 0, 9) == 0 && rondo__placement_copy(&copy, p, NULL, 1) == 0;
+    blocks = taken - before;
+    ok(appended && blocks <= 2, "and 200 times a turn, and a copy again, %ld more", blocks);
+    rondo_placement_destroy(copy);
     rondo_placement_destroy(p);
 }
 
@@ -343,10 +348,8 @@ static void failures(void)
         rondo_placement *p = make(&m, 2), *copy = NULL;
         for (int i = 0; i < 12; i++) {
             int tokens = turn(&m), err = 0;
-            if (!draw(4)) {
-                rondo_placement_destroy(copy);
+            if (!draw(4))
                 unchanged &= rondo__placement_copy(&copy, p, NULL, 2) == 0;
-            }
             for (long n = 0; n < 20; n++) {   /* the n-th allocation of this turn fails */
                 until_failure = n;
                 err = rondo_placement_append(p, 1, tokens);
@@ -367,7 +370,7 @@ static void failures(void)
         rondo_placement_destroy(p);
     }
     ok(unchanged, "where memory was missing the placement is as before");
-    ok(failed > 200, "and that was %d times", failed);
+    ok(failed > 150, "and that was %d times", failed);
 }
 
 int main(void)

@@ -286,11 +286,14 @@ static int own_alone(const struct rondo__survey *s, const struct rondo__interval
     return good;
 }
 
+static struct rondo__arena surveyed;
+
 static int make_survey(struct rondo__survey *s, const rondo_placement *place, int ranks, const struct rondo_mask *mask, const int64_t *from)
 {
     const struct rondo__roles roles = { .sequences = 1, .ranks = ranks, .leaf = LEAF, .mask = *mask, .output = { place, NULL, from, NULL },
                                         .input = { place, NULL, NULL, NULL } };
-    return rondo__survey_make(s, &roles);
+    rondo__arena_clear(&surveyed);
+    return rondo__survey_make(s, &roles, &surveyed);
 }
 
 static void placements(void)
@@ -388,7 +391,6 @@ static void placements(void)
         free(hit);
         rondo__list_free(&seen);
         rondo__list_free(&all);
-        rondo__survey_free(&s);
         rondo_placement_destroy(place);
     }
     ok(kv, "placements over many turns: pass-KV yields the canonical tree");
@@ -464,7 +466,6 @@ static void waiting(void)
                     most = v.slots;
                 good &= v.slots <= 4 * ranks + 20;
                 rondo__list_free(&list);
-                rondo__survey_free(&s);
                 rondo_placement_destroy(place);
             }
         ok(good, "%s: 1 to 16 ranks, few nodes wait", rondo_layout_name(layout));
@@ -481,5 +482,6 @@ int main(void)
     placements();
     formula();
     waiting();
+    rondo__arena_free(&surveyed);
     return done();
 }

@@ -282,7 +282,8 @@ static void without_memory(void)
     }
     for (int what = 0; what < 2; what++)
         for (int err = 1; err; tries[what]++) {
-            wrong += rondo_schedule_rank(s, 0, &r) != 0;
+            rondo_schedule_destroy(s);   /* what was built before has left its memory */
+            wrong += rondo_schedule_create(&s, &d, &a) != 0;
             outputs_calls = 0;
             outputs_fail_at = tries[what] + 1;
             err = what ? rondo_schedule_check(s, NULL, NULL) : rondo_schedule_rank(s, 1, &r);

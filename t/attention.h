@@ -395,9 +395,9 @@ __attribute__((unused)) static void copy_row(const rondo_tensor *t, int64_t row,
     }
 }
 
-__attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
+/* kept: NULL; or where the rank's plan is from one problem to the next, which is made for the first, updated for others, unless `as_it_is`. */
+__attribute__((unused)) static int run_plan_(rondo_context *ctx, struct run_ *run, rondo_attention **kept, int as_it_is)
 {
-    struct run_ *run = arg;
     const struct problem *p = run->p;
     const struct setup *s = run->s;
     int rank = rondo_context_rank(ctx);
@@ -406,7 +406,8 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     rondo_comm_stats before = RONDO_COMM_STATS_INIT, after = RONDO_COMM_STATS_INIT;
     describe(p, s, &d);
-    int err = rondo_attention_create(&plan, ctx, &d);
+    int err = kept && *kept ? as_it_is ? 0 : rondo_attention_update(*kept, &d) : rondo_attention_create(kept ? kept : &plan, ctx, &d);
+    plan = kept ? *kept : plan;
     if (!err)
         err = rondo_attention_query(plan, &info);
     if (err)
@@ -512,8 +513,28 @@ __attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
     free(lists.bias);
     if (!s->alias)
         free(io.out.data);
-    rondo_attention_destroy(plan);
+    if (!kept)
+        rondo_attention_destroy(plan);
     return err;
+}
+
+__attribute__((unused)) static int run_rank_(rondo_context *ctx, void *arg)
+{
+    return run_plan_(ctx, arg, NULL, 0);
+}
+
+/* Results of a problem that nothing has been written to yet. */
+__attribute__((unused)) static void result_make(const struct problem *p, struct result *r)
+{
+    memset(r, 0, sizeof *r);
+    r->out = malloc((size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
+    r->lse = malloc((size_t)(p->q_rows * p->heads + 1) * 4);
+    memset(r->out, 0x55, (size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
+    if (p->probs) {
+        const size_t bytes = (size_t)(p->q_rows * p->heads * p->most_keys + 1) * 4;
+        r->probs = malloc(bytes);
+        memset(r->probs, 0x55, bytes);
+    }
 }
 
 __attribute__((unused)) static uint64_t result_hash(const struct problem *p, const struct result *r)
@@ -531,19 +552,11 @@ __attribute__((unused)) static int solve(const struct problem *p, const struct s
 {
     static struct run_ run;
     rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
-    memset(r, 0, sizeof *r);
     memset(&run, 0, sizeof run);
     run.p = p;
     run.s = s;
     run.r = r;
-    r->out = malloc((size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
-    r->lse = malloc((size_t)(p->q_rows * p->heads + 1) * 4);
-    memset(r->out, 0x55, (size_t)(p->q_rows * p->heads * p->value_dim + 1) * 4);
-    if (p->probs) {
-        const size_t bytes = (size_t)(p->q_rows * p->heads * p->most_keys + 1) * 4;
-        r->probs = malloc(bytes);
-        memset(r->probs, 0x55, bytes);
-    }
+    result_make(p, r);
     d.threads = s->threads ? s->threads : 1;
     d.isa = s->isa;
     int err = rondo_launch(s->ranks, &d, run_rank_, &run);

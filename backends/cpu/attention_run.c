@@ -23,6 +23,7 @@ struct rondo_program {
     struct rondo_attention_task *tasks;   /* [job_count]; where data lies is filled in by each run */
     struct about *about;                  /* [job_count] */
     float **slots;                        /* of all jobs, one after another: jobs may name the same places, each for its heads */
+    int64_t job_room, slot_room;          /* what the arrays have room for */
     size_t worker_bytes, list_bytes, nodes_bytes, scratch;   /* of one thread, of the list of pieces, of parts' nodes, and all for all threads */
     size_t slot_floats;                   /* the largest node of a task whose leaves may be shared out */
     int64_t parts;                        /* so many of them in a run at most */
@@ -111,6 +112,8 @@ static bool measure(const struct rondo_device *dev, struct rondo_program *p)
     const struct rondo_cpu_attention *kernel = dev->kernels.attention[p->desc.arithmetic];
     int64_t pieces = 0, items = 0, heads;
     size_t most = 0, all, floats;
+    p->parts = 0;
+    p->slot_floats = 0;
     for (int64_t i = 0; i < p->desc.job_count; i++) {
         const struct rondo_attention_task *t = p->tasks + i;
         const int64_t blocks = blocks_of(t, kernel->tokens(t));
@@ -138,6 +141,80 @@ static bool measure(const struct rondo_device *dev, struct rondo_program *p)
            rondo__add(all, p->list_bytes, &p->scratch);
 }
 
+/* Room for so many, which are 0; half as many again, and some more, where it grows again. */
+static bool set_room(void **array, int64_t *room, int64_t count, size_t item)
+{
+    if (count > *room || !*array) {
+        const int64_t more = *array ? count + count / 2 + 16 : count;
+        void *larger = rondo__alloc_zero((size_t)more, item);
+        if (!larger)
+            return false;
+        rondo__free(*array);
+        *array = larger;
+        *room = more;
+    } else if (count) {
+        memset(*array, 0, (size_t)count * item);
+    }
+    return true;
+}
+
+static bool make_room(struct rondo_program *p, int64_t jobs, int64_t places)
+{
+    void *tasks = p->tasks, *about = p->about, *slots = p->slots;
+    int64_t room = p->job_room;   /* both arrays grow together */
+    bool fits = set_room(&tasks, &room, jobs, sizeof *p->tasks);
+    p->tasks = tasks;
+    room = p->job_room;
+    fits = fits && set_room(&about, &room, jobs, sizeof *p->about);
+    p->about = about;
+    p->job_room = fits ? room : 0;
+    fits = fits && set_room(&slots, &p->slot_room, places, sizeof *p->slots);
+    p->slots = slots;
+    return fits;
+}
+
+#define MUCH ((size_t)1 << 20)
+
+/* What is updated has room for a few jobs more than it began with. */
+static bool roomy(struct rondo_program *p)
+{
+    enum { ROOM = 32 };
+    return p->job_room >= ROOM && p->slot_room >= ROOM ? true : make_room(p, p->job_room < ROOM ? ROOM : p->job_room, p->slot_room < ROOM ? ROOM : p->slot_room);
+}
+
+/* The program is { 0 }, or was made before. */
+static int set_program(struct rondo_device *dev, struct rondo_program *p, const struct rondo_program_desc *desc)
+{
+    const bool again = p->tasks != NULL;
+    int64_t places = 0;
+    for (int64_t i = 0; i < desc->job_count; i++)
+        places += desc->jobs[i].places;
+    if ((again && !roomy(p)) || !make_room(p, desc->job_count, places))
+        return rondo__fail(RONDO_ENOMEM, "attention: no memory for a program of %lld jobs", (long long)desc->job_count);
+    p->desc = *desc;
+    places = 0;
+    for (int64_t i = 0; i < desc->job_count; i++) {
+        set_task(p, desc->jobs + i, p->tasks + i);
+        p->tasks[i].slots = p->slots + places;
+        places += desc->jobs[i].places;
+        look_at(p, p->tasks + i, p->about + i);
+    }
+    if (!measure(dev, p))
+        return rondo__fail(RONDO_ENOMEM, "attention: the scratch of the cpu device would exceed the address space");
+    /* a sequence that grows has a deeper tree now and then: there is to be some more than enough, unless it is much */
+    if (again && p->scratch < MUCH && p->scratch + p->scratch / 4 > dev->scratch_bytes && rondo__cpu_scratch(dev, 2 * p->scratch))
+        return 0;
+    if (!rondo__cpu_scratch(dev, p->scratch))
+        return rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device", p->scratch);
+    return 0;
+}
+
+int rondo__cpu_program_update(struct rondo_device *dev, struct rondo_program *program, const struct rondo_program_desc *desc)
+{
+    const int err = refuse(dev, desc);
+    return err ? err : set_program(dev, program, desc);
+}
+
 int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc)
 {
     *out = NULL;
@@ -145,30 +222,7 @@ int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out,
     if (err)
         return err;
     struct rondo_program *p = rondo__alloc_zero(1, sizeof *p);
-    size_t places = 0;
-    for (int64_t i = 0; i < desc->job_count; i++)
-        places += (size_t)desc->jobs[i].places;
-    if (p) {
-        p->desc = *desc;
-        p->tasks = rondo__alloc_zero((size_t)desc->job_count, sizeof *p->tasks);
-        p->about = rondo__alloc_zero((size_t)desc->job_count, sizeof *p->about);
-        p->slots = rondo__alloc_zero(places, sizeof *p->slots);
-    }
-    if (!p || !p->tasks || !p->about || !p->slots) {
-        rondo__cpu_program_free(dev, p);
-        return rondo__fail(RONDO_ENOMEM, "attention: no memory for a program of %lld jobs", (long long)desc->job_count);
-    }
-    places = 0;
-    for (int64_t i = 0; i < desc->job_count; i++) {
-        set_task(p, desc->jobs + i, p->tasks + i);
-        p->tasks[i].slots = p->slots + places;
-        places += (size_t)desc->jobs[i].places;
-        look_at(p, p->tasks + i, p->about + i);
-    }
-    if (!measure(dev, p))
-        err = rondo__fail(RONDO_ENOMEM, "attention: the scratch of the cpu device would exceed the address space");
-    else if (!rondo__cpu_scratch(dev, p->scratch))
-        err = rondo__fail(RONDO_ENOMEM, "attention: no memory for %zu bytes of scratch on the cpu device", p->scratch);
+    err = p ? set_program(dev, p, desc) : rondo__fail(RONDO_ENOMEM, "attention: no memory for a program of %lld jobs", (long long)desc->job_count);
     if (err) {
         rondo__cpu_program_free(dev, p);
         return err;

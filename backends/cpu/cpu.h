@@ -65,6 +65,7 @@ size_t rondo__cpu_scratch_takes(size_t bytes);
 
 /* ---- attention (attention_run.c): slots of the device table ---- */
 int rondo__cpu_program_new(struct rondo_device *dev, struct rondo_program **out, const struct rondo_program_desc *desc);
+int rondo__cpu_program_update(struct rondo_device *dev, struct rondo_program *program, const struct rondo_program_desc *desc);
 void rondo__cpu_program_free(struct rondo_device *dev, struct rondo_program *program);
 size_t rondo__cpu_program_scratch(const struct rondo_device *dev, const struct rondo_program *program);
 int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *program,

@@ -302,6 +302,7 @@ const struct rondo_device_ops rondo__cpu_device = {
     .copy = copy,
     .copy_rows = copy_rows,
     .program_new = rondo__cpu_program_new,
+    .program_update = rondo__cpu_program_update,
     .program_free = rondo__cpu_program_free,
     .program_scratch = rondo__cpu_program_scratch,
     .attention = rondo__cpu_attention,

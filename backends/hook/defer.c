@@ -110,6 +110,11 @@ static void advance(struct rondo__hook_device *h, const struct rondo_poll *poll)
     keep(h, err);
 }
 
+bool rondo__hook_is_idle(const struct rondo__hook_device *h)
+{
+    return !h->waiting;
+}
+
 void rondo__hook_drain(struct rondo__hook_device *h)
 {
     while (h->waiting && !h->performing)

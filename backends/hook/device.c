@@ -248,6 +248,11 @@ static int program_new(struct rondo_device *dev, struct rondo_program **out, con
     return rondo__hook_program_new(rondo__hook_device_of(dev), out, desc);
 }
 
+static int program_update(struct rondo_device *dev, struct rondo_program *program, const struct rondo_program_desc *desc)
+{
+    return rondo__hook_program_update(rondo__hook_device_of(dev), program, desc);
+}
+
 static void program_free(struct rondo_device *dev, struct rondo_program *program)
 {
     rondo__hook_program_free(rondo__hook_device_of(dev), program);
@@ -539,6 +544,7 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(logsumexp);
     WRAP(linear_read);
     WRAP(linear_format);
+    WRAP(program_update);
 #undef WRAP
 }
 

@@ -135,9 +135,11 @@ int rondo__hook_event_query(struct rondo__hook_device *h, const struct rondo__ho
 int rondo__hook_sync(struct rondo__hook_device *h);
 /* All that is under way happens; a failure is kept for whoever waits. */
 void rondo__hook_drain(struct rondo__hook_device *h);
+bool rondo__hook_is_idle(const struct rondo__hook_device *h);   /* nothing is put off */
 
 /* ---- program.c ---- */
 int rondo__hook_program_new(struct rondo__hook_device *h, struct rondo_program **out, const struct rondo_program_desc *desc);
+int rondo__hook_program_update(struct rondo__hook_device *h, struct rondo_program *program, const struct rondo_program_desc *desc);
 void rondo__hook_program_free(struct rondo__hook_device *h, struct rondo_program *program);
 const struct rondo_program *rondo__hook_program_inner(const struct rondo_program *program);
 int rondo__hook_attention(struct rondo__hook_device *h, struct rondo_stream *stream, const struct rondo_program *program,

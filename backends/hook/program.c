@@ -18,6 +18,7 @@ struct program {
     struct rondo_program_desc desc;
     struct seen *seen;                 /* [leaf_count] */
     uint8_t *writes;                   /* [job_count]: it has OUT */
+    int64_t leaf_room, job_room;       /* of `seen` and `writes` */
     int64_t sequences;                 /* that jobs name */
 };
 
@@ -56,25 +57,53 @@ static void look_at(struct program *p, const struct rondo_job *job)
     p->sequences = job->sequence >= p->sequences ? job->sequence + 1 : p->sequences;
 }
 
+/* All 0; twice as many as were needed where they had been fewer. */
+static void *set_room(void *array, int64_t *room, int64_t count, size_t item)
+{
+    if (count <= *room && array)
+        return count ? memset(array, 0, (size_t)count * item) : array;
+    const int64_t more = array ? 2 * count : count;
+    rondo__free(array);
+    array = rondo__alloc_zero((size_t)more, item);
+    *room = array ? more : 0;
+    return array;
+}
+
+static int set_program(struct program *p, const struct rondo_program_desc *desc)
+{
+    p->desc = *desc;
+    p->sequences = 0;
+    p->seen = set_room(p->seen, &p->leaf_room, desc->leaf_count, sizeof *p->seen);
+    p->writes = set_room(p->writes, &p->job_room, desc->job_count, 1);
+    if (!p->seen || !p->writes)
+        return rondo__fail(RONDO_ENOMEM, "no memory for a program of the test hook");
+    for (int64_t i = 0; i < desc->job_count; i++)
+        look_at(p, desc->jobs + i);
+    return 0;
+}
+
 int rondo__hook_program_new(struct rondo__hook_device *h, struct rondo_program **out, const struct rondo_program_desc *desc)
 {
     struct program *p = rondo__alloc_zero(1, sizeof *p);
     *out = NULL;
-    if (p) {
-        p->desc = *desc;
-        p->seen = rondo__alloc_zero((size_t)desc->leaf_count, sizeof *p->seen);
-        p->writes = rondo__alloc_zero((size_t)desc->job_count, 1);
-    }
-    int err = p && p->seen && p->writes ? h->ops->program_new(h->dev, &p->inner, desc)
-                                        : rondo__fail(RONDO_ENOMEM, "no memory for a program of the test hook");
+    int err = p ? set_program(p, desc) : rondo__fail(RONDO_ENOMEM, "no memory for a program of the test hook");
+    if (!err)
+        err = h->ops->program_new(h->dev, &p->inner, desc);
     if (err) {
         rondo__hook_program_free(h, (struct rondo_program *)(void *)p);
         return err;
     }
-    for (int64_t i = 0; i < desc->job_count; i++)
-        look_at(p, desc->jobs + i);
     *out = (struct rondo_program *)(void *)p;
     return 0;
+}
+
+int rondo__hook_program_update(struct rondo__hook_device *h, struct rondo_program *program, const struct rondo_program_desc *desc)
+{
+    struct program *p = (struct program *)(void *)program;
+    int err = rondo__hook_is_idle(h) ? 0 : rondo__fail(RONDO_EDEVICE, "attention: a program is to be updated while runs may be under way with it");
+    if (!err)
+        err = set_program(p, desc);
+    return err ? err : h->ops->program_update(h->dev, p->inner, desc);
 }
 
 void rondo__hook_program_free(struct rondo__hook_device *h, struct rondo_program *program)

@@ -22,12 +22,17 @@ struct rondo__design {
     int32_t ranks, groups;
     int64_t sequences;
     int64_t *tokens, *cached, *from, *shift, *length;   /* [sequences]; length: keys */
+    int64_t *probs_from, *probs_until; /* [sequences] */
     rondo_placement *keys;
     rondo_placement *queries;          /* where there are fewer keys than queries: the queries by themselves; else NULL */
+    /* In the arena, and gone with rondo__design_forget(): */
     struct rondo__survey survey;
     struct rondo__survey probs;        /* of the queries of which probabilities are wanted */
     struct rondo__flow probs_flow;
-    int64_t *probs_from, *probs_until; /* [sequences] */
+    /* Memory, which a design that is made again uses again: */
+    struct rondo__arena arena;
+    struct rondo__list numbers;        /* int64_t: `tokens` and so on */
+    rondo_placement *placements[2][2]; /* keys and queries; what is tried when a layout is chosen, and the best so far */
 };
 
 /* One rank's part of it. */
@@ -42,6 +47,7 @@ struct rondo_attention {
     struct rondo__design design;       /* without its survey */
     struct rondo__part_of part;
     struct rondo__runner *runner;
+    struct rondo__list rows;           /* int64_t: the lists that follow */
     int64_t *kv_first, *q_first;       /* [sequences + 1]: packed rows here */
     int64_t *order;                    /* [sequences]: for rondo__check_io() */
     int64_t *bias_first;               /* [sequences + 1]: packed rows of bias */
@@ -49,8 +55,13 @@ struct rondo_attention {
     int64_t *probs_first;              /* [sequences + 1]: packed rows of probs */
     int64_t *probs_skip;               /* [sequences]: this rank's queries before the first of them */
     int32_t rank, agreed;
+    bool updated;                      /* it was updated before */
     rondo_attention_info info;
 };
+
+/* ---- query.c ---- */
+/* Of a plan without a runner, as a failed update leaves it, with no sequences and no operations either. */
+int rondo__no_plan(const char *function);
 
 /* ---- desc.c ---- */
 /* Checks everything that does not depend on placements, fills defaults into ours. */
@@ -64,9 +75,15 @@ int rondo__lay_out(struct rondo__design *design, const rondo_attention_desc *des
 /* The factor of scores, in log2 units, and what else makes them, of a checked descriptor. */
 float rondo__terms_of(const rondo_attention_desc *desc, struct rondo_terms *out);
 int rondo__design_make(struct rondo__design *out, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine);
+/* The same of a design that was made, or is { 0 }, in its memory. After a failure it is empty. It must not be moved. */
+int rondo__design_again(struct rondo__design *design, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine);
+/* What only building needs is given back. */
+void rondo__design_forget(struct rondo__design *design);
 void rondo__design_free(struct rondo__design *design);
-/* part: { 0 }, or of another rank, whose memory is then used again. After a failure it is empty. */
+/* part: { 0 }, or of another rank or design, whose memory is then used again. After a failure it is empty. */
 int rondo__design_build(const struct rondo__design *design, int32_t rank, struct rondo__part_of *part);
+/* Before it is built again: each list as rondo__list_ready() says. */
+bool rondo__part_ready(struct rondo__part_of *part, bool first);
 void rondo__part_free(struct rondo__part_of *part);
 void rondo__design_program(const struct rondo__design *design, const struct rondo__part_of *part, int program, struct rondo_program_desc *out);
 uint64_t rondo__design_hash(const struct rondo__design *design);

@@ -47,24 +47,18 @@ static int try(struct rondo__design *p, int32_t id)
     const struct rondo__algorithm *other = rondo__algorithm_at(id);
     struct rondo__survey *s = &p->survey;
     void *const flow = s->flow;
-    void (*const flow_free)(void *) = s->flow_free;
     const int32_t grid[2] = { p->shape.grid[0], p->shape.grid[1] };
     if (!other)
         return 0;
     const uint64_t bytes = flow_bytes(s);
     s->flow = NULL;
-    s->flow_free = NULL;
     int err = other->flow(s, &p->shape, &p->machine);
     if (!err && flow_bytes(s) <= bytes / 2) {
-        flow_free(flow);
         p->desc.algorithm = id;
         p->algorithm = other;
         return 0;
     }
-    if (s->flow_free)
-        s->flow_free(s->flow);
     s->flow = flow;
-    s->flow_free = flow_free;
     p->shape.grid[0] = grid[0];
     p->shape.grid[1] = grid[1];
     return err;

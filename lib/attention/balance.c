@@ -96,14 +96,7 @@ static double imbalance(const struct rondo__design *plan, double *of_rank, doubl
 
 /* ---- by a layout ---- */
 
-static void drop(struct rondo__design *plan)
-{
-    rondo_placement_destroy(plan->keys);
-    rondo_placement_destroy(plan->queries);
-    plan->keys = plan->queries = NULL;
-}
-
-/* Empty placements: of the keys, and of the queries where there are sequences with fewer keys. */
+/* Empty placements: of the keys, and of the queries where there are sequences with fewer keys. They are in placements[0]. */
 static int begin(struct rondo__design *plan, const rondo_attention_desc *d, int32_t layout)
 {
     rondo_placement_desc p = RONDO_PLACEMENT_DESC_INIT;
@@ -114,11 +107,13 @@ static int begin(struct rondo__design *plan, const rondo_attention_desc *d, int3
     p.layout = layout;
     p.leaf = d->leaf;
     p.sequences = plan->sequences;
-    int err = rondo_placement_create(&plan->keys, &p);
+    int err = rondo__placement_renew(&plan->placements[0][0], &p);
     if (layout == RONDO_CUSTOM)
         p.layout = RONDO_ZIGZAG;
     if (!err && fewer)
-        err = rondo_placement_create(&plan->queries, &p);
+        err = rondo__placement_renew(&plan->placements[0][1], &p);
+    plan->keys = plan->placements[0][0];
+    plan->queries = fewer ? plan->placements[0][1] : NULL;
     return err;
 }
 
@@ -143,7 +138,7 @@ static int place_turns(struct rondo__design *plan)
 static int place_owners(struct rondo__design *plan, const int32_t *owners)
 {
     const int64_t leaf = rondo__placement_desc(plan->keys)->leaf;
-    struct rondo__list deals = { NULL, 0, 0 };
+    struct rondo__list deals = rondo__list_of(&plan->arena);
     int64_t at = 0;
     int err = 0;
     for (int64_t i = 0; i < plan->sequences && !err; i++) {
@@ -168,7 +163,6 @@ static int place_owners(struct rondo__design *plan, const int32_t *owners)
         if (!err && plan->cached[i] < 0)
             err = rondo_placement_append(plan->queries, i, plan->tokens[i]);
     }
-    rondo__list_free(&deals);
     return err;
 }
 
@@ -225,7 +219,7 @@ static bool add_cells(const struct rondo__design *plan, int64_t sequence, const 
 static int append_cells(struct rondo__design *plan, const struct rondo__list *cells, const int32_t *owner)
 {
     const struct rondo__cell *cell = cells->items;
-    struct rondo__deal *deals = rondo__alloc_zero((size_t)cells->count, sizeof *deals);
+    struct rondo__deal *deals = rondo__arena_zero(&plan->arena, (size_t)cells->count, sizeof *deals);
     int err = deals ? 0 : no_memory();
     for (int64_t i = 0, at = 0; i < plan->sequences && !err; i++) {
         int64_t n = 0;
@@ -235,7 +229,6 @@ static int append_cells(struct rondo__design *plan, const struct rondo__list *ce
         const int64_t tokens = apart(plan, i) ? plan->tokens[i] : keys_of(plan, i) - rondo_placement_length(plan->keys, i);
         err = rondo__placement_append_deals(apart(plan, i) ? plan->queries : plan->keys, i, tokens, deals, n);
     }
-    rondo__free(deals);
     return err;
 }
 
@@ -260,7 +253,7 @@ static int place_before(struct rondo__design *plan, int64_t i, const struct fres
 static int place_by_weight(struct rondo__design *plan, double *load)
 {
     const int64_t leaf = rondo__placement_desc(plan->keys)->leaf;
-    struct rondo__list cells = { NULL, 0, 0 };
+    struct rondo__list cells = rondo__list_of(&plan->arena);
     int64_t leaves = 0, grain = 1;
     int err = 0;
     memset(load, 0, (size_t)plan->ranks * sizeof *load);
@@ -274,13 +267,11 @@ static int place_by_weight(struct rondo__design *plan, double *load)
         if (!err && !add_cells(plan, i, &f, leaf, grain, &cells))
             err = no_memory();
     }
-    int32_t *owner = rondo__alloc_zero((size_t)cells.count, sizeof *owner);
-    if (!err && (!owner || !rondo__deal_by_weight(cells.items, cells.count, load, plan->ranks, owner)))
+    int32_t *owner = rondo__arena_zero(&plan->arena, (size_t)cells.count, sizeof *owner);
+    if (!err && (!owner || !rondo__deal_by_weight(cells.items, cells.count, load, plan->ranks, owner, &plan->arena)))
         err = no_memory();
     if (!err)
         err = append_cells(plan, &cells, owner);
-    rondo__list_free(&cells);
-    rondo__free(owner);
     return err;
 }
 
@@ -312,13 +303,22 @@ static bool differs(const struct rondo__design *plan, int64_t leaf)
 static const int32_t candidates[2][4] = { { RONDO_ZIGZAG, RONDO_DOCUMENT, RONDO_SNAKE, RONDO_STRIPED },
                                           { RONDO_DOCUMENT, RONDO_ZIGZAG, RONDO_SNAKE, RONDO_STRIPED } };
 
+/* What is tried becomes the best, whose place the next one is tried in. */
+static void swap_placements(struct rondo__design *plan)
+{
+    rondo_placement *tried[2];
+    memcpy(tried, plan->placements[0], sizeof tried);
+    memcpy(plan->placements[0], plan->placements[1], sizeof tried);
+    memcpy(plan->placements[1], tried, sizeof tried);
+}
+
 int rondo__lay_out(struct rondo__design *plan, const rondo_attention_desc *d)
 {
     if (d->layout == RONDO_LAYOUT_DEFAULT && !differs(plan, d->leaf ? d->leaf : RONDO_LEAF_DEFAULT))
         return place(plan, d, RONDO_ZIGZAG, NULL);
     const bool several = plan->sequences > 1 || (plan->mask.data && plan->mask.data->documents.sequence);
-    double *of_rank = rondo__alloc_zero((size_t)plan->ranks, 2 * sizeof *of_rank), best_of = 0.0, rows = 1.0;
-    rondo_placement *keys = NULL, *queries = NULL;
+    const struct rondo__arena_mark mark = rondo__arena_mark(&plan->arena);
+    double *of_rank = rondo__arena_zero(&plan->arena, (size_t)plan->ranks, 2 * sizeof *of_rank), best_of = 0.0, rows = 1.0;
     int err = of_rank ? 0 : no_memory();
     if (!err && d->layout)
         err = place(plan, d, d->layout, of_rank);
@@ -328,20 +328,16 @@ int rondo__lay_out(struct rondo__design *plan, const rondo_attention_desc *d)
         err = place(plan, d, layout, of_rank);
         const double is = err ? 0.0 : imbalance(plan, of_rank, &rows);
         fine = is < BALANCED && (!several || layout != RONDO_DOCUMENT || rows < ROWS_BALANCED);
-        if (!err && (!keys || fine || is < best_of - GAIN)) {
-            rondo_placement_destroy(keys);
-            rondo_placement_destroy(queries);
-            keys = plan->keys;
-            queries = plan->queries;
-            plan->keys = plan->queries = NULL;
+        if (!err && (!i || fine || is < best_of - GAIN)) {
+            swap_placements(plan);
             best_of = is;
         }
-        drop(plan);
     }
-    if (keys) {
-        plan->keys = keys;
-        plan->queries = queries;
+    if (!err && !d->layout) {
+        swap_placements(plan);
+        plan->keys = plan->placements[0][0];
+        plan->queries = plan->queries ? plan->placements[0][1] : NULL;
     }
-    rondo__free(of_rank);
+    rondo__arena_return(&plan->arena, mark);
     return err;
 }

@@ -68,7 +68,9 @@ static int take_placement(struct rondo__design *plan, const rondo_attention_desc
                                (long long)(length - plan->tokens[i]));
         plan->cached[i] = length - plan->tokens[i];
     }
-    return rondo__placement_copy(&plan->keys, d->placement, d->placement_sequences, plan->sequences);
+    int err = rondo__placement_copy(&plan->placements[0][0], d->placement, d->placement_sequences, plan->sequences);
+    plan->keys = plan->placements[0][0];
+    return err;
 }
 
 static bool fits_memory(int64_t rows, int64_t row)
@@ -133,7 +135,7 @@ static int add_probs(struct rondo__design *p, const struct rondo__roles *forward
     }
     roles.output.from = p->probs_from;
     roles.output.until = p->probs_until;
-    int err = rondo__survey_make(&p->probs, &roles);
+    int err = rondo__survey_make(&p->probs, &roles, &p->arena);
     for (int32_t r = 0; r < p->ranks && !err; r++)
         if (!rondo__mul((size_t)p->desc.heads * sizeof(float), most, &bytes) || !rondo__mul(bytes, (size_t)p->probs.output_rows[r], &bytes) ||
             bytes > SIZE_MAX / 4)
@@ -166,9 +168,10 @@ static int32_t leaf_of(const struct rondo__design *p, const rondo_attention_desc
 
 static int make(struct rondo__design *p, const rondo_attention_desc *d)
 {
-    p->tokens = rondo__alloc_zero((size_t)p->sequences, 7 * sizeof(int64_t));
+    p->tokens = rondo__list_set(&p->numbers, 7 * sizeof(int64_t), p->sequences);
     if (!p->tokens)
         return no_memory();
+    memset(p->tokens, 0, (size_t)p->sequences * 7 * sizeof(int64_t));
     p->cached = p->tokens + p->sequences;
     p->from = p->cached + p->sequences;
     p->shift = p->from + p->sequences;
@@ -199,7 +202,7 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
         return err;
     const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
                                         .output = { p->keys, p->queries, p->from, p->shift }, .input = { p->keys, NULL, NULL, NULL } };
-    err = rondo__survey_make(&p->survey, &roles);
+    err = rondo__survey_make(&p->survey, &roles, &p->arena);
     if (err)
         return err;
     err = rondo__choose_flow(p);
@@ -236,13 +239,23 @@ float rondo__terms_of(const rondo_attention_desc *d, struct rondo_terms *out)
     return (float)(d->scale * LOG2_E);
 }
 
-int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine)
+/* Empty, with its memory. */
+static void restart(struct rondo__design *p)
 {
-    *p = (struct rondo__design){ .ranks = ranks, .machine = *machine };
+    struct rondo__design empty = { .arena = p->arena, .numbers = p->numbers };
+    rondo__mask_free_data(&p->mask);
+    rondo__arena_clear(&empty.arena);
+    memcpy(empty.placements, p->placements, sizeof empty.placements);
+    *p = empty;
+}
+
+static int make_all(struct rondo__design *p, const rondo_attention_desc *desc)
+{
     int err = rondo__attention_desc(&p->desc, desc);
     if (err)
         return err;
     const rondo_attention_desc d = p->desc;
+    const int32_t ranks = p->ranks;
     p->sequences = d.sequences;
     rondo__mask_make(&p->mask, d.causal, d.window_left, d.window_right);
     p->shape = (struct rondo__shape){ .heads = d.heads, .kv_heads = d.kv_heads, .head_dim = d.head_dim, .value_dim = d.value_dim,
@@ -254,20 +267,39 @@ int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: a grid of %d, %d is one of %lld ranks, but there are %d; the product must be "
                                          "their number, or leave it 0, 0", (int)d.grid[0], (int)d.grid[1],
                            (long long)d.grid[0] * d.grid[1], (int)ranks);
-    err = make(p, &d);
+    return make(p, &d);
+}
+
+int rondo__design_again(struct rondo__design *p, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine)
+{
+    restart(p);
+    p->ranks = ranks;
+    p->machine = *machine;
+    int err = make_all(p, desc);
     if (err)
         rondo__design_free(p);
     return err;
 }
 
+int rondo__design_make(struct rondo__design *p, const rondo_attention_desc *desc, int32_t ranks, const struct rondo__machine *machine)
+{
+    *p = (struct rondo__design){ .ranks = 0 };
+    return rondo__design_again(p, desc, ranks, machine);
+}
+
+void rondo__design_forget(struct rondo__design *p)
+{
+    p->survey = p->probs = (struct rondo__survey){ .sequence = NULL };
+    rondo__arena_rest(&p->arena);
+}
+
 void rondo__design_free(struct rondo__design *p)
 {
-    rondo__survey_free(&p->survey);
-    rondo__survey_free(&p->probs);
-    rondo_placement_destroy(p->keys);
-    rondo_placement_destroy(p->queries);
+    for (int i = 0; i < 4; i++)
+        rondo_placement_destroy(p->placements[i / 2][i % 2]);
     rondo__mask_free_data(&p->mask);
-    rondo__free(p->tokens);
+    rondo__list_free(&p->numbers);
+    rondo__arena_free(&p->arena);
     *p = (struct rondo__design){ .ranks = 0 };
 }
 
@@ -285,6 +317,14 @@ static void free_tables(struct rondo__tables *t)
     rondo__list_free(&t->jobs);
 }
 
+bool rondo__part_ready(struct rondo__part_of *part, bool first)
+{
+    struct rondo__tables *t = &part->tables;
+    return rondo__list_ready(&t->spans, sizeof(rondo_span), first) && rondo__list_ready(&t->leaves, sizeof(struct rondo_leaf), first) &&
+           rondo__list_ready(&t->steps, sizeof(struct rondo_tree_step), first) && rondo__list_ready(&t->places, sizeof(struct rondo_place), first) &&
+           rondo__list_ready(&t->jobs, sizeof(struct rondo_job), first) && rondo__schedule_ready(&part->schedule, first);
+}
+
 int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rondo__part_of *part)
 {
     rondo__schedule_clear(&part->schedule, rank, p->ranks, p->groups);
@@ -294,7 +334,9 @@ int rondo__design_build(const struct rondo__design *p, int32_t rank, struct rond
                               .heads = (int32_t)p->desc.heads / p->groups, .kv_heads = (int32_t)p->desc.kv_heads / p->groups,
                               .tables = &part->tables, .schedule = &part->schedule, .probs = p->desc.probs ? &p->probs : NULL,
                               .probs_tables = &part->probs, .probs_messages = p->probs_flow.messages };
+    const struct rondo__arena_mark mark = rondo__arena_mark(p->survey.arena);
     int err = p->algorithm->build(&b);
+    rondo__arena_return(p->survey.arena, mark);
     part->heads = b.heads;
     part->kv_heads = b.kv_heads;
     if (!err && !rondo__schedule_place(&part->schedule))
@@ -309,7 +351,7 @@ void rondo__part_free(struct rondo__part_of *part)
     rondo__schedule_free(&part->schedule);
     free_tables(&part->tables);
     free_tables(&part->probs);
-    *part = (struct rondo__part_of){ .tables = { .spans = { NULL, 0, 0 } } };
+    *part = (struct rondo__part_of){ .heads = 0 };
 }
 
 void rondo__design_program(const struct rondo__design *p, const struct rondo__part_of *part, int program, struct rondo_program_desc *out)
@@ -381,12 +423,10 @@ uint64_t rondo__design_pairs(const struct rondo__design *p)
 
 int rondo__design_balance(const struct rondo__design *p, int32_t rank, uint64_t *here, double *imbalance)
 {
-    uint64_t *of_rank = rondo__alloc((size_t)p->ranks * sizeof *of_rank), most = 0, before = 0;
+    uint64_t *of_rank = rondo__arena_take(p->survey.arena, (size_t)p->ranks * sizeof *of_rank), most = 0, before = 0;
     double sum = 0.0;
-    if (!of_rank || !p->algorithm->pairs(&p->survey, &p->shape, of_rank)) {
-        rondo__free(of_rank);
+    if (!of_rank || !p->algorithm->pairs(&p->survey, &p->shape, of_rank))
         return no_memory();
-    }
     for (int32_t r = 0; r < p->ranks; r++) {
         most = of_rank[r] > most ? of_rank[r] : most;
         sum += (double)of_rank[r];
@@ -397,7 +437,6 @@ int rondo__design_balance(const struct rondo__design *p, int32_t rank, uint64_t 
         const uint64_t heads = (uint64_t)p->desc.heads, after = saturated(before, of_rank[rank]);
         *here = after == UINT64_MAX ? UINT64_MAX : after / heads - before / heads;
     }
-    rondo__free(of_rank);
     return 0;
 }
 

@@ -8,7 +8,7 @@
 static int prepare(rondo_attention *plan, const rondo_attention_io *io, rondo_attention_io *ours, struct rondo__given *given, void *workspace)
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
-    int err = rondo__desc_copy(ours, sizeof *ours, io, "rondo_attention_io");
+    int err = plan->runner ? rondo__desc_copy(ours, sizeof *ours, io, "rondo_attention_io") : rondo__no_plan("rondo_attention_execute");
     if (!err && ops->check)
         err = ops->check(rondo__dev(plan->ctx));
     if (!err)

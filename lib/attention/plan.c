@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * rondo_attention_create and destroy: a plan is made from a descriptor without a message, the same on every rank but for what only
+ * rondo_attention_create, update and destroy: a plan is made from a descriptor without a message, the same on every rank but for what only
  * concerns the rank itself. The hash over all that ranks must agree on is compared when the plan is first executed.
+ *
+ * To update a plan is to make it again in its memory: nothing of the old one is looked at, everything that was allocated for it is used for
+ * the new one. A new plan is an empty one that is updated, but for the memory that only making takes, which it gives back.
  */
 #include "attention/attention.h"
 #include "attention/mask/mask.h"
@@ -27,15 +30,12 @@ static size_t tables_bytes(const struct rondo__tables *t)
 
 static size_t plan_bytes(const rondo_attention *plan)
 {
-    const struct rondo__schedule *s = &plan->part.schedule;
-    return sizeof *plan + (size_t)(14 * plan->design.sequences + 7) * sizeof(int64_t) + rondo__placement_bytes(plan->design.keys) +
-           rondo__mask_bytes(&plan->design.mask) +
-           (plan->design.queries ? rondo__placement_bytes(plan->design.queries) : 0) + tables_bytes(&plan->part.tables) +
-           tables_bytes(&plan->part.probs) + list_bytes(&s->buffers, sizeof(struct rondo__buffer)) + list_bytes(&s->operations, sizeof(struct rondo__operation)) +
-           list_bytes(&s->uses, sizeof(struct rondo__use)) + list_bytes(&s->waits, sizeof(int32_t)) +
-           list_bytes(&s->copies, sizeof(struct rondo__copy)) + list_bytes(&s->parts, sizeof(struct rondo__part)) +
-           list_bytes(&s->sources, sizeof(struct rondo__source)) + list_bytes(&s->nodes, sizeof(int32_t)) +
-           list_bytes(&s->blanks, sizeof(struct rondo__blank)) + rondo__runner_bytes(plan->runner);
+    size_t bytes = sizeof *plan + list_bytes(&plan->design.numbers, 7 * sizeof(int64_t)) + list_bytes(&plan->rows, 7 * sizeof(int64_t)) +
+                   rondo__mask_bytes(&plan->design.mask) + rondo__arena_bytes(&plan->design.arena);
+    for (int i = 0; i < 4; i++)
+        bytes += plan->design.placements[i / 2][i % 2] ? rondo__placement_bytes(plan->design.placements[i / 2][i % 2]) : 0;
+    return bytes + tables_bytes(&plan->part.tables) + tables_bytes(&plan->part.probs) + rondo__schedule_bytes(&plan->part.schedule) +
+           rondo__runner_bytes(plan->runner);
 }
 
 static int fill_info(rondo_attention *plan)
@@ -69,7 +69,6 @@ static int fill_info(rondo_attention *plan)
     info->flops = rondo__design_flops(p);
     info->probs_rows = plan->probs_first[p->sequences];
     info->hash = rondo__design_hash(p);
-    info->plan_bytes = plan_bytes(plan);
     return rondo__design_balance(p, plan->rank, &info->visible_pairs_here, &info->imbalance);
 }
 
@@ -79,9 +78,10 @@ static int fill_info(rondo_attention *plan)
 static int set_rows(rondo_attention *plan)
 {
     const struct rondo__design *p = &plan->design;
-    plan->kv_first = rondo__alloc_zero((size_t)p->sequences + 1, 7 * sizeof(int64_t));
+    plan->kv_first = rondo__list_set(&plan->rows, 7 * sizeof(int64_t), p->sequences + 1);
     if (!plan->kv_first)
         return no_memory();
+    memset(plan->kv_first, 0, ((size_t)p->sequences + 1) * 7 * sizeof(int64_t));
     plan->q_first = plan->kv_first + p->sequences + 1;
     plan->order = plan->q_first + p->sequences + 1;
     plan->bias_first = plan->order + p->sequences + 1;
@@ -106,7 +106,7 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
     struct rondo__machine machine;
     struct rondo_program_desc programs[2];
     rondo__machine_of(plan->ctx, &machine);
-    int err = rondo__design_make(&plan->design, desc, plan->ctx->ranks, &machine);
+    int err = rondo__design_again(&plan->design, desc, plan->ctx->ranks, &machine);
     if (!err)
         err = set_rows(plan);
     if (!err)
@@ -117,12 +117,17 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
     rondo__design_program(&plan->design, &plan->part, 1, programs + 1);
     err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, programs, plan->design.desc.probs ? 2 : 1,
                              plan->design.sequences);
-    if (!err)
-        err = fill_info(plan);
-    rondo__list_free(&plan->part.schedule.history);
-    rondo__survey_free(&plan->design.survey);
-    rondo__survey_free(&plan->design.probs);
-    return err;
+    return err ? err : fill_info(plan);
+}
+
+/* Without anything but its context. */
+static void empty(rondo_attention *plan)
+{
+    rondo__runner_free(plan->runner);
+    rondo__part_free(&plan->part);
+    rondo__design_free(&plan->design);
+    rondo__list_free(&plan->rows);
+    *plan = (rondo_attention){ .ctx = plan->ctx, .rank = plan->rank };
 }
 
 int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rondo_attention_desc *desc)
@@ -141,18 +146,36 @@ int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rond
         rondo_attention_destroy(plan);
         return err;
     }
+    rondo__list_free(&plan->part.schedule.history);
+    rondo__design_forget(&plan->design);
+    plan->info.plan_bytes = plan_bytes(plan);
     *out = plan;
     return 0;
+}
+
+int rondo_attention_update(rondo_attention *plan, const rondo_attention_desc *desc)
+{
+    if (!plan)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_update: the plan is NULL");
+    int err = rondo__runner_rest(plan->runner);
+    plan->agreed = 0;
+    if (!err && !rondo__part_ready(&plan->part, !plan->updated))
+        err = no_memory();
+    if (!err)
+        err = make(plan, desc);
+    if (err)
+        empty(plan);
+    else
+        plan->info.plan_bytes = plan_bytes(plan);
+    plan->updated = !err;
+    return err;
 }
 
 void rondo_attention_destroy(rondo_attention *plan)
 {
     if (!plan)
         return;
-    rondo__runner_free(plan->runner);
-    rondo__part_free(&plan->part);
-    rondo__design_free(&plan->design);
-    rondo__free(plan->kv_first);
+    empty(plan);
     rondo__free(plan);
 }
 

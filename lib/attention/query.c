@@ -4,10 +4,17 @@
  */
 #include "attention/attention.h"
 
+int rondo__no_plan(const char *function)
+{
+    return rondo__fail(RONDO_EINVAL, "%s: the plan's last update failed, and it is none; update it again, or destroy it", function);
+}
+
 int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info)
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_query: the plan is NULL");
+    if (!plan->runner)
+        return rondo__no_plan("rondo_attention_query");
     return rondo__info_copy(info, &plan->info, sizeof plan->info, "rondo_attention_info");
 }
 

@@ -37,21 +37,20 @@ static int by_rank(struct rondo__list *list, int32_t ranks)
         sorted &= h[i - 1].rank <= h[i].rank;
     if (sorted)
         return 0;
-    struct rondo__held *to = rondo__alloc((size_t)list->count * sizeof *to);
-    int64_t *first = rondo__alloc_zero((size_t)ranks + 1, sizeof *first);
-    if (to && first) {
-        for (int64_t i = 0; i < list->count; i++)
-            first[h[i].rank + 1]++;
-        for (int32_t r = 0; r < ranks; r++)
-            first[r + 1] += first[r];
-        for (int64_t i = 0; i < list->count; i++)
-            to[first[h[i].rank]++] = h[i];
-        memcpy(h, to, (size_t)list->count * sizeof *h);
-    }
-    bool failed = !to || !first;
-    rondo__free(to);
-    rondo__free(first);
-    return failed ? no_memory() : 0;
+    const struct rondo__arena_mark mark = rondo__arena_mark(list->arena);
+    struct rondo__held *to = rondo__arena_take(list->arena, (size_t)list->count * sizeof *to);
+    int64_t *first = rondo__arena_zero(list->arena, (size_t)ranks + 1, sizeof *first);
+    if (!to || !first)
+        return no_memory();
+    for (int64_t i = 0; i < list->count; i++)
+        first[h[i].rank + 1]++;
+    for (int32_t r = 0; r < ranks; r++)
+        first[r + 1] += first[r];
+    for (int64_t i = 0; i < list->count; i++)
+        to[first[h[i].rank]++] = h[i];
+    memcpy(h, to, (size_t)list->count * sizeof *h);
+    rondo__arena_return(list->arena, mark);
+    return 0;
 }
 
 int rondo__side_held(const struct rondo__side *side, int64_t sequence, struct rondo__list *out)
@@ -301,42 +300,25 @@ static int walk_output(struct rondo__survey *s, struct rondo__sequence *q, int64
     return err;
 }
 
-int rondo__survey_make(struct rondo__survey *s, const struct rondo__roles *roles)
+int rondo__survey_make(struct rondo__survey *s, const struct rondo__roles *roles, struct rondo__arena *arena)
 {
-    struct rondo__list held = { 0 };
+    struct rondo__list held = rondo__list_of(arena);
     const size_t ranks = (size_t)roles->ranks;
-    *s = (struct rondo__survey){ .roles = *roles };
-    s->sequence = rondo__alloc_zero((size_t)roles->sequences, sizeof *s->sequence);
-    s->output_rows = rondo__alloc_zero(ranks, 2 * sizeof *s->output_rows);
-    struct walk w = { .survey = s, .leaf = roles->leaf, .rows = rondo__alloc(ranks * 2 * sizeof *w.rows) };
-    int err = !s->sequence || !s->output_rows || !w.rows ? no_memory() : 0;
-    if (!err) {
-        s->input_rows = s->output_rows + ranks;
-        w.fragments = w.rows + ranks;
-    }
+    *s = (struct rondo__survey){ .roles = *roles, .arena = arena };
+    s->stretches.arena = s->fragments.arena = s->strips.arena = s->spans.arena = s->sees.arena = arena;
+    s->sequence = rondo__arena_zero(arena, (size_t)roles->sequences, sizeof *s->sequence);
+    s->output_rows = rondo__arena_zero(arena, ranks, 2 * sizeof *s->output_rows);
+    struct walk w = { .survey = s, .leaf = roles->leaf, .rows = rondo__arena_take(arena, ranks * 2 * sizeof *w.rows) };
+    if (!s->sequence || !s->output_rows || !w.rows)
+        return no_memory();
+    s->input_rows = s->output_rows + ranks;
+    w.fragments = w.rows + ranks;
+    int err = 0;
     for (int64_t i = 0; i < roles->sequences && !err; i++) {
         w.sequence = s->sequence + i;
         err = walk_input(&w, i);
         if (!err)
             err = walk_output(s, w.sequence, i, &held);
     }
-    rondo__list_free(&held);
-    rondo__free(w.rows);
-    if (err)
-        rondo__survey_free(s);
     return err;
-}
-
-void rondo__survey_free(struct rondo__survey *s)
-{
-    if (s->flow_free)
-        s->flow_free(s->flow);
-    rondo__list_free(&s->stretches);
-    rondo__list_free(&s->fragments);
-    rondo__list_free(&s->strips);
-    rondo__list_free(&s->spans);
-    rondo__list_free(&s->sees);
-    rondo__free(s->sequence);
-    rondo__free(s->output_rows);
-    *s = (struct rondo__survey){ 0 };
 }

@@ -59,11 +59,11 @@ struct rondo__survey {
     struct rondo__list spans, sees;
     int64_t *output_rows, *input_rows;          /* [ranks], all sequences */
     void *flow;                                 /* the algorithm's own (algorithms.h) */
-    void (*flow_free)(void *flow);
+    struct rondo__arena *arena;                 /* all of it is there, and so is what its readers need for a while */
 };
 
-int rondo__survey_make(struct rondo__survey *out, const struct rondo__roles *roles);
-void rondo__survey_free(struct rondo__survey *s);
+/* In an arena, as long as it is not cleared. */
+int rondo__survey_make(struct rondo__survey *out, const struct rondo__roles *roles, struct rondo__arena *arena);
 
 /* The positions of a side of a sequence that all ranks hold, as `struct rondo__held`, by rank, then ascending; rows count from 0 for each
  * rank. Empties the list first. */

@@ -76,7 +76,7 @@ static int on_the_spot(const char *function, bool take, const rondo_attention *p
     struct job j = { .function = function, .plan = plan, .take = take, .sequence = sequence, .row = row, .keys = keys };
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "%s: the plan is NULL", function);
-    int err = begin(&j, rows);
+    int err = plan->runner ? begin(&j, rows) : rondo__no_plan(function);
     if (!err)
         err = see_whole(&j, whole, rows);
     return err ? err : move_own(&j);
@@ -170,8 +170,8 @@ static int collective(const char *function, bool scatter, rondo_attention *plan,
     const bool is_root = plan->rank == root;
     uint64_t hash = 0;
     size_t row_bytes = 0;
-    int err = 0;
-    if (root < 0 || root >= plan->design.ranks)
+    int err = plan->runner ? 0 : rondo__no_plan(function);
+    if (!err && (root < 0 || root >= plan->design.ranks))
         err = rondo__fail(RONDO_EINVAL, "%s: root is %d; the ranks are 0..%d", function, root, (int)plan->design.ranks - 1);
     if (!err)
         err = begin(&j, rows);

@@ -11,18 +11,12 @@ int rondo__tree_build(struct rondo__tree *t, const struct rondo__piece *pieces, 
     if (count > RONDO_PIECES_MAX)
         return rondo__fail(RONDO_ENOTSUP, "attention: %lld leaves in one sequence; at most 2^28 are supported", (long long)count);
     size_t n = (size_t)count, nodes = n ? 2 * n - 1 : 0;
-    const size_t ints = 5 * nodes + n + 2 * (size_t)stages;
-    if (!t->memory || t->memory_ints < ints) {
-        rondo__tree_free(t);
-        t->memory = rondo__alloc(ints * sizeof *t->memory);
-        if (!t->memory)
-            return rondo__fail(RONDO_ENOMEM, "attention: no memory for a tree of %lld leaves", (long long)count);
-        t->memory_ints = ints;
-    }
+    if (!rondo__list_set(&t->memory, sizeof(int32_t), (int64_t)(5 * nodes + n + 2 * (size_t)stages)))
+        return rondo__fail(RONDO_ENOMEM, "attention: no memory for a tree of %lld leaves", (long long)count);
     t->pieces = pieces;
     t->leaves = (int32_t)count;
     t->stages = stages;
-    t->left = t->memory;
+    t->left = t->memory.items;
     t->right = t->left + nodes;
     t->stage = t->right + nodes;
     t->slot = t->stage + nodes;
@@ -57,8 +51,8 @@ int rondo__tree_build(struct rondo__tree *t, const struct rondo__piece *pieces, 
 
 void rondo__tree_free(struct rondo__tree *t)
 {
-    rondo__free(t->memory);
-    *t = (struct rondo__tree){ 0 };
+    rondo__list_free(&t->memory);
+    *t = (struct rondo__tree){ .memory = t->memory };
 }
 
 /* The recursions below go as deep as the tree is high: at most 62 levels. */
@@ -210,8 +204,6 @@ bool rondo__tree_join(struct rondo__tree *t, struct rondo__list *steps, struct r
 {
     struct writer w = { .tree = t, .steps = steps, .rank_of = rank_of };
     *program = (struct rondo__program){ .first = steps->count };
-    w.failed = !rondo__list_reserve(steps, sizeof(struct rondo_tree_step), steps->count + 2 * (int64_t)t->leaves) ||
-               !rondo__list_reserve(rank_of, sizeof(int32_t), t->leaves);
     if (t->root >= 0) {
         join(&w, t->root);
         step(&w, RONDO_TREE_OUT, 0, 0);

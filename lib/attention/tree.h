@@ -33,10 +33,9 @@ struct rondo__tree {
     int32_t spares, slots, stages;
     int32_t kept;                /* slots 0..kept-1: nodes that others go on with, by rising position */
     bool keeps_root;
-    int32_t *memory;
-    size_t memory_ints;
+    struct rondo__list memory;   /* int32_t */
 };
-/* Of a tree that is {0} or was built before, whose memory is then used again. */
+/* Of a tree that is {0} but for memory.arena, or was built before, whose memory is then used again. */
 int rondo__tree_build(struct rondo__tree *tree, const struct rondo__piece *pieces, int64_t count, int32_t stages);
 void rondo__tree_free(struct rondo__tree *tree);
 

@@ -367,6 +367,10 @@ struct rondo_device_ops {
      * returned, with its sentence. May be NULL: the caller has its own thread only. */
     int (*host_run)(struct rondo_device *dev, int32_t threads, int64_t items, int (*work)(void *arg, int64_t item, int worker), void *arg,
                     const struct rondo_poll *poll);
+    /* Makes a program another one, in the memory that it has where that suffices; a program that grows a little each time seldom takes more.
+     * No run is under way with it, and the arrays of the old description may be gone. After a failure it can only be freed. NULL: it is
+     * freed, and made anew. */
+    int (*program_update)(struct rondo_device *dev, struct rondo_program *program, const struct rondo_program_desc *desc);
 };
 
 /* A slot that an older table may lack. */

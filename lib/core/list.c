@@ -9,7 +9,8 @@ static bool grow(struct rondo__list *list, size_t item, int64_t room)
     size_t bytes;
     if (!rondo__mul((size_t)room, item, &bytes))
         return false;
-    void *items = rondo__resize(list->items, (size_t)list->count * item, bytes);
+    void *items = list->arena ? rondo__arena_more(list->arena, list->items, (size_t)list->room * item, bytes)
+                              : rondo__resize(list->items, (size_t)list->count * item, bytes);
     if (!items)
         return false;
     list->items = items;
@@ -20,6 +21,14 @@ static bool grow(struct rondo__list *list, size_t item, int64_t room)
 bool rondo__list_reserve(struct rondo__list *list, size_t item, int64_t room)
 {
     return room <= list->room || grow(list, item, room);
+}
+
+struct rondo__list *rondo__lists(struct rondo__arena *arena, int64_t count)
+{
+    struct rondo__list *lists = rondo__arena_zero(arena, (size_t)count, sizeof *lists);
+    for (int64_t i = 0; lists && i < count; i++)
+        lists[i] = rondo__list_of(arena);
+    return lists;
 }
 
 void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more)
@@ -34,10 +43,31 @@ void *rondo__list_add(struct rondo__list *list, size_t item, int64_t more)
     return at;
 }
 
+/* Room that grows again grows by half and some more, so that what becomes longer by little each time seldom takes memory. */
+void *rondo__list_set(struct rondo__list *list, size_t item, int64_t count)
+{
+    list->count = 0;
+    if (count > list->room || !list->items) {
+        const int64_t more = list->items && count < INT64_MAX / 2 ? count + count / 2 + 16 : count;
+        if (!grow(list, item, more))
+            return NULL;
+    }
+    list->count = count;
+    return list->items;
+}
+
+bool rondo__list_ready(struct rondo__list *list, size_t item, bool first)
+{
+    enum { LEAST = 32, MANY = 1 << 12 };   /* many take long to become a quarter more */
+    const int64_t want = list->count < LEAST ? LEAST : list->count < MANY ? list->count + list->count / 4 : list->count;
+    return (first && list->count < MANY ? 2 * want : want) <= list->room || grow(list, item, 2 * want);
+}
+
 void rondo__list_free(struct rondo__list *list)
 {
-    rondo__free(list->items);
-    *list = (struct rondo__list){ NULL, 0, 0 };
+    if (!list->arena)
+        rondo__free(list->items);
+    *list = rondo__list_of(list->arena);
 }
 
 /* Heap sort. */

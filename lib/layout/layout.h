@@ -5,7 +5,7 @@
 #ifndef RONDO_LAYOUT_LAYOUT_H
 #define RONDO_LAYOUT_LAYOUT_H
 
-#include "core/internal.h"
+#include "core/arena.h"
 
 #define RONDO_LEAF_DEFAULT 128
 
@@ -29,7 +29,8 @@ struct rondo__cell {
     bool begins;                       /* with it begins what should stay together: a document, or else a sequence */
 };
 /* load: what each rank carries already. Gives each cell's owner. false: no memory. */
-bool rondo__deal_by_weight(const struct rondo__cell *cells, int64_t count, const double *load, int32_t ranks, int32_t *owner);
+bool rondo__deal_by_weight(const struct rondo__cell *cells, int64_t count, const double *load, int32_t ranks, int32_t *owner,
+                           struct rondo__arena *arena);
 
 /* Positions [first, the next run's first) of a sequence. stride 1: all on `rank`. stride = ranks: dealt out key by key, the
  * first to `rank`, the next to (rank + 1) mod ranks, ... */
@@ -53,8 +54,9 @@ int64_t rondo__rank_run_find(const struct rondo__rank_run *runs, int64_t count, 
 /* Of a sequence's length and runs: equal where all positions lie alike. O(1). */
 uint64_t rondo__placement_hash(const rondo_placement *placement, int64_t sequence);
 const rondo_placement_desc *rondo__placement_desc(const rondo_placement *placement);
-/* A placement of `count` sequences that stays as those named are now (NULL: 0, 1, 2, ...), whatever becomes of `from`. O(count): the tables
- * are shared until either side changes them. */
+/* An empty placement: *out is NULL, or one that is no more, whose memory is used again. After a failure *out is to be destroyed, too. */
+int rondo__placement_renew(rondo_placement **out, const rondo_placement_desc *desc);
+/* The same of `count` sequences that stay as those named are now (NULL: 0, 1, 2, ...), whatever becomes of `from`. */
 int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, const int64_t *names, int64_t count);
 /* Appends a turn whose new leaves go where the deals say; they are leaves [first, the next one's first) of the new ones. */
 int rondo__placement_append_deals(rondo_placement *placement, int64_t sequence, int64_t tokens, const struct rondo__deal *deals, int64_t count);

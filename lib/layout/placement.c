@@ -2,7 +2,7 @@
  *
  * KV placement over several turns (rondo_placement_*): which rank holds which positions. A pure function of the calls made on it,
  * so ranks agree without messages. Here is decided who gets what; table.c writes it down, a table for each sequence that has tokens.
- * Plans share the tables of the sequences that they use.
+ * Plans have placements of their own: copies of the sequences that they use, or what they lay out themselves.
  */
 #include "layout/table.h"
 
@@ -10,17 +10,24 @@
 #define LONGEST ((int64_t)1 << 60)
 
 struct sequence {
-    struct rondo__table *table;   /* NULL: nothing in it */
+    struct rondo__table *table;   /* NULL, or empty: nothing in it */
     int64_t name;                 /* its number where it was made: decides where small turns begin */
 };
 
 struct rondo_placement {
     rondo_placement_desc desc;
     struct sequence *sequences;
-    int64_t room;                 /* of `sequences` */
+    int64_t room, made;           /* of `sequences`; of them so many are set, which may have tables: a renewed placement may have fewer */
     struct rondo__deal *deals;    /* [RONDO_DEALS_MAX(ranks)], for append; NULL before the first */
     struct rondo__table *all;     /* layout document: who holds how much of all sequences; no positions. NULL: not counted yet */
 };
+
+static void clear_sequence(rondo_placement *p, int64_t s, int64_t name)
+{
+    p->sequences[s].name = name;
+    if (p->sequences[s].table)
+        rondo__table_clear(p->sequences[s].table, (int32_t)(name % p->desc.ranks));
+}
 
 /* Up to `sequences`, the new ones empty; room doubles, so that one by one costs no more than all at once. */
 static bool add_sequences(rondo_placement *p, int64_t sequences)
@@ -30,24 +37,24 @@ static bool add_sequences(rondo_placement *p, int64_t sequences)
         size_t bytes;
         if ((uint64_t)room > SIZE_MAX || !rondo__mul((size_t)room, sizeof *p->sequences, &bytes))
             return false;
-        struct sequence *all = rondo__resize(p->sequences, (size_t)p->desc.sequences * sizeof *all, bytes);
+        struct sequence *all = rondo__resize(p->sequences, (size_t)p->made * sizeof *all, bytes);
         if (!all)
             return false;
         p->sequences = all;
         p->room = room;
     }
-    for (int64_t s = p->desc.sequences; s < sequences; s++)
-        p->sequences[s] = (struct sequence){ NULL, s };
+    for (int64_t s = p->desc.sequences; s < p->made && s < sequences; s++)
+        clear_sequence(p, s, s);
+    for (; p->made < sequences; p->made++)
+        p->sequences[p->made] = (struct sequence){ NULL, p->made };
     p->desc.sequences = sequences;
     return true;
 }
 
-int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *desc)
+int rondo__placement_renew(rondo_placement **out, const rondo_placement_desc *desc)
 {
+    rondo_placement *p = *out;
     rondo_placement_desc d;
-    if (!out)
-        return rondo__fail(RONDO_EINVAL, "rondo_placement_create: out is NULL");
-    *out = NULL;
     int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_placement_desc");
     if (err)
         return err;
@@ -70,26 +77,43 @@ int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *de
     if (d.sequences < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_placement_create: sequences is %lld; it must not be negative", (long long)d.sequences);
 
-    rondo_placement *p = rondo__alloc_zero(1, sizeof *p);
+    if (p && p->desc.ranks != d.ranks) {
+        rondo_placement_destroy(p);
+        p = *out = NULL;
+    }
+    if (!p)
+        p = *out = rondo__alloc_zero(1, sizeof *p);
     if (!p)
         return rondo__fail(RONDO_ENOMEM, "rondo_placement_create: no memory for the placement");
     p->desc = d;
     p->desc.sequences = 0;
-    if (!add_sequences(p, d.sequences)) {
-        rondo_placement_destroy(p);
+    if (p->all)
+        rondo__table_clear(p->all, 0);
+    if (!add_sequences(p, d.sequences))
         return rondo__fail(RONDO_ENOMEM, "rondo_placement_create: no memory for %lld sequences", (long long)d.sequences);
-    }
-    *out = p;
     return 0;
+}
+
+int rondo_placement_create(rondo_placement **out, const rondo_placement_desc *desc)
+{
+    if (!out)
+        return rondo__fail(RONDO_EINVAL, "rondo_placement_create: out is NULL");
+    *out = NULL;
+    int err = rondo__placement_renew(out, desc);
+    if (err) {
+        rondo_placement_destroy(*out);
+        *out = NULL;
+    }
+    return err;
 }
 
 void rondo_placement_destroy(rondo_placement *p)
 {
     if (!p)
         return;
-    for (int64_t s = 0; s < p->desc.sequences; s++)
-        rondo__table_drop(p->sequences[s].table);
-    rondo__table_drop(p->all);
+    for (int64_t s = 0; s < p->made; s++)
+        rondo__table_free(p->sequences[s].table);
+    rondo__table_free(p->all);
     rondo__free(p->sequences);
     rondo__free(p->deals);
     rondo__free(p);
@@ -131,9 +155,8 @@ static bool prepare(rondo_placement *p, struct sequence *s)
         p->deals = rondo__alloc(bytes);
     if (!p->deals)
         return false;
-    if (s->table)
-        return rondo__table_own(&s->table);
-    s->table = rondo__table_new(n, (int32_t)(s->name % n));
+    if (!s->table)
+        s->table = rondo__table_new(n, (int32_t)(s->name % n));
     return s->table != NULL;
 }
 
@@ -335,7 +358,7 @@ int rondo_placement_reset(rondo_placement *p, int64_t sequence)
         return no_sequence("rondo_placement_reset", p, sequence);
     for (int32_t r = 0; p->all && s->table && r < p->desc.ranks; r++)
         rondo__table_count(p->all, r, -s->table->held[r]);
-    rondo__table_drop(s->table);
+    rondo__table_free(s->table);
     s->table = NULL;
     return 0;
 }
@@ -427,7 +450,7 @@ int64_t rondo__placement_rank_runs(const rondo_placement *p, int64_t sequence, i
 uint64_t rondo__placement_hash(const rondo_placement *p, int64_t sequence)
 {
     const struct rondo__table *t = p->sequences[sequence].table;
-    return t ? rondo__hash_word(t->hash, (uint64_t)t->length) : 0;
+    return t && t->length ? rondo__hash_word(t->hash, (uint64_t)t->length) : 0;
 }
 
 const rondo_placement_desc *rondo__placement_desc(const rondo_placement *p)
@@ -438,24 +461,27 @@ const rondo_placement_desc *rondo__placement_desc(const rondo_placement *p)
 int rondo__placement_copy(rondo_placement **out, const rondo_placement *from, const int64_t *names, int64_t count)
 {
     rondo_placement_desc d = from->desc;
-    rondo_placement *p;
     d.sequences = count;
-    int err = rondo_placement_create(&p, &d);
-    if (err)
-        return err;
-    for (int64_t i = 0; i < count; i++) {
-        const struct sequence *s = &from->sequences[names ? names[i] : i];
-        p->sequences[i] = (struct sequence){ s->table ? rondo__table_share(s->table) : NULL, s->name };
+    int err = rondo__placement_renew(out, &d);
+    if (!err) {   /* counted when it is asked for */
+        rondo__table_free((*out)->all);
+        (*out)->all = NULL;
     }
-    *out = p;
-    return 0;
+    for (int64_t i = 0; i < count && !err; i++) {
+        const struct sequence *s = &from->sequences[names ? names[i] : i];
+        struct sequence *to = &(*out)->sequences[i];
+        to->name = s->name;
+        if (s->table && !rondo__table_copy(&to->table, s->table))
+            err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory to copy the placement of sequence %lld", (long long)i);
+    }
+    return err;
 }
 
 size_t rondo__placement_bytes(const rondo_placement *p)
 {
     size_t bytes = sizeof *p + (p->deals ? (size_t)RONDO_DEALS_MAX(p->desc.ranks) * sizeof *p->deals : 0);
     bytes += (size_t)p->room * sizeof *p->sequences + (p->all ? rondo__table_bytes(p->all) : 0);
-    for (int64_t i = 0; i < p->desc.sequences; i++)
+    for (int64_t i = 0; i < p->made; i++)
         bytes += p->sequences[i].table ? rondo__table_bytes(p->sequences[i].table) : 0;
     return bytes;
 }

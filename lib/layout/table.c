@@ -16,7 +16,6 @@ struct rondo__table *rondo__table_new(int32_t ranks, int32_t begin)
     struct rondo__table *t = rondo__alloc_zero(1, bytes);
     if (!t)
         return NULL;
-    atomic_init(&t->references, 1);
     t->ranks = ranks;
     t->begin = begin;
     t->held = (int64_t *)(void *)(t + 1);
@@ -25,20 +24,25 @@ struct rondo__table *rondo__table_new(int32_t ranks, int32_t begin)
     return t;
 }
 
-struct rondo__table *rondo__table_share(struct rondo__table *t)
+void rondo__table_free(struct rondo__table *t)
 {
-    atomic_fetch_add_explicit(&t->references, 1, memory_order_relaxed);
-    return t;
-}
-
-void rondo__table_drop(struct rondo__table *t)
-{
-    /* who is last must see that all others have read what they wanted */
-    if (!t || atomic_fetch_sub_explicit(&t->references, 1, memory_order_acq_rel) > 1)
+    if (!t)
         return;
     rondo__free(t->runs);
     rondo__free(t->pool);
     rondo__free(t);
+}
+
+void rondo__table_clear(struct rondo__table *t, int32_t begin)
+{
+    const size_t n = (size_t)t->ranks;
+    t->begin = begin;
+    t->length = t->singles = t->count = 0;
+    t->hash = 0;
+    t->ranked = false;
+    memset(t->held, 0, n * sizeof *t->held);
+    for (size_t r = 0; r < n; r++)
+        t->lists[r].count = 0;   /* each keeps its place in the pool */
 }
 
 size_t rondo__table_bytes(const struct rondo__table *t)
@@ -49,14 +53,24 @@ size_t rondo__table_bytes(const struct rondo__table *t)
 
 /* ---- room ---- */
 
+/* Where there is no room there is to be at least so much more than is needed: a sequence that grows token by token begins a run with each
+ * leaf. */
+#define SPARE_RUNS 32
+
+/* Of a list of so many. */
+static uint64_t room_for(uint64_t count)
+{
+    return count ? count + count / 2 + 2 : 0;
+}
+
 /* Every list in a pool of its own length and half as much again, and as much at the end for those that move. */
 static bool move_lists(struct rondo__rank_run **pool, uint32_t *used, uint32_t *room, struct rondo__rank_list *lists, int32_t ranks)
 {
     uint64_t total = 0;
     size_t bytes;
     for (int32_t r = 0; r < ranks; r++)
-        total += (uint64_t)lists[r].count + lists[r].more + (lists[r].count + (uint64_t)lists[r].more) / 2;
-    total += total / 2;
+        total += room_for((uint64_t)lists[r].count + lists[r].more);
+    total += total / 2 + SPARE_RUNS;
     if (total > UINT32_MAX || !rondo__mul((size_t)total, sizeof **pool, &bytes))
         return false;
     struct rondo__rank_run *to = rondo__alloc(bytes), *from = *pool;
@@ -67,7 +81,7 @@ static bool move_lists(struct rondo__rank_run **pool, uint32_t *used, uint32_t *
         if (lists[r].count)
             memcpy(to + at, from + lists[r].at, (size_t)lists[r].count * sizeof *to);
         lists[r].at = at;
-        lists[r].room = lists[r].count + lists[r].more + (lists[r].count + lists[r].more) / 2;
+        lists[r].room = (uint32_t)room_for((uint64_t)lists[r].count + lists[r].more);
         at += lists[r].room;
     }
     rondo__free(from);
@@ -86,7 +100,7 @@ static bool grow_lists(struct rondo__table *t, const struct rondo__deal *deals, 
         if (l->more > UINT32_MAX / 4 - l->count)
             return false;
         if (l->count + l->more > l->room)   /* counted again for each deal of one rank: more than is needed, and simple */
-            moving += l->count + l->more + (l->count + (uint64_t)l->more) / 2;
+            moving += room_for((uint64_t)l->count + l->more);
     }
     if (!moving)
         return true;
@@ -98,7 +112,7 @@ static bool grow_lists(struct rondo__table *t, const struct rondo__deal *deals, 
             continue;
         memcpy(t->pool + t->pool_used, t->pool + l->at, (size_t)l->count * sizeof *t->pool);
         l->at = t->pool_used;
-        l->room = l->count + l->more + (l->count + l->more) / 2;
+        l->room = (uint32_t)room_for((uint64_t)l->count + l->more);
         t->pool_used += l->room;
     }
     return true;
@@ -108,7 +122,7 @@ static bool grow_runs(struct rondo__table *t, int64_t more)
 {
     if (t->room - t->count >= more)
         return true;
-    int64_t room = t->room / 2 * 3;
+    int64_t room = t->room / 2 * 3 + SPARE_RUNS;
     if (room < t->count + more)
         room = t->count + more;
     size_t bytes;
@@ -138,36 +152,51 @@ bool rondo__table_reserve(struct rondo__table *t, const struct rondo__deal *deal
     return fits;
 }
 
-bool rondo__table_own(struct rondo__table **table)
+/* Room for a pool of so many, whose content is void. */
+static bool set_pool(struct rondo__table *t, uint32_t used)
 {
-    struct rondo__table *t = *table;
-    if (atomic_load_explicit(&t->references, memory_order_acquire) == 1)
-        return true;
-    struct rondo__table *own = rondo__table_new(t->ranks, t->begin);
-    const size_t n = (size_t)t->ranks, runs = (size_t)t->count * sizeof *t->runs, pool = (size_t)t->pool_used * sizeof *t->pool;
-    if (own) {
-        own->runs = rondo__alloc(runs);
-        own->pool = rondo__alloc(pool);
+    if (used > t->pool_room || !t->pool) {
+        const uint64_t room = (uint64_t)used + used / 2 + SPARE_RUNS;
+        size_t bytes;
+        if (room > UINT32_MAX || !rondo__mul((size_t)room, sizeof *t->pool, &bytes))
+            return false;
+        struct rondo__rank_run *pool = rondo__alloc(bytes);
+        if (!pool)
+            return false;
+        rondo__free(t->pool);
+        t->pool = pool;
+        t->pool_room = (uint32_t)room;
     }
-    if (!own || !own->runs || !own->pool) {
-        rondo__table_drop(own);
+    t->pool_used = used;
+    return true;
+}
+
+bool rondo__table_copy(struct rondo__table **to, const struct rondo__table *from)
+{
+    struct rondo__table *t = *to ? *to : rondo__table_new(from->ranks, from->begin);
+    if (!t)
+        return false;
+    *to = t;
+    rondo__table_clear(t, from->begin);
+    if (!grow_runs(t, from->count) || !set_pool(t, from->pool_used)) {
+        for (int32_t r = 0; r < t->ranks; r++)
+            t->lists[r] = (struct rondo__rank_list){ 0, 0, 0, 0 };
+        t->pool_used = 0;
         return false;
     }
-    if (runs)
-        memcpy(own->runs, t->runs, runs);
-    if (pool)
-        memcpy(own->pool, t->pool, pool);
-    memcpy(own->held, t->held, n * sizeof *t->held);
-    memcpy(own->lists, t->lists, n * sizeof *t->lists);
-    memcpy(own->winners, t->winners, n * sizeof *t->winners);
-    own->length = t->length;
-    own->singles = t->singles;
-    own->hash = t->hash;
-    own->count = own->room = t->count;
-    own->pool_used = own->pool_room = t->pool_used;
-    own->ranked = t->ranked;
-    rondo__table_drop(t);
-    *table = own;
+    if (from->count)
+        memcpy(t->runs, from->runs, (size_t)from->count * sizeof *t->runs);
+    if (from->pool_used)
+        memcpy(t->pool, from->pool, (size_t)from->pool_used * sizeof *t->pool);
+    const size_t n = (size_t)t->ranks;
+    memcpy(t->held, from->held, n * sizeof *t->held);
+    memcpy(t->lists, from->lists, n * sizeof *t->lists);
+    memcpy(t->winners, from->winners, n * sizeof *t->winners);
+    t->length = from->length;
+    t->singles = from->singles;
+    t->hash = from->hash;
+    t->count = from->count;
+    t->ranked = from->ranked;
     return true;
 }
 

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The table of one sequence: which rank holds which of its positions, as runs, by position and by rank. placement.c decides who gets
- * what and writes it down here. Positions are only ever added at the end, so a table is also the answer for everything before. Tables are
- * counted references: plans share those of the placement that they were made from, and who wants to add to a table that others have
- * too takes a copy first.
+ * what and writes it down here. Positions are only ever added at the end. A table is one placement's: plans have copies, in memory that they use again and
+ * again, so that to add to a table never takes a copy first.
  */
 #ifndef RONDO_LAYOUT_TABLE_H
 #define RONDO_LAYOUT_TABLE_H
-
-#include <stdatomic.h>
 
 #include "layout/layout.h"
 
@@ -19,7 +16,6 @@ struct rondo__rank_list {
 };
 
 struct rondo__table {
-    atomic_size_t references;
     int32_t ranks, begin;            /* begin: the rank that takes the first small turn */
     int64_t length, singles;         /* singles: turns of one token so far that went token by token */
     uint64_t hash;                   /* of all runs */
@@ -33,12 +29,14 @@ struct rondo__table {
     int32_t *winners;                /* [ranks] a tournament for who holds least, over (rank - begin) mod ranks */
 };
 
-/* An empty one, with one reference. NULL: no memory. */
+/* An empty one. NULL: no memory. */
 struct rondo__table *rondo__table_new(int32_t ranks, int32_t begin);
-struct rondo__table *rondo__table_share(struct rondo__table *table);
-void rondo__table_drop(struct rondo__table *table);   /* NULL is fine */
-/* Nobody else's: where it is shared, a copy takes its place. false: no memory, and nothing has changed. */
-bool rondo__table_own(struct rondo__table **table);
+void rondo__table_free(struct rondo__table *table);   /* NULL is fine */
+/* Empty again; the memory is kept. */
+void rondo__table_clear(struct rondo__table *table, int32_t begin);
+/* Makes *to, which is NULL or a table of as many ranks, what `from` is, in the memory that it has where that suffices. false: no memory, and it
+ * is empty. */
+bool rondo__table_copy(struct rondo__table **to, const struct rondo__table *from);
 
 /* How tokens are added: room first (the only step that can fail), then the tokens, rank by rank. `deals` name a rank for each run that
  * may come; one more may come to `filler`, unless that is -1. */

@@ -156,18 +156,16 @@ static void even_out(struct dealer *d, int64_t count, double *load, int64_t *fir
     }
 }
 
-bool rondo__deal_by_weight(const struct rondo__cell *cells, int64_t count, const double *load, int32_t ranks, int32_t *owner)
+bool rondo__deal_by_weight(const struct rondo__cell *cells, int64_t count, const double *load, int32_t ranks, int32_t *owner,
+                           struct rondo__arena *arena)
 {
     struct dealer d = { .cells = cells, .owner = owner, .load = load, .ranks = ranks, .scale = 1.0 };
-    double *now = rondo__alloc_zero((size_t)ranks, sizeof *now);
-    int64_t *first = rondo__alloc_zero((size_t)ranks + 1, sizeof *first), *list = rondo__alloc_zero((size_t)count, sizeof *list);
+    double *now = rondo__arena_zero(arena, (size_t)ranks, sizeof *now);
+    int64_t *first = rondo__arena_zero(arena, (size_t)ranks + 1, sizeof *first), *list = rondo__arena_zero(arena, (size_t)count, sizeof *list);
     const bool fine = now && first && list;
     if (fine) {
         deal(&d, count);
         even_out(&d, count, now, first, list);
     }
-    rondo__free(now);
-    rondo__free(first);
-    rondo__free(list);
     return fine;
 }

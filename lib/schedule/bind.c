@@ -40,9 +40,10 @@ static int packed_view(struct rondo__runner *r, int tensor, char *data)
     v->head_stride = v->dim;
     v->row_stride = v->heads * v->dim;
     if (!r->packed[tensor]) {
-        r->packed[tensor] = rondo__alloc_zero((size_t)r->sequences, sizeof *r->packed[tensor]);
+        r->packed[tensor] = rondo__list_set(&r->packed_memory[tensor], sizeof *r->packed[tensor], r->sequences);
         if (!r->packed[tensor])
             return no_memory();
+        memset(r->packed[tensor], 0, (size_t)r->sequences * sizeof *r->packed[tensor]);
         for (int64_t i = 0; i < s->copies.count; i++) {
             const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + i;
             if (c->sequence < 0 || rondo__buffer_at(s, c->from)->tensor != tensor || rondo__buffer_at(s, c->to)->tensor != tensor)
@@ -78,6 +79,25 @@ char *rondo__row_serves(const struct rondo__runner *r, const struct rondo__opera
     return rondo__row_at(v, c->sequence, c->row, head);
 }
 
+/* Whether there is too little; or, as a plan that is updated may grow by little each time, nearly, unless it is much; at first there is to be
+ * twice as much. */
+#define MUCH ((size_t)1 << 20)
+static bool is_small(const struct rondo__runner *r, size_t bytes, size_t room)
+{
+    return bytes > room || (r->times && room && room < MUCH && bytes > (r->times == 1 ? room / 2 : room - room / 5));
+}
+
+/* Where there was too little before there is to be some more than enough, if it can be had. */
+static int take_memory(struct rondo__runner *r, int kind, size_t bytes, size_t had, void **out, size_t *room)
+{
+    const size_t spare = bytes < MUCH ? bytes : bytes / 8;
+    *room = bytes;
+    if (had && rondo__add(bytes, spare, room) && !rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), kind, *room, out))
+        return 0;
+    *room = bytes;
+    return rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), kind, bytes, out);
+}
+
 static int take_workspace(struct rondo__runner *r, void *workspace)
 {
     const struct rondo__schedule *s = r->schedule;
@@ -88,8 +108,13 @@ static int take_workspace(struct rondo__runner *r, void *workspace)
             base[kind] = r->given->room[kind];
             continue;
         }
-        if (!r->workspace[kind] && s->workspace_bytes[kind] && (kind || !workspace)) {
-            int err = ops->memory_new(rondo__dev(r->ctx), kind, s->workspace_bytes[kind], &r->workspace[kind]);
+        if ((kind || !workspace) && is_small(r, s->workspace_bytes[kind], r->workspace_room[kind])) {
+            const size_t had = r->workspace_room[kind];
+            if (had)
+                ops->memory_free(rondo__dev(r->ctx), kind, r->workspace[kind], had);
+            r->workspace[kind] = NULL;
+            r->workspace_room[kind] = 0;
+            int err = take_memory(r, kind, s->workspace_bytes[kind], had, &r->workspace[kind], &r->workspace_room[kind]);
             if (err)
                 return rondo__fail(err, "rondo_attention_execute: no memory for a workspace of %zu bytes", s->workspace_bytes[kind]);
         }
@@ -104,16 +129,50 @@ static int take_workspace(struct rondo__runner *r, void *workspace)
     return 0;
 }
 
+/* Of what was taken for earlier schedules the smallest that is large enough; else what was too small goes, and there is new one. */
+static int find_taken(struct rondo__runner *r, const struct rondo__buffer *b, struct taken **out)
+{
+    struct taken *all = r->taken.items, *best = NULL, *small = NULL;
+    for (int64_t i = 0; i < r->taken.count; i++) {
+        struct taken *t = all + i;
+        if (t->buffer >= 0 || (t->memory && t->kind != b->memory))
+            continue;
+        if (t->memory && !is_small(r, b->room, t->bytes) && (!best || t->bytes < best->bytes))
+            best = t;
+        else if (!t->memory || is_small(r, b->room, t->bytes))
+            small = !small || t->bytes > small->bytes ? t : small;
+    }
+    if (!best && !small) {
+        small = rondo__list_add(&r->taken, sizeof *small, 1);
+        if (!small)
+            return no_memory();
+        *small = (struct taken){ NULL, 0, b->memory, -1 };
+    }
+    *out = best ? best : small;
+    if (best)
+        return 0;
+    const size_t had = small->bytes;
+    if (small->memory)
+        rondo__ops(r->ctx)->memory_free(rondo__dev(r->ctx), small->kind, small->memory, small->bytes);
+    *small = (struct taken){ NULL, 0, b->memory, -1 };
+    int err = take_memory(r, b->memory, b->room, had, &small->memory, &small->bytes);
+    if (err)
+        small->bytes = 0;
+    return err ? rondo__fail(err, "rondo_attention_execute: no memory for %zu bytes of %s", b->room, b->name) : 0;
+}
+
 /* Memory for a buffer that the caller's cannot serve for. */
 static int take_spare(struct rondo__runner *r, int32_t buffer)
 {
-    const struct rondo__buffer *b = rondo__buffer_at(r->schedule, buffer);
     if (!r->own[buffer]) {
-        int err = rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), b->memory, b->room, &r->own[buffer]);
+        struct taken *t = NULL;
+        int err = find_taken(r, rondo__buffer_at(r->schedule, buffer), &t);
         if (err)
-            return rondo__fail(err, "rondo_attention_execute: no memory for %zu bytes of %s", b->room, b->name);
+            return err;
+        t->buffer = buffer;
+        r->own[buffer] = (int32_t)(t - (struct taken *)r->taken.items) + 1;
     }
-    r->place[buffer] = r->own[buffer];
+    r->place[buffer] = ((const struct taken *)r->taken.items)[r->own[buffer] - 1].memory;
     return 0;
 }
 

@@ -21,85 +21,138 @@ static bool on_stream(const struct rondo__operation *o)
 
 /* ---- made once ---- */
 
+/* Events are kept: they are over when a schedule is. */
+int rondo__runner_event(struct rondo__runner *r, struct rondo_event **out)
+{
+    if (r->events_used == r->events.count) {
+        struct rondo_event **event = rondo__list_add(&r->events, sizeof *event, 1);
+        int err = event ? rondo__ops(r->ctx)->event_new(rondo__dev(r->ctx), event) : no_memory();
+        if (err) {
+            r->events.count -= event != NULL;
+            return err;
+        }
+    }
+    *out = ((struct rondo_event **)r->events.items)[r->events_used++];
+    return 0;
+}
+
 static int make_events(struct rondo__runner *r)
 {
     const struct rondo__schedule *s = r->schedule;
-    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     const int32_t *waits = s->waits.items;
     const bool plane = r->ctx->data != NULL;
     int err = 0;
+    r->events_used = 0;
     for (int64_t i = 0; i < s->operations.count && !err; i++) {
         const struct rondo__operation *o = rondo__operation_at(s, i);
         for (int32_t j = 0; j < o->waits && !err; j++) {
             const int32_t w = waits[o->waits_first + j];
             const bool asked = on_stream(rondo__operation_at(s, w)) ? !on_stream(o) : plane && rondo__operation_at(s, w)->kind == RONDO_TRANSFER;
             if (asked && !r->event[w])
-                err = ops->event_new(rondo__dev(r->ctx), &r->event[w]);
+                err = rondo__runner_event(r, &r->event[w]);
         }
     }
     if (!err)
-        err = ops->event_new(rondo__dev(r->ctx), &r->end);
-    if (!err && plane)
-        err = ops->stream_new(rondo__dev(r->ctx), &r->wire);
+        err = rondo__runner_event(r, &r->end);
+    if (!err && plane && !r->wire)
+        err = rondo__ops(r->ctx)->stream_new(rondo__dev(r->ctx), &r->wire);
     return err;
 }
 
+/* All 0. */
 static bool make_lists(struct rondo__runner *r)
 {
     const struct rondo__schedule *s = r->schedule;
-    const size_t operations = (size_t)s->operations.count, buffers = (size_t)s->buffers.count;
+    const int64_t operations = s->operations.count, buffers = s->buffers.count;
     int64_t transfers = 0, sources = 0, nodes = 0;
-    for (int64_t i = 0; i < s->operations.count; i++) {
+    for (int64_t i = 0; i < operations; i++) {
         const struct rondo__operation *o = rondo__operation_at(s, i);
         transfers += o->kind == RONDO_TRANSFER;
         sources = o->sources > sources ? o->sources : sources;
         nodes = o->nodes > nodes ? o->nodes : nodes;
     }
-    r->state = rondo__alloc_zero(operations, 2);
-    r->event = rondo__alloc_zero(operations, 2 * sizeof(void *) + sizeof(double));
-    r->work = rondo__alloc_zero(operations, sizeof *r->work);
-    r->place = rondo__alloc_zero(buffers, 2 * sizeof(void *));
-    r->transfers = rondo__alloc_zero((size_t)transfers, sizeof *r->transfers);
-    r->parts = rondo__alloc_zero((size_t)s->parts.count, sizeof *r->parts);
-    r->kv = rondo__alloc_zero((size_t)sources, sizeof *r->kv);
-    r->nodes = rondo__alloc_zero((size_t)nodes, sizeof *r->nodes);
-    r->bias_row = rondo__alloc_zero(r->desc->terms.bias || r->programs > 1 ? (size_t)r->sequences : 0, 2 * sizeof *r->bias_row);
-    if (!r->state || !r->event || !r->work || !r->place || !r->transfers || !r->parts || !r->kv || !r->nodes || !r->bias_row)
-        return false;
-    r->probs_row = r->bias_row + r->sequences;
+    const struct {
+        size_t item;
+        int64_t count;
+    } lists[RONDO_RUNNER_LISTS] = {
+        { 2, operations }, { 2 * sizeof(void *) + sizeof(double), operations }, { sizeof *r->work, operations }, { sizeof *r->place, buffers },
+        { sizeof *r->own, buffers }, { sizeof *r->transfers, transfers }, { sizeof *r->parts, s->parts.count }, { sizeof *r->kv, sources },
+        { sizeof *r->nodes, nodes }, { 2 * sizeof *r->bias_row, r->desc->terms.bias || r->programs > 1 ? r->sequences : 0 },
+    };
+    void *at[RONDO_RUNNER_LISTS];
+    for (int i = 0; i < RONDO_RUNNER_LISTS; i++) {
+        if (r->times && !rondo__list_ready(&r->memory[i], lists[i].item, r->times == 1))
+            return false;
+        at[i] = rondo__list_set(&r->memory[i], lists[i].item, lists[i].count);
+        if (!at[i])
+            return false;
+        memset(at[i], 0, lists[i].item * (size_t)lists[i].count);
+    }
+    r->state = at[0];
     r->elided = r->state + operations;
+    r->event = at[1];
     r->transfer = (struct rondo__transfer **)(void *)(r->event + operations);
     r->cost = (double *)(void *)(r->transfer + operations);
-    r->own = r->place + buffers;
+    r->work = at[2];
+    r->place = at[3];
+    r->own = at[4];
+    r->transfers = at[5];
+    r->parts = at[6];
+    r->kv = at[7];
+    r->nodes = at[8];
+    r->bias_row = at[9];
+    r->probs_row = r->bias_row + r->sequences;
     transfers = 0;
-    for (int64_t i = 0; i < s->operations.count; i++)
+    for (int64_t i = 0; i < operations; i++)
         if (rondo__operation_at(s, i)->kind == RONDO_TRANSFER)
             r->transfer[i] = r->transfers + transfers++;
     return true;
 }
 
-int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
+static int make_program(struct rondo__runner *r, int32_t i)
+{
+    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
+    struct rondo_device *dev = rondo__dev(r->ctx);
+    if (r->program[i] && RONDO_HAS(ops, program_update))
+        return ops->program_update(dev, r->program[i], &r->desc[i]);
+    if (r->program[i])
+        ops->program_free(dev, r->program[i]);
+    r->program[i] = NULL;
+    return ops->program_new(dev, &r->program[i], &r->desc[i]);
+}
+
+int rondo__runner_make(struct rondo__runner **runner, rondo_context *ctx, const struct rondo__schedule *schedule,
                        const struct rondo_program_desc *programs, int32_t count, int64_t sequences)
 {
-    struct rondo__runner *r = rondo__alloc_zero(1, sizeof *r);
-    *out = NULL;
+    const bool again = *runner != NULL;
+    struct rondo__runner *r = again ? *runner : rondo__alloc_zero(1, sizeof *r);
+    *runner = r;
     if (!r)
         return no_memory();
     r->ctx = ctx;
+    r->times += again && r->times < 2;
     r->schedule = schedule;
     if (count)
         memcpy(r->desc, programs, (size_t)count * sizeof *programs);
     r->programs = count;
     r->sequences = sequences;
+    r->all = 0.0;
+    memset(r->packed, 0, sizeof r->packed);
+    for (int64_t i = 0; i < r->taken.count; i++)
+        ((struct taken *)r->taken.items)[i].buffer = -1;
     int err = make_lists(r) ? make_events(r) : no_memory();
     for (int32_t i = 0; i < count && !err; i++)
-        err = rondo__ops(ctx)->program_new(rondo__dev(ctx), &r->program[i], &r->desc[i]);
+        err = make_program(r, i);
     if (err) {
         rondo__runner_free(r);
-        return err;
+        *runner = NULL;
     }
-    *out = r;
-    return 0;
+    return err;
+}
+
+int rondo__runner_rest(const struct rondo__runner *r)
+{
+    return r ? rondo__settle(r->ctx, 0) : 0;
 }
 
 void rondo__runner_free(struct rondo__runner *r)
@@ -108,33 +161,27 @@ void rondo__runner_free(struct rondo__runner *r)
         return;
     const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     struct rondo_device *dev = rondo__dev(r->ctx);
-    for (int64_t i = 0; r->event && i < r->schedule->operations.count; i++)
-        if (r->event[i])
-            ops->event_free(dev, r->event[i]);
-    for (int64_t i = 0; r->own && i < r->schedule->buffers.count; i++)
-        if (r->own[i])
-            ops->memory_free(dev, rondo__buffer_at(r->schedule, i)->memory, r->own[i], rondo__buffer_at(r->schedule, i)->room);
+    for (int64_t i = 0; i < r->events.count; i++)
+        ops->event_free(dev, ((struct rondo_event **)r->events.items)[i]);
+    for (int64_t i = 0; i < r->taken.count; i++) {
+        const struct taken *t = (const struct taken *)r->taken.items + i;
+        if (t->memory)
+            ops->memory_free(dev, t->kind, t->memory, t->bytes);
+    }
     for (int kind = 0; kind < 3; kind++)
         if (r->workspace[kind])
-            ops->memory_free(dev, kind, r->workspace[kind], r->schedule->workspace_bytes[kind]);
-    if (r->end)
-        ops->event_free(dev, r->end);
+            ops->memory_free(dev, kind, r->workspace[kind], r->workspace_room[kind]);
     if (r->wire)
         ops->stream_free(dev, r->wire);
     for (int i = 0; i < 2; i++)
         if (r->program[i])
             ops->program_free(dev, r->program[i]);
     for (int i = 0; i < RONDO_TENSORS; i++)
-        rondo__free(r->packed[i]);
-    rondo__free(r->state);
-    rondo__free(r->event);
-    rondo__free(r->work);
-    rondo__free(r->place);
-    rondo__free(r->transfers);
-    rondo__free(r->parts);
-    rondo__free(r->kv);
-    rondo__free(r->nodes);
-    rondo__free(r->bias_row);
+        rondo__list_free(&r->packed_memory[i]);
+    for (int i = 0; i < RONDO_RUNNER_LISTS; i++)
+        rondo__list_free(&r->memory[i]);
+    rondo__list_free(&r->events);
+    rondo__list_free(&r->taken);
     rondo__free(r);
 }
 
@@ -150,12 +197,13 @@ size_t rondo__runner_scratch(const struct rondo__runner *r)
 
 size_t rondo__runner_bytes(const struct rondo__runner *r)
 {
-    const struct rondo__schedule *s = r->schedule;
-    size_t transfers = 0;
-    for (int64_t i = 0; i < s->operations.count; i++)
-        transfers += rondo__operation_at(s, i)->kind == RONDO_TRANSFER;
-    return sizeof *r + (size_t)s->operations.count * (2 + 2 * sizeof(void *) + sizeof(double) + sizeof *r->work) +
-           (size_t)s->buffers.count * 2 * sizeof(void *) + transfers * sizeof *r->transfers + (size_t)s->parts.count * sizeof *r->parts;
+    static const size_t items[RONDO_RUNNER_LISTS] = { 2, 2 * sizeof(void *) + sizeof(double), sizeof *r->work, sizeof *r->place, sizeof *r->own,
+                                                      sizeof *r->transfers, sizeof *r->parts, sizeof *r->kv, sizeof *r->nodes,
+                                                      2 * sizeof *r->bias_row };
+    size_t bytes = sizeof *r + (size_t)r->events.room * sizeof(void *) + (size_t)r->taken.room * sizeof(struct taken);
+    for (int i = 0; i < RONDO_RUNNER_LISTS; i++)
+        bytes += (size_t)r->memory[i].room * items[i];
+    return bytes;
 }
 
 /* ---- how far it has come ---- */
@@ -187,7 +235,7 @@ static int weigh(struct rondo__runner *r)
     for (int64_t i = 0; i < r->schedule->operations.count && !err; i++) {
         const struct rondo__operation *o = rondo__operation_at(r->schedule, i);
         if (o->kind == RONDO_COMPUTE && !r->event[i])
-            err = rondo__ops(r->ctx)->event_new(rondo__dev(r->ctx), &r->event[i]);
+            err = rondo__runner_event(r, &r->event[i]);
     }
     for (int64_t i = 0; i < r->schedule->operations.count && !err; i++) {
         const struct rondo__operation *o = rondo__operation_at(r->schedule, i);
@@ -310,7 +358,7 @@ static int pack(struct rondo__runner *r, int64_t index, const struct rondo__oper
     if (o->count && o->elides && rondo__buffer_at(s, copies->to)->tensor < 0) {
         const struct rondo__buffer *to = rondo__buffer_at(s, copies->to);
         if (to->spare)
-            r->place[copies->to] = r->own[copies->to];
+            r->place[copies->to] = ((const struct taken *)r->taken.items)[r->own[copies->to] - 1].memory;
     }
     if (o->count && (rondo__buffer_at(s, copies->from)->owner == RONDO_OWNER_CALLER || rondo__buffer_at(s, copies->to)->owner == RONDO_OWNER_CALLER))
         err = catch_up(r);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Executing a schedule. A runner holds all that executions of one schedule need, made once, so that another execution allocates nothing.
+ * Made again for another schedule it uses the memory and the events that it has.
  */
 #ifndef RONDO_SCHEDULE_RUN_H
 #define RONDO_SCHEDULE_RUN_H
@@ -27,11 +28,14 @@ struct rondo__given {
 };
 
 struct rondo__runner;
-/* The schedule and what the programs' descriptions (one, or two with probabilities; none of what is no attention) point to must live as long as
- * the runner; the programs are uploaded to the context's device. */
-int rondo__runner_make(struct rondo__runner **out, rondo_context *ctx, const struct rondo__schedule *schedule,
+/* *runner: NULL, or one of this context. The schedule and what the programs' descriptions (one, or two with probabilities; none of what is no
+ * attention) point to must live as long as the runner, or until it is made again; the programs are uploaded to the context's device. After a
+ * failure it is NULL. */
+int rondo__runner_make(struct rondo__runner **runner, rondo_context *ctx, const struct rondo__schedule *schedule,
                        const struct rondo_program_desc *programs, int32_t count, int64_t sequences);
 void rondo__runner_free(struct rondo__runner *runner);
+/* Until nothing is under way on the device: what it read may change from then on. */
+int rondo__runner_rest(const struct rondo__runner *runner);
 /* Memory that the program's execution takes on the device besides buffers. */
 size_t rondo__runner_scratch(const struct rondo__runner *runner);
 /* What it holds itself, on the host. */

@@ -18,14 +18,28 @@ struct view {
 
 enum state { WAITING, UNDER_WAY, OVER };
 
+/* Memory of the device; buffer -1: not in use. */
+struct taken {
+    void *memory;
+    size_t bytes;
+    int32_t kind, buffer;
+};
+
+#define RONDO_RUNNER_LISTS 10
+
 struct rondo__runner {
     rondo_context *ctx;
     const struct rondo__schedule *schedule;
     struct rondo_program_desc desc[2];
     struct rondo_program *program[2];      /* by operation's `program` */
     int32_t programs;
+    int32_t times;                         /* it was made before, for other schedules; up to 2 */
     int64_t sequences;
     struct rondo_stream *wire;             /* of transfers, with a data plane */
+    struct rondo__list memory[RONDO_RUNNER_LISTS];   /* of the arrays that follow */
+    struct rondo__list events;             /* struct rondo_event *: those of all schedules so far; the first `used` serve this one */
+    int64_t events_used;
+    struct rondo__list taken;              /* struct taken: device memory for buffers without a place, of all schedules so far */
     /* by operation: */
     uint8_t *state, *elided;
     struct rondo_event **event;            /* NULL: nobody off the stream asks when it is over */
@@ -34,15 +48,17 @@ struct rondo__runner {
     double *cost;                          /* of computations, where somebody wants to know how far it is */
     /* by buffer: */
     void **place;
-    void **own;                            /* memory taken for buffers without a place */
+    int32_t *own;                          /* which of `taken` serves a buffer without a place, + 1; 0: none yet */
     struct rondo__transfer *transfers;
     struct rondo_part *parts;
     struct rondo_kv_part *kv;              /* room for the largest computation's, as `nodes` */
     float **nodes;
-    int64_t *packed[RONDO_TENSORS];        /* [sequences]: rows of tensors that were copied to the device */
+    int64_t *packed[RONDO_TENSORS];        /* [sequences]: rows of tensors that were copied to the device; NULL: not known yet */
+    struct rondo__list packed_memory[RONDO_TENSORS];
     int64_t *bias_row;                     /* [sequences]: the row of bias of a query at position 0 */
     int64_t *probs_row;                    /* [sequences]: the row of probs of this rank's first query of the sequence */
     void *workspace[3];
+    size_t workspace_room[3];
     const struct rondo__given *given;
     struct view view[RONDO_VIEWS];         /* what computing sees */
     struct view outside[RONDO_VIEWS];
@@ -66,6 +82,9 @@ static inline int64_t rondo__copy_heads_of(const struct rondo__runner *r, const 
     *first = c->heads ? c->head : o->group * heads;
     return heads;
 }
+
+/* An event that no operation of this schedule has yet. */
+int rondo__runner_event(struct rondo__runner *r, struct rondo_event **out);
 
 /* ---- bind.c ---- */
 /* Where the rows that a PACK would copy lie, if they lie as it would leave them; else NULL. */

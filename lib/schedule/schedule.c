@@ -41,6 +41,31 @@ static void lists_of(struct rondo__schedule *s, struct rondo__list *lists[LISTS]
     memcpy(lists, all, sizeof all);
 }
 
+static const size_t items[LISTS] = { sizeof(struct rondo__buffer), sizeof(struct rondo__operation), sizeof(struct rondo__use), sizeof(int32_t),
+                                     sizeof(struct rondo__copy), sizeof(struct rondo__part), sizeof(struct rondo__source), sizeof(int32_t),
+                                     sizeof(struct rondo__blank), sizeof(struct rondo__past) };
+
+size_t rondo__schedule_bytes(const struct rondo__schedule *schedule)
+{
+    struct rondo__schedule s = *schedule;
+    struct rondo__list *lists[LISTS];
+    size_t bytes = 0;
+    lists_of(&s, lists);
+    for (size_t i = 0; i < LISTS; i++)
+        bytes += (size_t)lists[i]->room * items[i];
+    return bytes;
+}
+
+bool rondo__schedule_ready(struct rondo__schedule *s, bool first)
+{
+    struct rondo__list *lists[LISTS];
+    lists_of(s, lists);
+    for (size_t i = 0; i < LISTS; i++)
+        if (!rondo__list_ready(lists[i], items[i], first))
+            return false;
+    return true;
+}
+
 void rondo__schedule_free(struct rondo__schedule *s)
 {
     struct rondo__list *lists[LISTS];

@@ -27,7 +27,8 @@ struct rondo__tables {
     struct rondo__list spans, leaves, steps, places, jobs;
 };
 
-/* What is the same on all ranks, for all heads as one group. Every algorithm's own `flow` begins with it. */
+/* What is the same on all ranks, for all heads as one group. Every algorithm's own `flow` begins with it, and is in the survey's arena; so is
+ * whatever a builder needs while it builds, which rondo__design_build() gives up behind it. */
 struct rondo__flow {
     uint64_t messages;                 /* of one head group, over all ranks */
     uint64_t bytes;                    /* of all of them */
@@ -161,6 +162,8 @@ struct rondo__maker {
 };
 /* Stages and sources where the keys of the rank j before this one in its group of `columns` come at step j, or all at once. */
 void rondo__set_stages(int32_t rank, int32_t columns, bool at_once, int32_t *stage, int32_t *source);
+/* Its own: empty. Called first. */
+void rondo__maker_begin(struct rondo__maker *m);
 /* What a strip sees of these ranks' keys. All of these: false: no memory. */
 bool rondo__maker_look(struct rondo__maker *m, int64_t sequence, const struct rondo__strip *strip);
 /* Jobs of the strip last looked at, whose step is `step` + stride * stage. kept_rows NULL: their result goes to OUT; else what they complete is
@@ -169,7 +172,6 @@ bool rondo__maker_jobs(struct rondo__maker *m, int64_t sequence, const struct ro
                        int32_t kept, int64_t *kept_rows);
 /* Adds the rows of nodes that would wait to waiting_rows. */
 bool rondo__maker_count(struct rondo__maker *m, const struct rondo__strip *strip, bool keep);
-void rondo__maker_free(struct rondo__maker *m);
 
 /* ---- nodes that travel (nodes.c) ---- */
 /* How many nodes of a strip each group of `columns` neighbouring ranks has. */
@@ -183,7 +185,6 @@ struct rondo__tally {
 };
 bool rondo__tally_make(struct rondo__tally *t, const struct rondo__survey *s, int32_t columns);
 bool rondo__tally_strip(struct rondo__tally *t, const struct rondo__survey *s, int64_t sequence, const struct rondo__strip *strip);
-void rondo__tally_free(struct rondo__tally *t);
 
 /* Which groups see something of each of a rank's strips, which are counted over all sequences. */
 struct rondo__wanted {
@@ -191,7 +192,6 @@ struct rondo__wanted {
     int64_t words;
 };
 bool rondo__wanted_make(struct rondo__wanted *w, const struct rondo__survey *s, int32_t rank, int32_t columns);
-void rondo__wanted_free(struct rondo__wanted *w);
 static inline bool rondo__is_wanted(const struct rondo__wanted *w, int64_t strip, int32_t group)
 {
     return w->bits[strip * w->words + group / 64] >> group % 64 & 1;
@@ -206,8 +206,8 @@ struct rondo__joiner {
     struct rondo__list pieces, owners, group_of;
     struct rondo__tree tree;
 };
+void rondo__joiner_begin(struct rondo__joiner *j, struct rondo__build *b, int32_t columns);
 bool rondo__join_strip(struct rondo__joiner *j, struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t *rows);
-void rondo__joiner_free(struct rondo__joiner *j);
 
 /* ---- rows packed for somebody (pack.c) ---- */
 struct rondo__packed {
@@ -224,6 +224,8 @@ struct rondo__packer {
     struct rondo__list known;          /* int32_t by index: 0: not yet; -1: nothing; else which one of `packed`, + 1 */
     int64_t first, rows;               /* of what is being put together */
 };
+/* For a tensor; heads 0: those of the head group. */
+void rondo__packer_begin(struct rondo__packer *p, struct rondo__build *b, int32_t tensor, int64_t head, int64_t heads);
 void rondo__pack_begin(struct rondo__packer *p);
 void rondo__pack_add(struct rondo__packer *p, int64_t sequence, int64_t row, int64_t rows);
 /* How many rows they are, and the buffers where they lie; -1: nothing, or V lies in K. index: whose they are, a number of the builder's, which names
@@ -233,7 +235,6 @@ int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, c
 void rondo__pack_into(struct rondo__packer *p, int32_t group, const int32_t to[2]);
 /* The same for another head group of what was put together for `index` before; -1: nothing was yet. */
 int64_t rondo__pack_known(struct rondo__packer *p, int32_t group, int32_t index, int32_t out[2]);
-void rondo__packer_free(struct rondo__packer *p);
 
 /* ---- putting it on a machine (lower.c) ---- */
 /* Kinds of memory: what computing uses, and what transfers between ranks use. */

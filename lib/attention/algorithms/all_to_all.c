@@ -34,14 +34,6 @@ static void choose_grid(const struct rondo__shape *shape, int32_t ranks, int32_t
 
 /* ---- what all ranks together move ---- */
 
-static void flow_free(void *flow)
-{
-    struct rondo__heads_flow *f = flow;
-    rondo__free(f->reach);
-    rondo__free(f->q_rows);
-    rondo__free(f);
-}
-
 int64_t rondo__team_strips(const struct rondo__survey *s, int64_t sequence, int32_t team, int32_t seats, int64_t *first)
 {
     int64_t end;
@@ -75,9 +67,9 @@ static void add_amount(struct amount *a, uint64_t messages, int64_t rows, int64_
 static bool measure(const struct rondo__survey *s, const struct rondo__shape *shape, struct rondo__heads_flow *f,
                     const struct rondo__seat *all, struct amount *direct)
 {
-    struct rondo__list sees = { 0 }, needs = { 0 };
+    struct rondo__list sees = rondo__list_of(s->arena), needs = rondo__list_of(s->arena);
     const int32_t n = s->roles.ranks, seats = f->base.grid[0], teams = f->base.grid[1];
-    int32_t *seen_by = rondo__alloc_zero((size_t)n, sizeof *seen_by);   /* the last team, and 1, that was found to need a rank's rows */
+    int32_t *seen_by = rondo__arena_zero(s->arena, (size_t)n, sizeof *seen_by);   /* the last team, and 1, that was found to need a rank's rows */
     bool fine = seen_by != NULL;
     for (int32_t team = 0; team < teams && fine; team++)
         for (int64_t i = 0; i < s->roles.sequences && fine; i++) {
@@ -95,9 +87,6 @@ static bool measure(const struct rondo__survey *s, const struct rondo__shape *sh
                 f->reach[theirs] = hops > f->reach[theirs] ? hops : f->reach[theirs];
             }
         }
-    rondo__free(seen_by);
-    rondo__list_free(&sees);
-    rondo__list_free(&needs);
     return fine;
 }
 
@@ -150,20 +139,19 @@ static void measure_queries(const struct rondo__survey *s, const struct rondo__s
 static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine)
 {
     const size_t ranks = (size_t)s->roles.ranks, table = (size_t)s->roles.sequences;
-    struct rondo__heads_flow *f = rondo__alloc_zero(1, sizeof *f);
+    struct rondo__heads_flow *f = rondo__arena_zero(s->arena, 1, sizeof *f);
     struct rondo__seat all = { 0 };
     size_t cells;
     if (!f)
         return rondo__build_failed();
     s->flow = f;
-    s->flow_free = flow_free;
     f->base.deals_heads = true;
     memcpy(f->base.grid, shape->grid, sizeof f->base.grid);
     if (!f->base.grid[0])
         choose_grid(shape, s->roles.ranks, f->base.grid);
-    f->reach = rondo__alloc_zero((size_t)f->base.grid[1], sizeof *f->reach);
+    f->reach = rondo__arena_zero(s->arena, (size_t)f->base.grid[1], sizeof *f->reach);
     if (rondo__mul(3 * table + 2, ranks, &cells))
-        f->q_rows = rondo__alloc_zero(cells, sizeof *f->q_rows);
+        f->q_rows = rondo__arena_zero(s->arena, cells, sizeof *f->q_rows);
     if (!f->reach || !f->q_rows)
         return rondo__build_failed();
     f->rows = f->q_rows + ranks;
@@ -194,8 +182,8 @@ static bool pairs(const struct rondo__survey *s, const struct rondo__shape *shap
     const struct rondo__flow *f = s->flow;
     const int32_t n = s->roles.ranks, seats = f->grid[0], teams = f->grid[1];
     const bool alike = s->roles.mask.heads == 1;
-    int32_t *class = rondo__alloc_zero((size_t)n, 2 * sizeof *class);
-    uint64_t *cells = rondo__alloc_zero((size_t)teams, sizeof *cells);
+    int32_t *class = rondo__arena_zero(s->arena, (size_t)n, 2 * sizeof *class);
+    uint64_t *cells = rondo__arena_zero(s->arena, (size_t)teams, sizeof *cells);
     bool fine = class && cells;
     memset(of_rank, 0, (size_t)n * sizeof *of_rank);
     for (int32_t r = 0; r < n && fine; r++)
@@ -209,8 +197,6 @@ static bool pairs(const struct rondo__survey *s, const struct rondo__shape *shap
                 of_rank[r] = UINT64_MAX;
         }
     }
-    rondo__free(class);
-    rondo__free(cells);
     return fine;
 }
 

@@ -180,6 +180,7 @@ static bool program(struct all *g)
     const int32_t n = s->roles.ranks;
     g->maker = (struct rondo__maker){ .b = g->b, .survey = s, .ranks = n, .stages = in_place ? 1 : g->teams, .stage = g->stage,
                                       .source = g->source, .row = row_of, .arg = g };
+    rondo__maker_begin(&g->maker);
     for (int32_t r = 0; r < n; r++) {
         g->stage[r] = in_place ? 0 : step_of_rank(g, r);
         g->source[r] = in_place ? r : r != g->b->rank;
@@ -548,11 +549,13 @@ static bool allocate(struct all *g)
 {
     struct rondo__build *b = g->b;
     const size_t ranks = (size_t)b->survey->roles.ranks, seats = (size_t)g->seats, teams = (size_t)g->teams, sets = (size_t)g->sets;
-    g->need = rondo__alloc_zero((size_t)b->survey->roles.sequences, sizeof *g->need);
-    g->came = rondo__alloc_zero(2 * ranks + 2 * seats + teams + teams * sets + 1, sizeof *g->came);
-    g->set = rondo__alloc_zero(sets, sizeof *g->set);
-    g->packer = rondo__alloc_zero(2 * seats, sizeof *g->packer);
-    g->in = rondo__alloc((ranks + seats) * sizeof *g->in + seats * sizeof *g->back + (seats + 2 * ranks) * sizeof(int32_t));
+    struct rondo__arena *arena = b->survey->arena;
+    g->sees = g->needs = rondo__list_of(arena);
+    g->need = rondo__lists(arena, b->survey->roles.sequences);
+    g->came = rondo__arena_zero(arena, 2 * ranks + 2 * seats + teams + teams * sets + 1, sizeof *g->came);
+    g->set = rondo__arena_zero(arena, sets, sizeof *g->set);
+    g->packer = rondo__arena_take(arena, 2 * seats * sizeof *g->packer);
+    g->in = rondo__arena_take(arena, (ranks + seats) * sizeof *g->in + seats * sizeof *g->back + (seats + 2 * ranks) * sizeof(int32_t));
     if (!g->need || !g->came || !g->set || !g->packer || !g->in)
         return false;
     g->base = g->came + ranks;
@@ -571,27 +574,10 @@ static bool allocate(struct all *g)
         memset(g->set[i].result, 0xff, sizeof g->set[i].result);
     for (size_t i = 0; i < seats; i++) {
         const struct rondo__seat of = rondo__seat_of(b->shape, g->seats, (int32_t)i);
-        g->packer[i] = (struct rondo__packer){ .b = b, .tensor = RONDO_TENSOR_Q, .head = (int32_t)of.head, .heads = (int32_t)of.heads };
-        g->packer[seats + i] = (struct rondo__packer){ .b = b, .tensor = RONDO_TENSOR_K, .head = (int32_t)of.kv_head,
-                                                       .heads = (int32_t)of.kv_heads };
+        rondo__packer_begin(g->packer + i, b, RONDO_TENSOR_Q, of.head, of.heads);
+        rondo__packer_begin(g->packer + seats + i, b, RONDO_TENSOR_K, of.kv_head, of.kv_heads);
     }
     return true;
-}
-
-static void release(struct all *g)
-{
-    for (int64_t i = 0; g->need && i < g->b->survey->roles.sequences; i++)
-        rondo__list_free(g->need + i);
-    for (int32_t i = 0; g->packer && i < 2 * g->seats; i++)
-        rondo__packer_free(g->packer + i);
-    rondo__maker_free(&g->maker);
-    rondo__list_free(&g->sees);
-    rondo__list_free(&g->needs);
-    rondo__free(g->need);
-    rondo__free(g->came);
-    rondo__free(g->set);
-    rondo__free(g->packer);
-    rondo__free(g->in);
 }
 
 int rondo__heads_build(struct rondo__build *b)
@@ -615,6 +601,5 @@ int rondo__heads_build(struct rondo__build *b)
         schedule(&g);
         fine = !b->schedule->failed;
     }
-    release(&g);
     return fine ? 0 : rondo__build_failed();
 }

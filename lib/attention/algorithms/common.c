@@ -100,21 +100,20 @@ struct rondo_place *rondo__add_places(struct rondo__build *b, int64_t count)
 bool rondo__sort_jobs(struct rondo__build *b, const struct rondo__list *step_of, int32_t steps, int64_t *first)
 {
     struct rondo__list *list = &b->tables->jobs;
-    struct rondo_job *jobs = list->items, *sorted = rondo__alloc((size_t)list->count * sizeof *sorted);
+    struct rondo_job *jobs = list->items, *was = rondo__arena_take(b->survey->arena, (size_t)list->count * sizeof *was);
     const int32_t *step = step_of->items;
-    if (!sorted)
+    if (!was)
         return false;
+    if (list->count)
+        memcpy(was, jobs, (size_t)list->count * sizeof *was);
     memset(first, 0, ((size_t)steps + 1) * sizeof *first);
     for (int64_t i = 0; i < list->count; i++)
         first[step[i] + 1]++;
     for (int32_t j = 0; j < steps; j++)
         first[j + 1] += first[j];
     for (int64_t i = 0; i < list->count; i++)
-        sorted[first[step[i]]++] = jobs[i];
+        jobs[first[step[i]]++] = was[i];
     memmove(first + 1, first, (size_t)steps * sizeof *first);
     first[0] = 0;
-    rondo__free(jobs);
-    list->items = sorted;
-    list->room = list->count;
     return true;
 }

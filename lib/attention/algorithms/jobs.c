@@ -16,6 +16,14 @@ void rondo__set_stages(int32_t rank, int32_t columns, bool at_once, int32_t *sta
     }
 }
 
+void rondo__maker_begin(struct rondo__maker *m)
+{
+    struct rondo__list *lists[] = { &m->step_of, &m->pieces, &m->tags, &m->order, &m->begin, &m->rows, &m->stage_of, &m->last };
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        *lists[i] = rondo__list_of(m->survey->arena);
+    m->tree = (struct rondo__tree){ .memory = rondo__list_of(m->survey->arena) };
+}
+
 /* The tree over what the last look found, cut into stages. */
 static bool cut(struct rondo__maker *m, bool keep)
 {
@@ -188,17 +196,4 @@ bool rondo__maker_jobs(struct rondo__maker *m, int64_t sequence, const struct ro
     if (keep)
         *kept_rows += nodes * strip->rows;
     return true;
-}
-
-void rondo__maker_free(struct rondo__maker *m)
-{
-    rondo__list_free(&m->pieces);
-    rondo__list_free(&m->tags);
-    rondo__list_free(&m->order);
-    rondo__list_free(&m->begin);
-    rondo__list_free(&m->rows);
-    rondo__list_free(&m->step_of);
-    rondo__list_free(&m->stage_of);
-    rondo__list_free(&m->last);
-    rondo__tree_free(&m->tree);
 }

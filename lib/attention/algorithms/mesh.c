@@ -64,11 +64,10 @@ static int choose(const struct rondo__survey *s, const struct rondo__shape *shap
 
 static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine)
 {
-    struct rondo__tile *f = rondo__alloc_zero(1, sizeof *f);
+    struct rondo__tile *f = rondo__arena_zero(s->arena, 1, sizeof *f);
     if (!f)
         return rondo__build_failed();
     s->flow = f;
-    s->flow_free = rondo__free;
     int err = 0;
     if (shape->grid[1]) {
         *f = (struct rondo__tile){ .kind = &kind, .columns = shape->grid[1] };

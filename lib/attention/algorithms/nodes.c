@@ -10,7 +10,9 @@
 
 bool rondo__tally_make(struct rondo__tally *t, const struct rondo__survey *s, int32_t columns)
 {
-    *t = (struct rondo__tally){ .columns = columns, .count = rondo__alloc_zero((size_t)(s->roles.ranks / columns), sizeof *t->count) };
+    const struct rondo__list empty = rondo__list_of(s->arena);
+    *t = (struct rondo__tally){ .columns = columns, .touched = empty, .pieces = empty, .owners = empty, .tree = { .memory = empty } };
+    t->count = rondo__arena_zero(s->arena, (size_t)(s->roles.ranks / columns), sizeof *t->count);
     return t->count != NULL;
 }
 
@@ -80,15 +82,6 @@ bool rondo__tally_strip(struct rondo__tally *t, const struct rondo__survey *s, i
     return strip->sees == 1 && !s->sequence[sequence].fragments ? tally_stretches(s, sequence, strip, t) : tally_tree(s, sequence, strip, t);
 }
 
-void rondo__tally_free(struct rondo__tally *t)
-{
-    rondo__free(t->count);
-    rondo__list_free(&t->touched);
-    rondo__list_free(&t->pieces);
-    rondo__list_free(&t->owners);
-    rondo__tree_free(&t->tree);
-}
-
 /* ---- who wants which ---- */
 
 bool rondo__wanted_make(struct rondo__wanted *w, const struct rondo__survey *s, int32_t rank, int32_t columns)
@@ -99,7 +92,7 @@ bool rondo__wanted_make(struct rondo__wanted *w, const struct rondo__survey *s, 
     *w = (struct rondo__wanted){ .words = (s->roles.ranks / columns + 63) / 64 };
     for (int64_t i = 0; i < s->roles.sequences; i++)
         own += rondo__strips_of(s, i, rank, &first);
-    w->bits = rondo__mul((size_t)own, (size_t)w->words, &words) ? rondo__alloc_zero(words, sizeof *w->bits) : NULL;
+    w->bits = rondo__mul((size_t)own, (size_t)w->words, &words) ? rondo__arena_zero(s->arena, words, sizeof *w->bits) : NULL;
     bool fine = rondo__tally_make(&t, s, columns) && w->bits;
     uint64_t *at = w->bits;
     for (int64_t i = 0; i < s->roles.sequences && fine; i++)
@@ -109,14 +102,7 @@ bool rondo__wanted_make(struct rondo__wanted *w, const struct rondo__survey *s, 
             for (int64_t k = 0; k < t.touched.count; k++)
                 at[g[k] / 64] |= (uint64_t)1 << g[k] % 64;
         }
-    rondo__tally_free(&t);
     return fine;
-}
-
-void rondo__wanted_free(struct rondo__wanted *w)
-{
-    rondo__free(w->bits);
-    *w = (struct rondo__wanted){ NULL, 0 };
 }
 
 /* ---- where they lie ---- */
@@ -130,6 +116,12 @@ int32_t rondo__node_buffer(struct rondo__build *b, const char *name, int32_t ind
 }
 
 /* ---- the owner's join ---- */
+
+void rondo__joiner_begin(struct rondo__joiner *j, struct rondo__build *b, int32_t columns)
+{
+    const struct rondo__list empty = rondo__list_of(b->survey->arena);
+    *j = (struct rondo__joiner){ .columns = columns, .pieces = empty, .owners = empty, .group_of = empty, .tree = { .memory = empty } };
+}
 
 bool rondo__join_strip(struct rondo__joiner *j, struct rondo__build *b, int64_t sequence, const struct rondo__strip *strip, int64_t *rows)
 {
@@ -159,12 +151,4 @@ bool rondo__join_strip(struct rondo__joiner *j, struct rondo__build *b, int64_t 
         rows[group[i]] += strip->rows;
     }
     return true;
-}
-
-void rondo__joiner_free(struct rondo__joiner *j)
-{
-    rondo__list_free(&j->pieces);
-    rondo__list_free(&j->owners);
-    rondo__list_free(&j->group_of);
-    rondo__tree_free(&j->tree);
 }

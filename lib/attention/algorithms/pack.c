@@ -9,6 +9,13 @@ struct run {
     int64_t sequence, row, rows;
 };
 
+void rondo__packer_begin(struct rondo__packer *p, struct rondo__build *b, int32_t tensor, int64_t head, int64_t heads)
+{
+    const struct rondo__list empty = rondo__list_of(b->survey->arena);
+    *p = (struct rondo__packer){ .b = b, .tensor = tensor, .head = (int32_t)head, .heads = (int32_t)heads, .runs = empty, .packed = empty,
+                                 .known = empty };
+}
+
 void rondo__pack_begin(struct rondo__packer *p)
 {
     p->first = p->runs.count;
@@ -160,11 +167,4 @@ int64_t rondo__pack_end(struct rondo__packer *p, int32_t group, int32_t index, c
     const int32_t known = p->rows ? find(p) : -1;
     s->failed |= !known || !set_known(p, index, known);
     return known <= 0 || s->failed ? 0 : give(p, (struct rondo__packed *)p->packed.items + known - 1, group, index, over, out);
-}
-
-void rondo__packer_free(struct rondo__packer *p)
-{
-    rondo__list_free(&p->runs);
-    rondo__list_free(&p->packed);
-    rondo__list_free(&p->known);
 }

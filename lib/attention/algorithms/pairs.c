@@ -167,7 +167,9 @@ static void count_all(const struct counting *c, int32_t query_classes, uint64_t 
 bool rondo__class_head_pairs(const struct rondo__survey *s, int64_t head, const int32_t *query_class, int32_t query_classes,
                              const int32_t *key_class, int32_t key_classes, uint64_t *cells)
 {
-    struct counting c = { .survey = s, .head = head, .split_keys = key_classes <= query_classes };
+    struct counting c = { .survey = s, .head = head, .queries = rondo__list_of(s->arena), .keys = rondo__list_of(s->arena),
+                          .split_keys = key_classes <= query_classes };
+    const struct rondo__arena_mark mark = rondo__arena_mark(s->arena);
     bool fine = true;
     memset(cells, 0, (size_t)query_classes * (size_t)key_classes * sizeof *cells);
     for (c.sequence = 0; c.sequence < s->roles.sequences && fine; c.sequence++) {
@@ -178,8 +180,7 @@ bool rondo__class_head_pairs(const struct rondo__survey *s, int64_t head, const 
         arrange(&c.keys, c.split_keys);
         count_all(&c, query_classes, cells);
     }
-    rondo__list_free(&c.queries);
-    rondo__list_free(&c.keys);
+    rondo__arena_return(s->arena, mark);
     return fine;
 }
 
@@ -192,7 +193,7 @@ bool rondo__class_pairs(const struct rondo__survey *s, const int32_t *query_clas
 bool rondo__tile_pairs(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t columns, uint64_t *of_rank)
 {
     const int32_t n = s->roles.ranks;
-    int32_t *of = rondo__alloc((size_t)n * 2 * sizeof *of);
+    int32_t *of = rondo__arena_take(s->arena, (size_t)n * 2 * sizeof *of);
     if (!of)
         return false;
     for (int32_t r = 0; r < n; r++) {
@@ -203,6 +204,5 @@ bool rondo__tile_pairs(const struct rondo__survey *s, const struct rondo__shape 
     const uint64_t alike = (uint64_t)(shape->heads / s->roles.mask.heads);   /* heads that see the same */
     for (int32_t r = 0; r < n && fine; r++)
         of_rank[r] = __builtin_mul_overflow(of_rank[r], alike, &of_rank[r]) ? UINT64_MAX : of_rank[r];
-    rondo__free(of);
     return fine;
 }

@@ -9,7 +9,7 @@
 
 struct probs {
     struct rondo__build *b;            /* the forward's, with the survey of these queries and tables of its own */
-    struct rondo__list sees, pieces;
+    struct rondo__list sees, pieces, rows;
     struct rondo__list *needs;         /* [sequences] */
     int64_t *came;                     /* [ranks] rows of the parcel from a rank */
     int64_t *job_first;                /* [ranks + 1] jobs by step */
@@ -27,10 +27,10 @@ static int32_t hops_to(const struct probs *g, int32_t rank)
 
 int rondo__probs_flow(const struct rondo__survey *s, const struct rondo__shape *shape, struct rondo__flow *out)
 {
-    struct rondo__list sees = { 0 }, needs = { 0 };
+    struct rondo__list sees = rondo__list_of(s->arena), needs = rondo__list_of(s->arena);
     const uint64_t row = (uint64_t)shape->kv_heads * (uint64_t)shape->head_dim * rondo_type_size(shape->kv_type);
     const int32_t n = s->roles.ranks;
-    int64_t *rows = rondo__alloc_zero((size_t)n, sizeof *rows);
+    int64_t *rows = rondo__arena_zero(s->arena, (size_t)n, sizeof *rows);
     bool fine = rows != NULL;
     *out = (struct rondo__flow){ .messages = 0 };
     for (int32_t rank = 0; rank < n && fine && n > 1; rank++) {
@@ -46,9 +46,6 @@ int rondo__probs_flow(const struct rondo__survey *s, const struct rondo__shape *
             out->need = 2.0 * (double)rows[r] * (double)row > out->need ? 2.0 * (double)rows[r] * (double)row : out->need;
         }
     }
-    rondo__free(rows);
-    rondo__list_free(&sees);
-    rondo__list_free(&needs);
     return fine ? 0 : rondo__build_failed();
 }
 
@@ -81,8 +78,7 @@ static bool strip_jobs(struct probs *g, int64_t sequence, const struct rondo__st
     if (!rondo__pieces(s, sequence, rondo__strip_sees(s, strip), strip->sees, -1, &g->pieces) || !rondo__add_spans(b, strip, &spans_first))
         return false;
     const struct rondo__piece *p = g->pieces.items;
-    struct rondo__list rows = { 0 };
-    row = rondo__list_add(&rows, sizeof *row, g->pieces.count + 1);
+    row = rondo__list_set(&g->rows, sizeof *row, g->pieces.count + 1);
     int64_t next = 0;
     for (int64_t i = 0; i < g->pieces.count && row; i++)
         row[i] = p[i].rank == b->rank ? p[i].row : rondo__need_row(g->needs + sequence, p + i, &next);
@@ -107,7 +103,6 @@ static bool strip_jobs(struct probs *g, int64_t sequence, const struct rondo__st
                 *leaf++ = (struct rondo_leaf){ .row = row[i], .first = p[i].first, .count = p[i].count, .step = p[i].step,
                                                .source = b->machine.in_place ? hops_to(g, p[i].rank) : 0 };
     }
-    rondo__list_free(&rows);
     return fine;
 }
 
@@ -129,7 +124,7 @@ static bool program(struct probs *g)
 static int64_t pack(struct probs *g, int32_t step, int32_t to, int32_t group, int32_t *out)
 {
     const struct rondo__survey *v = g->b->survey;
-    struct rondo__list needs = { 0 };
+    struct rondo__list needs = rondo__list_of(v->arena);
     int32_t buffers[2];
     rondo__pack_begin(&g->packer);
     for (int64_t i = 0; i < v->roles.sequences; i++) {
@@ -140,7 +135,6 @@ static int64_t pack(struct probs *g, int32_t step, int32_t to, int32_t group, in
             rondo__pack_add(&g->packer, i, need->row, need->rows);
         }
     }
-    rondo__list_free(&needs);
     const int64_t rows = rondo__pack_end(&g->packer, group, step, NULL, buffers);
     *out = buffers[0];
     return rows;
@@ -217,7 +211,7 @@ static void schedule(struct probs *g)
     struct rondo__build *b = g->b;
     struct rondo__schedule *s = b->schedule;
     const int32_t n = b->survey->roles.ranks;
-    int32_t places[2] = { -1, -1 }, *shown = rondo__alloc((size_t)n * sizeof *shown);
+    int32_t places[2] = { -1, -1 }, *shown = rondo__arena_take(b->survey->arena, (size_t)n * sizeof *shown);
     int64_t most = 0, arrivals = 0;
     if (!shown) {
         s->failed = true;
@@ -245,7 +239,6 @@ static void schedule(struct probs *g)
         if (b->probs_messages)
             rondo__lower_fence(b, (struct rondo__step){ "end of probabilities", 0, 0 });
     }
-    rondo__free(shown);
 }
 
 void rondo__add_probs(struct rondo__build *forward)
@@ -259,11 +252,14 @@ void rondo__add_probs(struct rondo__build *forward)
     b.head = b.kv_head = 0;   /* all heads of its own rows, whatever the forward pass computes here */
     b.heads = (int32_t)b.shape->heads / b.groups;
     b.kv_heads = (int32_t)b.shape->kv_heads / b.groups;
-    const size_t n = (size_t)b.survey->roles.ranks, sequences = (size_t)b.survey->roles.sequences;
-    struct probs g = { .b = &b, .packer = { .b = &b, .tensor = RONDO_TENSOR_K } };
-    g.needs = rondo__alloc_zero(sequences, sizeof *g.needs);
-    g.came = rondo__alloc_zero(2 * n + 1, sizeof *g.came);
-    g.in = rondo__alloc(n * sizeof *g.in);
+    const size_t n = (size_t)b.survey->roles.ranks;
+    struct rondo__arena *arena = b.survey->arena;
+    const struct rondo__list empty = rondo__list_of(arena);
+    struct probs g = { .b = &b, .sees = empty, .pieces = empty, .rows = empty, .step_of = empty };
+    rondo__packer_begin(&g.packer, &b, RONDO_TENSOR_K, 0, 0);
+    g.needs = rondo__lists(arena, b.survey->roles.sequences);
+    g.came = rondo__arena_zero(arena, 2 * n + 1, sizeof *g.came);
+    g.in = rondo__arena_take(arena, n * sizeof *g.in);
     bool fine = g.needs && g.came && g.in;
     if (fine) {
         memset(g.in, 0xff, n * sizeof *g.in);
@@ -274,13 +270,4 @@ void rondo__add_probs(struct rondo__build *forward)
         schedule(&g);
     else
         b.schedule->failed = true;
-    for (size_t i = 0; g.needs && i < sequences; i++)
-        rondo__list_free(g.needs + i);
-    rondo__free(g.needs);
-    rondo__free(g.came);
-    rondo__free(g.in);
-    rondo__packer_free(&g.packer);
-    rondo__list_free(&g.sees);
-    rondo__list_free(&g.pieces);
-    rondo__list_free(&g.step_of);
 }

@@ -25,14 +25,6 @@ struct kv_flow {
     int64_t most;          /* rows of the largest parcel that goes anywhere */
 };
 
-static void flow_free(void *flow)
-{
-    struct kv_flow *f = flow;
-    rondo__free(f->reach);
-    rondo__free(f->rows);
-    rondo__free(f);
-}
-
 /* ---- what all ranks together move ---- */
 
 static int64_t min64(int64_t a, int64_t b)
@@ -48,9 +40,9 @@ static int64_t max64(int64_t a, int64_t b)
 /* Hulls and reaches of the ring, and rows and messages of direct transfers. */
 static bool measure(const struct rondo__survey *s, struct kv_flow *f, uint64_t *direct_rows, uint64_t *pairs)
 {
-    struct rondo__list sees = { 0 }, needs = { 0 };
+    struct rondo__list sees = rondo__list_of(s->arena), needs = rondo__list_of(s->arena);
     const int32_t n = s->roles.ranks;
-    int64_t *seen_by = rondo__alloc_zero((size_t)n, sizeof *seen_by);   /* the last rank, and 1, that was found to need a rank's rows */
+    int64_t *seen_by = rondo__arena_zero(s->arena, (size_t)n, sizeof *seen_by);   /* the last rank, and 1, that was found to need a rank's rows */
     bool fine = seen_by != NULL;
     *direct_rows = *pairs = 0;
     for (int32_t rank = 0; rank < n && fine; rank++)
@@ -68,9 +60,6 @@ static bool measure(const struct rondo__survey *s, struct kv_flow *f, uint64_t *
                 f->reach[r] = rondo__hops(s, r, rank) > f->reach[r] ? rondo__hops(s, r, rank) : f->reach[r];
             }
         }
-    rondo__free(seen_by);
-    rondo__list_free(&sees);
-    rondo__list_free(&needs);
     return fine;
 }
 
@@ -79,18 +68,17 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
     const int32_t n = s->roles.ranks;
     const size_t ranks = (size_t)n, table = (size_t)s->roles.sequences;
     static const struct rondo__tile_kind kind = { NULL, "pass-KV", NULL, "end of pass-KV", false };
-    struct kv_flow *f = rondo__alloc_zero(1, sizeof *f);
+    struct kv_flow *f = rondo__arena_zero(s->arena, 1, sizeof *f);
     size_t cells;
     if (!f)
         return rondo__build_failed();
     s->flow = f;
-    s->flow_free = flow_free;
     f->tile.kind = &kind;
     f->tile.columns = n;
     struct rondo__flow *base = &f->tile.base;
-    f->reach = rondo__alloc_zero(ranks, sizeof *f->reach);
+    f->reach = rondo__arena_zero(s->arena, ranks, sizeof *f->reach);
     if (rondo__mul(3 * table + 1, ranks, &cells))
-        f->rows = rondo__alloc_zero(cells, sizeof *f->rows);
+        f->rows = rondo__arena_zero(s->arena, cells, sizeof *f->rows);
     if (!f->reach || !f->rows)
         return rondo__build_failed();
     f->first = f->rows + ranks;
@@ -290,12 +278,13 @@ static int build(struct rondo__build *b)
 {
     const struct rondo__survey *s = b->survey;
     const int32_t n = s->roles.ranks;
-    struct ring g = { .b = b, .flow = s->flow, .waiting = -1, .packer = { .b = b, .tensor = RONDO_TENSOR_K } };
+    struct ring g = { .b = b, .flow = s->flow, .waiting = -1 };
     if (g.flow->direct)
         return rondo__tile_build(b);
-    g.stage = rondo__alloc((size_t)n * 2 * sizeof *g.stage);
-    g.came = rondo__alloc_zero(2 * (size_t)n + 1, sizeof *g.came);
-    g.shown = rondo__alloc(2 * (size_t)n * sizeof *g.shown);
+    rondo__packer_begin(&g.packer, b, RONDO_TENSOR_K, 0, 0);
+    g.stage = rondo__arena_take(s->arena, (size_t)n * 2 * sizeof *g.stage);
+    g.came = rondo__arena_zero(s->arena, 2 * (size_t)n + 1, sizeof *g.came);
+    g.shown = rondo__arena_take(s->arena, 2 * (size_t)n * sizeof *g.shown);
     bool fine = g.stage && g.came && g.shown;
     if (fine) {
         g.job_first = g.came + n;
@@ -310,17 +299,13 @@ static int build(struct rondo__build *b)
         rondo__set_stages(b->rank, n, b->machine.in_place, g.stage, g.stage + n);
         g.maker = (struct rondo__maker){ .b = b, .survey = s, .ranks = n, .stages = b->machine.in_place ? 1 : n, .stage = g.stage,
                                          .source = g.stage + n, .row = row_of, .arg = &g };
+        rondo__maker_begin(&g.maker);
         fine = program(&g);
     }
     if (fine) {
         schedule(&g);
         fine = !b->schedule->failed;
     }
-    rondo__free(g.stage);
-    rondo__free(g.came);
-    rondo__free(g.shown);
-    rondo__maker_free(&g.maker);
-    rondo__packer_free(&g.packer);
     return fine ? 0 : rondo__build_failed();
 }
 

@@ -29,14 +29,6 @@ struct q_flow {
     int32_t flight;        /* direct: arrivals that are in flight at once; the same on all ranks, as the order of messages follows from it */
 };
 
-static void flow_free(void *flow)
-{
-    struct q_flow *f = flow;
-    rondo__free(f->reach);
-    rondo__free(f->nodes);
-    rondo__free(f);
-}
-
 static int64_t cell(const struct q_flow *f, const struct rondo__survey *s, int32_t source, int32_t rank)
 {
     return (int64_t)f->source_of[source] * s->roles.ranks + rank;
@@ -81,20 +73,18 @@ static bool measure(const struct rondo__survey *s, struct q_flow *f)
             }
         }
     }
-    rondo__tally_free(&t);
     return fine;
 }
 
 static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine)
 {
     const int32_t n = s->roles.ranks;
-    struct q_flow *f = rondo__alloc_zero(1, sizeof *f);
+    struct q_flow *f = rondo__arena_zero(s->arena, 1, sizeof *f);
     size_t cells;
     if (!f)
         return rondo__build_failed();
     s->flow = f;
-    s->flow_free = flow_free;
-    f->reach = rondo__alloc_zero((size_t)n, 2 * sizeof *f->reach);
+    f->reach = rondo__arena_zero(s->arena, (size_t)n, 2 * sizeof *f->reach);
     if (!f->reach)
         return rondo__build_failed();
     f->source_of = f->reach + n;
@@ -102,7 +92,7 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
     for (int32_t r = 0; r < n; r++)
         f->source_of[r] = s->output_rows[r] ? f->sources++ : -1;
     if (rondo__mul((size_t)f->sources, (size_t)n, &cells) && cells <= SIZE_MAX / 4)
-        f->nodes = rondo__alloc_zero(2 * cells, sizeof *f->nodes);
+        f->nodes = rondo__arena_zero(s->arena, 2 * cells, sizeof *f->nodes);
     if (!f->nodes)
         return rondo__build_failed();
     f->strips = f->nodes + cells;
@@ -136,7 +126,7 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
         f->flight++;
     f->base.messages = (f->direct ? direct_messages : ring_messages) + node_messages;
     f->base.bytes = (f->direct ? direct_rows : ring_rows) * q_row + node_rows * node_row;
-    double *nodes = rondo__alloc_zero((size_t)n, sizeof *nodes);
+    double *nodes = rondo__arena_zero(s->arena, (size_t)n, sizeof *nodes);
     if (!nodes)
         return rondo__build_failed();
     for (int32_t r = 0; r < n; r++) {
@@ -150,7 +140,6 @@ static int flow(struct rondo__survey *s, const struct rondo__shape *shape, const
     }
     for (int32_t r = 0; r < n; r++)
         f->base.need = nodes[r] * (double)node_row > f->base.need ? nodes[r] * (double)node_row : f->base.need;
-    rondo__free(nodes);
     f->base.need += machine->in_place ? parcel : 2.0 * parcel;
     return 0;
 }
@@ -416,7 +405,7 @@ static void schedule(struct ring *g)
     struct rondo__build *b = g->b;
     const size_t n = (size_t)b->survey->roles.ranks;
     struct wires w = { .places = { -1, -1 }, .packed = -1, .packed_for = -1, .nodes_list = -1, .back_list = -1,
-                       .came = rondo__alloc(4 * n * sizeof *w.came) };
+                       .came = rondo__arena_take(b->survey->arena, 4 * n * sizeof *w.came) };
     if (!w.came) {
         b->schedule->failed = true;
         return;
@@ -435,7 +424,6 @@ static void schedule(struct ring *g)
         run_group(g, &w, arrived, group);
     if (!b->schedule->failed)
         rondo__lower_end(b);
-    rondo__free(w.came);
 }
 
 static int build(struct rondo__build *b)
@@ -443,9 +431,12 @@ static int build(struct rondo__build *b)
     const struct rondo__survey *s = b->survey;
     const size_t n = (size_t)s->roles.ranks;
     static const int32_t at_once = 0;
-    struct ring g = { .b = b, .flow = s->flow, .joiner = { .columns = 1 }, .packer = { .b = b, .tensor = RONDO_TENSOR_Q } };
+    struct ring g = { .b = b, .flow = s->flow };
+    rondo__joiner_begin(&g.joiner, b, 1);
+    rondo__packer_begin(&g.packer, b, RONDO_TENSOR_Q, 0, 0);
     g.maker = (struct rondo__maker){ .b = b, .survey = s, .first = b->rank, .ranks = 1, .stages = 1, .stage = &at_once, .source = &at_once };
-    g.row_of = rondo__alloc_zero(4 * n + 3, sizeof *g.row_of);
+    rondo__maker_begin(&g.maker);
+    g.row_of = rondo__arena_zero(s->arena, 4 * n + 3, sizeof *g.row_of);
     bool fine = g.row_of && (!sends_parts(&g) || rondo__wanted_make(&g.wanted, s, b->rank, 1));
     if (fine) {
         g.node_rows = g.row_of + n;
@@ -457,11 +448,6 @@ static int build(struct rondo__build *b)
         schedule(&g);
         fine = !b->schedule->failed;
     }
-    rondo__free(g.row_of);
-    rondo__wanted_free(&g.wanted);
-    rondo__maker_free(&g.maker);
-    rondo__joiner_free(&g.joiner);
-    rondo__packer_free(&g.packer);
     return fine ? 0 : rondo__build_failed();
 }
 

@@ -61,13 +61,11 @@ static bool measure_queries(struct measure *m)
 {
     const int32_t n = m->s->roles.ranks;
     struct rondo__tally t;
-    int64_t *cells = rondo__alloc((size_t)n * 2 * sizeof *cells);
+    int64_t *cells = rondo__arena_take(m->s->arena, (size_t)n * 2 * sizeof *cells);
     bool fine = rondo__tally_make(&t, m->s, m->f->columns) && cells;
     for (int32_t r = 0; r < n && fine; r++)
         if (m->s->output_rows[r])
             fine = measure_source(m, r, &t, cells, cells + n);
-    rondo__tally_free(&t);
-    rondo__free(cells);
     return fine;
 }
 
@@ -76,8 +74,8 @@ static bool measure_keys(struct measure *m)
 {
     const struct rondo__survey *s = m->s;
     const int32_t n = s->roles.ranks, columns = m->f->columns;
-    struct rondo__list sees = { 0 }, needs = { 0 };
-    int64_t *rows = rondo__alloc((size_t)n * sizeof *rows);
+    struct rondo__list sees = rondo__list_of(s->arena), needs = rondo__list_of(s->arena);
+    int64_t *rows = rondo__arena_take(s->arena, (size_t)n * sizeof *rows);
     bool fine = rows != NULL;
     for (int32_t c = 0; c < columns && fine; c++) {
         memset(rows, 0, (size_t)n * sizeof *rows);
@@ -99,9 +97,6 @@ static bool measure_keys(struct measure *m)
                 m->need[g * columns + c] += (m->f->kind->at_once ? sum : 2.0 * most) * (double)m->kv_row;
         }
     }
-    rondo__free(rows);
-    rondo__list_free(&sees);
-    rondo__list_free(&needs);
     return fine;
 }
 
@@ -110,6 +105,7 @@ static bool count_waiting(const struct rondo__survey *s, int32_t columns, int32_
 {
     struct rondo__maker m = { .survey = s, .first = rank / columns * columns, .ranks = columns, .stages = columns, .stage = stage };
     bool fine = true;
+    rondo__maker_begin(&m);
     rondo__set_stages(rank, columns, false, stage, stage + columns);
     for (int64_t i = 0; i < s->roles.sequences && fine; i++)
         for (int32_t source = rank % columns; source < s->roles.ranks && fine; source += columns) {
@@ -119,22 +115,22 @@ static bool count_waiting(const struct rondo__survey *s, int32_t columns, int32_
                        (!m.here || rondo__maker_count(&m, rondo__strip_at(s, j), !m.alone || source != rank));
         }
     *rows = m.waiting_rows;
-    rondo__maker_free(&m);
     return fine;
 }
 
 bool rondo__tile_waiting(const struct rondo__survey *s, int32_t columns, int64_t *most)
 {
     const int32_t n = s->roles.ranks;
-    int32_t *stage = rondo__alloc((size_t)columns * 2 * sizeof *stage);
+    int32_t *stage = rondo__arena_take(s->arena, (size_t)columns * 2 * sizeof *stage);
     bool fine = stage != NULL;
     *most = 0;
     for (int32_t i = 0; i < (n < SAMPLES ? n : SAMPLES) && fine; i++) {
+        const struct rondo__arena_mark mark = rondo__arena_mark(s->arena);
         int64_t rows;
         fine = count_waiting(s, columns, n < SAMPLES ? i : (int32_t)((int64_t)i * n / SAMPLES), stage, &rows);
         *most = fine && rows > *most ? rows : *most;
+        rondo__arena_return(s->arena, mark);
     }
-    rondo__free(stage);
     return fine;
 }
 
@@ -150,7 +146,8 @@ bool rondo__tile_measure(const struct rondo__survey *s, const struct rondo__shap
     m.node_row = (uint64_t)shape->heads * (uint64_t)shape->node_width * sizeof(float);
     m.kv_row = rondo__shape_kv_bytes(shape);
     m.parts = shape->shared_kv ? 1 : 2;
-    m.need = rondo__alloc_zero((size_t)n, sizeof *m.need);
+    const struct rondo__arena_mark mark = rondo__arena_mark(s->arena);
+    m.need = rondo__arena_zero(s->arena, (size_t)n, sizeof *m.need);
     int64_t waiting = 0;
     const bool fine = m.need && (f->columns == n || measure_queries(&m)) && (f->columns == 1 || measure_keys(&m)) &&
                       (f->columns == 1 || f->kind->at_once || machine->in_place || rondo__tile_waiting(s, f->columns, &waiting));
@@ -159,18 +156,17 @@ bool rondo__tile_measure(const struct rondo__survey *s, const struct rondo__shap
         f->base.own = max(f->base.own, rondo__own_bytes(s, shape, r));
     }
     f->base.need += (double)waiting * (double)m.node_row;
-    rondo__free(m.need);
+    rondo__arena_return(s->arena, mark);
     return fine;
 }
 
 int rondo__tile_flow(struct rondo__survey *s, const struct rondo__shape *shape, const struct rondo__machine *machine,
                      const struct rondo__tile_kind *kind, int32_t columns)
 {
-    struct rondo__tile *f = rondo__alloc_zero(1, sizeof *f);
+    struct rondo__tile *f = rondo__arena_zero(s->arena, 1, sizeof *f);
     if (!f)
         return rondo__build_failed();
     s->flow = f;
-    s->flow_free = rondo__free;
     f->kind = kind;
     f->columns = columns;
     return rondo__tile_measure(s, shape, machine, f) ? 0 : rondo__build_failed();

@@ -210,8 +210,9 @@ static void send_keys(struct tile *t, int32_t first, int32_t last, int32_t group
     struct rondo__build *b = t->b;
     struct rondo__schedule *s = b->schedule;
     const int32_t base = t->group * t->columns, count = last - first + 1;
-    int32_t (*packed)[2] = rondo__alloc((size_t)count * sizeof *packed);
-    int64_t *sent = rondo__alloc((size_t)count * sizeof *sent), any = 0;
+    struct rondo__arena *arena = b->survey->arena;
+    int32_t (*packed)[2] = rondo__arena_take(arena, (size_t)count * sizeof *packed);
+    int64_t *sent = rondo__arena_take(arena, (size_t)count * sizeof *sent), any = 0;
     s->failed |= !packed || !sent;
     for (int32_t j = first; j <= last && !s->failed; j++) {
         sent[j - first] = pack_keys(t, base + (t->column + j) % t->columns, group, j, packed[j - first]);
@@ -226,8 +227,6 @@ static void send_keys(struct tile *t, int32_t first, int32_t last, int32_t group
                           base + (t->column - j + t->columns) % t->columns);
         rondo__schedule_end(s);
     }
-    rondo__free(packed);
-    rondo__free(sent);
 }
 
 /* ---- computing ---- */
@@ -425,14 +424,15 @@ static bool make_tile(struct tile *t)
     t->group = b->rank / t->columns;
     t->together = b->machine.in_place || t->f->kind->at_once;
     t->nodes_list = t->back_list = -1;
-    t->queries = (struct rondo__packer){ .b = b, .tensor = RONDO_TENSOR_Q };
-    t->keys = (struct rondo__packer){ .b = b, .tensor = RONDO_TENSOR_K };
-    t->joiner.columns = t->columns;
-    t->needs = rondo__alloc_zero((size_t)s->roles.sequences, sizeof *t->needs);
-    t->stage = rondo__alloc((size_t)t->columns * 2 * sizeof *t->stage);
-    t->other = rondo__alloc_zero((size_t)t->groups, sizeof *t->other);
-    t->step = rondo__alloc_zero((size_t)t->columns, sizeof *t->step);
-    t->join_rows = rondo__alloc_zero((size_t)t->groups + n + 2, sizeof *t->join_rows);
+    rondo__packer_begin(&t->queries, b, RONDO_TENSOR_Q, 0, 0);
+    rondo__packer_begin(&t->keys, b, RONDO_TENSOR_K, 0, 0);
+    rondo__joiner_begin(&t->joiner, b, t->columns);
+    t->sees = t->list = rondo__list_of(s->arena);
+    t->needs = rondo__lists(s->arena, s->roles.sequences);
+    t->stage = rondo__arena_take(s->arena, (size_t)t->columns * 2 * sizeof *t->stage);
+    t->other = rondo__arena_zero(s->arena, (size_t)t->groups, sizeof *t->other);
+    t->step = rondo__arena_zero(s->arena, (size_t)t->columns, sizeof *t->step);
+    t->join_rows = rondo__arena_zero(s->arena, (size_t)t->groups + n + 2, sizeof *t->join_rows);
     if (!t->needs || !t->stage || !t->other || !t->step || !t->join_rows)
         return false;
     t->job_first = t->join_rows + t->groups;
@@ -440,6 +440,7 @@ static bool make_tile(struct tile *t)
     t->maker = (struct rondo__maker){ .b = b, .survey = s, .first = t->group * t->columns, .ranks = t->columns,
                                       .stages = t->together ? 1 : t->columns, .stage = t->stage, .source = t->stage + t->columns,
                                       .row = row_of, .arg = t, .waiting = t->groups };
+    rondo__maker_begin(&t->maker);
     return t->groups == 1 || rondo__wanted_make(&t->wanted, s, b->rank, t->columns);
 }
 
@@ -466,19 +467,5 @@ int rondo__tile_build(struct rondo__build *b)
         schedule(&t);
         fine = !b->schedule->failed;
     }
-    for (int64_t i = 0; t.needs && i < b->survey->roles.sequences; i++)
-        rondo__list_free(t.needs + i);
-    rondo__free(t.needs);
-    rondo__free(t.stage);
-    rondo__free(t.other);
-    rondo__free(t.step);
-    rondo__free(t.join_rows);
-    rondo__list_free(&t.sees);
-    rondo__list_free(&t.list);
-    rondo__maker_free(&t.maker);
-    rondo__joiner_free(&t.joiner);
-    rondo__wanted_free(&t.wanted);
-    rondo__packer_free(&t.queries);
-    rondo__packer_free(&t.keys);
     return fine ? 0 : rondo__build_failed();
 }
