@@ -64,6 +64,11 @@ static const struct option generate_options[] = {
     COMMON_ROWS, LAST_ROW,
 };
 
+static const struct option load_options[] = {
+    { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &bench.shape.model, 0, 0, NULL },
+    COMMON_ROWS, LAST_ROW,
+};
+
 static int ranks_asked(int otherwise)
 {
     return common.mpi ? ranks_world() : common.ranks ? (int)common.ranks : otherwise;
@@ -149,6 +154,7 @@ static int measure(struct bench *b)
                : is_kind("linear")    ? run_linear(b)
                : is_kind("transport") ? run_transport(b)
                : is_kind("generate")  ? bench_generate(b, &b->shape)
+               : is_kind("load")      ? bench_load(b, &b->shape)
                : calibrate            ? 0   /* its own rows are the tour */
                                       : run_tour(b);
     return code || !calibrate ? code : bench_calibrate(b, calibrate);
@@ -244,8 +250,10 @@ static int check_options(void)
         return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout, --algorithm and --grid");
     if (is_kind("transport") && (common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout, --algorithm and --grid");
-    if (is_kind("generate") && !s->model)
-        return fail(EXIT_USAGE, "bench generate needs a model; add -m DIR");
+    if (is_kind("load") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))
+        return fail(EXIT_USAGE, "a model is read by one rank here; leave out --ranks, --layout, --algorithm, --grid and mpirun");
+    if ((is_kind("generate") || is_kind("load")) && !s->model)
+        return fail(EXIT_USAGE, "bench %s needs a model; add -m DIR", kind);
     if (is_kind("attention")) {
         const int64_t heads = s->heads ? s->heads : 32, kv_heads = s->kv_heads ? s->kv_heads : heads % 8 ? heads : 8;
         if (heads % kv_heads)
@@ -269,8 +277,8 @@ static int check_options(void)
 
 static int bench_command(const struct command *self, int argc, char **argv)
 {
-    static const char *const kinds[] = { "attention", "linear", "transport", "generate", NULL };
-    static const struct option *const options_of[] = { attention_options, linear_options, transport_options, generate_options };
+    static const char *const kinds[] = { "attention", "linear", "transport", "generate", "load", NULL };
+    static const struct option *const options_of[] = { attention_options, linear_options, transport_options, generate_options, load_options };
     const struct option *own = tour_options;
     const char *operand = NULL;
     int operands = 0;
@@ -297,7 +305,7 @@ static int bench_command(const struct command *self, int argc, char **argv)
 }
 
 const struct command command_bench = {
-    "bench", "bench [attention|linear|transport|generate] [OPTION]...",
+    "bench", "bench [attention|linear|transport|generate|load] [OPTION]...",
     "Measures, always as a ratio to a ceiling taken in the same run.\n"
     "Without a kind: a short tour of all.",
     bench_command,

@@ -10,7 +10,7 @@
 #define BENCH_REPEAT_MOST 99
 
 /* ---- ceilings (ceiling.c) ---- */
-enum ceiling_kind { CEILING_FMA, CEILING_DRAM, CEILING_COPY };
+enum ceiling_kind { CEILING_FMA, CEILING_DRAM, CEILING_COPY, CEILING_MEMORY };   /* MEMORY: copying more than caches hold */
 const char *ceiling_name(enum ceiling_kind kind);
 struct ceiling;
 /* For one of `ranks` ranks, by `threads` threads of it. isa: of FMA. message: bytes that are copied at a time, of COPY. NULL: not
@@ -95,6 +95,7 @@ struct link {
 int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got);
 int bench_memory(struct bench *b);                 /* must come before anything else has started threads */
 int bench_generate(struct bench *b, const struct shape *shape);
+int bench_load(struct bench *b, const struct shape *shape);
 int bench_marks(struct bench *b);                  /* bench_marks.c: the shapes of README's table */
 /* The mark of that table that is about this shape on these ranks, measured and judged; refused where there is none. */
 int bench_mark(struct bench *b, const struct shape *shape, int ranks);

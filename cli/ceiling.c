@@ -79,6 +79,12 @@ static void *measure(void *arg)
             const size_t piece = c->share - at < PIECE ? c->share - at : PIECE;
             p->amount += read_loop(p->memory + at, piece);
             at = at + piece < c->share ? at + piece : 0;
+        } else if (c->kind == CEILING_MEMORY) {
+            const size_t piece = half - at < PIECE ? half - at : PIECE;
+            memcpy(p->memory + half + at, p->memory + at, piece);
+            __asm__ volatile("" ::"r"(p->memory) : "memory");
+            p->amount += (double)piece;
+            at = at + piece < half ? at + piece : 0;
         } else {
             for (size_t done = 0; done < PIECE; done += half) {
                 memcpy(p->memory + half, p->memory, half);
@@ -87,7 +93,8 @@ static void *measure(void *arg)
             }
         }
         p->seconds = now() - begin;
-    } while (p->seconds < c->least || (c->kind == CEILING_DRAM && p->amount < (double)c->share));
+    } while (p->seconds < c->least || (c->kind == CEILING_DRAM && p->amount < (double)c->share) ||
+             (c->kind == CEILING_MEMORY && p->amount < (double)half));
     return NULL;
 }
 
@@ -131,7 +138,7 @@ struct ceiling *ceiling_open(enum ceiling_kind kind, const char *isa, int ranks,
     *c = (struct ceiling){ .kind = kind, .isa = isa, .threads = threads < 1 ? 1 : threads };
     c->parts = room(c->threads, sizeof *c->parts);
     if (kind != CEILING_FMA) {
-        const double share = kind == CEILING_DRAM ? dram_share(ranks, c->threads) : copy_share(message, ranks, c->threads);
+        const double share = kind == CEILING_DRAM || kind == CEILING_MEMORY ? dram_share(ranks, c->threads) : copy_share(message, ranks, c->threads);
         void *memory = NULL;
         c->share = ((size_t)share / PAGE + 1) * PAGE;
         if (!posix_memalign(&memory, HUGE_PAGE, c->share * (size_t)c->threads))

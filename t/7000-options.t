@@ -32,7 +32,7 @@ for command in attend generate score tokenize verify bench info; do
     ok "$command --help: begins with its usage" sh -c "head -1 '$scratch/out' | grep -q '^Usage: rondo $command'"
     says 2 "unknown option '--no-such-option'" $command --no-such-option
 done
-for kind in attention linear transport generate; do
+for kind in attention linear transport generate load; do
     ok "bench $kind --help" "$RONDO" bench $kind --help
 done
 "$RONDO" --version >"$scratch/out" 2>&1

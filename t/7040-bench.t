@@ -39,6 +39,7 @@ row "transport" gbytes transport --size 65536
 ok "transport: comm" test "$moved" = 1
 ok "transport: a size in each of its rows, 0 for a barrier" sh -c "test \$(grep -c '\"size\": 65536' '$scratch/out') = 2 && test \$(grep -c '\"size\": 0' '$scratch/out') = 1"
 [ -d "$srcdir/examples/kjv" ] && row "generate" gflops generate -m "$srcdir/examples/kjv" --prompt 32 --tokens 4
+[ -d "$srcdir/examples/kjv" ] && row "load" gbytes load -m "$srcdir/examples/kjv" --threads 2
 "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 >"$scratch/out" 2>"$scratch/err"
 ok "a line for people" grep -q '^linear .* GB/s .* of dram ' "$scratch/out"
 if command -v gnuplot >/dev/null; then
@@ -66,6 +67,7 @@ none transport transport --size 1000 --ranks 3
 ok "attention of another shape --check: exit 2" test $? = 2
 ok "attention of another shape --check: one sentence" grep -q '^rondo: .* no mark for this shape' "$scratch/err"
 [ -d "$srcdir/examples/kjv" ] && none generate generate -m "$srcdir/examples/kjv" --prompt 8 --tokens 2
+[ -d "$srcdir/examples/kjv" ] && none load load -m "$srcdir/examples/kjv"
 
 # Files that cannot be written are found before anything is measured, and nothing but a regular file is ever replaced.
 refused() { # wanted exit code, text, arguments...
