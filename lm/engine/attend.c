@@ -59,8 +59,8 @@ int rondo__attend_plan(rondo_lm *lm, int64_t count, bool decode)
         struct rondo_piece *piece = &lm->pieces[i];
         rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
         describe(lm, piece, count, decode, &d);
-        rondo_attention_destroy(piece->plan[decode]);
-        err = rondo_attention_create(&piece->plan[decode], lm->heads, &d);
+        /* From pass to pass little changes: the plan is made anew in the memory that it has. */
+        err = piece->plan[decode] ? rondo_attention_update(piece->plan[decode], &d) : rondo_attention_create(&piece->plan[decode], lm->heads, &d);
         if (err)
             break;
         /* Model, options and sequences were compared when they came (rondo_lm_create, rondo_lm_submit, rondo_lm_score), and steps take the
