@@ -179,7 +179,9 @@ static bool make_room(struct rondo_program *p, int64_t jobs, int64_t places)
 static bool roomy(struct rondo_program *p)
 {
     enum { ROOM = 32 };
-    return p->job_room >= ROOM && p->slot_room >= ROOM ? true : make_room(p, p->job_room < ROOM ? ROOM : p->job_room, p->slot_room < ROOM ? ROOM : p->slot_room);
+    if (p->job_room >= ROOM && p->slot_room >= ROOM)
+        return true;
+    return make_room(p, p->job_room < ROOM ? ROOM : p->job_room, p->slot_room < ROOM ? ROOM : p->slot_room);
 }
 
 /* The program is { 0 }, or was made before. */
