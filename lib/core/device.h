@@ -115,7 +115,7 @@ static inline int32_t rondo__job_kv_heads(const struct rondo_job *job, int32_t h
 }
 
 /* All that is the same in every execution and every head group; copied or kept by the device: the arrays stay as they are until the
- * program is freed. */
+ * program is freed, or updated with others. */
 struct rondo_program_desc {
     int32_t heads, kv_heads, head_dim, value_dim;   /* of one head group; query head h reads KV head h / (heads / kv_heads) */
     int32_t q_type, kv_type, out_type, leaf_size;
