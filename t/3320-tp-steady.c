@@ -56,6 +56,51 @@ static int many(rondo_context *ctx, void *arg)
     return err;
 }
 
+/* Few rows that belong to other ranks in each call, as new tokens do: there and back. */
+static int dealt(rondo_context *ctx, void *arg)
+{
+    enum { ROWS = 7, COLUMNS = 200, CALLS = 60, WARM = 15 };   /* no block so small that no fence follows */
+    const int ranks = ctx->ranks, me = ctx->rank;
+    rondo_tp *tp;
+    int64_t rows[TP_RANKS + 1], columns[TP_RANKS + 1], count;
+    static _Thread_local float x[ROWS * COLUMNS], y[ROWS * COLUMNS], back[ROWS * COLUMNS];
+    int *wrong = arg;
+    int err = rondo_tp_create(&tp, ctx, NULL);
+    for (int r = 0; r < ranks && !err; r++) {
+        err = rondo_share(COLUMNS, ranks, NULL, r, &columns[r], &count);
+        columns[r + 1] = COLUMNS;
+    }
+    for (int call = 0; call < CALLS && !err; call++) {
+        const int64_t own = columns[me + 1] - columns[me];
+        int64_t at = 0;
+        for (int r = 0; r < ranks; r++) {   /* all to one, or as it comes */
+            const int64_t left = ROWS - at;
+            rows[r] = at;
+            at += r == ranks - 1 || (call % 3 && r == call % ranks) ? left : call % 3 ? 0 : (int64_t)(rondo__mix64((uint64_t)(call * 10 + r)) % (uint64_t)(left + 1));
+        }
+        rows[ranks] = ROWS;
+        for (int i = 0; i < ROWS; i++)
+            for (int64_t j = 0; j < own; j++)
+                x[i * own + j] = (float)(call * 10000 + i * 100 + columns[me] + j);
+        if (call == WARM)   /* each has had a message from each: what that takes is the transport's */
+            err = rondo_barrier(ctx);
+        atomic_store(&counting, call >= WARM);
+        if (!err)
+            err = rondo_tp_swap(tp, 1, rows, columns, x, y);
+        for (int64_t i = rows[me]; i < rows[me + 1] && !err; i++)
+            for (int64_t j = 0; j < COLUMNS; j++)
+                *wrong |= y[(i - rows[me]) * COLUMNS + j] != (float)(call * 10000 + i * 100 + j);
+        if (!err)
+            err = rondo_tp_swap(tp, 0, rows, columns, y, back);
+        *wrong |= !err && memcmp(back, x, (size_t)(ROWS * own) * sizeof *x) != 0;
+    }
+    if (!err)
+        err = rondo_barrier(ctx);
+    atomic_store(&counting, 0);
+    rondo_tp_destroy(tp);
+    return err;
+}
+
 int main(void)
 {
     rondo_hooks h = RONDO_HOOKS_INIT;
@@ -85,6 +130,14 @@ int main(void)
         }
         const char *hook = getenv("RONDO_TEST_HOOK");   /* it takes what it likes */
         ok(good && (most == 0 || (hook && *hook)), "leaves dealt out %s: later calls take memory %ld times", division_names[division], most);
+    }
+    for (int ranks = 1; ranks <= 5; ranks++) {
+        int wrong = 0;
+        atomic_store(&taken, 0);
+        int err = rondo_run_threads(ranks, dealt, &wrong);
+        const char *hook = getenv("RONDO_TEST_HOOK");
+        ok(!err && !wrong && (!atomic_load(&taken) || (hook && *hook)), "few rows of %d ranks, dealt out anew in each call, take memory %ld times%s%s",
+           ranks, atomic_load(&taken), err ? ", " : "", err ? rondo_error_text() : "");
     }
     long most[2] = { 0, 0 };
     const char *hook = getenv("RONDO_TEST_HOOK");

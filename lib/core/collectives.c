@@ -16,7 +16,7 @@
 #define NOTE_BYTES 512
 /* "agreement on " and what is agreed on. */
 #define STEP_BYTES 128
-/* Small broadcasts need no fence, but a root must not run ahead without end. */
+/* What is small needs no fence, but who waits for nobody must not run ahead without end. */
 #define UNFENCED_MAX 64
 
 /* Both in one. */
@@ -115,9 +115,14 @@ static int broadcast(rondo_context *ctx, void *data, size_t bytes, int root, int
         if (receives && part.where != data)
             memcpy(data, part.where, bytes);
     }
-    if (ctx->endpoint && (bytes > ctx->transport->eager || ++ctx->unfenced >= UNFENCED_MAX))
+    if (ctx->endpoint && bytes > ctx->transport->eager)
         return rondo__fence(ctx, (struct rondo__step){ step, 0, 0 });
-    return 0;
+    return rondo__fence_at_times(ctx, (struct rondo__step){ step, 0, 0 });
+}
+
+int rondo__fence_at_times(rondo_context *ctx, struct rondo__step step)
+{
+    return ctx->endpoint && ++ctx->unfenced >= UNFENCED_MAX ? rondo__fence(ctx, step) : 0;
 }
 
 int rondo_broadcast(rondo_context *ctx, void *data, size_t bytes, int root)

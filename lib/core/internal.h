@@ -114,7 +114,7 @@ struct rondo_context {
     void (*trace)(void *user, const rondo_trace_event *event);
     void *trace_user;
     int32_t failed;                                /* code with which this rank revoked, or 0 */
-    uint32_t unfenced;                             /* small broadcasts since the last fence */
+    uint32_t unfenced;                             /* small collectives since the last fence */
     struct rondo__stage_room stage[RONDO_STAGES];       /* device_memory.c's, as the two below */
     struct rondo_event *staged;
     struct rondo__memory *memory;                  /* of rondo_memory_create() */
@@ -192,6 +192,7 @@ int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t);
  * again; nothing to finish. */
 int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct rondo_stream *stream);
 int rondo__fence(rondo_context *ctx, struct rondo__step step);
+int rondo__fence_at_times(rondo_context *ctx, struct rondo__step step);   /* behind what needs none: every so many times there is one */
 
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
 /* Around work that takes long: ranks that outnumber the cores take turns. */

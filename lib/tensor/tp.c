@@ -179,7 +179,7 @@ int rondo_tp_swap(rondo_tp *tp, int to_rows, const int64_t *rows, const int64_t 
     if (err || !rows[ranks] || !columns[ranks])
         return rondo__collective_failed(tp->ctx, err);
     const struct rondo__tp_case c = { .kind = to_rows ? RONDO_TP_TO_ROWS : RONDO_TP_TO_COLUMNS, .ranks = ranks, .rows = rows[ranks],
-                                      .width = columns[ranks], .begin = rows, .columns = columns };
+                                      .width = columns[ranks], .loose = rows[ranks] <= tp->desc.few, .begin = rows, .columns = columns };
     return rondo__collective_failed(tp->ctx, run_dense(tp, &c, x, x_bytes, y, y_bytes));
 }
 

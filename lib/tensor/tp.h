@@ -21,9 +21,11 @@ struct rondo__tp_case {
     int64_t rows, width;           /* LINEAR: outputs */
     int64_t in;                    /* LINEAR: inputs of the whole sum */
     int64_t row_bytes;             /* LOOKUP: of a row as it is stored */
+    int32_t loose, reserved;       /* TO_*: of few rows, which are dealt out anew in each call, as new tokens are: `begin` does not tell exchanges
+                                      apart */
     const int64_t *begin;          /* [ranks + 1] LINEAR: leaves of each rank; LOOKUP: rows of the table; TO_*: rows. GATHER: NULL */
     const int64_t *columns;        /* [ranks + 1] TO_*: columns of each rank; else NULL */
-};
+};                                 /* begin NULL, TO_*: as if every rank had all rows, which is larger than any division */
 void rondo__tp_kept(const struct rondo__tp_case *c, int32_t rank, int64_t *first, int64_t *count);
 
 /* The caller's buffers, by number: they are the first of a schedule. */

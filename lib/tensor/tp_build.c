@@ -34,6 +34,12 @@ static int64_t count_of(const int64_t *begin, int32_t part)
     return begin[part + 1] - begin[part];
 }
 
+/* Rows of a rank's in an exchange of blocks. */
+static int64_t rows_here(const struct rondo__tp_case *c, int32_t rank)
+{
+    return c->begin ? count_of(c->begin, rank) : c->rows;
+}
+
 static int32_t nodes_of(const struct rondo__tp_case *c, int32_t rank)
 {
     return rondo__linear_nodes(c->leaves, (int32_t)c->begin[rank], (int32_t)count_of(c->begin, rank));
@@ -357,8 +363,8 @@ void rondo__tp_resize(struct rondo__tp_built *built, const struct rondo__tp_case
 static void block(const struct rondo__tp_case *c, int32_t from, int32_t to, int64_t *row, int64_t *rows, int64_t *column, int64_t *columns)
 {
     const int32_t by_rows = c->kind == RONDO_TP_TO_ROWS ? to : from, by_columns = c->kind == RONDO_TP_TO_ROWS ? from : to;
-    *row = c->begin[by_rows];
-    *rows = count_of(c->begin, by_rows);
+    *row = c->begin ? c->begin[by_rows] : 0;
+    *rows = rows_here(c, by_rows);
     *column = c->columns[by_columns];
     *columns = count_of(c->columns, by_columns);
 }
@@ -369,7 +375,7 @@ static void swap(struct build *b)
     const struct rondo__tp_case *c = b->c;
     const bool to_rows = c->kind == RONDO_TP_TO_ROWS;
     const size_t one = sizeof(float), wide = floats(b, 1, c->width), own_columns = floats(b, 1, count_of(c->columns, b->rank));
-    const size_t by_rows = floats(b, count_of(c->begin, b->rank), c->width), by_columns = floats(b, c->rows, count_of(c->columns, b->rank));
+    const size_t by_rows = floats(b, rows_here(c, b->rank), c->width), by_columns = floats(b, c->rows, count_of(c->columns, b->rank));
     const int64_t own_column = c->columns[b->rank], own_count = count_of(c->columns, b->rank);   /* not among what is packed */
     size_t packed = by_columns;
     int64_t row, rows, column, columns;
@@ -379,7 +385,7 @@ static void swap(struct build *b)
     arguments(b);
     int32_t sent = RONDO_TP_X;
     if (!to_rows) {
-        packed = floats(b, count_of(c->begin, b->rank), c->width - own_count);
+        packed = floats(b, rows_here(c, b->rank), c->width - own_count);
         sent = own(b, "blocks", rondo__machine_compute_memory(b->m), packed);
         rondo__schedule_begin(b->s, RONDO_PACK, named("pack blocks"), -1);
         for (int32_t to = 0; to < c->ranks; to++) {

@@ -10,12 +10,6 @@
 
 /* ---- cases ---- */
 
-static int64_t *words_of(struct rondo__tp_case *c, int64_t word[10])
-{
-    const int64_t all[10] = { c->kind, c->ranks, c->few, c->add, c->bias, c->leaves, c->rows, c->width, c->in, c->row_bytes };
-    memcpy(word, all, sizeof all);
-    return word;
-}
 
 static bool same_list(const int64_t *a, const int64_t *b, int32_t ranks)
 {
@@ -25,19 +19,17 @@ static bool same_list(const int64_t *a, const int64_t *b, int32_t ranks)
 static bool same(const struct rondo__tp_case *a, const struct rondo__tp_case *b)
 {
     return a->kind == b->kind && a->rows == b->rows && a->few == b->few && a->add == b->add && a->bias == b->bias && a->leaves == b->leaves &&
-           a->width == b->width && a->in == b->in && a->row_bytes == b->row_bytes && same_list(a->begin, b->begin, a->ranks) &&
-           same_list(a->columns, b->columns, a->ranks);
+           a->width == b->width && a->in == b->in && a->row_bytes == b->row_bytes && a->loose == b->loose &&
+           (a->loose || same_list(a->begin, b->begin, a->ranks)) && same_list(a->columns, b->columns, a->ranks);
 }
 
 static uint64_t hash_of(const struct rondo__tp_case *c)
 {
-    int64_t word[10];
+    const int64_t word[] = { c->kind, c->ranks, c->few, c->add, c->bias, c->leaves, c->loose, c->rows, c->width, c->in, c->row_bytes };
     uint64_t hash = 0;
-    struct rondo__tp_case plain = *c;
-    words_of(&plain, word);
-    for (int i = 0; i < 10; i++)
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++)
         hash = rondo__hash_word(hash, (uint64_t)word[i]);
-    for (int32_t i = 0; i <= c->ranks && c->begin; i++)
+    for (int32_t i = 0; i <= c->ranks && c->begin && !c->loose; i++)
         hash = rondo__hash_word(hash, (uint64_t)c->begin[i]);
     for (int32_t i = 0; i <= c->ranks && c->columns; i++)
         hash = rondo__hash_word(hash, (uint64_t)c->columns[i]);
@@ -92,10 +84,35 @@ static int no_memory(void)
     return rondo__fail(RONDO_ENOMEM, "no memory for an exchange of tensor parallelism");
 }
 
+/* The schedule and what executes it. Of a loose case first the largest, so that the one wanted and all later ones find room. */
+static int make(rondo_tp *tp, struct rondo__tp_entry *e, bool largest)
+{
+    struct rondo__machine machine;
+    struct rondo__tp_case c = e->c;
+    rondo__machine_of(tp->ctx, &machine);
+    if (largest)
+        c.begin = NULL;
+    int err = rondo__tp_build(&e->built, &c, tp->ctx->rank, &machine);
+    if (!err && (largest || !e->c.loose))
+        err = grow_room(tp, &e->built.schedule);
+    return err ? err : rondo__runner_make(&e->runner, tp->ctx, &e->built.schedule, NULL, 0, 0);
+}
+
+/* The same exchange with rows dealt out in another way: takes no memory. */
+static int deal(rondo_tp *tp, struct rondo__tp_entry *e, const int64_t *begin)
+{
+    if (same_list(e->c.begin, begin, e->c.ranks))
+        return 0;
+    e->c.begin = memcpy(e->lists, begin, ((size_t)e->c.ranks + 1) * sizeof *e->lists);
+    int err = make(tp, e, false);
+    if (err)
+        entry_free(e);
+    return err;
+}
+
 static int fill(rondo_tp *tp, struct rondo__tp_entry *e, const struct rondo__tp_case *c)
 {
     const size_t list = (size_t)c->ranks + 1;
-    struct rondo__machine machine;
     e->c = *c;
     e->lists = rondo__alloc_zero(2 * list, sizeof *e->lists);
     if (!e->lists)
@@ -104,8 +121,9 @@ static int fill(rondo_tp *tp, struct rondo__tp_entry *e, const struct rondo__tp_
         e->c.begin = memcpy(e->lists, c->begin, list * sizeof *e->lists);
     if (c->columns)
         e->c.columns = memcpy(e->lists + list, c->columns, list * sizeof *e->lists);
-    rondo__machine_of(tp->ctx, &machine);
-    int err = rondo__tp_build(&e->built, &e->c, tp->ctx->rank, &machine);
+    int err = make(tp, e, c->loose);
+    if (!err && c->loose)
+        err = make(tp, e, false);
     if (err)
         return err;
     e->join = rondo__alloc_zero((size_t)e->built.nodes.count, sizeof *e->join);
@@ -113,8 +131,7 @@ static int fill(rondo_tp *tp, struct rondo__tp_entry *e, const struct rondo__tp_
     e->next = rondo__alloc_zero(c->kind == RONDO_TP_LOOKUP ? (size_t)c->ranks : 0, sizeof *e->next);
     if (!e->join || !e->owner || !e->next)
         return no_memory();
-    err = grow_room(tp, &e->built.schedule);
-    return err ? err : rondo__runner_make(&e->runner, tp->ctx, &e->built.schedule, NULL, 0, 0);
+    return 0;
 }
 
 int rondo__tp_entry(rondo_tp *tp, const struct rondo__tp_case *c, struct rondo__tp_entry **out)
@@ -124,7 +141,7 @@ int rondo__tp_entry(rondo_tp *tp, const struct rondo__tp_case *c, struct rondo__
         if (e->used && same(&e->c, c)) {
             e->used = ++tp->calls;
             *out = e;
-            return 0;
+            return c->loose ? deal(tp, e, c->begin) : 0;
         }
         oldest = e->used < oldest->used ? e : oldest;
     }
@@ -185,6 +202,11 @@ int rondo__tp_run(struct rondo__tp_call *call)
 {
     void *const caller[RONDO_TP_CALLERS] = { (void *)(uintptr_t)call->x, call->y, (void *)(uintptr_t)call->bias };
     const struct rondo__given given = { .caller = caller, .room = call->tp->room, .compute = compute, .arg = call };
+    const struct rondo__schedule *s = &call->entry->built.schedule;
     int err = rondo__runner_bind(call->entry->runner, &given, NULL);
-    return err ? err : rondo__runner_run(call->entry->runner);
+    if (!err)
+        err = rondo__runner_run(call->entry->runner);
+    if (!err && rondo__operation_at(s, s->operations.count - 1)->kind != RONDO_FENCE)
+        err = rondo__fence_at_times(call->tp->ctx, (struct rondo__step){ "after some exchanges", 0, 0 });
+    return err;
 }
