@@ -12,7 +12,7 @@ enum { CASES = sizeof rows / sizeof *rows };
 static void make(struct tp_case *c, int division, int ranks, size_t i)
 {
     static const int types[] = { RONDO_F32, RONDO_BF16, RONDO_F16, RONDO_Q8 };
-    *c = (struct tp_case){ .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61 + division % 2, .out = 37 - division,
+    *c = (struct tp_case){ .ranks = ranks, .division = division, .rows = rows[i], .few = 4, .in = 61, .out = 37 - division / 2,
                            .leaves = i % 3 == 0 ? 16 : i % 3 == 1 ? 5 : 1, .type = types[i % 4], .table_type = types[(i + 1 + (size_t)division) % 4],
                            .tied = i % 2 == 1, .device = 1, .calls = rows[i] < 100 ? 6 : 2 };
     tp_case_make(c);
