@@ -59,7 +59,7 @@ struct steps {
 #define CELL(r, c) (node + (r) * PANEL + (c) % 2 * second_of_pair + (c) / 2 * second_pair)
 #define CELL_ZERO(r, c) vf a##r##_##c = vf_zero();
 #define CELL_RESUME(r, c) a##r##_##c = vf_load(CELL(r, c));
-#define CELL_FMA(r, c) a##r##_##c = vf_fma(b, w##c, a##r##_##c);
+#define CELL_FMA(r, c) vf_fma_into(&a##r##_##c, b, w##c);
 #define CELL_MERGE(r, c) a##r##_##c = vf_add(vf_load(CELL(r, c)), a##r##_##c);
 #define CELL_STORE(r, c) vf_store(CELL(r, c), a##r##_##c);
 #define ROW_ZERO(C, r) COLUMNS_##C(CELL_ZERO, r)
@@ -237,6 +237,29 @@ static int64_t padded_of(const struct rondo_cpu_linear_job *job)
     return (job->tiles - 1) * TILE + padded(rondo__cpu_tile_begin(job, job->tiles) - rondo__cpu_tile_begin(job, job->tiles - 1));
 }
 
+/* VL steps of up to VL rows of a tile that has n, of which the last may be none of x: zeros. */
+static void pack_block(const struct rondo_cpu_linear_job *job, int64_t row, int64_t rows, int64_t k, int lanes, int64_t n, float *to)
+{
+    const vm stored = vm_first(lanes);
+    vf x[VL];
+
+    UNROLL
+    for (int r = 0; r < VL; r++)
+        x[r] = r < rows ? vf_load(job->x + (row + r) * job->x_stride + k) : vf_zero();
+    vf_transpose(x);
+    UNROLL
+    for (int i = 0; i < VL; i++)
+        vf_store_mask(to + (i ^ 1) * n, stored, x[i]);
+}
+
+/* The last steps of a leaf, fewer than VL. */
+static void pack_rest(const struct rondo_cpu_linear_job *job, int64_t row, int64_t rows, int64_t n, int64_t k, int64_t count, float *to)
+{
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t r = 0; r < n; r++)
+            to[((i ^ 1) < count ? i ^ 1 : i) * n + r] = r < rows ? job->x[(row + r) * job->x_stride + k + i] : 0.0f;
+}
+
 static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 {
     const struct rondo_device_linear *l = job->linear;
@@ -248,23 +271,12 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
     for (int64_t g = job->leaf0; g < job->leaf1; g++) {
         int64_t k0 = rondo__cpu_leaf_begin(l, g) - begin, k1 = rondo__cpu_leaf_begin(l, g + 1) - begin;
         float *to = job->packed + k0 * padded_rows + t * TILE * (k1 - k0) - k0 * n;
-        for (int64_t k = k0; k < k1; k += 16) {          /* 16: a cache line of each row */
-            int64_t count = k1 - k < 16 ? k1 - k : 16, pairs = count & ~(int64_t)1;
-            float *p = to + k * n;
-            for (int64_t r = 0; r < n; r++) {
-                if (r >= rows) {
-                    for (int64_t i = 0; i < count; i++)
-                        p[i * n + r] = 0.0f;
-                    continue;
-                }
-                const float *x = job->x + (row + r) * job->x_stride + k;
-                for (int64_t i = 0; i < pairs; i += 2) {
-                    p[i * n + r] = x[i + 1];
-                    p[(i + 1) * n + r] = x[i];
-                }
-                if (pairs < count)
-                    p[pairs * n + r] = x[pairs];
-            }
+        for (int64_t k = k0; k < k1; k += VL) {
+            if (k1 - k < VL)
+                pack_rest(job, row, rows, n, k, k1 - k, to + k * n);
+            else
+                for (int64_t r = 0; r < n; r += VL)
+                    pack_block(job, row + r, rows - r, k, n - r < VL ? (int)(n - r) : VL, n, to + k * n + r);
         }
     }
 }
