@@ -133,6 +133,26 @@ AC_DEFUN([RONDO_ISAS], [
     AM_CONDITIONAL([ISA_AVX512], [test $rondo_have_avx512 = yes])
     AM_CONDITIONAL([ISA_NEON], [test $rondo_have_neon = yes])])
 
+# RONDO_WITH_OPENBLAS: --with-openblas=auto|yes|no. Level fast opens it when a program first asks for that level, so that librondo needs it neither
+# to be linked nor to be loaded: what is looked for here is whether it is there, and by which name it will be opened.
+AC_DEFUN([RONDO_WITH_OPENBLAS], [
+    AC_ARG_WITH([openblas], [AS_HELP_STRING([--with-openblas=auto|yes|no],
+        [level fast of the numerics: linear layers by OpenBLAS, opened at run time (default: auto)])], [], [with_openblas=auto])
+    AS_CASE([$with_openblas], [auto|yes|no], [], [AC_MSG_ERROR([--with-openblas takes auto, yes or no, not "$with_openblas"])])
+    rondo_openblas=no
+    AS_IF([test "$with_openblas" != no], [
+        PKG_CHECK_MODULES([OPENBLAS], [openblas], [], [OPENBLAS_LIBS=-lopenblas])
+        AC_MSG_CHECKING([whether OpenBLAS links with $OPENBLAS_LIBS])
+        rondo_save_LIBS=$LIBS; LIBS="$OPENBLAS_LIBS $LIBS"
+        AC_LINK_IFELSE([AC_LANG_PROGRAM([[void cblas_sgemm(void); void openblas_set_num_threads(int);]],
+            [[cblas_sgemm(); openblas_set_num_threads(1);]])], [rondo_openblas=yes])
+        LIBS=$rondo_save_LIBS
+        AC_MSG_RESULT([$rondo_openblas])
+        AS_IF([test $rondo_openblas = no && test "$with_openblas" = yes],
+            [AC_MSG_ERROR([--with-openblas, but no program can be linked with OpenBLAS (package libopenblas-dev)])])])
+    AS_CASE([$host_os], [darwin*], [rondo_openblas_name=libopenblas.dylib], [rondo_openblas_name=libopenblas.so.0])
+    AS_IF([test $rondo_openblas = yes], [AC_DEFINE_UNQUOTED([RONDO_OPENBLAS], ["$rondo_openblas_name"], [The OpenBLAS that level fast opens.])])])
+
 # RONDO_MPI: --with-mpi=auto|yes|no|WRAPPER. The wrapper (mpicc) is asked for its flags, which both Open MPI and MPICH tell
 # with -show; we compile with our own compiler, so that libtool and all other flags stay as they are. Only flags that
 # find headers and libraries are taken over.

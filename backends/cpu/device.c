@@ -9,6 +9,10 @@
 
 #include "backends/cpu/team.h"
 
+#ifdef HAVE_CONFIG_H
+#include "rondo_config.h"
+#endif
+
 /* ---- instruction sets ---- */
 
 /* Those of x86 are listed everywhere, as they were from the beginning; others where they are built. "soft" is accepted, but it is the same
@@ -272,12 +276,19 @@ static int copy_rows(struct rondo_device *dev, struct rondo_stream *stream, void
     return 0;
 }
 
+/* of linear layers (fast.c) */
+#ifdef RONDO_OPENBLAS
+#define LEVEL_FAST 1u << RONDO_FAST
+#else
+#define LEVEL_FAST 0u
+#endif
+
 const struct rondo_device_ops rondo__cpu_device = {
     .size = sizeof(struct rondo_device_ops),
     .abi = RONDO_DEVICE_ABI,
     .name = "cpu",
     .arithmetics = 1u << RONDO_ARITHMETIC_F32,
-    .levels = 1u << RONDO_STRICT,
+    .levels = 1u << RONDO_STRICT | LEVEL_FAST,
     .operations = 1u << RONDO_JOB_FORWARD | 1u << RONDO_JOB_JOIN | 1u << RONDO_JOB_PROBABILITIES,
     .unified = 1,
     .probe = probe,

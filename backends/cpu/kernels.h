@@ -61,6 +61,8 @@ struct rondo_cpu_linear {
     /* returns poll's code. poll is NULL on workers that are not the calling thread */
     int (*run)(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
                const struct rondo_poll *poll);
+    /* `count` steps of weights from column i of a leaf on (w: the leaf in a panel), as floats in the order of outputs, [count][stride] */
+    void (*widen)(const struct rondo_device_linear *l, const void *w, int64_t i, int64_t count, float *to, int64_t stride);
     /* nodes of other ranks too, of some rows and columns; its stack has been looked at (linear_ops.c) */
     void (*join)(const struct rondo_linear_join *job, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
 };

@@ -30,7 +30,7 @@ static inline int rondo__cpu_column(int type, int64_t output)
 struct rondo_device_linear {
     int64_t in, out, panels;
     int64_t first_column, columns;      /* of x that it has weights for; of all: 0 and in */
-    int32_t type, leaves, arithmetic;
+    int32_t type, leaves, arithmetic, level;
     int32_t group;                      /* of Q8: columns that share a scale */
     int32_t first_leaf, end_leaf;       /* as many leaves of these as make those columns */
     size_t bytes, panel_bytes;

@@ -319,31 +319,30 @@ static void finish(const struct rondo_cpu_linear_job *job, int64_t panel, int64_
         }
 }
 
-/* `count` steps of weights from column i of a leaf on, as floats in the order of outputs. */
-static void widen(const struct rondo_device_linear *l, const char *w, int64_t i, int64_t count, float *to)
+static void widen(const struct rondo_device_linear *l, const void *w, int64_t i, int64_t count, float *to, int64_t stride)
 {
     if (l->type == RONDO_BF16) {
-        const uint16_t *from = (const uint16_t *)(const void *)w + i * PANEL;
-        for (int64_t k = 0; k < count * PANEL; k += PANEL)
+        const uint16_t *from = (const uint16_t *)w + i * PANEL;
+        for (int64_t k = 0; k < count; k++, from += PANEL, to += stride)
             for (int j = 0; j < 16; j += VL) {
                 vf a, b;
-                vf_from_bf16_pairs(from + k + 2 * j, &a, &b);
-                vf_store(to + k + j, a);
-                vf_store(to + k + 16 + j, b);
+                vf_from_bf16_pairs(from + 2 * j, &a, &b);
+                vf_store(to + j, a);
+                vf_store(to + 16 + j, b);
             }
-    } else if (l->type == RONDO_F16) {
-        const uint16_t *from = (const uint16_t *)(const void *)w + i * PANEL;
-        for (int64_t k = 0; k < count * PANEL; k += VL)
-            vf_store(to + k, vf_from_f16(from + k));
+    } else if (l->type != RONDO_Q8) {
+        for (int64_t k = 0; k < count; k++, to += stride)
+            for (int j = 0; j < PANEL; j += VL)
+                vf_store(to + j, vf_element(w, (i + k) * PANEL + j, l->type));
     } else {
         for (int64_t first = i - i % l->group; first < i + count; first += l->group) {
-            const char *group = w + rondo__cpu_columns(l, first);
+            const char *group = (const char *)w + rondo__cpu_columns(l, first);
             const int64_t k0 = first < i ? i : first, k1 = first + l->group < i + count ? first + l->group : i + count;
             for (int j = 0; j < PANEL; j += VL) {
                 const vf scale = vf_load((const float *)(const void *)group + j);
                 const int8_t *from = (const int8_t *)group + RONDO_CPU_SCALES + j;
                 for (int64_t k = k0; k < k1; k++)
-                    vf_store(to + (k - i) * PANEL + j, vf_mul(vf_from_i8(from + (k - first) * PANEL), scale));
+                    vf_store(to + (k - i) * stride + j, vf_mul(vf_from_i8(from + (k - first) * PANEL), scale));
             }
         }
     }
@@ -381,7 +380,7 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
                 /* meanwhile the same steps of the next panel come, spread over the tiles */
                 const size_t share = panel + 1 < panel1 ? (piece / 64 + (size_t)tiles) / (size_t)tiles * 64 : 0;
                 if (wide)
-                    widen(l, w, i, some, widened);
+                    widen(l, w, i, some, widened, PANEL);
                 for (int64_t t = 0; t < tiles; t++) {
                     const int64_t n = padded(rondo__cpu_tile_begin(job, tile0 + t + 1) - rondo__cpu_tile_begin(job, tile0 + t));
                     const char *next = at + l->panel_bytes + (size_t)t * share;
@@ -461,4 +460,4 @@ static void join(const struct rondo_linear_join *job, int64_t row0, int64_t row1
 }
 
 extern const struct rondo_cpu_linear RONDO_ISA_TABLE(linear);
-const struct rondo_cpu_linear RONDO_ISA_TABLE(linear) = { TILE, pack, bytes, run, join };
+const struct rondo_cpu_linear RONDO_ISA_TABLE(linear) = { TILE, pack, bytes, run, widen, join };

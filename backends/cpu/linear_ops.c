@@ -5,6 +5,7 @@
  * item. The arithmetic is in ref_linear.c (definition) and linear.c (vectors). Called by lib/tensor/linear.c
  * through the device table.
  */
+#include "backends/cpu/fast.h"
 #include "backends/cpu/layers.h"
 
 #define PANEL RONDO_CPU_PANEL
@@ -29,9 +30,11 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     if (desc->arithmetic < 0 || desc->arithmetic >= RONDO_CPU_ARITHMETICS || !dev->kernels.linear[desc->arithmetic])
         return rondo__fail(RONDO_ENOTSUP, "the cpu device has no linear layers of arithmetic number %d; it has those of f32",
                            (int)desc->arithmetic);
-    if (desc->level != RONDO_STRICT)
-        return rondo__fail(RONDO_ENOTSUP, "the cpu device has linear layers of level strict only, not of number %d",
+    if (desc->level != RONDO_STRICT && desc->level != RONDO_FAST)
+        return rondo__fail(RONDO_ENOTSUP, "the cpu device has linear layers of levels strict and fast only, not of number %d",
                            (int)desc->level);
+    if (desc->level == RONDO_FAST && rondo__cpu_fast_open())
+        return RONDO_ENOTSUP;
     if (desc->in < 1 || desc->in > INT32_MAX || desc->out < 1 || desc->leaves < 1 || desc->leaves > desc->in ||
         (desc->type == RONDO_Q8 && desc->group < 1))
         return rondo__fail(RONDO_EINVAL,
@@ -67,6 +70,7 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     l->panel_bytes = panel_bytes;
     l->leaves = desc->leaves;
     l->arithmetic = desc->arithmetic;
+    l->level = desc->level;
     l->bytes = bytes;
     rondo__cpu_huge(l->weights, bytes);
     if (bytes && desc->out % PANEL)
@@ -208,6 +212,42 @@ static void cut(struct run *r, const struct rondo_device *dev, int64_t tiles, in
     }
 }
 
+/* ---- level fast ---- */
+
+static int fast_item(void *arg, int64_t item, int worker)
+{
+    struct run *r = arg;
+    const int64_t panel = item * r->item_panels, end = panel + r->item_panels;
+    rondo__cpu_fast_run(r->kernels, &r->job, panel, end < r->job.linear->panels ? end : r->job.linear->panels,
+                        (float *)(void *)(r->scratch + (size_t)worker * r->scratch_bytes));
+    return 0;
+}
+
+/* As run_node(). The caller is polled between blocks of rows, which bound the time of a call of the library. */
+#define FAST_ROWS 1024
+
+static int fast_node(struct rondo_device *dev, const struct rondo_cpu_linear *k, const struct rondo_cpu_linear_job *whole,
+                     const struct rondo_poll *poll)
+{
+    struct run r = { .kernels = k, .job = *whole, .item_panels = divide_up(whole->linear->panels, 2 * (int64_t)dev->threads),
+                     .scratch_bytes = rondo__cpu_fast_bytes() };
+    int err = 0;
+
+    r.item_panels = r.item_panels < RONDO_CPU_FAST_PANELS ? r.item_panels : RONDO_CPU_FAST_PANELS;
+    if (!rondo__cpu_scratch(dev, r.scratch_bytes * (size_t)dev->threads))
+        return rondo__fail(RONDO_ENOMEM, "no memory for the %zu bytes of scratch of a linear layer", r.scratch_bytes * (size_t)dev->threads);
+    r.scratch = dev->scratch;
+    for (int64_t row = 0; row < whole->rows && !err; row += FAST_ROWS) {
+        r.job.rows = whole->rows - row < FAST_ROWS ? whole->rows - row : FAST_ROWS;
+        r.job.x = whole->x + row * whole->x_stride;
+        r.job.y = whole->y + row * whole->y_stride;
+        err = rondo__cpu_for(dev, divide_up(whole->linear->panels, r.item_panels), fast_item, &r, poll);
+    }
+    return err;
+}
+
+/* ---- level strict ---- */
+
 /* One node of the tree over leaves: [leaf0, leaf1), for all rows, into y. */
 static int run_node(struct rondo_device *dev, const struct rondo_cpu_linear *k, const struct rondo_cpu_linear_job *whole,
                     const struct rondo_poll *poll)
@@ -218,6 +258,8 @@ static int run_node(struct rondo_device *dev, const struct rondo_cpu_linear *k, 
     struct run r = { .kernels = k, .job = *whole, .poll = poll };
     int err = 0;
 
+    if (whole->linear->level == RONDO_FAST && rows >= RONDO_CPU_FAST_ROWS && whole->x_stride <= INT32_MAX && whole->y_stride <= INT32_MAX)
+        return fast_node(dev, k, whole, poll);
     cut(&r, dev, most, most * k->tile_rows < rows ? most * k->tile_rows : rows);
     if ((k->pack && !rondo__mul((size_t)(most * k->tile_rows) * sizeof *whole->x, (size_t)columns, &packed)) ||
         !k->bytes(whole, r.item_panels, r.item_tiles, &r.scratch_bytes) || !rondo__add(packed, 63, &packed) ||

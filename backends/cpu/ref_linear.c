@@ -104,4 +104,11 @@ static bool bytes(const struct rondo_cpu_linear_job *job, int64_t panels, int64_
     return true;
 }
 
-const struct rondo_cpu_linear TABLE = { 16, NULL, bytes, run, join };
+static void widen(const struct rondo_device_linear *l, const void *w, int64_t i, int64_t count, float *to, int64_t stride)
+{
+    for (int64_t k = 0; k < count; k++)
+        for (int64_t o = 0; o < RONDO_CPU_PANEL; o++)
+            to[k * stride + o] = rondo__cpu_weight(l, w, i + k, o);
+}
+
+const struct rondo_cpu_linear TABLE = { 16, NULL, bytes, run, widen, join };
