@@ -50,7 +50,7 @@ static const struct option linear_options[] = {
     { "rows", 0, OPTION_INT, "M", "rows of x (default 512)", &bench.shape.rows, 1, 1 << 24, NULL },
     { "in", 0, OPTION_INT, "K", "length of a row of x (default 2048)", &bench.shape.in, 1, 1 << 20, NULL },
     { "out", 0, OPTION_INT, "N", "length of a row of y (default 2048)", &bench.shape.out, 1, 1 << 20, NULL },
-    { "type", 0, OPTION_CALL, "f32|bf16|f16", "of the weights (default f32)", &bench.shape.type, 0, 0, option_type },
+    { "type", 0, OPTION_CALL, "f32|bf16|f16|q8", "of the weights (default f32)", &bench.shape.type, 0, 0, option_number_type },
     COMMON_ROWS, LAST_ROW,
 };
 static const struct option transport_options[] = {
@@ -297,6 +297,8 @@ static int bench_command(const struct command *self, int argc, char **argv)
         return code;
     if (operand && !kind)
         return fail(EXIT_USAGE, "'%s' must come right after bench; usage: rondo %s", operand, self->synopsis);
+    if (!is_kind("linear") && !is_kind("generate") && (code = common_strict()) != 0)
+        return code;
     if ((code = common_settle()) != 0 || (code = check_options()) != 0)
         return code;
     const struct file_use files[] = { { "-m", bench.shape.model, FILE_FOLDER }, { "--plot", plot, FILE_OUT },

@@ -36,32 +36,21 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
     const struct shape *s = w->shape;
     rondo_linear *linear = NULL;
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
-    const size_t size = rondo_type_size(s->type);
-    char *weights = room(s->in, size);
+    float *weights = room(s->in, sizeof *weights);
     float *x = room(s->rows * s->in, sizeof *x), *y = room(s->rows * s->out, sizeof *y);
     int code = 0;
     d.in = s->in;
     d.out = s->out;
     d.type = s->type;
+    d.level = common.level;
     if (!weights || !x || !y)
         code = body_fail(RONDO_ENOMEM, "not enough memory for a linear layer of %lld x %lld", (long long)s->in, (long long)s->out);
     if (!code)
         code = rondo_linear_create(&linear, ctx, &d);
     for (int64_t o = 0; o < s->out && !code; o++) {
-        for (int64_t i = 0; i < s->in; i++) {
-            const float value = (float)((i * 7 + o * 13) % 31 - 15) * 0.03125f;   /* exact in bf16, and in f32 */
-            uint32_t bits;
-            memcpy(&bits, &value, 4);
-            if (s->type == RONDO_F32)
-                memcpy(weights + 4 * i, &bits, 4);
-            else if (s->type == RONDO_BF16)
-                memcpy(weights + 2 * i, (char *)&bits + 2, 2);
-            else {
-                const uint16_t half = (uint16_t)((bits >> 16 & 0x8000u) | (value == 0.0f ? 0u : ((bits >> 13 & 0x3ffffu) - (112u << 10))));
-                memcpy(weights + 2 * i, &half, 2);
-            }
-        }
-        code = rondo_linear_load(linear, o, 1, weights);
+        for (int64_t i = 0; i < s->in; i++)
+            weights[i] = (float)((i * 7 + o * 13) % 31 - 15) * 0.03125f;   /* exact in all types but q8 */
+        code = rondo_linear_load_from(linear, o, 1, RONDO_F32, weights, NULL);
     }
     for (int64_t i = 0; i < s->rows * s->in && x; i++)
         x[i] = (float)(i % 257 - 128) * 0.0078125f;
@@ -69,7 +58,7 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
         memset(y, 0, (size_t)(s->rows * s->out) * sizeof *y);
     struct linear_call c = { ctx, linear, s->rows, s->in, s->out, x, y };
     struct measurement m = { 0, 0, 0, 0, 0 };
-    const double weights_read = (double)s->in * (double)s->out * (double)size, flops = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
+    const double weights_read = (double)rondo_linear_bytes(linear), flops = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
     if (!code)
         code = bench_measure(ctx, w->ceiling, 0, w->b->repeat, w->ceiling == CEILING_DRAM ? weights_read : flops, linear_execute, &c, &m);
     if (!code)

@@ -128,6 +128,7 @@ struct common {
     int64_t cp, tp;
     int spread;                         /* 0 auto, 1 yes, 2 no */
     int weights;                        /* rondo_type of linear layers; 0: as stored */
+    int level;                          /* rondo_level of linear layers */
     const char *transport, *trace;
     const char *isa;                    /* NULL: auto */
     int layout, algorithm;              /* rondo_layout, rondo_algorithm; 0: not given */
@@ -137,6 +138,7 @@ struct common {
     bool mpi;                           /* decided by common_settle() */
 };
 extern struct common common;            /* one command runs in a process */
+int common_strict(void);                /* 0, or EXIT_USAGE where another level was asked for */
 extern const struct option options_output[];     /* --json --quiet --progress */
 extern const struct option options_ranks[];      /* --ranks, and refusal of --cp --tp */
 extern const struct option options_lm_ranks[];   /* --cp --tp --spread --weights, and refusal of --ranks */

@@ -41,8 +41,17 @@ static int choose_isa(const struct option *o, const char *text)
 
 static int choose_numerics(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "strict", NULL }, *const later[] = { "native", "fast", NULL };
-    return choose(o, text, known, later) < 0 ? EXIT_USAGE : 0;
+    static const char *const known[] = { "strict", "fast", NULL }, *const later[] = { "native", NULL };
+    static const int levels[] = { RONDO_STRICT, RONDO_FAST };
+    const int i = choose(o, text, known, later);
+    common.level = i < 0 ? RONDO_STRICT : levels[i];
+    return i < 0 ? EXIT_USAGE : 0;
+}
+
+int common_strict(void)
+{
+    return common.level == RONDO_STRICT ? 0 : fail(EXIT_USAGE, "--numerics fast is a level of linear layers, which generate, score and bench linear "
+                                                               "compute; attention is strict");
 }
 
 static int choose_arithmetic(const struct option *o, const char *text)
@@ -139,7 +148,7 @@ const struct option options_machine[] = {
     { "device", 0, OPTION_CALL, "cpu", "what computes", NULL, 0, 0, choose_device },
     { "threads", 0, OPTION_INT, "N", "threads inside one rank (default: cores shared out evenly)", &common.threads, 1, 4096, NULL },
     { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
-    { "numerics", 0, OPTION_CALL, "strict", "level of the numerics contract", NULL, 0, 0, choose_numerics },
+    { "numerics", 0, OPTION_CALL, "strict|fast", "level of the numerics contract; fast: linear layers by OpenBLAS", NULL, 0, 0, choose_numerics },
     { "arithmetic", 0, OPTION_CALL, "f32", "arithmetic of the numerics contract", NULL, 0, 0, choose_arithmetic },
     { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag, striped, snake or document", NULL, 0, 0, choose_layout },
     { "algorithm", 0, OPTION_CALL, "NAME", "auto (default), pass-kv, pass-q, all-gather, all-to-all, reduce, halo or mesh", NULL, 0, 0,

@@ -129,6 +129,7 @@ static void describe(const struct models *m, int32_t i, rondo_model_desc *d)
     d->cp_ranks = m->spread ? m->cp : 0;
     d->cp_rank = m->spread ? c : 0;
     d->weights = common.weights;
+    d->level = common.level;
 }
 
 static int open_for(struct models *m, const char *dir, enum model_text text, bool meter)

@@ -276,6 +276,8 @@ static int plan_command(const struct command *self, int argc, char **argv)
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
+    if ((code = common_strict()) != 0)
+        return code;
     if (!operand || strcmp(argv[1], operand))
         return fail(EXIT_USAGE, "what is to be planned comes right after plan; usage: rondo %s", self->synopsis);
     /* Under mpirun it is told once, of the processes that there are. */

@@ -48,7 +48,7 @@ void report_hash(json_t *report, const char *key, uint64_t hash)
 void report_numerics(json_t *report, int leaf)
 {
     json_t *n = json_object();
-    json_object_set_new(n, "mode", json_string(rondo_level_name(RONDO_STRICT)));
+    json_object_set_new(n, "mode", json_string(rondo_level_name(common.level)));
     json_object_set_new(n, "arithmetic", json_string(rondo_arithmetic_name(RONDO_ARITHMETIC_F32)));
     json_object_set_new(n, "version", json_integer(rondo_numerics_version()));
     json_object_set_new(n, "leaf", json_integer(leaf));

@@ -250,6 +250,8 @@ static int verify_command(const struct command *self, int argc, char **argv)
     int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
     if (code || help)
         return code;
+    if ((code = common_strict()) != 0)
+        return code;
     const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.text, FILE_IN }, { NULL, NULL, FILE_IN } };
     if (options.quick && options.full)
         return fail(EXIT_USAGE, "--quick and --full exclude each other; give one of them");
