@@ -99,6 +99,14 @@ says 2 "amx" verify --isa amx
 says 2 "sve" verify --isa sve
 says 2 "native" verify --numerics native
 says 2 "fast" verify --numerics fast
+says 2 "attention is strict" plan --numerics fast
+says 2 "attention is strict" bench attention --numerics fast
+# ... where linear layers are computed: by OpenBLAS, and reported so, or refused for the want of it
+"$RONDO" bench linear --numerics fast --rows 40 --in 64 --out 64 --repeat 1 --json >"$scratch/report" 2>"$scratch/err"; code=$?
+case $("$RONDO" info) in
+    *--with-openblas=yes*) ok "bench linear --numerics fast says so" grep -q '"mode": *"fast"' "$scratch/report" ;;
+    *) ok "bench linear --numerics fast is refused without OpenBLAS" expr $code = 2 '&' "$(grep -c fast "$scratch/err")" ;;
+esac
 says 2 "bf16-dot" verify --arithmetic bf16-dot
 says 2 "bf16-tile" verify --arithmetic bf16-tile
 says 2 "goes with --algorithm mesh" attend x -o y --grid 2,2 --ranks 4
