@@ -16,6 +16,8 @@ grep -nE -e '-ffast-math|-Ofast|-march=native|-mtune=native|-funsafe|-fassociati
 empty "no flag that lets the compiler change results" "$scratch/found"
 grep -rnE 'FLUSH_ZERO|DENORMALS_ZERO|fesetround|#[[:space:]]*pragma[[:space:]]+(STDC FP_CONTRACT ON|GCC optimize|clang fp)|omp.*\b(reduction|simd)\b' "$srcdir/lib" "$srcdir/lm" "$srcdir/backends" --include='*.[ch]' >"$scratch/found"
 empty "no flushing, no contraction, no reductions by OpenMP" "$scratch/found"
+grep -rnlE '\b(cblas_|openblas_)' "$srcdir/lib" "$srcdir/lm" "$srcdir/backends" --include='*.[ch]' | sed "s,^$srcdir/,," | grep -vx 'backends/cpu/fast\.c' >"$scratch/found"
+empty "nobody calls a BLAS but level fast" "$scratch/found"
 # the linked libraries (objects under -flto are no machine code yet, and name functions that no code calls), or the archives
 if [ -f "$builddir/.libs/librondo.so" ]; then kind=so option=-D; else kind=a option=''; fi
 for library in librondo librondo_lm; do
