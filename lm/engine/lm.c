@@ -33,12 +33,14 @@ int rondo__lm_room(void **block, size_t *room, size_t bytes, const char *what)
 {
     if (*block && bytes <= *room)
         return 0;
+    /* What has grown once may grow again: with an eighth ahead it seldom does. */
+    const size_t ahead = *room ? bytes / 8 : 0, all = bytes + ahead < bytes ? bytes : bytes + ahead;
     rondo__free(*block);
     *room = 0;
-    *block = rondo__alloc(bytes);
+    *block = rondo__alloc(all);
     if (!*block)
-        return rondo__fail(RONDO_ENOMEM, "no memory for %s (%zu bytes)", what, bytes);
-    *room = bytes;
+        return rondo__fail(RONDO_ENOMEM, "no memory for %s (%zu bytes)", what, all);
+    *room = all;
     return 0;
 }
 
