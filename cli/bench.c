@@ -30,7 +30,7 @@ static const struct option attention_options[] = {
     { "kv-heads", 0, OPTION_INT, "G", "KV heads (default 8, or H where 8 does not divide it)", &bench.shape.kv_heads, 1, 4096, NULL },
     { "head-dim", 0, OPTION_INT, "D", "size of q and k (default 128)", &bench.shape.head_dim, 1, 4096, NULL },
     { "value-dim", 0, OPTION_INT, "Dv", "size of v (default D)", &bench.shape.value_dim, 1, 4096, NULL },
-    { "type", 0, OPTION_CALL, "f32|bf16|f16", "of keys and values (default f32)", &bench.shape.type, 0, 0, option_type },
+    { "type", 0, OPTION_CALL, "f32|bf16|f16|q8", "of keys and values (default f32)", &bench.shape.type, 0, 0, option_number_type },
     { "causal", 0, OPTION_FLAG, NULL, "a query sees no key after its position", &bench.shape.causal, 0, 0, NULL },
     { "window", 0, OPTION_CALL, "L,R", "a query sees L keys before and R after; -1 = open", &bench.shape.window, 0, 0, option_window },
     { "softcap", 0, OPTION_REAL, "X", "scores s become X*tanh(s/X)", &bench.shape.softcap, 1e-30, 1e30, NULL },

@@ -25,6 +25,26 @@ static int execute(void *arg)
     return rondo_attention_execute(c->plan, &c->io, c->workspace);
 }
 
+/* Keys or values: `rows` rows of `dim` numbers. */
+static void *kv_numbers(int64_t rows, int64_t dim, int type, uint32_t stream)
+{
+    if (type != RONDO_Q8)
+        return bench_numbers(rows * dim, type, stream);
+    enum { NUMBERS = 4096 };
+    const float scale = 0x1p-7f;
+    const size_t row = rondo_row_bytes(type, dim);
+    float *x = bench_numbers(NUMBERS, RONDO_F32, stream);
+    char *data = x ? room(rows, row) : NULL;
+    for (int64_t r = 0; data && r < rows; r++) {
+        char *to = data + (size_t)r * row;
+        for (int64_t i = 0; i < dim; i++)
+            to[i] = (char)(int)(127.0f * x[(r * 31 + i) % NUMBERS]);
+        memcpy(to + dim, &scale, sizeof scale);
+    }
+    free(x);
+    return data;
+}
+
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     const struct work *w = arg;
@@ -48,8 +68,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const int64_t q_shape[3] = { info.q_rows, s->heads, s->head_dim }, k_shape[3] = { info.kv_rows, s->kv_heads, s->head_dim };
     const int64_t v_shape[3] = { info.kv_rows, s->kv_heads, value_dim }, o_shape[3] = { info.q_rows, s->heads, value_dim };
     q = bench_numbers(q_shape[0] * q_shape[1] * q_shape[2], RONDO_F32, 0);
-    k = bench_numbers(k_shape[0] * k_shape[1] * k_shape[2], s->type, 1);
-    v = bench_numbers(v_shape[0] * v_shape[1] * v_shape[2], s->type, 2);
+    k = kv_numbers(k_shape[0] * k_shape[1], k_shape[2], s->type, 1);
+    v = kv_numbers(v_shape[0] * v_shape[1], v_shape[2], s->type, 2);
     out = bench_numbers(o_shape[0] * o_shape[1] * o_shape[2], RONDO_F32, 3);
     lse = room(info.q_rows * s->heads, sizeof *lse);
     c.workspace = room((int64_t)info.workspace_bytes, 1);
@@ -64,7 +84,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     c.io.out = rondo_tensor_dense(out, RONDO_F32, 3, o_shape);
     c.io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, (int64_t[]){ info.q_rows, s->heads });
     extras_give(w->extras, s, &c.io);
-    const double bytes = (double)(s->cached + 1) * (double)s->kv_heads * (double)(s->head_dim + value_dim) * (double)rondo_type_size(s->type);
+    const double bytes = (double)(s->cached + 1) * (double)s->kv_heads *
+                         (double)(rondo_row_bytes(s->type, s->head_dim) + rondo_row_bytes(s->type, value_dim));
     struct measurement m = { 0, 0, 0, 0, 0 };
     code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, 0, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
     if (!code && rondo_context_rank(ctx) == 0) {

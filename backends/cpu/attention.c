@@ -82,11 +82,11 @@ static value_kernel *const value_kernels[][4] = { [VALUES_WIDE] = VALUE_TABLE(wi
 
 static void widen(const char *from, int64_t stride, int type, int32_t rows, int32_t dim, float *to, int64_t to_stride)
 {
-    const int64_t bytes = dim * (int64_t)rondo_type_size(type);
+    const int64_t bytes = (int64_t)rondo_row_bytes(type, dim);
     for (int32_t i = 0; i < rows; i++, from += stride, to += to_stride) {
         if (i + FETCH_ROWS < rows)
             fetch_row(from + FETCH_ROWS * stride, bytes);
-        widen_row(from, 0, dim, type, to);
+        widen_row(from, 0, dim, dim, type, to);
     }
 }
 
@@ -227,8 +227,10 @@ static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf
     float m[PANEL], l[PANEL];
     struct merges with;
 
-    const bool direct = b->few && w->uniform; /* where it lies */
-    if (direct) {
+    const bool direct = b->few && w->uniform && t->kv_type != RONDO_Q8; /* where it lies; what takes its scale twice is widened once */
+    if (b->few && w->uniform) {
+        if (!direct)
+            leaf_widen(b);
         decode_scores(b, p, w->u0, w->u1, m, l);
     } else {
         leaf_widen(b);
@@ -287,8 +289,8 @@ static void look_at(struct block *b, const struct rondo_leaf *f)
     b->next.v = (const char *)at.v + at.v_at * element;
     b->next.k_stride = at.k_stride * element;
     b->next.v_stride = at.v_stride * element;
-    b->next.k_bytes = t->head_dim * element;
-    b->next.v_bytes = t->value_dim * element;
+    b->next.k_bytes = (int32_t)rondo_row_bytes(t->kv_type, t->head_dim);
+    b->next.v_bytes = (int32_t)rondo_row_bytes(t->kv_type, t->value_dim);
     b->next.count = count;
     const int64_t k_head = rondo__head_stride(t, f, 0) * element, v_head = rondo__head_stride(t, f, 1) * element;
     const bool by_key = b->next.k_stride >= k_head;

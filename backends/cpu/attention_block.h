@@ -114,7 +114,7 @@ static bool decodes(const struct rondo_attention_task *t, int32_t rows) { return
  * the next one stay in the second-level cache. */
 static int32_t heads(const struct rondo_attention_task *t)
 {
-    const int64_t leaf = (int64_t)t->leaf_size * (t->head_dim + t->value_dim) * (int64_t)rondo_type_size(t->kv_type), most = LEAF_BYTES / (leaf + 1);
+    const int64_t leaf = t->leaf_size * (int64_t)(rondo_row_bytes(t->kv_type, t->head_dim) + rondo_row_bytes(t->kv_type, t->value_dim)), most = LEAF_BYTES / (leaf + 1);
     if (!decodes(t, (int32_t)(tokens(t) * (t->heads / t->kv_heads))))
         return 1;
     return (int32_t)(most < 1 ? 1 : most < t->kv_heads ? most : t->kv_heads);
@@ -200,10 +200,19 @@ static void fetch_row(const void *row, int64_t bytes)
         __builtin_prefetch((const char *)row + i, 0, 3);
 }
 
-/* Numbers [d, d + count) of a row, as floats. */
-VEC void widen_row(const void *row, int32_t d, int32_t count, int type, float *to)
+/* Numbers [d, d + count) of a row of `dim`, as floats. */
+VEC void widen_row(const void *row, int32_t d, int32_t count, int32_t dim, int type, float *to)
 {
     int32_t i = 0;
+    if (type == RONDO_Q8) {
+        float scale;
+        memcpy(&scale, (const char *)row + dim, sizeof scale);
+        for (; i + VL <= count; i += VL)
+            vf_store(to + i, vf_mul(vf_from_i8((const int8_t *)row + d + i), vf_set1(scale)));
+        for (; i < count; i++)
+            to[i] = (float)((const int8_t *)row)[d + i] * scale;
+        return;
+    }
     for (; i + VL <= count; i += VL)
         vf_store(to + i, vf_element(row, d + i, type));
     for (; i < count; i++)

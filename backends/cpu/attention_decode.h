@@ -27,7 +27,7 @@ VEC void turn_widened(const int type, const char *k, int64_t stride, int32_t cou
         const int32_t width = dim - d < VL ? dim - d : VL;
         vf x[VL];
         for (int i = 0; i < VL; i++)
-            widen_row(k + (i < count ? i : count - 1) * stride, d, width, type, wide + i * VL);
+            widen_row(k + (i < count ? i : count - 1) * stride, d, width, dim, type, wide + i * VL);
         vf_turn(wide, VL * (int64_t)sizeof *wide, x);
         UNROLL
         for (int i = 0; i < VL; i++)
@@ -220,8 +220,8 @@ static void decode_scores(struct block *b, const struct panel *p, int32_t u0, in
         m[r] = l[r] = 0.0f;
     for (int32_t key = u0; key < u1; key += DECODE_KEYS) {
         const char *k = b->raw_k + key * b->raw_k_stride;
-        if (t->kv_type == RONDO_F32)
-            turn_f32(k, b->raw_k_stride, u1 - key, t->head_dim, b->kt, &b->next);
+        if (b->k)
+            turn_f32((const char *)(b->k + key * b->k_stride), b->k_stride * (int64_t)sizeof *b->k, u1 - key, t->head_dim, b->kt, &b->next);
         else if (t->kv_type == RONDO_BF16)
             turn_bf16(k, b->raw_k_stride, u1 - key, t->head_dim, b->kt, &b->next);
         else

@@ -89,6 +89,8 @@ int rondo__cpu_rope(struct rondo_device *dev, struct rondo_stream *stream, int64
 int rondo__cpu_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y);
 int rondo__cpu_convert(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type,
                        void *to);
+int rondo__cpu_convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
+                            size_t from_stride, int to_type, void *to, size_t to_stride);
 int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
                          double *out);
 

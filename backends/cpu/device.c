@@ -330,5 +330,6 @@ const struct rondo_device_ops rondo__cpu_device = {
     .rope = rondo__cpu_rope,
     .swiglu = rondo__cpu_swiglu,
     .convert = rondo__cpu_convert,
+    .convert_rows = rondo__cpu_convert_rows,
     .logsumexp = rondo__cpu_logsumexp,
 };

@@ -177,6 +177,73 @@ static void convert(int64_t count, int from_type, const void *from, int to_type,
         convert_from(count, RONDO_F16, from, to_type, to);
 }
 
+/* The scale of a row as Q8. */
+VEC float row_scale(const int type, int64_t dim, const char *from)
+{
+    const float infinity = __builtin_inff();
+    float lane[VL], largest = 0.0f;
+    vf most = vf_zero(); /* of -|x| the least */
+    vm good = vm_first(VL);
+    int64_t i = 0;
+    for (; i + VL <= dim; i += VL) {
+        const vf x = vf_neg_abs(vf_element(from, i, type));
+        good = vm_and(good, vf_lt(vf_set1(-infinity), x));
+        most = vf_min(x, most);
+    }
+    vf_store(lane, vf_select(good, vf_neg(most), vf_set1(infinity)));
+    for (int j = 0; j < VL; j++)
+        largest = lane[j] > largest ? lane[j] : largest;
+    for (; i < dim; i++) {
+        const float x = rondo__element(from, i, type), a = x < 0.0f ? -x : x;
+        largest = !(a < infinity) ? infinity : a > largest ? a : largest;
+    }
+    return rondo__q8_scale(largest);
+}
+
+VEC void row_to_q8(const int type, int64_t dim, const char *from, char *to)
+{
+    const float scale = row_scale(type, dim, from);
+    int64_t i = 0;
+    for (; scale > 0.0f && i + VL <= dim; i += VL)
+        vf_to_i8((int8_t *)to + i, vf_max(vf_set1(-127.0f), vf_min(vf_set1(127.0f), vf_rint(vf_div(vf_element(from, i, type), vf_set1(scale))))));
+    for (; i < dim; i++)
+        to[i] = (char)rondo__q8_number(rondo__element(from, i, type), scale);
+    memcpy(to + dim, &scale, sizeof scale);
+}
+
+VEC void row_from_q8(int64_t dim, const char *from, const int type, char *to)
+{
+    float scale;
+    int64_t i = 0;
+    memcpy(&scale, from + dim, sizeof scale);
+    for (; i + VL <= dim; i += VL)
+        vf_put_element(to, i, type, vf_mul(vf_from_i8((const int8_t *)from + i), vf_set1(scale)));
+    for (; i < dim; i++)
+        rondo__put_element(to, i, type, (float)((const int8_t *)from)[i] * scale);
+}
+
+static void convert_rows(int64_t rows, int64_t dim, int from_type, const char *from, size_t from_stride, int to_type, char *to, size_t to_stride)
+{
+    for (int64_t r = 0; r < rows; r++, from += from_stride, to += to_stride) {
+        if (from_type == RONDO_Q8 && to_type == RONDO_Q8)
+            memmove(to, from, (size_t)dim + sizeof(float));
+        else if (to_type == RONDO_F32 && from_type == RONDO_Q8)
+            row_from_q8(dim, from, RONDO_F32, to);
+        else if (to_type == RONDO_BF16 && from_type == RONDO_Q8)
+            row_from_q8(dim, from, RONDO_BF16, to);
+        else if (from_type == RONDO_Q8)
+            row_from_q8(dim, from, RONDO_F16, to);
+        else if (to_type == RONDO_Q8 && from_type == RONDO_F32)
+            row_to_q8(RONDO_F32, dim, from, to);
+        else if (to_type == RONDO_Q8 && from_type == RONDO_BF16)
+            row_to_q8(RONDO_BF16, dim, from, to);
+        else if (to_type == RONDO_Q8)
+            row_to_q8(RONDO_F16, dim, from, to);
+        else
+            convert(dim, from_type, from, to_type, to);
+    }
+}
+
 /* ---- logsumexp ---- */
 
 /* The largest of a row, and whether there is a NaN. The order of comparisons does not matter to either. */
@@ -252,5 +319,5 @@ static void logsumexp(int64_t rows, int64_t dim, const float *x, int64_t x_strid
 }
 
 extern const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise);
-const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise) = { rmsnorm, rope, swiglu, convert,
+const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise) = { rmsnorm, rope, swiglu, convert, convert_rows,
                                                                     logsumexp };

@@ -17,6 +17,7 @@ struct call {
     void *out;
     float eps;
     int32_t in_type, out_type;
+    size_t in_stride, out_stride;      /* bytes */
 };
 
 /* Items of about ITEM_ELEMENTS for `count` things of `each` elements. */
@@ -121,6 +122,25 @@ int rondo__cpu_convert(struct rondo_device *dev, struct rondo_stream *stream, in
                       .in_type = from_type,
                       .out_type = to_type };
     return rondo__cpu_for(dev, items(&c, count, 1), convert_item, &c, NULL);
+}
+
+static int convert_rows_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t rows, row = range(c, item, &rows);
+    (void)worker;
+    c->kernels->convert_rows(rows, c->dim, c->in_type, (const char *)c->in + (size_t)row * c->in_stride, c->in_stride, c->out_type,
+                             (char *)c->out + (size_t)row * c->out_stride, c->out_stride);
+    return 0;
+}
+
+int rondo__cpu_convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
+                            size_t from_stride, int to_type, void *to, size_t to_stride)
+{
+    (void)stream;
+    struct call c = { .kernels = &dev->kernels.elementwise, .dim = dim, .in = from, .out = to, .in_type = from_type, .out_type = to_type,
+                      .in_stride = from_stride, .out_stride = to_stride };
+    return rondo__cpu_for(dev, items(&c, rows, dim), convert_rows_item, &c, NULL);
 }
 
 static int logsumexp_item(void *arg, int64_t item, int worker)

@@ -46,6 +46,7 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
     to->rope = from->rope ? from->rope : to->rope;
     to->swiglu = from->swiglu ? from->swiglu : to->swiglu;
     to->convert = from->convert ? from->convert : to->convert;
+    to->convert_rows = from->convert_rows ? from->convert_rows : to->convert_rows;
     to->logsumexp = from->logsumexp ? from->logsumexp : to->logsumexp;
 }
 

@@ -88,6 +88,7 @@ struct rondo_cpu_elementwise {
     void (*rope)(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table);
     void (*swiglu)(int64_t count, const float *gate, const float *up, float *y);
     void (*convert)(int64_t count, int from_type, const void *from, int to_type, void *to);
+    void (*convert_rows)(int64_t rows, int64_t dim, int from_type, const char *from, size_t from_stride, int to_type, char *to, size_t to_stride);
     void (*logsumexp)(int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
 };
 

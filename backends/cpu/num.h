@@ -225,6 +225,16 @@ static inline int8_t rondo__q8_number(float x, float scale)
     return (int8_t)(n > 127.0f ? 127.0f : n < -127.0f ? -127.0f : n);
 }
 
+/* Number d of a row of `dim`, of any type: of Q8 times the scale, which lies behind the row. */
+static inline float rondo__row_number(const void *row, int64_t d, int64_t dim, int type)
+{
+    float scale;
+    if (type != RONDO_Q8)
+        return rondo__element(row, d, type);
+    memcpy(&scale, (const char *)row + dim, sizeof scale);
+    return (float)((const int8_t *)row)[d] * scale;
+}
+
 /* One rounding to the storage type; NaN becomes the canonical one. */
 static inline void rondo__put_element(void *p, int64_t i, int type, float x)
 {

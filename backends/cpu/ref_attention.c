@@ -38,14 +38,14 @@ struct row {
 static bool sees(const struct row *r, int32_t i) { return r->seen[i / 64] >> (i % 64) & 1; }
 
 /* C2: the chain over the head dimension, one product with scale * log2(e) or tanh between two products, then the terms. */
-static float score(const struct rondo_attention_task *t, const struct row *r, const void *k, int64_t at, int64_t position)
+static float score(const struct rondo_attention_task *t, const struct row *r, const void *k, int64_t position)
 {
     const uint64_t distance = position > r->p ? (uint64_t)position - (uint64_t)r->p : (uint64_t)r->p - (uint64_t)position;
     float s = 0.0f, x;
     for (int32_t j = 0; j < t->head_dim + (t->head_dim & 1); j++) {
         int32_t d = pairwise(j);
         if (d < t->head_dim)
-            s = rondo__fma(r->q[d], rondo__element(k, at + d, t->kv_type), s);
+            s = rondo__fma(r->q[d], rondo__row_number(k, d, t->head_dim, t->kv_type), s);
     }
     x = t->terms.cap_in != 0.0f ? rondo__tanh(s * t->terms.cap_in) * t->terms.cap_out : s * t->scale_log2;
     if (t->terms.alibi)
@@ -59,6 +59,7 @@ static float score(const struct rondo_attention_task *t, const struct row *r, co
 static float leaf_scores(const struct rondo_attention_task *t, const struct rondo_leaf *f, struct row *r)
 {
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
+    const int64_t size = (int64_t)rondo_type_size(t->kv_type);
     float M = -FLT_MAX;
     rondo__leaf_bits(t, f, r->head, r->p, r->lo, r->hi, r->seen);
     for (int32_t i = 0; i < f->count; i++) {
@@ -69,7 +70,7 @@ static float leaf_scores(const struct rondo_attention_task *t, const struct rond
             r->seen[i / 64] &= ~((uint64_t)1 << (i % 64));
             continue;
         }
-        r->x[i] = score(t, r, at.k, at.k_at + i * at.k_stride, position);
+        r->x[i] = score(t, r, (const char *)at.k + (at.k_at + i * at.k_stride) * size, position);
         float n = rondo__rint(r->x[i]);
         M = n > M ? n : M;
     }
@@ -102,8 +103,9 @@ static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *
         l = l + p;
         if (dropped(t, r, f->first + (int64_t)i * f->step))
             p = 0.0f;
+        const void *v = (const char *)at.v + (at.v_at + i * at.v_stride) * (int64_t)rondo_type_size(t->kv_type);
         for (int32_t d = 0; d < t->value_dim; d++)
-            acc[d] = rondo__fma(p, rondo__element(at.v, at.v_at + i * at.v_stride + d, t->kv_type), acc[d]);
+            acc[d] = rondo__fma(p, rondo__row_number(v, d, t->value_dim, t->kv_type), acc[d]);
     }
     node[NODE_M] = l != l ? FLT_MAX : M;
     node[NODE_L] = l;

@@ -81,6 +81,31 @@ static void convert(int64_t count, int from_type, const void *from, int to_type,
         rondo__put_element(to, i, to_type, rondo__element(from, i, from_type));
 }
 
+/* Q8: the row's scale of its largest magnitude, where what is NaN once stays so; then numbers, then the scale. Numbers of 8 bits stay as they
+ * are where both are Q8. */
+static void convert_rows(int64_t rows, int64_t dim, int from_type, const char *from, size_t from_stride, int to_type, char *to, size_t to_stride)
+{
+    for (int64_t r = 0; r < rows; r++, from += from_stride, to += to_stride) {
+        float largest = 0.0f, scale;
+        if (from_type == to_type && to_type == RONDO_Q8) {
+            memmove(to, from, (size_t)dim + sizeof scale);
+            continue;
+        }
+        for (int64_t i = 0; i < dim && to_type != RONDO_Q8; i++)
+            rondo__put_element(to, i, to_type, rondo__row_number(from, i, dim, from_type));
+        if (to_type != RONDO_Q8)
+            continue;
+        for (int64_t i = 0; i < dim; i++) {
+            const float x = rondo__element(from, i, from_type), a = x < 0.0f ? -x : x;
+            largest = a > largest || a != a ? a : largest;
+        }
+        scale = rondo__q8_scale(largest);
+        for (int64_t i = 0; i < dim; i++)
+            ((int8_t *)to)[i] = rondo__q8_number(rondo__element(from, i, from_type), scale);
+        memcpy(to + dim, &scale, sizeof scale);
+    }
+}
+
 /* log(sum(exp(x))) = m + log(sum(2^((x - m) log2(e)))), m the largest element. Weights are floats by C3, as
  * in attention; they are added up in double, lane = index mod 16 inside a leaf of 512, lanes folded in
  * halves, leaves by the tree of C6. An infinite m is the answer itself; nothing but -inf gives -inf; a NaN
@@ -122,4 +147,4 @@ static void logsumexp(int64_t rows, int64_t dim, const float *x, int64_t x_strid
         out[row] = row_logsumexp(x + row * x_stride, dim);
 }
 
-const struct rondo_cpu_elementwise TABLE = { rmsnorm, rope, swiglu, convert, logsumexp };
+const struct rondo_cpu_elementwise TABLE = { rmsnorm, rope, swiglu, convert, convert_rows, logsumexp };

@@ -49,6 +49,10 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
     case RONDO_HOOK_CONVERT:
         return ops->convert(dev, c->stream, c->as.convert.count, c->as.convert.from_type, c->as.convert.from, c->as.convert.to_type,
                             c->as.convert.to);
+    case RONDO_HOOK_CONVERT_ROWS:
+        return ops->convert_rows(dev, c->stream, c->as.convert_rows.rows, c->as.convert_rows.dim, c->as.convert_rows.from_type,
+                                 c->as.convert_rows.from, c->as.convert_rows.from_stride, c->as.convert_rows.to_type, c->as.convert_rows.to,
+                                 c->as.convert_rows.to_stride);
     default:
         return ops->logsumexp(dev, c->stream, c->as.logsumexp.rows, c->as.logsumexp.dim, c->as.logsumexp.x, c->as.logsumexp.x_stride,
                               c->as.logsumexp.out);
@@ -490,6 +494,26 @@ static int convert(struct rondo_device *dev, struct rondo_stream *stream, int64_
     return rondo__hook_put(h, stream, &call, NULL);
 }
 
+static int convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
+                        size_t from_stride, int to_type, void *to, size_t to_stride)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_CONVERT_ROWS,
+                                     .as.convert_rows = { .rows = rows, .dim = dim, .from_stride = from_stride, .to_stride = to_stride,
+                                                          .from_type = from_type, .to_type = to_type } };
+    const size_t from_row = rondo_row_bytes(from_type, dim), to_row = rondo_row_bytes(to_type, dim);
+    void *in, *out;
+    int err = rondo__hook_own(h, "convert_rows", "from", from, 0, reach(from_stride, from_row, rows), &in);
+    if (!err)
+        err = rondo__hook_own(h, "convert_rows", "to", to, 0, reach(to_stride, to_row, rows), &out);
+    if (err)
+        return err;
+    call.as.convert_rows.from = in;
+    call.as.convert_rows.to = out;
+    count_elements(h, (double)rows, 0.0, (double)(from_row + to_row));
+    return rondo__hook_put(h, stream, &call, NULL);
+}
+
 static int logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out)
 {
     struct rondo__hook_device *h = rondo__hook_device_of(dev);
@@ -541,6 +565,7 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(rope);
     WRAP(swiglu);
     WRAP(convert);
+    WRAP(convert_rows);
     WRAP(logsumexp);
     WRAP(linear_read);
     WRAP(linear_format);

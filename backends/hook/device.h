@@ -16,7 +16,7 @@ struct rondo__hook_device;
 
 enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
-    RONDO_HOOK_CONVERT, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN,
+    RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -62,6 +62,13 @@ struct rondo__hook_call {
             void *to;
             int32_t from_type, to_type;
         } convert;
+        struct {
+            int64_t rows, dim;
+            const void *from;
+            void *to;
+            size_t from_stride, to_stride;
+            int32_t from_type, to_type;
+        } convert_rows;
         struct {
             int64_t rows, dim, x_stride;
             const float *x;

@@ -171,7 +171,7 @@ static void touch_keys(struct extent e[2], const struct rondo_program_desc *d, c
                        int64_t first, int64_t end)
 {
     const struct heads heads = kv_heads_of(d, job);
-    const int64_t values = job->operation == RONDO_JOB_PROBABILITIES ? 0 : d->value_dim;
+    const int64_t values = job->operation == RONDO_JOB_PROBABILITIES ? 0 : rondo__row_numbers(d->kv_type, d->value_dim);
     const int64_t element = (int64_t)rondo_type_size(d->kv_type);
     while (first < end) {
         int64_t row = first, rows = end - first;
@@ -180,7 +180,7 @@ static void touch_keys(struct extent e[2], const struct rondo_program_desc *d, c
             row = part->pages[first / part->page_rows] * part->page_rows + into;
             rows = part->page_rows - into < rows ? part->page_rows - into : rows;
         }
-        touch_rows(e, &part->k, row, rows, heads, 0, d->head_dim, element);
+        touch_rows(e, &part->k, row, rows, heads, 0, rondo__row_numbers(d->kv_type, d->head_dim), element);
         touch_rows(e + 1, &part->v, row, rows, heads, 0, values, element);
         first += rows;
     }
@@ -338,7 +338,8 @@ static void count(struct rondo__hook_device *h, const struct program *p, const s
         const struct rondo_job *job = d->jobs + i;
         const bool probs = job->operation == RONDO_JOB_PROBABILITIES;
         const double heads = (double)heads_of(d, job).count, dims = (double)(probs ? d->head_dim : d->head_dim + d->value_dim);
-        const double kv_row = (double)kv_heads_of(d, job).count * dims * (double)rondo_type_size(d->kv_type);
+        const double kv_bytes = (double)(rondo_row_bytes(d->kv_type, d->head_dim) + (probs ? 0 : rondo_row_bytes(d->kv_type, d->value_dim)));
+        const double kv_row = (double)kv_heads_of(d, job).count * kv_bytes;
         const double q_row = heads * (double)d->head_dim * (double)rondo_type_size(d->q_type);
         const double out_row = heads * (double)d->value_dim * (double)rondo_type_size(d->out_type);
         const double node = heads * (double)d->node_width * sizeof(float);

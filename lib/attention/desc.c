@@ -12,7 +12,8 @@
 
 static int bad_type(const char *field, int32_t type)
 {
-    return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %s is %d; f32, bf16 and f16 are 1, 2 and 3", field, (int)type);
+    return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %s is %d; f32, bf16 and f16 are 1, 2 and 3, and q8, for keys and values, 4", field,
+                       (int)type);
 }
 
 static int check_shape(rondo_attention_desc *d)
@@ -78,11 +79,11 @@ static int check_numbers(rondo_attention_desc *d)
         d->kv_type = RONDO_F32;
     if (!d->out_type)
         d->out_type = d->q_type;
-    if (!rondo_type_size(d->q_type))
+    if (!rondo_type_size(d->q_type) || d->q_type == RONDO_Q8)
         return bad_type("q_type", d->q_type);
     if (!rondo_type_size(d->kv_type))
         return bad_type("kv_type", d->kv_type);
-    if (!rondo_type_size(d->out_type))
+    if (!rondo_type_size(d->out_type) || d->out_type == RONDO_Q8)
         return bad_type("out_type", d->out_type);
     return 0;
 }
@@ -139,6 +140,10 @@ static int check_terms(const rondo_attention_desc *d)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: dropout is %g; it must be at least 0 and less than 1", d->dropout);
     if (d->shared_kv != 0 && d->shared_kv != 1)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: shared_kv is %d; it must be 0 or 1", (int)d->shared_kv);
+    if (d->shared_kv && d->kv_type == RONDO_Q8 && d->value_dim != d->head_dim)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: v lies in k (shared_kv) of type q8, whose scale is behind %lld numbers and not behind "
+                                          "%lld; value_dim must be head_dim, or kv_type f32, bf16 or f16", (long long)d->head_dim,
+                           (long long)d->value_dim);
     if (d->shared_kv && d->value_dim > d->head_dim)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: v lies in k (shared_kv), but value_dim %lld is more than head_dim %lld",
                            (long long)d->value_dim, (long long)d->head_dim);

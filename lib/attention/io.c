@@ -25,7 +25,7 @@ static int64_t begins(const struct use *u, int64_t sequence)
 
 static int64_t inner(const rondo_tensor *t)
 {
-    return t->dims == 3 ? t->shape[2] : 1;
+    return t->dims == 3 ? rondo__row_numbers(t->type, t->shape[2]) : 1;
 }
 
 /* ---- one tensor ---- */

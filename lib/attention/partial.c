@@ -73,19 +73,20 @@ static int stage_rows(struct rondo__staging *s, const char *function, const char
                            (long long)(dim ? dim : 1));
     int64_t across, all;
     if (t->stride[0] < 1 || t->stride[1] < 1 || (dim && t->stride[2] != 1) || !rondo__mul64(heads - 1, t->stride[1], &across) ||
-        !rondo__mul64(rows, t->stride[0], &all) || !rondo__add64(all, across, &all) || !rondo__add64(all, dim, &all) || all > INT64_MAX / 16)
+        !rondo__mul64(rows, t->stride[0], &all) || !rondo__add64(all, across, &all) || !rondo__add64(all, rondo__row_numbers(type, dim), &all) || all > INT64_MAX / 16)
         return rondo__fail(RONDO_EINVAL, "%s: the strides of %s are %lld and %lld, and %lld for the last dimension; they must be positive, the last "
                                          "1, and reach no further than memory", function, name, (long long)t->stride[0], (long long)t->stride[1],
                            (long long)(dim ? t->stride[2] : 1));
     err = rondo__check_memory(s->ctx, function, name, t->memory, t->data);
     if (err)
         return err;
-    const size_t element = rondo_type_size(type), block = (size_t)(dim ? dim : 1) * element;
+    const int64_t width = dim ? rondo__row_numbers(type, dim) : 1;
+    const size_t element = rondo_type_size(type), block = (size_t)width * element;
     const struct rondo__array array = { t->data, rows, heads, (size_t)t->stride[0] * element, (size_t)t->stride[1] * element, block };
     const int before = s->count;
     err = rondo__stage(s, uses, array, &out->data);
-    out->row_stride = s->count == before ? t->stride[0] : heads * (dim ? dim : 1);   /* its copy is dense */
-    out->head_stride = s->count == before ? t->stride[1] : dim ? dim : 1;
+    out->row_stride = s->count == before ? t->stride[0] : heads * width;   /* its copy is dense */
+    out->head_stride = s->count == before ? t->stride[1] : width;
     return err;
 }
 
@@ -396,7 +397,7 @@ int rondo_merge(rondo_context *ctx, int64_t parts, const rondo_tensor *outs, con
         return rondo__fail(RONDO_EINVAL, "%s: %lld parts, and ctx, outs, lses and out must not be NULL; it takes 1 to %d", function, (long long)parts,
                            MERGE_PARTS);
     int err = rondo__tensor_check(function, "out", out);
-    if (!err && (out->dims != 3 || out->shape[0] < 0 || out->shape[1] < 1 || out->shape[2] < 1 || !rondo_type_size(out->type) ||
+    if (!err && (out->dims != 3 || out->shape[0] < 0 || out->shape[1] < 1 || out->shape[2] < 1 || !rondo_type_size(out->type) || out->type == RONDO_Q8 ||
                  !rondo_node_bytes(out->shape[0] ? out->shape[0] : 1, out->shape[1], out->shape[2]) || out->shape[1] > 65536 || out->shape[2] > 65536))
         err = rondo__fail(RONDO_EINVAL, "%s: out is [%lld, %lld, %lld] in %d dimensions; it must be [rows, heads, dim]", function,
                           (long long)out->shape[0], (long long)out->shape[1], (long long)out->shape[2], (int)out->dims);

@@ -178,7 +178,7 @@ static int collective(const char *function, bool scatter, rondo_attention *plan,
     if (!err && is_root)
         err = see_whole(&j, whole, rows);
     if (!err) {
-        const int64_t dim = rows->dims == 3 ? rows->shape[2] : 1;
+        const int64_t dim = rows->dims == 3 ? rondo__row_numbers(rows->type, rows->shape[2]) : 1;
         const uint64_t words[] = { scatter, (uint64_t)sequence, keys != 0, (uint64_t)root, (uint64_t)rows->type, (uint64_t)rows->shape[1],
                                    (uint64_t)dim, plan->info.hash };
         for (size_t i = 0; i < sizeof words / sizeof *words; i++)

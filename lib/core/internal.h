@@ -48,6 +48,8 @@ RONDO_API int rondo__desc_copy(void *ours, size_t our_size, const void *theirs, 
 RONDO_API int rondo__info_copy(void *theirs, const void *ours, size_t our_size, const char *name);
 
 /* ---- tensors (types.c) ---- */
+/* Elements of a row of `dim` numbers: of Q8 its scale is four more, as an element is a byte. */
+static inline int64_t rondo__row_numbers(int type, int64_t dim) { return type == RONDO_Q8 ? dim + (int64_t)sizeof(float) : dim; }
 /* The fields of a tensor that say how it is stored: what no tensor can have yet is refused. */
 int rondo__tensor_check(const char *function, const char *name, const rondo_tensor *tensor);
 

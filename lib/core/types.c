@@ -38,6 +38,8 @@ size_t rondo_type_size(int type)
     case RONDO_BF16:
     case RONDO_F16:
         return 2;
+    case RONDO_Q8:
+        return 1;
     default:
         return 0;
     }
@@ -52,6 +54,8 @@ const char *rondo_type_name(int type)
         return "bf16";
     case RONDO_F16:
         return "f16";
+    case RONDO_Q8:
+        return "q8";
     default:
         return NULL;
     }
@@ -60,7 +64,8 @@ const char *rondo_type_name(int type)
 size_t rondo_row_bytes(int type, int64_t dim)
 {
     size_t bytes;
-    return dim >= 0 && (uint64_t)dim <= SIZE_MAX && rondo__mul((size_t)dim, rondo_type_size(type), &bytes) ? bytes : 0;
+    return dim >= 0 && (uint64_t)dim <= SIZE_MAX - sizeof(float) && rondo__mul((size_t)rondo__row_numbers(type, dim), rondo_type_size(type), &bytes)
+               ? bytes : 0;
 }
 
 rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *shape)
@@ -73,8 +78,9 @@ rondo_tensor rondo_tensor_dense(void *data, int type, int dims, const int64_t *s
     for (int i = t.dims - 1; i >= 0; i--) {
         t.shape[i] = shape[i];
         t.stride[i] = stride;
+        const int64_t numbers = i && i == t.dims - 1 && shape[i] > 0 && shape[i] < INT64_MAX - 4 ? rondo__row_numbers(type, shape[i]) : shape[i];
         /* A product that does not fit is caught where the tensor is used: a stride of 0 is refused there. */
-        if (__builtin_mul_overflow(stride, shape[i] > 0 ? shape[i] : 1, &stride))
+        if (__builtin_mul_overflow(stride, numbers > 0 ? numbers : 1, &stride))
             stride = 0;
     }
     return t;
@@ -86,7 +92,7 @@ int rondo__tensor_check(const char *function, const char *name, const rondo_tens
         return rondo__fail(RONDO_EINVAL, "%s: %s lies in memory of kind %d; host, pinned and device are 0, 1 and 2", function, name,
                            (int)t->memory);
     if (t->scale)
-        return rondo__fail(RONDO_EINVAL, "%s: %s has scales, which none of f32, bf16 and f16 has; scale must be NULL", function, name);
+        return rondo__fail(RONDO_EINVAL, "%s: %s has scales, which no type has in an array of its own; scale must be NULL", function, name);
     int64_t spare = t->reserved;
     for (size_t i = 0; i < sizeof t->spare / sizeof *t->spare; i++)
         spare |= t->spare[i];

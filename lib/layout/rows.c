@@ -24,8 +24,8 @@ int rondo__rows_view(const char *function, const char *name, const rondo_tensor 
     if (!rondo_type_size(t->type) || t->type != like->type)
         return rondo__fail(RONDO_EINVAL, "%s: %s is %s; both must be of one known type", function, name,
                            rondo_type_name(t->type) ? rondo_type_name(t->type) : "of no known type");
-    const int64_t dim = t->dims == 3 ? t->shape[2] : 1;
-    if (t->dims != like->dims || t->shape[1] != like->shape[1] || (t->dims == 3 && t->shape[2] != like->shape[2]) || t->shape[1] < 1 || dim < 1)
+    const int64_t dim = t->dims == 3 ? rondo__row_numbers(t->type, t->shape[2]) : 1;
+    if (t->dims != like->dims || t->shape[1] != like->shape[1] || (t->dims == 3 && t->shape[2] != like->shape[2]) || t->shape[1] < 1 || (t->dims == 3 && t->shape[2] < 1))
         return not_this(function, name, "has other or no heads and dimensions; all but the number of rows must be the same in both");
     if (t->shape[0] < rows || (!more && t->shape[0] != rows))
         return rondo__fail(RONDO_EINVAL, "%s: %s has %lld rows; it must have %lld%s", function, name, (long long)t->shape[0], (long long)rows,

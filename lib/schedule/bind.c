@@ -14,7 +14,7 @@ static struct view view_of(int tensor, const struct rondo__given *given)
 {
     const rondo_tensor *t = given->tensor[tensor];
     struct view v = { .data = t->data, .element = rondo_type_size(t->type), .row_stride = t->stride[0], .head_stride = t->stride[1],
-                      .dim = tensor == RONDO_TENSOR_LSE ? 1 : t->shape[2], .heads = t->shape[1], .rows = given->rows[tensor],
+                      .dim = tensor == RONDO_TENSOR_LSE ? 1 : rondo__row_numbers(t->type, t->shape[2]), .heads = t->shape[1], .rows = given->rows[tensor],
                       .keys = given->keys[tensor] };
     if (t->dims == 1) {       /* one number for each head */
         v.row_stride = v.heads = t->shape[0];

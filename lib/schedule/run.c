@@ -456,8 +456,8 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
     run.lse = rows_of(r, o->lse, o->head, d->heads, 1);
     run.lse_row = row_list(r, o->lse);
     for (int32_t i = 0; i < o->sources; i++) {
-        r->kv[i] = (struct rondo_kv_part){ .k = rows_of(r, sources[i].k, o->kv_head, d->kv_heads, d->head_dim),
-                                           .v = rows_of(r, sources[i].v, o->kv_head, d->kv_heads, d->value_dim),
+        r->kv[i] = (struct rondo_kv_part){ .k = rows_of(r, sources[i].k, o->kv_head, d->kv_heads, rondo__row_numbers(d->kv_type, d->head_dim)),
+                                           .v = rows_of(r, sources[i].v, o->kv_head, d->kv_heads, rondo__row_numbers(d->kv_type, d->value_dim)),
                                            .kv_row = row_list(r, sources[i].k) };
         if (sources[i].v < 0)   /* it lies in k */
             r->kv[i].v = r->kv[i].k;

@@ -176,10 +176,10 @@ int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *
 
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "rondo_convert: ctx must not be NULL");
-    if (!from_size || !to_size)
+    if (!from_size || !to_size || from_type == RONDO_Q8 || to_type == RONDO_Q8)
         return rondo__fail(RONDO_EINVAL,
                            "rondo_convert: the types are %d and %d; RONDO_F32, RONDO_BF16 and RONDO_F16 are "
-                           "known",
+                           "known, and rondo_convert_rows() takes RONDO_Q8 too",
                            from_type, to_type);
     if (!fits(count, sizeof(float)))
         return rondo__fail(RONDO_EINVAL,
@@ -243,9 +243,49 @@ int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *
     return leave(ctx, "logsumexp", begin, rondo__stage_end(&s, false, err));
 }
 
+/* Rows that lie `stride` bytes apart: whether they are apart and numbers aligned, and how far they reach. */
+static bool rows_fit(int64_t rows, int type, size_t row, size_t stride, const void *data, size_t *reach)
+{
+    const size_t size = rondo_type_size(type);
+    return (rows == 1 || stride >= row) && (rows == 1 || stride % size == 0) && (uintptr_t)data % size == 0 &&
+           rondo__mul((size_t)(rows - 1), stride, reach) && rondo__add(*reach, row, reach) && *reach <= PTRDIFF_MAX;
+}
+
 int rondo_convert_rows(rondo_context *ctx, int64_t rows, int64_t dim, int from_type, const void *from, size_t from_stride, int to_type, void *to,
                        size_t to_stride)
 {
-    (void)ctx, (void)rows, (void)dim, (void)from_type, (void)from, (void)from_stride, (void)to_type, (void)to, (void)to_stride;
-    return rondo__fail(RONDO_ENOTSUP, "rondo_convert_rows is not supported yet");
+    const size_t from_row = rondo_row_bytes(from_type, dim), to_row = rondo_row_bytes(to_type, dim);
+    size_t from_reach, to_reach;
+    double begin;
+    int err;
+
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_convert_rows: ctx must not be NULL");
+    if (!rondo_type_size(from_type) || !rondo_type_size(to_type))
+        return rondo__fail(RONDO_EINVAL, "rondo_convert_rows: the types are %d and %d; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known",
+                           from_type, to_type);
+    if (rows < 0 || dim < 1 || !from_row || !to_row || !fits(dim, sizeof(float)))
+        return rondo__fail(RONDO_EINVAL, "rondo_convert_rows: there are %lld rows of %lld numbers; there must be at least 0 of 1, and all of them "
+                                         "addressable", (long long)rows, (long long)dim);
+    if (rows == 0)
+        return 0;
+    if (!from || !to)
+        return rondo__fail(RONDO_EINVAL, "rondo_convert_rows: from and to must not be NULL");
+    if (!rows_fit(rows, from_type, from_row, from_stride, from, &from_reach) || !rows_fit(rows, to_type, to_row, to_stride, to, &to_reach))
+        return rondo__fail(RONDO_EINVAL, "rondo_convert_rows: %lld rows lie %zu and %zu bytes apart; they must be at least their own %zu and %zu apart, "
+                                         "numbers aligned, and all addressable", (long long)rows, from_stride, to_stride, from_row, to_row);
+    if (!same_or_apart(from, to, from_reach, to_reach) || (from == to && (from_row != to_row || (rows > 1 && from_stride != to_stride))))
+        return rondo__fail(RONDO_EINVAL, "rondo_convert_rows: to overlaps from; it must be other memory, or the same with rows of one size");
+    err = enter(ctx, RONDO_HAS(rondo__ops(ctx), convert_rows), "rondo_convert_rows", &begin);
+    if (err)
+        return err;
+    struct rondo__staging s = { .ctx = ctx };
+    void *in, *out;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(from, rows, from_stride, from_row), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(to, rows, to_stride, to_row), &out);
+    if (!err)
+        err = rondo__ops(ctx)->convert_rows(rondo__dev(ctx), NULL, rows, dim, from_type, in, in == from ? from_stride : from_row, to_type, out,
+                                            out == to ? to_stride : to_row);
+    return leave(ctx, "convert", begin, rondo__stage_end(&s, false, err));
 }

@@ -27,7 +27,7 @@ size_t rondo__kv_heads_bytes(const struct rondo__shape *shape, int part, int64_t
 {
     if (part && shape->shared_kv)
         return 0;
-    return (size_t)(kv_heads * (part ? shape->value_dim : shape->head_dim)) * rondo_type_size(shape->kv_type);
+    return (size_t)kv_heads * rondo_row_bytes(shape->kv_type, part ? shape->value_dim : shape->head_dim);
 }
 
 size_t rondo__q_row_bytes(const struct rondo__build *b)
@@ -47,7 +47,7 @@ size_t rondo__node_bytes(const struct rondo__build *b)
 
 uint64_t rondo__shape_kv_bytes(const struct rondo__shape *shape)
 {
-    return (uint64_t)shape->kv_heads * (uint64_t)(shape->head_dim + (shape->shared_kv ? 0 : shape->value_dim)) * rondo_type_size(shape->kv_type);
+    return (uint64_t)rondo__kv_heads_bytes(shape, 0, shape->kv_heads) + (uint64_t)rondo__kv_heads_bytes(shape, 1, shape->kv_heads);
 }
 
 double rondo__own_bytes(const struct rondo__survey *s, const struct rondo__shape *shape, int32_t rank)

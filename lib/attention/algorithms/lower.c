@@ -38,14 +38,14 @@ static size_t tensor_bytes(const struct rondo__build *b, int tensor)
 {
     const struct rondo__shape *s = b->shape;
     const int64_t q_rows = b->survey->output_rows[b->rank], k_rows = b->survey->input_rows[b->rank];
-    const size_t heads = (size_t)s->heads, kv_heads = (size_t)s->kv_heads, head_dim = (size_t)s->head_dim, value_dim = (size_t)s->value_dim;
+    const size_t heads = (size_t)s->heads, head_dim = (size_t)s->head_dim, value_dim = (size_t)s->value_dim;
     switch (tensor) {
     case RONDO_TENSOR_Q:
         return rondo__product(q_rows, heads * head_dim * rondo_type_size(s->q_type));
     case RONDO_TENSOR_K:
-        return rondo__product(k_rows, kv_heads * head_dim * rondo_type_size(s->kv_type));
+        return rondo__product(k_rows, rondo__kv_heads_bytes(s, 0, s->kv_heads));
     case RONDO_TENSOR_V:
-        return s->shared_kv ? 0 : rondo__product(k_rows, kv_heads * value_dim * rondo_type_size(s->kv_type));
+        return rondo__product(k_rows, rondo__kv_heads_bytes(s, 1, s->kv_heads));
     case RONDO_TENSOR_OUT:
         return rondo__product(q_rows, heads * value_dim * rondo_type_size(s->out_type));
     case RONDO_TENSOR_LSE:

@@ -28,7 +28,7 @@ static int32_t hops_to(const struct probs *g, int32_t rank)
 int rondo__probs_flow(const struct rondo__survey *s, const struct rondo__shape *shape, struct rondo__flow *out)
 {
     struct rondo__list sees = rondo__list_of(s->arena), needs = rondo__list_of(s->arena);
-    const uint64_t row = (uint64_t)shape->kv_heads * (uint64_t)shape->head_dim * rondo_type_size(shape->kv_type);
+    const uint64_t row = rondo__kv_heads_bytes(shape, 0, shape->kv_heads);
     const int32_t n = s->roles.ranks;
     int64_t *rows = rondo__arena_zero(s->arena, (size_t)n, sizeof *rows);
     bool fine = rows != NULL;
