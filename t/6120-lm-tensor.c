@@ -318,6 +318,8 @@ int main(void)
     c = kit_defaults("weights of 8 bits");
     narrow.weights = RONDO_Q8;
     grids(&c, 35, &narrow, RONDO_F32, 8, 7);
+    c = kit_defaults("keys and values of 8 bits");
+    grids(&c, 36, NULL, RONDO_Q8, 8, 5);
 
     c = kit_defaults("what is refused");
     refused(&c);
