@@ -73,13 +73,14 @@ static uint64_t needed(const struct models *m, const rondo_estimate *e, bool wei
     return ranks * ((weights ? part : 0) + (keys ? kv : 0));
 }
 
-static int too_little(const rondo_estimate *e, const char *what, uint64_t need, uint64_t left)
+static int too_little(const rondo_estimate *e, bool cache, bool smaller, uint64_t need, uint64_t left)
 {
     char way[128] = "no number of ranks up to 1024 would do";
     if (e->fit_tp)
         snprintf(way, sizeof way, "ranks on machines like this one would hold it with --tp %d --cp %d", (int)e->fit_tp, (int)e->fit_cp);
-    return fail(EXIT_ROOM, "%s would take %.3g GB on this machine, which has %.3g GB left; %s%s", what, (double)need * 1e-9, (double)left * 1e-9, way,
-                common.weights == RONDO_Q8 ? "" : ", or --weights q8, which needs least");
+    return fail(EXIT_ROOM, "%s would take %.3g GB on this machine, which has %.3g GB left; %s%s", cache ? "the KV cache" : "the model",
+                (double)need * 1e-9, (double)left * 1e-9, way,
+                !smaller ? "" : cache ? ", or --kv-type q8, which needs least" : ", or --weights q8, which needs least");
 }
 
 int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens)
@@ -96,6 +97,6 @@ int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens)
         known = estimate(m, dir, kv_type, tokens, m->spread, left, &e);
     }
     if (!code && known && needed(m, &e, !loaded, true) > left)
-        code = too_little(&e, loaded ? "the KV cache" : "the model", needed(m, &e, !loaded, true), left);
+        code = too_little(&e, loaded, loaded ? kv_type != RONDO_Q8 : common.weights != RONDO_Q8, needed(m, &e, !loaded, true), left);
     return ranks_together(code);
 }
