@@ -87,15 +87,16 @@ static bool is_small(const struct rondo__runner *r, size_t bytes, size_t room)
     return bytes > room || (r->times && room && room < MUCH && bytes > (r->times == 1 ? room / 2 : room - room / 5));
 }
 
-/* Where there was too little before there is to be some more than enough, if it can be had. */
+/* Where there was too little before there is to be some more than enough. */
 static int take_memory(struct rondo__runner *r, int kind, size_t bytes, size_t had, void **out, size_t *room)
 {
     const size_t spare = bytes < MUCH ? bytes : bytes / 8;
-    *room = bytes;
-    if (had && rondo__add(bytes, spare, room) && !rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), kind, *room, out))
-        return 0;
-    *room = bytes;
-    return rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), kind, bytes, out);
+    size_t all = bytes;
+    if (had && !rondo__add(bytes, spare, &all))
+        all = bytes;
+    int err = rondo__ops(r->ctx)->memory_new(rondo__dev(r->ctx), kind, all, out);
+    *room = err ? 0 : all;
+    return err;
 }
 
 static int take_workspace(struct rondo__runner *r, void *workspace)
