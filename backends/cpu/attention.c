@@ -100,7 +100,7 @@ static void leaf_open(struct block *b, const struct rondo_leaf *f, int32_t kv_he
     b->u1 = u1;
     b->finite = -1;
     b->raw_k = (const char *)at.k + at.k_at * element;
-    b->raw_v = (const char *)at.v + at.v_at * element;
+    b->raw_v = at.v ? (const char *)at.v + at.v_at * element : NULL;   /* none for probabilities */
     b->raw_k_stride = at.k_stride * element;
     b->raw_v_stride = at.v_stride * element;
     b->k = b->v = NULL;
@@ -286,7 +286,7 @@ static void look_at(struct block *b, const struct rondo_leaf *f)
         return;
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
     b->next.k = (const char *)at.k + at.k_at * element;
-    b->next.v = (const char *)at.v + at.v_at * element;
+    b->next.v = at.v ? (const char *)at.v + at.v_at * element : NULL;
     b->next.k_stride = at.k_stride * element;
     b->next.v_stride = at.v_stride * element;
     b->next.k_bytes = (int32_t)rondo_row_bytes(t->kv_type, t->head_dim);
