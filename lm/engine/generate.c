@@ -237,7 +237,7 @@ static int64_t deal_draws(rondo_lm *lm, int64_t count)
         const int c = lm->chunks[i].want == RONDO_WANT_NONE ? -1 : owner_of(lm, &lm->chunks[i]);
         if (c < 0 && lm->chunks[i].want != RONDO_WANT_NONE)
             return c;
-        lm->pass.news[i] = -1 - (c + 1);   /* for now: whose it is */
+        lm->pass.news[i] = -1 - (c + 1);   /* whose it is, below -1, until it is dealt below */
         wanted += c >= 0;
         rows[c < 0 ? 0 : c] += c >= 0;
     }
