@@ -67,7 +67,7 @@ static float value(enum kind kind, uint64_t seed, uint64_t i)
     }
 }
 
-static float *floats(int64_t count, enum kind kind, uint64_t seed)
+__attribute__((unused)) static float *floats(int64_t count, enum kind kind, uint64_t seed)
 {
     float *p = rondo__alloc((size_t)count * sizeof *p);
     for (int64_t i = 0; p && i < count; i++)
@@ -78,7 +78,7 @@ static float *floats(int64_t count, enum kind kind, uint64_t seed)
 }
 
 /* Random bits of a storage type: infinities, NaNs and subnormals too. */
-static void *any_bits(int64_t count, int type, uint64_t seed)
+__attribute__((unused)) static void *any_bits(int64_t count, int type, uint64_t seed)
 {
     char *p = rondo__alloc((size_t)count * rondo_type_size(type));
     if (!p)
@@ -91,7 +91,7 @@ static void *any_bits(int64_t count, int type, uint64_t seed)
 }
 
 /* Where two arrays first differ in a bit, or -1. */
-static int64_t differ(const void *a, const void *b, int64_t count, size_t size)
+__attribute__((unused)) static int64_t differ(const void *a, const void *b, int64_t count, size_t size)
 {
     for (int64_t i = 0; i < count; i++)
         if (memcmp((const char *)a + (size_t)i * size, (const char *)b + (size_t)i * size, size))
