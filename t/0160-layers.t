@@ -67,6 +67,8 @@ grep -nE '\b(malloc|calloc|realloc|free|aligned_alloc|posix_memalign|strdup)[[:s
     grep -vE 'core/memory\.c|^[^:]*:[0-9]+:[[:space:]]*(\*|/\*)|->free\(|free\(real\)' >"$scratch/found"
 # (what realpath() gives goes back with free())
 empty "memory is taken through the hooks" "$scratch/found"
+grep -rnE '\b__u?int128(_t)?\b' "$srcdir/lib" "$srcdir/lm" "$srcdir/cli" "$srcdir/backends" --include='*.[ch]' >"$scratch/found"
+empty "no integers of 128 bits, which machines of 32 bits do not have" "$scratch/found"
 
 # instructions
 machine=$(LC_ALL=C readelf -h "$builddir"/backends/cpu/librondo_cpu_base_la-isa.o "$builddir"/backends/cpu/.libs/librondo_cpu_base_la-isa.o 2>/dev/null |

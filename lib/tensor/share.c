@@ -9,8 +9,8 @@
 /* Where part i begins. Weights are finite and not negative, their sum is above 0. */
 static int64_t begin_of(int64_t total, int parts, const double *weights, int i)
 {
-    if (!weights)
-        return (int64_t)((unsigned __int128)total * (unsigned)i / (unsigned)parts);
+    if (!weights)   /* floor(total * i / parts); total * i may be more than 64 bits hold */
+        return total / parts * i + total % parts * i / parts;
     double before = 0.0, all = 0.0;
     for (int p = 0; p < parts; p++) {
         all += weights[p];

@@ -19,10 +19,11 @@ struct whole {
     uint64_t q, kv, o, mlp, down, vocabulary, every;   /* every: norms and whole biases, which each rank has */
 };
 
-/* A share of `bytes`: `part` of `total`, rounded up. */
+/* A share of `bytes`: `part` of `total`, rounded up. bytes * part may be more than 64 bits hold; total is below 2^31 (config.c). */
 static uint64_t share_of(uint64_t bytes, int64_t part, int64_t total)
 {
-    return total ? (uint64_t)(((unsigned __int128)bytes * (uint64_t)part + (uint64_t)total - 1) / (uint64_t)total) : 0;
+    const uint64_t p = (uint64_t)part, t = (uint64_t)total;
+    return bytes / t * p + (bytes % t * p + t - 1) / t;
 }
 
 /* As devices hold them, but for what they round up to whole panels. */
@@ -106,8 +107,8 @@ static uint64_t largest(const struct whole *a, int64_t tp, int64_t cp)
 static uint64_t cache(const struct rondo_config *c, int32_t type, int64_t heads, int64_t tokens, int64_t cp)
 {
     const uint64_t leaves = ((uint64_t)tokens + KV_LEAF - 1) / KV_LEAF, mine = cp > 1 ? (leaves + (uint64_t)cp - 1) / (uint64_t)cp * KV_LEAF : (uint64_t)tokens;
-    const unsigned __int128 bytes = (unsigned __int128)mine * (uint64_t)(2 * c->layers * heads) * rondo_row_bytes(type, c->head_dim);
-    return bytes > UINT64_MAX / 4 ? UINT64_MAX / 4 : (uint64_t)bytes;
+    const uint64_t token = (uint64_t)(2 * c->layers * heads) * rondo_row_bytes(type, c->head_dim), most = UINT64_MAX / 4;
+    return token && mine > most / token ? most : mine * token;
 }
 
 /* Columns of a share of `total` of them. */
