@@ -195,7 +195,7 @@ static int64_t reach(size_t stride, size_t row_bytes, int64_t rows)
     size_t bytes;
     if (rows <= 0 || !row_bytes)
         return 0;
-    return rondo__mul((size_t)(rows - 1), stride, &bytes) && rondo__add(bytes, row_bytes, &bytes) && bytes <= INT64_MAX ? (int64_t)bytes : -1;
+    return rondo__mul((size_t)(rows - 1), stride, &bytes) && rondo__add(bytes, row_bytes, &bytes) && bytes <= PTRDIFF_MAX ? (int64_t)bytes : -1;
 }
 
 static int copy_rows(struct rondo_device *dev, struct rondo_stream *stream, void *to, size_t to_stride, const void *from, size_t from_stride,
@@ -231,7 +231,7 @@ static int copy(struct rondo_device *dev, struct rondo_stream *stream, void *to,
     void *real;
     if (!bytes)
         return 0;
-    if (bytes > INT64_MAX)
+    if (bytes > PTRDIFF_MAX)
         return rondo__fail(RONDO_EDEVICE, "copy: %zu bytes reach beyond memory", bytes);
     int err = rondo__hook_any(h, "copy", "to", to, (int64_t)bytes, &call.as.copy.to, &call.host);
     if (!err)
