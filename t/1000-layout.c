@@ -4,15 +4,9 @@
  * the spans are asked for; and the shards and the decode run that requirements/0 (arXiv:2411.01783's demonstration) prints.
  */
 #include "rondo.h"
+#define DRAW_STREAM 1000
+#include "t/draw.h"
 #include "t/tap.h"
-
-static uint32_t seed = 1;
-static uint32_t draw(uint32_t below)
-{
-    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 1000, 0 };
-    rondo_philox(out, counter, key);
-    return out[0] % below;
-}
 
 static rondo_placement *make(int ranks, int layout, int leaf, int interleave, int64_t sequences)
 {

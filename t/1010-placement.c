@@ -5,37 +5,10 @@
  * keeps what there is, failing allocations change nothing, and neither sharing nor growing costs more than it should.
  */
 #include "layout/layout.h"
+#define DRAW_STREAM 1010
+#include "t/draw.h"
+#include "t/memory.h"
 #include "t/tap.h"
-
-static uint32_t seed = 1;
-static uint32_t draw(uint32_t below)
-{
-    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 1010, 0 };
-    rondo_philox(out, counter, key);
-    return out[0] % below;
-}
-
-/* ---- memory that is counted, and fails when it is told to ---- */
-
-static long taken, alive, until_failure = -1;
-
-static void *take(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (until_failure >= 0 && until_failure-- == 0)
-        return NULL;
-    taken++;
-    alive++;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void give(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    alive--;
-    free(memory);
-}
 
 /* ---- the model ---- */
 
@@ -281,14 +254,14 @@ static void copies(void)
     int appended = 1;
     for (int i = 0; i < 5000; i++)
         appended &= rondo_placement_append(p, 0, 9) == 0;
-    long before = taken;
+    long before = atomic_load(&memory_asked[0]);
     appended &= rondo__placement_copy(&copy, p, NULL, 1) == 0;
-    long blocks = taken - before;
+    long blocks = atomic_load(&memory_asked[0]) - before;
     ok(appended && blocks > 0 && blocks <= 5, "a copy of thousands of runs takes %ld blocks of memory", blocks);
-    before = taken;
+    before = atomic_load(&memory_asked[0]);
     for (int i = 0; i < 200; i++)
         appended &= rondo_placement_append(p, 0, 9) == 0 && rondo__placement_copy(&copy, p, NULL, 1) == 0;
-    blocks = taken - before;
+    blocks = atomic_load(&memory_asked[0]) - before;
     ok(appended && blocks <= 2, "and 200 times a turn, and a copy again, %ld more", blocks);
     rondo_placement_destroy(copy);
     rondo_placement_destroy(p);
@@ -329,11 +302,11 @@ static void growing(void)
     is_int(rondo_placement_grow(p, INT64_MAX), RONDO_ENOMEM, "2^63 sequences");
     is_int(rondo_placement_grow(NULL, 2), RONDO_EINVAL, "no placement");
     is_int(rondo_placement_append(p, 3, 1), RONDO_EINVAL, "there are still three");
-    long before = taken;
+    long before = atomic_load(&memory_asked[0]);
     good = 1;
     for (int64_t s = 4; s <= 100000; s++)
         good &= rondo_placement_grow(p, s) == 0;
-    ok(good && taken - before < 40, "100,000 one by one take %ld blocks of memory", taken - before);
+    ok(good && atomic_load(&memory_asked[0]) - before < 40, "100,000 one by one take %ld blocks of memory", atomic_load(&memory_asked[0]) - before);
     rondo_placement_destroy(p);
 }
 
@@ -351,9 +324,9 @@ static void failures(void)
             if (!draw(4))
                 unchanged &= rondo__placement_copy(&copy, p, NULL, 2) == 0;
             for (long n = 0; n < 20; n++) {   /* the n-th allocation of this turn fails */
-                until_failure = n;
+                atomic_store(&memory_until_failure, n);
                 err = rondo_placement_append(p, 1, tokens);
-                until_failure = -1;
+                atomic_store(&memory_until_failure, -1);
                 if (!err)
                     break;
                 failed++;
@@ -361,9 +334,9 @@ static void failures(void)
             }
             unchanged &= err == 0;
             model_append(&m, tokens);
-            until_failure = 0;
+            atomic_store(&memory_until_failure, 0);
             unchanged &= rondo_placement_grow(p, 4 + i * 4) == RONDO_ENOMEM;
-            until_failure = -1;
+            atomic_store(&memory_until_failure, -1);
         }
         unchanged &= same(p, 1, &m) && rondo_placement_length(p, 2) == RONDO_EINVAL;
         rondo_placement_destroy(copy);
@@ -375,15 +348,11 @@ static void failures(void)
 
 int main(void)
 {
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
-    hooks.allocate = take;
-    hooks.release = give;
-    if (rondo_set_hooks(&hooks))
-        return 1;
+    memory_hooks();
     random_turns();
     copies();
     growing();
     failures();
-    is_int(alive, 0, "all memory was given back");
+    is_int(atomic_load(&memory_live), 0, "all memory was given back");
     return done();
 }

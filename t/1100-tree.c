@@ -5,17 +5,11 @@
  * from its definition (rule C6), and nodes that wait must be few.
  */
 #include "attention/survey.h"
+#define DRAW_STREAM 1100
+#include "t/draw.h"
 #include "t/tap.h"
 
 #define LEAF 8
-
-static uint32_t seed = 1;
-static uint32_t draw(uint32_t below)
-{
-    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 1100, 0 };
-    rondo_philox(out, counter, key);
-    return out[0] % below;
-}
 
 static uint64_t merged(uint64_t a, uint64_t b)
 {

@@ -7,15 +7,9 @@
 #include <time.h>
 
 #include "attention/attention.h"
+#define DRAW_STREAM 1210
+#include "t/draw.h"
 #include "t/tap.h"
-
-static uint32_t seed = 1;
-static uint32_t draw(uint32_t below)
-{
-    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 1210, 0 };
-    rondo_philox(out, counter, key);
-    return out[0] % below;
-}
 
 static const struct rondo__machine machine = { false, true, 256, 1u << RONDO_MEMORY_HOST };
 

@@ -11,33 +11,13 @@
 #endif
 
 #include "core/internal.h"
+#include "t/memory.h"
 #include "tap.h"
 
 static void refused(int code, int want, const char *word, const char *what)
 {
     if (!ok(code == want && strstr(rondo_error_text(), word), "refused: %s", what))
         diag("code %d (%s), sentence: %s", code, rondo_error_name(code), rondo_error_text());
-}
-
-/* ---- memory that fails when asked ---- */
-
-static long allocations, fail_at = -1, alive;
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (allocations++ == fail_at)
-        return NULL;
-    alive++;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    alive--;
-    free(memory);
 }
 
 /* ---- linear ---- */
@@ -494,16 +474,12 @@ static void trace(rondo_context *ctx)
 
 static void memory(void)
 {
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
     rondo_context *ctx = NULL;
     rondo_context_desc cd = RONDO_CONTEXT_DESC_INIT;
     int codes = 1, n = 0;
 
-    hooks.allocate = allocate;
-    hooks.release = release;
     cd.threads = 1;
-    if (rondo_set_hooks(&hooks))
-        exit(99);
+    memory_hooks();
     for (int done_once = 0; !done_once; n++) {
         if (rondo_context_create(&ctx, &cd))
             exit(99);
@@ -515,18 +491,17 @@ static void memory(void)
         d.leaves = 3;
         d.parts = 1;
         d.leaf_begin = begin;
-        allocations = 0;
-        fail_at = n;
+        atomic_store(&memory_until_failure, n);
         int err = rondo_linear_create(&l, ctx, &d);
         if (!err)
             err = rondo_linear_load(l, 0, OUT, weights);
         if (!err)
             err = rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0);
-        fail_at = -1;
+        atomic_store(&memory_until_failure, -1);
         rondo_linear_destroy(l);
         rondo_context_destroy(ctx);   /* with the device's scratch */
         done_once = err == 0;
-        codes = codes && (err == 0 || err == RONDO_ENOMEM) && alive == 0;
+        codes = codes && (err == 0 || err == RONDO_ENOMEM) && atomic_load(&memory_live) == 0;
     }
     if (rondo_context_create(&ctx, &cd))
         exit(99);
@@ -534,13 +509,13 @@ static void memory(void)
     rondo_linear *l = make(ctx, 0);
     if (rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0))
         exit(99);
-    allocations = 0;
+    atomic_store(&memory_asked[0], 0);
     ok(rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0) == 0 && rondo_linear_execute(l, ctx, 2, x, IN, y, OUT, NULL, 0) == 0 &&
-           allocations == 0,
+           atomic_load(&memory_asked[0]) == 0,
        "an execution no larger than an earlier one allocates nothing");
     rondo_linear_destroy(l);
     rondo_context_destroy(ctx);
-    ok(alive == 0, "all memory came back");
+    ok(atomic_load(&memory_live) == 0, "all memory came back");
     if (rondo_set_hooks(NULL))
         exit(99);
 }

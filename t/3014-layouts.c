@@ -5,6 +5,7 @@
  * layouts are made there is a code, and nothing is left behind.
  */
 #include "t/attention.h"
+#include "t/memory.h"
 
 static const struct problem problems[] = {
     { .tokens = { 400 }, .heads = 4, .kv_heads = 2, .head_dim = 16, .causal = 1, .leaf = 8 },
@@ -136,40 +137,17 @@ static void disagreements(void)
 
 /* ---- without memory ---- */
 
-static long alive, until_failure = -1;
-
-static void *take(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (until_failure >= 0 && until_failure-- == 0)
-        return NULL;
-    alive++;
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void give(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    alive--;
-    free(memory);
-}
-
 static void failures(void)
 {
-    rondo_hooks hooks_ = RONDO_HOOKS_INIT;
     static const int32_t owners[8] = { 3, 1, 0, 2, 3, 1, 1, 0 };
-    hooks_.allocate = take;
-    hooks_.release = give;
-    if (rondo_set_hooks(&hooks_))
-        return;
+    memory_hooks();
     int coded = 1, clean = 1, failed = 0;
     for (int kind = 0; kind < 6; kind++)
         for (long n = 0; n < 2000; n++) {
             rondo_schedule_desc sd = RONDO_SCHEDULE_DESC_INIT;
             rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
             rondo_schedule *s = NULL;
-            const long before = alive;
+            const long before = atomic_load(&memory_live);
             sd.ranks = 4;
             d.heads = d.kv_heads = 1;
             d.head_dim = d.leaf = 8;
@@ -179,11 +157,11 @@ static void failures(void)
             d.mask_row_stride = d.mask ? 64 : 0;
             d.layout = kind == 5 ? RONDO_CUSTOM : kind == 4 ? RONDO_DOCUMENT : RONDO_LAYOUT_DEFAULT;
             d.owners = kind == 5 ? owners : NULL;
-            until_failure = n;
+            atomic_store(&memory_until_failure, n);
             const int err = rondo_schedule_create(&s, &sd, &d);
-            until_failure = -1;
+            atomic_store(&memory_until_failure, -1);
             rondo_schedule_destroy(s);
-            clean &= alive == before;
+            clean &= atomic_load(&memory_live) == before;
             if (!err)
                 break;
             failed++;

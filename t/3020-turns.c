@@ -5,6 +5,8 @@
  * turn's queries compute none. With interleave = 1 they agree to rounding.
  */
 #include "t/attention.h"
+#define DRAW_STREAM 3020
+#include "t/draw.h"
 
 #define TURNS_MAX 400
 
@@ -23,14 +25,6 @@ struct story {
     int balanced;
     int64_t rows;                 /* of q, over all ranks and turns */
 };
-
-static uint32_t seed = 1;
-static uint32_t draw(uint32_t below)
-{
-    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 3020, 0 };
-    rondo_philox(out, counter, key);
-    return out[0] % below;
-}
 
 static int tell(rondo_context *ctx, void *arg)
 {

@@ -3,27 +3,8 @@
  * A second execution of a plan takes no memory, neither from the hooks nor, where it has a workspace, from the plan: whatever the algorithm,
  * the layout, the mask, the number of ranks, strided tensors and the transport's way of moving.
  */
-#include <stdatomic.h>
-
 #include "t/attention.h"
-
-static _Atomic long taken;
-static _Atomic int counting;
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (atomic_load(&counting))
-        atomic_fetch_add(&taken, 1);
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    free(memory);
-}
+#include "t/memory.h"
 
 static rondo_attention_desc wanted;
 static int own_workspace, gaps;
@@ -43,12 +24,12 @@ static int run(rondo_context *ctx, void *arg)
     float *k = calloc((size_t)(k_rows * kv * wide) + 1, 4), *v = calloc((size_t)(k_rows * kv * wide) + 1, 4);
     float *lse = calloc((size_t)(q_rows * heads) + 1, 4);
     void *workspace = aligned_alloc(64, info.workspace_bytes + 64 - info.workspace_bytes % 64);
-    const int64_t q_shape[3] = { q_rows, heads, dim }, k_shape[3] = { k_rows, kv, dim }, l_shape[2] = { q_rows, heads };
+    const int64_t l_shape[2] = { q_rows, heads };
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
-    io.q = rondo_tensor_dense(q, RONDO_F32, 3, q_shape);
-    io.out = rondo_tensor_dense(out, RONDO_F32, 3, q_shape);
-    io.k = rondo_tensor_dense(k, RONDO_F32, 3, k_shape);
-    io.v = rondo_tensor_dense(v, RONDO_F32, 3, k_shape);
+    io.q = tensor_with_gaps(q, q_rows, heads, dim, gaps);
+    io.out = tensor_with_gaps(out, q_rows, heads, dim, gaps);
+    io.k = tensor_with_gaps(k, k_rows, kv, dim, gaps);
+    io.v = tensor_with_gaps(v, k_rows, kv, dim, gaps);
     io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, l_shape);
     static float numbers[4 * 1700 * 2 * 1700 / 8];   /* slopes, sinks, bias: all 0 */
     const int64_t all = wanted.sequences * wanted.tokens, keys = wanted.cached + wanted.tokens, bias_shape[3] = { all, 1, keys };
@@ -60,22 +41,17 @@ static int run(rondo_context *ctx, void *arg)
         io.bias = rondo_tensor_dense(numbers, RONDO_F32, 3, bias_shape);
         io.probs = rondo_tensor_dense(probs, RONDO_F32, 3, probs_shape);
     }
-    rondo_tensor *strided[] = { &io.q, &io.out, &io.k, &io.v };
-    for (int i = 0; i < 4; i++) {
-        strided[i]->stride[1] = wide;
-        strided[i]->stride[0] = strided[i]->shape[1] * wide;
-    }
     for (int i = 0; i < 4 && !err; i++) {
         if (i == 1) {
             err = rondo_barrier(ctx);
-            atomic_store(&counting, 1);
+            atomic_store(&memory_window, 1);
         }
         if (!err)
             err = rondo_attention_execute(plan, &io, own_workspace ? workspace : NULL);
     }
     if (!err)
         err = rondo_barrier(ctx);
-    atomic_store(&counting, 0);
+    atomic_store(&memory_window, 0);
     free(q);
     free(k);
     free(v);
@@ -89,11 +65,7 @@ static int run(rondo_context *ctx, void *arg)
 
 int main(void)
 {
-    rondo_hooks h = RONDO_HOOKS_INIT;
-    h.allocate = allocate;
-    h.release = release;
-    if (rondo_set_hooks(&h))
-        return 1;
+    memory_hooks();
     hook_use("");   /* a hook between may take what it likes */
     static int32_t documents[2 * 1600];
     static uint8_t bits[2 * 700 * 1600];
@@ -137,12 +109,12 @@ int main(void)
                 gaps = variant % 5 == 4 ? 3 : 0;
                 rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
                 d.threads = 1 + variant % 2;
-                atomic_store(&taken, 0);
+                atomic_store(&memory_asked[1], 0);
                 int err = rondo_launch(1 + variant % 5, &d, run, NULL);
                 if (err)
                     diag("variant %d: %s", variant, rondo_error_text());
                 good &= !err;
-                most = atomic_load(&taken) > most ? atomic_load(&taken) : most;
+                most = atomic_load(&memory_asked[1]) > most ? atomic_load(&memory_asked[1]) : most;
             }
             ok(good && most == 0, "%s, %s: a second to fourth execution take memory %ld times", rondo_algorithm_name(algorithm),
                rondo_layout_name(layout), most);

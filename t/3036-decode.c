@@ -5,28 +5,10 @@
  * placement is the caller's or the plan's, and where tensors have gaps. Only where a sequence begins a leaf there is more to remember, and
  * another rank may have its query for the first time: that takes memory seldom, and on one rank not at all.
  */
-#include <stdatomic.h>
-
 #include "t/attention.h"
+#include "t/memory.h"
 
-static _Atomic long taken, at_borders;
-static _Atomic int counting;         /* 1: inside of leaves; 2: at borders */
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    const int where = atomic_load(&counting);
-    if (where)
-        atomic_fetch_add(where == 1 ? &taken : &at_borders, 1);
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    free(memory);
-}
+enum { INSIDE = 1, AT_BORDERS };   /* of leaves: windows in which memory is counted */
 
 #define SEQUENCES 6
 #define LEAF 16
@@ -83,7 +65,7 @@ static int decode(rondo_context *ctx, void *arg)
         if (step >= warm) {
             err = rondo_barrier(ctx);
             if (!rank)
-                atomic_store(&counting, 1 + border);
+                atomic_store(&memory_window, border ? AT_BORDERS : INSIDE);
             if (!err)
                 err = rondo_barrier(ctx);
         }
@@ -93,17 +75,12 @@ static int decode(rondo_context *ctx, void *arg)
             err = plan ? rondo_attention_update(plan, &d) : rondo_attention_create(&plan, ctx, &d);
         if (!err)
             err = rondo_attention_query(plan, &info);
-        const int64_t q_shape[3] = { info.q_rows, HEADS, DIM }, k_shape[3] = { info.kv_rows, KV, DIM }, heads = HEADS;
+        const int64_t heads = HEADS;
         rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
-        io.q = rondo_tensor_dense(q, RONDO_F32, 3, q_shape);
-        io.out = rondo_tensor_dense(out, RONDO_F32, 3, q_shape);
-        io.k = rondo_tensor_dense(k, RONDO_F32, 3, k_shape);
-        io.v = rondo_tensor_dense(v, RONDO_F32, 3, k_shape);
-        rondo_tensor *strided[] = { &io.q, &io.out, &io.k, &io.v };
-        for (int i = 0; i < 4; i++) {
-            strided[i]->stride[1] = wide;
-            strided[i]->stride[0] = strided[i]->shape[1] * wide;
-        }
+        io.q = tensor_with_gaps(q, info.q_rows, HEADS, DIM, now.gaps);
+        io.out = tensor_with_gaps(out, info.q_rows, HEADS, DIM, now.gaps);
+        io.k = tensor_with_gaps(k, info.kv_rows, KV, DIM, now.gaps);
+        io.v = tensor_with_gaps(v, info.kv_rows, KV, DIM, now.gaps);
         if (now.terms)
             io.alibi = io.sinks = rondo_tensor_dense(numbers, RONDO_F32, 1, &heads);
         if (!err && info.workspace_bytes > 4 << 20)
@@ -115,7 +92,7 @@ static int decode(rondo_context *ctx, void *arg)
     }
     if (!err)
         err = rondo_barrier(ctx);
-    atomic_store(&counting, 0);
+    atomic_store(&memory_window, 0);
     rondo_attention_destroy(plan);
     rondo_placement_destroy(place);
     free(q);
@@ -128,11 +105,7 @@ static int decode(rondo_context *ctx, void *arg)
 
 int main(void)
 {
-    rondo_hooks h = RONDO_HOOKS_INIT;
-    h.allocate = allocate;
-    h.release = release;
-    if (rondo_set_hooks(&h))
-        return 1;
+    memory_hooks();
     hook_use("");   /* a hook between may take what it likes */
     for (int algorithm = RONDO_ALGORITHM_AUTO; algorithm <= RONDO_MESH; algorithm++)
         for (int ranks = 1; ranks <= 5; ranks++) {
@@ -150,14 +123,15 @@ int main(void)
                 now.warm = LEAF + 4;
                 rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
                 d.threads = 1 + variant % 2;
-                atomic_store(&taken, 0);
-                atomic_store(&at_borders, 0);
+                atomic_store(&memory_asked[INSIDE], 0);
+                atomic_store(&memory_asked[AT_BORDERS], 0);
                 const int err = rondo_launch(ranks, &d, decode, NULL);
-                if (err || atomic_load(&taken))
-                    diag("variant %d: %s, %ld", variant, err ? rondo_error_text() : "taken", atomic_load(&taken));
+                const long taken = atomic_load(&memory_asked[INSIDE]), at_borders = atomic_load(&memory_asked[AT_BORDERS]);
+                if (err || taken)
+                    diag("variant %d: %s, %ld", variant, err ? rondo_error_text() : "taken", taken);
                 good &= !err;
-                most = atomic_load(&taken) > most ? atomic_load(&taken) : most;
-                most_at_borders = atomic_load(&at_borders) > most_at_borders ? atomic_load(&at_borders) : most_at_borders;
+                most = taken > most ? taken : most;
+                most_at_borders = at_borders > most_at_borders ? at_borders : most_at_borders;
             }
             ok(good && most == 0 && most_at_borders <= (ranks > 1 ? 20 * ranks : 0),
                "%s, %d ranks: %d steps after the first %d take memory %ld times inside of leaves, %ld times at their borders",

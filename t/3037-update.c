@@ -4,9 +4,8 @@
  * was before: more or fewer sequences, prefill or decode, another algorithm, layout, mask, other terms. A failed update leaves none, and the
  * next one makes it again. Plans beside it, and placements, stay as they are.
  */
-#include <stdatomic.h>
-
 #include "t/attention.h"
+#include "t/memory.h"
 
 #define STEPS 12
 
@@ -353,24 +352,6 @@ static void disagreement(void)
 
 /* ---- without memory ---- */
 
-static _Atomic long calls, fail_at, held;
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    void *memory = atomic_fetch_add(&calls, 1) + 1 == atomic_load(&fail_at) ? NULL : aligned_alloc(align, (bytes + align - 1) / align * align);
-    atomic_fetch_add(&held, memory != NULL);
-    return memory;
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    atomic_fetch_sub(&held, 1);
-    free(memory);
-}
-
 /* From what to what: what each needs is not what the other has. */
 static void set_case(rondo_attention_desc *d, int which)
 {
@@ -407,15 +388,13 @@ static int failing(rondo_context *ctx, void *arg)
             if (rondo_attention_create(&fresh, ctx, &second))
                 return 1;
             int reached = 1;
-            for (long n = 1; reached; n++) {
+            for (long n = 0; reached; n++) {
                 rondo_span span;
                 if (rondo_attention_create(&plan, ctx, &first))
                     return 1;
-                atomic_store(&calls, 0);
-                atomic_store(&fail_at, n);
+                atomic_store(&memory_until_failure, n);
                 const int err = rondo_attention_update(plan, &second);
-                atomic_store(&fail_at, 0);
-                reached = atomic_load(&calls) >= n;   /* some are done without: err may be 0 */
+                reached = atomic_exchange(&memory_until_failure, -1) < 0;   /* some are done without: err may be 0 */
                 wrong += err && err != RONDO_ENOMEM;
                 if (err) {
                     ++*tries;
@@ -434,15 +413,12 @@ static int failing(rondo_context *ctx, void *arg)
 
 static void failures(void)
 {
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
     rondo_context *ctx = NULL;
     rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
     long tries = 0;
-    hooks.allocate = allocate;
-    hooks.release = release;
     d.threads = 1;
-    const int set = rondo_set_hooks(&hooks) == 0 && rondo_context_create(&ctx, &d) == 0;
-    const int wrong = set ? failing(ctx, &tries) : 1;
+    memory_hooks();
+    const int wrong = rondo_context_create(&ctx, &d) ? 1 : failing(ctx, &tries);
     ok(!wrong && tries > 60, "each of %ld allocations of an update fails: no plan, until it is updated again", tries);
     rondo_attention *plan;
     rondo_attention_desc a;
@@ -457,7 +433,7 @@ static void failures(void)
     }
     is_int(rondo_attention_update(NULL, &a), RONDO_EINVAL, "no plan");
     rondo_context_destroy(ctx);
-    ok(atomic_load(&held) == 0, "all memory is given back");
+    ok(atomic_load(&memory_live) == 0, "all memory is given back");
     if (rondo_set_hooks(NULL))
         ok(0, "hooks");
 }

@@ -4,9 +4,8 @@
  * any strides, in any place; exactly the rows that other ranks hold travel; and what cannot be is refused, on every rank where all
  * ranks take part.
  */
-#include <stdatomic.h>
-
 #include "t/attention.h"
+#include "t/memory.h"
 
 enum { SEQUENCES = 3, HEADS = 3, DIM = 5, GAP = 7 };
 
@@ -396,25 +395,6 @@ static int wrong(rondo_context *ctx, void *arg)
 
 /* ---- without memory ---- */
 
-static atomic_long until_failure = -1, alive;
-
-static void *take_memory(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (atomic_load(&until_failure) >= 0 && atomic_fetch_sub(&until_failure, 1) == 0)
-        return NULL;
-    atomic_fetch_add(&alive, 1);
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void give_memory(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    atomic_fetch_sub(&alive, 1);
-    free(memory);
-}
-
 /* All ranks are through their plan when the n-th allocation fails on one of them: all return a code from that call, and the next is good. */
 static int poor(rondo_context *ctx, void *arg)
 {
@@ -431,7 +411,7 @@ static int poor(rondo_context *ctx, void *arg)
     for (long n = 0; n < 12 && !err; n++) {
         err = rondo_barrier(ctx);
         if (rondo_context_rank(ctx) == 0)
-            atomic_store(&until_failure, n);
+            atomic_store(&memory_until_failure, n);
         if (!err)
             err = rondo_barrier(ctx);
         int code = err ? err : n % 2 ? rondo_attention_gather(plan, 2, 0, 0, &whole.t, &rows.t, -1)
@@ -440,7 +420,7 @@ static int poor(rondo_context *ctx, void *arg)
             atomic_fetch_add(failed, code == RONDO_ENOMEM || code == RONDO_EPEER ? 1 : 1000);
         if (!err)
             err = rondo_barrier(ctx);
-        atomic_store(&until_failure, -1);
+        atomic_store(&memory_until_failure, -1);
         if (!err)
             err = rondo_attention_scatter(plan, 2, 0, 0, &whole.t, &rows.t, -1);
     }
@@ -452,16 +432,13 @@ static int poor(rondo_context *ctx, void *arg)
 
 static void without_memory(void)
 {
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
     atomic_int failed = 0;
     hook_use("");   /* which takes memory itself, in the middle of a message */
-    hooks.allocate = take_memory;
-    hooks.release = give_memory;
-    is_int(rondo_set_hooks(&hooks), 0, "memory that fails");
+    memory_hooks();
     is_int(rondo_run_threads(3, poor, &failed), 0, "where memory is missing on one rank, all go on");
     ok(atomic_load(&failed) >= 9 && atomic_load(&failed) % 3 == 0 && atomic_load(&failed) < 1000, "and all heard of it: %d codes",
        atomic_load(&failed));
-    is_int(atomic_load(&alive), 0, "all memory was given back");
+    is_int(atomic_load(&memory_live), 0, "all memory was given back");
     is_int(rondo_set_hooks(NULL), 0, "as before");
     hook_use(NULL);
 }

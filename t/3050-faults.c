@@ -3,39 +3,28 @@
  * The n-th allocation fails, for every n, while several ranks make plans and run them: each time a code and a sentence, no rank
  * waits for another, nothing leaks; and without a failure the result has the bits of one rank.
  */
-#include <stdatomic.h>
-
 #include "t/attention.h"
+#include "t/memory.h"
 
-static atomic_long until_failure = -1, live, calls;
+struct way {
+    const struct problem *problem;
+    struct setup setup;
+    uint64_t want;
+};
 
-static void *take(void *user, size_t bytes, size_t align)
+static int attempt(void *arg, int *right)
 {
-    (void)user;
-    atomic_fetch_add(&calls, 1);
-    if (atomic_load(&until_failure) >= 0 && atomic_fetch_sub(&until_failure, 1) == 0)
-        return NULL;
-    void *memory = aligned_alloc(align, (bytes + align - 1) / align * align);
-    if (memory)
-        atomic_fetch_add(&live, 1);
-    return memory;
-}
-
-static void give(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    atomic_fetch_sub(&live, 1);
-    free(memory);
+    struct way *w = arg;
+    struct result r;
+    const int err = solve(w->problem, &w->setup, &r);
+    *right = !err && r.hash == w->want;
+    result_free(&r);
+    return err;
 }
 
 int main(void)
 {
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
-    hooks.allocate = take;
-    hooks.release = give;
-    is_int(rondo_set_hooks(&hooks), 0, "hooks that count");
-
+    memory_hooks();
     static const struct problem problems[] = {
         { .tokens = { 200 }, .cached = { 60 }, .heads = 2, .kv_heads = 2, .head_dim = 16, .causal = 1, .leaf = 8 },
         { .sequences = 3, .tokens = { 20, 30, 5 }, .cached = { 7, 100, -2 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .leaf = 8 },
@@ -62,37 +51,13 @@ int main(void)
         };
         for (size_t way = 0; way < sizeof ways / sizeof *ways; way++) {
             const int columns = ways[way].columns;
-            struct setup s = { .ranks = ways[way].ranks, .algorithm = ways[way].algorithm, .strided = 1,
-                               .grid = { columns ? ways[way].ranks / columns : 0, columns } };
+            char what[80];
+            struct way w = { &p, { .ranks = ways[way].ranks, .algorithm = ways[way].algorithm, .strided = 1,
+                                   .grid = { columns ? ways[way].ranks / columns : 0, columns } }, want };
+            snprintf(what, sizeof what, "problem %zu, %s", i, ways[way].name);
             hook_use(ways[way].hook);
-            int codes = 1, leaks = 1, failures = 0, bits = 0;
-            long base = atomic_load(&live);
-            for (long n = 0; n < 100000; n += long_tests() || n < 60 ? 1 : 7) {
-                atomic_store(&until_failure, n);
-                int err = solve(&p, &s, &r);
-                long left = atomic_exchange(&until_failure, -1);
-                leaks &= atomic_load(&live) == base;
-                if (!leaks) {
-                    diag("allocation %ld: %ld blocks leak", n, atomic_load(&live) - base);
-                    break;
-                }
-                if (!err && left >= 0) {
-                    bits = r.hash == want;
-                    result_free(&r);
-                    break;
-                }
-                if (!err || (err != RONDO_ENOMEM && err != RONDO_EPEER) || !*rondo_error_text()) {
-                    diag("allocation %ld: %s, %s", n, rondo_error_name(err), rondo_error_text());
-                    codes &= !err && r.hash == want;   /* an allocation that can be done without */
-                }
-                failures++;
-                result_free(&r);
-            }
+            memory_failures(attempt, &w, 7, what);
             hook_use(NULL);
-            const char *name = ways[way].name;
-            ok(codes, "problem %zu, %s: each of %d failing allocations gives a code and a sentence", i, name, failures);
-            ok(leaks, "problem %zu, %s: nothing leaks", i, name);
-            ok(bits, "problem %zu, %s: then it runs, with the same bits", i, name);
         }
         problem_free(&p);
     }

@@ -4,26 +4,12 @@
  * pass the checker and move as many messages and bytes as arithmetic says; and schedules in which something was broken do not pass.
  */
 #include "tensor/tp.h"
+#define DRAW_STREAM 3310
+#include "t/draw.h"
+#include "t/schedules.h"
 #include "t/tap.h"
 
-static uint32_t seed = 1;
-static uint32_t draw(uint32_t below)
-{
-    uint32_t out[4], counter[4] = { seed++, 0, 0, 0 }, key[2] = { 3310, 0 };
-    rondo_philox(out, counter, key);
-    return out[0] % below;
-}
-
-/* Threads, processes, a GPU that its transport knows, one whose transport knows host memory only, by copies and in place. */
-static const struct rondo__machine machines[] = {
-    { true, true, 64, 1u << RONDO_MEMORY_HOST },
-    { false, true, 0, 1u << RONDO_MEMORY_HOST },
-    { false, false, 0, 1u << RONDO_MEMORY_HOST | 1u << RONDO_MEMORY_DEVICE },
-    { false, false, 0, 1u << RONDO_MEMORY_HOST },
-    { true, false, 64, 1u << RONDO_MEMORY_HOST },
-};
-enum { MACHINES = sizeof machines / sizeof *machines, RANKS = 9, ROWS = 40 };
-static const char *const machine_names[] = { "in place", "copied", "device", "device behind the host", "device, in place" };
+enum { RANKS = 9, ROWS = 40 };
 static const char *const kind_names[] = { "linear", "gather", "lookup", "to rows", "to columns" };
 
 struct all {
@@ -33,10 +19,7 @@ struct all {
     const struct rondo__machine *machine;
     struct rondo__tp_built built;
     uint64_t messages, bytes;
-    int (*tamper)(struct rondo__schedule *s, uint32_t which);
-    int32_t tampered;
-    uint32_t which;
-    int done;
+    struct planted planted;
 };
 
 static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
@@ -52,8 +35,7 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     rondo__schedule_count(&a->built.schedule, &counts);
     a->messages += counts.messages;
     a->bytes += counts.bytes;
-    if (a->tamper && rank == a->tampered)
-        a->done = a->tamper(&a->built.schedule, a->which);
+    plant(&a->planted, &a->built.schedule, rank);
     *out = &a->built.schedule;
     return 0;
 }
@@ -162,18 +144,6 @@ static void grid(int32_t kind)
 
 /* ---- broken ones ---- */
 
-static int drop_wait(struct rondo__schedule *s, uint32_t which)
-{
-    for (int64_t i = 0; i < s->operations.count; i++) {
-        struct rondo__operation *o = rondo__operation_at(s, i);
-        if (o->waits && o->kind != RONDO_FENCE && !which--) {
-            o->waits--;
-            return 1;
-        }
-    }
-    return 0;
-}
-
 static int drop_fence(struct rondo__schedule *s, uint32_t which)
 {
     struct rondo__operation *o = s->operations.count ? rondo__operation_at(s, s->operations.count - 1) : NULL;
@@ -182,37 +152,6 @@ static int drop_fence(struct rondo__schedule *s, uint32_t which)
         return 0;
     s->operations.count--;
     return 1;
-}
-
-static int change_size(struct rondo__schedule *s, uint32_t which)
-{
-    struct rondo__part *p = s->parts.items;
-    if (which >= s->parts.count || !p[which].bytes)
-        return 0;
-    p[which].bytes--;
-    return 1;
-}
-
-static int change_peer(struct rondo__schedule *s, uint32_t which)
-{
-    struct rondo__part *p = s->parts.items;
-    if (which >= s->parts.count || !p[which].bytes)
-        return 0;
-    p[which].peer = (p[which].peer + 1) % s->ranks == s->rank ? (p[which].peer + 2) % s->ranks : (p[which].peer + 1) % s->ranks;
-    return 1;
-}
-
-static int drop_part(struct rondo__schedule *s, uint32_t which)
-{
-    (void)which;
-    for (int64_t i = 0; i < s->operations.count; i++) {
-        struct rondo__operation *o = rondo__operation_at(s, i);
-        if (o->kind == RONDO_TRANSFER && o->count && ((struct rondo__part *)s->parts.items)[o->first + o->count - 1].bytes) {
-            o->count--;
-            return 1;
-        }
-    }
-    return 0;
 }
 
 /* What is done last with what has come, or was made: it is not. */
@@ -234,32 +173,27 @@ static int drop_work(struct rondo__schedule *s, uint32_t which)
 static void broken(void)
 {
     static const struct {
-        const char *what;
-        int (*tamper)(struct rondo__schedule *, uint32_t);
-        int machine, always;           /* machine -1: any */
-    } kinds[] = { { "a wait left out", drop_wait, -1, 0 }, { "the fence left out", drop_fence, 0, 1 },
-                  { "a message one byte shorter", change_size, -1, 1 }, { "a message to somebody else", change_peer, -1, 1 },
-                  { "a message left out", drop_part, -1, 1 }, { "the last work left out", drop_work, 1, 1 } };
+        struct fault fault;
+        int machine;                   /* -1: any */
+    } kinds[] = { { { "a wait left out", drop_wait, 0 }, -1 }, { { "the fence left out", drop_fence, 1 }, IN_PLACE },
+                  { { "a message one byte shorter", change_size, 1 }, -1 }, { { "a message to somebody else", change_peer, 1 }, -1 },
+                  { { "a message left out", drop_part, 1 }, -1 }, { { "the last work left out", drop_work, 1 }, COPIED } };
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
-        int tried = 0, caught = 0;
+        struct tally tally = { 0 };
         for (int round = 0; round < 300; round++) {
             const int32_t ranks = 3 + (int32_t)draw(6);
             struct all a;
             anything(&a, (int32_t)draw(RONDO_TP_KINDS), ranks);
             a.c.add = 0;   /* or nobody sees whether y is another one */
             a.machine = machines + (kinds[k].machine < 0 ? (int)draw(MACHINES) : kinds[k].machine);
-            a.tamper = kinds[k].tamper;
-            a.tampered = (int32_t)draw((uint32_t)ranks);
-            a.which = draw(4);
+            a.planted = (struct planted){ &kinds[k].fault, (int32_t)draw((uint32_t)ranks), draw(4), 0 };
             int err = rondo__schedule_check(ranks, a.machine, at, &a);
-            tried += a.done;
-            caught += a.done && err;
-            if (a.done && !err && kinds[k].always)
-                diag("not seen: %s, round %d, %s%s, rank %d of %d", kinds[k].what, round, kind_names[a.c.kind], a.c.few ? ", few" : "",
-                     (int)a.tampered, (int)ranks);
+            if (missed(&tally, &a.planted, err))
+                diag("not seen: %s, round %d, %s%s, rank %d of %d", kinds[k].fault.what, round, kind_names[a.c.kind], a.c.few ? ", few" : "",
+                     (int)a.planted.rank, (int)ranks);
             rondo__tp_unbuild(&a.built);
         }
-        ok(tried > 20 && (kinds[k].always ? caught == tried : caught * 2 >= tried), "%s: %d of %d are seen", kinds[k].what, caught, tried);
+        faults_seen(&tally, &kinds[k].fault, 20);
     }
 }
 
@@ -271,7 +205,7 @@ static void many(void)
     static int64_t begin[MANY + 1], columns[MANY + 1];
     for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++) {
         struct all a = { .c = { .kind = kind, .ranks = MANY, .few = kind == RONDO_TP_LINEAR, .leaves = 32, .in = 4096, .rows = ROWS,
-                                .width = 4096, .row_bytes = 8192, .begin = begin, .columns = columns }, .machine = &machines[1] };
+                                .width = 4096, .row_bytes = 8192, .begin = begin, .columns = columns }, .machine = &machines[COPIED] };
         int64_t count;
         for (int32_t r = 0; r < MANY; r++) {
             const int64_t total = kind == RONDO_TP_LINEAR ? 32 : kind == RONDO_TP_LOOKUP ? 32000 : ROWS;
@@ -305,7 +239,7 @@ static void beyond(void)
         const struct rondo__tp_case c = { .kind = kind, .ranks = 2, .rows = INT64_MAX / 8, .width = INT32_MAX, .in = 2, .leaves = 2,
                                           .row_bytes = INT32_MAX, .begin = begin, .columns = begin };
         struct rondo__tp_built built = { 0 };
-        int err = rondo__tp_build(&built, &c, 0, &machines[0]);
+        int err = rondo__tp_build(&built, &c, 0, &machines[IN_PLACE]);
         if (kind < RONDO_TP_TO_ROWS)
             is_int(err, RONDO_EINVAL, "%s, more than memory holds: %s", kind_names[kind], err ? rondo_error_text() : "made");
         rondo__tp_unbuild(&built);

@@ -3,35 +3,16 @@
  * Once an exchange has been called, later calls take no memory from the hooks: whatever the exchange, the division and the transport's way of
  * moving, also with other ids, and with other exchanges between; and what is kept is bounded.
  */
+#include "t/memory.h"
 #include "tp.h"
-
-static _Atomic long taken, live;
-static _Atomic int counting;
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (atomic_load(&counting))
-        atomic_fetch_add(&taken, 1);
-    atomic_fetch_add(&live, 1);
-    return aligned_alloc(align, (bytes + align - 1) / align * align);
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    atomic_fetch_sub(&live, 1);
-    free(memory);
-}
 
 static int count_from_4(rondo_context *ctx, struct tp_case *c, int call)
 {
     int err = call == 4 || call == c->calls - 1 ? rondo_barrier(ctx) : 0;
     if (call == 4)
-        atomic_store(&counting, 1);
+        atomic_store(&memory_window, 1);
     if (call == c->calls - 1)
-        atomic_store(&counting, 0);
+        atomic_store(&memory_window, 0);
     return err;
 }
 
@@ -49,7 +30,7 @@ static int many(rondo_context *ctx, void *arg)
             if (!err)
                 err = rondo_tp_gather(tp, rows, 8, x + first * 8, x);
             if (!err && rows == 116)
-                most[round] = atomic_load(&live);
+                most[round] = atomic_load(&memory_live);
         }
     rondo_tp_destroy(tp);
     free(x);
@@ -84,7 +65,7 @@ static int dealt(rondo_context *ctx, void *arg)
                 x[i * own + j] = (float)(call * 10000 + i * 100 + columns[me] + j);
         if (call == WARM)   /* each has had a message from each: what that takes is the transport's */
             err = rondo_barrier(ctx);
-        atomic_store(&counting, call >= WARM);
+        atomic_store(&memory_window, call >= WARM);
         if (!err)
             err = rondo_tp_swap(tp, 1, rows, columns, x, y);
         for (int64_t i = rows[me]; i < rows[me + 1] && !err; i++)
@@ -96,18 +77,14 @@ static int dealt(rondo_context *ctx, void *arg)
     }
     if (!err)
         err = rondo_barrier(ctx);
-    atomic_store(&counting, 0);
+    atomic_store(&memory_window, 0);
     rondo_tp_destroy(tp);
     return err;
 }
 
 int main(void)
 {
-    rondo_hooks h = RONDO_HOOKS_INIT;
-    h.allocate = allocate;
-    h.release = release;
-    if (rondo_set_hooks(&h))
-        return 1;
+    memory_hooks();
     for (int division = 0; division < DIVISIONS; division++) {
         long most = 0;
         int good = 1;
@@ -119,13 +96,13 @@ int main(void)
             tp_case_make(&c);
             rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
             d.threads = 1 + variant % 2;
-            atomic_store(&taken, 0);
+            atomic_store(&memory_asked[1], 0);
             int err = rondo_launch(c.ranks, &d, tp_body, &c);
-            atomic_store(&counting, 0);
+            atomic_store(&memory_window, 0);
             if (err || c.wrong)
                 diag("variant %d: %s, %d", variant, rondo_error_text(), c.wrong);
             good &= !err && !c.wrong;
-            most = atomic_load(&taken) > most ? atomic_load(&taken) : most;
+            most = atomic_load(&memory_asked[1]) > most ? atomic_load(&memory_asked[1]) : most;
             tp_case_free(&c);
         }
         const char *hook = getenv("RONDO_TEST_HOOK");   /* it takes what it likes */
@@ -133,11 +110,11 @@ int main(void)
     }
     for (int ranks = 1; ranks <= 5; ranks++) {
         int wrong = 0;
-        atomic_store(&taken, 0);
+        atomic_store(&memory_asked[1], 0);
         int err = rondo_run_threads(ranks, dealt, &wrong);
         const char *hook = getenv("RONDO_TEST_HOOK");
-        ok(!err && !wrong && (!atomic_load(&taken) || (hook && *hook)), "few rows of %d ranks, dealt out anew in each call, take memory %ld times%s%s",
-           ranks, atomic_load(&taken), err ? ", " : "", err ? rondo_error_text() : "");
+        ok(!err && !wrong && (!atomic_load(&memory_asked[1]) || (hook && *hook)), "few rows of %d ranks, dealt out anew in each call, take memory %ld times%s%s",
+           ranks, atomic_load(&memory_asked[1]), err ? ", " : "", err ? rondo_error_text() : "");
     }
     long most[2] = { 0, 0 };
     const char *hook = getenv("RONDO_TEST_HOOK");

@@ -3,28 +3,8 @@
  * The n-th allocation fails, the n-th call of the transport fails, a rank ends in the middle: for every n, in every way of moving, each rank
  * comes back with a code and a sentence that names who and where, nothing leaks, and without a failure the bits are those of one rank.
  */
+#include "t/memory.h"
 #include "tp.h"
-
-static atomic_long until_failure = -1, live;
-
-static void *take(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (atomic_load(&until_failure) >= 0 && atomic_fetch_sub(&until_failure, 1) == 0)
-        return NULL;
-    void *memory = aligned_alloc(align, (bytes + align - 1) / align * align);
-    if (memory)
-        atomic_fetch_add(&live, 1);
-    return memory;
-}
-
-static void give(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    atomic_fetch_sub(&live, 1);
-    free(memory);
-}
 
 static const char *const ways[] = { "", "copy", "plane", "space", "space,defer", "plane,space,defer" };
 enum { WAYS = sizeof ways / sizeof *ways };
@@ -39,42 +19,19 @@ static void hook(const char *a, const char *b)
         unsetenv("RONDO_TEST_HOOK");
 }
 
-static void allocations(struct tp_case *c, const char *way, const char *what)
+static int attempt(void *arg, int *right)
 {
-    int codes = 1, leaks = 1, failures = 0, bits = 0;
-    const long base = atomic_load(&live);
-    const int step = getenv("RONDO_TEST_LONG") ? 1 : 5;
-    hook(way, "");
-    for (long n = 0; n < 100000; n += n < 60 ? 1 : step) {
-        c->wrong = 0;
-        atomic_store(&until_failure, n);
-        int err = rondo_run_threads(c->ranks, tp_body, c);
-        const long left = atomic_exchange(&until_failure, -1);
-        leaks &= atomic_load(&live) == base;
-        if (!leaks) {
-            diag("allocation %ld: %ld blocks leak", n, atomic_load(&live) - base);
-            break;
-        }
-        if (!err && left >= 0) {
-            bits = !c->wrong;
-            break;
-        }
-        if (!err || (err != RONDO_ENOMEM && err != RONDO_EPEER) || !*rondo_error_text()) {
-            diag("allocation %ld: %s, %s", n, rondo_error_name(err), rondo_error_text());
-            codes &= !err && !c->wrong;   /* one that can be done without */
-        }
-        failures++;
-    }
-    hook("", "");
-    ok(codes && failures > 20, "%s, \"%s\": each of %d failing allocations gives a code and a sentence", what, way, failures);
-    ok(leaks, "%s, \"%s\": nothing leaks", what, way);
-    ok(bits, "%s, \"%s\": then it runs, with the bits of one rank", what, way);
+    struct tp_case *c = arg;
+    c->wrong = 0;
+    const int err = rondo_run_threads(c->ranks, tp_body, c);
+    *right = !err && !c->wrong;
+    return err;
 }
 
 static void transport(struct tp_case *c, const char *way, const char *what)
 {
     int codes = 1, bits = 0, failures = 0;
-    const long base = atomic_load(&live);
+    const long base = atomic_load(&memory_live);
     for (int n = 1; n < 10000; n += n < 30 || getenv("RONDO_TEST_LONG") ? 1 : 3) {
         char spec[40];
         snprintf(spec, sizeof spec, "fail:%d:1", n);
@@ -93,7 +50,7 @@ static void transport(struct tp_case *c, const char *way, const char *what)
     }
     hook("", "");
     ok(codes && failures > 10, "%s, \"%s\": each of %d failing calls of the transport gives a code and a sentence", what, way, failures);
-    ok(bits && atomic_load(&live) == base, "%s, \"%s\": nothing leaks, and without a failure it runs", what, way);
+    ok(bits && atomic_load(&memory_live) == base, "%s, \"%s\": nothing leaks, and without a failure it runs", what, way);
 }
 
 /* ---- a rank that ends ---- */
@@ -166,11 +123,7 @@ static int disagree(rondo_context *ctx, void *arg)
 int main(void)
 {
     static const char *const names[] = { "few rows", "many rows" };
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
-    hooks.allocate = take;
-    hooks.release = give;
-    if (rondo_set_hooks(&hooks))
-        return 1;
+    memory_hooks();
     char *outer = getenv("RONDO_TEST_HOOK");
     outer = outer ? strdup(outer) : NULL;
     for (int few = 0; few < 2; few++) {
@@ -178,7 +131,11 @@ int main(void)
                              .type = RONDO_F32, .table_type = RONDO_BF16, .calls = 2, .device = 1 };
         tp_case_make(&c);
         for (int way = 0; way < WAYS; way++) {
-            allocations(&c, ways[way], names[few]);
+            char what[80];
+            snprintf(what, sizeof what, "%s, \"%s\"", names[few], ways[way]);
+            hook(ways[way], "");
+            memory_failures(attempt, &c, 5, what);
+            hook("", "");
             transport(&c, ways[way], names[few]);
             c.calls = 3;
             endings(&c, ways[way], names[few]);

@@ -15,37 +15,6 @@ static const char *transport = "threads";
 static const int rank_counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33 };
 #define COUNTS ((int)(sizeof rank_counts / sizeof rank_counts[0]))
 
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            return rondo__fail(RONDO_EDEVICE, "line %d, rank %d: %s does not hold", __LINE__, ctx->rank, #condition);  \
-    } while (0)
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int err_ = (call);                                                                                             \
-        if (err_)                                                                                                      \
-            return rondo__collective_failed(ctx, err_);                                                                \
-    } while (0)
-
-static unsigned char byte_of(int from, int to, int number, size_t i)
-{
-    return (unsigned char)rondo__mix64((uint64_t)from * 1000003u + (uint64_t)to * 10007u + (uint64_t)number * 101u + i);
-}
-
-static void fill(unsigned char *p, size_t n, int from, int to, int number)
-{
-    for (size_t i = 0; i < n; i++)
-        p[i] = byte_of(from, to, number, i);
-}
-
-static int differs(const unsigned char *p, size_t n, int from, int to, int number)
-{
-    for (size_t i = 0; i < n; i++)
-        if (p[i] != byte_of(from, to, number, i))
-            return 1;
-    return 0;
-}
-
 #define LARGE 5000
 
 /* One shift by every distance, of sizes around the limit below which messages are copied. */

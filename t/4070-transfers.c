@@ -5,48 +5,15 @@
  * threads, as they are and as the test hook makes them, or with RONDO_TEST_TRANSPORT=mpi the processes that mpirun started.
  */
 #define _GNU_SOURCE
-#include <stdatomic.h>
 #include <unistd.h>
 
 #include "shift.h"
+#include "t/memory.h"
 #include "tap.h"
 
 static const char *transport = "threads";
 
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            rondo__fail(RONDO_EDEVICE, "line %d, rank %d: %s does not hold", __LINE__, ctx->rank, #condition);         \
-            return rondo__collective_failed(ctx, RONDO_EDEVICE);                                                       \
-        }                                                                                                              \
-    } while (0)
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int err_ = (call);                                                                                             \
-        if (err_)                                                                                                      \
-            return rondo__collective_failed(ctx, err_);                                                                \
-    } while (0)
-
 #define MOST 5000
-
-static unsigned char byte_of(int from, int to, int number, size_t i)
-{
-    return (unsigned char)rondo__mix64((uint64_t)from * 1000003u + (uint64_t)to * 10007u + (uint64_t)number * 101u + i);
-}
-
-static void fill(unsigned char *p, size_t n, int from, int to, int number)
-{
-    for (size_t i = 0; i < n; i++)
-        p[i] = byte_of(from, to, number, i);
-}
-
-static int differs(const unsigned char *p, size_t n, int from, int to, int number)
-{
-    for (size_t i = 0; i < n; i++)
-        if (p[i] != byte_of(from, to, number, i))
-            return 1;
-    return 0;
-}
 
 /* ---- five parts to three ranks ---- */
 
@@ -197,22 +164,6 @@ static int looking(rondo_context *ctx, void *arg)
 
 /* ---- memory for messages ---- */
 
-static atomic_long asked;
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    atomic_fetch_add(&asked, 1);
-    return aligned_alloc(align, bytes);
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    free(memory);
-}
-
 #define HOPS 13   /* to the next rank in a round, in two parts each: no multiple of what a mailbox's segment holds */
 
 /* What an algorithm does again and again: a ring of two parts a hop, many of them started before the first is finished, and one group
@@ -255,12 +206,12 @@ static int again(rondo_context *ctx, void *arg)
     for (int round = 0; round < 4; round++)   /* each of the four ways once */
         TRY(one_round(ctx, round, out, in));
     TRY(rondo_barrier(ctx));
-    long before = atomic_load(&asked);
+    long before = atomic_load(&memory_asked[0]);
     TRY(rondo_barrier(ctx));
     for (int round = 4; round < 60; round++)
         TRY(one_round(ctx, round, out, in));
     TRY(rondo_barrier(ctx));
-    long after = atomic_load(&asked);
+    long after = atomic_load(&memory_asked[0]);
     TRY(rondo_barrier(ctx));
     if (after != before)
         return rondo__fail(RONDO_EDEVICE, "rank %d: %ld allocations in rounds that were there before", ctx->rank, after - before);
@@ -309,13 +260,9 @@ static int learn(rondo_context *ctx, void *arg)
 int main(void)
 {
     static const char *const hooks[] = { NULL, "copy", "copy,delay:3", "reorder:1", "reorder:2,copy", "delay:4" };
-    rondo_hooks count = RONDO_HOOKS_INIT;
-    count.allocate = allocate;
-    count.release = release;
     alarm(120);
     unsetenv("RONDO_DEADLINE");
-    if (rondo_set_hooks(&count))
-        return 1;
+    memory_hooks();
     if (getenv("RONDO_TEST_TRANSPORT") && strcmp(getenv("RONDO_TEST_TRANSPORT"), "mpi") == 0) {
         rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
         int mine[2] = { 0, 0 };

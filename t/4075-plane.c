@@ -5,35 +5,16 @@
  * context opens and closes what it stands on.
  */
 #define _GNU_SOURCE
-#include <stdatomic.h>
 #include <unistd.h>
 
 #include "shift.h"
+#include "t/memory.h"
 #include "tap.h"
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            rondo__fail(RONDO_EDEVICE, "line %d, rank %d: %s does not hold", __LINE__, ctx->rank, #condition);         \
-            return rondo__collective_failed(ctx, RONDO_EDEVICE);                                                       \
-        }                                                                                                              \
-    } while (0)
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int err_ = (call);                                                                                             \
-        if (err_)                                                                                                      \
-            return rondo__collective_failed(ctx, err_);                                                                \
-    } while (0)
 
 #define MOST 3000
 #define PARTS 4
 static const size_t part_size[PARTS] = { 5, MOST, 64, 65 };
 static const int part_distance[PARTS] = { 1, 1, 2, 3 };
-
-static unsigned char byte_of(int from, int to, int number, size_t i)
-{
-    return (unsigned char)rondo__mix64((uint64_t)from * 1000003u + (uint64_t)to * 10007u + (uint64_t)number * 101u + i);
-}
 
 /* ---- a device with memory of its own ---- */
 
@@ -263,22 +244,6 @@ static int handed_on(rondo_context *ctx, void *arg)
 
 /* ---- memory ---- */
 
-static atomic_long asked;
-
-static void *allocate(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    atomic_fetch_add(&asked, 1);
-    return aligned_alloc(align, bytes);
-}
-
-static void release(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    free(memory);
-}
-
 /* ---- failing ---- */
 
 struct outcome {
@@ -500,12 +465,12 @@ static int again(rondo_context *ctx, void *arg)
     for (int i = 0; i < 30; i++)   /* until mailboxes have all they ever take */
         TRY(groups(ctx, NULL));
     TRY(rondo_barrier(ctx));
-    long before = atomic_load(&asked);
+    long before = atomic_load(&memory_asked[0]);
     TRY(rondo_barrier(ctx));
     for (int i = 0; i < 5; i++)
         TRY(groups(ctx, NULL));
     TRY(rondo_barrier(ctx));
-    long after = atomic_load(&asked);
+    long after = atomic_load(&memory_asked[0]);
     TRY(rondo_barrier(ctx));
     return after == before ? 0 : rondo__fail(RONDO_EDEVICE, "%ld allocations", after - before);
 }
@@ -513,14 +478,10 @@ static int again(rondo_context *ctx, void *arg)
 int main(void)
 {
     static const char *const hooks[] = { "plane", "plane,copy", "plane,delay:3", "plane,reorder:2", "plane,trace,copy,reorder:5" };
-    rondo_hooks count = RONDO_HOOKS_INIT;
-    count.allocate = allocate;
-    count.release = release;
     alarm(120);
     unsetenv("RONDO_DEADLINE");
     unsetenv("RONDO_TEST_HOOK");
-    if (rondo_set_hooks(&count))
-        return 1;
+    memory_hooks();
     for (size_t h = 0; h < sizeof hooks / sizeof hooks[0]; h++)
         for (int ranks = 2; ranks <= 6; ranks += 2) {
             if (!is_int(run(ranks, hooks[h], near_memory, NULL), 0, "%s, %d ranks: groups in the host's memory", hooks[h], ranks) ||

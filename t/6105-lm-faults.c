@@ -3,32 +3,10 @@
  * Every allocation of a language model's life fails once: opening a folder, a score shown row by row, a batch of prompts, on one
  * rank, on two, and on tensor-parallel ones. Each time a code comes back, every rank returns, and all memory goes back.
  */
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "lm_kit.h"
-
-static atomic_long calls, fail_at, outstanding;
-
-static void *take(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    if (atomic_fetch_add(&calls, 1) + 1 == atomic_load(&fail_at))
-        return NULL;
-    void *memory = aligned_alloc(align, bytes);
-    if (memory)
-        atomic_fetch_add(&outstanding, 1);
-    return memory;
-}
-
-static void give(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    if (memory)
-        atomic_fetch_sub(&outstanding, 1);
-    free(memory);
-}
+#include "t/memory.h"
 
 static int32_t tokens[64];
 
@@ -86,11 +64,8 @@ static int all(const struct grid *grid, const char **where)
 
 int main(void)
 {
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
-    hooks.allocate = take;
-    hooks.release = give;
     scratch_make("lm-faults");
-    is_int(rondo_set_hooks(&hooks), 0, "hooks");
+    memory_hooks();
     setenv("RONDO_DEADLINE", "60", 1);
     struct kit_config c = kit_defaults("llama");
     struct kit_model *m = kit_folder(&c, 12);
@@ -100,29 +75,27 @@ int main(void)
         char name[64];
         snprintf(name, sizeof name, "tp %d x cp %d%s", grids[i].tp, grids[i].cp, grids[i].spread ? " spread" : "");
         const char *where = "";
-        atomic_store(&fail_at, 0);
-        atomic_store(&calls, 0);
+        atomic_store(&memory_asked[0], 0);
         is_int(all(&grids[i], &where), 0, "%s: without a failure", name);
-        const long total = atomic_load(&calls);
-        is_int(atomic_load(&outstanding), 0, "%s: nothing left", name);
+        const long total = atomic_load(&memory_asked[0]);
+        is_int(atomic_load(&memory_live), 0, "%s: nothing left", name);
         /* Every one of the first part; of the rest, which repeats itself, a sample. */
         const long step = long_tests() ? 1 : total / 100 + 1;
         long wrong = 0, leaks = 0, tried = 0, survived = 0;
         for (long n = 1; n <= total; n += n < 120 ? 1 : step) {
-            atomic_store(&fail_at, n);
-            atomic_store(&calls, 0);
+            atomic_store(&memory_until_failure, n - 1);
             int err = all(&grids[i], &where);
             /* Not every run takes the same way: threads race for their own queues, so the n-th call may never come. */
-            if (err == 0 && atomic_load(&calls) < n) {
+            if (atomic_exchange(&memory_until_failure, -1) >= 0 && err == 0) {
                 survived++;
             } else if (err != RONDO_ENOMEM) {
                 diag("allocation %ld of %ld (%s): %s, %s", n, total, where, rondo_error_name(err), rondo_error_text());
                 wrong++;
             }
-            if (atomic_load(&outstanding) != 0) {
-                diag("allocation %ld of %ld (%s): %ld blocks left", n, total, where, atomic_load(&outstanding));
+            if (atomic_load(&memory_live) != 0) {
+                diag("allocation %ld of %ld (%s): %ld blocks left", n, total, where, atomic_load(&memory_live));
                 leaks++;
-                atomic_store(&outstanding, 0);
+                atomic_store(&memory_live, 0);
             }
             tried++;
         }

@@ -3,29 +3,13 @@
  * A decode step takes no memory: once a batch runs, plans are updated in the memory that they have, exchanges are kept from call to call, and
  * what grows with a sequence (keys, text, tokens) grows ahead. Counted over many steps, on one rank, on several, and on tensor-parallel ones.
  */
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "lm_kit.h"
+#include "t/memory.h"
 
 #define STEPS 300
 #define WARM 40
-
-static atomic_long calls;
-
-static void *take(void *user, size_t bytes, size_t align)
-{
-    (void)user;
-    atomic_fetch_add(&calls, 1);
-    return aligned_alloc(align, bytes);
-}
-
-static void give(void *user, void *memory, size_t bytes)
-{
-    (void)user;
-    (void)bytes;
-    free(memory);
-}
 
 static int32_t tokens[200];
 
@@ -49,7 +33,7 @@ static int body(rondo_context *ctx, void *arg)
     for (int step = 0; !err && live > 0; step++) {
         if (!err)
             err = rondo_barrier(ctx);
-        const long before = atomic_load(&calls);
+        const long before = atomic_load(&memory_asked[0]);
         if (!err)
             err = rondo_barrier(ctx);
         int64_t n = err ? err : rondo_lm_step(lm, events, 3, &live);
@@ -57,8 +41,8 @@ static int body(rondo_context *ctx, void *arg)
         if (!err && live > 0)
             err = rondo_barrier(ctx);
         if (step >= WARM && rondo_context_rank(ctx) == 0 && live > 0) {
-            c->steps_that_took += atomic_load(&calls) != before;
-            c->taken += atomic_load(&calls) - before;
+            c->steps_that_took += atomic_load(&memory_asked[0]) != before;
+            c->taken += atomic_load(&memory_asked[0]) - before;
         }
     }
     rondo_lm_destroy(lm);
@@ -68,10 +52,7 @@ static int body(rondo_context *ctx, void *arg)
 int main(void)
 {
     static const int grids[][3] = { { 1, 1, 0 }, { 1, 3, 0 }, { 2, 1, 0 }, { 2, 2, 1 } };
-    rondo_hooks hooks = RONDO_HOOKS_INIT;
-    hooks.allocate = take;
-    hooks.release = give;
-    is_int(rondo_set_hooks(&hooks), 0, "hooks");
+    memory_hooks();
     scratch_make("lm-steady");
     struct kit_config c = kit_defaults("llama");
     struct kit_model *m = kit_folder(&c, 12);

@@ -385,6 +385,16 @@ __attribute__((unused)) static rondo_tensor make_tensor(int64_t rows, int64_t he
     return t;
 }
 
+/* [rows, heads, dim] of floats, with a gap behind each head's. */
+__attribute__((unused)) static rondo_tensor tensor_with_gaps(float *data, int64_t rows, int64_t heads, int64_t dim, int64_t gap)
+{
+    const int64_t shape[3] = { rows, heads, dim };
+    rondo_tensor t = rondo_tensor_dense(data, RONDO_F32, 3, shape);
+    t.stride[1] = dim + gap;
+    t.stride[0] = heads * (dim + gap);
+    return t;
+}
+
 __attribute__((unused)) static void copy_row(const rondo_tensor *t, int64_t row, const void *whole, int64_t at, int to_whole)
 {
     size_t e = rondo_type_size(t->type), bytes = (size_t)t->shape[2] * e;

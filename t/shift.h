@@ -1,12 +1,47 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The commonest transfer, for the tests of communication: bytes to the rank so many further on, bytes from the one so many before;
- * either may be nothing.
+ * For the tests of communication: messages that say who sent them, and the commonest transfer: bytes to the rank so many further on,
+ * bytes from the one so many before; either may be nothing.
  */
 #ifndef RONDO_T_SHIFT_H
 #define RONDO_T_SHIFT_H
 
 #include "core/internal.h"
+
+/* What does not hold, or a call that fails, ends a body on all ranks. */
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            rondo__fail(RONDO_EDEVICE, "line %d, rank %d: %s does not hold", __LINE__, ctx->rank, #condition);         \
+            return rondo__collective_failed(ctx, RONDO_EDEVICE);                                                       \
+        }                                                                                                              \
+    } while (0)
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        int err_ = (call);                                                                                             \
+        if (err_)                                                                                                      \
+            return rondo__collective_failed(ctx, err_);                                                                \
+    } while (0)
+
+/* What a message holds follows from who sent it, to whom, and which it is: any that is mixed up shows. */
+static inline unsigned char byte_of(int from, int to, int number, size_t i)
+{
+    return (unsigned char)rondo__mix64((uint64_t)from * 1000003u + (uint64_t)to * 10007u + (uint64_t)number * 101u + i);
+}
+
+static inline void fill(unsigned char *p, size_t n, int from, int to, int number)
+{
+    for (size_t i = 0; i < n; i++)
+        p[i] = byte_of(from, to, number, i);
+}
+
+static inline int differs(const unsigned char *p, size_t n, int from, int to, int number)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] != byte_of(from, to, number, i))
+            return 1;
+    return 0;
+}
 
 struct shift {
     struct rondo__transfer transfer;
