@@ -162,60 +162,54 @@ VEC void vf_to_f16(uint16_t *p, vf x)
     _mm256_storeu_si256((__m256i *)(void *)p,
                         _mm256_mask_mov_epi16(h, vf_is_nan(x), _mm256_set1_epi16(0x7e00)));
 }
-/* VL rows of VL elements turned about: x[i] gets element i of each row. Of 32-bit words of any kind: nothing is computed */
-VEC void vf_transpose(vf x[VL])
+/* Words of 32 bits, of any kind, turned about: x[j] gets word j of VL rows; here half of them, of r[j][i], which has the same half of rows
+ * 8j + i and 8j + i + 4. */
+VEC void vf_turn_half(vf r[2][4], vf x[VL / 2])
 {
-    vf a[16], b[16];
     UNROLL
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
-        a[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
-    }
-    UNROLL
-    for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) { /* in block k the rows 4k to 4k + 3 */
+        vf y[4];
         UNROLL
-        for (int j = 0; j < 2; j++) { /* b[i + j]: in block k element 4k + j of rows i to i + 3 */
-            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + j + 2])));
-            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + j + 2])));
-        }
-    UNROLL
-    for (int j = 0; j < 4; j++) {
-        const vf even = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88), odd = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xdd);
-        const vf even2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0x88), odd2 = _mm512_shuffle_f32x4(b[j + 8], b[j + 12], 0xdd);
-        x[j] = _mm512_shuffle_f32x4(even, even2, 0x88);
-        x[j + 4] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
-        x[j + 8] = _mm512_shuffle_f32x4(even, even2, 0xdd);
-        x[j + 12] = _mm512_shuffle_f32x4(odd, odd2, 0xdd);
+        for (int i = 0; i < 4; i++)
+            y[i] = _mm512_shuffle_f32x4(r[0][i], r[1][i], j ? 0xdd : 0x88);
+        const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(y[0], y[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(y[0], y[1]));
+        const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(y[2], y[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(y[2], y[3]));
+        x[4 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        x[4 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        x[4 * j + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        x[4 * j + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
     }
 }
-/* Words of 32 bits, of any kind, turned about: x[j] gets word j of VL rows, which lie `stride` bytes apart. Half of the way is gone by loading halves of rows, which is not the shuffle unit's work. */
+/* of rows that are in registers */
+VEC void vf_transpose(vf x[VL])
+{
+    vf r[2][2][4];
+    UNROLL
+    for (int h = 0; h < 2; h++)
+        UNROLL
+        for (int j = 0; j < 2; j++)
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                r[h][j][i] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], h ? 0xee : 0x44);
+    vf_turn_half(r[0], x);
+    vf_turn_half(r[1], x + 8);
+}
+/* of rows that lie `stride` bytes apart: a quarter of the way is gone by loading halves of them, which is not the shuffle unit's work */
 VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
 {
     UNROLL
     for (int h = 0; h < 2; h++) {
-        vf y[2][4];
+        vf r[2][4];
         UNROLL
-        for (int i = 0; i < 4; i++) {
-            vf r[2];
+        for (int i = 0; i < 4; i++)
             UNROLL
             for (int j = 0; j < 2; j++) {
                 const float *first = (const float *)(const void *)((const char *)rows + (8 * j + i) * stride) + 8 * h;
                 const float *second = (const float *)(const void *)((const char *)rows + (8 * j + i + 4) * stride) + 8 * h;
-                r[j] = _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(first))),
-                                                           _mm256_castps_pd(_mm256_loadu_ps(second)), 1));
+                r[j][i] = _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(first))),
+                                                              _mm256_castps_pd(_mm256_loadu_ps(second)), 1));
             }
-            y[0][i] = _mm512_shuffle_f32x4(r[0], r[1], 0x88);
-            y[1][i] = _mm512_shuffle_f32x4(r[0], r[1], 0xdd);
-        }
-        UNROLL
-        for (int j = 0; j < 2; j++) { /* in block k the rows 4k to 4k + 3 */
-            const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(y[j][0], y[j][1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(y[j][0], y[j][1]));
-            const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(y[j][2], y[j][3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(y[j][2], y[j][3]));
-            x[8 * h + 4 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-            x[8 * h + 4 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-            x[8 * h + 4 * j + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-            x[8 * h + 4 * j + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
-        }
+        vf_turn_half(r, x + 8 * h);
     }
 }
 /* words that are pairs of bf16, the first ones in *even, the second ones in *odd */
@@ -369,26 +363,25 @@ VEC void vf_to_f16(uint16_t *p, vf x)
     __m128i m = _mm_packs_epi32(_mm256_castsi256_si128(nan), _mm256_extracti128_si256(nan, 1));
     _mm_storeu_si128((__m128i *)(void *)p, _mm_blendv_epi8(h, _mm_set1_epi16(0x7e00), m));
 }
+VEC void vf_turn_half(vf r[4], vf x[VL / 2]) /* r[i] has the same half of rows i and i + 4 */
+{
+    const vf a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+    const vf c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+    x[0] = _mm256_shuffle_ps(a, c, 0x44);
+    x[1] = _mm256_shuffle_ps(a, c, 0xee);
+    x[2] = _mm256_shuffle_ps(b, d, 0x44);
+    x[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
 VEC void vf_transpose(vf x[VL])
 {
-    vf a[8], b[8];
+    vf r[2][4];
     UNROLL
-    for (int i = 0; i < 8; i += 2) {
-        a[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
-        a[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
-    }
-    UNROLL
-    for (int i = 0; i < 8; i += 4)
+    for (int h = 0; h < 2; h++)
         UNROLL
-        for (int j = 0; j < 2; j++) {
-            b[i + 2 * j] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0x44);
-            b[i + 2 * j + 1] = _mm256_shuffle_ps(a[i + j], a[i + j + 2], 0xee);
-        }
-    UNROLL
-    for (int j = 0; j < 4; j++) {
-        x[j] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x20);
-        x[j + 4] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
-    }
+        for (int i = 0; i < 4; i++)
+            r[h][i] = _mm256_permute2f128_ps(x[i], x[i + 4], h ? 0x31 : 0x20);
+    vf_turn_half(r[0], x);
+    vf_turn_half(r[1], x + 4);
 }
 VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
 {
@@ -401,12 +394,7 @@ VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
             const float *second = (const float *)(const void *)((const char *)rows + (i + 4) * stride) + 4 * h;
             r[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(first)), _mm_loadu_ps(second), 1);
         }
-        const vf a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
-        const vf c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
-        x[4 * h] = _mm256_shuffle_ps(a, c, 0x44);
-        x[4 * h + 1] = _mm256_shuffle_ps(a, c, 0xee);
-        x[4 * h + 2] = _mm256_shuffle_ps(b, d, 0x44);
-        x[4 * h + 3] = _mm256_shuffle_ps(b, d, 0xee);
+        vf_turn_half(r, x + 4 * h);
     }
 }
 VEC void vf_split_bf16(vf x, vf *even, vf *odd)
@@ -567,11 +555,7 @@ VEC void vf_turn(const void *rows, int64_t stride, vf x[VL])
     UNROLL
     for (int i = 0; i < 4; i++)
         x[i] = vld1q_f32((const float *)(const void *)((const char *)rows + i * stride));
-    const float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
-    x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
-    x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
-    x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
-    x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+    vf_transpose(x);
 }
 VEC void vf_split_bf16(vf x, vf *even, vf *odd)
 {
