@@ -219,7 +219,15 @@ static void one_call(void)
     d.event = NULL;
     d.tp = -1;
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
-    d.tp = 0;
+    static const int32_t many[][2] = { { 65536, 65536 }, { 65536, 32768 }, { 257, 256 }, { 1, 65537 }, { 65537, 0 }, { INT32_MAX, INT32_MAX } };
+    for (size_t i = 0; i < sizeof many / sizeof *many; i++) {
+        d.tp = many[i][0];
+        d.cp = many[i][1];
+        d.spread = 1;
+        LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
+        ok(strstr(rondo_error_text(), "65536") != NULL, "%s", rondo_error_text());
+    }
+    d.tp = d.cp = 0;
     d.spread = 2;
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
     d.spread = 0;

@@ -15,10 +15,11 @@ struct simple {
     char *text;
 };
 
-static int check(rondo_lm_generate_desc *d)
+static int check(const rondo_lm_generate_desc *d)
 {
-    if (d->tp < 0 || d->cp < 0 || d->tp > 1 << 16 || d->cp > 1 << 16)
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: tp is %d and cp %d; 0 (chosen) to 65536 would be accepted", (int)d->tp, (int)d->cp);
+    if (d->tp < 0 || d->cp < 0 || (d->cp ? d->cp : 1) > RONDO_MODEL_RANKS_MAX / (d->tp ? d->tp : 1))
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: tp is %d and cp %d; 0 (chosen) and more would be accepted, %d ranks in all at most",
+                           (int)d->tp, (int)d->cp, RONDO_MODEL_RANKS_MAX);
     if (d->spread != 0 && d->spread != 1)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: spread is %d; 0 and 1 would be accepted", (int)d->spread);
     if (d->threads < 0)
