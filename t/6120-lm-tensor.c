@@ -286,6 +286,55 @@ static void unequal(const struct kit_config *c)
     kit_free(m);
 }
 
+/* What decoding one sequence has read: a token's row is one context-parallel rank's, which alone reads weights for it, and keys are divided. */
+struct reads {
+    const struct kit_parts *parts;
+    int64_t prompt;
+    uint64_t bytes[KIT_RANKS];
+};
+
+static int reads_body(rondo_context *ctx, void *arg)
+{
+    struct reads *r = arg;
+    rondo_lm *lm = NULL;
+    rondo_sampling sampling = RONDO_SAMPLING_INIT;
+    rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
+    int64_t live = 1;
+    sampling.max_tokens = 20;
+    sampling.ignore_eos = 1;
+    int err = rondo_lm_create(&lm, ctx, kit_model_of(NULL, r->parts, ctx), NULL);
+    if (!err)
+        err = rondo_lm_submit(lm, tokens, r->prompt, &sampling, NULL);
+    while (!err && live > 0) {
+        rondo_lm_event e;
+        int64_t n = rondo_lm_step(lm, &e, 1, &live);
+        err = n < 0 ? (int)n : 0;
+    }
+    if (!err)
+        err = rondo_lm_count(lm, &counters);
+    r->bytes[rondo_context_rank(ctx)] = counters.decode_bytes;
+    rondo_lm_destroy(lm);
+    return err;
+}
+
+static void read_once(const struct kit_config *c)
+{
+    static const int64_t prompts[] = { 1, 120, 290 };   /* shorter than a leaf, growing into the next one, longer than the window */
+    struct kit_model *m = kit_folder(c, 8);
+    struct kit_parts parts;
+    if (ok(!kit_open_parts(&parts, scratch_dir, 1, 1, 0, NULL), "%s: a whole model", c->name))
+        for (int i = 0; i < 3; i++) {
+            struct reads one = { &parts, prompts[i], { 0 } }, three = one;
+            int err = rondo_run_threads(1, reads_body, &one);
+            err = err ? err : rondo_run_threads(3, reads_body, &three);
+            const uint64_t sum = three.bytes[0] + three.bytes[1] + three.bytes[2];
+            ok(!err && one.bytes[0] > 0 && sum == one.bytes[0], "%s, %lld tokens: three context-parallel ranks read %llu bytes together, one rank %llu", c->name,
+               (long long)prompts[i], (unsigned long long)sum, (unsigned long long)one.bytes[0]);
+        }
+    kit_close_parts(&parts);
+    kit_free(m);
+}
+
 int main(void)
 {
     scratch_make("lm-tensor");
@@ -327,6 +376,12 @@ int main(void)
     looks(&c);
     give_up(&c);
     unequal(&c);
+    c = kit_defaults("what decoding reads");
+    read_once(&c);
+    c = kit_defaults("what decoding reads, in a window");
+    c.mistral = 1;
+    c.window = 150;
+    read_once(&c);
     scratch_remove();
     return done();
 }

@@ -264,27 +264,45 @@ static int64_t deal_draws(rondo_lm *lm, int64_t count)
     return wanted;
 }
 
-/* What a decode pass reads on this rank: each weight once, and the keys and values of each sequence. */
-static uint64_t bytes_read(const rondo_lm *lm, int64_t count)
+/* Cached positions of a sequence that its last token sees on this rank, or a code. */
+static int64_t seen_here(rondo_lm *lm, const struct rondo_chunk *p)
 {
-    uint64_t bytes = lm->model->weight_bytes, keys = 0;
-    if (lm->model->embedding)
-        bytes -= (uint64_t)lm->model->split.vocab * (uint64_t)lm->model->config.hidden * rondo_type_size(lm->model->embedding_type);
+    const int64_t window = lm->model->config.window, end = p->first + p->count;
+    if (window <= 0 || window >= end)
+        return rondo_placement_held(lm->placement, p->seat, lm->c);
+    const int64_t spans = rondo__lm_spans(lm, p->seat, lm->c, end - window);
+    int64_t seen = spans < 0 ? spans : 0;
+    for (int64_t i = 0; i < spans; i++)
+        seen += lm->spans[i].count;
+    return seen;
+}
+
+/* Counts what a decode pass has read on this rank: each weight once, where the group had a row, and the keys and values of each sequence. */
+static int count_read(rondo_lm *lm, int64_t count)
+{
+    const rondo_model *m = lm->model;
+    uint64_t weights = m->weight_bytes, keys = 0;
+    if (m->embedding)
+        weights -= (uint64_t)m->split.vocab * (uint64_t)m->config.hidden * rondo_type_size(m->embedding_type);
     for (int64_t i = 0; i < count; i++) {
-        const int64_t held = rondo_placement_held(lm->placement, lm->chunks[i].seat, lm->c), window = lm->model->config.window;
-        keys += (uint64_t)(window > 0 && held > window ? window : held);
+        const int64_t seen = seen_here(lm, &lm->chunks[i]);
+        if (seen < 0)
+            return (int)seen;
+        keys += (uint64_t)seen;
     }
-    return bytes + 2 * keys * (uint64_t)lm->kv.row_bytes * (uint64_t)lm->kv.layers;
+    lm->counters.decode_bytes += (lm->rows.all ? weights : 0) + 2 * keys * (uint64_t)lm->kv.row_bytes * (uint64_t)lm->kv.layers;
+    return 0;
 }
 
 /* One pass over lm->chunks, and what follows from it. */
 static int run_pass(rondo_lm *lm, int64_t count, bool decode, struct events *e)
 {
     int err = rondo__forward(lm, lm->chunks, count, decode);
+    if (!err && decode)
+        err = count_read(lm, count);
     if (err)
         return err;
     const double begin = rondo__now();
-    lm->counters.decode_bytes += decode ? bytes_read(lm, count) : 0;
     for (int64_t i = 0; i < count; i++)
         lm->chunks[i].sequence->done += lm->chunks[i].count;
     const int64_t wanted = deal_draws(lm, count);
