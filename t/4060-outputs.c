@@ -186,6 +186,7 @@ static void linears(rondo_context *ctx)
     WRONG(RONDO_EINVAL, out, -1);
     WRONG(RONDO_EINVAL, type, 9);
     WRONG(RONDO_EINVAL, leaves, 9);
+    WRONG(RONDO_ENOTSUP, reserved, 1);
 #undef WRONG
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_linear_create(&out, ctx, &good), rondo_linear_destroy(out));
 }

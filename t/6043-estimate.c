@@ -157,6 +157,9 @@ int main(void)
     d.group = 32;
     is_int(rondo_model_estimate(scratch_dir, &d, &e), RONDO_EINVAL, "a group without RONDO_Q8");
     d.group = 0;
+    d.reserved = 1;
+    is_int(rondo_model_estimate(scratch_dir, &d, &e), RONDO_ENOTSUP, "a field that has no name");
+    d.reserved = 0;
     d.ranks = 1 << 30;
     is_int(rondo_model_estimate(scratch_dir, &d, &e), RONDO_EINVAL, "too many ranks");
     kit_write_weights(m, "model.layers.1.mlp.up_proj.weight");

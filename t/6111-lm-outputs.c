@@ -123,6 +123,7 @@ static void models(rondo_context *ctx)
     WRONG(RONDO_EINVAL, tp_rank, -1);
     WRONG(RONDO_EINVAL, weights, 99);
     WRONG(RONDO_EINVAL, threads, -1);
+    WRONG(RONDO_ENOTSUP, reserved, 1);
 #undef WRONG
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_model_open(&out, ctx, scratch_dir, &good), model = out);
     if (model) {
@@ -143,6 +144,7 @@ static void models(rondo_context *ctx)
         WRONG(RONDO_EINVAL, leaf, 9);
         WRONG(RONDO_EINVAL, chunk, -1);
         WRONG(RONDO_EINVAL, batch_tokens, -1);
+        WRONG(RONDO_ENOTSUP, reserved, 1);
 #undef WRONG
         LEAVES_NULL_WITHOUT_MEMORY(lm, rondo_lm_create(&lm, ctx, model, NULL), rondo_lm_destroy(lm));
     }
@@ -162,6 +164,9 @@ static void simple(void)
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 1, NULL, &s, &text));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 1, "And", &wrong, &text));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate(kjv, 2, "And", &wrong, &text));
+    wrong = s;
+    wrong.reserved = 1;
+    LEAVES_NULL(RONDO_ENOTSUP, text, rondo_lm_generate(kjv, 1, "And", &wrong, &text));
     LEAVES_NULL(RONDO_EFORMAT, text, rondo_lm_generate(kjv, 1, "\377", &s, &text));
     LEAVES_NULL(RONDO_EIO, text, rondo_lm_generate(scratch_path("none"), 1, "And", &s, &text));
     is_int(rondo_lm_generate(kjv, 1, "And", &s, &text), 0, "generates");
@@ -233,6 +238,9 @@ static void one_call(void)
     d.spread = 0;
     d.logprobs = 101;
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(kjv, "And", &d, &text));
+    d.logprobs = 0;
+    d.reserved = 1;
+    LEAVES_NULL(RONDO_ENOTSUP, text, rondo_lm_generate_with(kjv, "And", &d, &text));
     LEAVES_NULL(RONDO_EINVAL, text, rondo_lm_generate_with(NULL, "And", NULL, &text));
 }
 

@@ -224,7 +224,7 @@ int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc
         err = check_owners(ours);
     if (!err)
         err = check_grid(ours);
-    if (!err && ours->reserved)
-        err = rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: reserved is %d; it must be zero", (int)ours->reserved);
+    if (!err)
+        err = rondo__reserved(ours->reserved, "rondo_attention_create");
     return err;
 }

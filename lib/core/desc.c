@@ -47,3 +47,8 @@ int rondo__info_copy(void *theirs, const void *ours, size_t our_size, const char
         memset((char *)theirs + n, 0, size - n);
     return 0;
 }
+
+int rondo__reserved(int32_t value, const char *function)
+{
+    return value ? rondo__fail(RONDO_ENOTSUP, "%s: reserved is %d; it must be 0", function, (int)value) : 0;
+}

@@ -44,6 +44,8 @@ static inline bool rondo__add64(int64_t a, int64_t b, int64_t *out) { return !__
 /* ---- descriptors (desc.c) ---- */
 /* Copies a caller's sized struct into ours, zero-filled. `name` for the sentence. */
 RONDO_API int rondo__desc_copy(void *ours, size_t our_size, const void *theirs, const char *name);
+/* A descriptor's spare field, which a newer header may give a name: what we do not know is refused. */
+RONDO_API int rondo__reserved(int32_t value, const char *function);
 /* Fills a caller's sized out-struct: min(theirs, ours) bytes, keeping their struct_size. */
 RONDO_API int rondo__info_copy(void *theirs, const void *ours, size_t our_size, const char *name);
 

@@ -71,8 +71,8 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
     int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_schedule_desc");
     if (!err && d.ranks < 1)
         err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: ranks is %d; it takes 1 or more", (int)d.ranks);
-    if (!err && d.reserved)
-        err = rondo__fail(RONDO_ENOTSUP, "rondo_schedule_create: reserved is %d; it must be 0", (int)d.reserved);
+    if (!err)
+        err = rondo__reserved(d.reserved, "rondo_schedule_create");
     if (!err)
         err = find_machine(&d, &machine);
     if (err)

@@ -112,6 +112,8 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
     if (!out || !ctx || !desc)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_create: out, ctx and desc must not be NULL");
     err = rondo__desc_copy(&d, sizeof d, desc, "rondo_linear_desc");
+    if (!err)
+        err = rondo__reserved(d.reserved, "rondo_linear_create");
     if (err)
         return err;
     ops = device_of(ctx, "rondo_linear_create");

@@ -106,8 +106,8 @@ static int check(rondo_tp *tp, const rondo_tp_table *t, int64_t rows, const int3
     const int32_t ranks = tp->ctx->ranks, me = tp->ctx->rank;
     int64_t first, count, floats;
     int err = rondo__desc_copy(ours, sizeof *ours, t, "rondo_tp_table");
-    if (!err && ours->reserved)
-        err = rondo__fail(RONDO_ENOTSUP, "rondo_tp_lookup: reserved is %d; it must be 0", (int)ours->reserved);
+    if (!err)
+        err = rondo__reserved(ours->reserved, "rondo_tp_lookup");
     if (!err)
         err = type_of(ours, type);
     if (err)

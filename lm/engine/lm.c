@@ -128,7 +128,7 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: batch_tokens is %lld; 0 is %d", (long long)d->batch_tokens, BATCH_TOKENS);
     if (!model->layers)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: the model is not open");
-    return 0;
+    return rondo__reserved(d->reserved, "rondo_lm_create");
 }
 
 static int make_placement(const rondo_lm *lm, rondo_placement **out)

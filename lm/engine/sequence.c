@@ -146,6 +146,8 @@ static int fill_sequence(rondo_lm *lm, struct rondo_sequence *s, const int32_t *
     rondo_sampling given = RONDO_SAMPLING_INIT;
     int err = sampling ? rondo__desc_copy(&given, sizeof given, sampling, "rondo_sampling") : 0;
     if (!err)
+        err = rondo__reserved(given.reserved, "rondo_lm_submit");
+    if (!err)
         err = rondo__sampling_check(&given);
     if (err)
         return err;

@@ -24,7 +24,7 @@ static int check(const rondo_lm_generate_desc *d)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: spread is %d; 0 and 1 would be accepted", (int)d->spread);
     if (d->threads < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_generate: threads is %d; 0 (shared out) and more would be accepted", (int)d->threads);
-    return 0;
+    return rondo__reserved(d->reserved, "rondo_lm_generate");
 }
 
 /* A rank for each memory node, so that weights lie beside the cores that read them; there, one rank with all cores does best. */

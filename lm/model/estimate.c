@@ -180,6 +180,9 @@ static void fit(const struct whole *a, const rondo_estimate_desc *d, rondo_estim
 
 static int check(rondo_estimate_desc *d)
 {
+    const int err = rondo__reserved(d->reserved, "rondo_model_estimate");
+    if (err)
+        return err;
     d->tp_ranks = d->tp_ranks ? d->tp_ranks : 1;
     d->cp_ranks = d->cp_ranks ? d->cp_ranks : 1;
     d->kv_type = d->kv_type ? d->kv_type : RONDO_F32;

@@ -91,7 +91,9 @@ static int check_rank(const char *kind, int32_t rank, int32_t *ranks)
 /* Fills in what 0 stands for, but for weights. */
 static int check_desc(rondo_model_desc *d)
 {
-    int err = check_rank("tp", d->tp_rank, &d->tp_ranks);
+    int err = rondo__reserved(d->reserved, "rondo_model_open");
+    if (!err)
+        err = check_rank("tp", d->tp_rank, &d->tp_ranks);
     if (!err)
         err = check_rank("cp", d->cp_rank, &d->cp_ranks);
     if (err)
@@ -118,9 +120,8 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
     if (!out || !ctx || !dir)
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: %s is NULL", !out ? "out" : !ctx ? "the context" : "the folder's name");
     int err = desc ? rondo__desc_copy(&d, sizeof d, desc, "rondo_model_desc") : 0;
-    if (err)
-        return err;
-    err = check_desc(&d);
+    if (!err)
+        err = check_desc(&d);
     if (err)
         return err;
 
