@@ -25,9 +25,17 @@ static struct rondo__arena_block *new_block(size_t bytes)
 
 static bool round_up(size_t bytes, size_t *out)
 {
-    bool fits = rondo__add(bytes, ALIGN - 1, out);
-    *out &= ~(ALIGN - 1);
-    return fits;
+    size_t most;
+    if (!rondo__add(bytes, ALIGN - 1, &most))
+        return false;
+    *out = most & ~(ALIGN - 1);
+    return true;
+}
+
+/* Room for so many bytes with more than as much again to spare. */
+static size_t ample(size_t bytes)
+{
+    return bytes > SIZE_MAX / 4 ? bytes : 2 * bytes + bytes / 2;
 }
 
 static void note_most(struct rondo__arena *a)
@@ -111,7 +119,7 @@ void rondo__arena_clear(struct rondo__arena *a)
 {
     const bool tight = a->last && a->last->bytes < MUCH && a->most > a->last->bytes - a->last->bytes / 4;
     if (a->last && (a->last->before || tight)) {
-        struct rondo__arena_block *one = new_block(a->most > SIZE_MAX / 2 ? a->most : 2 * a->most + a->most / 2);
+        struct rondo__arena_block *one = new_block(ample(a->most));
         if (one) {   /* else the first one is enough to begin with */
             rondo__arena_free(a);
             a->last = one;
@@ -139,7 +147,7 @@ void rondo__arena_rest(struct rondo__arena *a)
 {
     const size_t most = a->most;
     rondo__arena_free(a);
-    a->expected = most > SIZE_MAX / 4 ? most : 2 * most + most / 2;
+    a->expected = ample(most);
 }
 
 size_t rondo__arena_bytes(const struct rondo__arena *a)
