@@ -34,7 +34,7 @@ static void conversions(void)
                         rondo__put_element(w, i, from, i % 97 == 0 ? 0.0f : values[i]);
                 }
                 for (int c = 0; c < device_count; c++) {
-                    const size_t row = (size_t)columns * rondo__weight_bytes(from);
+                    const size_t row = (size_t)columns * rondo_type_size(from);
                     const int64_t all_groups = to == RONDO_Q8 ? rondo__linear_groups(in, leaves, d.group, begin[1], leaves) : 0;
                     if (rondo__cpu_linear_new(devices[c], &packed[c], &d))
                         exit(99);

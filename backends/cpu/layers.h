@@ -47,7 +47,7 @@ static inline int64_t rondo__cpu_leaf_begin(const struct rondo_device_linear *l,
 static inline void *rondo__cpu_leaf_at(const struct rondo_device_linear *l, int64_t panel, int32_t leaf)
 {
     const int64_t columns = rondo__cpu_leaf_begin(l, leaf) - l->first_column;
-    size_t at = (size_t)columns * RONDO_CPU_PANEL * rondo__weight_bytes(l->type);
+    size_t at = (size_t)columns * RONDO_CPU_PANEL * rondo_type_size(l->type);
     if (l->type == RONDO_Q8)
         at += (size_t)rondo__linear_groups(l->in, l->leaves, l->group, l->first_leaf, leaf) * RONDO_CPU_SCALES;
     return (char *)l->weights + (size_t)panel * l->panel_bytes + at;
@@ -56,7 +56,7 @@ static inline void *rondo__cpu_leaf_at(const struct rondo_device_linear *l, int6
 /* From the first weight of a leaf to those of its column i: bytes. Of Q8 to the group's scales, of which i must be the first column. */
 static inline size_t rondo__cpu_columns(const struct rondo_device_linear *l, int64_t i)
 {
-    const size_t numbers = (size_t)i * RONDO_CPU_PANEL * rondo__weight_bytes(l->type);
+    const size_t numbers = (size_t)i * RONDO_CPU_PANEL * rondo_type_size(l->type);
     return l->type == RONDO_Q8 ? numbers + (size_t)(i / l->group) * RONDO_CPU_SCALES : numbers;
 }
 

@@ -44,7 +44,7 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     panels = ((size_t)desc->out + (PANEL - 1)) / PANEL;
     first = rondo__linear_leaf_begin(desc->in, desc->leaves, rondo__linear_first(desc));
     columns = rondo__linear_leaf_begin(desc->in, desc->leaves, rondo__linear_end(desc)) - first;
-    if (!rondo__mul((size_t)columns, PANEL * rondo__weight_bytes(desc->type), &panel_bytes) ||
+    if (!rondo__mul((size_t)columns, PANEL * rondo_type_size(desc->type), &panel_bytes) ||
         (desc->type == RONDO_Q8 &&
          (!rondo__mul((size_t)rondo__linear_groups(desc->in, desc->leaves, desc->group, rondo__linear_first(desc), rondo__linear_end(desc)),
                       RONDO_CPU_SCALES, &bytes) || !rondo__add(panel_bytes, bytes, &panel_bytes))) ||
@@ -142,7 +142,7 @@ int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear 
 int rondo__cpu_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights)
 {
     const struct rondo_device_linear *l = linear;
-    const size_t size = l->type == RONDO_Q8 ? sizeof(float) : rondo__weight_bytes(l->type);
+    const size_t size = l->type == RONDO_Q8 ? sizeof(float) : rondo_type_size(l->type);
     char *to = weights;
 
     for (int64_t row = first; row < first + rows; row++)

@@ -129,7 +129,7 @@ static void convert(const struct rondo_cpu_load *job, int64_t from, int64_t coun
     int64_t i = 0;
 
     if (type == to_type) {
-        memcpy(to, (const char *)job->weights + (size_t)from * rondo__weight_bytes(type), (size_t)count * rondo__weight_bytes(type));
+        memcpy(to, (const char *)job->weights + (size_t)from * rondo_type_size(type), (size_t)count * rondo_type_size(type));
         return;
     }
     if (to_type == RONDO_Q8) {
@@ -185,7 +185,7 @@ static void load_block(const struct block *b, int64_t from, int64_t count, const
 {
     const struct rondo_cpu_load *job = b->job;
     const struct rondo_device_linear *l = job->linear;
-    const size_t size = rondo__weight_bytes(l->type);
+    const size_t size = rondo_type_size(l->type);
     const bool whole = count == LINE_NUMBERS(size), all = b->row0 == 0 && b->row1 == PANEL;
     char lines[PANEL * LINE], turned[PANEL * LINE];
     const char *rows[PANEL];
@@ -221,7 +221,7 @@ static void load_block(const struct block *b, int64_t from, int64_t count, const
 
 static void load_columns(const struct block *b, int64_t from, int64_t count, const float *scales, char *to)
 {
-    const size_t size = rondo__weight_bytes(b->job->linear->type);
+    const size_t size = rondo_type_size(b->job->linear->type);
     const int64_t step = LINE_NUMBERS(size);
     for (int64_t k = 0; k < count; k += step)
         load_block(b, from + k, count - k < step ? count - k : step, scales, to + (size_t)(k * PANEL) * size);

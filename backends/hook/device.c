@@ -342,7 +342,7 @@ static void count_linear(struct rondo__hook_device *h, const struct rondo__hook_
     const double rows = (double)run->rows, in = (double)columns, out = (double)l->desc.out;
     const double written = run->nodes ? (double)nodes : run->add ? 2.0 : 1.0;
     add(h, RONDO_HOOK_COUNT_LINEAR, 2.0 * rows * in * out,
-        in * out * (double)rondo__weight_bytes(l->desc.type) + (rows * in + rows * out * written + (run->bias ? out : 0.0)) * sizeof(float));
+        in * out * (double)rondo_type_size(l->desc.type) + (rows * in + rows * out * written + (run->bias ? out : 0.0)) * sizeof(float));
 }
 
 static int linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,

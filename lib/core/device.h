@@ -197,12 +197,6 @@ static inline int64_t rondo__linear_leaf_begin(int64_t in, int32_t leaves, int64
     return g * in / leaves;
 }
 
-/* Bytes of a number as a weight; the scales of Q8 come besides. 0: no type of weights. */
-static inline size_t rondo__weight_bytes(int type)
-{
-    return type == RONDO_Q8 ? 1 : rondo_type_size(type);
-}
-
 /* Q8: groups of `group` inputs, counted from each leaf's first input on, in leaves [first, end). Leaves are `least` inputs long, or one more. */
 static inline int64_t rondo__linear_groups(int64_t in, int32_t leaves, int32_t group, int32_t first, int32_t end)
 {

@@ -60,10 +60,9 @@ RONDO_API uint64_t rondo__mix64(uint64_t x);                       /* splitmix64
 static inline uint64_t rondo__hash_word(uint64_t h, uint64_t word) { return rondo__mix64(h ^ rondo__mix64(word + 0x9e3779b97f4a7c15u)); }
 
 /* ---- linear layers (tensor/linear.c) ---- */
-/* Rows [first, first + rows) of W, of type rondo__linear_read_type(): the layer's own, but numbers that have a scale come as F32. An embedding
- * that is tied to its head needs no table of its own. RONDO_ENOTSUP where the device cannot, also for no rows at all. */
+/* Rows [first, first + rows) of W, of the layer's own type, but numbers that have a scale come as F32. An embedding that is tied to its head
+ * needs no table of its own. RONDO_ENOTSUP where the device cannot, also for no rows at all. */
 RONDO_API int rondo__linear_read(const rondo_linear *linear, int64_t first, int64_t rows, void *weights);
-RONDO_API int rondo__linear_read_type(const rondo_linear *linear);
 
 /* ---- time ---- */
 RONDO_API double rondo__now(void);                                 /* CLOCK_MONOTONIC, seconds */

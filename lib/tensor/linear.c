@@ -127,7 +127,7 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
                            (long long)d.out, INT32_MAX);
     if (d.type == RONDO_TYPE_DEFAULT)
         d.type = RONDO_F32;
-    if (!rondo__weight_bytes(d.type))
+    if (!rondo_type_size(d.type))
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_create: type is %d; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known",
                            (int)d.type);
@@ -204,7 +204,7 @@ int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, in
                            "rondo_linear_load: %lld rows from row %lld on do not lie in the layer's %lld "
                            "rows",
                            (long long)rows, (long long)first, (long long)linear->desc.out);
-    if (!rondo__weight_bytes(type))
+    if (!rondo_type_size(type))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_load_from: type is %d; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known", type);
     if (type == RONDO_Q8 && linear->desc.type != RONDO_Q8)
         return rondo__fail(RONDO_EINVAL, "rondo_linear_load_from: weights of type q8 for a layer of type %s; only one of type q8 takes them",
@@ -242,11 +242,6 @@ int rondo__linear_read(const rondo_linear *linear, int64_t first, int64_t rows, 
         return rondo__fail(RONDO_EINVAL, "%lld rows from row %lld on do not lie in a layer's %lld rows",
                            (long long)rows, (long long)first, (long long)linear->desc.out);
     return linear->ops->linear_read(linear->packed, first, rows, weights);
-}
-
-int rondo__linear_read_type(const rondo_linear *linear)
-{
-    return linear->desc.type == RONDO_Q8 ? RONDO_F32 : linear->desc.type;
 }
 
 size_t rondo_linear_bytes(const rondo_linear *linear)

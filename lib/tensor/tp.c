@@ -103,10 +103,7 @@ static int check_gather(const rondo_tp *tp, int64_t rows, int64_t width, const f
         return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: %lld rows of %lld numbers; rows are not negative, a row has 1 and more, and memory must "
                                          "hold them", (long long)rows, (long long)width);
     rondo__tp_kept(c, tp->ctx->rank, &first, &count);
-    *kept_bytes = *all_bytes = 0;
-    if (!addressed(count, width, kept_bytes) || !addressed(rows, width, all_bytes))
-        return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: %lld rows of %lld numbers are more than memory can hold", (long long)rows,
-                           (long long)width);
+    *kept_bytes = count * width * (int64_t)sizeof *kept;
     if ((*kept_bytes && !kept) || (*all_bytes && !all))
         return rondo__fail(RONDO_EINVAL, "rondo_tp_gather: %s must not be NULL", all ? "kept" : "all");
     if (kept != all + first * width && !apart(kept, *kept_bytes, all, *all_bytes))

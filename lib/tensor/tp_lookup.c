@@ -123,9 +123,8 @@ static int check(rondo_tp *tp, const rondo_tp_table *t, int64_t rows, const int3
             return rondo__fail(RONDO_EINVAL, "rondo_tp_lookup: ids[%lld] is %d; the table has rows 0 to %lld", (long long)i, (int)ids[i],
                                (long long)ours->total - 1);
     for (int32_t r = 0; r < ranks && !err; r++) {
-        err = rondo_share(ours->total, ranks, ours->weights, r, &first, &count);
-        list[r] = first;
-        list[r + 1] = first + count;
+        err = rondo_share(ours->total, ranks, ours->weights, r, &list[r], &count);
+        list[r + 1] = err ? 0 : list[r] + count;
     }
     const int64_t have = err ? 0 : list[me + 1] - list[me];
     if (!err)

@@ -10,7 +10,6 @@
 
 /* ---- cases ---- */
 
-
 static bool same_list(const int64_t *a, const int64_t *b, int32_t ranks)
 {
     return !a == !b && (!a || !memcmp(a, b, ((size_t)ranks + 1) * sizeof *a));

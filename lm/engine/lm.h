@@ -170,7 +170,7 @@ void rondo__sequences_free(rondo_lm *lm);
 
 /* ---- ranks.c ---- */
 void rondo__ranks_place(rondo_lm *lm);           /* from ctx and model: who this rank is */
-int rondo__ranks_check(rondo_lm *lm);            /* whether the model is the part that this rank needs */
+int rondo__ranks_check(const rondo_lm *lm);           /* whether the model is the part that this rank needs */
 int rondo__ranks_open(rondo_lm *lm);             /* collective */
 void rondo__ranks_close(rondo_lm *lm);
 /* The rank that is member w of the group of context-parallel rank c. */

@@ -8,7 +8,7 @@
 #include "core/internal.h"
 #include "lm/engine/lm.h"
 
-static int check_part(const rondo_lm *lm)
+int rondo__ranks_check(const rondo_lm *lm)
 {
     const struct rondo_split *s = &lm->model->split;
     if (lm->ranks % s->tp)
@@ -35,11 +35,6 @@ void rondo__ranks_place(rondo_lm *lm)
     lm->spread = s->cp > 1;
     lm->members = lm->spread ? lm->tp * lm->cp : lm->tp;
     lm->w = lm->spread ? lm->t * lm->cp + lm->c : lm->t;
-}
-
-int rondo__ranks_check(rondo_lm *lm)
-{
-    return check_part(lm);
 }
 
 int rondo__member_rank(const rondo_lm *lm, int32_t c, int32_t w)

@@ -194,7 +194,7 @@ static int check(rondo_estimate_desc *d)
                            RONDO_MODEL_RANKS_MAX, RANKS);
     if (d->tokens < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_model_estimate: tokens is %lld; it must not be negative", (long long)d->tokens);
-    if ((d->weights && !rondo__weights_known(d->weights)) || !rondo__weights_known(d->kv_type))
+    if ((d->weights && !rondo_type_size(d->weights)) || !rondo_type_size(d->kv_type))
         return rondo__fail(RONDO_EINVAL, "rondo_model_estimate: weights %d and kv_type %d; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known",
                            (int)d->weights, (int)d->kv_type);
     if (d->group < 0 || (d->group && d->weights != RONDO_Q8))

@@ -103,7 +103,7 @@ static int check_desc(rondo_model_desc *d)
                            RONDO_MODEL_RANKS_MAX);
     if (d->threads < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: threads is %d; 0 means those of the context", (int)d->threads);
-    if (d->weights && !rondo__weights_known(d->weights))
+    if (d->weights && !rondo_type_size(d->weights))
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: weights is %d, which is no type; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known, "
                            "0 means as stored", (int)d->weights);
     if (d->group < 0 || (d->group && d->weights != RONDO_Q8))

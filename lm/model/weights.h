@@ -42,12 +42,6 @@ struct rondo_weights_wish {
 int rondo__weights_walk(struct rondo_model *m, struct rondo_shards *shards, const struct rondo_weights_wish *wish,
                         int (*visit)(void *arg, const struct rondo_weight *weight), void *arg);
 
-/* A type that layers can be held in. */
-static inline bool rondo__weights_known(int32_t type)
-{
-    return rondo_type_size(type) || type == RONDO_Q8;
-}
-
 /* The type that an embedding table is held in where linear layers are held in `wish`, and the file has `stored`: a float type, the
  * narrower one, as rows are widened exactly when they are looked up. */
 int32_t rondo__weights_table_type(int32_t wish, int32_t stored);
