@@ -172,6 +172,7 @@ static int info_model(void)
     /* weights without a tokenizer are a model too (rondo score --ids) */
     const int n = snprintf(tokenizer_json, sizeof tokenizer_json, "%s/tokenizer.json", model_dir);
     model_desc.no_tokenizer = n > 0 && (size_t)n < sizeof tokenizer_json && access(tokenizer_json, F_OK) && errno == ENOENT;
+    model_desc.no_weights = 1;   /* a large model is described as quickly as a small one */
     if (!code)
         code = fail_library(rondo_model_open(&model, ctx, model_dir, &model_desc), STAGE_INPUT);
     if (!code)

@@ -89,7 +89,8 @@ typedef struct rondo_model_desc {
     const double *shares;          /* [tp_ranks]: how much of the layers each has, for unlike machines; NULL: alike. Not kept */
     int32_t weights;               /* rondo_type that linear layers are held in; 0: as the files have them */
     int32_t group;                 /* with RONDO_Q8: inputs that share a scale; 0 = 32 */
-    int32_t level, reserved;       /* rondo_level of linear layers */
+    int32_t level;                 /* rondo_level of linear layers */
+    int32_t no_weights;            /* 1: only what config.json, the tokenizer and the headers of the files say; to query, not to run */
 } rondo_model_desc;
 #define RONDO_MODEL_DESC_INIT { sizeof(rondo_model_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, 0, 0, 0, 0 }
 /* ctx: any context on the device that will run it (one rank alone will do); needed only during the call. Not collective. */
@@ -101,7 +102,7 @@ typedef struct rondo_model_info {
     const char *architecture;      /* "MistralForCausalLM", ... */
     const char *rope;              /* "default", "linear", "dynamic", "llama3", "yarn" */
     int64_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary, max_positions, window;   /* window 0: none */
-    uint64_t parameters, weight_bytes;   /* of the whole model; held in memory by this part */
+    uint64_t parameters, weight_bytes;   /* of the whole model; held in memory by this part, or (no_weights) about what it would hold */
     int32_t bos, tied;
     const int32_t *eos;            /* [eos_count]; generation_config.json's where it has them */
     int64_t eos_count;

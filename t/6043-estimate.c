@@ -30,11 +30,12 @@ static void against_parts(const char *name, int tp, int cp, int spread, const do
     d.weights = weights;
     const rondo_estimate e = ask(tp, cp, spread, &d);
     uint64_t most = 0, all = 0;
+    int alike = 1;
     int err = rondo_context_create(&ctx, NULL);
     for (int w = 0; w < tp * (spread ? cp : 1) && !err; w++) {
-        rondo_model *model = NULL;
+        rondo_model *model = NULL, *described = NULL;
         rondo_model_desc p = RONDO_MODEL_DESC_INIT;
-        rondo_model_info info = RONDO_MODEL_INFO_INIT;
+        rondo_model_info info = RONDO_MODEL_INFO_INIT, without = RONDO_MODEL_INFO_INIT;
         p.no_tokenizer = 1;
         p.tp_ranks = tp;
         p.tp_rank = spread ? w / cp : w;
@@ -46,6 +47,13 @@ static void against_parts(const char *name, int tp, int cp, int spread, const do
         err = err ? err : rondo_model_query(model, &info);
         most = info.weight_bytes > most ? info.weight_bytes : most;
         all += info.weight_bytes;
+        p.no_weights = 1;
+        err = err ? err : rondo_model_open(&described, ctx, scratch_dir, &p);
+        err = err ? err : rondo_model_query(described, &without);
+        alike &= near(without.weight_bytes, info.weight_bytes) && without.parameters == info.parameters && without.layers == info.layers &&
+                 without.vocabulary == info.vocabulary && without.tied == info.tied && without.eos_count == info.eos_count && !err &&
+                 !strcmp(without.architecture, info.architecture) && !strcmp(without.rope, info.rope);
+        rondo_model_close(described);
         rondo_model_close(model);
     }
     rondo_context_destroy(ctx);
@@ -54,6 +62,23 @@ static void against_parts(const char *name, int tp, int cp, int spread, const do
     ok(!err && near(e.weight_bytes, most) && near(e.all_weight_bytes, all), "%s, %d x %d%s%s: %llu bytes of a rank, said %llu; of all %llu, said %llu", name, tp,
        cp, spread ? " spread" : "", shares ? " weighted" : "", (unsigned long long)most, (unsigned long long)e.weight_bytes, (unsigned long long)all,
        (unsigned long long)e.all_weight_bytes);
+    ok(alike, "... and each part, opened without its weights, says the same of itself");
+}
+
+/* Its weights are not there: it is for asking, not for running. */
+static void described(void)
+{
+    rondo_context *ctx = NULL;
+    rondo_model *model = NULL;
+    rondo_lm *lm = NULL;
+    rondo_model_desc p = RONDO_MODEL_DESC_INIT;
+    p.no_tokenizer = p.no_weights = 1;
+    int err = rondo_context_create(&ctx, NULL);
+    err = err ? err : rondo_model_open(&model, ctx, scratch_dir, &p);
+    ok(!err && rondo_lm_create(&lm, ctx, model, NULL) == RONDO_EINVAL && !lm && strstr(rondo_error_text(), "no_weights"), "it cannot be run: %s",
+       rondo_error_text());
+    rondo_model_close(model);
+    rondo_context_destroy(ctx);
 }
 
 static void fits(int spread, uint64_t memory)
@@ -102,6 +127,7 @@ int main(void)
         against_parts("bf16", tp, 2, tp % 2, NULL, 0);
     }
     against_parts("bf16", 3, 1, 0, shares, 0);
+    described();
     rondo_estimate_desc d = RONDO_ESTIMATE_DESC_INIT;
     rondo_estimate e = RONDO_ESTIMATE_INIT;
     d.tokens = 1000;

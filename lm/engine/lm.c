@@ -200,6 +200,8 @@ int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: the context is NULL");
     /* From here on a failure is told to the other ranks, which wait in the agreement. */
     int err = !out || !model ? rondo__fail(RONDO_EINVAL, "rondo_lm_create: %s is NULL", !out ? "out" : "the model") : 0;
+    if (!err && model->described)
+        err = rondo__fail(RONDO_EINVAL, "rondo_lm_create: the model was opened without its weights (no_weights); open it with them to run it");
     if (!err && desc)
         err = rondo__desc_copy(&d, sizeof d, desc, "rondo_lm_desc");
     rondo_lm *lm = NULL;

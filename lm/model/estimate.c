@@ -26,19 +26,6 @@ static uint64_t share_of(uint64_t bytes, int64_t part, int64_t total)
     return bytes / t * p + (bytes % t * p + t - 1) / t;
 }
 
-/* As devices hold them, but for what they round up to whole panels. */
-static uint64_t held(const struct whole *a, const struct rondo_weight *w)
-{
-    const uint64_t numbers = (uint64_t)w->rows * (uint64_t)w->columns;
-    if (w->type != RONDO_Q8)
-        return numbers * rondo_type_size(w->type);
-    const int64_t leaves = w->leaves ? w->leaves : (w->in + 511) / 512, group = w->group ? w->group : a->group ? a->group : 32;
-    uint64_t groups = 0;
-    for (int64_t i = 0; i < leaves; i++)
-        groups += (uint64_t)((w->in * (i + 1) / leaves - w->in * i / leaves + group - 1) / group);
-    return numbers + (uint64_t)w->rows * groups * sizeof(float);
-}
-
 static int count(void *arg, const struct rondo_weight *w)
 {
     struct whole *a = arg;
@@ -70,7 +57,7 @@ static int count(void *arg, const struct rondo_weight *w)
             break;
         }
     }
-    *of += held(a, w);
+    *of += rondo__weights_bytes(w, a->group);
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Opening a model folder: config.json (config.c), the part that this rank has (split.c), the shards (shards.c), which tensors it takes
- * (weights.c), and reading and packing them (load.c). Called by users through rondo_model_open() and by rondo_lm_generate().
+ * (weights.c), and reading and packing them (load.c), or only counting what they would take. Called by users through
+ * rondo_model_open() and by rondo_lm_generate().
  *
  * Weights keep their storage type (F32, BF16 or F16, each tensor its own) unless the caller wants another one; norms and biases, which are
  * small, become F32. Where the head is tied to the embedding only the packed head is held where that serves, and rows are looked up in it
@@ -53,6 +54,26 @@ static int load_all(struct rondo_load *l, rondo_model *m)
     return err;
 }
 
+static int count_held(void *load, const struct rondo_weight *w)
+{
+    struct rondo_load *l = load;
+    l->held += rondo__weights_bytes(w, l->desc->group);
+    return 0;
+}
+
+/* What headers say: all tensors are there and fit the configuration, and none is read. */
+static int describe(struct rondo_load *l, rondo_model *m)
+{
+    const struct rondo_weights_wish wish = { l->desc->weights, !RONDO_HAS(rondo__ops(l->ctx), linear_read) };
+    int err = rondo__weights_walk(m, l->shards, &wish, count_held, l);
+    (void)rondo__weights_spare_head(m, l->shards);   /* known, if not compared */
+    if (!err)
+        rondo__shards_report_unused(l->shards);
+    m->weight_bytes = l->held;
+    m->described = true;
+    return err;
+}
+
 static uint64_t word_of(double x)
 {
     uint64_t w;
@@ -91,9 +112,7 @@ static int check_rank(const char *kind, int32_t rank, int32_t *ranks)
 /* Fills in what 0 stands for, but for weights. */
 static int check_desc(rondo_model_desc *d)
 {
-    int err = rondo__reserved(d->reserved, "rondo_model_open");
-    if (!err)
-        err = check_rank("tp", d->tp_rank, &d->tp_ranks);
+    int err = check_rank("tp", d->tp_rank, &d->tp_ranks);
     if (!err)
         err = check_rank("cp", d->cp_rank, &d->cp_ranks);
     if (err)
@@ -106,6 +125,8 @@ static int check_desc(rondo_model_desc *d)
     if (d->weights && !rondo_type_size(d->weights))
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: weights is %d, which is no type; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known, "
                            "0 means as stored", (int)d->weights);
+    if (d->no_weights & ~1)
+        return rondo__fail(RONDO_EINVAL, "rondo_model_open: no_weights is %d; it is 0 or 1", (int)d->no_weights);
     if (d->group < 0 || (d->group && d->weights != RONDO_Q8))
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: group is %d; it is how many inputs share a scale with RONDO_Q8, 0 means 32, and there "
                            "are none otherwise", (int)d->group);
@@ -142,7 +163,7 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
     if (!err)
         err = rondo__shards_open(&l.shards, dir);
     if (!err)
-        err = load_all(&l, m);
+        err = d.no_weights ? describe(&l, m) : load_all(&l, m);
     rondo__load_end(&l);
     rondo__shards_close(l.shards);
     if (err) {

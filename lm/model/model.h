@@ -36,7 +36,8 @@ struct rondo_model {
     rondo_linear *head;                                     /* [split.vocab][hidden]; NULL where that is 0 */
     rondo_tokenizer *tokenizer;                             /* NULL: opened without */
     uint64_t parameters;                                    /* of the whole model */
-    uint64_t weight_bytes;                                  /* that are held here */
+    uint64_t weight_bytes;                                  /* that are held here, or would be */
+    bool described;                                         /* opened without its weights: what would point to them is NULL */
     uint64_t fingerprint;                                   /* of the whole model, and of how weights are held: what ranks compare */
 };
 

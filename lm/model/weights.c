@@ -174,6 +174,19 @@ int32_t rondo__weights_table_type(int32_t wish, int32_t stored)
     return wish == RONDO_BF16 || wish == RONDO_F16 ? wish : stored;
 }
 
+uint64_t rondo__weights_bytes(const struct rondo_weight *w, int32_t group)
+{
+    const uint64_t numbers = (uint64_t)w->rows * (uint64_t)w->columns;
+    if (w->type != RONDO_Q8)
+        return numbers * rondo_type_size(w->type);
+    const int64_t leaves = w->leaves ? w->leaves : (w->in + 511) / 512, shared = w->group ? w->group : group ? group : 32;
+    const int64_t first = w->parts ? w->leaf_begin[w->part] : 0, end = w->parts ? w->leaf_begin[w->part + 1] : leaves;
+    uint64_t groups = 0;
+    for (int64_t i = first; i < end; i++)
+        groups += (uint64_t)((w->in * (i + 1) / leaves - w->in * i / leaves + shared - 1) / shared);
+    return numbers + (uint64_t)w->rows * groups * sizeof(float);
+}
+
 /* The embedding; where it is tied to the head, one matrix under either name: some exporters keep the other one. */
 static const char *embedding_name(const struct rondo_model *m, struct rondo_shards *shards, bool *spare)
 {

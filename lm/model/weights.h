@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Which tensors of a folder make a model, and which part of each one rank holds: a walk over all of them, in one order, that checks names,
- * shapes and types before anything is read. model.c walks to load them (load.c), estimate.c to count what they would take.
+ * shapes and types before anything is read. model.c walks to load them (load.c) or to describe the model, estimate.c to count what they
+ * would take.
  */
 #ifndef RONDO_LM_WEIGHTS_H
 #define RONDO_LM_WEIGHTS_H
@@ -41,6 +42,9 @@ struct rondo_weights_wish {
  * parameters and embedding_type, which are the same on all ranks. A layer's tensor that nobody asked for is refused at the end. */
 int rondo__weights_walk(struct rondo_model *m, struct rondo_shards *shards, const struct rondo_weights_wish *wish,
                         int (*visit)(void *arg, const struct rondo_weight *weight), void *arg);
+
+/* The bytes that it takes in memory, but for what devices round up to whole panels. group: of Q8, where the file has no scales; 0: 32. */
+uint64_t rondo__weights_bytes(const struct rondo_weight *weight, int32_t group);
 
 /* The type that an embedding table is held in where linear layers are held in `wish`, and the file has `stored`: a float type, the
  * narrower one, as rows are widened exactly when they are looked up. */
