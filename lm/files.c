@@ -167,6 +167,34 @@ int rondo__file_read(int fd, const char *path, uint64_t offset, void *to, uint64
     return 0;
 }
 
+uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    uint64_t word;
+    for (; bytes >= sizeof word; p += sizeof word, bytes -= sizeof word) {
+        memcpy(&word, p, sizeof word);
+        h = rondo__hash_word(h, word);
+    }
+    word = 0;
+    memcpy(&word, p, bytes);
+    return rondo__hash_word(h, word ^ (uint64_t)bytes << 56);
+}
+
+int rondo__file_hash(uint64_t *h, const char *path)
+{
+    char buffer[8192];
+    uint64_t bytes = 0;
+    int fd = -1, err = rondo__file_open(&fd, &bytes, path);
+    for (uint64_t at = 0, n; at < bytes && !err; at += n) {
+        n = bytes - at < sizeof buffer ? bytes - at : sizeof buffer;
+        err = rondo__file_read(fd, path, at, buffer, n);
+        *h = rondo__lm_hash(*h, buffer, err ? 0 : (size_t)n);
+    }
+    if (fd >= 0)
+        close(fd);
+    return err;
+}
+
 static int parse(json_t **out, const char *text, size_t bytes, size_t flags, const char *where)
 {
     json_error_t error;

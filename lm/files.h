@@ -39,6 +39,11 @@ const char *rondo__show(char buffer[RONDO_SHOW_BYTES], const char *text);
 /* The name of a value's JSON type, for sentences: "a string", "an array", ... */
 const char *rondo__json_kind(const json_t *value);
 
+/* Bytes into a number that ranks compare: arguments, files. */
+uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes);
+/* All bytes of a small file into *h. */
+int rondo__file_hash(uint64_t *h, const char *path);
+
 /* What errno says, thread-safe. */
 const char *rondo__errno_text(char buffer[RONDO_SHOW_BYTES], int error);
 

@@ -4,8 +4,11 @@
  * list of sequences (sequence.c) and makes the same decisions from it, so nothing has to be told; what callers hand in is
  * compared over the ranks when it comes (rondo_agree).
  */
+#include <stdio.h>
+
 #include "core/internal.h"
 #include "lm/engine/lm.h"
+#include "lm/files.h"
 
 #define BATCH_TOKENS 8192
 #define FIRST_SEATS 8
@@ -84,19 +87,6 @@ int64_t rondo__lm_spans(rondo_lm *lm, int64_t seat, int rank, int64_t from)
         if (err)
             return err;
     }
-}
-
-uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes)
-{
-    const unsigned char *p = data;
-    uint64_t word;
-    for (; bytes >= sizeof word; p += sizeof word, bytes -= sizeof word) {
-        memcpy(&word, p, sizeof word);
-        h = rondo__hash_word(h, word);
-    }
-    word = 0;
-    memcpy(&word, p, bytes);
-    return rondo__hash_word(h, word ^ (uint64_t)bytes << 56);
 }
 
 /* ---- life ---- */
@@ -191,6 +181,15 @@ static int set_up(rondo_lm *lm)
     return err ? err : make_logits(lm);
 }
 
+/* All ranks have heard that they differ, and ask once more whether it is the files in which they do: one host has another folder. */
+static int different_files(rondo_context *ctx, const rondo_model *model)
+{
+    char said[600];
+    snprintf(said, sizeof said, "%s", rondo_error_text());
+    const int err = rondo_agree(ctx, model->files, 0, "the model's files (tokenizer.json; names, shapes and a sample of the weights)");
+    return err ? err : rondo__fail(RONDO_EMISMATCH, "%s", said);
+}
+
 int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc)
 {
     rondo_lm_desc d = RONDO_LM_DESC_INIT;
@@ -220,7 +219,10 @@ int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model
                                    (uint64_t)lm->desc.logprobs, (uint64_t)lm->tp, (uint64_t)lm->spread };
         hash = rondo__lm_hash(hash, words, sizeof words);
     }
-    err = rondo_agree(ctx, hash, err, "the model and options of rondo_lm_create");
+    const int own = err;
+    err = rondo_agree(ctx, rondo__hash_word(hash, own ? 0 : model->files), own, "the model and options of rondo_lm_create");
+    if (err == RONDO_EMISMATCH && !own)
+        err = different_files(ctx, model);
     if (!err)
         err = rondo__collective_failed(ctx, rondo__ranks_open(lm));
     if (err) {

@@ -156,7 +156,6 @@ int rondo__lm_room(void **block, size_t *room, size_t bytes, const char *what);
 /* Spans of the positions >= from of a seat that `rank` holds, in lm->spans: their number, or a code. */
 int64_t rondo__lm_spans(rondo_lm *lm, int64_t seat, int rank, int64_t from);
 int rondo__lm_chunks(rondo_lm *lm, int64_t count);   /* room for a pass over so many chunks */
-uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes);   /* to compare arguments over the ranks */
 
 /* ---- sequence.c ---- */
 int rondo__seats(rondo_lm *lm, int64_t seats);   /* room for so many at the same time */

@@ -11,6 +11,7 @@
 
 #include "core/internal.h"
 #include "lm/engine/lm.h"
+#include "lm/files.h"
 #include "lm/model/rope.h"
 
 /* What a row comes to. */

@@ -7,6 +7,7 @@
  */
 #include "core/internal.h"
 #include "lm/engine/lm.h"
+#include "lm/files.h"
 #include "lm/model/rope.h"
 
 /* New tokens that a sequence has room for at once. */

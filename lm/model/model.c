@@ -50,6 +50,8 @@ static int load_all(struct rondo_load *l, rondo_model *m)
         err = rondo__weights_walk(m, l->shards, &wish, rondo__load_weight, l);
     if (!err)
         rondo__shards_report_unused(l->shards);
+    if (!err)
+        err = rondo__shards_hash(l->shards, &m->files);
     m->weight_bytes = l->held;
     return err;
 }
@@ -97,7 +99,7 @@ static uint64_t fingerprint(const rondo_model *m, const rondo_model_desc *d)
     uint64_t h = 0x6d6f64656cu;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         h = rondo__hash_word(h, words[i]);
-    return h;
+    return rondo__lm_hash(h, c->eos, (size_t)c->eos_count * sizeof *c->eos);
 }
 
 static int check_rank(const char *kind, int32_t rank, int32_t *ranks)
@@ -133,6 +135,17 @@ static int check_desc(rondo_model_desc *d)
     return 0;
 }
 
+/* Ranks find ends of texts in what they decode, so all must decode alike. */
+static int open_tokenizer(rondo_model *m, const char *dir)
+{
+    int err = rondo_tokenizer_open(&m->tokenizer, dir);
+    char *path = err ? NULL : rondo__path_join(dir, "tokenizer.json");
+    if (!err)
+        err = path ? rondo__file_hash(&m->files, path) : RONDO_ENOMEM;
+    rondo__free(path);
+    return err;
+}
+
 int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, const rondo_model_desc *desc)
 {
     rondo_model_desc d = RONDO_MODEL_DESC_INIT;
@@ -156,7 +169,7 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
     if (!err && !(m->layers = rondo__alloc_zero((size_t)m->config.layers, sizeof *m->layers)))
         err = rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for %lld layers", (long long)m->config.layers);
     if (!err && !d.no_tokenizer)
-        err = rondo_tokenizer_open(&m->tokenizer, dir);
+        err = open_tokenizer(m, dir);
     if (!err && m->tokenizer && rondo_tokenizer_size(m->tokenizer) > m->config.vocabulary)
         rondo__log(RONDO_LOG_WARNING, "%s: the tokenizer knows %d ids, the model only %lld", dir, rondo_tokenizer_size(m->tokenizer),
                    (long long)m->config.vocabulary);

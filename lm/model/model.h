@@ -39,6 +39,7 @@ struct rondo_model {
     uint64_t weight_bytes;                                  /* that are held here, or would be */
     bool described;                                         /* opened without its weights: what would point to them is NULL */
     uint64_t fingerprint;                                   /* of the whole model, and of how weights are held: what ranks compare */
+    uint64_t files;                                         /* of weights and tokenizer as the folder has them, which ranks compare too */
 };
 
 /* The row of a token that is this rank's, of embedding_type: where it lies, or in scratch (room for one). NULL: failed. */

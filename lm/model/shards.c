@@ -14,6 +14,7 @@
 
 #define INDEX_NAME "model.safetensors.index.json"
 #define INDEX_BYTES_MAX 100000000u
+#define PAGE 4096u                      /* bytes of a tensor that are looked at in one place */
 
 struct tensor {
     rondo_array array;             /* first: find() hands out its address */
@@ -303,6 +304,28 @@ int rondo__shards_read(struct rondo_shards *s, const rondo_array *array, uint64_
 {
     const struct tensor *t = (const struct tensor *)array;
     return rondo_arrays_read(s->files[t->file].arrays, t->original, first, bytes, to);
+}
+
+/* A small tensor's bytes are all looked at; of a larger one the first page and another, which is not at the same row in tensors alike. */
+int rondo__shards_hash(struct rondo_shards *s, uint64_t *h)
+{
+    char page[PAGE];
+    int err = 0;
+    for (int64_t i = 0; i < s->count && !err; i++) {
+        const struct tensor *t = &s->tensors[i];
+        const rondo_array *a = &t->array;
+        if (!atomic_load_explicit(&t->wanted, memory_order_relaxed))
+            continue;
+        uint64_t name = rondo__lm_hash(0, a->name, strlen(a->name)), at = 0;
+        *h = rondo__lm_hash(rondo__hash_word(rondo__hash_word(*h, name), (uint64_t)a->type), a->shape, (size_t)a->dims * sizeof *a->shape);
+        for (int k = 0; k < 2 && at < a->bytes && !err; k++) {
+            const uint64_t n = a->bytes - at < PAGE ? a->bytes - at : PAGE;
+            err = rondo__shards_read(s, a, at, n, page);
+            *h = rondo__lm_hash(*h, page, err ? 0 : (size_t)n);
+            at = a->bytes <= 2 * PAGE ? PAGE : PAGE + name % (a->bytes / PAGE - 1) * PAGE;
+        }
+    }
+    return err;
 }
 
 uint64_t rondo__shards_bytes(const struct rondo_shards *s)

@@ -27,6 +27,10 @@ int rondo__shards_need(struct rondo_shards *shards, const char *name, int dims, 
 /* Bytes [first, first + bytes) of a tensor that find or need gave. */
 int rondo__shards_read(struct rondo_shards *shards, const rondo_array *array, uint64_t first, uint64_t bytes, void *to);
 
+/* Adds to *h what tells these weights from others: name, type, shape and some bytes of each tensor that somebody asked for, at places that
+ * are the same in every folder. How they are dealt out to files does not count. Reads a page or two of each. */
+int rondo__shards_hash(struct rondo_shards *shards, uint64_t *h);
+
 /* Bytes of all tensors together. */
 uint64_t rondo__shards_bytes(const struct rondo_shards *shards);
 
