@@ -50,8 +50,8 @@ static int choose_numerics(const struct option *o, const char *text)
 
 int common_strict(void)
 {
-    return common.level == RONDO_STRICT ? 0 : fail(EXIT_USAGE, "--numerics fast is a level of linear layers, which generate, score and bench linear "
-                                                               "compute; attention is strict");
+    return common.level == RONDO_STRICT ? 0 : fail(EXIT_USAGE, "--numerics fast is a level of linear layers, which generate, score, bench linear "
+                                                               "and bench generate compute; attention is strict");
 }
 
 static int choose_arithmetic(const struct option *o, const char *text)

@@ -76,7 +76,7 @@ static const struct option own_options[] = {
     { "p", 'p', OPTION_EACH, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
     { "f", 'f', OPTION_EACH, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
     { "prompt-ids", 0, OPTION_EACH, "FILE", "a prompt of token ids separated by white space (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
-    { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 9e18, NULL },
+    { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 1e12, NULL },
     { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e6, NULL },
     { "top-k", 0, OPTION_INT, "N", "only the N likeliest tokens (0: all)", &options.top_k, 0, 9e18, NULL },
     { "top-p", 0, OPTION_REAL, "X", "only the likeliest tokens that together reach X (0: the likeliest; 1: off)", &options.top_p, 0, 1, NULL },
@@ -318,16 +318,30 @@ static bool has_tokenizer(const char *dir)
     return found;
 }
 
-/* A prompt's tokens. */
-static int encode(struct work *w, struct prompt *p)
+/* A prompt's tokens, of which the model must have each, and of which there must be one. */
+static int encode(struct work *w, struct prompt *p, const rondo_model_info *info)
 {
     const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.plain ? RONDO_ENCODE_PLAIN : 0) | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
     const char *where = !p->file ? "the prompt of -p" : strcmp(p->given, "-") ? p->given : "stdin";
-    if (p->numbers)
-        return ids_parse(where, p->text, p->bytes, &p->ids, &p->count);
-    const int error = rondo_tokenizer_encode(rondo_model_tokenizer(models_any(&w->models)), p->text ? p->text : p->given, p->bytes, flags, &p->ids,
-                                             &p->count);
-    return error ? fail_where(fail_library(error, STAGE_INPUT), where) : 0;
+    int code = 0;
+    if (p->numbers) {
+        code = ids_parse(where, p->text, p->bytes, &p->ids, &p->count);
+    } else {
+        code = fail_library(rondo_tokenizer_encode(rondo_model_tokenizer(models_any(&w->models)), p->text ? p->text : p->given, p->bytes, flags,
+                                                   &p->ids, &p->count), STAGE_INPUT);
+        code = code ? fail_where(code, where) : 0;
+    }
+    if (!code && !p->count)
+        code = fail(EXIT_INPUT, "%s gives no token; at least one is expected", where);
+    return code ? code : ids_check(where, p->ids, p->count, info);
+}
+
+static bool all_numbers(void)
+{
+    bool all = true;
+    for (int64_t i = 0; i < options.prompt_count; i++)
+        all = all && options.prompts[i].numbers;
+    return all;
 }
 
 static int prepare(struct work *w)
@@ -340,25 +354,19 @@ static int prepare(struct work *w)
         else
             p->bytes = strlen(p->given);
     }
-    bool all_numbers = true;
-    for (int64_t i = 0; i < options.prompt_count; i++)
-        all_numbers = all_numbers && options.prompts[i].numbers;
     /* A folder without a tokenizer can go on from ids to ids. */
-    const bool wordless = all_numbers && !options.stop_count && !has_tokenizer(options.model);
+    const bool wordless = all_numbers() && !options.stop_count && !has_tokenizer(options.model);
     options.ids = options.ids || wordless;
     if (!code)
         code = models_open(&w->models, options.model, wordless ? MODEL_IDS : MODEL_TEXT, options.kv_type);
-    for (int64_t i = 0; i < options.prompt_count && !code; i++) {
-        code = encode(w, &options.prompts[i]);
-        if (!code && !options.prompts[i].count)
-            code = fail(EXIT_INPUT, "prompt %lld has no token; at least one is expected", (long long)i);
-    }
     rondo_model_info info = RONDO_MODEL_INFO_INIT;
     int64_t longest = 0;
-    for (int64_t i = 0; i < options.prompt_count; i++)
-        longest = options.prompts[i].count > longest ? options.prompts[i].count : longest;
     if (!code)
         code = fail_library(rondo_model_query(models_any(&w->models), &info), STAGE_INPUT);
+    for (int64_t i = 0; i < options.prompt_count && !code; i++)
+        code = encode(w, &options.prompts[i], &info);
+    for (int64_t i = 0; i < options.prompt_count; i++)
+        longest = options.prompts[i].count > longest ? options.prompts[i].count : longest;
     int64_t cached = 0;
     for (int64_t i = 0; i < options.prompt_count && !code; i++)   /* new tokens may come to an end before their number does */
         cached += options.prompts[i].count;
@@ -366,7 +374,7 @@ static int prepare(struct work *w)
     if (!code)
         code = memory_check(&w->models, options.model, options.kv_type, cached);
     if (!code)
-        lm_warn_length(&info, longest + (options.tokens < INT64_MAX / 2 ? options.tokens : INT64_MAX / 2));
+        lm_warn_length(&info, longest + options.tokens);
     w->output.answers = room(options.prompt_count, sizeof *w->output.answers);
     if (!code && !w->output.answers)
         code = fail(EXIT_ROOM, "not enough memory for the batch");
@@ -422,6 +430,8 @@ static int generate_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.prompt_count)
         return fail(EXIT_USAGE, "no prompt is given; add -p TEXT, -f FILE or --prompt-ids FILE");
+    if ((options.lossy || options.plain) && all_numbers())
+        return fail(EXIT_USAGE, "--%s is about text that is read; with --prompt-ids ids are read", options.lossy ? "lossy" : "plain");
     if (options.logprobs && !common.json)
         return fail(EXIT_USAGE, "--logprobs goes with --json, whose report has them; add --json");
     if (options.temperature > 0 && options.temperature < 1e-6)
@@ -430,7 +440,8 @@ static int generate_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--repetition-penalty %g: a number from 0.001 to 1000 is expected (1: off)", options.penalty);
     struct file_use files[PROMPTS_MOST + 2] = { { "-m", options.model, FILE_FOLDER } };
     for (int64_t i = 0; i < options.prompt_count; i++)   /* a prompt's text is no file; it is passed over */
-        files[i + 1] = (struct file_use){ "-f", options.prompts[i].file ? options.prompts[i].given : NULL, FILE_IN };
+        files[i + 1] = (struct file_use){ options.prompts[i].numbers ? "--prompt-ids" : "-f",
+                                          options.prompts[i].file ? options.prompts[i].given : NULL, FILE_IN };
     if ((code = common_settle()) != 0)
         return code;
     return ranks_session(generate, &w, files);

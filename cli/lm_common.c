@@ -106,6 +106,15 @@ int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, 
     return 0;
 }
 
+int ids_check(const char *where, const int32_t *ids, int64_t count, const rondo_model_info *info)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] >= info->vocabulary)
+            return fail(EXIT_INPUT, "%s: the id %d at place %lld is not in the model's vocabulary; ids below %lld are expected", where, ids[i],
+                        (long long)i, (long long)info->vocabulary);
+    return 0;
+}
+
 /* ---- the model ---- */
 
 struct reading {

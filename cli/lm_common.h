@@ -12,6 +12,8 @@
 int text_read(const char *path, char **text, size_t *bytes);
 /* Token ids, separated by white space. free() them. */
 int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, int64_t *count);
+/* Whether a model has all of them. */
+int ids_check(const char *where, const int32_t *ids, int64_t count, const rondo_model_info *info);
 /* The parts of a model that this process's ranks need, each opened once: with threads those of all ranks, under MPI its own. */
 struct models {
     rondo_model **at;

@@ -151,10 +151,8 @@ static int score(void *arg)
         w->count = options.limit;
     if (!code && w->count < 2)
         code = fail(EXIT_INPUT, "%s gives %lld tokens; at least 2 are needed, one to predict from and one to predict", where, (long long)w->count);
-    for (int64_t i = 0; i < w->count && !code; i++)
-        if (w->tokens[i] >= info.vocabulary)
-            code = fail(EXIT_INPUT, "%s: the id %d at place %lld is not in the model's vocabulary; ids below %lld are expected", where,
-                        w->tokens[i], (long long)i, (long long)info.vocabulary);
+    if (!code)
+        code = ids_check(where, w->tokens, w->count, &info);
     code = ranks_together(code);
     if (!code)
         code = memory_check(&w->models, options.model, options.kv_type, w->count);

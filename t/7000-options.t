@@ -172,6 +172,9 @@ says 2 "0.001" generate -m x -p y --repetition-penalty 0
 says 2 "character" generate -m x -p y --stop ''
 says 2 "it can be read once" generate -m x -f - -f -
 says 2 "whole number" generate -m x -p y -n 0
+says 2 "ids are read" generate -m x --prompt-ids y --lossy
+says 2 "ids are read" generate -m x --prompt-ids y --plain
+says 2 "from 1 to 1000000000000" generate -m x -p y -n 9000000000000000000
 says 3 "no-such-folder" generate -m no-such-folder -p y
 says 3 "no-such-folder" tokenize -m no-such-folder
 says 3 "no-such-file" score -m no-such-folder -f no-such-file

@@ -157,6 +157,11 @@ static void from_ids(void)
     free(first);
     is_int(rondo("echo 2 x |", "generate -m . --prompt-ids - -n 4"), 3, "what is no id");
     ok(one_sentence() && strstr(program_err, "byte 2") != NULL, "is named with its place");
+    is_int(rondo("echo 2 3 67 >many; echo 2 >few;", "generate -m . --prompt-ids few --prompt-ids many -n 4 --cp 2"), 3, "an id that the model has not");
+    ok(one_sentence() && strstr(program_err, "many: ") && strstr(program_err, "id 67 at place 2") && strstr(program_err, "below 67"),
+       "with its file and place: %.100s", program_err);
+    is_int(rondo("true |", "generate -m . --prompt-ids - -n 4"), 3, "no ids at all");
+    ok(one_sentence() && strstr(program_err, "stdin gives no token"), "from where: %.100s", program_err);
     is_int(rondo("echo 2 3 |", "generate -m . --prompt-ids - -n 4 --stop x"), 3, "a stop text needs a tokenizer");
     is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos --json --logprobs 2"), 0, "--logprobs");
     json_t *r = program_json(), *list = json_object_get(r, "logprobs");
