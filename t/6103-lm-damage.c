@@ -340,6 +340,38 @@ static int stopping_body(rondo_context *ctx, void *arg)
     return rank == 0 || err == RONDO_EPEER ? err : 12;
 }
 
+/* Ranks that divided the model in two ways are told so before the first step, whose exchanges would not fit. */
+static int unlike_body(rondo_context *ctx, void *arg)
+{
+    rondo_model *const *models = arg;
+    rondo_lm *lm = NULL;
+    int err = rondo_lm_create(&lm, ctx, models[rondo_context_rank(ctx)], NULL);
+    rondo_lm_destroy(lm);
+    return err == RONDO_EMISMATCH ? 0 : err ? err : 1;
+}
+
+static void unlike(void)
+{
+    static const double shares[2] = { 1.0, 3.0 };
+    rondo_model *models[2] = { NULL, NULL };
+    rondo_context *ctx = NULL;
+    rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+    restore();
+    d.no_tokenizer = 1;
+    d.tp_ranks = 2;
+    int err = rondo_context_create(&ctx, NULL);
+    for (int t = 0; t < 2; t++) {
+        d.tp_rank = t;
+        d.shares = t ? shares : NULL;
+        err = err ? err : rondo_model_open(&models[t], ctx, scratch_dir, &d);
+    }
+    if (ok(!err, "two parts, of which one is a part by shares"))
+        is_int(rondo_run_threads(2, unlike_body, models), 0, "ranks that divided the model in two ways");
+    rondo_model_close(models[0]);
+    rondo_model_close(models[1]);
+    rondo_context_destroy(ctx);
+}
+
 static void arguments(void)
 {
     restore();
@@ -404,6 +436,7 @@ int main(void)
     contradictions();
     truncated();
     arguments();
+    unlike();
     kit_free(good);
     scratch_remove();
     return done();

@@ -83,10 +83,12 @@ static uint64_t word_of(double x)
     return w;
 }
 
-/* The same for all parts of a model. */
+/* The same for all parts of a model, dealt out in one way. */
 static uint64_t fingerprint(const rondo_model *m, const rondo_model_desc *d)
 {
     const struct rondo_config *c = &m->config;
+    const struct rondo_split *s = &m->split;
+    const size_t parts = (size_t)s->tp * (size_t)s->cp;
     const struct rondo_rope_config *r = &c->rope;
     const uint64_t words[] = {
         (uint64_t)c->family, (uint64_t)c->layers, (uint64_t)c->hidden, (uint64_t)c->intermediate, (uint64_t)c->heads,
@@ -99,7 +101,10 @@ static uint64_t fingerprint(const rondo_model *m, const rondo_model_desc *d)
     uint64_t h = 0x6d6f64656cu;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         h = rondo__hash_word(h, words[i]);
-    return rondo__lm_hash(h, c->eos, (size_t)c->eos_count * sizeof *c->eos);
+    h = rondo__lm_hash(h, c->eos, (size_t)c->eos_count * sizeof *c->eos);
+    h = rondo__lm_hash(h, s->o_begin, (parts + 1) * sizeof *s->o_begin);
+    h = rondo__lm_hash(h, s->down_begin, (parts + 1) * sizeof *s->down_begin);
+    return rondo__lm_hash(h, s->weights, s->weights ? parts * sizeof *s->weights : 0);
 }
 
 static int check_rank(const char *kind, int32_t rank, int32_t *ranks)

@@ -38,7 +38,7 @@ struct rondo_model {
     uint64_t parameters;                                    /* of the whole model */
     uint64_t weight_bytes;                                  /* that are held here, or would be */
     bool described;                                         /* opened without its weights: what would point to them is NULL */
-    uint64_t fingerprint;                                   /* of the whole model, and of how weights are held: what ranks compare */
+    uint64_t fingerprint;                                   /* of the whole model, how it was divided and how weights are held: what ranks compare */
     uint64_t files;                                         /* of weights and tokenizer as the folder has them, which ranks compare too */
 };
 
