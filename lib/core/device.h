@@ -191,6 +191,13 @@ struct rondo_device_desc {
 
 struct rondo_device_linear;   /* packed weights, the device's own format */
 
+/* What rondo_linear_desc's leaves and group of 0 stand for. */
+#define RONDO_LINEAR_GROUP 32
+static inline int32_t rondo__linear_leaves(int64_t in)
+{
+    return (int32_t)((in + 511) / 512);
+}
+
 /* Leaf g of a sum over `in` inputs begins at this one; in and leaves are at most INT32_MAX. */
 static inline int64_t rondo__linear_leaf_begin(int64_t in, int32_t leaves, int64_t g)
 {

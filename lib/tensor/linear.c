@@ -8,9 +8,6 @@
 
 #include <stdatomic.h>
 
-#define DEFAULT_LEAF 512
-#define DEFAULT_GROUP 32
-
 struct rondo_linear {
     const struct rondo_device_ops *ops;
     struct rondo_shared_device *device;   /* where the weights are: it stays as long as they do */
@@ -82,7 +79,7 @@ static int check_group(rondo_linear_desc *d)
     if (d->type != RONDO_Q8)
         return 0;
     if (d->group == 0)
-        d->group = DEFAULT_GROUP;
+        d->group = RONDO_LINEAR_GROUP;
     if (d->group < 1 || (d->group % 2 && d->group < (d->in + d->leaves - 1) / d->leaves))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_create: group is %d; it must be even, or as long as a leaf (%lld inputs) at least",
                            (int)d->group, (long long)((d->in + d->leaves - 1) / d->leaves));
@@ -135,7 +132,7 @@ int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_line
     if (err)
         return err;
     if (d.leaves == 0)
-        d.leaves = (int32_t)((d.in + DEFAULT_LEAF - 1) / DEFAULT_LEAF);
+        d.leaves = rondo__linear_leaves(d.in);
     if (d.leaves < 1 || d.leaves > d.in)
         return rondo__fail(RONDO_EINVAL,
                            "rondo_linear_create: leaves is %d; it must be 1 to in, %lld, or 0 for the "

@@ -61,11 +61,6 @@ static int count(void *arg, const struct rondo_weight *w)
     return 0;
 }
 
-static int64_t leaves_of(const struct rondo_config *c)
-{
-    return c->intermediate < RONDO_LM_DOWN_LEAVES ? c->intermediate : RONDO_LM_DOWN_LEAVES;
-}
-
 /* The most query heads and KV heads that one of tp ranks has; where these are more than KV heads, a run that begins late in its group. */
 static int64_t most_heads(const struct rondo_config *c, int64_t tp, int64_t *kv_heads)
 {
@@ -83,7 +78,7 @@ static uint64_t largest(const struct whole *a, int64_t tp, int64_t cp)
 {
     const struct rondo_config *c = &a->model->config;
     int64_t kv_heads;
-    const int64_t heads = most_heads(c, tp, &kv_heads), leaves = leaves_of(c);
+    const int64_t heads = most_heads(c, tp, &kv_heads), leaves = rondo__split_down_leaves(c);
     const int64_t mlp = (leaves + tp * cp - 1) / (tp * cp), ids = (c->vocabulary + tp * cp - 1) / (tp * cp);
     return a->every + share_of(a->q, (heads * c->head_dim + cp - 1) / cp, c->heads * c->head_dim) +
            share_of(a->kv, (kv_heads * c->head_dim + cp - 1) / cp, c->kv_heads * c->head_dim) + share_of(a->o, (heads + cp - 1) / cp, c->heads) +
@@ -110,7 +105,7 @@ static int divide(const struct whole *a, const rondo_estimate_desc *d, rondo_est
 {
     const struct rondo_config *c = &a->model->config;
     const int32_t over = d->spread ? d->cp_ranks : 1, ranks = d->tp_ranks * over;
-    const int64_t leaves = leaves_of(c), group = c->heads / c->kv_heads;
+    const int64_t leaves = rondo__split_down_leaves(c);
     struct rondo_split s;
     int err = rondo__split_make(&s, c, d->tp_ranks, 0, over, 0, d->shares);
     if (err)
@@ -118,7 +113,7 @@ static int divide(const struct whole *a, const rondo_estimate_desc *d, rondo_est
     for (int32_t w = 0; w < ranks && !err; w++) {
         const int32_t t = w / over, i = w % over;
         const int64_t head = s.o_begin[t * over], heads = s.o_begin[(t + 1) * over] - head;
-        const int64_t kv_heads = heads ? (head + heads - 1) / group + 1 - head / group : 0;
+        const int64_t kv_heads = rondo__split_kv_heads(c, head, heads);
         int64_t q, kv, ids;
         err = columns_of(heads * c->head_dim, over, NULL, i, &q);
         if (!err)

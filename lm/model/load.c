@@ -161,6 +161,7 @@ static int32_t first_leaf(const struct rondo_weight *w)
 {
     return w->parts ? w->leaf_begin[w->part] : 0;
 }
+
 static int32_t end_leaf(const struct rondo_weight *w)
 {
     return w->parts ? w->leaf_begin[w->part + 1] : w->leaves;
@@ -179,7 +180,7 @@ static int load_int8(const struct pieces *p, int64_t first, int64_t rows, const 
                 *to++ = (float)raw[r * w->columns + i] * scales[(w->column + i) / w->scale_inputs];
         else
             for (int32_t leaf = first_leaf(w); leaf < end_leaf(w); leaf++)
-                for (int64_t i = w->in * leaf / w->leaves; i < w->in * (leaf + 1) / w->leaves; i += w->group)
+                for (int64_t i = rondo__linear_leaf_begin(w->in, w->leaves, leaf); i < rondo__linear_leaf_begin(w->in, w->leaves, leaf + 1); i += w->group)
                     *to++ = scales[i / w->scale_inputs];
     }
     return w->type == RONDO_Q8 ? rondo_linear_load_from(p->linear, first, rows, RONDO_Q8, raw, wide)
@@ -292,8 +293,7 @@ static int load_numbers(struct rondo_load *l, struct pieces *p)
     float *scales = NULL;
     int err = load_scales(l, w, &scales);
     p->scales = scales;
-    for (int32_t leaf = first_leaf(w); leaf < end_leaf(w); leaf++)
-        p->groups += (w->in * (leaf + 1) / w->leaves - w->in * leaf / w->leaves + w->group - 1) / w->group;
+    p->groups = rondo__linear_groups(w->in, w->leaves, w->group, first_leaf(w), end_leaf(w));
     if (!err)
         err = run(p);
     rondo__free(scales);

@@ -12,6 +12,17 @@ static int share(int64_t total, int parts, const double *weights, int index, int
     return rondo_share(total, parts, weights, index, first, count);
 }
 
+int32_t rondo__split_down_leaves(const struct rondo_config *c)
+{
+    return c->intermediate < RONDO_LM_DOWN_LEAVES ? (int32_t)c->intermediate : RONDO_LM_DOWN_LEAVES;
+}
+
+int64_t rondo__split_kv_heads(const struct rondo_config *c, int64_t head, int64_t heads)
+{
+    const int64_t group = c->heads / c->kv_heads;
+    return heads ? (head + heads - 1) / group + 1 - head / group : 0;
+}
+
 /* Query heads of rank t, and the KV heads that they read. */
 static int heads_of(const struct rondo_config *c, int32_t tp, int32_t t, const double *shares, struct rondo_split *out)
 {
@@ -25,7 +36,7 @@ static int heads_of(const struct rondo_config *c, int32_t tp, int32_t t, const d
     }
     err = share(c->heads, tp, shares, t, &out->head, &out->heads);
     out->kv_head = out->head / group;
-    out->kv_heads = out->heads ? (out->head + out->heads - 1) / group + 1 - out->kv_head : 0;
+    out->kv_heads = rondo__split_kv_heads(c, out->head, out->heads);
     return err;
 }
 
@@ -42,7 +53,7 @@ static int make_lists(struct rondo_split *s, const struct rondo_config *c, const
         return rondo__fail(RONDO_ENOMEM, "no memory for how %d ranks share a model", (int)ranks);
     for (int32_t w = 0; shares && w < ranks; w++)
         s->weights[w] = shares[w / s->cp];
-    const int32_t leaves = (int32_t)(c->intermediate < RONDO_LM_DOWN_LEAVES ? c->intermediate : RONDO_LM_DOWN_LEAVES);
+    const int32_t leaves = rondo__split_down_leaves(c);
     int err = 0;
     for (int32_t w = 0; w < ranks && !err; w++) {
         struct rondo_split other = { .tp = s->tp, .cp = s->cp };
@@ -85,13 +96,13 @@ int rondo__split_make(struct rondo_split *out, const struct rondo_config *c, int
         rondo__split_free(&s);
         return err;
     }
-    const int64_t leaves = s.down_begin[tp * cp];
+    const int32_t leaves = s.down_begin[tp * cp];
     s.q_first = s.head * c->head_dim + s.q_begin[ci];
     s.q_columns = s.q_begin[ci + 1] - s.q_begin[ci];
     s.kv_first = s.kv_head * c->head_dim + s.kv_begin[ci];
     s.kv_columns = s.kv_begin[ci + 1] - s.kv_begin[ci];
-    s.mlp_first = s.down_begin[w] * c->intermediate / leaves;
-    s.mlp_columns = s.down_begin[w + 1] * c->intermediate / leaves - s.mlp_first;
+    s.mlp_first = rondo__linear_leaf_begin(c->intermediate, leaves, s.down_begin[w]);
+    s.mlp_columns = rondo__linear_leaf_begin(c->intermediate, leaves, s.down_begin[w + 1]) - s.mlp_first;
     *out = s;
     return 0;
 }

@@ -34,4 +34,8 @@ int rondo__split_make(struct rondo_split *out, const struct rondo_config *config
                       const double *shares);
 void rondo__split_free(struct rondo_split *split);
 
+/* Leaves of the down projection's sum; KV heads that a run of query heads reads. */
+int32_t rondo__split_down_leaves(const struct rondo_config *config);
+int64_t rondo__split_kv_heads(const struct rondo_config *config, int64_t head, int64_t heads);
+
 #endif

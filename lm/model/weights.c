@@ -68,10 +68,10 @@ static int quantised(struct walk *k, const char *name, struct rondo_weight *w)
         return err;
     w->scale_inputs = w->in / groups;
     if (!w->leaves)
-        w->leaves = (int32_t)((w->in + 511) / 512);
+        w->leaves = rondo__linear_leaves(w->in);
     int64_t group = groups > 1 ? w->scale_inputs : w->in;
     for (int64_t i = 1; groups > 1 && i < w->leaves; i++)
-        group = common(group, i * w->in / w->leaves);
+        group = common(group, rondo__linear_leaf_begin(w->in, w->leaves, i));
     if (group < LEAST_GROUP && group < w->scale_inputs)
         return rondo__fail(RONDO_ENOTSUP, "tensor \"%s\" has a scale for %lld inputs, but the layer's sum is cut into %d leaves, which begin inside of "
                            "these; groups that leaves cut into pieces of %d or more are supported", rondo__show(shown, full),
@@ -122,7 +122,7 @@ static struct rondo_weight by_rows(int64_t out, int64_t in, int64_t first, int64
     return (struct rondo_weight){ .out = out, .in = in, .first = first, .rows = rows, .columns = in, .to = to };
 }
 
-/* By inputs: the leaves of this rank; leaf i begins at floor(in * i / leaves). */
+/* By inputs: the leaves of this rank. */
 static struct rondo_weight by_leaves(const struct rondo_split *s, int64_t out, int64_t in, const int32_t *begin, rondo_linear **to)
 {
     const int32_t parts = s->tp * s->cp, part = s->t * s->cp + s->c, leaves = begin[parts];
@@ -133,8 +133,8 @@ static struct rondo_weight by_leaves(const struct rondo_split *s, int64_t out, i
     w.parts = parts;
     w.part = part;
     w.leaf_begin = begin;
-    w.column = in * begin[part] / leaves;
-    w.columns = in * begin[part + 1] / leaves - w.column;
+    w.column = rondo__linear_leaf_begin(in, leaves, begin[part]);
+    w.columns = rondo__linear_leaf_begin(in, leaves, begin[part + 1]) - w.column;
     return w;
 }
 
@@ -179,12 +179,9 @@ uint64_t rondo__weights_bytes(const struct rondo_weight *w, int32_t group)
     const uint64_t numbers = (uint64_t)w->rows * (uint64_t)w->columns;
     if (w->type != RONDO_Q8)
         return numbers * rondo_type_size(w->type);
-    const int64_t leaves = w->leaves ? w->leaves : (w->in + 511) / 512, shared = w->group ? w->group : group ? group : 32;
-    const int64_t first = w->parts ? w->leaf_begin[w->part] : 0, end = w->parts ? w->leaf_begin[w->part + 1] : leaves;
-    uint64_t groups = 0;
-    for (int64_t i = first; i < end; i++)
-        groups += (uint64_t)((w->in * (i + 1) / leaves - w->in * i / leaves + shared - 1) / shared);
-    return numbers + (uint64_t)w->rows * groups * sizeof(float);
+    const int32_t leaves = w->leaves ? w->leaves : rondo__linear_leaves(w->in), shared = w->group ? w->group : group ? group : RONDO_LINEAR_GROUP;
+    const int32_t first = w->parts ? w->leaf_begin[w->part] : 0, end = w->parts ? w->leaf_begin[w->part + 1] : leaves;
+    return numbers + (uint64_t)w->rows * (uint64_t)rondo__linear_groups(w->in, leaves, shared, first, end) * sizeof(float);
 }
 
 /* The embedding; where it is tied to the head, one matrix under either name: some exporters keep the other one. */
