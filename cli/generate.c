@@ -90,7 +90,7 @@ static const struct option own_options[] = {
     { "kv-interleave", 0, OPTION_CALL, "leaf|1", "new KV goes leaf by leaf (default) or token by token", NULL, 0, 0, set_interleave },
     { "plain", 0, OPTION_FLAG, NULL, "special tokens spelled in a prompt are text", &options.plain, 0, 0, NULL },
     { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
-    { "ids", 0, OPTION_FLAG, NULL, "print token ids instead of text (--json has both)", &options.ids, 0, 0, NULL },
+    { "ids", 0, OPTION_FLAG, NULL, "print token ids instead of text (--json has both; with --prompt-ids alone: no tokenizer is read)", &options.ids, 0, 0, NULL },
     { "stream", 0, OPTION_FLAG, NULL, "with --json: one object a token, the report last (text streams by itself)", &options.stream, 0, 0, NULL },
     { "logprobs", 0, OPTION_INT, "N", "with --json: log probabilities of each new token and of the N likeliest", &options.logprobs, 1, RONDO_LM_LOGPROBS,
       NULL },
@@ -354,8 +354,8 @@ static int prepare(struct work *w)
         else
             p->bytes = strlen(p->given);
     }
-    /* A folder without a tokenizer can go on from ids to ids. */
-    const bool wordless = all_numbers() && !options.stop_count && !has_tokenizer(options.model);
+    /* From ids to ids no tokenizer is needed, be it that there is none or that it is of a kind unknown here. */
+    const bool wordless = all_numbers() && !options.stop_count && (options.ids || !has_tokenizer(options.model));
     options.ids = options.ids || wordless;
     if (!code)
         code = models_open(&w->models, options.model, wordless ? MODEL_IDS : MODEL_TEXT, options.kv_type);

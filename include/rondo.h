@@ -618,7 +618,7 @@ typedef struct rondo_linear rondo_linear;
 typedef struct rondo_linear_desc {
     size_t struct_size;
     int64_t in, out;
-    int32_t type;                /* storage of the weights: F32, BF16, F16 */
+    int32_t type;                /* storage of the weights: F32, BF16, F16, Q8 */
     int32_t leaves;              /* 0 = ceil(in / 512) */
     int32_t arithmetic, level;   /* as in rondo_attention_desc */
     int32_t group;               /* Q8: inputs that share a scale, in each leaf from its first on; 0 = 32 */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * librondo_lm: language models over rondo. Model folders as downloaded from Hugging Face (Llama, Mistral, Qwen), tokenizers,
- * arrays in safetensors files, context-parallel prefill and decode, batching and sampling. Conventions as in rondo.h.
+ * arrays in safetensors files, prefill and decode on tensor x context-parallel ranks, batching and sampling. Conventions as in rondo.h.
  */
 #ifndef RONDO_LM_H
 #define RONDO_LM_H

@@ -154,6 +154,11 @@ static void from_ids(void)
     char *first = strdup(program_out);
     is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos --tp 3 --cp 2 --spread yes"), 0, "on tp x cp ranks");
     ok(first && !strcmp(first, program_out), "the same");
+    scratch_text("tokenizer.json", "{\"model\": {\"type\": \"Unigram\", \"vocab\": []}}");
+    is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos"), 3, "a tokenizer of a kind unknown");
+    is_int(rondo("echo 2 3 4 5 6 |", "generate -m . --prompt-ids - -n 4 --ignore-eos --ids"), 0, "is not read from ids to ids");
+    ok(first && !strcmp(first, program_out), "and they are the same");
+    (void)unlink(scratch_path("tokenizer.json"));
     free(first);
     is_int(rondo("echo 2 x |", "generate -m . --prompt-ids - -n 4"), 3, "what is no id");
     ok(one_sentence() && strstr(program_err, "byte 2") != NULL, "is named with its place");

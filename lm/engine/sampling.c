@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * From logits to a token. Called by generate.c on the rank that holds the last row of a sequence; the others are told.
+ * From logits to a token. Called by generate.c on the rank that draws for a sequence (rows.c); the others are told.
  *
  * The steps are Hugging Face's, in its order: repetition penalty (Keskar et al. 2019) over the prompt and what was generated,
  * temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024), then one draw. The first two work in float, like
