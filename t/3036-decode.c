@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Decoding takes no memory: after a few steps, and one crossing of a leaf's border, a step (the placement grows by a token a sequence, the
- * plan is updated and executed) allocates nothing, whatever the algorithm, the layout, the number of ranks and sequences, whether the
- * placement is the caller's or the plan's, and where tensors have gaps. Only where a sequence begins a leaf there is more to remember, and
+ * plan is updated and executed) allocates nothing, whatever the algorithm, the layout, the number of ranks and sequences, the mask,
+ * whether the placement is the caller's or the plan's, and where tensors have gaps. Only where a sequence begins a leaf there is more to remember, and
  * another rank may have its query for the first time: that takes memory seldom, and on one rank not at all.
  */
 #include "t/attention.h"
@@ -15,8 +15,12 @@ enum { INSIDE = 1, AT_BORDERS };   /* of leaves: windows in which memory is coun
 #define STEPS 100
 
 static struct {
-    int algorithm, layout, sequences, cached, own_placement, gaps, workspace, terms, warm;
+    int algorithm, layout, sequences, cached, own_placement, gaps, workspace, terms, documents, bits, warm;
 } now;
+
+enum { NO_DOCUMENTS, ONCE, AGAIN, KEYS = 6000 };
+static int32_t documents[3][KEYS];   /* of each position, in all sequences: that are one run each; that come back */
+static uint8_t bits[KEYS];           /* which keys every query sees */
 
 static int decode(rondo_context *ctx, void *arg)
 {
@@ -31,6 +35,7 @@ static int decode(rondo_context *ctx, void *arg)
     rondo_attention *plan = NULL;
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    static const int64_t all_zero[SEQUENCES];
     int64_t tokens[SEQUENCES], cached[SEQUENCES];
     (void)arg;
     pd.ranks = rondo_context_ranks(ctx);
@@ -45,6 +50,9 @@ static int decode(rondo_context *ctx, void *arg)
     d.causal = 1;
     d.algorithm = now.algorithm;
     d.alibi = d.sinks = now.terms;
+    d.documents = now.documents ? documents[now.documents] : NULL;
+    d.documents_first = now.documents ? all_zero : NULL;
+    d.mask = now.bits ? bits : NULL;
     int err = now.own_placement ? 0 : rondo_placement_create(&place, &pd);
     for (int64_t i = 0; i < n && !err; i++) {
         tokens[i] = 1;
@@ -106,6 +114,11 @@ static int decode(rondo_context *ctx, void *arg)
 int main(void)
 {
     memory_hooks();
+    for (int i = 0; i < KEYS; i++) {
+        documents[ONCE][i] = i / 130;
+        documents[AGAIN][i] = i / 130 % 5;
+        bits[i] = i / 16 % 11 != 3 && i % 7 != 2;
+    }
     hook_use("");   /* a hook between may take what it likes */
     for (int algorithm = RONDO_ALGORITHM_AUTO; algorithm <= RONDO_MESH; algorithm++)
         for (int ranks = 1; ranks <= 5; ranks++) {
@@ -120,6 +133,8 @@ int main(void)
                 now.gaps = variant >= 4 ? 3 : 0;
                 now.workspace = variant % 2;
                 now.terms = variant == 2;
+                now.documents = variant == 1 ? ONCE : variant == 2 || variant == 4 ? AGAIN : NO_DOCUMENTS;
+                now.bits = variant >= 4;
                 now.warm = LEAF + 4;
                 rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
                 d.threads = 1 + variant % 2;

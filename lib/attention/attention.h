@@ -14,6 +14,7 @@
 struct rondo__design {
     rondo_attention_desc desc;         /* defaults filled in, pointers gone */
     struct rondo_mask mask;            /* its data is the design's */
+    struct rondo_mask_data *spare_mask;   /* memory of an earlier one's, for the next that has data; or NULL */
     struct rondo__shape shape;
     struct rondo_terms terms;
     float scale_log2;

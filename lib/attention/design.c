@@ -182,7 +182,7 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     if (!err && d->placement)
         err = take_placement(p, d);
     if (!err)
-        err = rondo__mask_add_data(&p->mask, d, p->sequences, leaf_of(p, d), p->tokens, p->cached);
+        err = rondo__mask_add_data(&p->mask, d, p->sequences, leaf_of(p, d), p->tokens, p->cached, &p->spare_mask);
     if (!err && !d->placement)
         err = rondo__lay_out(p, d);
     if (err)
@@ -242,8 +242,8 @@ float rondo__terms_of(const rondo_attention_desc *d, struct rondo_terms *out)
 /* Empty, with its memory. */
 static void restart(struct rondo__design *p)
 {
-    struct rondo__design empty = { .arena = p->arena, .numbers = p->numbers };
-    rondo__mask_free_data(&p->mask);
+    rondo__mask_keep_data(&p->mask, &p->spare_mask);
+    struct rondo__design empty = { .arena = p->arena, .numbers = p->numbers, .spare_mask = p->spare_mask };
     rondo__arena_clear(&empty.arena);
     memcpy(empty.placements, p->placements, sizeof empty.placements);
     *p = empty;
@@ -298,6 +298,7 @@ void rondo__design_free(struct rondo__design *p)
     for (int i = 0; i < 4; i++)
         rondo_placement_destroy(p->placements[i / 2][i % 2]);
     rondo__mask_free_data(&p->mask);
+    rondo__mask_free_spare(&p->spare_mask);
     rondo__list_free(&p->numbers);
     rondo__arena_free(&p->arena);
     *p = (struct rondo__design){ .ranks = 0 };

@@ -196,7 +196,7 @@ int rondo_node_compute(rondo_context *ctx, const rondo_attention_desc *desc, con
     struct rondo_attention_run run = { .kv = &kv, .kv_count = 1, .nodes = &place, .node_count = 1, .seed = ours.seed };
     const int64_t bias_row = (ours.bias_row ? *ours.bias_row : 0) - d.cached, bias_key = ours.bias_key ? *ours.bias_key : 0;
     rondo__mask_make(&p.mask, d.causal, d.window_left, d.window_right);
-    err = rondo__mask_add_data(&p.mask, &d, 1, d.leaf, &d.tokens, &d.cached);
+    err = rondo__mask_add_data(&p.mask, &d, 1, d.leaf, &d.tokens, &d.cached, NULL);
     if (err)
         return err;
     err = stage_rows(&s, function, "q", RONDO_STAGE_READ, &ours.q, d.q_type, d.tokens, d.heads, d.head_dim, &run.q);

@@ -339,7 +339,6 @@ static void read_bits(const uint8_t *from, int64_t count, uint8_t *to)
 
 struct maker {
     struct rondo_mask_data *data;
-    struct rondo__list bytes;          /* of stored tiles */
     struct rondo__bits_of *s;
     int64_t sequence, heads, tile_bytes;
     uint8_t tile[RONDO_BITS_ROWS * 32];
@@ -404,7 +403,7 @@ static bool make_tile(struct maker *m, const struct array *a, int64_t head, int6
         return true;
     if (b->stored >= INT32_MAX - RONDO_TILE_STORED)
         return false;
-    void *stored_at = rondo__list_add(&m->bytes, 1, m->tile_bytes);
+    void *stored_at = rondo__list_add(&m->data->stored_room, 1, m->tile_bytes);
     if (!stored_at)
         return false;
     memcpy(stored_at, m->tile, (size_t)m->tile_bytes);
@@ -452,35 +451,34 @@ static bool lay_out(struct rondo_mask_data *data, int64_t heads, const int64_t *
 int rondo__bits_make(struct rondo_mask_data *data, const rondo_attention_desc *d, const int64_t *tokens, const int64_t *cached)
 {
     struct rondo__bits *b = &data->bits;
-    const int64_t heads = d->mask_heads > 1 ? d->mask_heads : 1;
-    struct maker *m = rondo__alloc_zero(1, sizeof *m);
-    b->sequence = rondo__alloc_zero((size_t)data->sequences, sizeof *b->sequence);
-    if (!m || !b->sequence || !lay_out(data, heads, tokens, cached)) {
-        rondo__free(m);
+    struct maker m = { .data = data, .heads = d->mask_heads > 1 ? d->mask_heads : 1, .tile_bytes = (int64_t)RONDO_BITS_ROWS * data->leaf / 8 };
+    const bool again = data->stored_room.items;
+    b->sequence = rondo__list_set(&data->bits_of_room, sizeof *b->sequence, data->sequences);
+    if (!b->sequence || !lay_out(data, m.heads, tokens, cached))
         return no_memory();
-    }
-    b->tile = rondo__alloc_zero((size_t)b->tiles, sizeof *b->tile);
-    b->some = rondo__alloc_zero((size_t)b->words, 2 * sizeof *b->some);
+    b->tile = rondo__list_set(&data->tile_room, sizeof *b->tile, b->tiles);
+    b->some = rondo__list_set(&data->some_room, 2 * sizeof *b->some, b->words);
     bool fine = b->tile && b->some;
-    if (fine)
+    if (fine) {
         b->whole = b->some + b->words;
-    m->data = data;
-    m->heads = heads;
-    m->tile_bytes = (int64_t)RONDO_BITS_ROWS * data->leaf / 8;
+        memset(b->tile, 0, (size_t)b->tiles * sizeof *b->tile);
+        memset(b->some, 0, (size_t)b->words * 2 * sizeof *b->some);
+    }
     int64_t packed = 0;
     for (int64_t i = 0; i < data->sequences && fine; i++) {
         const struct array a = { d->mask + (d->mask_row ? d->mask_row[i] : packed) * d->mask_row_stride + (d->mask_key ? d->mask_key[i] : 0),
                                  d->mask_row_stride, d->mask_head_stride };
-        m->s = b->sequence + i;
-        m->sequence = i;
-        fine = make_sequence(m, &a);
+        m.s = b->sequence + i;
+        m.sequence = i;
+        fine = make_sequence(&m, &a);
         packed += tokens[i];
     }
-    if (fine && m->bytes.count) {   /* no more than is needed */
-        void *exact = rondo__resize(m->bytes.items, (size_t)m->bytes.count, (size_t)m->bytes.count);
-        m->bytes.items = exact ? exact : m->bytes.items;
+    struct rondo__list *stored = &data->stored_room;
+    if (fine && stored->count && !again) {   /* no more than is needed, until there is a second one */
+        void *exact = rondo__resize(stored->items, (size_t)stored->count, (size_t)stored->count);
+        stored->items = exact ? exact : stored->items;
+        stored->room = exact ? stored->count : stored->room;
     }
-    b->bits = m->bytes.items;
-    rondo__free(m);
+    b->bits = stored->items;
     return fine ? 0 : no_memory();
 }

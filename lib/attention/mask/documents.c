@@ -455,21 +455,20 @@ int rondo__documents_make(struct rondo_mask_data *data, const rondo_attention_de
         o->count += runs;
         packed += keys > 0 ? keys : 0;
     }
-    const size_t runs = (size_t)o->count;
-    o->sequence = rondo__alloc_zero((size_t)data->sequences + 1, sizeof *o->sequence);
-    o->runs = rondo__alloc_zero(runs, sizeof *o->runs);
-    o->list = rondo__alloc_zero(runs, sizeof *o->list);
-    o->document = rondo__alloc_zero(runs + 1, sizeof *o->document);
-    int64_t *spare = rondo__alloc_zero((size_t)most, sizeof *spare);
-    int32_t *ids = rondo__alloc_zero((size_t)most, sizeof *ids);
+    o->sequence = rondo__list_set(&data->sequence_room, sizeof *o->sequence, data->sequences + 1);
+    o->runs = rondo__list_set(&data->run_room, sizeof *o->runs, o->count);
+    o->list = rondo__list_set(&data->list_room, sizeof *o->list, o->count);
+    o->document = rondo__list_set(&data->document_room, sizeof *o->document, o->count + 1);
+    int64_t *spare = rondo__list_set(&data->sort_room, sizeof *spare, most);
+    int32_t *ids = rondo__list_set(&data->id_room, sizeof *ids, most);
     const bool fine = o->sequence && o->runs && o->list && o->document && spare && ids;
+    if (fine)
+        o->sequence[0] = o->document[0] = 0;
     packed = 0;
     for (int64_t s = 0; s < data->sequences && fine; s++) {
         const int64_t keys = cached[s] + tokens[s];
         fill(o, s, ids_of(d, s, packed), keys, ids, spare);
         packed += keys > 0 ? keys : 0;
     }
-    rondo__free(spare);
-    rondo__free(ids);
     return fine ? 0 : rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for %lld runs of documents", (long long)o->count);
 }

@@ -58,17 +58,55 @@ static int check_lists(const rondo_attention_desc *d, int64_t sequences, const i
     return 0;
 }
 
+struct room {
+    struct rondo__list *list;
+    size_t item;
+};
+enum { ROOMS = 10 };
+
+/* Each list of a mask's data and the bytes of one of its items. */
+static void rooms_of(struct rondo_mask_data *d, struct room out[ROOMS])
+{
+    const struct room all[ROOMS] = {
+        { &d->sequence_room, sizeof *d->documents.sequence }, { &d->run_room, sizeof *d->documents.runs },
+        { &d->list_room, sizeof *d->documents.list }, { &d->document_room, sizeof *d->documents.document },
+        { &d->sort_room, sizeof(int64_t) }, { &d->id_room, sizeof(int32_t) }, { &d->bits_of_room, sizeof *d->bits.sequence },
+        { &d->tile_room, sizeof *d->bits.tile }, { &d->stored_room, 1 }, { &d->some_room, 2 * sizeof *d->bits.some },
+    };
+    memcpy(out, all, sizeof all);
+}
+
+/* Nothing of an earlier mask but its memory, with some of it to spare. */
+static bool renew(struct rondo_mask_data *data)
+{
+    struct room room[ROOMS];
+    rooms_of(data, room);
+    for (int i = 0; i < ROOMS; i++)
+        if (room[i].list->items && !rondo__list_ready(room[i].list, room[i].item, data->times == 1))
+            return false;
+    data->documents = (struct rondo__documents){ .count = 0 };
+    data->bits = (struct rondo__bits){ .tiles = 0 };
+    data->stored_room.count = 0;
+    data->times += data->times < 2;
+    return true;
+}
+
 int rondo__mask_add_data(struct rondo_mask *mask, const rondo_attention_desc *d, int64_t sequences, int32_t leaf, const int64_t *tokens,
-                         const int64_t *cached)
+                         const int64_t *cached, struct rondo_mask_data **spare)
 {
     if (!d->documents && !d->mask)
         return 0;
     int err = check_lists(d, sequences, tokens, cached);
     if (err)
         return err;
-    struct rondo_mask_data *data = rondo__alloc_zero(1, sizeof *data);
-    if (!data)
+    struct rondo_mask_data *data = spare && *spare ? *spare : rondo__alloc_zero(1, sizeof *data);
+    if (spare)
+        *spare = NULL;
+    if (!data || !renew(data)) {
+        if (data)
+            rondo__mask_free_spare(&data);
         return rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for the mask");
+    }
     struct rondo_mask out = *mask;
     data->sequences = sequences;
     data->leaf = leaf;
@@ -90,37 +128,43 @@ int rondo__mask_add_data(struct rondo_mask *mask, const rondo_attention_desc *d,
     return err;
 }
 
+void rondo__mask_free_spare(struct rondo_mask_data **spare)
+{
+    struct room room[ROOMS];
+    if (!*spare)
+        return;
+    rooms_of(*spare, room);
+    for (int i = 0; i < ROOMS; i++)
+        rondo__list_free(room[i].list);
+    rondo__free(*spare);
+    *spare = NULL;
+}
+
 void rondo__mask_free_data(struct rondo_mask *mask)
 {
     struct rondo_mask_data *data = data_of(mask);
     mask->data = NULL;
-    if (!data)
+    rondo__mask_free_spare(&data);
+}
+
+void rondo__mask_keep_data(struct rondo_mask *mask, struct rondo_mask_data **spare)
+{
+    if (!mask->data)
         return;
-    rondo__free(data->documents.sequence);
-    rondo__free(data->documents.runs);
-    rondo__free(data->documents.list);
-    rondo__free(data->documents.document);
-    rondo__free(data->bits.sequence);
-    rondo__free(data->bits.tile);
-    rondo__free(data->bits.bits);
-    rondo__free(data->bits.some);
-    rondo__free(data);
+    rondo__mask_free_spare(spare);
+    *spare = data_of(mask);
+    mask->data = NULL;
 }
 
 size_t rondo__mask_bytes(const struct rondo_mask *mask)
 {
-    const struct rondo_mask_data *data = mask->data;
-    if (!data)
+    struct room room[ROOMS];
+    size_t bytes = sizeof *mask->data;
+    if (!mask->data)
         return 0;
-    const struct rondo__documents *o = &data->documents;
-    const struct rondo__bits *b = &data->bits;
-    size_t bytes = sizeof *data;
-    if (o->sequence)
-        bytes += (size_t)(data->sequences + 1) * sizeof *o->sequence + (size_t)o->count * (sizeof *o->runs + sizeof *o->list) +
-                 (size_t)(o->count + 1) * sizeof *o->document;
-    if (b->sequence)
-        bytes += (size_t)data->sequences * sizeof *b->sequence + (size_t)b->tiles * sizeof *b->tile + (size_t)b->words * 2 * sizeof *b->some +
-                 (size_t)b->stored * RONDO_BITS_ROWS * (size_t)data->leaf / 8;
+    rooms_of(data_of(mask), room);
+    for (int i = 0; i < ROOMS; i++)
+        bytes += (size_t)room[i].list->room * room[i].item;
     return bytes;
 }
 

@@ -68,20 +68,26 @@ struct rondo__bits {
 
 struct rondo_mask_data {
     int64_t sequences;
-    int32_t leaf, reserved;
+    int32_t leaf, times;               /* times: that it was made in this memory */
     struct rondo__documents documents;
     struct rondo__bits bits;
     struct rondo_mask base;            /* of bits: what they are intersected with */
+    /* What all of these lie in, and what making them takes for a while: it stays for the next mask. */
+    struct rondo__list sequence_room, run_room, list_room, document_room, sort_room, id_room;
+    struct rondo__list bits_of_room, tile_room, stored_room, some_room;
 };
 
 int rondo__documents_make(struct rondo_mask_data *data, const rondo_attention_desc *d, const int64_t *tokens, const int64_t *cached);
 int rondo__bits_make(struct rondo_mask_data *data, const rondo_attention_desc *d, const int64_t *tokens, const int64_t *cached);
 
 /* Documents and bits of a descriptor on top of a mask that rondo__mask_make() made, for `sequences` sequences of these lengths, in leaves of
- * so many keys. The data is the caller's to free; after a failure there is none. */
+ * so many keys. The data is the caller's to free, or to keep as *spare for another one (NULL: none), which is taken where there is need of
+ * it; after a failure there is none, and what was spare is gone too. */
 int rondo__mask_add_data(struct rondo_mask *mask, const rondo_attention_desc *d, int64_t sequences, int32_t leaf, const int64_t *tokens,
-                         const int64_t *cached);
+                         const int64_t *cached, struct rondo_mask_data **spare);
 void rondo__mask_free_data(struct rondo_mask *mask);
+void rondo__mask_keep_data(struct rondo_mask *mask, struct rondo_mask_data **spare);   /* data, if there is any, becomes *spare */
+void rondo__mask_free_spare(struct rondo_mask_data **spare);
 size_t rondo__mask_bytes(const struct rondo_mask *mask);             /* of its data */
 uint64_t rondo__mask_hash(const struct rondo_mask *mask, uint64_t h);   /* mixes its data in */
 
