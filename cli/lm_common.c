@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* As many ranks the transport "threads" can start, which would say so itself, but not before all their parts were read. */
+#define THREADS_MOST 1024
+
 static int read_here(const char *path, char **text, size_t *bytes)
 {
     const bool standard = !strcmp(path, "-");
@@ -243,9 +246,10 @@ int lm_ranks_check(void)
         common.cp = world / tp;
         common.tp = tp;
     }
-    if (common.tp > 0 && common.cp > 0 && common.tp * common.cp > 4096)
-        return fail(EXIT_USAGE, "--tp %lld and --cp %lld make %lld ranks; at most 4096 are expected", (long long)common.tp, (long long)common.cp,
-                    (long long)(common.tp * common.cp));
+    const int64_t tp = common.tp ? common.tp : 1, cp = common.cp ? common.cp : 1;
+    if (!common.mpi && tp * cp > THREADS_MOST)
+        return fail(EXIT_USAGE, "--tp %lld and --cp %lld make %lld ranks; at most %d can be threads, and more are started by mpirun", (long long)tp,
+                    (long long)cp, (long long)(tp * cp), THREADS_MOST);
     return 0;
 }
 

@@ -112,7 +112,8 @@ says 2 "bf16-tile" verify --arithmetic bf16-tile
 says 2 "goes with --algorithm mesh" attend x -o y --grid 2,2 --ranks 4
 says 2 "--cp" attend x -o y --cp 2
 says 2 "--tp 0" generate -m x -p y --tp 0
-says 2 "4096" score -m x -f y --tp 100 --cp 100
+says 2 "1024" score -m x -f y --tp 100 --cp 100
+says 2 "1024" generate -m "$srcdir/examples/kjv" -p y --tp 1025
 says 2 "--json" generate -m x -p y --logprobs 3
 says 2 "maybe" generate -m x -p y --spread maybe
 says 2 "--ranks" generate -m x -p y --ranks 2
