@@ -41,6 +41,7 @@ void *room(int64_t count, size_t size);
 
 /* Bytes of memory that could still be taken here, and of the file system of `path`'s folder; UINT64_MAX where nobody knows (space.c). */
 uint64_t space_memory(void);
+uint64_t space_memory_of(const char *root);   /* what the system says below another root; what the process itself may is not looked at */
 uint64_t space_disk(const char *path);
 
 /* ---- signals (signals.c) ---- */

@@ -5,51 +5,6 @@
  */
 #include "cli/lm_common.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-/* The number behind a word at the beginning of a line; false: there is none. */
-static bool number_in(const char *path, const char *word, uint64_t *out)
-{
-    char line[256];
-    FILE *f = fopen(path, "r");
-    bool found = false;
-    while (f && !found && fgets(line, sizeof line, f)) {
-        char *end;
-        if (strncmp(line, word, strlen(word)))
-            continue;
-        *out = strtoull(line + strlen(word), &end, 10);
-        found = end != line + strlen(word);
-    }
-    if (f)
-        fclose(f);
-    return found;
-}
-
-/* Bytes that this machine could still give to this process; 0: not known. A control group's limit counts pages of files too, which
- * go when memory is wanted. */
-static uint64_t memory_left(void)
-{
-    static const char group[] = "/sys/fs/cgroup";
-    char path[64];
-    uint64_t left = 0, most, used, cache[2] = { 0, 0 };
-    if (!number_in("/proc/meminfo", "MemAvailable:", &left))
-        return 0;
-    left *= 1024;
-    snprintf(path, sizeof path, "%s/memory.max", group);
-    if (!number_in(path, "", &most))   /* "max" is no number */
-        return left;
-    snprintf(path, sizeof path, "%s/memory.current", group);
-    if (!number_in(path, "", &used))
-        return left;
-    snprintf(path, sizeof path, "%s/memory.stat", group);
-    (void)number_in(path, "inactive_file ", &cache[0]);
-    (void)number_in(path, "active_file ", &cache[1]);
-    used -= used > cache[0] + cache[1] ? cache[0] + cache[1] : used;
-    const uint64_t here = most > used ? most - used : 0;
-    return here < left ? here : left;
-}
-
 /* false: a folder that cannot be read, which whoever opens it will say better. */
 static bool estimate(const struct models *m, const char *dir, int kv_type, int64_t tokens, bool spread, uint64_t memory, rondo_estimate *out)
 {
@@ -62,7 +17,7 @@ static bool estimate(const struct models *m, const char *dir, int kv_type, int64
     d.kv_type = kv_type;
     d.tokens = tokens;
     d.memory = memory;
-    return memory && !rondo_model_estimate(dir, &d, out);
+    return !rondo_model_estimate(dir, &d, out);
 }
 
 /* What the ranks of this machine need. Threads of a process share parts that are the same. */
@@ -85,7 +40,7 @@ static int too_little(const rondo_estimate *e, bool cache, bool smaller, uint64_
 
 int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens)
 {
-    const uint64_t left = memory_left();
+    const uint64_t space = space_memory(), left = space ? space : 1;
     const bool loaded = m->at != NULL;
     rondo_estimate e;
     bool known = estimate(m, dir, kv_type, tokens, m->spread, left, &e);
