@@ -141,10 +141,11 @@ static void part(const struct kit_model *m, const rondo_model *model, int type, 
     float scratch[512];
     check(model->embedding_type == table, "the embedding's type", model->embedding_type);
     for (int64_t id = 0; id < s->vocab; id++) {
-        const void *row = rondo__model_embedding(model, s->vocab_first + id, scratch);
-        for (int k = 0; row && k < h; k++)
+        const void *row = NULL;
+        const int err = rondo__model_embedding(model, s->vocab_first + id, scratch, &row);
+        for (int k = 0; !err && k < h; k++)
             check(widened(row, k, table) == (float)rounded(ids[(s->vocab_first + id) * h + k], table), "a token's row", id);
-        check(row != NULL, "a token's row", id);
+        check(!err, "a token's row", id);
     }
     free(want);
 }

@@ -127,8 +127,10 @@ static int embed_here(rondo_lm *lm, const struct block *b)
     const int64_t hidden = m->config.hidden;
     int err = 0;
     for (int64_t i = 0; i < b->count && !err; i++) {
-        const void *from = rondo__model_embedding(m, lm->ids[b->first + i], lm->h);
-        err = from ? rondo_convert(lm->ctx, hidden, m->embedding_type, from, RONDO_F32, kept_rows(lm, b) + i * hidden) : RONDO_ENOTSUP;
+        const void *from = NULL;
+        err = rondo__model_embedding(m, lm->ids[b->first + i], lm->h, &from);
+        if (!err)
+            err = rondo_convert(lm->ctx, hidden, m->embedding_type, from, RONDO_F32, kept_rows(lm, b) + i * hidden);
     }
     return err;
 }

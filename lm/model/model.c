@@ -14,16 +14,14 @@
 #include "lm/files.h"
 #include "lm/model/load.h"
 
-const void *rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch)
+int rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch, const void **out)
 {
     const int64_t row = id - model->split.vocab_first;
-    if (row < 0 || row >= model->split.vocab) {
-        (void)rondo__fail(RONDO_EINVAL, "token %lld is not of this rank's part of the vocabulary", (long long)id);
-        return NULL;
-    }
-    if (model->embedding)
-        return (const char *)model->embedding + (size_t)row * (size_t)model->config.hidden * rondo_type_size(model->embedding_type);
-    return rondo__linear_read(model->head, row, 1, scratch) ? NULL : scratch;
+    if (row < 0 || row >= model->split.vocab)
+        return rondo__fail(RONDO_EINVAL, "token %lld is not of this rank's part of the vocabulary", (long long)id);
+    *out = model->embedding ? (const char *)model->embedding + (size_t)row * (size_t)model->config.hidden * rondo_type_size(model->embedding_type)
+                            : scratch;
+    return model->embedding ? 0 : rondo__linear_read(model->head, row, 1, scratch);
 }
 
 /* A tied model whose file has a head all the same: fine where it is the embedding again, contradictory otherwise. */
@@ -146,7 +144,7 @@ static int open_tokenizer(rondo_model *m, const char *dir)
     int err = rondo_tokenizer_open(&m->tokenizer, dir);
     char *path = err ? NULL : rondo__path_join(dir, "tokenizer.json");
     if (!err)
-        err = path ? rondo__file_hash(&m->files, path) : RONDO_ENOMEM;
+        err = path ? rondo__file_hash(&m->files, path) : rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for the name of a file");
     rondo__free(path);
     return err;
 }

@@ -42,7 +42,7 @@ struct rondo_model {
     uint64_t files;                                         /* of weights and tokenizer as the folder has them, which ranks compare too */
 };
 
-/* The row of a token that is this rank's, of embedding_type: where it lies, or in scratch (room for one). NULL: failed. */
-const void *rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch);
+/* The row of a token that is this rank's, of embedding_type: *out is where it lies, or scratch (room for one). */
+int rondo__model_embedding(const rondo_model *model, int64_t id, void *scratch, const void **out);
 
 #endif
