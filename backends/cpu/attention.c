@@ -6,8 +6,8 @@
  * An item is a block of rows (token, head of the KV head's group), cut into panels. The program runs once for
  * the block: for each leaf of a run the panels go one after another, while K and V of the leaf stay in the
  * second-level cache (widened there first, if they are 16 bits wide). Where rows are few, as in decoding, panels
- * are KV heads, and a leaf is read where it lies (attention_decode.h). Each panel has its own stack of nodes;
- * nodes that would be empty are only marked. What the program merges right after a leaf is merged in the P*V
+ * are KV heads that take a leaf together, from where it lies (attention_decode.h). Each panel has its own stack of
+ * nodes; nodes that would be empty are only marked. What the program merges right after a leaf is merged in the P*V
  * tile's epilogue, before the leaf's node has seen memory.
  *
  * Where the rows of a panel see different parts of a leaf, hidden scores are -inf, which gives weight 0 in
@@ -47,13 +47,13 @@ static leaf_kernel *const leaf_kernels[3][RV] = { { leaf_1_SEE_ALIKE, leaf_2_SEE
                                                   { leaf_1_SEE_GENERAL, leaf_2_SEE_GENERAL, leaf_3_SEE_GENERAL } };
 
 #define VALUE_ARGUMENTS                                                                                      \
-    int32_t rows, const float *p, const int64_t ld, const char *v, const int64_t stride, struct ahead *ahead, \
-        const int32_t k0, const int32_t k1, const vm lanes, const float *start, float *out, const int64_t out_stride, \
+    int32_t rows, const float *p, const int64_t ld, const char *v, const int64_t stride, const char *next, \
+        const int64_t next_stride, const int32_t k0, const int32_t k1, const vm lanes, const float *start, float *out, const int64_t out_stride, \
         const struct merges *with, const int32_t row
 #define VALUE_KERNEL(name, type, nc, tail)                                                                   \
     static __attribute__((noinline)) void name(VALUE_ARGUMENTS)                                              \
     {                                                                                                        \
-        value_rows(type, nc, tail, lanes, rows, p, ld, v, stride, ahead, k0, k1, start, out, out_stride, with, row); \
+        value_rows(type, nc, tail, lanes, rows, p, ld, v, stride, next, next_stride, k0, k1, start, out, out_stride, with, row); \
     }
 #if COLS == 4
 #define VALUE_KERNELS(name, type)                                                                            \
@@ -88,6 +88,14 @@ static void widen(const char *from, int64_t stride, int type, int32_t rows, int3
             fetch_row(from + FETCH_ROWS * stride, bytes);
         widen_row(from, 0, dim, dim, type, to);
     }
+}
+
+/* K or V (part 1) of a leaf, for all KV heads from kv_head on; keys [u0, u1) of it will be read. */
+static struct strip leaf_strip(const struct rondo_attention_task *t, const struct rondo_leaf *f, int32_t kv_head, int part, int32_t u0, int32_t u1)
+{
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, kv_head);
+    const int64_t element = (int64_t)rondo_type_size(t->kv_type), row = part ? at.v_at : at.k_at, stride = part ? at.v_stride : at.k_stride;
+    return (struct strip){ (const char *)(part ? at.v : at.k) + row * element, stride * element, rondo__head_stride(t, f, part) * element, u0, u1 };
 }
 
 /* Takes up a leaf's rows of a KV head; keys [u0, u1) of it will be read. */
@@ -181,15 +189,15 @@ static void values_apart(const struct block *b, const struct panel *p, const str
             for (i1 = i0; i1 < last && bit(bits, i1); i1++) {
             }
             if (i1 == last)
-                kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, i0, i1, lanes, start, out + r * padded, padded, with, r);
+                kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, 0, i0, i1, lanes, start, out + r * padded, padded, with, r);
             else
-                kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, i0, i1, lanes, start, b->sum + r * padded + column, padded, NULL, 0);
+                kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, 0, i0, i1, lanes, start, b->sum + r * padded + column, padded, NULL, 0);
             start = b->sum + r * padded + column;
             while (i1 < last && !bit(bits, i1))
                 i1++;
         }
         if (!last)
-            kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, 0, 0, lanes, NULL, out + r * padded, padded, with, r);
+            kernel(end - r, b->st + r, ld, (const char *)(b->v + column), b->v_stride * 4, NULL, 0, 0, 0, lanes, NULL, out + r * padded, padded, with, r);
     }
 }
 
@@ -202,6 +210,7 @@ static void leaf_scores(struct block *b, struct panel *p, const struct rondo_lea
     struct finish closely;
     int how = SEE_ALIKE;
 
+    pack_q(b, p);
     if (p->at) {
         how = SEE_GENERAL;
         look_closely(b, p, f, w, from, to, &closely);
@@ -217,53 +226,147 @@ static void leaf_scores(struct block *b, struct panel *p, const struct rondo_lea
     leaf_kernels[how][p->vecs - 1](t->head_dim, p->qt, b->k, b->k_stride, scale, b->st, w->u0, w->u1, from, to, &closely, &b->next, m, l);
 }
 
-/* The node of a leaf for a panel, merged with nodes left of it, nearest first, into n; n may be the last of
- * these. */
-static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf *f, const struct view *w,
-                       float *const *left, int32_t count, float *n)
+/* M and l of a leaf's node for a panel, merged with the nodes left of it, nearest first, go into node n, which may be the last of these; acc is
+ * merged as `with` says then. */
+static void merge_left(const struct block *b, const struct panel *p, float *const *left, int32_t count, float *m, float *l, float *n,
+                       struct merges *with)
 {
-    const struct rondo_attention_task *t = b->t;
+    const size_t ld = (size_t)p->vecs * VL;
+    with->count = count;
+    for (int32_t i = 0; i < count; i++) {
+        with->acc[i] = left[i];
+        merge_heads(b, p, left[i], m, l, with->scale[i]);
+    }
+    memcpy(node_m(b, n), m, ld * sizeof *n);
+    memcpy(node_l(b, n), l, ld * sizeof *n);
+}
+
+/* Values of some keys of a leaf as P*V takes them: of a storage type, or VALUES_WIDE. */
+struct values {
+    int32_t type, k0, k1;
+    const char *at; /* key 0 */
+    int64_t stride; /* bytes */
+    struct follow next;
+};
+
+/* st[key][row], keys ld apart, times values, into out, as value_tile() does it, in all columns; where `apart` is a leaf, no row may touch what
+ * it does not see of that. */
+static void panel_values(const struct block *b, const struct panel *p, const float *st, int64_t ld, const struct values *v, const float *start,
+                         float *out, struct merges *with, const struct rondo_leaf *apart)
+{
+    const int32_t dim = b->t->value_dim, element = v->type == VALUES_WIDE ? (int32_t)sizeof(float) : (int32_t)rondo_type_size(v->type);
+    for (int32_t c = 0; c < dim;) {
+        const int32_t rest = dim - c, step = rest < 2 * VL ? VL : rest < COLS * VL ? 2 * VL : COLS * VL;
+        value_kernel *kernel = value_kernels[v->type][rest < VL ? 0 : step == 4 * VL ? 3 : step / VL];
+        if (with)
+            with->column = c;
+        if (apart)
+            values_apart(b, p, apart, kernel, c, vm_first(rest), out + c, with);
+        else
+            kernel(p->rows, st, ld, v->at + (int64_t)c * element, v->stride, v->next.row ? v->next.row + (int64_t)c * element : NULL,
+                   v->next.stride, v->k0, v->k1, vm_first(rest), start ? start + c : NULL, out + c, b->padded, with, 0);
+        c += step;
+    }
+}
+
+/* The node of a leaf for a panel, merged with nodes left of it, nearest first, into n; n may be the last of these. */
+static void leaf_panel(struct block *b, struct panel *p, const struct rondo_leaf *f, const struct view *w, float *const *left, int32_t count,
+                       float *n)
+{
     const int32_t ld = p->vecs * VL;
     float m[PANEL], l[PANEL];
     struct merges with;
 
-    const bool direct = b->few && w->uniform && t->kv_type != RONDO_Q8; /* where it lies; what takes its scale twice is widened once */
-    if (b->few && w->uniform) {
-        if (!direct)
-            leaf_widen(b);
-        decode_scores(b, p, w->u0, w->u1, m, l);
-    } else {
-        leaf_widen(b);
-        leaf_scores(b, p, f, w, m, l);
-    }
-    const bool apart = (!w->uniform || t->terms.bias) && !finite_values(b);
-    const uint64_t tiny = apart ? 0 : tiny_rows(b, p, w->u0, w->u1);
-    if (tiny)
-        leaf_widen(b);
+    leaf_widen(b);
+    leaf_scores(b, p, f, w, m, l);
+    const bool apart = (!w->uniform || b->t->terms.bias) && !finite_values(b);
+    const uint64_t tiny = apart ? 0 : tiny_rows(p, b->st, ld, w->u0, w->u1);
     const float *start = tiny && finite_values(b) ? b->sum : NULL;
     if (start)
-        take_tiny(b, p, tiny, w->u0, w->u1);
-    with.count = count;
-    for (int32_t i = 0; i < count; i++) {
-        with.acc[i] = left[i];
-        merge_heads(b, p, left[i], m, l, with.scale[i]);
+        take_tiny(b, p, b->st, ld, tiny, w->u0, w->u1);
+    merge_left(b, p, left, count, m, l, n, &with);
+    const struct values v = { VALUES_WIDE, w->u0, w->u1, (const char *)b->v, b->v_stride * (int64_t)sizeof *b->v, { NULL, 0 } };
+    panel_values(b, p, b->st, ld, &v, start, n, &with, apart ? f : NULL);
+}
+
+/* The stack's topmost nodes of a panel, from position `at` on; nearest first. */
+static int32_t nodes_left(struct block *b, struct panel *p, int32_t at, float *left[MERGES_MAX])
+{
+    int32_t count = 0;
+    for (int32_t position = b->top - 1; position >= at; position--)
+        if (p->full[position] != EMPTY) {
+            bring(b, p, position);
+            left[count++] = node(b, p, position);
+        }
+    return count;
+}
+
+/* ... which a leaf's node is merged with, into position `at`. m, l: of the panel's rows. */
+static float *decode_node(struct block *b, struct panel *p, int32_t at, const float *m_of, const float *l_of, struct merges *with)
+{
+    float *left[MERGES_MAX], m[PANEL] = { 0.0f }, l[PANEL] = { 0.0f };
+    const int32_t count = nodes_left(b, p, at, left);
+    memcpy(m, m_of, (size_t)p->rows * sizeof *m);
+    memcpy(l, l_of, (size_t)p->rows * sizeof *l);
+    merge_left(b, p, left, count, m, l, node(b, p, at), with);
+    p->full[at] = NODE;
+    return node(b, p, at);
+}
+
+/* Numbers with a scale: widened where the nearest cache keeps them. */
+static void decode_widen(const struct block *b, const struct values *v)
+{
+    const int32_t dim = b->t->value_dim;
+    for (int32_t key = v->k0; key < v->k1; key++) {
+        for (int32_t i = 0; v->next.row && i < dim; i += 64)
+            __builtin_prefetch(v->next.row + (key - v->k0) * v->next.stride + i, 0, 2);
+        widen_row(v->at + key * v->stride, 0, dim, dim, RONDO_Q8, b->wide_v + (int64_t)key * b->padded);
     }
-    memcpy(node_m(b, n), m, (size_t)ld * sizeof *n);
-    memcpy(node_l(b, n), l, (size_t)ld * sizeof *n);
-    const bool raw = direct && !start;
-    const int32_t type = raw ? t->kv_type : VALUES_WIDE;
-    const int64_t element = (int64_t)(raw ? rondo_type_size(type) : sizeof(float)), stride = raw ? b->raw_v_stride : b->v_stride * element;
-    const char *v = raw ? b->raw_v : (const char *)b->v;
-    for (int32_t c = 0; c < t->value_dim;) {
-        const int32_t rest = t->value_dim - c, step = rest < 2 * VL ? VL : rest < COLS * VL ? 2 * VL : COLS * VL;
-        value_kernel *kernel = value_kernels[type][rest < VL ? 0 : step == 4 * VL ? 3 : step / VL];
-        with.column = c;
-        if (apart)
-            values_apart(b, p, f, kernel, c, vm_first(rest), n + c, &with);
-        else
-            kernel(p->rows, b->st, ld, v + c * element, stride, &b->next, w->u0, w->u1, vm_first(rest), start ? start + c : NULL, n + c,
-                   b->padded, &with, 0);
-        c += step;
+}
+
+/* One leaf of which all rows of a block of few see keys [u0, u1). */
+static void decode_leaf(struct block *b, const struct rondo_leaf *f, int32_t u0, int32_t u1, int32_t at)
+{
+    const struct rondo_attention_task *t = b->t;
+    const struct strip k = leaf_strip(t, f, b->kv_head, 0, u0, u1), v = leaf_strip(t, f, b->kv_head, 1, u0, u1);
+    const int32_t height = decode_height(b->rows);
+    struct merges with;
+
+    decode_scores(b, &k, &v);
+    decode_weights(b, u0, u1);
+    for (int32_t i = 0; i < b->panels; i++) {
+        struct panel *p = b->panel + i;
+        float *st = b->st + i * height;
+        const uint64_t tiny = tiny_rows(p, st, b->st_ld, u0, u1);
+        p->done = false;
+        if (!tiny)
+            continue;
+        leaf_open(b, f, p->kv_head, u0, u1);
+        leaf_widen(b);
+        if (!finite_values(b))
+            continue;
+        p->done = true;
+        take_tiny(b, p, st, b->st_ld, tiny, u0, u1);
+        float *n = decode_node(b, p, at, b->m + i * height, b->l + i * height, &with);
+        const struct values wide = { VALUES_WIDE, u0, u1, (const char *)b->v, b->v_stride * (int64_t)sizeof *b->v, { NULL, 0 } };
+        panel_values(b, p, st, b->st_ld, &wide, b->sum, n, &with, NULL);
+    }
+    for (int32_t k0 = u0, k1; k0 < u1; k0 = k1) { /* at whole pairs, for the order of sums */
+        k1 = (k0 / b->apart + 1) * b->apart;
+        k1 = k1 < u1 ? k1 : u1;
+        for (int32_t i = 0; i < b->panels; i++) {
+            struct panel *p = b->panel + i;
+            float *sum = b->sum + (int64_t)i * b->rows * b->padded;
+            struct values some = { t->kv_type, k0, k1, strip_row(&v, 0, i), v.key, follow(&v, &b->then, k0, i, b->apart) };
+            if (p->done)
+                continue;
+            if (t->kv_type == RONDO_Q8) {
+                decode_widen(b, &some);
+                some = (struct values){ VALUES_WIDE, k0, k1, (const char *)b->wide_v, b->padded * (int64_t)sizeof(float), { NULL, 0 } };
+            }
+            float *n = k1 < u1 ? NULL : decode_node(b, p, at, b->m + i * height, b->l + i * height, &with);
+            panel_values(b, p, b->st + i * height, b->st_ld, &some, k0 > u0 ? sum : NULL, n ? n : sum, n ? &with : NULL, NULL);
+        }
     }
 }
 
@@ -284,6 +387,10 @@ static void look_at(struct block *b, const struct rondo_leaf *f)
     rondo__visible_in_leaf(f, b->lo_min, b->hi_max, &u0, &u1);
     if (u0 >= u1)
         return;
+    if (b->few) {
+        b->then = leaf_strip(t, f, b->kv_head, 0, u0, u1);
+        return;
+    }
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, b->kv_head);
     b->next.k = (const char *)at.k + at.k_at * element;
     b->next.v = at.v ? (const char *)at.v + at.v_at * element : NULL;
@@ -292,16 +399,6 @@ static void look_at(struct block *b, const struct rondo_leaf *f)
     b->next.k_bytes = (int32_t)rondo_row_bytes(t->kv_type, t->head_dim);
     b->next.v_bytes = (int32_t)rondo_row_bytes(t->kv_type, t->value_dim);
     b->next.count = count;
-    const int64_t k_head = rondo__head_stride(t, f, 0) * element, v_head = rondo__head_stride(t, f, 1) * element;
-    const bool by_key = b->next.k_stride >= k_head;
-    b->next.inners = by_key ? b->panels : count;
-    b->next.k_inner = by_key ? k_head : b->next.k_stride;
-    b->next.v_inner = by_key ? v_head : b->next.v_stride;
-    if (b->few) {
-        b->next.k_stride = by_key ? b->next.k_stride : k_head;
-        b->next.v_stride = by_key ? b->next.v_stride : v_head;
-        b->next.count = by_key ? count : b->panels;
-    }
     const int32_t keys = KEYS(b->panel[0].vecs), tiles = (count + keys - 1) / keys * b->panels;
     b->next.quota = (2 * count + tiles - 1) / tiles;
 }
@@ -312,6 +409,7 @@ static void look_ahead(struct block *b, int32_t step, const struct rondo_leaf *r
     const struct rondo_attention_task *t = b->t;
     struct rondo_leaf f;
     b->next = (struct ahead){ .element = (int32_t)rondo_type_size(t->kv_type) };
+    b->then = (struct strip){ NULL, 0, 0, 0, 0 };
     if (i + 1 < end) {
         f = rondo__run_leaf(run, leaves, i + 1, t->leaf_size);
         look_at(b, &f);
@@ -382,13 +480,19 @@ static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, i
 {
     const int32_t at = b->top - merges;
 
+    struct view w = { 0, 0, 0, 0, 0 };
     if (u0 < u1 && b->few)
-        decode_ahead(b, u1 - u0);
-    else if (u0 < u1)
+        panel_sees(b, b->panel, f, &w); /* as all panels do */
+    if (w.uniform) {
+        decode_leaf(b, f, w.u0, w.u1, at);
+        b->top = at + 1;
+        return;
+    }
+    if (u0 < u1 && !b->few)
         leaf_open(b, f, b->kv_head, u0, u1);
     for (int32_t i = 0; i < b->panels; i++) {
         struct panel *p = b->panel + i;
-        struct view w = { 0, 0, 0, 0, 0 };
+        w = (struct view){ 0, 0, 0, 0, 0 };
         if (u0 < u1)
             panel_sees(b, p, f, &w);
         if (w.u0 >= w.u1) { /* only what is there already is merged */
@@ -399,12 +503,7 @@ static void leaf_step(struct block *b, const struct rondo_leaf *f, int32_t u0, i
             continue;
         }
         float *left[MERGES_MAX];
-        int32_t count = 0;
-        for (int32_t position = b->top - 1; position >= at; position--)
-            if (p->full[position] != EMPTY) {
-                bring(b, p, position);
-                left[count++] = node(b, p, position);
-            }
+        const int32_t count = nodes_left(b, p, at, left);
         if (b->few)
             leaf_open(b, f, p->kv_head, u0, u1);
         leaf_panel(b, p, f, &w, left, count, node(b, p, at));
@@ -421,11 +520,10 @@ static int run_leaves(struct block *b, int32_t step, int64_t first, int64_t end,
     const struct rondo_leaf *run = t->leaves + t->program[step].arg;
     const int64_t leaves = rondo__run_leaves(run, t->leaf_size);
 
-    if (b->few && first < end && !b->next.k) { /* nobody has asked for the first one */
+    if (b->few && first < end && !b->then.at) { /* nobody has asked for the first one */
         const struct rondo_leaf f = rondo__run_leaf(run, leaves, first, t->leaf_size);
-        b->next = (struct ahead){ .element = (int32_t)rondo_type_size(t->kv_type), .step = 1 };
         look_at(b, &f);
-        ahead_work(&b->next, b->next.k ? 2 * (int64_t)b->next.count * b->next.inners : 0);
+        decode_begin(b);
     }
     for (int64_t i = first; i < end; i++) {
         const struct rondo_leaf f = rondo__run_leaf(run, leaves, i, t->leaf_size);
@@ -477,8 +575,13 @@ static void block_begin(struct block *b, const struct rondo_attention_task *t, i
     *b = (struct block){ .token = t0, .kv_head = kv_head };
     lay_out(t, t1 - t0, kv_heads, scratch, b);
     see(b);
+    if (b->few && b->st_ld > b->panels * decode_height(b->rows)) /* lanes past the last panel are added up too, for nobody */
+        memset(b->st, 0, (size_t)(t->leaf_size < LEAF_MAX ? t->leaf_size : LEAF_MAX) * (size_t)b->st_ld * sizeof *b->st);
     for (int32_t i = 0; i < b->panels; i++)
-        pack_q(b, b->panel + i);
+        if (b->few)
+            pack_rows(b, b->panel + i, b->panel[i].q, decode_height(b->rows));
+        else
+            pack_q(b, b->panel + i);
 }
 
 static int part(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, int32_t step, int64_t first,

@@ -17,14 +17,16 @@
 #define FETCH_ROWS 8
 
 /* Blocks of so few rows take a leaf from where it lies, lanes being keys (attention_decode.h): up to here that was faster than a copy of it and
- * lanes that are rows. Keys of a tile of it, and what is kept of a row's scores: a leaf in whole tiles. */
+ * lanes that are rows. What is kept of a row's scores; how far ahead of what is read memory is asked for, and how far at least. */
 #define DECODE_ROWS 16
-#define DECODE_KEYS (2 * VL)
-#define LEAF_BYTES ((int64_t)5 << 18)
-#define DECODE_LD (LEAF_MAX + DECODE_KEYS)
+#define DECODE_LD (LEAF_MAX + VL)
+#define AHEAD_BYTES (1 << 16)
+#define AHEAD_KEYS 16
+#define DECODE_HEAD_ROWS 256 /* rows of all KV heads of an item */
 
 struct panel {
-    float *qt; /* [head_dim][vecs * VL] */
+    float *qt; /* [head_dim][vecs * VL]; of few rows packed when they are needed so */
+    float *q;  /* then: [head_dim][decode_height()] */
     float *nodes; /* [depth] nodes: acc[PANEL][padded], m[PANEL], l[PANEL] */
     int16_t *place; /* stack position -> node */
     uint8_t *full; /* stack position: an enum state */
@@ -33,12 +35,28 @@ struct panel {
     int32_t *head; /* [vecs * VL] of the task */
     float *slope; /* [vecs * VL] of ALiBi, times log2(e) */
     int32_t row, rows, vecs, kv_head;
+    bool packed, done; /* qt is there; with the leaf at work already (attention_decode.h) */
     int64_t lo_min, lo_max, hi_min, hi_max; /* of its rows' visible ranges */
 };
 
 /* What a panel has at a position of its stack. A LOADed node stays IN_SLOT until somebody works on it: M and l
  * come at once, acc is read where it lies. STORED: a MERGE has put its result where the next step stores it. */
 enum state { EMPTY, NODE, IN_SLOT, STORED };
+
+/* K or V of keys [first, end) of a leaf: `key` and `head` bytes apart from one key, or KV head of the block, to the next. */
+struct strip {
+    const char *at;
+    int64_t key, head;
+    int32_t first, end;
+};
+
+static inline const char *strip_row(const struct strip *s, int32_t key, int32_t head) { return s->at + key * s->key + head * s->head; }
+
+/* Rows that are asked for, one as each row at work is read. */
+struct follow {
+    const char *row; /* NULL: nothing */
+    int64_t stride;
+};
 
 struct block {
     const struct rondo_attention_task *t;
@@ -57,14 +75,16 @@ struct block {
     int64_t lo_min, hi_max;
     bool part; /* only a part of one step is at work */
     bool few; /* rows, so that panels are KV heads and lanes are keys (attention_decode.h) */
-    float *kt, *x; /* then: keys turned about, their scores and weights */
+    float *kt, *x, *top_score, *m, *l; /* then: keys turned about, scores, and of all rows the largest ones, M and l of a leaf */
+    int32_t st_ld, apart; /* of all panels' rows in st; what is asked for is so many keys ahead */
     /* the leaf at work: where it lies, strides in bytes; and as floats, NULL until it has been widened */
     const char *raw_k, *raw_v;
     int64_t raw_k_stride, raw_v_stride;
     const float *k, *v;
     int64_t k_stride, v_stride;
     int32_t u0, u1, finite; /* keys that the block sees; whether all of their values are finite: -1, not yet known */
-    struct ahead next;
+    struct ahead next;  /* the leaf after it; of K where rows are few: */
+    struct strip then;
 };
 
 /* ---- scratch ---- */
@@ -110,12 +130,15 @@ static int32_t sharing(const struct block *b) { return b->t->mask->heads > 1 ? 1
 
 static bool decodes(const struct rondo_attention_task *t, int32_t rows) { return rows <= DECODE_ROWS && rows <= PANEL && !general(t); }
 
-/* KV heads of an item. With few rows a leaf is taken in all heads, one after another, as tokens are what lies together, as long as the leaf and
- * the next one stay in the second-level cache. */
+/* Rows of a KV head in what few of them share: whole fours, as they are transposed. */
+static int32_t decode_height(int32_t rows) { return (rows + 3) & ~3; }
+
+/* KV heads of an item. With few rows a leaf is taken in all heads together, as tokens are what lies together, as long as their nodes and
+ * scores stay in the second-level cache. */
 static int32_t heads(const struct rondo_attention_task *t)
 {
-    const int64_t leaf = t->leaf_size * (int64_t)(rondo_row_bytes(t->kv_type, t->head_dim) + rondo_row_bytes(t->kv_type, t->value_dim)), most = LEAF_BYTES / (leaf + 1);
-    if (!decodes(t, (int32_t)(tokens(t) * (t->heads / t->kv_heads))))
+    const int64_t rows = tokens(t) * (t->heads / t->kv_heads), most = DECODE_HEAD_ROWS / (rows < 1 ? 1 : rows);
+    if (!decodes(t, (int32_t)rows))
         return 1;
     return (int32_t)(most < 1 ? 1 : most < t->kv_heads ? most : t->kv_heads);
 }
@@ -137,13 +160,22 @@ static size_t lay_out(const struct rondo_attention_task *t, int64_t count, int32
     b->node_floats = (size_t)b->height * (size_t)b->padded + 2 * PANEL;
     b->lo = take(scratch, &at, (size_t)b->tokens * sizeof *b->lo);
     b->hi = take(scratch, &at, (size_t)b->tokens * sizeof *b->hi);
-    b->st = take(scratch, &at, (leaf + 4) * PANEL * sizeof(float));
-    b->sum = take(scratch, &at, (size_t)PANEL * (size_t)b->padded * sizeof(float));
+    const size_t of_all = (size_t)b->panels * (size_t)decode_height(b->rows), group = b->few ? (size_t)b->panels : 1;
+    b->st_ld = (int32_t)((of_all + VL - 1) / VL * VL);
+    b->st = take(scratch, &at, (leaf + 4) * (b->few && b->st_ld > PANEL ? (size_t)b->st_ld : PANEL) * sizeof(float));
+    b->sum = take(scratch, &at, group * (b->few ? (size_t)b->rows : PANEL) * (size_t)b->padded * sizeof(float));
     b->wide_q = take(scratch, &at, 4 * (size_t)t->head_dim * sizeof(float));
     b->wide_k = !copies(t, b->few ? 1 : b->panels) ? NULL : take(scratch, &at, leaf * (size_t)t->head_dim * sizeof(float));
     b->wide_v = !copies(t, b->few ? 1 : b->panels) ? NULL : take(scratch, &at, leaf * (size_t)b->padded * sizeof(float));
-    b->kt = !b->few ? NULL : take(scratch, &at, (size_t)t->head_dim * DECODE_KEYS * sizeof(float));
-    b->x = !b->few ? NULL : take(scratch, &at, (size_t)b->rows * DECODE_LD * sizeof(float));
+    if (b->few) {
+        const int64_t token = b->panels * (int64_t)rondo_row_bytes(t->kv_type, t->head_dim), apart = AHEAD_BYTES / token / AHEAD_KEYS * AHEAD_KEYS;
+        b->apart = (int32_t)(apart < AHEAD_KEYS ? AHEAD_KEYS : apart < LEAF_MAX ? apart : LEAF_MAX);
+        b->kt = take(scratch, &at, (size_t)t->head_dim * 2 * VL * sizeof(float));
+        b->x = take(scratch, &at, (size_t)b->panels * (size_t)b->rows * DECODE_LD * sizeof(float));
+        b->top_score = take(scratch, &at, (size_t)b->panels * (size_t)b->rows * VL * sizeof(float));
+        b->m = take(scratch, &at, (size_t)b->st_ld * sizeof(float));
+        b->l = take(scratch, &at, (size_t)b->st_ld * sizeof(float));
+    }
     b->seen = !general(t) ? NULL : take(scratch, &at, leaf * sizeof *b->seen);
     b->drop = !t->terms.drop ? NULL : take(scratch, &at, leaf * sizeof *b->drop);
     b->bias = !t->terms.bias ? NULL : take(scratch, &at, leaf * PANEL * sizeof(float));
@@ -158,6 +190,7 @@ static size_t lay_out(const struct rondo_attention_task *t, int64_t count, int32
         p.rows = b->rows - p.row < PANEL ? b->rows - p.row : PANEL;
         p.vecs = (p.rows + VL - 1) / VL;
         p.qt = take(scratch, &at, (size_t)t->head_dim * (size_t)p.vecs * VL * sizeof(float));
+        p.q = !b->few ? NULL : take(scratch, &at, (size_t)t->head_dim * (size_t)decode_height(b->rows) * sizeof(float));
         if (general(t)) {
             p.at = take(scratch, &at, PANEL * sizeof *p.at);
             p.head = take(scratch, &at, PANEL * sizeof *p.head);
@@ -221,11 +254,11 @@ VEC void widen_row(const void *row, int32_t d, int32_t count, int32_t dim, int t
 
 /* ---- Q ---- */
 
-/* qt[d][row], lanes without a row 0. Four rows and four dimensions at a time. */
-static void pack_q(const struct block *b, const struct panel *p)
+/* to[d][row], ld of them, those without a row 0. Four rows and four dimensions at a time. */
+static void pack_rows(const struct block *b, const struct panel *p, float *to, int32_t ld)
 {
     const struct rondo_attention_task *t = b->t;
-    const int32_t dim = t->head_dim, ld = p->vecs * VL;
+    const int32_t dim = t->head_dim;
     for (int32_t r = 0; r < ld; r += 4) {
         const float *q[4];
         for (int32_t i = 0; i < 4; i++) {
@@ -249,11 +282,18 @@ static void pack_q(const struct block *b, const struct panel *p)
         }
         int32_t d = 0;
         for (; d + 4 <= dim; d += 4)
-            vec_transpose4(q[0] + d, q[1] + d, q[2] + d, q[3] + d, p->qt + (int64_t)d * ld + r, ld);
+            vec_transpose4(q[0] + d, q[1] + d, q[2] + d, q[3] + d, to + (int64_t)d * ld + r, ld);
         for (; d < dim; d++)
             for (int32_t i = 0; i < 4; i++)
-                p->qt[(int64_t)d * ld + r + i] = q[i][d];
+                to[(int64_t)d * ld + r + i] = q[i][d];
     }
+}
+
+static void pack_q(const struct block *b, struct panel *p)
+{
+    if (!p->packed)
+        pack_rows(b, p, p->qt, p->vecs * VL);
+    p->packed = true;
 }
 
 /* ---- what is seen ---- */

@@ -35,10 +35,6 @@ struct ahead {
     int32_t count, at; /* keys; rows given out so far */
     int32_t quota; /* rows for each tile */
     int32_t element, k_bytes, v_bytes;
-    /* attention_decode.h: the rows of all heads, where keys follow each other in memory by heads or heads by keys */
-    int32_t inner, inners;
-    int64_t k_inner, v_inner;
-    int64_t work, step; /* done since the last row, and between two rows, in vector operations */
 };
 
 VEC const char *ahead_next(struct ahead *a)
@@ -57,24 +53,6 @@ static void ahead_burst(struct ahead *a)
         const char *row = ahead_next(a);
         for (int32_t i = 0; row && i < bytes; i += 64)
             __builtin_prefetch(row + i, 0, 2);
-    }
-}
-
-/* Rows as work goes on, so that memory and arithmetic are busy at the same time. */
-VEC void ahead_work(struct ahead *a, int64_t work)
-{
-    for (a->work += work; a->work >= a->step; a->work -= a->step) {
-        const int k = a->at < a->count;
-        const int32_t bytes = k ? a->k_bytes : a->v_bytes;
-        const char *row = k ? a->k + a->at * a->k_stride + a->inner * a->k_inner : a->v + (a->at - a->count) * a->v_stride + a->inner * a->v_inner;
-        if (a->at >= 2 * a->count)
-            continue;
-        for (int32_t i = 0; i < bytes; i += 64)
-            __builtin_prefetch(row + i, 0, 2);
-        if (++a->inner == a->inners) {
-            a->inner = 0;
-            a->at++;
-        }
     }
 }
 
@@ -257,10 +235,8 @@ struct merges {
     float scale[MERGES_MAX][2 * PANEL]; /* [row] for the left node, [PANEL + row] for what is merged with it */
 };
 
-/* Instead of a storage type: floats that are in a cache. Of the others, values come from far away. */
+/* Instead of a storage type: floats that are in a cache. Of the others, values come from far away: `next` is asked for as they are read. */
 #define VALUES_WIDE 0
-/* Vector operations for two keys of a tile. */
-#define VALUE_WORK(nr, nc, type) (2 * (nc) * ((nr) + ((type) == RONDO_F32 ? 1 : 2)))
 
 /* Columns of one key's values, of which not all are there: lanes says which. */
 static vf values_rest(const int type, const char *v, vm lanes)
@@ -281,10 +257,11 @@ VEC vf values_of(const int type, const char *v, const int c)
 }
 
 /* Rows p[.][0..nr-1] times nc vectors of columns over the keys [k0, k1), whose values lie stride bytes apart; sums begin at `start` (NULL:
- * zero; only with VALUES_WIDE). The result is merged as `with` says (NULL: not; row is the panel's row of p[.][0]), and stored. */
+ * zero). The result is merged as `with` says (NULL: not, it is the `start` of what follows with the same type; row is the panel's row of
+ * p[.][0]), and stored. next (NULL: nothing) and what lies next_stride bytes apart from there on: one row asked for with each key. */
 VEC void value_tile(const int type, const int nr, const int nc, const int tail, const vm lanes, const float *p,
-                    const int64_t ld, const char *v, const int64_t stride, struct ahead *ahead, const int32_t k0,
-                    const int32_t k1, const float *start, float *out, const int64_t out_stride,
+                    const int64_t ld, const char *v, const int64_t stride, const char *next, const int64_t next_stride,
+                    const int32_t k0, const int32_t k1, const float *start, float *out, const int64_t out_stride,
                     const struct merges *with, const int32_t row)
 {
 #define DECLARE(i) vf o##i##0 = vf_zero(), o##i##1 = vf_zero(), o##i##2 = vf_zero(), o##i##3 = vf_zero();
@@ -302,7 +279,7 @@ VEC void value_tile(const int type, const int nr, const int nc, const int tail, 
         if (nc > 3)                                                                                          \
             o##i##3 = vf_load(s + 3 * VL);                                                                   \
     }
-    if (!far && start) {
+    if (start) {
         EACH_ROW(START)
     }
 #define ROW_STEP(i)                                                                                          \
@@ -349,8 +326,10 @@ VEC void value_tile(const int type, const int nr, const int nc, const int tail, 
         IN_ORDER;
         STEP(j)
         IN_ORDER;
-        if (far)
-            ahead_work(ahead, VALUE_WORK(nr, nc, type));
+        for (int64_t i = 0; far && next && i < nc * VL * (type == RONDO_F32 ? 4 : 2); i += 64) {
+            __builtin_prefetch(next + (j - k0) * next_stride + i, 0, 2);
+            __builtin_prefetch(next + (j - k0 + 1) * next_stride + i, 0, 2);
+        }
     }
     if (j < k1)
         STEP(j)
@@ -360,7 +339,7 @@ VEC void value_tile(const int type, const int nr, const int nc, const int tail, 
         if (nc > 2)                                                                                          \
             vf_zip(&o##i##2, &o##i##3);                                                                      \
     }
-    if (pairs) {
+    if (pairs && with) {
         EACH_ROW(ZIP_ROW)
     }
 #define MERGE(i, c)                                                                                          \
@@ -396,12 +375,14 @@ VEC void value_tile(const int type, const int nr, const int nc, const int tail, 
 
 /* A run of rows of any length by tiles of 6, 4, 2 and 1. */
 VEC void value_rows(const int type, const int nc, const int tail, const vm lanes, int32_t rows, const float *p,
-                    const int64_t ld, const char *v, const int64_t stride, struct ahead *ahead, const int32_t k0, const int32_t k1, const float *start, float *out, const int64_t out_stride,
-                    const struct merges *with, int32_t row)
+                    const int64_t ld, const char *v, const int64_t stride, const char *next, const int64_t next_stride,
+                    const int32_t k0, const int32_t k1, const float *start, float *out, const int64_t out_stride, const struct merges *with,
+                    int32_t row)
 {
 #define TILES(n)                                                                                             \
     while (rows >= n) {                                                                                      \
-        value_tile(type, n, nc, tail, lanes, p, ld, v, stride, ahead, k0, k1, start, out, out_stride, with, row);         \
+        value_tile(type, n, nc, tail, lanes, p, ld, v, stride, next, next_stride, k0, k1, start, out, out_stride, with, row); \
+        next = NULL; /* once is enough */                                                                    \
         rows -= n;                                                                                           \
         p += n;                                                                                              \
         out += n * out_stride;                                                                               \

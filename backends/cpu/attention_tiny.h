@@ -15,15 +15,14 @@
 #define LIFT_FAR 0x1p-40f
 #define LIFT_NORMAL 0x1p-62f /* LIFT times the least number that is not subnormal */
 
-/* Rows that have tiny weights before any other, as bits; keys [u0, u1). */
-static uint64_t tiny_rows(const struct block *b, const struct panel *p, int32_t u0, int32_t u1)
+/* Rows of a panel that have tiny weights before any other, as bits; keys [u0, u1) of st[key][row], which are ld apart. */
+static uint64_t tiny_rows(const struct panel *p, const float *st, int64_t ld, int32_t u0, int32_t u1)
 {
-    const int32_t ld = p->vecs * VL;
     uint64_t rows = 0;
     for (int32_t v = 0; v < p->rows; v += VL) {
         uint32_t waits = vm_to_bits(vm_first(p->rows - v)), found = 0; /* for a weight that is not tiny */
         for (int32_t key = u0; key < u1 && waits; key++) {
-            const vf x = vf_load(b->st + key * ld + v);
+            const vf x = vf_load(st + key * ld + v);
             waits &= vm_to_bits(vf_lt(x, vf_set1(TINY)));
             found |= waits & vm_to_bits(vf_lt(vf_zero(), x));
         }
@@ -72,12 +71,12 @@ VEC void lifted_chains(const int count, const float *w, int64_t ld, const float 
 
 /* For those rows b->sum becomes the sums of the keys up to the first that has another weight, and the weights of these become 0; for the
  * others it becomes 0. All values are finite. */
-static void take_tiny(const struct block *b, const struct panel *p, uint64_t rows, int32_t u0, int32_t u1)
+static void take_tiny(const struct block *b, const struct panel *p, float *st, int64_t ld, uint64_t rows, int32_t u0, int32_t u1)
 {
-    const int32_t ld = p->vecs * VL, dim = b->t->value_dim;
+    const int32_t dim = b->t->value_dim;
     memset(b->sum, 0, (size_t)p->rows * (size_t)b->padded * sizeof *b->sum);
     for (int32_t r = 0; r < p->rows; r++) {
-        float *w = b->st + r, *sum = b->sum + (int64_t)r * b->padded;
+        float *w = st + r, *sum = b->sum + (int64_t)r * b->padded;
         int32_t begin = u0, end, c = 0;
         if (!(rows >> r & 1))
             continue;
