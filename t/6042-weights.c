@@ -447,6 +447,11 @@ int main(void)
     c.head_dim = 20;
     c.hidden = 80;
     refused(c, 16, NULL, RONDO_ENOTSUP, "leaves");
+    c.head_dim = 34;
+    c.hidden = 136;
+    c.intermediate = 272;
+    refused(c, 17, NULL, RONDO_ENOTSUP, "q_proj.weight_scale\" has a scale for 17 inputs");
+    stored(c, 17, RONDO_F32, 0, RONDO_F32, 2);
     scratch_remove();
     return done();
 }

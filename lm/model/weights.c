@@ -76,6 +76,10 @@ static int quantised(struct walk *k, const char *name, struct rondo_weight *w)
         return rondo__fail(RONDO_ENOTSUP, "tensor \"%s\" has a scale for %lld inputs, but the layer's sum is cut into %d leaves, which begin inside of "
                            "these; groups that leaves cut into pieces of %d or more are supported", rondo__show(shown, full),
                            (long long)w->scale_inputs, (int)w->leaves, LEAST_GROUP);
+    const bool stays = !k->wish->type || k->wish->type == RONDO_Q8;
+    if (stays && group % 2 && group * w->leaves < w->in)   /* it ends inside of a leaf */
+        return rondo__fail(RONDO_ENOTSUP, "tensor \"%s\" has a scale for %lld inputs; weights of 8 bits are held in pairs, so that even numbers of inputs "
+                           "are supported, or any where weights are held in another type", rondo__show(shown, full), (long long)w->scale_inputs);
     w->group = (int32_t)group;
     return 0;
 }
