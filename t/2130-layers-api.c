@@ -118,6 +118,13 @@ static void execute(rondo_context *ctx)
             "y inside a single x");
     refused(rondo_linear_execute(l, ctx, 5, wide, stride, wide + IN - 1, stride, NULL, 0), RONDO_EINVAL,
             "overlaps", "columns that meet");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN, y, OUT, y, 0), RONDO_EINVAL, "overlaps bias", "bias in y's first row");
+    refused(rondo_linear_execute(l, ctx, 2, x, IN, y, OUT, y + 2 * OUT - 1, 0), RONDO_EINVAL, "overlaps bias", "bias that begins in y's last number");
+    refused(rondo_linear_execute(l, ctx, 5, x, IN, wide + 3, stride, wide + stride + 3 + OUT - 1, 0), RONDO_EINVAL, "overlaps bias",
+            "bias that begins in a row's last number");
+    refused(rondo_linear_execute(l, ctx, 5, x, IN, wide + 3, stride, wide + 2 * stride + 3 - OUT + 1, 0), RONDO_EINVAL, "overlaps bias",
+            "bias that ends in a row's first number");
+    ok(rondo_linear_execute(l, ctx, 5, x, IN, wide + 3, stride, wide + stride + 3 + OUT, 0) == 0, "bias beside y's columns");
     ok(rondo_linear_execute(l, ctx, 0, NULL, 0, NULL, 0, NULL, 0) == 0, "no rows: nothing happens");
 
     ok(rondo_linear_execute(l, ctx, 5, x, IN, y, OUT, NULL, 0) == 0 &&
@@ -354,7 +361,7 @@ static void others(rondo_context *ctx)
 {
     float a[64] = { 1, 2, 3, 4 }, b[64], w[64] = { 0 };
     uint16_t h[64];
-    double d;
+    double d, sums[2] = { 0 };
     const float nan = __builtin_nanf("");
 
     refused(rondo_rmsnorm(NULL, 1, 4, a, w, 0, b), RONDO_EINVAL, "ctx", "rmsnorm without context");
@@ -366,6 +373,7 @@ static void others(rondo_context *ctx)
     refused(rondo_rmsnorm(ctx, 1, 4, a, w, nan, b), RONDO_EINVAL, "eps", "eps that is no number");
     refused(rondo_rmsnorm(ctx, 1, 4, NULL, w, 0, b), RONDO_EINVAL, "NULL", "rmsnorm of NULL");
     refused(rondo_rmsnorm(ctx, 2, 4, a, w, 0, a + 1), RONDO_EINVAL, "overlaps", "rmsnorm into a part of x");
+    refused(rondo_rmsnorm(ctx, 2, 4, a, b + 6, 0, b), RONDO_EINVAL, "overlaps weight", "rmsnorm upon its weight");
     ok(rondo_rmsnorm(ctx, 0, 4, NULL, NULL, 0, NULL) == 0 && rondo_rmsnorm(ctx, 1, 4, a, w, 0, b) == 0 &&
            b[0] == 0.0f,
        "rmsnorm");
@@ -378,6 +386,8 @@ static void others(rondo_context *ctx)
     refused(rondo_rope(ctx, 2, 2, 4, a, -8, 4, w), RONDO_EINVAL, "strides", "a negative stride");
     refused(rondo_rope(ctx, 4, 2, 4, a, INT64_MAX / 3, 4, w), RONDO_EINVAL, "strides", "rope of too much");
     refused(rondo_rope(ctx, 1, 1, 4, a, 4, 4, NULL), RONDO_EINVAL, "NULL", "rope without table");
+    refused(rondo_rope(ctx, 2, 2, 4, a, 8, 4, a + 15), RONDO_EINVAL, "overlaps the table", "rope upon its table");
+    ok(rondo_rope(ctx, 2, 2, 4, a, 8, 4, a + 16) == 0, "rope beside it");
     ok(rondo_rope(ctx, 2, 3, 4, a, 4, 8, w) == 0, "rope with rows inside heads");
     ok(rondo_rope(ctx, 0, 3, 4, NULL, 4, 8, NULL) == 0, "rope of no rows");
 
@@ -404,6 +414,7 @@ static void others(rondo_context *ctx)
     refused(rondo_logsumexp(ctx, 1, 0, a, 4, &d), RONDO_EINVAL, "dim 0", "logsumexp of nothing");
     refused(rondo_logsumexp(ctx, 2, 4, a, 3, &d), RONDO_EINVAL, "x_stride is 3", "rows that overlap");
     refused(rondo_logsumexp(ctx, 1, 4, a, 4, NULL), RONDO_EINVAL, "NULL", "logsumexp to NULL");
+    refused(rondo_logsumexp(ctx, 2, 2, (float *)sums, 2, sums), RONDO_EINVAL, "overlaps x", "logsumexp upon x");
     a[0] = a[1] = 0.0f;
     ok(rondo_logsumexp(ctx, 1, 2, a, 0, &d) == 0 && d > 0.693147180559945 && d < 0.693147180559946,
        "logsumexp(0, 0) = log 2");

@@ -182,9 +182,9 @@ static int alone(void)
 }
 
 /* Two ranks, of which one makes a mistake, or both: the one that does has its own sentence, the other one hears of it. */
-enum { OTHER_PART, NOT_LOADED, NO_X, NARROW_X, NARROW_Y, NO_Y, UPON_X, WHOLE, MISTAKES };
+enum { OTHER_PART, NOT_LOADED, NO_X, NARROW_X, NARROW_Y, NO_Y, UPON_X, UPON_BIAS, WHOLE, MISTAKES };
 static const char *const mistake_says[] = { "the layer is part 0, and this is rank 1", "have not been loaded", "x must not be NULL", "x_stride is 3",
-                                            "y_stride is 3", "y must not be NULL", "overlaps", "one of 1 parts and 2 ranks" };
+                                            "y_stride is 3", "y must not be NULL", "overlaps x", "overlaps bias", "one of 1 parts and 2 ranks" };
 static char mistake_text[2][600];
 
 static int mistaken(rondo_context *ctx, void *arg)
@@ -194,13 +194,14 @@ static int mistaken(rondo_context *ctx, void *arg)
     rondo_linear *l = mine && kind == WHOLE ? layer(ctx, 0, 0, NULL, 1) : layer(ctx, 2, mine && kind == OTHER_PART ? 0 : ctx->rank, begin,
                                                                                !mine || kind != NOT_LOADED);
     rondo_tp *tp = NULL;
-    float x[64] = { 0 }, y[64] = { 0 };
+    float x[64] = { 0 }, y[64] = { 0 }, bias[4] = { 0 };
     int err = rondo_barrier(ctx);   /* else one that is still joining would be revoked out of that */
     if (!err)
         err = rondo_tp_create(&tp, ctx, NULL);
     if (!err)
         err = rondo_tp_linear(tp, l, 2, mine && kind == NO_X ? NULL : x, mine && kind == NARROW_X ? 3 : 4,
-                              mine && kind == NO_Y ? NULL : mine && kind == UPON_X ? x + 2 : y, mine && kind == NARROW_Y ? 3 : 4, NULL, 0);
+                              mine && kind == NO_Y ? NULL : mine && kind == UPON_X ? x + 2 : y, mine && kind == NARROW_Y ? 3 : 4,
+                              kind == UPON_BIAS ? mine ? y + 3 : bias : NULL, 0);
     snprintf(mistake_text[ctx->rank], sizeof mistake_text[0], "%s", err ? rondo_error_text() : "");
     int again = err ? rondo_tp_linear(tp, l, 2, x, 4, y, 4, NULL, 0) : 0;   /* the communicator is closed */
     rondo_tp_destroy(tp);

@@ -22,6 +22,11 @@ static bool same_or_apart(const void *a, const void *b, size_t bytes_a, size_t b
     return (p == q && bytes_a == bytes_b) || p + bytes_a <= q || q + bytes_b <= p;
 }
 
+static bool apart(const void *a, const void *b, size_t bytes_a, size_t bytes_b)
+{
+    return a != b && same_or_apart(a, b, bytes_a, bytes_b);
+}
+
 /* What every call does first and last. */
 static int enter(rondo_context *ctx, int present, const char *function, double *begin)
 {
@@ -66,6 +71,8 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
         return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: x, weight and y must not be NULL");
     if (!same_or_apart(x, y, (size_t)count * sizeof *x, (size_t)count * sizeof *x))
         return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: y overlaps x in part; it must be x or other memory");
+    if (!same_or_apart(weight, y, (size_t)dim * sizeof *weight, (size_t)count * sizeof *y))   /* a single row may be where they are */
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm: y overlaps weight; it must be other memory");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rmsnorm), "rondo_rmsnorm", &begin);
     if (err)
         return err;
@@ -85,7 +92,7 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
 int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
                int64_t head_stride, const float *table)
 {
-    int64_t a, b, end;
+    int64_t a, b, end, turned;
     double begin;
     int err;
 
@@ -101,8 +108,8 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
         return 0;
     if (row_stride < 0 || head_stride < 0 || !rondo__mul64(rows - 1, row_stride, &a) ||
         !rondo__mul64(heads - 1, head_stride, &b) || !rondo__add64(a, b, &end) ||
-        !rondo__add64(end, dim, &end) || !fits(end, sizeof *x) || !rondo__mul64(rows, dim, &end) ||
-        !fits(end, sizeof *x))
+        !rondo__add64(end, dim, &end) || !fits(end, sizeof *x) || !rondo__mul64(rows, dim, &turned) ||
+        !fits(turned, sizeof *x))
         return rondo__fail(RONDO_EINVAL,
                            "rondo_rope: %lld rows of %lld heads with strides %lld and %lld cannot be "
                            "addressed",
@@ -116,6 +123,8 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
                            (long long)row_stride, (long long)head_stride, (long long)dim);
     if (!x || !table)
         return rondo__fail(RONDO_EINVAL, "rondo_rope: x and table must not be NULL");
+    if (!apart(x, table, (size_t)end * sizeof *x, (size_t)turned * sizeof *table))
+        return rondo__fail(RONDO_EINVAL, "rondo_rope: x overlaps the table; it must be other memory");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rope), "rondo_rope", &begin);
     if (err)
         return err;
@@ -230,6 +239,8 @@ int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *
                            (long long)x_stride, (long long)rows, (long long)dim);
     if (!x || !out)
         return rondo__fail(RONDO_EINVAL, "rondo_logsumexp: x and out must not be NULL");
+    if (!apart(x, out, (size_t)end * sizeof *x, (size_t)rows * sizeof *out))
+        return rondo__fail(RONDO_EINVAL, "rondo_logsumexp: out overlaps x; it must be other memory");
     err = enter(ctx, RONDO_HAS(rondo__ops(ctx), logsumexp), "rondo_logsumexp", &begin);
     if (err)
         return err;

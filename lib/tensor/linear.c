@@ -292,7 +292,9 @@ bool rondo__linear_apart(const float *x, int64_t x_stride, int64_t in, int64_t x
 
     if (x1 <= y0 || y1 <= x0)
         return true;
-    if (x_rows == 1 || y_rows == 1 || x_stride != y_stride)
+    x_stride = x_rows == 1 ? y_stride : x_stride;   /* a single row has none of its own */
+    y_stride = y_rows == 1 ? x_stride : y_stride;
+    if ((x_rows == 1 && y_rows == 1) || x_stride != y_stride)
         return false;
     between = y0 > x0 ? (y0 - x0) % ((uintptr_t)x_stride * sizeof *x)
                       : (x0 - y0) % ((uintptr_t)x_stride * sizeof *x);
@@ -370,6 +372,8 @@ int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t
                            (long long)y_stride, (long long)rows, (long long)linear->desc.out);
     if (!rondo__linear_apart(x, x_stride, linear->desc.in, rows, y, y_stride, linear->desc.out, rows))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: y overlaps x; it must be other memory");
+    if (bias && !rondo__linear_apart(bias, linear->desc.out, linear->desc.out, 1, y, y_stride, linear->desc.out, rows))
+        return rondo__fail(RONDO_EINVAL, "rondo_linear_execute: y overlaps bias; it must be other memory");
     err = rondo__ops(ctx)->check(rondo__dev(ctx));
     if (err)
         return err;

@@ -226,6 +226,8 @@ static int check_linear(rondo_tp *tp, const rondo_linear *linear, int64_t rows, 
                            (long long)y_stride, (long long)count, (long long)d->out);
     if (count && columns && !rondo__linear_apart(x, x_stride, columns, rows, y, y_stride, d->out, count))
         return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: y overlaps x; it must be other memory");
+    if (count && bias && !rondo__linear_apart(bias, d->out, d->out, 1, y, y_stride, d->out, count))
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_linear: y overlaps bias; it must be other memory");
     return 0;
 }
 
