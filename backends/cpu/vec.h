@@ -166,14 +166,16 @@ VEC void vf_to_f16(uint16_t *p, vf x)
  * 8j + i and 8j + i + 4. */
 VEC void vf_turn_half(vf r[2][4], vf x[VL / 2])
 {
+    vf y[2][4];                       /* in block k the rows 4k to 4k + 3 */
     UNROLL
-    for (int j = 0; j < 2; j++) { /* in block k the rows 4k to 4k + 3 */
-        vf y[4];
-        UNROLL
-        for (int i = 0; i < 4; i++)
-            y[i] = _mm512_shuffle_f32x4(r[0][i], r[1][i], j ? 0xdd : 0x88);
-        const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(y[0], y[1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(y[0], y[1]));
-        const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(y[2], y[3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(y[2], y[3]));
+    for (int i = 0; i < 4; i++) {     /* immediates are constants also where nothing is unrolled */
+        y[0][i] = _mm512_shuffle_f32x4(r[0][i], r[1][i], 0x88);
+        y[1][i] = _mm512_shuffle_f32x4(r[0][i], r[1][i], 0xdd);
+    }
+    UNROLL
+    for (int j = 0; j < 2; j++) {
+        const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(y[j][0], y[j][1])), b = _mm512_castps_pd(_mm512_unpackhi_ps(y[j][0], y[j][1]));
+        const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(y[j][2], y[j][3])), d = _mm512_castps_pd(_mm512_unpackhi_ps(y[j][2], y[j][3]));
         x[4 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
         x[4 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
         x[4 * j + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
@@ -185,12 +187,12 @@ VEC void vf_transpose(vf x[VL])
 {
     vf r[2][2][4];
     UNROLL
-    for (int h = 0; h < 2; h++)
+    for (int j = 0; j < 2; j++)
         UNROLL
-        for (int j = 0; j < 2; j++)
-            UNROLL
-            for (int i = 0; i < 4; i++)
-                r[h][j][i] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], h ? 0xee : 0x44);
+        for (int i = 0; i < 4; i++) {
+            r[0][j][i] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], 0x44);
+            r[1][j][i] = _mm512_shuffle_f32x4(x[8 * j + i], x[8 * j + i + 4], 0xee);
+        }
     vf_turn_half(r[0], x);
     vf_turn_half(r[1], x + 8);
 }
@@ -376,10 +378,10 @@ VEC void vf_transpose(vf x[VL])
 {
     vf r[2][4];
     UNROLL
-    for (int h = 0; h < 2; h++)
-        UNROLL
-        for (int i = 0; i < 4; i++)
-            r[h][i] = _mm256_permute2f128_ps(x[i], x[i + 4], h ? 0x31 : 0x20);
+    for (int i = 0; i < 4; i++) {
+        r[0][i] = _mm256_permute2f128_ps(x[i], x[i + 4], 0x20);
+        r[1][i] = _mm256_permute2f128_ps(x[i], x[i + 4], 0x31);
+    }
     vf_turn_half(r[0], x);
     vf_turn_half(r[1], x + 4);
 }
