@@ -52,9 +52,48 @@ static void one(struct kit_config c, uint64_t seed)
     kit_free(m);
 }
 
+/* Narrower caches and weights: a number is off by a 512th (BF16), a 4096th (F16), a 254th of the largest of its row or group (Q8), and logits,
+ * which are sums of such things over two layers, by little more. A bound each: above what was seen, far below what keys in the place of values
+ * or another group's scale make, and no type may be another one. */
+static void narrow(void)
+{
+    static const double most[2][5] = { { 0, BOUND, 0.2, 0.03, 0.4 }, { 0, BOUND, 0.15, 0.02, 0.25 } };
+    struct kit_config c = kit_defaults("llama");
+    struct kit_model *m = kit_folder(&c, 18);
+    static int32_t tokens[TOKENS];
+    const size_t size = (size_t)TOKENS * (size_t)c.vocabulary;
+    double *want = malloc(size * sizeof *want);
+    float *got = malloc(size * sizeof *got);
+    if (!want || !got)
+        scratch_die("no memory");
+    kit_tokens(tokens, TOKENS, c.vocabulary, 18);
+    kit_oracle(m, tokens, TOKENS, TOKENS, want);
+    for (int cache = 0; cache < 2; cache++)
+        for (int type = RONDO_F32; type <= RONDO_Q8; type++) {
+            struct kit_parts parts;
+            rondo_model_desc like = RONDO_MODEL_DESC_INIT;
+            struct kit_score s = { .parts = &parts, .desc = RONDO_LM_DESC_INIT, .tokens = tokens, .count = TOKENS, .logits = got,
+                                   .vocabulary = c.vocabulary };
+            double worst = 0.0;
+            like.weights = cache ? 0 : type;
+            s.desc.kv_type = cache ? type : 0;
+            int err = kit_open_parts(&parts, scratch_dir, 1, 1, 0, &like);
+            err = err ? err : kit_run_score(&s, 1);
+            for (size_t i = 0; i < size; i++)
+                worst = worse(worst, fabs((double)got[i] - want[i]));
+            ok(!err && worst <= most[cache][type] && (type == RONDO_F32 || worst > BOUND), "%s of %s: logits are off by %.2g at most",
+               cache ? "a cache" : "weights", rondo_type_name(type), worst);
+            kit_close_parts(&parts);
+        }
+    free(want);
+    free(got);
+    kit_free(m);
+}
+
 int main(void)
 {
     scratch_make("lm-forward");
+    narrow();
     struct kit_config c = kit_defaults("llama");
     one(c, 1);
     c = kit_defaults("mistral with a window of 37, bf16");

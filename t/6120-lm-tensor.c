@@ -104,6 +104,33 @@ static void grids(const struct kit_config *c, uint64_t seed, const rondo_model_d
     kit_free(m);
 }
 
+/* More sequences than are few: of a pass's rows those go on whose logits are wanted, more of them than every rank has; each keeps some of
+ * these, and draws from others. */
+static void batch(const struct kit_config *c)
+{
+    static const struct grid grid[] = { { 1, 1, 0 }, { 2, 1, 0 }, { 3, 2, 0 }, { 2, 2, 1 }, { 5, 1, 0 } };
+    static struct kit_generate got[5];
+    struct kit_model *m = kit_folder(c, 6);
+    for (int i = 0; i < 5; i++) {
+        struct kit_parts parts;
+        got[i] = (struct kit_generate){ .desc = RONDO_LM_DESC_INIT, .sampling = RONDO_SAMPLING_INIT, .prompt_count = KIT_PROMPTS };
+        got[i].parts = &parts;
+        for (int p = 0; p < KIT_PROMPTS; p++) {
+            got[i].prompts[p] = tokens + 3 * p;
+            got[i].counts[p] = 1 + p * 7 % 30;
+        }
+        got[i].sampling.max_tokens = 4;
+        got[i].sampling.ignore_eos = 1;
+        got[i].sampling.temperature = 0.8;
+        int err = kit_open_parts(&parts, scratch_dir, grid[i].tp, grid[i].cp, grid[i].spread, NULL);
+        err = err ? err : kit_run_generate(&got[i], grid[i].tp * grid[i].cp);
+        ok(!err && !got[i].disagree && same_answers(&got[0], &got[i]), "%d sequences at once, tp %d x cp %d%s: the bits of one rank", KIT_PROMPTS,
+           grid[i].tp, grid[i].cp, grid[i].spread ? " spread" : "");
+        kit_close_parts(&parts);
+    }
+    kit_free(m);
+}
+
 /* What is refused, on every rank, without waiting. */
 static int wrong_part(rondo_context *ctx, void *arg)
 {
@@ -341,6 +368,7 @@ int main(void)
     struct kit_config c = kit_defaults("four heads of two KV heads");
     kit_tokens(tokens, TOKENS, c.vocabulary, 99);
     grids(&c, 31, NULL, RONDO_F32, 8, 3);
+    batch(&c);
 
     c = kit_defaults("six heads of three KV heads, biases, tied, bf16");
     c.heads = 6;

@@ -568,7 +568,7 @@ KIT_UNUSED static int kit_run_score(struct kit_score *s, int ranks)
 }
 
 /* Several prompts at once. */
-#define KIT_PROMPTS 8
+#define KIT_PROMPTS 40
 #define KIT_NEW 64
 struct kit_generate {
     const rondo_model *model;
