@@ -176,7 +176,8 @@ uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes)
         h = rondo__hash_word(h, word);
     }
     word = 0;
-    memcpy(&word, p, bytes);
+    if (bytes)   /* data may be NULL where there is none */
+        memcpy(&word, p, bytes);
     return rondo__hash_word(h, word ^ (uint64_t)bytes << 56);
 }
 
