@@ -19,10 +19,16 @@
 #define PANEL RONDO_CPU_PANEL
 /* Steps of a longer leaf that are done at a time for all tiles: at most 64 KiB of weights. Even, for the pairs. */
 #define STEPS 512
+/* So few tiles read weights straight on from memory, the second one what the first one has read from the nearest cache: FEW_STEPS at a time. */
+#define FEW_TILES 2
+#define FEW_STEPS 128
 /* Tiles from which on weights are widened once for all of them. */
 #define WIDE_TILES 3
-/* Bytes that weights are fetched ahead. More, or only into the second-level cache, measured slower (Zen 4, M = 1, 512). */
+/* Bytes that weights are fetched ahead: into the nearest cache where the same ones serve several tiles (more, or only into the second-level
+ * one, measured slower with 512 rows), and from memory into the second-level cache where few tiles read panels from end to end (Emerald
+ * Rapids: M = 1 of bf16 .85 -> .92 of what memory gives, M = 8 of floats .76 -> .85; 16 and 64 KiB were alike). */
 #define AHEAD 4096
+#define FAR_AHEAD 32768
 
 #if VL == 16
 #define TILE 12
@@ -38,9 +44,11 @@ struct steps {
     const float *x;
     int64_t count, group;              /* group: of Q8 */
     const char *next, *next_end;
+    int lines;                         /* of it for two steps, of floats */
+    bool far;                          /* weights come from memory, one after another */
 };
 /* Rows from which on there is time to fetch what comes after. */
-#define MANY_ROWS (VL == 16 ? 8 : 4)
+#define MANY_ROWS (VL == 16 ? 6 : 4)
 
 #define COLUMNS_2(F, r) F(r, 0) F(r, 1)
 #define COLUMNS_4(F, r) COLUMNS_2(F, r) F(r, 2) F(r, 3)
@@ -115,10 +123,15 @@ VEC void weights(const void *w, int at, int type, const float *scales, vf *first
             left -= count;                                                                                   \
             for (; count >= 2; count -= 2) {                                                                 \
                 for (size_t line = 0; line < 2 * step; line += 64)                                           \
-                    __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                                \
-                if (n >= MANY_ROWS) {                                                                        \
-                    __builtin_prefetch(next, 0, 2);                                                          \
-                    next += next < s->next_end ? 64 : 0;                                                     \
+                    if (s->far)                                                                              \
+                        __builtin_prefetch((const char *)w + FAR_AHEAD + line, 0, 2);                        \
+                    else                                                                                     \
+                        __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                            \
+                if (n >= MANY_ROWS && !s->far) {                                                             \
+                    for (int line = 0; line < (type == RONDO_F32 ? s->lines : 1); line++) {                  \
+                        __builtin_prefetch(next, 0, 2);                                                      \
+                        next += next < s->next_end ? 64 : 0;                                                 \
+                    }                                                                                        \
                 }                                                                                            \
                 {                                                                                            \
                     WEIGHTS_##C(1)                                                                           \
@@ -354,7 +367,7 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
     const struct rondo_device_linear *l = job->linear;
     const int64_t leaves = job->leaf1 - job->leaf0, depth = rondo__cpu_tree_depth(leaves) + 1, tiles = tile1 - tile0;
     const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0), padded_rows = padded_of(job);
-    const bool wide = l->type != RONDO_F32 && tiles >= WIDE_TILES;
+    const bool wide = l->type != RONDO_F32 && tiles >= WIDE_TILES, few = tiles <= FEW_TILES;
     float *const widened = scratch, *const stacks = widened + WIDE;
     tile_function *tile = l->type == RONDO_F32 || wide ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : l->type == RONDO_F16 ? tile_f16 : tile_q8;
     int64_t work = 0;                      /* since the last poll */
@@ -366,8 +379,9 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
         const float *x = job->packed + (k0 - begin) * padded_rows;
         int64_t steps = count;
         int merges = 0;
-        if (tiles > 1 && count > STEPS) {      /* pieces of one length, of whole groups where the scales are behind them */
-            const int64_t unit = l->type == RONDO_Q8 && !wide && l->group < count ? l->group : 2, pieces = (count + STEPS - 1) / STEPS;
+        const int64_t most = few ? FEW_STEPS : STEPS;
+        if (tiles > 1 && count > most) {       /* pieces of one length, of whole groups where the scales are behind them */
+            const int64_t unit = l->type == RONDO_Q8 && !wide && l->group < count ? l->group : 2, pieces = (count + most - 1) / most;
             steps = ((count + pieces - 1) / pieces + unit - 1) / unit * unit;
         }
         for (int64_t i = g; i & 1; i >>= 1)
@@ -377,14 +391,15 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
             const size_t piece = rondo__cpu_columns(l, i + some) - rondo__cpu_columns(l, i);
             for (int64_t panel = panel0; panel < panel1; panel++) {
                 const char *w = rondo__cpu_leaf_at(l, panel, leaf), *at = w + rondo__cpu_columns(l, i);
-                /* meanwhile the same steps of the next panel come, spread over the tiles */
-                const size_t share = panel + 1 < panel1 ? (piece / 64 + (size_t)tiles) / (size_t)tiles * 64 : 0;
+                /* meanwhile the same steps of the next panel come, or what comes next in this one, spread over the tiles */
+                const size_t share = few || panel + 1 < panel1 ? (piece / 64 + (size_t)tiles) / (size_t)tiles * 64 : 0;
                 if (wide)
                     widen(l, w, i, some, widened, PANEL);
                 for (int64_t t = 0; t < tiles; t++) {
                     const int64_t n = padded(rondo__cpu_tile_begin(job, tile0 + t + 1) - rondo__cpu_tile_begin(job, tile0 + t));
-                    const char *next = at + l->panel_bytes + (size_t)t * share;
-                    const struct steps s = { x + (tile0 + t) * TILE * count + i * n, some, l->group, share ? next : at, share ? next + share : at };
+                    const char *next = at + (few ? FAR_AHEAD : l->panel_bytes) + (size_t)t * share;
+                    const struct steps s = { x + (tile0 + t) * TILE * count + i * n, some, l->group, share ? next : at,
+                                             share ? next + share : at, few ? 2 : 1, tiles == 1 };
                     float *node = stacks + (((panel - panel0) * tiles + t) * depth + nodes) * NODE;
                     tile(n, &s, wide ? (const void *)widened : at, node, i + some == count ? merges : 0, i > 0);
                 }
@@ -407,11 +422,11 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
     return 0;
 }
 
-/* Where there is one tile no weight is used twice: then a panel is read from end to end. */
+/* Where there is hardly a tile more than one, a panel is read from end to end. */
 static int run(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
                const struct rondo_poll *poll)
 {
-    const int64_t some = tile1 - tile0 > 1 ? panel1 - panel0 : 1;
+    const int64_t some = tile1 - tile0 > FEW_TILES ? panel1 - panel0 : 1;
     int err = 0;
     for (int64_t panel = panel0; panel < panel1 && !err; panel += some)
         err = run_panels(job, panel, panel + some, tile0, tile1, scratch, poll);
