@@ -139,6 +139,13 @@ int main(void)
     is_int((long long)e.kv_token_bytes, 2 * 2 * 4 * 32 * 4, "the same whatever the ranks");
     is_int((long long)e.kv_bytes, 3 * 128 * 2 * 2 * 1 * 32 * 4, "a third of 8 leaves of 128 keys, of one head");
     is_int((long long)e.all_kv_bytes, 2 * 1000 * 2 * 2 * 4 * 32 * 4, "two ranks have each head");
+    d.tokens = INT64_MAX;
+    for (int tp = 1; tp <= 8; tp++) {
+        e = ask(tp, 1, 0, &d);
+        ok(e.kv_bytes >= (uint64_t)1 << 61 && e.all_kv_bytes >= e.kv_bytes && e.fit_tp == 0, "more tokens than there can be, %d ranks: %llu bytes of %llu", tp,
+           (unsigned long long)e.kv_bytes, (unsigned long long)e.all_kv_bytes);
+    }
+    d.tokens = 1000;
     d.kv_type = RONDO_BF16;
     e = ask(2, 1, 0, &d);
     is_int((long long)e.kv_bytes, 1000 * 2 * 2 * 2 * 32 * 2, "half the heads, half the bytes");

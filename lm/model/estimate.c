@@ -85,12 +85,20 @@ static uint64_t largest(const struct whole *a, int64_t tp, int64_t cp)
            share_of(a->mlp + a->down, mlp, leaves) + share_of(a->vocabulary, ids, c->vocabulary);
 }
 
+/* More bytes than this are so many: sums of two stay numbers. */
+#define BYTES_MOST (UINT64_MAX / 4)
+
+static uint64_t at_most(uint64_t bytes)
+{
+    return bytes < BYTES_MOST ? bytes : BYTES_MOST;
+}
+
 /* Keys and values of `tokens` that one of cp ranks has, of so many heads. */
 static uint64_t cache(const struct rondo_config *c, int32_t type, int64_t heads, int64_t tokens, int64_t cp)
 {
     const uint64_t leaves = ((uint64_t)tokens + KV_LEAF - 1) / KV_LEAF, mine = cp > 1 ? (leaves + (uint64_t)cp - 1) / (uint64_t)cp * KV_LEAF : (uint64_t)tokens;
-    const uint64_t token = (uint64_t)(2 * c->layers * heads) * rondo_row_bytes(type, c->head_dim), most = UINT64_MAX / 4;
-    return token && mine > most / token ? most : mine * token;
+    const uint64_t token = (uint64_t)(2 * c->layers * heads) * rondo_row_bytes(type, c->head_dim);
+    return token && mine > BYTES_MOST / token ? BYTES_MOST : mine * token;
 }
 
 /* Columns of a share of `total` of them. */
@@ -131,7 +139,7 @@ static int divide(const struct whole *a, const rondo_estimate_desc *d, rondo_est
         e->weight_bytes = bytes > e->weight_bytes ? bytes : e->weight_bytes;
         e->kv_bytes = cached > e->kv_bytes ? cached : e->kv_bytes;
         if (i == 0)
-            e->all_kv_bytes += cache(c, d->kv_type, kv_heads, d->tokens, 1);
+            e->all_kv_bytes = at_most(e->all_kv_bytes + cache(c, d->kv_type, kv_heads, d->tokens, 1));
     }
     e->kv_token_bytes = cache(c, d->kv_type, c->kv_heads, 1, 1);
     rondo__split_free(&s);
