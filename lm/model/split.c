@@ -7,11 +7,6 @@
 #include "core/internal.h"
 #include "lm/model/model.h"
 
-static int share(int64_t total, int parts, const double *weights, int index, int64_t *first, int64_t *count)
-{
-    return rondo_share(total, parts, weights, index, first, count);
-}
-
 int32_t rondo__split_down_leaves(const struct rondo_config *c)
 {
     return c->intermediate < RONDO_LM_DOWN_LEAVES ? (int32_t)c->intermediate : RONDO_LM_DOWN_LEAVES;
@@ -29,12 +24,12 @@ static int heads_of(const struct rondo_config *c, int32_t tp, int32_t t, const d
     const int64_t group = c->heads / c->kv_heads;
     int err;
     if (tp <= c->kv_heads) {
-        err = share(c->kv_heads, tp, shares, t, &out->kv_head, &out->kv_heads);
+        err = rondo_share(c->kv_heads, tp, shares, t, &out->kv_head, &out->kv_heads);
         out->head = out->kv_head * group;
         out->heads = out->kv_heads * group;
         return err;
     }
-    err = share(c->heads, tp, shares, t, &out->head, &out->heads);
+    err = rondo_share(c->heads, tp, shares, t, &out->head, &out->heads);
     out->kv_head = out->head / group;
     out->kv_heads = rondo__split_kv_heads(c, out->head, out->heads);
     return err;
@@ -60,11 +55,11 @@ static int make_lists(struct rondo_split *s, const struct rondo_config *c, const
         int64_t first, count;
         err = heads_of(c, s->tp, w / s->cp, shares, &other);
         if (!err)
-            err = share(other.heads, s->cp, NULL, w % s->cp, &first, &count);
+            err = rondo_share(other.heads, s->cp, NULL, w % s->cp, &first, &count);
         if (!err)
             s->o_begin[w] = (int32_t)(other.head + first);
         if (!err)
-            err = share(leaves, ranks, s->weights, w, &first, &count);
+            err = rondo_share(leaves, ranks, s->weights, w, &first, &count);
         if (!err)
             s->down_begin[w] = (int32_t)first;
     }
@@ -73,10 +68,10 @@ static int make_lists(struct rondo_split *s, const struct rondo_config *c, const
     for (int32_t i = 0; i <= s->cp && !err; i++) {
         int64_t count;
         const int32_t part = i < s->cp ? i : s->cp - 1;
-        err = share(s->heads * c->head_dim, s->cp, NULL, part, &s->q_begin[i], &count);
+        err = rondo_share(s->heads * c->head_dim, s->cp, NULL, part, &s->q_begin[i], &count);
         s->q_begin[i] += i < s->cp ? 0 : count;
         if (!err)
-            err = share(s->kv_heads * c->head_dim, s->cp, NULL, part, &s->kv_begin[i], &count);
+            err = rondo_share(s->kv_heads * c->head_dim, s->cp, NULL, part, &s->kv_begin[i], &count);
         s->kv_begin[i] += i < s->cp ? 0 : count;
         s->out_begin[i] = ((int64_t)s->o_begin[s->t * s->cp + i] - s->head) * c->head_dim;
     }
@@ -91,7 +86,7 @@ int rondo__split_make(struct rondo_split *out, const struct rondo_config *c, int
     if (!err)
         err = make_lists(&s, c, shares);
     if (!err)
-        err = share(c->vocabulary, tp * cp, s.weights, w, &s.vocab_first, &s.vocab);
+        err = rondo_share(c->vocabulary, tp * cp, s.weights, w, &s.vocab_first, &s.vocab);
     if (err) {
         rondo__split_free(&s);
         return err;
