@@ -105,7 +105,10 @@ static int run_linear(struct bench *b)
     s->in = s->in ? s->in : 2048;
     s->out = s->out ? s->out : 2048;
     s->type = s->type ? s->type : RONDO_F32;
-    return bench_linear(b, s, NULL);
+    struct measurement got;
+    json_t *row;
+    const int code = bench_linear(b, s, 0, &got, &row);
+    return !code && row ? row_add(b, row) : code;
 }
 
 static int run_transport(struct bench *b)
@@ -138,8 +141,13 @@ static int run_tour(struct bench *b)
         if (!code && row)
             code = row_add(b, row);
     }
-    for (size_t i = 0; i < sizeof linear / sizeof *linear && !code; i++)
-        code = bench_linear(b, &linear[i], NULL);
+    for (size_t i = 0; i < sizeof linear / sizeof *linear && !code; i++) {
+        struct measurement got;
+        json_t *row;
+        code = bench_linear(b, &linear[i], 0, &got, &row);
+        if (!code && row)
+            code = row_add(b, row);
+    }
     return code ? code : bench_transport(b, &message, ranks_asked(2), NULL);
 }
 

@@ -88,7 +88,7 @@ struct attention_bench {
     int algorithm, layout;
 };
 int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row);
-int bench_linear(struct bench *b, const struct shape *shape, double *rate);
+int bench_linear(struct bench *b, const struct shape *shape, int threads, struct measurement *got, json_t **row);
 struct link {
     double bandwidth, latency, all_to_all, overhead;
 };

@@ -71,20 +71,20 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
     return code;
 }
 
-int bench_linear(struct bench *b, const struct shape *shape, double *rate)
+int bench_linear(struct bench *b, const struct shape *shape, int threads, struct measurement *got, json_t **row)
 {
     struct linear_work w = { b, shape, shape->rows <= FEW_ROWS ? CEILING_DRAM : CEILING_FMA, { 0, 0, 0, 0, 0 } };
     struct run run = RUN_INIT;
     run.ranks = 1;
+    run.threads = threads;
+    *row = NULL;
     int code = fail_code(ranks_run(&run, linear_body, &w), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
-        json_t *row = row_new("linear", &run);
-        row_shape(row, shape);
-        row_rate(row, w.ceiling == CEILING_DRAM ? "gbytes" : "gflops", ceiling_name(w.ceiling), &w.m);
-        if (rate)
-            *rate = w.m.rate;
-        code = row_add(b, row);
+        *row = row_new("linear", &run);
+        row_shape(*row, shape);
+        row_rate(*row, w.ceiling == CEILING_DRAM ? "gbytes" : "gflops", ceiling_name(w.ceiling), &w.m);
     }
+    *got = w.m;
     run_free(&run);
     return code;
 }

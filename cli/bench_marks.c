@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * --check: the marks that README promises, in one table. Each is a ratio taken within one run. They are all about attention and
- * memory: what else is measured has no mark, and bench.c says so.
+ * --check: the marks that README promises, in one table. Each is a ratio taken within one run. They are about attention, linear layers
+ * and memory: what else is measured has no mark, and bench.c says so.
  */
 #include "cli/bench.h"
 
 #include <string.h>
 
+#define DECODE(t) { .tokens = 1, .cached = 65536, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .decode = true, .type = t }
 #define PREFILL(d, t) { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = d, .causal = true, .type = t }
 
 enum mark_kind {
@@ -25,6 +26,23 @@ static const struct mark {
     { "causal prefill f32, D=64: part of the FMA ceiling", MARK_FRACTION, PREFILL(64, RONDO_F32), 1, 0.78 },
     { "bf16 keys and values against f32", MARK_AGAINST_F32, PREFILL(128, RONDO_BF16), 1, 0.95 },
     { "CPU time of 4 ranks against 1", MARK_CPU, PREFILL(128, RONDO_F32), 4, 1.05 },
+    { "decode over 65536 keys f32: part of the DRAM ceiling", MARK_FRACTION, DECODE(RONDO_F32), 1, 0.75 },
+    { "decode over 65536 keys bf16: part of the DRAM ceiling", MARK_FRACTION, DECODE(RONDO_BF16), 1, 0.62 },
+};
+
+/* Linear layers: 512 rows against FMA, few ones against DRAM. */
+#define LINEAR(m, t) { .rows = m, .in = 4096, .out = 14336, .type = t }
+static const struct linear_mark {
+    const char *what;
+    struct shape shape;
+    double limit;
+} linear_marks[] = {
+    { "linear layer of 512 rows f32: part of the FMA ceiling", LINEAR(512, RONDO_F32), 0.82 },
+    { "linear layer of 512 rows bf16: part of the FMA ceiling", LINEAR(512, RONDO_BF16), 0.80 },
+    { "linear layer of 1 row f32: part of the DRAM ceiling", LINEAR(1, RONDO_F32), 0.90 },
+    { "linear layer of 1 row bf16: part of the DRAM ceiling", LINEAR(1, RONDO_BF16), 0.85 },
+    { "linear layer of 8 rows f32: part of the DRAM ceiling", LINEAR(8, RONDO_F32), 0.75 },
+    { "linear layer of 8 rows bf16: part of the DRAM ceiling", LINEAR(8, RONDO_BF16), 0.62 },
 };
 
 void bench_judge(struct bench *b, json_t *row, const char *what, double value, bool at_most, double limit)
@@ -93,11 +111,24 @@ static int measure_mark(struct bench *b, const struct mark *m)
     return row_add(b, row);
 }
 
+static int measure_linear(struct bench *b, const struct linear_mark *m)
+{
+    struct measurement got;
+    json_t *row;
+    const int code = bench_linear(b, &m->shape, 1, &got, &row);
+    if (code)
+        return code;
+    bench_judge(b, row, m->what, got.fraction, false, m->limit);
+    return row_add(b, row);
+}
+
 int bench_marks(struct bench *b)
 {
     int code = 0;
     for (size_t i = 0; i < sizeof marks / sizeof *marks && !code; i++)
         code = measure_mark(b, &marks[i]);
+    for (size_t i = 0; i < sizeof linear_marks / sizeof *linear_marks && !code; i++)
+        code = measure_linear(b, &linear_marks[i]);
     static const struct shape terms = { .tokens = 8192, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .type = RONDO_F32 };
     return code ? code : bench_terms(b, &terms);
 }
@@ -105,11 +136,11 @@ int bench_marks(struct bench *b)
 int bench_mark(struct bench *b, const struct shape *s, int ranks)
 {
     char text[128];
-    const bool usual = common.threads == 1 && !common.mpi && !common.layout && !common.algorithm && !s->decode && !*extras_text(s, text, sizeof text);
+    const bool usual = common.threads == 1 && !common.mpi && !common.layout && !common.algorithm && !*extras_text(s, text, sizeof text);
     for (size_t i = 0; i < sizeof marks / sizeof *marks && usual; i++) {
         const struct shape *m = &marks[i].shape;
-        if (ranks == marks[i].ranks && s->tokens == m->tokens && s->cached == m->cached && s->heads == m->heads && s->kv_heads == m->kv_heads &&
-            s->head_dim == m->head_dim && (!s->value_dim || s->value_dim == m->head_dim) && s->causal == m->causal && s->type == m->type)
+        if (ranks == marks[i].ranks && (s->decode || s->tokens == m->tokens) && s->cached == m->cached && s->heads == m->heads && s->kv_heads == m->kv_heads &&
+            s->head_dim == m->head_dim && (!s->value_dim || s->value_dim == m->head_dim) && s->causal == m->causal && s->decode == m->decode && s->type == m->type)
             return measure_mark(b, &marks[i]);
     }
     return fail(EXIT_USAGE, "--check: README's table has no mark for this shape with these ranks, threads (each has --threads 1) and options; "

@@ -169,7 +169,7 @@ int bench_calibrate(struct bench *b, const char *path)
     const struct shape linear = { .rows = 512, .in = 2048, .out = 2048, .type = RONDO_F32 }, message = { .size = 4 << 20 };
     struct attention_bench a, d;
     struct link link = { 0, 0, 0, 0 };
-    double gemm = 0;
+    struct measurement gemm = { 0, 0, 0, 0, 0 };
     json_t *row;
     memset(&d, 0, sizeof d);
     int code = bench_attention(b, &attention, 1, 0, &a, &row);
@@ -180,7 +180,9 @@ int bench_calibrate(struct bench *b, const char *path)
     if (!code)
         code = row_add(b, row);
     if (!code)
-        code = bench_linear(b, &linear, &gemm);
+        code = bench_linear(b, &linear, 0, &gemm, &row);
+    if (!code)
+        code = row_add(b, row);
     if (!code)
         code = bench_transport(b, &message, 2, &link);
     if (code)
@@ -190,7 +192,7 @@ int bench_calibrate(struct bench *b, const char *path)
         const char *key;
         double value;
     } values[] = {
-        { "peak_flops", a.m.ceiling }, { "attention_flops", a.m.rate }, { "gemm_flops", gemm }, { "memory_bandwidth", d.m.ceiling },
+        { "peak_flops", a.m.ceiling }, { "attention_flops", a.m.rate }, { "gemm_flops", gemm.rate }, { "memory_bandwidth", d.m.ceiling },
         { "link_bandwidth", link.bandwidth }, { "link_latency", link.latency }, { "all_to_all_bandwidth", link.all_to_all },
         { "all_to_all_latency", link.latency * 2 }, { "overhead", link.overhead },
         { "memory_bytes", (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) },
