@@ -4,7 +4,7 @@
  * that `rondo attend` would make of such arrays, and their totals; nothing is computed and no rank is started, so 1,024 of them are no
  * more than a loop. Operations are printed as they are made: a list of all ranks need not fit into memory.
  */
-#include "cli/cli.h"
+#include "cli/plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -266,13 +266,15 @@ static int check_options(int64_t ranks)
 
 static int plan_command(const struct command *self, int argc, char **argv)
 {
-    static const char *const verbs[] = { "schedule", NULL }, *const later[] = { "cost", "choose", "run", "replay", NULL };
+    static const char *const verbs[] = { "schedule", "cost", NULL }, *const later[] = { "choose", "run", "replay", NULL };
     const struct option *const tables[OPTION_TABLES] = { own_options, options_ranks, machine_options(), options_output };
     const char *operand = NULL;
     int operands = 0, mpi_rank, mpi_size;
     bool help;
     if (argc > 1 && argv[1][0] != '-' && choose_word("plan", argv[1], verbs, later) < 0)
         return EXIT_USAGE;
+    if (argc > 1 && !strcmp(argv[1], "cost"))
+        return plan_cost(argc, argv);
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
@@ -308,8 +310,9 @@ static int plan_command(const struct command *self, int argc, char **argv)
 }
 
 const struct command command_plan = {
-    "plan", "plan schedule [OPTION]...",
+    "plan", "plan schedule|cost [OPTION]...",
     "Says before anything runs what it would be like.\n"
-    "schedule: the operations of one rank or of all, one a line, of attention over such arrays, and their totals.",
+    "schedule: the operations of one rank or of all, one a line, of attention over such arrays, and their totals.\n"
+    "cost: exact counts for one attention layer; 'rondo plan cost --help' has its options.",
     plan_command,
 };

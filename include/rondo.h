@@ -605,6 +605,54 @@ typedef struct rondo_heuristic {
  * of pass-KV from there on. A bad argument gives a code. */
 RONDO_API int rondo_choose(const rondo_heuristic *in, int rule, double thresholds[2]);
 
+/* ---- what a layer costs: pure functions of a case ------------------------------------------------------------------- */
+
+/* One attention layer on tensor_parallel x context_parallel chips: chips of one tensor-parallel group share its heads, those of one
+ * context-parallel group its tokens (prefill) and its cached positions. The names are those of `rondo plan cost`; rondo-costs(7) has the
+ * formulas. Counts are of logical tensors: two FLOPs for a multiplication with its addition, the payload of messages and not what some ring
+ * makes of it. 0 is the default of each field that has one. */
+typedef enum rondo_cost_phase { RONDO_COST_PREFILL = 1, RONDO_COST_DECODE = 2 } rondo_cost_phase;
+/* Projections that are not counted, added up. */
+enum { RONDO_COST_Q = 1, RONDO_COST_K = 2, RONDO_COST_V = 4, RONDO_COST_O = 8 };
+typedef struct rondo_cost_case {
+    size_t struct_size;
+    int32_t phase;                      /* rondo_cost_phase */
+    int32_t algorithm;                  /* how chips that share a context attend: RONDO_ALL_GATHER, RONDO_REDUCE (kv-sharded),
+                                           RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL; 0: there is but one */
+    int64_t hidden_size, num_heads;
+    int64_t num_kv_heads;               /* divides num_heads; 0 = num_heads */
+    int64_t head_dim, batch_size;
+    int64_t seq_len;                    /* of a prefill from nothing; or these two: */
+    int64_t past_seq_len, new_tokens;
+    const int64_t *past_seq_len_of, *new_tokens_of;   /* [batch_size], where sequences are not alike; NULL: the fields above */
+    int64_t kv_len_used;                /* cached positions that count; 0 = past_seq_len + new_tokens */
+    int64_t bytes_per_elem, softmax_stat_bytes;       /* of the latter 0 = 4 */
+    int64_t tensor_parallel, context_parallel;        /* 0 = 1 */
+    int32_t skip_projections;           /* RONDO_COST_Q + ...: these are somebody else's */
+    int32_t keep_hidden_sharded;        /* 1: after tensor parallelism each chip keeps what its heads gave; nobody sums */
+    int32_t causal, windowed;           /* as in rondo_attention_desc, as the two below: they change FLOPs only */
+    int64_t window_left, window_right;
+} rondo_cost_case;
+#define RONDO_COST_CASE_INIT                                                                                           \
+    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* per_chip: of the fullest chip; total: of all together, copies included, but for kv_cache_total, where each position counts once. */
+typedef struct rondo_cost {
+    size_t struct_size;
+    int64_t num_chips;
+    int64_t flops_per_chip, flops_total;
+    int64_t weight_memory_per_chip, weight_memory_total;           /* bytes, as the next ones */
+    int64_t activation_memory_per_chip, activation_memory_total;
+    int64_t kv_cache_per_chip, kv_cache_total;
+    int64_t communication_bytes;                                   /* of a chip */
+    int64_t steps;                                                 /* of the derivation */
+} rondo_cost;
+#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+/* RONDO_EINVAL: a field cannot be so, or a count is more than 2^63 - 1; the sentence names it. */
+RONDO_API int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost) RONDO_MUST_CHECK;
+/* Step `index` of how these numbers come about, from 0, as snprintf() would write it: its length, or a code. */
+RONDO_API int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *text, size_t bytes);
+
 /* ---- layers around attention, under the same contract -------------------------------------------------------------- */
 
 /* Arrays of these functions may lie in host memory or in the device's (rondo_memory_create()), each where it likes; weights are loaded from host

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo plan cost: a case as JSON into exact counts. The library counts and checks what a number may be; here fields are read by name, none
+ * that is not known is passed over, and a sentence says which file it is about.
+ */
+#include "cli/plan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    const char *input;
+} options;
+
+static const struct option own_options[] = {
+    { "input", 'i', OPTION_TEXT, "CASE.json", "the case: what is computed, on how many chips (- is stdin)", &options.input, 0, 0, NULL },
+    { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
+};
+
+/* ---- fields ---- */
+
+struct reading {
+    const char *where;          /* the file, for sentences */
+    rondo_cost_case c;
+    int64_t *past, *tokens;     /* lists of lengths, where they are such */
+    int64_t past_count, tokens_count;
+};
+
+static bool is_one(const char *text, const char *const *names, int *index)
+{
+    for (*index = 0; names[*index]; ++*index)
+        if (!strcmp(text, names[*index]))
+            return true;
+    return false;
+}
+
+static int read_whole(const struct reading *r, const char *name, const json_t *value, int64_t low, int64_t *out)
+{
+    if (json_is_real(value))
+        return fail(EXIT_INPUT, "%s: %s is %.17g; it takes a whole number", r->where, name, json_real_value(value));
+    if (!json_is_integer(value))
+        return fail(EXIT_INPUT, "%s: %s is no number; it takes a whole number", r->where, name);
+    *out = json_integer_value(value);
+    if (*out < low)
+        return fail(EXIT_INPUT, "%s: %s is %lld; it takes at least %lld", r->where, name, (long long)*out, (long long)low);
+    return 0;
+}
+
+static int read_number(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    return read_whole(r, name, value, low, to);
+}
+
+/* A number, or a list of one a sequence. */
+static int read_length(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    const bool past = to == &r->c.past_seq_len;
+    int64_t **list = past ? &r->past : &r->tokens, *count = past ? &r->past_count : &r->tokens_count;
+    int code = 0;
+    if (!json_is_array(value))
+        return read_whole(r, name, value, low, to);
+    *count = (int64_t)json_array_size(value);
+    *list = room(*count + 1, sizeof **list);
+    if (!*list)
+        return fail(EXIT_ROOM, "not enough memory for the list %s of %s", name, r->where);
+    for (int64_t i = 0; i < *count && !code; i++)
+        code = read_whole(r, name, json_array_get(value, (size_t)i), low, &(*list)[i]);
+    return code;
+}
+
+static int read_flag(struct reading *r, const char *name, const json_t *value, int64_t inverted, void *to)
+{
+    if (!json_is_boolean(value))
+        return fail(EXIT_INPUT, "%s: %s takes true or false", r->where, name);
+    *(int32_t *)to = json_is_true(value) != (inverted != 0);
+    return 0;
+}
+
+static int read_phase(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    static const char *const names[] = { "prefill", "decode", NULL };
+    int index;
+    (void)low;
+    if (!json_is_string(value) || !is_one(json_string_value(value), names, &index))
+        return fail(EXIT_INPUT, "%s: %s takes \"prefill\" or \"decode\"", r->where, name);
+    *(int32_t *)to = index ? RONDO_COST_DECODE : RONDO_COST_PREFILL;
+    return 0;
+}
+
+static const char *const algorithms[] = { "none", "kv-all-gather", "kv-sharded", "pass-kv", "pass-q", "all-to-all", NULL };
+static const int32_t algorithm_numbers[] = { 0, RONDO_ALL_GATHER, RONDO_REDUCE, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL };
+
+static int read_algorithm(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    int index;
+    (void)low;
+    if (!json_is_string(value) || !is_one(json_string_value(value), algorithms, &index))
+        return fail(EXIT_INPUT, "%s: %s takes \"none\", \"kv-all-gather\", \"kv-sharded\", \"pass-kv\", \"pass-q\" or \"all-to-all\"", r->where, name);
+    *(int32_t *)to = algorithm_numbers[index];
+    return 0;
+}
+
+static int read_projections(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    static const char *const names[] = { "q", "k", "v", "o", NULL };
+    const json_t *item;
+    size_t i;
+    int index;
+    int32_t counted = 0;
+    (void)low;
+    if (!json_is_array(value))
+        return fail(EXIT_INPUT, "%s: %s takes a list out of \"q\", \"k\", \"v\" and \"o\"", r->where, name);
+    json_array_foreach(value, i, item) {
+        if (!json_is_string(item) || !is_one(json_string_value(item), names, &index))
+            return fail(EXIT_INPUT, "%s: item %zu of %s is unknown; it takes \"q\", \"k\", \"v\" and \"o\"", r->where, i + 1, name);
+        if (counted >> index & 1)
+            return fail(EXIT_INPUT, "%s: %s has \"%s\" twice; name each once", r->where, name, names[index]);
+        counted |= 1 << index;
+    }
+    *(int32_t *)to = 15 & ~counted;
+    return 0;
+}
+
+static int read_window(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    (void)to;
+    if (!json_is_array(value) || json_array_size(value) != 2)
+        return fail(EXIT_INPUT, "%s: %s takes two numbers [L,R], keys to the left and to the right of a query; -1 is open", r->where, name);
+    int code = read_whole(r, name, json_array_get(value, 0), low, &r->c.window_left);
+    if (!code)
+        code = read_whole(r, name, json_array_get(value, 1), low, &r->c.window_right);
+    r->c.windowed = 1;
+    return code;
+}
+
+/* The order of `needed` ones is that of complaints. */
+struct field {
+    const char *name;
+    int (*read)(struct reading *r, const char *name, const json_t *value, int64_t low, void *to);
+    int64_t low;
+    size_t at;                  /* in struct rondo_cost_case */
+    bool needed;
+};
+#define AT(member) offsetof(rondo_cost_case, member)
+static const struct field fields[] = {
+    { "phase", read_phase, 0, AT(phase), true },
+    { "hidden_size", read_number, 1, AT(hidden_size), true },
+    { "num_heads", read_number, 1, AT(num_heads), true },
+    { "num_kv_heads", read_number, 1, AT(num_kv_heads), false },
+    { "head_dim", read_number, 1, AT(head_dim), true },
+    { "batch_size", read_number, 1, AT(batch_size), true },
+    { "seq_len", read_number, 1, AT(seq_len), false },
+    { "past_seq_len", read_length, 0, AT(past_seq_len), false },
+    { "new_tokens", read_length, 1, AT(new_tokens), false },
+    { "kv_len_used", read_number, 1, AT(kv_len_used), false },
+    { "bytes_per_elem", read_number, 1, AT(bytes_per_elem), true },
+    { "softmax_stat_bytes", read_number, 1, AT(softmax_stat_bytes), false },
+    { "tensor_parallel", read_number, 1, AT(tensor_parallel), false },
+    { "context_parallel", read_number, 1, AT(context_parallel), false },
+    { "algorithm", read_algorithm, 0, AT(algorithm), false },
+    { "projections", read_projections, 0, AT(skip_projections), false },
+    { "materialize_full_hidden_after_tp", read_flag, 1, AT(keep_hidden_sharded), false },
+    { "causal", read_flag, 0, AT(causal), false },
+    { "window", read_window, -1, 0, false },
+};
+#define FIELDS (sizeof fields / sizeof *fields)
+
+static const struct field *find(const char *name)
+{
+    for (size_t i = 0; i < FIELDS; i++)
+        if (!strcmp(fields[i].name, name))
+            return &fields[i];
+    return NULL;
+}
+
+/* What is not known is refused, with the name that was perhaps meant. */
+static int unknown(const struct reading *r, const char *name)
+{
+    struct near near = { name, strlen(name), NULL, 0 };
+    char hint[NEAR_HINT];
+    if (!strcmp(name, "num_chips"))
+        return fail(EXIT_INPUT, "%s: num_chips is no field; it is tensor_parallel * context_parallel, leave it out", r->where);
+    for (size_t i = 0; i < FIELDS; i++)
+        near_try(&near, fields[i].name);
+    return fail(EXIT_INPUT, "%s: '%.60s' is no field of a case%s; rondo-plan(1) lists them", r->where, name, near_hint(&near, "", hint));
+}
+
+/* Lists are of all sequences. */
+static int check_list(const struct reading *r, const char *name, const int64_t *list, int64_t count)
+{
+    if (!list || count == r->c.batch_size)
+        return 0;
+    return fail(EXIT_INPUT, "%s: %s lists %lld lengths, but batch_size is %lld; give one for each sequence", r->where, name, (long long)count,
+                (long long)r->c.batch_size);
+}
+
+static int read_case(struct reading *r, json_t *object)
+{
+    const char *name;
+    json_t *value;
+    int code = 0;
+    if (!json_is_object(object))
+        return fail(EXIT_INPUT, "%s: a case is a JSON object of fields", r->where);
+    json_object_foreach(object, name, value) {
+        const struct field *f = find(name);
+        code = f ? f->read(r, name, value, f->low, (char *)&r->c + f->at) : unknown(r, name);
+        if (code)
+            return code;
+    }
+    for (size_t i = 0; i < FIELDS; i++)
+        if (fields[i].needed && !json_object_get(object, fields[i].name))
+            return fail(EXIT_INPUT, "%s: %s is missing; rondo-plan(1) lists the fields of a case", r->where, fields[i].name);
+    if ((code = check_list(r, "past_seq_len", r->past, r->past_count)) != 0 || (code = check_list(r, "new_tokens", r->tokens, r->tokens_count)) != 0)
+        return code;
+    r->c.past_seq_len_of = r->past;
+    r->c.new_tokens_of = r->tokens;
+    return 0;
+}
+
+/* ---- the file ---- */
+
+#define FILE_MOST (1 << 24)   /* bytes: lists of a million sequences, and nobody's disk by mistake */
+
+static int read_text(const char *where, const char *path, char **text, size_t *bytes)
+{
+    const bool from_stdin = !strcmp(path, "-");
+    FILE *f = from_stdin ? stdin : fopen(path, "rb");
+    if (!f)
+        return fail(EXIT_INPUT, "%s cannot be read: %s", where, strerror(errno));
+    *text = room(FILE_MOST + 1, 1);
+    errno = 0;
+    *bytes = *text ? fread(*text, 1, FILE_MOST + 1, f) : 0;
+    const bool bad = ferror(f) != 0;
+    const int error = errno;
+    if (!from_stdin)
+        fclose(f);
+    if (!*text)
+        return fail(EXIT_ROOM, "not enough memory to read %s", where);
+    if (bad)
+        return fail(EXIT_INPUT, "%s cannot be read: %s", where, strerror(error));
+    if (*bytes > FILE_MOST)
+        return fail(EXIT_INPUT, "%s has more than %d bytes; a case has a few hundred", where, FILE_MOST);
+    return 0;
+}
+
+/* A number that no integer holds: of which field. */
+static int too_large(const char *where, const char *text, size_t bytes, const json_error_t *error)
+{
+    json_t *object = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, NULL), *value;
+    const char *name;
+    int code = 0;
+    json_object_foreach(object, name, value)
+        if (!code && (json_real_value(value) >= 9223372036854775808.0 || json_real_value(value) < -9223372036854775808.0))
+            code = fail(EXIT_INPUT, "%s: %.60s is %.17g; it takes a whole number below 2^63", where, name, json_real_value(value));
+    json_decref(object);
+    return code ? code : fail(EXIT_INPUT, "%s: line %d: %.200s; a case is a JSON object of fields", where, error->line, error->text);
+}
+
+static int read_file(struct reading *r, const char *path)
+{
+    json_error_t error;
+    char *text = NULL;
+    size_t bytes = 0;
+    int code = read_text(r->where, path, &text, &bytes);
+    if (!code) {
+        json_t *object = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+        code = object ? read_case(r, object) : too_large(r->where, text, bytes, &error);
+        json_decref(object);
+    }
+    free(text);
+    return code;
+}
+
+/* ---- the report ---- */
+
+static int report_steps(const rondo_cost_case *c, int64_t count, json_t *steps)
+{
+    char text[1024];
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t n = rondo_cost_step_text(c, i, text, sizeof text);
+        if (n < 0)
+            return fail_library((int)n, STAGE_INPUT);
+        json_array_append_new(steps, json_string(text));
+    }
+    return 0;
+}
+
+static const char *algorithm_name(int32_t number)
+{
+    for (int i = 0; algorithms[i]; i++)
+        if (algorithm_numbers[i] == number)
+            return algorithms[i];
+    return "";
+}
+
+static int tell(const struct reading *r)
+{
+    rondo_cost cost = RONDO_COST_INIT;
+    int code = fail_library(rondo_cost_count(&r->c, &cost), STAGE_INPUT);
+    if (code)
+        return fail_where(EXIT_INPUT, r->where);
+    json_t *report = report_new(), *steps = json_array();
+    const struct {
+        const char *name;
+        int64_t value;
+    } counts[] = {
+        { "num_chips", cost.num_chips }, { "flops_per_chip", cost.flops_per_chip }, { "flops_total", cost.flops_total },
+        { "weight_memory_per_chip", cost.weight_memory_per_chip }, { "weight_memory_total", cost.weight_memory_total },
+        { "activation_memory_per_chip", cost.activation_memory_per_chip }, { "activation_memory_total", cost.activation_memory_total },
+        { "kv_cache_per_chip", cost.kv_cache_per_chip }, { "kv_cache_total", cost.kv_cache_total }, { "communication_bytes", cost.communication_bytes },
+    };
+    json_object_set_new(report, "phase", json_string(r->c.phase == RONDO_COST_DECODE ? "decode" : "prefill"));
+    json_object_set_new(report, "algorithm", json_string(algorithm_name(r->c.algorithm)));
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        json_object_set_new(report, counts[i].name, json_integer(counts[i].value));
+    code = report_steps(&r->c, cost.steps, steps);
+    if (!code && common.json)
+        json_object_set(report, "steps", steps);
+    json_object_set_new(report, "seconds", number(now() - program_began));
+    if (!code)
+        code = report_print(json_incref(report));
+    for (size_t i = 0; i < json_array_size(steps) && !code && !common.json && !common.quiet; i++)
+        printf("  %s\n", json_string_value(json_array_get(steps, i)));
+    json_decref(steps);
+    json_decref(report);
+    return code ? code : output_check();
+}
+
+/* ---- the command ---- */
+
+static const struct command command_cost = {
+    "plan", "plan cost -i CASE.json [OPTION]...",
+    "Counts exactly what one attention layer costs on tensor-parallel x context-parallel chips: FLOPs, weights,\n"
+    "activations, cache and the payload of messages, with the derivation of each number.",
+    NULL,
+};
+
+int plan_cost(int argc, char **argv)
+{
+    const struct option *const tables[OPTION_TABLES] = { own_options, options_output, NULL, NULL };
+    const char *operand = NULL;
+    int operands = 0, mpi_rank, mpi_size;
+    bool help;
+    int code = options_parse(&command_cost, tables, argc, argv, &operand, 1, &operands, &help);
+    if (code || help)
+        return code;
+    if (common.quiet && common.progress == 1)
+        return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
+    if (!options.input)
+        return fail(EXIT_USAGE, "no case is given; usage: rondo %s", command_cost.synopsis);
+    mpi_environment(&mpi_rank, &mpi_size);
+    if (mpi_rank)
+        return 0;   /* under mpirun it is told once */
+    struct reading r = { .where = strcmp(options.input, "-") ? options.input : "stdin", .c = RONDO_COST_CASE_INIT };
+    code = read_file(&r, options.input);
+    if (!code)
+        code = tell(&r);
+    free(r.past);
+    free(r.tokens);
+    return code;
+}

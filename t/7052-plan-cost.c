@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo plan cost: cases from a file and from stdin, the requirements' anchors in the report with a derivation of each number, defaults that
+ * are what they are said to be, and every field that is missing, unknown, contradictory or too large refused by its name.
+ */
+#include "program.h"
+
+static void write_case(const char *text)
+{
+    char path[1024];
+    snprintf(path, sizeof path, "%s/case.json", scratch_dir);
+    FILE *f = fopen(path, "wb");
+    if (f) {
+        fputs(text, f);
+        fclose(f);
+    }
+}
+
+#define SHAPE "\"hidden_size\": 1024, \"num_heads\": 16, \"head_dim\": 64, \"batch_size\": 2, \"bytes_per_elem\": 2"
+#define PREFILL "{ \"phase\": \"prefill\", \"seq_len\": 128, " SHAPE
+#define DECODE "{ \"phase\": \"decode\", \"past_seq_len\": 128, \"new_tokens\": 1, " SHAPE
+
+static int derived(const json_t *steps, const char *name, long long value)
+{
+    char begin[80], end[40];
+    const json_t *step;
+    size_t i;
+    snprintf(begin, sizeof begin, "%s = ", name);
+    snprintf(end, sizeof end, " = %lld", value);
+    json_array_foreach(steps, i, step) {
+        const char *text = json_string_value(step);
+        if (text && !strncmp(text, begin, strlen(begin)) && strlen(text) > strlen(end) && !strcmp(text + strlen(text) - strlen(end), end))
+            return 1;
+    }
+    return 0;
+}
+
+static void anchors(void)
+{
+    static const char *const names[] = { "num_chips", "flops_per_chip", "flops_total", "weight_memory_per_chip", "weight_memory_total",
+                                         "activation_memory_per_chip", "activation_memory_total", "kv_cache_per_chip", "kv_cache_total",
+                                         "communication_bytes" };
+    static const struct {
+        const char *name, *text;
+        long long want[10];
+    } rows[] = {
+        { "Test 1", PREFILL " }", { 1, 2281701376, 2281701376, 8388608, 8388608, 2621440, 2621440, 1048576, 1048576, 0 } },
+        { "Test 2", PREFILL ", \"tensor_parallel\": 4 }", { 4, 570425344, 2281701376, 2097152, 8388608, 1441792, 5767168, 262144, 1048576, 524288 } },
+        { "Test 3", DECODE ", \"tensor_parallel\": 4 }", { 4, 4458496, 17833984, 2097152, 8388608, 11264, 45056, 264192, 1056768, 4096 } },
+        { "CP-1", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"kv-sharded\", \"softmax_stat_bytes\": 4 }",
+          { 4, 570425344, 2281701376, 8388608, 33554432, 655360, 2621440, 262144, 1048576, 139264 } },
+        { "CP-2", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"kv-all-gather\", \"tensor_parallel\": 1 }",
+          { 4, 570425344, 2281701376, 8388608, 33554432, 655360, 2621440, 262144, 1048576, 1048576 } },
+        { "CP-3a", DECODE ", \"kv_len_used\": 128, \"context_parallel\": 4, \"algorithm\": \"kv-sharded\", \"projections\": [\"o\"] }",
+          { 4, 4456448, 17825792, 8388608, 33554432, 8192, 32768, 262144, 1048576, 4352 } },
+        { "CP-4", PREFILL ", \"context_parallel\": 4, \"tensor_parallel\": 4, \"algorithm\": \"kv-sharded\", \"materialize_full_hidden_after_tp\": true }",
+          { 16, 142606336, 2281701376, 2097152, 33554432, 360448, 5767168, 65536, 1048576, 165888 } },
+        { "CP-5", DECODE ", \"kv_len_used\": 128, \"context_parallel\": 4, \"tensor_parallel\": 4, \"algorithm\": \"kv-sharded\", \"projections\": [\"q\", \"o\"] }",
+          { 16, 2162688, 34603008, 2097152, 33554432, 9216, 147456, 65536, 1048576, 5184 } },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        write_case(rows[i].text);
+        const int code = rondo("", "plan cost -i case.json --json");
+        json_t *r = program_json();
+        const json_t *steps = json_object_get(r, "steps");
+        int same = !code && r, told = 1;
+        for (size_t k = 0; k < 10; k++) {
+            const json_t *got = json_object_get(r, names[k]);
+            same &= json_is_integer(got) && json_integer_value(got) == rows[i].want[k];
+            told &= derived(steps, names[k], rows[i].want[k]);
+        }
+        ok(same, "%s", rows[i].name);
+        ok(told, "and each number's derivation");
+        json_decref(r);
+    }
+}
+
+static long long value(const char *name, const char *text)
+{
+    write_case(text);
+    const int code = rondo("", "plan cost --json --input case.json");
+    json_t *r = code ? NULL : program_json();
+    const long long n = r ? json_integer_value(json_object_get(r, name)) : -1;
+    json_decref(r);
+    return n;
+}
+
+static void readings(void)
+{
+    write_case(PREFILL " }");
+    is_int(rondo("", "plan cost -i - <case.json"), 0, "from stdin, as lines");
+    ok(strstr(program_out, "flops_total          2281701376\n") && strstr(program_out, "\n  flops_total = 536870912 + "), "with the derivation below");
+    is_int(rondo("", "plan cost -i case.json --quiet"), 0, "quietly");
+    ok(!program_out[0], "says nothing");
+    is_int(value("communication_bytes", PREFILL ", \"tensor_parallel\": 4, \"materialize_full_hidden_after_tp\": false }"), 0, "chips that keep their share move nothing");
+    is_int(value("kv_cache_total", PREFILL ", \"num_kv_heads\": 4 }"), 262144, "grouped heads");
+    is_int(value("flops_total", PREFILL ", \"projections\": [], \"causal\": true }"), 2LL * 4 * 16 * 64 * (128 * 129 / 2), "causal, the core alone");
+    is_int(value("flops_total", PREFILL ", \"projections\": [], \"window\": [0, 1] }"), 2LL * 4 * 16 * 64 * (128 + 127), "a window");
+    is_int(value("flops_total", PREFILL ", \"projections\": [], \"window\": [-1, -1] }"), 2LL * 4 * 16 * 64 * 128 * 128, "an open one");
+    is_int(value("flops_total", "{ \"phase\": \"prefill\", \"new_tokens\": [3, 5], \"past_seq_len\": [10, 0], \"projections\": [], " SHAPE " }"),
+           4LL * 16 * 64 * (3 * 13 + 5 * 5), "sequences of their own lengths");
+    is_int(rondo("", "plan cost -i case.json >/dev/full"), 4, "a full disk: %s", program_err);
+}
+
+static void bad(const char *name, const char *text)
+{
+    write_case(text);
+    refuses(3, name, "plan cost -i case.json");
+}
+
+static void refusals(void)
+{
+    refuses(2, "no case", "plan cost");
+    refuses(2, "--ranks", "plan cost -i case.json --ranks 3");
+    refuses(3, "nowhere", "plan cost -i nowhere");
+    refuses(3, "cannot be read", "plan cost -i .");
+    bad("case.json", "{");
+    bad("object", "[]");
+    bad("duplicate", PREFILL ", \"phase\": \"decode\" }");
+    bad("phase is missing", "{ " SHAPE ", \"seq_len\": 128 }");
+    bad("num_heads is missing", "{ \"phase\": \"prefill\", \"hidden_size\": 8, \"head_dim\": 4, \"batch_size\": 1, \"bytes_per_elem\": 2, \"seq_len\": 128 }");
+    bad("bytes_per_elem is missing", "{ \"phase\": \"prefill\", \"hidden_size\": 8, \"head_dim\": 4, \"batch_size\": 1, \"num_heads\": 2, \"seq_len\": 128 }");
+    bad("seq_len is missing", "{ \"phase\": \"prefill\", " SHAPE " }");
+    bad("new_tokens is missing", "{ \"phase\": \"decode\", " SHAPE ", \"past_seq_len\": 4 }");
+    bad("seq_len", PREFILL ", \"new_tokens\": 4 }");
+    bad("seq_len", "{ \"phase\": \"decode\", \"seq_len\": 128, " SHAPE " }");
+    bad("phase", "{ \"phase\": \"train\", \"seq_len\": 128, " SHAPE " }");
+    bad("num_chips", PREFILL ", \"num_chips\": 1 }");
+    bad("did you mean context_parallel", PREFILL ", \"context_paralel\": 1 }");
+    bad("num_kv_heads is 0", PREFILL ", \"num_kv_heads\": 0 }");
+    bad("num_kv_heads is -4", PREFILL ", \"num_kv_heads\": -4 }");
+    bad("num_kv_heads is 5", PREFILL ", \"num_kv_heads\": 5 }");
+    bad("num_kv_heads is 2.5", PREFILL ", \"num_kv_heads\": 2.5 }");
+    bad("num_kv_heads is no number", PREFILL ", \"num_kv_heads\": \"4\" }");
+    bad("tensor_parallel is 17", PREFILL ", \"tensor_parallel\": 17 }");
+    bad("context_parallel is 0", PREFILL ", \"context_parallel\": 0 }");
+    bad("algorithm is none", PREFILL ", \"context_parallel\": 2 }");
+    bad("algorithm takes", PREFILL ", \"algorithm\": \"mesh\" }");
+    bad("algorithm takes", PREFILL ", \"algorithm\": 4 }");
+    bad("projections", PREFILL ", \"projections\": [\"q\", \"q\"] }");
+    bad("projections", PREFILL ", \"projections\": [\"x\"] }");
+    bad("projections", PREFILL ", \"projections\": \"q\" }");
+    bad("causal takes", PREFILL ", \"causal\": 1 }");
+    bad("window takes", PREFILL ", \"window\": [1] }");
+    bad("window is -2", PREFILL ", \"window\": [-2, 3] }");
+    bad("kv_len_used is 129", PREFILL ", \"kv_len_used\": 129 }");
+    bad("new_tokens lists 1", "{ \"phase\": \"prefill\", \"new_tokens\": [3], " SHAPE " }");
+    bad("new_tokens is 0", "{ \"phase\": \"prefill\", \"new_tokens\": [3, 0], " SHAPE " }");
+    bad("seq_len is 1152921504606846976", "{ \"phase\": \"prefill\", \"seq_len\": 1152921504606846976, " SHAPE " }");
+    bad("seq_len is 1.84", "{ \"phase\": \"prefill\", \"seq_len\": 18446744073709551616, " SHAPE " }");
+    bad("visible pairs", "{ \"phase\": \"prefill\", \"seq_len\": 1099511627776, " SHAPE " }");
+    bad("flops_per_chip", "{ \"phase\": \"prefill\", \"seq_len\": 1000000000, " SHAPE " }");
+}
+
+int main(void)
+{
+    if (!getenv("RONDO") || !*getenv("RONDO"))
+        return skip_all("the program was not built");
+    scratch_make("7052-plan-cost");
+    anchors();
+    readings();
+    refusals();
+    scratch_remove();
+    return done();
+}
