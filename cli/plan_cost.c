@@ -10,11 +10,12 @@
 #include <string.h>
 
 static struct {
-    const char *input;
+    const char *input, *transport;
 } options;
 
 static const struct option own_options[] = {
     { "input", 'i', OPTION_TEXT, "CASE.json", "the case: what is computed, on how many chips (- is stdin)", &options.input, 0, 0, NULL },
+    { "transport", 0, OPTION_TEXT, "NAME", "what chips would be connected by, for what a run moves (default threads)", &options.transport, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
@@ -294,6 +295,35 @@ static const char *algorithm_name(int32_t number)
     return "";
 }
 
+/* The other convention, where there is such a run; else null, and why. */
+static int report_run_of(const rondo_cost_case *c, json_t *report)
+{
+    rondo_cost_traffic t = RONDO_COST_TRAFFIC_INIT;
+    const int code = rondo_cost_moved(c, options.transport, &t);
+    if (code && code != RONDO_ENOTSUP)
+        return fail_library(code, STAGE_OPTIONS);
+    if (code) {
+        json_object_set_new(report, "moved", json_null());
+        json_object_set_new(report, "moved_reason", json_string(rondo_error_text()));
+        return 0;
+    }
+    json_t *moved = json_object();
+    const struct {
+        const char *name;
+        uint64_t value;
+    } counts[] = {
+        { "messages", t.messages }, { "bytes", t.bytes }, { "context_messages", t.context_messages }, { "context_bytes", t.context_bytes },
+        { "bytes_per_chip", t.bytes_per_chip }, { "workspace_per_chip", t.workspace_per_chip },
+    };
+    json_object_set_new(moved, "transport", json_string(options.transport ? options.transport : "threads"));
+    json_object_set_new(moved, "algorithm", json_string(rondo_algorithm_name(t.algorithm)));
+    json_object_set_new(moved, "layout", json_string(rondo_layout_name(t.layout)));
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        json_object_set_new(moved, counts[i].name, json_integer((json_int_t)counts[i].value));
+    json_object_set_new(report, "moved", moved);
+    return 0;
+}
+
 static int tell(const struct reading *r)
 {
     rondo_cost cost = RONDO_COST_INIT;
@@ -314,7 +344,9 @@ static int tell(const struct reading *r)
     json_object_set_new(report, "algorithm", json_string(algorithm_name(r->c.algorithm)));
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(report, counts[i].name, json_integer(counts[i].value));
-    code = report_steps(&r->c, cost.steps, steps);
+    code = report_run_of(&r->c, report);
+    if (!code)
+        code = report_steps(&r->c, cost.steps, steps);
     if (!code && common.json)
         json_object_set(report, "steps", steps);
     json_object_set_new(report, "seconds", number(now() - program_began));

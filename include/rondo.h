@@ -653,6 +653,24 @@ RONDO_API int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost) ROND
 /* Step `index` of how these numbers come about, from 0, as snprintf() would write it: its length, or a code. */
 RONDO_API int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *text, size_t bytes);
 
+/* The other convention: what a run of this library moves for the same case, message by message, counted from the schedules that would be
+ * carried out. Chips of a context make an attention plan of their heads (causal, window and lengths as in the case; layout as the plan
+ * chooses; F32 or, of 2 bytes, BF16); chips that share heads gather the rows that they keep before the projections and sum the output
+ * (rondo_tp_gather(), rondo_tp_linear(), F32). */
+typedef struct rondo_cost_traffic {
+    size_t struct_size;
+    int32_t algorithm, layout;          /* of attention, as they would run */
+    uint64_t messages, bytes;           /* sent by all chips, without agreements */
+    uint64_t context_messages, context_bytes;   /* of these: between chips that share a context, as schedules of attention */
+    uint64_t bytes_per_chip;            /* of the chip that sends most */
+    uint64_t workspace_per_chip;        /* bytes, of attention: of the chip that needs most, workspace and what is packed */
+    double flops;                       /* of attention itself, all chips */
+} rondo_cost_traffic;
+#define RONDO_COST_TRAFFIC_INIT { sizeof(rondo_cost_traffic), 0, 0, 0, 0, 0, 0, 0, 0, 0.0 }
+/* transport: what the chips would be connected by, NULL = "threads"; asked, not joined. RONDO_ENOTSUP: there is no such run, and the sentence
+ * says why: elements are not of 2 or 4 bytes, or chips do not have the same heads. */
+RONDO_API int rondo_cost_moved(const rondo_cost_case *of, const char *transport, rondo_cost_traffic *traffic) RONDO_MUST_CHECK;
+
 /* ---- layers around attention, under the same contract -------------------------------------------------------------- */
 
 /* Arrays of these functions may lie in host memory or in the device's (rondo_memory_create()), each where it likes; weights are loaded from host

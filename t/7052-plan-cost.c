@@ -99,6 +99,25 @@ static void readings(void)
     is_int(value("flops_total", PREFILL ", \"projections\": [], \"window\": [-1, -1] }"), 2LL * 4 * 16 * 64 * 128 * 128, "an open one");
     is_int(value("flops_total", "{ \"phase\": \"prefill\", \"new_tokens\": [3, 5], \"past_seq_len\": [10, 0], \"projections\": [], " SHAPE " }"),
            4LL * 16 * 64 * (3 * 13 + 5 * 5), "sequences of their own lengths");
+    /* pass-KV of 512 tokens, 16 heads of 64, BF16, on 4 ranks with a leaf each: each sends its K and V three times. (Of 128 tokens one rank has
+     * the only leaf, and nothing moves.) */
+    const long long kv = 2LL * 128 * 16 * 64 * 2;
+    is_int(value("communication_bytes", "{ \"phase\": \"prefill\", \"seq_len\": 512, \"context_parallel\": 4, \"algorithm\": \"pass-kv\", \"hidden_size\": 1024, \"num_heads\": 16, \"head_dim\": 64, "
+                                        "\"batch_size\": 1, \"bytes_per_elem\": 2 }"), 3 * kv,
+           "the payload of pass-KV");
+    json_t *r = program_json(), *moved = json_object_get(r, "moved");
+    is_int(json_integer_value(json_object_get(moved, "bytes_per_chip")), 3 * kv, "is what a run moves, where tokens are whole leaves");
+    ok(json_integer_value(json_object_get(moved, "bytes")) == 4 * 3 * kv && json_integer_value(json_object_get(moved, "context_bytes")) == 4 * 3 * kv &&
+           json_integer_value(json_object_get(moved, "messages")) == 4 * 3 * 2 && !strcmp(json_string_value(json_object_get(moved, "algorithm")), "pass-kv"),
+       "each rank alike");
+    json_decref(r);
+    write_case("{ \"phase\": \"prefill\", \"seq_len\": 8, \"hidden_size\": 8, \"num_heads\": 2, \"head_dim\": 4, \"batch_size\": 1, \"bytes_per_elem\": 1 }");
+    rondo("", "plan cost -i case.json --json");
+    r = program_json();
+    ok(json_is_null(json_object_get(r, "moved")) && strstr(program_out, "bytes_per_elem 1"), "or why there is no such run");
+    json_decref(r);
+    write_case(PREFILL " }");
+    refuses(2, "pigeons", "plan cost -i case.json --transport pigeons");
     is_int(rondo("", "plan cost -i case.json >/dev/full"), 4, "a full disk: %s", program_err);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The case of a count: every field checked by its name, and the sizes that counts are made of. Where something does not divide, the fullest
- * chip has what is rounded up; all chips together have what there is, and copies where a chip needs one. Called by cost.c.
+ * chip has what is rounded up; all chips together have what there is, and copies where a chip needs one. Called by cost.c and moved.c.
  *
  * Deals. Heads: ceil(num_heads / tp). KV heads: ceil(num_kv_heads / tp), or one whole copy each where there are fewer than tp. Tokens of a
  * prefill and cached positions: ceil(of a sequence / cp); a decode step's queries are on each context-parallel rank. Each visible pair is

@@ -22,14 +22,14 @@ const char *rondo_schedule_kind_name(int kind)
 
 /* ---- make and end ---- */
 
-static int find_machine(const rondo_schedule_desc *d, struct rondo__machine *out)
+int rondo__machine_find(struct rondo__machine *out, const char *transport_name, const char *device_name)
 {
     const struct rondo_transport_ops *transport;
     const struct rondo_device_ops *device;
     const char *hook = rondo__env_hook();
-    int err = rondo__transport_find(&transport, d->transport ? d->transport : "threads");
+    int err = rondo__transport_find(&transport, transport_name ? transport_name : "threads");
     if (!err)
-        err = rondo__device_find(&device, d->device ? d->device : "cpu");
+        err = rondo__device_find(&device, device_name ? device_name : "cpu");
     if (err)
         return err;
     rondo__machine_with(transport, device, transport->data_open != NULL, out);
@@ -74,7 +74,7 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
     if (!err)
         err = rondo__reserved(d.reserved, "rondo_schedule_create");
     if (!err)
-        err = find_machine(&d, &machine);
+        err = rondo__machine_find(&machine, d.transport, d.device);
     if (err)
         return err;
     rondo_schedule *s = rondo__alloc_zero(1, sizeof *s);

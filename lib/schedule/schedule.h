@@ -27,6 +27,8 @@ struct rondo_transport_ops;
 struct rondo_device_ops;
 void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane,
                          struct rondo__machine *out);
+/* By their names; NULL: "threads", "cpu" (api.c). */
+int rondo__machine_find(struct rondo__machine *out, const char *transport, const char *device);
 
 /* ---- buffers ---- */
 

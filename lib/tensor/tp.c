@@ -7,8 +7,6 @@
 #include "tensor/linear.h"
 #include "tensor/tp.h"
 
-#define FEW 16
-
 int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *desc)
 {
     rondo_tp_desc d = RONDO_TP_DESC_INIT;
@@ -20,7 +18,7 @@ int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *des
     if (err)
         return err;
     if (d.few < 0)
-        return rondo__fail(RONDO_EINVAL, "rondo_tp_create: few is %lld; it must not be negative, 0 is %d", (long long)d.few, FEW);
+        return rondo__fail(RONDO_EINVAL, "rondo_tp_create: few is %lld; it must not be negative, 0 is %d", (long long)d.few, RONDO_TP_FEW);
     if (!RONDO_HAS(rondo__ops(ctx), linear) || !RONDO_HAS(rondo__ops(ctx), linear_join) || !RONDO_HAS(rondo__ops(ctx), convert))
         return rondo__fail(RONDO_ENOTSUP, "rondo_tp_create: device \"%s\" has no parts of linear layers", rondo__ops(ctx)->name);
     rondo_tp *tp = rondo__alloc_zero(1, sizeof *tp);
@@ -34,7 +32,7 @@ int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *des
         return rondo__fail(RONDO_ENOMEM, "rondo_tp_create: no memory");
     }
     tp->desc = d;
-    tp->desc.few = d.few ? d.few : FEW;
+    tp->desc.few = d.few ? d.few : RONDO_TP_FEW;
     *out = tp;
     return 0;
 }

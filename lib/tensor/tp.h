@@ -26,6 +26,8 @@ struct rondo__tp_case {
     const int64_t *begin;          /* [ranks + 1] LINEAR: leaves of each rank; LOOKUP: rows of the table; TO_*: rows. GATHER: NULL */
     const int64_t *columns;        /* [ranks + 1] TO_*: columns of each rank; else NULL */
 };                                 /* begin NULL, TO_*: as if every rank had all rows, which is larger than any division */
+/* Of up to so many rows every rank keeps all, unless rondo_tp_desc says otherwise. */
+#define RONDO_TP_FEW 16
 void rondo__tp_kept(const struct rondo__tp_case *c, int32_t rank, int64_t *first, int64_t *count);
 
 /* The caller's buffers, by number: they are the first of a schedule. */
