@@ -2,11 +2,12 @@
  *
  * rondo_cost_moved() against runs: tensor-parallel x context-parallel ranks do what a case says - gather rows, attend, sum the output - and
  * the messages and bytes that their transport counted are those of the count, each algorithm, for shapes at random; FLOPs are those of
- * rondo_cost_count(), and no rank's plan asks for more memory than was stated.
+ * rondo_cost_count(), and no rank's plan asks for more memory than was stated. On
+ * threads; 5040-cost-mpi.t runs it with `mpi TP` on as many ranks as mpirun starts.
  */
 #include <stdatomic.h>
 
-#include "plan/cost.h"
+#include "rondo.h"
 
 #define DRAW_STREAM 3085
 #include "t/draw.h"
@@ -243,6 +244,46 @@ static void on_threads(void)
         }
 }
 
+/* MPI ranks draw the same shapes; each counted its own, and has the others'. */
+struct over {
+    int tp, done, wrong;
+};
+
+static int over_mpi(rondo_context *ctx, void *arg)
+{
+    static struct run run;
+    struct over *o = arg;
+    const int ranks = rondo_context_ranks(ctx), cp = ranks / o->tp;
+    int err = 0;
+    for (size_t a = 0; a < sizeof algorithms / sizeof *algorithms && !err; a++)
+        for (int i = 0; i < 6 && !err; i++) {
+            uint64_t mine[4], *all = zeros(ranks * 8);
+            size_t *bytes_of = zeros(ranks * 2);
+            for (int r = 0; r < ranks; r++)
+                bytes_of[r] = sizeof mine;
+            do
+                shape(&run, algorithms[a], o->tp, cp);
+            while (run.c.num_heads % o->tp || (run.c.num_kv_heads % o->tp && o->tp % run.c.num_kv_heads));
+            err = body(ctx, &run);
+            mine[0] = run.messages, mine[1] = run.bytes, mine[2] = run.most, mine[3] = run.workspace;
+            if (!err)
+                err = rondo_all_gather(ctx, mine, all, bytes_of);
+            run.messages = run.bytes = 0;
+            for (int r = 0; r < ranks && !err; r++) {
+                run.messages += all[4 * r];
+                run.bytes += all[4 * r + 1];
+                atomic_most(&run.most, all[4 * r + 2]);
+                atomic_most(&run.workspace, all[4 * r + 3]);
+            }
+            free(all), free(bytes_of);
+            o->wrong += !err && !same(&run, "mpi");
+            o->done += !err;
+        }
+    if (!err && !rondo_context_rank(ctx) && !o->wrong)
+        printf("%d x %d ranks: %d as counted\n", o->tp, cp, o->done);
+    return err;
+}
+
 static void refusals(void)
 {
     static struct run r;
@@ -261,8 +302,18 @@ static void refusals(void)
     is_int(rondo_cost_moved(&r.c, NULL, &t), RONDO_ENOTSUP, "a world that nobody counts: %s", rondo_error_text());
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 2 && !strcmp(argv[1], "mpi")) {
+        struct over over = { atoi(argv[2]), 0, 0 };
+        rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+        d.transport = "mpi";
+        d.threads = 1;
+        const int err = rondo_launch(0, &d, over_mpi, &over);
+        if (err)
+            fprintf(stderr, "%s: %s\n", rondo_error_name(err), rondo_error_text());
+        return err || over.wrong;
+    }
     on_threads();
     refusals();
     return done();
