@@ -15,7 +15,8 @@ static struct {
 
 static const struct option own_options[] = {
     { "input", 'i', OPTION_TEXT, "CASE.json", "the case: what is computed, on how many chips (- is stdin)", &options.input, 0, 0, NULL },
-    { "transport", 0, OPTION_TEXT, "NAME", "what chips would be connected by, for what a run moves (default threads)", &options.transport, 0, 0, NULL },
+    { "transport", 0, OPTION_TEXT, "NAME", "what chips would be connected by, for what a run moves (default threads)",
+      &options.transport, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
@@ -97,7 +98,8 @@ static int read_algorithm(struct reading *r, const char *name, const json_t *val
     int index;
     (void)low;
     if (!json_is_string(value) || !is_one(json_string_value(value), algorithms, &index))
-        return fail(EXIT_INPUT, "%s: %s takes \"none\", \"kv-all-gather\", \"kv-sharded\", \"pass-kv\", \"pass-q\" or \"all-to-all\"", r->where, name);
+        return fail(EXIT_INPUT,
+                    "%s: %s takes \"none\", \"kv-all-gather\", \"kv-sharded\", \"pass-kv\", \"pass-q\" or \"all-to-all\"", r->where, name);
     *(int32_t *)to = algorithm_numbers[index];
     return 0;
 }
@@ -192,8 +194,8 @@ static int check_list(const struct reading *r, const char *name, const int64_t *
 {
     if (!list || count == r->c.batch_size)
         return 0;
-    return fail(EXIT_INPUT, "%s: %s lists %lld lengths, but batch_size is %lld; give one for each sequence", r->where, name, (long long)count,
-                (long long)r->c.batch_size);
+    return fail(EXIT_INPUT, "%s: %s lists %lld lengths, but batch_size is %lld; give one for each sequence", r->where, name,
+                (long long)count, (long long)r->c.batch_size);
 }
 
 static int read_case(struct reading *r, json_t *object)
@@ -212,7 +214,8 @@ static int read_case(struct reading *r, json_t *object)
     for (size_t i = 0; i < FIELDS; i++)
         if (fields[i].needed && !json_object_get(object, fields[i].name))
             return fail(EXIT_INPUT, "%s: %s is missing; rondo-plan(1) lists the fields of a case", r->where, fields[i].name);
-    if ((code = check_list(r, "past_seq_len", r->past, r->past_count)) != 0 || (code = check_list(r, "new_tokens", r->tokens, r->tokens_count)) != 0)
+    if ((code = check_list(r, "past_seq_len", r->past, r->past_count)) != 0 ||
+        (code = check_list(r, "new_tokens", r->tokens, r->tokens_count)) != 0)
         return code;
     r->c.past_seq_len_of = r->past;
     r->c.new_tokens_of = r->tokens;
@@ -338,7 +341,8 @@ static int tell(const struct reading *r)
         { "num_chips", cost.num_chips }, { "flops_per_chip", cost.flops_per_chip }, { "flops_total", cost.flops_total },
         { "weight_memory_per_chip", cost.weight_memory_per_chip }, { "weight_memory_total", cost.weight_memory_total },
         { "activation_memory_per_chip", cost.activation_memory_per_chip }, { "activation_memory_total", cost.activation_memory_total },
-        { "kv_cache_per_chip", cost.kv_cache_per_chip }, { "kv_cache_total", cost.kv_cache_total }, { "communication_bytes", cost.communication_bytes },
+        { "kv_cache_per_chip", cost.kv_cache_per_chip }, { "kv_cache_total", cost.kv_cache_total },
+        { "communication_bytes", cost.communication_bytes },
     };
     json_object_set_new(report, "phase", json_string(r->c.phase == RONDO_COST_DECODE ? "decode" : "prefill"));
     json_object_set_new(report, "algorithm", json_string(algorithm_name(r->c.algorithm)));

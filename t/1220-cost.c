@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * rondo_cost_*(): the eight anchors of the requirements to the last digit; formulas against counting one by one, every chip dealt its heads,
- * tokens and positions and every visible pair looked at; limits (one chip moves nothing, twice the tokens see four times the pairs); sums and
- * derivations that agree; and fields that cannot be so refused by name.
+ * rondo_cost_*(): the eight anchors of the requirements to the last digit; formulas against counting one by one, every chip
+ * dealt its heads, tokens and positions and every visible pair looked at; limits (one chip moves nothing, twice the tokens see
+ * four times the pairs); sums and derivations that agree; and fields that cannot be so refused by name.
  */
 #include "plan/cost.h"
 
@@ -78,9 +78,9 @@ static void anchors(void)
     c[7].skip_projections = RONDO_COST_K | RONDO_COST_V;
     for (int i = 0; i < 8; i++) {
         const rondo_cost cost = cost_of(&c[i]);
-        const int64_t got[10] = { cost.num_chips, cost.flops_per_chip, cost.flops_total, cost.weight_memory_per_chip, cost.weight_memory_total,
-                                  cost.activation_memory_per_chip, cost.activation_memory_total, cost.kv_cache_per_chip, cost.kv_cache_total,
-                                  cost.communication_bytes };
+        const int64_t got[10] = { cost.num_chips, cost.flops_per_chip, cost.flops_total, cost.weight_memory_per_chip,
+                                  cost.weight_memory_total, cost.activation_memory_per_chip, cost.activation_memory_total,
+                                  cost.kv_cache_per_chip, cost.kv_cache_total, cost.communication_bytes };
         if (!ok(!memcmp(got, want[i], sizeof got), "%s", names[i]))
             for (int k = 0; k < 10; k++)
                 diag("%lld, not %lld", (long long)got[k], (long long)want[i][k]);
@@ -89,7 +89,8 @@ static void anchors(void)
     const rondo_cost whole = cost_of(&c[6]);
     c[6].keep_hidden_sharded = 1;
     const rondo_cost part = cost_of(&c[6]);
-    ok(whole.activation_memory_per_chip - part.activation_memory_per_chip == 98304 && whole.communication_bytes - part.communication_bytes == 131072,
+    ok(whole.activation_memory_per_chip - part.activation_memory_per_chip == 98304 &&
+       whole.communication_bytes - part.communication_bytes == 131072,
        "CP-4 with its output left in shares");
 }
 
@@ -125,7 +126,8 @@ static bool masked(const rondo_cost_case *c)
 static struct chip one_chip(const rondo_cost_case *c, int64_t t, int64_t r, int64_t *pairs_seen)
 {
     const int64_t tp = c->tensor_parallel, cp = c->context_parallel, e = c->bytes_per_elem, d = c->hidden_size;
-    const int64_t q = dealt(c->num_heads, tp, t) * c->head_dim, kv_heads = tp > c->num_kv_heads ? 1 : dealt(c->num_kv_heads, tp, t), kv = kv_heads * c->head_dim;
+    const int64_t q = dealt(c->num_heads, tp, t) * c->head_dim;
+    const int64_t kv = (tp > c->num_kv_heads ? 1 : dealt(c->num_kv_heads, tp, t)) * c->head_dim;
     const bool prefill = c->phase == RONDO_COST_PREFILL;
     struct chip chip = { 0, e * (2 * d * q + 2 * d * kv), 0, 0 };
     for (int64_t s = 0; s < c->batch_size; s++) {
@@ -174,7 +176,8 @@ static bool same_as_counted(const rondo_cost_case *c, const rondo_cost *cost)
         all.flops += one.flops - one_chip(&bare, i % c->tensor_parallel, i / c->tensor_parallel, &ignored).flops;
     }
     all.flops += 4 * pairs * c->head_dim;
-    for (int64_t t = 0; t < (c->tensor_parallel > c->num_kv_heads ? 1 : c->tensor_parallel); t++)   /* copies of a KV head are no more cache */
+    const int64_t columns = c->tensor_parallel > c->num_kv_heads ? 1 : c->tensor_parallel;   /* copies of a KV head are no more cache */
+    for (int64_t t = 0; t < columns; t++)
         for (int64_t r = 0; r < c->context_parallel; r++) {
             int64_t ignored = 0;
             unique += one_chip(c, t, r, &ignored).cache * (c->tensor_parallel > c->num_kv_heads ? c->num_kv_heads : 1);
@@ -321,7 +324,8 @@ static void limits(void)
         default: b.num_heads += b.num_kv_heads;
         }
         const rondo_cost less = cost_of(&a), more = cost_of(&b);
-        monotone &= more.flops_total >= less.flops_total && more.weight_memory_total >= less.weight_memory_total && more.kv_cache_total >= less.kv_cache_total &&
+        monotone &= more.flops_total >= less.flops_total && more.weight_memory_total >= less.weight_memory_total &&
+            more.kv_cache_total >= less.kv_cache_total &&
                     more.activation_memory_total >= less.activation_memory_total && more.communication_bytes >= less.communication_bytes;
     }
     ok(monotone, "more of anything never costs less");
@@ -353,13 +357,15 @@ static void derivations(void)
         sums += !strcmp(text, "flops_per_chip = 33554432 + 33554432 + 33554432 + 33554432 + 4194304 + 4194304 = 142606336");
         sums += !strcmp(text, "communication_bytes = 2048 + 32768 + 131072 = 165888");
         sums += !strcmp(text, "kv_cache_total = 1048576 = 1048576");
-        term += !strcmp(text, "flops, q projection: 2 * tokens_local * hidden_size * heads_local * head_dim = 2 * 64 * 1024 * 4 * 64 = 33554432; "
+        term += !strcmp(text,
+                        "flops, q projection: 2 * tokens_local * hidden_size * heads_local * head_dim = 2 * 64 * 1024 * 4 * 64 = 33554432; "
                               "of all chips 2 * 256 * 1024 * 16 * 64 = 536870912");
     }
     is_int(sums, 3, "sums are derived");
     is_int(term, 1, "and their terms");
     ok(whole, "in any room, as snprintf() would");
-    ok(rondo_cost_step_text(&c, cost.steps, text, sizeof text) == RONDO_EINVAL && rondo_cost_step_text(&c, -1, text, sizeof text) == RONDO_EINVAL,
+    ok(rondo_cost_step_text(&c, cost.steps, text, sizeof text) == RONDO_EINVAL &&
+       rondo_cost_step_text(&c, -1, text, sizeof text) == RONDO_EINVAL,
        "no step before or behind: %s", rondo_error_text());
     is_int(rondo_cost_step_text(&c, 0, NULL, 4), RONDO_EINVAL, "no text: %s", rondo_error_text());
 }
@@ -420,7 +426,8 @@ static void refusals(void)
     REFUSE("window", (c.windowed = 1, c.window_left = -2));
     REFUSE("visible pairs", c.seq_len = INT64_C(1) << 40);
     REFUSE("flops_per_chip", (c.seq_len = INT64_C(1) << 28, c.head_dim = INT64_C(1) << 20));
-    REFUSE("weight_memory_per_chip", (c.seq_len = 1, c.batch_size = 1, c.skip_projections = 15, c.hidden_size = INT64_C(1) << 31, c.num_heads = 1 << 10, c.head_dim = INT64_C(1) << 31));
+    REFUSE("weight_memory_per_chip", (c.seq_len = 1, c.batch_size = 1, c.skip_projections = 15,
+                                      c.hidden_size = INT64_C(1) << 31, c.num_heads = 1 << 10, c.head_dim = INT64_C(1) << 31));
     const int64_t lengths[2] = { 3, -1 }, zero[2] = { 3, 0 };
     REFUSE("past_seq_len of sequence 1", (c.seq_len = 0, c.new_tokens = 1, c.past_seq_len_of = lengths));
     REFUSE("new_tokens of sequence 1", (c.seq_len = 0, c.new_tokens_of = zero));

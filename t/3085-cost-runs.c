@@ -104,7 +104,8 @@ static int exchange(rondo_context *group, const rondo_cost_case *c, int64_t rows
     int err = rondo_tp_create(&share, group, NULL);
     if (!err)
         err = rondo_linear_create(&linear, group, &d);
-    float *weights = zeros(hidden * width), *x = zeros(rows * hidden), *kept = zeros(rows * hidden), *o = zeros(rows * width), *y = zeros(rows * hidden);
+    float *weights = zeros(hidden * width), *x = zeros(rows * hidden), *kept = zeros(rows * hidden), *o = zeros(rows * width);
+    float *y = zeros(rows * hidden);
     if (!err)
         err = rondo_linear_load(linear, 0, hidden, weights);
     if (!err)
@@ -206,10 +207,14 @@ static int same(struct run *r, const char *transport)
         err = rondo_cost_count(&core, &cost);
     if (err || t.messages != r->messages || t.bytes != r->bytes || t.bytes_per_chip != r->most || r->workspace > t.workspace_per_chip ||
         t.flops != (double)cost.flops_total) {
-        diag("%s: %s, tp %lld cp %lld: %llu messages of %llu bytes, most %llu, %llu of memory; planned %llu, %llu, %llu, %llu; %g FLOPs, %lld", err ? rondo_error_text() : "",
-             rondo_algorithm_name(r->c.algorithm), (long long)r->c.tensor_parallel, (long long)r->c.context_parallel, (unsigned long long)r->messages,
+        diag("%s: %s, tp %lld cp %lld: %llu messages of %llu bytes, most %llu, %llu of memory; "
+             "planned %llu, %llu, %llu, %llu; %g FLOPs, %lld",
+             err ? rondo_error_text() : "",
+             rondo_algorithm_name(r->c.algorithm), (long long)r->c.tensor_parallel, (long long)r->c.context_parallel,
+             (unsigned long long)r->messages,
              (unsigned long long)r->bytes, (unsigned long long)r->most, (unsigned long long)r->workspace, (unsigned long long)t.messages,
-             (unsigned long long)t.bytes, (unsigned long long)t.bytes_per_chip, (unsigned long long)t.workspace_per_chip, t.flops, (long long)cost.flops_total);
+             (unsigned long long)t.bytes, (unsigned long long)t.bytes_per_chip, (unsigned long long)t.workspace_per_chip,
+             t.flops, (long long)cost.flops_total);
         return 0;
     }
     return 1;
@@ -239,7 +244,8 @@ static void on_threads(void)
                 wrong += err || !same(&run, NULL);
                 moved += run.bytes;
             }
-            ok(!wrong && (moved > 0) == (grids[g].tp * grids[g].cp > 1), "%s, %d x %d ranks: what was counted was moved", rondo_algorithm_name(algorithms[a]),
+            ok(!wrong && (moved > 0) == (grids[g].tp * grids[g].cp > 1), "%s, %d x %d ranks: what was counted was moved",
+               rondo_algorithm_name(algorithms[a]),
                grids[g].tp, grids[g].cp);
         }
 }

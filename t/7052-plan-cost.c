@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * rondo plan cost: cases from a file and from stdin, the requirements' anchors in the report with a derivation of each number, defaults that
+ * rondo plan cost: cases from a file and from stdin, the requirements' anchors in the report with a derivation of each number,
+ * defaults that
  * are what they are said to be, and every field that is missing, unknown, contradictory or too large refused by its name.
  */
 #include "program.h"
@@ -45,7 +46,8 @@ static void anchors(void)
         long long want[10];
     } rows[] = {
         { "Test 1", PREFILL " }", { 1, 2281701376, 2281701376, 8388608, 8388608, 2621440, 2621440, 1048576, 1048576, 0 } },
-        { "Test 2", PREFILL ", \"tensor_parallel\": 4 }", { 4, 570425344, 2281701376, 2097152, 8388608, 1441792, 5767168, 262144, 1048576, 524288 } },
+        { "Test 2", PREFILL ", \"tensor_parallel\": 4 }", { 4, 570425344, 2281701376, 2097152, 8388608, 1441792, 5767168,
+                                                            262144, 1048576, 524288 } },
         { "Test 3", DECODE ", \"tensor_parallel\": 4 }", { 4, 4458496, 17833984, 2097152, 8388608, 11264, 45056, 264192, 1056768, 4096 } },
         { "CP-1", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"kv-sharded\", \"softmax_stat_bytes\": 4 }",
           { 4, 570425344, 2281701376, 8388608, 33554432, 655360, 2621440, 262144, 1048576, 139264 } },
@@ -53,9 +55,13 @@ static void anchors(void)
           { 4, 570425344, 2281701376, 8388608, 33554432, 655360, 2621440, 262144, 1048576, 1048576 } },
         { "CP-3a", DECODE ", \"kv_len_used\": 128, \"context_parallel\": 4, \"algorithm\": \"kv-sharded\", \"projections\": [\"o\"] }",
           { 4, 4456448, 17825792, 8388608, 33554432, 8192, 32768, 262144, 1048576, 4352 } },
-        { "CP-4", PREFILL ", \"context_parallel\": 4, \"tensor_parallel\": 4, \"algorithm\": \"kv-sharded\", \"materialize_full_hidden_after_tp\": true }",
+        { "CP-4",
+          PREFILL ", \"context_parallel\": 4, \"tensor_parallel\": 4, \"algorithm\": \"kv-sharded\", "
+                  "\"materialize_full_hidden_after_tp\": true }",
           { 16, 142606336, 2281701376, 2097152, 33554432, 360448, 5767168, 65536, 1048576, 165888 } },
-        { "CP-5", DECODE ", \"kv_len_used\": 128, \"context_parallel\": 4, \"tensor_parallel\": 4, \"algorithm\": \"kv-sharded\", \"projections\": [\"q\", \"o\"] }",
+        { "CP-5",
+          DECODE ", \"kv_len_used\": 128, \"context_parallel\": 4, \"tensor_parallel\": 4, \"algorithm\": \"kv-sharded\", "
+                 "\"projections\": [\"q\", \"o\"] }",
           { 16, 2162688, 34603008, 2097152, 33554432, 9216, 147456, 65536, 1048576, 5184 } },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -89,29 +95,39 @@ static void readings(void)
 {
     write_case(PREFILL " }");
     is_int(rondo("", "plan cost -i - <case.json"), 0, "from stdin, as lines");
-    ok(strstr(program_out, "flops_total          2281701376\n") && strstr(program_out, "\n  flops_total = 536870912 + "), "with the derivation below");
+    ok(strstr(program_out, "flops_total          2281701376\n") && strstr(program_out, "\n  flops_total = 536870912 + "),
+       "with the derivation below");
     is_int(rondo("", "plan cost -i case.json --quiet"), 0, "quietly");
     ok(!program_out[0], "says nothing");
-    is_int(value("communication_bytes", PREFILL ", \"tensor_parallel\": 4, \"materialize_full_hidden_after_tp\": false }"), 0, "chips that keep their share move nothing");
+    is_int(value("communication_bytes", PREFILL ", \"tensor_parallel\": 4, \"materialize_full_hidden_after_tp\": false }"), 0,
+           "chips that keep their share move nothing");
     is_int(value("kv_cache_total", PREFILL ", \"num_kv_heads\": 4 }"), 262144, "grouped heads");
-    is_int(value("flops_total", PREFILL ", \"projections\": [], \"causal\": true }"), 2LL * 4 * 16 * 64 * (128 * 129 / 2), "causal, the core alone");
+    is_int(value("flops_total", PREFILL ", \"projections\": [], \"causal\": true }"), 2LL * 4 * 16 * 64 * (128 * 129 / 2),
+           "causal, the core alone");
     is_int(value("flops_total", PREFILL ", \"projections\": [], \"window\": [0, 1] }"), 2LL * 4 * 16 * 64 * (128 + 127), "a window");
     is_int(value("flops_total", PREFILL ", \"projections\": [], \"window\": [-1, -1] }"), 2LL * 4 * 16 * 64 * 128 * 128, "an open one");
-    is_int(value("flops_total", "{ \"phase\": \"prefill\", \"new_tokens\": [3, 5], \"past_seq_len\": [10, 0], \"projections\": [], " SHAPE " }"),
+    is_int(value("flops_total",
+                 "{ \"phase\": \"prefill\", \"new_tokens\": [3, 5], \"past_seq_len\": [10, 0], \"projections\": [], " SHAPE " }"),
            4LL * 16 * 64 * (3 * 13 + 5 * 5), "sequences of their own lengths");
-    /* pass-KV of 512 tokens, 16 heads of 64, BF16, on 4 ranks with a leaf each: each sends its K and V three times. (Of 128 tokens one rank has
+    /* pass-KV of 512 tokens, 16 heads of 64, BF16, on 4 ranks with a leaf each: each sends its K and V three times. (Of 128
+     * tokens one rank has
      * the only leaf, and nothing moves.) */
     const long long kv = 2LL * 128 * 16 * 64 * 2;
-    is_int(value("communication_bytes", "{ \"phase\": \"prefill\", \"seq_len\": 512, \"context_parallel\": 4, \"algorithm\": \"pass-kv\", \"hidden_size\": 1024, \"num_heads\": 16, \"head_dim\": 64, "
+    is_int(value("communication_bytes",
+                 "{ \"phase\": \"prefill\", \"seq_len\": 512, \"context_parallel\": 4, \"algorithm\": \"pass-kv\", "
+                  "\"hidden_size\": 1024, \"num_heads\": 16, \"head_dim\": 64, "
                                         "\"batch_size\": 1, \"bytes_per_elem\": 2 }"), 3 * kv,
            "the payload of pass-KV");
     json_t *r = program_json(), *moved = json_object_get(r, "moved");
     is_int(json_integer_value(json_object_get(moved, "bytes_per_chip")), 3 * kv, "is what a run moves, where tokens are whole leaves");
-    ok(json_integer_value(json_object_get(moved, "bytes")) == 4 * 3 * kv && json_integer_value(json_object_get(moved, "context_bytes")) == 4 * 3 * kv &&
-           json_integer_value(json_object_get(moved, "messages")) == 4 * 3 * 2 && !strcmp(json_string_value(json_object_get(moved, "algorithm")), "pass-kv"),
+    ok(json_integer_value(json_object_get(moved, "bytes")) == 4 * 3 * kv &&
+       json_integer_value(json_object_get(moved, "context_bytes")) == 4 * 3 * kv &&
+           json_integer_value(json_object_get(moved, "messages")) == 4 * 3 * 2 &&
+               !strcmp(json_string_value(json_object_get(moved, "algorithm")), "pass-kv"),
        "each rank alike");
     json_decref(r);
-    write_case("{ \"phase\": \"prefill\", \"seq_len\": 8, \"hidden_size\": 8, \"num_heads\": 2, \"head_dim\": 4, \"batch_size\": 1, \"bytes_per_elem\": 1 }");
+    write_case("{ \"phase\": \"prefill\", \"seq_len\": 8, \"hidden_size\": 8, \"num_heads\": 2, \"head_dim\": 4, "
+               "\"batch_size\": 1, \"bytes_per_elem\": 1 }");
     rondo("", "plan cost -i case.json --json");
     r = program_json();
     ok(json_is_null(json_object_get(r, "moved")) && strstr(program_out, "bytes_per_elem 1"), "or why there is no such run");
@@ -137,8 +153,10 @@ static void refusals(void)
     bad("object", "[]");
     bad("duplicate", PREFILL ", \"phase\": \"decode\" }");
     bad("phase is missing", "{ " SHAPE ", \"seq_len\": 128 }");
-    bad("num_heads is missing", "{ \"phase\": \"prefill\", \"hidden_size\": 8, \"head_dim\": 4, \"batch_size\": 1, \"bytes_per_elem\": 2, \"seq_len\": 128 }");
-    bad("bytes_per_elem is missing", "{ \"phase\": \"prefill\", \"hidden_size\": 8, \"head_dim\": 4, \"batch_size\": 1, \"num_heads\": 2, \"seq_len\": 128 }");
+    bad("num_heads is missing",
+        "{ \"phase\": \"prefill\", \"hidden_size\": 8, \"head_dim\": 4, \"batch_size\": 1, \"bytes_per_elem\": 2, \"seq_len\": 128 }");
+    bad("bytes_per_elem is missing",
+        "{ \"phase\": \"prefill\", \"hidden_size\": 8, \"head_dim\": 4, \"batch_size\": 1, \"num_heads\": 2, \"seq_len\": 128 }");
     bad("seq_len is missing", "{ \"phase\": \"prefill\", " SHAPE " }");
     bad("new_tokens is missing", "{ \"phase\": \"decode\", " SHAPE ", \"past_seq_len\": 4 }");
     bad("seq_len", PREFILL ", \"new_tokens\": 4 }");

@@ -87,12 +87,18 @@ static void projections(struct count *n)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const int64_t local = rows[i].kv ? s->kv_heads_local : s->heads_local, all = rows[i].kv ? s->kv_heads_all : s->heads;
         if (counts(n, rows[i].bit))
-            term(n, FLOPS, rows[i].flops, rows[i].kv ? "2 * tokens_local * hidden_size * kv_heads_local * head_dim" : "2 * tokens_local * hidden_size * heads_local * head_dim",
+            term(n, FLOPS, rows[i].flops,
+                 rows[i].kv ? "2 * tokens_local * hidden_size * kv_heads_local * head_dim"
+                            : "2 * tokens_local * hidden_size * heads_local * head_dim",
                  PRODUCT(2, s->tokens_local, s->hidden, local, s->head_dim), PRODUCT(2, s->tokens_all, s->hidden, all, s->head_dim));
-        term(n, WEIGHTS, rows[i].weights, rows[i].kv ? "hidden_size * kv_heads_local * head_dim * bytes_per_elem" : "hidden_size * heads_local * head_dim * bytes_per_elem",
+        term(n, WEIGHTS, rows[i].weights,
+             rows[i].kv ? "hidden_size * kv_heads_local * head_dim * bytes_per_elem"
+                        : "hidden_size * heads_local * head_dim * bytes_per_elem",
              PRODUCT(s->hidden, local, s->head_dim, s->bytes), PRODUCT(s->cp, s->hidden, all, s->head_dim, s->bytes));
         if (rows[i].kept && counts(n, rows[i].bit))
-            term(n, ACTIVATIONS, rows[i].kept, rows[i].kv ? "tokens_local * kv_heads_local * head_dim * bytes_per_elem" : "tokens_local * heads_local * head_dim * bytes_per_elem",
+            term(n, ACTIVATIONS, rows[i].kept,
+                 rows[i].kv ? "tokens_local * kv_heads_local * head_dim * bytes_per_elem"
+                            : "tokens_local * heads_local * head_dim * bytes_per_elem",
                  PRODUCT(s->tokens_local, local, s->head_dim, s->bytes), PRODUCT(s->tokens_all, all, s->head_dim, s->bytes));
     }
 }
@@ -104,7 +110,8 @@ static void core(struct count *n)
     for (int i = 0; i < 2; i++)
         term(n, FLOPS, names[i], "2 * heads_local * pairs_local * head_dim", PRODUCT(2, s->heads_local, s->pairs_local, s->head_dim),
              PRODUCT(2, s->heads, s->pairs, s->head_dim));
-    term(n, CACHE, "k and v", "2 * keys_local * kv_heads_local * head_dim * bytes_per_elem", PRODUCT(2, s->keys_local, s->kv_heads_local, s->head_dim, s->bytes),
+    term(n, CACHE, "k and v", "2 * keys_local * kv_heads_local * head_dim * bytes_per_elem",
+         PRODUCT(2, s->keys_local, s->kv_heads_local, s->head_dim, s->bytes),
          PRODUCT(2, s->keys, s->kv_heads, s->head_dim, s->bytes));
 }
 
@@ -131,11 +138,14 @@ static void messages(struct count *n)
     struct product kv = PRODUCT(others, 2, s->keys_local, s->kv_heads_local, s->head_dim, s->bytes);
     switch (s->cp > 1 ? n->c.algorithm : 0) {
     case RONDO_ALL_GATHER:
-        message(n, "all keys and values", "2 * keys * kv_heads_local * head_dim * bytes_per_elem", PRODUCT(2, s->keys, s->kv_heads_local, s->head_dim, s->bytes));
+        message(n, "all keys and values", "2 * keys * kv_heads_local * head_dim * bytes_per_elem",
+                PRODUCT(2, s->keys, s->kv_heads_local, s->head_dim, s->bytes));
         break;
     case RONDO_REDUCE:
-        message(n, "softmax statistics", "2 * tokens_local * heads_local * softmax_stat_bytes", PRODUCT(2, s->tokens_local, s->heads_local, s->stat_bytes));
-        message(n, "partial outputs", "tokens_local * heads_local * head_dim * bytes_per_elem", PRODUCT(s->tokens_local, s->heads_local, s->head_dim, s->bytes));
+        message(n, "softmax statistics", "2 * tokens_local * heads_local * softmax_stat_bytes",
+                PRODUCT(2, s->tokens_local, s->heads_local, s->stat_bytes));
+        message(n, "partial outputs", "tokens_local * heads_local * head_dim * bytes_per_elem",
+                PRODUCT(s->tokens_local, s->heads_local, s->head_dim, s->bytes));
         break;
     case RONDO_PASS_KV:
         message(n, "k and v round the ring", "(cp - 1) * 2 * keys_local * kv_heads_local * head_dim * bytes_per_elem", kv);
@@ -145,7 +155,8 @@ static void messages(struct count *n)
                 PRODUCT(others, s->tokens_local, s->heads_local, s->head_dim, s->bytes));
         message(n, "partial outputs back", "(cp - 1) * tokens_local * heads_local * head_dim * bytes_per_elem",
                 PRODUCT(others, s->tokens_local, s->heads_local, s->head_dim, s->bytes));
-        message(n, "their LSE", "(cp - 1) * tokens_local * heads_local * softmax_stat_bytes", PRODUCT(others, s->tokens_local, s->heads_local, s->stat_bytes));
+        message(n, "their LSE", "(cp - 1) * tokens_local * heads_local * softmax_stat_bytes",
+                PRODUCT(others, s->tokens_local, s->heads_local, s->stat_bytes));
         break;
     case RONDO_ALL_TO_ALL:
         heads.over = kv.over = s->cp;
@@ -156,12 +167,14 @@ static void messages(struct count *n)
         break;
     }
     if (s->tp > 1 && !n->c.keep_hidden_sharded)
-        message(n, "y of all chips that share heads", "tokens_local * hidden_size * bytes_per_elem", PRODUCT(s->tokens_local, s->hidden, s->bytes));
+        message(n, "y of all chips that share heads", "tokens_local * hidden_size * bytes_per_elem",
+                PRODUCT(s->tokens_local, s->hidden, s->bytes));
 }
 
 static int too_large(const char *what)
 {
-    return rondo__fail(RONDO_EINVAL, "%s is more than %lld; smaller sizes, and fewer or shorter sequences, can be counted", what, (long long)INT64_MAX);
+    return rondo__fail(RONDO_EINVAL, "%s is more than %lld; smaller sizes, and fewer or shorter sequences, can be counted",
+                       what, (long long)INT64_MAX);
 }
 
 static int count(struct count *n, const rondo_cost_case *of)
@@ -211,21 +224,32 @@ static void put_product(char *text, size_t bytes, size_t *at, const struct produ
 static void put_size(const struct count *n, int index, char *text, size_t bytes, size_t *at)
 {
     const struct rondo__cost_sizes *s = &n->s;
-    const bool prefill = n->c.phase == RONDO_COST_PREFILL, masked = n->c.causal || (n->c.windowed && (n->c.window_left >= 0 || n->c.window_right >= 0));
+    const bool prefill = n->c.phase == RONDO_COST_PREFILL;
+    const bool masked = n->c.causal || (n->c.windowed && (n->c.window_left >= 0 || n->c.window_right >= 0));
+    const char *pairs_local = "sum over sequences of ceil(pairs / context_parallel)";
+    if (!masked)
+        pairs_local = prefill ? "sum over sequences of ceil(new tokens / context_parallel) * cached positions"
+                              : "sum over sequences of new tokens * ceil(cached positions / context_parallel)";
     const struct {
         const char *name, *formula;
         int64_t value;
     } sizes[SIZES] = {
         { "num_chips", "tensor_parallel * context_parallel", s->chips },
         { "heads_local", "ceil(num_heads / tensor_parallel)", s->heads_local },
-        { "kv_heads_local", s->kv_heads_all > s->kv_heads ? "1, a copy where tensor_parallel is more than num_kv_heads" : "ceil(num_kv_heads / tensor_parallel)", s->kv_heads_local },
+        { "kv_heads_local",
+          s->kv_heads_all > s->kv_heads ? "1, a copy where tensor_parallel is more than num_kv_heads"
+                                        : "ceil(num_kv_heads / tensor_parallel)",
+          s->kv_heads_local },
         { "tokens", "sum over sequences of the new tokens", s->tokens },
-        { "tokens_local", prefill ? "sum over sequences of ceil(new tokens / context_parallel)" : "tokens, on each context-parallel rank", s->tokens_local },
+        { "tokens_local",
+          prefill ? "sum over sequences of ceil(new tokens / context_parallel)" : "tokens, on each context-parallel rank",
+          s->tokens_local },
         { "keys", "sum over sequences of the cached positions", s->keys },
         { "keys_local", "sum over sequences of ceil(cached positions / context_parallel)", s->keys_local },
-        { "pairs", masked ? "sum over sequences of the keys that each query sees" : "sum over sequences of new tokens * cached positions", s->pairs },
-        { "pairs_local", masked ? "sum over sequences of ceil(pairs / context_parallel)" : prefill ? "sum over sequences of ceil(new tokens / context_parallel) * cached positions"
-                                                              : "sum over sequences of new tokens * ceil(cached positions / context_parallel)", s->pairs_local },
+        { "pairs",
+          masked ? "sum over sequences of the keys that each query sees" : "sum over sequences of new tokens * cached positions",
+          s->pairs },
+        { "pairs_local", pairs_local, s->pairs_local },
     };
     put(text, bytes, at, "%s = %s = %lld", sizes[index].name, sizes[index].formula, (long long)sizes[index].value);
 }
@@ -278,7 +302,8 @@ int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *tex
     if (!text && bytes)
         return rondo__fail(RONDO_EINVAL, "rondo_cost_step_text: text is NULL, but has room for %zu bytes", bytes);
     if (index < 0 || index >= SIZES + n.term_count + SUMS)
-        return rondo__fail(RONDO_EINVAL, "rondo_cost_step_text: there is no step %lld; there are %d, from 0", (long long)index, SIZES + n.term_count + SUMS);
+        return rondo__fail(RONDO_EINVAL, "rondo_cost_step_text: there is no step %lld; there are %d, from 0", (long long)index,
+                           SIZES + n.term_count + SUMS);
     const int i = (int)index;
     if (i < SIZES)
         put_size(&n, i, text, bytes, &at);

@@ -9,7 +9,8 @@
 
 #include "core/internal.h"
 
-/* What of a case counts are made of. Rows are tokens of all sequences; _local is what the fullest chip has, and copies are counted in _all. */
+/* What of a case counts are made of. Rows are tokens of all sequences; _local is what the fullest chip has, and copies are
+ * counted in _all. */
 struct rondo__cost_sizes {
     int64_t tp, cp, chips;
     int64_t hidden, head_dim, bytes, stat_bytes;

@@ -29,7 +29,8 @@ static bool triangle(int64_t x, int64_t *sum)
 /* Sum of clamp(x, 0, most) over x from `first` on, `count` of them. */
 static bool clamped(int64_t first, int64_t count, int64_t most, int64_t *sum)
 {
-    const int64_t end = first + count, low = first > 0 ? first : 0, high = end < most ? end : most, full = end - (first > most ? first : most);
+    const int64_t end = first + count, low = first > 0 ? first : 0, high = end < most ? end : most;
+    const int64_t full = end - (first > most ? first : most);
     int64_t slope = 0, before = 0, top = 0;
     bool good = true;
     if (high > low)
@@ -71,9 +72,11 @@ static int check_numbers(const rondo_cost_case *c)
         const char *name;
         int64_t value, low, high;
     } fields[] = {
-        { "hidden_size", c->hidden_size, 1, SIZE_MOST }, { "num_heads", c->num_heads, 1, SIZE_MOST }, { "num_kv_heads", c->num_kv_heads, 1, SIZE_MOST },
+        { "hidden_size", c->hidden_size, 1, SIZE_MOST }, { "num_heads", c->num_heads, 1, SIZE_MOST },
+        { "num_kv_heads", c->num_kv_heads, 1, SIZE_MOST },
         { "head_dim", c->head_dim, 1, SIZE_MOST }, { "batch_size", c->batch_size, 1, SIZE_MOST }, { "seq_len", c->seq_len, 0, TOKENS_MOST },
-        { "past_seq_len", c->past_seq_len, 0, TOKENS_MOST }, { "new_tokens", c->new_tokens, 0, TOKENS_MOST }, { "kv_len_used", c->kv_len_used, 0, 2 * TOKENS_MOST },
+        { "past_seq_len", c->past_seq_len, 0, TOKENS_MOST }, { "new_tokens", c->new_tokens, 0, TOKENS_MOST },
+        { "kv_len_used", c->kv_len_used, 0, 2 * TOKENS_MOST },
         { "bytes_per_elem", c->bytes_per_elem, 1, 64 }, { "softmax_stat_bytes", c->softmax_stat_bytes, 1, 64 },
         { "tensor_parallel", c->tensor_parallel, 1, CHIPS_MOST }, { "context_parallel", c->context_parallel, 1, CHIPS_MOST },
     };
@@ -81,9 +84,11 @@ static int check_numbers(const rondo_cost_case *c)
         if (fields[i].value < fields[i].low || fields[i].value > fields[i].high)
             return wrong(fields[i].name, fields[i].value, fields[i].low, fields[i].high);
     if (c->num_heads % c->num_kv_heads)
-        return rondo__fail(RONDO_EINVAL, "num_kv_heads is %lld, which does not divide num_heads, %lld", (long long)c->num_kv_heads, (long long)c->num_heads);
+        return rondo__fail(RONDO_EINVAL, "num_kv_heads is %lld, which does not divide num_heads, %lld",
+                           (long long)c->num_kv_heads, (long long)c->num_heads);
     if (c->tensor_parallel > c->num_heads)
-        return rondo__fail(RONDO_EINVAL, "tensor_parallel is %lld, but num_heads only %lld; each chip takes a head at least", (long long)c->tensor_parallel,
+        return rondo__fail(RONDO_EINVAL, "tensor_parallel is %lld, but num_heads only %lld; each chip takes a head at least",
+                           (long long)c->tensor_parallel,
                            (long long)c->num_heads);
     return 0;
 }
@@ -97,13 +102,16 @@ static int check_words(const rondo_cost_case *c)
     case 0: case RONDO_ALL_GATHER: case RONDO_REDUCE: case RONDO_PASS_KV: case RONDO_PASS_Q: case RONDO_ALL_TO_ALL:
         break;
     default:
-        return rondo__fail(RONDO_EINVAL, "algorithm is %d; 0, all-gather, reduce, pass-kv, pass-q and all-to-all can be counted", (int)c->algorithm);
+        return rondo__fail(RONDO_EINVAL,
+                           "algorithm is %d; 0, all-gather, reduce, pass-kv, pass-q and all-to-all can be counted", (int)c->algorithm);
     }
     if (!c->algorithm && c->context_parallel > 1)
-        return rondo__fail(RONDO_EINVAL, "algorithm is none, but context_parallel %lld; chips that share a context exchange something, say how",
+        return rondo__fail(RONDO_EINVAL,
+                           "algorithm is none, but context_parallel %lld; chips that share a context exchange something, say how",
                            (long long)c->context_parallel);
     if (c->skip_projections & ~all)
-        return rondo__fail(RONDO_EINVAL, "projections: skip_projections is %d; it is a sum out of RONDO_COST_Q, _K, _V and _O", (int)c->skip_projections);
+        return rondo__fail(RONDO_EINVAL, "projections: skip_projections is %d; it is a sum out of RONDO_COST_Q, _K, _V and _O",
+                           (int)c->skip_projections);
     const int32_t flags[] = { c->keep_hidden_sharded, c->causal, c->windowed };
     static const char *const names[] = { "keep_hidden_sharded", "causal", "windowed" };
     for (int i = 0; i < 3; i++)
@@ -120,18 +128,22 @@ static int check_lengths(rondo_cost_case *c)
 {
     const bool apart = c->past_seq_len || c->new_tokens || c->past_seq_len_of || c->new_tokens_of;
     if (c->seq_len && apart)
-        return rondo__fail(RONDO_EINVAL, "seq_len is %lld, but past_seq_len and new_tokens are given too; give it, or these two", (long long)c->seq_len);
+        return rondo__fail(RONDO_EINVAL,
+                           "seq_len is %lld, but past_seq_len and new_tokens are given too; give it, or these two", (long long)c->seq_len);
     if (c->seq_len && c->phase == RONDO_COST_DECODE)
         return rondo__fail(RONDO_EINVAL, "seq_len is given, but phase is decode; give past_seq_len and new_tokens");
     if (c->seq_len)
         c->new_tokens = c->seq_len;
     if (!c->new_tokens_of && !c->new_tokens)
-        return apart || c->phase == RONDO_COST_DECODE ? rondo__fail(RONDO_EINVAL, "new_tokens is missing or 0; there is one token at least")
-                                                      : rondo__fail(RONDO_EINVAL, "seq_len is missing or 0; give it, or past_seq_len and new_tokens");
+        return rondo__fail(RONDO_EINVAL, "%s", apart || c->phase == RONDO_COST_DECODE
+                                                   ? "new_tokens is missing or 0; there is one token at least"
+                                                   : "seq_len is missing or 0; give it, or past_seq_len and new_tokens");
     if (c->kv_len_used && (c->past_seq_len_of || c->new_tokens_of))
-        return rondo__fail(RONDO_EINVAL, "kv_len_used is %lld, but sequences have lengths of their own; leave it out", (long long)c->kv_len_used);
+        return rondo__fail(RONDO_EINVAL, "kv_len_used is %lld, but sequences have lengths of their own; leave it out",
+                           (long long)c->kv_len_used);
     if (c->kv_len_used > c->past_seq_len + c->new_tokens)
-        return rondo__fail(RONDO_EINVAL, "kv_len_used is %lld; there are past_seq_len + new_tokens = %lld positions at most", (long long)c->kv_len_used,
+        return rondo__fail(RONDO_EINVAL, "kv_len_used is %lld; there are past_seq_len + new_tokens = %lld positions at most",
+                           (long long)c->kv_len_used,
                            (long long)(c->past_seq_len + c->new_tokens));
     return 0;
 }
@@ -182,9 +194,11 @@ static int lengths(struct rondo__cost_sizes *s, const rondo_cost_case *c)
         const int64_t past = c->past_seq_len_of ? c->past_seq_len_of[i] : c->past_seq_len;
         const int64_t tokens = c->new_tokens_of ? c->new_tokens_of[i] : c->new_tokens;
         if (past < 0 || past > TOKENS_MOST)
-            err = rondo__fail(RONDO_EINVAL, "past_seq_len of sequence %lld is %lld; it takes 0 to %lld", (long long)i, (long long)past, (long long)TOKENS_MOST);
+            err = rondo__fail(RONDO_EINVAL, "past_seq_len of sequence %lld is %lld; it takes 0 to %lld", (long long)i,
+                              (long long)past, (long long)TOKENS_MOST);
         else if (tokens < 1 || tokens > TOKENS_MOST)
-            err = rondo__fail(RONDO_EINVAL, "new_tokens of sequence %lld is %lld; it takes 1 to %lld", (long long)i, (long long)tokens, (long long)TOKENS_MOST);
+            err = rondo__fail(RONDO_EINVAL, "new_tokens of sequence %lld is %lld; it takes 1 to %lld", (long long)i,
+                              (long long)tokens, (long long)TOKENS_MOST);
         else
             err = add_sequences(s, c, 1, past, tokens);
     }
@@ -208,7 +222,8 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
     if (err)
         return err;
     const int64_t tp = c->tensor_parallel, cp = c->context_parallel;
-    struct rondo__cost_sizes s = { .tp = tp, .cp = cp, .chips = tp * cp, .hidden = c->hidden_size, .head_dim = c->head_dim, .bytes = c->bytes_per_elem,
+    struct rondo__cost_sizes s = { .tp = tp, .cp = cp, .chips = tp * cp, .hidden = c->hidden_size, .head_dim = c->head_dim,
+                                   .bytes = c->bytes_per_elem,
                                    .stat_bytes = c->softmax_stat_bytes, .heads = c->num_heads, .heads_local = ceil_div(c->num_heads, tp),
                                    .kv_heads = c->num_kv_heads, .kv_heads_local = ceil_div(c->num_kv_heads, tp),
                                    .kv_heads_all = tp > c->num_kv_heads ? tp : c->num_kv_heads };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What a run moves for a case of cost.c: not a formula, but a count of the schedules that ranks would carry out. Attention is a design without
- * a context (attention/design.c), one for each group of chips that share a context; they all are alike, as their chips have as many heads. The
- * exchanges of chips that share heads are those of tensor/tp_build.c, of the rows that each rank of the context has.
+ * What a run moves for a case of cost.c: not a formula, but a count of the schedules that ranks would carry out. Attention is
+ * a design without a context (attention/design.c), one for each group of chips that share a context; they all are alike, as
+ * their chips have as many heads. The exchanges of chips that share heads are those of tensor/tp_build.c, of the rows that each
+ * rank of the context has.
  */
 #include "attention/attention.h"
 #include "plan/cost.h"
@@ -14,8 +15,9 @@
 
 static int refuse_heads(const rondo_cost_case *c)
 {
-    return rondo__fail(RONDO_ENOTSUP, "tensor_parallel %lld: its chips do not all have the same of %lld heads and %lld KV heads; what a run moves is "
-                                      "counted where they do", (long long)c->tensor_parallel, (long long)c->num_heads, (long long)c->num_kv_heads);
+    return rondo__fail(RONDO_ENOTSUP,
+                       "tensor_parallel %lld: its chips do not all have the same of %lld heads and %lld KV heads; what a run moves "
+                       "is counted where they do", (long long)c->tensor_parallel, (long long)c->num_heads, (long long)c->num_kv_heads);
 }
 
 /* The attention that one context's chips compute. */
@@ -23,14 +25,18 @@ static int describe(const rondo_cost_case *c, rondo_attention_desc *d)
 {
     const int64_t tp = c->tensor_parallel, kv = c->num_kv_heads;
     if (c->bytes_per_elem != 2 && c->bytes_per_elem != 4)
-        return rondo__fail(RONDO_ENOTSUP, "bytes_per_elem %lld: a run has F32 (4) or BF16 (2), of which what is moved is counted", (long long)c->bytes_per_elem);
+        return rondo__fail(RONDO_ENOTSUP,
+                           "bytes_per_elem %lld: a run has F32 (4) or BF16 (2), of which what is moved is counted",
+                           (long long)c->bytes_per_elem);
     if (c->num_heads % tp || (kv % tp && tp % kv))
         return refuse_heads(c);
     if (tp > RANKS_MOST / c->context_parallel)
-        return rondo__fail(RONDO_ENOTSUP, "tensor_parallel %lld x context_parallel %lld: what a run moves is counted on up to %d ranks", (long long)tp,
+        return rondo__fail(RONDO_ENOTSUP,
+                           "tensor_parallel %lld x context_parallel %lld: what a run moves is counted on up to %d ranks", (long long)tp,
                            (long long)c->context_parallel, RANKS_MOST);
     if (c->batch_size > SEQUENCES_MOST)
-        return rondo__fail(RONDO_ENOTSUP, "batch_size %lld: what a run moves is counted for up to %d sequences", (long long)c->batch_size, SEQUENCES_MOST);
+        return rondo__fail(RONDO_ENOTSUP, "batch_size %lld: what a run moves is counted for up to %d sequences",
+                           (long long)c->batch_size, SEQUENCES_MOST);
     d->heads = c->num_heads / tp;
     d->kv_heads = kv > tp ? kv / tp : 1;
     d->head_dim = c->head_dim;
@@ -58,7 +64,8 @@ static int exchanges(const rondo_cost_case *c, int32_t t, int64_t rows, const in
         { .kind = RONDO_TP_LINEAR, .ranks = tp, .few = few, .rows = rows, .width = c->hidden_size, .leaves = (int32_t)c->num_heads,
           .in = c->num_heads * c->head_dim, .begin = begin },
     };
-    const bool happens[2] = { (c->skip_projections & of_input) != of_input && !few, !(c->skip_projections & RONDO_COST_O) };   /* few rows are everywhere */
+    const bool happens[2] = { (c->skip_projections & of_input) != of_input && !few,
+                              !(c->skip_projections & RONDO_COST_O) };   /* few rows are everywhere */
     *out = (struct rondo__counts){ 0, 0, 0 };
     for (int i = 0; i < 2; i++) {
         struct rondo__counts one = { 0, 0, 0 };
@@ -72,8 +79,8 @@ static int exchanges(const rondo_cost_case *c, int32_t t, int64_t rows, const in
 }
 
 /* One rank of a context: its attention, once for each chip that shares heads, and what these exchange. */
-static int add_rank(rondo_cost_traffic *all, const rondo_cost_case *c, const struct rondo__design *design, int32_t rank, const int64_t *begin,
-                    struct rondo__part_of *part)
+static int add_rank(rondo_cost_traffic *all, const rondo_cost_case *c, const struct rondo__design *design, int32_t rank,
+                    const int64_t *begin, struct rondo__part_of *part)
 {
     const uint64_t tp = (uint64_t)c->tensor_parallel;
     struct rondo__counts own;
