@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/math.h"
 #include "rondo.h"
 
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
@@ -61,7 +62,9 @@ static inline float rondo__fma_soft(float a, float b, float c)
 
 static inline float rondo__fma(float a, float b, float c)
 {
-#ifdef __FP_FAST_FMAF
+#if defined(NUM_FMA)   /* a graphics card's kernels */
+    return NUM_FMA(a, b, c);
+#elif defined(__FP_FAST_FMAF)
     return __builtin_fmaf(a, b, c);
 #else
     return rondo__fma_soft(a, b, c);
@@ -159,7 +162,7 @@ static inline float rondo__lse(float m, float l)
 {
     if (l == 0.0f)
         return -__builtin_inff();
-    float y = (float)((double)m * RONDO_LN2 + rondo_log((double)l));
+    float y = (float)((double)m * RONDO_LN2 + rondo__log64((double)l));
     return y != y ? rondo__float(RONDO_NAN_BITS) : y;
 }
 

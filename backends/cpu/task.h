@@ -59,59 +59,7 @@ static inline int64_t rondo__cpu_position(const struct rondo_attention_task *t, 
     return s->first + (token - s->row) * s->step;
 }
 
-/* ---- leaves of a run ---- */
-
-/* How many leaves a run is. What does not begin where a leaf does is one piece, whatever its length. */
-static inline int64_t rondo__run_leaves(const struct rondo_leaf *run, int32_t leaf_size)
-{
-    return run->step == 1 && run->first % leaf_size == 0 ? (run->count - 1) / leaf_size + 1 : 1;
-}
-
-/* The i-th of them, as a run of its own. */
-static inline struct rondo_leaf rondo__run_leaf(const struct rondo_leaf *run, int64_t leaves, int64_t i, int32_t leaf_size)
-{
-    struct rondo_leaf f = *run;
-    if (leaves > 1) {
-        f.row += i * leaf_size;
-        f.first += i * leaf_size;
-        f.count = run->count - i * leaf_size < leaf_size ? run->count - i * leaf_size : leaf_size;
-    }
-    return f;
-}
-
-/* Those in which keys of [lo, hi) may lie: [*a, *b). */
-static inline void rondo__run_visible(const struct rondo_leaf *run, int64_t leaves, int64_t lo, int64_t hi, int32_t leaf_size, int64_t *a,
-                                      int64_t *b)
-{
-    *a = 0;
-    *b = leaves;
-    if (leaves == 1)
-        return;
-    if (lo > run->first)
-        *a = lo >= run->first + run->count ? leaves : (lo - run->first) / leaf_size;
-    if (hi <= run->first)
-        *b = 0;
-    else if (hi < run->first + run->count)
-        *b = (hi - run->first - 1) / leaf_size + 1;
-}
-
-/* The canonical tree over the leaves [a, b) of a run, written as what follows each leaf: how many of the nodes before it are merged with
- * leaf i (and what came of it) at once, nearest first. A node goes up as long as it is a right child, past siblings of which nothing is
- * visible; the last leaf goes up to the top. Indices count from the run's first leaf: the run lies under one aligned node, so that they
- * have the same low bits as absolute ones. */
-static inline int32_t rondo__run_merges(int64_t i, int64_t a, int64_t b)
-{
-    int32_t n = 0;
-    for (int64_t up = i, base = i, size = 1; up; up >>= 1, size <<= 1) {
-        if (up & 1) {
-            n += base > a;              /* the left sibling is [base - size, base) */
-            base -= size;
-        } else if (i + 1 < b) {
-            break;
-        }
-    }
-    return n;
-}
+/* ---- leaves (core/leaf.h has more) ---- */
 
 /* What of a run tokens [t0, t1) see: leaves [*first, *end). */
 static inline void rondo__run_seen(const struct rondo_attention_task *t, int64_t t0, int64_t t1, const struct rondo_leaf *run, int64_t *first,
@@ -125,41 +73,6 @@ static inline void rondo__run_seen(const struct rondo_attention_task *t, int64_t
         hi = b > hi ? b : hi;
     }
     rondo__run_visible(run, rondo__run_leaves(run, t->leaf_size), lo, hi, t->leaf_size, first, end);
-}
-
-/* ... in parts of 2^shift leaves, parts [*a, *b). */
-static inline int64_t rondo__run_parts(int64_t first, int64_t end, int32_t shift, int64_t *a, int64_t *b)
-{
-    *a = first >> shift;
-    *b = first < end ? ((end - 1) >> shift) + 1 : *a;
-    return *b - *a;
-}
-
-/* Nodes that a run may have on the stack at once. */
-static inline int32_t rondo__run_depth(int64_t leaves)
-{
-    int32_t depth = 1;
-    for (int64_t i = leaves - 1; i > 0; i >>= 1)
-        depth++;
-    return depth;
-}
-
-/* ---- one leaf ---- */
-
-/* [lo, hi) of positions as a range of key indices of a leaf; lo >= hi: none. */
-static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo, int64_t hi, int32_t *i0, int32_t *i1)
-{
-    int64_t a = 0, b = f->count;
-    if (lo > f->first)
-        a = (lo - f->first + f->step - 1) / f->step;
-    if (hi <= f->first)
-        b = 0;
-    else if (hi - 1 - f->first < (f->count - 1) * f->step)
-        b = (hi - 1 - f->first) / f->step + 1;
-    if (a > f->count)
-        a = f->count;
-    *i0 = (int32_t)a;
-    *i1 = (int32_t)b;
 }
 
 /* The first key of a leaf for one of the task's KV heads: where it lies, in elements from `k` and `v`, and the way to the next key. */
@@ -203,12 +116,6 @@ static inline void rondo__leaf_bits(const struct rondo_attention_task *t, const 
         range &= b >= 64 ? ~(uint64_t)0 : b > 0 ? ~(~(uint64_t)0 << b) : 0;
         bits[w] = t->mask->kind->bits ? bits[w] & range : range;
     }
-}
-
-/* C10: what the counter of dropout is made of, besides a key's number by four. */
-static inline uint32_t rondo__drop_place(int32_t head, int64_t p, int64_t k)
-{
-    return (uint32_t)head | ((uint32_t)((uint64_t)k >> 34) & 0xffu) << 16 | ((uint32_t)((uint64_t)p >> 32) & 0xffu) << 24;
 }
 
 /* The words of keys k, k + 1, k + 2 and k + 3, where k is a multiple of 4; head: of the plan. */

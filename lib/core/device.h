@@ -20,6 +20,7 @@
 #ifndef RONDO_CORE_DEVICE_H
 #define RONDO_CORE_DEVICE_H
 
+#include "core/leaf.h"
 #include "core/mask.h"
 #include "rondo.h"
 
@@ -32,31 +33,6 @@ struct rondo_program;
 
 /* ---- what attention computes: a program ------------------------------------------------------------------------ */
 
-/* Keys that one rank holds, as a run of leaves: count keys from position `first` on, cut at the multiples of the leaf size; their rows
- * follow each other. As many leaves as fit under one aligned node of the tree: first is a multiple of leaf size * 2^h with at most 2^h
- * leaves, and only the last may have fewer keys. Or a piece of keys that were dealt out one by one (step > 1, or an odd piece): then it is
- * one leaf, of at most leaf size keys, wherever it begins. */
-struct rondo_leaf {
-    int64_t row;     /* row of the first key in its source, from where the source's rows of this sequence begin */
-    int64_t first;   /* its position */
-    int64_t count;   /* keys */
-    int32_t step;    /* positions are first, first + step, ... */
-    int32_t source;  /* which of the run's KV parts */
-};
-
-/* The canonical tree as a program for a stack machine; one program serves every query row of a job.
- *   LEAF i    push the node (M, l, acc) over leaves[i] of the row's visible keys, which for several leaves is the canonical tree over them
- *             with what is empty pruned; nothing visible: the empty node
- *   LOAD i    push the node that lies in place i
- *   MERGE     pop the right node, pop the left one, push merge(left, right)
- *   STORE i   pop into place i
- *   OUT       pop, divide, round, write out and lse
- * The stack is empty at the end. A device may skip what is empty: merging with the empty node is the identity (rondo-numerics(7)). */
-enum rondo_tree_code { RONDO_TREE_LEAF, RONDO_TREE_LOAD, RONDO_TREE_MERGE, RONDO_TREE_STORE, RONDO_TREE_OUT };
-struct rondo_tree_step {
-    int32_t code, arg;
-};
-
 /* Nodes in memory, for q_rows x heads rows, as they also travel between ranks: float acc[q_rows][heads][value_dim], then float
  * M[q_rows][heads], then float l[q_rows][heads]. The empty node has M = -FLT_MAX, l = 0, acc = 0. */
 static inline size_t rondo__slot_floats(int64_t q_rows, int64_t heads, int64_t value_dim)
@@ -68,15 +44,6 @@ static inline size_t rondo__slot_floats(int64_t q_rows, int64_t heads, int64_t v
 struct rondo_place {
     int64_t rows;
     int32_t buffer, reserved;
-};
-
-/* What a score is made of besides q.k (rondo-numerics(7), rule 2, which says in which order), and what becomes of weights. All zero:
- * x = s * scale_log2, nothing dropped. */
-struct rondo_terms {
-    float cap_in, cap_out;             /* other than 0: x = tanh(s * cap_in) * cap_out, where these are scale / softcap, softcap * log2(e) */
-    int32_t alibi, bias, sinks;        /* 1: a run has them */
-    uint32_t drop;                     /* weights whose random word is below it are dropped (rule 10) */
-    float keep;                        /* 1 / (1 - P), the factor of what is left; 1 where drop is 0 */
 };
 
 /* What a job computes. JOIN is FORWARD without leaves. PROBABILITIES writes, for each of its rows and each visible key of its leaves, the

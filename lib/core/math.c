@@ -14,52 +14,29 @@
 #include <float.h>
 #include <string.h>
 
+#include "core/math.h"
 #include "rondo.h"
 
 #if FLT_EVAL_METHOD != 0
 #error "rondo needs double arithmetic without excess precision (on 32-bit x86: -msse2 -mfpmath=sse)"
 #endif
 
-#define LN2_HI 0x1.62e42fee00000p-1      /* 32 bits: k * LN2_HI is exact for every exponent k */
-#define LN2_LO 0x1.a39ef35793c76p-33
 #define INVERSE_LN2 0x1.71547652b82fep+0
-#define SQRT2 0x1.6a09e667f3bcdp+0
-#define INFINITE ((double)__builtin_inff())
 
 /* A sum hi + lo with |lo| at most half an ulp of hi. */
 struct sum {
     double hi, lo;
 };
 
-static uint64_t bits_of(double x)
-{
-    uint64_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
-}
-
-static double of_bits(uint64_t u)
-{
-    double x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
-/* Machines disagree on the NaN that 0/0 gives; this is ours. */
-static double canonical_nan(void)
-{
-    return of_bits(UINT64_C(0x7ff8000000000000));
-}
-
 static double magnitude(double x)
 {
-    return of_bits(bits_of(x) & UINT64_C(0x7fffffffffffffff));
+    return rondo__double(rondo__bits64(x) & UINT64_C(0x7fffffffffffffff));
 }
 
 /* 2^k for -1022 <= k <= 1023 */
 static double power_of_two(int k)
 {
-    return of_bits((uint64_t)(k + 1023) << 52);
+    return rondo__double((uint64_t)(k + 1023) << 52);
 }
 
 /* To the nearest integer, ties to even, for |x| < 2^51. */
@@ -97,7 +74,7 @@ static struct sum two_product(double a, double b)
 static double exp_sum(double hi, double lo)
 {
     double k = nearest(hi * INVERSE_LN2);
-    double a = hi - k * LN2_HI, t = lo - k * LN2_LO;
+    double a = hi - k * RONDO_LN2_HI, t = lo - k * RONDO_LN2_LO;
     double r = a + t, c = (a - r) + t;
     double p = 1.0 / 6227020800.0;                        /* 1/13!: the next term is below 4e-18 */
     int e = (int)k;
@@ -124,9 +101,9 @@ static double exp_sum(double hi, double lo)
 double rondo_exp(double x)
 {
     if (x != x)
-        return canonical_nan();
+        return rondo__nan64();
     if (x > 710.0)
-        return INFINITE;
+        return RONDO_INFINITE;
     if (x < -746.0)
         return 0.0;
     return exp_sum(x, 0.0);
@@ -134,66 +111,16 @@ double rondo_exp(double x)
 
 /* ---- log --------------------------------------------------------------------------------------------- */
 
-/* x = m * 2^k with sqrt(1/2) <= m < sqrt(2); x positive and finite, also subnormal */
-static double split_exponent(double x, int *k)
-{
-    uint64_t u;
-    double m;
-    int e = 0;
-
-    if (x < DBL_MIN) {
-        x *= 0x1p54;
-        e = -54;
-    }
-    u = bits_of(x);
-    e += (int)(u >> 52) - 1023;
-    m = of_bits((u & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x3ff0000000000000));
-    if (m >= SQRT2) {
-        m *= 0.5;
-        e++;
-    }
-    *k = e;
-    return m;
-}
-
-/* log(1+f) = 2 atanh(s) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2+f), R = 2 s^2/3 + 2 s^4/5 + ...; |s| < 0.1716 */
 double rondo_log(double x)
 {
-    double m, f, s, z, r, h, k;
-    int e;
-
-    if (x != x || x < 0.0)
-        return canonical_nan();
-    if (x == 0.0)
-        return -INFINITE;
-    if (x > DBL_MAX)
-        return x;
-    m = split_exponent(x, &e);
-    f = m - 1.0;
-    s = f / (2.0 + f);
-    z = s * s;
-    r = 2.0 / 23.0;
-    r = r * z + 2.0 / 21.0;
-    r = r * z + 2.0 / 19.0;
-    r = r * z + 2.0 / 17.0;
-    r = r * z + 2.0 / 15.0;
-    r = r * z + 2.0 / 13.0;
-    r = r * z + 2.0 / 11.0;
-    r = r * z + 2.0 / 9.0;
-    r = r * z + 2.0 / 7.0;
-    r = r * z + 2.0 / 5.0;
-    r = r * z + 2.0 / 3.0;
-    r = r * z;
-    h = 0.5 * f * f;
-    k = (double)e;
-    return k * LN2_HI - ((h - (s * (h + r) + k * LN2_LO)) - f);
+    return rondo__log64(x);
 }
 
 /* log(x) to about 65 bits, for pow: the first two terms of the atanh series in double-double */
 static struct sum log_sum(double x)
 {
     int e;
-    double m = split_exponent(x, &e), f = m - 1.0, k = (double)e;
+    double m = rondo__split_exponent(x, &e), f = m - 1.0, k = (double)e;
     struct sum d = two_sum(m, 1.0), p, u, s, z, w;
     double q;
 
@@ -223,8 +150,8 @@ static struct sum log_sum(double x)
     p = quick_two_sum(p.hi, p.lo + (s.lo + w.lo));
     p.hi *= 2.0;
     p.lo *= 2.0;
-    u = two_sum(k * LN2_HI, p.hi);
-    return quick_two_sum(u.hi, u.lo + (p.lo + k * LN2_LO));
+    u = two_sum(k * RONDO_LN2_HI, p.hi);
+    return quick_two_sum(u.hi, u.lo + (p.lo + k * RONDO_LN2_LO));
 }
 
 /* ---- pow --------------------------------------------------------------------------------------------- */
@@ -248,22 +175,22 @@ double rondo_pow(double base, double exponent)
     if (y == 0.0 || base == 1.0)
         return 1.0;
     if (x != x || y != y)
-        return canonical_nan();
-    if ((bits_of(base) >> 63) != 0 && is_odd(y))
+        return rondo__nan64();
+    if ((rondo__bits64(base) >> 63) != 0 && is_odd(y))
         sign = -1.0;
     if (x == 0.0 || x > DBL_MAX)
-        return (x == 0.0) == (y < 0.0) ? sign * INFINITE : sign * 0.0;
+        return (x == 0.0) == (y < 0.0) ? sign * RONDO_INFINITE : sign * 0.0;
     if (base < 0.0 && !is_integer(y))
-        return canonical_nan();
+        return rondo__nan64();
     if (x == 1.0)
         return sign;
     if (magnitude(y) > 0x1p64) /* |log(x)| >= 2^-53: far out of range; also infinite exponents */
-        return (x > 1.0) == (y > 0.0) ? sign * INFINITE : sign * 0.0;
+        return (x > 1.0) == (y > 0.0) ? sign * RONDO_INFINITE : sign * 0.0;
     l = log_sum(x);
     p = two_product(y, l.hi);
     p.lo += y * l.lo;
     if (p.hi > 710.0)
-        return sign * INFINITE;
+        return sign * RONDO_INFINITE;
     if (p.hi < -746.0)
         return sign * 0.0;
     return sign * exp_sum(p.hi, p.lo);
@@ -298,7 +225,7 @@ static void multiply_64(uint64_t a, uint64_t b, uint64_t *high, uint64_t *low)
  * than about 2^-62 to a multiple of pi/2. */
 static struct sum reduce(double x, int *quadrant)
 {
-    uint64_t u = bits_of(x), m = (u & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x0010000000000000);
+    uint64_t u = rondo__bits64(x), m = (u & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x0010000000000000);
     int e = (int)(u >> 52 & 0x7ff) - 1075, first = 62 + e, word = first / 64, shift = first % 64, q,
         zeros = 0;
     uint64_t w[3], f[3], high, low, carry;
@@ -382,7 +309,7 @@ static double sin_or_cos(double x, int turn)
     int quadrant = 0;
 
     if (!(magnitude(x) <= DBL_MAX))
-        return canonical_nan();
+        return rondo__nan64();
     if (magnitude(x) > 0x1.921fb54442d18p-1)
         r = reduce(x, &quadrant);
     quadrant += turn;
@@ -405,20 +332,5 @@ double rondo_cos(double x)
 
 void rondo_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2])
 {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
-
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = UINT64_C(0xD2511F53) * c0, b = UINT64_C(0xCD9E8D57) * c2;
-        uint32_t n0 = (uint32_t)(b >> 32) ^ c1 ^ k0, n2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)b;
-        c3 = (uint32_t)a;
-        c0 = n0;
-        c2 = n2;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
+    rondo__philox(out, counter, key);
 }

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The second kernel of attention: each row's steps (core/device.h), as they are written, over the nodes that the first one left; and a kernel that
+ * shows probabilities. A warp takes a row and 128 dimensions of it; a lane has four of these, 32 apart, and its own copy of M and l. The
+ * stack of nodes is in shared memory.
+ */
+#ifndef RONDO_CUDA_ATTENTION_STEPS_H
+#define RONDO_CUDA_ATTENTION_STEPS_H
+
+#include "backends/cuda/attention_tile.h"
+
+struct cuda_node {                 /* a lane's part */
+    float acc[4], M, l;
+};
+
+DEVICE void cuda_push(float *stack, int at, const struct cuda_node *node)
+{
+    float *to = stack + at * CUDA_LEVEL + THREAD % 32;
+    UNROLL
+    for (int e = 0; e < 4; e++)
+        to[32 * e] = node->acc[e];
+    to[128] = node->M;
+    to[160] = node->l;
+}
+
+DEVICE struct cuda_node cuda_pop(const float *stack, int at)
+{
+    const float *from = stack + at * CUDA_LEVEL + THREAD % 32;
+    struct cuda_node node;
+    UNROLL
+    for (int e = 0; e < 4; e++)
+        node.acc[e] = from[32 * e];
+    node.M = from[128];
+    node.l = from[160];
+    return node;
+}
+
+/* node = merge(the one below it, node), `merges` times; the stack had `top` without it. */
+DEVICE void cuda_join(const float *stack, int top, int merges, struct cuda_node *node)
+{
+    ROLLED
+    for (int n = 1; n <= merges; n++) {
+        const struct cuda_node below = cuda_pop(stack, top - n);
+        float left, right;
+        cuda_merge(below.M, below.l, &node->M, &node->l, &left, &right);
+        UNROLL
+        for (int e = 0; e < 4; e++)
+            node->acc[e] = NUM_FMA(below.acc[e], left, node->acc[e] * right);
+    }
+}
+
+/* A node of `room` rows in memory, of which this is row r, dimensions from d0 on. */
+DEVICE struct cuda_node cuda_load(const float *from, int64_t room, int64_t r, int d0, int dim)
+{
+    struct cuda_node node;
+    UNROLL
+    for (int e = 0; e < 4; e++) {
+        const int d = d0 + THREAD % 32 + 32 * e;
+        node.acc[e] = d < dim ? from[r * dim + d] : 0.0f;
+    }
+    node.M = from[room * dim + r];
+    node.l = from[room * dim + room + r];
+    return node;
+}
+
+/* C7 */
+DEVICE void cuda_output(const struct cuda_attention *p, const struct cuda_bind *bind, int64_t token, int hq, int h, int d0, struct cuda_node *node)
+{
+    if (p->terms.sinks) {
+        const float x = p->sinks[h] * RONDO_LOG2E_F, n = rondo__rint(x), l = rondo__exp2_poly(x - n), M = l != l ? FLT_MAX : n;
+        if (node->l != 0.0f && x != -__builtin_inff()) {
+            const float top = node->M > M ? node->M : M;
+            const float sa = rondo__merge_scale(node->M - top), sb = rondo__merge_scale(M - top);
+            node->M = top;
+            node->l = NUM_FMA(node->l, sa, l * sb);
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                node->acc[e] = NUM_FMA(node->acc[e], sa, 0.0f * sb);
+        }
+    }
+    const float l = node->l;
+    float inv = 1.0f / l;
+    if (p->terms.drop)
+        inv = inv * p->terms.keep;
+    UNROLL
+    for (int e = 0; e < 4; e++) {
+        const int d = d0 + THREAD % 32 + 32 * e;
+        if (d < p->value_dim)
+            rondo__put_element(p->out, bind->out + token * p->out_row + hq * p->out_head + d, p->out_type, l == 0.0f ? 0.0f : node->acc[e] * inv + 0.0f);
+    }
+    if (d0 || THREAD % 32)
+        return;
+    if (p->stats) {
+        float *stats = p->stats + bind->stats + token * p->stats_row + hq * p->stats_head;
+        rondo__put_element(stats, 0, RONDO_F32, l == 0.0f ? 0.0f : node->M + 0.0f);
+        rondo__put_element(stats, 1, RONDO_F32, l);
+    }
+    if (p->lse)
+        rondo__put_element(p->lse, bind->lse + token * p->lse_row + hq * p->lse_head, RONDO_F32, rondo__lse(node->M, l));
+}
+
+/* Nodes of parts are fetched some at a time, as each comes late. */
+#define CUDA_AHEAD 4
+
+DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, int r, int d0, float *stack)
+{
+    const struct cuda_job job = p->jobs[tile->job];
+    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const int64_t f = tile->first + r, token = f / job.group;
+    const int hq = tile->kv_head * job.group + (int)(f % job.group), dim = p->value_dim;
+    const int64_t slot_rows = job.q_rows * job.heads, slot_row = token * job.heads + hq;
+    int top = 0, leaf = 0;
+
+    ROLLED
+    for (int i = 0; i < job.steps; i++) {
+        const struct rondo_tree_step s = p->steps[job.steps_first + i];
+        struct cuda_node node;
+        if (s.code == RONDO_TREE_LEAF) {
+            const struct cuda_part part = p->parts[tile->parts + leaf++];
+            if (part.count == 0) {
+                UNROLL
+                for (int e = 0; e < 4; e++)
+                    node.acc[e] = 0.0f;
+                node.M = -FLT_MAX;
+                node.l = 0.0f;
+                cuda_push(stack, top++, &node);
+            }
+            ROLLED
+            for (int k = 0; k < part.count; k += CUDA_AHEAD) {
+                struct cuda_node ahead[CUDA_AHEAD];
+                UNROLL
+                for (int a = 0; a < CUDA_AHEAD; a++)
+                    if (k + a < part.count)
+                        ahead[a] = cuda_load(p->nodes + part.nodes + (int64_t)(k + a) * tile->room * (dim + 2), tile->room, r, d0, dim);
+                UNROLL
+                for (int a = 0; a < CUDA_AHEAD; a++)
+                    if (k + a < part.count) {
+                        const int merges = rondo__run_merges(part.first + k + a, part.first, part.first + part.count);
+                        cuda_join(stack, top, merges, &ahead[a]);
+                        top -= merges;
+                        cuda_push(stack, top++, &ahead[a]);
+                    }
+            }
+        } else if (s.code == RONDO_TREE_LOAD) {
+            node = cuda_load(p->slots[bind->slots + s.arg], slot_rows, slot_row, d0, dim);
+            cuda_push(stack, top++, &node);
+        } else if (s.code == RONDO_TREE_MERGE) {
+            node = cuda_pop(stack, --top);
+            cuda_join(stack, top, 1, &node);
+            cuda_push(stack, top - 1, &node);
+        } else if (s.code == RONDO_TREE_STORE) {
+            node = cuda_pop(stack, --top);
+            float *to = p->slots[bind->slots + s.arg];
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                const int d = d0 + THREAD % 32 + 32 * e;
+                if (d < dim)
+                    to[slot_row * dim + d] = node.acc[e];
+            }
+            if (d0 == 0 && THREAD % 32 == 0) {
+                to[slot_rows * dim + slot_row] = node.M;
+                to[slot_rows * dim + slot_rows + slot_row] = node.l;
+            }
+        } else {
+            node = cuda_pop(stack, --top);
+            cuda_output(p, bind, token, hq, p->head + job.head + hq, d0, &node);
+        }
+    }
+}
+
+/* first, count: tiles */
+DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
+{
+    float *stack = (float *)(void *)shared + THREAD / 32 * p->depth * CUDA_LEVEL;
+    const int blocks = cuda_chunks(p->value_dim, CUDA_COLUMNS), groups = cuda_chunks(p->room, CUDA_THREADS / 32);
+    ROLLED
+    for (int64_t i = BLOCK; i < p->count * groups * blocks; i += BLOCKS) {
+        const struct cuda_tile tile = p->tiles[p->first + i / blocks / groups];
+        const int r = (int)(i / blocks % groups) * (CUDA_THREADS / 32) + THREAD / 32;
+        if (r < tile.rows)
+            cuda_steps_row(p, &tile, r, (int)(i % blocks) * CUDA_COLUMNS, stack);
+    }
+}
+
+/* C7: first, count: tiles of jobs that show probabilities. A block takes a row; a thread some of its keys, read where they lie: whoever asks for
+ * them all has a small problem. */
+DEVICE void cuda_probabilities_kernel(const struct cuda_attention *p)
+{
+    ROLLED
+    for (int64_t i = BLOCK; i < p->count * p->room; i += BLOCKS) {
+        const struct cuda_tile tile = p->tiles[p->first + i / p->room];
+        const int r = (int)(i % p->room);
+        const struct cuda_job job = p->jobs[tile.job];
+        const struct cuda_bind *bind = p->binds + (tile.job - p->first_job);
+        if (r >= tile.rows)
+            continue;
+        const int64_t f = tile.first + r, token = f / job.group;
+        const int hq = tile.kv_head * job.group + (int)(f % job.group);
+        const struct cuda_row row = p->rows[job.rows + token];
+        const float *stats = p->stats + bind->stats + token * p->stats_row + hq * p->stats_head;
+        const int64_t out = bind->probs + token * p->probs_row + hq * p->probs_head, q = bind->q + token * p->q_row + hq * p->q_head;
+        const float M = stats[0], inv = 1.0f / stats[1];
+        int64_t view = tile.bits;
+        for (int n = 0; n < job.leaves; n++) {
+            const struct rondo_leaf run = p->leaves[job.leaves_first + n];
+            const int64_t leaves = rondo__run_leaves(&run, p->leaf_size);
+            for (int64_t k = 0; k < leaves; k++) {
+                const struct cuda_leaf at = cuda_leaf_of(p, &tile, &job, &run, k);
+                const int64_t bits = view < 0 ? -1 : p->views[view++];
+                for (int key = THREAD; key < at.leaf.count; key += CUDA_THREADS) {
+                    const int64_t position = at.leaf.first + (int64_t)key * at.leaf.step, k_at = at.k_at + key * at.k_row;
+                    float s = 0.0f, x;
+                    if (position < row.lo || position >= row.hi || (bits >= 0 && !(p->bits[(bits + r) * 4 + key / 64] >> (key % 64) & 1)))
+                        continue;
+                    for (int j = 0; j < p->head_dim + (p->head_dim & 1); j++)
+                        if ((j ^ 1) < p->head_dim)
+                            s = NUM_FMA(rondo__element(p->q, q + (j ^ 1), p->q_type), cuda_number(at.k, k_at, j ^ 1, p->head_dim, p->kv_type), s);
+                    if (!cuda_score(p, bind, s, row.p, position, p->head + job.head + hq, hq, &x))
+                        continue;
+                    const float w = rondo__rint(x), prob = rondo__weight(x - w, w - M) * inv;
+                    rondo__put_element(p->probs, out + position, RONDO_F32, stats[1] == 0.0f ? 0.0f : prob);
+                }
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * All kernels, as one text (kernel.h says in which languages). What they compute is in the headers; here are their names, which params.h
+ * lists too, and how large a block's registers may be. Launched by attention.c and layers.c.
+ */
+#include "backends/cuda/attention_steps.h"
+#include "backends/cuda/attention_thin.h"
+#include "backends/cuda/attention_tile.h"
+#include "backends/cuda/linear.h"
+#include "backends/cuda/rows.h"
+
+#define ATTENTION(name, blocks, call) \
+    KERNEL(name, cuda_attention, CUDA_THREADS, blocks) \
+    { \
+        SHARED(shared); \
+        call; \
+    }
+ATTENTION(rondo_cuda_leaves, 2, cuda_tile_kernel(&p, shared, 0))
+ATTENTION(rondo_cuda_leaves_terms, 1, cuda_tile_kernel(&p, shared, 1))
+ATTENTION(rondo_cuda_thin_1, 3, cuda_thin_kernel(&p, shared, 1, 0))
+ATTENTION(rondo_cuda_thin_2, 3, cuda_thin_kernel(&p, shared, 2, 0))
+ATTENTION(rondo_cuda_thin_4, 3, cuda_thin_kernel(&p, shared, 4, 0))
+ATTENTION(rondo_cuda_thin_8, 3, cuda_thin_kernel(&p, shared, 8, 0))
+ATTENTION(rondo_cuda_thin_terms, 1, cuda_thin_kernel(&p, shared, 8, 1))
+ATTENTION(rondo_cuda_steps, 4, cuda_steps_kernel(&p, shared))
+
+KERNEL(rondo_cuda_probabilities, cuda_attention, CUDA_THREADS, 1)
+{
+    cuda_probabilities_kernel(&p);
+}
+
+#define LINEAR(name, blocks, call) \
+    KERNEL(name, cuda_linear, CUDA_THREADS, blocks) \
+    { \
+        SHARED(shared); \
+        call; \
+    }
+LINEAR(rondo_cuda_linear_tile, 3, cuda_linear_tile_kernel(&p, shared))
+LINEAR(rondo_cuda_linear_thin_1, 2, cuda_linear_thin_kernel(&p, shared, 1))
+LINEAR(rondo_cuda_linear_thin_2, 2, cuda_linear_thin_kernel(&p, shared, 2))
+LINEAR(rondo_cuda_linear_thin_4, 2, cuda_linear_thin_kernel(&p, shared, 4))
+LINEAR(rondo_cuda_linear_thin_8, 2, cuda_linear_thin_kernel(&p, shared, 8))
+
+KERNEL(rondo_cuda_linear_join, cuda_join, CUDA_THREADS, 1)
+{
+    cuda_join_kernel(&p);
+}
+
+KERNEL(rondo_cuda_rmsnorm, cuda_rmsnorm, CUDA_THREADS, 1)
+{
+    SHARED(shared);
+    cuda_rmsnorm_kernel(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_rope, cuda_rope, CUDA_THREADS, 1)
+{
+    cuda_rope_kernel(&p);
+}
+
+KERNEL(rondo_cuda_swiglu, cuda_swiglu, CUDA_THREADS, 1)
+{
+    cuda_swiglu_kernel(&p);
+}
+
+KERNEL(rondo_cuda_convert, cuda_convert, CUDA_THREADS, 1)
+{
+    cuda_convert_kernel(&p);
+}
+
+KERNEL(rondo_cuda_logsumexp, cuda_logsumexp, CUDA_THREADS, 1)
+{
+    SHARED(shared);
+    cuda_logsumexp_kernel(&p, (double *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_copy_rows, cuda_rows, CUDA_THREADS, 1)
+{
+    cuda_copy_rows_kernel(&p);
+}
