@@ -131,6 +131,7 @@ struct common {
     int weights;                        /* rondo_type of linear layers; 0: as stored */
     int level;                          /* rondo_level of linear layers */
     const char *transport, *trace;
+    const char *device;                 /* NULL: cpu */
     const char *isa;                    /* NULL: auto */
     int layout, algorithm;              /* rondo_layout, rondo_algorithm; 0: not given */
     int32_t grid[2];                    /* 0, 0: not given */

@@ -27,8 +27,10 @@ static int choose_transport(const struct option *o, const char *text)
 
 static int choose_device(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "cpu", NULL }, *const later[] = { "cuda", NULL };
-    return choose(o, text, known, later) < 0 ? EXIT_USAGE : 0;
+    static const char *const known[] = { "cpu", "cuda", NULL };
+    const int i = choose(o, text, known, NULL);
+    common.device = i < 0 ? NULL : known[i];
+    return i < 0 ? EXIT_USAGE : 0;
 }
 
 static int choose_isa(const struct option *o, const char *text)

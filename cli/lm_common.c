@@ -151,6 +151,7 @@ static int open_for(struct models *m, const char *dir, enum model_text text, boo
     struct reading reading = { 0, 1 };
     m->count = m->own ? 1 : m->spread ? m->tp * m->cp : m->tp;
     m->at = room(m->count, sizeof *m->at);
+    desc.device = common.device;
     desc.isa = common.isa;
     desc.threads = m->own ? (int32_t)common.threads : 0;   /* read one after the other, each by all cores */
     reading.parts = m->count;

@@ -388,6 +388,7 @@ int ranks_run(struct run *run, run_body *body, void *arg)
     }
     memset(run->slots, 0, (size_t)run->ranks * sizeof *run->slots);
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    desc.device = common.device;
     desc.isa = run->isa ? run->isa : common.isa;
     desc.threads = (int32_t)(run->threads ? run->threads : common.threads);
     if (world) {

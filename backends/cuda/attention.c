@@ -30,6 +30,10 @@ static int missing(const struct rondo_program *p, int64_t number, const struct r
     if (job->operation == RONDO_JOB_PROBABILITIES && (!run->stats.data || !run->probs.data))
         return rondo__cuda_fail(RONDO_EINVAL, "attention: job %lld computes probabilities, but the run has no %s", (long long)number,
                                 run->stats.data ? "probs" : "stats");
+    const int32_t sources = ((const struct first *)p->first.data)[number].sources;
+    if (sources > run->kv_count)
+        return rondo__cuda_fail(RONDO_EINVAL, "attention: job %lld reads KV part %d, but the run has %d", (long long)number, (int)sources - 1,
+                                (int)run->kv_count);
     for (int32_t i = 0; i < job->places; i++) {
         const struct rondo_place *place = p->desc.places + job->places_first + i;
         if (place->buffer >= run->node_count)
@@ -78,7 +82,7 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
     const struct rondo_program_desc *d = &p->desc;
     int64_t pages = 0, places = 0;
     cu_pointer at;
-    for (int32_t i = 0; i < p->sources; i++) {
+    for (int32_t i = 0; i < c->source_count; i++) {
         int64_t count;
         const int err = page_count(p, run, i, &count);
         if (err)
@@ -87,21 +91,21 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
     }
     for (int64_t j = run->first; j < run->first + run->count; j++)
         places += d->jobs[j].places;
-    const size_t bytes = (size_t)run->count * (sizeof(struct cuda_bind) + (size_t)p->sources * sizeof(int64_t)) + (size_t)places * sizeof(float *) +
-                         (size_t)p->sources * sizeof(struct cuda_source) + (size_t)pages * sizeof(int64_t) + 16 * (4 + (size_t)p->sources);
+    const size_t bytes = (size_t)run->count * (sizeof(struct cuda_bind) + (size_t)c->source_count * sizeof(int64_t)) + (size_t)places * sizeof(float *) +
+                         (size_t)c->source_count * sizeof(struct cuda_source) + (size_t)pages * sizeof(int64_t) + 16 * (4 + (size_t)c->source_count);
     int err = rondo__cuda_slot_take(dev, bytes, out);
     if (err)
         return err;
     struct rondo__cuda_slot *slot = *out;
     struct cuda_bind *bind = rondo__cuda_slot_add(slot, (size_t)run->count * sizeof *bind, &at);
     c->binds = (const struct cuda_bind *)(uintptr_t)at;
-    struct cuda_source *source = rondo__cuda_slot_add(slot, (size_t)p->sources * sizeof *source, &at);
+    struct cuda_source *source = rondo__cuda_slot_add(slot, (size_t)c->source_count * sizeof *source, &at);
     c->sources = (const struct cuda_source *)(uintptr_t)at;
-    int64_t *base = rondo__cuda_slot_add(slot, (size_t)(run->count * p->sources) * sizeof *base, &at);
+    int64_t *base = rondo__cuda_slot_add(slot, (size_t)(run->count * c->source_count) * sizeof *base, &at);
     c->bases = (const int64_t *)(uintptr_t)at;
     float **slots = rondo__cuda_slot_add(slot, (size_t)places * sizeof *slots, &at);
     c->slots = (float *const *)(uintptr_t)at;
-    for (int32_t i = 0; i < p->sources; i++) {
+    for (int32_t i = 0; i < c->source_count; i++) {
         const struct rondo_kv_part *part = run->kv + i;
         source[i] = (struct cuda_source){ .k = part->k.data, .v = part->v.data, .k_row = part->k.row_stride, .k_head = part->k.head_stride,
                                           .v_row = part->v.row_stride, .v_head = part->v.head_stride, .page_rows = part->page_rows,
@@ -122,8 +126,8 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
         if (d->terms.bias)
             bind[j].bias = (int64_t)(run->head + job->head) * run->bias.head_stride + (run->bias_row ? run->bias_row[s] * run->bias.row_stride : 0) +
                            (run->bias_key ? run->bias_key[s] : 0);
-        for (int32_t i = 0; i < p->sources; i++)
-            base[j * p->sources + i] = run->kv[i].kv_row ? run->kv[i].kv_row[s] : 0;
+        for (int32_t i = 0; i < c->source_count; i++)
+            base[j * c->source_count + i] = run->kv[i].kv_row ? run->kv[i].kv_row[s] : 0;
         for (int32_t i = 0; i < job->places; i++) {
             const struct rondo_place *to = d->places + job->places_first + i;
             slots[place++] = run->nodes[to->buffer] + (to->rows * d->heads + job->q_rows * job->head) * d->node_width;
@@ -140,6 +144,7 @@ static void fill(const struct rondo_device *dev, const struct rondo_program *p, 
     c->jobs = (const void *)(lists + p->at.jobs);
     c->tiles = (const void *)(lists + p->at.tiles);
     c->parts = (const void *)(lists + p->at.parts);
+    c->sight = (const void *)(lists + p->at.sight);
     c->views = (const void *)(lists + p->at.views);
     c->bits = (const void *)(lists + p->at.bits);
     c->leaves = (const void *)(lists + p->at.leaves);
@@ -169,7 +174,6 @@ static void fill(const struct rondo_device *dev, const struct rondo_program *p, 
     c->terms = d->terms;
     c->scale_log2 = d->scale_log2;
     c->first_job = (int32_t)run->first;
-    c->source_count = p->sources;
     c->head = run->head;
     c->heads = d->heads;
     c->head_dim = d->head_dim;
@@ -254,14 +258,16 @@ int rondo__cuda_attention(struct rondo_device *dev, struct rondo_stream *stream,
         return err;
     for (int64_t j = run->first; j < run->first + run->count && !err; j++)
         err = missing(program, j, run);
-    if (!err && program->sources > run->kv_count)
-        err = rondo__cuda_fail(RONDO_EINVAL, "attention: the program reads KV part %d, but the run has %d", (int)program->sources - 1, (int)run->kv_count);
     if (!err && program->desc.mask.kind->bits && program->desc.mask.heads > 1 && run->head != program->head)
         err = rondo__cuda_program_heads(dev, program, run->head);
     if (err)
         return err;
     memset(&c, 0, sizeof c);
     fill(dev, program, run, &c);
+    for (int64_t j = run->first; j < run->first + run->count; j++) {
+        const int32_t sources = ((const struct first *)program->first.data)[j].sources;
+        c.source_count = sources > c.source_count ? sources : c.source_count;
+    }
     err = rondo__cuda_scratch_begin(dev, s);
     if (!err)
         err = gather(dev, program, run, s, &c, &slot);

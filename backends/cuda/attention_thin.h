@@ -92,28 +92,49 @@ DEVICE void cuda_thin_stage(const struct cuda_attention *p, const struct cuda_th
     const struct cuda_thin_count n = cuda_thin_count_of(p, &f->leaf);
     char *to = m->stage + parity * CUDA_STAGE;
     if (c < n.k) {
-        const int key = c / n.k_parts * CUDA_COLUMNS, keys = cuda_minimum((int)f->leaf.count - key, CUDA_COLUMNS), b0 = c % n.k_parts * CUDA_THIN_BYTES;
-        cuda_stage_any(to, CUDA_THIN_PITCH, keys, (const char *)f->k + (f->k_at + key * f->k_row) * n.size, f->k_row * n.size, b0, CUDA_THIN_BYTES,
-                       n.k_bytes, f->k_grain);
+        const int key = c / n.k_parts * CUDA_COLUMNS, lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
+        const int b0 = c % n.k_parts * CUDA_THIN_BYTES;
+        cuda_stage_any(to + (lo - key) * CUDA_THIN_PITCH, CUDA_THIN_PITCH, keys, (const char *)f->k + (f->k_at + lo * f->k_row) * n.size,
+                       f->k_row * n.size, b0, CUDA_THIN_BYTES, n.k_bytes, f->k_grain);
         if (p->kv_type == RONDO_Q8 && b0 == 0 && THREAD < keys)
-            m->k_scale[key + THREAD] = cuda_scale_of(f->k, f->k_at + (key + THREAD) * f->k_row, p->head_dim);
+            m->k_scale[lo + THREAD] = cuda_scale_of(f->k, f->k_at + (lo + THREAD) * f->k_row, p->head_dim);
     } else {
-        const int key = (c - n.k) % n.v_keys * n.v_step, d0 = (c - n.k) / n.v_keys * CUDA_COLUMNS, keys = cuda_minimum((int)f->leaf.count - key, n.v_step);
-        cuda_stage_any(to, CUDA_COLUMNS * n.size, keys, (const char *)f->v + (f->v_at + key * f->v_row) * n.size, f->v_row * n.size, d0 * n.size,
-                       CUDA_COLUMNS * n.size, p->value_dim * n.size, f->v_grain);
+        const int key = (c - n.k) % n.v_keys * n.v_step, d0 = (c - n.k) / n.v_keys * CUDA_COLUMNS;
+        const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + n.v_step) - lo;
+        cuda_stage_any(to + (lo - key) * CUDA_COLUMNS * n.size, CUDA_COLUMNS * n.size, keys, (const char *)f->v + (f->v_at + lo * f->v_row) * n.size,
+                       f->v_row * n.size, d0 * n.size, CUDA_COLUMNS * n.size, p->value_dim * n.size, f->v_grain);
         if (p->kv_type == RONDO_Q8 && d0 == 0 && THREAD < keys)
-            m->v_scale[key + THREAD] = cuda_scale_of(f->v, f->v_at + (key + THREAD) * f->v_row, p->value_dim);
+            m->v_scale[lo + THREAD] = cuda_scale_of(f->v, f->v_at + (lo + THREAD) * f->v_row, p->value_dim);
     }
     COPY_CLOSE();
+}
+
+/* R numbers of shared memory, by as few instructions as can be; `from` is a multiple of R floats. */
+DEVICE void cuda_read(float *to, const float *from, int R)
+{
+    if (R >= 4) {
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r += 4)
+            if (r < R) {
+                const struct quad q = *(const struct quad *)(const void *)(from + r);
+                to[r] = q.a, to[r + 1] = q.b, to[r + 2] = q.c, to[r + 3] = q.d;
+            }
+        return;
+    }
+    to[0] = from[0];
+    if (R == 2)
+        to[1] = from[1];
 }
 
 /* One product of each row's chain. */
 DEVICE void cuda_link(float *s, const float *q, float x, int R)
 {
+    float a[CUDA_THIN];
+    cuda_read(a, q, R);
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++)
         if (r < R)
-            s[r] = NUM_FMA(q[r], x, s[r]);
+            s[r] = NUM_FMA(a[r], x, s[r]);
 }
 
 /* R chains go on over n numbers that lie at `from`, with those of q, [n][R]. Also of a linear layer, whose x is q. */
@@ -175,10 +196,12 @@ DEVICE void cuda_thin_chain_typed(float *s, const float *q, const char *from, in
 /* One key's values. */
 DEVICE void cuda_thin_value(float *acc, const float *w, float v, int R, int odd)
 {
+    float a[CUDA_THIN];
+    cuda_read(a, w, R);
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++)
         if (r < R)
-            acc[r] = cuda_value(w[r], v, acc[r], odd);
+            acc[r] = cuda_value(a[r], v, acc[r], odd);
 }
 
 DEVICE void cuda_thin_values(float *acc, float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type, int R, int odd,
@@ -273,7 +296,7 @@ DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_til
     const int dim = p->value_dim;
     const int64_t level = (int64_t)R * (dim + 2);
     float *to = last ? last : stack + (top - merges) * level;
-    float Ms[CUDA_THIN], ls[CUDA_THIN];
+    float Ms[CUDA_THIN] = { 0.0f }, ls[CUDA_THIN] = { 0.0f };
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++) {
         if (r >= R)
@@ -307,12 +330,14 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, const struct cuda_ite
     const struct cuda_job job = p->jobs[tile.job];
     const struct cuda_bind *bind = p->binds + (tile.job - p->first_job);
     const struct rondo_leaf run = p->leaves[job.leaves_first + item->run];
-    float s[CUDA_THIN], M[CUDA_THIN], l = 0.0f, odd = 0.0f;
+    float s[CUDA_THIN] = { 0.0f }, M[CUDA_THIN], l = 0.0f, odd = 0.0f;
     int top = 0, parity = 0, is_odd = 0;
 
     BARRIER();
-    struct cuda_leaf f = cuda_leaf_of(p, &tile, &job, &run, item->first);
-    cuda_thin_stage(p, m, &f, 0, 0);
+    struct cuda_leaf f;
+    int64_t staged = cuda_next_leaf(p, item, &tile, &job, &run, item->first, &f);
+    if (staged < item->end)
+        cuda_thin_stage(p, m, &f, 0, 0);
     if (THREAD < tile.rows)
         m->row[THREAD] = p->rows[job.rows + (tile.first + THREAD) / job.group];
     for (int i = THREAD; i < p->head_dim * R; i += CUDA_THREADS) {
@@ -321,14 +346,30 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, const struct cuda_ite
     }
     ROLLED
     for (int64_t i = item->first; i < item->end; i++) {
-        const struct cuda_thin_count n = cuda_thin_count_of(p, &f.leaf);
-        const struct rondo_leaf leaf = f.leaf;
-        const int64_t view = item->views < 0 ? -1 : p->views[item->views + (i - item->first)];
+        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
         const int merges = rondo__run_merges(i, item->first, item->end);
+        float *const last = i + 1 == item->end ? p->nodes + item->nodes : (float *)0;
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             M[r] = -FLT_MAX;
         odd = 0.0f;
+        if (i != staged) {                 /* the node of a leaf that nobody sees */
+            BARRIER();
+            if (THREAD < R)
+                m->l[THREAD] = 0.0f;
+            BARRIER();
+            ROLLED
+            for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
+                UNROLL
+                for (int r = 0; r < CUDA_THIN; r++)
+                    s[r] = 0.0f;
+                cuda_thin_node(p, &tile, m, s, M, d0 + THREAD, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
+            }
+            top += 1 - merges;
+            continue;
+        }
+        const struct cuda_thin_count n = cuda_thin_count_of(p, &f.leaf);
+        const struct rondo_leaf leaf = f.leaf;
         ROLLED
         for (int c = 0; c < n.all; c++, parity ^= 1) {
             const char *stage = m->stage + parity * CUDA_STAGE;
@@ -336,9 +377,10 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, const struct cuda_ite
             BARRIER();
             if (c + 1 < n.all) {
                 cuda_thin_stage(p, m, &f, c + 1, parity ^ 1);
-            } else if (i + 1 < item->end) {
-                f = cuda_leaf_of(p, &tile, &job, &run, i + 1);
-                cuda_thin_stage(p, m, &f, 0, parity ^ 1);
+            } else {
+                staged = cuda_next_leaf(p, item, &tile, &job, &run, i + 1, &f);
+                if (staged < item->end)
+                    cuda_thin_stage(p, m, &f, 0, parity ^ 1);
             }
             if (c < n.k) {
                 const int b0 = c % n.k_parts * CUDA_THIN_BYTES, key = c / n.k_parts * CUDA_COLUMNS + THREAD;
@@ -397,8 +439,7 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, const struct cuda_ite
                     if (d0 == 0 && THREAD < R)
                         m->l[THREAD] = l;
                     BARRIER();
-                    cuda_thin_node(p, &tile, m, s, M, d, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack,
-                                   i + 1 == item->end ? p->nodes + item->nodes : (float *)0, R);
+                    cuda_thin_node(p, &tile, m, s, M, d, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
                 }
             }
         }

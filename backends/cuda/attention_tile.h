@@ -20,6 +20,7 @@ struct cuda_leaf {
     const void *k, *v;
     int64_t k_at, v_at, k_row, v_row;
     int32_t k_grain, v_grain;
+    int32_t lo, hi;                /* keys that somebody in the tile sees lie in [lo, hi): others are not read */
 };
 
 /* Leaf i of a run, for a KV head of the job. */
@@ -41,6 +42,16 @@ DEVICE struct cuda_leaf cuda_leaf_of(const struct cuda_attention *p, const struc
     out.v_row = source->v_row;
     out.k_grain = source->k_grain;
     out.v_grain = source->v_grain;
+    out.lo = out.hi = 0;
+    for (int s = 0; s < tile->sights; s++) {
+        const struct cuda_interval sight = p->sight[tile->sight + s];
+        int32_t lo, hi;
+        rondo__visible_in_leaf(&out.leaf, sight.lo, sight.hi, &lo, &hi);
+        if (lo >= hi)
+            continue;
+        out.lo = out.hi ? out.lo : lo;
+        out.hi = hi;
+    }
     return out;
 }
 
@@ -149,14 +160,16 @@ DEVICE void cuda_stage_chunk(const struct cuda_attention *p, const struct cuda_t
     float *to = parity ? m->stage[1] : m->stage[0];
     if (c < n.k) {
         const int key = c / n.k_dims * CUDA_COLUMNS, d = c % n.k_dims * CUDA_CHUNK;
-        cuda_stage(to, CUDA_PITCH, cuda_minimum((int)f->leaf.count - key, CUDA_COLUMNS), f->k, f->k_at + key * f->k_row, f->k_row, d, CUDA_CHUNK,
-                   p->head_dim, p->kv_type, f->k_grain);
+        const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
+        cuda_stage(to + (lo - key) * CUDA_PITCH, CUDA_PITCH, keys, f->k, f->k_at + lo * f->k_row, f->k_row, d, CUDA_CHUNK, p->head_dim, p->kv_type,
+                   f->k_grain);
         if (!p->resident)
             cuda_stage_q(p, tile, job, bind, m->q + parity * CUDA_TILE * CUDA_PITCH, CUDA_PITCH, d, CUDA_CHUNK);
     } else {
         const int key = (c - n.k) % n.v_keys * CUDA_CHUNK, d = (c - n.k) / n.v_keys * CUDA_COLUMNS;
-        cuda_stage(to, CUDA_COLUMNS, cuda_minimum((int)f->leaf.count - key, CUDA_CHUNK), f->v, f->v_at + key * f->v_row, f->v_row, d, CUDA_COLUMNS,
-                   p->value_dim, p->kv_type, f->v_grain);
+        const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_CHUNK) - lo;
+        cuda_stage(to + (lo - key) * CUDA_COLUMNS, CUDA_COLUMNS, keys, f->v, f->v_at + lo * f->v_row, f->v_row, d, CUDA_COLUMNS, p->value_dim,
+                   p->kv_type, f->v_grain);
     }
     COPY_CLOSE();
 }
@@ -405,7 +418,41 @@ DEVICE void cuda_node(const struct cuda_attention *p, const struct cuda_tile *ti
     }
 }
 
+/* The node of a leaf that nobody sees. */
+DEVICE void cuda_nothing(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_tile_memory *m, float acc[8][8],
+                         const float M[8], int top, int merges, float *stack, float *last)
+{
+    WARP_BARRIER();
+    if (THREAD % 32 < 16)
+        m->l[THREAD / 32 * 16 + THREAD % 32] = 0.0f;
+    WARP_BARRIER();
+    ROLLED
+    for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
+        UNROLL
+        for (int a = 0; a < 8; a++) {
+            UNROLL
+            for (int b = 0; b < 8; b++)
+                acc[a][b] = 0.0f;
+        }
+        cuda_node(p, tile, m, acc, M, d0, 2, top, merges, stack, last);
+    }
+}
+
 /* ---- the kernel ---- */
+
+/* The leaf that lies at i or as soon as possible behind it and is seen by somebody: *f. The item's end where there is none. */
+DEVICE int64_t cuda_next_leaf(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_tile *tile, const struct cuda_job *job,
+                              const struct rondo_leaf *run, int64_t i, struct cuda_leaf *f)
+{
+    for (; i < item->end; i++) {
+        if (item->views >= 0 && p->views[item->views + (i - item->first)] == CUDA_VIEW_NONE)
+            continue;
+        *f = cuda_leaf_of(p, tile, job, run, i);
+        if (f->hi)
+            break;
+    }
+    return i;
+}
 
 /* One item: leaves [first, end) of a run. */
 DEVICE void cuda_tile_item(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_tile_memory *m, float *stack, int terms)
@@ -423,17 +470,25 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, const struct cuda_ite
         m->row[THREAD] = p->rows[job.rows + (tile.first + THREAD) / job.group];
     if (p->resident)
         cuda_stage_q(p, &tile, &job, bind, m->q, m->q_pitch, 0, (p->head_dim + 3) / 4 * 4);
-    struct cuda_leaf f = cuda_leaf_of(p, &tile, &job, &run, item->first);
-    cuda_stage_chunk(p, &tile, &job, bind, m, &f, 0, 0);
+    struct cuda_leaf f;
+    int64_t staged = cuda_next_leaf(p, item, &tile, &job, &run, item->first, &f);
+    if (staged < item->end)
+        cuda_stage_chunk(p, &tile, &job, bind, m, &f, 0, 0);
     ROLLED
     for (int64_t i = item->first; i < item->end; i++) {
-        const struct cuda_count n = cuda_count_of(p, &f.leaf);
-        const struct rondo_leaf leaf = f.leaf;
-        const int64_t view = item->views < 0 ? -1 : p->views[item->views + (i - item->first)];
+        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
         const int merges = rondo__run_merges(i, item->first, item->end);
+        float *const last = i + 1 == item->end ? p->nodes + item->nodes : (float *)0;
         UNROLL
         for (int k = 0; k < 8; k++)
             M[k] = -FLT_MAX;
+        if (i != staged) {
+            cuda_nothing(p, &tile, m, s, M, top, merges, stack, last);
+            top += 1 - merges;
+            continue;
+        }
+        const struct cuda_count n = cuda_count_of(p, &f.leaf);
+        const struct rondo_leaf leaf = f.leaf;
         ROLLED
         for (int c = 0; c < n.all; c++, parity ^= 1) {
             const float *stage = parity ? m->stage[1] : m->stage[0];
@@ -441,9 +496,10 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, const struct cuda_ite
             BARRIER();
             if (c + 1 < n.all) {
                 cuda_stage_chunk(p, &tile, &job, bind, m, &f, c + 1, parity ^ 1);
-            } else if (i + 1 < item->end) {
-                f = cuda_leaf_of(p, &tile, &job, &run, i + 1);
-                cuda_stage_chunk(p, &tile, &job, bind, m, &f, 0, parity ^ 1);
+            } else {
+                staged = cuda_next_leaf(p, item, &tile, &job, &run, i + 1, &f);
+                if (staged < item->end)
+                    cuda_stage_chunk(p, &tile, &job, bind, m, &f, 0, parity ^ 1);
             }
             if (c == 0)
                 cuda_visible(p, &tile, m, &leaf);
@@ -488,7 +544,7 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, const struct cuda_ite
                     if (sums && lane < 16)
                         m->l[w * 16 + lane] = l;
                     WARP_BARRIER();
-                    cuda_node(p, &tile, m, s, M, d0, quads, top, merges, stack, i + 1 == item->end ? p->nodes + item->nodes : (float *)0);
+                    cuda_node(p, &tile, m, s, M, d0, quads, top, merges, stack, last);
                 }
             }
         }

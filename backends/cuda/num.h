@@ -57,6 +57,7 @@ DEVICE float cuda_high(uint32_t word, int type)
 }
 
 DEVICE int cuda_minimum(int a, int b) { return a < b ? a : b; }
+DEVICE int cuda_maximum(int a, int b) { return a > b ? a : b; }
 DEVICE int cuda_chunks(int64_t n, int size) { return (int)((n + size - 1) / size); }
 
 #endif

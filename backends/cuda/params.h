@@ -58,6 +58,11 @@ struct cuda_tile {
     int32_t rows, room;         /* room: rows that its nodes have */
     int64_t parts;              /* first in the list of parts, one for each LEAF */
     int64_t bits;               /* of a mask with bits: the tile's first leaf in the list of views; else -1 */
+    int64_t sight;              /* first in the list of intervals */
+    int32_t sights, reserved;
+};
+struct cuda_interval {          /* of positions: what some rows of a tile see, together. Keys outside need not even be there */
+    int64_t lo, hi;
 };
 struct cuda_part {              /* of one LEAF: `count` nodes, those of parts first, first + 1, ... of its run */
     int64_t nodes;              /* float of the buffer of nodes */
@@ -70,7 +75,10 @@ struct cuda_item {
     int64_t views;              /* where the mask has bits: the view of leaf `first` in the list; else -1 */
     int32_t run, reserved;
 };
-/* The view of a leaf: -1 all that the interval says, else where bits of the tile's rows begin, in units of 256 bits */
+/* The view of a leaf: where the bits of the tile's rows begin, in units of 256 bits; or one of these. What nobody sees need not be there. */
+#define CUDA_VIEW_ALL (-1)          /* all that a row's interval says */
+#define CUDA_VIEW_NONE (-2)
+
 /* ---- a run ---- */
 
 struct cuda_source {            /* a KV part */
@@ -91,6 +99,7 @@ struct cuda_attention {
     const struct cuda_tile *tiles;
     const struct cuda_item *items;
     const struct cuda_part *parts;
+    const struct cuda_interval *sight;
     const int64_t *views;
     const uint64_t *bits;       /* [..][4] */
     const struct rondo_leaf *leaves;

@@ -93,8 +93,12 @@ static int add_view(struct rondo_program *p, const struct rondo_job *job, const 
 {
     const struct rondo_program_desc *d = &p->desc;
     const struct cuda_row *rows = (const struct cuda_row *)p->rows.data + cj->rows;
-    bool all = true;
+    bool all = true, none = true;
+    int64_t *view;
     void *at;
+    if (!list_add(&p->views, 1, sizeof *view, &at))
+        return no_memory();
+    view = at;
     if (!list_add(&p->bits, tile->rows, 4 * sizeof(uint64_t), &at))
         return no_memory();
     uint64_t(*bits)[4] = at;
@@ -108,15 +112,14 @@ static int add_view(struct rondo_program *p, const struct rondo_job *job, const 
             continue;
         d->mask.kind->bits(&d->mask, job->sequence, p->head + job->head + tile->kv_head * cj->group + f % cj->group, row->p, leaf->first, leaf->step,
                            (int32_t)leaf->count, bits[r]);
-        for (int32_t i = i0; i < i1 && all; i++)
-            all = bits[r][i / 64] >> (i % 64) & 1;
+        for (int32_t i = i0; i < i1 && (all || none); i++) {
+            const bool one = bits[r][i / 64] >> (i % 64) & 1;
+            all &= one;
+            none &= !one;
+        }
     }
-    int64_t *view;
-    if (!list_add(&p->views, 1, sizeof *view, &at))
-        return no_memory();
-    view = at;
-    *view = all ? -1 : p->bits.count - tile->rows;
-    if (all)
+    *view = none ? CUDA_VIEW_NONE : all ? CUDA_VIEW_ALL : p->bits.count - tile->rows;
+    if (all || none)
         p->bits.count -= tile->rows;
     return 0;
 }
@@ -149,21 +152,52 @@ static int32_t room_of(int kernel)
     }
 }
 
-/* The leaves of a run that rows of a tile may see: [*a, *b). */
-static void seen(const struct rondo_program *p, const struct cuda_job *cj, const struct cuda_tile *tile, const struct rondo_leaf *run, int64_t *a,
-                 int64_t *b)
+/* What the rows of a tile may see, as intervals of positions that do not touch, by rising position. */
+struct sight {
+    int64_t lo[CUDA_TILE], hi[CUDA_TILE];
+    int32_t count;
+};
+
+static void sight_of(const struct rondo_program *p, const struct cuda_job *cj, const struct cuda_tile *tile, struct sight *out)
 {
     const struct cuda_row *rows = (const struct cuda_row *)p->rows.data + cj->rows;
-    int64_t lo = INT64_MAX, hi = INT64_MIN;
+    out->count = 0;
     for (int64_t token = tile->first / cj->group; token <= (tile->first + tile->rows - 1) / cj->group; token++) {
-        if (rows[token].lo >= rows[token].hi)
+        int64_t lo = rows[token].lo, hi = rows[token].hi;
+        int32_t from = 0, to;
+        if (lo >= hi)
             continue;
-        lo = rows[token].lo < lo ? rows[token].lo : lo;
-        hi = rows[token].hi > hi ? rows[token].hi : hi;
+        while (from < out->count && out->hi[from] < lo)
+            from++;
+        for (to = from; to < out->count && out->lo[to] <= hi; to++) {   /* [from, to) touch it */
+            lo = out->lo[to] < lo ? out->lo[to] : lo;
+            hi = out->hi[to] > hi ? out->hi[to] : hi;
+        }
+        memmove(out->lo + from + 1, out->lo + to, (size_t)(out->count - to) * sizeof *out->lo);
+        memmove(out->hi + from + 1, out->hi + to, (size_t)(out->count - to) * sizeof *out->hi);
+        out->lo[from] = lo;
+        out->hi[from] = hi;
+        out->count += 1 - (to - from);
     }
-    rondo__run_visible(run, rondo__run_leaves(run, p->desc.leaf_size), lo, hi, p->desc.leaf_size, a, b);
-    if (lo >= hi || *b < *a || lo >= run->first + (run->count - 1) * run->step + 1 || hi <= run->first)
-        *a = *b = 0;
+}
+
+/* The leaves of a run that rows of a tile may see: some of [*a, *b), and the first and the last of these. */
+static void seen(const struct rondo_program *p, const struct sight *sight, const struct rondo_leaf *run, int64_t *a, int64_t *b)
+{
+    const int64_t leaves = rondo__run_leaves(run, p->desc.leaf_size);
+    bool any = false;
+    *a = *b = 0;
+    for (int32_t i = 0; i < sight->count; i++) {
+        int64_t first, end;
+        if (sight->lo[i] > run->first + (run->count - 1) * run->step || sight->hi[i] <= run->first)
+            continue;
+        rondo__run_visible(run, leaves, sight->lo[i], sight->hi[i], p->desc.leaf_size, &first, &end);
+        if (first >= end)
+            continue;
+        *a = any ? *a : first;
+        *b = end;
+        any = true;
+    }
 }
 
 /* Parts of how many leaves, as a power of two: enough items that the card is busy, not more. */
@@ -183,17 +217,24 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
     const int32_t shift = p->shift[kernel];
     const int64_t floats = (int64_t)tile.room * (d->value_dim + 2);
     struct cuda_tile *made;
+    struct sight sight;
     void *at;
     int err = 0;
 
+    sight_of(p, cj, &tile, &sight);
     if (!list_add(&p->tiles, 1, sizeof tile, &at))
         return no_memory();
     made = at;
     tile.parts = p->parts.count;
-    tile.bits = -1;
+    tile.bits = job->operation == RONDO_JOB_PROBABILITIES && d->mask.kind->bits ? p->views.count : -1;
+    tile.sight = p->sight.count;
+    tile.sights = sight.count;
     *made = tile;
+    if (!list_add(&p->sight, sight.count, sizeof(struct cuda_interval), &at) && sight.count)
+        return no_memory();
+    for (int32_t i = 0; i < sight.count; i++)
+        ((struct cuda_interval *)at)[i] = (struct cuda_interval){ sight.lo[i], sight.hi[i] };
     if (job->operation == RONDO_JOB_PROBABILITIES) {
-        ((struct cuda_tile *)p->tiles.data)[p->tiles.count - 1].bits = d->mask.kind->bits ? p->views.count : -1;
         for (int32_t n = 0; d->mask.kind->bits && n < job->leaves && !err; n++) {
             const struct rondo_leaf *run = d->leaves + job->leaves_first + n;
             const int64_t leaves = rondo__run_leaves(run, d->leaf_size);
@@ -211,7 +252,7 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
         const struct rondo_leaf *run = d->leaves + job->leaves_first + s->arg;
         const int64_t leaves = rondo__run_leaves(run, d->leaf_size), views = p->views.count;
         int64_t a, b;
-        seen(p, cj, &tile, run, &a, &b);
+        seen(p, &sight, run, &a, &b);
         for (int64_t k = a; d->mask.kind->bits && k < b && !err; k++) {
             const struct rondo_leaf f = rondo__run_leaf(run, leaves, k, d->leaf_size);
             err = add_view(p, job, cj, &tile, &f);
@@ -292,16 +333,19 @@ static void count_leaves(struct rondo_program *p)
         const struct cuda_job *cj = (const struct cuda_job *)p->jobs.data + j;
         const int64_t rows = job->q_rows * cj->group;
         const int32_t room = room_of(variant_of(p, rows));
-        for (int64_t first = 0; first < rows; first += room)
+        for (int64_t first = 0; first < rows; first += room) {
+            const struct cuda_tile t = { .first = first, .rows = (int32_t)(rows - first < room ? rows - first : room) };
+            struct sight sight;
+            sight_of(p, cj, &t, &sight);
             for (int32_t i = 0; i < job->steps; i++) {
                 const struct rondo_tree_step *s = d->steps + job->steps_first + i;
-                const struct cuda_tile t = { .first = first, .rows = (int32_t)(rows - first < room ? rows - first : room) };
                 int64_t a, b;
                 if (s->code != RONDO_TREE_LEAF)
                     continue;
-                seen(p, cj, &t, d->leaves + job->leaves_first + s->arg, &a, &b);
+                seen(p, &sight, d->leaves + job->leaves_first + s->arg, &a, &b);
                 p->leaves_seen += (b - a) * (cj->heads / cj->group);
             }
+        }
     }
 }
 
@@ -355,6 +399,7 @@ static int upload(struct rondo_device *dev, struct rondo_program *p)
     PIECE(p->at.jobs, p->jobs.data, p->jobs.count, sizeof(struct cuda_job));
     PIECE(p->at.tiles, p->tiles.data, p->tiles.count, sizeof(struct cuda_tile));
     PIECE(p->at.parts, p->parts.data, p->parts.count, sizeof(struct cuda_part));
+    PIECE(p->at.sight, p->sight.data, p->sight.count, sizeof(struct cuda_interval));
     PIECE(p->at.views, p->views.data, p->views.count, sizeof(int64_t));
     PIECE(p->at.bits, p->bits.data, p->bits.count, 4 * sizeof(uint64_t));
     PIECE(p->at.leaves, p->desc.leaves, p->desc.leaf_count, sizeof(struct rondo_leaf));
@@ -387,12 +432,11 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
         return err;
     p->desc = *desc;
     p->terms = t->cap_in != 0.0f || t->alibi || t->bias || t->drop;
-    p->rows.count = p->jobs.count = p->tiles.count = p->parts.count = p->views.count = p->bits.count = p->batches.count = 0;
+    p->rows.count = p->jobs.count = p->tiles.count = p->parts.count = p->sight.count = p->views.count = p->bits.count = p->batches.count = 0;
     p->nodes_used = p->nodes_most = 0;
     for (int k = 0; k < CUDA_KERNELS; k++)
         p->items[k].count = p->items_of[k] = 0;
     p->room = 1;
-    p->sources = 0;
     if (!list_add(&p->jobs, desc->job_count, sizeof(struct cuda_job), &at) && desc->job_count)
         return no_memory();
     for (int64_t i = 0; i < desc->job_count && !err; i++) {
@@ -405,10 +449,6 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
         const int kernel = variant_of(p, job->q_rows * cj->group);
         p->items_of[kernel] = 1;
         p->room = room_of(kernel) > p->room ? room_of(kernel) : p->room;
-        for (int32_t n = 0; n < job->leaves; n++) {
-            const int32_t source = desc->leaves[job->leaves_first + n].source;
-            p->sources = source >= p->sources ? source + 1 : p->sources;
-        }
         err = add_rows(p, job);
     }
     if (!err)
@@ -428,8 +468,13 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
         *f = (struct first){ .tile = p->tiles.count };
         for (int k = 0; k < CUDA_KERNELS; k++)
             f->item[k] = p->items[k].count;
-        if (i < desc->job_count)
-            err = add_job(p, i);
+        if (i == desc->job_count)
+            break;
+        for (int32_t n = 0; n < desc->jobs[i].leaves; n++) {
+            const int32_t source = desc->leaves[desc->jobs[i].leaves_first + n].source;
+            f->sources = source >= f->sources ? source + 1 : f->sources;
+        }
+        err = add_job(p, i);
     }
     if (!err)
         err = end_batch(p);
@@ -452,7 +497,7 @@ int64_t rondo__cuda_stack_floats(const struct rondo_program *p, int kernel) { re
 
 void rondo__cuda_program_free(struct rondo_device *dev, struct rondo_program *p)
 {
-    struct list *const lists[] = { &p->rows, &p->jobs, &p->tiles, &p->parts, &p->views, &p->bits, &p->batches, &p->first };
+    struct list *const lists[] = { &p->rows, &p->jobs, &p->tiles, &p->parts, &p->sight, &p->views, &p->bits, &p->batches, &p->first };
     if (!p)
         return;
     (void)dev->driver->cuCtxSetCurrent(dev->context);

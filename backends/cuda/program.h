@@ -18,20 +18,21 @@ struct batch {
 };
 struct first {
     int64_t tile, item[CUDA_KERNELS];
+    int32_t sources, reserved;      /* the job reads KV parts below this one */
 };
 
 struct rondo_program {
     struct rondo_program_desc desc;
-    struct list rows, jobs, tiles, parts, views, bits, batches, first, items[CUDA_KERNELS];
+    struct list rows, jobs, tiles, parts, sight, views, bits, batches, first, items[CUDA_KERNELS];
     struct rondo__cuda_room lists; /* all of them on the card, as `at` says */
     struct {
-        size_t rows, jobs, tiles, parts, views, bits, leaves, steps, items[CUDA_KERNELS];
+        size_t rows, jobs, tiles, parts, sight, views, bits, leaves, steps, items[CUDA_KERNELS];
     } at;
     int64_t shared[CUDA_KERNELS];  /* bytes of a block */
     int32_t blocks[CUDA_KERNELS], shift[CUDA_KERNELS], items_of[CUDA_KERNELS];   /* blocks at once; leaves of a part; used at all */
     int64_t nodes_used, nodes_most, stack_floats, leaves_seen;
     size_t scratch;
-    int32_t terms, resident, depth, room, sources, head;
+    int32_t terms, resident, depth, room, head;
 };
 
 /* Bits of a mask that distinguishes heads, for runs whose first head is this one. */
