@@ -113,6 +113,7 @@ int rondo__cuda_linear_load(struct rondo_device *dev, struct rondo_device_linear
                             const float *scales);
 int rondo__cuda_linear_read(const struct rondo_device_linear *linear, int64_t first, int64_t rows, void *weights);
 void rondo__cuda_linear_free(struct rondo_device *dev, struct rondo_device_linear *linear);
+uint64_t rondo__cuda_linear_format(const struct rondo_device *dev);
 size_t rondo__cuda_linear_bytes(const struct rondo_device_linear *linear);
 int rondo__cuda_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
                        const struct rondo_linear_run *run, const struct rondo_poll *poll);

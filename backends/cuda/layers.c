@@ -89,6 +89,9 @@ void rondo__cuda_linear_free(struct rondo_device *dev, struct rondo_device_linea
 
 size_t rondo__cuda_linear_bytes(const struct rondo_device_linear *l) { return l->bytes; }
 
+/* Rows as they come: the same for all ranks that use one card. */
+uint64_t rondo__cuda_linear_format(const struct rondo_device *dev) { return (uint64_t)dev->index + 1; }
+
 /* One row of W, as the card has it; scales: of its groups. rondo-numerics(7), C8, as backends/cpu/ref_packing.c. */
 static void convert_row(const struct rondo_device_linear *l, char *to, float *to_scales, int type, const void *weights, int64_t at, const float *scales)
 {

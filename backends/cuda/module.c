@@ -58,6 +58,7 @@ static const struct rondo_device_ops ops = {
     .linear_new = rondo__cuda_linear_new,
     .linear_load = rondo__cuda_linear_load,
     .linear_read = rondo__cuda_linear_read,
+    .linear_format = rondo__cuda_linear_format,
     .linear_free = rondo__cuda_linear_free,
     .linear_bytes = rondo__cuda_linear_bytes,
     .linear = rondo__cuda_linear,
