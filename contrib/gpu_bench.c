@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * How fast the cuda device is, through the public interface: each line names what was done, what it took (the median of its rounds, host and all)
+ * and the rate. contrib/gpu-check runs it beside the card's own rates and on the cpu device for the bits.
+ *
+ *     cc gpu_bench.c -o gpu_bench $(pkg-config --cflags --libs rondo) && ./gpu_bench [cuda|cpu] [quick|tiny|profile]
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <rondo.h>
+
+static rondo_context *ctx;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void need(int code)
+{
+    if (!code)
+        return;
+    fprintf(stderr, "gpu_bench: %s: %s\n", rondo_error_name(code), rondo_error_text());
+    exit(1);
+}
+
+/* Numbers between -1 and 1, of a type, in the device's memory. */
+static void *numbers(size_t count, int type, uint32_t which)
+{
+    const size_t size = type == RONDO_F32 ? 4 : 2, bytes = count * size;
+    const uint32_t key[2] = { 2026, which };
+    char *host = malloc(bytes ? bytes : 1);
+    void *device;
+    if (!host)
+        exit(1);
+    for (size_t i = 0; i < count; i += 4) {
+        const uint32_t counter[4] = { (uint32_t)(i / 4), 0, 0, 0 };
+        uint32_t random[4];
+        rondo_philox(random, counter, key);
+        for (size_t k = 0; k < 4 && i + k < count; k++) {
+            const float x = (float)(random[k] >> 8) / 8388608.0f - 1.0f;
+            uint32_t bits;
+            memcpy(&bits, &x, 4);
+            const uint16_t half = (uint16_t)(bits >> 16);
+            memcpy(host + (i + k) * size, type == RONDO_F32 ? (const void *)&x : &half, size);
+        }
+    }
+    need(rondo_memory_create(&device, ctx, RONDO_MEMORY_DEVICE, bytes));
+    need(rondo_memory_copy(ctx, device, host, bytes));
+    free(host);
+    return device;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+#define ROUNDS 40
+#define IN_A_ROW 8
+
+static double median(double *seconds, int count)
+{
+    qsort(seconds, (size_t)count, sizeof *seconds, by_value);
+    return seconds[count / 2];
+}
+
+static uint64_t hash_of(void *device, size_t count)
+{
+    float *host = malloc(count * sizeof *host);
+    uint64_t hash = 0;
+    if (!host)
+        exit(1);
+    need(rondo_memory_copy(ctx, host, device, count * sizeof *host));
+    rondo_hash_add(&hash, host, sizeof *host, 0, (int64_t)count);
+    free(host);
+    return hash;
+}
+
+/* `sequences` of `tokens` new tokens, behind `cached`. */
+static void attention(const char *name, int64_t sequences, int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int64_t dim, int kv_type, int causal,
+                      int most)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    rondo_attention *plan;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    const int64_t q_rows = sequences * tokens, kv_rows = sequences * (tokens + cached), q_shape[3] = { q_rows, heads, dim }, kv_shape[3] = { kv_rows, kv_heads, dim };
+    double seconds[ROUNDS], begin, took;
+    d.sequences = sequences;
+    d.tokens = tokens;
+    d.cached = cached;
+    d.heads = heads;
+    d.kv_heads = kv_heads;
+    d.head_dim = dim;
+    d.causal = causal;
+    d.kv_type = kv_type;
+    io.q = rondo_tensor_dense(numbers((size_t)(q_rows * heads * dim), RONDO_F32, 1), RONDO_F32, 3, q_shape);
+    io.k = rondo_tensor_dense(numbers((size_t)(kv_rows * kv_heads * dim), kv_type, 2), kv_type, 3, kv_shape);
+    io.v = rondo_tensor_dense(numbers((size_t)(kv_rows * kv_heads * dim), kv_type, 3), kv_type, 3, kv_shape);
+    io.out = rondo_tensor_dense(numbers((size_t)(q_rows * heads * dim), RONDO_F32, 4), RONDO_F32, 3, q_shape);
+    io.q.memory = io.k.memory = io.v.memory = io.out.memory = RONDO_MEMORY_DEVICE;
+    need(rondo_attention_create(&plan, ctx, &d));
+    need(rondo_attention_query(plan, &info));
+    void *workspace = NULL;
+    need(rondo_memory_create(&workspace, ctx, RONDO_MEMORY_HOST, info.workspace_bytes));
+    int rounds = most < ROUNDS ? most : ROUNDS;
+    need(rondo_attention_execute(plan, &io, workspace));
+    for (int i = 0; i < rounds; i++) {
+        begin = now();
+        need(rondo_attention_execute(plan, &io, workspace));
+        seconds[i] = now() - begin;
+    }
+    took = median(seconds, rounds);
+    const double flops = 4.0 * (double)info.visible_pairs * (double)heads * (double)dim;
+    const double bytes = 2.0 * (double)(kv_rows * kv_heads * dim) * (kv_type == RONDO_F32 ? 4 : 2);
+    printf("%-44s %10.3f ms %9.2f TFLOP/s %9.1f GB/s of KV  hash %016llx\n", name, took * 1e3, flops / took * 1e-12, bytes / took * 1e-9,
+           (unsigned long long)hash_of(io.out.data, (size_t)(q_rows * heads * dim)));
+    fflush(stdout);
+    rondo_attention_destroy(plan);
+    rondo_memory_destroy(ctx, workspace);
+    rondo_memory_destroy(ctx, io.q.data), rondo_memory_destroy(ctx, io.k.data), rondo_memory_destroy(ctx, io.v.data), rondo_memory_destroy(ctx, io.out.data);
+}
+
+static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int type, int most)
+{
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    rondo_linear *l;
+    double seconds[ROUNDS], begin, took;
+    float some, *x = numbers((size_t)(rows * in), RONDO_F32, 1), *y = numbers((size_t)(rows * out), RONDO_F32, 2);
+    d.in = in;
+    d.out = out;
+    d.type = type;
+    need(rondo_linear_create(&l, ctx, &d));
+    {
+        const uint32_t key[2] = { 7, 7 };
+        float *w = malloc((size_t)(in * out) * sizeof *w);
+        if (!w)
+            exit(1);
+        for (int64_t i = 0; i < in * out; i += 4) {
+            const uint32_t counter[4] = { (uint32_t)i, 0, 0, 0 };
+            uint32_t random[4];
+            rondo_philox(random, counter, key);
+            for (int k = 0; k < 4 && i + k < in * out; k++)
+                w[i + k] = (float)(random[k] >> 8) / 8388608.0f - 1.0f;
+        }
+        need(rondo_linear_load_from(l, 0, out, RONDO_F32, w, NULL));
+        free(w);
+    }
+    int rounds = most < ROUNDS ? most : ROUNDS;
+    need(rondo_linear_execute(l, ctx, rows, x, in, y, out, NULL, 0));
+    need(rondo_memory_copy(ctx, &some, y, sizeof some));
+    for (int i = 0; i < rounds; i++) {     /* several in a row: the host hands out work ahead of the card */
+        begin = now();
+        for (int k = 0; k < IN_A_ROW; k++)
+            need(rondo_linear_execute(l, ctx, rows, x, in, y, out, NULL, 0));
+        need(rondo_memory_copy(ctx, &some, y, sizeof some));
+        seconds[i] = (now() - begin) / IN_A_ROW;
+    }
+    took = median(seconds, rounds);
+    printf("%-44s %10.3f ms %9.2f TFLOP/s %9.1f GB/s of weights  hash %016llx\n", name, took * 1e3, 2.0 * (double)rows * (double)in * (double)out / took * 1e-12,
+           (double)rondo_linear_bytes(l) / took * 1e-9, (unsigned long long)hash_of(y, (size_t)(rows * out)));
+    fflush(stdout);
+    rondo_linear_destroy(l);
+    rondo_memory_destroy(ctx, x), rondo_memory_destroy(ctx, y);
+}
+
+int main(int argc, char **argv)
+{
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    desc.device = argc > 1 ? argv[1] : "cuda";
+    const char *how = argc > 2 ? argv[2] : "all";
+    need(rondo_context_create(&ctx, &desc));
+    need(rondo_context_query(ctx, &info));
+    printf("device %s, %s\n", info.device, info.isa);
+    if (!strcmp(how, "profile")) {         /* once or twice each what takes time, for a profiler */
+        attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 1);
+        attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 1);
+        linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 1);
+        linear("linear 1 row, 4096 -> 14336, bf16", 1, 4096, 14336, RONDO_BF16, 1);
+        return 0;
+    }
+    attention("tiny (what an execution costs)", 1, 16, 0, 4, 4, 64, RONDO_F32, 1, ROUNDS);
+    if (!strcmp(how, "tiny")) {            /* for a sanitizer */
+        attention("prefill 300, H=4/2 D=64, f32, causal", 1, 300, 0, 4, 2, 64, RONDO_F32, 1, 1);
+        attention("decode 700 cached, H=8/2 D=128, bf16", 1, 1, 699, 8, 2, 128, RONDO_BF16, 1, 1);
+        linear("linear 70 rows, 1030 -> 130, f32", 70, 1030, 130, RONDO_F32, 1);
+        linear("linear 3 rows, 1030 -> 130, bf16", 3, 1030, 130, RONDO_BF16, 1);
+        return 0;
+    }
+    attention("prefill 1000, H=32/8 D=128, f32, causal", 1, 1000, 0, 32, 8, 128, RONDO_F32, 1, 5);
+    attention("decode 5000 cached, H=32/8 D=128, bf16", 1, 1, 4999, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
+    attention("decode 5000 cached, H=32/8 D=128, f32", 1, 1, 4999, 32, 8, 128, RONDO_F32, 1, ROUNDS);
+    linear("linear 100 rows, 4096 -> 1000, f32", 100, 4096, 1000, RONDO_F32, 5);
+    linear("linear 1 row, 4096 -> 4096, bf16", 1, 4096, 4096, RONDO_BF16, ROUNDS);
+    linear("linear 3 rows, 4096 -> 1000, q8", 3, 4096, 1000, RONDO_Q8, ROUNDS);
+    if (!strcmp(how, "quick"))
+        return 0;
+    attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 5);
+    attention("prefill 8192, H=32/8 D=128, f32, full", 1, 8192, 0, 32, 8, 128, RONDO_F32, 0, 3);
+    attention("prefill 8192, H=32/8 D=64, f32, causal", 1, 8192, 0, 32, 8, 64, RONDO_F32, 1, 5);
+    attention("prefill 8192, H=32/8 D=128, bf16 KV, causal", 1, 8192, 0, 32, 8, 128, RONDO_BF16, 1, 5);
+    attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
+    attention("decode 65536 cached, H=32/8 D=128, f32", 1, 1, 65535, 32, 8, 128, RONDO_F32, 1, ROUNDS);
+    attention("decode 8 x 65536 cached, H=32/8 D=128, bf16", 8, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 10);
+    linear("linear 512 rows, 4096 -> 4096, f32", 512, 4096, 4096, RONDO_F32, 10);
+    linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 5);
+    linear("linear 512 rows, 4096 -> 14336, bf16", 512, 4096, 14336, RONDO_BF16, 10);
+    linear("linear 1 row, 4096 -> 14336, bf16", 1, 4096, 14336, RONDO_BF16, ROUNDS);
+    linear("linear 1 row, 14336 -> 4096, bf16", 1, 14336, 4096, RONDO_BF16, ROUNDS);
+    linear("linear 1 row, 4096 -> 32000, f32", 1, 4096, 32000, RONDO_F32, ROUNDS);
+    linear("linear 8 rows, 4096 -> 14336, bf16", 8, 4096, 14336, RONDO_BF16, ROUNDS);
+    rondo_context_destroy(ctx);
+    return 0;
+}
