@@ -210,13 +210,14 @@ static int run_batch(struct rondo_device *dev, const struct rondo_program *p, co
         c->first = first;
         c->count = end - first;
         c->stack_floats = rondo__cuda_stack_floats(p, k);
+        c->levels = p->levels[k];
         err = rondo__cuda_launch(dev, k, least(c->count, p->blocks[k]), (size_t)p->shared[k], stream, c);
     }
     if (err)
         return err;
     c->first = tile;
     c->count = tile_end - tile;
-    const int64_t groups = (p->room + 3) / 4 * ((p->desc.value_dim - 1) / CUDA_COLUMNS + 1);
+    const int64_t groups = (p->room + 3) / 4;
     return rondo__cuda_launch(dev, KERNEL_rondo_cuda_steps, c->count * groups, (size_t)p->shared[KERNEL_rondo_cuda_steps], stream, c);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The second kernel of attention: each row's steps (core/device.h), as they are written, over the nodes that the first one left; and a kernel that
- * shows probabilities. A warp takes a row and 128 dimensions of it; a lane has four of these, 32 apart, and its own copy of M and l. The
- * stack of nodes is in shared memory.
+ * shows probabilities. A warp takes a row, 128 dimensions of it at a time; a lane has four of these, 32 apart, and its own copy of M and
+ * l. The stack of nodes is in shared memory.
  */
 #ifndef RONDO_CUDA_ATTENTION_STEPS_H
 #define RONDO_CUDA_ATTENTION_STEPS_H
@@ -102,12 +102,41 @@ DEVICE void cuda_output(const struct cuda_attention *p, const struct cuda_bind *
 /* Nodes of parts are fetched some at a time, as each comes late. */
 #define CUDA_AHEAD 4
 
-DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, int r, int d0, float *stack)
+/* LEAF: the nodes of its parts, joined as the tree wants, end as one behind `top`. Of dimensions from d0 on. */
+DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int r, int d0, float *stack, int top)
+{
+    const int dim = p->value_dim;
+    if (part->count == 0) {
+        const struct cuda_node node = { { 0.0f, 0.0f, 0.0f, 0.0f }, -FLT_MAX, 0.0f };
+        cuda_push(stack, top, &node);
+        return;
+    }
+    ROLLED
+    for (int k = 0; k < part->count; k += CUDA_AHEAD) {
+        struct cuda_node ahead[CUDA_AHEAD];
+        UNROLL
+        for (int a = 0; a < CUDA_AHEAD; a++)
+            if (k + a < part->count)
+                ahead[a] = cuda_load(p->nodes + part->nodes + (int64_t)(k + a) * tile->room * (dim + 2), tile->room, r, d0, dim);
+        UNROLL
+        for (int a = 0; a < CUDA_AHEAD; a++)
+            if (k + a < part->count) {
+                const int merges = rondo__run_merges(part->first + k + a, part->first, part->first + part->count);
+                cuda_join(stack, top, merges, &ahead[a]);
+                top -= merges;
+                cuda_push(stack, top++, &ahead[a]);
+            }
+    }
+}
+
+/* All of a row's steps by one warp, each for one block of dimensions after the other: what is in a place changes for all of them at once. The
+ * blocks have stacks of their own, with M and l in each. */
+DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, int r, float *stack)
 {
     const struct cuda_job job = p->jobs[tile->job];
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
     const int64_t f = tile->first + r, token = f / job.group;
-    const int hq = tile->kv_head * job.group + (int)(f % job.group), dim = p->value_dim;
+    const int hq = tile->kv_head * job.group + (int)(f % job.group), dim = p->value_dim, size = p->depth * CUDA_LEVEL;
     const int64_t slot_rows = job.q_rows * job.heads, slot_row = token * job.heads + hq;
     int top = 0, leaf = 0;
 
@@ -117,53 +146,52 @@ DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_til
         struct cuda_node node;
         if (s.code == RONDO_TREE_LEAF) {
             const struct cuda_part part = p->parts[tile->parts + leaf++];
-            if (part.count == 0) {
-                UNROLL
-                for (int e = 0; e < 4; e++)
-                    node.acc[e] = 0.0f;
-                node.M = -FLT_MAX;
-                node.l = 0.0f;
-                cuda_push(stack, top++, &node);
-            }
             ROLLED
-            for (int k = 0; k < part.count; k += CUDA_AHEAD) {
-                struct cuda_node ahead[CUDA_AHEAD];
-                UNROLL
-                for (int a = 0; a < CUDA_AHEAD; a++)
-                    if (k + a < part.count)
-                        ahead[a] = cuda_load(p->nodes + part.nodes + (int64_t)(k + a) * tile->room * (dim + 2), tile->room, r, d0, dim);
-                UNROLL
-                for (int a = 0; a < CUDA_AHEAD; a++)
-                    if (k + a < part.count) {
-                        const int merges = rondo__run_merges(part.first + k + a, part.first, part.first + part.count);
-                        cuda_join(stack, top, merges, &ahead[a]);
-                        top -= merges;
-                        cuda_push(stack, top++, &ahead[a]);
-                    }
-            }
+            for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS)
+                cuda_leaf_step(p, tile, &part, r, d0, stack + d0 / CUDA_COLUMNS * size, top);
+            top++;
         } else if (s.code == RONDO_TREE_LOAD) {
-            node = cuda_load(p->slots[bind->slots + s.arg], slot_rows, slot_row, d0, dim);
-            cuda_push(stack, top++, &node);
-        } else if (s.code == RONDO_TREE_MERGE) {
-            node = cuda_pop(stack, --top);
-            cuda_join(stack, top, 1, &node);
-            cuda_push(stack, top - 1, &node);
-        } else if (s.code == RONDO_TREE_STORE) {
-            node = cuda_pop(stack, --top);
-            float *to = p->slots[bind->slots + s.arg];
-            UNROLL
-            for (int e = 0; e < 4; e++) {
-                const int d = d0 + THREAD % 32 + 32 * e;
-                if (d < dim)
-                    to[slot_row * dim + d] = node.acc[e];
+            ROLLED
+            for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS) {
+                node = cuda_load(p->slots[bind->slots + s.arg], slot_rows, slot_row, d0, dim);
+                cuda_push(stack + d0 / CUDA_COLUMNS * size, top, &node);
             }
-            if (d0 == 0 && THREAD % 32 == 0) {
+            top++;
+        } else if (s.code == RONDO_TREE_MERGE) {
+            top--;
+            ROLLED
+            for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS) {
+                float *const own = stack + d0 / CUDA_COLUMNS * size;
+                node = cuda_pop(own, top);
+                cuda_join(own, top, 1, &node);
+                cuda_push(own, top - 1, &node);
+            }
+        } else if (s.code == RONDO_TREE_STORE) {
+            float *to = p->slots[bind->slots + s.arg];
+            top--;
+            ROLLED
+            for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS) {
+                node = cuda_pop(stack + d0 / CUDA_COLUMNS * size, top);
+                UNROLL
+                for (int e = 0; e < 4; e++) {
+                    const int d = d0 + THREAD % 32 + 32 * e;
+                    if (d < dim)
+                        to[slot_row * dim + d] = node.acc[e];
+                }
+            }
+            WARP_BARRIER();          /* all lanes have read what the place had, and see what it has */
+            if (THREAD % 32 == 0) {
                 to[slot_rows * dim + slot_row] = node.M;
                 to[slot_rows * dim + slot_rows + slot_row] = node.l;
             }
+            WARP_BARRIER();
         } else {
-            node = cuda_pop(stack, --top);
-            cuda_output(p, bind, token, hq, p->head + job.head + hq, d0, &node);
+            top--;
+            ROLLED
+            for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS) {
+                node = cuda_pop(stack + d0 / CUDA_COLUMNS * size, top);
+                cuda_output(p, bind, token, hq, p->head + job.head + hq, d0, &node);
+            }
         }
     }
 }
@@ -171,14 +199,14 @@ DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_til
 /* first, count: tiles */
 DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
 {
-    float *stack = (float *)(void *)shared + THREAD / 32 * p->depth * CUDA_LEVEL;
     const int blocks = cuda_chunks(p->value_dim, CUDA_COLUMNS), groups = cuda_chunks(p->room, CUDA_THREADS / 32);
+    float *stack = (float *)(void *)shared + THREAD / 32 * blocks * p->depth * CUDA_LEVEL;
     ROLLED
-    for (int64_t i = BLOCK; i < p->count * groups * blocks; i += BLOCKS) {
-        const struct cuda_tile tile = p->tiles[p->first + i / blocks / groups];
-        const int r = (int)(i / blocks % groups) * (CUDA_THREADS / 32) + THREAD / 32;
+    for (int64_t i = BLOCK; i < p->count * groups; i += BLOCKS) {
+        const struct cuda_tile tile = p->tiles[p->first + i / groups];
+        const int r = (int)(i % groups) * (CUDA_THREADS / 32) + THREAD / 32;
         if (r < tile.rows)
-            cuda_steps_row(p, &tile, r, (int)(i % blocks) * CUDA_COLUMNS, stack);
+            cuda_steps_row(p, &tile, r, stack);
     }
 }
 
@@ -203,18 +231,22 @@ DEVICE void cuda_probabilities_kernel(const struct cuda_attention *p)
         int64_t view = tile.bits;
         for (int n = 0; n < job.leaves; n++) {
             const struct rondo_leaf run = p->leaves[job.leaves_first + n];
-            const int64_t leaves = rondo__run_leaves(&run, p->leaf_size);
-            for (int64_t k = 0; k < leaves; k++) {
-                const struct cuda_leaf at = cuda_leaf_of(p, &tile, &job, &run, k);
-                const int64_t bits = view < 0 ? -1 : p->views[view++];
+            struct cuda_run known;
+            struct cuda_leaf at;
+            cuda_run_of(p, &tile, &job, &run, &known);
+            for (int64_t k = 0; k < known.leaves; k++) {
+                cuda_leaf_of(p, &tile, &known, k, &at);
+                const int64_t bits = view < 0 ? CUDA_VIEW_ALL : p->views[view++];
+                if (bits == CUDA_VIEW_NONE)
+                    continue;
                 for (int key = THREAD; key < at.leaf.count; key += CUDA_THREADS) {
-                    const int64_t position = at.leaf.first + (int64_t)key * at.leaf.step, k_at = at.k_at + key * at.k_row;
+                    const int64_t position = at.leaf.first + (int64_t)key * at.leaf.step, k_at = at.k_at + key * known.k_row;
                     float s = 0.0f, x;
                     if (position < row.lo || position >= row.hi || (bits >= 0 && !(p->bits[(bits + r) * 4 + key / 64] >> (key % 64) & 1)))
                         continue;
                     for (int j = 0; j < p->head_dim + (p->head_dim & 1); j++)
                         if ((j ^ 1) < p->head_dim)
-                            s = NUM_FMA(rondo__element(p->q, q + (j ^ 1), p->q_type), cuda_number(at.k, k_at, j ^ 1, p->head_dim, p->kv_type), s);
+                            s = NUM_FMA(rondo__element(p->q, q + (j ^ 1), p->q_type), cuda_number(known.k, k_at, j ^ 1, p->head_dim, p->kv_type), s);
                     if (!cuda_score(p, bind, s, row.p, position, p->head + job.head + hq, hq, &x))
                         continue;
                     const float w = rondo__rint(x), prob = rondo__weight(x - w, w - M) * inv;

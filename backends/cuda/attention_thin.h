@@ -18,6 +18,8 @@ struct cuda_thin_memory {
     float *most;                   /* [4][8]: a warp's M of each row; then its oddity, [4] */
     float *l;                      /* [8] */
     struct cuda_row *row;          /* [8] */
+    struct cuda_known *known;
+    float *stack;                  /* of nodes, in shared memory where it fits */
 };
 
 DEVICE struct cuda_thin_memory cuda_thin_memory_of(const struct cuda_attention *p, char *shared, int R)
@@ -29,8 +31,10 @@ DEVICE struct cuda_thin_memory cuda_thin_memory_of(const struct cuda_attention *
     m.k_scale = m.weights + p->leaf_size * R;
     m.v_scale = m.k_scale + p->leaf_size;
     m.row = (struct cuda_row *)(void *)(m.v_scale + p->leaf_size);
-    m.most = (float *)(void *)(m.row + CUDA_THIN);
+    m.known = (struct cuda_known *)(void *)(m.row + CUDA_THIN);
+    m.most = (float *)(void *)((char *)m.known + CUDA_KNOWN);
     m.l = m.most + 4 * CUDA_THIN + 4;
+    m.stack = m.l + CUDA_THIN;
     return m;
 }
 
@@ -38,13 +42,28 @@ DEVICE struct cuda_thin_memory cuda_thin_memory_of(const struct cuda_attention *
 DEVICE void cuda_stage_bytes(char *to, int pitch, int rows, const char *from, int64_t stride, int b0, int bytes, int end, int grain)
 {
     const int pieces = bytes / grain;
+    if (grain == 16) {
+        const int step = CUDA_THREADS / pieces, b = THREAD % pieces * 16;
+        const char *f = from + THREAD / pieces * stride + b0 + b;
+        char *t = to + THREAD / pieces * pitch + b;
+        if (b0 + b >= end)
+            return;
+        if (rows == CUDA_COLUMNS) {
+            UNROLL
+            for (int n = 0; n < CUDA_COLUMNS / step; n++)
+                COPY16(t + n * step * pitch, f + n * step * stride, 1);
+            return;
+        }
+        ROLLED
+        for (int row = THREAD / pieces; row < rows; row += step, f += step * stride, t += step * pitch)
+            COPY16(t, f, 1);
+        return;
+    }
     for (int i = THREAD; i < rows * pieces; i += CUDA_THREADS) {
         const int row = i / pieces, b = i % pieces * grain;
         if (b0 + b >= end)
             continue;
-        if (grain == 16)
-            COPY16(to + row * pitch + b, from + row * stride + b0 + b, 1);
-        else if (grain == 4)
+        if (grain == 4)
             COPY4(to + row * pitch + b, from + row * stride + b0 + b, 1);
         else
             to[row * pitch + b] = from[row * stride + b0 + b];
@@ -63,22 +82,6 @@ DEVICE void cuda_stage_any(char *to, int pitch, int rows, const char *from, int6
 
 DEVICE int cuda_size(int type) { return type == RONDO_F32 ? 4 : type == RONDO_Q8 ? 1 : 2; }
 
-struct cuda_thin_count {
-    int size, k_bytes, k_parts, k, v_step, v_keys, all;
-};
-DEVICE struct cuda_thin_count cuda_thin_count_of(const struct cuda_attention *p, const struct rondo_leaf *leaf)
-{
-    struct cuda_thin_count n;
-    n.size = cuda_size(p->kv_type);
-    n.k_bytes = p->head_dim * n.size;
-    n.k_parts = cuda_chunks(n.k_bytes, CUDA_THIN_BYTES);
-    n.k = n.k_parts * cuda_chunks(leaf->count, CUDA_COLUMNS);
-    n.v_step = n.size == 4 ? 64 : CUDA_COLUMNS;
-    n.v_keys = cuda_chunks(leaf->count, n.v_step);
-    n.all = n.k + n.v_keys * cuda_chunks(p->value_dim, CUDA_COLUMNS);
-    return n;
-}
-
 /* A Q8 row's scale lies behind its numbers. */
 DEVICE float cuda_scale_of(const void *rows, int64_t at, int dim)
 {
@@ -87,25 +90,35 @@ DEVICE float cuda_scale_of(const void *rows, int64_t at, int dim)
     return scale;
 }
 
-DEVICE void cuda_thin_stage(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int c, int parity)
+DEVICE int cuda_thin_step(int size) { return size == 4 ? 64 : CUDA_COLUMNS; }   /* keys of a stage of V */
+
+/* Bytes of K from b0 on, of keys from `key` on. */
+DEVICE void cuda_thin_stage_k(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int size, int key, int b0, int parity)
 {
-    const struct cuda_thin_count n = cuda_thin_count_of(p, &f->leaf);
-    char *to = m->stage + parity * CUDA_STAGE;
-    if (c < n.k) {
-        const int key = c / n.k_parts * CUDA_COLUMNS, lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
-        const int b0 = c % n.k_parts * CUDA_THIN_BYTES;
-        cuda_stage_any(to + (lo - key) * CUDA_THIN_PITCH, CUDA_THIN_PITCH, keys, (const char *)f->k + (f->k_at + lo * f->k_row) * n.size,
-                       f->k_row * n.size, b0, CUDA_THIN_BYTES, n.k_bytes, f->k_grain);
-        if (p->kv_type == RONDO_Q8 && b0 == 0 && THREAD < keys)
-            m->k_scale[lo + THREAD] = cuda_scale_of(f->k, f->k_at + (lo + THREAD) * f->k_row, p->head_dim);
-    } else {
-        const int key = (c - n.k) % n.v_keys * n.v_step, d0 = (c - n.k) / n.v_keys * CUDA_COLUMNS;
-        const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + n.v_step) - lo;
-        cuda_stage_any(to + (lo - key) * CUDA_COLUMNS * n.size, CUDA_COLUMNS * n.size, keys, (const char *)f->v + (f->v_at + lo * f->v_row) * n.size,
-                       f->v_row * n.size, d0 * n.size, CUDA_COLUMNS * n.size, p->value_dim * n.size, f->v_grain);
-        if (p->kv_type == RONDO_Q8 && d0 == 0 && THREAD < keys)
-            m->v_scale[lo + THREAD] = cuda_scale_of(f->v, f->v_at + (lo + THREAD) * f->v_row, p->value_dim);
-    }
+    const struct cuda_run *run = &m->known->run;
+    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
+    cuda_stage_any(m->stage + parity * CUDA_STAGE + (lo - key) * CUDA_THIN_PITCH, CUDA_THIN_PITCH, keys,
+                   (const char *)run->k + (f->k_at + lo * run->k_row) * size, run->k_row * size, b0, CUDA_THIN_BYTES, p->head_dim * size, run->k_grain);
+    if (p->kv_type == RONDO_Q8 && b0 == 0 && THREAD < keys)
+        m->k_scale[lo + THREAD] = cuda_scale_of(run->k, f->k_at + (lo + THREAD) * run->k_row, p->head_dim);
+    COPY_CLOSE();
+}
+
+/* Dimensions of V from d0 on. */
+DEVICE void cuda_thin_stage_v(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int size, int key, int d0, int parity)
+{
+    const struct cuda_run *run = &m->known->run;
+    const int step = cuda_thin_step(size), lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + step) - lo;
+    const char *from = (const char *)run->v + (f->v_at + lo * run->v_row) * size;
+    char *to = m->stage + parity * CUDA_STAGE + (lo - key) * CUDA_COLUMNS * size;
+    if (size == 2)
+        cuda_stage_any(to, CUDA_COLUMNS * 2, keys, from, run->v_row * 2, d0 * 2, CUDA_COLUMNS * 2, p->value_dim * 2, run->v_grain);
+    else if (size == 4)
+        cuda_stage_any(to, CUDA_COLUMNS * 4, keys, from, run->v_row * 4, d0 * 4, CUDA_COLUMNS * 4, p->value_dim * 4, run->v_grain);
+    else
+        cuda_stage_any(to, CUDA_COLUMNS, keys, from, run->v_row, d0, CUDA_COLUMNS, p->value_dim, run->v_grain);
+    if (p->kv_type == RONDO_Q8 && d0 == 0 && THREAD < keys)
+        m->v_scale[lo + THREAD] = cuda_scale_of(run->v, f->v_at + (lo + THREAD) * run->v_row, p->value_dim);
     COPY_CLOSE();
 }
 
@@ -204,21 +217,35 @@ DEVICE void cuda_thin_value(float *acc, const float *w, float v, int R, int odd)
             acc[r] = cuda_value(a[r], v, acc[r], odd);
 }
 
+/* The keys of a stage, in pairs; eight at a time are fetched together. */
 DEVICE void cuda_thin_values(float *acc, float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type, int R, int odd,
                              int sums)
 {
+    int k = 0;
     ROLLED
-    for (int k = 0; k < n; k += 2) {
+    for (; k + 8 <= n; k += 8) {
+        float x[8], o[8];
         UNROLL
-        for (int half = 1; half >= 0; half--) {
-            const int key = k + half;
-            if (key >= n)
-                continue;
-            const float x = type == RONDO_Q8 ? (float)((const int8_t *)v)[key * CUDA_COLUMNS] * scale[key] : rondo__element(v, key * CUDA_COLUMNS, type);
-            cuda_thin_value(acc, w + key * R, x, R, odd);
-            if (sums)
-                *l = cuda_sum(*l, own[key * R]);
+        for (int i = 0; i < 8; i++) {
+            x[i] = type == RONDO_Q8 ? (float)((const int8_t *)v)[(k + i) * CUDA_COLUMNS] * scale[k + i] : rondo__element(v, (k + i) * CUDA_COLUMNS, type);
+            o[i] = sums ? own[(k + i) * R] : 0.0f;
         }
+        UNROLL
+        for (int i = 0; i < 8; i++) {
+            cuda_thin_value(acc, w + (k + (i ^ 1)) * R, x[i ^ 1], R, odd);
+            if (sums)
+                *l = cuda_sum(*l, o[i ^ 1]);
+        }
+    }
+    ROLLED
+    for (const int end = n + (n & 1); k < end; k++) {
+        const int key = k ^ 1;
+        if (key >= n)
+            continue;
+        const float x = type == RONDO_Q8 ? (float)((const int8_t *)v)[key * CUDA_COLUMNS] * scale[key] : rondo__element(v, key * CUDA_COLUMNS, type);
+        cuda_thin_value(acc, w + key * R, x, R, odd);
+        if (sums)
+            *l = cuda_sum(*l, own[key * R]);
     }
 }
 
@@ -238,10 +265,13 @@ DEVICE void cuda_thin_values_typed(float *acc, float *l, const float *w, const f
 }
 
 /* Scores of the thread's key, of all rows: x to shared memory, M grows. */
-DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct cuda_bind *bind,
-                             const struct cuda_thin_memory *m, const struct rondo_leaf *leaf, int64_t view, int key, const float *s, float *M, float *odd,
-                             int R, int terms)
+DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int key,
+                             const float *s, float *M, float *odd, int R, int terms)
 {
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    const struct rondo_leaf *leaf = &f->leaf;
+    const int64_t view = f->view;
     if (key >= leaf->count)
         return;
     UNROLL
@@ -251,7 +281,7 @@ DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_t
         float x = s[r] * p->scale_log2;
         int seen = 1;
         if (r < tile->rows) {
-            const int hq = tile->kv_head * job->group + (int)((tile->first + r) % job->group);
+            const int hq = terms ? tile->kv_head * job->group + (int)((tile->first + r) % job->group) : 0;
             const int64_t position = leaf->first + (int64_t)key * leaf->step;
             seen = position >= m->row[r].lo && position < m->row[r].hi;
             if (seen && view >= 0)
@@ -268,9 +298,10 @@ DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_t
     }
 }
 
-DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct cuda_thin_memory *m,
-                              const struct rondo_leaf *leaf, const float *M, int R, int terms)
+DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct rondo_leaf *leaf, const float *M, int R, int terms)
 {
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
     for (int key = THREAD; key < leaf->count; key += CUDA_THREADS) {
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++) {
@@ -290,9 +321,10 @@ DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_
 }
 
 /* As cuda_node(): the thread has dimension d of all rows. */
-DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_thin_memory *m, float *acc, const float *leaf_M,
-                           int d, int is_last, int top, int merges, float *stack, float *last, int R)
+DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_thin_memory *m, float *acc, const float *leaf_M, int d, int is_last, int top,
+                           int merges, float *stack, float *last, int R)
 {
+    const struct cuda_tile *tile = &m->known->tile;
     const int dim = p->value_dim;
     const int64_t level = (int64_t)R * (dim + 2);
     float *to = last ? last : stack + (top - merges) * level;
@@ -324,126 +356,149 @@ DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_til
         }
 }
 
-DEVICE void cuda_thin_item(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_thin_memory *m, float *stack, int R, int terms)
+/* M of all warps, and whether any thread's keys are unseen or dropped: M and the answer are the same in all threads. */
+DEVICE int cuda_thin_most(const struct cuda_thin_memory *m, float *M, float odd, int R)
 {
-    const struct cuda_tile tile = p->tiles[item->tile];
-    const struct cuda_job job = p->jobs[tile.job];
-    const struct cuda_bind *bind = p->binds + (tile.job - p->first_job);
-    const struct rondo_leaf run = p->leaves[job.leaves_first + item->run];
-    float s[CUDA_THIN] = { 0.0f }, M[CUDA_THIN], l = 0.0f, odd = 0.0f;
-    int top = 0, parity = 0, is_odd = 0;
+    int is_odd = 0;
+    UNROLL
+    for (int other = 1; other < 32; other *= 2) {
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            if (r < R) {
+                const float x = SHUFFLE_XOR(M[r], other);
+                M[r] = x > M[r] ? x : M[r];
+            }
+        odd = odd + SHUFFLE_XOR(odd, other);
+    }
+    if (THREAD % 32 == 0) {
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            if (r < R)
+                m->most[THREAD / 32 * CUDA_THIN + r] = M[r];
+        m->most[4 * CUDA_THIN + THREAD / 32] = odd;
+    }
+    BARRIER();
+    UNROLL
+    for (int w = 0; w < 4; w++) {
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            if (r < R)
+                M[r] = m->most[w * CUDA_THIN + r] > M[r] ? m->most[w * CUDA_THIN + r] : M[r];
+        is_odd |= m->most[4 * CUDA_THIN + w] != 0.0f;
+    }
+    return is_odd;
+}
+
+DEVICE void cuda_thin_zero(float *s)
+{
+    UNROLL
+    for (int r = 0; r < CUDA_THIN; r++)
+        s[r] = 0.0f;
+}
+
+/* The node of a leaf that nobody sees. */
+DEVICE void cuda_thin_nothing(const struct cuda_attention *p, const struct cuda_thin_memory *m, float *s, const float *M, int top, int merges, float *stack,
+                              float *last, int R)
+{
+    BARRIER();
+    if (THREAD < R)
+        m->l[THREAD] = 0.0f;
+    BARRIER();
+    ROLLED
+    for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
+        cuda_thin_zero(s);
+        cuda_thin_node(p, m, s, M, d0 + THREAD, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
+    }
+}
+
+DEVICE void cuda_thin_item(const struct cuda_attention *p, int64_t number, const struct cuda_thin_memory *m, float *stack, int R, int terms)
+{
+    struct cuda_known *known = m->known;
+    const struct cuda_tile *tile = &known->tile;
+    const int size = cuda_size(p->kv_type), k_bytes = p->head_dim * size, step = cuda_thin_step(size);
+    float s[CUDA_THIN] = { 0.0f }, M[CUDA_THIN], l;
+    int top = 0, parity = 0, now = 0;
 
     BARRIER();
-    struct cuda_leaf f;
-    int64_t staged = cuda_next_leaf(p, item, &tile, &job, &run, item->first, &f);
-    if (staged < item->end)
-        cuda_thin_stage(p, m, &f, 0, 0);
-    if (THREAD < tile.rows)
-        m->row[THREAD] = p->rows[job.rows + (tile.first + THREAD) / job.group];
+    if (THREAD == 0)
+        cuda_know(p, number, known);
+    BARRIER();
+    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const int64_t begin = known->item.first, end = known->item.end;
+    if (known->leaf[0].number < end)
+        cuda_thin_stage_k(p, m, &known->leaf[0], size, 0, 0, 0);
+    if (THREAD < tile->rows)
+        m->row[THREAD] = p->rows[known->job.rows + (tile->first + THREAD) / known->job.group];
     for (int i = THREAD; i < p->head_dim * R; i += CUDA_THREADS) {
         const int d = i / R, r = i % R;
-        m->q[i] = r < tile.rows ? rondo__element(p->q, bind->q + cuda_row_at(&job, &tile, tile.first + r, p->q_row, p->q_head) + d, p->q_type) : 0.0f;
+        m->q[i] = r < tile->rows ? rondo__element(p->q, bind->q + cuda_row_at(&known->job, tile, tile->first + r, p->q_row, p->q_head) + d, p->q_type) : 0.0f;
     }
     ROLLED
-    for (int64_t i = item->first; i < item->end; i++) {
-        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
-        const int merges = rondo__run_merges(i, item->first, item->end);
-        float *const last = i + 1 == item->end ? p->nodes + item->nodes : (float *)0;
+    for (int64_t i = begin; i < end; i++) {
+        const struct cuda_leaf *f = known->leaf + now;
+        const int merges = rondo__run_merges(i, begin, end);
+        float *const last = i + 1 == end ? p->nodes + known->item.nodes : (float *)0;
+        float odd = 0.0f;
+        int is_odd = 0;
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             M[r] = -FLT_MAX;
-        odd = 0.0f;
-        if (i != staged) {                 /* the node of a leaf that nobody sees */
-            BARRIER();
-            if (THREAD < R)
-                m->l[THREAD] = 0.0f;
-            BARRIER();
-            ROLLED
-            for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
-                UNROLL
-                for (int r = 0; r < CUDA_THIN; r++)
-                    s[r] = 0.0f;
-                cuda_thin_node(p, &tile, m, s, M, d0 + THREAD, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
-            }
+        if (i != f->number) {
+            cuda_thin_nothing(p, m, s, M, top, merges, stack, last, R);
             top += 1 - merges;
             continue;
         }
-        const struct cuda_thin_count n = cuda_thin_count_of(p, &f.leaf);
-        const struct rondo_leaf leaf = f.leaf;
+        const int count = (int)f->leaf.count;
         ROLLED
-        for (int c = 0; c < n.all; c++, parity ^= 1) {
-            const char *stage = m->stage + parity * CUDA_STAGE;
-            COPY_WAIT(0);
-            BARRIER();
-            if (c + 1 < n.all) {
-                cuda_thin_stage(p, m, &f, c + 1, parity ^ 1);
-            } else {
-                staged = cuda_next_leaf(p, item, &tile, &job, &run, i + 1, &f);
-                if (staged < item->end)
-                    cuda_thin_stage(p, m, &f, 0, parity ^ 1);
+        for (int key0 = 0; key0 < count; key0 += CUDA_COLUMNS) {
+            const int key = key0 + THREAD;
+            cuda_thin_zero(s);
+            ROLLED
+            for (int b0 = 0; b0 < k_bytes; b0 += CUDA_THIN_BYTES, parity ^= 1) {
+                COPY_WAIT(0);
+                BARRIER();
+                if (b0 + CUDA_THIN_BYTES < k_bytes)
+                    cuda_thin_stage_k(p, m, f, size, key0, b0 + CUDA_THIN_BYTES, parity ^ 1);
+                else if (key0 + CUDA_COLUMNS < count)
+                    cuda_thin_stage_k(p, m, f, size, key0 + CUDA_COLUMNS, 0, parity ^ 1);
+                else
+                    cuda_thin_stage_v(p, m, f, size, 0, 0, parity ^ 1);
+                if (b0 == 0 && key0 == 0 && THREAD == CUDA_THREADS - 1)
+                    cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (now ^ 1));
+                if (key < count)
+                    cuda_thin_chain_typed(s, m->q + b0 / size * R, m->stage + parity * CUDA_STAGE + THREAD * CUDA_THIN_PITCH,
+                                          cuda_minimum(k_bytes - b0, CUDA_THIN_BYTES) / size, p->kv_type, m->k_scale[key], R);
             }
-            if (c < n.k) {
-                const int b0 = c % n.k_parts * CUDA_THIN_BYTES, key = c / n.k_parts * CUDA_COLUMNS + THREAD;
-                if (b0 == 0) {
-                    UNROLL
-                    for (int r = 0; r < CUDA_THIN; r++)
-                        s[r] = 0.0f;
-                }
-                if (key < leaf.count)
-                    cuda_thin_chain_typed(s, m->q + b0 / n.size * R, stage + THREAD * CUDA_THIN_PITCH,
-                                          cuda_minimum(n.k_bytes - b0, CUDA_THIN_BYTES) / n.size, p->kv_type, m->k_scale[key], R);
-                if (b0 + CUDA_THIN_BYTES >= n.k_bytes)
-                    cuda_thin_scores(p, &tile, &job, bind, m, &leaf, view, key, s, M, &odd, R, terms);
-                if (c == n.k - 1) {
-                    UNROLL
-                    for (int other = 1; other < 32; other *= 2) {
-                        UNROLL
-                        for (int r = 0; r < CUDA_THIN; r++)
-                            if (r < R) {
-                                const float x = SHUFFLE_XOR(M[r], other);
-                                M[r] = x > M[r] ? x : M[r];
-                            }
-                        odd = odd + SHUFFLE_XOR(odd, other);
-                    }
-                    if (THREAD % 32 == 0) {
-                        UNROLL
-                        for (int r = 0; r < CUDA_THIN; r++)
-                            if (r < R)
-                                m->most[THREAD / 32 * CUDA_THIN + r] = M[r];
-                        m->most[4 * CUDA_THIN + THREAD / 32] = odd;
-                    }
-                    BARRIER();
-                    is_odd = 0;
-                    UNROLL
-                    for (int w = 0; w < 4; w++) {
-                        UNROLL
-                        for (int r = 0; r < CUDA_THIN; r++)
-                            if (r < R)
-                                M[r] = m->most[w * CUDA_THIN + r] > M[r] ? m->most[w * CUDA_THIN + r] : M[r];
-                        is_odd |= m->most[4 * CUDA_THIN + w] != 0.0f;
-                    }
-                    cuda_thin_weights(p, &tile, &job, m, &leaf, M, R, terms);
-                    l = 0.0f;
-                }
-            } else {
-                const int key = (c - n.k) % n.v_keys * n.v_step, d0 = (c - n.k) / n.v_keys * CUDA_COLUMNS, d = d0 + THREAD;
-                const int keys = cuda_minimum((int)leaf.count - key, n.v_step);
-                if (key == 0) {
-                    UNROLL
-                    for (int r = 0; r < CUDA_THIN; r++)
-                        s[r] = 0.0f;
-                }
-                cuda_thin_values_typed(s, &l, m->weights + key * R, m->weights + key * R + THREAD % R, stage + THREAD * n.size, m->v_scale + key, keys,
-                                       p->kv_type, R, is_odd, d0 == 0);
-                if (key + n.v_step >= leaf.count) {
-                    if (d0 == 0 && THREAD < R)
-                        m->l[THREAD] = l;
-                    BARRIER();
-                    cuda_thin_node(p, &tile, m, s, M, d, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
-                }
+            cuda_thin_scores(p, bind, m, f, key, s, M, &odd, R, terms);
+        }
+        is_odd = cuda_thin_most(m, M, odd, R);
+        cuda_thin_weights(p, m, &f->leaf, M, R, terms);
+        l = 0.0f;
+        ROLLED
+        for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
+            cuda_thin_zero(s);
+            ROLLED
+            for (int key = 0; key < count; key += step, parity ^= 1) {
+                COPY_WAIT(0);
+                BARRIER();
+                if (key + step < count)
+                    cuda_thin_stage_v(p, m, f, size, key + step, d0, parity ^ 1);
+                else if (d0 + CUDA_COLUMNS < p->value_dim)
+                    cuda_thin_stage_v(p, m, f, size, 0, d0 + CUDA_COLUMNS, parity ^ 1);
+                else if (known->leaf[now ^ 1].number < end)
+                    cuda_thin_stage_k(p, m, known->leaf + (now ^ 1), size, 0, 0, parity ^ 1);
+                cuda_thin_values_typed(s, &l, m->weights + key * R, m->weights + key * R + THREAD % R, m->stage + parity * CUDA_STAGE + THREAD * size,
+                                       m->v_scale + key, cuda_minimum(count - key, step), p->kv_type, R, is_odd, d0 == 0);
             }
+            if (d0 == 0) {
+                if (THREAD < R)
+                    m->l[THREAD] = l;
+                BARRIER();
+            }
+            cuda_thin_node(p, m, s, M, d0 + THREAD, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
         }
         top += 1 - merges;
+        now ^= 1;
     }
 }
 
@@ -452,8 +507,10 @@ DEVICE void cuda_thin_kernel(const struct cuda_attention *p, char *shared, int R
     const struct cuda_thin_memory m = cuda_thin_memory_of(p, shared, R);
     ROLLED
     for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS) {
-        const struct cuda_item item = p->items[i];
-        cuda_thin_item(p, &item, &m, p->stack + BLOCK * p->stack_floats, R, terms);
+        if (p->levels)
+            cuda_thin_item(p, i, &m, m.stack, R, terms);
+        else
+            cuda_thin_item(p, i, &m, p->stack + BLOCK * p->stack_floats, R, terms);
     }
 }
 

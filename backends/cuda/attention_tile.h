@@ -15,44 +15,102 @@
 
 /* ---- leaves ---- */
 
-struct cuda_leaf {
-    struct rondo_leaf leaf;
+/* A run, for a KV head of the job: what is the same for all of its leaves. */
+struct cuda_run {
+    struct rondo_leaf run;
     const void *k, *v;
-    int64_t k_at, v_at, k_row, v_row;
+    const int64_t *pages;
+    int64_t leaves, row, page_rows, k_head, v_head, k_row, v_row;   /* row: of its first key */
     int32_t k_grain, v_grain;
-    int32_t lo, hi;                /* keys that somebody in the tile sees lie in [lo, hi): others are not read */
 };
 
-/* Leaf i of a run, for a KV head of the job. */
-DEVICE struct cuda_leaf cuda_leaf_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job,
-                                     const struct rondo_leaf *run, int64_t i)
+/* A leaf of it. Keys that somebody in the tile sees lie in [lo, hi): others are not read. */
+struct cuda_leaf {
+    struct rondo_leaf leaf;
+    int64_t k_at, v_at, number, view;
+    int32_t lo, hi;
+};
+
+/* What all threads of a block know of the item at work, in shared memory: one thread finds it out. */
+struct cuda_known {
+    struct cuda_tile tile;
+    struct cuda_job job;
+    struct cuda_run run;
+    struct cuda_leaf leaf[2];
+    struct cuda_item item;
+};
+
+typedef char cuda_known_fits[sizeof(struct cuda_known) <= CUDA_KNOWN ? 1 : -1];
+
+DEVICE void cuda_run_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct rondo_leaf *run,
+                        struct cuda_run *out)
 {
-    struct cuda_leaf out;
-    out.leaf = rondo__run_leaf(run, rondo__run_leaves(run, p->leaf_size), i, p->leaf_size);
-    const struct cuda_source *source = p->sources + out.leaf.source;
+    const struct cuda_source *source = p->sources + run->source;
     const int64_t head = job->kv_head + tile->kv_head;
-    int64_t row = out.leaf.row + p->bases[(int64_t)(tile->job - p->first_job) * p->source_count + out.leaf.source];
-    if (source->pages)
-        row = source->pages[row / source->page_rows] * source->page_rows + row % source->page_rows;
-    out.k = source->k;
-    out.v = source->v;
-    out.k_at = row * source->k_row + head * source->k_head;
-    out.v_at = row * source->v_row + head * source->v_head;
-    out.k_row = source->k_row;
-    out.v_row = source->v_row;
-    out.k_grain = source->k_grain;
-    out.v_grain = source->v_grain;
-    out.lo = out.hi = 0;
+    out->run = *run;
+    out->leaves = rondo__run_leaves(run, p->leaf_size);
+    out->row = run->row + p->bases[(int64_t)(tile->job - p->first_job) * p->source_count + run->source];
+    out->k = source->k;
+    out->v = source->v;
+    out->pages = source->pages;
+    out->page_rows = source->page_rows;
+    out->k_row = source->k_row;
+    out->v_row = source->v_row;
+    out->k_head = head * source->k_head;
+    out->v_head = head * source->v_head;
+    out->k_grain = source->k_grain;
+    out->v_grain = source->v_grain;
+}
+
+DEVICE void cuda_leaf_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_run *run, int64_t i, struct cuda_leaf *out)
+{
+    int64_t row = run->row + (run->leaves > 1 ? i * p->leaf_size : 0);
+    const struct rondo_leaf leaf = rondo__run_leaf(&run->run, run->leaves, i, p->leaf_size);
+    int32_t first = 0, end = 0;
+    if (run->pages)
+        row = run->pages[row / run->page_rows] * run->page_rows + row % run->page_rows;
     for (int s = 0; s < tile->sights; s++) {
         const struct cuda_interval sight = p->sight[tile->sight + s];
         int32_t lo, hi;
-        rondo__visible_in_leaf(&out.leaf, sight.lo, sight.hi, &lo, &hi);
+        rondo__visible_in_leaf(&leaf, sight.lo, sight.hi, &lo, &hi);
         if (lo >= hi)
             continue;
-        out.lo = out.hi ? out.lo : lo;
-        out.hi = hi;
+        first = end ? first : lo;
+        end = hi;
     }
-    return out;
+    out->leaf = leaf;
+    out->k_at = row * run->k_row + run->k_head;
+    out->v_at = row * run->v_row + run->v_head;
+    out->number = i;
+    out->lo = first;
+    out->hi = end;
+}
+
+/* The leaf at i, or the next one that is seen by somebody; number is the item's end where there is none. */
+DEVICE void cuda_next_leaf(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_tile *tile, const struct cuda_run *run, int64_t i,
+                           struct cuda_leaf *out)
+{
+    for (; i < item->end; i++) {
+        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
+        if (view == CUDA_VIEW_NONE)
+            continue;
+        cuda_leaf_of(p, tile, run, i, out);
+        out->view = view;
+        if (out->hi)
+            return;
+    }
+    out->number = item->end;
+}
+
+/* By one thread. */
+DEVICE void cuda_know(const struct cuda_attention *p, int64_t number, struct cuda_known *known)
+{
+    known->item = p->items[number];
+    known->tile = p->tiles[known->item.tile];
+    known->job = p->jobs[known->tile.job];
+    const struct rondo_leaf run = p->leaves[known->job.leaves_first + known->item.run];
+    cuda_run_of(p, &known->tile, &known->job, &run, &known->run);
+    cuda_next_leaf(p, &known->item, &known->tile, &known->run, known->item.first, &known->leaf[0]);
 }
 
 /* Where a row of the job's tile begins in an array of [token][head]: f = token * group + head of the KV head. */
@@ -100,6 +158,7 @@ struct cuda_tile_memory {
     float *l;                      /* [64] */
     int *lo, *hi;                  /* [64]: the keys of the leaf that a row sees */
     struct cuda_row *row;          /* [64] */
+    struct cuda_known *known;
     int q_pitch, w_pitch;
 };
 
@@ -113,7 +172,8 @@ DEVICE struct cuda_tile_memory cuda_tile_memory_of(const struct cuda_attention *
     m.w_pitch = p->leaf_size + 4;
     m.weights = m.q + (p->resident ? CUDA_TILE * m.q_pitch : 2 * CUDA_TILE * CUDA_PITCH);
     m.row = (struct cuda_row *)(void *)(m.weights + CUDA_TILE * m.w_pitch);
-    m.l = (float *)(void *)(m.row + CUDA_TILE);
+    m.known = (struct cuda_known *)(void *)(m.row + CUDA_TILE);
+    m.l = (float *)(void *)((char *)m.known + CUDA_KNOWN);
     m.lo = (int *)(void *)(m.l + CUDA_TILE);
     m.hi = m.lo + CUDA_TILE;
     return m;
@@ -139,51 +199,38 @@ DEVICE void cuda_stage_q(const struct cuda_attention *p, const struct cuda_tile 
     }
 }
 
-/* Chunks of a leaf: those of K, key block by key block, then those of V, block of dimensions by block. */
-struct cuda_count {
-    int k_dims, k, v_keys, all;
-};
-DEVICE struct cuda_count cuda_count_of(const struct cuda_attention *p, const struct rondo_leaf *leaf)
+/* A chunk of K: keys from `key` on, columns from d on; and of the queries, where these are not held. */
+DEVICE void cuda_stage_k(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_bind *bind, const struct cuda_leaf *f, int key, int d,
+                         int parity)
 {
-    struct cuda_count n;
-    n.k_dims = cuda_chunks(p->head_dim, CUDA_CHUNK);
-    n.k = n.k_dims * cuda_chunks(leaf->count, CUDA_COLUMNS);
-    n.v_keys = cuda_chunks(leaf->count, CUDA_CHUNK);
-    n.all = n.k + n.v_keys * cuda_chunks(p->value_dim, CUDA_COLUMNS);
-    return n;
+    const struct cuda_run *run = &m->known->run;
+    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
+    cuda_stage_typed((parity ? m->stage[1] : m->stage[0]) + (lo - key) * CUDA_PITCH, CUDA_PITCH, CUDA_COLUMNS, keys, run->k, f->k_at + lo * run->k_row, run->k_row, d,
+                     CUDA_CHUNK, p->head_dim, p->kv_type, run->k_grain);
+    if (!p->resident)
+        cuda_stage_q(p, &m->known->tile, &m->known->job, bind, m->q + parity * CUDA_TILE * CUDA_PITCH, CUDA_PITCH, d, CUDA_CHUNK);
+    COPY_CLOSE();
 }
 
-DEVICE void cuda_stage_chunk(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct cuda_bind *bind,
-                             const struct cuda_tile_memory *m, const struct cuda_leaf *f, int c, int parity)
+/* ... of V. */
+DEVICE void cuda_stage_v(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key, int d, int parity)
 {
-    const struct cuda_count n = cuda_count_of(p, &f->leaf);
-    float *to = parity ? m->stage[1] : m->stage[0];
-    if (c < n.k) {
-        const int key = c / n.k_dims * CUDA_COLUMNS, d = c % n.k_dims * CUDA_CHUNK;
-        const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
-        cuda_stage(to + (lo - key) * CUDA_PITCH, CUDA_PITCH, keys, f->k, f->k_at + lo * f->k_row, f->k_row, d, CUDA_CHUNK, p->head_dim, p->kv_type,
-                   f->k_grain);
-        if (!p->resident)
-            cuda_stage_q(p, tile, job, bind, m->q + parity * CUDA_TILE * CUDA_PITCH, CUDA_PITCH, d, CUDA_CHUNK);
-    } else {
-        const int key = (c - n.k) % n.v_keys * CUDA_CHUNK, d = (c - n.k) / n.v_keys * CUDA_COLUMNS;
-        const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_CHUNK) - lo;
-        cuda_stage(to + (lo - key) * CUDA_COLUMNS, CUDA_COLUMNS, keys, f->v, f->v_at + lo * f->v_row, f->v_row, d, CUDA_COLUMNS, p->value_dim,
-                   p->kv_type, f->v_grain);
-    }
+    const struct cuda_run *run = &m->known->run;
+    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_CHUNK) - lo;
+    cuda_stage_typed((parity ? m->stage[1] : m->stage[0]) + (lo - key) * CUDA_COLUMNS, CUDA_COLUMNS, CUDA_CHUNK, keys, run->v, f->v_at + lo * run->v_row, run->v_row, d,
+                     CUDA_COLUMNS, p->value_dim, p->kv_type, run->v_grain);
     COPY_CLOSE();
 }
 
 /* ---- weights ---- */
 
 /* Which keys of the leaf the warp's rows see; rows that are none see all, so that they do not slow the others. */
-DEVICE void cuda_visible(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_tile_memory *m, const struct rondo_leaf *leaf)
+DEVICE void cuda_visible(const struct cuda_tile_memory *m, const struct rondo_leaf *leaf)
 {
     const int r = THREAD / 32 * 16 + THREAD % 32;
-    (void)p;
     if (THREAD % 32 < 16) {
         int32_t lo = 0, hi = (int32_t)leaf->count;
-        if (r < tile->rows)
+        if (r < m->known->tile.rows)
             rondo__visible_in_leaf(leaf, m->row[r].lo, m->row[r].hi, &lo, &hi);
         m->lo[r] = lo;
         m->hi[r] = hi;
@@ -191,25 +238,17 @@ DEVICE void cuda_visible(const struct cuda_attention *p, const struct cuda_tile 
     WARP_BARRIER();
 }
 
-/* What is to be known of the thread's element (i, j) of a key block. */
-DEVICE int cuda_sees(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_tile_memory *m, int64_t view, int r, int key)
-{
-    if (key < m->lo[r] || key >= m->hi[r])
-        return 0;
-    if (view < 0 || r >= tile->rows)
-        return 1;
-    return (int)(p->bits[(view + r) * 4 + key / 64] >> (key % 64) & 1);
-}
-
-/* Scores of a key block become x, in shared memory, with what is unseen marked; M[i] grows. */
+/* Scores of a key block become x. What is unseen becomes CUDA_HIDDEN; M[i] grows. */
 #define CUDA_HIDDEN 0xffffdeadu        /* a NaN that no arithmetic of the card gives */
-DEVICE void cuda_scores(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct cuda_bind *bind,
-                        const struct cuda_tile_memory *m, const struct rondo_leaf *leaf, int64_t view, int key0, float s[8][8], float M[8], int terms)
+DEVICE void cuda_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key0,
+                        float s[8][8], float M[8], int terms)
 {
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16;
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, column = key0 + lane % 16;
     UNROLL
     for (int i = 0; i < 8; i++) {
-        const int r = first + 2 * i;
+        const int r = first + 2 * i, lo = m->lo[r] - column, hi = m->hi[r] - column;
         int64_t row_p = 0;
         int h = 0, hq = 0;
         if (terms && r < tile->rows) {
@@ -219,26 +258,23 @@ DEVICE void cuda_scores(const struct cuda_attention *p, const struct cuda_tile *
         }
         UNROLL
         for (int j = 0; j < 8; j++) {
-            const int key = key0 + lane % 16 + 16 * j;
-            int seen = cuda_sees(p, tile, m, view, r, key);
+            int seen = 16 * j >= lo && 16 * j < hi;
             float x = s[i][j] * p->scale_log2;
+            if (f->view >= 0 && seen && r < tile->rows)
+                seen = (int)(p->bits[(f->view + r) * 4 + (column + 16 * j) / 64] >> ((column + 16 * j) % 64) & 1);
             if (terms && seen && r < tile->rows)
-                seen = cuda_score(p, bind, s[i][j], row_p, leaf->first + (int64_t)key * leaf->step, h, hq, &x);
+                seen = cuda_score(p, bind, s[i][j], row_p, f->leaf.first + (int64_t)(column + 16 * j) * f->leaf.step, h, hq, &x);
             const float n = cuda_rint(x);
             if (seen && n > M[i])
                 M[i] = n;
-            if (key < p->leaf_size)
-                m->weights[r * m->w_pitch + key] = seen ? x : rondo__float(CUDA_HIDDEN);
+            s[i][j] = seen ? x : rondo__float(CUDA_HIDDEN);
         }
     }
 }
 
-/* x of all key blocks become weights; each thread reads what it wrote. Returns whether some of the warp's are unseen or dropped. */
-DEVICE int cuda_weights(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct cuda_tile_memory *m,
-                        const struct rondo_leaf *leaf, float M[8], int terms)
+/* The largest of each row, in all of the lanes that share it. */
+DEVICE void cuda_most(float M[8])
 {
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16;
-    float odd = 0.0f;
     UNROLL
     for (int i = 0; i < 8; i++) {
         UNROLL
@@ -247,35 +283,65 @@ DEVICE int cuda_weights(const struct cuda_attention *p, const struct cuda_tile *
             M[i] = n > M[i] ? n : M[i];
         }
     }
-    ROLLED
-    for (int key0 = 0; key0 < leaf->count; key0 += CUDA_COLUMNS) {
+}
+
+/* A key block's x become weights, in shared memory. Returns whether some of the thread's are unseen or dropped. */
+DEVICE int cuda_weights(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key0, float s[8][8], const float M[8],
+                        int terms)
+{
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, column = key0 + lane % 16;
+    int odd = 0;
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int r = first + 2 * i;
+        float *to = m->weights + r * m->w_pitch + column;
         UNROLL
-        for (int i = 0; i < 8; i++) {
-            const int r = first + 2 * i;
-            UNROLL
-            for (int j = 0; j < 8; j++) {
-                const int key = key0 + lane % 16 + 16 * j;
-                if (key >= p->leaf_size)
-                    continue;
-                const float x = m->weights[r * m->w_pitch + key], n = cuda_rint(x);
-                float w = cuda_weight(x - n, n - M[i]);
-                if (rondo__bits(x) == CUDA_HIDDEN)
-                    w = CUDA_UNSEEN;
-                else if (terms && r < tile->rows && key < leaf->count &&
-                         cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group),
-                                      m->row[r].p, leaf->first + (int64_t)key * leaf->step))
-                    w = -w;
-                if (key < leaf->count && w < 0.0f)
-                    odd = 1.0f;
-                m->weights[r * m->w_pitch + key] = w;
+        for (int j = 0; j < 8; j++) {
+            const int key = column + 16 * j;
+            const float x = s[i][j], n = cuda_rint(x);
+            float w = cuda_weight(x - n, n - M[i]);
+            if (rondo__bits(x) == CUDA_HIDDEN)
+                w = CUDA_UNSEEN;
+            else if (terms && r < tile->rows && key < f->leaf.count &&
+                     cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group), m->row[r].p,
+                                  f->leaf.first + (int64_t)key * f->leaf.step))
+                w = -w;
+            if (key < p->leaf_size) {
+                odd |= key < f->leaf.count && w < 0.0f;
+                to[16 * j] = w;
             }
         }
     }
+    return odd;
+}
+
+/* All key blocks of a leaf but its last one have left their x in shared memory (each thread its own); s has the last one's. Returns whether
+ * weights of the warp are unseen or dropped. */
+DEVICE int cuda_all_weights(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int last0, float s[8][8], float M[8],
+                            int terms)
+{
+    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16;
+    int odd;
+    cuda_most(M);
+    odd = cuda_weights(p, m, f, last0, s, M, terms);
+    ROLLED
+    for (int key0 = 0; key0 < last0; key0 += CUDA_COLUMNS) {
+        UNROLL
+        for (int i = 0; i < 8; i++) {
+            UNROLL
+            for (int j = 0; j < 8; j++)
+                s[i][j] = m->weights[(first + 2 * i) * m->w_pitch + key0 + lane % 16 + 16 * j];
+        }
+        odd |= cuda_weights(p, m, f, key0, s, M, terms);
+    }
+    float some = odd ? 1.0f : 0.0f;
     UNROLL
     for (int other = 1; other < 32; other *= 2)
-        odd = odd + SHUFFLE_XOR(odd, other);
+        some = some + SHUFFLE_XOR(some, other);
     WARP_BARRIER();
-    return odd != 0.0f;
+    return some != 0.0f;
 }
 
 /* ---- values ---- */
@@ -372,46 +438,80 @@ DEVICE void cuda_merge(float left_M, float left_l, float *M, float *l, float *le
 
 /* The node over a leaf is joined with `merges` nodes of the stack, which has `top` before it, and goes behind what is left of these, or to
  * `last`. Of the tile's rows and one block of dimensions; M and l are written with the last of these. */
-DEVICE void cuda_node(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_tile_memory *m, float acc[8][8],
-                      const float leaf_M[8], int d0, int quads, int top, int merges, float *stack, float *last)
+DEVICE void cuda_node(const struct cuda_attention *p, const struct cuda_tile_memory *m, float acc[8][8], const float leaf_M[8], int d0, int quads, int top,
+                      int merges, float *stack, float *last)
 {
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, dim = p->value_dim;
+    const struct cuda_tile *tile = &m->known->tile;
+    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, dim = p->value_dim, d = d0 + lane % 16 * 4, whole = dim % 4 == 0;
     const int64_t level = (int64_t)CUDA_TILE * (dim + 2);
     float *to = last ? last : stack + (top - merges) * level;
     const int room = last ? tile->room : CUDA_TILE;
     float Ms[8], ls[8];
     UNROLL
     for (int i = 0; i < 8; i++) {
-        const int r = first + 2 * i;
-        if (r >= tile->rows)
-            continue;
-        float l = m->l[r], M = l != l ? FLT_MAX : leaf_M[i];
-        ROLLED
-        for (int n = 1; n <= merges; n++) {
-            const float *from = stack + (top - n) * level;
-            float left, right;
-            cuda_merge(from[CUDA_TILE * dim + r], from[CUDA_TILE * dim + CUDA_TILE + r], &M, &l, &left, &right);
-            UNROLL
-            for (int j = 0; j < 8; j++) {
-                const int d = d0 + j / 4 * 64 + lane % 16 * 4 + j % 4;
-                if (j < 4 * quads && d < dim)
-                    acc[i][j] = NUM_FMA(from[(int64_t)r * dim + d], left, acc[i][j] * right);
+        ls[i] = m->l[first + 2 * i];
+        Ms[i] = ls[i] != ls[i] ? FLT_MAX : leaf_M[i];
+    }
+    ROLLED
+    for (int n = 1; n <= merges; n++) {      /* rows that the tile does not have lie in the stack too, whatever they are */
+        const float *from = stack + (top - n) * level;
+        float left[8], right[8];
+        UNROLL
+        for (int i = 0; i < 8; i++)
+            cuda_merge(from[CUDA_TILE * dim + first + 2 * i], from[CUDA_TILE * dim + CUDA_TILE + first + 2 * i], &Ms[i], &ls[i], &left[i], &right[i]);
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            if (h >= quads || d + 64 * h >= dim)
+                continue;
+            if (whole) {
+                struct quad x[8];
+                UNROLL
+                for (int i = 0; i < 8; i++)
+                    x[i] = *(const struct quad *)(const void *)(from + (int64_t)(first + 2 * i) * dim + d + 64 * h);
+                UNROLL
+                for (int i = 0; i < 8; i++) {
+                    acc[i][4 * h] = NUM_FMA(x[i].a, left[i], acc[i][4 * h] * right[i]);
+                    acc[i][4 * h + 1] = NUM_FMA(x[i].b, left[i], acc[i][4 * h + 1] * right[i]);
+                    acc[i][4 * h + 2] = NUM_FMA(x[i].c, left[i], acc[i][4 * h + 2] * right[i]);
+                    acc[i][4 * h + 3] = NUM_FMA(x[i].d, left[i], acc[i][4 * h + 3] * right[i]);
+                }
+            } else {
+                UNROLL
+                for (int i = 0; i < 8; i++) {
+                    UNROLL
+                    for (int e = 0; e < 4; e++)
+                        if (d + 64 * h + e < dim)
+                            acc[i][4 * h + e] =
+                                NUM_FMA(from[(int64_t)(first + 2 * i) * dim + d + 64 * h + e], left[i], acc[i][4 * h + e] * right[i]);
+                }
             }
         }
+    }
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int r = first + 2 * i;
+        if (last && r >= tile->rows)
+            continue;
         UNROLL
-        for (int j = 0; j < 8; j++) {
-            const int d = d0 + j / 4 * 64 + lane % 16 * 4 + j % 4;
-            if (j < 4 * quads && d < dim)
-                to[(int64_t)r * dim + d] = acc[i][j];
+        for (int h = 0; h < 2; h++) {
+            if (h >= quads || d + 64 * h >= dim)
+                continue;
+            if (whole) {
+                const struct quad x = { acc[i][4 * h], acc[i][4 * h + 1], acc[i][4 * h + 2], acc[i][4 * h + 3] };
+                *(struct quad *)(void *)(to + (int64_t)r * dim + d + 64 * h) = x;
+            } else {
+                UNROLL
+                for (int e = 0; e < 4; e++)
+                    if (d + 64 * h + e < dim)
+                        to[(int64_t)r * dim + d + 64 * h + e] = acc[i][4 * h + e];
+            }
         }
-        Ms[i] = M;
-        ls[i] = l;
     }
     WARP_BARRIER();                  /* the M and l there have been read by all lanes */
     UNROLL
     for (int i = 0; i < 8; i++) {
         const int r = first + 2 * i;
-        if (r < tile->rows && d0 + CUDA_COLUMNS >= dim && lane % 16 == 0) {
+        if (d0 + CUDA_COLUMNS >= dim && lane % 16 == 0 && (!last || r < tile->rows)) {
             to[(int64_t)room * dim + r] = Ms[i];
             to[(int64_t)room * dim + room + r] = ls[i];
         }
@@ -419,8 +519,8 @@ DEVICE void cuda_node(const struct cuda_attention *p, const struct cuda_tile *ti
 }
 
 /* The node of a leaf that nobody sees. */
-DEVICE void cuda_nothing(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_tile_memory *m, float acc[8][8],
-                         const float M[8], int top, int merges, float *stack, float *last)
+DEVICE void cuda_nothing(const struct cuda_attention *p, const struct cuda_tile_memory *m, float acc[8][8], const float M[8], int top, int merges, float *stack,
+                         float *last)
 {
     WARP_BARRIER();
     if (THREAD % 32 < 16)
@@ -434,121 +534,136 @@ DEVICE void cuda_nothing(const struct cuda_attention *p, const struct cuda_tile 
             for (int b = 0; b < 8; b++)
                 acc[a][b] = 0.0f;
         }
-        cuda_node(p, tile, m, acc, M, d0, 2, top, merges, stack, last);
+        cuda_node(p, m, acc, M, d0, 2, top, merges, stack, last);
     }
 }
 
 /* ---- the kernel ---- */
 
-/* The leaf that lies at i or as soon as possible behind it and is seen by somebody: *f. The item's end where there is none. */
-DEVICE int64_t cuda_next_leaf(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_tile *tile, const struct cuda_job *job,
-                              const struct rondo_leaf *run, int64_t i, struct cuda_leaf *f)
+/* Behind a chunk of K the next one is fetched, at last the first one of V. */
+DEVICE void cuda_stage_after_k(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_bind *bind, const struct cuda_leaf *f, int key,
+                               int d, int parity)
 {
-    for (; i < item->end; i++) {
-        if (item->views >= 0 && p->views[item->views + (i - item->first)] == CUDA_VIEW_NONE)
-            continue;
-        *f = cuda_leaf_of(p, tile, job, run, i);
-        if (f->hi)
-            break;
+    if (d + CUDA_CHUNK < p->head_dim)
+        cuda_stage_k(p, m, bind, f, key, d + CUDA_CHUNK, parity);
+    else if (key + CUDA_COLUMNS < f->leaf.count)
+        cuda_stage_k(p, m, bind, f, key + CUDA_COLUMNS, 0, parity);
+    else
+        cuda_stage_v(p, m, f, 0, 0, parity);
+}
+
+DEVICE void cuda_zero(float s[8][8])
+{
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            s[i][j] = 0.0f;
     }
-    return i;
 }
 
 /* One item: leaves [first, end) of a run. */
-DEVICE void cuda_tile_item(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_tile_memory *m, float *stack, int terms)
+DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const struct cuda_tile_memory *m, float *stack, int terms)
 {
-    const struct cuda_tile tile = p->tiles[item->tile];
-    const struct cuda_job job = p->jobs[tile.job];
-    const struct cuda_bind *bind = p->binds + (tile.job - p->first_job);
-    const struct rondo_leaf run = p->leaves[job.leaves_first + item->run];
+    struct cuda_known *known = m->known;
+    const struct cuda_tile *tile = &known->tile;
     const int lane = THREAD % 32, w = THREAD / 32, first = w * 16 + lane / 16;
-    float s[8][8], M[8], l = 0.0f;
-    int top = 0, parity = 0, odd = 0;
+    float s[8][8], M[8], l;
+    int top = 0, parity = 0, now = 0;
 
     BARRIER();                       /* nobody reads the item before */
-    if (THREAD < tile.rows)
-        m->row[THREAD] = p->rows[job.rows + (tile.first + THREAD) / job.group];
-    if (p->resident)
-        cuda_stage_q(p, &tile, &job, bind, m->q, m->q_pitch, 0, (p->head_dim + 3) / 4 * 4);
-    struct cuda_leaf f;
-    int64_t staged = cuda_next_leaf(p, item, &tile, &job, &run, item->first, &f);
-    if (staged < item->end)
-        cuda_stage_chunk(p, &tile, &job, bind, m, &f, 0, 0);
+    if (THREAD == 0)
+        cuda_know(p, number, known);
+    BARRIER();
+    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const int64_t begin = known->item.first, end = known->item.end;
+    if (THREAD < tile->rows)
+        m->row[THREAD] = p->rows[known->job.rows + (tile->first + THREAD) / known->job.group];
+    if (known->leaf[0].number < end) {   /* else nobody would wait for what is on its way */
+        if (p->resident)
+            cuda_stage_q(p, tile, &known->job, bind, m->q, m->q_pitch, 0, (p->head_dim + 3) / 4 * 4);
+        cuda_stage_k(p, m, bind, &known->leaf[0], 0, 0, 0);
+    }
     ROLLED
-    for (int64_t i = item->first; i < item->end; i++) {
-        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
-        const int merges = rondo__run_merges(i, item->first, item->end);
-        float *const last = i + 1 == item->end ? p->nodes + item->nodes : (float *)0;
+    for (int64_t i = begin; i < end; i++) {
+        const struct cuda_leaf *f = known->leaf + now;
+        const int merges = rondo__run_merges(i, begin, end);
+        float *const last = i + 1 == end ? p->nodes + known->item.nodes : (float *)0;
         UNROLL
         for (int k = 0; k < 8; k++)
             M[k] = -FLT_MAX;
-        if (i != staged) {
-            cuda_nothing(p, &tile, m, s, M, top, merges, stack, last);
+        if (i != f->number) {
+            cuda_nothing(p, m, s, M, top, merges, stack, last);
             top += 1 - merges;
             continue;
         }
-        const struct cuda_count n = cuda_count_of(p, &f.leaf);
-        const struct rondo_leaf leaf = f.leaf;
+        const int count = (int)f->leaf.count;
+        int odd = 0;
         ROLLED
-        for (int c = 0; c < n.all; c++, parity ^= 1) {
-            const float *stage = parity ? m->stage[1] : m->stage[0];
-            COPY_WAIT(0);
-            BARRIER();
-            if (c + 1 < n.all) {
-                cuda_stage_chunk(p, &tile, &job, bind, m, &f, c + 1, parity ^ 1);
-            } else {
-                staged = cuda_next_leaf(p, item, &tile, &job, &run, i + 1, &f);
-                if (staged < item->end)
-                    cuda_stage_chunk(p, &tile, &job, bind, m, &f, 0, parity ^ 1);
-            }
-            if (c == 0)
-                cuda_visible(p, &tile, m, &leaf);
-            if (c < n.k) {
-                const int d = c % n.k_dims * CUDA_CHUNK, key0 = c / n.k_dims * CUDA_COLUMNS;
-                if (d == 0) {
-                    UNROLL
-                    for (int a = 0; a < 8; a++) {
-                        UNROLL
-                        for (int b = 0; b < 8; b++)
-                            s[a][b] = 0.0f;
-                    }
+        for (int key0 = 0; key0 < count; key0 += CUDA_COLUMNS) {
+            cuda_zero(s);
+            ROLLED
+            for (int d = 0; d < p->head_dim; d += CUDA_CHUNK, parity ^= 1) {
+                COPY_WAIT(0);
+                BARRIER();
+                cuda_stage_after_k(p, m, bind, f, key0, d, parity ^ 1);
+                if (d == 0 && key0 == 0) {   /* what comes next is known in time: a leaf has more chunks than this one */
+                    cuda_visible(m, &f->leaf);
+                    if (THREAD == CUDA_THREADS - 1)
+                        cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (now ^ 1));
                 }
                 const float *q = p->resident ? m->q + d : m->q + parity * CUDA_TILE * CUDA_PITCH;
-                cuda_chain(s, q + first * m->q_pitch, m->q_pitch, stage + lane % 16 * CUDA_PITCH, CUDA_PITCH,
+                cuda_chain(s, q + first * m->q_pitch, m->q_pitch, (parity ? m->stage[1] : m->stage[0]) + lane % 16 * CUDA_PITCH, CUDA_PITCH,
                            cuda_minimum(p->head_dim - d, CUDA_CHUNK));
-                if (d + CUDA_CHUNK >= p->head_dim)
-                    cuda_scores(p, &tile, &job, bind, m, &leaf, view, key0, s, M, terms);
-                if (c == n.k - 1) {
-                    odd = cuda_weights(p, &tile, &job, m, &leaf, M, terms);
-                    l = 0.0f;
-                }
+            }
+            cuda_scores(p, bind, m, f, key0, s, M, terms);
+            if (key0 + CUDA_COLUMNS >= count) {
+                odd = cuda_all_weights(p, m, f, key0, s, M, terms);
             } else {
-                const int key = (c - n.k) % n.v_keys * CUDA_CHUNK, d0 = (c - n.k) / n.v_keys * CUDA_COLUMNS;
-                const float *weights = m->weights + first * m->w_pitch + key, *own = m->weights + (w * 16 + lane % 16) * m->w_pitch + key;
-                const int keys = cuda_minimum((int)leaf.count - key, CUDA_CHUNK), quads = p->value_dim - d0 > 64 ? 2 : 1, sums = d0 == 0;
-                if (key == 0) {
+                UNROLL
+                for (int a = 0; a < 8; a++) {
                     UNROLL
-                    for (int a = 0; a < 8; a++) {
-                        UNROLL
-                        for (int b = 0; b < 8; b++)
-                            s[a][b] = 0.0f;
-                    }
-                }
-                if (quads == 2 && !odd)
-                    cuda_values(s, &l, weights, m->w_pitch, own, stage + lane % 16 * 4, keys, 2, 0, sums);
-                else if (quads == 2)
-                    cuda_values(s, &l, weights, m->w_pitch, own, stage + lane % 16 * 4, keys, 2, 1, sums);
-                else
-                    cuda_values(s, &l, weights, m->w_pitch, own, stage + lane % 16 * 4, keys, 1, 1, sums);
-                if (key + CUDA_CHUNK >= leaf.count) {
-                    if (sums && lane < 16)
-                        m->l[w * 16 + lane] = l;
-                    WARP_BARRIER();
-                    cuda_node(p, &tile, m, s, M, d0, quads, top, merges, stack, last);
+                    for (int b = 0; b < 8; b++)
+                        m->weights[(first + 2 * a) * m->w_pitch + key0 + lane % 16 + 16 * b] = s[a][b];
                 }
             }
         }
+        l = 0.0f;
+        ROLLED
+        for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
+            const int quads = p->value_dim - d0 > 64 ? 2 : 1;
+            cuda_zero(s);
+            ROLLED
+            for (int key = 0; key < count; key += CUDA_CHUNK, parity ^= 1) {
+                const float *weights = m->weights + first * m->w_pitch + key, *own = m->weights + (w * 16 + lane % 16) * m->w_pitch + key;
+                const float *v = (parity ? m->stage[1] : m->stage[0]) + lane % 16 * 4;
+                const int keys = cuda_minimum(count - key, CUDA_CHUNK);
+                COPY_WAIT(0);
+                BARRIER();
+                if (key + CUDA_CHUNK < count)
+                    cuda_stage_v(p, m, f, key + CUDA_CHUNK, d0, parity ^ 1);
+                else if (d0 + CUDA_COLUMNS < p->value_dim)
+                    cuda_stage_v(p, m, f, 0, d0 + CUDA_COLUMNS, parity ^ 1);
+                else if (known->leaf[now ^ 1].number < end)
+                    cuda_stage_k(p, m, bind, known->leaf + (now ^ 1), 0, 0, parity ^ 1);
+                if (quads == 2 && !odd)
+                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 2, 0, d0 == 0);
+                else if (quads == 2)
+                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 2, 1, d0 == 0);
+                else if (!odd)
+                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 1, 0, d0 == 0);
+                else
+                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 1, 1, d0 == 0);
+            }
+            if (d0 == 0) {
+                if (lane < 16)
+                    m->l[w * 16 + lane] = l;
+                WARP_BARRIER();
+            }
+            cuda_node(p, m, s, M, d0, quads, top, merges, stack, last);
+        }
         top += 1 - merges;
+        now ^= 1;
     }
 }
 
@@ -556,10 +671,8 @@ DEVICE void cuda_tile_kernel(const struct cuda_attention *p, char *shared, int t
 {
     const struct cuda_tile_memory m = cuda_tile_memory_of(p, shared);
     ROLLED
-    for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS) {
-        const struct cuda_item item = p->items[i];
-        cuda_tile_item(p, &item, &m, p->stack + BLOCK * p->stack_floats, terms);
-    }
+    for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS)
+        cuda_tile_item(p, i, &m, p->stack + BLOCK * p->stack_floats, terms);
 }
 
 #endif

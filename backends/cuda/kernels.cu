@@ -35,7 +35,7 @@ KERNEL(rondo_cuda_probabilities, cuda_attention, CUDA_THREADS, 1)
         SHARED(shared); \
         call; \
     }
-LINEAR(rondo_cuda_linear_tile, 3, cuda_linear_tile_kernel(&p, shared))
+LINEAR(rondo_cuda_linear_tile, 2, cuda_linear_tile_kernel(&p, shared))
 LINEAR(rondo_cuda_linear_thin_1, 2, cuda_linear_thin_kernel(&p, shared, 1))
 LINEAR(rondo_cuda_linear_thin_2, 2, cuda_linear_thin_kernel(&p, shared, 2))
 LINEAR(rondo_cuda_linear_thin_4, 2, cuda_linear_thin_kernel(&p, shared, 4))

@@ -60,11 +60,10 @@ DEVICE void cuda_put_y(const struct cuda_linear *p, const struct cuda_linear_ite
 
 /* ---- many rows ---- */
 
-/* Columns [i0, i0 + 32) of leaf g: weights, and x. */
-DEVICE void cuda_linear_stage(const struct cuda_linear *p, const struct cuda_linear_item *item, float *w, float *x, int g, int i0)
+/* Columns [i0, i0 + 32) of leaf g, which has `count` from k on: weights, and x. */
+DEVICE void cuda_linear_stage(const struct cuda_linear *p, const struct cuda_linear_item *item, float *w, float *x, int g, int64_t k, int count, int64_t x0,
+                              int i0)
 {
-    const int64_t k = cuda_leaf_begin(p, g);
-    const int count = (int)(cuda_leaf_begin(p, g + 1) - k);
     const int64_t size = p->type == RONDO_Q8 ? 1 : p->type == RONDO_F32 ? 4 : 2;
     const char *from = p->w + item->column * p->pitch + (k - p->column) * size;
     if (p->type == RONDO_Q8) {
@@ -75,24 +74,26 @@ DEVICE void cuda_linear_stage(const struct cuda_linear *p, const struct cuda_lin
                     (float)((const int8_t *)from)[o * p->pitch + c] * cuda_scales(p, g, item->column + o)[c / p->group * p->scale_pitch];
         }
     } else {
-        cuda_stage(w, CUDA_PITCH, item->columns, from, 0, p->pitch / size, i0, CUDA_CHUNK, count, p->type, p->w_grain);
+        cuda_stage_typed(w, CUDA_PITCH, CUDA_COLUMNS, item->columns, from, 0, p->pitch >> (size == 4 ? 2 : 1), i0, CUDA_CHUNK, count, p->type, p->w_grain);
     }
-    cuda_stage(x, CUDA_PITCH, item->rows, p->x, item->row * p->x_stride + (k - cuda_leaf_begin(p, p->first_leaf)), p->x_stride, i0, CUDA_CHUNK, count,
-               RONDO_F32, p->x_grain);
+    cuda_stage(x, CUDA_PITCH, CUDA_TILE, item->rows, p->x, item->row * p->x_stride + (k - x0), p->x_stride, i0, CUDA_CHUNK, count, RONDO_F32, p->x_grain);
     COPY_CLOSE();
 }
 
 DEVICE void cuda_linear_tile(const struct cuda_linear *p, const struct cuda_linear_item *item, float *shared, float *stack)
 {
     const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, step = (CUDA_COLUMNS + CUDA_TILE) * CUDA_PITCH;
+    const int64_t x0 = cuda_leaf_begin(p, p->first_leaf);
     float s[8][8];
     int parity = 0, top = 0;
+    int64_t k = cuda_leaf_begin(p, item->first), next_k = cuda_leaf_begin(p, item->first + 1);
 
     BARRIER();
-    cuda_linear_stage(p, item, shared, shared + CUDA_COLUMNS * CUDA_PITCH, item->first, 0);
+    cuda_linear_stage(p, item, shared, shared + CUDA_COLUMNS * CUDA_PITCH, item->first, k, (int)(next_k - k), x0, 0);
     ROLLED
     for (int g = item->first; g < item->end; g++) {
-        const int count = (int)(cuda_leaf_begin(p, g + 1) - cuda_leaf_begin(p, g)), merges = cuda_linear_merges(g, item->first, item->end);
+        const int count = (int)(next_k - k), merges = cuda_linear_merges(g, item->first, item->end);
+        const int64_t after = g + 1 < item->end ? cuda_leaf_begin(p, g + 2) : next_k;
         UNROLL
         for (int i = 0; i < 8; i++) {
             UNROLL
@@ -106,9 +107,9 @@ DEVICE void cuda_linear_tile(const struct cuda_linear *p, const struct cuda_line
             COPY_WAIT(0);
             BARRIER();
             if (i0 + CUDA_CHUNK < count)
-                cuda_linear_stage(p, item, next, next + CUDA_COLUMNS * CUDA_PITCH, g, i0 + CUDA_CHUNK);
+                cuda_linear_stage(p, item, next, next + CUDA_COLUMNS * CUDA_PITCH, g, k, count, x0, i0 + CUDA_CHUNK);
             else if (g + 1 < item->end)
-                cuda_linear_stage(p, item, next, next + CUDA_COLUMNS * CUDA_PITCH, g + 1, 0);
+                cuda_linear_stage(p, item, next, next + CUDA_COLUMNS * CUDA_PITCH, g + 1, next_k, (int)(after - next_k), x0, 0);
             cuda_chain(s, x + first * CUDA_PITCH, CUDA_PITCH, w + lane % 16 * CUDA_PITCH, CUDA_PITCH, cuda_minimum(count - i0, CUDA_CHUNK));
         }
         /* a thread joins what it wrote itself */
@@ -135,6 +136,8 @@ DEVICE void cuda_linear_tile(const struct cuda_linear *p, const struct cuda_line
             }
         }
         top++;
+        k = next_k;
+        next_k = after;
     }
 }
 
@@ -150,15 +153,16 @@ DEVICE void cuda_linear_tile_kernel(const struct cuda_linear *p, char *shared)
 /* ---- few rows ---- */
 
 /* A chunk of CUDA_THIN_BYTES of each output's weights, and x beside it as [columns][R]. */
-DEVICE void cuda_linear_thin_stage(const struct cuda_linear *p, const struct cuda_linear_item *item, char *w, float *x, int g, int i0, int R)
+DEVICE void cuda_linear_thin_stage(const struct cuda_linear *p, const struct cuda_linear_item *item, char *w, float *x, int64_t k, int count, int64_t x0, int i0,
+                                   int R)
 {
-    const int64_t k = cuda_leaf_begin(p, g), size = cuda_size(p->type);
-    const int count = (int)(cuda_leaf_begin(p, g + 1) - k), step = CUDA_THIN_BYTES / (int)size;
-    const float *from = p->x + item->row * p->x_stride + (k - cuda_leaf_begin(p, p->first_leaf)) + i0;
+    const int64_t size = cuda_size(p->type);
+    const int step = CUDA_THIN_BYTES / (int)size;
+    const float *from = p->x + item->row * p->x_stride + (k - x0) + i0;
     cuda_stage_any(w, CUDA_THIN_PITCH, item->columns, p->w + item->column * p->pitch + (k - p->column) * size, p->pitch, i0 * (int)size, CUDA_THIN_BYTES,
                    count * (int)size, p->w_grain);
     for (int i = THREAD; i < step * R; i += CUDA_THREADS) {
-        const int c = i % step, r = i / step;
+        const int r = R == 1 ? 0 : i / step, c = i - r * step;
         if (i0 + c < count)
             x[c * R + r] = r < item->rows ? from[r * p->x_stride + c] : 0.0f;
     }
@@ -169,13 +173,16 @@ DEVICE void cuda_linear_thin(const struct cuda_linear *p, const struct cuda_line
 {
     const int step = CUDA_THIN_BYTES / cuda_size(p->type);
     float *const xs = (float *)(void *)(shared + 2 * CUDA_STAGE), s[CUDA_THIN];
+    const int64_t x0 = cuda_leaf_begin(p, p->first_leaf);
     int parity = 0, top = 0;
+    int64_t k = cuda_leaf_begin(p, item->first), next_k = cuda_leaf_begin(p, item->first + 1);
 
     BARRIER();
-    cuda_linear_thin_stage(p, item, shared, xs, item->first, 0, R);
+    cuda_linear_thin_stage(p, item, shared, xs, k, (int)(next_k - k), x0, 0, R);
     ROLLED
     for (int g = item->first; g < item->end; g++) {
-        const int count = (int)(cuda_leaf_begin(p, g + 1) - cuda_leaf_begin(p, g)), merges = cuda_linear_merges(g, item->first, item->end);
+        const int count = (int)(next_k - k), merges = cuda_linear_merges(g, item->first, item->end);
+        const int64_t after = g + 1 < item->end ? cuda_leaf_begin(p, g + 2) : next_k;
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             s[r] = 0.0f;
@@ -189,9 +196,9 @@ DEVICE void cuda_linear_thin(const struct cuda_linear *p, const struct cuda_line
             COPY_WAIT(0);
             BARRIER();
             if (i0 + step < count)
-                cuda_linear_thin_stage(p, item, next, next_x, g, i0 + step, R);
+                cuda_linear_thin_stage(p, item, next, next_x, k, count, x0, i0 + step, R);
             else if (g + 1 < item->end)
-                cuda_linear_thin_stage(p, item, next, next_x, g + 1, 0, R);
+                cuda_linear_thin_stage(p, item, next, next_x, next_k, (int)(after - next_k), x0, 0, R);
             if (THREAD >= item->columns)
                 continue;
             if (p->type != RONDO_Q8) {
@@ -232,6 +239,8 @@ DEVICE void cuda_linear_thin(const struct cuda_linear *p, const struct cuda_line
                 cuda_put_y(p, item, item->row + r, item->column + THREAD, s[r]);
         }
         top++;
+        k = next_k;
+        next_k = after;
     }
 }
 

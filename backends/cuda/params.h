@@ -23,19 +23,26 @@
 /* Floats from row to row of queries that are held as a whole. */
 static inline int64_t cuda_q_pitch(int64_t dim) { return (dim + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK + 4; }
 
+#define CUDA_KNOWN 512          /* bytes: what a block knows of its item (struct cuda_known) */
+
 /* Shared memory of a block, in bytes (attention_tile.h, attention_thin.h, attention_steps.h, linear.h lay it out). */
 static inline int64_t cuda_tile_bytes(int64_t head_dim, int64_t leaf_size, int resident)
 {
     const int64_t q = resident ? CUDA_TILE * cuda_q_pitch(head_dim) : 2 * CUDA_TILE * CUDA_PITCH;
-    return 4 * (2 * CUDA_COLUMNS * CUDA_PITCH + q + CUDA_TILE * (leaf_size + 4) + 3 * CUDA_TILE) + 24 * CUDA_TILE;
+    return 4 * (2 * CUDA_COLUMNS * CUDA_PITCH + q + CUDA_TILE * (leaf_size + 4) + 3 * CUDA_TILE) + 24 * CUDA_TILE + CUDA_KNOWN;
 }
 #define CUDA_STAGE (CUDA_COLUMNS * (CUDA_THIN_BYTES + 16))   /* bytes, of the kernels for few rows */
-static inline int64_t cuda_thin_bytes(int64_t head_dim, int64_t leaf_size, int rows)
+/* levels: of the stack, where it is in shared memory too */
+static inline int64_t cuda_thin_bytes(int64_t head_dim, int64_t value_dim, int64_t leaf_size, int rows, int levels)
 {
-    return 2 * CUDA_STAGE + 4 * ((head_dim + 3) / 4 * 4 * rows + leaf_size * rows + 2 * leaf_size + 5 * CUDA_THIN + 4) + 24 * CUDA_THIN;
+    return 2 * CUDA_STAGE + 4 * ((head_dim + 3) / 4 * 4 * rows + leaf_size * rows + 2 * leaf_size + 5 * CUDA_THIN + 4 + levels * rows * (value_dim + 2)) +
+           24 * CUDA_THIN + CUDA_KNOWN + 16;
 }
 #define CUDA_LEVEL (CUDA_COLUMNS + 64)                       /* floats of a node that a warp holds: a block of dimensions, M and l of each lane */
-static inline int64_t cuda_steps_bytes(int64_t depth) { return 4 * (CUDA_THREADS / 32) * depth * CUDA_LEVEL; }
+static inline int64_t cuda_steps_bytes(int64_t depth, int64_t value_dim)
+{
+    return 4 * (CUDA_THREADS / 32) * ((value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS) * depth * CUDA_LEVEL;
+}
 #define CUDA_LINEAR_TILE_BYTES (4 * 2 * (CUDA_COLUMNS + CUDA_TILE) * CUDA_PITCH)
 #define CUDA_LINEAR_THIN_BYTES(rows) (2 * CUDA_STAGE + 2 * 4 * CUDA_THIN_BYTES * (rows))
 
@@ -126,6 +133,7 @@ struct cuda_attention {
     int32_t resident;                       /* Q is held in shared memory as a whole, not by chunks */
     int32_t depth;                          /* nodes that a row's steps may hold at once, with those of joining parts */
     int32_t room;                           /* rows of the largest tile */
+    int32_t levels;                         /* of the thin kernels' stack in shared memory; 0: it is in global memory */
 };
 
 /* ---- linear layers ---- */

@@ -362,7 +362,7 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
         depth = d->jobs[i].depth + 2 > depth ? d->jobs[i].depth + 2 : depth;
     p->depth = depth;
     for (int k = 0; k < CUDA_KERNELS; k++) {
-        int64_t bytes = k == KERNEL_rondo_cuda_steps ? cuda_steps_bytes(depth) : room_of(k) < CUDA_TILE ? cuda_thin_bytes(d->head_dim, d->leaf_size, room_of(k))
+        int64_t bytes = k == KERNEL_rondo_cuda_steps ? cuda_steps_bytes(depth, d->value_dim) : room_of(k) < CUDA_TILE ? cuda_thin_bytes(d->head_dim, d->value_dim, d->leaf_size, room_of(k), 0)
                       : p->resident ? whole : chunks;
         p->shared[k] = bytes;
         p->blocks[k] = 0;
@@ -381,6 +381,23 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
 static int64_t stack_of(const struct rondo_program *p, int kernel)
 {
     return (int64_t)(p->shift[kernel] + 2) * room_of(kernel) * (p->desc.value_dim + 2);
+}
+
+/* The stack of few rows goes into shared memory where that costs no block of those that run at once. */
+static void level_kernels(struct rondo_device *dev, struct rondo_program *p)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    for (int k = 0; k < CUDA_KERNELS; k++) {
+        p->levels[k] = 0;
+        if (!p->items_of[k] || room_of(k) == CUDA_TILE)
+            continue;
+        const int32_t levels = p->shift[k] + 2;
+        const int64_t bytes = cuda_thin_bytes(d->head_dim, d->value_dim, d->leaf_size, room_of(k), levels);
+        if (bytes > dev->shared_block || rondo__cuda_blocks(dev, k, (size_t)bytes) < p->blocks[k])
+            continue;
+        p->levels[k] = levels;
+        p->shared[k] = bytes;
+    }
 }
 
 /* ---- upload ---- */
@@ -486,6 +503,7 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
             const int64_t floats = stack_of(p, k) * p->blocks[k];
             p->stack_floats = floats > p->stack_floats ? floats : p->stack_floats;
         }
+    level_kernels(dev, p);
     p->scratch = (size_t)(p->nodes_most + p->stack_floats) * sizeof(float);
     err = rondo__cuda_grow(dev, &dev->nodes, (size_t)(p->nodes_most + 4) * sizeof(float), "scratch for the nodes of attention");
     if (!err)

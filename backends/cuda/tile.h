@@ -9,43 +9,65 @@
 
 #include "backends/cuda/num.h"
 
-/* Rows [0, valid) of a matrix, of each columns [c0, c0 + columns) as far as there are (`end`), to shared memory as floats. Columns are
+/* Rows [0, valid), at most `most`, of a matrix, of each columns [c0, c0 + columns) as far as there are (`end`), to shared memory as floats. Columns are
  * 32 or 128. */
-DEVICE void cuda_stage(float *to, int pitch, int valid, const void *from, int64_t at, int64_t stride, int c0, int columns, int end, int type,
+DEVICE void cuda_stage(float *to, int pitch, int most, int valid, const void *from, int64_t at, int64_t stride, int c0, int columns, int end, int type,
                        int grain)
 {
-    if (type == RONDO_F32 && grain >= 4) {
-        const int quads = columns / 4;
-        const float *f = (const float *)from + at + c0;
-        if (grain == 16) {
-            for (int i = THREAD; i < valid * quads; i += CUDA_THREADS)
-                if (c0 + i % quads * 4 < end)
-                    COPY16(to + i / quads * pitch + i % quads * 4, f + i / quads * stride + i % quads * 4, 1);
+    if (grain == 16 && type != RONDO_Q8) {
+        /* a thread has a quad of columns, or eight narrow ones, of every so many rows */
+        const int many = type == RONDO_F32 ? 4 : 8, across = columns / many, step = CUDA_THREADS / across, c = THREAD % across * many;
+        const int64_t size = type == RONDO_F32 ? 4 : 2;
+        const char *f = (const char *)from + (at + c0 + c + THREAD / across * stride) * size;
+        float *t = to + THREAD / across * pitch + c;
+        if (c0 + c >= end)
+            return;
+        if (type == RONDO_F32 && valid == most) {
+            UNROLL
+            for (int n = 0; n < most / step; n++)
+                COPY16(t + n * step * pitch, f + n * step * stride * 4, 1);
             return;
         }
-        for (int i = THREAD; i < valid * columns; i += CUDA_THREADS)
-            if (c0 + i % columns < end)
-                COPY4(to + i / columns * pitch + i % columns, f + i / columns * stride + i % columns, 1);
+        if (type == RONDO_F32) {
+            ROLLED
+            for (int row = THREAD / across; row < valid; row += step, f += step * stride * 4, t += step * pitch)
+                COPY16(t, f, 1);
+            return;
+        }
+        ROLLED
+        for (int row = THREAD / across; row < valid; row += step, f += step * stride * 2, t += step * pitch) {
+            uint32_t w[4];
+            struct quad x[2];
+            const struct quad raw = *(const struct quad *)(const void *)f;
+            memcpy(w, &raw, sizeof w);
+            x[0].a = cuda_low(w[0], type), x[0].b = cuda_high(w[0], type), x[0].c = cuda_low(w[1], type), x[0].d = cuda_high(w[1], type);
+            x[1].a = cuda_low(w[2], type), x[1].b = cuda_high(w[2], type), x[1].c = cuda_low(w[3], type), x[1].d = cuda_high(w[3], type);
+            ((struct quad *)(void *)t)[0] = x[0];
+            ((struct quad *)(void *)t)[1] = x[1];
+        }
         return;
     }
-    if (grain == 16 && type != RONDO_Q8) {
-        const int octets = columns / 8;
-        for (int i = THREAD; i < valid * octets; i += CUDA_THREADS) {
-            const int row = i / octets, c = i % octets * 8;
-            if (c0 + c >= end)
-                continue;
-            uint32_t w[4];
-            const struct quad raw = *(const struct quad *)(const void *)((const uint16_t *)from + at + row * stride + c0 + c);
-            memcpy(w, &raw, sizeof w);
-            struct quad *q = (struct quad *)(void *)(to + row * pitch + c);
-            q[0].a = cuda_low(w[0], type), q[0].b = cuda_high(w[0], type), q[0].c = cuda_low(w[1], type), q[0].d = cuda_high(w[1], type);
-            q[1].a = cuda_low(w[2], type), q[1].b = cuda_high(w[2], type), q[1].c = cuda_low(w[3], type), q[1].d = cuda_high(w[3], type);
-        }
+    if (type == RONDO_F32 && grain == 4) {
+        for (int i = THREAD; i < valid * columns; i += CUDA_THREADS)
+            if (c0 + i % columns < end)
+                COPY4(to + i / columns * pitch + i % columns, (const float *)from + at + c0 + i / columns * stride + i % columns, 1);
         return;
     }
     for (int i = THREAD; i < valid * columns; i += CUDA_THREADS)
         if (c0 + i % columns < end)
             to[i / columns * pitch + i % columns] = cuda_number(from, at + i / columns * stride, c0 + i % columns, end, type);
+}
+
+/* ... of a type that is known when it is compiled, as far as it matters */
+DEVICE void cuda_stage_typed(float *to, int pitch, int most, int valid, const void *from, int64_t at, int64_t stride, int c0, int columns, int end, int type,
+                             int grain)
+{
+    if (type == RONDO_F32)
+        cuda_stage(to, pitch, most, valid, from, at, stride, c0, columns, end, RONDO_F32, grain);
+    else if (type == RONDO_BF16)
+        cuda_stage(to, pitch, most, valid, from, at, stride, c0, columns, end, RONDO_BF16, grain);
+    else
+        cuda_stage(to, pitch, most, valid, from, at, stride, c0, columns, end, type, grain);
 }
 
 /* s[i][j] goes on over n columns of a chunk: a is the thread's first row, every other one is its own; b its first column, every 16th. */

@@ -120,6 +120,13 @@ static inline int32_t rondo__run_depth(int64_t leaves)
 static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo, int64_t hi, int32_t *i0, int32_t *i1)
 {
     int64_t a = 0, b = f->count;
+    if (f->step == 1) {   /* the usual case: no division */
+        a = lo > f->first ? lo - f->first : 0;
+        b = hi <= f->first ? 0 : hi - f->first < b ? hi - f->first : b;
+        *i0 = (int32_t)(a < f->count ? a : f->count);
+        *i1 = (int32_t)b;
+        return;
+    }
     if (lo > f->first)
         a = (lo - f->first + f->step - 1) / f->step;
     if (hi <= f->first)
