@@ -56,7 +56,6 @@ static int check(struct test_case *c, struct device_under_test *d)
     struct rondo_program_desc desc = case_desc(c);
     struct rondo_attention_run run = case_io(c);
     struct rondo_job jobs[JOBS];
-    struct rondo_program *program;
     const size_t bytes = case_result_bytes(c);
     if (case_run(c, d->dev))
         return 0;
@@ -66,11 +65,7 @@ static int check(struct test_case *c, struct device_under_test *d)
     desc.job_count = run.count = deal(c, 0, c->task.heads, false, jobs);
     memset(c->out, 0xa5, c->out_bytes);
     memset(c->lse, 0xa5, c->lse_floats * sizeof(float));
-    int err = rondo__cpu_device.program_new(d->dev, &program, &desc);
-    if (!err) {
-        err = rondo__cpu_device.attention(d->dev, NULL, program, &run, NULL);
-        rondo__cpu_device.program_free(d->dev, program);
-    }
+    int err = case_compute(d->dev, &desc, &run, NULL);
     for (int32_t i = 0; i < c->slots_used; i++) {
         float *all = xalloc(c->slot_floats * sizeof *all);
         for (int64_t j = 0; j < desc.job_count; j++)
@@ -102,7 +97,6 @@ static int check_part(struct test_case *c, struct device_under_test *d)
     struct rondo_attention_run run = case_io(c);
     struct rondo_kv_part part = c->kv[0];
     struct rondo_job jobs[JOBS];
-    struct rondo_program *program;
     if (case_run(c, d->dev))
         return 0;
     char *out = xalloc(c->out_bytes);
@@ -124,11 +118,7 @@ static int check_part(struct test_case *c, struct device_under_test *d)
     for (int64_t r = 0; r < t->q_rows; r++)
         for (int32_t h = h0; h < h1; h++)
             c->lse[r * t->lse_row_stride + h * t->lse_head_stride] = NAN;
-    int err = rondo__cpu_device.program_new(d->dev, &program, &desc);
-    if (!err) {
-        err = rondo__cpu_device.attention(d->dev, NULL, program, &run, NULL);
-        rondo__cpu_device.program_free(d->dev, program);
-    }
+    int err = case_compute(d->dev, &desc, &run, NULL);
     const int same = !err && !memcmp(out, c->out, c->out_bytes) && !memcmp(lse, c->lse, c->lse_floats * sizeof *lse);
     if (!same) {
         diag("%s, heads %d to %d: %s", d->isa, h0, h1 - 1, err ? rondo_error_text() : "other bits");

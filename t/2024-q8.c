@@ -82,6 +82,17 @@ static void attention(struct device_under_test *d, int n)
     }
 }
 
+static void convert(struct rondo_device *dev, int64_t dim, int from_type, const char *from, size_t from_stride, int to_type, char *to, size_t to_stride)
+{
+#ifdef CASE_CARD
+    if (dev == card) {
+        card_convert_rows(ROWS, dim, from_type, from, from_stride, to_type, to, to_stride);
+        return;
+    }
+#endif
+    dev->kernels.elementwise.convert_rows(ROWS, dim, from_type, from, from_stride, to_type, to, to_stride);
+}
+
 /* Rows of every type into every type, by the definition's kernel and another one. */
 static void rows(struct device_under_test *d, int n)
 {
@@ -107,10 +118,10 @@ static void rows(struct device_under_test *d, int n)
                             put(row, i, from, (double)x[i]);
                     }
                     memset(want, 0x5a, ROWS * to_stride);
-                    d[0].dev->kernels.elementwise.convert_rows(ROWS, dim, from, in, from_stride, to, want, to_stride);
+                    convert(d[0].dev, dim, from, in, from_stride, to, want, to_stride);
                     for (int j = 1; j < n; j++) {
                         memset(got, 0x5a, ROWS * to_stride);
-                        d[j].dev->kernels.elementwise.convert_rows(ROWS, dim, from, in, from_stride, to, got, to_stride);
+                        convert(d[j].dev, dim, from, in, from_stride, to, got, to_stride);
                         same &= !memcmp(want, got, ROWS * to_stride);
                     }
                     free(in);

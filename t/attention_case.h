@@ -13,6 +13,10 @@
 #include "backends/cpu/num.h"
 #include "backends/cpu/task.h"
 #include "tap.h"
+/* Tests that are built with it are of the device "cuda" */
+#ifdef CASE_CARD
+#include "card.h"
+#endif
 
 extern const struct rondo_device_ops rondo__cpu_device;
 
@@ -84,6 +88,9 @@ static void *xalloc(size_t bytes)
         printf("Bail out! no memory for a test\n");
         exit(1);
     }
+#ifdef CASE_CARD
+    card_register(p, bytes ? bytes : 1);
+#endif
     return p;
 }
 
@@ -442,26 +449,33 @@ static struct rondo_attention_run case_io(struct test_case *c)
         .probs = { c->probs, c->shape.heads * c->bias_stride, c->bias_stride }, .probs_key = c->probs_key };
 }
 
-static int case_attention(struct test_case *c, struct rondo_device *dev, const struct rondo_poll *poll)
+/* A program, run once on arrays of the host. */
+static int case_compute(struct rondo_device *dev, const struct rondo_program_desc *desc, const struct rondo_attention_run *run,
+                        const struct rondo_poll *poll)
 {
-    struct rondo_program_desc desc = case_desc(c);
-    const struct rondo_attention_run run = case_io(c);
+#ifdef CASE_CARD
+    if (dev == card)
+        return card_attention(desc, run, poll);
+#endif
     struct rondo_program *program;
-    int err = rondo__cpu_device.program_new(dev, &program, &desc);
+    int err = rondo__cpu_device.program_new(dev, &program, desc);
     if (!err) {
-        err = rondo__cpu_device.attention(dev, NULL, program, &run, poll);
+        err = rondo__cpu_device.attention(dev, NULL, program, run, poll);
         rondo__cpu_device.program_free(dev, program);
     }
+    return err;
+}
+
+static int case_attention(struct test_case *c, struct rondo_device *dev, const struct rondo_poll *poll)
+{
+    const struct rondo_program_desc desc = case_desc(c);
+    const struct rondo_attention_run run = case_io(c);
+    int err = case_compute(dev, &desc, &run, poll);
     if (err || !c->shape.probs)
         return err;
     c->job.operation = RONDO_JOB_PROBABILITIES;
     c->job.steps = c->job.places = c->job.depth = 0;
-    err = rondo__cpu_device.program_new(dev, &program, &desc);
-    if (!err) {
-        err = rondo__cpu_device.attention(dev, NULL, program, &run, poll);
-        rondo__cpu_device.program_free(dev, program);
-    }
-    return err;
+    return case_compute(dev, &desc, &run, poll);
 }
 
 /* Fills outputs with a pattern, so that what is not written, and what is written beside, shows. */
@@ -552,6 +566,14 @@ static int devices_open(struct device_under_test *d, int max)
     static const char *const names[] = { "soft", "scalar", "scalar", "avx2", "avx512", "neon", "avx512", "avx2", "neon" };
     static const int threads[] = { 1, 1, 3, 1, 1, 1, 3, 2, 3 };
     int n = 0;
+#ifdef CASE_CARD
+    const char *why = card_open();
+    if (why) {
+        skip_all("%s", why);
+        exit(0);
+    }
+    max = 1;
+#endif
     for (size_t i = 0; i < sizeof names / sizeof *names && n < max; i++) {
         struct rondo_device_desc desc = { .threads = threads[i], .isa = names[i] };
         if (rondo__cpu_device.attach(&d[n].dev, &desc) == 0) {
@@ -560,11 +582,22 @@ static int devices_open(struct device_under_test *d, int max)
             n++;
         }
     }
+#ifdef CASE_CARD
+    if (card_attach()) {
+        printf("Bail out! %s\n", rondo_error_text());
+        exit(1);
+    }
+    d[n++] = (struct device_under_test){ "cuda", 1, card };
+#endif
     return n;
 }
 
 static void devices_close(struct device_under_test *d, int n)
 {
+#ifdef CASE_CARD
+    card_detach();
+    n--;
+#endif
     for (int i = 0; i < n; i++)
         rondo__cpu_device.detach(d[i].dev);
 }

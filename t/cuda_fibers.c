@@ -88,7 +88,7 @@ struct thread {
     int at, line;
     unsigned shuffles;
     float exchange[2];       /* by turns: who is through with one shuffle may be in the next before others have read this one */
-    struct copy *copies;     /* a ring; kept from block to block */
+    struct copy *copies;     /* a ring of `room`, a power of two; kept from block to block */
     uint32_t room, head, count, groups;
 };
 
@@ -418,22 +418,25 @@ float rondo_fiber_shuffle(float x, int mask, int line)
 
 static void do_copy(const struct copy *c)
 {
-    if (c->valid)
-        memcpy(c->to, c->from, (size_t)c->bytes);
-    else
+    if (!c->valid)
         memset(c->to, 0, (size_t)c->bytes);
+    else if (c->bytes == 16)
+        memcpy(c->to, c->from, 16);
+    else
+        memcpy(c->to, c->from, (size_t)c->bytes);
 }
 
 void rondo_fiber_copy(void *to, const void *from, int bytes, int valid, int line)
 {
     struct thread *self = threads + rondo_fiber_now.thread;
     const uintptr_t low = (uintptr_t)rondo_fiber_now.shared, at = (uintptr_t)to;
-    char text[128];
-    if ((at | (valid ? (uintptr_t)from : 0)) % (unsigned)bytes) {
+    if ((at | (valid ? (uintptr_t)from : 0)) & (unsigned)(bytes - 1)) {
+        char text[128];
         snprintf(text, sizeof text, "the addresses of the copy of line %d are no multiples of %d", line, bytes);
         fail(ERROR_MISALIGNED, text);
     }
     if (at < low || at - low + (unsigned)bytes > launch->shared_bytes) {
+        char text[128];
         snprintf(text, sizeof text, "the copy of line %d goes to byte %lld of %zu bytes of shared memory", line, (long long)(at - low),
                  launch->shared_bytes);
         fail(ERROR_ILLEGAL_ADDRESS, text);
@@ -449,13 +452,13 @@ void rondo_fiber_copy(void *to, const void *from, int bytes, int valid, int line
         if (!more)
             fail(ERROR_OUT_OF_MEMORY, "no memory for a list of copies");
         for (uint32_t i = 0; i < self->count; i++)
-            more[i] = self->copies[(self->head + i) % self->room];
+            more[i] = self->copies[(self->head + i) & (self->room - 1)];
         free(self->copies);
         self->copies = more;
         self->room = room;
         self->head = 0;
     }
-    self->copies[(self->head + self->count++) % self->room] = c;
+    self->copies[(self->head + self->count++) & (self->room - 1)] = c;
 }
 
 void rondo_fiber_copy_close(void)
@@ -468,7 +471,7 @@ void rondo_fiber_copy_wait(int latest)
     struct thread *self = threads + rondo_fiber_now.thread;
     while (self->count && self->copies[self->head].group + (uint32_t)latest < self->groups) {
         do_copy(self->copies + self->head);
-        self->head = (self->head + 1) % self->room;
+        self->head = (self->head + 1) & (self->room - 1);
         self->count--;
     }
 }
