@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE   /* MAP_ANONYMOUS, REG_RIP */
 #include "t/cuda_fibers.h"
+#include "t/fake_check.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -340,6 +341,18 @@ static __attribute__((noreturn)) void fail(int code, const char *sentence)
     abort();
 }
 
+#ifdef FAKE_CHECKED
+void rondo_fiber_fail(int code, const char *sentence)
+{
+    fail(code, sentence);
+}
+
+int rondo_fiber_own(const void *at)
+{
+    return (uintptr_t)at >= (uintptr_t)running->stack && (uintptr_t)at < (uintptr_t)running->top;
+}
+#endif
+
 /* Two threads that should be at one place of the text. */
 static __attribute__((noreturn)) void diverged(int a, int b, const char *who)
 {
@@ -368,6 +381,7 @@ void rondo_fiber_barrier(int line)
     self->line = line;
     if (++arrived == thread_count) {
         arrived = 0;
+        fake_check_barrier();
         for (int first = 0; first < thread_count; first += RONDO_FIBER_WARP)
             same_place(first);
         const uint16_t *in = block_orders[rondo_fibers_draw(ORDERS)];
@@ -384,6 +398,7 @@ static void warp_meets(struct thread *self, int at, int line)
     self->line = line;
     if (++warp_arrived[warp] == size) {
         warp_arrived[warp] = 0;
+        fake_check_warp(warp);
         same_place(first);
         const uint8_t *in = warp_orders[rondo_fibers_draw(ORDERS)];
         const int front = rondo_fibers_draw(2) == 0;    /* this warp goes on, or the others do */
@@ -442,7 +457,13 @@ void rondo_fiber_copy(void *to, const void *from, int bytes, int valid, int line
         fail(ERROR_ILLEGAL_ADDRESS, text);
     }
     const struct copy c = { to, from, bytes, valid, self->groups };
-    if (order == DOWN || (order == SHUFFLED && random_word() >> 63)) {
+    fake_check_copy(to, valid ? from : NULL, bytes, __builtin_return_address(0));
+#ifdef FAKE_CHECKED
+    const int late = 1;      /* it is over where it was waited for */
+#else
+    const int late = order == UP || (order == SHUFFLED && !(random_word() >> 63));
+#endif
+    if (!late) {
         do_copy(&c);
         return;
     }
@@ -471,6 +492,7 @@ void rondo_fiber_copy_wait(int latest)
     struct thread *self = threads + rondo_fiber_now.thread;
     while (self->count && self->copies[self->head].group + (uint32_t)latest < self->groups) {
         do_copy(self->copies + self->head);
+        fake_check_copied(self->copies[self->head].to, self->copies[self->head].bytes);
         self->head = (self->head + 1) & (self->room - 1);
         self->count--;
     }
@@ -596,6 +618,7 @@ static void run_block(int block)
     rondo_fiber_now.block = block;
     memset(rondo_fiber_now.shared, POISON, launch->shared_bytes);
     memset(warp_arrived, 0, sizeof warp_arrived);
+    fake_check_block();
     arrived = ended = 0;
     queue_head = queue_tail = MOST_THREADS;
     const uint16_t *in = block_orders[rondo_fibers_draw(ORDERS)];
@@ -633,6 +656,7 @@ int rondo_fibers_run(const struct rondo_fiber_launch *l)
 #endif
     rondo_fiber_now.blocks = l->blocks;
     rondo_fiber_now.shared = shared_end - (l->shared_bytes + 15) / 16 * 16;
+    fake_check_launch(l);
     watch();
     for (int block = 0; block < l->blocks && !failed; block++)
         run_block(order == DOWN ? l->blocks - 1 - block : block);

@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE   /* MAP_ANONYMOUS, pkey_alloc */
 #include "t/fake_cuda.h"
+#include "t/fake_check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,20 @@ static struct block *find(const void *at)
     struct block *b = i ? blocks + i - 1 : NULL;
     return b && (uintptr_t)at - (uintptr_t)b->at < b->bytes ? b : NULL;
 }
+
+#ifdef FAKE_CHECKED
+int fake_block_at(const void *at, size_t *into, size_t *bytes, int *pinned)
+{
+    const size_t i = before(at);
+    const struct block *b = i ? blocks + i - 1 : NULL;
+    if (!b || (uintptr_t)at >= (uintptr_t)b->pages + b->page_bytes)
+        return 0;
+    *into = (size_t)((uintptr_t)at - (uintptr_t)b->at);
+    *bytes = b->bytes;
+    *pinned = b->pinned;
+    return 1;
+}
+#endif
 
 static int new_block(struct fake_context *c, size_t bytes, int pinned, void **out)
 {

@@ -23,7 +23,7 @@ const struct rondo_fiber_kernel *const rondo_fake_kernels_avx2 = kernels;
 extern FAKE_HIDDEN const struct rondo_fiber_kernel *const rondo_fake_kernels_avx2;
 #endif
 
-const struct rondo_fiber_kernel *rondo_fake_kernels(int *count)
+__attribute__((no_sanitize("thread"))) const struct rondo_fiber_kernel *rondo_fake_kernels(int *count)   /* no kernel */
 {
     *count = (int)(sizeof kernels / sizeof kernels[0]);
 #ifdef FAKE_HAVE_AVX2
