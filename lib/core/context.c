@@ -35,8 +35,11 @@ static int device_open(struct rondo_shared_device **out, const rondo_context_des
     int err = rondo__device_find(&ops, desc->device);
     if (err)
         return err;
-    if (!ops->probe())
-        return rondo__fail(RONDO_ENOTSUP, "device %s cannot be used on this machine", ops->name);
+    const uint64_t before = rondo__last_failure();
+    if (!ops->probe()) {   /* it may have said why */
+        const bool why = rondo__last_failure() != before;
+        return rondo__fail(RONDO_ENOTSUP, "device %s cannot be used on this machine%s%s", ops->name, why ? ": " : "", why ? rondo_error_text() : "");
+    }
     struct rondo_shared_device *shared = rondo__alloc_zero(1, sizeof *shared);
     if (!shared)
         return rondo__fail(RONDO_ENOMEM, "no memory for a device handle");
