@@ -457,7 +457,7 @@ void rondo_fiber_copy(void *to, const void *from, int bytes, int valid, int line
         fail(ERROR_ILLEGAL_ADDRESS, text);
     }
     const struct copy c = { to, from, bytes, valid, self->groups };
-    fake_check_copy(to, valid ? from : NULL, bytes, __builtin_return_address(0));
+    fake_check_copy(to, from, bytes, valid, __builtin_return_address(0));
 #ifdef FAKE_CHECKED
     const int late = 1;      /* it is over where it was waited for */
 #else
@@ -501,11 +501,12 @@ void rondo_fiber_copy_wait(int latest)
 /* ---- memory that is not there ---- */
 
 static char fault_text[128];
+static int fault_code;
 
 #if defined(__x86_64__) || defined(__aarch64__)
 static void fault_landing(void)
 {
-    fail(ERROR_ILLEGAL_ADDRESS, fault_text);
+    fail(fault_code, fault_text);
 }
 
 /* In a kernel: its thread goes on in fault_landing(), on an empty stack. Elsewhere: as if there were no handler. */
@@ -516,7 +517,12 @@ static void on_fault(int number, siginfo_t *info, void *context)
         signal(number, SIG_DFL);
         return;
     }
+    fault_code = ERROR_ILLEGAL_ADDRESS;
     snprintf(fault_text, sizeof fault_text, "memory at %p is not there for it", info->si_addr);
+    if (info->si_code == SI_KERNEL || (number == SIGBUS && info->si_code == BUS_ADRALN)) {   /* x86 tells no address for it */
+        fault_code = ERROR_MISALIGNED;
+        snprintf(fault_text, sizeof fault_text, "an odd address, or one that cannot be");
+    }
 #ifdef WITH_ASAN
     __asan_unpoison_memory_region(running->stack, (size_t)(running->top - running->stack));
 #endif

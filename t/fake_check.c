@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define ERROR_ILLEGAL_ADDRESS 700
+#define ERROR_MISALIGNED 716
 #define ERROR_LAUNCH_FAILED 719
 #define FIRST_ROOM ((size_t)1 << 16)
 
@@ -164,13 +165,14 @@ static void see(const void *address, int bytes, int writes, const void *pc)
     if (rondo_fiber_own(at) || (!writes && (uintptr_t)at - (uintptr_t)current->params < current->kernel->bytes))
         return;
     if (into_shared < current->shared_bytes) {
-        if (into_shared + (unsigned)bytes <= current->shared_bytes) {
+        const int odd = (uintptr_t)at % (unsigned)bytes != 0;
+        if (!odd && into_shared + (unsigned)bytes <= current->shared_bytes) {
             touch(at, bytes, writes, 1, pc);
             return;
         }
-        snprintf(text, sizeof text, "%d bytes at byte %llu of %zu of shared memory, at %#lx", bytes, (unsigned long long)into_shared, current->shared_bytes,
-                 offset(pc));
-        rondo_fiber_fail(ERROR_ILLEGAL_ADDRESS, text);
+        snprintf(text, sizeof text, "%d bytes at byte %llu of %zu of shared memory%s, at %#lx", bytes, (unsigned long long)into_shared,
+                 current->shared_bytes, odd ? ", an odd address" : "", offset(pc));
+        rondo_fiber_fail(odd ? ERROR_MISALIGNED : ERROR_ILLEGAL_ADDRESS, text);
     }
     if (fake_block_at(at, &into, &size, &pinned)) {
         if ((uintptr_t)at % (unsigned)bytes)
@@ -189,9 +191,9 @@ static void see(const void *address, int bytes, int writes, const void *pc)
     rondo_fiber_fail(ERROR_ILLEGAL_ADDRESS, text);
 }
 
-void fake_check_copy(const void *to, const void *from, int bytes, const void *pc)
+void fake_check_copy(const void *to, const void *from, int bytes, int valid, const void *pc)
 {
-    if (from)
+    if (valid)
         see(from, bytes, 0, pc);
     see(to, bytes, 1, pc);
     for (int i = 0; i < bytes; i += 4)

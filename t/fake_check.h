@@ -14,7 +14,7 @@ RONDO_FIBER_HIDDEN void fake_check_block(void);               /* it begins: noth
 RONDO_FIBER_HIDDEN void fake_check_barrier(void);             /* all of the block have met */
 RONDO_FIBER_HIDDEN void fake_check_warp(int warp);            /* all of a warp have */
 /* A copy begins, and is over: what it writes is nobody else's in between. */
-RONDO_FIBER_HIDDEN void fake_check_copy(const void *to, const void *from, int bytes, const void *pc);
+RONDO_FIBER_HIDDEN void fake_check_copy(const void *to, const void *from, int bytes, int valid, const void *pc);
 RONDO_FIBER_HIDDEN void fake_check_copied(const void *to, int bytes);
 /* The thread that runs cannot go on: cuda_fibers.c. */
 RONDO_FIBER_HIDDEN void rondo_fiber_fail(int code, const char *sentence) __attribute__((noreturn));
@@ -27,7 +27,7 @@ RONDO_FIBER_HIDDEN int fake_block_at(const void *at, size_t *into, size_t *bytes
 #define fake_check_block() ((void)0)
 #define fake_check_barrier() ((void)0)
 #define fake_check_warp(warp) ((void)(warp))
-#define fake_check_copy(to, from, bytes, pc) ((void)0)
+#define fake_check_copy(to, from, bytes, valid, pc) ((void)0)
 #define fake_check_copied(to, bytes) ((void)0)
 #endif
 
