@@ -14,7 +14,7 @@ int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *thei
     if (err)
         return err;
     if (!ours->device)
-        ours->device = "cpu";
+        ours->device = rondo__env_device();
     if (ours->threads < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_context_desc: threads is %d; it takes 0 (shared out evenly) or more", ours->threads);
     if (ours->device_index < 0)

@@ -42,6 +42,12 @@ const char *rondo__env_hook(void)
     return value_of("RONDO_TEST_HOOK");
 }
 
+const char *rondo__env_device(void)
+{
+    const char *text = value_of("RONDO_TEST_DEVICE");
+    return text ? text : "cpu";
+}
+
 int rondo__env_piece(size_t *bytes)
 {
     const char *text = value_of("RONDO_TEST_PIECE");

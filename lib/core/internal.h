@@ -75,6 +75,7 @@ int rondo__transport_find(const struct rondo_transport_ops **out, const char *na
 int rondo__env_deadline(double *seconds);                          /* $RONDO_DEADLINE, else 300 */
 const char *rondo__env_module_path(void);                          /* $RONDO_MODULE_PATH, folders with colons between; or NULL */
 const char *rondo__env_hook(void);                                 /* $RONDO_TEST_HOOK, or NULL */
+const char *rondo__env_device(void);                               /* $RONDO_TEST_DEVICE: where nobody names one, else "cpu" */
 int rondo__env_piece(size_t *bytes);                               /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
 
 /* ---- machine ---- */
