@@ -163,9 +163,9 @@ DEVICE void cuda_thin_chain(float *s, const float *q, const char *from, int n, i
             cuda_link(s, q + (k + 3) * R, x.d, R);
             cuda_link(s, q + (k + 2) * R, x.c, R);
         }
-    } else if (type == RONDO_Q8) {
+    } else if (type == RONDO_Q8) {     /* a layer's group may begin anywhere */
         ROLLED
-        for (; k + 16 <= n; k += 16) {
+        for (; k + 16 <= n && ((uintptr_t)from & 15) == 0; k += 16) {
             int8_t b[16];
             const struct quad x = *(const struct quad *)(const void *)(from + k);
             memcpy(b, &x, sizeof b);

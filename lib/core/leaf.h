@@ -120,11 +120,10 @@ static inline int32_t rondo__run_depth(int64_t leaves)
 static inline void rondo__visible_in_leaf(const struct rondo_leaf *f, int64_t lo, int64_t hi, int32_t *i0, int32_t *i1)
 {
     int64_t a = 0, b = f->count;
-    if (f->step == 1) {   /* the usual case: no division */
-        a = lo > f->first ? lo - f->first : 0;
-        b = hi <= f->first ? 0 : hi - f->first < b ? hi - f->first : b;
-        *i0 = (int32_t)(a < f->count ? a : f->count);
-        *i1 = (int32_t)b;
+    if (f->step == 1) {   /* the usual case: no division. Unsigned, as clang 14 takes the maximum of a difference that overflows where lo is open */
+        const uint64_t below = lo > f->first ? (uint64_t)lo - (uint64_t)f->first : 0, upto = hi > f->first ? (uint64_t)hi - (uint64_t)f->first : 0;
+        *i0 = (int32_t)(below < (uint64_t)f->count ? below : (uint64_t)f->count);
+        *i1 = (int32_t)(upto < (uint64_t)f->count ? upto : (uint64_t)f->count);
         return;
     }
     if (lo > f->first)
