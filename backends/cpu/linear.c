@@ -381,7 +381,7 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
         int merges = 0;
         const int64_t most = few ? FEW_STEPS : STEPS;
         if (tiles > 1 && count > most) {       /* pieces of one length, of whole groups where the scales are behind them */
-            const int64_t unit = l->type == RONDO_Q8 && !wide && l->group < count ? l->group : 2, pieces = (count + most - 1) / most;
+            const int64_t unit = l->type != RONDO_Q8 || wide ? 2 : l->group < count ? l->group : count, pieces = (count + most - 1) / most;
             steps = ((count + pieces - 1) / pieces + unit - 1) / unit * unit;
         }
         for (int64_t i = g; i & 1; i >>= 1)
