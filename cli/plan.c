@@ -161,9 +161,6 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "flops", number(info->flops));
     json_object_set_new(r, "visible_pairs", json_integer((json_int_t)info->visible_pairs));
     json_object_set_new(r, "imbalance", number(info->imbalance));
-    json_object_set_new(r, "imbalance", number(info->imbalance));
-    if (info->grid[0])
-        json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));
     return r;
 }
 

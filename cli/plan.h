@@ -9,4 +9,7 @@
 
 int plan_cost(int argc, char **argv);
 
+/* The shapes of a model: a folder, or a name (plan_model.c). An exit code. */
+int plan_model(const char *name, rondo_cost_case *c);
+
 #endif

@@ -607,18 +607,20 @@ RONDO_API int rondo_choose(const rondo_heuristic *in, int rule, double threshold
 
 /* ---- what a layer costs: pure functions of a case ------------------------------------------------------------------- */
 
-/* One attention layer on tensor_parallel x context_parallel chips: chips of one tensor-parallel group share its heads, those of one
- * context-parallel group its tokens (prefill) and its cached positions. The names are those of `rondo plan cost`; rondo-costs(7) has the
+/* One attention layer, or a whole model, on tensor_parallel x context_parallel chips: chips of one tensor-parallel group share its heads, those
+ * of one context-parallel group its tokens (prefill) and its cached positions. The names are those of `rondo plan cost`; rondo-costs(7) has the
  * formulas. Counts are of logical tensors: two FLOPs for a multiplication with its addition, the payload of messages and not what some ring
  * makes of it. 0 is the default of each field that has one. */
 typedef enum rondo_cost_phase { RONDO_COST_PREFILL = 1, RONDO_COST_DECODE = 2 } rondo_cost_phase;
 /* Projections that are not counted, added up. */
 enum { RONDO_COST_Q = 1, RONDO_COST_K = 2, RONDO_COST_V = 4, RONDO_COST_O = 8 };
+/* The same and these: linear layers that have a bias. */
+enum { RONDO_COST_GATE = 16, RONDO_COST_UP = 32, RONDO_COST_DOWN = 64 };
 typedef struct rondo_cost_case {
     size_t struct_size;
     int32_t phase;                      /* rondo_cost_phase */
     int32_t algorithm;                  /* how chips that share a context attend: RONDO_ALL_GATHER, RONDO_REDUCE (kv-sharded),
-                                           RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL; 0: there is but one */
+                                           RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL, RONDO_HALO, RONDO_MESH; 0: there is but one */
     int64_t hidden_size, num_heads;
     int64_t num_kv_heads;               /* divides num_heads; 0 = num_heads */
     int64_t head_dim, batch_size;
@@ -632,9 +634,21 @@ typedef struct rondo_cost_case {
     int32_t keep_hidden_sharded;        /* 1: after tensor parallelism each chip keeps what its heads gave; nobody sums */
     int32_t causal, windowed;           /* as in rondo_attention_desc, as the two below: they change FLOPs only */
     int64_t window_left, window_right;
+    /* What makes a whole model of it; all 0: the attention layer alone. */
+    int64_t num_layers;                 /* layers alike; 0 = 1 */
+    int64_t intermediate_size;          /* of the MLP; 0: there is none */
+    int64_t vocab_size;                 /* of embedding and head; 0: there are none */
+    int64_t weight_bytes_per_elem, kv_bytes_per_elem;   /* of weights; of the cache. 0 = bytes_per_elem */
+    int32_t mlp_matrices;               /* 3: gate, up and down; 2: up and down; 0 = 3 */
+    int32_t norms_per_layer;            /* vectors of hidden_size; with a head there is one more before it */
+    int32_t qk_norm;                    /* 1: each layer has a vector of head_dim for q and one for k */
+    int32_t biases;                     /* RONDO_COST_Q + ... + RONDO_COST_DOWN */
+    int32_t tied_embeddings;            /* 1: the head is the embedding */
+    int32_t all_logits;                 /* 1: of every new token; 0: of the last one of each sequence */
+    int32_t grid[2];                    /* RONDO_MESH: rows of queries by columns of keys; 0, 0: the one of equal sides, or nearest to it */
 } rondo_cost_case;
 #define RONDO_COST_CASE_INIT                                                                                           \
-    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0, 0 } }
 
 /* per_chip: of the fullest chip; total: of all together, copies included, but for kv_cache_total, where each position counts once. */
 typedef struct rondo_cost {
@@ -646,15 +660,16 @@ typedef struct rondo_cost {
     int64_t kv_cache_per_chip, kv_cache_total;
     int64_t communication_bytes;                                   /* of a chip */
     int64_t steps;                                                 /* of the derivation */
+    int64_t parameters;                                            /* numbers in the weights, each once */
 } rondo_cost;
-#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 /* RONDO_EINVAL: a field cannot be so, or a count is more than 2^63 - 1; the sentence names it. */
 RONDO_API int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost) RONDO_MUST_CHECK;
 /* Step `index` of how these numbers come about, from 0, as snprintf() would write it: its length, or a code. */
 RONDO_API int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *text, size_t bytes);
 
 /* The other convention: what a run of this library moves for the same case, message by message, counted from the schedules that would be
- * carried out. Chips of a context make an attention plan of their heads (causal, window and lengths as in the case; layout as the plan
+ * carried out. It is of one attention layer, whatever the case has besides. Chips of a context make an attention plan of their heads (causal, window and lengths as in the case; layout as the plan
  * chooses; F32 or, of 2 bytes, BF16); chips that share heads gather the rows that they keep before the projections and sum the output
  * (rondo_tp_gather(), rondo_tp_linear(), F32). */
 typedef struct rondo_cost_traffic {

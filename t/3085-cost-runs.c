@@ -11,6 +11,7 @@
 
 #define DRAW_STREAM 3085
 #include "t/draw.h"
+#include "t/memory.h"
 #include "t/tap.h"
 
 enum { SEQUENCES = 3 };
@@ -220,7 +221,7 @@ static int same(struct run *r, const char *transport)
     return 1;
 }
 
-static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_REDUCE };
+static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_REDUCE, RONDO_HALO, RONDO_MESH };
 
 static void on_threads(void)
 {
@@ -308,8 +309,27 @@ static void refusals(void)
     is_int(rondo_cost_moved(&r.c, NULL, &t), RONDO_ENOTSUP, "a world that nobody counts: %s", rondo_error_text());
 }
 
+static int attempt(void *arg, int *right)
+{
+    rondo_cost_traffic t = RONDO_COST_TRAFFIC_INIT;
+    const int err = rondo_cost_moved(arg, NULL, &t);
+    *right = !err && t.bytes > 0;
+    return err;
+}
+
+/* The count itself, whose lists are the designs', schedules' and its own. */
+static void without_memory(void)
+{
+    static struct run r;
+    do
+        shape(&r, RONDO_PASS_Q, 2, 3);
+    while (r.c.num_heads % 2 || r.c.keep_hidden_sharded || r.c.phase != RONDO_COST_PREFILL || r.c.new_tokens_of == NULL);
+    memory_failures(attempt, &r.c, 7, "counting what a run moves");
+}
+
 int main(int argc, char **argv)
 {
+    memory_hooks();
     if (argc > 2 && !strcmp(argv[1], "mpi")) {
         struct over over = { atoi(argv[2]), 0, 0 };
         rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
@@ -321,6 +341,7 @@ int main(int argc, char **argv)
         return err || over.wrong;
     }
     on_threads();
+    without_memory();
     refusals();
     return done();
 }

@@ -28,6 +28,9 @@ static int describe(const rondo_cost_case *c, rondo_attention_desc *d)
         return rondo__fail(RONDO_ENOTSUP,
                            "bytes_per_elem %lld: a run has F32 (4) or BF16 (2), of which what is moved is counted",
                            (long long)c->bytes_per_elem);
+    if (c->kv_bytes_per_elem != c->bytes_per_elem)
+        return rondo__fail(RONDO_ENOTSUP, "kv_bytes_per_elem %lld: what a run moves is counted where it is bytes_per_elem, %lld",
+                           (long long)c->kv_bytes_per_elem, (long long)c->bytes_per_elem);
     if (c->num_heads % tp || (kv % tp && tp % kv))
         return refuse_heads(c);
     if (tp > RANKS_MOST / c->context_parallel)
@@ -51,6 +54,8 @@ static int describe(const rondo_cost_case *c, rondo_attention_desc *d)
     d->window_left = c->window_left;
     d->window_right = c->window_right;
     d->algorithm = c->context_parallel > 1 ? c->algorithm : RONDO_PASS_KV;
+    d->grid[0] = c->context_parallel > 1 ? c->grid[0] : 0;
+    d->grid[1] = c->context_parallel > 1 ? c->grid[1] : 0;
     return 0;
 }
 
