@@ -263,7 +263,7 @@ static int check_options(int64_t ranks)
 
 static int plan_command(const struct command *self, int argc, char **argv)
 {
-    static const char *const verbs[] = { "schedule", "cost", NULL }, *const later[] = { "choose", "run", "replay", NULL };
+    static const char *const verbs[] = { "schedule", "cost", "replay", NULL }, *const later[] = { "choose", "run", NULL };
     const struct option *const tables[OPTION_TABLES] = { own_options, options_ranks, machine_options(), options_output };
     const char *operand = NULL;
     int operands = 0, mpi_rank, mpi_size;
@@ -272,6 +272,8 @@ static int plan_command(const struct command *self, int argc, char **argv)
         return EXIT_USAGE;
     if (argc > 1 && !strcmp(argv[1], "cost"))
         return plan_cost(argc, argv);
+    if (argc > 1 && !strcmp(argv[1], "replay"))
+        return plan_replay(argc, argv);
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
@@ -307,9 +309,10 @@ static int plan_command(const struct command *self, int argc, char **argv)
 }
 
 const struct command command_plan = {
-    "plan", "plan schedule|cost [OPTION]...",
+    "plan", "plan schedule|cost|replay [OPTION]...",
     "Says before anything runs what it would be like.\n"
     "schedule: the operations of one rank or of all, one a line, of attention over such arrays, and their totals.\n"
-    "cost: exact counts for one attention layer; 'rondo plan cost --help' has its options.",
+    "cost: exact counts for one attention layer or a whole model. replay: tables of a paper, simulated.\n"
+    "'rondo plan cost --help' has the options of cost, and so with the other verbs.",
     plan_command,
 };

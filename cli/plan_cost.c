@@ -209,6 +209,7 @@ static const struct field fields[] = {
     { "kv_len_used", read_number, 1, AT(kv_len_used), false, false },
     { "bytes_per_elem", read_number, 1, AT(bytes_per_elem), true, false },
     { "weight_bytes_per_elem", read_number, 1, AT(weight_bytes_per_elem), false, false },
+    { "mlp_weight_bytes_per_elem", read_number, 1, AT(mlp_weight_bytes_per_elem), false, false },
     { "kv_bytes_per_elem", read_number, 1, AT(kv_bytes_per_elem), false, false },
     { "softmax_stat_bytes", read_number, 1, AT(softmax_stat_bytes), false, false },
     { "tensor_parallel", read_number, 1, AT(tensor_parallel), false, false },

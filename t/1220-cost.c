@@ -173,7 +173,7 @@ static struct chip whole_chip(const rondo_cost_case *c, int64_t t, int64_t r, in
         all.cache += chip.cache;
         for (int m = 3 - c->mlp_matrices; m < 3 && f; m++) {
             all.flops += 2 * rows * d * f;
-            all.weights += d * f * w;
+            all.weights += d * f * c->mlp_weight_bytes_per_elem;
             all.activations += l == 0 ? m < 2 ? rows * f * e : rows * d * e : 0;
         }
         const int64_t biases[7] = { q, kv, kv, d, f, f, d };
@@ -286,6 +286,7 @@ static rondo_cost_case drawn(int64_t past_of[SEQUENCES], int64_t tokens_of[SEQUE
     c.keep_hidden_sharded = !draw(4);
     c.weight_bytes_per_elem = draw(2) ? c.bytes_per_elem : 1 + draw(4);
     c.kv_bytes_per_elem = draw(2) ? c.bytes_per_elem : 1 + draw(4);
+    c.mlp_weight_bytes_per_elem = draw(2) ? c.weight_bytes_per_elem : 1 + draw(4);
     c.num_layers = 1;
     c.mlp_matrices = 2 + (int32_t)draw(2);
     if (draw(2)) {
@@ -549,6 +550,7 @@ static void refusals(void)
     REFUSE("tied_embeddings", (c.vocab_size = 9, c.tied_embeddings = 2));
     REFUSE("all_logits", c.all_logits = 1);
     REFUSE("weight_bytes_per_elem", c.weight_bytes_per_elem = -1);
+    REFUSE("mlp_weight_bytes_per_elem", c.mlp_weight_bytes_per_elem = 65);
     REFUSE("kv_bytes_per_elem", c.kv_bytes_per_elem = 65);
     REFUSE("mlp_matrices", c.mlp_matrices = 4);
     REFUSE("mlp_matrices", (c.intermediate_size = 9, c.mlp_matrices = 2, c.biases = RONDO_COST_GATE));

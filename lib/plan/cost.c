@@ -202,7 +202,7 @@ static int parameters(const rondo_cost_case *of, int64_t *count)
     struct rondo__cost_count n;
     rondo_cost_case alone;
     int err = rondo__desc_copy(&alone, sizeof alone, of, "rondo_cost_case");
-    alone.tensor_parallel = alone.context_parallel = alone.weight_bytes_per_elem = 1;
+    alone.tensor_parallel = alone.context_parallel = alone.weight_bytes_per_elem = alone.mlp_weight_bytes_per_elem = 1;
     alone.grid[0] = alone.grid[1] = 0;
     if (!err)
         err = rondo__cost_count(&n, &alone);

@@ -21,7 +21,7 @@ struct rondo__cost_sizes {
     int64_t pairs, pairs_local;                       /* of a query and a key that it sees, in one head */
     int64_t rows, columns;                            /* of a mesh */
     int64_t halo;                                     /* positions of other chips that the fullest one needs: RONDO_HALO */
-    int64_t layers, weight_bytes, kv_bytes;
+    int64_t layers, weight_bytes, kv_bytes, ffn_bytes;
     int64_t ffn, ffn_local, vocab, vocab_local;
     int64_t logits, logits_local, logits_all;         /* rows of the head */
 };

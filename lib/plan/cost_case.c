@@ -82,7 +82,8 @@ static int check_numbers(const rondo_cost_case *c)
         { "tensor_parallel", c->tensor_parallel, 1, CHIPS_MOST }, { "context_parallel", c->context_parallel, 1, CHIPS_MOST },
         { "num_layers", c->num_layers, 1, LAYERS_MOST }, { "intermediate_size", c->intermediate_size, 0, SIZE_MOST },
         { "vocab_size", c->vocab_size, 0, SIZE_MOST }, { "weight_bytes_per_elem", c->weight_bytes_per_elem, 1, 64 },
-        { "kv_bytes_per_elem", c->kv_bytes_per_elem, 1, 64 }, { "mlp_matrices", c->mlp_matrices, 2, 3 },
+        { "kv_bytes_per_elem", c->kv_bytes_per_elem, 1, 64 },
+        { "mlp_weight_bytes_per_elem", c->mlp_weight_bytes_per_elem, 1, 64 }, { "mlp_matrices", c->mlp_matrices, 2, 3 },
         { "norms_per_layer", c->norms_per_layer, 0, 16 },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
@@ -273,6 +274,7 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
     c->num_layers = c->num_layers ? c->num_layers : 1;
     c->weight_bytes_per_elem = c->weight_bytes_per_elem ? c->weight_bytes_per_elem : c->bytes_per_elem;
     c->kv_bytes_per_elem = c->kv_bytes_per_elem ? c->kv_bytes_per_elem : c->bytes_per_elem;
+    c->mlp_weight_bytes_per_elem = c->mlp_weight_bytes_per_elem ? c->mlp_weight_bytes_per_elem : c->weight_bytes_per_elem;
     c->mlp_matrices = c->mlp_matrices ? c->mlp_matrices : 3;
     err = check_numbers(c);
     if (!err)
@@ -290,7 +292,7 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
                                    .kv_heads = c->num_kv_heads, .kv_heads_local = ceil_div(c->num_kv_heads, tp),
                                    .kv_heads_all = tp > c->num_kv_heads ? tp : c->num_kv_heads,
                                    .layers = c->num_layers, .weight_bytes = c->weight_bytes_per_elem, .kv_bytes = c->kv_bytes_per_elem,
-                                   .ffn = c->intermediate_size, .ffn_local = ceil_div(c->intermediate_size, tp),
+                                   .ffn_bytes = c->mlp_weight_bytes_per_elem, .ffn = c->intermediate_size, .ffn_local = ceil_div(c->intermediate_size, tp),
                                    .vocab = c->vocab_size, .vocab_local = ceil_div(c->vocab_size, tp) };
     err = check_grid(c, &s);
     if (!err)

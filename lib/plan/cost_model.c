@@ -27,9 +27,9 @@ static void mlp(struct rondo__cost_count *n)
     for (int i = n->c.mlp_matrices == 3 ? 0 : 1; i < 3; i++) {
         rondo__cost_layer_term(n, RONDO_FLOPS, rows[i].flops, "2 * tokens_local * hidden_size * intermediate_local",
                                RONDO_PRODUCT(2, s->tokens_local, s->hidden, s->ffn_local), RONDO_PRODUCT(2, s->tokens_all, s->hidden, s->ffn));
-        rondo__cost_layer_term(n, RONDO_WEIGHTS, rows[i].weights, "hidden_size * intermediate_local * weight_bytes_per_elem",
-                               RONDO_PRODUCT(s->hidden, s->ffn_local, s->weight_bytes),
-                               RONDO_PRODUCT(s->cp, s->hidden, s->ffn, s->weight_bytes));
+        rondo__cost_layer_term(n, RONDO_WEIGHTS, rows[i].weights, "hidden_size * intermediate_local * mlp_weight_bytes_per_elem",
+                               RONDO_PRODUCT(s->hidden, s->ffn_local, s->ffn_bytes),
+                               RONDO_PRODUCT(s->cp, s->hidden, s->ffn, s->ffn_bytes));
         if (rows[i].kept)
             rondo__cost_layer_term(n, RONDO_ACTIVATIONS, rows[i].kept, "tokens_local * intermediate_local * bytes_per_elem",
                                    RONDO_PRODUCT(s->tokens_local, s->ffn_local, s->bytes), RONDO_PRODUCT(s->tokens_all, s->ffn, s->bytes));

@@ -6,7 +6,7 @@
  * rank of the context has.
  */
 #include "attention/attention.h"
-#include "plan/cost.h"
+#include "plan/predict.h"
 #include "tensor/tp.h"
 
 /* Beyond these a count would take minutes, or gigabytes. */
@@ -21,7 +21,7 @@ static int refuse_heads(const rondo_cost_case *c)
 }
 
 /* The attention that one context's chips compute. */
-static int describe(const rondo_cost_case *c, rondo_attention_desc *d)
+int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d)
 {
     const int64_t tp = c->tensor_parallel, kv = c->num_kv_heads;
     if (c->bytes_per_elem != 2 && c->bytes_per_elem != 4)
@@ -136,7 +136,7 @@ int rondo_cost_moved(const rondo_cost_case *of, const char *transport, rondo_cos
         return rondo__fail(RONDO_EINVAL, "rondo_cost_moved: traffic is NULL");
     int err = rondo__cost_case(&c, of, &sizes);
     if (!err)
-        err = describe(&c, &d);
+        err = rondo__cost_describe(&c, &d);
     if (!err)
         err = rondo__machine_find(&machine, transport, NULL);
     if (!err)
