@@ -8,7 +8,9 @@
 #include "cli/cli.h"
 
 int plan_cost(int argc, char **argv);
+int plan_choose(int argc, char **argv);
 int plan_replay(int argc, char **argv);
+int plan_run(int argc, char **argv);
 
 /* The shapes of a model: a folder, or a name (plan_model.c). An exit code. */
 int plan_model(const char *name, rondo_cost_case *c);
