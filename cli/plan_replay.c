@@ -7,17 +7,20 @@
  * and 11,462 ms (table 4); 60.1 us of attention over 4 x 32K tokens (table 8), where 38.9 us are over as many bytes.
  */
 #include "cli/plan.h"
+#include "cli/target.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 static struct {
-    const char *table, *hardware;
+    const char *table, *hardware, *plot;
 } options;
 
 static const struct option own_options[] = {
     { "table", 0, OPTION_TEXT, "4|5|6|7|8|prefill", "which table of the paper", &options.table, 0, 0, NULL },
     { "hardware", 0, OPTION_TEXT, "FILE|NAME", "of what (default grand-teton-rdma, which these tables are of)", &options.hardware, 0, 0, NULL },
+    { "plot", 0, OPTION_TEXT, "FILE", "draw the rows; of table 4 the ratio of the two algorithms (.png or .svg; needs gnuplot)", &options.plot,
+      0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
@@ -202,6 +205,43 @@ static int print_text(const json_t *list, const json_t *summary)
     return output_check();
 }
 
+/* Measured and simulated side by side; of table 4, as the paper's figure 9, how long pass-KV takes of pass-Q's time over the miss rate. */
+static void draw(FILE *f, const void *arg)
+{
+    const json_t *list = arg;
+    const bool ratios = !strcmp(options.table, "4");
+    size_t i = 0;
+    json_t *row;
+    if (ratios)
+        fprintf(f, "set title 'TTFT of pass-KV over that of pass-Q, 4 hosts, 128,000 tokens'\nset xlabel 'miss rate'\nset logscale x\n"
+                   "set format x '%%g%%%%'\nset grid\nset key top right\nset yrange [0.85:1.25]\n");
+    else
+        fprintf(f, "set title 'arXiv:2411.01783, table %s'\nset style data histograms\nset style fill solid 0.7\nset ylabel '%s'\nset yrange [0:*]\n"
+                   "set xtics rotate by -35 scale 0 font ',7' noenhanced\nset bmargin 9\nset rmargin 14\nset grid y\nset key top left\n", options.table,
+                json_string_value(json_object_get(json_array_get((json_t *)(uintptr_t)list, 0), "unit")));
+    fprintf(f, "$rows << END\n");
+    for (size_t k = 0; k < ROWS; k++) {
+        if (strcmp(rows[k].table, options.table))
+            continue;
+        row = json_array_get((json_t *)(uintptr_t)list, i++);
+        const double measured = json_number_value(json_object_get(row, "measured"));
+        const double simulated = json_number_value(json_object_get(row, "simulated"));
+        if (!ratios) {
+            fprintf(f, "\"%s\" %.9g %.9g\n", rows[k].what, measured, simulated);
+        } else if (rows[k].algorithm == RONDO_PASS_KV) {
+            json_t *other = json_array_get((json_t *)(uintptr_t)list, i);   /* pass-Q comes behind it */
+            fprintf(f, "%.9g %.9g %.9g\n", 100.0 * (double)rows[k].tokens / (double)(rows[k].tokens + rows[k].past),
+                    measured / json_number_value(json_object_get(other, "measured")),
+                    simulated / json_number_value(json_object_get(other, "simulated")));
+        }
+    }
+    if (ratios)
+        fprintf(f, "END\nplot $rows using 1:2 with points pointtype 7 title 'measured', $rows using 1:3 with lines linewidth 2 title 'simulated', "
+                   "1 with lines dashtype 2 linecolor 'gray' notitle\n");
+    else
+        fprintf(f, "END\nplot $rows using 2:xtic(1) title 'measured', $rows using 3 title 'simulated'\n");
+}
+
 static const struct command command_replay = {
     "plan", "plan replay --table 4|5|6|7|8|prefill [OPTION]...",
     "Simulates what tables of arXiv:2411.01783 measured, cell by cell: Llama 3 405B on H100 hosts, its algorithms as printed.",
@@ -223,14 +263,20 @@ int plan_replay(int argc, char **argv)
         return fail(EXIT_USAGE, "no table is named; usage: rondo %s", command_replay.synopsis);
     if (choose_word("table", options.table, tables_known, NULL) < 0)
         return EXIT_USAGE;
+    if (plot_check(options.plot))
+        return EXIT_USAGE;
     mpi_environment(&mpi_rank, &mpi_size);
     if (mpi_rank)
         return 0;   /* under mpirun it is told once */
     code = plan_hardware(options.hardware ? options.hardware : "grand-teton-rdma", &h);
+    if (!code && options.plot)
+        code = target_try("--plot", options.plot);
     if (code)
         return code;
     json_t *list = json_array(), *summary = json_object();
     code = replay(&h, options.table, list, summary);
+    if (!code && options.plot)
+        code = plot_draw(options.plot, draw, list);
     if (!code && !common.json) {
         code = common.quiet ? 0 : print_text(list, summary);
     } else if (!code) {

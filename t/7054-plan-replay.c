@@ -123,6 +123,32 @@ static void hardware(void)
     bad("name takes", GOOD ", \"name\": 2 }");
 }
 
+/* A picture begins as such files do. */
+static void picture(const char *table, const char *name, const char *begins)
+{
+    char path[1024], head[200] = "";
+    is_int(rondo("", "plan replay --table %s --plot %s --quiet", table, name), 0, "table %s as %s", table, name);
+    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
+    FILE *f = fopen(path, "rb");
+    const size_t n = f ? fread(head, 1, sizeof head - 1, f) : 0;
+    ok(n > 20 && !strncmp(head, begins, strlen(begins)), "is one");
+    if (f)
+        fclose(f);
+}
+
+static void pictures(void)
+{
+    refuses(2, ".png or .svg", "plan replay --table 4 --plot table.txt");
+    if (system("command -v gnuplot >/dev/null 2>&1")) {
+        refuses(2, "gnuplot", "plan replay --table 4 --plot table.png");
+        skip(3, "gnuplot is not installed");
+        return;
+    }
+    picture("4", "four.svg", "<?xml");
+    picture("8", "eight.png", "\211PNG");
+    refuses(3, "no-such-folder", "plan replay --table 4 --plot no-such-folder/x.png");
+}
+
 int main(void)
 {
     if (!getenv("RONDO") || !*getenv("RONDO"))
@@ -138,6 +164,7 @@ int main(void)
     ok(pass_count == 42 && passes[pass_count / 2] <= 0.04, "%d passes, %.1f %% in the median", pass_count, 100.0 * passes[pass_count / 2]);
     choices();
     hardware();
+    pictures();
     scratch_remove();
     return done();
 }
