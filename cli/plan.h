@@ -19,4 +19,9 @@ int plan_model(const char *name, rondo_cost_case *c);
 int plan_hardware(const char *name, rondo_hardware *h);
 const char *plan_hardware_name(const char *given);
 
+/* A prefill of Llama 3 405B on hosts of eight, as the paper runs it: milliseconds (plan_replay.c); and worlds that it did not have
+ * (plan_beyond.c). Exit codes. */
+int plan_paper_pass(const rondo_hardware *h, int32_t algorithm, int hosts, int64_t past, int64_t tokens, double *ms);
+int plan_beyond(const rondo_hardware *h, json_t *list, json_t *summary);
+
 #endif

@@ -17,7 +17,7 @@ static struct {
 } options;
 
 static const struct option own_options[] = {
-    { "table", 0, OPTION_TEXT, "4|5|6|7|8|prefill", "which table of the paper", &options.table, 0, 0, NULL },
+    { "table", 0, OPTION_TEXT, "4|5|6|7|8|prefill|beyond", "which table of the paper; beyond: larger worlds", &options.table, 0, 0, NULL },
     { "hardware", 0, OPTION_TEXT, "FILE|NAME", "of what (default grand-teton-rdma, which these tables are of)", &options.hardware, 0, 0, NULL },
     { "plot", 0, OPTION_TEXT, "FILE", "draw the rows; of table 4 the ratio of the two algorithms (.png or .svg; needs gnuplot)", &options.plot,
       0, 0, NULL },
@@ -130,6 +130,12 @@ static int simulate(const struct row *r, const rondo_hardware *h, double *value)
     return code;
 }
 
+int plan_paper_pass(const rondo_hardware *h, int32_t algorithm, int hosts, int64_t past, int64_t tokens, double *ms)
+{
+    const struct row r = { "", "", 0.0, PASS, algorithm, PREFILL, 8, hosts, 1, past, tokens };
+    return simulate(&r, h, ms);
+}
+
 /* ---- the report ---- */
 
 static int rising(const void *a, const void *b)
@@ -188,6 +194,14 @@ static int replay(const rondo_hardware *h, const char *table, json_t *list, json
     return 0;
 }
 
+static void print_object(const char *name, json_t *object)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+        printf("%s: %s: %lld\n", name, key, (long long)json_integer_value(value));
+}
+
 static int print_text(const json_t *list, const json_t *summary)
 {
     size_t i;
@@ -195,13 +209,21 @@ static int print_text(const json_t *list, const json_t *summary)
     const char *key;
     json_t *value;
     printf("%-42s %12s %12s %8s\n", "what", "measured", "simulated", "error");
-    json_array_foreach((json_t *)(uintptr_t)list, i, row)
-        printf("%-42s %9.2f %s %9.2f %s %+7.1f%%\n", json_string_value(json_object_get(row, "what")),
-               json_number_value(json_object_get(row, "measured")), json_string_value(json_object_get(row, "unit")),
-               json_number_value(json_object_get(row, "simulated")), json_string_value(json_object_get(row, "unit")),
-               100.0 * json_number_value(json_object_get(row, "error")));
-    json_object_foreach((json_t *)(uintptr_t)summary, key, value)
-        printf("%-42s %12.4g\n", key, json_number_value(value));
+    json_array_foreach((json_t *)(uintptr_t)list, i, row) {
+        const char *unit = json_string_value(json_object_get(row, "unit"));
+        printf("%-42s ", json_string_value(json_object_get(row, "what")));
+        if (json_is_number(json_object_get(row, "measured")))
+            printf("%9.2f %s %9.2f %s %+7.1f%%\n", json_number_value(json_object_get(row, "measured")), unit,
+                   json_number_value(json_object_get(row, "simulated")), unit, 100.0 * json_number_value(json_object_get(row, "error")));
+        else
+            printf("%12s %9.0f %s\n", "", json_number_value(json_object_get(row, "simulated")), unit);
+    }
+    json_object_foreach((json_t *)(uintptr_t)summary, key, value) {
+        if (json_is_number(value))
+            printf("%-42s %12.4g\n", key, json_number_value(value));
+        else
+            print_object(key, value);
+    }
     return output_check();
 }
 
@@ -243,14 +265,14 @@ static void draw(FILE *f, const void *arg)
 }
 
 static const struct command command_replay = {
-    "plan", "plan replay --table 4|5|6|7|8|prefill [OPTION]...",
+    "plan", "plan replay --table 4|5|6|7|8|prefill|beyond [OPTION]...",
     "Simulates what tables of arXiv:2411.01783 measured, cell by cell: Llama 3 405B on H100 hosts, its algorithms as printed.",
     NULL,
 };
 
 int plan_replay(int argc, char **argv)
 {
-    static const char *const tables_known[] = { "4", "5", "6", "7", "8", "prefill", NULL };
+    static const char *const tables_known[] = { "4", "5", "6", "7", "8", "prefill", "beyond", NULL };
     const struct option *const tables[OPTION_TABLES] = { own_options, options_output, NULL, NULL };
     const char *operand = NULL;
     int operands = 0, mpi_rank, mpi_size;
@@ -263,6 +285,8 @@ int plan_replay(int argc, char **argv)
         return fail(EXIT_USAGE, "no table is named; usage: rondo %s", command_replay.synopsis);
     if (choose_word("table", options.table, tables_known, NULL) < 0)
         return EXIT_USAGE;
+    if (options.plot && !strcmp(options.table, "beyond"))
+        return fail(EXIT_USAGE, "--plot draws what was measured beside what is simulated, and beyond nothing was; leave it out");
     if (plot_check(options.plot))
         return EXIT_USAGE;
     mpi_environment(&mpi_rank, &mpi_size);
@@ -274,7 +298,8 @@ int plan_replay(int argc, char **argv)
     if (code)
         return code;
     json_t *list = json_array(), *summary = json_object();
-    code = replay(&h, options.table, list, summary);
+    const bool beyond = !strcmp(options.table, "beyond");
+    code = beyond ? plan_beyond(&h, list, summary) : replay(&h, options.table, list, summary);
     if (!code && options.plot)
         code = plot_draw(options.plot, draw, list);
     if (!code && !common.json) {

@@ -251,6 +251,28 @@ static void on_threads(void)
         }
 }
 
+/* 1,024 ranks, threads of this process, each of which has a leaf of the cached tokens. */
+__attribute__((unused)) static void thousand(void)
+{
+    static const int32_t of[] = { RONDO_PASS_Q, RONDO_REDUCE };
+    static struct run run;
+    for (int a = 0; a < (long_tests() ? 2 : 1); a++) {
+        rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+        shape(&run, of[a], 1, 1024);
+        d.threads = 1;
+        run.c.phase = RONDO_COST_DECODE;
+        run.c.num_heads = run.c.num_kv_heads = 2;
+        run.c.head_dim = 8, run.c.batch_size = 1;
+        run.c.past_seq_len_of = run.c.new_tokens_of = NULL;
+        run.c.past_seq_len = 1024 * 128 - 2, run.c.new_tokens = 2, run.c.kv_len_used = 0;
+        run.c.windowed = 0, run.c.causal = 1;
+        const int err = rondo_launch(1024, &d, body, &run);
+        if (err)
+            diag("%s", rondo_error_text());
+        ok(!err && same(&run, NULL) && run.messages > 1000, "%s, 1,024 ranks: what was counted was moved", rondo_algorithm_name(of[a]));
+    }
+}
+
 /* MPI ranks draw the same shapes; each counted its own, and has the others'. */
 struct over {
     int tp, done, wrong;
@@ -341,6 +363,10 @@ int main(int argc, char **argv)
         return err || over.wrong;
     }
     on_threads();
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)   /* so many threads are too much for these */
+    if (!getenv("RONDO_TEST_HOOK"))
+        thousand();
+#endif
     without_memory();
     refusals();
     return done();

@@ -78,6 +78,30 @@ static void choices(void)
     json_decref(r);
 }
 
+/* What nobody measured: more tokens never take less, and 10 million are more FLOPs than 64 bits count. */
+static void beyond(void)
+{
+    is_int(rondo("", "plan replay --table beyond --json"), 0, "beyond what was measured");
+    json_t *r = program_json();
+    const json_t *rows = json_object_get(r, "rows"), *summary = json_object_get(r, "summary");
+    int wrong = json_array_size(rows) != 48;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        const double ms = json_number_value(json_object_get(row, "simulated"));
+        wrong += !json_is_null(json_object_get(row, "measured")) || !json_is_null(json_object_get(row, "error")) || !(ms > 0.0);
+        if (i + 16 < json_array_size(rows))   /* as many ranks, the next context */
+            wrong += json_number_value(json_object_get(json_array_get(rows, i + 16), "simulated")) <= ms;
+    }
+    is_int(wrong, 0, "is simulated, and rises with the context");
+    const json_t *stops = json_object_get(summary, "gpus_until_which_twice_as_many_save_a_quarter");
+    const long long kv = json_integer_value(json_object_get(stops, "128K, pass-kv"));
+    ok(kv >= 64 && kv < 1024 && json_integer_value(json_object_get(stops, "10M, pass-kv")) == 1024 &&
+           json_integer_value(json_object_get(stops, "128K, pass-q")) <= kv, "and says where each algorithm stops scaling");
+    json_decref(r);
+    is_int(rondo("", "plan replay --table beyond"), 0, "as lines");
+    refuses(2, "--plot", "plan replay --table beyond --plot x.png");
+}
+
 static void write_file(const char *text)
 {
     char path[1024];
@@ -163,6 +187,7 @@ int main(void)
     qsort(passes, (size_t)pass_count, sizeof *passes, rising);
     ok(pass_count == 42 && passes[pass_count / 2] <= 0.04, "%d passes, %.1f %% in the median", pass_count, 100.0 * passes[pass_count / 2]);
     choices();
+    beyond();
     hardware();
     pictures();
     scratch_remove();

@@ -175,7 +175,7 @@ static int too_large(const char *what)
                        what, (long long)INT64_MAX);
 }
 
-int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of)
+int rondo__cost_terms(struct rondo__cost_count *n, const rondo_cost_case *of)
 {
     memset(n, 0, sizeof *n);
     int err = rondo__cost_case(&n->c, of, &n->s);
@@ -186,6 +186,27 @@ int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of)
     ends(n);
     messages(n);
     rondo__cost_model(n);
+    return 0;
+}
+
+double rondo__cost_about(const struct rondo__cost_count *n, enum rondo__cost_measure measure)
+{
+    double sum = 0.0;
+    for (int i = 0; i < n->term_count; i++) {
+        const struct rondo__cost_product *p = &n->terms[i].chip;
+        double value = (double)p->times / (double)p->over;
+        for (int k = 0; k < p->count; k++)
+            value *= (double)p->factor[k];
+        sum += n->terms[i].measure == measure ? value : 0.0;
+    }
+    return sum;
+}
+
+int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of)
+{
+    const int err = rondo__cost_terms(n, of);
+    if (err)
+        return err;
     for (int i = 0; i < n->term_count; i++) {
         struct rondo__cost_term *t = &n->terms[i];
         if (!value_of(&t->chip, &t->chip_value) || !rondo__add64(n->chip[t->measure], t->chip_value, &n->chip[t->measure]))

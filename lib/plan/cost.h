@@ -63,6 +63,9 @@ struct rondo__cost_count {
     int64_t chip[RONDO_MEASURES], total[RONDO_MEASURES];
 };
 int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of);
+/* The terms alone; and a chip's sum of one measure as a real number, which counts more than an int64_t can hold. */
+int rondo__cost_terms(struct rondo__cost_count *n, const rondo_cost_case *of);
+double rondo__cost_about(const struct rondo__cost_count *n, enum rondo__cost_measure measure);
 
 /* A term of each layer, and one of the model once. Activations are of one layer: the next one uses their place. */
 void rondo__cost_layer_term(struct rondo__cost_count *n, enum rondo__cost_measure measure, const char *what, const char *formula,

@@ -111,8 +111,8 @@ static double linear(const struct rondo__cost_count *n, const rondo_hardware *h)
     const struct rondo__cost_sizes *s = &n->s;
     const double core = 4.0 * (double)s->heads_local * (double)s->pairs_local * (double)s->head_dim * (double)s->layers;
     const double embedding = n->c.tied_embeddings ? 0.0 : (double)s->vocab_local * (double)s->hidden * (double)s->weight_bytes;
-    const double computing = ((double)n->chip[RONDO_FLOPS] - core) / h->gemm_flops;
-    const double reading = ((double)n->chip[RONDO_WEIGHTS] - embedding) / h->memory_bandwidth;
+    const double computing = (rondo__cost_about(n, RONDO_FLOPS) - core) / h->gemm_flops;
+    const double reading = (rondo__cost_about(n, RONDO_WEIGHTS) - embedding) / h->memory_bandwidth;
     return computing > reading ? computing : reading;
 }
 
@@ -155,7 +155,7 @@ int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int
         return rondo__fail(RONDO_EINVAL, "rondo_predict: there is no kind %d; RONDO_PREDICT_RUN and RONDO_PREDICT_PAPER are known", kind);
     int err = complete(&h, hardware);
     if (!err)
-        err = rondo__cost_count(&n, of);
+        err = rondo__cost_terms(&n, of);
     if (!err)
         p.algorithm = n.c.algorithm;
     if (!err)
@@ -167,6 +167,7 @@ int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int
     p.attention_seconds = p.layer_attention * (double)n.s.layers;
     p.overhead_seconds = h.overhead * (double)n.s.layers + late(&n, &h);
     p.seconds = p.linear_seconds + p.shared_seconds + p.attention_seconds + p.overhead_seconds;
-    p.memory_per_rank = (uint64_t)n.chip[RONDO_WEIGHTS] + (uint64_t)n.chip[RONDO_CACHE] + (uint64_t)n.chip[RONDO_ACTIVATIONS] + workspace;
+    const double memory = rondo__cost_about(&n, RONDO_WEIGHTS) + rondo__cost_about(&n, RONDO_CACHE) + rondo__cost_about(&n, RONDO_ACTIVATIONS);
+    p.memory_per_rank = memory < 9e18 ? (uint64_t)memory + workspace : UINT64_MAX;
     return rondo__info_copy(prediction, &p, sizeof p, "rondo_prediction");
 }
