@@ -48,6 +48,8 @@ struct search {
     struct way ways[WAYS_MOST];         /* that fit */
     int count;
     uint64_t least;                     /* memory that some way needs; 0: there is no way at all */
+    int refused;                        /* why a way cannot be counted: a code, and its sentence */
+    char reason[512];
 };
 
 /* ---- one way ---- */
@@ -80,14 +82,19 @@ static bool fits(const struct search *s, uint64_t memory)
 }
 
 /* What counts say a way needs, of which nothing is simulated; 0: no such way. */
-static uint64_t counted(const struct search *s, int64_t tp, int64_t cp)
+static uint64_t counted(struct search *s, int64_t tp, int64_t cp)
 {
     rondo_cost cost[2] = { RONDO_COST_INIT, RONDO_COST_INIT };
     const rondo_cost_case prefill = case_of(s, tp, cp, RONDO_PASS_KV, RONDO_COST_PREFILL);
     const rondo_cost_case decode = case_of(s, tp, cp, RONDO_PASS_Q, RONDO_COST_DECODE);
     uint64_t most = 0;
-    if (rondo_cost_count(&prefill, &cost[0]) || rondo_cost_count(&decode, &cost[1]))
+    int code = rondo_cost_count(&prefill, &cost[0]);
+    code = code ? code : rondo_cost_count(&decode, &cost[1]);
+    if (code) {
+        s->refused = code;
+        snprintf(s->reason, sizeof s->reason, "%s", rondo_error_text());
         return 0;
+    }
     for (int i = 0; i < 2; i++) {
         const uint64_t all = (uint64_t)cost[i].weight_memory_per_chip + (uint64_t)cost[i].kv_cache_per_chip +
                              (uint64_t)cost[i].activation_memory_per_chip;
@@ -145,7 +152,7 @@ static int by_request(const void *a, const void *b)
 }
 
 /* The smallest world in which counts say that some way fits; 0: none does. */
-static int64_t smallest_world(const struct search *s)
+static int64_t smallest_world(struct search *s)
 {
     for (int64_t world = 1; world <= WORLD_MOST; world++)
         for (int64_t tp = 1; tp <= world; tp++) {
@@ -228,8 +235,10 @@ static int report(struct search *s, const char *hardware)
     return output_check();
 }
 
-static int nothing_fits(const struct search *s)
+static int nothing_fits(struct search *s)
 {
+    if (!s->least && s->refused)
+        return fail(EXIT_USAGE, "%s", s->reason);
     if (!s->least)
         return fail(EXIT_USAGE, "no ranks of --world %lld can share %lld heads and %lld KV heads%s; other numbers of ranks divide them",
                     (long long)options.world, (long long)s->model.num_heads, (long long)s->model.num_kv_heads,

@@ -102,6 +102,16 @@ static void by_hand(void)
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
     rondo__sim_free(&sim);
 
+    for (int r = 0; r < 3; r++) {   /* ranks 1 and 2 both send to rank 0, whose way in takes one after the other */
+        rondo__sim_rank(&sim);
+        rondo__sim_transfer(&sim, false);
+        rondo__sim_part(&sim, r ? 0 : 1, r == 0, 20.0);
+        if (!r)
+            rondo__sim_part(&sim, 2, true, 20.0);
+    }
+    is_time(run_with(&sim, &alone), 0.5 + 2 + 2, "two send to one");
+    rondo__sim_free(&sim);
+
     for (int r = 0; r < 4; r++) {   /* 3 messages of 10 bytes at 5, behind a latency of 2 */
         rondo__sim_rank(&sim);
         rondo__sim_transfer(&sim, true);
