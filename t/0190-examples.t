@@ -25,6 +25,7 @@ done
 # the planner alone: 70,553,706,496 weights of 2 bytes over 8 chips, norms on each of them
 "$builddir/examples/09-planner" >"$scratch/out" 2>&1
 ok "the planner alone" test $? = 0
+ok "says what a prefill takes" grep -q '^tp=8 cp=4: .* takes [0-9.]* s: fits$' "$scratch/out"
 ok "finds what fits, and sends least" grep -q '^the least is sent with tp=2 cp=16$' "$scratch/out"
 ok "and derives it" grep -q '^weight_memory_per_chip = .* = [0-9]*$' "$scratch/out"
 "$builddir/examples/09-planner" 131072 2 1000 >"$scratch/out" 2>&1

@@ -130,6 +130,15 @@ static void hardware(void)
     json_decref(r);
     is_int(rondo("", "plan replay --table 7 --hardware h200"), 0, "or by its name");
     ok(strstr(program_out, "TP32, TTIT") != NULL, "as lines");
+    static const char *const names[] = { "grand-teton-rdma", "grand-teton-tcp", "h100", "h200", "xeon-ethernet" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *by_name = NULL;
+        rondo("", "plan replay --table 7 --hardware %s", names[i]);
+        by_name = strdup(program_out);
+        is_int(rondo("", "plan replay --table 7 --hardware '%s/examples/hardware/%s.json'", getenv("srcdir"), names[i]), 0, "the file of %s", names[i]);
+        ok(by_name && !strcmp(by_name, program_out), "is what is known by its name");
+        free(by_name);
+    }
     refuses(2, "no table", "plan replay");
     refuses(2, "9", "plan replay --table 9");
     refuses(3, "grand-teton-rdma", "plan replay --table 4 --hardware nothing.json");
