@@ -3,6 +3,7 @@
  * rondo bench: measures, always as a ratio to a ceiling taken in the same run.
  */
 #include "cli/bench.h"
+#include "cli/target.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -201,9 +202,9 @@ static int run(void *arg)
                     (long long)common.ranks, ranks_world());
     int code = 0;
     if (ranks_first() && plot)
-        code = bench_target("--plot", plot);
+        code = target_try("--plot", plot);
     if (ranks_first() && calibrate && !code)
-        code = bench_target("--calibrate", calibrate);
+        code = target_try("--calibrate", calibrate);
     code = ranks_together(code);
     if (!code && is_kind("attention") && b->check && !shape_given && !terms)
         code = bench_memory(b);
@@ -225,24 +226,9 @@ static int run(void *arg)
     return code ? code : b->missed ? EXIT_DIFFERS : EXIT_DONE;
 }
 
-static bool have_program(const char *name)
-{
-    const char *path = getenv("PATH");
-    char file[1024];
-    while (path && *path) {
-        const size_t n = strcspn(path, ":");
-        snprintf(file, sizeof file, "%.*s/%s", (int)n, path, name);
-        if (!access(file, X_OK))
-            return true;
-        path += n + (path[n] == ':');
-    }
-    return false;
-}
-
 static int check_options(void)
 {
     const struct shape *s = &bench.shape;
-    const size_t n = plot ? strlen(plot) : 0;
     char extras[128];
     shape_given = s->tokens || s->cached || s->heads || s->kv_heads || s->head_dim || s->value_dim || s->type || s->causal || s->decode ||
                   *extras_text(s, extras, sizeof extras);
@@ -276,10 +262,8 @@ static int check_options(void)
         if (terms && (common.ranks > 1 || common.threads > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))
             return fail(EXIT_USAGE, "--terms runs on one rank with one thread; leave out --ranks, --threads, --layout, --algorithm, --grid and mpirun");
     }
-    if (plot && !(n > 4 && (!strcmp(plot + n - 4, ".png") || !strcmp(plot + n - 4, ".svg"))))
-        return fail(EXIT_USAGE, "--plot %s: a name that ends in .png or .svg is expected", plot);
-    if (plot && !have_program("gnuplot"))
-        return fail(EXIT_USAGE, "--plot needs gnuplot, which is not installed; install it or leave the option out");
+    if (plot_check(plot))
+        return EXIT_USAGE;
     return 0;
 }
 

@@ -104,6 +104,5 @@ int bench_terms(struct bench *b, const struct shape *shape);
 void bench_judge(struct bench *b, json_t *row, const char *what, double value, bool at_most, double limit);
 int bench_calibrate(struct bench *b, const char *path);
 int bench_plot(const struct bench *b, const char *path);
-int bench_target(const char *option, const char *path);   /* can it be written? Nothing stays. 0 or an exit code */
 
 #endif

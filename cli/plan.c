@@ -161,9 +161,6 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "flops", number(info->flops));
     json_object_set_new(r, "visible_pairs", json_integer((json_int_t)info->visible_pairs));
     json_object_set_new(r, "imbalance", number(info->imbalance));
-    json_object_set_new(r, "imbalance", number(info->imbalance));
-    if (info->grid[0])
-        json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));
     return r;
 }
 
@@ -266,15 +263,21 @@ static int check_options(int64_t ranks)
 
 static int plan_command(const struct command *self, int argc, char **argv)
 {
-    static const char *const verbs[] = { "schedule", "cost", NULL }, *const later[] = { "choose", "run", "replay", NULL };
+    static const char *const verbs[] = { "schedule", "cost", "choose", "run", "replay", NULL };
     const struct option *const tables[OPTION_TABLES] = { own_options, options_ranks, machine_options(), options_output };
     const char *operand = NULL;
     int operands = 0, mpi_rank, mpi_size;
     bool help;
-    if (argc > 1 && argv[1][0] != '-' && choose_word("plan", argv[1], verbs, later) < 0)
+    if (argc > 1 && argv[1][0] != '-' && choose_word("plan", argv[1], verbs, NULL) < 0)
         return EXIT_USAGE;
     if (argc > 1 && !strcmp(argv[1], "cost"))
         return plan_cost(argc, argv);
+    if (argc > 1 && !strcmp(argv[1], "choose"))
+        return plan_choose(argc, argv);
+    if (argc > 1 && !strcmp(argv[1], "run"))
+        return plan_run(argc, argv);
+    if (argc > 1 && !strcmp(argv[1], "replay"))
+        return plan_replay(argc, argv);
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
@@ -310,9 +313,11 @@ static int plan_command(const struct command *self, int argc, char **argv)
 }
 
 const struct command command_plan = {
-    "plan", "plan schedule|cost [OPTION]...",
+    "plan", "plan schedule|cost|choose|run|replay [OPTION]...",
     "Says before anything runs what it would be like.\n"
     "schedule: the operations of one rank or of all, one a line, of attention over such arrays, and their totals.\n"
-    "cost: exact counts for one attention layer; 'rondo plan cost --help' has its options.",
+    "cost: exact counts for one attention layer or a whole model. choose: which algorithm to attend by.\n"
+    "run: the best way to run a model on so many ranks. replay: tables of a paper, simulated.\n"
+    "'rondo plan cost --help' has the options of cost, and so with the other verbs.",
     plan_command,
 };

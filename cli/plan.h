@@ -8,5 +8,20 @@
 #include "cli/cli.h"
 
 int plan_cost(int argc, char **argv);
+int plan_choose(int argc, char **argv);
+int plan_replay(int argc, char **argv);
+int plan_run(int argc, char **argv);
+
+/* The shapes of a model: a folder, or a name (plan_model.c). An exit code. */
+int plan_model(const char *name, rondo_cost_case *c);
+
+/* Hardware: a name, or a file (plan_hardware.c). An exit code. What is meant where --hardware is not given: RONDO_HARDWARE, or a name. */
+int plan_hardware(const char *name, rondo_hardware *h);
+const char *plan_hardware_name(const char *given);
+
+/* A prefill of Llama 3 405B on hosts of eight, as the paper runs it: milliseconds (plan_replay.c); and worlds that it did not have
+ * (plan_beyond.c). Exit codes. */
+int plan_paper_pass(const rondo_hardware *h, int32_t algorithm, int hosts, int64_t past, int64_t tokens, double *ms);
+int plan_beyond(const rondo_hardware *h, json_t *list, json_t *summary);
 
 #endif

@@ -3,6 +3,7 @@
  * rondo plan cost: a case as JSON into exact counts. The library counts and checks what a number may be; here fields are read by name, none
  * that is not known is passed over, and a sentence says which file it is about.
  */
+#include "cli/lm_common.h"
 #include "cli/plan.h"
 
 #include <errno.h>
@@ -10,11 +11,12 @@
 #include <string.h>
 
 static struct {
-    const char *input, *transport;
+    const char *input, *model, *transport;
 } options;
 
 static const struct option own_options[] = {
     { "input", 'i', OPTION_TEXT, "CASE.json", "the case: what is computed, on how many chips (- is stdin)", &options.input, 0, 0, NULL },
+    { "model", 'm', OPTION_TEXT, "DIR|NAME", "of all layers of this model, whose shapes the case leaves out", &options.model, 0, 0, NULL },
     { "transport", 0, OPTION_TEXT, "NAME", "what chips would be connected by, for what a run moves (default threads)",
       &options.transport, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
@@ -90,8 +92,9 @@ static int read_phase(struct reading *r, const char *name, const json_t *value, 
     return 0;
 }
 
-static const char *const algorithms[] = { "none", "kv-all-gather", "kv-sharded", "pass-kv", "pass-q", "all-to-all", NULL };
-static const int32_t algorithm_numbers[] = { 0, RONDO_ALL_GATHER, RONDO_REDUCE, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL };
+static const char *const algorithms[] = { "none", "kv-all-gather", "kv-sharded", "pass-kv", "pass-q", "all-to-all", "halo", "mesh", NULL };
+static const int32_t algorithm_numbers[] = { 0, RONDO_ALL_GATHER, RONDO_REDUCE, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL, RONDO_HALO,
+                                             RONDO_MESH };
 
 static int read_algorithm(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
 {
@@ -99,30 +102,77 @@ static int read_algorithm(struct reading *r, const char *name, const json_t *val
     (void)low;
     if (!json_is_string(value) || !is_one(json_string_value(value), algorithms, &index))
         return fail(EXIT_INPUT,
-                    "%s: %s takes \"none\", \"kv-all-gather\", \"kv-sharded\", \"pass-kv\", \"pass-q\" or \"all-to-all\"", r->where, name);
+                    "%s: %s takes \"none\", \"kv-all-gather\", \"kv-sharded\", \"pass-kv\", \"pass-q\", \"all-to-all\", \"halo\" or \"mesh\"",
+                    r->where, name);
     *(int32_t *)to = algorithm_numbers[index];
+    return 0;
+}
+
+/* The bits of words, each named once at most; a list. */
+static int read_words(const struct reading *r, const char *name, const json_t *value, const char *const *words, const char *which, int32_t *bits)
+{
+    const json_t *item;
+    size_t i;
+    int index;
+    *bits = 0;
+    if (!json_is_array(value))
+        return fail(EXIT_INPUT, "%s: %s takes a list out of %s", r->where, name, which);
+    json_array_foreach(value, i, item) {
+        if (!json_is_string(item) || !is_one(json_string_value(item), words, &index))
+            return fail(EXIT_INPUT, "%s: item %zu of %s is unknown; it takes %s", r->where, i + 1, name, which);
+        if (*bits >> index & 1)
+            return fail(EXIT_INPUT, "%s: %s has \"%s\" twice; name each once", r->where, name, words[index]);
+        *bits |= 1 << index;
+    }
     return 0;
 }
 
 static int read_projections(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
 {
-    static const char *const names[] = { "q", "k", "v", "o", NULL };
-    const json_t *item;
-    size_t i;
-    int index;
+    static const char *const words[] = { "q", "k", "v", "o", NULL };
     int32_t counted = 0;
+    const int code = read_words(r, name, value, words, "\"q\", \"k\", \"v\" and \"o\"", &counted);
     (void)low;
-    if (!json_is_array(value))
-        return fail(EXIT_INPUT, "%s: %s takes a list out of \"q\", \"k\", \"v\" and \"o\"", r->where, name);
-    json_array_foreach(value, i, item) {
-        if (!json_is_string(item) || !is_one(json_string_value(item), names, &index))
-            return fail(EXIT_INPUT, "%s: item %zu of %s is unknown; it takes \"q\", \"k\", \"v\" and \"o\"", r->where, i + 1, name);
-        if (counted >> index & 1)
-            return fail(EXIT_INPUT, "%s: %s has \"%s\" twice; name each once", r->where, name, names[index]);
-        counted |= 1 << index;
-    }
     *(int32_t *)to = 15 & ~counted;
+    return code;
+}
+
+static int read_biases(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    static const char *const words[] = { "q", "k", "v", "o", "gate", "up", "down", NULL };
+    (void)low;
+    return read_words(r, name, value, words, "\"q\", \"k\", \"v\", \"o\", \"gate\", \"up\" and \"down\"", to);
+}
+
+static int read_logits(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    static const char *const words[] = { "last", "all", NULL };
+    int index;
+    (void)low;
+    if (!json_is_string(value) || !is_one(json_string_value(value), words, &index))
+        return fail(EXIT_INPUT, "%s: %s takes \"last\" or \"all\"", r->where, name);
+    *(int32_t *)to = index;
     return 0;
+}
+
+/* A small number, for a field of 32 bits. */
+static int read_small(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    int64_t number = 0;
+    const int code = read_whole(r, name, value, low, &number);
+    if (!code && number > INT32_MAX)
+        return fail(EXIT_INPUT, "%s: %s is %lld; it takes a small number", r->where, name, (long long)number);
+    *(int32_t *)to = (int32_t)number;
+    return code;
+}
+
+static int read_grid(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    int32_t *grid = to;
+    if (!json_is_array(value) || json_array_size(value) != 2)
+        return fail(EXIT_INPUT, "%s: %s takes two numbers [A,B], rows of queries by columns of keys", r->where, name);
+    const int code = read_small(r, name, json_array_get(value, 0), low, &grid[0]);
+    return code ? code : read_small(r, name, json_array_get(value, 1), low, &grid[1]);
 }
 
 static int read_window(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
@@ -143,29 +193,42 @@ struct field {
     int (*read)(struct reading *r, const char *name, const json_t *value, int64_t low, void *to);
     int64_t low;
     size_t at;                  /* in struct rondo_cost_case */
-    bool needed;
+    bool needed, of_model;      /* of_model: -m says it */
 };
 #define AT(member) offsetof(rondo_cost_case, member)
 static const struct field fields[] = {
-    { "phase", read_phase, 0, AT(phase), true },
-    { "hidden_size", read_number, 1, AT(hidden_size), true },
-    { "num_heads", read_number, 1, AT(num_heads), true },
-    { "num_kv_heads", read_number, 1, AT(num_kv_heads), false },
-    { "head_dim", read_number, 1, AT(head_dim), true },
-    { "batch_size", read_number, 1, AT(batch_size), true },
-    { "seq_len", read_number, 1, AT(seq_len), false },
-    { "past_seq_len", read_length, 0, AT(past_seq_len), false },
-    { "new_tokens", read_length, 1, AT(new_tokens), false },
-    { "kv_len_used", read_number, 1, AT(kv_len_used), false },
-    { "bytes_per_elem", read_number, 1, AT(bytes_per_elem), true },
-    { "softmax_stat_bytes", read_number, 1, AT(softmax_stat_bytes), false },
-    { "tensor_parallel", read_number, 1, AT(tensor_parallel), false },
-    { "context_parallel", read_number, 1, AT(context_parallel), false },
-    { "algorithm", read_algorithm, 0, AT(algorithm), false },
-    { "projections", read_projections, 0, AT(skip_projections), false },
-    { "materialize_full_hidden_after_tp", read_flag, 1, AT(keep_hidden_sharded), false },
-    { "causal", read_flag, 0, AT(causal), false },
-    { "window", read_window, -1, 0, false },
+    { "phase", read_phase, 0, AT(phase), true, false },
+    { "hidden_size", read_number, 1, AT(hidden_size), true, true },
+    { "num_heads", read_number, 1, AT(num_heads), true, true },
+    { "num_kv_heads", read_number, 1, AT(num_kv_heads), false, true },
+    { "head_dim", read_number, 1, AT(head_dim), true, true },
+    { "batch_size", read_number, 1, AT(batch_size), true, false },
+    { "seq_len", read_number, 1, AT(seq_len), false, false },
+    { "past_seq_len", read_length, 0, AT(past_seq_len), false, false },
+    { "new_tokens", read_length, 1, AT(new_tokens), false, false },
+    { "kv_len_used", read_number, 1, AT(kv_len_used), false, false },
+    { "bytes_per_elem", read_number, 1, AT(bytes_per_elem), true, false },
+    { "weight_bytes_per_elem", read_number, 1, AT(weight_bytes_per_elem), false, false },
+    { "mlp_weight_bytes_per_elem", read_number, 1, AT(mlp_weight_bytes_per_elem), false, false },
+    { "kv_bytes_per_elem", read_number, 1, AT(kv_bytes_per_elem), false, false },
+    { "softmax_stat_bytes", read_number, 1, AT(softmax_stat_bytes), false, false },
+    { "tensor_parallel", read_number, 1, AT(tensor_parallel), false, false },
+    { "context_parallel", read_number, 1, AT(context_parallel), false, false },
+    { "algorithm", read_algorithm, 0, AT(algorithm), false, false },
+    { "grid", read_grid, 1, AT(grid), false, false },
+    { "projections", read_projections, 0, AT(skip_projections), false, false },
+    { "materialize_full_hidden_after_tp", read_flag, 1, AT(keep_hidden_sharded), false, false },
+    { "causal", read_flag, 0, AT(causal), false, false },
+    { "window", read_window, -1, 0, false, true },
+    { "num_layers", read_number, 1, AT(num_layers), false, true },
+    { "intermediate_size", read_number, 1, AT(intermediate_size), false, true },
+    { "mlp_matrices", read_small, 2, AT(mlp_matrices), false, true },
+    { "norms_per_layer", read_small, 0, AT(norms_per_layer), false, true },
+    { "qk_norm", read_flag, 0, AT(qk_norm), false, true },
+    { "biases", read_biases, 0, AT(biases), false, true },
+    { "vocab_size", read_number, 1, AT(vocab_size), false, true },
+    { "tie_word_embeddings", read_flag, 0, AT(tied_embeddings), false, true },
+    { "logits", read_logits, 0, AT(all_logits), false, false },
 };
 #define FIELDS (sizeof fields / sizeof *fields)
 
@@ -207,12 +270,14 @@ static int read_case(struct reading *r, json_t *object)
         return fail(EXIT_INPUT, "%s: a case is a JSON object of fields", r->where);
     json_object_foreach(object, name, value) {
         const struct field *f = find(name);
+        if (f && f->of_model && options.model)
+            return fail(EXIT_INPUT, "%s: %s is given, but --model has it too; leave one of them out", r->where, name);
         code = f ? f->read(r, name, value, f->low, (char *)&r->c + f->at) : unknown(r, name);
         if (code)
             return code;
     }
     for (size_t i = 0; i < FIELDS; i++)
-        if (fields[i].needed && !json_object_get(object, fields[i].name))
+        if (fields[i].needed && !(fields[i].of_model && options.model) && !json_object_get(object, fields[i].name))
             return fail(EXIT_INPUT, "%s: %s is missing; rondo-plan(1) lists the fields of a case", r->where, fields[i].name);
     if ((code = check_list(r, "past_seq_len", r->past, r->past_count)) != 0 ||
         (code = check_list(r, "new_tokens", r->tokens, r->tokens_count)) != 0)
@@ -342,8 +407,10 @@ static int tell(const struct reading *r)
         { "weight_memory_per_chip", cost.weight_memory_per_chip }, { "weight_memory_total", cost.weight_memory_total },
         { "activation_memory_per_chip", cost.activation_memory_per_chip }, { "activation_memory_total", cost.activation_memory_total },
         { "kv_cache_per_chip", cost.kv_cache_per_chip }, { "kv_cache_total", cost.kv_cache_total },
-        { "communication_bytes", cost.communication_bytes },
+        { "communication_bytes", cost.communication_bytes }, { "parameters", cost.parameters },
     };
+    if (options.model)
+        json_object_set_new(report, "model", json_string(options.model));
     json_object_set_new(report, "phase", json_string(r->c.phase == RONDO_COST_DECODE ? "decode" : "prefill"));
     json_object_set_new(report, "algorithm", json_string(algorithm_name(r->c.algorithm)));
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -367,8 +434,8 @@ static int tell(const struct reading *r)
 
 static const struct command command_cost = {
     "plan", "plan cost -i CASE.json [OPTION]...",
-    "Counts exactly what one attention layer costs on tensor-parallel x context-parallel chips: FLOPs, weights,\n"
-    "activations, cache and the payload of messages, with the derivation of each number.",
+    "Counts exactly what one attention layer, or a whole model, costs on tensor-parallel x context-parallel chips:\n"
+    "FLOPs, weights, activations, cache and the payload of messages, with the derivation of each number.",
     NULL,
 };
 
@@ -389,7 +456,10 @@ int plan_cost(int argc, char **argv)
     if (mpi_rank)
         return 0;   /* under mpirun it is told once */
     struct reading r = { .where = strcmp(options.input, "-") ? options.input : "stdin", .c = RONDO_COST_CASE_INIT };
-    code = read_file(&r, options.input);
+    if (options.model)
+        code = plan_model(options.model, &r.c);
+    if (!code)
+        code = read_file(&r, options.input);
     if (!code)
         code = tell(&r);
     free(r.past);

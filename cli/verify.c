@@ -18,7 +18,7 @@ static struct {
 static const struct option own_options[] = {
     { "quick", 0, OPTION_FLAG, NULL, "a few seconds", &options.quick, 0, 0, NULL },
     { "full", 0, OPTION_FLAG, NULL, "some minutes", &options.full, 0, 0, NULL },
-    { "ranks", 0, OPTION_CALL, "LIST", "rank counts to run on, such as 1,2,3,8", &options.ranks, 1, 256, option_list },
+    { "ranks", 0, OPTION_CALL, "LIST", "rank counts to run on, such as 1,2,3,8", &options.ranks, 1, 1024, option_list },
     { "tokens", 0, OPTION_INT, "T", "one problem of this size instead of the grid's", &options.tokens, 1, 65536, NULL },
     { "heads", 0, OPTION_INT, "H", "its query heads (default 8)", &options.heads, 1, 1024, NULL },
     { "kv-heads", 0, OPTION_INT, "G", "its KV heads (default 2, or H where 2 does not divide it)", &options.kv_heads, 1, 1024, NULL },

@@ -607,18 +607,20 @@ RONDO_API int rondo_choose(const rondo_heuristic *in, int rule, double threshold
 
 /* ---- what a layer costs: pure functions of a case ------------------------------------------------------------------- */
 
-/* One attention layer on tensor_parallel x context_parallel chips: chips of one tensor-parallel group share its heads, those of one
- * context-parallel group its tokens (prefill) and its cached positions. The names are those of `rondo plan cost`; rondo-costs(7) has the
+/* One attention layer, or a whole model, on tensor_parallel x context_parallel chips: chips of one tensor-parallel group share its heads, those
+ * of one context-parallel group its tokens (prefill) and its cached positions. The names are those of `rondo plan cost`; rondo-costs(7) has the
  * formulas. Counts are of logical tensors: two FLOPs for a multiplication with its addition, the payload of messages and not what some ring
  * makes of it. 0 is the default of each field that has one. */
 typedef enum rondo_cost_phase { RONDO_COST_PREFILL = 1, RONDO_COST_DECODE = 2 } rondo_cost_phase;
 /* Projections that are not counted, added up. */
 enum { RONDO_COST_Q = 1, RONDO_COST_K = 2, RONDO_COST_V = 4, RONDO_COST_O = 8 };
+/* The same and these: linear layers that have a bias. */
+enum { RONDO_COST_GATE = 16, RONDO_COST_UP = 32, RONDO_COST_DOWN = 64 };
 typedef struct rondo_cost_case {
     size_t struct_size;
     int32_t phase;                      /* rondo_cost_phase */
     int32_t algorithm;                  /* how chips that share a context attend: RONDO_ALL_GATHER, RONDO_REDUCE (kv-sharded),
-                                           RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL; 0: there is but one */
+                                           RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL, RONDO_HALO, RONDO_MESH; 0: there is but one */
     int64_t hidden_size, num_heads;
     int64_t num_kv_heads;               /* divides num_heads; 0 = num_heads */
     int64_t head_dim, batch_size;
@@ -632,9 +634,22 @@ typedef struct rondo_cost_case {
     int32_t keep_hidden_sharded;        /* 1: after tensor parallelism each chip keeps what its heads gave; nobody sums */
     int32_t causal, windowed;           /* as in rondo_attention_desc, as the two below: they change FLOPs only */
     int64_t window_left, window_right;
+    /* What makes a whole model of it; all 0: the attention layer alone. */
+    int64_t num_layers;                 /* layers alike; 0 = 1 */
+    int64_t intermediate_size;          /* of the MLP; 0: there is none */
+    int64_t vocab_size;                 /* of embedding and head; 0: there are none */
+    int64_t weight_bytes_per_elem, kv_bytes_per_elem;   /* of weights; of the cache. 0 = bytes_per_elem */
+    int64_t mlp_weight_bytes_per_elem;  /* of the MLP's matrices; 0 = weight_bytes_per_elem */
+    int32_t mlp_matrices;               /* 3: gate, up and down; 2: up and down; 0 = 3 */
+    int32_t norms_per_layer;            /* vectors of hidden_size; with a head there is one more before it */
+    int32_t qk_norm;                    /* 1: each layer has a vector of head_dim for q and one for k */
+    int32_t biases;                     /* RONDO_COST_Q + ... + RONDO_COST_DOWN */
+    int32_t tied_embeddings;            /* 1: the head is the embedding */
+    int32_t all_logits;                 /* 1: of every new token; 0: of the last one of each sequence */
+    int32_t grid[2];                    /* RONDO_MESH: rows of queries by columns of keys; 0, 0: the one of equal sides, or nearest to it */
 } rondo_cost_case;
 #define RONDO_COST_CASE_INIT                                                                                           \
-    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0, 0 } }
 
 /* per_chip: of the fullest chip; total: of all together, copies included, but for kv_cache_total, where each position counts once. */
 typedef struct rondo_cost {
@@ -646,15 +661,16 @@ typedef struct rondo_cost {
     int64_t kv_cache_per_chip, kv_cache_total;
     int64_t communication_bytes;                                   /* of a chip */
     int64_t steps;                                                 /* of the derivation */
+    int64_t parameters;                                            /* numbers in the weights, each once */
 } rondo_cost;
-#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 /* RONDO_EINVAL: a field cannot be so, or a count is more than 2^63 - 1; the sentence names it. */
 RONDO_API int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost) RONDO_MUST_CHECK;
 /* Step `index` of how these numbers come about, from 0, as snprintf() would write it: its length, or a code. */
 RONDO_API int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *text, size_t bytes);
 
 /* The other convention: what a run of this library moves for the same case, message by message, counted from the schedules that would be
- * carried out. Chips of a context make an attention plan of their heads (causal, window and lengths as in the case; layout as the plan
+ * carried out. It is of one attention layer, whatever the case has besides. Chips of a context make an attention plan of their heads (causal, window and lengths as in the case; layout as the plan
  * chooses; F32 or, of 2 bytes, BF16); chips that share heads gather the rows that they keep before the projections and sum the output
  * (rondo_tp_gather(), rondo_tp_linear(), F32). */
 typedef struct rondo_cost_traffic {
@@ -670,6 +686,52 @@ typedef struct rondo_cost_traffic {
 /* transport: what the chips would be connected by, NULL = "threads"; asked, not joined. RONDO_ENOTSUP: there is no such run, and the sentence
  * says why: elements are not of 2 or 4 bytes, or chips do not have the same heads. */
 RONDO_API int rondo_cost_moved(const rondo_cost_case *of, const char *transport, rondo_cost_traffic *traffic) RONDO_MUST_CHECK;
+
+/* ---- what a pass would take: hardware, and predictions from schedules ------------------------------------------------ */
+
+/* A world of ranks alike, in nodes of node_ranks. FLOP/s, bytes/s, seconds, bytes; rondo-plan(1) has the files. 0 is the default of each
+ * field that has one. */
+typedef struct rondo_hardware {
+    size_t struct_size;
+    double peak_flops;                  /* of a rank, of what the maker says; for fractions */
+    double gemm_flops, attention_flops; /* that linear layers and attention reach; 0: peak_flops */
+    double memory_bandwidth;            /* of a rank's memory */
+    double link_bandwidth, link_latency;        /* of each link between nodes, and of what goes there */
+    double all_to_all_bandwidth, all_to_all_latency;   /* the same where all send to all; 0: the link's */
+    double overhead;                    /* of a layer, besides what it computes and moves */
+    double memory_bytes;                /* of a rank; 0: not known */
+    double local_bandwidth, local_latency;      /* within a node; 0 of the former: the link's, both */
+    double operation_latency;           /* until a computation has begun */
+    double skew;                        /* how far apart nodes that share a context begin a prefill: mean of an exponential distribution */
+    int64_t node_ranks, node_links;     /* 0 = 1; 0 = node_ranks: each rank has its own */
+    const char *name;                   /* for reports; may be NULL */
+} rondo_hardware;
+#define RONDO_HARDWARE_INIT \
+    { sizeof(rondo_hardware), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, NULL }
+/* Hardware known by name: that of an index from 0, NULL behind the last; and what is known of it. */
+RONDO_API const char *rondo_hardware_name(int index);
+RONDO_API int rondo_hardware_find(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;
+
+typedef enum rondo_prediction_kind {
+    RONDO_PREDICT_RUN = 0,              /* the schedules that this library would carry out */
+    RONDO_PREDICT_PAPER = 1             /* Algorithms 2 to 4 of arXiv:2411.01783 as printed: causal, pass-KV and pass-Q */
+} rondo_prediction_kind;
+/* Seconds, of one pass: a prefill, or a decode step. What is of a layer is of attention, simulated on all ranks of a context; the busiest
+ * rank's. */
+typedef struct rondo_prediction {
+    size_t struct_size;
+    double seconds;                     /* all layers, and the head */
+    double linear_seconds;              /* of these: linear layers; what chips that share heads exchange; attention; the rest */
+    double shared_seconds, attention_seconds, overhead_seconds;
+    double layer_attention;             /* attention of a layer */
+    double layer_compute, layer_transfer, layer_exchange;   /* of a layer: its computations, transfers and exchanges of all with all */
+    double longest_compute, longest_transfer;   /* one of them */
+    uint64_t memory_per_rank;           /* bytes: weights, cache, activations and attention's workspace */
+    int32_t algorithm, layout;          /* as they would run; layout of RONDO_PREDICT_RUN */
+} rondo_prediction;
+#define RONDO_PREDICTION_INIT { sizeof(rondo_prediction), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0 }
+/* RONDO_EINVAL: a field of either cannot be so; the sentence names it. RONDO_ENOTSUP: no run does that. */
+RONDO_API int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int kind, rondo_prediction *prediction) RONDO_MUST_CHECK;
 
 /* ---- layers around attention, under the same contract -------------------------------------------------------------- */
 

@@ -106,8 +106,10 @@ typedef struct rondo_model_info {
     int32_t bos, tied;
     const int32_t *eos;            /* [eos_count]; generation_config.json's where it has them */
     int64_t eos_count;
+    int32_t biases;                /* linear layers that have one: RONDO_COST_Q + ... of rondo_cost_case */
+    int32_t qk_norm;               /* 1: q and k are normalised, head by head */
 } rondo_model_info;
-#define RONDO_MODEL_INFO_INIT { sizeof(rondo_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0 }
+#define RONDO_MODEL_INFO_INIT { sizeof(rondo_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0 }
 RONDO_API int rondo_model_query(const rondo_model *model, rondo_model_info *info) RONDO_MUST_CHECK;
 RONDO_API const rondo_tokenizer *rondo_model_tokenizer(const rondo_model *model);   /* NULL: opened without */
 

@@ -67,7 +67,7 @@ if [ -n "$RONDO" ]; then
     while read -r command; do
         page=$srcdir/man/rondo-$command.1
         kinds=''
-        [ "$command" != plan ] || kinds='schedule cost'
+        [ "$command" != plan ] || kinds='schedule cost choose run replay'
         [ "$command" != bench ] || kinds='attention linear transport generate'
         : >"$scratch/texts"
         for kind in '' $kinds; do

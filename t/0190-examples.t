@@ -22,6 +22,16 @@ for example in 05-tp-attention 06-tp-swiglu 07-tp-block; do
     "$builddir/examples/$example" 0 >"$scratch/out" 2>&1
     ok "no ranks: how it is called" sh -c "test $? = 2 && grep -q '^usage: ' '$scratch/out'"
 done
+# the planner alone: 70,553,706,496 weights of 2 bytes over 8 chips, norms on each of them
+"$builddir/examples/09-planner" >"$scratch/out" 2>&1
+ok "the planner alone" test $? = 0
+ok "says what a prefill takes" grep -q '^tp=8 cp=4: .* takes [0-9.]* s: fits$' "$scratch/out"
+ok "finds what fits, and sends least" grep -q '^the least is sent with tp=2 cp=16$' "$scratch/out"
+ok "and derives it" grep -q '^weight_memory_per_chip = .* = [0-9]*$' "$scratch/out"
+"$builddir/examples/09-planner" 131072 2 1000 >"$scratch/out" 2>&1
+ok "or that nothing fits" grep -qx 'no way fits' "$scratch/out"
+"$builddir/examples/09-planner" -5 >"$scratch/out" 2>&1
+ok "and no tokens are a sentence" sh -c "test $? = 1 && grep -q seq_len '$scratch/out'"
 if [ -x "$builddir/examples/04-lm" ]; then
     "$builddir/examples/04-lm" "$srcdir/examples/kjv" 1 >"$scratch/one" 2>&1
     ok "a language model continues a batch" test $? = 0

@@ -148,9 +148,46 @@ static struct chip one_chip(const rondo_cost_case *c, int64_t t, int64_t r, int6
         }
         chip.flops += 4 * mine * q;
         chip.activations += rows * d * e + (tp > 1 && c->keep_hidden_sharded ? rows * q * e : rows * d * e);
-        chip.cache += 2 * cached * kv * e;
+        chip.cache += 2 * cached * kv * c->kv_bytes_per_elem;
     }
     return chip;
+}
+
+/* Of the rest of a model: each matrix and vector of each layer, one by one; `layers` of the chip above are added too. */
+static struct chip whole_chip(const rondo_cost_case *c, int64_t t, int64_t r, int64_t *pairs_seen)
+{
+    const int64_t tp = c->tensor_parallel, w = c->weight_bytes_per_elem, e = c->bytes_per_elem, d = c->hidden_size;
+    const int64_t f = dealt(c->intermediate_size, tp, t), v = dealt(c->vocab_size, tp, t);
+    const int64_t q = dealt(c->num_heads, tp, t) * c->head_dim;
+    const int64_t kv = (tp > c->num_kv_heads ? 1 : dealt(c->num_kv_heads, tp, t)) * c->head_dim;
+    struct chip chip = one_chip(c, t, r, pairs_seen), all = { 0, 0, chip.activations, 0 };
+    int64_t rows = 0, last = 0;
+    for (int64_t s = 0; s < c->batch_size; s++) {
+        const int64_t tokens = c->new_tokens_of ? c->new_tokens_of[s] : c->seq_len ? c->seq_len : c->new_tokens;
+        rows += c->phase == RONDO_COST_PREFILL ? dealt(tokens, c->context_parallel, r) : tokens;
+        last += c->phase == RONDO_COST_DECODE || r == 0;   /* a prefill's last tokens: taken to be one rank's */
+    }
+    for (int64_t l = 0; l < c->num_layers; l++) {
+        all.flops += chip.flops;
+        all.weights += chip.weights / e * w;
+        all.cache += chip.cache;
+        for (int m = 3 - c->mlp_matrices; m < 3 && f; m++) {
+            all.flops += 2 * rows * d * f;
+            all.weights += d * f * c->mlp_weight_bytes_per_elem;
+            all.activations += l == 0 ? m < 2 ? rows * f * e : rows * d * e : 0;
+        }
+        const int64_t biases[7] = { q, kv, kv, d, f, f, d };
+        for (int b = 0; b < 7; b++)
+            all.weights += c->biases >> b & 1 ? biases[b] * w : 0;
+        all.weights += (c->norms_per_layer * d + (c->qk_norm ? 2 * c->head_dim : 0)) * w;
+    }
+    if (!c->vocab_size)
+        return all;
+    const int64_t logits = c->all_logits ? rows : last;
+    all.weights += ((c->tied_embeddings ? 1 : 2) * v * d + (c->norms_per_layer ? d : 0)) * w;
+    all.flops += 2 * logits * d * v;
+    all.activations += logits * v * e;
+    return all;
 }
 
 static bool same_as_counted(const rondo_cost_case *c, const rondo_cost *cost)
@@ -160,7 +197,7 @@ static bool same_as_counted(const rondo_cost_case *c, const rondo_cost *cost)
     int64_t pairs = 0, unique = 0;
     for (int64_t i = 0; i < chips; i++) {
         int64_t seen = 0;
-        const struct chip one = one_chip(c, i % c->tensor_parallel, i / c->tensor_parallel, &seen);
+        const struct chip one = whole_chip(c, i % c->tensor_parallel, i / c->tensor_parallel, &seen);
         most.flops = one.flops > most.flops ? one.flops : most.flops;
         most.weights = one.weights > most.weights ? one.weights : most.weights;
         most.activations = one.activations > most.activations ? one.activations : most.activations;
@@ -173,14 +210,14 @@ static bool same_as_counted(const rondo_cost_case *c, const rondo_cost *cost)
         rondo_cost_case bare = *c;
         int64_t ignored = 0;
         bare.skip_projections = 15;
-        all.flops += one.flops - one_chip(&bare, i % c->tensor_parallel, i / c->tensor_parallel, &ignored).flops;
+        all.flops += one.flops - c->num_layers * one_chip(&bare, i % c->tensor_parallel, i / c->tensor_parallel, &ignored).flops;
     }
-    all.flops += 4 * pairs * c->head_dim;
+    all.flops += c->num_layers * 4 * pairs * c->head_dim;
     const int64_t columns = c->tensor_parallel > c->num_kv_heads ? 1 : c->tensor_parallel;   /* copies of a KV head are no more cache */
     for (int64_t t = 0; t < columns; t++)
         for (int64_t r = 0; r < c->context_parallel; r++) {
             int64_t ignored = 0;
-            unique += one_chip(c, t, r, &ignored).cache * (c->tensor_parallel > c->num_kv_heads ? c->num_kv_heads : 1);
+            unique += c->num_layers * one_chip(c, t, r, &ignored).cache * (c->tensor_parallel > c->num_kv_heads ? c->num_kv_heads : 1);
         }
     return cost->num_chips == chips && cost->flops_per_chip == most.flops && cost->flops_total == all.flops &&
            cost->weight_memory_per_chip == most.weights && cost->weight_memory_total == all.weights &&
@@ -193,33 +230,49 @@ static int64_t payload(const rondo_cost_case *c)
 {
     const int64_t tp = c->tensor_parallel, cp = c->context_parallel, e = c->bytes_per_elem;
     const int64_t heads = dealt(c->num_heads, tp, 0), kv_heads = tp > c->num_kv_heads ? 1 : dealt(c->num_kv_heads, tp, 0);
-    int64_t rows = 0, local_keys = 0, keys = 0, sum = 0;
+    int64_t rows = 0, local_keys = 0, keys = 0, sum = 0, halo = 0;
     for (int64_t s = 0; s < c->batch_size; s++) {
         const int64_t past = c->past_seq_len_of ? c->past_seq_len_of[s] : c->past_seq_len;
         const int64_t tokens = c->new_tokens_of ? c->new_tokens_of[s] : c->seq_len ? c->seq_len : c->new_tokens;
         const int64_t all = c->kv_len_used ? c->kv_len_used : past + tokens;
         rows += c->phase == RONDO_COST_PREFILL ? dealt(tokens, cp, 0) : tokens;
         local_keys += dealt(all, cp, 0);
+        /* keys of others that some query of the middle one could see */
+        int64_t near = 0;
+        for (int64_t k = -all; k <= all; k++)
+            near += k && (!c->windowed || c->window_left < 0 || k >= -c->window_left) && !(c->causal && k > 0) &&
+                    !(c->windowed && c->window_right >= 0 && k > c->window_right);
+        halo += near < all - dealt(all, cp, 0) ? near : all - dealt(all, cp, 0);
         keys += all;
     }
-    const int64_t q = rows * heads * c->head_dim * e, kv = 2 * local_keys * kv_heads * c->head_dim * e;
+    const int64_t q = rows * heads * c->head_dim * e, kv = 2 * local_keys * kv_heads * c->head_dim * c->kv_bytes_per_elem;
     for (int64_t peer = 1; peer < cp; peer++)
         sum += c->algorithm == RONDO_PASS_KV ? kv : c->algorithm == RONDO_PASS_Q ? 2 * q + rows * heads * c->softmax_stat_bytes : 0;
     if (cp > 1 && c->algorithm == RONDO_ALL_GATHER)
-        sum = 2 * keys * kv_heads * c->head_dim * e;
+        sum = 2 * keys * kv_heads * c->head_dim * c->kv_bytes_per_elem;
     if (cp > 1 && c->algorithm == RONDO_REDUCE)
         sum = q + 2 * rows * heads * c->softmax_stat_bytes;
     if (cp > 1 && c->algorithm == RONDO_ALL_TO_ALL)
         sum = (2 * q * (cp - 1) + cp - 1) / cp + (kv * (cp - 1) + cp - 1) / cp;
-    return sum + (tp > 1 && !c->keep_hidden_sharded ? rows * c->hidden_size * e : 0);
+    for (int32_t peer = 1; peer < c->grid[0]; peer++)
+        sum += kv;
+    for (int32_t peer = 1; peer < c->grid[1]; peer++)
+        sum += 2 * q + rows * heads * c->softmax_stat_bytes;
+    if (cp > 1 && c->algorithm == RONDO_HALO)
+        sum = 2 * halo * kv_heads * c->head_dim * c->kv_bytes_per_elem;
+    sum += tp > 1 && !c->keep_hidden_sharded ? rows * c->hidden_size * e : 0;
+    sum += tp > 1 && c->intermediate_size ? rows * c->hidden_size * e : 0;
+    const int64_t logits = c->all_logits ? rows : c->batch_size;
+    return sum * c->num_layers + (tp > 1 && c->vocab_size ? rows * c->hidden_size * e + logits * c->vocab_size * e : 0);
 }
 
 static rondo_cost_case drawn(int64_t past_of[SEQUENCES], int64_t tokens_of[SEQUENCES])
 {
-    static const int32_t algorithms[] = { RONDO_ALL_GATHER, RONDO_REDUCE, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL };
+    static const int32_t algorithms[] = { RONDO_ALL_GATHER, RONDO_REDUCE, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_TO_ALL, RONDO_HALO,
+                                          RONDO_MESH };
     rondo_cost_case c = RONDO_COST_CASE_INIT;
     c.phase = draw(2) ? RONDO_COST_PREFILL : RONDO_COST_DECODE;
-    c.algorithm = algorithms[draw(5)];
+    c.algorithm = algorithms[draw(7)];
     c.num_kv_heads = 1 + draw(4);
     c.num_heads = c.num_kv_heads * (1 + draw(4));
     c.hidden_size = 1 + draw(40);
@@ -231,6 +284,27 @@ static rondo_cost_case drawn(int64_t past_of[SEQUENCES], int64_t tokens_of[SEQUE
     c.context_parallel = 1 + draw(5);
     c.skip_projections = draw(3) ? 0 : (int32_t)draw(16);
     c.keep_hidden_sharded = !draw(4);
+    c.weight_bytes_per_elem = draw(2) ? c.bytes_per_elem : 1 + draw(4);
+    c.kv_bytes_per_elem = draw(2) ? c.bytes_per_elem : 1 + draw(4);
+    c.mlp_weight_bytes_per_elem = draw(2) ? c.weight_bytes_per_elem : 1 + draw(4);
+    c.num_layers = 1;
+    c.mlp_matrices = 2 + (int32_t)draw(2);
+    if (draw(2)) {
+        c.num_layers = 1 + draw(4);
+        c.intermediate_size = draw(4) ? 6 + draw(30) : 0;
+        c.vocab_size = draw(4) ? 6 + draw(30) : 0;
+        c.norms_per_layer = (int32_t)draw(3);
+        c.qk_norm = (int32_t)draw(2);
+        c.biases = (int32_t)draw(c.intermediate_size ? 128 : 16) & (c.mlp_matrices == 2 ? 127 - RONDO_COST_GATE : 127);
+        c.tied_embeddings = c.vocab_size ? (int32_t)draw(2) : 0;
+        c.all_logits = c.vocab_size ? (int32_t)draw(2) : 0;
+    }
+    if (c.algorithm == RONDO_MESH) {
+        do
+            c.grid[0] = 1 + (int32_t)draw((uint32_t)c.context_parallel);
+        while (c.context_parallel % c.grid[0]);
+        c.grid[1] = (int32_t)c.context_parallel / c.grid[0];
+    }
     c.causal = (int32_t)draw(2);
     c.windowed = !draw(3);
     c.window_left = c.windowed ? (int64_t)draw(12) - 1 : 0;
@@ -280,6 +354,49 @@ static void shapes(void)
                     wrong += !rondo__cost_pairs(tokens, keys, left, right, &got) || got != want;
                 }
     is_int(wrong, 0, "visible pairs of every small window");
+}
+
+/* ---- whole models ---- */
+
+static rondo_cost_case model(int64_t layers, int64_t hidden, int64_t heads, int64_t kv_heads, int64_t intermediate, int64_t vocab)
+{
+    rondo_cost_case c = RONDO_COST_CASE_INIT;
+    c.phase = RONDO_COST_PREFILL;
+    c.hidden_size = hidden, c.num_heads = heads, c.num_kv_heads = kv_heads, c.head_dim = 128;
+    c.batch_size = 1, c.seq_len = 128000, c.bytes_per_elem = 2, c.causal = 1;
+    c.num_layers = layers, c.intermediate_size = intermediate, c.vocab_size = vocab, c.norms_per_layer = 2;
+    return c;
+}
+
+static void models(void)
+{
+    /* parameters as published with the weights */
+    rondo_cost_case c = model(32, 4096, 32, 8, 14336, 32000);
+    is_int(cost_of(&c).parameters, 7241732096, "parameters of Mistral 7B");
+    c = model(32, 4096, 32, 8, 14336, 128256);
+    is_int(cost_of(&c).parameters, 8030261248, "of Llama-3.1 8B");
+    c = model(80, 8192, 64, 8, 28672, 128256);
+    is_int(cost_of(&c).parameters, 70553706496, "of 70B");
+    c = model(126, 16384, 128, 8, 53248, 128256);
+    const rondo_cost big = cost_of(&c);
+    is_int(big.parameters, 405853388800, "of 405B");
+    is_int(big.kv_cache_total, INT64_C(516096) * 128000, "whose cache has 516,096 bytes a token");
+    /* linear layers: two FLOPs a weight and token; the head once; attention 4 * 128 * 128 heads over T(T + 1)/2 pairs */
+    const int64_t linear = 405853388800 - 2 * INT64_C(128256) * 16384 - (2 * 126 + 1) * INT64_C(16384);
+    is_int(big.flops_total, 2 * 128000 * linear + 2 * INT64_C(128256) * 16384 + 126 * (4 * 128 * 128 * (INT64_C(128000) * 128001 / 2)),
+           "and whose FLOPs of 128,000 tokens are counted by hand");
+    c.context_parallel = 16, c.tensor_parallel = 8, c.algorithm = RONDO_PASS_KV;
+    const rondo_cost dealt_out = cost_of(&c);
+    ok(dealt_out.parameters == big.parameters && dealt_out.num_chips == 128, "parameters do not depend on the chips");
+    c.tied_embeddings = 1;
+    is_int(big.parameters - cost_of(&c).parameters, INT64_C(128256) * 16384, "a tied head is no weights of its own");
+    char text[1024];
+    int found = 0;
+    for (int64_t i = 0; i < dealt_out.steps; i++)
+        if (rondo_cost_step_text(&c, i, text, sizeof text) > 0)
+            found += strstr(text, "down projection: 2 * tokens_local * hidden_size * intermediate_local * num_layers = "
+                                  "2 * 8000 * 16384 * 6656 * 126 = ") != NULL;
+    is_int(found, 1, "and layers stand in the derivation");
 }
 
 /* ---- limits ---- */
@@ -418,11 +535,32 @@ static void refusals(void)
     REFUSE("tensor_parallel", c.tensor_parallel = 17);
     REFUSE("tensor_parallel", c.tensor_parallel = -1);
     REFUSE("context_parallel", c.context_parallel = INT64_MAX);
-    REFUSE("algorithm", c.algorithm = RONDO_MESH);
+    REFUSE("algorithm", c.algorithm = 99);
     REFUSE("algorithm", c.context_parallel = 2);
     REFUSE("projections", c.skip_projections = 16);
     REFUSE("causal", c.causal = 2);
     REFUSE("keep_hidden_sharded", c.keep_hidden_sharded = -1);
+    REFUSE("num_layers", c.num_layers = -1);
+    REFUSE("num_layers", c.num_layers = 1 << 17);
+    REFUSE("intermediate_size", c.intermediate_size = -5);
+    REFUSE("intermediate_size", (c.intermediate_size = 2, c.tensor_parallel = 4));
+    REFUSE("vocab_size", c.vocab_size = INT64_C(1) << 60);
+    REFUSE("vocab_size", (c.vocab_size = 3, c.tensor_parallel = 4));
+    REFUSE("vocab_size is 0", c.tied_embeddings = 1);
+    REFUSE("tied_embeddings", (c.vocab_size = 9, c.tied_embeddings = 2));
+    REFUSE("all_logits", c.all_logits = 1);
+    REFUSE("weight_bytes_per_elem", c.weight_bytes_per_elem = -1);
+    REFUSE("mlp_weight_bytes_per_elem", c.mlp_weight_bytes_per_elem = 65);
+    REFUSE("kv_bytes_per_elem", c.kv_bytes_per_elem = 65);
+    REFUSE("mlp_matrices", c.mlp_matrices = 4);
+    REFUSE("mlp_matrices", (c.intermediate_size = 9, c.mlp_matrices = 2, c.biases = RONDO_COST_GATE));
+    REFUSE("norms_per_layer", c.norms_per_layer = -1);
+    REFUSE("qk_norm", c.qk_norm = 2);
+    REFUSE("biases", c.biases = 128);
+    REFUSE("biases", c.biases = RONDO_COST_UP);
+    REFUSE("grid", c.grid[0] = c.grid[1] = 1);
+    REFUSE("grid", (c.algorithm = RONDO_MESH, c.context_parallel = 6, c.grid[0] = 4, c.grid[1] = 2));
+    REFUSE("grid", (c.algorithm = RONDO_MESH, c.context_parallel = 6, c.grid[0] = 6));
     REFUSE("window", (c.windowed = 1, c.window_left = -2));
     REFUSE("visible pairs", c.seq_len = INT64_C(1) << 40);
     REFUSE("flops_per_chip", (c.seq_len = INT64_C(1) << 28, c.head_dim = INT64_C(1) << 20));
@@ -438,6 +576,7 @@ int main(void)
 {
     anchors();
     shapes();
+    models();
     limits();
     derivations();
     refusals();

@@ -228,6 +228,27 @@ static void leaves(void)
     ok(equal, "1 to 1300 leaves of 1300 inputs, all types: equal bits");
 }
 
+/* Leaves are computed in pieces where rows are few, and in longer ones where they are many: groups shorter and longer than either, and than a
+ * leaf, of which each piece must find its scale. */
+static void groups(void)
+{
+    static const int32_t sizes[] = { 2, 128, 200, 512, 650, 1300, 4096 };
+    static const int counts[] = { 1, 3 };
+    static const int64_t rows[] = { 1, 13, 24, 40 };
+    int equal = 1, n = 0;
+
+    for (size_t g = 0; g < sizeof sizes / sizeof sizes[0]; g++)
+        for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++, n++) {
+            struct layer l = make_in_groups(1300, 33, RONDO_Q8, sizes[g], counts[c], PLAIN, (uint64_t)n);
+            float *x = floats(40 * 1300, PLAIN, 70 + (uint64_t)n);
+            for (size_t m = 0; m < sizeof rows / sizeof rows[0]; m++)
+                equal = compare(&l, rows[m], x, 1300, NULL, 0) && equal;
+            rondo__free(x);
+            drop(&l);
+        }
+    ok(equal, "Q8 in groups of 2 to 4096 of 1300 inputs, 1 to 40 rows: equal bits");
+}
+
 /* Every bit pattern may be a weight or an input: NaN, infinity, subnormals. */
 static void anything(void)
 {
@@ -385,6 +406,7 @@ int main(void)
     oracle();
     sizes();
     leaves();
+    groups();
     anything();
     poison();
     rows_alone();

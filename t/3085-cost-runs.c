@@ -11,6 +11,7 @@
 
 #define DRAW_STREAM 3085
 #include "t/draw.h"
+#include "t/memory.h"
 #include "t/tap.h"
 
 enum { SEQUENCES = 3 };
@@ -220,7 +221,7 @@ static int same(struct run *r, const char *transport)
     return 1;
 }
 
-static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_REDUCE };
+static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_REDUCE, RONDO_HALO, RONDO_MESH };
 
 static void on_threads(void)
 {
@@ -248,6 +249,28 @@ static void on_threads(void)
                rondo_algorithm_name(algorithms[a]),
                grids[g].tp, grids[g].cp);
         }
+}
+
+/* 1,024 ranks, threads of this process, each of which has a leaf of the cached tokens. */
+__attribute__((unused)) static void thousand(void)
+{
+    static const int32_t of[] = { RONDO_PASS_Q, RONDO_REDUCE };
+    static struct run run;
+    for (int a = 0; a < (long_tests() ? 2 : 1); a++) {
+        rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+        shape(&run, of[a], 1, 1024);
+        d.threads = 1;
+        run.c.phase = RONDO_COST_DECODE;
+        run.c.num_heads = run.c.num_kv_heads = 2;
+        run.c.head_dim = 8, run.c.batch_size = 1;
+        run.c.past_seq_len_of = run.c.new_tokens_of = NULL;
+        run.c.past_seq_len = 1024 * 128 - 2, run.c.new_tokens = 2, run.c.kv_len_used = 0;
+        run.c.windowed = 0, run.c.causal = 1;
+        const int err = rondo_launch(1024, &d, body, &run);
+        if (err)
+            diag("%s", rondo_error_text());
+        ok(!err && same(&run, NULL) && run.messages > 1000, "%s, 1,024 ranks: what was counted was moved", rondo_algorithm_name(of[a]));
+    }
 }
 
 /* MPI ranks draw the same shapes; each counted its own, and has the others'. */
@@ -308,8 +331,27 @@ static void refusals(void)
     is_int(rondo_cost_moved(&r.c, NULL, &t), RONDO_ENOTSUP, "a world that nobody counts: %s", rondo_error_text());
 }
 
+static int attempt(void *arg, int *right)
+{
+    rondo_cost_traffic t = RONDO_COST_TRAFFIC_INIT;
+    const int err = rondo_cost_moved(arg, NULL, &t);
+    *right = !err && t.bytes > 0;
+    return err;
+}
+
+/* The count itself, whose lists are the designs', schedules' and its own. */
+static void without_memory(void)
+{
+    static struct run r;
+    do
+        shape(&r, RONDO_PASS_Q, 2, 3);
+    while (r.c.num_heads % 2 || r.c.keep_hidden_sharded || r.c.phase != RONDO_COST_PREFILL || r.c.new_tokens_of == NULL);
+    memory_failures(attempt, &r.c, 7, "counting what a run moves");
+}
+
 int main(int argc, char **argv)
 {
+    memory_hooks();
     if (argc > 2 && !strcmp(argv[1], "mpi")) {
         struct over over = { atoi(argv[2]), 0, 0 };
         rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
@@ -321,6 +363,11 @@ int main(int argc, char **argv)
         return err || over.wrong;
     }
     on_threads();
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)   /* so many threads are too much for these */
+    if (!getenv("RONDO_TEST_HOOK"))
+        thousand();
+#endif
+    without_memory();
     refusals();
     return done();
 }

@@ -18,7 +18,7 @@ for case in 1x1: 1x3: 2x1: 2x2: 4x1: 1x2:space,defer 2x2:plane; do
     # $MPIRUN may carry options
     RONDO_TEST_HOOK=$hook $MPIRUN -n $((tp * cp)) "$program" mpi "$tp" > "$scratch/out" 2> "$scratch/error" < /dev/null
     status=$?
-    if [ $status -eq 0 ] && [ "$(cat "$scratch/out")" = "$tp x $cp ranks: 30 as counted" ]; then
+    if [ $status -eq 0 ] && [ "$(cat "$scratch/out")" = "$tp x $cp ranks: 42 as counted" ]; then
         echo "ok $n - $tp x $cp MPI ranks, hook \"$hook\": as counted"
     else
         echo "not ok $n - $tp x $cp MPI ranks, hook \"$hook\": as counted (status $status)"

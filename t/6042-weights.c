@@ -402,10 +402,10 @@ int main(void)
     c.tied = 1;
     open_as(c, RONDO_Q8, 64, 2, 2);
     open_as(c, RONDO_BF16, 0, 1, 3);
-    c = kit_defaults("a layer of several pieces");
+    c = kit_defaults("a layer of several pieces, some to a thread");
     c.layers = 1;
     c.hidden = 300;
-    c.intermediate = 1700;
+    c.intermediate = 4300;
     open_as(c, RONDO_BF16, 0, 1, 1);
     open_as(c, RONDO_Q8, 0, 2, 1);
 

@@ -252,7 +252,8 @@ static int count_messages(rondo_context *ctx, void *arg)
     err = err ? err : rondo_comm_query(ctx, &before);
     while (!err && live > 0) {
         err = rondo_lm_step(lm, events, 2, &live) < 0;
-        m->steps += rank == 0;
+        if (rank == 0)   /* the others share it */
+            m->steps++;
     }
     err = err ? err : rondo_comm_query(ctx, &after);
     m->agree[rank] = after.messages[RONDO_OP_AGREE] - before.messages[RONDO_OP_AGREE];

@@ -43,7 +43,7 @@ empty "and nothing on stdout" "$scratch/out"
 
 says 2 "unknown command 'frobnicate'" frobnicate
 says 2 "'kda' is not part" kda x.safetensors
-says 2 "plan run is not part" plan run
+says 2 "did you mean run" plan runs
 says 2 "'serve' is not part" serve -m x
 says 2 "unknown option '--json'" --json
 

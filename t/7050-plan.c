@@ -190,8 +190,6 @@ static void lists(void)
 static void refusals(void)
 {
     refuses(2, "right after plan", "plan");
-    refuses(2, "not part of this version", "plan run -m folder");
-    refuses(2, "not part of this version", "plan replay --table 5");
     refuses(2, "did you mean", "plan shedule");
     refuses(2, "--tokens", "plan schedule --heads 4 --kv-heads 2 --head-dim 32 --ranks 3");
     refuses(2, "--ranks", "plan schedule --tokens 1 --heads 4 --kv-heads 2 --head-dim 32");

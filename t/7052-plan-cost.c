@@ -137,6 +137,46 @@ static void readings(void)
     is_int(rondo("", "plan cost -i case.json >/dev/full"), 4, "a full disk: %s", program_err);
 }
 
+/* A folder's shapes, and those of models known by name; a test may ask for parameters, which `rondo info` counts by itself. */
+static void models(void)
+{
+    const char *folder = getenv("srcdir");
+    char line[1200];
+    write_case("{ \"phase\": \"prefill\", \"seq_len\": 128, \"batch_size\": 1, \"bytes_per_elem\": 2, \"causal\": true }");
+    snprintf(line, sizeof line, "info -m '%s/examples/kjv' --json", folder);
+    rondo("", "%s", line);
+    json_t *r = program_json();
+    const long long parameters = json_integer_value(json_object_get(r, "parameters"));
+    json_decref(r);
+    is_int(rondo("", "plan cost -m '%s/examples/kjv' -i case.json --json", folder), 0, "a model folder");
+    r = program_json();
+    ok(parameters > 0 && json_integer_value(json_object_get(r, "parameters")) == parameters &&
+           json_integer_value(json_object_get(r, "weight_memory_total")) == 2 * parameters, "has as many parameters as are counted");
+    json_decref(r);
+    static const struct {
+        const char *name;
+        long long parameters;
+    } known[] = { { "mistral-7b", 7241732096 }, { "llama-3.1-8b", 8030261248 }, { "llama-3.1-70b", 70553706496 },
+                  { "llama-3.1-405b", 405853388800 } };
+    for (int i = 0; i < 4; i++) {
+        rondo("", "plan cost -m %s -i case.json --json", known[i].name);
+        r = program_json();
+        is_int(json_integer_value(json_object_get(r, "parameters")), known[i].parameters, "%s", known[i].name);
+        json_decref(r);
+    }
+    is_int(value("parameters", PREFILL ", \"num_layers\": 3, \"intermediate_size\": 4096, \"vocab_size\": 1000, \"norms_per_layer\": 2, "
+                               "\"tie_word_embeddings\": true, \"qk_norm\": true, \"biases\": [\"q\", \"down\"], \"logits\": \"all\" }"),
+           3LL * (4 * 1024 * 1024 + 3 * 1024 * 4096 + 2 * 1024 + 2 * 64 + 2 * 1024) + 1000 * 1024 + 1024, "or of fields");
+    is_int(value("communication_bytes", PREFILL ", \"context_parallel\": 6, \"algorithm\": \"mesh\", \"grid\": [2, 3] }"),
+           2LL * 22 * 1024 * 2 * 2 + 2LL * 2 * (2 * 22 * 1024 * 2) + 2LL * 2 * 22 * 16 * 4, "the payload of a mesh");
+    is_int(value("communication_bytes", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"halo\", \"window\": [5, 2] }"),
+           2LL * 2 * 7 * 1024 * 2, "and of a halo");
+    refuses(3, "hidden_size is given", "plan cost -m mistral-7b -i case.json");
+    write_case("{ \"phase\": \"prefill\", \"seq_len\": 128, \"batch_size\": 1, \"bytes_per_elem\": 2 }");
+    refuses(3, "known by name", "plan cost -m no-such-model -i case.json");
+    refuses(3, "config.json", "plan cost -m . -i case.json");
+}
+
 static void bad(const char *name, const char *text)
 {
     write_case(text);
@@ -172,7 +212,7 @@ static void refusals(void)
     bad("tensor_parallel is 17", PREFILL ", \"tensor_parallel\": 17 }");
     bad("context_parallel is 0", PREFILL ", \"context_parallel\": 0 }");
     bad("algorithm is none", PREFILL ", \"context_parallel\": 2 }");
-    bad("algorithm takes", PREFILL ", \"algorithm\": \"mesh\" }");
+    bad("algorithm takes", PREFILL ", \"algorithm\": \"ring\" }");
     bad("algorithm takes", PREFILL ", \"algorithm\": 4 }");
     bad("projections", PREFILL ", \"projections\": [\"q\", \"q\"] }");
     bad("projections", PREFILL ", \"projections\": [\"x\"] }");
@@ -181,6 +221,14 @@ static void refusals(void)
     bad("window takes", PREFILL ", \"window\": [1] }");
     bad("window is -2", PREFILL ", \"window\": [-2, 3] }");
     bad("kv_len_used is 129", PREFILL ", \"kv_len_used\": 129 }");
+    bad("grid takes", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"mesh\", \"grid\": 4 }");
+    bad("grid is 3, 2", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"mesh\", \"grid\": [3, 2] }");
+    bad("num_layers is 0", PREFILL ", \"num_layers\": 0 }");
+    bad("logits takes", PREFILL ", \"vocab_size\": 100, \"logits\": true }");
+    bad("vocab_size is 0", PREFILL ", \"logits\": \"all\" }");
+    bad("biases", PREFILL ", \"biases\": [\"gate\"] }");
+    bad("mlp_matrices is 4", PREFILL ", \"intermediate_size\": 64, \"mlp_matrices\": 4 }");
+    bad("mlp_matrices is 4294967298", PREFILL ", \"intermediate_size\": 64, \"mlp_matrices\": 4294967298 }");
     bad("new_tokens lists 1", "{ \"phase\": \"prefill\", \"new_tokens\": [3], " SHAPE " }");
     bad("new_tokens is 0", "{ \"phase\": \"prefill\", \"new_tokens\": [3, 0], " SHAPE " }");
     bad("seq_len is 1152921504606846976", "{ \"phase\": \"prefill\", \"seq_len\": 1152921504606846976, " SHAPE " }");
@@ -196,6 +244,7 @@ int main(void)
     scratch_make("7052-plan-cost");
     anchors();
     readings();
+    models();
     refusals();
     scratch_remove();
     return done();

@@ -30,7 +30,7 @@ LINEAR_UNUSED static const char *name_of(int type)
 }
 
 /* Loads in three uneven pieces, the last first. */
-LINEAR_UNUSED static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kind kind, uint64_t seed)
+LINEAR_UNUSED static struct layer make_in_groups(int64_t in, int64_t out, int type, int32_t group, int leaves, enum kind kind, uint64_t seed)
 {
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     struct layer l = { NULL, NULL, in, out, type, leaves };
@@ -44,7 +44,7 @@ LINEAR_UNUSED static struct layer make(int64_t in, int64_t out, int type, int le
     for (int64_t i = 0; i < in * out; i++)   /* 16-bit floats end at 65504 */
         rondo__put_element(l.weights, i, from, type == RONDO_F16 && !(w[i] * w[i] < 4e9f) ? 60000.0f : w[i]);
     rondo__free(w);
-    d.group = type == RONDO_Q8 ? GROUP : 0;
+    d.group = type == RONDO_Q8 ? group : 0;
     d.in = in;
     d.out = out;
     d.type = type;
@@ -56,6 +56,11 @@ LINEAR_UNUSED static struct layer make(int64_t in, int64_t out, int type, int le
         (type == RONDO_Q8 && rondo__cpu_linear_read(l.packed, 0, out, l.weights)))
         exit(99);
     return l;
+}
+
+LINEAR_UNUSED static struct layer make(int64_t in, int64_t out, int type, int leaves, enum kind kind, uint64_t seed)
+{
+    return make_in_groups(in, out, type, GROUP, leaves, kind, seed);
 }
 
 LINEAR_UNUSED static void drop(struct layer *l)

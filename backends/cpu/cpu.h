@@ -47,6 +47,9 @@ int rondo__cpu_host_run(struct rondo_device *dev, int32_t threads, int64_t items
                         const struct rondo_poll *poll);
 /* Asks the system for large pages where a block is worth it. */
 void rondo__cpu_huge(void *memory, size_t bytes);
+#define RONDO_CPU_LARGE_PAGE ((size_t)2 << 20)
+/* Memory for `bytes` that begins with a large page where it takes some of them; *block is what rondo__free() takes. NULL: there is none. */
+void *rondo__cpu_paged(size_t bytes, void **block);
 
 /* ---- the floating-point mode (mode.c) ---- */
 

@@ -188,7 +188,7 @@ static int sync_streams(struct rondo_device *dev)
 
 /* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which
  * small pages would slow by a few percent. */
-#define LARGE ((size_t)2 << 20)
+#define LARGE RONDO_CPU_LARGE_PAGE
 
 static size_t slack_of(size_t bytes)
 {

@@ -34,7 +34,7 @@ struct rondo_device_linear {
     int32_t group;                      /* of Q8: columns that share a scale */
     int32_t first_leaf, end_leaf;       /* as many leaves of these as make those columns */
     size_t bytes, panel_bytes;
-    void *weights;
+    void *weights, *block;              /* panels; what was allocated for them */
 };
 
 /* C8: leaf g of the sum is [begin(g), begin(g+1)) of its `in` columns. */

@@ -7,7 +7,7 @@
  *
  * x is packed beforehand, tile by tile, as [step][row] with the steps in the order of the contract
  * (1,0,3,2,... in each leaf), so that the broadcasts read memory straight on. Weights of 16 and 8 bits are widened
- * in registers where they serve few rows, else once for all tiles.
+ * in registers; where they serve many rows the first tile leaves them behind as floats for the others.
  *
  * Where there are many rows the loops are, from without: some panels, leaves (cut to STEPS), panels, tiles. Then the steps' x of all tiles,
  * which lies together, stays in the second-level cache for all of these panels, the panel's steps in the first and second one for all
@@ -22,13 +22,17 @@
 /* So few tiles read weights straight on from memory, the second one what the first one has read from the nearest cache: FEW_STEPS at a time. */
 #define FEW_TILES 2
 #define FEW_STEPS 128
-/* Tiles from which on weights are widened once for all of them. */
+/* Tiles from which on the first one widens weights for all of them. */
 #define WIDE_TILES 3
 /* Bytes that weights are fetched ahead: into the nearest cache where the same ones serve several tiles (more, or only into the second-level
  * one, measured slower with 512 rows), and from memory into the second-level cache where few tiles read panels from end to end (Emerald
  * Rapids: M = 1 of bf16 .85 -> .92 of what memory gives, M = 8 of floats .76 -> .85; 16 and 64 KiB were alike). */
 #define AHEAD 4096
 #define FAR_AHEAD 32768
+/* ... and that x is fetched ahead, from the second-level cache. */
+#define X_AHEAD 1024
+/* Blocks of VL steps that packing fetches room for ahead: its stores would wait for their lines otherwise, twice as long as it computes. */
+#define PACK_AHEAD 2
 
 #if VL == 16
 #define TILE 12
@@ -77,7 +81,11 @@ struct steps {
 #define ROW_FMA(C, r) { const vf b = vf_set1(x[r]); COLUMNS_##C(CELL_FMA, r) }
 #define WEIGHTS(r, pair, first, second)                                                                      \
     vf first, second;                                                                                        \
-    weights(w, (r) * PANEL + (pair) * 2 * VL, type, scales + (pair) * 2 * VL, &first, &second);
+    weights(w, (r) * PANEL + (pair) * 2 * VL, type, scales + (pair) * 2 * VL, &first, &second);              \
+    if (wide) {                                                                                              \
+        vf_store(wide + (r) * PANEL + (pair) * second_pair, first);                                          \
+        vf_store(wide + (r) * PANEL + (pair) * second_pair + second_of_pair, second);                        \
+    }
 #define BYTES(type) ((type) == RONDO_F32 ? sizeof(float) : (type) == RONDO_Q8 ? 1 : sizeof(uint16_t))
 
 /* Two vectors of weights. Those of bf16 share 32-bit lanes (layers.h); those of Q8 have scales. */
@@ -101,7 +109,7 @@ VEC void weights(const void *w, int at, int type, const float *scales, vf *first
 #define SECOND_OF_PAIR (type == RONDO_BF16 ? 16 : VL)
 #define SECOND_PAIR (type == RONDO_BF16 ? VL : 2 * VL)
 #define DEFINE_TILE(name, n, C)                                                                              \
-    VEC void name(const struct steps *s, const void *w, int type, int half, float *node, int merges, int resume) \
+    VEC void name(const struct steps *s, const void *w, int type, int half, float *node, int merges, int resume, float *wide) \
     {                                                                                                        \
         const size_t step = PANEL * BYTES(type);                                                             \
         const float *x = s->x, *scales = x;                                                                  \
@@ -128,6 +136,8 @@ VEC void weights(const void *w, int at, int type, const float *scales, vf *first
                     else                                                                                     \
                         __builtin_prefetch((const char *)w + AHEAD + line, 0, 3);                            \
                 if (n >= MANY_ROWS && !s->far) {                                                             \
+                    for (size_t line = 0; line < 2 * n * sizeof *x; line += 64)                              \
+                        __builtin_prefetch((const char *)x + X_AHEAD + line, 0, 3);                          \
                     for (int line = 0; line < (type == RONDO_F32 ? s->lines : 1); line++) {                  \
                         __builtin_prefetch(next, 0, 2);                                                      \
                         next += next < s->next_end ? 64 : 0;                                                 \
@@ -144,12 +154,16 @@ VEC void weights(const void *w, int at, int type, const float *scales, vf *first
                 }                                                                                            \
                 x += n;                                                                                      \
                 w = (const char *)w + 2 * step;                                                              \
+                if (wide)                                                                                    \
+                    wide += 2 * PANEL;                                                                       \
             }                                                                                                \
             if (count) {                                                                                     \
                 WEIGHTS_##C(0)                                                                               \
                 ROWS_##n(ROW_FMA, C)                                                                         \
                 x += n;                                                                                      \
                 w = (const char *)w + step;                                                                  \
+                if (wide)                                                                                    \
+                    wide += PANEL;                                                                           \
             }                                                                                                \
         } while (type == RONDO_Q8 && left);                                                                  \
         for (; merges > 0; merges--) {                                                                       \
@@ -182,10 +196,11 @@ static int64_t padded(int64_t rows)
 
 /* Half a panel at a time, which is 16 / VL vectors: with 8 lanes from 3 rows on, there being 16 registers; with 4 lanes always. */
 #define DEFINE_HALVES(name, tile)                                                                            \
-    VEC void name(const struct steps *s, const void *w, int type, int half, float *node, int merges, int resume) \
+    VEC void name(const struct steps *s, const void *w, int type, int half, float *node, int merges, int resume, float *wide) \
     {                                                                                                        \
-        tile(s, w, type, half, node, merges, resume);                                                        \
-        tile(s, (const char *)w + PANEL / 2 * BYTES(type), type, half + PANEL / 2, node + (8 / VL) * SECOND_PAIR, merges, resume); \
+        tile(s, w, type, half, node, merges, resume, wide);                                                  \
+        tile(s, (const char *)w + PANEL / 2 * BYTES(type), type, half + PANEL / 2, node + (8 / VL) * SECOND_PAIR, merges, resume, \
+             wide ? wide + (8 / VL) * SECOND_PAIR : NULL);                                                   \
     }
 #if VL == 8
 DEFINE_TILE(tile_1, 1, 4)
@@ -219,9 +234,18 @@ static int64_t padded(int64_t rows)
 
 #define TILE_CASE(n)                                                                                         \
     case n:                                                                                                  \
-        tile_##n(s, w, TYPE, 0, node, merges, resume);                                                       \
+        tile_##n(s, w, TYPE, 0, node, merges, resume, NULL);                                                 \
         break;
+/* What the first tile does besides: its weights, widened, go to `wide` for the others. It is not the last tile, so it has all its rows. */
+#define WIDENING_TILE(n) tile_##n
+#define WIDENING_OF(n) WIDENING_TILE(n)
+#define DEFINE_WIDENING(name)                                                                                \
+    static void name(const struct steps *s, const void *w, float *node, int merges, int resume, float *wide) \
+    {                                                                                                        \
+        WIDENING_OF(TILE)(s, w, TYPE, 0, node, merges, resume, wide);                                        \
+    }
 typedef void tile_function(int64_t rows, const struct steps *s, const void *w, float *node, int merges, int resume);
+typedef void widening_function(const struct steps *s, const void *w, float *node, int merges, int resume, float *wide);
 #define DEFINE_SWITCH(name)                                                                                  \
     static void name(int64_t rows, const struct steps *s, const void *w, float *node, int merges, int resume) \
     {                                                                                                        \
@@ -235,12 +259,15 @@ DEFINE_SWITCH(tile_f32)
 #undef TYPE
 #define TYPE RONDO_BF16
 DEFINE_SWITCH(tile_bf16)
+DEFINE_WIDENING(widening_bf16)
 #undef TYPE
 #define TYPE RONDO_F16
 DEFINE_SWITCH(tile_f16)
+DEFINE_WIDENING(widening_f16)
 #undef TYPE
 #define TYPE RONDO_Q8
 DEFINE_SWITCH(tile_q8)
+DEFINE_WIDENING(widening_q8)
 
 /* ---- packing x ---- */
 
@@ -285,6 +312,8 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
         int64_t k0 = rondo__cpu_leaf_begin(l, g) - begin, k1 = rondo__cpu_leaf_begin(l, g + 1) - begin;
         float *to = job->packed + k0 * padded_rows + t * TILE * (k1 - k0) - k0 * n;
         for (int64_t k = k0; k < k1; k += VL) {
+            for (size_t line = 0; line < (size_t)n * VL * sizeof *to; line += 64)
+                __builtin_prefetch((const char *)(to + (k + PACK_AHEAD * VL) * n) + line, 1, 3);
             if (k1 - k < VL)
                 pack_rest(job, row, rows, n, k, k1 - k, to + k * n);
             else
@@ -361,49 +390,113 @@ static void widen(const struct rondo_device_linear *l, const void *w, int64_t i,
     }
 }
 
+/* Some panels x some tiles on their way: what they run on. */
+struct item {
+    const struct rondo_cpu_linear_job *job;
+    int64_t panel0, panel1, tile0, tiles;
+    int64_t depth;
+    bool few, wide;
+    float *widened, *stacks;
+    tile_function *tile;
+    widening_function *widening;
+};
+
+/* A piece of a leaf: its steps [first, end) with what lies before them in x, and where their sums go. */
+struct piece {
+    int32_t leaf;
+    int64_t count, first, end;          /* steps of the leaf; its own */
+    const float *x;                     /* of the leaf */
+    bool fused;                         /* the first tile widens for all */
+    bool last;                          /* of the sum */
+    int nodes, merges;                  /* on the stack below; to be joined with when this is the end of the leaf */
+};
+
+/* Steps of a leaf that are done at a time: pieces of one length, of whole groups where the scales are behind them. */
+static int64_t steps_of(const struct rondo_device_linear *l, int64_t count, int64_t tiles, bool wide)
+{
+    const int64_t most = tiles > FEW_TILES ? STEPS : FEW_STEPS, pieces = (count + most - 1) / most;
+    int64_t unit = 2;
+
+    if (tiles == 1 || count <= most)
+        return count;
+    if (l->type == RONDO_Q8 && !(wide && l->group > STEPS))
+        unit = l->group < count ? l->group : count;
+    const int64_t steps = ((count + pieces - 1) / pieces + unit - 1) / unit * unit;
+    return wide && steps > STEPS ? STEPS / unit * unit : steps;
+}
+
+/* Weights that come after a piece of a panel: the same steps of the next panel, or after the last one what comes next in the first; or
+ * what another item begins with. */
+static const char *after(const struct item *item, const struct piece *p, int64_t panel)
+{
+    const struct rondo_cpu_linear_job *job = item->job;
+    const struct rondo_device_linear *l = job->linear;
+
+    if (panel + 1 < item->panel1)
+        return (const char *)rondo__cpu_leaf_at(l, panel + 1, p->leaf) + rondo__cpu_columns(l, p->first);
+    if (!p->last)
+        return (const char *)rondo__cpu_leaf_at(l, item->panel0, p->leaf) + rondo__cpu_columns(l, p->end);
+    return item->panel1 < l->panels ? rondo__cpu_leaf_at(l, item->panel1, (int32_t)job->leaf0) : NULL;
+}
+
+/* All tiles of a panel, which meanwhile fetch what comes after, each a share. */
+static void run_piece(const struct item *item, const struct piece *p, int64_t panel)
+{
+    const struct rondo_cpu_linear_job *job = item->job;
+    const struct rondo_device_linear *l = job->linear;
+    const char *w = rondo__cpu_leaf_at(l, panel, p->leaf), *at = w + rondo__cpu_columns(l, p->first);
+    const char *next = item->few ? at + FAR_AHEAD : after(item, p, panel);
+    const size_t lines = (rondo__cpu_columns(l, p->end) - rondo__cpu_columns(l, p->first)) / 64, tiles = (size_t)item->tiles;
+    const size_t share = next ? (lines + tiles) / tiles * 64 : 0;
+    const int merges = p->end == p->count ? p->merges : 0;
+
+    if (item->wide && !p->fused)
+        widen(l, w, p->first, p->end - p->first, item->widened, PANEL);
+    for (int64_t t = 0; t < item->tiles; t++) {
+        const int64_t row = rondo__cpu_tile_begin(job, item->tile0 + t), rows = rondo__cpu_tile_begin(job, item->tile0 + t + 1) - row;
+        const char *from = next ? next + (size_t)t * share : at;
+        const struct steps s = { p->x + (item->tile0 + t) * TILE * p->count + p->first * padded(rows), p->end - p->first, l->group, from,
+                                 from + share, item->few ? 2 : 1, item->tiles == 1 };
+        float *stack = item->stacks + ((panel - item->panel0) * item->tiles + t) * item->depth * NODE, *node = stack + p->nodes * NODE;
+        if (p->fused && !t)
+            item->widening(&s, at, node, merges, p->first > 0, item->widened);
+        else if (item->wide)
+            tile_f32(padded(rows), &s, item->widened, node, merges, p->first > 0);
+        else
+            item->tile(padded(rows), &s, at, node, merges, p->first > 0);
+        if (p->last)
+            finish(job, panel, row, rows, stack, p->nodes + 1 - merges);
+    }
+}
+
 static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, int64_t panel1, int64_t tile0, int64_t tile1, void *scratch,
                       const struct rondo_poll *poll)
 {
     const struct rondo_device_linear *l = job->linear;
-    const int64_t leaves = job->leaf1 - job->leaf0, depth = rondo__cpu_tree_depth(leaves) + 1, tiles = tile1 - tile0;
-    const int64_t begin = rondo__cpu_leaf_begin(l, job->leaf0), padded_rows = padded_of(job);
-    const bool wide = l->type != RONDO_F32 && tiles >= WIDE_TILES, few = tiles <= FEW_TILES;
-    float *const widened = scratch, *const stacks = widened + WIDE;
-    tile_function *tile = l->type == RONDO_F32 || wide ? tile_f32 : l->type == RONDO_BF16 ? tile_bf16 : l->type == RONDO_F16 ? tile_f16 : tile_q8;
+    const int64_t leaves = job->leaf1 - job->leaf0, tiles = tile1 - tile0, begin = rondo__cpu_leaf_begin(l, job->leaf0);
+    struct item item = { job, panel0, panel1, tile0, tiles, rondo__cpu_tree_depth(leaves) + 1, tiles <= FEW_TILES,
+                         l->type != RONDO_F32 && tiles >= WIDE_TILES, scratch, (float *)scratch + WIDE, tile_f32, NULL };
     int64_t work = 0;                      /* since the last poll */
     int nodes = 0;
 
+    if (l->type != RONDO_F32) {
+        item.tile = l->type == RONDO_BF16 ? tile_bf16 : l->type == RONDO_F16 ? tile_f16 : tile_q8;
+        item.widening = l->type == RONDO_BF16 ? widening_bf16 : l->type == RONDO_F16 ? widening_f16 : widening_q8;
+    }
     for (int64_t g = 0; g < leaves; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
         const int32_t leaf = (int32_t)(job->leaf0 + g);
         const int64_t k0 = rondo__cpu_leaf_begin(l, leaf), count = rondo__cpu_leaf_begin(l, leaf + 1) - k0;
-        const float *x = job->packed + (k0 - begin) * padded_rows;
-        int64_t steps = count;
-        int merges = 0;
-        const int64_t most = few ? FEW_STEPS : STEPS;
-        if (tiles > 1 && count > most) {       /* pieces of one length, of whole groups where the scales are behind them */
-            const int64_t unit = l->type == RONDO_Q8 && !wide && l->group < count ? l->group : 2, pieces = (count + most - 1) / most;
-            steps = ((count + pieces - 1) / pieces + unit - 1) / unit * unit;
-        }
+        const int64_t steps = steps_of(l, count, tiles, item.wide);
+        struct piece p = { .leaf = leaf, .count = count, .x = job->packed + (k0 - begin) * padded_of(job), .nodes = nodes };
+        p.fused = item.wide && (l->type != RONDO_Q8 || steps == count || steps % l->group == 0);   /* no group is cut */
         for (int64_t i = g; i & 1; i >>= 1)
-            merges++;
-        for (int64_t i = 0; i < count; i += steps) {
-            const int64_t some = count - i < steps ? count - i : steps;
-            const size_t piece = rondo__cpu_columns(l, i + some) - rondo__cpu_columns(l, i);
+            p.merges++;
+        for (; p.first < count; p.first = p.end) {
+            p.end = count - p.first < steps ? count : p.first + steps;
+            p.last = g + 1 == leaves && p.end == count;
             for (int64_t panel = panel0; panel < panel1; panel++) {
-                const char *w = rondo__cpu_leaf_at(l, panel, leaf), *at = w + rondo__cpu_columns(l, i);
-                /* meanwhile the same steps of the next panel come, or what comes next in this one, spread over the tiles */
-                const size_t share = few || panel + 1 < panel1 ? (piece / 64 + (size_t)tiles) / (size_t)tiles * 64 : 0;
-                if (wide)
-                    widen(l, w, i, some, widened, PANEL);
-                for (int64_t t = 0; t < tiles; t++) {
-                    const int64_t n = padded(rondo__cpu_tile_begin(job, tile0 + t + 1) - rondo__cpu_tile_begin(job, tile0 + t));
-                    const char *next = at + (few ? FAR_AHEAD : l->panel_bytes) + (size_t)t * share;
-                    const struct steps s = { x + (tile0 + t) * TILE * count + i * n, some, l->group, share ? next : at,
-                                             share ? next + share : at, few ? 2 : 1, tiles == 1 };
-                    float *node = stacks + (((panel - panel0) * tiles + t) * depth + nodes) * NODE;
-                    tile(n, &s, wide ? (const void *)widened : at, node, i + some == count ? merges : 0, i > 0);
-                }
-                work += some * PANEL * TILE * tiles;
+                run_piece(&item, &p, panel);
+                work += (p.end - p.first) * PANEL * TILE * tiles;
                 if (!poll || work < RONDO_CPU_POLL_WORK)
                     continue;
                 work = 0;
@@ -412,13 +505,8 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
                     return err;
             }
         }
-        nodes += 1 - merges;
+        nodes += 1 - p.merges;
     }
-    for (int64_t panel = panel0; panel < panel1; panel++)
-        for (int64_t t = 0; t < tiles; t++) {
-            const int64_t row = rondo__cpu_tile_begin(job, tile0 + t);
-            finish(job, panel, row, rondo__cpu_tile_begin(job, tile0 + t + 1) - row, stacks + ((panel - panel0) * tiles + t) * depth * NODE, nodes);
-        }
     return 0;
 }
 

@@ -54,7 +54,7 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
                            "than can be counted",
                            (long long)desc->in, (long long)desc->out);
     l = rondo__alloc_zero(1, sizeof *l);
-    if (!l || (bytes && !(l->weights = rondo__alloc(bytes)))) {
+    if (!l || (bytes && !(l->weights = rondo__cpu_paged(bytes, &l->block)))) {
         rondo__free(l);
         return rondo__fail(RONDO_ENOMEM, "no memory for the %zu bytes of a linear layer's weights", bytes);
     }
@@ -72,7 +72,6 @@ int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear *
     l->arithmetic = desc->arithmetic;
     l->level = desc->level;
     l->bytes = bytes;
-    rondo__cpu_huge(l->weights, bytes);
     if (bytes && desc->out % PANEL)
         memset((char *)l->weights + bytes - panel_bytes, 0, panel_bytes);
     *out = l;
@@ -84,7 +83,7 @@ void rondo__cpu_linear_free(struct rondo_device *dev, struct rondo_device_linear
     (void)dev;
     if (!linear)
         return;
-    rondo__free(linear->weights);
+    rondo__free(linear->block);
     rondo__free(linear);
 }
 

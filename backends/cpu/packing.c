@@ -141,7 +141,7 @@ static void convert(const struct rondo_cpu_load *job, int64_t from, int64_t coun
             vf_to_i8((int8_t *)to + i, vf_max(vf_set1(-127.0f), vf_min(vf_set1(127.0f),
                                                                        vf_rint(vf_div(vf_element(job->weights, from + i, type), vf_set1(scale))))));
         for (; i < count; i++)
-            to[i] = rondo__q8_number(rondo__element(job->weights, from + i, type), scale);
+            ((int8_t *)to)[i] = rondo__q8_number(rondo__element(job->weights, from + i, type), scale);
         return;
     }
     for (; i + VL <= count; i += VL)

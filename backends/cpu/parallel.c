@@ -147,7 +147,7 @@ int rondo__cpu_host_run(struct rondo_device *dev, int32_t threads, int64_t items
 void rondo__cpu_huge(void *memory, size_t bytes)
 {
 #ifdef MADV_HUGEPAGE
-    const uintptr_t large = (uintptr_t)2 << 20;
+    const uintptr_t large = RONDO_CPU_LARGE_PAGE;
     uintptr_t from = ((uintptr_t)memory + large - 1) & ~(large - 1),
               to = ((uintptr_t)memory + bytes) & ~(large - 1);
     if (memory && from < to)
@@ -156,4 +156,16 @@ void rondo__cpu_huge(void *memory, size_t bytes)
     (void)memory;
     (void)bytes;
 #endif
+}
+
+void *rondo__cpu_paged(size_t bytes, void **block)
+{
+    const size_t large = RONDO_CPU_LARGE_PAGE, slack = bytes >= 2 * large ? large - 1 : 0;
+    size_t all;
+    *block = rondo__add(bytes, slack, &all) ? rondo__alloc(all) : NULL;
+    if (!*block || !slack)
+        return *block;
+    void *memory = (char *)*block + (large - 1 - ((uintptr_t)*block + large - 1) % large);
+    rondo__cpu_huge(memory, bytes);
+    return memory;
 }

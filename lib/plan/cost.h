@@ -2,7 +2,7 @@
  *
  * A count as data: what is counted, out of which numbers. Sums and the sentences that derive them are both made of the same terms, so that
  * a derivation cannot say anything else than the result. cost_case.c checks a case and works out what the counts are made of, cost.c
- * makes the terms and adds up.
+ * makes the terms of attention and adds up, cost_model.c those of the rest of a model, cost_text.c writes the derivation.
  */
 #ifndef RONDO_PLAN_COST_H
 #define RONDO_PLAN_COST_H
@@ -19,6 +19,11 @@ struct rondo__cost_sizes {
     int64_t tokens, tokens_local, tokens_all;         /* _all: sum over the context-parallel ranks */
     int64_t keys, keys_local;                         /* cached positions */
     int64_t pairs, pairs_local;                       /* of a query and a key that it sees, in one head */
+    int64_t rows, columns;                            /* of a mesh */
+    int64_t halo;                                     /* positions of other chips that the fullest one needs: RONDO_HALO */
+    int64_t layers, weight_bytes, kv_bytes, ffn_bytes;
+    int64_t ffn, ffn_local, vocab, vocab_local;
+    int64_t logits, logits_local, logits_all;         /* rows of the head */
 };
 /* Fills in the case's defaults and checks it. */
 int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct rondo__cost_sizes *sizes);
@@ -26,5 +31,55 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
 /* Pairs of a query and a key that it sees: `tokens` queries, the last at the last of `keys` positions; left, right: -1 is open. false: more
  * than an int64_t can hold. */
 bool rondo__cost_pairs(int64_t tokens, int64_t keys, int64_t left, int64_t right, int64_t *pairs);
+
+/* ---- terms ---- */
+
+enum rondo__cost_measure { RONDO_FLOPS, RONDO_WEIGHTS, RONDO_ACTIVATIONS, RONDO_CACHE, RONDO_MESSAGES, RONDO_MEASURES };
+
+#define RONDO_COST_FACTORS 8
+#define RONDO_COST_TERMS 64
+
+/* A product; `over`: divided by it and rounded up; and that so many times. */
+struct rondo__cost_product {
+    int64_t factor[RONDO_COST_FACTORS], over, times;
+    int count;
+};
+/* Arguments in braces, as many as there are. */
+#define RONDO_PRODUCT(...) \
+    ((struct rondo__cost_product){ { __VA_ARGS__ }, 1, 1, (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)) })
+
+struct rondo__cost_term {
+    enum rondo__cost_measure measure;
+    const char *what, *formula;
+    struct rondo__cost_product chip, total;
+    int64_t chip_value, total_value;
+};
+
+struct rondo__cost_count {
+    rondo_cost_case c;
+    struct rondo__cost_sizes s;
+    struct rondo__cost_term terms[RONDO_COST_TERMS];
+    int term_count;
+    int64_t chip[RONDO_MEASURES], total[RONDO_MEASURES];
+};
+int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of);
+/* The terms alone; and a chip's sum of one measure as a real number, which counts more than an int64_t can hold. */
+int rondo__cost_terms(struct rondo__cost_count *n, const rondo_cost_case *of);
+double rondo__cost_about(const struct rondo__cost_count *n, enum rondo__cost_measure measure);
+
+/* A term of each layer, and one of the model once. Activations are of one layer: the next one uses their place. */
+void rondo__cost_layer_term(struct rondo__cost_count *n, enum rondo__cost_measure measure, const char *what, const char *formula,
+                            struct rondo__cost_product chip, struct rondo__cost_product total);
+void rondo__cost_term(struct rondo__cost_count *n, enum rondo__cost_measure measure, const char *what, const char *formula,
+                      struct rondo__cost_product chip, struct rondo__cost_product total);
+/* What a model has besides attention's projections and core. */
+void rondo__cost_model(struct rondo__cost_count *n);
+
+struct rondo__cost_measure_names {
+    const char *what, *chip, *total;    /* total NULL: a chip's only */
+};
+extern const struct rondo__cost_measure_names rondo__cost_measures[RONDO_MEASURES];
+/* Steps of the derivation (cost_text.c). */
+int rondo__cost_steps(const struct rondo__cost_count *n);
 
 #endif

@@ -12,6 +12,7 @@
 #define SIZE_MOST (INT64_C(1) << 31)
 #define TOKENS_MOST (INT64_C(1) << 40)
 #define CHIPS_MOST (INT64_C(1) << 20)
+#define LAYERS_MOST (INT64_C(1) << 16)
 
 static int64_t ceil_div(int64_t a, int64_t b)
 {
@@ -79,6 +80,11 @@ static int check_numbers(const rondo_cost_case *c)
         { "kv_len_used", c->kv_len_used, 0, 2 * TOKENS_MOST },
         { "bytes_per_elem", c->bytes_per_elem, 1, 64 }, { "softmax_stat_bytes", c->softmax_stat_bytes, 1, 64 },
         { "tensor_parallel", c->tensor_parallel, 1, CHIPS_MOST }, { "context_parallel", c->context_parallel, 1, CHIPS_MOST },
+        { "num_layers", c->num_layers, 1, LAYERS_MOST }, { "intermediate_size", c->intermediate_size, 0, SIZE_MOST },
+        { "vocab_size", c->vocab_size, 0, SIZE_MOST }, { "weight_bytes_per_elem", c->weight_bytes_per_elem, 1, 64 },
+        { "kv_bytes_per_elem", c->kv_bytes_per_elem, 1, 64 },
+        { "mlp_weight_bytes_per_elem", c->mlp_weight_bytes_per_elem, 1, 64 }, { "mlp_matrices", c->mlp_matrices, 2, 3 },
+        { "norms_per_layer", c->norms_per_layer, 0, 16 },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (fields[i].value < fields[i].low || fields[i].value > fields[i].high)
@@ -100,10 +106,11 @@ static int check_words(const rondo_cost_case *c)
         return rondo__fail(RONDO_EINVAL, "phase is %d; RONDO_COST_PREFILL and RONDO_COST_DECODE are known", (int)c->phase);
     switch (c->algorithm) {
     case 0: case RONDO_ALL_GATHER: case RONDO_REDUCE: case RONDO_PASS_KV: case RONDO_PASS_Q: case RONDO_ALL_TO_ALL:
+    case RONDO_HALO: case RONDO_MESH:
         break;
     default:
         return rondo__fail(RONDO_EINVAL,
-                           "algorithm is %d; 0, all-gather, reduce, pass-kv, pass-q and all-to-all can be counted", (int)c->algorithm);
+                           "algorithm is %d; 0, all-gather, reduce, pass-kv, pass-q, all-to-all, halo and mesh can be counted", (int)c->algorithm);
     }
     if (!c->algorithm && c->context_parallel > 1)
         return rondo__fail(RONDO_EINVAL,
@@ -148,6 +155,51 @@ static int check_lengths(rondo_cost_case *c)
     return 0;
 }
 
+/* What only a whole model has. */
+static int check_model(const rondo_cost_case *c)
+{
+    const int32_t of_mlp = RONDO_COST_GATE | RONDO_COST_UP | RONDO_COST_DOWN;
+    const struct {
+        const char *name;
+        int32_t value;
+    } flags[] = { { "qk_norm", c->qk_norm }, { "tied_embeddings", c->tied_embeddings }, { "all_logits", c->all_logits } };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (flags[i].value != 0 && flags[i].value != 1)
+            return rondo__fail(RONDO_EINVAL, "%s is %d; it takes 0 or 1", flags[i].name, (int)flags[i].value);
+    if (c->biases & ~(RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O | of_mlp))
+        return rondo__fail(RONDO_EINVAL, "biases is %d; the sum of RONDO_COST_Q to RONDO_COST_DOWN, 127, is the most", (int)c->biases);
+    if (!c->intermediate_size && (c->biases & of_mlp))
+        return rondo__fail(RONDO_EINVAL, "biases has layers of an MLP, but intermediate_size is 0; give it, or leave them out");
+    if (c->mlp_matrices == 2 && (c->biases & RONDO_COST_GATE))
+        return rondo__fail(RONDO_EINVAL, "biases has the gate's, but mlp_matrices is 2; an MLP with a gate has 3");
+    if (!c->vocab_size && (c->tied_embeddings || c->all_logits))
+        return rondo__fail(RONDO_EINVAL, "%s is 1, but vocab_size is 0; give it, or leave that out",
+                           c->tied_embeddings ? "tied_embeddings" : "all_logits");
+    if ((c->intermediate_size && c->tensor_parallel > c->intermediate_size) || (c->vocab_size && c->tensor_parallel > c->vocab_size))
+        return rondo__fail(RONDO_EINVAL, "tensor_parallel is %lld, but %s only %lld; each chip takes a column at least",
+                           (long long)c->tensor_parallel,
+                           c->intermediate_size && c->tensor_parallel > c->intermediate_size ? "intermediate_size" : "vocab_size",
+                           (long long)(c->intermediate_size && c->tensor_parallel > c->intermediate_size ? c->intermediate_size
+                                                                                                         : c->vocab_size));
+    return 0;
+}
+
+/* Of a mesh: its sides. */
+static int check_grid(const rondo_cost_case *c, struct rondo__cost_sizes *s)
+{
+    const int64_t cp = c->context_parallel;
+    if ((c->grid[0] || c->grid[1]) && c->algorithm != RONDO_MESH)
+        return rondo__fail(RONDO_EINVAL, "grid is given, but algorithm is not mesh; leave it out");
+    if (c->grid[0] < 0 || c->grid[1] < 0 || ((c->grid[0] || c->grid[1]) && (int64_t)c->grid[0] * c->grid[1] != cp))
+        return rondo__fail(RONDO_EINVAL, "grid is %d, %d; its product must be context_parallel, %lld", (int)c->grid[0], (int)c->grid[1],
+                           (long long)cp);
+    s->rows = c->grid[0] ? c->grid[0] : 1;
+    for (int64_t a = 1; a * a <= cp && !c->grid[0]; a++)
+        s->rows = cp % a ? s->rows : a;
+    s->columns = cp / s->rows;
+    return 0;
+}
+
 /* ---- sizes ---- */
 
 static int too_many(const char *what, const rondo_cost_case *c)
@@ -182,6 +234,11 @@ static int add_sequences(struct rondo__cost_sizes *s, const rondo_cost_case *c, 
     if (!add(&s->tokens, times, tokens) || !add(&s->tokens_local, times, local) || !add(&s->keys, times, keys) ||
         !add(&s->keys_local, times, ceil_div(keys, cp)))
         return too_many("the tokens", c);
+    /* The window beyond a chip's positions, of which others hold so many. */
+    const int64_t others = keys - ceil_div(keys, cp), before = left < 0 || left > keys ? keys : left;
+    const int64_t behind = right < 0 || right > keys ? keys : right;
+    if (!add(&s->halo, times, before + behind < others ? before + behind : others))
+        return too_many("the tokens", c);
     return add(&s->pairs, times, pairs) && add(&s->pairs_local, times, pairs_local) ? 0 : too_many("the visible pairs", c);
 }
 
@@ -214,11 +271,18 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
     c->softmax_stat_bytes = c->softmax_stat_bytes ? c->softmax_stat_bytes : 4;
     c->tensor_parallel = c->tensor_parallel ? c->tensor_parallel : 1;
     c->context_parallel = c->context_parallel ? c->context_parallel : 1;
+    c->num_layers = c->num_layers ? c->num_layers : 1;
+    c->weight_bytes_per_elem = c->weight_bytes_per_elem ? c->weight_bytes_per_elem : c->bytes_per_elem;
+    c->kv_bytes_per_elem = c->kv_bytes_per_elem ? c->kv_bytes_per_elem : c->bytes_per_elem;
+    c->mlp_weight_bytes_per_elem = c->mlp_weight_bytes_per_elem ? c->mlp_weight_bytes_per_elem : c->weight_bytes_per_elem;
+    c->mlp_matrices = c->mlp_matrices ? c->mlp_matrices : 3;
     err = check_numbers(c);
     if (!err)
         err = check_words(c);
     if (!err)
         err = check_lengths(c);
+    if (!err)
+        err = check_model(c);
     if (err)
         return err;
     const int64_t tp = c->tensor_parallel, cp = c->context_parallel;
@@ -226,10 +290,19 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
                                    .bytes = c->bytes_per_elem,
                                    .stat_bytes = c->softmax_stat_bytes, .heads = c->num_heads, .heads_local = ceil_div(c->num_heads, tp),
                                    .kv_heads = c->num_kv_heads, .kv_heads_local = ceil_div(c->num_kv_heads, tp),
-                                   .kv_heads_all = tp > c->num_kv_heads ? tp : c->num_kv_heads };
-    err = lengths(&s, c);
+                                   .kv_heads_all = tp > c->num_kv_heads ? tp : c->num_kv_heads,
+                                   .layers = c->num_layers, .weight_bytes = c->weight_bytes_per_elem, .kv_bytes = c->kv_bytes_per_elem,
+                                   .ffn_bytes = c->mlp_weight_bytes_per_elem, .ffn = c->intermediate_size, .ffn_local = ceil_div(c->intermediate_size, tp),
+                                   .vocab = c->vocab_size, .vocab_local = ceil_div(c->vocab_size, tp) };
+    err = check_grid(c, &s);
+    if (!err)
+        err = lengths(&s, c);
     if (!err && !rondo__mul64(s.tokens, c->phase == RONDO_COST_DECODE ? cp : 1, &s.tokens_all))
         err = too_many("the tokens", c);
+    /* A prefill's last tokens may all be one rank's; a decode step's are on each. */
+    s.logits = c->all_logits ? s.tokens : c->batch_size;
+    s.logits_local = c->all_logits ? s.tokens_local : c->batch_size;
+    s.logits_all = c->phase == RONDO_COST_DECODE ? s.logits * cp : s.logits;
     *sizes = s;
     return err;
 }

@@ -6,7 +6,7 @@
  * rank of the context has.
  */
 #include "attention/attention.h"
-#include "plan/cost.h"
+#include "plan/predict.h"
 #include "tensor/tp.h"
 
 /* Beyond these a count would take minutes, or gigabytes. */
@@ -21,13 +21,16 @@ static int refuse_heads(const rondo_cost_case *c)
 }
 
 /* The attention that one context's chips compute. */
-static int describe(const rondo_cost_case *c, rondo_attention_desc *d)
+int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d)
 {
     const int64_t tp = c->tensor_parallel, kv = c->num_kv_heads;
     if (c->bytes_per_elem != 2 && c->bytes_per_elem != 4)
         return rondo__fail(RONDO_ENOTSUP,
                            "bytes_per_elem %lld: a run has F32 (4) or BF16 (2), of which what is moved is counted",
                            (long long)c->bytes_per_elem);
+    if (c->kv_bytes_per_elem != c->bytes_per_elem)
+        return rondo__fail(RONDO_ENOTSUP, "kv_bytes_per_elem %lld: what a run moves is counted where it is bytes_per_elem, %lld",
+                           (long long)c->kv_bytes_per_elem, (long long)c->bytes_per_elem);
     if (c->num_heads % tp || (kv % tp && tp % kv))
         return refuse_heads(c);
     if (tp > RANKS_MOST / c->context_parallel)
@@ -51,6 +54,8 @@ static int describe(const rondo_cost_case *c, rondo_attention_desc *d)
     d->window_left = c->window_left;
     d->window_right = c->window_right;
     d->algorithm = c->context_parallel > 1 ? c->algorithm : RONDO_PASS_KV;
+    d->grid[0] = c->context_parallel > 1 ? c->grid[0] : 0;
+    d->grid[1] = c->context_parallel > 1 ? c->grid[1] : 0;
     return 0;
 }
 
@@ -131,7 +136,7 @@ int rondo_cost_moved(const rondo_cost_case *of, const char *transport, rondo_cos
         return rondo__fail(RONDO_EINVAL, "rondo_cost_moved: traffic is NULL");
     int err = rondo__cost_case(&c, of, &sizes);
     if (!err)
-        err = describe(&c, &d);
+        err = rondo__cost_describe(&c, &d);
     if (!err)
         err = rondo__machine_find(&machine, transport, NULL);
     if (!err)

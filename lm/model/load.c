@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * load.h. A matrix is cut into pieces of some rows. The device's threads take pieces, each reads its own into a buffer that stays in its cache
+ * load.h. A matrix is cut into pieces of some rows. The device's threads take some, each reads its own into a buffer that stays in its cache
  * and packs it from there, so that a weight comes from the page cache and goes to its place once. Where only columns of the rows are
  * wanted they are read one by one, or whole rows are and the columns taken out, whichever moves less: a call of the system costs about as
  * much as copying CALL_BYTES.
@@ -16,6 +16,8 @@
 #define PIECE ((size_t)512 << 10)
 #define ROWS 32
 #define CALL_BYTES 4096
+/* Pieces that lie in one large page are done by one thread: the system clears a page for each thread that comes while it is being cleared. */
+#define LARGE_PAGE ((size_t)2 << 20)
 
 static void progress(struct rondo_load *l, uint64_t bytes)
 {
@@ -77,6 +79,7 @@ struct pieces {
     size_t row_bytes, want_bytes;       /* of a row in the file, and of what is wanted of it */
     size_t skip;                        /* before that */
     int64_t rows;                       /* of a piece */
+    int64_t count, some;                /* pieces of the matrix; of them that a thread takes at a time */
     size_t block_bytes;                 /* for whole rows on their way; 0: none are read */
     size_t raw_bytes, wide_bytes;       /* of a buffer: for a piece, and for the same as F32 */
     size_t stride;                      /* from one thread's buffer to the next one's */
@@ -89,7 +92,7 @@ struct pieces {
 };
 
 /* config.c bounds a row, and a piece is a few of them. */
-static int64_t cut(struct pieces *p)
+static void cut(struct pieces *p)
 {
     const struct rondo_weight *w = p->w;
     const size_t size = element_size(w->array);
@@ -103,7 +106,15 @@ static int64_t cut(struct pieces *p)
         p->rows = w->rows;
     if (p->want_bytes != p->row_bytes && p->row_bytes - p->want_bytes < CALL_BYTES)
         p->block_bytes = p->row_bytes > PIECE / 2 ? p->row_bytes : PIECE / 2;
-    return (w->rows + p->rows - 1) / p->rows;
+    p->count = (w->rows + p->rows - 1) / p->rows;
+}
+
+/* Pieces that a thread takes: those of a large page, unless threads would be left without any. */
+static void share_out(struct pieces *p, int64_t threads)
+{
+    const size_t bytes = (size_t)p->rows * (size_t)p->w->columns * rondo_type_size(p->w->type);   /* of a piece in memory */
+    const int64_t page = (int64_t)((LARGE_PAGE + bytes - 1) / bytes), enough = p->count / (2 * threads);
+    p->some = page < enough ? page : enough > 1 ? enough : 1;
 }
 
 /* The wanted columns of rows [first, first + rows) into `to`, dense; block has block_bytes. */
@@ -188,11 +199,10 @@ static int load_int8(const struct pieces *p, int64_t first, int64_t rows, const 
 }
 
 /* One piece: read, and packed or put into the table, which may be of another float type: through F32, which holds all. */
-static int piece(void *arg, int64_t item, int worker)
+static int piece(struct pieces *p, int64_t number, int worker)
 {
-    struct pieces *p = arg;
     const struct rondo_weight *w = p->w;
-    const int64_t first = item * p->rows, rows = w->rows - first < p->rows ? w->rows - first : p->rows;
+    const int64_t first = number * p->rows, rows = w->rows - first < p->rows ? w->rows - first : p->rows;
     char *raw = p->load->buffer + (size_t)worker * p->stride, *wide = raw + p->raw_bytes, *block = wide + p->wide_bytes;
     char *to = p->table ? p->table + (size_t)first * (size_t)w->columns * rondo_type_size(w->type) : NULL;
     int err = read_rows(p, w->first + first, rows, to && !p->wide_bytes ? to : raw, block);
@@ -205,6 +215,16 @@ static int piece(void *arg, int64_t item, int worker)
     if (!err && to && p->wide_bytes)
         err = rondo_convert(p->load->ctx, rows * w->columns, RONDO_F32, wide, w->type, to);
     atomic_fetch_add_explicit(&p->done, (uint64_t)rows * p->want_bytes, memory_order_relaxed);
+    return err;
+}
+
+static int some_pieces(void *arg, int64_t item, int worker)
+{
+    struct pieces *p = arg;
+    const int64_t end = p->count - item * p->some < p->some ? p->count : (item + 1) * p->some;
+    int err = 0;
+    for (int64_t i = item * p->some; i < end && !err; i++)
+        err = piece(p, i, worker);
     return err;
 }
 
@@ -223,15 +243,16 @@ static int run(struct pieces *p)
 {
     struct rondo_load *l = p->load;
     const struct rondo_device_ops *ops = rondo__ops(l->ctx);
-    const int64_t count = cut(p);
     const bool converts = p->table && p->w->type != p->w->array->type, spread = RONDO_HAS(ops, host_run) && !converts;
     int64_t threads = spread ? ops->threads_used(rondo__dev(l->ctx)) : 1;
     size_t all;
     int err = 0;
+    cut(p);
     if (l->desc->threads && l->desc->threads < threads)
         threads = l->desc->threads;
-    if (threads > count)
-        threads = count;
+    if (threads > p->count)
+        threads = p->count;
+    share_out(p, threads);
     p->raw_bytes = ((size_t)p->rows * p->want_bytes + 63) & ~(size_t)63;
     if (p->scales && p->w->type == RONDO_Q8)
         p->wide_bytes = ((size_t)(p->rows * p->groups) * sizeof(float) + 63) & ~(size_t)63;
@@ -242,8 +263,9 @@ static int run(struct pieces *p)
         return rondo__fail(RONDO_ENOMEM, "rondo_model_open: no memory for the portions of %lld threads", (long long)threads);
     err = room(l, all);
     if (!err && spread)
-        err = ops->host_run(rondo__dev(l->ctx), (int32_t)threads, count, piece, p, &(struct rondo_poll){ tell, p, NULL });
-    for (int64_t i = 0; !spread && i < count && !err; i++) {
+        err = ops->host_run(rondo__dev(l->ctx), (int32_t)threads, (p->count + p->some - 1) / p->some, some_pieces, p,
+                            &(struct rondo_poll){ tell, p, NULL });
+    for (int64_t i = 0; !spread && i < p->count && !err; i++) {
         err = piece(p, i, 0);
         (void)tell(p);
     }

@@ -237,6 +237,9 @@ int rondo_model_query(const rondo_model *model, rondo_model_info *info)
     i.tied = c->tied;
     i.eos = c->eos;
     i.eos_count = c->eos_count;
+    i.biases = (c->qkv_bias ? RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V : 0) | (c->o_bias ? RONDO_COST_O : 0) |
+               (c->mlp_bias ? RONDO_COST_GATE | RONDO_COST_UP | RONDO_COST_DOWN : 0);
+    i.qk_norm = c->qk_norm;
     return rondo__info_copy(info, &i, sizeof i, "rondo_model_info");
 }
 

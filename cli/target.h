@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Files that commands make (target.c), and pictures (plot.c).
+ */
+#ifndef RONDO_CLI_TARGET_H
+#define RONDO_CLI_TARGET_H
+
+#include "cli/cli.h"
+
+struct target {
+    const char *option, *path;
+    char *place, *temporary;   /* place: where a link leads, so that the link stays */
+    int fd;
+};
+
+/* A sentence about errno. */
+int target_fail(const struct target *t, const char *what);
+/* From here to target_close() a signal waits, so that no temporary file stays behind. */
+int target_open(struct target *t, const char *option, const char *path);
+/* code: why the file is not to be put in its place; 0 puts it there. */
+int target_close(struct target *t, int code);
+/* Can it be written? Nothing stays. 0 or an exit code. */
+int target_try(const char *option, const char *path);
+
+/* Whether --plot names a file that can be drawn here, NULL: none is asked for. 0 or an exit code. */
+int plot_check(const char *path);
+/* Draws what script() tells gnuplot, behind the terminal and its size. */
+int plot_draw(const char *path, void (*script)(FILE *f, const void *arg), const void *arg);
+
+#endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What predict.c puts together: the attention of a layer as operations of the simulator, as this library runs it (sim_schedule.c) or as
+ * Algorithms 2 to 4 of arXiv:2411.01783 print it (sim_paper.c).
+ */
+#ifndef RONDO_PLAN_PREDICT_H
+#define RONDO_PLAN_PREDICT_H
+
+#include "plan/cost.h"
+#include "plan/simulate.h"
+
+/* Adds the operations of all ranks of one context. *workspace: bytes of the rank that needs most; *algorithm, *layout: that would run. */
+int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
+                         int32_t *layout);
+int rondo__sim_paper(struct rondo__sim *sim, const rondo_cost_case *c, const struct rondo__cost_sizes *s, const rondo_hardware *h);
+/* The attention that one context's chips compute, of a checked case (moved.c). */
+int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d);
+/* Seconds of a computation. */
+double rondo__sim_compute_seconds(const rondo_hardware *h, double flops, double bytes);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The schedules that this library runs, as operations of the simulator: a design without a context, built for one rank after the other, and
+ * read as the executor reads it. A computation takes its visible pairs' FLOPs, or the bytes that it reads, whichever is longer; a copy
+ * its bytes, read and written.
+ */
+#include "attention/attention.h"
+#include "plan/predict.h"
+
+/* Ranks on machines of their own, or devices, whose memory transfers reach. */
+static const struct rondo__machine apart = { .in_place = false, .unified = true, .eager = 0, .memories = 1u << RONDO_MEMORY_HOST };
+
+static double bytes_used(const struct rondo__schedule *s, const struct rondo__operation *o, bool written)
+{
+    const struct rondo__use *use = (const struct rondo__use *)s->uses.items + o->uses_first;
+    double bytes = 0.0;
+    for (int32_t i = 0; i < o->uses; i++)
+        bytes += (use[i].writes != 0) == written ? (double)use[i].bytes : 0.0;
+    return bytes;
+}
+
+static double stream_seconds(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o,
+                             const rondo_hardware *h)
+{
+    const struct rondo__schedule *s = &part->schedule;
+    if (o->kind == RONDO_COMPUTE) {
+        const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
+        return rondo__sim_compute_seconds(h, a_pair * (double)rondo__operation_pairs(p, part, o), bytes_used(s, o, false));
+    }
+    return 2.0 * bytes_used(s, o, true) / h->memory_bandwidth;
+}
+
+static void add_rank(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
+{
+    const struct rondo__schedule *s = &part->schedule;
+    const int64_t base = sim->operations.count;
+    rondo__sim_rank(sim);
+    for (int64_t i = 0; i < s->operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(s, i);
+        if (o->kind == RONDO_TRANSFER)
+            rondo__sim_transfer(sim, o->operation == RONDO_OP_ALL_TO_ALL);
+        else if (o->kind == RONDO_FENCE)
+            rondo__sim_fence(sim);
+        else
+            rondo__sim_stream(sim, stream_seconds(p, part, o, h), o->kind == RONDO_COMPUTE);
+        const struct rondo__part *parts = (const struct rondo__part *)s->parts.items + o->first;
+        for (int64_t k = 0; k < o->count && o->kind == RONDO_TRANSFER; k++)
+            rondo__sim_part(sim, parts[k].peer, parts[k].receives != 0, (double)parts[k].bytes);
+        const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
+        for (int32_t k = 0; k < o->waits; k++)
+            rondo__sim_wait(sim, base + waits[k]);
+    }
+}
+
+int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
+                         int32_t *layout)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    struct rondo__design design;
+    struct rondo__part_of part;
+    struct rondo__counts counts;
+    memset(&part, 0, sizeof part);
+    *workspace = 0;
+    int err = rondo__cost_describe(c, &d);
+    if (!err)
+        err = rondo__design_make(&design, &d, (int32_t)c->context_parallel, &apart);
+    if (err)
+        return err;
+    for (int32_t r = 0; r < design.ranks && !err && !sim->failed; r++) {
+        err = rondo__design_build(&design, r, &part);
+        if (err)
+            break;
+        add_rank(sim, &design, &part, h);
+        rondo__schedule_count(&part.schedule, &counts);
+        const uint64_t room = (uint64_t)counts.workspace_bytes + part.schedule.spare_bytes;
+        *workspace = room > *workspace ? room : *workspace;
+    }
+    *algorithm = design.desc.algorithm;
+    *layout = design.desc.layout;
+    rondo__part_free(&part);
+    rondo__design_free(&design);
+    return err;
+}

@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The simulator of simulate.h: a heap of events by time, and what each of them sets going.
+ */
+#include "plan/simulate.h"
+
+/* ---- building ---- */
+
+void rondo__sim_free(struct rondo__sim *sim)
+{
+    rondo__list_free(&sim->first);
+    rondo__list_free(&sim->operations);
+    rondo__list_free(&sim->parts);
+    rondo__list_free(&sim->waits);
+    *sim = (struct rondo__sim){ .ranks = 0 };
+}
+
+static void set_first(struct rondo__sim *sim)
+{
+    int64_t *first = rondo__list_add(&sim->first, sizeof *first, 1);
+    if (first)
+        *first = sim->operations.count;
+    else
+        sim->failed = true;
+}
+
+void rondo__sim_rank(struct rondo__sim *sim)
+{
+    set_first(sim);
+    sim->ranks++;
+}
+
+static struct rondo__sim_operation *operation_at(const struct rondo__sim *sim, int64_t index)
+{
+    return (struct rondo__sim_operation *)sim->operations.items + index;
+}
+
+static int64_t add(struct rondo__sim *sim, int32_t kind, double seconds)
+{
+    struct rondo__sim_operation *o = rondo__list_add(&sim->operations, sizeof *o, 1);
+    if (!o) {
+        sim->failed = true;
+        return 0;
+    }
+    *o = (struct rondo__sim_operation){ .kind = kind, .seconds = seconds, .parts_first = sim->parts.count, .waits_first = sim->waits.count,
+                                        .begin = -1.0, .end = -1.0 };
+    return sim->operations.count - 1;
+}
+
+int64_t rondo__sim_stream(struct rondo__sim *sim, double seconds, bool computes)
+{
+    const int64_t number = add(sim, RONDO_SIM_STREAM, seconds);
+    if (!sim->failed)
+        operation_at(sim, number)->computes = computes;
+    return number;
+}
+
+int64_t rondo__sim_transfer(struct rondo__sim *sim, bool exchange)
+{
+    const int64_t number = add(sim, RONDO_SIM_TRANSFER, 0.0);
+    if (!sim->failed)
+        operation_at(sim, number)->exchange = exchange;
+    return number;
+}
+
+int64_t rondo__sim_fence(struct rondo__sim *sim)
+{
+    return add(sim, RONDO_SIM_FENCE, 0.0);
+}
+
+void rondo__sim_part(struct rondo__sim *sim, int32_t peer, bool receives, double bytes)
+{
+    struct rondo__sim_part *p = rondo__list_add(&sim->parts, sizeof *p, 1);
+    if (!p || sim->failed) {
+        sim->failed = true;
+        return;
+    }
+    *p = (struct rondo__sim_part){ peer, receives, bytes };
+    operation_at(sim, sim->operations.count - 1)->parts++;
+}
+
+void rondo__sim_wait(struct rondo__sim *sim, int64_t operation)
+{
+    int64_t *w = rondo__list_add(&sim->waits, sizeof *w, 1);
+    if (!w || sim->failed) {
+        sim->failed = true;
+        return;
+    }
+    *w = operation;
+    operation_at(sim, sim->operations.count - 1)->waits++;
+}
+
+/* ---- what it works with ---- */
+
+struct message {
+    int64_t pair, order;                /* sender * ranks + receiver, and which of theirs */
+    int64_t send, receive;              /* operations */
+    double bytes;
+};
+
+struct event {
+    double time;
+    int64_t order;                      /* of two at once the one that was set going first */
+    int64_t operation, message;         /* one of them; else -1 */
+};
+
+struct run {
+    struct rondo__sim *sim;
+    const struct rondo__sim_links *links;
+    int64_t *first;                     /* [ranks + 1] */
+    int32_t *rank_of;                   /* [operations] */
+    int64_t *followers_first;           /* [operations + 1] */
+    int64_t *followers;                 /* whom an operation's end lets go on, for each wait */
+    int64_t *left;                      /* [operations] messages of a transfer that are not over */
+    struct message *messages;
+    int64_t message_count;
+    int64_t *of_first, *of;             /* [operations + 1], [2 * messages]: an operation's messages */
+    double *stream_free, *way_out, *way_in, *local_out, *local_in;
+    struct event *heap;
+    int64_t heap_count, events, over;
+    int64_t *fence_next;                /* [ranks] fences behind which a rank is */
+    struct rondo__list fences;          /* struct fence, by number */
+    bool failed;
+};
+
+struct fence {
+    int32_t come, reserved;
+    double last;
+    struct rondo__list waiting;         /* int64_t operations */
+};
+
+static bool sooner(const struct event *a, const struct event *b)
+{
+    return a->time < b->time || (a->time == b->time && a->order < b->order);
+}
+
+/* The heap has room for an event of each operation and each message: none of them has two. */
+static void push(struct run *r, double time, int64_t operation, int64_t message)
+{
+    const struct event e = { time, r->events++, operation, message };
+    int64_t i = r->heap_count++;
+    for (; i && sooner(&e, &r->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        r->heap[i] = r->heap[(i - 1) / 2];
+    r->heap[i] = e;
+}
+
+static struct event pop(struct run *r)
+{
+    const struct event top = r->heap[0], last = r->heap[--r->heap_count];
+    int64_t i = 0;
+    for (int64_t child; (child = 2 * i + 1) < r->heap_count; i = child) {
+        if (child + 1 < r->heap_count && sooner(&r->heap[child + 1], &r->heap[child]))
+            child++;
+        if (!sooner(&r->heap[child], &last))
+            break;
+        r->heap[i] = r->heap[child];
+    }
+    r->heap[i] = last;
+    return top;
+}
+
+/* ---- messages and their two ends ---- */
+
+struct end {
+    int64_t pair, order, operation;
+    double bytes;
+};
+
+static bool behind(const void *a, const void *b)
+{
+    const struct end *x = a, *y = b;
+    return x->pair > y->pair || (x->pair == y->pair && x->order > y->order);
+}
+
+static int no_memory(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "no memory to simulate these schedules");
+}
+
+/* Sends and receives, each by sender, receiver and order: the k-th of one are the k-th of the other. */
+static int match(struct run *r, struct end *sends, int64_t send_count, struct end *receives, int64_t receive_count)
+{
+    const int64_t ranks = r->sim->ranks;
+    rondo__sort(sends, sizeof *sends, send_count, behind);
+    rondo__sort(receives, sizeof *receives, receive_count, behind);
+    for (int64_t i = 0; i < send_count || i < receive_count; i++) {
+        if (i == send_count || i == receive_count || sends[i].pair != receives[i].pair) {
+            const bool lone = i < send_count && (i == receive_count || sends[i].pair < receives[i].pair);
+            const int64_t pair = lone ? sends[i].pair : receives[i].pair;
+            return rondo__fail(RONDO_EINVAL, "a message from rank %lld to rank %lld has no %s; such schedules are not simulated",
+                               (long long)(pair / ranks), (long long)(pair % ranks), lone ? "receiver" : "sender");
+        }
+        r->messages[i] = (struct message){ sends[i].pair, sends[i].order, sends[i].operation, receives[i].operation, sends[i].bytes };
+    }
+    r->message_count = send_count;
+    return 0;
+}
+
+static int pair_up(struct run *r)
+{
+    const struct rondo__sim *sim = r->sim;
+    const struct rondo__sim_part *parts = sim->parts.items;
+    struct end *ends[2] = { rondo__alloc((size_t)(sim->parts.count + 1) * sizeof *ends[0]),
+                            rondo__alloc((size_t)(sim->parts.count + 1) * sizeof *ends[0]) };
+    int64_t count[2] = { 0, 0 };
+    int err = ends[0] && ends[1] ? 0 : no_memory();
+    for (int64_t o = 0; o < sim->operations.count && !err; o++) {
+        const struct rondo__sim_operation *op = operation_at(sim, o);
+        const int64_t rank = r->rank_of[o];
+        for (int64_t i = op->parts_first; i < op->parts_first + op->parts && !err; i++) {
+            const int64_t peer = parts[i].peer;
+            if (peer < 0 || peer >= sim->ranks || peer == rank)
+                err = rondo__fail(RONDO_EINVAL, "rank %lld has a message with rank %lld; such schedules are not simulated", (long long)rank,
+                                  (long long)peer);
+            else if (parts[i].bytes > 0.0) {
+                const int k = parts[i].receives != 0;
+                ends[k][count[k]] = (struct end){ k ? peer * sim->ranks + rank : rank * sim->ranks + peer, count[k], o, parts[i].bytes };
+                count[k]++;
+            }
+        }
+    }
+    if (!err)
+        err = match(r, ends[0], count[0], ends[1], count[1]);
+    rondo__free(ends[0]);
+    rondo__free(ends[1]);
+    return err;
+}
+
+/* Lists by operation: first[o] .. first[o + 1]; an entry of each (key, value). */
+static void index_by(int64_t *first, int64_t *list, int64_t keys, int64_t count, const int64_t *key, const int64_t *value)
+{
+    for (int64_t i = 0; i < count; i++)
+        first[key[i] + 1]++;
+    for (int64_t k = 0; k < keys; k++)
+        first[k + 1] += first[k];
+    for (int64_t i = count; i-- > 0;)   /* first[key] becomes the end, and each entry sets it back by one: rising order within a key */
+        list[--first[key[i] + 1]] = value[i];
+    for (int64_t k = 0; k < keys; k++)
+        first[k] = first[k + 1];
+    first[keys] = count;
+}
+
+static bool index_messages(struct run *r)
+{
+    int64_t *key = rondo__alloc((size_t)(2 * r->message_count + 1) * sizeof *key), *value = rondo__alloc((size_t)(2 * r->message_count + 1) * sizeof *value);
+    for (int64_t i = 0; i < r->message_count && key && value; i++) {
+        key[2 * i] = r->messages[i].send;
+        key[2 * i + 1] = r->messages[i].receive;
+        value[2 * i] = value[2 * i + 1] = i;
+        r->left[r->messages[i].send]++;
+        r->left[r->messages[i].receive]++;
+    }
+    if (key && value)
+        index_by(r->of_first, r->of, r->sim->operations.count, 2 * r->message_count, key, value);
+    const bool fine = key && value;
+    rondo__free(key);
+    rondo__free(value);
+    return fine;
+}
+
+/* What an operation waits for: what its list says, the stream's operation before it, the last fence; a fence for all behind the last one.
+ * count: how many there are, or fill key and value too. */
+static int64_t list_waits(struct run *r, int64_t *key, int64_t *value)
+{
+    const struct rondo__sim *sim = r->sim;
+    const int64_t *waits = sim->waits.items;
+    int64_t n = 0;
+#define WAIT(on)                            \
+    do {                                    \
+        if (key) {                          \
+            key[n] = (on);                  \
+            value[n] = o;                   \
+            operation_at(sim, o)->waiting++; \
+        }                                   \
+        n++;                                \
+    } while (0)
+    for (int32_t rank = 0; rank < sim->ranks; rank++) {
+        int64_t stream = -1, fence = -1;
+        for (int64_t o = r->first[rank]; o < r->first[rank + 1]; o++) {
+            const struct rondo__sim_operation *op = operation_at(sim, o);
+            for (int64_t i = 0; i < op->waits; i++)
+                WAIT(waits[op->waits_first + i]);
+            if (op->kind == RONDO_SIM_STREAM && stream >= 0)
+                WAIT(stream);
+            if (op->kind != RONDO_SIM_FENCE && fence >= 0)
+                WAIT(fence);
+            for (int64_t i = fence >= 0 ? fence : r->first[rank]; i < o && op->kind == RONDO_SIM_FENCE; i++)
+                WAIT(i);
+            stream = op->kind == RONDO_SIM_STREAM ? o : stream;
+            fence = op->kind == RONDO_SIM_FENCE ? o : fence;
+        }
+    }
+#undef WAIT
+    return n;
+}
+
+static int index_waits(struct run *r)
+{
+    const int64_t n = list_waits(r, NULL, NULL);
+    int64_t *key = rondo__alloc((size_t)(n + 1) * sizeof *key), *value = rondo__alloc((size_t)(n + 1) * sizeof *value);
+    r->followers = rondo__alloc((size_t)(n + 1) * sizeof *r->followers);
+    const bool fine = key && value && r->followers;
+    if (fine) {
+        list_waits(r, key, value);
+        index_by(r->followers_first, r->followers, r->sim->operations.count, n, key, value);
+    }
+    rondo__free(key);
+    rondo__free(value);
+    return fine ? 0 : no_memory();
+}
+
+/* ---- what happens ---- */
+
+static bool local(const struct run *r, int64_t a, int64_t b)
+{
+    return a / r->links->node_ranks == b / r->links->node_ranks;
+}
+
+static int64_t link_of(const struct run *r, int64_t rank)
+{
+    const int32_t of_node = r->links->node_ranks, links = r->links->links;
+    return rank / of_node * links + rank % of_node % links;
+}
+
+/* Both ends have come: through the way out and the way in, which each serve in order, and not each other's: what a switch keeps for a
+ * receiver that is busy does not stop its sender. */
+static void send(struct run *r, int64_t index, double time)
+{
+    const struct message *m = &r->messages[index];
+    const int64_t from = m->pair / r->sim->ranks, to = m->pair % r->sim->ranks;
+    const bool near = local(r, from, to), exchange = operation_at(r->sim, m->send)->exchange != 0;
+    double *out = near ? &r->local_out[from] : &r->way_out[link_of(r, from)];
+    double *in = near ? &r->local_in[to] : &r->way_in[link_of(r, to)];
+    const double bandwidth = near ? r->links->local_bandwidth : exchange ? r->links->exchange_bandwidth : r->links->bandwidth;
+    const double takes = m->bytes / bandwidth;
+    *out = (*out > time ? *out : time) + takes;
+    *in = (*in > time ? *in : time) + takes;
+    push(r, *out > *in ? *out : *in, -1, index);
+}
+
+static double latency_of(const struct run *r, int64_t o)
+{
+    double latency = 0.0;
+    for (int64_t i = r->of_first[o]; i < r->of_first[o + 1]; i++) {
+        const struct message *m = &r->messages[r->of[i]];
+        const bool near = local(r, m->pair / r->sim->ranks, m->pair % r->sim->ranks);
+        const double one = near ? r->links->local_latency
+                                : operation_at(r->sim, m->send)->exchange ? r->links->exchange_latency : r->links->latency;
+        latency = one > latency ? one : latency;
+    }
+    return latency;
+}
+
+static void come_to_fence(struct run *r, int64_t o, double time)
+{
+    int64_t *next = &r->fence_next[r->rank_of[o]];
+    while (r->fences.count <= *next) {
+        struct fence *f = rondo__list_add(&r->fences, sizeof *f, 1);
+        if (!f) {
+            r->failed = true;
+            return;
+        }
+        *f = (struct fence){ .come = 0 };
+    }
+    struct fence *f = (struct fence *)r->fences.items + (*next)++;
+    int64_t *waiting = rondo__list_add(&f->waiting, sizeof *waiting, 1);
+    if (!waiting) {
+        r->failed = true;
+        return;
+    }
+    *waiting = o;
+    f->last = time > f->last ? time : f->last;
+    if (++f->come < r->sim->ranks)
+        return;
+    for (int64_t i = 0; i < f->waiting.count; i++)
+        push(r, f->last + (r->sim->ranks > 1 ? r->links->latency : 0.0), ((int64_t *)f->waiting.items)[i], -1);
+}
+
+static void begin(struct run *r, int64_t o, double time)
+{
+    struct rondo__sim_operation *op = operation_at(r->sim, o);
+    double *stream = &r->stream_free[r->rank_of[o]];
+    op->begin = time;
+    if (op->kind == RONDO_SIM_FENCE) {
+        come_to_fence(r, o, time);
+    } else if (op->kind == RONDO_SIM_STREAM) {
+        op->begin = *stream > time ? *stream : time;
+        *stream = op->begin + op->seconds;
+        push(r, *stream, o, -1);
+    } else {
+        /* an operation's event comes twice: when its latency is spent, and when its last message is over; it has at most one at a time */
+        const double latency = latency_of(r, o);
+        *stream = (*stream > time ? *stream : time) + latency;
+        push(r, time + latency, o, -1);
+    }
+}
+
+static void finish(struct run *r, int64_t o, double time);
+
+/* A transfer's latency is spent: its messages whose peer has come too may go. */
+static void go(struct run *r, int64_t o, double time)
+{
+    operation_at(r->sim, o)->waiting = -1;
+    for (int64_t i = r->of_first[o]; i < r->of_first[o + 1]; i++) {
+        const struct message *m = &r->messages[r->of[i]];
+        const int64_t other = m->send == o ? m->receive : m->send;
+        if (operation_at(r->sim, other)->waiting < 0)
+            send(r, r->of[i], time);
+    }
+    if (!r->left[o])
+        finish(r, o, time);
+}
+
+static void finish(struct run *r, int64_t o, double time)
+{
+    operation_at(r->sim, o)->end = time;
+    r->over++;
+    for (int64_t i = r->followers_first[o]; i < r->followers_first[o + 1]; i++)
+        if (--operation_at(r->sim, r->followers[i])->waiting == 0)
+            begin(r, r->followers[i], time);
+}
+
+static void run_all(struct run *r, double *seconds)
+{
+    *seconds = 0.0;
+    for (int64_t o = 0; o < r->sim->operations.count; o++)
+        if (!operation_at(r->sim, o)->waiting && operation_at(r->sim, o)->begin < 0.0)
+            begin(r, o, 0.0);
+    while (r->heap_count && !r->failed) {
+        const struct event e = pop(r);
+        *seconds = e.time > *seconds ? e.time : *seconds;
+        if (e.message >= 0) {
+            const struct message *m = &r->messages[e.message];
+            const int64_t ends[2] = { m->send, m->receive };
+            for (int k = 0; k < 2; k++)
+                if (!--r->left[ends[k]])
+                    finish(r, ends[k], e.time);
+        } else if (operation_at(r->sim, e.operation)->kind == RONDO_SIM_TRANSFER) {
+            go(r, e.operation, e.time);
+        } else {
+            finish(r, e.operation, e.time);
+        }
+    }
+}
+
+/* ---- all of it ---- */
+
+static void *zeros(struct run *r, int64_t count, size_t size)
+{
+    void *p = rondo__alloc_zero((size_t)count + 1, size);
+    r->failed |= !p;
+    return p;
+}
+
+static int prepare(struct run *r)
+{
+    const struct rondo__sim *sim = r->sim;
+    const int64_t operations = sim->operations.count, ranks = sim->ranks, parts = sim->parts.count;
+    const int64_t nodes = (ranks + r->links->node_ranks - 1) / r->links->node_ranks;
+    r->rank_of = zeros(r, operations, sizeof *r->rank_of);
+    r->followers_first = zeros(r, operations + 1, sizeof *r->followers_first);
+    r->left = zeros(r, operations, sizeof *r->left);
+    r->of_first = zeros(r, operations + 1, sizeof *r->of_first);
+    r->of = zeros(r, parts, sizeof *r->of);
+    r->messages = zeros(r, parts, sizeof *r->messages);
+    r->stream_free = zeros(r, ranks, sizeof *r->stream_free);
+    r->local_out = zeros(r, ranks, sizeof *r->local_out);
+    r->local_in = zeros(r, ranks, sizeof *r->local_in);
+    r->way_out = zeros(r, nodes * r->links->links, sizeof *r->way_out);
+    r->way_in = zeros(r, nodes * r->links->links, sizeof *r->way_in);
+    r->fence_next = zeros(r, ranks, sizeof *r->fence_next);
+    r->heap = zeros(r, operations + parts, sizeof *r->heap);
+    if (r->failed)
+        return no_memory();
+    for (int32_t rank = 0; rank < ranks; rank++)
+        for (int64_t o = r->first[rank]; o < r->first[rank + 1]; o++) {
+            r->rank_of[o] = rank;
+            operation_at(sim, o)->waiting = 0;
+            operation_at(sim, o)->begin = operation_at(sim, o)->end = -1.0;
+        }
+    int err = pair_up(r);
+    if (!err && !index_messages(r))
+        err = no_memory();
+    return err ? err : index_waits(r);
+}
+
+static void free_run(struct run *r)
+{
+    void *const memory[] = { r->rank_of, r->followers_first, r->followers, r->left, r->of_first, r->of, r->messages, r->stream_free,
+                             r->local_out, r->local_in, r->way_out, r->way_in, r->fence_next, r->heap };
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        rondo__free(memory[i]);
+    for (int64_t i = 0; i < r->fences.count; i++)
+        rondo__list_free(&((struct fence *)r->fences.items)[i].waiting);
+    rondo__list_free(&r->fences);
+}
+
+int rondo__simulate(struct rondo__sim *sim, const struct rondo__sim_links *links, double *seconds)
+{
+    struct run r = { .sim = sim, .links = links };
+    *seconds = 0.0;
+    set_first(sim);   /* where the last rank's end, until the next one is added */
+    if (sim->failed)
+        return no_memory();
+    sim->first.count--;
+    r.first = sim->first.items;
+    int err = prepare(&r);
+    if (!err) {
+        run_all(&r, seconds);
+        if (r.failed)
+            err = no_memory();
+        else if (r.over < sim->operations.count)
+            err = rondo__fail(RONDO_EINVAL, "%lld of %lld operations wait for ever; such schedules are not simulated",
+                              (long long)(sim->operations.count - r.over), (long long)sim->operations.count);
+    }
+    free_run(&r);
+    return err;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Discrete events over ranks, their streams and the links between them: what the schedules of all ranks would take on a machine. Its
+ * operations are made from schedules that really run (sim_schedule.c), or as a paper prints them (sim_paper.c); predict.c asks for the times.
+ *
+ * Rules. A rank's computations and copies happen one after the other, in the order of its list. Each operation begins when what it waits for
+ * is over. A transfer begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is
+ * computed beside them, is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the
+ * sender's way out and the receiver's way in, each for its bytes and in the order in which messages become ready. A fence is over when all ranks have
+ * done what comes before it.
+ */
+#ifndef RONDO_PLAN_SIMULATE_H
+#define RONDO_PLAN_SIMULATE_H
+
+#include "core/list.h"
+
+/* Ranks that are alike share this: how they hang together. */
+struct rondo__sim_links {
+    int32_t node_ranks;                 /* ranks 0 to node_ranks - 1 are one node, and so on */
+    int32_t links;                      /* of a node, to others; its ranks are dealt to them in turn */
+    double bandwidth, latency;          /* of each link: bytes/s in each direction, seconds */
+    double exchange_bandwidth, exchange_latency;   /* the same where all send to all */
+    double local_bandwidth, local_latency;         /* of each rank, within a node */
+};
+
+enum rondo__sim_kind { RONDO_SIM_STREAM, RONDO_SIM_TRANSFER, RONDO_SIM_FENCE };
+
+struct rondo__sim_part {
+    int32_t peer, receives;
+    double bytes;
+};
+
+struct rondo__sim_operation {
+    int32_t kind, exchange;             /* exchange: of all with all */
+    int32_t computes, waiting;          /* computes: a stream's, that is no copy. waiting: the simulator's */
+    double seconds;                     /* of a stream's */
+    int64_t parts_first, parts, waits_first, waits;
+    double begin, end;                  /* filled; -1 before */
+};
+
+struct rondo__sim {
+    int32_t ranks;
+    struct rondo__list first;           /* int64_t [ranks + 1]: each rank's operations, set while they are added */
+    struct rondo__list operations, parts, waits;   /* waits: int64_t, numbers among all operations */
+    bool failed;                        /* no memory: everything else is void */
+};
+
+void rondo__sim_free(struct rondo__sim *sim);
+/* The next rank's operations follow. */
+void rondo__sim_rank(struct rondo__sim *sim);
+/* All give the number of the operation among all. */
+int64_t rondo__sim_stream(struct rondo__sim *sim, double seconds, bool computes);
+int64_t rondo__sim_transfer(struct rondo__sim *sim, bool exchange);
+void rondo__sim_part(struct rondo__sim *sim, int32_t peer, bool receives, double bytes);   /* of the last operation */
+int64_t rondo__sim_fence(struct rondo__sim *sim);
+void rondo__sim_wait(struct rondo__sim *sim, int64_t operation);                           /* of the last operation */
+
+/* Fills begin and end of all operations; *seconds: when the last one is over. RONDO_EINVAL: a message has no receiver, or ranks wait for
+ * ever. */
+int rondo__simulate(struct rondo__sim *sim, const struct rondo__sim_links *links, double *seconds);
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo plan choose and rondo plan run: the printed rules give what they give by hand, our own takes the candidate of least seconds and says
+ * why; ways to run a model divide the world, fit, and are ranked; where none fits the smallest world is named, which then holds it and no
+ * smaller one does; hardware from RONDO_HARDWARE; and options that cannot be so.
+ */
+#include "program.h"
+
+static json_t *report_of(const char *line)
+{
+    const int code = rondo("", "%s --json", line);
+    if (code)
+        ok(0, "%s: exit %d, %s", line, code, program_err);
+    json_t *r = code ? NULL : program_json();
+    return r ? r : json_object();
+}
+
+static double real_of(const json_t *object, const char *name)
+{
+    return json_number_value(json_object_get(object, name));
+}
+
+static const char *text_of(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text ? text : "";
+}
+
+static int near(double got, double want)
+{
+    return got > want * (1 - 1e-12) && got < want * (1 + 1e-12);
+}
+
+static void write_file(const char *name, const char *text)
+{
+    char path[1024];
+    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
+    FILE *f = fopen(path, "wb");
+    if (f) {
+        fputs(text, f);
+        fclose(f);
+    }
+}
+
+/* ---- choose ---- */
+
+/* C / BW = 18,000 as the requirement's table has it: T >= N * 18000 * (1/4) * 2 / 2; with alg5 the miss rate less 4 T / (N * 18000 * 2). */
+static void rules(void)
+{
+    static const struct {
+        int fresh, cached;
+        const char *rule, *algorithm;
+    } rows[] = { { 640, 63360, "alg1", "pass-q" }, { 18000, 1000000, "alg1", "pass-kv" }, { 17999, 1000000, "alg1", "pass-q" },
+                 { 500, 500, "alg1", "pass-kv" }, { 499, 501, "alg1", "pass-q" }, { 490, 510, "alg1", "pass-q" }, { 490, 510, "alg5", "pass-kv" } };
+    char line[400];
+    write_file("c18000.json", "{ \"peak_flops\": 18000, \"memory_bandwidth\": 1, \"link_bandwidth\": 1 }");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        snprintf(line, sizeof line, "plan choose --new %d --cached %d --ranks 4 --heads 8 --kv-heads 2 --hardware c18000.json --rule %s",
+                 rows[i].fresh, rows[i].cached, rows[i].rule);
+        json_t *r = report_of(line);
+        const json_t *t = json_object_get(r, "thresholds");
+        const double rate = strcmp(rows[i].rule, "alg5") ? 0.5 : 0.5 - 4.0 * rows[i].fresh / (4 * 18000.0 * 2);
+        ok(!strcmp(text_of(r, "algorithm"), rows[i].algorithm) && *text_of(r, "reason") && near(real_of(t, "tokens"), 18000.0) &&
+               near(real_of(t, "miss_rate"), rate), "%s, %d over %d: %s", rows[i].rule, rows[i].fresh, rows[i].cached, rows[i].algorithm);
+        json_decref(r);
+    }
+}
+
+static void model_rule(const char *line, const char *algorithm)
+{
+    json_t *r = report_of(line), *one;
+    const json_t *list = json_object_get(r, "candidates");
+    const char *least = "";
+    double best = 1e300;
+    size_t i;
+    json_array_foreach((json_t *)(uintptr_t)list, i, one)
+        if (real_of(one, "seconds") < best) {
+            best = real_of(one, "seconds");
+            least = text_of(one, "algorithm");
+        }
+    ok(*least && !strcmp(text_of(r, "algorithm"), least) && strstr(text_of(r, "reason"), least), "%s: %s", line, least);
+    ok((!algorithm || !strcmp(least, algorithm)) && json_object_get(json_object_get(r, "thresholds"), "tokens"), "as it should be");
+    json_decref(r);
+}
+
+static void models(void)
+{
+    model_rule("plan choose --new 128000 --cached 0 --ranks 4 --heads 16 --kv-heads 1", "pass-kv");
+    model_rule("plan choose --new 1 --cached 100000 --ranks 8", NULL);
+    model_rule("plan choose --new 1000 --cached 0 --ranks 1", "pass-kv");
+    model_rule("plan choose --new 3000 --cached 1000000 --ranks 7 --hardware xeon-ethernet", NULL);
+    /* from the threshold on pass-KV takes no longer than pass-Q, before it it does */
+    json_t *r = report_of("plan choose --new 640 --cached 127360 --ranks 4 --hardware grand-teton-tcp --heads 16 --kv-heads 1");
+    const long long fewest = json_integer_value(json_object_get(json_object_get(r, "thresholds"), "tokens"));
+    double kv[2] = { 0, 0 }, q[2] = { 0, 0 };
+    json_decref(r);
+    for (int k = 0; k < 2 && fewest > 200; k++) {
+        char line[300];
+        json_t *one;
+        size_t i;
+        snprintf(line, sizeof line, "plan choose --new %lld --cached 127360 --ranks 4 --hardware grand-teton-tcp --heads 16 --kv-heads 1",
+                 fewest - (k ? 128 : 0));
+        r = report_of(line);
+        json_array_foreach(json_object_get(r, "candidates"), i, one) {
+            kv[k] = !strcmp(text_of(one, "algorithm"), "pass-kv") ? real_of(one, "seconds") : kv[k];
+            q[k] = !strcmp(text_of(one, "algorithm"), "pass-q") ? real_of(one, "seconds") : q[k];
+        }
+        json_decref(r);
+    }
+    ok(fewest > 200 && kv[0] <= q[0] && kv[1] > q[1], "the threshold of %lld tokens is where they change places", fewest);
+    ok(!setenv("RONDO_HARDWARE", "h200", 1), "hardware from the environment");
+    r = report_of("plan choose --new 100 --cached 0 --ranks 2 --rule alg1");
+    ok(!strcmp(text_of(r, "hardware"), "h200"), "is what is reported");
+    json_decref(r);
+    unsetenv("RONDO_HARDWARE");
+    refuses(2, "--new T is missing", "plan choose --cached 0 --ranks 4");
+    refuses(2, "--cached P is missing", "plan choose --new 1 --ranks 4");
+    refuses(2, "--ranks N is missing", "plan choose --new 1 --cached 4");
+    refuses(2, "--new", "plan choose --new 0 --cached 4 --ranks 4");
+    refuses(2, "--ranks", "plan choose --new 1 --cached 4 --ranks 0");
+    refuses(2, "--new", "plan choose --new 1152921504606846976 --cached 4 --ranks 4");
+    refuses(2, "--kv-heads 3", "plan choose --new 1 --cached 4 --ranks 4 --kv-heads 3");
+    refuses(2, "alg7", "plan choose --new 1 --cached 4 --ranks 4 --rule alg7");
+    refuses(2, "--bytes 1", "plan choose --new 1 --cached 4 --ranks 4 --bytes 1");
+    refuses(3, "nowhere", "plan choose --new 1 --cached 4 --ranks 4 --hardware nowhere");
+}
+
+/* ---- run ---- */
+
+static double request_of(const json_t *way)
+{
+    return real_of(way, "ttft_seconds") + 128 * real_of(way, "tpot_seconds");
+}
+
+static void ways(const char *line, int world, double memory)
+{
+    json_t *r = report_of(line), *one;
+    const json_t *list = json_object_get(r, "alternatives");
+    int wrong = 0;
+    double last = request_of(r);
+    size_t i;
+    wrong += real_of(r, "tp") * real_of(r, "cp") != world || real_of(r, "memory_bytes_per_rank") > memory || last <= 0.0 || !*text_of(r, "layout");
+    json_array_foreach((json_t *)(uintptr_t)list, i, one) {
+        wrong += real_of(one, "tp") * real_of(one, "cp") != world || real_of(one, "memory_bytes_per_rank") > memory || !*text_of(one, "reason") ||
+                 !*text_of(one, "algorithm") || request_of(one) < last * (1 - 1e-9);
+        last = request_of(one);
+    }
+    ok(!wrong && json_array_size(list) > 0, "%s: %d ways, which fit and are ranked", line, (int)json_array_size(list) + 1);
+    json_decref(r);
+}
+
+static void runs(void)
+{
+    char line[1200];
+    ways("plan run -m llama-3.1-70b --tokens 131072 --world 16 --hardware h100", 16, 80e9);
+    ways("plan run -m llama-3.1-405b --tokens 1000000 --world 128", 128, 96e9);
+    ways("plan run -m mistral-7b --tokens 4096 --cached 100000 --batch 4 --world 6 --hardware xeon-ethernet", 6, 256e9);
+    snprintf(line, sizeof line, "plan run -m '%s/examples/kjv' --tokens 100 --world 4 --hardware xeon-ethernet", getenv("srcdir"));
+    ways(line, 4, 256e9);
+    json_t *r = report_of("plan run -m llama-3.1-8b --tokens 8192 --world 8 --tp 2 --hardware h100"), *one;
+    size_t i;
+    int other = real_of(r, "tp") != 2 || real_of(r, "cp") != 4;
+    json_array_foreach(json_object_get(r, "alternatives"), i, one)
+        other += real_of(one, "tp") != 2;
+    is_int(other, 0, "--tp 2 leaves ways of 2 alone");
+    json_decref(r);
+    is_int(rondo("", "plan run -m llama-3.1-8b --tokens 8192 --world 8 --hardware h100"), 0, "as lines");
+    ok(strstr(program_out, "the best") != NULL, "with the best one");
+    /* 405B of 2 bytes is 812 GB, and 96 GB are a rank's: 9 ranks at least, and heads in 16 shares */
+    refuses(4, "has 16 ranks", "plan run -m llama-3.1-405b --tokens 128000 --world 4");
+    refuses(4, "has 16 ranks", "plan run -m llama-3.1-405b --tokens 128000 --world 15");
+    is_int(rondo("", "plan run -m llama-3.1-405b --tokens 128000 --world 16 --quiet"), 0, "and so they do");
+    write_file("tiny.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e10, \"link_bandwidth\": 1e9, \"memory_bytes\": 1000 }");
+    refuses(4, "no world of up to 4096", "plan run -m mistral-7b --tokens 128 --world 4 --hardware tiny.json");
+    refuses(2, "--model", "plan run --tokens 128 --world 4");
+    refuses(2, "--tokens", "plan run -m mistral-7b --world 4");
+    refuses(2, "--world", "plan run -m mistral-7b --tokens 128");
+    refuses(2, "--world", "plan run -m mistral-7b --tokens 128 --world 0");
+    refuses(2, "--tp and --cp", "plan run -m mistral-7b --tokens 128 --world 4 --tp 3");
+    refuses(2, "--tp and --cp", "plan run -m mistral-7b --tokens 128 --world 8 --tp 2 --cp 2");
+    refuses(2, "no ranks of --world 7", "plan run -m mistral-7b --tokens 128 --world 7 --tp 7");
+    refuses(2, "flops_per_chip", "plan run -m mistral-7b --tokens 1000000000 --world 64 --hardware xeon-ethernet");
+    refuses(2, "--batch", "plan run -m mistral-7b --tokens 128 --world 7 --batch 0");
+    refuses(2, "--bytes 3", "plan run -m mistral-7b --tokens 128 --world 7 --bytes 3");
+    refuses(3, "known by name", "plan run -m no-such --tokens 128 --world 7");
+}
+
+int main(void)
+{
+    if (!getenv("RONDO") || !*getenv("RONDO"))
+        return skip_all("the program was not built");
+    scratch_make("7056-plan-ways");
+    unsetenv("RONDO_HARDWARE");
+    rules();
+    models();
+    runs();
+    scratch_remove();
+    return done();
+}
