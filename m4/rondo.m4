@@ -207,13 +207,14 @@ AC_DEFUN([RONDO_MPI], [
 # RONDO_CUDA: whether the module for graphics cards can be built, and with what its kernels are compiled. Sets CUDA_CLANG or CUDA_NVCC,
 # rondo_cuda (for the summary) and the conditionals WITH_CUDA and CUDA_BY_NVCC. Nothing of CUDA's is needed for clang's way.
 AC_DEFUN([RONDO_CUDA], [
-AC_ARG_WITH([cuda], [AS_HELP_STRING([--without-cuda], [do not build the module for graphics cards (needs clang, to compile kernels to PTX)])],
-    [], [with_cuda=auto])
+AC_ARG_WITH([cuda], [AS_HELP_STRING([--with-cuda], [build the module for graphics cards (needs clang, to compile kernels to PTX; takes a minute or two)])],
+    [], [with_cuda=no])
 AC_ARG_WITH([nvcc], [AS_HELP_STRING([--with-nvcc], [compile kernels by CUDA's nvcc, to machine code of cards beside PTX (CUDA_GENCODE: for which)])],
     [], [with_nvcc=no])
 AC_ARG_VAR([CUDA_GENCODE], [nvcc's options that name cards])
 : "${CUDA_GENCODE:=-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_100,code=sm_100 -gencode arch=compute_80,code=compute_80}"
 rondo_cuda=no
+AS_IF([test "$with_nvcc" != no], [with_cuda=yes])
 AS_IF([test "$with_cuda" != no && test "$with_nvcc" != no], [
     AS_IF([test "$with_nvcc" = yes], [AC_PATH_PROG([CUDA_NVCC], [nvcc], [], [$PATH:/usr/local/cuda/bin])], [CUDA_NVCC=$with_nvcc])
     AS_IF([test -n "$CUDA_NVCC" && test -x "$CUDA_NVCC"], [rondo_cuda="yes (kernels by $CUDA_NVCC)"], [AC_MSG_ERROR([--with-nvcc, but there is no nvcc])])])
@@ -228,8 +229,7 @@ _RONDO
             AS_IF([$CUDA_CLANG -x cuda -nocudainc -nocudalib --cuda-device-only --cuda-gpu-arch=sm_80 -Xclang -target-feature -Xclang +ptx70 -S -o conftest.ptx conftest.cu >&AS_MESSAGE_LOG_FD 2>&1 && grep 'fma.rn.f32' conftest.ptx >/dev/null], [rondo_cv_clang_ptx=yes])
             rm -f conftest.cu conftest.ptx])
         AS_IF([test "$rondo_cv_clang_ptx" = yes], [rondo_cuda="yes (kernels by $CUDA_CLANG)"])])
-    AS_IF([test "$rondo_cuda" = no && test "$with_cuda" = yes], [AC_MSG_ERROR([--with-cuda needs a clang that makes PTX (package clang), or --with-nvcc])])
-    AS_IF([test "$rondo_cuda" = no], [rondo_cuda="no (no clang that makes PTX: package clang)"])])
+    AS_IF([test "$rondo_cuda" = no], [AC_MSG_ERROR([--with-cuda needs a clang that makes PTX (package clang), or --with-nvcc])])])
 AM_CONDITIONAL([WITH_CUDA], [case "$rondo_cuda" in yes*) true ;; *) false ;; esac])
 AM_CONDITIONAL([CUDA_BY_NVCC], [test -n "$CUDA_NVCC"])
 ])

@@ -314,7 +314,7 @@ DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_
             else if (terms && r < tile->rows &&
                      cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group),
                                   m->row[r].p, leaf->first + (int64_t)key * leaf->step))
-                w = -w;
+                w = cuda_drop(w);
             m->weights[key * R + r] = w;
         }
     }

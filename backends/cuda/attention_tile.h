@@ -10,8 +10,10 @@
 
 #include "backends/cuda/tile.h"
 
-/* In place of a weight: what a row does not see; below zero: a weight that was dropped, which counts in the row's sum only. */
+/* In place of a weight: what a row does not see. With a sign: a weight that was dropped, which counts in the row's sum only, be it 0 or NaN. */
 #define CUDA_UNSEEN (-4.0f)
+DEVICE float cuda_drop(float w) { return rondo__float(rondo__bits(w) | 0x80000000u); }
+DEVICE int cuda_is_odd(float w) { return rondo__bits(w) >> 31 != 0; }
 
 /* ---- leaves ---- */
 
@@ -307,9 +309,9 @@ DEVICE int cuda_weights(const struct cuda_attention *p, const struct cuda_tile_m
             else if (terms && r < tile->rows && key < f->leaf.count &&
                      cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group), m->row[r].p,
                                   f->leaf.first + (int64_t)key * f->leaf.step))
-                w = -w;
+                w = cuda_drop(w);
             if (key < p->leaf_size) {
-                odd |= key < f->leaf.count && w < 0.0f;
+                odd |= key < f->leaf.count && cuda_is_odd(w);
                 to[16 * j] = w;
             }
         }
@@ -350,7 +352,7 @@ DEVICE float cuda_value(float w, float v, float acc, int odd)
 {
     if (odd && w <= CUDA_UNSEEN)
         return acc;
-    return NUM_FMA(odd && w < 0.0f ? 0.0f : w, v, acc);
+    return NUM_FMA(odd && cuda_is_odd(w) ? 0.0f : w, v, acc);
 }
 
 /* One key: its weights w[i], its values of `quads` quads. */
@@ -371,7 +373,7 @@ DEVICE void cuda_key(float acc[8][8], const float w[8], const float *v, int quad
 
 DEVICE float cuda_sum(float l, float w)
 {
-    const float a = w < 0.0f ? -w : w;
+    const float a = rondo__float(rondo__bits(w) & 0x7fffffffu);
     return w <= CUDA_UNSEEN ? l : l + a;
 }
 

@@ -173,10 +173,10 @@ int rondo__cuda_linear_read(const struct rondo_device_linear *l, int64_t first, 
         err = rondo__cuda_check(dev, dev->driver->cuMemcpy2DAsync_v2(&c, dev->upload), "reading weights");
         return err ? err : rondo__cuda_check(dev, dev->driver->cuStreamSynchronize(dev->upload), "reading weights");
     }
-    char *numbers = rondo__cuda_alloc(1, (size_t)(row + l->groups * 4));
+    char *numbers = rondo__cuda_alloc(1, (size_t)row);
     if (!numbers)
         return rondo__cuda_fail(RONDO_ENOMEM, "no memory for a row of weights");
-    float *scale = (float *)(void *)(numbers + (row + 3) / 4 * 4 - (row % 4 ? 4 : 0)), *to = weights;
+    float *to = weights;
     for (int64_t r = 0; r < rows && !err; r++, to += l->columns) {
         err = rondo__cuda_get(dev, numbers, l->weights + (cu_pointer)((first + r) * l->pitch), (size_t)row);
         int64_t g = 0;
@@ -190,7 +190,6 @@ int rondo__cuda_linear_read(const struct rondo_device_linear *l, int64_t first, 
             }
         }
     }
-    (void)scale;
     rondo__cuda_free(numbers);
     return err;
 }
@@ -218,17 +217,13 @@ static int32_t grain_of(const struct rondo_device_linear *l, const void *pointer
     return rondo__cuda_grain(pointer, stride, begins, 0);
 }
 
-static int join(struct rondo_device *dev, cu_stream s, const struct rondo_linear_join *j, struct rondo__cuda_slot *slot)
+/* Nodes that wait in `node`, which lies in the slot and is the card's at `at`, are joined. */
+static int join(struct rondo_device *dev, cu_stream s, struct cuda_join *c, struct rondo__cuda_slot *slot, cu_pointer at)
 {
-    struct cuda_join c = { .rows = j->rows, .out = j->out, .y_stride = j->y_stride, .y = j->y, .bias = j->bias, .count = j->count, .add = j->add };
-    cu_pointer at;
-    struct rondo_cuda_join_node *node = rondo__cuda_slot_add(slot, (size_t)j->count * sizeof *node, &at);
-    for (int32_t i = 0; i < j->count; i++)
-        node[i] = (struct rondo_cuda_join_node){ j->nodes[i].data, j->nodes[i].stride, j->nodes[i].merges };
-    c.nodes = (const struct rondo_cuda_join_node *)(uintptr_t)at;
+    const int64_t blocks = divide_up(c->rows * c->out, CUDA_THREADS);
+    c->nodes = (const struct rondo_cuda_join_node *)(uintptr_t)at;
     int err = rondo__cuda_slot_send(dev, slot, s);
-    const int64_t blocks = divide_up(j->rows * j->out, CUDA_THREADS);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_linear_join, blocks < 8192 ? blocks : 8192, 0, s, &c);
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_linear_join, blocks < 8192 ? blocks : 8192, 0, s, c);
 }
 
 /* One node: leaves [first, end), for all rows, into y. x: the first column of leaf `first`. */
@@ -282,15 +277,13 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
     }
     err = rondo__cuda_launch(dev, kernel, c.items < blocks ? c.items : blocks, shared, s, &c);
     if (!err && parts > 1) {
-        struct rondo_linear_node *nodes = rondo__cuda_alloc((size_t)parts, sizeof *nodes);
-        if (!nodes)
-            return rondo__cuda_fail(RONDO_ENOMEM, "no memory for a list of %lld nodes", (long long)parts);
+        struct cuda_join j = { .rows = run->rows, .out = l->out, .y_stride = y_stride, .y = y, .bias = sum ? run->bias : NULL, .count = (int32_t)parts,
+                               .add = sum && run->add };
+        cu_pointer at;
+        struct rondo_cuda_join_node *node = rondo__cuda_slot_add(slot, (size_t)parts * sizeof *node, &at);
         for (int64_t i = 0; i < parts; i++)
-            nodes[i] = (struct rondo_linear_node){ c.y + i * c.node_stride, l->out, rondo__run_merges(i, 0, parts), 0 };
-        const struct rondo_linear_join j = { .rows = run->rows, .out = l->out, .nodes = nodes, .count = (int32_t)parts, .add = sum && run->add, .y = y,
-                                             .y_stride = y_stride, .bias = sum ? run->bias : NULL };
-        err = join(dev, s, &j, slot);
-        rondo__cuda_free(nodes);
+            node[i] = (struct rondo_cuda_join_node){ c.y + i * c.node_stride, l->out, rondo__run_merges(i, 0, parts) };
+        err = join(dev, s, &j, slot, at);
     }
     return err ? err : rondo__cuda_slot_close(dev, slot, s);
 }
@@ -340,8 +333,14 @@ int rondo__cuda_linear_join(struct rondo_device *dev, struct rondo_stream *strea
     int err = rondo__cuda_enter(dev);
     if (!err)
         err = rondo__cuda_slot_take(dev, (size_t)j->count * sizeof(struct rondo_cuda_join_node) + 16, &slot);
-    if (!err)
-        err = join(dev, s, j, slot);
+    if (err)
+        return err;
+    struct cuda_join c = { .rows = j->rows, .out = j->out, .y_stride = j->y_stride, .y = j->y, .bias = j->bias, .count = j->count, .add = j->add };
+    cu_pointer at;
+    struct rondo_cuda_join_node *node = rondo__cuda_slot_add(slot, (size_t)j->count * sizeof *node, &at);
+    for (int32_t i = 0; i < j->count; i++)
+        node[i] = (struct rondo_cuda_join_node){ j->nodes[i].data, j->nodes[i].stride, j->nodes[i].merges };
+    err = join(dev, s, &c, slot, at);
     return err ? err : rondo__cuda_slot_close(dev, slot, s);
 }
 

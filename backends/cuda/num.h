@@ -35,12 +35,13 @@ DEVICE float cuda_rint(float x)
     return x < 4194304.0f && x > -4194304.0f ? n : rondo__rint(x);
 }
 
-/* rondo__weight() for a whole e, which is at most 0, or NaN: its last bits in the sum are those of the integer. */
+/* rondo__weight() for a whole e, which is at most 0, or NaN: its last bits in the sum are those of the integer. Never with a sign, which marks
+ * weights that were dropped. */
 DEVICE float cuda_weight(float f, float e)
 {
     const float two = rondo__float((rondo__bits(e + 12582912.0f) << 23) + 0x3f800000u);
     const float p = rondo__exp2_poly(f) * two;
-    return e < -125.0f ? 0.0f : e != e ? e : p;
+    return e < -125.0f ? 0.0f : e != e ? rondo__float(0x7fffffffu) : p;
 }
 
 /* Number d of a row of `dim` that begins at element `at`. */

@@ -28,7 +28,7 @@ struct known {
     const char *name, *advice;
 };
 static const struct known known_devices[] = {
-    { "cuda", "this release comes without it and computes on \"cpu\"; where you have the module" },
+    { "cuda", "build rondo with --with-cuda, or install the package of rondo's CUDA module, or" },
 };
 static const struct known known_transports[] = {
     { "mpi", "install an MPI library (Open MPI or MPICH, with its development files) and build rondo with it, or install "
