@@ -197,6 +197,17 @@ const char *mpi_environment(int *rank, int *size)
     return ranks[i];
 }
 
+/* A device that is known and not here ends the command before it has said anything. */
+static int find_device(void)
+{
+    const char *name;
+    int usable = 1;
+    for (int i = 0; common.device && (name = rondo_device_name(i, strcmp(common.device, "cpu") ? &usable : NULL)); i++)
+        if (!strcmp(name, common.device))
+            return usable ? 0 : fail(EXIT_USAGE, "--device %s: %s", name, rondo_error_text());
+    return 0;
+}
+
 int common_settle(void)
 {
     int rank, size;
@@ -217,5 +228,5 @@ int common_settle(void)
         return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
     if (common.quiet)
         common.progress = 2;
-    return 0;
+    return find_device();
 }

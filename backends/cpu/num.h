@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "core/math.h"
+#include "core/elementary.h"
 #include "rondo.h"
 
 #if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0

@@ -21,7 +21,7 @@
 #define memcpy __builtin_memcpy
 #endif
 #endif
-#include "core/math.h"
+#include "core/elementary.h"
 #include "core/leaf.h"
 #include "backends/cpu/num.h"
 #include "backends/cuda/params.h"

@@ -14,7 +14,7 @@
 #include <float.h>
 #include <string.h>
 
-#include "core/math.h"
+#include "core/elementary.h"
 #include "rondo.h"
 
 #if FLT_EVAL_METHOD != 0

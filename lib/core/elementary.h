@@ -3,8 +3,8 @@
  * Of the elementary functions (math.c) those that a device's kernels need as well: the logarithm in double and the counter-based generator. In
  * what C and C++ have in common: a graphics card's kernels include it.
  */
-#ifndef RONDO_CORE_MATH_H
-#define RONDO_CORE_MATH_H
+#ifndef RONDO_CORE_ELEMENTARY_H
+#define RONDO_CORE_ELEMENTARY_H
 
 #include <float.h>
 #include <stdint.h>
