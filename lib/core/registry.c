@@ -28,7 +28,7 @@ struct known {
     const char *name, *advice;
 };
 static const struct known known_devices[] = {
-    { "cuda", "build rondo with --with-cuda, or install the package of rondo's CUDA module, or" },
+    { "cuda", "build rondo with --with-cuda, or install the package of rondo's CUDA module, or compute on \"cpu\"; where you have the module" },
 };
 static const struct known known_transports[] = {
     { "mpi", "install an MPI library (Open MPI or MPICH, with its development files) and build rondo with it, or install "
