@@ -147,7 +147,7 @@ const struct option options_lm_ranks[] = {
 };
 const struct option options_machine[] = {
     { "transport", 0, OPTION_CALL, "threads|mpi", "what ranks are (default threads; mpi under mpirun)", NULL, 0, 0, choose_transport },
-    { "device", 0, OPTION_CALL, "cpu", "what computes", NULL, 0, 0, choose_device },
+    { "device", 0, OPTION_CALL, "cpu|cuda", "what computes (default cpu)", NULL, 0, 0, choose_device },
     { "threads", 0, OPTION_INT, "N", "threads inside one rank (default: cores shared out evenly)", &common.threads, 1, 4096, NULL },
     { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
     { "numerics", 0, OPTION_CALL, "strict|fast", "level of the numerics contract; fast: linear layers by OpenBLAS", NULL, 0, 0, choose_numerics },

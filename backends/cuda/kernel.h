@@ -5,7 +5,7 @@
  *   by nvcc, where configure was told to use it,
  *   as plain C on fibers (t/cuda_fibers.h), so that kernels run on any machine, thread by thread.
  * A kernel names every rounding itself: NUM_FMA, and plain operators, which no compiler here may contract or approximate (the flags in
- * backends/cuda/Makefile.inc; contrib/ptx-lint looks at what came of it).
+ * backends/Makefile.inc, where PTX that flushes or approximates fails the build).
  */
 #ifndef RONDO_CUDA_KERNEL_H
 #define RONDO_CUDA_KERNEL_H
