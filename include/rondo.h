@@ -733,111 +733,11 @@ typedef struct rondo_prediction {
 /* RONDO_EINVAL: a field of either cannot be so; the sentence names it. RONDO_ENOTSUP: no run does that. */
 RONDO_API int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int kind, rondo_prediction *prediction) RONDO_MUST_CHECK;
 
-/* ---- layers around attention, under the same contract -------------------------------------------------------------- */
-
-/* Arrays of these functions may lie in host memory or in the device's (rondo_memory_create()), each where it likes; weights are loaded from host
- * memory. What a device with memory of its own cannot reach is copied there, and results back: by means of memory that the context keeps for
- * the next call. A call returns when host memory is no longer in use. One whose arrays are all in device memory may return before its
- * work is done: later calls on the context come behind it, and a failure is returned by the next one that waits. */
-
-/* y = x W^T. The sum over `in` is cut into `leaves` ranges [g*in/leaves, (g+1)*in/leaves), each one FMA chain, joined by the
- * canonical tree, so that tensor parallelism may split it at any leaf. Weights are packed once; immutable afterwards. */
-typedef struct rondo_linear rondo_linear;
-typedef struct rondo_linear_desc {
-    size_t struct_size;
-    int64_t in, out;
-    int32_t type;                /* storage of the weights: F32, BF16, F16, Q8 */
-    int32_t leaves;              /* 0 = ceil(in / 512) */
-    int32_t arithmetic, level;   /* as in rondo_attention_desc */
-    int32_t group;               /* Q8: inputs that share a scale, in each leaf from its first on; 0 = 32 */
-    /* One of `parts` layers that share the sum: it has the inputs of leaves leaf_begin[part] to leaf_begin[part + 1] only, `in` being those of
-     * all. leaf_begin [parts + 1] ascends from 0 to `leaves`, which must be given; copied. NULL: whole. rondo_tp_linear() executes it. */
-    int32_t parts, part, reserved;
-    const int32_t *leaf_begin;
-} rondo_linear_desc;
-#define RONDO_LINEAR_DESC_INIT { sizeof(rondo_linear_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL }
-RONDO_API int rondo_linear_create(rondo_linear **out, rondo_context *ctx, const rondo_linear_desc *desc) RONDO_MUST_CHECK;
-/* Rows [first, first+rows) of W, row-major [rows][in] of the linear's type (of Q8: F32), dense; of a part the inputs that it has. In any
- * pieces; each row once. */
-RONDO_API int rondo_linear_load(rondo_linear *linear, int64_t first, int64_t rows, const void *weights) RONDO_MUST_CHECK;
-/* The same from weights of another type: rounded once, to nearest even; to Q8 as rondo-numerics(7) says. From Q8 (int8_t [rows][in]) only to
- * Q8, with scales F32 [rows][groups], the groups of a leaf after those of the leaf before it; else scales is NULL. */
-RONDO_API int rondo_linear_load_from(rondo_linear *linear, int64_t first, int64_t rows, int type, const void *weights,
-                                     const float *scales) RONDO_MUST_CHECK;
-RONDO_API void rondo_linear_destroy(rondo_linear *linear);
-RONDO_API size_t rondo_linear_bytes(const rondo_linear *linear);
-/* x [rows, in], y [rows, out], F32, row strides in elements. bias [out] F32 or NULL, added to the finished sum;
- * add: y += instead of y = (residual; added last). Any context on the same device may execute it, and on another one that packs
- * weights alike, as all of "cpu" do; others are refused. */
-RONDO_API int rondo_linear_execute(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *x, int64_t x_stride,
-                                   float *y, int64_t y_stride, const float *bias, int add) RONDO_MUST_CHECK;
-
-/* y = x / sqrt(mean(x^2) + eps) * weight, row by row (Zhang and Sennrich 2019). x and y [rows, dim] dense; y may be x. */
-RONDO_API int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight, float eps,
-                            float *y) RONDO_MUST_CHECK;
-/* Rotates pairs (i, i + dim/2) of each head in place (half-split, as Hugging Face). table: [rows][dim] F32, row r: dim/2
- * cosines then dim/2 sines. x [rows, heads, head_stride]; only the first dim entries of a head turn. */
-RONDO_API int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
-                         int64_t head_stride, const float *table) RONDO_MUST_CHECK;
-/* y = silu(gate) * up, element by element; y may be gate or up. */
-RONDO_API int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y) RONDO_MUST_CHECK;
-/* Converts between storage types: to F32 exactly, from F32 with one rounding to nearest even. Dense. */
-RONDO_API int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *from, int to_type, void *to) RONDO_MUST_CHECK;
-/* The same of rows of `dim` numbers, one head's each, between two strides in bytes; to and from Q8 too, where a row has its scale behind it:
- * the largest |x| over 127, rounded up to 16 significant bits; numbers are x / scale, rounded to nearest even. */
-RONDO_API int rondo_convert_rows(rondo_context *ctx, int64_t rows, int64_t dim, int from_type, const void *from, size_t from_stride, int to_type,
-                                 void *to, size_t to_stride) RONDO_MUST_CHECK;
-/* log(sum(exp(x))) of a row in a fixed order; for scores and sampling. */
-RONDO_API int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out) RONDO_MUST_CHECK;
-
-/* ---- tensor parallelism: layers that several ranks share (arXiv:1909.08053), with the bits of one rank --------------- */
-
-/* A layer is divided by outputs (column-parallel: a rondo_linear of fewer outputs) or by leaves of its inputs (row-parallel: a part, see
- * rondo_linear_desc). Sums over parts are nodes of the leaves' tree; ranks exchange nodes and add them in the tree's order, so that the bits
- * are those of the whole layer, for any ranks and any division. */
-
-/* Of `total` things dealt to `parts` in runs, one after another: those of part `index`. Part i begins at floor(total * i / parts); with
- * weights [parts], finite and not negative, at the nearest whole number to total * (weights before i) / (all weights). Pure. */
-RONDO_API int rondo_share(int64_t total, int parts, const double *weights, int index, int64_t *first, int64_t *count) RONDO_MUST_CHECK;
-
-/* The ranks of a context as those that share layers, and what their exchanges need, kept from call to call: a call like one before it takes
- * no memory. All of its functions that move data are collective over ctx, with the same arguments but those that are a rank's own. */
-typedef struct rondo_tp rondo_tp;
-typedef struct rondo_tp_desc {
-    size_t struct_size;
-    int64_t few;                  /* of up to so many rows every rank keeps all; 0 = 16 */
-} rondo_tp_desc;
-#define RONDO_TP_DESC_INIT { sizeof(rondo_tp_desc), 0 }
-RONDO_API int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *desc) RONDO_MUST_CHECK;
-RONDO_API void rondo_tp_destroy(rondo_tp *tp);
-
-/* Between layers the ranks share rows (sequence parallelism, arXiv:2205.05198): of `rows` rows a rank keeps rondo_share(rows, ranks, NULL,
- * rank, ...), or, of few rows, all. */
-RONDO_API int rondo_tp_rows(const rondo_tp *tp, int64_t rows, int rank, int64_t *first, int64_t *count) RONDO_MUST_CHECK;
-/* all [rows, width] from what each rank keeps, kept [count, width], dense. kept may be where its rows are in all. */
-RONDO_API int rondo_tp_gather(rondo_tp *tp, int64_t rows, int64_t width, const float *kept, float *all) RONDO_MUST_CHECK;
-/* y = sum over all ranks' parts of x W^T, for the rows that this rank keeps: x [rows, inputs of this part], y [count, out], F32, row strides in
- * elements; bias and add as in rondo_linear_execute(), once each. A rank without leaves has linear all the same, with x NULL. */
-RONDO_API int rondo_tp_linear(rondo_tp *tp, const rondo_linear *linear, int64_t rows, const float *x, int64_t x_stride, float *y,
-                              int64_t y_stride, const float *bias, int add) RONDO_MUST_CHECK;
-/* Rows of a table that the ranks share: rank r has rows rondo_share(total, ranks, weights, r, ...) of it, as `data` [count, width] of `type` in
- * host memory, or as the layer that was loaded with them (an embedding tied to its head). */
-typedef struct rondo_tp_table {
-    size_t struct_size;
-    int64_t total, width;
-    const double *weights;        /* [ranks] or NULL */
-    int32_t type, reserved;
-    const void *data;
-    const rondo_linear *linear;
-} rondo_tp_table;
-#define RONDO_TP_TABLE_INIT { sizeof(rondo_tp_table), 0, 0, NULL, 0, 0, NULL, NULL }
-/* y [count, width] F32: the table's rows ids[] [rows] (the same on all ranks), of the rows that this rank keeps. Vocabulary-parallel embedding. */
-RONDO_API int rondo_tp_lookup(rondo_tp *tp, const rondo_tp_table *table, int64_t rows, const int32_t *ids, float *y) RONDO_MUST_CHECK;
-/* Between columns and rows: rank r has columns [columns[r], columns[r+1]) of all rows, and rows [rows[r], rows[r+1]) of all columns. to_rows:
- * x [all rows, own columns] becomes y [own rows, all columns]; else the other way round. Lists of ranks + 1, ascending from 0; dense. */
-RONDO_API int rondo_tp_swap(rondo_tp *tp, int to_rows, const int64_t *rows, const int64_t *columns, const float *x, float *y) RONDO_MUST_CHECK;
-
 #ifdef __cplusplus
 }
 #endif
+
+/* The rest of this interface, in headers of its own for their length only. */
+#include "rondo_layers.h"
+
 #endif

@@ -5,7 +5,7 @@
 LC_ALL=C; export LC_ALL
 flags="-std=c11 -D_POSIX_C_SOURCE=200809L -pedantic -Wall -Wextra -Werror -I$srcdir/include"
 
-for header in rondo.h rondo_lm.h; do public_functions "$srcdir/include/$header"; done >"$scratch/unsorted"
+for header in $(core_headers) rondo_lm.h; do public_functions "$srcdir/include/$header"; done >"$scratch/unsorted"
 sed -n 's/^static inline .*[ *]\(rondo_[a-z0-9_]*\)(.*/\1/p' "$srcdir/include/rondo_mpi.h" >>"$scratch/unsorted"
 sort "$scratch/unsorted" >"$scratch/functions"
 for page in "$srcdir"/man/*.3; do

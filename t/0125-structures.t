@@ -8,8 +8,8 @@ LC_ALL=C; export LC_ALL
 # a file in one line, without comments
 in_a_line() { tr '\n\t' '  ' <"$1" | sed 's,/\*[^*]*\*\**\([^/*][^*]*\*\**\)*/, ,g'; }
 structures() { in_a_line "$1" | grep -o 'typedef struct [a-z0-9_]* {[^}]*} [a-z0-9_]*;' | sed 's/  */ /g'; }
-headers=$srcdir/include/rondo.h
-[ ! -f "$srcdir/include/rondo_lm.h" ] || headers="$headers $srcdir/include/rondo_lm.h"
+headers=$(core_headers | sed "s|^|$srcdir/include/|" | tr '\n' ' ')
+[ ! -f "$srcdir/include/rondo_lm.h" ] || headers="$headers$srcdir/include/rondo_lm.h"
 
 for header in $headers; do structures "$header"; done >"$scratch/declared"
 for page in "$srcdir"/man/*.3; do

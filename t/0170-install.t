@@ -21,7 +21,7 @@ PKG_CONFIG_LIBDIR=$libdir/pkgconfig:$(pkg-config --variable pc_path pkg-config)
 PKG_CONFIG_SYSROOT_DIR=$dest
 export PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR
 
-ok "the header is installed" test -f "$includedir/rondo.h"
+for header in $(core_headers); do ok "$header is installed" test -f "$includedir/$header"; done
 ok "the manual is installed, other names too" test -f "$mandir/rondo_attention_execute.3" -a -f "$mandir/rondo_attention_destroy.3"
 for page in "$mandir"/*.3; do
     case $(head -n 1 "$page") in .so*) target=$(sed 's|^\.so man3/||' "$page"); [ -f "$mandir/$target" ] || echo "$page -> $target" ;; esac

@@ -24,7 +24,7 @@ cli='/man1/'
 
 ok "configure without parts" configured core --cache-file="$scratch/cache" --without-mpi --without-lm
 installed core
-ok "the header is installed" grep -qx './include/rondo.h' "$scratch/core.files"
+for header in $(core_headers); do ok "$header is installed" grep -qx "./include/$header" "$scratch/core.files"; done
 ok "the manual is" grep -q '/rondo_attention_create.3$' "$scratch/core.files"
 grep -E "$mpi|$lm|$cli" "$scratch/core.files" >"$scratch/found"
 empty "nothing of MPI, of language models or of the program is" "$scratch/found"
@@ -61,6 +61,6 @@ for folder in core ${RONDO:+full}; do
     (cd "$make_folder" && $MAKE distdir distdir="$scratch/$folder.dist") >"$scratch/dist.out" 2>&1 || sed 's/^/# /' "$scratch/dist.out"
     (cd "$scratch/$folder.dist" && find . -type f) | sort >"$scratch/$folder.names"
 done
-ok "a tarball of the core alone has all headers and pages" test "$(grep -cxE '\./include/rondo(_mpi|_lm)?\.h|\./man/rondo(_model_open\.3|_mpi_attach\.3|-attend\.1)|\./examples/0[34]-[a-z]*\.c' "$scratch/core.names")" = 8
+ok "a tarball of the core alone has all headers and pages" test "$(grep -cxE '\./include/rondo(_mpi|_lm|_layers)?\.h|\./man/rondo(_model_open\.3|_mpi_attach\.3|-attend\.1)|\./examples/0[34]-[a-z]*\.c' "$scratch/core.names")" = 9
 if [ -n "$RONDO" ]; then compare "and what that of a whole build has" "$scratch/full.names" "$scratch/core.names"; else skip 1 "the program rondo was not built"; fi
 finish

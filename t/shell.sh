@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # The test kit for scripts: . "$srcdir/t/shell.sh". TAP on stdout, as tap.h does it for C.
 #     ok "what must hold" command...     compare "what must be equal" file1 file2     skip N "why"     finish
-# public_functions HEADER lists the functions that a public header declares.
+# public_functions HEADER lists the functions that a public header declares; core_headers the headers of librondo, by name.
 # shellcheck shell=sh disable=SC2154  # srcdir and builddir come from the makefile
 
 tap_count=0 tap_failed=0
@@ -30,4 +30,6 @@ skip() { # count, why
 skip_all() { echo "1..0 # SKIP $*"; exit 0; }
 finish() { echo "1..$tap_count"; [ "$tap_failed" = 0 ]; exit; }
 
+# rondo.h and the parts of it that it includes
+core_headers() { echo rondo.h; sed -n 's/^#include "\(rondo_[a-z]*\.h\)"$/\1/p' "$srcdir/include/rondo.h"; }
 public_functions() { sed -n 's/^RONDO_API .*[ *]\(rondo_[a-z0-9_]*\)(.*/\1/p' "$1" | LC_ALL=C sort; }
