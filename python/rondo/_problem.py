@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is to be computed, as keywords say it and as rondo_attention_desc has it.
+
+One place reads the options of attention(), attention_varlen(), Plan and Schedule, so that each means the same everywhere, and each one that
+cannot be honoured is refused by its name.
+"""
+import operator
+
+import numpy as np
+
+from . import _arrays, _structs
+from ._library import ALGORITHMS, LAYOUTS, invalid, number_of
+
+
+def whole(name, value, least, most=2**63 - 1):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise invalid("%s is %r; a whole number is expected" % (name, value)) from None
+    if not least <= number <= most:
+        raise invalid("%s is %d; %d %s is expected" % (name, number, least, "or more" if most >= 2**31 else "to %d" % most))
+    return number
+
+
+def real(name, value):
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise invalid("%s is %r; a number is expected" % (name, value)) from None
+
+
+def flag(name, value):
+    if not isinstance(value, (bool, np.bool_)) and value not in (0, 1):
+        raise invalid("%s is %r; True or False is expected" % (name, value))
+    return int(bool(value))
+
+
+def lengths(name, value, sequences=None):
+    """A list of whole numbers as int64, dense."""
+    array = _arrays.as_numpy(name, value, "iuf", "a list of whole numbers")
+    if array.size and array.dtype.kind == "f":   # numpy makes float64 of an empty list
+        raise invalid("%s is of type %s; a list of whole numbers is expected" % (name, array.dtype.name))
+    if array.ndim != 1 or (sequences is not None and len(array) != sequences):
+        raise invalid("%s has the shape %s; [%s] is expected" % (name, list(array.shape), "sequences" if sequences is None else sequences))
+    if array.size and array.dtype == np.uint64 and array.max() > 2**63 - 1:
+        raise invalid("%s has an entry of %d; at most 2^63 - 1 is expected" % (name, array.max()))
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+class Problem:
+    """Keywords, checked. sequences of `tokens` queries over `keys` keys each, lists of whole numbers."""
+
+    def __init__(self, *, heads, kv_heads, head_dim, value_dim, tokens, keys, kind, out_kind=0, causal=False, window_size=(-1, -1),
+                 softmax_scale=None, softcap=0.0, dropout_p=0.0, alibi=False, sinks=False, bias_heads=0, probs=False, layout=None,
+                 algorithm=None, grid=None, head_groups=0, leaf=0):
+        self.heads, self.kv_heads = whole("heads", heads, 1), whole("kv_heads", kv_heads, 1)
+        self.head_dim, self.value_dim = whole("head_dim", head_dim, 1), whole("value_dim", value_dim, 1)
+        self.tokens, self.keys, self.kind, self.out_kind = tokens, keys, kind, out_kind or kind
+        self.cached = np.ascontiguousarray(keys - tokens)
+        self.causal = flag("causal", causal)
+        try:
+            left, right = window_size
+        except (TypeError, ValueError):
+            raise invalid("window_size is %r; a pair (left, right) is expected, -1 for an open side" % (window_size,)) from None
+        self.window = whole("window_size[0]", left, -1), whole("window_size[1]", right, -1)
+        self.scale = 0.0 if softmax_scale is None else real("softmax_scale", softmax_scale)
+        if softmax_scale is not None and self.scale == 0.0:
+            raise invalid("softmax_scale is 0, with which all keys weigh the same; None for 1/sqrt(head_dim), or another number is expected")
+        self.softcap, self.dropout = real("softcap", softcap), real("dropout_p", dropout_p)
+        self.alibi, self.sinks, self.bias_heads, self.probs = int(alibi), int(sinks), bias_heads, flag("probs", probs)
+        self.layout, self.algorithm = number_of("layout", LAYOUTS, layout), number_of("algorithm", ALGORITHMS, algorithm)
+        if layout == "custom":
+            raise invalid("layout is \"custom\", which needs a list of owners that cannot be given here; name another one")
+        self.grid = (0, 0)
+        if grid is not None:
+            try:
+                a, b = grid
+            except (TypeError, ValueError):
+                raise invalid("grid is %r; None or a pair of whole numbers is expected" % (grid,)) from None
+            self.grid = whole("grid[0]", a, 1, 2**31 - 1), whole("grid[1]", b, 1, 2**31 - 1)
+        self.head_groups, self.leaf = whole("head_groups", head_groups, 0, 2**31 - 1), whole("leaf", leaf, 0, 2**31 - 1)
+        self.documents = self.documents_first = None
+        self.mask = self.mask_row = self.mask_key = None
+        self.mask_heads, self.mask_strides = 0, (0, 0)
+
+    def describe(self):
+        """The descriptor. It points into arrays of this object."""
+        d = _structs.rondo_attention_desc(
+            heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, value_dim=self.value_dim, sequences=len(self.tokens),
+            causal=self.causal, windowed=int(self.window != (-1, -1)), scale=self.scale, q_type=self.kind, kv_type=self.kind,
+            out_type=self.out_kind, layout=self.layout, algorithm=self.algorithm, leaf=self.leaf, head_groups=self.head_groups,
+            softcap=self.softcap, alibi=self.alibi, bias=self.bias_heads, sinks=self.sinks, probs=self.probs, dropout=self.dropout)
+        d.tokens_of, d.cached_of = _arrays.pointer(self.tokens), _arrays.pointer(self.cached)
+        if d.windowed:
+            d.window_left, d.window_right = self.window
+        d.grid[0], d.grid[1] = self.grid
+        if self.documents is not None:
+            d.documents = _arrays.pointer(self.documents, _structs.c.c_int32)
+            d.documents_first = _arrays.pointer(self.documents_first)
+        if self.mask is not None:
+            d.mask = _arrays.pointer(self.mask, _structs.c.c_uint8)
+            d.mask_heads = self.mask_heads
+            d.mask_row_stride, d.mask_head_stride = self.mask_strides
+            d.mask_row = _arrays.pointer(self.mask_row)
+            if self.mask_key is not None:
+                d.mask_key = _arrays.pointer(self.mask_key)
+        return d
+
+
+class Arrays:
+    """q, k and v, batched or packed, and what comes with them: checked, and as rows."""
+
+    def __init__(self, q, k, v, starts_q=None, starts_k=None, *, lengths_k=None, heads_first=False, dtype=None, out_dtype=None,
+                 alibi_slopes=None, sinks=None, bias=None, mask=None, documents=None, seed=0, **options):
+        views = [_arrays.view(name, x, dtype) for name, x in (("q", q), ("k", k), ("v", v))]
+        self.packed, self.heads_first = starts_q is not None, flag("heads_first", heads_first)
+        dims = 3 if self.packed else 4
+        order = "heads, tokens" if self.heads_first else "tokens, heads"
+        for name, x in zip("qkv", views):
+            if len(x.shape) != dims:
+                raise invalid("%s has the shape %s; [%s%s, head size] is expected" % (name, list(x.shape), "" if self.packed else "batch, ", order))
+            if x.type != views[0].type:
+                raise invalid("%s is %s and q is %s; all three must have one type" % (name, _arrays.NAMES[x.type], _arrays.NAMES[views[0].type]))
+        skip = 0 if self.packed else 1
+        token, head = (skip + 1, skip) if self.heads_first else (skip, skip + 1)
+        self.axes = None if self.packed else 0, token, head, skip + 2
+        self.q_shape, k_shape, v_shape = (x.shape for x in views)
+        self.batch = 1 if self.packed else self.q_shape[0]
+        if not self.packed and (k_shape[0] != self.batch or v_shape[0] != self.batch):
+            raise invalid("the batch sizes of q, k and v are %d, %d and %d; they must be equal" % (self.batch, k_shape[0], v_shape[0]))
+        if v_shape[token] != k_shape[token] or v_shape[head] != k_shape[head]:
+            raise invalid("k has %d tokens and %d heads, v has %d and %d; they must be equal"
+                          % (k_shape[token], k_shape[head], v_shape[token], v_shape[head]))
+        if k_shape[-1] != self.q_shape[-1]:
+            raise invalid("the head size of q is %d, that of k is %d; they must be equal" % (self.q_shape[-1], k_shape[-1]))
+        heads, kv_heads = self.q_shape[head], k_shape[head]
+        if heads < 1 or kv_heads < 1 or heads % kv_heads:
+            raise invalid("q has %d heads and k has %d; a multiple of k's (from 1 on) is expected for q" % (heads, kv_heads))
+        if self.q_shape[-1] < 1 or v_shape[-1] < 1:
+            raise invalid("the head sizes of q and v are %d and %d; at least 1 is expected" % (self.q_shape[-1], v_shape[-1]))
+        self.heads, self.q_rows, self.k_rows, self.value_dim = heads, self.q_shape[token], k_shape[token], v_shape[-1]
+        if self.packed:
+            tokens, keys, self.q_first, self.k_first = self._packed(starts_q, starts_k, lengths_k)
+        else:
+            tokens, keys, self.q_first, self.k_first = self._batched(lengths_k)
+        self.probs_keys = int(keys.max()) if self.packed else self.k_rows
+        at_q, at_k = (self.q_first, self.k_first) if self.packed else (None, None)
+        self.q = _arrays.rows("q", views[0], self.axes, at_q)
+        self.k = _arrays.rows("k", views[1], self.axes, at_k)
+        self.v = _arrays.rows("v", views[2], self.axes, at_k)
+        if (self.k.first != self.v.first).any():   # the library has one list of rows for both
+            self.k = _arrays.rows("k", views[1].copy(), self.axes, at_k)
+            self.v = _arrays.rows("v", views[2].copy(), self.axes, at_k)
+        self.like = views[0]
+        self.seed = whole("seed", seed, 0, 2**64 - 1)
+        self.alibi = self._per_head("alibi_slopes", alibi_slopes)
+        self.sinks = self._per_head("sinks", sinks)
+        self.bias, bias_heads, self.bias_batch = self._square("bias", bias, "f", "float32", np.float32)
+        self.problem = Problem(heads=heads, kv_heads=kv_heads, head_dim=self.q_shape[-1], value_dim=self.value_dim, tokens=tokens, keys=keys,
+                               kind=views[0].type, out_kind=_arrays.type_named("out_dtype", out_dtype), alibi=self.alibi is not None,
+                               sinks=self.sinks is not None, bias_heads=bias_heads, **options)
+        if self.problem.dropout == 0.0 and self.seed:
+            raise invalid("seed is %d, but dropout_p is 0: nothing is drawn; leave it out" % self.seed)
+        if mask is not None:
+            self._mask(mask)
+        if documents is not None:
+            self._documents(documents)
+
+    # ---- sequences ----
+
+    def _starts(self, name, given, rows):
+        starts = lengths(name, given)
+        if not len(starts) or starts[0] != 0 or starts[-1] != rows or (np.diff(starts) < 0).any():
+            raise invalid("%s is %s; it must begin with 0, never fall, and end with the %d tokens of the array"
+                          % (name, starts.tolist() if len(starts) < 9 else "[%d, ..., %d]" % (starts[0], starts[-1]), rows))
+        return starts
+
+    def _packed(self, starts_q, starts_k, lengths_k):
+        if lengths_k is not None:
+            raise invalid("lengths_k is given with packed sequences, whose lengths stand in cu_seqlens_k; leave it out")
+        qs, ks = self._starts("cu_seqlens_q", starts_q, self.q_rows), self._starts("cu_seqlens_k", starts_k, self.k_rows)
+        if len(qs) != len(ks):
+            raise invalid("cu_seqlens_q has %d sequences and cu_seqlens_k %d; they must be equal" % (len(qs) - 1, len(ks) - 1))
+        if len(qs) == 1:   # no sequence at all runs as one without tokens
+            qs = ks = np.zeros(2, np.int64)
+        return np.diff(qs), np.diff(ks), np.ascontiguousarray(qs[:-1]), np.ascontiguousarray(ks[:-1])
+
+    def _batched(self, lengths_k):
+        count = max(1, self.batch)
+        keys = np.full(count, self.k_rows if self.batch else 0, np.int64)
+        if lengths_k is not None:
+            given = lengths("lengths_k", lengths_k, self.batch)
+            if len(given) and (given.min() < 0 or given.max() > self.k_rows):
+                raise invalid("lengths_k has entries from %d to %d; 0 to %d (the tokens of k) is expected" % (given.min(), given.max(), self.k_rows))
+            keys[:len(given)] = given
+        tokens = np.full(count, self.q_rows if self.batch else 0, np.int64)
+        return tokens, keys, np.arange(count, dtype=np.int64) * self.q_rows, np.arange(count, dtype=np.int64) * self.k_rows
+
+    # ---- what comes besides ----
+
+    def _per_head(self, name, given):
+        if given is None:
+            return None
+        array = _arrays.as_numpy(name, given, "f", "float32")
+        if array.shape != (self.heads,):
+            raise invalid("%s has the shape %s; [%d], a number for each head of q, is expected" % (name, list(array.shape), self.heads))
+        if array.dtype != np.float32:
+            raise invalid("%s is of type %s; float32 is expected" % (name, array.dtype.name))
+        return np.ascontiguousarray(array)
+
+    def _square(self, name, given, kinds, want, kind):
+        """An array [1 or B, 1 or H, Tq, Tk], packed [1 or H, Tq, Tk], dense; its heads; whether it has batches."""
+        if given is None:
+            return None, 0, False
+        array = _arrays.as_numpy(name, given, kinds, want)
+        if array.dtype.itemsize != np.dtype(kind).itemsize:
+            raise invalid("%s is of type %s; %s is expected" % (name, array.dtype.name, want))
+        lead = 1 if self.packed else 2
+        if array.ndim != lead + 2 or array.shape[-2:] != (self.q_rows, self.k_rows) or array.shape[-3] not in (1, self.heads) or \
+                (lead == 2 and array.shape[0] not in (1, self.batch)):
+            raise invalid("%s has the shape %s; [%s1 or %d, %d, %d] is expected" % (
+                name, list(array.shape), "" if self.packed else "1 or %d, " % self.batch, self.heads, self.q_rows, self.k_rows))
+        return np.ascontiguousarray(array).view(kind), array.shape[-3], lead == 2 and array.shape[0] > 1
+
+    def square_rows(self, heads, batches):
+        """Where each sequence's queries begin in such an array, and its keys."""
+        if self.packed:
+            return self.q_first, self.k_first
+        count = len(self.q_first)
+        return np.arange(count, dtype=np.int64) * (heads * self.q_rows if batches else 0), None
+
+    def _mask(self, given):
+        p = self.problem
+        p.mask, p.mask_heads, batches = self._square("mask", given, "bu", "bool or uint8", np.uint8)
+        p.mask_row, p.mask_key = self.square_rows(p.mask_heads, batches)
+        some = p.mask.size > 0
+        p.mask_strides = self.k_rows if some else 0, self.q_rows * self.k_rows if some and p.mask_heads > 1 else 0
+        if not some:
+            p.mask = np.zeros(1, np.uint8)
+
+    def _documents(self, given):
+        array = _arrays.as_numpy("documents", given, "iu", "int32")
+        shared = array.ndim == 1
+        if not (1 <= array.ndim <= (1 if self.packed else 2)) or array.shape[-1] != self.k_rows or (not shared and array.shape[0] != self.batch):
+            raise invalid("documents has the shape %s; [%s%d], a number for each key, is expected"
+                          % (list(array.shape), "" if self.packed else "%d, %d] or [" % (self.batch, self.k_rows), self.k_rows))
+        if array.size and (array.min() < -2**31 or array.max() > 2**31 - 1):
+            raise invalid("documents has entries from %d to %d; numbers of 32 bits are expected" % (array.min(), array.max()))
+        p = self.problem
+        p.documents = np.ascontiguousarray(array, dtype=np.int32)
+        p.documents_first = np.zeros(len(self.k_first), np.int64) if shared and not self.packed else self.k_first
+        if not p.documents.size:
+            p.documents = np.zeros(1, np.int32)
+
+    # ---- results ----
+
+    def lead(self):
+        return () if self.packed else (self.batch,)
+
+    def out(self, given):
+        """The array of the results, as a view and as rows."""
+        shape = self.q_shape[:-1] + (self.value_dim,)
+        if given is None:
+            v = _arrays.empty(self.like, shape, self.problem.out_kind)
+        else:
+            v = _arrays.view("out", given, "bf16" if getattr(given, "dtype", None) == np.uint16 else None)
+            if v.shape != shape or v.type != self.problem.out_kind:
+                raise invalid("out is %s of shape %s; %s of shape %s is expected" % (
+                    _arrays.NAMES[v.type], list(v.shape), _arrays.NAMES[self.problem.out_kind], list(shape)))
+        return v.array if given is None else given, _arrays.rows("out", v, self.axes, self.q_first if self.packed else None, output=True)
+
+    def by_query(self, shape, dim):
+        """A new F32 array [.., H, Tq] or [.., H, Tq, keys]."""
+        v = _arrays.empty(self.like, self.lead() + (self.heads, self.q_rows) + shape, _structs.F32)
+        skip = 0 if self.packed else 1
+        axes = None if self.packed else 0, skip + 1, skip, skip + 2 if dim else None
+        return v.array, _arrays.rows("", v, axes, self.q_first if self.packed else None, output=True)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The structures and constants of rondo.h, as ctypes has them.
+
+Written by hand, so that a reader sees them beside the header; t/8000-python-structs.t compares each size, each field's offset and
+each constant with what a C compiler makes of the header. A structure whose first field is struct_size gets it when it is made; all other
+fields are zero then, which means "the default".
+"""
+import ctypes as c
+
+NUMERICS = 1
+
+F32, BF16, F16, Q8 = 1, 2, 3, 4
+OP_ROOM, OP_COUNT = 32, 7
+ERRORS = {
+    "EINVAL": -1, "ENOMEM": -2, "ENOTSUP": -3, "EMISMATCH": -4, "EPEER": -5, "ETIMEDOUT": -6, "EDEVICE": -7, "ETRANSPORT": -8,
+    "EIO": -9, "EFORMAT": -10, "ECANCELED": -11,
+}
+
+# constants that the test compares: C's name, ours
+CONSTANTS = {"RONDO_NUMERICS": NUMERICS, "RONDO_F32": F32, "RONDO_BF16": BF16, "RONDO_F16": F16, "RONDO_Q8": Q8,
+             "RONDO_OP_ROOM": OP_ROOM, "RONDO_OP_COUNT": OP_COUNT}
+CONSTANTS.update(("RONDO_" + name, value) for name, value in ERRORS.items())
+
+Pi64, Pi32, Pu8 = c.POINTER(c.c_int64), c.POINTER(c.c_int32), c.POINTER(c.c_uint8)
+Body = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p)              # rondo_body
+Progress = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_double)
+Trace = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p)
+
+
+class Sized(c.Structure):
+    """A structure that says its own size, for libraries that know more or fewer fields."""
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=c.sizeof(type(self)), **fields)
+
+
+class rondo_tensor(c.Structure):
+    _fields_ = [("data", c.c_void_p), ("type", c.c_int32), ("dims", c.c_int32), ("shape", c.c_int64 * 4), ("stride", c.c_int64 * 4),
+                ("scale", c.c_void_p), ("memory", c.c_int32), ("reserved", c.c_int32), ("spare", c.c_int64 * 4)]
+
+
+class rondo_span(c.Structure):
+    _fields_ = [("first", c.c_int64), ("count", c.c_int64), ("step", c.c_int64), ("row", c.c_int64)]
+
+
+class rondo_context_desc(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("device", c.c_char_p), ("transport", c.c_char_p), ("transport_handle", c.c_void_p),
+                ("isa", c.c_char_p), ("device_index", c.c_int32), ("threads", c.c_int32), ("deadline", c.c_double)]
+
+
+class rondo_context_info(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("device", c.c_char_p), ("transport", c.c_char_p), ("isa", c.c_char_p), ("rank", c.c_int32),
+                ("ranks", c.c_int32), ("threads", c.c_int32), ("reserved", c.c_int32)]
+
+
+class rondo_comm_stats(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("messages", c.c_uint64 * OP_ROOM), ("bytes", c.c_uint64 * OP_ROOM),
+                ("wait_seconds", c.c_double)]
+
+
+class rondo_attention_desc(Sized):
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("heads", c.c_int64), ("kv_heads", c.c_int64), ("head_dim", c.c_int64), ("value_dim", c.c_int64),
+        ("sequences", c.c_int64), ("tokens", c.c_int64), ("cached", c.c_int64), ("tokens_of", Pi64), ("cached_of", Pi64),
+        ("causal", c.c_int32), ("windowed", c.c_int32), ("window_left", c.c_int64), ("window_right", c.c_int64), ("scale", c.c_double),
+        ("q_type", c.c_int32), ("kv_type", c.c_int32), ("out_type", c.c_int32), ("layout", c.c_int32), ("algorithm", c.c_int32),
+        ("arithmetic", c.c_int32), ("level", c.c_int32), ("leaf", c.c_int32), ("head_groups", c.c_int32), ("placement", c.c_void_p),
+        ("placement_sequences", Pi64), ("grid", c.c_int32 * 2), ("owners", Pi32), ("softcap", c.c_double), ("alibi", c.c_int32),
+        ("bias", c.c_int32), ("sinks", c.c_int32), ("probs", c.c_int32), ("probs_first", c.c_int64), ("probs_count", c.c_int64),
+        ("dropout", c.c_double), ("documents", Pi32), ("documents_first", Pi64), ("mask", Pu8), ("mask_heads", c.c_int64),
+        ("mask_row_stride", c.c_int64), ("mask_head_stride", c.c_int64), ("mask_row", Pi64), ("mask_key", Pi64),
+        ("shared_kv", c.c_int32), ("reserved", c.c_int32)]
+
+
+class rondo_attention_info(Sized):
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("algorithm", c.c_int32), ("layout", c.c_int32), ("arithmetic", c.c_int32), ("level", c.c_int32),
+        ("leaf", c.c_int32), ("head_groups", c.c_int32), ("q_rows", c.c_int64), ("kv_rows", c.c_int64), ("workspace_bytes", c.c_size_t),
+        ("device_bytes", c.c_size_t), ("plan_bytes", c.c_size_t), ("messages", c.c_uint64), ("bytes", c.c_uint64),
+        ("messages_total", c.c_uint64), ("bytes_total", c.c_uint64), ("visible_pairs", c.c_uint64), ("visible_pairs_here", c.c_uint64),
+        ("flops", c.c_double), ("hash", c.c_uint64), ("pack_bytes", c.c_size_t), ("operations", c.c_int64), ("imbalance", c.c_double),
+        ("grid", c.c_int32 * 2), ("probs_rows", c.c_int64)]
+
+
+class rondo_attention_io(Sized):
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("q", rondo_tensor), ("k", rondo_tensor), ("v", rondo_tensor), ("out", rondo_tensor),
+        ("lse", rondo_tensor), ("kv_row", Pi64), ("progress", Progress), ("user", c.c_void_p), ("q_row", Pi64), ("out_row", Pi64),
+        ("lse_row", Pi64), ("alibi", rondo_tensor), ("sinks", rondo_tensor), ("bias", rondo_tensor), ("bias_row", Pi64),
+        ("bias_key", Pi64), ("probs", rondo_tensor), ("probs_row", Pi64), ("probs_key", Pi64), ("seed", c.c_uint64)]
+
+
+class rondo_schedule_desc(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("ranks", c.c_int32), ("reserved", c.c_int32), ("transport", c.c_char_p),
+                ("device", c.c_char_p)]
+
+
+class rondo_schedule_info(Sized):
+    _fields_ = [
+        ("struct_size", c.c_size_t), ("ranks", c.c_int32), ("algorithm", c.c_int32), ("layout", c.c_int32), ("arithmetic", c.c_int32),
+        ("level", c.c_int32), ("leaf", c.c_int32), ("head_groups", c.c_int32), ("in_place", c.c_int32), ("messages", c.c_uint64),
+        ("bytes", c.c_uint64), ("visible_pairs", c.c_uint64), ("flops", c.c_double), ("hash", c.c_uint64), ("imbalance", c.c_double),
+        ("grid", c.c_int32 * 2)]
+
+
+class rondo_schedule_rank_info(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("operations", c.c_int64), ("messages", c.c_uint64), ("bytes", c.c_uint64),
+                ("flops", c.c_double), ("workspace_bytes", c.c_size_t), ("pack_bytes", c.c_size_t)]
+
+
+STRUCTURES = [rondo_tensor, rondo_span, rondo_context_desc, rondo_context_info, rondo_comm_stats, rondo_attention_desc,
+              rondo_attention_info, rondo_attention_io, rondo_schedule_desc, rondo_schedule_info, rondo_schedule_rank_info]
+
+P, I, L, Z, D, U64, S = c.c_void_p, c.c_int, c.c_int64, c.c_size_t, c.c_double, c.c_uint64, c.c_char_p
+# name: what it returns, what it takes. P is any pointer, given as a number, byref() or an array.
+FUNCTIONS = {
+    "rondo_version": (S, []), "rondo_numerics_version": (I, []), "rondo_build_options": (S, []),
+    "rondo_error_name": (S, [I]), "rondo_error_string": (S, [I]), "rondo_error_text": (S, []),
+    "rondo_context_create": (I, [P, P]), "rondo_context_destroy": (None, [P]), "rondo_launch": (I, [I, P, Body, P]),
+    "rondo_context_rank": (I, [P]), "rondo_context_ranks": (I, [P]), "rondo_context_query": (I, [P, P]),
+    "rondo_context_revoke": (None, [P, I, S]), "rondo_barrier": (I, [P]), "rondo_broadcast": (I, [P, P, Z, I]),
+    "rondo_all_gather": (I, [P, P, P, P]),
+    "rondo_operation_name": (S, [I]), "rondo_comm_query": (I, [P, P]), "rondo_layout_name": (S, [I]), "rondo_algorithm_name": (S, [I]),
+    "rondo_arithmetic_name": (S, [I]), "rondo_level_name": (S, [I]), "rondo_hash_add": (None, [P, P, Z, L, L]),
+    "rondo_hash_close": (U64, [U64, I, I, P, I]),
+    "rondo_attention_create": (I, [P, P, P]), "rondo_attention_destroy": (None, [P]), "rondo_attention_query": (I, [P, P]),
+    "rondo_attention_spans": (L, [P, L, I, I, P, L]), "rondo_attention_take": (I, [P, L, I, P, P, L]),
+    "rondo_attention_put": (I, [P, L, I, P, P, L]), "rondo_attention_scatter": (I, [P, L, I, I, P, P, L]),
+    "rondo_attention_gather": (I, [P, L, I, I, P, P, L]), "rondo_attention_execute": (I, [P, P, P]),
+    "rondo_attention_operation_text": (L, [P, L, P, Z]),
+    "rondo_schedule_create": (I, [P, P, P]), "rondo_schedule_destroy": (None, [P]), "rondo_schedule_query": (I, [P, P]),
+    "rondo_schedule_rank": (I, [P, I, P]), "rondo_schedule_operation_text": (L, [P, I, L, P, Z]),
+}
