@@ -236,6 +236,8 @@ static int check_options(void)
         (common.ranks || common.threads || common.layout || common.algorithm || common.grid[0] || common.mpi))
         return fail(EXIT_USAGE, "--check measures README's table with ranks and threads of its own; leave out --ranks, --threads, --layout, "
                     "--algorithm, --grid and mpirun");
+    if (common.device && strcmp(common.device, "cpu"))
+        return fail(EXIT_USAGE, "bench measures the CPU against ceilings of the CPU; leave out --device %s", common.device);
     if (bench.check && calibrate)
         return fail(EXIT_USAGE, "--check and --calibrate exclude each other; give one of them");
     if (calibrate && (common.mpi || (!kind && common.ranks)))

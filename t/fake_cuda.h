@@ -5,7 +5,8 @@
  * fibers (cuda_fibers.h). What a real card seldom does, and may, happens here: streams run late and in any order that events allow, copies
  * of pinned memory as well; device memory is full of NaNs, and faults where the host touches it; and each call can be made to fail.
  *
- *   fake_cuda.c          settings, devices, contexts, modules, launches, codes
+ *   fake_cuda.c          settings, devices, contexts, codes
+ *   fake_cuda_modules.c  modules, their functions, launches
  *   fake_cuda_streams.c  what has been put into streams, and when it happens
  *   fake_cuda_memory.c   memory of the card and pinned memory, copies
  *   fake_kernels.c       the list of kernels
@@ -147,6 +148,14 @@ struct fake_context {
     size_t bytes;            /* of device memory in use */
     struct fake_stream *null;
 };
+struct fake_card {           /* what a multiprocessor of it has, in threads, blocks and bytes of shared memory */
+    int cc, threads, blocks, shared, shared_block;
+};
+#define FAKE_REGISTERS 65536
+#define FAKE_SHARED_RESERVED 1024
+#define FAKE_SHARED_USUAL 49152
+FAKE_HIDDEN const struct fake_card *fake_card(void);
+
 struct fake_counts {
     long long calls, launches, copies, allocations, streams, events, modules, blocks, pinned, pending, leaks;
 };
@@ -193,6 +202,7 @@ FAKE_HIDDEN void fake_sync_context(struct fake_context *context);
 FAKE_HIDDEN bool fake_streams_begin(struct fake_context *context);
 FAKE_HIDDEN long long fake_streams_end(struct fake_context *context);   /* how many things it takes along */
 FAKE_HIDDEN long long fake_memory_end(struct fake_context *context);
+FAKE_HIDDEN long long fake_modules_end(struct fake_context *context);
 /* Device memory may be touched, by this thread, between these. */
 FAKE_HIDDEN void fake_gate_open(void);
 FAKE_HIDDEN void fake_gate_close(void);
