@@ -3,7 +3,7 @@
 # The tarball of one commit is the same whoever makes it and when: the order, owners, modes and dates of its files are fixed.
 . "$srcdir/t/shell.sh"
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES SOURCE_DATE_EPOCH TAR_OPTIONS XZ_OPT
-LC_ALL=C TZ=UTC; export LC_ALL TZ
+LC_ALL=C TZ=UTC XZ_OPT=-1; export LC_ALL TZ XZ_OPT
 
 case $(tar --version 2>/dev/null) in *GNU*) ;; *) skip_all "tar is not GNU tar" ;; esac
 command -v xz >/dev/null || skip_all "xz is not installed"
