@@ -17,6 +17,6 @@ kind = [(lambda h: (h[4:6], h[18:20]))(open(p, "rb").read(20)) for p in sys.argv
 sys.exit(kind[0] != kind[1])' "$RONDO_LIBRARY" "$("$python" -c 'import sys; print(sys.executable)')" 2>"$scratch/kind" ||
         skip_all "the library is of another kind of machine than $python"
     for module; do
-        "$python" -c "import $module" 2>"$scratch/module" || skip_all "$python has no $module"
+        "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" || skip_all "$python has no $module"
     done
 }

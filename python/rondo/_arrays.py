@@ -93,6 +93,9 @@ def _torch_view(name, array, dtype):
     if array.device.type != "cpu" or array.layout != torch.strided:
         raise invalid("%s is a tensor of %s, %s; dense tensors of the cpu are expected" % (name, array.device, array.layout))
     self.type = _typed(name, found, str(array.dtype), dtype)
+    if array.requires_grad and torch.is_grad_enabled():
+        raise invalid("%s requires a gradient, which is lost here; call rondo.torch's function of the same name, or compute under torch.no_grad()"
+                      % name)
     if array.is_conj() or array.is_neg():
         array = array.resolve_conj().resolve_neg()
     self.array, self.torch, self.shape, self.strides, self.writable = array.detach(), True, tuple(array.shape), array.stride(), True
