@@ -5,6 +5,9 @@
 . "$srcdir/t/shell.sh"
 . "$srcdir/t/python.sh"
 python_for numpy pip setuptools
+"$python" -c 'import importlib.util, setuptools, sys
+sys.exit(not (importlib.util.find_spec("wheel") or tuple(map(int, setuptools.__version__.split(".")[:2])) >= (70, 1)))' ||
+    skip_all "$python has no wheel, which its setuptools needs"
 cp -R "$srcdir/python" "$scratch/python" && chmod -R u+w "$scratch/python"   # pip leaves things beside what it builds
 ok "pip installs it" "$python" -m pip --disable-pip-version-check install --no-index --no-build-isolation --no-deps --target "$scratch/site" "$scratch/python"
 PYTHONPATH=$scratch/site
