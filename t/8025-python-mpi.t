@@ -20,5 +20,6 @@ $MPIRUN -n 2 "$python" "$srcdir/t/python/mpi.py" fail >"$scratch/got" 2>"$scratc
 status=$?
 ok "a process that fails: the run does" test "$status" != 0
 ok "and its exception is told" grep -q 'ZeroDivisionError: on purpose' "$scratch/err"
+ok "to the other rank too" grep -q 'rondo.*Error: .*rank 1 raised ZeroDivisionError' "$scratch/err"
 ok "nobody has a result" test ! -s "$scratch/got"
 finish
