@@ -69,6 +69,39 @@ RONDO_API int rondo_convert_rows(rondo_context *ctx, int64_t rows, int64_t dim, 
 /* log(sum(exp(x))) of a row in a fixed order; for scores and sampling. */
 RONDO_API int rondo_logsumexp(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out) RONDO_MUST_CHECK;
 
+/* ---- gradients of layers ------------------------------------------------------------------------------------------- */
+
+/* Which tokens stand in the rows of arrays, for sums over tokens: weights' gradients. A sequence's positions are cut at absolute places into
+ * leaves of 128; a leaf's sum is one chain, leaves are joined by the canonical tree over their numbers, and sequences by that over theirs
+ * (rule 12 of rondo-numerics(7)). So the bits depend on which tokens there are, and not on who has them. Immutable. */
+typedef struct rondo_tokens rondo_tokens;
+typedef struct rondo_tokens_desc {
+    size_t struct_size;
+    int64_t sequences;            /* 0 = 1 */
+    const int64_t *lengths;       /* [sequences]: all tokens of each stand in the rows of one part, sequence after sequence. NULL: */
+    const rondo_span *spans;      /* what each part (a rank, say) has: part by part, of it sequence by sequence. row counts from the part's */
+    const int64_t *span_counts;   /* first row on, over all of its sequences; [parts][sequences] numbers of spans */
+    int32_t parts, part;          /* 0 = 1; the one whose rows the arrays have. A leaf belongs whole to one part */
+} rondo_tokens_desc;
+#define RONDO_TOKENS_DESC_INIT { sizeof(rondo_tokens_desc), 0, NULL, NULL, NULL, 0, 0 }
+/* Lists are read, not kept. */
+RONDO_API int rondo_tokens_create(rondo_tokens **out, const rondo_tokens_desc *desc) RONDO_MUST_CHECK;
+RONDO_API void rondo_tokens_destroy(rondo_tokens *tokens);
+/* How many rows arrays must have: one more than the last row that has a token. */
+RONDO_API int64_t rondo_tokens_rows(const rondo_tokens *tokens);
+
+/* dx = dy W, of y = x W^T: dy [rows, out], dx [rows, in], F32, row strides in elements; add: dx += . The sum over `out` has `leaves` leaves
+ * as that over `in` has in rondo_linear_desc, 0 = ceil(out / 512), so that ranks which have whole leaves of outputs share it with the same
+ * bits. A part of a layer gives the inputs that it has. Weights are taken as they are packed; at level strict always. */
+RONDO_API int rondo_linear_dx(const rondo_linear *linear, rondo_context *ctx, int64_t rows, const float *dy, int64_t dy_stride, int32_t leaves,
+                              float *dx, int64_t dx_stride, int add) RONDO_MUST_CHECK;
+/* dw = the sum over tokens of dy x^T: dy [rows, out], x [rows, in], dw [out, in]; add: dw += . tokens: of one part. */
+RONDO_API int rondo_linear_dw(rondo_context *ctx, const rondo_tokens *tokens, int64_t out, const float *dy, int64_t dy_stride, int64_t in,
+                              const float *x, int64_t x_stride, float *dw, int64_t dw_stride, int add) RONDO_MUST_CHECK;
+/* sum [dim] = the sum over tokens of rows of x [rows, dim]: the gradient of a bias, of x = dy; add: sum += . tokens: of one part. */
+RONDO_API int rondo_token_sum(rondo_context *ctx, const rondo_tokens *tokens, int64_t dim, const float *x, int64_t x_stride, float *sum,
+                              int add) RONDO_MUST_CHECK;
+
 /* ---- tensor parallelism: layers that several ranks share (arXiv:1909.08053), with the bits of one rank --------------- */
 
 /* A layer is divided by outputs (column-parallel: a rondo_linear of fewer outputs) or by leaves of its inputs (row-parallel: a part, see

@@ -61,6 +61,20 @@ static void shared_layers(rondo_context *ctx)
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_tp_create(&out, ctx, NULL), rondo_tp_destroy(out));
 }
 
+static void tokens(void)
+{
+    const int64_t length = 300;
+    rondo_tokens *out;
+    rondo_tokens_desc d = RONDO_TOKENS_DESC_INIT;
+    NEWER(rondo_tokens_desc, RONDO_TOKENS_DESC_INIT);
+    NEEDS_OUTPUT(rondo_tokens_create(NULL, &d));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_tokens_create(&out, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_tokens_create(&out, &rondo_tokens_desc_newer.known));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_tokens_create(&out, &d));
+    d.lengths = &length;
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_tokens_create(&out, &d), rondo_tokens_destroy(out));
+}
+
 static void placements(void)
 {
     rondo_placement *out;
@@ -203,6 +217,7 @@ int main(void)
         return 1;
     contexts(ctx);
     shared_layers(ctx);
+    tokens();
     placements();
     plans(ctx);
     schedules();

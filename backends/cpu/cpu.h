@@ -85,6 +85,9 @@ uint64_t rondo__cpu_linear_format(const struct rondo_device *dev);
 int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
                       const struct rondo_linear_run *run, const struct rondo_poll *poll);
 int rondo__cpu_linear_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_linear_join *join);
+int rondo__cpu_linear_dx(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                         const struct rondo_linear_dx_run *run, const struct rondo_poll *poll);
+int rondo__cpu_token_sum(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_token_run *run, const struct rondo_poll *poll);
 int rondo__cpu_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
                        float eps, float *y);
 int rondo__cpu_rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,

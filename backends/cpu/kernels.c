@@ -11,12 +11,14 @@ struct build {
     const struct rondo_cpu_linear *linear[RONDO_CPU_ARITHMETICS];
     const struct rondo_cpu_packing *packing;
     const struct rondo_cpu_elementwise *elementwise;
+    const struct rondo_cpu_gradient *gradient;
 };
 
 #define BUILD(name)                                                                                                                        \
     static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
-                                               &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name };
+                                               &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
+                                               &rondo__cpu_gradient_##name };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
 BUILD(fma)
@@ -40,6 +42,7 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
         out->linear[i] = b->linear[i] ? b->linear[i] : out->linear[i];
     }
     out->packing = b->packing ? b->packing : out->packing;
+    out->gradient = b->gradient ? b->gradient : out->gradient;
     if (!from)
         return;
     to->rmsnorm = from->rmsnorm ? from->rmsnorm : to->rmsnorm;

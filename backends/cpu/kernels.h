@@ -50,7 +50,7 @@ struct rondo_cpu_linear_job {
     float *y, *packed;          /* packed: what pack() made of x, tiles * tile_rows * columns at most */
     int64_t x_stride, y_stride;
     const float *bias;
-    int add;
+    int32_t add, depth;         /* depth: of the stack of sums, where the tree is a list (gradient_ops.c); else 0 */
 };
 
 struct rondo_cpu_linear {
@@ -65,6 +65,23 @@ struct rondo_cpu_linear {
     void (*widen)(const struct rondo_device_linear *l, const void *w, int64_t i, int64_t count, float *to, int64_t stride);
     /* nodes of other ranks too, of some rows and columns; its stack has been looked at (linear_ops.c) */
     void (*join)(const struct rondo_linear_join *job, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
+};
+
+/* ---- gradients of layers ---- */
+
+struct rondo_cpu_gradient {
+    /* The definitions, which compute rows [row0, row1) and columns [column0, column1) of what is asked for; NULL where there are kernels, with
+     * which the products are linear jobs (gradient_ops.c). */
+    void (*product)(const struct rondo_token_run *run, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
+    void (*dx)(const struct rondo_device_linear *l, const struct rondo_linear_dx_run *run, int64_t leaf0, int64_t leaf1, float *dx,
+               int64_t dx_stride, int64_t row0, int64_t row1);
+    /* packs a tile of a job from a[t][row], step after step as order[] has them; first: the row of the job's first */
+    void (*pack)(const struct rondo_cpu_linear_job *job, const struct rondo_token_run *run, int64_t first, int64_t tile);
+    /* of a layer's weights those of inputs [column, column + 32) and outputs [output, end), as a panel of outputs' columns, [end - output][32]
+     * floats; output is a multiple of 32. Inputs that are not there: 0. k: whose widen() it uses. */
+    void (*turn)(const struct rondo_device_linear *l, const struct rondo_cpu_linear *k, int64_t column, int64_t output, int64_t end, float *to);
+    /* columns [column0, column1) of a segment's row */
+    void (*sum)(const struct rondo_token_run *run, const struct rondo_token_segment *segment, int64_t column0, int64_t column1);
 };
 
 /* Rows [first, first + rows) of W, [rows][columns that the layer has] of `type`; of Q8 with their scales. */
@@ -99,6 +116,7 @@ struct rondo_cpu_kernels {
     const struct rondo_cpu_linear *linear[RONDO_CPU_ARITHMETICS];
     const struct rondo_cpu_packing *packing;
     struct rondo_cpu_elementwise elementwise;
+    const struct rondo_cpu_gradient *gradient;
 };
 
 /* isa: enum rondo_cpu_isa, usable here. */
@@ -111,6 +129,8 @@ extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_f
     rondo__cpu_linear_neon;
 extern const struct rondo_cpu_packing rondo__cpu_packing_soft, rondo__cpu_packing_fma, rondo__cpu_packing_avx2, rondo__cpu_packing_avx512,
     rondo__cpu_packing_neon;
+extern const struct rondo_cpu_gradient rondo__cpu_gradient_soft, rondo__cpu_gradient_fma, rondo__cpu_gradient_avx2, rondo__cpu_gradient_avx512,
+    rondo__cpu_gradient_neon;
 extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
 

@@ -35,12 +35,26 @@ struct rondo_device_linear {
     int32_t first_leaf, end_leaf;       /* as many leaves of these as make those columns */
     size_t bytes, panel_bytes;
     void *weights, *block;              /* panels; what was allocated for them */
+    /* Of what is no layer but a sum over tokens (gradient_ops.c): its leaves, `in` being all their tokens; else NULL. */
+    const struct rondo_token_leaf *tokens;
 };
 
 /* C8: leaf g of the sum is [begin(g), begin(g+1)) of its `in` columns. */
 static inline int64_t rondo__cpu_leaf_begin(const struct rondo_device_linear *l, int64_t g)
 {
-    return rondo__linear_leaf_begin(l->in, l->leaves, g);
+    return l->tokens ? l->tokens[g].first - l->tokens[0].first : rondo__linear_leaf_begin(l->in, l->leaves, g);
+}
+
+/* How many times the two sums on top are added after leaf g of a job, besides what hangs together at its end. */
+static inline int rondo__cpu_leaf_merges(const struct rondo_cpu_linear_job *job, int64_t g)
+{
+    const struct rondo_device_linear *l = job->linear;
+    int merges = 0;
+    if (l->tokens)
+        return g + 1 < job->leaf1 ? l->tokens[g].merges : 0;
+    for (int64_t i = g - job->leaf0; i & 1; i >>= 1)   /* a node's begin has no low bits */
+        merges++;
+    return merges;
 }
 
 /* Where the weights of a leaf begin in a panel. Of Q8 those are the scales of its first group. */
@@ -75,6 +89,12 @@ static inline float rondo__cpu_weight(const struct rondo_device_linear *l, const
 static inline int64_t rondo__cpu_tile_begin(const struct rondo_cpu_linear_job *job, int64_t t)
 {
     return t * job->tile_rows < job->rows ? t * job->tile_rows : job->rows;
+}
+
+/* Rows that a tile of so many is computed as; the extra ones are zeros. */
+static inline int64_t rondo__cpu_padded(int64_t tile_rows, int64_t rows)
+{
+    return tile_rows != 12 || rows <= 6 ? rows : (rows + 1) / 2 * 2;
 }
 
 /* Levels that a stack of partial sums can have. */

@@ -186,12 +186,6 @@ DEFINE_TILE(tile_10, 10, 2)
 DEFINE_TILE(tile_12, 12, 2)
 #define TILE_CASES(F) F(1) F(2) F(3) F(4) F(5) F(6) F(8) F(10) F(12)
 
-/* Rows that a tile of so many is computed as; the extra ones are zeros. */
-static int64_t padded(int64_t rows)
-{
-    return rows <= 6 ? rows : (rows + 1) / 2 * 2;
-}
-
 #else
 
 /* Half a panel at a time, which is 16 / VL vectors: with 8 lanes from 3 rows on, there being 16 registers; with 4 lanes always. */
@@ -225,12 +219,12 @@ DEFINE_HALVES(tile_5, half_5)
 DEFINE_HALVES(tile_6, half_6)
 #define TILE_CASES(F) F(1) F(2) F(3) F(4) F(5) F(6)
 
+#endif
+
 static int64_t padded(int64_t rows)
 {
-    return rows;
+    return rondo__cpu_padded(TILE, rows);
 }
-
-#endif
 
 #define TILE_CASE(n)                                                                                         \
     case n:                                                                                                  \
@@ -328,11 +322,17 @@ static void pack(const struct rondo_cpu_linear_job *job, int64_t t)
 /* The panels' steps widened, then for each panel and tile its stack of nodes. */
 #define WIDE ((size_t)STEPS * PANEL)
 
+/* Of a tile's stack, with room for the leaf that comes upon it. */
+static int64_t depth_of(const struct rondo_cpu_linear_job *job)
+{
+    return job->depth ? job->depth : rondo__cpu_tree_depth(job->leaf1 - job->leaf0) + 1;
+}
+
 static bool bytes(const struct rondo_cpu_linear_job *job, int64_t panels, int64_t tiles, size_t *out)
 {
     size_t floats;
     return rondo__mul((size_t)tiles * NODE, (size_t)panels, &floats) &&
-           rondo__mul(floats, (size_t)rondo__cpu_tree_depth(job->leaf1 - job->leaf0) + 1, &floats) && rondo__add(floats, WIDE, &floats) &&
+           rondo__mul(floats, (size_t)depth_of(job), &floats) && rondo__add(floats, WIDE, &floats) &&
            rondo__mul(floats, sizeof(float), out);
 }
 
@@ -474,7 +474,7 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
 {
     const struct rondo_device_linear *l = job->linear;
     const int64_t leaves = job->leaf1 - job->leaf0, tiles = tile1 - tile0, begin = rondo__cpu_leaf_begin(l, job->leaf0);
-    struct item item = { job, panel0, panel1, tile0, tiles, rondo__cpu_tree_depth(leaves) + 1, tiles <= FEW_TILES,
+    struct item item = { job, panel0, panel1, tile0, tiles, depth_of(job), tiles <= FEW_TILES,
                          l->type != RONDO_F32 && tiles >= WIDE_TILES, scratch, (float *)scratch + WIDE, tile_f32, NULL };
     int64_t work = 0;                      /* since the last poll */
     int nodes = 0;
@@ -483,14 +483,13 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
         item.tile = l->type == RONDO_BF16 ? tile_bf16 : l->type == RONDO_F16 ? tile_f16 : tile_q8;
         item.widening = l->type == RONDO_BF16 ? widening_bf16 : l->type == RONDO_F16 ? widening_f16 : widening_q8;
     }
-    for (int64_t g = 0; g < leaves; g++) { /* numbered from leaf0 on: it begins a node, so low bits are the same */
+    for (int64_t g = 0; g < leaves; g++) {
         const int32_t leaf = (int32_t)(job->leaf0 + g);
         const int64_t k0 = rondo__cpu_leaf_begin(l, leaf), count = rondo__cpu_leaf_begin(l, leaf + 1) - k0;
         const int64_t steps = steps_of(l, count, tiles, item.wide);
         struct piece p = { .leaf = leaf, .count = count, .x = job->packed + (k0 - begin) * padded_of(job), .nodes = nodes };
         p.fused = item.wide && (l->type != RONDO_Q8 || steps == count || steps % l->group == 0);   /* no group is cut */
-        for (int64_t i = g; i & 1; i >>= 1)
-            p.merges++;
+        p.merges = rondo__cpu_leaf_merges(job, leaf);
         for (; p.first < count; p.first = p.end) {
             p.end = count - p.first < steps ? count : p.first + steps;
             p.last = g + 1 == leaves && p.end == count;

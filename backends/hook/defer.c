@@ -99,8 +99,8 @@ static void advance(struct rondo__hook_device *h, const struct rondo_poll *poll)
     if (node->call.kind != RONDO_HOOK_WAIT && !h->failed)
         err = rondo__hook_perform(h, &node->call, poll || node->call.work ? &with_work : NULL);
     h->performing = 0;
-    if (node->call.kind == RONDO_HOOK_LINEAR)
-        rondo__hook_linear_leave(h, node->call.as.linear.linear);
+    if (rondo__hook_call_linear(&node->call))
+        rondo__hook_linear_leave(h, rondo__hook_call_linear(&node->call));
     s->head = node->next;
     s->done++;
     node->next = h->spare;
@@ -179,8 +179,8 @@ int rondo__hook_put(struct rondo__hook_device *h, struct rondo_stream *stream, c
         struct rondo__hook_call now = *call;
         now.stream = stream;
         int err = rondo__hook_perform(h, &now, poll);
-        if (call->kind == RONDO_HOOK_LINEAR)
-            rondo__hook_linear_leave(h, call->as.linear.linear);
+        if (rondo__hook_call_linear(call))
+            rondo__hook_linear_leave(h, rondo__hook_call_linear(call));
         h->arena_used = 0;
         return err;
     }

@@ -53,6 +53,19 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
         return ops->convert_rows(dev, c->stream, c->as.convert_rows.rows, c->as.convert_rows.dim, c->as.convert_rows.from_type,
                                  c->as.convert_rows.from, c->as.convert_rows.from_stride, c->as.convert_rows.to_type, c->as.convert_rows.to,
                                  c->as.convert_rows.to_stride);
+    case RONDO_HOOK_LINEAR_DX:
+        return ops->linear_dx(dev, c->stream, c->as.linear_dx.linear->inner, &c->as.linear_dx.run, poll);
+    case RONDO_HOOK_TOKEN_SUM:
+        return ops->token_sum(dev, c->stream, &c->as.token_sum, poll);
+    case RONDO_HOOK_RMSNORM_DX:
+        return ops->rmsnorm_dx(dev, c->stream, c->as.rmsnorm_dx.rows, c->as.rmsnorm_dx.dim, c->as.rmsnorm_dx.x, c->as.rmsnorm_dx.weight,
+                               c->as.rmsnorm_dx.eps, c->as.rmsnorm_dx.dy, c->as.rmsnorm_dx.dx, c->as.rmsnorm_dx.terms, c->as.rmsnorm_dx.add);
+    case RONDO_HOOK_ROPE_BACK:
+        return ops->rope_back(dev, c->stream, c->as.rope.rows, c->as.rope.heads, c->as.rope.dim, c->as.rope.x, c->as.rope.row_stride,
+                              c->as.rope.head_stride, c->as.rope.table);
+    case RONDO_HOOK_SWIGLU_DX:
+        return ops->swiglu_dx(dev, c->stream, c->as.swiglu_dx.count, c->as.swiglu_dx.gate, c->as.swiglu_dx.up, c->as.swiglu_dx.dy,
+                              c->as.swiglu_dx.dgate, c->as.swiglu_dx.dup);
     default:
         return ops->logsumexp(dev, c->stream, c->as.logsumexp.rows, c->as.logsumexp.dim, c->as.logsumexp.x, c->as.logsumexp.x_stride,
                               c->as.logsumexp.out);
@@ -439,11 +452,12 @@ static int rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_
     return rondo__hook_put(h, stream, &call, NULL);
 }
 
-static int rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
-                int64_t head_stride, const float *table)
+/* One way or the other. */
+static int turn(struct rondo_device *dev, struct rondo_stream *stream, int32_t kind, int64_t rows, int64_t heads, int64_t dim, float *x,
+                int64_t row_stride, int64_t head_stride, const float *table)
 {
     struct rondo__hook_device *h = rondo__hook_device_of(dev);
-    struct rondo__hook_call call = { .kind = RONDO_HOOK_ROPE, .as.rope = { .rows = rows, .heads = heads, .dim = dim, .row_stride = row_stride,
+    struct rondo__hook_call call = { .kind = kind, .as.rope = { .rows = rows, .heads = heads, .dim = dim, .row_stride = row_stride,
                                                                            .head_stride = head_stride } };
     void *out, *second;
     int err = rondo__hook_own(h, "rope", "x", x, 0, heads > 0 ? rows_bytes(rows, row_stride, (heads - 1) * head_stride + dim) : 0, &out);
@@ -455,6 +469,18 @@ static int rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t r
     call.as.rope.table = second;
     count_elements(h, (double)rows * (double)heads * (double)dim, 3.0, 8.0);
     return rondo__hook_put(h, stream, &call, NULL);
+}
+
+static int rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+                int64_t head_stride, const float *table)
+{
+    return turn(dev, stream, RONDO_HOOK_ROPE, rows, heads, dim, x, row_stride, head_stride, table);
+}
+
+static int rope_back(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+                     int64_t head_stride, const float *table)
+{
+    return turn(dev, stream, RONDO_HOOK_ROPE_BACK, rows, heads, dim, x, row_stride, head_stride, table);
 }
 
 static int swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
@@ -530,6 +556,132 @@ static int logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int6
     return rondo__hook_put(h, stream, &call, NULL);
 }
 
+/* ---- gradients ---- */
+
+static int linear_dx(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                     const struct rondo_linear_dx_run *run, const struct rondo_poll *poll)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_linear *l = linear_of(linear);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_LINEAR_DX, .as.linear_dx = { l, *run } };
+    const int64_t columns = rondo__linear_leaf_begin(l->desc.in, l->desc.leaves, l->end) - rondo__linear_leaf_begin(l->desc.in, l->desc.leaves, l->first);
+    if (run->total < 1 || run->leaves < 1 || run->first_leaf < 0 || run->first_leaf > run->total - run->leaves || run->rows < 1)   /* as linear() */
+        return h->ops->linear_dx(h->dev, NULL, l->inner, run, poll);
+    const int32_t nodes = rondo__linear_nodes(run->total, run->first_leaf, run->leaves);
+    void *dy, *dx = NULL, *at = NULL;
+    int err = rondo__hook_own(h, "linear_dx", "dy", run->dy, 0, rows_bytes(run->rows, run->dy_stride, l->desc.out), &dy);
+    if (!err && !run->nodes)
+        err = rondo__hook_own(h, "linear_dx", "dx", run->dx, 0, rows_bytes(run->rows, run->dx_stride, columns), &dx);
+    if (!err && run->nodes)
+        err = rondo__hook_own(h, "linear_dx", "nodes", run->nodes, 0, rows_bytes(nodes, run->node_stride, run->rows * columns), &at);
+    if (err)
+        return err;
+    call.as.linear_dx.run.dy = dy;
+    call.as.linear_dx.run.dx = dx;
+    call.as.linear_dx.run.nodes = at;
+    if (h->set.count) {
+        const double rows = (double)run->rows, in = (double)columns, out = (double)l->desc.out;
+        add(h, RONDO_HOOK_COUNT_LINEAR, 2.0 * rows * in * out,
+            in * out * (double)rondo_type_size(l->desc.type) + rows * (out + in * (run->nodes ? nodes : 1 + run->add)) * sizeof(float));
+    }
+    atomic_fetch_add(&l->users, 1);
+    return rondo__hook_put(h, stream, &call, poll);
+}
+
+/* Lists are copied: the caller's may be gone when the stream comes to it. */
+static int token_sum(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_token_run *run, const struct rondo_poll *poll)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_TOKEN_SUM, .as.token_sum = *run };
+    struct rondo_token_run *mine = &call.as.token_sum;
+    const int64_t first = run->leaves[0].first, steps = run->leaves[run->leaf_count].first - first;
+    const size_t order = (size_t)steps * sizeof *run->order, leaves = ((size_t)run->leaf_count + 1) * sizeof *run->leaves;
+    const size_t segments = run->segments ? (size_t)run->segment_count * sizeof *run->segments : 0;
+    void *a = NULL, *b = NULL, *y = NULL;
+    char *lists = rondo__hook_take(h, order + leaves + segments);
+    if (!lists)
+        return RONDO_ENOMEM;
+    int err = rondo__hook_own(h, "token_sum", "a", run->a, 0, run->segments ? 0 : rows_bytes(run->tokens, run->a_stride, run->rows), &a);
+    if (!err)
+        err = rondo__hook_own(h, "token_sum", "b", run->b, 0, rows_bytes(run->tokens, run->b_stride, run->columns), &b);
+    if (!err)
+        err = rondo__hook_own(h, "token_sum", "y", run->y, 0, rows_bytes(run->rows, run->y_stride, run->columns), &y);
+    if (err)
+        return err;
+    struct rondo_token_leaf *own = (struct rondo_token_leaf *)(void *)(lists + order);
+    memcpy(lists, run->order + first, order);
+    memcpy(own, run->leaves, leaves);
+    for (int64_t i = 0; i <= run->leaf_count; i++)
+        own[i].first -= first;
+    mine->order = (const int64_t *)(const void *)lists;
+    mine->leaves = own;
+    if (run->segments)
+        mine->segments = memcpy(lists + order + leaves, run->segments, segments);
+    mine->a = a;
+    mine->b = b;
+    mine->y = y;
+    if (h->set.count) {
+        const double each = run->segments ? (double)run->columns : 2.0 * (double)run->rows * (double)run->columns;
+        add(h, RONDO_HOOK_COUNT_LINEAR, (double)steps * each,
+            ((double)steps * (double)((run->segments ? 0 : run->rows) + run->columns) + (double)run->rows * (double)run->columns) * sizeof(float));
+    }
+    return rondo__hook_put(h, stream, &call, poll);
+}
+
+static int rmsnorm_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight, float eps,
+                      const float *dy, float *dx, float *terms, int add_to)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_RMSNORM_DX, .as.rmsnorm_dx = { .rows = rows, .dim = dim, .eps = eps, .add = add_to } };
+    const int64_t bytes = rows_bytes(rows, dim, dim);
+    void *in, *second, *third, *out = NULL, *more = NULL;
+    int err = rondo__hook_own(h, "rmsnorm_dx", "x", x, 0, bytes, &in);
+    if (!err)
+        err = rondo__hook_own(h, "rmsnorm_dx", "weight", weight, 0, rows_bytes(1, 0, dim), &second);
+    if (!err)
+        err = rondo__hook_own(h, "rmsnorm_dx", "dy", dy, 0, bytes, &third);
+    if (!err)
+        err = rondo__hook_own(h, "rmsnorm_dx", "dx", dx, 0, dx ? bytes : 0, &out);
+    if (!err)
+        err = rondo__hook_own(h, "rmsnorm_dx", "terms", terms, 0, terms ? bytes : 0, &more);
+    if (err)
+        return err;
+    call.as.rmsnorm_dx.x = in;
+    call.as.rmsnorm_dx.weight = second;
+    call.as.rmsnorm_dx.dy = third;
+    call.as.rmsnorm_dx.dx = out;
+    call.as.rmsnorm_dx.terms = more;
+    count_elements(h, (double)rows * (double)dim, 9.0, 8.0 + 4.0 * ((dx ? 1.0 : 0.0) + (terms ? 1.0 : 0.0)));
+    return rondo__hook_put(h, stream, &call, NULL);
+}
+
+static int swiglu_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
+                     float *dgate, float *dup)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_SWIGLU_DX, .as.swiglu_dx.count = count };
+    const int64_t bytes = rows_bytes(1, 0, count);
+    void *in, *second, *third, *out, *more;
+    int err = rondo__hook_own(h, "swiglu_dx", "gate", gate, 0, bytes, &in);
+    if (!err)
+        err = rondo__hook_own(h, "swiglu_dx", "up", up, 0, bytes, &second);
+    if (!err)
+        err = rondo__hook_own(h, "swiglu_dx", "dy", dy, 0, bytes, &third);
+    if (!err)
+        err = rondo__hook_own(h, "swiglu_dx", "dgate", dgate, 0, bytes, &out);
+    if (!err)
+        err = rondo__hook_own(h, "swiglu_dx", "dup", dup, 0, bytes, &more);
+    if (err)
+        return err;
+    call.as.swiglu_dx.gate = in;
+    call.as.swiglu_dx.up = second;
+    call.as.swiglu_dx.dy = third;
+    call.as.swiglu_dx.dgate = out;
+    call.as.swiglu_dx.dup = more;
+    count_elements(h, (double)count, 10.0, 20.0);
+    return rondo__hook_put(h, stream, &call, NULL);
+}
+
 /* ---- the table: one for each device beneath and each kind of memory, as linear layers are known by theirs ---- */
 
 #define TABLES 16
@@ -570,6 +722,11 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(linear_read);
     WRAP(linear_format);
     WRAP(program_update);
+    WRAP(linear_dx);
+    WRAP(token_sum);
+    WRAP(rmsnorm_dx);
+    WRAP(rope_back);
+    WRAP(swiglu_dx);
 #undef WRAP
 }
 

@@ -16,7 +16,8 @@ struct rondo__hook_device;
 
 enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
-    RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN,
+    RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN, RONDO_HOOK_LINEAR_DX, RONDO_HOOK_TOKEN_SUM,
+    RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -41,6 +42,22 @@ struct rondo__hook_call {
             struct rondo_linear_run run;
         } linear;
         struct rondo_linear_join join;
+        struct {
+            struct rondo__hook_linear *linear;   /* where `linear` has it */
+            struct rondo_linear_dx_run run;
+        } linear_dx;
+        struct rondo_token_run token_sum;
+        struct {
+            int64_t rows, dim;
+            const float *x, *weight, *dy;
+            float *dx, *terms, eps;
+            int32_t add;
+        } rmsnorm_dx;
+        struct {
+            int64_t count;
+            const float *gate, *up, *dy;
+            float *dgate, *dup;
+        } swiglu_dx;
         struct {
             int64_t rows, dim;
             const float *x, *weight;
@@ -89,6 +106,11 @@ struct rondo__hook_linear {
     int32_t first, end;                   /* the leaves that it has */
     _Atomic int64_t users;
 };
+/* Which a call uses; NULL: none. */
+static inline struct rondo__hook_linear *rondo__hook_call_linear(const struct rondo__hook_call *call)
+{
+    return call->kind == RONDO_HOOK_LINEAR ? call->as.linear.linear : call->kind == RONDO_HOOK_LINEAR_DX ? call->as.linear_dx.linear : NULL;
+}
 /* Gives up one use. */
 void rondo__hook_linear_leave(struct rondo__hook_device *h, struct rondo__hook_linear *linear);
 

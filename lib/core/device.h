@@ -254,6 +254,49 @@ struct rondo_linear_join {
     const float *bias;
 };
 
+/* ---- gradients of layers: rule 12 of the contract ---- */
+
+/* dx = dy W on `rows` rows, where the layer's `out` outputs are leaves [first_leaf, first_leaf + leaves) of a sum over `outputs` outputs in
+ * `total` leaves, cut as a linear layer's sum is; dy holds these leaves' columns, dx the inputs that the layer has. dx and nodes as y and
+ * nodes of a linear run. */
+struct rondo_linear_dx_run {
+    int64_t rows, outputs;
+    int32_t total, first_leaf, leaves, add;
+    const float *dy;
+    int64_t dy_stride;
+    float *dx;
+    int64_t dx_stride;
+    float *nodes;
+    int64_t node_stride;
+};
+
+/* A leaf of a sum over tokens: rows order[first .. the next leaf's first) of the list of a run, in the order in which they are added; then
+ * the two sums on top are added `merges` times. A list of leaves ends with one that has only its `first`. */
+struct rondo_token_leaf {
+    int64_t first;
+    int32_t merges, reserved;
+};
+
+/* Sums over tokens. What is left on the stack at the end hangs together from the right; it is never deeper than `depth`. Lists are on the
+ * host. Without segments: y[r][c] gets the chains fma(a[t][r], b[t][c], acc). With them: row segments[i].row of y gets those of b[t][c] + acc
+ * over the leaves of segment i, which has a stack of its own; rows of no segment stay as they are. No leaves make 0. add: y + sum. */
+struct rondo_token_segment {
+    int64_t leaf, leaves, row;
+};
+struct rondo_token_run {
+    const int64_t *order;
+    const struct rondo_token_leaf *leaves;
+    const struct rondo_token_segment *segments;
+    int64_t leaf_count, segment_count;
+    int64_t tokens;                               /* rows of a and b that the list may name */
+    int64_t rows, columns;                        /* of y */
+    const float *a, *b;
+    int64_t a_stride, b_stride;
+    float *y;
+    int64_t y_stride;
+    int32_t add, depth;
+};
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
@@ -339,6 +382,17 @@ struct rondo_device_ops {
      * No run is under way with it, and the arrays of the old description may be gone. After a failure it can only be freed. NULL: it is
      * freed, and made anew. */
     int (*program_update)(struct rondo_device *dev, struct rondo_program *program, const struct rondo_program_desc *desc);
+    /* Gradients of layers; those that are NULL are refused by name. */
+    int (*linear_dx)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                     const struct rondo_linear_dx_run *run, const struct rondo_poll *poll);
+    int (*token_sum)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_token_run *run, const struct rondo_poll *poll);
+    /* terms [rows, dim]: what a row adds to the weight's gradient; NULL: not wanted. dx may be x or dy, NULL: not wanted; add: dx += . */
+    int (*rmsnorm_dx)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
+                      float eps, const float *dy, float *dx, float *terms, int add);
+    int (*rope_back)(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,
+                     int64_t row_stride, int64_t head_stride, const float *table);
+    int (*swiglu_dx)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
+                     float *dgate, float *dup);
 };
 
 /* A slot that an older table may lack. */

@@ -281,6 +281,14 @@ int rondo__linear_run_nodes(const rondo_linear *linear, rondo_context *ctx, stru
     return leaves && rows ? linear->ops->linear(rondo__dev(ctx), stream, linear->packed, &run, poll) : 0;
 }
 
+int rondo__linear_run_dx(const rondo_linear *linear, rondo_context *ctx, struct rondo_stream *stream, const struct rondo_linear_dx_run *run,
+                         const struct rondo_poll *poll)
+{
+    if (!RONDO_HAS(linear->ops, linear_dx))
+        return rondo__fail(RONDO_ENOTSUP, "device \"%s\" does not compute gradients of linear layers; cpu does", linear->ops->name);
+    return run->leaves && run->rows ? linear->ops->linear_dx(rondo__dev(ctx), stream, linear->packed, run, poll) : 0;
+}
+
 /* x and y share no float. They may be columns of one buffer: then the strides agree and the columns do not
  * meet. */
 bool rondo__linear_apart(const float *x, int64_t x_stride, int64_t in, int64_t x_rows, const float *y, int64_t y_stride, int64_t out,

@@ -24,6 +24,11 @@ int rondo__linear_usable(const rondo_linear *linear, const rondo_context *ctx, c
 int rondo__linear_run_nodes(const rondo_linear *linear, rondo_context *ctx, struct rondo_stream *stream, int32_t first, int32_t leaves,
                             int64_t rows, const float *x, int64_t x_stride, float *nodes, int64_t node_stride, const struct rondo_poll *poll);
 
+/* The same of the layer's gradient to its inputs: dy has the columns of the leaves [first, first + leaves) of a sum over `outputs` outputs in
+ * `total` leaves, which are all outputs of the layer. */
+int rondo__linear_run_dx(const rondo_linear *linear, rondo_context *ctx, struct rondo_stream *stream, const struct rondo_linear_dx_run *run,
+                         const struct rondo_poll *poll);
+
 /* Of arrays [rows][columns] of floats: whether one with this stride can be addressed; whether x and y share no float. */
 bool rondo__linear_fits(int64_t rows, int64_t columns, int64_t stride);
 bool rondo__linear_apart(const float *x, int64_t x_stride, int64_t in, int64_t x_rows, const float *y, int64_t y_stride, int64_t out,

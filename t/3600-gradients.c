@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Gradients of layers by the public functions: the same results from host memory and from the device's, on a device whose memory is its own
+ * and whose streams run late, from rows in any order; what cannot be is refused by name.
+ */
+#include <stdlib.h>
+
+#include "core/internal.h"
+#include "tap.h"
+
+enum { IN = 37, OUT = 29, ROWS = 150 };
+
+static float number(uint64_t seed, uint64_t i)
+{
+    return (float)(int32_t)(rondo__mix64(seed * 1000003u + i) & 0xffffffffu) * 0x1p-31f;
+}
+
+struct results {
+    float dx[ROWS][IN], dw[OUT][IN], db[OUT];
+};
+
+/* Rows of positions: as they come, or from the last one to the first in spans of one each. */
+struct work {
+    int reversed, device;
+    struct results got;
+};
+
+static int body(rondo_context *ctx, void *arg)
+{
+    struct work *w = arg;
+    static float weights[OUT][IN], x[ROWS][IN], dy[ROWS][OUT];
+    static rondo_span spans[ROWS];
+    const int64_t spans_of = ROWS, length = ROWS;
+    rondo_tokens_desc td = RONDO_TOKENS_DESC_INIT;
+    rondo_linear_desc ld = RONDO_LINEAR_DESC_INIT;
+    rondo_tokens *tokens = NULL;
+    rondo_linear *linear = NULL;
+    void *memory[5] = { NULL };
+    const size_t bytes[5] = { sizeof x, sizeof dy, sizeof w->got.dx, sizeof w->got.dw, sizeof w->got.db };
+    for (int64_t p = 0; p < ROWS; p++) {
+        const int64_t row = w->reversed ? ROWS - 1 - p : p;
+        spans[p] = (rondo_span){ p, 1, 1, row };
+        for (int i = 0; i < IN; i++)
+            x[row][i] = number(1, (uint64_t)(p * IN + i));
+        for (int o = 0; o < OUT; o++)
+            dy[row][o] = number(2, (uint64_t)(p * OUT + o));
+    }
+    for (int i = 0; i < OUT * IN; i++)
+        (&weights[0][0])[i] = number(3, (uint64_t)i);
+    if (w->reversed) {
+        td.spans = spans;
+        td.span_counts = &spans_of;
+    } else {
+        td.lengths = &length;
+    }
+    ld.in = IN;
+    ld.out = OUT;
+    int err = rondo_tokens_create(&tokens, &td);
+    if (!err)
+        err = rondo_linear_create(&linear, ctx, &ld);
+    if (!err)
+        err = rondo_linear_load(linear, 0, OUT, weights);
+    for (int i = 0; i < 5 && !err && w->device; i++)
+        err = rondo_memory_create(&memory[i], ctx, RONDO_MEMORY_DEVICE, bytes[i]);
+    memset(&w->got, 0, sizeof w->got);
+    void *host[5] = { x, dy, w->got.dx, w->got.dw, w->got.db };
+    for (int i = 0; i < 5 && !err && w->device; i++)
+        err = rondo_memory_copy(ctx, memory[i], host[i], bytes[i]);
+    void *const *at = w->device ? memory : host;
+    for (int add = 0; add < 2; add++) {   /* twice, upon the first time */
+        if (!err)
+            err = rondo_linear_dx(linear, ctx, ROWS, at[1], OUT, 4, at[2], IN, add);
+        if (!err)
+            err = rondo_linear_dw(ctx, tokens, OUT, at[1], OUT, IN, at[0], IN, at[3], IN, add);
+        if (!err)
+            err = rondo_token_sum(ctx, tokens, OUT, at[1], OUT, at[4], add);
+    }
+    for (int i = 2; i < 5 && !err && w->device; i++)
+        err = rondo_memory_copy(ctx, host[i], memory[i], bytes[i]);
+    for (int i = 0; i < 5; i++)
+        rondo_memory_destroy(ctx, memory[i]);
+    rondo_linear_destroy(linear);
+    rondo_tokens_destroy(tokens);
+    return err;
+}
+
+static int plain(rondo_context *ctx, void *arg)
+{
+    return body(ctx, arg);
+}
+
+static void places(void)
+{
+    static const char *const machines[] = { "", "space,defer:1", "space,defer:2" };
+    static struct work first, w;
+    char *hook = getenv("RONDO_TEST_HOOK") ? strdup(getenv("RONDO_TEST_HOOK")) : NULL;
+    double sum = 0.0;
+    if (rondo_run_threads(1, plain, &first))
+        exit(99);
+    for (int p = 0; p < ROWS; p++)
+        sum += (double)number(2, (uint64_t)(p * OUT + 3)) * (double)number(1, (uint64_t)(p * IN + 5));
+    ok(first.got.dw[3][5] - 2 * sum < 1e-5 && first.got.dw[3][5] - 2 * sum > -1e-5, "dw is the sum over tokens, added to itself");
+    for (size_t m = 0; m < sizeof machines / sizeof *machines; m++)
+        for (int device = 0; device < 2; device++)
+            for (int reversed = 0; reversed < 2; reversed++) {
+                if (*machines[m])
+                    setenv("RONDO_TEST_HOOK", machines[m], 1);
+                w.device = device;
+                w.reversed = reversed;
+                int err = rondo_run_threads(1, plain, &w);
+                for (int p = 0; p < ROWS && reversed; p++)   /* rows of dx are where rows of dy are */
+                    if (!err && memcmp(w.got.dx[ROWS - 1 - p], first.got.dx[p], sizeof w.got.dx[0]))
+                        err = RONDO_EMISMATCH;
+                ok(!err && !memcmp(w.got.dw, first.got.dw, sizeof w.got.dw) && !memcmp(w.got.db, first.got.db, sizeof w.got.db) &&
+                       (reversed || !memcmp(w.got.dx, first.got.dx, sizeof w.got.dx)),
+                   "arrays in %s memory, rows %s, %s: the same bits", device ? "the device's" : "host", reversed ? "from the last on" : "in order",
+                   *machines[m] ? machines[m] : "cpu");
+                if (err)
+                    diag("%s", rondo_error_text());
+                if (hook)
+                    setenv("RONDO_TEST_HOOK", hook, 1);
+                else
+                    unsetenv("RONDO_TEST_HOOK");
+            }
+    free(hook);
+}
+
+/* ---- what is refused ---- */
+
+static void refused_once(int got, int code, const char *word)
+{
+    ok(got == code && strstr(rondo_error_text(), word), "refused, naming %s", word);
+    if (got != code || !strstr(rondo_error_text(), word))
+        diag("%d: %s", got, rondo_error_text());
+}
+
+static void tokens_refused(void)
+{
+    const int64_t lengths[2] = { 3, -1 }, counts[4] = { 1, 0, 1, 0 }, one = 1, two = 2;
+    const rondo_span both[2] = { { 0, 60, 1, 0 }, { 60, 60, 1, 0 } }, twice[2] = { { 0, 60, 1, 0 }, { 59, 3, 1, 60 } }, backwards = { 5, 3, -1, 0 },
+                     before = { -1, 3, 1, 0 };
+    rondo_tokens *t = NULL;
+    rondo_tokens_desc d = RONDO_TOKENS_DESC_INIT;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "span_counts");
+    d.sequences = 2;
+    d.lengths = lengths;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "sequence 1 has -1");
+    d.parts = 2;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "lengths with 2 parts");
+    d.part = 2;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "part 2 of 2");
+    d.part = 0;
+    d.lengths = NULL;
+    d.span_counts = counts;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "spans is NULL");
+    d.spans = both;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "parts 0 and 1 both");
+    d = (rondo_tokens_desc)RONDO_TOKENS_DESC_INIT;
+    d.spans = twice;
+    d.span_counts = &two;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "position 59 of sequence 0 stands in rows");
+    d.span_counts = &one;
+    d.spans = &backwards;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "-1 apart");
+    d.spans = &before;
+    refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "position -1");
+    ok(!t, "and none is made");
+}
+
+static int calls_refused(rondo_context *ctx, void *arg)
+{
+    static float x[64], y[64];
+    const int64_t length = 4, counts[2] = { 1, 1 };
+    const rondo_span spans[2] = { { 0, 4, 1, 0 }, { 128, 4, 1, 0 } };
+    rondo_tokens_desc d = RONDO_TOKENS_DESC_INIT;
+    rondo_tokens *tokens = NULL, *part = NULL;
+    rondo_linear_desc ld = RONDO_LINEAR_DESC_INIT;
+    rondo_linear *linear = NULL;
+    (void)arg;
+    d.lengths = &length;
+    int err = rondo_tokens_create(&tokens, &d);
+    d = (rondo_tokens_desc)RONDO_TOKENS_DESC_INIT;
+    d.parts = 2;
+    d.spans = spans;
+    d.span_counts = counts;
+    if (!err)
+        err = rondo_tokens_create(&part, &d);
+    ld.in = 3;
+    ld.out = 2;
+    if (!err)
+        err = rondo_linear_create(&linear, ctx, &ld);
+    if (err)
+        return err;
+    refused_once(rondo_linear_dx(linear, ctx, 2, x, 2, 0, y, 3, 0), RONDO_EINVAL, "have not been loaded");
+    err = rondo_linear_load(linear, 0, 2, x);
+    refused_once(rondo_linear_dx(linear, ctx, -1, x, 2, 0, y, 3, 0), RONDO_EINVAL, "rows is -1");
+    refused_once(rondo_linear_dx(linear, ctx, 2, x, 2, 3, y, 3, 0), RONDO_EINVAL, "leaves is 3");
+    refused_once(rondo_linear_dx(linear, ctx, 2, x, 1, 0, y, 3, 0), RONDO_EINVAL, "dy_stride is 1");
+    refused_once(rondo_linear_dx(linear, ctx, 2, x, 2, 0, y, 2, 0), RONDO_EINVAL, "dx_stride is 2");
+    refused_once(rondo_linear_dx(linear, ctx, 2, x, 2, 0, x + 1, 3, 0), RONDO_EINVAL, "overlaps dy");
+    refused_once(rondo_linear_dx(linear, ctx, 2, x, 2, 0, NULL, 3, 0), RONDO_EINVAL, "dx must not be NULL");
+    refused_once(rondo_linear_dw(ctx, part, 2, x, 2, 3, x + 20, 3, y, 3, 0), RONDO_EINVAL, "part 0 of 2");
+    refused_once(rondo_linear_dw(ctx, tokens, 0, x, 2, 3, x + 20, 3, y, 3, 0), RONDO_EINVAL, "out is 0");
+    refused_once(rondo_linear_dw(ctx, tokens, 2, NULL, 2, 3, x + 20, 3, y, 3, 0), RONDO_EINVAL, "dy must not be NULL");
+    refused_once(rondo_linear_dw(ctx, tokens, 2, x, 2, 3, x + 20, 2, y, 3, 0), RONDO_EINVAL, "stride of x is 2");
+    refused_once(rondo_linear_dw(ctx, tokens, 2, x, 2, 3, x + 20, 3, x, 3, 0), RONDO_EINVAL, "overlaps");
+    refused_once(rondo_linear_dw(ctx, tokens, 2, x, 2, 3, x + 20, 3, x + 30, 3, 0), RONDO_EINVAL, "overlaps");
+    refused_once(rondo_token_sum(ctx, tokens, 0, x, 2, y, 0), RONDO_EINVAL, "dim is 0");
+    refused_once(rondo_token_sum(ctx, tokens, 2, x, 2, NULL, 0), RONDO_EINVAL, "sum must not be NULL");
+    refused_once(rondo_token_sum(ctx, NULL, 2, x, 2, y, 0), RONDO_EINVAL, "tokens must not be NULL");
+    rondo_linear_destroy(linear);
+    rondo_tokens_destroy(tokens);
+    rondo_tokens_destroy(part);
+    return err;
+}
+
+int main(void)
+{
+    places();
+    tokens_refused();
+    ok(!rondo_run_threads(1, calls_refused, NULL), "and the calls that are right pass");
+    return done();
+}
