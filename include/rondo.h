@@ -377,7 +377,7 @@ typedef struct rondo_attention_desc {
     int64_t mask_row_stride, mask_head_stride;   /* 0: all rows, resp. all heads, alike */
     const int64_t *mask_row, *mask_key; /* [sequences]; NULL: rows packed, columns from 0 */
     int32_t shared_kv;                  /* 1: v is the first value_dim elements of each row of k, and is not given: as in latent attention */
-    int32_t reserved;
+    int32_t gradients;                  /* 1: rondo_attention_backward() will be called too */
 } rondo_attention_desc;
 #define RONDO_ATTENTION_DESC_INIT                                                                                      \
     { sizeof(rondo_attention_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, { 0, 0 }, \
@@ -413,8 +413,14 @@ typedef struct rondo_attention_info {
     double imbalance;                   /* the largest number of pairs that a rank computes over their mean; 1 where there are none */
     int32_t grid[2];                    /* of all-to-all and mesh */
     int64_t probs_rows;                 /* rows of probs on this rank */
+    /* Of one rondo_attention_backward(), where the plan has gradients; else 0. */
+    int32_t backward_algorithm, reserved;   /* rondo_algorithm */
+    size_t backward_workspace_bytes, backward_device_bytes, backward_pack_bytes;   /* as the fields of these names */
+    uint64_t backward_messages, backward_bytes, backward_messages_total, backward_bytes_total;
+    double backward_flops;              /* 6*head_dim+4*value_dim a pair and query head, all ranks */
 } rondo_attention_info;
-#define RONDO_ATTENTION_INFO_INIT { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0 }
+#define RONDO_ATTENTION_INFO_INIT                                                                                      \
+    { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0 }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
 
 /* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are
@@ -472,6 +478,32 @@ typedef struct rondo_attention_io {
  * takes it at its first execution and keeps it. A later execution takes no memory. The first execute of a plan compares its hash
  * over the ranks (RONDO_EMISMATCH). */
 RONDO_API int rondo_attention_execute(rondo_attention *plan, const rondo_attention_io *io, void *workspace) RONDO_MUST_CHECK;
+
+/* ---- gradients: of a plan whose descriptor says so ---- */
+
+/* Of a loss with respect to what rondo_attention_execute() was given, from its gradients with respect to out and lse. Each lies as what it is
+ * of: rows of dq begin where q's do (q_row), those of dout where out's do, dlse where lse's do, dk and dv where k's and v's do (kv_row), dbias
+ * where bias's do. Results are of F32, BF16 or F16, whatever what they are of is; sums are made in F32 and rounded once. */
+typedef struct rondo_attention_gradients {
+    size_t struct_size;
+    rondo_tensor dout;          /* [q_rows, heads, value_dim], of out's type */
+    rondo_tensor dlse;          /* F32 [q_rows, heads]; data NULL: 0 */
+    rondo_tensor dq;            /* [q_rows, heads, head_dim] */
+    rondo_tensor dk, dv;        /* [rows, kv_heads, head_dim], [rows, kv_heads, value_dim] */
+    rondo_tensor dbias;         /* F32, in the shape of bias, where the plan has one; data NULL: not wanted. Rows of this rank's queries are
+                                   written. Sequences whose bias begins in the same row and column share it, and are summed */
+    rondo_tensor dsinks;        /* F32 [heads], the whole sum on every rank, where the plan has sinks; data NULL: not wanted */
+    int32_t accumulate;         /* 1: added to what the results hold, which on every rank is the same for dsinks */
+    int32_t reserved;
+} rondo_attention_gradients;
+#define RONDO_ATTENTION_GRADIENTS_INIT                                                                                 \
+    { sizeof(rondo_attention_gradients), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, \
+      RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, 0, 0 }
+
+/* Backward of the same plan: io as rondo_attention_execute() was given it, with the out and lse that it made (both are read; probs is not looked
+ * at). Where pairs are hidden, gradients are exactly 0. Collective. workspace: backward_workspace_bytes, or NULL, as there. */
+RONDO_API int rondo_attention_backward(rondo_attention *plan, const rondo_attention_io *io, const rondo_attention_gradients *gradients,
+                                       void *workspace) RONDO_MUST_CHECK;
 
 /* ---- partial results: for programs whose own ranks exchange them ---- */
 

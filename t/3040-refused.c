@@ -119,7 +119,7 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_ENOTSUP, "of type q8", d.shared_kv = 1, d.value_dim = 8, d.kv_type = RONDO_Q8);
     REFUSE(RONDO_EINVAL, "q_type is 4", d.q_type = RONDO_Q8);
     REFUSE(RONDO_EINVAL, "out_type is 4", d.out_type = RONDO_Q8);
-    REFUSE(RONDO_ENOTSUP, "reserved", d.reserved = 1);
+    REFUSE(RONDO_EINVAL, "gradients", d.gradients = 2);
     REFUSE(RONDO_ENOMEM, "are more than memory can hold; ask for fewer", d.probs = 1, d.tokens = (int64_t)1 << 34, d.leaf = 256, d.heads = 4096,
            d.kv_heads = 1, d.head_dim = 8);
     int64_t names[1] = { 0 };

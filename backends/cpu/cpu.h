@@ -74,6 +74,15 @@ size_t rondo__cpu_program_scratch(const struct rondo_device *dev, const struct r
 int rondo__cpu_attention(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *program,
                          const struct rondo_attention_run *run, const struct rondo_poll *poll);
 
+/* ---- gradients of attention (backward_run.c): slots of the device table ---- */
+int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc);
+void rondo__cpu_backward_free(struct rondo_device *dev, struct rondo_backward *backward);
+size_t rondo__cpu_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *backward);
+int rondo__cpu_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                        const struct rondo_backward_run *run, const struct rondo_poll *poll);
+int rondo__cpu_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
+int rondo__cpu_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
+
 /* ---- linear layers and element-wise functions (linear.c, elementwise.c): slots of the device table ---- */
 int rondo__cpu_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc);
 int rondo__cpu_linear_load(struct rondo_device *dev, struct rondo_device_linear *linear, int64_t first, int64_t rows, int type, const void *weights,

@@ -12,13 +12,20 @@ struct build {
     const struct rondo_cpu_packing *packing;
     const struct rondo_cpu_elementwise *elementwise;
     const struct rondo_cpu_gradient *gradient;
+    const struct rondo_cpu_backward *backward;
 };
 
+#define BACKWARD(name) BACKWARD_##name
+#define BACKWARD_soft &rondo__cpu_backward_soft
+#define BACKWARD_fma &rondo__cpu_backward_fma
+#define BACKWARD_avx2 NULL
+#define BACKWARD_avx512 NULL
+#define BACKWARD_neon NULL
 #define BUILD(name)                                                                                                                        \
     static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
-                                               &rondo__cpu_gradient_##name };
+                                               &rondo__cpu_gradient_##name, BACKWARD(name) };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
 BUILD(fma)
@@ -43,6 +50,11 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
     }
     out->packing = b->packing ? b->packing : out->packing;
     out->gradient = b->gradient ? b->gradient : out->gradient;
+    if (b->backward) {
+        const struct rondo_cpu_backward *was = &out->backward, *is = b->backward;
+        out->backward = (struct rondo_cpu_backward){ is->bytes ? is->bytes : was->bytes, is->run ? is->run : was->run,
+                                                     is->bias ? is->bias : was->bias, is->sums ? is->sums : was->sums };
+    }
     if (!from)
         return;
     to->rmsnorm = from->rmsnorm ? from->rmsnorm : to->rmsnorm;

@@ -38,6 +38,21 @@ struct rondo_cpu_attention {
                 int64_t end, float *slot, void *scratch, const struct rondo_poll *poll);
 };
 
+/* ---- gradients of attention: an item is a job x a KV head, or a leaf of queries of the bias's ---- */
+
+struct rondo_backward_task;    /* backward.h */
+
+struct rondo_cpu_backward {
+    bool (*bytes)(const struct rondo_backward_task *task, size_t *bytes);   /* scratch of one worker; false: too large */
+    /* What the job says, of one KV head and the query heads that read it. All three return poll's code, which is NULL on workers that are not
+     * the calling thread. */
+    int (*run)(const struct rondo_backward_task *task, int32_t kv_head, void *scratch, const struct rondo_poll *poll);
+    /* Of `count` tasks that share rows of dbias those of one leaf of queries of number `longest` of them. */
+    int (*bias)(const struct rondo_backward_task *tasks, int32_t count, int32_t longest, int32_t leaf, void *scratch,
+                const struct rondo_poll *poll);
+    void (*sums)(const struct rondo_backward_sums *of, int64_t first, int64_t end);   /* rows [first, end) */
+};
+
 /* ---- linear layers: an item is some panels of outputs x some tiles of rows ---- */
 
 /* Some rows of x against leaves [leaf0, leaf1) of a linear, which are a whole node of its tree; x begins at the first column of leaf0.
@@ -117,6 +132,7 @@ struct rondo_cpu_kernels {
     const struct rondo_cpu_packing *packing;
     struct rondo_cpu_elementwise elementwise;
     const struct rondo_cpu_gradient *gradient;
+    struct rondo_cpu_backward backward;
 };
 
 /* isa: enum rondo_cpu_isa, usable here. */
@@ -133,5 +149,8 @@ extern const struct rondo_cpu_gradient rondo__cpu_gradient_soft, rondo__cpu_grad
     rondo__cpu_gradient_neon;
 extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
+
+extern const struct rondo_cpu_backward rondo__cpu_backward_soft, rondo__cpu_backward_fma, rondo__cpu_backward_avx2, rondo__cpu_backward_avx512,
+    rondo__cpu_backward_neon;
 
 #endif

@@ -34,6 +34,12 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
                               c->as.copy.rows);
     case RONDO_HOOK_ATTENTION:
         return ops->attention(dev, c->stream, c->as.attention.program, c->as.attention.run, poll);
+    case RONDO_HOOK_BACKWARD:
+        return ops->backward(dev, c->stream, c->as.backward.backward, c->as.backward.run, poll);
+    case RONDO_HOOK_BACKWARD_SUMS:
+        return ops->backward_sums(dev, c->stream, &c->as.sums);
+    case RONDO_HOOK_BACKWARD_SINKS:
+        return ops->backward_sinks(dev, c->stream, &c->as.sinks);
     case RONDO_HOOK_LINEAR:
         return ops->linear(dev, c->stream, c->as.linear.linear->inner, &c->as.linear.run, poll);
     case RONDO_HOOK_LINEAR_JOIN:
@@ -727,6 +733,14 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(rmsnorm_dx);
     WRAP(rope_back);
     WRAP(swiglu_dx);
+#undef WRAP
+#define WRAP(slot) t->slot = RONDO_HAS(ops, slot) ? rondo__hook_##slot : NULL
+    WRAP(backward_new);
+    WRAP(backward_free);
+    WRAP(backward_scratch);
+    WRAP(backward);
+    WRAP(backward_sums);
+    WRAP(backward_sinks);
 #undef WRAP
 }
 

@@ -56,6 +56,7 @@ struct rondo_attention {
     int64_t *probs_first;              /* [sequences + 1]: packed rows of probs */
     int64_t *probs_skip;               /* [sequences]: this rank's queries before the first of them */
     int32_t rank, agreed;
+    struct rondo__backward *backward;  /* backward.h; NULL: it has no gradients */
     bool updated;                      /* it was updated before */
     rondo_attention_info info;
 };

@@ -203,6 +203,24 @@ static int check_grid(const rondo_attention_desc *d)
     return 0;
 }
 
+/* What has no gradients yet. */
+static int check_gradients(const rondo_attention_desc *d)
+{
+    if (d->gradients != 0 && d->gradients != 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_create: gradients is %d; it must be 0 or 1", (int)d->gradients);
+    if (!d->gradients)
+        return 0;
+    if (d->kv_type == RONDO_Q8)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients of keys and values of type q8 are not in this build; take f32, bf16 or "
+                                          "f16");
+    if (d->shared_kv)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients where v lies in k (shared_kv) are not in this build; give v by itself");
+    if (d->head_groups > 1)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients are computed of all heads together, not in head_groups of %d; take 1, "
+                                          "or 0", (int)d->head_groups);
+    return 0;
+}
+
 int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs)
 {
     int err = rondo__desc_copy(ours, sizeof *ours, theirs, "rondo_attention_desc");
@@ -225,6 +243,6 @@ int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc
     if (!err)
         err = check_grid(ours);
     if (!err)
-        err = rondo__reserved(ours->reserved, "rondo_attention_create");
+        err = check_gradients(ours);
     return err;
 }

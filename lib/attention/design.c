@@ -389,6 +389,8 @@ uint64_t rondo__design_hash(const struct rondo__design *p)
     uint64_t h = rondo__hash_word(0x706c616eu, sizeof words / sizeof *words);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         h = rondo__hash_word(h, (uint64_t)words[i]);
+    if (d->gradients)
+        h = rondo__hash_word(h, 0x67726164u);
     h = hash_real(h, d->scale);
     h = hash_real(h, d->softcap);
     h = hash_real(h, d->dropout);

@@ -6,7 +6,7 @@
  * To update a plan is to make it again in its memory: nothing of the old one is looked at, everything that was allocated for it is used for
  * the new one. A new plan is an empty one that is updated, but for the memory that only making takes, which it gives back.
  */
-#include "attention/attention.h"
+#include "attention/backward.h"
 #include "attention/mask/mask.h"
 
 static int no_memory(void)
@@ -35,7 +35,7 @@ static size_t plan_bytes(const rondo_attention *plan)
     for (int i = 0; i < 4; i++)
         bytes += plan->design.placements[i / 2][i % 2] ? rondo__placement_bytes(plan->design.placements[i / 2][i % 2]) : 0;
     return bytes + tables_bytes(&plan->part.tables) + tables_bytes(&plan->part.probs) + rondo__schedule_bytes(&plan->part.schedule) +
-           rondo__runner_bytes(plan->runner);
+           rondo__runner_bytes(plan->runner) + rondo__backward_bytes(plan->backward);
 }
 
 static int fill_info(rondo_attention *plan)
@@ -117,12 +117,15 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
     rondo__design_program(&plan->design, &plan->part, 1, programs + 1);
     err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, programs, plan->design.desc.probs ? 2 : 1,
                              plan->design.sequences);
-    return err ? err : fill_info(plan);
+    if (!err)
+        err = fill_info(plan);
+    return err ? err : rondo__backward_make(plan, desc->algorithm);
 }
 
 /* Without anything but its context. */
 static void empty(rondo_attention *plan)
 {
+    rondo__backward_free(plan);
     rondo__runner_free(plan->runner);
     rondo__part_free(&plan->part);
     rondo__design_free(&plan->design);

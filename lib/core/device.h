@@ -138,6 +138,89 @@ struct rondo_attention_run {
     const int64_t *stats_row, *probs_row, *probs_key;
 };
 
+/* ---- gradients of attention: what they are of, and one execution -------------------------------------------------- */
+
+struct rondo_backward;         /* the device's own, made of: */
+
+/* Positions of one leaf of a sequence, of queries or of keys, that one source holds: `count` of them from position `first` on. Queries are cut
+ * at the same multiples of the leaf size as keys, counted from the sequence's first query where that stands before key 0 (`base` of the job). */
+struct rondo_backward_leaf {
+    int64_t leaf, first;       /* its index, and the first position that is here: a query's is the key position where it stands */
+    int64_t row;               /* of that one, in its source */
+    int32_t count, source;
+};
+
+/* Some queries of a sequence and some of its keys, both by rising leaf. With QUERIES each query's gradient is made, so that all keys that it
+ * sees must be there; with KEYS each key's, so that all queries that see it must; with BIAS each query's rows of the bias's. What is made is
+ * of the plan's own rows, and goes to the row of the result that it has in its source. */
+enum { RONDO_BACKWARD_QUERIES = 1, RONDO_BACKWARD_KEYS = 2, RONDO_BACKWARD_BIAS = 4 };
+struct rondo_backward_job {
+    int64_t sequence, base;    /* base: 0, or the position of query 0 where that is below 0 */
+    int64_t queries_first, keys_first;   /* in the list of leaves */
+    int32_t queries, keys, what, reserved;
+    int64_t cached;            /* the position of the sequence's query 0 */
+    int64_t tokens, length;    /* of the whole sequence: queries, keys */
+};
+
+struct rondo_backward_desc {
+    int32_t heads, kv_heads, head_dim, value_dim;
+    int32_t q_type, kv_type, out_type, leaf_size;     /* out_type: of out and of its gradient */
+    int32_t bias_heads, sequences;
+    float scale_log2, scale;   /* (float)(scale * log2(e)), (float)scale */
+    struct rondo_terms terms;
+    struct rondo_mask mask;
+    const struct rondo_backward_leaf *leaves;
+    const struct rondo_backward_job *jobs;
+    int64_t leaf_count, job_count;
+};
+
+/* Rows of queries, resp. of keys, dense: [rows, heads, dim]; lse and sums float [rows, heads], sums being what backward_sums() makes. */
+struct rondo_backward_queries {
+    const void *q, *dout;
+    const float *lse, *sums;
+    int64_t rows;
+};
+struct rondo_backward_keys {
+    const void *k, *v;
+    int64_t rows;
+};
+
+struct rondo_backward_run {
+    int64_t first, count;      /* jobs */
+    const struct rondo_backward_queries *queries;     /* by a leaf's source; on the host */
+    const struct rondo_backward_keys *keys;
+    int32_t query_count, key_count;
+    int32_t accumulate;        /* 1: results are added to what is there */
+    int32_t dq_type, dk_type, dv_type;
+    void *dq, *dk, *dv;        /* dense, [rows, heads or kv_heads, dim] */
+    int64_t dq_rows, dkv_rows;
+    /* Terms, as struct rondo_attention_run has them. dbias lies as bias does, in rows and columns of its own: both lists name the row and the
+     * column of the query and the key at position 0. Sequences whose rows of dbias are the same share them, and are summed. */
+    const float *alibi;
+    struct rondo_rows bias, dbias;
+    const int64_t *bias_row, *bias_key, *dbias_row, *dbias_key;
+    uint64_t seed;
+};
+
+/* The number that each row's gradient of its weights is less by: sums = chain(dout * out) - dlse, [rows, heads], all dense; dlse NULL: none. */
+struct rondo_backward_sums {
+    int64_t rows;
+    int32_t heads, value_dim, out_type, reserved;
+    const void *out, *dout;
+    const float *dlse;
+    float *sums;
+};
+
+/* What a row gives to the gradient of its head's sink, summed over each leaf of queries: node[i][head] of leaves[i]. */
+struct rondo_backward_sinks {
+    const struct rondo_backward_leaf *leaves;         /* on the host, as bases */
+    const int64_t *bases;      /* of each */
+    int64_t count, rows;
+    int32_t heads, leaf_size;
+    const float *sinks, *lse, *sums;
+    float *nodes;
+};
+
 /* Called by a device now and then while the host waits for it or computes (from the rank's thread), so that transfers make progress. Of the
  * poll that attention() is given, `work` is of use until that call is over in its stream, all else until the function returns. */
 struct rondo_work {
@@ -393,6 +476,16 @@ struct rondo_device_ops {
                      int64_t row_stride, int64_t head_stride, const float *table);
     int (*swiglu_dx)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
                      float *dgate, float *dup);
+    /* Gradients of attention (rondo-numerics(7), rule 13). All of these, or none: then lib/ refuses them. Leaves and jobs stay as they are until
+     * it is freed; scratch is as program_scratch() has it, so that a run allocates nothing. backward runs jobs that are independent of each
+     * other; with sequences that share rows of dbias all of them are in one run. */
+    int (*backward_new)(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc);
+    void (*backward_free)(struct rondo_device *dev, struct rondo_backward *backward);
+    size_t (*backward_scratch)(const struct rondo_device *dev, const struct rondo_backward *backward);
+    int (*backward)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                    const struct rondo_backward_run *run, const struct rondo_poll *poll);
+    int (*backward_sums)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
+    int (*backward_sinks)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
 };
 
 /* A slot that an older table may lack. */

@@ -114,6 +114,17 @@ static inline int32_t rondo__run_depth(int64_t leaves)
     return depth;
 }
 
+/* Two nodes of a sum over leaves a < b are merged, with nothing between them, as soon as the next leaf, y, is known to lie outside of the
+ * smallest aligned node that has both. */
+static inline bool rondo__leaves_merge(int64_t a, int64_t b, int64_t y)
+{
+    uint64_t differ = (uint64_t)a ^ (uint64_t)b, apart = (uint64_t)b ^ (uint64_t)y;
+    int32_t height = 0;
+    for (; differ; differ >>= 1)
+        height++;
+    return apart >> height != 0;
+}
+
 /* ---- one leaf ---- */
 
 /* [lo, hi) of positions as a range of key indices of a leaf; lo >= hi: none. */

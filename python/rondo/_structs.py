@@ -69,7 +69,7 @@ class rondo_attention_desc(Sized):
         ("bias", c.c_int32), ("sinks", c.c_int32), ("probs", c.c_int32), ("probs_first", c.c_int64), ("probs_count", c.c_int64),
         ("dropout", c.c_double), ("documents", Pi32), ("documents_first", Pi64), ("mask", Pu8), ("mask_heads", c.c_int64),
         ("mask_row_stride", c.c_int64), ("mask_head_stride", c.c_int64), ("mask_row", Pi64), ("mask_key", Pi64),
-        ("shared_kv", c.c_int32), ("reserved", c.c_int32)]
+        ("shared_kv", c.c_int32), ("gradients", c.c_int32)]
 
 
 class rondo_attention_info(Sized):
@@ -79,7 +79,10 @@ class rondo_attention_info(Sized):
         ("device_bytes", c.c_size_t), ("plan_bytes", c.c_size_t), ("messages", c.c_uint64), ("bytes", c.c_uint64),
         ("messages_total", c.c_uint64), ("bytes_total", c.c_uint64), ("visible_pairs", c.c_uint64), ("visible_pairs_here", c.c_uint64),
         ("flops", c.c_double), ("hash", c.c_uint64), ("pack_bytes", c.c_size_t), ("operations", c.c_int64), ("imbalance", c.c_double),
-        ("grid", c.c_int32 * 2), ("probs_rows", c.c_int64)]
+        ("grid", c.c_int32 * 2), ("probs_rows", c.c_int64), ("backward_algorithm", c.c_int32), ("reserved", c.c_int32),
+        ("backward_workspace_bytes", c.c_size_t), ("backward_device_bytes", c.c_size_t), ("backward_pack_bytes", c.c_size_t),
+        ("backward_messages", c.c_uint64), ("backward_bytes", c.c_uint64), ("backward_messages_total", c.c_uint64),
+        ("backward_bytes_total", c.c_uint64), ("backward_flops", c.c_double)]
 
 
 class rondo_attention_io(Sized):

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The slots of the device table for gradients of attention: makes tasks of a run's jobs, hands them to the rank's threads by KV head, those of
+ * a bias by leaf of queries, and gives each thread its scratch. The kernels (ref_backward.c, backward.c) do one item. All that a run needs is
+ * allocated with the description.
+ */
+#include "backends/cpu/backward.h"
+
+#include "backends/cpu/cpu.h"
+
+/* Tasks that share rows of dbias: in `alike` from `first` on. One item for each leaf of queries of the one that has most queries. */
+struct shared {
+    int64_t first, items;
+    int32_t count, longest;
+};
+
+struct rondo_backward {
+    struct rondo_backward_desc desc;
+    struct rondo_backward_task *tasks;  /* [job_count]; where data lies is filled in by each run */
+    struct rondo_backward_task *alike;  /* [job_count]: those of a run that have the bias's gradient, by the rows they share: */
+    struct shared *shared;              /* [job_count] */
+    size_t worker_bytes, scratch;       /* of one thread; of all */
+};
+
+static int too_large(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "backward: the scratch would be larger than memory can be");
+}
+
+static void set_task(const struct rondo_backward *b, int64_t index)
+{
+    const struct rondo_backward_desc *d = &b->desc;
+    const struct rondo_backward_job *job = d->jobs + index;
+    b->tasks[index] = (struct rondo_backward_task){
+        .a = { .sequence = job->sequence, .heads = d->heads, .kv_heads = d->kv_heads, .head_dim = d->head_dim, .value_dim = d->value_dim,
+               .scale_log2 = d->scale_log2, .leaf_size = d->leaf_size, .mask = &b->desc.mask, .terms = d->terms },
+        .desc = d, .job = job, .queries = d->leaves + job->queries_first, .keys = d->leaves + job->keys_first,
+    };
+}
+
+int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc)
+{
+    struct rondo_backward *b = rondo__alloc_zero(1, sizeof *b);
+    size_t most = 0, all;
+    int64_t items = 0, heads;
+    *out = NULL;
+    if (!b)
+        return rondo__fail(RONDO_ENOMEM, "backward: no memory for %lld jobs", (long long)desc->job_count);
+    b->desc = *desc;
+    b->tasks = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->tasks);
+    b->alike = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->alike);
+    b->shared = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->shared);
+    const bool fits = b->tasks && b->alike && b->shared;
+    int err = fits ? 0 : rondo__fail(RONDO_ENOMEM, "backward: no memory for %lld jobs", (long long)desc->job_count);
+    for (int64_t i = 0; i < desc->job_count && !err; i++) {
+        size_t need;
+        set_task(b, i);
+        if (!dev->kernels.backward.bytes(b->tasks + i, &need) || !rondo__mul64(desc->kv_heads, desc->jobs[i].queries + 1, &heads) ||
+            !rondo__add64(items, heads, &items))
+            err = too_large();
+        else
+            most = need > most ? need : most;
+    }
+    if (!err && rondo__add(most, 63, &b->worker_bytes)) {
+        b->worker_bytes &= ~(size_t)63;
+        if (!rondo__mul(b->worker_bytes, (size_t)rondo__cpu_workers(dev, items), &all))
+            err = too_large();
+        b->scratch = err ? 0 : all;
+    }
+    if (!err && !rondo__cpu_scratch(dev, b->scratch))
+        err = rondo__fail(RONDO_ENOMEM, "backward: no memory for a scratch of %zu bytes on the cpu device", b->scratch);
+    if (err)
+        rondo__cpu_backward_free(dev, b);
+    else
+        *out = b;
+    return err;
+}
+
+void rondo__cpu_backward_free(struct rondo_device *dev, struct rondo_backward *b)
+{
+    (void)dev;
+    if (b) {
+        rondo__free(b->tasks);
+        rondo__free(b->alike);
+        rondo__free(b->shared);
+    }
+    rondo__free(b);
+}
+
+size_t rondo__cpu_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *b)
+{
+    (void)dev;
+    return rondo__cpu_scratch_takes(b->scratch);
+}
+
+/* ---- one run ---- */
+
+struct loop {
+    const struct rondo_cpu_kernels *kernels;
+    const struct rondo_backward *b;
+    const struct rondo_backward_run *run;
+    const struct rondo_poll *poll;
+    char *scratch;
+    int64_t heads;                      /* items of jobs and KV heads; those of biases come behind them */
+};
+
+static void bind(const struct rondo_backward *b, const struct rondo_backward_run *run, int64_t index)
+{
+    struct rondo_backward_task *t = b->tasks + index;
+    const int64_t sequence = t->job->sequence;
+    t->run = run;
+    t->a.alibi = run->alibi;
+    t->a.seed = run->seed;
+    t->a.bias = run->bias.data;
+    t->a.bias_row_stride = run->bias.row_stride;
+    t->a.bias_head_stride = run->bias.head_stride;
+    t->a.bias_at = b->desc.terms.bias ? run->bias_row[sequence] * run->bias.row_stride + (run->bias_key ? run->bias_key[sequence] : 0) : 0;
+}
+
+/* Whether two sequences have the same rows and columns of dbias: those of query 0 and key 0. */
+static bool shares(const struct rondo_backward_run *run, const struct rondo_backward_job *a, const struct rondo_backward_job *b)
+{
+    return run->dbias_row[a->sequence] + a->cached == run->dbias_row[b->sequence] + b->cached &&
+           run->dbias_key[a->sequence] == run->dbias_key[b->sequence];
+}
+
+/* Fills `alike` and `shared`. Returns how many of the latter there are, and all their items. */
+static int64_t find_shared(const struct rondo_backward *b, const struct rondo_backward_run *run, int64_t *items)
+{
+    int64_t taken = 0, count = 0;
+    *items = 0;
+    for (int64_t i = run->first; i < run->first + run->count; i++) {
+        const struct rondo_backward_job *job = b->desc.jobs + i;
+        bool known = !(job->what & RONDO_BACKWARD_BIAS) || !run->dbias.data;
+        for (int64_t j = 0; j < count && !known; j++)
+            known = shares(run, b->alike[b->shared[j].first].job, job);
+        if (known)
+            continue;
+        struct shared *s = b->shared + count++;
+        *s = (struct shared){ .first = taken };
+        for (int64_t j = i; j < run->first + run->count; j++) {
+            const struct rondo_backward_job *other = b->desc.jobs + j;
+            if (!(other->what & RONDO_BACKWARD_BIAS) || !shares(run, job, other))
+                continue;
+            b->alike[taken++] = b->tasks[j];
+            if (other->tokens > b->alike[s->first + s->longest].job->tokens)
+                s->longest = s->count;
+            s->count++;
+        }
+        s->items = b->alike[s->first + s->longest].job->queries;
+        *items += s->items;
+    }
+    return count;
+}
+
+static int one(void *arg, int64_t item, int worker)
+{
+    const struct loop *l = arg;
+    const struct rondo_backward *b = l->b;
+    const struct rondo_poll *poll = worker ? NULL : l->poll;
+    void *scratch = l->scratch + (size_t)worker * b->worker_bytes;
+    if (item < l->heads)
+        return l->kernels->backward.run(b->tasks + l->run->first + item / b->desc.kv_heads, (int32_t)(item % b->desc.kv_heads), scratch, poll);
+    const struct shared *s = b->shared;
+    for (item -= l->heads; item >= s->items; s++)
+        item -= s->items;
+    return l->kernels->backward.bias(b->alike + s->first, s->count, s->longest, (int32_t)item, scratch, poll);
+}
+
+int rondo__cpu_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *b,
+                        const struct rondo_backward_run *run, const struct rondo_poll *poll)
+{
+    struct loop l = { .kernels = &dev->kernels, .b = b, .run = run, .poll = poll, .scratch = dev->scratch,
+                      .heads = run->count * b->desc.kv_heads };
+    int64_t bias_items;
+    (void)stream;
+    for (int64_t i = run->first; i < run->first + run->count; i++)
+        bind(b, run, i);
+    (void)find_shared(b, run, &bias_items);
+    return rondo__cpu_for(dev, l.heads + bias_items, one, &l, poll);
+}
+
+/* ---- numbers of rows ---- */
+
+#define SUM_ROWS 16
+
+struct sums {
+    const struct rondo_cpu_kernels *kernels;
+    const struct rondo_backward_sums *of;
+};
+
+static int some_sums(void *arg, int64_t item, int worker)
+{
+    const struct sums *s = arg;
+    const int64_t end = (item + 1) * SUM_ROWS;
+    (void)worker;
+    s->kernels->backward.sums(s->of, item * SUM_ROWS, end < s->of->rows ? end : s->of->rows);
+    return 0;
+}
+
+int rondo__cpu_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of)
+{
+    struct sums s = { &dev->kernels, of };
+    (void)stream;
+    return rondo__cpu_for(dev, (of->rows + SUM_ROWS - 1) / SUM_ROWS, some_sums, &s, NULL);
+}
+
+/* C13: a chain over the leaf's queries. */
+int rondo__cpu_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of)
+{
+    (void)dev;
+    (void)stream;
+    for (int64_t i = 0; i < of->count; i++) {
+        const struct rondo_backward_leaf *leaf = of->leaves + i;
+        const int32_t before = (int32_t)(leaf->first - of->bases[i] - leaf->leaf * of->leaf_size);
+        for (int32_t h = 0; h < of->heads; h++) {
+            const float x = of->sinks[h] * RONDO_LOG2E_F;
+            float sum = 0.0f, n, c;
+            for (int32_t u = 0; u < of->leaf_size && x != -__builtin_inff(); u++) {
+                const int32_t at = (u ^ 1) - before;
+                const int64_t row = (leaf->row + at) * of->heads + h;
+                if (at >= 0 && at < leaf->count && rondo__backward_row(of->lse[row], &n, &c))
+                    sum = rondo__fma(-rondo__backward_weight(x, n, c), of->sums[row], sum);
+            }
+            of->nodes[i * of->heads + h] = sum;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A plan's backward pass: backward_build.c makes a rank's jobs and schedule of it, backward.c keeps and runs them, backward_io.c looks at the
+ * caller's tensors and puts them where the schedule's operations read and write.
+ */
+#ifndef RONDO_ATTENTION_BACKWARD_H
+#define RONDO_ATTENTION_BACKWARD_H
+
+#include "attention/attention.h"
+
+/* Dense arrays of this rank's rows, the caller's own or copies. Those up to SUMS are the first buffers of the schedule, by number; others are
+ * not moved, and known to the device alone. */
+enum rondo__gradient {
+    RONDO_GRADIENT_K, RONDO_GRADIENT_V, RONDO_GRADIENT_Q, RONDO_GRADIENT_OUT, RONDO_GRADIENT_LSE, RONDO_GRADIENT_DOUT, RONDO_GRADIENT_DLSE,
+    RONDO_GRADIENT_DQ, RONDO_GRADIENT_DK, RONDO_GRADIENT_DV, RONDO_GRADIENT_DSINKS, RONDO_GRADIENT_CALLERS,
+    RONDO_GRADIENT_ALIBI = RONDO_GRADIENT_CALLERS, RONDO_GRADIENT_SINKS, RONDO_GRADIENT_BIAS, RONDO_GRADIENT_DBIAS, RONDO_GRADIENT_ARRAYS
+};
+
+/* What a COMPUTE of the schedule does, its `first`. */
+enum { RONDO_BACKWARD_SUM, RONDO_BACKWARD_RUN, RONDO_BACKWARD_SINK, RONDO_BACKWARD_JOIN };
+
+/* Where a rank's rows are, by buffers of the schedule, and the bytes into each where the first of them lies; -1: none of them are here. */
+struct rondo__backward_source {
+    int32_t key[2], query[4];          /* k, v; q, dout, lse, sums */
+    int64_t key_rows, query_rows;
+};
+
+/* Nodes of the gradients of sinks of one leaf, of the rank `source`. */
+struct rondo__backward_node {
+    int64_t sequence, leaf, row;       /* row: of that rank's */
+    int32_t source, merges;
+};
+
+struct rondo__backward_part {
+    struct rondo__list leaves, jobs;   /* struct rondo_backward_leaf, rondo_backward_job: the device's */
+    struct rondo__list own, bases;     /* this rank's leaves of queries, and base of each: for sinks */
+    struct rondo__list nodes;          /* struct rondo__backward_node of all ranks, by sequence, then leaf */
+    struct rondo__list sources;        /* struct rondo__backward_source [ranks] */
+    struct rondo__list sink_buffers;   /* int32_t [ranks]: nodes of sinks */
+    struct rondo__schedule schedule;
+    int32_t sums, joined;              /* buffers: this rank's sums; the sinks' sums of each sequence */
+    uint64_t messages, bytes;          /* of all ranks */
+};
+
+/* part: { 0 } or one that was built before. After a failure it is empty. */
+int rondo__backward_build(const struct rondo__design *design, int32_t rank, struct rondo__backward_part *part);
+void rondo__backward_part_free(struct rondo__backward_part *part);
+void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out);
+
+/* An array that had to be copied. */
+struct rondo__backward_stage {
+    void *memory;
+    size_t bytes;
+};
+
+struct rondo__backward {
+    struct rondo__backward_part part;
+    struct rondo_backward *device;
+    struct rondo__runner *runner;
+    struct rondo_backward_queries *queries;   /* [ranks] */
+    struct rondo_backward_keys *keys;
+    int64_t *lists;                    /* [4][sequences]: rows and columns of bias and dbias of position 0 */
+    struct rondo_linear_node *join;    /* room for nodes of sinks */
+    struct rondo__backward_stage stage[RONDO_GRADIENT_ARRAYS];
+    size_t pack_bytes;                 /* of all stages, should all be needed */
+};
+
+/* What one call was given, checked: the plan's arrays as they are computed on. */
+struct rondo__backward_call {
+    rondo_attention *plan;
+    rondo_attention_io io;
+    rondo_attention_gradients gradients;
+    void *at[RONDO_GRADIENT_ARRAYS];   /* NULL: none */
+    struct rondo_rows bias, dbias;
+};
+
+/* ---- backward_io.c ---- */
+int rondo__backward_check(struct rondo__backward_call *call);
+/* Copies what is not dense, or not where the device computes: before, and results back after. */
+int rondo__backward_take(struct rondo__backward_call *call);
+int rondo__backward_give(struct rondo__backward_call *call);
+/* The most that copies of all arrays take. */
+size_t rondo__backward_pack_bytes(const rondo_attention *plan);
+
+/* ---- backward.c: called by plan.c ---- */
+/* algorithm: what the descriptor names, perhaps auto. What the plan had before goes. */
+int rondo__backward_make(rondo_attention *plan, int32_t algorithm);
+void rondo__backward_free(rondo_attention *plan);
+size_t rondo__backward_bytes(const struct rondo__backward *b);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Gradients of attention against an oracle in double precision under a derived bound, with each mask, term and type; and the same bits on any
+ * number of ranks, in any layout, with any threads, from strided arrays and dense ones; what the plan says it moves is what it moves.
+ */
+#include "t/backward.h"
+
+static const struct {
+    const char *name;
+    struct problem p;
+} cases[] = {
+    { "causal", { .tokens = { 150 }, .heads = 4, .kv_heads = 2, .head_dim = 16, .causal = 1, .leaf = 32, .seed = 1 } },
+    { "full, Dv of its own, one leaf and a bit", { .tokens = { 70 }, .heads = 2, .kv_heads = 1, .head_dim = 9, .value_dim = 21, .leaf = 64, .seed = 2 } },
+    { "window", { .tokens = { 200 }, .heads = 2, .kv_heads = 2, .head_dim = 8, .windowed = 1, .left = 37, .right = 5, .leaf = 16, .seed = 3 } },
+    { "cached", { .tokens = { 61 }, .cached = { 77 }, .heads = 3, .kv_heads = 1, .head_dim = 12, .causal = 1, .leaf = 32, .seed = 4 } },
+    { "fewer keys than queries", { .tokens = { 90 }, .cached = { -41 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .leaf = 16, .seed = 5 } },
+    { "fewer keys, all seen", { .tokens = { 50 }, .cached = { -13 }, .heads = 2, .kv_heads = 2, .head_dim = 8, .leaf = 16, .seed = 6 } },
+    { "packed", { .sequences = 5, .tokens = { 33, 1, 0, 64, 17 }, .cached = { 0, 0, 0, 5, 40 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 16, .seed = 7 } },
+    { "documents", { .sequences = 2, .tokens = { 80, 50 }, .cached = { 0, 20 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .documents = 13, .leaf = 16, .seed = 8 } },
+    { "documents that come back", { .tokens = { 120 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .documents = -17, .leaf = 16, .seed = 9 } },
+    { "mask of each head", { .tokens = { 75 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .mask = 2, .causal = 1, .leaf = 16, .seed = 10 } },
+    { "softcap", { .tokens = { 90 }, .heads = 2, .kv_heads = 2, .head_dim = 16, .causal = 1, .softcap = 2.5, .spread = 1.5, .leaf = 32, .seed = 11 } },
+    { "ALiBi", { .tokens = { 90 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .alibi = 1, .leaf = 32, .seed = 12 } },
+    { "bias", { .sequences = 2, .tokens = { 45, 30 }, .cached = { 0, 11 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .bias = 4, .causal = 1, .leaf = 16, .seed = 13 } },
+    { "one bias for all heads, softcap", { .tokens = { 60 }, .heads = 5, .kv_heads = 1, .head_dim = 8, .bias = 1, .softcap = 3, .leaf = 16, .seed = 14 } },
+    { "sinks", { .sequences = 3, .tokens = { 70, 21, 5 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .sinks = 1, .leaf = 16, .seed = 15 } },
+    { "dropout", { .tokens = { 100 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .dropout = 0.3, .leaf = 32, .seed = 16 } },
+    { "all terms", { .sequences = 2, .tokens = { 50, 33 }, .heads = 4, .kv_heads = 2, .head_dim = 10, .value_dim = 6, .causal = 1, .softcap = 4, .alibi = 1, .bias = 1, .sinks = 1, .dropout = 0.2, .leaf = 16, .seed = 17 } },
+    { "bf16", { .tokens = { 80 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .q_type = RONDO_BF16, .kv_type = RONDO_BF16, .leaf = 32, .seed = 18 } },
+    { "f16", { .tokens = { 80 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .q_type = RONDO_F16, .kv_type = RONDO_F16, .leaf = 32, .seed = 19 } },
+    { "a leaf of 128", { .tokens = { 300 }, .heads = 2, .kv_heads = 1, .head_dim = 32, .causal = 1, .seed = 20 } },
+    { "negative scale", { .tokens = { 40 }, .heads = 1, .kv_heads = 1, .head_dim = 8, .causal = 1, .scale = -0.4, .leaf = 16, .seed = 21 } },
+    { "a query", { .tokens = { 1 }, .cached = { 70 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .leaf = 16, .seed = 22 } },
+};
+#define CASES (sizeof cases / sizeof *cases)
+
+/* Of results of another type: that of the problem. */
+static struct backward_setup plain(const struct problem *p)
+{
+    struct backward_setup s = { .ranks = 1, .with_dlse = p->seed % 2 == 0 };
+    s.types[0] = p->q_type;
+    s.types[1] = s.types[2] = p->kv_type;
+    return s;
+}
+
+static void oracle(const char *name, struct problem *p, struct gradients *one)
+{
+    struct backward_setup s = plain(p);
+    int err = solve_backward(p, &s, one);
+    double worst = err ? INFINITY : worst_gradient(p, one, 0.0);
+    ok(!err && worst <= 1.0, "%s: within the bound (%.2f of it)%s%s", name, worst, err ? ": " : "", err ? rondo_error_text() : "");
+    struct gradients more;
+    struct backward_setup added = s;
+    added.accumulate = added.strided = 1;
+    added.threads = 2;
+    err = solve_backward(p, &added, &more);
+    worst = err ? INFINITY : worst_gradient(p, &more, (double)NO_GRADIENT);
+    ok(!err && worst <= 1.0, "%s: added to what there is, strided (%.2f)%s%s", name, worst, err ? ": " : "", err ? rondo_error_text() : "");
+    gradients_free(&more);
+}
+
+static void bits(const char *name, struct problem *p, const struct gradients *one)
+{
+    static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
+    static const int ranks[] = { 1, 2, 3, 5 };
+    int same = 1, counted = 1, err = 0;
+    for (int i = 0; i < 4 && !err; i++) {
+        struct gradients g;
+        struct backward_setup s = plain(p);
+        s.ranks = ranks[i];
+        s.layout = layouts[(i + (int)p->seed) % 4];
+        s.algorithm = i % 2 ? RONDO_ALL_GATHER : RONDO_ALGORITHM_AUTO;
+        s.strided = i % 2;
+        s.threads = 1 + i % 2;
+        err = solve_backward(p, &s, &g);
+        same &= !err && gradients_same(p, one, &g);
+        counted &= g.agree;
+        gradients_free(&g);
+    }
+    ok(!err && same, "%s: the same bits on 1, 2, 3 and 5 ranks%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
+    ok(!err && counted, "%s: the plan says what it moves", name);
+}
+
+int main(void)
+{
+    for (size_t i = 0; i < CASES; i++) {
+        struct problem p = cases[i].p;
+        struct gradients one;
+        problem_data(&p);
+        oracle(cases[i].name, &p, &one);
+        bits(cases[i].name, &p, &one);
+        gradients_free(&one);
+        problem_free(&p);
+    }
+    return done();
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What must hold of attention's gradients whatever the numbers: they are the slope of the loss (finite differences in double precision); what
+ * is hidden has gradients of exactly +0, and may hold anything; a NaN stays in its row; the plan is refused, or its tensors, where something
+ * does not fit.
+ */
+#include "t/backward.h"
+
+/* ---- finite differences ---- */
+
+struct inputs {
+    double *q, *k, *v, *bias, *sink;
+};
+
+/* sum(out * dout) + sum(lse * dlse), in double. */
+static double loss(const struct problem *p, const struct gradients *g, const struct inputs *x)
+{
+    const double scale = p->scale != 0.0 ? p->scale : 1.0 / sqrt((double)p->head_dim);
+    const int64_t group = p->heads / p->kv_heads, D = p->head_dim, V = p->value_dim;
+    double total = 0.0, *w = malloc((size_t)(p->most_keys + 1) * sizeof *w);
+    for (int64_t s = 0; s < p->sequences; s++)
+        for (int64_t i = 0; i < p->tokens[s]; i++)
+            for (int64_t h = 0; h < p->heads; h++) {
+                const int64_t row = (p->q_first[s] + i) * p->heads + h, keys = p->kv_first[s + 1] - p->kv_first[s];
+                double sum = 0.0;
+                int any = 0;
+                for (int64_t k = 0; k < keys; k++) {
+                    const int64_t key = (p->kv_first[s] + k) * p->kv_heads + h / group;
+                    const int64_t at = ((p->bias_row[s] + i) * p->bias + (p->bias > 1 ? h : 0)) * p->most_keys + k;
+                    double z = 0.0;
+                    w[k] = 0.0;
+                    if (!sees(p, s, i, h, k) || bias_at(p, s, i, h, k) == -INFINITY)
+                        continue;
+                    for (int64_t d = 0; d < D; d++)
+                        z += x->q[row * D + d] * x->k[key * D + d];
+                    z *= scale;
+                    if (p->softcap > 0.0)
+                        z = p->softcap * tanh(z / p->softcap);
+                    z -= p->alibi ? (double)p->slope[h] * fabs((double)(p->cached[s] + i - k)) : 0.0;
+                    z += p->bias ? x->bias[at] : 0.0;
+                    w[k] = exp(z);
+                    sum += w[k];
+                    any = 1;
+                }
+                if (!any)
+                    continue;
+                sum += p->sinks ? exp(x->sink[h]) : 0.0;
+                total += log(sum) * (double)g->dlse[row];
+                for (int64_t k = 0; k < keys; k++) {
+                    const int64_t key = (p->kv_first[s] + k) * p->kv_heads + h / group;
+                    if (w[k] == 0.0 || !keeps(p, s, i, h, k))
+                        continue;
+                    for (int64_t d = 0; d < V; d++)
+                        total += w[k] / sum / (1.0 - p->dropout) * x->v[key * V + d] * (double)((const float *)g->dout)[row * V + d];
+                }
+            }
+    free(w);
+    return total;
+}
+
+static double *doubles(const float *from, int64_t count)
+{
+    double *x = calloc((size_t)count + 1, sizeof *x);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = (double)from[i];
+    return x;
+}
+
+/* The slope in a direction of one input, and what its gradient says. */
+static void slope(const struct problem *p, const struct gradients *g, const struct inputs *x, const char *name, double *of, const float *gradient,
+                  int64_t count)
+{
+    const double step = 1e-5;
+    double *was = malloc((size_t)count * sizeof *was), said = 0.0, ends[2], size = 0.0;
+    memcpy(was, of, (size_t)count * sizeof *was);
+    for (int side = 0; side < 2; side++) {
+        for (int64_t i = 0; i < count; i++)
+            of[i] = was[i] + (side ? step : -step) * counter_number(77, 1, (uint32_t)i);
+        ends[side] = loss(p, g, x);
+    }
+    for (int64_t i = 0; i < count; i++) {
+        said += (double)gradient[i] * counter_number(77, 1, (uint32_t)i);
+        size += fabs((double)gradient[i] * counter_number(77, 1, (uint32_t)i));
+    }
+    memcpy(of, was, (size_t)count * sizeof *was);
+    free(was);
+    const double found = (ends[1] - ends[0]) / (2 * step);
+    ok(fabs(found - said) <= 2e-6 * size + 1e-6, "d%s is the slope of the loss: %.9g by differences, %.9g", name, found, said);
+}
+
+static void differences(struct problem p)
+{
+    struct gradients g;
+    struct backward_setup s = { .ranks = 2, .with_dlse = 1 };
+    problem_data(&p);
+    const int64_t q = p.q_rows * p.heads, k = p.kv_rows * p.kv_heads;
+    int err = solve_backward(&p, &s, &g);
+    struct inputs x = { doubles(p.q, q * p.head_dim), doubles(p.k, k * p.head_dim), doubles(p.v, k * p.value_dim),
+                        doubles(p.bias_of, bias_elements(&p)), doubles(p.sink, p.heads) };
+    ok(!err, "finite differences, leaf %d%s%s", (int)p.leaf, err ? ": " : "", err ? rondo_error_text() : "");
+    slope(&p, &g, &x, "q", x.q, (const float *)(void *)g.dq, q * p.head_dim);
+    slope(&p, &g, &x, "k", x.k, (const float *)(void *)g.dk, k * p.head_dim);
+    slope(&p, &g, &x, "v", x.v, (const float *)(void *)g.dv, k * p.value_dim);
+    if (p.bias)
+        slope(&p, &g, &x, "bias", x.bias, g.dbias, bias_elements(&p));
+    if (p.sinks)
+        slope(&p, &g, &x, "sinks", x.sink, g.dsinks, p.heads);
+    free(x.q);
+    free(x.k);
+    free(x.v);
+    free(x.bias);
+    free(x.sink);
+    gradients_free(&g);
+    problem_free(&p);
+}
+
+/* ---- what is hidden ---- */
+
+static int all_zero(const void *data, int64_t bytes)
+{
+    const char *c = data;
+    for (int64_t i = 0; i < bytes; i++)
+        if (c[i])
+            return 0;
+    return 1;
+}
+
+static int any_nan(const float *x, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (x[i] != x[i])
+            return 1;
+    return 0;
+}
+
+/* A window: keys before the first query's are seen by nobody. Queries of documents alone see nothing before key 0. isa: or NULL. */
+static void hidden(const char *isa)
+{
+    struct problem p = { .tokens = { 40 }, .cached = { 60 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .windowed = 1, .left = 20, .right = 0,
+                         .leaf = 16, .seed = 31 }, wild;
+    struct gradients g, other;
+    struct backward_setup s = { .ranks = 1, .isa = isa };
+    problem_data(&p);
+    int err = solve_backward(&p, &s, &g);
+    ok(!err && all_zero(g.dk, 40 * 8 * 4) && all_zero(g.dv, 40 * 8 * 4) && !all_zero(g.dk + 40 * 8 * 4, 8 * 4), "keys that nobody sees have "
+       "gradients of +0%s%s", isa ? " on " : "", isa ? isa : "");
+    /* not only those: each of the others is hidden from some */
+    wild = p;
+    problem_data(&wild);
+    for (int64_t i = 0; i < 40 * 8; i++)
+        ((float *)wild.k)[i] = ((float *)wild.v)[i] = i % 2 ? NAN : INFINITY;
+    s.ranks = 3;
+    err = err ? err : solve_backward(&wild, &s, &other);
+    ok(!err && gradients_same(&p, &g, &other), "what they hold touches nothing, on 3 ranks");
+    gradients_free(&other);
+    s.ranks = 1;
+    for (int64_t h = 0; h < 2; h++)
+        ((float *)wild.q)[(10 * 2 + h) * 8] = NAN;   /* query 10 stands at 70 and sees 50 to 70 */
+    err = err ? err : solve_backward(&wild, &s, &other);
+    int only = !err;
+    for (int64_t i = 0; i < 40 && only; i++)
+        only = any_nan((float *)(void *)other.dq + i * 16, 16) == (i == 10);
+    for (int64_t i = 0; i < 100 && only; i++)
+        only = any_nan((float *)(void *)other.dk + i * 8, 8) == (i >= 50 && i <= 70) &&
+               any_nan((float *)(void *)other.dv + i * 8, 8) == (i >= 50 && i <= 70);
+    ok(only, "a NaN stays in its row, and comes to the keys that it sees");
+    gradients_free(&other);
+    ((float *)wild.k)[90 * 8] = NAN;   /* seen by queries 30 to 39 */
+    problem_free(&wild);
+    gradients_free(&g);
+    problem_free(&p);
+}
+
+static void nothing_seen(void)
+{
+    struct problem p = { .tokens = { 30 }, .cached = { -10 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .sinks = 1, .leaf = 16, .seed = 32 };
+    struct gradients g;
+    struct backward_setup s = { .ranks = 2, .with_dlse = 1 };
+    problem_data(&p);
+    p.sink[0] = -INFINITY;
+    p.sink[1] = 0.3f;
+    int err = solve_backward(&p, &s, &g);
+    ok(!err && all_zero(g.dq, 10 * 16 * 4) && !all_zero(g.dq + 10 * 16 * 4, 16 * 4), "rows that see nothing have gradients of +0");
+    ok(!err && all_zero(g.dsinks, 4) && !all_zero(g.dsinks + 1, 4), "a sink of -infinity is none");
+    gradients_free(&g);
+    problem_free(&p);
+}
+
+/* ---- refused ---- */
+
+static void refused(int code, int got, const char *part, const char *what)
+{
+    ok(got == code && strstr(rondo_error_text(), part), "%s: refused", what);
+    if (got != code || !strstr(rondo_error_text(), part))
+        diag("code %d, \"%s\"", got, rondo_error_text());
+}
+
+static int plans(rondo_context *ctx, void *arg)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention *plan = NULL;
+    const int lone = rondo_context_ranks(ctx) == 1;
+    (void)arg;
+    d.heads = d.kv_heads = 2;
+    d.head_dim = 8;
+    d.tokens = 32;
+    d.gradients = 1;
+    d.algorithm = RONDO_PASS_Q;
+    int got = rondo_attention_create(&plan, ctx, &d);
+    if (!lone && rondo_context_rank(ctx) == 0)
+        refused(RONDO_ENOTSUP, got, "all-gather or halo", "pass-Q on two ranks");
+    rondo_attention_destroy(plan);
+    if (!lone)
+        return 0;
+    ok(!got, "any algorithm's name will do on one rank");
+    d.gradients = 2;
+    refused(RONDO_EINVAL, rondo_attention_create(&plan, ctx, &d), "gradients is 2", "gradients of 2");
+    d.gradients = 1;
+    d.kv_type = RONDO_Q8;
+    refused(RONDO_ENOTSUP, rondo_attention_create(&plan, ctx, &d), "q8", "keys of 8 bits");
+    d.kv_type = 0;
+    d.shared_kv = 1;
+    refused(RONDO_ENOTSUP, rondo_attention_create(&plan, ctx, &d), "shared_kv", "values in keys");
+    d.shared_kv = 0;
+    d.head_groups = 2;
+    refused(RONDO_ENOTSUP, rondo_attention_create(&plan, ctx, &d), "head_groups", "head groups");
+    return 0;
+}
+
+static float room[9][32 * 2 * 8];
+static struct { rondo_attention_io io; rondo_attention_gradients g; } good;
+
+static int backward(rondo_attention *plan, const rondo_attention_io *io, const rondo_attention_gradients *g)
+{
+    return rondo_attention_backward(plan, io, g, NULL);
+}
+
+/* One thing wrong at a time. */
+static int tensors(rondo_context *ctx, void *arg)
+{
+    const int64_t shape[3] = { 32, 2, 8 }, two = 2;
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention *plan = NULL, *without = NULL;
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    rondo_attention_gradients g = RONDO_ATTENTION_GRADIENTS_INIT;
+    (void)arg;
+    d.heads = d.kv_heads = 2;
+    d.head_dim = 8;
+    d.tokens = 32;
+    int err = rondo_attention_create(&without, ctx, &d);
+    d.gradients = 1;
+    if (!err)
+        err = rondo_attention_create(&plan, ctx, &d);
+    rondo_tensor *t[] = { &io.q, &io.k, &io.v, &io.out, &g.dout, &g.dq, &g.dk, &g.dv };
+    for (int i = 0; i < 8; i++)
+        *t[i] = rondo_tensor_dense(room[i], RONDO_F32, 3, shape);
+    io.lse = rondo_tensor_dense(room[8], RONDO_F32, 2, shape);
+    if (err)
+        return err;
+    good.io = io;
+    good.g = g;
+    ok(!rondo_attention_execute(plan, &io, NULL) && !backward(plan, &io, &g), "nothing wrong");
+#define WRONG(change, code, part, what)                                                                                \
+    do {                                                                                                               \
+        io = good.io;                                                                                                  \
+        g = good.g;                                                                                                    \
+        change;                                                                                                        \
+        refused(code, backward(plan, &io, &g), part, what);                                                            \
+    } while (0)
+    refused(RONDO_EINVAL, backward(without, &io, &g), "made without gradients", "a plan without gradients");
+    refused(RONDO_EINVAL, backward(NULL, &io, &g), "plan is NULL", "no plan");
+    refused(RONDO_EINVAL, rondo_attention_backward(plan, &io, &g, room[0] + 1), "64 bytes", "a workspace that is not aligned");
+    WRONG(io.lse.data = NULL, RONDO_EINVAL, "lse is NULL", "no lse");
+    WRONG(io.out.data = NULL, RONDO_EINVAL, "out is NULL", "no out");
+    WRONG(g.dout.data = NULL, RONDO_EINVAL, "dout is NULL", "no dout");
+    WRONG(g.dout.type = RONDO_BF16, RONDO_EINVAL, "dout is bf16; it must be f32", "dout of another type");
+    WRONG(g.dq.shape[1] = 3, RONDO_EINVAL, "dq has 3 dimensions", "dq of another shape");
+    WRONG(g.dk.shape[0] = 31, RONDO_EINVAL, "32 or more", "dk with too few rows");
+    WRONG(g.dv.type = RONDO_Q8, RONDO_EINVAL, "dv is q8", "dv of numbers with a scale");
+    WRONG(g.dv.stride[0] = 4, RONDO_EINVAL, "dv", "dv whose rows overlap");
+    WRONG(g.dk.data = room[0], RONDO_EINVAL, "dk overlaps q", "dk upon q");
+    WRONG(g.dk.data = room[5], RONDO_EINVAL, "overlaps d", "dk upon dq");
+    WRONG(g.accumulate = 2, RONDO_EINVAL, "accumulate is 2", "accumulate of 2");
+    WRONG(g.dsinks = rondo_tensor_dense(room[8], RONDO_F32, 1, &two), RONDO_EINVAL, "dsinks is given", "dsinks without sinks");
+    WRONG(g.dbias = rondo_tensor_dense(room[8], RONDO_F32, 3, shape), RONDO_EINVAL, "without bias", "dbias without bias");
+    WRONG(io.seed = 7, RONDO_EINVAL, "dropout", "a seed without dropout");
+    WRONG(g.struct_size = 8, RONDO_EINVAL, "dout is NULL", "a structure that ends early");
+    WRONG(g.reserved = 1, RONDO_ENOTSUP, "", "what this version does not know");
+    io = good.io;
+    g = good.g;
+    ok(!backward(plan, &io, &g), "and it still runs");
+    rondo_attention_destroy(plan);
+    rondo_attention_destroy(without);
+    return 0;
+}
+
+int main(void)
+{
+    differences((struct problem){ .sequences = 2, .tokens = { 30, 13 }, .cached = { 0, 5 }, .heads = 4, .kv_heads = 2, .head_dim = 6, .value_dim = 5,
+                                  .causal = 1, .softcap = 3, .alibi = 1, .bias = 1, .sinks = 1, .dropout = 0.2, .leaf = 8, .seed = 41 });
+    differences((struct problem){ .tokens = { 45 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .bias = 2, .leaf = 16, .seed = 42 });
+    hidden("scalar");
+    hidden(NULL);
+    nothing_seen();
+    ok(!rondo_run_threads(1, plans, NULL) && !rondo_run_threads(2, plans, NULL), "plans");
+    ok(!rondo_run_threads(1, tensors, NULL), "tensors%s", rondo_error_text());
+    return done();
+}
