@@ -6,11 +6,12 @@
     out, lse = rondo.attention(q, k, v, causal=True, ranks=4, return_lse=True)
     assert rondo.hash(out, lse) == rondo.hash(*rondo.attention(q, k, v, causal=True, return_lse=True))
 
-attention() and attention_varlen() take whole arrays and share them among ranks that are threads of this process. Plan and Context are for ranks
-that each have their own rows: inside of run(), or one process each under mpirun, with Context("mpi"). Schedule says what ranks would do that
-need not be there. rondo.torch has the same on tensors, for autograd. What the library refuses raises Error, which has its sentence.
+attention() and attention_varlen() take whole arrays and share them among ranks that are threads of this process. Plan and Context are for
+ranks that each have their own rows: inside of run(), or one process each under mpirun, with Context("mpi"). Schedule says what ranks
+would do that need not be there. rondo.torch has the same on tensors, for autograd. What the library refuses raises Error, which has its
+sentence.
 """
-from ._attention import attention, attention_varlen, hash
+from ._attention import attention, attention_backward, attention_varlen, attention_varlen_backward, hash
 from ._library import DeadlineError, Error, InvalidError, NoMemoryError, lib as _lib, path as library
 from ._plan import Plan, RankCost, Schedule, Span
 from ._ranks import Context, run, stopping
@@ -18,5 +19,5 @@ from ._ranks import Context, run, stopping
 __version__ = _lib.rondo_version().decode()
 numerics = _lib.rondo_numerics_version()
 
-__all__ = ["attention", "attention_varlen", "hash", "run", "stopping", "Context", "Plan", "Schedule", "Span", "RankCost", "Error", "InvalidError",
-           "NoMemoryError", "DeadlineError", "library", "numerics"]
+__all__ = ["attention", "attention_backward", "attention_varlen", "attention_varlen_backward", "hash", "run", "stopping", "Context", "Plan",
+           "Schedule", "Span", "RankCost", "Error", "InvalidError", "NoMemoryError", "DeadlineError", "library", "numerics"]

@@ -2,8 +2,8 @@
 """Arrays of numpy and of torch as the library takes them: an address, a type, strides that count elements.
 
 A view is used in place where the library can address it: numbers of a head side by side, all other strides positive and multiples of the
-element, batches a whole number of rows apart. An input that is not so is copied once; an output that is not so is refused, for what is written
-into a copy would be lost.
+element, batches a whole number of rows apart. An input that is not so is copied once; an output that is not so is refused, for what is
+written into a copy would be lost.
 """
 import ctypes
 
@@ -63,8 +63,8 @@ def view(name, array, dtype=None):
 
 def _typed(name, found, kind, dtype):
     if not found:
-        raise invalid("%s is of type %s; float32, float16 or bfloat16 of this machine's order of bytes is expected, or uint16 with dtype=\"bf16\""
-                      % (name, kind))
+        raise invalid("%s is of type %s; float32, float16 or bfloat16 of this machine's order of bytes is expected, "
+                      "or uint16 with dtype=\"bf16\"" % (name, kind))
     if dtype is not None and type_named("dtype", dtype) != found:
         raise invalid("%s is of type %s, but dtype is %r; leave it out, or convert the array" % (name, kind, dtype))
     return found
@@ -94,8 +94,8 @@ def _torch_view(name, array, dtype):
         raise invalid("%s is a tensor of %s, %s; dense tensors of the cpu are expected" % (name, array.device, array.layout))
     self.type = _typed(name, found, str(array.dtype), dtype)
     if array.requires_grad and torch.is_grad_enabled():
-        raise invalid("%s requires a gradient, which is lost here; call rondo.torch's function of the same name, or compute under torch.no_grad()"
-                      % name)
+        raise invalid("%s requires a gradient, which is lost here; call rondo.torch's function of the same name, or compute under "
+                      "torch.no_grad()" % name)
     if array.is_conj() or array.is_neg():
         array = array.resolve_conj().resolve_neg()
     self.array, self.torch, self.shape, self.strides, self.writable = array.detach(), True, tuple(array.shape), array.stride(), True
@@ -109,11 +109,23 @@ def empty(like, shape, kind):
     """A new array of a kind, of the sort that `like` (a view) is; a view of it."""
     if like.torch:
         import torch
-        return view("", torch.empty(shape, dtype={_structs.F32: torch.float32, _structs.F16: torch.float16, _structs.BF16: torch.bfloat16}[kind]))
+        types = {_structs.F32: torch.float32, _structs.F16: torch.float16, _structs.BF16: torch.bfloat16}
+        return view("", torch.empty(shape, dtype=types[kind]))
     dtype = {_structs.F32: np.dtype(np.float32), _structs.F16: np.dtype(np.float16)}.get(kind)
     if dtype is None:
         dtype = like.array.dtype if like.type == kind else _bf16()
     return view("", np.empty(shape, dtype), NAMES[kind])
+
+
+def empty_like(v):
+    """A new array of the type and the order of dimensions of a view, without gaps."""
+    if v.torch:
+        import torch
+        return view("", torch.empty_like(v.array, memory_format=torch.preserve_format))
+    if v.strides is None or min(v.strides, default=0) < 0:
+        return view("", np.empty(v.shape, v.array.dtype), NAMES[v.type])
+    order = sorted(range(len(v.shape)), key=lambda a: -v.strides[a])
+    return view("", np.empty([v.shape[a] for a in order], v.array.dtype).transpose(np.argsort(order)), NAMES[v.type])
 
 
 def as_numpy(name, array, kinds, want):
@@ -121,6 +133,9 @@ def as_numpy(name, array, kinds, want):
     if is_torch(array):
         if array.device.type != "cpu" or str(array.layout) != "torch.strided":
             raise invalid("%s is a tensor of %s; a dense tensor of the cpu is expected" % (name, array.device))
+        import torch
+        if array.requires_grad and torch.is_grad_enabled():
+            raise invalid("%s requires a gradient, which is lost here; compute under torch.no_grad(), or detach it" % name)
         try:
             array = array.detach().numpy()
         except TypeError:   # a type that numpy does not have
@@ -137,8 +152,8 @@ def pointer(array, kind=ctypes.c_int64):
 
 
 class Rows:
-    """An array [batch, tokens, heads, dim], packed [tokens, heads, dim] or without dim, as rows: sequence s begins in row first[s], a row is
-    `row` elements behind the one before, a head `head`."""
+    """An array [batch, tokens, heads, dim], packed [tokens, heads, dim] or without dim, as rows: sequence s begins in row first[s], a row
+    is `row` elements behind the one before, a head `head`."""
     __slots__ = ("view", "address", "type", "heads", "dim", "row", "head", "first", "count")
 
     def tensor(self):
@@ -158,7 +173,8 @@ class Rows:
 
 
 def _addressed(v, axes, starts):
-    """(row, head, first) of a view whose axes (batch or None, tokens, heads, dim or None) are given, or None where it cannot be used in place."""
+    """(row, head, first) of a view whose axes (batch or None, tokens, heads, dim or None) are given, or None where it cannot be used in
+    place."""
     if v.strides is None:
         return None
     batch, tokens, heads, dim = axes
@@ -203,7 +219,8 @@ def rows(name, v, axes, starts=None, output=False):
 def dense_rows(data, kind, count, heads, dim=None):
     """Rows side by side in a numpy array of bytes."""
     self = Rows()
-    self.view, self.address, self.type, self.heads, self.dim = data, data.ctypes.data if data.size else ctypes.addressof(_nothing), kind, heads, dim
+    self.view, self.type, self.heads, self.dim = data, kind, heads, dim
+    self.address = data.ctypes.data if data.size else ctypes.addressof(_nothing)
     self.head = max(1, dim) if dim is not None else 1
     self.row = max(1, heads * self.head)
     self.first, self.count = None, count

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Finds and opens librondo, and turns its codes into exceptions.
 
-Looked for in this order, and the first that is there is taken: the file that RONDO_LIBRARY names; a library beside this package; where the
-package is used from the source tree, that of its builds (build/, or the folder that RONDO_MODULE_PATH names); what the loader
-finds; what pkg-config says. Functions are called through ctypes.CDLL, which lets go of Python's lock while they run.
+Looked for in this order, and the first that is there is taken: the file that RONDO_LIBRARY names; a library beside this package; where
+the package is used from the source tree, that of its builds (build/, or the folder that RONDO_MODULE_PATH names); what the loader finds;
+what pkg-config says. Functions are called through ctypes.CDLL, which lets go of Python's lock while they run.
 """
 import ctypes
 import glob

@@ -2,8 +2,8 @@
 """Plans: one attention, laid out over ranks, made once and executed many times; and schedules, which say the same of ranks that need not
 be there.
 
-A plan speaks of a rank's own rows. rows() is where whole arrays in shared memory meet it: where a rank's rows of every sequence lie side by side
-they are used as they are, else they are taken to memory of the rank, and results put back.
+A plan speaks of a rank's own rows. rows() is where whole arrays in shared memory meet it: where a rank's rows of every sequence lie side
+by side they are used as they are, else they are taken to memory of the rank, and results put back.
 """
 import ctypes
 from collections import namedtuple
@@ -15,7 +15,8 @@ from ._library import ALGORITHMS, LAYOUTS, check, invalid, lib, name_of
 from ._problem import Problem, flag, lengths, whole
 
 Span = namedtuple("Span", "first count step row")
-Span.__doc__ = """`count` positions first, first + step, ...; `row` is where the first of them lies among the rank's rows of its sequence."""
+Span.__doc__ = """`count` positions first, first + step, ...; `row` is where the first of them lies among the rank's rows of its
+sequence."""
 
 _i32 = ctypes.c_int32
 
@@ -79,6 +80,11 @@ class Core:
             io.progress = stop.progress
         check(lib.rondo_attention_execute(self.pointer, ctypes.byref(io), None))
 
+    def backward(self, io, gradients, stop=None):
+        if stop is not None:
+            io.progress = stop.progress
+        check(lib.rondo_attention_backward(self.pointer, ctypes.byref(io), ctypes.byref(gradients), None))
+
     def operation(self, index):
         return _line(lambda room, size: lib.rondo_attention_operation_text(self.pointer, index, room, size))
 
@@ -114,7 +120,7 @@ class Shared:
             if copies:
                 check(lib.rondo_attention_take(self.core.pointer, s, keys, ctypes.byref(whole_rows), ctypes.byref(local), -1))
             if back:
-                self.back.append((s, whole_rows, local))
+                self.back.append((s, keys, whole_rows, local))
         if zero:
             data[:] = 0
         return local, None
@@ -131,8 +137,34 @@ class Shared:
             io.probs, io.probs_row = self._place(probs, 0, False, True, zero=True)
         give_terms(io, a, self._list)
         self.core.execute(io, stop)
-        for s, whole_rows, local in self.back:
-            check(lib.rondo_attention_put(self.core.pointer, s, 0, ctypes.byref(whole_rows), ctypes.byref(local), -1))
+        self._put()
+
+    def _put(self):
+        for s, keys, whole_rows, local in self.back:
+            check(lib.rondo_attention_put(self.core.pointer, s, keys, ctypes.byref(whole_rows), ctypes.byref(local), -1))
+
+    def run_backward(self, w, dsinks, stop):
+        """w: rows (and arrays) as Way names them; dsinks: of this rank, or None."""
+        a, io, g = self.arrays, self.io, _structs.rondo_attention_gradients()
+        io.q, io.q_row = self._place(a.q, 0, True, False)
+        io.k, io.kv_row = self._place(a.k, 1, True, False)
+        io.v, _ = self._place(a.v, 1, True, False)
+        io.out, io.out_row = self._place(w.out, 0, True, False)
+        io.lse, io.lse_row = self._place(w.lse, 0, True, False)
+        g.dout, _ = self._place(w.dout, 0, True, False)
+        if w.dlse is not None:
+            g.dlse, _ = self._place(w.dlse, 0, True, False)
+        g.dq, _ = self._place(w.dq, 0, False, True)
+        g.dk, _ = self._place(w.dk, 1, False, True)
+        g.dv, _ = self._place(w.dv, 1, False, True)
+        give_terms(io, a, self._list)
+        if w.dbias is not None:
+            g.dbias = _structs.rondo_tensor.from_buffer_copy(io.bias)
+            g.dbias.data = w.dbias.ctypes.data if w.dbias.size else io.bias.data
+        if dsinks is not None:
+            g.dsinks = _numbers(dsinks, [a.heads], [1])
+        self.core.backward(io, g, stop)
+        self._put()
 
 
 def _numbers(array, shape, strides):
@@ -150,12 +182,11 @@ def give_terms(io, arrays, keep):
         io.sinks = _numbers(arrays.sinks, [arrays.heads], [1])
     if arrays.bias is not None:
         heads = arrays.problem.bias_heads
-        row, key = arrays.square_rows(heads, arrays.bias_batch)
-        reach = (int(row.max()) if len(row) else 0) + (arrays.q_rows if not arrays.packed else 0)
-        if arrays.packed:
-            reach = arrays.q_rows
+        row, key = arrays.square_rows(heads, arrays.bias_batch, arrays.bias_by_row)
+        reach = arrays.q_rows if arrays.packed else int(row.max()) + arrays.q_rows
+        strides = [heads * arrays.k_rows, arrays.k_rows] if arrays.bias_by_row else [arrays.k_rows, arrays.q_rows * arrays.k_rows]
         io.bias = _numbers(arrays.bias if arrays.bias.size else np.zeros(1, np.float32), [reach, heads, arrays.k_rows],
-                           [max(1, arrays.k_rows), max(1, arrays.q_rows * arrays.k_rows), 1])
+                           [max(1, x) for x in strides] + [1])
         io.bias_row = keep(row)
         if key is not None:
             io.bias_key = keep(key)
@@ -165,9 +196,9 @@ def give_terms(io, arrays, keep):
 class Plan:
     """Attention of known lengths on the ranks of a context, of which each has its own rows of q, k, v and the results.
 
-    sequences: `tokens` and `keys` are of each, or lists of them; keys None: as many as tokens. Query i stands at key position i + keys - tokens.
-    dtype, out_dtype: "f32", "bf16" or "f16". alibi, sinks, probs: whether they will be given or are wanted. The other keywords are those of
-    attention(). The same plan is made on every rank; it costs nothing to ask it what it would do.
+    sequences: `tokens` and `keys` are of each, or lists of them; keys None: as many as tokens. Query i stands at key position i + keys -
+    tokens. dtype, out_dtype: "f32", "bf16" or "f16". alibi, sinks, probs, gradients: whether they will be given or are wanted. The other
+    keywords are those of attention(). The same plan is made on every rank; it costs nothing to ask it what it would do.
 
     The rank's rows are those of sequence 0, then of sequence 1 and so on; spans() says which positions they are, take() and put() copy
     between them and an array that has all, scatter() and gather() do so where only one rank has it.
@@ -196,6 +227,11 @@ class Plan:
         self.messages_total, self.bytes_total = info.messages_total, info.bytes_total
         self.visible_pairs, self.visible_pairs_here = info.visible_pairs, info.visible_pairs_here
         self.flops, self.imbalance, self.hash = info.flops, info.imbalance, info.hash
+        self.backward_algorithm = name_of(ALGORITHMS, info.backward_algorithm) if self.problem.gradients else None
+        self.backward_workspace_bytes, self.backward_pack_bytes = info.backward_workspace_bytes, info.backward_pack_bytes
+        self.backward_messages, self.backward_bytes = info.backward_messages, info.backward_bytes
+        self.backward_messages_total, self.backward_bytes_total = info.backward_messages_total, info.backward_bytes_total
+        self.backward_flops = info.backward_flops
 
     def close(self):
         """Ends the plan; by the context's thread."""
@@ -213,7 +249,8 @@ class Plan:
 
     def spans(self, sequence=0, keys=False, rank=None):
         """Which queries (keys: key positions) of a sequence a rank holds, as Spans, ascending; rank None: this one."""
-        return self._core.spans(whole("sequence", sequence, 0), flag("keys", keys), -1 if rank is None else whole("rank", rank, 0, 2**31 - 1))
+        rank = -1 if rank is None else whole("rank", rank, 0, 2**31 - 1)
+        return self._core.spans(whole("sequence", sequence, 0), flag("keys", keys), rank)
 
     def positions(self, sequence=0, keys=False, rank=None):
         """The same as a list of numbers, in the order of the rank's rows: whole[positions] are its rows."""
@@ -296,66 +333,110 @@ class Plan:
     # ---- execution ----
 
     def __call__(self, q, k, v, *, out=None, return_lse=False, return_attn_probs=False, alibi_slopes=None, sinks=None, bias=None, seed=0):
-        """This rank's rows of the result, [q_rows, heads, value_dim], and lse [q_rows, heads] where return_lse, and probabilities [q_rows, heads,
-        keys] where the plan was made with probs=True and return_attn_probs. Collective; nothing is allocated in the library from the second on."""
+        """This rank's rows of the result, [q_rows, heads, value_dim], and lse [q_rows, heads] where return_lse, and probabilities
+        [q_rows, heads, keys] where the plan was made with probs=True and return_attn_probs. Collective; nothing is allocated in the
+        library from the second on."""
         p = self.problem
-        packed = np.zeros(2, np.int64)
-        io, kept = _structs.rondo_attention_io(), []
-        kind = _arrays.NAMES[p.kind]
-
-        def own(name, array, count, heads, dim):
-            v = _arrays.view(name, array, kind)
-            if v.shape != (count, heads, dim):
-                raise invalid("%s has the shape %s; this rank has [%d, %d, %d]" % (name, list(v.shape), count, heads, dim))
-            rows = _arrays.rows(name, v, (None, 0, 1, 2), packed[:1])
-            kept.append(rows)
-            return rows
-
-        at_q = own("q", q, self.q_rows, p.heads, p.head_dim)
-        io.q = at_q.tensor()
-        io.k = own("k", k, self.kv_rows, p.kv_heads, p.head_dim).tensor()
-        io.v = own("v", v, self.kv_rows, p.kv_heads, p.value_dim).tensor()
+        given = self._given(q, k, v, alibi_slopes, sinks, bias, seed)
+        io = given.io
         shape = (self.q_rows, p.heads, p.value_dim)
         if out is None:
-            result = _arrays.empty(at_q.view, shape, p.out_kind)
-            out = result.array
-        else:
-            result = _arrays.view("out", out, _arrays.NAMES[p.out_kind])
-            if result.shape != shape:
-                raise invalid("out has the shape %s; %s is expected" % (list(result.shape), list(shape)))
-        io.out = _arrays.rows("out", result, (None, 0, 1, 2), packed[:1], output=True).tensor()
+            out = _arrays.empty(given.like, shape, p.out_kind).array
+        io.out = given.own("out", out, shape, p.out_kind, output=True)
         results = [out]
         if flag("return_lse", return_lse):
-            v = _arrays.empty(at_q.view, shape[:2], _structs.F32)
-            io.lse = _arrays.rows("lse", v, (None, 0, 1, None), packed[:1], output=True).tensor()
-            results.append(v.array)
+            results.append(_arrays.empty(given.like, shape[:2], _structs.F32).array)
+            io.lse = given.own("lse", results[-1], shape[:2], _structs.F32, output=True)
         if flag("return_attn_probs", return_attn_probs) != p.probs:
-            raise invalid("return_attn_probs is %s, but the plan was made with probs=%s; they must agree" % (return_attn_probs, bool(p.probs)))
+            raise invalid("return_attn_probs is %s, but the plan was made with probs=%s; they must agree"
+                          % (return_attn_probs, bool(p.probs)))
         if p.probs:
-            v = _arrays.empty(at_q.view, shape[:2] + (int(max(0, p.keys.max())),), _structs.F32)
-            v.array[...] = 0
-            io.probs = _arrays.rows("probs", v, (None, 0, 1, 2), packed[:1], output=True).tensor()
-            results.append(v.array)
-        for name, given, wanted in (("alibi_slopes", alibi_slopes, p.alibi), ("sinks", sinks, p.sinks), ("bias", bias, p.bias_heads)):
-            if (given is not None) != bool(wanted):
-                raise invalid("%s is %sgiven, but the plan was made %s it" % (name, "" if given is not None else "not ", "with" if wanted else "without"))
+            results.append(_arrays.empty(given.like, shape[:2] + (self._most_keys(),), _structs.F32).array)
+            results[-1][...] = 0
+            io.probs = given.own("probs", results[-1], results[-1].shape, _structs.F32, output=True)
+        self._core.execute(io, self.context.stop)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def backward(self, dout, q, k, v, out, lse, *, dlse=None, alibi_slopes=None, sinks=None, bias=None, bias_gradient=True, seed=0):
+        """Gradients with respect to this rank's rows of q, k and v, from those with respect to its rows of out and, where given, lse: dq,
+        dk, dv; then dbias (unless bias_gradient is False), of which rows of this rank's queries are written and others 0, and dsinks, the
+        whole sum on every rank, where there are a bias and sinks. For a plan that was made with gradients=True. Collective."""
+        p = self.problem
+        given = self._given(q, k, v, alibi_slopes, sinks, bias, seed)
+        io, g = given.io, _structs.rondo_attention_gradients()
+        shape = (self.q_rows, p.heads, p.value_dim)
+        io.out, g.dout = given.own("out", out, shape, p.out_kind), given.own("dout", dout, shape, p.out_kind)
+        io.lse = given.own("lse", lse, shape[:2], _structs.F32)
+        if dlse is not None:
+            g.dlse = given.own("dlse", dlse, shape[:2], _structs.F32)
+        results = []
+        for name, size in (("dq", (self.q_rows, p.heads, p.head_dim)), ("dk", (self.kv_rows, p.kv_heads, p.head_dim)),
+                           ("dv", (self.kv_rows, p.kv_heads, p.value_dim))):
+            results.append(_arrays.empty(given.like, size, p.kind).array)
+            setattr(g, name, given.own(name, results[-1], size, p.kind, output=True))
+        extra = []
+        if p.bias_heads and flag("bias_gradient", bias_gradient):
+            extra.append(np.zeros(self._bias_shape(), np.float32))
+            g.dbias = _structs.rondo_tensor.from_buffer_copy(io.bias)
+            if extra[-1].size:
+                g.dbias.data = extra[-1].ctypes.data
+        if p.sinks:
+            extra.append(np.zeros(p.heads, np.float32))
+            g.dsinks = _numbers(extra[-1], [p.heads], [1])
+        self._core.backward(io, g, self.context.stop)
+        if given.like.torch:
+            import torch
+            extra = [torch.from_numpy(x) for x in extra]
+        return tuple(results + extra)
+
+    def _most_keys(self):
+        return int(max(0, self.problem.keys.max()))
+
+    def _bias_shape(self):
+        return int(self.problem.tokens.sum()), self.problem.bias_heads, self._most_keys()
+
+    def _given(self, q, k, v, alibi_slopes, sinks, bias, seed):
+        """This rank's inputs, checked, in a rondo_attention_io."""
+        p, given = self.problem, _Given()
+        io = given.io
+        io.q = given.own("q", q, (self.q_rows, p.heads, p.head_dim), p.kind)
+        given.like = given.kept[-1].view
+        io.k = given.own("k", k, (self.kv_rows, p.kv_heads, p.head_dim), p.kind)
+        io.v = given.own("v", v, (self.kv_rows, p.kv_heads, p.value_dim), p.kind)
+        for name, array, wanted in (("alibi_slopes", alibi_slopes, p.alibi), ("sinks", sinks, p.sinks), ("bias", bias, p.bias_heads)):
+            if (array is not None) != bool(wanted):
+                raise invalid("%s is %sgiven, but the plan was made %s it"
+                              % (name, "" if array is not None else "not ", "with" if wanted else "without"))
         io.seed = whole("seed", seed, 0, 2**64 - 1)
         if p.alibi:
-            kept.append(_per_head("alibi_slopes", alibi_slopes, p.heads))
-            io.alibi = _numbers(kept[-1], [p.heads], [1])
+            given.kept.append(_per_head("alibi_slopes", alibi_slopes, p.heads))
+            io.alibi = _numbers(given.kept[-1], [p.heads], [1])
         if p.sinks:
-            kept.append(_per_head("sinks", sinks, p.heads))
-            io.sinks = _numbers(kept[-1], [p.heads], [1])
+            given.kept.append(_per_head("sinks", sinks, p.heads))
+            io.sinks = _numbers(given.kept[-1], [p.heads], [1])
         if p.bias_heads:
-            array = _arrays.as_numpy("bias", bias, "f", "float32")
-            want = (int(p.tokens.sum()), p.bias_heads, int(max(0, p.keys.max())))
+            array, want = _arrays.as_numpy("bias", bias, "f", "float32"), self._bias_shape()
             if array.dtype != np.float32 or array.shape != want:
                 raise invalid("bias is %s of shape %s; float32 of shape %s, a row for each query of all sequences, is expected"
                               % (array.dtype.name, list(array.shape), list(want)))
-            kept.append(np.ascontiguousarray(array))
-            io.bias = _numbers(kept[-1] if array.size else np.zeros(1, np.float32), want, [max(1, want[1] * want[2]), max(1, want[2]), 1])
-        self._core.execute(io, self.context.stop)
-        return results[0] if len(results) == 1 else tuple(results)
+            given.kept.append(np.ascontiguousarray(array) if array.size else np.zeros(1, np.float32))
+            io.bias = _numbers(given.kept[-1], want, [max(1, want[1] * want[2]), max(1, want[2]), 1])
+        return given
+
+
+class _Given:
+    """Arrays of a rank's rows, kept as long as the structures that point to them."""
+
+    def __init__(self):
+        self.io, self.kept, self.like = _structs.rondo_attention_io(), [], None
+
+    def own(self, name, array, shape, kind, output=False):
+        v = _arrays.view(name, array, _bits(array))
+        if tuple(v.shape) != tuple(shape) or v.type != kind:
+            raise invalid("%s is %s of shape %s; this rank has %s of shape %s"
+                          % (name, _arrays.NAMES[v.type], list(v.shape), _arrays.NAMES[kind], list(shape)))
+        self.kept.append(_arrays.rows(name, v, (None, 0, 1, 2 if len(shape) > 2 else None), [0], output=output))
+        return self.kept[-1].tensor()
 
 
 def _bits(array):
@@ -370,13 +451,15 @@ def _per_head(name, given, heads):
 
 
 def make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_dtype, alibi, sinks, probs, options):
-    known = ("causal", "window_size", "softmax_scale", "softcap", "dropout_p", "bias_heads", "layout", "algorithm", "grid", "head_groups", "leaf")
+    known = ("causal", "window_size", "softmax_scale", "softcap", "dropout_p", "bias_heads", "layout", "algorithm", "grid", "head_groups",
+             "leaf", "gradients")
     for name in options:
         if name not in known:
             raise TypeError("there is no keyword %r here" % name)
     problem = Problem(heads=heads, kv_heads=heads if kv_heads is None else kv_heads, head_dim=head_dim,
-                      value_dim=head_dim if value_dim is None else value_dim, tokens=tokens, keys=keys, kind=_arrays.type_named("dtype", dtype or "f32"),
-                      out_kind=_arrays.type_named("out_dtype", out_dtype), alibi=flag("alibi", alibi), sinks=flag("sinks", sinks), probs=probs, **options)
+                      value_dim=head_dim if value_dim is None else value_dim, tokens=tokens, keys=keys,
+                      kind=_arrays.type_named("dtype", dtype or "f32"), out_kind=_arrays.type_named("out_dtype", out_dtype),
+                      alibi=flag("alibi", alibi), sinks=flag("sinks", sinks), probs=probs, **options)
     whole("bias_heads", problem.bias_heads, 0)
     return problem
 
@@ -385,11 +468,11 @@ RankCost = namedtuple("RankCost", "operations messages bytes flops workspace_byt
 
 
 class Schedule:
-    """What `ranks` ranks would do, compute, send and hold, told before there are any. Keywords are those of Plan, and what the ranks would be
-    connected by ("threads", "mpi")."""
+    """What `ranks` ranks would do, compute, send and hold, told before there are any. Keywords are those of Plan, and what the ranks
+    would be connected by ("threads", "mpi")."""
 
-    def __init__(self, ranks, *, tokens, heads, head_dim, keys=None, kv_heads=None, value_dim=None, dtype="f32", out_dtype=None, alibi=False,
-                 sinks=False, probs=False, transport="threads", **options):
+    def __init__(self, ranks, *, tokens, heads, head_dim, keys=None, kv_heads=None, value_dim=None, dtype="f32", out_dtype=None,
+                 alibi=False, sinks=False, probs=False, transport="threads", **options):
         tokens = lengths("tokens", [tokens] if hasattr(tokens, "__index__") else tokens)
         keys = tokens.copy() if keys is None else lengths("keys", [keys] if hasattr(keys, "__index__") else keys, len(tokens))
         self._pointer = ctypes.c_void_p()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What is to be computed, as keywords say it and as rondo_attention_desc has it.
 
-One place reads the options of attention(), attention_varlen(), Plan and Schedule, so that each means the same everywhere, and each one that
-cannot be honoured is refused by its name.
+One place reads the options of attention(), attention_varlen(), Plan and Schedule, so that each means the same everywhere, and each one
+that cannot be honoured is refused by its name.
 """
 import operator
 
@@ -52,7 +52,7 @@ class Problem:
 
     def __init__(self, *, heads, kv_heads, head_dim, value_dim, tokens, keys, kind, out_kind=0, causal=False, window_size=(-1, -1),
                  softmax_scale=None, softcap=0.0, dropout_p=0.0, alibi=False, sinks=False, bias_heads=0, probs=False, layout=None,
-                 algorithm=None, grid=None, head_groups=0, leaf=0):
+                 algorithm=None, grid=None, head_groups=0, leaf=0, gradients=False):
         self.heads, self.kv_heads = whole("heads", heads, 1), whole("kv_heads", kv_heads, 1)
         self.head_dim, self.value_dim = whole("head_dim", head_dim, 1), whole("value_dim", value_dim, 1)
         self.tokens, self.keys, self.kind, self.out_kind = tokens, keys, kind, out_kind or kind
@@ -65,7 +65,8 @@ class Problem:
         self.window = whole("window_size[0]", left, -1), whole("window_size[1]", right, -1)
         self.scale = 0.0 if softmax_scale is None else real("softmax_scale", softmax_scale)
         if softmax_scale is not None and self.scale == 0.0:
-            raise invalid("softmax_scale is 0, with which all keys weigh the same; None for 1/sqrt(head_dim), or another number is expected")
+            raise invalid("softmax_scale is 0, with which all keys weigh the same; None for 1/sqrt(head_dim), or another number is "
+                          "expected")
         self.softcap, self.dropout = real("softcap", softcap), real("dropout_p", dropout_p)
         self.alibi, self.sinks, self.bias_heads, self.probs = int(alibi), int(sinks), bias_heads, flag("probs", probs)
         self.layout, self.algorithm = number_of("layout", LAYOUTS, layout), number_of("algorithm", ALGORITHMS, algorithm)
@@ -81,7 +82,7 @@ class Problem:
         self.head_groups, self.leaf = whole("head_groups", head_groups, 0, 2**31 - 1), whole("leaf", leaf, 0, 2**31 - 1)
         self.documents = self.documents_first = None
         self.mask = self.mask_row = self.mask_key = None
-        self.mask_heads, self.mask_strides = 0, (0, 0)
+        self.mask_heads, self.mask_strides, self.gradients = 0, (0, 0), flag("gradients", gradients)
 
     def describe(self):
         """The descriptor. It points into arrays of this object."""
@@ -89,7 +90,8 @@ class Problem:
             heads=self.heads, kv_heads=self.kv_heads, head_dim=self.head_dim, value_dim=self.value_dim, sequences=len(self.tokens),
             causal=self.causal, windowed=int(self.window != (-1, -1)), scale=self.scale, q_type=self.kind, kv_type=self.kind,
             out_type=self.out_kind, layout=self.layout, algorithm=self.algorithm, leaf=self.leaf, head_groups=self.head_groups,
-            softcap=self.softcap, alibi=self.alibi, bias=self.bias_heads, sinks=self.sinks, probs=self.probs, dropout=self.dropout)
+            softcap=self.softcap, alibi=self.alibi, bias=self.bias_heads, sinks=self.sinks, probs=self.probs, dropout=self.dropout,
+            gradients=self.gradients)
         d.tokens_of, d.cached_of = _arrays.pointer(self.tokens), _arrays.pointer(self.cached)
         if d.windowed:
             d.window_left, d.window_right = self.window
@@ -118,9 +120,11 @@ class Arrays:
         order = "heads, tokens" if self.heads_first else "tokens, heads"
         for name, x in zip("qkv", views):
             if len(x.shape) != dims:
-                raise invalid("%s has the shape %s; [%s%s, head size] is expected" % (name, list(x.shape), "" if self.packed else "batch, ", order))
+                raise invalid("%s has the shape %s; [%s%s, head size] is expected"
+                              % (name, list(x.shape), "" if self.packed else "batch, ", order))
             if x.type != views[0].type:
-                raise invalid("%s is %s and q is %s; all three must have one type" % (name, _arrays.NAMES[x.type], _arrays.NAMES[views[0].type]))
+                raise invalid("%s is %s and q is %s; all three must have one type"
+                              % (name, _arrays.NAMES[x.type], _arrays.NAMES[views[0].type]))
         skip = 0 if self.packed else 1
         token, head = (skip + 1, skip) if self.heads_first else (skip, skip + 1)
         self.axes = None if self.packed else 0, token, head, skip + 2
@@ -155,9 +159,11 @@ class Arrays:
         self.seed = whole("seed", seed, 0, 2**64 - 1)
         self.alibi = self._per_head("alibi_slopes", alibi_slopes)
         self.sinks = self._per_head("sinks", sinks)
+        self.bias_by_row = False
         self.bias, bias_heads, self.bias_batch = self._square("bias", bias, "f", "float32", np.float32)
-        self.problem = Problem(heads=heads, kv_heads=kv_heads, head_dim=self.q_shape[-1], value_dim=self.value_dim, tokens=tokens, keys=keys,
-                               kind=views[0].type, out_kind=_arrays.type_named("out_dtype", out_dtype), alibi=self.alibi is not None,
+        self.problem = Problem(heads=heads, kv_heads=kv_heads, head_dim=self.q_shape[-1], value_dim=self.value_dim, tokens=tokens,
+                               keys=keys, kind=views[0].type, out_kind=_arrays.type_named("out_dtype", out_dtype),
+                               alibi=self.alibi is not None,
                                sinks=self.sinks is not None, bias_heads=bias_heads, **options)
         if self.problem.dropout == 0.0 and self.seed:
             raise invalid("seed is %d, but dropout_p is 0: nothing is drawn; leave it out" % self.seed)
@@ -191,7 +197,8 @@ class Arrays:
         if lengths_k is not None:
             given = lengths("lengths_k", lengths_k, self.batch)
             if len(given) and (given.min() < 0 or given.max() > self.k_rows):
-                raise invalid("lengths_k has entries from %d to %d; 0 to %d (the tokens of k) is expected" % (given.min(), given.max(), self.k_rows))
+                raise invalid("lengths_k has entries from %d to %d; 0 to %d (the tokens of k) is expected"
+                              % (given.min(), given.max(), self.k_rows))
             keys[:len(given)] = given
         tokens = np.full(count, self.q_rows if self.batch else 0, np.int64)
         return tokens, keys, np.arange(count, dtype=np.int64) * self.q_rows, np.arange(count, dtype=np.int64) * self.k_rows
@@ -222,12 +229,12 @@ class Arrays:
                 name, list(array.shape), "" if self.packed else "1 or %d, " % self.batch, self.heads, self.q_rows, self.k_rows))
         return np.ascontiguousarray(array).view(kind), array.shape[-3], lead == 2 and array.shape[0] > 1
 
-    def square_rows(self, heads, batches):
-        """Where each sequence's queries begin in such an array, and its keys."""
+    def square_rows(self, heads, batches, by_row=False):
+        """Where each sequence's queries begin in such an array, and its keys; by_row: heads lie within rows."""
         if self.packed:
             return self.q_first, self.k_first
         count = len(self.q_first)
-        return np.arange(count, dtype=np.int64) * (heads * self.q_rows if batches else 0), None
+        return np.arange(count, dtype=np.int64) * ((1 if by_row else heads) * self.q_rows if batches else 0), None
 
     def _mask(self, given):
         p = self.problem
@@ -241,7 +248,8 @@ class Arrays:
     def _documents(self, given):
         array = _arrays.as_numpy("documents", given, "iu", "int32")
         shared = array.ndim == 1
-        if not (1 <= array.ndim <= (1 if self.packed else 2)) or array.shape[-1] != self.k_rows or (not shared and array.shape[0] != self.batch):
+        if not (1 <= array.ndim <= (1 if self.packed else 2)) or array.shape[-1] != self.k_rows or \
+                (not shared and array.shape[0] != self.batch):
             raise invalid("documents has the shape %s; [%s%d], a number for each key, is expected"
                           % (list(array.shape), "" if self.packed else "%d, %d] or [" % (self.batch, self.k_rows), self.k_rows))
         if array.size and (array.min() < -2**31 or array.max() > 2**31 - 1):
@@ -275,3 +283,65 @@ class Arrays:
         skip = 0 if self.packed else 1
         axes = None if self.packed else 0, skip + 1, skip, skip + 2 if dim else None
         return v.array, _arrays.rows("", v, axes, self.q_first if self.packed else None, output=True)
+
+
+class Way:
+    """The way back: Arrays' gradients and what they follow from, as rows. What shares a list of rows begins in the same ones."""
+
+    def __init__(self, arrays, dout, out, lse, dlse=None, bias_gradient=True):
+        a = arrays
+        a.problem.gradients = 1
+        skip = 0 if a.packed else 1
+        by_query = None if a.packed else 0, skip + 1, skip, None
+        of_out = a.q_shape[:-1] + (a.value_dim,)
+        of_lse = a.lead() + (a.heads, a.q_rows)
+        self.out, self.dout = self._given(a, (("out", out, of_out, a.problem.out_kind), ("dout", dout, of_out, a.problem.out_kind)), a.axes)
+        pair = [("lse", lse, of_lse, _structs.F32)] + ([("dlse", dlse, of_lse, _structs.F32)] if dlse is not None else [])
+        pair = self._given(a, pair, by_query)
+        self.lse, self.dlse = pair[0], pair[1] if len(pair) > 1 else None
+        self.dq, = self._made(a, ("q",), a.q_first)
+        self.dk, self.dv = self._made(a, ("k", "v"), a.k_first)
+        bias_gradient = flag("bias_gradient", bias_gradient) and a.bias is not None
+        if bias_gradient and a.bias_batch and a.problem.bias_heads > 1 and a.bias.size:
+            # rows of [B,H,Tq,Tk] and heads of it lie in each other, which is no shape of a result: [B,Tq,H,Tk]
+            a.bias, a.bias_by_row = np.ascontiguousarray(a.bias.transpose(0, 2, 1, 3)), True
+        self.bias_by_row = a.bias_by_row
+        self.dbias = np.zeros_like(a.bias) if bias_gradient else None
+        self.dsinks = None if a.sinks is None else np.zeros(a.heads, np.float32)
+
+    def _given(self, a, given, axes):
+        at = a.q_first if a.packed else None
+        views = []
+        for name, array, shape, kind in given:
+            v = _arrays.view(name, array, "bf16" if getattr(array, "dtype", None) == np.uint16 else None)
+            if tuple(v.shape) != tuple(shape) or v.type != kind:
+                raise invalid("%s is %s of shape %s; %s of shape %s is expected" % (
+                    name, _arrays.NAMES[v.type], list(v.shape), _arrays.NAMES[kind], list(shape)))
+            views.append(v)
+        found = [_arrays.rows(x[0], v, axes, at) for x, v in zip(given, views)]
+        if any((r.first != found[0].first).any() for r in found):
+            found = [_arrays.rows(x[0], v.copy(), axes, at) for x, v in zip(given, views)]
+        return found
+
+    def _made(self, a, names, starts):
+        """New arrays for the gradients of some that share a list; those that do not begin in the rows that theirs do are copied first."""
+        at = starts if a.packed else None
+        made = [_arrays.rows("d" + n, _arrays.empty_like(getattr(a, n).view), a.axes, at, output=True) for n in names]
+        if any((made[i].first != getattr(a, n).first).any() or (made[i].first != made[0].first).any() for i, n in enumerate(names)):
+            for i, n in enumerate(names):
+                v = getattr(a, n).view.copy()
+                setattr(a, n, _arrays.rows(n, v, a.axes, at))
+                made[i] = _arrays.rows("d" + n, _arrays.empty(v, v.shape, v.type), a.axes, at, output=True)
+        if names[0] == "k" and not a.packed and (a.problem.keys != a.k_rows).any():
+            for r in made:
+                r.view.array[...] = 0   # keys beyond lengths_k are of no sequence
+        return made
+
+    def results(self, like):
+        """dq, dk, dv and, where there are a bias and sinks, their gradients."""
+        extra = [] if self.dbias is None else [np.ascontiguousarray(self.dbias.transpose(0, 2, 1, 3)) if self.bias_by_row else self.dbias]
+        extra += [] if self.dsinks is None else [self.dsinks]
+        if like.torch:
+            import torch
+            extra = [torch.from_numpy(x) for x in extra]
+        return tuple([self.dq.view.array, self.dk.view.array, self.dv.view.array] + extra)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Contexts - one is one rank - and what runs a function on many of them.
 
-Control-C. Python tells its main thread of a signal, and only between steps of its own, so the main thread must not wait inside the library.
-Ranks therefore run on other threads while the main thread waits in Python; when it is interrupted it sets a flag, at which the ranks'
-progress functions ask their executions to stop, and raises KeyboardInterrupt when all have returned. On a thread that is not
-the main one nothing of this is needed: it runs rank 0 itself.
+Control-C. Python tells its main thread of a signal, and only between steps of its own, so the main thread must not wait inside the
+library. Ranks therefore run on other threads while the main thread waits in Python; when it is interrupted it sets a flag, at which the
+ranks' progress functions ask their executions to stop, and raises KeyboardInterrupt when all have returned. On a thread that is not the
+main one nothing of this is needed: it runs rank 0 itself.
 """
 import ctypes
 import threading
@@ -43,8 +43,8 @@ def describe(transport=None, threads=0, isa=None, device=None, deadline=0.0):
 class Context:
     """One rank: a device that computes and a transport that moves bytes.
 
-    Context() is one rank alone; Context("mpi") joins the processes that mpirun started, one rank each, and is collective, as close() is. Inside of
-    run() each rank is given its own. A context is used by one thread at a time. With `with` it is closed at the end.
+    Context() is one rank alone; Context("mpi") joins the processes that mpirun started, one rank each, and is collective, as close() is.
+    Inside of run() each rank is given its own. A context is used by one thread at a time. With `with` it is closed at the end.
     """
 
     def __init__(self, transport=None, *, threads=0, isa=None, device=None, deadline=None):
@@ -93,7 +93,8 @@ class Context:
 
     def __exit__(self, kind, value, trace):
         if kind is not None and self._pointer and self._owned:   # the others must not wait for this rank
-            lib.rondo_context_revoke(self._pointer, _structs.ERRORS["ECANCELED"], ("rank %d raised %s" % (self.rank, kind.__name__)).encode())
+            sentence = "rank %d raised %s" % (self.rank, kind.__name__)
+            lib.rondo_context_revoke(self._pointer, _structs.ERRORS["ECANCELED"], sentence.encode())
         self.close()
 
     def __del__(self):
@@ -115,7 +116,8 @@ class Context:
         return array
 
     def comm(self):
-        """What this rank sent since the context was made: {"messages", "bytes", "by_operation", "wait_seconds"}; agreement counts as `agree`."""
+        """What this rank sent since the context was made: {"messages", "bytes", "by_operation", "wait_seconds"}; agreement counts as
+        `agree`."""
         stats = _structs.rondo_comm_stats()
         check(lib.rondo_comm_query(self.pointer, ctypes.byref(stats)))
         by = {name: {"messages": stats.messages[i], "bytes": stats.bytes[i]} for i, name in enumerate(OPERATIONS) if stats.messages[i]}
@@ -196,8 +198,8 @@ def interruptible(work, stop):
 def run(ranks, body, *, threads=0, isa=None, device=None, deadline=None):
     """Runs body(context) on `ranks` ranks, which are threads of this process, and returns what each returned, in their order.
 
-    The bodies run at the same time, each on a thread of its own: a body must make the same collective calls as the others. Where one raises, the
-    others' waits end and its exception is raised here. After Control-C executions stop and rondo.stopping(context) is true.
+    The bodies run at the same time, each on a thread of its own: a body must make the same collective calls as the others. Where one
+    raises, the others' waits end and its exception is raised here. After Control-C executions stop and rondo.stopping(context) is true.
     """
     ranks, stop = whole("ranks", ranks, 1, 1024), Stop()
     desc = describe(None, threads, isa, device, deadline)
@@ -205,5 +207,6 @@ def run(ranks, body, *, threads=0, isa=None, device=None, deadline=None):
 
 
 def stopping(context):
-    """Whether Control-C was pressed while run() runs; a body that computes for long without the library asks now and then, and returns."""
+    """Whether Control-C was pressed while run() runs; a body that computes for long without the library asks now and then, and
+    returns."""
     return context.stop is not None and context.stop.asked

@@ -93,6 +93,11 @@ class rondo_attention_io(Sized):
         ("bias_key", Pi64), ("probs", rondo_tensor), ("probs_row", Pi64), ("probs_key", Pi64), ("seed", c.c_uint64)]
 
 
+class rondo_attention_gradients(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("dout", rondo_tensor), ("dlse", rondo_tensor), ("dq", rondo_tensor), ("dk", rondo_tensor),
+                ("dv", rondo_tensor), ("dbias", rondo_tensor), ("dsinks", rondo_tensor), ("accumulate", c.c_int32), ("reserved", c.c_int32)]
+
+
 class rondo_schedule_desc(Sized):
     _fields_ = [("struct_size", c.c_size_t), ("ranks", c.c_int32), ("reserved", c.c_int32), ("transport", c.c_char_p),
                 ("device", c.c_char_p)]
@@ -112,7 +117,8 @@ class rondo_schedule_rank_info(Sized):
 
 
 STRUCTURES = [rondo_tensor, rondo_span, rondo_context_desc, rondo_context_info, rondo_comm_stats, rondo_attention_desc,
-              rondo_attention_info, rondo_attention_io, rondo_schedule_desc, rondo_schedule_info, rondo_schedule_rank_info]
+              rondo_attention_info, rondo_attention_io, rondo_attention_gradients, rondo_schedule_desc, rondo_schedule_info,
+              rondo_schedule_rank_info]
 
 P, I, L, Z, D, U64, S = c.c_void_p, c.c_int, c.c_int64, c.c_size_t, c.c_double, c.c_uint64, c.c_char_p
 # name: what it returns, what it takes. P is any pointer, given as a number, byref() or an array.
@@ -130,6 +136,7 @@ FUNCTIONS = {
     "rondo_attention_spans": (L, [P, L, I, I, P, L]), "rondo_attention_take": (I, [P, L, I, P, P, L]),
     "rondo_attention_put": (I, [P, L, I, P, P, L]), "rondo_attention_scatter": (I, [P, L, I, I, P, P, L]),
     "rondo_attention_gather": (I, [P, L, I, I, P, P, L]), "rondo_attention_execute": (I, [P, P, P]),
+    "rondo_attention_backward": (I, [P, P, P, P]),
     "rondo_attention_operation_text": (L, [P, L, P, Z]),
     "rondo_schedule_create": (I, [P, P, P]), "rondo_schedule_destroy": (None, [P]), "rondo_schedule_query": (I, [P, P]),
     "rondo_schedule_rank": (I, [P, I, P]), "rondo_schedule_operation_text": (L, [P, I, L, P, Z]),

@@ -1,51 +1,82 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""rondo's attention on torch's tensors of the CPU, as operators that autograd may meet.
+"""rondo's attention on torch's tensors of the CPU, as operators of autograd.
 
-attention() and attention_varlen() are those of the package, with ranks that are threads of this process; execute() runs a Plan on the rows of
-one rank, as under mpirun. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are.
+attention() and attention_varlen() are those of the package, with ranks that are threads of this process; execute() runs a Plan on the
+rows of one rank, as under mpirun. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are. q, k, v, bias
+and sinks have gradients, and so has lse among the results; the bits of gradients depend on ranks and layout as little as those of results
+do. `algorithm` and `grid` are the forward pass's; of backward it is backward_algorithm (None: the plan's choice).
 """
 import torch
+from torch.autograd.function import once_differentiable
 
 from . import _attention
-from ._library import error
-from ._structs import ERRORS
+from ._library import invalid
 
 __all__ = ["attention", "attention_varlen", "execute"]
 
 
-class _Forward(torch.autograd.Function):
-    """Computes outside of autograd; what comes out remembers that there is no way back."""
+class _Operator(torch.autograd.Function):
+    """forward(q, k, v, sinks, bias) gives out, lse and perhaps probabilities; backward(dout, q, k, v, out, lse, dlse, sinks, bias,
+    whether bias has a gradient) gives dq, dk, dv, then dbias, if so, and dsinks where there are sinks."""
 
     @staticmethod
-    def forward(ctx, call, *tensors):
-        return call(*tensors)
+    def forward(ctx, forward, backward, q, k, v, sinks, bias):
+        results = forward(q, k, v, sinks, bias)
+        ctx.way = backward
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, sinks, bias, *results[:2])
+        ctx.mark_non_differentiable(*results[2:])
+        return results
 
     @staticmethod
-    def backward(ctx, *unused):
-        raise error(ERRORS["ENOTSUP"], "this version of rondo has no gradients of attention; compute under torch.no_grad(), or detach its inputs")
+    @once_differentiable
+    def backward(ctx, dout, dlse=None, *unused):
+        q, k, v, sinks, bias, out, lse = ctx.saved_tensors
+        if dout is None and dlse is None:
+            return (None,) * 7
+        dout = torch.zeros_like(out) if dout is None else dout
+        found = list(ctx.way(dout, q, k, v, out, lse, dlse, sinks, bias, ctx.needs_input_grad[6]))
+        dsinks = found.pop() if sinks is not None else None
+        dbias = found.pop() if ctx.needs_input_grad[6] else None
+        return (None, None, *found, dsinks, dbias)
 
 
-def _needs(name, tensor):
-    if tensor is not None and not isinstance(tensor, torch.Tensor):
-        raise TypeError("%s is a %s; a torch tensor is expected" % (name, type(tensor).__name__))
-    return tensor
+def _apply(forward, backward, q, k, v, more, sinks, bias, options, way):
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("sinks", sinks), ("bias", bias)):
+        if not isinstance(tensor, torch.Tensor) and (tensor is not None or name in "qkv"):
+            raise TypeError("%s is a %s; a torch tensor is expected" % (name, type(tensor).__name__))
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, sinks, bias))
+    if not wanted:
+        return forward(q, k, v, *more, sinks=sinks, bias=bias, **options)
+    if options.get("out") is not None:
+        raise invalid("out is given, which autograd would not see; leave it out, or compute under torch.no_grad()")
+    slopes = options.get("alibi_slopes")
+    if isinstance(slopes, torch.Tensor) and slopes.requires_grad:
+        raise invalid("alibi_slopes requires a gradient, and there is none with respect to slopes; detach it")
+    return_lse = options.pop("return_lse", False)
+    back = {n: x for n, x in options.items() if n not in ("out", "return_attn_probs", "algorithm", "grid")}
+    back.update(way)
+    results = _Operator.apply(
+        lambda q, k, v, sinks, bias: forward(q, k, v, *more, sinks=sinks, bias=bias, return_lse=True, **options),
+        lambda dout, q, k, v, out, lse, dlse, sinks, bias, needed: backward(
+            dout, q, k, v, out, lse, *more, dlse=dlse, sinks=sinks, bias=bias, bias_gradient=needed, **back),
+        q, k, v, sinks, bias)
+    results = results[:1] + (results[1:] if return_lse else results[2:])
+    return results[0] if len(results) == 1 else results
 
 
-def _apply(function, q, k, v, *more, sinks=None, bias=None, **options):
-    tensors = [_needs(n, t) for n, t in (("q", q), ("k", k), ("v", v), ("sinks", sinks), ("bias", bias))]
-    return _Forward.apply(lambda q, k, v, sinks, bias: function(q, k, v, *more, sinks=sinks, bias=bias, **options), *tensors)
-
-
-def attention(q, k, v, **options):
+def attention(q, k, v, *, sinks=None, bias=None, backward_algorithm=None, **options):
     """rondo.attention() on tensors: q [B,Tq,H,D], k [B,Tk,Hkv,D], v [B,Tk,Hkv,Dv] and its keywords."""
-    return _apply(_attention.attention, q, k, v, **options)
+    return _apply(_attention.attention, _attention.attention_backward, q, k, v, (), sinks, bias, options, {"algorithm": backward_algorithm})
 
 
-def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, **options):
+def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, sinks=None, bias=None, backward_algorithm=None, **options):
     """rondo.attention_varlen() on tensors: packed q [Tq,H,D], k [Tk,Hkv,D], v [Tk,Hkv,Dv] and its keywords."""
-    return _apply(_attention.attention_varlen, q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    return _apply(_attention.attention_varlen, _attention.attention_varlen_backward, q, k, v, (cu_seqlens_q, cu_seqlens_k), sinks, bias,
+                  options, {"algorithm": backward_algorithm})
 
 
-def execute(plan, q, k, v, **options):
-    """plan(q, k, v, ...) on tensors: the rows of the plan's rank."""
-    return _apply(plan, q, k, v, **options)
+def execute(plan, q, k, v, *, sinks=None, bias=None, **options):
+    """plan(q, k, v, ...) on tensors: the rows of the plan's rank. Gradients are of a plan that was made with gradients=True; backward is
+    collective like the plan, so all ranks call it in the same order."""
+    return _apply(plan, plan.backward, q, k, v, (), sinks, bias, options, {})

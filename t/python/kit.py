@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The test kit of the Python package: TAP on stdout, attention in double precision as rondo-attend(1) states it, and numbers to try it on."""
+"""The test kit of the Python package: TAP on stdout, attention in double precision as rondo-attend(1) states it, and numbers to try it
+on."""
 import sys
 
 import numpy as np
@@ -110,3 +111,22 @@ def far(got, want):
     with np.errstate(invalid="ignore"):
         d = np.where(got == want, 0, np.abs(got - want))
     return float(np.nan_to_num(d, nan=np.inf).max(initial=0))
+
+
+def reference_gradients(dout, q, k, v, *, dlse=None, softmax_scale=None, softcap=0.0, sinks=None, bias=None, **more):
+    """dq, dk, dv, dbias and dsinks of [B,T,H,D] arrays in double precision, by what reference() says of the probabilities."""
+    out, lse, p = reference(q, k, v, softmax_scale=softmax_scale, softcap=softcap, sinks=sinks, bias=bias, **more)
+    dout, q, k, v = (np.asarray(x, np.float64) for x in (dout, q, k, v))
+    scale, group = q.shape[3] ** -0.5 if softmax_scale is None else softmax_scale, q.shape[2] // k.shape[2]
+    wide_k, wide_v = k.repeat(group, 2), v.repeat(group, 2)
+    delta = (dout * out).sum(-1).transpose(0, 2, 1) - (0 if dlse is None else np.asarray(dlse, np.float64))   # [B,H,T]
+    ds = p * (np.einsum("bihd,bjhd->bhij", dout, wide_v) - delta[..., None])
+    dbias = ds if bias is None else ds.sum(tuple(a for a in (0, 1) if bias.shape[a] == 1), keepdims=True)
+    if softcap:
+        s = np.einsum("bihd,bjhd->bhij", q, wide_k) * scale
+        ds = ds * (1 - np.tanh(s / softcap) ** 2)
+    narrow = lambda x: x.reshape(x.shape[:2] + (k.shape[2], group, x.shape[3])).sum(3)
+    dq = np.einsum("bhij,bjhd->bihd", ds, wide_k) * scale
+    dk, dv = narrow(np.einsum("bhij,bihd->bjhd", ds, q) * scale), narrow(np.einsum("bhij,bihd->bjhd", p, dout))
+    dsinks = None if sinks is None else -(np.where(lse > -np.inf, np.exp(sinks[None, :, None] - np.where(lse > -np.inf, lse, 0)), 0) * delta).sum((0, 2))
+    return dq, dk, dv, dbias, dsinks

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""One rank of several MPI processes, each with its own rows: the last one has the whole arrays and prints the hash of what is gathered. With a
-second argument rank 1 fails, and all end."""
+"""One rank of several MPI processes, each with its own rows: the last one has the whole arrays and prints the hash of what is gathered.
+With a second argument rank 1 fails, and all end."""
 import sys
 
 import numpy as np

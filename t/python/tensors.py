@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """rondo.torch: tensors in place, all their types, and what autograd is told."""
+import sys
+import warnings
+
 import numpy as np
 import torch
 
@@ -76,6 +79,82 @@ refused("a sparse tensor", ["sparse"], lambda: rondo.attention(q.to_sparse(), k,
 refused("a gradient that would be lost", ["q", "requires a gradient", "rondo.torch"], lambda: rondo.attention(q.clone().requires_grad_(), k, v))
 with torch.no_grad():
     ok(equal(rondo.torch.attention(q.clone().requires_grad_(), k, v, causal=True), torch.from_numpy(want[0])), "under no_grad()")
-if not hasattr(rondo, "attention_backward"):
-    refused("gradients", ["no gradients"], lambda: rondo.torch.attention(q.clone().requires_grad_(), k, v).sum().backward(), rondo.Error)
+
+# ---- gradients ----
+
+with open(sys.argv[2]) as file:
+    lines = file.read().splitlines()
+losses = [line.split(" ranks: ")[-1] for line in lines[:4]]
+ok(sys.argv[1] == "0" and [line.split()[0] for line in lines] == ["1", "2", "3", "4", "equal,"] and len(set(losses)) == 1 and len(losses[0].split()) == 5 and
+   len(set(losses[0].split())) == 5, "the example trains, with the same losses on 1, 2, 3 and 4 ranks")
+
+torch.set_num_threads(1)
+
+
+def leaves(*given):
+    return [x.detach().clone().requires_grad_() for x in given]
+
+
+def gradients(function, dout, *inputs):
+    """What backward leaves in copies of the inputs."""
+    copies = leaves(*inputs)
+    function(*copies).backward(dout)
+    return tuple(x.grad for x in copies)
+
+
+dout = torch.from_numpy(numbers(31, B, TQ, H, V))
+on = lambda n, **more: gradients(lambda q, k, v: rondo.torch.attention(q, k, v, causal=True, ranks=n, **more), dout, q, k, v)
+one = on(1)
+doubles = gradients(lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(
+    q.transpose(1, 2), k.transpose(1, 2).repeat_interleave(H // G, 1), v.transpose(1, 2).repeat_interleave(H // G, 1),
+    attn_mask=torch.ones(TQ, TK, dtype=torch.bool).tril(TK - TQ)).transpose(1, 2), dout.double(), q.double(), k.double(), v.double())
+ok(all((x - y).abs().max() < 1e-5 for x, y in zip(one, doubles)), "the gradients of torch's own attention in double precision")
+ok(equal(on(2), one) and equal(on(3, layout="contiguous"), one) and equal(on(4, algorithm="pass-q"), one), "2, 3 and 4 ranks: the bits of one")
+
+warnings.filterwarnings("ignore", "Input #. requires gradient and is not a double precision")
+small = leaves(torch.randn(1, 6, 2, 4), torch.randn(1, 9, 1, 4), torch.randn(1, 9, 1, 3), torch.randn(2), torch.randn(1, 2, 6, 9))
+for ranks in (1, 2):
+    # differences of float32 numbers over steps of 0.01: an error of second order of some 1e-3, besides that of rounding over the step
+    good = torch.autograd.gradcheck(lambda q, k, v, sinks, bias: rondo.torch.attention(q, k, v, sinks=sinks, bias=bias, causal=True, softcap=3.0, return_lse=True, ranks=ranks),
+                                    small, eps=1e-2, atol=5e-3, rtol=1e-2, nondet_tol=0.0, raise_exception=False)
+    ok(good, "gradcheck of out and lse with respect to q, k, v, sinks and bias, %d ranks, without any difference between two runs" % ranks)
+half = [x.bfloat16() for x in (q, k, v)]
+found = [gradients(lambda q, k, v: rondo.torch.attention(q, k, v, causal=True, ranks=n), dout.bfloat16(), *half) for n in (1, 3)]
+ok(equal(*found) and found[0][0].dtype == torch.bfloat16 and (found[0][2].double() - doubles[2]).abs().max() < 0.1 * doubles[2].abs().max(), "bfloat16: one rank and three")
+wide, = leaves(torch.randn(B, 30, 3, H, D))
+rondo.torch.attention(*wide.unbind(2), ranks=2).sum().backward()
+apart = gradients(lambda *x: rondo.torch.attention(*x), torch.ones(B, 30, H, D), *wide.detach().unbind(2))
+ok(equal(wide.grad, torch.stack(apart, 2)), "slices of one tensor, and the gradient of a sum")
+a, b, c = leaves(q, k, v)
+out, lse = rondo.torch.attention(a, b, c, return_lse=True)
+lse.sum().backward(retain_graph=True)
+ok(a.grad.abs().max() > 0 and not c.grad.any(), "the gradient of lse alone")
+first = a.grad.clone()
+lse.sum().backward()
+ok(equal(a.grad, first + first), "gradients are added by autograd, and the graph may be kept")
+a, b, c = leaves(q, k, v)
+rondo.torch.attention(a, b.detach(), c, dropout_p=0.3, seed=7, return_attn_probs=True)[0].sum().backward()
+ok(a.grad is not None and b.grad is None and c.grad is not None, "only what asks for a gradient has one; dropout and probabilities beside")
+x, = leaves(q[0, :, :, :])
+starts = torch.tensor([0, 20, 37])
+grads = [gradients(lambda x: rondo.torch.attention_varlen(x, x, x, starts, starts, causal=True, ranks=n), torch.ones_like(x), x) for n in (1, 3)]
+ok(equal(*grads), "attention_varlen(): one rank and three")
+
+
+def plan_step(c):
+    plan = rondo.Plan(c, tokens=30, heads=H, head_dim=D, causal=True, gradients=True)
+    rows = leaves(*(plan.take(x, keys=i > 0) for i, x in enumerate(wide.detach()[0].unbind(1))))
+    rondo.torch.execute(plan, *rows).sum().backward()
+    return [plan.put(r.grad, torch.zeros(30, H, D), keys=i > 0) for i, r in enumerate(rows)]
+
+
+whole = gradients(lambda q, k, v: rondo.torch.attention(q, k, v, causal=True), torch.ones(1, 30, H, D), *wide.detach()[:1].unbind(2))
+ok(all(equal(tuple(sum(r[i] for r in found) for i in range(3)), tuple(x[0] for x in whole)) for found in (rondo.run(n, plan_step) for n in (1, 3))),
+   "execute(): a plan's own rows on 1 and 3 ranks have the same gradients")
+p, = leaves(q)
+refused("out where a gradient is wanted", ["out", "autograd"], lambda: rondo.torch.attention(p, k, v, out=torch.zeros(B, TQ, H, V)))
+refused("slopes with a gradient", ["alibi_slopes"], lambda: rondo.torch.attention(p, k, v, alibi_slopes=torch.rand(H, requires_grad=True)))
+refused("an algorithm that backward does not have", ["pass-kv"], lambda: rondo.torch.attention(p, k, v, ranks=2, backward_algorithm="pass-kv").sum().backward(), rondo.Error)
+refused("gradients of gradients", ["once_differentiable"], lambda: torch.autograd.grad(
+    rondo.torch.attention(p, k, v).square().sum(), p, create_graph=True)[0].sum().backward(), RuntimeError)
 done()
