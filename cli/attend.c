@@ -47,7 +47,7 @@ static int read_rows(const struct attend *a, const rondo_attention *plan, const 
 {
     const struct attend_input *in = &a->in;
     const int64_t heads = keys ? in->kv_heads : in->heads, tokens = keys ? in->k_rows : in->q_rows, blocks = in->heads_first ? heads : 1;
-    const size_t piece = (size_t)(array->shape[array->dims - 1] * (in->heads_first ? 1 : heads)) * rondo_type_size(in->type);
+    const size_t piece = (size_t)(array->shape[array->dims - 1] * (in->heads_first ? 1 : heads)) * rondo_type_size(array->type);
     int64_t before = 0;
     int code = 0;
     for (int64_t s = 0; s < in->sequences && !code; s++) {
@@ -91,6 +91,7 @@ static int make_plan(rondo_attention **plan, rondo_context *ctx, const struct at
     d.alibi = in->alibi != NULL;
     d.sinks = in->sinks != NULL;
     d.bias = in->bias.data ? (int32_t)in->bias.heads : 0;
+    d.gradients = in->dout != NULL;
     d.documents = in->documents;
     d.documents_first = in->documents_first;
     if (in->mask.data) {
@@ -156,6 +157,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
     void *q = NULL, *k = NULL, *v = NULL, *out = NULL;
     float *lse = NULL, *probs = NULL;
+    struct attend_gradients g = { NULL, NULL, NULL, NULL, NULL, NULL };
+    int64_t g_bytes = 0;
     int code = make_plan(&plan, ctx, in);
     if (!code)
         code = rondo_attention_query(plan, &info);
@@ -177,8 +180,14 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
                          (long long)info.q_rows, (long long)info.kv_rows);
         goto end;
     }
+    if (in->dout)
+        code = attend_backward_room(&g, in, &info, options.out_type, &g_bytes);
+    if (code)
+        goto end;
     a->stage = STAGE_INPUT;
     code = read_rows(a, plan, in->q, 0, info.q_rows, q);
+    if (!code && in->dout)
+        code = read_rows(a, plan, in->dout, 0, info.q_rows, g.dout);
     if (!code)
         code = read_rows(a, plan, in->k, 1, info.kv_rows, k);
     if (!code)
@@ -200,17 +209,21 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const double begin = now();
     if (!code)
         code = rondo_attention_execute(plan, &io, NULL);
+    if (!code && in->dout)
+        code = attend_backward(plan, &io, in, &info, &g);
     const double seconds = now() - begin;
     if (code)
         goto end;
     slot_measure(mine, ctx);
     mine->whole[0] = (int64_t)((size_t)(q_count + k_count + v_count) * in_size + (size_t)o_count * out_size +
                                (size_t)(info.q_rows * in->heads + p_count) * sizeof *lse + info.workspace_bytes + info.device_bytes + info.plan_bytes +
-                               (in->heads_first ? info.pack_bytes : 0));
+                               (in->heads_first ? info.pack_bytes + info.backward_pack_bytes : 0)) +
+                     g_bytes + (int64_t)(info.backward_workspace_bytes + (info.backward_device_bytes > info.device_bytes
+                                                                              ? info.backward_device_bytes - info.device_bytes : 0));
     mine->real[0] = seconds;
     if (rondo_context_rank(ctx) == 0)
         a->out.info = info;
-    code = attend_write(ctx, &a->out, plan, out, lse, probs);
+    code = attend_write(ctx, &a->out, plan, out, lse, probs, in->dout ? &g : NULL);
 end:
     rondo_attention_destroy(plan);
     free(q);
@@ -219,6 +232,7 @@ end:
     free(out);
     free(lse);
     free(probs);
+    attend_backward_free(&g);
     return code;
 }
 
@@ -235,12 +249,14 @@ static int report(const struct attend *a, const struct run *run)
     }
     report_hash(r, "hash", a->out.hash);
     json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(a->out.info.algorithm)));
+    if (a->in.dout)
+        json_object_set_new(r, "backward_algorithm", json_string(rondo_algorithm_name(a->out.info.backward_algorithm)));
     json_object_set_new(r, "layout", json_string(rondo_layout_name(a->out.info.layout)));
     if (a->out.info.grid[0])
         json_object_set_new(r, "grid", json_pack("[ii]", (int)a->out.info.grid[0], (int)a->out.info.grid[1]));
     report_numerics(r, a->out.info.leaf);
     report_run(r, run, seconds);
-    json_object_set_new(r, "flops", number(a->out.info.flops));
+    json_object_set_new(r, "flops", number(a->out.info.flops + a->out.info.backward_flops));
     json_object_set_new(r, "visible_pairs", json_integer((json_int_t)a->out.info.visible_pairs));
     json_object_set_new(r, "imbalance", number(a->out.info.imbalance));
     if (options.terms.dropping) {
@@ -265,6 +281,8 @@ static int attend(void *arg)
     if (!code)
         code = attend_open(&a->in, a->path, options.heads_first);
     options.out_type = options.out_type ? options.out_type : a->in.type;
+    if (!code)
+        code = attend_check_do(&a->in, options.out_type);
     a->out = (struct attend_output){ .in = &a->in, .path = options.output, .type = options.out_type };
     if (!code && options.terms.probs)
         code = attend_probs_check(&a->out, ranks);
@@ -315,7 +333,8 @@ const struct command command_attend = {
     "attend", "attend [OPTION]... IN.safetensors -o OUT.safetensors",
     "Exact attention on arrays from a file, on any number of ranks.\n"
     "IN: q [B,Tq,H,D], k [B,Tk,Hkv,D], v [B,Tk,Hkv,Dv], or packed q [Tq,H,D], k [Tk,Hkv,D], v [Tk,Hkv,Dv] with cu_seqlens_q\n"
-    "and cu_seqlens_k; optionally lengths_k [B], documents [B,Tk], mask and bias [1|B,1|H,Tq,Tk], alibi [H], sinks [H].\n"
-    "OUT: out, lse and, when asked for, probs.",
+    "and cu_seqlens_k; optionally lengths_k [B], documents [B,Tk], mask and bias [1|B,1|H,Tq,Tk], alibi [H], sinks [H],\n"
+    "do [B,Tq,H,Dv], which asks for gradients.\n"
+    "OUT: out, lse, when asked for probs, and with do dq, dk, dv and, where given, dbias and dsinks.",
     attend_command,
 };

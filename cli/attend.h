@@ -24,6 +24,7 @@ struct attend_input {
     const char *path;
     rondo_arrays *file;
     const rondo_array *q, *k, *v;
+    const rondo_array *dout;                    /* `do`; NULL: no gradients are asked for */
     bool packed, heads_first;                   /* heads_first: [.., H, T, D], else [.., T, H, D] */
     int type;                                   /* rondo_type of q, k and v */
     int64_t batch, q_rows, k_rows;              /* batched: rows of one sequence; packed: of all */
@@ -55,7 +56,20 @@ struct attend_output {
 };
 int64_t attend_probs_keys(const struct attend_input *in);              /* the width of a row of probs */
 int attend_probs_check(const struct attend_output *o, int ranks);      /* is there room for them? 0 or an exit code */
-/* Collective; lse [rows, heads], out and probs (NULL: not wanted) [rows, heads, ..] of this rank. A RONDO_ code. */
-int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attention *plan, const void *out, const float *lse, const float *probs);
+/* Gradients of this rank's rows, [rows, heads, ..] as out; dbias [rows of queries, bias heads, attend_probs_keys()]; NULL: none. */
+struct attend_gradients {
+    void *dout, *dq, *dk, *dv;
+    float *dbias, *dsinks;
+};
+/* attend_backward.c: room for them, and `do` of the shape of out; a backward pass into them; all of them gone. */
+int attend_check_do(const struct attend_input *in, int out_type);                   /* 0 or an exit code */
+int attend_backward_room(struct attend_gradients *g, const struct attend_input *in, const rondo_attention_info *info, int out_type, int64_t *bytes);
+int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info,
+                    const struct attend_gradients *g);
+void attend_backward_free(struct attend_gradients *g);
+
+/* Collective; lse [rows, heads], out and probs (NULL: not wanted) [rows, heads, ..] of this rank; g: NULL without `do`. A RONDO_ code. */
+int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attention *plan, const void *out, const float *lse, const float *probs,
+                 const struct attend_gradients *g);
 
 #endif

@@ -17,17 +17,15 @@ const char *attend_type_name(int type)
 
 static int check_names(const struct attend_input *in, const char *path)
 {
-    static const char *const used[] = { "q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "lengths_k", "bias", "alibi", "sinks", "mask", "documents" };
+    static const char *const used[] = { "q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "lengths_k", "bias", "alibi", "sinks", "mask", "documents", "do" };
     for (int64_t i = 0; i < rondo_arrays_count(in->file); i++) {
         const char *name = rondo_arrays_at(in->file, i)->name;
         bool known = false;
         for (size_t j = 0; j < sizeof used / sizeof *used; j++)
             known = known || !strcmp(name, used[j]);
-        if (!strcmp(name, "do"))
-            return fail(EXIT_INPUT, "%s: the tensor 'do' asks for gradients, which this version does not have; leave it out", path);
         if (!known)
             return fail(EXIT_INPUT, "%s: a tensor '%s' has no meaning here; q, k, v, cu_seqlens_q, cu_seqlens_k, lengths_k, bias, alibi, sinks, "
-                        "mask and documents have", path, name);
+                        "mask, documents and do have", path, name);
     }
     return 0;
 }
@@ -208,6 +206,7 @@ int attend_open(struct attend_input *in, const char *path, bool heads_first)
     in->q = rondo_arrays_find(in->file, "q");
     in->k = rondo_arrays_find(in->file, "k");
     in->v = rondo_arrays_find(in->file, "v");
+    in->dout = rondo_arrays_find(in->file, "do");
     if (!code && starts_q != starts_k)
         code = fail(EXIT_INPUT, "%s has '%s' and no '%s'; packed sequences need both", path, starts_q ? "cu_seqlens_q" : "cu_seqlens_k",
                     starts_q ? "cu_seqlens_k" : "cu_seqlens_q");

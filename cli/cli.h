@@ -202,6 +202,9 @@ void run_free(struct run *run);
 typedef int collect_put(void *user, int64_t sequence, int64_t first, int64_t count, const void *rows);
 int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
                  collect_put *put, void *user);
+/* keys 1: rows of keys, else of queries. */
+int collect_rows_of(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, int keys, const void *mine, size_t row_bytes,
+                    collect_put *put, void *user);
 /* The spans of a rank, or NULL (body_fail has the sentence, *code the code). free() it. */
 rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, int rank, int64_t *count, int *code);
 

@@ -33,13 +33,13 @@ struct stripe {
 };
 
 /* All spans of one rank as stripes, ascending by row. */
-static struct stripe *stripes_of(const rondo_attention *plan, int64_t sequences, int rank, int64_t *count, int64_t *rows, int *code)
+static struct stripe *stripes_of(const rondo_attention *plan, int64_t sequences, int keys, int rank, int64_t *count, int64_t *rows, int *code)
 {
     struct stripe *list = NULL;
     int64_t n = 0, space = 0, base = 0;
     for (int64_t s = 0; s < sequences; s++) {
         int64_t k, held = 0;
-        rondo_span *spans = spans_of(plan, s, 0, rank, &k, code);
+        rondo_span *spans = spans_of(plan, s, keys, rank, &k, code);
         if (!spans)
             goto fail;
         if (n + k > space) {
@@ -90,8 +90,8 @@ static int put_rows(const struct stripe *list, int64_t n, int64_t first, int64_t
     return 0;
 }
 
-int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
-                 collect_put *put, void *user)
+int collect_rows_of(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, int keys, const void *mine, size_t row_bytes,
+                    collect_put *put, void *user)
 {
     const int rank = rondo_context_rank(ctx), ranks = rondo_context_ranks(ctx);
     const int64_t most = row_bytes < PIECE_BYTES ? (int64_t)(PIECE_BYTES / (row_bytes ? row_bytes : 1)) : 1;
@@ -99,7 +99,7 @@ int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequen
     int code = 0;
     for (int r = 0; r < ranks && !code; r++) {
         int64_t n, rows;
-        struct stripe *list = stripes_of(plan, sequences, r, &n, &rows, &code);
+        struct stripe *list = stripes_of(plan, sequences, keys, r, &n, &rows, &code);
         if (!list)
             break;
         for (int64_t first = 0; first < rows && !code; first += most) {
@@ -119,4 +119,10 @@ int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequen
     }
     free(buffer);
     return code;
+}
+
+int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
+                 collect_put *put, void *user)
+{
+    return collect_rows_of(ctx, plan, sequences, 0, mine, row_bytes, put, user);
 }

@@ -175,14 +175,20 @@ static int check_dbias(struct rondo__backward_call *call, struct extent *e)
                                          "%lld, %lld]", rondo_type_name(t->type) ? rondo_type_name(t->type) : "of no known type",
                            (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2], (long long)bias->shape[0],
                            (long long)bias->shape[1], (long long)bias->shape[2]);
-    const bool inside = (t->shape[1] == 1 || t->stride[1] >= t->shape[2]) && t->stride[0] >= (t->shape[1] - 1) * t->stride[1] + t->shape[2];
-    const bool outside = t->stride[0] >= t->shape[2] && (t->shape[1] == 1 || t->stride[1] / t->shape[0] >= t->stride[0]);
-    if (t->stride[2] != 1 || t->stride[0] < 1 || t->stride[1] < 1 || (!inside && !outside))
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the strides of dbias are %lld, %lld, %lld; the last must be 1, and no two elements "
-                                         "may share a place", (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2]);
+    if (t->stride[2] != 1 || t->stride[0] < 1 || t->stride[1] < 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the strides of dbias are %lld, %lld, %lld; the last must be 1, the others positive",
+                           (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2]);
     if (!rondo__mul64(t->shape[0] - 1, t->stride[0], &rows) || !rondo__mul64(t->shape[1] - 1, t->stride[1], &across) ||
         !rondo__add64(rows, across, &all) || !rondo__add64(all, t->shape[2], &all) || (uint64_t)all >= SIZE_MAX / 2 / sizeof(float))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the strides of dbias reach beyond memory");
+    for (int64_t i = 0; i < p->sequences; i++) {   /* heads inside of rows, or rows inside of heads */
+        const int64_t keys = p->length[i], wide = (t->shape[1] - 1) * t->stride[1] + keys, down = (p->tokens[i] - 1) * t->stride[0] + keys;
+        const bool one = t->shape[1] == 1 || t->stride[1] >= keys;
+        if (p->tokens[i] && keys && !(one && (p->tokens[i] == 1 || t->stride[0] >= wide)) &&
+            !(t->stride[0] >= keys && (t->shape[1] == 1 || t->stride[1] >= down)))
+            return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the strides of dbias, %lld and %lld, make rows or heads of sequence %lld overlap",
+                               (long long)t->stride[0], (long long)t->stride[1], (long long)i);
+    }
     *e = (struct extent){ "dbias", t->data, (const char *)t->data + (size_t)all * sizeof(float), 0, 0, true };
     int err = rondo__check_memory(call->plan->ctx, "rondo_attention_backward", "dbias", t->memory, t->data);
     return err ? err : check_shared(call);
