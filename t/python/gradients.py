@@ -36,6 +36,12 @@ for name, options in cases:
 hidden = gradients(q, k, v, dout, lengths_k=[140, 20])
 ok(not hidden[1][0, 140:].any() and not hidden[1][1, 20:].any() and not hidden[2][1, 20:].any(), "what nobody sees has gradients of exactly 0")
 
+# out is linear in v, so that the sum of dout * out is that of dv * v only where both passes draw the same weights
+dropped = rondo.attention(q, k, v, dropout_p=0.4, seed=11)
+dv = gradients(q, k, v, dout, dropout_p=0.4, seed=11)[2]
+ok(abs((dout * dropped).sum(dtype=float) - (dv * v).sum(dtype=float)) < 1e-3 < abs((dout * rondo.attention(q, k, v)).sum(dtype=float) - (dv * v).sum(dtype=float)),
+   "dropout: backward drops the weights that forward dropped")
+
 # ---- ranks ----
 
 LONG = 700
@@ -59,24 +65,30 @@ for s in range(3):
 ok(worst < 1e-4, "and they agree with the formula (%.1g)" % worst)
 
 
+lbias, ldlse = numbers(51, LONG - 60, 1, LONG), numbers(52, 1, H, LONG - 60)
+
+
 def by_plan(c):
-    plan = rondo.Plan(c, tokens=LONG - 60, keys=LONG, heads=H, kv_heads=G, head_dim=D, value_dim=V, causal=True, sinks=True, gradients=True)
+    plan = rondo.Plan(c, tokens=LONG - 60, keys=LONG, heads=H, kv_heads=G, head_dim=D, value_dim=V, causal=True, sinks=True, bias_heads=1, gradients=True)
     rows = plan.take(lq[0]), plan.take(lk[0], keys=True), plan.take(lv[0], keys=True)
-    out, lse = plan(*rows, sinks=sinks, return_lse=True)
+    terms = dict(sinks=sinks, bias=lbias)
+    out, lse = plan(*rows, **terms, return_lse=True)
     before = c.comm()["by_operation"]
-    dq, dk, dv, dsinks = plan.backward(plan.take(ldout[0]), *rows, out, lse, sinks=sinks)
+    mine = np.ascontiguousarray(ldlse[0].T[plan.positions()])
+    dq, dk, dv, dbias, dsinks = plan.backward(plan.take(ldout[0]), *rows, out, lse, dlse=mine, **terms)
     after = c.comm()["by_operation"]
     sent = sum(after[n]["bytes"] - before.get(n, {"bytes": 0})["bytes"] for n in after if n != "agree")
-    return plan.positions(), plan.positions(keys=True), dq, dk, dv, dsinks, sent, plan
+    return plan.positions(), plan.positions(keys=True), dq, dk, dv, dsinks, sent, plan, dbias
 
 
-want = gradients(lq, lk, lv, ldout, causal=True, sinks=sinks)
+want = gradients(lq, lk, lv, ldout, causal=True, sinks=sinks, dlse=ldlse, bias=np.ascontiguousarray(lbias.transpose(1, 0, 2))[None])
 for ranks in (1, 3):
     whole = [np.zeros_like(x[0]) for x in want[:3]]
     found = rondo.run(ranks, by_plan)
     for r in found:
         whole[0][r[0]], whole[1][r[1]], whole[2][r[1]] = r[2:5]
-    ok(all(same(w, x[0]) for w, x in zip(whole, want)) and all(same(r[5], want[3]) for r in found), "a plan's own rows on %d ranks: the same bits" % ranks)
+    ok(all(same(w, x[0]) for w, x in zip(whole, want)) and all(same(r[5], want[4]) for r in found) and
+       same(sum(r[8] for r in found).reshape(want[3].shape), want[3]), "a plan's own rows on %d ranks: the same bits" % ranks)
     ok(sum(r[6] for r in found) == found[0][7].backward_bytes_total and found[0][7].backward_flops > found[0][7].flops, "and what they send is what the plan states")
 
 # ---- as they lie ----
