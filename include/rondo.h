@@ -771,5 +771,6 @@ RONDO_API int rondo_predict(const rondo_cost_case *of, const rondo_hardware *har
 
 /* The rest of this interface, in headers of its own for their length only. */
 #include "rondo_layers.h"
+#include "rondo_delta.h"
 
 #endif

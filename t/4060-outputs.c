@@ -100,6 +100,24 @@ static void placements(void)
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_placement_create(&out, &good), rondo_placement_destroy(out));
 }
 
+static void deltas(rondo_context *ctx)
+{
+    rondo_delta *out;
+    rondo_delta_desc d, good = RONDO_DELTA_DESC_INIT;
+    NEWER(rondo_delta_desc, RONDO_DELTA_DESC_INIT);
+    good.heads = 2;
+    good.key_dim = 4;
+    good.tokens = 3;
+    NEEDS_OUTPUT(rondo_delta_create(NULL, ctx, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_delta_create(&out, NULL, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_delta_create(&out, ctx, NULL));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_delta_create(&out, ctx, &rondo_delta_desc_newer.known));
+    d = good;
+    d.heads = -1;
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_delta_create(&out, ctx, &d));
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_delta_create(&out, ctx, &good), rondo_delta_destroy(out));
+}
+
 static void plans(rondo_context *ctx)
 {
     rondo_attention *out;
@@ -220,6 +238,7 @@ int main(void)
     tokens();
     placements();
     plans(ctx);
+    deltas(ctx);
     schedules();
     memories(ctx);
     linears(ctx);

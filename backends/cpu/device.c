@@ -340,4 +340,6 @@ const struct rondo_device_ops rondo__cpu_device = {
     .convert = rondo__cpu_convert,
     .convert_rows = rondo__cpu_convert_rows,
     .logsumexp = rondo__cpu_logsumexp,
+    .delta = rondo__cpu_delta,
+    .delta_fold = rondo__cpu_delta_fold,
 };

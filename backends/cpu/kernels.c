@@ -13,6 +13,7 @@ struct build {
     const struct rondo_cpu_elementwise *elementwise;
     const struct rondo_cpu_gradient *gradient;
     const struct rondo_cpu_backward *backward;
+    const struct rondo_cpu_delta *delta;
 };
 
 #define BACKWARD(name) BACKWARD_##name
@@ -25,7 +26,7 @@ struct build {
     static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
-                                               &rondo__cpu_gradient_##name, BACKWARD(name) };
+                                               &rondo__cpu_gradient_##name, BACKWARD(name), &rondo__cpu_delta_##name };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
 BUILD(fma)
@@ -55,6 +56,7 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
         out->backward = (struct rondo_cpu_backward){ is->bytes ? is->bytes : was->bytes, is->run ? is->run : was->run,
                                                      is->bias ? is->bias : was->bias, is->sums ? is->sums : was->sums };
     }
+    out->delta = b->delta ? b->delta : out->delta;
     if (!from)
         return;
     to->rmsnorm = from->rmsnorm ? from->rmsnorm : to->rmsnorm;

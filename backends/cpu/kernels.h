@@ -124,6 +124,30 @@ struct rondo_cpu_elementwise {
     void (*logsumexp)(int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
 };
 
+/* ---- the delta rule: an item is some columns of one head over some tokens ---- */
+
+/* A block (core/device.h) with everything resolved. Strides count elements. */
+struct rondo_delta_task {
+    const struct rondo_delta_form *form;
+    int32_t kind, column, columns;
+    int64_t rows;
+    const void *q, *k, *v, *g, *beta;     /* of the first token; v and out of the first column */
+    void *out;
+    int64_t q_stride, k_stride, v_stride, g_stride, beta_stride, out_stride;
+    const float *a_log, *dt_bias;         /* of the head, or NULL */
+    const float *from;                    /* NULL: zeros */
+    float *to;                            /* NULL: not wanted */
+    int64_t from_stride, to_stride;
+};
+
+struct rondo_cpu_delta {
+    bool (*bytes)(const struct rondo_delta_form *form, int32_t columns, size_t *bytes);   /* scratch of one worker; false: too large */
+    /* returns poll's code. poll is NULL on workers that are not the calling thread */
+    int (*run)(const struct rondo_delta_task *task, void *scratch, const struct rondo_poll *poll);
+    void (*fold)(int32_t key_dim, int32_t columns, const float *map, int64_t map_stride, const float *from, int64_t from_stride,
+                 const float *source, int64_t source_stride, float *to, int64_t to_stride);
+};
+
 /* ---- the table ---- */
 
 struct rondo_cpu_kernels {
@@ -133,6 +157,7 @@ struct rondo_cpu_kernels {
     struct rondo_cpu_elementwise elementwise;
     const struct rondo_cpu_gradient *gradient;
     struct rondo_cpu_backward backward;
+    const struct rondo_cpu_delta *delta;
 };
 
 /* isa: enum rondo_cpu_isa, usable here. */
@@ -149,6 +174,8 @@ extern const struct rondo_cpu_gradient rondo__cpu_gradient_soft, rondo__cpu_grad
     rondo__cpu_gradient_neon;
 extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
+extern const struct rondo_cpu_delta rondo__cpu_delta_soft, rondo__cpu_delta_fma, rondo__cpu_delta_avx2, rondo__cpu_delta_avx512,
+    rondo__cpu_delta_neon;
 
 extern const struct rondo_cpu_backward rondo__cpu_backward_soft, rondo__cpu_backward_fma, rondo__cpu_backward_avx2, rondo__cpu_backward_avx512,
     rondo__cpu_backward_neon;

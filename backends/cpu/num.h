@@ -157,6 +157,56 @@ static inline float rondo__tanh(float x)
 #define RONDO_LN2 0x1.62e42fefa39efp-1 /* double */
 #define RONDO_NAN_BITS 0x7fc00000u /* the one NaN that is ever written out */
 
+/* ---- C14: the delta rule's functions ---- */
+
+/* e^x. The rest of x log2(e) over a whole number is taken with log2(e) in two parts, so that the error does not grow with x: relative, below
+ * 1.4 * 2^-24. 0 where rint(x log2(e)) < -125, also for -infinity; +infinity where it is > 127; NaN stays. */
+#define RONDO_LOG2E_LO 0x1.4ae0cp-26f /* log2(e) - RONDO_LOG2E_F */
+#define RONDO_EXP_LEAST -110.0f /* far below where it is 0 */
+
+static inline float rondo__exp(float x)
+{
+    x = RONDO_EXP_LEAST > x ? RONDO_EXP_LEAST : x;
+    const float n = rondo__rint(x * RONDO_LOG2E_F);
+    if (n < -125.0f)
+        return 0.0f;
+    if (n > 127.0f)
+        return rondo__float(0x7f800000u);
+    if (n != n)
+        return n;
+    return rondo__exp2_poly(rondo__fma(x, RONDO_LOG2E_LO, rondo__fma(x, RONDO_LOG2E_F, -n))) * rondo__pow2(n);
+}
+
+static inline float rondo__sigmoid(float x) { return 1.0f / (1.0f + rondo__exp(-x)); }
+
+/* log(1 + e^x) = max(x, 0) + log(1 + t) with t = e^-|x|, and log(1 + t) = 2 artanh(t / (t + 2)): with s twice that quotient and w the square of
+ * the quotient, s + s w (1/3 + w/5 + ... + w^6/15), whose rest is below 2^-29. */
+static inline float rondo__softplus(float x)
+{
+    const float t = rondo__exp(rondo__float(rondo__bits(x) | 0x80000000u)), h = t / (t + 2.0f), s = h + h, w = h * h;
+    float r = rondo__fma(0x1.111112p-4f, w, 0x1.3b13b2p-4f);
+    r = rondo__fma(r, w, 0x1.745d18p-4f);
+    r = rondo__fma(r, w, 0x1.c71c72p-4f);
+    r = rondo__fma(r, w, 0x1.24924ap-3f);
+    r = rondo__fma(r, w, 0x1.99999ap-3f);
+    r = rondo__fma(r, w, 0x1.555556p-2f);
+    return (x > 0.0f ? x : 0.0f) + rondo__fma(s * w, r, s);
+}
+
+/* RONDO_GATE_*: the gate g of x + bias; gain: exp(A_log). */
+static inline float rondo__delta_gate(int gate, float x, float bias, float gain, float bound)
+{
+    if (gate == RONDO_GATE_LOG)
+        return x;
+    x = x + bias;
+    return gate == RONDO_GATE_SOFTPLUS ? -(gain * rondo__softplus(x)) : bound * rondo__sigmoid(gain * x);
+}
+
+static inline float rondo__delta_beta(int beta, float x)
+{
+    return beta == RONDO_BETA_PLAIN ? x : beta == RONDO_BETA_SIGMOID ? rondo__sigmoid(x) : 2.0f * rondo__sigmoid(x);
+}
+
 /* C7: the natural log-sum-exp of a row, NaN canonical. In double: product, log and sum each rounded. */
 static inline float rondo__lse(float m, float l)
 {

@@ -665,6 +665,39 @@ VEC vf vf_exp2(vf x)
     return vf_select(vf_is_nan(x), x, y);
 }
 
+/* C14 */
+VEC vf vf_exp(vf x)
+{
+    const vf c = vf_set1(RONDO_LOG2E_F), y = vf_max(vf_set1(RONDO_EXP_LEAST), x), n = vf_rint(vf_mul(y, c));
+    const vf f = vf_fma(y, vf_set1(RONDO_LOG2E_LO), vf_fma(y, c, vf_neg(n)));
+    vf e = vf_scale(vf_exp2_poly(f), vf_min(n, vf_set1(127.0f)));
+    e = vf_select(vf_lt(vf_set1(127.0f), n), vf_set1(__builtin_inff()), e);
+    return vf_select(vf_is_nan(x), x, e);
+}
+VEC vf vf_sigmoid(vf x)
+{
+    const vf one = vf_set1(1.0f);
+    return vf_div(one, vf_add(one, vf_exp(vf_neg(x))));
+}
+VEC vf vf_softplus(vf x)
+{
+    const vf t = vf_exp(vf_neg_abs(x)), h = vf_div(t, vf_add(t, vf_set1(2.0f))), s = vf_add(h, h), w = vf_mul(h, h);
+    vf r = vf_fma(vf_set1(0x1.111112p-4f), w, vf_set1(0x1.3b13b2p-4f));
+    r = vf_fma(r, w, vf_set1(0x1.745d18p-4f));
+    r = vf_fma(r, w, vf_set1(0x1.c71c72p-4f));
+    r = vf_fma(r, w, vf_set1(0x1.24924ap-3f));
+    r = vf_fma(r, w, vf_set1(0x1.99999ap-3f));
+    r = vf_fma(r, w, vf_set1(0x1.555556p-2f));
+    return vf_add(vf_max(x, vf_zero()), vf_fma(vf_mul(s, w), r, s));
+}
+VEC vf vf_delta_gate(int gate, vf x, vf bias, vf gain, vf bound)
+{
+    if (gate == RONDO_GATE_LOG)
+        return x;
+    x = vf_add(x, bias);
+    return gate == RONDO_GATE_SOFTPLUS ? vf_neg(vf_mul(gain, vf_softplus(x))) : vf_mul(bound, vf_sigmoid(vf_mul(gain, x)));
+}
+
 VEC vf vf_canonical(vf x) { return vf_select(vf_is_nan(x), vf_set1(rondo__float(RONDO_NAN_BITS)), x); }
 
 /* VL elements of type F32, BF16 or F16 from element i on, and back with one rounding (NaN becomes canonical)

@@ -55,6 +55,10 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
     case RONDO_HOOK_CONVERT:
         return ops->convert(dev, c->stream, c->as.convert.count, c->as.convert.from_type, c->as.convert.from, c->as.convert.to_type,
                             c->as.convert.to);
+    case RONDO_HOOK_DELTA:
+        return ops->delta(dev, c->stream, &c->as.delta, poll);
+    case RONDO_HOOK_DELTA_FOLD:
+        return ops->delta_fold(dev, c->stream, c->as.fold.key_dim, c->as.fold.folds, c->as.fold.count, c->as.fold.states, c->as.fold.state_count);
     case RONDO_HOOK_CONVERT_ROWS:
         return ops->convert_rows(dev, c->stream, c->as.convert_rows.rows, c->as.convert_rows.dim, c->as.convert_rows.from_type,
                                  c->as.convert_rows.from, c->as.convert_rows.from_stride, c->as.convert_rows.to_type, c->as.convert_rows.to,
@@ -741,6 +745,10 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(backward);
     WRAP(backward_sums);
     WRAP(backward_sinks);
+    if (RONDO_HAS(ops, delta) && RONDO_HAS(ops, delta_fold)) {
+        t->delta = rondo__hook_delta;
+        t->delta_fold = rondo__hook_delta_fold;
+    }
 #undef WRAP
 }
 

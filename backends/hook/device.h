@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What the files of the hook that wraps devices share: device.c fills the table, program.c looks after attention, space.c gives the device
+ * What the files of the hook that wraps devices share: device.c fills the table, program.c looks after attention, delta.c after
+ * the delta rule, space.c gives the device
  * addresses of its own, defer.c lets its streams run late.
  */
 #ifndef RONDO_HOOK_DEVICE_H
@@ -18,6 +19,7 @@ enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
     RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN, RONDO_HOOK_LINEAR_DX, RONDO_HOOK_TOKEN_SUM,
     RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX, RONDO_HOOK_BACKWARD, RONDO_HOOK_BACKWARD_SUMS, RONDO_HOOK_BACKWARD_SINKS,
+    RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -97,6 +99,13 @@ struct rondo__hook_call {
             const float *x;
             double *out;
         } logsumexp;
+        struct rondo_delta_run delta;
+        struct {
+            const struct rondo_delta_fold *folds;
+            float *const *states;
+            int64_t count;
+            int32_t key_dim, state_count;
+        } fold;
         struct {
             const struct rondo__hook_stream *stream;
             uint64_t number;
@@ -188,6 +197,10 @@ int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, 
                          const struct rondo_backward_run *run, const struct rondo_poll *poll);
 int rondo__hook_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
 int rondo__hook_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
+/* ---- delta.c ---- */
+int rondo__hook_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
+int rondo__hook_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds,
+                           int64_t count, float *const *states, int32_t state_count);
 
 /* ---- the device ---- */
 struct rondo__hook_device {

@@ -380,6 +380,62 @@ struct rondo_token_run {
     int32_t add, depth;
 };
 
+/* ---- the delta rule (rondo-numerics(7), rule 14) ---- */
+
+/* What is the same in all that a plan runs. heads have values, gates, beta and states; head h reads q and k of head h / (heads / key_heads). */
+struct rondo_delta_form {
+    int32_t key_dim, value_dim;
+    int32_t type, gate_type, beta_type, out_type;   /* of q, k and v; of g; of beta; of what is put out */
+    int32_t gate, beta, norm;          /* rondo_gate; rondo_beta; 1: q and k are normalised */
+    int32_t gate_dim;                  /* key_dim, or 1: all channels of a head have the same gate */
+    float lower_bound, scale;
+};
+
+/* Where rows of tokens lie: of g with its gate_dim, of beta with 1. */
+struct rondo_delta_rows {
+    struct rondo_rows q, k, v, g, beta, out;
+};
+
+/* A state or some columns of it, in one of the run's buffers: row d of it at + d * stride floats from its beginning. buffer -1: at first, all
+ * zeros; at the end, not wanted. */
+struct rondo_delta_state {
+    int32_t buffer, reserved;
+    int64_t at, stride;
+};
+
+enum rondo_delta_kind {
+    RONDO_DELTA_FORWARD,   /* the state goes on, and there is an output of each token */
+    RONDO_DELTA_STATE,     /* the state goes on */
+    RONDO_DELTA_MAP        /* the same of values of 0: columns of the map that the tokens make of a state; `from` is not read, and is the identity */
+};
+
+/* Some columns of one head over some tokens of one sequence. */
+struct rondo_delta_block {
+    int32_t kind, part;                /* enum rondo_delta_kind; which of the run's rows of tokens */
+    int64_t row, rows;                 /* of these; rows may be 0 */
+    int32_t head, key_head;            /* of v, g, beta and out; of q and k: as the part counts them */
+    int32_t of;                        /* the head's number in A_log and dt_bias */
+    int32_t column, columns;           /* of v and out, or of the map */
+    struct rondo_delta_state from, to; /* may be the same */
+};
+
+/* Blocks that are independent of each other. */
+struct rondo_delta_run {
+    const struct rondo_delta_form *form;
+    const struct rondo_delta_rows *parts;
+    const struct rondo_delta_block *blocks;   /* form, parts, blocks, states: on the host */
+    float *const *states;
+    const float *a_log, *dt_bias;      /* [heads], [heads, gate_dim], or NULL */
+    int64_t count;
+    int32_t part_count, state_count;
+};
+
+/* to = map * from + source, of some columns: map [key_dim, key_dim]. Independent of each other, too. */
+struct rondo_delta_fold {
+    struct rondo_delta_state map, from, source, to;   /* `to` is neither of the others */
+    int32_t columns, reserved;
+};
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
@@ -486,6 +542,10 @@ struct rondo_device_ops {
                     const struct rondo_backward_run *run, const struct rondo_poll *poll);
     int (*backward_sums)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
     int (*backward_sinks)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
+    /* The delta rule. NULL: the device does not compute it. */
+    int (*delta)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
+    int (*delta_fold)(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,
+                      float *const *states, int32_t state_count);
 };
 
 /* A slot that an older table may lack. */

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the files of the delta rule share. ref_delta.c is the definition (contract C14), delta.c gives its bits in vectors, delta_ops.c shares
+ * blocks out over threads. S is a state, of key_dim rows and as many columns as a block has; a token's decay a, key k and query q have one number
+ * for each row, its value one for each column:
+ *
+ *     S' = a S          u = beta (v - k S')          S = S' + k u          out = scale (q S)
+ */
+#ifndef RONDO_CPU_DELTA_H
+#define RONDO_CPU_DELTA_H
+
+#include "backends/cpu/kernels.h"
+#include "backends/cpu/num.h"
+
+/* A sum over rows is so many chains, of the rows d with d % CHAINS = c each, joined as (0 + 2) + (1 + 3). One alone would make its additions
+ * wait for each other on any machine, and a graphics card takes one for each of so many threads. */
+#define RONDO_CPU_DELTA_CHAINS 4
+/* Under the root of the L2 norm. */
+#define RONDO_CPU_DELTA_EPS 1e-6f
+/* Lanes of its sum of squares (C9); key_dim is at most one of its leaves. */
+#define RONDO_CPU_DELTA_LANES 16
+
+/* Every so many tokens from its first one on a map loses elements below this, which no sum would show; gradual underflow keeps them for
+ * ever otherwise, at a hundredth of the speed. */
+#define RONDO_CPU_DELTA_CLEAN 64
+#define RONDO_CPU_DELTA_TINY 0x1p-100f
+
+/* From a token to the next one between calls of poll, some 40 us: tokens of so many columns. */
+static inline int64_t rondo__cpu_delta_poll(const struct rondo_delta_task *t)
+{
+    const int64_t each = 3 * (int64_t)t->form->key_dim * t->columns;
+    return ((int64_t)1 << 21) / (each < 1 ? 1 : each) + 1;
+}
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The delta rule's slots of the device table: blocks (core/device.h) become tasks, and are shared out over the device's threads. Where there are
+ * fewer blocks than threads have work for, their columns are cut: columns do not depend on each other, so no cut changes a bit. The arithmetic
+ * is in ref_delta.c (definition) and delta.c (vectors). Called by lib/delta through the device table.
+ */
+#include "backends/cpu/cpu.h"
+#include "backends/cpu/delta.h"
+
+/* Columns are cut at multiples of this many, whole tiles of each instruction set. */
+#define CUT 64
+
+struct call {
+    const struct rondo_cpu_delta *kernels;
+    const struct rondo_delta_run *run;
+    const struct rondo_delta_fold *folds;
+    float *const *states;
+    int64_t cuts;                  /* items of a block */
+    char *scratch;
+    size_t scratch_each;
+    int32_t key_dim;
+    const struct rondo_poll *poll;
+};
+
+static const float *state_at(float *const *states, struct rondo_delta_state s, int64_t column)
+{
+    return s.buffer < 0 ? NULL : states[s.buffer] + s.at + column;
+}
+
+/* Elements from `data` on, of type `type`. */
+static void *element(void *data, int64_t at, int type)
+{
+    return (char *)data + at * (int64_t)rondo_type_size(type);
+}
+
+static void *row_of(const struct rondo_rows *rows, int64_t row, int64_t head, int64_t column, int type)
+{
+    return rows->data ? element(rows->data, row * rows->row_stride + head * rows->head_stride + column, type) : NULL;
+}
+
+/* Columns [first, end) of a block. */
+static struct rondo_delta_task task_of(const struct rondo_delta_run *run, const struct rondo_delta_block *b, int32_t first, int32_t end)
+{
+    const struct rondo_delta_form *f = run->form;
+    const struct rondo_delta_rows *p = run->parts + b->part;
+    const int32_t value = b->kind == RONDO_DELTA_MAP ? 0 : b->column + first;
+    return (struct rondo_delta_task){
+        .form = f, .kind = b->kind, .column = b->column + first, .columns = end - first, .rows = b->rows,
+        .q = row_of(&p->q, b->row, b->key_head, 0, f->type), .k = row_of(&p->k, b->row, b->key_head, 0, f->type),
+        .v = row_of(&p->v, b->row, b->head, value, f->type), .g = row_of(&p->g, b->row, b->head, 0, f->gate_type),
+        .beta = row_of(&p->beta, b->row, b->head, 0, f->beta_type), .out = row_of(&p->out, b->row, b->head, value, f->out_type),
+        .q_stride = p->q.row_stride, .k_stride = p->k.row_stride, .v_stride = p->v.row_stride, .g_stride = p->g.row_stride,
+        .beta_stride = p->beta.row_stride, .out_stride = p->out.row_stride, .a_log = run->a_log ? run->a_log + b->of : NULL,
+        .dt_bias = run->dt_bias ? run->dt_bias + (int64_t)b->of * f->gate_dim : NULL, .from = state_at(run->states, b->from, first),
+        .to = (float *)(uintptr_t)state_at(run->states, b->to, first), .from_stride = b->from.stride, .to_stride = b->to.stride
+    };
+}
+
+/* Part `part` of `parts` of some columns. */
+static int32_t cut(int32_t columns, int64_t part, int64_t parts)
+{
+    const int64_t cuts = (columns + CUT - 1) / CUT, at = cuts * part / parts * CUT;
+    return at < columns ? (int32_t)at : columns;
+}
+
+static int item(void *arg, int64_t number, int worker)
+{
+    const struct call *c = arg;
+    const struct rondo_delta_block *b = c->run->blocks + number / c->cuts;
+    const int32_t first = cut(b->columns, number % c->cuts, c->cuts), end = cut(b->columns, number % c->cuts + 1, c->cuts);
+    if (first == end)
+        return 0;
+    const struct rondo_delta_task task = task_of(c->run, b, first, end);
+    return c->kernels->run(&task, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
+}
+
+/* How many items a block becomes: the fewest with which threads have nearly the same to do. */
+static int64_t cuts_of(int64_t blocks, int32_t columns, int32_t threads)
+{
+    const int64_t most = (columns + CUT - 1) / CUT;
+    int64_t best = 1;
+    double best_share = 0.0;
+    for (int64_t cuts = 1; cuts <= most; cuts++) {
+        const int64_t items = blocks * cuts, rounds = (items + threads - 1) / threads;
+        const double share = (double)items / (double)(rounds * threads);
+        if (share > best_share + 0.1) {   /* decays, keys and queries are made once more for each cut */
+            best = cuts;
+            best_share = share;
+        }
+    }
+    return best;
+}
+
+int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll)
+{
+    int32_t columns = 1;
+    (void)stream;
+    for (int64_t i = 0; i < run->count; i++)
+        columns = run->blocks[i].columns > columns ? run->blocks[i].columns : columns;
+    struct call c = { .kernels = dev->kernels.delta, .run = run, .poll = poll, .cuts = cuts_of(run->count, columns, dev->threads) };
+    size_t all;
+    const bool fits = c.kernels->bytes(run->form, columns, &c.scratch_each) && rondo__add(c.scratch_each, 63, &c.scratch_each);
+    c.scratch_each &= ~(size_t)63;
+    if (!fits || !rondo__mul(c.scratch_each, (size_t)rondo__cpu_workers(dev, run->count * c.cuts), &all) || !rondo__cpu_scratch(dev, all))
+        return rondo__fail(RONDO_ENOMEM, "no memory for the delta rule's states of %d by %d numbers", (int)run->form->key_dim, (int)columns);
+    c.scratch = dev->scratch;
+    return rondo__cpu_for(dev, run->count * c.cuts, item, &c, poll);
+}
+
+static int fold_item(void *arg, int64_t number, int worker)
+{
+    const struct call *c = arg;
+    const struct rondo_delta_fold *f = c->folds + number / c->cuts;
+    const int32_t first = cut(f->columns, number % c->cuts, c->cuts), end = cut(f->columns, number % c->cuts + 1, c->cuts);
+    (void)worker;
+    if (first < end)
+        c->kernels->fold(c->key_dim, end - first, state_at(c->states, f->map, 0), f->map.stride, state_at(c->states, f->from, first), f->from.stride,
+                         state_at(c->states, f->source, first), f->source.stride, (float *)(uintptr_t)state_at(c->states, f->to, first), f->to.stride);
+    return 0;
+}
+
+int rondo__cpu_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,
+                          float *const *states, int32_t state_count)
+{
+    int32_t columns = 1;
+    (void)stream;
+    (void)state_count;
+    for (int64_t i = 0; i < count; i++)
+        columns = folds[i].columns > columns ? folds[i].columns : columns;
+    struct call c = { .kernels = dev->kernels.delta, .folds = folds, .states = states, .key_dim = key_dim,
+                      .cuts = cuts_of(count, columns, dev->threads) };
+    return rondo__cpu_for(dev, count * c.cuts, fold_item, &c, NULL);
+}

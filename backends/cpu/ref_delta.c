@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The definition of the delta rule (contract C14): token by token, row by row, column by column. delta.c must give these bits. Serves the
+ * instruction sets "soft" and "scalar"; compiled without and with FMA instructions. Called by delta_ops.c.
+ */
+#include "backends/cpu/delta.h"
+
+#ifdef RONDO_ISA_fma
+#define TABLE rondo__cpu_delta_fma
+#else
+#define TABLE rondo__cpu_delta_soft
+#endif
+
+#define CHAINS RONDO_CPU_DELTA_CHAINS
+#define LANES RONDO_CPU_DELTA_LANES
+
+/* One token, ready for use. */
+struct token {
+    float *k, *q, *a;       /* [key_dim]; q NULL: nothing is put out */
+    float beta;
+};
+
+/* x / sqrt(sum x^2 + eps), the sum in lanes as that of a norm. */
+static void normalise(float *x, int64_t dim)
+{
+    float lane[LANES] = { 0 };
+    for (int64_t d = 0; d < dim; d++)
+        lane[d % LANES] = rondo__fma(x[d], x[d], lane[d % LANES]);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            lane[i] = lane[i] + lane[i + half];
+    const float r = 1.0f / __builtin_sqrtf(lane[0] + RONDO_CPU_DELTA_EPS);
+    for (int64_t d = 0; d < dim; d++)
+        x[d] = x[d] * r;
+}
+
+static void read_row(const struct rondo_delta_task *t, const void *from, int64_t at, float *to)
+{
+    for (int64_t d = 0; d < t->form->key_dim; d++)
+        to[d] = rondo__element(from, at + d, t->form->type);
+    if (t->form->norm)
+        normalise(to, t->form->key_dim);
+}
+
+static void read_token(const struct rondo_delta_task *t, int64_t i, float gain, struct token *out)
+{
+    const struct rondo_delta_form *f = t->form;
+    read_row(t, t->k, i * t->k_stride, out->k);
+    if (out->q)
+        read_row(t, t->q, i * t->q_stride, out->q);
+    for (int64_t d = 0; d < f->key_dim; d++) {
+        const int64_t channel = f->gate_dim == 1 ? 0 : d;
+        const float x = rondo__element(t->g, i * t->g_stride + channel, f->gate_type);
+        out->a[d] = rondo__exp(rondo__delta_gate(f->gate, x, t->dt_bias ? t->dt_bias[channel] : 0.0f, gain, f->lower_bound));
+    }
+    out->beta = rondo__delta_beta(f->beta, rondo__element(t->beta, i * t->beta_stride, f->beta_type));
+}
+
+static float join(const float chain[CHAINS]) { return (chain[0] + chain[2]) + (chain[1] + chain[3]); }
+
+/* One column of the state, whose rows are `columns` apart. Returns what is put out. */
+static float step(const struct rondo_delta_task *t, const struct token *x, float v, float *s)
+{
+    const int64_t dim = t->form->key_dim, columns = t->columns;
+    float read[CHAINS] = { 0 }, out[CHAINS] = { 0 };
+    for (int64_t d = 0; d < dim; d++) {
+        s[d * columns] = x->a[d] * s[d * columns];
+        read[d % CHAINS] = rondo__fma(x->k[d], s[d * columns], read[d % CHAINS]);
+    }
+    const float u = x->beta * (v - join(read));
+    for (int64_t d = 0; d < dim; d++) {
+        s[d * columns] = rondo__fma(x->k[d], u, s[d * columns]);
+        if (x->q)
+            out[d % CHAINS] = rondo__fma(x->q[d], s[d * columns], out[d % CHAINS]);
+    }
+    return join(out) * t->form->scale;
+}
+
+static int run(const struct rondo_delta_task *t, void *scratch, const struct rondo_poll *poll)
+{
+    const int64_t dim = t->form->key_dim, columns = t->columns, often = rondo__cpu_delta_poll(t);
+    const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
+    float *s = scratch;
+    struct token x = { s + dim * columns, NULL, s + (columns + 1) * dim, 0.0f };
+    x.q = t->kind == RONDO_DELTA_FORWARD ? s + (columns + 2) * dim : NULL;
+    for (int64_t d = 0; d < dim; d++)
+        for (int64_t c = 0; c < columns; c++)
+            s[d * columns + c] = t->kind == RONDO_DELTA_MAP ? (d == t->column + c ? 1.0f : 0.0f) : t->from ? t->from[d * t->from_stride + c] : 0.0f;
+    for (int64_t i = 0; i < t->rows; i++) {
+        read_token(t, i, gain, &x);
+        for (int64_t c = 0; c < columns; c++) {
+            const float v = t->kind == RONDO_DELTA_MAP ? 0.0f : rondo__element(t->v, i * t->v_stride + c, t->form->type);
+            const float out = step(t, &x, v, s + c);
+            if (x.q)
+                rondo__put_element(t->out, i * t->out_stride + c, t->form->out_type, out);
+        }
+        for (int64_t d = 0; d < dim * columns && t->kind == RONDO_DELTA_MAP && i % RONDO_CPU_DELTA_CLEAN == RONDO_CPU_DELTA_CLEAN - 1; d++)
+            if (s[d] > -RONDO_CPU_DELTA_TINY && s[d] < RONDO_CPU_DELTA_TINY)
+                s[d] = 0.0f;
+        int err = poll && i % often == often - 1 ? poll->call(poll->arg) : 0;
+        if (err)
+            return err;
+    }
+    for (int64_t d = 0; d < dim && t->to; d++)
+        for (int64_t c = 0; c < columns; c++)
+            rondo__put_element(t->to, d * t->to_stride + c, RONDO_F32, s[d * columns + c]);
+    return 0;
+}
+
+static bool bytes(const struct rondo_delta_form *form, int32_t columns, size_t *out)
+{
+    return rondo__mul((size_t)form->key_dim, (size_t)columns + 3, out) && rondo__mul(*out, sizeof(float), out);
+}
+
+static void fold(int32_t key_dim, int32_t columns, const float *map, int64_t map_stride, const float *from, int64_t from_stride,
+                 const float *source, int64_t source_stride, float *to, int64_t to_stride)
+{
+    for (int64_t d = 0; d < key_dim; d++)
+        for (int64_t c = 0; c < columns; c++) {
+            float chain[CHAINS] = { 0 };
+            for (int64_t i = 0; i < key_dim; i++)
+                chain[i % CHAINS] = rondo__fma(map[d * map_stride + i], from[i * from_stride + c], chain[i % CHAINS]);
+            rondo__put_element(to, d * to_stride + c, RONDO_F32, join(chain) + source[d * source_stride + c]);
+        }
+}
+
+extern const struct rondo_cpu_delta TABLE;
+const struct rondo_cpu_delta TABLE = { bytes, run, fold };

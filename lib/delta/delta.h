@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The delta rule among ranks. desc.c makes a design of a descriptor, which is the same on all ranks; a builder (ways/) makes of it one rank's
+ * schedule and what its COMPUTEs do: calls, which are lists of blocks (core/device.h). plan.c is what users create, execute.c runs it.
+ *
+ * Tokens are rows, sequence after sequence; rank r has rows [begin[r], begin[r + 1]) of all inputs and of out, whatever the way. The state
+ * behind a token is kept where the token is: that is where a checkpoint and a final state are written, and, of the first token, where an initial
+ * state is read.
+ */
+#ifndef RONDO_DELTA_DELTA_H
+#define RONDO_DELTA_DELTA_H
+
+#include "schedule/run.h"
+
+#define RONDO_DELTA_DIM 512         /* key_dim and value_dim are at most this (rule 14 has one leaf of squares) */
+
+struct rondo__delta_design {
+    rondo_delta_desc desc;         /* filled in; of its lists those that follow are the design's own */
+    struct rondo_delta_form form;
+    int32_t ranks, packed;         /* packed: there is a list of where sequences begin */
+    int64_t rows;                  /* of all ranks */
+    int64_t *lists;                /* what holds: */
+    int64_t *cu;                   /* [sequences + 1] */
+    int64_t *begin;                /* [ranks + 1] */
+    int64_t *checkpoints;          /* [checkpoint_count] */
+};
+
+int rondo__delta_design(struct rondo__delta_design *out, const rondo_delta_desc *desc, int32_t ranks);
+void rondo__delta_design_free(struct rondo__delta_design *design);
+uint64_t rondo__delta_hash(const struct rondo__delta_design *design);
+/* Who has the row; of the end of all rows, or where there are none, the last one of those before. */
+int32_t rondo__delta_owner(const struct rondo__delta_design *design, int64_t row);
+/* The sequence that a row below `rows` is of. */
+int64_t rondo__delta_sequence(const struct rondo__delta_design *design, int64_t row);
+/* Who keeps the state behind the first `position` tokens of a sequence. */
+int32_t rondo__delta_keeper(const struct rondo__delta_design *design, int64_t sequence, int64_t position);
+
+/* ---- what is built ---- */
+
+/* The caller's buffers, by number: they are the first of a schedule. */
+enum rondo__delta_caller {
+    RONDO_DELTA_Q, RONDO_DELTA_K, RONDO_DELTA_V, RONDO_DELTA_G, RONDO_DELTA_BETA, RONDO_DELTA_A_LOG, RONDO_DELTA_DT_BIAS, RONDO_DELTA_INITIAL,
+    RONDO_DELTA_OUT, RONDO_DELTA_FINAL, RONDO_DELTA_CHECKPOINTS, RONDO_DELTA_CALLERS
+};
+
+/* What COMPUTE number `first` does: blocks that are independent of each other. Their states are in the schedule's buffers, by number. */
+struct rondo__delta_call {
+    int64_t first, count;
+};
+
+struct rondo__delta_built {
+    struct rondo__schedule schedule;
+    struct rondo__list blocks;     /* struct rondo_delta_block */
+    struct rondo__list calls;      /* struct rondo__delta_call */
+};
+
+/* Makes rank's. RONDO_ENOMEM, or RONDO_EINVAL where it is larger than memory can be. Freed by rondo__delta_unbuild(), also after a failure. */
+int rondo__delta_build(struct rondo__delta_built *out, const struct rondo__delta_design *design, int32_t rank, const struct rondo__machine *machine);
+void rondo__delta_unbuild(struct rondo__delta_built *built);
+
+/* ---- for builders (build.c) ---- */
+
+struct rondo__delta_build {
+    struct rondo__delta_built *out;
+    struct rondo__schedule *s;
+    const struct rondo__delta_design *d;
+    const struct rondo__machine *m;
+    int32_t rank;
+    bool large;                    /* some size is more than memory can be */
+};
+
+/* Some columns of a head; its states in a packet begin `at` floats from the packet's first. */
+struct rondo__delta_unit {
+    int32_t head, column, columns, reserved;
+    int64_t at;
+};
+
+/* Where the states of one sequence are: buffer -1: zeros, or nowhere. A packet has those of some units, one after another, each dense; any other
+ * buffer those of all heads, from float `at` on. */
+struct rondo__delta_place {
+    int32_t buffer, packet;
+    int64_t at;
+};
+
+/* Tokens of a sequence, in rows of all ranks, that this rank computes. */
+struct rondo__delta_piece {
+    int64_t sequence, first, end;
+    struct rondo__delta_place from, to;
+};
+
+static inline int64_t rondo__delta_state(const struct rondo__delta_design *d) { return d->desc.key_dim * d->desc.value_dim; }
+struct rondo__delta_place rondo__delta_initial(const struct rondo__delta_build *b, int64_t sequence);
+struct rondo__delta_place rondo__delta_final(const struct rondo__delta_build *b, int64_t sequence);
+/* Cuts all heads' columns into units of at most `columns`, in the order of their columns. NULL: no memory, and *count is 0. */
+struct rondo__delta_unit *rondo__delta_units(const struct rondo__delta_design *d, int64_t columns, int64_t *count);
+/* COMPUTEs of pieces that do not depend on each other, of some units; with checkpoints on the way. */
+void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delta_piece *pieces, int64_t count, const struct rondo__delta_unit *units,
+                          int64_t unit_count, struct rondo__step step);
+int32_t rondo__delta_own(struct rondo__delta_build *b, const char *name, int32_t index, size_t bytes);
+
+/* ---- ways ---- */
+void rondo__delta_pipeline(struct rondo__delta_build *b);
+
+/* ---- a plan ---- */
+struct rondo_delta {
+    rondo_context *ctx;
+    struct rondo__delta_design design;
+    struct rondo__delta_built built;
+    struct rondo__runner *runner;
+    rondo_delta_info info;
+    void *room[3];                 /* the workspace, by kind of memory */
+    float **states;                /* [buffers]: room for a run's */
+    int32_t agreed;
+};
+
+#endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo_delta_execute: checks the caller's arrays before anything moves, brings them to where the device computes, lets the ranks agree on the plan
+ * once, runs it, and ends in the same state on every rank whatever fails.
+ */
+#include "delta/delta.h"
+
+/* ---- the caller's arrays ---- */
+
+struct array {
+    const char *name;
+    const rondo_tensor *tensor;
+    int64_t shape[4];
+    int32_t dims, type, uses;      /* uses: RONDO_STAGE_*; 0: there is none, and none may be given */
+    int32_t optional, dense;       /* optional: data may be NULL */
+};
+
+static int check_array(const rondo_context *ctx, const struct array *a)
+{
+    const rondo_tensor *t = a->tensor;
+    int64_t count = 1, inner = 1;
+    if (!t->data && t->dims == 0 && (a->optional || !a->uses))
+        return 0;
+    if (!a->uses)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s is given, which this plan has not; its descriptor says what there is", a->name);
+    int err = rondo__tensor_check("rondo_delta_execute", a->name, t);
+    if (err)
+        return err;
+    if (t->type != a->type)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s is %s; the plan's is %s", a->name,
+                           rondo_type_name(t->type) ? rondo_type_name(t->type) : "of an unknown type", rondo_type_name(a->type));
+    bool same = t->dims == a->dims;
+    for (int i = 0; i < a->dims && same; i++)
+        same = t->shape[i] == a->shape[i];
+    if (!same)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s has %d dimensions, %lld x %lld x %lld x %lld; the plan's has %d, %lld x %lld x %lld x "
+                                         "%lld", a->name, (int)t->dims, (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2],
+                           (long long)t->shape[3], (int)a->dims, (long long)a->shape[0], (long long)a->shape[1], (long long)a->shape[2],
+                           (long long)a->shape[3]);
+    for (int i = 0; i < a->dims; i++)
+        count *= a->shape[i];
+    if (count && !t->data)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s has no data", a->name);
+    for (int i = a->dims - 1; i >= 0 && count; i--) {
+        int64_t end;
+        const bool tight = a->dense || (i == 2 && a->dims == 3);
+        if (t->stride[i] < 1 || (tight && a->shape[i] > 1 && t->stride[i] != inner) || !rondo__mul64(t->stride[i], a->shape[i], &end) ||
+            end > PTRDIFF_MAX / 4)
+            return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: the strides of %s are %lld, %lld, %lld, %lld; %s", a->name, (long long)t->stride[0],
+                               (long long)t->stride[1], (long long)t->stride[2], (long long)t->stride[3],
+                               a->dense ? "it must be dense, the last dimension innermost" : "they are positive, and the last of three dimensions is dense");
+        inner *= a->shape[i];
+    }
+    return rondo__check_memory(ctx, "rondo_delta_execute", a->name, t->memory, t->data);
+}
+
+enum { ARRAYS = RONDO_DELTA_CALLERS };
+
+/* By enum rondo__delta_caller. */
+static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, struct array *a)
+{
+    const rondo_delta_desc *d = &plan->design.desc;
+    const int64_t rows = plan->info.rows;
+    const int32_t states = RONDO_STAGE_READ | RONDO_STAGE_WRITE;   /* what is not written of them stays */
+    a[RONDO_DELTA_Q] = (struct array){ "q", &io->q, { rows, d->key_heads, d->key_dim }, 3, d->type, RONDO_STAGE_READ, 0, 0 };
+    a[RONDO_DELTA_K] = (struct array){ "k", &io->k, { rows, d->key_heads, d->key_dim }, 3, d->type, RONDO_STAGE_READ, 0, 0 };
+    a[RONDO_DELTA_V] = (struct array){ "v", &io->v, { rows, d->heads, d->value_dim }, 3, d->type, RONDO_STAGE_READ, 0, 0 };
+    a[RONDO_DELTA_G] = (struct array){ "g", &io->g, { rows, d->heads, d->gate_dim }, 3, d->gate_type, RONDO_STAGE_READ, 0, 0 };
+    a[RONDO_DELTA_BETA] = (struct array){ "beta", &io->beta, { rows, d->heads }, 2, d->beta_type, RONDO_STAGE_READ, 0, 0 };
+    a[RONDO_DELTA_A_LOG] = (struct array){ "A_log", &io->a_log, { d->heads }, 1, RONDO_F32, d->gate ? RONDO_STAGE_READ : 0, 1, 1 };
+    a[RONDO_DELTA_DT_BIAS] = (struct array){ "dt_bias", &io->dt_bias, { d->heads, d->gate_dim }, 2, RONDO_F32, d->gate ? RONDO_STAGE_READ : 0, 1, 1 };
+    a[RONDO_DELTA_INITIAL] = (struct array){ "initial_state", &io->initial_state, { d->sequences, d->heads, d->key_dim, d->value_dim }, 4, RONDO_F32,
+                                             d->initial_state ? RONDO_STAGE_READ : 0, 0, 1 };
+    a[RONDO_DELTA_OUT] = (struct array){ "out", &io->out, { rows, d->heads, d->value_dim }, 3, d->out_type, RONDO_STAGE_WRITE, 0, 0 };
+    a[RONDO_DELTA_FINAL] = (struct array){ "final_state", &io->final_state, { d->sequences, d->heads, d->key_dim, d->value_dim }, 4, RONDO_F32,
+                                           d->final_state ? states : 0, 0, 1 };
+    a[RONDO_DELTA_CHECKPOINTS] = (struct array){ "checkpoints", &io->checkpoints,
+                                                 { d->checkpoint_count * (plan->design.packed ? 1 : d->sequences), d->heads, d->key_dim, d->value_dim },
+                                                 4, RONDO_F32, d->checkpoint_count ? states : 0, 0, 1 };
+}
+
+/* ---- what a COMPUTE does ---- */
+
+struct running {
+    rondo_delta *plan;
+    struct rondo_delta_rows rows;
+    const float *a_log, *dt_bias;
+};
+
+static int compute(void *arg, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll)
+{
+    const struct running *x = arg;
+    const struct rondo__delta_built *built = &x->plan->built;
+    const struct rondo__delta_call *call = (const struct rondo__delta_call *)built->calls.items + o->first;
+    const int64_t buffers = built->schedule.buffers.count;
+    for (int64_t i = 0; i < buffers; i++)
+        x->plan->states[i] = place[i];
+    const struct rondo_delta_run run = { .form = &x->plan->design.form, .parts = &x->rows, .part_count = 1,
+                                         .blocks = (const struct rondo_delta_block *)built->blocks.items + call->first, .count = call->count,
+                                         .states = x->plan->states, .state_count = (int32_t)buffers, .a_log = x->a_log, .dt_bias = x->dt_bias };
+    return rondo__ops(x->plan->ctx)->delta(rondo__dev(x->plan->ctx), NULL, &run, poll);
+}
+
+/* ---- running ---- */
+
+/* Where the device has it: as it is, or, of host memory to a device with memory of its own, a dense copy. */
+static int stage(struct rondo__staging *s, const struct array *a, void **at, struct rondo_rows *rows)
+{
+    const rondo_tensor *t = a->tensor;
+    const size_t one = rondo_type_size(a->type);
+    *at = NULL;
+    if (!a->uses || !t->data)
+        return 0;
+    const bool heads = !a->dense;
+    const int64_t last = a->dims == 3 ? a->shape[2] : 1;
+    int64_t all = 1;
+    for (int i = 0; i < a->dims; i++)
+        all *= a->shape[i];
+    if (!all)
+        return 0;
+    int err = heads ? rondo__stage(s, a->uses, (struct rondo__array){ t->data, a->shape[0], a->shape[1], (size_t)t->stride[0] * one,
+                                                                      (size_t)t->stride[1] * one, (size_t)last * one }, at)
+                    : rondo__stage(s, a->uses, rondo__rows_of(t->data, 1, (size_t)all * one, (size_t)all * one), at);
+    const bool moved = *at != t->data;
+    if (rows)
+        *rows = (struct rondo_rows){ *at, moved ? a->shape[1] * last : t->stride[0], moved ? last : t->stride[1] };
+    return err;
+}
+
+static int run(rondo_delta *plan, const struct array *a)
+{
+    struct running x = { .plan = plan };
+    struct rondo_rows *const rows[ARRAYS] = { &x.rows.q, &x.rows.k, &x.rows.v, &x.rows.g, &x.rows.beta, NULL, NULL, NULL, &x.rows.out, NULL, NULL };
+    struct rondo__staging s = { .ctx = plan->ctx };
+    void *at[ARRAYS];
+    int err = 0;
+    /* one array may be both the initial and the final state */
+    const bool in_place = a[RONDO_DELTA_FINAL].uses && a[RONDO_DELTA_INITIAL].uses &&
+                          a[RONDO_DELTA_FINAL].tensor->data == a[RONDO_DELTA_INITIAL].tensor->data;
+    for (int i = 0; i < ARRAYS; i++)
+        at[i] = NULL;
+    for (int i = 0; i < ARRAYS && !err; i++)
+        if (i != RONDO_DELTA_INITIAL || !in_place)
+            err = stage(&s, a + i, at + i, rows[i]);
+    if (in_place)
+        at[RONDO_DELTA_INITIAL] = at[RONDO_DELTA_FINAL];
+    x.a_log = at[RONDO_DELTA_A_LOG];
+    x.dt_bias = at[RONDO_DELTA_DT_BIAS];
+    const struct rondo__given given = { .caller = at, .room = plan->room, .compute = compute, .arg = &x };
+    if (!err)
+        err = rondo__runner_bind(plan->runner, &given, NULL);
+    if (!err)
+        err = rondo__runner_run(plan->runner);
+    return rondo__stage_end(&s, true, err);
+}
+
+int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io)
+{
+    rondo_delta_io ours;
+    struct array arrays[ARRAYS];
+    if (!plan)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: the plan is NULL");
+    int err = rondo__collective_begin(plan->ctx, "the delta rule");
+    if (!err)
+        err = io ? rondo__desc_copy(&ours, sizeof ours, io, "rondo_delta_io") : rondo__fail(RONDO_EINVAL, "rondo_delta_execute: io is NULL");
+    if (!err)
+        err = rondo__ops(plan->ctx)->check(rondo__dev(plan->ctx));
+    if (!err)
+        list_arrays(plan, &ours, arrays);
+    for (int i = 0; i < ARRAYS && !err; i++)
+        err = check_array(plan->ctx, arrays + i);
+    if (!plan->agreed && plan->ctx->ranks > 1) {
+        err = rondo_agree(plan->ctx, plan->info.hash, err, "the plan of a delta rule");
+        if (err)
+            return err;
+    }
+    if (!err) {
+        plan->agreed = 1;
+        err = run(plan, arrays);
+    }
+    return err ? rondo__collective_failed(plan->ctx, err) : 0;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The schedules of the delta rule, without running them: for every way, division and kind of machine those of all ranks together pass the checker
+ * and move as many messages and bytes as arithmetic says; and schedules in which something was broken do not pass.
+ */
+#include "delta/delta.h"
+#define DRAW_STREAM 3410
+#include "t/draw.h"
+#include "t/schedules.h"
+#include "t/tap.h"
+
+enum { RANKS = 9, SEQUENCES = 6 };
+
+struct all {
+    rondo_delta_desc desc;
+    int64_t cu[SEQUENCES + 1], shares[RANKS + 1], points[3];
+    struct rondo__delta_design design;
+    const struct rondo__machine *machine;
+    struct rondo__delta_built built;
+    uint64_t messages, bytes;
+    struct planted planted;
+};
+
+static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
+{
+    struct all *a = arg;
+    struct rondo__counts counts;
+    rondo__delta_unbuild(&a->built);
+    a->built = (struct rondo__delta_built){ .calls = { NULL } };
+    int err = rondo__delta_build(&a->built, &a->design, rank, a->machine);
+    if (err)
+        return err;
+    rondo__schedule_count(&a->built.schedule, &counts);
+    a->messages += counts.messages;
+    a->bytes += counts.bytes;
+    plant(&a->planted, &a->built.schedule, rank);
+    *out = &a->built.schedule;
+    return 0;
+}
+
+static int anything(struct all *a, int way, int32_t ranks)
+{
+    *a = (struct all){ .desc = RONDO_DELTA_DESC_INIT };
+    rondo_delta_desc *d = &a->desc;
+    d->heads = 1 + draw(40);
+    d->key_dim = 4;
+    d->value_dim = 1 + draw(200);
+    d->sequences = 1 + draw(SEQUENCES);
+    for (int64_t n = 0; n < d->sequences; n++)
+        a->cu[n + 1] = a->cu[n] + (draw(3) ? (int64_t)draw(60) : 0);
+    const int64_t rows = a->cu[d->sequences];
+    for (int32_t r = 1; r < ranks; r++)
+        a->shares[r] = a->shares[r - 1] + (int64_t)draw((uint32_t)((rows - a->shares[r - 1]) / (1 + (int)draw(3)) + 1));
+    a->shares[ranks] = rows;
+    d->cu_seqlens = a->cu;
+    d->shares = draw(4) ? a->shares : NULL;
+    d->way = way;
+    d->initial_state = (int32_t)draw(2);
+    d->final_state = (int32_t)draw(2);
+    for (int64_t p = draw(30); p <= rows && d->checkpoint_count < 3; p += 1 + draw(40))
+        a->points[d->checkpoint_count++] = p;
+    d->checkpoints = a->points;
+    return rondo__delta_design(&a->design, d, ranks);
+}
+
+/* Wherever a share begins inside of a sequence its states cross over, once for each time that tokens change hands, in as many parts as the way has
+ * stages. */
+static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
+{
+    const struct rondo__delta_design *p = &a->design;
+    const int64_t heads = p->desc.heads, units = heads >= 16 * p->ranks ? heads : heads * ((p->desc.value_dim + 63) / 64);
+    const int64_t stages = p->desc.way == RONDO_DELTA_SERIAL ? 1 : units < 16 * p->ranks ? units : 16 * p->ranks;
+    *messages = *bytes = 0;
+    for (int32_t r = 1; r < p->ranks; r++) {
+        bool crosses = p->begin[r] > p->begin[r - 1] || (r > 1 && p->begin[r] > 0);
+        const int64_t row = p->begin[r];
+        if (p->begin[r] == p->begin[r + 1] || row == 0)   /* nobody begins here */
+            continue;
+        for (int64_t n = 0; n < p->desc.sequences; n++)
+            if (crosses && p->cu[n] < row && row < p->cu[n + 1]) {
+                *messages += (uint64_t)stages;
+                *bytes += (uint64_t)(heads * p->desc.key_dim * p->desc.value_dim * 4);
+            }
+    }
+}
+
+static void grid(int way)
+{
+    for (int m = 0; m < MACHINES; m++) {
+        int good = 1, counts = 1;
+        for (int round = 0; round < 60; round++) {
+            const int32_t ranks = 1 + (int32_t)draw(RANKS);
+            struct all a;
+            uint64_t messages, bytes;
+            int err = anything(&a, way, ranks);
+            a.machine = machines + m;
+            if (!err)
+                err = rondo__schedule_check(ranks, a.machine, at, &a);
+            if (err && good)
+                diag("%d ranks, %lld rows, round %d: %s", (int)ranks, (long long)a.design.rows, round, rondo_error_text());
+            good &= !err;
+            expect(&a, &messages, &bytes);
+            if ((messages != a.messages || bytes != a.bytes) && counts)
+                diag("%d ranks, %lld rows, %lld heads, round %d: %llu messages of %llu bytes, should be %llu of %llu", (int)ranks,
+                     (long long)a.design.rows, (long long)a.design.desc.heads, round, (unsigned long long)a.messages, (unsigned long long)a.bytes,
+                     (unsigned long long)messages, (unsigned long long)bytes);
+            counts &= messages == a.messages && bytes == a.bytes;
+            rondo__delta_unbuild(&a.built);
+            rondo__delta_design_free(&a.design);
+        }
+        ok(good, "%s, %s: schedules of all ranks pass", rondo_delta_way_name(way), machine_names[m]);
+        ok(counts, "... messages and bytes are counted");
+    }
+}
+
+static const struct fault faults[] = {
+    { "a missing wait", drop_wait, 0 },
+    { "a message of another size", change_size, 1 },
+    { "a message to another rank", change_peer, 1 },
+    { "a message that is not sent or not awaited", drop_part, 1 },
+};
+
+static void broken(void)
+{
+    for (size_t f = 0; f < sizeof faults / sizeof *faults; f++) {
+        struct tally t = { 0, 0 };
+        int bad = 0;
+        for (int round = 0; round < 150; round++) {
+            const int32_t ranks = 3 + (int32_t)draw(RANKS - 2);
+            struct all a;
+            int err = anything(&a, round % 2 ? RONDO_DELTA_PIPELINE : RONDO_DELTA_SERIAL, ranks);
+            if (err)
+                exit(99);
+            a.machine = machines + draw(MACHINES);
+            a.planted = (struct planted){ faults + f, (int32_t)draw((uint32_t)ranks), draw(12), 0 };
+            err = rondo__schedule_check(ranks, a.machine, at, &a);
+            bad += missed(&t, &a.planted, err);
+            rondo__delta_unbuild(&a.built);
+            rondo__delta_design_free(&a.design);
+        }
+        ok(!bad, "none of those that always count is missed");
+        faults_seen(&t, faults + f, 10);
+    }
+}
+
+int main(void)
+{
+    grid(RONDO_DELTA_SERIAL);
+    grid(RONDO_DELTA_PIPELINE);
+    broken();
+    return done();
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What tests of the delta rule have in common: the rule in double, written from rondo-kda(7) and not from the kernels, and problems at random.
+ */
+#ifndef RONDO_T_DELTA_H
+#define RONDO_T_DELTA_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/cpu/num.h"
+#include "rondo.h"
+#include "t/draw.h"
+
+/* One problem: sequences that lie one after another. */
+struct delta_case {
+    int64_t heads, key_heads, key_dim, value_dim, gate_dim, rows, sequences;
+    int64_t cu[16];                /* where sequences begin, and the end */
+    int gate, beta, norm, type;    /* type: of q, k, v, g and beta */
+    double lower_bound, scale;
+    void *q, *k, *v, *g, *b;       /* as they are stored */
+    float *a_log, *dt_bias, *from;
+    /* what comes out of it in double: */
+    double *out, *to;
+};
+
+/* -1 .. 1 */
+static double draw_number(void) { return (double)draw(2000001) / 1e6 - 1.0; }
+
+__attribute__((unused)) static void *delta_fill(int64_t count, int type, double low, double high)
+{
+    void *to = malloc((size_t)(count ? count : 1) * rondo_type_size(type));
+    for (int64_t i = 0; i < count; i++)
+        rondo__put_element(to, i, type, (float)(low + (high - low) * (draw_number() + 1.0) / 2.0));
+    return to;
+}
+
+static double delta_get(const void *p, int64_t i, int type) { return (double)rondo__element(p, i, type); }
+
+static double delta_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+
+/* Everything of a case but its shape, which is set. gates: of the raw ones, from `low` to `high`. */
+__attribute__((unused)) static void delta_draw(struct delta_case *c, double low, double high, bool extras)
+{
+    c->q = delta_fill(c->rows * c->key_heads * c->key_dim, c->type, -1.0, 1.0);
+    c->k = delta_fill(c->rows * c->key_heads * c->key_dim, c->type, c->norm ? -1.0 : -1.0 / sqrt((double)c->key_dim), c->norm ? 1.0 : 1.0 / sqrt((double)c->key_dim));
+    c->v = delta_fill(c->rows * c->heads * c->value_dim, c->type, -1.0, 1.0);
+    c->g = delta_fill(c->rows * c->heads * c->gate_dim, c->type, low, high);
+    c->b = delta_fill(c->rows * c->heads, c->type, c->beta == RONDO_BETA_PLAIN ? 0.0 : -3.0, c->beta == RONDO_BETA_PLAIN ? 1.0 : 3.0);
+    c->a_log = extras ? delta_fill(c->heads, RONDO_F32, -1.0, 1.0) : NULL;
+    c->dt_bias = extras ? delta_fill(c->heads * c->gate_dim, RONDO_F32, -2.0, 2.0) : NULL;
+    c->from = extras ? delta_fill(c->sequences * c->heads * c->key_dim * c->value_dim, RONDO_F32, -1.0, 1.0) : NULL;
+}
+
+__attribute__((unused)) static void delta_free(struct delta_case *c)
+{
+    void *const all[] = { c->q, c->k, c->v, c->g, c->b, c->a_log, c->dt_bias, c->from, c->out, c->to };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* The gate of a token's channel, natural logarithm. */
+static double delta_gate(const struct delta_case *c, int64_t row, int64_t head, int64_t d)
+{
+    const int64_t channel = c->gate_dim == 1 ? 0 : d;
+    const double x = delta_get(c->g, (row * c->heads + head) * c->gate_dim + channel, c->type);
+    const double gain = c->a_log ? exp((double)c->a_log[head]) : 1.0;
+    const double z = x + (c->dt_bias ? (double)c->dt_bias[head * c->gate_dim + channel] : 0.0);
+    if (c->gate == RONDO_GATE_LOG)
+        return x;
+    return c->gate == RONDO_GATE_SOFTPLUS ? -gain * (fmax(z, 0.0) + log1p(exp(-fabs(z)))) : c->lower_bound * delta_sigmoid(gain * z);
+}
+
+/* A row of q or k. */
+static void delta_vector(const struct delta_case *c, const void *from, int64_t row, int64_t head, double *to)
+{
+    double sum = 1e-6;
+    for (int64_t d = 0; d < c->key_dim; d++) {
+        to[d] = delta_get(from, (row * c->key_heads + head) * c->key_dim + d, c->type);
+        sum += to[d] * to[d];
+    }
+    for (int64_t d = 0; d < c->key_dim && c->norm; d++)
+        to[d] /= sqrt(sum);
+}
+
+/* out [rows][heads][value_dim], to [sequences][heads][key_dim][value_dim] */
+__attribute__((unused)) static void delta_oracle(struct delta_case *c)
+{
+    const int64_t kd = c->key_dim, vd = c->value_dim, state = kd * vd;
+    double *q = malloc((size_t)kd * 3 * sizeof *q), *k = q + kd, *a = k + kd;
+    c->out = calloc((size_t)(c->rows * c->heads * vd) + 1, sizeof *c->out);
+    c->to = calloc((size_t)(c->sequences * c->heads * state) + 1, sizeof *c->to);
+    for (int64_t n = 0; n < c->sequences; n++)
+        for (int64_t h = 0; h < c->heads; h++) {
+            double *s = c->to + (n * c->heads + h) * state;
+            for (int64_t i = 0; i < state && c->from; i++)
+                s[i] = (double)c->from[(n * c->heads + h) * state + i];
+            for (int64_t t = c->cu[n]; t < c->cu[n + 1]; t++) {
+                const double x = delta_get(c->b, t * c->heads + h, c->type);
+                const double beta = c->beta == RONDO_BETA_PLAIN ? x : (c->beta == RONDO_BETA_SIGMOID2 ? 2.0 : 1.0) * delta_sigmoid(x);
+                delta_vector(c, c->q, t, h / (c->heads / c->key_heads), q);
+                delta_vector(c, c->k, t, h / (c->heads / c->key_heads), k);
+                for (int64_t d = 0; d < kd; d++)
+                    a[d] = exp(delta_gate(c, t, h, d));
+                for (int64_t j = 0; j < vd; j++) {
+                    double read = 0.0, out = 0.0;
+                    for (int64_t d = 0; d < kd; d++)
+                        read += k[d] * (s[d * vd + j] *= a[d]);
+                    const double u = beta * (delta_get(c->v, (t * c->heads + h) * vd + j, c->type) - read);
+                    for (int64_t d = 0; d < kd; d++)
+                        out += q[d] * (s[d * vd + j] += k[d] * u);
+                    c->out[(t * c->heads + h) * vd + j] = c->scale * out;
+                }
+            }
+        }
+    free(q);
+}
+
+/* Root of the mean square of a difference over that of what is right. */
+__attribute__((unused)) static double delta_error(const double *right, const void *got, int type, int64_t count)
+{
+    double difference = 0.0, all = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        const double x = delta_get(got, i, type) - right[i];
+        difference += x * x;
+        all += right[i] * right[i];
+    }
+    return all > 0.0 ? sqrt(difference / all) : sqrt(difference);
+}
+
+#endif
