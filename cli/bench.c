@@ -52,6 +52,8 @@ static const struct option linear_options[] = {
     { "in", 0, OPTION_INT, "K", "length of a row of x (default 2048)", &bench.shape.in, 1, 1 << 20, NULL },
     { "out", 0, OPTION_INT, "N", "length of a row of y (default 2048)", &bench.shape.out, 1, 1 << 20, NULL },
     { "type", 0, OPTION_CALL, "f32|bf16|f16|q8", "of the weights (default f32)", &bench.shape.type, 0, 0, option_number_type },
+    { "dx", 0, OPTION_FLAG, NULL, "the gradient by x instead", &bench.shape.dx, 0, 0, NULL },
+    { "dw", 0, OPTION_FLAG, NULL, "the gradient by the weights instead", &bench.shape.dw, 0, 0, NULL },
     COMMON_ROWS, LAST_ROW,
 };
 static const struct option transport_options[] = {
@@ -244,6 +246,12 @@ static int check_options(void)
         return fail(EXIT_USAGE, "--calibrate measures with ranks of its own; leave out --ranks and mpirun");
     if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout, --algorithm and --grid");
+    if (s->dx && s->dw)
+        return fail(EXIT_USAGE, "--dx and --dw are two gradients; give one of them");
+    if ((s->dx || s->dw) && common.level != RONDO_STRICT)
+        return fail(EXIT_USAGE, "gradients are computed at level strict; leave out --level");
+    if (s->dw && s->type && s->type != RONDO_F32)
+        return fail(EXIT_USAGE, "the gradient by the weights reads none, and is f32; leave out --type");
     if (is_kind("transport") && (common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout, --algorithm and --grid");
     if (is_kind("load") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))

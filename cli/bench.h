@@ -49,6 +49,7 @@ struct shape {
     int64_t documents, packed;         /* mean numbers of keys */
     int type;
     int64_t rows, in, out;             /* linear */
+    bool dx, dw;                       /* ... a gradient of it */
     int64_t size;                      /* transport */
     const char *model;
     int64_t prompt, new_tokens;        /* generate */

@@ -19,15 +19,27 @@ struct linear_work {
 struct linear_call {
     rondo_context *ctx;
     const rondo_linear *linear;
+    const rondo_tokens *tokens;
     int64_t rows, in, out;
-    const float *x;
-    float *y;
+    float *x, *y, *dw;
 };
 
 static int linear_execute(void *arg)
 {
     struct linear_call *c = arg;
     return rondo_linear_execute(c->linear, c->ctx, c->rows, c->x, c->in, c->y, c->out, NULL, 0);
+}
+
+static int linear_dx(void *arg)
+{
+    struct linear_call *c = arg;
+    return rondo_linear_dx(c->linear, c->ctx, c->rows, c->y, c->out, 0, c->x, c->in, 0);
+}
+
+static int linear_dw(void *arg)
+{
+    struct linear_call *c = arg;
+    return rondo_linear_dw(c->ctx, c->tokens, c->out, c->y, c->out, c->in, c->x, c->in, c->dw, c->in, 0);
 }
 
 static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
@@ -38,33 +50,44 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     float *weights = room(s->in, sizeof *weights);
     float *x = room(s->rows * s->in, sizeof *x), *y = room(s->rows * s->out, sizeof *y);
+    float *dw = room(s->dw ? s->in * s->out : 1, sizeof *dw);
+    rondo_tokens *tokens = NULL;
+    rondo_tokens_desc one = RONDO_TOKENS_DESC_INIT;
     int code = 0;
     d.in = s->in;
     d.out = s->out;
     d.type = s->type;
     d.level = common.level;
-    if (!weights || !x || !y)
+    one.lengths = &s->rows;
+    if (!weights || !x || !y || !dw)
         code = body_fail(RONDO_ENOMEM, "not enough memory for a linear layer of %lld x %lld", (long long)s->in, (long long)s->out);
     if (!code)
         code = rondo_linear_create(&linear, ctx, &d);
-    for (int64_t o = 0; o < s->out && !code; o++) {
+    if (!code)
+        code = rondo_tokens_create(&tokens, &one);
+    for (int64_t o = 0; o < s->out && !code && !s->dw; o++) {
         for (int64_t i = 0; i < s->in; i++)
             weights[i] = (float)((i * 7 + o * 13) % 31 - 15) * 0.03125f;   /* exact in all types but q8 */
         code = rondo_linear_load_from(linear, o, 1, RONDO_F32, weights, NULL);
     }
     for (int64_t i = 0; i < s->rows * s->in && x; i++)
         x[i] = (float)(i % 257 - 128) * 0.0078125f;
-    if (y)
-        memset(y, 0, (size_t)(s->rows * s->out) * sizeof *y);
-    struct linear_call c = { ctx, linear, s->rows, s->in, s->out, x, y };
+    for (int64_t i = 0; i < s->rows * s->out && y; i++)
+        y[i] = s->dx || s->dw ? (float)(i % 263 - 131) * 0.0078125f : 0.0f;
+    if (dw)
+        memset(dw, 0, (size_t)(s->dw ? s->in * s->out : 1) * sizeof *dw);
+    struct linear_call c = { ctx, linear, tokens, s->rows, s->in, s->out, x, y, dw };
     struct measurement m = { 0, 0, 0, 0, 0 };
     const double weights_read = (double)rondo_linear_bytes(linear), flops = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
     if (!code)
-        code = bench_measure(ctx, w->ceiling, 0, w->b->repeat, w->ceiling == CEILING_DRAM ? weights_read : flops, linear_execute, &c, &m);
+        code = bench_measure(ctx, w->ceiling, 0, w->b->repeat, w->ceiling == CEILING_DRAM ? weights_read : flops,
+                             s->dx ? linear_dx : s->dw ? linear_dw : linear_execute, &c, &m);
     if (!code)
         w->m = m;
     slot_measure(mine, ctx);
     rondo_linear_destroy(linear);
+    rondo_tokens_destroy(tokens);
+    free(dw);
     free(weights);
     free(x);
     free(y);
@@ -73,7 +96,7 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
 
 int bench_linear(struct bench *b, const struct shape *shape, int threads, struct measurement *got, json_t **row)
 {
-    struct linear_work w = { b, shape, shape->rows <= FEW_ROWS ? CEILING_DRAM : CEILING_FMA, { 0, 0, 0, 0, 0 } };
+    struct linear_work w = { b, shape, shape->rows <= FEW_ROWS && !shape->dx && !shape->dw ? CEILING_DRAM : CEILING_FMA, { 0, 0, 0, 0, 0 } };
     struct run run = RUN_INIT;
     run.ranks = 1;
     run.threads = threads;

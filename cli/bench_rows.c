@@ -30,6 +30,8 @@ void row_shape(json_t *row, const struct shape *s)
         set_count(row, "rows", s->rows);
         set_count(row, "in", s->in);
         set_count(row, "out", s->out);
+        if (s->dx || s->dw)
+            json_object_set_new(row, "gradient", json_string(s->dx ? "dx" : "dw"));
     } else {
         set_count(row, "tokens", s->decode ? 1 : s->tokens);
         set_count(row, "cached", s->cached);
@@ -103,12 +105,12 @@ static void print_extras(const json_t *row, char *text, size_t bytes)
 /* 0 or an exit code. */
 static int print_row(const json_t *row)
 {
-    const char *variant = json_string_value(json_object_get(row, "variant"));
+    const char *variant = json_string_value(json_object_get(row, "variant")), *gradient = json_string_value(json_object_get(row, "gradient"));
     char shape[160] = "", rate[96] = "", ratio[96] = "";
     const char *type = json_string_value(json_object_get(row, "type")), *ceiling = json_string_value(json_object_get(row, "ceiling"));
     if (json_object_get(row, "rows"))
-        snprintf(shape, sizeof shape, "%lld x %lld -> %lld %s", (long long)count_of(row, "rows"), (long long)count_of(row, "in"),
-                 (long long)count_of(row, "out"), type);
+        snprintf(shape, sizeof shape, "%lld x %lld -> %lld %s%s%s", (long long)count_of(row, "rows"), (long long)count_of(row, "in"),
+                 (long long)count_of(row, "out"), type, gradient ? " " : "", gradient ? gradient : "");
     else if (variant)
         snprintf(shape, sizeof shape, "%s", variant);
     else if (json_object_get(row, "heads"))

@@ -31,6 +31,8 @@ done
 row "decode" gbytes attention --decode --cached 2000 --heads 4 --kv-heads 2 --head-dim 32
 row "linear" gflops linear --rows 17 --in 256 --out 128 --type bf16
 ok "more than 16 rows: against multiplying" grep -q '"ceiling": "fma"' "$scratch/out"
+row "a layer's gradient by its input" gflops linear --rows 17 --in 256 --out 128 --type bf16 --dx
+row "a layer's gradient by its weights" gflops linear --rows 300 --in 256 --out 128 --dw
 row "linear of few rows" gbytes linear --rows 16 --in 256 --out 128 --type bf16
 ok "up to 16 rows: against reading memory" grep -q '"ceiling": "dram"' "$scratch/out"
 ok "the bytes are those of the weights, read once" sh -c "sed -n 's/.*\"\(seconds\|gbytes\)\": \([0-9.e-]*\).*/\1 \2/p' '$scratch/out' |

@@ -458,6 +458,9 @@ static void run_piece(const struct item *item, const struct piece *p, int64_t pa
         const struct steps s = { p->x + (item->tile0 + t) * TILE * p->count + p->first * padded(rows), p->end - p->first, l->group, from,
                                  from + share, item->few ? 2 : 1, item->tiles == 1 };
         float *stack = item->stacks + ((panel - item->panel0) * item->tiles + t) * item->depth * NODE, *node = stack + p->nodes * NODE;
+        for (int64_t r = 0; p->last && r < rows; r++)   /* what finish() writes, and where it adds reads, comes while the tile computes */
+            for (int line = 0; line < PANEL; line += 16)
+                __builtin_prefetch(job->y + (row + r) * job->y_stride + panel * PANEL + line, 1, 3);
         if (p->fused && !t)
             item->widening(&s, at, node, merges, p->first > 0, item->widened);
         else if (item->wide)
