@@ -149,6 +149,26 @@ RONDO_API int rondo_tp_lookup(rondo_tp *tp, const rondo_tp_table *table, int64_t
  * x [all rows, own columns] becomes y [own rows, all columns]; else the other way round. Lists of ranks + 1, ascending from 0; dense. */
 RONDO_API int rondo_tp_swap(rondo_tp *tp, int to_rows, const int64_t *rows, const int64_t *columns, const float *x, float *y) RONDO_MUST_CHECK;
 
+/* Gradients of layers that ranks share. dx = dy W where ranks have outputs (a column-parallel layer, of as many outputs as this rank has):
+ * the sum over all outputs, rank r having leaves [leaf_begin[r], leaf_begin[r + 1]) of it. Ranks that share inputs (a part of a layer) have
+ * the whole sum: rondo_linear_dx(), of gathered dy. */
+typedef struct rondo_tp_outputs {
+    size_t struct_size;
+    int64_t in, out;              /* inputs of the layer; outputs of all ranks */
+    int32_t leaves, reserved;     /* of the sum over outputs; 0 = ceil(out / 512) */
+    const int32_t *leaf_begin;    /* [ranks + 1], ascending from 0 to leaves */
+} rondo_tp_outputs;
+#define RONDO_TP_OUTPUTS_INIT { sizeof(rondo_tp_outputs), 0, 0, 0, 0, NULL }
+/* dy [rows, outputs of this rank], dx [count, in]: of the rows that this rank keeps. A rank without outputs has linear and dy NULL. */
+RONDO_API int rondo_tp_linear_dx(rondo_tp *tp, const rondo_tp_outputs *outputs, const rondo_linear *linear, int64_t rows, const float *dy,
+                                 int64_t dy_stride, float *dx, int64_t dx_stride, int add) RONDO_MUST_CHECK;
+/* dw and sum as rondo_linear_dw() and rondo_token_sum() give them, over the tokens of all ranks: part r of tokens is rank r's, and so are
+ * its rows of dy and x. This rank keeps rows rondo_tp_rows(tp, out, ...) of dw, and all of sum. */
+RONDO_API int rondo_tp_linear_dw(rondo_tp *tp, const rondo_tokens *tokens, int64_t out, const float *dy, int64_t dy_stride, int64_t in,
+                                 const float *x, int64_t x_stride, float *dw, int64_t dw_stride, int add) RONDO_MUST_CHECK;
+RONDO_API int rondo_tp_token_sum(rondo_tp *tp, const rondo_tokens *tokens, int64_t dim, const float *x, int64_t x_stride, float *sum,
+                                 int add) RONDO_MUST_CHECK;
+
 #ifdef __cplusplus
 }
 #endif

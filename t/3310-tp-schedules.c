@@ -3,30 +3,67 @@
  * The schedules of tensor parallelism, without running them: for every exchange, division and kind of machine those of all ranks together
  * pass the checker and move as many messages and bytes as arithmetic says; and schedules in which something was broken do not pass.
  */
+#include "tensor/tokens.h"
 #include "tensor/tp.h"
 #define DRAW_STREAM 3310
 #include "t/draw.h"
 #include "t/schedules.h"
 #include "t/tap.h"
 
-enum { RANKS = 9, ROWS = 40 };
-static const char *const kind_names[] = { "linear", "gather", "lookup", "to rows", "to columns" };
+enum { RANKS = 9, ROWS = 40, LEAVES = 32, MANY = 256 };
+static const char *const kind_names[] = { "linear", "gather", "lookup", "to rows", "to columns", "tokens" };
 
 struct all {
     struct rondo__tp_case c;
     int64_t begin[RANKS + 1], columns[RANKS + 1];
     int32_t owner[ROWS];
+    int32_t leaf_owner[LEAVES];        /* of tokens: of the first `c.leaves` leaves of two sequences, in turn */
+    rondo_tokens *tokens;
     const struct rondo__machine *machine;
     struct rondo__tp_built built;
     uint64_t messages, bytes;
     struct planted planted;
 };
 
+static rondo_tokens *tokens_of(const struct all *a, int32_t rank)
+{
+    rondo_tokens_desc d = RONDO_TOKENS_DESC_INIT;
+    rondo_span spans[LEAVES];
+    int64_t counts[2 * MANY] = { 0 };
+    int n = 0;
+    for (int32_t r = 0; r < a->c.ranks; r++)
+        for (int sequence = 0; sequence < 2; sequence++)
+            for (int32_t i = sequence, rows = 0; i < a->c.leaves; i += 2)
+                if (a->leaf_owner[i] == r) {
+                    spans[n++] = (rondo_span){ i / 2 * RONDO_TOKEN_LEAF + 1, 3, 1, rows * 6 + sequence * 3 };
+                    counts[r * 2 + sequence]++;
+                    rows++;
+                }
+    rondo_tokens *t = NULL;
+    d.sequences = 2;
+    d.parts = a->c.ranks;
+    d.part = rank;
+    d.spans = spans;
+    d.span_counts = counts;
+    if (rondo_tokens_create(&t, &d))
+        exit(99);
+    return t;
+}
+
+static void leave(struct all *a)
+{
+    rondo__tp_unbuild(&a->built);
+    rondo_tokens_destroy(a->tokens);
+    a->tokens = NULL;
+}
+
 static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
 {
     struct all *a = arg;
     struct rondo__counts counts;
-    rondo__tp_unbuild(&a->built);
+    leave(a);
+    if (a->c.kind == RONDO_TP_TOKENS)
+        a->c.tokens = a->tokens = tokens_of(a, rank);
     int err = rondo__tp_build(&a->built, &a->c, rank, a->machine);
     if (err)
         return err;
@@ -74,6 +111,10 @@ static void anything(struct all *a, int32_t kind, int32_t ranks)
         c->few = 0;
         c->begin = NULL;
     }
+    for (int32_t i = 0; i < LEAVES; i++)
+        a->leaf_owner[i] = (int32_t)draw((uint32_t)ranks);
+    if (kind == RONDO_TP_TOKENS)
+        c->begin = NULL;
     for (int64_t i = 0; i < c->rows; i++)
         do
             a->owner[i] = (int32_t)draw((uint32_t)ranks);
@@ -96,6 +137,12 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
                 parts = rondo__linear_nodes(c->leaves, (int32_t)a->begin[from], (int32_t)(a->begin[from + 1] - a->begin[from]));
                 size = kept * c->width * 4;
                 break;
+            case RONDO_TP_TOKENS:
+                parts = 0;
+                for (int64_t i = 0; i < a->tokens->node_count; i++)
+                    parts += a->tokens->nodes[i].part == from;
+                size = kept * c->width * 4;
+                break;
             case RONDO_TP_GATHER:
                 rondo__tp_kept(c, from, &first, &mine);
                 size = mine * c->width * 4;
@@ -111,7 +158,7 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
             }
             }
             *bytes += (uint64_t)(parts * size);
-            *messages += size ? c->kind == RONDO_TP_LINEAR && c->few ? parts > 0 : (uint64_t)parts : 0;
+            *messages += size ? (c->kind == RONDO_TP_LINEAR || c->kind == RONDO_TP_TOKENS) && c->few ? parts > 0 : (uint64_t)parts : 0;
         }
 }
 
@@ -135,7 +182,7 @@ static void grid(int32_t kind)
                      (long long)a.c.rows, (long long)a.c.width, a.c.few ? ", few" : "", round, (unsigned long long)a.messages,
                      (unsigned long long)a.bytes, (unsigned long long)messages, (unsigned long long)bytes);
             counts &= messages == a.messages && bytes == a.bytes;
-            rondo__tp_unbuild(&a.built);
+            leave(&a);
         }
         ok(good, "%s, %s: schedules of all ranks pass", kind_names[kind], machine_names[m]);
         ok(counts, "%s, %s: and move what they should", kind_names[kind], machine_names[m]);
@@ -191,7 +238,7 @@ static void broken(void)
             if (missed(&tally, &a.planted, err))
                 diag("not seen: %s, round %d, %s%s, rank %d of %d", kinds[k].fault.what, round, kind_names[a.c.kind], a.c.few ? ", few" : "",
                      (int)a.planted.rank, (int)ranks);
-            rondo__tp_unbuild(&a.built);
+            leave(&a);
         }
         faults_seen(&tally, &kinds[k].fault, 20);
     }
@@ -201,7 +248,6 @@ static void broken(void)
 
 static void many(void)
 {
-    enum { MANY = 256 };
     static int64_t begin[MANY + 1], columns[MANY + 1];
     for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++) {
         struct all a = { .c = { .kind = kind, .ranks = MANY, .few = kind == RONDO_TP_LINEAR, .leaves = 32, .in = 4096, .rows = ROWS,
@@ -216,6 +262,8 @@ static void many(void)
         }
         for (int i = 0; i < ROWS; i++)
             a.owner[i] = (int32_t)draw(MANY);
+        for (int i = 0; i < LEAVES; i++)
+            a.leaf_owner[i] = (int32_t)draw(MANY);
         struct rondo__counts one;
         uint64_t sum = 0;
         int err = rondo__schedule_check(MANY, a.machine, at, &a);
@@ -226,7 +274,7 @@ static void many(void)
             sum += one.bytes;
         }
         ok(!err && (sum == a.bytes || kind == RONDO_TP_LOOKUP), "as the counts of all ranks say, without running anything");
-        rondo__tp_unbuild(&a.built);
+        leave(&a);
     }
 }
 

@@ -59,6 +59,7 @@ struct reading {
     struct token *tokens;
     struct leaf *leaves;
     int64_t token_count, leaf_count, rows;
+    uint64_t hash;
 };
 
 static int read_span(struct reading *r, const rondo_span *s, int64_t sequence, int32_t part, bool mine)
@@ -79,6 +80,9 @@ static int read_span(struct reading *r, const rondo_span *s, int64_t sequence, i
     for (int64_t i = 0; r->tokens && mine && i < s->count; i++)
         r->tokens[r->token_count + i] = (struct token){ sequence, (s->first + i * step) ^ 1, s->row + i };
     r->rows = mine && reach > r->rows ? reach : r->rows;
+    const int64_t word[] = { sequence, part, s->first, s->count, step, s->row };
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++)
+        r->hash = rondo__hash_word(r->hash, (uint64_t)word[i]);
     if (!rondo__add64(r->leaf_count, leaves, &r->leaf_count) || (mine && !rondo__add64(r->token_count, s->count, &r->token_count)))
         return rondo__fail(RONDO_EINVAL, "rondo_tokens_create: there are more tokens than can be counted");
     return 0;
@@ -90,6 +94,7 @@ static int read_spans(struct reading *r, const rondo_tokens_desc *d)
     int64_t row = 0;
     int err = 0;
     r->token_count = r->leaf_count = r->rows = 0;
+    r->hash = 0;
     if (d->lengths) {
         for (int64_t q = 0; q < d->sequences && !err; row += d->lengths[q++]) {
             int64_t end;
@@ -193,7 +198,6 @@ static int make_nodes(rondo_tokens *t, const struct reading *r)
     t->nodes = rondo__alloc_zero((size_t)r->leaf_count, sizeof *t->nodes);
     if (!t->nodes)
         return no_memory();
-    t->hash = rondo__hash_word((uint64_t)t->parts, RONDO_TOKEN_LEAF);
     for (int64_t i = 0, end; i < r->leaf_count; i = end) {
         struct rondo__token_node *n = t->nodes + t->node_count;
         end = node_end(r, i);
@@ -203,7 +207,6 @@ static int make_nodes(rondo_tokens *t, const struct reading *r)
         *n = (struct rondo__token_node){ mine, end - i, r->leaves[i].part, 0 };
         mine += n->part == t->part ? end - i : 0;
         t->node_count++;
-        t->hash = rondo__hash_word(rondo__hash_word(t->hash, (uint64_t)n->part), (uint64_t)merges);
     }
     t->depth = s.deepest > t->depth ? s.deepest : t->depth;
     return 0;
@@ -288,6 +291,7 @@ int rondo_tokens_create(rondo_tokens **out, const rondo_tokens_desc *desc)
         err = settle_tokens(&r);
     if (!err) {
         t->rows = r.rows;
+        t->hash = rondo__hash_word(rondo__hash_word(r.hash, (uint64_t)t->parts), RONDO_TOKEN_LEAF);
         err = make_nodes(t, &r);
     }
     if (!err)

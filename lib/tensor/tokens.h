@@ -28,7 +28,7 @@ struct rondo_tokens {
     int64_t node_count;
     int32_t depth;                         /* of the stack, of leaves or nodes */
     int32_t reserved;
-    uint64_t hash;                         /* of the nodes: what exchanges follow from */
+    uint64_t hash;                         /* of all spans: what exchanges follow from */
 };
 
 /* A run over leaves [leaf, leaf + leaves); what is summed, and where to, is the caller's to fill in. */

@@ -10,13 +10,13 @@
 
 /* ---- schedules (tp_build.c) ---- */
 
-enum rondo__tp_kind { RONDO_TP_LINEAR, RONDO_TP_GATHER, RONDO_TP_LOOKUP, RONDO_TP_TO_ROWS, RONDO_TP_TO_COLUMNS, RONDO_TP_KINDS };
+enum rondo__tp_kind { RONDO_TP_LINEAR, RONDO_TP_GATHER, RONDO_TP_LOOKUP, RONDO_TP_TO_ROWS, RONDO_TP_TO_COLUMNS, RONDO_TP_TOKENS, RONDO_TP_KINDS };
 
 /* What an exchange follows from, the same on all ranks. Which rows a rank keeps is rondo__tp_kept()'s to say. */
 struct rondo__tp_case {
     int32_t kind, ranks;
     int32_t few;                   /* 1: every rank keeps all rows */
-    int32_t add, bias;             /* LINEAR: y is read; there is a bias */
+    int32_t add, bias;             /* LINEAR, TOKENS: y is read; LINEAR: there is a bias; TOKENS: there is another matrix */
     int32_t leaves;                /* LINEAR: of the whole sum */
     int64_t rows, width;           /* LINEAR: outputs */
     int64_t in;                    /* LINEAR: inputs of the whole sum */
@@ -25,6 +25,8 @@ struct rondo__tp_case {
                                       apart */
     const int64_t *begin;          /* [ranks + 1] LINEAR: leaves of each rank; LOOKUP: rows of the table; TO_*: rows. GATHER: NULL */
     const int64_t *columns;        /* [ranks + 1] TO_*: columns of each rank; else NULL */
+    const struct rondo_tokens *tokens;   /* TOKENS: who has which nodes; of an entry only until it is made */
+    uint64_t order;                /* TOKENS: its hash */
 };                                 /* begin NULL, TO_*: as if every rank had all rows, which is larger than any division */
 /* Of up to so many rows every rank keeps all, unless rondo_tp_desc says otherwise. */
 #define RONDO_TP_FEW 16
@@ -44,7 +46,7 @@ struct rondo__tp_node {
 
 struct rondo__tp_built {
     struct rondo__schedule schedule;
-    struct rondo__list nodes;      /* LINEAR: struct rondo__tp_node */
+    struct rondo__list nodes;      /* LINEAR, TOKENS: struct rondo__tp_node */
     int32_t made, stored;          /* the buffer of NODES' and of FIND's results; LOOKUP: of rows on their way to the device, -1: none */
     int32_t *arrival;              /* [ranks] LOOKUP: the buffer for rows of each rank's part of the table; -1: none */
 };
@@ -77,7 +79,7 @@ struct rondo__tp_entry {
     int64_t *lists;
     struct rondo__tp_built built;
     struct rondo__runner *runner;
-    struct rondo_linear_node *join;        /* LINEAR: room for its list */
+    struct rondo_linear_node *join;        /* LINEAR, TOKENS: room for its list */
     int32_t *owner;                        /* LOOKUP: [rows] */
     int64_t *next;                         /* LOOKUP: [ranks] */
     uint64_t used;                         /* number of the last call; 0: free */
@@ -89,8 +91,10 @@ struct rondo__tp_call {
     struct rondo__tp_entry *entry;
     const void *x, *bias;
     void *y;
-    int64_t x_stride, y_stride;            /* in numbers */
+    int64_t x_stride, y_stride, bias_stride;   /* in numbers; bias_stride: TOKENS */
     const rondo_linear *linear;
+    const struct rondo_tokens *tokens;     /* TOKENS: x is the matrix whose rows are columns of the sum, bias the other one, NULL: of ones */
+    int32_t back, padding;                 /* LINEAR, 1: from outputs to inputs */
     const rondo_tp_table *table;
     const int32_t *ids;
     int32_t type, reserved;                /* LOOKUP: of the rows that travel */

@@ -10,6 +10,7 @@
  *
  * What goes out is taken from where it is made, or where the caller has it; what comes in is used where it arrives, or where a peer shows it.
  */
+#include "tensor/tokens.h"
 #include "tensor/tp.h"
 
 struct build {
@@ -19,6 +20,12 @@ struct build {
     struct rondo__tp_built *out;
     int32_t rank;
     bool large;                    /* some size is more than memory can be */
+    struct sum_node *sum;          /* of a sum: the nodes that are joined, by rising leaf */
+    int64_t sums;
+    int32_t *nodes;                /* [ranks] how many of them each makes; [ranks] again: used by who counts them */
+};
+struct sum_node {
+    int32_t rank, merges;          /* who makes it; the sums of two that follow */
 };
 
 void rondo__tp_kept(const struct rondo__tp_case *c, int32_t rank, int64_t *first, int64_t *count)
@@ -40,9 +47,29 @@ static int64_t rows_here(const struct rondo__tp_case *c, int32_t rank)
     return c->begin ? count_of(c->begin, rank) : c->rows;
 }
 
-static int32_t nodes_of(const struct rondo__tp_case *c, int32_t rank)
+/* The nodes of a sum, of all ranks. */
+static int list_nodes(struct build *b)
 {
-    return rondo__linear_nodes(c->leaves, (int32_t)c->begin[rank], (int32_t)count_of(c->begin, rank));
+    const struct rondo__tp_case *c = b->c;
+    const struct rondo_tokens *t = c->tokens;
+    for (int32_t r = 0; r < c->ranks && !t; r++)
+        b->sums += rondo__linear_nodes(c->leaves, (int32_t)c->begin[r], (int32_t)count_of(c->begin, r));
+    b->sums = t ? t->node_count : b->sums;
+    b->sum = rondo__alloc_zero((size_t)b->sums, sizeof *b->sum);
+    b->nodes = rondo__alloc_zero(2 * (size_t)c->ranks, sizeof *b->nodes);
+    if (!b->sum || !b->nodes)
+        return rondo__fail(RONDO_ENOMEM, "no memory for a schedule of %lld nodes of a sum", (long long)b->sums);
+    struct sum_node *n = b->sum;
+    for (int64_t i = 0; t && i < t->node_count; i++)
+        *n++ = (struct sum_node){ t->nodes[i].part, t->nodes[i].merges };
+    for (int32_t r = 0; r < c->ranks && !t; r++)
+        for (int32_t leaf = (int32_t)c->begin[r], stop = (int32_t)c->begin[r + 1], next; leaf < stop; leaf = next) {
+            next = rondo__linear_node_end(c->leaves, leaf, stop);
+            *n++ = (struct sum_node){ r, rondo__linear_merges(c->leaves, leaf, next) };
+        }
+    for (int64_t i = 0; i < b->sums; i++)
+        b->nodes[b->sum[i].rank]++;
+    return 0;
 }
 
 static size_t product(struct build *b, int64_t rows, int64_t columns, int64_t bytes)
@@ -177,31 +204,41 @@ static void send_nodes(struct build *b, int32_t made, int32_t to, int32_t nodes)
         rondo__schedule_part(b->s, made, (size_t)i * all + (size_t)first * row, (size_t)count * row, to, false);
 }
 
+/* Of few rows: which message has the nodes of a rank. */
+static int32_t message_of(const struct build *b, int32_t rank)
+{
+    int32_t messages = 0;
+    for (int32_t r = 0; r < rank; r++)
+        messages += r != b->rank && b->nodes[r] > 0;
+    return messages;
+}
+
 static void join_nodes(struct build *b, const int32_t *in, int64_t first, int64_t count)
 {
     const struct rondo__tp_case *c = b->c;
     const size_t row = floats(b, 1, c->width), all = floats(b, c->rows, c->width), node = (size_t)count * row;
-    int32_t k = 0;
     if (!count)
         return;
     compute(b, RONDO_TP_JOIN, "join");
-    for (int32_t r = 0; r < c->ranks; r++) {
-        int32_t i = 0;
-        for (int32_t leaf = (int32_t)c->begin[r], stop = (int32_t)c->begin[r + 1], next; leaf < stop && !b->s->failed; leaf = next, i++) {
-            struct rondo__tp_node *n = rondo__list_add(&b->out->nodes, sizeof *n, 1);
-            next = rondo__linear_node_end(c->leaves, leaf, stop);
-            if (!n) {
-                b->s->failed = true;
-                return;
-            }
-            n->merges = rondo__linear_merges(c->leaves, leaf, next);
-            n->buffer = r == b->rank ? b->out->made : in[k + (c->few ? 0 : i)];
-            n->at = r == b->rank ? (size_t)i * all + (size_t)first * row : c->few ? (size_t)i * all : 0;
-            rondo__schedule_use(b->s, n->buffer, n->at, node, false);
-        }
-        k += r == b->rank ? 0 : c->few ? i > 0 : i;
+    int32_t *const next = b->nodes + c->ranks;   /* of each rank the next node: among its own, or among messages */
+    for (int32_t r = 0, messages = 0; r < c->ranks; r++) {
+        next[r] = r == b->rank || c->few ? 0 : messages;
+        messages += r == b->rank ? 0 : b->nodes[r];
     }
-    if (c->bias)
+    for (int64_t k = 0; k < b->sums && !b->s->failed; k++) {
+        struct rondo__tp_node *n = rondo__list_add(&b->out->nodes, sizeof *n, 1);
+        const int32_t r = b->sum[k].rank;
+        const size_t i = (size_t)next[r]++;
+        if (!n) {
+            b->s->failed = true;
+            return;
+        }
+        n->merges = b->sum[k].merges;
+        n->buffer = r == b->rank ? b->out->made : in[c->few ? message_of(b, r) : (int32_t)i];
+        n->at = r == b->rank ? i * all + (size_t)first * row : c->few ? i * all : 0;
+        rondo__schedule_use(b->s, n->buffer, n->at, node, false);
+    }
+    if (c->bias && !c->tokens)
         rondo__schedule_use(b->s, RONDO_TP_BIAS, 0, row, false);
     if (c->add)
         rondo__schedule_use(b->s, RONDO_TP_Y, 0, node, false);
@@ -209,12 +246,32 @@ static void join_nodes(struct build *b, const int32_t *in, int64_t first, int64_
     rondo__schedule_end(b->s);
 }
 
-static int build_linear(struct build *b)
+/* What a rank makes its nodes of. */
+static void sum_arguments(struct build *b, int64_t count)
 {
     const struct rondo__tp_case *c = b->c;
-    const int32_t mine = nodes_of(c, b->rank);
+    const int32_t access = c->add ? RONDO_ACCESS_BOTH : RONDO_ACCESS_RESULT;
+    const size_t y = floats(b, count, c->width);
+    if (c->tokens) {
+        callers(b, "x", RONDO_ACCESS_INPUT, floats(b, c->tokens->rows, c->width));
+        callers(b, "sum", access, y);
+        callers(b, "dy", RONDO_ACCESS_INPUT, c->bias ? floats(b, c->tokens->rows, c->rows) : 0);
+        return;
+    }
     const int64_t columns = rondo__linear_leaf_begin(c->in, c->leaves, c->begin[b->rank + 1]) -
                             rondo__linear_leaf_begin(c->in, c->leaves, c->begin[b->rank]);
+    callers(b, "x", RONDO_ACCESS_INPUT, floats(b, c->rows, columns));
+    callers(b, "y", access, y);
+    callers(b, "bias", RONDO_ACCESS_INPUT, c->bias ? floats(b, 1, c->width) : 0);
+}
+
+static int build_sum(struct build *b)
+{
+    const struct rondo__tp_case *c = b->c;
+    int err = list_nodes(b);
+    if (err)
+        return err;
+    const int32_t mine = b->nodes[b->rank];
     const size_t row = floats(b, 1, c->width), all = floats(b, c->rows, c->width);
     int64_t first, count, messages = 0, at = 0, most = 0, most_nodes = 0;
     rondo__tp_kept(c, b->rank, &first, &count);
@@ -222,20 +279,20 @@ static int build_linear(struct build *b)
         int64_t f, n;
         rondo__tp_kept(c, r, &f, &n);
         most = n > most ? n : most;
-        most_nodes = nodes_of(c, r) > most_nodes ? nodes_of(c, r) : most_nodes;
-        messages += r == b->rank ? 0 : nodes_of(c, r);
+        most_nodes = b->nodes[r] > most_nodes ? b->nodes[r] : most_nodes;
+        messages += r == b->rank ? 0 : b->nodes[r];
     }
-    callers(b, "x", RONDO_ACCESS_INPUT, floats(b, c->rows, columns));
-    callers(b, "y", c->add ? RONDO_ACCESS_BOTH : RONDO_ACCESS_RESULT, floats(b, count, c->width));
-    callers(b, "bias", RONDO_ACCESS_INPUT, c->bias ? row : 0);
+    sum_arguments(b, count);
     arguments(b);
     b->out->made = own(b, "nodes", rondo__machine_compute_memory(b->m), product(b, mine, c->rows, (int64_t)row));
     int32_t *in = rondo__alloc_zero((size_t)messages, sizeof *in);
     if (!in)
-        return rondo__fail(RONDO_ENOMEM, "rondo_tp_linear: no memory for a schedule");
+        return rondo__fail(RONDO_ENOMEM, "no memory for a schedule of %lld messages of a sum", (long long)messages);
     if (mine) {
         compute(b, RONDO_TP_NODES, "nodes");
-        rondo__schedule_use(b->s, RONDO_TP_X, 0, floats(b, c->rows, columns), false);
+        rondo__schedule_use(b->s, RONDO_TP_X, 0, b->s->failed ? 0 : rondo__buffer_at(b->s, RONDO_TP_X)->bytes, false);
+        if (c->tokens && c->bias)
+            rondo__schedule_use(b->s, RONDO_TP_BIAS, 0, b->s->failed ? 0 : rondo__buffer_at(b->s, RONDO_TP_BIAS)->bytes, false);
         rondo__schedule_use(b->s, b->out->made, 0, (size_t)mine * all, true);
         rondo__schedule_end(b->s);
     }
@@ -244,7 +301,7 @@ static int build_linear(struct build *b)
     for (int32_t d = 1; d < c->ranks; d++)
         send_nodes(b, sent, further(b, d), mine);
     for (int32_t r = 0; r < c->ranks; r++) {
-        const int32_t nodes = r == b->rank || !count ? 0 : nodes_of(c, r);
+        const int32_t nodes = r == b->rank || !count ? 0 : b->nodes[r];
         receive_nodes(b, r, nodes, (size_t)count * row, in + at);
         at += c->few ? nodes > 0 : nodes;
     }
@@ -445,7 +502,10 @@ int rondo__tp_build(struct rondo__tp_built *out, const struct rondo__tp_case *c,
     rondo__schedule_clear(b.s, rank, c->ranks, 1);
     switch (c->kind) {
     case RONDO_TP_LINEAR:
-        err = build_linear(&b);
+    case RONDO_TP_TOKENS:
+        err = build_sum(&b);
+        rondo__free(b.sum);
+        rondo__free(b.nodes);
         break;
     case RONDO_TP_GATHER:
         gather(&b);

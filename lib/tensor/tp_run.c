@@ -6,6 +6,7 @@
  * Called by tp.c and tp_lookup.c.
  */
 #include "tensor/linear.h"
+#include "tensor/tokens.h"
 #include "tensor/tp.h"
 
 /* ---- cases ---- */
@@ -18,13 +19,14 @@ static bool same_list(const int64_t *a, const int64_t *b, int32_t ranks)
 static bool same(const struct rondo__tp_case *a, const struct rondo__tp_case *b)
 {
     return a->kind == b->kind && a->rows == b->rows && a->few == b->few && a->add == b->add && a->bias == b->bias && a->leaves == b->leaves &&
-           a->width == b->width && a->in == b->in && a->row_bytes == b->row_bytes && a->loose == b->loose &&
+           a->width == b->width && a->in == b->in && a->order == b->order && a->row_bytes == b->row_bytes && a->loose == b->loose &&
            (a->loose || same_list(a->begin, b->begin, a->ranks)) && same_list(a->columns, b->columns, a->ranks);
 }
 
 static uint64_t hash_of(const struct rondo__tp_case *c)
 {
-    const int64_t word[] = { c->kind, c->ranks, c->few, c->add, c->bias, c->leaves, c->loose, c->rows, c->width, c->in, c->row_bytes };
+    const int64_t word[] = { c->kind, c->ranks, c->few, c->add, c->bias, c->leaves, c->loose, c->rows, c->width, c->in, c->row_bytes,
+                             (int64_t)c->order };
     uint64_t hash = 0;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++)
         hash = rondo__hash_word(hash, (uint64_t)word[i]);
@@ -123,6 +125,7 @@ static int fill(rondo_tp *tp, struct rondo__tp_entry *e, const struct rondo__tp_
     int err = make(tp, e, c->loose);
     if (!err && c->loose)
         err = make(tp, e, false);
+    e->c.tokens = NULL;
     if (err)
         return err;
     e->join = rondo__alloc_zero((size_t)e->built.nodes.count, sizeof *e->join);
@@ -159,6 +162,46 @@ int rondo__tp_entry(rondo_tp *tp, const struct rondo__tp_case *c, struct rondo__
 
 /* ---- running ---- */
 
+/* Those of this rank's tokens. */
+static int token_nodes(const struct rondo__tp_call *call, void *const *place, const struct rondo_poll *poll)
+{
+    const struct rondo__tp_case *c = &call->entry->c;
+    const struct rondo_tokens *t = call->tokens;
+    float *to = place[call->entry->built.made];
+    int err = 0;
+    for (int64_t i = 0; i < t->node_count && !err; i++) {
+        const struct rondo__token_node *n = t->nodes + i;
+        if (n->part != t->part)
+            continue;
+        const struct rondo_token_segment all = { 0, n->leaves, 0 };
+        struct rondo_token_run run = rondo__tokens_run(t, n->leaf, n->leaves);
+        run.segments = c->bias ? NULL : &all;
+        run.segment_count = !c->bias;
+        run.rows = c->rows;
+        run.columns = c->width;
+        run.a = place[RONDO_TP_BIAS];
+        run.a_stride = call->bias_stride;
+        run.b = place[RONDO_TP_X];
+        run.b_stride = call->x_stride;
+        run.y = to;
+        run.y_stride = c->width;
+        err = rondo__ops(call->tp->ctx)->token_sum(rondo__dev(call->tp->ctx), NULL, &run, poll);
+        to += c->rows * c->width;
+    }
+    return err;
+}
+
+/* Of a sum over outputs. */
+static int back_nodes(const struct rondo__tp_call *call, void *const *place, const struct rondo_poll *poll)
+{
+    const struct rondo__tp_case *c = &call->entry->c;
+    const int32_t me = call->tp->ctx->rank, first = (int32_t)c->begin[me];
+    const struct rondo_linear_dx_run run = { .rows = c->rows, .outputs = c->in, .total = c->leaves, .first_leaf = first,
+                                             .leaves = (int32_t)c->begin[me + 1] - first, .dy = place[RONDO_TP_X], .dy_stride = call->x_stride,
+                                             .nodes = place[call->entry->built.made], .node_stride = c->rows * c->width };
+    return rondo__linear_run_dx(call->linear, call->tp->ctx, NULL, &run, poll);
+}
+
 static int nodes(const struct rondo__tp_call *call, void *const *place, const struct rondo_poll *poll)
 {
     const struct rondo__tp_case *c = &call->entry->c;
@@ -178,7 +221,7 @@ static int join(const struct rondo__tp_call *call, void *const *place)
                                                  node[i].merges, 0 };
     const struct rondo_linear_join j = { .rows = count, .out = e->c.width, .nodes = e->join, .count = (int32_t)e->built.nodes.count,
                                          .add = e->c.add, .y = place[RONDO_TP_Y], .y_stride = call->y_stride,
-                                         .bias = e->c.bias ? place[RONDO_TP_BIAS] : NULL };
+                                         .bias = e->c.bias && !call->tokens ? place[RONDO_TP_BIAS] : NULL };
     return rondo__ops(call->tp->ctx)->linear_join(rondo__dev(call->tp->ctx), NULL, &j);
 }
 
@@ -187,7 +230,7 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
     const struct rondo__tp_call *call = arg;
     switch (o->first) {
     case RONDO_TP_NODES:
-        return nodes(call, place, poll);
+        return call->tokens ? token_nodes(call, place, poll) : call->back ? back_nodes(call, place, poll) : nodes(call, place, poll);
     case RONDO_TP_JOIN:
         return join(call, place);
     case RONDO_TP_FIND:
