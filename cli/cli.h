@@ -243,6 +243,6 @@ double now(void);
 extern double program_began;            /* when the program was */
 
 extern const struct command command_attend, command_generate, command_score, command_tokenize, command_verify, command_bench,
-    command_info, command_plan;
+    command_info, command_plan, command_kda;
 
 #endif

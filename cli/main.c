@@ -11,10 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-static const struct command *const commands[] = { &command_attend, &command_generate, &command_score, &command_tokenize, &command_verify,
+static const struct command *const commands[] = { &command_attend, &command_kda, &command_generate, &command_score, &command_tokenize, &command_verify,
                                                   &command_bench, &command_plan, &command_info };
 /* Known by name, so that a user learns that it is no slip of the pen. */
-static const char *const later[] = { "kda", "serve" };
+static const char *const later[] = { "serve" };
 
 static int program_help(FILE *to)
 {

@@ -42,7 +42,7 @@ ok "no command: exit 2" test $? = 2
 empty "and nothing on stdout" "$scratch/out"
 
 says 2 "unknown command 'frobnicate'" frobnicate
-says 2 "'kda' is not part" kda x.safetensors
+says 2 "no output file" kda x.safetensors
 says 2 "did you mean run" plan runs
 says 2 "'serve' is not part" serve -m x
 says 2 "unknown option '--json'" --json

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * rondo kda, from file to file: the result against the rule in double precision, one hash and one file for every number of ranks and way, and each
+ * kind of bad input with its exit code, one sentence and no file.
+ */
+#define DRAW_STREAM 7017
+#include "t/delta.h"
+
+#include "program.h"
+#include "rondo_lm.h"
+
+struct tensor {
+    rondo_array array;
+    int64_t shape[4];
+    const void *data;
+};
+
+static struct tensor t(const char *name, int type, const void *data, int dims, int64_t a, int64_t b, int64_t c, int64_t d)
+{
+    struct tensor x = { { name, type, dims, NULL, 0, 0, { 0 } }, { a, b, c, d }, data };
+    return x;
+}
+
+static void write_file(const char *name, const struct tensor *list, int count)
+{
+    char path[1024];
+    rondo_array arrays[10];
+    rondo_arrays_writer *writer = NULL;
+    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
+    for (int i = 0; i < count; i++) {
+        arrays[i] = list[i].array;
+        arrays[i].shape = list[i].shape;
+    }
+    int code = rondo_arrays_create(&writer, path, arrays, count);
+    for (int i = 0; i < count && !code; i++) {
+        const int type = list[i].array.type;
+        uint64_t bytes = type == RONDO_ARRAY_I64 || type == RONDO_ARRAY_F64 ? 8 : type == RONDO_ARRAY_BF16 || type == RONDO_ARRAY_F16 ? 2 : 4;
+        for (int d = 0; d < list[i].array.dims; d++)
+            bytes *= (uint64_t)list[i].shape[d];
+        code = rondo_arrays_write(writer, i, 0, bytes, list[i].data);
+    }
+    if (code || rondo_arrays_commit(writer)) {
+        printf("Bail out! %s: %s\n", name, rondo_error_text());
+        exit(1);
+    }
+}
+
+static int list_of(struct tensor *list, const struct delta_case *c, int64_t batch, const int64_t *starts)
+{
+    const int64_t tokens = c->rows / batch;
+    int n = 0;
+    list[n++] = t("q", c->type, c->q, 4, batch, tokens, c->key_heads, c->key_dim);
+    list[n++] = t("k", c->type, c->k, 4, batch, tokens, c->key_heads, c->key_dim);
+    list[n++] = t("v", c->type, c->v, 4, batch, tokens, c->heads, c->value_dim);
+    list[n++] = t("g", c->type, c->g, 4, batch, tokens, c->heads, c->gate_dim);
+    list[n++] = t("beta", c->type, c->b, 3, batch, tokens, c->heads, 0);
+    if (c->from)
+        list[n++] = t("initial_state", RONDO_ARRAY_F32, c->from, 4, c->sequences, c->heads, c->key_dim, c->value_dim);
+    if (c->gate && c->a_log)
+        list[n++] = t("A_log", RONDO_ARRAY_F32, c->a_log, 1, c->heads, 0, 0, 0);
+    if (c->gate && c->dt_bias)
+        list[n++] = t("dt_bias", RONDO_ARRAY_F32, c->dt_bias, 2, c->heads, c->gate_dim, 0, 0);
+    if (starts)
+        list[n++] = t("cu_seqlens", RONDO_ARRAY_I64, starts, 1, c->sequences + 1, 0, 0, 0);
+    return n;
+}
+
+/* An array of a result; free() it. */
+static void *result(const char *file, const char *name, int dims, const int64_t *shape)
+{
+    char path[1024];
+    rondo_arrays *f = NULL;
+    void *to = NULL;
+    snprintf(path, sizeof path, "%s/%s", scratch_dir, file);
+    const rondo_array *a = rondo_arrays_open(&f, path) ? NULL : rondo_arrays_find(f, name);
+    bool same = a && a->dims == dims;
+    for (int i = 0; i < dims && same; i++)
+        same = a->shape[i] == shape[i];
+    if (same && (to = malloc(a->bytes + 1)) != NULL && rondo_arrays_read(f, a, 0, a->bytes, to)) {
+        free(to);
+        to = NULL;
+    }
+    rondo_arrays_close(f);
+    return to;
+}
+
+static struct delta_case shape_of(int64_t sequences, const int64_t *cu, int gate, int type)
+{
+    struct delta_case c = { .heads = 4, .key_heads = 2, .key_dim = 24, .value_dim = 70, .gate_dim = 24, .sequences = sequences, .gate = gate,
+                            .beta = RONDO_BETA_SIGMOID, .norm = 1, .type = type, .lower_bound = -5.0, .scale = 1.0 / sqrt(24.0) };
+    memcpy(c.cu, cu, (size_t)(sequences + 1) * sizeof *cu);
+    c.rows = cu[sequences];
+    return c;
+}
+
+static void check(const char *file, struct delta_case *c, int64_t batch)
+{
+    const int64_t out_shape[] = { batch, c->rows / batch, c->heads, c->value_dim };
+    const int64_t state_shape[] = { c->sequences, c->heads, c->key_dim, c->value_dim };
+    void *out = result(file, "out", 4, out_shape), *to = result(file, "final_state", 4, state_shape);
+    delta_oracle(c);
+    if (ok(out && to, "%s has out and final_state", file)) {
+        const double a = delta_error(c->out, out, c->type, c->rows * c->heads * c->value_dim);
+        const double b = delta_error(c->to, to, RONDO_F32, c->sequences * c->heads * c->key_dim * c->value_dim);
+        ok(a < (c->type == RONDO_F32 ? 1e-6 : 4e-3) && b < 1e-6, "they agree with the rule (%.2g, %.2g)", a, b);
+    }
+    free(out);
+    free(to);
+}
+
+/* One file on one rank; others must give the same. */
+static void same_file(const char *options)
+{
+    static const char *const others[] = { "--ranks 2", "--ranks 3 --cp off", "--ranks 5 --cp pipeline --threads 2", "--ranks 4 --cp exact --isa scalar",
+                                          "--cp pipeline", "--ranks 7 --layout contiguous" };
+    char want[32], line[2200];
+    snprintf(want, sizeof want, "%s", program_text("hash"));
+    ok(strlen(want) == 16, "hash %s", want);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const int code = rondo("", "kda %s -o many --json %s", options, others[i]);
+        snprintf(line, sizeof line, "cmp -s '%s/one' '%s/many'", scratch_dir, scratch_dir);
+        if (!ok(code == 0 && !strcmp(program_text("hash"), want) && !system(line), "%s: the same hash and file", others[i]))
+            diag("exit %d, %s", code, program_err);
+    }
+}
+
+static void results(void)
+{
+    static const int64_t equal[] = { 0, 40, 80 }, packed[] = { 0, 30, 30, 77 };
+    struct tensor list[10];
+    struct delta_case c = shape_of(2, equal, RONDO_GATE_SOFTPLUS, RONDO_F32);
+    delta_draw(&c, -3.0, 2.0, true);
+    write_file("batch", list, list_of(list, &c, 2, NULL));
+    is_int(rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm"), 0, "two sequences, a softplus gate, states");
+    check("one", &c, 2);
+    same_file("batch --gate softplus --beta sigmoid --l2norm");
+    is_int(rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm --checkpoints 0,7,40"), 0, "with checkpoints");
+    const int64_t point_shape[] = { 3, 2, c.heads, c.key_dim, c.value_dim }, state_shape[] = { 2, c.heads, c.key_dim, c.value_dim };
+    const size_t entry = (size_t)(c.heads * c.key_dim * c.value_dim);
+    float *points = result("one", "checkpoints", 5, point_shape), *to = result("one", "final_state", 4, state_shape);
+    ok(points && to && !memcmp(points, c.from, 2 * entry * sizeof(float)) && !memcmp(points + 4 * entry, to, 2 * entry * sizeof(float)),
+       "behind no token they are the initial states, behind all tokens the final ones");
+    free(points);
+    free(to);
+    same_file("batch --gate softplus --beta sigmoid --l2norm --checkpoints 0,7,40");
+    delta_free(&c);
+
+    c = shape_of(3, packed, RONDO_GATE_BOUNDED, RONDO_BF16);
+    delta_draw(&c, -3.0, 2.0, true);
+    write_file("packed", list, list_of(list, &c, 1, packed));
+    is_int(rondo("", "kda packed -o one --json --gate bounded --lower-bound=-5 --beta sigmoid --l2norm --checkpoints 30,50"), 0,
+           "packed sequences, an empty one among them, in BF16");
+    check("one", &c, 1);
+    const int64_t packed_shape[] = { 2, 1, c.heads, c.key_dim, c.value_dim }, packed_states[] = { 3, c.heads, c.key_dim, c.value_dim };
+    points = result("one", "checkpoints", 5, packed_shape);
+    to = result("one", "final_state", 4, packed_states);
+    ok(points && to && !memcmp(points, to, entry * sizeof(float)), "a checkpoint on a boundary is the end of the sequence before it");
+    free(points);
+    free(to);
+    same_file("packed --gate bounded --lower-bound=-5 --beta sigmoid --l2norm --checkpoints 30,50");
+    json_t *r = program_json();
+    ok(json_integer_value(json_object_get(r, "ranks")) == 7 && json_number_value(json_object_get(r, "flops")) > 0 &&
+           json_integer_value(json_object_get(r, "peak_bytes_per_rank")) > 0 &&
+           json_integer_value(json_object_get(json_object_get(r, "comm"), "bytes")) > 0, "the report has ranks, cost and what moved");
+    json_decref(r);
+    rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5");
+    ok(!strcmp(program_text("cp"), "off"), "what runs is told: one walk on one rank");
+    rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5 --cp pipeline");
+    ok(!strcmp(program_text("cp"), "pipeline"), "... and a way that was asked for by name");
+    delta_free(&c);
+}
+
+static void under_mpi(void)
+{
+    const char *mpirun = getenv("MPIRUN");
+    char want[32], before[1100];
+    if (!mpirun || !*mpirun) {
+        skip(1, "no mpirun");
+        return;
+    }
+    rondo("", "kda batch -o one --json --gate softplus --l2norm");
+    snprintf(want, sizeof want, "%s", program_text("hash"));
+    snprintf(before, sizeof before, "%s -n 3", mpirun);
+    const int code = rondo(before, "kda batch -o many --json --gate softplus --l2norm </dev/null");
+    if (!ok(code == 0 && !strcmp(program_text("hash"), want) && !strcmp(program_text("transport"), "mpi"), "3 MPI processes give the same hash"))
+        diag("exit %d: %s %s", code, program_out, program_err);
+}
+
+static void bad(void)
+{
+    static const int64_t packed[] = { 0, 30, 30, 77 }, down[] = { 0, 40, 30, 77 };
+    struct tensor list[10];
+    struct delta_case c = shape_of(3, packed, RONDO_GATE_LOG, RONDO_F32);
+    delta_draw(&c, -1.0, 0.0, true);
+    const int n = list_of(list, &c, 1, packed);
+    write_file("good", list, n);
+    refuses(2, "no output file", "kda good");
+    refuses(2, "no input file", "kda -o bad");
+    refuses(2, "--lower-bound", "kda good -o bad --gate bounded");
+    refuses(2, "--gate bounded", "kda good -o bad --lower-bound=-5");
+    refuses(2, "--lower-bound", "kda good -o bad --gate bounded --lower-bound=5");
+    refuses(2, "gate", "kda good -o bad --gate hard");
+    refuses(2, "beta", "kda good -o bad --beta 2");
+    refuses(2, "affine", "kda good -o bad --cp affine");
+    refuses(2, "legacy", "kda good -o bad --cp legacy");
+    refuses(2, "sm-count", "kda good -o bad --sm-count 78");
+    refuses(2, "tolerance", "kda good -o bad --tolerance 1e-3");
+    refuses(2, "zigzag", "kda good -o bad --layout zigzag --ranks 2");
+    refuses(2, "--cp", "kda good -o bad --algorithm pass-kv");
+    refuses(2, "--checkpoints", "kda good -o bad --checkpoints 5,5");
+    refuses(2, "--checkpoints", "kda good -o bad --checkpoints 78");
+    refuses(2, "input itself", "kda good -o good");
+    refuses(3, "nowhere", "kda nowhere -o bad");
+    write_file("few", list + 1, n - 1);
+    refuses(3, "no tensor 'q'", "kda few -o bad");
+    list[8] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim);
+    write_file("gradients", list, 9);
+    refuses(3, "'do' asks for gradients", "kda gradients -o bad");
+    list[8] = t("mask", RONDO_ARRAY_F32, c.b, 1, 4, 0, 0, 0);
+    write_file("unknown", list, 9);
+    refuses(3, "'mask' has no meaning", "kda unknown -o bad");
+    list_of(list, &c, 1, down);
+    write_file("down", list, n);
+    refuses(3, "entry 2 of 'cu_seqlens' is 30", "kda down -o bad");
+    list_of(list, &c, 1, packed);
+    list[2] = t("v", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, 3, c.value_dim);
+    write_file("heads", list, n);
+    refuses(3, "a multiple of q's", "kda heads -o bad");
+    list_of(list, &c, 1, packed);
+    list[4] = t("beta", RONDO_ARRAY_I32, c.b, 3, 1, c.rows, c.heads, 0);
+    write_file("type", list, n);
+    refuses(3, "'beta' is of another type", "kda type -o bad");
+    list_of(list, &c, 1, packed);
+    list[5] = t("initial_state", RONDO_ARRAY_F32, c.from, 4, 2, c.heads, c.key_dim, c.value_dim);
+    write_file("states", list, n);
+    refuses(3, "'initial_state' is not [3, 4, 24, 70]", "kda states -o bad");
+    list[n] = t("A_log", RONDO_ARRAY_F32, c.a_log, 1, 4, 0, 0, 0);
+    list_of(list, &c, 1, packed);
+    write_file("gain", list, n + 1);
+    refuses(3, "'A_log' is of gates that are computed", "kda gain -o bad");
+    char path[1100];
+    snprintf(path, sizeof path, "test ! -e '%s/bad'", scratch_dir);
+    is_int(system(path), 0, "none of them left a file");
+    delta_free(&c);
+}
+
+int main(void)
+{
+    if (!getenv("RONDO") || !*getenv("RONDO"))
+        return skip_all("the program was not built");
+    scratch_make("7017-kda");
+    results();
+    under_mpi();
+    bad();
+    scratch_remove();
+    return done();
+}
