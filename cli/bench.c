@@ -238,8 +238,6 @@ static int check_options(void)
         (common.ranks || common.threads || common.layout || common.algorithm || common.grid[0] || common.mpi))
         return fail(EXIT_USAGE, "--check measures README's table with ranks and threads of its own; leave out --ranks, --threads, --layout, "
                     "--algorithm, --grid and mpirun");
-    if (common.device && strcmp(common.device, "cpu"))
-        return fail(EXIT_USAGE, "bench measures the CPU against ceilings of the CPU; leave out --device %s", common.device);
     if (bench.check && calibrate)
         return fail(EXIT_USAGE, "--check and --calibrate exclude each other; give one of them");
     if (calibrate && (common.mpi || (!kind && common.ranks)))
@@ -301,6 +299,8 @@ static int bench_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "'%s' must come right after bench; usage: rondo %s", operand, self->synopsis);
     if (!is_kind("linear") && !is_kind("generate") && (code = common_strict()) != 0)
         return code;
+    if (common.device && strcmp(common.device, "cpu"))
+        return fail(EXIT_USAGE, "bench measures the CPU against ceilings of the CPU; leave out --device %s", common.device);
     if ((code = common_settle()) != 0 || (code = check_options()) != 0)
         return code;
     const struct file_use files[] = { { "-m", bench.shape.model, FILE_FOLDER }, { "--plot", plot, FILE_OUT },

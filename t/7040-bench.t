@@ -94,6 +94,7 @@ wrong "give one of them" --packed 50 --cached 10
 wrong "give one of them" --packed 50 --lengths
 wrong "give one of them" --decode --packed 5
 wrong "of its own" --terms --alibi
+wrong "leave out --device cuda" --device cuda
 wrong "of its own" --terms --causal
 wrong "one thread" --terms --ranks 2
 wrong "one thread" --terms --layout snake
