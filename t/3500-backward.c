@@ -77,6 +77,25 @@ static void bits(const char *name, struct problem *p, const struct gradients *on
         counted &= g.agree;
         gradients_free(&g);
     }
+    static const char *const isas[] = { "scalar", "avx2", "avx512", "neon" };
+    int alike = !err;
+    for (int i = 0, usable; i < 4 && !err; i++) {
+        struct gradients g;
+        struct backward_setup s = plain(p);
+        const char *name_of;
+        for (int j = 0; (name_of = rondo_isa_name(j, &usable)) && strcmp(name_of, isas[i]); j++) {
+        }
+        if (!name_of || !usable)
+            continue;
+        s.ranks = 1 + i % 2;
+        s.isa = isas[i];
+        err = solve_backward(p, &s, &g);
+        alike &= !err && gradients_same(p, one, &g);
+        if (!err && !gradients_same(p, one, &g))
+            diag("%s differs", isas[i]);
+        gradients_free(&g);
+    }
+    ok(alike, "%s: the same bits from each instruction set%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
     ok(!err && same, "%s: the same bits on 1, 2, 3 and 5 ranks%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
     ok(!err && counted, "%s: the plan says what it moves", name);
 }

@@ -186,6 +186,53 @@ static void nothing_seen(void)
     problem_free(&p);
 }
 
+/* ---- the same bits from each instruction set, whatever the numbers ---- */
+
+static void scatter(void *data, int64_t count, uint32_t seed)
+{
+    static const float odd[] = { INFINITY, -INFINITY, NAN, 1e-42f, -0.0f, 3e38f, -1e-38f, 1e20f, 0.0f };
+    for (uint32_t i = 0; i < 3 && count; i++) {
+        uint32_t r[4], counter[4] = { i, seed, 9, 0 }, key[2] = { 3, 4 };
+        rondo_philox(r, counter, key);
+        ((float *)data)[r[0] % (uint64_t)count] = odd[r[1] % 9];
+    }
+}
+
+static void wild(void)
+{
+    int usable, sets = 0, same = 1, err = 0;
+    for (uint32_t n = 0; n < 24 && !err; n++) {
+        struct problem p = { .tokens = { 50 + n }, .cached = { (int64_t)(n % 3) * 11 - 9 }, .heads = 2, .kv_heads = 1 + n % 2, .head_dim = 7 + n,
+                             .value_dim = 24 - n % 9, .causal = n % 4 != 0, .windowed = n % 5 == 0, .left = n % 5 ? 0 : 20, .right = n % 5 ? 0 : 3, .mask = n % 3 == 1,
+                             .softcap = n % 2 ? 1.7 : 0.0, .alibi = n % 3 == 0, .sinks = n % 4 == 0, .dropout = n % 5 == 1 ? 0.4 : 0.0,
+                             .spread = n % 7 == 0 ? 40.0 : 1.0, .leaf = 8 << n % 5, .seed = 100 + n };
+        struct gradients g[8];
+        problem_data(&p);
+        scatter(p.q, p.q_rows * p.heads * p.head_dim, 10 * n);
+        if (n % 2)
+            scatter(p.k, p.kv_rows * p.kv_heads * p.head_dim, 10 * n + 1);
+        if (n % 3)
+            scatter(p.v, p.kv_rows * p.kv_heads * p.value_dim, 10 * n + 2);
+        sets = 0;
+        const char *name;
+        for (int i = 0; (name = rondo_isa_name(i, &usable)) && !err; i++) {
+            struct backward_setup s = { .ranks = 1, .with_dlse = 1, .isa = name };
+            if (!usable)
+                continue;
+            err = solve_backward(&p, &s, g + sets);
+            if (sets && !gradients_same(&p, g, g + sets)) {
+                diag("problem %u differs on %s", n, name);
+                same = 0;
+            }
+            sets++;
+        }
+        for (int i = 0; i < sets; i++)
+            gradients_free(g + i);
+        problem_free(&p);
+    }
+    ok(!err && same, "numbers of all sorts: %d instruction sets give the same bits%s%s", sets, err ? ": " : "", err ? rondo_error_text() : "");
+}
+
 /* ---- refused ---- */
 
 static void refused(int code, int got, const char *part, const char *what)
@@ -302,6 +349,7 @@ int main(void)
     hidden("scalar");
     hidden(NULL);
     nothing_seen();
+    wild();
     ok(!rondo_run_threads(1, plans, NULL) && !rondo_run_threads(2, plans, NULL), "plans");
     ok(!rondo_run_threads(1, tensors, NULL), "tensors%s", rondo_error_text());
     return done();

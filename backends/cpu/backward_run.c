@@ -53,13 +53,14 @@ int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **ou
     const bool fits = b->tasks && b->alike && b->shared;
     int err = fits ? 0 : rondo__fail(RONDO_ENOMEM, "backward: no memory for %lld jobs", (long long)desc->job_count);
     for (int64_t i = 0; i < desc->job_count && !err; i++) {
-        size_t need;
+        const bool bias = desc->jobs[i].what & RONDO_BACKWARD_BIAS;
+        size_t need = 0, more = 0;
         set_task(b, i);
-        if (!dev->kernels.backward.bytes(b->tasks + i, &need) || !rondo__mul64(desc->kv_heads, desc->jobs[i].queries + 1, &heads) ||
+        if (!dev->kernels.backward.bytes(b->tasks + i, &need) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)) || !rondo__mul64(desc->kv_heads, desc->jobs[i].queries + 1, &heads) ||
             !rondo__add64(items, heads, &items))
             err = too_large();
-        else
-            most = need > most ? need : most;
+        need = need > more ? need : more;
+        most = need > most ? need : most;
     }
     if (!err && rondo__add(most, 63, &b->worker_bytes)) {
         b->worker_bytes &= ~(size_t)63;

@@ -16,17 +16,11 @@ struct build {
     const struct rondo_cpu_delta *delta;
 };
 
-#define BACKWARD(name) BACKWARD_##name
-#define BACKWARD_soft &rondo__cpu_backward_soft
-#define BACKWARD_fma &rondo__cpu_backward_fma
-#define BACKWARD_avx2 NULL
-#define BACKWARD_avx512 NULL
-#define BACKWARD_neon NULL
 #define BUILD(name)                                                                                                                        \
     static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
-                                               &rondo__cpu_gradient_##name, BACKWARD(name), &rondo__cpu_delta_##name };
+                                               &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
 BUILD(fma)
@@ -54,7 +48,8 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
     if (b->backward) {
         const struct rondo_cpu_backward *was = &out->backward, *is = b->backward;
         out->backward = (struct rondo_cpu_backward){ is->bytes ? is->bytes : was->bytes, is->run ? is->run : was->run,
-                                                     is->bias ? is->bias : was->bias, is->sums ? is->sums : was->sums };
+                                                     is->bias ? is->bias : was->bias,
+                                                     is->bias_bytes ? is->bias_bytes : was->bias_bytes, is->sums ? is->sums : was->sums };
     }
     out->delta = b->delta ? b->delta : out->delta;
     if (!from)

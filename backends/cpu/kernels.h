@@ -50,6 +50,7 @@ struct rondo_cpu_backward {
     /* Of `count` tasks that share rows of dbias those of one leaf of queries of number `longest` of them. */
     int (*bias)(const struct rondo_backward_task *tasks, int32_t count, int32_t longest, int32_t leaf, void *scratch,
                 const struct rondo_poll *poll);
+    bool (*bias_bytes)(const struct rondo_backward_task *task, size_t *bytes);   /* scratch of that */
     void (*sums)(const struct rondo_backward_sums *of, int64_t first, int64_t end);   /* rows [first, end) */
 };
 

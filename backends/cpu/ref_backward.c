@@ -359,7 +359,7 @@ static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t en
 }
 
 #ifdef RONDO_ISA_fma
-const struct rondo_cpu_backward rondo__cpu_backward_fma = { bytes, run, bias, sums };
+const struct rondo_cpu_backward rondo__cpu_backward_fma = { bytes, run, bias, bytes, sums };
 #else
-const struct rondo_cpu_backward rondo__cpu_backward_soft = { bytes, run, bias, sums };
+const struct rondo_cpu_backward rondo__cpu_backward_soft = { bytes, run, bias, bytes, sums };
 #endif
