@@ -1,19 +1,24 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
-# Ranks from Python that are MPI processes: each has its own rows, and the bits are those of one rank.
+# Ranks from Python that are MPI processes: each has its own rows, and the bits are those of one rank, gradients too.
 . "$srcdir/t/shell.sh"
 . "$srcdir/t/python.sh"
 [ -n "$MPIRUN" ] || skip_all "built without MPI"
 python_for numpy
 PYTHONPATH=$PYTHONPATH:$srcdir/t/python
-"$python" -c 'import rondo
+cat >"$scratch/one.py" <<'END'
+import rondo
 from kit import numbers
-print(rondo.hash(*rondo.attention_varlen(*(numbers(n, 277, h, 16) for n, h in ((1, 4), (2, 2), (3, 2))), [0, 200, 277], [0, 200, 277], causal=True, return_lse=True)))' >"$scratch/one"
+arrays, starts = [numbers(n, 277, h, 16) for n, h in ((1, 4), (2, 2), (3, 2))], [0, 200, 277]
+out, lse = rondo.attention_varlen(*arrays, starts, starts, causal=True, return_lse=True)
+print(rondo.hash(out, lse, *rondo.attention_varlen_backward(out, *arrays, out, lse, starts, starts, causal=True)))
+END
+"$python" "$scratch/one.py" >"$scratch/one"
 for ranks in 1 3; do
     echo "$ranks mpi $(cat "$scratch/one")" >"$scratch/want"
     # shellcheck disable=SC2086  # words
     $MPIRUN -n $ranks "$python" "$srcdir/t/python/mpi.py" >"$scratch/got" 2>"$scratch/err" || sed 's/^/# /' "$scratch/err"
-    compare "$ranks processes: the hash of one rank" "$scratch/want" "$scratch/got"
+    compare "$ranks processes: the hash of one rank, of results and gradients" "$scratch/want" "$scratch/got"
 done
 # shellcheck disable=SC2086
 $MPIRUN -n 2 "$python" "$srcdir/t/python/mpi.py" fail >"$scratch/got" 2>"$scratch/err"

@@ -6,6 +6,8 @@
  */
 #include "backends/cpu/backward.h"
 
+#include <stdatomic.h>
+
 #include "backends/cpu/cpu.h"
 
 /* Tasks that share rows of dbias: in `alike` from `first` on. One item for each leaf of queries of the one that has most queries. */
@@ -160,8 +162,12 @@ static int one(void *arg, int64_t item, int worker)
     const struct rondo_backward *b = l->b;
     const struct rondo_poll *poll = worker ? NULL : l->poll;
     void *scratch = l->scratch + (size_t)worker * b->worker_bytes;
-    if (item < l->heads)
-        return l->kernels->backward.run(b->tasks + l->run->first + item / b->desc.kv_heads, (int32_t)(item % b->desc.kv_heads), scratch, poll);
+    if (item < l->heads) {
+        int err = l->kernels->backward.run(b->tasks + l->run->first + item / b->desc.kv_heads, (int32_t)(item % b->desc.kv_heads), scratch, poll);
+        if (!err && l->poll && l->poll->work)
+            atomic_fetch_add_explicit(&l->poll->work->done, 1, memory_order_relaxed);
+        return err;
+    }
     const struct shared *s = b->shared;
     for (item -= l->heads; item >= s->items; s++)
         item -= s->items;
@@ -178,6 +184,8 @@ int rondo__cpu_backward(struct rondo_device *dev, struct rondo_stream *stream, c
     for (int64_t i = run->first; i < run->first + run->count; i++)
         bind(b, run, i);
     (void)find_shared(b, run, &bias_items);
+    if (poll && poll->work)
+        poll->work->total += (uint64_t)l.heads;
     return rondo__cpu_for(dev, l.heads + bias_items, one, &l, poll);
 }
 

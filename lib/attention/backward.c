@@ -256,10 +256,12 @@ static int prepare(struct rondo__backward_call *call, const rondo_attention_io *
 int rondo_attention_backward(rondo_attention *plan, const rondo_attention_io *io, const rondo_attention_gradients *gradients, void *workspace)
 {
     struct rondo__backward_call call = { .plan = plan };
-    struct rondo__given given = { .caller = call.at, .compute = compute, .arg = &call };
+    struct rondo__given given = { .caller = call.at, .compute = compute, .arg = &call, .longest = RONDO_BACKWARD_RUN };
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the plan is NULL");
     int err = prepare(&call, io, gradients, workspace);
+    given.progress = call.io.progress;
+    given.user = call.io.user;
     if (!err)
         err = rondo__runner_bind(plan->backward->runner, &given, workspace);
     if (!plan->agreed && plan->design.ranks > 1) {

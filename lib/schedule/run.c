@@ -208,9 +208,14 @@ size_t rondo__runner_bytes(const struct rondo__runner *r)
 
 /* ---- how far it has come ---- */
 
+/* The caller's function is called at least so often while somebody polls, also where nothing has got on: it may want to stop. Seconds. */
+#define BEAT 0.05
+
 static double cost_of(const struct rondo__runner *r, const struct rondo__operation *o)
 {
     double cost = 0.0;
+    if (o->program < 0)   /* no attention: what takes the time is one of its functions */
+        return o->first == r->given->longest ? 1.0 : 0.0;
     for (int64_t i = 0; i < o->count; i++) {
         const struct rondo_program_desc *d = r->desc + o->program;
         const struct rondo_job *job = d->jobs + o->first + i;
@@ -224,7 +229,7 @@ static double cost_of(const struct rondo__runner *r, const struct rondo__operati
 
 static int weigh(struct rondo__runner *r)
 {
-    r->before = r->told = 0.0;
+    r->before = r->told = r->told_at = 0.0;
     r->begun = r->over = 0;
     if (!r->given->progress)
         return 0;
@@ -247,11 +252,14 @@ static int weigh(struct rondo__runner *r)
 
 static int tell(struct rondo__runner *r, double done)
 {
-    if (done <= r->told)
+    const double now = rondo__now();
+    if (done <= r->told && now < r->told_at + BEAT)
         return 0;
-    r->told = done;
-    if (r->given->progress(r->given->user, done < 1.0 ? done : 1.0))
-        return rondo__fail(RONDO_ECANCELED, "rondo_attention_execute: the caller's progress function asked to stop");
+    r->told = done > r->told ? done : r->told;
+    r->told_at = now;
+    if (r->given->progress(r->given->user, r->told < 1.0 ? r->told : 1.0))
+        return rondo__fail(RONDO_ECANCELED, "%s: the caller's progress function asked to stop",
+                           r->given->compute ? "rondo_attention_backward" : "rondo_attention_execute");
     return 0;
 }
 
@@ -477,12 +485,12 @@ static int compute(struct rondo__runner *r, int64_t index, const struct rondo__o
 }
 
 /* What is no attention. */
-static int call(struct rondo__runner *r, const struct rondo__operation *o)
+static int call(struct rondo__runner *r, int64_t index, const struct rondo__operation *o)
 {
     struct rondo_poll poll;
     const double begin = r->ctx->trace ? rondo__now() : 0.0;
     rondo__computing(r->ctx, true);
-    int err = r->given->compute(r->given->arg, o, r->place, meanwhile(r, &poll, NULL));
+    int err = r->given->compute(r->given->arg, o, r->place, meanwhile(r, &poll, r->given->progress ? r->work + index : NULL));
     rondo__computing(r->ctx, false);
     rondo__trace_step(r->ctx, o->step.what, o->step, 0, begin, -1, 0);
     return err;
@@ -614,7 +622,7 @@ static int begin(struct rondo__runner *r, int64_t index)
         err = start(r, index, o);
         break;
     case RONDO_COMPUTE:
-        err = o->program < 0 ? call(r, o) : compute(r, index, o);
+        err = o->program < 0 ? call(r, index, o) : compute(r, index, o);
         break;
     case RONDO_BLANK:
         err = blank(r, o);

@@ -65,7 +65,7 @@ struct rondo__runner {
     /* how far it is: */
     struct rondo_work *work;               /* by operation */
     int64_t begun, over;                   /* operations: of those before `over` everything is told */
-    double before, told, all;
+    double before, told, told_at, all;
 };
 
 static inline char *rondo__row_at(const struct view *v, int64_t sequence, int64_t row, int64_t head)

@@ -8,7 +8,7 @@ import numpy as np
 import rondo
 from kit import numbers
 
-shape = dict(tokens=[200, 77], heads=4, kv_heads=2, head_dim=16, causal=True)
+shape = dict(tokens=[200, 77], heads=4, kv_heads=2, head_dim=16, causal=True, gradients=True)
 with rondo.Context("mpi", threads=1, deadline=60) as context:
     root = context.ranks - 1
     plan = rondo.Plan(context, **shape)
@@ -17,7 +17,9 @@ with rondo.Context("mpi", threads=1, deadline=60) as context:
     if len(sys.argv) > 1 and context.rank == 1:
         raise ZeroDivisionError("on purpose")
     out, lse = plan(*mine, return_lse=True)
+    back = plan.backward(out, *mine, out, lse)   # of half the sum of squares
+    back = [plan.gather(x, keys=i > 0, root=root) for i, x in enumerate(back)]
     out, lse = plan.gather(out, root=root), plan.gather(np.ascontiguousarray(lse[:, :, None]), root=root)
     context.barrier()
     if context.rank == root:
-        print(context.ranks, context.transport, rondo.hash(out, np.ascontiguousarray(lse[:, :, 0].T)))
+        print(context.ranks, context.transport, rondo.hash(out, np.ascontiguousarray(lse[:, :, 0].T), *back))

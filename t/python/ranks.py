@@ -152,9 +152,11 @@ ok(ticks >= 10, "Python runs on while the library computes")
 
 # ---- Control-C ----
 
+lse = np.zeros((1, 8, 1 << 15), np.float32)
 for name, call in (
         ("attention() on one rank", lambda: rondo.attention(long, long, long, threads=1)),
         ("attention() on 3 ranks", lambda: rondo.attention(long, long, long, ranks=3, threads=1)),
+        ("attention_backward() on 2 ranks", lambda: rondo.attention_backward(long, long, long, long, long, lse, ranks=2, threads=1)),
         ("a plan inside of run()", lambda: rondo.run(2, lambda c: rondo.Plan(c, tokens=1 << 15, heads=8, head_dim=64)(*[long[0, :1 << 14]] * 3))),
         ("a body that asks", lambda: rondo.run(2, lambda c: [time.sleep(0.01) for _ in range(3000) if not rondo.stopping(c)]))):
     timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
