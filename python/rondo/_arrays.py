@@ -160,6 +160,10 @@ class Rows:
         """All of it."""
         return self._tensor(self.address, self.count)
 
+    def run(self, first, count):
+        """Rows [first, first + count)."""
+        return self._tensor(self.address + first * self.row * SIZES[self.type], count)
+
     def sequence(self, s, tokens):
         """The rows of one sequence."""
         return self._tensor(self.address + int(self.first[s]) * self.row * SIZES[self.type], tokens)

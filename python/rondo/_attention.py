@@ -109,8 +109,8 @@ def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, causal=False, windo
     """
     arrays = Arrays(q, k, v, cu_seqlens_q, cu_seqlens_k, heads_first=heads_first, dtype=dtype, out_dtype=out_dtype,
                     alibi_slopes=alibi_slopes, sinks=sinks, bias=bias, mask=mask, documents=documents, seed=seed, causal=causal,
-                    window_size=window_size, softmax_scale=softmax_scale, softcap=softcap, dropout_p=dropout_p, probs=return_attn_probs, layout=layout,
-                    algorithm=algorithm, grid=grid)
+                    window_size=window_size, softmax_scale=softmax_scale, softcap=softcap, dropout_p=dropout_p, probs=return_attn_probs,
+                    layout=layout, algorithm=algorithm, grid=grid)
     return _attend(arrays, out, return_lse, return_attn_probs, ranks, threads, isa)
 
 
@@ -135,7 +135,8 @@ def attention_varlen_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_
     """The same of attention_varlen()."""
     arrays = Arrays(q, k, v, cu_seqlens_q, cu_seqlens_k, heads_first=heads_first, dtype=dtype, out_dtype=out_dtype,
                     alibi_slopes=alibi_slopes, sinks=sinks, bias=bias, mask=mask, documents=documents, seed=seed, causal=causal,
-                    window_size=window_size, softmax_scale=softmax_scale, softcap=softcap, dropout_p=dropout_p, layout=layout, algorithm=algorithm, grid=grid)
+                    window_size=window_size, softmax_scale=softmax_scale, softcap=softcap, dropout_p=dropout_p, layout=layout,
+                    algorithm=algorithm, grid=grid)
     return _return(arrays, dout, out, lse, dlse, bias_gradient, ranks, threads, isa)
 
 
