@@ -45,6 +45,7 @@ static const struct option attention_options[] = {
     { "lengths", 0, OPTION_FLAG, NULL, "a batch of two, the second with fewer keys than queries", &bench.shape.lengths, 0, 0, NULL },
     { "terms", 0, OPTION_FLAG, NULL, "each of these by turns, as a part of plain causal (default T: 8192)", &terms, 0, 0, NULL },
     { "decode", 0, OPTION_FLAG, NULL, "one query over P cached tokens (default P: 16384)", &bench.shape.decode, 0, 0, NULL },
+    { "hardware", 0, OPTION_TEXT, "FILE|NAME", "compare with what is predicted on it", &bench.shape.hardware, 0, 0, NULL },
     COMMON_ROWS, LAST_ROW,
 };
 static const struct option linear_options[] = {
@@ -166,7 +167,7 @@ static int measure(struct bench *b)
                : is_kind("transport") ? run_transport(b)
                : is_kind("generate")  ? bench_generate(b, &b->shape)
                : is_kind("load")      ? bench_load(b, &b->shape)
-               : calibrate            ? 0   /* its own rows are the tour */
+               : calibrate            ? 0   /* it has a row of its own */
                                       : run_tour(b);
     return code || !calibrate ? code : bench_calibrate(b, calibrate);
 }
@@ -202,6 +203,8 @@ static int run(void *arg)
     if (common.mpi && common.ranks && common.ranks != ranks_world())
         return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes that mpirun started; leave it out or make them equal",
                     (long long)common.ranks, ranks_world());
+    if (calibrate && common.mpi && ranks_world() < 2)
+        return fail(EXIT_USAGE, "--calibrate measures links between ranks, and mpirun started one; start two or more");
     int code = 0;
     if (ranks_first() && plot)
         code = target_try("--plot", plot);
@@ -240,8 +243,8 @@ static int check_options(void)
                     "--algorithm, --grid and mpirun");
     if (bench.check && calibrate)
         return fail(EXIT_USAGE, "--check and --calibrate exclude each other; give one of them");
-    if (calibrate && (common.mpi || (!kind && common.ranks)))
-        return fail(EXIT_USAGE, "--calibrate measures with ranks of its own; leave out --ranks and mpirun");
+    if (calibrate && !kind && common.ranks)
+        return fail(EXIT_USAGE, "--calibrate measures with two ranks, or those that mpirun started; leave out --ranks");
     if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout, --algorithm and --grid");
     if (s->dx && s->dw)
@@ -264,6 +267,10 @@ static int check_options(void)
             return fail(EXIT_USAGE, "--decode measures one query; leave out --tokens, or give --tokens 1");
         if (s->lengths + (s->packed != 0) + s->decode + (s->cached > 0 && !s->decode) > 1)
             return fail(EXIT_USAGE, "--packed, --lengths, --cached and --decode each say what sequences there are; give one of them");
+        if (s->hardware && (terms || s->type > RONDO_F32 || s->value_dim || bench.check || s->softcap > 0 || s->dropout > 0 || s->documents ||
+                            s->packed || s->alibi || s->bias || s->sinks || s->mask || s->lengths))
+            return fail(EXIT_USAGE, "--hardware predicts attention over F32 with nothing but --causal or --window; leave out the other terms, "
+                        "--type, --value-dim and --check");
         if (terms && (*extras_text(s, extras, sizeof extras) || s->causal || s->decode || s->cached))
             return fail(EXIT_USAGE, "--terms has masks and terms of its own; leave out all but --tokens, --heads, --kv-heads, --head-dim, --value-dim "
                         "and --type");

@@ -31,6 +31,7 @@ struct sample {
 };
 struct measurement {                   /* over all ranks, medians */
     double seconds, cpu, rate, ceiling, fraction;
+    double least;                      /* seconds of the fastest */
 };
 /* Called by every rank: runs `call` 1 + repeat times between ceilings; samples of all ranks go to `out` on rank 0.
  * amount: what one call does in all (FLOP or bytes); message: as in ceiling_open(). */
@@ -51,7 +52,7 @@ struct shape {
     int64_t rows, in, out;             /* linear */
     bool dx, dw;                       /* ... a gradient of it */
     int64_t size;                      /* transport */
-    const char *model;
+    const char *model, *hardware;      /* hardware: on which each row is predicted, or NULL */
     int64_t prompt, new_tokens;        /* generate */
 };
 struct bench {

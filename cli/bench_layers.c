@@ -77,7 +77,7 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
     if (dw)
         memset(dw, 0, (size_t)(s->dw ? s->in * s->out : 1) * sizeof *dw);
     struct linear_call c = { ctx, linear, tokens, s->rows, s->in, s->out, x, y, dw };
-    struct measurement m = { 0, 0, 0, 0, 0 };
+    struct measurement m = { 0, 0, 0, 0, 0, 0 };
     const double weights_read = (double)rondo_linear_bytes(linear), flops = 2.0 * (double)s->rows * (double)s->in * (double)s->out;
     if (!code)
         code = bench_measure(ctx, w->ceiling, 0, w->b->repeat, w->ceiling == CEILING_DRAM ? weights_read : flops,
@@ -96,7 +96,7 @@ static int linear_body(rondo_context *ctx, struct slot *mine, void *arg)
 
 int bench_linear(struct bench *b, const struct shape *shape, int threads, struct measurement *got, json_t **row)
 {
-    struct linear_work w = { b, shape, shape->rows <= FEW_ROWS && !shape->dx && !shape->dw ? CEILING_DRAM : CEILING_FMA, { 0, 0, 0, 0, 0 } };
+    struct linear_work w = { b, shape, shape->rows <= FEW_ROWS && !shape->dx && !shape->dw ? CEILING_DRAM : CEILING_FMA, { 0, 0, 0, 0, 0, 0 } };
     struct run run = RUN_INIT;
     run.ranks = 1;
     run.threads = threads;
@@ -184,7 +184,7 @@ static int transport_body(rondo_context *ctx, struct slot *mine, void *arg)
 
 int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got)
 {
-    struct transport_work w = { b, (size_t)shape->size, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 } };
+    struct transport_work w = { b, (size_t)shape->size, { 0, 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 } };
     struct run run = RUN_INIT;
     run.ranks = ranks;
     int code = fail_code(ranks_run(&run, transport_body, &w), STAGE_OPTIONS, run.text);

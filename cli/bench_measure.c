@@ -48,6 +48,7 @@ static void summarise(const struct sample *all, int ranks, int repeat, double am
         fraction[i] = ceiling[i] > 0 ? rate[i] / ceiling[i] : 0;
     }
     out->seconds = median(seconds, repeat);
+    out->least = seconds[0];           /* sorted by now */
     out->cpu = median(cpu, repeat);
     out->rate = median(rate, repeat);
     out->ceiling = median(ceiling, repeat);

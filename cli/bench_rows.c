@@ -73,6 +73,8 @@ void row_rate(json_t *row, const char *unit, const char *ceiling, const struct m
     json_object_set_new(row, "ceiling_rate", number(m->ceiling * 1e-9));
     json_object_set_new(row, "fraction", number(m->fraction));
     json_object_set_new(row, "cpu_seconds", number(m->cpu));
+    if (m->least > 0)
+        json_object_set_new(row, "least_seconds", number(m->least));
 }
 
 static double real_of(const json_t *row, const char *key)
@@ -134,10 +136,17 @@ static int print_row(const json_t *row)
         snprintf(ratio, sizeof ratio, "%5.3f of %s %.1f", real_of(row, "fraction"), ceiling, real_of(row, "ceiling_rate"));
     printf("%-12s %-40s %-7s %2lldx%-2lld", json_string_value(json_object_get(row, "what")), shape, json_string_value(json_object_get(row, "isa")),
            (long long)count_of(row, "ranks"), (long long)count_of(row, "threads"));
+    const json_t *hardware = json_object_get(row, "hardware");
+    if (hardware)
+        snprintf(rate, sizeof rate, "attention %.1f GFLOP/s, link %.3f GB/s, %.1f us", real_of(hardware, "attention_flops") * 1e-9,
+                 real_of(hardware, "link_bandwidth") * 1e-9, real_of(hardware, "link_latency") * 1e6);
     const double seconds = real_of(row, "seconds");
     if (json_object_get(row, "seconds"))
         printf(" %9.3f %s", seconds < 1e-3 ? seconds * 1e6 : seconds < 1 ? seconds * 1e3 : seconds, seconds < 1e-3 ? "us" : seconds < 1 ? "ms" : "s ");
-    printf(" %s %s\n", rate, ratio);
+    printf(" %s %s", rate, ratio);
+    if (json_object_get(row, "predicted_seconds"))
+        printf("  predicted %+.1f %%", 100.0 * real_of(row, "error"));
+    printf("\n");
     const json_t *mark = json_object_get(row, "mark");
     if (mark)
         printf("    %s %s: %.3f, must be %s %.3f\n", pass_sign(json_is_true(json_object_get(mark, "pass"))),

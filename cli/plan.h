@@ -18,6 +18,8 @@ int plan_model(const char *name, rondo_cost_case *c);
 /* Hardware: a name, or a file (plan_hardware.c). An exit code. What is meant where --hardware is not given: RONDO_HARDWARE, or a name. */
 int plan_hardware(const char *name, rondo_hardware *h);
 const char *plan_hardware_name(const char *given);
+/* The same as ranks of this machine see it that are threads of one process ("threads"), or processes (NULL). */
+void plan_hardware_run(rondo_hardware *h, const char *transport, int ranks, int threads);
 
 /* A prefill of Llama 3 405B on hosts of eight, as the paper runs it: milliseconds (plan_replay.c); and worlds that it did not have
  * (plan_beyond.c). Exit codes. */

@@ -31,8 +31,33 @@ static const struct {
     { "skew", AT(skew), false, false },
     { "node_ranks", AT(node_ranks), true, false },
     { "node_links", AT(node_links), true, false },
+    { "cores", AT(cores), false, false },
+    { "core_ranks", AT(core_ranks), true, false },
+    { "link_burst", AT(link_burst), false, false },
+    { "link_inward", AT(link_inward), false, false },
+    { "link_work", AT(link_work), false, false },
+    { "local_work", AT(local_work), false, false },
+    { "attention_edge", AT(attention_edge), false, false },
 };
 #define FIELDS (sizeof fields / sizeof *fields)
+
+/* [[head size, FLOP/s], ...] */
+static int read_rates(const char *where, const json_t *value, rondo_hardware *h)
+{
+    const size_t most = sizeof h->attention_rates / sizeof *h->attention_rates;
+    size_t i;
+    json_t *pair;
+    if (!json_is_array(value) || !json_array_size(value) || json_array_size(value) > most)
+        return fail(EXIT_INPUT, "%s: attention_rates takes a list of 1 to %zu pairs of a head size and its FLOP/s", where, most);
+    json_array_foreach(value, i, pair) {
+        const json_t *size = json_array_get(pair, 0), *rate = json_array_get(pair, 1);
+        if (json_array_size(pair) != 2 || !json_is_integer(size) || json_integer_value(size) < 1 || !json_is_number(rate))
+            return fail(EXIT_INPUT, "%s: attention_rates[%zu] takes a pair of a head size and its FLOP/s", where, i);
+        h->attention_dims[i] = json_integer_value(size);
+        h->attention_rates[i] = json_number_value(rate);
+    }
+    return 0;
+}
 
 static int read_field(const char *where, const char *name, const json_t *value, rondo_hardware *h)
 {
@@ -41,6 +66,12 @@ static int read_field(const char *where, const char *name, const json_t *value, 
     size_t i = 0;
     if (!strcmp(name, "name"))
         return json_is_string(value) ? 0 : fail(EXIT_INPUT, "%s: name takes a text", where);
+    if (!strcmp(name, "attention_rates"))
+        return read_rates(where, value, h);
+    if (!strcmp(name, "in_place")) {
+        h->in_place = json_is_true(value);
+        return json_is_boolean(value) ? 0 : fail(EXIT_INPUT, "%s: in_place takes true or false", where);
+    }
     while (i < FIELDS && strcmp(name, fields[i].name))
         near_try(&near, fields[i++].name);
     if (i == FIELDS)
@@ -93,6 +124,22 @@ int plan_hardware(const char *name, rondo_hardware *h)
         if (!strcmp(name, known))
             return fail_library(rondo_hardware_find(name, h), STAGE_OPTIONS);
     return read_file(name, h);
+}
+
+void plan_hardware_run(rondo_hardware *h, const char *transport, int ranks, int threads)
+{
+    h->in_place = transport != NULL;
+    if (transport || h->node_ranks > 1)
+        h->node_ranks = h->node_ranks > ranks ? h->node_ranks : ranks;
+    h->core_ranks = h->core_ranks > ranks ? h->core_ranks : ranks;
+    if (threads > 1 && h->cores > 0.0) {
+        double *const rates[] = { &h->peak_flops, &h->gemm_flops, &h->attention_flops, &h->attention_rates[0], &h->attention_rates[1],
+                                  &h->attention_rates[2], &h->attention_rates[3] };
+        const double wide = (double)threads < h->cores ? (double)threads : h->cores;
+        for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
+            *rates[i] *= wide;
+        h->cores /= wide;
+    }
 }
 
 const char *plan_hardware_name(const char *given)

@@ -13,7 +13,7 @@
 #include "t/memory.h"
 #include "t/tap.h"
 
-static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125 };
+static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0 };
 
 static bool near(double got, double want)
 {
@@ -87,7 +87,7 @@ static void by_hand(void)
     rondo__sim_free(&sim);
 
     /* 2 nodes of 2 ranks, which share a link: ranks 1 and 3 pass to the other node, 0 and 2 within theirs: 20 bytes at 10 against 100 */
-    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125 };
+    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0 };
     ring(&sim, 4, 0.0, 20.0);
     is_time(run_with(&sim, &nodes), 3 * 2.5, "the slow links set the pace");
     rondo__sim_free(&sim);
@@ -98,7 +98,7 @@ static void by_hand(void)
     }
     is_time(run_with(&sim, &nodes), 0.5 + 2 + 2, "two ranks of a node share its link");
     ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 4.5), "the first goes first");
-    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125 };
+    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0 };
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
     rondo__sim_free(&sim);
 
@@ -143,6 +143,65 @@ static void by_hand(void)
     rondo__sim_part(&sim, 0, true, 10.0);
     rondo__sim_wait(&sim, first);
     is_time(run_with(&sim, &alone), 4.5, "and for its receiver");
+    rondo__sim_free(&sim);
+}
+
+/* Cores that ranks share, what messages take of a processor, links with a bucket, and ways in that are wider than ways out. */
+static void crowds(void)
+{
+    struct rondo__sim sim = { .ranks = 0 };
+    struct rondo__sim_links l = alone;
+    l.cores = 2.0, l.core_ranks = 3;
+    for (int r = 0; r < 3; r++) {   /* 2, 3 and 7: three at 2/3 each until 3; two as fast as alone until 4; then the last */
+        const double seconds[3] = { 2.0, 3.0, 7.0 };
+        rondo__sim_rank(&sim);
+        rondo__sim_stream(&sim, seconds[r], true);
+    }
+    is_time(run_with(&sim, &l), 8.0, "three ranks on two cores");
+    ok(near(end_of(&sim, 0), 3.0) && near(end_of(&sim, 1), 4.0), "the first goes at 3, the second at 4");
+    l.core_ranks = 1;
+    is_time(run_with(&sim, &l), 7.0, "with cores of their own they take what they take");
+    l = alone;
+    is_time(run_with(&sim, &l), 7.0, "as where nothing is said of cores");
+    rondo__sim_free(&sim);
+
+    /* 10 bytes at 10, behind a latency of 0.5; a byte is 0.2 s of work: the sender's computation of 4 takes 2 more, which the receiver, which
+     * waits, spends before its own of 1 */
+    l = alone;
+    l.work = 0.2;
+    rondo__sim_rank(&sim);
+    rondo__sim_transfer(&sim, false);
+    rondo__sim_part(&sim, 1, false, 10.0);
+    rondo__sim_stream(&sim, 4.0, true);
+    rondo__sim_rank(&sim);
+    const int64_t in = rondo__sim_transfer(&sim, false);
+    rondo__sim_part(&sim, 0, true, 10.0);
+    const int64_t last = rondo__sim_stream(&sim, 1.0, true);
+    rondo__sim_wait(&sim, in);
+    is_time(run_with(&sim, &l), 0.5 + 4 + 2, "a message adds to what its sender computes");
+    is_time(end_of(&sim, last), 0.5 + 2 + 1, "and comes before what its receiver does");
+    rondo__sim_free(&sim);
+
+    /* two of 20 bytes at 10, each through a bucket of 15: the first is gone at 0.5 + 2 - 1.5, but comes in for 2; then the second */
+    l = alone;
+    l.burst = 15.0, l.inward = 40.0;
+    for (int r = 0; r < 2; r++) {
+        rondo__sim_rank(&sim);
+        rondo__sim_transfer(&sim, false);
+        rondo__sim_part(&sim, 1 - r, r != 0, 20.0);
+        rondo__sim_part(&sim, 1 - r, r != 0, 20.0);
+    }
+    is_time(run_with(&sim, &l), 0.5 + 4 - 1.5, "a bucket lets a burst go at once");
+    rondo__sim_free(&sim);
+    for (int r = 0; r < 3; r++) {
+        rondo__sim_rank(&sim);
+        rondo__sim_transfer(&sim, false);
+        rondo__sim_part(&sim, r ? 0 : 1, r == 0, 20.0);
+        if (!r)
+            rondo__sim_part(&sim, 2, true, 20.0);
+    }
+    l.burst = 0.0;
+    is_time(run_with(&sim, &l), 0.5 + 2, "two send to one whose way in is wide");
     rondo__sim_free(&sim);
 }
 
@@ -241,6 +300,20 @@ static void predictions(void)
     rondo_prediction p = predict(&c, &h, RONDO_PREDICT_RUN);
     is_time(p.layer_attention, 4.0 * 32 * 128 * (16384.0 * 16385 / 2) / 1e13, "attention of one rank takes its FLOPs");
     is_time(p.linear_seconds, 2.0 * 16384 * 4096 * (2 * 4096 + 2 * 1024) / 1e13, "and projections theirs");
+    h.attention_edge = 0.5;
+    is_time(predict(&c, &h, RONDO_PREDICT_RUN).layer_attention, 4.0 * 32 * 128 * (16384.0 * 16385 / 2 + 16384.0 * 127 / 2 / 2) / 1e13,
+            "with half of what is hidden of leaves at the edge computed all the same");
+    h.attention_edge = 0.0;
+    h.attention_dims[0] = 64, h.attention_dims[1] = 192, h.attention_rates[0] = 1e12, h.attention_rates[1] = 3e12;
+    is_time(predict(&c, &h, RONDO_PREDICT_RUN).layer_attention, 4.0 * 32 * 128 * (16384.0 * 16385 / 2) / 2e12, "a rate between those of two head sizes");
+    h = machine();
+    h.in_place = 1, h.node_ranks = 4, h.link_bandwidth = h.local_bandwidth = 1.0;
+    c.context_parallel = 4, c.new_tokens = 4096;
+    ok(predict(&c, &h, RONDO_PREDICT_RUN).layer_transfer < 200.0, "threads read each other's memory: a word a message");
+    h.in_place = 0;
+    ok(predict(&c, &h, RONDO_PREDICT_RUN).layer_transfer > 1e6, "others send it");
+    h = machine();
+    c = layer(RONDO_PASS_KV, 1, 16384, 0);
     c.skip_projections = 15;
     c.num_layers = 7;
     is_time(predict(&c, &h, RONDO_PREDICT_RUN).attention_seconds, 7 * p.layer_attention, "of each layer");
@@ -306,6 +379,17 @@ static void refusals(void)
     REFUSE("overhead", h.overhead = -1e-9);
     REFUSE("skew", h.skew = -1.0);
     REFUSE("node_ranks", h.node_ranks = -1);
+    REFUSE("cores", h.cores = -2.0);
+    REFUSE("core_ranks", h.core_ranks = -2);
+    REFUSE("link_burst", h.link_burst = -1.0);
+    REFUSE("link_inward", h.link_inward = -1.0);
+    REFUSE("link_work", h.link_work = -1.0);
+    REFUSE("local_work", h.local_work = -1.0);
+    REFUSE("attention_edge", h.attention_edge = 1.5);
+    REFUSE("attention_rates", h.attention_dims[0] = 64);
+    REFUSE("attention_rates", (h.attention_dims[0] = 64, h.attention_dims[1] = 64, h.attention_rates[0] = h.attention_rates[1] = 1e9));
+    REFUSE("in_place", h.in_place = 2);
+    REFUSE("spare", h.spare = 1);
     REFUSE("node_links", (h.node_ranks = 4, h.node_links = 5));
     h = machine();
     is_int(rondo_predict(&c, &h, 7, &p), RONDO_EINVAL, "no such kind: %s", rondo_error_text());
@@ -337,6 +421,7 @@ int main(void)
 {
     memory_hooks();
     by_hand();
+    crowds();
     bounds();
     impossible();
     predictions();

@@ -131,7 +131,17 @@ ok "gnuplot fails: nothing is left" sh -c "! ls '$scratch' | grep -q 'failed[.]s
 "$RONDO" bench linear $small --calibrate "$scratch/machine.json" --json >"$scratch/out" 2>"$scratch/err"
 ok "--calibrate with a kind: exit 0" test $? = 0
 ok "--calibrate with a kind: the hardware file" grep -q '"link_bandwidth": [0-9]' "$scratch/machine.json"
-ok "--calibrate with a kind: its row first" sh -c "grep '\"what\": ' '$scratch/out' | head -1 | grep -q linear && grep -q '\"decode\"' '$scratch/out'"
+ok "--calibrate with a kind: rates of heads of several sizes" grep -q '"attention_rates"' "$scratch/machine.json"
+ok "the file is hardware" sh -c "'$RONDO' plan choose --new 512 --cached 0 --ranks 2 --hardware '$scratch/machine.json' --json >'$scratch/out2'"
+"$RONDO" bench attention --tokens 128 --heads 2 --kv-heads 2 --head-dim 64 --repeat 1 --ranks 2 --hardware "$scratch/machine.json" --json >"$scratch/out2"
+ok "a run beside its prediction" sh -c "grep -q '\"predicted_seconds\": [0-9]' '$scratch/out2' && grep -q '\"error\"' '$scratch/out2'"
+"$RONDO" bench attention --tokens 64 --type bf16 --hardware h100 >/dev/null 2>"$scratch/err"
+ok "a prediction of what is no F32: exit 2" test $? = 2
+ok "a prediction of what is no F32: says so" grep -q '^rondo: --hardware predicts' "$scratch/err"
+"$RONDO" bench attention --tokens 64 --repeat 1 --hardware "$scratch/none.json" >/dev/null 2>"$scratch/err"
+ok "a prediction on no hardware: exit 3" test $? = 3
+ok "a prediction on no hardware: names it" grep -q 'none[.]json' "$scratch/err"
+ok "--calibrate with a kind: its row first" sh -c "grep '\"what\": ' '$scratch/out' | head -1 | grep -q linear && grep -q '\"calibrate\"' '$scratch/out'"
 
 if [ -c /dev/full ]; then # as stdout only: it must never be the name of a file to be replaced
     for what in "transport --size 1000" "attention --tokens 64" "attention --tokens 64 --json"; do

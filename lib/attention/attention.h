@@ -96,8 +96,10 @@ uint64_t rondo__design_pairs(const struct rondo__design *design);
 /* Pairs that a rank computes, of one head (here may be NULL), and how much more the busiest one has than all have on average. While the survey
  * is there. */
 int rondo__design_balance(const struct rondo__design *design, int32_t rank, uint64_t *here, double *imbalance);
-/* ... of a computation of one of its ranks, added up over all heads that it is of. */
-uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o);
+/* ... of a computation of one of its ranks, added up over all heads that it is of. hidden, or NULL: pairs that are hidden, but of a row and a
+ * leaf of which it sees something; at an edge that goes on from row to row. */
+uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o,
+                                uint64_t *hidden);
 
 /* ---- auto.c ---- */
 /* Makes the algorithm definite and finds its flow. */

@@ -457,8 +457,18 @@ double rondo__design_flops(const struct rondo__design *p)
            2.0 * (double)d->head_dim * (double)probs * heads;
 }
 
+/* Of some queries and a run of leaves, of which they see `seen` pairs. Where an edge goes through leaves, key after key from row to row, rows
+ * see half of one on average, and as many rows see a part of one as it has keys. */
+static uint64_t hidden_of(const rondo_span *queries, const rondo_span *keys, int64_t leaf_size, uint64_t seen)
+{
+    const int64_t leaf = keys->count < leaf_size ? keys->count : leaf_size;
+    const uint64_t all = (uint64_t)queries->count * (uint64_t)keys->count, edge = (uint64_t)keys->count * (uint64_t)(leaf - 1) / 2;
+    return !seen || seen >= all ? 0 : all - seen < edge ? all - seen : edge;
+}
+
 /* Of a job, in the plan's heads [head, head + heads). */
-static uint64_t job_pairs(const struct rondo_mask *mask, const struct rondo__tables *t, const struct rondo_job *job, int64_t head, int64_t heads)
+static uint64_t job_pairs(const struct rondo_mask *mask, const struct rondo__tables *t, const struct rondo_job *job, int64_t head, int64_t heads,
+                          int64_t leaf_size, uint64_t *hidden)
 {
     const struct rondo_leaf *leaf = (const struct rondo_leaf *)t->leaves.items + job->leaves_first;
     const rondo_span *span = (const rondo_span *)t->spans.items + job->spans_first;
@@ -467,21 +477,27 @@ static uint64_t job_pairs(const struct rondo_mask *mask, const struct rondo__tab
     for (int32_t j = 0; j < job->leaves; j++)
         for (int32_t k = 0; k < job->spans; k++) {
             const rondo_span keys = { leaf[j].first, leaf[j].count, leaf[j].step, 0 };
-            for (int64_t h = head; h < (alike ? head + 1 : head + heads); h++)
-                pairs = saturated(pairs, alike ? mask->kind->pairs(mask, job->sequence, span + k, &keys)
-                                               : mask->kind->head_pairs(mask, job->sequence, h, span + k, &keys));
+            for (int64_t h = head; h < (alike ? head + 1 : head + heads); h++) {
+                const uint64_t seen = alike ? mask->kind->pairs(mask, job->sequence, span + k, &keys)
+                                            : mask->kind->head_pairs(mask, job->sequence, h, span + k, &keys);
+                pairs = saturated(pairs, seen);
+                if (hidden)
+                    *hidden = saturated(*hidden, (alike ? (uint64_t)heads : 1) * hidden_of(span + k, &keys, leaf_size, seen));
+            }
         }
     return alike && __builtin_mul_overflow(pairs, (uint64_t)heads, &pairs) ? UINT64_MAX : pairs;
 }
 
-uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o)
+uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o,
+                                uint64_t *hidden)
 {
     const struct rondo__tables *t = o->program ? &part->probs : &part->tables;
     const int32_t program_heads = o->program ? (int32_t)p->desc.heads / p->groups : part->heads;
     uint64_t pairs = 0;
     for (int64_t i = o->first; i < o->first + o->count; i++) {
         const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
-        pairs = saturated(pairs, job_pairs(&p->mask, t, job, o->head + job->head, job->heads ? job->heads : program_heads));
+        pairs = saturated(pairs, job_pairs(&p->mask, t, job, o->head + job->head, job->heads ? job->heads : program_heads,
+                                           p->desc.leaf, hidden));
     }
     return pairs;
 }

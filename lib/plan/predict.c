@@ -10,9 +10,29 @@
  */
 #include "plan/predict.h"
 
-double rondo__sim_compute_seconds(const rondo_hardware *h, double flops, double bytes)
+#define RATES ((int)(sizeof((rondo_hardware *)0)->attention_dims / sizeof(int64_t)))
+
+static double attention_rate(const rondo_hardware *h, int64_t head_dim)
 {
-    const double computing = flops / h->attention_flops, reading = bytes / h->memory_bandwidth;
+    int n = 0;
+    while (n < RATES && h->attention_dims[n])
+        n++;
+    if (!n)
+        return h->attention_flops;
+    for (int i = 1; i < n; i++)
+        if (head_dim > h->attention_dims[i - 1] && head_dim < h->attention_dims[i])
+            return h->attention_rates[i - 1] + (h->attention_rates[i] - h->attention_rates[i - 1]) *
+                                                   (double)(head_dim - h->attention_dims[i - 1]) /
+                                                   (double)(h->attention_dims[i] - h->attention_dims[i - 1]);
+    for (int i = 0; i < n; i++)
+        if (head_dim <= h->attention_dims[i])
+            return h->attention_rates[i];
+    return h->attention_rates[n - 1];
+}
+
+double rondo__sim_compute_seconds(const rondo_hardware *h, int64_t head_dim, double flops, double bytes)
+{
+    const double computing = flops / attention_rate(h, head_dim), reading = bytes / h->memory_bandwidth;
     return h->operation_latency + (computing > reading ? computing : reading);
 }
 
@@ -42,15 +62,31 @@ static int complete(rondo_hardware *h, const rondo_hardware *given)
         { "peak_flops", h->peak_flops, false }, { "link_latency", h->link_latency, false },
         { "all_to_all_latency", h->all_to_all_latency, false }, { "overhead", h->overhead, false },
         { "memory_bytes", h->memory_bytes, false }, { "local_latency", h->local_latency, false },
-        { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false },
+        { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
+        { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
+        { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
             return rondo__fail(RONDO_EINVAL, "hardware: %s is %g; it takes a number %s", fields[i].name, fields[i].value,
                                fields[i].positive ? "above 0, or is missing" : "from 0 on");
+    if (h->attention_edge > 1.0)
+        return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
+    for (int i = 0; i < RATES && h->attention_dims[i]; i++)
+        if (h->attention_dims[i] < 1 || (i && h->attention_dims[i] <= h->attention_dims[i - 1]) ||
+            !(h->attention_rates[i] >= 1e-30 && h->attention_rates[i] <= 1e30))
+            return rondo__fail(RONDO_EINVAL, "hardware: attention_rates has %g for heads of %lld; sizes ascend from 1, and each has a rate "
+                                             "above 0", h->attention_rates[i], (long long)h->attention_dims[i]);
+    if (h->core_ranks < 0 || h->core_ranks > 65536)
+        return rondo__fail(RONDO_EINVAL, "hardware: core_ranks is %lld; 1 to 65536 ranks share cores, or 0: those of a node",
+                           (long long)h->core_ranks);
+    if ((h->in_place != 0 && h->in_place != 1) || h->spare)
+        return rondo__fail(RONDO_EINVAL, "hardware: in_place is %d and spare %d; the one takes 0 or 1, the other 0", (int)h->in_place,
+                           (int)h->spare);
     if (h->node_ranks < 1 || h->node_ranks > 65536 || h->node_links < 1 || h->node_links > h->node_ranks)
         return rondo__fail(RONDO_EINVAL, "hardware: node_ranks is %lld and node_links %lld; there are 1 to 65536 ranks in a node, and no more links "
                                          "than ranks", (long long)h->node_ranks, (long long)h->node_links);
+    h->core_ranks = h->core_ranks ? h->core_ranks : h->node_ranks;
     return 0;
 }
 
@@ -59,10 +95,20 @@ static struct rondo__sim_links links_of(const rondo_hardware *h, int64_t tp)
 {
     const int64_t here = h->node_ranks > tp ? h->node_ranks / tp : 1;              /* a context's ranks of a node */
     const double links = (double)h->node_links * (double)here / (double)(here * tp < h->node_ranks ? here * tp : h->node_ranks);
+    const int64_t sharing = h->core_ranks;
     const int32_t whole = links >= 1.0 ? (int32_t)(links < (double)here ? links : (double)here) : 1;
     const double share = links / whole < 1.0 ? links / whole : 1.0;
     return (struct rondo__sim_links){ (int32_t)here, whole, h->link_bandwidth * share, h->link_latency, h->all_to_all_bandwidth * share,
-                                      h->all_to_all_latency, h->local_bandwidth, h->local_latency };
+                                      h->all_to_all_latency, h->local_bandwidth, h->local_latency,
+                                      sharing > tp ? h->cores / (double)tp : h->cores / (double)sharing, h->link_work, h->local_work,
+                                      (int32_t)(sharing > tp ? sharing / tp : 1), h->link_burst, h->link_inward };
+}
+
+/* How much longer ranks take that share cores and all compute. */
+static double crowded(const rondo_hardware *h, int64_t chips)
+{
+    const double ranks = (double)(chips < h->core_ranks ? chips : h->core_ranks);
+    return h->cores > 0.0 && ranks > h->cores ? ranks / h->cores : 1.0;
 }
 
 /* ---- what is added up ---- */
@@ -113,7 +159,7 @@ static double linear(const struct rondo__cost_count *n, const rondo_hardware *h)
     const double embedding = n->c.tied_embeddings ? 0.0 : (double)s->vocab_local * (double)s->hidden * (double)s->weight_bytes;
     const double computing = (rondo__cost_about(n, RONDO_FLOPS) - core) / h->gemm_flops;
     const double reading = (rondo__cost_about(n, RONDO_WEIGHTS) - embedding) / h->memory_bandwidth;
-    return computing > reading ? computing : reading;
+    return (computing > reading ? computing : reading) * crowded(h, s->chips);
 }
 
 static int64_t nodes_of(const rondo_hardware *h, int64_t ranks)

@@ -15,7 +15,7 @@ int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const
 int rondo__sim_paper(struct rondo__sim *sim, const rondo_cost_case *c, const struct rondo__cost_sizes *s, const rondo_hardware *h);
 /* The attention that one context's chips compute, of a checked case (moved.c). */
 int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d);
-/* Seconds of a computation. */
-double rondo__sim_compute_seconds(const rondo_hardware *h, double flops, double bytes);
+/* Seconds of a computation of heads of this size. */
+double rondo__sim_compute_seconds(const rondo_hardware *h, int64_t head_dim, double flops, double bytes);
 
 #endif

@@ -20,8 +20,8 @@ static void prefill(struct paper *p, const rondo_cost_case *c, const struct rond
     const double t = (double)s->tokens / n, past = (double)(s->keys - s->tokens) / n, chunk = t / 2.0;
     const double pairs = t * past + 2.0 * chunk * chunk, flops = 4.0 * (double)(s->heads_local * s->head_dim);
     const double kv = 2.0 * (t + past) * (double)(s->kv_heads_local * s->head_dim * s->kv_bytes);
-    p->step_seconds = rondo__sim_compute_seconds(h, flops * pairs, kv);
-    p->own_seconds = rondo__sim_compute_seconds(h, flops * (pairs + chunk), kv);
+    p->step_seconds = rondo__sim_compute_seconds(h, s->head_dim, flops * pairs, kv);
+    p->own_seconds = rondo__sim_compute_seconds(h, s->head_dim, flops * (pairs + chunk), kv);
     p->shift_bytes = c->algorithm == RONDO_PASS_Q ? t * (double)(s->heads_local * s->head_dim * s->bytes) : kv;
     p->return_bytes = t * (double)(s->heads_local * (s->head_dim * s->bytes + s->stat_bytes));
 }
@@ -32,7 +32,7 @@ static void decode(struct paper *p, const rondo_cost_case *c, const struct rondo
     const double keys = (double)s->keys / sequences / n * at_once;
     const double kv = 2.0 * keys * (double)(s->kv_heads_local * s->head_dim * s->kv_bytes);
     const double rows = at_once * (double)s->tokens / sequences;
-    p->step_seconds = p->own_seconds = rondo__sim_compute_seconds(h, 4.0 * (double)(s->heads_local * s->head_dim) * keys, kv);
+    p->step_seconds = p->own_seconds = rondo__sim_compute_seconds(h, s->head_dim, 4.0 * (double)(s->heads_local * s->head_dim) * keys, kv);
     p->shift_bytes = rows * (double)(s->heads_local * s->head_dim * s->bytes);
     p->return_bytes = rows * (double)(s->heads_local * (s->head_dim * s->bytes + s->stat_bytes));
 }

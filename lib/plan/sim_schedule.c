@@ -7,8 +7,12 @@
 #include "attention/attention.h"
 #include "plan/predict.h"
 
-/* Ranks on machines of their own, or devices, whose memory transfers reach. */
-static const struct rondo__machine apart = { .in_place = false, .unified = true, .eager = 0, .memories = 1u << RONDO_MEMORY_HOST };
+/* Ranks on machines of their own, or devices, whose memory transfers reach; or threads, which read each other's. */
+static struct rondo__machine machine_of(const rondo_cost_case *c, const rondo_hardware *h)
+{
+    const bool together = h->in_place && c->context_parallel <= h->node_ranks;
+    return (struct rondo__machine){ .in_place = together, .unified = true, .eager = 0, .memories = 1u << RONDO_MEMORY_HOST };
+}
 
 static double bytes_used(const struct rondo__schedule *s, const struct rondo__operation *o, bool written)
 {
@@ -19,20 +23,42 @@ static double bytes_used(const struct rondo__schedule *s, const struct rondo__op
     return bytes;
 }
 
+/* Nodes that a computation leaves are memory that a processor writes behind its sums; a device does so beside them. */
+static double node_bytes(const struct rondo__schedule *s, const struct rondo__operation *o)
+{
+    const struct rondo__use *use = (const struct rondo__use *)s->uses.items + o->uses_first;
+    double bytes = 0.0;
+    for (int32_t i = 0; i < o->uses; i++)
+        if (use[i].writes && rondo__buffer_at(s, use[i].buffer)->tensor < 0)
+            bytes += (double)use[i].bytes;
+    return bytes;
+}
+
 static double stream_seconds(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o,
                              const rondo_hardware *h)
 {
     const struct rondo__schedule *s = &part->schedule;
     if (o->kind == RONDO_COMPUTE) {
         const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
-        return rondo__sim_compute_seconds(h, a_pair * (double)rondo__operation_pairs(p, part, o), bytes_used(s, o, false));
+        uint64_t hidden = 0;
+        const uint64_t seen = rondo__operation_pairs(p, part, o, h->attention_edge > 0.0 ? &hidden : NULL);
+        return rondo__sim_compute_seconds(h, p->desc.head_dim, a_pair * ((double)seen + h->attention_edge * (double)hidden),
+                                          bytes_used(s, o, false)) +
+               (h->cores > 0.0 ? node_bytes(s, o) / h->memory_bandwidth : 0.0);
     }
     return 2.0 * bytes_used(s, o, true) / h->memory_bandwidth;
+}
+
+/* What is shown in place is no more than a word of where it lies. */
+static double carried(const struct rondo__machine *machine, const struct rondo__part *part)
+{
+    return machine->in_place && part->bytes > machine->eager ? (double)sizeof(void *) : (double)part->bytes;
 }
 
 static void add_rank(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
 {
     const struct rondo__schedule *s = &part->schedule;
+    const struct rondo__machine *machine = &p->machine;
     const int64_t base = sim->operations.count;
     rondo__sim_rank(sim);
     for (int64_t i = 0; i < s->operations.count; i++) {
@@ -45,7 +71,7 @@ static void add_rank(struct rondo__sim *sim, const struct rondo__design *p, cons
             rondo__sim_stream(sim, stream_seconds(p, part, o, h), o->kind == RONDO_COMPUTE);
         const struct rondo__part *parts = (const struct rondo__part *)s->parts.items + o->first;
         for (int64_t k = 0; k < o->count && o->kind == RONDO_TRANSFER; k++)
-            rondo__sim_part(sim, parts[k].peer, parts[k].receives != 0, (double)parts[k].bytes);
+            rondo__sim_part(sim, parts[k].peer, parts[k].receives != 0, carried(machine, parts + k));
         const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
         for (int32_t k = 0; k < o->waits; k++)
             rondo__sim_wait(sim, base + waits[k]);
@@ -59,11 +85,12 @@ int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const
     struct rondo__design design;
     struct rondo__part_of part;
     struct rondo__counts counts;
+    const struct rondo__machine machine = machine_of(c, h);
     memset(&part, 0, sizeof part);
     *workspace = 0;
     int err = rondo__cost_describe(c, &d);
     if (!err)
-        err = rondo__design_make(&design, &d, (int32_t)c->context_parallel, &apart);
+        err = rondo__design_make(&design, &d, (int32_t)c->context_parallel, &machine);
     if (err)
         return err;
     for (int32_t r = 0; r < design.ranks && !err && !sim->failed; r++) {

@@ -101,7 +101,15 @@ struct message {
 struct event {
     double time;
     int64_t order;                      /* of two at once the one that was set going first */
-    int64_t operation, message;         /* one of them; else -1 */
+    int64_t operation, message, crew;   /* one of them; else -1 */
+    int64_t version;                    /* of a crew: what it was when this was foreseen */
+};
+
+/* Ranks that share cores. What computes has `left` to do at `since`; all go on alike fast. */
+struct crew {
+    int64_t first;                      /* of the list of ranks: its ranks that compute now */
+    int64_t busy, version;
+    double since;
 };
 
 struct run {
@@ -111,11 +119,19 @@ struct run {
     int32_t *rank_of;                   /* [operations] */
     int64_t *followers_first;           /* [operations + 1] */
     int64_t *followers;                 /* whom an operation's end lets go on, for each wait */
-    int64_t *left;                      /* [operations] messages of a transfer that are not over */
+    int64_t *missing;                   /* [operations] messages of a transfer that are not over */
     struct message *messages;
     int64_t message_count;
     int64_t *of_first, *of;             /* [operations + 1], [2 * messages]: an operation's messages */
-    double *stream_free, *way_out, *way_in, *local_out, *local_in;
+    double *stream_free;                /* [ranks] when it may go on, while it computes nothing; then what is owed to it until it is done */
+    int64_t *computing;                 /* [ranks] operation + 1 */
+    double *left;                       /* [ranks] of what it computes */
+    bool *joined;                       /* [ranks] that has begun */
+    struct crew *crews;
+    int64_t *of_crew;                   /* [ranks] lists of ranks */
+    int64_t crew_ranks;
+    double cores;
+    double *way_out, *way_in, *local_out, *local_in;
     struct event *heap;
     int64_t heap_count, events, over;
     int64_t *fence_next;                /* [ranks] fences behind which a rank is */
@@ -134,14 +150,19 @@ static bool sooner(const struct event *a, const struct event *b)
     return a->time < b->time || (a->time == b->time && a->order < b->order);
 }
 
-/* The heap has room for an event of each operation and each message: none of them has two. */
-static void push(struct run *r, double time, int64_t operation, int64_t message)
+/* The heap has room for an event of each message and for four of each operation: it has one of its own at a time, and what a crew foresees
+ * changes when an operation joins it, when it leaves, and when a message adds to its work, for each end once. */
+static void push_event(struct run *r, struct event e)
 {
-    const struct event e = { time, r->events++, operation, message };
     int64_t i = r->heap_count++;
     for (; i && sooner(&e, &r->heap[(i - 1) / 2]); i = (i - 1) / 2)
         r->heap[i] = r->heap[(i - 1) / 2];
     r->heap[i] = e;
+}
+
+static void push(struct run *r, double time, int64_t operation, int64_t message)
+{
+    push_event(r, (struct event){ time, r->events++, operation, message, -1, 0 });
 }
 
 static struct event pop(struct run *r)
@@ -247,8 +268,8 @@ static bool index_messages(struct run *r)
         key[2 * i] = r->messages[i].send;
         key[2 * i + 1] = r->messages[i].receive;
         value[2 * i] = value[2 * i + 1] = i;
-        r->left[r->messages[i].send]++;
-        r->left[r->messages[i].receive]++;
+        r->missing[r->messages[i].send]++;
+        r->missing[r->messages[i].receive]++;
     }
     if (key && value)
         index_by(r->of_first, r->of, r->sim->operations.count, 2 * r->message_count, key, value);
@@ -322,6 +343,81 @@ static int64_t link_of(const struct run *r, int64_t rank)
     return rank / of_node * links + rank % of_node % links;
 }
 
+/* ---- ranks that compute ---- */
+
+static double speed(const struct run *r, const struct crew *c)
+{
+    return (double)c->busy > r->cores ? r->cores / (double)c->busy : 1.0;
+}
+
+/* What they have done until now. */
+static void catch_up(struct run *r, struct crew *c, double time)
+{
+    const double done = (time - c->since) * speed(r, c);
+    for (int64_t i = c->first; i < c->first + c->busy && done > 0.0; i++)
+        r->left[r->of_crew[i]] -= done;
+    c->since = time;
+}
+
+/* Who of them will be through first, if nothing comes between. */
+static void foresee(struct run *r, struct crew *c)
+{
+    int64_t first = -1;
+    for (int64_t i = c->first; i < c->first + c->busy; i++)
+        if (first < 0 || r->left[r->of_crew[i]] < r->left[first])
+            first = r->of_crew[i];
+    c->version++;
+    if (first < 0)
+        return;
+    const double left = r->left[first] > 0.0 ? r->left[first] : 0.0;
+    push_event(r, (struct event){ c->since + left / speed(r, c), r->events++, first, -1, c - r->crews, c->version });
+}
+
+/* Its rank computes nothing else. */
+static void join(struct run *r, int64_t o, double time)
+{
+    struct crew *c = &r->crews[r->rank_of[o] / r->crew_ranks];
+    catch_up(r, c, time);
+    r->of_crew[c->first + c->busy++] = r->rank_of[o];
+    r->joined[r->rank_of[o]] = true;
+    foresee(r, c);
+}
+
+static int64_t computed(struct run *r, int64_t rank, double time)
+{
+    struct crew *c = &r->crews[rank / r->crew_ranks];
+    const int64_t o = r->computing[rank] - 1;
+    int64_t i = c->first;
+    catch_up(r, c, time);
+    while (r->of_crew[i] != rank)
+        i++;
+    r->of_crew[i] = r->of_crew[c->first + --c->busy];
+    r->computing[rank] = 0;
+    r->joined[rank] = false;
+    r->stream_free[rank] += time;
+    foresee(r, c);
+    return o;
+}
+
+/* Something else that the rank's processor must do. */
+static void spend(struct run *r, int64_t rank, double seconds, double time)
+{
+    struct crew *c = &r->crews[rank / r->crew_ranks];
+    if (!(seconds > 0.0))
+        return;
+    if (!r->computing[rank]) {
+        r->stream_free[rank] = (r->stream_free[rank] > time ? r->stream_free[rank] : time) + seconds;
+        return;
+    }
+    if (r->joined[rank])
+        catch_up(r, c, time);
+    r->left[rank] += seconds;
+    if (r->joined[rank])
+        foresee(r, c);
+}
+
+/* ---- messages ---- */
+
 /* Both ends have come: through the way out and the way in, which each serve in order, and not each other's: what a switch keeps for a
  * receiver that is busy does not stop its sender. */
 static void send(struct run *r, int64_t index, double time)
@@ -332,10 +428,14 @@ static void send(struct run *r, int64_t index, double time)
     double *out = near ? &r->local_out[from] : &r->way_out[link_of(r, from)];
     double *in = near ? &r->local_in[to] : &r->way_in[link_of(r, to)];
     const double bandwidth = near ? r->links->local_bandwidth : exchange ? r->links->exchange_bandwidth : r->links->bandwidth;
-    const double takes = m->bytes / bandwidth;
+    const double takes = m->bytes / bandwidth, comes = !near && r->links->inward > 0.0 ? m->bytes / r->links->inward : takes;
+    const double spare = near ? 0.0 : r->links->burst / bandwidth, work = m->bytes * (near ? r->links->local_work : r->links->work);
+    spend(r, from, work, time);
+    spend(r, to, work, time);
     *out = (*out > time ? *out : time) + takes;
-    *in = (*in > time ? *in : time) + takes;
-    push(r, *out > *in ? *out : *in, -1, index);
+    *in = (*in > time ? *in : time) + comes;
+    const double gone = *out - spare > time ? *out - spare : time;
+    push(r, gone > *in ? gone : *in, -1, index);
 }
 
 static double latency_of(const struct run *r, int64_t o)
@@ -385,12 +485,17 @@ static void begin(struct run *r, int64_t o, double time)
         come_to_fence(r, o, time);
     } else if (op->kind == RONDO_SIM_STREAM) {
         op->begin = *stream > time ? *stream : time;
-        *stream = op->begin + op->seconds;
-        push(r, *stream, o, -1);
+        *stream = 0.0;
+        r->computing[r->rank_of[o]] = o + 1;
+        r->left[r->rank_of[o]] = op->seconds;
+        if (op->begin > time)
+            push(r, op->begin, o, -1);
+        else
+            join(r, o, time);
     } else {
         /* an operation's event comes twice: when its latency is spent, and when its last message is over; it has at most one at a time */
         const double latency = latency_of(r, o);
-        *stream = (*stream > time ? *stream : time) + latency;
+        *stream = r->computing[r->rank_of[o]] ? *stream + latency : (*stream > time ? *stream : time) + latency;
         push(r, time + latency, o, -1);
     }
 }
@@ -407,7 +512,7 @@ static void go(struct run *r, int64_t o, double time)
         if (operation_at(r->sim, other)->waiting < 0)
             send(r, r->of[i], time);
     }
-    if (!r->left[o])
+    if (!r->missing[o])
         finish(r, o, time);
 }
 
@@ -428,15 +533,21 @@ static void run_all(struct run *r, double *seconds)
             begin(r, o, 0.0);
     while (r->heap_count && !r->failed) {
         const struct event e = pop(r);
+        if (e.crew >= 0 && e.version != r->crews[e.crew].version)
+            continue;   /* it came otherwise */
         *seconds = e.time > *seconds ? e.time : *seconds;
-        if (e.message >= 0) {
+        if (e.crew >= 0) {
+            finish(r, computed(r, e.operation, e.time), e.time);
+        } else if (e.message >= 0) {
             const struct message *m = &r->messages[e.message];
             const int64_t ends[2] = { m->send, m->receive };
             for (int k = 0; k < 2; k++)
-                if (!--r->left[ends[k]])
+                if (!--r->missing[ends[k]])
                     finish(r, ends[k], e.time);
         } else if (operation_at(r->sim, e.operation)->kind == RONDO_SIM_TRANSFER) {
             go(r, e.operation, e.time);
+        } else if (operation_at(r->sim, e.operation)->kind == RONDO_SIM_STREAM) {
+            join(r, e.operation, e.time);
         } else {
             finish(r, e.operation, e.time);
         }
@@ -459,19 +570,28 @@ static int prepare(struct run *r)
     const int64_t nodes = (ranks + r->links->node_ranks - 1) / r->links->node_ranks;
     r->rank_of = zeros(r, operations, sizeof *r->rank_of);
     r->followers_first = zeros(r, operations + 1, sizeof *r->followers_first);
-    r->left = zeros(r, operations, sizeof *r->left);
+    r->missing = zeros(r, operations, sizeof *r->missing);
     r->of_first = zeros(r, operations + 1, sizeof *r->of_first);
     r->of = zeros(r, parts, sizeof *r->of);
     r->messages = zeros(r, parts, sizeof *r->messages);
     r->stream_free = zeros(r, ranks, sizeof *r->stream_free);
+    r->computing = zeros(r, ranks, sizeof *r->computing);
+    r->left = zeros(r, ranks, sizeof *r->left);
+    r->joined = zeros(r, ranks, sizeof *r->joined);
+    r->of_crew = zeros(r, ranks, sizeof *r->of_crew);
+    r->crews = zeros(r, ranks, sizeof *r->crews);
     r->local_out = zeros(r, ranks, sizeof *r->local_out);
     r->local_in = zeros(r, ranks, sizeof *r->local_in);
     r->way_out = zeros(r, nodes * r->links->links, sizeof *r->way_out);
     r->way_in = zeros(r, nodes * r->links->links, sizeof *r->way_in);
     r->fence_next = zeros(r, ranks, sizeof *r->fence_next);
-    r->heap = zeros(r, operations + parts, sizeof *r->heap);
+    r->heap = zeros(r, 4 * operations + 3 * parts, sizeof *r->heap);
     if (r->failed)
         return no_memory();
+    r->crew_ranks = r->links->cores > 0.0 && r->links->core_ranks > 0 ? r->links->core_ranks : 1;
+    r->cores = r->links->cores > 0.0 ? r->links->cores : 1.0;
+    for (int64_t i = 0; i < ranks; i++)
+        r->crews[i].first = i * r->crew_ranks;
     for (int32_t rank = 0; rank < ranks; rank++)
         for (int64_t o = r->first[rank]; o < r->first[rank + 1]; o++) {
             r->rank_of[o] = rank;
@@ -486,7 +606,8 @@ static int prepare(struct run *r)
 
 static void free_run(struct run *r)
 {
-    void *const memory[] = { r->rank_of, r->followers_first, r->followers, r->left, r->of_first, r->of, r->messages, r->stream_free,
+    void *const memory[] = { r->rank_of, r->followers_first, r->followers, r->missing, r->of_first, r->of, r->messages, r->stream_free,
+                             r->computing, r->left, r->joined, r->of_crew, r->crews,
                              r->local_out, r->local_in, r->way_out, r->way_in, r->fence_next, r->heap };
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         rondo__free(memory[i]);

@@ -4,9 +4,11 @@
  * operations are made from schedules that really run (sim_schedule.c), or as a paper prints them (sim_paper.c); predict.c asks for the times.
  *
  * Rules. A rank's computations and copies happen one after the other, in the order of its list. Each operation begins when what it waits for
- * is over. A transfer begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is
+ * is over. Ranks of a node that compute at the same time share its cores evenly where these are fewer. What it takes a processor to send or
+ * receive a message is done within the computation that goes on there, which then takes longer, or else before the next one. A transfer begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is
  * computed beside them, is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the
- * sender's way out and the receiver's way in, each for its bytes and in the order in which messages become ready. A fence is over when all ranks have
+ * sender's way out and the receiver's way in, each for its bytes and in the order in which messages become ready; a way out may have a
+ * bucket, from which a burst goes at once. A fence is over when all ranks have
  * done what comes before it.
  */
 #ifndef RONDO_PLAN_SIMULATE_H
@@ -21,6 +23,11 @@ struct rondo__sim_links {
     double bandwidth, latency;          /* of each link: bytes/s in each direction, seconds */
     double exchange_bandwidth, exchange_latency;   /* the same where all send to all */
     double local_bandwidth, local_latency;         /* of each rank, within a node */
+    double cores;                       /* ranks that can compute at a time as fast as one by itself; 0: all of them */
+    double work, local_work;            /* seconds of a rank's for each byte that it sends or receives, to other nodes and within its own */
+    int32_t core_ranks;                 /* that share these cores */
+    double burst;                       /* bytes that a link to others, after a rest, takes at once */
+    double inward;                      /* bytes/s that come in by a link from others; 0: its bandwidth */
 };
 
 enum rondo__sim_kind { RONDO_SIM_STREAM, RONDO_SIM_TRANSFER, RONDO_SIM_FENCE };

@@ -119,7 +119,7 @@ static double flops_of(const struct rondo__design *p, const struct rondo__part_o
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
     const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
-    return a_pair * (double)rondo__operation_pairs(p, part, o);
+    return a_pair * (double)rondo__operation_pairs(p, part, o, NULL);
 }
 
 /* One of the peers that the parts of a direction are with; -1: none, or several. */
@@ -285,7 +285,7 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
     for (int64_t i = 0; i < s->part.schedule.operations.count; i++) {
         const struct rondo__operation *o = rondo__operation_at(&s->part.schedule, i);
         if (o->kind == RONDO_COMPUTE && !o->program)
-            p->pairs += rondo__operation_pairs(&s->design, &s->part, o);
+            p->pairs += rondo__operation_pairs(&s->design, &s->part, o, NULL);
     }
     *out = &s->part.schedule;
     return 0;
