@@ -184,7 +184,7 @@ static int transport_body(rondo_context *ctx, struct slot *mine, void *arg)
 
 int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got)
 {
-    struct transport_work w = { b, (size_t)shape->size, { 0, 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0 } };
+    struct transport_work w = { b, (size_t)shape->size, { 0, 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0, 0 }, { 0, 0, 0, 0, 0, 0 } };
     struct run run = RUN_INIT;
     run.ranks = ranks;
     int code = fail_code(ranks_run(&run, transport_body, &w), STAGE_OPTIONS, run.text);
