@@ -4,4 +4,4 @@
 . "$srcdir/t/shell.sh"
 . "$srcdir/t/python.sh"
 python_for numpy
-"$python" "$srcdir/t/python/gradients.py"
+"$python" "$srcdir/t/python/gradients.py" "$scratch"

@@ -143,7 +143,7 @@ def attention_varlen_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_
 def hash(*arrays, leaf=128):
     """16 hex digits over the bits of arrays, each in row-major order, one behind the other: equal hashes mean equal bits.
 
-    hash(out, lse) of attention()'s results is what `rondo attend` reports; gradients follow in the order dq, dk, dv. The shape that it is
+    hash(out, lse) of attention()'s results is what `rondo attend` reports; gradients follow as attention_backward() gives them. The shape that it is
     closed with is the first array's.
     """
     if not arrays:

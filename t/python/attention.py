@@ -10,7 +10,7 @@ import numpy as np
 
 import rondo
 from rondo import _arrays, _plan
-from kit import done, far, inputs, numbers, ok, reference, refused, same, skip
+from kit import done, far, inputs, numbers, ok, reference, refused, safetensors, same, skip
 
 B, TQ, TK, H, G, D, V = 2, 37, 150, 4, 2, 12, 8
 q, k, v = inputs(B, TQ, TK, H, G, D, V)
@@ -227,16 +227,6 @@ except rondo.Error as failure:
 # ---- the program says the same hash ----
 
 program, scratch = os.environ.get("RONDO"), sys.argv[1]
-
-
-def safetensors(path, **arrays):
-    header, data = {}, b""
-    for name, array in arrays.items():
-        header[name] = {"dtype": {"float32": "F32", "float16": "F16"}[array.dtype.name], "shape": list(array.shape), "data_offsets": [len(data), len(data) + array.nbytes]}
-        data += array.tobytes()
-    text = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text + data)
 
 
 if program:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 import rondo
-from kit import done, far, numbers, ok, refused, same, skip
+from kit import done, far, numbers, ok, refused, safetensors, same, skip
 
 B, T, H, HV, K, V = 2, 150, 2, 4, 12, 8
 
@@ -107,13 +107,7 @@ r("scale 0", ["scale"], *raw, scale=0.0)
 
 program, scratch = os.environ.get("RONDO"), sys.argv[1]
 if program:
-    header, data = {}, b""
-    for name, array in zip(("q", "k", "v", "g", "beta", "A_log", "initial_state"), raw + (gain, initial)):
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [len(data), len(data) + array.nbytes]}
-        data += array.tobytes()
-    text = json.dumps(header).encode()
-    with open(scratch + "/in.safetensors", "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text + data)
+    safetensors(scratch + "/in.safetensors", **dict(zip(("q", "k", "v", "g", "beta", "A_log", "initial_state"), raw + (gain, initial))))
     ran = subprocess.run([program, "kda", scratch + "/in.safetensors", "-o", scratch + "/out.safetensors", "--ranks", "2", "--json", "--gate", "softplus",
                           "--beta", "sigmoid", "--l2norm"], stdout=subprocess.PIPE, check=True)
     got = rondo.kda(*raw, output_final_state=True, initial_state=initial, A_log=gain, ranks=3, **computed)

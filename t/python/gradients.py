@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Gradients of attention on numpy arrays: against double precision, over ranks, in arrays as they lie, and what is refused."""
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 import rondo
-from kit import done, far, inputs, numbers, ok, reference_gradients, refused, same
+from kit import done, far, inputs, numbers, ok, reference_gradients, refused, safetensors, same, skip
 
 B, TQ, TK, H, G, D, V = 2, 37, 150, 4, 2, 12, 8
 q, k, v = inputs(B, TQ, TK, H, G, D, V)
@@ -120,4 +125,17 @@ refused("dlse of another type", ["dlse"], lambda: back(dlse=lse.astype(np.float1
 with rondo.Context() as alone, rondo.Plan(alone, tokens=9, heads=1, head_dim=4) as plan:
     x = np.zeros((9, 1, 4), np.float32)
     refused("gradients of a plan without them", ["gradients"], lambda: plan.backward(x, x, x, x, x, x[:, :, 0].copy()))
+
+# ---- the program says the same hash ----
+
+program, scratch = os.environ.get("RONDO"), sys.argv[1]
+if program:
+    safetensors(scratch + "/in.safetensors", q=q, k=k, v=v, bias=bias, sinks=sinks, do=dout)
+    ran = subprocess.run([program, "attend", scratch + "/in.safetensors", "-o", scratch + "/out.safetensors", "--causal", "--ranks", "2", "--json"],
+                         stdout=subprocess.PIPE, check=True)
+    out, lse = rondo.attention(q, k, v, causal=True, bias=bias, sinks=sinks, return_lse=True)
+    back = rondo.attention_backward(dout, q, k, v, out, lse, causal=True, bias=bias, sinks=sinks, ranks=3)
+    ok(json.loads(ran.stdout)["hash"] == rondo.hash(out, lse, *back), "hash() is what rondo attend reports of gradients too")
+else:
+    skip("hash() is what rondo attend reports of gradients too", "the program is not built")
 done()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The test kit of the Python package: TAP on stdout, attention in double precision as rondo-attend(1) states it, and numbers to try it
 on."""
+import json
 import sys
 
 import numpy as np
@@ -59,6 +60,18 @@ def numbers(seed, *shape):
 
 def inputs(batch, tokens, keys, heads, kv_heads, dim, value_dim, seed=1):
     return numbers(seed, batch, tokens, heads, dim), numbers(seed + 1, batch, keys, kv_heads, dim), numbers(seed + 2, batch, keys, kv_heads, value_dim)
+
+
+def safetensors(path, **arrays):
+    """A file for the program."""
+    header, data = {}, b""
+    for name, array in arrays.items():
+        header[name] = {"dtype": {"float32": "F32", "float16": "F16"}[array.dtype.name], "shape": list(array.shape),
+                        "data_offsets": [len(data), len(data) + array.nbytes]}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + data)
 
 
 def reference(q, k, v, *, causal=False, window_size=(-1, -1), softmax_scale=None, softcap=0.0, alibi_slopes=None, sinks=None, bias=None,
