@@ -23,7 +23,7 @@ static struct {
 static const struct option own_options[] = {
     { "new", 0, OPTION_INT, "T", "new tokens", &options.fresh, 1, TOKENS_MOST, NULL },
     { "cached", 0, OPTION_INT, "P", "cached ones before them", &options.cached, 0, TOKENS_MOST, NULL },
-    { "ranks", 0, OPTION_INT, "N", "ranks that share the context, each on a node of its own", &options.ranks, 1, 4096, NULL },
+    { "ranks", 0, OPTION_INT, "N", "ranks that share the context, each a node, or as the hardware's cores say", &options.ranks, 1, 4096, NULL },
     { "heads", 0, OPTION_INT, "H", "query heads (default 32)", &options.heads, 1, 65536, NULL },
     { "kv-heads", 0, OPTION_INT, "G", "KV heads (default 8)", &options.kv_heads, 1, 65536, NULL },
     { "head-dim", 0, OPTION_INT, "D", "size of a head (default 128)", &options.head_dim, 1, 65536, NULL },
@@ -209,7 +209,10 @@ int plan_choose(int argc, char **argv)
     const char *name = plan_hardware_name(options.hardware);
     if ((code = plan_hardware(name, &h)) != 0)
         return code;
-    h.node_ranks = h.node_links = 1;
+    /* Of hardware that says which cores ranks share a rank is a thread or a process, and nodes are as it says; of other hardware it is a node,
+     * whose chips share heads. */
+    if (h.cores <= 0.0)
+        h.node_ranks = h.node_links = 1;
     json_t *report = report_new();
     json_object_set_new(report, "rule", json_string(rule == MODEL ? "model" : rule == ALGORITHM_1 ? "alg1" : "alg5"));
     json_object_set_new(report, "hardware", json_string(name));

@@ -149,6 +149,34 @@ static void ways(const char *line, int world, double memory)
     json_decref(r);
 }
 
+static double pass_kv_seconds(const char *hardware)
+{
+    char line[200];
+    double seconds = 0.0;
+    json_t *one;
+    size_t i;
+    snprintf(line, sizeof line, "plan choose --new 4096 --cached 0 --ranks 8 --bytes 4 --hardware %s", hardware);
+    json_t *r = report_of(line);
+    json_array_foreach(json_object_get(r, "candidates"), i, one)
+        seconds = strcmp(text_of(one, "algorithm"), "pass-kv") ? seconds : real_of(one, "seconds");
+    json_decref(r);
+    return seconds;
+}
+
+/* Nodes of 8 ranks with a link of a byte a second: threads that read each other's memory where the file says that they share cores. */
+static void topology(void)
+{
+#define MACHINE "{ \"peak_flops\": 1e11, \"memory_bandwidth\": 1e10, \"link_bandwidth\": 1, \"local_bandwidth\": 1e9, \"node_ranks\": 8"
+    const double least = 4.0 * 32 * 128 * (4096.0 * 4097 / 2) / 1e11;
+    write_file("apart.json", MACHINE " }");
+    write_file("two.json", MACHINE ", \"in_place\": true, \"cores\": 2 }");
+    write_file("eight.json", MACHINE ", \"in_place\": true, \"cores\": 8 }");
+    const double apart = pass_kv_seconds("apart.json"), two = pass_kv_seconds("two.json"), eight = pass_kv_seconds("eight.json");
+    ok(apart > 1e6, "each rank a node: keys go over the link");
+    ok(two > least / 2 && two < 1.1 * least / 2, "ranks on two cores: they take half of what one takes");
+    ok(eight > least / 8 && eight < 1.3 * least / 8, "on eight: an eighth");
+}
+
 static void runs(void)
 {
     char line[1200];
@@ -193,6 +221,7 @@ int main(void)
     unsetenv("RONDO_HARDWARE");
     rules();
     models();
+    topology();
     runs();
     scratch_remove();
     return done();
