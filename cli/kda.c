@@ -14,9 +14,10 @@ static struct {
     bool norm;
     double lower_bound, scale;
     struct list points;
+    int64_t tile;
 } options;
 
-static const char *const ways[] = { "auto", "off", "pipeline", "exact" };   /* by rondo_delta_way, and exact */
+static const char *const ways[] = { "auto", "off", "pipeline", "affine" };   /* by rondo_delta_way */
 
 static int choose(const struct option *o, const char *text, const char *const *known, const char *const *later)
 {
@@ -42,10 +43,10 @@ static int option_beta(const struct option *o, const char *text)
 
 static int option_way(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "off", "pipeline", "exact", NULL }, *const later[] = { "columns", "affine", "legacy", NULL };
+    static const char *const known[] = { "auto", "off", "pipeline", "affine", "exact", NULL }, *const later[] = { "columns", "legacy", NULL };
     const int code = choose(o, text, known, later);
-    if (!code && options.way == 3)
-        options.way = RONDO_DELTA_AUTO;   /* of those that there are, all are exact */
+    if (!code && options.way == 4)
+        options.way = RONDO_DELTA_AUTO;   /* what it takes has the bits of one walk */
     return code;
 }
 
@@ -57,9 +58,10 @@ static const struct option own_options[] = {
     { "l2norm", 0, OPTION_FLAG, NULL, "normalise q and k", &options.norm, 0, 0, NULL },
     { "scale", 0, OPTION_REAL, "X", "factor of out (default 1/sqrt(K))", &options.scale, 1e-37, 1e38, NULL },
     { "checkpoints", 0, OPTION_CALL, "P1,P2,..", "write the states behind so many tokens too", &options.points, 0, 0x1p53, option_list },
-    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact or pipeline", &options.way, 0, 0, option_way },
+    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, pipeline or affine", &options.way, 0, 0, option_way },
+    { "tile", 0, OPTION_INT, "N", "of --cp affine: tokens of a tile (default 4096)", &options.tile, 1, 1e15, NULL },
     { "sm-count", 0, OPTION_REFUSED, "N", "goes with --cp legacy, which this version has not", NULL, 0, 0, NULL },
-    { "tolerance", 0, OPTION_REFUSED, "X", "goes with --cp affine, which this version has not", NULL, 0, 0, NULL },
+    { "tolerance", 0, OPTION_REFUSED, "X", "a certificate is not part of this version: every map is taken", NULL, 0, 0, NULL },
     { "ranks", 0, OPTION_INT, "N", "context-parallel ranks (default 1; under mpirun its processes)", &common.ranks, 1, 4096, NULL },
     { "tp", 0, OPTION_REFUSED, "N", "goes with language models; here it is --ranks N", NULL, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
@@ -90,6 +92,7 @@ static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_in
     d.beta = options.beta;
     d.norm = options.norm;
     d.way = options.way;
+    d.tile = options.tile;
     d.lower_bound = options.lower_bound;
     d.scale = options.scale;
     d.initial_state = in->initial != NULL;
@@ -325,6 +328,8 @@ static int kda_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--gate bounded needs --lower-bound L");
     if (options.gate != RONDO_GATE_BOUNDED && options.lower_bound != 0)
         return fail(EXIT_USAGE, "--lower-bound goes with --gate bounded");
+    if (options.tile && options.way != RONDO_DELTA_AFFINE)
+        return fail(EXIT_USAGE, "--tile goes with --cp affine");
     if (common.layout && common.layout != RONDO_CONTIGUOUS)
         return fail(EXIT_USAGE, "--layout %s: states go on from token to token, so ranks have tokens in order; contiguous is accepted",
                     rondo_layout_name(common.layout));

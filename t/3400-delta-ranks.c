@@ -16,6 +16,7 @@ struct job {
     int64_t points[POINTS], point_count, entries;   /* entries: states of a checkpoint */
     bool packed;
     int way;
+    int64_t tile;
     float *out, *to, *at;          /* at: checkpoints */
     int64_t messages, idle;
 };
@@ -53,6 +54,7 @@ static rondo_delta_desc desc_of(const struct job *j)
     d.beta = c->beta;
     d.norm = c->norm;
     d.way = j->way;
+    d.tile = j->tile;
     d.lower_bound = c->gate == RONDO_GATE_BOUNDED ? c->lower_bound : 0.0;
     d.scale = c->scale;
     d.initial_state = c->from != NULL;
@@ -124,7 +126,7 @@ static int body(rondo_context *ctx, void *arg)
     rondo_comm_stats stats = RONDO_COMM_STATS_INIT;
     if (!err)
         err = rondo_comm_query(ctx, &stats);
-    if (!err && stats.messages[RONDO_OP_SHIFT] != 2 * info.messages)
+    if (!err && stats.messages[RONDO_OP_SHIFT] + stats.messages[RONDO_OP_ALL_GATHER] != 2 * info.messages)
         err = 78;
     rondo_delta_destroy(plan);
     free(to);
@@ -192,6 +194,40 @@ static void draw_shares(int64_t *shares, int ranks, int64_t rows)
         shares[r] = shares[r] > rows ? rows : shares[r];
 }
 
+/* In tiles: bits of their own, which are right, and the same for every number of ranks. */
+static void affine(const struct job *one)
+{
+    const struct delta_case *c = one->c;
+    struct job right = *one;
+    right.way = RONDO_DELTA_AFFINE;
+    right.tile = 1 + draw(20);
+    room(&right);
+    if (!ok(!rondo_launch(1, NULL, body, &right), "... in tiles of %d", (int)right.tile))
+        diag("%s", rondo_error_text());
+    const double out = delta_error(c->out, right.out, RONDO_F32, c->rows * c->heads * c->value_dim);
+    const double to = delta_error(c->to, right.to, RONDO_F32, c->sequences * c->heads * c->key_dim * c->value_dim);
+    if (!ok(out < 5e-6 && to < 5e-6, "... is right"))
+        diag("out %g, states %g", out, to);
+    for (int ranks = 2; ranks <= RANKS; ranks++) {
+        struct job many = right;
+        int64_t shares[RANKS + 1];
+        draw_shares(shares, ranks, c->rows);
+        for (int r = 1; r < ranks; r++) {      /* whole tiles */
+            int64_t n = 0;
+            while (n + 1 < c->sequences && c->cu[n + 1] <= shares[r])
+                n++;
+            shares[r] = shares[r] < c->rows ? c->cu[n] + (shares[r] - c->cu[n]) / right.tile * right.tile : c->rows;
+        }
+        many.shares = ranks % 2 ? NULL : shares;
+        room(&many);
+        const int err = rondo_launch(ranks, NULL, body, &many);
+        if (!ok(!err && same(&right, &many), "... %d ranks: the same bits", ranks))
+            diag("code %d: %s", err, rondo_error_text());
+        job_free(&many);
+    }
+    job_free(&right);
+}
+
 /* Checkpoints of one rank are the final states of fewer tokens. */
 static bool points_right(const struct job *j)
 {
@@ -241,9 +277,36 @@ static void rounds(void)
                 diag("code %d: %s", err, rondo_error_text());
             job_free(&many);
         }
+        affine(&one);
         job_free(&one);
         delta_free(&c);
     }
+}
+
+/* Channels that hardly decay, and writes that turn directions around: what tiles hand on stays whole. */
+static void slow(void)
+{
+    struct delta_case c = { .heads = 2, .key_heads = 2, .key_dim = 64, .value_dim = 64, .gate_dim = 64, .sequences = 1, .rows = 700, .cu = { 0, 700 },
+                            .beta = RONDO_BETA_SIGMOID2, .norm = 1, .type = RONDO_F32, .scale = 0.125 };
+    struct job one = { .c = &c, .entries = 1 };
+    delta_draw(&c, -1.0, 0.0, true);
+    free(c.a_log);
+    free(c.dt_bias);
+    c.a_log = c.dt_bias = NULL;
+    for (int64_t i = 0; i < c.rows * c.heads * 64; i++)
+        if (i % 4 == 0)
+            ((float *)c.g)[i] = -1e-4f;
+    delta_oracle(&c);
+    for (int way = RONDO_DELTA_SERIAL; way <= RONDO_DELTA_AFFINE; way++) {
+        one.way = way;
+        one.tile = way == RONDO_DELTA_AFFINE ? 64 : 0;
+        room(&one);
+        const int err = rondo_launch(3, NULL, body, &one);
+        const double out = delta_error(c.out, one.out, RONDO_F32, c.rows * c.heads * c.value_dim);
+        ok(!err && out < (one.tile ? 5e-6 : 2e-6), "slow channels, %s: relative error %.2g", rondo_delta_way_name(way), out);
+        job_free(&one);
+    }
+    delta_free(&c);
 }
 
 /* One plan of a token, its state in place. */
@@ -297,6 +360,7 @@ static void steps(void)
 int main(void)
 {
     rounds();
+    slow();
     steps();
     return done();
 }

@@ -55,6 +55,13 @@ static int anything(struct all *a, int way, int32_t ranks)
     d->cu_seqlens = a->cu;
     d->shares = draw(4) ? a->shares : NULL;
     d->way = way;
+    d->tile = way == RONDO_DELTA_AFFINE ? 1 + draw(30) : 0;
+    for (int32_t r = 1; r < ranks && d->tile; r++) {   /* whole tiles */
+        int64_t n = 0;
+        while (n + 1 < d->sequences && a->cu[n + 1] <= a->shares[r])
+            n++;
+        a->shares[r] = a->shares[r] < rows ? a->cu[n] + (a->shares[r] - a->cu[n]) / d->tile * d->tile : rows;
+    }
     d->initial_state = (int32_t)draw(2);
     d->final_state = (int32_t)draw(2);
     for (int64_t p = draw(30); p <= rows && d->checkpoint_count < 3; p += 1 + draw(40))
@@ -84,6 +91,24 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
     }
 }
 
+/* Of an affine scan each rank has the packets of all tiles before its own, of their sequence: sources, and maps but of the first. */
+static void expect_packets(const struct all *a, uint64_t *messages, uint64_t *bytes)
+{
+    const struct rondo__delta_design *p = &a->design;
+    const int64_t tile = p->desc.tile, kd = p->desc.key_dim, vd = p->desc.value_dim;
+    *messages = *bytes = 0;
+    for (int32_t r = 0; r < p->ranks; r++)
+        for (int64_t n = 0; n < p->desc.sequences; n++) {
+            const int64_t first = p->begin[r] > p->cu[n] ? p->begin[r] : p->cu[n];
+            const int64_t end = p->begin[r + 1] < p->cu[n + 1] ? p->begin[r + 1] : p->cu[n + 1];
+            for (int64_t row = p->cu[n]; row < first && first < end; row += tile)
+                if (rondo__delta_owner(p, row) != r) {
+                    *messages += 1;
+                    *bytes += (uint64_t)(4 * p->desc.heads * kd * (vd + (row > p->cu[n] ? kd : 0)));
+                }
+        }
+}
+
 static void grid(int way)
 {
     for (int m = 0; m < MACHINES; m++) {
@@ -99,7 +124,10 @@ static void grid(int way)
             if (err && good)
                 diag("%d ranks, %lld rows, round %d: %s", (int)ranks, (long long)a.design.rows, round, rondo_error_text());
             good &= !err;
-            expect(&a, &messages, &bytes);
+            if (way == RONDO_DELTA_AFFINE)
+                expect_packets(&a, &messages, &bytes);
+            else
+                expect(&a, &messages, &bytes);
             if ((messages != a.messages || bytes != a.bytes) && counts)
                 diag("%d ranks, %lld rows, %lld heads, round %d: %llu messages of %llu bytes, should be %llu of %llu", (int)ranks,
                      (long long)a.design.rows, (long long)a.design.desc.heads, round, (unsigned long long)a.messages, (unsigned long long)a.bytes,
@@ -128,7 +156,7 @@ static void broken(void)
         for (int round = 0; round < 150; round++) {
             const int32_t ranks = 3 + (int32_t)draw(RANKS - 2);
             struct all a;
-            int err = anything(&a, round % 2 ? RONDO_DELTA_PIPELINE : RONDO_DELTA_SERIAL, ranks);
+            int err = anything(&a, RONDO_DELTA_SERIAL + round % 3, ranks);
             if (err)
                 exit(99);
             a.machine = machines + draw(MACHINES);
@@ -143,10 +171,30 @@ static void broken(void)
     }
 }
 
+static void inside(void)
+{
+    static const int64_t shares[] = { 0, 70, 100 }, good[] = { 0, 64, 100 };
+    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
+    struct rondo__delta_design design;
+    d.heads = d.key_dim = 1;
+    d.tokens = 100;
+    d.way = RONDO_DELTA_AFFINE;
+    d.tile = 32;
+    d.shares = shares;
+    ok(rondo__delta_design(&design, &d, 2) == RONDO_EINVAL && strstr(rondo_error_text(), "shares[1] is 70, inside a tile"),
+       "shares that end inside a tile are refused");
+    rondo__delta_design_free(&design);
+    d.shares = good;
+    ok(!rondo__delta_design(&design, &d, 2), "... those that end with one are not");
+    rondo__delta_design_free(&design);
+}
+
 int main(void)
 {
+    inside();
     grid(RONDO_DELTA_SERIAL);
     grid(RONDO_DELTA_PIPELINE);
+    grid(RONDO_DELTA_AFFINE);
     broken();
     return done();
 }

@@ -107,6 +107,8 @@ static void descriptors(rondo_context *ctx)
     BAD(d.checkpoint_count = 1; d.checkpoints = far, "checkpoints[0] is 7", "a checkpoint beyond the end");
     BAD(d.checkpoint_count = 1, "checkpoints is NULL", "checkpoints without a list");
     BAD(d.checkpoint_count = -1, "checkpoint_count is -1", "-1 checkpoints");
+    BAD(d.way = RONDO_DELTA_AFFINE; d.tile = -1, "tile is -1", "tiles of -1 tokens");
+    BAD(d.tile = 64, "tile is 64", "tiles of a way that has none");
     BAD(d.struct_size = 3, "rondo_delta_desc", "a descriptor without its size");
 #undef BAD
     d = usual();

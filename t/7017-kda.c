@@ -168,6 +168,18 @@ static void results(void)
     rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5 --cp pipeline");
     ok(!strcmp(program_text("cp"), "pipeline"), "... and a way that was asked for by name");
     delta_free(&c);
+
+    /* in tiles: bits of their own, the same for all */
+    is_int(rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm --cp affine --tile 16"), 0, "in tiles of 16");
+    ok(!strcmp(program_text("cp"), "affine"), "... which is told");
+    char want[32];
+    snprintf(want, sizeof want, "%s", program_text("hash"));
+    for (int ranks = 2; ranks < 8; ranks += 2) {
+        const int code = rondo("", "kda batch -o many --json --gate softplus --beta sigmoid --l2norm --cp affine --tile 16 --ranks %d", ranks);
+        ok(code == 0 && strlen(want) == 16 && !strcmp(program_text("hash"), want), "... %d ranks: the same hash", ranks);
+    }
+    rondo("", "kda batch -o many --json --gate softplus --beta sigmoid --l2norm");
+    ok(strcmp(program_text("hash"), want) != 0, "... another one than that of one walk");
 }
 
 static void under_mpi(void)
@@ -201,7 +213,8 @@ static void bad(void)
     refuses(2, "--lower-bound", "kda good -o bad --gate bounded --lower-bound=5");
     refuses(2, "gate", "kda good -o bad --gate hard");
     refuses(2, "beta", "kda good -o bad --beta 2");
-    refuses(2, "affine", "kda good -o bad --cp affine");
+    refuses(2, "columns", "kda good -o bad --cp columns");
+    refuses(2, "--tile", "kda good -o bad --tile 64");
     refuses(2, "legacy", "kda good -o bad --cp legacy");
     refuses(2, "sm-count", "kda good -o bad --sm-count 78");
     refuses(2, "tolerance", "kda good -o bad --tolerance 1e-3");

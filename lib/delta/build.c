@@ -152,7 +152,7 @@ static void use_state(struct rondo__delta_build *b, struct rondo_delta_state s, 
         rondo__schedule_use(b->s, s.buffer, (size_t)(s.at * one), (size_t)(((b->d->desc.key_dim - 1) * s.stride + columns) * one), writes);
 }
 
-static void add_block(struct rondo__delta_build *b, const struct rondo__delta_piece *part, const struct rondo__delta_unit *u)
+static void add_block(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *part, const struct rondo__delta_unit *u)
 {
     const rondo_delta_desc *d = &b->d->desc;
     struct rondo_delta_block *block = rondo__list_add(&b->out->blocks, sizeof *block, 1);
@@ -160,11 +160,29 @@ static void add_block(struct rondo__delta_build *b, const struct rondo__delta_pi
         b->s->failed = true;
         return;
     }
-    *block = (struct rondo_delta_block){ .kind = RONDO_DELTA_FORWARD, .row = part->first - b->d->begin[b->rank], .rows = part->end - part->first,
+    *block = (struct rondo_delta_block){ .kind = kind, .row = part->first - b->d->begin[b->rank], .rows = part->end - part->first,
                                          .head = u->head, .key_head = (int32_t)(u->head / (d->heads / d->key_heads)), .of = u->head,
                                          .column = u->column, .columns = u->columns, .from = state_of(b, part->from, u), .to = state_of(b, part->to, u) };
     use_state(b, block->from, u->columns, false);
     use_state(b, block->to, u->columns, true);
+}
+
+/* Begins a COMPUTE; its blocks, or folds, follow, and its uses of what they read. */
+static struct rondo__delta_call *begin(struct rondo__delta_build *b, bool folds, struct rondo__step step)
+{
+    struct rondo__delta_call *call = rondo__list_add(&b->out->calls, sizeof *call, 1);
+    if (!call) {
+        b->s->failed = true;
+        return NULL;
+    }
+    *call = (struct rondo__delta_call){ folds ? b->out->folds.count : b->out->blocks.count, 0, folds, 0 };
+    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, step, -1);
+    o->program = -1;
+    o->first = b->out->calls.count - 1;
+    o->count = 1;
+    for (int32_t i = RONDO_DELTA_Q; i <= RONDO_DELTA_DT_BIAS && !folds; i++)
+        use(b, i, false);
+    return call;
 }
 
 void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delta_piece *pieces, int64_t count, const struct rondo__delta_unit *units,
@@ -178,26 +196,50 @@ void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delt
             more = part_of(b, pieces + i, level, &part);
         if (!more)
             return;
-        struct rondo__delta_call *call = rondo__list_add(&b->out->calls, sizeof *call, 1);
-        if (!call) {
-            b->s->failed = true;
+        struct rondo__delta_call *call = begin(b, false, step);
+        if (!call)
             return;
-        }
-        *call = (struct rondo__delta_call){ b->out->blocks.count, 0 };
-        struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, step, -1);
-        o->program = -1;
-        o->first = b->out->calls.count - 1;
-        o->count = 1;
-        for (int32_t i = RONDO_DELTA_Q; i <= RONDO_DELTA_DT_BIAS; i++)
-            use(b, i, false);
         for (int64_t i = 0; i < count; i++)
             for (int64_t u = 0; u < unit_count && part_of(b, pieces + i, level, &part); u++) {
-                add_block(b, &part, units + u);
+                add_block(b, RONDO_DELTA_FORWARD, &part, units + u);
                 call->count++;
             }
         use(b, RONDO_DELTA_OUT, true);
         rondo__schedule_end(b->s);
     }
+}
+
+void rondo__delta_scan(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *piece, const struct rondo__delta_unit *units,
+                       int64_t unit_count, struct rondo__step step)
+{
+    struct rondo__delta_call *call = begin(b, false, step);
+    for (int64_t u = 0; u < unit_count && call; u++) {
+        add_block(b, kind, piece, units + u);
+        call->count++;
+    }
+    rondo__schedule_end(b->s);
+}
+
+void rondo__delta_fold(struct rondo__delta_build *b, int32_t packet, struct rondo__delta_place from, int32_t to, struct rondo__step step)
+{
+    const rondo_delta_desc *d = &b->d->desc;
+    const int64_t state = rondo__delta_state(b->d), map = d->key_dim * d->key_dim;
+    struct rondo__delta_call *call = begin(b, true, step);
+    for (int64_t h = 0; h < d->heads && call; h++) {
+        struct rondo_delta_fold *f = rondo__list_add(&b->out->folds, sizeof *f, 1);
+        if (!f) {
+            b->s->failed = true;
+            return;
+        }
+        *f = (struct rondo_delta_fold){ .map = { packet, 0, d->heads * state + h * map, d->key_dim },
+                                        .from = { from.buffer, 0, from.at + h * state, d->value_dim }, .source = { packet, 0, h * state, d->value_dim },
+                                        .to = { to, 0, h * state, d->value_dim }, .columns = (int32_t)d->value_dim };
+        use_state(b, f->from, d->value_dim, false);
+        call->count++;
+    }
+    use(b, packet, false);
+    use(b, to, true);
+    rondo__schedule_end(b->s);
 }
 
 /* ---- all ---- */
@@ -208,7 +250,10 @@ int rondo__delta_build(struct rondo__delta_built *out, const struct rondo__delta
     rondo__schedule_clear(b.s, rank, design->ranks, 1);
     all_callers(&b);
     arguments(&b);
-    rondo__delta_pipeline(&b);
+    if (design->desc.way == RONDO_DELTA_AFFINE)
+        rondo__delta_affine(&b);
+    else
+        rondo__delta_pipeline(&b);
     if (b.large)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: what rank %d has of %lld tokens is more than memory can hold", (int)rank,
                            (long long)design->rows);
@@ -225,5 +270,6 @@ void rondo__delta_unbuild(struct rondo__delta_built *built)
 {
     rondo__schedule_free(&built->schedule);
     rondo__list_free(&built->blocks);
+    rondo__list_free(&built->folds);
     rondo__list_free(&built->calls);
 }

@@ -13,6 +13,7 @@
 #include "schedule/run.h"
 
 #define RONDO_DELTA_DIM 512         /* key_dim and value_dim are at most this (rule 14 has one leaf of squares) */
+#define RONDO_DELTA_TILE 4096      /* tokens of a tile, where nobody says */
 
 struct rondo__delta_design {
     rondo_delta_desc desc;         /* filled in; of its lists those that follow are the design's own */
@@ -43,14 +44,16 @@ enum rondo__delta_caller {
     RONDO_DELTA_OUT, RONDO_DELTA_FINAL, RONDO_DELTA_CHECKPOINTS, RONDO_DELTA_CALLERS
 };
 
-/* What COMPUTE number `first` does: blocks that are independent of each other. Their states are in the schedule's buffers, by number. */
+/* What COMPUTE number `first` does: blocks, or folds, that are independent of each other. Their states are in the schedule's buffers, by number. */
 struct rondo__delta_call {
     int64_t first, count;
+    int32_t folds, reserved;       /* 1: of the folds */
 };
 
 struct rondo__delta_built {
     struct rondo__schedule schedule;
     struct rondo__list blocks;     /* struct rondo_delta_block */
+    struct rondo__list folds;      /* struct rondo_delta_fold */
     struct rondo__list calls;      /* struct rondo__delta_call */
 };
 
@@ -96,10 +99,16 @@ struct rondo__delta_unit *rondo__delta_units(const struct rondo__delta_design *d
 /* COMPUTEs of pieces that do not depend on each other, of some units; with checkpoints on the way. */
 void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delta_piece *pieces, int64_t count, const struct rondo__delta_unit *units,
                           int64_t unit_count, struct rondo__step step);
+/* A COMPUTE without outputs (RONDO_DELTA_STATE, RONDO_DELTA_MAP) of one piece. */
+void rondo__delta_scan(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *piece, const struct rondo__delta_unit *units,
+                       int64_t unit_count, struct rondo__step step);
+/* A COMPUTE: states of all heads at `to` = map * (those at `from`) + source, where a packet has the sources of all heads, then the maps. */
+void rondo__delta_fold(struct rondo__delta_build *b, int32_t packet, struct rondo__delta_place from, int32_t to, struct rondo__step step);
 int32_t rondo__delta_own(struct rondo__delta_build *b, const char *name, int32_t index, size_t bytes);
 
 /* ---- ways ---- */
 void rondo__delta_pipeline(struct rondo__delta_build *b);
+void rondo__delta_affine(struct rondo__delta_build *b);
 
 /* ---- a plan ---- */
 struct rondo_delta {

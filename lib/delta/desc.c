@@ -51,7 +51,10 @@ static int check_rule(const rondo_delta_desc *d)
     if ((d->norm | d->initial_state | d->final_state) & ~1)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: norm is %d, initial_state %d and final_state %d; each is 0 or 1", (int)d->norm,
                            (int)d->initial_state, (int)d->final_state);
-    if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_PIPELINE)
+    if (d->way == RONDO_DELTA_AFFINE ? d->tile < 1 : d->tile != 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tile is %lld; RONDO_DELTA_AFFINE takes 1 or more, 0 is %d, and other ways have none",
+                           (long long)d->tile, RONDO_DELTA_TILE);
+    if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_AFFINE)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: way is %d; rondo_delta_way has those that there are", (int)d->way);
     return 0;
 }
@@ -75,6 +78,16 @@ static int set_sequences(struct rondo__delta_design *p, const rondo_delta_desc *
     return 0;
 }
 
+/* Of an affine scan ranks have whole tiles: where the one begins that a row is in, or the next one if that is nearer. */
+static int64_t tile_at(const struct rondo__delta_design *p, int64_t row)
+{
+    const int64_t n = row < p->rows ? rondo__delta_sequence(p, row) : 0, tile = p->desc.tile;
+    if (p->desc.way != RONDO_DELTA_AFFINE || row >= p->rows)
+        return row;
+    const int64_t begins = p->cu[n] + (row - p->cu[n]) / tile * tile, left = p->cu[n + 1] - begins, ends = begins + (left < tile ? left : tile);
+    return row - begins <= ends - row ? begins : ends;
+}
+
 static int set_shares(struct rondo__delta_design *p, const rondo_delta_desc *d)
 {
     for (int32_t r = 0; r <= p->ranks; r++) {
@@ -83,6 +96,10 @@ static int set_shares(struct rondo__delta_design *p, const rondo_delta_desc *d)
             first = d->shares[r];
         else if (r < p->ranks && rondo_share(p->rows, p->ranks, NULL, r, &first, &count))
             return RONDO_EINVAL;
+        if (d->shares && first >= 0 && first <= p->rows && tile_at(p, first) != first)
+            return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld, inside a tile; ranks of RONDO_DELTA_AFFINE have whole tiles, of %lld "
+                                             "tokens from each sequence's first on", (int)r, (long long)first, (long long)p->desc.tile);
+        first = d->shares ? first : tile_at(p, first);
         p->begin[r] = first;
         if (first < (r ? p->begin[r - 1] : 0) || (!r && first) || (r == p->ranks && first != p->rows))
             return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld; the list must begin with 0, not descend, and end with the "
@@ -156,6 +173,8 @@ static void fill_in(struct rondo__delta_design *p)
     d->out_type = d->out_type ? d->out_type : d->type;
     if (d->scale == 0.0 && d->key_dim > 0)
         d->scale = 1.0 / root((double)d->key_dim);
+    if (d->way == RONDO_DELTA_AFFINE && !d->tile)
+        d->tile = RONDO_DELTA_TILE;
 }
 
 int rondo__delta_design(struct rondo__delta_design *out, const rondo_delta_desc *desc, int32_t ranks)
@@ -208,7 +227,7 @@ uint64_t rondo__delta_hash(const struct rondo__delta_design *p)
     memcpy(numbers + 1, &d->scale, sizeof d->scale);
     const int64_t word[] = { RONDO_NUMERICS, p->ranks, p->packed, d->heads, d->key_heads, d->key_dim, d->value_dim, d->gate_dim, d->sequences, p->rows,
                              d->type, d->gate_type, d->beta_type, d->out_type, d->gate, d->beta, d->norm, d->initial_state, d->final_state,
-                             d->checkpoint_count, d->way, numbers[0], numbers[1] };
+                             d->checkpoint_count, d->way, d->tile, numbers[0], numbers[1] };
     const int64_t lists = d->sequences + 1 + p->ranks + 1 + d->checkpoint_count;
     uint64_t hash = 0;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++)

@@ -95,6 +95,10 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
     const int64_t buffers = built->schedule.buffers.count;
     for (int64_t i = 0; i < buffers; i++)
         x->plan->states[i] = place[i];
+    if (call->folds)
+        return rondo__ops(x->plan->ctx)->delta_fold(rondo__dev(x->plan->ctx), NULL, x->plan->design.form.key_dim,
+                                                    (const struct rondo_delta_fold *)built->folds.items + call->first, call->count, x->plan->states,
+                                                    (int32_t)buffers);
     const struct rondo_delta_run run = { .form = &x->plan->design.form, .parts = &x->rows, .part_count = 1,
                                          .blocks = (const struct rondo_delta_block *)built->blocks.items + call->first, .count = call->count,
                                          .states = x->plan->states, .state_count = (int32_t)buffers, .a_log = x->a_log, .dt_bias = x->dt_bias };

@@ -7,7 +7,7 @@
 
 const char *rondo_delta_way_name(int way)
 {
-    static const char *const names[] = { "auto", "serial", "pipeline" };
+    static const char *const names[] = { "auto", "serial", "pipeline", "affine" };
     return way >= 0 && way < (int)(sizeof names / sizeof *names) ? names[way] : NULL;
 }
 

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The delta rule as an affine scan (the context parallelism of flash-linear-attention, with exact maps). What a tile of tokens makes of a state S is
+ * M S + U: ranks make U and M of their own tiles, send them once to the ranks behind, and each folds those before its own tiles, one after another,
+ * into the states that these begin with. All ranks work at the same time whatever the heads, at 2.4 times the work of one walk.
+ *
+ * Tiles are cut at fixed distances from each sequence's first token, and a rank has whole ones: so the bits, which are not those of one walk, are
+ * the same for every number of ranks. The first tile of a sequence goes from its true state, and needs no map; the last one has nobody behind it.
+ * Called by build.c.
+ */
+#include "delta/delta.h"
+
+/* A sequence of which this rank has tiles [first, end). */
+struct tiled {
+    int64_t sequence, tiles, first, end;
+};
+
+struct affine {
+    struct rondo__delta_build *b;
+    struct rondo__delta_unit *units, *maps;   /* heads' values; columns of maps */
+    int64_t unit_count, tile;
+    size_t state, map;             /* bytes of all heads' */
+};
+
+static int64_t tiles_of(const struct affine *x, int64_t sequence)
+{
+    const struct rondo__delta_design *p = x->b->d;
+    return (p->cu[sequence + 1] - p->cu[sequence] + x->tile - 1) / x->tile;
+}
+
+/* Tiles of a sequence that a rank has: shares end where tiles do. */
+static struct tiled has(const struct affine *x, int32_t rank, int64_t sequence)
+{
+    const struct rondo__delta_design *p = x->b->d;
+    const int64_t from = p->cu[sequence], to = p->cu[sequence + 1], tiles = tiles_of(x, sequence);
+    const int64_t first = p->begin[rank] > from ? p->begin[rank] : from, end = p->begin[rank + 1] < to ? p->begin[rank + 1] : to;
+    if (first >= end)
+        return (struct tiled){ sequence, tiles, 0, 0 };
+    return (struct tiled){ sequence, tiles, (first - from) / x->tile, (end - from + x->tile - 1) / x->tile };
+}
+
+static struct rondo__delta_piece tile_of(const struct affine *x, int64_t sequence, int64_t tile)
+{
+    const struct rondo__delta_design *p = x->b->d;
+    const int64_t first = p->cu[sequence] + tile * x->tile, end = first + x->tile;
+    return (struct rondo__delta_piece){ sequence, first, end < p->cu[sequence + 1] ? end : p->cu[sequence + 1], { -1, 0, 0 }, { -1, 0, 0 } };
+}
+
+/* U of all heads, and behind it M where it is not the first tile. */
+static size_t packet_bytes(const struct affine *x, int64_t tile) { return x->state + (tile ? x->map : 0); }
+
+static struct rondo__step step(const char *what, int64_t index, int64_t of)
+{
+    return of > 1 && of < INT32_MAX ? (struct rondo__step){ what, (int32_t)index, (int32_t)of } : (struct rondo__step){ what, 0, 0 };
+}
+
+/* U and M of the rank's own tiles but a sequence's last one, each into a buffer; *out: of the first of them. */
+static void make_packets(struct affine *x, const struct tiled *t, int32_t *out)
+{
+    struct rondo__delta_build *b = x->b;
+    for (int64_t i = t->first; i < t->end && i + 1 < t->tiles && !b->s->failed; i++) {
+        struct rondo__delta_piece piece = tile_of(x, t->sequence, i);
+        const int32_t buffer = rondo__delta_own(b, "packet of tile", i < INT32_MAX ? (int32_t)i : -1, packet_bytes(x, i));
+        out[i - t->first] = buffer;
+        piece.to = (struct rondo__delta_place){ buffer, 0, 0 };
+        if (!i)
+            piece.from = rondo__delta_initial(b, t->sequence);
+        rondo__delta_scan(b, RONDO_DELTA_STATE, &piece, x->units, x->unit_count, step("sources of tile", i + 1, t->tiles));
+        piece.to = (struct rondo__delta_place){ buffer, 1, (int64_t)(x->state / sizeof(float)) };
+        if (i)
+            rondo__delta_scan(b, RONDO_DELTA_MAP, &piece, x->maps, b->d->desc.heads, step("maps of tile", i + 1, t->tiles));
+    }
+}
+
+/* Packets to the ranks behind and from those before, of the sequence that goes on (out) and of the one that came (in). */
+static void exchange(struct affine *x, const struct tiled *tail, const int32_t *out, const struct tiled *head, int32_t *in)
+{
+    struct rondo__delta_build *b = x->b;
+    const int32_t ranks = b->d->ranks;
+    int32_t *sent = rondo__alloc_zero((size_t)(tail->end - tail->first), sizeof *sent);
+    b->s->failed |= !sent;
+    for (int64_t i = tail->first; i < tail->end && i + 1 < tail->tiles && tail->end < tail->tiles && !b->s->failed; i++)
+        sent[i - tail->first] = rondo__schedule_sent(b->s, b->m, out[i - tail->first], 0, packet_bytes(x, i), -1);
+    if (!b->s->failed) {
+        rondo__schedule_begin(b->s, RONDO_TRANSFER, step("packets", 0, 0), -1)->operation = RONDO_OP_ALL_GATHER;
+        for (int32_t r = b->rank + 1; r < ranks && tail->end > tail->first; r++)
+            for (int64_t i = tail->first; i < tail->end && has(x, r, tail->sequence).end; i++)
+                rondo__schedule_part(b->s, sent[i - tail->first], 0, packet_bytes(x, i), r, false);
+        for (int32_t r = 0; r < b->rank && head->first < head->end; r++) {
+            const struct tiled t = has(x, r, head->sequence);
+            for (int64_t i = t.first; i < t.end && !b->s->failed; i++) {
+                in[i] = rondo__schedule_arrival(b->s, b->m, "packet from tile", (int32_t)i, packet_bytes(x, i));
+                rondo__schedule_part(b->s, in[i], 0, packet_bytes(x, i), r, true);
+            }
+        }
+        rondo__schedule_end(b->s);
+    }
+    for (int64_t i = 0; i < head->first && !b->s->failed; i++)
+        in[i] = rondo__schedule_received(b->s, b->m, in[i], packet_bytes(x, i), -1);
+    rondo__free(sent);
+}
+
+/* The rank's tiles of one sequence, each from its true state, which is folded on from packet to packet: packets[i] is tile i's. */
+static void run_tiles(struct affine *x, const struct tiled *t, const int32_t *packets)
+{
+    struct rondo__delta_build *b = x->b;
+    int32_t states[2] = { -1, -1 };
+    struct rondo__delta_place at = rondo__delta_initial(b, t->sequence);
+    for (int64_t i = 0; i < t->end && !b->s->failed; i++) {
+        if (i >= t->first) {
+            struct rondo__delta_piece piece = tile_of(x, t->sequence, i);
+            piece.from = at;
+            if (i + 1 == t->tiles)
+                piece.to = rondo__delta_final(b, t->sequence);
+            rondo__delta_compute(b, &piece, 1, x->units, x->unit_count, step("tile", i + 1, t->tiles));
+        }
+        if (i + 1 == t->end)
+            break;
+        if (!i) {                  /* the first tile's is a state already */
+            at = (struct rondo__delta_place){ packets[0], 0, 0 };
+            continue;
+        }
+        int32_t *to = states + i % 2;
+        *to = *to >= 0 ? *to : rondo__delta_own(b, "states at tile", -1, x->state);
+        rondo__delta_fold(b, packets[i], at, *to, step("fold tile", i + 1, t->tiles));
+        at = (struct rondo__delta_place){ *to, 0, 0 };
+    }
+}
+
+/* Bytes of the largest message between any two ranks. */
+static size_t largest(const struct affine *x)
+{
+    const struct rondo__delta_design *p = x->b->d;
+    size_t most = 0;
+    for (int32_t r = 1; r < p->ranks; r++) {
+        const int64_t row = p->begin[r];
+        if (row <= 0 || row >= p->rows)
+            continue;
+        const int64_t before = row - p->cu[rondo__delta_sequence(p, row)];
+        const size_t bytes = before > x->tile ? x->state + x->map : before ? x->state : 0;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static bool units_of(struct affine *x)
+{
+    const rondo_delta_desc *d = &x->b->d->desc;
+    x->tile = d->tile;
+    x->state = (size_t)(d->heads * rondo__delta_state(x->b->d)) * sizeof(float);
+    x->map = (size_t)(d->heads * d->key_dim * d->key_dim) * sizeof(float);
+    x->units = rondo__delta_units(x->b->d, d->value_dim, &x->unit_count);
+    x->maps = rondo__alloc_zero((size_t)d->heads, sizeof *x->maps);
+    for (int64_t h = 0; h < d->heads && x->maps; h++)
+        x->maps[h] = (struct rondo__delta_unit){ (int32_t)h, 0, (int32_t)d->key_dim, 0, h * d->key_dim * d->key_dim };
+    x->b->s->failed |= !x->units || !x->maps;
+    return !x->b->s->failed;
+}
+
+void rondo__delta_affine(struct rondo__delta_build *b)
+{
+    const struct rondo__delta_design *p = b->d;
+    const int64_t first = p->begin[b->rank], end = p->begin[b->rank + 1];
+    struct affine x = { .b = b };
+    struct tiled head = { 0, 0, 0, 0 }, tail = head;
+    int32_t *in = NULL, *out = NULL;
+    if (!units_of(&x))
+        goto done;
+    if (first < end) {
+        head = has(&x, b->rank, rondo__delta_sequence(p, first));
+        tail = has(&x, b->rank, rondo__delta_sequence(p, end - 1));
+    }
+    in = rondo__alloc_zero((size_t)head.end + 1, sizeof *in);
+    out = rondo__alloc_zero((size_t)(tail.end - tail.first) + 1, sizeof *out);
+    b->s->failed |= !in || !out;
+    if (b->s->failed)
+        goto done;
+    if (tail.end < tail.tiles)     /* others wait for them */
+        make_packets(&x, &tail, out);
+    exchange(&x, &tail, out, &head, in);
+    for (int64_t n = 0; n < p->desc.sequences && !b->s->failed; n++) {
+        struct tiled t = has(&x, b->rank, n);
+        if (p->cu[n] == p->cu[n + 1] && rondo__delta_owner(p, p->cu[n]) == b->rank) {
+            const struct rondo__delta_piece piece = { n, p->cu[n], p->cu[n], rondo__delta_initial(b, n), rondo__delta_final(b, n) };
+            rondo__delta_compute(b, &piece, 1, x.units, x.unit_count, step("delta rule", 0, 0));
+        }
+        if (t.first == t.end)
+            continue;
+        int32_t *packets = rondo__alloc_zero((size_t)t.tiles + 1, sizeof *packets);
+        b->s->failed |= !packets;
+        if (b->s->failed)
+            goto done;
+        if (n == head.sequence)
+            memcpy(packets, in, (size_t)t.first * sizeof *packets);
+        if (n == tail.sequence && tail.end < tail.tiles)
+            memcpy(packets + t.first, out, (size_t)(t.end - t.first) * sizeof *packets);
+        else
+            make_packets(&x, &t, packets + t.first);
+        run_tiles(&x, &t, packets);
+        rondo__free(packets);
+    }
+    if (largest(&x) > b->m->eager)   /* the same on all ranks */
+        rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of the delta rule", 0, 0 });
+done:
+    rondo__free(x.units);
+    rondo__free(x.maps);
+    rondo__free(in);
+    rondo__free(out);
+}
