@@ -33,6 +33,7 @@ struct unit {
     const struct rondo_backward_task *t;
     const struct rondo_poll *poll;
     int32_t size, wide, dim, values, dim_wide, values_wide;   /* of a leaf; wide: up to whole panels */
+    int32_t across;                    /* from a row of the tile to the next: an odd number of cache lines, so that columns do not crowd */
     int32_t queries, keys, head, kv_head;
     bool makes_q, makes_k;
     /* K and V of the KV head, [leaf] each: turned, [panel of keys][dim][PANEL]; and K as it is, [panel of dim][key][PANEL] */
@@ -46,8 +47,7 @@ struct unit {
     float *heads_k, *heads_v;          /* stack of the group's nodes */
     uint8_t *heads_full;
     /* of the tile at work */
-    float *x, *y;                      /* [STRIP][wide]: scores, products of dO and V */
-    float *weight, *g;                 /* [size][wide] */
+    float *weight, *g;                 /* [size][across]: first the products of Q and K, and of dO and V, then what comes of them */
     float *row;                        /* one row of numbers */
     uint64_t (*seen)[4];               /* [size] */
     int err;
@@ -136,6 +136,16 @@ static bool widen(const void *from, int64_t at, int type, int32_t dim, int32_t w
     return !vm_any(vf_is_nan(odd)) && rest == rest;
 }
 
+/* Rows lie far apart where heads lie inside of them. */
+static void ahead(const void *from, int64_t at, int type, int32_t dim)
+{
+    const char *p = (const char *)from + (size_t)at * rondo_type_size(type);
+    const size_t bytes = (size_t)dim * rondo_type_size(type);
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
+#define AHEAD 3
+
 static void to_panels(const float *row, int32_t i, int32_t size, int32_t wide, float *panels)
 {
     for (int32_t d = 0; d < wide; d += PANEL) {
@@ -171,6 +181,10 @@ static void lay_keys(struct unit *u)
         }
         for (int32_t j = 0; j < k->count; j++) {
             const int64_t row = (k->row + j) * d->kv_heads + u->kv_head;
+            if (j + AHEAD < k->count) {
+                ahead(from->k, (row + AHEAD * d->kv_heads) * u->dim, d->kv_type, u->dim);
+                ahead(from->v, (row + AHEAD * d->kv_heads) * u->values, d->kv_type, u->values);
+            }
             u->k_finite[n] &= widen(from->k, row * u->dim, d->kv_type, u->dim, u->dim_wide, u->row);
             to_columns(u->row, j, PANEL, u->dim, u->k_turned + (size_t)n * turned_k);
             if (u->makes_q)
@@ -205,6 +219,10 @@ static void lay_queries(struct unit *u)
         for (int32_t i = 0; i < q->count; i++) {
             const int64_t row = (q->row + i) * d->heads + u->head;
             const size_t at = (size_t)n * size + (size_t)(before + i);
+            if (i + AHEAD < q->count) {
+                ahead(from->q, (row + AHEAD * d->heads) * u->dim, d->q_type, u->dim);
+                ahead(from->dout, (row + AHEAD * d->heads) * u->values, d->out_type, u->values);
+            }
             const bool lives = rondo__backward_row(from->lse[row], u->n + at, u->c + at);
             u->live[at] = lives;
             u->whole[n] &= lives;
@@ -296,14 +314,14 @@ static void drop_bits(const struct unit *u, int64_t p, int64_t first, int32_t j0
 }
 
 /* C13 of one row: columns [j0, j1) of a strip, whole panels. general: the plan has terms. */
-VEC void finish_row(struct unit *u, const struct tile *s, int32_t i, const float *x_row, const float *y_row, int32_t j0, int32_t j1, const bool general)
+VEC void finish_row(struct unit *u, const struct tile *s, int32_t i, int32_t j0, int32_t j1, const bool general)
 {
     const struct rondo_attention_task *a = &u->t->a;
     const size_t at = (size_t)s->query * (size_t)u->size + (size_t)i;
     const vf n = vf_set1(u->n[at]), c = vf_set1(u->c[at]), sum = vf_set1(u->sum[at]), least = vf_set1(-125.0f);
     const vf scale = vf_set1(general && a->terms.cap_in != 0.0f ? a->terms.cap_in : a->scale_log2);
     const int64_t p = s->q->first + i - s->before;
-    float *weight = u->weight + (size_t)i * (size_t)u->wide, *g = u->g + (size_t)i * (size_t)u->wide;
+    float *weight = u->weight + (size_t)i * (size_t)u->across, *g = u->g + (size_t)i * (size_t)u->across;
     float distance[LEAF_MAX], bias[LEAF_MAX];
     uint64_t drops[4] = { 0, 0, 0, 0 };
     if (general && a->terms.alibi)
@@ -321,7 +339,7 @@ VEC void finish_row(struct unit *u, const struct tile *s, int32_t i, const float
     if (general && a->terms.drop)
         drop_bits(u, p, s->k->first, j0, j1 < s->k->count ? j1 : s->k->count, drops);
     for (int32_t j = j0; j < j1; j += VL) {
-        vf x = vf_mul(vf_load(x_row + j), scale), dp = vf_load(y_row + j), slope = vf_set1(1.0f);
+        vf x = vf_mul(vf_load(weight + j), scale), dp = vf_load(g + j), slope = vf_set1(1.0f);
         if (general) {
             if (a->terms.cap_in != 0.0f) {
                 const vf tanh = vf_tanh(x);
@@ -358,13 +376,13 @@ VEC void finish_row(struct unit *u, const struct tile *s, int32_t i, const float
 static __attribute__((noinline)) void finish_plain(struct unit *u, const struct tile *s, int32_t i, int32_t j0, int32_t j1)
 {
     for (int32_t r = 0; r < STRIP; r++)
-        finish_row(u, s, i + r, u->x + r * u->wide, u->y + r * u->wide, j0, j1, false);
+        finish_row(u, s, i + r, j0, j1, false);
 }
 
 static __attribute__((noinline)) void finish_general(struct unit *u, const struct tile *s, int32_t i, int32_t j0, int32_t j1)
 {
     for (int32_t r = 0; r < STRIP; r++)
-        finish_row(u, s, i + r, u->x + r * u->wide, u->y + r * u->wide, j0, j1, true);
+        finish_row(u, s, i + r, j0, j1, true);
 }
 
 /* ---- one tile: nodes ---- */
@@ -391,7 +409,7 @@ static void nodes_apart(struct unit *u, const struct tile *s, const struct nodes
     for (int32_t a = 0; a < size; a++)
         for (int32_t b = 0; b < size; b++) {
             const int32_t i = a ^ 1, j = b ^ 1;
-            const float g = u->g[i * u->wide + j], w = u->weight[i * u->wide + j];
+            const float g = u->g[i * u->across + j], w = u->weight[i * u->across + j];
             if (!(u->seen[i][j / 64] >> (j % 64) & 1))
                 continue;
             for (int32_t d = 0; d < u->dim && u->makes_q; d++)
@@ -408,7 +426,7 @@ static void tile(struct unit *u, int32_t query, int32_t key, const struct nodes 
     const struct rondo_attention_task *a = &u->t->a;
     struct tile s = { u->t->queries + query, u->t->keys + key, query, key, 0, false };
     const bool general = a->terms.cap_in != 0.0f || a->terms.alibi || a->terms.bias || a->terms.drop;
-    const int32_t size = u->size, wide = u->wide;
+    const int32_t size = u->size, wide = u->wide, across = u->across;
     const float *k_turned = u->k_turned + (size_t)key * (size_t)wide * (size_t)u->dim, *v_turned = u->v_turned + (size_t)key * (size_t)wide * (size_t)u->values;
     const float *q_strips = u->q_strips + (size_t)query * (size_t)size * (size_t)u->dim, *o_strips = u->o_strips + (size_t)query * (size_t)size * (size_t)u->values;
     const float *k_panels = u->k_panels + (size_t)key * (size_t)size * (size_t)u->dim_wide;
@@ -438,14 +456,23 @@ static void tile(struct unit *u, int32_t query, int32_t key, const struct nodes 
         }
         row_first[i / STRIP] = j0;
         row_end[i / STRIP] = j1;
+    }
+    /* a panel stays in the nearest cache while all strips come past */
+    for (int32_t j = 0; j < wide; j += PANEL)
+        for (int32_t i = 0; i < size; i += STRIP) {
+            if (row_first[i / STRIP] >= j + PANEL || row_end[i / STRIP] <= j)
+                continue;
+            product_strips(q_strips + i * u->dim, k_turned + (int64_t)j * u->dim, u->dim, u->weight + i * across + j, across);
+            product_strips(o_strips + i * u->values, v_turned + (int64_t)j * u->values, u->values, u->g + i * across + j, across);
+        }
+    for (int32_t i = 0; i < size; i += STRIP) {
+        const int32_t j0 = row_first[i / STRIP], j1 = row_end[i / STRIP];
         const int32_t from = j0 < j1 ? j0 / PANEL * PANEL : wide, until = j0 < j1 ? (j1 + PANEL - 1) / PANEL * PANEL : wide;
         for (int32_t r = i; r < i + STRIP && (from > 0 || until < wide); r++) {
-            memset(u->weight + r * wide, 0, (size_t)wide * sizeof(float));
-            memset(u->g + r * wide, 0, (size_t)wide * sizeof(float));
-        }
-        for (int32_t j = from; j < until; j += PANEL) {
-            product_strips(q_strips + i * u->dim, k_turned + (int64_t)j * u->dim, u->dim, u->x + j, wide);
-            product_strips(o_strips + i * u->values, v_turned + (int64_t)j * u->values, u->values, u->y + j, wide);
+            memset(u->weight + r * across, 0, (size_t)from * sizeof(float));
+            memset(u->g + r * across, 0, (size_t)from * sizeof(float));
+            memset(u->weight + r * across + until, 0, (size_t)(wide - until) * sizeof(float));
+            memset(u->g + r * across + until, 0, (size_t)(wide - until) * sizeof(float));
         }
         if (from >= until)
             continue;
@@ -459,15 +486,15 @@ static void tile(struct unit *u, int32_t query, int32_t key, const struct nodes 
     } else {
         for (int32_t d = 0; d < u->dim_wide && u->makes_q; d += PANEL)
             for (int32_t i = 0; i < size; i += STRIP)
-                product_rows(u->g + i * wide, wide, k_panels + (int64_t)d * size, row_first[i / STRIP], row_end[i / STRIP],
+                product_rows(u->g + i * across, across, k_panels + (int64_t)d * size, row_first[i / STRIP], row_end[i / STRIP],
                              to->q + i * u->dim_wide + d, u->dim_wide);
         for (int32_t d = 0; d < u->dim_wide && u->makes_k; d += PANEL)
             for (int32_t j = 0; j < size; j += STRIP)
-                product_columns(u->g + j, wide, q_panels + (int64_t)d * size, key_first[j / STRIP], key_end[j / STRIP], to->k + j * u->dim_wide + d,
+                product_columns(u->g + j, across, q_panels + (int64_t)d * size, key_first[j / STRIP], key_end[j / STRIP], to->k + j * u->dim_wide + d,
                                 u->dim_wide);
         for (int32_t d = 0; d < u->values_wide && u->makes_k; d += PANEL)
             for (int32_t j = 0; j < size; j += STRIP)
-                product_columns(u->weight + j, wide, o_panels + (int64_t)d * size, key_first[j / STRIP], key_end[j / STRIP],
+                product_columns(u->weight + j, across, o_panels + (int64_t)d * size, key_first[j / STRIP], key_end[j / STRIP],
                                 to->v + j * u->values_wide + d, u->values_wide);
     }
     if (u->makes_q)
@@ -690,8 +717,7 @@ static void lay_out(struct unit *u, struct taker *k)
         w->full_q = take(k, q, 1, 1);
         w->full_k = take(k, keys, 1, 1);
     }
-    u->x = take(k, 2 * STRIP, wide, sizeof(float));
-    u->weight = take(k, 2 * size, wide, sizeof(float));
+    u->weight = take(k, 2 * size, u->across, sizeof(float));
     u->row = take(k, 1, (u->dim_wide > u->values_wide ? u->dim_wide : u->values_wide), sizeof(float));
     u->seen = take(k, size, 4, sizeof(uint64_t));
     if (!k->at)
@@ -700,14 +726,13 @@ static void lay_out(struct unit *u, struct taker *k)
     u->sum = u->c + q_rows;
     u->q_finite = u->whole + u->queries;
     u->see_end = u->see_first + u->queries;
-    u->y = u->x + STRIP * wide;
-    u->g = u->weight + size * wide;
+    u->g = u->weight + size * u->across;
 }
 
 static struct unit unit_of(const struct rondo_backward_task *t)
 {
     const struct rondo_backward_desc *d = t->desc;
-    return (struct unit){ .t = t, .size = d->leaf_size, .wide = up(d->leaf_size, PANEL), .dim = d->head_dim, .values = d->value_dim,
+    return (struct unit){ .t = t, .size = d->leaf_size, .wide = up(d->leaf_size, PANEL), .across = up(d->leaf_size, PANEL) + 16, .dim = d->head_dim, .values = d->value_dim,
                           .dim_wide = up(d->head_dim, PANEL), .values_wide = up(d->value_dim, PANEL), .queries = t->job->queries, .keys = t->job->keys,
                           .makes_q = t->job->what & RONDO_BACKWARD_QUERIES, .makes_k = t->job->what & RONDO_BACKWARD_KEYS };
 }
