@@ -100,6 +100,31 @@ static void bits(const char *name, struct problem *p, const struct gradients *on
     ok(!err && counted, "%s: the plan says what it moves", name);
 }
 
+/* The bits themselves, as of version 1 of the contract. */
+static uint64_t hash_of(const struct problem *p, const struct gradients *g)
+{
+    uint64_t h = 0;
+    const int64_t q = p->q_rows * p->heads, k = p->kv_rows * p->kv_heads, shape[1] = { q + k };
+    rondo_hash_add(&h, g->dq, rondo_type_size(g->types[0]), 0, q * p->head_dim);
+    rondo_hash_add(&h, g->dk, rondo_type_size(g->types[1]), q * p->head_dim, k * p->head_dim);
+    rondo_hash_add(&h, g->dv, rondo_type_size(g->types[2]), (q + k) * p->head_dim, k * p->value_dim);
+    rondo_hash_add(&h, g->dbias, 4, (q + k) * p->head_dim + k * p->value_dim, bias_elements(p));
+    rondo_hash_add(&h, g->dsinks, 4, (q + k) * p->head_dim + k * p->value_dim + bias_elements(p), p->heads);
+    return rondo_hash_close(h, 0, p->leaf, shape, 1);
+}
+
+static void frozen(const char *name, const struct problem *p, const struct gradients *g)
+{
+    static const struct { const char *name; uint64_t hash; } known[] = {
+        { "causal", 0x10f4efdcc6c16cbf }, { "packed", 0xb144913dbe126e14 }, { "softcap", 0x886a897ca515e0a0 }, { "bias", 0xa47962e440d95550 },
+        { "sinks", 0xff4a5aec105780b8 }, { "dropout", 0x69df1da50ae246bc }, { "bf16", 0xd03f195e5913d022 }, { "f16", 0x29a52f07afb62325 },
+        { "a leaf of 128", 0xfd60be88c68237c6 },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(known[i].name, name) && !ok(hash_of(p, g) == known[i].hash, "%s: the bits that it has always had", name))
+            diag("{ \"%s\", 0x%016llx }", name, (unsigned long long)hash_of(p, g));
+}
+
 int main(void)
 {
     for (size_t i = 0; i < CASES; i++) {
@@ -108,6 +133,7 @@ int main(void)
         problem_data(&p);
         oracle(cases[i].name, &p, &one);
         bits(cases[i].name, &p, &one);
+        frozen(cases[i].name, &p, &one);
         gradients_free(&one);
         problem_free(&p);
     }
