@@ -44,6 +44,7 @@ static const struct option attention_options[] = {
     { "packed", 0, OPTION_INT, "MEAN", "sequences of so many tokens on average", &bench.shape.packed, 1, 1 << 24, NULL },
     { "lengths", 0, OPTION_FLAG, NULL, "a batch of two, the second with fewer keys than queries", &bench.shape.lengths, 0, 0, NULL },
     { "terms", 0, OPTION_FLAG, NULL, "each of these by turns, as a part of plain causal (default T: 8192)", &terms, 0, 0, NULL },
+    { "backward", 0, OPTION_FLAG, NULL, "the gradients instead", &bench.shape.backward, 0, 0, NULL },
     { "decode", 0, OPTION_FLAG, NULL, "one query over P cached tokens (default P: 16384)", &bench.shape.decode, 0, 0, NULL },
     { "hardware", 0, OPTION_TEXT, "FILE|NAME", "compare with what is predicted on it", &bench.shape.hardware, 0, 0, NULL },
     COMMON_ROWS, LAST_ROW,
@@ -247,6 +248,8 @@ static int check_options(void)
         return fail(EXIT_USAGE, "--calibrate measures with two ranks, or those that mpirun started; leave out --ranks");
     if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout, --algorithm and --grid");
+    if (s->backward && (s->decode || terms || bench.check))
+        return fail(EXIT_USAGE, "--backward is of one plan and has no mark; leave %s out", s->decode ? "--decode" : terms ? "--terms" : "--check");
     if (s->dx && s->dw)
         return fail(EXIT_USAGE, "--dx and --dw are two gradients; give one of them");
     if ((s->dx || s->dw) && common.level != RONDO_STRICT)

@@ -44,7 +44,7 @@ double median(double *values, int count);
 struct shape {
     int64_t tokens, cached, heads, kv_heads, head_dim, value_dim;
     struct window window;
-    bool causal, decode;
+    bool causal, decode, backward;
     double softcap, dropout;           /* and what else a score may be or a key be hidden by; 0: not */
     bool alibi, bias, sinks, mask, lengths;
     int64_t documents, packed;         /* mean numbers of keys */

@@ -17,6 +17,7 @@ struct work {
 struct call {
     rondo_attention *plan;
     rondo_attention_io io;
+    rondo_attention_gradients gradients;
     void *workspace;
 };
 
@@ -24,6 +25,27 @@ static int execute(void *arg)
 {
     struct call *c = arg;
     return rondo_attention_execute(c->plan, &c->io, c->workspace);
+}
+
+static int backward(void *arg)
+{
+    struct call *c = arg;
+    return rondo_attention_backward(c->plan, &c->io, &c->gradients, c->workspace);
+}
+
+/* Gradients in the shapes of what they are of; data[4]: what they lie in. Then out and lse, which they are made from. */
+static int prepare_backward(struct call *c, void *data[4])
+{
+    rondo_attention_gradients *g = &c->gradients;
+    const rondo_tensor *like[4] = { &c->io.out, &c->io.q, &c->io.k, &c->io.v };
+    rondo_tensor *t[4] = { &g->dout, &g->dq, &g->dk, &g->dv };
+    for (uint32_t i = 0; i < 4; i++) {
+        data[i] = bench_numbers(like[i]->shape[0] * like[i]->shape[1] * like[i]->shape[2], RONDO_F32, 4 + i);
+        if (!data[i])
+            return body_fail(RONDO_ENOMEM, "not enough memory for gradients");
+        *t[i] = rondo_tensor_dense(data[i], RONDO_F32, 3, like[i]->shape);
+    }
+    return rondo_attention_execute(c->plan, &c->io, NULL);
 }
 
 /* Keys or values: `rows` rows of `dim` numbers. */
@@ -50,13 +72,14 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     const struct work *w = arg;
     const struct shape *s = w->shape;
-    struct call c = { NULL, RONDO_ATTENTION_IO_INIT, NULL };
+    struct call c = { NULL, RONDO_ATTENTION_IO_INIT, RONDO_ATTENTION_GRADIENTS_INIT, NULL };
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     const int64_t value_dim = s->value_dim ? s->value_dim : s->head_dim;
-    void *q = NULL, *k = NULL, *v = NULL, *out = NULL;
+    void *q = NULL, *k = NULL, *v = NULL, *out = NULL, *gradients[4] = { NULL, NULL, NULL, NULL };
     float *lse = NULL;
     extras_describe(w->extras, s, &d);
+    d.gradients = s->backward;
     d.layout = common.layout;
     d.algorithm = common.algorithm;
     d.grid[0] = common.grid[0];
@@ -73,7 +96,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     v = kv_numbers(v_shape[0] * v_shape[1], v_shape[2], s->type, 2);
     out = bench_numbers(o_shape[0] * o_shape[1] * o_shape[2], RONDO_F32, 3);
     lse = room(info.q_rows * s->heads, sizeof *lse);
-    c.workspace = room((int64_t)info.workspace_bytes, 1);
+    c.workspace = room((int64_t)(s->backward ? info.backward_workspace_bytes : info.workspace_bytes), 1);
     if (!q || !k || !v || !out || !lse || !c.workspace) {
         code = body_fail(RONDO_ENOMEM, "not enough memory for %lld queries and %lld keys on a rank", (long long)info.q_rows,
                          (long long)info.kv_rows);
@@ -88,10 +111,14 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const double bytes = (double)(s->cached + 1) * (double)s->kv_heads *
                          (double)(rondo_row_bytes(s->type, s->head_dim) + rondo_row_bytes(s->type, value_dim));
     struct measurement m = { 0, 0, 0, 0, 0, 0 };
-    code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, 0, w->b->repeat, s->decode ? bytes : info.flops, execute, &c, &m);
+    if (s->backward)
+        code = prepare_backward(&c, gradients);
+    if (!code)
+        code = bench_measure(ctx, s->decode ? CEILING_DRAM : CEILING_FMA, 0, w->b->repeat,
+                             s->decode ? bytes : s->backward ? info.backward_flops : info.flops, s->backward ? backward : execute, &c, &m);
     if (!code && rondo_context_rank(ctx) == 0) {
         w->got->m = m;
-        w->got->algorithm = info.algorithm;
+        w->got->algorithm = s->backward ? info.backward_algorithm : info.algorithm;
         w->got->layout = info.layout;
     }
     slot_measure(mine, ctx);
@@ -103,6 +130,8 @@ end:
     free(out);
     free(lse);
     free(c.workspace);
+    for (int i = 0; i < 4; i++)
+        free(gradients[i]);
     return code;
 }
 
@@ -152,7 +181,7 @@ int bench_attention(struct bench *b, const struct shape *shape, int ranks, int t
     if (!code)
         code = fail_code(ranks_run(&run, body, &w), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
-        *row = row_new(shape->decode ? "decode" : "attention", &run);
+        *row = row_new(shape->decode ? "decode" : shape->backward ? "backward" : "attention", &run);
         row_shape(*row, shape);
         json_object_set_new(*row, "algorithm", json_string(rondo_algorithm_name(got->algorithm)));
         json_object_set_new(*row, "layout", json_string(rondo_layout_name(got->layout)));

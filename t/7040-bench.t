@@ -31,6 +31,7 @@ done
 row "decode" gbytes attention --decode --cached 2000 --heads 4 --kv-heads 2 --head-dim 32
 row "linear" gflops linear --rows 17 --in 256 --out 128 --type bf16
 ok "more than 16 rows: against multiplying" grep -q '"ceiling": "fma"' "$scratch/out"
+row "gradients of attention" gflops attention --tokens 64 --heads 2 --kv-heads 1 --head-dim 16 --causal --backward
 row "a layer's gradient by its input" gflops linear --rows 17 --in 256 --out 128 --type bf16 --dx
 row "a layer's gradient by its weights" gflops linear --rows 300 --in 256 --out 128 --dw
 row "linear of few rows" gbytes linear --rows 16 --in 256 --out 128 --type bf16
