@@ -102,6 +102,17 @@ RONDO_API int rondo_linear_dw(rondo_context *ctx, const rondo_tokens *tokens, in
 RONDO_API int rondo_token_sum(rondo_context *ctx, const rondo_tokens *tokens, int64_t dim, const float *x, int64_t x_stride, float *sum,
                               int add) RONDO_MUST_CHECK;
 
+/* Of rondo_rmsnorm(): dx [rows, dim] and terms [rows, dim], whose sum over tokens is the weight's gradient (rondo_token_sum()), all dense;
+ * either may be NULL. dx may be x or dy; add: dx += . */
+RONDO_API int rondo_rmsnorm_dx(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, const float *dy,
+                               float *dx, float *terms, int add) RONDO_MUST_CHECK;
+/* Of rondo_rope(), in place: the turn back. Arguments as there. */
+RONDO_API int rondo_rope_dx(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *dx, int64_t row_stride, int64_t head_stride,
+                            const float *table) RONDO_MUST_CHECK;
+/* Of rondo_swiglu(), element by element; dgate and dup may each be gate, up or dy. */
+RONDO_API int rondo_swiglu_dx(rondo_context *ctx, int64_t count, const float *gate, const float *up, const float *dy, float *dgate,
+                              float *dup) RONDO_MUST_CHECK;
+
 /* ---- tensor parallelism: layers that several ranks share (arXiv:1909.08053), with the bits of one rank --------------- */
 
 /* A layer is divided by outputs (column-parallel: a rondo_linear of fewer outputs) or by leaves of its inputs (row-parallel: a part, see

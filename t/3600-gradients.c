@@ -125,6 +125,68 @@ static void places(void)
     free(hook);
 }
 
+/* ---- norms, rotations, gated units: from any memory, on any machine ---- */
+
+enum { ARRAY = ROWS * OUT, ARRAYS = 6 };
+struct rows_work {
+    int device;
+    float array[ARRAYS][ARRAY];
+};
+
+/* Norm: dx in 3, terms in 4; rotation back of 3; gated unit: dgate in 0, dup in 5. */
+static int rows_body(rondo_context *ctx, void *arg)
+{
+    struct rows_work *w = arg;
+    void *memory[ARRAYS] = { NULL };
+    float *at[ARRAYS];
+    int err = 0;
+    for (int i = 0; i < ARRAYS; i++) {
+        at[i] = w->array[i];
+        for (int j = 0; j < ARRAY; j++)
+            w->array[i][j] = number(20 + (uint64_t)i, (uint64_t)j);
+        if (w->device && !err)
+            err = rondo_memory_create(&memory[i], ctx, RONDO_MEMORY_DEVICE, sizeof w->array[i]);
+        if (w->device && !err) {
+            err = rondo_memory_copy(ctx, memory[i], w->array[i], sizeof w->array[i]);
+            at[i] = memory[i];
+        }
+    }
+    if (!err)
+        err = rondo_rmsnorm_dx(ctx, ROWS, OUT, at[0], at[1], 1e-5f, at[2], at[3], at[4], 1);
+    if (!err)
+        err = rondo_rope_dx(ctx, ROWS, 2, 14, at[3], OUT, 15, at[1]);
+    if (!err)
+        err = rondo_swiglu_dx(ctx, ARRAY, at[0], at[1], at[2], at[0], at[5]);
+    for (int i = 0; i < ARRAYS; i++) {
+        if (w->device && !err)
+            err = rondo_memory_copy(ctx, w->array[i], memory[i], sizeof w->array[i]);
+        rondo_memory_destroy(ctx, memory[i]);
+    }
+    return err;
+}
+
+static void rows_places(void)
+{
+    static const char *const machines[] = { NULL, "space,defer:1", "space,defer:2" };
+    static struct rows_work first, w;
+    char *hook = getenv("RONDO_TEST_HOOK") ? strdup(getenv("RONDO_TEST_HOOK")) : NULL;
+    if (rondo_run_threads(1, rows_body, &first))
+        exit(99);
+    for (int m = 0; m < 3; m++)
+        for (w.device = 0; w.device < 2; w.device++) {
+            if (machines[m])
+                setenv("RONDO_TEST_HOOK", machines[m], 1);
+            const int err = rondo_run_threads(1, rows_body, &w);
+            ok(!err && !memcmp(w.array, first.array, sizeof w.array), "norm, rotation and gated unit, arrays in %s memory, %s: the same bits",
+               w.device ? "the device's" : "host", machines[m] ? machines[m] : "cpu");
+            if (hook)
+                setenv("RONDO_TEST_HOOK", hook, 1);
+            else
+                unsetenv("RONDO_TEST_HOOK");
+        }
+    free(hook);
+}
+
 /* ---- what is refused ---- */
 
 static void refused_once(int got, int code, const char *word)
@@ -208,6 +270,15 @@ static int calls_refused(rondo_context *ctx, void *arg)
     refused_once(rondo_token_sum(ctx, tokens, 0, x, 2, y, 0), RONDO_EINVAL, "dim is 0");
     refused_once(rondo_token_sum(ctx, tokens, 2, x, 2, NULL, 0), RONDO_EINVAL, "sum must not be NULL");
     refused_once(rondo_token_sum(ctx, NULL, 2, x, 2, y, 0), RONDO_EINVAL, "tokens must not be NULL");
+    refused_once(rondo_rmsnorm_dx(ctx, 2, 0, x, x, 0, x, y, NULL, 0), RONDO_EINVAL, "2 rows of 0");
+    refused_once(rondo_rmsnorm_dx(ctx, 2, 3, x, x + 6, -1.0f, x + 9, y, NULL, 0), RONDO_EINVAL, "eps is -1");
+    refused_once(rondo_rmsnorm_dx(ctx, 2, 3, x, x + 6, 0, x + 9, x + 1, NULL, 0), RONDO_EINVAL, "dx overlaps");
+    refused_once(rondo_rmsnorm_dx(ctx, 2, 3, x, x + 6, 0, x + 9, y, x, 0), RONDO_EINVAL, "terms overlaps");
+    refused_once(rondo_rmsnorm_dx(ctx, 2, 3, x, x + 6, 0, NULL, y, NULL, 0), RONDO_EINVAL, "dy must not be NULL");
+    refused_once(rondo_rope_dx(ctx, 2, 1, 3, x, 4, 4, y), RONDO_EINVAL, "rondo_rope_dx: dim is 3");
+    refused_once(rondo_swiglu_dx(ctx, 4, x, x + 4, x + 8, x + 1, y), RONDO_EINVAL, "in part");
+    refused_once(rondo_swiglu_dx(ctx, 4, x, x + 4, x + 8, y, y), RONDO_EINVAL, "dup overlaps dgate");
+    refused_once(rondo_swiglu_dx(ctx, -1, x, x + 4, x + 8, y, y + 4), RONDO_EINVAL, "count is -1");
     rondo_linear_destroy(linear);
     rondo_tokens_destroy(tokens);
     rondo_tokens_destroy(part);
@@ -217,6 +288,7 @@ static int calls_refused(rondo_context *ctx, void *arg)
 int main(void)
 {
     places();
+    rows_places();
     tokens_refused();
     ok(!rondo_run_threads(1, calls_refused, NULL), "and the calls that are right pass");
     return done();

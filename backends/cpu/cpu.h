@@ -96,6 +96,12 @@ int rondo__cpu_linear(struct rondo_device *dev, struct rondo_stream *stream, con
 int rondo__cpu_linear_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_linear_join *join);
 int rondo__cpu_linear_dx(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
                          const struct rondo_linear_dx_run *run, const struct rondo_poll *poll);
+int rondo__cpu_rmsnorm_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
+                          float eps, const float *dy, float *dx, float *terms, int add);
+int rondo__cpu_rope_back(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,
+                         int64_t row_stride, int64_t head_stride, const float *table);
+int rondo__cpu_swiglu_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
+                         float *dgate, float *dup);
 int rondo__cpu_token_sum(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_token_run *run, const struct rondo_poll *poll);
 int rondo__cpu_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
                        float eps, float *y);

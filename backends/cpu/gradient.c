@@ -121,5 +121,104 @@ static void sum(const struct rondo_token_run *run, const struct rondo_token_segm
     }
 }
 
+/* ---- norm, rotation, gated unit ---- */
+
+#define LANES RONDO_CPU_NORM_LANES
+#define LEAF RONDO_CPU_NORM_LEAF
+
+/* Vector `at` of what is added up: squares of x, or with dy (dy w) (x r). Lanes that are not there keep their sums. */
+VEC vf one_more(const float *x, const float *weight, const float *dy, vf r, int64_t left, vf sum)
+{
+    if (left >= VL)
+        return dy ? vf_fma(vf_mul(vf_load(dy), vf_load(weight)), vf_mul(vf_load(x), r), sum) : vf_fma(vf_load(x), vf_load(x), sum);
+    if (left <= 0)
+        return sum;
+    const vm there = vm_first((int)left);
+    const vf a = vf_load_mask(x, there);
+    const vf next = dy ? vf_fma(vf_mul(vf_load_mask(dy, there), vf_load_mask(weight, there)), vf_mul(a, r), sum) : vf_fma(a, a, sum);
+    return vf_select(there, next, sum);
+}
+
+VEC float lanes_sum(const float *x, const float *weight, const float *dy, float r, int64_t dim)
+{
+    float stack[64];
+    int n = 0;
+    for (int64_t leaf = 0; leaf * LEAF < dim; leaf++) {
+        const int64_t first = leaf * LEAF, end = dim - first < LEAF ? dim : first + LEAF;
+        const vf factor = vf_set1(r);
+        vf sum[LANES / VL];
+        float lane[LANES];
+        UNROLL
+        for (int p = 0; p < LANES / VL; p++)
+            sum[p] = vf_zero();
+        for (int64_t i = first; i < end; i += LANES)
+            UNROLL
+            for (int p = 0; p < LANES / VL; p++)
+                sum[p] = one_more(x + i + p * VL, dy ? weight + i + p * VL : NULL, dy ? dy + i + p * VL : NULL, factor, end - i - p * VL, sum[p]);
+        UNROLL
+        for (int p = 0; p < LANES / VL; p++)
+            vf_store(lane + p * VL, sum[p]);
+        for (int half = LANES / 2; half; half /= 2)
+            for (int i = 0; i < half; i++)
+                lane[i] = lane[i] + lane[i + half];
+        for (int64_t i = leaf; i & 1; i >>= 1)
+            lane[0] = stack[--n] + lane[0];
+        stack[n++] = lane[0];
+    }
+    for (; n > 1; n--)
+        stack[n - 2] = stack[n - 2] + stack[n - 1];
+    return stack[0];
+}
+
+static void rmsnorm(int64_t rows, int64_t dim, const float *x, const float *weight, float eps, const float *dy, float *to, float *terms, int add)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        const float *a = x + row * dim, *d = dy + row * dim;
+        const float root = 1.0f / __builtin_sqrtf(lanes_sum(a, NULL, NULL, 0.0f, dim) / (float)dim + eps);
+        const vf r = vf_set1(root), mean = vf_set1(to ? lanes_sum(a, weight, d, root, dim) / (float)dim : 0.0f);
+        for (int64_t i = 0; i < dim; i += VL) {
+            const vm there = vm_first(dim - i < VL ? (int)(dim - i) : VL);
+            const vf y = vf_load_mask(d + i, there), h = vf_mul(vf_load_mask(a + i, there), r), g = vf_mul(y, vf_load_mask(weight + i, there));
+            if (to) {
+                float *at = to + row * dim + i;
+                const vf one = vf_mul(vf_fma(vf_neg(h), mean, g), r);
+                vf_store_mask(at, there, vf_canonical(add ? vf_add(vf_load_mask(at, there), one) : one));
+            }
+            if (terms)
+                vf_store_mask(terms + row * dim + i, there, vf_canonical(vf_mul(y, h)));
+        }
+    }
+}
+
+static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table)
+{
+    const int64_t half = dim / 2;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t head = 0; head < heads; head++) {
+            float *lower = x + row * row_stride + head * head_stride, *upper = lower + half;
+            const float *cosines = table + row * dim, *sines = cosines + half;
+            for (int64_t i = 0; i < half; i += VL) {
+                const vm there = vm_first(half - i < VL ? (int)(half - i) : VL);
+                const vf a = vf_load_mask(lower + i, there), b = vf_load_mask(upper + i, there);
+                const vf c = vf_load_mask(cosines + i, there), s = vf_load_mask(sines + i, there);
+                vf_store_mask(lower + i, there, vf_canonical(vf_fma(a, c, vf_mul(b, s))));
+                vf_store_mask(upper + i, there, vf_canonical(vf_fma(b, c, vf_neg(vf_mul(a, s)))));
+            }
+        }
+}
+
+static void swiglu(int64_t count, const float *gate, const float *up, const float *dy, float *dgate, float *dup)
+{
+    const vf one = vf_set1(1.0f);
+    for (int64_t i = 0; i < count; i += VL) {
+        const vm there = vm_first(count - i < VL ? (int)(count - i) : VL);
+        const vf g = vf_load_mask(gate + i, there), u = vf_load_mask(up + i, there), d = vf_load_mask(dy + i, there);
+        const vf below = vf_add(one, vf_exp2(vf_mul(vf_neg(g), vf_set1((float)RONDO_LOG2E))));
+        const vf s = vf_div(one, below), h = vf_div(g, below);
+        vf_store_mask(dgate + i, there, vf_canonical(vf_mul(vf_mul(d, u), vf_fma(h, vf_sub(one, s), s))));
+        vf_store_mask(dup + i, there, vf_canonical(vf_mul(d, h)));
+    }
+}
+
 extern const struct rondo_cpu_gradient RONDO_ISA_TABLE(gradient);
-const struct rondo_cpu_gradient RONDO_ISA_TABLE(gradient) = { NULL, NULL, pack, turn, sum };
+const struct rondo_cpu_gradient RONDO_ISA_TABLE(gradient) = { NULL, NULL, pack, turn, sum, rmsnorm, rope, swiglu };

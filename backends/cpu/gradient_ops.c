@@ -297,3 +297,86 @@ int rondo__cpu_token_sum(struct rondo_device *dev, struct rondo_stream *stream, 
                                            .add = run->add, .depth = run->depth + 1 };
     return run_product(dev, &p, run->rows);
 }
+
+/* ---- row by row ---- */
+
+/* Numbers worth handing to another thread; a multiple of all vector lengths. */
+#define ITEM_ELEMENTS ((int64_t)1 << 14)
+
+struct rows {
+    const struct rondo_cpu_gradient *g;
+    int64_t count, step, dim, heads, row_stride, head_stride;
+    const float *x, *second, *dy;
+    float *to, *more, eps;
+    int32_t add;
+};
+
+/* Items of about ITEM_ELEMENTS of `count` things of `each` numbers. */
+static int64_t items(struct rows *r, int64_t count, int64_t each)
+{
+    r->count = count;
+    r->step = each >= ITEM_ELEMENTS ? 1 : ITEM_ELEMENTS / (each < 1 ? 1 : each);
+    return divide_up(count, r->step);
+}
+
+static int64_t range(const struct rows *r, int64_t item, int64_t *count)
+{
+    const int64_t first = item * r->step;
+    *count = r->count - first < r->step ? r->count - first : r->step;
+    return first;
+}
+
+static int rmsnorm_item(void *arg, int64_t item, int worker)
+{
+    const struct rows *r = arg;
+    int64_t count, at = range(r, item, &count) * r->dim;
+    (void)worker;
+    r->g->rmsnorm(count, r->dim, r->x + at, r->second, r->eps, r->dy + at, r->to ? r->to + at : NULL, r->more ? r->more + at : NULL, r->add);
+    return 0;
+}
+
+int rondo__cpu_rmsnorm_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight,
+                          float eps, const float *dy, float *dx, float *terms, int add)
+{
+    struct rows r = { .g = dev->kernels.gradient, .dim = dim, .x = x, .second = weight, .dy = dy, .to = dx, .more = terms, .eps = eps, .add = add };
+    (void)stream;
+    return rondo__cpu_for(dev, items(&r, rows, dim), rmsnorm_item, &r, NULL);
+}
+
+static int rope_item(void *arg, int64_t item, int worker)
+{
+    const struct rows *r = arg;
+    int64_t count, row = range(r, item, &count);
+    (void)worker;
+    r->g->rope(count, r->heads, r->dim, r->to + row * r->row_stride, r->row_stride, r->head_stride, r->second + row * r->dim);
+    return 0;
+}
+
+int rondo__cpu_rope_back(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x,
+                         int64_t row_stride, int64_t head_stride, const float *table)
+{
+    struct rows r = { .g = dev->kernels.gradient, .dim = dim, .heads = heads, .row_stride = row_stride, .head_stride = head_stride, .to = x,
+                      .second = table };
+    int64_t each;
+    (void)stream;
+    if (!rondo__mul64(heads, dim, &each))
+        each = ITEM_ELEMENTS;
+    return rondo__cpu_for(dev, items(&r, rows, each), rope_item, &r, NULL);
+}
+
+static int swiglu_item(void *arg, int64_t item, int worker)
+{
+    const struct rows *r = arg;
+    int64_t count, at = range(r, item, &count);
+    (void)worker;
+    r->g->swiglu(count, r->x + at, r->second + at, r->dy + at, r->to + at, r->more + at);
+    return 0;
+}
+
+int rondo__cpu_swiglu_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
+                         float *dgate, float *dup)
+{
+    struct rows r = { .g = dev->kernels.gradient, .x = gate, .second = up, .dy = dy, .to = dgate, .more = dup };
+    (void)stream;
+    return rondo__cpu_for(dev, items(&r, count, 1), swiglu_item, &r, NULL);
+}

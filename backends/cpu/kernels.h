@@ -98,6 +98,9 @@ struct rondo_cpu_gradient {
     void (*turn)(const struct rondo_device_linear *l, const struct rondo_cpu_linear *k, int64_t column, int64_t output, int64_t end, float *to);
     /* columns [column0, column1) of a segment's row */
     void (*sum)(const struct rondo_token_run *run, const struct rondo_token_segment *segment, int64_t column0, int64_t column1);
+    void (*rmsnorm)(int64_t rows, int64_t dim, const float *x, const float *weight, float eps, const float *dy, float *dx, float *terms, int add);
+    void (*rope)(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table);
+    void (*swiglu)(int64_t count, const float *gate, const float *up, const float *dy, float *dgate, float *dup);
 };
 
 /* Rows [first, first + rows) of W, [rows][columns that the layer has] of `type`; of Q8 with their scales. */

@@ -84,4 +84,73 @@ static void dx(const struct rondo_device_linear *l, const struct rondo_linear_dx
         }
 }
 
-const struct rondo_cpu_gradient TABLE = { product, dx, NULL, NULL, sum };
+/* ---- norm, rotation, gated unit ---- */
+
+/* The sum of squares of x; with dy of (dy w) (x r). Lanes, leaves and tree of rule 9. */
+static float lanes_sum(const float *x, const float *weight, const float *dy, float r, int64_t dim)
+{
+    float stack[64];
+    int n = 0;
+    for (int64_t leaf = 0; leaf * RONDO_CPU_NORM_LEAF < dim; leaf++) {
+        const int64_t first = leaf * RONDO_CPU_NORM_LEAF, count = dim - first < RONDO_CPU_NORM_LEAF ? dim - first : RONDO_CPU_NORM_LEAF;
+        float lane[RONDO_CPU_NORM_LANES] = { 0 };
+        for (int64_t i = first; i < first + count; i++) {
+            float *to = lane + i % RONDO_CPU_NORM_LANES;
+            *to = dy ? rondo__fma(dy[i] * weight[i], x[i] * r, *to) : rondo__fma(x[i], x[i], *to);
+        }
+        for (int half = RONDO_CPU_NORM_LANES / 2; half; half /= 2)
+            for (int i = 0; i < half; i++)
+                lane[i] = lane[i] + lane[i + half];
+        for (int64_t i = leaf; i & 1; i >>= 1)
+            lane[0] = stack[--n] + lane[0];
+        stack[n++] = lane[0];
+    }
+    for (; n > 1; n--)
+        stack[n - 2] = stack[n - 2] + stack[n - 1];
+    return stack[0];
+}
+
+static void rmsnorm(int64_t rows, int64_t dim, const float *x, const float *weight, float eps, const float *dy, float *to, float *terms, int add)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        const float *a = x + row * dim, *d = dy + row * dim;
+        const float r = 1.0f / __builtin_sqrtf(lanes_sum(a, NULL, NULL, 0.0f, dim) / (float)dim + eps);
+        const float mean = to ? lanes_sum(a, weight, d, r, dim) / (float)dim : 0.0f;
+        for (int64_t i = 0; i < dim; i++) {
+            const float h = a[i] * r, g = d[i] * weight[i], y = d[i];
+            if (to) {
+                const float one = rondo__fma(-h, mean, g) * r;
+                rondo__put_element(to, row * dim + i, RONDO_F32, add ? to[row * dim + i] + one : one);
+            }
+            if (terms)
+                rondo__put_element(terms, row * dim + i, RONDO_F32, y * h);
+        }
+    }
+}
+
+static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride, int64_t head_stride, const float *table)
+{
+    const int64_t half = dim / 2;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t head = 0; head < heads; head++) {
+            float *p = x + row * row_stride + head * head_stride;
+            const float *cosines = table + row * dim, *sines = cosines + half;
+            for (int64_t i = 0; i < half; i++) {
+                const float a = p[i], b = p[i + half], c = cosines[i], s = sines[i], bs = b * s, as = a * s;
+                rondo__put_element(p, i, RONDO_F32, rondo__fma(a, c, bs));
+                rondo__put_element(p, i + half, RONDO_F32, rondo__fma(b, c, -as));
+            }
+        }
+}
+
+static void swiglu(int64_t count, const float *gate, const float *up, const float *dy, float *dgate, float *dup)
+{
+    for (int64_t i = 0; i < count; i++) {
+        const float g = gate[i], u = up[i], d = dy[i], below = 1.0f + rondo__exp2(-g * (float)RONDO_LOG2E);
+        const float s = 1.0f / below, h = g / below;
+        rondo__put_element(dgate, i, RONDO_F32, (d * u) * rondo__fma(h, 1.0f - s, s));
+        rondo__put_element(dup, i, RONDO_F32, d * h);
+    }
+}
+
+const struct rondo_cpu_gradient TABLE = { product, dx, NULL, NULL, sum, rmsnorm, rope, swiglu };

@@ -89,20 +89,21 @@ int rondo_rmsnorm(rondo_context *ctx, int64_t rows, int64_t dim, const float *x,
     return leave(ctx, "rmsnorm", begin, rondo__stage_end(&s, false, err));
 }
 
-int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
-               int64_t head_stride, const float *table)
+/* One way, or back. */
+static int turn(const char *function, bool back, rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+                int64_t head_stride, const float *table)
 {
     int64_t a, b, end, turned;
     double begin;
     int err;
 
     if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: ctx must not be NULL");
+        return rondo__fail(RONDO_EINVAL, "%s: ctx must not be NULL", function);
     if (rows < 0 || heads < 0)
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: rows is %lld and heads %lld; neither may be negative",
+        return rondo__fail(RONDO_EINVAL, "%s: rows is %lld and heads %lld; neither may be negative", function,
                            (long long)rows, (long long)heads);
     if (dim < 2 || dim % 2)
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: dim is %lld; it must be even and at least 2",
+        return rondo__fail(RONDO_EINVAL, "%s: dim is %lld; it must be even and at least 2", function,
                            (long long)dim);
     if (rows == 0 || heads == 0)
         return 0;
@@ -111,21 +112,21 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
         !rondo__add64(end, dim, &end) || !fits(end, sizeof *x) || !rondo__mul64(rows, dim, &turned) ||
         !fits(turned, sizeof *x))
         return rondo__fail(RONDO_EINVAL,
-                           "rondo_rope: %lld rows of %lld heads with strides %lld and %lld cannot be "
-                           "addressed",
+                           "%s: %lld rows of %lld heads with strides %lld and %lld cannot be "
+                           "addressed", function,
                            (long long)rows, (long long)heads, (long long)row_stride, (long long)head_stride);
     /* heads inside rows or rows inside heads, never one upon the other */
     if ((heads > 1 && head_stride < dim) || (rows > 1 && row_stride < dim) ||
         (heads > 1 && rows > 1 && row_stride < b + dim && head_stride < a + dim))
         return rondo__fail(RONDO_EINVAL,
-                           "rondo_rope: with strides %lld (rows) and %lld (heads) the heads of %lld elements "
-                           "overlap",
+                           "%s: with strides %lld (rows) and %lld (heads) the heads of %lld elements "
+                           "overlap", function,
                            (long long)row_stride, (long long)head_stride, (long long)dim);
     if (!x || !table)
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: x and table must not be NULL");
+        return rondo__fail(RONDO_EINVAL, "%s: x and table must not be NULL", function);
     if (!apart(x, table, (size_t)end * sizeof *x, (size_t)turned * sizeof *table))
-        return rondo__fail(RONDO_EINVAL, "rondo_rope: x overlaps the table; it must be other memory");
-    err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rope), "rondo_rope", &begin);
+        return rondo__fail(RONDO_EINVAL, "%s: x overlaps the table; it must be other memory", function);
+    err = enter(ctx, back ? RONDO_HAS(rondo__ops(ctx), rope_back) : RONDO_HAS(rondo__ops(ctx), rope), function, &begin);
     if (err)
         return err;
     struct rondo__staging s = { .ctx = ctx };
@@ -135,10 +136,24 @@ int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, flo
                        (struct rondo__array){ x, rows, heads, (size_t)row_stride * sizeof *x, (size_t)head_stride * sizeof *x, row }, &at);
     if (!err)
         err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(table, rows, row, row), &turns);
-    if (!err)
-        err = at == x ? rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, at, row_stride, head_stride, turns)
-                      : rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, at, heads * dim, dim, turns);
-    return leave(ctx, "rope", begin, rondo__stage_end(&s, false, err));
+    if (!err) {
+        const int64_t stride = at == x ? row_stride : heads * dim, step = at == x ? head_stride : dim;
+        err = back ? rondo__ops(ctx)->rope_back(rondo__dev(ctx), NULL, rows, heads, dim, at, stride, step, turns)
+                   : rondo__ops(ctx)->rope(rondo__dev(ctx), NULL, rows, heads, dim, at, stride, step, turns);
+    }
+    return leave(ctx, back ? "rope dx" : "rope", begin, rondo__stage_end(&s, false, err));
+}
+
+int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+               int64_t head_stride, const float *table)
+{
+    return turn("rondo_rope", false, ctx, rows, heads, dim, x, row_stride, head_stride, table);
+}
+
+int rondo_rope_dx(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, float *dx, int64_t row_stride, int64_t head_stride,
+                  const float *table)
+{
+    return turn("rondo_rope_dx", true, ctx, rows, heads, dim, dx, row_stride, head_stride, table);
 }
 
 int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
@@ -299,4 +314,81 @@ int rondo_convert_rows(rondo_context *ctx, int64_t rows, int64_t dim, int from_t
         err = rondo__ops(ctx)->convert_rows(rondo__dev(ctx), NULL, rows, dim, from_type, in, in == from ? from_stride : from_row, to_type, out,
                                             out == to ? to_stride : to_row);
     return leave(ctx, "convert", begin, rondo__stage_end(&s, false, err));
+}
+
+/* ---- gradients ---- */
+
+int rondo_rmsnorm_dx(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, const float *dy, float *dx,
+                     float *terms, int add)
+{
+    int64_t count;
+    double begin;
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm_dx: ctx must not be NULL");
+    if (rows < 0 || dim < 1 || !rondo__mul64(rows, dim, &count) || !fits(count, sizeof *x) || !fits(dim, sizeof *x))
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm_dx: there are %lld rows of %lld elements; there must be at least 0 of 1, all of them addressable",
+                           (long long)rows, (long long)dim);
+    if (!(eps >= 0.0f && eps <= FLT_MAX))
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm_dx: eps is %g; it must be finite and not negative", (double)eps);
+    if (rows == 0)
+        return 0;
+    if (!x || !weight || !dy)
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm_dx: x, weight and dy must not be NULL");
+    const size_t bytes = (size_t)count * sizeof *x, row = (size_t)dim * sizeof *x;
+    if (dx && (!same_or_apart(x, dx, bytes, bytes) || !same_or_apart(dy, dx, bytes, bytes) || !apart(weight, dx, row, bytes)))
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm_dx: dx overlaps weight, or x or dy in part; it must be x, dy or other memory");
+    if (terms && (!apart(x, terms, bytes, bytes) || !apart(dy, terms, bytes, bytes) || !apart(weight, terms, row, bytes) ||
+                  (dx && !apart(dx, terms, bytes, bytes))))
+        return rondo__fail(RONDO_EINVAL, "rondo_rmsnorm_dx: terms overlaps another array; it must be other memory");
+    int err = enter(ctx, RONDO_HAS(rondo__ops(ctx), rmsnorm_dx), "rondo_rmsnorm_dx", &begin);
+    if (err)
+        return err;
+    struct rondo__staging s = { .ctx = ctx };
+    void *in, *scale, *from, *out, *more;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(x, rows, row, row), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(weight, 1, row, row), &scale);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(dy, rows, row, row), &from);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE | (add ? RONDO_STAGE_READ : 0), rondo__rows_of(dx, rows, row, row), &out);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(terms, rows, row, row), &more);
+    if (!err)
+        err = rondo__ops(ctx)->rmsnorm_dx(rondo__dev(ctx), NULL, rows, dim, in, scale, eps, from, out, more, add != 0);
+    return leave(ctx, "rmsnorm dx", begin, rondo__stage_end(&s, false, err));
+}
+
+int rondo_swiglu_dx(rondo_context *ctx, int64_t count, const float *gate, const float *up, const float *dy, float *dgate, float *dup)
+{
+    double begin;
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_swiglu_dx: ctx must not be NULL");
+    if (!fits(count, sizeof *gate))
+        return rondo__fail(RONDO_EINVAL, "rondo_swiglu_dx: count is %lld; it must not be negative, and all elements addressable", (long long)count);
+    if (count == 0)
+        return 0;
+    if (!gate || !up || !dy || !dgate || !dup)
+        return rondo__fail(RONDO_EINVAL, "rondo_swiglu_dx: gate, up, dy, dgate and dup must not be NULL");
+    const size_t bytes = (size_t)count * sizeof *gate;
+    const float *const given[] = { gate, up, dy };
+    for (int i = 0; i < 3; i++)
+        if (!same_or_apart(given[i], dgate, bytes, bytes) || !same_or_apart(given[i], dup, bytes, bytes))
+            return rondo__fail(RONDO_EINVAL, "rondo_swiglu_dx: dgate or dup overlaps gate, up or dy in part; each must be one of them or other memory");
+    if (!apart(dgate, dup, bytes, bytes))
+        return rondo__fail(RONDO_EINVAL, "rondo_swiglu_dx: dup overlaps dgate; it must be other memory");
+    int err = enter(ctx, RONDO_HAS(rondo__ops(ctx), swiglu_dx), "rondo_swiglu_dx", &begin);
+    if (err)
+        return err;
+    struct rondo__staging s = { .ctx = ctx };
+    void *in[3], *out[2];
+    for (int i = 0; i < 3 && !err; i++)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(given[i], 1, bytes, bytes), &in[i]);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(dgate, 1, bytes, bytes), &out[0]);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(dup, 1, bytes, bytes), &out[1]);
+    if (!err)
+        err = rondo__ops(ctx)->swiglu_dx(rondo__dev(ctx), NULL, count, in[0], in[1], in[2], out[0], out[1]);
+    return leave(ctx, "swiglu dx", begin, rondo__stage_end(&s, false, err));
 }
