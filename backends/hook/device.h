@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What the files of the hook that wraps devices share: device.c fills the table, program.c looks after attention, delta.c after
- * the delta rule, space.c gives the device
- * addresses of its own, defer.c lets its streams run late.
+ * What the files of the hook that wraps devices share: device.c fills the table; program.c looks after attention, backward.c after its gradients,
+ * delta.c after the delta rule, layers.c after layers; space.c gives the device addresses of its own, defer.c lets its streams run late.
  */
 #ifndef RONDO_HOOK_DEVICE_H
 #define RONDO_HOOK_DEVICE_H
@@ -197,12 +196,22 @@ int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, 
                          const struct rondo_backward_run *run, const struct rondo_poll *poll);
 int rondo__hook_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
 int rondo__hook_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
+
 /* ---- delta.c ---- */
 int rondo__hook_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
 int rondo__hook_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds,
                            int64_t count, float *const *states, int32_t state_count);
 
-/* ---- the device ---- */
+/* ---- layers.c ---- */
+/* Fills the slots of layers. */
+void rondo__hook_layers(struct rondo_device_ops *table, const struct rondo_device_ops *ops);
+
+/* ---- device.c ---- */
+/* One call of a kind of enum rondo__hook_counted. */
+void rondo__hook_count(struct rondo__hook_device *h, int what, double flops, double bytes);
+/* Bytes from the first to the end of the last of `rows`; -1: more than memory can be. */
+int64_t rondo__hook_reach(size_t stride, size_t row_bytes, int64_t rows);
+
 struct rondo__hook_device {
     const struct rondo_device_ops *ops;   /* the device beneath */
     struct rondo_device *dev;
