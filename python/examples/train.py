@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Trains a toy of two layers by ring attention on 1, 2, 3 and 4 ranks: the losses are equal to the last bit.
+"""Trains a toy of two layers by attention on 1, 2, 3 and 4 ranks: the losses are equal to the last bit.
 
     python3 python/examples/train.py            # needs torch
 
