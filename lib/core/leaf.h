@@ -8,6 +8,9 @@
 #define RONDO_CORE_LEAF_H
 
 #include <stdint.h>
+#ifndef __cplusplus
+#include <stdbool.h>
+#endif
 
 /* Keys that one rank holds, as a run of leaves: count keys from position `first` on, cut at the multiples of the leaf size; their rows
  * follow each other. As many leaves as fit under one aligned node of the tree: first is a multiple of leaf size * 2^h with at most 2^h

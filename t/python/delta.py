@@ -67,6 +67,9 @@ options = dict(cases[-1][2], output_final_state=True)
 one = rondo.kda(*raw, **options)
 ok(rondo.kda(*raw)[1] is None, "no final state unless asked for")
 ok(all(same(rondo.kda(*raw, ranks=n, way=way, **options), one) for n in (2, 3, 7) for way in (None, "serial", "pipeline")), "2, 3 and 7 ranks, each way: the bits of one")
+affine = rondo.kda(*raw, way="affine", tile=32, **options)
+ok(all(same(rondo.kda(*raw, ranks=n, way="affine", tile=32, **options), affine) for n in (2, 3, 7)), "by an affine scan: bits of its own, on any ranks")
+ok(max(far(x, y) for x, y in zip(affine, one)) < 1e-5, "which are near those of one walk")
 ok(same(rondo.kda(*raw, threads=3, isa="scalar", **options), one), "scalar instructions and three threads: the same bits")
 starts = [0, 40, 40, T]
 packed = tuple(x[:1] for x in raw)
@@ -102,7 +105,9 @@ r("A_log of another shape", ["A_log", "[4]"], *raw, **dict(computed, A_log=gain[
 r("an initial state of another shape", ["initial_state", "[2, 4, 12, 8]"], *raw, initial_state=initial[:1])
 r("checkpoints that fall", ["checkpoint"], *raw, checkpoints=[5, 3])
 r("cu_seqlens with a batch", ["cu_seqlens", "batch of 2"], *raw, cu_seqlens=starts)
-r("a way", ["way", "pipeline"], *raw, way="affine")
+r("a way", ["way", "pipeline"], *raw, way="columnar")
+r("a tile of no affine scan", ["tile"], *raw, way="pipeline", tile=32)
+r("a tile of 0", ["tile"], *raw, way="affine", tile=0)
 r("scale 0", ["scale"], *raw, scale=0.0)
 
 program, scratch = os.environ.get("RONDO"), sys.argv[1]
