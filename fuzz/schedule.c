@@ -139,7 +139,7 @@ static void twist(struct bytes *b, rondo_attention_desc *d)
     case 36: d->mask_head_stride = bad > 0 ? bad : -1; break;
     case 37: mask_row[byte_of(b) % SEQUENCES] = bad; break;
     case 38: mask_key[byte_of(b) % SEQUENCES] = bad; break;
-    default: d->reserved = y; break;
+    default: d->gradients = y; break;
     }
 }
 
