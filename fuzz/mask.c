@@ -148,7 +148,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     rondo__mask_make(&w.mask, w.causal, w.left, w.right);
-    if (rondo__mask_add_data(&w.mask, &w.d, SEQUENCES, leaf, w.tokens, w.cached))
+    if (rondo__mask_add_data(&w.mask, &w.d, SEQUENCES, leaf, w.tokens, w.cached, NULL))
         abort();
     for (int i = 0; i < 6; i++) {
         const int64_t s = i % SEQUENCES;
