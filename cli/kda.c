@@ -12,12 +12,10 @@ static struct {
     const char *output;
     int gate, beta, way;
     bool norm;
-    double lower_bound, scale;
+    double lower_bound, scale, tolerance;
     struct list points;
     int64_t tile;
 } options;
-
-static const char *const ways[] = { "auto", "off", "pipeline", "affine" };   /* by rondo_delta_way */
 
 static int choose(const struct option *o, const char *text, const char *const *known, const char *const *later)
 {
@@ -61,7 +59,7 @@ static const struct option own_options[] = {
     { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, pipeline or affine", &options.way, 0, 0, option_way },
     { "tile", 0, OPTION_INT, "N", "of --cp affine: tokens of a tile (default 4096)", &options.tile, 1, 1e15, NULL },
     { "sm-count", 0, OPTION_REFUSED, "N", "goes with --cp legacy, which this version has not", NULL, 0, 0, NULL },
-    { "tolerance", 0, OPTION_REFUSED, "X", "a certificate is not part of this version: every map is taken", NULL, 0, 0, NULL },
+    { "tolerance", 0, OPTION_REAL, "X", "of --cp affine: tiles certified to pass on less pass nothing on (default 0: never)", &options.tolerance, 0, 1, NULL },
     { "ranks", 0, OPTION_INT, "N", "context-parallel ranks (default 1; under mpirun its processes)", &common.ranks, 1, 4096, NULL },
     { "tp", 0, OPTION_REFUSED, "N", "goes with language models; here it is --ranks N", NULL, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
@@ -93,6 +91,7 @@ static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_in
     d.norm = options.norm;
     d.way = options.way;
     d.tile = options.tile;
+    d.tolerance = options.tolerance;
     d.lower_bound = options.lower_bound;
     d.scale = options.scale;
     d.initial_state = in->initial != NULL;
@@ -235,6 +234,11 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     slot_measure(mine, ctx);
     mine->whole[0] = a.bytes + (int64_t)info.workspace_bytes;
     mine->real[0] = seconds;
+    code = rondo_delta_query(plan, &info);
+    if (code)
+        goto end;
+    mine->whole[1] = info.skipped;
+    mine->real[1] = info.certificate;
     struct kda_output out = x->out;   /* each rank knows its own first row */
     out.info = info;
     code = kda_write(ctx, &out, plan, a.out, a.final_state, a.points);
@@ -249,16 +253,21 @@ end:
 static int report(const struct kda *x, const struct run *run)
 {
     json_t *r = report_new(), *bytes = json_array();
-    int64_t peak = 0;
-    double seconds = 0;
+    int64_t peak = 0, skipped = 0;
+    double seconds = 0, certificate = 0;
     for (int i = 0; i < run->ranks; i++) {
         const struct slot *s = &run->slots[i];
         peak = s->whole[0] > peak ? s->whole[0] : peak;
+        skipped += s->whole[1];
+        certificate = s->real[1] > certificate ? s->real[1] : certificate;
         seconds = s->real[0] > seconds ? s->real[0] : seconds;
         json_array_append_new(bytes, json_integer(s->whole[0]));
     }
     report_hash(r, "hash", x->out.hash);
-    json_object_set_new(r, "cp", json_string(ways[x->out.info.way]));
+    json_object_set_new(r, "path", json_string(rondo_delta_way_name(x->out.info.way)));
+    json_object_set_new(r, "segments", json_integer(x->out.info.segments));
+    json_object_set_new(r, "certificate", number(certificate));
+    json_object_set_new(r, "skipped", json_integer(skipped));
     report_numerics(r, 0);
     report_run(r, run, seconds);
     json_object_set_new(r, "flops", number(x->out.info.flops));
@@ -330,6 +339,8 @@ static int kda_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--lower-bound goes with --gate bounded");
     if (options.tile && options.way != RONDO_DELTA_AFFINE)
         return fail(EXIT_USAGE, "--tile goes with --cp affine");
+    if (options.tolerance > 0 && options.way != RONDO_DELTA_AFFINE)
+        return fail(EXIT_USAGE, "--tolerance goes with --cp affine; other ways pass every state on whole");
     if (common.layout && common.layout != RONDO_CONTIGUOUS)
         return fail(EXIT_USAGE, "--layout %s: states go on from token to token, so ranks have tokens in order; contiguous is accepted",
                     rondo_layout_name(common.layout));

@@ -56,9 +56,11 @@ typedef struct rondo_delta_desc {
                                            create only */
     int64_t tile;                       /* of RONDO_DELTA_AFFINE: tokens, from each sequence's first; shares end where tiles do; 0 = 4096 */
     int32_t reserved;
+    double tolerance;                   /* of RONDO_DELTA_AFFINE: a tile whose certificate lies below it passes nothing of its incoming state on;
+                                           0: never */
 } rondo_delta_desc;
 #define RONDO_DELTA_DESC_INIT                                                                                          \
-    { sizeof(rondo_delta_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0, NULL, 0, 0 }
+    { sizeof(rondo_delta_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0, NULL, 0, 0, 0.0 }
 
 typedef struct rondo_delta rondo_delta;   /* a plan: the same on every rank */
 
@@ -76,8 +78,12 @@ typedef struct rondo_delta_info {
     uint64_t messages, bytes;           /* that this rank will send in one execute, the first agreement apart */
     double flops;                       /* 7 * key_dim * value_dim for each token and head, all ranks */
     uint64_t hash;                      /* of the plan; what ranks compare */
+    int64_t segments;                   /* of all ranks: tiles of RONDO_DELTA_AFFINE, else parts of sequences that one rank has */
+    int64_t skipped;                    /* by the last execution, of this rank's tiles: how many passed nothing on, in any head */
+    double certificate;                 /* of the last execution, of this rank's tiles but the last of each sequence: the largest bound, in the
+                                           2-norm, on what a tile passes on of its incoming state; 0 where it has none. See rondo-kda(7) */
 } rondo_delta_info;
-#define RONDO_DELTA_INFO_INIT { sizeof(rondo_delta_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0 }
+#define RONDO_DELTA_INFO_INIT { sizeof(rondo_delta_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0 }
 RONDO_API int rondo_delta_query(const rondo_delta *plan, rondo_delta_info *info) RONDO_MUST_CHECK;
 
 /* The rank that has the state behind the first `position` tokens of a sequence: 0: where its initial state is read; its length: where its final

@@ -67,7 +67,7 @@ static int run(struct rondo_device *dev, const struct delta_case *c, int out_typ
     for (int64_t n = 0; n < c->sequences && !err; n++)
         for (int64_t t = c->cu[n]; t < c->cu[n + 1] && !err; t += tokens ? tokens : c->rows) {
             struct rondo_delta_block block[256];
-            struct rondo_delta_run x = { &form, &rows, block, states, c->a_log, c->dt_bias, 0, 1, 2 };
+            struct rondo_delta_run x = { &form, &rows, block, states, c->a_log, c->dt_bias, 0, 1, 2, 0.0 };
             const int64_t left = c->cu[n + 1] - t, count = tokens && left > tokens ? tokens : left;
             for (int64_t h = 0; h < c->heads; h++)
                 for (int64_t j = 0; j < vd; j += columns ? columns : vd) {
@@ -84,7 +84,7 @@ static int run(struct rondo_device *dev, const struct delta_case *c, int out_typ
                 const struct rondo_delta_block block = { RONDO_DELTA_MAP, 0, c->cu[n], c->cu[n + 1] - c->cu[n], (int32_t)h,
                                                          (int32_t)(h / (c->heads / c->key_heads)), (int32_t)h, (int32_t)j,
                                                          (int32_t)(columns && kd - j > columns ? columns : kd - j), { -1, 0, 0, 0 }, to };
-                const struct rondo_delta_run x = { &form, &rows, &block, states, c->a_log, c->dt_bias, 1, 1, 2 };
+                const struct rondo_delta_run x = { &form, &rows, &block, states, c->a_log, c->dt_bias, 1, 1, 2, 0.0 };
                 err = rondo__cpu_device.delta(dev, NULL, &x, NULL);
             }
     return err;

@@ -19,6 +19,8 @@ struct job {
     int64_t tile;
     float *out, *to, *at;          /* at: checkpoints */
     int64_t messages, idle;
+    double tolerance, certificate[RANKS];
+    int64_t segments, skipped[RANKS];
 };
 
 static rondo_tensor rows_of(const void *data, int64_t first, int64_t rows, int64_t heads, int64_t dim, int type)
@@ -55,6 +57,7 @@ static rondo_delta_desc desc_of(const struct job *j)
     d.norm = c->norm;
     d.way = j->way;
     d.tile = j->tile;
+    d.tolerance = j->tolerance;
     d.lower_bound = c->gate == RONDO_GATE_BOUNDED ? c->lower_bound : 0.0;
     d.scale = c->scale;
     d.initial_state = c->from != NULL;
@@ -123,6 +126,12 @@ static int body(rondo_context *ctx, void *arg)
         if (rondo_delta_keeper(plan, sequence, position) == rondo_context_rank(ctx))
             memcpy((char *)j->at + (size_t)i * state, (char *)at + (size_t)i * state, state);
     }
+    if (!err)
+        err = rondo_delta_query(plan, &info);
+    j->certificate[rondo_context_rank(ctx)] = info.certificate;
+    j->skipped[rondo_context_rank(ctx)] = info.skipped;
+    if (rondo_context_rank(ctx) == 0)
+        j->segments = info.segments;
     rondo_comm_stats stats = RONDO_COMM_STATS_INIT;
     if (!err)
         err = rondo_comm_query(ctx, &stats);
@@ -309,6 +318,103 @@ static void slow(void)
     delta_free(&c);
 }
 
+/* What the middle tiles pass on is bounded as it should be, and left out where the bound lies below a tolerance, nowhere else. */
+static double bound_of(const struct job *j)
+{
+    const struct delta_case *c = j->c;
+    double most = 0.0;
+    for (int64_t first = 0; first + j->tile < c->rows; first += j->tile)
+        for (int64_t h = 0; h < c->heads; h++) {
+            double sum = 0.0;
+            for (int64_t t = first; t < first + j->tile; t++) {
+                double g = -INFINITY;
+                for (int64_t d = 0; d < c->key_dim; d++)
+                    g = fmax(g, delta_gate(c, t, h, d));
+                sum += g;
+            }
+            most = fmax(most, exp(sum));
+        }
+    return most;
+}
+
+static struct job certified(const struct job *like, int ranks, double tolerance, double *most, int64_t *skipped)
+{
+    struct job j = *like;
+    j.tolerance = tolerance;
+    room(&j);
+    const int err = rondo_launch(ranks, NULL, body, &j);
+    if (err)
+        diag("code %d: %s", err, rondo_error_text());
+    *most = err ? -1.0 : 0.0;
+    *skipped = 0;
+    for (int r = 0; r < ranks; r++) {
+        *most = fmax(*most, j.certificate[r]);
+        *skipped += j.skipped[r];
+    }
+    return j;
+}
+
+static void certificates(void)
+{
+    static const double low[] = { -0.05, -4.0, -1.5 }, high[] = { -0.02, -3.0, 0.0 };   /* raw gates, with which maps are not tiny */
+    for (int gate = RONDO_GATE_LOG; gate <= RONDO_GATE_BOUNDED; gate++) {
+        struct delta_case c = { .heads = 3, .key_heads = 3, .key_dim = 24, .value_dim = 20, .gate_dim = 24, .sequences = 1, .rows = 230,
+                                .cu = { 0, 230 }, .gate = gate, .beta = RONDO_BETA_SIGMOID2, .norm = 1, .type = RONDO_F32, .scale = 0.2,
+                                .lower_bound = -0.5 };
+        struct job j = { .c = &c, .entries = 1, .way = RONDO_DELTA_AFFINE, .tile = 40 };
+        double most, again;
+        int64_t skipped, other;
+        delta_draw(&c, low[gate], high[gate], true);
+        if (!gate) {
+            free(c.a_log);
+            free(c.dt_bias);
+            c.a_log = c.dt_bias = NULL;
+        }
+        const double want = bound_of(&j);
+        struct job exact = certified(&j, 1, 0.0, &most, &skipped);
+        if (!ok(fabs(most / want - 1.0) < 1e-4 && skipped == 0 && exact.segments == 6, "gate %d: the certificate is exp of the sum of largest gates", gate))
+            diag("%g, should be %g; %d skipped of %d", most, want, (int)skipped, (int)exact.segments);
+        struct job many = certified(&j, 4, want * 0.9, &again, &other);
+        ok(again == most && other < 4 && other >= 0, "... the same of 4 ranks; not every tile lies below .9 of the largest");
+        job_free(&many);
+        struct job none = certified(&j, 1, fmin(1.0, want * 1.1), &again, &skipped);
+        many = certified(&j, 4, fmin(1.0, want * 1.1), &again, &other);
+        ok(skipped == 4 && other == 4 && !same(&exact, &none), "... all four of the middle are left out where it lies below the tolerance");
+        ok(same(&none, &many), "... 4 ranks: the same bits");
+        job_free(&many);
+        job_free(&none);
+        for (int64_t t = 0; t < c.rows * 3 && !gate; t++)
+            ((float *)c.g)[t * 24 + 7] = -1e-4f;
+        struct job slow = certified(&j, 1, 0.0, &most, &skipped);
+        many = certified(&j, 3, 0.5, &again, &other);
+        if (!gate)
+            ok(most > 0.99 && again > 0.99 && other == 0 && same(&slow, &many), "one channel that hardly decays: every map is taken");
+        job_free(&many);
+        job_free(&slow);
+        job_free(&exact);
+        delta_free(&c);
+    }
+    /* writes beyond what turns a direction around make states larger, and their bound */
+    struct delta_case c = { .heads = 1, .key_heads = 1, .key_dim = 1, .value_dim = 1, .gate_dim = 1, .sequences = 1, .rows = 24, .cu = { 0, 24 },
+                            .type = RONDO_F32, .scale = 1.0 };
+    struct job j = { .c = &c, .entries = 1, .way = RONDO_DELTA_AFFINE, .tile = 8 };
+    double most;
+    int64_t skipped;
+    delta_draw(&c, 0.0, 0.0, false);
+    for (int t = 0; t < 24; t++) {
+        ((float *)c.k)[t] = 1.0f;
+        ((float *)c.b)[t] = 3.0f;
+    }
+    struct job all = certified(&j, 1, 1.0, &most, &skipped);
+    ok(most == 256.0 && skipped == 0, "beta |k|^2 of 3, 8 times: the bound is 2^8");
+    job_free(&all);
+    ((float *)c.g)[3] = __builtin_nanf("");
+    all = certified(&j, 1, 1.0, &most, &skipped);
+    ok(most == (double)INFINITY, "what is not a number bounds nothing");
+    job_free(&all);
+    delta_free(&c);
+}
+
 /* One plan of a token, its state in place. */
 static int decode(rondo_context *ctx, void *arg)
 {
@@ -361,6 +467,7 @@ int main(void)
 {
     rounds();
     slow();
+    certificates();
     steps();
     return done();
 }

@@ -164,14 +164,24 @@ static void results(void)
            json_integer_value(json_object_get(json_object_get(r, "comm"), "bytes")) > 0, "the report has ranks, cost and what moved");
     json_decref(r);
     rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5");
-    ok(!strcmp(program_text("cp"), "off"), "what runs is told: one walk on one rank");
+    ok(!strcmp(program_text("path"), "serial"), "what runs is told: one walk on one rank");
     rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5 --cp pipeline");
-    ok(!strcmp(program_text("cp"), "pipeline"), "... and a way that was asked for by name");
+    ok(!strcmp(program_text("path"), "pipeline"), "... and a way that was asked for by name");
     delta_free(&c);
 
     /* in tiles: bits of their own, the same for all */
     is_int(rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm --cp affine --tile 16"), 0, "in tiles of 16");
-    ok(!strcmp(program_text("cp"), "affine"), "... which is told");
+    r = program_json();
+    const double certificate = json_number_value(json_object_get(r, "certificate"));
+    ok(!strcmp(program_text("path"), "affine") && json_integer_value(json_object_get(r, "segments")) == 6 &&
+           json_integer_value(json_object_get(r, "skipped")) == 0 && certificate > 0 && certificate < 1, "... which is told, with a certificate");
+    json_decref(r);
+    rondo("", "kda batch -o many --json --gate softplus --beta sigmoid --l2norm --cp affine --tile 16 --ranks 3 --tolerance 1");
+    r = program_json();
+    ok(json_integer_value(json_object_get(r, "skipped")) == 2 && json_number_value(json_object_get(r, "certificate")) == certificate,
+       "... below a tolerance nothing is passed on, which is told, too");
+    json_decref(r);
+    rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm --cp affine --tile 16");
     char want[32];
     snprintf(want, sizeof want, "%s", program_text("hash"));
     for (int ranks = 2; ranks < 8; ranks += 2) {
@@ -217,7 +227,8 @@ static void bad(void)
     refuses(2, "--tile", "kda good -o bad --tile 64");
     refuses(2, "legacy", "kda good -o bad --cp legacy");
     refuses(2, "sm-count", "kda good -o bad --sm-count 78");
-    refuses(2, "tolerance", "kda good -o bad --tolerance 1e-3");
+    refuses(2, "--tolerance goes with", "kda good -o bad --tolerance 1e-3");
+    refuses(2, "--tolerance", "kda good -o bad --cp affine --tolerance 2");
     refuses(2, "zigzag", "kda good -o bad --layout zigzag --ranks 2");
     refuses(2, "--cp", "kda good -o bad --algorithm pass-kv");
     refuses(2, "--checkpoints", "kda good -o bad --checkpoints 5,5");

@@ -43,7 +43,7 @@ static struct rondo_delta_task task_of(const struct rondo_delta_run *run, const 
 {
     const struct rondo_delta_form *f = run->form;
     const struct rondo_delta_rows *p = run->parts + b->part;
-    const int32_t value = b->kind == RONDO_DELTA_MAP ? 0 : b->column + first;
+    const int32_t value = b->kind >= RONDO_DELTA_MAP ? 0 : b->column + first;
     return (struct rondo_delta_task){
         .form = f, .kind = b->kind, .column = b->column + first, .columns = end - first, .rows = b->rows,
         .q = row_of(&p->q, b->row, b->key_head, 0, f->type), .k = row_of(&p->k, b->row, b->key_head, 0, f->type),
@@ -63,6 +63,64 @@ static int32_t cut(int32_t columns, int64_t part, int64_t parts)
     return at < columns ? (int32_t)at : columns;
 }
 
+/* The largest gate of a token, of which computed ones fall as z = x + bias rises; NaN where one is. */
+static float largest_gate(const struct rondo_delta_task *t, int64_t row, float gain)
+{
+    const struct rondo_delta_form *f = t->form;
+    const float sign = f->gate == RONDO_GATE_LOG ? 1.0f : -1.0f;
+    float most = -__builtin_inff();
+    for (int64_t d = 0; d < f->gate_dim; d++) {
+        const float x = rondo__element(t->g, row * t->g_stride + d, f->gate_type), z = sign * (t->dt_bias ? x + t->dt_bias[d] : x);
+        if (z != z)
+            return z;
+        most = z > most ? z : most;
+    }
+    return rondo__delta_gate(f->gate, sign * most, 0.0f, gain, f->lower_bound);
+}
+
+/* The norm of I - beta k k^T, which leaves all directions but k's alone: 1, but where beta |k|^2 lies outside of 0 to 2. */
+static double write_norm(const struct rondo_delta_task *t, int64_t row)
+{
+    const struct rondo_delta_form *f = t->form;
+    const double beta = (double)rondo__delta_beta(f->beta, rondo__element(t->beta, row * t->beta_stride, f->beta_type));
+    if (f->norm && beta >= 0.0 && beta <= 2.0)
+        return 1.0;
+    double square = 0.0;
+    for (int64_t d = 0; d < f->key_dim; d++) {
+        const double x = (double)rondo__element(t->k, row * t->k_stride + d, f->type);
+        square += x * x;
+    }
+    const double along = 1.0 - beta * (f->norm ? square / (square + (double)RONDO_CPU_DELTA_EPS) : square);
+    return along >= -1.0 && along <= 1.0 ? 1.0 : along < 0.0 ? -along : along;
+}
+
+/* exp(x), and never less than it is: E is 0 for what is small but there. */
+static double exponential(double x)
+{
+    const float near = (float)x;
+    if (x == (double)-__builtin_inff())
+        return 0.0;
+    return x < -80.0 ? 0x1p-115 : (double)rondo__exp(near) * (1.0 + (x - (double)near));
+}
+
+/* What the map of the tokens makes of a state is at most so many times as large: the product, over tokens, of the norms of their two factors. */
+static void bound(const struct rondo_delta_task *t)
+{
+    const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
+    double sum = 0.0, product = 1.0;
+    for (int64_t i = 0; i < t->rows; i++) {
+        sum += (double)largest_gate(t, i, gain);
+        product *= write_norm(t, i);
+    }
+    *t->to = (float)(product * exponential(sum));
+}
+
+static bool passes_nothing(const struct rondo_delta_run *run, const struct rondo_delta_block *b)
+{
+    return run->tolerance > 0.0 && b->kind == RONDO_DELTA_MAP && b->from.buffer >= 0 &&
+           (double)run->states[b->from.buffer][b->from.at] < run->tolerance;
+}
+
 static int item(void *arg, int64_t number, int worker)
 {
     const struct call *c = arg;
@@ -71,6 +129,15 @@ static int item(void *arg, int64_t number, int worker)
     if (first == end)
         return 0;
     const struct rondo_delta_task task = task_of(c->run, b, first, end);
+    if (b->kind == RONDO_DELTA_BOUND) {
+        bound(&task);
+        return 0;
+    }
+    if (passes_nothing(c->run, b)) {
+        for (int64_t d = 0; d < task.form->key_dim; d++)
+            memset(task.to + d * task.to_stride, 0, (size_t)task.columns * sizeof *task.to);
+        return 0;
+    }
     return c->kernels->run(&task, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
 }
 

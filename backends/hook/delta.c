@@ -38,7 +38,7 @@ static int own_part(struct rondo__hook_device *h, const struct rondo_delta_run *
         farther(&k, last(&p->k, b, b->key_head, f->key_dim));
         farther(&g, last(&p->g, b, b->head, f->gate_dim));
         farther(&beta, last(&p->beta, b, b->head, 1));
-        if (b->kind != RONDO_DELTA_MAP)
+        if (b->kind < RONDO_DELTA_MAP)
             farther(&v, last(&p->v, b, b->head, b->column + b->columns));
         if (b->kind == RONDO_DELTA_FORWARD) {
             farther(&q, last(&p->q, b, b->key_head, f->key_dim));
@@ -89,8 +89,10 @@ int rondo__hook_delta(struct rondo_device *dev, struct rondo_stream *stream, con
     int err = 0;
     for (int64_t i = 0; i < run->count; i++) {
         const struct rondo_delta_block *b = run->blocks + i;
-        if (b->kind != RONDO_DELTA_MAP)
+        if (b->kind < RONDO_DELTA_MAP)
             farther_state(end, &b->from, run->form->key_dim, b->columns);
+        else if (b->kind == RONDO_DELTA_MAP)   /* one number */
+            farther_state(end, &b->from, 1, 1);
         farther_state(end, &b->to, run->form->key_dim, b->columns);
         farther(&heads, b->of + 1);
     }

@@ -406,7 +406,9 @@ struct rondo_delta_state {
 enum rondo_delta_kind {
     RONDO_DELTA_FORWARD,   /* the state goes on, and there is an output of each token */
     RONDO_DELTA_STATE,     /* the state goes on */
-    RONDO_DELTA_MAP        /* the same of values of 0: columns of the map that the tokens make of a state; `from` is not read, and is the identity */
+    RONDO_DELTA_MAP,       /* the same of values of 0: columns of the map that the tokens make of a state, from the identity; zeros where the number
+                            * at `from`, if there is one, lies below the run's tolerance */
+    RONDO_DELTA_BOUND      /* one number at `to`: a bound of the map's 2-norm; `from`, q, v and out are not touched */
 };
 
 /* Some columns of one head over some tokens of one sequence. */
@@ -428,6 +430,7 @@ struct rondo_delta_run {
     const float *a_log, *dt_bias;      /* [heads], [heads, gate_dim], or NULL */
     int64_t count;
     int32_t part_count, state_count;
+    double tolerance;                  /* 0: every map is made */
 };
 
 /* to = map * from + source, of some columns: map [key_dim, key_dim]. Independent of each other, too. */

@@ -45,6 +45,7 @@ static void all_callers(struct rondo__delta_build *b)
     callers(b, "out", RONDO_ACCESS_RESULT, product(b, rows, d->heads, d->value_dim * (int64_t)rondo_type_size(d->out_type)));
     callers(b, "final state", RONDO_ACCESS_BOTH, d->final_state ? product(b, d->sequences, d->heads, state) : 0);
     callers(b, "checkpoints", RONDO_ACCESS_BOTH, product(b, entries, d->heads, state));
+    callers(b, "certificates", RONDO_ACCESS_BOTH, product(b, rondo__delta_tile_count(b->d, b->rank), d->heads, one));
 }
 
 /* On a device with streams of its own what it was given before may still work on the caller's arrays: then transfers wait for this. */
@@ -152,6 +153,12 @@ static void use_state(struct rondo__delta_build *b, struct rondo_delta_state s, 
         rondo__schedule_use(b->s, s.buffer, (size_t)(s.at * one), (size_t)(((b->d->desc.key_dim - 1) * s.stride + columns) * one), writes);
 }
 
+/* A number at the place of a unit. */
+static struct rondo_delta_state number_of(const struct rondo__delta_place *place, const struct rondo__delta_unit *u)
+{
+    return (struct rondo_delta_state){ place->buffer, 0, place->at + u->head, 0 };
+}
+
 static void add_block(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *part, const struct rondo__delta_unit *u)
 {
     const rondo_delta_desc *d = &b->d->desc;
@@ -163,7 +170,11 @@ static void add_block(struct rondo__delta_build *b, int32_t kind, const struct r
     *block = (struct rondo_delta_block){ .kind = kind, .row = part->first - b->d->begin[b->rank], .rows = part->end - part->first,
                                          .head = u->head, .key_head = (int32_t)(u->head / (d->heads / d->key_heads)), .of = u->head,
                                          .column = u->column, .columns = u->columns, .from = state_of(b, part->from, u), .to = state_of(b, part->to, u) };
-    use_state(b, block->from, u->columns, false);
+    if (kind == RONDO_DELTA_MAP)
+        block->from = number_of(&part->from, u);
+    if (kind == RONDO_DELTA_BOUND)
+        block->to = number_of(&part->to, u);
+    use_state(b, block->from, kind == RONDO_DELTA_MAP ? 1 : u->columns, false);
     use_state(b, block->to, u->columns, true);
 }
 

@@ -36,12 +36,21 @@ int64_t rondo__delta_sequence(const struct rondo__delta_design *design, int64_t 
 /* Who keeps the state behind the first `position` tokens of a sequence. */
 int32_t rondo__delta_keeper(const struct rondo__delta_design *design, int64_t sequence, int64_t position);
 
+/* Tiles of an affine scan, of one sequence: how many there are, and that a rank has [first, end) of them. */
+struct rondo__delta_tiles {
+    int64_t sequence, tiles, first, end;
+};
+struct rondo__delta_tiles rondo__delta_tiles(const struct rondo__delta_design *design, int32_t rank, int64_t sequence);
+/* All that a rank has, of all sequences; 0 of other ways. */
+int64_t rondo__delta_tile_count(const struct rondo__delta_design *design, int32_t rank);
+
 /* ---- what is built ---- */
 
 /* The caller's buffers, by number: they are the first of a schedule. */
 enum rondo__delta_caller {
     RONDO_DELTA_Q, RONDO_DELTA_K, RONDO_DELTA_V, RONDO_DELTA_G, RONDO_DELTA_BETA, RONDO_DELTA_A_LOG, RONDO_DELTA_DT_BIAS, RONDO_DELTA_INITIAL,
-    RONDO_DELTA_OUT, RONDO_DELTA_FINAL, RONDO_DELTA_CHECKPOINTS, RONDO_DELTA_CALLERS
+    RONDO_DELTA_OUT, RONDO_DELTA_FINAL, RONDO_DELTA_CHECKPOINTS, RONDO_DELTA_BOUNDS /* the plan's own, staged as theirs are */,
+    RONDO_DELTA_CALLERS
 };
 
 /* What COMPUTE number `first` does: blocks, or folds, that are independent of each other. Their states are in the schedule's buffers, by number. */
@@ -99,7 +108,7 @@ struct rondo__delta_unit *rondo__delta_units(const struct rondo__delta_design *d
 /* COMPUTEs of pieces that do not depend on each other, of some units; with checkpoints on the way. */
 void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delta_piece *pieces, int64_t count, const struct rondo__delta_unit *units,
                           int64_t unit_count, struct rondo__step step);
-/* A COMPUTE without outputs (RONDO_DELTA_STATE, RONDO_DELTA_MAP) of one piece. */
+/* A COMPUTE without outputs (RONDO_DELTA_STATE, RONDO_DELTA_MAP, RONDO_DELTA_BOUND) of one piece. */
 void rondo__delta_scan(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *piece, const struct rondo__delta_unit *units,
                        int64_t unit_count, struct rondo__step step);
 /* A COMPUTE: states of all heads at `to` = map * (those at `from`) + source, where a packet has the sources of all heads, then the maps. */
@@ -119,6 +128,7 @@ struct rondo_delta {
     rondo_delta_info info;
     void *room[3];                 /* the workspace, by kind of memory */
     float **states;                /* [buffers]: room for a run's */
+    float *bounds;                 /* [this rank's tiles, heads]: certificates; NULL: none */
     int32_t agreed;
 };
 

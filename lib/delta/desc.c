@@ -54,6 +54,8 @@ static int check_rule(const rondo_delta_desc *d)
     if (d->way == RONDO_DELTA_AFFINE ? d->tile < 1 : d->tile != 0)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tile is %lld; RONDO_DELTA_AFFINE takes 1 or more, 0 is %d, and other ways have none",
                            (long long)d->tile, RONDO_DELTA_TILE);
+    if (!(d->tolerance >= 0.0 && d->tolerance <= 1.0) || (d->tolerance > 0.0 && d->way != RONDO_DELTA_AFFINE))
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tolerance is %g; RONDO_DELTA_AFFINE takes 0 to 1, and other ways have none, 0", d->tolerance);
     if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_AFFINE)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: way is %d; rondo_delta_way has those that there are", (int)d->way);
     return 0;
@@ -222,12 +224,14 @@ void rondo__delta_design_free(struct rondo__delta_design *design)
 uint64_t rondo__delta_hash(const struct rondo__delta_design *p)
 {
     const rondo_delta_desc *d = &p->desc;
-    int64_t numbers[2];
+    int64_t numbers[3];
     memcpy(numbers, &d->lower_bound, sizeof d->lower_bound);
     memcpy(numbers + 1, &d->scale, sizeof d->scale);
+    memcpy(numbers + 2, &d->tolerance, sizeof d->tolerance);
     const int64_t word[] = { RONDO_NUMERICS, p->ranks, p->packed, d->heads, d->key_heads, d->key_dim, d->value_dim, d->gate_dim, d->sequences, p->rows,
                              d->type, d->gate_type, d->beta_type, d->out_type, d->gate, d->beta, d->norm, d->initial_state, d->final_state,
-                             d->checkpoint_count, d->way, d->tile, numbers[0], numbers[1] };
+                             d->checkpoint_count, d->way, d->tile, numbers[0], numbers[1],
+                             numbers[2] };
     const int64_t lists = d->sequences + 1 + p->ranks + 1 + d->checkpoint_count;
     uint64_t hash = 0;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++)
@@ -266,4 +270,23 @@ int64_t rondo__delta_sequence(const struct rondo__delta_design *p, int64_t row)
 int32_t rondo__delta_keeper(const struct rondo__delta_design *p, int64_t sequence, int64_t position)
 {
     return rondo__delta_owner(p, p->cu[sequence] + (position > 0 ? position - 1 : 0));
+}
+
+struct rondo__delta_tiles rondo__delta_tiles(const struct rondo__delta_design *p, int32_t rank, int64_t sequence)
+{
+    const int64_t from = p->cu[sequence], to = p->cu[sequence + 1], tile = p->desc.tile, tiles = (to - from) / tile + ((to - from) % tile != 0);
+    const int64_t first = p->begin[rank] > from ? p->begin[rank] : from, end = p->begin[rank + 1] < to ? p->begin[rank + 1] : to;
+    if (first >= end)
+        return (struct rondo__delta_tiles){ sequence, tiles, 0, 0 };
+    return (struct rondo__delta_tiles){ sequence, tiles, (first - from) / tile, (end - from) / tile + ((end - from) % tile != 0) };
+}
+
+int64_t rondo__delta_tile_count(const struct rondo__delta_design *p, int32_t rank)
+{
+    int64_t count = 0;
+    for (int64_t n = 0; n < p->desc.sequences && p->desc.way == RONDO_DELTA_AFFINE; n++) {
+        const struct rondo__delta_tiles t = rondo__delta_tiles(p, rank, n);
+        count += t.end - t.first;
+    }
+    return count;
 }

@@ -57,7 +57,7 @@ static int check_array(const rondo_context *ctx, const struct array *a)
 enum { ARRAYS = RONDO_DELTA_CALLERS };
 
 /* By enum rondo__delta_caller. */
-static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, struct array *a)
+static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, const rondo_tensor *bounds, struct array *a)
 {
     const rondo_delta_desc *d = &plan->design.desc;
     const int64_t rows = plan->info.rows;
@@ -77,6 +77,38 @@ static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, struc
     a[RONDO_DELTA_CHECKPOINTS] = (struct array){ "checkpoints", &io->checkpoints,
                                                  { d->checkpoint_count * (plan->design.packed ? 1 : d->sequences), d->heads, d->key_dim, d->value_dim },
                                                  4, RONDO_F32, d->checkpoint_count ? states : 0, 0, 1 };
+    a[RONDO_DELTA_BOUNDS] = (struct array){ "certificates", bounds, { bounds->shape[0], bounds->shape[1] }, 2, RONDO_F32, plan->bounds ? states : 0, 0, 1 };
+}
+
+/* Of each tile and head, but those of a sequence's last one, which passes nothing on to anybody. */
+static rondo_tensor bounds_of(const rondo_delta *plan)
+{
+    const int64_t shape[] = { rondo__delta_tile_count(&plan->design, plan->ctx->rank), plan->design.desc.heads };
+    return plan->bounds ? rondo_tensor_dense(plan->bounds, RONDO_F32, 2, shape) : (rondo_tensor)RONDO_TENSOR_INIT;
+}
+
+/* What certificates say, into the plan's info. A bound that is not a number bounds nothing. */
+static void certify(rondo_delta *plan)
+{
+    const struct rondo__delta_design *p = &plan->design;
+    const float *bound = plan->bounds;
+    double most = 0.0;
+    int64_t skipped = 0;
+    for (int64_t n = 0; n < p->desc.sequences && bound; n++) {
+        const struct rondo__delta_tiles t = rondo__delta_tiles(p, plan->ctx->rank, n);
+        for (int64_t i = t.first; i < t.end; i++) {
+            bool nothing = i > 0 && i + 1 < t.tiles;   /* the first one goes from its true state */
+            for (int64_t h = 0; h < p->desc.heads && i + 1 < t.tiles; h++) {
+                const double x = bound[h] == bound[h] ? (double)bound[h] : __builtin_inf();
+                nothing = nothing && x < p->desc.tolerance;
+                most = x > most ? x : most;
+            }
+            skipped += nothing;
+            bound += p->desc.heads;
+        }
+    }
+    plan->info.certificate = most;
+    plan->info.skipped = skipped;
 }
 
 /* ---- what a COMPUTE does ---- */
@@ -101,7 +133,8 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
                                                     (int32_t)buffers);
     const struct rondo_delta_run run = { .form = &x->plan->design.form, .parts = &x->rows, .part_count = 1,
                                          .blocks = (const struct rondo_delta_block *)built->blocks.items + call->first, .count = call->count,
-                                         .states = x->plan->states, .state_count = (int32_t)buffers, .a_log = x->a_log, .dt_bias = x->dt_bias };
+                                         .states = x->plan->states, .state_count = (int32_t)buffers, .a_log = x->a_log, .dt_bias = x->dt_bias,
+                                         .tolerance = x->plan->design.desc.tolerance };
     return rondo__ops(x->plan->ctx)->delta(rondo__dev(x->plan->ctx), NULL, &run, poll);
 }
 
@@ -134,7 +167,8 @@ static int stage(struct rondo__staging *s, const struct array *a, void **at, str
 static int run(rondo_delta *plan, const struct array *a)
 {
     struct running x = { .plan = plan };
-    struct rondo_rows *const rows[ARRAYS] = { &x.rows.q, &x.rows.k, &x.rows.v, &x.rows.g, &x.rows.beta, NULL, NULL, NULL, &x.rows.out, NULL, NULL };
+    struct rondo_rows *const rows[ARRAYS] = { &x.rows.q, &x.rows.k, &x.rows.v, &x.rows.g, &x.rows.beta, NULL, NULL, NULL, &x.rows.out, NULL, NULL,
+                                               NULL };
     struct rondo__staging s = { .ctx = plan->ctx };
     void *at[ARRAYS];
     int err = 0;
@@ -164,13 +198,14 @@ int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io)
     struct array arrays[ARRAYS];
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: the plan is NULL");
+    const rondo_tensor bounds = bounds_of(plan);
     int err = rondo__collective_begin(plan->ctx, "the delta rule");
     if (!err)
         err = io ? rondo__desc_copy(&ours, sizeof ours, io, "rondo_delta_io") : rondo__fail(RONDO_EINVAL, "rondo_delta_execute: io is NULL");
     if (!err)
         err = rondo__ops(plan->ctx)->check(rondo__dev(plan->ctx));
     if (!err)
-        list_arrays(plan, &ours, arrays);
+        list_arrays(plan, &ours, &bounds, arrays);
     for (int i = 0; i < ARRAYS && !err; i++)
         err = check_array(plan->ctx, arrays + i);
     if (!plan->agreed && plan->ctx->ranks > 1) {
@@ -182,5 +217,7 @@ int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io)
         plan->agreed = 1;
         err = run(plan, arrays);
     }
+    if (!err)
+        certify(plan);
     return err ? rondo__collective_failed(plan->ctx, err) : 0;
 }

@@ -18,6 +18,23 @@ static double flops(const struct rondo__delta_design *p)
     return 7.0 * (double)d->key_dim * (double)d->value_dim * (double)d->heads * (double)p->rows;
 }
 
+static int64_t segments(const struct rondo__delta_design *p)
+{
+    int64_t count = 0;
+    for (int64_t n = 0; n < p->desc.sequences; n++)
+        if (p->desc.way == RONDO_DELTA_AFFINE)
+            count += rondo__delta_tiles(p, 0, n).tiles;
+        else
+            count += p->cu[n + 1] > p->cu[n];
+    for (int32_t r = 1; r < p->ranks && p->desc.way != RONDO_DELTA_AFFINE; r++) {
+        const int64_t row = p->begin[r];
+        if (row == p->begin[r + 1] || row == 0)   /* nobody begins here */
+            continue;
+        count += p->cu[rondo__delta_sequence(p, row)] < row;
+    }
+    return count;
+}
+
 static void fill_info(rondo_delta *plan)
 {
     const struct rondo__delta_design *p = &plan->design;
@@ -27,7 +44,7 @@ static void fill_info(rondo_delta *plan)
     plan->info = (rondo_delta_info){ .struct_size = sizeof plan->info, .way = p->desc.way, .first_row = p->begin[plan->ctx->rank],
                                      .rows = p->begin[plan->ctx->rank + 1] - p->begin[plan->ctx->rank], .rows_total = p->rows,
                                      .operations = s->operations.count, .messages = counts.messages, .bytes = counts.bytes, .flops = flops(p),
-                                     .hash = rondo__delta_hash(p) };
+                                     .hash = rondo__delta_hash(p), .segments = segments(p) };
     for (int kind = 0; kind < 3; kind++)
         plan->info.workspace_bytes += s->workspace_bytes[kind];
 }
@@ -54,6 +71,9 @@ static int make(rondo_delta *plan, const rondo_delta_desc *desc)
             err = ops->memory_new(rondo__dev(plan->ctx), kind, s->workspace_bytes[kind], &plan->room[kind]);
     if (!err)
         err = rondo__runner_make(&plan->runner, plan->ctx, s, NULL, 0, 0);
+    const int64_t tiles = rondo__delta_tile_count(&plan->design, plan->ctx->rank);
+    if (!err && tiles && !(plan->bounds = rondo__alloc_zero((size_t)(tiles * plan->design.desc.heads), sizeof *plan->bounds)))
+        err = rondo__fail(RONDO_ENOMEM, "rondo_delta_create: no memory for the certificates of %lld tiles", (long long)tiles);
     if (!err)
         fill_info(plan);
     return err;
@@ -89,6 +109,7 @@ void rondo_delta_destroy(rondo_delta *plan)
     rondo__delta_unbuild(&plan->built);
     rondo__delta_design_free(&plan->design);
     rondo__free(plan->states);
+    rondo__free(plan->bounds);
     rondo__free(plan);
 }
 

@@ -104,14 +104,15 @@ class rondo_delta_desc(Sized):
         ("gate_dim", c.c_int64), ("sequences", c.c_int64), ("tokens", c.c_int64), ("cu_seqlens", Pi64), ("shares", Pi64),
         ("type", c.c_int32), ("gate_type", c.c_int32), ("beta_type", c.c_int32), ("out_type", c.c_int32), ("gate", c.c_int32), ("beta", c.c_int32),
         ("norm", c.c_int32), ("way", c.c_int32), ("lower_bound", c.c_double), ("scale", c.c_double), ("initial_state", c.c_int32),
-        ("final_state", c.c_int32), ("checkpoint_count", c.c_int64), ("checkpoints", Pi64), ("tile", c.c_int64),
-        ("reserved", c.c_int32)]
+        ("final_state", c.c_int32), ("checkpoint_count", c.c_int64), ("checkpoints", Pi64), ("tile", c.c_int64), ("reserved", c.c_int32),
+        ("tolerance", c.c_double)]
 
 
 class rondo_delta_info(Sized):
     _fields_ = [("struct_size", c.c_size_t), ("way", c.c_int32), ("reserved", c.c_int32), ("first_row", c.c_int64), ("rows", c.c_int64),
                 ("rows_total", c.c_int64), ("operations", c.c_int64), ("workspace_bytes", c.c_size_t), ("messages", c.c_uint64),
-                ("bytes", c.c_uint64), ("flops", c.c_double), ("hash", c.c_uint64)]
+                ("bytes", c.c_uint64), ("flops", c.c_double), ("hash", c.c_uint64), ("segments", c.c_int64), ("skipped", c.c_int64),
+                ("certificate", c.c_double)]
 
 
 class rondo_delta_io(Sized):

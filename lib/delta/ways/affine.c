@@ -10,33 +10,16 @@
  */
 #include "delta/delta.h"
 
-/* A sequence of which this rank has tiles [first, end). */
-struct tiled {
-    int64_t sequence, tiles, first, end;
-};
-
 struct affine {
     struct rondo__delta_build *b;
-    struct rondo__delta_unit *units, *maps;   /* heads' values; columns of maps */
+    struct rondo__delta_unit *units, *maps, *bounds;   /* heads' values; columns of maps; a number of each */
     int64_t unit_count, tile;
     size_t state, map;             /* bytes of all heads' */
 };
 
-static int64_t tiles_of(const struct affine *x, int64_t sequence)
+static struct rondo__delta_tiles has(const struct affine *x, int32_t rank, int64_t sequence)
 {
-    const struct rondo__delta_design *p = x->b->d;
-    return (p->cu[sequence + 1] - p->cu[sequence] + x->tile - 1) / x->tile;
-}
-
-/* Tiles of a sequence that a rank has: shares end where tiles do. */
-static struct tiled has(const struct affine *x, int32_t rank, int64_t sequence)
-{
-    const struct rondo__delta_design *p = x->b->d;
-    const int64_t from = p->cu[sequence], to = p->cu[sequence + 1], tiles = tiles_of(x, sequence);
-    const int64_t first = p->begin[rank] > from ? p->begin[rank] : from, end = p->begin[rank + 1] < to ? p->begin[rank + 1] : to;
-    if (first >= end)
-        return (struct tiled){ sequence, tiles, 0, 0 };
-    return (struct tiled){ sequence, tiles, (first - from) / x->tile, (end - from + x->tile - 1) / x->tile };
+    return rondo__delta_tiles(x->b->d, rank, sequence);
 }
 
 static struct rondo__delta_piece tile_of(const struct affine *x, int64_t sequence, int64_t tile)
@@ -54,8 +37,9 @@ static struct rondo__step step(const char *what, int64_t index, int64_t of)
     return of > 1 && of < INT32_MAX ? (struct rondo__step){ what, (int32_t)index, (int32_t)of } : (struct rondo__step){ what, 0, 0 };
 }
 
-/* U and M of the rank's own tiles but a sequence's last one, each into a buffer; *out: of the first of them. */
-static void make_packets(struct affine *x, const struct tiled *t, int32_t *out)
+/* U and M of the rank's own tiles but a sequence's last one, each into a buffer; *out: of the first of them. `number`: of that one among all that
+ * the rank has. */
+static void make_packets(struct affine *x, const struct rondo__delta_tiles *t, int64_t number, int32_t *out)
 {
     struct rondo__delta_build *b = x->b;
     for (int64_t i = t->first; i < t->end && i + 1 < t->tiles && !b->s->failed; i++) {
@@ -66,6 +50,10 @@ static void make_packets(struct affine *x, const struct tiled *t, int32_t *out)
         if (!i)
             piece.from = rondo__delta_initial(b, t->sequence);
         rondo__delta_scan(b, RONDO_DELTA_STATE, &piece, x->units, x->unit_count, step("sources of tile", i + 1, t->tiles));
+        piece.from = (struct rondo__delta_place){ -1, 0, 0 };
+        piece.to = (struct rondo__delta_place){ RONDO_DELTA_BOUNDS, 1, (number + i - t->first) * b->d->desc.heads };
+        rondo__delta_scan(b, RONDO_DELTA_BOUND, &piece, x->bounds, b->d->desc.heads, step("certificate of tile", i + 1, t->tiles));
+        piece.from = piece.to;
         piece.to = (struct rondo__delta_place){ buffer, 1, (int64_t)(x->state / sizeof(float)) };
         if (i)
             rondo__delta_scan(b, RONDO_DELTA_MAP, &piece, x->maps, b->d->desc.heads, step("maps of tile", i + 1, t->tiles));
@@ -73,7 +61,7 @@ static void make_packets(struct affine *x, const struct tiled *t, int32_t *out)
 }
 
 /* Packets to the ranks behind and from those before, of the sequence that goes on (out) and of the one that came (in). */
-static void exchange(struct affine *x, const struct tiled *tail, const int32_t *out, const struct tiled *head, int32_t *in)
+static void exchange(struct affine *x, const struct rondo__delta_tiles *tail, const int32_t *out, const struct rondo__delta_tiles *head, int32_t *in)
 {
     struct rondo__delta_build *b = x->b;
     const int32_t ranks = b->d->ranks;
@@ -87,7 +75,7 @@ static void exchange(struct affine *x, const struct tiled *tail, const int32_t *
             for (int64_t i = tail->first; i < tail->end && has(x, r, tail->sequence).end; i++)
                 rondo__schedule_part(b->s, sent[i - tail->first], 0, packet_bytes(x, i), r, false);
         for (int32_t r = 0; r < b->rank && head->first < head->end; r++) {
-            const struct tiled t = has(x, r, head->sequence);
+            const struct rondo__delta_tiles t = has(x, r, head->sequence);
             for (int64_t i = t.first; i < t.end && !b->s->failed; i++) {
                 in[i] = rondo__schedule_arrival(b->s, b->m, "packet from tile", (int32_t)i, packet_bytes(x, i));
                 rondo__schedule_part(b->s, in[i], 0, packet_bytes(x, i), r, true);
@@ -101,7 +89,7 @@ static void exchange(struct affine *x, const struct tiled *tail, const int32_t *
 }
 
 /* The rank's tiles of one sequence, each from its true state, which is folded on from packet to packet: packets[i] is tile i's. */
-static void run_tiles(struct affine *x, const struct tiled *t, const int32_t *packets)
+static void run_tiles(struct affine *x, const struct rondo__delta_tiles *t, const int32_t *packets)
 {
     struct rondo__delta_build *b = x->b;
     int32_t states[2] = { -1, -1 };
@@ -153,7 +141,10 @@ static bool units_of(struct affine *x)
     x->maps = rondo__alloc_zero((size_t)d->heads, sizeof *x->maps);
     for (int64_t h = 0; h < d->heads && x->maps; h++)
         x->maps[h] = (struct rondo__delta_unit){ (int32_t)h, 0, (int32_t)d->key_dim, 0, h * d->key_dim * d->key_dim };
-    x->b->s->failed |= !x->units || !x->maps;
+    x->bounds = rondo__alloc_zero((size_t)d->heads, sizeof *x->bounds);
+    for (int64_t h = 0; h < d->heads && x->bounds; h++)
+        x->bounds[h] = (struct rondo__delta_unit){ (int32_t)h, 0, 1, 0, h };
+    x->b->s->failed |= !x->units || !x->maps || !x->bounds;
     return !x->b->s->failed;
 }
 
@@ -162,8 +153,9 @@ void rondo__delta_affine(struct rondo__delta_build *b)
     const struct rondo__delta_design *p = b->d;
     const int64_t first = p->begin[b->rank], end = p->begin[b->rank + 1];
     struct affine x = { .b = b };
-    struct tiled head = { 0, 0, 0, 0 }, tail = head;
+    struct rondo__delta_tiles head = { 0, 0, 0, 0 }, tail = head;
     int32_t *in = NULL, *out = NULL;
+    int64_t number = 0;            /* tiles before, of this rank */
     if (!units_of(&x))
         goto done;
     if (first < end) {
@@ -176,10 +168,10 @@ void rondo__delta_affine(struct rondo__delta_build *b)
     if (b->s->failed)
         goto done;
     if (tail.end < tail.tiles)     /* others wait for them */
-        make_packets(&x, &tail, out);
+        make_packets(&x, &tail, rondo__delta_tile_count(p, b->rank) - (tail.end - tail.first), out);
     exchange(&x, &tail, out, &head, in);
     for (int64_t n = 0; n < p->desc.sequences && !b->s->failed; n++) {
-        struct tiled t = has(&x, b->rank, n);
+        struct rondo__delta_tiles t = has(&x, b->rank, n);
         if (p->cu[n] == p->cu[n + 1] && rondo__delta_owner(p, p->cu[n]) == b->rank) {
             const struct rondo__delta_piece piece = { n, p->cu[n], p->cu[n], rondo__delta_initial(b, n), rondo__delta_final(b, n) };
             rondo__delta_compute(b, &piece, 1, x.units, x.unit_count, step("delta rule", 0, 0));
@@ -195,7 +187,8 @@ void rondo__delta_affine(struct rondo__delta_build *b)
         if (n == tail.sequence && tail.end < tail.tiles)
             memcpy(packets + t.first, out, (size_t)(t.end - t.first) * sizeof *packets);
         else
-            make_packets(&x, &t, packets + t.first);
+            make_packets(&x, &t, number, packets + t.first);
+        number += t.end - t.first;
         run_tiles(&x, &t, packets);
         rondo__free(packets);
     }
@@ -204,6 +197,7 @@ void rondo__delta_affine(struct rondo__delta_build *b)
 done:
     rondo__free(x.units);
     rondo__free(x.maps);
+    rondo__free(x.bounds);
     rondo__free(in);
     rondo__free(out);
 }
