@@ -14,7 +14,7 @@ static struct {
     int64_t tokens, cached, rank, heads, kv_heads, head_dim, value_dim;
     int type, out_type;
     struct terms terms;
-    bool check, totals;
+    bool check, totals, backward;
 } options = { .tokens = -1, .rank = -1 };
 
 #define TOKENS_MOST 1099511627776.0   /* 2^40 */
@@ -35,6 +35,7 @@ static const struct option own_options[] = {
     { "softcap", 0, OPTION_CALL, "X", "scores s become X*tanh(s/X); of the hash only", &options.terms, 0, 0, option_softcap },
     { "dropout", 0, OPTION_CALL, "P", "weights are dropped with this probability; of the hash only", &options.terms, 0, 0, option_dropout },
     { "probs", 0, OPTION_FLAG, NULL, "the attention probabilities are computed too", &options.terms.probs, 0, 0, NULL },
+    { "backward", 0, OPTION_FLAG, NULL, "of the gradients, which attend computes where there is do", &options.backward, 0, 0, NULL },
     { "check", 0, OPTION_FLAG, NULL, "prove the schedules of all ranks; exit 1 where they are not sound", &options.check, 0, 0, NULL },
     { "totals", 0, OPTION_FLAG, NULL, "no operations, only what they come to", &options.totals, 0, 0, NULL },
     { "output", 'o', OPTION_REFUSED, "FILE", "nothing is computed, so there is nothing to write; leave it out", NULL, 0, 0, NULL },
@@ -154,6 +155,7 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     if (info->grid[0])
         json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));
     json_object_set_new(r, "head_groups", json_integer(info->head_groups));
+    json_object_set_new(r, "backward", json_boolean(options.backward));
     json_object_set_new(r, "in_place", json_boolean(info->in_place));
     report_hash(r, "plan_hash", info->hash);
     json_object_set_new(r, "messages", json_integer((json_int_t)info->messages));
@@ -296,6 +298,7 @@ static int plan_command(const struct command *self, int argc, char **argv)
     rondo_attention_desc a = RONDO_ATTENTION_DESC_INIT;
     d.ranks = (int32_t)ranks;
     d.transport = transport;
+    d.backward = a.gradients = options.backward;
     a.heads = options.heads;
     a.kv_heads = options.kv_heads;
     a.head_dim = options.head_dim;

@@ -555,7 +555,7 @@ typedef struct rondo_schedule rondo_schedule;
 typedef struct rondo_schedule_desc {
     size_t struct_size;
     int32_t ranks;                  /* > 0 */
-    int32_t reserved;
+    int32_t backward;               /* 1: of rondo_attention_backward(); the attention descriptor asks for gradients. 0: of rondo_attention_execute() */
     const char *transport;          /* NULL = "threads"; asked for which memory it reaches and what it shows in place, not joined */
     const char *device;             /* NULL = "cpu"; asked for where its memory is, not opened */
 } rondo_schedule_desc;
@@ -564,7 +564,8 @@ RONDO_API int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_d
                                     const rondo_attention_desc *attention) RONDO_MUST_CHECK;
 RONDO_API void rondo_schedule_destroy(rondo_schedule *schedule);
 
-/* Of all ranks together: the same as rondo_attention_info says of a plan. */
+/* Of all ranks together: the same as rondo_attention_info says of a plan; of a backward pass algorithm, messages and bytes are those of its
+ * backward_ fields, and flops what the ranks do, some of it twice where two of them need it. */
 typedef struct rondo_schedule_info {
     size_t struct_size;
     int32_t ranks, algorithm, layout, arithmetic, level, leaf, head_groups;

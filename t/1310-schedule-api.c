@@ -71,8 +71,42 @@ static int compare_rank(rondo_context *ctx, void *arg)
     return err;
 }
 
+/* The backward pass of a plan, and a schedule of it. */
+static int compare_gradients(rondo_context *ctx, void *arg)
+{
+    struct compared *c = arg;
+    rondo_attention *plan = NULL;
+    rondo_schedule *s = NULL;
+    rondo_attention_info said = RONDO_ATTENTION_INFO_INIT;
+    rondo_schedule_info info = RONDO_SCHEDULE_INFO_INIT;
+    rondo_schedule_rank_info mine = RONDO_SCHEDULE_RANK_INFO_INIT;
+    rondo_schedule_desc d = RONDO_SCHEDULE_DESC_INIT;
+    d.ranks = c->ranks;
+    d.transport = c->transport;
+    d.backward = 1;
+    int err = rondo_attention_create(&plan, ctx, &c->attention);
+    if (!err)
+        err = rondo_attention_query(plan, &said);
+    if (!err)
+        err = rondo_schedule_create(&s, &d, &c->attention);
+    if (!err)
+        err = rondo_schedule_query(s, &info);
+    if (!err)
+        err = rondo_schedule_rank(s, rondo_context_rank(ctx), &mine);
+    if (!err)
+        c->wrong += said.hash != info.hash || said.backward_messages_total != info.messages || said.backward_bytes_total != info.bytes ||
+                    said.backward_algorithm != info.algorithm || said.visible_pairs != info.visible_pairs ||
+                    said.backward_messages != mine.messages || said.backward_bytes != mine.bytes ||
+                    said.backward_workspace_bytes != mine.workspace_bytes || said.backward_pack_bytes != mine.pack_bytes ||
+                    (c->ranks == 1 ? said.backward_flops != info.flops : said.backward_flops >= info.flops);
+    c->operations += (int)mine.operations;
+    rondo_schedule_destroy(s);
+    rondo_attention_destroy(plan);
+    return err;
+}
+
 /* The numbers of a schedule's operations, over its ranks. */
-static int sums(const struct compared *c)
+static int sums(const struct compared *c, int backward)
 {
     rondo_schedule_desc d = RONDO_SCHEDULE_DESC_INIT;
     rondo_schedule_info info = RONDO_SCHEDULE_INFO_INIT;
@@ -81,6 +115,7 @@ static int sums(const struct compared *c)
     double flops = 0.0, of_ranks = 0.0;
     d.ranks = c->ranks;
     d.transport = c->transport;
+    d.backward = backward;
     int err = rondo_schedule_create(&s, &d, &c->attention);
     if (!err)
         err = rondo_schedule_query(s, &info);
@@ -145,9 +180,87 @@ static void against_plans(void)
                hooks[h] ? hooks[h] : "in place", i, c.operations, c.ranks);
             if (err)
                 diag("%s", rondo_error_text());
-            ok(sums(&c), "and come to what the schedule says of all");
+            ok(sums(&c, 0), "and come to what the schedule says of all");
         }
     unsetenv("RONDO_TEST_HOOK");
+}
+
+static void against_gradients(void)
+{
+    static const char *const hooks[] = { NULL, "copy", "copy,space" };
+    static const struct {
+        int64_t tokens, cached, left;
+        int ranks, layout, algorithm;
+    } cases[] = {
+        { 600, 0, 0, 1, RONDO_ZIGZAG, RONDO_ALGORITHM_AUTO }, { 600, 0, 0, 3, RONDO_ZIGZAG, RONDO_ALL_GATHER },
+        { 500, 0, 60, 4, RONDO_CONTIGUOUS, RONDO_HALO },      { 400, -150, 0, 2, RONDO_STRIPED, RONDO_ALGORITHM_AUTO },
+        { 100, 300, 0, 3, RONDO_SNAKE, RONDO_ALGORITHM_AUTO },
+    };
+    for (size_t h = 0; h < sizeof hooks / sizeof *hooks; h++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            struct compared c = { .attention = RONDO_ATTENTION_DESC_INIT, .transport = "threads", .ranks = cases[i].ranks };
+            rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
+            d.threads = 1;
+            c.attention.heads = 4;
+            c.attention.kv_heads = 2;
+            c.attention.head_dim = 16;
+            c.attention.value_dim = 24;
+            c.attention.tokens = cases[i].tokens;
+            c.attention.cached = cases[i].cached;
+            c.attention.windowed = cases[i].left > 0;
+            c.attention.window_left = cases[i].left;
+            c.attention.causal = 1;
+            c.attention.leaf = 16;
+            c.attention.layout = cases[i].layout;
+            c.attention.algorithm = cases[i].algorithm;
+            c.attention.sinks = 1;
+            c.attention.gradients = 1;
+            if (hooks[h])
+                setenv("RONDO_TEST_HOOK", hooks[h], 1);
+            else
+                unsetenv("RONDO_TEST_HOOK");
+            const int err = rondo_launch(c.ranks, &d, compare_gradients, &c);
+            ok(!err && !c.wrong && c.operations, "%s, gradients %zu: %d ranks say what their plans do", hooks[h] ? hooks[h] : "in place", i, c.ranks);
+            if (err)
+                diag("%s", rondo_error_text());
+            ok(sums(&c, 1), "and operations come to it");
+        }
+    unsetenv("RONDO_TEST_HOOK");
+}
+
+static void gradients_refused(void)
+{
+    rondo_schedule_desc d = RONDO_SCHEDULE_DESC_INIT;
+    rondo_attention_desc a = RONDO_ATTENTION_DESC_INIT;
+    rondo_schedule *s;
+    d.ranks = 3;
+    d.backward = 1;
+    a.heads = a.kv_heads = 2;
+    a.head_dim = 8;
+    a.tokens = 100;
+    is_int(rondo_schedule_create(&s, &d, &a), RONDO_EINVAL, "gradients that nobody asked for: %s", rondo_error_text());
+    ok(strstr(rondo_error_text(), "set gradients to 1") != NULL, "says what to do");
+    a.gradients = 1;
+    a.algorithm = RONDO_PASS_KV;
+    is_int(rondo_schedule_create(&s, &d, &a), RONDO_ENOTSUP, "by an algorithm that they do not come by: %s", rondo_error_text());
+    a.algorithm = 0;
+    d.backward = 2;
+    is_int(rondo_schedule_create(&s, &d, &a), RONDO_EINVAL, "backward 2: %s", rondo_error_text());
+    d.backward = 1;
+    if (rondo_schedule_create(&s, &d, &a)) {
+        ok(0, "%s", rondo_error_text());
+        return;
+    }
+#define SAYS_WRONG(field)                                                                                          \
+    s->info.field++;                                                                                               \
+    is_int(rondo_schedule_check(s, NULL, NULL), RONDO_EINVAL, "gradients that say one too many: " #field);         \
+    s->info.field--
+    SAYS_WRONG(messages);
+    SAYS_WRONG(bytes);
+    SAYS_WRONG(visible_pairs);
+#undef SAYS_WRONG
+    is_int(rondo_schedule_check(s, NULL, NULL), 0, "they are sound");
+    rondo_schedule_destroy(s);
 }
 
 /* ---- one in full ---- */
@@ -271,7 +384,7 @@ static void without_memory(void)
     rondo_schedule_rank_info r = RONDO_SCHEDULE_RANK_INFO_INIT;
     rondo_schedule_operation_info o = RONDO_SCHEDULE_OPERATION_INFO_INIT;
     rondo_schedule *s;
-    int wrong = 0, tries[2] = { 0, 0 };
+    int wrong = 0, tries[4] = { 0, 0, 0, 0 };
     d.ranks = 3;
     a.heads = a.kv_heads = 2;
     a.head_dim = 64;
@@ -280,18 +393,20 @@ static void without_memory(void)
         ok(0, "%s", rondo_error_text());
         return;
     }
-    for (int what = 0; what < 2; what++)
+    for (int what = 0; what < 4; what++)
         for (int err = 1; err; tries[what]++) {
+            d.backward = a.gradients = what / 2;
             rondo_schedule_destroy(s);   /* what was built before has left its memory */
             wrong += rondo_schedule_create(&s, &d, &a) != 0;
             outputs_calls = 0;
             outputs_fail_at = tries[what] + 1;
-            err = what ? rondo_schedule_check(s, NULL, NULL) : rondo_schedule_rank(s, 1, &r);
+            err = what % 2 ? rondo_schedule_check(s, NULL, NULL) : rondo_schedule_rank(s, 1, &r);
             outputs_fail_at = 0;
             wrong += err && err != RONDO_ENOMEM;
             wrong += err && rondo_schedule_operation(s, 0, 0, &o);   /* whatever failed, the next question is answered */
         }
-    ok(!wrong && tries[0] > 5 && tries[1] > 20, "each of %d and %d allocations fails", tries[0], tries[1]);
+    ok(!wrong && tries[0] > 5 && tries[1] > 20 && tries[2] > 5 && tries[3] > 20, "each of %d and %d allocations fails, of %d and %d of gradients",
+       tries[0], tries[1], tries[2], tries[3]);
     rondo_schedule_destroy(s);
 }
 
@@ -303,6 +418,8 @@ int main(void)
     in_full();
     verdicts();
     against_plans();
+    against_gradients();
+    gradients_refused();
     if (rondo_set_hooks(&hooks))
         return 1;
     without_memory();

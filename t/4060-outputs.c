@@ -191,7 +191,7 @@ static void schedules(void)
     WRONG(RONDO_EINVAL, struct_size, 1);
     WRONG(RONDO_EINVAL, ranks, 0);
     WRONG(RONDO_EINVAL, ranks, -4);
-    WRONG(RONDO_ENOTSUP, reserved, 1);
+    WRONG(RONDO_EINVAL, backward, 2);
     WRONG(RONDO_EINVAL, transport, "pigeon");
     WRONG(RONDO_EINVAL, device, "abacus");
 #undef WRONG

@@ -101,6 +101,25 @@ static void compare(const char *before, const char *file, const char *shape, con
     json_decref(r);
 }
 
+/* Gradients: with one rank nothing moves; with several what attend counts of both passes is what is told of the two. */
+static void gradients(void)
+{
+    struct totals one, three;
+    int code = rondo("", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 --ranks 1 --causal --backward --check --json");
+    json_t *r = program_json();
+    one = totals_of(r, r);
+    ok(!code && json_is_true(json_object_get(r, "sound")) && json_is_true(json_object_get(r, "backward")) && consistent(r, &one) && !one.messages &&
+           one.flops == (6.0 * 32 + 4.0 * 16) * 4 * 600 * 601 / 2, "gradients of one rank: the list holds together");
+    json_decref(r);
+    code = rondo("", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 --ranks 3 --causal --backward --check --json");
+    r = program_json();
+    three = totals_of(r, r);
+    ok(!code && json_is_true(json_object_get(r, "sound")) && consistent(r, &three) && three.messages > 0 && three.flops > one.flops,
+       "gradients of three: it does too");
+    json_decref(r);
+    refuses(2, "gradients", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --ranks 3 --algorithm pass-q --backward");
+}
+
 static void against_attend(void)
 {
     const char *mpirun = getenv("MPIRUN");
@@ -326,6 +345,7 @@ int main(void)
         return skip_all("the program was not built");
     scratch_make("7050-plan");
     against_attend();
+    gradients();
     lists();
     timelines();
     refusals();

@@ -34,7 +34,7 @@ static int make(rondo_attention *plan, struct rondo__backward *b)
     if (!err)
         err = rondo__runner_make(&b->runner, plan->ctx, &b->part.schedule, NULL, 0, 0);
     if (!err)
-        b->pack_bytes = rondo__backward_pack_bytes(plan);
+        b->pack_bytes = rondo__backward_pack_bytes(&b->part);
     return err;
 }
 
@@ -52,13 +52,13 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
         return 0;
     if (!RONDO_HAS(ops, backward))
         return rondo__fail(RONDO_ENOTSUP, missing, ops->name);
-    if (plan->design.ranks > 1 && algorithm != RONDO_ALGORITHM_AUTO && algorithm != RONDO_ALL_GATHER && algorithm != RONDO_HALO)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks come by all-gather or halo in this build, not by %s; "
-                                          "take one of these, or auto", rondo_algorithm_name(algorithm));
+    int err = rondo__backward_algorithm(&plan->design, algorithm, &algorithm);
+    if (err)
+        return err;
     struct rondo__backward *b = plan->backward = rondo__alloc_zero(1, sizeof *b);
     if (!b)
         return no_memory();
-    int err = make(plan, b);
+    err = make(plan, b);
     if (err) {
         rondo__backward_free(plan);
         return err;
@@ -66,7 +66,7 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     const struct rondo__schedule *s = &b->part.schedule;
     const rondo_attention_desc *d = &plan->design.desc;
     rondo__schedule_count(s, &counts);
-    info->backward_algorithm = algorithm == RONDO_HALO ? RONDO_HALO : RONDO_ALL_GATHER;
+    info->backward_algorithm = algorithm;
     info->backward_workspace_bytes = counts.workspace_bytes;
     info->backward_device_bytes = ops->backward_scratch(rondo__dev(plan->ctx), b->device) + s->workspace_bytes[RONDO_MEMORY_PINNED] +
                                   s->workspace_bytes[RONDO_MEMORY_DEVICE];

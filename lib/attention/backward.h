@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A plan's backward pass: backward_build.c makes a rank's jobs and schedule of it, backward.c keeps and runs them, backward_io.c looks at the
- * caller's tensors and puts them where the schedule's operations read and write.
+ * A plan's backward pass: backward_build.c makes a rank's jobs and schedule of it, backward_count.c says what these compute, backward.c keeps
+ * and runs them, backward_io.c looks at the caller's tensors and puts them where the schedule's operations read and write.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_H
 #define RONDO_ATTENTION_BACKWARD_H
@@ -46,6 +46,19 @@ struct rondo__backward_part {
 int rondo__backward_build(const struct rondo__design *design, int32_t rank, struct rondo__backward_part *part);
 void rondo__backward_part_free(struct rondo__backward_part *part);
 void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out);
+/* What a design's gradients come by, where its descriptor asked for `asked`, perhaps auto; RONDO_ENOTSUP: not by that. */
+int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, int32_t *out);
+/* The most that copies of all arrays take. */
+size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part);
+
+/* ---- backward_count.c ---- */
+/* Of an operation, from its jobs: pairs, added up over the heads that the mask distinguishes, of which is made exactly this: RONDO_BACKWARD_QUERIES,
+ * _KEYS, or both. */
+uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o,
+                               int32_t what);
+double rondo__backward_flops(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o);
+/* FLOPs of a rank, of the placements alone. */
+int rondo__backward_work(const struct rondo__design *design, int32_t rank, double *out);
 
 /* An array that had to be copied. */
 struct rondo__backward_stage {
@@ -79,8 +92,6 @@ int rondo__backward_check(struct rondo__backward_call *call);
 /* Copies what is not dense, or not where the device computes: before, and results back after. */
 int rondo__backward_take(struct rondo__backward_call *call);
 int rondo__backward_give(struct rondo__backward_call *call);
-/* The most that copies of all arrays take. */
-size_t rondo__backward_pack_bytes(const rondo_attention *plan);
 
 /* ---- backward.c: called by plan.c ---- */
 /* algorithm: what the descriptor names, perhaps auto. What the plan had before goes. */

@@ -513,6 +513,23 @@ static bool make_schedule(struct build *b)
     return fine && !b->s->failed;
 }
 
+int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, int32_t *out)
+{
+    if (design->ranks > 1 && asked != RONDO_ALGORITHM_AUTO && asked != RONDO_ALL_GATHER && asked != RONDO_HALO)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks come by all-gather or halo in this build, not by %s; "
+                                          "take one of these, or auto", rondo_algorithm_name(asked));
+    *out = asked == RONDO_HALO ? RONDO_HALO : RONDO_ALL_GATHER;
+    return 0;
+}
+
+size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part)
+{
+    size_t bytes = 0;
+    for (int32_t i = 0; i < RONDO_GRADIENT_DSINKS; i++)
+        bytes += rondo__buffer_at(&part->schedule, i)->bytes;
+    return bytes;
+}
+
 int rondo__backward_build(const struct rondo__design *design, int32_t rank, struct rondo__backward_part *part)
 {
     struct build b = { .d = design, .part = part, .s = &part->schedule, .rank = rank, .ranks = design->ranks };

@@ -302,17 +302,6 @@ static size_t bytes_of(const rondo_attention *plan, const struct array *a, size_
     return rondo__product(a->first[plan->design.sequences], (size_t)(a->heads * dim_of(a)) * element);
 }
 
-size_t rondo__backward_pack_bytes(const rondo_attention *plan)
-{
-    struct rondo__backward_call call = { .plan = (rondo_attention *)(uintptr_t)plan };
-    struct array a[RONDO_GRADIENT_DSINKS];
-    size_t bytes = 0;
-    const int32_t count = arrays_of(&call, a);
-    for (int32_t i = 0; i < count; i++)
-        bytes += bytes_of(plan, a + i, a[i].type ? rondo_type_size(a[i].type) : sizeof(float));
-    return bytes;
-}
-
 static int take_numbers(struct rondo__backward_call *call, int index, rondo_tensor *t, bool reads)
 {
     const size_t bytes = (size_t)call->plan->design.desc.heads * sizeof(float);

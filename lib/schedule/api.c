@@ -5,13 +5,33 @@
  * asked for, one rank at a time, and tells it field by field, as a line (print.c), or proves it (check.c).
  */
 #include "attention/attention.h"
+#include "attention/backward.h"
 
 struct rondo_schedule {
     struct rondo__design design;
     rondo_schedule_info info;
     int32_t rank;                      /* whose list is here; -1: nobody's */
-    struct rondo__part_of part;
+    bool of_gradients;
+    struct rondo__part_of part;        /* one of these */
+    struct rondo__backward_part backward;
 };
+
+/* One rank's list, of a schedule or of a plan. */
+struct shown {
+    const struct rondo__design *design;
+    const struct rondo__part_of *part;
+    const struct rondo__backward_part *backward;   /* NULL: it is the part's */
+};
+
+static const struct rondo__schedule *list_of(const struct shown *w)
+{
+    return w->backward ? &w->backward->schedule : &w->part->schedule;
+}
+
+static struct shown shown_of(const rondo_schedule *s)
+{
+    return (struct shown){ &s->design, &s->part, s->of_gradients ? &s->backward : NULL };
+}
 
 static const char *const kind_names[] = { "pack", "transfer", "compute", "blank", "fence" };
 
@@ -36,7 +56,33 @@ int rondo__machine_find(struct rondo__machine *out, const char *transport_name, 
     return hook ? rondo__hook_changes(hook, &out->in_place, &out->unified, &out->memories) : 0;
 }
 
-static int fill_info(rondo_schedule *s)
+static int build(rondo_schedule *s, int rank, const char *function);
+
+/* Of gradients: what is sent, any rank's list says of all of them. */
+static int fill_gradients(rondo_schedule *s, int32_t asked)
+{
+    rondo_schedule_info *info = &s->info;
+    double most = 0.0, here;
+    int err = rondo__backward_algorithm(&s->design, asked, &info->algorithm);
+    if (!err)
+        err = build(s, 0, "rondo_schedule_create");
+    info->head_groups = 1;
+    info->messages = s->backward.messages;
+    info->bytes = s->backward.bytes;
+    info->flops = 0.0;
+    info->grid[0] = info->grid[1] = 0;
+    for (int32_t r = 0; r < s->design.ranks && !err; r++) {
+        err = rondo__backward_work(&s->design, r, &here);
+        if (err)
+            break;
+        info->flops += here;
+        most = here > most ? here : most;
+    }
+    info->imbalance = info->flops > 0.0 ? most * (double)s->design.ranks / info->flops : 1.0;
+    return err;
+}
+
+static int fill_info(rondo_schedule *s, int32_t asked)
 {
     rondo_schedule_info *info = &s->info;
     const struct rondo__design *p = &s->design;
@@ -57,6 +103,8 @@ static int fill_info(rondo_schedule *s)
     info->flops = rondo__design_flops(p);
     info->hash = rondo__design_hash(p);
     memcpy(info->grid, flow->grid, sizeof info->grid);
+    if (s->of_gradients)
+        return fill_gradients(s, asked);
     return rondo__design_balance(p, 0, NULL, &info->imbalance);
 }
 
@@ -71,8 +119,8 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
     int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_schedule_desc");
     if (!err && d.ranks < 1)
         err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: ranks is %d; it takes 1 or more", (int)d.ranks);
-    if (!err)
-        err = rondo__reserved(d.reserved, "rondo_schedule_create");
+    if (!err && d.backward != 0 && d.backward != 1)
+        err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: backward is %d; it must be 0 or 1", (int)d.backward);
     if (!err)
         err = rondo__machine_find(&machine, d.transport, d.device);
     if (err)
@@ -86,7 +134,12 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
         rondo__free(s);
         return err;
     }
-    err = fill_info(s);
+    s->of_gradients = d.backward != 0;
+    if (s->of_gradients && !s->design.desc.gradients)
+        err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: backward is 1, but the attention descriptor asks for no gradients; set gradients "
+                                        "to 1 in it");
+    if (!err)
+        err = fill_info(s, s->of_gradients ? attention->algorithm : 0);
     if (err) {
         rondo_schedule_destroy(s);
         return err;
@@ -100,6 +153,7 @@ void rondo_schedule_destroy(rondo_schedule *s)
     if (!s)
         return;
     rondo__part_free(&s->part);
+    rondo__backward_part_free(&s->backward);
     rondo__design_free(&s->design);
     rondo__free(s);
 }
@@ -113,13 +167,15 @@ int rondo_schedule_query(const rondo_schedule *s, rondo_schedule_info *info)
     return rondo__info_copy(info, &s->info, sizeof s->info, "rondo_schedule_info");
 }
 
-static double flops_of(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index)
+static double flops_of(const struct shown *w, int64_t index)
 {
-    const struct rondo__operation *o = rondo__operation_at(&part->schedule, index);
+    const struct rondo__operation *o = rondo__operation_at(list_of(w), index);
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
-    const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
-    return a_pair * (double)rondo__operation_pairs(p, part, o, NULL);
+    if (w->backward)
+        return rondo__backward_flops(w->design, w->backward, o);
+    const double a_pair = 2.0 * (double)(w->design->desc.head_dim + (o->program ? 0 : w->design->desc.value_dim));
+    return a_pair * (double)rondo__operation_pairs(w->design, w->part, o, NULL);
 }
 
 /* One of the peers that the parts of a direction are with; -1: none, or several. */
@@ -136,18 +192,18 @@ static int32_t only_peer(const struct rondo__part *parts, int64_t count, bool re
     return peer;
 }
 
-static rondo_schedule_operation_info operation_info(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index)
+static rondo_schedule_operation_info operation_info(const struct shown *w, int64_t index)
 {
-    const struct rondo__schedule *s = &part->schedule;
+    const struct rondo__schedule *s = list_of(w);
     const struct rondo__operation *o = rondo__operation_at(s, index);
     rondo_schedule_operation_info info = RONDO_SCHEDULE_OPERATION_INFO_INIT;
     info.kind = o->kind;
-    info.head_group = p->groups > 1 ? o->group : -1;
+    info.head_group = s->groups > 1 ? o->group : -1;
     info.operation = o->step.what;
     info.step = o->step.index;
     info.steps = o->step.of;
     info.peer = info.counted = -1;
-    info.flops = flops_of(p, part, index);
+    info.flops = flops_of(w, index);
     info.waits = (const int32_t *)s->waits.items + o->waits_first;
     info.wait_count = o->waits;
     const struct rondo__use *use = (const struct rondo__use *)s->uses.items + o->uses_first;
@@ -182,7 +238,7 @@ static int build(rondo_schedule *s, int rank, const char *function)
     if (rank == s->rank)
         return 0;
     s->rank = -1;
-    int err = rondo__design_build(&s->design, rank, &s->part);
+    int err = s->of_gradients ? rondo__backward_build(&s->design, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
     if (!err)
         s->rank = rank;
     return err;
@@ -195,46 +251,47 @@ int rondo_schedule_rank(rondo_schedule *s, int rank, rondo_schedule_rank_info *i
     int err = build(s, rank, "rondo_schedule_rank");
     if (err)
         return err;
-    rondo__schedule_count(&s->part.schedule, &counts);
-    ours.operations = s->part.schedule.operations.count;
+    const struct shown w = shown_of(s);
+    rondo__schedule_count(list_of(&w), &counts);
+    ours.operations = list_of(&w)->operations.count;
     ours.messages = counts.messages;
     ours.bytes = counts.bytes;
     ours.workspace_bytes = counts.workspace_bytes;
-    ours.pack_bytes = s->part.schedule.spare_bytes;
+    ours.pack_bytes = s->of_gradients ? rondo__backward_pack_bytes(&s->backward) : s->part.schedule.spare_bytes;
     for (int64_t i = 0; i < ours.operations; i++)
-        ours.flops += flops_of(&s->design, &s->part, i);
+        ours.flops += flops_of(&w, i);
     return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_rank_info");
 }
 
-static int tell(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index, rondo_schedule_operation_info *info,
-                const char *function)
+static int tell(struct shown w, int64_t index, rondo_schedule_operation_info *info, const char *function)
 {
-    if (index < 0 || index >= part->schedule.operations.count)
-        return no_such(function, index, part->schedule.operations.count, part->schedule.rank);
-    const rondo_schedule_operation_info ours = operation_info(p, part, index);
+    const struct rondo__schedule *list = list_of(&w);
+    if (index < 0 || index >= list->operations.count)
+        return no_such(function, index, list->operations.count, list->rank);
+    const rondo_schedule_operation_info ours = operation_info(&w, index);
     return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_operation_info");
 }
 
-static int64_t line(const struct rondo__design *p, const struct rondo__part_of *part, int64_t index, char *text, size_t bytes,
-                    const char *function)
+static int64_t line(struct shown w, int64_t index, char *text, size_t bytes, const char *function)
 {
-    if (index < 0 || index >= part->schedule.operations.count)
-        return no_such(function, index, part->schedule.operations.count, part->schedule.rank);
+    const struct rondo__schedule *list = list_of(&w);
+    if (index < 0 || index >= list->operations.count)
+        return no_such(function, index, list->operations.count, list->rank);
     if (!text && bytes)
         return rondo__fail(RONDO_EINVAL, "%s: text is NULL, but has room for %zu bytes", function, bytes);
-    return rondo__operation_print(&part->schedule, index, flops_of(p, part, index), text, bytes);
+    return rondo__operation_print(list, index, flops_of(&w, index), text, bytes);
 }
 
 int rondo_schedule_operation(rondo_schedule *s, int rank, int64_t index, rondo_schedule_operation_info *info)
 {
     int err = build(s, rank, "rondo_schedule_operation");
-    return err ? err : tell(&s->design, &s->part, index, info, "rondo_schedule_operation");
+    return err ? err : tell(shown_of(s), index, info, "rondo_schedule_operation");
 }
 
 int64_t rondo_schedule_operation_text(rondo_schedule *s, int rank, int64_t index, char *text, size_t bytes)
 {
     int err = build(s, rank, "rondo_schedule_operation_text");
-    return err ? err : line(&s->design, &s->part, index, text, bytes, "rondo_schedule_operation_text");
+    return err ? err : line(shown_of(s), index, text, bytes, "rondo_schedule_operation_text");
 }
 
 /* ---- of a plan ---- */
@@ -243,21 +300,21 @@ int rondo_attention_operation(const rondo_attention *plan, int64_t index, rondo_
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_operation: the plan is NULL");
-    return tell(&plan->design, &plan->part, index, info, "rondo_attention_operation");
+    return tell((struct shown){ &plan->design, &plan->part, NULL }, index, info, "rondo_attention_operation");
 }
 
 int64_t rondo_attention_operation_text(const rondo_attention *plan, int64_t index, char *text, size_t bytes)
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_operation_text: the plan is NULL");
-    return line(&plan->design, &plan->part, index, text, bytes, "rondo_attention_operation_text");
+    return line((struct shown){ &plan->design, &plan->part, NULL }, index, text, bytes, "rondo_attention_operation_text");
 }
 
 /* ---- proving it ---- */
 
 struct proof {
     rondo_schedule *schedule;
-    uint64_t messages, bytes, pairs;
+    uint64_t messages, bytes, pairs[2];    /* of gradients: of queries, of keys */
     int (*progress)(void *user, double done);
     void *user;
 };
@@ -279,15 +336,22 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
         err = build(s, rank, "rondo_schedule_check");
     if (err)
         return err;
-    rondo__schedule_count(&s->part.schedule, &counts);
+    const struct shown w = shown_of(s);
+    const struct rondo__schedule *list = list_of(&w);
+    rondo__schedule_count(list, &counts);
     p->messages += counts.messages;
     p->bytes += counts.bytes;
-    for (int64_t i = 0; i < s->part.schedule.operations.count; i++) {
-        const struct rondo__operation *o = rondo__operation_at(&s->part.schedule, i);
-        if (o->kind == RONDO_COMPUTE && !o->program)
-            p->pairs += rondo__operation_pairs(&s->design, &s->part, o, NULL);
+    for (int64_t i = 0; i < list->operations.count; i++) {
+        const struct rondo__operation *o = rondo__operation_at(list, i);
+        if (s->of_gradients) {
+            const uint64_t both = rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
+            p->pairs[0] += both + rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_QUERIES);
+            p->pairs[1] += both + rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_KEYS);
+        } else if (o->kind == RONDO_COMPUTE && !o->program) {
+            p->pairs[0] += rondo__operation_pairs(&s->design, &s->part, o, NULL);
+        }
     }
-    *out = &s->part.schedule;
+    *out = list;
     return 0;
 }
 
@@ -304,9 +368,13 @@ int rondo_schedule_check(rondo_schedule *s, int (*progress)(void *user, double d
         return rondo__fail(RONDO_EINVAL, "the ranks send %llu messages of %llu bytes, but the plan says %llu of %llu",
                            (unsigned long long)p.messages, (unsigned long long)p.bytes, (unsigned long long)said->messages,
                            (unsigned long long)said->bytes);
+    /* of gradients as the mask distinguishes heads; all modulo 2^64 */
     const uint64_t pairs = rondo__design_pairs(&s->design), heads = (uint64_t)s->design.desc.heads;
-    if (p.pairs != pairs * (heads / (uint64_t)s->design.mask.heads) || said->visible_pairs != pairs / (uint64_t)s->design.mask.heads)   /* both modulo 2^64 */
-        return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key, but the mask shows %llu to each of %llu heads",
-                           (unsigned long long)p.pairs, (unsigned long long)said->visible_pairs, (unsigned long long)heads);
+    const uint64_t expected = s->of_gradients ? pairs : pairs * (heads / (uint64_t)s->design.mask.heads);
+    for (int side = 0; side < (s->of_gradients ? 2 : 1); side++)
+        if (p.pairs[side] != expected || said->visible_pairs != pairs / (uint64_t)s->design.mask.heads)
+            return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key%s, but the mask shows %llu to each of %llu heads",
+                               (unsigned long long)p.pairs[side], !s->of_gradients ? "" : side ? " for keys" : " for queries",
+                               (unsigned long long)said->visible_pairs, (unsigned long long)heads);
     return tell_progress(&p, 1.0);
 }

@@ -106,6 +106,8 @@ int rondo__operation_print(const struct rondo__schedule *s, int64_t index, doubl
         put_uses(&t, s, o);
     if (o->kind == RONDO_COMPUTE && o->program >= 0)
         put(&t, "; %lld job%s, %.6g FLOPs", (long long)o->count, o->count == 1 ? "" : "s", flops);
+    else if (flops > 0.0)
+        put(&t, "; %.6g FLOPs", flops);
     put_waits(&t, s, o);
     return (int)t.used;
 }

@@ -121,7 +121,7 @@ class rondo_delta_io(Sized):
 
 
 class rondo_schedule_desc(Sized):
-    _fields_ = [("struct_size", c.c_size_t), ("ranks", c.c_int32), ("reserved", c.c_int32), ("transport", c.c_char_p),
+    _fields_ = [("struct_size", c.c_size_t), ("ranks", c.c_int32), ("backward", c.c_int32), ("transport", c.c_char_p),
                 ("device", c.c_char_p)]
 
 

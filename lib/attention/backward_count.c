@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * What the backward pass computes: of one operation, counted from its jobs; and of each rank, from who has which rows alone, so that the two
+ * can be held against each other. Called by whoever tells schedules (schedule/api.c) and by tests.
+ */
+#include "attention/backward.h"
+
+static uint64_t saturated(uint64_t a, uint64_t b)
+{
+    uint64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+static rondo_span span_of(const struct rondo_backward_leaf *leaf)
+{
+    return (rondo_span){ leaf->first, leaf->count, 1, 0 };
+}
+
+/* Leaves next to each other in one span: a long list of them is then counted in one question. */
+static int32_t joined(const struct rondo_backward_leaf *leaf, int32_t from, int32_t count, rondo_span *out)
+{
+    int32_t next = from + 1;
+    *out = span_of(leaf + from);
+    for (; next < count && leaf[next].first == out->first + out->count; next++)
+        out->count += leaf[next].count;
+    return next;
+}
+
+uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o,
+                               int32_t what)
+{
+    const struct rondo_backward_job *jobs = part->jobs.items;
+    const struct rondo_backward_leaf *leaves = part->leaves.items;
+    uint64_t pairs = 0;
+    for (int64_t i = 0; i < part->jobs.count && o->kind == RONDO_COMPUTE && o->first == RONDO_BACKWARD_RUN; i++) {
+        if ((jobs[i].what & (RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS)) != what)
+            continue;
+        rondo_span q, k;
+        for (int32_t a = 0; a < jobs[i].queries;) {
+            a = joined(leaves + jobs[i].queries_first, a, jobs[i].queries, &q);
+            for (int32_t b = 0; b < jobs[i].keys;) {
+                b = joined(leaves + jobs[i].keys_first, b, jobs[i].keys, &k);
+                pairs = saturated(pairs, design->mask.kind->pairs(&design->mask, jobs[i].sequence, &q, &k));
+            }
+        }
+    }
+    return pairs;
+}
+
+/* Two for each multiplication: scores and gradients of weights, which both sides ask for, and what each of them makes of these. */
+static double flops(const struct rondo__design *p, int32_t what, uint64_t pairs)
+{
+    const double dim = (double)p->desc.head_dim, values = (double)p->desc.value_dim;
+    const double of_queries = what & RONDO_BACKWARD_QUERIES ? dim : 0.0, of_keys = what & RONDO_BACKWARD_KEYS ? dim + values : 0.0;
+    return 2.0 * (dim + values + of_queries + of_keys) * (double)pairs * ((double)p->desc.heads / p->mask.heads);
+}
+
+double rondo__backward_flops(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o)
+{
+    double all = 0.0;
+    for (int32_t what = 1; what <= (RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS); what++)
+        all += flops(design, what, rondo__backward_pairs(design, part, o, what));
+    return all;
+}
+
+/* Pairs of a rank's queries and all keys, or of its keys and all queries. */
+static int share(const struct rondo__design *p, int32_t rank, bool queries, uint64_t *pairs)
+{
+    struct rondo__list list = { .items = NULL };
+    int err = 0;
+    *pairs = 0;
+    for (int64_t i = 0; i < p->sequences && !err; i++) {
+        const bool apart = queries && p->cached[i] < 0;
+        const rondo_placement *placement = apart ? p->queries : p->keys;
+        const int64_t from = queries && !apart ? p->cached[i] : 0, shift = apart ? p->shift[i] : 0;
+        const rondo_span others = { queries ? 0 : p->cached[i], queries ? p->length[i] : p->tokens[i], 1, 0 };
+        const int64_t count = p->length[i] ? rondo_placement_spans(placement, i, rank, from, NULL, 0) : 0;
+        rondo_span *span = rondo__list_set(&list, sizeof *span, count > 0 ? count : 1);
+        if (count < 0 || !span) {
+            err = count < 0 ? (int)count : rondo__fail(RONDO_ENOMEM, "no memory to count pairs of gradients");
+            break;
+        }
+        if (count)
+            (void)rondo_placement_spans(placement, i, rank, from, span, count);
+        for (int64_t j = 0; j < count; j++) {
+            const rondo_span own = { span[j].first + shift, span[j].count, span[j].step, 0 };
+            *pairs = saturated(*pairs, p->mask.kind->pairs(&p->mask, i, queries ? &own : &others, queries ? &others : &own));
+        }
+    }
+    rondo__list_free(&list);
+    return err;
+}
+
+int rondo__backward_work(const struct rondo__design *design, int32_t rank, double *out)
+{
+    uint64_t pairs[2];
+    int err = share(design, rank, true, &pairs[0]);
+    if (!err)
+        err = share(design, rank, false, &pairs[1]);
+    if (err)
+        return err;
+    if (design->ranks == 1)   /* both in one */
+        *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, pairs[0]);
+    else
+        *out = flops(design, RONDO_BACKWARD_QUERIES, pairs[0]) + flops(design, RONDO_BACKWARD_KEYS, pairs[1]);
+    return 0;
+}
