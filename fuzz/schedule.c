@@ -155,6 +155,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     sane(&b, &d, where.ranks);
     for (uint32_t i = 0; i < twists; i++)
         twist(&b, &d);
+    if (byte_of(&b) % 4 == 1) {
+        where.backward = d.gradients = 1;
+        d.algorithm = byte_of(&b) % 8 ? RONDO_ALGORITHM_AUTO : d.algorithm;   /* gradients come by some algorithms only */
+    }
     int err = rondo_schedule_create(&s, &where, &d);
     if (err) {
         if (s || !*rondo_error_text() || (err != RONDO_EINVAL && err != RONDO_ENOTSUP && err != RONDO_ENOMEM))
