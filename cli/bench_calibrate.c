@@ -1,176 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * --calibrate FILE: what this machine can do, as a hardware file for rondo_predict(3). A rank of it is one thread. Computing is measured on one
- * rank alone, under mpirun on rank 0 while the others sleep; links between ranks as they were started: threads, processes of this host, or one
- * process on each of several hosts. Of each call the fastest counts: neighbours only slow a machine down.
+ * --calibrate FILE: what this machine can do, as a hardware file for rondo_predict(3). A rank of it is one thread. Computing is measured on
+ * this host (calibrate_compute.c), under mpirun by rank 0 while the others sleep; links between ranks as they were started: threads, processes
+ * of this host, or one process on each of several hosts. Of each call the fastest counts: neighbours only slow a machine down.
  */
-#include "cli/bench.h"
+#include "cli/calibrate.h"
 #include "cli/target.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-
-#define HEADS 4
-#define KV_HEADS 2
-#define LEAF 128.0
-
-struct found {
-    const struct bench *b;
-    double peak, gemm, read, operation;  /* FLOP/s, FLOP/s, bytes/s, seconds */
-    double rate[3], edge;
-    double bandwidth, latency, burst, inward;
-    int64_t hosts, machines;            /* that the ranks are on, by their names and by the systems that they run */
-};
-
-static const int64_t dims[3] = { 64, 128, 256 };
-
-/* ---- computing ---- */
-
-struct attention {
-    rondo_attention *plan;
-    rondo_attention_io io;
-    void *data[5];
-};
-
-static void attention_close(struct attention *a)
-{
-    rondo_attention_destroy(a->plan);
-    for (int i = 0; i < 5; i++)
-        free(a->data[i]);
-}
-
-static int attention_open(struct attention *a, rondo_context *ctx, int64_t heads, int64_t kv_heads, int64_t dim, int64_t tokens, int64_t cached)
-{
-    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
-    const int64_t q[3] = { tokens, heads, dim }, k[3] = { tokens + cached, kv_heads, dim }, lse[2] = { tokens, heads };
-    const int64_t sizes[5] = { tokens * heads * dim, k[0] * kv_heads * dim, k[0] * kv_heads * dim, tokens * heads * dim, tokens * heads };
-    *a = (struct attention){ .io = RONDO_ATTENTION_IO_INIT };
-    d.heads = heads, d.kv_heads = kv_heads, d.head_dim = dim, d.tokens = tokens, d.cached = cached, d.causal = 1;
-    const int code = rondo_attention_create(&a->plan, ctx, &d);
-    for (uint32_t i = 0; i < 5 && !code; i++)
-        if (!(a->data[i] = bench_numbers(sizes[i], RONDO_F32, i)))
-            return RONDO_ENOMEM;
-    a->io.q = rondo_tensor_dense(a->data[0], RONDO_F32, 3, q);
-    a->io.k = rondo_tensor_dense(a->data[1], RONDO_F32, 3, k);
-    a->io.v = rondo_tensor_dense(a->data[2], RONDO_F32, 3, k);
-    a->io.out = rondo_tensor_dense(a->data[3], RONDO_F32, 3, q);
-    a->io.lse = rondo_tensor_dense(a->data[4], RONDO_F32, 2, lse);
-    return code;
-}
-
-/* The fastest of some calls, the first of which is not counted; some with memory here and some with memory there, as this too makes calls
- * faster or slower. */
-#define PLACES 5
-
-static int attention_seconds(rondo_context *ctx, int repeat, const int64_t shape[5], double *least)
-{
-    struct attention a[PLACES];
-    int code = 0, open = 0;
-    *least = 1e30;
-    for (; open < PLACES && !code; open++)
-        code = attention_open(&a[open], ctx, shape[0], shape[1], shape[2], shape[3], shape[4]);
-    for (int i = 0; i < PLACES * (repeat + 1) && !code; i++) {
-        const double begin = now();
-        code = rondo_attention_execute(a[i % PLACES].plan, &a[i % PLACES].io, NULL);
-        const double took = now() - begin;
-        *least = i >= PLACES && took < *least ? took : *least;
-    }
-    for (int i = 0; i < open; i++)
-        attention_close(&a[i]);
-    return code;
-}
-
-static double pairs(int64_t tokens)
-{
-    return (double)tokens * (double)(tokens + 1) / 2.0;
-}
-
-/* Rates, the edge and the time of nothing, of two lengths with heads of 128 and one with heads of each other size:
- *     seconds = operation + 4 * heads * dim * (pairs + edge * rows * (leaf - 1) / 2) / rate
- * They are measured by turns: a machine is slower at one time than at another, and the edge is a difference. */
-#define TURNS 4
-
-static int find_attention(struct found *f, rondo_context *ctx, int repeat)
-{
-    static const int64_t shapes[6][5] = {
-        { 1, 1, 64, 1, 0 }, { HEADS, KV_HEADS, 128, 1, 8192 }, { HEADS, KV_HEADS, 128, 256, 0 },
-        { HEADS, KV_HEADS, 64, 512, 512 }, { HEADS, KV_HEADS, 128, 1024, 0 }, { HEADS, KV_HEADS, 256, 512, 512 },
-    };
-    double least[6] = { 1e30, 1e30, 1e30, 1e30, 1e30, 1e30 };
-    int code = 0;
-    for (int turn = 0; turn < TURNS; turn++)
-        for (int i = 0; i < 6 && !code; i++) {
-            double seconds = 0.0;
-            code = attention_seconds(ctx, i == 0 ? 20 : (repeat + TURNS - 1) / TURNS, shapes[i], &seconds);
-            least[i] = seconds < least[i] ? seconds : least[i];
-        }
-    if (code)
-        return code;
-    f->operation = least[0];
-    f->read = 2.0 * 8193 * KV_HEADS * 128 * 4 / least[1];
-    /* few: pairs + edge * hidden is to the same of many as their seconds are */
-    const double few = pairs(256), few_hidden = 256.0 * (LEAF - 1.0) / 2.0, many = pairs(1024), many_hidden = 1024.0 * (LEAF - 1.0) / 2.0;
-    const double ratio = (least[2] - f->operation) / (least[4] - f->operation), edge = (ratio * many - few) / (few_hidden - ratio * many_hidden);
-    f->edge = edge > 0.0 ? edge < 1.0 ? edge : 1.0 : 0.0;
-    for (int i = 0; i < 3; i++) {
-        const int64_t *s = shapes[3 + i];
-        const double all = pairs(s[3] + s[4]) - pairs(s[4]) + f->edge * (double)s[3] * (LEAF - 1.0) / 2.0;
-        f->rate[i] = 4.0 * HEADS * (double)dims[i] * all / (least[3 + i] > f->operation ? least[3 + i] - f->operation : least[3 + i]);
-    }
-    return 0;
-}
-
-static int find_gemm(struct found *f, rondo_context *ctx, int repeat)
-{
-    enum { ROWS = 512, SIZE = 1024 };
-    rondo_linear *linear = NULL;
-    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
-    float *w = bench_numbers(SIZE * SIZE, RONDO_F32, 0), *x = bench_numbers(ROWS * SIZE, RONDO_F32, 1), *y = room(ROWS * SIZE, sizeof *y);
-    d.in = d.out = SIZE;
-    d.type = RONDO_F32;
-    int code = w && x && y ? rondo_linear_create(&linear, ctx, &d) : RONDO_ENOMEM;
-    if (!code)
-        code = rondo_linear_load(linear, 0, SIZE, w);
-    for (int i = -1; i < 2 * repeat && !code; i++) {
-        const double begin = now();
-        code = rondo_linear_execute(linear, ctx, ROWS, x, SIZE, y, SIZE, NULL, 0);
-        const double rate = 2.0 * ROWS * SIZE * SIZE / (now() - begin);
-        f->gemm = i >= 0 && rate > f->gemm ? rate : f->gemm;
-    }
-    rondo_linear_destroy(linear);
-    free(w);
-    free(x);
-    free(y);
-    return code;
-}
-
-static int find_computing(struct found *f, const rondo_context *world)
-{
-    rondo_context *ctx = NULL;
-    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
-    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
-    int code = rondo_context_query(world, &info);
-    desc.isa = info.isa;
-    desc.threads = 1;
-    if (!code)
-        code = rondo_context_create(&ctx, &desc);
-    struct ceiling *fma = code ? NULL : ceiling_open(CEILING_FMA, info.isa, 1, 1, 0);
-    if (!code && !fma)
-        code = body_fail(RONDO_ENOMEM, "not enough memory to measure a ceiling");
-    for (int i = 0; i < f->b->repeat && !code; i++) {
-        const double rate = ceiling_rate(fma, 0.0);
-        f->peak = rate > f->peak ? rate : f->peak;
-    }
-    ceiling_close(fma);
-    if (!code)
-        code = find_gemm(f, ctx, f->b->repeat);
-    if (!code)
-        code = find_attention(f, ctx, f->b->repeat);
-    rondo_context_destroy(ctx);
-    return code;
-}
 
 /* ---- links ---- */
 
@@ -319,7 +159,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = body_fail(RONDO_EINVAL, "%d ranks on %lld hosts: links between hosts are measured with one rank on each; start as many ranks as hosts",
                          rondo_context_ranks(ctx), (long long)f.hosts);
     if (!code && rondo_context_rank(ctx) == 0)
-        code = find_computing(&f, ctx);
+        code = calibrate_computing(&f, ctx);
     if (!code)
         code = rondo_barrier(ctx);
     if (!code)
@@ -361,14 +201,16 @@ static json_t *describe(const struct found *f, const struct run *run)
         { "link_bandwidth", f->bandwidth }, { "link_latency", f->latency }, { "all_to_all_bandwidth", f->bandwidth },
         { "all_to_all_latency", f->latency }, { "overhead", f->operation }, { "operation_latency", f->operation },
         { "memory_bytes", (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (double)cores }, { "attention_edge", f->edge },
-        { hosts ? "link_burst" : "local_work", hosts ? f->burst : threads ? 0.0 : 1.0 / f->bandwidth }, { "cores", (double)cores },
+        { hosts ? "link_burst" : "local_work", hosts ? f->burst : threads ? 0.0 : 1.0 / f->bandwidth }, { "cores", f->together },
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         json_object_set_new(h, values[i].key, number(values[i].value));
     if (f->inward > 1.2 * f->bandwidth)   /* else it is no more than a link's, and the same */
         json_object_set_new(h, "link_inward", number(f->inward));
-    for (int i = 0; i < 3; i++)
-        json_array_append_new(rates, json_pack("[If]", (json_int_t)dims[i], f->rate[i]));
+    for (int i = 0; i < CALIBRATE_DIMS; i++)
+        json_array_append_new(rates, json_pack("[If]", (json_int_t)calibrate_dims[i], f->rate[i]));
+    if (f->slowest < 1.0)
+        json_object_set_new(h, "core_slowest", number(f->slowest));
     json_object_set_new(h, "attention_rates", rates);
     json_object_set_new(h, "in_place", json_boolean(threads));
     json_object_set_new(h, "node_ranks", json_integer(hosts && f->machines == 1 ? 1 : cores));

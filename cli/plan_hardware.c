@@ -33,6 +33,7 @@ static const struct {
     { "node_links", AT(node_links), true, false },
     { "cores", AT(cores), false, false },
     { "core_ranks", AT(core_ranks), true, false },
+    { "core_slowest", AT(core_slowest), false, false },
     { "link_burst", AT(link_burst), false, false },
     { "link_inward", AT(link_inward), false, false },
     { "link_work", AT(link_work), false, false },

@@ -738,8 +738,8 @@ typedef struct rondo_hardware {
     double skew;                        /* how far apart nodes that share a context begin a prefill: mean of an exponential distribution */
     int64_t node_ranks, node_links;     /* 0 = 1; 0 = node_ranks: each rank has its own */
     const char *name;                   /* for reports; may be NULL */
-    double cores;                       /* ranks that can compute at a time, each as fast as by itself, of ... */
-    int64_t core_ranks;                 /* ... so many that share these cores; 0: those of a node, and 0 cores: all can */
+    double cores;                       /* how many times what one rank computes by itself all can that compute at a time, of ... */
+    int64_t core_ranks;                 /* ... so many that share these cores; 0: those of a node, and 0 cores: each has its own */
     double link_burst;                  /* bytes that leave a node at once, after a rest; then link_bandwidth holds */
     double link_inward;                 /* bytes/s that come in by each link; 0: as many as leave */
     double link_work, local_work;       /* what sending or receiving a byte takes of a rank's own time, between and within nodes */
@@ -748,10 +748,11 @@ typedef struct rondo_hardware {
     int64_t attention_dims[4];          /* ... ascending, as far as they are not 0; in between in proportion */
     int32_t in_place;                   /* 1: ranks of a node are threads of a process, whose memory each of them can read */
     int32_t spare;                      /* 0 */
+    double core_slowest;                /* part of its speed by itself that is left to a rank on the slowest core while all compute; 0: 1 */
 } rondo_hardware;
 #define RONDO_HARDWARE_INIT                                                                                                                \
     { sizeof(rondo_hardware), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, NULL, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, \
-      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0 }
+      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0 }
 /* Hardware known by name: that of an index from 0, NULL behind the last; and what is known of it. */
 RONDO_API const char *rondo_hardware_name(int index);
 RONDO_API int rondo_hardware_find(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;

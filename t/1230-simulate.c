@@ -13,7 +13,7 @@
 #include "t/memory.h"
 #include "t/tap.h"
 
-static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0 };
+static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
 
 static bool near(double got, double want)
 {
@@ -87,7 +87,7 @@ static void by_hand(void)
     rondo__sim_free(&sim);
 
     /* 2 nodes of 2 ranks, which share a link: ranks 1 and 3 pass to the other node, 0 and 2 within theirs: 20 bytes at 10 against 100 */
-    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0 };
+    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
     ring(&sim, 4, 0.0, 20.0);
     is_time(run_with(&sim, &nodes), 3 * 2.5, "the slow links set the pace");
     rondo__sim_free(&sim);
@@ -98,7 +98,7 @@ static void by_hand(void)
     }
     is_time(run_with(&sim, &nodes), 0.5 + 2 + 2, "two ranks of a node share its link");
     ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 4.5), "the first goes first");
-    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0 };
+    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
     rondo__sim_free(&sim);
 
@@ -161,6 +161,9 @@ static void crowds(void)
     ok(near(end_of(&sim, 0), 3.0) && near(end_of(&sim, 1), 4.0), "the first goes at 3, the second at 4");
     l.core_ranks = 1;
     is_time(run_with(&sim, &l), 7.0, "with cores of their own they take what they take");
+    l.core_ranks = 3, l.cores = 1.5, l.slowest = 0.6;   /* three at 1/2 until 4; two at 0.6 until 4 + 1 / 0.6; the last, 4 left, as alone */
+    is_time(run_with(&sim, &l), 4.0 + 1.0 / 0.6 + 4.0, "cores that are slower while all are busy");
+    ok(near(end_of(&sim, 0), 4.0) && near(end_of(&sim, 1), 4.0 + 1.0 / 0.6), "and the first two of them");
     l = alone;
     is_time(run_with(&sim, &l), 7.0, "as where nothing is said of cores");
     rondo__sim_free(&sim);
@@ -381,6 +384,7 @@ static void refusals(void)
     REFUSE("node_ranks", h.node_ranks = -1);
     REFUSE("cores", h.cores = -2.0);
     REFUSE("core_ranks", h.core_ranks = -2);
+    REFUSE("core_slowest", h.core_slowest = 1.5);
     REFUSE("link_burst", h.link_burst = -1.0);
     REFUSE("link_inward", h.link_inward = -1.0);
     REFUSE("link_work", h.link_work = -1.0);

@@ -64,12 +64,14 @@ static int complete(rondo_hardware *h, const rondo_hardware *given)
         { "memory_bytes", h->memory_bytes, false }, { "local_latency", h->local_latency, false },
         { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
         { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
-        { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false },
+        { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
             return rondo__fail(RONDO_EINVAL, "hardware: %s is %g; it takes a number %s", fields[i].name, fields[i].value,
                                fields[i].positive ? "above 0, or is missing" : "from 0 on");
+    if (h->core_slowest > 1.0)
+        return rondo__fail(RONDO_EINVAL, "hardware: core_slowest is %g; it takes a part, 0 to 1", h->core_slowest);
     if (h->attention_edge > 1.0)
         return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
     for (int i = 0; i < RATES && h->attention_dims[i]; i++)
@@ -101,14 +103,14 @@ static struct rondo__sim_links links_of(const rondo_hardware *h, int64_t tp)
     return (struct rondo__sim_links){ (int32_t)here, whole, h->link_bandwidth * share, h->link_latency, h->all_to_all_bandwidth * share,
                                       h->all_to_all_latency, h->local_bandwidth, h->local_latency,
                                       sharing > tp ? h->cores / (double)tp : h->cores / (double)sharing, h->link_work, h->local_work,
-                                      (int32_t)(sharing > tp ? sharing / tp : 1), h->link_burst, h->link_inward };
+                                      (int32_t)(sharing > tp ? sharing / tp : 1), h->link_burst, h->link_inward, h->core_slowest };
 }
 
 /* How much longer ranks take that share cores and all compute. */
 static double crowded(const rondo_hardware *h, int64_t chips)
 {
     const double ranks = (double)(chips < h->core_ranks ? chips : h->core_ranks);
-    return h->cores > 0.0 && ranks > h->cores ? ranks / h->cores : 1.0;
+    return h->cores > 0.0 ? 1.0 / rondo__core_speed(h->cores, h->core_slowest, ranks) : 1.0;
 }
 
 /* ---- what is added up ---- */

@@ -347,7 +347,7 @@ static int64_t link_of(const struct run *r, int64_t rank)
 
 static double speed(const struct run *r, const struct crew *c)
 {
-    return (double)c->busy > r->cores ? r->cores / (double)c->busy : 1.0;
+    return rondo__core_speed(r->cores, r->links->slowest, (double)c->busy);
 }
 
 /* What they have done until now. */

@@ -23,12 +23,24 @@ struct rondo__sim_links {
     double bandwidth, latency;          /* of each link: bytes/s in each direction, seconds */
     double exchange_bandwidth, exchange_latency;   /* the same where all send to all */
     double local_bandwidth, local_latency;         /* of each rank, within a node */
-    double cores;                       /* ranks that can compute at a time as fast as one by itself; 0: all of them */
+    double cores;                       /* how many times what one does by itself its ranks compute at a time; 0: each has a core */
     double work, local_work;            /* seconds of a rank's for each byte that it sends or receives, to other nodes and within its own */
     int32_t core_ranks;                 /* that share these cores */
     double burst;                       /* bytes that a link to others, after a rest, takes at once */
     double inward;                      /* bytes/s that come in by a link from others; 0: its bandwidth */
+    double slowest;                     /* speed of the slowest core while all are busy; 0: 1 */
 };
+
+/* How fast the slowest of `busy` ranks goes on that share these cores. One has the speed 1. As more compute, clocks and caches give less to
+ * each, and somebody else may be on a core, so that it falls, in proportion, to `slowest` where all cores are busy; what ranks share out
+ * among them never is more than all cores do. */
+static inline double rondo__core_speed(double cores, double slowest, double busy)
+{
+    const double whole = cores < 1e9 ? (double)(int64_t)cores : cores, most = whole < cores ? whole + 1.0 : whole;
+    const double full = busy < most ? busy : most;
+    const double speed = most > 1.0 && slowest > 0.0 ? 1.0 - (1.0 - slowest) * (full - 1.0) / (most - 1.0) : 1.0;
+    return busy > 1.0 && cores / busy < speed ? cores / busy : speed;
+}
 
 enum rondo__sim_kind { RONDO_SIM_STREAM, RONDO_SIM_TRANSFER, RONDO_SIM_FENCE };
 
