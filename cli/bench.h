@@ -85,10 +85,23 @@ void extras_give(const struct extras *x, const struct shape *shape, rondo_attent
 const char *extras_text(const struct shape *shape, char *text, size_t bytes);   /* " softcap=30 ..." */
 void *bench_numbers(int64_t count, int type, uint32_t stream);      /* any, of ordinary size; free() them */
 
+/* bench_pace.c: calls between two looks at how fast the cores of all ranks are, for what is predicted of them. */
+struct pace {
+    int count;                         /* of samples */
+    struct moment {
+        double seconds;
+        double all, fastest, slowest;  /* pieces/s of calibrate_tile_rate(): of all ranks together, and of one */
+        double change;                 /* from before to after it, of the rank where it is greatest, as a part */
+    } moments[BENCH_REPEAT_MOST];
+};
+int bench_pace(rondo_context *ctx, int repeat, bench_call *call, void *arg, struct pace *out);   /* out: on rank 0 */
 struct attention_bench {
     struct measurement m;
+    struct pace pace;
     int algorithm, layout;
 };
+/* Adds what --hardware predicts of it to a row of bench_attention(), and by how much that is wrong. */
+int bench_predict(json_t *row, const struct shape *shape, const struct attention_bench *got, const struct run *run);
 int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row);
 int bench_linear(struct bench *b, const struct shape *shape, int threads, struct measurement *got, json_t **row);
 struct link {

@@ -3,7 +3,6 @@
  * Attention against the FMA ceiling (prefill) or against reading memory (decode).
  */
 #include "cli/bench.h"
-#include "cli/plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +120,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         w->got->algorithm = s->backward ? info.backward_algorithm : info.algorithm;
         w->got->layout = info.layout;
     }
+    if (!code && s->hardware)
+        code = bench_pace(ctx, w->b->repeat, s->backward ? backward : execute, &c, &w->got->pace);
     slot_measure(mine, ctx);
 end:
     rondo_attention_destroy(c.plan);
@@ -132,35 +133,6 @@ end:
     free(c.workspace);
     for (int i = 0; i < 4; i++)
         free(gradients[i]);
-    return code;
-}
-
-/* What the same would take on --hardware. A rank of the file has one thread where it says how many share cores; they are those of one process,
- * or of one machine, unless it says that a node has fewer. */
-static int predict(json_t *row, const struct shape *s, const struct attention_bench *got, const struct run *run)
-{
-    rondo_cost_case c = RONDO_COST_CASE_INIT;
-    rondo_prediction p = RONDO_PREDICTION_INIT;
-    rondo_hardware h = RONDO_HARDWARE_INIT;
-    int code = plan_hardware(s->hardware, &h);
-    if (code)
-        return code;
-    plan_hardware_run(&h, !strcmp(run->transport, "mpi") ? NULL : "threads", run->ranks, run->used_threads);
-    c.phase = s->decode ? RONDO_COST_DECODE : RONDO_COST_PREFILL;
-    c.algorithm = got->algorithm;
-    c.grid[0] = common.grid[0], c.grid[1] = common.grid[1];
-    c.hidden_size = s->heads * s->head_dim;
-    c.num_heads = s->heads, c.num_kv_heads = s->kv_heads, c.head_dim = s->head_dim;
-    c.batch_size = 1, c.new_tokens = s->decode ? 1 : s->tokens, c.past_seq_len = s->cached;
-    c.bytes_per_elem = 4, c.causal = s->causal, c.context_parallel = run->ranks;
-    c.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
-    if (s->window.given)
-        c.windowed = 1, c.window_left = s->window.left, c.window_right = s->window.right;
-    code = fail_library(rondo_predict(&c, &h, RONDO_PREDICT_RUN, &p), STAGE_INPUT);
-    if (!code) {
-        json_object_set_new(row, "predicted_seconds", number(p.layer_attention));
-        json_object_set_new(row, "error", number(p.layer_attention / got->m.least - 1.0));
-    }
     return code;
 }
 
@@ -187,7 +159,7 @@ int bench_attention(struct bench *b, const struct shape *shape, int ranks, int t
         json_object_set_new(*row, "layout", json_string(rondo_layout_name(got->layout)));
         row_rate(*row, shape->decode ? "gbytes" : "gflops", ceiling_name(shape->decode ? CEILING_DRAM : CEILING_FMA), &got->m);
         if (shape->hardware)
-            code = predict(*row, shape, got, &run);
+            code = bench_predict(*row, shape, got, &run);
     }
     code = ranks_together(code);
     run_free(&run);

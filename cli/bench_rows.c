@@ -146,6 +146,8 @@ static int print_row(const json_t *row)
     printf(" %s %s", rate, ratio);
     if (json_object_get(row, "predicted_seconds"))
         printf("  predicted %+.1f %%", 100.0 * real_of(row, "error"));
+    if (json_object_get(row, "pace"))
+        printf(" (%+.1f %% at a pace of %.2f)", 100.0 * real_of(row, "pace_error"), real_of(row, "pace"));
     printf("\n");
     const json_t *mark = json_object_get(row, "mark");
     if (mark)

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define HEADS 4
-#define KV_HEADS 2
+#define HEADS TILE_HEADS
+#define KV_HEADS TILE_KV_HEADS
 #define LEAF 128.0
 
 const int64_t calibrate_dims[CALIBRATE_DIMS] = { 64, 128, 256 };
@@ -137,36 +137,62 @@ static int find_gemm(struct found *f, rondo_context *ctx, int repeat)
 #define WINDOW 0.03      /* seconds */
 #define MOST_CORES 1024
 
-struct crowd {
-    const char *isa;
-    double rates[MOST_CORES];           /* calls/s, by rank */
+struct calibrate_tile {
+    rondo_context *ctx;
+    struct attention attention;
 };
 
-/* Computes for a while, beginning with the others. What is under way when the time is over counts in part. */
+struct calibrate_tile *calibrate_tile_open(const char *isa)
+{
+    struct calibrate_tile *t = room(1, sizeof *t);
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    desc.isa = isa;
+    desc.threads = 1;
+    if (t && (rondo_context_create(&t->ctx, &desc) ||
+              attention_open(&t->attention, t->ctx, TILE_HEADS, TILE_KV_HEADS, TILE_DIM, TILE_TOKENS, 0) ||
+              rondo_attention_execute(t->attention.plan, &t->attention.io, NULL))) {
+        calibrate_tile_close(t);
+        return NULL;
+    }
+    return t;
+}
+
+void calibrate_tile_close(struct calibrate_tile *t)
+{
+    if (!t)
+        return;
+    attention_close(&t->attention);
+    rondo_context_destroy(t->ctx);
+    free(t);
+}
+
+double calibrate_tile_rate(struct calibrate_tile *t, double seconds)
+{
+    double calls = 0.0, before = now();
+    const double end = before + seconds;
+    for (double after = before; after < end; before = after) {
+        if (rondo_attention_execute(t->attention.plan, &t->attention.io, NULL))
+            return 0.0;
+        after = now();
+        calls += after <= end ? 1.0 : (end - before) / (after - before);   /* what is under way when the time is over counts in part */
+    }
+    return calls / seconds;
+}
+
+struct crowd {
+    const char *isa;
+    double rates[MOST_CORES];           /* by rank */
+};
+
+/* Begins with the others. */
 static int crowd_body(rondo_context *rank, void *arg)
 {
     struct crowd *all = arg;
-    struct attention a = { .plan = NULL };
-    rondo_context *ctx = NULL;
-    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
-    desc.isa = all->isa;
-    desc.threads = 1;
-    int code = rondo_context_create(&ctx, &desc);
+    struct calibrate_tile *tile = calibrate_tile_open(all->isa);
+    int code = tile ? rondo_barrier(rank) : RONDO_ENOMEM;
     if (!code)
-        code = attention_open(&a, ctx, HEADS, KV_HEADS, 128, 256, 0);
-    if (!code)
-        code = rondo_attention_execute(a.plan, &a.io, NULL);
-    if (!code)
-        code = rondo_barrier(rank);
-    double calls = 0.0, before = now(), end = before + WINDOW;
-    for (double after = before; after < end && !code; before = after) {
-        code = rondo_attention_execute(a.plan, &a.io, NULL);
-        after = now();
-        calls += after <= end ? 1.0 : (end - before) / (after - before);
-    }
-    all->rates[rondo_context_rank(rank)] = calls / WINDOW;
-    attention_close(&a);
-    rondo_context_destroy(ctx);
+        all->rates[rondo_context_rank(rank)] = calibrate_tile_rate(tile, WINDOW);
+    calibrate_tile_close(tile);
     return code;
 }
 

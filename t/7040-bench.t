@@ -136,6 +136,7 @@ ok "--calibrate with a kind: rates of heads of several sizes" grep -q '"attentio
 ok "the file is hardware" sh -c "'$RONDO' plan choose --new 512 --cached 0 --ranks 2 --hardware '$scratch/machine.json' --json >'$scratch/out2'"
 "$RONDO" bench attention --tokens 128 --heads 2 --kv-heads 2 --head-dim 64 --repeat 1 --ranks 2 --hardware "$scratch/machine.json" --json >"$scratch/out2"
 ok "a run beside its prediction" sh -c "grep -q '\"predicted_seconds\": [0-9]' '$scratch/out2' && grep -q '\"error\"' '$scratch/out2'"
+ok "and what is predicted at the pace of its cores" sh -c "grep -q '\"pace_error\": [-0-9]' '$scratch/out2' && grep -q '\"pace\": [0-9]' '$scratch/out2'"
 "$RONDO" bench attention --tokens 64 --type bf16 --hardware h100 >/dev/null 2>"$scratch/err"
 ok "a prediction of what is no F32: exit 2" test $? = 2
 ok "a prediction of what is no F32: says so" grep -q '^rondo: --hardware predicts' "$scratch/err"
