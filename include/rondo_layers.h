@@ -102,6 +102,12 @@ RONDO_API int rondo_linear_dw(rondo_context *ctx, const rondo_tokens *tokens, in
 RONDO_API int rondo_token_sum(rondo_context *ctx, const rondo_tokens *tokens, int64_t dim, const float *x, int64_t x_stride, float *sum,
                               int add) RONDO_MUST_CHECK;
 
+/* Of a table whose row ids[t] is taken for token t (an embedding): row r of dw gets the sum over the tokens that name it of rows of dy [rows,
+ * width]; add: dw += , rows that nobody names stay. dw [count, width] has rows [first, first + count) of a table of `total`; tokens that name
+ * other ones take no part, so that each of several ranks with all tokens makes its own. ids are the host's; tokens: of one part. */
+RONDO_API int rondo_lookup_dw(rondo_context *ctx, const rondo_tokens *tokens, const int32_t *ids, int64_t total, int64_t first, int64_t count,
+                              int64_t width, const float *dy, int64_t dy_stride, float *dw, int64_t dw_stride, int add) RONDO_MUST_CHECK;
+
 /* Of rondo_rmsnorm(): dx [rows, dim] and terms [rows, dim], whose sum over tokens is the weight's gradient (rondo_token_sum()), all dense;
  * either may be NULL. dx may be x or dy; add: dx += . */
 RONDO_API int rondo_rmsnorm_dx(rondo_context *ctx, int64_t rows, int64_t dim, const float *x, const float *weight, float eps, const float *dy,
@@ -112,6 +118,33 @@ RONDO_API int rondo_rope_dx(rondo_context *ctx, int64_t rows, int64_t heads, int
 /* Of rondo_swiglu(), element by element; dgate and dup may each be gate, up or dy. */
 RONDO_API int rondo_swiglu_dx(rondo_context *ctx, int64_t count, const float *gate, const float *up, const float *dy, float *dgate,
                               float *dup) RONDO_MUST_CHECK;
+
+/* ---- the loss ------------------------------------------------------------------------------------------------------- */
+
+/* Cross-entropy of rows of logits: loss = log(sum(exp(x))) - x[label], in double, and its gradient dx = (softmax(x) - [label]) * dloss, each where
+ * it is not NULL. The sum over classes has leaves and the tree, so that ranks may share it. A NaN, or an infinite logit, makes its row NaN and
+ * no other. */
+typedef struct rondo_cross_entropy_io {
+    size_t struct_size;
+    int64_t rows, classes;
+    int32_t leaves;               /* of the sum over classes, as in rondo_linear_dx(); 0 = ceil(classes / 512) */
+    int32_t ignore;               /* a row with this label takes no part: its loss and its gradient are 0 */
+    const int32_t *labels;        /* [rows], the host's; others are refused */
+    const float *logits;          /* [rows, classes] */
+    int64_t stride;
+    double *loss;                 /* [rows], the host's */
+    const float *dloss;           /* gradients by the rows' losses, dloss_stride apart; with 0 one number for all rows. NULL: 1 */
+    int64_t dloss_stride;
+    float *dx;                    /* [rows, classes]; may be logits, unless add */
+    int64_t dx_stride;
+    int32_t add, reserved;        /* add: dx += */
+} rondo_cross_entropy_io;
+#define RONDO_CROSS_ENTROPY_IO_INIT { sizeof(rondo_cross_entropy_io), 0, 0, 0, -100, NULL, NULL, 0, NULL, NULL, 0, NULL, 0, 0, 0 }
+RONDO_API int rondo_cross_entropy(rondo_context *ctx, const rondo_cross_entropy_io *io) RONDO_MUST_CHECK;
+/* The sum of rows' losses over tokens, in the order of rondo_tokens, in double, and how many of them have another label than `ignore`: their mean is
+ * sum / count, and its gradient by each loss 1 / count. tokens: of one part. Arrays are the host's. */
+RONDO_API int rondo_token_loss(const rondo_tokens *tokens, const double *loss, const int32_t *labels, int32_t ignore, double *sum,
+                               int64_t *count) RONDO_MUST_CHECK;
 
 /* ---- tensor parallelism: layers that several ranks share (arXiv:1909.08053), with the bits of one rank --------------- */
 
@@ -179,6 +212,16 @@ RONDO_API int rondo_tp_linear_dw(rondo_tp *tp, const rondo_tokens *tokens, int64
                                  const float *x, int64_t x_stride, float *dw, int64_t dw_stride, int add) RONDO_MUST_CHECK;
 RONDO_API int rondo_tp_token_sum(rondo_tp *tp, const rondo_tokens *tokens, int64_t dim, const float *x, int64_t x_stride, float *sum,
                                  int add) RONDO_MUST_CHECK;
+/* The gradient of a table that ranks share as rondo_tp_lookup() has it (its data and linear do not matter here), over the tokens of all ranks:
+ * ids and rows of dy are those of this rank's part of tokens. This rank keeps its own rows of the table, dw [count, width]. */
+RONDO_API int rondo_tp_lookup_dw(rondo_tp *tp, const rondo_tokens *tokens, const rondo_tp_table *table, const int32_t *ids, const float *dy,
+                                 int64_t dy_stride, float *dw, int64_t dw_stride, int add) RONDO_MUST_CHECK;
+/* rondo_cross_entropy() where ranks share classes: rank r has those of leaves [leaf_begin[r], leaf_begin[r + 1]) as columns of its logits and dx.
+ * leaf_begin [ranks + 1] ascends from 0 to leaves. classes, labels and dloss are of all; every rank that wants them gets all losses. */
+RONDO_API int rondo_tp_cross_entropy(rondo_tp *tp, const int32_t *leaf_begin, const rondo_cross_entropy_io *io) RONDO_MUST_CHECK;
+/* rondo_token_loss() over the tokens of all ranks, part r of which is rank r's with its rows of loss and labels; every rank gets it. */
+RONDO_API int rondo_tp_token_loss(rondo_tp *tp, const rondo_tokens *tokens, const double *loss, const int32_t *labels, int32_t ignore,
+                                  double *sum, int64_t *count) RONDO_MUST_CHECK;
 
 #ifdef __cplusplus
 }

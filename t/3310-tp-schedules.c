@@ -11,12 +11,13 @@
 #include "t/tap.h"
 
 enum { RANKS = 9, ROWS = 40, LEAVES = 32, MANY = 256 };
-static const char *const kind_names[] = { "linear", "gather", "lookup", "to rows", "to columns", "tokens" };
+static const char *const kind_names[] = { "linear", "gather", "lookup", "to rows", "to columns", "tokens", "table", "entropy" };
 
 struct all {
     struct rondo__tp_case c;
     int64_t begin[RANKS + 1], columns[RANKS + 1];
     int32_t owner[ROWS];
+    int64_t moved[RANKS * RANKS];      /* of a table: tokens of one rank that name rows of another one */
     int32_t leaf_owner[LEAVES];        /* of tokens: of the first `c.leaves` leaves of two sequences, in turn */
     rondo_tokens *tokens;
     const struct rondo__machine *machine;
@@ -69,6 +70,8 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
         return err;
     if (a->c.kind == RONDO_TP_LOOKUP)
         rondo__tp_resize(&a->built, &a->c, rank, a->owner);
+    if (a->c.kind == RONDO_TP_TABLE && a->c.ranks <= RANKS)
+        rondo__tp_resize_table(&a->built, &a->c, rank, a->moved);
     rondo__schedule_count(&a->built.schedule, &counts);
     a->messages += counts.messages;
     a->bytes += counts.bytes;
@@ -101,7 +104,11 @@ static void anything(struct all *a, int32_t kind, int32_t ranks)
     c->width = 1 + draw(60);
     c->row_bytes = c->width * (draw(2) ? 2 : 4);
     c->begin = a->begin;
-    divide(a->begin, ranks, kind == RONDO_TP_LINEAR ? c->leaves : kind == RONDO_TP_LOOKUP ? 100 : c->rows);
+    if (kind == RONDO_TP_ENTROPY) {
+        c->few = 1;
+        c->width = RONDO_TP_ENTROPY_WIDTH;
+    }
+    divide(a->begin, ranks, kind == RONDO_TP_LINEAR || kind == RONDO_TP_ENTROPY ? c->leaves : kind == RONDO_TP_LOOKUP ? 100 : c->rows);
     if (kind == RONDO_TP_TO_ROWS || kind == RONDO_TP_TO_COLUMNS) {
         c->few = 0;
         divide(a->columns, ranks, c->width);
@@ -110,6 +117,18 @@ static void anything(struct all *a, int32_t kind, int32_t ranks)
     if (kind == RONDO_TP_GATHER) {
         c->few = 0;
         c->begin = NULL;
+    }
+    if (kind == RONDO_TP_TABLE) {
+        c->few = 0;
+        divide(a->columns, ranks, 30);
+        c->columns = a->columns;
+        for (int32_t r = 0; r < ranks; r++)
+            for (int64_t i = a->begin[r]; i < a->begin[r + 1]; i++)
+                for (int32_t to = (int32_t)draw((uint32_t)ranks);; to = (to + 1) % ranks)
+                    if (a->columns[to] < a->columns[to + 1]) {
+                        a->moved[r * ranks + to]++;
+                        break;
+                    }
     }
     for (int32_t i = 0; i < LEAVES; i++)
         a->leaf_owner[i] = (int32_t)draw((uint32_t)ranks);
@@ -134,6 +153,7 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
             rondo__tp_kept(c, to, &first, &kept);
             switch (c->kind) {
             case RONDO_TP_LINEAR:
+            case RONDO_TP_ENTROPY:
                 parts = rondo__linear_nodes(c->leaves, (int32_t)a->begin[from], (int32_t)(a->begin[from + 1] - a->begin[from]));
                 size = kept * c->width * 4;
                 break;
@@ -147,6 +167,9 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
                 rondo__tp_kept(c, from, &first, &mine);
                 size = mine * c->width * 4;
                 break;
+            case RONDO_TP_TABLE:
+                size = a->moved[from * c->ranks + to] * c->width * 4;
+                break;
             case RONDO_TP_LOOKUP:
                 for (int64_t i = first; i < first + kept; i++)
                     rows += a->owner[i] == from;
@@ -158,7 +181,7 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
             }
             }
             *bytes += (uint64_t)(parts * size);
-            *messages += size ? (c->kind == RONDO_TP_LINEAR || c->kind == RONDO_TP_TOKENS) && c->few ? parts > 0 : (uint64_t)parts : 0;
+            *messages += size ? (c->kind == RONDO_TP_LINEAR || c->kind == RONDO_TP_TOKENS || c->kind == RONDO_TP_ENTROPY) && c->few ? parts > 0 : (uint64_t)parts : 0;
         }
 }
 
@@ -250,11 +273,11 @@ static void many(void)
 {
     static int64_t begin[MANY + 1], columns[MANY + 1];
     for (int32_t kind = 0; kind < RONDO_TP_KINDS; kind++) {
-        struct all a = { .c = { .kind = kind, .ranks = MANY, .few = kind == RONDO_TP_LINEAR, .leaves = 32, .in = 4096, .rows = ROWS,
+        struct all a = { .c = { .kind = kind, .ranks = MANY, .few = kind == RONDO_TP_LINEAR || kind == RONDO_TP_ENTROPY, .leaves = 32, .in = 4096, .rows = ROWS,
                                 .width = 4096, .row_bytes = 8192, .begin = begin, .columns = columns }, .machine = &machines[COPIED] };
         int64_t count;
         for (int32_t r = 0; r < MANY; r++) {
-            const int64_t total = kind == RONDO_TP_LINEAR ? 32 : kind == RONDO_TP_LOOKUP ? 32000 : ROWS;
+            const int64_t total = kind == RONDO_TP_LINEAR || kind == RONDO_TP_ENTROPY ? 32 : kind == RONDO_TP_LOOKUP ? 32000 : ROWS;
             if (rondo_share(total, MANY, NULL, r, &begin[r], &count) || rondo_share(4096, MANY, NULL, r, &columns[r], &count))
                 exit(99);
             begin[r + 1] = total;

@@ -131,12 +131,15 @@ enum { ARRAY = ROWS * OUT, ARRAYS = 6 };
 struct rows_work {
     int device;
     float array[ARRAYS][ARRAY];
+    double loss[ROWS];
 };
 
-/* Norm: dx in 3, terms in 4; rotation back of 3; gated unit: dgate in 0, dup in 5. */
+/* Norm: dx in 3, terms in 4; rotation back of 3; gated unit: dgate in 0, dup in 5; cross-entropy of 4: gradient upon 5, and in place. */
 static int rows_body(rondo_context *ctx, void *arg)
 {
     struct rows_work *w = arg;
+    rondo_cross_entropy_io io = RONDO_CROSS_ENTROPY_IO_INIT;
+    int32_t labels[ROWS];
     void *memory[ARRAYS] = { NULL };
     float *at[ARRAYS];
     int err = 0;
@@ -157,6 +160,29 @@ static int rows_body(rondo_context *ctx, void *arg)
         err = rondo_rope_dx(ctx, ROWS, 2, 14, at[3], OUT, 15, at[1]);
     if (!err)
         err = rondo_swiglu_dx(ctx, ARRAY, at[0], at[1], at[2], at[0], at[5]);
+    for (int i = 0; i < ROWS; i++)
+        labels[i] = i % 7 ? i % OUT : -100;
+    io.rows = ROWS;
+    io.classes = OUT - 1;
+    io.leaves = 3;
+    io.labels = labels;
+    for (int i = 0; i < ROWS; i++)
+        labels[i] = labels[i] == OUT - 1 ? 0 : labels[i];
+    io.logits = at[4];
+    io.stride = OUT;
+    io.dloss = at[1];
+    io.dloss_stride = OUT;
+    io.dx = at[5];
+    io.dx_stride = OUT;
+    io.add = 1;
+    if (!err)
+        err = rondo_cross_entropy(ctx, &io);
+    io.loss = w->loss;
+    io.dx = at[4];
+    io.dloss_stride = 0;
+    io.add = 0;
+    if (!err)
+        err = rondo_cross_entropy(ctx, &io);
     for (int i = 0; i < ARRAYS; i++) {
         if (w->device && !err)
             err = rondo_memory_copy(ctx, w->array[i], memory[i], sizeof w->array[i]);
@@ -177,7 +203,8 @@ static void rows_places(void)
             if (machines[m])
                 setenv("RONDO_TEST_HOOK", machines[m], 1);
             const int err = rondo_run_threads(1, rows_body, &w);
-            ok(!err && !memcmp(w.array, first.array, sizeof w.array), "norm, rotation and gated unit, arrays in %s memory, %s: the same bits",
+            ok(!err && !memcmp(w.array, first.array, sizeof w.array) && !memcmp(w.loss, first.loss, sizeof w.loss),
+               "norm, rotation, gated unit and cross-entropy, arrays in %s memory, %s: the same bits",
                w.device ? "the device's" : "host", machines[m] ? machines[m] : "cpu");
             if (hook)
                 setenv("RONDO_TEST_HOOK", hook, 1);
@@ -227,6 +254,48 @@ static void tokens_refused(void)
     d.spans = &before;
     refused_once(rondo_tokens_create(&t, &d), RONDO_EINVAL, "position -1");
     ok(!t, "and none is made");
+}
+
+static void entropy_refused(rondo_context *ctx, const rondo_tokens *tokens, const rondo_tokens *part)
+{
+    static float x[64], y[64];
+    static double loss[8], sum;
+    const int32_t labels[4] = { 0, 2, -100, 1 };
+    int64_t count;
+    const rondo_cross_entropy_io right = { .struct_size = sizeof right, .rows = 4, .classes = 3, .ignore = -100, .labels = labels, .logits = x, .stride = 3,
+                                           .loss = loss, .dx = y, .dx_stride = 3 };
+    rondo_cross_entropy_io io = right;
+    ok(!rondo_cross_entropy(ctx, &io), "cross-entropy of four rows of three classes");
+#define WRONG(change, word)                                                                                                                          \
+    do {                                                                                                                                             \
+        io = right;                                                                                                                                  \
+        change;                                                                                                                                      \
+        refused_once(rondo_cross_entropy(ctx, &io), RONDO_EINVAL, word);                                                                             \
+    } while (0)
+    WRONG(io.classes = 2, "labels[1] is 2");
+    WRONG(io.ignore = -1, "labels[2] is -100");
+    WRONG(io.rows = -1, "-1 rows");
+    WRONG(io.classes = 0, "0 classes");
+    WRONG(io.leaves = 4, "leaves is 4");
+    WRONG(io.labels = NULL, "labels must not be NULL");
+    WRONG(io.logits = NULL, "logits must not be NULL");
+    WRONG(io.stride = 2, "stride, 2");
+    WRONG(io.dx_stride = 2, "dx_stride is 2");
+    WRONG((io.dloss = x, io.dloss_stride = -1), "dloss_stride is -1");
+    WRONG(io.dx = x + 1, "dx overlaps logits");
+    WRONG((io.dx = x, io.add = 1), "dx overlaps logits");
+    WRONG(io.loss = (double *)(void *)y, "overlaps what it is made of");
+    WRONG((io.loss = NULL, io.dx = NULL), "one of them must be wanted");
+#undef WRONG
+    io = right;
+    io.reserved = 1;
+    refused_once(rondo_cross_entropy(ctx, &io), RONDO_ENOTSUP, "reserved is 1");
+    refused_once(rondo_cross_entropy(ctx, NULL), RONDO_EINVAL, "io must not be NULL");
+    ok(!rondo_token_loss(tokens, loss, labels, -100, &sum, &count) && count == 3 && sum == loss[0] + loss[1] + loss[3],
+       "three of four labels count; all losses are log(3)");
+    refused_once(rondo_token_loss(part, loss, labels, -100, &sum, &count), RONDO_EINVAL, "part 0 of 2");
+    refused_once(rondo_token_loss(tokens, NULL, labels, -100, &sum, &count), RONDO_EINVAL, "loss and labels");
+    refused_once(rondo_token_loss(tokens, loss, labels, -100, NULL, &count), RONDO_EINVAL, "sum and count");
 }
 
 static int calls_refused(rondo_context *ctx, void *arg)
@@ -279,6 +348,7 @@ static int calls_refused(rondo_context *ctx, void *arg)
     refused_once(rondo_swiglu_dx(ctx, 4, x, x + 4, x + 8, x + 1, y), RONDO_EINVAL, "in part");
     refused_once(rondo_swiglu_dx(ctx, 4, x, x + 4, x + 8, y, y), RONDO_EINVAL, "dup overlaps dgate");
     refused_once(rondo_swiglu_dx(ctx, -1, x, x + 4, x + 8, y, y + 4), RONDO_EINVAL, "count is -1");
+    entropy_refused(ctx, tokens, part);
     rondo_linear_destroy(linear);
     rondo_tokens_destroy(tokens);
     rondo_tokens_destroy(part);

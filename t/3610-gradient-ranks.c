@@ -10,6 +10,7 @@
 #include "core/internal.h"
 #include "tap.h"
 
+enum { TABLE = 23 };
 enum { RANKS = 9, IN = 21, OUT = 34, DX_LEAVES = 13, SEQUENCES = 3, LEAVES = 12, LEAF = 128, GAP = 3 };
 /* Tokens of each sequence: 12 leaves in all, 5, 1 and 6 of them, the last of each not full. */
 static const int64_t length[SEQUENCES] = { 4 * LEAF + 9, 100, 5 * LEAF + 1 };
@@ -19,7 +20,12 @@ enum deal { CONTIGUOUS, ZIGZAG, STRIPED, ANYHOW, ON_LAST, DEALS };
 static const char *const deal_names[] = { "contiguous", "zigzag", "striped", "anyhow", "all on the last" };
 
 static float x[TOKENS][IN], dy[TOKENS][OUT], weights[OUT][IN];
-static float want_dx[TOKENS][IN], want_dw[OUT][IN], want_db[OUT];
+static float want_dx[TOKENS][IN], want_dw[OUT][IN], want_db[OUT], want_table[2][TABLE][OUT];
+static int32_t ids[TOKENS];       /* some rows are named often, some once, some never */
+static int32_t labels[TOKENS];    /* of dy as logits; some are ignored */
+static double want_loss[TOKENS], want_total;
+static float want_slope[TOKENS][OUT];
+static int64_t want_count;
 static float few_dx[TOKENS][IN];
 
 static float number(uint64_t seed, uint64_t i)
@@ -42,6 +48,26 @@ static int owner(int deal, int leaf, int ranks)
     default:
         return ranks - 1;
     }
+}
+
+enum { IGNORE = -3 };
+static rondo_cross_entropy_io entropy_of(int64_t rows, const float *logits, const int32_t *names, double *loss, float *slope)
+{
+    static const float by = 0.375f;
+    rondo_cross_entropy_io io = RONDO_CROSS_ENTROPY_IO_INIT;
+    io.rows = rows;
+    io.classes = OUT;
+    io.leaves = DX_LEAVES;
+    io.ignore = IGNORE;
+    io.labels = names;
+    io.logits = logits;
+    io.stride = OUT;
+    io.loss = loss;
+    io.dloss = &by;
+    io.dx = slope;
+    io.dx_stride = OUT;
+    io.add = 1;
+    return io;
 }
 
 static int reference(rondo_context *ctx, void *arg)
@@ -72,6 +98,17 @@ static int reference(rondo_context *ctx, void *arg)
         err = rondo_linear_dw(ctx, tokens, OUT, &dy[0][0], OUT, IN, &x[0][0], IN, &want_dw[0][0], IN, 1);
     if (!err)
         err = rondo_token_sum(ctx, tokens, OUT, &dy[0][0], OUT, want_db, 0);
+    for (int i = 0; i < TABLE * OUT; i++)
+        (&want_table[1][0][0])[i] = number(9, (uint64_t)i);
+    for (int add = 0; add < 2 && !err; add++)
+        err = rondo_lookup_dw(ctx, tokens, ids, TABLE, 0, TABLE, OUT, &dy[0][0], OUT, &want_table[add][0][0], OUT, add);
+    rondo_cross_entropy_io io = entropy_of(TOKENS, &dy[0][0], labels, want_loss, &want_slope[0][0]);
+    for (int i = 0; i < TOKENS * OUT; i++)
+        (&want_slope[0][0])[i] = number(10, (uint64_t)i);
+    if (!err)
+        err = rondo_cross_entropy(ctx, &io);
+    if (!err)
+        err = rondo_token_loss(tokens, want_loss, labels, IGNORE, &want_total, &want_count);
     rondo_linear_destroy(linear);
     rondo_tokens_destroy(tokens);
     return err;
@@ -82,6 +119,8 @@ static int reference(rondo_context *ctx, void *arg)
 struct rank {
     rondo_tokens *tokens;
     float *x, *dy;                /* its tokens, from the last leaf to the first; [rows][IN + GAP], [rows][OUT + GAP] */
+    int32_t *ids, *labels;
+    double *loss;
 };
 
 /* Of tokens that `parts` share the part `part`, outputs from `out` on. */
@@ -119,12 +158,18 @@ static int rank_make(struct rank *m, int deal, int parts, int part)
     d.span_counts = counts;
     m->x = calloc((size_t)rows[part] + 1, (IN + GAP) * sizeof *m->x);
     m->dy = calloc((size_t)rows[part] + 1, (OUT + GAP) * sizeof *m->dy);
-    if (!m->x || !m->dy)
+    m->ids = calloc((size_t)rows[part] + 1, sizeof *m->ids);
+    m->labels = calloc((size_t)rows[part] + 1, sizeof *m->labels);
+    m->loss = calloc((size_t)rows[part] + 1, sizeof *m->loss);
+    if (!m->x || !m->dy || !m->ids || !m->labels || !m->loss)
         exit(99);
     for (int leaf = 0; leaf < LEAVES; leaf++)
         for (int64_t i = 0; i < count[leaf] && owner(deal, leaf, parts) == part; i++) {
             memcpy(m->x + (row_of[leaf] + i) * (IN + GAP), x[begin[leaf] + i], sizeof x[0]);
             memcpy(m->dy + (row_of[leaf] + i) * (OUT + GAP), dy[begin[leaf] + i], sizeof dy[0]);
+            m->ids[row_of[leaf] + i] = ids[begin[leaf] + i];
+            m->labels[row_of[leaf] + i] = labels[begin[leaf] + i];
+            m->loss[row_of[leaf] + i] = want_loss[begin[leaf] + i];
         }
     return rondo_tokens_create(&m->tokens, &d);
 }
@@ -134,6 +179,9 @@ static void rank_free(struct rank *m)
     rondo_tokens_destroy(m->tokens);
     free(m->x);
     free(m->dy);
+    free(m->ids);
+    free(m->labels);
+    free(m->loss);
 }
 
 /* ---- sums over tokens ---- */
@@ -144,10 +192,34 @@ struct work {
     int columns;                  /* ranks in the other direction: outputs */
 };
 
+/* The gradient of a table whose rows the ranks share, some of them having none. */
+static int table_of(rondo_tp *tp, const rondo_context *ctx, struct work *w, const struct rank *m, int add)
+{
+    rondo_tp_table t = RONDO_TP_TABLE_INIT;
+    double shares[RANKS] = { 0 };
+    int64_t first = 0, count = 0;
+    float dw[TABLE][OUT + GAP];
+    for (int r = 0; r < ctx->ranks; r++)
+        shares[r] = w->deal == ANYHOW ? r % 3 : w->deal == STRIPED ? r == ctx->ranks / 2 : 1;
+    shares[0] += ctx->ranks == 1;
+    t.total = TABLE;
+    t.width = OUT;
+    t.weights = shares;
+    int err = rondo_share(TABLE, ctx->ranks, shares, ctx->rank, &first, &count);
+    for (int r = 0; r < TABLE; r++)
+        for (int i = 0; i < OUT; i++)
+            dw[r][i] = add ? number(9, (uint64_t)((first + r) * OUT + i)) : -1.0f;
+    if (!err)
+        err = rondo_tp_lookup_dw(tp, m->tokens, &t, m->ids, m->dy, OUT + GAP, &dw[0][0], OUT + GAP, add);
+    for (int64_t r = 0; r < count && !err; r++)
+        w->wrong |= memcmp(dw[r], want_table[add][first + r], sizeof want_table[0][0]) ? 8 : 0;
+    return err;
+}
+
 /* Outputs [o0, o1) of the sums over the tokens of ctx's ranks. */
 static int sums(rondo_context *ctx, struct work *w, int o0, int o1)
 {
-    struct rank dealt[2] = { { NULL, NULL, NULL }, { NULL, NULL, NULL } };   /* in turn, with one object */
+    struct rank dealt[2] = { { .tokens = NULL }, { .tokens = NULL } };   /* in turn, with one object */
     rondo_tp *tp = NULL;
     rondo_tp_desc td = RONDO_TP_DESC_INIT;
     const int out = o1 - o0;
@@ -176,6 +248,13 @@ static int sums(rondo_context *ctx, struct work *w, int o0, int o1)
             w->wrong |= memcmp(dw + r * (IN + GAP), want_dw[o0 + first + r], sizeof want_dw[0]) ? 1 : 0;
         if (!err)
             w->wrong |= memcmp(db, want_db + o0, (size_t)out * sizeof *db) ? 2 : 0;
+        if (!err && out == OUT)
+            err = table_of(tp, ctx, w, m, round / 2);
+        double total = -1.0;
+        int64_t counted = -1;
+        if (!err)
+            err = rondo_tp_token_loss(tp, m->tokens, m->loss, m->labels, IGNORE, &total, &counted);
+        w->wrong |= !err && (memcmp(&total, &want_total, sizeof total) || counted != want_count) ? 16 : 0;
     }
     rondo_tp_destroy(tp);
     rank_free(&dealt[0]);
@@ -190,6 +269,31 @@ static int sums_body(rondo_context *ctx, void *arg)
 }
 
 /* ---- dx ---- */
+
+/* Losses and gradients of the logits of classes [c0, c1); every other rank wants one of the two alone. */
+static int loss_of(rondo_tp *tp, struct work *w, int64_t rows, const int32_t *begin, int c0, int c1)
+{
+    const int own = c1 - c0;
+    double *loss = calloc((size_t)rows, sizeof *loss);
+    float *slope = calloc((size_t)(rows * own) + 1, sizeof *slope);
+    int err = 0;
+    if (!loss || !slope)
+        exit(99);
+    for (int round = 0; round < 3 && !err; round++) {
+        rondo_cross_entropy_io io = entropy_of(rows, own ? &dy[0][c0] : NULL, labels, (round + c0) % 3 ? loss : NULL, (round + c0) % 3 < 2 ? slope : NULL);
+        io.dx_stride = own;
+        for (int64_t i = 0; i < rows * own; i++)
+            slope[i] = number(10, (uint64_t)(i / own * OUT + c0 + i % own));
+        err = rondo_tp_cross_entropy(tp, begin, &io);
+        if (!err && io.loss)
+            w->wrong |= memcmp(loss, want_loss, (size_t)rows * sizeof *loss) ? 32 : 0;
+        for (int64_t r = 0; r < rows && !err && io.dx; r++)
+            w->wrong |= memcmp(slope + r * own, &want_slope[r][c0], (size_t)own * sizeof *slope) ? 64 : 0;
+    }
+    free(loss);
+    free(slope);
+    return err;
+}
 
 /* Outputs of the leaves of ctx's ranks, of `rows` rows. */
 static int dx_of(rondo_context *ctx, struct work *w, int64_t rows)
@@ -231,6 +335,8 @@ static int dx_of(rondo_context *ctx, struct work *w, int64_t rows)
             w->wrong |= memcmp(dx + r * (IN + GAP), few ? few_dx[first + r] : want_dx[first + r], sizeof want_dx[0]) ? 4 : 0;
     }
     free(dx);
+    if (!err)
+        err = loss_of(tp, w, rows, begin, o0, o1);
     rondo_tp_destroy(tp);
     rondo_linear_destroy(linear);
     return err;
@@ -269,9 +375,9 @@ static void grid(int least, int most, const char *more)
     for (int ranks = least; ranks <= most; ranks++)
         for (int deal = 0; deal < DEALS; deal++) {
             struct work w = { .deal = deal, .few = (ranks + deal) % 2 };
-            judge(rondo_run_threads(ranks, sums_body, &w), &w, "dw and sums", ranks, more);
+            judge(rondo_run_threads(ranks, sums_body, &w), &w, "dw, sums and tables", ranks, more);
             w.wrong = 0;
-            judge(rondo_run_threads(ranks, dx_body, &w), &w, "dx", ranks, more);
+            judge(rondo_run_threads(ranks, dx_body, &w), &w, "dx and losses", ranks, more);
         }
 }
 
@@ -297,7 +403,7 @@ static int over_mpi(rondo_context *ctx, void *arg)
 
 static int refused_body(rondo_context *ctx, void *arg)
 {
-    struct rank m = { NULL, NULL, NULL };
+    struct rank m = { .tokens = NULL };
     rondo_tp *tp = NULL;
     float y[OUT * IN];
     (void)arg;
@@ -338,6 +444,10 @@ int main(int argc, char **argv)
         (&dy[0][0])[i] = number(2, (uint64_t)i);
     for (int i = 0; i < OUT * IN; i++)
         (&weights[0][0])[i] = number(3, (uint64_t)i);
+    for (int i = 0; i < TOKENS; i++)
+        labels[i] = i % 11 == 5 ? IGNORE : (int)(rondo__mix64((uint64_t)i + 77) % OUT);
+    for (int i = 0; i < TOKENS; i++)
+        ids[i] = i == 300 ? 17 : i % 3 ? (int)(rondo__mix64((uint64_t)i) % 6) : (int)(rondo__mix64((uint64_t)i) % (TABLE - 8));
     unsetenv("RONDO_TEST_HOOK");
     if (rondo_run_threads(1, reference, NULL)) {
         diag("%s", rondo_error_text());

@@ -115,6 +115,9 @@ int rondo__cpu_convert_rows(struct rondo_device *dev, struct rondo_stream *strea
 int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
                          double *out);
 
+/* ---- cross-entropy (entropy_ops.c): a slot of the device table ---- */
+int rondo__cpu_cross_entropy(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll);
+
 /* ---- the delta rule (delta_ops.c): slots of the device table ---- */
 int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
 int rondo__cpu_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,

@@ -345,4 +345,5 @@ const struct rondo_device_ops rondo__cpu_device = {
     .logsumexp = rondo__cpu_logsumexp,
     .delta = rondo__cpu_delta,
     .delta_fold = rondo__cpu_delta_fold,
+    .cross_entropy = rondo__cpu_cross_entropy,
 };

@@ -14,13 +14,15 @@ struct build {
     const struct rondo_cpu_gradient *gradient;
     const struct rondo_cpu_backward *backward;
     const struct rondo_cpu_delta *delta;
+    const struct rondo_cpu_entropy *entropy;
 };
 
 #define BUILD(name)                                                                                                                        \
     static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
-                                               &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name };
+                                               &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name,            \
+                                               &rondo__cpu_entropy_##name };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
 BUILD(fma)
@@ -52,6 +54,7 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
                                                      is->bias_bytes ? is->bias_bytes : was->bias_bytes, is->sums ? is->sums : was->sums };
     }
     out->delta = b->delta ? b->delta : out->delta;
+    out->entropy = b->entropy ? b->entropy : out->entropy;
     if (!from)
         return;
     to->rmsnorm = from->rmsnorm ? from->rmsnorm : to->rmsnorm;

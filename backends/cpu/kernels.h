@@ -128,6 +128,15 @@ struct rondo_cpu_elementwise {
     void (*logsumexp)(int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
 };
 
+/* ---- cross-entropy: a leaf of a row ---- */
+
+struct rondo_cpu_entropy {
+    /* the largest of `count` logits, and the sum of their weights against it */
+    void (*leaf)(const float *x, int64_t count, float *most, double *sum);
+    /* dx[i] = the weight of x[i] against `most`, times scale, times `by`; dx may be x */
+    void (*slope)(const float *x, int64_t count, float most, float scale, float by, float *dx, int add);
+};
+
 /* ---- the delta rule: an item is some columns of one head over some tokens ---- */
 
 /* A block (core/device.h) with everything resolved. Strides count elements. */
@@ -162,6 +171,7 @@ struct rondo_cpu_kernels {
     const struct rondo_cpu_gradient *gradient;
     struct rondo_cpu_backward backward;
     const struct rondo_cpu_delta *delta;
+    const struct rondo_cpu_entropy *entropy;
 };
 
 /* isa: enum rondo_cpu_isa, usable here. */
@@ -180,6 +190,9 @@ extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cp
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
 extern const struct rondo_cpu_delta rondo__cpu_delta_soft, rondo__cpu_delta_fma, rondo__cpu_delta_avx2, rondo__cpu_delta_avx512,
     rondo__cpu_delta_neon;
+
+extern const struct rondo_cpu_entropy rondo__cpu_entropy_soft, rondo__cpu_entropy_fma, rondo__cpu_entropy_avx2, rondo__cpu_entropy_avx512,
+    rondo__cpu_entropy_neon;
 
 extern const struct rondo_cpu_backward rondo__cpu_backward_soft, rondo__cpu_backward_fma, rondo__cpu_backward_avx2, rondo__cpu_backward_avx512,
     rondo__cpu_backward_neon;

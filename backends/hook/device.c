@@ -67,6 +67,8 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
         return ops->linear_dx(dev, c->stream, c->as.linear_dx.linear->inner, &c->as.linear_dx.run, poll);
     case RONDO_HOOK_TOKEN_SUM:
         return ops->token_sum(dev, c->stream, &c->as.token_sum, poll);
+    case RONDO_HOOK_CROSS_ENTROPY:
+        return ops->cross_entropy(dev, c->stream, &c->as.entropy, poll);
     case RONDO_HOOK_RMSNORM_DX:
         return ops->rmsnorm_dx(dev, c->stream, c->as.rmsnorm_dx.rows, c->as.rmsnorm_dx.dim, c->as.rmsnorm_dx.x, c->as.rmsnorm_dx.weight,
                                c->as.rmsnorm_dx.eps, c->as.rmsnorm_dx.dy, c->as.rmsnorm_dx.dx, c->as.rmsnorm_dx.terms, c->as.rmsnorm_dx.add);

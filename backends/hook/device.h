@@ -18,7 +18,7 @@ enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
     RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN, RONDO_HOOK_LINEAR_DX, RONDO_HOOK_TOKEN_SUM,
     RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX, RONDO_HOOK_BACKWARD, RONDO_HOOK_BACKWARD_SUMS, RONDO_HOOK_BACKWARD_SINKS,
-    RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD,
+    RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD, RONDO_HOOK_CROSS_ENTROPY,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -48,6 +48,7 @@ struct rondo__hook_call {
             struct rondo_linear_dx_run run;
         } linear_dx;
         struct rondo_token_run token_sum;
+        struct rondo_entropy_run entropy;
         struct {
             int64_t rows, dim;
             const float *x, *weight, *dy;

@@ -379,6 +379,49 @@ static int rmsnorm_dx(struct rondo_device *dev, struct rondo_stream *stream, int
     return rondo__hook_put(h, stream, &call, NULL);
 }
 
+static int cross_entropy(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_CROSS_ENTROPY, .as.entropy = *run };
+    const int32_t end = run->first_leaf + run->own_leaves;
+    if (run->leaves < 1 || run->first_leaf < 0 || run->own_leaves < 0 || end > run->leaves || run->rows < 1)   /* as linear() */
+        return h->ops->cross_entropy(h->dev, NULL, run, poll);
+    const int64_t own = rondo__linear_leaf_begin(run->classes, run->leaves, end) - rondo__linear_leaf_begin(run->classes, run->leaves, run->first_leaf);
+    const int64_t node = run->rows * (int64_t)sizeof *run->nodes;
+    const int32_t nodes = rondo__linear_nodes(run->leaves, run->first_leaf, run->own_leaves);
+    void *x, *labels, *made = NULL, *loss = NULL, *by = NULL, *dx = NULL, *at;
+    struct rondo_linear_node *parts = rondo__hook_take(h, (size_t)run->part_count * sizeof *parts);
+    if (!parts)
+        return RONDO_ENOMEM;
+    int err = rondo__hook_own(h, "cross_entropy", "x", run->x, 0, own ? rows_bytes(run->rows, run->x_stride, own) : 0, &x);
+    if (!err)
+        err = rondo__hook_own(h, "cross_entropy", "labels", run->labels, 0, run->rows * (int64_t)sizeof *run->labels, &labels);
+    if (!err && run->nodes)
+        err = rondo__hook_own(h, "cross_entropy", "nodes", run->nodes, 0, nodes ? (nodes - 1) * run->node_stride * (int64_t)sizeof *run->nodes + node : 0, &made);
+    if (!err && run->loss)
+        err = rondo__hook_own(h, "cross_entropy", "loss", run->loss, 0, run->rows * (int64_t)sizeof *run->loss, &loss);
+    if (!err && run->dloss)
+        err = rondo__hook_own(h, "cross_entropy", "dloss", run->dloss, 0, rows_bytes(run->rows, run->dloss_stride, 1), &by);
+    if (!err && run->dx)
+        err = rondo__hook_own(h, "cross_entropy", "dx", run->dx, 0, own ? rows_bytes(run->rows, run->dx_stride, own) : 0, &dx);
+    for (int32_t i = 0; i < run->part_count && !err; i++) {
+        parts[i] = run->parts[i];
+        err = rondo__hook_own(h, "cross_entropy", "a node", run->parts[i].data, 0, node, &at);
+        parts[i].data = at;
+    }
+    if (err)
+        return err;
+    call.as.entropy.x = x;
+    call.as.entropy.labels = labels;
+    call.as.entropy.nodes = made;
+    call.as.entropy.parts = parts;
+    call.as.entropy.loss = loss;
+    call.as.entropy.dloss = by;
+    call.as.entropy.dx = dx;
+    count_elements(h, (double)run->rows * (double)own, run->dx ? 8.0 : 5.0, run->dx ? 8.0 : 4.0);
+    return rondo__hook_put(h, stream, &call, poll);
+}
+
 static int swiglu_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
                      float *dgate, float *dup)
 {
@@ -425,6 +468,7 @@ void rondo__hook_layers(struct rondo_device_ops *t, const struct rondo_device_op
     WRAP(linear_read);
     WRAP(linear_dx);
     WRAP(token_sum);
+    WRAP(cross_entropy);
     WRAP(rmsnorm_dx);
     WRAP(rope_back);
     WRAP(swiglu_dx);

@@ -380,6 +380,33 @@ struct rondo_token_run {
     int32_t add, depth;
 };
 
+/* Cross-entropy of rows of `classes` logits, whose sum is cut into `leaves` as a linear layer's is (rule 12). A node of a row: the sum of weights
+ * against the largest logit, that, and the label's logit, 0 where the label is elsewhere. */
+struct rondo_entropy_node {
+    double sum;
+    float most, label;
+};
+/* x has the classes of leaves [first_leaf, first_leaf + own_leaves). nodes not NULL: the maximal aligned nodes of these go to nodes[i * node_stride +
+ * row], as in a linear run, and nothing else is done. Else rows' loss and gradient, each where it is not NULL; parts: of these nodes, joined as
+ * in a linear join (data: nodes [rows], on the device), else of x, which has all leaves then. dx, of the classes that x has, may be x unless
+ * add. A row with the label `ignore` has a loss and a gradient of 0. dloss NULL: ones. */
+struct rondo_entropy_run {
+    int64_t rows, classes;
+    int32_t leaves, first_leaf, own_leaves, ignore;
+    const float *x;
+    int64_t x_stride;
+    const int32_t *labels;
+    struct rondo_entropy_node *nodes;
+    int64_t node_stride;
+    const struct rondo_linear_node *parts;        /* on the host */
+    int32_t part_count, add;
+    double *loss;
+    const float *dloss;
+    int64_t dloss_stride;
+    float *dx;
+    int64_t dx_stride;
+};
+
 /* ---- the delta rule (rondo-numerics(7), rule 14) ---- */
 
 /* What is the same in all that a plan runs. heads have values, gates, beta and states; head h reads q and k of head h / (heads / key_heads). */
@@ -549,6 +576,8 @@ struct rondo_device_ops {
     int (*delta)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
     int (*delta_fold)(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,
                       float *const *states, int32_t state_count);
+    /* NULL: refused by name. */
+    int (*cross_entropy)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll);
 };
 
 /* A slot that an older table may lack. */

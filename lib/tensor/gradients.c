@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Gradients of layers for users, of one rank: checks every argument, then the device's slots do the work (rule 12 of rondo-numerics(7)).
- * What ranks share is in tp_sum.c.
+ * What ranks share is in tp_gradients.c and tp_table.c.
  */
 #include "tensor/linear.h"
 #include "tensor/tokens.h"
@@ -202,4 +202,54 @@ int rondo_token_sum(rondo_context *ctx, const rondo_tokens *tokens, int64_t dim,
     run.y_stride = dim;
     run.add = add != 0;
     return run_sum(ctx, "token sum", &run);
+}
+
+/* ---- rows of a table ---- */
+
+int rondo_lookup_dw(rondo_context *ctx, const rondo_tokens *tokens, const int32_t *ids, int64_t total, int64_t first, int64_t count, int64_t width,
+                    const float *dy, int64_t dy_stride, float *dw, int64_t dw_stride, int add)
+{
+    struct rondo__table_sum sum;
+    int64_t named_count = 0;
+    int err = check_tokens("rondo_lookup_dw", ctx, tokens);
+    if (err)
+        return err;
+    if (total < 1 || total > INT32_MAX || width < 1 || width > INT32_MAX || first < 0 || count < 0 || first > total - count)
+        return rondo__fail(RONDO_EINVAL, "rondo_lookup_dw: rows %lld to %lld of a table of %lld rows of %lld numbers cannot be; a table has 1 to %d of "
+                                         "both", (long long)first, (long long)first + (long long)count - 1, (long long)total, (long long)width, INT32_MAX);
+    if (tokens->rows && !ids)
+        return rondo__fail(RONDO_EINVAL, "rondo_lookup_dw: ids must not be NULL");
+    err = rondo__table_ids("rondo_lookup_dw", tokens, ids, total);
+    if (!err)
+        err = check_rows("rondo_lookup_dw", "dy", tokens, width, dy, dy_stride);
+    if (!err && count)
+        err = check_sum("rondo_lookup_dw", "dw", count, width, dw, dw_stride, tokens, width, dy, dy_stride);
+    if (err || !count)
+        return err;
+    const int64_t steps = tokens->leaves[tokens->leaf_count].first;
+    struct rondo__named *named = rondo__alloc_zero((size_t)steps, sizeof *named);
+    if (!named)
+        return rondo__fail(RONDO_ENOMEM, "rondo_lookup_dw: no memory for the order of %lld tokens", (long long)steps);
+    for (int64_t g = 0; g < tokens->leaf_count; g++)
+        for (int64_t i = tokens->leaves[g].first; i < tokens->leaves[g + 1].first; i++) {
+            const int64_t row = tokens->order[i], name = ids[row] - first;
+            if (name >= 0 && name < count)
+                named[named_count++] = (struct rondo__named){ name, i, row, g };
+        }
+    err = rondo__table_sum_make(&sum, tokens, named, named_count, count, !add);
+    rondo__free(named);
+    if (!err && sum.segment_count) {
+        struct rondo_token_run run = rondo__table_sum_run(&sum);
+        run.tokens = tokens->rows;
+        run.rows = count;
+        run.columns = width;
+        run.b = dy;
+        run.b_stride = dy_stride;
+        run.y = dw;
+        run.y_stride = dw_stride;
+        run.add = add != 0;
+        err = run_sum(ctx, "lookup dw", &run);
+    }
+    rondo__table_sum_free(&sum);
+    return err;
 }

@@ -8,17 +8,10 @@
 
 #include <stdlib.h>
 
-/* A token of this part, and a leaf of any. */
+/* A token of this part. */
 struct token {
     int64_t sequence, place, row;          /* place: the position with its lowest bit turned: pairs come odd one first */
 };
-struct leaf {
-    int64_t sequence, number;
-    int32_t part, height;                  /* height: of the lowest node that has the leaf before it, too */
-};
-
-/* Above all heights that there are. */
-#define TOP 200
 
 static int no_memory(void)
 {
@@ -33,7 +26,7 @@ static int by_place(const void *a, const void *b)
 
 static int by_number(const void *a, const void *b)
 {
-    const struct leaf *x = a, *y = b;
+    const struct rondo__tokens_leaf *x = a, *y = b;
     if (x->sequence != y->sequence)
         return x->sequence > y->sequence ? 1 : -1;
     return x->number != y->number ? x->number > y->number ? 1 : -1 : (x->part > y->part) - (x->part < y->part);
@@ -47,17 +40,25 @@ static int32_t bits(int64_t x)
     return n;
 }
 
-static int32_t height_of(const struct leaf *a, const struct leaf *b)
+int32_t rondo__tokens_height(const struct rondo__tokens_leaf *a, const struct rondo__tokens_leaf *b)
 {
     return a->sequence == b->sequence ? bits(a->number ^ b->number) : 64 + bits(a->sequence ^ b->sequence);
 }
 
 /* ---- reading spans ---- */
 
+/* How many of them lie in a leaf. */
+static int32_t tokens_in(const rondo_span *s, int64_t step, int64_t leaf)
+{
+    const int64_t begin = leaf * RONDO_TOKEN_LEAF - s->first, end = begin + RONDO_TOKEN_LEAF - 1;   /* from the span's first position on */
+    const int64_t first = begin > 0 ? (begin + step - 1) / step : 0, last = end / step < s->count - 1 ? end / step : s->count - 1;
+    return (int32_t)(last - first + 1);
+}
+
 /* The lists that are filled; NULL while they are counted. */
 struct reading {
     struct token *tokens;
-    struct leaf *leaves;
+    struct rondo__tokens_leaf *leaves;
     int64_t token_count, leaf_count, rows;
     uint64_t hash;
 };
@@ -75,8 +76,10 @@ static int read_span(struct reading *r, const rondo_span *s, int64_t sequence, i
     const int64_t step = s->count > 1 ? s->step : 1, first = s->first / RONDO_TOKEN_LEAF, end = last / RONDO_TOKEN_LEAF;
     const bool each = step <= RONDO_TOKEN_LEAF;   /* it has tokens of each leaf that it passes */
     const int64_t leaves = each ? end - first + 1 : s->count;
-    for (int64_t i = 0; r->leaves && i < leaves; i++)
-        r->leaves[r->leaf_count + i] = (struct leaf){ sequence, each ? first + i : (s->first + i * step) / RONDO_TOKEN_LEAF, part, 0 };
+    for (int64_t i = 0; r->leaves && i < leaves; i++) {
+        const int64_t number = each ? first + i : (s->first + i * step) / RONDO_TOKEN_LEAF;
+        r->leaves[r->leaf_count + i] = (struct rondo__tokens_leaf){ sequence, number, part, 0, each ? tokens_in(s, step, number) : 1, 0 };
+    }
     for (int64_t i = 0; r->tokens && mine && i < s->count; i++)
         r->tokens[r->token_count + i] = (struct token){ sequence, (s->first + i * step) ^ 1, s->row + i };
     r->rows = mine && reach > r->rows ? reach : r->rows;
@@ -128,17 +131,19 @@ static int settle_leaves(struct reading *r)
     int64_t n = 0;
     qsort(r->leaves, (size_t)r->leaf_count, sizeof *r->leaves, by_number);
     for (int64_t i = 0; i < r->leaf_count; i++) {
-        const struct leaf *l = r->leaves + i;
+        const struct rondo__tokens_leaf *l = r->leaves + i;
         const bool same = n && r->leaves[n - 1].sequence == l->sequence && r->leaves[n - 1].number == l->number;
         if (same && r->leaves[n - 1].part != l->part)
             return rondo__fail(RONDO_EINVAL, "rondo_tokens_create: parts %d and %d both have tokens of positions %lld to %lld of sequence %lld; such a leaf "
                                              "belongs whole to one", (int)r->leaves[n - 1].part, (int)l->part,
                                (long long)(l->number * RONDO_TOKEN_LEAF), (long long)(l->number * RONDO_TOKEN_LEAF + RONDO_TOKEN_LEAF - 1),
                                (long long)l->sequence);
-        if (same)
+        if (same) {
+            r->leaves[n - 1].tokens += l->tokens;
             continue;
+        }
         r->leaves[n] = *l;
-        r->leaves[n].height = n ? height_of(r->leaves + n - 1, l) : TOP;
+        r->leaves[n].height = n ? rondo__tokens_height(r->leaves + n - 1, l) : RONDO_TOKENS_TOP;
         n++;
     }
     r->leaf_count = n;
@@ -158,14 +163,7 @@ static int settle_tokens(struct reading *r)
 
 /* ---- the tree as a list ---- */
 
-/* What is pushed: between two things lies the height of the lowest node that has both. */
-struct stack {
-    int32_t height[2 * 64 + 2];
-    int32_t depth, deepest;
-};
-
-/* Another one comes, with so much between it and the one before; how many sums are made of what is there first. */
-static int32_t push(struct stack *s, int32_t height)
+int32_t rondo__tokens_push(struct rondo__tokens_stack *s, int32_t height)
 {
     int32_t merges = 0;
     while (s->depth > 1 && s->height[s->depth - 1] < height) {
@@ -180,7 +178,7 @@ static int32_t push(struct stack *s, int32_t height)
 /* The end of the highest node that begins with leaf i and has leaves of its part only. */
 static int64_t node_end(const struct reading *r, int64_t i)
 {
-    const struct leaf *l = r->leaves;
+    const struct rondo__tokens_leaf *l = r->leaves;
     int64_t end = i + 1;
     int32_t inside = 0;
     for (int64_t j = i + 1; j < r->leaf_count && l[j].part == l[i].part && l[j].height < l[i].height; j++) {
@@ -193,7 +191,7 @@ static int64_t node_end(const struct reading *r, int64_t i)
 
 static int make_nodes(rondo_tokens *t, const struct reading *r)
 {
-    struct stack s = { .depth = 0 };
+    struct rondo__tokens_stack s = { .depth = 0 };
     int64_t mine = 0;
     t->nodes = rondo__alloc_zero((size_t)r->leaf_count, sizeof *t->nodes);
     if (!t->nodes)
@@ -201,7 +199,7 @@ static int make_nodes(rondo_tokens *t, const struct reading *r)
     for (int64_t i = 0, end; i < r->leaf_count; i = end) {
         struct rondo__token_node *n = t->nodes + t->node_count;
         end = node_end(r, i);
-        const int32_t merges = push(&s, r->leaves[i].height);
+        const int32_t merges = rondo__tokens_push(&s, r->leaves[i].height);
         if (t->node_count)
             n[-1].merges = merges;
         *n = (struct rondo__token_node){ mine, end - i, r->leaves[i].part, 0 };
@@ -214,7 +212,7 @@ static int make_nodes(rondo_tokens *t, const struct reading *r)
 
 static int make_leaves(rondo_tokens *t, const struct reading *r)
 {
-    struct stack s = { .depth = 0 };
+    struct rondo__tokens_stack s = { .depth = 0 };
     int64_t at = 0;
     t->order = rondo__alloc_zero((size_t)r->token_count, sizeof *t->order);
     for (int64_t i = 0; i < r->leaf_count; i++)
@@ -228,7 +226,7 @@ static int make_leaves(rondo_tokens *t, const struct reading *r)
         between = r->leaves[i].height > between ? r->leaves[i].height : between;
         if (r->leaves[i].part != t->part)
             continue;
-        const int32_t merges = push(&s, l == t->leaves ? TOP : between);
+        const int32_t merges = rondo__tokens_push(&s, l == t->leaves ? RONDO_TOKENS_TOP : between);
         if (l > t->leaves)
             l[-1].merges = merges;
         l->first = at;
@@ -300,11 +298,13 @@ int rondo_tokens_create(rondo_tokens **out, const rondo_tokens_desc *desc)
         err = rondo__fail(RONDO_ENOTSUP, "rondo_tokens_create: a sum over %lld leaves of tokens keeps %d sums at a time; there is room for %d",
                           (long long)r.leaf_count, (int)t->depth, RONDO_LINEAR_DEPTH);
     rondo__free(r.tokens);
-    rondo__free(r.leaves);
     if (err) {
+        rondo__free(r.leaves);
         rondo_tokens_destroy(t);
         return err;
     }
+    t->all = r.leaves;
+    t->all_count = r.leaf_count;
     *out = t;
     return 0;
 }
@@ -316,6 +316,7 @@ void rondo_tokens_destroy(rondo_tokens *tokens)
     rondo__free(tokens->order);
     rondo__free(tokens->leaves);
     rondo__free(tokens->nodes);
+    rondo__free(tokens->all);
     rondo__free(tokens);
 }
 

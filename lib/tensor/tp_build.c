@@ -4,9 +4,11 @@
  *
  * LINEAR (row-parallel layers, arXiv:1909.08053): a rank's leaves make nodes for all rows; the nodes of a row go to who keeps it, who joins
  * them in the tree's order. Of few rows everybody keeps all: an all-gather of nodes, and all join alike. Of many each rank keeps a share
- * (arXiv:2205.05198): a reduce-scatter of nodes. GATHER is the way back from shares to all rows. LOOKUP (vocabulary-parallel embedding): rows of
- * a table go, as they are stored, from who has them to who keeps them; how many is known by each call only. TO_ROWS and TO_COLUMNS: blocks of a
- * matrix between those who have its columns and those who have its rows.
+ * (arXiv:2205.05198): a reduce-scatter of nodes. GATHER is the way back from shares to all rows. ENTROPY is such a
+ * sum over classes, of which everybody keeps all rows, whatever their number. LOOKUP (vocabulary-parallel embedding): rows of
+ * a table go, as they are stored, from who has them to who keeps them; how many is known by each call only. TABLE (its gradient): rows of dy go
+ * from who has a token to who keeps the row that it names, who adds up all of them. TO_ROWS and TO_COLUMNS: blocks of a matrix between those
+ * who have its columns and those who have its rows.
  *
  * What goes out is taken from where it is made, or where the caller has it; what comes in is used where it arrives, or where a peer shows it.
  */
@@ -213,6 +215,19 @@ static int32_t message_of(const struct build *b, int32_t rank)
     return messages;
 }
 
+/* What the nodes are joined to: losses, and the gradient of the logits that are here, which a rank may want or not. */
+static void join_entropy(struct build *b)
+{
+    const size_t own = b->s->failed ? 0 : rondo__buffer_at(b->s, RONDO_TP_BIAS)->bytes;
+    rondo__schedule_use(b->s, RONDO_TP_Y, 0, product(b, b->c->rows, 1, (int64_t)sizeof(double)), true);
+    if (own) {
+        rondo__schedule_use(b->s, RONDO_TP_X, 0, own, false);
+        rondo__schedule_use(b->s, RONDO_TP_BIAS, 0, own, false);
+        rondo__schedule_use(b->s, RONDO_TP_BIAS, 0, own, true);
+    }
+    rondo__schedule_end(b->s);
+}
+
 static void join_nodes(struct build *b, const int32_t *in, int64_t first, int64_t count)
 {
     const struct rondo__tp_case *c = b->c;
@@ -238,6 +253,10 @@ static void join_nodes(struct build *b, const int32_t *in, int64_t first, int64_
         n->at = r == b->rank ? i * all + (size_t)first * row : c->few ? i * all : 0;
         rondo__schedule_use(b->s, n->buffer, n->at, node, false);
     }
+    if (c->kind == RONDO_TP_ENTROPY) {
+        join_entropy(b);
+        return;
+    }
     if (c->bias && !c->tokens)
         rondo__schedule_use(b->s, RONDO_TP_BIAS, 0, row, false);
     if (c->add)
@@ -260,6 +279,12 @@ static void sum_arguments(struct build *b, int64_t count)
     }
     const int64_t columns = rondo__linear_leaf_begin(c->in, c->leaves, c->begin[b->rank + 1]) -
                             rondo__linear_leaf_begin(c->in, c->leaves, c->begin[b->rank]);
+    if (c->kind == RONDO_TP_ENTROPY) {
+        callers(b, "logits", RONDO_ACCESS_INPUT, floats(b, c->rows, columns));
+        callers(b, "loss", RONDO_ACCESS_RESULT, product(b, c->rows, 1, (int64_t)sizeof(double)));
+        callers(b, "dx", RONDO_ACCESS_BOTH, floats(b, c->rows, columns));
+        return;
+    }
     callers(b, "x", RONDO_ACCESS_INPUT, floats(b, c->rows, columns));
     callers(b, "y", access, y);
     callers(b, "bias", RONDO_ACCESS_INPUT, c->bias ? floats(b, 1, c->width) : 0);
@@ -414,6 +439,70 @@ void rondo__tp_resize(struct rondo__tp_built *built, const struct rondo__tp_case
     }
 }
 
+/* Every rank may name rows of one other alone, so there is room for that. */
+static int build_table(struct build *b)
+{
+    const struct rondo__tp_case *c = b->c;
+    const size_t row = floats(b, 1, c->width), mine = floats(b, count_of(c->begin, b->rank), c->width), all = floats(b, c->rows, c->width);
+    const size_t kept = floats(b, count_of(c->columns, b->rank), c->width);
+    int64_t most = 0;
+    b->out->arrival = rondo__alloc_zero((size_t)c->ranks, sizeof *b->out->arrival);
+    if (!b->out->arrival)
+        return rondo__fail(RONDO_ENOMEM, "rondo_tp_lookup_dw: no memory for a schedule");
+    callers(b, "dy", RONDO_ACCESS_INPUT, c->tokens ? floats(b, c->tokens->rows, c->width) : mine);
+    callers(b, "dw", c->add ? RONDO_ACCESS_BOTH : RONDO_ACCESS_RESULT, kept);
+    arguments(b);
+    b->out->made = own(b, "rows by who keeps their sum", rondo__machine_compute_memory(b->m), mine);
+    b->out->stored = own(b, "rows that are added", rondo__machine_compute_memory(b->m), kept ? all : 0);
+    compute(b, RONDO_TP_FIND, "pack rows");
+    rondo__schedule_use(b->s, RONDO_TP_X, 0, b->s->failed ? 0 : rondo__buffer_at(b->s, RONDO_TP_X)->bytes, false);
+    rondo__schedule_use(b->s, b->out->made, 0, mine, true);
+    rondo__schedule_end(b->s);
+    const int32_t sent = c->ranks > 1 ? rondo__schedule_sent(b->s, b->m, b->out->made, 0, mine, -1) : b->out->made;
+    transfer(b, RONDO_OP_ALL_TO_ALL, "rows to who keeps their sum");
+    for (int32_t d = 1; d < c->ranks; d++)
+        if (count_of(c->columns, further(b, d)) && mine)
+            rondo__schedule_part(b->s, sent, 0, mine, further(b, d), false);
+    for (int32_t r = 0; r < c->ranks; r++) {
+        const int64_t tokens = count_of(c->begin, r);
+        most = tokens > most ? tokens : most;
+        b->out->arrival[r] = -1;
+        if (r == b->rank || !kept || !tokens)
+            continue;
+        b->out->arrival[r] = rondo__schedule_arrival(b->s, b->m, "rows of rank", r, (size_t)tokens * row);
+        rondo__schedule_part(b->s, b->out->arrival[r], 0, (size_t)tokens * row, r, true);
+    }
+    rondo__schedule_end(b->s);
+    if (kept) {
+        compute(b, RONDO_TP_CONVERT, "sum of rows");
+        rondo__schedule_use(b->s, b->out->made, 0, mine, false);
+        for (int32_t r = 0; r < c->ranks; r++)
+            if (b->out->arrival[r] >= 0)
+                rondo__schedule_use(b->s, b->out->arrival[r], 0, (size_t)count_of(c->begin, r) * row, false);
+        rondo__schedule_use(b->s, b->out->stored, 0, all, true);
+        if (c->add)
+            rondo__schedule_use(b->s, RONDO_TP_Y, 0, kept, false);
+        rondo__schedule_use(b->s, RONDO_TP_Y, 0, kept, true);
+        rondo__schedule_end(b->s);
+    }
+    end(b, (size_t)most * row, "end of sums of rows");
+    return 0;
+}
+
+void rondo__tp_resize_table(struct rondo__tp_built *built, const struct rondo__tp_case *c, int32_t rank, const int64_t *moved)
+{
+    struct rondo__part *part = built->schedule.parts.items;
+    const size_t row = (size_t)c->width * sizeof(float);
+    for (int64_t i = 0; i < built->schedule.parts.count; i++) {
+        const int32_t from = part[i].receives ? part[i].peer : rank, to = part[i].receives ? rank : part[i].peer;
+        int64_t before = 0;
+        for (int32_t r = 0; r < to; r++)
+            before += moved[from * c->ranks + r];
+        part[i].at = part[i].receives ? 0 : (size_t)before * row;
+        part[i].bytes = (size_t)moved[from * c->ranks + to] * row;
+    }
+}
+
 /* ---- blocks ---- */
 
 /* Rank `from` has this of what becomes rank `to`'s. */
@@ -503,6 +592,7 @@ int rondo__tp_build(struct rondo__tp_built *out, const struct rondo__tp_case *c,
     switch (c->kind) {
     case RONDO_TP_LINEAR:
     case RONDO_TP_TOKENS:
+    case RONDO_TP_ENTROPY:
         err = build_sum(&b);
         rondo__free(b.sum);
         rondo__free(b.nodes);
@@ -512,6 +602,9 @@ int rondo__tp_build(struct rondo__tp_built *out, const struct rondo__tp_case *c,
         break;
     case RONDO_TP_LOOKUP:
         err = build_lookup(&b);
+        break;
+    case RONDO_TP_TABLE:
+        err = build_table(&b);
         break;
     default:
         swap(&b);

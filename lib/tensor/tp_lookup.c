@@ -140,7 +140,7 @@ static int check(rondo_tp *tp, const rondo_tp_table *t, int64_t rows, const int3
     return err;
 }
 
-static int32_t owner_of(const int64_t *begin, int32_t ranks, int64_t id)
+int32_t rondo__tp_owner(const int64_t *begin, int32_t ranks, int64_t id)
 {
     int32_t low = 0, high = ranks;   /* begin[low] <= id < begin[high] */
     while (high - low > 1) {
@@ -171,7 +171,7 @@ int rondo_tp_lookup(rondo_tp *tp, const rondo_tp_table *table, int64_t rows, con
     if (err || !rows)
         return rondo__collective_failed(tp->ctx, err);
     for (int64_t i = 0; i < rows; i++)
-        e->owner[i] = owner_of(e->c.begin, c.ranks, ids[i]);
+        e->owner[i] = rondo__tp_owner(e->c.begin, c.ranks, ids[i]);
     rondo__tp_resize(&e->built, &e->c, tp->ctx->rank, e->owner);
     struct rondo__staging s = { .ctx = tp->ctx };
     rondo__tp_kept(&c, tp->ctx->rank, &first, &count);

@@ -3,7 +3,7 @@
  * Exchanges of tensor parallelism, kept and run. What an exchange needs - its schedule, what executes it, a workspace - is made when one of
  * its case is called for the first time, by all ranks together, who agree on the case; the next call finds it and takes no memory. As ranks make
  * the same calls they also drop the same ones. One workspace serves all: exchanges end with a fence where peers were shown any of it.
- * Called by tp.c and tp_lookup.c.
+ * Called by tp.c, tp_lookup.c, tp_gradients.c, tp_table.c and tp_entropy.c.
  */
 #include "tensor/linear.h"
 #include "tensor/tokens.h"
@@ -210,7 +210,7 @@ static int nodes(const struct rondo__tp_call *call, void *const *place, const st
                                    call->x_stride, place[call->entry->built.made], c->rows * c->width, poll);
 }
 
-static int join(const struct rondo__tp_call *call, void *const *place)
+static int join(const struct rondo__tp_call *call, void *const *place, const struct rondo_poll *poll)
 {
     const struct rondo__tp_entry *e = call->entry;
     const struct rondo__tp_node *node = e->built.nodes.items;
@@ -219,6 +219,8 @@ static int join(const struct rondo__tp_call *call, void *const *place)
     for (int64_t i = 0; i < e->built.nodes.count; i++)
         e->join[i] = (struct rondo_linear_node){ (const float *)(const void *)((const char *)place[node[i].buffer] + node[i].at), e->c.width,
                                                  node[i].merges, 0 };
+    if (call->entropy)
+        return rondo__tp_entropy_join(call, place, poll);
     const struct rondo_linear_join j = { .rows = count, .out = e->c.width, .nodes = e->join, .count = (int32_t)e->built.nodes.count,
                                          .add = e->c.add, .y = place[RONDO_TP_Y], .y_stride = call->y_stride,
                                          .bias = e->c.bias && !call->tokens ? place[RONDO_TP_BIAS] : NULL };
@@ -230,13 +232,15 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
     const struct rondo__tp_call *call = arg;
     switch (o->first) {
     case RONDO_TP_NODES:
+        if (call->entropy)
+            return rondo__tp_entropy_nodes(call, place, poll);
         return call->tokens ? token_nodes(call, place, poll) : call->back ? back_nodes(call, place, poll) : nodes(call, place, poll);
     case RONDO_TP_JOIN:
-        return join(call, place);
+        return join(call, place, poll);
     case RONDO_TP_FIND:
-        return rondo__tp_find(call, place);
+        return call->named ? rondo__tp_pack_rows(call, place) : rondo__tp_find(call, place);
     default:
-        return rondo__tp_convert(call, place);
+        return call->named ? rondo__tp_sum_rows(call, place, poll) : rondo__tp_convert(call, place);
     }
 }
 
