@@ -12,6 +12,18 @@
 /* Adds the operations of all ranks of one context. *workspace: bytes of the rank that needs most; *algorithm, *layout: that would run. */
 int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
                          int32_t *layout);
+/* One rank's operations; the next one's follow. h: complete. */
+struct rondo__design;
+struct rondo__part_of;
+void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *design, const struct rondo__part_of *part, const rondo_hardware *h);
+/* Those of all ranks of a design, proved on their way (rondo__schedule_check(), whose sentence a faulty schedule gets). maker: makes their parts
+ * instead of rondo__design_build(); or NULL. */
+struct rondo__sim_maker {
+    int (*build)(void *arg, const struct rondo__design *design, int32_t rank, struct rondo__part_of *part);
+    void *arg;
+};
+int rondo__sim_design(struct rondo__sim *sim, const struct rondo__design *design, const rondo_hardware *h, const struct rondo__sim_maker *maker,
+                      uint64_t *workspace);
 int rondo__sim_paper(struct rondo__sim *sim, const rondo_cost_case *c, const struct rondo__cost_sizes *s, const rondo_hardware *h);
 /* The attention that one context's chips compute, of a checked case (moved.c). */
 int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d);

@@ -55,7 +55,7 @@ static double carried(const struct rondo__machine *machine, const struct rondo__
     return machine->in_place && part->bytes > machine->eager ? (double)sizeof(void *) : (double)part->bytes;
 }
 
-static void add_rank(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
+void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
 {
     const struct rondo__schedule *s = &part->schedule;
     const struct rondo__machine *machine = &p->machine;
@@ -78,33 +78,56 @@ static void add_rank(struct rondo__sim *sim, const struct rondo__design *p, cons
     }
 }
 
+/* What goes into the simulator goes through the checker first, each rank's list as it is made: a schedule in which something is wrong has no time. */
+struct reading {
+    struct rondo__sim *sim;
+    const struct rondo__design *design;
+    const rondo_hardware *hardware;
+    const struct rondo__sim_maker *maker;
+    struct rondo__part_of part;
+    uint64_t workspace;
+};
+
+static int read_rank(void *arg, int32_t rank, const struct rondo__schedule **out)
+{
+    struct reading *r = arg;
+    struct rondo__counts counts;
+    int err = r->maker ? r->maker->build(r->maker->arg, r->design, rank, &r->part) : rondo__design_build(r->design, rank, &r->part);
+    if (err)
+        return err;
+    rondo__sim_add(r->sim, r->design, &r->part, r->hardware);
+    rondo__schedule_count(&r->part.schedule, &counts);
+    const uint64_t room = (uint64_t)counts.workspace_bytes + r->part.schedule.spare_bytes;
+    r->workspace = room > r->workspace ? room : r->workspace;
+    *out = &r->part.schedule;
+    return 0;
+}
+
+int rondo__sim_design(struct rondo__sim *sim, const struct rondo__design *design, const rondo_hardware *h, const struct rondo__sim_maker *maker,
+                      uint64_t *workspace)
+{
+    struct reading r = { .sim = sim, .design = design, .hardware = h, .maker = maker };
+    const int err = rondo__schedule_check(design->ranks, &design->machine, read_rank, &r);
+    *workspace = r.workspace;
+    rondo__part_free(&r.part);
+    return err;
+}
+
 int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
                          int32_t *layout)
 {
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     struct rondo__design design;
-    struct rondo__part_of part;
-    struct rondo__counts counts;
     const struct rondo__machine machine = machine_of(c, h);
-    memset(&part, 0, sizeof part);
     *workspace = 0;
     int err = rondo__cost_describe(c, &d);
     if (!err)
         err = rondo__design_make(&design, &d, (int32_t)c->context_parallel, &machine);
     if (err)
         return err;
-    for (int32_t r = 0; r < design.ranks && !err && !sim->failed; r++) {
-        err = rondo__design_build(&design, r, &part);
-        if (err)
-            break;
-        add_rank(sim, &design, &part, h);
-        rondo__schedule_count(&part.schedule, &counts);
-        const uint64_t room = (uint64_t)counts.workspace_bytes + part.schedule.spare_bytes;
-        *workspace = room > *workspace ? room : *workspace;
-    }
+    err = rondo__sim_design(sim, &design, h, NULL, workspace);
     *algorithm = design.desc.algorithm;
     *layout = design.desc.layout;
-    rondo__part_free(&part);
     rondo__design_free(&design);
     return err;
 }
