@@ -756,6 +756,9 @@ typedef struct rondo_hardware {
 /* Hardware known by name: that of an index from 0, NULL behind the last; and what is known of it. */
 RONDO_API const char *rondo_hardware_name(int index);
 RONDO_API int rondo_hardware_find(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;
+/* What is known by this name, or else what the file of this name says: rondo-plan(1) has its fields. RONDO_EFORMAT: it is no such file, and the
+ * sentence names line and field; RONDO_EIO: it cannot be read. */
+RONDO_API int rondo_hardware_read(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;
 
 typedef enum rondo_prediction_kind {
     RONDO_PREDICT_RUN = 0,              /* the schedules that this library would carry out */

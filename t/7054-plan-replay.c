@@ -152,7 +152,7 @@ static void hardware(void)
     bad("overhead takes", GOOD ", \"overhead\": \"1\" }");
     bad("node_ranks takes", GOOD ", \"node_ranks\": 1.5 }");
     bad("node_links 9", GOOD ", \"node_ranks\": 8, \"node_links\": 9 }");
-    bad("duplicate", GOOD ", \"link_latency\": 2 }");
+    bad("second time", GOOD ", \"link_latency\": 2 }");
     bad("name takes", GOOD ", \"name\": 2 }");
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Hardware known by name, for who has nothing measured: `rondo bench --calibrate` measures what is at hand. Called by `rondo plan`.
+ * Hardware: what is known by name, for who has nothing measured (`rondo bench --calibrate` measures what is at hand); defaults and what its fields
+ * may be; and what of it the ranks of a run see. Called by predict.c, by contexts, which are on some, and by `rondo plan`.
  *
  * grand-teton-rdma and grand-teton-tcp are the two clusters of arXiv:2411.01783: eight H100 (96 GB HBM2e, 2.4 TB/s, 500 W, 800 TFLOP/s of BF16)
  * a host, with 400 Gbit/s RDMA, or 100 Gbit/s TCP of which it says 3 GB/s come through. Eleven numbers of the first - all but peak_flops,
@@ -51,4 +52,103 @@ int rondo_hardware_find(const char *name, rondo_hardware *hardware)
         }
     return rondo__fail(RONDO_EINVAL, "there is no hardware known as %.60s; grand-teton-rdma, grand-teton-tcp, h100, h200 and xeon-ethernet are",
                        name);
+}
+
+/* ---- what it may be ---- */
+
+#define RATES ((int)(sizeof((rondo_hardware *)0)->attention_dims / sizeof(int64_t)))
+
+int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
+{
+    int err = rondo__desc_copy(h, sizeof *h, given, "rondo_hardware");
+    if (err)
+        return err;
+    h->gemm_flops = h->gemm_flops == 0.0 ? h->peak_flops : h->gemm_flops;
+    h->attention_flops = h->attention_flops == 0.0 ? h->peak_flops : h->attention_flops;
+    h->all_to_all_latency = h->all_to_all_bandwidth == 0.0 ? h->link_latency : h->all_to_all_latency;
+    h->all_to_all_bandwidth = h->all_to_all_bandwidth == 0.0 ? h->link_bandwidth : h->all_to_all_bandwidth;
+    h->local_latency = h->local_bandwidth == 0.0 ? h->link_latency : h->local_latency;
+    h->local_bandwidth = h->local_bandwidth == 0.0 ? h->link_bandwidth : h->local_bandwidth;
+    h->node_ranks = h->node_ranks ? h->node_ranks : 1;
+    h->node_links = h->node_links ? h->node_links : h->node_ranks;
+    const struct {
+        const char *name;
+        double value;
+        bool positive;
+    } fields[] = {
+        { "gemm_flops", h->gemm_flops, true }, { "attention_flops", h->attention_flops, true },
+        { "memory_bandwidth", h->memory_bandwidth, true }, { "link_bandwidth", h->link_bandwidth, true },
+        { "all_to_all_bandwidth", h->all_to_all_bandwidth, true }, { "local_bandwidth", h->local_bandwidth, true },
+        { "peak_flops", h->peak_flops, false }, { "link_latency", h->link_latency, false },
+        { "all_to_all_latency", h->all_to_all_latency, false }, { "overhead", h->overhead, false },
+        { "memory_bytes", h->memory_bytes, false }, { "local_latency", h->local_latency, false },
+        { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
+        { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
+        { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
+            return rondo__fail(RONDO_EINVAL, "hardware: %s is %g; it takes a number %s", fields[i].name, fields[i].value,
+                               fields[i].positive ? "above 0, or is missing" : "from 0 on");
+    if (h->core_slowest > 1.0)
+        return rondo__fail(RONDO_EINVAL, "hardware: core_slowest is %g; it takes a part, 0 to 1", h->core_slowest);
+    if (h->attention_edge > 1.0)
+        return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
+    for (int i = 0; i < RATES && h->attention_dims[i]; i++)
+        if (h->attention_dims[i] < 1 || (i && h->attention_dims[i] <= h->attention_dims[i - 1]) ||
+            !(h->attention_rates[i] >= 1e-30 && h->attention_rates[i] <= 1e30))
+            return rondo__fail(RONDO_EINVAL, "hardware: attention_rates has %g for heads of %lld; sizes ascend from 1, and each has a rate "
+                                             "above 0", h->attention_rates[i], (long long)h->attention_dims[i]);
+    if (h->core_ranks < 0 || h->core_ranks > 65536)
+        return rondo__fail(RONDO_EINVAL, "hardware: core_ranks is %lld; 1 to 65536 ranks share cores, or 0: those of a node",
+                           (long long)h->core_ranks);
+    if ((h->in_place != 0 && h->in_place != 1) || h->spare)
+        return rondo__fail(RONDO_EINVAL, "hardware: in_place is %d and spare %d; the one takes 0 or 1, the other 0", (int)h->in_place,
+                           (int)h->spare);
+    if (h->node_ranks < 1 || h->node_ranks > 65536 || h->node_links < 1 || h->node_links > h->node_ranks)
+        return rondo__fail(RONDO_EINVAL, "hardware: node_ranks is %lld and node_links %lld; there are 1 to 65536 ranks in a node, and no more links "
+                                         "than ranks", (long long)h->node_ranks, (long long)h->node_links);
+    h->core_ranks = h->core_ranks ? h->core_ranks : h->node_ranks;
+    return 0;
+}
+
+/* ---- what ranks see of it ---- */
+
+void rondo__hardware_run(rondo_hardware *h, bool together, bool one_host, int64_t ranks, int64_t threads)
+{
+    h->in_place = together;
+    if (together || (one_host && h->node_ranks > 1))
+        h->node_ranks = h->node_ranks > ranks ? h->node_ranks : ranks;
+    if (one_host)
+        h->core_ranks = h->core_ranks > ranks ? h->core_ranks : ranks;
+    if (threads > 1 && h->cores > 0.0) {
+        const double wide = (double)threads < h->cores ? (double)threads : h->cores;
+        h->peak_flops *= wide;
+        h->gemm_flops *= wide;
+        h->attention_flops *= wide;
+        for (int i = 0; i < RATES; i++)
+            h->attention_rates[i] *= wide;
+        h->cores /= wide;
+    }
+}
+
+uint64_t rondo__hardware_hash(const rondo_hardware *h)
+{
+    const double reals[] = { h->peak_flops, h->gemm_flops, h->attention_flops, h->memory_bandwidth, h->link_bandwidth, h->link_latency,
+                             h->all_to_all_bandwidth, h->all_to_all_latency, h->overhead, h->memory_bytes, h->local_bandwidth, h->local_latency,
+                             h->operation_latency, h->skew, h->cores, h->link_burst, h->link_inward, h->link_work, h->local_work,
+                             h->attention_edge, h->core_slowest };
+    const int64_t numbers[] = { h->node_ranks, h->node_links, h->core_ranks, h->in_place };
+    uint64_t hash = 0x68617264u, bits;
+    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
+        memcpy(&bits, &reals[i], sizeof bits);
+        hash = rondo__hash_word(hash, bits);
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        hash = rondo__hash_word(hash, (uint64_t)numbers[i]);
+    for (int i = 0; i < RATES; i++) {
+        memcpy(&bits, &h->attention_rates[i], sizeof bits);
+        hash = rondo__hash_word(rondo__hash_word(hash, bits), (uint64_t)h->attention_dims[i]);
+    }
+    return hash;
 }

@@ -38,62 +38,8 @@ double rondo__sim_compute_seconds(const rondo_hardware *h, int64_t head_dim, dou
 
 /* ---- hardware ---- */
 
-static int complete(rondo_hardware *h, const rondo_hardware *given)
-{
-    int err = rondo__desc_copy(h, sizeof *h, given, "rondo_hardware");
-    if (err)
-        return err;
-    h->gemm_flops = h->gemm_flops == 0.0 ? h->peak_flops : h->gemm_flops;
-    h->attention_flops = h->attention_flops == 0.0 ? h->peak_flops : h->attention_flops;
-    h->all_to_all_latency = h->all_to_all_bandwidth == 0.0 ? h->link_latency : h->all_to_all_latency;
-    h->all_to_all_bandwidth = h->all_to_all_bandwidth == 0.0 ? h->link_bandwidth : h->all_to_all_bandwidth;
-    h->local_latency = h->local_bandwidth == 0.0 ? h->link_latency : h->local_latency;
-    h->local_bandwidth = h->local_bandwidth == 0.0 ? h->link_bandwidth : h->local_bandwidth;
-    h->node_ranks = h->node_ranks ? h->node_ranks : 1;
-    h->node_links = h->node_links ? h->node_links : h->node_ranks;
-    const struct {
-        const char *name;
-        double value;
-        bool positive;
-    } fields[] = {
-        { "gemm_flops", h->gemm_flops, true }, { "attention_flops", h->attention_flops, true },
-        { "memory_bandwidth", h->memory_bandwidth, true }, { "link_bandwidth", h->link_bandwidth, true },
-        { "all_to_all_bandwidth", h->all_to_all_bandwidth, true }, { "local_bandwidth", h->local_bandwidth, true },
-        { "peak_flops", h->peak_flops, false }, { "link_latency", h->link_latency, false },
-        { "all_to_all_latency", h->all_to_all_latency, false }, { "overhead", h->overhead, false },
-        { "memory_bytes", h->memory_bytes, false }, { "local_latency", h->local_latency, false },
-        { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
-        { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
-        { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
-    };
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
-            return rondo__fail(RONDO_EINVAL, "hardware: %s is %g; it takes a number %s", fields[i].name, fields[i].value,
-                               fields[i].positive ? "above 0, or is missing" : "from 0 on");
-    if (h->core_slowest > 1.0)
-        return rondo__fail(RONDO_EINVAL, "hardware: core_slowest is %g; it takes a part, 0 to 1", h->core_slowest);
-    if (h->attention_edge > 1.0)
-        return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
-    for (int i = 0; i < RATES && h->attention_dims[i]; i++)
-        if (h->attention_dims[i] < 1 || (i && h->attention_dims[i] <= h->attention_dims[i - 1]) ||
-            !(h->attention_rates[i] >= 1e-30 && h->attention_rates[i] <= 1e30))
-            return rondo__fail(RONDO_EINVAL, "hardware: attention_rates has %g for heads of %lld; sizes ascend from 1, and each has a rate "
-                                             "above 0", h->attention_rates[i], (long long)h->attention_dims[i]);
-    if (h->core_ranks < 0 || h->core_ranks > 65536)
-        return rondo__fail(RONDO_EINVAL, "hardware: core_ranks is %lld; 1 to 65536 ranks share cores, or 0: those of a node",
-                           (long long)h->core_ranks);
-    if ((h->in_place != 0 && h->in_place != 1) || h->spare)
-        return rondo__fail(RONDO_EINVAL, "hardware: in_place is %d and spare %d; the one takes 0 or 1, the other 0", (int)h->in_place,
-                           (int)h->spare);
-    if (h->node_ranks < 1 || h->node_ranks > 65536 || h->node_links < 1 || h->node_links > h->node_ranks)
-        return rondo__fail(RONDO_EINVAL, "hardware: node_ranks is %lld and node_links %lld; there are 1 to 65536 ranks in a node, and no more links "
-                                         "than ranks", (long long)h->node_ranks, (long long)h->node_links);
-    h->core_ranks = h->core_ranks ? h->core_ranks : h->node_ranks;
-    return 0;
-}
-
 /* A context's ranks are `tp` apart among all; the other contexts do the same at the same time, and have their share of a node's links. */
-static struct rondo__sim_links links_of(const rondo_hardware *h, int64_t tp)
+struct rondo__sim_links rondo__sim_links_of(const rondo_hardware *h, int64_t tp)
 {
     const int64_t here = h->node_ranks > tp ? h->node_ranks / tp : 1;              /* a context's ranks of a node */
     const double links = (double)h->node_links * (double)here / (double)(here * tp < h->node_ranks ? here * tp : h->node_ranks);
@@ -142,7 +88,7 @@ static void times_of(const struct rondo__sim *sim, rondo_prediction *p)
 static int attention(rondo_prediction *p, const struct rondo__cost_count *n, const rondo_hardware *h, int kind, uint64_t *workspace)
 {
     struct rondo__sim sim = { .ranks = 0 };
-    const struct rondo__sim_links links = links_of(h, n->s.tp);
+    const struct rondo__sim_links links = rondo__sim_links_of(h, n->s.tp);
     int err = kind == RONDO_PREDICT_PAPER ? rondo__sim_paper(&sim, &n->c, &n->s, h)
                                           : rondo__sim_schedules(&sim, &n->c, h, workspace, &p->algorithm, &p->layout);
     if (!err)
@@ -201,7 +147,7 @@ int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int
         return rondo__fail(RONDO_EINVAL, "rondo_predict: prediction is NULL");
     if (kind != RONDO_PREDICT_RUN && kind != RONDO_PREDICT_PAPER)
         return rondo__fail(RONDO_EINVAL, "rondo_predict: there is no kind %d; RONDO_PREDICT_RUN and RONDO_PREDICT_PAPER are known", kind);
-    int err = complete(&h, hardware);
+    int err = rondo__hardware_complete(&h, hardware);
     if (!err)
         err = rondo__cost_terms(&n, of);
     if (!err)

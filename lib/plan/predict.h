@@ -25,6 +25,8 @@ struct rondo__sim_maker {
 int rondo__sim_design(struct rondo__sim *sim, const struct rondo__design *design, const rondo_hardware *h, const struct rondo__sim_maker *maker,
                       uint64_t *workspace);
 int rondo__sim_paper(struct rondo__sim *sim, const rondo_cost_case *c, const struct rondo__cost_sizes *s, const rondo_hardware *h);
+/* How the ranks of one of `tp` contexts hang together, that do the same at the same time and whose ranks are tp apart. h: complete. */
+struct rondo__sim_links rondo__sim_links_of(const rondo_hardware *h, int64_t tp);
 /* The attention that one context's chips compute, of a checked case (moved.c). */
 int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d);
 /* Seconds of a computation of heads of this size. */
