@@ -22,13 +22,41 @@ static int run(int ranks, const char *hook, struct work *w)
 
 static void harmless(void)
 {
-    static const char *const hooks[] = { "delay", "delay:5", "reorder", "reorder:1", "reorder:2", "reorder:3,delay:9", "copy", "copy,reorder:4", "plane",
+    static const char *const hooks[] = { "delay", "delay:5", "reorder", "reorder:1", "reorder:2", "reorder:3,delay:9", "copy", "copy,reorder:4", "slow:5000000", "slow:10000000:20,reorder:4", "plane",
                                         "plane,copy,reorder:6", "trace" };
     struct work w;
     for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++)
         for (int ranks = 2; ranks <= 8; ranks += 3)
             if (!is_int(run(ranks, hooks[i], &w), 0, "%d ranks with %s", ranks, hooks[i]))
                 diag("%s", rondo_error_text());
+}
+
+/* A MiB to each of two others, and one from each, through links of 16 MiB a second: an eighth of a second each way. */
+static int all_to_all(rondo_context *ctx, void *arg)
+{
+    enum { BYTES = 1 << 20 };
+    double *seconds = arg;
+    const size_t sizes[3] = { BYTES, BYTES, BYTES };
+    char *mine = calloc(1, BYTES), *all = malloc(3 * BYTES);
+    int err = mine && all ? rondo_barrier(ctx) : 1;
+    const double begin = rondo__now();
+    if (!err)
+        err = rondo_all_gather(ctx, mine, all, sizes);
+    if (rondo_context_rank(ctx) == 1)
+        *seconds = rondo__now() - begin;
+    free(mine);
+    free(all);
+    return err;
+}
+
+static void slow(void)
+{
+    double seconds = 0.0;
+    setenv("RONDO_TEST_HOOK", "slow:16777216:1000", 1);
+    const int err = rondo_launch(3, NULL, all_to_all, &seconds);
+    unsetenv("RONDO_TEST_HOOK");
+    if (!ok(!err && seconds > 0.125, "links of 16 MiB a second take their time"))
+        diag("%g s, %s", seconds, rondo_error_text());
 }
 
 /* Until a run in which nothing failed; the number of calls, or 0 where something was not as it should be. */
@@ -98,6 +126,7 @@ int main(void)
     alarm(120);
     unsetenv("RONDO_DEADLINE");
     harmless();
+    slow();
     for (int ranks = 2; ranks <= 4; ranks++) {
         int calls = every_call(ranks, -1);
         ok(calls > 20, "%d ranks: each of %d transport calls fails on all ranks, and all return", ranks, calls - 1);
@@ -106,7 +135,7 @@ int main(void)
             ok(calls > 20, "%d ranks: each of %d calls fails on rank %d, and all return", ranks, calls - 1, rank);
         }
     }
-    static const char *const hooks[] = { "x", "fail", "fail:0", "fail:-1", "fail:1x", "fail:1:2:3", "delay:a", "trace:1", "copy:1", "plane:1", "reorder:1:2",
+    static const char *const hooks[] = { "x", "fail", "fail:0", "fail:-1", "fail:1x", "fail:1:2:3", "delay:a", "slow", "slow:0", "slow:1:2:3", "trace:1", "copy:1", "plane:1", "reorder:1:2",
                                          "delay,,fail", "delay;fail:1", "fail:99999999999999999999" };
     for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++)
         refused("RONDO_TEST_HOOK", hooks[i]);

@@ -7,7 +7,13 @@
  * was sent waits for a receipt, the number of the message among those between the two ranks, over an endpoint that was split off
  * for this. Small messages need none: the transport beneath has copied them. A transport must take in what was started whenever its
  * rank waits for anything, so every part is a group of its own with the transport beneath, and every call here looks at all of them.
+ *
+ * Slow links: what is sent is held back until the last byte would have left by a way out of so many bytes a second, in the order in which
+ * messages were started, and what has come until it would have come in by a way in. A rank that computes looks now and then, as ranks do whose
+ * transport needs them.
  */
+#include <time.h>
+
 #include "backends/hook/hook.h"
 
 /* Between two looks at all that is under way, while waiting for one part. */
@@ -20,7 +26,8 @@ struct item {
     struct rondo_part part, slip;
     void *memory;                      /* the receiver's */
     uint64_t number, said;             /* among those that need receipts, and what the receipt says */
-    bool shown, taken, done;           /* shown: needs a receipt */
+    double goes, comes;                /* when it may, over slow links; comes: 0 until it is here */
+    bool shown, started, taken, done;  /* shown: needs a receipt */
 };
 
 /* Messages that need receipts, in both directions. */
@@ -31,11 +38,14 @@ struct pair {
 struct rondo__hook_copy {
     const struct rondo_transport_ops *ops;
     struct rondo_endpoint *ep, *receipts;
+    double rate, latency;              /* 0: links are not slow */
+    double way_out, way_in;            /* until when they are busy */
     struct item under_way, *spare;     /* the head of a ring */
     struct pair pair[];
 };
 
-int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo_transport_ops *ops, struct rondo_endpoint *ep, int *peer)
+int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
+                         struct rondo_endpoint *ep, int *peer)
 {
     size_t ranks = (size_t)ops->ranks(ep), bytes;
     struct rondo__hook_copy *c = NULL;
@@ -45,6 +55,8 @@ int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo_trans
         return rondo__fail(RONDO_ENOMEM, "no memory for the test hook");
     c->ops = ops;
     c->ep = ep;
+    c->rate = set->rate;
+    c->latency = set->latency;
     c->under_way.next = c->under_way.previous = &c->under_way;
     int err = ops->split(ep, 0, ops->rank(ep), &c->receipts, peer);
     if (err) {
@@ -113,6 +125,13 @@ static int start_receipt(struct rondo__hook_copy *c, struct item *i, bool receiv
     return c->ops->start(c->receipts, &i->receipt);
 }
 
+static int start_now(struct rondo__hook_copy *c, struct item *i)
+{
+    i->started = true;
+    const int err = c->ops->start(c->ep, &i->message);
+    return !err && i->shown && !i->part.receives ? start_receipt(c, i, true) : err;
+}
+
 int rondo__hook_copy_start(struct rondo__hook_copy *c, struct rondo_transfer *transfer)
 {
     int err = 0;
@@ -131,14 +150,32 @@ int rondo__hook_copy_start(struct rondo__hook_copy *c, struct rondo_transfer *tr
         i->shown = part->bytes > c->ops->eager;
         if (i->shown)
             i->number = part->receives ? pair->expected++ : pair->sent++;
-        err = c->ops->start(c->ep, &i->message);
-        if (!err && i->shown && !part->receives)
-            err = start_receipt(c, i, true);
+        if (c->rate > 0.0 && !part->receives) {
+            const double now = rondo__now();
+            c->way_out = (c->way_out > now ? c->way_out : now) + (double)part->bytes / c->rate;
+            i->goes = c->way_out + c->latency;
+        } else {
+            err = start_now(c, i);
+        }
     }
     return err;
 }
 
 /* ---- going on ---- */
+
+/* Whether what is here would be here over a slow link. */
+static bool has_come(struct rondo__hook_copy *c, struct item *i)
+{
+    const double now = c->rate > 0.0 && i->part.receives ? rondo__now() : 0.0;
+    if (now == 0.0)
+        return true;
+    if (i->comes == 0.0) {
+        const double in = c->way_in + (double)i->part.bytes / c->rate;
+        c->way_in = in > now ? in : now;
+        i->comes = c->way_in;
+    }
+    return i->comes <= now;
+}
 
 /* After its message has come, or has gone. */
 static int taken(struct rondo__hook_copy *c, struct item *i)
@@ -168,11 +205,18 @@ static int settled(struct item *i)
 /* 1: done, 0: not yet, or a code. */
 static int look(struct rondo__hook_copy *c, struct item *i, int *peer)
 {
+    if (!i->started) {
+        int err = i->goes <= rondo__now() ? start_now(c, i) : 0;
+        if (err || !i->started)
+            return err;
+    }
     if (!i->taken) {
         /* Receipts go in the order of their messages. */
         if (i->part.receives && i->shown && i->number != c->pair[i->part.peer].receipts)
             return 0;
-        int found = c->ops->test(c->ep, &i->message, peer);
+        int found = i->comes > 0.0 ? 1 : c->ops->test(c->ep, &i->message, peer);
+        if (found == 1 && !has_come(c, i))
+            return 0;
         int err = found == 1 ? taken(c, i) : found;
         if (err || found != 1)
             return err;
@@ -220,9 +264,17 @@ static int wait_a_little(struct rondo__hook_copy *c, struct item *i, double seco
             i = k;
             break;
         }
+    if (!i->started || (!i->taken && i->comes > 0.0)) {
+        const double left = (i->started ? i->comes : i->goes) - rondo__now(), rest = left < seconds ? left : seconds;
+        const struct timespec t = { 0, rest > 0.0 ? (long)(rest * 1e9) : 0 };
+        nanosleep(&t, NULL);
+        return RONDO_ETIMEDOUT;   /* it is looked at again */
+    }
     int err = i->taken ? c->ops->finish(c->receipts, &i->receipt, seconds, peer) : c->ops->finish(c->ep, &i->message, seconds, peer);
     if (err)
         return err;
+    if (!i->taken && !has_come(c, i))
+        return RONDO_ETIMEDOUT;
     return i->taken ? settled(i) : taken(c, i);
 }
 

@@ -5,6 +5,8 @@
  *     reorder[:SEED]   transfers are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
  *     copy             what the transport shows in the sender's memory is copied, as between machines (copy.c)
+ *     slow:RATE[:US]   the same, and a message comes only when a rank's link of RATE bytes a second each way, behind what it carries before, and
+ *                      of a latency of so many microseconds would have brought it
  *     plane            the transport has a data plane, over an endpoint of its own (plane.c)
  *     trace            every call is logged (level debug)
  *     count, space, defer[:SEED]
@@ -68,7 +70,7 @@ static int number(const char *text, int64_t *value)
 
 static int refuse(const char *word)
 {
-    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy, plane, trace, "
+    return rondo__fail(RONDO_EINVAL, "RONDO_TEST_HOOK has '%s'; it takes delay[:SEED], reorder[:SEED], fail:N[:RANK], copy, slow:RATE[:US], plane, trace, "
                        "count, space and defer[:SEED], with commas between", word);
 }
 
@@ -89,6 +91,10 @@ int rondo__hook_parse(struct rondo__hook_settings *set, const char *spec)
             set->trace = true;
         } else if (strcmp(name, "copy") == 0 && !first) {
             set->copy = true;
+        } else if (strcmp(name, "slow") == 0 && first && a > 0) {
+            set->copy = true;
+            set->rate = (double)a;
+            set->latency = second ? 1e-6 * (double)b : 0.0;
         } else if (strcmp(name, "plane") == 0 && !first) {
             set->plane = true;
         } else if (strcmp(name, "count") == 0 && !first) {
@@ -372,7 +378,10 @@ static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *
     struct hook *h = rondo__alloc_zero(1, sizeof *h);
     if (!h)
         return rondo__fail(RONDO_ENOMEM, "no memory for the test hook");
-    int err = set->copy && ops->in_place ? rondo__hook_copy_new(&h->copy, ops, ep, peer) : 0;
+    int err = set->rate > 0.0 && !ops->in_place ? rondo__fail(RONDO_ENOTSUP, "RONDO_TEST_HOOK has slow, but transport %s has links of its own; it is "
+                                                                            "for threads", ops->name) : 0;
+    if (!err && set->copy && ops->in_place)
+        err = rondo__hook_copy_new(&h->copy, set, ops, ep, peer);
     if (err) {
         rondo__free(h);
         return err;

@@ -13,6 +13,7 @@ struct rondo__hook_settings {
     bool delay, reorder, copy, plane, trace;   /* of a transport */
     bool count, space, defer;           /* of a device */
     uint64_t seed, order;               /* of a transport's delays and orders; of a device's streams */
+    double rate, latency;               /* of a rank's link: bytes/s each way (0: as it is), and seconds */
     int64_t fail_at;                    /* 0: never */
     int32_t fail_rank;                  /* -1: all */
 };
@@ -36,7 +37,8 @@ const struct rondo__hook_counts *rondo__hook_counts(const rondo_context *ctx);
 struct rondo__hook_copy;
 
 /* Collective: receipts go through an endpoint of their own. With RONDO_EPEER and RONDO_ETIMEDOUT there is no sentence yet. */
-int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo_transport_ops *ops, struct rondo_endpoint *ep, int *peer);
+int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
+                         struct rondo_endpoint *ep, int *peer);
 void rondo__hook_copy_free(struct rondo__hook_copy *copy);
 int rondo__hook_copy_start(struct rondo__hook_copy *copy, struct rondo_transfer *transfer);
 int rondo__hook_copy_finish(struct rondo__hook_copy *copy, struct rondo_transfer *transfer, double seconds, int *peer);

@@ -34,9 +34,10 @@ int rondo__hook_plane_open(struct rondo__hook_plane **out, const struct rondo_tr
         rondo__free(p);
         return err;
     }
+    static const struct rondo__hook_settings copies = { .copy = true };
     err = ops->split(ep, 0, ops->rank(ep), &p->ep, peer);
     if (!err && ops->in_place)
-        err = rondo__hook_copy_new(&p->copy, ops, p->ep, peer);
+        err = rondo__hook_copy_new(&p->copy, &copies, ops, p->ep, peer);
     if (err) {
         rondo__hook_plane_close(p);
         return err;
