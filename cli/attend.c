@@ -249,6 +249,7 @@ static int report(const struct attend *a, const struct run *run)
     }
     report_hash(r, "hash", a->out.hash);
     json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(a->out.info.algorithm)));
+    report_choice(r, a->out.info.chosen_by, a->out.info.predicted_seconds);
     if (a->in.dout)
         json_object_set_new(r, "backward_algorithm", json_string(rondo_algorithm_name(a->out.info.backward_algorithm)));
     json_object_set_new(r, "layout", json_string(rondo_layout_name(a->out.info.layout)));

@@ -98,7 +98,8 @@ int bench_pace(rondo_context *ctx, int repeat, bench_call *call, void *arg, stru
 struct attention_bench {
     struct measurement m;
     struct pace pace;
-    int algorithm, layout;
+    int algorithm, layout, chosen_by;
+    double predicted_seconds[RONDO_ALGORITHMS];
 };
 /* Adds what --hardware predicts of it to a row of bench_attention(), and by how much that is wrong. */
 int bench_predict(json_t *row, const struct shape *shape, const struct attention_bench *got, const struct run *run);

@@ -119,6 +119,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         w->got->m = m;
         w->got->algorithm = s->backward ? info.backward_algorithm : info.algorithm;
         w->got->layout = info.layout;
+        w->got->chosen_by = info.chosen_by;
+        memcpy(w->got->predicted_seconds, info.predicted_seconds, sizeof info.predicted_seconds);
     }
     if (!code && s->hardware)
         code = bench_pace(ctx, w->b->repeat, s->backward ? backward : execute, &c, &w->got->pace);
@@ -156,6 +158,8 @@ int bench_attention(struct bench *b, const struct shape *shape, int ranks, int t
         *row = row_new(shape->decode ? "decode" : shape->backward ? "backward" : "attention", &run);
         row_shape(*row, shape);
         json_object_set_new(*row, "algorithm", json_string(rondo_algorithm_name(got->algorithm)));
+        if (!shape->backward)
+            report_choice(*row, got->chosen_by, got->predicted_seconds);
         json_object_set_new(*row, "layout", json_string(rondo_layout_name(got->layout)));
         row_rate(*row, shape->decode ? "gbytes" : "gflops", ceiling_name(shape->decode ? CEILING_DRAM : CEILING_FMA), &got->m);
         if (shape->hardware)

@@ -235,6 +235,8 @@ void report_moved(const struct run *run);                             /* counted
 void report_comm_in_all(json_t *report);                              /* total over ranks and runs */
 int report_alone(json_t *report);                                     /* what commands say that have no ranks; 0 or an exit code */
 void report_hash(json_t *report, const char *key, uint64_t hash);
+/* Why it is this algorithm, and what the candidates were simulated to take. */
+void report_choice(json_t *report, int32_t chosen_by, const double seconds[RONDO_ALGORITHMS]);
 json_t *number(double x);                                             /* null where JSON has no such number */
 void hash_text(uint64_t hash, char text[17]);
 int report_print(json_t *report);                                     /* as JSON or as lines; frees it; 0 or an exit code */

@@ -151,6 +151,7 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "transport", json_string(transport));
     json_object_set_new(r, "ranks", json_integer(info->ranks));
     json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(info->algorithm)));
+    report_choice(r, info->chosen_by, info->predicted_seconds);
     json_object_set_new(r, "layout", json_string(rondo_layout_name(info->layout)));
     if (info->grid[0])
         json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));

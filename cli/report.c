@@ -45,6 +45,19 @@ void report_hash(json_t *report, const char *key, uint64_t hash)
     json_object_set_new(report, key, json_string(text));
 }
 
+void report_choice(json_t *report, int32_t chosen_by, const double seconds[RONDO_ALGORITHMS])
+{
+    json_t *list;
+    if (chosen_by != RONDO_CHOSEN_BY_TIME && chosen_by != RONDO_CHOSEN_BEFORE)
+        return;
+    list = json_array();
+    for (int i = 1; i < RONDO_ALGORITHMS; i++)
+        if (seconds[i] > 0.0)
+            json_array_append_new(list, json_pack("{s:s,s:f}", "algorithm", rondo_algorithm_name(i), "seconds", seconds[i]));
+    json_object_set_new(report, "chosen_by", json_string(chosen_by == RONDO_CHOSEN_BY_TIME ? "time" : "before"));
+    json_object_set_new(report, "candidates", list);
+}
+
 void report_numerics(json_t *report, int leaf)
 {
     json_t *n = json_object();
@@ -139,6 +152,18 @@ void report_comm_in_all(json_t *report)
     comm(report, &moved_in_all);
 }
 
+static void print_values(json_t *object)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach(object, key, v) {
+        if (json_is_string(v))
+            printf(" %s", json_string_value(v));
+        else if (json_is_number(v))
+            printf(" %.6g", json_number_value(v));
+    }
+}
+
 static void print_value(const char *key, json_t *value)
 {
     switch (json_typeof(value)) {
@@ -175,6 +200,8 @@ static void print_value(const char *key, json_t *value)
                 printf(" %" JSON_INTEGER_FORMAT, json_integer_value(v));
             else if (json_is_string(v))
                 printf(" %s", json_string_value(v));
+            else if (json_is_object(v))
+                print_values(v);
         }
         printf("\n");
         break;

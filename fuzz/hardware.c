@@ -4,7 +4,7 @@
  */
 #include <stdlib.h>
 
-#include "plan/cost.h"
+#include "plan/plan.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -115,8 +115,10 @@ typedef struct rondo_context_desc {
     int32_t device_index;           /* which one, for devices that are several */
     int32_t threads;                /* inside the rank; 0 = the cores shared out evenly among the ranks of this machine */
     double deadline;                /* seconds that one wait for a peer may last; 0 = $RONDO_DEADLINE, else 300 */
+    const struct rondo_hardware *hardware;   /* what the ranks run on, the same on all: by it algorithms are chosen. NULL: what $RONDO_HARDWARE
+                                       names, else nobody knows. Read while the context is made */
 } rondo_context_desc;
-#define RONDO_CONTEXT_DESC_INIT { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 0, 0.0 }
+#define RONDO_CONTEXT_DESC_INIT { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 0, 0.0, NULL }
 
 /* Makes this process or thread a rank. Collective over the transport's communicator. Destroy is collective too. */
 RONDO_API int rondo_context_create(rondo_context **out, const rondo_context_desc *desc) RONDO_MUST_CHECK;
@@ -316,7 +318,8 @@ RONDO_API int rondo_placement_put(const rondo_placement *placement, int64_t sequ
 /* ---- attention ---------------------------------------------------------------------------------------------------- */
 
 typedef enum rondo_algorithm {
-    RONDO_ALGORITHM_AUTO = 0,   /* Algorithm 5, with this build's constants; one token per sequence: pass-Q */
+    RONDO_ALGORITHM_AUTO = 0,   /* what is simulated to take least time, on the context's hardware; where that is not known: Algorithm 5, with this
+                                   build's constants; one token per sequence: pass-Q */
     RONDO_PASS_KV = 1,          /* ring pass-KV, Algorithm 2 */
     RONDO_PASS_Q = 2,           /* ring pass-Q, Algorithms 3 and 4 */
     RONDO_ALL_GATHER = 3,       /* K and V of all ranks come first, then one computation */
@@ -325,6 +328,14 @@ typedef enum rondo_algorithm {
     RONDO_HALO = 6,             /* each rank gets just the keys that it sees, from whoever has them */
     RONDO_MESH = 7              /* 2-D tiles (arXiv:2512.20968): of grid[0] ranks' queries by grid[1] ranks' keys */
 } rondo_algorithm;
+#define RONDO_ALGORITHMS 16     /* of an array that has an entry for each; more of them than there are yet */
+/* Why it is this one. */
+typedef enum rondo_chosen {
+    RONDO_CHOSEN_BY_CALLER = 0,
+    RONDO_CHOSEN_BY_RULE = 1,   /* Algorithm 5 */
+    RONDO_CHOSEN_BY_TIME = 2,   /* it is simulated to take least */
+    RONDO_CHOSEN_BEFORE = 3     /* the same, when lengths were nearly these; or no other one takes 5 % less than what an update found */
+} rondo_chosen;
 RONDO_API const char *rondo_algorithm_name(int algorithm);
 typedef enum rondo_arithmetic { RONDO_ARITHMETIC_F32 = 0, RONDO_ARITHMETIC_BF16_DOT = 1, RONDO_ARITHMETIC_BF16_TILE = 2 } rondo_arithmetic;
 RONDO_API const char *rondo_arithmetic_name(int arithmetic);
@@ -418,9 +429,11 @@ typedef struct rondo_attention_info {
     size_t backward_workspace_bytes, backward_device_bytes, backward_pack_bytes;   /* as the fields of these names */
     uint64_t backward_messages, backward_bytes, backward_messages_total, backward_bytes_total;
     double backward_flops;              /* 6*head_dim+4*value_dim a pair and query head, all ranks */
+    int32_t chosen_by, reserved2;       /* rondo_chosen: why it is this algorithm; 0 */
+    double predicted_seconds[RONDO_ALGORITHMS];   /* of each rondo_algorithm that was a candidate, when they were last simulated; else 0 */
 } rondo_attention_info;
 #define RONDO_ATTENTION_INFO_INIT                                                                                      \
-    { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0 }
+    { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, { 0.0 } }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
 
 /* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are
@@ -558,8 +571,9 @@ typedef struct rondo_schedule_desc {
     int32_t backward;               /* 1: of rondo_attention_backward(); the attention descriptor asks for gradients. 0: of rondo_attention_execute() */
     const char *transport;          /* NULL = "threads"; asked for which memory it reaches and what it shows in place, not joined */
     const char *device;             /* NULL = "cpu"; asked for where its memory is, not opened */
+    const struct rondo_hardware *hardware;   /* as in rondo_context_desc; ranks share its cores out evenly */
 } rondo_schedule_desc;
-#define RONDO_SCHEDULE_DESC_INIT { sizeof(rondo_schedule_desc), 0, 0, NULL, NULL }
+#define RONDO_SCHEDULE_DESC_INIT { sizeof(rondo_schedule_desc), 0, 0, NULL, NULL, NULL }
 RONDO_API int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
                                     const rondo_attention_desc *attention) RONDO_MUST_CHECK;
 RONDO_API void rondo_schedule_destroy(rondo_schedule *schedule);
@@ -576,8 +590,10 @@ typedef struct rondo_schedule_info {
     uint64_t hash;                  /* of the plan; what ranks would compare */
     double imbalance;
     int32_t grid[2];
+    int32_t chosen_by, reserved;    /* of attention itself, as the next */
+    double predicted_seconds[RONDO_ALGORITHMS];
 } rondo_schedule_info;
-#define RONDO_SCHEDULE_INFO_INIT { sizeof(rondo_schedule_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0.0, { 0, 0 } }
+#define RONDO_SCHEDULE_INFO_INIT { sizeof(rondo_schedule_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0.0, { 0, 0 }, 0, 0, { 0.0 } }
 RONDO_API int rondo_schedule_query(const rondo_schedule *schedule, rondo_schedule_info *info) RONDO_MUST_CHECK;
 
 /* Of one rank. */

@@ -5,7 +5,7 @@
  */
 #include <locale.h>
 
-#include "plan/cost.h"
+#include "plan/plan.h"
 
 #define DRAW_STREAM 1234
 #include "t/draw.h"

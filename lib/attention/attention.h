@@ -10,7 +10,21 @@
 #include "attention/algorithms/algorithms.h"
 #include "schedule/run.h"
 
-/* What all ranks will do: from the descriptor and the machine alone, the same on every rank. */
+/* What the ranks run on, where that is known: numbers that they have agreed on. */
+struct rondo__foresight {
+    const rondo_hardware *hardware;    /* complete, as these ranks see it (rondo__hardware_run()); NULL: nobody knows */
+    int64_t beside;                    /* contexts that do the same at the same time, this one too */
+};
+
+/* How an algorithm was chosen that nobody asked for. */
+struct rondo__choice {
+    int32_t algorithm, by;             /* by: rondo_chosen */
+    double seconds[RONDO_ALGORITHMS];  /* by rondo_algorithm, simulated; 0: it was not looked at */
+    uint64_t kind;                     /* foresee.c's: what it was chosen for, as the three below */
+    int64_t sequences, tokens, keys;
+};
+
+/* What all ranks will do: from the descriptor, the machine and the hardware alone, the same on every rank. */
 struct rondo__design {
     rondo_attention_desc desc;         /* defaults filled in, pointers gone */
     struct rondo_mask mask;            /* its data is the design's */
@@ -21,6 +35,7 @@ struct rondo__design {
     struct rondo__machine machine;
     const struct rondo__algorithm *algorithm;
     int32_t ranks, groups;
+    bool foreseen;                     /* the algorithm was chosen by foresee.c */
     int64_t sequences;
     int64_t *tokens, *cached, *from, *shift, *length;   /* [sequences]; length: keys */
     int64_t *probs_from, *probs_until; /* [sequences] */
@@ -34,6 +49,9 @@ struct rondo__design {
     struct rondo__arena arena;
     struct rondo__list numbers;        /* int64_t: `tokens` and so on */
     rondo_placement *placements[2][2]; /* keys and queries; what is tried when a layout is chosen, and the best so far */
+    /* What stays from one making to the next: */
+    struct rondo__foresight foresight; /* the caller's, set before; { 0 }: none */
+    struct rondo__choice choice;       /* the last one; { 0 } after a failure */
 };
 
 /* One rank's part of it. */
@@ -101,9 +119,21 @@ int rondo__design_balance(const struct rondo__design *design, int32_t rank, uint
 uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o,
                                 uint64_t *hidden);
 
-/* ---- auto.c ---- */
+/* ---- auto.c, foresee.c ---- */
 /* Makes the algorithm definite and finds its flow. */
 int rondo__choose_flow(struct rondo__design *design);
+/* Before anything is laid out, of a descriptor that is checked, with lengths and mask known: the algorithm that is simulated to be over first, on
+ * its foresight.hardware. */
+int rondo__foresee(struct rondo__design *design, const rondo_attention_desc *desc);
+/* Ranks up to which candidates are simulated: a plan's making takes as long as its run would otherwise. Beyond, Algorithm 5 goes by the
+ * hardware's own rates. */
+#define RONDO_RANKS_FORESEEN 64
+/* Below this, more messages cost more than the memory is worth. */
+#define RONDO_GROUP_FLOOR 4e6
+/* Of the flow that is there: those that were asked for, or the fewest with which a workspace stays modest. */
+int32_t rondo__head_groups(const struct rondo__design *design);
+/* Whether foreseen, by a rule or by whom (rondo_chosen), and the seconds of candidates. */
+void rondo__tell_choice(const struct rondo__design *design, int32_t *by, double seconds[RONDO_ALGORITHMS]);
 
 /* ---- io.c, io_terms.c ---- */
 /* The caller's tensors, before anything moves. */

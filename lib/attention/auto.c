@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * RONDO_ALGORITHM_AUTO made definite, without a message and the same on every rank: Algorithm 5 of arXiv:2411.01783 says whether keys or
- * queries travel; where keys do, and far, what the schedules of other algorithms would move is looked at too. Called by design.c, which finds
- * the flow of what was chosen in the survey.
+ * RONDO_ALGORITHM_AUTO made definite, without a message and the same on every rank. Where it is known what ranks run on foresee.c has done so
+ * before. Else Algorithm 5 of arXiv:2411.01783 says whether keys or queries travel, and where keys do, and far, what the schedules of other
+ * algorithms would move is looked at too. Called by design.c, which finds the flow of what was chosen in the survey.
  */
 #include "attention/attention.h"
 
@@ -20,7 +20,8 @@ static int32_t by_rule(const struct rondo__design *p)
         tokens += p->tokens[i];
         cached += p->cached[i] > 0 ? p->cached[i] : 0;
     }
-    return rondo__choose_algorithm(tokens, cached, p->desc.heads, p->desc.kv_heads, p->ranks, (int32_t)rondo_type_size(p->desc.kv_type), one_each);
+    return rondo__choose_algorithm(tokens, cached, p->desc.heads, p->desc.kv_heads, p->ranks, (int32_t)rondo_type_size(p->desc.kv_type), one_each,
+                                   p->foresight.hardware);
 }
 
 /* Whether it may pay to look further. Where memory is shown in place nothing moves that others could spare; with grids of 2 ranks there is
@@ -67,8 +68,10 @@ static int try(struct rondo__design *p, int32_t id)
 int rondo__choose_flow(struct rondo__design *p)
 {
     const bool free_choice = p->desc.algorithm == RONDO_ALGORITHM_AUTO;
-    if (free_choice)
-        p->desc.algorithm = by_rule(p);
+    if (!p->foreseen) {
+        p->choice = (struct rondo__choice){ .by = free_choice ? RONDO_CHOSEN_BY_RULE : RONDO_CHOSEN_BY_CALLER };
+        p->desc.algorithm = free_choice ? by_rule(p) : p->desc.algorithm;
+    }
     p->algorithm = rondo__algorithm_at(p->desc.algorithm);
     if (!p->algorithm)
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: algorithm %s is known but not in this build",
@@ -78,4 +81,10 @@ int rondo__choose_flow(struct rondo__design *p)
         return err;
     err = try(p, RONDO_MESH);
     return err ? err : try(p, RONDO_ALL_TO_ALL);
+}
+
+void rondo__tell_choice(const struct rondo__design *p, int32_t *by, double seconds[RONDO_ALGORITHMS])
+{
+    *by = p->choice.by;
+    memcpy(seconds, p->choice.seconds, sizeof p->choice.seconds);
 }

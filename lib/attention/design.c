@@ -10,9 +10,6 @@
 /* Queries, keys and their product stay countable. */
 #define TOKENS_MAX ((int64_t)1 << 40)
 
-/* Below this, more messages cost more than the memory is worth. */
-#define GROUP_FLOOR 4e6
-
 static int no_memory(void)
 {
     return rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for the plan");
@@ -108,12 +105,14 @@ static int check_sizes(const struct rondo__design *p)
 /* ---- choices ---- */
 
 /* The fewest groups with which the largest workspace of a rank stays below twice the largest q, k, v and out of a rank. */
-static int32_t choose_groups(const struct rondo__design *p)
+int32_t rondo__head_groups(const struct rondo__design *p)
 {
+    if (p->desc.head_groups)
+        return p->desc.head_groups;
     const struct rondo__flow *f = p->survey.flow;
     const int64_t kv_heads = p->desc.kv_heads;
     int64_t groups = 1;
-    while (!f->deals_heads && groups < kv_heads && (kv_heads % groups || (f->need > GROUP_FLOOR && f->need / (double)groups > 2.0 * f->own)))
+    while (!f->deals_heads && groups < kv_heads && (kv_heads % groups || (f->need > RONDO_GROUP_FLOOR && f->need / (double)groups > 2.0 * f->own)))
         groups++;
     return (int32_t)groups;
 }
@@ -183,6 +182,9 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
         err = take_placement(p, d);
     if (!err)
         err = rondo__mask_add_data(&p->mask, d, p->sequences, leaf_of(p, d), p->tokens, p->cached, &p->spare_mask);
+    /* before it is laid out: how that is best depends on what moves */
+    if (!err && d->algorithm == RONDO_ALGORITHM_AUTO && p->foresight.hardware && p->ranks > 1 && p->ranks <= RONDO_RANKS_FORESEEN)
+        err = rondo__foresee(p, d);
     if (!err && !d->placement)
         err = rondo__lay_out(p, d);
     if (err)
@@ -218,7 +220,7 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     if (!err && p->desc.probs)
         err = add_probs(p, &roles);
     if (!err)
-        p->groups = p->desc.head_groups ? p->desc.head_groups : choose_groups(p);
+        p->groups = rondo__head_groups(p);
     return err;
 }
 
@@ -243,7 +245,8 @@ float rondo__terms_of(const rondo_attention_desc *d, struct rondo_terms *out)
 static void restart(struct rondo__design *p)
 {
     rondo__mask_keep_data(&p->mask, &p->spare_mask);
-    struct rondo__design empty = { .arena = p->arena, .numbers = p->numbers, .spare_mask = p->spare_mask };
+    struct rondo__design empty = { .arena = p->arena, .numbers = p->numbers, .spare_mask = p->spare_mask,
+                                   .foresight = p->foresight, .choice = p->choice };
     rondo__arena_clear(&empty.arena);
     memcpy(empty.placements, p->placements, sizeof empty.placements);
     *p = empty;

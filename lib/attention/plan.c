@@ -69,6 +69,7 @@ static int fill_info(rondo_attention *plan)
     info->flops = rondo__design_flops(p);
     info->probs_rows = plan->probs_first[p->sequences];
     info->hash = rondo__design_hash(p);
+    rondo__tell_choice(p, &info->chosen_by, info->predicted_seconds);
     return rondo__design_balance(p, plan->rank, &info->visible_pairs_here, &info->imbalance);
 }
 
@@ -105,7 +106,9 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
 {
     struct rondo__machine machine;
     struct rondo_program_desc programs[2];
+    int64_t beside = 1;
     rondo__machine_of(plan->ctx, &machine);
+    plan->design.foresight = (struct rondo__foresight){ rondo__hardware_of(plan->ctx, &beside), beside };
     int err = rondo__design_again(&plan->design, desc, plan->ctx->ranks, &machine);
     if (!err)
         err = set_rows(plan);

@@ -255,3 +255,26 @@ int rondo_agree(rondo_context *ctx, uint64_t hash, int code, const char *what)
         ctx->agreed = rondo__last_failure();
     return err;
 }
+
+/* By dissemination too. */
+int rondo__agree_least(rondo_context *ctx, int64_t *value, const char *what)
+{
+    if (ctx->ranks == 1)
+        return 0;
+    int64_t state[ROUNDS_MAX + 1] = { *value };
+    const int n = ctx->ranks, me = ctx->rank;
+    int err = rondo__collective_begin(ctx, what), rounds = 0;
+    for (int d = 1; d < n && !err; d = d > n / 2 ? n : 2 * d, rounds++) {
+        int64_t heard;
+        struct rondo_part parts[2] = { received(&heard, sizeof heard, (me - d + n) % n), sent(&state[rounds], sizeof heard, (me + d) % n) };
+        err = move(ctx, parts, 2, RONDO_OP_AGREE, what);
+        if (!err) {
+            memcpy(&heard, parts[0].where, sizeof heard);
+            state[rounds + 1] = heard < state[rounds] ? heard : state[rounds];
+        }
+    }
+    if (!err && ctx->transport->eager < sizeof *value)
+        err = rondo__fence(ctx, (struct rondo__step){ what, 0, 0 });
+    *value = state[rounds];
+    return rondo__collective_failed(ctx, err);
+}

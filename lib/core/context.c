@@ -4,6 +4,7 @@
  * sub-groups out of them and answers what they run on. launch.c starts many at once; comm.c moves data over them.
  */
 #include "core/internal.h"
+#include "plan/plan.h"
 
 #include <stdatomic.h>
 
@@ -105,6 +106,52 @@ static int endpoint_open(rondo_context *ctx, const struct rondo_transport_ops *o
     return 0;
 }
 
+/* ---- hardware ---- */
+
+/* As somebody gives it, or $RONDO_HARDWARE names it; *hash: of what all ranks must be given alike. */
+static int hardware_open(rondo_context *ctx, const rondo_context_desc *desc, uint64_t *hash)
+{
+    const char *name = desc->hardware ? NULL : rondo__env_hardware();
+    rondo_hardware given = RONDO_HARDWARE_INIT, complete;
+    int err = 0;
+    if (!desc->hardware && !name)
+        return 0;
+    if (name)
+        err = rondo_hardware_read(name, &given);
+    if (!err)
+        err = rondo__hardware_complete(&complete, name ? &given : desc->hardware);
+    if (err)
+        return err;
+    ctx->hardware = rondo__alloc(sizeof complete);
+    if (!ctx->hardware)
+        return rondo__fail(RONDO_ENOMEM, "no memory for a context's hardware");
+    complete.name = NULL;
+    *ctx->hardware = complete;
+    *hash = rondo__hash_word(*hash, rondo__hardware_hash(&complete));
+    return 0;
+}
+
+/* As these ranks see it, which all have it: where one has fewer threads than others, it is whom they wait for. */
+static int hardware_fit(rondo_context *ctx)
+{
+    int64_t threads = rondo__ops(ctx)->threads_used(rondo__dev(ctx));
+    const bool together = ctx->endpoint && !strcmp(ctx->transport->name, "threads");
+    if (!ctx->hardware)
+        return 0;
+    const int err = rondo__agree_least(ctx, &threads, "threads of ranks");
+    rondo__hardware_run(ctx->hardware, together, !ctx->endpoint || ctx->transport->ranks_here(ctx->endpoint) == ctx->ranks, ctx->ranks, threads);
+    return err;
+}
+
+const rondo_hardware *rondo__hardware_of(const rondo_context *ctx, int64_t *beside)
+{
+    const rondo_context *first = ctx;
+    while (first->parent)
+        first = first->parent;
+    *beside = first->ranks / ctx->ranks;
+    return first->hardware;
+}
+
 /* Last of all: it serves both of them. */
 static int data_open(rondo_context *ctx)
 {
@@ -141,7 +188,11 @@ int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, con
     uint64_t hash = rondo__hash_word(RONDO_NUMERICS, sizeof(size_t));
     for (const char *c = RONDO_VERSION_STRING; *c; c++)
         hash = rondo__hash_word(hash, (unsigned char)*c);
-    err = rondo_agree(ctx, hash, err, "the version of rondo");
+    if (!err)
+        err = hardware_open(ctx, desc, &hash);
+    err = rondo_agree(ctx, hash, err, "the version of rondo, or hardware (RONDO_HARDWARE)");
+    if (!err)
+        err = hardware_fit(ctx);
     if (!err)
         err = data_open(ctx);
     if (err) {
@@ -190,6 +241,7 @@ void rondo_context_destroy(rondo_context *ctx)
     rondo__device_release(ctx->device);
     if (ctx->endpoint)
         ctx->transport->leave(ctx->endpoint);
+    rondo__free(ctx->hardware);
     rondo__free(ctx->origin);
     rondo__free(ctx);
 }

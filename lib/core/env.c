@@ -48,6 +48,11 @@ const char *rondo__env_device(void)
     return text ? text : "cpu";
 }
 
+const char *rondo__env_hardware(void)
+{
+    return value_of("RONDO_HARDWARE");
+}
+
 int rondo__env_piece(size_t *bytes)
 {
     const char *text = value_of("RONDO_TEST_PIECE");

@@ -76,6 +76,7 @@ int rondo__env_deadline(double *seconds);                          /* $RONDO_DEA
 const char *rondo__env_module_path(void);                          /* $RONDO_MODULE_PATH, folders with colons between; or NULL */
 const char *rondo__env_hook(void);                                 /* $RONDO_TEST_HOOK, or NULL */
 const char *rondo__env_device(void);                               /* $RONDO_TEST_DEVICE: where nobody names one, else "cpu" */
+const char *rondo__env_hardware(void);                             /* $RONDO_HARDWARE, a name or a file; or NULL */
 int rondo__env_piece(size_t *bytes);                               /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
 
 /* ---- machine ---- */
@@ -107,6 +108,7 @@ struct rondo__stage_room {                 /* device memory for them, kept for t
 
 struct rondo_context {
     struct rondo_shared_device *device;
+    rondo_hardware *hardware;                      /* that its ranks run on, as they see it, agreed on; NULL: not known, or the parent's */
     const struct rondo_transport_ops *transport;   /* NULL: alone */
     struct rondo_endpoint *endpoint;               /* NULL: alone */
     struct rondo_data *data;                       /* NULL: the endpoint moves the data too */
@@ -128,6 +130,9 @@ struct rondo_context {
 int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, const struct rondo_transport_ops *ops,
                         const struct rondo_boot *boot);
 int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *theirs);   /* NULL: defaults; deadline filled in */
+
+/* What its ranks run on, or NULL; *beside: how many contexts of as many ranks there are, where it was split from another one. */
+RONDO_API const rondo_hardware *rondo__hardware_of(const rondo_context *ctx, int64_t *beside);
 
 /* What a device made may live longer than the context: it keeps the device. */
 struct rondo_shared_device *rondo__device_keep(struct rondo_shared_device *device);
@@ -197,6 +202,9 @@ int rondo__transfer_finish(rondo_context *ctx, struct rondo__transfer *t);
 int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct rondo_stream *stream);
 int rondo__fence(rondo_context *ctx, struct rondo__step step);
 int rondo__fence_at_times(rondo_context *ctx, struct rondo__step step);   /* behind what needs none: every so many times there is one */
+
+/* The least of all ranks' numbers, in place; counted as agreement. */
+int rondo__agree_least(rondo_context *ctx, int64_t *value, const char *what);
 
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
 /* Around work that takes long: ranks that outnumber the cores take turns. */

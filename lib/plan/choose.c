@@ -71,13 +71,14 @@ int rondo_choose(const rondo_heuristic *in, int rule, double thresholds[2])
 }
 
 int rondo__choose_algorithm(int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int32_t ranks, int32_t element_bytes,
-                            bool one_token_each)
+                            bool one_token_each, const rondo_hardware *hardware)
 {
     if (ranks == 1)
         return RONDO_PASS_KV;
     if (one_token_each)
         return RONDO_PASS_Q;
     const rondo_heuristic in = { .tokens = tokens, .cached = cached, .heads = heads, .kv_heads = kv_heads, .ranks = ranks,
-                                 .element_bytes = element_bytes, .compute = AUTO_COMPUTE, .bandwidth = AUTO_BANDWIDTH };
+                                 .element_bytes = element_bytes, .compute = hardware ? hardware->attention_flops : AUTO_COMPUTE,
+                                 .bandwidth = hardware ? hardware->link_bandwidth : AUTO_BANDWIDTH };
     return rondo_choose(&in, 5, NULL);
 }

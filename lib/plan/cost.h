@@ -7,7 +7,7 @@
 #ifndef RONDO_PLAN_COST_H
 #define RONDO_PLAN_COST_H
 
-#include "core/internal.h"
+#include "plan/plan.h"
 
 /* What of a case counts are made of. Rows are tokens of all sequences; _local is what the fullest chip has, and copies are
  * counted in _all. */
@@ -79,14 +79,6 @@ struct rondo__cost_measure_names {
     const char *what, *chip, *total;    /* total NULL: a chip's only */
 };
 extern const struct rondo__cost_measure_names rondo__cost_measures[RONDO_MEASURES];
-/* Hardware with its defaults filled in, checked (hardware.c); and of a text that ends behind so many bytes (hardware_file.c). Sentences of the
- * latter begin with `where`. */
-int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given);
-/* As ranks of a run see it, of so many in all: threads of one process (together), or processes, of one host or of several, each with so many
- * threads. A rank of a file that says how many cores there are has one thread. */
-void rondo__hardware_run(rondo_hardware *h, bool together, bool one_host, int64_t ranks, int64_t threads);
-uint64_t rondo__hardware_hash(const rondo_hardware *h);   /* of a complete one: of all its numbers */
-int rondo__hardware_parse(const char *where, const char *text, size_t bytes, rondo_hardware *hardware);
 /* Steps of the derivation (cost_text.c). */
 int rondo__cost_steps(const struct rondo__cost_count *n);
 

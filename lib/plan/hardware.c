@@ -8,7 +8,7 @@
  * memory_bytes and what a node has - are what fits all of that paper's tables at once, which `rondo plan replay` shows; the second has its
  * own links. Of the others rates are the makers', links and latencies what such machines usually reach.
  */
-#include "plan/cost.h"
+#include "plan/plan.h"
 
 #define H100_GEMM 6.59e14
 #define H100_ATTENTION 5.23e14

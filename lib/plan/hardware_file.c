@@ -6,7 +6,7 @@
  *
  *   object   { "field": value, ... }      value: a number, true, false, a text (name), or a list of pairs of numbers (attention_rates)
  */
-#include "plan/cost.h"
+#include "plan/plan.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -6,10 +6,12 @@
  */
 #include "attention/attention.h"
 #include "attention/backward.h"
+#include "plan/plan.h"
 
 struct rondo_schedule {
     struct rondo__design design;
     rondo_schedule_info info;
+    rondo_hardware hardware;           /* the design's */
     int32_t rank;                      /* whose list is here; -1: nobody's */
     bool of_gradients;
     struct rondo__part_of part;        /* one of these */
@@ -54,6 +56,26 @@ int rondo__machine_find(struct rondo__machine *out, const char *transport_name, 
         return err;
     rondo__machine_with(transport, device, transport->data_open != NULL, out);
     return hook ? rondo__hook_changes(hook, &out->in_place, &out->unified, &out->memories) : 0;
+}
+
+/* What the ranks would run on: as a context of theirs would find it, with the machine's cores shared out evenly. Processes are on one host where
+ * it has room for as many. */
+static int find_hardware(rondo_schedule *s, const rondo_schedule_desc *d)
+{
+    const char *name = d->hardware ? NULL : rondo__env_hardware();
+    const bool together = !d->transport || !strcmp(d->transport, "threads");
+    rondo_hardware given = RONDO_HARDWARE_INIT, *h = &s->hardware;
+    if (!d->hardware && !name)
+        return 0;
+    int err = name ? rondo_hardware_read(name, &given) : 0;
+    if (!err)
+        err = rondo__hardware_complete(h, name ? &given : d->hardware);
+    if (err)
+        return err;
+    const int64_t sharing = together || h->core_ranks > d->ranks ? d->ranks : h->core_ranks;
+    rondo__hardware_run(h, together, together || d->ranks <= h->node_ranks, d->ranks, (int64_t)(h->cores / (double)sharing));
+    s->design.foresight = (struct rondo__foresight){ h, 1 };
+    return 0;
 }
 
 static int build(rondo_schedule *s, int rank, const char *function);
@@ -103,6 +125,7 @@ static int fill_info(rondo_schedule *s, int32_t asked)
     info->flops = rondo__design_flops(p);
     info->hash = rondo__design_hash(p);
     memcpy(info->grid, flow->grid, sizeof info->grid);
+    rondo__tell_choice(p, &info->chosen_by, info->predicted_seconds);
     if (s->of_gradients)
         return fill_gradients(s, asked);
     return rondo__design_balance(p, 0, NULL, &info->imbalance);
@@ -129,7 +152,9 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
     if (!s)
         return rondo__fail(RONDO_ENOMEM, "rondo_schedule_create: no memory for the schedule");
     s->rank = -1;
-    err = rondo__design_make(&s->design, attention, d.ranks, &machine);
+    err = find_hardware(s, &d);
+    if (!err)
+        err = rondo__design_again(&s->design, attention, d.ranks, &machine);
     if (err) {
         rondo__free(s);
         return err;

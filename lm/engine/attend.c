@@ -31,6 +31,7 @@ void rondo__pieces_make(rondo_lm *lm)
 static void describe(const rondo_lm *lm, const struct rondo_piece *piece, int64_t count, bool decode, rondo_attention_desc *d)
 {
     const struct rondo_config *c = &lm->model->config;
+    int64_t beside;
     d->heads = piece->heads;
     d->kv_heads = piece->kv_heads;
     d->head_dim = c->head_dim;
@@ -45,7 +46,8 @@ static void describe(const rondo_lm *lm, const struct rondo_piece *piece, int64_
     d->q_type = RONDO_F32;
     d->kv_type = lm->kv.type;
     d->out_type = RONDO_F32;
-    d->algorithm = lm->desc.algorithm ? lm->desc.algorithm : decode ? RONDO_PASS_Q : RONDO_ALGORITHM_AUTO;
+    /* Where nobody knows what the ranks run on a step passes queries, on one rank too. */
+    d->algorithm = lm->desc.algorithm ? lm->desc.algorithm : decode && !rondo__hardware_of(lm->heads, &beside) ? RONDO_PASS_Q : RONDO_ALGORITHM_AUTO;
     d->arithmetic = lm->desc.arithmetic;
     d->level = RONDO_STRICT;
     d->placement = lm->placement;

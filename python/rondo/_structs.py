@@ -10,7 +10,7 @@ import ctypes as c
 NUMERICS = 1
 
 F32, BF16, F16, Q8 = 1, 2, 3, 4
-OP_ROOM, OP_COUNT = 32, 7
+OP_ROOM, OP_COUNT, ALGORITHM_ROOM = 32, 7, 16
 ERRORS = {
     "EINVAL": -1, "ENOMEM": -2, "ENOTSUP": -3, "EMISMATCH": -4, "EPEER": -5, "ETIMEDOUT": -6, "EDEVICE": -7, "ETRANSPORT": -8,
     "EIO": -9, "EFORMAT": -10, "ECANCELED": -11,
@@ -18,7 +18,7 @@ ERRORS = {
 
 # constants that the test compares: C's name, ours
 CONSTANTS = {"RONDO_NUMERICS": NUMERICS, "RONDO_F32": F32, "RONDO_BF16": BF16, "RONDO_F16": F16, "RONDO_Q8": Q8,
-             "RONDO_OP_ROOM": OP_ROOM, "RONDO_OP_COUNT": OP_COUNT}
+             "RONDO_OP_ROOM": OP_ROOM, "RONDO_OP_COUNT": OP_COUNT, "RONDO_ALGORITHMS": ALGORITHM_ROOM}
 CONSTANTS.update(("RONDO_" + name, value) for name, value in ERRORS.items())
 
 Pi64, Pi32, Pu8 = c.POINTER(c.c_int64), c.POINTER(c.c_int32), c.POINTER(c.c_uint8)
@@ -45,7 +45,8 @@ class rondo_span(c.Structure):
 
 class rondo_context_desc(Sized):
     _fields_ = [("struct_size", c.c_size_t), ("device", c.c_char_p), ("transport", c.c_char_p), ("transport_handle", c.c_void_p),
-                ("isa", c.c_char_p), ("device_index", c.c_int32), ("threads", c.c_int32), ("deadline", c.c_double)]
+                ("isa", c.c_char_p), ("device_index", c.c_int32), ("threads", c.c_int32), ("deadline", c.c_double),
+                ("hardware", c.c_void_p)]
 
 
 class rondo_context_info(Sized):
@@ -82,7 +83,8 @@ class rondo_attention_info(Sized):
         ("grid", c.c_int32 * 2), ("probs_rows", c.c_int64), ("backward_algorithm", c.c_int32), ("reserved", c.c_int32),
         ("backward_workspace_bytes", c.c_size_t), ("backward_device_bytes", c.c_size_t), ("backward_pack_bytes", c.c_size_t),
         ("backward_messages", c.c_uint64), ("backward_bytes", c.c_uint64), ("backward_messages_total", c.c_uint64),
-        ("backward_bytes_total", c.c_uint64), ("backward_flops", c.c_double)]
+        ("backward_bytes_total", c.c_uint64), ("backward_flops", c.c_double), ("chosen_by", c.c_int32), ("reserved2", c.c_int32),
+        ("predicted_seconds", c.c_double * ALGORITHM_ROOM)]
 
 
 class rondo_attention_io(Sized):
@@ -122,7 +124,7 @@ class rondo_delta_io(Sized):
 
 class rondo_schedule_desc(Sized):
     _fields_ = [("struct_size", c.c_size_t), ("ranks", c.c_int32), ("backward", c.c_int32), ("transport", c.c_char_p),
-                ("device", c.c_char_p)]
+                ("device", c.c_char_p), ("hardware", c.c_void_p)]
 
 
 class rondo_schedule_info(Sized):
@@ -130,7 +132,7 @@ class rondo_schedule_info(Sized):
         ("struct_size", c.c_size_t), ("ranks", c.c_int32), ("algorithm", c.c_int32), ("layout", c.c_int32), ("arithmetic", c.c_int32),
         ("level", c.c_int32), ("leaf", c.c_int32), ("head_groups", c.c_int32), ("in_place", c.c_int32), ("messages", c.c_uint64),
         ("bytes", c.c_uint64), ("visible_pairs", c.c_uint64), ("flops", c.c_double), ("hash", c.c_uint64), ("imbalance", c.c_double),
-        ("grid", c.c_int32 * 2)]
+        ("grid", c.c_int32 * 2), ("chosen_by", c.c_int32), ("reserved", c.c_int32), ("predicted_seconds", c.c_double * ALGORITHM_ROOM)]
 
 
 class rondo_schedule_rank_info(Sized):
