@@ -183,8 +183,11 @@ static void hysteresis(void)
         before += w.by[0][i] == RONDO_CHOSEN_BEFORE;
     ok(before >= CHOICES / 2 - 2, "and says %d times that it stays", before);
     /* far away it changes all the same */
-    for (int i = 0; i < CHOICES; i++)
+    h = machine(1e8, 1e-5);
+    for (int i = 0; i < CHOICES; i++) {
         w.tokens[i] = i < CHOICES / 2 ? 64 : 8000;
+        w.cached[i] = i < CHOICES / 2 ? 20000 : 0;
+    }
     ok(run_sweep(&w, &h) && changes_of(&w) == 1 && w.by[0][CHOICES / 2] == RONDO_CHOSEN_BY_TIME, "where another is much faster it is taken");
     unsetenv("RONDO_TEST_HOOK");
 }
