@@ -2,7 +2,7 @@
  *
  * rondo_cost_moved() against runs: tensor-parallel x context-parallel ranks do what a case says - gather rows, attend, sum the output - and
  * the messages and bytes that their transport counted are those of the count, each algorithm, for shapes at random; FLOPs are those of
- * rondo_cost_count(), and no rank's plan asks for more memory than was stated. On
+ * rondo_cost_count() and those that the hook counted on the devices, and no rank's plan asks for more memory than was stated. On
  * threads; 5040-cost-mpi.t runs it with `mpi TP` on as many ranks as mpirun starts.
  */
 #include <stdatomic.h>
@@ -20,7 +20,35 @@ struct run {
     rondo_cost_case c;
     int64_t past_of[SEQUENCES], tokens_of[SEQUENCES];
     _Atomic uint64_t messages, bytes, workspace, most;
+    uint64_t flops;                    /* as counted by all devices; 0: not yet */
 };
+
+/* FLOPs of attention that devices have counted: the hook says them when it lets go of one. */
+static _Atomic uint64_t counted;
+
+static void listen(void *user, int level, const char *sentence)
+{
+    const char *of = strstr(sentence, "attention: "), *flops = of ? strstr(of, "calls, ") : NULL;
+    (void)user;
+    (void)level;
+    if (flops && strstr(sentence, "the test hook counted"))
+        atomic_fetch_add(&counted, strtoull(flops + 7, NULL, 10));
+}
+
+/* Before contexts are made: devices count, whatever else the hook does. */
+static void count_flops(void)
+{
+    char words[300];
+    const char *spec = getenv("RONDO_TEST_HOOK");
+    rondo_hooks hooks = RONDO_HOOKS_INIT;
+    hooks.allocate = memory_take;
+    hooks.release = memory_give;
+    hooks.log = listen;
+    if (rondo_set_hooks(&hooks))
+        exit(99);
+    snprintf(words, sizeof words, "%s%scount", spec ? spec : "", spec && *spec ? "," : "");
+    setenv("RONDO_TEST_HOOK", words, 1);
+}
 
 static void *zeros(int64_t count)
 {
@@ -207,15 +235,15 @@ static int same(struct run *r, const char *transport)
     if (!err)
         err = rondo_cost_count(&core, &cost);
     if (err || t.messages != r->messages || t.bytes != r->bytes || t.bytes_per_chip != r->most || r->workspace > t.workspace_per_chip ||
-        t.flops != (double)cost.flops_total) {
+        t.flops != (double)cost.flops_total || (r->flops && (double)r->flops != t.flops)) {
         diag("%s: %s, tp %lld cp %lld: %llu messages of %llu bytes, most %llu, %llu of memory; "
-             "planned %llu, %llu, %llu, %llu; %g FLOPs, %lld",
+             "planned %llu, %llu, %llu, %llu; %g FLOPs, %lld, counted %llu",
              err ? rondo_error_text() : "",
              rondo_algorithm_name(r->c.algorithm), (long long)r->c.tensor_parallel, (long long)r->c.context_parallel,
              (unsigned long long)r->messages,
              (unsigned long long)r->bytes, (unsigned long long)r->most, (unsigned long long)r->workspace, (unsigned long long)t.messages,
              (unsigned long long)t.bytes, (unsigned long long)t.bytes_per_chip, (unsigned long long)t.workspace_per_chip,
-             t.flops, (long long)cost.flops_total);
+             t.flops, (long long)cost.flops_total, (unsigned long long)r->flops);
         return 0;
     }
     return 1;
@@ -239,9 +267,11 @@ static void on_threads(void)
                 do
                     shape(&run, algorithms[a], grids[g].tp, grids[g].cp);
                 while (run.c.num_heads % grids[g].tp || (run.c.num_kv_heads % grids[g].tp && grids[g].tp % run.c.num_kv_heads));
+                atomic_store(&counted, 0);
                 const int err = rondo_launch(grids[g].tp * grids[g].cp, &d, body, &run);
                 if (err)
                     diag("%s", rondo_error_text());
+                run.flops = atomic_load(&counted);
                 wrong += err || !same(&run, NULL);
                 moved += run.bytes;
             }
@@ -266,9 +296,11 @@ __attribute__((unused)) static void thousand(void)
         run.c.past_seq_len_of = run.c.new_tokens_of = NULL;
         run.c.past_seq_len = 1024 * 128 - 2, run.c.new_tokens = 2, run.c.kv_len_used = 0;
         run.c.windowed = 0, run.c.causal = 1;
+        atomic_store(&counted, 0);
         const int err = rondo_launch(1024, &d, body, &run);
         if (err)
             diag("%s", rondo_error_text());
+        run.flops = atomic_load(&counted);
         ok(!err && same(&run, NULL) && run.messages > 1000, "%s, 1,024 ranks: what was counted was moved", rondo_algorithm_name(of[a]));
     }
 }
@@ -276,6 +308,7 @@ __attribute__((unused)) static void thousand(void)
 /* MPI ranks draw the same shapes; each counted its own, and has the others'. */
 struct over {
     int tp, done, wrong;
+    double flops;                      /* of all ranks, as planned */
 };
 
 static int over_mpi(rondo_context *ctx, void *arg)
@@ -306,6 +339,8 @@ static int over_mpi(rondo_context *ctx, void *arg)
             }
             free(all), free(bytes_of);
             o->wrong += !err && !same(&run, "mpi");
+            rondo_cost_traffic t = RONDO_COST_TRAFFIC_INIT;
+            o->flops += !err && !rondo_cost_moved(&run.c, "mpi", &t) ? t.flops : 0.0;
             o->done += !err;
         }
     if (!err && !rondo_context_rank(ctx) && !o->wrong)
@@ -353,18 +388,22 @@ int main(int argc, char **argv)
 {
     memory_hooks();
     if (argc > 2 && !strcmp(argv[1], "mpi")) {
-        struct over over = { atoi(argv[2]), 0, 0 };
+        struct over over = { atoi(argv[2]), 0, 0, 0.0 };
+        count_flops();
         rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
         d.transport = "mpi";
         d.threads = 1;
         const int err = rondo_launch(0, &d, over_mpi, &over);
         if (err)
             fprintf(stderr, "%s: %s\n", rondo_error_name(err), rondo_error_text());
+        printf("planned %.0f counted %llu\n", over.flops, (unsigned long long)atomic_load(&counted));
         return err || over.wrong;
     }
+    const int hooked = getenv("RONDO_TEST_HOOK") != NULL;
+    count_flops();
     on_threads();
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)   /* so many threads are too much for these */
-    if (!getenv("RONDO_TEST_HOOK"))
+    if (!hooked)
         thousand();
 #endif
     without_memory();
