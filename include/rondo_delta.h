@@ -55,7 +55,7 @@ typedef struct rondo_delta_desc {
     const int64_t *checkpoints;         /* cu_seqlens, of all rows, where a boundary is the end of the sequence before it. They rise. Read during
                                            create only */
     int64_t tile;                       /* of RONDO_DELTA_AFFINE: tokens, from each sequence's first; shares end where tiles do; 0 = 4096 */
-    int32_t reserved;
+    int32_t gradients;                  /* 1: rondo_delta_backward() will be called too; not of RONDO_DELTA_AFFINE */
     double tolerance;                   /* of RONDO_DELTA_AFFINE: a tile whose certificate lies below it passes nothing of its incoming state on;
                                            0: never */
 } rondo_delta_desc;
@@ -71,7 +71,7 @@ RONDO_API void rondo_delta_destroy(rondo_delta *plan);
 
 typedef struct rondo_delta_info {
     size_t struct_size;
-    int32_t way, reserved;              /* what will run */
+    int32_t way, backward_way;          /* what will run; of gradients serial or pipeline, where the plan has them, else 0 */
     int64_t first_row, rows, rows_total;   /* of this rank, and of all */
     int64_t operations;                 /* of the schedule of this rank */
     size_t workspace_bytes;             /* that the plan holds for states on their way */
@@ -82,8 +82,13 @@ typedef struct rondo_delta_info {
     int64_t skipped;                    /* by the last execution, of this rank's tiles: how many passed nothing on, in any head */
     double certificate;                 /* of the last execution, of this rank's tiles but the last of each sequence: the largest bound, in the
                                            2-norm, on what a tile passes on of its incoming state; 0 where it has none. See rondo-kda(7) */
+    /* Of one rondo_delta_backward(), where the plan has gradients; else 0. */
+    int64_t backward_operations;
+    size_t backward_workspace_bytes;    /* states at marks, and gradients of states, on their way */
+    uint64_t backward_messages, backward_bytes;   /* that this rank will send in one */
+    double backward_flops;              /* 27 * key_dim * value_dim for each token and head, all ranks */
 } rondo_delta_info;
-#define RONDO_DELTA_INFO_INIT { sizeof(rondo_delta_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0 }
+#define RONDO_DELTA_INFO_INIT { sizeof(rondo_delta_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0.0 }
 RONDO_API int rondo_delta_query(const rondo_delta *plan, rondo_delta_info *info) RONDO_MUST_CHECK;
 
 /* The rank that has the state behind the first `position` tokens of a sequence: 0: where its initial state is read; its length: where its final
@@ -111,6 +116,31 @@ typedef struct rondo_delta_io {
 
 /* Collective where there are several ranks. */
 RONDO_API int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io) RONDO_MUST_CHECK;
+
+/* ---- gradients: of a plan whose descriptor says so ---- */
+
+/* Of a loss with respect to what rondo_delta_execute() was given, as it was given (before norm, gate and sigmoid), from its gradients with respect
+ * to out and to the final states. Each has the shape of what it is of, and this rank's rows, or of states what this rank keeps. Those of states,
+ * A_log and dt_bias are F32 and dense; of others the last of three dimensions is dense, and results are of F32, BF16 or F16, whatever what they are
+ * of is; sums are made in F32 and rounded once. data NULL, dims 0: dfinal_state: 0; a result: not wanted, which da_log, ddt_bias and dinitial_state
+ * need not be. */
+typedef struct rondo_delta_gradients {
+    size_t struct_size;
+    rondo_tensor dout;                  /* of out's type */
+    rondo_tensor dfinal_state;          /* where the plan has final states */
+    rondo_tensor dq, dk, dv, dg, dbeta;
+    rondo_tensor da_log, ddt_bias;      /* where gates are computed: the whole sum, on every rank; of the rule's own gain 1 and bias 0 where io has none */
+    rondo_tensor dinitial_state;        /* where the plan has initial states */
+    int32_t accumulate;                 /* 1: added to what the results hold, which on every rank is the same for da_log and ddt_bias */
+    int32_t reserved;
+} rondo_delta_gradients;
+#define RONDO_DELTA_GRADIENTS_INIT                                                                                     \
+    { sizeof(rondo_delta_gradients), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, \
+      RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, 0, 0 }
+
+/* Backward of the same plan: io as rondo_delta_execute() was given it, whose out, final_state and checkpoints are not looked at: states are made
+ * again from the initial one. Collective where there are several ranks. */
+RONDO_API int rondo_delta_backward(rondo_delta *plan, const rondo_delta_io *io, const rondo_delta_gradients *gradients) RONDO_MUST_CHECK;
 
 #ifdef __cplusplus
 }

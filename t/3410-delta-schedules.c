@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The schedules of the delta rule, without running them: for every way, division and kind of machine those of all ranks together pass the checker
- * and move as many messages and bytes as arithmetic says; and schedules in which something was broken do not pass.
+ * and move as many messages and bytes as arithmetic says, those of gradients too; and schedules in which something was broken do not pass.
  */
-#include "delta/delta.h"
+#include "delta/backward.h"
 #define DRAW_STREAM 3410
 #include "t/draw.h"
 #include "t/schedules.h"
@@ -17,6 +17,7 @@ struct all {
     struct rondo__delta_design design;
     const struct rondo__machine *machine;
     struct rondo__delta_built built;
+    struct rondo__delta_backward back;
     uint64_t messages, bytes;
     struct planted planted;
 };
@@ -35,6 +36,23 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     a->bytes += counts.bytes;
     plant(&a->planted, &a->built.schedule, rank);
     *out = &a->built.schedule;
+    return 0;
+}
+
+static int back_at(void *arg, int32_t rank, const struct rondo__schedule **out)
+{
+    struct all *a = arg;
+    struct rondo__counts counts;
+    rondo__delta_backward_unbuild(&a->back);
+    a->back = (struct rondo__delta_backward){ .leaves = -1 };
+    int err = rondo__delta_backward_build(&a->back, &a->design, rank, a->machine);
+    if (err)
+        return err;
+    rondo__schedule_count(&a->back.built.schedule, &counts);
+    a->messages += counts.messages;
+    a->bytes += counts.bytes;
+    plant(&a->planted, &a->back.built.schedule, rank);
+    *out = &a->back.built.schedule;
     return 0;
 }
 
@@ -141,6 +159,90 @@ static void grid(int way)
     }
 }
 
+/* Gradients: sequences of some leaves of tokens and marks, gates that have sums or none, heads in groups. */
+static int any_gradient(struct all *a, int way, int32_t ranks)
+{
+    *a = (struct all){ .desc = RONDO_DELTA_DESC_INIT };
+    rondo_delta_desc *d = &a->desc;
+    d->key_heads = 1 + draw(20);
+    d->heads = d->key_heads * (1 + draw(2));
+    d->key_dim = 4;
+    d->value_dim = 1 + draw(200);
+    d->gate_dim = draw(2) ? 1 : 4;
+    d->gate = (int32_t)draw(3);
+    d->lower_bound = d->gate == RONDO_GATE_BOUNDED ? -5.0 : 0.0;
+    d->sequences = 1 + draw(SEQUENCES);
+    for (int64_t n = 0; n < d->sequences; n++)
+        a->cu[n + 1] = a->cu[n] + (draw(3) ? (int64_t)draw(draw(2) ? 200 : 2000) : 0);
+    const int64_t rows = a->cu[d->sequences];
+    for (int32_t r = 1; r < ranks; r++)
+        a->shares[r] = a->shares[r - 1] + (int64_t)draw((uint32_t)((rows - a->shares[r - 1]) / (1 + (int)draw(3)) + 1));
+    a->shares[ranks] = rows;
+    d->cu_seqlens = a->cu;
+    d->shares = draw(4) ? a->shares : NULL;
+    d->way = way;
+    d->gradients = 1;
+    d->initial_state = (int32_t)draw(2);
+    d->final_state = (int32_t)draw(2);
+    return rondo__delta_design(&a->design, d, ranks);
+}
+
+/* States go forward where a sequence does, and gradients of states come back there, with the sums of a leaf; and each rank's nodes of sums go to
+ * all others. */
+static void expect_gradients(const struct all *a, uint64_t *messages, uint64_t *bytes)
+{
+    const struct rondo__delta_design *p = &a->design;
+    const int64_t heads = p->desc.heads, keys = p->desc.key_heads, most = 16 * p->ranks, sums = p->desc.gate ? p->desc.gate_dim + 1 : 0;
+    const int64_t stages = p->desc.way == RONDO_DELTA_SERIAL || p->ranks == 1 ? 1 : keys < most ? keys : most;
+    *messages = *bytes = 0;
+    for (int32_t r = 1; r < p->ranks; r++) {
+        const int64_t row = p->begin[r];
+        if (row == p->begin[r + 1] || row == 0)
+            continue;
+        for (int64_t n = 0; n < p->desc.sequences; n++)
+            if (p->cu[n] < row && row < p->cu[n + 1]) {
+                *messages += (uint64_t)(2 * stages);
+                *bytes += (uint64_t)(heads * (2 * p->desc.key_dim * p->desc.value_dim + sums) * 4);
+            }
+    }
+    for (int32_t r = 0; r < p->ranks && sums && a->back.tokens; r++) {
+        int64_t nodes = 0;
+        for (int64_t i = 0; i < a->back.tokens->node_count; i++)
+            nodes += a->back.tokens->nodes[i].part == r;
+        *messages += nodes ? (uint64_t)(p->ranks - 1) : 0;
+        *bytes += (uint64_t)(nodes * heads * sums * 4 * (p->ranks - 1));
+    }
+}
+
+static void gradients(int way)
+{
+    for (int m = 0; m < MACHINES; m++) {
+        int good = 1, counts = 1;
+        for (int round = 0; round < 30; round++) {
+            const int32_t ranks = 1 + (int32_t)draw(RANKS);
+            struct all a;
+            uint64_t messages, bytes;
+            int err = any_gradient(&a, way, ranks);
+            a.machine = machines + m;
+            if (!err)
+                err = rondo__schedule_check(ranks, a.machine, back_at, &a);
+            if (err && good)
+                diag("%d ranks, %lld rows, round %d: %s", (int)ranks, (long long)a.design.rows, round, rondo_error_text());
+            good &= !err;
+            expect_gradients(&a, &messages, &bytes);
+            if ((messages != a.messages || bytes != a.bytes) && counts)
+                diag("%d ranks, %lld rows, %lld heads, round %d: %llu messages of %llu bytes, should be %llu of %llu", (int)ranks,
+                     (long long)a.design.rows, (long long)a.design.desc.heads, round, (unsigned long long)a.messages, (unsigned long long)a.bytes,
+                     (unsigned long long)messages, (unsigned long long)bytes);
+            counts &= messages == a.messages && bytes == a.bytes;
+            rondo__delta_backward_unbuild(&a.back);
+            rondo__delta_design_free(&a.design);
+        }
+        ok(good, "gradients, %s, %s: schedules of all ranks pass", rondo_delta_way_name(way), machine_names[m]);
+        ok(counts, "... messages and bytes are counted");
+    }
+}
+
 static const struct fault faults[] = {
     { "a missing wait", drop_wait, 0 },
     { "a message of another size", change_size, 1 },
@@ -164,6 +266,19 @@ static void broken(void)
             err = rondo__schedule_check(ranks, a.machine, at, &a);
             bad += missed(&t, &a.planted, err);
             rondo__delta_unbuild(&a.built);
+            rondo__delta_design_free(&a.design);
+        }
+        for (int round = 0; round < 100; round++) {
+            const int32_t ranks = 3 + (int32_t)draw(RANKS - 2);
+            struct all a;
+            int err = any_gradient(&a, RONDO_DELTA_SERIAL + round % 2, ranks);
+            if (err)
+                exit(99);
+            a.machine = machines + draw(MACHINES);
+            a.planted = (struct planted){ faults + f, (int32_t)draw((uint32_t)ranks), draw(12), 0 };
+            err = rondo__schedule_check(ranks, a.machine, back_at, &a);
+            bad += missed(&t, &a.planted, err);
+            rondo__delta_backward_unbuild(&a.back);
             rondo__delta_design_free(&a.design);
         }
         ok(!bad, "none of those that always count is missed");
@@ -195,6 +310,8 @@ int main(void)
     grid(RONDO_DELTA_SERIAL);
     grid(RONDO_DELTA_PIPELINE);
     grid(RONDO_DELTA_AFFINE);
+    gradients(RONDO_DELTA_SERIAL);
+    gradients(RONDO_DELTA_PIPELINE);
     broken();
     return done();
 }

@@ -55,6 +55,24 @@ static rondo_delta_io arrays(void)
     return io;
 }
 
+static float slopes[10][ROWS * HEADS * KD * VD];
+
+static rondo_delta_gradients slopes_of(void)
+{
+    rondo_delta_gradients s = RONDO_DELTA_GRADIENTS_INIT;
+    s.dout = dense(out, 3, ROWS, HEADS, VD, 0);
+    s.dfinal_state = dense(slopes[9], 4, 2, HEADS, KD, VD);
+    s.dq = dense(slopes[0], 3, ROWS, KEYS, KD, 0);
+    s.dk = dense(slopes[1], 3, ROWS, KEYS, KD, 0);
+    s.dv = dense(slopes[2], 3, ROWS, HEADS, VD, 0);
+    s.dg = dense(slopes[3], 3, ROWS, HEADS, KD, 0);
+    s.dbeta = dense(slopes[4], 2, ROWS, HEADS, 0, 0);
+    s.da_log = dense(slopes[5], 1, HEADS, 0, 0, 0);
+    s.ddt_bias = dense(slopes[6], 2, HEADS, KD, 0, 0);
+    s.dinitial_state = dense(slopes[7], 4, 2, HEADS, KD, VD);
+    return s;
+}
+
 static void fill(float *x, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -113,10 +131,12 @@ static void descriptors(rondo_context *ctx)
     BAD(d.way = RONDO_DELTA_AFFINE; d.tolerance = -1.0, "tolerance is -1", "a negative tolerance");
     BAD(d.way = RONDO_DELTA_AFFINE; d.tolerance = __builtin_nan(""), "tolerance is", "a tolerance of NaN");
     BAD(d.struct_size = 3, "rondo_delta_desc", "a descriptor without its size");
+    BAD(d.gradients = 2, "gradients is 2", "gradients of 2");
 #undef BAD
     d = usual();
-    d.reserved = 1;
-    refused(rondo_delta_create(&plan, ctx, &d), RONDO_ENOTSUP, "reserved", "a field of a later version");
+    d.gradients = 1;
+    d.way = RONDO_DELTA_AFFINE;
+    refused(rondo_delta_create(&plan, ctx, &d), RONDO_ENOTSUP, "affine has no gradients", "gradients of an affine scan");
     rondo_delta_destroy(NULL);
     ok(!rondo_delta_way_name(-1) && !rondo_delta_way_name(99) && !strcmp(rondo_delta_way_name(RONDO_DELTA_PIPELINE), "pipeline"), "ways have names");
 }
@@ -163,6 +183,71 @@ static void executions(rondo_context *ctx)
     refused(rondo_delta_execute(plan, &io), RONDO_EINVAL, "A_log is given", "A_log of gates that are given");
     rondo_delta_destroy(plan);
     ok(!memcmp(before, out, sizeof out), "whatever was refused left the outputs");
+}
+
+static void backward(rondo_context *ctx)
+{
+    rondo_delta *plan = NULL;
+    rondo_delta_desc d = usual();
+    rondo_delta_io io = arrays();
+    rondo_delta_gradients s = slopes_of();
+    rondo_delta_info info = RONDO_DELTA_INFO_INIT;
+    static float before[10][ROWS * HEADS * KD * VD], wide[ROWS][HEADS][VD + 5];
+    ok(!rondo_delta_create(&plan, ctx, &d) && !rondo_delta_query(plan, &info) && info.backward_flops == 0.0 && info.backward_workspace_bytes == 0,
+       "a plan without gradients");
+    refused(rondo_delta_backward(plan, &io, &s), RONDO_EINVAL, "without gradients", "gradients of it");
+    rondo_delta_destroy(plan);
+    d.gradients = 1;
+    ok(!rondo_delta_create(&plan, ctx, &d) && !rondo_delta_backward(plan, &io, &s), "a plan with gradients, which need no execution before");
+    ok(!rondo_delta_query(plan, &info) && info.backward_way == RONDO_DELTA_SERIAL && info.backward_flops == 27.0 * KD * VD * HEADS * ROWS && info.backward_operations > 0 &&
+           info.backward_messages == 0 && info.backward_workspace_bytes > 0, "it says what they are");
+    memcpy(before, slopes, sizeof before);
+    rondo_tensor gone = RONDO_TENSOR_INIT;
+    s.da_log = s.ddt_bias = s.dinitial_state = s.dfinal_state = gone;
+    s.dv.data = wide;
+    s.dv.stride[0] = HEADS * (VD + 5);
+    s.dv.stride[1] = VD + 5;
+    memset(wide, 0x33, sizeof wide);
+    memset(slopes[9], 0, sizeof slopes[9]);
+    ok(!rondo_delta_backward(plan, &io, &s), "those that nobody wants are left out, and others have holes");
+    float plain[ROWS * HEADS * VD];
+    s.dv = dense(plain, 3, ROWS, HEADS, VD, 0);
+    s.dfinal_state = slopes_of().dfinal_state;
+    bool same = !rondo_delta_backward(plan, &io, &s), kept = true;
+    for (int t = 0; t < ROWS; t++)
+        for (int h = 0; h < HEADS; h++) {
+            same = same && !memcmp(wide[t][h], plain + (t * HEADS + h) * VD, VD * sizeof *plain);
+            kept = kept && ((unsigned char *)&wide[t][h][VD])[0] == 0x33;
+        }
+    ok(same && kept, "... the same bits, no gradient of final states being zeros, and nothing between them");
+    memcpy(slopes, before, sizeof before);
+    refused(rondo_delta_backward(NULL, &io, &s), RONDO_EINVAL, "plan is NULL", "no plan");
+    refused(rondo_delta_backward(plan, NULL, &s), RONDO_EINVAL, "io is NULL", "no arrays");
+#define BAD(change, word, what)                                                                                                             \
+    rondo_delta_destroy(plan);                                                                                                              \
+    io = arrays();                                                                                                                          \
+    s = slopes_of();                                                                                                                        \
+    change;                                                                                                                                 \
+    ok(!rondo_delta_create(&plan, ctx, &d), "a plan");                                                                                      \
+    refused(rondo_delta_backward(plan, &io, &s), RONDO_EINVAL, word, what)
+    BAD(s.dq = dense(slopes[0], 3, ROWS, HEADS, KD, 0), "dq has 3 dimensions, 12 x 4 x 8", "dq of another shape");
+    BAD(s.dk.data = NULL, "dk has no data", "no dk");
+    BAD(s.dbeta = gone, "dbeta", "no dbeta at all");
+    BAD(s.dv.type = 77, "dv is of an unknown type", "dv of a type that there is not");
+    BAD(s.dinitial_state.type = RONDO_BF16, "dinitial_state is bf16", "states of 16 bits");
+    BAD(s.dout.type = RONDO_BF16, "dout is bf16; the plan's is f32", "dout of another type than out");
+    BAD(io.initial_state = gone, "initial_state", "no initial state where the plan has one");
+    BAD(s.dg.stride[2] = 2, "strides of dg", "dg with holes in its channels");
+    BAD(s.accumulate = 2, "accumulate is 2", "accumulate of 2");
+    BAD(s.struct_size = 1, "rondo_delta_gradients", "gradients without their size");
+#undef BAD
+    s = slopes_of();
+    s.reserved = 1;
+    rondo_delta_destroy(plan);
+    ok(!rondo_delta_create(&plan, ctx, &d), "a plan");
+    refused(rondo_delta_backward(plan, &io, &s), RONDO_ENOTSUP, "reserved", "a field of a later version");
+    rondo_delta_destroy(plan);
+    ok(!memcmp(before, slopes, sizeof before), "whatever was refused left the results");
 }
 
 /* Heads first, and rows with something between them. */
@@ -212,11 +297,15 @@ static int attempt(void *arg, int *right)
     rondo_delta_io io = arrays();
     (void)arg;
     c.threads = 2;
+    d.gradients = 1;
+    const rondo_delta_gradients s = slopes_of();
     int err = rondo_context_create(&ctx, &c);
     if (!err)
         err = rondo_delta_create(&plan, ctx, &d);
     if (!err)
         err = rondo_delta_execute(plan, &io);
+    if (!err)
+        err = rondo_delta_backward(plan, &io, &s);
     *right = !err;
     rondo_delta_destroy(plan);
     rondo_context_destroy(ctx);
@@ -226,13 +315,15 @@ static int attempt(void *arg, int *right)
 static void steady(rondo_context *ctx)
 {
     rondo_delta *plan = NULL;
-    const rondo_delta_desc d = usual();
+    rondo_delta_desc d = usual();
     const rondo_delta_io io = arrays();
-    ok(!rondo_delta_create(&plan, ctx, &d) && !rondo_delta_execute(plan, &io), "an execution");
+    const rondo_delta_gradients s = slopes_of();
+    d.gradients = 1;
+    ok(!rondo_delta_create(&plan, ctx, &d) && !rondo_delta_execute(plan, &io) && !rondo_delta_backward(plan, &io, &s), "an execution, and back");
     const long before = atomic_load(&memory_asked[0]);
     bool good = true;
     for (int i = 0; i < 3; i++)
-        good = good && !rondo_delta_execute(plan, &io);
+        good = good && !rondo_delta_execute(plan, &io) && !rondo_delta_backward(plan, &io, &s);
     ok(good && atomic_load(&memory_asked[0]) == before, "further ones allocate nothing");
     rondo_delta_destroy(plan);
 }
@@ -251,6 +342,7 @@ int main(void)
         return 99;
     descriptors(ctx);
     executions(ctx);
+    backward(ctx);
     strides(ctx);
     steady(ctx);
     rondo_context_destroy(ctx);

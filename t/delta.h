@@ -118,6 +118,132 @@ __attribute__((unused)) static void delta_oracle(struct delta_case *c)
     free(q);
 }
 
+/* Of a loss, the sum of dout times out and of dto times final states, by all that a case has. */
+struct delta_gradients {
+    double *q, *k, *v, *g, *b, *a_log, *dt_bias, *from;
+};
+
+__attribute__((unused)) static void delta_gradients_free(struct delta_gradients *d)
+{
+    double *const all[] = { d->q, d->k, d->v, d->g, d->b, d->a_log, d->dt_bias, d->from };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* From dy, of what a row of q or k became, to what it was; adds to `to`. */
+static void delta_vector_back(const struct delta_case *c, const void *from, int64_t row, int64_t head, const double *dy, double *to)
+{
+    double sum = 1e-6, along = 0.0;
+    const int64_t at = (row * c->key_heads + head) * c->key_dim;
+    for (int64_t d = 0; d < c->key_dim; d++) {
+        const double x = delta_get(from, at + d, c->type);
+        sum += x * x;
+        along += x * dy[d];
+    }
+    for (int64_t d = 0; d < c->key_dim; d++)
+        to[at + d] += c->norm ? (dy[d] - delta_get(from, at + d, c->type) * along / sum) / sqrt(sum) : dy[d];
+}
+
+/* The same of a gate: adds to dg, da_log, ddt_bias. */
+static void delta_gate_back(const struct delta_case *c, struct delta_gradients *out, int64_t row, int64_t head, int64_t d, double dgate)
+{
+    const int64_t channel = c->gate_dim == 1 ? 0 : d, at = (row * c->heads + head) * c->gate_dim + channel;
+    const double gain = c->a_log ? exp((double)c->a_log[head]) : 1.0;
+    const double z = delta_get(c->g, at, c->type) + (c->dt_bias ? (double)c->dt_bias[head * c->gate_dim + channel] : 0.0);
+    double dz = dgate;
+    if (c->gate == RONDO_GATE_SOFTPLUS) {
+        dz = -dgate * gain * delta_sigmoid(z);
+        out->a_log[head] += dgate * delta_gate(c, row, head, d);
+    } else if (c->gate == RONDO_GATE_BOUNDED) {
+        dz = dgate * c->lower_bound * gain * delta_sigmoid(gain * z) * delta_sigmoid(-gain * z);
+        out->a_log[head] += dz * z;
+    }
+    out->g[at] += dz;
+    if (c->gate)
+        out->dt_bias[head * c->gate_dim + channel] += dz;
+}
+
+/* dto NULL: 0. Keeps all states. */
+__attribute__((unused)) static void delta_back_oracle(const struct delta_case *c, const double *dout, const double *dto, struct delta_gradients *out)
+{
+    const int64_t kd = c->key_dim, vd = c->value_dim, state = kd * vd, group = c->heads / c->key_heads;
+    const size_t keys = (size_t)(c->rows * c->key_heads * kd) + 1, one = sizeof(double);
+    int64_t longest = 0;
+    for (int64_t n = 0; n < c->sequences; n++)
+        longest = c->cu[n + 1] - c->cu[n] > longest ? c->cu[n + 1] - c->cu[n] : longest;
+    *out = (struct delta_gradients){ calloc(keys, one), calloc(keys, one), calloc((size_t)(c->rows * c->heads * vd) + 1, one),
+                                     calloc((size_t)(c->rows * c->heads * c->gate_dim) + 1, one), calloc((size_t)(c->rows * c->heads) + 1, one),
+                                     calloc((size_t)c->heads, one), calloc((size_t)(c->heads * c->gate_dim), one),
+                                     calloc((size_t)(c->sequences * c->heads * state), one) };
+    double *s = malloc((size_t)((longest + 2) * state) * one), *d = malloc((size_t)(state + 5 * kd + 4 * vd) * one);
+    double *q = d + state, *k = q + kd, *a = k + kd, *dq = a + kd, *dk = dq + kd, *rest = dk + kd, *u = rest + vd, *du = u + vd;
+    for (int64_t n = 0; n < c->sequences; n++)
+        for (int64_t h = 0; h < c->heads; h++)
+            for (int64_t way = 0; way < 2; way++)
+                for (int64_t i = 0, count = c->cu[n + 1] - c->cu[n]; i <= count; i++) {
+                    /* there: the state behind i tokens; and back: the i-th token from the end, then the beginning */
+                    const int64_t t = way ? count - 1 - i : i - 1, row = c->cu[n] + t, kh = h / group;
+                    double *at = s + (t + 2) * state, *before = at - state;
+                    double *const first = out->from + (n * c->heads + h) * state;
+                    if (!way && !i)
+                        for (int64_t j = 0; j < state; j++) {
+                            at[j] = c->from ? (double)c->from[(n * c->heads + h) * state + j] : 0.0;
+                            d[j] = dto ? dto[(n * c->heads + h) * state + j] : 0.0;
+                        }
+                    if (t < 0) {
+                        for (int64_t j = 0; j < state && way; j++)
+                            first[j] = d[j];
+                        continue;
+                    }
+                    const double x = delta_get(c->b, row * c->heads + h, c->type);
+                    const double times = c->beta == RONDO_BETA_SIGMOID2 ? 2.0 : 1.0, beta = c->beta == RONDO_BETA_PLAIN ? x : times * delta_sigmoid(x);
+                    double dbeta = 0.0;
+                    delta_vector(c, c->q, row, kh, q);
+                    delta_vector(c, c->k, row, kh, k);
+                    for (int64_t e = 0; e < kd; e++) {
+                        a[e] = exp(delta_gate(c, row, h, e));
+                        dq[e] = dk[e] = 0.0;
+                    }
+                    for (int64_t j = 0; j < vd; j++) {
+                        double read = 0.0;
+                        for (int64_t e = 0; e < kd; e++)
+                            read += k[e] * a[e] * before[e * vd + j];
+                        rest[j] = delta_get(c->v, (row * c->heads + h) * vd + j, c->type) - read;
+                        u[j] = beta * rest[j];
+                        for (int64_t e = 0; e < kd && !way; e++)
+                            at[e * vd + j] = a[e] * before[e * vd + j] + k[e] * u[j];
+                    }
+                    if (!way)
+                        continue;
+                    const double *w = dout + (row * c->heads + h) * vd;
+                    for (int64_t j = 0; j < vd; j++) {
+                        du[j] = 0.0;
+                        for (int64_t e = 0; e < kd; e++) {
+                            dq[e] += c->scale * at[e * vd + j] * w[j];
+                            d[e * vd + j] += c->scale * q[e] * w[j];
+                            du[j] += d[e * vd + j] * k[e];
+                        }
+                        out->v[(row * c->heads + h) * vd + j] = beta * du[j];
+                        dbeta += du[j] * rest[j];
+                    }
+                    for (int64_t e = 0; e < kd; e++) {
+                        double da = 0.0;
+                        for (int64_t j = 0; j < vd; j++) {
+                            dk[e] += d[e * vd + j] * u[j] - beta * du[j] * a[e] * before[e * vd + j];
+                            d[e * vd + j] -= k[e] * beta * du[j];
+                            da += d[e * vd + j] * before[e * vd + j];
+                            d[e * vd + j] *= a[e];
+                        }
+                        delta_gate_back(c, out, row, h, e, da * a[e]);
+                    }
+                    out->b[row * c->heads + h] = c->beta == RONDO_BETA_PLAIN ? dbeta : dbeta * times * delta_sigmoid(x) * delta_sigmoid(-x);
+                    delta_vector_back(c, c->q, row, kh, dq, out->q);
+                    delta_vector_back(c, c->k, row, kh, dk, out->k);
+                }
+    free(s);
+    free(d);
+}
+
 /* Root of the mean square of a difference over that of what is right. */
 __attribute__((unused)) static double delta_error(const double *right, const void *got, int type, int64_t count)
 {

@@ -122,5 +122,8 @@ int rondo__cpu_cross_entropy(struct rondo_device *dev, struct rondo_stream *stre
 int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
 int rondo__cpu_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,
                           float *const *states, int32_t state_count);
+/* ---- its gradients (delta_backward_ops.c) ---- */
+int rondo__cpu_delta_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_backward_run *run,
+                              const struct rondo_poll *poll);
 
 #endif

@@ -8,12 +8,8 @@
  *
  * Tokens come in blocks: their decays, keys and queries are made once for all tiles of the item. Called by delta_ops.c.
  */
-#include "backends/cpu/vec.h"
-#include "backends/cpu/delta.h"
+#include "backends/cpu/delta_tokens.h"
 
-#define CHAINS RONDO_CPU_DELTA_CHAINS
-#define LANES RONDO_CPU_DELTA_LANES
-#define PARTS (LANES / VL)
 #define TOKENS RONDO_CPU_DELTA_CLEAN /* of a block */
 /* Vectors of a tile, and how many of the chains are under way at a time: their sums, which are two each, stay in registers, and are enough of
  * them to hide the time that an addition takes. */
@@ -24,8 +20,6 @@
 #endif
 #define LIVE 2
 #define TILE (WIDE * VL)
-
-static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 /* What a worker has. */
 struct room {
@@ -68,138 +62,25 @@ static struct room *room_of(const struct rondo_delta_task *t, void *scratch)
 
 /* ---- tokens ---- */
 
-VEC void read_elements(float *to, int64_t padded, const void *from, int64_t at, int64_t count, const int type)
-{
-    int64_t i = 0;
-    for (; i + VL <= count; i += VL)
-        vf_store(to + i, vf_element(from, at + i, type));
-    for (; i < count; i++)
-        to[i] = rondo__element(from, at + i, type);
-    for (; i < padded; i++)
-        to[i] = 0.0f;
-}
-
-static void read_numbers(float *to, int64_t padded, const void *from, int64_t at, int64_t count, int type)
-{
-    if (type == RONDO_F32)
-        read_elements(to, padded, from, at, count, RONDO_F32);
-    else if (type == RONDO_BF16)
-        read_elements(to, padded, from, at, count, RONDO_BF16);
-    else
-        read_elements(to, padded, from, at, count, RONDO_F16);
-}
-
-/* 1 / sqrt(sum x^2 + eps) of VL rows, of which `count` are there. Their lanes are turned about, so that vectors fold those of VL rows at once.
- * Rows are filled up with zeros, which add nothing. */
-VEC void norms(const float *x, int64_t padded, int count, float *to)
-{
-    vf lane[PARTS][VL];
-    UNROLL
-    for (int i = 0; i < VL; i++) {
-        vf sum[PARTS];
-        UNROLL
-        for (int p = 0; p < PARTS; p++)
-            sum[p] = vf_zero();
-        for (int64_t d = 0; i < count && d < padded; d += LANES)
-            UNROLL
-            for (int p = 0; p < PARTS; p++) {
-                const vf v = vf_load(x + i * padded + d + p * VL);
-                sum[p] = vf_fma(v, v, sum[p]);
-            }
-        UNROLL
-        for (int p = 0; p < PARTS; p++)
-            lane[p][i] = sum[p];
-    }
-    UNROLL
-    for (int p = 0; p < PARTS; p++)
-        vf_transpose(lane[p]);
-#define LANE(i) lane[(i) / VL][(i) % VL]
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            LANE(i) = vf_add(LANE(i), LANE(i + half));
-    vf_store(to, vf_div(vf_set1(1.0f), vf_sqrt(vf_add(LANE(0), vf_set1(RONDO_CPU_DELTA_EPS)))));
-#undef LANE
-}
-
-static void normalise(float *x, int64_t padded, int64_t count)
-{
-    float r[VL];
-    for (int64_t i = 0; i < count; i++, x += padded) {
-        if (i % VL == 0)
-            norms(x, padded, count - i < VL ? (int)(count - i) : VL, r);
-        const vf by = vf_set1(r[i % VL]);
-        for (int64_t d = 0; d < padded; d += VL)
-            vf_store(x + d, vf_mul(vf_load(x + d), by));
-    }
-}
-
-static void read_rows(const struct rondo_delta_task *t, const struct room *r, const void *from, int64_t first, int64_t count, int64_t stride, float *to)
-{
-    for (int64_t i = 0; i < count; i++)
-        read_numbers(to + i * r->padded, r->padded, from, (first + i) * stride, t->form->key_dim, t->form->type);
-    if (t->form->norm)
-        normalise(to, r->padded, count);
-}
-
-/* Raw gates become decays, in place. */
-VEC void decays(float *g, int64_t padded, const int gate, const float *bias, vf gain, vf bound)
-{
-    for (int64_t i = 0; i < padded; i += VL)
-        vf_store(g + i, vf_exp(vf_delta_gate(gate, vf_load(g + i), vf_load(bias + i), gain, bound)));
-}
-
-static void read_gates(const struct rondo_delta_task *t, const struct room *r, int64_t token, float *a, const float *bias, float gain)
-{
-    const struct rondo_delta_form *f = t->form;
-    const vf by = vf_set1(gain), bound = vf_set1(f->lower_bound);
-    const int64_t padded = f->gate_dim == 1 ? VL : r->padded;
-    read_numbers(a, padded, t->g, token * t->g_stride, f->gate_dim, f->gate_type);
-    if (f->gate == RONDO_GATE_LOG)
-        decays(a, padded, RONDO_GATE_LOG, bias, by, bound);
-    else if (f->gate == RONDO_GATE_SOFTPLUS)
-        decays(a, padded, RONDO_GATE_SOFTPLUS, bias, by, bound);
-    else
-        decays(a, padded, RONDO_GATE_BOUNDED, bias, by, bound);
-    for (int64_t i = 1; i < f->key_dim && f->gate_dim == 1; i++)
-        a[i] = a[0];
-}
-
 static void read_block(const struct rondo_delta_task *t, struct room *r, int64_t first, int64_t count, const float *bias, float gain)
 {
     const struct rondo_delta_form *f = t->form;
-    read_rows(t, r, t->k, first, count, t->k_stride, r->k);
+    read_rows(f, r->padded, t->k, first, count, t->k_stride, r->k);
     if (t->kind == RONDO_DELTA_FORWARD)
-        read_rows(t, r, t->q, first, count, t->q_stride, r->q);
+        read_rows(f, r->padded, t->q, first, count, t->q_stride, r->q);
     for (int64_t i = 0; i < count; i++) {
         const int64_t token = first + i;
-        read_gates(t, r, token, r->a + i * r->padded, bias, gain);
+        read_gates(f, r->padded, t->g, token * t->g_stride, r->a + i * r->padded, bias, gain);
         r->beta[i] = rondo__delta_beta(f->beta, rondo__element(t->beta, token * t->beta_stride, f->beta_type));
         if (t->kind != RONDO_DELTA_MAP)
             read_numbers(r->v + i * r->tiles * TILE, r->tiles * TILE, t->v, token * t->v_stride, t->columns, f->type);
     }
 }
 
-VEC void write_elements(void *to, int64_t at, int64_t count, const float *from, const int type)
-{
-    int64_t i = 0;
-    for (; i + VL <= count; i += VL)
-        vf_put_element(to, at + i, type, vf_load(from + i));
-    for (; i < count; i++)
-        rondo__put_element(to, at + i, type, from[i]);
-}
-
 static void write_block(const struct rondo_delta_task *t, const struct room *r, int64_t first, int64_t count)
 {
-    for (int64_t i = 0; i < count; i++) {
-        const float *from = r->out + i * r->tiles * TILE;
-        const int64_t at = (first + i) * t->out_stride;
-        if (t->form->out_type == RONDO_F32)
-            write_elements(t->out, at, t->columns, from, RONDO_F32);
-        else if (t->form->out_type == RONDO_BF16)
-            write_elements(t->out, at, t->columns, from, RONDO_BF16);
-        else
-            write_elements(t->out, at, t->columns, from, RONDO_F16);
-    }
+    for (int64_t i = 0; i < count; i++)
+        write_numbers(t->out, (first + i) * t->out_stride, t->columns, r->out + i * r->tiles * TILE, t->form->out_type);
 }
 
 /* ---- a walk over a tile's state ---- */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files of the delta rule share. ref_delta.c is the definition (contract C14), delta.c gives its bits in vectors, delta_ops.c shares
- * blocks out over threads. S is a state, of key_dim rows and as many columns as a block has; a token's decay a, key k and query q have one number
- * for each row, its value one for each column:
+ * blocks out over threads; ref_delta_backward.c, delta_backward.c and delta_backward_ops.c do the same for its gradients (C15). S is a state, of
+ * key_dim rows and as many columns as a block has; a token's decay a, key k and query q have one number for each row, its value one for each
+ * column:
  *
  *     S' = a S          u = beta (v - k S')          S = S' + k u          out = scale (q S)
  */
@@ -24,6 +25,13 @@
  * ever otherwise, at a hundredth of the speed. */
 #define RONDO_CPU_DELTA_CLEAN 64
 #define RONDO_CPU_DELTA_TINY 0x1p-100f
+
+/* Columns of a leaf of a gradient's sum over them (C15); its lanes are as many as those of a norm. */
+#define RONDO_CPU_DELTA_LEAF 64
+
+/* key_dim, and the numbers of a leaf's sums, with room for whole vectors. */
+static inline int64_t rondo__cpu_delta_padded(int64_t dim) { return (dim + RONDO_CPU_DELTA_LANES - 1) / RONDO_CPU_DELTA_LANES * RONDO_CPU_DELTA_LANES; }
+static inline int64_t rondo__cpu_delta_sums(int64_t dim) { return 3 * rondo__cpu_delta_padded(dim) + RONDO_CPU_DELTA_LANES; }
 
 /* From a token to the next one between calls of poll, some 40 us: tokens of so many columns. */
 static inline int64_t rondo__cpu_delta_poll(const struct rondo_delta_task *t)

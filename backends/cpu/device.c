@@ -346,4 +346,5 @@ const struct rondo_device_ops rondo__cpu_device = {
     .delta = rondo__cpu_delta,
     .delta_fold = rondo__cpu_delta_fold,
     .cross_entropy = rondo__cpu_cross_entropy,
+    .delta_backward = rondo__cpu_delta_backward,
 };

@@ -15,6 +15,7 @@ struct build {
     const struct rondo_cpu_backward *backward;
     const struct rondo_cpu_delta *delta;
     const struct rondo_cpu_entropy *entropy;
+    const struct rondo_cpu_delta_backward *delta_backward;
 };
 
 #define BUILD(name)                                                                                                                        \
@@ -22,7 +23,7 @@ struct build {
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
                                                &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name,            \
-                                               &rondo__cpu_entropy_##name };
+                                               &rondo__cpu_entropy_##name, &rondo__cpu_delta_backward_##name };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
 BUILD(fma)
@@ -55,6 +56,7 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
     }
     out->delta = b->delta ? b->delta : out->delta;
     out->entropy = b->entropy ? b->entropy : out->entropy;
+    out->delta_backward = b->delta_backward ? b->delta_backward : out->delta_backward;
     if (!from)
         return;
     to->rmsnorm = from->rmsnorm ? from->rmsnorm : to->rmsnorm;

@@ -161,6 +161,55 @@ struct rondo_cpu_delta {
                  const float *source, int64_t source_stride, float *to, int64_t to_stride);
 };
 
+/* Some columns of a head, whole leaves but for the last, over the tokens of a block of gradients. `sums` has of each token and leaf dq, dk and dg,
+ * each of so many numbers as rondo__cpu_delta_padded() says, and dbeta. */
+struct rondo_delta_backward_task {
+    const struct rondo_delta_form *form;
+    int64_t rows;
+    int32_t columns, dv_type, accumulate, result;
+    const void *q, *k, *v, *g, *beta, *dout;
+    void *dv;
+    int64_t q_stride, k_stride, v_stride, g_stride, beta_stride, dout_stride, dv_stride;
+    const float *a_log, *dt_bias;
+    const float *state, *end;             /* NULL: zeros */
+    float *begin;                         /* NULL: not wanted */
+    int64_t state_stride, end_stride, begin_stride;
+    float *sums;
+    int64_t sums_token, sums_leaf;        /* floats from one to the next */
+};
+
+/* What becomes of these sums, of tokens of one token leaf: gates and betas of one head, from the last token back; queries and keys of a key head,
+ * which `heads` heads read. */
+struct rondo_delta_backward_gates {
+    const struct rondo_delta_form *form;
+    int64_t rows;
+    int32_t leaves, accumulate, g_type, beta_type;
+    const void *g, *beta;
+    void *dg, *dbeta;
+    int64_t g_stride, beta_stride, dg_stride, dbeta_stride;
+    const float *a_log, *dt_bias;
+    const float *sums;
+    int64_t sums_token, sums_leaf;
+    const float *from;                    /* the sum over tokens so far; NULL: none */
+    float *to;                            /* NULL: not wanted */
+};
+struct rondo_delta_backward_keys {
+    const struct rondo_delta_form *form;
+    int64_t rows;
+    int32_t leaves, heads, accumulate, q_type, k_type;
+    const void *q, *k;
+    void *dq, *dk;
+    int64_t q_stride, k_stride, dq_stride, dk_stride;
+    const float *sums;
+    int64_t sums_token, sums_leaf, sums_head;
+};
+struct rondo_cpu_delta_backward {
+    bool (*bytes)(const struct rondo_delta_form *form, int64_t rows, size_t *bytes);   /* scratch of one worker, for columns; false: too large */
+    int (*columns)(const struct rondo_delta_backward_task *task, void *scratch, const struct rondo_poll *poll);
+    void (*gates)(const struct rondo_delta_backward_gates *of);
+    void (*keys)(const struct rondo_delta_backward_keys *of);
+};
+
 /* ---- the table ---- */
 
 struct rondo_cpu_kernels {
@@ -172,6 +221,7 @@ struct rondo_cpu_kernels {
     struct rondo_cpu_backward backward;
     const struct rondo_cpu_delta *delta;
     const struct rondo_cpu_entropy *entropy;
+    const struct rondo_cpu_delta_backward *delta_backward;
 };
 
 /* isa: enum rondo_cpu_isa, usable here. */
@@ -190,6 +240,8 @@ extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cp
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
 extern const struct rondo_cpu_delta rondo__cpu_delta_soft, rondo__cpu_delta_fma, rondo__cpu_delta_avx2, rondo__cpu_delta_avx512,
     rondo__cpu_delta_neon;
+extern const struct rondo_cpu_delta_backward rondo__cpu_delta_backward_soft, rondo__cpu_delta_backward_fma, rondo__cpu_delta_backward_avx2,
+    rondo__cpu_delta_backward_avx512, rondo__cpu_delta_backward_neon;
 
 extern const struct rondo_cpu_entropy rondo__cpu_entropy_soft, rondo__cpu_entropy_fma, rondo__cpu_entropy_avx2, rondo__cpu_entropy_avx512,
     rondo__cpu_entropy_neon;

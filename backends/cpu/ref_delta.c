@@ -3,7 +3,7 @@
  * The definition of the delta rule (contract C14): token by token, row by row, column by column. delta.c must give these bits. Serves the
  * instruction sets "soft" and "scalar"; compiled without and with FMA instructions. Called by delta_ops.c.
  */
-#include "backends/cpu/delta.h"
+#include "backends/cpu/ref_delta.h"
 
 #ifdef RONDO_ISA_fma
 #define TABLE rondo__cpu_delta_fma
@@ -11,43 +11,18 @@
 #define TABLE rondo__cpu_delta_soft
 #endif
 
-#define CHAINS RONDO_CPU_DELTA_CHAINS
-#define LANES RONDO_CPU_DELTA_LANES
-
 /* One token, ready for use. */
 struct token {
     float *k, *q, *a;       /* [key_dim]; q NULL: nothing is put out */
     float beta;
 };
 
-/* x / sqrt(sum x^2 + eps), the sum in lanes as that of a norm. */
-static void normalise(float *x, int64_t dim)
-{
-    float lane[LANES] = { 0 };
-    for (int64_t d = 0; d < dim; d++)
-        lane[d % LANES] = rondo__fma(x[d], x[d], lane[d % LANES]);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            lane[i] = lane[i] + lane[i + half];
-    const float r = 1.0f / __builtin_sqrtf(lane[0] + RONDO_CPU_DELTA_EPS);
-    for (int64_t d = 0; d < dim; d++)
-        x[d] = x[d] * r;
-}
-
-static void read_row(const struct rondo_delta_task *t, const void *from, int64_t at, float *to)
-{
-    for (int64_t d = 0; d < t->form->key_dim; d++)
-        to[d] = rondo__element(from, at + d, t->form->type);
-    if (t->form->norm)
-        normalise(to, t->form->key_dim);
-}
-
 static void read_token(const struct rondo_delta_task *t, int64_t i, float gain, struct token *out)
 {
     const struct rondo_delta_form *f = t->form;
-    read_row(t, t->k, i * t->k_stride, out->k);
+    read_row(f, t->k, i * t->k_stride, out->k);
     if (out->q)
-        read_row(t, t->q, i * t->q_stride, out->q);
+        read_row(f, t->q, i * t->q_stride, out->q);
     for (int64_t d = 0; d < f->key_dim; d++) {
         const int64_t channel = f->gate_dim == 1 ? 0 : d;
         const float x = rondo__element(t->g, i * t->g_stride + channel, f->gate_type);
@@ -55,8 +30,6 @@ static void read_token(const struct rondo_delta_task *t, int64_t i, float gain, 
     }
     out->beta = rondo__delta_beta(f->beta, rondo__element(t->beta, i * t->beta_stride, f->beta_type));
 }
-
-static float join(const float chain[CHAINS]) { return (chain[0] + chain[2]) + (chain[1] + chain[3]); }
 
 /* One column of the state, whose rows are `columns` apart. Returns what is put out. */
 static float step(const struct rondo_delta_task *t, const struct token *x, float v, float *s)

@@ -134,3 +134,89 @@ int rondo__hook_delta_fold(struct rondo_device *dev, struct rondo_stream *stream
     int err = own_states(h, end, state_count, state);
     return err ? err : rondo__hook_put(h, stream, &call, NULL);
 }
+
+/* ---- gradients ---- */
+
+/* As the device beneath knows them: rows of one block's tokens and all others', of heads with `count` numbers each. */
+static int own_array(struct rondo__hook_device *h, const struct rondo_delta_backward_run *run, const char *name, struct rondo_rows *rows, bool keys,
+                     int64_t count, int type)
+{
+    int64_t end = 0;
+    for (int64_t i = 0; i < run->count; i++) {
+        const struct rondo_delta_backward_block *b = run->blocks + i;
+        if (b->rows)
+            farther(&end, (b->row + b->rows - 1) * rows->row_stride + (keys ? b->key_head : b->head) * rows->head_stride + count);
+    }
+    return own_rows(h, name, rows, end, type);
+}
+
+static int own_arrays(struct rondo__hook_device *h, const struct rondo_delta_backward_run *run, struct rondo_delta_rows *in, struct rondo_delta_rows *out)
+{
+    const struct rondo_delta_form *f = run->form;
+    int err = own_array(h, run, "q", &in->q, true, f->key_dim, f->type);
+    err = err ? err : own_array(h, run, "k", &in->k, true, f->key_dim, f->type);
+    err = err ? err : own_array(h, run, "v", &in->v, false, f->value_dim, f->type);
+    err = err ? err : own_array(h, run, "g", &in->g, false, f->gate_dim, f->gate_type);
+    err = err ? err : own_array(h, run, "beta", &in->beta, false, 1, f->beta_type);
+    err = err ? err : own_array(h, run, "dout", &in->out, false, f->value_dim, f->out_type);
+    err = err ? err : own_array(h, run, "dq", &out->q, true, f->key_dim, run->q_type);
+    err = err ? err : own_array(h, run, "dk", &out->k, true, f->key_dim, run->k_type);
+    err = err ? err : own_array(h, run, "dv", &out->v, false, f->value_dim, run->v_type);
+    err = err ? err : own_array(h, run, "dg", &out->g, false, f->gate_dim, run->g_type);
+    return err ? err : own_array(h, run, "dbeta", &out->beta, false, 1, run->beta_type);
+}
+
+/* Ends of what the blocks touch of buffers; those that are not there are not touched. */
+static void backward_ends(const struct rondo_delta_backward_run *run, int64_t *end, int64_t *heads)
+{
+    for (int64_t i = 0; i < run->count; i++) {
+        const struct rondo_delta_backward_block *b = run->blocks + i;
+        const struct rondo_delta_state *const states[] = { &b->state, &b->end, &b->begin };
+        const int64_t leaves = (b->position + b->rows + 127) / 128 - (b->position + 127) / 128;
+        for (int j = 0; j < 3; j++)
+            farther_state(end, states[j], run->form->key_dim, run->form->value_dim);
+        if (b->rows && (b->position + b->rows) % 128 && b->position + b->rows < b->length)
+            farther_state(end, &b->open, 1, run->form->gate_dim + 1);
+        if (b->rows && b->position % 128)
+            farther_state(end, &b->left, 1, run->form->gate_dim + 1);
+        if (leaves)
+            farther_state(end, &b->leaves, leaves, run->form->gate_dim + 1);
+        farther(heads, b->of + 1);
+    }
+    for (int32_t i = 0; i < run->state_count; i++)
+        end[i] = run->states[i] ? end[i] : 0;
+}
+
+int rondo__hook_delta_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_backward_run *run,
+                               const struct rondo_poll *poll)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_DELTA_BACKWARD, .as.delta_backward = *run };
+    const size_t blocks = (size_t)run->count * sizeof *run->blocks, states = (size_t)run->state_count * sizeof *run->states;
+    const size_t ends = (size_t)run->state_count * sizeof(int64_t);
+    int64_t heads = 0;
+    void *real;
+    char *at = rondo__hook_take(h, sizeof *run->form + 2 * sizeof *run->rows + blocks + states + ends + 6 * 16);
+    if (!at)
+        return RONDO_ENOMEM;
+    call.as.delta_backward.form = keep(&at, run->form, sizeof *run->form);
+    struct rondo_delta_rows *in = keep(&at, run->rows, sizeof *run->rows), *out = keep(&at, run->results, sizeof *run->results);
+    call.as.delta_backward.blocks = keep(&at, run->blocks, blocks);
+    float **state = keep(&at, run->states, states);
+    int64_t *end = memset(at, 0, ends);
+    backward_ends(run, end, &heads);
+    int err = own_arrays(h, run, in, out);
+    err = err ? err : own_states(h, end, run->state_count, state);
+    if (!err && run->a_log) {
+        err = rondo__hook_own(h, "delta", "A_log", run->a_log, 0, heads * (int64_t)sizeof(float), &real);
+        call.as.delta_backward.a_log = real;
+    }
+    if (!err && run->dt_bias) {
+        err = rondo__hook_own(h, "delta", "dt_bias", run->dt_bias, 0, heads * run->form->gate_dim * (int64_t)sizeof(float), &real);
+        call.as.delta_backward.dt_bias = real;
+    }
+    call.as.delta_backward.rows = in;
+    call.as.delta_backward.results = out;
+    call.as.delta_backward.states = state;
+    return err ? err : rondo__hook_put(h, stream, &call, poll);
+}

@@ -57,6 +57,8 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
                             c->as.convert.to);
     case RONDO_HOOK_DELTA:
         return ops->delta(dev, c->stream, &c->as.delta, poll);
+    case RONDO_HOOK_DELTA_BACKWARD:
+        return ops->delta_backward(dev, c->stream, &c->as.delta_backward, poll);
     case RONDO_HOOK_DELTA_FOLD:
         return ops->delta_fold(dev, c->stream, c->as.fold.key_dim, c->as.fold.folds, c->as.fold.count, c->as.fold.states, c->as.fold.state_count);
     case RONDO_HOOK_CONVERT_ROWS:
@@ -331,6 +333,8 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
         t->delta = rondo__hook_delta;
         t->delta_fold = rondo__hook_delta_fold;
     }
+    if (RONDO_HAS(ops, delta_backward))
+        t->delta_backward = rondo__hook_delta_backward;
 #undef WRAP
     rondo__hook_layers(t, ops);
 }

@@ -18,7 +18,7 @@ enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
     RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN, RONDO_HOOK_LINEAR_DX, RONDO_HOOK_TOKEN_SUM,
     RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX, RONDO_HOOK_BACKWARD, RONDO_HOOK_BACKWARD_SUMS, RONDO_HOOK_BACKWARD_SINKS,
-    RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD, RONDO_HOOK_CROSS_ENTROPY,
+    RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD, RONDO_HOOK_CROSS_ENTROPY, RONDO_HOOK_DELTA_BACKWARD,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -100,6 +100,7 @@ struct rondo__hook_call {
             double *out;
         } logsumexp;
         struct rondo_delta_run delta;
+        struct rondo_delta_backward_run delta_backward;
         struct {
             const struct rondo_delta_fold *folds;
             float *const *states;
@@ -202,6 +203,8 @@ int rondo__hook_backward_sinks(struct rondo_device *dev, struct rondo_stream *st
 int rondo__hook_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
 int rondo__hook_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds,
                            int64_t count, float *const *states, int32_t state_count);
+int rondo__hook_delta_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_backward_run *run,
+                               const struct rondo_poll *poll);
 
 /* ---- layers.c ---- */
 /* Fills the slots of layers. */

@@ -466,6 +466,35 @@ struct rondo_delta_fold {
     int32_t columns, reserved;
 };
 
+/* ---- gradients of the delta rule (rule 15) ---- */
+
+/* All columns of one head over some tokens of a sequence, from the last one back. Blocks of the heads that read one key head stand one behind the
+ * other, in their order. A sum of a head over tokens is gate_dim numbers of dt_bias and one of A_log, of leaves of positions; gates that are given
+ * have none. */
+struct rondo_delta_backward_block {
+    int64_t row, rows;                 /* as of a rondo_delta_block; at most RONDO_DELTA_BACKWARD_ROWS */
+    int64_t position, length;          /* of the first token in its sequence; of the sequence */
+    int32_t head, key_head, of;
+    int32_t result;                    /* 1: `begin` is the caller's: a run that accumulates adds to it */
+    struct rondo_delta_state state;    /* before the first token */
+    struct rondo_delta_state end, begin;   /* the gradient of the state behind the last token, and of that before the first one; may be the same */
+    struct rondo_delta_state open, left;   /* the sum of the leaf that goes on behind the last token, and of the one that began before the first */
+    struct rondo_delta_state leaves;   /* sums of the leaves that begin here: of the first, and `stride` floats further of each next one */
+};
+#define RONDO_DELTA_BACKWARD_ROWS 256
+
+/* Blocks that are independent of each other, but those of a key head. A place that is NULL among the states: as buffer -1. */
+struct rondo_delta_backward_run {
+    const struct rondo_delta_form *form;
+    const struct rondo_delta_rows *rows, *results;   /* out: rows': of its gradient; results': none */
+    const struct rondo_delta_backward_block *blocks;   /* form, rows, results, blocks, states: on the host */
+    float *const *states;
+    const float *a_log, *dt_bias;
+    int64_t count;
+    int32_t group, state_count, accumulate;
+    int32_t q_type, k_type, v_type, g_type, beta_type;   /* of the results */
+};
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
@@ -578,6 +607,9 @@ struct rondo_device_ops {
                       float *const *states, int32_t state_count);
     /* NULL: refused by name. */
     int (*cross_entropy)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll);
+    /* Gradients of the delta rule. NULL: the device does not compute them. */
+    int (*delta_backward)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_backward_run *run,
+                          const struct rondo_poll *poll);
 };
 
 /* A slot that an older table may lack. */

@@ -56,7 +56,7 @@ enum rondo__delta_caller {
 /* What COMPUTE number `first` does: blocks, or folds, that are independent of each other. Their states are in the schedule's buffers, by number. */
 struct rondo__delta_call {
     int64_t first, count;
-    int32_t folds, reserved;       /* 1: of the folds */
+    int32_t folds, back;           /* 1: of the folds; enum rondo__delta_back */
 };
 
 struct rondo__delta_built {
@@ -119,6 +119,21 @@ int32_t rondo__delta_own(struct rondo__delta_build *b, const char *name, int32_t
 void rondo__delta_pipeline(struct rondo__delta_build *b);
 void rondo__delta_affine(struct rondo__delta_build *b);
 
+/* ---- the caller's arrays (execute.c) ---- */
+struct rondo__delta_array {
+    const char *name;
+    const rondo_tensor *tensor;
+    int64_t shape[4];
+    int32_t dims, type, uses;      /* uses: RONDO_STAGE_*; 0: there is none, and none may be given */
+    int32_t optional, dense;       /* optional: data may be NULL */
+};
+/* Those that are read, by enum rondo__delta_caller, up to the initial state. */
+void rondo__delta_inputs(const rondo_delta *plan, const rondo_delta_io *io, struct rondo__delta_array *arrays);
+/* where: the function, for the sentence. */
+int rondo__delta_check(const rondo_context *ctx, const char *where, const struct rondo__delta_array *array);
+/* Where the device has it: as it is, or, of host memory to a device with memory of its own, a dense copy. rows: NULL: not wanted. */
+int rondo__delta_stage(struct rondo__staging *s, const struct rondo__delta_array *array, void **at, struct rondo_rows *rows);
+
 /* ---- a plan ---- */
 struct rondo_delta {
     rondo_context *ctx;
@@ -130,6 +145,7 @@ struct rondo_delta {
     float **states;                /* [buffers]: room for a run's */
     float *bounds;                 /* [this rank's tiles, heads]: certificates; NULL: none */
     int32_t agreed;
+    struct rondo__delta_backward *backward;   /* NULL: the plan has no gradients */
 };
 
 #endif

@@ -56,6 +56,11 @@ static int check_rule(const rondo_delta_desc *d)
                            (long long)d->tile, RONDO_DELTA_TILE);
     if (!(d->tolerance >= 0.0 && d->tolerance <= 1.0) || (d->tolerance > 0.0 && d->way != RONDO_DELTA_AFFINE))
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tolerance is %g; RONDO_DELTA_AFFINE takes 0 to 1, and other ways have none, 0", d->tolerance);
+    if (d->gradients & ~1)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: gradients is %d; it is 0 or 1", (int)d->gradients);
+    if (d->gradients && d->way == RONDO_DELTA_AFFINE)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: the way affine has no gradients; all that have the bits of one rank have, and auto takes "
+                                          "one of these");
     if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_AFFINE)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: way is %d; rondo_delta_way has those that there are", (int)d->way);
     return 0;
@@ -184,8 +189,6 @@ int rondo__delta_design(struct rondo__delta_design *out, const rondo_delta_desc 
     struct rondo__delta_design p = { .ranks = ranks };
     int err = rondo__desc_copy(&p.desc, sizeof p.desc, desc, "rondo_delta_desc");
     *out = p;
-    if (!err)
-        err = rondo__reserved(p.desc.reserved, "rondo_delta_create");
     if (err)
         return err;
     const rondo_delta_desc theirs = p.desc;
@@ -231,7 +234,7 @@ uint64_t rondo__delta_hash(const struct rondo__delta_design *p)
     const int64_t word[] = { RONDO_NUMERICS, p->ranks, p->packed, d->heads, d->key_heads, d->key_dim, d->value_dim, d->gate_dim, d->sequences, p->rows,
                              d->type, d->gate_type, d->beta_type, d->out_type, d->gate, d->beta, d->norm, d->initial_state, d->final_state,
                              d->checkpoint_count, d->way, d->tile, numbers[0], numbers[1],
-                             numbers[2] };
+                             numbers[2], d->gradients };
     const int64_t lists = d->sequences + 1 + p->ranks + 1 + d->checkpoint_count;
     uint64_t hash = 0;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++)

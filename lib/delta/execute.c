@@ -7,77 +7,78 @@
 
 /* ---- the caller's arrays ---- */
 
-struct array {
-    const char *name;
-    const rondo_tensor *tensor;
-    int64_t shape[4];
-    int32_t dims, type, uses;      /* uses: RONDO_STAGE_*; 0: there is none, and none may be given */
-    int32_t optional, dense;       /* optional: data may be NULL */
-};
-
-static int check_array(const rondo_context *ctx, const struct array *a)
+int rondo__delta_check(const rondo_context *ctx, const char *where, const struct rondo__delta_array *a)
 {
     const rondo_tensor *t = a->tensor;
     int64_t count = 1, inner = 1;
     if (!t->data && t->dims == 0 && (a->optional || !a->uses))
         return 0;
     if (!a->uses)
-        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s is given, which this plan has not; its descriptor says what there is", a->name);
-    int err = rondo__tensor_check("rondo_delta_execute", a->name, t);
+        return rondo__fail(RONDO_EINVAL, "%s: %s is given, which this plan has not; its descriptor says what there is", where, a->name);
+    int err = rondo__tensor_check(where, a->name, t);
     if (err)
         return err;
     if (t->type != a->type)
-        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s is %s; the plan's is %s", a->name,
+        return rondo__fail(RONDO_EINVAL, "%s: %s is %s; the plan's is %s", where, a->name,
                            rondo_type_name(t->type) ? rondo_type_name(t->type) : "of an unknown type", rondo_type_name(a->type));
     bool same = t->dims == a->dims;
     for (int i = 0; i < a->dims && same; i++)
         same = t->shape[i] == a->shape[i];
     if (!same)
-        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s has %d dimensions, %lld x %lld x %lld x %lld; the plan's has %d, %lld x %lld x %lld x "
-                                         "%lld", a->name, (int)t->dims, (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2],
+        return rondo__fail(RONDO_EINVAL, "%s: %s has %d dimensions, %lld x %lld x %lld x %lld; the plan's has %d, %lld x %lld x %lld x "
+                                         "%lld", where, a->name, (int)t->dims, (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2],
                            (long long)t->shape[3], (int)a->dims, (long long)a->shape[0], (long long)a->shape[1], (long long)a->shape[2],
                            (long long)a->shape[3]);
     for (int i = 0; i < a->dims; i++)
         count *= a->shape[i];
     if (count && !t->data)
-        return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: %s has no data", a->name);
+        return rondo__fail(RONDO_EINVAL, "%s: %s has no data", where, a->name);
     for (int i = a->dims - 1; i >= 0 && count; i--) {
         int64_t end;
         const bool tight = a->dense || (i == 2 && a->dims == 3);
         if (t->stride[i] < 1 || (tight && a->shape[i] > 1 && t->stride[i] != inner) || !rondo__mul64(t->stride[i], a->shape[i], &end) ||
             end > PTRDIFF_MAX / 4)
-            return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: the strides of %s are %lld, %lld, %lld, %lld; %s", a->name, (long long)t->stride[0],
+            return rondo__fail(RONDO_EINVAL, "%s: the strides of %s are %lld, %lld, %lld, %lld; %s", where, a->name, (long long)t->stride[0],
                                (long long)t->stride[1], (long long)t->stride[2], (long long)t->stride[3],
                                a->dense ? "it must be dense, the last dimension innermost" : "they are positive, and the last of three dimensions is dense");
         inner *= a->shape[i];
     }
-    return rondo__check_memory(ctx, "rondo_delta_execute", a->name, t->memory, t->data);
+    return rondo__check_memory(ctx, where, a->name, t->memory, t->data);
 }
 
 enum { ARRAYS = RONDO_DELTA_CALLERS };
 
-/* By enum rondo__delta_caller. */
-static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, const rondo_tensor *bounds, struct array *a)
+void rondo__delta_inputs(const rondo_delta *plan, const rondo_delta_io *io, struct rondo__delta_array *a)
 {
     const rondo_delta_desc *d = &plan->design.desc;
     const int64_t rows = plan->info.rows;
+    const int32_t read = RONDO_STAGE_READ, raw = d->gate ? read : 0, initial = d->initial_state ? read : 0;
+    a[RONDO_DELTA_Q] = (struct rondo__delta_array){ "q", &io->q, { rows, d->key_heads, d->key_dim }, 3, d->type, read, 0, 0 };
+    a[RONDO_DELTA_K] = (struct rondo__delta_array){ "k", &io->k, { rows, d->key_heads, d->key_dim }, 3, d->type, read, 0, 0 };
+    a[RONDO_DELTA_V] = (struct rondo__delta_array){ "v", &io->v, { rows, d->heads, d->value_dim }, 3, d->type, read, 0, 0 };
+    a[RONDO_DELTA_G] = (struct rondo__delta_array){ "g", &io->g, { rows, d->heads, d->gate_dim }, 3, d->gate_type, read, 0, 0 };
+    a[RONDO_DELTA_BETA] = (struct rondo__delta_array){ "beta", &io->beta, { rows, d->heads }, 2, d->beta_type, read, 0, 0 };
+    a[RONDO_DELTA_A_LOG] = (struct rondo__delta_array){ "A_log", &io->a_log, { d->heads }, 1, RONDO_F32, raw, 1, 1 };
+    a[RONDO_DELTA_DT_BIAS] = (struct rondo__delta_array){ "dt_bias", &io->dt_bias, { d->heads, d->gate_dim }, 2, RONDO_F32, raw, 1, 1 };
+    a[RONDO_DELTA_INITIAL] = (struct rondo__delta_array){ "initial_state", &io->initial_state, { d->sequences, d->heads, d->key_dim, d->value_dim }, 4,
+                                                          RONDO_F32, initial, 0, 1 };
+}
+
+/* By enum rondo__delta_caller. */
+static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, const rondo_tensor *bounds, struct rondo__delta_array *a)
+{
+    const rondo_delta_desc *d = &plan->design.desc;
+    const int64_t entries = d->checkpoint_count * (plan->design.packed ? 1 : d->sequences);
     const int32_t states = RONDO_STAGE_READ | RONDO_STAGE_WRITE;   /* what is not written of them stays */
-    a[RONDO_DELTA_Q] = (struct array){ "q", &io->q, { rows, d->key_heads, d->key_dim }, 3, d->type, RONDO_STAGE_READ, 0, 0 };
-    a[RONDO_DELTA_K] = (struct array){ "k", &io->k, { rows, d->key_heads, d->key_dim }, 3, d->type, RONDO_STAGE_READ, 0, 0 };
-    a[RONDO_DELTA_V] = (struct array){ "v", &io->v, { rows, d->heads, d->value_dim }, 3, d->type, RONDO_STAGE_READ, 0, 0 };
-    a[RONDO_DELTA_G] = (struct array){ "g", &io->g, { rows, d->heads, d->gate_dim }, 3, d->gate_type, RONDO_STAGE_READ, 0, 0 };
-    a[RONDO_DELTA_BETA] = (struct array){ "beta", &io->beta, { rows, d->heads }, 2, d->beta_type, RONDO_STAGE_READ, 0, 0 };
-    a[RONDO_DELTA_A_LOG] = (struct array){ "A_log", &io->a_log, { d->heads }, 1, RONDO_F32, d->gate ? RONDO_STAGE_READ : 0, 1, 1 };
-    a[RONDO_DELTA_DT_BIAS] = (struct array){ "dt_bias", &io->dt_bias, { d->heads, d->gate_dim }, 2, RONDO_F32, d->gate ? RONDO_STAGE_READ : 0, 1, 1 };
-    a[RONDO_DELTA_INITIAL] = (struct array){ "initial_state", &io->initial_state, { d->sequences, d->heads, d->key_dim, d->value_dim }, 4, RONDO_F32,
-                                             d->initial_state ? RONDO_STAGE_READ : 0, 0, 1 };
-    a[RONDO_DELTA_OUT] = (struct array){ "out", &io->out, { rows, d->heads, d->value_dim }, 3, d->out_type, RONDO_STAGE_WRITE, 0, 0 };
-    a[RONDO_DELTA_FINAL] = (struct array){ "final_state", &io->final_state, { d->sequences, d->heads, d->key_dim, d->value_dim }, 4, RONDO_F32,
-                                           d->final_state ? states : 0, 0, 1 };
-    a[RONDO_DELTA_CHECKPOINTS] = (struct array){ "checkpoints", &io->checkpoints,
-                                                 { d->checkpoint_count * (plan->design.packed ? 1 : d->sequences), d->heads, d->key_dim, d->value_dim },
-                                                 4, RONDO_F32, d->checkpoint_count ? states : 0, 0, 1 };
-    a[RONDO_DELTA_BOUNDS] = (struct array){ "certificates", bounds, { bounds->shape[0], bounds->shape[1] }, 2, RONDO_F32, plan->bounds ? states : 0, 0, 1 };
+    rondo__delta_inputs(plan, io, a);
+    a[RONDO_DELTA_OUT] = (struct rondo__delta_array){ "out", &io->out, { plan->info.rows, d->heads, d->value_dim }, 3, d->out_type, RONDO_STAGE_WRITE,
+                                                      0, 0 };
+    a[RONDO_DELTA_FINAL] = (struct rondo__delta_array){ "final_state", &io->final_state, { d->sequences, d->heads, d->key_dim, d->value_dim }, 4,
+                                                        RONDO_F32, d->final_state ? states : 0, 0, 1 };
+    a[RONDO_DELTA_CHECKPOINTS] = (struct rondo__delta_array){ "checkpoints", &io->checkpoints, { entries, d->heads, d->key_dim, d->value_dim }, 4,
+                                                              RONDO_F32, d->checkpoint_count ? states : 0, 0, 1 };
+    a[RONDO_DELTA_BOUNDS] = (struct rondo__delta_array){ "certificates", bounds, { bounds->shape[0], bounds->shape[1] }, 2, RONDO_F32,
+                                                         plan->bounds ? states : 0, 0, 1 };
 }
 
 /* Of each tile and head, but those of a sequence's last one, which passes nothing on to anybody. */
@@ -140,8 +141,7 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
 
 /* ---- running ---- */
 
-/* Where the device has it: as it is, or, of host memory to a device with memory of its own, a dense copy. */
-static int stage(struct rondo__staging *s, const struct array *a, void **at, struct rondo_rows *rows)
+int rondo__delta_stage(struct rondo__staging *s, const struct rondo__delta_array *a, void **at, struct rondo_rows *rows)
 {
     const rondo_tensor *t = a->tensor;
     const size_t one = rondo_type_size(a->type);
@@ -164,7 +164,7 @@ static int stage(struct rondo__staging *s, const struct array *a, void **at, str
     return err;
 }
 
-static int run(rondo_delta *plan, const struct array *a)
+static int run(rondo_delta *plan, const struct rondo__delta_array *a)
 {
     struct running x = { .plan = plan };
     struct rondo_rows *const rows[ARRAYS] = { &x.rows.q, &x.rows.k, &x.rows.v, &x.rows.g, &x.rows.beta, NULL, NULL, NULL, &x.rows.out, NULL, NULL,
@@ -179,7 +179,7 @@ static int run(rondo_delta *plan, const struct array *a)
         at[i] = NULL;
     for (int i = 0; i < ARRAYS && !err; i++)
         if (i != RONDO_DELTA_INITIAL || !in_place)
-            err = stage(&s, a + i, at + i, rows[i]);
+            err = rondo__delta_stage(&s, a + i, at + i, rows[i]);
     if (in_place)
         at[RONDO_DELTA_INITIAL] = at[RONDO_DELTA_FINAL];
     x.a_log = at[RONDO_DELTA_A_LOG];
@@ -195,7 +195,7 @@ static int run(rondo_delta *plan, const struct array *a)
 int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io)
 {
     rondo_delta_io ours;
-    struct array arrays[ARRAYS];
+    struct rondo__delta_array arrays[ARRAYS];
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_execute: the plan is NULL");
     const rondo_tensor bounds = bounds_of(plan);
@@ -207,7 +207,7 @@ int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io)
     if (!err)
         list_arrays(plan, &ours, &bounds, arrays);
     for (int i = 0; i < ARRAYS && !err; i++)
-        err = check_array(plan->ctx, arrays + i);
+        err = rondo__delta_check(plan->ctx, "rondo_delta_execute", arrays + i);
     if (!plan->agreed && plan->ctx->ranks > 1) {
         err = rondo_agree(plan->ctx, plan->info.hash, err, "the plan of a delta rule");
         if (err)

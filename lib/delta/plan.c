@@ -3,7 +3,7 @@
  * Plans of the delta rule: made from a descriptor without a message, the same on every rank but for what only concerns the rank itself. The hash
  * over all that ranks must agree on is compared when the plan is first executed.
  */
-#include "delta/delta.h"
+#include "delta/backward.h"
 
 const char *rondo_delta_way_name(int way)
 {
@@ -76,6 +76,8 @@ static int make(rondo_delta *plan, const rondo_delta_desc *desc)
         err = rondo__fail(RONDO_ENOMEM, "rondo_delta_create: no memory for the certificates of %lld tiles", (long long)tiles);
     if (!err)
         fill_info(plan);
+    if (!err && plan->design.desc.gradients)
+        err = rondo__delta_backward_make(plan, &machine);
     return err;
 }
 
@@ -107,6 +109,7 @@ void rondo_delta_destroy(rondo_delta *plan)
         if (plan->room[kind])
             rondo__ops(plan->ctx)->memory_free(rondo__dev(plan->ctx), kind, plan->room[kind], plan->built.schedule.workspace_bytes[kind]);
     rondo__delta_unbuild(&plan->built);
+    rondo__delta_backward_free(plan);
     rondo__delta_design_free(&plan->design);
     rondo__free(plan->states);
     rondo__free(plan->bounds);

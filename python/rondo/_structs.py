@@ -106,20 +106,27 @@ class rondo_delta_desc(Sized):
         ("gate_dim", c.c_int64), ("sequences", c.c_int64), ("tokens", c.c_int64), ("cu_seqlens", Pi64), ("shares", Pi64),
         ("type", c.c_int32), ("gate_type", c.c_int32), ("beta_type", c.c_int32), ("out_type", c.c_int32), ("gate", c.c_int32), ("beta", c.c_int32),
         ("norm", c.c_int32), ("way", c.c_int32), ("lower_bound", c.c_double), ("scale", c.c_double), ("initial_state", c.c_int32),
-        ("final_state", c.c_int32), ("checkpoint_count", c.c_int64), ("checkpoints", Pi64), ("tile", c.c_int64), ("reserved", c.c_int32),
+        ("final_state", c.c_int32), ("checkpoint_count", c.c_int64), ("checkpoints", Pi64), ("tile", c.c_int64), ("gradients", c.c_int32),
         ("tolerance", c.c_double)]
 
 
 class rondo_delta_info(Sized):
-    _fields_ = [("struct_size", c.c_size_t), ("way", c.c_int32), ("reserved", c.c_int32), ("first_row", c.c_int64), ("rows", c.c_int64),
+    _fields_ = [("struct_size", c.c_size_t), ("way", c.c_int32), ("backward_way", c.c_int32), ("first_row", c.c_int64), ("rows", c.c_int64),
                 ("rows_total", c.c_int64), ("operations", c.c_int64), ("workspace_bytes", c.c_size_t), ("messages", c.c_uint64),
                 ("bytes", c.c_uint64), ("flops", c.c_double), ("hash", c.c_uint64), ("segments", c.c_int64), ("skipped", c.c_int64),
-                ("certificate", c.c_double)]
+                ("certificate", c.c_double), ("backward_operations", c.c_int64), ("backward_workspace_bytes", c.c_size_t),
+                ("backward_messages", c.c_uint64), ("backward_bytes", c.c_uint64), ("backward_flops", c.c_double)]
 
 
 class rondo_delta_io(Sized):
     _fields_ = [("struct_size", c.c_size_t)] + [(name, rondo_tensor) for name in (
         "q", "k", "v", "g", "beta", "a_log", "dt_bias", "initial_state", "out", "final_state", "checkpoints")]
+
+
+class rondo_delta_gradients(Sized):
+    _fields_ = [("struct_size", c.c_size_t)] + [(name, rondo_tensor) for name in (
+        "dout", "dfinal_state", "dq", "dk", "dv", "dg", "dbeta", "da_log", "ddt_bias", "dinitial_state")] + [
+        ("accumulate", c.c_int32), ("reserved", c.c_int32)]
 
 
 class rondo_schedule_desc(Sized):
@@ -142,7 +149,8 @@ class rondo_schedule_rank_info(Sized):
 
 STRUCTURES = [rondo_tensor, rondo_span, rondo_context_desc, rondo_context_info, rondo_comm_stats, rondo_attention_desc,
               rondo_attention_info, rondo_attention_io, rondo_attention_gradients, rondo_schedule_desc, rondo_schedule_info,
-              rondo_schedule_rank_info, rondo_delta_desc, rondo_delta_info, rondo_delta_io]
+              rondo_schedule_rank_info, rondo_delta_desc, rondo_delta_info, rondo_delta_io,
+              rondo_delta_gradients]
 
 P, I, L, Z, D, U64, S = c.c_void_p, c.c_int, c.c_int64, c.c_size_t, c.c_double, c.c_uint64, c.c_char_p
 # name: what it returns, what it takes. P is any pointer, given as a number, byref() or an array.
@@ -163,7 +171,7 @@ FUNCTIONS = {
     "rondo_attention_backward": (I, [P, P, P, P]),
     "rondo_attention_operation_text": (L, [P, L, P, Z]),
     "rondo_delta_way_name": (S, [I]), "rondo_delta_create": (I, [P, P, P]), "rondo_delta_destroy": (None, [P]),
-    "rondo_delta_query": (I, [P, P]), "rondo_delta_execute": (I, [P, P]),
+    "rondo_delta_query": (I, [P, P]), "rondo_delta_execute": (I, [P, P]), "rondo_delta_backward": (I, [P, P, P]),
     "rondo_schedule_create": (I, [P, P, P]), "rondo_schedule_destroy": (None, [P]), "rondo_schedule_query": (I, [P, P]),
     "rondo_schedule_rank": (I, [P, I, P]), "rondo_schedule_operation_text": (L, [P, I, L, P, Z]),
 }
