@@ -98,6 +98,7 @@ static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_in
     d.final_state = 1;
     d.checkpoint_count = options.points.count;
     d.checkpoints = options.points.at;
+    d.gradients = in->dout != NULL;
     return rondo_delta_create(plan, ctx, &d);
 }
 
@@ -105,6 +106,7 @@ static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_in
 struct arrays {
     void *q, *k, *v, *g, *beta, *out;
     float *a_log, *dt_bias, *initial, *final_state, *points;
+    struct kda_gradients of;
     int64_t bytes;
 };
 
@@ -113,6 +115,7 @@ static void arrays_free(struct arrays *a)
     void *const all[] = { a->q, a->k, a->v, a->g, a->beta, a->out, a->a_log, a->dt_bias, a->initial, a->final_state, a->points };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
+    kda_backward_free(&a->of);
 }
 
 static void *take(struct arrays *a, int64_t count, size_t size)
@@ -170,6 +173,12 @@ static int read_arrays(rondo_context *ctx, const struct kda *x, struct arrays *a
         code = read_all(ctx, x, a, in->dt_bias, &a->dt_bias);
     if (!code)
         code = read_all(ctx, x, a, in->initial, &a->initial);
+    if (!code && in->dout)
+        code = read_rows(x, a, info, in->dout, in->heads * in->value_dim, &a->of.dout);
+    if (!code && in->dout)
+        code = read_all(ctx, x, a, in->dstate, &a->of.dstate);
+    if (!code && in->dout)
+        code = kda_backward_room(&a->of, in, info->rows, &a->bytes);
     if (code)
         return code;
     a->out = take(a, info->rows * in->heads * in->value_dim, rondo_type_size(in->q->type));
@@ -228,11 +237,13 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     const double begin = now();
     if (!code)
         code = rondo_delta_execute(plan, &io);
+    if (!code && x->in.dout)
+        code = kda_backward(plan, &io, &x->in, info.rows, &a.of);
     const double seconds = now() - begin;
     if (code)
         goto end;
     slot_measure(mine, ctx);
-    mine->whole[0] = a.bytes + (int64_t)info.workspace_bytes;
+    mine->whole[0] = a.bytes + (int64_t)(info.workspace_bytes + info.backward_workspace_bytes);
     mine->real[0] = seconds;
     code = rondo_delta_query(plan, &info);
     if (code)
@@ -241,7 +252,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     mine->real[1] = info.certificate;
     struct kda_output out = x->out;   /* each rank knows its own first row */
     out.info = info;
-    code = kda_write(ctx, &out, plan, a.out, a.final_state, a.points);
+    code = kda_write(ctx, &out, plan, a.out, a.final_state, a.points, &a.of);
     if (rondo_context_rank(ctx) == 0)
         x->out = out;
 end:
@@ -265,12 +276,14 @@ static int report(const struct kda *x, const struct run *run)
     }
     report_hash(r, "hash", x->out.hash);
     json_object_set_new(r, "path", json_string(rondo_delta_way_name(x->out.info.way)));
+    if (x->in.dout)
+        json_object_set_new(r, "backward_path", json_string(rondo_delta_way_name(x->out.info.backward_way)));
     json_object_set_new(r, "segments", json_integer(x->out.info.segments));
     json_object_set_new(r, "certificate", number(certificate));
     json_object_set_new(r, "skipped", json_integer(skipped));
     report_numerics(r, 0);
     report_run(r, run, seconds);
-    json_object_set_new(r, "flops", number(x->out.info.flops));
+    json_object_set_new(r, "flops", number(x->out.info.flops + x->out.info.backward_flops));
     json_object_set_new(r, "peak_bytes_per_rank", json_integer(peak));
     json_object_set_new(r, "bytes_of_ranks", bytes);
     report_comm(r, run);
@@ -297,6 +310,8 @@ static int kda(void *arg)
     int code = kda_open(&x->in, x->path, options.gate);
     if (!code)
         code = check_points(&x->in);
+    if (!code && x->in.dout && options.way == RONDO_DELTA_AFFINE)
+        code = fail(EXIT_USAGE, "--cp affine has no gradients, which 'do' of %s asks for; all ways with the bits of one walk have", x->path);
     x->out = (struct kda_output){ .in = &x->in, .path = options.output, .points = &options.points };
     code = ranks_together(code);
     if (code) {
@@ -357,7 +372,7 @@ const struct command command_kda = {
     "kda", "kda [OPTION]... IN.safetensors -o OUT.safetensors",
     "The gated delta rule (Kimi Delta Attention) on arrays from a file, on any number of ranks.\n"
     "IN: q, k [B,T,H,K], v [B,T,HV,V], g [B,T,HV,K or 1], beta [B,T,HV]; optionally cu_seqlens [N+1], initial_state [N,HV,K,V],\n"
-    "A_log [HV] and dt_bias [HV,K].\n"
-    "OUT: out, final_state and, when asked for, checkpoints.",
+    "A_log [HV], dt_bias [HV,K], and do [B,T,HV,V] with dstate [N,HV,K,V], which ask for gradients.\n"
+    "OUT: out, final_state, when asked for checkpoints, and with do dq, dk, dv, dg, dbeta and, where given, dinitial_state, dA_log, ddt_bias.",
     kda_command,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The input of `rondo kda`: opens the file and checks each tensor of it before anything runs. A tensor that is known but cannot be honoured yet,
- * or not known at all, refuses the file: no result may look as if it had taken part.
+ * The input of `rondo kda`: opens the file and checks each tensor of it before anything runs. A tensor that is not known refuses the file: no
+ * result may look as if it had taken part.
  */
 #include "cli/kda.h"
 
@@ -11,16 +11,15 @@
 
 static int check_names(const struct kda_input *in)
 {
-    static const char *const used[] = { "q", "k", "v", "g", "beta", "cu_seqlens", "initial_state", "A_log", "dt_bias" };
+    static const char *const used[] = { "q", "k", "v", "g", "beta", "cu_seqlens", "initial_state", "A_log", "dt_bias", "do", "dstate" };
     for (int64_t i = 0; i < rondo_arrays_count(in->file); i++) {
         const char *name = rondo_arrays_at(in->file, i)->name;
         bool known = false;
         for (size_t j = 0; j < sizeof used / sizeof *used; j++)
             known = known || !strcmp(name, used[j]);
-        if (!strcmp(name, "do") || !strcmp(name, "dstate"))
-            return fail(EXIT_INPUT, "%s: '%s' asks for gradients of the delta rule, which this version does not compute; leave it out", in->path, name);
         if (!known)
-            return fail(EXIT_INPUT, "%s: a tensor '%s' has no meaning here; q, k, v, g, beta, cu_seqlens, initial_state, A_log and dt_bias have",
+            return fail(EXIT_INPUT, "%s: a tensor '%s' has no meaning here; q, k, v, g, beta, cu_seqlens, initial_state, A_log, dt_bias, do and "
+                                    "dstate have",
                         in->path, name);
     }
     return 0;
@@ -141,6 +140,8 @@ int kda_open(struct kda_input *in, const char *path, int gate)
     in->initial = rondo_arrays_find(in->file, "initial_state");
     in->a_log = rondo_arrays_find(in->file, "A_log");
     in->dt_bias = rondo_arrays_find(in->file, "dt_bias");
+    in->dout = rondo_arrays_find(in->file, "do");
+    in->dstate = rondo_arrays_find(in->file, "dstate");
     const rondo_array *starts = rondo_arrays_find(in->file, "cu_seqlens");
     code = check_names(in);
     if (!code)
@@ -155,6 +156,14 @@ int kda_open(struct kda_input *in, const char *path, int gate)
         code = check_extra(in, in->a_log, "A_log", 1, bias, false);
     if (!code)
         code = check_extra(in, in->dt_bias, "dt_bias", 2, bias, false);
+    if (!code)
+        code = check_extra(in, in->dout, "do", 4, in->v->shape, false);
+    if (!code && in->dout && in->dout->type != in->q->type)
+        code = fail(EXIT_INPUT, "%s: 'do' has another type than q, k, v and so out; all of them must have one", path);
+    if (!code)
+        code = check_extra(in, in->dstate, "dstate", 4, state, true);
+    if (!code && in->dstate && !in->dout)
+        code = fail(EXIT_INPUT, "%s: 'dstate' goes with 'do', the gradient of out, which may be of zeros; add that, or leave it out", path);
     if (!code && gate == RONDO_GATE_LOG && (in->a_log || in->dt_bias))
         code = fail(EXIT_INPUT, "%s: '%s' is of gates that are computed; give --gate softplus or --gate bounded, or leave it out", path,
                     in->a_log ? "A_log" : "dt_bias");

@@ -39,12 +39,11 @@ static int bring(rondo_context *ctx, struct sink *k, int64_t array, int from, co
     return code;
 }
 
-/* Who has rows [first, first + count) of all. */
-static int bring_rows(rondo_context *ctx, struct sink *k, const rondo_delta *plan, const char *out)
+/* An array's rows, `width` numbers each, of which this rank has its own at `mine`. */
+static int bring_rows(rondo_context *ctx, struct sink *k, const rondo_delta *plan, int64_t array, const char *mine, int64_t width, size_t size)
 {
     const struct kda_input *in = k->o->in;
-    const size_t size = rondo_type_size(in->q->type);
-    const int64_t row = in->heads * in->value_dim * (int64_t)size, total = in->batch * in->tokens;
+    const int64_t row = width * (int64_t)size, total = in->batch * in->tokens;
     int code = 0;
     for (int64_t first = 0, sequence = 0; first < total && !code;) {
         while (in->cu && in->cu[sequence + 1] <= first)
@@ -62,10 +61,10 @@ static int bring_rows(rondo_context *ctx, struct sink *k, const rondo_delta *pla
         }
         if (from < 0)
             return from;
-        code = bring(ctx, k, 0, from, out + (first - k->o->info.first_row) * row, first * row, (end - first) * row, size);
+        code = bring(ctx, k, array, from, mine + (first - k->o->info.first_row) * row, first * row, (end - first) * row, size);
         first = end;
     }
-    k->hashed += total * in->heads * in->value_dim;
+    k->hashed += total * width;
     return code;
 }
 
@@ -89,29 +88,84 @@ static int bring_states(rondo_context *ctx, struct sink *k, const rondo_delta *p
         const int from = rondo_delta_keeper(plan, n, position);
         code = from < 0 ? from : bring(ctx, k, 2, from, (const char *)(points + i * state), i * bytes, bytes, sizeof(float));
     }
+    k->hashed += k->o->points->count * entries * state;
     return code;
 }
 
-int kda_write(rondo_context *ctx, struct kda_output *o, const rondo_delta *plan, const char *out, const float *final_state, const float *points)
+/* What the file has, by number. */
+enum { OUT, FINAL, POINTS, DQ, DK, DV, DG, DBETA, DINITIAL, DA_LOG, DDT_BIAS, ARRAYS };
+
+/* All gradients, behind what is hashed already. at: where each array stands in the file. */
+static int bring_gradients(rondo_context *ctx, struct sink *k, const rondo_delta *plan, const struct kda_gradients *g, const int64_t *at)
+{
+    const struct kda_input *in = k->o->in;
+    const int64_t keys = in->key_heads * in->key_dim, state = in->heads * in->key_dim * in->value_dim, bytes = state * (int64_t)sizeof(float);
+    const size_t size = rondo_type_size(in->q->type), one = sizeof(float);
+    int code = bring_rows(ctx, k, plan, at[DQ], g->dq, keys, size);
+    if (!code)
+        code = bring_rows(ctx, k, plan, at[DK], g->dk, keys, size);
+    if (!code)
+        code = bring_rows(ctx, k, plan, at[DV], g->dv, in->heads * in->value_dim, size);
+    if (!code)
+        code = bring_rows(ctx, k, plan, at[DG], g->dg, in->heads * in->gate_dim, rondo_type_size(in->g->type));
+    if (!code)
+        code = bring_rows(ctx, k, plan, at[DBETA], g->dbeta, in->heads, rondo_type_size(in->beta->type));
+    for (int64_t n = 0; n < in->sequences && !code && g->dinitial; n++) {
+        const int from = rondo_delta_keeper(plan, n, 0);
+        code = from < 0 ? from : bring(ctx, k, at[DINITIAL], from, (const char *)(g->dinitial + n * state), n * bytes, bytes, one);
+    }
+    k->hashed += g->dinitial ? in->sequences * state : 0;
+    if (!code && g->da_log)
+        code = bring(ctx, k, at[DA_LOG], 0, (const char *)g->da_log, 0, in->heads * (int64_t)one, one);
+    k->hashed += g->da_log ? in->heads : 0;
+    if (!code && g->ddt_bias)
+        code = bring(ctx, k, at[DDT_BIAS], 0, (const char *)g->ddt_bias, 0, in->heads * in->gate_dim * (int64_t)one, one);
+    return code;
+}
+
+int kda_write(rondo_context *ctx, struct kda_output *o, const rondo_delta *plan, const char *out, const float *final_state, const float *points,
+              const struct kda_gradients *g)
 {
     const struct kda_input *in = o->in;
     const bool first = rondo_context_rank(ctx) == 0;
     const int64_t out_shape[] = { in->batch, in->tokens, in->heads, in->value_dim };
     const int64_t state_shape[] = { in->sequences, in->heads, in->key_dim, in->value_dim };
     const int64_t point_shape[] = { o->points->count, in->cu ? 1 : in->batch, in->heads, in->key_dim, in->value_dim };
-    const rondo_array arrays[] = { { .name = "out", .type = in->q->type, .dims = 4, .shape = out_shape },
-                                   { .name = "final_state", .type = RONDO_ARRAY_F32, .dims = 4, .shape = state_shape },
-                                   { .name = "checkpoints", .type = RONDO_ARRAY_F32, .dims = 5, .shape = point_shape } };
+    const int64_t bias_shape[] = { in->heads, in->gate_dim };
+    const rondo_array all[ARRAYS] = {
+        [OUT] = { .name = "out", .type = in->q->type, .dims = 4, .shape = out_shape },
+        [FINAL] = { .name = "final_state", .type = RONDO_ARRAY_F32, .dims = 4, .shape = state_shape },
+        [POINTS] = { .name = "checkpoints", .type = RONDO_ARRAY_F32, .dims = 5, .shape = point_shape },
+        [DQ] = { .name = "dq", .type = in->q->type, .dims = 4, .shape = in->q->shape },
+        [DK] = { .name = "dk", .type = in->q->type, .dims = 4, .shape = in->q->shape },
+        [DV] = { .name = "dv", .type = in->q->type, .dims = 4, .shape = in->v->shape },
+        [DG] = { .name = "dg", .type = in->g->type, .dims = 4, .shape = in->g->shape },
+        [DBETA] = { .name = "dbeta", .type = in->beta->type, .dims = 3, .shape = in->beta->shape },
+        [DINITIAL] = { .name = "dinitial_state", .type = RONDO_ARRAY_F32, .dims = 4, .shape = state_shape },
+        [DA_LOG] = { .name = "dA_log", .type = RONDO_ARRAY_F32, .dims = 1, .shape = bias_shape },
+        [DDT_BIAS] = { .name = "ddt_bias", .type = RONDO_ARRAY_F32, .dims = 2, .shape = bias_shape }
+    };
+    const bool gradients = in->dout != NULL, there[ARRAYS] = { true, true, o->points->count > 0, gradients, gradients, gradients, gradients, gradients,
+                                                               gradients && in->initial, gradients && in->a_log, gradients && in->dt_bias };
+    rondo_array arrays[ARRAYS];
+    int64_t at[ARRAYS] = { 0 }, count = 0;
     struct sink k = { .o = o, .room = room(PORTION, 1) };
     int code = k.room ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for a portion of %lld bytes", (long long)PORTION);
+    for (int i = 0; i < ARRAYS; i++)
+        if (there[i]) {
+            at[i] = count;
+            arrays[count++] = all[i];
+        }
     if (first) {
         signals_hold();
-        code = code ? code : rondo_arrays_create(&k.writer, o->path, arrays, o->points->count ? 3 : 2);
+        code = code ? code : rondo_arrays_create(&k.writer, o->path, arrays, count);
     }
     if (!code)
-        code = bring_rows(ctx, &k, plan, out);
+        code = bring_rows(ctx, &k, plan, at[OUT], out, in->heads * in->value_dim, rondo_type_size(in->q->type));
     if (!code)
         code = bring_states(ctx, &k, plan, final_state, points);
+    if (!code && gradients)
+        code = bring_gradients(ctx, &k, plan, g, at);
     if (first) {
         if (!code && signals_pending())
             code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", o->path);

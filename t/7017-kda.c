@@ -24,7 +24,7 @@ static struct tensor t(const char *name, int type, const void *data, int dims, i
 static void write_file(const char *name, const struct tensor *list, int count)
 {
     char path[1024];
-    rondo_array arrays[10];
+    rondo_array arrays[12];
     rondo_arrays_writer *writer = NULL;
     snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
     for (int i = 0; i < count; i++) {
@@ -192,6 +192,48 @@ static void results(void)
     ok(strcmp(program_text("hash"), want) != 0, "... another one than that of one walk");
 }
 
+/* With `do` all gradients are there, in the shapes of what they are of, and agree with the rule. */
+static void gradients(void)
+{
+    static const int64_t packed[] = { 0, 130, 130, 177 };
+    struct tensor list[12];
+    struct delta_case c = shape_of(3, packed, RONDO_GATE_BOUNDED, RONDO_F32);
+    struct delta_gradients d;
+    const int64_t values = c.rows * c.heads * c.value_dim, states = c.sequences * c.heads * c.key_dim * c.value_dim;
+    delta_draw(&c, -3.0, 2.0, true);
+    float *dout = delta_fill(values, RONDO_F32, -1.0, 1.0), *dto = delta_fill(states, RONDO_F32, -1.0, 1.0);
+    int n = list_of(list, &c, 1, packed);
+    list[n++] = t("do", RONDO_ARRAY_F32, dout, 4, 1, c.rows, c.heads, c.value_dim);
+    list[n++] = t("dstate", RONDO_ARRAY_F32, dto, 4, c.sequences, c.heads, c.key_dim, c.value_dim);
+    write_file("there", list, n);
+    is_int(rondo("", "kda there -o one --json --gate bounded --lower-bound=-5 --beta sigmoid --l2norm --checkpoints 7"), 0, "with gradients");
+    check("one", &c, 1);
+    double *wide = malloc((size_t)(values + states) * sizeof *wide);
+    for (int64_t i = 0; i < values + states; i++)
+        wide[i] = (double)(i < values ? dout[i] : dto[i - values]);
+    delta_back_oracle(&c, wide, wide + values, &d);
+    const struct { const char *name; const double *want; int dims; int64_t shape[4]; } all[] = {
+        { "dq", d.q, 4, { 1, c.rows, c.key_heads, c.key_dim } }, { "dk", d.k, 4, { 1, c.rows, c.key_heads, c.key_dim } },
+        { "dv", d.v, 4, { 1, c.rows, c.heads, c.value_dim } }, { "dg", d.g, 4, { 1, c.rows, c.heads, c.gate_dim } },
+        { "dbeta", d.b, 3, { 1, c.rows, c.heads } }, { "dA_log", d.a_log, 1, { c.heads } }, { "ddt_bias", d.dt_bias, 2, { c.heads, c.gate_dim } },
+        { "dinitial_state", d.from, 4, { c.sequences, c.heads, c.key_dim, c.value_dim } }
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        int64_t count = 1;
+        for (int j = 0; j < all[i].dims; j++)
+            count *= all[i].shape[j];
+        void *got = result("one", all[i].name, all[i].dims, all[i].shape);
+        ok(got && delta_error(all[i].want, got, RONDO_F32, count) < 2e-6, "%s is there, and agrees with the rule", all[i].name);
+        free(got);
+    }
+    same_file("there --gate bounded --lower-bound=-5 --beta sigmoid --l2norm --checkpoints 7");
+    delta_gradients_free(&d);
+    delta_free(&c);
+    free(dout);
+    free(dto);
+    free(wide);
+}
+
 static void under_mpi(void)
 {
     const char *mpirun = getenv("MPIRUN");
@@ -237,9 +279,18 @@ static void bad(void)
     refuses(3, "nowhere", "kda nowhere -o bad");
     write_file("few", list + 1, n - 1);
     refuses(3, "no tensor 'q'", "kda few -o bad");
-    list[8] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim);
-    write_file("gradients", list, 9);
-    refuses(3, "'do' asks for gradients", "kda gradients -o bad");
+    list[n] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim);
+    write_file("gradients", list, n + 1);
+    refuses(2, "--cp affine has no gradients", "kda gradients -o bad --cp affine");
+    list[n] = t("do", RONDO_ARRAY_BF16, c.v, 4, 1, c.rows, c.heads, c.value_dim);
+    write_file("gradients", list, n + 1);
+    refuses(3, "'do' has another type", "kda gradients -o bad");
+    list[n] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim - 1);
+    write_file("gradients", list, n + 1);
+    refuses(3, "'do' is not [1, 77, 4, 70]", "kda gradients -o bad");
+    list[n] = t("dstate", RONDO_ARRAY_F32, c.from, 4, 3, c.heads, c.key_dim, c.value_dim);
+    write_file("gradients", list, n + 1);
+    refuses(3, "'dstate' goes with 'do'", "kda gradients -o bad");
     list[8] = t("mask", RONDO_ARRAY_F32, c.b, 1, 4, 0, 0, 0);
     write_file("unknown", list, 9);
     refuses(3, "'mask' has no meaning", "kda unknown -o bad");
@@ -274,6 +325,7 @@ int main(void)
         return skip_all("the program was not built");
     scratch_make("7017-kda");
     results();
+    gradients();
     under_mpi();
     bad();
     scratch_remove();
