@@ -12,7 +12,7 @@ would do that need not be there. rondo.torch has the same on tensors, for autogr
 sentence.
 """
 from ._attention import attention, attention_backward, attention_varlen, attention_varlen_backward, hash
-from ._delta import kda
+from ._delta import kda, kda_backward
 from ._library import DeadlineError, Error, InvalidError, NoMemoryError, lib as _lib, path as library
 from ._plan import Plan, RankCost, Schedule, Span
 from ._ranks import Context, run, stopping
@@ -20,5 +20,5 @@ from ._ranks import Context, run, stopping
 __version__ = _lib.rondo_version().decode()
 numerics = _lib.rondo_numerics_version()
 
-__all__ = ["attention", "attention_backward", "attention_varlen", "attention_varlen_backward", "hash", "kda", "run", "stopping", "Context",
+__all__ = ["attention", "attention_backward", "attention_varlen", "attention_varlen_backward", "hash", "kda", "kda_backward", "run", "stopping", "Context",
            "Plan", "Schedule", "Span", "RankCost", "Error", "InvalidError", "NoMemoryError", "DeadlineError", "library", "numerics"]

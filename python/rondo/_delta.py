@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""kda(): the gated delta rule (Kimi Delta Attention, arXiv:2510.26692; with one gate a head Gated DeltaNet) on whole arrays, on any
+"""kda() and kda_backward(): the gated delta rule (Kimi Delta Attention, arXiv:2510.26692; with one gate a head Gated DeltaNet) on whole arrays, on any
 number of ranks in this process. The keywords are flash-linear-attention's.
 
 Tokens of all sequences are rows one behind the other, of which each rank has a run: it is used where it lies, in the caller's arrays.
@@ -41,11 +41,6 @@ class Problem:
                  lower_bound, a_log, dt_bias, cu_seqlens, checkpoints, way, tile, dtype):
         views = []
         for name, array, dims in (("q", q, 4), ("k", k, 4), ("v", v, 4), ("g", g, 4), ("beta", beta, 3)):
-            if _arrays.is_torch(array) and array.requires_grad:
-                import torch
-                if torch.is_grad_enabled():
-                    raise invalid("%s requires a gradient, and rondo.kda() has none yet; compute under torch.no_grad(), or detach it"
-                                  % name)
             bits = dtype if getattr(array, "dtype", None) == np.uint16 else None
             views.append(_arrays.view(name, array, bits))
             if len(views[-1].shape) != dims or views[-1].shape[:2] != views[0].shape[:2]:
@@ -63,7 +58,7 @@ class Problem:
         if key_dim < 1 or value_dim < 1 or gate_dim not in (1, key_dim):
             raise invalid("the head sizes of q, v and g are %d, %d and %d; at least 1, and for g that of q or 1 are expected"
                           % (key_dim, value_dim, gate_dim))
-        self.like, self.starts = views[0], None
+        self.like, self.views, self.starts = views[0], views, None
         if cu_seqlens is not None:
             self.starts = lengths("cu_seqlens", cu_seqlens)
             if self.batch != 1 or len(self.starts) < 2 or self.starts[0] or self.starts[-1] != self.tokens or \
@@ -98,7 +93,8 @@ class Problem:
         shape = "[%d, %d, %d, %d]" % ((self.sequences,) + state)
         self.initial = None if initial_state is None else _small("initial_state", initial_state, (self.sequences,) + state, shape)
         self.a_log = None if a_log is None else _small("A_log", a_log, (heads,), "[%d]" % heads)
-        if dt_bias is not None and tuple(np.shape(dt_bias)) == (heads * gate_dim,):
+        self.flat = dt_bias is not None and tuple(np.shape(dt_bias)) == (heads * gate_dim,)
+        if self.flat:
             dt_bias = dt_bias.reshape(heads, gate_dim)
         self.dt_bias = None if dt_bias is None else _small("dt_bias", dt_bias, (heads, gate_dim), "[%d, %d]" % (heads, gate_dim))
         self.final = np.zeros((self.sequences,) + state, np.float32) if self.desc.final_state else None
@@ -118,22 +114,30 @@ class Problem:
 
     def run(self, context):
         """This rank's part."""
+        self._planned(context, self._execute)
+
+    def _planned(self, context, body):
+        """body(plan, info, io) with the inputs in io."""
         plan, info, io = ctypes.c_void_p(), _structs.rondo_delta_info(), _structs.rondo_delta_io()
         check(lib.rondo_delta_create(ctypes.byref(plan), context.pointer, ctypes.byref(self.desc)))
         try:
             check(lib.rondo_delta_query(plan, ctypes.byref(info)))
-            outs = _arrays.rows("out", self.out, (0, 1, 2, 3), output=True)
-            for name, rows in zip(("q", "k", "v", "g", "beta", "out"), self.inputs + [outs]):
+            for name, rows in zip(("q", "k", "v", "g", "beta"), self.inputs):
                 setattr(io, name, rows.run(info.first_row, info.rows))
-            for name, array in (("a_log", self.a_log), ("dt_bias", self.dt_bias), ("initial_state", self.initial),
-                                ("final_state", self.final)):
+            for name, array in (("a_log", self.a_log), ("dt_bias", self.dt_bias), ("initial_state", self.initial)):
                 if array is not None:
                     setattr(io, name, _tensor(array))
-            if self.desc.checkpoint_count:
-                io.checkpoints = _tensor(self.states.reshape((-1,) + self.states.shape[2:]))
-            check(lib.rondo_delta_execute(plan, ctypes.byref(io)))
+            body(plan, info, io)
         finally:
             lib.rondo_delta_destroy(plan)
+
+    def _execute(self, plan, info, io):
+        io.out = _arrays.rows("out", self.out, (0, 1, 2, 3), output=True).run(info.first_row, info.rows)
+        if self.final is not None:
+            io.final_state = _tensor(self.final)
+        if self.desc.checkpoint_count:
+            io.checkpoints = _tensor(self.states.reshape((-1,) + self.states.shape[2:]))
+        check(lib.rondo_delta_execute(plan, ctypes.byref(io)))
 
     def results(self):
         found = [self.final] + ([] if self.states is None else [self.states])
@@ -141,6 +145,68 @@ class Problem:
             import torch
             found = [None if x is None else torch.from_numpy(x) for x in found]
         return tuple([self.out.array] + found)
+
+
+class Gradients:
+    """Those of a problem, from dout and dfinal_state (None: 0)."""
+
+    def __init__(self, problem, dout, dfinal_state, dtype):
+        self.problem = p = problem
+        d = p.desc
+        given = _arrays.view("dout", dout, dtype if getattr(dout, "dtype", None) == np.uint16 else None)
+        shape = (p.batch, p.tokens, d.heads, d.value_dim)
+        if given.shape != shape or given.type != p.like.type:
+            raise invalid("dout is %s of shape %s; %s of shape %s is expected, as out is" % (
+                _arrays.NAMES[given.type], list(given.shape), _arrays.NAMES[p.like.type], list(shape)))
+        self.dout = p._rows("dout", given)
+        state = (p.sequences, d.heads, d.key_dim, d.value_dim)
+        d.gradients, d.final_state = 1, int(dfinal_state is not None)
+        self.dfinal = None if dfinal_state is None else _small("dfinal_state", dfinal_state, state, list(state))
+        self.rows = [_arrays.empty(v, v.shape, v.type) for v in p.views]
+        self.dinitial = None if p.initial is None else np.zeros(state, np.float32)
+        self.da_log, self.ddt_bias = (None if x is None else np.zeros_like(x) for x in (p.a_log, p.dt_bias))
+
+    def run(self, context):
+        self.problem._planned(context, lambda plan, info, io: self._back(context, plan, info, io))
+
+    def _back(self, context, plan, info, io):
+        of = _structs.rondo_delta_gradients()
+        of.dout = self.dout.run(info.first_row, info.rows)
+        for name, v in zip(("dq", "dk", "dv", "dg", "dbeta"), self.rows):
+            rows = _arrays.rows(name, v, (0, 1, 2, 3 if len(v.shape) == 4 else None), output=True)
+            setattr(of, name, rows.run(info.first_row, info.rows))
+        others = []   # each rank makes the whole sums; those of rank 0 are kept
+        for name, array in (("da_log", self.da_log), ("ddt_bias", self.ddt_bias)):
+            if array is not None:
+                others.append(array if context.rank == 0 else np.empty_like(array))
+                setattr(of, name, _tensor(others[-1]))
+        for name, array in (("dfinal_state", self.dfinal), ("dinitial_state", self.dinitial)):
+            if array is not None:
+                setattr(of, name, _tensor(array))
+        check(lib.rondo_delta_backward(plan, ctypes.byref(io), ctypes.byref(of)))
+
+    def results(self):
+        bias = self.ddt_bias.ravel() if self.problem.flat else self.ddt_bias
+        found = [x for x in (self.dinitial, self.da_log, bias) if x is not None]
+        if self.problem.like.torch:
+            import torch
+            found = [torch.from_numpy(x) for x in found]
+        return tuple([v.array for v in self.rows] + found)
+
+
+def _on_ranks(problem, run, ranks, threads, isa, factor=1):
+    """run(context) on each rank."""
+    stop, ranks = Stop(), whole("ranks", ranks, 1, 1024)
+
+    def alone():
+        with Context(threads=threads, isa=isa) as context:
+            run(context)
+
+    if ranks == 1:
+        alone() if problem.work * factor < 1e9 else interruptible(alone, stop)
+    else:
+        desc = describe(None, threads, isa)
+        interruptible(lambda: _launch(ranks, desc, run, stop), stop)
 
 
 def kda(q, k, v, g, beta, *, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
@@ -162,21 +228,25 @@ def kda(q, k, v, g, beta, *, scale=None, initial_state=None, output_final_state=
 
     ranks threads of this process share the tokens, in the way that `way` says ("serial", "pipeline", None: the plan's choice), each on
     `threads` threads; none of these changes a bit. The way "affine" is exact too, and has bits of its own, which depend on `tile` (None:
-    4096 tokens), and not on ranks. There are no gradients yet.
+    4096 tokens), and not on ranks. Gradients: kda_backward(), and autograd by rondo.torch.kda().
     """
-    ranks = whole("ranks", ranks, 1, 1024)
     problem = Problem(q, k, v, g, beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
                       use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, A_log, dt_bias, cu_seqlens, checkpoints, way, tile,
                       dtype)
-    stop = Stop()
-
-    def alone():
-        with Context(threads=threads, isa=isa) as context:
-            problem.run(context)
-
-    if ranks == 1:
-        alone() if problem.work < 1e9 else interruptible(alone, stop)
-    else:
-        desc = describe(None, threads, isa)
-        interruptible(lambda: _launch(ranks, desc, problem.run, stop), stop)
+    _on_ranks(problem, problem.run, ranks, threads, isa)
     return problem.results()
+
+
+def kda_backward(dout, q, k, v, g, beta, *, dfinal_state=None, scale=None, initial_state=None, use_qk_l2norm_in_kernel=False,
+                 use_gate_in_kernel=False, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, lower_bound=None, A_log=None,
+                 dt_bias=None, cu_seqlens=None, dtype=None, ranks=1, way=None, threads=0, isa=None):
+    """Gradients of a loss with respect to what kda() was given, as it was given, from those with respect to its out (dout) and, where
+    dfinal_state is given, its final states: dq, dk, dv, dg, dbeta, each of the shape and type of its own, then dinitial_state, dA_log and
+    ddt_bias, in float32, where initial_state, A_log and dt_bias are given. All else as kda() was given it; ranks, way and threads may be
+    others, and change no bit. An affine scan has no gradients.
+    """
+    problem = Problem(q, k, v, g, beta, scale, initial_state, False, use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel,
+                      allow_neg_eigval, lower_bound, A_log, dt_bias, cu_seqlens, None, way, None, dtype)
+    gradients = Gradients(problem, dout, dfinal_state, dtype)
+    _on_ranks(problem, gradients.run, ranks, threads, isa, 4)
+    return gradients.results()

@@ -9,10 +9,10 @@ do. `algorithm` and `grid` are the forward pass's; of backward it is backward_al
 import torch
 from torch.autograd.function import once_differentiable
 
-from . import _attention
+from . import _attention, _delta
 from ._library import invalid
 
-__all__ = ["attention", "attention_varlen", "execute"]
+__all__ = ["attention", "attention_varlen", "execute", "kda"]
 
 
 class _Operator(torch.autograd.Function):
@@ -80,3 +80,40 @@ def execute(plan, q, k, v, *, sinks=None, bias=None, **options):
     """plan(q, k, v, ...) on tensors: the rows of the plan's rank. Gradients are of a plan that was made with gradients=True; backward is
     collective like the plan, so all ranks call it in the same order."""
     return _apply(plan, plan.backward, q, k, v, (), sinks, bias, options, {})
+
+
+class _Delta(torch.autograd.Function):
+    """forward(options, q, k, v, g, beta, initial_state, A_log, dt_bias) gives out, the final states or None, and perhaps checkpoints."""
+
+    @staticmethod
+    def forward(ctx, options, backward_way, q, k, v, g, beta, initial, a_log, dt_bias):
+        results = _delta.kda(q, k, v, g, beta, initial_state=initial, A_log=a_log, dt_bias=dt_bias, **options)
+        ctx.options = {n: x for n, x in options.items() if n not in ("output_final_state", "checkpoints", "tile")}
+        ctx.options["way"] = backward_way
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, g, beta, initial, a_log, dt_bias)
+        ctx.mark_non_differentiable(*results[2:])
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout, dfinal=None, *unused):
+        q, k, v, g, beta, initial, a_log, dt_bias = ctx.saved_tensors
+        if dout is None and dfinal is None:
+            return (None,) * 10
+        dout = torch.zeros_like(v) if dout is None else dout
+        found = list(_delta.kda_backward(dout, q, k, v, g, beta, dfinal_state=dfinal, initial_state=initial, A_log=a_log, dt_bias=dt_bias, **ctx.options))
+        rest = found[5:]
+        more = [None if x is None else rest.pop(0).to(x.dtype) for x in (initial, a_log, dt_bias)]
+        return (None, None, *found[:5], *more)
+
+
+def kda(q, k, v, g, beta, *, initial_state=None, A_log=None, dt_bias=None, backward_way=None, **options):
+    """rondo.kda() on tensors: q, k [B,T,H,K], v [B,T,HV,V], g [B,T,HV,K or 1], beta [B,T,HV] and its keywords; gives out, the final
+    state or None and, with checkpoints, these. All tensors have gradients, and so have out and the final state among the results;
+    `way` is the forward pass's, and backward_way (None: the plan's choice) of backward, where an affine scan has none."""
+    tensors = (("q", q), ("k", k), ("v", v), ("g", g), ("beta", beta), ("initial_state", initial_state), ("A_log", A_log), ("dt_bias", dt_bias))
+    for name, tensor in tensors:
+        if not isinstance(tensor, torch.Tensor) and (tensor is not None or name in ("q", "k", "v", "g", "beta")):
+            raise TypeError("%s is a %s; a torch tensor is expected" % (name, type(tensor).__name__))
+    return _Delta.apply(options, backward_way, *(tensor for _, tensor in tensors))

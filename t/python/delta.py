@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""rondo.kda() on numpy arrays and, where it is there, torch's tensors: against double precision, over ranks, in place, and what is refused."""
+"""rondo.kda() and its gradients on numpy arrays and, where it is there, torch's tensors: against double precision, over ranks, in place, and what
+is refused."""
 import json
 import os
 import subprocess
@@ -92,6 +93,43 @@ ok(same(rondo.kda(fused[..., :K], fused[..., K:], raw[2].transpose(0, 2, 1, 3).c
 none = rondo.kda(*(x[:, :0] for x in raw), ranks=2, initial_state=initial, output_final_state=True)
 ok(none[0].shape == (B, 0, HV, V) and same(none[1], initial), "no tokens: the final state is the initial one")
 
+# ---- gradients ----
+
+dout, dfinal = numbers(15, B, T, HV, V), numbers(16, B, HV, K, V)
+
+
+def slopes(arrays, options, dfinal_state):
+    """By differences of the loss along a direction of each argument, in double precision."""
+    every = dict(zip(("q", "k", "v", "g", "beta"), arrays), **{n: options[n] for n in ("initial_state", "A_log", "dt_bias") if n in options})
+    rest = {n: x for n, x in options.items() if n not in every}
+
+    def loss(**changed):
+        out, state, _ = reference(**dict(every, **changed), **rest)
+        return (out * dout).sum() + (0 if dfinal_state is None else (state * dfinal_state).sum())
+
+    for i, (name, x) in enumerate(every.items()):
+        way = np.random.default_rng(90 + i).uniform(-1, 1, np.shape(x))
+        yield name, way, (loss(**{name: x + 1e-5 * way}) - loss(**{name: x - 1e-5 * way})) / 2e-5
+
+
+for name, arrays, options in cases:
+    options = {n: x for n, x in options.items() if n != "checkpoints"}
+    final = dfinal if "initial_state" in options else None
+    got = rondo.kda_backward(dout, *arrays, dfinal_state=final, **options)
+    found = list(slopes(arrays, options, final))
+    bad = [n for (n, way, want), d in zip(found, got) if abs((d.astype(float) * way).sum() - want) > 2e-4 * (np.abs(d * way).sum() + 1e-3)]
+    ok(not bad and len(found) == len(got) and all(d.shape == np.shape(w) for (_, w, _), d in zip(found, got)),
+       "%s: gradients are those of differences %s" % (name, bad))
+options = dict(cases[-1][2])
+options.pop("checkpoints")
+one_back = rondo.kda_backward(dout, *raw, dfinal_state=dfinal, **options)
+ok(all(same(rondo.kda_backward(dout, *raw, dfinal_state=dfinal, ranks=n, way=way, **options), one_back) for n in (2, 3, 7) for way in (None, "serial")),
+   "gradients on 2, 3 and 7 ranks: the bits of one")
+got = [rondo.kda_backward(dout[:1], *packed, cu_seqlens=starts, ranks=n, **computed) for n in (1, 4)]
+ok(same(got[0], got[1]), "of packed sequences, too")
+got = rondo.kda_backward(dout.astype(np.float16), *half, ranks=2, **computed)
+ok(all(x.dtype == np.float16 for x in got) and max(far(x, y) / np.abs(y).max() for x, y in zip(got, rondo.kda_backward(dout, *raw, **computed))) < 5e-3, "in float16")
+
 r = lambda what, names, *a, **o: refused(what, names, lambda: rondo.kda(*a, **o))
 r("beta of four dimensions", ["beta", "[batch, tokens, heads]"], *raw[:4], raw[3])
 r("k unlike q", ["q and k"], raw[0], raw[1][..., 1:], *raw[2:])
@@ -109,6 +147,9 @@ r("a way", ["way", "pipeline"], *raw, way="columnar")
 r("a tile of no affine scan", ["tile"], *raw, way="pipeline", tile=32)
 r("a tile of 0", ["tile"], *raw, way="affine", tile=0)
 r("scale 0", ["scale"], *raw, scale=0.0)
+refused("dout of another shape", ["dout", "[2, 150, 4, 8]"], lambda: rondo.kda_backward(dout[..., 1:], *raw))
+refused("dfinal_state of another shape", ["dfinal_state"], lambda: rondo.kda_backward(dout, *raw, dfinal_state=dfinal[1:]))
+refused("gradients of an affine scan", ["affine", "auto"], lambda: rondo.kda_backward(dout, *raw, way="affine"), rondo.Error)
 
 program, scratch = os.environ.get("RONDO"), sys.argv[1]
 if program:
@@ -117,6 +158,11 @@ if program:
                           "--beta", "sigmoid", "--l2norm"], stdout=subprocess.PIPE, check=True)
     got = rondo.kda(*raw, output_final_state=True, initial_state=initial, A_log=gain, ranks=3, **computed)
     ok(json.loads(ran.stdout)["hash"] == rondo.hash(*got, leaf=0), "hash() is what rondo kda reports")
+    safetensors(scratch + "/in.safetensors", **dict(zip(("q", "k", "v", "g", "beta", "A_log", "initial_state", "do"), raw + (gain, initial, dout))))
+    ran = subprocess.run([program, "kda", scratch + "/in.safetensors", "-o", scratch + "/out.safetensors", "--ranks", "3", "--json", "--gate", "softplus",
+                          "--beta", "sigmoid", "--l2norm"], stdout=subprocess.PIPE, check=True)
+    back = rondo.kda_backward(dout, *raw, initial_state=initial, A_log=gain, ranks=2, **computed)
+    ok(json.loads(ran.stdout)["hash"] == rondo.hash(*got, *back, leaf=0), "... with gradients, too")
 else:
     skip("hash() is what rondo kda reports", "the program is not built")
 try:
@@ -130,4 +176,13 @@ else:
     low = [x.bfloat16() for x in tensors]
     ok(torch.equal(rondo.kda(*low, ranks=2, **computed)[0], rondo.kda(*low, **computed)[0]), "bfloat16: one rank and two")
     r("a gradient", ["q", "gradient"], tensors[0].clone().requires_grad_(), *tensors[1:])
+    import rondo.torch
+    leaves = [x.clone().requires_grad_() for x in tensors + [torch.from_numpy(x) for x in (initial, gain, shift)]]
+    out, final, points = rondo.torch.kda(*leaves[:5], initial_state=leaves[5], A_log=leaves[6], dt_bias=leaves[7], output_final_state=True, scale=0.4,
+                                         ranks=3, checkpoints=[3], **computed)
+    ((out * torch.from_numpy(dout)).sum() + (final * torch.from_numpy(dfinal)).sum()).backward()
+    ok(not points.requires_grad and same(tuple(x.grad.numpy() for x in leaves), one_back), "rondo.torch.kda(): autograd gets the gradients of kda_backward()")
+    few = [tensors[0].clone().requires_grad_()] + tensors[1:]
+    rondo.torch.kda(*few, **computed)[0].sum().backward()
+    ok(same(few[0].grad.numpy(), rondo.kda_backward(np.ones_like(dout), *raw, **computed)[0]), "... of one of them, with the loss of out alone")
 done()
