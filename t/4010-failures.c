@@ -8,7 +8,7 @@
 
 #include "workload.h"
 
-static const rondo_context_desc short_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 0.25 };
+static const rondo_context_desc short_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 0.25, NULL };
 
 /* One failure of one rank at one step; "" or what went wrong. */
 static const char *one_failure(int ranks, int rank, int step, int quiet)
@@ -371,7 +371,7 @@ int main(void)
     is_int(rondo_launch(4, NULL, odd_argument, result), RONDO_EINVAL, "a root that does not exist, on one rank");
     ok(result[0] == RONDO_EPEER && result[1] == RONDO_EINVAL && result[2] == RONDO_EPEER && result[3] == RONDO_EPEER, "ends the others' calls");
     for (int ranks = 2; ranks <= 4; ranks += 2) {
-        const rondo_context_desc some_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 5.0 };
+        const rondo_context_desc some_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 5.0, NULL };
         int told = 0;
         double begin = rondo__now();
         memset(result, 0, sizeof result);
