@@ -431,9 +431,10 @@ typedef struct rondo_attention_info {
     double backward_flops;              /* 6*head_dim+4*value_dim a pair and query head, all ranks */
     int32_t chosen_by, reserved2;       /* rondo_chosen: why it is this algorithm; 0 */
     double predicted_seconds[RONDO_ALGORITHMS];   /* of each rondo_algorithm that was a candidate, when they were last simulated; else 0 */
+    size_t backward_recompute_bytes;    /* of a backward pass with `recompute`: besides, and with the forward pass's workspace */
 } rondo_attention_info;
 #define RONDO_ATTENTION_INFO_INIT                                                                                      \
-    { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, { 0.0 } }
+    { sizeof(rondo_attention_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0.0, { 0, 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, { 0.0 }, 0 }
 RONDO_API int rondo_attention_query(const rondo_attention *plan, rondo_attention_info *info) RONDO_MUST_CHECK;
 
 /* Which query indices (0..tokens-1; keys != 0: key positions) of a sequence this rank holds, ascending. The rank's rows are
@@ -507,14 +508,16 @@ typedef struct rondo_attention_gradients {
                                    written. Sequences whose bias begins in the same row and column share it, and are summed */
     rondo_tensor dsinks;        /* F32 [heads], the whole sum on every rank, where the plan has sinks; data NULL: not wanted */
     int32_t accumulate;         /* 1: added to what the results hold, which on every rank is the same for dsinks */
-    int32_t reserved;
+    int32_t recompute;          /* 1, on all ranks: io has neither out nor lse (data NULL); a forward pass makes both again, in
+                                   backward_recompute_bytes, which the plan keeps. dout and dlse lie as out_row and lse_row say */
 } rondo_attention_gradients;
 #define RONDO_ATTENTION_GRADIENTS_INIT                                                                                 \
     { sizeof(rondo_attention_gradients), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, \
       RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, 0, 0 }
 
 /* Backward of the same plan: io as rondo_attention_execute() was given it, with the out and lse that it made (both are read; probs is not looked
- * at). Where pairs are hidden, gradients are exactly 0. Collective. workspace: backward_workspace_bytes, or NULL, as there. */
+ * at), or with neither, see recompute. Where pairs are hidden, gradients are exactly 0. Collective. workspace: backward_workspace_bytes, or NULL,
+ * as there. */
 RONDO_API int rondo_attention_backward(rondo_attention *plan, const rondo_attention_io *io, const rondo_attention_gradients *gradients,
                                        void *workspace) RONDO_MUST_CHECK;
 

@@ -233,6 +233,54 @@ static void wild(void)
     ok(!err && same, "numbers of all sorts: %d instruction sets give the same bits%s%s", sets, err ? ": " : "", err ? rondo_error_text() : "");
 }
 
+/* ---- neither out nor LSE are kept ---- */
+
+static void once_more(void)
+{
+    static const int32_t algorithms[] = { 0, RONDO_ALL_GATHER, 0, RONDO_HALO };
+    int same = 1, err = 0;
+    for (uint32_t n = 0; n < 8 && !err; n++) {
+        struct problem p = { .sequences = 2, .tokens = { 50 + n, 9 }, .cached = { (int64_t)(n % 3) * 10 - 7, 4 }, .heads = 4, .kv_heads = 2, .head_dim = 8,
+                             .value_dim = 6, .causal = 1, .windowed = n % 4 == 3, .left = n % 4 == 3 ? 19 : 0, .softcap = n % 2 ? 2.0 : 0.0, .alibi = n % 3 == 0, .bias = n % 2,
+                             .sinks = n % 3 == 1, .dropout = n % 2 ? 0.3 : 0.0, .q_type = n == 4 ? RONDO_BF16 : 0, .kv_type = n == 4 ? RONDO_BF16 : 0, .leaf = 8,
+                             .seed = 300 + n };
+        struct gradients g, again;
+        struct backward_setup s = { .ranks = 1 + (int)(n % 4), .layout = n % 2 ? RONDO_ZIGZAG : RONDO_CONTIGUOUS, .with_dlse = n % 2 == 0,
+                                    .algorithm = n % 4 == 3 && n > 4 ? 0 : algorithms[n % 4] };
+        if (s.algorithm == RONDO_HALO)
+            s.layout = RONDO_CONTIGUOUS;
+        problem_data(&p);
+        err = solve_backward(&p, &s, &g);
+        s.again = 1;
+        s.strided = n % 3 == 2;
+        err = err ? err : solve_backward(&p, &s, &again);
+        if (!err && !gradients_same(&p, &g, &again)) {
+            diag("problem %u differs", n);
+            same = 0;
+        }
+        if (!err)
+            gradients_free(&again);
+        gradients_free(&g);
+        problem_free(&p);
+    }
+    ok(!err && same, "out and lse made once more: the bits of those that were kept%s%s", err ? ": " : "", err ? rondo_error_text() : "");
+}
+
+struct watch {
+    double last, largest;
+    int fell, calls;
+};
+
+static int watch(void *user, double done)
+{
+    struct watch *w = user;
+    w->fell |= done < w->last;
+    w->last = done;
+    w->largest = done > w->largest ? done : w->largest;
+    w->calls++;
+    return w->calls == -1;
+}
+
 /* ---- refused ---- */
 
 static void refused(int code, int got, const char *part, const char *what)
@@ -306,7 +354,34 @@ static int tensors(rondo_context *ctx, void *arg)
         return err;
     good.io = io;
     good.g = g;
+    for (int i = 0; i < 5; i++)
+        for (uint32_t j = 0; j < 32 * 2 * 8; j++)
+            room[i][j] = (float)counter_number(55, (uint32_t)i, j);
     ok(!rondo_attention_execute(plan, &io, NULL) && !backward(plan, &io, &g), "nothing wrong");
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    struct watch w = { 0.0, 0.0, 0, 0 };
+    io = good.io;
+    g = good.g;
+    io.out.data = io.lse.data = NULL;
+    io.progress = watch;
+    io.user = &w;
+    g.recompute = 1;
+    err = backward(plan, &io, &g);
+    ok(!err && !w.fell && w.calls > 1 && w.largest == 1.0, "both passes are one to who watches (%d calls, up to %g)", w.calls, w.largest);
+    static float wide[40 * 2 * 8], dq[32 * 2 * 8];
+    const int64_t eight = 8, wide_shape[3] = { 40, 2, 8 };
+    memcpy(dq, room[5], sizeof dq);
+    memcpy(wide + 8 * 2 * 8, room[4], sizeof room[4]);
+    g.dout = rondo_tensor_dense(wide, RONDO_F32, 3, wide_shape);
+    io.out_row = io.lse_row = &eight;
+    err = backward(plan, &io, &g);
+    ok(!err && !memcmp(dq, room[5], sizeof dq), "dout begins where out_row says, though out is not there");
+    io.out_row = io.lse_row = NULL;
+    g.dout = good.g.dout;
+    w = (struct watch){ 0.0, 0.0, 0, -2 };   /* stops at once: in the forward pass */
+    is_int(backward(plan, &io, &g), RONDO_ECANCELED, "and may be stopped in the first");
+    ok(!rondo_attention_query(plan, &info) && info.backward_recompute_bytes == 32 * 2 * 4 + 32 * 2 * 8 * 4, "the plan says what it keeps for that: %zu bytes",
+       info.backward_recompute_bytes);
 #define WRONG(change, code, part, what)                                                                                \
     do {                                                                                                               \
         io = good.io;                                                                                                  \
@@ -332,7 +407,9 @@ static int tensors(rondo_context *ctx, void *arg)
     WRONG(g.dbias = rondo_tensor_dense(room[8], RONDO_F32, 3, shape), RONDO_EINVAL, "without bias", "dbias without bias");
     WRONG(io.seed = 7, RONDO_EINVAL, "dropout", "a seed without dropout");
     WRONG(g.struct_size = 8, RONDO_EINVAL, "dout is NULL", "a structure that ends early");
-    WRONG(g.reserved = 1, RONDO_ENOTSUP, "", "what this version does not know");
+    WRONG(g.recompute = 2, RONDO_EINVAL, "recompute is 2", "recompute of 2");
+    WRONG(g.recompute = 1, RONDO_EINVAL, "out is given, but recompute is 1", "out that is to be made once more");
+    WRONG((g.recompute = 1, io.out.data = NULL), RONDO_EINVAL, "lse is given, but recompute is 1", "lse that is to be made once more");
     io = good.io;
     g = good.g;
     ok(!backward(plan, &io, &g), "and it still runs");
@@ -350,6 +427,7 @@ int main(void)
     hidden(NULL);
     nothing_seen();
     wild();
+    once_more();
     ok(!rondo_run_threads(1, plans, NULL) && !rondo_run_threads(2, plans, NULL), "plans");
     ok(!rondo_run_threads(1, tensors, NULL), "tensors%s", rondo_error_text());
     return done();

@@ -25,6 +25,7 @@ struct gradients {
 struct backward_setup {
     int ranks, layout, algorithm, threads;
     int strided, accumulate, with_dlse;
+    int again;                 /* out and lse are made once more, and not given */
     int types[3];              /* of dq, dk, dv; 0: F32 */
     const char *isa;
 };
@@ -169,12 +170,16 @@ __attribute__((unused)) static int backward_rank_(rondo_context *ctx, void *arg)
         err = move_(plan, p, 0, g->dlse, h, 1, &dlse3, 0);
     if (!s->with_dlse)
         of.dlse.data = NULL;
-    if (!err)
+    if (!err && !s->again)
         err = rondo_attention_execute(plan, &io, NULL);
     if (!err)
         err = rondo_comm_query(ctx, &before);
+    rondo_attention_io kept = io;
+    if (s->again)
+        kept.out.data = kept.lse.data = NULL;
+    of.recompute = s->again;
     for (int i = 0; i < (s->accumulate ? 1 : 2) && !err; i++)   /* a second time is the same */
-        err = rondo_attention_backward(plan, &io, &of, NULL);
+        err = rondo_attention_backward(plan, &kept, &of, NULL);
     if (!err)
         err = rondo_comm_query(ctx, &after);
     if (!err)

@@ -48,6 +48,7 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     info->backward_workspace_bytes = info->backward_device_bytes = info->backward_pack_bytes = 0;
     info->backward_messages = info->backward_bytes = info->backward_messages_total = info->backward_bytes_total = 0;
     info->backward_flops = 0.0;
+    info->backward_recompute_bytes = 0;
     if (!plan->design.desc.gradients)
         return 0;
     if (!RONDO_HAS(ops, backward))
@@ -71,6 +72,7 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     info->backward_device_bytes = ops->backward_scratch(rondo__dev(plan->ctx), b->device) + s->workspace_bytes[RONDO_MEMORY_PINNED] +
                                   s->workspace_bytes[RONDO_MEMORY_DEVICE];
     info->backward_pack_bytes = b->pack_bytes;
+    info->backward_recompute_bytes = rondo__backward_again_bytes(plan);
     info->backward_messages = counts.messages;
     info->backward_bytes = counts.bytes;
     info->backward_messages_total = b->part.messages;
@@ -93,6 +95,8 @@ void rondo__backward_free(rondo_attention *plan)
     for (int i = 0; i < RONDO_GRADIENT_ARRAYS; i++)
         if (b->stage[i].memory)
             ops->memory_free(dev, RONDO_MEMORY_DEVICE, b->stage[i].memory, b->stage[i].bytes);
+    if (b->again.memory)
+        ops->memory_free(dev, RONDO_MEMORY_DEVICE, b->again.memory, b->again.bytes);
     rondo__backward_part_free(&b->part);
     rondo__free(b->queries);
     rondo__free(b->keys);
@@ -243,14 +247,14 @@ static int prepare(struct rondo__backward_call *call, const rondo_attention_io *
     if (!err)
         err = rondo__desc_copy(&call->gradients, sizeof call->gradients, gradients, "rondo_attention_gradients");
     if (!err)
-        err = rondo__reserved(call->gradients.reserved, "rondo_attention_backward");
+        err = rondo__backward_again_room(call);
     if (!err && ops->check)
         err = ops->check(rondo__dev(plan->ctx));
     if (!err)
         err = rondo__backward_check(call);
     if (!err && (uintptr_t)workspace % 64)
         err = rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the workspace is not aligned to 64 bytes");
-    return err ? err : rondo__backward_take(call);
+    return err;
 }
 
 int rondo_attention_backward(rondo_attention *plan, const rondo_attention_io *io, const rondo_attention_gradients *gradients, void *workspace)
@@ -262,6 +266,15 @@ int rondo_attention_backward(rondo_attention *plan, const rondo_attention_io *io
     int err = prepare(&call, io, gradients, workspace);
     given.progress = call.io.progress;
     given.user = call.io.user;
+    if (!err && call.gradients.recompute) {
+        given.progress = call.io.progress ? rondo__backward_again_progress : NULL;
+        given.user = &call;
+        err = rondo__backward_again(&call);
+        if (err)
+            return err;
+    }
+    if (!err)
+        err = rondo__backward_take(&call);
     if (!err)
         err = rondo__runner_bind(plan->backward->runner, &given, workspace);
     if (!plan->agreed && plan->design.ranks > 1) {

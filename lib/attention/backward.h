@@ -76,6 +76,7 @@ struct rondo__backward {
     struct rondo_linear_node *join;    /* room for nodes of sinks */
     struct rondo__backward_stage stage[RONDO_GRADIENT_ARRAYS];
     size_t pack_bytes;                 /* of all stages, should all be needed */
+    struct rondo__backward_stage again;   /* out and lse, where they are made once more */
 };
 
 /* What one call was given, checked: the plan's arrays as they are computed on. */
@@ -92,6 +93,15 @@ int rondo__backward_check(struct rondo__backward_call *call);
 /* Copies what is not dense, or not where the device computes: before, and results back after. */
 int rondo__backward_take(struct rondo__backward_call *call);
 int rondo__backward_give(struct rondo__backward_call *call);
+
+/* ---- backward_again.c: `recompute` ---- */
+size_t rondo__backward_again_bytes(const rondo_attention *plan);
+/* Checks what was asked; out and lse of the call are the plan's own from then on, where they are made once more. */
+int rondo__backward_again_room(struct rondo__backward_call *call);
+/* The forward pass: collective, and failed alike on all ranks, who need not be told any more. */
+int rondo__backward_again(struct rondo__backward_call *call);
+/* What of both passes is done, from what is of the second one. user: the call. */
+int rondo__backward_again_progress(void *user, double done);
 
 /* ---- backward.c: called by plan.c ---- */
 /* algorithm: what the descriptor names, perhaps auto. What the plan had before goes. */

@@ -22,12 +22,13 @@ static int32_t arrays_of(struct rondo__backward_call *call, struct array *a)
     rondo_attention_io *io = &call->io;
     rondo_attention_gradients *g = &call->gradients;
     const int64_t *q = plan->q_first, *k = plan->kv_first;
+    const bool own = g->recompute != 0;   /* out and lse are the plan's, packed */
     const struct array all[RONDO_GRADIENT_DSINKS] = {
         [RONDO_GRADIENT_K] = { "k", &io->k, io->kv_row, k, d->kv_heads, d->head_dim, d->kv_type, 0 },
         [RONDO_GRADIENT_V] = { "v", &io->v, io->kv_row, k, d->kv_heads, d->value_dim, d->kv_type, 0 },
         [RONDO_GRADIENT_Q] = { "q", &io->q, io->q_row, q, d->heads, d->head_dim, d->q_type, 0 },
-        [RONDO_GRADIENT_OUT] = { "out", &io->out, io->out_row, q, d->heads, d->value_dim, d->out_type, 0 },
-        [RONDO_GRADIENT_LSE] = { "lse", &io->lse, io->lse_row, q, d->heads, 0, RONDO_F32, 0 },
+        [RONDO_GRADIENT_OUT] = { "out", &io->out, own ? NULL : io->out_row, q, d->heads, d->value_dim, d->out_type, 0 },
+        [RONDO_GRADIENT_LSE] = { "lse", &io->lse, own ? NULL : io->lse_row, q, d->heads, 0, RONDO_F32, 0 },
         [RONDO_GRADIENT_DOUT] = { "dout", &g->dout, io->out_row, q, d->heads, d->value_dim, d->out_type, 0 },
         [RONDO_GRADIENT_DLSE] = { "dlse", &g->dlse, io->lse_row, q, d->heads, 0, RONDO_F32, 0 },
         [RONDO_GRADIENT_DQ] = { "dq", &g->dq, io->q_row, q, d->heads, d->head_dim, RONDO_TYPE_DEFAULT, 1 },

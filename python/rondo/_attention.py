@@ -114,13 +114,15 @@ def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, causal=False, windo
     return _attend(arrays, out, return_lse, return_attn_probs, ranks, threads, isa)
 
 
-def attention_backward(dout, q, k, v, out, lse, *, dlse=None, causal=False, window_size=(-1, -1), softmax_scale=None, softcap=0.0,
+def attention_backward(dout, q, k, v, out=None, lse=None, *, dlse=None, causal=False, window_size=(-1, -1), softmax_scale=None, softcap=0.0,
                        alibi_slopes=None, dropout_p=0.0, seed=0, sinks=None, bias=None, mask=None, documents=None, lengths_k=None,
                        heads_first=False, dtype=None, out_dtype=None, bias_gradient=True, ranks=1, layout=None, algorithm=None, grid=None,
                        threads=0, isa=None):
     """Gradients of a loss with respect to what attention() was given, from that with respect to its out (dout) and, where dlse is given,
     lse: dq, dk, dv, each of the shape and type of its own, then dbias (unless bias_gradient is False) and dsinks where bias and sinks are
     given. All else as attention() was given it; ranks, layout, algorithm, grid and threads may be others, and change no bit.
+
+    out and lse are attention()'s results; where both are None they are made once more, with 2(D+Dv) more FLOPs a pair.
     """
     arrays = Arrays(q, k, v, lengths_k=lengths_k, heads_first=heads_first, dtype=dtype, out_dtype=out_dtype, alibi_slopes=alibi_slopes,
                     sinks=sinks, bias=bias, mask=mask, documents=documents, seed=seed, causal=causal, window_size=window_size,

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _arrays, _structs
 from ._library import ALGORITHMS, LAYOUTS, check, invalid, lib, name_of
-from ._problem import Problem, flag, lengths, whole
+from ._problem import Problem, flag, lengths, recomputes, whole
 
 Span = namedtuple("Span", "first count step row")
 Span.__doc__ = """`count` positions first, first + step, ...; `row` is where the first of them lies among the rank's rows of its
@@ -149,11 +149,13 @@ class Shared:
         io.q, io.q_row = self._place(a.q, 0, True, False)
         io.k, io.kv_row = self._place(a.k, 1, True, False)
         io.v, _ = self._place(a.v, 1, True, False)
-        io.out, io.out_row = self._place(w.out, 0, True, False)
-        io.lse, io.lse_row = self._place(w.lse, 0, True, False)
-        g.dout, _ = self._place(w.dout, 0, True, False)
+        g.recompute = w.recompute
+        g.dout, io.out_row = self._place(w.dout, 0, True, False)
         if w.dlse is not None:
-            g.dlse, _ = self._place(w.dlse, 0, True, False)
+            g.dlse, io.lse_row = self._place(w.dlse, 0, True, False)
+        if not w.recompute:
+            io.out, io.out_row = self._place(w.out, 0, True, False)
+            io.lse, io.lse_row = self._place(w.lse, 0, True, False)
         g.dq, _ = self._place(w.dq, 0, False, True)
         g.dk, _ = self._place(w.dk, 1, False, True)
         g.dv, _ = self._place(w.dv, 1, False, True)
@@ -231,7 +233,7 @@ class Plan:
         self.backward_workspace_bytes, self.backward_pack_bytes = info.backward_workspace_bytes, info.backward_pack_bytes
         self.backward_messages, self.backward_bytes = info.backward_messages, info.backward_bytes
         self.backward_messages_total, self.backward_bytes_total = info.backward_messages_total, info.backward_bytes_total
-        self.backward_flops = info.backward_flops
+        self.backward_flops, self.backward_recompute_bytes = info.backward_flops, info.backward_recompute_bytes
 
     def close(self):
         """Ends the plan; by the context's thread."""
@@ -360,13 +362,16 @@ class Plan:
     def backward(self, dout, q, k, v, out, lse, *, dlse=None, alibi_slopes=None, sinks=None, bias=None, bias_gradient=True, seed=0):
         """Gradients with respect to this rank's rows of q, k and v, from those with respect to its rows of out and, where given, lse: dq,
         dk, dv; then dbias (unless bias_gradient is False), of which rows of this rank's queries are written and others 0, and dsinks, the
-        whole sum on every rank, where there are a bias and sinks. For a plan that was made with gradients=True. Collective."""
+        whole sum on every rank, where there are a bias and sinks. out and lse may both be None, on all ranks: then they are made once more. For a plan
+        that was made with gradients=True. Collective."""
         p = self.problem
         given = self._given(q, k, v, alibi_slopes, sinks, bias, seed)
         io, g = given.io, _structs.rondo_attention_gradients()
         shape = (self.q_rows, p.heads, p.value_dim)
-        io.out, g.dout = given.own("out", out, shape, p.out_kind), given.own("dout", dout, shape, p.out_kind)
-        io.lse = given.own("lse", lse, shape[:2], _structs.F32)
+        g.recompute = recomputes(out, lse)
+        g.dout = given.own("dout", dout, shape, p.out_kind)
+        if not g.recompute:
+            io.out, io.lse = given.own("out", out, shape, p.out_kind), given.own("lse", lse, shape[:2], _structs.F32)
         if dlse is not None:
             g.dlse = given.own("dlse", dlse, shape[:2], _structs.F32)
         results = []

@@ -285,6 +285,13 @@ class Arrays:
         return v.array, _arrays.rows("", v, axes, self.q_first if self.packed else None, output=True)
 
 
+def recomputes(out, lse):
+    """Whether out and lse, both None, are to be made once more."""
+    if (out is None) != (lse is None):
+        raise invalid("%s is None; out and lse are both given, or both None and made once more" % ("out" if out is None else "lse"))
+    return out is None
+
+
 class Way:
     """The way back: Arrays' gradients and what they follow from, as rows. What shares a list of rows begins in the same ones."""
 
@@ -295,10 +302,13 @@ class Way:
         by_query = None if a.packed else 0, skip + 1, skip, None
         of_out = a.q_shape[:-1] + (a.value_dim,)
         of_lse = a.lead() + (a.heads, a.q_rows)
-        self.out, self.dout = self._given(a, (("out", out, of_out, a.problem.out_kind), ("dout", dout, of_out, a.problem.out_kind)), a.axes)
-        pair = [("lse", lse, of_lse, _structs.F32)] + ([("dlse", dlse, of_lse, _structs.F32)] if dlse is not None else [])
-        pair = self._given(a, pair, by_query)
-        self.lse, self.dlse = pair[0], pair[1] if len(pair) > 1 else None
+        self.recompute = recomputes(out, lse)
+        both = [] if self.recompute else [("out", out, of_out, a.problem.out_kind)]
+        self.out, self.dout = ([None] + self._given(a, both + [("dout", dout, of_out, a.problem.out_kind)], a.axes))[-2:]
+        pair = [] if self.recompute else [("lse", lse, of_lse, _structs.F32)]
+        pair = self._given(a, pair + ([("dlse", dlse, of_lse, _structs.F32)] if dlse is not None else []), by_query)
+        self.lse = None if self.recompute else pair[0]
+        self.dlse = pair[-1] if dlse is not None else None
         self.dq, = self._made(a, ("q",), a.q_first)
         self.dk, self.dv = self._made(a, ("k", "v"), a.k_first)
         bias_gradient = flag("bias_gradient", bias_gradient) and a.bias is not None

@@ -84,7 +84,7 @@ class rondo_attention_info(Sized):
         ("backward_workspace_bytes", c.c_size_t), ("backward_device_bytes", c.c_size_t), ("backward_pack_bytes", c.c_size_t),
         ("backward_messages", c.c_uint64), ("backward_bytes", c.c_uint64), ("backward_messages_total", c.c_uint64),
         ("backward_bytes_total", c.c_uint64), ("backward_flops", c.c_double), ("chosen_by", c.c_int32), ("reserved2", c.c_int32),
-        ("predicted_seconds", c.c_double * ALGORITHM_ROOM)]
+        ("predicted_seconds", c.c_double * ALGORITHM_ROOM), ("backward_recompute_bytes", c.c_size_t)]
 
 
 class rondo_attention_io(Sized):
@@ -97,7 +97,7 @@ class rondo_attention_io(Sized):
 
 class rondo_attention_gradients(Sized):
     _fields_ = [("struct_size", c.c_size_t), ("dout", rondo_tensor), ("dlse", rondo_tensor), ("dq", rondo_tensor), ("dk", rondo_tensor),
-                ("dv", rondo_tensor), ("dbias", rondo_tensor), ("dsinks", rondo_tensor), ("accumulate", c.c_int32), ("reserved", c.c_int32)]
+                ("dv", rondo_tensor), ("dbias", rondo_tensor), ("dsinks", rondo_tensor), ("accumulate", c.c_int32), ("recompute", c.c_int32)]
 
 
 class rondo_delta_desc(Sized):

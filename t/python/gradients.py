@@ -120,7 +120,14 @@ back = lambda **change: rondo.attention_backward(**{**dict(dout=dout, q=q, k=k, 
 refused("dout of another shape", ["dout", "[2, 37, 4, 8]"], lambda: back(dout=dout[:, 1:]))
 refused("dout of another type", ["dout", "f16"], lambda: back(dout=dout.astype(np.float16)))
 refused("lse of another plan", ["lse", "[2, 4, 37]"], lambda: back(lse=lse[:, :2]))
-refused("no lse", ["lse"], lambda: back(lse=None), TypeError)
+refused("no lse", ["lse is None"], lambda: back(lse=None))
+refused("no out", ["out is None"], lambda: back(out=None))
+kept = back(dlse=lse)
+ok(all(same(back(out=None, lse=None, dlse=lse, ranks=n), kept) for n in (1, 3)), "out and lse made once more")
+with rondo.Context() as alone, rondo.Plan(alone, tokens=9, heads=1, head_dim=4, gradients=True) as plan:
+    x = numbers(7, 9, 1, 4)
+    y, z = plan(x, x, x, return_lse=True)
+    ok(same(plan.backward(x, x, x, x, None, None), plan.backward(x, x, x, x, y, z)) and plan.backward_recompute_bytes > 0, "by a plan too")
 refused("dlse of another type", ["dlse"], lambda: back(dlse=lse.astype(np.float16)))
 with rondo.Context() as alone, rondo.Plan(alone, tokens=9, heads=1, head_dim=4) as plan:
     x = np.zeros((9, 1, 4), np.float32)
