@@ -155,6 +155,30 @@ static int read_logits(struct reading *r, const char *name, const json_t *value,
     return 0;
 }
 
+static int read_layout(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    static const char *const words[] = { "contiguous", "zigzag", "striped", "snake", NULL };
+    static const int32_t layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
+    int index;
+    (void)low;
+    if (!json_is_string(value) || !is_one(json_string_value(value), words, &index))
+        return fail(EXIT_INPUT, "%s: %s takes \"contiguous\", \"zigzag\", \"striped\" or \"snake\"", r->where, name);
+    *(int32_t *)to = layouts[index];
+    return 0;
+}
+
+static int read_type(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
+{
+    static const char *const words[] = { "f32", "bf16", "f16", "q8", NULL };
+    static const int32_t types[] = { RONDO_F32, RONDO_BF16, RONDO_F16, RONDO_Q8 };
+    int index;
+    (void)low;
+    if (!json_is_string(value) || !is_one(json_string_value(value), words, &index))
+        return fail(EXIT_INPUT, "%s: %s takes \"f32\", \"bf16\", \"f16\" or \"q8\"", r->where, name);
+    *(int32_t *)to = types[index];
+    return 0;
+}
+
 /* A small number, for a field of 32 bits. */
 static int read_small(struct reading *r, const char *name, const json_t *value, int64_t low, void *to)
 {
@@ -211,6 +235,8 @@ static const struct field fields[] = {
     { "weight_bytes_per_elem", read_number, 1, AT(weight_bytes_per_elem), false, false },
     { "mlp_weight_bytes_per_elem", read_number, 1, AT(mlp_weight_bytes_per_elem), false, false },
     { "kv_bytes_per_elem", read_number, 1, AT(kv_bytes_per_elem), false, false },
+    { "kv_type", read_type, 0, AT(kv_type), false, false },
+    { "layout", read_layout, 0, AT(layout), false, false },
     { "softmax_stat_bytes", read_number, 1, AT(softmax_stat_bytes), false, false },
     { "tensor_parallel", read_number, 1, AT(tensor_parallel), false, false },
     { "context_parallel", read_number, 1, AT(context_parallel), false, false },

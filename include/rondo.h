@@ -699,9 +699,12 @@ typedef struct rondo_cost_case {
     int32_t tied_embeddings;            /* 1: the head is the embedding */
     int32_t all_logits;                 /* 1: of every new token; 0: of the last one of each sequence */
     int32_t grid[2];                    /* RONDO_MESH: rows of queries by columns of keys; 0, 0: the one of equal sides, or nearest to it */
+    int32_t layout;                     /* rondo_layout, CONTIGUOUS to SNAKE, of what a run moves and takes; 0: as its plan chooses */
+    int32_t kv_type;                    /* rondo_type of the cache, where kv_bytes_per_elem does not say it all: of RONDO_Q8 each row of a head
+                                           has a scale. 0: by kv_bytes_per_elem */
 } rondo_cost_case;
 #define RONDO_COST_CASE_INIT                                                                                           \
-    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0, 0 } }
+    { sizeof(rondo_cost_case), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0, 0 }, 0, 0 }
 
 /* per_chip: of the fullest chip; total: of all together, copies included, but for kv_cache_total, where each position counts once. */
 typedef struct rondo_cost {
@@ -795,8 +798,9 @@ typedef struct rondo_prediction {
     double longest_compute, longest_transfer;   /* one of them */
     uint64_t memory_per_rank;           /* bytes: weights, cache, activations and attention's workspace */
     int32_t algorithm, layout;          /* as they would run; layout of RONDO_PREDICT_RUN */
+    uint64_t weight_bytes, cache_bytes, activation_bytes, workspace_bytes;   /* what memory_per_rank is the sum of */
 } rondo_prediction;
-#define RONDO_PREDICTION_INIT { sizeof(rondo_prediction), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0 }
+#define RONDO_PREDICTION_INIT { sizeof(rondo_prediction), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0 }
 /* RONDO_EINVAL: a field of either cannot be so; the sentence names it. RONDO_ENOTSUP: no run does that. */
 RONDO_API int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int kind, rondo_prediction *prediction) RONDO_MUST_CHECK;
 

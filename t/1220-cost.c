@@ -122,6 +122,12 @@ static bool masked(const rondo_cost_case *c)
     return c->causal || (c->windowed && (c->window_left >= 0 || c->window_right >= 0));
 }
 
+/* A row of a head in the cache: of q8 with its scale. */
+static int64_t kv_row(const rondo_cost_case *c)
+{
+    return c->kv_type == RONDO_Q8 ? c->head_dim + 4 : c->head_dim * c->kv_bytes_per_elem;
+}
+
 /* A chip's own counts, but for the pairs of a mask, of which the balanced share is taken. */
 static struct chip one_chip(const rondo_cost_case *c, int64_t t, int64_t r, int64_t *pairs_seen)
 {
@@ -148,7 +154,7 @@ static struct chip one_chip(const rondo_cost_case *c, int64_t t, int64_t r, int6
         }
         chip.flops += 4 * mine * q;
         chip.activations += rows * d * e + (tp > 1 && c->keep_hidden_sharded ? rows * q * e : rows * d * e);
-        chip.cache += 2 * cached * kv * c->kv_bytes_per_elem;
+        chip.cache += 2 * cached * (kv / c->head_dim) * kv_row(c);
     }
     return chip;
 }
@@ -245,11 +251,11 @@ static int64_t payload(const rondo_cost_case *c)
         halo += near < all - dealt(all, cp, 0) ? near : all - dealt(all, cp, 0);
         keys += all;
     }
-    const int64_t q = rows * heads * c->head_dim * e, kv = 2 * local_keys * kv_heads * c->head_dim * c->kv_bytes_per_elem;
+    const int64_t q = rows * heads * c->head_dim * e, kv = 2 * local_keys * kv_heads * kv_row(c);
     for (int64_t peer = 1; peer < cp; peer++)
         sum += c->algorithm == RONDO_PASS_KV ? kv : c->algorithm == RONDO_PASS_Q ? 2 * q + rows * heads * c->softmax_stat_bytes : 0;
     if (cp > 1 && c->algorithm == RONDO_ALL_GATHER)
-        sum = 2 * keys * kv_heads * c->head_dim * c->kv_bytes_per_elem;
+        sum = 2 * keys * kv_heads * kv_row(c);
     if (cp > 1 && c->algorithm == RONDO_REDUCE)
         sum = q + 2 * rows * heads * c->softmax_stat_bytes;
     if (cp > 1 && c->algorithm == RONDO_ALL_TO_ALL)
@@ -259,7 +265,7 @@ static int64_t payload(const rondo_cost_case *c)
     for (int32_t peer = 1; peer < c->grid[1]; peer++)
         sum += 2 * q + rows * heads * c->softmax_stat_bytes;
     if (cp > 1 && c->algorithm == RONDO_HALO)
-        sum = 2 * halo * kv_heads * c->head_dim * c->kv_bytes_per_elem;
+        sum = 2 * halo * kv_heads * kv_row(c);
     sum += tp > 1 && !c->keep_hidden_sharded ? rows * c->hidden_size * e : 0;
     sum += tp > 1 && c->intermediate_size ? rows * c->hidden_size * e : 0;
     const int64_t logits = c->all_logits ? rows : c->batch_size;
@@ -286,6 +292,12 @@ static rondo_cost_case drawn(int64_t past_of[SEQUENCES], int64_t tokens_of[SEQUE
     c.keep_hidden_sharded = !draw(4);
     c.weight_bytes_per_elem = draw(2) ? c.bytes_per_elem : 1 + draw(4);
     c.kv_bytes_per_elem = draw(2) ? c.bytes_per_elem : 1 + draw(4);
+    c.layout = (int32_t)draw(5);
+    if (!draw(4)) {
+        static const int64_t sizes[] = { 0, 4, 2, 2, 1 };
+        c.kv_type = 1 + (int32_t)draw(4);
+        c.kv_bytes_per_elem = sizes[c.kv_type];
+    }
     c.mlp_weight_bytes_per_elem = draw(2) ? c.weight_bytes_per_elem : 1 + draw(4);
     c.num_layers = 1;
     c.mlp_matrices = 2 + (int32_t)draw(2);
@@ -552,6 +564,11 @@ static void refusals(void)
     REFUSE("weight_bytes_per_elem", c.weight_bytes_per_elem = -1);
     REFUSE("mlp_weight_bytes_per_elem", c.mlp_weight_bytes_per_elem = 65);
     REFUSE("kv_bytes_per_elem", c.kv_bytes_per_elem = 65);
+    REFUSE("kv_type", c.kv_type = 5);
+    REFUSE("kv_type", c.kv_type = -1);
+    REFUSE("kv_type", (c.kv_type = RONDO_Q8, c.kv_bytes_per_elem = 2));
+    REFUSE("layout", c.layout = -1);
+    REFUSE("layout", c.layout = 5);
     REFUSE("mlp_matrices", c.mlp_matrices = 4);
     REFUSE("mlp_matrices", (c.intermediate_size = 9, c.mlp_matrices = 2, c.biases = RONDO_COST_GATE));
     REFUSE("norms_per_layer", c.norms_per_layer = -1);

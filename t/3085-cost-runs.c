@@ -77,7 +77,9 @@ static rondo_attention_desc describe(const rondo_cost_case *c)
     d.cached = c->kv_len_used ? c->kv_len_used - d.tokens : c->past_seq_len;
     d.tokens_of = c->new_tokens_of;
     d.cached_of = c->past_seq_len_of;
-    d.q_type = d.kv_type = c->bytes_per_elem == 4 ? RONDO_F32 : RONDO_BF16;
+    d.q_type = c->bytes_per_elem == 4 ? RONDO_F32 : RONDO_BF16;
+    d.kv_type = c->kv_type ? c->kv_type : c->kv_bytes_per_elem ? (c->kv_bytes_per_elem == 4 ? RONDO_F32 : RONDO_BF16) : d.q_type;
+    d.layout = c->layout;
     d.causal = c->causal;
     d.windowed = c->windowed;
     d.window_left = c->window_left;
@@ -101,8 +103,12 @@ static int attend(rondo_context *ctx, struct run *run, int64_t *rows)
     void *v = zeros(info.kv_rows * d.kv_heads * d.head_dim), *out = zeros(info.q_rows * d.heads * d.head_dim);
     io.q = rondo_tensor_dense(q, d.q_type, 3, (int64_t[]){ info.q_rows, d.heads, d.head_dim });
     io.out = rondo_tensor_dense(out, d.q_type, 3, (int64_t[]){ info.q_rows, d.heads, d.head_dim });
-    io.k = rondo_tensor_dense(k, d.q_type, 3, (int64_t[]){ info.kv_rows, d.kv_heads, d.head_dim });
-    io.v = rondo_tensor_dense(v, d.q_type, 3, (int64_t[]){ info.kv_rows, d.kv_heads, d.head_dim });
+    io.k = rondo_tensor_dense(k, d.kv_type, 3, (int64_t[]){ info.kv_rows, d.kv_heads, d.head_dim });
+    io.v = rondo_tensor_dense(v, d.kv_type, 3, (int64_t[]){ info.kv_rows, d.kv_heads, d.head_dim });
+    if (d.kv_type == RONDO_Q8) {   /* behind each row of a head lies its scale */
+        io.k.stride[1] = io.v.stride[1] = d.head_dim + 4;
+        io.k.stride[0] = io.v.stride[0] = d.kv_heads * (d.head_dim + 4);
+    }
     if (!err)
         err = rondo_attention_execute(plan, &io, NULL);
     atomic_most(&run->workspace, info.workspace_bytes + info.pack_bytes);
@@ -203,6 +209,9 @@ static void shape(struct run *r, int32_t algorithm, int tp, int cp)
     c->head_dim = 8 * (1 + (int64_t)draw(3));
     c->batch_size = 1 + draw(SEQUENCES);
     c->bytes_per_elem = draw(2) ? 2 : 4;
+    c->kv_bytes_per_elem = draw(2) ? 0 : draw(2) ? 2 : 4;
+    c->kv_type = c->kv_bytes_per_elem || draw(2) ? 0 : RONDO_F32 + (int32_t)draw(4);
+    c->layout = draw(2) ? 0 : 1 + (int32_t)draw(4);
     c->tensor_parallel = tp;
     c->context_parallel = cp;
     c->skip_projections = draw(4) ? 0 : draw(2) ? 7 : 8;
@@ -359,6 +368,10 @@ static void refusals(void)
     r.c.bytes_per_elem = 1;
     is_int(rondo_cost_moved(&r.c, NULL, &t), RONDO_ENOTSUP, "no such elements: %s", rondo_error_text());
     r.c.bytes_per_elem = 2;
+    r.c.kv_type = 0;
+    r.c.kv_bytes_per_elem = 1;
+    is_int(rondo_cost_moved(&r.c, NULL, &t), RONDO_ENOTSUP, "no such cache: %s", rondo_error_text());
+    r.c.kv_bytes_per_elem = 0;
     r.c.tensor_parallel = 3;
     is_int(rondo_cost_moved(&r.c, NULL, &t), RONDO_ENOTSUP, "heads that do not divide: %s", rondo_error_text());
     r.c.tensor_parallel = 1;

@@ -183,6 +183,23 @@ static void bad(const char *name, const char *text)
     refuses(3, name, "plan cost -i case.json");
 }
 
+/* A cache of q8 has a scale behind each row, which the derivation has too; a layout is that of the run. */
+static void cache_and_layout(void)
+{
+    write_case(PREFILL ", \"kv_type\": \"q8\", \"context_parallel\": 2, \"algorithm\": \"pass-kv\", \"layout\": \"striped\", \"causal\": true }");
+    is_int(rondo("", "plan cost -i case.json --json"), 0, "a cache of q8, and a layout");
+    json_t *r = program_json();
+    const json_t *steps = json_object_get(r, "steps"), *step;
+    const char *formula = "2 * keys_local * kv_heads_local * (head_dim + 4)";
+    size_t i;
+    int told = 0;
+    json_array_foreach((json_t *)(uintptr_t)steps, i, step)
+        told += strstr(json_string_value(step), formula) != NULL;
+    ok(told == 2, "rows of a head have 4 bytes more, in the cache and round the ring");
+    ok(!strcmp(json_string_value(json_object_get(json_object_get(r, "moved"), "layout")), "striped"), "what a run moves is that layout's");
+    json_decref(r);
+}
+
 static void refusals(void)
 {
     refuses(2, "no case", "plan cost");
@@ -223,6 +240,10 @@ static void refusals(void)
     bad("kv_len_used is 129", PREFILL ", \"kv_len_used\": 129 }");
     bad("grid takes", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"mesh\", \"grid\": 4 }");
     bad("grid is 3, 2", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"mesh\", \"grid\": [3, 2] }");
+    bad("kv_type takes", PREFILL ", \"kv_type\": \"q4\" }");
+    bad("kv_type is 4", PREFILL ", \"kv_type\": \"q8\", \"kv_bytes_per_elem\": 2 }");
+    bad("layout takes", PREFILL ", \"layout\": 2 }");
+    bad("layout takes", PREFILL ", \"layout\": \"diagonal\" }");
     bad("num_layers is 0", PREFILL ", \"num_layers\": 0 }");
     bad("logits takes", PREFILL ", \"vocab_size\": 100, \"logits\": true }");
     bad("vocab_size is 0", PREFILL ", \"logits\": \"all\" }");
@@ -245,6 +266,7 @@ int main(void)
     anchors();
     readings();
     models();
+    cache_and_layout();
     refusals();
     scratch_remove();
     return done();

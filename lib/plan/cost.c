@@ -91,9 +91,9 @@ static void core(struct rondo__cost_count *n)
         rondo__cost_layer_term(n, RONDO_FLOPS, names[i], "2 * heads_local * pairs_local * head_dim",
                                RONDO_PRODUCT(2, s->heads_local, s->pairs_local, s->head_dim),
                                RONDO_PRODUCT(2, s->heads, s->pairs, s->head_dim));
-    rondo__cost_layer_term(n, RONDO_CACHE, "k and v", "2 * keys_local * kv_heads_local * head_dim * kv_bytes_per_elem",
-                           RONDO_PRODUCT(2, s->keys_local, s->kv_heads_local, s->head_dim, s->kv_bytes),
-                           RONDO_PRODUCT(2, s->keys, s->kv_heads, s->head_dim, s->kv_bytes));
+    rondo__cost_layer_term(n, RONDO_CACHE, "k and v", RONDO_KV_ROW(s, "2 * keys_local * kv_heads_local * ", ""),
+                           RONDO_PRODUCT(2, s->keys_local, s->kv_heads_local, s->kv_numbers, s->kv_bytes),
+                           RONDO_PRODUCT(2, s->keys, s->kv_heads, s->kv_numbers, s->kv_bytes));
 }
 
 /* The layer's input, and its output: of all of hidden_size where chips have summed, or of a chip's heads. */
@@ -118,12 +118,12 @@ static void messages(struct rondo__cost_count *n)
     const struct rondo__cost_sizes *s = &n->s;
     const int64_t others = s->cp - 1;
     struct rondo__cost_product heads = RONDO_PRODUCT(others, s->heads_local + s->heads_local, s->tokens_local, s->head_dim, s->bytes);
-    struct rondo__cost_product kv = RONDO_PRODUCT(others, 2, s->keys_local, s->kv_heads_local, s->head_dim, s->kv_bytes);
+    struct rondo__cost_product kv = RONDO_PRODUCT(others, 2, s->keys_local, s->kv_heads_local, s->kv_numbers, s->kv_bytes);
     const int64_t rows = s->rows - 1, columns = s->columns - 1;
     switch (s->cp > 1 ? n->c.algorithm : 0) {
     case RONDO_ALL_GATHER:
-        message(n, "all keys and values", "2 * keys * kv_heads_local * head_dim * kv_bytes_per_elem",
-                RONDO_PRODUCT(2, s->keys, s->kv_heads_local, s->head_dim, s->kv_bytes));
+        message(n, "all keys and values", RONDO_KV_ROW(s, "2 * keys * kv_heads_local * ", ""),
+                RONDO_PRODUCT(2, s->keys, s->kv_heads_local, s->kv_numbers, s->kv_bytes));
         break;
     case RONDO_REDUCE:
         message(n, "softmax statistics", "2 * tokens_local * heads_local * softmax_stat_bytes",
@@ -132,7 +132,7 @@ static void messages(struct rondo__cost_count *n)
                 RONDO_PRODUCT(s->tokens_local, s->heads_local, s->head_dim, s->bytes));
         break;
     case RONDO_PASS_KV:
-        message(n, "k and v round the ring", "(cp - 1) * 2 * keys_local * kv_heads_local * head_dim * kv_bytes_per_elem", kv);
+        message(n, "k and v round the ring", RONDO_KV_ROW(s, "(cp - 1) * 2 * keys_local * kv_heads_local * ", ""), kv);
         break;
     case RONDO_PASS_Q:
         message(n, "q round the ring", "(cp - 1) * tokens_local * heads_local * head_dim * bytes_per_elem",
@@ -145,15 +145,15 @@ static void messages(struct rondo__cost_count *n)
     case RONDO_ALL_TO_ALL:
         heads.over = kv.over = s->cp;
         message(n, "q and o", "(cp - 1) * 2 * heads_local * tokens_local * head_dim * bytes_per_elem / cp", heads);
-        message(n, "k and v", "(cp - 1) * 2 * keys_local * kv_heads_local * head_dim * kv_bytes_per_elem / cp", kv);
+        message(n, "k and v", RONDO_KV_ROW(s, "(cp - 1) * 2 * keys_local * kv_heads_local * ", " / cp"), kv);
         break;
     case RONDO_HALO:
-        message(n, "k and v within the window", "2 * halo * kv_heads_local * head_dim * kv_bytes_per_elem",
-                RONDO_PRODUCT(2, s->halo, s->kv_heads_local, s->head_dim, s->kv_bytes));
+        message(n, "k and v within the window", RONDO_KV_ROW(s, "2 * halo * kv_heads_local * ", ""),
+                RONDO_PRODUCT(2, s->halo, s->kv_heads_local, s->kv_numbers, s->kv_bytes));
         break;
     case RONDO_MESH:
-        message(n, "k and v of the column", "(rows - 1) * 2 * keys_local * kv_heads_local * head_dim * kv_bytes_per_elem",
-                RONDO_PRODUCT(rows, 2, s->keys_local, s->kv_heads_local, s->head_dim, s->kv_bytes));
+        message(n, "k and v of the column", RONDO_KV_ROW(s, "(rows - 1) * 2 * keys_local * kv_heads_local * ", ""),
+                RONDO_PRODUCT(rows, 2, s->keys_local, s->kv_heads_local, s->kv_numbers, s->kv_bytes));
         message(n, "q of the row", "(columns - 1) * tokens_local * heads_local * head_dim * bytes_per_elem",
                 RONDO_PRODUCT(columns, s->tokens_local, s->heads_local, s->head_dim, s->bytes));
         message(n, "partial outputs back", "(columns - 1) * tokens_local * heads_local * head_dim * bytes_per_elem",

@@ -22,9 +22,13 @@ struct rondo__cost_sizes {
     int64_t rows, columns;                            /* of a mesh */
     int64_t halo;                                     /* positions of other chips that the fullest one needs: RONDO_HALO */
     int64_t layers, weight_bytes, kv_bytes, ffn_bytes;
+    int64_t kv_numbers;                               /* of a cached row of a head, its scale counted as numbers too */
     int64_t ffn, ffn_local, vocab, vocab_local;
     int64_t logits, logits_local, logits_all;         /* rows of the head */
 };
+/* A row of the cache in a formula. */
+#define RONDO_KV_ROW(s, before, behind) \
+    ((s)->kv_numbers != (s)->head_dim ? before "(head_dim + 4)" behind : before "head_dim * kv_bytes_per_elem" behind)
 /* Fills in the case's defaults and checks it. */
 int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct rondo__cost_sizes *sizes);
 

@@ -124,6 +124,12 @@ static int check_words(const rondo_cost_case *c)
     for (int i = 0; i < 3; i++)
         if (flags[i] & ~1)
             return rondo__fail(RONDO_EINVAL, "%s is %d; it takes 0 or 1", names[i], (int)flags[i]);
+    if (c->layout < 0 || c->layout > RONDO_SNAKE)
+        return rondo__fail(RONDO_EINVAL, "layout is %d; contiguous, zigzag, striped and snake, %d to %d, can be planned, 0 is the plan's choice",
+                           (int)c->layout, RONDO_CONTIGUOUS, RONDO_SNAKE);
+    if (c->kv_type && (!rondo_type_size(c->kv_type) || rondo_type_size(c->kv_type) != (size_t)c->kv_bytes_per_elem))
+        return rondo__fail(RONDO_EINVAL, "kv_type is %d, but kv_bytes_per_elem %lld; leave that out, and take f32, bf16, f16 or q8, 1 to 4",
+                           (int)c->kv_type, (long long)c->kv_bytes_per_elem);
     if (c->windowed && (c->window_left < -1 || c->window_right < -1))
         return rondo__fail(RONDO_EINVAL, "window is %lld,%lld; each side takes a number of keys, or -1 for open", (long long)c->window_left,
                            (long long)c->window_right);
@@ -273,7 +279,8 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
     c->context_parallel = c->context_parallel ? c->context_parallel : 1;
     c->num_layers = c->num_layers ? c->num_layers : 1;
     c->weight_bytes_per_elem = c->weight_bytes_per_elem ? c->weight_bytes_per_elem : c->bytes_per_elem;
-    c->kv_bytes_per_elem = c->kv_bytes_per_elem ? c->kv_bytes_per_elem : c->bytes_per_elem;
+    if (!c->kv_bytes_per_elem)
+        c->kv_bytes_per_elem = rondo_type_size(c->kv_type) ? (int64_t)rondo_type_size(c->kv_type) : c->bytes_per_elem;
     c->mlp_weight_bytes_per_elem = c->mlp_weight_bytes_per_elem ? c->mlp_weight_bytes_per_elem : c->weight_bytes_per_elem;
     c->mlp_matrices = c->mlp_matrices ? c->mlp_matrices : 3;
     err = check_numbers(c);
@@ -292,6 +299,7 @@ int rondo__cost_case(rondo_cost_case *c, const rondo_cost_case *given, struct ro
                                    .kv_heads = c->num_kv_heads, .kv_heads_local = ceil_div(c->num_kv_heads, tp),
                                    .kv_heads_all = tp > c->num_kv_heads ? tp : c->num_kv_heads,
                                    .layers = c->num_layers, .weight_bytes = c->weight_bytes_per_elem, .kv_bytes = c->kv_bytes_per_elem,
+                                   .kv_numbers = c->kv_type == RONDO_Q8 ? (int64_t)rondo_row_bytes(RONDO_Q8, c->head_dim) : c->head_dim,
                                    .ffn_bytes = c->mlp_weight_bytes_per_elem, .ffn = c->intermediate_size, .ffn_local = ceil_div(c->intermediate_size, tp),
                                    .vocab = c->vocab_size, .vocab_local = ceil_div(c->vocab_size, tp) };
     err = check_grid(c, &s);

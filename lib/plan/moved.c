@@ -28,9 +28,9 @@ int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d)
         return rondo__fail(RONDO_ENOTSUP,
                            "bytes_per_elem %lld: a run has F32 (4) or BF16 (2), of which what is moved is counted",
                            (long long)c->bytes_per_elem);
-    if (c->kv_bytes_per_elem != c->bytes_per_elem)
-        return rondo__fail(RONDO_ENOTSUP, "kv_bytes_per_elem %lld: what a run moves is counted where it is bytes_per_elem, %lld",
-                           (long long)c->kv_bytes_per_elem, (long long)c->bytes_per_elem);
+    if (!c->kv_type && c->kv_bytes_per_elem != 2 && c->kv_bytes_per_elem != 4)
+        return rondo__fail(RONDO_ENOTSUP, "kv_bytes_per_elem %lld: a run has F32 (4) or BF16 (2) by it, and other types by kv_type",
+                           (long long)c->kv_bytes_per_elem);
     if (c->num_heads % tp || (kv % tp && tp % kv))
         return refuse_heads(c);
     if (tp > RANKS_MOST / c->context_parallel)
@@ -48,7 +48,9 @@ int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d)
     d->cached = (c->kv_len_used ? c->kv_len_used : c->past_seq_len + c->new_tokens) - c->new_tokens;
     d->tokens_of = c->new_tokens_of;
     d->cached_of = c->past_seq_len_of;
-    d->q_type = d->kv_type = d->out_type = c->bytes_per_elem == 4 ? RONDO_F32 : RONDO_BF16;
+    d->q_type = d->out_type = c->bytes_per_elem == 4 ? RONDO_F32 : RONDO_BF16;
+    d->kv_type = c->kv_type ? c->kv_type : c->kv_bytes_per_elem == 4 ? RONDO_F32 : RONDO_BF16;
+    d->layout = c->layout;
     d->causal = c->causal;
     d->windowed = c->windowed;
     d->window_left = c->window_left;

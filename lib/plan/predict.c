@@ -137,6 +137,13 @@ static double late(const struct rondo__cost_count *n, const rondo_hardware *h)
     return h->skew * sum;
 }
 
+/* Bytes of a rank. */
+static uint64_t held(const struct rondo__cost_count *n, enum rondo__cost_measure measure)
+{
+    const double bytes = rondo__cost_about(n, measure);
+    return bytes < 9e18 ? (uint64_t)bytes : UINT64_MAX;
+}
+
 int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int kind, rondo_prediction *prediction)
 {
     rondo_prediction p = RONDO_PREDICTION_INIT;
@@ -161,7 +168,12 @@ int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int
     p.attention_seconds = p.layer_attention * (double)n.s.layers;
     p.overhead_seconds = h.overhead * (double)n.s.layers + late(&n, &h);
     p.seconds = p.linear_seconds + p.shared_seconds + p.attention_seconds + p.overhead_seconds;
-    const double memory = rondo__cost_about(&n, RONDO_WEIGHTS) + rondo__cost_about(&n, RONDO_CACHE) + rondo__cost_about(&n, RONDO_ACTIVATIONS);
-    p.memory_per_rank = memory < 9e18 ? (uint64_t)memory + workspace : UINT64_MAX;
+    p.weight_bytes = held(&n, RONDO_WEIGHTS);
+    p.cache_bytes = held(&n, RONDO_CACHE);
+    p.activation_bytes = held(&n, RONDO_ACTIVATIONS);
+    p.workspace_bytes = workspace;
+    const uint64_t parts[] = { p.weight_bytes, p.cache_bytes, p.activation_bytes, p.workspace_bytes };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        p.memory_per_rank = parts[i] < UINT64_MAX - p.memory_per_rank ? p.memory_per_rank + parts[i] : UINT64_MAX;
     return rondo__info_copy(prediction, &p, sizeof p, "rondo_prediction");
 }

@@ -19,7 +19,7 @@ static void prefill(struct paper *p, const rondo_cost_case *c, const struct rond
 {
     const double t = (double)s->tokens / n, past = (double)(s->keys - s->tokens) / n, chunk = t / 2.0;
     const double pairs = t * past + 2.0 * chunk * chunk, flops = 4.0 * (double)(s->heads_local * s->head_dim);
-    const double kv = 2.0 * (t + past) * (double)(s->kv_heads_local * s->head_dim * s->kv_bytes);
+    const double kv = 2.0 * (t + past) * (double)(s->kv_heads_local * s->kv_numbers * s->kv_bytes);
     p->step_seconds = rondo__sim_compute_seconds(h, s->head_dim, flops * pairs, kv);
     p->own_seconds = rondo__sim_compute_seconds(h, s->head_dim, flops * (pairs + chunk), kv);
     p->shift_bytes = c->algorithm == RONDO_PASS_Q ? t * (double)(s->heads_local * s->head_dim * s->bytes) : kv;
@@ -30,7 +30,7 @@ static void decode(struct paper *p, const rondo_cost_case *c, const struct rondo
 {
     const double sequences = (double)c->batch_size, at_once = sequences > n ? sequences / n : 1.0;   /* fewer are filled up with dummies */
     const double keys = (double)s->keys / sequences / n * at_once;
-    const double kv = 2.0 * keys * (double)(s->kv_heads_local * s->head_dim * s->kv_bytes);
+    const double kv = 2.0 * keys * (double)(s->kv_heads_local * s->kv_numbers * s->kv_bytes);
     const double rows = at_once * (double)s->tokens / sequences;
     p->step_seconds = p->own_seconds = rondo__sim_compute_seconds(h, s->head_dim, 4.0 * (double)(s->heads_local * s->head_dim) * keys, kv);
     p->shift_bytes = rows * (double)(s->heads_local * s->head_dim * s->bytes);
