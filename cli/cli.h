@@ -212,6 +212,7 @@ rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, in
 void trace_attach(rondo_context *ctx, void **handle);      /* does nothing without --trace */
 int trace_begin(rondo_context *world);                     /* MPI, all ranks: so that their clocks can be compared; a RONDO_ code */
 int trace_detach(rondo_context *ctx, void *handle, rondo_context *world);
+void trace_simulated(void *user, const rondo_trace_event *event);   /* of no run: one more event of all ranks', in seconds from 0 */
 int trace_write(void);                                     /* 0 or an exit code */
 
 /* ---- signs (signs.c): UTF-8 where the locale is, else plain ASCII; main thread ---- */

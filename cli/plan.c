@@ -2,7 +2,7 @@
  *
  * rondo plan: what work would be like, said before anything runs. `plan schedule` tells the operations of one rank, or of all, of the plan
  * that `rondo attend` would make of such arrays, and their totals; nothing is computed and no rank is started, so 1,024 of them are no
- * more than a loop. Operations are printed as they are made: a list of all ranks need not fit into memory.
+ * more than a loop. Operations are printed as they are made: a list of all ranks need not fit into memory. With hardware it is simulated too.
  */
 #include "cli/plan.h"
 
@@ -15,6 +15,7 @@ static struct {
     int type, out_type;
     struct terms terms;
     bool check, totals, backward;
+    const char *hardware;
 } options = { .tokens = -1, .rank = -1 };
 
 #define TOKENS_MOST 1099511627776.0   /* 2^40 */
@@ -38,6 +39,7 @@ static const struct option own_options[] = {
     { "backward", 0, OPTION_FLAG, NULL, "of the gradients, which attend computes where there is do", &options.backward, 0, 0, NULL },
     { "check", 0, OPTION_FLAG, NULL, "prove the schedules of all ranks; exit 1 where they are not sound", &options.check, 0, 0, NULL },
     { "totals", 0, OPTION_FLAG, NULL, "no operations, only what they come to", &options.totals, 0, 0, NULL },
+    { "hardware", 0, OPTION_TEXT, "FILE|NAME", "simulate it on that; --trace FILE is then its timeline", &options.hardware, 0, 0, NULL },
     { "output", 'o', OPTION_REFUSED, "FILE", "nothing is computed, so there is nothing to write; leave it out", NULL, 0, 0, NULL },
     { "heads-first", 0, OPTION_REFUSED_FLAG, NULL, "is about arrays in files, of which plan reads none; leave it out", NULL, 0, 0, NULL },
     { "seed", 0, OPTION_REFUSED, "S", "is given to a run, and nothing runs here; leave it out", NULL, 0, 0, NULL },
@@ -49,7 +51,7 @@ static const struct option own_options[] = {
 static const struct option *machine_options(void)
 {
     static struct option list[MACHINE_MOST + 1];
-    static const char *const runs[] = { "threads", "isa", "trace" };
+    static const char *const runs[] = { "threads", "isa" };
     for (int i = 0; i < MACHINE_MOST && options_machine[i].name; i++) {
         list[i] = options_machine[i];
         for (size_t k = 0; k < sizeof runs / sizeof *runs; k++)
@@ -210,12 +212,16 @@ static int tell(rondo_schedule *s, const char *transport)
     rondo_schedule_info info = RONDO_SCHEDULE_INFO_INIT;
     struct told told = { 0, 0, 0 };
     bool sound = true;
+    const struct file_use files[] = { { NULL, NULL, FILE_OUT } };   /* but for --trace */
     int code = fail_library(rondo_schedule_query(s, &info), STAGE_OPTIONS);
+    code = code ? code : files_check(files);
     if (code)
         return code;
     json_t *r = report(&info, transport);
     if (options.check)
         code = check(s, r, &sound);
+    if (!code && (options.hardware || common.trace))
+        code = plan_simulate(s, options.hardware, transport, info.ranks, r);
     if (!code && common.json)
         code = begin_json(r);
     if (!code && !options.totals)
@@ -238,6 +244,15 @@ static int tell(rondo_schedule *s, const char *transport)
     return code ? code : sound ? EXIT_DONE : EXIT_DIFFERS;
 }
 
+int plan_quiet(void)
+{
+    if (common.quiet && common.progress == 1)
+        return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
+    if (common.quiet)
+        common.progress = 2;
+    return 0;
+}
+
 static int check_options(int64_t ranks)
 {
     const struct {
@@ -255,13 +270,7 @@ static int check_options(int64_t ranks)
         return fail(EXIT_USAGE, "--rank %lld: there are ranks 0 to %lld", (long long)options.rank, (long long)ranks - 1);
     if (options.totals && options.rank >= 0)
         return fail(EXIT_USAGE, "--totals are those of all ranks and --rank asks for the operations of one; give one of them");
-    if (grid_check(ranks))
-        return EXIT_USAGE;
-    if (common.quiet && common.progress == 1)
-        return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
-    if (common.quiet)
-        common.progress = 2;
-    return 0;
+    return grid_check(ranks) ? EXIT_USAGE : plan_quiet();
 }
 
 static int plan_command(const struct command *self, int argc, char **argv)

@@ -12,6 +12,9 @@ int plan_choose(int argc, char **argv);
 int plan_replay(int argc, char **argv);
 int plan_run(int argc, char **argv);
 
+/* --quiet and --progress, as all commands have them. 0 or an exit code (plan.c). */
+int plan_quiet(void);
+
 /* The shapes of a model: a folder, or a name (plan_model.c). An exit code. */
 int plan_model(const char *name, rondo_cost_case *c);
 
@@ -20,6 +23,10 @@ int plan_hardware(const char *name, rondo_hardware *h);
 const char *plan_hardware_name(const char *given);
 /* The same as ranks of this machine see it that are threads of one process ("threads"), or processes (NULL). */
 void plan_hardware_run(rondo_hardware *h, const char *transport, int ranks, int threads);
+
+/* What a schedule would take on hardware (NULL: what is meant without): into the report, and as a timeline where one is asked for. An exit
+ * code (plan_simulate.c). */
+int plan_simulate(rondo_schedule *s, const char *hardware, const char *transport, int ranks, json_t *report);
 
 /* A prefill of Llama 3 405B on hosts of eight, as the paper runs it: milliseconds (plan_replay.c); and worlds that it did not have
  * (plan_beyond.c). Exit codes. */

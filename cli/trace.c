@@ -7,6 +7,8 @@
  * command begins and again after each run, and a rank's times are laid on the line through the two moments at which it left them, as
  * rank 0's clock has it. No rank leaves a barrier before the last one has come, which is not before it has come itself: the ranks
  * left within the longest time that the barrier took any of them. That is how far two of them may be apart in the timeline.
+ *
+ * The timeline of a simulated schedule (plan_simulate.c) is written in the same way.
  */
 #define _GNU_SOURCE   /* realpath */
 #include "cli/cli.h"
@@ -46,6 +48,7 @@ static struct events all_events;
 static int64_t aligned;   /* so many of them have common times */
 static struct moment began;
 static double apart;
+static bool simulated;
 static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void add(struct events *list, const struct event *e)
@@ -88,6 +91,13 @@ static void on_event(void *user, const rondo_trace_event *e)
         add(user, &mine);
     }
     progress_note();
+}
+
+void trace_simulated(void *user, const rondo_trace_event *e)
+{
+    (void)user;
+    simulated = true;
+    on_event(&all_events, e);
 }
 
 void trace_attach(rondo_context *ctx, void **handle)
@@ -320,8 +330,8 @@ int trace_write(void)
                 fprintf(f, ",\"head_group\":%d", e->head_group);
             fprintf(f, "}}");
         }
-        fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld,\"apart\":%.3f}}\n", rondo_version(), (long long)all_events.lost,
-                apart * 1e6);
+        fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld,\"apart\":%.3f%s}}\n", rondo_version(), (long long)all_events.lost,
+                apart * 1e6, simulated ? ",\"simulated\":true" : "");
         const bool bad = ferror(f) != 0;
         if (fclose(f) || bad || rename(temporary, path)) {
             code = fail(EXIT_ROOM, "the trace %s cannot be written: %s", common.trace, strerror(errno));

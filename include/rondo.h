@@ -804,6 +804,12 @@ typedef struct rondo_prediction {
 /* RONDO_EINVAL: a field of either cannot be so; the sentence names it. RONDO_ENOTSUP: no run does that. */
 RONDO_API int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int kind, rondo_prediction *prediction) RONDO_MUST_CHECK;
 
+/* What a schedule would take: all of its ranks, simulated. event, if not NULL, hears what rondo_context_trace() would tell of such a run - every
+ * computation, copy, wait and message - rank after rank, in seconds from 0; each rank's work and waits follow each other without a gap.
+ * Errors as rondo_predict(). */
+RONDO_API int rondo_schedule_simulate(rondo_schedule *schedule, const rondo_hardware *hardware,
+                                      void (*event)(void *user, const rondo_trace_event *event), void *user, double *seconds) RONDO_MUST_CHECK;
+
 #ifdef __cplusplus
 }
 #endif

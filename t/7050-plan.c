@@ -218,7 +218,6 @@ static void refusals(void)
     refuses(2, "give one of them", SHAPE "--rank 2 --totals");
     refuses(2, "--threads", SHAPE "--threads 2");
     refuses(2, "--isa", SHAPE "--isa scalar");
-    refuses(2, "--trace", SHAPE "--trace file");
     refuses(2, "-o", SHAPE "-o file");
     refuses(2, "--grid", SHAPE "--grid 1,3");
     refuses(2, "one operand too many", SHAPE "again");

@@ -25,6 +25,11 @@ const char *rondo_operation_name(int operation)
     return operation >= 0 && operation < RONDO_OP_COUNT ? operation_names[operation] : NULL;
 }
 
+const char *rondo__wait_name(int operation)
+{
+    return wait_names[operation];
+}
+
 int rondo_comm_query(const rondo_context *ctx, rondo_comm_stats *stats)
 {
     if (!ctx)

@@ -184,6 +184,7 @@ struct rondo__step {
     const char *what;
     int32_t index, of;
 };
+const char *rondo__wait_name(int operation);   /* "wait shift", ...: as timelines name a wait for it; static */
 /* rondo__trace(), of an operation of a schedule; group: of heads, from 1; 0: all */
 RONDO_API void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, int32_t group, double begin, int peer, uint64_t bytes);
 /* A group of parts in flight; its parts and it stay where they are until finish. group.parts, group.count, step and operation

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What predict.c puts together: the attention of a layer as operations of the simulator, as this library runs it (sim_schedule.c) or as
- * Algorithms 2 to 4 of arXiv:2411.01783 print it (sim_paper.c).
+ * Algorithms 2 to 4 of arXiv:2411.01783 print it (sim_paper.c). sim_trace.c simulates a schedule, and tells what happens when.
  */
 #ifndef RONDO_PLAN_PREDICT_H
 #define RONDO_PLAN_PREDICT_H
 
 #include "plan/cost.h"
 #include "plan/simulate.h"
+#include "schedule/api.h"
 
 /* Adds the operations of all ranks of one context. *workspace: bytes of the rank that needs most; *algorithm, *layout: that would run. */
 int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
                          int32_t *layout);
 /* One rank's operations; the next one's follow. h: complete. */
-struct rondo__design;
-struct rondo__part_of;
 void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *design, const struct rondo__part_of *part, const rondo_hardware *h);
+void rondo__sim_shown(struct rondo__sim *sim, const struct rondo__shown *w, const rondo_hardware *h);   /* perhaps of gradients */
 /* Those of all ranks of a design, proved on their way (rondo__schedule_check(), whose sentence a faulty schedule gets). maker: makes their parts
  * instead of rondo__design_build(); or NULL. */
 struct rondo__sim_maker {

@@ -4,7 +4,6 @@
  * read as the executor reads it. A computation takes its visible pairs' FLOPs, or the bytes that it reads, whichever is longer; a copy
  * its bytes, read and written.
  */
-#include "attention/attention.h"
 #include "plan/predict.h"
 
 /* Ranks on machines of their own, or devices, whose memory transfers reach; or threads, which read each other's. */
@@ -34,31 +33,37 @@ static double node_bytes(const struct rondo__schedule *s, const struct rondo__op
     return bytes;
 }
 
-static double stream_seconds(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o,
-                             const rondo_hardware *h)
+/* Pairs that are hidden count in part; of gradients those of the leaves that are seen in part are not known. */
+static double flops_of(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
 {
-    const struct rondo__schedule *s = &part->schedule;
-    if (o->kind == RONDO_COMPUTE) {
-        const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
-        uint64_t hidden = 0;
-        const uint64_t seen = rondo__operation_pairs(p, part, o, h->attention_edge > 0.0 ? &hidden : NULL);
-        return rondo__sim_compute_seconds(h, p->desc.head_dim, a_pair * ((double)seen + h->attention_edge * (double)hidden),
-                                          bytes_used(s, o, false)) +
+    const struct rondo__design *p = w->design;
+    uint64_t hidden = 0;
+    if (w->backward)
+        return rondo__backward_flops(p, w->backward, o);
+    const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
+    const uint64_t seen = rondo__operation_pairs(p, w->part, o, h->attention_edge > 0.0 ? &hidden : NULL);
+    return a_pair * ((double)seen + h->attention_edge * (double)hidden);
+}
+
+static double stream_seconds(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
+{
+    const struct rondo__schedule *s = rondo__shown_list(w);
+    if (o->kind == RONDO_COMPUTE)
+        return rondo__sim_compute_seconds(h, w->design->desc.head_dim, flops_of(w, o, h), bytes_used(s, o, false)) +
                (h->cores > 0.0 ? node_bytes(s, o) / h->memory_bandwidth : 0.0);
-    }
     return 2.0 * bytes_used(s, o, true) / h->memory_bandwidth;
 }
 
-/* What is shown in place is no more than a word of where it lies. */
-static double carried(const struct rondo__machine *machine, const struct rondo__part *part)
+/* What is shown in place is no more than a word of where it lies, among threads; elsewhere its bytes come by a link all the same. */
+static double carried(const struct rondo__machine *machine, const rondo_hardware *h, const struct rondo__part *part)
 {
-    return machine->in_place && part->bytes > machine->eager ? (double)sizeof(void *) : (double)part->bytes;
+    return machine->in_place && h->in_place && part->bytes > machine->eager ? (double)sizeof(void *) : (double)part->bytes;
 }
 
-void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
+void rondo__sim_shown(struct rondo__sim *sim, const struct rondo__shown *w, const rondo_hardware *h)
 {
-    const struct rondo__schedule *s = &part->schedule;
-    const struct rondo__machine *machine = &p->machine;
+    const struct rondo__schedule *s = rondo__shown_list(w);
+    const struct rondo__machine *machine = &w->design->machine;
     const int64_t base = sim->operations.count;
     rondo__sim_rank(sim);
     for (int64_t i = 0; i < s->operations.count; i++) {
@@ -68,14 +73,20 @@ void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *p, const
         else if (o->kind == RONDO_FENCE)
             rondo__sim_fence(sim);
         else
-            rondo__sim_stream(sim, stream_seconds(p, part, o, h), o->kind == RONDO_COMPUTE);
+            rondo__sim_stream(sim, stream_seconds(w, o, h), o->kind == RONDO_COMPUTE);
         const struct rondo__part *parts = (const struct rondo__part *)s->parts.items + o->first;
         for (int64_t k = 0; k < o->count && o->kind == RONDO_TRANSFER; k++)
-            rondo__sim_part(sim, parts[k].peer, parts[k].receives != 0, carried(machine, parts + k));
+            rondo__sim_part(sim, parts[k].peer, parts[k].receives != 0, carried(machine, h, parts + k));
         const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
         for (int32_t k = 0; k < o->waits; k++)
             rondo__sim_wait(sim, base + waits[k]);
     }
+}
+
+void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
+{
+    const struct rondo__shown w = { p, part, NULL };
+    rondo__sim_shown(sim, &w, h);
 }
 
 /* What goes into the simulator goes through the checker first, each rank's list as it is made: a schedule in which something is wrong has no time. */

@@ -4,8 +4,8 @@
  * that exists says of its own rank. A reader like the others: it builds what a plan would build, from a design that no context was
  * asked for, one rank at a time, and tells it field by field, as a line (print.c), or proves it (check.c).
  */
-#include "attention/attention.h"
-#include "attention/backward.h"
+#include "schedule/api.h"
+
 #include "plan/plan.h"
 
 struct rondo_schedule {
@@ -18,21 +18,9 @@ struct rondo_schedule {
     struct rondo__backward_part backward;
 };
 
-/* One rank's list, of a schedule or of a plan. */
-struct shown {
-    const struct rondo__design *design;
-    const struct rondo__part_of *part;
-    const struct rondo__backward_part *backward;   /* NULL: it is the part's */
-};
-
-static const struct rondo__schedule *list_of(const struct shown *w)
+static struct rondo__shown shown_of(const rondo_schedule *s)
 {
-    return w->backward ? &w->backward->schedule : &w->part->schedule;
-}
-
-static struct shown shown_of(const rondo_schedule *s)
-{
-    return (struct shown){ &s->design, &s->part, s->of_gradients ? &s->backward : NULL };
+    return (struct rondo__shown){ &s->design, &s->part, s->of_gradients ? &s->backward : NULL };
 }
 
 static const char *const kind_names[] = { "pack", "transfer", "compute", "blank", "fence" };
@@ -192,9 +180,9 @@ int rondo_schedule_query(const rondo_schedule *s, rondo_schedule_info *info)
     return rondo__info_copy(info, &s->info, sizeof s->info, "rondo_schedule_info");
 }
 
-static double flops_of(const struct shown *w, int64_t index)
+double rondo__shown_flops(const struct rondo__shown *w, int64_t index)
 {
-    const struct rondo__operation *o = rondo__operation_at(list_of(w), index);
+    const struct rondo__operation *o = rondo__operation_at(rondo__shown_list(w), index);
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
     if (w->backward)
@@ -217,9 +205,9 @@ static int32_t only_peer(const struct rondo__part *parts, int64_t count, bool re
     return peer;
 }
 
-static rondo_schedule_operation_info operation_info(const struct shown *w, int64_t index)
+static rondo_schedule_operation_info operation_info(const struct rondo__shown *w, int64_t index)
 {
-    const struct rondo__schedule *s = list_of(w);
+    const struct rondo__schedule *s = rondo__shown_list(w);
     const struct rondo__operation *o = rondo__operation_at(s, index);
     rondo_schedule_operation_info info = RONDO_SCHEDULE_OPERATION_INFO_INIT;
     info.kind = o->kind;
@@ -228,7 +216,7 @@ static rondo_schedule_operation_info operation_info(const struct shown *w, int64
     info.step = o->step.index;
     info.steps = o->step.of;
     info.peer = info.counted = -1;
-    info.flops = flops_of(w, index);
+    info.flops = rondo__shown_flops(w, index);
     info.waits = (const int32_t *)s->waits.items + o->waits_first;
     info.wait_count = o->waits;
     const struct rondo__use *use = (const struct rondo__use *)s->uses.items + o->uses_first;
@@ -269,6 +257,14 @@ static int build(rondo_schedule *s, int rank, const char *function)
     return err;
 }
 
+int rondo__schedule_shown(rondo_schedule *s, int rank, const char *function, struct rondo__shown *out)
+{
+    int err = build(s, rank, function);
+    if (!err)
+        *out = shown_of(s);
+    return err;
+}
+
 int rondo_schedule_rank(rondo_schedule *s, int rank, rondo_schedule_rank_info *info)
 {
     rondo_schedule_rank_info ours = RONDO_SCHEDULE_RANK_INFO_INIT;
@@ -276,35 +272,35 @@ int rondo_schedule_rank(rondo_schedule *s, int rank, rondo_schedule_rank_info *i
     int err = build(s, rank, "rondo_schedule_rank");
     if (err)
         return err;
-    const struct shown w = shown_of(s);
-    rondo__schedule_count(list_of(&w), &counts);
-    ours.operations = list_of(&w)->operations.count;
+    const struct rondo__shown w = shown_of(s);
+    rondo__schedule_count(rondo__shown_list(&w), &counts);
+    ours.operations = rondo__shown_list(&w)->operations.count;
     ours.messages = counts.messages;
     ours.bytes = counts.bytes;
     ours.workspace_bytes = counts.workspace_bytes;
     ours.pack_bytes = s->of_gradients ? rondo__backward_pack_bytes(&s->backward) : s->part.schedule.spare_bytes;
     for (int64_t i = 0; i < ours.operations; i++)
-        ours.flops += flops_of(&w, i);
+        ours.flops += rondo__shown_flops(&w, i);
     return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_rank_info");
 }
 
-static int tell(struct shown w, int64_t index, rondo_schedule_operation_info *info, const char *function)
+static int tell(struct rondo__shown w, int64_t index, rondo_schedule_operation_info *info, const char *function)
 {
-    const struct rondo__schedule *list = list_of(&w);
+    const struct rondo__schedule *list = rondo__shown_list(&w);
     if (index < 0 || index >= list->operations.count)
         return no_such(function, index, list->operations.count, list->rank);
     const rondo_schedule_operation_info ours = operation_info(&w, index);
     return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_operation_info");
 }
 
-static int64_t line(struct shown w, int64_t index, char *text, size_t bytes, const char *function)
+static int64_t line(struct rondo__shown w, int64_t index, char *text, size_t bytes, const char *function)
 {
-    const struct rondo__schedule *list = list_of(&w);
+    const struct rondo__schedule *list = rondo__shown_list(&w);
     if (index < 0 || index >= list->operations.count)
         return no_such(function, index, list->operations.count, list->rank);
     if (!text && bytes)
         return rondo__fail(RONDO_EINVAL, "%s: text is NULL, but has room for %zu bytes", function, bytes);
-    return rondo__operation_print(list, index, flops_of(&w, index), text, bytes);
+    return rondo__operation_print(list, index, rondo__shown_flops(&w, index), text, bytes);
 }
 
 int rondo_schedule_operation(rondo_schedule *s, int rank, int64_t index, rondo_schedule_operation_info *info)
@@ -325,14 +321,14 @@ int rondo_attention_operation(const rondo_attention *plan, int64_t index, rondo_
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_operation: the plan is NULL");
-    return tell((struct shown){ &plan->design, &plan->part, NULL }, index, info, "rondo_attention_operation");
+    return tell((struct rondo__shown){ &plan->design, &plan->part, NULL }, index, info, "rondo_attention_operation");
 }
 
 int64_t rondo_attention_operation_text(const rondo_attention *plan, int64_t index, char *text, size_t bytes)
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_operation_text: the plan is NULL");
-    return line((struct shown){ &plan->design, &plan->part, NULL }, index, text, bytes, "rondo_attention_operation_text");
+    return line((struct rondo__shown){ &plan->design, &plan->part, NULL }, index, text, bytes, "rondo_attention_operation_text");
 }
 
 /* ---- proving it ---- */
@@ -361,8 +357,8 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
         err = build(s, rank, "rondo_schedule_check");
     if (err)
         return err;
-    const struct shown w = shown_of(s);
-    const struct rondo__schedule *list = list_of(&w);
+    const struct rondo__shown w = shown_of(s);
+    const struct rondo__schedule *list = rondo__shown_list(&w);
     rondo__schedule_count(list, &counts);
     p->messages += counts.messages;
     p->bytes += counts.bytes;
