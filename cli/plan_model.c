@@ -28,7 +28,7 @@ static int read_folder(const char *dir, rondo_cost_case *c)
     rondo_model_desc model_desc = RONDO_MODEL_DESC_INIT;
     rondo_model_info info = RONDO_MODEL_INFO_INIT;
     model_desc.no_tokenizer = 1;
-    model_desc.no_weights = 1;
+    model_desc.no_weights = 2;
     int code = fail_library(rondo_context_create(&ctx, &desc), STAGE_OPTIONS);
     if (!code)
         code = fail_library(rondo_model_open(&model, ctx, dir, &model_desc), STAGE_INPUT);

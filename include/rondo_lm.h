@@ -90,7 +90,8 @@ typedef struct rondo_model_desc {
     int32_t weights;               /* rondo_type that linear layers are held in; 0: as the files have them */
     int32_t group;                 /* with RONDO_Q8: inputs that share a scale; 0 = 32 */
     int32_t level;                 /* rondo_level of linear layers */
-    int32_t no_weights;            /* 1: only what config.json, the tokenizer and the headers of the files say; to query, not to run */
+    int32_t no_weights;            /* 1: only what config.json, the tokenizer and the headers of the files say; 2: not even these headers, of
+                                      which nothing need be there; to query, not to run */
 } rondo_model_desc;
 #define RONDO_MODEL_DESC_INIT { sizeof(rondo_model_desc), 0, 0, 0, 0, NULL, NULL, 0, 0, NULL, 0, 0, 0, 0 }
 /* ctx: any context on the device that will run it (one rank alone will do); needed only during the call. Not collective. */

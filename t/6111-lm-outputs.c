@@ -123,7 +123,8 @@ static void models(rondo_context *ctx)
     WRONG(RONDO_EINVAL, tp_rank, -1);
     WRONG(RONDO_EINVAL, weights, 99);
     WRONG(RONDO_EINVAL, threads, -1);
-    WRONG(RONDO_EINVAL, no_weights, 2);
+    WRONG(RONDO_EINVAL, no_weights, 3);
+    WRONG(RONDO_EINVAL, no_weights, -1);
 #undef WRONG
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_model_open(&out, ctx, scratch_dir, &good), model = out);
     if (model) {

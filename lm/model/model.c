@@ -70,7 +70,6 @@ static int describe(struct rondo_load *l, rondo_model *m)
     if (!err)
         rondo__shards_report_unused(l->shards);
     m->weight_bytes = l->held;
-    m->described = true;
     return err;
 }
 
@@ -130,8 +129,8 @@ static int check_desc(rondo_model_desc *d)
     if (d->weights && !rondo_type_size(d->weights))
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: weights is %d, which is no type; RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8 are known, "
                            "0 means as stored", (int)d->weights);
-    if (d->no_weights & ~1)
-        return rondo__fail(RONDO_EINVAL, "rondo_model_open: no_weights is %d; it is 0 or 1", (int)d->no_weights);
+    if (d->no_weights < 0 || d->no_weights > 2)
+        return rondo__fail(RONDO_EINVAL, "rondo_model_open: no_weights is %d; it is 0 to 2", (int)d->no_weights);
     if (d->group < 0 || (d->group && d->weights != RONDO_Q8))
         return rondo__fail(RONDO_EINVAL, "rondo_model_open: group is %d; it is how many inputs share a scale with RONDO_Q8, 0 means 32, and there "
                            "are none otherwise", (int)d->group);
@@ -176,9 +175,10 @@ int rondo_model_open(rondo_model **out, rondo_context *ctx, const char *dir, con
     if (!err && m->tokenizer && rondo_tokenizer_size(m->tokenizer) > m->config.vocabulary)
         rondo__log(RONDO_LOG_WARNING, "%s: the tokenizer knows %d ids, the model only %lld", dir, rondo_tokenizer_size(m->tokenizer),
                    (long long)m->config.vocabulary);
-    if (!err)
+    m->described = d.no_weights != 0;
+    if (!err && d.no_weights < 2)
         err = rondo__shards_open(&l.shards, dir);
-    if (!err)
+    if (!err && d.no_weights < 2)
         err = d.no_weights ? describe(&l, m) : load_all(&l, m);
     rondo__load_end(&l);
     rondo__shards_close(l.shards);
