@@ -280,7 +280,7 @@ static int check_options(void)
         if (terms && (common.ranks > 1 || common.threads > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))
             return fail(EXIT_USAGE, "--terms runs on one rank with one thread; leave out --ranks, --threads, --layout, --algorithm, --grid and mpirun");
     }
-    if (plot_check(plot))
+    if (plot_check(plot, "leave the option out"))
         return EXIT_USAGE;
     return 0;
 }

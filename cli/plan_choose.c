@@ -5,6 +5,9 @@
  */
 #include "cli/plan.h"
 
+#include "cli/picture.h"
+#include "cli/target.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +15,7 @@ enum rule { MODEL, ALGORITHM_1, ALGORITHM_5 };
 
 static struct {
     int64_t fresh, cached, ranks, heads, kv_heads, head_dim, bytes;
-    const char *hardware, *rule;
+    const char *hardware, *rule, *plot;
 } options = { .fresh = -1, .cached = -1, .heads = 32, .kv_heads = 8, .head_dim = 128, .bytes = 2 };
 
 #define TOKENS_MOST 1099511627776.0   /* 2^40 */
@@ -30,13 +33,14 @@ static const struct option own_options[] = {
     { "bytes", 0, OPTION_INT, "e", "of a number (default 2)", &options.bytes, 1, 64, NULL },
     { "hardware", 0, OPTION_TEXT, "FILE|NAME", "on what (default RONDO_HARDWARE, else grand-teton-rdma)", &options.hardware, 0, 0, NULL },
     { "rule", 0, OPTION_TEXT, "alg1|alg5|model", "by which rule (default model)", &options.rule, 0, 0, NULL },
+    { "plot", 0, OPTION_TEXT, "FILE.png|svg|-", "draw pass-kv against pass-q over the miss rate, by gnuplot; -: in characters", &options.plot, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 
 /* ---- the model ---- */
 
 /* Seconds of attention of one layer. RONDO_ENOTSUP: no run does that. */
-static int predict(int32_t algorithm, int64_t fresh, const rondo_hardware *h, double *seconds)
+static int predict(int32_t algorithm, int64_t fresh, int64_t cached, const rondo_hardware *h, double *seconds)
 {
     rondo_cost_case c = RONDO_COST_CASE_INIT;
     rondo_prediction p = RONDO_PREDICTION_INIT;
@@ -44,7 +48,7 @@ static int predict(int32_t algorithm, int64_t fresh, const rondo_hardware *h, do
     c.algorithm = algorithm;
     c.hidden_size = options.heads * options.head_dim;
     c.num_heads = options.heads, c.num_kv_heads = options.kv_heads, c.head_dim = options.head_dim;
-    c.batch_size = 1, c.new_tokens = fresh, c.past_seq_len = options.cached;
+    c.batch_size = 1, c.new_tokens = fresh, c.past_seq_len = cached;
     c.bytes_per_elem = options.bytes, c.causal = 1, c.context_parallel = options.ranks;
     c.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
     const int code = rondo_predict(&c, h, RONDO_PREDICT_RUN, &p);
@@ -60,8 +64,8 @@ static int threshold(const rondo_hardware *h, int64_t *fewest)
     int code = 0;
     *fewest = -1;
     for (; high <= SEARCH_TOKENS && !code; low = high, high *= 4) {
-        code = predict(RONDO_PASS_KV, high, h, &kv);
-        code = code ? code : predict(RONDO_PASS_Q, high, h, &q);
+        code = predict(RONDO_PASS_KV, high, options.cached, h, &kv);
+        code = code ? code : predict(RONDO_PASS_Q, high, options.cached, h, &q);
         if (kv <= q)
             break;
     }
@@ -69,8 +73,8 @@ static int threshold(const rondo_hardware *h, int64_t *fewest)
         return code;
     for (int64_t leaf = high > 4096 ? 128 : 1; high - low > leaf && !code;) {
         const int64_t middle = low + (high - low) / 2;
-        code = predict(RONDO_PASS_KV, middle, h, &kv);
-        code = code ? code : predict(RONDO_PASS_Q, middle, h, &q);
+        code = predict(RONDO_PASS_KV, middle, options.cached, h, &kv);
+        code = code ? code : predict(RONDO_PASS_Q, middle, options.cached, h, &q);
         if (kv <= q)
             high = middle;
         else
@@ -90,7 +94,7 @@ static int by_model(const rondo_hardware *h, json_t *report)
     int code = 0;
     for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !code; i++) {
         const char *name = rondo_algorithm_name(candidates[i]);
-        code = predict(candidates[i], options.fresh, h, &seconds);
+        code = predict(candidates[i], options.fresh, options.cached, h, &seconds);
         if (code == RONDO_ENOTSUP && i) {
             code = 0;   /* such heads or ranks it cannot have */
             continue;
@@ -161,6 +165,51 @@ static int by_rule(int rule, const rondo_hardware *h, json_t *report)
     return 0;
 }
 
+/* ---- the picture ---- */
+
+/* As figure 9 of that paper: as many tokens in all, more and more of them new. The mark is the rule's threshold, where it is one of them. */
+static int draw(const rondo_hardware *h, const char *hardware, const json_t *report)
+{
+    static const double rates[] = { 1, 1.5, 2.5, 3.25, 5, 7, 10, 15, 20, 30, 50, 70, 100 };
+    const int64_t all = options.fresh + options.cached;
+    const double mark = 100.0 * json_number_value(json_object_get(json_object_get(report, "thresholds"), "miss_rate"));
+    char tokens[PICTURE_TEXT];
+    struct picture *p = calloc(1, sizeof *p);
+    int code = p ? 0 : fail(EXIT_ROOM, "not enough memory for the picture");
+    if (!p)
+        return code;
+    picture_tokens(all, tokens);
+    p->log_x = true;
+    p->series = 1;
+    p->level = 1.0;
+    p->mark = mark >= 1.0 && mark <= 100.0 ? mark : 0.0;
+    snprintf(p->title, sizeof p->title, "Attention by pass-KV and pass-Q: %.20s tokens, %lld ranks, %.60s", tokens, (long long)options.ranks, hardware);
+    snprintf(p->x, sizeof p->x, "miss rate: new tokens of all, %%");
+    snprintf(p->y, sizeof p->y, "time by pass-KV / time by pass-Q");
+    snprintf(p->name[0], sizeof p->name[0], "simulated");
+    snprintf(p->level_name, sizeof p->level_name, "equal: below, pass-KV");
+    snprintf(p->mark_name, sizeof p->mark_name, "pass-KV from %.3g %% on (%s)", mark, options.rule ? options.rule : "model");
+    progress_begin("plan choose: the picture");
+    for (size_t i = 0; i < sizeof rates / sizeof *rates && !code; i++) {
+        const int64_t fresh = (int64_t)((double)all * rates[i] / 100.0 + 0.5);
+        double kv = 0.0, q = 0.0;
+        if (fresh < 1)
+            continue;
+        progress_set(i, sizeof rates / sizeof *rates);
+        code = fail_library(predict(RONDO_PASS_KV, fresh, all - fresh, h, &kv), STAGE_INPUT);
+        code = code ? code : fail_library(predict(RONDO_PASS_Q, fresh, all - fresh, h, &q), STAGE_INPUT);
+        p->place[p->points] = rates[i];
+        p->value[0][p->points] = q > 0.0 ? kv / q : -1.0;
+        if (rates[i] != 1.5 && rates[i] != 3.25 && rates[i] != 7 && rates[i] != 15 && rates[i] != 70)
+            snprintf(p->at[p->points], sizeof p->at[0], "%g", rates[i]);
+        p->points++;
+    }
+    progress_end();
+    code = code ? code : picture_draw(options.plot, p);
+    free(p);
+    return code;
+}
+
 /* ---- the command ---- */
 
 static const struct command command_choose = {
@@ -188,7 +237,12 @@ static int check_options(int *rule)
     if (*rule == MODEL && options.bytes != 2 && options.bytes != 4)
         return fail(EXIT_USAGE, "--bytes %lld: what runs has 2 or 4 bytes a number; take one of these, or --rule alg1 or alg5",
                     (long long)options.bytes);
-    return 0;
+    if (options.plot && (options.ranks < 2 || (options.bytes != 2 && options.bytes != 4)))
+        return fail(EXIT_USAGE, "--plot draws what is simulated on 2 ranks or more, of 2 or 4 bytes a number; there are --ranks %lld, --bytes %lld",
+                    (long long)options.ranks, (long long)options.bytes);
+    if (options.plot && !strcmp(options.plot, "-") && common.json)
+        return fail(EXIT_USAGE, "--plot - draws where --json reports; give a file, or leave one of them out");
+    return plan_quiet() ? EXIT_USAGE : picture_check(options.plot);
 }
 
 int plan_choose(int argc, char **argv)
@@ -207,7 +261,10 @@ int plan_choose(int argc, char **argv)
     if (mpi_rank)
         return 0;   /* under mpirun it is told once */
     const char *name = plan_hardware_name(options.hardware);
-    if ((code = plan_hardware(name, &h)) != 0)
+    code = plan_hardware(name, &h);
+    if (!code && options.plot && strcmp(options.plot, "-"))
+        code = target_try("--plot", options.plot);
+    if (code)
         return code;
     /* Of hardware that says which cores ranks share a rank is a thread or a process, and nodes are as it says; of other hardware it is a node,
      * whose chips share heads. */
@@ -220,7 +277,9 @@ int plan_choose(int argc, char **argv)
     code = rule == MODEL ? by_model(&h, report) : by_rule(rule == ALGORITHM_1 ? 1 : 5, &h, report);
     json_object_set_new(report, "seconds", number(now() - program_began));
     if (!code)
-        return report_print(report);
+        code = report_print(json_incref(report));
+    if (!code && options.plot)
+        code = draw(&h, name, report);
     json_decref(report);
     return code;
 }

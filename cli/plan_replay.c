@@ -287,7 +287,7 @@ int plan_replay(int argc, char **argv)
         return EXIT_USAGE;
     if (options.plot && !strcmp(options.table, "beyond"))
         return fail(EXIT_USAGE, "--plot draws what was measured beside what is simulated, and beyond nothing was; leave it out");
-    if (plot_check(options.plot))
+    if (plot_check(options.plot, "leave the option out"))
         return EXIT_USAGE;
     mpi_environment(&mpi_rank, &mpi_size);
     if (mpi_rank)

@@ -15,8 +15,11 @@ int plan_simulate(rondo_schedule *s, const char *hardware, const char *transport
     int code = plan_hardware(name, &h);
     if (code)
         return code;
-    if (h.cores > 0.0)   /* measured on one machine, whose ranks these are */
+    /* Ranks share a context, and are those of the machine that was measured; or nodes, whose chips share heads, as choose has it. */
+    if (h.cores > 0.0)
         plan_hardware_run(&h, !strcmp(transport, "mpi") ? NULL : "threads", ranks, 1);
+    else
+        h.node_ranks = h.node_links = 1;
     code = fail_library(rondo_schedule_simulate(s, &h, common.trace ? trace_simulated : NULL, NULL, &seconds), STAGE_INPUT);
     if (code)
         return code;

@@ -27,19 +27,22 @@ static bool have_program(const char *name)
     return false;
 }
 
-int plot_check(const char *path)
+int plot_check(const char *path, const char *otherwise)
 {
     const size_t n = path ? strlen(path) : 0;
     if (path && !(n > 4 && (!strcmp(path + n - 4, ".png") || !strcmp(path + n - 4, ".svg"))))
         return fail(EXIT_USAGE, "--plot %s: a name that ends in .png or .svg is expected", path);
     if (path && !have_program("gnuplot"))
-        return fail(EXIT_USAGE, "--plot needs gnuplot, which is not installed; install it or leave the option out");
+        return fail(EXIT_USAGE, "--plot needs gnuplot, which is not installed; install it or %s", otherwise);
     return 0;
 }
 
+/* The one with smooth lines and dashes, where gnuplot has it. */
 static const char *terminal_of(const char *path)
 {
-    return !strcmp(path + strlen(path) - 4, ".svg") ? "svg size 900,480" : "png size 900,480";
+    return !strcmp(path + strlen(path) - 4, ".svg")
+               ? "set terminal svg size 900,480 background '#ffffff'"
+               : "if (strstrt(GPVAL_TERMINALS, 'pngcairo') > 0) set terminal pngcairo size 900,480; else set terminal png size 900,480";
 }
 
 /* The last line that gnuplot had to say, for the one sentence of ours. */
@@ -65,7 +68,7 @@ static int draw(const struct target *t, void (*tell)(FILE *f, const void *arg), 
     pid_t pid = 0;
     int how = 0, code = 0, error = script && said ? 0 : errno;
     if (!error) {
-        fprintf(script, "set terminal %s\n", terminal_of(t->path));
+        fprintf(script, "%s\n", terminal_of(t->path));
         tell(script, arg);
         error = fflush(script) || fseek(script, 0, SEEK_SET) ? errno : posix_spawn_file_actions_init(&actions);
     }

@@ -22,8 +22,9 @@ int target_close(struct target *t, int code);
 /* Can it be written? Nothing stays. 0 or an exit code. */
 int target_try(const char *option, const char *path);
 
-/* Whether --plot names a file that can be drawn here, NULL: none is asked for. 0 or an exit code. */
-int plot_check(const char *path);
+/* Whether --plot names a file that can be drawn here, NULL: none is asked for. otherwise: what to do where gnuplot is not installed. 0 or an
+ * exit code. */
+int plot_check(const char *path, const char *otherwise);
 /* Draws what script() tells gnuplot, behind the terminal and its size. */
 int plot_draw(const char *path, void (*script)(FILE *f, const void *arg), const void *arg);
 

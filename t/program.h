@@ -16,7 +16,7 @@
 
 #define PROGRAM_UNUSED __attribute__((unused))
 
-static char program_out[1 << 16], program_err[1 << 14];   /* of the last run, cut off where they are longer */
+static char program_out[1 << 21], program_err[1 << 14];   /* of the last run, cut off where they are longer */
 
 static void program_slurp(const char *name, char *to, size_t room)
 {
