@@ -60,6 +60,14 @@ RONDO_API int rondo_rope(rondo_context *ctx, int64_t rows, int64_t heads, int64_
                          int64_t head_stride, const float *table) RONDO_MUST_CHECK;
 /* y = silu(gate) * up, element by element; y may be gate or up. */
 RONDO_API int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y) RONDO_MUST_CHECK;
+/* y = x * sigmoid(gate), element by element; y may be gate or x. */
+RONDO_API int rondo_sigmoid_mul(rondo_context *ctx, int64_t count, const float *gate, const float *x, float *y) RONDO_MUST_CHECK;
+/* A short convolution over the rows of one sequence, each channel by itself: y[t][c] = the sum over i of weight[i][c] * x[t - taps + 1 + i][c], and
+ * with silu y * sigmoid(y) of that. x and y [rows, channels], row strides in elements, y may be x; weight [taps, channels], the tap of the row itself
+ * last; taps 1 to 8. state [taps - 1, channels] has the rows before the first, the one right before it last, and afterwards the last ones that have
+ * come: so a sequence may come in parts. NULL: they are zeros. */
+RONDO_API int rondo_short_conv(rondo_context *ctx, int64_t rows, int64_t channels, int32_t taps, const float *x, int64_t x_stride, const float *weight,
+                               float *state, int silu, float *y, int64_t y_stride) RONDO_MUST_CHECK;
 /* Converts between storage types: to F32 exactly, from F32 with one rounding to nearest even. Dense. */
 RONDO_API int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *from, int to_type, void *to) RONDO_MUST_CHECK;
 /* The same of rows of `dim` numbers, one head's each, between two strides in bytes; to and from Q8 too, where a row has its scale behind it:

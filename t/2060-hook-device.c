@@ -194,6 +194,17 @@ static void elementwise(void)
     says(ops->swiglu(dev, NULL, COUNT, host, a, b), "swiglu: gate is");
     says(ops->swiglu(dev, NULL, COUNT, a, host, b), "swiglu: up is");
     says(ops->swiglu(dev, NULL, COUNT, a, b, host), "swiglu: y is");
+    says(ops->sigmoid_mul(dev, NULL, COUNT, host, a, b), "sigmoid_mul: gate is");
+    says(ops->sigmoid_mul(dev, NULL, COUNT, a, host, b), "sigmoid_mul: x is");
+    struct rondo_conv_run conv = { .rows = 4, .channels = 8, .x_stride = 8, .y_stride = 8, .taps = 2, .x = a, .weight = a + 32, .state = a + 48, .y = b };
+    ok(!ops->short_conv(dev, NULL, &conv), "a short convolution of its own arrays");
+    conv.state = host;
+    says(ops->short_conv(dev, NULL, &conv), "short_conv: state is");
+    conv.state = NULL;
+    conv.weight = host;
+    says(ops->short_conv(dev, NULL, &conv), "short_conv: weight is");
+    conv.weight = a + 52;
+    says(ops->short_conv(dev, NULL, &conv), "short_conv: weight ends 16 bytes beyond");
     says(ops->logsumexp(dev, NULL, 4, 16, host, 16, sum), "logsumexp: x is");
     says(ops->logsumexp(dev, NULL, 4, 16, a, 16, sums), "logsumexp: out is");
     says(ops->logsumexp(dev, NULL, 5, 12, a, 12, sum), "logsumexp: out ends 8 bytes beyond");

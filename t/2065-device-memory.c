@@ -173,6 +173,25 @@ static int call(int which, float *result)
         err = rondo_linear_execute(linear, ctx, ROWS, a, IN + 3, b, OUT + 2, c, 0);
         out = 1;
         break;
+    case 10:
+        a = array(numbers, rows);
+        b = array(numbers + 200, rows);
+        err = rondo_sigmoid_mul(ctx, ROWS * IN, a, b, b);
+        out = 1;
+        break;
+    case 11:
+        a = array(numbers, x_bytes);
+        b = array(numbers + 300, 3 * IN * f);
+        c = array(numbers + 500, 2 * IN * f);
+        err = rondo_short_conv(ctx, ROWS, IN, 3, a, IN + 3, b, c, 1, a, IN + 3);
+        break;
+    case 12:   /* what it leaves to the next part */
+        a = array(numbers, x_bytes);
+        b = array(numbers + 300, 3 * IN * f);
+        c = array(numbers + 500, 2 * IN * f);
+        err = rondo_short_conv(ctx, ROWS, IN, 3, a, IN + 3, b, c, 0, a, IN + 3);
+        out = 2;
+        break;
     default:
         a = array(numbers, x_bytes);
         b = array(numbers + 300, y_bytes);
@@ -185,7 +204,7 @@ static int call(int which, float *result)
 }
 
 static const char *const names[] = { "rmsnorm", "rmsnorm in place", "rope", "rope, rows inside heads", "swiglu", "swiglu in place", "convert",
-                                     "logsumexp", "linear", "linear, added" };
+                                     "logsumexp", "linear", "linear, added", "sigmoid mul", "short convolution", "short convolution's state" };
 enum { CALLS = sizeof names / sizeof names[0] };
 
 static void make_linear(void)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * RMS norm, rotary embedding, gated activation, conversion, log-sum-exp on the CPU device: the definition
+ * RMS norm, rotary embedding, gated activation, short convolution, conversion, log-sum-exp on the CPU device: the definition
  * against double-precision oracles with derived bounds; every instruction set and thread count equal to the
  * definition bit for bit, also in place, for odd sizes and for every bit pattern.
  */
@@ -158,6 +158,103 @@ static void swiglu_special(void)
     }
 }
 
+/* The same but for the polynomial's last product. */
+static void sigmoid_oracle(void)
+{
+    const int64_t count = 40000;
+    float *g = floats(count, PLAIN, 1), *x = floats(count, PLAIN, 2), *y = floats(count, PLAIN, 3);
+    const float inf = __builtin_inff(), gate[] = { 0.0f, inf, -inf, 1000.0f, -1000.0f, __builtin_nanf("") };
+    float ones[6] = { 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f }, got[6];
+    double worst = 0;
+
+    for (int64_t i = 0; i < count; i++)
+        g[i] *= i % 3 == 0 ? 80.0f : i % 3 == 1 ? 10.0f : 0.01f;
+    rondo__cpu_sigmoid_mul(devices[0], NULL, count, g, x, y);
+    for (int64_t i = 0; i < count; i++) {
+        double want = (double)x[i] / (1.0 + rondo_exp(-(double)g[i]));
+        worst = worse(worst, size((double)y[i] - want) / ((1.5 * size((double)g[i]) + 6) * U * size(want) + 0x1p-118));
+    }
+    ok(worst <= 1.0, "sigmoid_mul: within its bound (worst %.2f of it)", worst);
+    for (int d = 0; d < device_count; d++) {
+        rondo__cpu_sigmoid_mul(devices[d], NULL, 6, gate, ones, got);
+        ok(got[0] == 0.5f && got[1] == 1.0f && got[2] == 0.0f && got[3] == 1.0f && got[4] == 0.0f && rondo__bits(got[5]) == RONDO_NAN_BITS,
+           "sigmoid_mul: a half, all, nothing, NaN (%s)", device_names[d]);
+    }
+    rondo__free(g);
+    rondo__free(x);
+    rondo__free(y);
+}
+
+/* ---- short convolution ---- */
+
+enum { CONV_CHANNELS = 300, CONV_ROWS = 70 };
+
+/* The manual's words, in any order of rows: before the first of all, zeros. */
+static float conv_word(const float *x, int64_t stride, const float *w, int taps, int64_t t, int64_t c, int silu)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < taps; i++) {
+        const int64_t at = t - taps + 1 + i;
+        sum = rondo__fma_soft(w[i * CONV_CHANNELS + c], at < 0 ? 0.0f : x[at * stride + c], sum);
+    }
+    if (silu) {
+        const float e = rondo__exp2(-sum * (float)RONDO_LOG2E);
+        sum = sum / (1.0f + e);
+    }
+    return sum == sum ? sum : rondo__float(RONDO_NAN_BITS);
+}
+
+/* All channels, of which only some are asked for: a sequence in parts, with gaps between rows, in place or not. */
+static int conv_case(struct rondo_device *dev, int taps, int silu, int parts, int in_place, int64_t channels, const float *x, const float *w)
+{
+    static float at[CONV_ROWS * (CONV_CHANNELS + 5)], y[CONV_ROWS * (CONV_CHANNELS + 3)], state[(RONDO_CONV_TAPS - 1) * CONV_CHANNELS];
+    static float weight[RONDO_CONV_TAPS * CONV_CHANNELS];
+    const int64_t x_stride = CONV_CHANNELS + 5, y_stride = in_place ? x_stride : CONV_CHANNELS + 3;
+    float *out = in_place ? at : y;
+    int wrong = 0;
+    memcpy(at, x, sizeof at);
+    memset(y, 0, sizeof y);
+    memset(state, 0, sizeof state);
+    for (int i = 0; i < taps; i++)
+        memcpy(weight + i * channels, w + i * CONV_CHANNELS, (size_t)channels * sizeof *w);
+    for (int64_t first = 0; first < CONV_ROWS;) {
+        int64_t rows = parts ? 1 + (first * 7 + 3) % 40 : CONV_ROWS;
+        rows = rows < CONV_ROWS - first ? rows : CONV_ROWS - first;
+        const struct rondo_conv_run run = { .rows = rows, .channels = channels, .x_stride = x_stride, .y_stride = y_stride, .taps = taps, .silu = silu,
+                                            .x = at + first * x_stride, .weight = weight, .state = parts ? state : NULL, .y = out + first * y_stride };
+        wrong |= rondo__cpu_short_conv(dev, NULL, &run) != 0;
+        first += rows;
+    }
+    for (int64_t t = 0; t < CONV_ROWS; t++)
+        for (int64_t c = 0; c < channels; c++)
+            wrong += rondo__bits(out[t * y_stride + c]) != rondo__bits(conv_word(x, x_stride, w, taps, t, c, silu));
+    for (int64_t t = 0; t < CONV_ROWS; t++)         /* what lies beside them stays */
+        for (int64_t c = channels; c < y_stride; c++)
+            wrong += rondo__bits(out[t * y_stride + c]) != (in_place ? rondo__bits(x[t * x_stride + c]) : 0u);
+    for (int i = 0; i < taps - 1 && parts; i++)     /* the last rows, as they came */
+        for (int64_t c = 0; c < channels; c++)
+            wrong += rondo__bits(state[i * channels + c]) != rondo__bits(x[(CONV_ROWS - taps + 1 + i) * x_stride + c]);
+    return wrong;
+}
+
+static void short_conv(void)
+{
+    static const int64_t widths[] = { 1, 7, 16, 33, 128, 140, 300 };
+    const int64_t count = CONV_ROWS * (CONV_CHANNELS + 5);
+    for (int anything = 0; anything < 2; anything++) {
+        float *x = anything ? any_bits(count, RONDO_F32, 3) : floats(count, PLAIN, 3);
+        float *w = anything ? any_bits(RONDO_CONV_TAPS * CONV_CHANNELS, RONDO_F32, 4) : floats(RONDO_CONV_TAPS * CONV_CHANNELS, PLAIN, 4);
+        int wrong = 0, cases = 0;
+        for (int d = 0; d < device_count; d++)
+            for (int taps = 1; taps <= RONDO_CONV_TAPS; taps++)
+                for (size_t i = 0; i < sizeof widths / sizeof *widths; i++, cases++)
+                    wrong += conv_case(devices[d], taps, cases % 2, cases / 2 % 2, cases / 4 % 2, widths[i], x, w) != 0;
+        is_int(wrong, 0, "short_conv, %s: %d cases have the manual's order of sums, in parts and whole", anything ? "every bit pattern" : "plain", cases);
+        rondo__free(x);
+        rondo__free(w);
+    }
+}
+
 /* What the nearest value of a 16-bit format is, from its list of values. */
 static void convert_oracle(void)
 {
@@ -278,6 +375,9 @@ static void run(struct rondo_device *d, const struct input *n, void *out)
     case 2:
         (void)rondo__cpu_swiglu(d, NULL, n->rows * n->dim, n->in_place ? out : n->a, n->b, out);
         break;
+    case 5:
+        (void)rondo__cpu_sigmoid_mul(d, NULL, n->rows * n->dim, n->in_place ? out : n->a, n->b, out);
+        break;
     case 3:
         (void)rondo__cpu_convert(d, NULL, n->rows * n->dim, n->from, n->a, n->to, out);
         break;
@@ -286,7 +386,7 @@ static void run(struct rondo_device *d, const struct input *n, void *out)
     }
 }
 
-static const char *const function_names[] = { "rmsnorm", "rope", "swiglu", "convert", "logsumexp" };
+static const char *const function_names[] = { "rmsnorm", "rope", "swiglu", "convert", "logsumexp", "sigmoid_mul" };
 
 static void equal_bits(int which, int anything)
 {
@@ -322,7 +422,7 @@ static void equal_bits(int which, int anything)
                      device_names[d], (long long)n.rows, (long long)n.dim, (long long)at);
             equal = equal && at < 0;
         }
-        if (which == 3 || which == 0 || which == 2)   /* no NaN but the canonical one */
+        if (which == 3 || which == 0 || which == 2 || which == 5)   /* no NaN but the canonical one */
             for (int64_t i = 0; i < results && n.to == RONDO_F32; i++) {
                 float f = ((float *)want)[i];
                 equal = equal && (f == f || rondo__bits(f) == RONDO_NAN_BITS);
@@ -344,10 +444,12 @@ int main(void)
     rope_oracle();
     swiglu_oracle();
     swiglu_special();
+    sigmoid_oracle();
+    short_conv();
     convert_oracle();
     logsumexp_oracle();
     logsumexp_special();
-    for (int which = 0; which < 5; which++) {
+    for (int which = 0; which < 6; which++) {
         equal_bits(which, 0);
         equal_bits(which, 1);
     }

@@ -395,6 +395,21 @@ static void others(rondo_context *ctx)
     refused(rondo_swiglu(ctx, -4, a, b, b), RONDO_EINVAL, "count is -4", "swiglu of -4");
     refused(rondo_swiglu(ctx, 4, a, NULL, b), RONDO_EINVAL, "NULL", "swiglu of NULL");
     refused(rondo_swiglu(ctx, 4, a, b, a + 2), RONDO_EINVAL, "overlaps", "swiglu into a part of gate");
+    refused(rondo_sigmoid_mul(ctx, 4, NULL, a, b), RONDO_EINVAL, "gate, x and y must not be NULL", "sigmoid_mul of NULL");
+    refused(rondo_sigmoid_mul(ctx, 4, a, b, b + 1), RONDO_EINVAL, "gate or x in part", "sigmoid_mul into a part of x");
+    ok(rondo_sigmoid_mul(ctx, 0, NULL, NULL, NULL) == 0, "sigmoid_mul of nothing");
+    refused(rondo_short_conv(NULL, 1, 1, 1, a, 1, w, NULL, 0, b, 1), RONDO_EINVAL, "ctx", "convolution without context");
+    refused(rondo_short_conv(ctx, -1, 1, 1, a, 1, w, NULL, 0, b, 1), RONDO_EINVAL, "rows is -1 and channels 1", "convolution of -1 rows");
+    refused(rondo_short_conv(ctx, 1, 0, 1, a, 1, w, NULL, 0, b, 1), RONDO_EINVAL, "channels 0", "convolution of no channels");
+    refused(rondo_short_conv(ctx, 1, 1, 9, a, 1, w, NULL, 0, b, 1), RONDO_EINVAL, "taps is 9; 1 to 8", "convolution of nine taps");
+    refused(rondo_short_conv(ctx, 1, 1, 0, a, 1, w, NULL, 0, b, 1), RONDO_EINVAL, "taps is 0", "convolution of no taps");
+    refused(rondo_short_conv(ctx, 1, 1, 1, a, 1, w, NULL, 2, b, 1), RONDO_EINVAL, "silu is 2", "convolution with silu 2");
+    refused(rondo_short_conv(ctx, 2, 4, 1, a, 3, w, NULL, 0, b, 4), RONDO_EINVAL, "strides 3 and 4 overlap", "convolution of rows that overlap");
+    refused(rondo_short_conv(ctx, 2, 4, 1, a, 4, w, NULL, 0, NULL, 4), RONDO_EINVAL, "must not be NULL", "convolution into nothing");
+    refused(rondo_short_conv(ctx, 2, 2, 1, a, 2, w, NULL, 0, a + 1, 2), RONDO_EINVAL, "in part", "convolution into a part of x");
+    refused(rondo_short_conv(ctx, 2, 2, 1, a, 2, w, NULL, 0, a, 3), RONDO_EINVAL, "y overlaps x", "convolution in place with another stride");
+    refused(rondo_short_conv(ctx, 2, 2, 2, a, 2, w, b, 0, b, 2), RONDO_EINVAL, "state overlaps", "convolution into its state");
+    ok(rondo_short_conv(ctx, 0, 2, 2, NULL, 2, NULL, NULL, 0, NULL, 2) == 0, "convolution of no rows");
     ok(rondo_swiglu(ctx, 0, NULL, NULL, NULL) == 0 && rondo_swiglu(ctx, 4, a, w, a) == 0 && a[1] == 0.0f,
        "swiglu in place");
 
@@ -438,6 +453,8 @@ static void mode(rondo_context *ctx)
                         rondo_rmsnorm(ctx, 1, 4, a, a, 0, b),
                         rondo_rope(ctx, 1, 1, 4, a, 4, 4, t),
                         rondo_swiglu(ctx, 4, a, a, b),
+                        rondo_sigmoid_mul(ctx, 4, a, a, b),
+                        rondo_short_conv(ctx, 1, 4, 1, a, 4, t, NULL, 0, b, 4),
                         rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h),
                         rondo_logsumexp(ctx, 1, 4, a, 4, &d) };
         int all = 1, kept = _mm_getcsr() >> 13 == (i ? keep | 0x6000u : keep | 0x8000u) >> 13;
@@ -477,8 +494,10 @@ static void trace(rondo_context *ctx)
     err |= rondo_swiglu(ctx, 4, a, a, a);
     err |= rondo_convert(ctx, 4, RONDO_F32, a, RONDO_F16, h);
     err |= rondo_logsumexp(ctx, 1, 4, a, 4, &d);
+    err |= rondo_sigmoid_mul(ctx, 4, a, a, a);
+    err |= rondo_short_conv(ctx, 1, 4, 1, a, 4, t, NULL, 0, a, 4);
     rondo_context_trace(ctx, NULL, NULL);
-    ok(!err && !strcmp(seen, "linear rmsnorm rope swiglu convert logsumexp "),
+    ok(!err && !strcmp(seen, "linear rmsnorm rope swiglu convert logsumexp sigmoid mul short conv "),
        "the trace names every call: %s", seen);
     rondo_linear_destroy(l);
 }

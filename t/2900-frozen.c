@@ -141,6 +141,10 @@ static int layers(rondo_context *ctx)
         frozen(hash_of(y, RONDO_F32, ROWS * IN), UINT64_C(0x26b1d4ffd03d73a1), "rmsnorm");
     if (!code && !(code = rondo_swiglu(ctx, ROWS * IN, x, w, y)))
         frozen(hash_of(y, RONDO_F32, ROWS * IN), UINT64_C(0x80e55cf557071c83), "swiglu");
+    if (!code && !(code = rondo_sigmoid_mul(ctx, ROWS * IN, x, w, y)))
+        frozen(hash_of(y, RONDO_F32, ROWS * IN), UINT64_C(0x1bb2ad1ab69381e9), "sigmoid_mul");
+    if (!code && !(code = rondo_short_conv(ctx, ROWS, IN, 4, x, IN, w, NULL, 1, y, IN)))
+        frozen(hash_of(y, RONDO_F32, ROWS * IN), UINT64_C(0x921189078ba82034), "short_conv");
     if (!code && !(code = rondo_rope(ctx, ROWS, 5, 64, x, IN, 260, w)))
         frozen(hash_of(x, RONDO_F32, ROWS * IN), UINT64_C(0xbc8d07dce323ea50), "rope");
     if (!code && !(code = rondo_logsumexp(ctx, ROWS, IN, x, IN, sums))) {

@@ -114,6 +114,8 @@ int rondo__cpu_convert_rows(struct rondo_device *dev, struct rondo_stream *strea
                             size_t from_stride, int to_type, void *to, size_t to_stride);
 int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride,
                          double *out);
+int rondo__cpu_short_conv(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run);
+int rondo__cpu_sigmoid_mul(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y);
 
 /* ---- cross-entropy (entropy_ops.c): a slot of the device table ---- */
 int rondo__cpu_cross_entropy(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll);

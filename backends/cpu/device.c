@@ -347,4 +347,6 @@ const struct rondo_device_ops rondo__cpu_device = {
     .delta_fold = rondo__cpu_delta_fold,
     .cross_entropy = rondo__cpu_cross_entropy,
     .delta_backward = rondo__cpu_delta_backward,
+    .short_conv = rondo__cpu_short_conv,
+    .sigmoid_mul = rondo__cpu_sigmoid_mul,
 };

@@ -128,10 +128,15 @@ static void rope(int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row
 
 /* ---- swiglu ---- */
 
+/* x * sigmoid(g) */
+VEC vf weighed(vf x, vf g)
+{
+    return vf_div(x, vf_add(vf_set1(1.0f), vf_exp2(vf_mul(vf_neg(g), vf_set1((float)RONDO_LOG2E)))));
+}
+
 VEC vf gated(vf g, vf u)
 {
-    vf e = vf_exp2(vf_mul(vf_neg(g), vf_set1((float)RONDO_LOG2E)));
-    return vf_canonical(vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), u));
+    return vf_canonical(vf_mul(weighed(g, g), u));
 }
 
 static void swiglu(int64_t count, const float *gate, const float *up, float *y)
@@ -142,6 +147,96 @@ static void swiglu(int64_t count, const float *gate, const float *up, float *y)
     if (i < count) {
         vm m = vm_first((int)(count - i));
         vf_store_mask(y + i, m, gated(vf_load_mask(gate + i, m), vf_load_mask(up + i, m)));
+    }
+}
+
+static void sigmoid_mul(int64_t count, const float *gate, const float *x, float *y)
+{
+    int64_t i = 0;
+    for (; i + VL <= count; i += VL)
+        vf_store(y + i, vf_canonical(weighed(vf_load(x + i), vf_load(gate + i))));
+    if (i < count) {
+        vm m = vm_first((int)(count - i));
+        vf_store_mask(y + i, m, vf_canonical(weighed(vf_load_mask(x + i, m), vf_load_mask(gate + i, m))));
+    }
+}
+
+/* ---- short convolution ---- */
+
+/* Rows of a tile stay in the first cache while their channels are walked, a vector of them at a time; what a channel's rows leave
+ * to the next tile lies in `carry`. */
+#define CONV_ROWS 32
+#define CONV_CHANNELS 128
+
+/* One vector of channels over some rows; the rows before are in registers, the oldest first. `some`: only the channels of m. */
+VEC void walk(const int taps, const bool some, const vm m, const struct rondo_conv_run *run, int64_t channel, int64_t first, int64_t rows,
+              float *carry)
+{
+#define LOAD(p) (some ? vf_load_mask(p, m) : vf_load(p))
+    const float *x = run->x + first * run->x_stride + channel, *w = run->weight + channel;
+    float *y = run->y + first * run->y_stride + channel;
+    vf past[RONDO_CONV_TAPS], weight[RONDO_CONV_TAPS];
+    for (int i = 0; i < taps; i++) {
+        weight[i] = LOAD(w + i * run->channels);
+        past[i] = i < taps - 1 ? vf_load(carry + i * CONV_CHANNELS) : vf_zero();
+    }
+    for (int64_t t = 0; t < rows; t++, x += run->x_stride, y += run->y_stride) {
+        vf sum = vf_zero();
+        past[taps - 1] = LOAD(x);
+        for (int i = 0; i < taps; i++)
+            sum = vf_fma(weight[i], past[i], sum);
+        sum = vf_canonical(run->silu ? weighed(sum, sum) : sum);
+        if (some)
+            vf_store_mask(y, m, sum);
+        else
+            vf_store(y, sum);
+        for (int i = 0; i + 1 < taps; i++)
+            past[i] = past[i + 1];
+    }
+    for (int i = 0; i < taps - 1; i++)
+        vf_store(carry + i * CONV_CHANNELS, past[i]);
+#undef LOAD
+}
+
+/* The channels of a block over a tile of rows. */
+VEC void walk_tile(const int taps, const struct rondo_conv_run *run, int64_t channel, int64_t channels, int64_t first, int64_t rows,
+                   float *carry)
+{
+    int64_t c = 0;
+    for (; c + VL <= channels; c += VL)
+        walk(taps, false, vm_first(VL), run, channel + c, first, rows, carry + c);
+    if (c < channels)
+        walk(taps, true, vm_first((int)(channels - c)), run, channel + c, first, rows, carry + c);
+}
+
+#define TILE_OF(n)                                                                                                                         \
+    static void tile_of_##n(const struct rondo_conv_run *r, int64_t c, int64_t channels, int64_t t, int64_t rows, float *carry)            \
+    {                                                                                                                                      \
+        walk_tile(n, r, c, channels, t, rows, carry);                                                                                      \
+    }
+TILE_OF(2)
+TILE_OF(3)
+TILE_OF(4)
+
+static void tile_of_any(const struct rondo_conv_run *r, int64_t c, int64_t channels, int64_t t, int64_t rows, float *carry)
+{
+    walk_tile(r->taps, r, c, channels, t, rows, carry);
+}
+
+static void short_conv(const struct rondo_conv_run *run, int64_t first, int64_t channels)
+{
+    float carry[(RONDO_CONV_TAPS - 1) * CONV_CHANNELS];
+    void (*const tile)(const struct rondo_conv_run *, int64_t, int64_t, int64_t, int64_t, float *) =
+        run->taps == 4 ? tile_of_4 : run->taps == 3 ? tile_of_3 : run->taps == 2 ? tile_of_2 : tile_of_any;
+    for (int64_t c = first; c < first + channels; c += CONV_CHANNELS) {
+        const int64_t n = first + channels - c < CONV_CHANNELS ? first + channels - c : CONV_CHANNELS;
+        memset(carry, 0, sizeof carry);
+        for (int32_t i = 0; i < run->taps - 1 && run->state; i++)
+            memcpy(carry + i * CONV_CHANNELS, run->state + i * run->channels + c, (size_t)n * sizeof *carry);
+        for (int64_t t = 0; t < run->rows; t += CONV_ROWS)
+            tile(run, c, n, t, run->rows - t < CONV_ROWS ? run->rows - t : CONV_ROWS, carry);
+        for (int32_t i = 0; i < run->taps - 1 && run->state; i++)
+            memcpy(run->state + i * run->channels + c, carry + i * CONV_CHANNELS, (size_t)n * sizeof *carry);
     }
 }
 
@@ -320,4 +415,4 @@ static void logsumexp(int64_t rows, int64_t dim, const float *x, int64_t x_strid
 
 extern const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise);
 const struct rondo_cpu_elementwise RONDO_ISA_TABLE(elementwise) = { rmsnorm, rope, swiglu, convert, convert_rows,
-                                                                    logsumexp };
+                                                                    logsumexp, short_conv, sigmoid_mul };

@@ -8,6 +8,8 @@
 
 /* What is worth handing to another thread; a multiple of all vector lengths. */
 #define ITEM_ELEMENTS ((int64_t)1 << 15)
+/* Channels of a short convolution that one thread takes at least. */
+#define CONV_STEP 128
 
 struct call {
     const struct rondo_cpu_elementwise *kernels;
@@ -163,4 +165,41 @@ int rondo__cpu_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, 
                       .in = x,
                       .out = out };
     return rondo__cpu_for(dev, items(&c, rows, dim), logsumexp_item, &c, NULL);
+}
+
+static int sigmoid_mul_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t count, first = range(c, item, &count);
+    (void)worker;
+    c->kernels->sigmoid_mul(count, (const float *)c->in + first, (const float *)c->second + first, (float *)c->out + first);
+    return 0;
+}
+
+int rondo__cpu_sigmoid_mul(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y)
+{
+    (void)stream;
+    struct call c = { .kernels = &dev->kernels.elementwise, .in = gate, .second = x, .out = y };
+    return rondo__cpu_for(dev, items(&c, count, 1), sigmoid_mul_item, &c, NULL);
+}
+
+/* Channels stand alone; rows of one do not. */
+static int short_conv_item(void *arg, int64_t item, int worker)
+{
+    const struct call *c = arg;
+    int64_t channels, first = range(c, item, &channels);
+    (void)worker;
+    c->kernels->short_conv(c->in, first, channels);
+    return 0;
+}
+
+int rondo__cpu_short_conv(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run)
+{
+    (void)stream;
+    struct call c = { .kernels = &dev->kernels.elementwise, .in = run };
+    int64_t count = items(&c, run->channels, run->rows);
+    /* threads share no line of the cache, and a kernel's block of channels is whole */
+    c.step = (c.step + CONV_STEP - 1) / CONV_STEP * CONV_STEP;
+    count = c.count / c.step + (c.count % c.step != 0);
+    return rondo__cpu_for(dev, count, short_conv_item, &c, NULL);
 }

@@ -65,6 +65,8 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
     to->convert = from->convert ? from->convert : to->convert;
     to->convert_rows = from->convert_rows ? from->convert_rows : to->convert_rows;
     to->logsumexp = from->logsumexp ? from->logsumexp : to->logsumexp;
+    to->short_conv = from->short_conv ? from->short_conv : to->short_conv;
+    to->sigmoid_mul = from->sigmoid_mul ? from->sigmoid_mul : to->sigmoid_mul;
 }
 
 void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa)

@@ -126,6 +126,8 @@ struct rondo_cpu_elementwise {
     void (*convert)(int64_t count, int from_type, const void *from, int to_type, void *to);
     void (*convert_rows)(int64_t rows, int64_t dim, int from_type, const char *from, size_t from_stride, int to_type, char *to, size_t to_stride);
     void (*logsumexp)(int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
+    void (*short_conv)(const struct rondo_conv_run *run, int64_t first, int64_t channels);   /* of these channels */
+    void (*sigmoid_mul)(int64_t count, const float *gate, const float *x, float *y);
 };
 
 /* ---- cross-entropy: a leaf of a row ---- */

@@ -147,4 +147,34 @@ static void logsumexp(int64_t rows, int64_t dim, const float *x, int64_t x_strid
         out[row] = row_logsumexp(x + row * x_stride, dim);
 }
 
-const struct rondo_cpu_elementwise TABLE = { rmsnorm, rope, swiglu, convert, convert_rows, logsumexp };
+/* Rows of a channel are walked with the last taps - 1 of them at hand, the oldest first, so that y may be x. */
+static void short_conv(const struct rondo_conv_run *run, int64_t first, int64_t channels)
+{
+    const int32_t before = run->taps - 1;
+    for (int64_t c = first; c < first + channels; c++) {
+        float past[RONDO_CONV_TAPS] = { 0 };
+        for (int32_t i = 0; i < before && run->state; i++)
+            past[i] = run->state[i * run->channels + c];
+        for (int64_t t = 0; t < run->rows; t++) {
+            float sum = 0.0f;
+            past[before] = run->x[t * run->x_stride + c];
+            for (int32_t i = 0; i < run->taps; i++)
+                sum = rondo__fma(run->weight[i * run->channels + c], past[i], sum);
+            if (run->silu)
+                sum = sum / (1.0f + rondo__exp2(-sum * (float)RONDO_LOG2E));
+            rondo__put_element(run->y + t * run->y_stride, c, RONDO_F32, sum);
+            for (int32_t i = 0; i < before; i++)
+                past[i] = past[i + 1];
+        }
+        for (int32_t i = 0; i < before && run->state; i++)
+            run->state[i * run->channels + c] = past[i];
+    }
+}
+
+static void sigmoid_mul(int64_t count, const float *gate, const float *x, float *y)
+{
+    for (int64_t i = 0; i < count; i++)
+        rondo__put_element(y, i, RONDO_F32, x[i] / (1.0f + rondo__exp2(-gate[i] * (float)RONDO_LOG2E)));
+}
+
+const struct rondo_cpu_elementwise TABLE = { rmsnorm, rope, swiglu, convert, convert_rows, logsumexp, short_conv, sigmoid_mul };

@@ -52,6 +52,10 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
                          c->as.rope.head_stride, c->as.rope.table);
     case RONDO_HOOK_SWIGLU:
         return ops->swiglu(dev, c->stream, c->as.swiglu.count, c->as.swiglu.gate, c->as.swiglu.up, c->as.swiglu.y);
+    case RONDO_HOOK_SIGMOID_MUL:
+        return ops->sigmoid_mul(dev, c->stream, c->as.swiglu.count, c->as.swiglu.gate, c->as.swiglu.up, c->as.swiglu.y);
+    case RONDO_HOOK_SHORT_CONV:
+        return ops->short_conv(dev, c->stream, &c->as.conv);
     case RONDO_HOOK_CONVERT:
         return ops->convert(dev, c->stream, c->as.convert.count, c->as.convert.from_type, c->as.convert.from, c->as.convert.to_type,
                             c->as.convert.to);

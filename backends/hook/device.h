@@ -19,6 +19,7 @@ enum rondo__hook_kind {
     RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN, RONDO_HOOK_LINEAR_DX, RONDO_HOOK_TOKEN_SUM,
     RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX, RONDO_HOOK_BACKWARD, RONDO_HOOK_BACKWARD_SUMS, RONDO_HOOK_BACKWARD_SINKS,
     RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD, RONDO_HOOK_CROSS_ENTROPY, RONDO_HOOK_DELTA_BACKWARD,
+    RONDO_HOOK_SHORT_CONV, RONDO_HOOK_SIGMOID_MUL,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
 };
 
@@ -80,7 +81,8 @@ struct rondo__hook_call {
             int64_t count;
             const float *gate, *up;
             float *y;
-        } swiglu;
+        } swiglu;             /* sigmoid_mul: up is its x */
+        struct rondo_conv_run conv;
         struct {
             int64_t count;
             const void *from;

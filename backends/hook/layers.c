@@ -207,23 +207,58 @@ static int rope_back(struct rondo_device *dev, struct rondo_stream *stream, int6
     return turn(dev, stream, RONDO_HOOK_ROPE_BACK, rows, heads, dim, x, row_stride, head_stride, table);
 }
 
-static int swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
+/* swiglu and sigmoid_mul: elements of two arrays. */
+static int two(struct rondo_device *dev, struct rondo_stream *stream, bool unit, int64_t count, const float *gate, const float *up, float *y)
 {
     struct rondo__hook_device *h = rondo__hook_device_of(dev);
-    struct rondo__hook_call call = { .kind = RONDO_HOOK_SWIGLU, .as.swiglu.count = count };
+    const char *const name = unit ? "swiglu" : "sigmoid_mul";
+    struct rondo__hook_call call = { .kind = unit ? RONDO_HOOK_SWIGLU : RONDO_HOOK_SIGMOID_MUL, .as.swiglu.count = count };
     const int64_t bytes = rows_bytes(1, 0, count);
     void *in, *second, *out;
-    int err = rondo__hook_own(h, "swiglu", "gate", gate, 0, bytes, &in);
+    int err = rondo__hook_own(h, name, "gate", gate, 0, bytes, &in);
     if (!err)
-        err = rondo__hook_own(h, "swiglu", "up", up, 0, bytes, &second);
+        err = rondo__hook_own(h, name, unit ? "up" : "x", up, 0, bytes, &second);
     if (!err)
-        err = rondo__hook_own(h, "swiglu", "y", y, 0, bytes, &out);
+        err = rondo__hook_own(h, name, "y", y, 0, bytes, &out);
     if (err)
         return err;
     call.as.swiglu.gate = in;
     call.as.swiglu.up = second;
     call.as.swiglu.y = out;
-    count_elements(h, (double)count, 4.0, 12.0);
+    count_elements(h, (double)count, unit ? 4.0 : 3.0, 12.0);
+    return rondo__hook_put(h, stream, &call, NULL);
+}
+
+static int swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
+{
+    return two(dev, stream, true, count, gate, up, y);
+}
+
+static int sigmoid_mul(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y)
+{
+    return two(dev, stream, false, count, gate, x, y);
+}
+
+static int short_conv(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    struct rondo__hook_call call = { .kind = RONDO_HOOK_SHORT_CONV, .as.conv = *run };
+    const int64_t channels = run->channels;
+    void *x, *weight, *state = NULL, *y;
+    int err = rondo__hook_own(h, "short_conv", "x", run->x, 0, rows_bytes(run->rows, run->x_stride, channels), &x);
+    if (!err)
+        err = rondo__hook_own(h, "short_conv", "weight", run->weight, 0, rows_bytes(run->taps, channels, channels), &weight);
+    if (!err && run->state && run->taps > 1)
+        err = rondo__hook_own(h, "short_conv", "state", run->state, 0, rows_bytes(run->taps - 1, channels, channels), &state);
+    if (!err)
+        err = rondo__hook_own(h, "short_conv", "y", run->y, 0, rows_bytes(run->rows, run->y_stride, channels), &y);
+    if (err)
+        return err;
+    call.as.conv.x = x;
+    call.as.conv.weight = weight;
+    call.as.conv.state = state;
+    call.as.conv.y = y;
+    count_elements(h, (double)run->rows * (double)channels, 2.0 * (double)run->taps + (run->silu ? 3.0 : 0.0), 8.0);
     return rondo__hook_put(h, stream, &call, NULL);
 }
 
@@ -472,5 +507,7 @@ void rondo__hook_layers(struct rondo_device_ops *t, const struct rondo_device_op
     WRAP(rmsnorm_dx);
     WRAP(rope_back);
     WRAP(swiglu_dx);
+    WRAP(short_conv);
+    WRAP(sigmoid_mul);
 #undef WRAP
 }

@@ -495,6 +495,17 @@ struct rondo_delta_backward_run {
     int32_t q_type, k_type, v_type, g_type, beta_type;   /* of the results */
 };
 
+/* A short convolution over the rows of one sequence: y[t][c] is the sum of weight[i][c] * x[t - taps + 1 + i][c], by rising i; silu: gated by itself
+ * (rule 14). Rows before the first are `state`, the last of them last, or zeros where that is NULL; afterwards it holds the last taps - 1 rows that
+ * have come. y may be x. */
+#define RONDO_CONV_TAPS 8
+struct rondo_conv_run {
+    int64_t rows, channels, x_stride, y_stride;
+    int32_t taps, silu;                /* taps: 1 to RONDO_CONV_TAPS */
+    const float *x, *weight;           /* weight [taps][channels] */
+    float *state, *y;                  /* state [taps - 1][channels] */
+};
+
 struct rondo_device_ops {
     size_t size;
     uint32_t abi;
@@ -610,6 +621,9 @@ struct rondo_device_ops {
     /* Gradients of the delta rule. NULL: the device does not compute them. */
     int (*delta_backward)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_backward_run *run,
                           const struct rondo_poll *poll);
+    /* What stands around it in a layer; NULL: refused by name. sigmoid_mul: y = x * sigmoid(gate). */
+    int (*short_conv)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run);
+    int (*sigmoid_mul)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y);
 };
 
 /* A slot that an older table may lack. */

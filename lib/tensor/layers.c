@@ -156,28 +156,26 @@ int rondo_rope_dx(rondo_context *ctx, int64_t rows, int64_t heads, int64_t dim, 
     return turn("rondo_rope_dx", true, ctx, rows, heads, dim, dx, row_stride, head_stride, table);
 }
 
-int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
+/* Elements of two arrays: swiglu, sigmoid_mul. */
+static int of_two(const char *function, bool unit, rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
 {
+    const char *const other = unit ? "up" : "x";
     size_t bytes;
     double begin;
     int err;
 
     if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_swiglu: ctx must not be NULL");
+        return rondo__fail(RONDO_EINVAL, "%s: ctx must not be NULL", function);
     if (!fits(count, sizeof *gate))
-        return rondo__fail(RONDO_EINVAL,
-                           "rondo_swiglu: count is %lld; it must not be negative, and all elements "
-                           "addressable",
-                           (long long)count);
+        return rondo__fail(RONDO_EINVAL, "%s: count is %lld; it must not be negative, and all elements addressable", function, (long long)count);
     if (count == 0)
         return 0;
     if (!gate || !up || !y)
-        return rondo__fail(RONDO_EINVAL, "rondo_swiglu: gate, up and y must not be NULL");
+        return rondo__fail(RONDO_EINVAL, "%s: gate, %s and y must not be NULL", function, other);
     bytes = (size_t)count * sizeof *gate;
     if (!same_or_apart(gate, y, bytes, bytes) || !same_or_apart(up, y, bytes, bytes))
-        return rondo__fail(RONDO_EINVAL, "rondo_swiglu: y overlaps gate or up in part; it must be one of "
-                                         "them or other memory");
-    err = enter(ctx, RONDO_HAS(rondo__ops(ctx), swiglu), "rondo_swiglu", &begin);
+        return rondo__fail(RONDO_EINVAL, "%s: y overlaps gate or %s in part; it must be one of them or other memory", function, other);
+    err = enter(ctx, unit ? RONDO_HAS(rondo__ops(ctx), swiglu) : RONDO_HAS(rondo__ops(ctx), sigmoid_mul), function, &begin);
     if (err)
         return err;
     struct rondo__staging s = { .ctx = ctx };
@@ -188,8 +186,81 @@ int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const flo
     if (!err)
         err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(y, 1, bytes, bytes), &out);
     if (!err)
-        err = rondo__ops(ctx)->swiglu(rondo__dev(ctx), NULL, count, first, second, out);
-    return leave(ctx, "swiglu", begin, rondo__stage_end(&s, false, err));
+        err = unit ? rondo__ops(ctx)->swiglu(rondo__dev(ctx), NULL, count, first, second, out)
+                   : rondo__ops(ctx)->sigmoid_mul(rondo__dev(ctx), NULL, count, first, second, out);
+    return leave(ctx, unit ? "swiglu" : "sigmoid mul", begin, rondo__stage_end(&s, false, err));
+}
+
+int rondo_swiglu(rondo_context *ctx, int64_t count, const float *gate, const float *up, float *y)
+{
+    return of_two("rondo_swiglu", true, ctx, count, gate, up, y);
+}
+
+int rondo_sigmoid_mul(rondo_context *ctx, int64_t count, const float *gate, const float *x, float *y)
+{
+    return of_two("rondo_sigmoid_mul", false, ctx, count, gate, x, y);
+}
+
+/* How far rows of `width` elements reach, in bytes; false: they overlap, or cannot be addressed. */
+static bool reach_of(int64_t rows, int64_t width, int64_t stride, size_t *bytes)
+{
+    int64_t end;
+    if ((rows > 1 && stride < width) || stride < 0 || !rondo__mul64(rows - 1, stride, &end) || !rondo__add64(end, width, &end) ||
+        !fits(end, sizeof(float)))
+        return false;
+    *bytes = (size_t)end * sizeof(float);
+    return true;
+}
+
+int rondo_short_conv(rondo_context *ctx, int64_t rows, int64_t channels, int32_t taps, const float *x, int64_t x_stride, const float *weight,
+                     float *state, int silu, float *y, int64_t y_stride)
+{
+    size_t x_bytes, y_bytes, weight_bytes, state_bytes = 0;
+    double begin;
+    int err;
+
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: ctx must not be NULL");
+    if (rows < 0 || channels < 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: rows is %lld and channels %lld; they must be at least 0 and 1", (long long)rows,
+                           (long long)channels);
+    if (taps < 1 || taps > RONDO_CONV_TAPS)
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: taps is %d; 1 to %d are accepted", (int)taps, RONDO_CONV_TAPS);
+    if (silu & ~1)
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: silu is %d; it is 0 or 1", silu);
+    if (rows == 0)
+        return 0;
+    if (!reach_of(rows, channels, x_stride, &x_bytes) || !reach_of(rows, channels, y_stride, &y_bytes) ||
+        !reach_of(taps, channels, channels, &weight_bytes) || (taps > 1 && !reach_of(taps - 1, channels, channels, &state_bytes)))
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: %lld rows of %lld channels with strides %lld and %lld overlap or cannot be addressed",
+                           (long long)rows, (long long)channels, (long long)x_stride, (long long)y_stride);
+    if (!x || !weight || !y)
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: x, weight and y must not be NULL");
+    if (!same_or_apart(x, y, x_bytes, y_bytes) || (x == y && rows > 1 && x_stride != y_stride))
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: y overlaps x in part; it must be x with the same stride, or other memory");
+    if (!apart(weight, y, weight_bytes, y_bytes) || (state && state_bytes && (!apart(state, y, state_bytes, y_bytes) ||
+        !apart(state, x, state_bytes, x_bytes) || !apart(state, weight, state_bytes, weight_bytes))))
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: y or state overlaps another array; both must be memory of their own");
+    err = enter(ctx, RONDO_HAS(rondo__ops(ctx), short_conv), "rondo_short_conv", &begin);
+    if (err)
+        return err;
+    struct rondo__staging s = { .ctx = ctx };
+    const size_t row = (size_t)channels * sizeof *x, x_step = (size_t)x_stride * sizeof *x, y_step = (size_t)y_stride * sizeof *y;
+    void *in, *taps_at, *before = NULL, *out;
+    err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(x, rows, x_step, row), &in);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_READ, rondo__rows_of(weight, taps, row, row), &taps_at);
+    if (!err && state && state_bytes)
+        err = rondo__stage(&s, RONDO_STAGE_READ | RONDO_STAGE_WRITE, rondo__rows_of(state, taps - 1, row, row), &before);
+    if (!err)
+        err = rondo__stage(&s, RONDO_STAGE_WRITE, rondo__rows_of(y, rows, y_step, row), &out);
+    if (!err) {
+        const struct rondo_conv_run run = { .rows = rows, .channels = channels, .x_stride = in == x ? x_stride : channels,
+                                            .y_stride = out == y ? y_stride : channels, .taps = taps, .silu = silu, .x = in, .weight = taps_at,
+                                            .state = before, .y = out };
+        err = rondo__ops(ctx)->short_conv(rondo__dev(ctx), NULL, &run);
+    }
+    return leave(ctx, "short conv", begin, rondo__stage_end(&s, false, err));
 }
 
 int rondo_convert(rondo_context *ctx, int64_t count, int from_type, const void *from, int to_type, void *to)
