@@ -212,6 +212,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     mine->whole[0] = (int64_t)counters.kv_bytes;
     mine->whole[1] = (int64_t)counters.workspace_bytes;
     mine->whole[2] = (int64_t)counters.decode_bytes;
+    mine->whole[3] = (int64_t)counters.state_bytes;
     if (!code && first) {
         w->counters = counters;
         code = take_answers(lm, &w->output);
@@ -265,7 +266,7 @@ static int report(const struct work *w, const struct run *run)
     /* The pass that reads a prompt also makes its first new token: the drawing of it is decoding. */
     const double reading = c->prefill_seconds - c->first_seconds, saying = c->decode_seconds + c->first_seconds;
     const int64_t made = c->first_tokens + c->decode_tokens;
-    json_t *r = output_report(&w->output), *bytes = json_array(), *decode = phase(made, saying, c->decode_algorithm);
+    json_t *r = output_report(&w->output), *bytes = json_array(), *states = json_array(), *decode = phase(made, saying, c->decode_algorithm);
     double reads, memory;
     speed_of_memory(w, run, &reads, &memory);
     if (reads > 0)
@@ -280,6 +281,14 @@ static int report(const struct work *w, const struct run *run)
     for (int i = 0; i < run->ranks; i++)
         json_array_append_new(bytes, json_integer(run->slots[i].whole[0]));
     json_object_set_new(r, "kv_bytes_per_rank", bytes);
+    int64_t held = 0;
+    for (int i = 0; i < run->ranks; i++) {
+        json_array_append_new(states, json_integer(run->slots[i].whole[3]));
+        held += run->slots[i].whole[3];
+    }
+    if (held)
+        json_object_set(r, "state_bytes_per_rank", states);
+    json_decref(states);
     report_comm(r, run);
     if (common.json && options.stream) {
         const int bad = json_dumpf(r, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17));
@@ -372,7 +381,7 @@ static int prepare(struct work *w)
         cached += options.prompts[i].count;
     code = ranks_together(code);
     if (!code)
-        code = memory_check(&w->models, options.model, options.kv_type, cached);
+        code = memory_check(&w->models, options.model, options.kv_type, cached, options.prompt_count);
     if (!code)
         lm_warn_length(&info, longest + options.tokens);
     w->output.answers = room(options.prompt_count, sizeof *w->output.answers);

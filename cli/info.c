@@ -193,6 +193,13 @@ static int info_model(void)
         json_object_set_new(r, "rope", json_string(info.rope));
         for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
             json_object_set_new(r, numbers[i].name, json_integer(numbers[i].value));
+        const struct {
+            const char *name;
+            int64_t value;
+        } linear[] = { { "kda_layers", info.kda_layers }, { "kda_heads", info.kda_heads }, { "kda_head_dim", info.kda_head_dim },
+                       { "short_conv", info.conv_taps }, { "no_rope", info.no_rope } };
+        for (size_t i = 0; i < sizeof linear / sizeof *linear && info.kda_layers; i++)
+            json_object_set_new(r, linear[i].name, json_integer(linear[i].value));
         json_object_set_new(r, "tied", json_boolean(info.tied));
         for (int64_t i = 0; i < info.eos_count; i++)
             json_array_append_new(eos, json_integer(info.eos[i]));

@@ -189,7 +189,7 @@ int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool 
 int models_open(struct models *m, const char *dir, enum model_text text, int kv_type)
 {
     *m = ranks_of(common.tp ? (int)common.tp : 1, common.cp ? (int)common.cp : 1, common.spread == 1);
-    const int code = memory_check(m, dir, kv_type, 0);
+    const int code = memory_check(m, dir, kv_type, 0, 0);
     return code ? code : open_for(m, dir, text, true);
 }
 

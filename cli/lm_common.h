@@ -29,7 +29,7 @@ int models_open_quietly(struct models *m, const char *dir, int tp, int cp, bool 
 void models_close(struct models *m);
 /* memory.c: whether weights (where they have not been read), keys and values fit this machine, with a sentence that says what would.
  * Where they do not and nobody said how, layers of several processes are spread. */
-int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens);
+int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens, int64_t sequences);
 /* What all parts have in common: the tokenizer, the shapes. */
 const rondo_model *models_any(const struct models *m);
 const rondo_model *models_of(const struct models *m, const rondo_context *ctx);

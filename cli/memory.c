@@ -6,7 +6,7 @@
 #include "cli/lm_common.h"
 
 /* false: a folder that cannot be read, which whoever opens it will say better. */
-static bool estimate(const struct models *m, const char *dir, int kv_type, int64_t tokens, bool spread, uint64_t memory, rondo_estimate *out)
+static bool estimate(const struct models *m, const char *dir, int kv_type, int64_t tokens, int64_t sequences, bool spread, uint64_t memory, rondo_estimate *out)
 {
     rondo_estimate_desc d = RONDO_ESTIMATE_DESC_INIT;
     *out = (rondo_estimate)RONDO_ESTIMATE_INIT;
@@ -16,6 +16,7 @@ static bool estimate(const struct models *m, const char *dir, int kv_type, int64
     d.weights = common.weights;
     d.kv_type = kv_type;
     d.tokens = tokens;
+    d.sequences = sequences;
     d.memory = memory;
     return !rondo_model_estimate(dir, &d, out);
 }
@@ -24,7 +25,7 @@ static bool estimate(const struct models *m, const char *dir, int kv_type, int64
 static uint64_t needed(const struct models *m, const rondo_estimate *e, bool weights, bool keys)
 {
     const uint64_t ranks = m->own ? (uint64_t)ranks_here() : 1;
-    const uint64_t part = m->own ? e->weight_bytes : e->all_weight_bytes, kv = m->own ? e->kv_bytes : e->all_kv_bytes;
+    const uint64_t part = m->own ? e->weight_bytes : e->all_weight_bytes, kv = m->own ? e->kv_bytes + e->state_bytes : e->all_kv_bytes + e->all_state_bytes;
     return ranks * ((weights ? part : 0) + (keys ? kv : 0));
 }
 
@@ -38,18 +39,18 @@ static int too_little(const rondo_estimate *e, bool cache, bool smaller, uint64_
                 !smaller ? "" : cache ? ", or --kv-type q8, which needs least" : ", or --weights q8, which needs least");
 }
 
-int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens)
+int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens, int64_t sequences)
 {
     const uint64_t space = space_memory(), left = space ? space : 1;
     const bool loaded = m->at != NULL;
     rondo_estimate e;
-    bool known = estimate(m, dir, kv_type, tokens, m->spread, left, &e);
+    bool known = estimate(m, dir, kv_type, tokens, sequences, m->spread, left, &e);
     int code = 0;
     if (m->own && !loaded && m->cp > 1 && common.spread == 0) {   /* the same on all processes: rank 0 says it */
         uint8_t spread = known && needed(m, &e, true, true) > left;
         code = ranks_bytes(&spread, sizeof spread);
         m->spread = spread != 0;
-        known = estimate(m, dir, kv_type, tokens, m->spread, left, &e);
+        known = estimate(m, dir, kv_type, tokens, sequences, m->spread, left, &e);
     }
     if (!code && known && needed(m, &e, !loaded, true) > left)
         code = too_little(&e, loaded, loaded ? kv_type != RONDO_Q8 : common.weights != RONDO_Q8, needed(m, &e, !loaded, true), left);

@@ -34,6 +34,8 @@ static int read_folder(const char *dir, rondo_cost_case *c)
         code = fail_library(rondo_model_open(&model, ctx, dir, &model_desc), STAGE_INPUT);
     if (!code)
         code = fail_library(rondo_model_query(model, &info), STAGE_INPUT);
+    if (!code && info.kda_layers)
+        code = fail(EXIT_USAGE, "%s has layers of Kimi Delta Attention, of which no plan is made; a model with attention in all layers is accepted", dir);
     c->num_layers = info.layers;
     c->hidden_size = info.hidden;
     c->num_heads = info.heads;

@@ -155,7 +155,7 @@ static int score(void *arg)
         code = ids_check(where, w->tokens, w->count, &info);
     code = ranks_together(code);
     if (!code)
-        code = memory_check(&w->models, options.model, options.kv_type, w->count);
+        code = memory_check(&w->models, options.model, options.kv_type, w->count, 1);
     if (code)
         goto end;
     progress_begin("score");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * librondo_lm: language models over rondo. Model folders as downloaded from Hugging Face (Llama, Mistral, Qwen), tokenizers,
+ * librondo_lm: language models over rondo. Model folders as downloaded from Hugging Face (Llama, Mistral, Qwen, Kimi Linear), tokenizers,
  * arrays in safetensors files, prefill and decode on tensor x context-parallel ranks, batching and sampling. Conventions as in rondo.h.
  */
 #ifndef RONDO_LM_H
@@ -109,8 +109,10 @@ typedef struct rondo_model_info {
     int64_t eos_count;
     int32_t biases;                /* linear layers that have one: RONDO_COST_Q + ... of rondo_cost_case */
     int32_t qk_norm;               /* 1: q and k are normalised, head by head */
+    int64_t kda_layers, kda_heads, kda_head_dim;   /* of Kimi Delta Attention: how many of the layers, and their heads; 0: none */
+    int32_t conv_taps, no_rope;    /* rows that their convolutions see; 1: layers of attention know no positions */
 } rondo_model_info;
-#define RONDO_MODEL_INFO_INIT { sizeof(rondo_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0 }
+#define RONDO_MODEL_INFO_INIT { sizeof(rondo_model_info), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0 }
 RONDO_API int rondo_model_query(const rondo_model *model, rondo_model_info *info) RONDO_MUST_CHECK;
 RONDO_API const rondo_tokenizer *rondo_model_tokenizer(const rondo_model *model);   /* NULL: opened without */
 
@@ -126,8 +128,9 @@ typedef struct rondo_estimate_desc {
     int64_t tokens;                /* of all sequences together, cached at the same time; 0: none */
     uint64_t memory;               /* what each rank has, for fit_tp and fit_cp; 0: not asked */
     int32_t ranks, reserved;       /* the most ranks that there can be, for these; 0 = 1024 */
+    int64_t sequences;             /* whose states layers of Kimi Delta Attention hold at the same time; 0: none */
 } rondo_estimate_desc;
-#define RONDO_ESTIMATE_DESC_INIT { sizeof(rondo_estimate_desc), 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0 }
+#define RONDO_ESTIMATE_DESC_INIT { sizeof(rondo_estimate_desc), 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0 }
 typedef struct rondo_estimate {
     size_t struct_size;
     uint64_t weight_bytes, kv_bytes;       /* of a rank at most: the largest part of each layer; of its share of `tokens` */
@@ -135,8 +138,9 @@ typedef struct rondo_estimate {
     uint64_t all_kv_bytes;                 /* of all ranks together */
     uint64_t kv_token_bytes;               /* one token's keys and values of all layers, with all KV heads once */
     int32_t fit_tp, fit_cp;                /* the fewest ranks of `memory` each that hold it, alike, divided as needs least; 0: not up to `ranks` */
+    uint64_t state_bytes, all_state_bytes; /* of layers of Kimi Delta Attention, which no token adds to: of a rank at most; of all ranks together */
 } rondo_estimate;
-#define RONDO_ESTIMATE_INIT { sizeof(rondo_estimate), 0, 0, 0, 0, 0, 0, 0 }
+#define RONDO_ESTIMATE_INIT { sizeof(rondo_estimate), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 RONDO_API int rondo_model_estimate(const char *dir, const rondo_estimate_desc *desc, rondo_estimate *estimate) RONDO_MUST_CHECK;
 
 /* ---- running: one rondo_lm a rank ---------------------------------------------------------------------------------- */
@@ -231,9 +235,10 @@ typedef struct rondo_lm_counters {
     int64_t first_tokens;                          /* new tokens that came of prefill: the first of each sequence */
     double first_seconds;                          /* part of prefill_seconds: logits and draws of these */
     int64_t steps, step_sequences;                 /* steps, and the live sequences that each found, all together */
-    uint64_t decode_bytes;                         /* of weights and cached keys and values that decoding has read on this rank */
+    uint64_t decode_bytes;                         /* of weights, cached keys and values, and states that decoding has read on this rank */
+    size_t state_bytes;                            /* of layers of Kimi Delta Attention, held by this rank */
 } rondo_lm_counters;
-#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0 }
+#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0 }
 RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].

@@ -31,6 +31,18 @@ folder windowed --window 7 --type f32
 folder llama --family llama --tied --type f16 --rope-theta 500000
 folder qwen2 --family qwen2 --window 9
 folder qwen3 --family qwen3 --tied
+folder kimi --family kimi_linear --layers 5 --kda-heads 3 --kda-dim 12
+for grid in "--cp 2" "--tp 2" "--cp 2 --tp 3"; do
+    # shellcheck disable=SC2086
+    "$RONDO" score -m "$scratch/kimi" --ids "$scratch/ids" --chunk 5 $grid --json >"$scratch/other" 2>"$scratch/err"
+    ok "... has one hash with $grid" sh -c "grep '\"hash\"' '$scratch/out' >'$scratch/a'; grep '\"hash\"' '$scratch/other' | cmp - '$scratch/a'"
+done
+echo 3 1 4 >"$scratch/prompt"
+"$RONDO" generate -m "$scratch/kimi" --ids --prompt-ids "$scratch/prompt" -n 4 --cp 2 --json >"$scratch/out" 2>"$scratch/err"
+ok "... generates, and tells its states" sh -c "grep -q state_bytes_per_rank '$scratch/out'"
+"$RONDO" plan run -m "$scratch/kimi" --tokens 100 --cached 0 --batch 1 --world 2 >"$scratch/out" 2>"$scratch/err"
+ok "... and has no plan: exit 2" test $? = 2
+ok "... in a sentence" grep -q 'Kimi Delta Attention' "$scratch/err"
 ok "... says what it is" sh -c "'$RONDO' info -m '$scratch/qwen3' | grep -q 'architecture *Qwen3ForCausalLM'"
 
 refused() { # text, exit code, what it says, arguments...

@@ -43,7 +43,7 @@ KIT_UNUSED static struct kit_config kit_defaults(const char *name)
 struct kit_tensor {
     char name[80];
     int dims;
-    int64_t shape[2], count;
+    int64_t shape[4], count;
     double *values;
 };
 

@@ -96,7 +96,7 @@ void rondo__attend_close(rondo_lm *lm)
 /* New keys and values of this rank's rows, into the slabs. */
 static int keep_keys(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks, int64_t count)
 {
-    const int64_t heads = lm->model->split.kv_heads, dim = lm->model->config.head_dim;
+    const int64_t heads = lm->model->split.kv_heads, dim = lm->model->config.head_dim, place = rondo__config_place(&lm->model->config, layer);
     const size_t row = lm->kv.row_bytes, head = heads ? row / (size_t)heads : 0, from = (size_t)dim * sizeof(float);
     int err = 0;
     for (int64_t i = 0; i < count && !err; i++) {
@@ -105,14 +105,14 @@ static int keep_keys(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chun
         if (rows == 0)
             continue;
         if (lm->kv.type != RONDO_Q8) {
-            err = rondo_convert(lm->ctx, rows * dim, RONDO_F32, lm->k + first, lm->kv.type, (char *)lm->kv.keys[layer] + to);
+            err = rondo_convert(lm->ctx, rows * dim, RONDO_F32, lm->k + first, lm->kv.type, (char *)lm->kv.keys[place] + to);
             if (!err)
-                err = rondo_convert(lm->ctx, rows * dim, RONDO_F32, lm->v + first, lm->kv.type, (char *)lm->kv.values[layer] + to);
+                err = rondo_convert(lm->ctx, rows * dim, RONDO_F32, lm->v + first, lm->kv.type, (char *)lm->kv.values[place] + to);
             continue;
         }
-        err = rondo_convert_rows(lm->ctx, rows, dim, RONDO_F32, lm->k + first, from, lm->kv.type, (char *)lm->kv.keys[layer] + to, head);
+        err = rondo_convert_rows(lm->ctx, rows, dim, RONDO_F32, lm->k + first, from, lm->kv.type, (char *)lm->kv.keys[place] + to, head);
         if (!err)
-            err = rondo_convert_rows(lm->ctx, rows, dim, RONDO_F32, lm->v + first, from, lm->kv.type, (char *)lm->kv.values[layer] + to, head);
+            err = rondo_convert_rows(lm->ctx, rows, dim, RONDO_F32, lm->v + first, from, lm->kv.type, (char *)lm->kv.values[place] + to, head);
     }
     return err;
 }
@@ -133,6 +133,7 @@ int rondo__attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks,
                   void *user)
 {
     const int64_t width = lm->model->split.heads * lm->model->config.head_dim, dim = lm->model->config.head_dim;
+    const int64_t place = rondo__config_place(&lm->model->config, layer);
     int err = keep_keys(lm, layer, chunks, count);
     for (int32_t i = 0; i < lm->piece_count && !err; i++) {
         const struct rondo_piece *piece = &lm->pieces[i];
@@ -141,8 +142,8 @@ int rondo__attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks,
         io.q = rondo_tensor_dense(lm->q + piece->head * dim, RONDO_F32, 3, shape);
         io.q.stride[0] = width;
         io.out = io.q;
-        io.k = cached(lm, piece, lm->kv.keys[layer]);
-        io.v = cached(lm, piece, lm->kv.values[layer]);
+        io.k = cached(lm, piece, lm->kv.keys[place]);
+        io.v = cached(lm, piece, lm->kv.values[place]);
         io.kv_row = lm->pass.kv_first;
         io.progress = i == 0 ? progress : NULL;
         io.user = user;

@@ -6,6 +6,8 @@
  *     x = embedding;  per layer:  h = norm(x);  q, k, v = Wq h, Wk h, Wv h;  rope;  k, v to the cache;  q = attention(q);
  *     x += Wo q;  h = norm(x);  x += Wdown(silu(Wgate h) * Wup h)
  *
+ * Layers of Kimi Delta Attention have another first half: kda.c.
+ *
  * Between layers each rank of a group keeps some rows of x. What goes into column-parallel layers is gathered, what comes out of row-parallel
  * ones is summed over nodes of the tree of leaves (rondo_tp_linear()), so that neither the ranks nor the other rows of a pass reach a row's
  * bits (rondo-numerics(7)). Where layers are spread over context-parallel ranks too, rows and columns change places before and after
@@ -182,7 +184,8 @@ static int in_attention(void *user, double done)
     return layer_part(p, p->attention * done);
 }
 
-static double attention_part(const rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count)
+/* kda: of layers of Kimi Delta Attention, where it is the walk. */
+static double attention_part(const rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count, bool kda)
 {
     const struct rondo_config *c = &lm->model->config;
     double keys = 0.0, tokens = 0.0;
@@ -193,7 +196,9 @@ static double attention_part(const rondo_lm *lm, const struct rondo_chunk *chunk
     }
     const double q_width = (double)(c->heads * c->head_dim), kv_width = (double)(c->kv_heads * c->head_dim);
     const double weights = (double)c->hidden * (2.0 * q_width + 2.0 * kv_width + 3.0 * (double)c->intermediate);
-    const double attention = 2.0 * q_width * keys, linear = weights * tokens;
+    const double width = (double)(c->kda_heads * c->kda_dim), dim = (double)c->kda_dim;
+    const double others = 4.0 * width * (double)c->hidden + 2.0 * dim * ((double)c->hidden + width) + 3.0 * (double)c->hidden * (double)c->intermediate;
+    const double attention = kda ? 3.5 * width * dim * tokens : 2.0 * q_width * keys, linear = (kda ? others : weights) * tokens;
     return attention + linear > 0.0 ? attention / (attention + linear) : 0.0;
 }
 
@@ -247,10 +252,46 @@ static int turn(rondo_lm *lm, const struct rondo_layer *y)
         err = rondo_rmsnorm(lm->ctx, rows * s->heads, c->head_dim, lm->q, y->q_norm, (float)c->rms_eps, lm->q);
     if (!err && y->k_norm)
         err = rondo_rmsnorm(lm->ctx, rows * s->kv_heads, c->head_dim, lm->k, y->k_norm, (float)c->rms_eps, lm->k);
-    if (!err)
+    if (!err && !c->no_rope)
         err = rondo_rope(lm->ctx, rows, s->heads, c->rope.dim, lm->q, s->heads * c->head_dim, c->head_dim, lm->table);
-    if (!err)
+    if (!err && !c->no_rope)
         err = rondo_rope(lm->ctx, rows, s->kv_heads, c->rope.dim, lm->k, s->kv_heads * c->head_dim, c->head_dim, lm->table);
+    return err;
+}
+
+/* A low-rank projection of the block in h. */
+static int low_rank(rondo_lm *lm, const rondo_linear *a, const rondo_linear *b, const struct block *block, int64_t width, float *y)
+{
+    const int64_t dim = lm->model->config.kda_dim;
+    int err = columns(lm, a, NULL, block, dim, lm->kda.low);
+    return err || !b ? err : rondo_linear_execute(b, lm->ctx, block->count, lm->kda.low, dim, y, width, NULL, 0);
+}
+
+/* q, k, v, gates and beta of this rank's heads and the group's rows, then the walk. */
+static int attend_linearly(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks, int64_t count)
+{
+    const struct rondo_kda_layer *y = &lm->model->layers[layer].kda;
+    const int64_t heads = lm->model->split.kda_heads, width = heads * lm->model->config.kda_dim;
+    const rondo_linear *const linears[] = { y->q, y->k, y->v };
+    struct rondo_kda *d = &lm->kda;
+    double begin = clock_of(lm);
+    int err = 0;
+    FOR_BLOCKS(lm, b, err) {
+        err = gather(lm, &b, lm->model->layers[layer].attention_norm);
+        for (int i = 0; i < 3 && !err; i++)
+            err = columns(lm, linears[i], NULL, &b, width, d->made[i] + b.first * width);
+        if (!err)
+            err = low_rank(lm, y->f_a, y->f_b, &b, width, d->made[3] + b.first * width);
+        if (!err)
+            err = columns(lm, y->beta, NULL, &b, heads, d->made[4] + b.first * heads);
+        if (!err)
+            err = low_rank(lm, y->g_a, y->g_b, &b, width, d->z + b.first * width);
+    }
+    mark(lm, "q, k, v of layer", layer, begin);
+    begin = clock_of(lm);
+    if (!err)
+        err = rondo__kda(lm, layer, chunks, count);
+    mark(lm, "linear attention of layer", layer, begin);
     return err;
 }
 
@@ -259,6 +300,8 @@ static int attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks,
     const struct rondo_layer *y = &lm->model->layers[layer];
     const struct rondo_split *s = &lm->model->split;
     const bool told = lm->desc.progress && lm->progress_total > 0;
+    if (rondo__config_is_kda(&lm->model->config, layer))
+        return attend_linearly(lm, layer, chunks, count);
     double begin = clock_of(lm);
     int err = project(lm, y);
     mark(lm, "q, k, v of layer", layer, begin);
@@ -275,9 +318,13 @@ static int attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks,
 }
 
 /* Attention's output as the output projection reads it: so many columns of all rows of the group. */
-static const float *attended(const rondo_lm *lm, int64_t *width)
+static float *attended(const rondo_lm *lm, int64_t layer, int64_t *width)
 {
     const struct rondo_split *s = &lm->model->split;
+    if (rondo__config_is_kda(&lm->model->config, layer)) {
+        *width = s->kda_heads * lm->model->config.kda_dim;
+        return rondo__kda_out(lm);
+    }
     *width = lm->spread ? s->out_begin[s->c + 1] - s->out_begin[s->c] : s->heads * lm->model->config.head_dim;
     return lm->spread ? lm->spread_q : lm->q;
 }
@@ -286,12 +333,13 @@ static int finish_layer(rondo_lm *lm, int64_t layer, struct layer_progress *prog
 {
     const struct rondo_layer *y = &lm->model->layers[layer];
     const int64_t mlp = lm->model->split.mlp_columns;
+    const bool kda = rondo__config_is_kda(&lm->model->config, layer);
     int64_t width;
-    const float *out = attended(lm, &width);
+    const float *out = attended(lm, layer, &width);
     int err = 0;
     FOR_BLOCKS(lm, b, err) {
         double begin = clock_of(lm);
-        err = sum(lm, y->o, y->o_bias, &b, out + b.first * width, width);
+        err = sum(lm, kda ? y->kda.o : y->o, y->o_bias, &b, out + b.first * width, width);
         mark(lm, "output of layer", layer, begin);
         begin = clock_of(lm);
         if (!err)
@@ -318,7 +366,7 @@ static int keep_wanted(rondo_lm *lm)
 {
     const int64_t hidden = lm->model->config.hidden, before = lm->rows.all, wanted = lm->wanted_count;
     int64_t width, i = 0;
-    float *out = (float *)(uintptr_t)attended(lm, &width);
+    float *out = attended(lm, lm->model->config.layers - 1, &width);
     int err = 0;
     if (wanted == before)
         return 0;
@@ -355,13 +403,17 @@ int rondo__forward(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, bool
         err = rondo__rows_list(lm, chunks, count);
     if (!err)
         err = embed(lm);
-    if (!err)
+    if (!err && lm->kv.layers)
         err = rondo__attend_plan(lm, count, decode);
+    if (!err)
+        err = rondo__kda_begin(lm, chunks, count);
     for (int64_t i = 0; i < count; i++)
         tokens += chunks[i].count;
-    struct layer_progress progress = { lm, tokens, 0, attention_part(lm, chunks, count) };
+    const double parts[] = { attention_part(lm, chunks, count, false), attention_part(lm, chunks, count, true) };
+    struct layer_progress progress = { lm, tokens, 0, 0.0 };
     for (int64_t layer = 0; layer < layers && !err; layer++) {
         progress.layer = layer;
+        progress.attention = parts[rondo__config_is_kda(&lm->model->config, layer)];
         err = attend(lm, layer, chunks, count, decode, &progress);
         if (!err && layer == layers - 1)
             err = keep_wanted(lm);
@@ -371,10 +423,11 @@ int rondo__forward(rondo_lm *lm, struct rondo_chunk *chunks, int64_t count, bool
             err = layer_part(&progress, 1.0);
     }
     lm->gathered = -1;
-    size_t held = lm->float_room + lm->attention_room + lm->picked_room;
+    size_t held = lm->float_room + lm->attention_room + lm->picked_room + lm->kda.float_room + lm->kda.order_room;
     if (held > lm->counters.workspace_bytes)
         lm->counters.workspace_bytes = held;
     lm->counters.kv_bytes = rondo__kv_bytes(&lm->kv);
+    lm->counters.state_bytes = lm->kda.held;
     return err;
 }
 

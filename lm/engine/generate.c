@@ -277,7 +277,7 @@ static int64_t seen_here(rondo_lm *lm, const struct rondo_chunk *p)
     return seen;
 }
 
-/* Counts what a decode pass has read on this rank: each weight once, where the group had a row, and the keys and values of each sequence. */
+/* Counts what a decode pass has read on this rank: each weight once, where the group had a row, and the keys, values and states of each sequence. */
 static int count_read(rondo_lm *lm, int64_t count)
 {
     const rondo_model *m = lm->model;
@@ -290,7 +290,8 @@ static int count_read(rondo_lm *lm, int64_t count)
             return (int)seen;
         keys += (uint64_t)seen;
     }
-    lm->counters.decode_bytes += (lm->rows.all ? weights : 0) + 2 * keys * (uint64_t)lm->kv.row_bytes * (uint64_t)lm->kv.layers;
+    lm->counters.decode_bytes += (lm->rows.all ? weights : 0) + 2 * keys * (uint64_t)lm->kv.row_bytes * (uint64_t)lm->kv.layers +
+                                 (lm->kda.heads ? (uint64_t)count * lm->kda.seat_bytes : 0);
     return 0;
 }
 

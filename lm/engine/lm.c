@@ -174,7 +174,9 @@ static int set_up(rondo_lm *lm)
         return rondo__fail(RONDO_ENOMEM, "rondo_lm_create: a row of the KV cache would not fit the address space");
     err = make_placement(lm, &lm->placement);
     if (!err)
-        err = rondo__kv_open(&lm->kv, lm->desc.kv_type, c->layers, row);
+        err = rondo__kv_open(&lm->kv, lm->desc.kv_type, c->layers - c->kda_layers, row);
+    if (!err)
+        err = rondo__kda_make(lm);
     if (!err)
         err = rondo__seats(lm, FIRST_SEATS);
     lm->desc.leaf = lm->desc.leaf ? lm->desc.leaf : 128;
@@ -241,6 +243,7 @@ void rondo_lm_destroy(rondo_lm *lm)
     rondo__free(lm->free_seats);
     rondo_placement_destroy(lm->placement);
     rondo__kv_close(&lm->kv);
+    rondo__kda_close(lm);
     rondo__free(lm->floats);
     rondo__attend_close(lm);
     rondo__free(lm->attention_space);

@@ -2,7 +2,7 @@
  *
  * What the files that run a model share: one rank's rondo_lm, its sequences, and one forward pass (forward.c) over chunks of
  * some sequences. lm.c has its life, ranks.c how ranks stand to each other, sequence.c sequences and their seats, rows.c the rows of a pass,
- * attend.c its attention, generate.c steps, score.c scores, sampling.c picks tokens, text.c makes text of them, simple.c the one call.
+ * attend.c its attention, kda.c its linear attention, generate.c steps, score.c scores, sampling.c picks tokens, text.c makes text of them, simple.c the one call.
  */
 #ifndef RONDO_LM_LM_H
 #define RONDO_LM_LM_H
@@ -72,6 +72,32 @@ struct rondo_piece {
     rondo_attention *plan[2];      /* of prefill, of decode */
 };
 
+struct rondo_kda_plan {
+    int64_t tokens;
+    rondo_delta *plan;
+};
+
+/* Layers of Kimi Delta Attention: kda.c's. */
+struct rondo_kda {
+    int64_t head, heads, width;    /* of this tensor-parallel part's heads those that this rank walks, from `head` on; their columns */
+    int64_t *begin, *packed_begin; /* [cp + 1]: where the columns of each context-parallel rank begin, in what comes out and what goes in */
+    float *taps;
+    int64_t layer_floats;          /* that a layer has of a sequence's states */
+    size_t seat_bytes, held;       /* a sequence's, all sequences' */
+    float **state;                 /* [seats]; NULL: none */
+    int64_t seats;
+    rondo_delta *one;              /* of one token */
+    struct rondo_kda_plan *plans;  /* [plan_room]: of each chunk of more */
+    int64_t plan_room;
+    /* of a pass */
+    int64_t *order;                /* [rows of the pass] */
+    size_t order_room;
+    float *floats;
+    size_t float_room;
+    float *made[5], *z, *low;      /* q, k, v, gates, beta of the group's rows; gates of the output; a block's low-rank projection */
+    float *walked[5], *out, *packed, *swapped;
+};
+
 /* Rows of a group that go through linear layers at once: bounds what is as wide as the MLP; rows are independent. */
 #define RONDO_LM_BLOCK 512
 
@@ -90,10 +116,13 @@ struct rondo_lm {
     rondo_context *layers;         /* those that share linear layers, by w; NULL: this one alone, as `group` */
     rondo_context *own_heads, *own_layers;   /* the two, where they are not ctx */
     rondo_tp *group;               /* over layers */
-    rondo_tp *swap;                /* over heads, when spread */
+    rondo_tp *swap;                /* over heads, when spread or with layers of Kimi Delta Attention */
+    rondo_context *alone;          /* this rank only, where there are such layers */
+    rondo_context *own_alone;      /* the same, where it is not ctx */
 
     rondo_placement *placement;
     struct rondo_kv kv;
+    struct rondo_kda kda;
     int64_t seats;
     int64_t *free_seats;           /* [seats]; the last one is taken next */
     int64_t free_count;
@@ -191,6 +220,17 @@ int rondo__attend_plan(rondo_lm *lm, int64_t count, bool decode);
 int rondo__attend(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks, int64_t count, bool decode, int (*progress)(void *user, double done),
                   void *user);
 void rondo__attend_close(rondo_lm *lm);
+
+/* ---- kda.c ---- */
+int rondo__kda_make(rondo_lm *lm);               /* ranks are placed */
+void rondo__kda_close(rondo_lm *lm);
+int rondo__kda_seats(rondo_lm *lm, int64_t seats);
+void rondo__kda_drop(rondo_lm *lm, int64_t seat);
+/* Room, states and plans of a pass, whose rows are placed; afterwards a layer: from what kda.made and kda.z hold of all rows of the group to
+ * rondo__kda_out(), this rank's columns of them as the output projection reads them. */
+int rondo__kda_begin(rondo_lm *lm, const struct rondo_chunk *chunks, int64_t count);
+int rondo__kda(rondo_lm *lm, int64_t layer, const struct rondo_chunk *chunks, int64_t count);
+float *rondo__kda_out(const rondo_lm *lm);
 
 /* ---- forward.c ---- */
 /* Appends the chunks to placement and cache and runs all layers; afterwards lm->wanted tells the group's rows that are left. */

@@ -45,6 +45,7 @@ int rondo__member_rank(const rondo_lm *lm, int32_t c, int32_t w)
 /* Collective. What stands for all ranks in their own order is the caller's context itself. */
 int rondo__ranks_open(rondo_lm *lm)
 {
+    const bool kda = lm->model->config.kda_layers > 0;
     int err = 0;
     if (lm->tp == 1)
         lm->heads = lm->ctx;
@@ -52,6 +53,11 @@ int rondo__ranks_open(rondo_lm *lm)
         err = rondo_context_split(&lm->own_heads, lm->ctx, lm->t, lm->c);
     if (!err && lm->own_heads)
         lm->heads = lm->own_heads;
+    if (!err && kda && lm->ranks > 1)
+        err = rondo_context_split(&lm->own_alone, lm->ctx, lm->rank, 0);
+    lm->alone = lm->own_alone ? lm->own_alone : lm->ctx;
+    if (!err && lm->cp > 1 && (lm->spread || kda))
+        err = rondo_tp_create(&lm->swap, lm->heads, NULL);
     if (err || lm->members == 1)
         return err;
     if (lm->cp == 1 || (lm->spread && lm->tp == 1))
@@ -60,11 +66,7 @@ int rondo__ranks_open(rondo_lm *lm)
         err = rondo_context_split(&lm->own_layers, lm->ctx, lm->spread ? 0 : lm->c, lm->w);
     if (!err && lm->own_layers)
         lm->layers = lm->own_layers;
-    if (!err)
-        err = rondo_tp_create(&lm->group, lm->layers, NULL);
-    if (!err && lm->spread)
-        err = rondo_tp_create(&lm->swap, lm->heads, NULL);
-    return err;
+    return err ? err : rondo_tp_create(&lm->group, lm->layers, NULL);
 }
 
 void rondo__ranks_close(rondo_lm *lm)
@@ -73,4 +75,5 @@ void rondo__ranks_close(rondo_lm *lm)
     rondo_tp_destroy(lm->swap);
     rondo_context_destroy(lm->own_layers);
     rondo_context_destroy(lm->own_heads);
+    rondo_context_destroy(lm->own_alone);
 }

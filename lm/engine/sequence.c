@@ -22,6 +22,8 @@ int rondo__seats(rondo_lm *lm, int64_t seats)
     int err = rondo_placement_grow(lm->placement, seats);
     if (!err)
         err = rondo__kv_seats(&lm->kv, seats);
+    if (!err)
+        err = rondo__kda_seats(lm, seats);
     int64_t *list = err ? NULL : rondo__alloc((size_t)seats * sizeof *list);
     if (!err && !list)
         err = rondo__fail(RONDO_ENOMEM, "no memory for %lld sequences", (long long)seats);
@@ -52,6 +54,7 @@ void rondo__seat_give(rondo_lm *lm, int64_t seat)
 {
     lm->free_seats[lm->free_count++] = seat;
     rondo__kv_drop(&lm->kv, seat);
+    rondo__kda_drop(lm, seat);
     /* Resetting takes nothing and fails only for a seat that is not there. */
     if (rondo_placement_reset(lm->placement, seat))
         lm->failed = RONDO_EINVAL;

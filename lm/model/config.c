@@ -4,7 +4,7 @@
  * family's own defaults. A field that would change the computation and that we do not honour is refused by name; numbers must
  * lie in the ranges of config.h. Called by model.c. rope.* of the file is read by config_rope.c.
  *
- * Reference: transformers, models/{llama,mistral,qwen2,qwen3}/configuration_*.py.
+ * Reference: transformers, models/{llama,mistral,qwen2,qwen3}/configuration_*.py; config_linear.c has the fifth's.
  */
 #include "lm/model/config.h"
 
@@ -111,6 +111,7 @@ static const struct family families[] = {
     { "MistralForCausalLM", "mistral", RONDO_FAMILY_MISTRAL, 14336, 32000, 131072, 8, 0, 1, 2 },
     { "Qwen2ForCausalLM", "qwen2", RONDO_FAMILY_QWEN2, 22016, 151936, 32768, 32, 0, -1, -1 },
     { "Qwen3ForCausalLM", "qwen3", RONDO_FAMILY_QWEN3, 22016, 151936, 32768, 32, 128, -1, -1 },
+    { "KimiLinearForCausalLM", "kimi_linear", RONDO_FAMILY_KIMI, 11008, 163840, 1 << 20, 0, 0, 1, 2 },
 };
 enum { FAMILIES = sizeof families / sizeof families[0] };
 
@@ -144,8 +145,8 @@ static const struct family *read_architecture(struct rondo__fields *f, const jso
         snprintf(c->architecture, sizeof c->architecture, "%s", families[i].architecture);
         return &families[i];
     }
-    f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s \"%s\" is not supported; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM and "
-                         "Qwen3ForCausalLM are", f->path, name ? "architecture" : "model_type", rondo__show(shown, name ? name : type));
+    f->err = rondo__fail(RONDO_ENOTSUP, "%s: %s \"%s\" is not supported; LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "
+                         "Qwen3ForCausalLM and KimiLinearForCausalLM are", f->path, name ? "architecture" : "model_type", rondo__show(shown, name ? name : type));
     return NULL;
 }
 
@@ -175,7 +176,7 @@ static const char *const known[] = {
     "is_llama_config", "transformers.js_config", "id2label", "label2id", "tokenizer_class", "max_length", "min_length", "temperature", "top_k",
     "top_p", "typical_p", "do_sample", "num_beams", "num_beam_groups", "num_return_sequences", "length_penalty", "repetition_penalty",
     "diversity_penalty", "_commit_hash", "torchscript", "use_bfloat16", "tie_encoder_decoder", "is_encoder_decoder", "add_cross_attention",
-    "quantization_config", "problem_type", "finetuning_task", "task_specific_params", "neftune_noise_alpha",
+    "linear_attn_config", "mla_use_nope", "model_max_length", "quantization_config", "problem_type", "finetuning_task", "task_specific_params", "neftune_noise_alpha",
 };
 
 static bool is_known(const char *key)
@@ -332,7 +333,8 @@ static void read_window(struct rondo__fields *f, const json_t *root, struct rond
     if (f->err)
         return;
     if (!mistral && c->window) {
-        f->err = rondo__fail(RONDO_ENOTSUP, "%s: sliding_window is %lld, which LlamaForCausalLM does not have", f->path, (long long)c->window);
+        f->err = rondo__fail(RONDO_ENOTSUP, "%s: sliding_window is %lld, which %s does not have", f->path, (long long)c->window,
+                             c->architecture);
         return;
     }
     if (c->window && !used)
@@ -432,10 +434,14 @@ int rondo__config_read(struct rondo_config *out, const char *dir)
         goto done;
     struct rondo__fields f = { path, 0 };
     const struct family *family = read_architecture(&f, root, &c);
+    if (!f.err && c.family == RONDO_FAMILY_KIMI)
+        rondo__config_linear_others(&f, root);
     if (!f.err)
         check_other(&f, root);
     if (!f.err)
         read_shape(&f, root, family, &c);
+    if (!f.err && c.family == RONDO_FAMILY_KIMI)
+        rondo__config_linear(&f, root, &c);
     if (!f.err)
         read_extras(&f, root, &c);
     if (!f.err)

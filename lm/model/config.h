@@ -13,7 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum rondo_family { RONDO_FAMILY_LLAMA = 1, RONDO_FAMILY_MISTRAL = 2, RONDO_FAMILY_QWEN2 = 3, RONDO_FAMILY_QWEN3 = 4 };
+enum rondo_family { RONDO_FAMILY_LLAMA = 1, RONDO_FAMILY_MISTRAL = 2, RONDO_FAMILY_QWEN2 = 3, RONDO_FAMILY_QWEN3 = 4,
+                    RONDO_FAMILY_KIMI = 5 };
 
 enum rondo_rope_kind { RONDO_ROPE_DEFAULT = 0, RONDO_ROPE_LINEAR, RONDO_ROPE_DYNAMIC, RONDO_ROPE_LLAMA3, RONDO_ROPE_YARN };
 
@@ -52,6 +53,11 @@ struct rondo_config {
     bool qk_norm;                    /* q_norm, k_norm: an RMSNorm of each head before it rotates */
     bool int8;                       /* layers may be stored as whole numbers of 8 bits with scales (quantization_config) */
     struct rondo_rope_config rope;
+    bool no_rope;                    /* mla_use_nope: attention knows no positions */
+    int32_t conv_taps;               /* short_conv_kernel_size of layers of Kimi Delta Attention */
+    int64_t kda_layers;              /* how many of the layers are such; 0: none, and what follows is 0 too */
+    int64_t kda_heads, kda_dim;      /* linear_attn_config.num_heads, head_dim: of keys and of values */
+    uint8_t kda[RONDO_CONFIG_LAYERS_MAX / 8];   /* which: bit i % 8 of kda[i / 8] */
     int32_t bos;                     /* -1: none */
     int32_t eos[RONDO_CONFIG_EOS_MAX];
     int64_t eos_count;               /* generation_config.json's list where it has one; may be 0 */
@@ -60,6 +66,10 @@ struct rondo_config {
 /* Reads dir/config.json and, where it exists, dir/generation_config.json. RONDO_EIO, RONDO_EFORMAT (the field's name is in the
  * sentence), RONDO_ENOTSUP (architecture, activation, rope type ... refused by name). */
 int rondo__config_read(struct rondo_config *out, const char *dir);
+
+static inline bool rondo__config_is_kda(const struct rondo_config *config, int64_t layer) { return config->kda[layer / 8] >> layer % 8 & 1; }
+/* How many of the layers before this one are of its kind: where its states or its keys are. */
+int64_t rondo__config_place(const struct rondo_config *config, int64_t layer);
 
 /* "default", "linear", "dynamic", "llama3", "yarn" */
 const char *rondo__rope_name(int kind);

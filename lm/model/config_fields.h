@@ -28,6 +28,11 @@ const char *rondo__field_string(struct rondo__fields *f, const json_t *object, c
 /* Fills c->rope; head_dim and max_positions are there already. */
 void rondo__config_rope(struct rondo__fields *f, const json_t *root, struct rondo_config *c);
 
+/* Layers of Kimi Delta Attention (config_linear.c); the number of layers is there already. */
+void rondo__config_linear(struct rondo__fields *f, const json_t *root, struct rondo_config *c);
+/* What of such a model is refused by name, before anything else is. */
+void rondo__config_linear_others(struct rondo__fields *f, const json_t *root);
+
 /* c->int8 where the file says that layers have weights of 8 bits; other kinds of quantised weights are refused by name. */
 void rondo__config_quant(struct rondo__fields *f, const json_t *root, struct rondo_config *c);
 

@@ -16,7 +16,7 @@
 struct whole {
     const struct rondo_model *model;
     int32_t group;
-    uint64_t q, kv, o, mlp, down, vocabulary, every;   /* every: norms and whole biases, which each rank has */
+    uint64_t q, kv, o, kda, mlp, down, vocabulary, every;   /* every: norms and whole biases, which each rank has */
 };
 
 /* A share of `bytes`: `part` of `total`, rounded up. bytes * part may be more than 64 bits hold; total is below 2^31 (config.c). */
@@ -35,7 +35,8 @@ static int count(void *arg, const struct rondo_weight *w)
     if (to == (const char *)&m->head || to == (const char *)&m->embedding) {
         of = &a->vocabulary;
     } else if (to >= layers && to < (const char *)(m->layers + m->config.layers)) {
-        switch ((size_t)(to - layers) % sizeof *m->layers) {
+        const size_t place = (size_t)(to - layers) % sizeof *m->layers;
+        switch (place) {
         case offsetof(struct rondo_layer, q): case offsetof(struct rondo_layer, q_bias):
             of = &a->q;
             break;
@@ -53,12 +54,38 @@ static int count(void *arg, const struct rondo_weight *w)
         case offsetof(struct rondo_layer, down):
             of = &a->down;
             break;
+        case offsetof(struct rondo_layer, kda.f_a): case offsetof(struct rondo_layer, kda.g_a): case offsetof(struct rondo_layer, kda.norm):
+            break;
         default:
+            if (place >= offsetof(struct rondo_layer, kda) && place < offsetof(struct rondo_layer, kda) + sizeof m->layers->kda)
+                of = &a->kda;
             break;
         }
     }
     *of += rondo__weights_bytes(w, a->group);
     return 0;
+}
+
+/* More bytes than this are so many: sums of two stay numbers. */
+#define BYTES_MOST (UINT64_MAX / 4)
+
+static uint64_t at_most(uint64_t bytes)
+{
+    return bytes < BYTES_MOST ? bytes : BYTES_MOST;
+}
+
+/* The share of the heads of Kimi Delta Attention that one of the ranks has, rounded as bytes are; none of a model without. */
+static uint64_t kda_share(const struct whole *a, int64_t heads)
+{
+    return a->kda ? share_of(a->kda, heads, a->model->config.kda_heads) : 0;
+}
+
+/* States of so many sequences, of so many heads, with the rows that convolutions keep. */
+static uint64_t states(const struct rondo_config *c, int64_t heads, int64_t sequences)
+{
+    const uint64_t floats = ((uint64_t)(heads * c->kda_dim) * (uint64_t)(c->kda_dim + 3 * (c->conv_taps - 1)) + 15) & ~(uint64_t)15;
+    const uint64_t each = heads ? (uint64_t)c->kda_layers * floats * sizeof(float) : 0;
+    return each && (uint64_t)sequences > BYTES_MOST / each ? BYTES_MOST : each * (uint64_t)sequences;
 }
 
 /* The most query heads and KV heads that one of tp ranks has; where these are more than KV heads, a run that begins late in its group. */
@@ -79,25 +106,18 @@ static uint64_t largest(const struct whole *a, int64_t tp, int64_t cp)
     const struct rondo_config *c = &a->model->config;
     int64_t kv_heads;
     const int64_t heads = most_heads(c, tp, &kv_heads), leaves = rondo__split_down_leaves(c);
+    const int64_t kda = (c->kda_heads + tp - 1) / tp;
     const int64_t mlp = (leaves + tp * cp - 1) / (tp * cp), ids = (c->vocabulary + tp * cp - 1) / (tp * cp);
     return a->every + share_of(a->q, (heads * c->head_dim + cp - 1) / cp, c->heads * c->head_dim) +
            share_of(a->kv, (kv_heads * c->head_dim + cp - 1) / cp, c->kv_heads * c->head_dim) + share_of(a->o, (heads + cp - 1) / cp, c->heads) +
-           share_of(a->mlp + a->down, mlp, leaves) + share_of(a->vocabulary, ids, c->vocabulary);
-}
-
-/* More bytes than this are so many: sums of two stay numbers. */
-#define BYTES_MOST (UINT64_MAX / 4)
-
-static uint64_t at_most(uint64_t bytes)
-{
-    return bytes < BYTES_MOST ? bytes : BYTES_MOST;
+           kda_share(a, (kda + cp - 1) / cp) + share_of(a->mlp + a->down, mlp, leaves) + share_of(a->vocabulary, ids, c->vocabulary);
 }
 
 /* Keys and values of `tokens` that one of cp ranks has, of so many heads. */
 static uint64_t cache(const struct rondo_config *c, int32_t type, int64_t heads, int64_t tokens, int64_t cp)
 {
     const uint64_t leaves = ((uint64_t)tokens + KV_LEAF - 1) / KV_LEAF, mine = cp > 1 ? (leaves + (uint64_t)cp - 1) / (uint64_t)cp * KV_LEAF : (uint64_t)tokens;
-    const uint64_t token = (uint64_t)(2 * c->layers * heads) * rondo_row_bytes(type, c->head_dim);
+    const uint64_t token = (uint64_t)(2 * (c->layers - c->kda_layers) * heads) * rondo_row_bytes(type, c->head_dim);
     return token && mine > BYTES_MOST / token ? BYTES_MOST : mine * token;
 }
 
@@ -132,12 +152,22 @@ static int divide(const struct whole *a, const rondo_estimate_desc *d, rondo_est
             break;
         const uint64_t bytes = a->every + share_of(a->q, q, c->heads * c->head_dim) + share_of(a->kv, kv, c->kv_heads * c->head_dim) +
                                share_of(a->o, s.o_begin[w + 1] - s.o_begin[w], c->heads) +
+                               kda_share(a, s.kda_begin[w + 1] - s.kda_begin[w]) +
                                share_of(a->mlp + a->down, s.down_begin[w + 1] - s.down_begin[w], leaves) +
                                share_of(a->vocabulary, ids, c->vocabulary);
         const uint64_t cached = cache(c, d->kv_type, kv_heads, d->tokens, d->cp_ranks);
         e->all_weight_bytes += bytes;
         e->weight_bytes = bytes > e->weight_bytes ? bytes : e->weight_bytes;
         e->kv_bytes = cached > e->kv_bytes ? cached : e->kv_bytes;
+        /* States are dealt to context-parallel ranks also where layers are not. */
+        const int64_t kda = s.kda_begin[(t + 1) * over] - s.kda_begin[t * over];
+        int64_t mine;
+        for (int32_t j = d->spread ? i : 0; j < (d->spread ? i + 1 : d->cp_ranks) && !err; j++) {
+            err = columns_of(kda, d->cp_ranks, NULL, j, &mine);
+            const uint64_t held = err ? 0 : states(c, mine, d->sequences);
+            e->state_bytes = held > e->state_bytes ? held : e->state_bytes;
+            e->all_state_bytes = at_most(e->all_state_bytes + held);
+        }
         if (i == 0)
             e->all_kv_bytes = at_most(e->all_kv_bytes + cache(c, d->kv_type, kv_heads, d->tokens, 1));
     }
@@ -158,7 +188,8 @@ static void fit(const struct whole *a, const rondo_estimate_desc *d, rondo_estim
             if (n % tp)
                 continue;
             (void)most_heads(c, tp, &kv_heads);
-            const uint64_t bytes = largest(a, tp, d->spread ? n / tp : 1) + cache(c, d->kv_type, kv_heads, d->tokens, n / tp);
+            const uint64_t bytes = largest(a, tp, d->spread ? n / tp : 1) + cache(c, d->kv_type, kv_heads, d->tokens, n / tp) +
+                                   states(c, ((c->kda_heads + tp - 1) / tp + n / tp - 1) / (n / tp), d->sequences);
             if (bytes > least || (e->fit_tp && bytes == least))
                 continue;
             least = bytes;
@@ -182,6 +213,8 @@ static int check(rondo_estimate_desc *d)
     if (d->ranks < 0 || d->ranks > RONDO_MODEL_RANKS_MAX)
         return rondo__fail(RONDO_EINVAL, "rondo_model_estimate: ranks is %d; 1 to %d can share a model, 0 means %d", (int)d->ranks,
                            RONDO_MODEL_RANKS_MAX, RANKS);
+    if (d->sequences < 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_model_estimate: sequences is %lld; it must not be negative", (long long)d->sequences);
     if (d->tokens < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_model_estimate: tokens is %lld; it must not be negative", (long long)d->tokens);
     if ((d->weights && !rondo_type_size(d->weights)) || !rondo_type_size(d->kv_type))

@@ -90,7 +90,8 @@ static uint64_t fingerprint(const rondo_model *m, const rondo_model_desc *d)
     const uint64_t words[] = {
         (uint64_t)c->family, (uint64_t)c->layers, (uint64_t)c->hidden, (uint64_t)c->intermediate, (uint64_t)c->heads,
         (uint64_t)c->kv_heads, (uint64_t)c->head_dim, (uint64_t)c->vocabulary, (uint64_t)c->window, word_of(c->rms_eps), c->tied,
-        c->qkv_bias, c->o_bias, c->mlp_bias, c->qk_norm, (uint64_t)r->kind, (uint64_t)r->dim, word_of(r->theta), word_of(r->factor),
+        c->qkv_bias, c->o_bias, c->mlp_bias, c->qk_norm, c->no_rope, (uint64_t)c->conv_taps, (uint64_t)c->kda_heads, (uint64_t)c->kda_dim,
+        (uint64_t)r->kind, (uint64_t)r->dim, word_of(r->theta), word_of(r->factor),
         (uint64_t)r->original_max_positions, word_of(r->low_freq_factor), word_of(r->high_freq_factor), word_of(r->beta_fast),
         word_of(r->beta_slow), word_of(r->attention_factor), r->truncate, (uint64_t)m->embedding_type, m->parameters,
         m->tokenizer ? (uint64_t)rondo_tokenizer_size(m->tokenizer) : 0, (uint64_t)d->weights, (uint64_t)d->group, (uint64_t)d->level,
@@ -99,6 +100,8 @@ static uint64_t fingerprint(const rondo_model *m, const rondo_model_desc *d)
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         h = rondo__hash_word(h, words[i]);
     h = rondo__lm_hash(h, c->eos, (size_t)c->eos_count * sizeof *c->eos);
+    h = rondo__lm_hash(h, c->kda, ((size_t)c->layers + 7) / 8);
+    h = rondo__lm_hash(h, s->kda_begin, (parts + 1) * sizeof *s->kda_begin);
     h = rondo__lm_hash(h, s->o_begin, (parts + 1) * sizeof *s->o_begin);
     h = rondo__lm_hash(h, s->down_begin, (parts + 1) * sizeof *s->down_begin);
     return rondo__lm_hash(h, s->weights, s->weights ? parts * sizeof *s->weights : 0);
@@ -197,9 +200,11 @@ void rondo_model_close(rondo_model *model)
         return;
     for (int64_t i = 0; model->layers && i < model->config.layers; i++) {
         struct rondo_layer *y = &model->layers[i];
-        rondo_linear *const linears[] = { y->q, y->k, y->v, y->o, y->gate, y->up, y->down };
+        const struct rondo_kda_layer *z = &y->kda;
+        rondo_linear *const linears[] = { y->q, y->k, y->v, y->o, y->gate, y->up, y->down, z->q, z->k, z->v, z->beta, z->f_a, z->f_b, z->g_a, z->g_b,
+                                          z->o };
         float *const vectors[] = { y->attention_norm, y->mlp_norm, y->q_bias, y->k_bias, y->v_bias, y->o_bias, y->gate_bias, y->up_bias,
-                                   y->down_bias, y->q_norm, y->k_norm };
+                                   y->down_bias, y->q_norm, y->k_norm, z->conv[0], z->conv[1], z->conv[2], z->a_log, z->dt_bias, z->norm };
         for (size_t k = 0; k < sizeof linears / sizeof *linears; k++)
             rondo_linear_destroy(linears[k]);
         for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++)
@@ -240,6 +245,11 @@ int rondo_model_query(const rondo_model *model, rondo_model_info *info)
     i.biases = (c->qkv_bias ? RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V : 0) | (c->o_bias ? RONDO_COST_O : 0) |
                (c->mlp_bias ? RONDO_COST_GATE | RONDO_COST_UP | RONDO_COST_DOWN : 0);
     i.qk_norm = c->qk_norm;
+    i.no_rope = c->no_rope;
+    i.kda_layers = c->kda_layers;
+    i.kda_heads = c->kda_heads;
+    i.kda_head_dim = c->kda_dim;
+    i.conv_taps = c->conv_taps;
     return rondo__info_copy(info, &i, sizeof i, "rondo_model_info");
 }
 

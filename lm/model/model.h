@@ -17,12 +17,20 @@
 /* Ranks that a model can be dealt to: lists of them stay small. */
 #define RONDO_MODEL_RANKS_MAX 65536
 
+/* Of a layer of Kimi Delta Attention, in the place of q, k, v and o: this rank's heads of all but f_a, g_a and norm, which are whole. */
+struct rondo_kda_layer {
+    rondo_linear *q, *k, *v, *beta, *f_a, *f_b, *g_a, *g_b, *o;
+    float *conv[3];                                         /* of q, k and v: [heads * dim][taps] */
+    float *a_log, *dt_bias, *norm;                          /* [heads], [heads * dim], [dim] */
+};
+
 struct rondo_layer {
     float *attention_norm, *mlp_norm;                       /* [hidden] */
     /* q, k, v, gate, up: this rank's outputs; o, down: its part of the leaves. NULL: none of it is here. */
     rondo_linear *q, *k, *v, *o, *gate, *up, *down;
     float *q_bias, *k_bias, *v_bias, *o_bias;               /* NULL without; o's whole, the others' of this rank's outputs */
     float *gate_bias, *up_bias, *down_bias;                 /* the same, down's whole */
+    struct rondo_kda_layer kda;                             /* NULLs in a layer of attention */
     float *q_norm, *k_norm;                                 /* [head_dim], NULL without: RMSNorm of each head before rope (Qwen3) */
 };
 

@@ -35,16 +35,28 @@ static int heads_of(const struct rondo_config *c, int32_t tp, int32_t t, const d
     return err;
 }
 
+/* Heads of layers of Kimi Delta Attention that rank w computes, from *first on. */
+static int kda_heads_of(const struct rondo_config *c, const struct rondo_split *s, int32_t w, const double *shares, int64_t *first, int64_t *heads)
+{
+    int64_t head, own;
+    int err = rondo_share(c->kda_heads, s->tp, shares, w / s->cp, &head, &own);
+    if (!err)
+        err = rondo_share(own, s->cp, NULL, w % s->cp, first, heads);
+    *first += err ? 0 : head;
+    return err;
+}
+
 static int make_lists(struct rondo_split *s, const struct rondo_config *c, const double *shares)
 {
     const int32_t ranks = s->tp * s->cp;
     s->o_begin = rondo__alloc_zero((size_t)ranks + 1, sizeof *s->o_begin);
     s->down_begin = rondo__alloc_zero((size_t)ranks + 1, sizeof *s->down_begin);
+    s->kda_begin = rondo__alloc_zero((size_t)ranks + 1, sizeof *s->kda_begin);
     s->q_begin = rondo__alloc_zero((size_t)s->cp + 1, sizeof *s->q_begin);
     s->kv_begin = rondo__alloc_zero((size_t)s->cp + 1, sizeof *s->kv_begin);
     s->out_begin = rondo__alloc_zero((size_t)s->cp + 1, sizeof *s->out_begin);
     s->weights = shares ? rondo__alloc_zero((size_t)ranks, sizeof *s->weights) : NULL;
-    if (!s->o_begin || !s->down_begin || !s->q_begin || !s->kv_begin || !s->out_begin || (shares && !s->weights))
+    if (!s->o_begin || !s->down_begin || !s->kda_begin || !s->q_begin || !s->kv_begin || !s->out_begin || (shares && !s->weights))
         return rondo__fail(RONDO_ENOMEM, "no memory for how %d ranks share a model", (int)ranks);
     for (int32_t w = 0; shares && w < ranks; w++)
         s->weights[w] = shares[w / s->cp];
@@ -62,7 +74,11 @@ static int make_lists(struct rondo_split *s, const struct rondo_config *c, const
             err = rondo_share(leaves, ranks, s->weights, w, &first, &count);
         if (!err)
             s->down_begin[w] = (int32_t)first;
+        if (!err)
+            err = kda_heads_of(c, s, w, shares, &first, &count);
+        s->kda_begin[w] = (int32_t)first;
     }
+    s->kda_begin[ranks] = (int32_t)c->kda_heads;
     s->o_begin[ranks] = (int32_t)c->heads;
     s->down_begin[ranks] = leaves;
     for (int32_t i = 0; i <= s->cp && !err; i++) {
@@ -96,6 +112,8 @@ int rondo__split_make(struct rondo_split *out, const struct rondo_config *c, int
     s.q_columns = s.q_begin[ci + 1] - s.q_begin[ci];
     s.kv_first = s.kv_head * c->head_dim + s.kv_begin[ci];
     s.kv_columns = s.kv_begin[ci + 1] - s.kv_begin[ci];
+    s.kda_head = s.kda_begin[w];
+    s.kda_heads = s.kda_begin[w + 1] - s.kda_head;
     s.mlp_first = rondo__linear_leaf_begin(c->intermediate, leaves, s.down_begin[w]);
     s.mlp_columns = rondo__linear_leaf_begin(c->intermediate, leaves, s.down_begin[w + 1]) - s.mlp_first;
     *out = s;
@@ -106,6 +124,7 @@ void rondo__split_free(struct rondo_split *s)
 {
     rondo__free(s->o_begin);
     rondo__free(s->down_begin);
+    rondo__free(s->kda_begin);
     rondo__free(s->q_begin);
     rondo__free(s->kv_begin);
     rondo__free(s->out_begin);

@@ -20,10 +20,12 @@ struct rondo_split {
     int64_t kv_head, kv_heads;       /* the KV heads that they read; of the first and the last perhaps not all query heads */
     int64_t q_first, q_columns;      /* outputs of the q projection that this rank computes: of all heads * head_dim */
     int64_t kv_first, kv_columns;    /* ... of k and of v */
+    int64_t kda_head, kda_heads;     /* heads of layers of Kimi Delta Attention, whose columns this rank computes: t's; spread, c's of these */
     int64_t mlp_first, mlp_columns;  /* ... of gate and up, which are the inputs of its leaves of down */
     int64_t vocab_first, vocab;      /* rows of embedding and head */
     /* Of all w = 0..tp * cp: where their leaves of o and of down begin. */
     int32_t *o_begin, *down_begin;   /* [tp * cp + 1] */
+    int32_t *kda_begin;              /* ... of o of layers of Kimi Delta Attention, one for each head */
     double *weights;                 /* [tp * cp], or NULL: equal. What vocabulary and leaves are shared by */
     /* Where the columns of the ranks c begin among those of rank t: what attention's exchanges move when spread. */
     int64_t *q_begin, *kv_begin, *out_begin;   /* [cp + 1]: of q, of k, of attention's output (whole heads) */

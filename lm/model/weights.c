@@ -29,14 +29,21 @@ static const char *layer_name(char *buffer, size_t size, int64_t layer, const ch
     return buffer;
 }
 
-/* A vector of `count` numbers, of which this rank has some. */
+/* Numbers in so many dimensions, which become a vector, of which this rank has some. */
+static int numbers(struct walk *k, const char *name, int dims, const int64_t *shape, int64_t first, int64_t rows, float **to)
+{
+    struct rondo_weight w = { .kind = RONDO_WEIGHT_VECTOR, .type = RONDO_F32, .out = 1, .in = 1, .first = first, .rows = rows, .columns = 1,
+                              .to = to };
+    int err = rondo__shards_need(k->shards, name, dims, shape, false, &w.array);
+    for (int i = 0; i < dims; i++)
+        w.out *= shape[i];
+    k->parameters += (uint64_t)w.out;
+    return err || !rows ? err : k->visit(k->arg, &w);
+}
+
 static int vector(struct walk *k, const char *name, int64_t count, int64_t first, int64_t rows, float **to)
 {
-    struct rondo_weight w = { .kind = RONDO_WEIGHT_VECTOR, .type = RONDO_F32, .out = count, .in = 1, .first = first, .rows = rows, .columns = 1,
-                              .to = to };
-    int err = rondo__shards_need(k->shards, name, 1, &count, false, &w.array);
-    k->parameters += (uint64_t)count;
-    return err || !rows ? err : k->visit(k->arg, &w);
+    return numbers(k, name, 1, &count, first, rows, to);
 }
 
 static int64_t common(int64_t a, int64_t b)
@@ -142,18 +149,60 @@ static struct rondo_weight by_leaves(const struct rondo_split *s, int64_t out, i
     return w;
 }
 
-static int layer(struct walk *k, int64_t i)
+/* Published models have it as [1, 1, heads, 1], others as [heads]. */
+static int decay(struct walk *k, int64_t i, struct rondo_kda_layer *y)
+{
+    const struct rondo_config *c = &k->m->config;
+    const struct rondo_split *s = &k->m->split;
+    const int64_t four[4] = { 1, 1, c->kda_heads, 1 };
+    char name[128];
+    layer_name(name, sizeof name, i, "self_attn.A_log");
+    const rondo_array *a = rondo__shards_find(k->shards, name);
+    const bool one = a && a->dims == 1;
+    return numbers(k, name, one ? 1 : 4, one ? &c->kda_heads : four, s->kda_head, s->kda_heads, &y->a_log);
+}
+
+/* A layer of Kimi Delta Attention but its norm and its MLP. Where this rank has no heads it has nothing of it. */
+static int linear_attention(struct walk *k, int64_t i)
+{
+    const struct rondo_config *c = &k->m->config;
+    const struct rondo_split *s = &k->m->split;
+    struct rondo_kda_layer *y = &k->m->layers[i].kda;
+    const int64_t hidden = c->hidden, dim = c->kda_dim, width = c->kda_heads * dim, first = s->kda_head * dim, own = s->kda_heads * dim;
+    const int64_t low = own ? dim : 0, taps = c->conv_taps, shape[3] = { width, 1, taps };
+    static const char *const convolutions[] = { "self_attn.q_conv1d.weight", "self_attn.k_conv1d.weight", "self_attn.v_conv1d.weight" };
+    const struct {
+        const char *name;
+        struct rondo_weight w;
+    } layers[] = {
+        { "self_attn.q_proj", by_rows(width, hidden, first, own, &y->q) }, { "self_attn.k_proj", by_rows(width, hidden, first, own, &y->k) },
+        { "self_attn.v_proj", by_rows(width, hidden, first, own, &y->v) },
+        { "self_attn.b_proj", by_rows(c->kda_heads, hidden, s->kda_head, s->kda_heads, &y->beta) },
+        { "self_attn.f_a_proj", by_rows(dim, hidden, 0, low, &y->f_a) }, { "self_attn.f_b_proj", by_rows(width, dim, first, own, &y->f_b) },
+        { "self_attn.g_a_proj", by_rows(dim, hidden, 0, low, &y->g_a) }, { "self_attn.g_b_proj", by_rows(width, dim, first, own, &y->g_b) },
+        { "self_attn.o_proj", by_leaves(s, hidden, width, s->kda_begin, &y->o) },
+    };
+    char name[128];
+    int err = 0;
+    for (size_t n = 0; n < sizeof layers / sizeof *layers && !err; n++)
+        err = projection(k, i, layers[n].name, layers[n].w, false, NULL);
+    for (int n = 0; n < 3 && !err; n++)
+        err = numbers(k, layer_name(name, sizeof name, i, convolutions[n]), 3, shape, first * taps, own * taps, &y->conv[n]);
+    if (!err)
+        err = decay(k, i, y);
+    if (!err)
+        err = vector(k, layer_name(name, sizeof name, i, "self_attn.dt_bias"), width, first, own, &y->dt_bias);
+    return err ? err : vector(k, layer_name(name, sizeof name, i, "self_attn.o_norm.weight"), dim, 0, low, &y->norm);
+}
+
+static int attention(struct walk *k, int64_t i)
 {
     const struct rondo_config *c = &k->m->config;
     const struct rondo_split *s = &k->m->split;
     struct rondo_layer *y = &k->m->layers[i];
-    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, mlp = c->intermediate, hidden = c->hidden;
+    const int64_t q = c->heads * c->head_dim, kv = c->kv_heads * c->head_dim, hidden = c->hidden;
     char name[128];
-    int err = vector(k, layer_name(name, sizeof name, i, "input_layernorm.weight"), hidden, 0, hidden, &y->attention_norm);
-    if (!err)
-        err = vector(k, layer_name(name, sizeof name, i, "post_attention_layernorm.weight"), hidden, 0, hidden, &y->mlp_norm);
-    if (!err)
-        err = projection(k, i, "self_attn.q_proj", by_rows(q, hidden, s->q_first, s->q_columns, &y->q), c->qkv_bias, &y->q_bias);
+    int err = projection(k, i, "self_attn.q_proj", by_rows(q, hidden, s->q_first, s->q_columns, &y->q), c->qkv_bias, &y->q_bias);
     if (!err)
         err = projection(k, i, "self_attn.k_proj", by_rows(kv, hidden, s->kv_first, s->kv_columns, &y->k), c->qkv_bias, &y->k_bias);
     if (!err)
@@ -164,6 +213,21 @@ static int layer(struct walk *k, int64_t i)
         err = vector(k, layer_name(name, sizeof name, i, "self_attn.q_norm.weight"), c->head_dim, 0, c->head_dim, &y->q_norm);
     if (!err && c->qk_norm)
         err = vector(k, layer_name(name, sizeof name, i, "self_attn.k_norm.weight"), c->head_dim, 0, c->head_dim, &y->k_norm);
+    return err;
+}
+
+static int layer(struct walk *k, int64_t i)
+{
+    const struct rondo_config *c = &k->m->config;
+    const struct rondo_split *s = &k->m->split;
+    struct rondo_layer *y = &k->m->layers[i];
+    const int64_t mlp = c->intermediate, hidden = c->hidden;
+    char name[128];
+    int err = vector(k, layer_name(name, sizeof name, i, "input_layernorm.weight"), hidden, 0, hidden, &y->attention_norm);
+    if (!err)
+        err = vector(k, layer_name(name, sizeof name, i, "post_attention_layernorm.weight"), hidden, 0, hidden, &y->mlp_norm);
+    if (!err)
+        err = rondo__config_is_kda(c, i) ? linear_attention(k, i) : attention(k, i);
     if (!err)
         err = projection(k, i, "mlp.gate_proj", by_rows(mlp, hidden, s->mlp_first, s->mlp_columns, &y->gate), c->mlp_bias, &y->gate_bias);
     if (!err)
