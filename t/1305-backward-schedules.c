@@ -15,20 +15,32 @@ enum { RANKS = 9, SEQUENCES = 3, DOCUMENTS = 2500 };
 struct all {
     struct rondo__design design;
     struct rondo__backward_part part;
+    int32_t algorithm;
     uint64_t messages, bytes, said_messages, said_bytes, queries, keys;
-    int apart, elsewhere, beyond;      /* ranks that say something else of all; that compute something else; leaves outside of their sources */
+    int apart, elsewhere, beyond;      /* ranks that say something else of all; that compute something else; leaves, places out of their bounds */
     struct planted planted;
 };
 
-/* Every leaf of a job lies among the rows that its source has here, and these fill its buffers. */
+static int places_wrong(const struct rondo__backward_part *p, const rondo_attention_desc *d, int64_t first, int64_t n, int64_t rows, int queries, int64_t heads)
+{
+    if (first < 0)
+        return 0;
+    const struct rondo_backward_place *place = (const struct rondo_backward_place *)p->places.items + first + n;
+    const struct rondo__backward_store *store = (const struct rondo__backward_store *)p->node_buffers.items + place->buffer;
+    const int64_t end = place->at + heads * (rows * (queries ? d->head_dim : d->head_dim + d->value_dim) + 1);
+    return first + n >= p->places.count || place->buffer >= p->node_buffers.count || (size_t)end * sizeof(float) > store->bytes ||
+           store->bytes > rondo__buffer_at(&p->schedule, store->buffer)->bytes;
+}
+
+/* Every leaf of a job lies among the rows that its source has here, and in its buffers; places lie in theirs. */
 static int beyond(const struct all *a)
 {
     const struct rondo__backward_part *p = &a->part;
     const rondo_attention_desc *d = &a->design.desc;
     const struct rondo__backward_source *source = p->sources.items;
     const struct rondo_backward_leaf *leaves = p->leaves.items;
-    const size_t key = (size_t)d->kv_heads * (size_t)d->head_dim * rondo_type_size(d->kv_type);
-    const size_t query = (size_t)d->heads * (size_t)d->value_dim * rondo_type_size(d->out_type);
+    const size_t key = (size_t)p->heads.kv_heads * (size_t)d->head_dim * rondo_type_size(d->kv_type);
+    const size_t query = (size_t)p->heads.heads * (size_t)d->value_dim * rondo_type_size(d->out_type);
     int wrong = 0;
     for (int64_t i = 0; i < p->jobs.count; i++) {
         const struct rondo_backward_job *job = (const struct rondo_backward_job *)p->jobs.items + i;
@@ -39,8 +51,10 @@ static int beyond(const struct all *a)
                 const int32_t buffer = side ? s->key[0] : s->query[1];
                 const int64_t rows = side ? s->key_rows : s->query_rows;
                 wrong += leaves[n].row < 0 || leaves[n].row + leaves[n].count > rows || buffer < 0 ||
-                         rondo__buffer_at(&p->schedule, buffer)->bytes != (size_t)rows * (side ? key : query);
+                         rondo__buffer_at(&p->schedule, buffer)->bytes < (size_t)rows * (side ? key : query);
                 wrong += n > first && leaves[n].leaf < leaves[n - 1].leaf;
+                wrong += places_wrong(p, d, side ? job->key_places : job->query_places, n - first, leaves[n].count, !side,
+                                      !side || !(job->what & RONDO_BACKWARD_HEADS) ? p->heads.heads : p->heads.kv_heads);
             }
         }
     }
@@ -51,10 +65,10 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
 {
     struct all *a = arg;
     struct rondo__counts counts;
-    int err = rondo__backward_build(&a->design, rank, &a->part);
+    int err = rondo__backward_build(&a->design, a->algorithm, rank, &a->part);
     double flops = 0.0, work = 0.0;
     if (!err)
-        err = rondo__backward_work(&a->design, rank, &work);
+        err = rondo__backward_work(&a->design, a->algorithm, rank, &work);
     if (err)
         return err;
     const struct rondo__schedule *s = &a->part.schedule;
@@ -85,7 +99,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     static int32_t owners[1000];
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     int64_t tokens[SEQUENCES], cached[SEQUENCES];
-    static const int32_t algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_HALO };
+    static const int32_t algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_HALO, RONDO_ALL_TO_ALL };
     *a = (struct all){ .said_bytes = 0 };
     d.gradients = 1;
     d.kv_heads = 1 + draw(3);
@@ -94,10 +108,10 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     d.value_dim = 4 + draw(8);
     d.leaf = 8;
     d.layout = (int32_t)draw(7);
-    d.algorithm = algorithms[draw(3)];
     d.causal = (int32_t)draw(2);
     d.sinks = (int32_t)draw(2);
     d.bias = draw(3) ? 0 : 1;
+    d.algorithm = algorithms[draw(d.bias ? 3 : 4)];
     if (draw(2)) {
         d.windowed = 1;
         d.window_left = draw(3) ? (int64_t)draw(150) : -1;
@@ -120,7 +134,8 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     for (size_t i = 0; i < sizeof owners / sizeof *owners; i++)
         owners[i] = i && draw(3) ? owners[i - 1] : (int32_t)draw((uint32_t)ranks);
     d.owners = d.layout == RONDO_CUSTOM ? owners : NULL;
-    return rondo__design_make(&a->design, &d, ranks, machine);
+    int err = rondo__design_make(&a->design, &d, ranks, machine);
+    return err ? err : rondo__backward_algorithm(&a->design, d.algorithm, &a->algorithm);
 }
 
 static void forget(struct all *a)
@@ -143,7 +158,7 @@ static void grid(void)
                 diag("%d ranks, %s, round %d: %s", (int)ranks, rondo_layout_name(a.design.desc.layout), round, rondo_error_text());
             good &= !err;
             if (!err) {
-                const uint64_t there = rondo__design_pairs(&a.design);
+                const uint64_t there = rondo__design_pairs(&a.design) * (uint64_t)(a.design.desc.heads / a.design.mask.heads);
                 counts &= a.messages == a.said_messages && a.bytes == a.said_bytes && !a.apart;
                 pairs &= a.queries == there && a.keys == there;
                 places &= !a.elsewhere;

@@ -30,6 +30,7 @@ static const struct {
     { "f16", { .tokens = { 80 }, .heads = 2, .kv_heads = 1, .head_dim = 16, .causal = 1, .q_type = RONDO_F16, .kv_type = RONDO_F16, .leaf = 32, .seed = 19 } },
     { "a leaf of 128", { .tokens = { 300 }, .heads = 2, .kv_heads = 1, .head_dim = 32, .causal = 1, .seed = 20 } },
     { "negative scale", { .tokens = { 40 }, .heads = 1, .kv_heads = 1, .head_dim = 8, .causal = 1, .scale = -0.4, .leaf = 16, .seed = 21 } },
+    { "dropout and slopes of dealt heads", { .tokens = { 60 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .alibi = 1, .dropout = 0.3, .leaf = 16, .seed = 23 } },
     { "a query", { .tokens = { 1 }, .cached = { 70 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .leaf = 16, .seed = 22 } },
 };
 #define CASES (sizeof cases / sizeof *cases)
@@ -62,19 +63,20 @@ static void oracle(const char *name, struct problem *p, struct gradients *one)
 static void bits(const char *name, struct problem *p, const struct gradients *one)
 {
     static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
-    static const int ranks[] = { 1, 2, 3, 5 };
+    static const int ranks[] = { 1, 2, 3, 5, 2, 3, 4 };
+    static const int ways[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_ALGORITHM_AUTO, RONDO_HALO, RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL };
     int same = 1, counted = 1, err = 0;
-    for (int i = 0; i < 4 && !err; i++) {
+    for (int i = 0; i < (p->bias ? 4 : 7) && !err; i++) {   /* a bias's gradient comes by all-gather alone */
         struct gradients g;
         struct backward_setup s = plain(p);
         s.ranks = ranks[i];
         s.layout = layouts[(i + (int)p->seed) % 4];
-        s.algorithm = i % 2 ? RONDO_ALL_GATHER : RONDO_ALGORITHM_AUTO;
+        s.algorithm = ways[i];
         s.strided = i % 2;
         s.threads = 1 + i % 2;
         err = solve_backward(p, &s, &g);
         same &= !err && gradients_same(p, one, &g);
-        counted &= g.agree;
+        counted &= g.agree && (ways[i] == RONDO_ALGORITHM_AUTO || s.ranks == 1 || g.info.backward_algorithm == ways[i]);
         gradients_free(&g);
     }
     static const char *const isas[] = { "scalar", "avx2", "avx512", "neon" };
@@ -96,7 +98,7 @@ static void bits(const char *name, struct problem *p, const struct gradients *on
         gradients_free(&g);
     }
     ok(alike, "%s: the same bits from each instruction set%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
-    ok(!err && same, "%s: the same bits on 1, 2, 3 and 5 ranks%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
+    ok(!err && same, "%s: the same bits on 1 to 5 ranks, by each algorithm%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
     ok(!err && counted, "%s: the plan says what it moves", name);
 }
 

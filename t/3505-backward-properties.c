@@ -303,7 +303,7 @@ static int plans(rondo_context *ctx, void *arg)
     d.algorithm = RONDO_PASS_Q;
     int got = rondo_attention_create(&plan, ctx, &d);
     if (!lone && rondo_context_rank(ctx) == 0)
-        refused(RONDO_ENOTSUP, got, "all-gather or halo", "pass-Q on two ranks");
+        refused(RONDO_ENOTSUP, got, "pass-q does not", "pass-Q on two ranks");
     rondo_attention_destroy(plan);
     if (!lone)
         return 0;

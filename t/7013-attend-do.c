@@ -117,7 +117,7 @@ static void batched(void)
     write_arrays("outside", outside, 6);
     ok(runs("outside", "--causal --heads-first --ranks 2") && holds("result", "dq", dq, size_of(list)) && holds("result", "dk", dk, size_of(list + 1)) &&
        holds("result", "dv", dv, size_of(list + 2)), "heads first: the same hash, gradients as their inputs lie");
-    refuses(2, "all-gather or halo", "attend batched -o none --ranks 2 --algorithm pass-kv");
+    refuses(2, "pass-kv does not", "attend batched -o none --ranks 2 --algorithm pass-kv");
     float *all[] = { q, k, v, o, dq, dk, dv };
     for (int i = 0; i < 7; i++)
         free(all[i]);

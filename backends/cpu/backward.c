@@ -16,11 +16,9 @@
 #include "backends/cpu/backward.h"
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/vec.h"
+#include "backends/cpu/backward_product.h"
 
 #define LEAF_MAX RONDO_BACKWARD_LEAF_MAX
-#define PANEL (2 * VL)      /* columns of a panel */
-#define STRIP 8             /* rows that go together: they divide every leaf */
-#define ROWS (VEC_REGISTERS >= 32 ? 8 : 4)   /* ... through one product: 2 * ROWS sums in registers */
 #define HEIGHTS 42
 
 /* Nodes of both trees for some leaves; full[i]: the i-th is not empty. */
@@ -53,114 +51,11 @@ struct unit {
     int err;
 };
 
-/* ---- the product ---- */
-
-/* c[m][n] of `rows` rows m and two vectors n; a_row: from m to m + 1, a_step: from k to k + 1. */
-#define STEP(i)                                                                                                        \
-    do {                                                                                                               \
-        const vf b0 = vf_load(b + (int64_t)(i) * PANEL), b1 = vf_load(b + (int64_t)(i) * PANEL + VL);                  \
-        const float *at = a + (int64_t)(i) * a_step;                                                                   \
-        UNROLL                                                                                                         \
-        for (int m = 0; m < ROWS; m++) {                                                                               \
-            const vf one = vf_set1(at[m * a_row]);                                                                     \
-            vf_fma_into(&acc[m][0], one, b0);                                                                          \
-            vf_fma_into(&acc[m][1], one, b1);                                                                          \
-        }                                                                                                              \
-    } while (0)
-VEC void product(const float *a, const int64_t a_row, const int64_t a_step, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)
-{
-    vf acc[ROWS][2];
-    UNROLL
-    for (int m = 0; m < ROWS; m++)
-        acc[m][0] = acc[m][1] = vf_zero();
-    if (k0 < k1 && (k0 & 1)) {
-        STEP(k0);
-        k0++;
-    }
-    for (; k0 + 1 < k1; k0 += 2) {
-        STEP(k0 + 1);
-        STEP(k0);
-    }
-    if (k0 < k1)
-        STEP(k0);
-    UNROLL
-    for (int m = 0; m < ROWS; m++) {
-        vf_store(c + m * c_row, acc[m][0]);
-        vf_store(c + m * c_row + VL, acc[m][1]);
-    }
-}
-#undef STEP
-
-static __attribute__((noinline)) void product_strips(const float *a, const float *b, int32_t k1, float *c, int64_t c_row)
-{
-    for (int32_t m = 0; m < STRIP; m += ROWS)
-        product(a + m, 1, STRIP, b, 0, k1, c + m * c_row, c_row);
-}
-
-static __attribute__((noinline)) void product_rows(const float *a, int64_t a_row, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)
-{
-    for (int32_t m = 0; m < STRIP; m += ROWS)
-        product(a + m * a_row, a_row, 1, b, k0, k1, c + m * c_row, c_row);
-}
-
-static __attribute__((noinline)) void product_columns(const float *a, int64_t a_step, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)
-{
-    for (int32_t m = 0; m < STRIP; m += ROWS)
-        product(a + m, 1, a_step, b, k0, k1, c + m * c_row, c_row);
-}
-
 /* ---- rows, laid out ---- */
 
 static int32_t place(const struct unit *u, const struct rondo_backward_leaf *q)
 {
     return (int32_t)((q->first - u->t->job->base) - q->leaf * u->size);
-}
-
-/* One row as floats, with zeros up to `wide`. false: some are not finite. */
-static bool widen(const void *from, int64_t at, int type, int32_t dim, int32_t wide, float *to)
-{
-    vf odd = vf_zero();
-    int32_t d = 0;
-    for (; d + VL <= dim; d += VL) {
-        const vf x = vf_element(from, at + d, type);
-        odd = vf_fma(x, vf_zero(), odd);
-        vf_store(to + d, x);
-    }
-    float rest = 0.0f;
-    for (; d < dim; d++) {
-        to[d] = rondo__element(from, at + d, type);
-        rest = rondo__fma(to[d], 0.0f, rest);
-    }
-    for (; d < wide; d++)
-        to[d] = 0.0f;
-    return !vm_any(vf_is_nan(odd)) && rest == rest;
-}
-
-/* Rows lie far apart where heads lie inside of them. */
-static void ahead(const void *from, int64_t at, int type, int32_t dim)
-{
-    const char *p = (const char *)from + (size_t)at * rondo_type_size(type);
-    const size_t bytes = (size_t)dim * rondo_type_size(type);
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
-}
-#define AHEAD 3
-
-static void to_panels(const float *row, int32_t i, int32_t size, int32_t wide, float *panels)
-{
-    for (int32_t d = 0; d < wide; d += PANEL) {
-        float *to = panels + (int64_t)d * size + (int64_t)i * PANEL;
-        vf_store(to, vf_load(row + d));
-        vf_store(to + VL, vf_load(row + d + VL));
-    }
-}
-
-/* row[d] to column i of blocks of `across` columns, [block][dim][across] */
-static void to_columns(const float *row, int32_t i, int32_t across, int32_t dim, float *to)
-{
-    to += (int64_t)(i / across) * across * dim + i % across;
-    for (int32_t d = 0; d < dim; d++)
-        to[(int64_t)d * across] = row[d];
 }
 
 static void lay_keys(struct unit *u)
@@ -304,7 +199,7 @@ static void drop_bits(const struct unit *u, int64_t p, int64_t first, int32_t j0
     memset(bits, 0, 4 * sizeof *bits);
     for (int64_t k = (first + j0) & ~(int64_t)3; k < first + j1; k += 4) {
         uint32_t words[4];
-        rondo__drop_words(&u->t->a, u->head, p, k, words);
+        rondo__drop_words(&u->t->a, u->t->a.head + u->head, p, k, words);
         for (int32_t i = 0; i < 4; i++) {
             const int64_t j = k + i - first;
             if (j >= j0 && j < j1 && words[i] < u->t->a.terms.drop)
@@ -613,25 +508,64 @@ static void put_row(const float *sum, int32_t dim, void *to, int64_t at, int typ
         rondo__backward_put(to, at + d, type, sum ? sum[d] : 0.0f, factor, accumulate);
 }
 
+/* Of one head, as store_keys(). */
+static void store_queries(const struct unit *u)
+{
+    const struct rondo_backward_task *t = u->t;
+    const int64_t heads = t->desc->heads;
+    for (int32_t n = 0; n < u->queries; n++) {
+        const struct rondo_backward_leaf *q = t->queries + n;
+        const float *node = u->result.q + ((size_t)n * (size_t)u->size + (size_t)place(u, q)) * (size_t)u->dim_wide;
+        float *to = rondo__backward_node(t, t->job->query_places, n);
+        to[q->count * heads * u->dim + u->head] = u->result.full_q[n] ? 1.0f : 0.0f;
+        for (int32_t i = 0; i < q->count && u->result.full_q[n]; i++)
+            memcpy(to + (i * heads + u->head) * u->dim, node + i * u->dim_wide, (size_t)u->dim * sizeof *to);
+    }
+}
+
+/* Nodes as they are, to their places: head `head` of `heads`. */
+static void store_keys(const struct unit *u, int32_t head, int64_t heads, const float *dk, const float *dv, const uint8_t *full)
+{
+    const struct rondo_backward_task *t = u->t;
+    for (int32_t n = 0; n < u->keys; n++) {
+        const int64_t rows = t->keys[n].count;
+        float *to = rondo__backward_node(t, t->job->key_places, n), *values = to + rows * heads * u->dim;
+        values[rows * heads * u->values + head] = full[n] ? 1.0f : 0.0f;
+        for (int64_t j = 0; j < rows && full[n]; j++) {
+            const size_t at = (size_t)n * (size_t)u->size + (size_t)j;
+            memcpy(to + (j * heads + head) * u->dim, dk + at * (size_t)u->dim_wide, (size_t)u->dim * sizeof *to);
+            memcpy(values + (j * heads + head) * u->values, dv + at * (size_t)u->values_wide, (size_t)u->values * sizeof *to);
+        }
+    }
+}
+
 static void put_queries(const struct unit *u)
 {
     const struct rondo_backward_task *t = u->t;
+    if (t->job->query_places >= 0) {
+        store_queries(u);
+        return;
+    }
     for (int32_t n = 0; n < u->queries; n++) {
         const struct rondo_backward_leaf *q = t->queries + n;
         const float *node = u->result.q + (size_t)n * (size_t)u->size * (size_t)u->dim_wide;
         for (int32_t i = 0; i < q->count; i++)
             put_row(u->result.full_q[n] ? node + (place(u, q) + i) * u->dim_wide : NULL, u->dim, t->run->dq,
-                    ((q->row + i) * t->desc->heads + u->head) * u->dim, t->run->dq_type, t->desc->scale, t->run->accumulate);
+                    ((q->row + i) * t->desc->all_heads + t->desc->head + u->head) * u->dim, t->run->dq_type, t->desc->scale, t->run->accumulate);
     }
 }
 
 static void put_keys(const struct unit *u, const float *dk, const float *dv, const uint8_t *full)
 {
     const struct rondo_backward_task *t = u->t;
+    if (t->job->key_places >= 0) {
+        store_keys(u, u->kv_head, t->desc->kv_heads, dk, dv, full);
+        return;
+    }
     for (int32_t n = 0; n < u->keys; n++) {
         const struct rondo_backward_leaf *k = t->keys + n;
         for (int32_t j = 0; j < k->count; j++) {
-            const int64_t row = (k->row + j) * t->desc->kv_heads + u->kv_head;
+            const int64_t row = (k->row + j) * t->desc->all_kv_heads + t->desc->kv_head + u->kv_head;
             const size_t at = (size_t)n * (size_t)u->size + (size_t)j;
             put_row(full[n] ? dk + at * (size_t)u->dim_wide : NULL, u->dim, t->run->dk, row * u->dim, t->run->dk_type, t->desc->scale,
                     t->run->accumulate);
@@ -786,17 +720,21 @@ static int run(const struct rondo_backward_task *t, int32_t kv_head, void *scrat
     find_seen(&u);
     const size_t k_all = (size_t)u.keys * (size_t)u.size * (size_t)u.dim_wide, v_all = (size_t)u.keys * (size_t)u.size * (size_t)u.values_wide;
     const size_t k_node = (size_t)u.size * (size_t)u.dim_wide, v_node = (size_t)u.size * (size_t)u.values_wide;
+    const bool apart = t->job->key_places >= 0 && !(t->job->what & RONDO_BACKWARD_HEADS);   /* heads' nodes are not added up */
     int32_t stack[RONDO_BACKWARD_DEPTH], depth = 0;
     for (int32_t h = 0; h <= group && !u.err; h++) {
         for (; depth > 1 && (h == group || rondo__leaves_merge(stack[depth - 2], stack[depth - 1], h)); depth--) {
             uint8_t *full = u.heads_full + (size_t)(depth - 2) * (size_t)u.keys, *right = full + u.keys;
             float *dk = u.heads_k + (size_t)(depth - 2) * k_all, *dv = u.heads_v + (size_t)(depth - 2) * v_all;
-            if (u.makes_k) {
-                for (int32_t i = 0; i < u.keys; i++) {
-                    uint8_t was = full[i];
-                    join(dv + (size_t)i * v_node, &was, dv + v_all + (size_t)i * v_node, right + i, 1, v_node);
+            for (int32_t i = 0; i < u.keys && u.makes_k && !apart; i++) {
+                uint8_t was = full[i];
+                if (full[i] != right[i]) {   /* a head without anything in it is 0, not left out: -0 + 0 */
+                    memset((full[i] ? dk + k_all : dk) + (size_t)i * k_node, 0, k_node * sizeof *dk);
+                    memset((full[i] ? dv + v_all : dv) + (size_t)i * v_node, 0, v_node * sizeof *dv);
+                    was = full[i] = right[i] = 1;
                 }
-                join(dk, full, dk + k_all, right, u.keys, k_node);
+                join(dv + (size_t)i * v_node, &was, dv + v_all + (size_t)i * v_node, right + i, 1, v_node);
+                join(dk + (size_t)i * k_node, full + i, dk + k_all + (size_t)i * k_node, right + i, 1, k_node);
             }
             stack[depth - 2] = stack[depth - 1];
         }
@@ -811,9 +749,11 @@ static int run(const struct rondo_backward_task *t, int32_t kv_head, void *scrat
         square(&u, height_of(&u), 0, 0, u.queries, 0, 0, u.keys, u.result);
         if (u.makes_q && !u.err)
             put_queries(&u);
+        if (u.makes_k && apart && !u.err)
+            store_keys(&u, u.head, t->desc->heads, u.result.k, u.result.v, u.result.full_k);
         stack[depth++] = h;
     }
-    if (u.makes_k && !u.err)
+    if (u.makes_k && !apart && !u.err)
         put_keys(&u, u.heads_k, u.heads_v, u.heads_full);
     return u.err;
 }
@@ -837,4 +777,4 @@ static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t en
     }
 }
 
-const struct rondo_cpu_backward RONDO_ISA_TABLE(backward) = { bytes, run, NULL, NULL, sums };
+const struct rondo_cpu_backward RONDO_ISA_TABLE(backward) = { bytes, run, NULL, NULL, sums, NULL };

@@ -11,6 +11,7 @@
 
 #define RONDO_BACKWARD_LEAF_MAX 256
 #define RONDO_BACKWARD_DEPTH 44        /* of a tree over leaves, sequences or heads: there are at most 2^40 */
+#define RONDO_BACKWARD_SCRATCH (RONDO_BACKWARD_JOIN_DEPTH + RONDO_BACKWARD_DEPTH)   /* nodes of one row that joining takes */
 
 struct rondo_backward_task {
     struct rondo_attention_task a;     /* what scores, masks and dropout ask for; no rows */
@@ -19,6 +20,13 @@ struct rondo_backward_task {
     const struct rondo_backward_run *run;
     const struct rondo_backward_leaf *queries, *keys;   /* the job's */
 };
+
+/* Of the list of places that begins with `first` the n-th. */
+static inline float *rondo__backward_node(const struct rondo_backward_task *t, int64_t first, int32_t n)
+{
+    const struct rondo_backward_place *p = t->desc->places + first + n;
+    return t->run->nodes[p->buffer].data + p->at;
+}
 
 /* C13: a row's stored LSE as 2^n / c with a whole n and c in [0.7, 1.5]. false: the row is empty, and takes no part. */
 static inline bool rondo__backward_row(float lse, float *n, float *c)

@@ -34,7 +34,7 @@ static void set_task(const struct rondo_backward *b, int64_t index)
     const struct rondo_backward_desc *d = &b->desc;
     const struct rondo_backward_job *job = d->jobs + index;
     b->tasks[index] = (struct rondo_backward_task){
-        .a = { .sequence = job->sequence, .heads = d->heads, .kv_heads = d->kv_heads, .head_dim = d->head_dim, .value_dim = d->value_dim,
+        .a = { .sequence = job->sequence, .heads = d->heads, .kv_heads = d->kv_heads, .head = d->head, .head_dim = d->head_dim, .value_dim = d->value_dim,
                .scale_log2 = d->scale_log2, .leaf_size = d->leaf_size, .mask = &b->desc.mask, .terms = d->terms },
         .desc = d, .job = job, .queries = d->leaves + job->queries_first, .keys = d->leaves + job->keys_first,
     };
@@ -63,6 +63,11 @@ int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **ou
             err = too_large();
         need = need > more ? need : more;
         most = need > most ? need : most;
+    }
+    if (!err && desc->join_count) {
+        const size_t joins = RONDO_BACKWARD_SCRATCH * ((size_t)desc->head_dim + (size_t)desc->value_dim) * sizeof(float);
+        most = joins > most ? joins : most;
+        items = items > desc->join_count ? items : desc->join_count;
     }
     if (!err && rondo__add(most, 63, &b->worker_bytes)) {
         b->worker_bytes &= ~(size_t)63;
@@ -112,12 +117,13 @@ static void bind(const struct rondo_backward *b, const struct rondo_backward_run
     struct rondo_backward_task *t = b->tasks + index;
     const int64_t sequence = t->job->sequence;
     t->run = run;
-    t->a.alibi = run->alibi;
+    t->a.alibi = run->alibi ? run->alibi + b->desc.head : NULL;
     t->a.seed = run->seed;
     t->a.bias = run->bias.data;
     t->a.bias_row_stride = run->bias.row_stride;
     t->a.bias_head_stride = run->bias.head_stride;
-    t->a.bias_at = b->desc.terms.bias ? run->bias_row[sequence] * run->bias.row_stride + (run->bias_key ? run->bias_key[sequence] : 0) : 0;
+    t->a.bias_at = b->desc.terms.bias ? run->bias_row[sequence] * run->bias.row_stride + (run->bias_key ? run->bias_key[sequence] : 0) +
+                                           b->desc.head * run->bias.head_stride : 0;
 }
 
 /* Whether two sequences have the same rows and columns of dbias: those of query 0 and key 0. */
@@ -187,6 +193,22 @@ int rondo__cpu_backward(struct rondo_device *dev, struct rondo_stream *stream, c
     if (poll && poll->work)
         poll->work->total += (uint64_t)l.heads;
     return rondo__cpu_for(dev, l.heads + bias_items, one, &l, poll);
+}
+
+static int one_join(void *arg, int64_t item, int worker)
+{
+    const struct loop *l = arg;
+    const struct rondo_backward_desc *d = &l->b->desc;
+    l->kernels->backward.join(d, l->run, d->joins + l->run->first + item, (float *)(void *)(l->scratch + (size_t)worker * l->b->worker_bytes));
+    return 0;
+}
+
+int rondo__cpu_backward_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *b,
+                             const struct rondo_backward_run *run, const struct rondo_poll *poll)
+{
+    struct loop l = { .kernels = &dev->kernels, .b = b, .run = run, .poll = poll, .scratch = dev->scratch };
+    (void)stream;
+    return rondo__cpu_for(dev, run->count, one_join, &l, poll);
 }
 
 /* ---- numbers of rows ---- */

@@ -80,6 +80,8 @@ void rondo__cpu_backward_free(struct rondo_device *dev, struct rondo_backward *b
 size_t rondo__cpu_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *backward);
 int rondo__cpu_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
                         const struct rondo_backward_run *run, const struct rondo_poll *poll);
+int rondo__cpu_backward_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                             const struct rondo_backward_run *run, const struct rondo_poll *poll);
 int rondo__cpu_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
 int rondo__cpu_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
 

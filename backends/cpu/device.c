@@ -321,6 +321,7 @@ const struct rondo_device_ops rondo__cpu_device = {
     .backward_free = rondo__cpu_backward_free,
     .backward_scratch = rondo__cpu_backward_scratch,
     .backward = rondo__cpu_backward,
+    .backward_join = rondo__cpu_backward_join,
     .backward_sums = rondo__cpu_backward_sums,
     .backward_sinks = rondo__cpu_backward_sinks,
     .linear_new = rondo__cpu_linear_new,

@@ -52,7 +52,8 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
         const struct rondo_cpu_backward *was = &out->backward, *is = b->backward;
         out->backward = (struct rondo_cpu_backward){ is->bytes ? is->bytes : was->bytes, is->run ? is->run : was->run,
                                                      is->bias ? is->bias : was->bias,
-                                                     is->bias_bytes ? is->bias_bytes : was->bias_bytes, is->sums ? is->sums : was->sums };
+                                                     is->bias_bytes ? is->bias_bytes : was->bias_bytes, is->sums ? is->sums : was->sums,
+                                                     is->join ? is->join : was->join };
     }
     out->delta = b->delta ? b->delta : out->delta;
     out->entropy = b->entropy ? b->entropy : out->entropy;

@@ -52,6 +52,8 @@ struct rondo_cpu_backward {
                 const struct rondo_poll *poll);
     bool (*bias_bytes)(const struct rondo_backward_task *task, size_t *bytes);   /* scratch of that */
     void (*sums)(const struct rondo_backward_sums *of, int64_t first, int64_t end);   /* rows [first, end) */
+    /* scratch: RONDO_BACKWARD_SCRATCH nodes of a row (backward.h) */
+    void (*join)(const struct rondo_backward_desc *desc, const struct rondo_backward_run *run, const struct rondo_backward_join *join, float *scratch);
 };
 
 /* ---- linear layers: an item is some panels of outputs x some tiles of rows ---- */

@@ -146,7 +146,7 @@ static bool look(const struct rondo_backward_task *t, const struct rondo_backwar
             const float s = chain(from->q, row * d->head_dim, d->q_type, keys->k, key * d->head_dim, d->kv_type, d->head_dim);
             const float weight = rondo__backward_weight(score(a, s, head, p, position, &slope), n, c);
             float dp = chain(from->dout, row * d->value_dim, d->out_type, keys->v, key * d->value_dim, d->kv_type, d->value_dim);
-            const bool drops = dropped(a, head, p, position);
+            const bool drops = dropped(a, a->head + head, p, position);
             if (a->terms.drop)
                 dp = drops ? 0.0f : dp * a->terms.keep;
             const float ds = weight * (dp - from->sums[row]);
@@ -161,9 +161,11 @@ static bool look(const struct rondo_backward_task *t, const struct rondo_backwar
 
 /* ---- dQ: chains inside a leaf of keys, the tree over these ---- */
 
-static void query_leaf(struct work *w, const struct rondo_backward_leaf *q, int32_t head)
+/* The n-th leaf of queries of the job. */
+static void query_leaf(struct work *w, int32_t number, int32_t head)
 {
     const struct rondo_backward_task *t = w->t;
+    const struct rondo_backward_leaf *q = t->queries + number;
     const struct rondo_backward_desc *d = t->desc;
     const int32_t kv_head = head / (d->heads / d->kv_heads), before = place(t, q), dim = d->head_dim;
     w->floats = (size_t)d->leaf_size * (size_t)dim;
@@ -184,16 +186,23 @@ static void query_leaf(struct work *w, const struct rondo_backward_leaf *q, int3
             }
     }
     const float *sum = root(w);
+    if (t->job->query_places >= 0) {
+        float *to = rondo__backward_node(t, t->job->query_places, number);
+        to[(int64_t)q->count * d->heads * dim + head] = sum ? 1.0f : 0.0f;
+        for (int32_t i = 0; i < q->count && sum; i++)
+            memcpy(to + ((int64_t)i * d->heads + head) * dim, sum + (before + i) * dim, (size_t)dim * sizeof *to);
+        return;
+    }
     for (int32_t i = 0; i < q->count; i++)
         for (int32_t c = 0; c < dim; c++)
-            rondo__backward_put(t->run->dq, ((q->row + i) * d->heads + head) * dim + c, t->run->dq_type,
+            rondo__backward_put(t->run->dq, ((q->row + i) * d->all_heads + d->head + head) * dim + c, t->run->dq_type,
                                 sum ? sum[(before + i) * dim + c] : 0.0f, d->scale, t->run->accumulate);
 }
 
 /* ---- dK and dV: chains inside a leaf of queries, the tree over these, then the tree over the query heads ---- */
 
-/* Node of one head, [keys][head_dim], [keys][value_dim]; into `to`. */
-static void key_head(struct work *w, const struct rondo_backward_leaf *k, int32_t head, float *to)
+/* Node of one head, [keys][head_dim], [keys][value_dim]; into `to`. false: there is nothing in it, it is 0. */
+static bool key_head(struct work *w, const struct rondo_backward_leaf *k, int32_t head, float *to)
 {
     const struct rondo_backward_task *t = w->t;
     const struct rondo_backward_desc *d = t->desc;
@@ -223,21 +232,49 @@ static void key_head(struct work *w, const struct rondo_backward_leaf *k, int32_
         memcpy(to, sum, w->floats * sizeof *to);
     else
         memset(to, 0, w->floats * sizeof *to);
+    return sum != NULL;
 }
 
-static void key_leaf(struct work *w, const struct rondo_backward_leaf *k, int32_t kv_head)
+/* A node of head `head` of `heads`, to its place. */
+static void store_keys(const struct rondo_backward_task *t, int32_t number, int32_t head, int32_t heads, const float *sum, bool full)
+{
+    const int32_t dim = t->desc->head_dim, values = t->desc->value_dim;
+    const int64_t rows = t->keys[number].count;
+    float *dk = rondo__backward_node(t, t->job->key_places, number), *dv = dk + rows * heads * dim;
+    dv[rows * heads * values + head] = full ? 1.0f : 0.0f;
+    for (int64_t j = 0; j < rows && full; j++) {
+        memcpy(dk + (j * heads + head) * dim, sum + j * dim, (size_t)dim * sizeof *dk);
+        memcpy(dv + (j * heads + head) * values, sum + t->desc->leaf_size * dim + j * values, (size_t)values * sizeof *dv);
+    }
+}
+
+static void key_leaf(struct work *w, int32_t number, int32_t kv_head)
 {
     const struct rondo_backward_task *t = w->t;
+    const struct rondo_backward_leaf *k = t->keys + number;
     const struct rondo_backward_desc *d = t->desc;
     const int32_t group = d->heads / d->kv_heads, dim = d->head_dim, values = d->value_dim;
     w->floats = (size_t)d->leaf_size * (size_t)(dim + values);
     /* the heads' stack lies behind that of leaves */
     struct work heads = { .stack = w->stack + RONDO_BACKWARD_DEPTH * w->floats, .floats = w->floats };
-    for (int32_t i = 0; i < group; i++)
-        key_head(w, k, kv_head * group + i, next_node(&heads, i));
+    const bool apart = t->job->key_places >= 0 && !(t->job->what & RONDO_BACKWARD_HEADS);
+    for (int32_t i = 0; i < group; i++) {
+        float *node = next_node(&heads, i);
+        const bool full = key_head(w, k, kv_head * group + i, node);
+        if (apart) {
+            store_keys(t, number, kv_head * group + i, d->heads, node, full);
+            heads.depth = 0;
+        }
+    }
+    if (apart)
+        return;
     const float *sum = root(&heads), *dv = sum + (size_t)d->leaf_size * (size_t)dim;
+    if (t->job->key_places >= 0) {
+        store_keys(t, number, kv_head, d->kv_heads, sum, true);
+        return;
+    }
     for (int32_t j = 0; j < k->count; j++) {
-        const int64_t row = (k->row + j) * d->kv_heads + kv_head;
+        const int64_t row = (k->row + j) * d->all_kv_heads + d->kv_head + kv_head;
         for (int32_t c = 0; c < dim; c++)
             rondo__backward_put(t->run->dk, row * dim + c, t->run->dk_type, sum[j * dim + c], d->scale, t->run->accumulate);
         for (int32_t c = 0; c < values; c++)
@@ -291,7 +328,7 @@ static void bias_tile(struct work *w, const struct rondo_backward_task *tasks, i
     }
     const float *sum = root(w);
     float *to = run->dbias.data;
-    to += (run->dbias_row[w->t->job->sequence] + q->first) * run->dbias.row_stride + bias_head * run->dbias.head_stride;
+    to += (run->dbias_row[w->t->job->sequence] + q->first) * run->dbias.row_stride + (d->head + bias_head) * run->dbias.head_stride;
     columns = columns < size ? columns : size;
     for (int32_t i = 0; i < q->count; i++)
         for (int64_t j = 0; j < columns; j++)
@@ -323,11 +360,11 @@ static int run(const struct rondo_backward_task *t, int32_t kv_head, void *scrat
     int err = 0;
     for (int32_t i = 0; i < t->job->queries && t->job->what & RONDO_BACKWARD_QUERIES && !err; i++) {
         for (int32_t h = kv_head * group; h < (kv_head + 1) * group; h++)
-            query_leaf(&w, t->queries + i, h);
+            query_leaf(&w, i, h);
         err = poll ? poll->call(poll->arg) : 0;
     }
     for (int32_t i = 0; i < t->job->keys && t->job->what & RONDO_BACKWARD_KEYS && !err; i++) {
-        key_leaf(&w, t->keys + i, kv_head);
+        key_leaf(&w, i, kv_head);
         err = poll ? poll->call(poll->arg) : 0;
     }
     return err;
@@ -349,6 +386,100 @@ static int bias(const struct rondo_backward_task *tasks, int32_t count, int32_t 
     return err;
 }
 
+/* ---- nodes joined ---- */
+
+/* A node of one row and head on a stack. */
+struct joined {
+    const struct rondo_backward_desc *d;
+    const struct rondo_backward_run *run;
+    const struct rondo_backward_join *join;
+    float *stack;                      /* of nodes, `floats` each: of a key dk, then dv */
+    bool full[RONDO_BACKWARD_JOIN_DEPTH];
+    int32_t floats, dim, depth;        /* dim: of dq or dk */
+};
+
+/* Between a place and a number on the stack. */
+static void move(struct joined *s, int32_t number, int32_t row, int32_t head, int32_t at, bool load)
+{
+    const struct rondo_backward_join *j = s->join;
+    const struct rondo_backward_place *p = s->d->places + j->places_first + number;
+    const int64_t heads = j->heads * j->group, values = s->floats - s->dim;
+    float *first = s->run->nodes[p->buffer].data + p->at, *second = first + j->count * heads * s->dim, *full = second + j->count * heads * values;
+    float *node = s->stack + at * s->floats;
+    first += (row * heads + head) * s->dim;
+    second += (row * heads + head) * values;
+    if (load)
+        s->full[at] = full[head] != 0.0f;
+    else if (row + 1 == j->count)   /* the other rows have read what it was */
+        full[head] = s->full[at] ? 1.0f : 0.0f;
+    if (!s->full[at])
+        return;
+    memcpy(load ? node : first, load ? first : node, (size_t)s->dim * sizeof *node);
+    memcpy(load ? node + s->dim : second, load ? second : node + s->dim, (size_t)values * sizeof *node);
+}
+
+static void merge(struct joined *s)
+{
+    float *left = s->stack + (s->depth - 2) * s->floats, *right = left + s->floats;
+    s->depth--;
+    if (!s->full[s->depth])
+        return;
+    for (int32_t i = 0; i < s->floats; i++)
+        left[i] = s->full[s->depth - 1] ? left[i] + right[i] : right[i];
+    s->full[s->depth - 1] = true;
+}
+
+/* The program of one row and head of the nodes. true: it ends in OUT, and the root is at the bottom of the stack. */
+static bool joined_head(struct joined *s, int32_t row, int32_t head)
+{
+    const struct rondo_tree_step *step = s->d->steps + s->join->steps_first;
+    s->depth = 0;
+    for (int32_t i = 0; i < s->join->steps; i++)
+        switch (step[i].code) {
+        case RONDO_TREE_LOAD:
+            move(s, step[i].arg, row, head, s->depth++, true);
+            break;
+        case RONDO_TREE_STORE:
+            move(s, step[i].arg, row, head, --s->depth, false);
+            break;
+        case RONDO_TREE_MERGE:
+            merge(s);
+            break;
+        default:
+            return true;
+        }
+    return false;
+}
+
+/* scratch: nodes of a stack, then of one of heads. */
+static void join_nodes(const struct rondo_backward_desc *d, const struct rondo_backward_run *run, const struct rondo_backward_join *j, float *scratch)
+{
+    const int32_t values = j->queries ? 0 : d->value_dim, dim = d->head_dim;
+    const int64_t across = j->queries ? d->all_heads : d->all_kv_heads;
+    struct joined s = { .d = d, .run = run, .join = j, .stack = scratch, .floats = dim + values, .dim = dim };
+    struct work heads = { .stack = scratch + RONDO_BACKWARD_JOIN_DEPTH * s.floats, .floats = (size_t)s.floats };
+    for (int32_t i = 0; i < j->count; i++)
+        for (int32_t h = 0; h < j->heads; h++) {
+            bool out = false;
+            for (int32_t g = 0; g < j->group; g++) {
+                out = joined_head(&s, i, h * j->group + g);
+                if (out && s.depth && s.full[0])
+                    memcpy(next_node(&heads, g), s.stack, heads.floats * sizeof *s.stack);
+                else if (out)
+                    (void)next_node(&heads, g);
+            }
+            if (!out)
+                continue;
+            const float *sum = root(&heads);
+            const int64_t at = (j->row + i) * across + j->head + h;
+            for (int32_t c = 0; c < dim; c++)
+                rondo__backward_put(j->queries ? run->dq : run->dk, at * dim + c, j->queries ? run->dq_type : run->dk_type, sum[c], d->scale,
+                                    run->accumulate);
+            for (int32_t c = 0; c < values; c++)
+                rondo__backward_put(run->dv, at * values + c, run->dv_type, sum[dim + c], d->terms.keep, run->accumulate);
+        }
+}
+
 /* C13: the number that a row's gradients of weights are less by. */
 static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t end)
 {
@@ -359,7 +490,7 @@ static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t en
 }
 
 #ifdef RONDO_ISA_fma
-const struct rondo_cpu_backward rondo__cpu_backward_fma = { bytes, run, bias, bytes, sums };
+const struct rondo_cpu_backward rondo__cpu_backward_fma = { bytes, run, bias, bytes, sums, join_nodes };
 #else
-const struct rondo_cpu_backward rondo__cpu_backward_soft = { bytes, run, bias, bytes, sums };
+const struct rondo_cpu_backward rondo__cpu_backward_soft = { bytes, run, bias, bytes, sums, join_nodes };
 #endif

@@ -93,15 +93,16 @@ static int own_bias(const struct rondo__hook_device *h, const struct backward *b
     return err;
 }
 
-int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
-                         const struct rondo_backward_run *run, const struct rondo_poll *poll)
+static int put_run(struct rondo_device *dev, struct rondo_stream *stream, int32_t kind, const struct rondo_backward *backward,
+                   const struct rondo_backward_run *run, const struct rondo_poll *poll)
 {
     struct rondo__hook_device *h = rondo__hook_device_of(dev);
     const struct backward *b = backward_of(backward);
     const struct rondo_backward_desc *d = &b->desc;
-    const int64_t heads = d->heads, kv_heads = d->kv_heads;
+    const int64_t heads = d->heads, kv_heads = d->kv_heads, all = d->all_heads, all_kv = d->all_kv_heads;
+    const size_t nodes = (size_t)run->node_count * sizeof *run->nodes;
     const size_t queries = (size_t)run->query_count * sizeof *run->queries, keys = (size_t)run->key_count * sizeof *run->keys;
-    char *room = rondo__hook_take(h, sizeof *run + queries + keys + 4 * (size_t)d->sequences * sizeof(int64_t));
+    char *room = rondo__hook_take(h, sizeof *run + queries + keys + nodes + 4 * (size_t)d->sequences * sizeof(int64_t));
     const void *at;
     int err = 0;
     if (!room)
@@ -109,8 +110,10 @@ int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, 
     struct rondo_backward_run *mine = (struct rondo_backward_run *)(void *)room;
     struct rondo_backward_queries *q = (struct rondo_backward_queries *)(void *)(room + sizeof *run);
     struct rondo_backward_keys *k = (struct rondo_backward_keys *)(void *)(room + sizeof *run + queries);
-    room += sizeof *run + queries + keys;
+    struct rondo_backward_nodes *node = (struct rondo_backward_nodes *)(void *)(room + sizeof *run + queries + keys);
+    room += sizeof *run + queries + keys + nodes;
     *mine = *run;
+    mine->nodes = node;
     mine->queries = q;
     mine->keys = k;
     mine->bias_row = list_of(&room, run->bias_row, d->sequences);
@@ -138,20 +141,26 @@ int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, 
         if (!err)
             err = own(h, "backward", "v", from->v, from->rows * kv_heads * d->value_dim, rondo_type_size(d->kv_type), &k[i].v);
     }
+    for (int32_t i = 0; i < run->node_count && !err; i++) {
+        void *where = NULL;
+        if (run->nodes[i].floats)
+            err = rondo__hook_own(h, "backward", "nodes", run->nodes[i].data, 0, run->nodes[i].floats * (int64_t)sizeof(float), &where);
+        node[i] = (struct rondo_backward_nodes){ where, run->nodes[i].floats };
+    }
     const struct {
         const char *name;
         void *from, **to;
         int64_t numbers;
         int32_t type;
-    } results[] = { { "dq", run->dq, &mine->dq, run->dq_rows * heads * d->head_dim, run->dq_type },
-                    { "dk", run->dk, &mine->dk, run->dkv_rows * kv_heads * d->head_dim, run->dk_type },
-                    { "dv", run->dv, &mine->dv, run->dkv_rows * kv_heads * d->value_dim, run->dv_type } };
+    } results[] = { { "dq", run->dq, &mine->dq, run->dq_rows * all * d->head_dim, run->dq_type },
+                    { "dk", run->dk, &mine->dk, run->dkv_rows * all_kv * d->head_dim, run->dk_type },
+                    { "dv", run->dv, &mine->dv, run->dkv_rows * all_kv * d->value_dim, run->dv_type } };
     for (int i = 0; i < 3 && !err; i++)
         if (results[i].from && results[i].numbers)
             err = rondo__hook_own(h, "backward", results[i].name, results[i].from, 0, results[i].numbers * (int64_t)rondo_type_size(results[i].type),
                                   results[i].to);
     if (!err)
-        err = own(h, "backward", "alibi", run->alibi, heads, sizeof(float), &at);
+        err = own(h, "backward", "alibi", run->alibi, all, sizeof(float), &at);
     mine->alibi = err ? NULL : at;
     if (!err)
         err = own_bias(h, b, run, "bias", &run->bias, mine->bias_row, mine->bias_key, &mine->bias);
@@ -159,8 +168,20 @@ int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, 
         err = own_bias(h, b, run, "dbias", &run->dbias, mine->dbias_row, mine->dbias_key, &mine->dbias);
     if (err)
         return err;
-    const struct rondo__hook_call call = { .kind = RONDO_HOOK_BACKWARD, .as.backward = { b->inner, mine } };
+    const struct rondo__hook_call call = { .kind = kind, .as.backward = { b->inner, mine } };
     return rondo__hook_put(h, stream, &call, poll);
+}
+
+int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                         const struct rondo_backward_run *run, const struct rondo_poll *poll)
+{
+    return put_run(dev, stream, RONDO_HOOK_BACKWARD, backward, run, poll);
+}
+
+int rondo__hook_backward_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                              const struct rondo_backward_run *run, const struct rondo_poll *poll)
+{
+    return put_run(dev, stream, RONDO_HOOK_BACKWARD_JOIN, backward, run, poll);
 }
 
 int rondo__hook_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of)

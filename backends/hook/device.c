@@ -36,6 +36,8 @@ int rondo__hook_perform(struct rondo__hook_device *h, const struct rondo__hook_c
         return ops->attention(dev, c->stream, c->as.attention.program, c->as.attention.run, poll);
     case RONDO_HOOK_BACKWARD:
         return ops->backward(dev, c->stream, c->as.backward.backward, c->as.backward.run, poll);
+    case RONDO_HOOK_BACKWARD_JOIN:
+        return ops->backward_join(dev, c->stream, c->as.backward.backward, c->as.backward.run, poll);
     case RONDO_HOOK_BACKWARD_SUMS:
         return ops->backward_sums(dev, c->stream, &c->as.sums);
     case RONDO_HOOK_BACKWARD_SINKS:
@@ -331,6 +333,7 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
     WRAP(backward_free);
     WRAP(backward_scratch);
     WRAP(backward);
+    WRAP(backward_join);
     WRAP(backward_sums);
     WRAP(backward_sinks);
     if (RONDO_HAS(ops, delta) && RONDO_HAS(ops, delta_fold)) {

@@ -17,7 +17,8 @@ struct rondo__hook_device;
 enum rondo__hook_kind {
     RONDO_HOOK_COPY, RONDO_HOOK_COPY_ROWS, RONDO_HOOK_ATTENTION, RONDO_HOOK_LINEAR, RONDO_HOOK_RMSNORM, RONDO_HOOK_ROPE, RONDO_HOOK_SWIGLU,
     RONDO_HOOK_CONVERT, RONDO_HOOK_CONVERT_ROWS, RONDO_HOOK_LOGSUMEXP, RONDO_HOOK_LINEAR_JOIN, RONDO_HOOK_LINEAR_DX, RONDO_HOOK_TOKEN_SUM,
-    RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX, RONDO_HOOK_BACKWARD, RONDO_HOOK_BACKWARD_SUMS, RONDO_HOOK_BACKWARD_SINKS,
+    RONDO_HOOK_RMSNORM_DX, RONDO_HOOK_ROPE_BACK, RONDO_HOOK_SWIGLU_DX, RONDO_HOOK_BACKWARD, RONDO_HOOK_BACKWARD_JOIN,
+    RONDO_HOOK_BACKWARD_SUMS, RONDO_HOOK_BACKWARD_SINKS,
     RONDO_HOOK_DELTA, RONDO_HOOK_DELTA_FOLD, RONDO_HOOK_CROSS_ENTROPY, RONDO_HOOK_DELTA_BACKWARD,
     RONDO_HOOK_SHORT_CONV, RONDO_HOOK_SIGMOID_MUL,
     RONDO_HOOK_WAIT                    /* of a stream for another one: defer.c's own */
@@ -64,7 +65,7 @@ struct rondo__hook_call {
         struct {
             const struct rondo_backward *backward;
             const struct rondo_backward_run *run;
-        } backward;
+        } backward;                        /* and of its joins */
         struct rondo_backward_sums sums;
         struct rondo_backward_sinks sinks;
         struct {
@@ -198,6 +199,8 @@ void rondo__hook_backward_free(struct rondo_device *dev, struct rondo_backward *
 size_t rondo__hook_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *backward);
 int rondo__hook_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
                          const struct rondo_backward_run *run, const struct rondo_poll *poll);
+int rondo__hook_backward_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                              const struct rondo_backward_run *run, const struct rondo_poll *poll);
 int rondo__hook_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
 int rondo__hook_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
 

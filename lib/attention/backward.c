@@ -14,20 +14,21 @@ static int no_memory(void)
 
 static const char *const missing = "rondo_attention_create: device %s has no gradients of attention in this build; device cpu has";
 
-static int make(rondo_attention *plan, struct rondo__backward *b)
+static int make(rondo_attention *plan, struct rondo__backward *b, int32_t algorithm)
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
     const struct rondo__design *d = &plan->design;
     const size_t n = (size_t)d->ranks;
     struct rondo_backward_desc desc;
-    int err = rondo__backward_build(d, plan->rank, &b->part);
+    int err = rondo__backward_build(d, algorithm, plan->rank, &b->part);
     if (err)
         return err;
     b->queries = rondo__alloc_zero(n, sizeof *b->queries);
     b->keys = rondo__alloc_zero(n, sizeof *b->keys);
+    b->node_memory = rondo__alloc_zero((size_t)b->part.node_buffers.count, sizeof *b->node_memory);
     b->lists = rondo__alloc_zero((size_t)d->sequences, 4 * sizeof *b->lists);
     b->join = rondo__alloc_zero((size_t)b->part.nodes.count + (size_t)d->sequences, sizeof *b->join);
-    if (!b->queries || !b->keys || !b->lists || !b->join)
+    if (!b->queries || !b->keys || !b->node_memory || !b->lists || !b->join)
         return no_memory();
     rondo__backward_desc(d, &b->part, &desc);
     err = ops->backward_new(rondo__dev(plan->ctx), &b->device, &desc);
@@ -59,7 +60,7 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     struct rondo__backward *b = plan->backward = rondo__alloc_zero(1, sizeof *b);
     if (!b)
         return no_memory();
-    err = make(plan, b);
+    err = make(plan, b, algorithm);
     if (err) {
         rondo__backward_free(plan);
         return err;
@@ -100,6 +101,7 @@ void rondo__backward_free(rondo_attention *plan)
     rondo__backward_part_free(&b->part);
     rondo__free(b->queries);
     rondo__free(b->keys);
+    rondo__free(b->node_memory);
     rondo__free(b->lists);
     rondo__free(b->join);
     rondo__free(b);
@@ -117,6 +119,9 @@ size_t rondo__backward_bytes(const struct rondo__backward *b)
         return 0;
     const struct rondo__backward_part *p = &b->part;
     return sizeof *b + list_bytes(&p->leaves, sizeof(struct rondo_backward_leaf)) + list_bytes(&p->jobs, sizeof(struct rondo_backward_job)) +
+           list_bytes(&p->places, sizeof(struct rondo_backward_place)) + list_bytes(&p->joins, sizeof(struct rondo_backward_join)) +
+           list_bytes(&p->steps, sizeof(struct rondo_tree_step)) + list_bytes(&p->rounds, sizeof(struct rondo__backward_round)) +
+           list_bytes(&p->node_buffers, sizeof(struct rondo__backward_store) + sizeof *b->node_memory) +
            list_bytes(&p->own, sizeof(struct rondo_backward_leaf)) + list_bytes(&p->bases, sizeof(int64_t)) +
            list_bytes(&p->nodes, sizeof(struct rondo__backward_node) + sizeof *b->join) + rondo__schedule_bytes(&p->schedule) +
            rondo__runner_bytes(b->runner);
@@ -139,28 +144,41 @@ static int sums(const struct rondo__backward_call *call, void *const *place)
     return of.rows ? rondo__ops(call->plan->ctx)->backward_sums(rondo__dev(call->plan->ctx), NULL, &of) : 0;
 }
 
-static int run(const struct rondo__backward_call *call, void *const *place, const struct rondo_poll *poll)
+/* A round: some jobs, or some joins. Where no rows of a rank are wanted it is not looked where they would be. */
+static int run(const struct rondo__backward_call *call, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll)
 {
+    const struct rondo_device_ops *ops = rondo__ops(call->plan->ctx);
+    const struct rondo__backward_round *round = (const struct rondo__backward_round *)call->plan->backward->part.rounds.items + o->head;
+    const bool joins = o->first == RONDO_BACKWARD_NODES;
     const rondo_attention *plan = call->plan;
     const struct rondo__backward *b = plan->backward;
     const struct rondo__backward_source *source = b->part.sources.items;
+    const struct rondo__backward_store *store = b->part.node_buffers.items;
     const int64_t n = plan->design.sequences;
     for (int32_t r = 0; r < plan->design.ranks; r++) {
         const struct rondo__backward_source *s = source + r;
+        b->keys[r] = (struct rondo_backward_keys){ .rows = 0 };
+        b->queries[r] = (struct rondo_backward_queries){ .rows = 0 };
+        if (round->source != -1 && (joins || (r != round->source && r != plan->rank)))
+            continue;
         b->keys[r] = (struct rondo_backward_keys){ place_of(place, s->key[0]), place_of(place, s->key[1]), s->key_rows };
         b->queries[r] = (struct rondo_backward_queries){ place_of(place, s->query[0]), place_of(place, s->query[1]),
                                                          (const float *)(const void *)place_of(place, s->query[2]),
                                                          (const float *)(const void *)place_of(place, s->query[3]), s->query_rows };
     }
+    for (int64_t i = 0; i < b->part.node_buffers.count; i++)
+        b->node_memory[i] = (struct rondo_backward_nodes){ (float *)(void *)place_of(place, store[i].buffer),
+                                                           store[i].buffer < 0 ? 0 : (int64_t)(store[i].bytes / sizeof(float)) };
     const struct rondo_backward_run of = {
-        .first = 0, .count = b->part.jobs.count, .queries = b->queries, .keys = b->keys, .query_count = plan->design.ranks,
-        .key_count = plan->design.ranks, .accumulate = call->gradients.accumulate, .dq_type = call->gradients.dq.type,
+        .first = round->first, .count = round->count, .queries = b->queries, .keys = b->keys, .nodes = b->node_memory,
+        .query_count = plan->design.ranks, .key_count = plan->design.ranks, .node_count = (int32_t)b->part.node_buffers.count, .accumulate = call->gradients.accumulate, .dq_type = call->gradients.dq.type,
         .dk_type = call->gradients.dk.type, .dv_type = call->gradients.dv.type, .dq = place[RONDO_GRADIENT_DQ], .dk = place[RONDO_GRADIENT_DK],
         .dv = place[RONDO_GRADIENT_DV], .dq_rows = plan->q_first[n], .dkv_rows = plan->kv_first[n], .alibi = call->at[RONDO_GRADIENT_ALIBI],
         .bias = call->bias, .dbias = call->dbias, .bias_row = b->lists, .bias_key = b->lists + n, .dbias_row = b->lists + 2 * n,
         .dbias_key = b->lists + 3 * n, .seed = call->io.seed,
     };
-    return of.count ? rondo__ops(plan->ctx)->backward(rondo__dev(plan->ctx), NULL, b->device, &of, poll) : 0;
+    return joins ? ops->backward_join(rondo__dev(plan->ctx), NULL, b->device, &of, poll)
+                 : ops->backward(rondo__dev(plan->ctx), NULL, b->device, &of, poll);
 }
 
 static int sink_nodes(const struct rondo__backward_call *call, void *const *place)
@@ -226,7 +244,8 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
     case RONDO_BACKWARD_SUM:
         return sums(call, place);
     case RONDO_BACKWARD_RUN:
-        return run(call, place, poll);
+    case RONDO_BACKWARD_NODES:
+        return run(call, o, place, poll);
     case RONDO_BACKWARD_SINK:
         return sink_nodes(call, place);
     default:

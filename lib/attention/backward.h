@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A plan's backward pass: backward_build.c makes a rank's jobs and schedule of it, backward_count.c says what these compute, backward.c keeps
- * and runs them, backward_io.c looks at the caller's tensors and puts them where the schedule's operations read and write.
+ * A plan's backward pass: backward_build.c and the builders that it calls (backward_build.h) make a rank's jobs and schedule of it, backward_count.c
+ * says what these compute, backward.c keeps and runs them, backward_io.c looks at the caller's tensors and puts them where the schedule's operations read and write.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_H
 #define RONDO_ATTENTION_BACKWARD_H
@@ -16,8 +16,23 @@ enum rondo__gradient {
     RONDO_GRADIENT_ALIBI = RONDO_GRADIENT_CALLERS, RONDO_GRADIENT_SINKS, RONDO_GRADIENT_BIAS, RONDO_GRADIENT_DBIAS, RONDO_GRADIENT_ARRAYS
 };
 
-/* What a COMPUTE of the schedule does, its `first`. */
-enum { RONDO_BACKWARD_SUM, RONDO_BACKWARD_RUN, RONDO_BACKWARD_SINK, RONDO_BACKWARD_JOIN };
+/* What a COMPUTE of the schedule does, its `first`. RUN and NODES are a round, which its `head` numbers: some jobs, or some joins. */
+enum { RONDO_BACKWARD_SUM, RONDO_BACKWARD_RUN, RONDO_BACKWARD_NODES, RONDO_BACKWARD_SINK, RONDO_BACKWARD_JOIN };
+struct rondo__backward_round {
+    int64_t first, count;
+    int32_t source, reserved;          /* whose rows jobs need besides this rank's; -1: all ranks'; -2: none */
+};
+
+/* Where nodes are, as places name them: the first bytes of a buffer of the schedule. */
+struct rondo__backward_store {
+    int32_t buffer, reserved;
+    size_t bytes;
+};
+
+/* Heads that a rank computes, of the plan's. */
+struct rondo__backward_heads {
+    int32_t head, heads, kv_head, kv_heads;
+};
 
 /* Where a rank's rows are, by buffers of the schedule, and the bytes into each where the first of them lies; -1: none of them are here. */
 struct rondo__backward_source {
@@ -37,13 +52,17 @@ struct rondo__backward_part {
     struct rondo__list nodes;          /* struct rondo__backward_node of all ranks, by sequence, then leaf */
     struct rondo__list sources;        /* struct rondo__backward_source [ranks] */
     struct rondo__list sink_buffers;   /* int32_t [ranks]: nodes of sinks */
+    struct rondo__list places, joins, steps;   /* struct rondo_backward_place, rondo_backward_join, rondo_tree_step: the device's */
+    struct rondo__list rounds;         /* struct rondo__backward_round */
+    struct rondo__list node_buffers;   /* struct rondo__backward_store */
+    struct rondo__backward_heads heads;
     struct rondo__schedule schedule;
     int32_t sums, joined;              /* buffers: this rank's sums; the sinks' sums of each sequence */
     uint64_t messages, bytes;          /* of all ranks */
 };
 
-/* part: { 0 } or one that was built before. After a failure it is empty. */
-int rondo__backward_build(const struct rondo__design *design, int32_t rank, struct rondo__backward_part *part);
+/* algorithm: of rondo__backward_algorithm(); part: { 0 } or one that was built before. After a failure it is empty. */
+int rondo__backward_build(const struct rondo__design *design, int32_t algorithm, int32_t rank, struct rondo__backward_part *part);
 void rondo__backward_part_free(struct rondo__backward_part *part);
 void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out);
 /* What a design's gradients come by, where its descriptor asked for `asked`, perhaps auto; RONDO_ENOTSUP: not by that. */
@@ -52,13 +71,15 @@ int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked,
 size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part);
 
 /* ---- backward_count.c ---- */
-/* Of an operation, from its jobs: pairs, added up over the heads that the mask distinguishes, of which is made exactly this: RONDO_BACKWARD_QUERIES,
- * _KEYS, or both. */
+/* Of an operation, from its jobs: pairs, added up over the heads that it computes, of which is made exactly this: RONDO_BACKWARD_QUERIES, _KEYS, or
+ * both. */
 uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o,
                                int32_t what);
 double rondo__backward_flops(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o);
 /* FLOPs of a rank, of the placements alone. */
-int rondo__backward_work(const struct rondo__design *design, int32_t rank, double *out);
+int rondo__backward_work(const struct rondo__design *design, int32_t algorithm, int32_t rank, double *out);
+/* The heads of one of the ranks among which KV heads are dealt out, each with all queries that read it. */
+struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *design, int32_t rank);
 
 /* An array that had to be copied. */
 struct rondo__backward_stage {
@@ -72,6 +93,7 @@ struct rondo__backward {
     struct rondo__runner *runner;
     struct rondo_backward_queries *queries;   /* [ranks] */
     struct rondo_backward_keys *keys;
+    struct rondo_backward_nodes *node_memory;   /* [node_buffers] */
     int64_t *lists;                    /* [4][sequences]: rows and columns of bias and dbias of position 0 */
     struct rondo_linear_node *join;    /* room for nodes of sinks */
     struct rondo__backward_stage stage[RONDO_GRADIENT_ARRAYS];

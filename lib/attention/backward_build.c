@@ -1,55 +1,31 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The backward pass of one rank as jobs and a schedule, made of a design alone. Each result is made where its rows live: dQ by who has the
- * queries, of all keys that they see; dK and dV by who has the keys, of all queries that see them (rondo-numerics(7), rule 13). So rows travel,
- * as in the forward pass's all-gather, and no partial sum does; a rank alone has both in one job, and computes what they share once. Between
- * two ranks goes the range of rows in which those lie that the other sees: with windows and contiguous layouts that is the halo.
+ * The backward pass of one rank as jobs and a schedule, made of a design alone: who has what, each row's number, the gradients by one of the
+ * builders (backward_build.h), those of sinks, and which builder it is where nobody says.
  */
-#include "attention/backward.h"
+#include "attention/backward_build.h"
 
-/* Positions that a rank has of a sequence; rows are the rank's, over all sequences. */
-struct stretch {
-    int64_t sequence, first, count, row;
-};
-
-struct side {
-    struct rondo__list stretches;      /* by sequence, then position */
-    int64_t rows;
-};
-
-struct range {
-    int64_t begin, end;                /* rows of a rank */
-};
-
-struct build {
-    const struct rondo__design *d;
-    struct rondo__backward_part *part;
-    struct rondo__schedule *s;
-    struct side *queries, *keys;       /* [ranks] */
-    int32_t rank, ranks;
-};
-
-static int no_memory(void)
+int rondo__no_gradients_memory(void)
 {
     return rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for the plan's gradients");
 }
 
 /* ---- who has what ---- */
 
-static int add_stretches(struct side *side, const rondo_placement *placement, int64_t sequence, int32_t rank, int64_t from, int64_t shift)
+static int add_stretches(struct rondo__possessions *side, const rondo_placement *placement, int64_t sequence, int32_t rank, int64_t from, int64_t shift)
 {
     struct rondo__list spans = { .items = NULL };
     const int64_t count = rondo_placement_spans(placement, sequence, rank, from, NULL, 0);
     rondo_span *span = rondo__list_add(&spans, sizeof *span, count > 0 ? count : 1);
-    struct stretch *to = rondo__list_add(&side->stretches, sizeof *to, count);
+    struct rondo__possession *to = rondo__list_add(&side->stretches, sizeof *to, count);
     if (count < 0 || !span || (count && !to)) {
         rondo__list_free(&spans);
-        return count < 0 ? (int)count : no_memory();
+        return count < 0 ? (int)count : rondo__no_gradients_memory();
     }
     (void)rondo_placement_spans(placement, sequence, rank, from, span, count);
     int err = 0;
     for (int64_t i = 0; i < count && !err; i++) {
-        to[i] = (struct stretch){ sequence, span[i].first + shift, span[i].count, side->rows };
+        to[i] = (struct rondo__possession){ sequence, span[i].first + shift, span[i].count, side->rows };
         side->rows += span[i].count;
         if (span[i].count > 1 && span[i].step != 1)
             err = rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients of keys that were dealt out token by token (interleave) are not in "
@@ -59,7 +35,7 @@ static int add_stretches(struct side *side, const rondo_placement *placement, in
     return err;
 }
 
-static int find_sides(struct build *b)
+static int find_sides(struct rondo__gradients *b)
 {
     const struct rondo__design *d = b->d;
     int err = 0;
@@ -73,130 +49,35 @@ static int find_sides(struct build *b)
     return err;
 }
 
-/* Leaf of a position, from a base at or below it. */
-static int64_t leaf_index(const struct build *b, int64_t position, int64_t base)
-{
-    return (position - base) / b->d->desc.leaf;
-}
-
-/* Behind the last position of a stretch's leaf that has `position`. */
-static int64_t leaf_end(const struct build *b, const struct stretch *s, int64_t position, int64_t base)
-{
-    const int64_t end = base + (leaf_index(b, position, base) + 1) * b->d->desc.leaf;
-    return end < s->first + s->count ? end : s->first + s->count;
-}
-
-static int64_t base_of(const struct build *b, const struct stretch *s, bool queries)
-{
-    return queries ? b->d->shift[s->sequence] : 0;
-}
-
-static const struct stretch *stretches(const struct side *side)
-{
-    return side->stretches.items;
-}
-
-/* Whether queries [first, first + count) of a sequence see any key of [key, key + keys). */
-static bool sees(const struct build *b, int64_t sequence, int64_t first, int64_t count, int64_t key, int64_t keys)
-{
-    const rondo_span span = { first, count, 1, 0 };
-    int64_t lo, hi;
-    return b->d->mask.kind->view(&b->d->mask, sequence, &span, key, key + keys, &lo, &hi) != RONDO_MASK_NONE;
-}
-
-/* The range of rows of one side, leaf by leaf, that meet anything of the other side. */
-static struct range needed(const struct build *b, const struct side *of, const struct side *with, bool queries)
-{
-    struct range r = { INT64_MAX, 0 };
-    const struct stretch *s = stretches(of), *o = stretches(with);
-    int64_t begin = 0, end = 0;
-    for (int64_t i = 0; i < of->stretches.count; i++) {
-        for (; begin < with->stretches.count && o[begin].sequence < s[i].sequence; begin++) {
-        }
-        for (end = begin; end < with->stretches.count && o[end].sequence == s[i].sequence; end++) {
-        }
-        for (int64_t p = s[i].first, next; p < s[i].first + s[i].count; p = next) {
-            bool meets = false;
-            next = leaf_end(b, s + i, p, base_of(b, s + i, queries));
-            for (int64_t j = begin; j < end && !meets; j++)
-                meets = queries ? sees(b, s[i].sequence, p, next - p, o[j].first, o[j].count)
-                                : sees(b, s[i].sequence, o[j].first, o[j].count, p, next - p);
-            if (!meets)
-                continue;
-            r.begin = s[i].row + p - s[i].first < r.begin ? s[i].row + p - s[i].first : r.begin;
-            r.end = s[i].row + next - s[i].first;
-        }
-    }
-    return r.begin < r.end ? r : (struct range){ 0, 0 };
-}
-
 /* ---- jobs ---- */
 
-static bool after(const void *a, const void *b)
+bool rondo__add_backward_leaves(struct rondo__gradients *b, int64_t sequence, int32_t source, struct rondo__rows rows, bool queries)
 {
-    return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
-}
-
-/* The leaves of a sequence that a rank has among these of its rows. */
-static bool add_leaves(struct build *b, int64_t sequence, int32_t source, struct range rows, bool queries)
-{
-    const struct side *side = (queries ? b->queries : b->keys) + source;
-    const struct stretch *s = stretches(side);
-    for (int64_t i = 0; i < side->stretches.count; i++) {
-        const int64_t base = base_of(b, s + i, queries);
+    const struct rondo__possessions *side = rondo__side_of(b, queries, source);
+    const struct rondo__possession *s = side->stretches.items;
+    const int64_t base = rondo__leaf_base(b, sequence, queries);
+    for (int64_t i = 0; i < side->stretches.count; i++)
         for (int64_t p = s[i].first, next; s[i].sequence == sequence && p < s[i].first + s[i].count; p = next) {
             const int64_t row = s[i].row + p - s[i].first;
-            next = leaf_end(b, s + i, p, base);
+            next = rondo__leaf_end(b, s + i, p, base);
             if (row < rows.begin || row >= rows.end)
                 continue;
             struct rondo_backward_leaf *leaf = rondo__list_add(&b->part->leaves, sizeof *leaf, 1);
             if (!leaf)
                 return false;
-            *leaf = (struct rondo_backward_leaf){ leaf_index(b, p, base), p, row - rows.begin, (int32_t)(next - p), source };
+            *leaf = (struct rondo_backward_leaf){ rondo__leaf_index(b, p, base), p, row - rows.begin, (int32_t)(next - p), source };
         }
-    }
     return true;
 }
 
-/* Of a sequence, with leaves of which side all ranks' are there. */
-static bool add_job(struct build *b, int64_t sequence, int32_t what, const struct range *queries, const struct range *keys)
+struct rondo_backward_job *rondo__add_backward_job(struct rondo__gradients *b, int64_t sequence, int32_t what)
 {
-    const bool all = what & RONDO_BACKWARD_QUERIES && what & RONDO_BACKWARD_KEYS;
-    struct rondo_backward_job job = { .sequence = sequence, .base = b->d->shift[sequence], .what = what, .cached = b->d->cached[sequence],
-                                      .tokens = b->d->tokens[sequence], .length = b->d->length[sequence] };
-    struct rondo__list *leaves = &b->part->leaves;
-    for (int queried = 1; queried >= 0; queried--) {
-        const bool own = all || what & (queried ? RONDO_BACKWARD_QUERIES : RONDO_BACKWARD_KEYS);
-        const int64_t first = leaves->count;
-        for (int32_t r = own ? b->rank : 0; r < (own ? b->rank + 1 : b->ranks); r++)
-            if (!add_leaves(b, sequence, r, queried ? queries[r] : keys[r], queried))
-                return false;
-        rondo__sort((struct rondo_backward_leaf *)leaves->items + first, sizeof(struct rondo_backward_leaf), leaves->count - first, after);
-        *(queried ? &job.queries_first : &job.keys_first) = first;
-        *(queried ? &job.queries : &job.keys) = (int32_t)(leaves->count - first);
-    }
-    if ((what & RONDO_BACKWARD_QUERIES && job.queries) || (what & RONDO_BACKWARD_KEYS && job.keys)) {
-        struct rondo_backward_job *to = rondo__list_add(&b->part->jobs, sizeof *to, 1);
-        if (!to)
-            return false;
-        *to = job;
-    }
-    return true;
-}
-
-/* queries, keys: of each rank the rows that are here. */
-static bool add_jobs(struct build *b, const struct range *queries, const struct range *keys)
-{
-    const int32_t bias = b->d->desc.bias ? RONDO_BACKWARD_BIAS : 0;
-    for (int64_t i = 0; i < b->d->sequences; i++) {
-        if (b->ranks == 1) {
-            if (!add_job(b, i, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS | bias, queries, keys))
-                return false;
-        } else if (!add_job(b, i, RONDO_BACKWARD_QUERIES | bias, queries, keys) || !add_job(b, i, RONDO_BACKWARD_KEYS, queries, keys)) {
-            return false;
-        }
-    }
-    return true;
+    struct rondo_backward_job *job = rondo__list_add(&b->part->jobs, sizeof *job, 1);
+    if (job)
+        *job = (struct rondo_backward_job){ .sequence = sequence, .base = b->d->shift[sequence], .what = what, .query_places = -1,
+                                            .key_places = -1, .cached = b->d->cached[sequence], .tokens = b->d->tokens[sequence],
+                                            .length = b->d->length[sequence] };
+    return job;
 }
 
 /* ---- sinks ---- */
@@ -208,20 +89,20 @@ static bool node_after(const void *a, const void *b)
 }
 
 /* Leaves of queries of all ranks, by rank in `count`. */
-static bool find_nodes(struct build *b, int64_t *count)
+static bool find_nodes(struct rondo__gradients *b, int64_t *count)
 {
     struct rondo__list *nodes = &b->part->nodes;
     for (int32_t r = 0; r < b->ranks; r++) {
-        const struct stretch *s = stretches(b->queries + r);
+        const struct rondo__possession *s = b->queries[r].stretches.items;
         count[r] = 0;
         for (int64_t i = 0; i < b->queries[r].stretches.count && b->d->desc.sinks; i++)
             for (int64_t p = s[i].first, next; p < s[i].first + s[i].count; p = next) {
-                const int64_t base = base_of(b, s + i, true);
+                const int64_t base = rondo__leaf_base(b, s[i].sequence, true);
                 struct rondo__backward_node *node = rondo__list_add(nodes, sizeof *node, 1);
-                next = leaf_end(b, s + i, p, base);
+                next = rondo__leaf_end(b, s + i, p, base);
                 if (!node)
                     return false;
-                *node = (struct rondo__backward_node){ s[i].sequence, leaf_index(b, p, base), count[r]++, r, 0 };
+                *node = (struct rondo__backward_node){ s[i].sequence, rondo__leaf_index(b, p, base), count[r]++, r, 0 };
                 if (r != b->rank)
                     continue;
                 struct rondo_backward_leaf *own = rondo__list_add(&b->part->own, sizeof *own, 1);
@@ -256,55 +137,66 @@ static void set_merges(struct rondo__list *nodes)
 
 /* ---- the schedule ---- */
 
-static struct rondo__step named(const char *what)
+int32_t rondo__add_gradient_buffer(struct rondo__gradients *b, const char *name, int32_t index, size_t bytes)
 {
-    return (struct rondo__step){ what, 0, 0 };
-}
-
-static int32_t add_buffer(struct build *b, const char *name, int32_t owner, int32_t access, size_t bytes)
-{
-    return rondo__buffer_add(b->s, (struct rondo__buffer){ .name = name, .index = -1, .owner = owner, .tensor = -1, .bytes = bytes,
-                                                           .room = owner == RONDO_OWNER_PLAN ? bytes : 0,
-                                                           .memory = rondo__machine_compute_memory(&b->d->machine), .access = access, .home = -1,
+    return rondo__buffer_add(b->s, (struct rondo__buffer){ .name = name, .index = index, .owner = RONDO_OWNER_PLAN, .tensor = -1, .bytes = bytes,
+                                                           .room = bytes, .memory = rondo__machine_compute_memory(&b->d->machine), .home = -1,
                                                            .over = -1 });
 }
 
-static size_t query_row(const struct rondo__design *d, int part)
+size_t rondo__gradient_head(const struct rondo__design *d, bool queries, int array)
 {
-    const size_t heads = (size_t)d->desc.heads;
-    return part == 0 ? heads * (size_t)d->desc.head_dim * rondo_type_size(d->desc.q_type)
-         : part == 1 ? heads * (size_t)d->desc.value_dim * rondo_type_size(d->desc.out_type) : heads * sizeof(float);
+    const size_t type = rondo_type_size(queries ? array ? d->desc.out_type : d->desc.q_type : d->desc.kv_type);
+    return queries && array > 1 ? sizeof(float) : (size_t)(array ? d->desc.value_dim : d->desc.head_dim) * type;
 }
 
-static size_t key_row(const struct rondo__design *d, int part)
+size_t rondo__gradient_row(const struct rondo__design *d, bool queries, int array)
 {
-    return (size_t)d->desc.kv_heads * (size_t)(part ? d->desc.value_dim : d->desc.head_dim) * rondo_type_size(d->desc.kv_type);
+    return (size_t)(queries ? d->desc.heads : d->desc.kv_heads) * rondo__gradient_head(d, queries, array);
+}
+
+size_t rondo__source_row(const struct rondo__gradients *b, bool queries, int array)
+{
+    return (size_t)(queries ? b->part->heads.heads : b->part->heads.kv_heads) * rondo__gradient_head(b->d, queries, array);
+}
+
+int32_t rondo__gradient_own(const struct rondo__gradients *b, bool queries, int array)
+{
+    static const int32_t own[2][RONDO_QUERY_ARRAYS] = { { RONDO_GRADIENT_K, RONDO_GRADIENT_V },
+                                                        { RONDO_GRADIENT_Q, RONDO_GRADIENT_DOUT, RONDO_GRADIENT_LSE } };
+    return queries && array == RONDO_QUERY_ARRAYS - 1 ? b->part->sums : own[queries][array];
 }
 
 /* Buffers of the caller's: their numbers are those of enum rondo__gradient. Results may be of the widest type. */
-static void add_callers(struct build *b)
+static void add_callers(struct rondo__gradients *b)
 {
     static const char *const names[RONDO_GRADIENT_CALLERS] = { "k", "v", "q", "out", "lse", "dout", "dlse", "dq", "dk", "dv", "dsinks" };
     const struct rondo__design *d = b->d;
     const int64_t q = b->queries[b->rank].rows, k = b->keys[b->rank].rows;
     const size_t heads = (size_t)d->desc.heads, wide = sizeof(float);
     const size_t bytes[RONDO_GRADIENT_CALLERS] = {
-        rondo__product(k, key_row(d, 0)), rondo__product(k, key_row(d, 1)), rondo__product(q, query_row(d, 0)), rondo__product(q, query_row(d, 1)),
-        rondo__product(q, query_row(d, 2)), rondo__product(q, query_row(d, 1)), rondo__product(q, query_row(d, 2)),
+        rondo__product(k, rondo__gradient_row(d, false, 0)), rondo__product(k, rondo__gradient_row(d, false, 1)), rondo__product(q, rondo__gradient_row(d, true, 0)), rondo__product(q, rondo__gradient_row(d, true, 1)),
+        rondo__product(q, rondo__gradient_row(d, true, 2)), rondo__product(q, rondo__gradient_row(d, true, 1)), rondo__product(q, rondo__gradient_row(d, true, 2)),
         rondo__product(q, heads * (size_t)d->desc.head_dim * wide), rondo__product(k, (size_t)d->desc.kv_heads * (size_t)d->desc.head_dim * wide),
         rondo__product(k, (size_t)d->desc.kv_heads * (size_t)d->desc.value_dim * wide), d->desc.sinks ? heads * wide : 0,
     };
-    for (int i = 0; i < RONDO_GRADIENT_CALLERS; i++)
-        (void)add_buffer(b, names[i], RONDO_OWNER_CALLER, i < RONDO_GRADIENT_DQ ? RONDO_ACCESS_INPUT : RONDO_ACCESS_BOTH, bytes[i]);
-    b->part->sums = add_buffer(b, "sums", RONDO_OWNER_PLAN, 0, bytes[RONDO_GRADIENT_LSE]);
+    for (int i = 0; i < RONDO_GRADIENT_CALLERS; i++) {
+        const int32_t at = rondo__add_gradient_buffer(b, names[i], -1, bytes[i]);
+        if (b->s->failed)
+            return;
+        rondo__buffer_at(b->s, at)->owner = RONDO_OWNER_CALLER;
+        rondo__buffer_at(b->s, at)->room = 0;
+        rondo__buffer_at(b->s, at)->access = i < RONDO_GRADIENT_DQ ? RONDO_ACCESS_INPUT : RONDO_ACCESS_BOTH;
+    }
+    b->part->sums = rondo__add_gradient_buffer(b, "sums", -1, bytes[RONDO_GRADIENT_LSE]);
 }
 
 /* On a device with streams of its own copies to it may be under way: transfers wait for this, where all is as if it were written. */
-static void arguments(struct build *b)
+static void arguments(struct rondo__gradients *b)
 {
     if (b->d->machine.unified || b->ranks == 1)
         return;
-    rondo__schedule_begin(b->s, RONDO_PACK, named("arguments"), -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__named_step("arguments"), -1);
     for (int32_t i = 0; i < RONDO_GRADIENT_CALLERS && !b->s->failed; i++) {
         struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
         buffer->access = RONDO_ACCESS_BOTH;
@@ -314,111 +206,148 @@ static void arguments(struct build *b)
     rondo__schedule_end(b->s);
 }
 
-static void use_all(struct build *b, int32_t buffer, bool writes)
+void rondo__use_all(struct rondo__gradients *b, int32_t buffer, bool writes)
 {
     if (!b->s->failed && buffer >= 0 && rondo__buffer_at(b->s, buffer)->bytes)
         rondo__schedule_use(b->s, buffer, 0, rondo__buffer_at(b->s, buffer)->bytes, writes);
 }
 
-static struct rondo__operation *compute(struct build *b, int32_t work, const char *what)
+/* What the operation at work uses, named once. */
+static void use_once(struct rondo__gradients *b, int32_t buffer, size_t bytes, bool writes)
 {
-    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, named(what), -1);
+    if (b->s->failed || !bytes)
+        return;
+    const struct rondo__operation *o = rondo__operation_at(b->s, b->s->operations.count - 1);
+    const struct rondo__use *u = (const struct rondo__use *)b->s->uses.items + o->uses_first;
+    for (int32_t i = 0; i < o->uses; i++)
+        if (u[i].buffer == buffer && u[i].writes == writes)
+            return;
+    rondo__schedule_use(b->s, buffer, 0, bytes, writes);
+}
+
+static void use_result(struct rondo__gradients *b, bool queries)
+{
+    for (int32_t i = queries ? RONDO_GRADIENT_DQ : RONDO_GRADIENT_DK; i <= (queries ? RONDO_GRADIENT_DQ : RONDO_GRADIENT_DV) && !b->s->failed; i++)
+        use_once(b, i, rondo__buffer_at(b->s, i)->bytes, true);
+}
+
+static struct rondo__operation *compute(struct rondo__gradients *b, int32_t work, const char *what)
+{
+    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, rondo__named_step(what), -1);
     o->program = -1;
     o->first = work;
     o->count = 1;
     return o;
 }
 
-static void sum(struct build *b)
+void rondo__add_sums(struct rondo__gradients *b)
 {
     compute(b, RONDO_BACKWARD_SUM, "sums of rows");
-    use_all(b, RONDO_GRADIENT_OUT, false);
-    use_all(b, RONDO_GRADIENT_DOUT, false);
-    use_all(b, RONDO_GRADIENT_DLSE, false);
-    use_all(b, b->part->sums, true);
+    rondo__use_all(b, RONDO_GRADIENT_OUT, false);
+    rondo__use_all(b, RONDO_GRADIENT_DOUT, false);
+    rondo__use_all(b, RONDO_GRADIENT_DLSE, false);
+    rondo__use_all(b, b->part->sums, true);
     rondo__schedule_end(b->s);
 }
 
-static struct rondo__backward_source *source_at(struct build *b, int32_t rank)
+/* One operation of part.rounds. source: rows that jobs are made of, or -2: none, they are joins. */
+static void add_round(struct rondo__gradients *b, int32_t work, struct rondo__step step, int64_t first, int64_t count, int32_t source)
 {
-    return (struct rondo__backward_source *)b->part->sources.items + rank;
-}
-
-/* One exchange of rows: `parts` arrays of all ranks. mine[r]: what rank r needs of this rank's rows; theirs[r]: what of rank r's comes here. */
-static void exchange(struct build *b, const char *what, bool queries, const struct range *mine, const struct range *theirs)
-{
-    static const char *const names[2][4] = { { "k of rank", "v of rank" }, { "q of rank", "dout of rank", "lse of rank", "sums of rank" } };
-    const struct rondo__machine *m = &b->d->machine;
-    const int32_t own[2][4] = { { RONDO_GRADIENT_K, RONDO_GRADIENT_V },
-                                { RONDO_GRADIENT_Q, RONDO_GRADIENT_DOUT, RONDO_GRADIENT_LSE, b->part->sums } };
-    const int parts = queries ? 4 : 2;
-    int32_t from[4];
-    int64_t sends = 0;
-    for (int32_t r = 0; r < b->ranks; r++)
-        sends += r != b->rank && mine[r].end > mine[r].begin;
-    for (int i = 0; i < parts; i++) {
-        const size_t row = queries ? query_row(b->d, i) : key_row(b->d, i);
-        const int64_t rows = queries ? b->queries[b->rank].rows : b->keys[b->rank].rows;
-        from[i] = sends ? rondo__schedule_sent(b->s, m, own[queries][i], 0, rondo__product(rows, row), -1) : -1;
-    }
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, named(what), -1)->operation = RONDO_OP_ALL_GATHER;
-    for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
-        const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
-        for (int i = 0; i < parts; i++) {
-            const size_t row = queries ? query_row(b->d, i) : key_row(b->d, i);
-            if (mine[to].end > mine[to].begin)
-                rondo__schedule_part(b->s, from[i], rondo__product(mine[to].begin, row), rondo__product(mine[to].end - mine[to].begin, row), to,
-                                     false);
-        }
-        for (int i = 0; i < parts && theirs[of].end > theirs[of].begin; i++) {
-            const size_t bytes = rondo__product(theirs[of].end - theirs[of].begin, queries ? query_row(b->d, i) : key_row(b->d, i));
-            int32_t *at = queries ? source_at(b, of)->query + i : source_at(b, of)->key + i;
-            *at = rondo__schedule_arrival(b->s, m, names[queries][i], of, bytes);
-            rondo__schedule_part(b->s, *at, 0, bytes, of, true);
-        }
-    }
-    rondo__schedule_end(b->s);
-    for (int32_t r = 0; r < b->ranks && !b->s->failed; r++)
-        for (int i = 0; i < parts && r != b->rank; i++) {
-            int32_t *at = queries ? source_at(b, r)->query + i : source_at(b, r)->key + i;
-            if (*at >= 0)
-                *at = rondo__schedule_received(b->s, m, *at, rondo__buffer_at(b->s, *at)->bytes, -1);
+    struct rondo__backward_part *p = b->part;
+    struct rondo__backward_round *round = count ? rondo__list_add(&p->rounds, sizeof *round, 1) : NULL;
+    b->s->failed |= count && !round;
+    if (!round || b->s->failed)
+        return;
+    *round = (struct rondo__backward_round){ first, count, source, 0 };
+    struct rondo__operation *o = compute(b, work, step.what);
+    o->step = step;
+    o->head = (int32_t)p->rounds.count - 1;
+    for (int32_t r = 0; r < b->ranks && source >= -1; r++)
+        for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS && (source < 0 || r == source || r == b->rank); i++) {
+            const bool queries = i >= RONDO_KEY_ARRAYS;
+            const int array = queries ? i - RONDO_KEY_ARRAYS : i;
+            const struct rondo__backward_source *of = rondo__source_at(b, r);
+            const int32_t buffer = *rondo__source_array(b, r, queries, array);
+            if (buffer >= 0)
+                use_once(b, buffer, rondo__product(queries ? of->query_rows : of->key_rows, rondo__source_row(b, queries, array)), false);
         }
 }
 
-static void gradients(struct build *b)
+/* The buffers of nodes in these places. */
+static void use_places(struct rondo__gradients *b, int64_t first, int64_t count, bool writes)
 {
-    compute(b, RONDO_BACKWARD_RUN, "gradients");
-    for (int32_t r = 0; r < b->ranks && !b->s->failed; r++) {
-        for (int i = 0; i < 2; i++)
-            use_all(b, source_at(b, r)->key[i], false);
-        for (int i = 0; i < 4; i++)
-            use_all(b, source_at(b, r)->query[i], false);
+    const struct rondo_backward_place *place = b->part->places.items;
+    const struct rondo__backward_store *nodes = b->part->node_buffers.items;
+    for (int64_t i = first; i < first + count; i++)
+        if (i == first || place[i].buffer != place[i - 1].buffer)
+            use_once(b, nodes[place[i].buffer].buffer, nodes[place[i].buffer].bytes, writes);
+}
+
+void rondo__add_backward_jobs(struct rondo__gradients *b, struct rondo__step step, int64_t first, int64_t count, int32_t source)
+{
+    const struct rondo_backward_job *job = b->part->jobs.items;
+    add_round(b, RONDO_BACKWARD_RUN, step, first, count, source);
+    for (int64_t i = first; i < first + count && !b->s->failed; i++) {
+        const int32_t sides[2] = { RONDO_BACKWARD_KEYS, RONDO_BACKWARD_QUERIES };
+        for (int queried = 0; queried < 2; queried++) {
+            const int64_t places = queried ? job[i].query_places : job[i].key_places;
+            if (!(job[i].what & sides[queried]))
+                continue;
+            if (places >= 0)
+                use_places(b, places, queried ? job[i].queries : job[i].keys, true);
+            else
+                use_result(b, queried != 0);
+        }
     }
-    for (int32_t i = RONDO_GRADIENT_DQ; i <= RONDO_GRADIENT_DV; i++)
-        use_all(b, i, true);
-    rondo__schedule_end(b->s);
+    if (count)
+        rondo__schedule_end(b->s);
+}
+
+void rondo__add_backward_joins(struct rondo__gradients *b, struct rondo__step step, int64_t first, int64_t count)
+{
+    const struct rondo_backward_join *join = b->part->joins.items;
+    const struct rondo_tree_step *steps = b->part->steps.items;
+    add_round(b, RONDO_BACKWARD_NODES, step, first, count, -2);
+    for (int64_t i = first; i < first + count && !b->s->failed; i++)
+        for (int32_t j = 0; j < join[i].steps; j++) {
+            const struct rondo_tree_step *at = steps + join[i].steps_first + j;
+            if (at->code == RONDO_TREE_LOAD || at->code == RONDO_TREE_STORE)
+                use_places(b, join[i].places_first + at->arg, 1, at->code == RONDO_TREE_STORE);
+            else if (at->code == RONDO_TREE_OUT)
+                use_result(b, join[i].queries != 0);
+        }
+    if (count)
+        rondo__schedule_end(b->s);
+}
+
+int32_t rondo__add_nodes(struct rondo__gradients *b, int32_t buffer, size_t bytes)
+{
+    struct rondo__backward_store *at = rondo__list_add(&b->part->node_buffers, sizeof *at, 1);
+    if (!at)
+        return -1;
+    *at = (struct rondo__backward_store){ buffer, 0, bytes };
+    return (int32_t)b->part->node_buffers.count - 1;
 }
 
 /* Nodes of sinks go to everybody, who all join them alike. */
-static void sinks(struct build *b, const int64_t *count)
+static void sinks(struct rondo__gradients *b, const int64_t *count)
 {
     const struct rondo__machine *m = &b->d->machine;
     const size_t row = (size_t)b->d->desc.heads * sizeof(float);
     int32_t *at = b->part->sink_buffers.items;
-    at[b->rank] = add_buffer(b, "nodes of sinks", RONDO_OWNER_PLAN, 0, rondo__product(count[b->rank], row));
-    b->part->joined = add_buffer(b, "sinks of sequences", RONDO_OWNER_PLAN, 0, rondo__product(b->d->sequences, row));
+    at[b->rank] = rondo__add_gradient_buffer(b, "nodes of sinks", -1, rondo__product(count[b->rank], row));
+    b->part->joined = rondo__add_gradient_buffer(b, "sinks of sequences", -1, rondo__product(b->d->sequences, row));
     if (count[b->rank]) {
         compute(b, RONDO_BACKWARD_SINK, "sinks");
-        use_all(b, RONDO_GRADIENT_LSE, false);
-        use_all(b, b->part->sums, false);
-        use_all(b, at[b->rank], true);
+        rondo__use_all(b, RONDO_GRADIENT_LSE, false);
+        rondo__use_all(b, b->part->sums, false);
+        rondo__use_all(b, at[b->rank], true);
         rondo__schedule_end(b->s);
     }
     if (b->ranks > 1) {
         const size_t bytes = rondo__product(count[b->rank], row);
         const int32_t from = count[b->rank] ? rondo__schedule_sent(b->s, m, at[b->rank], 0, bytes, -1) : -1;
-        rondo__schedule_begin(b->s, RONDO_TRANSFER, named("sinks"), -1)->operation = RONDO_OP_ALL_GATHER;
+        rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step("sinks"), -1)->operation = RONDO_OP_ALL_GATHER;
         for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
             const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
             if (count[b->rank])
@@ -435,91 +364,64 @@ static void sinks(struct build *b, const int64_t *count)
     }
     compute(b, RONDO_BACKWARD_JOIN, "sinks");
     for (int32_t r = 0; r < b->ranks; r++)
-        use_all(b, at[r], false);
-    use_all(b, b->part->joined, true);
-    use_all(b, RONDO_GRADIENT_DSINKS, true);
+        rondo__use_all(b, at[r], false);
+    rondo__use_all(b, b->part->joined, true);
+    rondo__use_all(b, RONDO_GRADIENT_DSINKS, true);
     rondo__schedule_end(b->s);
 }
 
-/* What moves between all ranks: as exchange() and sinks() have it. ranges: [of whom][for whom]. */
-static void count_all(struct build *b, const struct range *keys, const struct range *queries, const int64_t *nodes)
+/* ---- which builder ---- */
+
+static int (*builder_of(const struct rondo__gradients *b, int32_t algorithm))(struct rondo__gradients *b)
 {
-    const size_t row = (size_t)b->d->desc.heads * sizeof(float);
-    b->part->messages = b->part->bytes = 0;
-    for (int32_t of = 0; of < b->ranks; of++)
-        for (int32_t to = 0; to < b->ranks; to++) {
-            if (of == to)
-                continue;
-            for (int kind = 0; kind < 2; kind++) {
-                const struct range *r = (kind ? queries : keys) + (size_t)of * (size_t)b->ranks + to;
-                for (int i = 0; i < (kind ? 4 : 2) && r->end > r->begin; i++) {
-                    b->part->messages++;
-                    b->part->bytes += (uint64_t)rondo__product(r->end - r->begin, kind ? query_row(b->d, i) : key_row(b->d, i));
-                }
-            }
-            b->part->messages += nodes[of] > 0;
-            b->part->bytes += (uint64_t)rondo__product(nodes[of], row);
-        }
+    return b->ranks > 1 && algorithm == RONDO_ALL_TO_ALL ? rondo__heads_gradients : rondo__gather_gradients;
 }
 
-static bool make_schedule(struct build *b)
+/* ---- all of it ---- */
+
+static void count_all(struct rondo__gradients *b, const int64_t *nodes)
 {
-    const size_t n = (size_t)b->ranks, square = n * n;
-    struct range *keys = rondo__alloc_zero(2 * square + 3 * n, sizeof *keys);
+    const size_t row = (size_t)b->d->desc.heads * sizeof(float);
+    for (int32_t of = 0; of < b->ranks; of++) {
+        b->part->messages += nodes[of] ? (uint64_t)(b->ranks - 1) : 0;
+        b->part->bytes += (uint64_t)rondo__product(nodes[of], row) * (uint64_t)(b->ranks - 1);
+    }
+}
+
+static int make_schedule(struct rondo__gradients *b, int32_t algorithm)
+{
+    const size_t n = (size_t)b->ranks;
+    struct rondo__backward_part *p = b->part;
     int64_t *nodes = rondo__alloc_zero(n, sizeof *nodes);
-    bool fine = keys && nodes && rondo__list_add(&b->part->sources, sizeof(struct rondo__backward_source), b->ranks) &&
-                rondo__list_add(&b->part->sink_buffers, sizeof(int32_t), b->ranks) && find_nodes(b, nodes);
-    if (fine) {
-        struct range *queries = keys + square, *mine = queries + square;
-        memset(b->part->sources.items, 0xff, n * sizeof(struct rondo__backward_source));
-        memset(b->part->sink_buffers.items, 0xff, n * sizeof(int32_t));
-        set_merges(&b->part->nodes);
-        for (int32_t of = 0; of < b->ranks; of++)
-            for (int32_t to = 0; to < b->ranks; to++) {
-                const size_t at = (size_t)of * n + (size_t)to;
-                const struct range key = { 0, b->keys[of].rows }, query = { 0, b->queries[of].rows };
-                keys[at] = of == to ? key : needed(b, b->keys + of, b->queries + to, false);
-                queries[at] = of == to ? query : needed(b, b->queries + of, b->keys + to, true);
-            }
-        count_all(b, keys, queries, nodes);
+    int err = nodes && rondo__list_add(&p->sources, sizeof(struct rondo__backward_source), b->ranks) &&
+              rondo__list_add(&p->sink_buffers, sizeof(int32_t), b->ranks) && find_nodes(b, nodes) ? 0 : rondo__no_gradients_memory();
+    if (!err) {
+        memset(p->sources.items, 0xff, n * sizeof(struct rondo__backward_source));
+        memset(p->sink_buffers.items, 0xff, n * sizeof(int32_t));
+        set_merges(&p->nodes);
+        p->heads = (struct rondo__backward_heads){ 0, (int32_t)b->d->desc.heads, 0, (int32_t)b->d->desc.kv_heads };
         add_callers(b);
         arguments(b);
-        struct rondo__backward_source *own = source_at(b, b->rank);
-        *own = (struct rondo__backward_source){ { RONDO_GRADIENT_K, RONDO_GRADIENT_V },
-                                                { RONDO_GRADIENT_Q, RONDO_GRADIENT_DOUT, RONDO_GRADIENT_LSE, b->part->sums }, 0, 0 };
-        struct range *queries_here = mine + n, *keys_here = queries_here + n;
-        for (int kind = 0; kind < 2; kind++) {
-            const struct range *all = kind ? queries : keys;
-            struct range *here = kind ? queries_here : keys_here;
-            for (int32_t r = 0; r < b->ranks; r++) {
-                mine[r] = all[(size_t)b->rank * n + (size_t)r];
-                here[r] = all[(size_t)r * n + (size_t)b->rank];
-                *(kind ? &source_at(b, r)->query_rows : &source_at(b, r)->key_rows) = here[r].end - here[r].begin;
-            }
-            if (kind)
-                sum(b);
-            if (b->ranks > 1)
-                exchange(b, kind ? "queries" : "keys", kind != 0, mine, here);
+        for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS; i++) {
+            const bool queries = i >= RONDO_KEY_ARRAYS;
+            const int array = queries ? i - RONDO_KEY_ARRAYS : i;
+            *rondo__source_array(b, b->rank, queries, array) = rondo__gradient_own(b, queries, array);
         }
-        fine = add_jobs(b, queries_here, keys_here);
-        gradients(b);
+        for (int32_t r = 0; r < b->ranks; r++)
+            rondo__source_at(b, r)->key_rows = rondo__source_at(b, r)->query_rows = 0;
+        rondo__source_at(b, b->rank)->key_rows = b->keys[b->rank].rows;
+        rondo__source_at(b, b->rank)->query_rows = b->queries[b->rank].rows;
+        err = b->s->failed ? rondo__no_gradients_memory() : builder_of(b, algorithm)(b);
+    }
+    if (!err) {
+        count_all(b, nodes);
         if (b->d->desc.sinks)
             sinks(b, nodes);
         if (b->ranks > 1)
-            rondo__schedule_fence(b->s, &b->d->machine, named("end of gradients"));
+            rondo__schedule_fence(b->s, &b->d->machine, rondo__named_step("end of gradients"));
     }
-    rondo__free(keys);
     rondo__free(nodes);
-    return fine && !b->s->failed;
-}
-
-int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, int32_t *out)
-{
-    if (design->ranks > 1 && asked != RONDO_ALGORITHM_AUTO && asked != RONDO_ALL_GATHER && asked != RONDO_HALO)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks come by all-gather or halo in this build, not by %s; "
-                                          "take one of these, or auto", rondo_algorithm_name(asked));
-    *out = asked == RONDO_HALO ? RONDO_HALO : RONDO_ALL_GATHER;
-    return 0;
+    return err ? err : b->s->failed ? rondo__no_gradients_memory() : 0;
 }
 
 size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part)
@@ -530,25 +432,80 @@ size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part)
     return bytes;
 }
 
-int rondo__backward_build(const struct rondo__design *design, int32_t rank, struct rondo__backward_part *part)
+static int begin(struct rondo__gradients *b, const struct rondo__design *design, int32_t rank)
 {
-    struct build b = { .d = design, .part = part, .s = &part->schedule, .rank = rank, .ranks = design->ranks };
+    *b = (struct rondo__gradients){ .d = design, .rank = rank, .ranks = design->ranks };
+    b->queries = rondo__alloc_zero((size_t)b->ranks, 2 * sizeof *b->queries);
+    b->keys = b->queries ? b->queries + b->ranks : NULL;
+    return b->queries ? find_sides(b) : rondo__no_gradients_memory();
+}
+
+static void end(struct rondo__gradients *b)
+{
+    for (int32_t i = 0; b->queries && i < 2 * b->ranks; i++)
+        rondo__list_free(&b->queries[i].stretches);
+    rondo__free(b->queries);
+}
+
+int rondo__backward_build(const struct rondo__design *design, int32_t algorithm, int32_t rank, struct rondo__backward_part *part)
+{
+    struct rondo__gradients b;
     rondo__backward_part_free(part);
-    rondo__schedule_clear(b.s, rank, b.ranks, 1);
-    b.queries = rondo__alloc_zero((size_t)b.ranks, 2 * sizeof *b.queries);
-    b.keys = b.queries ? b.queries + b.ranks : NULL;
+    rondo__schedule_clear(&part->schedule, rank, design->ranks, 1);
     part->joined = -1;
-    int err = b.queries ? find_sides(&b) : no_memory();
-    if (!err && !make_schedule(&b))
-        err = no_memory();
+    int err = begin(&b, design, rank);
+    b.part = part;
+    b.s = &part->schedule;
+    if (!err)
+        err = make_schedule(&b, algorithm);
     if (!err && !rondo__schedule_place(b.s))
         err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace of gradients would be larger than memory can be");
-    for (int32_t i = 0; b.queries && i < 2 * b.ranks; i++)
-        rondo__list_free(&b.queries[i].stretches);
-    rondo__free(b.queries);
+    end(&b);
     if (err)
         rondo__backward_part_free(part);
     return err;
+}
+
+/* What is asked for by name: NULL, or why it cannot be. */
+static const char *refusal(const struct rondo__design *d, int32_t asked)
+{
+    if (d->ranks == 1 || asked == RONDO_ALL_GATHER || asked == RONDO_HALO)
+        return NULL;
+    if (asked != RONDO_ALL_TO_ALL)
+        return "come by all-gather, halo or all-to-all in this build";
+    if (d->desc.bias)
+        return "with a bias come by all-gather or halo: its gradient is of all keys and heads of a query at once";
+    return d->desc.grid[1] > 1 ? "come by all-to-all among all ranks: leave the grid out, or have one group in it" : NULL;
+}
+
+/* All-to-all does every product once and sends each row once each way; it is taken where its ranks have as many KV heads each, and it does not
+ * move more than what the mask leaves of an all-gather. */
+static int choose(const struct rondo__design *d, int32_t *out)
+{
+    struct rondo__gradients b;
+    uint64_t messages, rows, heads;
+    *out = RONDO_ALL_GATHER;
+    if (d->ranks == 1 || refusal(d, RONDO_ALL_TO_ALL) || d->desc.kv_heads % d->ranks)
+        return 0;
+    int err = begin(&b, d, 0);
+    if (!err && !rondo__gather_moves(&b, &messages, &rows))
+        err = rondo__no_gradients_memory();
+    if (!err) {
+        rondo__heads_move(&b, &messages, &heads);
+        *out = heads <= rows ? RONDO_ALL_TO_ALL : RONDO_ALL_GATHER;
+    }
+    end(&b);
+    return err;
+}
+
+int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, int32_t *out)
+{
+    if (asked == RONDO_ALGORITHM_AUTO)
+        return choose(design, out);
+    const char *why = refusal(design, asked);
+    *out = design->ranks == 1 && asked != RONDO_HALO ? RONDO_ALL_GATHER : asked;
+    return why ? rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks %s; %s does not, auto takes what does", why,
+                             rondo_algorithm_name(asked)) : 0;
 }
 
 void rondo__backward_part_free(struct rondo__backward_part *part)
@@ -560,6 +517,11 @@ void rondo__backward_part_free(struct rondo__backward_part *part)
     rondo__list_free(&part->nodes);
     rondo__list_free(&part->sources);
     rondo__list_free(&part->sink_buffers);
+    rondo__list_free(&part->places);
+    rondo__list_free(&part->joins);
+    rondo__list_free(&part->steps);
+    rondo__list_free(&part->rounds);
+    rondo__list_free(&part->node_buffers);
     rondo__schedule_free(&part->schedule);
     *part = (struct rondo__backward_part){ .sums = 0 };
 }
@@ -568,10 +530,12 @@ void rondo__backward_desc(const struct rondo__design *design, const struct rondo
 {
     const rondo_attention_desc *d = &design->desc;
     *out = (struct rondo_backward_desc){
-        .heads = (int32_t)d->heads, .kv_heads = (int32_t)d->kv_heads, .head_dim = (int32_t)d->head_dim, .value_dim = (int32_t)d->value_dim,
+        .heads = part->heads.heads, .kv_heads = part->heads.kv_heads, .head = part->heads.head, .kv_head = part->heads.kv_head,
+        .all_heads = (int32_t)d->heads, .all_kv_heads = (int32_t)d->kv_heads, .head_dim = (int32_t)d->head_dim, .value_dim = (int32_t)d->value_dim,
         .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf, .bias_heads = d->bias,
         .sequences = (int32_t)design->sequences, .scale_log2 = design->scale_log2, .scale = (float)d->scale, .terms = design->terms,
-        .mask = design->mask, .leaves = part->leaves.items, .jobs = part->jobs.items, .leaf_count = part->leaves.count,
-        .job_count = part->jobs.count,
+        .mask = design->mask, .leaves = part->leaves.items, .jobs = part->jobs.items, .places = part->places.items,
+        .joins = part->joins.items, .steps = part->steps.items, .leaf_count = part->leaves.count, .job_count = part->jobs.count,
+        .place_count = part->places.count, .join_count = part->joins.count, .step_count = part->steps.count,
     };
 }

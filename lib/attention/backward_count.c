@@ -26,13 +26,29 @@ static int32_t joined(const struct rondo_backward_leaf *leaf, int32_t from, int3
     return next;
 }
 
+/* Of some heads. */
+static uint64_t pairs_of(const struct rondo__design *p, const struct rondo__backward_heads *of, int64_t sequence, const rondo_span *q, const rondo_span *k)
+{
+    const struct rondo_mask_kind *kind = p->mask.kind;
+    uint64_t pairs = 0;
+    if (p->mask.heads > 1 && of->heads < p->desc.heads) {
+        for (int32_t h = of->head; h < of->head + of->heads; h++)
+            pairs = saturated(pairs, kind->head_pairs ? kind->head_pairs(&p->mask, sequence, h, q, k) : kind->pairs(&p->mask, sequence, q, k));
+        return pairs;
+    }
+    return __builtin_mul_overflow(kind->pairs(&p->mask, sequence, q, k), (uint64_t)(of->heads / p->mask.heads), &pairs) ? UINT64_MAX : pairs;
+}
+
 uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o,
                                int32_t what)
 {
     const struct rondo_backward_job *jobs = part->jobs.items;
     const struct rondo_backward_leaf *leaves = part->leaves.items;
     uint64_t pairs = 0;
-    for (int64_t i = 0; i < part->jobs.count && o->kind == RONDO_COMPUTE && o->first == RONDO_BACKWARD_RUN; i++) {
+    if (o->kind != RONDO_COMPUTE || o->first != RONDO_BACKWARD_RUN)
+        return 0;
+    const struct rondo__backward_round *round = (const struct rondo__backward_round *)part->rounds.items + o->head;
+    for (int64_t i = round->first; i < round->first + round->count; i++) {
         if ((jobs[i].what & (RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS)) != what)
             continue;
         rondo_span q, k;
@@ -40,7 +56,7 @@ uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct 
             a = joined(leaves + jobs[i].queries_first, a, jobs[i].queries, &q);
             for (int32_t b = 0; b < jobs[i].keys;) {
                 b = joined(leaves + jobs[i].keys_first, b, jobs[i].keys, &k);
-                pairs = saturated(pairs, design->mask.kind->pairs(&design->mask, jobs[i].sequence, &q, &k));
+                pairs = saturated(pairs, pairs_of(design, &part->heads, jobs[i].sequence, &q, &k));
             }
         }
     }
@@ -52,7 +68,7 @@ static double flops(const struct rondo__design *p, int32_t what, uint64_t pairs)
 {
     const double dim = (double)p->desc.head_dim, values = (double)p->desc.value_dim;
     const double of_queries = what & RONDO_BACKWARD_QUERIES ? dim : 0.0, of_keys = what & RONDO_BACKWARD_KEYS ? dim + values : 0.0;
-    return 2.0 * (dim + values + of_queries + of_keys) * (double)pairs * ((double)p->desc.heads / p->mask.heads);
+    return 2.0 * (dim + values + of_queries + of_keys) * (double)pairs;
 }
 
 double rondo__backward_flops(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o)
@@ -63,8 +79,15 @@ double rondo__backward_flops(const struct rondo__design *design, const struct ro
     return all;
 }
 
-/* Pairs of a rank's queries and all keys, or of its keys and all queries. */
-static int share(const struct rondo__design *p, int32_t rank, bool queries, uint64_t *pairs)
+struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *p, int32_t rank)
+{
+    const int64_t group = p->desc.heads / p->desc.kv_heads, first = p->desc.kv_heads * rank / p->ranks;
+    const int64_t count = p->desc.kv_heads * (rank + 1) / p->ranks - first;
+    return (struct rondo__backward_heads){ (int32_t)(first * group), (int32_t)(count * group), (int32_t)first, (int32_t)count };
+}
+
+/* Pairs of a rank's queries and all keys, or of its keys and all queries, of some heads. */
+static int share(const struct rondo__design *p, const struct rondo__backward_heads *heads, int32_t rank, bool queries, uint64_t *pairs)
 {
     struct rondo__list list = { .items = NULL };
     int err = 0;
@@ -84,24 +107,33 @@ static int share(const struct rondo__design *p, int32_t rank, bool queries, uint
             (void)rondo_placement_spans(placement, i, rank, from, span, count);
         for (int64_t j = 0; j < count; j++) {
             const rondo_span own = { span[j].first + shift, span[j].count, span[j].step, 0 };
-            *pairs = saturated(*pairs, p->mask.kind->pairs(&p->mask, i, queries ? &own : &others, queries ? &others : &own));
+            *pairs = saturated(*pairs, pairs_of(p, heads, i, queries ? &own : &others, queries ? &others : &own));
         }
     }
     rondo__list_free(&list);
     return err;
 }
 
-int rondo__backward_work(const struct rondo__design *design, int32_t rank, double *out)
+int rondo__backward_work(const struct rondo__design *design, int32_t algorithm, int32_t rank, double *out)
 {
-    uint64_t pairs[2];
-    int err = share(design, rank, true, &pairs[0]);
-    if (!err)
-        err = share(design, rank, false, &pairs[1]);
-    if (err)
+    const struct rondo__backward_heads all = { 0, (int32_t)design->desc.heads, 0, (int32_t)design->desc.kv_heads };
+    uint64_t pairs[2] = { 0, 0 }, sum = 0;
+    int err = 0;
+    if (design->ranks > 1 && algorithm == RONDO_ALL_TO_ALL) {   /* all rows, some heads */
+        const struct rondo__backward_heads own = rondo__backward_heads_of(design, rank);
+        for (int32_t r = 0; r < design->ranks && own.heads && !err; r++) {
+            err = share(design, &own, r, true, &pairs[0]);
+            sum = saturated(sum, pairs[0]);
+        }
+        *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, sum);
         return err;
+    }
+    err = share(design, &all, rank, true, &pairs[0]);
+    if (!err)
+        err = share(design, &all, rank, false, &pairs[1]);
     if (design->ranks == 1)   /* both in one */
         *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, pairs[0]);
     else
         *out = flops(design, RONDO_BACKWARD_QUERIES, pairs[0]) + flops(design, RONDO_BACKWARD_KEYS, pairs[1]);
-    return 0;
+    return err;
 }

@@ -150,20 +150,43 @@ struct rondo_backward_leaf {
     int32_t count, source;
 };
 
-/* Some queries of a sequence and some of its keys, both by rising leaf. With QUERIES each query's gradient is made, so that all keys that it
- * sees must be there; with KEYS each key's, so that all queries that see it must; with BIAS each query's rows of the bias's. What is made is
- * of the plan's own rows, and goes to the row of the result that it has in its source. */
-enum { RONDO_BACKWARD_QUERIES = 1, RONDO_BACKWARD_KEYS = 2, RONDO_BACKWARD_BIAS = 4 };
+/* Where the node of a leaf's rows lies that some leaves of the other side make: its sums as they are, without a factor, for each head of it. Of queries
+ * float dq[count][heads][head_dim], then full[heads]; of keys dk[count][heads][head_dim], dv[count][heads][value_dim], then full[heads]. full 0:
+ * nothing of that head is in it, its rows are anything, and it is joined with nothing; else 1. */
+struct rondo_backward_place {
+    int64_t at;                /* in floats, in the buffer of nodes */
+    int32_t buffer, reserved;
+};
+
+/* Some queries of a sequence and some of its keys, both by rising leaf. With QUERIES each query's gradient is made over these keys, with KEYS each
+ * key's over these queries, with BIAS each query's rows of the bias's. Where a side has no places its sums are over all that there is, and become
+ * results, of the plan's own rows, each in the row that it has in its source. Else they are nodes: the leaves of the other side are all that there
+ * is under one node of the tree. Nodes of keys are of query heads, or, with HEADS, of KV heads, added up over their query heads. */
+enum { RONDO_BACKWARD_QUERIES = 1, RONDO_BACKWARD_KEYS = 2, RONDO_BACKWARD_BIAS = 4, RONDO_BACKWARD_HEADS = 8 };
 struct rondo_backward_job {
     int64_t sequence, base;    /* base: 0, or the position of query 0 where that is below 0 */
     int64_t queries_first, keys_first;   /* in the list of leaves */
     int32_t queries, keys, what, reserved;
+    int64_t query_places, key_places;    /* in the list of places, one for each leaf; -1: none */
     int64_t cached;            /* the position of the sequence's query 0 */
     int64_t tokens, length;    /* of the whole sequence: queries, keys */
 };
 
+/* Nodes of one leaf's rows joined, by LOAD, MERGE, STORE and OUT (core/leaf.h) on places: those of the join, by number; none is loaded after it was
+ * stored. OUT makes the result (0 where the stack is empty): `group` heads of the nodes, added up, each of the heads of the plan from `head` on. */
+struct rondo_backward_join {
+    int64_t steps_first, places_first;
+    int64_t row;               /* of the first one in the result */
+    int32_t steps, count;      /* count: rows */
+    int32_t queries;           /* 1: of queries; 0: of keys */
+    int32_t head, heads, group;
+};
+#define RONDO_BACKWARD_JOIN_DEPTH 64   /* nodes on its stack, at most */
+
 struct rondo_backward_desc {
-    int32_t heads, kv_heads, head_dim, value_dim;
+    int32_t heads, kv_heads, head_dim, value_dim;     /* heads: of its jobs, and of the rows that these are given */
+    int32_t head, kv_head;     /* ... the first of them among those of the plan: */
+    int32_t all_heads, all_kv_heads;                  /* which results have */
     int32_t q_type, kv_type, out_type, leaf_size;     /* out_type: of out and of its gradient */
     int32_t bias_heads, sequences;
     float scale_log2, scale;   /* (float)(scale * log2(e)), (float)scale */
@@ -171,7 +194,10 @@ struct rondo_backward_desc {
     struct rondo_mask mask;
     const struct rondo_backward_leaf *leaves;
     const struct rondo_backward_job *jobs;
-    int64_t leaf_count, job_count;
+    const struct rondo_backward_place *places;
+    const struct rondo_backward_join *joins;
+    const struct rondo_tree_step *steps;              /* of these */
+    int64_t leaf_count, job_count, place_count, join_count, step_count;
 };
 
 /* Rows of queries, resp. of keys, dense: [rows, heads, dim]; lse and sums float [rows, heads], sums being what backward_sums() makes. */
@@ -185,14 +211,21 @@ struct rondo_backward_keys {
     int64_t rows;
 };
 
+/* Memory for nodes. */
+struct rondo_backward_nodes {
+    float *data;
+    int64_t floats;
+};
+
 struct rondo_backward_run {
-    int64_t first, count;      /* jobs */
+    int64_t first, count;      /* jobs; of backward_join() joins, which need nodes and results only */
     const struct rondo_backward_queries *queries;     /* by a leaf's source; on the host */
     const struct rondo_backward_keys *keys;
-    int32_t query_count, key_count;
+    const struct rondo_backward_nodes *nodes;         /* by a place's buffer; on the host */
+    int32_t query_count, key_count, node_count;
     int32_t accumulate;        /* 1: results are added to what is there */
     int32_t dq_type, dk_type, dv_type;
-    void *dq, *dk, *dv;        /* dense, [rows, heads or kv_heads, dim] */
+    void *dq, *dk, *dv;        /* dense, [rows, all_heads or all_kv_heads, dim] */
     int64_t dq_rows, dkv_rows;
     /* Terms, as struct rondo_attention_run has them. dbias lies as bias does, in rows and columns of its own: both lists name the row and the
      * column of the query and the key at position 0. Sequences whose rows of dbias are the same share them, and are summed. */
@@ -602,14 +635,16 @@ struct rondo_device_ops {
                      int64_t row_stride, int64_t head_stride, const float *table);
     int (*swiglu_dx)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
                      float *dgate, float *dup);
-    /* Gradients of attention (rondo-numerics(7), rule 13). All of these, or none: then lib/ refuses them. Leaves and jobs stay as they are until
-     * it is freed; scratch is as program_scratch() has it, so that a run allocates nothing. backward runs jobs that are independent of each
-     * other; with sequences that share rows of dbias all of them are in one run. */
+    /* Gradients of attention (rondo-numerics(7), rule 13). All of these, or none: then lib/ refuses them. Lists stay as they are until it is
+     * freed; scratch is as program_scratch() has it, so that a run allocates nothing. backward runs jobs that are independent of each
+     * other, and so does backward_join with joins; with sequences that share rows of dbias all of them are in one run. */
     int (*backward_new)(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc);
     void (*backward_free)(struct rondo_device *dev, struct rondo_backward *backward);
     size_t (*backward_scratch)(const struct rondo_device *dev, const struct rondo_backward *backward);
     int (*backward)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
                     const struct rondo_backward_run *run, const struct rondo_poll *poll);
+    int (*backward_join)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                         const struct rondo_backward_run *run, const struct rondo_poll *poll);
     int (*backward_sums)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
     int (*backward_sinks)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
     /* The delta rule. NULL: the device does not compute it. */

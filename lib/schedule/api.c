@@ -82,7 +82,7 @@ static int fill_gradients(rondo_schedule *s, int32_t asked)
     info->flops = 0.0;
     info->grid[0] = info->grid[1] = 0;
     for (int32_t r = 0; r < s->design.ranks && !err; r++) {
-        err = rondo__backward_work(&s->design, r, &here);
+        err = rondo__backward_work(&s->design, info->algorithm, r, &here);
         if (err)
             break;
         info->flops += here;
@@ -251,7 +251,7 @@ static int build(rondo_schedule *s, int rank, const char *function)
     if (rank == s->rank)
         return 0;
     s->rank = -1;
-    int err = s->of_gradients ? rondo__backward_build(&s->design, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
+    int err = s->of_gradients ? rondo__backward_build(&s->design, s->info.algorithm, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
     if (!err)
         s->rank = rank;
     return err;
@@ -389,9 +389,8 @@ int rondo_schedule_check(rondo_schedule *s, int (*progress)(void *user, double d
         return rondo__fail(RONDO_EINVAL, "the ranks send %llu messages of %llu bytes, but the plan says %llu of %llu",
                            (unsigned long long)p.messages, (unsigned long long)p.bytes, (unsigned long long)said->messages,
                            (unsigned long long)said->bytes);
-    /* of gradients as the mask distinguishes heads; all modulo 2^64 */
     const uint64_t pairs = rondo__design_pairs(&s->design), heads = (uint64_t)s->design.desc.heads;
-    const uint64_t expected = s->of_gradients ? pairs : pairs * (heads / (uint64_t)s->design.mask.heads);
+    const uint64_t expected = pairs * (heads / (uint64_t)s->design.mask.heads);   /* modulo 2^64 */
     for (int side = 0; side < (s->of_gradients ? 2 : 1); side++)
         if (p.pairs[side] != expected || said->visible_pairs != pairs / (uint64_t)s->design.mask.heads)
             return rondo__fail(RONDO_EINVAL, "the ranks compute %llu pairs of a query and a key%s, but the mask shows %llu to each of %llu heads",

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The product that all five of a tile of gradients are (backward.c, which is built once for each instruction set): some rows of factors, in one of
+ * three layouts, with panels of two vectors, in chains of the order 1, 0, 3, 2, ... (rule 13 of rondo-numerics(7)); and how rows are laid out for it.
+ */
+#ifndef RONDO_CPU_BACKWARD_PRODUCT_H
+#define RONDO_CPU_BACKWARD_PRODUCT_H
+
+#include "backends/cpu/backward.h"
+#include "backends/cpu/vec.h"
+
+#define PANEL (2 * VL)      /* columns of a panel */
+#define STRIP 8             /* rows that go together: they divide every leaf */
+#define ROWS (VEC_REGISTERS >= 32 ? 8 : 4)   /* ... through one product: 2 * ROWS sums in registers */
+
+/* c[m][n] of `rows` rows m and two vectors n; a_row: from m to m + 1, a_step: from k to k + 1. */
+#define STEP(i)                                                                                                        \
+    do {                                                                                                               \
+        const vf b0 = vf_load(b + (int64_t)(i) * PANEL), b1 = vf_load(b + (int64_t)(i) * PANEL + VL);                  \
+        const float *at = a + (int64_t)(i) * a_step;                                                                   \
+        UNROLL                                                                                                         \
+        for (int m = 0; m < ROWS; m++) {                                                                               \
+            const vf one = vf_set1(at[m * a_row]);                                                                     \
+            vf_fma_into(&acc[m][0], one, b0);                                                                          \
+            vf_fma_into(&acc[m][1], one, b1);                                                                          \
+        }                                                                                                              \
+    } while (0)
+VEC void product(const float *a, const int64_t a_row, const int64_t a_step, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)
+{
+    vf acc[ROWS][2];
+    UNROLL
+    for (int m = 0; m < ROWS; m++)
+        acc[m][0] = acc[m][1] = vf_zero();
+    if (k0 < k1 && (k0 & 1)) {
+        STEP(k0);
+        k0++;
+    }
+    for (; k0 + 1 < k1; k0 += 2) {
+        STEP(k0 + 1);
+        STEP(k0);
+    }
+    if (k0 < k1)
+        STEP(k0);
+    UNROLL
+    for (int m = 0; m < ROWS; m++) {
+        vf_store(c + m * c_row, acc[m][0]);
+        vf_store(c + m * c_row + VL, acc[m][1]);
+    }
+}
+#undef STEP
+
+static __attribute__((noinline)) void product_strips(const float *a, const float *b, int32_t k1, float *c, int64_t c_row)
+{
+    for (int32_t m = 0; m < STRIP; m += ROWS)
+        product(a + m, 1, STRIP, b, 0, k1, c + m * c_row, c_row);
+}
+
+static __attribute__((noinline)) void product_rows(const float *a, int64_t a_row, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)
+{
+    for (int32_t m = 0; m < STRIP; m += ROWS)
+        product(a + m * a_row, a_row, 1, b, k0, k1, c + m * c_row, c_row);
+}
+
+static __attribute__((noinline)) void product_columns(const float *a, int64_t a_step, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)
+{
+    for (int32_t m = 0; m < STRIP; m += ROWS)
+        product(a + m, 1, a_step, b, k0, k1, c + m * c_row, c_row);
+}
+
+/* ---- rows, laid out ---- */
+
+/* One row as floats, with zeros up to `wide`. false: some are not finite. */
+static bool widen(const void *from, int64_t at, int type, int32_t dim, int32_t wide, float *to)
+{
+    vf odd = vf_zero();
+    int32_t d = 0;
+    for (; d + VL <= dim; d += VL) {
+        const vf x = vf_element(from, at + d, type);
+        odd = vf_fma(x, vf_zero(), odd);
+        vf_store(to + d, x);
+    }
+    float rest = 0.0f;
+    for (; d < dim; d++) {
+        to[d] = rondo__element(from, at + d, type);
+        rest = rondo__fma(to[d], 0.0f, rest);
+    }
+    for (; d < wide; d++)
+        to[d] = 0.0f;
+    return !vm_any(vf_is_nan(odd)) && rest == rest;
+}
+
+/* Rows lie far apart where heads lie inside of them. */
+static void ahead(const void *from, int64_t at, int type, int32_t dim)
+{
+    const char *p = (const char *)from + (size_t)at * rondo_type_size(type);
+    const size_t bytes = (size_t)dim * rondo_type_size(type);
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
+#define AHEAD 3
+
+static void to_panels(const float *row, int32_t i, int32_t size, int32_t wide, float *panels)
+{
+    for (int32_t d = 0; d < wide; d += PANEL) {
+        float *to = panels + (int64_t)d * size + (int64_t)i * PANEL;
+        vf_store(to, vf_load(row + d));
+        vf_store(to + VL, vf_load(row + d + VL));
+    }
+}
+
+/* row[d] to column i of blocks of `across` columns, [block][dim][across] */
+static void to_columns(const float *row, int32_t i, int32_t across, int32_t dim, float *to)
+{
+    to += (int64_t)(i / across) * across * dim + i % across;
+    for (int32_t d = 0; d < dim; d++)
+        to[(int64_t)d * across] = row[d];
+}
+
+#endif
