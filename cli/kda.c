@@ -41,9 +41,9 @@ static int option_beta(const struct option *o, const char *text)
 
 static int option_way(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "off", "pipeline", "affine", "exact", NULL }, *const later[] = { "columns", "legacy", NULL };
+    static const char *const known[] = { "auto", "off", "pipeline", "affine", "columns", "exact", NULL }, *const later[] = { "legacy", NULL };
     const int code = choose(o, text, known, later);
-    if (!code && options.way == 4)
+    if (!code && options.way == 5)
         options.way = RONDO_DELTA_AUTO;   /* what it takes has the bits of one walk */
     return code;
 }
@@ -56,7 +56,7 @@ static const struct option own_options[] = {
     { "l2norm", 0, OPTION_FLAG, NULL, "normalise q and k", &options.norm, 0, 0, NULL },
     { "scale", 0, OPTION_REAL, "X", "factor of out (default 1/sqrt(K))", &options.scale, 1e-37, 1e38, NULL },
     { "checkpoints", 0, OPTION_CALL, "P1,P2,..", "write the states behind so many tokens too", &options.points, 0, 0x1p53, option_list },
-    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, pipeline or affine", &options.way, 0, 0, option_way },
+    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, columns, pipeline or affine", &options.way, 0, 0, option_way },
     { "tile", 0, OPTION_INT, "N", "of --cp affine: tokens of a tile (default 4096)", &options.tile, 1, 1e15, NULL },
     { "sm-count", 0, OPTION_REFUSED, "N", "goes with --cp legacy, which this version has not", NULL, 0, 0, NULL },
     { "tolerance", 0, OPTION_REAL, "X", "of --cp affine: tiles certified to pass on less pass nothing on (default 0: never)", &options.tolerance, 0, 1, NULL },

@@ -28,8 +28,9 @@ typedef enum rondo_delta_way {
     RONDO_DELTA_AUTO = 0,       /* the best of those that have the bits of one rank */
     RONDO_DELTA_SERIAL = 1,     /* one walk: a rank begins when all states of the one before have come */
     RONDO_DELTA_PIPELINE = 2,   /* states go on in stages, some heads' columns at a time, and ranks work on different ones */
-    RONDO_DELTA_AFFINE = 3      /* each makes maps of its tiles of tokens, which are exchanged once and folded: 2.4 times the work, at once; bits of
+    RONDO_DELTA_AFFINE = 3,     /* each makes maps of its tiles of tokens, which are exchanged once and folded: 2.4 times the work, at once; bits of
                                    its own, which are the same for every number of ranks */
+    RONDO_DELTA_COLUMNS = 4     /* each takes all tokens through some heads' columns: tokens go there and results come back */
 } rondo_delta_way;
 RONDO_API const char *rondo_delta_way_name(int way);   /* "pipeline"; NULL for an unknown one */
 
@@ -78,7 +79,8 @@ typedef struct rondo_delta_info {
     uint64_t messages, bytes;           /* that this rank will send in one execute, the first agreement apart */
     double flops;                       /* 7 * key_dim * value_dim for each token and head, all ranks */
     uint64_t hash;                      /* of the plan; what ranks compare */
-    int64_t segments;                   /* of all ranks: tiles of RONDO_DELTA_AFFINE, else parts of sequences that one rank has */
+    int64_t segments;                   /* of all ranks: tiles of RONDO_DELTA_AFFINE, sequences of RONDO_DELTA_COLUMNS, else parts of
+                                           sequences that one rank has */
     int64_t skipped;                    /* by the last execution, of this rank's tiles: how many passed nothing on, in any head */
     double certificate;                 /* of the last execution, of this rank's tiles but the last of each sequence: the largest bound, in the
                                            2-norm, on what a tile passes on of its incoming state; 0 where it has none. See rondo-kda(7) */

@@ -127,6 +127,51 @@ static void expect_packets(const struct all *a, uint64_t *messages, uint64_t *by
         }
 }
 
+/* Columns of all heads go to ranks in runs of whole heads, or of 64 or 16 columns where a rank would have an eighth more than its share. To each
+ * other rank that has some a rank sends what its tokens have of them, and the states with which sequences begin there; back come outputs and
+ * states. */
+static void expect_columns(const struct all *a, uint64_t *messages, uint64_t *bytes)
+{
+    const struct rondo__delta_design *p = &a->design;
+    const int64_t heads = p->desc.heads, kd = p->desc.key_dim, vd = p->desc.value_dim, share = (heads * vd + p->ranks - 1) / p->ranks;
+    int64_t wide = vd;
+    for (int64_t finer = 64; finer >= 16; finer /= 4) {
+        const int64_t cuts = heads * ((vd + wide - 1) / wide), most = (cuts + p->ranks - 1) / p->ranks * wide;
+        if ((most < heads * vd ? most : heads * vd) * 8 > share * 9 && finer < wide)
+            wide = finer;
+    }
+    const int64_t cuts = (vd + wide - 1) / wide, all = heads * cuts;
+    *messages = *bytes = 0;
+    for (int32_t to = 0; to < p->ranks; to++) {
+        int64_t first, end;
+        if (rondo_share(all, p->ranks, NULL, to, &first, &end))
+            exit(99);
+        end += first;
+        int64_t columns = 0;
+        for (int64_t cut = first; cut < end; cut++)
+            columns += cut % cuts + 1 < cuts ? wide : vd - (cuts - 1) * wide;
+        for (int32_t from = 0; from < p->ranks && columns; from++) {
+            const int64_t rows = p->begin[from + 1] - p->begin[from], own = (end - 1) / cuts - first / cuts + 1;
+            int64_t starts = 0, kept = 0;
+            if (!rows || from == to)
+                continue;
+            for (int64_t n = 0; n < p->desc.sequences; n++) {
+                if (p->cu[n] == p->cu[n + 1])
+                    continue;
+                starts += p->desc.initial_state && rondo__delta_owner(p, p->cu[n]) == from;
+                kept += p->desc.final_state && rondo__delta_owner(p, p->cu[n + 1] - 1) == from;
+            }
+            for (int64_t i = 0; i < p->desc.checkpoint_count; i++) {
+                const int64_t at = a->points[i];
+                const bool empty = !at && p->cu[1] == 0;   /* the first sequence has no tokens: nobody is asked for its state */
+                kept += !empty && rondo__delta_owner(p, at ? at - 1 : 0) == from;
+            }
+            *messages += 2;
+            *bytes += (uint64_t)(4 * (rows * own * (3 * kd + 1) + 2 * rows * columns + (starts + kept) * columns * kd));
+        }
+    }
+}
+
 static void grid(int way)
 {
     for (int m = 0; m < MACHINES; m++) {
@@ -144,6 +189,8 @@ static void grid(int way)
             good &= !err;
             if (way == RONDO_DELTA_AFFINE)
                 expect_packets(&a, &messages, &bytes);
+            else if (way == RONDO_DELTA_COLUMNS)
+                expect_columns(&a, &messages, &bytes);
             else
                 expect(&a, &messages, &bytes);
             if ((messages != a.messages || bytes != a.bytes) && counts)
@@ -258,7 +305,7 @@ static void broken(void)
         for (int round = 0; round < 150; round++) {
             const int32_t ranks = 3 + (int32_t)draw(RANKS - 2);
             struct all a;
-            int err = anything(&a, RONDO_DELTA_SERIAL + round % 3, ranks);
+            int err = anything(&a, RONDO_DELTA_SERIAL + round % 4, ranks);
             if (err)
                 exit(99);
             a.machine = machines + draw(MACHINES);
@@ -310,6 +357,7 @@ int main(void)
     grid(RONDO_DELTA_SERIAL);
     grid(RONDO_DELTA_PIPELINE);
     grid(RONDO_DELTA_AFFINE);
+    grid(RONDO_DELTA_COLUMNS);
     gradients(RONDO_DELTA_SERIAL);
     gradients(RONDO_DELTA_PIPELINE);
     broken();

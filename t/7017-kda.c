@@ -112,7 +112,7 @@ static void check(const char *file, struct delta_case *c, int64_t batch)
 static void same_file(const char *options)
 {
     static const char *const others[] = { "--ranks 2", "--ranks 3 --cp off", "--ranks 5 --cp pipeline --threads 2", "--ranks 4 --cp exact --isa scalar",
-                                          "--cp pipeline", "--ranks 7 --layout contiguous" };
+                                          "--cp pipeline", "--ranks 6 --cp columns", "--cp columns --isa scalar", "--ranks 7 --layout contiguous" };
     char want[32], line[2200];
     snprintf(want, sizeof want, "%s", program_text("hash"));
     ok(strlen(want) == 16, "hash %s", want);
@@ -167,6 +167,10 @@ static void results(void)
     ok(!strcmp(program_text("path"), "serial"), "what runs is told: one walk on one rank");
     rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5 --cp pipeline");
     ok(!strcmp(program_text("path"), "pipeline"), "... and a way that was asked for by name");
+    rondo("", "kda packed -o many --json --gate bounded --lower-bound=-5 --cp columns --ranks 3");
+    r = program_json();
+    ok(!strcmp(program_text("path"), "columns") && json_integer_value(json_object_get(r, "segments")) == 2, "... columns, in which nothing is cut");
+    json_decref(r);
     delta_free(&c);
 
     /* in tiles: bits of their own, the same for all */
@@ -265,7 +269,6 @@ static void bad(void)
     refuses(2, "--lower-bound", "kda good -o bad --gate bounded --lower-bound=5");
     refuses(2, "gate", "kda good -o bad --gate hard");
     refuses(2, "beta", "kda good -o bad --beta 2");
-    refuses(2, "columns", "kda good -o bad --cp columns");
     refuses(2, "--tile", "kda good -o bad --tile 64");
     refuses(2, "legacy", "kda good -o bad --cp legacy");
     refuses(2, "sm-count", "kda good -o bad --sm-count 78");

@@ -124,7 +124,7 @@ static struct rondo__delta_call *begin(struct back *x, int32_t kind, int64_t fir
         b->s->failed = true;
         return NULL;
     }
-    *call = (struct rondo__delta_call){ first, 0, 0, kind };
+    *call = (struct rondo__delta_call){ first, 0, 0, 0, kind, 0 };
     struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, what, -1);
     o->program = -1;
     o->first = b->out->calls.count - 1;

@@ -7,7 +7,7 @@
 
 static const struct rondo__delta_place nowhere = { -1, 0, 0 };
 
-static size_t product(struct rondo__delta_build *b, int64_t x, int64_t y, int64_t z)
+size_t rondo__delta_bytes(struct rondo__delta_build *b, int64_t x, int64_t y, int64_t z)
 {
     size_t all;
     if (rondo__mul((size_t)x, (size_t)y, &all) && rondo__mul(all, (size_t)z, &all) && all <= PTRDIFF_MAX)
@@ -34,18 +34,18 @@ static void all_callers(struct rondo__delta_build *b)
     const rondo_delta_desc *d = &b->d->desc;
     const int64_t rows = b->d->begin[b->rank + 1] - b->d->begin[b->rank], one = (int64_t)sizeof(float), state = rondo__delta_state(b->d) * one;
     const int64_t entries = d->checkpoint_count * (b->d->packed ? 1 : d->sequences);
-    callers(b, "q", RONDO_ACCESS_INPUT, product(b, rows, d->key_heads, d->key_dim * (int64_t)rondo_type_size(d->type)));
-    callers(b, "k", RONDO_ACCESS_INPUT, product(b, rows, d->key_heads, d->key_dim * (int64_t)rondo_type_size(d->type)));
-    callers(b, "v", RONDO_ACCESS_INPUT, product(b, rows, d->heads, d->value_dim * (int64_t)rondo_type_size(d->type)));
-    callers(b, "g", RONDO_ACCESS_INPUT, product(b, rows, d->heads, d->gate_dim * (int64_t)rondo_type_size(d->gate_type)));
-    callers(b, "beta", RONDO_ACCESS_INPUT, product(b, rows, d->heads, (int64_t)rondo_type_size(d->beta_type)));
-    callers(b, "A_log", RONDO_ACCESS_INPUT, product(b, d->heads, one, 1));
-    callers(b, "dt_bias", RONDO_ACCESS_INPUT, product(b, d->heads, d->gate_dim, one));
-    callers(b, "initial state", RONDO_ACCESS_INPUT, d->initial_state ? product(b, d->sequences, d->heads, state) : 0);
-    callers(b, "out", RONDO_ACCESS_RESULT, product(b, rows, d->heads, d->value_dim * (int64_t)rondo_type_size(d->out_type)));
-    callers(b, "final state", RONDO_ACCESS_BOTH, d->final_state ? product(b, d->sequences, d->heads, state) : 0);
-    callers(b, "checkpoints", RONDO_ACCESS_BOTH, product(b, entries, d->heads, state));
-    callers(b, "certificates", RONDO_ACCESS_BOTH, product(b, rondo__delta_tile_count(b->d, b->rank), d->heads, one));
+    callers(b, "q", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, rows, d->key_heads, d->key_dim * (int64_t)rondo_type_size(d->type)));
+    callers(b, "k", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, rows, d->key_heads, d->key_dim * (int64_t)rondo_type_size(d->type)));
+    callers(b, "v", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, rows, d->heads, d->value_dim * (int64_t)rondo_type_size(d->type)));
+    callers(b, "g", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, rows, d->heads, d->gate_dim * (int64_t)rondo_type_size(d->gate_type)));
+    callers(b, "beta", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, rows, d->heads, (int64_t)rondo_type_size(d->beta_type)));
+    callers(b, "A_log", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, d->heads, one, 1));
+    callers(b, "dt_bias", RONDO_ACCESS_INPUT, rondo__delta_bytes(b, d->heads, d->gate_dim, one));
+    callers(b, "initial state", RONDO_ACCESS_INPUT, d->initial_state ? rondo__delta_bytes(b, d->sequences, d->heads, state) : 0);
+    callers(b, "out", RONDO_ACCESS_RESULT, rondo__delta_bytes(b, rows, d->heads, d->value_dim * (int64_t)rondo_type_size(d->out_type)));
+    callers(b, "final state", RONDO_ACCESS_BOTH, d->final_state ? rondo__delta_bytes(b, d->sequences, d->heads, state) : 0);
+    callers(b, "checkpoints", RONDO_ACCESS_BOTH, rondo__delta_bytes(b, entries, d->heads, state));
+    callers(b, "certificates", RONDO_ACCESS_BOTH, rondo__delta_bytes(b, rondo__delta_tile_count(b->d, b->rank), d->heads, one));
 }
 
 /* On a device with streams of its own what it was given before may still work on the caller's arrays: then transfers wait for this. */
@@ -80,6 +80,11 @@ struct rondo__delta_place rondo__delta_final(const struct rondo__delta_build *b,
     return b->d->desc.final_state ? entry(b, RONDO_DELTA_FINAL, sequence) : nowhere;
 }
 
+struct rondo__delta_place rondo__delta_point(const struct rondo__delta_build *b, int64_t point, int64_t sequence)
+{
+    return entry(b, RONDO_DELTA_CHECKPOINTS, b->d->packed ? point : point * b->d->desc.sequences + sequence);
+}
+
 struct rondo__delta_unit *rondo__delta_units(const struct rondo__delta_design *d, int64_t columns, int64_t *count)
 {
     const int64_t cuts = (d->desc.value_dim + columns - 1) / columns;
@@ -103,9 +108,7 @@ static struct rondo_delta_state state_of(const struct rondo__delta_build *b, str
 
 /* ---- pieces ---- */
 
-/* The checkpoints that a piece makes: numbers [*low, *high). That where a sequence begins is the state before it, in a packed row that of the
- * first only: of the others it is the end of the one before. */
-static void checkpoints_of(const struct rondo__delta_design *p, const struct rondo__delta_piece *piece, int64_t *low, int64_t *high)
+void rondo__delta_points(const struct rondo__delta_design *p, const struct rondo__delta_piece *piece, int64_t *low, int64_t *high)
 {
     const int64_t begins = p->cu[piece->sequence], base = p->packed ? 0 : begins, count = p->desc.checkpoint_count;
     const bool before = piece->first == begins && (!p->packed || (!begins && !piece->sequence));
@@ -117,18 +120,25 @@ static void checkpoints_of(const struct rondo__delta_design *p, const struct ron
         ++*high;
 }
 
+static const struct rondo__delta_part *part_at(const struct rondo__delta_build *b)
+{
+    return (const struct rondo__delta_part *)b->out->parts.items + b->part;
+}
+
 /* Part `level` of a piece, as checkpoints cut it; false: there is none. Behind the last checkpoint that may be no tokens, where the state is
  * wanted at a second place. */
 static bool part_of(const struct rondo__delta_build *b, const struct rondo__delta_piece *piece, int64_t level, struct rondo__delta_piece *part)
 {
     const struct rondo__delta_design *p = b->d;
     int64_t low, high;
-    checkpoints_of(p, piece, &low, &high);
+    rondo__delta_points(p, piece, &low, &high);
     if (low + level > high)
         return false;
     *part = *piece;
     for (int64_t i = low; i <= low + level && i < high; i++) {
-        const struct rondo__delta_place at = entry(b, RONDO_DELTA_CHECKPOINTS, p->packed ? i : i * p->desc.sequences + piece->sequence);
+        struct rondo__delta_place at = rondo__delta_point(b, i, piece->sequence);
+        if (piece->points.packet)
+            at = (struct rondo__delta_place){ piece->points.buffer, 1, piece->points.at + (i - low) * p->desc.key_dim * part_at(b)->columns };
         const int64_t row = p->checkpoints[i] + (p->packed ? 0 : p->cu[piece->sequence]);
         if (i < low + level) {
             part->first = row;
@@ -167,9 +177,12 @@ static void add_block(struct rondo__delta_build *b, int32_t kind, const struct r
         b->s->failed = true;
         return;
     }
-    *block = (struct rondo_delta_block){ .kind = kind, .row = part->first - b->d->begin[b->rank], .rows = part->end - part->first,
-                                         .head = u->head, .key_head = (int32_t)(u->head / (d->heads / d->key_heads)), .of = u->head,
-                                         .column = u->column, .columns = u->columns, .from = state_of(b, part->from, u), .to = state_of(b, part->to, u) };
+    const struct rondo__delta_part *p = part_at(b);
+    const int64_t column = p->in < 0 ? u->column : u->head * d->value_dim + u->column - p->column;
+    *block = (struct rondo_delta_block){ .kind = kind, .row = part->first - p->row, .rows = part->end - part->first, .head = u->head - p->head,
+                                         .key_head = (int32_t)(u->head / (d->heads / d->key_heads)) - p->key_head, .of = u->head,
+                                         .column = (int32_t)column, .columns = u->columns, .from = state_of(b, part->from, u),
+                                         .to = state_of(b, part->to, u) };
     if (kind == RONDO_DELTA_MAP)
         block->from = number_of(&part->from, u);
     if (kind == RONDO_DELTA_BOUND)
@@ -186,14 +199,25 @@ static struct rondo__delta_call *begin(struct rondo__delta_build *b, bool folds,
         b->s->failed = true;
         return NULL;
     }
-    *call = (struct rondo__delta_call){ folds ? b->out->folds.count : b->out->blocks.count, 0, folds, 0 };
+    *call = (struct rondo__delta_call){ folds ? b->out->folds.count : b->out->blocks.count, 0, folds, b->part, 0, 0 };
     struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, step, -1);
     o->program = -1;
     o->first = b->out->calls.count - 1;
     o->count = 1;
-    for (int32_t i = RONDO_DELTA_Q; i <= RONDO_DELTA_DT_BIAS && !folds; i++)
+    for (int32_t i = part_at(b)->in < 0 ? RONDO_DELTA_Q : RONDO_DELTA_A_LOG; i <= RONDO_DELTA_DT_BIAS && !folds; i++)
         use(b, i, false);
+    if (part_at(b)->in >= 0)
+        use(b, part_at(b)->in, false);
     return call;
+}
+
+static void use_out(struct rondo__delta_build *b)
+{
+    const struct rondo__delta_part *p = part_at(b);
+    if (p->in < 0)
+        use(b, RONDO_DELTA_OUT, true);
+    else
+        rondo__schedule_use(b->s, p->out, p->at[RONDO_DELTA_OUT], (size_t)(p->rows * p->columns) * rondo_type_size(b->d->desc.out_type), true);
 }
 
 void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delta_piece *pieces, int64_t count, const struct rondo__delta_unit *units,
@@ -215,7 +239,7 @@ void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delt
                 add_block(b, RONDO_DELTA_FORWARD, &part, units + u);
                 call->count++;
             }
-        use(b, RONDO_DELTA_OUT, true);
+        use_out(b);
         rondo__schedule_end(b->s);
     }
 }
@@ -261,8 +285,17 @@ int rondo__delta_build(struct rondo__delta_built *out, const struct rondo__delta
     rondo__schedule_clear(b.s, rank, design->ranks, 1);
     all_callers(&b);
     arguments(&b);
-    if (design->desc.way == RONDO_DELTA_AFFINE)
+    struct rondo__delta_part *part = rondo__list_add(&out->parts, sizeof *part, 1);
+    if (!part)
+        b.s->failed = true;
+    else
+        *part = (struct rondo__delta_part){ .in = -1, .out = -1, .row = design->begin[rank] };
+    if (b.s->failed)
+        ;   /* said below */
+    else if (design->desc.way == RONDO_DELTA_AFFINE)
         rondo__delta_affine(&b);
+    else if (design->desc.way == RONDO_DELTA_COLUMNS)
+        rondo__delta_columns(&b);
     else
         rondo__delta_pipeline(&b);
     if (b.large)
@@ -283,4 +316,5 @@ void rondo__delta_unbuild(struct rondo__delta_built *built)
     rondo__list_free(&built->blocks);
     rondo__list_free(&built->folds);
     rondo__list_free(&built->calls);
+    rondo__list_free(&built->parts);
 }

@@ -56,7 +56,18 @@ enum rondo__delta_caller {
 /* What COMPUTE number `first` does: blocks, or folds, that are independent of each other. Their states are in the schedule's buffers, by number. */
 struct rondo__delta_call {
     int64_t first, count;
-    int32_t folds, back;           /* 1: of the folds; enum rondo__delta_back */
+    int32_t folds, part;           /* 1: of the folds; where the blocks' tokens lie */
+    int32_t back, reserved;        /* enum rondo__delta_back */
+};
+
+/* Where tokens lie that blocks are of, and what is put out of them goes. in >= 0: two packets of dense arrays of some heads, of v and out some
+ * columns, which are counted through all heads. in -1: the caller's arrays; it is the first part of all. */
+struct rondo__delta_part {
+    int32_t in, out;               /* buffers */
+    int32_t head, heads, key_head, key_heads;
+    int64_t column, columns;
+    int64_t row, rows;             /* of all ranks' rows: the first one there */
+    size_t at[RONDO_DELTA_OUT + 1];   /* bytes into `in`, or `out`, by enum rondo__delta_caller */
 };
 
 struct rondo__delta_built {
@@ -64,6 +75,7 @@ struct rondo__delta_built {
     struct rondo__list blocks;     /* struct rondo_delta_block */
     struct rondo__list folds;      /* struct rondo_delta_fold */
     struct rondo__list calls;      /* struct rondo__delta_call */
+    struct rondo__list parts;      /* struct rondo__delta_part */
 };
 
 /* Makes rank's. RONDO_ENOMEM, or RONDO_EINVAL where it is larger than memory can be. Freed by rondo__delta_unbuild(), also after a failure. */
@@ -78,6 +90,7 @@ struct rondo__delta_build {
     const struct rondo__delta_design *d;
     const struct rondo__machine *m;
     int32_t rank;
+    int32_t part;                  /* that the COMPUTEs to come are of */
     bool large;                    /* some size is more than memory can be */
 };
 
@@ -98,11 +111,18 @@ struct rondo__delta_place {
 struct rondo__delta_piece {
     int64_t sequence, first, end;
     struct rondo__delta_place from, to;
+    struct rondo__delta_place points;   /* where its checkpoints go, in a packet one after another; packet 0: to the caller's array */
 };
 
 static inline int64_t rondo__delta_state(const struct rondo__delta_design *d) { return d->desc.key_dim * d->desc.value_dim; }
 struct rondo__delta_place rondo__delta_initial(const struct rondo__delta_build *b, int64_t sequence);
 struct rondo__delta_place rondo__delta_final(const struct rondo__delta_build *b, int64_t sequence);
+struct rondo__delta_place rondo__delta_point(const struct rondo__delta_build *b, int64_t point, int64_t sequence);
+/* The checkpoints that a piece makes: numbers [*low, *high). That where a sequence begins is the state before it, in a packed row that of the
+ * first only: of the others it is the end of the one before. */
+void rondo__delta_points(const struct rondo__delta_design *d, const struct rondo__delta_piece *piece, int64_t *low, int64_t *high);
+/* Bytes of x by y by z; what is more than memory can be sets `large`. */
+size_t rondo__delta_bytes(struct rondo__delta_build *b, int64_t x, int64_t y, int64_t z);
 /* Cuts all heads' columns into units of at most `columns`, in the order of their columns. NULL: no memory, and *count is 0. */
 struct rondo__delta_unit *rondo__delta_units(const struct rondo__delta_design *d, int64_t columns, int64_t *count);
 /* COMPUTEs of pieces that do not depend on each other, of some units; with checkpoints on the way. */
@@ -117,7 +137,15 @@ int32_t rondo__delta_own(struct rondo__delta_build *b, const char *name, int32_t
 
 /* ---- ways ---- */
 void rondo__delta_pipeline(struct rondo__delta_build *b);
+/* Columns of a unit, and how many stages, where `ranks` hand states on. */
+int64_t rondo__delta_unit_columns(const struct rondo__delta_design *d, int32_t ranks);
+int64_t rondo__delta_stages(const struct rondo__delta_design *d, int32_t ranks);
 void rondo__delta_affine(struct rondo__delta_build *b);
+void rondo__delta_columns(struct rondo__delta_build *b);
+/* Of that way: the most columns, of all heads together, that a rank has. */
+int64_t rondo__delta_columns_most(const struct rondo__delta_design *d);
+/* The way of those with the bits of one rank that is likely to be over first (choose.c). */
+int32_t rondo__delta_choose(const struct rondo__delta_design *d);
 
 /* ---- the caller's arrays (execute.c) ---- */
 struct rondo__delta_array {
@@ -144,8 +172,15 @@ struct rondo_delta {
     void *room[3];                 /* the workspace, by kind of memory */
     float **states;                /* [buffers]: room for a run's */
     float *bounds;                 /* [this rank's tiles, heads]: certificates; NULL: none */
+    void *dense[RONDO_DELTA_CALLERS];   /* where the way needs dense arrays: copies of those that are not, made once */
+    size_t dense_bytes[RONDO_DELTA_CALLERS];
     int32_t agreed;
     struct rondo__delta_backward *backward;   /* NULL: the plan has no gradients */
 };
+/* The kind of memory that the device computes on. */
+static inline int rondo__delta_memory(const rondo_delta *plan)
+{
+    return rondo__ops(plan->ctx)->unified ? RONDO_MEMORY_HOST : RONDO_MEMORY_DEVICE;
+}
 
 #endif

@@ -61,7 +61,7 @@ static int check_rule(const rondo_delta_desc *d)
     if (d->gradients && d->way == RONDO_DELTA_AFFINE)
         return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: the way affine has no gradients; all that have the bits of one rank have, and auto takes "
                                           "one of these");
-    if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_AFFINE)
+    if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_COLUMNS)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: way is %d; rondo_delta_way has those that there are", (int)d->way);
     return 0;
 }
@@ -210,8 +210,8 @@ int rondo__delta_design(struct rondo__delta_design *out, const rondo_delta_desc 
     }
     if (!err)
         err = check_sizes(&p);
-    if (d->way == RONDO_DELTA_AUTO)
-        d->way = ranks > 1 ? RONDO_DELTA_PIPELINE : RONDO_DELTA_SERIAL;
+    if (!err && d->way == RONDO_DELTA_AUTO)
+        d->way = rondo__delta_choose(&p);
     p.form = (struct rondo_delta_form){ (int32_t)d->key_dim, (int32_t)d->value_dim, d->type, d->gate_type, d->beta_type, d->out_type, d->gate, d->beta,
                                         d->norm, (int32_t)d->gate_dim, (float)d->lower_bound, (float)d->scale };
     *out = p;

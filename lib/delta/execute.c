@@ -120,6 +120,21 @@ struct running {
     const float *a_log, *dt_bias;
 };
 
+/* Where the tokens lie that a call is of: where the caller has them, or in packets, heads of a row together. */
+static struct rondo_delta_rows rows_of(const struct running *x, const struct rondo__delta_call *call, void *const *place)
+{
+    const struct rondo__delta_part *p = (const struct rondo__delta_part *)x->plan->built.parts.items + call->part;
+    const int64_t kd = x->plan->design.desc.key_dim, gd = x->plan->design.desc.gate_dim;
+    if (p->in < 0)
+        return x->rows;
+    char *in = place[p->in];
+    return (struct rondo_delta_rows){
+        .q = { in + p->at[RONDO_DELTA_Q], p->key_heads * kd, kd }, .k = { in + p->at[RONDO_DELTA_K], p->key_heads * kd, kd },
+        .v = { in + p->at[RONDO_DELTA_V], p->columns, 0 }, .g = { in + p->at[RONDO_DELTA_G], p->heads * gd, gd },
+        .beta = { in + p->at[RONDO_DELTA_BETA], p->heads, 1 }, .out = { (char *)place[p->out] + p->at[RONDO_DELTA_OUT], p->columns, 0 }
+    };
+}
+
 static int compute(void *arg, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll)
 {
     const struct running *x = arg;
@@ -132,7 +147,8 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
         return rondo__ops(x->plan->ctx)->delta_fold(rondo__dev(x->plan->ctx), NULL, x->plan->design.form.key_dim,
                                                     (const struct rondo_delta_fold *)built->folds.items + call->first, call->count, x->plan->states,
                                                     (int32_t)buffers);
-    const struct rondo_delta_run run = { .form = &x->plan->design.form, .parts = &x->rows, .part_count = 1,
+    const struct rondo_delta_rows rows = rows_of(x, call, place);
+    const struct rondo_delta_run run = { .form = &x->plan->design.form, .parts = &rows, .part_count = 1,
                                          .blocks = (const struct rondo_delta_block *)built->blocks.items + call->first, .count = call->count,
                                          .states = x->plan->states, .state_count = (int32_t)buffers, .a_log = x->a_log, .dt_bias = x->dt_bias,
                                          .tolerance = x->plan->design.desc.tolerance };
@@ -164,8 +180,44 @@ int rondo__delta_stage(struct rondo__staging *s, const struct rondo__delta_array
     return err;
 }
 
+/* ---- arrays that must be dense, as a schedule copies parts of their rows ---- */
+
+static int copy_rows(const rondo_delta *plan, const struct rondo__delta_array *a, struct rondo_rows from, struct rondo_rows to)
+{
+    const size_t one = rondo_type_size(a->type);
+    const int64_t dim = a->dims == 3 ? a->shape[2] : 1;
+    int err = 0;
+    for (int64_t h = 0; h < a->shape[1] && !err; h++)
+        err = rondo__ops(plan->ctx)->copy_rows(rondo__dev(plan->ctx), NULL, (char *)to.data + (size_t)(h * to.head_stride) * one,
+                                               (size_t)to.row_stride * one, (const char *)from.data + (size_t)(h * from.head_stride) * one,
+                                               (size_t)from.row_stride * one, (size_t)dim * one, a->shape[0]);
+    return err;
+}
+
+/* *rows, which become a copy's that the plan keeps, where they are not dense. */
+static int make_dense(rondo_delta *plan, int number, const struct rondo__delta_array *a, struct rondo_rows *rows, void **at)
+{
+    const int64_t dim = a->dims == 3 ? a->shape[2] : 1, row = a->shape[1] * dim;
+    const struct rondo_rows theirs = *rows;
+    size_t bytes;
+    if (!rows->data || ((a->shape[0] == 1 || rows->row_stride == row) && (a->shape[1] == 1 || rows->head_stride == dim)))
+        return 0;
+    if (!plan->dense[number]) {
+        if (!rondo__mul((size_t)a->shape[0], (size_t)row * rondo_type_size(a->type), &bytes))
+            return rondo__fail(RONDO_ENOMEM, "rondo_delta_execute: a dense copy of %s is more than memory can hold", a->name);
+        int err = rondo__ops(plan->ctx)->memory_new(rondo__dev(plan->ctx), rondo__delta_memory(plan), bytes, &plan->dense[number]);
+        if (err)
+            return rondo__fail(err, "rondo_delta_execute: no memory for a dense copy of %s, %zu bytes", a->name, bytes);
+        plan->dense_bytes[number] = bytes;
+    }
+    *rows = (struct rondo_rows){ plan->dense[number], row, dim };
+    *at = plan->dense[number];
+    return a->uses & RONDO_STAGE_READ ? copy_rows(plan, a, theirs, *rows) : 0;
+}
+
 static int run(rondo_delta *plan, const struct rondo__delta_array *a)
 {
+    const bool dense = plan->design.desc.way == RONDO_DELTA_COLUMNS && plan->ctx->ranks > 1;
     struct running x = { .plan = plan };
     struct rondo_rows *const rows[ARRAYS] = { &x.rows.q, &x.rows.k, &x.rows.v, &x.rows.g, &x.rows.beta, NULL, NULL, NULL, &x.rows.out, NULL, NULL,
                                                NULL };
@@ -180,6 +232,10 @@ static int run(rondo_delta *plan, const struct rondo__delta_array *a)
     for (int i = 0; i < ARRAYS && !err; i++)
         if (i != RONDO_DELTA_INITIAL || !in_place)
             err = rondo__delta_stage(&s, a + i, at + i, rows[i]);
+    const struct rondo_rows out = x.rows.out;
+    for (int i = 0; i < ARRAYS && !err && dense; i++)
+        if (rows[i])
+            err = make_dense(plan, i, a + i, rows[i], at + i);
     if (in_place)
         at[RONDO_DELTA_INITIAL] = at[RONDO_DELTA_FINAL];
     x.a_log = at[RONDO_DELTA_A_LOG];
@@ -189,6 +245,8 @@ static int run(rondo_delta *plan, const struct rondo__delta_array *a)
         err = rondo__runner_bind(plan->runner, &given, NULL);
     if (!err)
         err = rondo__runner_run(plan->runner);
+    if (!err && x.rows.out.data != out.data)
+        err = copy_rows(plan, a + RONDO_DELTA_OUT, x.rows.out, out);
     return rondo__stage_end(&s, true, err);
 }
 

@@ -7,7 +7,7 @@
 
 const char *rondo_delta_way_name(int way)
 {
-    static const char *const names[] = { "auto", "serial", "pipeline", "affine" };
+    static const char *const names[] = { "auto", "serial", "pipeline", "affine", "columns" };
     return way >= 0 && way < (int)(sizeof names / sizeof *names) ? names[way] : NULL;
 }
 
@@ -26,7 +26,7 @@ static int64_t segments(const struct rondo__delta_design *p)
             count += rondo__delta_tiles(p, 0, n).tiles;
         else
             count += p->cu[n + 1] > p->cu[n];
-    for (int32_t r = 1; r < p->ranks && p->desc.way != RONDO_DELTA_AFFINE; r++) {
+    for (int32_t r = 1; r < p->ranks && p->desc.way != RONDO_DELTA_AFFINE && p->desc.way != RONDO_DELTA_COLUMNS; r++) {
         const int64_t row = p->begin[r];
         if (row == p->begin[r + 1] || row == 0)   /* nobody begins here */
             continue;
@@ -108,6 +108,9 @@ void rondo_delta_destroy(rondo_delta *plan)
     for (int kind = 0; kind < 3; kind++)
         if (plan->room[kind])
             rondo__ops(plan->ctx)->memory_free(rondo__dev(plan->ctx), kind, plan->room[kind], plan->built.schedule.workspace_bytes[kind]);
+    for (int i = 0; i < RONDO_DELTA_CALLERS; i++)
+        if (plan->dense[i])
+            rondo__ops(plan->ctx)->memory_free(rondo__dev(plan->ctx), rondo__delta_memory(plan), plan->dense[i], plan->dense_bytes[i]);
     rondo__delta_unbuild(&plan->built);
     rondo__delta_backward_free(plan);
     rondo__delta_design_free(&plan->design);

@@ -26,7 +26,8 @@ static struct rondo__delta_piece tile_of(const struct affine *x, int64_t sequenc
 {
     const struct rondo__delta_design *p = x->b->d;
     const int64_t first = p->cu[sequence] + tile * x->tile, end = first + x->tile;
-    return (struct rondo__delta_piece){ sequence, first, end < p->cu[sequence + 1] ? end : p->cu[sequence + 1], { -1, 0, 0 }, { -1, 0, 0 } };
+    return (struct rondo__delta_piece){ sequence, first, end < p->cu[sequence + 1] ? end : p->cu[sequence + 1], { -1, 0, 0 }, { -1, 0, 0 },
+                                        { -1, 0, 0 } };
 }
 
 /* U of all heads, and behind it M where it is not the first tile. */
@@ -173,7 +174,7 @@ void rondo__delta_affine(struct rondo__delta_build *b)
     for (int64_t n = 0; n < p->desc.sequences && !b->s->failed; n++) {
         struct rondo__delta_tiles t = has(&x, b->rank, n);
         if (p->cu[n] == p->cu[n + 1] && rondo__delta_owner(p, p->cu[n]) == b->rank) {
-            const struct rondo__delta_piece piece = { n, p->cu[n], p->cu[n], rondo__delta_initial(b, n), rondo__delta_final(b, n) };
+            const struct rondo__delta_piece piece = { n, p->cu[n], p->cu[n], rondo__delta_initial(b, n), rondo__delta_final(b, n), { -1, 0, 0 } };
             rondo__delta_compute(b, &piece, 1, x.units, x.unit_count, step("delta rule", 0, 0));
         }
         if (t.first == t.end)

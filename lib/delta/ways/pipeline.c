@@ -37,13 +37,23 @@ static int64_t place_units(const struct rondo__delta_design *p, struct stages *g
     return at;
 }
 
+int64_t rondo__delta_unit_columns(const struct rondo__delta_design *d, int32_t ranks)
+{
+    return ranks == 1 || d->desc.heads >= (int64_t)ranks * STAGES_OF_A_RANK ? d->desc.value_dim : CUT;
+}
+
+int64_t rondo__delta_stages(const struct rondo__delta_design *d, int32_t ranks)
+{
+    const int64_t columns = rondo__delta_unit_columns(d, ranks), wanted = ranks == 1 ? 1 : (int64_t)ranks * STAGES_OF_A_RANK;
+    const int64_t units = d->desc.heads * ((d->desc.value_dim + columns - 1) / columns);
+    return units < wanted ? units : wanted;
+}
+
 static bool plan_stages(struct rondo__delta_build *b, struct stages *g)
 {
-    const rondo_delta_desc *d = &b->d->desc;
-    const bool serial = d->way == RONDO_DELTA_SERIAL || b->d->ranks == 1;
-    const int64_t wanted = (int64_t)b->d->ranks * STAGES_OF_A_RANK;
-    g->units = rondo__delta_units(b->d, serial || d->heads >= wanted ? d->value_dim : CUT, &g->unit_count);
-    g->count = serial ? 1 : g->unit_count < wanted ? g->unit_count : wanted;
+    const int32_t ranks = b->d->desc.way == RONDO_DELTA_SERIAL ? 1 : b->d->ranks;
+    g->units = rondo__delta_units(b->d, rondo__delta_unit_columns(b->d, ranks), &g->unit_count);
+    g->count = rondo__delta_stages(b->d, ranks);
     g->in = rondo__alloc_zero((size_t)g->count, sizeof *g->in);
     g->out = rondo__alloc_zero((size_t)g->count, sizeof *g->out);
     b->s->failed |= !g->units || !g->in || !g->out;
@@ -102,7 +112,7 @@ static void run_own(struct rondo__delta_build *b, const struct stages *g)
     for (int64_t n = 0; n < p->desc.sequences && !b->s->failed; n++) {
         const bool here = p->cu[n] == p->cu[n + 1] ? rondo__delta_owner(p, p->cu[n]) == b->rank : p->cu[n] >= first && p->cu[n + 1] <= end;
         if (here)
-            pieces[count++] = (struct rondo__delta_piece){ n, p->cu[n], p->cu[n + 1], rondo__delta_initial(b, n), rondo__delta_final(b, n) };
+            pieces[count++] = (struct rondo__delta_piece){ n, p->cu[n], p->cu[n + 1], rondo__delta_initial(b, n), rondo__delta_final(b, n), { -1, 0, 0 } };
     }
     rondo__delta_compute(b, pieces, count, g->units, g->unit_count, (struct rondo__step){ "delta rule", 0, 0 });
     rondo__free(pieces);
@@ -134,10 +144,11 @@ void rondo__delta_pipeline(struct rondo__delta_build *b)
     const int32_t behind = tail >= 0 && p->cu[tail + 1] > end ? rondo__delta_owner(p, end) : -1;
     const bool through = before >= 0 && behind >= 0 && head == tail;
     if (behind >= 0 && !through)   /* others wait for it */
-        run_stages(b, &g, (struct rondo__delta_piece){ tail, p->cu[tail], end, rondo__delta_initial(b, tail), { -1, 0, 0 } }, -1, behind);
+        run_stages(b, &g, (struct rondo__delta_piece){ tail, p->cu[tail], end, rondo__delta_initial(b, tail), { -1, 0, 0 }, { -1, 0, 0 } }, -1,
+                   behind);
     run_own(b, &g);
     if (before >= 0)
-        run_stages(b, &g, (struct rondo__delta_piece){ head, first, through ? end : p->cu[head + 1], { -1, 0, 0 }, rondo__delta_final(b, head) },
+        run_stages(b, &g, (struct rondo__delta_piece){ head, first, through ? end : p->cu[head + 1], { -1, 0, 0 }, rondo__delta_final(b, head), { -1, 0, 0 } },
                    before, through ? behind : -1);
     if ((size_t)largest(p, &g) * sizeof(float) > b->m->eager)   /* the same on all ranks */
         rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of the delta rule", 0, 0 });
