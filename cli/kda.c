@@ -216,6 +216,13 @@ static void give(rondo_delta_io *io, const struct kda_input *in, const struct ar
         io->checkpoints = dense(a->points, RONDO_F32, 4, entries, in->heads, in->key_dim, in->value_dim);
 }
 
+static int on_progress(void *user, double done)
+{
+    (void)user;
+    progress_set((uint64_t)(done * 1e6), 1000000);
+    return 0;
+}
+
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct kda *x = arg;
@@ -233,6 +240,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (code)
         goto end;
     give(&io, &x->in, &a, info.rows);
+    io.progress = rondo_context_rank(ctx) == 0 ? on_progress : NULL;
     code = rondo_barrier(ctx);
     const double begin = now();
     if (!code)

@@ -111,10 +111,14 @@ typedef struct rondo_delta_io {
     rondo_tensor out;                   /* [rows, heads, value_dim] */
     rondo_tensor final_state;           /* [sequences, heads, key_dim, value_dim] */
     rondo_tensor checkpoints;           /* [checkpoint_count * sequences, heads, key_dim, value_dim]; with cu_seqlens [checkpoint_count, ...] */
+    /* Called now and then from the rank's thread with the part of this rank's work that is done, 0 to 1, never falling; other than 0: stop
+     * (RONDO_ECANCELED). NULL: nobody asks. */
+    int (*progress)(void *user, double done);
+    void *user;
 } rondo_delta_io;
 #define RONDO_DELTA_IO_INIT                                                                                            \
     { sizeof(rondo_delta_io), RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, \
-      RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT }
+      RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, RONDO_TENSOR_INIT, NULL, NULL }
 
 /* Collective where there are several ranks. */
 RONDO_API int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io) RONDO_MUST_CHECK;

@@ -14,6 +14,11 @@ struct job {
     const struct delta_case *c;
     const int64_t *shares;
     int64_t points[POINTS], point_count, entries;   /* entries: states of a checkpoint */
+    struct heard {                 /* of progress, by rank */
+        int64_t calls;
+        double last, stop;         /* stop: there, unless 0 */
+        int wrong;
+    } *heard;
     bool packed, holes;            /* holes: arrays of tokens are heads first, with something between their rows */
     int way;
     int64_t tile;
@@ -110,6 +115,15 @@ static void point_at(const struct job *j, int64_t point, int64_t entry, int64_t 
     *position -= c->cu[*sequence];
 }
 
+static int listen(void *user, double done)
+{
+    struct heard *h = user;
+    h->wrong += done < h->last || done < 0.0 || done > 1.0;
+    h->last = done;
+    h->calls++;
+    return h->stop > 0.0 && done >= h->stop;
+}
+
 static int body(rondo_context *ctx, void *arg)
 {
     struct job *j = arg;
@@ -147,8 +161,13 @@ static int body(rondo_context *ctx, void *arg)
     rondo_tensor *const arrays[] = { &io.q, &io.k, &io.v, &io.g, &io.beta, &io.out };
     for (int i = 0; i < 6 && j->holes; i++)
         spread(arrays[i]);
-    for (int again = 0; again < 2 && !err; again++)
+    io.progress = j->heard ? listen : NULL;
+    io.user = j->heard ? j->heard + rondo_context_rank(ctx) : NULL;
+    for (int again = 0; again < 2 && !err; again++) {
+        if (j->heard)
+            j->heard[rondo_context_rank(ctx)].last = 0.0;
         err = rondo_delta_execute(plan, &io);
+    }
     if (j->holes && !collect(&io.out, dense_out))
         err = 79;
     for (int i = 0; i < 6 && j->holes; i++)
@@ -508,8 +527,43 @@ static void steps(void)
     delta_free(&c);
 }
 
+/* How far an execution has come is told on its way, and it can be stopped. */
+static void progress(void)
+{
+    struct delta_case c = { .heads = 6, .key_heads = 6, .key_dim = 64, .value_dim = 64, .gate_dim = 64, .sequences = 1, .rows = 1500, .cu = { 0, 1500 },
+                            .norm = 1, .type = RONDO_F32, .scale = 0.125 };
+    /* a device that runs by itself may be through with everything before anybody asks */
+    const char *hook = getenv("RONDO_TEST_HOOK");
+    const bool by_itself = hook && strstr(hook, "defer");
+    delta_draw(&c, -1.0, 0.0, false);
+    struct job quiet = { .c = &c, .entries = 1 };
+    for (int way = RONDO_DELTA_SERIAL; way <= RONDO_DELTA_COLUMNS; way++)
+        for (int ranks = 1; ranks <= 3; ranks += 2) {
+            struct heard heard[3] = { { 0, 0.0, 0.0, 0 } }, cut[3] = { { 0, 0.0, 0.3, 0 } };
+            quiet.way = way;
+            quiet.tile = way == RONDO_DELTA_AFFINE ? 256 : 0;
+            struct job told = quiet, stopped = quiet;
+            told.heard = heard;
+            stopped.heard = cut;
+            room(&quiet);
+            room(&told);
+            room(&stopped);
+            bool good = !rondo_launch(ranks, NULL, body, &quiet) && !rondo_launch(ranks, NULL, body, &told) && same(&quiet, &told);
+            for (int r = 0; r < ranks; r++)
+                good = good && heard[r].calls >= (by_itself ? 1 : 3) && !heard[r].wrong && heard[r].last == 1.0;
+            ok(good, "%s, %d ranks: progress never falls, ends with 1, and changes no bit", rondo_delta_way_name(way), ranks);
+            ok(rondo_launch(ranks, NULL, body, &stopped) == RONDO_ECANCELED && (by_itself || cut[0].last < 1.0), "... it stops at %.2f where it is asked to",
+               cut[0].last);
+            job_free(&quiet);
+            job_free(&told);
+            job_free(&stopped);
+        }
+    delta_free(&c);
+}
+
 int main(void)
 {
+    progress();
     rounds();
     slow();
     certificates();

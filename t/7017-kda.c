@@ -254,6 +254,35 @@ static void under_mpi(void)
         diag("exit %d: %s %s", code, program_out, program_err);
 }
 
+/* A file over which one rank with the slowest instructions is busy for a while. */
+static void meter(void)
+{
+    static const int64_t cu[] = { 0, 8000 };
+    struct tensor list[10];
+    struct delta_case c = { .heads = 1, .key_heads = 1, .key_dim = 512, .value_dim = 512, .gate_dim = 512, .sequences = 1, .rows = 8000, .norm = 1,
+                            .type = RONDO_F32, .scale = 0.1 };
+    memcpy(c.cu, cu, sizeof cu);
+    delta_draw(&c, -1.0, 0.0, false);
+    write_file("long", list, list_of(list, &c, 1, NULL));
+    delta_free(&c);
+    rondo("timeout -s INT 2.2", "kda long -o cut --isa scalar --threads 1 --progress always");
+    int moved = 0, fell = 0;
+    double last = -1.0;
+    for (const char *p = program_err; (p = strstr(p, "kda: ")) != NULL; p++) {
+        double percent;
+        if (sscanf(p, "kda: %lf %%", &percent) == 1) {
+            moved += percent > last;
+            fell += percent < last;
+            last = percent;
+        }
+    }
+    ok(moved >= 2 && !fell, "the meter moves (%d times, to %.1f %%)", moved, last);
+    is_int(rondo("timeout --preserve-status -s INT 1.2", "kda long -o left --isa scalar --threads 1"), 130, "an interrupt ends it");
+    char path[1100];
+    snprintf(path, sizeof path, "test ! -e '%s/left'", scratch_dir);
+    is_int(system(path), 0, "... and leaves no file");
+}
+
 static void bad(void)
 {
     static const int64_t packed[] = { 0, 30, 30, 77 }, down[] = { 0, 40, 30, 77 };
@@ -330,6 +359,7 @@ int main(void)
     results();
     gradients();
     under_mpi();
+    meter();
     bad();
     scratch_remove();
     return done();

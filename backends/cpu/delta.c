@@ -248,12 +248,14 @@ static int run(const struct rondo_delta_task *t, void *scratch, const struct ron
         if (t->kind == RONDO_DELTA_MAP && count == TOKENS)
             clean(t, r);
         if (poll && first + count - polled >= often) {
+            rondo__cpu_delta_tell(poll, first + count - polled, t->columns);
             polled = first + count;
             int err = poll->call(poll->arg);
             if (err)
                 return err;
         }
     }
+    rondo__cpu_delta_tell(poll, t->rows - polled, t->columns);
     if (t->to)
         give_state(t, r);
     return 0;

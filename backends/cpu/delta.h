@@ -10,6 +10,8 @@
 #ifndef RONDO_CPU_DELTA_H
 #define RONDO_CPU_DELTA_H
 
+#include <stdatomic.h>
+
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/num.h"
 
@@ -25,6 +27,13 @@
  * ever otherwise, at a hundredth of the speed. */
 #define RONDO_CPU_DELTA_CLEAN 64
 #define RONDO_CPU_DELTA_TINY 0x1p-100f
+
+/* So much of a task is done, in columns of tokens, as its run's work counts. */
+static inline void rondo__cpu_delta_tell(const struct rondo_poll *poll, int64_t rows, int64_t columns)
+{
+    if (poll && poll->work)
+        atomic_fetch_add_explicit(&poll->work->done, (uint64_t)(rows * columns), memory_order_relaxed);
+}
 
 /* Columns of a leaf of a gradient's sum over them (C15); its lanes are as many as those of a norm. */
 #define RONDO_CPU_DELTA_LEAF 64

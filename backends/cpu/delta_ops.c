@@ -138,7 +138,10 @@ static int item(void *arg, int64_t number, int worker)
             memset(task.to + d * task.to_stride, 0, (size_t)task.columns * sizeof *task.to);
         return 0;
     }
-    return c->kernels->run(&task, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
+    const int code = c->kernels->run(&task, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
+    if (worker)                        /* worker 0 tells on the way */
+        rondo__cpu_delta_tell(c->poll, task.rows, task.columns);
+    return code;
 }
 
 /* How many items a block becomes: the fewest with which threads have nearly the same to do. */
@@ -171,6 +174,8 @@ int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, cons
     if (!fits || !rondo__mul(c.scratch_each, (size_t)rondo__cpu_workers(dev, run->count * c.cuts), &all) || !rondo__cpu_scratch(dev, all))
         return rondo__fail(RONDO_ENOMEM, "no memory for the delta rule's states of %d by %d numbers", (int)run->form->key_dim, (int)columns);
     c.scratch = dev->scratch;
+    for (int64_t i = 0; poll && poll->work && i < run->count; i++)
+        poll->work->total += run->blocks[i].kind == RONDO_DELTA_BOUND ? 0 : (uint64_t)(run->blocks[i].rows * run->blocks[i].columns);
     return rondo__cpu_for(dev, run->count * c.cuts, item, &c, poll);
 }
 

@@ -70,6 +70,7 @@ static int run(const struct rondo_delta_task *t, void *scratch, const struct ron
         for (int64_t d = 0; d < dim * columns && t->kind == RONDO_DELTA_MAP && i % RONDO_CPU_DELTA_CLEAN == RONDO_CPU_DELTA_CLEAN - 1; d++)
             if (s[d] > -RONDO_CPU_DELTA_TINY && s[d] < RONDO_CPU_DELTA_TINY)
                 s[d] = 0.0f;
+        rondo__cpu_delta_tell(poll, 1, columns);
         int err = poll && i % often == often - 1 ? poll->call(poll->arg) : 0;
         if (err)
             return err;

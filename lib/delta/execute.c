@@ -155,6 +155,19 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
     return rondo__ops(x->plan->ctx)->delta(rondo__dev(x->plan->ctx), NULL, &run, poll);
 }
 
+/* Of a COMPUTE, in numbers of states that change: what progress is told in. */
+static double cost(void *arg, const struct rondo__operation *o)
+{
+    const struct running *x = arg;
+    const struct rondo__delta_built *built = &x->plan->built;
+    const struct rondo__delta_call *call = (const struct rondo__delta_call *)built->calls.items + o->first;
+    const struct rondo_delta_block *block = (const struct rondo_delta_block *)built->blocks.items + call->first;
+    double sum = 0.0;
+    for (int64_t i = 0; i < call->count && !call->folds; i++)
+        sum += block[i].kind == RONDO_DELTA_BOUND ? 0.0 : (double)block[i].rows * (double)block[i].columns;
+    return call->folds ? (double)call->count * (double)x->plan->design.desc.value_dim : sum;
+}
+
 /* ---- running ---- */
 
 int rondo__delta_stage(struct rondo__staging *s, const struct rondo__delta_array *a, void **at, struct rondo_rows *rows)
@@ -215,7 +228,7 @@ static int make_dense(rondo_delta *plan, int number, const struct rondo__delta_a
     return a->uses & RONDO_STAGE_READ ? copy_rows(plan, a, theirs, *rows) : 0;
 }
 
-static int run(rondo_delta *plan, const struct rondo__delta_array *a)
+static int run(rondo_delta *plan, const struct rondo__delta_array *a, const rondo_delta_io *io)
 {
     const bool dense = plan->design.desc.way == RONDO_DELTA_COLUMNS && plan->ctx->ranks > 1;
     struct running x = { .plan = plan };
@@ -240,7 +253,8 @@ static int run(rondo_delta *plan, const struct rondo__delta_array *a)
         at[RONDO_DELTA_INITIAL] = at[RONDO_DELTA_FINAL];
     x.a_log = at[RONDO_DELTA_A_LOG];
     x.dt_bias = at[RONDO_DELTA_DT_BIAS];
-    const struct rondo__given given = { .caller = at, .room = plan->room, .compute = compute, .arg = &x };
+    const struct rondo__given given = { .caller = at, .room = plan->room, .compute = compute, .arg = &x, .cost = cost, .progress = io->progress,
+                                        .user = io->user, .function = "rondo_delta_execute" };
     if (!err)
         err = rondo__runner_bind(plan->runner, &given, NULL);
     if (!err)
@@ -273,7 +287,7 @@ int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io)
     }
     if (!err) {
         plan->agreed = 1;
-        err = run(plan, arrays);
+        err = run(plan, arrays, &ours);
     }
     if (!err)
         certify(plan);

@@ -215,7 +215,7 @@ static double cost_of(const struct rondo__runner *r, const struct rondo__operati
 {
     double cost = 0.0;
     if (o->program < 0)   /* no attention: what takes the time is one of its functions */
-        return o->first == r->given->longest ? 1.0 : 0.0;
+        return r->given->cost ? r->given->cost(r->given->arg, o) : o->first == r->given->longest ? 1.0 : 0.0;
     for (int64_t i = 0; i < o->count; i++) {
         const struct rondo_program_desc *d = r->desc + o->program;
         const struct rondo_job *job = d->jobs + o->first + i;
@@ -259,7 +259,7 @@ static int tell(struct rondo__runner *r, double done)
     r->told_at = now;
     if (r->given->progress(r->given->user, r->told < 1.0 ? r->told : 1.0))
         return rondo__fail(RONDO_ECANCELED, "%s: the caller's progress function asked to stop",
-                           r->given->compute ? "rondo_attention_backward" : "rondo_attention_execute");
+                           r->given->function ? r->given->function : r->given->compute ? "rondo_attention_backward" : "rondo_attention_execute");
     return 0;
 }
 

@@ -112,11 +112,11 @@ class Problem:
             rows = _arrays.rows(name, v.copy(), axes)
         return rows
 
-    def run(self, context):
-        """This rank's part."""
-        self._planned(context, self._execute)
+    def run(self, context, stop=None):
+        """This rank's part. stop: a Stop, for who may interrupt it."""
+        self._planned(context, stop, self._execute)
 
-    def _planned(self, context, body):
+    def _planned(self, context, stop, body):
         """body(plan, info, io) with the inputs in io."""
         plan, info, io = ctypes.c_void_p(), _structs.rondo_delta_info(), _structs.rondo_delta_io()
         check(lib.rondo_delta_create(ctypes.byref(plan), context.pointer, ctypes.byref(self.desc)))
@@ -127,6 +127,8 @@ class Problem:
             for name, array in (("a_log", self.a_log), ("dt_bias", self.dt_bias), ("initial_state", self.initial)):
                 if array is not None:
                     setattr(io, name, _tensor(array))
+            if stop is not None:
+                io.progress = stop.progress
             body(plan, info, io)
         finally:
             lib.rondo_delta_destroy(plan)
@@ -166,8 +168,8 @@ class Gradients:
         self.dinitial = None if p.initial is None else np.zeros(state, np.float32)
         self.da_log, self.ddt_bias = (None if x is None else np.zeros_like(x) for x in (p.a_log, p.dt_bias))
 
-    def run(self, context):
-        self.problem._planned(context, lambda plan, info, io: self._back(context, plan, info, io))
+    def run(self, context, stop=None):
+        self.problem._planned(context, stop, lambda plan, info, io: self._back(context, plan, info, io))
 
     def _back(self, context, plan, info, io):
         of = _structs.rondo_delta_gradients()
@@ -195,18 +197,18 @@ class Gradients:
 
 
 def _on_ranks(problem, run, ranks, threads, isa, factor=1):
-    """run(context) on each rank."""
+    """run(context, stop) on each rank."""
     stop, ranks = Stop(), whole("ranks", ranks, 1, 1024)
 
     def alone():
         with Context(threads=threads, isa=isa) as context:
-            run(context)
+            run(context, stop)
 
     if ranks == 1:
         alone() if problem.work * factor < 1e9 else interruptible(alone, stop)
     else:
         desc = describe(None, threads, isa)
-        interruptible(lambda: _launch(ranks, desc, run, stop), stop)
+        interruptible(lambda: _launch(ranks, desc, lambda context: run(context, stop), stop), stop)
 
 
 def kda(q, k, v, g, beta, *, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
@@ -226,7 +228,7 @@ def kda(q, k, v, g, beta, *, scale=None, initial_state=None, output_final_state=
     takes twice the sigmoid. use_qk_l2norm_in_kernel divides q and k by sqrt(sum of squares + 1e-6). dtype "bf16": uint16 numbers are
     bfloat16's bits.
 
-    ranks threads of this process share the tokens, in the way that `way` says ("serial", "pipeline", None: the plan's choice), each on
+    ranks threads of this process share the tokens, in the way that `way` says ("serial", "columns", "pipeline", None: the plan's choice), each on
     `threads` threads; none of these changes a bit. The way "affine" is exact too, and has bits of its own, which depend on `tile` (None:
     4096 tokens), and not on ranks. Gradients: kda_backward(), and autograd by rondo.torch.kda().
     """

@@ -120,7 +120,8 @@ class rondo_delta_info(Sized):
 
 class rondo_delta_io(Sized):
     _fields_ = [("struct_size", c.c_size_t)] + [(name, rondo_tensor) for name in (
-        "q", "k", "v", "g", "beta", "a_log", "dt_bias", "initial_state", "out", "final_state", "checkpoints")]
+        "q", "k", "v", "g", "beta", "a_log", "dt_bias", "initial_state", "out", "final_state", "checkpoints")] + [
+            ("progress", Progress), ("user", c.c_void_p)]
 
 
 class rondo_delta_gradients(Sized):
