@@ -14,7 +14,7 @@ static struct {
     bool norm;
     double lower_bound, scale, tolerance;
     struct list points;
-    int64_t tile;
+    int64_t tile, multiprocessors;
 } options;
 
 static int choose(const struct option *o, const char *text, const char *const *known, const char *const *later)
@@ -41,9 +41,9 @@ static int option_beta(const struct option *o, const char *text)
 
 static int option_way(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "auto", "off", "pipeline", "affine", "columns", "exact", NULL }, *const later[] = { "legacy", NULL };
-    const int code = choose(o, text, known, later);
-    if (!code && options.way == 5)
+    static const char *const known[] = { "auto", "off", "pipeline", "affine", "columns", "legacy", "exact", NULL };
+    const int code = choose(o, text, known, NULL);
+    if (!code && options.way == 6)
         options.way = RONDO_DELTA_AUTO;   /* what it takes has the bits of one walk */
     return code;
 }
@@ -56,9 +56,9 @@ static const struct option own_options[] = {
     { "l2norm", 0, OPTION_FLAG, NULL, "normalise q and k", &options.norm, 0, 0, NULL },
     { "scale", 0, OPTION_REAL, "X", "factor of out (default 1/sqrt(K))", &options.scale, 1e-37, 1e38, NULL },
     { "checkpoints", 0, OPTION_CALL, "P1,P2,..", "write the states behind so many tokens too", &options.points, 0, 0x1p53, option_list },
-    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, columns, pipeline or affine", &options.way, 0, 0, option_way },
+    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, columns, pipeline, affine or legacy", &options.way, 0, 0, option_way },
     { "tile", 0, OPTION_INT, "N", "of --cp affine: tokens of a tile (default 4096)", &options.tile, 1, 1e15, NULL },
-    { "sm-count", 0, OPTION_REFUSED, "N", "goes with --cp legacy, which this version has not", NULL, 0, 0, NULL },
+    { "sm-count", 0, OPTION_INT, "N", "of --cp legacy: multiprocessors that its planner fills (default 132)", &options.multiprocessors, 1, 1e6, NULL },
     { "tolerance", 0, OPTION_REAL, "X", "of --cp affine: tiles certified to pass on less pass nothing on (default 0: never)", &options.tolerance, 0, 1, NULL },
     { "ranks", 0, OPTION_INT, "N", "context-parallel ranks (default 1; under mpirun its processes)", &common.ranks, 1, 4096, NULL },
     { "tp", 0, OPTION_REFUSED, "N", "goes with language models; here it is --ranks N", NULL, 0, 0, NULL },
@@ -69,10 +69,11 @@ struct kda {
     const char *path;
     struct kda_input in;
     struct kda_output out;
+    rondo_delta_cut cut;               /* rank 0's, of --cp legacy */
     _Atomic int stage;
 };
 
-static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_input *in)
+static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_input *in, const float *a_log, rondo_delta_cut *cut)
 {
     rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
     d.heads = in->heads;
@@ -99,7 +100,8 @@ static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_in
     d.checkpoint_count = options.points.count;
     d.checkpoints = options.points.at;
     d.gradients = in->dout != NULL;
-    return rondo_delta_create(plan, ctx, &d);
+    const int code = options.way == RONDO_DELTA_LEGACY ? rondo_delta_legacy(&d, 1, options.multiprocessors, a_log, cut) : 0;
+    return code ? code : rondo_delta_create(plan, ctx, &d);
 }
 
 /* What a rank has of the arrays. */
@@ -168,8 +170,6 @@ static int read_arrays(rondo_context *ctx, const struct kda *x, struct arrays *a
     if (!code)
         code = read_rows(x, a, info, in->beta, in->heads, &a->beta);
     if (!code)
-        code = read_all(ctx, x, a, in->a_log, &a->a_log);
-    if (!code)
         code = read_all(ctx, x, a, in->dt_bias, &a->dt_bias);
     if (!code)
         code = read_all(ctx, x, a, in->initial, &a->initial);
@@ -230,7 +230,12 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     rondo_delta_info info = RONDO_DELTA_INFO_INIT;
     rondo_delta_io io = RONDO_DELTA_IO_INIT;
     struct arrays a = { .bytes = 0 };
-    int code = make_plan(&plan, ctx, &x->in);
+    rondo_delta_cut cut = RONDO_DELTA_CUT_INIT;
+    x->stage = STAGE_INPUT;
+    int code = read_all(ctx, x, &a, x->in.a_log, &a.a_log);   /* which a plan may depend on */
+    x->stage = STAGE_OPTIONS;
+    if (!code)
+        code = make_plan(&plan, ctx, &x->in, a.a_log, &cut);
     if (!code)
         code = rondo_delta_query(plan, &info);
     if (code)
@@ -261,8 +266,10 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     struct kda_output out = x->out;   /* each rank knows its own first row */
     out.info = info;
     code = kda_write(ctx, &out, plan, a.out, a.final_state, a.points, &a.of);
-    if (rondo_context_rank(ctx) == 0)
+    if (rondo_context_rank(ctx) == 0) {
         x->out = out;
+        x->cut = cut;
+    }
 end:
     rondo_delta_destroy(plan);
     arrays_free(&a);
@@ -289,6 +296,10 @@ static int report(const struct kda *x, const struct run *run)
     json_object_set_new(r, "segments", json_integer(x->out.info.segments));
     json_object_set_new(r, "certificate", number(certificate));
     json_object_set_new(r, "skipped", json_integer(skipped));
+    if (options.way == RONDO_DELTA_LEGACY)
+        json_object_set_new(r, "legacy", json_pack("{sIsIsIsbsb}", "segment", (json_int_t)x->cut.segment, "segments", (json_int_t)x->cut.segments,
+                                                   "shortest", (json_int_t)x->cut.shortest, "fits", (int)x->cut.fits, "converges",
+                                                   (int)x->cut.converges));
     report_numerics(r, 0);
     report_run(r, run, seconds);
     json_object_set_new(r, "flops", number(x->out.info.flops + x->out.info.backward_flops));
@@ -318,8 +329,9 @@ static int kda(void *arg)
     int code = kda_open(&x->in, x->path, options.gate);
     if (!code)
         code = check_points(&x->in);
-    if (!code && x->in.dout && options.way == RONDO_DELTA_AFFINE)
-        code = fail(EXIT_USAGE, "--cp affine has no gradients, which 'do' of %s asks for; all ways with the bits of one walk have", x->path);
+    if (!code && x->in.dout && (options.way == RONDO_DELTA_AFFINE || options.way == RONDO_DELTA_LEGACY))
+        code = fail(EXIT_USAGE, "--cp %s has no gradients, which 'do' of %s asks for; all ways with the bits of one walk have",
+                    rondo_delta_way_name(options.way), x->path);
     x->out = (struct kda_output){ .in = &x->in, .path = options.output, .points = &options.points };
     code = ranks_together(code);
     if (code) {
@@ -362,6 +374,8 @@ static int kda_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--lower-bound goes with --gate bounded");
     if (options.tile && options.way != RONDO_DELTA_AFFINE)
         return fail(EXIT_USAGE, "--tile goes with --cp affine");
+    if (options.multiprocessors && options.way != RONDO_DELTA_LEGACY)
+        return fail(EXIT_USAGE, "--sm-count goes with --cp legacy");
     if (options.tolerance > 0 && options.way != RONDO_DELTA_AFFINE)
         return fail(EXIT_USAGE, "--tolerance goes with --cp affine; other ways pass every state on whole");
     if (common.layout && common.layout != RONDO_CONTIGUOUS)

@@ -30,7 +30,9 @@ typedef enum rondo_delta_way {
     RONDO_DELTA_PIPELINE = 2,   /* states go on in stages, some heads' columns at a time, and ranks work on different ones */
     RONDO_DELTA_AFFINE = 3,     /* each makes maps of its tiles of tokens, which are exchanged once and folded: 2.4 times the work, at once; bits of
                                    its own, which are the same for every number of ranks */
-    RONDO_DELTA_COLUMNS = 4     /* each takes all tokens through some heads' columns: tokens go there and results come back */
+    RONDO_DELTA_COLUMNS = 4,    /* each takes all tokens through some heads' columns: tokens go there and results come back */
+    RONDO_DELTA_LEGACY = 5      /* FlashKDA's two passes over segments, which leave out what a segment passes on of its incoming state: to compare
+                                   with; see rondo_delta_legacy() */
 } rondo_delta_way;
 RONDO_API const char *rondo_delta_way_name(int way);   /* "pipeline"; NULL for an unknown one */
 
@@ -55,13 +57,30 @@ typedef struct rondo_delta_desc {
     int64_t checkpoint_count;           /* states that are wanted on the way: behind the first checkpoints[i] tokens of each sequence, or, with */
     const int64_t *checkpoints;         /* cu_seqlens, of all rows, where a boundary is the end of the sequence before it. They rise. Read during
                                            create only */
-    int64_t tile;                       /* of RONDO_DELTA_AFFINE: tokens, from each sequence's first; shares end where tiles do; 0 = 4096 */
-    int32_t gradients;                  /* 1: rondo_delta_backward() will be called too; not of RONDO_DELTA_AFFINE */
+    int64_t tile;                       /* of RONDO_DELTA_AFFINE: tokens, from each sequence's first; shares end where tiles do; 0 = 4096; of
+                                           RONDO_DELTA_LEGACY those of a segment, of which the same holds, 1 or more */
+    int32_t gradients;                  /* 1: rondo_delta_backward() will be called too; not of RONDO_DELTA_AFFINE and RONDO_DELTA_LEGACY */
     double tolerance;                   /* of RONDO_DELTA_AFFINE: a tile whose certificate lies below it passes nothing of its incoming state on;
                                            0: never */
 } rondo_delta_desc;
 #define RONDO_DELTA_DESC_INIT                                                                                          \
     { sizeof(rondo_delta_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0, NULL, 0, 0, 0.0 }
+
+/* How FlashKDA's fwd_cp (github.com/MoonshotAI/FlashKDA, pull request 9) would cut sequences, and whether it would. */
+typedef struct rondo_delta_cut {
+    size_t struct_size;
+    int64_t segment;                    /* tokens of one: 16 * 2^round(log2(3 sqrt(heads * chunks / multiprocessors))), 64 at least; chunks: of 16 */
+    int64_t segments;                   /* of all sequences */
+    int64_t shortest;                   /* tokens of the shortest one, also of those whose map nobody needs */
+    int32_t fits;                       /* 1: heads * chunks / (chunks of the longest sequence) <= multiprocessors / 4, and there is no batch */
+    int32_t converges;                  /* 1: shortest * (largest A_log) < -5, which its authors take for decay; A_log is a gain */
+} rondo_delta_cut;
+#define RONDO_DELTA_CUT_INIT { sizeof(rondo_delta_cut), 0, 0, 0, 0, 0 }
+
+/* Sets way and tile of *desc as that function would act: RONDO_DELTA_LEGACY where auto_cp is not 0, and the planner and the test of convergence agree;
+ * else RONDO_DELTA_SERIAL, the plain walk. multiprocessors: of the card that it plans for; 0 = 132. a_log [heads], or NULL: all 0. *cut, unless NULL:
+ * what was found. Local. */
+RONDO_API int rondo_delta_legacy(rondo_delta_desc *desc, int auto_cp, int64_t multiprocessors, const float *a_log, rondo_delta_cut *cut) RONDO_MUST_CHECK;
 
 typedef struct rondo_delta rondo_delta;   /* a plan: the same on every rank */
 
@@ -79,9 +98,10 @@ typedef struct rondo_delta_info {
     uint64_t messages, bytes;           /* that this rank will send in one execute, the first agreement apart */
     double flops;                       /* 7 * key_dim * value_dim for each token and head, all ranks */
     uint64_t hash;                      /* of the plan; what ranks compare */
-    int64_t segments;                   /* of all ranks: tiles of RONDO_DELTA_AFFINE, sequences of RONDO_DELTA_COLUMNS, else parts of
+    int64_t segments;                   /* of all ranks: tiles, or segments, where there are; sequences of RONDO_DELTA_COLUMNS, else parts of
                                            sequences that one rank has */
-    int64_t skipped;                    /* by the last execution, of this rank's tiles: how many passed nothing on, in any head */
+    int64_t skipped;                    /* by the last execution, of this rank's tiles: how many passed nothing on, in any head; of segments of
+                                           RONDO_DELTA_LEGACY all but the last of each sequence */
     double certificate;                 /* of the last execution, of this rank's tiles but the last of each sequence: the largest bound, in the
                                            2-norm, on what a tile passes on of its incoming state; 0 where it has none. See rondo-kda(7) */
     /* Of one rondo_delta_backward(), where the plan has gradients; else 0. */

@@ -73,7 +73,7 @@ static int anything(struct all *a, int way, int32_t ranks)
     d->cu_seqlens = a->cu;
     d->shares = draw(4) ? a->shares : NULL;
     d->way = way;
-    d->tile = way == RONDO_DELTA_AFFINE ? 1 + draw(30) : 0;
+    d->tile = way == RONDO_DELTA_AFFINE || way == RONDO_DELTA_LEGACY ? 1 + draw(30) : 0;
     for (int32_t r = 1; r < ranks && d->tile; r++) {   /* whole tiles */
         int64_t n = 0;
         while (n + 1 < d->sequences && a->cu[n + 1] <= a->shares[r])
@@ -94,7 +94,7 @@ static void expect(const struct all *a, uint64_t *messages, uint64_t *bytes)
 {
     const struct rondo__delta_design *p = &a->design;
     const int64_t heads = p->desc.heads, units = heads >= 16 * p->ranks ? heads : heads * ((p->desc.value_dim + 63) / 64);
-    const int64_t stages = p->desc.way == RONDO_DELTA_SERIAL ? 1 : units < 16 * p->ranks ? units : 16 * p->ranks;
+    const int64_t stages = p->desc.way == RONDO_DELTA_SERIAL || p->desc.way == RONDO_DELTA_LEGACY ? 1 : units < 16 * p->ranks ? units : 16 * p->ranks;
     *messages = *bytes = 0;
     for (int32_t r = 1; r < p->ranks; r++) {
         bool crosses = p->begin[r] > p->begin[r - 1] || (r > 1 && p->begin[r] > 0);
@@ -305,7 +305,7 @@ static void broken(void)
         for (int round = 0; round < 150; round++) {
             const int32_t ranks = 3 + (int32_t)draw(RANKS - 2);
             struct all a;
-            int err = anything(&a, RONDO_DELTA_SERIAL + round % 4, ranks);
+            int err = anything(&a, RONDO_DELTA_SERIAL + round % 5, ranks);
             if (err)
                 exit(99);
             a.machine = machines + draw(MACHINES);
@@ -351,13 +351,39 @@ static void inside(void)
     rondo__delta_design_free(&design);
 }
 
+/* What is taken where nobody asks for a way. */
+static int32_t taken(int64_t heads, int64_t sequences, int64_t tokens, int32_t ranks)
+{
+    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
+    struct rondo__delta_design design;
+    d.heads = heads;
+    d.key_dim = 128;
+    d.sequences = sequences;
+    d.tokens = tokens;
+    d.initial_state = d.final_state = tokens == 1;
+    const int32_t way = rondo__delta_design(&design, &d, ranks) ? -1 : design.desc.way;
+    rondo__delta_design_free(&design);
+    return way;
+}
+
+static void choices(void)
+{
+    ok(taken(32, 1, 65536, 1) == RONDO_DELTA_SERIAL, "one rank takes neither columns nor the pipeline");
+    ok(taken(32, 1, 65536, 8) == RONDO_DELTA_PIPELINE, "32 heads on 8 ranks have stages enough for the pipeline");
+    ok(taken(2, 1, 65536, 8) == RONDO_DELTA_COLUMNS, "2 heads do not: columns");
+    ok(taken(2, 64, 1024, 8) == RONDO_DELTA_PIPELINE, "... but where sequences lie in ranks as wholes nothing moves in it");
+    ok(taken(2, 1, 1, 8) == RONDO_DELTA_PIPELINE, "a single token stays where it is, and its state");
+}
+
 int main(void)
 {
     inside();
+    choices();
     grid(RONDO_DELTA_SERIAL);
     grid(RONDO_DELTA_PIPELINE);
     grid(RONDO_DELTA_AFFINE);
     grid(RONDO_DELTA_COLUMNS);
+    grid(RONDO_DELTA_LEGACY);
     gradients(RONDO_DELTA_SERIAL);
     gradients(RONDO_DELTA_PIPELINE);
     broken();

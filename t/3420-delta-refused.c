@@ -127,6 +127,7 @@ static void descriptors(rondo_context *ctx)
     BAD(d.checkpoint_count = -1, "checkpoint_count is -1", "-1 checkpoints");
     BAD(d.way = RONDO_DELTA_AFFINE; d.tile = -1, "tile is -1", "tiles of -1 tokens");
     BAD(d.tile = 64, "tile is 64", "tiles of a way that has none");
+    BAD(d.way = RONDO_DELTA_LEGACY, "tile is 0", "segments of no length");
     BAD(d.tolerance = 0.1, "tolerance is 0.1", "a tolerance of a way that passes everything on");
     BAD(d.way = RONDO_DELTA_AFFINE; d.tolerance = -1.0, "tolerance is -1", "a negative tolerance");
     BAD(d.way = RONDO_DELTA_AFFINE; d.tolerance = __builtin_nan(""), "tolerance is", "a tolerance of NaN");

@@ -238,6 +238,48 @@ static void gradients(void)
     free(wide);
 }
 
+/* The requirement's own method: planned as it plans, told what it found, and what it falls back to is the plain walk. */
+static void legacy(void)
+{
+    static const int64_t cu[] = { 0, 8192 };
+    static const char *const options = "--gate bounded --lower-bound=-5 --beta sigmoid --l2norm --json";
+    struct tensor list[10];
+    struct delta_case c = { .heads = 16, .key_heads = 16, .key_dim = 4, .value_dim = 4, .gate_dim = 4, .sequences = 1, .rows = 8192,
+                            .gate = RONDO_GATE_BOUNDED, .beta = RONDO_BETA_SIGMOID, .norm = 1, .type = RONDO_F32, .lower_bound = -5.0 };
+    char want[32];
+    memcpy(c.cu, cu, sizeof cu);
+    delta_draw(&c, -1.0, 1.0, true);
+    for (int h = 0; h < 16; h++)
+        c.a_log[h] = -0.5f;
+    for (int i = 0; i < 64; i++)
+        c.dt_bias[i] = 0.0f;
+    write_file("cp", list, list_of(list, &c, 1, NULL));
+    is_int(rondo("", "kda cp -o one %s --cp off", options), 0, "8k tokens of 16 heads, one walk");
+    snprintf(want, sizeof want, "%s", program_text("hash"));
+    for (int ranks = 1; ranks <= 3; ranks += 2) {
+        is_int(rondo("", "kda cp -o many %s --cp legacy --sm-count 78 --ranks %d", options, ranks), 0, "--cp legacy as on an H20, %d ranks", ranks);
+        json_t *r = program_json(), *l = json_object_get(r, "legacy");
+        ok(!strcmp(program_text("path"), "legacy") && json_integer_value(json_object_get(r, "segments")) == 16 &&
+               json_integer_value(json_object_get(r, "skipped")) == 15 && json_integer_value(json_object_get(l, "segment")) == 512 &&
+               json_is_true(json_object_get(l, "fits")) && json_is_true(json_object_get(l, "converges")) && !strcmp(program_text("hash"), want),
+           "... 16 segments of 512, and where all decays the same bits");
+        json_decref(r);
+    }
+    rondo("", "kda cp -o many %s --cp legacy --sm-count 40", options);
+    json_t *r = program_json(), *l = json_object_get(r, "legacy");
+    ok(!strcmp(program_text("path"), "serial") && json_is_false(json_object_get(l, "fits")) && !strcmp(program_text("hash"), want),
+       "on a smaller card it does not fit: what ran is the plain walk, and the report says so");
+    json_decref(r);
+    c.a_log[3] = 0.0f;
+    write_file("gain", list, list_of(list, &c, 1, NULL));
+    rondo("", "kda gain -o many %s --cp legacy", options);
+    r = program_json(), l = json_object_get(r, "legacy");
+    ok(!strcmp(program_text("path"), "serial") && json_is_true(json_object_get(l, "fits")) && json_is_false(json_object_get(l, "converges")),
+       "... nor is it taken to converge with one A_log of 0");
+    json_decref(r);
+    delta_free(&c);
+}
+
 static void under_mpi(void)
 {
     const char *mpirun = getenv("MPIRUN");
@@ -299,8 +341,8 @@ static void bad(void)
     refuses(2, "gate", "kda good -o bad --gate hard");
     refuses(2, "beta", "kda good -o bad --beta 2");
     refuses(2, "--tile", "kda good -o bad --tile 64");
-    refuses(2, "legacy", "kda good -o bad --cp legacy");
-    refuses(2, "sm-count", "kda good -o bad --sm-count 78");
+    refuses(2, "--sm-count goes with --cp legacy", "kda good -o bad --sm-count 78");
+    refuses(2, "--sm-count", "kda good -o bad --cp legacy --sm-count 0");
     refuses(2, "--tolerance goes with", "kda good -o bad --tolerance 1e-3");
     refuses(2, "--tolerance", "kda good -o bad --cp affine --tolerance 2");
     refuses(2, "zigzag", "kda good -o bad --layout zigzag --ranks 2");
@@ -358,6 +400,7 @@ int main(void)
     scratch_make("7017-kda");
     results();
     gradients();
+    legacy();
     under_mpi();
     meter();
     bad();

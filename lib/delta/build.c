@@ -296,6 +296,8 @@ int rondo__delta_build(struct rondo__delta_built *out, const struct rondo__delta
         rondo__delta_affine(&b);
     else if (design->desc.way == RONDO_DELTA_COLUMNS)
         rondo__delta_columns(&b);
+    else if (design->desc.way == RONDO_DELTA_LEGACY)
+        rondo__delta_legacy(&b);
     else
         rondo__delta_pipeline(&b);
     if (b.large)

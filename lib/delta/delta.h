@@ -36,11 +36,12 @@ int64_t rondo__delta_sequence(const struct rondo__delta_design *design, int64_t 
 /* Who keeps the state behind the first `position` tokens of a sequence. */
 int32_t rondo__delta_keeper(const struct rondo__delta_design *design, int64_t sequence, int64_t position);
 
-/* Tiles of an affine scan, of one sequence: how many there are, and that a rank has [first, end) of them. */
+/* Tiles of an affine scan, or segments of the legacy way, of one sequence: how many there are, and that a rank has [first, end) of them. */
 struct rondo__delta_tiles {
     int64_t sequence, tiles, first, end;
 };
 struct rondo__delta_tiles rondo__delta_tiles(const struct rondo__delta_design *design, int32_t rank, int64_t sequence);
+static inline bool rondo__delta_tiled(const struct rondo__delta_design *d) { return d->desc.way == RONDO_DELTA_AFFINE || d->desc.way == RONDO_DELTA_LEGACY; }
 /* All that a rank has, of all sequences; 0 of other ways. */
 int64_t rondo__delta_tile_count(const struct rondo__delta_design *design, int32_t rank);
 
@@ -142,6 +143,7 @@ int64_t rondo__delta_unit_columns(const struct rondo__delta_design *d, int32_t r
 int64_t rondo__delta_stages(const struct rondo__delta_design *d, int32_t ranks);
 void rondo__delta_affine(struct rondo__delta_build *b);
 void rondo__delta_columns(struct rondo__delta_build *b);
+void rondo__delta_legacy(struct rondo__delta_build *b);
 /* Of that way: the most columns, of all heads together, that a rank has. */
 int64_t rondo__delta_columns_most(const struct rondo__delta_design *d);
 /* The way of those with the bits of one rank that is likely to be over first (choose.c). */

@@ -51,17 +51,18 @@ static int check_rule(const rondo_delta_desc *d)
     if ((d->norm | d->initial_state | d->final_state) & ~1)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: norm is %d, initial_state %d and final_state %d; each is 0 or 1", (int)d->norm,
                            (int)d->initial_state, (int)d->final_state);
-    if (d->way == RONDO_DELTA_AFFINE ? d->tile < 1 : d->tile != 0)
-        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tile is %lld; RONDO_DELTA_AFFINE takes 1 or more, 0 is %d, and other ways have none",
+    if (d->way == RONDO_DELTA_AFFINE || d->way == RONDO_DELTA_LEGACY ? d->tile < 1 : d->tile != 0)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tile is %lld; RONDO_DELTA_AFFINE takes 1 or more, 0 is %d, RONDO_DELTA_LEGACY 1 or more, "
+                                         "as rondo_delta_legacy() says, and other ways have none",
                            (long long)d->tile, RONDO_DELTA_TILE);
     if (!(d->tolerance >= 0.0 && d->tolerance <= 1.0) || (d->tolerance > 0.0 && d->way != RONDO_DELTA_AFFINE))
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tolerance is %g; RONDO_DELTA_AFFINE takes 0 to 1, and other ways have none, 0", d->tolerance);
     if (d->gradients & ~1)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: gradients is %d; it is 0 or 1", (int)d->gradients);
-    if (d->gradients && d->way == RONDO_DELTA_AFFINE)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: the way affine has no gradients; all that have the bits of one rank have, and auto takes "
-                                          "one of these");
-    if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_COLUMNS)
+    if (d->gradients && (d->way == RONDO_DELTA_AFFINE || d->way == RONDO_DELTA_LEGACY))
+        return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: the way %s has no gradients; all that have the bits of one rank have, and auto takes "
+                                          "one of these", rondo_delta_way_name(d->way));
+    if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_LEGACY)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: way is %d; rondo_delta_way has those that there are", (int)d->way);
     return 0;
 }
@@ -85,11 +86,11 @@ static int set_sequences(struct rondo__delta_design *p, const rondo_delta_desc *
     return 0;
 }
 
-/* Of an affine scan ranks have whole tiles: where the one begins that a row is in, or the next one if that is nearer. */
+/* Where there are tiles, or segments, ranks have whole ones: where the one begins that a row is in, or the next one if that is nearer. */
 static int64_t tile_at(const struct rondo__delta_design *p, int64_t row)
 {
     const int64_t n = row < p->rows ? rondo__delta_sequence(p, row) : 0, tile = p->desc.tile;
-    if (p->desc.way != RONDO_DELTA_AFFINE || row >= p->rows)
+    if (!rondo__delta_tiled(p) || row >= p->rows)
         return row;
     const int64_t begins = p->cu[n] + (row - p->cu[n]) / tile * tile, left = p->cu[n + 1] - begins, ends = begins + (left < tile ? left : tile);
     return row - begins <= ends - row ? begins : ends;
@@ -104,7 +105,7 @@ static int set_shares(struct rondo__delta_design *p, const rondo_delta_desc *d)
         else if (r < p->ranks && rondo_share(p->rows, p->ranks, NULL, r, &first, &count))
             return RONDO_EINVAL;
         if (d->shares && first >= 0 && first <= p->rows && tile_at(p, first) != first)
-            return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld, inside a tile; ranks of RONDO_DELTA_AFFINE have whole tiles, of %lld "
+            return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld, inside a tile; ranks of a way with tiles have whole ones, of %lld "
                                              "tokens from each sequence's first on", (int)r, (long long)first, (long long)p->desc.tile);
         first = d->shares ? first : tile_at(p, first);
         p->begin[r] = first;
@@ -287,7 +288,7 @@ struct rondo__delta_tiles rondo__delta_tiles(const struct rondo__delta_design *p
 int64_t rondo__delta_tile_count(const struct rondo__delta_design *p, int32_t rank)
 {
     int64_t count = 0;
-    for (int64_t n = 0; n < p->desc.sequences && p->desc.way == RONDO_DELTA_AFFINE; n++) {
+    for (int64_t n = 0; n < p->desc.sequences && rondo__delta_tiled(p); n++) {
         const struct rondo__delta_tiles t = rondo__delta_tiles(p, rank, n);
         count += t.end - t.first;
     }

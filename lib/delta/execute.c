@@ -98,10 +98,11 @@ static void certify(rondo_delta *plan)
     for (int64_t n = 0; n < p->desc.sequences && bound; n++) {
         const struct rondo__delta_tiles t = rondo__delta_tiles(p, plan->ctx->rank, n);
         for (int64_t i = t.first; i < t.end; i++) {
-            bool nothing = i > 0 && i + 1 < t.tiles;   /* the first one goes from its true state */
+            const bool legacy = p->desc.way == RONDO_DELTA_LEGACY;
+            bool nothing = (legacy || i > 0) && i + 1 < t.tiles;   /* an affine scan's first one goes from its true state */
             for (int64_t h = 0; h < p->desc.heads && i + 1 < t.tiles; h++) {
                 const double x = bound[h] == bound[h] ? (double)bound[h] : __builtin_inf();
-                nothing = nothing && x < p->desc.tolerance;
+                nothing = nothing && (legacy || x < p->desc.tolerance);
                 most = x > most ? x : most;
             }
             skipped += nothing;

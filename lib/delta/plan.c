@@ -7,7 +7,7 @@
 
 const char *rondo_delta_way_name(int way)
 {
-    static const char *const names[] = { "auto", "serial", "pipeline", "affine", "columns" };
+    static const char *const names[] = { "auto", "serial", "pipeline", "affine", "columns", "legacy" };
     return way >= 0 && way < (int)(sizeof names / sizeof *names) ? names[way] : NULL;
 }
 
@@ -22,11 +22,11 @@ static int64_t segments(const struct rondo__delta_design *p)
 {
     int64_t count = 0;
     for (int64_t n = 0; n < p->desc.sequences; n++)
-        if (p->desc.way == RONDO_DELTA_AFFINE)
+        if (rondo__delta_tiled(p))
             count += rondo__delta_tiles(p, 0, n).tiles;
         else
             count += p->cu[n + 1] > p->cu[n];
-    for (int32_t r = 1; r < p->ranks && p->desc.way != RONDO_DELTA_AFFINE && p->desc.way != RONDO_DELTA_COLUMNS; r++) {
+    for (int32_t r = 1; r < p->ranks && !rondo__delta_tiled(p) && p->desc.way != RONDO_DELTA_COLUMNS; r++) {
         const int64_t row = p->begin[r];
         if (row == p->begin[r + 1] || row == 0)   /* nobody begins here */
             continue;
