@@ -13,6 +13,7 @@ static struct bench bench;
 static const char *kind, *calibrate, *plot;
 static int64_t repeat;
 static bool shape_given, terms;
+static int way = -1;               /* of the delta rule */
 
 #define COMMON_ROWS                                                                                                                       \
     { "repeat", 0, OPTION_INT, "R", "samples a row (default 5)", &repeat, 1, BENCH_REPEAT_MOST, NULL },                                   \
@@ -66,6 +67,28 @@ static const struct option generate_options[] = {
     { "model", 'm', OPTION_TEXT, "DIR", "the model's folder", &bench.shape.model, 0, 0, NULL },
     { "prompt", 0, OPTION_INT, "N", "tokens of the prompt (default 256)", &bench.shape.prompt, 1, 1 << 24, NULL },
     { "tokens", 0, OPTION_INT, "N", "new tokens (default 32)", &bench.shape.new_tokens, 2, 1 << 24, NULL },
+    COMMON_ROWS, LAST_ROW,
+};
+
+static int option_way(const struct option *o, const char *text)
+{
+    static const char *const known[] = { "auto", "off", "pipeline", "affine", "columns", NULL };
+    char shown[SHOWN_NAME];
+    const int at = choose_word(shown_name(o, shown), text, known, NULL);
+    if (at >= 0)
+        way = at;
+    return at < 0 ? EXIT_USAGE : 0;
+}
+
+static const struct option kda_options[] = {
+    { "tokens", 0, OPTION_INT, "T", "tokens of one sequence (default 2048)", &bench.shape.tokens, 1, 1 << 24, NULL },
+    { "heads", 0, OPTION_INT, "H", "heads of values (default 32)", &bench.shape.heads, 1, 4096, NULL },
+    { "key-heads", 0, OPTION_INT, "G", "heads of queries and keys (default H)", &bench.shape.kv_heads, 1, 4096, NULL },
+    { "head-dim", 0, OPTION_INT, "K", "size of q and k (default 128)", &bench.shape.head_dim, 1, 512, NULL },
+    { "value-dim", 0, OPTION_INT, "V", "size of v (default K)", &bench.shape.value_dim, 1, 512, NULL },
+    { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto, off, columns, pipeline or affine (default: each of the last three)", &way, 0, 0, option_way },
+    { "decode", 0, OPTION_FLAG, NULL, "one token of each of N sequences, states in place", &bench.shape.decode, 0, 0, NULL },
+    { "sequences", 0, OPTION_INT, "N", "of --decode (default 256)", &bench.shape.cached, 1, 1 << 20, NULL },
     COMMON_ROWS, LAST_ROW,
 };
 
@@ -168,6 +191,7 @@ static int measure(struct bench *b)
                : is_kind("transport") ? run_transport(b)
                : is_kind("generate")  ? bench_generate(b, &b->shape)
                : is_kind("load")      ? bench_load(b, &b->shape)
+               : is_kind("kda")       ? bench_kda(b, &b->shape, way, ranks_asked(0))
                : calibrate            ? 0   /* it has a row of its own */
                                       : run_tour(b);
     return code || !calibrate ? code : bench_calibrate(b, calibrate);
@@ -258,6 +282,12 @@ static int check_options(void)
         return fail(EXIT_USAGE, "the gradient by the weights reads none, and is f32; leave out --type");
     if (is_kind("transport") && (common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a transport knows no layout and no algorithm; leave out --layout, --algorithm and --grid");
+    if (is_kind("kda") && (common.layout || common.algorithm || common.grid[0]))
+        return fail(EXIT_USAGE, "how ranks share a delta rule is --cp; leave out --layout, --algorithm and --grid");
+    if (is_kind("kda") && s->decode && (s->tokens > 1 || way > 0 || common.ranks > 1))
+        return fail(EXIT_USAGE, "--decode measures a token on one rank; leave out --tokens, --cp and --ranks");
+    if (is_kind("kda") && s->cached && !s->decode)
+        return fail(EXIT_USAGE, "--sequences goes with --decode");
     if (is_kind("load") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))
         return fail(EXIT_USAGE, "a model is read by one rank here; leave out --ranks, --layout, --algorithm, --grid and mpirun");
     if ((is_kind("generate") || is_kind("load")) && !s->model)
@@ -287,8 +317,9 @@ static int check_options(void)
 
 static int bench_command(const struct command *self, int argc, char **argv)
 {
-    static const char *const kinds[] = { "attention", "linear", "transport", "generate", "load", NULL };
-    static const struct option *const options_of[] = { attention_options, linear_options, transport_options, generate_options, load_options };
+    static const char *const kinds[] = { "attention", "linear", "transport", "generate", "load", "kda", NULL };
+    static const struct option *const options_of[] = { attention_options, linear_options, transport_options, generate_options, load_options,
+                                                        kda_options };
     const struct option *own = tour_options;
     const char *operand = NULL;
     int operands = 0;
@@ -319,7 +350,7 @@ static int bench_command(const struct command *self, int argc, char **argv)
 }
 
 const struct command command_bench = {
-    "bench", "bench [attention|linear|transport|generate|load] [OPTION]...",
+    "bench", "bench [attention|linear|transport|generate|load|kda] [OPTION]...",
     "Measures, always as a ratio to a ceiling taken in the same run.\n"
     "Without a kind: a short tour of all.",
     bench_command,

@@ -112,6 +112,8 @@ int bench_transport(struct bench *b, const struct shape *shape, int ranks, struc
 int bench_memory(struct bench *b);                 /* must come before anything else has started threads */
 int bench_generate(struct bench *b, const struct shape *shape);
 int bench_load(struct bench *b, const struct shape *shape);
+/* The delta rule. way: rondo_delta_way; -1: nobody has said. ranks 0: two, where they are compared. */
+int bench_kda(struct bench *b, struct shape *shape, int way, int ranks);
 int bench_marks(struct bench *b);                  /* bench_marks.c: the shapes of README's table */
 /* The mark of that table that is about this shape on these ranks, measured and judged; refused where there is none. */
 int bench_mark(struct bench *b, const struct shape *shape, int ranks);

@@ -43,6 +43,11 @@ ok "transport: comm" test "$moved" = 1
 ok "transport: a size in each of its rows, 0 for a barrier" sh -c "test \$(grep -c '\"size\": 65536' '$scratch/out') = 2 && test \$(grep -c '\"size\": 0' '$scratch/out') = 1"
 [ -d "$srcdir/examples/kjv" ] && row "generate" gflops generate -m "$srcdir/examples/kjv" --prompt 32 --tokens 4
 [ -d "$srcdir/examples/kjv" ] && row "load" gbytes load -m "$srcdir/examples/kjv" --threads 2
+row "the delta rule" gflops kda --tokens 200 --heads 2 --head-dim 32 --ranks 1
+ok "... against what its instructions allow, too" grep -q '"mix_fraction"' "$scratch/out"
+row "the delta rule on two ranks" gflops kda --tokens 200 --heads 2 --head-dim 32 --ranks 2
+ok "... in three ways, against one" sh -c "test \$(grep -c '\"ceiling\": \"one-rank\"' '$scratch/out') = 3"
+row "a step of the delta rule" gbytes kda --decode --sequences 2 --heads 2 --head-dim 32
 "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 >"$scratch/out" 2>"$scratch/err"
 ok "a line for people" grep -q '^linear .* GB/s .* of dram ' "$scratch/out"
 if command -v gnuplot >/dev/null; then
