@@ -68,7 +68,7 @@ if [ -n "$RONDO" ]; then
         page=$srcdir/man/rondo-$command.1
         kinds=''
         [ "$command" != plan ] || kinds='schedule cost choose run replay'
-        [ "$command" != bench ] || kinds='attention linear transport generate'
+        [ "$command" != bench ] || kinds='attention linear transport generate kda'
         : >"$scratch/texts"
         for kind in '' $kinds; do
             # shellcheck disable=SC2086  # no kind, no word

@@ -18,6 +18,7 @@ struct job {
     const float *dto;              /* NULL: none */
     const int64_t *shares;
     int way, out_type, result_type, accumulate;
+    double stop;                   /* of progress: there, unless 0 */
     void *result[RESULTS];         /* dq, dk, dv, dg, dbeta; F32: da_log, ddt_bias, dinitial_state */
     uint64_t sent[RANKS];
 };
@@ -72,6 +73,21 @@ static rondo_delta_desc desc_of(const struct job *j)
     return d;
 }
 
+struct heard {                     /* of progress */
+    int64_t calls;
+    double last, stop;
+    int wrong;
+};
+
+static int listen(void *user, double done)
+{
+    struct heard *h = user;
+    h->wrong += done < h->last || done < 0.0 || done > 1.0;
+    h->last = done;
+    h->calls++;
+    return h->stop > 0.0 && done >= h->stop;
+}
+
 static int body(rondo_context *ctx, void *arg)
 {
     struct job *j = arg;
@@ -119,8 +135,15 @@ static int body(rondo_context *ctx, void *arg)
         g.dinitial_state = states_of(initial, c);
     g.accumulate = j->accumulate;
     err = rondo_barrier(ctx);
-    for (int again = 0; again < (j->accumulate ? 1 : 2) && !err; again++)
+    struct heard heard = { 0, 0.0, j->stop, 0 };
+    io.progress = listen;
+    io.user = &heard;
+    for (int again = 0; again < (j->accumulate ? 1 : 2) && !err; again++) {
+        heard.last = 0.0;
         err = rondo_delta_backward(plan, &io, &g);
+        if (!err && (heard.wrong || heard.last < 1.0 || !heard.calls))
+            err = 80;              /* progress never falls, and ends with 1 */
+    }
     if (!err)
         err = rondo_barrier(ctx);
     for (int64_t n = 0; n < c->sequences && !err && c->from; n++)
@@ -170,6 +193,15 @@ static void job_free(struct job *j)
 {
     for (int i = 0; i < RESULTS; i++)
         free(j->result[i]);
+}
+
+static bool stopped(struct job *j, int ranks)
+{
+    for (int i = 0; i < RESULTS; i++)
+        j->result[i] = calloc((size_t)count_of(j->c, i) + 1, sizeof(double));
+    const int err = rondo_launch(ranks, NULL, body, j);
+    job_free(j);
+    return err == RONDO_ECANCELED;
 }
 
 static bool same(const struct job *a, const struct job *b)
@@ -386,6 +418,9 @@ static void cases(void)
             got.shares = ranks == 3 ? NULL : shares;
             ok(run(&got, ranks, "auto", 1, NULL) && same(&one, &got), "... %d ranks: the same bits", ranks);
             job_free(&got);
+            got.stop = 0.3;
+            if (ranks == 3 && c.rows)
+                ok(stopped(&got, ranks), "... and stop where they are asked to");
         }
         added(&one);
         job_free(&one);

@@ -67,7 +67,9 @@ static int columns_item(void *arg, int64_t item, int worker)
         .state_stride = b->state.stride, .end_stride = b->end.stride, .begin_stride = b->begin.stride,
         .sums = c->sums + item / c->cuts * c->sums_block + leaf * c->sums_leaf, .sums_token = c->leaves * c->sums_leaf, .sums_leaf = c->sums_leaf
     };
-    return c->kernels->columns(&t, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
+    const int code = c->kernels->columns(&t, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
+    rondo__cpu_delta_tell(c->poll, t.rows, t.columns);
+    return code;
 }
 
 /* The tokens of a block that are in one token leaf: [first, end) of its rows. */
@@ -167,6 +169,8 @@ int rondo__cpu_delta_backward(struct rondo_device *dev, struct rondo_stream *str
     if (!rondo__mul(c.scratch_each, (size_t)dev->threads, &workers) || !rondo__add(workers, sums, &all) || !rondo__cpu_scratch(dev, all))
         return no_memory(f);
     c.scratch = dev->scratch;
+    for (int64_t i = 0; poll && poll->work && i < run->count; i++)
+        poll->work->total += (uint64_t)(run->blocks[i].rows * f->value_dim);
     c.sums = (float *)(void *)(dev->scratch + workers);
     for (int64_t left; (left = run->count - c.first) > 0 && !err; c.first += c.count) {
         c.count = (int64_t)batch * run->group < left ? (int64_t)batch * run->group : left;

@@ -186,6 +186,21 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
     }
 }
 
+/* Of a COMPUTE, in numbers of states that change: what progress is told in. On the way back each costs about what four do there. */
+static double cost(void *arg, const struct rondo__operation *o)
+{
+    const struct running *x = arg;
+    const struct rondo__delta_backward *back = x->plan->backward;
+    const struct rondo__delta_call *call = (const struct rondo__delta_call *)back->built.calls.items + o->first;
+    const struct rondo_delta_backward_block *block = (const struct rondo_delta_backward_block *)back->blocks.items + call->first;
+    const struct rondo_delta_block *there = (const struct rondo_delta_block *)back->built.blocks.items + call->first;
+    const double columns = (double)x->plan->design.desc.value_dim;
+    double sum = 0.0;
+    for (int64_t i = 0; i < call->count && call->back <= RONDO_DELTA_BACK_BLOCKS; i++)
+        sum += call->back ? 4.0 * (double)block[i].rows * columns : (double)there[i].rows * columns;
+    return sum;
+}
+
 /* ---- running ---- */
 
 /* The type of a result is its own, if it is one. */
@@ -222,7 +237,7 @@ static void list_arrays(const rondo_delta *plan, const rondo_delta_io *io, const
     a[RONDO_DELTA_DINITIAL].optional = 1;
 }
 
-static int run(rondo_delta *plan, const rondo_delta_gradients *g, const struct rondo__delta_array *a)
+static int run(rondo_delta *plan, const rondo_delta_io *io, const rondo_delta_gradients *g, const struct rondo__delta_array *a)
 {
     void *at[RONDO_DELTA_GRADIENTS] = { NULL };
     struct running x = { .plan = plan, .gradients = g, .at = at };
@@ -235,7 +250,8 @@ static int run(rondo_delta *plan, const rondo_delta_gradients *g, const struct r
     int err = 0;
     for (int i = 0; i < RONDO_DELTA_GRADIENTS && !err; i++)
         err = rondo__delta_stage(&s, a + i, at + i, rows[i]);
-    const struct rondo__given given = { .caller = at, .room = plan->backward->room, .compute = compute, .arg = &x };
+    const struct rondo__given given = { .caller = at, .room = plan->backward->room, .compute = compute, .arg = &x, .cost = cost,
+                                        .progress = io->progress, .user = io->user, .function = "rondo_delta_backward" };
     if (!err)
         err = rondo__runner_bind(plan->backward->runner, &given, NULL);
     if (!err)
@@ -284,7 +300,7 @@ int rondo_delta_backward(rondo_delta *plan, const rondo_delta_io *io, const rond
     }
     if (!err) {
         plan->agreed = 1;
-        err = run(plan, &g, arrays);
+        err = run(plan, &ours, &g, arrays);
     }
     return err ? rondo__collective_failed(plan->ctx, err) : 0;
 }

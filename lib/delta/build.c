@@ -199,7 +199,7 @@ static struct rondo__delta_call *begin(struct rondo__delta_build *b, bool folds,
         b->s->failed = true;
         return NULL;
     }
-    *call = (struct rondo__delta_call){ folds ? b->out->folds.count : b->out->blocks.count, 0, folds, b->part, 0, 0 };
+    *call = (struct rondo__delta_call){ .first = folds ? b->out->folds.count : b->out->blocks.count, .folds = folds, .part = b->part };
     struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, step, -1);
     o->program = -1;
     o->first = b->out->calls.count - 1;
