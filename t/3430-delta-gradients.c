@@ -414,7 +414,7 @@ static void cases(void)
         for (int ranks = 2; ranks <= RANKS; ranks++) {
             struct job got = one;
             draw_shares(shares, ranks, c.rows);
-            got.way = ranks % 2 ? RONDO_DELTA_AUTO : RONDO_DELTA_SERIAL;
+            got.way = ranks == 4 ? RONDO_DELTA_COLUMNS : ranks % 2 ? RONDO_DELTA_AUTO : RONDO_DELTA_SERIAL;
             got.shares = ranks == 3 ? NULL : shares;
             ok(run(&got, ranks, "auto", 1, NULL) && same(&one, &got), "... %d ranks: the same bits", ranks);
             job_free(&got);
