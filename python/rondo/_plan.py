@@ -473,16 +473,18 @@ RankCost = namedtuple("RankCost", "operations messages bytes flops workspace_byt
 
 
 class Schedule:
-    """What `ranks` ranks would do, compute, send and hold, told before there are any. Keywords are those of Plan, and what the ranks
-    would be connected by ("threads", "mpi")."""
+    """What `ranks` ranks would do, compute, send and hold, told before there are any. Keywords are those of Plan, what the ranks would be
+    connected by ("threads", "mpi"), and backward=True: of gradients, instead of attention itself."""
 
     def __init__(self, ranks, *, tokens, heads, head_dim, keys=None, kv_heads=None, value_dim=None, dtype="f32", out_dtype=None,
-                 alibi=False, sinks=False, probs=False, transport="threads", **options):
+                 alibi=False, sinks=False, probs=False, transport="threads", backward=False, **options):
+        if backward:
+            options = {**options, "gradients": True}
         tokens = lengths("tokens", [tokens] if hasattr(tokens, "__index__") else tokens)
         keys = tokens.copy() if keys is None else lengths("keys", [keys] if hasattr(keys, "__index__") else keys, len(tokens))
         self._pointer = ctypes.c_void_p()
         self.problem = make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_dtype, alibi, sinks, probs, options)
-        desc = _structs.rondo_schedule_desc(ranks=whole("ranks", ranks, 1, 2**31 - 1), transport=transport.encode())
+        desc = _structs.rondo_schedule_desc(ranks=whole("ranks", ranks, 1, 2**31 - 1), transport=transport.encode(), backward=bool(backward))
         attention = self.problem.describe()
         check(lib.rondo_schedule_create(ctypes.byref(self._pointer), ctypes.byref(desc), ctypes.byref(attention)))
         info = _structs.rondo_schedule_info()

@@ -83,6 +83,10 @@ for ranks in (1, 2, 3, 5):
                [x.workspace_bytes for x in ranks_of] == [r["plan"].workspace_bytes for r in found] and
                [schedule.operations(r) for r in range(ranks)] == [r["operations"] for r in found], "the schedule of %d ranks says what the plans say" % ranks)
         ok(sum(r["sent"] for r in found) == 2 * plan.bytes_total == 2 * sum(x.bytes for x in ranks_of), "what ranks send is what the plan states")
+    with rondo.Schedule(ranks, **shape, backward=True) as schedule:
+        asked = rondo.run(ranks, lambda c: rondo.Plan(c, **shape, gradients=True))[0]
+        ok((schedule.algorithm, schedule.messages, schedule.bytes) ==
+           (asked.backward_algorithm, asked.backward_messages_total, asked.backward_bytes_total), "of gradients, too, on %d ranks" % ranks)
 
 
 def spread(c):
