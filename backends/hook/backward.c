@@ -81,7 +81,7 @@ static int own_bias(const struct rondo__hook_device *h, const struct backward *b
         return 0;
     for (int64_t i = run->first; i < run->first + run->count; i++) {
         const struct rondo_backward_job *job = b->desc.jobs + i;
-        const int64_t first = (row[job->sequence] + job->cached) * from->row_stride + key[job->sequence];
+        const int64_t first = (row[job->sequence] + job->cached) * from->row_stride + (key ? key[job->sequence] : 0);   /* all columns from the first */
         const int64_t end = first + (job->tokens - 1) * from->row_stride + (b->desc.bias_heads - 1) * from->head_stride + job->length;
         if (!job->tokens || !job->length)
             continue;
@@ -162,9 +162,11 @@ static int put_run(struct rondo_device *dev, struct rondo_stream *stream, int32_
     if (!err)
         err = own(h, "backward", "alibi", run->alibi, all, sizeof(float), &at);
     mine->alibi = err ? NULL : at;
-    if (!err)
+    if (kind == RONDO_HOOK_BACKWARD_JOIN)   /* joining looks at no score; first and count are of joins there */
+        mine->bias.data = mine->dbias.data = NULL;
+    if (!err && kind == RONDO_HOOK_BACKWARD)
         err = own_bias(h, b, run, "bias", &run->bias, mine->bias_row, mine->bias_key, &mine->bias);
-    if (!err)
+    if (!err && kind == RONDO_HOOK_BACKWARD)
         err = own_bias(h, b, run, "dbias", &run->dbias, mine->dbias_row, mine->dbias_key, &mine->dbias);
     if (err)
         return err;
