@@ -418,6 +418,40 @@ static int tensors(rondo_context *ctx, void *arg)
     return 0;
 }
 
+/* Products too small for a number leave zeros of either sign; with hidden pairs between them, onto -0, each kernel gives +0 and nothing else. */
+static void zeros(const char *name, struct problem p)
+{
+    static const char *const isas[] = { "scalar", "avx2", "avx512", "neon" };
+    int err = 0, plus = 1, usable, runs = 0;
+    problem_data(&p);
+    float *const small[] = { p.q, p.k, p.v };   /* F32 all */
+    const int64_t count[] = { p.q_rows * p.heads * p.head_dim, p.kv_rows * p.kv_heads * p.head_dim, p.kv_rows * p.kv_heads * p.value_dim };
+    for (int i = 0; i < 3; i++)
+        for (int64_t j = 0; j < count[i]; j++)
+            small[i][j] *= 0x1p-85f;
+    const char *known;
+    for (int i = 0; i < 8 && !err; i++) {
+        struct backward_setup s = { .ranks = 1 + i / 4, .accumulate = 1, .zeros = 1, .isa = isas[i % 4] };
+        struct gradients g;
+        for (int j = 0; (known = rondo_isa_name(j, &usable)) && strcmp(known, s.isa); j++) {
+        }
+        if (!known || !usable)
+            continue;
+        for (int tiny = 0; tiny < 2 && !err; tiny++) {   /* dq and dk of any dout; dv of a tiny one */
+            s.dout = tiny ? 0x1p-149 : 1.0;
+            err = solve_backward(&p, &s, &g);
+            const char *const got[] = { g.dq, g.dk, g.dv };
+            for (int n = 0; n < (tiny ? 3 : 2); n++)
+                for (int64_t j = 0; j < count[n] * 4; j++)
+                    plus &= !got[n][j];
+            runs++;
+            gradients_free(&g);
+        }
+    }
+    ok(!err && plus && runs, "%s: zeros onto -0 are +0 in each of %d runs%s%s", name, runs, err ? ": " : "", err ? rondo_error_text() : "");
+    problem_free(&p);
+}
+
 int main(void)
 {
     differences((struct problem){ .sequences = 2, .tokens = { 30, 13 }, .cached = { 0, 5 }, .heads = 4, .kv_heads = 2, .head_dim = 6, .value_dim = 5,
@@ -427,6 +461,9 @@ int main(void)
     hidden(NULL);
     nothing_seen();
     wild();
+    zeros("a mask", (struct problem){ .tokens = { 90 }, .cached = { 24 }, .heads = 4, .kv_heads = 2, .head_dim = 12, .mask = 4, .causal = 1, .leaf = 16, .seed = 51 });
+    zeros("a window", (struct problem){ .tokens = { 75 }, .cached = { 24 }, .heads = 2, .kv_heads = 1, .head_dim = 32, .windowed = 1, .left = 19, .right = 4, .leaf = 32, .seed = 52 });
+    zeros("negative scale", (struct problem){ .tokens = { 60 }, .cached = { 24 }, .heads = 1, .kv_heads = 1, .head_dim = 16, .causal = 1, .scale = -0.4, .leaf = 16, .seed = 53 });
     once_more();
     ok(!rondo_run_threads(1, plans, NULL) && !rondo_run_threads(2, plans, NULL), "plans");
     ok(!rondo_run_threads(1, tensors, NULL), "tensors%s", rondo_error_text());

@@ -26,6 +26,8 @@ struct backward_setup {
     int ranks, layout, algorithm, threads;
     int strided, accumulate, with_dlse;
     int again;                 /* out and lse are made once more, and not given */
+    int zeros;                 /* results hold -0 before, not NO_GRADIENT */
+    double dout;               /* size of dout; 0: 1 */
     int types[3];              /* of dq, dk, dv; 0: F32 */
     const char *isa;
 };
@@ -51,7 +53,7 @@ __attribute__((unused)) static void gradients_make(const struct problem *p, cons
     g->dbias = calloc((size_t)bias_elements(p) + 1, 4);
     g->dsinks = calloc((size_t)p->heads, 4);
     for (int64_t i = 0; i < q * p->value_dim; i++)
-        put_number(g->dout, p->out_type, i, counter_number(p->seed, 20, (uint32_t)i));
+        put_number(g->dout, p->out_type, i, (s->dout > 0.0 ? s->dout : 1.0) * counter_number(p->seed, 20, (uint32_t)i));
     for (int64_t i = 0; i < q && s->with_dlse; i++)
         g->dlse[i] = (float)counter_number(p->seed, 21, (uint32_t)i);
     for (int i = 0; i < 3; i++)
@@ -89,10 +91,10 @@ static rondo_tensor whole_(const void *data, int type, int64_t rows, int64_t hea
     return rondo_tensor_dense((void *)(uintptr_t)data, type, 3, shape);
 }
 
-static void fill_(rondo_tensor *t, int64_t elements)
+static void fill_(rondo_tensor *t, int64_t elements, double x)
 {
     for (int64_t i = 0; i < elements; i++)
-        put_number(t->data, t->type, i, (double)NO_GRADIENT);
+        put_number(t->data, t->type, i, x);
 }
 
 /* Between a whole array and a rank's rows. */
@@ -157,7 +159,8 @@ __attribute__((unused)) static int backward_rank_(rondo_context *ctx, void *arg)
     if (s->accumulate) {
         rondo_tensor *t[3] = { &of.dq, &of.dk, &of.dv };
         for (int i = 0; i < 3; i++)
-            fill_(t[i], strided ? t[i]->stride[1] * t[i]->shape[1] : t[i]->shape[0] * t[i]->shape[1] * t[i]->shape[2]);
+            fill_(t[i], strided ? t[i]->stride[1] * t[i]->shape[1] : t[i]->shape[0] * t[i]->shape[1] * t[i]->shape[2],
+                  s->zeros ? -0.0 : (double)NO_GRADIENT);
     }
     err = move_(plan, p, 0, p->q, h, p->head_dim, &io.q, 0);
     if (!err)

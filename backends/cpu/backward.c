@@ -501,8 +501,8 @@ static void put_row(const float *sum, int32_t dim, void *to, int64_t at, int typ
 {
     int32_t d = 0;
     for (; d + VL <= dim; d += VL) {
-        const vf x = vf_mul(sum ? vf_load(sum + d) : vf_zero(), vf_set1(factor));
-        vf_put_element(to, at + d, type, vf_add(x, accumulate ? vf_element(to, at + d, type) : vf_zero()));
+        const vf x = vf_add(vf_mul(sum ? vf_load(sum + d) : vf_zero(), vf_set1(factor)), vf_zero());   /* a zero is +0 */
+        vf_put_element(to, at + d, type, accumulate ? vf_add(vf_element(to, at + d, type), x) : x);
     }
     for (; d < dim; d++)
         rondo__backward_put(to, at + d, type, sum ? sum[d] : 0.0f, factor, accumulate);

@@ -47,11 +47,11 @@ static inline float rondo__backward_weight(float x, float n, float c)
     return rondo__weight(x - whole, 127.0f < e ? 127.0f : e) * c;
 }
 
-/* C13: a finished sum times its factor, onto what is there. */
+/* C13: a finished sum times its factor, onto what is there. A zero is +0 first: a kernel that multiplies hidden pairs by 0 may turn its sign. */
 static inline void rondo__backward_put(void *to, int64_t at, int type, float sum, float factor, int accumulate)
 {
-    const float x = sum * factor;
-    rondo__put_element(to, at, type, accumulate ? rondo__element(to, at, type) + x : x + 0.0f);
+    const float x = sum * factor + 0.0f;
+    rondo__put_element(to, at, type, accumulate ? rondo__element(to, at, type) + x : x);
 }
 
 #endif
