@@ -102,13 +102,8 @@ static int ranks_asked(int otherwise)
     return common.mpi ? ranks_world() : common.ranks ? (int)common.ranks : otherwise;
 }
 
-static int run_attention(struct bench *b)
+static void attention_defaults(struct shape *s)
 {
-    struct attention_bench got;
-    json_t *row;
-    struct shape *s = &b->shape;
-    if (b->check && !shape_given && !terms)
-        return bench_marks(b);
     s->tokens = s->tokens ? s->tokens : terms ? 8192 : 4096;
     s->heads = s->heads ? s->heads : 32;
     s->kv_heads = s->kv_heads ? s->kv_heads : s->heads % 8 ? s->heads : 8;
@@ -116,11 +111,19 @@ static int run_attention(struct bench *b)
     s->type = s->type ? s->type : RONDO_F32;
     if (s->decode && !s->cached)
         s->cached = 16384;
-    if (terms) {
-        s->causal = true;
+    s->causal = s->causal || terms;
+}
+
+static int run_attention(struct bench *b)
+{
+    struct attention_bench got;
+    json_t *row;
+    struct shape *s = &b->shape;
+    if (b->check && !shape_given && !terms)
+        return bench_marks(b);
+    if (terms)
         return bench_terms(b, s);
-    }
-    if (b->check)
+    if (b->check && (!s->backward || bench_has_mark(s, ranks_asked(1))))
         return bench_mark(b, s, ranks_asked(1));
     int code = bench_attention(b, s, ranks_asked(1), 0, &got, &row);
     return code || !row ? code : row_add(b, row);
@@ -159,7 +162,7 @@ static int run_tour(struct bench *b)
     static const struct shape message = { .size = 4 << 20 };
     int code = 0;
     if (!common.mpi)
-        code = bench_memory(b);
+        code = bench_memory(b, NULL, 1);
     if (!code && b->check)
         return bench_marks(b);
     for (size_t i = 0; i < sizeof prefill / sizeof *prefill && !code; i++) {
@@ -236,8 +239,12 @@ static int run(void *arg)
     if (ranks_first() && calibrate && !code)
         code = target_try("--calibrate", calibrate);
     code = ranks_together(code);
+    if (is_kind("attention"))
+        attention_defaults(&b->shape);
     if (!code && is_kind("attention") && b->check && !shape_given && !terms)
-        code = bench_memory(b);
+        code = bench_memory(b, NULL, 1);
+    if (!code && is_kind("attention") && b->shape.backward && !common.mpi)
+        code = bench_memory(b, &b->shape, ranks_asked(1));
     progress_begin("bench");
     if (!code)
         code = measure(b);
@@ -261,7 +268,7 @@ static int check_options(void)
     const struct shape *s = &bench.shape;
     char extras[128];
     shape_given = s->tokens || s->cached || s->heads || s->kv_heads || s->head_dim || s->value_dim || s->type || s->causal || s->decode ||
-                  *extras_text(s, extras, sizeof extras);
+                  s->backward || *extras_text(s, extras, sizeof extras);
     if (bench.check && (!kind || (is_kind("attention") && !shape_given)) &&
         (common.ranks || common.threads || common.layout || common.algorithm || common.grid[0] || common.mpi))
         return fail(EXIT_USAGE, "--check measures README's table with ranks and threads of its own; leave out --ranks, --threads, --layout, "
@@ -272,8 +279,10 @@ static int check_options(void)
         return fail(EXIT_USAGE, "--calibrate measures with two ranks, or those that mpirun started; leave out --ranks");
     if (is_kind("linear") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0]))
         return fail(EXIT_USAGE, "a linear layer runs inside one rank; leave out --ranks, --layout, --algorithm and --grid");
-    if (s->backward && (s->decode || terms || bench.check))
-        return fail(EXIT_USAGE, "--backward is of one plan and has no mark; leave %s out", s->decode ? "--decode" : terms ? "--terms" : "--check");
+    if (s->backward && (s->decode || terms))
+        return fail(EXIT_USAGE, "--backward is of one plan; leave %s out", s->decode ? "--decode" : "--terms");
+    if (s->backward && bench.check && common.mpi)
+        return fail(EXIT_USAGE, "--check with --backward judges memory, which is that of ranks in one process; leave out --check or mpirun");
     if (s->dx && s->dw)
         return fail(EXIT_USAGE, "--dx and --dw are two gradients; give one of them");
     if ((s->dx || s->dw) && common.level != RONDO_STRICT)

@@ -109,7 +109,8 @@ struct link {
     double bandwidth, latency, all_to_all, overhead;
 };
 int bench_transport(struct bench *b, const struct shape *shape, int ranks, struct link *got);
-int bench_memory(struct bench *b);                 /* must come before anything else has started threads */
+/* Must come before anything else has started threads. shape NULL: the usual one, on `ranks` and on four. */
+int bench_memory(struct bench *b, const struct shape *shape, int ranks);
 int bench_generate(struct bench *b, const struct shape *shape);
 int bench_load(struct bench *b, const struct shape *shape);
 /* The delta rule. way: rondo_delta_way; -1: nobody has said. ranks 0: two, where they are compared. */
@@ -117,6 +118,7 @@ int bench_kda(struct bench *b, struct shape *shape, int way, int ranks);
 int bench_marks(struct bench *b);                  /* bench_marks.c: the shapes of README's table */
 /* The mark of that table that is about this shape on these ranks, measured and judged; refused where there is none. */
 int bench_mark(struct bench *b, const struct shape *shape, int ranks);
+bool bench_has_mark(const struct shape *shape, int ranks);
 /* bench_terms.c: one plan of each mask and term by turns, as parts of the rate of plain causal attention. */
 int bench_terms(struct bench *b, const struct shape *shape);
 void bench_judge(struct bench *b, json_t *row, const char *what, double value, bool at_most, double limit);

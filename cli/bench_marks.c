@@ -10,6 +10,8 @@
 #define DECODE(t) { .tokens = 1, .cached = 65536, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .decode = true, .type = t }
 #define PREFILL(d, t) { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = d, .causal = true, .type = t }
 
+#define BACKWARD(d) { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = d, .causal = true, .type = RONDO_F32, .backward = true }
+
 enum mark_kind {
     MARK_FRACTION,      /* of the ceiling, at least */
     MARK_AGAINST_F32,   /* fraction over that of the same shape in f32, at least */
@@ -26,6 +28,8 @@ static const struct mark {
     { "causal prefill f32, D=64: part of the FMA ceiling", MARK_FRACTION, PREFILL(64, RONDO_F32), 1, 0.78 },
     { "bf16 keys and values against f32", MARK_AGAINST_F32, PREFILL(128, RONDO_BF16), 1, 0.95 },
     { "CPU time of 4 ranks against 1", MARK_CPU, PREFILL(128, RONDO_F32), 4, 1.05 },
+    { "gradients f32, D=128: part of the FMA ceiling", MARK_FRACTION, BACKWARD(128), 1, 0.78 },
+    { "gradients f32, D=64: part of the FMA ceiling", MARK_FRACTION, BACKWARD(64), 1, 0.74 },
     { "decode over 65536 keys f32: part of the DRAM ceiling", MARK_FRACTION, DECODE(RONDO_F32), 1, 0.75 },
     { "decode over 65536 keys bf16: part of the DRAM ceiling", MARK_FRACTION, DECODE(RONDO_BF16), 1, 0.62 },
 };
@@ -133,16 +137,29 @@ int bench_marks(struct bench *b)
     return code ? code : bench_terms(b, &terms);
 }
 
-int bench_mark(struct bench *b, const struct shape *s, int ranks)
+static const struct mark *mark_of(const struct shape *s, int ranks)
 {
     char text[128];
     const bool usual = common.threads == 1 && !common.mpi && !common.layout && !common.algorithm && !*extras_text(s, text, sizeof text);
     for (size_t i = 0; i < sizeof marks / sizeof *marks && usual; i++) {
         const struct shape *m = &marks[i].shape;
         if (ranks == marks[i].ranks && (s->decode || s->tokens == m->tokens) && s->cached == m->cached && s->heads == m->heads && s->kv_heads == m->kv_heads &&
-            s->head_dim == m->head_dim && (!s->value_dim || s->value_dim == m->head_dim) && s->causal == m->causal && s->decode == m->decode && s->type == m->type)
-            return measure_mark(b, &marks[i]);
+            s->head_dim == m->head_dim && (!s->value_dim || s->value_dim == m->head_dim) && s->causal == m->causal && s->decode == m->decode &&
+            s->backward == m->backward && s->type == m->type)
+            return &marks[i];
     }
-    return fail(EXIT_USAGE, "--check: README's table has no mark for this shape with these ranks, threads (each has --threads 1) and options; "
-                "leave out the shape, then all of the table is measured, or leave out --check");
+    return NULL;
+}
+
+bool bench_has_mark(const struct shape *s, int ranks)
+{
+    return mark_of(s, ranks) != NULL;
+}
+
+int bench_mark(struct bench *b, const struct shape *s, int ranks)
+{
+    const struct mark *m = mark_of(s, ranks);
+    return m ? measure_mark(b, m)
+             : fail(EXIT_USAGE, "--check: README's table has no mark for this shape with these ranks, threads (each has --threads 1) and options; "
+                                "leave out the shape, then all of the table is measured, or leave out --check");
 }

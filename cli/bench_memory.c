@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Is the memory that a plan states what the system sees? A child process runs one plan, on one rank or on several that are threads, and
- * reads by how much its peak resident size (getrusage) grew; a process of its own, because the peak of this one was reached by
- * something else.
+ * Is the memory that a plan states what the system sees? A child process runs one plan, with gradients both of its passes, on one rank or
+ * on several that are threads, and reads by how much its peak resident size (getrusage) grew; a process of its own, because the peak of this
+ * one was reached by something else.
  */
 #include "cli/bench.h"
 
@@ -12,14 +12,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define RANKS_MOST 4
+#define USUAL_RANKS 4                  /* of the second row, where no shape was given */
+#define SMALL 64                       /* tokens of the first plan */
 
 struct memory_result {
     int64_t stated, measured;
     struct measurement m;
     rondo_comm_stats comm;              /* of all ranks */
     int32_t code, ranks, threads;
-    char isa[32];
+    char isa[32], text[512];
+};
+
+struct work {
+    const struct shape *shape, *small;   /* small: to begin with */
+    const struct extras *small_extras, *extras;
+    struct memory_result *result;
 };
 
 static int64_t peak_now(void)
@@ -28,16 +35,14 @@ static int64_t peak_now(void)
     return getrusage(RUSAGE_SELF, &usage) ? 0 : (int64_t)usage.ru_maxrss * 1024;
 }
 
-static int plan_of(rondo_context *ctx, int64_t tokens, rondo_attention **plan, rondo_attention_info *info)
+/* Linux lets a process begin its peak again with what it has now: a child takes over its parent's, of pages that it has not touched. */
+static void begin_peak(void)
 {
-    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
-    d.heads = 32;
-    d.kv_heads = 8;
-    d.head_dim = 128;
-    d.tokens = tokens;
-    d.causal = 1;
-    int code = rondo_attention_create(plan, ctx, &d);
-    return code ? code : rondo_attention_query(*plan, info);
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f)
+        return;
+    fputs("5", f);
+    (void)fclose(f);
 }
 
 struct part {                           /* of a rank */
@@ -45,67 +50,126 @@ struct part {                           /* of a rank */
     double seconds, cpu, flops, before, after;
 };
 
-static int run_plan(rondo_context *ctx, int64_t tokens, struct part *part)
+/* One array of a plan, all of it touched, so that the system has given it. Adds its bytes to *stated. */
+static void *array(rondo_tensor *t, int type, int32_t dims, const int64_t shape[3], int64_t *stated)
 {
+    int64_t rows = shape[0];
+    for (int32_t i = 1; i < dims - 1; i++)
+        rows *= shape[i];
+    const size_t row = rondo_row_bytes(type, shape[dims - 1]);
+    void *data = room(rows, row);
+    if (data)
+        memset(data, 0, (size_t)rows * row);
+    *t = rondo_tensor_dense(data, type, dims, shape);
+    *stated += rows * (int64_t)row;
+    return data;
+}
+
+/* A plan, its arrays, and one execution: with gradients both passes. */
+static int run_plan(rondo_context *ctx, const struct shape *s, const struct extras *extras, struct part *part)
+{
+    enum { ARRAYS = 10 };
     rondo_attention *plan = NULL;
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    rondo_attention_gradients g = RONDO_ATTENTION_GRADIENTS_INIT;
+    const int64_t values = s->value_dim ? s->value_dim : s->head_dim;
+    void *data[ARRAYS] = { NULL };
+    begin_peak();
+    int count = 0, code = rondo_barrier(ctx);
     const int64_t before = peak_now();
-    int code = rondo_barrier(ctx);
     if (!code)
-        code = plan_of(ctx, tokens, &plan, &info);
-    const int64_t q_shape[3] = { info.q_rows, 32, 128 }, k_shape[3] = { info.kv_rows, 8, 128 }, lse_shape[2] = { info.q_rows, 32 };
-    const int64_t q = info.q_rows * 32 * 128, k = info.kv_rows * 8 * 128;
-    float *data[5] = { room(q, 4), room(k, 4), room(k, 4), room(q, 4), room(info.q_rows * 32, 4) };
-    for (int i = 0; i < 5 && !code; i++) {
-        if (!data[i])
-            code = RONDO_ENOMEM;
-        else
-            memset(data[i], 0, (size_t)(i == 4 ? info.q_rows * 32 : i == 0 || i == 3 ? q : k) * 4);
+        code = rondo_barrier(ctx);
+    extras_describe(extras, s, &d);
+    d.gradients = s->backward;
+    d.layout = common.layout;
+    d.algorithm = common.algorithm;
+    d.grid[0] = common.grid[0];
+    d.grid[1] = common.grid[1];
+    if (!code)
+        code = rondo_attention_create(&plan, ctx, &d);
+    if (!code)
+        code = rondo_attention_query(plan, &info);
+    const int64_t q[3] = { info.q_rows, s->heads, s->head_dim }, k[3] = { info.kv_rows, s->kv_heads, s->head_dim }, v[3] = { info.kv_rows, s->kv_heads, values };
+    const int64_t out[3] = { info.q_rows, s->heads, values };
+    const size_t workspace = info.backward_workspace_bytes > info.workspace_bytes ? info.backward_workspace_bytes : info.workspace_bytes;
+    const size_t scratch = info.backward_device_bytes > info.device_bytes ? info.backward_device_bytes : info.device_bytes;   /* one for both */
+    int64_t stated = (int64_t)(workspace + scratch + info.plan_bytes);
+    const struct {
+        rondo_tensor *t;
+        int type, dims;
+        const int64_t *shape;
+    } arrays[ARRAYS - 1] = {
+        { &io.q, RONDO_F32, 3, q }, { &io.k, s->type, 3, k }, { &io.v, s->type, 3, v }, { &io.out, RONDO_F32, 3, out }, { &io.lse, RONDO_F32, 2, out },
+        { &g.dout, RONDO_F32, 3, out }, { &g.dq, RONDO_F32, 3, q }, { &g.dk, RONDO_F32, 3, k }, { &g.dv, RONDO_F32, 3, v },
+    };
+    for (int i = 0; i < (s->backward ? ARRAYS - 1 : 5) && !code; i++) {
+        data[count] = array(arrays[i].t, arrays[i].type, arrays[i].dims, arrays[i].shape, &stated);
+        if (!data[count++])
+            code = body_fail(RONDO_ENOMEM, "not enough memory for the arrays of a plan");
     }
-    io.q = rondo_tensor_dense(data[0], RONDO_F32, 3, q_shape);
-    io.k = rondo_tensor_dense(data[1], RONDO_F32, 3, k_shape);
-    io.v = rondo_tensor_dense(data[2], RONDO_F32, 3, k_shape);
-    io.out = rondo_tensor_dense(data[3], RONDO_F32, 3, q_shape);
-    io.lse = rondo_tensor_dense(data[4], RONDO_F32, 2, lse_shape);
+    void *const memory = data[count++] = code ? NULL : room((int64_t)workspace, 1);
+    if (!code && !memory)
+        code = body_fail(RONDO_ENOMEM, "not enough memory for a workspace of %zu bytes", workspace);
+    extras_give(extras, s, &io);
     if (!code)
         code = rondo_barrier(ctx);
     const double begin = now(), cpu = process_cpu();
     if (!code)
-        code = rondo_attention_execute(plan, &io, NULL);
+        code = rondo_attention_execute(plan, &io, memory);
+    if (!code && s->backward)
+        code = rondo_attention_backward(plan, &io, &g, memory);
     part->seconds = now() - begin;
     if (!code)
         code = rondo_barrier(ctx);   /* before anybody gives memory back */
     part->cpu = process_cpu() - cpu;
     part->measured = peak_now() - before;
-    part->flops = info.flops;
-    part->stated = (2 * q + 2 * k + info.q_rows * 32) * 4 + (int64_t)(info.workspace_bytes + info.device_bytes + info.plan_bytes);
+    part->flops = info.flops + info.backward_flops;
+    part->stated = stated;
     rondo_attention_destroy(plan);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < count; i++)
         free(data[i]);
     return code;
 }
 
+/* What all ranks saw, on rank 0. */
+static void sum_up(struct memory_result *r, const struct part *all, int ranks)
+{
+    double before = 0, after = 0;
+    r->measured = all[0].measured;
+    r->m.cpu = all[0].cpu;              /* ranks that are threads share a process and its clock */
+    for (int i = 0; i < ranks; i++) {
+        r->stated += all[i].stated;
+        before += all[i].before;
+        after += all[i].after;
+        r->m.seconds = all[i].seconds > r->m.seconds ? all[i].seconds : r->m.seconds;
+    }
+    r->m.ceiling = before > after ? before : after;
+    r->m.rate = all[0].flops / r->m.seconds;
+    r->m.fraction = r->m.rate / r->m.ceiling;
+}
+
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
-    struct memory_result *r = arg;
-    struct part part, all[RANKS_MOST];
-    size_t bytes_of[RANKS_MOST];
+    const struct work *w = arg;
+    const int ranks = rondo_context_ranks(ctx);
+    struct part part, *all = room(ranks, sizeof *all);
+    size_t *bytes_of = room(ranks, sizeof *bytes_of);
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
     struct ceiling *ceiling = NULL;
     memset(&part, 0, sizeof part);
-    memset(all, 0, sizeof all);
-    for (int i = 0; i < RANKS_MOST; i++)
+    int code = all && bytes_of ? rondo_context_query(ctx, &info) : body_fail(RONDO_ENOMEM, "not enough memory for %d ranks", ranks);
+    for (int i = 0; i < ranks && !code; i++)
         bytes_of[i] = sizeof part;
-    int code = rondo_context_query(ctx, &info);
     /* a small one first: threads, their stacks and the allocator's first pages are nobody's plan */
     if (!code)
-        code = run_plan(ctx, 64, &part);
+        code = run_plan(ctx, w->small, w->small_extras, &part);
     if (!code && !(ceiling = ceiling_open(CEILING_FMA, info.isa, info.ranks, info.threads, 0)))
         code = body_fail(RONDO_ENOMEM, "not enough memory to measure a ceiling");
     const double before = code ? 0 : ceiling_rate(ceiling, 1);
     if (!code)
-        code = run_plan(ctx, 4096, &part);
+        code = run_plan(ctx, w->shape, w->extras, &part);
     if (!code) {
         part.before = before;
         part.after = ceiling_rate(ceiling, part.seconds);
@@ -113,32 +177,23 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     ceiling_close(ceiling);
     if (!code)
         code = rondo_all_gather(ctx, &part, all, bytes_of);
-    if (!code && rondo_context_rank(ctx) == 0) {
-        r->measured = part.measured;
-        r->m.cpu = part.cpu;             /* ranks that are threads share a process and its clock */
-        double before_all = 0, after_all = 0;
-        for (int i = 0; i < rondo_context_ranks(ctx); i++) {
-            r->stated += all[i].stated;
-            before_all += all[i].before;
-            after_all += all[i].after;
-            r->m.seconds = all[i].seconds > r->m.seconds ? all[i].seconds : r->m.seconds;
-        }
-        r->m.ceiling = before_all > after_all ? before_all : after_all;
-        r->m.rate = part.flops / r->m.seconds;
-        r->m.fraction = r->m.rate / r->m.ceiling;
-    }
+    if (!code && rondo_context_rank(ctx) == 0)
+        sum_up(w->result, all, ranks);
     slot_measure(mine, ctx);
+    free(all);
+    free(bytes_of);
     return code;
 }
 
-static void child(int pipe_end, int ranks)
+static void child(int pipe_end, struct work *w, int ranks)
 {
     struct memory_result r;
     struct run run = RUN_INIT;
     memset(&r, 0, sizeof r);
     run.ranks = ranks;
     common.trace = NULL;
-    r.code = ranks_run(&run, body, &r);
+    w->result = &r;
+    r.code = ranks_run(&run, body, w);
     for (int i = 0; i < run.ranks && !r.code; i++)
         for (int o = 0; o < RONDO_OP_COUNT; o++) {
             r.comm.messages[o] += run.slots[i].comm.messages[o];
@@ -147,10 +202,11 @@ static void child(int pipe_end, int ranks)
     r.ranks = run.ranks;
     r.threads = run.used_threads;
     snprintf(r.isa, sizeof r.isa, "%s", run.used_isa);
+    snprintf(r.text, sizeof r.text, "%s", r.code ? run.text : "");
     _exit(write(pipe_end, &r, sizeof r) == (ssize_t)sizeof r ? 0 : 1);
 }
 
-static int measure(struct bench *b, int ranks)
+static int measure(struct bench *b, struct work *w, int ranks)
 {
     struct memory_result r;
     int ends[2], status = 0;
@@ -166,13 +222,16 @@ static int measure(struct bench *b, int ranks)
         return fail(EXIT_ROOM, "a process for the measurement of memory cannot be started");
     }
     if (!pid)
-        child(ends[1], ranks);
+        child(ends[1], w, ranks);
     close(ends[1]);
     const bool whole = read(ends[0], &r, sizeof r) == (ssize_t)sizeof r;
     close(ends[0]);
     waitpid(pid, &status, 0);
-    if (!whole || r.code)
-        return fail(EXIT_ROOM, "the measurement of memory failed in its process: %s", whole ? rondo_error_string(r.code) : "no answer came");
+    r.text[sizeof r.text - 1] = 0;
+    if (!whole)
+        return fail(EXIT_ROOM, "the measurement of memory failed in its process: no answer came");
+    if (r.code)
+        return fail_code(r.code, STAGE_OPTIONS, r.text);
     struct slot moved;   /* the child's counters are not this process's */
     struct run run = RUN_INIT;
     memset(&moved, 0, sizeof moved);
@@ -185,30 +244,37 @@ static int measure(struct bench *b, int ranks)
     run.used_threads = r.threads;
     snprintf(run.used_isa, sizeof run.used_isa, "%s", r.isa);
     snprintf(run.transport, sizeof run.transport, "threads");
-    json_t *row = row_new("memory", &run), *mark = json_object();
-    const struct shape shape = { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .type = RONDO_F32 };
-    row_shape(row, &shape);
+    json_t *row = row_new("memory", &run);
+    row_shape(row, w->shape);
+    if (w->shape->backward)
+        json_object_set_new(row, "backward", json_true());
     json_object_set_new(row, "stated_bytes", json_integer(r.stated));
     json_object_set_new(row, "measured_bytes", json_integer(r.measured));
     row_rate(row, "gflops", ceiling_name(CEILING_FMA), &r.m);
     const double off = (double)(r.measured > r.stated ? r.measured - r.stated : r.stated - r.measured) /
                        (0.05 * (double)r.stated + 4194304.0 * r.ranks);
-    if (b->check) {
-        json_object_set_new(mark, "what", json_string("difference between stated and measured memory, as a part of 5 % + 4 MiB a rank"));
-        json_object_set_new(mark, "value", number(off));
-        json_object_set_new(mark, "must", json_string("at most"));
-        json_object_set_new(mark, "limit", number(1.0));
-        json_object_set_new(mark, "pass", json_boolean(off <= 1.0));
-        json_object_set(row, "mark", mark);
-        b->missed = b->missed || off > 1.0;
-        b->marks++;
-    }
-    json_decref(mark);
+    if (b->check)
+        bench_judge(b, row, "difference between stated and measured memory, as a part of 5 % + 4 MiB a rank", off, true, 1.0);
     return row_add(b, row);
 }
 
-int bench_memory(struct bench *b)
+int bench_memory(struct bench *b, const struct shape *shape, int ranks)
 {
-    int code = measure(b, 1);
-    return code ? code : measure(b, RANKS_MOST);
+    static const struct shape usual = { .tokens = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .causal = true, .type = RONDO_F32 };
+    const struct shape *s = shape ? shape : &usual;
+    /* of one small head, so that what it leaves of scratch is little */
+    const struct shape small = { .tokens = SMALL, .heads = 1, .kv_heads = 1, .head_dim = 8, .causal = true, .type = RONDO_F32, .backward = s->backward };
+    struct extras small_extras, extras;
+    struct work w = { s, &small, &small_extras, &extras, NULL };
+    int code = extras_make(&small_extras, &small);
+    if (!code) {
+        code = extras_make(&extras, s);
+        if (!code)
+            code = measure(b, &w, ranks);
+        if (!code && !shape)
+            code = measure(b, &w, USUAL_RANKS);
+        extras_free(&extras);
+    }
+    extras_free(&small_extras);
+    return code;
 }

@@ -221,7 +221,7 @@ static int compute(rondo_context *ctx, void *arg)
     }
     pieces = whole;
     pieces.jobs = jobs.items;
-    pieces.job_count = jobs.count;
+    pieces.job_count = pieces.most_jobs = jobs.count;
     pieces.joins = joins.items;
     pieces.join_count = joins.count;
     pieces.places = c.places.items;

@@ -32,6 +32,20 @@ row "decode" gbytes attention --decode --cached 2000 --heads 4 --kv-heads 2 --he
 row "linear" gflops linear --rows 17 --in 256 --out 128 --type bf16
 ok "more than 16 rows: against multiplying" grep -q '"ceiling": "fma"' "$scratch/out"
 row "gradients of attention" gflops attention --tokens 64 --heads 2 --kv-heads 1 --head-dim 16 --causal --backward
+ok "... and what both passes take of memory" sh -c "grep -A20 '\"what\": \"memory\"' '$scratch/out' | grep -q '\"stated_bytes\": [1-9]'"
+ok "... of gradients" sh -c "test \$(grep -c '\"backward\": true' '$scratch/out') = 1"
+for shape in "--tokens 3000 --heads 4 --kv-heads 1" "--tokens 700 --heads 4 --kv-heads 2 --ranks 2 --threads 1" "--tokens 1500 --packed 300 --heads 4 --bias"; do
+    if [ -n "$SANITIZE_CFLAGS" ]; then   # which keep memory of their own beside
+        skip 2 "built with sanitizers"
+        continue
+    fi
+    # shellcheck disable=SC2086  # words
+    "$RONDO" bench attention --backward --head-dim 64 --causal $shape --repeat 1 --check >"$scratch/out" 2>"$scratch/err"
+    ok "gradients, $shape: what their plan states of memory is what the system gives" test $? = 0
+    ok "gradients, $shape: judged" grep -q 'stated and measured memory' "$scratch/out"
+done
+"$RONDO" bench attention --backward --tokens 64 --decode >"$scratch/out" 2>"$scratch/err"
+ok "--backward --decode: exit 2" test $? = 2
 row "a layer's gradient by its input" gflops linear --rows 17 --in 256 --out 128 --type bf16 --dx
 row "a layer's gradient by its weights" gflops linear --rows 300 --in 256 --out 128 --dw
 row "linear of few rows" gbytes linear --rows 16 --in 256 --out 128 --type bf16

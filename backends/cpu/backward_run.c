@@ -21,7 +21,8 @@ struct rondo_backward {
     struct rondo_backward_task *tasks;  /* [job_count]; where data lies is filled in by each run */
     struct rondo_backward_task *alike;  /* [job_count]: those of a run that have the bias's gradient, by the rows they share: */
     struct shared *shared;              /* [job_count] */
-    size_t worker_bytes, scratch;       /* of one thread; of all */
+    size_t worker_bytes, join_bytes;    /* of one thread: in a run of jobs, of joins */
+    size_t scratch;                     /* of all */
 };
 
 static int too_large(void)
@@ -40,11 +41,43 @@ static void set_task(const struct rondo_backward *b, int64_t index)
     };
 }
 
+/* What `each` bytes a thread come to where there are `items` items; *all: the most so far. */
+static bool scratch_of(const struct rondo_device *dev, size_t *each, int64_t items, size_t *all)
+{
+    size_t bytes;
+    if (!rondo__add(*each, 63, each))
+        return false;
+    *each &= ~(size_t)63;
+    if (!rondo__mul(*each, (size_t)rondo__cpu_workers(dev, items), &bytes))
+        return false;
+    *all = bytes > *all ? bytes : *all;
+    return true;
+}
+
+/* worker_bytes of the largest job; *most: items of the longest run, those of biases too. */
+static bool measure(const struct rondo_device *dev, struct rondo_backward *b, int64_t *most)
+{
+    const struct rondo_backward_desc *d = &b->desc;
+    int64_t biases = 0, most_biases = 0, items;
+    for (int64_t i = 0; i < d->job_count; i++) {
+        const bool bias = d->jobs[i].what & RONDO_BACKWARD_BIAS, left = i >= d->most_jobs && d->jobs[i - d->most_jobs].what & RONDO_BACKWARD_BIAS;
+        size_t need = 0, more = 0;
+        set_task(b, i);
+        if (!dev->kernels.backward.bytes(b->tasks + i, &need) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
+            return false;
+        need = need > more ? need : more;
+        b->worker_bytes = need > b->worker_bytes ? need : b->worker_bytes;
+        biases += bias ? d->jobs[i].queries : 0;
+        biases -= left ? d->jobs[i - d->most_jobs].queries : 0;
+        most_biases = biases > most_biases ? biases : most_biases;
+    }
+    return rondo__mul64(d->kv_heads, d->most_jobs, &items) && rondo__add64(items, most_biases, most);
+}
+
 int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc)
 {
     struct rondo_backward *b = rondo__alloc_zero(1, sizeof *b);
-    size_t most = 0, all;
-    int64_t items = 0, heads;
+    int64_t items = 0;
     *out = NULL;
     if (!b)
         return rondo__fail(RONDO_ENOMEM, "backward: no memory for %lld jobs", (long long)desc->job_count);
@@ -54,27 +87,11 @@ int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **ou
     b->shared = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->shared);
     const bool fits = b->tasks && b->alike && b->shared;
     int err = fits ? 0 : rondo__fail(RONDO_ENOMEM, "backward: no memory for %lld jobs", (long long)desc->job_count);
-    for (int64_t i = 0; i < desc->job_count && !err; i++) {
-        const bool bias = desc->jobs[i].what & RONDO_BACKWARD_BIAS;
-        size_t need = 0, more = 0;
-        set_task(b, i);
-        if (!dev->kernels.backward.bytes(b->tasks + i, &need) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)) || !rondo__mul64(desc->kv_heads, desc->jobs[i].queries + 1, &heads) ||
-            !rondo__add64(items, heads, &items))
-            err = too_large();
-        need = need > more ? need : more;
-        most = need > most ? need : most;
-    }
-    if (!err && desc->join_count) {
-        const size_t joins = RONDO_BACKWARD_SCRATCH * ((size_t)desc->head_dim + (size_t)desc->value_dim) * sizeof(float);
-        most = joins > most ? joins : most;
-        items = items > desc->join_count ? items : desc->join_count;
-    }
-    if (!err && rondo__add(most, 63, &b->worker_bytes)) {
-        b->worker_bytes &= ~(size_t)63;
-        if (!rondo__mul(b->worker_bytes, (size_t)rondo__cpu_workers(dev, items), &all))
-            err = too_large();
-        b->scratch = err ? 0 : all;
-    }
+    if (desc->join_count)
+        b->join_bytes = RONDO_BACKWARD_SCRATCH * ((size_t)desc->head_dim + (size_t)desc->value_dim) * sizeof(float);
+    if (!err && (!measure(dev, b, &items) || !scratch_of(dev, &b->worker_bytes, items, &b->scratch) ||
+                 !scratch_of(dev, &b->join_bytes, desc->join_count, &b->scratch)))
+        err = too_large();
     if (!err && !rondo__cpu_scratch(dev, b->scratch))
         err = rondo__fail(RONDO_ENOMEM, "backward: no memory for a scratch of %zu bytes on the cpu device", b->scratch);
     if (err)
@@ -199,7 +216,7 @@ static int one_join(void *arg, int64_t item, int worker)
 {
     const struct loop *l = arg;
     const struct rondo_backward_desc *d = &l->b->desc;
-    l->kernels->backward.join(d, l->run, d->joins + l->run->first + item, (float *)(void *)(l->scratch + (size_t)worker * l->b->worker_bytes));
+    l->kernels->backward.join(d, l->run, d->joins + l->run->first + item, (float *)(void *)(l->scratch + (size_t)worker * l->b->join_bytes));
     return 0;
 }
 

@@ -41,6 +41,23 @@ static void join(struct work *w)
     w->depth--;
 }
 
+/* Nodes that wait at most in a tree over numbers up to `last`. */
+static int32_t levels(int64_t last)
+{
+    int32_t n = 1;
+    for (; last > 0; last >>= 1)
+        n++;
+    return n;
+}
+
+/* ... over the leaves of a task. */
+static int32_t leaf_levels(const struct rondo_backward_task *t)
+{
+    const struct rondo_backward_job *j = t->job;
+    const int64_t query = j->queries ? t->queries[j->queries - 1].leaf : 0, key = j->keys ? t->keys[j->keys - 1].leaf : 0;
+    return levels(query > key ? query : key);
+}
+
 /* Room for the node of a leaf behind all that there is; all 0. */
 static float *next_node(struct work *w, int64_t leaf)
 {
@@ -256,7 +273,7 @@ static void key_leaf(struct work *w, int32_t number, int32_t kv_head)
     const int32_t group = d->heads / d->kv_heads, dim = d->head_dim, values = d->value_dim;
     w->floats = (size_t)d->leaf_size * (size_t)(dim + values);
     /* the heads' stack lies behind that of leaves */
-    struct work heads = { .stack = w->stack + RONDO_BACKWARD_DEPTH * w->floats, .floats = w->floats };
+    struct work heads = { .stack = w->stack + (size_t)leaf_levels(t) * w->floats, .floats = w->floats };
     const bool apart = t->job->key_places >= 0 && !(t->job->what & RONDO_BACKWARD_HEADS);
     for (int32_t i = 0; i < group; i++) {
         float *node = next_node(&heads, i);
@@ -302,7 +319,7 @@ static void bias_tile(struct work *w, const struct rondo_backward_task *tasks, i
     const int64_t query = q->first - w->t->job->cached;
     int64_t columns = 0;
     w->floats = (size_t)dim;
-    struct work over = { .stack = w->stack + RONDO_BACKWARD_DEPTH * w->floats, .floats = w->floats };
+    struct work over = { .stack = w->stack + (size_t)levels(d->sequences - 1) * w->floats, .floats = w->floats };
     for (int32_t s = 0; s < count; s++) {
         const struct rondo_backward_task *t = tasks + s;
         const struct rondo_backward_leaf *k = leaf_of(t->keys, t->job->keys, key_leaf);
@@ -338,14 +355,22 @@ static void bias_tile(struct work *w, const struct rondo_backward_task *tasks, i
 
 /* ---- the table ---- */
 
-/* Nodes of a stack: a tree over what can be has 41 levels at most. */
+/* A tile, and so many nodes of `floats` numbers for each row of a leaf. */
+static bool room_of(const struct rondo_backward_task *t, int32_t nodes, size_t floats, size_t *out)
+{
+    size_t all;
+    return rondo__mul(floats * (size_t)t->desc->leaf_size, (size_t)nodes * sizeof(float), &all) && rondo__add(all, sizeof(struct tile), out);
+}
+
 static bool bytes(const struct rondo_backward_task *t, size_t *out)
 {
-    const size_t leaf = (size_t)t->desc->leaf_size;
-    size_t floats = (size_t)t->desc->head_dim + (size_t)t->desc->value_dim, all;
-    if (t->job->what & RONDO_BACKWARD_BIAS && floats < leaf)
-        floats = leaf;
-    return rondo__mul(floats * leaf, 2 * RONDO_BACKWARD_DEPTH * sizeof(float), &all) && rondo__add(all, sizeof(struct tile), out);
+    const struct rondo_backward_desc *d = t->desc;
+    return room_of(t, leaf_levels(t) + levels(d->heads / d->kv_heads - 1), (size_t)d->head_dim + (size_t)d->value_dim, out);
+}
+
+static bool bias_bytes(const struct rondo_backward_task *t, size_t *out)
+{
+    return room_of(t, levels(t->desc->sequences - 1) + levels(t->desc->heads - 1), (size_t)t->desc->leaf_size, out);
 }
 
 static struct work work_of(const struct rondo_backward_task *t, void *scratch)
@@ -490,7 +515,7 @@ static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t en
 }
 
 #ifdef RONDO_ISA_fma
-const struct rondo_cpu_backward rondo__cpu_backward_fma = { bytes, run, bias, bytes, sums, join_nodes };
+const struct rondo_cpu_backward rondo__cpu_backward_fma = { bytes, run, bias, bias_bytes, sums, join_nodes };
 #else
-const struct rondo_cpu_backward rondo__cpu_backward_soft = { bytes, run, bias, bytes, sums, join_nodes };
+const struct rondo_cpu_backward rondo__cpu_backward_soft = { bytes, run, bias, bias_bytes, sums, join_nodes };
 #endif

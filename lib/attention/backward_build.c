@@ -529,6 +529,7 @@ void rondo__backward_part_free(struct rondo__backward_part *part)
 void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out)
 {
     const rondo_attention_desc *d = &design->desc;
+    const struct rondo__backward_round *round = part->rounds.items;
     *out = (struct rondo_backward_desc){
         .heads = part->heads.heads, .kv_heads = part->heads.kv_heads, .head = part->heads.head, .kv_head = part->heads.kv_head,
         .all_heads = (int32_t)d->heads, .all_kv_heads = (int32_t)d->kv_heads, .head_dim = (int32_t)d->head_dim, .value_dim = (int32_t)d->value_dim,
@@ -538,4 +539,7 @@ void rondo__backward_desc(const struct rondo__design *design, const struct rondo
         .joins = part->joins.items, .steps = part->steps.items, .leaf_count = part->leaves.count, .job_count = part->jobs.count,
         .place_count = part->places.count, .join_count = part->joins.count, .step_count = part->steps.count,
     };
+    for (int64_t i = 0; i < part->rounds.count; i++)
+        if (round[i].source != -2 && round[i].count > out->most_jobs)
+            out->most_jobs = round[i].count;
 }

@@ -198,6 +198,7 @@ struct rondo_backward_desc {
     const struct rondo_backward_join *joins;
     const struct rondo_tree_step *steps;              /* of these */
     int64_t leaf_count, job_count, place_count, join_count, step_count;
+    int64_t most_jobs;         /* of one run, at most */
 };
 
 /* Rows of queries, resp. of keys, dense: [rows, heads, dim]; lse and sums float [rows, heads], sums being what backward_sums() makes. */
