@@ -89,7 +89,7 @@ static int scattered(struct test_case *c, struct device_under_test *d, int n)
 int main(void)
 {
     struct device_under_test d[8];
-    const int n = devices_open(d, 8), rounds = long_tests() ? 3000 : 150;
+    const int n = devices_open(d, 8), rounds = rounds_of(150, 3000);
     struct test_case c;
 
     ok(n >= 2, "%d builds and thread counts to compare", n);

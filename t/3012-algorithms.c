@@ -58,7 +58,7 @@ static void invent(struct setup *s, const struct problem *p)
 
 int main(void)
 {
-    const int runs = long_tests() ? 2000 : 120;
+    const int runs = rounds_of(120, 2000);
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
         struct problem p = problems[i];
         struct result r;
