@@ -34,7 +34,8 @@ elif what == "python":
     for n, value in s.CONSTANTS.items():
         print(n, value)
 else:   # declarations of the headers, against the table of functions
-    kinds = {None: "void", s.P: "pointer", s.S: "text", s.I: "int", s.L: "int64_t", s.Z: "size_t", s.D: "double", s.U64: "uint64_t", s.Body: "rondo_body *"}
+    kinds = {None: "void", s.P: "pointer", s.S: "text", s.I: "int", s.L: "int64_t", s.Z: "size_t", s.D: "double", s.U64: "uint64_t", s.F: "float",
+             s.Body: "rondo_body *"}
     text = re.sub(r"/\*.*?\*/", " ", "".join(open(h).read() for h in sys.argv[3:]), flags=re.S)
     found = {}
     for result, name, arguments in re.findall(r"RONDO_API ([\w *]+?)\b(rondo_\w+)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", text):
@@ -48,7 +49,7 @@ else:   # declarations of the headers, against the table of functions
         if "*" in c or "[" in c:
             return "pointer"
         c = c.rsplit(" ", 1)[0] if name_is_in else c
-        return kinds[s.Z] if c == "size_t" else c   # for ctypes it is one of the others
+        return {"size_t": kinds[s.Z], "int32_t": kinds[s.I32]}.get(c, c)   # for ctypes they are among the others
     for name, (result, arguments) in s.FUNCTIONS.items():
         have = " ".join([kinds[result]] + [kinds[a] for a in arguments])
         if name not in found:

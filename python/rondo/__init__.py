@@ -8,11 +8,13 @@
 
 attention() and attention_varlen() take whole arrays and share them among ranks that are threads of this process. Plan and Context are for
 ranks that each have their own rows: inside of run(), or one process each under mpirun, with Context("mpi"). Schedule says what ranks
-would do that need not be there. rondo.torch has the same on tensors, for autograd. What the library refuses raises Error, which has its
-sentence.
+would do that need not be there. The layers around attention and their gradients are functions of rows, on one rank or on a Team's. rondo.torch
+has the same on tensors, for autograd. What the library refuses raises Error, which has its sentence.
 """
 from ._attention import attention, attention_backward, attention_varlen, attention_varlen_backward, hash
 from ._delta import kda, kda_backward
+from ._layers import (Linear, Team, Tokens, cross_entropy, cross_entropy_backward, embedding, embedding_dw, linear, linear_dw, rmsnorm, rmsnorm_backward,
+                      rope, rope_backward, swiglu, swiglu_backward, token_loss, token_sum)
 from ._library import DeadlineError, Error, InvalidError, NoMemoryError, lib as _lib, path as library
 from ._plan import Plan, RankCost, Schedule, Span
 from ._ranks import Context, run, stopping
@@ -21,4 +23,5 @@ __version__ = _lib.rondo_version().decode()
 numerics = _lib.rondo_numerics_version()
 
 __all__ = ["attention", "attention_backward", "attention_varlen", "attention_varlen_backward", "hash", "kda", "kda_backward", "run", "stopping", "Context",
-           "Plan", "Schedule", "Span", "RankCost", "Error", "InvalidError", "NoMemoryError", "DeadlineError", "library", "numerics"]
+           "Linear", "Team", "Tokens", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_dw", "linear", "linear_dw", "rmsnorm",
+           "rmsnorm_backward", "rope", "rope_backward", "swiglu", "swiglu_backward", "token_loss", "token_sum", "Plan", "Schedule", "Span", "RankCost", "Error", "InvalidError", "NoMemoryError", "DeadlineError", "library", "numerics"]

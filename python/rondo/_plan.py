@@ -54,7 +54,7 @@ class Core:
 
     def __del__(self):
         if self._pointer:
-            self.context._dropped.append(self._pointer)
+            self.context._dropped.append((lib.rondo_attention_destroy, self._pointer))
 
     def spans(self, sequence, keys, rank=-1):
         room = (_structs.rondo_span * 4)()

@@ -84,9 +84,10 @@ class Context:
         self._pointer = ctypes.c_void_p()
 
     def sweep(self):
-        """Ends plans that nobody refers to any more. Python may find them on any thread, and a plan is ended by its context's."""
+        """Ends plans and teams that nobody refers to any more. Python may find them on any thread, and they are ended by their context's."""
         while self._dropped:
-            lib.rondo_attention_destroy(self._dropped.pop())
+            destroy, pointer = self._dropped.pop()
+            destroy(pointer)
 
     def __enter__(self):
         return self

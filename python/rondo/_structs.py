@@ -148,12 +148,35 @@ class rondo_schedule_rank_info(Sized):
                 ("flops", c.c_double), ("workspace_bytes", c.c_size_t), ("pack_bytes", c.c_size_t)]
 
 
+class rondo_linear_desc(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("in", c.c_int64), ("out", c.c_int64), ("type", c.c_int32), ("leaves", c.c_int32),
+                ("arithmetic", c.c_int32), ("level", c.c_int32), ("group", c.c_int32), ("parts", c.c_int32), ("part", c.c_int32),
+                ("reserved", c.c_int32), ("leaf_begin", Pi32)]
+
+
+class rondo_tokens_desc(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("sequences", c.c_int64), ("lengths", Pi64), ("spans", c.c_void_p), ("span_counts", Pi64),
+                ("parts", c.c_int32), ("part", c.c_int32)]
+
+
+class rondo_cross_entropy_io(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("rows", c.c_int64), ("classes", c.c_int64), ("leaves", c.c_int32), ("ignore", c.c_int32),
+                ("labels", c.c_void_p), ("logits", c.c_void_p), ("stride", c.c_int64), ("loss", c.c_void_p), ("dloss", c.c_void_p),
+                ("dloss_stride", c.c_int64), ("dx", c.c_void_p), ("dx_stride", c.c_int64), ("add", c.c_int32), ("reserved", c.c_int32)]
+
+
+class rondo_tp_table(Sized):
+    _fields_ = [("struct_size", c.c_size_t), ("total", c.c_int64), ("width", c.c_int64), ("weights", c.c_void_p), ("type", c.c_int32),
+                ("reserved", c.c_int32), ("data", c.c_void_p), ("linear", c.c_void_p)]
+
+
 STRUCTURES = [rondo_tensor, rondo_span, rondo_context_desc, rondo_context_info, rondo_comm_stats, rondo_attention_desc,
               rondo_attention_info, rondo_attention_io, rondo_attention_gradients, rondo_schedule_desc, rondo_schedule_info,
               rondo_schedule_rank_info, rondo_delta_desc, rondo_delta_info, rondo_delta_io,
-              rondo_delta_gradients]
+              rondo_delta_gradients, rondo_linear_desc, rondo_tokens_desc, rondo_cross_entropy_io, rondo_tp_table]
 
 P, I, L, Z, D, U64, S = c.c_void_p, c.c_int, c.c_int64, c.c_size_t, c.c_double, c.c_uint64, c.c_char_p
+I32, F = c.c_int32, c.c_float
 # name: what it returns, what it takes. P is any pointer, given as a number, byref() or an array.
 FUNCTIONS = {
     "rondo_version": (S, []), "rondo_numerics_version": (I, []), "rondo_build_options": (S, []),
@@ -175,4 +198,16 @@ FUNCTIONS = {
     "rondo_delta_query": (I, [P, P]), "rondo_delta_execute": (I, [P, P]), "rondo_delta_backward": (I, [P, P, P]),
     "rondo_schedule_create": (I, [P, P, P]), "rondo_schedule_destroy": (None, [P]), "rondo_schedule_query": (I, [P, P]),
     "rondo_schedule_rank": (I, [P, I, P]), "rondo_schedule_operation_text": (L, [P, I, L, P, Z]),
+    "rondo_linear_create": (I, [P, P, P]), "rondo_linear_load_from": (I, [P, L, L, I, P, P]), "rondo_linear_destroy": (None, [P]),
+    "rondo_linear_bytes": (Z, [P]), "rondo_linear_execute": (I, [P, P, L, P, L, P, L, P, I]),
+    "rondo_rmsnorm": (I, [P, L, L, P, P, F, P]), "rondo_rope": (I, [P, L, L, L, P, L, L, P]), "rondo_swiglu": (I, [P, L, P, P, P]),
+    "rondo_tokens_create": (I, [P, P]), "rondo_tokens_destroy": (None, [P]), "rondo_tokens_rows": (L, [P]),
+    "rondo_linear_dx": (I, [P, P, L, P, L, I32, P, L, I]), "rondo_linear_dw": (I, [P, P, L, P, L, L, P, L, P, L, I]),
+    "rondo_token_sum": (I, [P, P, L, P, L, P, I]), "rondo_lookup_dw": (I, [P, P, P, L, L, L, L, P, L, P, L, I]),
+    "rondo_rmsnorm_dx": (I, [P, L, L, P, P, F, P, P, P, I]), "rondo_rope_dx": (I, [P, L, L, L, P, L, L, P]),
+    "rondo_swiglu_dx": (I, [P, L, P, P, P, P, P]), "rondo_cross_entropy": (I, [P, P]), "rondo_token_loss": (I, [P, P, P, I32, P, P]),
+    "rondo_share": (I, [L, I, P, I, P, P]), "rondo_tp_create": (I, [P, P, P]), "rondo_tp_destroy": (None, [P]),
+    "rondo_tp_rows": (I, [P, L, I, P, P]), "rondo_tp_gather": (I, [P, L, L, P, P]),
+    "rondo_tp_linear_dw": (I, [P, P, L, P, L, L, P, L, P, L, I]), "rondo_tp_token_sum": (I, [P, P, L, P, L, P, I]),
+    "rondo_tp_lookup_dw": (I, [P, P, P, P, P, L, P, L, I]), "rondo_tp_token_loss": (I, [P, P, P, P, I32, P, P]),
 }

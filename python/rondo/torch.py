@@ -2,17 +2,17 @@
 """rondo's attention on torch's tensors of the CPU, as operators of autograd.
 
 attention() and attention_varlen() are those of the package, with ranks that are threads of this process; execute() runs a Plan on the
-rows of one rank, as under mpirun. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are. q, k, v, bias
+rows of one rank, as under mpirun; linear(), rmsnorm(), rope(), swiglu(), embedding() and cross_entropy() are the layers around it. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are. q, k, v, bias
 and sinks have gradients, and so has lse among the results; the bits of gradients depend on ranks and layout as little as those of results
 do. `algorithm` and `grid` are the forward pass's; of backward it is backward_algorithm (None: the plan's choice).
 """
 import torch
 from torch.autograd.function import once_differentiable
 
-from . import _attention, _delta
+from . import _attention, _delta, _layers
 from ._library import invalid
 
-__all__ = ["attention", "attention_varlen", "execute", "kda"]
+__all__ = ["attention", "attention_varlen", "cross_entropy", "embedding", "execute", "kda", "linear", "rmsnorm", "rope", "swiglu"]
 
 
 class _Operator(torch.autograd.Function):
@@ -117,3 +117,153 @@ def kda(q, k, v, g, beta, *, initial_state=None, A_log=None, dt_bias=None, backw
         if not isinstance(tensor, torch.Tensor) and (tensor is not None or name in ("q", "k", "v", "g", "beta")):
             raise TypeError("%s is a %s; a torch tensor is expected" % (name, type(tensor).__name__))
     return _Delta.apply(options, backward_way, *(tensor for _, tensor in tensors))
+
+
+# ---- layers ----
+
+def _tensors(**named):
+    for name, tensor in named.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError("%s is a %s; a torch tensor is expected" % (name, type(tensor).__name__))
+
+
+def _of(team):
+    return None if team is None else team.context
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, leaves, tokens, team):
+        ctx.layer, ctx.more = _layers.Linear(weight, leaves=leaves, context=_of(team)), (tokens, team)
+        ctx.save_for_backward(x, weight)   # the weights too, so that torch sees where they were changed
+        return ctx.layer(x, bias, context=_of(team))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        (x, weight), (tokens, team), needed = ctx.saved_tensors, ctx.more, ctx.needs_input_grad
+        dx = ctx.layer.dx(dy, context=_of(team)) if needed[0] else None
+        dw = _layers.linear_dw(dy, x, tokens, team=team) if needed[1] else None
+        if dw is not None and team is not None:
+            dw = team.gather(dw, weight.shape[0])
+        return dx, dw, _layers.token_sum(dy, tokens, team=team) if needed[2] else None, None, None, None
+
+
+def linear(x, weight, bias=None, *, leaves=0, tokens=None, team=None):
+    """x W^T + bias: x [..., in], weight [out, in], bias [out]. The gradients of weight and bias are sums over tokens, [B, T, in] being B sequences;
+    `tokens` says otherwise, and with a `team` they are sums over the tokens of all its ranks, the same on each. Collective then, as backward is."""
+    _tensors(x=x, weight=weight, **({} if bias is None else {"bias": bias}))
+    return _Linear.apply(x, weight, bias, leaves, tokens, team)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps, tokens, team):
+        ctx.more = eps, tokens, team
+        ctx.save_for_backward(x, weight)
+        return _layers.rmsnorm(x, weight, eps, context=_of(team))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        eps, tokens, team = ctx.more
+        dx, dw = _layers.rmsnorm_backward(dy, *ctx.saved_tensors, eps, tokens=tokens, team=team, context=_of(team))
+        return dx, dw, None, None, None
+
+
+def rmsnorm(x, weight, eps=1e-6, *, tokens=None, team=None):
+    """rondo.rmsnorm() on tensors; tokens and team as in linear()."""
+    _tensors(x=x, weight=weight)
+    return _Norm.apply(x, weight, eps, tokens, team)
+
+
+class _Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, table):
+        ctx.save_for_backward(table)
+        return _layers.rope(x, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        return _layers.rope_backward(dy, *ctx.saved_tensors), None
+
+
+def rope(x, table):
+    """rondo.rope() on tensors; the table has no gradient."""
+    _tensors(x=x, table=table)
+    if table.requires_grad:
+        raise invalid("table requires a gradient, and there is none with respect to angles; detach it")
+    return _Turn.apply(x, table)
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return _layers.swiglu(gate, up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        return _layers.swiglu_backward(dy, *ctx.saved_tensors)
+
+
+def swiglu(gate, up):
+    """rondo.swiglu() on tensors."""
+    _tensors(gate=gate, up=up)
+    return _Unit.apply(gate, up)
+
+
+class _Words(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, ids, weight, tokens, team):
+        ctx.more = weight.shape[0], tokens, team
+        ctx.save_for_backward(ids)
+        return _layers.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        words, tokens, team = ctx.more
+        dw = _layers.embedding_dw(dy, *ctx.saved_tensors, words, tokens=tokens, team=team)
+        return None, dw if team is None else team._shares(dw, words, dy.shape[-1]), None, None
+
+
+def embedding(ids, weight, *, tokens=None, team=None):
+    """rondo.embedding() on tensors; tokens and team as in linear()."""
+    _tensors(ids=ids, weight=weight)
+    return _Words.apply(ids, weight, tokens, team)
+
+
+class _Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, labels, ignore_index, leaves, reduction, tokens, team):
+        loss = _layers.cross_entropy(logits, labels, ignore_index=ignore_index, leaves=leaves, context=_of(team))
+        ctx.more = ignore_index, leaves, _of(team)
+        ctx.save_for_backward(logits, labels)
+        ctx.by = 1.0
+        if reduction == "none":
+            return loss
+        total, count = _layers.token_loss(loss, labels, tokens, ignore_index=ignore_index, team=team)
+        if reduction == "mean":
+            ctx.by = 1.0 / count if count else float("nan")
+            total = total / count if count else float("nan")
+        return torch.tensor(total, dtype=torch.float64)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dloss):
+        ignore_index, leaves, context = ctx.more
+        logits, labels = ctx.saved_tensors
+        dx = _layers.cross_entropy_backward(logits, labels, dloss * ctx.by, ignore_index=ignore_index, leaves=leaves, context=context)
+        return dx, None, None, None, None, None, None
+
+
+def cross_entropy(logits, labels, *, ignore_index=-100, reduction="mean", leaves=0, tokens=None, team=None):
+    """The loss of logits [..., classes], float64: of each row with reduction "none", their "sum" over tokens, or the "mean" over those whose label is
+    not ignore_index; tokens and team as in linear()."""
+    _tensors(logits=logits, labels=labels)
+    if reduction not in ("none", "sum", "mean"):
+        raise invalid("reduction is %r; it must be \"none\", \"sum\" or \"mean\"" % (reduction,))
+    return _Loss.apply(logits, labels, ignore_index, leaves, reduction, tokens, team)
