@@ -4,83 +4,105 @@
  * on each other, in tiles of WIDE vectors. A tile's state stays in the nearest cache, and of each token it is walked over once: a row gets
  * what the token before writes, is read for that token's output, decays, and is read again for this token. That is two fused multiply-adds for
  * the state, one multiplication and one fused multiply-add more, one load and one store: with two units for the former and two loads and a store
- * in a cycle the four are what takes the time, whatever comes first of memory.
+ * in a cycle the four are what takes the time, as long as nothing waits. So tokens come in blocks, whose decays, keys and queries are made once for
+ * all tiles, and while one block is walked the next one is asked for.
  *
- * Tokens come in blocks: their decays, keys and queries are made once for all tiles of the item. Called by delta_ops.c.
+ * A worker has several tasks, heads as a rule, and takes a block of each in turn: the rows that they read lie in the same pages. Called by delta_ops.c.
  */
 #include "backends/cpu/delta_tokens.h"
 
-#define TOKENS RONDO_CPU_DELTA_CLEAN /* of a block */
-/* Vectors of a tile, and how many of the chains are under way at a time: their sums, which are two each, stay in registers, and are enough of
- * them to hide the time that an addition takes. */
-#if VEC_REGISTERS == 32
-#define WIDE 4
-#else
+#define TOKENS 32 /* of a block; RONDO_CPU_DELTA_CLEAN is a multiple */
+/* Vectors of a tile, and how many of the chains are under way at a time. Registers hold their sums, two each, and four numbers of a row; the state
+ * of 128 rows shall be half of the smallest first-level cache there is. Fewer vectors would wait for loads of these numbers. */
+#if VL == 16
 #define WIDE 2
-#endif
+#define LIVE 4
+#elif VL == 8
+#define WIDE 2
+#define LIVE 1
+#else
+#define WIDE 4
 #define LIVE 2
+#endif
 #define TILE (WIDE * VL)
+
+/* Tokens of a task from `first` on that will be wanted next. */
+struct ahead {
+    const struct rondo_delta_task *task;   /* NULL: none */
+    int64_t first;
+};
 
 /* What a worker has. */
 struct room {
-    float *state;              /* [tiles][key_dim][TILE] */
+    float *states;             /* of each task [tiles][key_dim][TILE] */
     float *a, *k, *q;          /* [TOKENS][padded] */
-    float *v, *out;            /* [TOKENS][tiles * TILE] */
-    float *zero;               /* [padded]: what an absent bias is */
-    int64_t padded, tiles;
+    float *bias;               /* [padded] */
+    int64_t padded, each;      /* each: floats from one task's state to the next */
+    struct ahead ahead;
     float beta[TOKENS];
 };
 
-static size_t floats_of(const struct rondo_delta_form *form, int32_t columns)
+static inline int64_t tiles_of(const struct rondo_delta_task *t) { return up(t->columns, TILE) / TILE; }
+
+static bool bytes(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *out)
 {
-    const size_t padded = (size_t)up(form->key_dim, LANES), wide = (size_t)up(columns, TILE);
-    return (size_t)form->key_dim * wide + (3 * TOKENS + 1) * padded + 2 * TOKENS * wide;
+    const size_t padded = (size_t)up(form->key_dim, LANES), state = (size_t)form->key_dim * (size_t)up(columns, TILE);
+    return rondo__mul(state, (size_t)tasks, out) && rondo__add(*out, (3 * TOKENS + 1) * padded, out) && rondo__mul(*out, sizeof(float), out) &&
+           rondo__add(*out, sizeof(struct room) + 64, out);
 }
 
-static bool bytes(const struct rondo_delta_form *form, int32_t columns, size_t *out)
-{
-    return rondo__mul(floats_of(form, columns), sizeof(float), out) && rondo__add(*out, sizeof(struct room) + 64, out);
-}
-
-static struct room *room_of(const struct rondo_delta_task *t, void *scratch)
+static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, void *scratch)
 {
     struct room *r = scratch;
-    float *at = (float *)(void *)((char *)scratch + (sizeof *r + 63) / 64 * 64);
+    int64_t tiles = 0;
+    for (int64_t i = 0; i < tasks; i++)
+        tiles = tiles_of(t + i) > tiles ? tiles_of(t + i) : tiles;
     r->padded = up(t->form->key_dim, LANES);
-    r->tiles = up(t->columns, TILE) / TILE;
-    r->state = at;
-    r->v = r->state + t->form->key_dim * r->tiles * TILE;
-    r->out = r->v + TOKENS * r->tiles * TILE;
-    r->a = r->out + TOKENS * r->tiles * TILE;
+    r->each = tiles * t->form->key_dim * TILE;
+    r->states = (float *)(void *)((char *)scratch + (sizeof *r + 63) / 64 * 64);
+    r->a = r->states + tasks * r->each;
     r->k = r->a + TOKENS * r->padded;
     r->q = r->k + TOKENS * r->padded;
-    r->zero = r->q + TOKENS * r->padded;
-    for (int64_t i = 0; i < r->padded; i++)
-        r->zero[i] = 0.0f;
+    r->bias = r->q + TOKENS * r->padded;
     return r;
 }
 
 /* ---- tokens ---- */
 
-static void read_block(const struct rondo_delta_task *t, struct room *r, int64_t first, int64_t count, const float *bias, float gain)
+static void read_block(const struct rondo_delta_task *t, struct room *r, int64_t first, int64_t count)
 {
     const struct rondo_delta_form *f = t->form;
+    const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
     read_rows(f, r->padded, t->k, first, count, t->k_stride, r->k);
     if (t->kind == RONDO_DELTA_FORWARD)
         read_rows(f, r->padded, t->q, first, count, t->q_stride, r->q);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t token = first + i;
-        read_gates(f, r->padded, t->g, token * t->g_stride, r->a + i * r->padded, bias, gain);
-        r->beta[i] = rondo__delta_beta(f->beta, rondo__element(t->beta, token * t->beta_stride, f->beta_type));
-        if (t->kind != RONDO_DELTA_MAP)
-            read_numbers(r->v + i * r->tiles * TILE, r->tiles * TILE, t->v, token * t->v_stride, t->columns, f->type);
-    }
+    read_numbers(r->bias, r->padded, t->dt_bias ? t->dt_bias : r->a, 0, t->dt_bias ? f->gate_dim : 0, RONDO_F32);
+    read_gates(f, r->padded, t->g, first, count, t->g_stride, r->a, r->bias, gain);
+    read_betas(f, t->beta, first, count, t->beta_stride, r->beta);
 }
 
-static void write_block(const struct rondo_delta_task *t, const struct room *r, int64_t first, int64_t count)
+/* Asks for part `part` of so many of a row's elements. */
+static inline void ask(const void *rows, int64_t at, int64_t count, int type, int64_t part, int64_t parts)
 {
-    for (int64_t i = 0; i < count; i++)
-        write_numbers(t->out, (first + i) * t->out_stride, t->columns, r->out + i * r->tiles * TILE, t->form->out_type);
+    const int64_t size = type == RONDO_F32 ? 4 : 2;
+    const char *p = (const char *)rows + at * size;
+    for (int64_t i = part * 64; i < count * size; i += parts * 64)
+        __builtin_prefetch(p + i, 0, 2);
+}
+
+/* ... of all that token i of what comes next brings. Its rows lie too far apart for the machine to foresee them. */
+static inline void ask_token(const struct ahead *next, int64_t i, int64_t part, int64_t parts)
+{
+    const struct rondo_delta_task *t = next->task;
+    const int64_t token = next->first + i;
+    if (!t || token >= t->rows)
+        return;
+    ask(t->k, token * t->k_stride, t->form->key_dim, t->form->type, part, parts);
+    ask(t->g, token * t->g_stride, t->form->gate_dim, t->form->gate_type, part, parts);
+    if (t->kind == RONDO_DELTA_FORWARD)
+        ask(t->q, token * t->q_stride, t->form->key_dim, t->form->type, part, parts);
+    if (t->kind != RONDO_DELTA_MAP)
+        ask(t->v, token * t->v_stride, t->columns, t->form->type, part, parts);
 }
 
 /* ---- a walk over a tile's state ---- */
@@ -153,46 +175,148 @@ VEC void walk(const int what, const struct sides *x, int64_t dim, float *s, cons
         join(reads, read);
 }
 
-/* A block of tokens over one tile. `full`: with outputs. */
-VEC void tokens(const int full, const struct rondo_delta_task *t, struct room *r, int64_t tile, int64_t count)
+/* Of a tile's columns of a token: values, and what is put out. */
+static inline void read_values(const struct rondo_delta_task *t, int64_t token, int64_t column, vf v[WIDE])
 {
-    const int64_t dim = t->form->key_dim, wide = r->tiles * TILE;
+    UNROLL
+    for (int j = 0; j < WIDE; j++)
+        v[j] = t->kind == RONDO_DELTA_MAP ? vf_zero()
+                                          : some(t->v, token * t->v_stride + column + j * VL, t->columns - column - j * VL, t->form->type);
+}
+
+static inline void write_values(const struct rondo_delta_task *t, int64_t token, int64_t column, const vf out[WIDE])
+{
     const vf scale = vf_set1(t->form->scale);
-    float *s = r->state + tile * dim * TILE, *v = r->v + tile * TILE, *out = r->out + tile * TILE;
+    UNROLL
+    for (int j = 0; j < WIDE; j++) {
+        const int64_t at = token * t->out_stride + column + j * VL, left = t->columns - column - j * VL;
+        const vf x = vf_mul(out[j], scale);
+        float some_of[VL];
+        if (left >= VL) {
+            vf_put_element(t->out, at, t->form->out_type, x);
+            continue;
+        }
+        vf_store(some_of, x);
+        for (int64_t i = 0; i < left; i++)
+            rondo__put_element(t->out, at + i, t->form->out_type, some_of[i]);
+    }
+}
+
+/* A block of tokens over one tile. `full`: with outputs. */
+VEC void tokens(const int full, const struct rondo_delta_task *t, struct room *r, float *state, int64_t tile, int64_t first, int64_t count)
+{
+    const int64_t dim = t->form->key_dim, tiles = tiles_of(t);
+    float *s = state + tile * dim * TILE;
     struct sides x = { NULL, NULL, r->a, r->k };
-    vf u[WIDE], o[WIDE], read[WIDE];
+    vf u[WIDE], v[WIDE], o[WIDE], read[WIDE];
     UNROLL
     for (int j = 0; j < WIDE; j++)
         u[j] = vf_zero();
     walk(DECAY, &x, dim, s, u, o, read);
     for (int64_t i = 0; i < count; i++) {
         const vf beta = vf_set1(r->beta[i]);
+        ask_token(&r->ahead, i, tile, tiles);
+        read_values(t, first + i, tile * TILE, v);
         UNROLL
         for (int j = 0; j < WIDE; j++)
-            u[j] = vf_mul(beta, vf_sub(t->kind == RONDO_DELTA_MAP ? vf_zero() : vf_load(v + i * wide + j * VL), read[j]));
+            u[j] = vf_mul(beta, vf_sub(v[j], read[j]));
         x = (struct sides){ r->k + i * r->padded, r->q + i * r->padded, r->a + (i + 1) * r->padded, r->k + (i + 1) * r->padded };
         if (i + 1 < count)
             walk(WRITE | DECAY | (full ? OUT : 0), &x, dim, s, u, o, read);
         else
             walk(WRITE | (full ? OUT : 0), &x, dim, s, u, o, read);
-        UNROLL
-        for (int j = 0; j < WIDE; j++)
-            if (full)
-                vf_store(out + i * wide + j * VL, vf_mul(o[j], scale));
+        if (full)
+            write_values(t, first + i, tile * TILE, o);
     }
 }
 
-static void tokens_out(const struct rondo_delta_task *t, struct room *r, int64_t tile, int64_t count) { tokens(1, t, r, tile, count); }
+static void tokens_out(const struct rondo_delta_task *t, struct room *r, float *state, int64_t tile, int64_t first, int64_t count)
+{
+    tokens(1, t, r, state, tile, first, count);
+}
 
-static void tokens_state(const struct rondo_delta_task *t, struct room *r, int64_t tile, int64_t count) { tokens(0, t, r, tile, count); }
+static void tokens_state(const struct rondo_delta_task *t, struct room *r, float *state, int64_t tile, int64_t first, int64_t count)
+{
+    tokens(0, t, r, state, tile, first, count);
+}
+
+/* ---- one token ---- */
+
+/* A state of which one token is all there is stays where it lies: its columns are read twice, and written once. */
+static bool in_place(const struct rondo_delta_task *t)
+{
+    return t->rows == 1 && t->kind == RONDO_DELTA_FORWARD && t->from && t->to && t->columns % TILE == 0;
+}
+
+/* Asks for rows of the next task's state, straight on, while row d of a tile is at work: of so many passes over all rows this is number `pass`. */
+static inline void ask_rows(const struct ahead *next, int64_t d, int64_t pass, int64_t passes)
+{
+    const struct rondo_delta_task *t = next->task;
+    if (!t || !in_place(t) || d % passes)
+        return;
+    const char *row = (const char *)(t->from + (pass * t->form->key_dim + d) / passes * t->from_stride);
+    for (int64_t i = 0; i < t->columns * 4; i += 64)
+        __builtin_prefetch(row + i, 0, 2);
+}
+
+static void step_tile(const struct rondo_delta_task *t, const struct room *r, int64_t tile)
+{
+    const int64_t dim = t->form->key_dim, passes = 2 * tiles_of(t);
+    const float *from = t->from + tile * TILE;
+    float *to = t->to + tile * TILE;
+    vf chain[CHAINS][WIDE], u[WIDE], v[WIDE], read[WIDE];
+    UNROLL
+    for (int c = 0; c < CHAINS; c++)
+        UNROLL
+        for (int j = 0; j < WIDE; j++)
+            chain[c][j] = vf_zero();
+    for (int64_t d = 0; d < dim; d += CHAINS) {
+        ask_rows(&r->ahead, d, 2 * tile, passes);
+        UNROLL
+        for (int c = 0; c < CHAINS; c++) {
+            if (d + c >= dim)
+                break;
+            UNROLL
+            for (int j = 0; j < WIDE; j++)
+                vf_fma_into(&chain[c][j], vf_set1(r->k[d + c]), vf_mul(vf_set1(r->a[d + c]), vf_load(from + (d + c) * t->from_stride + j * VL)));
+        }
+    }
+    join(chain, read);
+    read_values(t, 0, tile * TILE, v);
+    UNROLL
+    for (int j = 0; j < WIDE; j++)
+        u[j] = vf_mul(vf_set1(r->beta[0]), vf_sub(v[j], read[j]));
+    UNROLL
+    for (int c = 0; c < CHAINS; c++)
+        UNROLL
+        for (int j = 0; j < WIDE; j++)
+            chain[c][j] = vf_zero();
+    for (int64_t d = 0; d < dim; d += CHAINS) {
+        ask_rows(&r->ahead, d, 2 * tile + 1, passes);
+        UNROLL
+        for (int c = 0; c < CHAINS; c++) {
+            if (d + c >= dim)
+                break;
+            UNROLL
+            for (int j = 0; j < WIDE; j++) {
+                vf at = vf_mul(vf_set1(r->a[d + c]), vf_load(from + (d + c) * t->from_stride + j * VL));
+                vf_fma_into(&at, vf_set1(r->k[d + c]), u[j]);
+                vf_fma_into(&chain[c][j], vf_set1(r->q[d + c]), at);
+                vf_store(to + (d + c) * t->to_stride + j * VL, vf_canonical(at));
+            }
+        }
+    }
+    join(chain, read);
+    write_values(t, 0, tile * TILE, read);
+}
 
 /* ---- states ---- */
 
-static void take_state(const struct rondo_delta_task *t, const struct room *r)
+static void take_state(const struct rondo_delta_task *t, float *state)
 {
-    for (int64_t tile = 0; tile < r->tiles; tile++)
+    for (int64_t tile = 0; tile < tiles_of(t); tile++)
         for (int64_t d = 0; d < t->form->key_dim; d++) {
-            float *to = r->state + (tile * t->form->key_dim + d) * TILE;
+            float *to = state + (tile * t->form->key_dim + d) * TILE;
             const int64_t left = t->columns - tile * TILE, at = d - t->column - tile * TILE;
             if (t->kind != RONDO_DELTA_MAP && t->from) {
                 read_elements(to, TILE, t->from, d * t->from_stride + tile * TILE, left < TILE ? left : TILE, RONDO_F32);
@@ -205,59 +329,87 @@ static void take_state(const struct rondo_delta_task *t, const struct room *r)
         }
 }
 
-static void give_state(const struct rondo_delta_task *t, const struct room *r)
+static void give_state(const struct rondo_delta_task *t, const float *state)
 {
-    for (int64_t tile = 0; tile < r->tiles; tile++)
+    for (int64_t tile = 0; tile < tiles_of(t); tile++)
         for (int64_t d = 0; d < t->form->key_dim; d++) {
             const int64_t left = t->columns - tile * TILE;
             write_elements(t->to, d * t->to_stride + tile * TILE, left < TILE ? left : TILE,
-                           r->state + (tile * t->form->key_dim + d) * TILE, RONDO_F32);
+                           state + (tile * t->form->key_dim + d) * TILE, RONDO_F32);
         }
 }
 
 /* C14: what has become tiny of a map is nothing. */
-static void clean(const struct rondo_delta_task *t, const struct room *r)
+static void clean(const struct rondo_delta_task *t, float *state)
 {
-    for (int64_t i = 0; i < r->tiles * t->form->key_dim * TILE; i += VL) {
-        const vf x = vf_load(r->state + i);
-        vf_store(r->state + i, vf_select(vf_lt(vf_set1(-RONDO_CPU_DELTA_TINY), vf_neg_abs(x)), vf_zero(), x));
+    for (int64_t i = 0; i < tiles_of(t) * t->form->key_dim * TILE; i += VL) {
+        const vf x = vf_load(state + i);
+        vf_store(state + i, vf_select(vf_lt(vf_set1(-RONDO_CPU_DELTA_TINY), vf_neg_abs(x)), vf_zero(), x));
     }
 }
 
-static int run(const struct rondo_delta_task *t, void *scratch, const struct rondo_poll *poll)
+/* Tokens from `first` on of one task. */
+static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float *state, int64_t first)
 {
-    struct room *r = room_of(t, scratch);
-    const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
-    const int64_t often = rondo__cpu_delta_poll(t);
-    float *bias = r->zero;
-    int64_t polled = 0;
-    if (t->dt_bias)
-        read_numbers(bias, r->padded, t->dt_bias, 0, t->form->gate_dim, RONDO_F32);
-    take_state(t, r);
-    for (int64_t first = 0; first < t->rows; first += TOKENS) {
-        const int64_t count = t->rows - first < TOKENS ? t->rows - first : TOKENS;
-        read_block(t, r, first, count, bias, gain);
-        for (int64_t tile = 0; tile < r->tiles; tile++) {
-            if (t->kind == RONDO_DELTA_FORWARD)
-                tokens_out(t, r, tile, count);
-            else
-                tokens_state(t, r, tile, count);
-        }
-        if (t->kind == RONDO_DELTA_FORWARD)
-            write_block(t, r, first, count);
-        if (t->kind == RONDO_DELTA_MAP && count == TOKENS)
-            clean(t, r);
-        if (poll && first + count - polled >= often) {
-            rondo__cpu_delta_tell(poll, first + count - polled, t->columns);
-            polled = first + count;
-            int err = poll->call(poll->arg);
-            if (err)
-                return err;
-        }
+    const int64_t left = t->rows - first, count = left < TOKENS ? left : TOKENS, tiles = tiles_of(t);
+    read_block(t, r, first, count);
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        if (in_place(t)) {
+            ask_token(&r->ahead, 0, tile, tiles);
+            step_tile(t, r, tile);
+        } else if (t->kind == RONDO_DELTA_FORWARD)
+            tokens_out(t, r, state, tile, first, count);
+        else
+            tokens_state(t, r, state, tile, first, count);
     }
-    rondo__cpu_delta_tell(poll, t->rows - polled, t->columns);
-    if (t->to)
-        give_state(t, r);
+    if (t->kind == RONDO_DELTA_MAP && (first + count) % RONDO_CPU_DELTA_CLEAN == 0)
+        clean(t, state);
+    return count;
+}
+
+/* What comes behind the block of task i that begins with token `first`. */
+static struct ahead ahead_of(const struct rondo_delta_task *tasks, int64_t count, int64_t i, int64_t first)
+{
+    for (int64_t n = 1; n <= count; n++) {
+        const int64_t token = i + n < count ? first : first + TOKENS;
+        const struct rondo_delta_task *t = tasks + (i + n) % count;
+        if (token < t->rows)
+            return (struct ahead){ t, token };
+    }
+    return (struct ahead){ NULL, 0 };
+}
+
+static int run(const struct rondo_delta_task *tasks, int64_t count, void *scratch, const struct rondo_poll *poll)
+{
+    struct room *r = room_of(tasks, count, scratch);
+    const int64_t often = rondo__cpu_delta_poll(tasks) * tasks->columns;
+    int64_t most = 0, due = 0;
+    r->ahead = (struct ahead){ tasks, 0 };
+    for (int64_t i = 0; i < TOKENS; i++)
+        ask_token(&r->ahead, i, 0, 1);
+    for (int64_t i = 0; i < count; i++) {
+        most = tasks[i].rows > most ? tasks[i].rows : most;
+        if (!in_place(tasks + i))
+            take_state(tasks + i, r->states + i * r->each);
+    }
+    for (int64_t first = 0; first < most; first += TOKENS)
+        for (int64_t i = 0; i < count; i++) {
+            if (first >= tasks[i].rows)
+                continue;
+            r->ahead = ahead_of(tasks, count, i, first);
+            due += run_block(tasks + i, r, r->states + i * r->each, first) * tasks[i].columns;
+            if (poll && due >= often) {
+                rondo__cpu_delta_tell(poll, 1, due);
+                due = 0;
+                int err = poll->call(poll->arg);
+                if (err)
+                    return err;
+            }
+        }
+    rondo__cpu_delta_tell(poll, 1, due);
+    for (int64_t i = 0; i < count; i++)
+        if (tasks[i].to && !in_place(tasks + i))
+            give_state(tasks + i, r->states + i * r->each);
     return 0;
 }
 

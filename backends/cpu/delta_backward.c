@@ -74,12 +74,10 @@ static void read_tokens(const struct rondo_delta_backward_task *t, struct room *
 {
     const struct rondo_delta_form *f = t->form;
     read_rows(f, r->padded, t->k, first, count, t->k_stride, r->k);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t token = first + i;
-        read_gates(f, r->padded, t->g, token * t->g_stride, r->a + i * r->padded, r->bias, r->gain);
-        r->beta[i] = rondo__delta_beta(f->beta, rondo__element(t->beta, token * t->beta_stride, f->beta_type));
-        read_numbers(r->v + i * LEAF, LEAF, t->v, token * t->v_stride + column, r->columns, f->type);
-    }
+    read_gates(f, r->padded, t->g, first, count, t->g_stride, r->a, r->bias, r->gain);
+    read_betas(f, t->beta, first, count, t->beta_stride, r->beta);
+    for (int64_t i = 0; i < count; i++)
+        read_numbers(r->v + i * LEAF, LEAF, t->v, (first + i) * t->v_stride + column, r->columns, f->type);
 }
 
 static void read_gradients(const struct rondo_delta_backward_task *t, struct room *r, int64_t first, int64_t count, int64_t column)
@@ -217,26 +215,6 @@ VEC void row(const int what, const int full, const struct sides *x, int64_t row,
     }
 }
 
-/* Lanes of VL rows, folded: one number of each. */
-VEC void fold_rows(const float *lanes, float *to)
-{
-    vf lane[PARTS][VL];
-    UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        UNROLL
-        for (int i = 0; i < VL; i++)
-            lane[p][i] = vf_load(lanes + i * LANES + p * VL);
-        vf_transpose(lane[p]);
-    }
-#define LANE(i) lane[(i) / VL][(i) % VL]
-    UNROLL
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            LANE(i) = vf_add(LANE(i), LANE(i + half));
-    vf_store(to, LANE(0));
-#undef LANE
-}
-
 /* ROWS rows of the gradient, in all tiles. */
 VEC void rows_of(const int what, const int full, const struct room *r, struct sides x, int64_t token, int64_t first, float *pending,
                  float lanes[SUMS][ROWS][LANES])
@@ -307,7 +285,7 @@ VEC void sweep(const int what, const int full, const struct room *r, int64_t tok
             continue;
         for (int s = 0; s < SUMS; s++)
             for (int i = 0; i < ROWS; i += VL)
-                fold_rows(lanes[s][i], sums + s * r->padded + first + i);
+                vf_store(sums + s * r->padded + first + i, fold_rows(lanes[s][i]));
     }
     for (int64_t tile = 0; tile * TILE < r->columns && what & GET; tile++) {
         vf chain[CHAINS][WIDE], p[WIDE];
@@ -565,14 +543,14 @@ static void key_row(const struct rondo_delta_backward_keys *of, const float *sum
 {
     const struct rondo_delta_form *f = of->form;
     const int64_t padded = up(f->key_dim, LANES);
-    float x[512 + LANES], dy[512 + LANES], lanes[LANES], r[VL];
+    float x[512 + LANES], dy[512 + LANES], lanes[LANES];
     vf acc[PARTS];
     for (int64_t d = 0; d < padded; d += VL)
         vf_store(dy + d, over_heads(of, sums + d));
     if (f->norm) {
         read_numbers(x, padded, from, place, f->key_dim, f->type);
-        norms(x, padded, 1, r);
-        const vf by = vf_set1(r[0]);
+        squares_of(x, 0, padded, RONDO_F32, lanes);
+        const vf by = vf_set1(1.0f / __builtin_sqrtf(fold_lanes(lanes) + RONDO_CPU_DELTA_EPS));
         UNROLL
         for (int l = 0; l < PARTS; l++)
             acc[l] = vf_zero();

@@ -9,13 +9,15 @@
 
 /* Columns are cut at multiples of this many, whole tiles of each instruction set. */
 #define CUT 64
+/* Blocks that a worker takes at once: their heads' rows lie side by side, eight of 128 floats in a page. */
+#define GROUP 8
 
 struct call {
     const struct rondo_cpu_delta *kernels;
     const struct rondo_delta_run *run;
     const struct rondo_delta_fold *folds;
     float *const *states;
-    int64_t cuts;                  /* items of a block */
+    int64_t cuts, group;           /* items of a block, and blocks of an item */
     char *scratch;
     size_t scratch_each;
     int32_t key_dim;
@@ -124,23 +126,27 @@ static bool passes_nothing(const struct rondo_delta_run *run, const struct rondo
 static int item(void *arg, int64_t number, int worker)
 {
     const struct call *c = arg;
-    const struct rondo_delta_block *b = c->run->blocks + number / c->cuts;
-    const int32_t first = cut(b->columns, number % c->cuts, c->cuts), end = cut(b->columns, number % c->cuts + 1, c->cuts);
-    if (first == end)
-        return 0;
-    const struct rondo_delta_task task = task_of(c->run, b, first, end);
-    if (b->kind == RONDO_DELTA_BOUND) {
-        bound(&task);
-        return 0;
+    const int64_t first = number / c->cuts * c->group, end = first + c->group < c->run->count ? first + c->group : c->run->count;
+    struct rondo_delta_task tasks[GROUP];
+    int64_t count = 0;
+    for (int64_t i = first; i < end; i++) {
+        const struct rondo_delta_block *b = c->run->blocks + i;
+        const int32_t column = cut(b->columns, number % c->cuts, c->cuts), behind = cut(b->columns, number % c->cuts + 1, c->cuts);
+        if (column == behind)
+            continue;
+        struct rondo_delta_task *const t = tasks + count;
+        *t = task_of(c->run, b, column, behind);
+        if (b->kind == RONDO_DELTA_BOUND)
+            bound(t);
+        else if (passes_nothing(c->run, b))
+            for (int64_t d = 0; d < t->form->key_dim; d++)
+                memset(t->to + d * t->to_stride, 0, (size_t)t->columns * sizeof *t->to);
+        else
+            count++;
     }
-    if (passes_nothing(c->run, b)) {
-        for (int64_t d = 0; d < task.form->key_dim; d++)
-            memset(task.to + d * task.to_stride, 0, (size_t)task.columns * sizeof *task.to);
-        return 0;
-    }
-    const int code = c->kernels->run(&task, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll);
-    if (worker)                        /* worker 0 tells on the way */
-        rondo__cpu_delta_tell(c->poll, task.rows, task.columns);
+    const int code = count ? c->kernels->run(tasks, count, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll) : 0;
+    for (int64_t i = 0; worker && i < count; i++)   /* worker 0 tells on the way */
+        rondo__cpu_delta_tell(c->poll, tasks[i].rows, tasks[i].columns);
     return code;
 }
 
@@ -161,22 +167,31 @@ static int64_t cuts_of(int64_t blocks, int32_t columns, int32_t threads)
     return best;
 }
 
+/* How many blocks become one item: as many as leave each thread four items, so that no thread waits long for another one. */
+static int64_t group_of(int64_t blocks, int32_t threads)
+{
+    const int64_t group = blocks / (threads > 1 ? 4 * (int64_t)threads : 1);
+    return group < 1 ? 1 : group > GROUP ? GROUP : group;
+}
+
 int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll)
 {
     int32_t columns = 1;
     (void)stream;
     for (int64_t i = 0; i < run->count; i++)
         columns = run->blocks[i].columns > columns ? run->blocks[i].columns : columns;
-    struct call c = { .kernels = dev->kernels.delta, .run = run, .poll = poll, .cuts = cuts_of(run->count, columns, dev->threads) };
+    struct call c = { .kernels = dev->kernels.delta, .run = run, .poll = poll, .cuts = cuts_of(run->count, columns, dev->threads),
+                      .group = group_of(run->count, dev->threads) };
+    const int64_t items = (run->count + c.group - 1) / c.group * c.cuts;
     size_t all;
-    const bool fits = c.kernels->bytes(run->form, columns, &c.scratch_each) && rondo__add(c.scratch_each, 63, &c.scratch_each);
+    const bool fits = c.kernels->bytes(run->form, columns, c.group, &c.scratch_each) && rondo__add(c.scratch_each, 63, &c.scratch_each);
     c.scratch_each &= ~(size_t)63;
-    if (!fits || !rondo__mul(c.scratch_each, (size_t)rondo__cpu_workers(dev, run->count * c.cuts), &all) || !rondo__cpu_scratch(dev, all))
+    if (!fits || !rondo__mul(c.scratch_each, (size_t)rondo__cpu_workers(dev, items), &all) || !rondo__cpu_scratch(dev, all))
         return rondo__fail(RONDO_ENOMEM, "no memory for the delta rule's states of %d by %d numbers", (int)run->form->key_dim, (int)columns);
     c.scratch = dev->scratch;
     for (int64_t i = 0; poll && poll->work && i < run->count; i++)
         poll->work->total += run->blocks[i].kind == RONDO_DELTA_BOUND ? 0 : (uint64_t)(run->blocks[i].rows * run->blocks[i].columns);
-    return rondo__cpu_for(dev, run->count * c.cuts, item, &c, poll);
+    return rondo__cpu_for(dev, items, item, &c, poll);
 }
 
 static int fold_item(void *arg, int64_t number, int worker)

@@ -36,78 +36,137 @@ static inline void read_numbers(float *to, int64_t padded, const void *from, int
         read_elements(to, padded, from, at, count, RONDO_F16);
 }
 
-/* 1 / sqrt(sum x^2 + eps) of VL rows, of which `count` are there. Their lanes are turned about, so that vectors fold those of VL rows at once.
- * Rows are filled up with zeros, which add nothing. */
-VEC void norms(const float *x, int64_t padded, int count, float *to)
+/* VL elements from element `at` on, of which `left` are there; the others are 0. */
+VEC vf some(const void *from, int64_t at, int64_t left, const int type)
+{
+    float x[VL];
+    if (left >= VL)
+        return vf_element(from, at, type);
+    for (int64_t i = 0; i < VL; i++)
+        x[i] = i < left ? rondo__element(from, at + i, type) : 0.0f;
+    return vf_load(x);
+}
+
+/* The lanes of VL sums folded, one number of each: they are turned about, so that vectors fold those of VL sums at once. */
+VEC vf fold_rows(const float *lanes)
 {
     vf lane[PARTS][VL];
     UNROLL
-    for (int i = 0; i < VL; i++) {
-        vf sum[PARTS];
+    for (int p = 0; p < PARTS; p++) {
         UNROLL
-        for (int p = 0; p < PARTS; p++)
-            sum[p] = vf_zero();
-        for (int64_t d = 0; i < count && d < padded; d += LANES)
-            UNROLL
-            for (int p = 0; p < PARTS; p++) {
-                const vf v = vf_load(x + i * padded + d + p * VL);
-                sum[p] = vf_fma(v, v, sum[p]);
-            }
-        UNROLL
-        for (int p = 0; p < PARTS; p++)
-            lane[p][i] = sum[p];
-    }
-    UNROLL
-    for (int p = 0; p < PARTS; p++)
+        for (int i = 0; i < VL; i++)
+            lane[p][i] = vf_load(lanes + i * LANES + p * VL);
         vf_transpose(lane[p]);
+    }
 #define LANE(i) lane[(i) / VL][(i) % VL]
+    UNROLL
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
             LANE(i) = vf_add(LANE(i), LANE(i + half));
-    vf_store(to, vf_div(vf_set1(1.0f), vf_sqrt(vf_add(LANE(0), vf_set1(RONDO_CPU_DELTA_EPS)))));
+    return LANE(0);
 #undef LANE
 }
 
-static inline void normalise(float *x, int64_t padded, int64_t count)
+/* The lanes of a row's sum of squares. Rows are filled up with zeros, which add nothing. */
+VEC void squares_of(const void *from, int64_t at, int64_t dim, const int type, float lanes[LANES])
 {
-    float r[VL];
-    for (int64_t i = 0; i < count; i++, x += padded) {
-        if (i % VL == 0)
-            norms(x, padded, count - i < VL ? (int)(count - i) : VL, r);
-        const vf by = vf_set1(r[i % VL]);
-        for (int64_t d = 0; d < padded; d += VL)
-            vf_store(x + d, vf_mul(vf_load(x + d), by));
+    vf sum[PARTS];
+    UNROLL
+    for (int p = 0; p < PARTS; p++)
+        sum[p] = vf_zero();
+    for (int64_t d = 0; d < dim; d += LANES)
+        UNROLL
+        for (int p = 0; p < PARTS; p++) {
+            const vf v = some(from, at + d + p * VL, dim - d - p * VL, type);
+            sum[p] = vf_fma(v, v, sum[p]);
+        }
+    UNROLL
+    for (int p = 0; p < PARTS; p++)
+        vf_store(lanes + p * VL, sum[p]);
+}
+
+/* 1 / sqrt(sum + eps) of VL such sums. */
+VEC vf norms_of(const float *lanes)
+{
+    return vf_div(vf_set1(1.0f), vf_sqrt(vf_add(fold_rows(lanes), vf_set1(RONDO_CPU_DELTA_EPS))));
+}
+
+#define NORMS 32 /* are made together, so that one's latency hides behind the other's; a multiple of VL */
+
+/* Rows are read twice rather than kept in between: what is stored costs more than what is loaded. */
+VEC void normal_rows(int64_t dim, int64_t padded, const void *from, int64_t at, int64_t count, int64_t stride, float *to, const int type)
+{
+    float lanes[NORMS * LANES], r[NORMS];
+    for (int64_t first = 0; first < count; first += NORMS, at += NORMS * stride) {
+        const int64_t rows = count - first < NORMS ? count - first : NORMS;
+        for (int64_t i = 0; i < rows; i++)
+            squares_of(from, at + i * stride, dim, type, lanes + i * LANES);
+        for (int64_t i = rows * LANES; i < up(rows, VL) * LANES; i += VL)
+            vf_store(lanes + i, vf_zero());
+        for (int64_t i = 0; i < rows; i += VL)
+            vf_store(r + i, norms_of(lanes + i * LANES));
+        for (int64_t i = 0; i < rows; i++, to += padded) {
+            const vf by = vf_set1(r[i]);
+            for (int64_t d = 0; d < padded; d += VL)
+                vf_store(to + d, vf_mul(some(from, at + i * stride + d, dim - d, type), by));
+        }
     }
 }
 
-static inline void read_rows(const struct rondo_delta_form *f, int64_t padded, const void *from, int64_t first, int64_t count, int64_t stride, float *to)
+static void read_rows(const struct rondo_delta_form *f, int64_t padded, const void *from, int64_t first, int64_t count, int64_t stride, float *to)
 {
-    for (int64_t i = 0; i < count; i++)
-        read_numbers(to + i * padded, padded, from, (first + i) * stride, f->key_dim, f->type);
-    if (f->norm)
-        normalise(to, padded, count);
+    if (!f->norm)
+        for (int64_t i = 0; i < count; i++)
+            read_numbers(to + i * padded, padded, from, (first + i) * stride, f->key_dim, f->type);
+    else if (f->type == RONDO_F32)
+        normal_rows(f->key_dim, padded, from, first * stride, count, stride, to, RONDO_F32);
+    else if (f->type == RONDO_BF16)
+        normal_rows(f->key_dim, padded, from, first * stride, count, stride, to, RONDO_BF16);
+    else
+        normal_rows(f->key_dim, padded, from, first * stride, count, stride, to, RONDO_F16);
 }
 
-/* Raw gates become decays, in place. */
-VEC void decays(float *g, int64_t padded, const int gate, const float *bias, vf gain, vf bound)
+/* Decays of the raw gates of some tokens. */
+VEC void decays(const int gate, const int type, int64_t dim, const void *from, int64_t at, int64_t count, int64_t stride, float *to, int64_t padded,
+                const float *bias, vf gain, vf bound)
 {
-    for (int64_t i = 0; i < padded; i += VL)
-        vf_store(g + i, vf_exp(vf_delta_gate(gate, vf_load(g + i), vf_load(bias + i), gain, bound)));
+    const int64_t wide = dim == 1 ? VL : padded;
+    for (int64_t i = 0; i < count; i++, at += stride, to += padded)
+        for (int64_t d = 0; d < wide; d += VL)
+            vf_store(to + d, vf_exp(vf_delta_gate(gate, some(from, at + d, dim - d, type), vf_load(bias + d), gain, bound)));
 }
 
-static inline void read_gates(const struct rondo_delta_form *f, int64_t key_padded, const void *from, int64_t at, float *a, const float *bias, float gain)
+static void read_gates(const struct rondo_delta_form *f, int64_t padded, const void *from, int64_t first, int64_t count, int64_t stride, float *a,
+                       const float *bias, float gain)
 {
     const vf by = vf_set1(gain), bound = vf_set1(f->lower_bound);
-    const int64_t padded = f->gate_dim == 1 ? VL : key_padded;
-    read_numbers(a, padded, from, at, f->gate_dim, f->gate_type);
-    if (f->gate == RONDO_GATE_LOG)
-        decays(a, padded, RONDO_GATE_LOG, bias, by, bound);
+    const int64_t dim = f->gate_dim, at = first * stride;
+    if (f->gate == RONDO_GATE_LOG && f->gate_type == RONDO_F32)
+        decays(RONDO_GATE_LOG, RONDO_F32, dim, from, at, count, stride, a, padded, bias, by, bound);
+    else if (f->gate == RONDO_GATE_LOG)
+        decays(RONDO_GATE_LOG, f->gate_type, dim, from, at, count, stride, a, padded, bias, by, bound);
     else if (f->gate == RONDO_GATE_SOFTPLUS)
-        decays(a, padded, RONDO_GATE_SOFTPLUS, bias, by, bound);
+        decays(RONDO_GATE_SOFTPLUS, f->gate_type, dim, from, at, count, stride, a, padded, bias, by, bound);
     else
-        decays(a, padded, RONDO_GATE_BOUNDED, bias, by, bound);
-    for (int64_t i = 1; i < f->key_dim && f->gate_dim == 1; i++)
-        a[i] = a[0];
+        decays(RONDO_GATE_BOUNDED, f->gate_type, dim, from, at, count, stride, a, padded, bias, by, bound);
+    for (int64_t i = 0; i < count && dim == 1; i++) {
+        const vf x = vf_set1(a[i * padded]);
+        for (int64_t d = 0; d < padded; d += VL)
+            vf_store(a + i * padded + d, x);
+    }
+}
+
+/* What of their writes is taken: of `count` tokens, up to whole vectors of them. */
+static void read_betas(const struct rondo_delta_form *f, const void *from, int64_t first, int64_t count, int64_t stride, float *to)
+{
+    for (int64_t i = 0; i < up(count, VL); i++)
+        to[i] = i < count ? rondo__element(from, (first + i) * stride, f->beta_type) : 0.0f;
+    if (f->beta == RONDO_BETA_PLAIN)
+        return;
+    for (int64_t i = 0; i < count; i += VL) {
+        const vf y = vf_sigmoid(vf_load(to + i));
+        vf_store(to + i, f->beta == RONDO_BETA_SIGMOID ? y : vf_mul(vf_set1(2.0f), y));
+    }
 }
 
 VEC void write_elements(void *to, int64_t at, int64_t count, const float *from, const int type)

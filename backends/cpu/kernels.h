@@ -158,9 +158,10 @@ struct rondo_delta_task {
 };
 
 struct rondo_cpu_delta {
-    bool (*bytes)(const struct rondo_delta_form *form, int32_t columns, size_t *bytes);   /* scratch of one worker; false: too large */
-    /* returns poll's code. poll is NULL on workers that are not the calling thread */
-    int (*run)(const struct rondo_delta_task *task, void *scratch, const struct rondo_poll *poll);
+    /* scratch of a worker for so many tasks of at most so many columns; false: too large */
+    bool (*bytes)(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *bytes);
+    /* tasks of one form, in any order; returns poll's code. poll is NULL on workers that are not the calling thread */
+    int (*run)(const struct rondo_delta_task *tasks, int64_t count, void *scratch, const struct rondo_poll *poll);
     void (*fold)(int32_t key_dim, int32_t columns, const float *map, int64_t map_stride, const float *from, int64_t from_stride,
                  const float *source, int64_t source_stride, float *to, int64_t to_stride);
 };

@@ -49,7 +49,7 @@ static float step(const struct rondo_delta_task *t, const struct token *x, float
     return join(out) * t->form->scale;
 }
 
-static int run(const struct rondo_delta_task *t, void *scratch, const struct rondo_poll *poll)
+static int run_task(const struct rondo_delta_task *t, void *scratch, const struct rondo_poll *poll)
 {
     const int64_t dim = t->form->key_dim, columns = t->columns, often = rondo__cpu_delta_poll(t);
     const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
@@ -81,8 +81,17 @@ static int run(const struct rondo_delta_task *t, void *scratch, const struct ron
     return 0;
 }
 
-static bool bytes(const struct rondo_delta_form *form, int32_t columns, size_t *out)
+static int run(const struct rondo_delta_task *tasks, int64_t count, void *scratch, const struct rondo_poll *poll)
 {
+    int err = 0;
+    for (int64_t i = 0; i < count && !err; i++)
+        err = run_task(tasks + i, scratch, poll);
+    return err;
+}
+
+static bool bytes(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *out)
+{
+    (void)tasks;   /* one after the other */
     return rondo__mul((size_t)form->key_dim, (size_t)columns + 3, out) && rondo__mul(*out, sizeof(float), out);
 }
 
