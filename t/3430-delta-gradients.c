@@ -6,6 +6,7 @@
  */
 #define DRAW_STREAM 3430
 #include "t/delta.h"
+#include "t/memory.h"
 #include "tap.h"
 
 enum { RANKS = 6, RESULTS = 8 };
@@ -460,12 +461,63 @@ static void strange(void)
     }
 }
 
+/* ---- allocations and transfers that fail ---- */
+
+struct attempt {
+    const struct job *one;
+    int way;
+};
+
+static int attempt(void *arg, int *right)
+{
+    const struct attempt *a = arg;
+    struct job got = *a->one;
+    got.way = a->way;
+    for (int i = 0; i < RESULTS; i++)
+        got.result[i] = calloc((size_t)count_of(got.c, i) + 1, rondo_type_size(type_of(&got, i)));
+    const int err = rondo_launch(3, NULL, body, &got);
+    *right = !err && same(a->one, &got);
+    job_free(&got);
+    return err;
+}
+
+static void faults(void)
+{
+    static const char *const hooks[] = { "", "copy" };
+    static const int ways[] = { RONDO_DELTA_AUTO, RONDO_DELTA_COLUMNS };
+    char *outer = getenv("RONDO_TEST_HOOK") ? strdup(getenv("RONDO_TEST_HOOK")) : NULL;
+    struct delta_case c = { .heads = 4, .key_heads = 2, .key_dim = 9, .value_dim = 12, .gate_dim = 9, .sequences = 2, .rows = 90, .cu = { 0, 31, 90 },
+                            .gate = 1, .beta = 1, .norm = 1, .type = RONDO_F32, .lower_bound = -5.0, .scale = 0.5 };
+    delta_draw(&c, -1.0, 0.0, true);
+    struct job one = { .c = &c, .out_type = RONDO_F32, .result_type = RONDO_F32 };
+    one.dout = delta_fill(c.rows * c.heads * c.value_dim, RONDO_F32, -1.0, 1.0);
+    ok(run(&one, 1, "auto", 1, NULL), "on one rank");
+    for (int i = 0; i < 4; i++) {
+        struct attempt a = { &one, ways[i / 2] };
+        char what[80];
+        snprintf(what, sizeof what, "gradients of the delta rule, %s, \"%s\"", rondo_delta_way_name(a.way), hooks[i % 2]);
+        if (*hooks[i % 2])
+            setenv("RONDO_TEST_HOOK", hooks[i % 2], 1);
+        memory_failures(attempt, &a, 11, what);
+        unsetenv("RONDO_TEST_HOOK");
+        transport_failures(attempt, &a, 3, hooks[i % 2], what);
+    }
+    if (outer)
+        setenv("RONDO_TEST_HOOK", outer, 1);
+    free(outer);
+    job_free(&one);
+    free((void *)(uintptr_t)one.dout);
+    delta_free(&c);
+}
+
 int main(void)
 {
+    memory_hooks();
     for (int gate = 0; gate < 3; gate++)
         for (int i = 0; i < 2; i++)
             differences(gate, (gate + i) % 3, (gate + i) % 2, i ? 1 : 3);
     cases();
     strange();
+    faults();
     return done();
 }

@@ -2,12 +2,13 @@
  *
  * Gradients of layers that ranks share have the bits of one rank: dx where ranks have outputs, dw and biases' where they have tokens, on 1 to 9
  * ranks, however outputs and leaves are dealt out, for few rows and many, upon what was there, called once and again; and where both are
- * shared, on ranks in two directions. As `3610-gradient-ranks.t mpi` under mpirun, the same on its ranks: t/3350-tp-mpi.t.
+ * shared, on ranks in two directions. Where an allocation or a transfer fails, the n-th for every n, all ranks say so. As `3610-gradient-ranks.t mpi` under mpirun, the same on its ranks: t/3350-tp-mpi.t.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/internal.h"
+#include "memory.h"
 #include "tap.h"
 
 enum { TABLE = 23 };
@@ -435,8 +436,62 @@ static int outputs_refused(rondo_context *ctx, void *arg)
     return err;
 }
 
+/* ---- allocations and transfers that fail ---- */
+
+struct attempt {
+    rondo_body *body;
+    struct work w;
+};
+
+static int attempt(void *arg, int *right)
+{
+    struct attempt *a = arg;
+    a->w.wrong = 0;
+    const int err = rondo_run_threads(3, a->body, &a->w);
+    *right = !err && !a->w.wrong;
+    return err;
+}
+
+/* On one rank: what reference() makes is what it made at first. */
+static int alone(void *arg, int *right)
+{
+    float was[OUT][IN], table[2][TABLE][OUT];
+    (void)arg;
+    memcpy(was, want_dw, sizeof was);
+    memcpy(table, want_table, sizeof table);
+    const int err = rondo_run_threads(1, reference, NULL);
+    *right = !err && !memcmp(was, want_dw, sizeof was) && !memcmp(table, want_table, sizeof table);
+    memcpy(want_dw, was, sizeof was);
+    memcpy(want_table, table, sizeof table);
+    return err;
+}
+
+static void faults(void)
+{
+    static const char *const ways[] = { "", "copy", "space,defer", "plane,space,defer" };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        char what[80];
+        if (*ways[i])
+            setenv("RONDO_TEST_HOOK", ways[i], 1);
+        for (int dx = 0; dx < 2; dx++) {
+            struct attempt a = { dx ? dx_body : sums_body, { .deal = i % 2 ? ANYHOW : ZIGZAG } };
+            snprintf(what, sizeof what, "%s, \"%s\"", dx ? "dx and losses" : "dw, sums and tables", ways[i]);
+            memory_failures(attempt, &a, 17, what);
+            transport_failures(attempt, &a, 7, ways[i], what);
+        }
+        snprintf(what, sizeof what, "gradients of layers on one rank, \"%s\"", ways[i]);
+        if (i % 2 == 0)
+            memory_failures(alone, NULL, 3, what);
+        unsetenv("RONDO_TEST_HOOK");
+    }
+    int right;   /* for what comes later, without a failure */
+    if (alone(NULL, &right) || !right)
+        exit(99);
+}
+
 int main(int argc, char **argv)
 {
+    memory_hooks();
     char *hook = getenv("RONDO_TEST_HOOK") ? strdup(getenv("RONDO_TEST_HOOK")) : NULL;
     for (int i = 0; i < TOKENS * IN; i++)
         (&x[0][0])[i] = number(1, (uint64_t)i);
@@ -478,6 +533,8 @@ int main(int argc, char **argv)
         grid(3, 3, text);
         unsetenv("RONDO_TEST_HOOK");
     }
+    if (!hook)
+        faults();
     ok(rondo_run_threads(2, refused_body, NULL) == RONDO_EINVAL && strstr(rondo_error_text(), "of 3"), "tokens of another number of ranks are refused");
     ok(rondo_run_threads(2, outputs_refused, NULL) == RONDO_EINVAL && strstr(rondo_error_text(), "leaf_begin[2] is 1"), "leaves that descend are refused");
     free(hook);

@@ -81,4 +81,32 @@ MEMORY_UNUSED static void memory_failures(int (*attempt)(void *arg, int *right),
     ok(reached, "%s: then it runs, with the bits of one rank", what);
 }
 
+/* The n-th call of the transport fails, for every n up to the first that is not reached; from the 30th on for every step-th where tests are not long.
+ * way: what the hook does besides, or "". */
+MEMORY_UNUSED static void transport_failures(int (*attempt)(void *arg, int *right), void *arg, int step, const char *way, const char *what)
+{
+    const char *outer = getenv("RONDO_TEST_HOOK");
+    char *kept = outer ? strdup(outer) : NULL, spec[200];
+    const long base = atomic_load(&memory_live);
+    int codes = 1, failures = 0, reached = 0, right = 0;
+    for (int n = 1; n < 100000 && !reached; n += n < 30 || long_tests() ? 1 : step) {
+        snprintf(spec, sizeof spec, "%s%sfail:%d:1", way, *way ? "," : "", n);
+        setenv("RONDO_TEST_HOOK", spec, 1);
+        const int err = attempt(arg, &right);
+        reached = !err;
+        failures += err != 0;
+        if (err && ((err != RONDO_ETRANSPORT && err != RONDO_EPEER) || !*rondo_error_text())) {
+            diag("call %d: %s, %s", n, rondo_error_name(err), rondo_error_text());
+            codes = 0;
+        }
+    }
+    if (kept)
+        setenv("RONDO_TEST_HOOK", kept, 1);
+    else
+        unsetenv("RONDO_TEST_HOOK");
+    free(kept);
+    ok(codes && failures > 3, "%s: each of %d failing calls of the transport gives a code and a sentence", what, failures);
+    ok(reached && right && atomic_load(&memory_live) == base, "%s: nothing leaks, and without a failure it has the bits of one rank", what);
+}
+
 #endif
