@@ -88,6 +88,7 @@ static const struct option kda_options[] = {
     { "value-dim", 0, OPTION_INT, "V", "size of v (default K)", &bench.shape.value_dim, 1, 512, NULL },
     { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto, off, columns, pipeline or affine (default: each of the last three)", &way, 0, 0, option_way },
     { "decode", 0, OPTION_FLAG, NULL, "one token of each of N sequences, states in place", &bench.shape.decode, 0, 0, NULL },
+    { "backward", 0, OPTION_FLAG, NULL, "gradients, and no forward pass", &bench.shape.backward, 0, 0, NULL },
     { "sequences", 0, OPTION_INT, "N", "of --decode (default 256)", &bench.shape.cached, 1, 1 << 20, NULL },
     COMMON_ROWS, LAST_ROW,
 };
@@ -295,6 +296,8 @@ static int check_options(void)
         return fail(EXIT_USAGE, "how ranks share a delta rule is --cp; leave out --layout, --algorithm and --grid");
     if (is_kind("kda") && s->decode && (s->tokens > 1 || way > 0 || common.ranks > 1))
         return fail(EXIT_USAGE, "--decode measures a token on one rank; leave out --tokens, --cp and --ranks");
+    if (is_kind("kda") && s->backward && bench.check)
+        return fail(EXIT_USAGE, "--check has no mark for gradients of the delta rule; leave out --check or --backward");
     if (is_kind("kda") && s->cached && !s->decode)
         return fail(EXIT_USAGE, "--sequences goes with --decode");
     if (is_kind("load") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))

@@ -10,20 +10,22 @@
 #define BENCH_REPEAT_MOST 99
 
 /* ---- ceilings (ceiling.c) ---- */
-enum ceiling_kind { CEILING_FMA, CEILING_DRAM, CEILING_COPY, CEILING_MEMORY };   /* MEMORY: copying more than caches hold */
+/* MEMORY: copying more than caches hold; UPDATE: reading that, and writing it where it lies */
+enum ceiling_kind { CEILING_FMA, CEILING_DRAM, CEILING_COPY, CEILING_MEMORY, CEILING_UPDATE };
 const char *ceiling_name(enum ceiling_kind kind);
 struct ceiling;
 /* For one of `ranks` ranks, by `threads` threads of it. isa: of FMA. message: bytes that are copied at a time, of COPY. NULL: not
  * enough memory. */
 struct ceiling *ceiling_open(enum ceiling_kind kind, const char *isa, int ranks, int threads, int64_t message);
 void ceiling_close(struct ceiling *c);
-/* Now, per second: FLOP, or bytes read, or bytes copied, in 10 ms or as long as it takes to read all memory once; longer beside a
+/* Now, per second: FLOP, or bytes read, or bytes copied, or bytes read and written, in 10 ms or as long as it takes to read all memory once; longer beside a
  * call of more than some tenths of a second. */
 double ceiling_rate(struct ceiling *c, double call_seconds);
 /* The loops themselves. fma.c: `rounds` times a block of FMAs on registers; returns FLOPs done. isa "scalar", "avx2", "avx512", "neon".
  * stream.c: reads memory, which begins at a page, once; returns bytes read, all but a rest of less than 1024. */
 double fma_loop(const char *isa, int64_t rounds);
 double read_loop(const char *memory, size_t bytes);
+double update_loop(char *memory, size_t bytes);        /* reads it and writes it, once; less than 256 bytes are left out */
 
 /* ---- samples ---- */
 struct sample {
@@ -84,6 +86,8 @@ void extras_describe(const struct extras *x, const struct shape *shape, rondo_at
 void extras_give(const struct extras *x, const struct shape *shape, rondo_attention_io *io);
 const char *extras_text(const struct shape *shape, char *text, size_t bytes);   /* " softcap=30 ..." */
 void *bench_numbers(int64_t count, int type, uint32_t stream);      /* any, of ordinary size; free() them */
+/* In huge pages where the system gives them, as NumPy makes arrays from 4 MiB on; free() it. */
+void *large_room(size_t bytes);
 
 /* bench_pace.c: calls between two looks at how fast the cores of all ranks are, for what is predicted of them. */
 struct pace {

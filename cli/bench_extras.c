@@ -8,12 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LARGE ((size_t)4 << 20)
+
 /* Any numbers of ordinary size will do for a measurement: a block of random ones, over and over. */
 void *bench_numbers(int64_t count, int type, uint32_t stream)
 {
     enum { BLOCK = 65521 };
     const size_t size = rondo_type_size(type);
-    char *data = room(count, size);
+    const bool large = count > 0 && (uint64_t)count <= SIZE_MAX / size && (size_t)count * size >= LARGE;
+    char *data = large ? large_room((size_t)count * size) : room(count, size);
     if (!data)
         return NULL;
     for (int64_t i = 0; i < count && i < BLOCK; i++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * rondo bench kda: the gated delta rule against what its instructions allow, ranks against one by turns, and decoding against copying memory.
+ * rondo bench kda: the gated delta rule against what its instructions allow, ranks against one by turns, and decoding against reading memory
+ * and writing it in place.
  *
  * A number of a state costs a token three fused multiply-adds and a multiplication: 7 FLOP in four instructions that all go through the units of
  * fused multiply-adds, which could do 8 in them. So the mix allows 7/8 of the FMA ceiling; its load, its store and a share of the broadcasts of
@@ -12,6 +13,8 @@
 #include <string.h>
 
 #define MIX (7.0 / 8.0)
+/* Of gradients, which make each state twice once more: 27 FLOP in fifteen instructions. */
+#define MIX_BACKWARD (9.0 / 10.0)
 #define ROUNDS 5
 
 struct kda_case {
@@ -25,11 +28,13 @@ struct kda_case {
 
 struct arrays {
     float *q, *k, *v, *g, *beta, *out, *states;
+    float *dq, *dk, *dv, *dg, *dbeta;
 };
 
 struct call {
     rondo_delta *plan;
     rondo_delta_io io;
+    rondo_delta_gradients gradients;
 };
 
 static int execute(void *arg)
@@ -38,9 +43,15 @@ static int execute(void *arg)
     return rondo_delta_execute(c->plan, &c->io);
 }
 
+static int execute_backward(void *arg)
+{
+    struct call *c = arg;
+    return rondo_delta_backward(c->plan, &c->io, &c->gradients);
+}
+
 static void arrays_free(struct arrays *a)
 {
-    float *const all[] = { a->q, a->k, a->v, a->g, a->beta, a->out, a->states };
+    float *const all[] = { a->q, a->k, a->v, a->g, a->beta, a->out, a->states, a->dq, a->dk, a->dv, a->dg, a->dbeta };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -76,12 +87,32 @@ static int prepare(struct call *c, struct arrays *a, const struct shape *s, int6
     return 0;
 }
 
+/* Gradients, of a loss whose gradient with respect to out is what prepare() has put there. */
+static int prepare_backward(struct call *c, struct arrays *a, const struct shape *s, int64_t rows)
+{
+    const int64_t kd = s->head_dim, vd = s->value_dim ? s->value_dim : kd;
+    a->dq = bench_numbers(rows * s->kv_heads * kd, RONDO_F32, 0);
+    a->dk = bench_numbers(rows * s->kv_heads * kd, RONDO_F32, 0);
+    a->dv = bench_numbers(rows * s->heads * vd, RONDO_F32, 0);
+    a->dg = bench_numbers(rows * s->heads * kd, RONDO_F32, 0);
+    a->dbeta = bench_numbers(rows * s->heads, RONDO_F32, 0);
+    if (!a->dq || !a->dk || !a->dv || !a->dg || !a->dbeta)
+        return body_fail(RONDO_ENOMEM, "not enough memory for the gradients of %lld tokens on a rank", (long long)rows);
+    c->gradients.dout = c->io.out;
+    c->gradients.dq = dense(a->dq, 3, rows, s->kv_heads, kd, 0);
+    c->gradients.dk = dense(a->dk, 3, rows, s->kv_heads, kd, 0);
+    c->gradients.dv = dense(a->dv, 3, rows, s->heads, vd, 0);
+    c->gradients.dg = dense(a->dg, 3, rows, s->heads, kd, 0);
+    c->gradients.dbeta = dense(a->dbeta, 2, rows, s->heads, 0, 0);
+    return 0;
+}
+
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct kda_case *w = arg;
     const struct shape *s = w->shape;
-    struct call c = { NULL, RONDO_DELTA_IO_INIT };
-    struct arrays a = { NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+    struct call c = { NULL, RONDO_DELTA_IO_INIT, RONDO_DELTA_GRADIENTS_INIT };
+    struct arrays a = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
     rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
     rondo_delta_info info = RONDO_DELTA_INFO_INIT;
     struct measurement m = { 0, 0, 0, 0, 0, 0 };
@@ -95,18 +126,22 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.beta = RONDO_BETA_SIGMOID;
     d.way = w->way;
     d.initial_state = d.final_state = s->decode;
+    d.gradients = s->backward;
     int code = rondo_delta_create(&c.plan, ctx, &d);
     if (!code)
         code = rondo_delta_query(c.plan, &info);
     if (!code)
         code = prepare(&c, &a, s, info.rows, w->sequences);
+    if (!code && s->backward)
+        code = prepare_backward(&c, &a, s, info.rows);
     if (!code)
-        code = bench_measure(ctx, s->decode ? CEILING_MEMORY : CEILING_FMA, 0, w->repeat,
+        code = bench_measure(ctx, s->decode ? CEILING_UPDATE : CEILING_FMA, 0, w->repeat,
                              s->decode ? (double)w->sequences * (double)(s->heads * s->head_dim) * (double)(s->value_dim ? s->value_dim : s->head_dim) * 4.0
-                                       : info.flops, execute, &c, &m);
+                             : s->backward ? info.backward_flops
+                                           : info.flops, s->backward ? execute_backward : execute, &c, &m);
     if (!code && rondo_context_rank(ctx) == 0) {
         w->m = m;
-        w->ran = info.way;
+        w->ran = s->backward ? info.backward_way : info.way;
     }
     slot_measure(mine, ctx);
     rondo_delta_destroy(c.plan);
@@ -150,17 +185,18 @@ static int plain(struct bench *b, const struct shape *s, int way, int ranks)
     json_t *row = NULL;
     int code = measure(&w, ranks, 0, &run);
     if (!code && ranks_first()) {
+        const double mix = w.m.fraction / (s->backward ? MIX_BACKWARD : MIX);
         char more[32] = "";
         if (!s->decode)
-            snprintf(more, sizeof more, ", %.3f of mix", w.m.fraction / MIX);
-        row = row_of(s->decode ? "kda decode" : "kda", &w, &run, more);
-        row_rate(row, s->decode ? "gbytes" : "gflops", ceiling_name(s->decode ? CEILING_MEMORY : CEILING_FMA), &w.m);
+            snprintf(more, sizeof more, ", %.3f of mix", mix);
+        row = row_of(s->decode ? "kda decode" : s->backward ? "kda backward" : "kda", &w, &run, more);
+        row_rate(row, s->decode ? "gbytes" : "gflops", ceiling_name(s->decode ? CEILING_UPDATE : CEILING_FMA), &w.m);
         if (!s->decode)
-            json_object_set_new(row, "mix_fraction", number(w.m.fraction / MIX));
+            json_object_set_new(row, "mix_fraction", number(mix));
         if (b->check && s->decode)
-            bench_judge(b, row, "decoding, states read and written: part of copying memory", w.m.fraction, false, 0.85);
-        else if (b->check)
-            bench_judge(b, row, "the delta rule, D=128: part of what its instructions allow", w.m.fraction / MIX, false, 0.90);
+            bench_judge(b, row, "decoding, states read and written: part of updating memory", w.m.fraction, false, 0.85);
+        else if (b->check && !s->backward)
+            bench_judge(b, row, "the delta rule, D=128: part of what its instructions allow", mix, false, 0.90);
         code = row_add(b, row);
     }
     run_free(&run);
@@ -209,7 +245,7 @@ int bench_kda(struct bench *b, struct shape *s, int way, int ranks)
         int way;
         double limit;
     } ways[] = { { RONDO_DELTA_COLUMNS, 0.90 }, { RONDO_DELTA_PIPELINE, 0.90 }, { RONDO_DELTA_AFFINE, 0.41 } };
-    const bool all = !s->decode && !ranks && way < 0;
+    const bool all = !s->decode && !s->backward && !ranks && way < 0;
     int code = 0;
     s->type = RONDO_F32;
     s->heads = s->heads ? s->heads : 32;
@@ -219,12 +255,15 @@ int bench_kda(struct bench *b, struct shape *s, int way, int ranks)
     s->cached = s->cached ? s->cached : 256;
     if (s->heads % s->kv_heads)
         return fail(EXIT_USAGE, "--heads %lld is no multiple of --key-heads %lld", (long long)s->heads, (long long)s->kv_heads);
-    if (s->decode || ranks <= 1 || common.mpi)
+    if (s->decode || s->backward || ranks <= 1 || common.mpi)
         code = plain(b, s, way < 0 ? RONDO_DELTA_AUTO : way, ranks ? ranks : 1);
-    for (size_t i = 0; i < 3 && !code && !s->decode && !common.mpi && ranks != 1; i++)
+    for (size_t i = 0; i < 3 && !code && !s->decode && !s->backward && !common.mpi && ranks != 1; i++)
         if (way <= RONDO_DELTA_AUTO || ways[i].way == way)
             code = compare(b, s, ways[i].way, ranks ? ranks : 2, ways[i].limit);
-    struct shape step = *s;
+    struct shape step = *s, back = *s;
     step.decode = true;
-    return code || !all ? code : plain(b, &step, RONDO_DELTA_AUTO, 1);
+    back.backward = true;
+    if (all && !code)
+        code = plain(b, &step, RONDO_DELTA_AUTO, 1);
+    return code || !all ? code : plain(b, &back, RONDO_DELTA_AUTO, 1);
 }

@@ -42,7 +42,18 @@ struct ceiling {
 
 const char *ceiling_name(enum ceiling_kind kind)
 {
-    return kind == CEILING_FMA ? "fma" : kind == CEILING_DRAM ? "dram" : "memcpy";
+    return kind == CEILING_FMA ? "fma" : kind == CEILING_DRAM ? "dram" : kind == CEILING_UPDATE ? "update" : "memcpy";
+}
+
+void *large_room(size_t bytes)
+{
+    void *memory = NULL;
+    if (posix_memalign(&memory, HUGE_PAGE, bytes))
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    (void)madvise(memory, bytes, MADV_HUGEPAGE);   /* advice: without it pages are small */
+#endif
+    return memory;
 }
 
 /* By the caller and threads of their own. */
@@ -75,9 +86,9 @@ static void *measure(void *arg)
     do {
         if (c->kind == CEILING_FMA) {
             p->amount += fma_loop(c->isa, 20000);
-        } else if (c->kind == CEILING_DRAM) {
+        } else if (c->kind == CEILING_DRAM || c->kind == CEILING_UPDATE) {
             const size_t piece = c->share - at < PIECE ? c->share - at : PIECE;
-            p->amount += read_loop(p->memory + at, piece);
+            p->amount += c->kind == CEILING_DRAM ? read_loop(p->memory + at, piece) : update_loop(p->memory + at, piece);
             at = at + piece < c->share ? at + piece : 0;
         } else if (c->kind == CEILING_MEMORY) {
             const size_t piece = half - at < PIECE ? half - at : PIECE;
@@ -93,7 +104,7 @@ static void *measure(void *arg)
             }
         }
         p->seconds = now() - begin;
-    } while (p->seconds < c->least || (c->kind == CEILING_DRAM && p->amount < (double)c->share) ||
+    } while (p->seconds < c->least || ((c->kind == CEILING_DRAM || c->kind == CEILING_UPDATE) && p->amount < (double)c->share) ||
              (c->kind == CEILING_MEMORY && p->amount < (double)half));
     return NULL;
 }
@@ -138,11 +149,9 @@ struct ceiling *ceiling_open(enum ceiling_kind kind, const char *isa, int ranks,
     *c = (struct ceiling){ .kind = kind, .isa = isa, .threads = threads < 1 ? 1 : threads };
     c->parts = room(c->threads, sizeof *c->parts);
     if (kind != CEILING_FMA) {
-        const double share = kind == CEILING_DRAM || kind == CEILING_MEMORY ? dram_share(ranks, c->threads) : copy_share(message, ranks, c->threads);
-        void *memory = NULL;
+        const double share = kind == CEILING_DRAM || kind == CEILING_MEMORY || kind == CEILING_UPDATE ? dram_share(ranks, c->threads) : copy_share(message, ranks, c->threads);
         c->share = ((size_t)share / PAGE + 1) * PAGE;
-        if (!posix_memalign(&memory, HUGE_PAGE, c->share * (size_t)c->threads))
-            c->memory = memory;
+        c->memory = large_room(c->share * (size_t)c->threads);
     }
     if (!c->parts || (kind != CEILING_FMA && !c->memory)) {
         ceiling_close(c);
@@ -150,12 +159,8 @@ struct ceiling *ceiling_open(enum ceiling_kind kind, const char *isa, int ranks,
     }
     for (int i = 0; i < c->threads; i++)
         c->parts[i] = (struct part){ .of = c, .memory = c->memory ? c->memory + (size_t)i * c->share : NULL };
-    if (c->memory) {
-#ifdef MADV_HUGEPAGE
-        (void)madvise(c->memory, c->share * (size_t)c->threads, MADV_HUGEPAGE);   /* advice: without it pages are small */
-#endif
+    if (c->memory)
         in_parts(c, touch);
-    }
     return c;
 }
 

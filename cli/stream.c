@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The ceiling of memory: loads and nothing else, as wide as this machine has them, whatever instruction set the ranks use. Four
+ * The ceilings of memory that copy nothing. The first: loads and nothing else, as wide as this machine has them, whatever instruction set the ranks use. Four
  * streams go on side by side, and lines are asked for before their turn: one stream alone stands still where the machine's own
  * prefetching ends, at the end of a page. Written in assembly because a compiler may prove that nothing is done with what is
  * loaded, and because its loads would be as wide as its flags allow, which are those of the oldest machine.
+ *
+ * The second: each line is loaded and stored again where it was, straight on, which is how memory likes it best that is read and written in turns.
+ * It is not what memcpy does, which may fetch the lines that it overwrites, or write past the caches: here it goes at half to all of this speed.
  */
 #include "cli/bench.h"
 
@@ -29,6 +32,13 @@
 #define XMM(at, r) "movdqa " #at "(%0), %%xmm" #r "\n\t"
 #define HALF(WIDE, a, b, c, d) WIDE(a, 0) WIDE(b, 1) WIDE(c, 2) WIDE(d, 3)
 #define LOADS(text) __asm__ volatile(FETCH text : : "r"(p) : "memory", "xmm0", "xmm1", "xmm2", "xmm3")
+#define ZMM_BACK(at, r) "vmovdqa64 %%zmm" #r ", " #at "(%0)\n\t"
+#define YMM_BACK(at, r) "vmovdqa %%ymm" #r ", " #at "(%0)\n\t"
+#define XMM_BACK(at, r) "movdqa %%xmm" #r ", " #at "(%0)\n\t"
+#define BACK(text) __asm__ volatile(text : : "r"(p) : "memory", "xmm0", "xmm1", "xmm2", "xmm3")
+#define EACH_FOUR(bytes_, step)                                   \
+    for (char *p = memory; p < memory + bytes; p += (bytes_))     \
+    step
 #define UPPER_HALVES_CLEAN() __asm__ volatile("vzeroupper" : : : "xmm0", "xmm1", "xmm2", "xmm3")
 
 __attribute__((target("avx512f"))) static void loop_avx512(const char *memory, size_t bytes)
@@ -46,6 +56,33 @@ static void loop_avx(const char *memory, size_t bytes)
 static void loop_sse2(const char *memory, size_t bytes)
 {
     EACH_STEP(LOADS(HALF(XMM, 0, 16, 32, 48) HALF(XMM, 64, 80, 96, 112) HALF(XMM, 128, 144, 160, 176) HALF(XMM, 192, 208, 224, 240)));
+}
+
+__attribute__((target("avx512f"))) static void back_avx512(char *memory, size_t bytes)
+{
+    EACH_FOUR(256, BACK(HALF(ZMM, 0, 64, 128, 192) HALF(ZMM_BACK, 0, 64, 128, 192)));
+    UPPER_HALVES_CLEAN();
+}
+
+static void back_avx(char *memory, size_t bytes)
+{
+    EACH_FOUR(128, BACK(HALF(YMM, 0, 32, 64, 96) HALF(YMM_BACK, 0, 32, 64, 96)));
+    UPPER_HALVES_CLEAN();
+}
+
+static void back_sse2(char *memory, size_t bytes)
+{
+    EACH_FOUR(64, BACK(HALF(XMM, 0, 16, 32, 48) HALF(XMM_BACK, 0, 16, 32, 48)));
+}
+
+static void back(char *memory, size_t bytes)
+{
+    if (__builtin_cpu_supports("avx512f"))
+        back_avx512(memory, bytes);
+    else if (__builtin_cpu_supports("avx"))
+        back_avx(memory, bytes);
+    else
+        back_sse2(memory, bytes);
 }
 
 static void loop(const char *memory, size_t bytes)
@@ -81,10 +118,28 @@ static void loop(const char *memory, size_t bytes)
     (void)keep;
 }
 
+static void back(char *memory, size_t bytes)
+{
+    for (vector *v = (vector *)(void *)memory; v < (vector *)(void *)(memory + bytes); v += 4) {
+        const vector a = v[0], b = v[1], c = v[2], d = v[3];
+        __asm__ volatile("" ::: "memory");   /* or they need not be stored */
+        v[0] = a;
+        v[1] = b;
+        v[2] = c;
+        v[3] = d;
+    }
+}
+
 #endif
 
 double read_loop(const char *memory, size_t bytes)
 {
     loop(memory, bytes);
     return (double)(bytes / (STREAMS * STEP) * (STREAMS * STEP));
+}
+
+double update_loop(char *memory, size_t bytes)
+{
+    back(memory, bytes / STEP * STEP);
+    return (double)(bytes / STEP * STEP);
 }

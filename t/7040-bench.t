@@ -62,6 +62,10 @@ ok "... against what its instructions allow, too" grep -q '"mix_fraction"' "$scr
 row "the delta rule on two ranks" gflops kda --tokens 200 --heads 2 --head-dim 32 --ranks 2
 ok "... in three ways, against one" sh -c "test \$(grep -c '\"ceiling\": \"one-rank\"' '$scratch/out') = 3"
 row "a step of the delta rule" gbytes kda --decode --sequences 2 --heads 2 --head-dim 32
+ok "against updating memory" grep -q '"ceiling": "update"' "$scratch/out"
+row "gradients of the delta rule" gflops kda --backward --tokens 200 --heads 2 --head-dim 32
+"$RONDO" bench kda --backward --check >"$scratch/out" 2>"$scratch/err"
+ok "kda --backward --check: exit 2" test $? = 2
 "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 >"$scratch/out" 2>"$scratch/err"
 ok "a line for people" grep -q '^linear .* GB/s .* of dram ' "$scratch/out"
 if command -v gnuplot >/dev/null; then

@@ -82,6 +82,17 @@ static double read_plainly(const char *from, size_t bytes)
     return (double)bytes;
 }
 
+/* ---- the second way: updating ---- */
+
+static double update_plainly(char *at, size_t bytes)
+{
+    narrow *v = (narrow *)(void *)at;
+    for (size_t i = 0; i < bytes / sizeof *v; i++)
+        v[i] += 1;
+    __asm__ volatile("" ::"r"(at) : "memory");
+    return (double)bytes;
+}
+
 /* ---- the second way: multiplying ---- */
 
 #ifdef X86
@@ -143,15 +154,18 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static const char updating[] = "updating";
+
 static double turn(const char *isa, int which, size_t at)
 {
     const double begin = now();
-    const double amount = isa ? (which ? multiply_plainly(isa, 20000) : fma_loop(isa, 20000))
-                              : (which ? read_plainly(memory + at, PIECE) : read_loop(memory + at, PIECE));
+    const double amount = isa == updating ? (which ? update_plainly(memory + at, PIECE) : update_loop(memory + at, PIECE))
+                          : isa       ? (which ? multiply_plainly(isa, 20000) : fma_loop(isa, 20000))
+                                      : (which ? read_plainly(memory + at, PIECE) : read_loop(memory + at, PIECE));
     return amount / (now() - begin);
 }
 
-/* isa NULL: reading. */
+/* isa NULL: reading; or updating. */
 static void loops(const char *what, const char *isa, double lowest, double highest)
 {
     static double ratio[PAIRS_MOST], sorted[PAIRS_MOST];
@@ -226,6 +240,7 @@ int main(void)
 #endif
     memset(memory, 1, MEMORY);
     loops("reading", NULL, 0.90, HIGHEST);
+    loops("updating", updating, 0.90, HIGHEST);
     static const char *const isas[] = { "avx2", "avx512" };
     for (int i = 0; i < 2; i++) {
         int usable = 0;

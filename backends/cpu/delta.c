@@ -36,7 +36,7 @@ struct ahead {
 struct room {
     float *states;             /* of each task [tiles][key_dim][TILE] */
     float *a, *k, *q;          /* [TOKENS][padded] */
-    float *bias;               /* [padded] */
+    float *bias, *chains;      /* [padded], [CHAINS][columns] */
     int64_t padded, each;      /* each: floats from one task's state to the next */
     struct ahead ahead;
     float beta[TOKENS];
@@ -46,9 +46,9 @@ static inline int64_t tiles_of(const struct rondo_delta_task *t) { return up(t->
 
 static bool bytes(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *out)
 {
-    const size_t padded = (size_t)up(form->key_dim, LANES), state = (size_t)form->key_dim * (size_t)up(columns, TILE);
-    return rondo__mul(state, (size_t)tasks, out) && rondo__add(*out, (3 * TOKENS + 1) * padded, out) && rondo__mul(*out, sizeof(float), out) &&
-           rondo__add(*out, sizeof(struct room) + 64, out);
+    const size_t padded = (size_t)up(form->key_dim, LANES), wide = (size_t)up(columns, TILE);
+    return rondo__mul((size_t)form->key_dim * wide, (size_t)tasks, out) && rondo__add(*out, (3 * TOKENS + 1) * padded + CHAINS * wide, out) &&
+           rondo__mul(*out, sizeof(float), out) && rondo__add(*out, sizeof(struct room) + 64, out);
 }
 
 static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, void *scratch)
@@ -64,6 +64,7 @@ static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, voi
     r->k = r->a + TOKENS * r->padded;
     r->q = r->k + TOKENS * r->padded;
     r->bias = r->q + TOKENS * r->padded;
+    r->chains = r->bias + r->padded;
     return r;
 }
 
@@ -242,72 +243,76 @@ static void tokens_state(const struct rondo_delta_task *t, struct room *r, float
 
 /* ---- one token ---- */
 
-/* A state of which one token is all there is stays where it lies: its columns are read twice, and written once. */
+/* A state of which one token is all there is stays where it lies. It comes from memory, which is at its fastest where it is read straight on: so the
+ * first time whole rows are, one after the other, and what waits in a cache is the chains. The second time the state is in one, and columns are taken
+ * STRIP vectors at a time. */
+#if VEC_REGISTERS == 32
+#define STRIP 4
+#else
+#define STRIP 2
+#endif
+
 static bool in_place(const struct rondo_delta_task *t)
 {
-    return t->rows == 1 && t->kind == RONDO_DELTA_FORWARD && t->from && t->to && t->columns % TILE == 0;
+    return t->rows == 1 && t->kind == RONDO_DELTA_FORWARD && t->from && t->to && t->columns % (STRIP * VL) == 0;
 }
 
-/* Asks for rows of the next task's state, straight on, while row d of a tile is at work: of so many passes over all rows this is number `pass`. */
-static inline void ask_rows(const struct ahead *next, int64_t d, int64_t pass, int64_t passes)
+static void step_read(const struct rondo_delta_task *t, const struct room *r, float *chains)
 {
-    const struct rondo_delta_task *t = next->task;
-    if (!t || !in_place(t) || d % passes)
-        return;
-    const char *row = (const char *)(t->from + (pass * t->form->key_dim + d) / passes * t->from_stride);
-    for (int64_t i = 0; i < t->columns * 4; i += 64)
-        __builtin_prefetch(row + i, 0, 2);
-}
-
-static void step_tile(const struct rondo_delta_task *t, const struct room *r, int64_t tile)
-{
-    const int64_t dim = t->form->key_dim, passes = 2 * tiles_of(t);
-    const float *from = t->from + tile * TILE;
-    float *to = t->to + tile * TILE;
-    vf chain[CHAINS][WIDE], u[WIDE], v[WIDE], read[WIDE];
-    UNROLL
-    for (int c = 0; c < CHAINS; c++)
-        UNROLL
-        for (int j = 0; j < WIDE; j++)
-            chain[c][j] = vf_zero();
-    for (int64_t d = 0; d < dim; d += CHAINS) {
-        ask_rows(&r->ahead, d, 2 * tile, passes);
-        UNROLL
-        for (int c = 0; c < CHAINS; c++) {
-            if (d + c >= dim)
-                break;
-            UNROLL
-            for (int j = 0; j < WIDE; j++)
-                vf_fma_into(&chain[c][j], vf_set1(r->k[d + c]), vf_mul(vf_set1(r->a[d + c]), vf_load(from + (d + c) * t->from_stride + j * VL)));
-        }
+    memset(chains, 0, (size_t)(CHAINS * t->columns) * sizeof *chains);
+    for (int64_t d = 0; d < t->form->key_dim; d++) {
+        const float *row = t->from + d * t->from_stride;
+        float *chain = chains + d % CHAINS * t->columns;
+        const vf a = vf_set1(r->a[d]), k = vf_set1(r->k[d]);
+        for (int64_t c = 0; c < t->columns; c += VL)
+            vf_store(chain + c, vf_fma(k, vf_mul(a, vf_load(row + c)), vf_load(chain + c)));
     }
-    join(chain, read);
-    read_values(t, 0, tile * TILE, v);
+}
+
+static inline vf joined(const float *chains, int64_t columns, int64_t column)
+{
+    const float *x = chains + column;
+    return vf_add(vf_add(vf_load(x), vf_load(x + 2 * columns)), vf_add(vf_load(x + columns), vf_load(x + 3 * columns)));
+}
+
+/* All rows of a strip get their write, and are read for the output. */
+static void step_write(const struct rondo_delta_task *t, const struct room *r, int64_t column, const float *chains)
+{
+    const int64_t dim = t->form->key_dim;
+    vf sum[CHAINS][STRIP], u[STRIP];
     UNROLL
-    for (int j = 0; j < WIDE; j++)
-        u[j] = vf_mul(vf_set1(r->beta[0]), vf_sub(v[j], read[j]));
-    UNROLL
-    for (int c = 0; c < CHAINS; c++)
+    for (int j = 0; j < STRIP; j++) {
+        const vf v = some(t->v, column + j * VL, VL, t->form->type);
+        u[j] = vf_mul(vf_set1(r->beta[0]), vf_sub(v, joined(chains, t->columns, column + j * VL)));
         UNROLL
-        for (int j = 0; j < WIDE; j++)
-            chain[c][j] = vf_zero();
-    for (int64_t d = 0; d < dim; d += CHAINS) {
-        ask_rows(&r->ahead, d, 2 * tile + 1, passes);
+        for (int c = 0; c < CHAINS; c++)
+            sum[c][j] = vf_zero();
+    }
+    for (int64_t d = 0; d < dim; d += CHAINS)
         UNROLL
         for (int c = 0; c < CHAINS; c++) {
             if (d + c >= dim)
                 break;
+            const vf a = vf_set1(r->a[d + c]), k = vf_set1(r->k[d + c]), q = vf_set1(r->q[d + c]);
             UNROLL
-            for (int j = 0; j < WIDE; j++) {
-                vf at = vf_mul(vf_set1(r->a[d + c]), vf_load(from + (d + c) * t->from_stride + j * VL));
-                vf_fma_into(&at, vf_set1(r->k[d + c]), u[j]);
-                vf_fma_into(&chain[c][j], vf_set1(r->q[d + c]), at);
-                vf_store(to + (d + c) * t->to_stride + j * VL, vf_canonical(at));
+            for (int j = 0; j < STRIP; j++) {
+                vf at = vf_mul(a, vf_load(t->from + (d + c) * t->from_stride + column + j * VL));
+                vf_fma_into(&at, k, u[j]);
+                vf_fma_into(&sum[c][j], q, at);
+                vf_store(t->to + (d + c) * t->to_stride + column + j * VL, vf_canonical(at));
             }
         }
-    }
-    join(chain, read);
-    write_values(t, 0, tile * TILE, read);
+    UNROLL
+    for (int j = 0; j < STRIP; j++)
+        vf_put_element(t->out, column + j * VL, t->form->out_type,
+                       vf_mul(vf_add(vf_add(sum[0][j], sum[2][j]), vf_add(sum[1][j], sum[3][j])), vf_set1(t->form->scale)));
+}
+
+static void step(const struct rondo_delta_task *t, const struct room *r)
+{
+    step_read(t, r, r->chains);
+    for (int64_t column = 0; column < t->columns; column += STRIP * VL)
+        step_write(t, r, column, r->chains);
 }
 
 /* ---- states ---- */
@@ -353,15 +358,16 @@ static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float
 {
     const int64_t left = t->rows - first, count = left < TOKENS ? left : TOKENS, tiles = tiles_of(t);
     read_block(t, r, first, count);
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        if (in_place(t)) {
-            ask_token(&r->ahead, 0, tile, tiles);
-            step_tile(t, r, tile);
-        } else if (t->kind == RONDO_DELTA_FORWARD)
+    if (in_place(t)) {
+        ask_token(&r->ahead, 0, 0, 1);
+        step(t, r);
+        return 1;
+    }
+    for (int64_t tile = 0; tile < tiles; tile++)
+        if (t->kind == RONDO_DELTA_FORWARD)
             tokens_out(t, r, state, tile, first, count);
         else
             tokens_state(t, r, state, tile, first, count);
-    }
     if (t->kind == RONDO_DELTA_MAP && (first + count) % RONDO_CPU_DELTA_CLEAN == 0)
         clean(t, state);
     return count;
