@@ -452,6 +452,81 @@ static void zeros(const char *name, struct problem p)
     problem_free(&p);
 }
 
+/* Three sequences with the same rows of a bias, which end in different leaves: one sum, with the same bits from each instruction set. */
+struct shared {
+    int heads;                         /* of the bias */
+    float *dbias;
+};
+enum { SHARED_ROWS = 150, SHARED_KEYS = 157, SHARED_HEADS = 4, SHARED_DIM = 12 };
+
+static int shared_body(rondo_context *ctx, void *arg)
+{
+    const struct shared *s = arg;
+    static const int64_t tokens[3] = { 90, SHARED_ROWS, 33 }, cached[3] = { 0, 7, 0 }, rows[3] = { 0, 0, 0 };
+    enum { Q = 90 + SHARED_ROWS + 33, K = Q + 7, NUMBERS = K * SHARED_HEADS * SHARED_DIM };
+    const int64_t q[3] = { Q, SHARED_HEADS, SHARED_DIM }, k[3] = { K, 2, SHARED_DIM }, bias_shape[3] = { SHARED_ROWS, s->heads, SHARED_KEYS };
+    static float data[8][NUMBERS], lse[Q * SHARED_HEADS], bias[SHARED_ROWS * SHARED_HEADS * SHARED_KEYS];
+    rondo_attention *plan;
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    rondo_attention_gradients g = RONDO_ATTENTION_GRADIENTS_INIT;
+    rondo_tensor *t[8] = { &io.q, &g.dout, &io.k, &io.v, &io.out, &g.dq, &g.dk, &g.dv };
+    for (uint32_t i = 0; i < 4; i++)
+        for (uint32_t j = 0; j < NUMBERS; j++)
+            data[i][j] = (float)counter_number(61, i, j);
+    for (uint32_t j = 0; j < SHARED_ROWS * SHARED_HEADS * SHARED_KEYS; j++)
+        bias[j] = j % 11 ? (float)counter_number(62, 0, j) : -INFINITY;
+    for (int i = 0; i < 8; i++)
+        *t[i] = rondo_tensor_dense(data[i], RONDO_F32, 3, i == 2 || i == 3 || i > 5 ? k : q);
+    io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, q);
+    io.bias = rondo_tensor_dense(bias, RONDO_F32, 3, bias_shape);
+    io.bias_row = io.bias_key = rows;
+    g.dbias = rondo_tensor_dense(s->dbias, RONDO_F32, 3, bias_shape);
+    g.accumulate = 1;
+    d.heads = SHARED_HEADS;
+    d.kv_heads = 2;
+    d.head_dim = SHARED_DIM;
+    d.sequences = 3;
+    d.tokens_of = tokens;
+    d.cached_of = cached;
+    d.causal = d.gradients = 1;
+    d.softcap = 3;
+    d.leaf = 32;
+    d.bias = s->heads;
+    int err = rondo_attention_create(&plan, ctx, &d);
+    if (err)
+        return err;
+    err = rondo_attention_execute(plan, &io, NULL);
+    if (!err)
+        err = rondo_attention_backward(plan, &io, &g, NULL);
+    rondo_attention_destroy(plan);
+    return err;
+}
+
+static void shared(int heads)
+{
+    static const char *const isas[] = { "scalar", "avx2", "avx512", "neon" };
+    static float dbias[2][SHARED_ROWS * SHARED_HEADS * SHARED_KEYS];
+    int err = 0, same = 1, usable;
+    for (int i = 0; i < 4 && !err; i++) {
+        rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+        struct shared s = { heads, dbias[i > 0] };
+        const char *known;
+        desc.isa = isas[i];
+        desc.threads = 1 + i % 2;
+        for (int j = 0; (known = rondo_isa_name(j, &usable)) && strcmp(known, desc.isa); j++) {
+        }
+        if (!known || !usable)
+            continue;
+        for (size_t j = 0; j < sizeof dbias[0] / 4; j++)
+            s.dbias[j] = 0.25f;
+        err = rondo_launch(1, &desc, shared_body, &s);
+        same &= !i || !memcmp(dbias[0], dbias[1], sizeof dbias[0]);
+    }
+    ok(!err && same, "a bias of %d heads that three sequences share: its gradient's bits from each instruction set%s%s", heads, err ? ": " : "",
+       err ? rondo_error_text() : "");
+}
+
 int main(void)
 {
     differences((struct problem){ .sequences = 2, .tokens = { 30, 13 }, .cached = { 0, 5 }, .heads = 4, .kv_heads = 2, .head_dim = 6, .value_dim = 5,
@@ -464,6 +539,8 @@ int main(void)
     zeros("a mask", (struct problem){ .tokens = { 90 }, .cached = { 24 }, .heads = 4, .kv_heads = 2, .head_dim = 12, .mask = 4, .causal = 1, .leaf = 16, .seed = 51 });
     zeros("a window", (struct problem){ .tokens = { 75 }, .cached = { 24 }, .heads = 2, .kv_heads = 1, .head_dim = 32, .windowed = 1, .left = 19, .right = 4, .leaf = 32, .seed = 52 });
     zeros("negative scale", (struct problem){ .tokens = { 60 }, .cached = { 24 }, .heads = 1, .kv_heads = 1, .head_dim = 16, .causal = 1, .scale = -0.4, .leaf = 16, .seed = 53 });
+    shared(1);
+    shared(SHARED_HEADS);
     once_more();
     ok(!rondo_run_threads(1, plans, NULL) && !rondo_run_threads(2, plans, NULL), "plans");
     ok(!rondo_run_threads(1, tensors, NULL), "tensors%s", rondo_error_text());

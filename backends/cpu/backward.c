@@ -7,7 +7,8 @@
  * for its keys, so one visit of a tile feeds both trees, with five products, and of each height one node for each row waits at most: memory in
  * proportion to rows. Quarters that nobody sees anything in are left out, and nodes without anything in them are only marked.
  *
- * The five products are all the same: acc[m][n] += a[m][k] * b[k][n], k in the contract's order, where b lies in panels of two vectors. What
+ * The first two products of a tile, and what they come to, are backward_tile.h's; a bias's gradient is backward_bias.h's. The five products are all
+ * the same: acc[m][n] += a[m][k] * b[k][n], k in the contract's order, where b lies in panels of two vectors. What
  * is read for that (K and V turned, and as they are; Q and dO as factors and as panels) is laid out once for a head.
  *
  * Hidden pairs of a tile of which some are seen have weight and gradient 0, and 0 times a number changes the sign of a zero at most; where
@@ -16,269 +17,8 @@
 #include "backends/cpu/backward.h"
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/vec.h"
-#include "backends/cpu/backward_product.h"
-
-#define LEAF_MAX RONDO_BACKWARD_LEAF_MAX
-#define HEIGHTS 42
-
-/* Nodes of both trees for some leaves; full[i]: the i-th is not empty. */
-struct nodes {
-    float *q, *k, *v;
-    uint8_t *full_q, *full_k;
-};
-
-struct unit {
-    const struct rondo_backward_task *t;
-    const struct rondo_poll *poll;
-    int32_t size, wide, dim, values, dim_wide, values_wide;   /* of a leaf; wide: up to whole panels */
-    int32_t across;                    /* from a row of the tile to the next: an odd number of cache lines, so that columns do not crowd */
-    int32_t queries, keys, head, kv_head;
-    bool makes_q, makes_k;
-    /* K and V of the KV head, [leaf] each: turned, [panel of keys][dim][PANEL]; and K as it is, [panel of dim][key][PANEL] */
-    float *k_turned, *v_turned, *k_panels;
-    /* Q and dO of the head: [strip of queries][dim][STRIP], [panel of dim][query][PANEL] */
-    float *q_strips, *o_strips, *q_panels, *o_panels;
-    float *n, *c, *sum;                /* [leaf][size]; n NAN: so is the row */
-    uint8_t *live, *whole, *q_finite, *k_finite;   /* live [leaf][size]: the row takes part; whole: all of them do */
-    int32_t *see_first, *see_end;      /* [leaf of queries]: what they see lies in these of the list of keys' leaves */
-    struct nodes result, wait[HEIGHTS];   /* wait[h]: of squares of 2^h leaves */
-    float *heads_k, *heads_v;          /* stack of the group's nodes */
-    uint8_t *heads_full;
-    /* of the tile at work */
-    float *weight, *g;                 /* [size][across]: first the products of Q and K, and of dO and V, then what comes of them */
-    float *row;                        /* one row of numbers */
-    uint64_t (*seen)[4];               /* [size] */
-    int err;
-};
-
-/* ---- rows, laid out ---- */
-
-static int32_t place(const struct unit *u, const struct rondo_backward_leaf *q)
-{
-    return (int32_t)((q->first - u->t->job->base) - q->leaf * u->size);
-}
-
-static void lay_keys(struct unit *u)
-{
-    const struct rondo_backward_task *t = u->t;
-    const struct rondo_backward_desc *d = t->desc;
-    const size_t turned_k = (size_t)u->wide * (size_t)u->dim, turned_v = (size_t)u->wide * (size_t)u->values;
-    const size_t panels = (size_t)u->size * (size_t)u->dim_wide;
-    for (int32_t n = 0; n < u->keys; n++) {
-        const struct rondo_backward_leaf *k = t->keys + n;
-        const struct rondo_backward_keys *from = t->run->keys + k->source;
-        u->k_finite[n] = 1;
-        if (k->count < u->wide) {
-            memset(u->k_turned + (size_t)n * turned_k, 0, turned_k * sizeof(float));
-            memset(u->v_turned + (size_t)n * turned_v, 0, turned_v * sizeof(float));
-            if (u->makes_q)
-                memset(u->k_panels + (size_t)n * panels, 0, panels * sizeof(float));
-        }
-        for (int32_t j = 0; j < k->count; j++) {
-            const int64_t row = (k->row + j) * d->kv_heads + u->kv_head;
-            if (j + AHEAD < k->count) {
-                ahead(from->k, (row + AHEAD * d->kv_heads) * u->dim, d->kv_type, u->dim);
-                ahead(from->v, (row + AHEAD * d->kv_heads) * u->values, d->kv_type, u->values);
-            }
-            u->k_finite[n] &= widen(from->k, row * u->dim, d->kv_type, u->dim, u->dim_wide, u->row);
-            to_columns(u->row, j, PANEL, u->dim, u->k_turned + (size_t)n * turned_k);
-            if (u->makes_q)
-                to_panels(u->row, j, u->size, u->dim_wide, u->k_panels + (size_t)n * panels);
-            (void)widen(from->v, row * u->values, d->kv_type, u->values, u->values_wide, u->row);
-            to_columns(u->row, j, PANEL, u->values, u->v_turned + (size_t)n * turned_v);
-        }
-    }
-}
-
-static void lay_queries(struct unit *u)
-{
-    const struct rondo_backward_task *t = u->t;
-    const struct rondo_backward_desc *d = t->desc;
-    const size_t size = (size_t)u->size, strips = size * (size_t)u->dim, o_strips = size * (size_t)u->values;
-    const size_t panels = size * (size_t)u->dim_wide, o_panels = size * (size_t)u->values_wide;
-    for (int32_t n = 0; n < u->queries; n++) {
-        const struct rondo_backward_leaf *q = t->queries + n;
-        const struct rondo_backward_queries *from = t->run->queries + q->source;
-        const int32_t before = place(u, q);
-        u->whole[n] = q->count == u->size;
-        u->q_finite[n] = 1;
-        memset(u->live + (size_t)n * size, 0, size);
-        if (!u->whole[n]) {
-            memset(u->q_strips + (size_t)n * strips, 0, strips * sizeof(float));
-            memset(u->o_strips + (size_t)n * o_strips, 0, o_strips * sizeof(float));
-            if (u->makes_k) {
-                memset(u->q_panels + (size_t)n * panels, 0, panels * sizeof(float));
-                memset(u->o_panels + (size_t)n * o_panels, 0, o_panels * sizeof(float));
-            }
-        }
-        for (int32_t i = 0; i < q->count; i++) {
-            const int64_t row = (q->row + i) * d->heads + u->head;
-            const size_t at = (size_t)n * size + (size_t)(before + i);
-            if (i + AHEAD < q->count) {
-                ahead(from->q, (row + AHEAD * d->heads) * u->dim, d->q_type, u->dim);
-                ahead(from->dout, (row + AHEAD * d->heads) * u->values, d->out_type, u->values);
-            }
-            const bool lives = rondo__backward_row(from->lse[row], u->n + at, u->c + at);
-            u->live[at] = lives;
-            u->whole[n] &= lives;
-            if (lives && u->n[at] != u->n[at])
-                u->c[at] = u->n[at];   /* what is scaled by 2^NaN may not know */
-            u->sum[at] = from->sums[row];
-            u->q_finite[n] &= widen(from->q, row * u->dim, d->q_type, u->dim, u->dim_wide, u->row);
-            to_columns(u->row, before + i, STRIP, u->dim, u->q_strips + (size_t)n * strips);
-            if (u->makes_k)
-                to_panels(u->row, before + i, u->size, u->dim_wide, u->q_panels + (size_t)n * panels);
-            u->q_finite[n] &= widen(from->dout, row * u->values, d->out_type, u->values, u->values_wide, u->row);
-            to_columns(u->row, before + i, STRIP, u->values, u->o_strips + (size_t)n * o_strips);
-            if (u->makes_k)
-                to_panels(u->row, before + i, u->size, u->values_wide, u->o_panels + (size_t)n * o_panels);
-        }
-    }
-}
-
-/* ---- one tile: what each pair gives ---- */
-
-static int32_t first_bit(const uint64_t bits[4])
-{
-    for (int32_t w = 0; w < 4; w++)
-        if (bits[w])
-            return 64 * w + __builtin_ctzll(bits[w]);
-    return LEAF_MAX;
-}
-
-static int32_t end_bit(const uint64_t bits[4])
-{
-    for (int32_t w = 3; w >= 0; w--)
-        if (bits[w])
-            return 64 * w + 64 - __builtin_clzll(bits[w]);
-    return 0;
-}
-
-struct tile {
-    const struct rondo_backward_leaf *q, *k;
-    int32_t query, key, before;        /* of the lists; before: rows of the leaf before the first that is here */
-    bool whole;                        /* every pair is seen */
-};
-
-/* Which keys each row sees, into u->seen. false: none does. */
-static bool look(struct unit *u, struct tile *s)
-{
-    const struct rondo_attention_task *a = &u->t->a;
-    const struct rondo_leaf leaf = { .row = 0, .first = s->k->first, .count = s->k->count, .step = 1 };
-    const rondo_span span = { s->q->first, s->q->count, 1, 0 };
-    int64_t lo, hi;
-    const int view = a->mask->kind->view(a->mask, a->sequence, &span, leaf.first, leaf.first + leaf.count, &lo, &hi);
-    uint64_t any = 0;
-    if (view == RONDO_MASK_NONE)
-        return false;
-    s->whole = view == RONDO_MASK_ALL && u->whole[s->query] && s->k->count == u->size && !a->terms.bias;
-    if (s->whole)
-        return true;
-    memset(u->seen, 0, (size_t)u->size * sizeof *u->seen);
-    for (int32_t i = 0; i < s->q->count; i++) {
-        const int64_t p = s->q->first + i;
-        uint64_t *seen = u->seen[s->before + i];
-        if (!u->live[(size_t)s->query * (size_t)u->size + (size_t)(s->before + i)])
-            continue;
-        a->mask->kind->row(a->mask, a->sequence, p, &lo, &hi);
-        rondo__leaf_bits(a, &leaf, u->head, p, lo, hi, seen);
-        if (a->terms.bias) {
-            const float *bias = a->bias + a->bias_at + p * a->bias_row_stride + u->head * a->bias_head_stride + leaf.first;
-            for (int32_t j = first_bit(seen), end = end_bit(seen); j < end; j++)
-                if (bias[j] == -__builtin_inff())
-                    seen[j / 64] &= ~((uint64_t)1 << (j % 64));
-        }
-        any |= seen[0] | seen[1] | seen[2] | seen[3];
-    }
-    return any != 0;
-}
-
-/* Which of a row's keys are dropped, of [j0, j1). */
-static void drop_bits(const struct unit *u, int64_t p, int64_t first, int32_t j0, int32_t j1, uint64_t bits[4])
-{
-    memset(bits, 0, 4 * sizeof *bits);
-    for (int64_t k = (first + j0) & ~(int64_t)3; k < first + j1; k += 4) {
-        uint32_t words[4];
-        rondo__drop_words(&u->t->a, u->t->a.head + u->head, p, k, words);
-        for (int32_t i = 0; i < 4; i++) {
-            const int64_t j = k + i - first;
-            if (j >= j0 && j < j1 && words[i] < u->t->a.terms.drop)
-                bits[j / 64] |= (uint64_t)1 << (j % 64);
-        }
-    }
-}
-
-/* C13 of one row: columns [j0, j1) of a strip, whole panels. general: the plan has terms. */
-VEC void finish_row(struct unit *u, const struct tile *s, int32_t i, int32_t j0, int32_t j1, const bool general)
-{
-    const struct rondo_attention_task *a = &u->t->a;
-    const size_t at = (size_t)s->query * (size_t)u->size + (size_t)i;
-    const vf n = vf_set1(u->n[at]), c = vf_set1(u->c[at]), sum = vf_set1(u->sum[at]), least = vf_set1(-125.0f);
-    const vf scale = vf_set1(general && a->terms.cap_in != 0.0f ? a->terms.cap_in : a->scale_log2);
-    const int64_t p = s->q->first + i - s->before;
-    float *weight = u->weight + (size_t)i * (size_t)u->across, *g = u->g + (size_t)i * (size_t)u->across;
-    float distance[LEAF_MAX], bias[LEAF_MAX];
-    uint64_t drops[4] = { 0, 0, 0, 0 };
-    if (general && a->terms.alibi)
-        for (int32_t j = j0; j < j1; j++) {
-            const int64_t k = s->k->first + j;
-            distance[j] = (float)(k > p ? (uint64_t)k - (uint64_t)p : (uint64_t)p - (uint64_t)k);
-        }
-    if (general && a->terms.bias && (i < s->before || i >= s->before + s->q->count)) {   /* no row of a query's, and none of the bias's */
-        memset(bias, 0, sizeof bias);
-    } else if (general && a->terms.bias) {
-        const float *from = a->bias + a->bias_at + p * a->bias_row_stride + u->head * a->bias_head_stride + s->k->first;
-        for (int32_t j = j0; j < j1; j++)
-            bias[j] = j < s->k->count ? from[j] : 0.0f;
-    }
-    if (general && a->terms.drop)
-        drop_bits(u, p, s->k->first, j0, j1 < s->k->count ? j1 : s->k->count, drops);
-    for (int32_t j = j0; j < j1; j += VL) {
-        vf x = vf_mul(vf_load(weight + j), scale), dp = vf_load(g + j), slope = vf_set1(1.0f);
-        if (general) {
-            if (a->terms.cap_in != 0.0f) {
-                const vf tanh = vf_tanh(x);
-                x = vf_mul(tanh, vf_set1(a->terms.cap_out));
-                slope = vf_fma(vf_neg(tanh), tanh, slope);
-            }
-            if (a->terms.alibi)
-                x = vf_fma(vf_set1(-(a->alibi[u->head] * RONDO_LOG2E_F)), vf_load(distance + j), x);
-            if (a->terms.bias)
-                x = vf_fma(vf_load(bias + j), vf_set1(RONDO_LOG2E_F), x);
-        }
-        const vf whole = vf_rint(x), e = vf_min(vf_set1(127.0f), vf_sub(whole, n));
-        vf w = vf_scale(vf_exp2_poly(vf_sub(x, whole)), e);
-        w = vf_mul(vf_select(vf_lt(e, least), vf_zero(), w), c);
-        vf value = w;
-        if (general && a->terms.drop) {
-            const vm dropped = vm_from_bits((uint32_t)(drops[j / 64] >> (j % 64)));
-            dp = vf_select(dropped, vf_zero(), vf_mul(dp, vf_set1(a->terms.keep)));
-            value = vf_select(dropped, vf_zero(), w);
-        }
-        vf ds = vf_mul(w, vf_sub(dp, sum));
-        if (general && a->terms.cap_in != 0.0f)
-            ds = vf_mul(ds, slope);
-        if (!s->whole) {
-            const vm seen = vm_from_bits((uint32_t)(u->seen[i][j / 64] >> (j % 64)));
-            value = vf_select(seen, value, vf_zero());
-            ds = vf_select(seen, ds, vf_zero());
-        }
-        vf_store(weight + j, value);
-        vf_store(g + j, ds);
-    }
-}
-
-static __attribute__((noinline)) void finish_plain(struct unit *u, const struct tile *s, int32_t i, int32_t j0, int32_t j1)
-{
-    for (int32_t r = 0; r < STRIP; r++)
-        finish_row(u, s, i + r, j0, j1, false);
-}
-
-static __attribute__((noinline)) void finish_general(struct unit *u, const struct tile *s, int32_t i, int32_t j0, int32_t j1)
-{
-    for (int32_t r = 0; r < STRIP; r++)
-        finish_row(u, s, i + r, j0, j1, true);
-}
+#include "backends/cpu/backward_tile.h"
+#include "backends/cpu/backward_bias.h"
 
 /* ---- one tile: nodes ---- */
 
@@ -318,78 +58,27 @@ static void nodes_apart(struct unit *u, const struct tile *s, const struct nodes
 
 static void tile(struct unit *u, int32_t query, int32_t key, const struct nodes *to)
 {
-    const struct rondo_attention_task *a = &u->t->a;
     struct tile s = { u->t->queries + query, u->t->keys + key, query, key, 0, false };
-    const bool general = a->terms.cap_in != 0.0f || a->terms.alibi || a->terms.bias || a->terms.drop;
-    const int32_t size = u->size, wide = u->wide, across = u->across;
-    const float *k_turned = u->k_turned + (size_t)key * (size_t)wide * (size_t)u->dim, *v_turned = u->v_turned + (size_t)key * (size_t)wide * (size_t)u->values;
-    const float *q_strips = u->q_strips + (size_t)query * (size_t)size * (size_t)u->dim, *o_strips = u->o_strips + (size_t)query * (size_t)size * (size_t)u->values;
+    struct reach r;
+    const int32_t size = u->size, across = u->across;
     const float *k_panels = u->k_panels + (size_t)key * (size_t)size * (size_t)u->dim_wide;
     const float *q_panels = u->q_panels + (size_t)query * (size_t)size * (size_t)u->dim_wide, *o_panels = u->o_panels + (size_t)query * (size_t)size * (size_t)u->values_wide;
-    int32_t row_first[LEAF_MAX / STRIP], row_end[LEAF_MAX / STRIP], key_first[LEAF_MAX / STRIP], key_end[LEAF_MAX / STRIP];
-    s.before = place(u, s.q);
-    if (u->err || !look(u, &s))
+    if (u->err || !weigh(u, &s, &r))
         return;
-    for (int32_t i = 0; i < size / STRIP; i++) {
-        key_first[i] = s.whole ? 0 : size;
-        key_end[i] = s.whole ? size : 0;
-    }
-    for (int32_t i = 0; i < size; i += STRIP) {
-        int32_t j0 = 0, j1 = size;
-        if (!s.whole) {
-            j0 = LEAF_MAX;
-            j1 = 0;
-            for (int32_t r = i; r < i + STRIP; r++) {
-                const int32_t first = first_bit(u->seen[r]), end = end_bit(u->seen[r]);
-                j0 = first < j0 ? first : j0;
-                j1 = end > j1 ? end : j1;
-            }
-            for (int32_t j = j0 / STRIP; j * STRIP < j1; j++) {
-                key_first[j] = i < key_first[j] ? i : key_first[j];
-                key_end[j] = i + STRIP;
-            }
-        }
-        row_first[i / STRIP] = j0;
-        row_end[i / STRIP] = j1;
-    }
-    /* a panel stays in the nearest cache while all strips come past */
-    for (int32_t j = 0; j < wide; j += PANEL)
-        for (int32_t i = 0; i < size; i += STRIP) {
-            if (row_first[i / STRIP] >= j + PANEL || row_end[i / STRIP] <= j)
-                continue;
-            product_strips(q_strips + i * u->dim, k_turned + (int64_t)j * u->dim, u->dim, u->weight + i * across + j, across);
-            product_strips(o_strips + i * u->values, v_turned + (int64_t)j * u->values, u->values, u->g + i * across + j, across);
-        }
-    for (int32_t i = 0; i < size; i += STRIP) {
-        const int32_t j0 = row_first[i / STRIP], j1 = row_end[i / STRIP];
-        const int32_t from = j0 < j1 ? j0 / PANEL * PANEL : wide, until = j0 < j1 ? (j1 + PANEL - 1) / PANEL * PANEL : wide;
-        for (int32_t r = i; r < i + STRIP && (from > 0 || until < wide); r++) {
-            memset(u->weight + r * across, 0, (size_t)from * sizeof(float));
-            memset(u->g + r * across, 0, (size_t)from * sizeof(float));
-            memset(u->weight + r * across + until, 0, (size_t)(wide - until) * sizeof(float));
-            memset(u->g + r * across + until, 0, (size_t)(wide - until) * sizeof(float));
-        }
-        if (from >= until)
-            continue;
-        if (general)
-            finish_general(u, &s, i, from, until);
-        else
-            finish_plain(u, &s, i, from, until);
-    }
     if (!s.whole && !(u->k_finite[key] && u->q_finite[query])) {
         nodes_apart(u, &s, to);
     } else {
         for (int32_t d = 0; d < u->dim_wide && u->makes_q; d += PANEL)
             for (int32_t i = 0; i < size; i += STRIP)
-                product_rows(u->g + i * across, across, k_panels + (int64_t)d * size, row_first[i / STRIP], row_end[i / STRIP],
+                product_rows(u->g + i * across, across, k_panels + (int64_t)d * size, r.row_first[i / STRIP], r.row_end[i / STRIP],
                              to->q + i * u->dim_wide + d, u->dim_wide);
         for (int32_t d = 0; d < u->dim_wide && u->makes_k; d += PANEL)
             for (int32_t j = 0; j < size; j += STRIP)
-                product_columns(u->g + j, across, q_panels + (int64_t)d * size, key_first[j / STRIP], key_end[j / STRIP], to->k + j * u->dim_wide + d,
+                product_columns(u->g + j, across, q_panels + (int64_t)d * size, r.key_first[j / STRIP], r.key_end[j / STRIP], to->k + j * u->dim_wide + d,
                                 u->dim_wide);
         for (int32_t d = 0; d < u->values_wide && u->makes_k; d += PANEL)
             for (int32_t j = 0; j < size; j += STRIP)
-                product_columns(u->weight + j, across, o_panels + (int64_t)d * size, key_first[j / STRIP], key_end[j / STRIP],
+                product_columns(u->weight + j, across, o_panels + (int64_t)d * size, r.key_first[j / STRIP], r.key_end[j / STRIP],
                                 to->v + j * u->values_wide + d, u->values_wide);
     }
     if (u->makes_q)
@@ -413,13 +102,6 @@ static bool sees(const struct unit *u, int32_t qa, int32_t qb, int32_t ka, int32
         if (u->see_first[q] < kb && u->see_end[q] > ka)
             return true;
     return false;
-}
-
-static void add(float *to, const float *from, size_t count)
-{
-    size_t i = 0;
-    for (; i + VL <= count; i += VL)   /* leaves are whole panels */
-        vf_store(to + i, vf_add(vf_load(to + i), vf_load(from + i)));
 }
 
 /* left = left + right, leaf by leaf */
@@ -497,17 +179,6 @@ static void square(struct unit *u, int32_t height, int64_t q_base, int32_t qa, i
 
 /* ---- results ---- */
 
-static void put_row(const float *sum, int32_t dim, void *to, int64_t at, int type, float factor, int accumulate)
-{
-    int32_t d = 0;
-    for (; d + VL <= dim; d += VL) {
-        const vf x = vf_add(vf_mul(sum ? vf_load(sum + d) : vf_zero(), vf_set1(factor)), vf_zero());   /* a zero is +0 */
-        vf_put_element(to, at + d, type, accumulate ? vf_add(vf_element(to, at + d, type), x) : x);
-    }
-    for (; d < dim; d++)
-        rondo__backward_put(to, at + d, type, sum ? sum[d] : 0.0f, factor, accumulate);
-}
-
 /* Of one head, as store_keys(). */
 static void store_queries(const struct unit *u)
 {
@@ -576,26 +247,6 @@ static void put_keys(const struct unit *u, const float *dk, const float *dv, con
 }
 
 /* ---- scratch ---- */
-
-struct taker {
-    char *at;                          /* NULL: only measured */
-    size_t bytes;
-    bool fits;
-};
-
-static void *take(struct taker *k, int64_t rows, int64_t columns, size_t element)
-{
-    size_t bytes, all;
-    k->fits = k->fits && rondo__mul((size_t)rows, (size_t)columns, &bytes) && rondo__mul(bytes, element, &bytes) && rondo__add(bytes, 63, &bytes) &&
-              rondo__add(k->bytes, bytes & ~(size_t)63, &all);
-    if (!k->fits)
-        return NULL;
-    void *p = k->at ? k->at + k->bytes : NULL;
-    k->bytes = all;
-    return p;
-}
-
-static int32_t up(int32_t x, int32_t to) { return (x + to - 1) / to * to; }
 
 /* The smallest square that has all leaves. */
 static int32_t height_of(const struct unit *u)
@@ -777,4 +428,4 @@ static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t en
     }
 }
 
-const struct rondo_cpu_backward RONDO_ISA_TABLE(backward) = { bytes, run, NULL, NULL, sums, NULL };
+const struct rondo_cpu_backward RONDO_ISA_TABLE(backward) = { bytes, run, bias, bias_bytes, sums, NULL };
