@@ -10,11 +10,11 @@
 
 static struct {
     const char *output;
-    int gate, beta, way;
+    int gate, beta, way, form;
     bool norm;
     double lower_bound, scale, tolerance;
     struct list points;
-    int64_t tile, multiprocessors;
+    int64_t tile, multiprocessors, chunk;
 } options;
 
 static int choose(const struct option *o, const char *text, const char *const *known, const char *const *later)
@@ -48,6 +48,12 @@ static int option_way(const struct option *o, const char *text)
     return code;
 }
 
+static int option_form(const struct option *o, const char *text)
+{
+    static const char *const known[] = { "recurrence", "chunk", NULL };
+    return choose(o, text, known, NULL);
+}
+
 static const struct option own_options[] = {
     { "output", 'o', OPTION_TEXT, "FILE", "where out and states go (safetensors)", &options.output, 0, 0, NULL },
     { "gate", 0, OPTION_CALL, "log|softplus|bounded", "what g is: a logarithm (default), or raw", &options.gate, 0, 0, option_gate },
@@ -56,6 +62,8 @@ static const struct option own_options[] = {
     { "l2norm", 0, OPTION_FLAG, NULL, "normalise q and k", &options.norm, 0, 0, NULL },
     { "scale", 0, OPTION_REAL, "X", "factor of out (default 1/sqrt(K))", &options.scale, 1e-37, 1e38, NULL },
     { "checkpoints", 0, OPTION_CALL, "P1,P2,..", "write the states behind so many tokens too", &options.points, 0, 0x1p53, option_list },
+    { "form", 0, OPTION_CALL, "recurrence|chunk", "token by token (default), or in chunks of tokens", &options.form, 0, 0, option_form },
+    { "chunk", 0, OPTION_INT, "N", "of --form chunk: tokens of a chunk, 16, 32 or 64 (default)", &options.chunk, 16, 64, NULL },
     { "cp", 0, OPTION_CALL, "WAY", "how ranks share: auto (default), off, exact, columns, pipeline, affine or legacy", &options.way, 0, 0, option_way },
     { "tile", 0, OPTION_INT, "N", "of --cp affine: tokens of a tile (default 4096)", &options.tile, 1, 1e15, NULL },
     { "sm-count", 0, OPTION_INT, "N", "of --cp legacy: multiprocessors that its planner fills (default 132)", &options.multiprocessors, 1, 1e6, NULL },
@@ -92,6 +100,7 @@ static int make_plan(rondo_delta **plan, rondo_context *ctx, const struct kda_in
     d.norm = options.norm;
     d.way = options.way;
     d.tile = options.tile;
+    d.chunk = (int32_t)options.chunk;
     d.tolerance = options.tolerance;
     d.lower_bound = options.lower_bound;
     d.scale = options.scale;
@@ -293,6 +302,9 @@ static int report(const struct kda *x, const struct run *run)
     json_object_set_new(r, "path", json_string(rondo_delta_way_name(x->out.info.way)));
     if (x->in.dout)
         json_object_set_new(r, "backward_path", json_string(rondo_delta_way_name(x->out.info.backward_way)));
+    json_object_set_new(r, "form", json_string(options.form ? "chunk" : "recurrence"));
+    if (options.form)
+        json_object_set_new(r, "chunk", json_integer(options.chunk));
     json_object_set_new(r, "segments", json_integer(x->out.info.segments));
     json_object_set_new(r, "certificate", number(certificate));
     json_object_set_new(r, "skipped", json_integer(skipped));
@@ -332,6 +344,8 @@ static int kda(void *arg)
     if (!code && x->in.dout && (options.way == RONDO_DELTA_AFFINE || options.way == RONDO_DELTA_LEGACY))
         code = fail(EXIT_USAGE, "--cp %s has no gradients, which 'do' of %s asks for; all ways with the bits of one walk have",
                     rondo_delta_way_name(options.way), x->path);
+    if (!code && x->in.dout && options.form)
+        code = fail(EXIT_USAGE, "--form chunk has no gradients, which 'do' of %s asks for; --form recurrence has", x->path);
     x->out = (struct kda_output){ .in = &x->in, .path = options.output, .points = &options.points };
     code = ranks_together(code);
     if (code) {
@@ -374,6 +388,13 @@ static int kda_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "--lower-bound goes with --gate bounded");
     if (options.tile && options.way != RONDO_DELTA_AFFINE)
         return fail(EXIT_USAGE, "--tile goes with --cp affine");
+    if (options.chunk && !options.form)
+        return fail(EXIT_USAGE, "--chunk goes with --form chunk");
+    options.chunk = options.form && !options.chunk ? 64 : options.chunk;
+    if (options.chunk & (options.chunk - 1))
+        return fail(EXIT_USAGE, "--chunk is %lld; it takes 16, 32 and 64", (long long)options.chunk);
+    if (options.chunk && options.tile % options.chunk)
+        return fail(EXIT_USAGE, "--tile is %lld and --chunk %lld; tiles are whole chunks", (long long)options.tile, (long long)options.chunk);
     if (options.multiprocessors && options.way != RONDO_DELTA_LEGACY)
         return fail(EXIT_USAGE, "--sm-count goes with --cp legacy");
     if (options.tolerance > 0 && options.way != RONDO_DELTA_AFFINE)

@@ -62,9 +62,14 @@ typedef struct rondo_delta_desc {
     int32_t gradients;                  /* 1: rondo_delta_backward() will be called too; not of RONDO_DELTA_AFFINE and RONDO_DELTA_LEGACY */
     double tolerance;                   /* of RONDO_DELTA_AFFINE: a tile whose certificate lies below it passes nothing of its incoming state on;
                                            0: never */
+    int32_t chunk;                      /* 0: token by token; 16, 32 or 64: the rule's other form, in chunks of so many tokens from each sequence's
+                                           first on, with bits of its own; shares and tiles are whole chunks, checkpoints lie between them. No
+                                           gradients. See rondo-kda(7) */
+    int32_t reserved;
 } rondo_delta_desc;
 #define RONDO_DELTA_DESC_INIT                                                                                          \
-    { sizeof(rondo_delta_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0, NULL, 0, 0, 0.0 }
+    { sizeof(rondo_delta_desc), 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0, NULL, 0, 0, 0.0, \
+      0, 0 }
 
 /* How FlashKDA's fwd_cp (github.com/MoonshotAI/FlashKDA, pull request 9) would cut sequences, and whether it would. */
 typedef struct rondo_delta_cut {

@@ -124,6 +124,29 @@ static void same_file(const char *options)
     }
 }
 
+/* Of the file "batch", in chunks: bits of their own, the same for all. */
+static void chunks(void)
+{
+    static const char *const others[] = { "", "--ranks 2 --cp off", "--ranks 3 --cp columns", "--ranks 3 --cp pipeline --isa scalar --threads 2" };
+    char walk[32], want[32] = "";
+    rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm");
+    ok(!strcmp(program_text("form"), "recurrence"), "token by token is what runs where nobody asks");
+    snprintf(walk, sizeof walk, "%s", program_text("hash"));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const int code = rondo("", "kda batch -o many --json --gate softplus --beta sigmoid --l2norm --form chunk --chunk 16 --checkpoints 16,40 %s", others[i]);
+        json_t *r = program_json();
+        if (!i)
+            snprintf(want, sizeof want, "%s", program_text("hash"));
+        ok(code == 0 && !strcmp(program_text("form"), "chunk") && json_integer_value(json_object_get(r, "chunk")) == 16 &&
+               !strcmp(program_text("hash"), want) && strcmp(walk, want) != 0, "in chunks of 16 %s: the report says so, and the hash is the same", others[i]);
+        json_decref(r);
+    }
+    is_int(rondo("", "kda batch -o many --json --gate softplus --beta sigmoid --l2norm --form chunk --cp affine --tile 64 --ranks 2"), 0, "in tiles, too");
+    json_t *r = program_json();
+    ok(json_integer_value(json_object_get(r, "chunk")) == 64, "a chunk has 64 tokens where nobody says");
+    json_decref(r);
+}
+
 static void results(void)
 {
     static const int64_t equal[] = { 0, 40, 80 }, packed[] = { 0, 30, 30, 77 };
@@ -194,6 +217,7 @@ static void results(void)
     }
     rondo("", "kda batch -o many --json --gate softplus --beta sigmoid --l2norm");
     ok(strcmp(program_text("hash"), want) != 0, "... another one than that of one walk");
+    chunks();
 }
 
 /* With `do` all gradients are there, in the shapes of what they are of, and agree with the rule. */
@@ -341,6 +365,11 @@ static void bad(void)
     refuses(2, "gate", "kda good -o bad --gate hard");
     refuses(2, "beta", "kda good -o bad --beta 2");
     refuses(2, "--tile", "kda good -o bad --tile 64");
+    refuses(2, "--chunk goes with --form chunk", "kda good -o bad --chunk 16");
+    refuses(2, "takes 16, 32 and 64", "kda good -o bad --form chunk --chunk 24");
+    refuses(2, "--form", "kda good -o bad --form blocks");
+    refuses(2, "tiles are whole chunks", "kda good -o bad --form chunk --cp affine --tile 100");
+    refuses(2, "inside a chunk", "kda good -o bad --form chunk --checkpoints 50");
     refuses(2, "--sm-count goes with --cp legacy", "kda good -o bad --sm-count 78");
     refuses(2, "--sm-count", "kda good -o bad --cp legacy --sm-count 0");
     refuses(2, "--tolerance goes with", "kda good -o bad --tolerance 1e-3");
@@ -356,6 +385,7 @@ static void bad(void)
     list[n] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim);
     write_file("gradients", list, n + 1);
     refuses(2, "--cp affine has no gradients", "kda gradients -o bad --cp affine");
+    refuses(2, "--form chunk has no gradients", "kda gradients -o bad --form chunk");
     list[n] = t("do", RONDO_ARRAY_BF16, c.v, 4, 1, c.rows, c.heads, c.value_dim);
     write_file("gradients", list, n + 1);
     refuses(3, "'do' has another type", "kda gradients -o bad");

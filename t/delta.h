@@ -19,6 +19,7 @@ struct delta_case {
     int64_t heads, key_heads, key_dim, value_dim, gate_dim, rows, sequences;
     int64_t cu[16];                /* where sequences begin, and the end */
     int gate, beta, norm, type;    /* type: of q, k, v, g and beta */
+    int32_t chunk;                 /* 0: token by token */
     double lower_bound, scale;
     void *q, *k, *v, *g, *b;       /* as they are stored */
     float *a_log, *dt_bias, *from;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files of the delta rule share. ref_delta.c is the definition (contract C14), delta.c gives its bits in vectors, delta_ops.c shares
- * blocks out over threads; ref_delta_backward.c, delta_backward.c and delta_backward_ops.c do the same for its gradients (C15). S is a state, of
+ * blocks out over threads; ref_delta_backward.c, delta_backward.c and delta_backward_ops.c do the same for its gradients (C15). ref_delta_chunk.c
+ * is the same rule in chunks of tokens (C16). S is a state, of
  * key_dim rows and as many columns as a block has; a token's decay a, key k and query q have one number for each row, its value one for each
  * column:
  *
@@ -22,6 +23,10 @@
 #define RONDO_CPU_DELTA_EPS 1e-6f
 /* Lanes of its sum of squares (C9); key_dim is at most one of its leaves. */
 #define RONDO_CPU_DELTA_LANES 16
+
+/* Tokens of a block of a chunk, and the most that a chunk has. */
+#define RONDO_CPU_DELTA_BLOCK 16
+#define RONDO_CPU_DELTA_CHUNK 64
 
 /* Every so many tokens from its first one on a map loses elements below this, which no sum would show; gradual underflow keeps them for
  * ever otherwise, at a hundredth of the speed. */

@@ -2,7 +2,7 @@
  *
  * The delta rule's slots of the device table: blocks (core/device.h) become tasks, and are shared out over the device's threads. Where there are
  * fewer blocks than threads have work for, their columns are cut: columns do not depend on each other, so no cut changes a bit. The arithmetic
- * is in ref_delta.c (definition) and delta.c (vectors). Called by lib/delta through the device table.
+ * is in ref_delta.c (definition) and delta.c (vectors), and in ref_delta_chunk.c. Called by lib/delta through the device table.
  */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/delta.h"
@@ -180,8 +180,8 @@ int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, cons
     (void)stream;
     for (int64_t i = 0; i < run->count; i++)
         columns = run->blocks[i].columns > columns ? run->blocks[i].columns : columns;
-    struct call c = { .kernels = dev->kernels.delta, .run = run, .poll = poll, .cuts = cuts_of(run->count, columns, dev->threads),
-                      .group = group_of(run->count, dev->threads) };
+    struct call c = { .kernels = run->form->chunk ? dev->kernels.delta_chunk : dev->kernels.delta, .run = run, .poll = poll,
+                      .cuts = cuts_of(run->count, columns, dev->threads), .group = group_of(run->count, dev->threads) };
     const int64_t items = (run->count + c.group - 1) / c.group * c.cuts;
     size_t all;
     const bool fits = c.kernels->bytes(run->form, columns, c.group, &c.scratch_each) && rondo__add(c.scratch_each, 63, &c.scratch_each);

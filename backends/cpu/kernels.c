@@ -85,9 +85,12 @@ void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa)
     };
     *out = (struct rondo_cpu_kernels){ .attention = { NULL } };
     take(out, &soft_build);
+    out->delta_chunk = &rondo__cpu_delta_chunk_soft;
 #ifdef RONDO_CPU_HAVE_FMA
-    if (isa != RONDO_CPU_SOFT && rondo__cpu_fma_usable())
+    if (isa != RONDO_CPU_SOFT && rondo__cpu_fma_usable()) {
         take(out, &fma_build);
+        out->delta_chunk = &rondo__cpu_delta_chunk_fma;   /* for vectors, too */
+    }
 #endif
     if (faster[isa])
         take(out, faster[isa]);

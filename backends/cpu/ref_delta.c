@@ -23,12 +23,8 @@ static void read_token(const struct rondo_delta_task *t, int64_t i, float gain, 
     read_row(f, t->k, i * t->k_stride, out->k);
     if (out->q)
         read_row(f, t->q, i * t->q_stride, out->q);
-    for (int64_t d = 0; d < f->key_dim; d++) {
-        const int64_t channel = f->gate_dim == 1 ? 0 : d;
-        const float x = rondo__element(t->g, i * t->g_stride + channel, f->gate_type);
-        out->a[d] = rondo__exp(rondo__delta_gate(f->gate, x, t->dt_bias ? t->dt_bias[channel] : 0.0f, gain, f->lower_bound));
-    }
-    out->beta = rondo__delta_beta(f->beta, rondo__element(t->beta, i * t->beta_stride, f->beta_type));
+    read_decays(f, t->g, i * t->g_stride, t->dt_bias, gain, out->a);
+    out->beta = read_beta(f, t->beta, i * t->beta_stride);
 }
 
 /* One column of the state, whose rows are `columns` apart. Returns what is put out. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What both definitions of the delta rule, of its outputs and of its gradients, begin with: a row of a query or a key as rule 14 of
- * rondo-numerics(7) takes it. Included by ref_delta.c and ref_delta_backward.c.
+ * What the definitions of the delta rule, token by token, in chunks and of its gradients, begin with: a token's query, key, decays and beta as
+ * rule 14 of rondo-numerics(7) takes them. Included by ref_delta.c, ref_delta_chunk.c and ref_delta_backward.c.
  */
 #ifndef RONDO_CPU_REF_DELTA_H
 #define RONDO_CPU_REF_DELTA_H
@@ -39,6 +39,21 @@ static inline void read_row(const struct rondo_delta_form *f, const void *from, 
         for (int64_t d = 0; d < f->key_dim; d++)
             to[d] = to[d] * r;
     }
+}
+
+/* The decays of a token, whose gates begin at element `at`. */
+static inline void read_decays(const struct rondo_delta_form *f, const void *g, int64_t at, const float *dt_bias, float gain, float *to)
+{
+    for (int64_t d = 0; d < f->key_dim; d++) {
+        const int64_t channel = f->gate_dim == 1 ? 0 : d;
+        const float x = rondo__element(g, at + channel, f->gate_type);
+        to[d] = rondo__exp(rondo__delta_gate(f->gate, x, dt_bias ? dt_bias[channel] : 0.0f, gain, f->lower_bound));
+    }
+}
+
+static inline float read_beta(const struct rondo_delta_form *f, const void *beta, int64_t at)
+{
+    return rondo__delta_beta(f->beta, rondo__element(beta, at, f->beta_type));
 }
 
 #endif

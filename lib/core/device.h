@@ -450,6 +450,7 @@ struct rondo_delta_form {
     int32_t gate, beta, norm;          /* rondo_gate; rondo_beta; 1: q and k are normalised */
     int32_t gate_dim;                  /* key_dim, or 1: all channels of a head have the same gate */
     float lower_bound, scale;
+    int32_t chunk;                     /* 0: token by token; else tokens of a chunk, from each block's first one (rule 16) */
 };
 
 /* Where rows of tokens lie: of g with its gate_dim, of beta with 1. */

@@ -42,6 +42,11 @@ struct rondo__delta_tiles {
 };
 struct rondo__delta_tiles rondo__delta_tiles(const struct rondo__delta_design *design, int32_t rank, int64_t sequence);
 static inline bool rondo__delta_tiled(const struct rondo__delta_design *d) { return d->desc.way == RONDO_DELTA_AFFINE || d->desc.way == RONDO_DELTA_LEGACY; }
+/* Ranks have whole ones of so many tokens, from each sequence's first on: tiles, or chunks. */
+static inline int64_t rondo__delta_grain(const struct rondo__delta_design *d)
+{
+    return rondo__delta_tiled(d) ? d->desc.tile : d->desc.chunk ? d->desc.chunk : 1;
+}
 /* All that a rank has, of all sequences; 0 of other ways. */
 int64_t rondo__delta_tile_count(const struct rondo__delta_design *design, int32_t rank);
 

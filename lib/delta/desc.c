@@ -62,6 +62,15 @@ static int check_rule(const rondo_delta_desc *d)
     if (d->gradients && (d->way == RONDO_DELTA_AFFINE || d->way == RONDO_DELTA_LEGACY))
         return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: the way %s has no gradients; all that have the bits of one rank have, and auto takes "
                                           "one of these", rondo_delta_way_name(d->way));
+    if (d->chunk != 0 && d->chunk != 16 && d->chunk != 32 && d->chunk != 64)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: chunk is %d; it takes 16, 32 and 64, and 0 is token by token", (int)d->chunk);
+    if (d->chunk && d->tile % d->chunk)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tile is %lld and chunk %d; tiles must be whole chunks", (long long)d->tile, (int)d->chunk);
+    if (d->chunk && d->gradients)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: chunk is %d, and in chunks there are no gradients; 0, token by token, has them",
+                           (int)d->chunk);
+    if (d->reserved)
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: reserved is %d; it must be 0", (int)d->reserved);
     if (d->way < RONDO_DELTA_AUTO || d->way > RONDO_DELTA_LEGACY)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: way is %d; rondo_delta_way has those that there are", (int)d->way);
     return 0;
@@ -86,13 +95,13 @@ static int set_sequences(struct rondo__delta_design *p, const rondo_delta_desc *
     return 0;
 }
 
-/* Where there are tiles, or segments, ranks have whole ones: where the one begins that a row is in, or the next one if that is nearer. */
-static int64_t tile_at(const struct rondo__delta_design *p, int64_t row)
+/* Where there are tiles, segments or chunks, ranks have whole ones: where the one begins that a row is in, or the next one if that is nearer. */
+static int64_t grain_at(const struct rondo__delta_design *p, int64_t row)
 {
-    const int64_t n = row < p->rows ? rondo__delta_sequence(p, row) : 0, tile = p->desc.tile;
-    if (!rondo__delta_tiled(p) || row >= p->rows)
+    const int64_t n = row < p->rows ? rondo__delta_sequence(p, row) : 0, grain = rondo__delta_grain(p);
+    if (grain == 1 || row >= p->rows)
         return row;
-    const int64_t begins = p->cu[n] + (row - p->cu[n]) / tile * tile, left = p->cu[n + 1] - begins, ends = begins + (left < tile ? left : tile);
+    const int64_t begins = p->cu[n] + (row - p->cu[n]) / grain * grain, left = p->cu[n + 1] - begins, ends = begins + (left < grain ? left : grain);
     return row - begins <= ends - row ? begins : ends;
 }
 
@@ -104,16 +113,24 @@ static int set_shares(struct rondo__delta_design *p, const rondo_delta_desc *d)
             first = d->shares[r];
         else if (r < p->ranks && rondo_share(p->rows, p->ranks, NULL, r, &first, &count))
             return RONDO_EINVAL;
-        if (d->shares && first >= 0 && first <= p->rows && tile_at(p, first) != first)
-            return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld, inside a tile; ranks of a way with tiles have whole ones, of %lld "
-                                             "tokens from each sequence's first on", (int)r, (long long)first, (long long)p->desc.tile);
-        first = d->shares ? first : tile_at(p, first);
+        if (d->shares && first >= 0 && first <= p->rows && grain_at(p, first) != first)
+            return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld, inside a %s; ranks have whole ones where there are any, here of "
+                                             "%lld tokens from each sequence's first on", (int)r, (long long)first,
+                               rondo__delta_tiled(p) ? "tile" : "chunk", (long long)rondo__delta_grain(p));
+        first = d->shares ? first : grain_at(p, first);
         p->begin[r] = first;
         if (first < (r ? p->begin[r - 1] : 0) || (!r && first) || (r == p->ranks && first != p->rows))
             return rondo__fail(RONDO_EINVAL, "rondo_delta_create: shares[%d] is %lld; the list must begin with 0, not descend, and end with the "
                                              "number of tokens, here %lld", (int)r, (long long)first, (long long)p->rows);
     }
     return 0;
+}
+
+/* Whether a checkpoint lies between chunks, where states are. */
+static bool between(const struct rondo__delta_design *p, int64_t position)
+{
+    const int64_t row = p->packed && position < p->rows ? rondo__delta_sequence(p, position) : 0, most = p->packed ? p->rows : p->desc.tokens;
+    return !p->desc.chunk || position == most || (position - (p->packed ? p->cu[row] : 0)) % p->desc.chunk == 0;
 }
 
 static int set_checkpoints(struct rondo__delta_design *p, const rondo_delta_desc *d)
@@ -124,6 +141,10 @@ static int set_checkpoints(struct rondo__delta_design *p, const rondo_delta_desc
         if (p->checkpoints[i] < 0 || p->checkpoints[i] > most || (i && p->checkpoints[i] <= p->checkpoints[i - 1]))
             return rondo__fail(RONDO_EINVAL, "rondo_delta_create: checkpoints[%lld] is %lld; they must rise, from 0 at least to %lld at most",
                                (long long)i, (long long)p->checkpoints[i], (long long)most);
+        if (!between(p, p->checkpoints[i]))
+            return rondo__fail(RONDO_EINVAL, "rondo_delta_create: checkpoints[%lld] is %lld, inside a chunk; states are there behind whole ones, of %d "
+                                             "tokens from each sequence's first on, and at its end", (long long)i, (long long)p->checkpoints[i],
+                               (int)p->desc.chunk);
     }
     return 0;
 }
@@ -214,7 +235,7 @@ int rondo__delta_design(struct rondo__delta_design *out, const rondo_delta_desc 
     if (!err && d->way == RONDO_DELTA_AUTO)
         d->way = rondo__delta_choose(&p);
     p.form = (struct rondo_delta_form){ (int32_t)d->key_dim, (int32_t)d->value_dim, d->type, d->gate_type, d->beta_type, d->out_type, d->gate, d->beta,
-                                        d->norm, (int32_t)d->gate_dim, (float)d->lower_bound, (float)d->scale };
+                                        d->norm, (int32_t)d->gate_dim, (float)d->lower_bound, (float)d->scale, d->chunk };
     *out = p;
     return err;
 }
@@ -235,7 +256,7 @@ uint64_t rondo__delta_hash(const struct rondo__delta_design *p)
     const int64_t word[] = { RONDO_NUMERICS, p->ranks, p->packed, d->heads, d->key_heads, d->key_dim, d->value_dim, d->gate_dim, d->sequences, p->rows,
                              d->type, d->gate_type, d->beta_type, d->out_type, d->gate, d->beta, d->norm, d->initial_state, d->final_state,
                              d->checkpoint_count, d->way, d->tile, numbers[0], numbers[1],
-                             numbers[2], d->gradients };
+                             numbers[2], d->gradients, d->chunk };
     const int64_t lists = d->sequences + 1 + p->ranks + 1 + d->checkpoint_count;
     uint64_t hash = 0;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++)

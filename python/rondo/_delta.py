@@ -38,7 +38,7 @@ class Problem:
     """The arguments of kda(), checked."""
 
     def __init__(self, q, k, v, g, beta, scale, initial_state, output_final_state, l2norm, gate_in_kernel, beta_in_kernel, allow_neg_eigval,
-                 lower_bound, a_log, dt_bias, cu_seqlens, checkpoints, way, tile, dtype):
+                 lower_bound, a_log, dt_bias, cu_seqlens, checkpoints, way, tile, chunk, dtype):
         views = []
         for name, array, dims in (("q", q, 4), ("k", k, 4), ("v", v, 4), ("g", g, 4), ("beta", beta, 3)):
             bits = dtype if getattr(array, "dtype", None) == np.uint16 else None
@@ -79,7 +79,7 @@ class Problem:
             lower_bound=0.0 if lower_bound is None else real("lower_bound", lower_bound),
             beta=0 if not flag("use_beta_sigmoid_in_kernel", beta_in_kernel) else 2 if allow_neg_eigval else 1,
             norm=flag("use_qk_l2norm_in_kernel", l2norm), way=number_of("way", WAYS, way),
-            tile=0 if tile is None else whole("tile", tile, 1),
+            tile=0 if tile is None else whole("tile", tile, 1), chunk=0 if chunk is None else whole("chunk", chunk, 1, 64),
             scale=0.0 if scale is None else real("scale", scale),
             final_state=flag("output_final_state", output_final_state), initial_state=int(initial_state is not None))
         if scale is not None and self.desc.scale == 0.0:
@@ -213,8 +213,8 @@ def _on_ranks(problem, run, ranks, threads, isa, factor=1):
 
 def kda(q, k, v, g, beta, *, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
         use_gate_in_kernel=False, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, lower_bound=None, A_log=None, dt_bias=None,
-        cu_seqlens=None, checkpoints=None, dtype=None, ranks=1, way=None, tile=None, threads=0,
-        isa=None):
+        cu_seqlens=None, checkpoints=None, dtype=None, ranks=1, way=None, tile=None, chunk=None,
+        threads=0, isa=None):
     """The gated delta rule on q, k [B,T,H,K], v [B,T,HV,V], g [B,T,HV,K] (or [B,T,HV,1]: one gate a head) and beta [B,T,HV]; HV is a
     multiple of H.
 
@@ -230,11 +230,12 @@ def kda(q, k, v, g, beta, *, scale=None, initial_state=None, output_final_state=
 
     ranks threads of this process share the tokens, in the way that `way` says ("serial", "columns", "pipeline", None: the plan's choice), each on
     `threads` threads; none of these changes a bit. The way "affine" is exact too, and has bits of its own, which depend on `tile` (None:
-    4096 tokens), and not on ranks. Gradients: kda_backward(), and autograd by rondo.torch.kda().
+    4096 tokens), and not on ranks. chunk, 16, 32 or 64, computes the same in chunks of so many tokens from each sequence's first on, which has
+    bits of its own, too; tiles are whole chunks, and checkpoints lie between them. Gradients, of no tiles and chunks: kda_backward(), and autograd by rondo.torch.kda().
     """
     problem = Problem(q, k, v, g, beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
                       use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, A_log, dt_bias, cu_seqlens, checkpoints, way, tile,
-                      dtype)
+                      chunk, dtype)
     _on_ranks(problem, problem.run, ranks, threads, isa)
     return problem.results()
 
@@ -248,7 +249,7 @@ def kda_backward(dout, q, k, v, g, beta, *, dfinal_state=None, scale=None, initi
     others, and change no bit. An affine scan has no gradients.
     """
     problem = Problem(q, k, v, g, beta, scale, initial_state, False, use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel,
-                      allow_neg_eigval, lower_bound, A_log, dt_bias, cu_seqlens, None, way, None, dtype)
+                      allow_neg_eigval, lower_bound, A_log, dt_bias, cu_seqlens, None, way, None, None, dtype)
     gradients = Gradients(problem, dout, dfinal_state, dtype)
     _on_ranks(problem, gradients.run, ranks, threads, isa, 4)
     return gradients.results()

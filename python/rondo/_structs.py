@@ -107,7 +107,7 @@ class rondo_delta_desc(Sized):
         ("type", c.c_int32), ("gate_type", c.c_int32), ("beta_type", c.c_int32), ("out_type", c.c_int32), ("gate", c.c_int32), ("beta", c.c_int32),
         ("norm", c.c_int32), ("way", c.c_int32), ("lower_bound", c.c_double), ("scale", c.c_double), ("initial_state", c.c_int32),
         ("final_state", c.c_int32), ("checkpoint_count", c.c_int64), ("checkpoints", Pi64), ("tile", c.c_int64), ("gradients", c.c_int32),
-        ("tolerance", c.c_double)]
+        ("tolerance", c.c_double), ("chunk", c.c_int32), ("reserved", c.c_int32)]
 
 
 class rondo_delta_info(Sized):
