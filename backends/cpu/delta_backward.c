@@ -5,7 +5,7 @@
  * what a leaf needs stays in the second-level cache. Of each token the gradient of the state is walked over once: a row gives what it adds to
  * the token's sums, decays, and gets what the token before adds.
  *
- * A sum over columns has its lanes in vectors, and sixteen rows of it are turned about to be folded together. Called by delta_backward_ops.c.
+ * A sum over columns has its lanes in vectors, and sixteen rows of it are folded together. Called by delta_backward_ops.c.
  */
 #include "backends/cpu/delta_tokens.h"
 
@@ -18,10 +18,17 @@
 #else
 #define WIDE 4
 #endif
+#if VL == 16
 #define LIVE 2
+#else
+#define LIVE 1
+#endif
 #define TILE (WIDE * VL)
 #define TILES (LEAF / TILE)
 #define ROWS 16 /* of the state, that are folded together */
+
+/* A token's numbers for each column, side by side, so that one address reaches them all: v; v - R(k, S'); what is written; -dv; do * scale. */
+enum { V, REST, U, N, W, COLUMNS };
 
 /* What a worker has of the columns of a leaf. */
 struct room {
@@ -29,7 +36,7 @@ struct room {
     float *marks;                  /* [rows / SUB][key_dim][LEAF] */
     float *before;                 /* [SUB][key_dim][LEAF]: S' of each token */
     float *a, *k, *q;              /* [SUB][padded] */
-    float *v, *w, *rest, *u, *n;   /* [SUB][LEAF]: v; do * scale; v - R(k, S'); what is written; -dv */
+    float *leaf;                   /* [SUB][COLUMNS][LEAF] */
     float *bias;                   /* [padded] */
     int64_t padded, dim, columns;
     float gain, beta[SUB];
@@ -38,7 +45,7 @@ struct room {
 static size_t floats_of(const struct rondo_delta_form *f, int64_t rows)
 {
     const size_t padded = (size_t)up(f->key_dim, LANES), state = (size_t)f->key_dim * LEAF;
-    return ((size_t)up(rows, SUB) / SUB + SUB + 2) * state + (3 * SUB + 1) * padded + 5 * SUB * LEAF;
+    return ((size_t)up(rows, SUB) / SUB + SUB + 2) * state + (3 * SUB + 1) * padded + SUB * COLUMNS * LEAF;
 }
 
 static bool bytes(const struct rondo_delta_form *form, int64_t rows, size_t *out)
@@ -56,12 +63,8 @@ static struct room *room_of(const struct rondo_delta_backward_task *t, void *scr
     r->d = r->s + state;
     r->before = r->d + state;
     r->marks = r->before + SUB * state;
-    r->v = r->marks + up(t->rows, SUB) / SUB * state;
-    r->w = r->v + SUB * LEAF;
-    r->rest = r->w + SUB * LEAF;
-    r->u = r->rest + SUB * LEAF;
-    r->n = r->u + SUB * LEAF;
-    r->a = r->n + SUB * LEAF;
+    r->leaf = r->marks + up(t->rows, SUB) / SUB * state;
+    r->a = r->leaf + SUB * COLUMNS * LEAF;
     r->k = r->a + SUB * r->padded;
     r->q = r->k + SUB * r->padded;
     r->bias = r->q + SUB * r->padded;
@@ -70,6 +73,8 @@ static struct room *room_of(const struct rondo_delta_backward_task *t, void *scr
     return r;
 }
 
+static inline float *of_token(const struct room *r, int64_t token, int64_t what) { return r->leaf + (token * COLUMNS + what) * LEAF; }
+
 static void read_tokens(const struct rondo_delta_backward_task *t, struct room *r, int64_t first, int64_t count, int64_t column)
 {
     const struct rondo_delta_form *f = t->form;
@@ -77,7 +82,7 @@ static void read_tokens(const struct rondo_delta_backward_task *t, struct room *
     read_gates(f, r->padded, t->g, first, count, t->g_stride, r->a, r->bias, r->gain);
     read_betas(f, t->beta, first, count, t->beta_stride, r->beta);
     for (int64_t i = 0; i < count; i++)
-        read_numbers(r->v + i * LEAF, LEAF, t->v, (first + i) * t->v_stride + column, r->columns, f->type);
+        read_numbers(of_token(r, i, V), LEAF, t->v, (first + i) * t->v_stride + column, r->columns, f->type);
 }
 
 static void read_gradients(const struct rondo_delta_backward_task *t, struct room *r, int64_t first, int64_t count, int64_t column)
@@ -85,7 +90,7 @@ static void read_gradients(const struct rondo_delta_backward_task *t, struct roo
     const vf scale = vf_set1(t->form->scale);
     read_rows(t->form, r->padded, t->q, first, count, t->q_stride, r->q);
     for (int64_t i = 0; i < count; i++) {
-        float *w = r->w + i * LEAF;
+        float *w = of_token(r, i, W);
         read_numbers(w, LEAF, t->dout, (first + i) * t->dout_stride + column, r->columns, t->form->out_type);
         for (int64_t c = 0; c < LEAF; c += VL)
             vf_store(w + c, vf_mul(vf_load(w + c), scale));
@@ -146,12 +151,12 @@ VEC void advance_tile(const int kept, const struct room *r, int64_t count, int64
             walk(1, 1, r->dim, k - r->padded, a, k, kept ? before + (i - 1) * state : s, kept ? before + i * state : s, u, read);
         UNROLL
         for (int j = 0; j < WIDE; j++) {
-            const int64_t at = i * LEAF + tile * TILE + j * VL;
-            const vf rest = vf_sub(vf_load(r->v + at), read[j]);
+            float *at = of_token(r, i, 0) + tile * TILE + j * VL;
+            const vf rest = vf_sub(vf_load(at + V * LEAF), read[j]);
             u[j] = vf_mul(vf_set1(r->beta[i]), rest);
             if (kept) {
-                vf_store(r->rest + at, rest);
-                vf_store(r->u + at, u[j]);
+                vf_store(at + REST * LEAF, rest);
+                vf_store(at + U * LEAF, u[j]);
             }
         }
     }
@@ -181,53 +186,81 @@ enum { DQ, DK, DG, SUMS };
 
 struct sides {
     const float *k, *a, *k1, *q1;              /* of the token, and of the one before it */
-    const float *u, *n, *w, *w1;               /* of a tile */
     vm mask[WIDE];                             /* columns that there are */
 };
 
 VEC void add_up(const int full, vf *acc, vf a, vf b, vm mask)
 {
-    const vf sum = vf_fma(a, b, *acc);
-    *acc = full ? sum : vf_select(mask, sum, *acc);
+    if (full)
+        vf_fma_into(acc, a, b);
+    else
+        *acc = vf_select(mask, vf_fma(a, b, *acc), *acc);
 }
 
-VEC void row(const int what, const int full, const struct sides *x, int64_t row, const float *before, float *d, vf acc[SUMS][PARTS], vf p[WIDE])
+/* `live` rows from `row` on of a tile, side by side, as the sums of one alone would wait for each other. leaf: the token's numbers for the first
+ * column, w1: what the token before it has of W there. more: lanes hold at i what came of tiles before. */
+VEC void rows_at(const int what, const int full, const int live, const struct sides *x, int64_t row, const float *leaf, const float *w1,
+                 const float *before, float *d, const int more, float lanes[SUMS][ROWS][LANES], int64_t i, vf p[LIVE][WIDE])
 {
-    const vf k = what & GIVE ? vf_set1(x->k[row]) : vf_zero(), a = what & GIVE ? vf_set1(x->a[row]) : vf_zero();
-    const vf k1 = what & GET ? vf_set1(x->k1[row]) : vf_zero(), q1 = what & GET ? vf_set1(x->q1[row]) : vf_zero();
+    vf k[LIVE], a[LIVE], k1[LIVE], q1[LIVE], acc[LIVE][SUMS][PARTS];
+    UNROLL
+    for (int c = 0; c < live; c++) {
+        UNROLL
+        for (int s = 0; s < SUMS; s++)
+            UNROLL
+            for (int l = 0; l < PARTS; l++)
+                acc[c][s][l] = more && what & GIVE ? vf_load(lanes[s][i + c] + l * VL) : vf_zero();
+        k[c] = what & GIVE ? vf_set1(x->k[row + c]) : vf_zero();
+        a[c] = what & GIVE ? vf_set1(x->a[row + c]) : vf_zero();
+        k1[c] = what & GET ? vf_set1(x->k1[row + c]) : vf_zero();
+        q1[c] = what & GET ? vf_set1(x->q1[row + c]) : vf_zero();
+    }
     UNROLL
     for (int j = 0; j < WIDE; j++) {
-        vf at = vf_load(d + j * VL);
-        if (what & GIVE) {
-            const vf s = vf_load(before + j * VL), u = vf_load(x->u + j * VL), n = vf_load(x->n + j * VL);
-            add_up(full, &acc[DQ][j % PARTS], vf_fma(k, u, s), vf_load(x->w + j * VL), x->mask[j]);
-            add_up(full, &acc[DK][j % PARTS], at, u, x->mask[j]);
-            add_up(full, &acc[DK][j % PARTS], s, n, x->mask[j]);
-            at = vf_fma(k, n, at);
-            add_up(full, &acc[DG][j % PARTS], s, at, x->mask[j]);
-            at = vf_mul(a, at);
+        /* once for all rows: of what is stored below the compiler must think that it may lie here */
+        const vf u = what & GIVE ? vf_load(leaf + U * LEAF + j * VL) : vf_zero();
+        const vf n = what & GIVE ? vf_load(leaf + N * LEAF + j * VL) : vf_zero();
+        const vf w = what & GIVE ? vf_load(leaf + W * LEAF + j * VL) : vf_zero(), next = what & GET ? vf_load(w1 + j * VL) : vf_zero();
+        UNROLL
+        for (int c = 0; c < live; c++) {
+            vf at = vf_load(d + c * LEAF + j * VL);
+            if (what & GIVE) {
+                const vf s = vf_load(before + c * LEAF + j * VL);
+                vf behind = s;
+                vf_fma_into(&behind, k[c], u);
+                add_up(full, &acc[c][DQ][j % PARTS], behind, w, x->mask[j]);
+                add_up(full, &acc[c][DK][j % PARTS], at, u, x->mask[j]);
+                add_up(full, &acc[c][DK][j % PARTS], s, n, x->mask[j]);
+                vf_fma_into(&at, k[c], n);
+                add_up(full, &acc[c][DG][j % PARTS], s, at, x->mask[j]);
+                at = vf_mul(a[c], at);
+            }
+            if (what & GET) {
+                vf_fma_into(&at, q1[c], next);
+                vf_fma_into(&p[c][j], k1[c], at);
+            }
+            vf_store(d + c * LEAF + j * VL, at);
         }
-        if (what & GET) {
-            at = vf_fma(q1, vf_load(x->w1 + j * VL), at);
-            p[j] = vf_fma(k1, at, p[j]);
-        }
-        vf_store(d + j * VL, at);
     }
+    UNROLL
+    for (int c = 0; c < live; c++)
+        UNROLL
+        for (int s = 0; s < SUMS; s++)
+            UNROLL
+            for (int l = 0; l < PARTS; l++)
+                if (what & GIVE)
+                    vf_store(lanes[s][i + c] + l * VL, acc[c][s][l]);
 }
 
-/* ROWS rows of the gradient, in all tiles. */
-VEC void rows_of(const int what, const int full, const struct room *r, struct sides x, int64_t token, int64_t first, float *pending,
+/* `count` rows of the gradient, in all tiles. */
+VEC void rows_of(const int what, const int full, const int64_t count, const struct room *r, struct sides x, int64_t token, int64_t first, float *pending,
                  float lanes[SUMS][ROWS][LANES])
 {
-    const int64_t count = r->dim - first < ROWS ? r->dim - first : ROWS;
     for (int64_t tile = 0; tile * TILE < r->columns; tile++) {
         const int64_t at = tile * TILE;
         float *d = r->d + first * LEAF + at, *chains = pending + tile * CHAINS * TILE;
-        const float *before = r->before + (token * r->dim + first) * LEAF + at;
-        x.u = r->u + token * LEAF + at;
-        x.n = r->n + token * LEAF + at;
-        x.w = r->w + token * LEAF + at;
-        x.w1 = what & GIVE ? x.w - LEAF : x.w;
+        const float *before = r->before + (token * r->dim + first) * LEAF + at, *leaf = of_token(r, token, 0) + at;
+        const float *w1 = leaf + (what & GIVE ? W - COLUMNS : W) * LEAF;
         UNROLL
         for (int j = 0; j < WIDE; j++) {
             const int64_t left = r->columns - at - j * VL;
@@ -240,25 +273,11 @@ VEC void rows_of(const int what, const int full, const struct room *r, struct si
                 UNROLL
                 for (int j = 0; j < WIDE; j++)
                     p[c][j] = what & GET ? vf_load(chains + ((chain + c) * WIDE + j) * VL) : vf_zero();
-            for (int64_t i = chain; i < count; i += CHAINS)
-                UNROLL
-                for (int c = 0; c < LIVE; c++) {
-                    vf acc[SUMS][PARTS];
-                    if (i + c >= count)
-                        break;
-                    UNROLL
-                    for (int s = 0; s < SUMS; s++)
-                        UNROLL
-                        for (int l = 0; l < PARTS; l++)
-                            acc[s][l] = tile && what & GIVE ? vf_load(lanes[s][i + c] + l * VL) : vf_zero();
-                    row(what, full, &x, first + i + c, before + (i + c) * LEAF, d + (i + c) * LEAF, acc, p[c]);
-                    UNROLL
-                    for (int s = 0; s < SUMS; s++)
-                        UNROLL
-                        for (int l = 0; l < PARTS; l++)
-                            if (what & GIVE)
-                                vf_store(lanes[s][i + c] + l * VL, acc[s][l]);
-                }
+            int64_t i = chain;
+            for (; i + LIVE <= count; i += CHAINS)
+                rows_at(what, full, LIVE, &x, first + i, leaf, w1, before + i * LEAF, d + i * LEAF, tile > 0, lanes, i, p);
+            if (i < count)   /* LIVE is 2 at most */
+                rows_at(what, full, 1, &x, first + i, leaf, w1, before + i * LEAF, d + i * LEAF, tile > 0, lanes, i, p);
             UNROLL
             for (int c = 0; c < LIVE; c++)
                 UNROLL
@@ -278,14 +297,18 @@ VEC void sweep(const int what, const int full, const struct room *r, int64_t tok
     if (what & GET)
         memset(pending, 0, sizeof pending);
     for (int64_t first = 0; first < r->dim; first += ROWS) {
-        if (what & GIVE && r->dim - first < ROWS)   /* of rows that there are not the sums are 0 */
-            memset(lanes, 0, sizeof lanes);
-        rows_of(what, full, r, x, token, first, pending, lanes);
+        if (full && r->dim - first >= ROWS)   /* the number of rows is known here */
+            rows_of(what, full, ROWS, r, x, token, first, pending, lanes);
+        else {
+            if (what & GIVE)                  /* of rows that there are not the sums are 0 */
+                memset(lanes, 0, sizeof lanes);
+            rows_of(what, full, r->dim - first < ROWS ? r->dim - first : ROWS, r, x, token, first, pending, lanes);
+        }
         if (!(what & GIVE))
             continue;
         for (int s = 0; s < SUMS; s++)
             for (int i = 0; i < ROWS; i += VL)
-                vf_store(sums + s * r->padded + first + i, fold_rows(lanes[s][i]));
+                vf_store(sums + s * r->padded + first + i, vf_fold(lanes[s][i]));
     }
     for (int64_t tile = 0; tile * TILE < r->columns && what & GET; tile++) {
         vf chain[CHAINS][WIDE], p[WIDE];
@@ -340,9 +363,9 @@ static void values(const struct rondo_delta_backward_task *t, struct room *r, in
     for (int64_t c = 0; c < LEAF && c < r->columns; c += VL) {
         const int64_t left = r->columns - c;
         const vf at = vf_load(p + c), d = vf_mul(beta, at);
-        add_up(0, &acc[c / VL % PARTS], at, vf_load(r->rest + token * LEAF + c), vm_first(left > VL ? VL : (int)left));
+        add_up(0, &acc[c / VL % PARTS], at, vf_load(of_token(r, token, REST) + c), vm_first(left > VL ? VL : (int)left));
         vf_store(dv + c, d);
-        vf_store(r->n + token * LEAF + c, vf_neg(d));
+        vf_store(of_token(r, token, N) + c, vf_neg(d));
     }
     UNROLL
     for (int l = 0; l < PARTS; l++)

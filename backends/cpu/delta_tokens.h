@@ -47,26 +47,6 @@ VEC vf some(const void *from, int64_t at, int64_t left, const int type)
     return vf_load(x);
 }
 
-/* The lanes of VL sums folded, one number of each: they are turned about, so that vectors fold those of VL sums at once. */
-VEC vf fold_rows(const float *lanes)
-{
-    vf lane[PARTS][VL];
-    UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        UNROLL
-        for (int i = 0; i < VL; i++)
-            lane[p][i] = vf_load(lanes + i * LANES + p * VL);
-        vf_transpose(lane[p]);
-    }
-#define LANE(i) lane[(i) / VL][(i) % VL]
-    UNROLL
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            LANE(i) = vf_add(LANE(i), LANE(i + half));
-    return LANE(0);
-#undef LANE
-}
-
 /* The lanes of a row's sum of squares. Rows are filled up with zeros, which add nothing. */
 VEC void squares_of(const void *from, int64_t at, int64_t dim, const int type, float lanes[LANES])
 {
@@ -88,7 +68,7 @@ VEC void squares_of(const void *from, int64_t at, int64_t dim, const int type, f
 /* 1 / sqrt(sum + eps) of VL such sums. */
 VEC vf norms_of(const float *lanes)
 {
-    return vf_div(vf_set1(1.0f), vf_sqrt(vf_add(fold_rows(lanes), vf_set1(RONDO_CPU_DELTA_EPS))));
+    return vf_div(vf_set1(1.0f), vf_sqrt(vf_add(vf_fold(lanes), vf_set1(RONDO_CPU_DELTA_EPS))));
 }
 
 #define NORMS 32 /* are made together, so that one's latency hides behind the other's; a multiple of VL */

@@ -183,6 +183,23 @@ VEC void vf_turn_half(vf r[2][4], vf x[VL / 2])
     }
 }
 /* of rows that are in registers */
+/* VL numbers: the sums of 16 lanes each, rows[i][lane], folded by 8, 4, 2 and 1 (C9) */
+VEC vf vf_fold(const float *rows)
+{
+    vf by8[8], by4[4], by2[2];
+    UNROLL
+    for (int i = 0; i < 8; i++) {   /* of rows 4 apart, so that the last vector has them in order */
+        const vf a = vf_load(rows + (i / 2 + i % 2 * 8) * 16), b = vf_load(rows + (i / 2 + i % 2 * 8 + 4) * 16);
+        by8[i] = vf_add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        by4[i] = vf_add(_mm512_shuffle_f32x4(by8[2 * i], by8[2 * i + 1], 0x88), _mm512_shuffle_f32x4(by8[2 * i], by8[2 * i + 1], 0xdd));
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        by2[i] = vf_add(_mm512_shuffle_ps(by4[2 * i], by4[2 * i + 1], 0x44), _mm512_shuffle_ps(by4[2 * i], by4[2 * i + 1], 0xee));
+    return vf_add(_mm512_shuffle_ps(by2[0], by2[1], 0x88), _mm512_shuffle_ps(by2[0], by2[1], 0xdd));
+}
 VEC void vf_transpose(vf x[VL])
 {
     vf r[2][2][4];
@@ -374,6 +391,19 @@ VEC void vf_turn_half(vf r[4], vf x[VL / 2]) /* r[i] has the same half of rows i
     x[2] = _mm256_shuffle_ps(b, d, 0x44);
     x[3] = _mm256_shuffle_ps(b, d, 0xee);
 }
+VEC vf vf_fold(const float *rows)
+{
+    vf by4[4], by2[2];
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        const vf a = vf_add(vf_load(rows + i * 16), vf_load(rows + i * 16 + 8)), b = vf_add(vf_load(rows + (i + 4) * 16), vf_load(rows + (i + 4) * 16 + 8));
+        by4[i] = vf_add(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        by2[i] = vf_add(_mm256_shuffle_ps(by4[2 * i], by4[2 * i + 1], 0x44), _mm256_shuffle_ps(by4[2 * i], by4[2 * i + 1], 0xee));
+    return vf_add(_mm256_shuffle_ps(by2[0], by2[1], 0x88), _mm256_shuffle_ps(by2[0], by2[1], 0xdd));
+}
 VEC void vf_transpose(vf x[VL])
 {
     vf r[2][4];
@@ -543,6 +573,18 @@ VEC void vf_to_f16(uint16_t *p, vf x)
 {
     uint16x4_t h = vreinterpret_u16_f16(vcvt_f16_f32(x));
     vst1_u16(p, vbsl_u16(vmovn_u32(vf_is_nan(x)), vdup_n_u16(0x7e00), h));
+}
+VEC vf vf_fold(const float *rows)
+{
+    vf by4[4], by2[2];
+    UNROLL
+    for (int i = 0; i < 4; i++, rows += 16)
+        by4[i] = vf_add(vf_add(vf_load(rows), vf_load(rows + 8)), vf_add(vf_load(rows + 4), vf_load(rows + 12)));
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        by2[i] = vf_add(vcombine_f32(vget_low_f32(by4[2 * i]), vget_low_f32(by4[2 * i + 1])),
+                        vcombine_f32(vget_high_f32(by4[2 * i]), vget_high_f32(by4[2 * i + 1])));
+    return vf_add(vuzp1q_f32(by2[0], by2[1]), vuzp2q_f32(by2[0], by2[1]));
 }
 VEC void vf_transpose(vf x[VL])
 {
