@@ -19,6 +19,7 @@
 #include "backends/cpu/vec.h"
 #include "backends/cpu/backward_tile.h"
 #include "backends/cpu/backward_bias.h"
+#include "backends/cpu/backward_join.h"
 
 /* ---- one tile: nodes ---- */
 
@@ -428,4 +429,4 @@ static void sums(const struct rondo_backward_sums *of, int64_t first, int64_t en
     }
 }
 
-const struct rondo_cpu_backward RONDO_ISA_TABLE(backward) = { bytes, run, bias, bias_bytes, sums, NULL };
+const struct rondo_cpu_backward RONDO_ISA_TABLE(backward) = { bytes, run, bias, bias_bytes, sums, join_nodes };
