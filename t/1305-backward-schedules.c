@@ -99,7 +99,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     static int32_t owners[1000];
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     int64_t tokens[SEQUENCES], cached[SEQUENCES];
-    static const int32_t algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_HALO, RONDO_ALL_TO_ALL };
+    static const int32_t algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_HALO, RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q };
     *a = (struct all){ .said_bytes = 0 };
     d.gradients = 1;
     d.kv_heads = 1 + draw(3);
@@ -111,7 +111,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     d.causal = (int32_t)draw(2);
     d.sinks = (int32_t)draw(2);
     d.bias = draw(3) ? 0 : 1;
-    d.algorithm = algorithms[draw(d.bias ? 3 : 4)];
+    d.algorithm = algorithms[draw(d.bias ? 3 : 6)];
     if (draw(2)) {
         d.windowed = 1;
         d.window_left = draw(3) ? (int64_t)draw(150) : -1;

@@ -117,7 +117,14 @@ static void batched(void)
     write_arrays("outside", outside, 6);
     ok(runs("outside", "--causal --heads-first --ranks 2") && holds("result", "dq", dq, size_of(list)) && holds("result", "dk", dk, size_of(list + 1)) &&
        holds("result", "dv", dv, size_of(list + 2)), "heads first: the same hash, gradients as their inputs lie");
-    refuses(2, "pass-kv does not", "attend batched -o none --ranks 2 --algorithm pass-kv");
+    refuses(2, "with a bias come by all-gather or halo", "attend batched -o none --ranks 2 --algorithm pass-kv");
+    const struct array plain[] = { list[0], list[1], list[2], list[3] };   /* without a bias rings will do */
+    static const char *const rings[] = { "--causal", "--causal --ranks 3 --algorithm pass-kv --layout zigzag", "--causal --ranks 2 --algorithm pass-q --threads 2" };
+    write_arrays("plain", plain, 4);
+    int same = 1;
+    for (int i = 0; i < 3; i++)
+        same &= runs("plain", rings[i]) && !strcmp(program_text("backward_algorithm"), i == 0 ? "all-gather" : i == 1 ? "pass-kv" : "pass-q");
+    ok(same, "by rings: the same hash");
     float *all[] = { q, k, v, o, dq, dk, dv };
     for (int i = 0; i < 7; i++)
         free(all[i]);

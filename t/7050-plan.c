@@ -111,13 +111,19 @@ static void gradients(void)
     ok(!code && json_is_true(json_object_get(r, "sound")) && json_is_true(json_object_get(r, "backward")) && consistent(r, &one) && !one.messages &&
            one.flops == (6.0 * 32 + 4.0 * 16) * 4 * 600 * 601 / 2, "gradients of one rank: the list holds together");
     json_decref(r);
-    code = rondo("", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 --ranks 3 --causal --backward --check --json");
+    code = rondo("", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 --ranks 3 --algorithm all-gather --causal --backward --check --json");
     r = program_json();
     three = totals_of(r, r);
     ok(!code && json_is_true(json_object_get(r, "sound")) && consistent(r, &three) && three.messages > 0 && three.flops > one.flops,
        "gradients of three: it does too");
     json_decref(r);
-    refuses(2, "gradients", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --ranks 3 --algorithm pass-q --backward");
+    code = rondo("", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 --ranks 3 --algorithm pass-kv --causal --backward --check --json");
+    r = program_json();
+    three = totals_of(r, r);
+    ok(!code && json_is_true(json_object_get(r, "sound")) && consistent(r, &three) && three.messages > 0 && three.flops == one.flops,
+       "gradients by a ring: each product once");
+    json_decref(r);
+    refuses(2, "gradients", "plan schedule --tokens 600 --heads 4 --kv-heads 2 --head-dim 32 --ranks 3 --algorithm reduce --backward");
 }
 
 static void against_attend(void)

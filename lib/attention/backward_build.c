@@ -374,7 +374,11 @@ static void sinks(struct rondo__gradients *b, const int64_t *count)
 
 static int (*builder_of(const struct rondo__gradients *b, int32_t algorithm))(struct rondo__gradients *b)
 {
-    return b->ranks > 1 && algorithm == RONDO_ALL_TO_ALL ? rondo__heads_gradients : rondo__gather_gradients;
+    if (b->ranks > 1 && algorithm == RONDO_ALL_TO_ALL)
+        return rondo__heads_gradients;
+    if (b->ranks > 1 && (algorithm == RONDO_PASS_KV || algorithm == RONDO_PASS_Q))
+        return algorithm == RONDO_PASS_KV ? rondo__ring_kv_gradients : rondo__ring_q_gradients;
+    return rondo__gather_gradients;
 }
 
 /* ---- all of it ---- */
@@ -471,29 +475,66 @@ static const char *refusal(const struct rondo__design *d, int32_t asked)
 {
     if (d->ranks == 1 || asked == RONDO_ALL_GATHER || asked == RONDO_HALO)
         return NULL;
-    if (asked != RONDO_ALL_TO_ALL)
-        return "come by all-gather, halo or all-to-all in this build";
+    if (asked != RONDO_ALL_TO_ALL && asked != RONDO_PASS_KV && asked != RONDO_PASS_Q)
+        return "come by all-gather, halo, all-to-all, pass-kv or pass-q in this build";
     if (d->desc.bias)
         return "with a bias come by all-gather or halo: its gradient is of all keys and heads of a query at once";
-    return d->desc.grid[1] > 1 ? "come by all-to-all among all ranks: leave the grid out, or have one group in it" : NULL;
+    return asked == RONDO_ALL_TO_ALL && d->desc.grid[1] > 1 ? "come by all-to-all among all ranks: leave the grid out, or have one group in it" : NULL;
 }
 
-/* All-to-all does every product once and sends each row once each way; it is taken where its ranks have as many KV heads each, and it does not
- * move more than what the mask leaves of an all-gather. */
+/* What all ranks move by an algorithm. */
+static int moves(struct rondo__gradients *b, int32_t algorithm, uint64_t *bytes)
+{
+    uint64_t messages;
+    bool fine = true;
+    if (algorithm == RONDO_ALL_TO_ALL)
+        rondo__heads_move(b, &messages, bytes);
+    else if (algorithm == RONDO_ALL_GATHER)
+        fine = rondo__gather_moves(b, &messages, bytes);
+    else
+        fine = rondo__ring_moves(b, algorithm == RONDO_PASS_Q, &messages, bytes);
+    return fine ? 0 : rondo__no_gradients_memory();
+}
+
+/* The one whose slowest rank computes least, and of those that are as good as that the one that moves least. Nodes cost rings what the sums of
+ * FLOPs do not show: of a layout that cuts a side into many nodes they may move, and hold, far more than rows. All-to-all is taken where its ranks
+ * have as many KV heads each. */
 static int choose(const struct rondo__design *d, int32_t *out)
 {
+    static const int32_t candidates[] = { RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_PASS_Q, RONDO_PASS_KV };
+    enum { CANDIDATES = sizeof candidates / sizeof *candidates };
+    const double alike = 1.05;         /* of the least work */
+    const uint64_t most = 2;           /* times what all-gather moves */
     struct rondo__gradients b;
-    uint64_t messages, rows, heads;
+    double work[CANDIDATES], least = 0.0;
+    uint64_t bytes[CANDIDATES];
+    bool can[CANDIDATES];
     *out = RONDO_ALL_GATHER;
-    if (d->ranks == 1 || refusal(d, RONDO_ALL_TO_ALL) || d->desc.kv_heads % d->ranks)
+    if (d->ranks == 1 || d->desc.bias)
         return 0;
     int err = begin(&b, d, 0);
-    if (!err && !rondo__gather_moves(&b, &messages, &rows))
-        err = rondo__no_gradients_memory();
-    if (!err) {
-        rondo__heads_move(&b, &messages, &heads);
-        *out = heads <= rows ? RONDO_ALL_TO_ALL : RONDO_ALL_GATHER;
+    for (int i = 0; i < CANDIDATES && !err; i++) {
+        const bool heads = candidates[i] == RONDO_ALL_TO_ALL;
+        can[i] = !heads || (!refusal(d, candidates[i]) && d->desc.kv_heads % d->ranks == 0);
+        work[i] = 0.0;
+        for (int32_t r = 0; r < (heads ? 1 : d->ranks) && can[i] && !err; r++) {   /* shares of heads are alike */
+            double rank = 0.0;
+            err = rondo__backward_work(d, candidates[i], r, &rank);
+            work[i] = rank > work[i] ? rank : work[i];
+        }
+        if (!err && can[i])
+            err = moves(&b, candidates[i], bytes + i);
+        if (err || !can[i])
+            continue;
+        can[i] = bytes[i] / most <= bytes[0];
+        least = can[i] && (!i || work[i] < least) ? work[i] : least;
     }
+    uint64_t fewest = UINT64_MAX;
+    for (int i = 0; i < CANDIDATES && !err; i++)
+        if (can[i] && work[i] <= least * alike && bytes[i] < fewest) {
+            *out = candidates[i];
+            fewest = bytes[i];
+        }
     end(&b);
     return err;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the builders of the backward pass share: backward_build.c finds who has what and puts around each what all of them have; backward_gather.c
- * brings rows to where results are made, backward_heads.c deals heads out.
+ * brings rows to where results are made, backward_heads.c deals heads out, backward_ring.c lets rows of one side go round.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_BUILD_H
 #define RONDO_ATTENTION_BACKWARD_BUILD_H
@@ -109,8 +109,11 @@ int32_t rondo__add_nodes(struct rondo__gradients *b, int32_t buffer, size_t byte
 /* ---- builders: all but sinks. 0 or a code ---- */
 int rondo__gather_gradients(struct rondo__gradients *b);
 int rondo__heads_gradients(struct rondo__gradients *b);
+int rondo__ring_kv_gradients(struct rondo__gradients *b);
+int rondo__ring_q_gradients(struct rondo__gradients *b);
 /* Bytes that go between all ranks, and messages. false: no memory. */
 bool rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
+bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes);
 
 #endif

@@ -128,10 +128,11 @@ int rondo__backward_work(const struct rondo__design *design, int32_t algorithm, 
         *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, sum);
         return err;
     }
-    err = share(design, &all, rank, true, &pairs[0]);
-    if (!err)
+    const bool ring = algorithm == RONDO_PASS_KV || algorithm == RONDO_PASS_Q;
+    err = share(design, &all, rank, algorithm != RONDO_PASS_Q || design->ranks == 1, &pairs[0]);
+    if (!err && !ring && design->ranks > 1)
         err = share(design, &all, rank, false, &pairs[1]);
-    if (design->ranks == 1)   /* both in one */
+    if (ring || design->ranks == 1)   /* both in one */
         *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, pairs[0]);
     else
         *out = flops(design, RONDO_BACKWARD_QUERIES, pairs[0]) + flops(design, RONDO_BACKWARD_KEYS, pairs[1]);

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Nodes of both trees that a rank makes of another one's rows (backward_nodes.h). The leaves of a side are the tree's, all ranks' together; a node
+ * is as high as all leaves below it are one rank's, so that a rank with a run of leaves has about as many nodes as the run has ends. A job is of one
+ * node of queries and one of keys, and of those leaves of either that see anything of the other: for each it gives a node, which both ends of a
+ * message find by themselves. Called by backward_ring.c.
+ */
+#include "attention/backward_nodes.h"
+#include "attention/tree.h"
+
+/* Leaves of one rank that are all there is below a node of the tree. */
+struct knot {
+    int64_t sequence, first, end;      /* positions */
+    int64_t at;                        /* the first of its leaves, in the side's list */
+    int32_t leaves, rank;
+};
+
+/* What a node of the other side gives to a leaf, and where that lies. */
+struct given {
+    int64_t leaf, index;               /* in the side's list; the other node's first leaf */
+    int64_t at;
+    int32_t stage, store;
+};
+
+/* A join, and when it is due. */
+struct due {
+    int64_t order;
+    int32_t stage, queries;
+    struct rondo_backward_join join;
+};
+
+static struct rondo_backward_leaf *leaf_at(const struct rondo__crossing *c, bool queries, int64_t at)
+{
+    return (struct rondo_backward_leaf *)c->side[queries].leaves.items + at;
+}
+
+static struct knot *knot_at(const struct rondo__crossing *c, bool queries, int64_t at)
+{
+    return (struct knot *)c->side[queries].nodes.items + at;
+}
+
+/* Nodes of keys are of query heads: what a group of them adds up to is added behind the tree over leaves. */
+static int64_t node_floats(const struct rondo__crossing *c, bool queries, int64_t rows)
+{
+    const rondo_attention_desc *d = &c->b->d->desc;
+    return d->heads * (rows * (queries ? d->head_dim : d->head_dim + d->value_dim) + 1);
+}
+
+/* ---- leaves and nodes ---- */
+
+static bool leaf_after(const void *a, const void *b)
+{
+    return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
+}
+
+static bool knot_after(const void *a, const void *b)
+{
+    const struct knot *x = a, *y = b;
+    return x->rank != y->rank ? x->rank > y->rank : x->at > y->at;
+}
+
+/* The nodes below one: *next counts leaves. Uses what rondo__tree_owners() has left. */
+static bool find_knots(struct rondo__gradient_side *side, const struct rondo__tree *t, int32_t node, int64_t sequence, int64_t *next)
+{
+    if (t->stage[node] < 0)
+        return find_knots(side, t, t->left[node], sequence, next) && find_knots(side, t, t->right[node], sequence, next);
+    struct knot *k = rondo__list_add(&side->nodes, sizeof *k, 1);
+    int32_t last = node;
+    if (!k)
+        return false;
+    while (t->left[last] >= 0)
+        last = t->right[last];         /* a piece's number is its place in the list of pieces */
+    const struct rondo_backward_leaf *leaf = (const struct rondo_backward_leaf *)side->leaves.items + side->leaves.count - t->leaves;
+    *k = (struct knot){ sequence, leaf[*next].first, leaf[last].first + leaf[last].count, side->leaves.count - t->leaves + *next,
+                        (int32_t)(last + 1 - *next), t->stage[node] };
+    *next = last + 1;
+    return true;
+}
+
+static bool add_leaves(struct rondo__crossing *c, int64_t sequence, bool queries)
+{
+    struct rondo__gradients *b = c->b;
+    struct rondo__list *leaves = &c->side[queries].leaves;
+    const int64_t base = rondo__leaf_base(b, sequence, queries), before = leaves->count;
+    for (int32_t r = 0; r < b->ranks; r++) {
+        const struct rondo__possessions *has = rondo__side_of(b, queries, r);
+        const struct rondo__possession *s = has->stretches.items;
+        for (int64_t i = 0; i < has->stretches.count; i++)
+            for (int64_t p = s[i].first, next; s[i].sequence == sequence && p < s[i].first + s[i].count; p = next) {
+                struct rondo_backward_leaf *leaf = rondo__list_add(leaves, sizeof *leaf, 1);
+                if (!leaf)
+                    return false;
+                next = rondo__leaf_end(b, s + i, p, base);
+                *leaf = (struct rondo_backward_leaf){ rondo__leaf_index(b, p, base), p, s[i].row + p - s[i].first, (int32_t)(next - p), r };
+            }
+    }
+    rondo__sort((struct rondo_backward_leaf *)leaves->items + before, sizeof(struct rondo_backward_leaf), leaves->count - before, leaf_after);
+    return true;
+}
+
+static bool find_side(struct rondo__crossing *c, bool queries)
+{
+    struct rondo__gradient_side *side = c->side + queries;
+    struct rondo__list pieces = { .items = NULL }, owners = { .items = NULL };
+    struct rondo__tree tree = { .leaves = 0 };
+    bool fine = true;
+    for (int64_t i = 0; i < c->b->d->sequences && fine; i++) {
+        const int64_t before = side->leaves.count;
+        int64_t next = 0;
+        fine = add_leaves(c, i, queries);
+        const int64_t count = side->leaves.count - before;
+        struct rondo__piece *piece = fine ? rondo__list_set(&pieces, sizeof *piece, count + 1) : NULL;
+        int32_t *owner = fine ? rondo__list_set(&owners, sizeof *owner, count + 1) : NULL;
+        fine = piece && owner;
+        for (int64_t n = 0; n < count && fine; n++) {
+            const struct rondo_backward_leaf *leaf = leaf_at(c, queries, before + n);
+            piece[n] = (struct rondo__piece){ .index = leaf->leaf, .leaves = 1 };
+            owner[n] = leaf->source;
+        }
+        fine = fine && !rondo__tree_build(&tree, piece, count, 1);
+        if (fine && count) {
+            rondo__tree_owners(&tree, owner, NULL);
+            fine = find_knots(side, &tree, tree.root, i, &next);
+        }
+    }
+    rondo__tree_free(&tree);
+    rondo__list_free(&tree.memory);
+    rondo__list_free(&pieces);
+    rondo__list_free(&owners);
+    side->of_rank = fine ? rondo__alloc_zero((size_t)c->b->ranks + 1, sizeof *side->of_rank) : NULL;
+    if (!side->of_rank)
+        return false;
+    rondo__sort(side->nodes.items, sizeof(struct knot), side->nodes.count, knot_after);
+    for (int64_t n = 0; n < side->nodes.count; n++)
+        side->of_rank[knot_at(c, queries, n)->rank + 1]++;
+    for (int32_t r = 0; r < c->b->ranks; r++)
+        side->of_rank[r + 1] += side->of_rank[r];
+    return true;
+}
+
+/* ---- pairs of nodes ---- */
+
+static bool knots_meet(const struct rondo__crossing *c, const struct knot *q, const struct knot *k)
+{
+    return rondo__any_sees(c->b, q->sequence, q->first, q->end - q->first, k->first, k->end - k->first);
+}
+
+/* Whether a leaf sees anything of a node of the other side, or is seen by it. */
+static bool meets(const struct rondo__crossing *c, bool queries, const struct rondo_backward_leaf *leaf, const struct knot *other)
+{
+    const int64_t count = other->end - other->first;
+    return queries ? rondo__any_sees(c->b, other->sequence, leaf->first, leaf->count, other->first, count)
+                   : rondo__any_sees(c->b, other->sequence, other->first, count, leaf->first, leaf->count);
+}
+
+/* Where one side's part of a pair goes. */
+struct target {
+    struct rondo__list *given;         /* NULL: it is not this rank's to join */
+    int32_t stage, store;
+    int64_t used;                      /* floats */
+    bool jobs;                         /* leaves and places of a job are wanted */
+};
+
+/* Leaves of one side of a pair; returns how many, or -1: no memory. */
+static int64_t add_part(struct rondo__crossing *c, bool queries, const struct knot *own, const struct knot *other, struct target *to)
+{
+    struct rondo__backward_part *p = c->b->part;
+    int64_t count = 0;
+    for (int32_t n = 0; n < own->leaves; n++) {
+        const struct rondo_backward_leaf *leaf = leaf_at(c, queries, own->at + n);
+        if (!meets(c, queries, leaf, other))
+            continue;
+        if (to->jobs) {
+            struct rondo_backward_leaf *at = rondo__list_add(&p->leaves, sizeof *at, 1);
+            struct rondo_backward_place *place = rondo__list_add(&p->places, sizeof *place, 1);
+            if (!at || !place)
+                return -1;
+            *at = *leaf;
+            at->row -= leaf->source == c->b->rank ? 0 : c->hull[leaf->source].begin;
+            *place = (struct rondo_backward_place){ to->used, to->store, 0 };
+        }
+        if (to->given) {
+            struct given *g = rondo__list_add(to->given, sizeof *g, 1);
+            if (!g)
+                return -1;
+            *g = (struct given){ own->at + n, leaf_at(c, !queries, other->at)->leaf, to->used, to->stage, to->store };
+        }
+        to->used += node_floats(c, queries, leaf->count);
+        count++;
+    }
+    return count;
+}
+
+/* The next pair of nodes of a rank's queries and a rank's keys that see each other, behind *q and *k (-1: before the first). */
+static bool next_pair(const struct rondo__crossing *c, int32_t q_rank, int32_t k_rank, int64_t *q, int64_t *k)
+{
+    const int64_t *queries = c->side[1].of_rank + q_rank, *keys = c->side[0].of_rank + k_rank;
+    if (*q < 0) {
+        *q = queries[0];
+        *k = keys[0] - 1;
+    }
+    for (; *q < queries[1]; ++*q, *k = keys[0] - 1)
+        for (++*k; *k < keys[1]; ++*k) {
+            const struct knot *a = knot_at(c, true, *q), *b = knot_at(c, false, *k);
+            if (b->sequence > a->sequence)
+                break;
+            if (b->sequence == a->sequence && knots_meet(c, a, b))
+                return true;
+        }
+    return false;
+}
+
+/* What all ranks make of all others' rows. */
+static bool measure(struct rondo__crossing *c)
+{
+    const int32_t n = c->b->ranks;
+    const bool moves = c->queries_move;
+    for (int32_t at = 0; at < n; at++)
+        for (int32_t of = 0; of < n; of++) {
+            int64_t q = -1, k = -1;
+            int64_t *floats = c->floats + (size_t)at * (size_t)n + (size_t)of;
+            while (of != at && next_pair(c, moves ? of : at, moves ? at : of, &q, &k)) {
+                const struct knot *own = moves ? knot_at(c, true, q) : knot_at(c, false, k), *other = moves ? knot_at(c, false, k) : knot_at(c, true, q);
+                for (int32_t i = 0; i < own->leaves; i++) {
+                    const struct rondo_backward_leaf *leaf = leaf_at(c, moves, own->at + i);
+                    if (!meets(c, moves, leaf, other))
+                        continue;
+                    *floats += node_floats(c, moves, leaf->count);
+                    c->hull[of].begin = leaf->row < c->hull[of].begin ? leaf->row : c->hull[of].begin;
+                    c->hull[of].end = leaf->row + leaf->count > c->hull[of].end ? leaf->row + leaf->count : c->hull[of].end;
+                }
+            }
+            const int32_t hops = (at - of + n) % n;
+            c->reach[of] = *floats && hops > c->reach[of] ? hops : c->reach[of];
+        }
+    return true;
+}
+
+bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move)
+{
+    const size_t n = (size_t)b->ranks;
+    size_t cells;
+    *c = (struct rondo__crossing){ .b = b, .queries_move = queries_move, .wait_store = { -1, -1 } };
+    if (!rondo__mul(n, n, &cells))
+        return false;
+    c->floats = rondo__alloc_zero(cells, sizeof *c->floats);
+    c->reach = rondo__alloc_zero(n, sizeof *c->reach);
+    c->hull = rondo__alloc_zero(n, sizeof *c->hull);
+    c->joins_first = rondo__alloc_zero(2 * n + 1, sizeof *c->joins_first);
+    if (!c->floats || !c->reach || !c->hull || !c->joins_first)
+        return false;
+    for (size_t r = 0; r < n; r++)
+        c->hull[r].begin = INT64_MAX;
+    if (!find_side(c, false) || !find_side(c, true) || !measure(c))
+        return false;
+    for (size_t r = 0; r < n; r++)
+        if (c->hull[r].begin >= c->hull[r].end)
+            c->hull[r] = (struct rondo__rows){ 0, 0 };
+    return true;
+}
+
+void rondo__crossing_free(struct rondo__crossing *c)
+{
+    for (int queried = 0; queried < 2; queried++) {
+        rondo__list_free(&c->side[queried].leaves);
+        rondo__list_free(&c->side[queried].nodes);
+        rondo__free(c->side[queried].of_rank);
+        rondo__list_free(&c->given[queried]);
+    }
+    rondo__free(c->floats);
+    rondo__free(c->reach);
+    rondo__free(c->hull);
+    rondo__free(c->joins_first);
+    *c = (struct rondo__crossing){ .b = NULL };
+}
+
+/* When what comes in a step is joined: where all is shown until the end, then. */
+static int32_t stage_of(const struct rondo__crossing *c, int32_t step)
+{
+    return c->b->d->machine.in_place ? c->b->ranks - 1 : step;
+}
+
+bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, const int32_t *stores, int64_t *floats)
+{
+    struct rondo__gradients *b = c->b;
+    const bool moves = c->queries_move;
+    struct target to[2];
+    int64_t q = -1, k = -1;
+    to[!moves] = (struct target){ c->given + !moves, step, stores[RONDO_STORE_HOME], 0, true };
+    to[moves] = (struct target){ of == b->rank ? c->given + moves : NULL, stage_of(c, step), stores[RONDO_STORE_MADE], 0, true };
+    while (next_pair(c, moves ? of : b->rank, moves ? b->rank : of, &q, &k)) {
+        const struct knot *knot[2] = { knot_at(c, false, k), knot_at(c, true, q) };
+        struct rondo_backward_job made = { .queries = 0 };
+        for (int queried = 1; queried >= 0; queried--) {
+            const int64_t first = b->part->leaves.count, places = b->part->places.count;
+            const int64_t count = add_part(c, queried, knot[queried], knot[!queried], to + queried);
+            if (count < 0)
+                return false;
+            *(queried ? &made.queries_first : &made.keys_first) = first;
+            *(queried ? &made.query_places : &made.key_places) = places;
+            *(queried ? &made.queries : &made.keys) = (int32_t)count;
+        }
+        struct rondo_backward_job *job = rondo__add_backward_job(b, knot[1]->sequence, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
+        if (!job)
+            return false;
+        job->queries_first = made.queries_first;
+        job->keys_first = made.keys_first;
+        job->query_places = made.query_places;
+        job->key_places = made.key_places;
+        job->queries = made.queries;
+        job->keys = made.keys;
+    }
+    floats[RONDO_STORE_HOME] = to[!moves].used;
+    floats[RONDO_STORE_MADE] = to[moves].used;
+    return true;
+}
+
+bool rondo__crossing_come(struct rondo__crossing *c, int32_t from, int32_t step, int32_t store, int64_t *floats)
+{
+    const bool moves = c->queries_move;
+    const int32_t rank = c->b->rank;
+    struct target to = { c->given + moves, stage_of(c, step), store, 0, false };
+    int64_t q = -1, k = -1;
+    while (next_pair(c, moves ? rank : from, moves ? from : rank, &q, &k)) {
+        const struct knot *keys = knot_at(c, false, k), *queries = knot_at(c, true, q);
+        if (add_part(c, moves, moves ? queries : keys, moves ? keys : queries, &to) < 0)
+            return false;
+    }
+    *floats = to.used;
+    return true;
+}
+
+/* ---- joins ---- */
+
+static bool given_after(const void *a, const void *b)
+{
+    const struct given *x = a, *y = b;
+    return x->leaf != y->leaf ? x->leaf > y->leaf : x->index > y->index;
+}
+
+static bool due_after(const void *a, const void *b)
+{
+    const struct due *x = a, *y = b;
+    return x->stage != y->stage ? x->stage > y->stage : x->queries != y->queries ? x->queries > y->queries : x->order > y->order;
+}
+
+struct joiner {
+    struct rondo__crossing *c;
+    struct rondo__tree tree;
+    struct rondo__list pieces, stages, due;
+    bool queries;
+};
+
+/* The program of a stage of one leaf's tree, which becomes a join: places of what the stage brings, then of what waits. */
+static bool add_join(struct joiner *j, const struct rondo_backward_leaf *leaf, const struct given *given, int64_t count, int32_t stage, int64_t waits)
+{
+    struct rondo__crossing *c = j->c;
+    struct rondo__backward_part *p = c->b->part;
+    const rondo_attention_desc *d = &c->b->d->desc;
+    const int64_t first = p->steps.count, places = p->places.count, floats = node_floats(c, j->queries, leaf->count);
+    struct rondo__program program = { .steps = 0 };
+    if (count) {
+        if (!rondo__tree_stage(&j->tree, stage, &p->steps, &program))
+            return false;
+    } else if (stage + 1 == c->b->ranks) {   /* of a leaf that nothing comes to: all 0 */
+        struct rondo_tree_step *out = rondo__list_add(&p->steps, sizeof *out, 1);
+        if (!out)
+            return false;
+        *out = (struct rondo_tree_step){ RONDO_TREE_OUT, 0 };
+        program.steps = 1;
+    }
+    if (!program.steps)
+        return true;
+    struct rondo_tree_step *step = (struct rondo_tree_step *)p->steps.items + first;
+    for (int32_t i = 0; i < program.steps; i++) {
+        if (step[i].code == RONDO_TREE_LEAF)
+            step[i].code = RONDO_TREE_LOAD;
+        else if (step[i].code == RONDO_TREE_LOAD || step[i].code == RONDO_TREE_STORE)
+            step[i].arg += program.leaves;
+    }
+    const int32_t slots = count ? j->tree.slots : 0;
+    struct rondo_backward_place *place = rondo__list_add(&p->places, sizeof *place, program.leaves + slots);
+    struct due *due = rondo__list_add(&j->due, sizeof *due, 1);
+    if (!due || (program.leaves + slots && !place))
+        return false;
+    for (int64_t i = 0; i < count; i++)
+        if (given[i].stage == stage)
+            *place++ = (struct rondo_backward_place){ given[i].at, given[i].store, 0 };
+    for (int32_t i = 0; i < slots; i++)
+        *place++ = (struct rondo_backward_place){ waits + i * floats, c->wait_store[j->queries], 0 };
+    *due = (struct due){ j->due.count, stage, j->queries, { .steps_first = first, .places_first = places, .row = leaf->row, .steps = program.steps,
+                         .count = leaf->count, .queries = j->queries, .head = 0, .heads = (int32_t)(j->queries ? d->heads : d->kv_heads),
+                         .group = j->queries ? 1 : (int32_t)(d->heads / d->kv_heads) } };
+    return true;
+}
+
+static bool join_side(struct joiner *j)
+{
+    struct rondo__crossing *c = j->c;
+    struct rondo__list *list = c->given + j->queries;
+    const struct given *given = list->items, *end = given + list->count;
+    const int32_t stages = c->b->ranks;
+    rondo__sort(list->items, sizeof *given, list->count, given_after);
+    for (int64_t n = 0; n < c->side[j->queries].leaves.count; n++) {
+        const struct rondo_backward_leaf *leaf = leaf_at(c, j->queries, n);
+        int64_t count = 0;
+        if (leaf->source != c->b->rank)
+            continue;
+        while (given + count < end && given[count].leaf == n)
+            count++;
+        struct rondo__piece *piece = rondo__list_set(&j->pieces, sizeof *piece, count + 1);
+        int32_t *stage = rondo__list_set(&j->stages, sizeof *stage, count + 1);
+        if (!piece || !stage)
+            return false;
+        for (int64_t i = 0; i < count; i++) {
+            piece[i] = (struct rondo__piece){ .index = given[i].index, .leaves = 1 };
+            stage[i] = given[i].stage;
+        }
+        if (rondo__tree_build(&j->tree, piece, count, stages))
+            return false;
+        rondo__tree_stages(&j->tree, stage, false);
+        for (int32_t s = 0; s < stages; s++)
+            if (!add_join(j, leaf, given, count, s, c->waiting[j->queries]))
+                return false;
+        c->waiting[j->queries] += j->tree.slots * node_floats(c, j->queries, leaf->count);
+        given += count;
+    }
+    return true;
+}
+
+bool rondo__crossing_join(struct rondo__crossing *c)
+{
+    struct rondo__backward_part *p = c->b->part;
+    struct joiner j = { .c = c };
+    bool fine = true;
+    for (int queried = 0; queried < 2 && fine; queried++) {
+        j.queries = queried;
+        c->wait_store[queried] = rondo__add_nodes(c->b, -1, 0);
+        fine = c->wait_store[queried] >= 0 && join_side(&j);
+    }
+    rondo__sort(j.due.items, sizeof(struct due), j.due.count, due_after);
+    struct rondo_backward_join *join = fine ? rondo__list_add(&p->joins, sizeof *join, j.due.count) : NULL;
+    const struct due *due = j.due.items;
+    fine = fine && (join || !j.due.count);
+    for (int64_t i = 0; i < j.due.count && fine; i++) {
+        join[i] = due[i].join;
+        c->joins_first[2 * due[i].stage + due[i].queries + 1]++;
+    }
+    for (int32_t i = 0; i < 2 * c->b->ranks; i++)
+        c->joins_first[i + 1] += c->joins_first[i];
+    rondo__tree_free(&j.tree);
+    rondo__list_free(&j.tree.memory);
+    rondo__list_free(&j.pieces);
+    rondo__list_free(&j.stages);
+    rondo__list_free(&j.due);
+    return fine;
+}
