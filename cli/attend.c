@@ -210,7 +210,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (!code)
         code = rondo_attention_execute(plan, &io, NULL);
     if (!code && in->dout)
-        code = attend_backward(plan, &io, in, &info, &g);
+        code = attend_backward(plan, &io, in, &info, rondo_context_ranks(ctx), &g);
     const double seconds = now() - begin;
     if (code)
         goto end;

@@ -56,6 +56,11 @@ struct attend_output {
 };
 int64_t attend_probs_keys(const struct attend_input *in);              /* the width of a row of probs */
 int attend_probs_check(const struct attend_output *o, int ranks);      /* is there room for them? 0 or an exit code */
+/* Whether the gradient of one bias for all sequences is a sum over rows that are not on one rank each: then rank 0 makes it. */
+static inline bool attend_bias_spread(const struct attend_input *in, int ranks)
+{
+    return ranks > 1 && in->bias.data && !in->packed && in->batch > 1 && in->bias.row[1] == in->bias.row[0];
+}
 /* Gradients of this rank's rows, [rows, heads, ..] as out; dbias [rows of queries, bias heads, attend_probs_keys()]; NULL: none. */
 struct attend_gradients {
     void *dout, *dq, *dk, *dv;
@@ -64,7 +69,7 @@ struct attend_gradients {
 /* attend_backward.c: room for them, and `do` of the shape of out; a backward pass into them; all of them gone. */
 int attend_check_do(const struct attend_input *in, int out_type);                   /* 0 or an exit code */
 int attend_backward_room(struct attend_gradients *g, const struct attend_input *in, const rondo_attention_info *info, int out_type, int64_t *bytes);
-int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info,
+int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info, int ranks,
                     const struct attend_gradients *g);
 void attend_backward_free(struct attend_gradients *g);
 

@@ -33,9 +33,9 @@ static bool take(void *to, int64_t count, size_t size, int64_t *bytes)
 }
 
 /* The bias's gradient, a row for each of this rank's queries: in the plan the rows of a sequence lie where its bias does. */
-static int64_t bias_numbers(const struct attend_input *in)
+static int64_t bias_numbers(const struct square *bias, int64_t keys)
 {
-    return ((in->bias.rows - 1) * in->bias.row_stride + (in->bias.heads - 1) * in->bias.head_stride) + in->k_rows;
+    return bias->rows > 0 ? (bias->rows - 1) * bias->row_stride + (bias->heads - 1) * bias->head_stride + keys : 0;
 }
 
 int attend_backward_room(struct attend_gradients *g, const struct attend_input *in, const rondo_attention_info *info, int out_type, int64_t *bytes)
@@ -59,8 +59,8 @@ static rondo_tensor rows_of(void *data, int type, int64_t rows, int64_t heads, i
     return rondo_tensor_dense(data, type, 3, shape);
 }
 
-/* This rank's rows out of the whole bias's. */
-static int take_bias(const rondo_attention *plan, const struct attend_input *in, const float *all, float *mine)
+/* This rank's rows, [heads, width] each: from the whole bias, or a gradient of its shape, to `mine`, or back. */
+static int move_bias(const rondo_attention *plan, const struct attend_input *in, const struct square *whole, float *all, float *mine, bool back)
 {
     const int64_t width = attend_probs_keys(in);
     int64_t before = 0;
@@ -71,12 +71,13 @@ static int take_bias(const rondo_attention *plan, const struct attend_input *in,
         const int64_t keys = in->cached[s] + in->tokens[s] > 0 ? in->cached[s] + in->tokens[s] : 0;
         for (int64_t i = 0; i < n && spans; i++) {
             for (int64_t j = 0; j < spans[i].count; j++)
-                for (int64_t h = 0; h < in->bias.heads; h++) {
-                    float *to = mine + ((before + spans[i].row + j) * in->bias.heads + h) * width;
-                    const int64_t row = in->bias.row[s] + spans[i].first + j * spans[i].step;
-                    memset(to, 0, (size_t)width * sizeof *to);
-                    memcpy(to, all + row * in->bias.row_stride + h * in->bias.head_stride + (in->bias.key ? in->bias.key[s] : 0),
-                           (size_t)keys * sizeof *to);
+                for (int64_t h = 0; h < whole->heads; h++) {
+                    float *here = mine + ((before + spans[i].row + j) * whole->heads + h) * width;
+                    float *there = all + (whole->row[s] + spans[i].first + j * spans[i].step) * whole->row_stride + h * whole->head_stride +
+                                   (whole->key ? whole->key[s] : 0);
+                    if (!back)
+                        memset(here, 0, (size_t)width * sizeof *here);
+                    memcpy(back ? there : here, back ? here : there, (size_t)keys * sizeof *here);
                 }
             held += spans[i].count;
         }
@@ -86,11 +87,30 @@ static int take_bias(const rondo_attention *plan, const struct attend_input *in,
     return code;
 }
 
-int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info,
+/* A bias with rows of its own for each sequence, of which this rank's are filled; pages of others are never touched. */
+static int own_rows(const rondo_attention *plan, const struct attend_input *in, float *mine, struct square *own)
+{
+    const int64_t width = attend_probs_keys(in), heads = in->bias.heads, rows = in->batch * in->q_rows;
+    *own = (struct square){ .heads = heads, .rows = rows, .row_stride = heads * width, .head_stride = width };
+    own->row = room(in->sequences, sizeof *own->row);
+    own->copy = calloc((size_t)(rows * heads * width + 1), sizeof(float));
+    own->data = own->copy;
+    if (!own->row || !own->copy)
+        return body_fail(RONDO_ENOMEM, "not enough memory for a bias of each sequence (%" PRId64 " rows)", rows);
+    for (int64_t s = 0; s < in->sequences; s++)
+        own->row[s] = s * in->q_rows;
+    int code = move_bias(plan, in, &in->bias, (float *)(uintptr_t)in->bias.data, mine, false);
+    return code ? code : move_bias(plan, in, own, own->copy, mine, true);
+}
+
+int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info, int ranks,
                     const struct attend_gradients *g)
 {
     rondo_attention_gradients of = RONDO_ATTENTION_GRADIENTS_INIT;
+    rondo_attention_io with = *io;
+    struct square own = { .data = NULL }, shape = in->bias;
     float *dbias = NULL;
+    int code = 0;
     of.dout = rows_of(g->dout, io->out.type, info->q_rows, in->heads, in->value_dim);
     if (in->heads_first) {   /* as it is read */
         of.dout.stride[0] = in->value_dim;
@@ -101,17 +121,27 @@ int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const s
     of.dv = rows_of(g->dv, in->type, info->kv_rows, in->kv_heads, in->value_dim);
     if (g->dsinks)
         of.dsinks = rondo_tensor_dense(g->dsinks, RONDO_F32, 1, &in->heads);
-    if (g->dbias) {
+    if (g->dbias && attend_bias_spread(in, ranks)) {
+        const int64_t of_bias[3] = { in->batch * in->q_rows, in->bias.heads, attend_probs_keys(in) };
+        code = own_rows(plan, in, g->dbias, &own);
+        shape = own;
+        with.bias = rondo_tensor_dense(own.copy, RONDO_F32, 3, of_bias);
+        with.bias_row = own.row;
+        with.bias_key = NULL;
+    }
+    if (g->dbias && !code) {
         /* as large as the bias, of which pages that no query of this rank has are never touched */
-        dbias = calloc((size_t)(bias_numbers(in) > 0 ? bias_numbers(in) : 1), sizeof *dbias);
-        if (!dbias)
-            return body_fail(RONDO_ENOMEM, "not enough memory for the gradient of the bias");
-        of.dbias = io->bias;
+        dbias = calloc((size_t)bias_numbers(&shape, in->k_rows) + 1, sizeof *dbias);
+        code = dbias ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for the gradient of the bias");
+        of.dbias = with.bias;
         of.dbias.data = dbias;
     }
-    int code = rondo_attention_backward(plan, io, &of, NULL);
+    if (!code)
+        code = rondo_attention_backward(plan, &with, &of, NULL);
     if (!code && g->dbias)
-        code = take_bias(plan, in, dbias, g->dbias);
+        code = move_bias(plan, in, &shape, dbias, g->dbias, false);
+    free(own.copy);
+    free(own.row);
     free(dbias);
     return code;
 }

@@ -4,6 +4,7 @@
  */
 #include "cli/attend.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ struct sink {
     int place[8];           /* of each array in the file, -1: it is not there */
     int64_t hashed;         /* index of what is hashed next: arrays one after another */
     float *dbias;           /* all of it */
+    int64_t dbias_each;     /* numbers of a sequence's own, until they are summed; 0: it has its place in what all have */
 };
 enum { OUT, LSE, PROBS, DQ, DK, DV, DBIAS, DSINKS, ARRAYS };
 
@@ -129,9 +131,24 @@ static int put_dbias(void *user, int64_t s, int64_t first, int64_t count, const 
     const int64_t keys = in->cached[s] + in->tokens[s], width = attend_probs_keys(in);
     for (int64_t i = 0; i < count && keys > 0; i++)
         for (int64_t h = 0; h < in->bias.heads; h++)
-            memcpy(k->dbias + (in->bias.row[s] + first + i) * in->bias.row_stride + h * in->bias.head_stride + (in->bias.key ? in->bias.key[s] : 0),
+            memcpy(k->dbias + s * k->dbias_each + (in->bias.row[s] + first + i) * in->bias.row_stride + h * in->bias.head_stride + (in->bias.key ? in->bias.key[s] : 0),
                    (const float *)rows + (i * in->bias.heads + h) * width, (size_t)keys * sizeof(float));
     return interrupted(k);
+}
+
+/* One bias for all sequences: their gradients are joined by the tree of rule 13 over sequences. */
+static void sum_dbias(struct sink *k)
+{
+    const int64_t n = k->dbias_each, sequences = k->o->in->sequences;
+    for (int64_t step = 1; step < sequences && n; step *= 2)
+        for (int64_t s = 0; s + step < sequences; s += 2 * step) {
+            float *left = k->dbias + s * n;
+            const float *right = left + step * n;
+            for (int64_t i = 0; i < n; i++) {
+                const float sum = left[i] + right[i];
+                left[i] = sum == sum ? sum : NAN;   /* the canonical one */
+            }
+        }
 }
 
 static int put_lse(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
@@ -171,12 +188,15 @@ static int write_gradients(rondo_context *ctx, struct sink *k, const rondo_atten
     }
     const int64_t numbers = g->dbias ? (int64_t)(rondo_arrays_find(in->file, "bias")->bytes / sizeof(float)) : 0;
     if (!code && g->dbias && rondo_context_rank(ctx) == 0) {
-        k->dbias = calloc((size_t)numbers + 1, sizeof *k->dbias);
-        code = k->dbias ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for dbias (%lld numbers)", (long long)numbers);
+        const bool spread = attend_bias_spread(in, rondo_context_ranks(ctx));
+        k->dbias_each = spread ? numbers : 0;
+        k->dbias = calloc((size_t)(spread ? in->sequences : 1), ((size_t)numbers + 1) * sizeof *k->dbias);
+        code = k->dbias ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for dbias (%lld numbers%s)", (long long)numbers, spread ? " of each sequence" : "");
     }
     if (!code && g->dbias)
         code = collect_rows(ctx, plan, in->sequences, g->dbias, (size_t)(in->bias.heads * attend_probs_keys(in)) * sizeof(float), put_dbias, k);
     if (!code && k->dbias) {
+        sum_dbias(k);
         rondo_hash_add(&k->hash, k->dbias, sizeof *k->dbias, k->hashed, numbers);
         code = rondo_arrays_write(k->writer, k->place[DBIAS], 0, (uint64_t)numbers * sizeof *k->dbias, k->dbias);
     }

@@ -155,8 +155,44 @@ static void frozen(const char *name, const struct problem *p, const struct gradi
             diag("{ \"%s\", 0x%016llx }", name, (unsigned long long)hash_of(p, g));
 }
 
+/* One bias for all sequences: ranks that have the same queries of each sum their rows of it; where lengths differ nobody has. */
+static void shared_bias(void)
+{
+    struct problem p = { .sequences = 3, .tokens = { 192, 192, 192 }, .cached = { 48, 48, 48 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .value_dim = 12, .causal = 1,
+                         .leaf = 16, .bias = 1, .bias_alike = 1, .seed = 77 };
+    static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
+    struct gradients one, g;
+    int same = 1, err = 0;
+    for (int heads = 1; heads <= 4; heads += 3) {
+        p.bias = heads;
+        problem_data(&p);
+        oracle(heads > 1 ? "one bias for all sequences" : "one bias for all heads and sequences", &p, &one);
+        for (int i = 0; i < 8 && !err; i++) {
+            struct backward_setup s = plain(&p);
+            s.ranks = 2 + i % 2;
+            s.layout = layouts[i / 2];
+            s.threads = 1 + i % 2;
+            err = solve_backward(&p, &s, &g);
+            same &= !err && gradients_same(&p, &one, &g);
+            gradients_free(&g);
+        }
+        gradients_free(&one);
+        problem_free(&p);
+    }
+    ok(!err && same, "one bias for all sequences: the same bits on 2 and 3 ranks, by each layout%s%s", err ? ": " : "", err ? rondo_error_text() : "");
+    p.tokens[1] = 100;
+    struct backward_setup s = plain(&p);
+    s.ranks = 2;
+    problem_data(&p);
+    err = solve_backward(&p, &s, &g);
+    ok(err == RONDO_ENOTSUP && strstr(rondo_error_text(), "not all of its rows are on one rank"), "where lengths differ the caller is told to sum: %s", rondo_error_text());
+    gradients_free(&g);
+    problem_free(&p);
+}
+
 int main(void)
 {
+    shared_bias();
     for (size_t i = 0; i < CASES; i++) {
         struct problem p = cases[i].p;
         struct gradients one;

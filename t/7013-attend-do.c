@@ -186,12 +186,44 @@ static void padded(void)
     problem_free(&p);
 }
 
+/* One bias for all sequences, whose rows lie on other ranks in one than in another where lengths differ. */
+static void shared(void)
+{
+    enum { B = 3, Q = 70, K = 90, H = 4 };
+    float *of[5] = { malloc(B * Q * H * 8 * 4), malloc(B * K * 2 * 8 * 4), malloc(B * K * 2 * 8 * 4), malloc(B * Q * H * 8 * 4), malloc(H * Q * K * 4) };
+    const int64_t counts[5] = { B * Q * H * 8, B * K * 2 * 8, B * K * 2 * 8, B * Q * H * 8, H * Q * K };
+    static const char *const names[5] = { "q", "k", "v", "do", "bias" };
+    static const char *const ways[] = { "--causal", "--causal --ranks 2", "--causal --ranks 3 --layout zigzag", "--causal --ranks 4 --layout striped --algorithm all-gather" };
+    int32_t lengths[B] = { 90, 41, 75 };
+    uint64_t seed = 5;
+    struct array list[6];
+    for (int i = 0; i < 5; i++) {
+        const int64_t heads = i == 1 || i == 2 ? 2 : H, rows = i == 1 || i == 2 ? K : Q;
+        for (int64_t j = 0; j < counts[i]; j++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            of[i][j] = (float)((double)(seed >> 40) / (1 << 24) - 0.5);
+        }
+        list[i] = (struct array){ names[i], RONDO_ARRAY_F32, 4, { B, rows, heads, 8 }, of[i] };
+    }
+    list[5] = (struct array){ "lengths_k", RONDO_ARRAY_I32, 1, { B }, lengths };
+    for (int heads = 1; heads <= H; heads += H - 1)
+        for (int some = 0; some < 2; some++) {
+            list[4] = (struct array){ "bias", RONDO_ARRAY_F32, 4, { 1, heads, Q, K }, of[4] };
+            write_arrays("shared", list, 5 + some);
+            for (int i = 0; i < 4; i++)
+                ok(runs("shared", ways[i]), "one bias of %d heads for all sequences%s, %s", heads, some ? " of several lengths" : "", ways[i]);
+        }
+    for (int i = 0; i < 5; i++)
+        free(of[i]);
+}
+
 int main(void)
 {
     if (!getenv("RONDO") || !*getenv("RONDO"))
         return skip_all("the program was not built");
     scratch_make("7013-attend-do");
     batched();
+    shared();
     packed();
     padded();
     scratch_remove();

@@ -36,7 +36,10 @@ struct backward_setup {
 
 static int64_t bias_elements(const struct problem *p)
 {
-    return p->q_rows * p->bias * p->most_keys;
+    int64_t rows = p->q_rows;   /* of one bias for all sequences only so many are read */
+    for (int64_t i = 0; i < p->sequences && p->bias_alike; i++)
+        rows = i == 0 || p->tokens[i] > rows ? p->tokens[i] : rows;
+    return rows * p->bias * p->most_keys;
 }
 
 __attribute__((unused)) static void gradients_make(const struct problem *p, const struct backward_setup *s, struct gradients *g)
@@ -145,7 +148,7 @@ __attribute__((unused)) static int backward_rank_(rondo_context *ctx, void *arg)
     io.lse.dims = of.dlse.dims = 2;
     give_terms(p, &io);
     of.accumulate = s->accumulate;
-    float *dbias = calloc((size_t)bias_elements(p) + 1, 4), *dsinks = calloc((size_t)h, 4);
+    float *dbias = calloc((size_t)(p->q_rows * p->bias * p->most_keys) + 1, 4), *dsinks = calloc((size_t)h, 4);
     if (p->bias) {
         of.dbias = whole_(dbias, RONDO_F32, p->q_rows, p->bias, p->most_keys);
         for (int64_t i = 0; i < bias_elements(p); i++)

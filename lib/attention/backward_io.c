@@ -144,21 +144,38 @@ static int64_t bias_key(const struct rondo__backward_call *call, int64_t sequenc
     return call->io.bias_key ? call->io.bias_key[sequence] : 0;
 }
 
-/* Sequences have rows and columns of their own, or begin in the same ones, which a rank alone can sum. */
+/* Whether each query of one sequence lives where that of the other does: then who has it sums both. */
+static bool lie_alike(const struct rondo__design *p, int64_t i, int64_t j)
+{
+    const int64_t first = p->cached[i] < 0 ? 0 : p->cached[i], end = first + p->tokens[i];
+    const rondo_placement *queries = p->cached[i] < 0 ? p->queries : p->keys;
+    if (p->cached[i] != p->cached[j] || p->tokens[i] != p->tokens[j])
+        return false;
+    for (int64_t x = first; x < end; x++)
+        if (rondo_placement_owner(queries, i, x) != rondo_placement_owner(queries, j, x))
+            return false;
+    return true;
+}
+
+/* Sequences have rows and columns of their own, or begin in the same ones: these a rank alone can sum, and several where each has its part of all. */
 static int check_shared(const struct rondo__backward_call *call)
 {
     const struct rondo__design *p = &call->plan->design;
-    for (int64_t i = 0; i < p->sequences; i++)
+    for (int64_t i = 0; i < p->sequences; i++) {
+        bool alike = p->ranks == 1;   /* as one of those that it meets, of which all are alike */
         for (int64_t j = 0; j < i; j++) {
             const int64_t a = bias_row(call, i), b = bias_row(call, j), x = bias_key(call, i), y = bias_key(call, j);
             const bool meet = a < b + p->tokens[j] && b < a + p->tokens[i] && x < y + p->length[j] && y < x + p->length[i];
             if (meet && (a != b || x != y))
                 return rondo__fail(RONDO_ENOTSUP, "rondo_attention_backward: dbias of sequences %lld and %lld share some rows but not the first; they "
                                                   "must begin in the same row and column, or have none in common", (long long)j, (long long)i);
-            if (meet && p->ranks > 1)
-                return rondo__fail(RONDO_ENOTSUP, "rondo_attention_backward: dbias of sequences %lld and %lld is one sum, which this build makes on "
-                                                  "one rank only; give each rows of its own, and add them up", (long long)j, (long long)i);
+            if (meet && !alike && !lie_alike(p, i, j))
+                return rondo__fail(RONDO_ENOTSUP, "rondo_attention_backward: dbias of sequences %lld and %lld is one sum, but not all of its rows are on "
+                                                  "one rank in both; sequences of the same lengths and owners are summed: else give each rows of its own, "
+                                                  "and add them up", (long long)j, (long long)i);
+            alike |= meet;
         }
+    }
     return 0;
 }
 
