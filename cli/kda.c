@@ -341,9 +341,9 @@ static int kda(void *arg)
     int code = kda_open(&x->in, x->path, options.gate);
     if (!code)
         code = check_points(&x->in);
-    if (!code && x->in.dout && (options.way == RONDO_DELTA_AFFINE || options.way == RONDO_DELTA_LEGACY))
-        code = fail(EXIT_USAGE, "--cp %s has no gradients, which 'do' of %s asks for; all ways with the bits of one walk have",
-                    rondo_delta_way_name(options.way), x->path);
+    if (!code && x->in.dout && (options.tolerance > 0.0 || options.way == RONDO_DELTA_LEGACY))
+        code = fail(EXIT_USAGE, "%s has no gradients, which 'do' of %s asks for: they are those of the whole rule, without states that are cut",
+                    options.tolerance > 0.0 ? "--tolerance" : "--cp legacy", x->path);
     if (!code && x->in.dout && options.form)
         code = fail(EXIT_USAGE, "--form chunk has no gradients, which 'do' of %s asks for; --form recurrence has", x->path);
     x->out = (struct kda_output){ .in = &x->in, .path = options.output, .points = &options.points };

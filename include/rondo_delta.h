@@ -59,7 +59,7 @@ typedef struct rondo_delta_desc {
                                            create only */
     int64_t tile;                       /* of RONDO_DELTA_AFFINE: tokens, from each sequence's first; shares end where tiles do; 0 = 4096; of
                                            RONDO_DELTA_LEGACY those of a segment, of which the same holds, 1 or more */
-    int32_t gradients;                  /* 1: rondo_delta_backward() will be called too; not of RONDO_DELTA_AFFINE and RONDO_DELTA_LEGACY */
+    int32_t gradients;                  /* 1: rondo_delta_backward() will be called too; not with a tolerance or RONDO_DELTA_LEGACY */
     double tolerance;                   /* of RONDO_DELTA_AFFINE: a tile whose certificate lies below it passes nothing of its incoming state on;
                                            0: never */
     int32_t chunk;                      /* 0: token by token; 16, 32 or 64: the rule's other form, in chunks of so many tokens from each sequence's

@@ -137,7 +137,12 @@ static void descriptors(rondo_context *ctx)
     d = usual();
     d.gradients = 1;
     d.way = RONDO_DELTA_AFFINE;
-    refused(rondo_delta_create(&plan, ctx, &d), RONDO_ENOTSUP, "affine has no gradients", "gradients of an affine scan");
+    d.tolerance = 0.1;
+    refused(rondo_delta_create(&plan, ctx, &d), RONDO_ENOTSUP, "has a tolerance has none", "gradients of a scan that cuts states");
+    d.tolerance = 0.0;
+    d.way = RONDO_DELTA_LEGACY;
+    d.tile = 16;
+    refused(rondo_delta_create(&plan, ctx, &d), RONDO_ENOTSUP, "cuts states as legacy does has none", "gradients of the way that guesses");
     rondo_delta_destroy(NULL);
     ok(!rondo_delta_way_name(-1) && !rondo_delta_way_name(99) && !strcmp(rondo_delta_way_name(RONDO_DELTA_PIPELINE), "pipeline"), "ways have names");
 }

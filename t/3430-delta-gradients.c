@@ -66,6 +66,7 @@ static rondo_delta_desc desc_of(const struct job *j)
     d.beta = c->beta;
     d.norm = c->norm;
     d.way = j->way;
+    d.tile = d.way == RONDO_DELTA_AFFINE ? 16 : 0;   /* shares of whole tiles: no others can be asked for */
     d.lower_bound = c->gate == RONDO_GATE_BOUNDED ? c->lower_bound : 0.0;
     d.scale = c->scale;
     d.initial_state = c->from != NULL;
@@ -415,8 +416,8 @@ static void cases(void)
         for (int ranks = 2; ranks <= RANKS; ranks++) {
             struct job got = one;
             draw_shares(shares, ranks, c.rows);
-            got.way = ranks == 4 ? RONDO_DELTA_COLUMNS : ranks % 2 ? RONDO_DELTA_AUTO : RONDO_DELTA_SERIAL;
-            got.shares = ranks == 3 ? NULL : shares;
+            got.way = ranks == 4 ? RONDO_DELTA_COLUMNS : ranks == 5 ? RONDO_DELTA_AFFINE : ranks % 2 ? RONDO_DELTA_AUTO : RONDO_DELTA_SERIAL;
+            got.shares = ranks == 3 || ranks == 5 ? NULL : shares;
             ok(run(&got, ranks, "auto", 1, NULL) && same(&one, &got), "... %d ranks: the same bits", ranks);
             job_free(&got);
             got.stop = 0.3;

@@ -384,7 +384,8 @@ static void bad(void)
     refuses(3, "no tensor 'q'", "kda few -o bad");
     list[n] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim);
     write_file("gradients", list, n + 1);
-    refuses(2, "--cp affine has no gradients", "kda gradients -o bad --cp affine");
+    refuses(2, "--cp legacy has no gradients", "kda gradients -o bad --cp legacy");
+    refuses(2, "--tolerance has no gradients", "kda gradients -o bad --cp affine --tolerance 0.1");
     refuses(2, "--form chunk has no gradients", "kda gradients -o bad --form chunk");
     list[n] = t("do", RONDO_ARRAY_BF16, c.v, 4, 1, c.rows, c.heads, c.value_dim);
     write_file("gradients", list, n + 1);

@@ -59,9 +59,9 @@ static int check_rule(const rondo_delta_desc *d)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: tolerance is %g; RONDO_DELTA_AFFINE takes 0 to 1, and other ways have none, 0", d->tolerance);
     if (d->gradients & ~1)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: gradients is %d; it is 0 or 1", (int)d->gradients);
-    if (d->gradients && (d->way == RONDO_DELTA_AFFINE || d->way == RONDO_DELTA_LEGACY))
-        return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: the way %s has no gradients; all that have the bits of one rank have, and auto takes "
-                                          "one of these", rondo_delta_way_name(d->way));
+    if (d->gradients && (d->tolerance > 0.0 || d->way == RONDO_DELTA_LEGACY))
+        return rondo__fail(RONDO_ENOTSUP, "rondo_delta_create: gradients are those of the whole rule: a plan that %s has none; take a tolerance of 0, or "
+                                          "another way", d->way == RONDO_DELTA_LEGACY ? "cuts states as legacy does" : "has a tolerance");
     if (d->chunk != 0 && d->chunk != 16 && d->chunk != 32 && d->chunk != 64)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: chunk is %d; it takes 16, 32 and 64, and 0 is token by token", (int)d->chunk);
     if (d->chunk && d->tile % d->chunk)

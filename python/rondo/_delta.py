@@ -246,7 +246,7 @@ def kda_backward(dout, q, k, v, g, beta, *, dfinal_state=None, scale=None, initi
     """Gradients of a loss with respect to what kda() was given, as it was given, from those with respect to its out (dout) and, where
     dfinal_state is given, its final states: dq, dk, dv, dg, dbeta, each of the shape and type of its own, then dinitial_state, dA_log and
     ddt_bias, in float32, where initial_state, A_log and dt_bias are given. All else as kda() was given it; ranks, way and threads may be
-    others, and change no bit. An affine scan has no gradients.
+    others, and change no bit.
     """
     problem = Problem(q, k, v, g, beta, scale, initial_state, False, use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel,
                       allow_neg_eigval, lower_bound, A_log, dt_bias, cu_seqlens, None, way, None, None, dtype)

@@ -111,7 +111,7 @@ class _Delta(torch.autograd.Function):
 def kda(q, k, v, g, beta, *, initial_state=None, A_log=None, dt_bias=None, backward_way=None, **options):
     """rondo.kda() on tensors: q, k [B,T,H,K], v [B,T,HV,V], g [B,T,HV,K or 1], beta [B,T,HV] and its keywords; gives out, the final
     state or None and, with checkpoints, these. All tensors have gradients, and so have out and the final state among the results;
-    `way` is the forward pass's, and backward_way (None: the plan's choice) of backward, where an affine scan has none."""
+    `way` is the forward pass's, and backward_way (None: the plan's choice) of backward."""
     tensors = (("q", q), ("k", k), ("v", v), ("g", g), ("beta", beta), ("initial_state", initial_state), ("A_log", A_log), ("dt_bias", dt_bias))
     for name, tensor in tensors:
         if not isinstance(tensor, torch.Tensor) and (tensor is not None or name in ("q", "k", "v", "g", "beta")):
