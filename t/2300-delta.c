@@ -110,7 +110,7 @@ static void strange(void)
     static const float numbers[] = { 0.0f, -0.0f, 1e-45f, -1e-40f, 3e38f, -3e38f, 1e20f, -1000.0f, -104.0f, 1.0f, -1.0f };
     struct rondo_device *spec = open_device("scalar", 1);
     for (int round = 0; round < 12; round++) {
-        struct delta_case c = { .heads = 2, .key_heads = 1, .key_dim = 21, .value_dim = round % 2 ? 96 : 70, .gate_dim = 21, .sequences = 1, .rows = 70, .cu = { 0, 70 },
+        struct delta_case c = { .heads = 2, .key_heads = 1, .key_dim = 21, .value_dim = round % 2 ? 128 : 70, .gate_dim = 21, .sequences = 1, .rows = 70, .cu = { 0, 70 },
                                 .gate = round % 3, .beta = round / 3 % 3, .norm = round % 2, .type = RONDO_F32, .lower_bound = -5.0, .scale = 0.5 };
         struct result right = { 0 };
         delta_draw(&c, -1.0, 0.0, true);

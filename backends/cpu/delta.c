@@ -299,13 +299,20 @@ static void step_write(const struct rondo_delta_task *t, const struct room *r, i
                 vf at = vf_mul(a, vf_load(t->from + (d + c) * t->from_stride + column + j * VL));
                 vf_fma_into(&at, k, u[j]);
                 vf_fma_into(&sum[c][j], q, at);
-                vf_store(t->to + (d + c) * t->to_stride + column + j * VL, vf_canonical(at));
+                vf_store(t->to + (d + c) * t->to_stride + column + j * VL, at);
             }
         }
     UNROLL
-    for (int j = 0; j < STRIP; j++)
-        vf_put_element(t->out, column + j * VL, t->form->out_type,
-                       vf_mul(vf_add(vf_add(sum[0][j], sum[2][j]), vf_add(sum[1][j], sum[3][j])), vf_set1(t->form->scale)));
+    for (int j = 0; j < STRIP; j++) {
+        const vf out = vf_add(vf_add(sum[0][j], sum[2][j]), vf_add(sum[1][j], sum[3][j]));
+        vf_put_element(t->out, column + j * VL, t->form->out_type, vf_mul(out, vf_set1(t->form->scale)));
+        if (!vm_any(vf_is_nan(out)))   /* then no number that it is a sum of was one */
+            continue;
+        for (int64_t d = 0; d < dim; d++) {
+            float *to = t->to + d * t->to_stride + column + j * VL;
+            vf_store(to, vf_canonical(vf_load(to)));
+        }
+    }
 }
 
 static void step(const struct rondo_delta_task *t, const struct room *r)
