@@ -11,6 +11,9 @@
 
 /* ---- operands of products ---- */
 
+/* Tokens that rows are fetched ahead. */
+#define AHEAD 16
+
 /* [leaf][tile][step][row of the tile], as linear.c packs x: of a row of tokens the steps are there in the order of the list. */
 static void pack(const struct rondo_cpu_linear_job *job, const struct rondo_token_run *run, int64_t first, int64_t tile)
 {
@@ -25,6 +28,8 @@ static void pack(const struct rondo_cpu_linear_job *job, const struct rondo_toke
         float *to = job->packed + (i0 - begin) * all + row * (i1 - i0);
         for (int64_t i = i0; i < i1; i++, to += n) {
             const float *a = run->a + run->order[i] * run->a_stride + first + row;
+            if (i + AHEAD < i1)   /* rows lie far apart */
+                __builtin_prefetch(run->a + run->order[i + AHEAD] * run->a_stride + first + row + rows - 1);
             vf_store_mask(to, stored, vf_load_mask(a, there));
             for (int64_t r = VL; r < n; r += VL)
                 vf_store_mask(to + r, vm_first((int)(n - r)), vf_load_mask(a + r, vm_first(rows > r ? (int)(rows - r) : 0)));

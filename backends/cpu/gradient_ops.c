@@ -76,19 +76,70 @@ static int pack_item(void *arg, int64_t item, int worker)
     return 0;
 }
 
-/* Columns [column, column + PANEL) of b as a panel: the tiles take steps in pairs, the second one first (linear.c). */
-static void gather(const struct product *p, int64_t column, float *to)
+/* Tokens that rows are fetched ahead: they lie far apart. */
+#define AHEAD 12
+
+/* Columns of b from `column` on as panels: the tiles take steps in pairs, the second one first (linear.c). */
+static void gather(const struct product *p, int64_t column, int64_t panels, char *to)
 {
     const struct rondo_token_run *run = p->run;
-    const int64_t count = p->columns - column < PANEL ? p->columns - column : PANEL;
+    const int64_t all = p->columns - column < panels * PANEL ? p->columns - column : panels * PANEL, end = run->leaves[run->leaf_count].first;
     for (int64_t g = 0; g < run->leaf_count; g++) {
         const int64_t first = run->leaves[g].first, n = run->leaves[g + 1].first - first;
-        for (int64_t i = 0; i < n; i++, to += PANEL) {
-            const int64_t at = (i ^ 1) < n ? i ^ 1 : i;
-            memcpy(to, run->b + run->order[first + at] * run->b_stride + column, (size_t)count * sizeof *to);
-            memset(to + count, 0, (size_t)(PANEL - count) * sizeof *to);
+        for (int64_t i = 0; i < n; i++, to += PANEL * sizeof(float)) {
+            const int64_t at = first + ((i ^ 1) < n ? i ^ 1 : i);
+            const float *from = run->b + run->order[at] * run->b_stride + column;
+            if (at + AHEAD < end)
+                for (int64_t line = 0; line < all; line += 16)
+                    __builtin_prefetch(run->b + run->order[at + AHEAD] * run->b_stride + column + line);
+            for (int64_t j = 0; j < panels; j++, from += PANEL) {
+                float *panel = (float *)(void *)(to + (size_t)j * p->panel_bytes);
+                const int64_t count = all - j * PANEL;
+                if (count >= PANEL) {
+                    memcpy(panel, from, PANEL * sizeof *panel);
+                    continue;
+                }
+                memcpy(panel, from, (size_t)count * sizeof *panel);
+                memset(panel + count, 0, (size_t)(PANEL - count) * sizeof *panel);
+            }
         }
     }
+}
+
+/* Panels of dx: what tiles of the first block ask for is turned from the layer's weights just before. */
+struct turning {
+    const struct product *p;
+    int64_t column, panels;
+    char *to;
+};
+
+/* From which output on the turned ones begin: panels of the layer's are whole. */
+static int64_t turned_from(const struct product *p, int64_t step)
+{
+    return (p->output + step) / PANEL * PANEL;
+}
+
+static void bring(void *arg, int64_t panel, int64_t first, int64_t end)
+{
+    const struct turning *t = arg;
+    const struct product *p = t->p;
+    const int64_t output = turned_from(p, first);
+    char *to = t->to + (size_t)panel * p->panel_bytes + (size_t)(output - turned_from(p, 0)) * PANEL * sizeof(float);
+    p->g->turn(p->weights, p->k, t->column + panel * PANEL, output, p->output + end, (float *)(void *)to);
+}
+
+/* A tile's share: one block of the weights that are turned next, where these are floats. */
+static const char *ahead(void *arg, int64_t panel, int64_t first, int64_t end, int64_t tile, size_t *bytes)
+{
+    const struct turning *t = arg;
+    const struct product *p = t->p;
+    const bool same = panel + 1 < t->panels;
+    const int64_t from = same ? first : end, until = same ? end : 2 * end - first < p->steps ? 2 * end - first : p->steps;
+    const int64_t output = turned_from(p, from) + tile * PANEL, column = t->column + (same ? (panel + 1) * PANEL : 0);
+    if (p->weights->type != RONDO_F32 || output >= p->output + until)
+        return NULL;
+    *bytes = PANEL * PANEL * sizeof(float);
+    return (const char *)p->weights->weights + (size_t)(output / PANEL) * p->weights->panel_bytes + (size_t)column * PANEL * sizeof(float);
 }
 
 static int product_item(void *arg, int64_t item, int worker)
@@ -101,19 +152,23 @@ static int product_item(void *arg, int64_t item, int worker)
     of.out = p->columns - column < of.panels * PANEL ? p->columns - column : of.panels * PANEL;
     of.panel_bytes = p->panel_bytes;
     of.weights = mine;
-    for (int64_t i = 0; i < of.panels; i++) {
-        float *to = (float *)(void *)(mine + (size_t)i * of.panel_bytes);
-        if (p->run)
-            gather(p, column + i * PANEL, to);
-        else
-            p->g->turn(p->weights, p->k, column + i * PANEL, p->output / PANEL * PANEL, p->output_end, to);
-    }
+    struct turning turning = { p, column, of.panels, mine };
+    const bool at_once = p->run || block(p, 0).tiles <= 2;   /* few tiles read panels from end to end, and fetch far ahead */
+    if (p->run)
+        gather(p, column, of.panels, mine);
+    for (int64_t i = 0; i < of.panels && at_once && !p->run; i++)
+        bring(&turning, i, 0, p->steps);
     if (!p->run)   /* panels begin with whole ones of the layer's */
         of.weights = mine + (size_t)(p->output % PANEL) * PANEL * sizeof(float);
     for (int64_t b = 0; b < p->blocks; b++) {
         struct rondo_cpu_linear_job job = block(p, b);
         job.linear = &of;
         job.y += column;
+        if (!b && !at_once) {
+            job.bring = bring;
+            job.ahead = ahead;
+            job.bring_arg = &turning;
+        }
         const int err = p->k->run(&job, 0, of.panels, 0, job.tiles, mine + p->panels_bytes, worker ? NULL : p->poll);
         if (err)
             return err;

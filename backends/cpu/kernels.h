@@ -69,6 +69,11 @@ struct rondo_cpu_linear_job {
     int64_t x_stride, y_stride;
     const float *bias;
     int32_t add, depth;         /* depth: of the stack of sums, where the tree is a list (gradient_ops.c); else 0 */
+    /* Not NULL: run() asks for steps [first, end) of a panel before it reads them (panels of floats, and more than two tiles). ahead() says what
+     * a tile may fetch meanwhile for those that it will ask for next: *bytes of it, or NULL. */
+    void (*bring)(void *arg, int64_t panel, int64_t first, int64_t end);
+    const char *(*ahead)(void *arg, int64_t panel, int64_t first, int64_t end, int64_t tile, size_t *bytes);
+    void *bring_arg;
 };
 
 struct rondo_cpu_linear {

@@ -404,7 +404,7 @@ struct item {
 /* A piece of a leaf: its steps [first, end) with what lies before them in x, and where their sums go. */
 struct piece {
     int32_t leaf;
-    int64_t count, first, end;          /* steps of the leaf; its own */
+    int64_t at, count, first, end;      /* where the leaf begins in the job's steps; its steps; the piece's own */
     const float *x;                     /* of the leaf */
     bool fused;                         /* the first tile widens for all */
     bool last;                          /* of the sum */
@@ -450,13 +450,17 @@ static void run_piece(const struct item *item, const struct piece *p, int64_t pa
     const size_t share = next ? (lines + tiles) / tiles * 64 : 0;
     const int merges = p->end == p->count ? p->merges : 0;
 
+    if (job->bring)
+        job->bring(job->bring_arg, panel, p->at + p->first, p->at + p->end);
     if (item->wide && !p->fused)
         widen(l, w, p->first, p->end - p->first, item->widened, PANEL);
     for (int64_t t = 0; t < item->tiles; t++) {
         const int64_t row = rondo__cpu_tile_begin(job, item->tile0 + t), rows = rondo__cpu_tile_begin(job, item->tile0 + t + 1) - row;
-        const char *from = next ? next + (size_t)t * share : at;
+        size_t bytes = share;
+        const char *asked = job->bring ? job->ahead(job->bring_arg, panel, p->at + p->first, p->at + p->end, t, &bytes) : NULL;
+        const char *from = asked ? asked : next ? next + (size_t)t * share : at;
         const struct steps s = { p->x + (item->tile0 + t) * TILE * p->count + p->first * padded(rows), p->end - p->first, l->group, from,
-                                 from + share, item->few ? 2 : 1, item->tiles == 1 };
+                                 from + bytes, item->few ? 2 : 1, item->tiles == 1 };
         float *stack = item->stacks + ((panel - item->panel0) * item->tiles + t) * item->depth * NODE, *node = stack + p->nodes * NODE;
         for (int64_t r = 0; p->last && r < rows; r++)   /* what finish() writes, and where it adds reads, comes while the tile computes */
             for (int line = 0; line < PANEL; line += 16)
@@ -490,7 +494,7 @@ static int run_panels(const struct rondo_cpu_linear_job *job, int64_t panel0, in
         const int32_t leaf = (int32_t)(job->leaf0 + g);
         const int64_t k0 = rondo__cpu_leaf_begin(l, leaf), count = rondo__cpu_leaf_begin(l, leaf + 1) - k0;
         const int64_t steps = steps_of(l, count, tiles, item.wide);
-        struct piece p = { .leaf = leaf, .count = count, .x = job->packed + (k0 - begin) * padded_of(job), .nodes = nodes };
+        struct piece p = { .leaf = leaf, .at = k0 - begin, .count = count, .x = job->packed + (k0 - begin) * padded_of(job), .nodes = nodes };
         p.fused = item.wide && (l->type != RONDO_Q8 || steps == count || steps % l->group == 0);   /* no group is cut */
         p.merges = rondo__cpu_leaf_merges(job, leaf);
         for (; p.first < count; p.first = p.end) {
