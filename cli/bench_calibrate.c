@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * --calibrate FILE: what this machine can do, as a hardware file for rondo_predict(3). A rank of it is one thread. Computing is measured on
- * this host (calibrate_compute.c), under mpirun by rank 0 while the others sleep; links between ranks as they were started: threads, processes
- * of this host, or one process on each of several hosts. Of each call the fastest counts: neighbours only slow a machine down.
+ * rank 0's machine (calibrate_compute.c), by that rank while the others sleep and then on all cores by all ranks there; links between ranks
+ * as they were started: threads, processes of this host, or one process on each of several hosts. Of each call the fastest counts: neighbours only slow a machine down.
  */
+#define _GNU_SOURCE   /* sched_getaffinity */
 #include "cli/calibrate.h"
 #include "cli/target.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -113,25 +115,64 @@ static uint64_t hash_of(const char *text)
     return h;
 }
 
-/* Hosts have names, and a system that was started one day: hosts that are made within one machine share its cores. */
-static int find_hosts(struct found *f, rondo_context *ctx)
+#define CPUS 4096
+
+struct site {
+    uint64_t host, machine;
+    unsigned char cpus[CPUS / 8];       /* that this rank may use */
+};
+
+static void describe_site(struct site *s)
 {
-    const int ranks = rondo_context_ranks(ctx);
-    struct {
-        uint64_t host, machine;
-    } mine, *all = room(ranks, sizeof *all);
-    size_t *sizes = room(ranks, sizeof *sizes);
     char name[256] = "", boot[64] = "";
-    int code = all && sizes ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for %d ranks", ranks);
     FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    memset(s, 0, sizeof *s);
     if (gethostname(name, sizeof name - 1))
         name[0] = 0;
     if (file && !fgets(boot, sizeof boot, file))
         boot[0] = 0;
     if (file)
         fclose(file);
-    mine.host = hash_of(name);
-    mine.machine = *boot ? hash_of(boot) : mine.host;
+    s->host = hash_of(name);
+    s->machine = *boot ? hash_of(boot) : s->host;
+#ifdef __linux__
+    union {
+        cpu_set_t set;
+        unsigned char bytes[CPUS / 8];
+    } mask;
+    memset(&mask, 0, sizeof mask);
+    if (!sched_getaffinity(0, sizeof mask, &mask.set)) {
+        for (int c = 0; c < CPUS; c++)
+            s->cpus[c / 8] |= (unsigned char)((CPU_ISSET_S((size_t)c, sizeof mask, &mask.set) ? 1u : 0u) << c % 8);
+        return;
+    }
+#endif
+    for (long c = 0; c < sysconf(_SC_NPROCESSORS_ONLN) && c < CPUS; c++)
+        s->cpus[c / 8] |= (unsigned char)(1u << c % 8);
+}
+
+/* Each core of rank 0's machine goes to the rank that has fewest of those that may use it. */
+static void deal_cores(struct found *f, const struct site *all, int ranks)
+{
+    f->cores = 0;
+    for (int c = 0; c < CPUS; c++) {
+        int to = -1;
+        for (int r = 0; r < ranks; r++)
+            if (all[r].machine == all[0].machine && all[r].cpus[c / 8] >> c % 8 & 1 && (to < 0 || f->share[r] < f->share[to]))
+                to = r;
+        if (to >= 0)
+            f->share[to]++, f->cores++;
+    }
+}
+
+/* Hosts have names, and a system that was started one day: hosts that are made within one machine share its cores. */
+static int find_hosts(struct found *f, rondo_context *ctx)
+{
+    const int ranks = rondo_context_ranks(ctx);
+    struct site mine, *all = room(ranks, sizeof *all);
+    size_t *sizes = room(ranks, sizeof *sizes);
+    int code = all && sizes ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for %d ranks", ranks);
+    describe_site(&mine);
     for (int r = 0; r < ranks && !code; r++)
         sizes[r] = sizeof mine;
     if (!code)
@@ -146,6 +187,10 @@ static int find_hosts(struct found *f, rondo_context *ctx)
         f->hosts += host;
         f->machines += machine;
     }
+    if (!code) {
+        deal_cores(f, all, ranks);
+        f->in_crowd = mine.machine == all[0].machine;
+    }
     free(all);
     free(sizes);
     return code;
@@ -154,11 +199,12 @@ static int find_hosts(struct found *f, rondo_context *ctx)
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct found *all = arg, f = *all;
-    int code = find_hosts(&f, ctx);
+    f.share = calloc((size_t)rondo_context_ranks(ctx), sizeof *f.share);
+    int code = f.share ? find_hosts(&f, ctx) : body_fail(RONDO_ENOMEM, "not enough memory for %d ranks", rondo_context_ranks(ctx));
     if (!code && f.hosts > 1 && f.hosts < rondo_context_ranks(ctx))
         code = body_fail(RONDO_EINVAL, "%d ranks on %lld hosts: links between hosts are measured with one rank on each; start as many ranks as hosts",
                          rondo_context_ranks(ctx), (long long)f.hosts);
-    if (!code && rondo_context_rank(ctx) == 0)
+    if (!code)
         code = calibrate_computing(&f, ctx);
     if (!code)
         code = rondo_barrier(ctx);
@@ -166,8 +212,11 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = find_links(&f, ctx);
     if (!code && f.hosts > 2)
         code = find_inward(&f, ctx);
-    if (!code && rondo_context_rank(ctx) == 0)
-        *all = f;
+    if (!code && rondo_context_rank(ctx) == 0) {
+        *all = f;   /* and the list with it */
+        f.share = NULL;
+    }
+    free(f.share);
     slot_measure(mine, ctx);
     return code;
 }
@@ -190,7 +239,7 @@ static int write_file(const char *path, json_t *h)
 
 static json_t *describe(const struct found *f, const struct run *run)
 {
-    const int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+    const int64_t cores = f->cores;
     const bool hosts = f->hosts > 1, threads = strcmp(run->transport, "mpi") != 0;
     json_t *h = json_object(), *rates = json_array();
     const struct {
@@ -227,13 +276,18 @@ int bench_calibrate(struct bench *b, const char *path)
     run.threads = 1;
     int code = fail_code(ranks_run(&run, body, &f), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
-        json_t *h = describe(&f, &run), *row = row_new("calibrate", &run);
+        json_t *h = describe(&f, &run), *row = row_new("calibrate", &run), *share = json_array();
+        for (int r = 0; r < run.ranks; r++)
+            json_array_append_new(share, json_integer(f.share[r]));
+        json_object_set_new(row, "rank_cores", share);
+        json_object_set_new(row, "idle_cpu", number(f.idle_cpu));
         json_object_set(row, "hardware", h);
         code = row_add(b, row);
         if (!code)
             code = write_file(path, h);
         json_decref(h);
     }
+    free(f.share);
     run_free(&run);
     return code;
 }

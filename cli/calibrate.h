@@ -16,12 +16,17 @@ struct found {
     double together, slowest;           /* of cores that all compute: what they do, and the slowest of them, in parts of what one does by itself */
     double bandwidth, latency, burst, inward;
     int64_t hosts, machines;            /* that the ranks are on, by their names and by the systems that they run */
+    int64_t cores;                      /* that the ranks of rank 0's machine may use */
+    int *share;                         /* [ranks] of these cores: each is one rank's; 0 on other machines */
+    bool in_crowd;                      /* this rank is on that machine */
+    double idle_cpu;                    /* of the waiting rank that took most of a processor while rank 0 computed, that part */
 };
 
 extern const int64_t calibrate_dims[CALIBRATE_DIMS];   /* of heads, each with a rate */
 
-/* What one rank computes by itself, of the kernels that `world` has, and what is left of that on each core while all are busy. */
-int calibrate_computing(struct found *f, const rondo_context *world);
+/* By all ranks. What rank 0 computes by itself, of the kernels that `world` has, while the others sleep; and what is left of that on each core
+ * while all of its machine's are busy, by the ranks that are there, each of which computes on its share. */
+int calibrate_computing(struct found *f, rondo_context *world);
 
 /* A small piece of attention on one rank of its own, whose rate says how fast a core is at a moment. NULL: no memory. */
 enum { TILE_HEADS = 4, TILE_KV_HEADS = 2, TILE_DIM = 128, TILE_TOKENS = 256 };

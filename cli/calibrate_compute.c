@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What --calibrate finds of computing: rates of one rank with the machine to itself, and how much of that is left while all cores compute.
- * Clocks and caches are shared, and a virtual machine's cores may be another one's at the same time.
+ * Ranks that are not asked sleep: a processor that looks for messages is not there for who computes. Clocks and caches are shared, and a virtual machine's cores may be another one's at the same time.
  */
 #include "cli/calibrate.h"
 
 #include <stdlib.h>
-#include <unistd.h>
+#include <time.h>
 
 #define HEADS TILE_HEADS
 #define KV_HEADS TILE_KV_HEADS
@@ -135,6 +135,7 @@ static int find_gemm(struct found *f, rondo_context *ctx, int repeat)
 /* ---- all cores ---- */
 
 #define WINDOW 0.03      /* seconds */
+#define LEAD 0.03        /* until all have begun */
 #define MOST_CORES 1024
 
 struct calibrate_tile {
@@ -166,9 +167,14 @@ void calibrate_tile_close(struct calibrate_tile *t)
     free(t);
 }
 
-double calibrate_tile_rate(struct calibrate_tile *t, double seconds)
+static double rate_from(struct calibrate_tile *t, double begin, double seconds)
 {
     double calls = 0.0, before = now();
+    while (before < begin) {   /* others do so too */
+        if (rondo_attention_execute(t->attention.plan, &t->attention.io, NULL))
+            return 0.0;
+        before = now();
+    }
     const double end = before + seconds;
     for (double after = before; after < end; before = after) {
         if (rondo_attention_execute(t->attention.plan, &t->attention.io, NULL))
@@ -179,63 +185,98 @@ double calibrate_tile_rate(struct calibrate_tile *t, double seconds)
     return calls / seconds;
 }
 
+double calibrate_tile_rate(struct calibrate_tile *t, double seconds)
+{
+    return rate_from(t, 0.0, seconds);
+}
+
 struct crowd {
     const char *isa;
+    double begin;                       /* when all do, in now()'s seconds, which a machine's processes share */
     double rates[MOST_CORES];           /* by rank */
 };
 
-/* Begins with the others. */
 static int crowd_body(rondo_context *rank, void *arg)
 {
     struct crowd *all = arg;
     struct calibrate_tile *tile = calibrate_tile_open(all->isa);
-    int code = tile ? rondo_barrier(rank) : RONDO_ENOMEM;
+    const int code = tile ? 0 : RONDO_ENOMEM;
     if (!code)
-        all->rates[rondo_context_rank(rank)] = calibrate_tile_rate(tile, WINDOW);
+        all->rates[rondo_context_rank(rank)] = rate_from(tile, all->begin, WINDOW);
     calibrate_tile_close(tile);
     return code;
 }
 
-/* One alone and all together, by turns; the turn counts in which all did most. */
-static int find_together(struct found *f, const char *isa, int repeat)
+struct crowd_rates {
+    double sum, slowest;
+};
+
+/* What these ranks' cores do together, all ranks knowing it: only rank 0's, or each rank its share. */
+static int crowd_rates(const struct found *f, rondo_context *world, struct crowd *crowd, bool all, struct crowd_rates *got)
 {
-    const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    const int cores = online < 1 ? 1 : online < MOST_CORES ? (int)online : MOST_CORES;
+    const int ranks = rondo_context_ranks(world), rank = rondo_context_rank(world);
+    const int mine = !all ? rank == 0 : f->share[rank] < MOST_CORES ? f->share[rank] : MOST_CORES;
+    struct crowd_rates own = { 0.0, 1e300 }, *of = room(ranks, sizeof *of);
+    size_t *sizes = room(ranks, sizeof *sizes);
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
-    struct crowd crowd = { .isa = isa };
-    double alone = 0.0, most = 0.0, least = 0.0;
-    int code = 0;
-    desc.isa = isa;
+    int code = of && sizes ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for %d ranks", ranks);
+    desc.isa = crowd->isa;
     desc.threads = 1;
-    for (int i = 0; i < 2 * repeat && cores > 1 && !code; i++) {
-        double sum = 0.0, slowest = 1e300;
-        code = rondo_launch(1, &desc, crowd_body, &crowd);
-        alone = crowd.rates[0] > alone ? crowd.rates[0] : alone;
-        if (!code)
-            code = rondo_launch(cores, &desc, crowd_body, &crowd);
-        for (int r = 0; r < cores; r++) {
-            sum += crowd.rates[r];
-            slowest = crowd.rates[r] < slowest ? crowd.rates[r] : slowest;
-        }
-        if (sum > most)
-            most = sum, least = slowest;
+    crowd->begin = now() + LEAD;
+    code = code ? code : rondo_broadcast(world, &crowd->begin, sizeof crowd->begin, 0);
+    crowd->begin = f->in_crowd ? crowd->begin : 0.0;
+    if (!code && mine)
+        code = rondo_launch(mine, &desc, crowd_body, crowd);
+    for (int r = 0; r < mine && !code; r++) {
+        own.sum += crowd->rates[r];
+        own.slowest = crowd->rates[r] < own.slowest ? crowd->rates[r] : own.slowest;
     }
-    f->together = alone > 0.0 && most < cores * alone ? most / alone : cores;
-    f->slowest = alone > 0.0 && least < alone ? least / alone : 1.0;
+    for (int r = 0; r < ranks && !code; r++)
+        sizes[r] = sizeof own;
+    code = code ? code : rondo_all_gather(world, &own, of, sizes);
+    *got = (struct crowd_rates){ 0.0, 1e300 };
+    for (int r = 0; r < ranks && !code; r++) {
+        got->sum += of[r].sum;
+        got->slowest = of[r].slowest < got->slowest ? of[r].slowest : got->slowest;
+    }
+    free(of);
+    free(sizes);
     return code;
 }
 
-int calibrate_computing(struct found *f, const rondo_context *world)
+/* One alone and all together, by turns; the turn counts in which all did most. */
+static int find_together(struct found *f, rondo_context *world, const char *isa)
+{
+    struct crowd *crowd = room(1, sizeof *crowd);
+    double alone = 0.0, most = 0.0, least = 0.0;
+    int code = crowd ? 0 : body_fail(RONDO_ENOMEM, "not enough memory to compute on all cores");
+    if (crowd)
+        crowd->isa = isa;
+    for (int i = 0; i < 2 * f->b->repeat && f->cores > 1 && !code; i++) {
+        struct crowd_rates one, all;
+        code = crowd_rates(f, world, crowd, false, &one);
+        if (!code)
+            code = crowd_rates(f, world, crowd, true, &all);
+        if (code)
+            break;
+        alone = one.sum > alone ? one.sum : alone;
+        if (all.sum > most)
+            most = all.sum, least = all.slowest;
+    }
+    f->together = alone > 0.0 && most < (double)f->cores * alone ? most / alone : (double)f->cores;
+    f->slowest = alone > 0.0 && least < alone ? least / alone : 1.0;
+    free(crowd);
+    return code;
+}
+
+static int find_alone(struct found *f, const char *isa)
 {
     rondo_context *ctx = NULL;
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
-    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
-    int code = rondo_context_query(world, &info);
-    desc.isa = info.isa;
+    desc.isa = isa;
     desc.threads = 1;
-    if (!code)
-        code = rondo_context_create(&ctx, &desc);
-    struct ceiling *fma = code ? NULL : ceiling_open(CEILING_FMA, info.isa, 1, 1, 0);
+    int code = rondo_context_create(&ctx, &desc);
+    struct ceiling *fma = code ? NULL : ceiling_open(CEILING_FMA, isa, 1, 1, 0);
     if (!code && !fma)
         code = body_fail(RONDO_ENOMEM, "not enough memory to measure a ceiling");
     for (int i = 0; i < f->b->repeat && !code; i++) {
@@ -247,8 +288,47 @@ int calibrate_computing(struct found *f, const rondo_context *world)
         code = find_gemm(f, ctx, f->b->repeat);
     if (!code)
         code = find_attention(f, ctx, f->b->repeat);
-    if (!code)
-        code = find_together(f, info.isa, f->b->repeat);
     rondo_context_destroy(ctx);
     return code;
+}
+
+static double thread_cpu(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The others wait in a barrier, where after a moment they sleep. */
+static int find_idle(struct found *f, rondo_context *world, double cpu, double seconds)
+{
+    const int ranks = rondo_context_ranks(world);
+    const bool waits = rondo_context_rank(world) != 0;
+    double part = waits && seconds > 0.0 ? cpu / seconds : 0.0, *all = room(ranks, sizeof *all);
+    size_t *sizes = room(ranks, sizeof *sizes);
+    int code = all && sizes ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for %d ranks", ranks);
+    for (int r = 0; r < ranks && !code; r++)
+        sizes[r] = sizeof part;
+    code = code ? code : rondo_all_gather(world, &part, all, sizes);
+    for (int r = 0; r < ranks && !code; r++)
+        f->idle_cpu = all[r] > f->idle_cpu ? all[r] : f->idle_cpu;
+    free(all);
+    free(sizes);
+    return code;
+}
+
+int calibrate_computing(struct found *f, rondo_context *world)
+{
+    const struct timespec moment = { 0, 20000000L };   /* until those that wait sleep */
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    int code = rondo_context_query(world, &info);
+    code = code ? code : rondo_barrier(world);
+    const double begin = now(), cpu = thread_cpu();
+    if (!code && rondo_context_rank(world) == 0) {
+        nanosleep(&moment, NULL);
+        code = find_alone(f, info.isa);
+    }
+    code = code ? code : rondo_barrier(world);
+    code = code ? code : find_idle(f, world, thread_cpu() - cpu, now() - begin);
+    return code ? code : find_together(f, world, info.isa);
 }

@@ -5,6 +5,7 @@
  * processes for one tag.
  */
 #include <string.h>
+#include <time.h>
 
 #include "backends/mpi/world.h"
 
@@ -12,6 +13,13 @@
  * computing, or dead. What it had matched completes meanwhile. After a wait that ran out it is RONDO_CLOSING_SECONDS, and nothing
  * for sends to the rank at fault. */
 #define GRACE_SECONDS 2.0
+
+/* A wait as long as this goes on between naps, each a hundredth of it and no longer than some hundred microseconds: the core is
+ * somebody else's meanwhile. */
+#define LONG_SECONDS 0.01
+#define NAPS 100.0
+#define NAP_SECONDS_MOST 500e-6
+#define SMALL_BYTES 4096
 
 /* ---- flights ---- */
 
@@ -195,17 +203,38 @@ static int find_fault(struct rondo_endpoint *ep, struct rondo_flight **f, double
     return 0;
 }
 
+/* Nothing but small messages is under way, which go at once when both ends have come; a long one moves on only while these look. */
+static bool is_idle(const struct rondo_world *w)
+{
+    for (const struct rondo_endpoint *ep = w->endpoints; ep; ep = ep->next)
+        for (const struct rondo_flight *f = ep->flights.next; f != &ep->flights; f = f->next)
+            for (int i = f->done; i < f->count; i++)
+                if (f->piece[i].request != MPI_REQUEST_NULL && f->piece[i].bytes > SMALL_BYTES)
+                    return false;
+    return true;
+}
+
+/* A part of what was waited already, so that no wait gets much longer by it. */
+static void nap(double waited)
+{
+    const double part = waited / NAPS < NAP_SECONDS_MOST ? waited / NAPS : NAP_SECONDS_MOST;
+    const struct timespec t = { 0, (long)(part * 1e9) };
+    nanosleep(&t, NULL);
+}
+
 int rondo__mpi_parts_finish(struct rondo_endpoint *ep, struct rondo_flight **flights, double seconds, int *peer, bool even_if_revoked)
 {
     struct rondo_flight *f = *flights;
     unsigned turn = 0;
-    double until = 0.0;
+    double until = 0.0, begun = 0.0;
     bool closes = false;
     int found;
     while (!(found = look(ep, &f, peer, even_if_revoked))) {
         double now = rondo__mpi_host->now();
-        if (until == 0.0)
+        if (until == 0.0) {
+            begun = now;
             until = now + seconds;
+        }
         bool closing = even_if_revoked && ep->world->late;
         if (closing && !closes && until > now + RONDO_CLOSING_SECONDS)
             until = now + RONDO_CLOSING_SECONDS;
@@ -216,7 +245,10 @@ int rondo__mpi_parts_finish(struct rondo_endpoint *ep, struct rondo_flight **fli
                 found = RONDO_ETIMEDOUT;
             break;
         }
-        rondo__mpi_pause(ep->world, &turn);
+        if (now - begun > LONG_SECONDS && is_idle(ep->world))
+            nap(now - begun);
+        else
+            rondo__mpi_pause(ep->world, &turn);
     }
     rondo__mpi_wait_for(NULL, -1);
     if (found < 0)

@@ -1,0 +1,29 @@
+#!/bin/sh
+# SPDX-License-Identifier: BSD-2-Clause
+# bench --calibrate under mpirun: each core of the machine is measured by one rank, all cores are, and who is not asked sleeps. What it finds is
+# not looked at: that is the machine's. Skipped where there is no mpirun or no MPI module.
+. "$srcdir/t/shell.sh"
+scratch=$builddir/t/scratch/5050.$$
+if [ -z "$MPIRUN" ] || [ ! -e "$builddir/rondo_mpi.la" ]; then
+    skip_all "built without MPI"
+fi
+[ -z "$SANITIZE_CFLAGS" ] || skip_all "MPI libraries and sanitizers do not mix"
+mkdir -p "$scratch"
+trap 'rm -rf "$scratch"' EXIT
+for n in 2 3; do
+    # shellcheck disable=SC2086  # $MPIRUN may carry options
+    timeout -k 5 120 $MPIRUN -n $n "$RONDO" bench --calibrate "$scratch/$n.json" --repeat 1 --json >"$scratch/out" 2>"$scratch/err" </dev/null
+    ok "$n processes: exit 0" test $? = 0
+    tr -d ' \n' <"$scratch/out" >"$scratch/line"
+    shares=$(sed 's/.*"rank_cores":\[\([0-9,]*\)\].*/\1/' "$scratch/line")
+    cores=$(tr -d ' \n' <"$scratch/$n.json" | sed 's/.*"node_ranks":\([0-9]*\).*/\1/')
+    together=$(tr -d ' \n' <"$scratch/$n.json" | sed 's/.*"cores":\([0-9.e+]*\).*/\1/')
+    echo "# cores of each rank $shares, of the machine $cores, which do $together times what one does"
+    ok "$n processes: each core is one rank's" test "$(echo "$shares" | tr , '\n' | awk '{ n += $1 } END { print n, NR }')" = "$cores $n"
+    ok "$n processes: shared out evenly" test "$(echo "$shares" | tr , '\n' | awk -v n=$n -v c="$cores" '$1 < 1 && n <= c' | wc -l)" = 0
+    ok "$n processes: what all do is no more than so many cores can" awk -v t="$together" -v c="$cores" 'BEGIN { exit !(t > 0 && t <= c) }'
+    idle=$(sed 's/.*"idle_cpu":\([0-9.e+-]*\).*/\1/' "$scratch/line")
+    echo "# a waiting rank took $idle of a core"
+    ok "$n processes: who waits sleeps" awk -v i="$idle" 'BEGIN { exit !(i >= 0 && i < 0.4) }'
+done
+finish
