@@ -71,39 +71,26 @@ static int find_inward(struct found *f, rondo_context *ctx)
 {
     enum { DIM = 256, ROWS = 512 };     /* of each rank, a MiB */
     const int ranks = rondo_context_ranks(ctx);
-    rondo_attention *plan = NULL;
-    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    struct attention a;
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     double least = 1e30;
-    void *data[5] = { NULL, NULL, NULL, NULL, NULL };
     d.heads = d.kv_heads = 1, d.head_dim = DIM, d.tokens = 1, d.cached = ROWS * ranks - 1, d.causal = 1;
     d.algorithm = RONDO_ALL_GATHER, d.layout = RONDO_CONTIGUOUS;
-    int code = rondo_attention_create(&plan, ctx, &d);
+    int code = attention_open(&a, ctx, &d);
     if (!code)
-        code = rondo_attention_query(plan, &info);
-    const int64_t q[3] = { info.q_rows, 1, DIM }, k[3] = { info.kv_rows, 1, DIM }, lse[2] = { info.q_rows, 1 };
-    for (uint32_t i = 0; i < 5 && !code; i++)
-        if (!(data[i] = bench_numbers((i == 1 || i == 2 ? info.kv_rows : info.q_rows) * DIM + 1, RONDO_F32, i)))
-            code = body_fail(RONDO_ENOMEM, "not enough memory for %lld keys", (long long)info.kv_rows);
-    io.q = rondo_tensor_dense(data[0], RONDO_F32, 3, q);
-    io.k = rondo_tensor_dense(data[1], RONDO_F32, 3, k);
-    io.v = rondo_tensor_dense(data[2], RONDO_F32, 3, k);
-    io.out = rondo_tensor_dense(data[3], RONDO_F32, 3, q);
-    io.lse = rondo_tensor_dense(data[4], RONDO_F32, 2, lse);
+        code = rondo_attention_query(a.plan, &info);
     for (int i = -1; i < f->b->repeat && !code; i++) {
         const struct timespec rest = { 0, REST };
         nanosleep(&rest, NULL);
         code = rondo_barrier(ctx);
         const double begin = now();
-        code = code ? code : rondo_attention_execute(plan, &io, NULL);
+        code = code ? code : rondo_attention_execute(a.plan, &a.io, NULL);
         code = code ? code : rondo_barrier(ctx);
         least = i >= 0 && now() - begin < least ? now() - begin : least;
     }
     f->inward = ranks > 1 && !code ? (double)info.bytes_total / least : 0.0;
-    rondo_attention_destroy(plan);
-    for (int i = 0; i < 5; i++)
-        free(data[i]);
+    attention_close(&a);
     return code;
 }
 
@@ -114,6 +101,62 @@ static uint64_t hash_of(const char *text)
         h = (h ^ (unsigned char)*text) * 1099511628211u;
     return h;
 }
+
+/* ---- joins ---- */
+
+static void hear_join(void *user, const rondo_trace_event *e)
+{
+    double *least = user;
+    if (e->rank == 0 && e->operation && !strcmp(e->operation, "join") && !strncmp(e->name, "attention", 9) && e->end > e->begin)
+        *least = e->end - e->begin < *least ? e->end - e->begin : *least;
+}
+
+/* What the model counts of rank 0's join, which is its time on hardware that joins a byte in a second. */
+static int join_bytes(double *bytes, const rondo_attention_desc *d, int ranks, const char *transport)
+{
+    rondo_schedule *s = NULL;
+    rondo_schedule_desc desc = RONDO_SCHEDULE_DESC_INIT;
+    rondo_hardware h = RONDO_HARDWARE_INIT;
+    double all = 0.0;
+    desc.ranks = ranks;
+    desc.transport = transport;
+    h.peak_flops = h.memory_bandwidth = h.link_bandwidth = 1e20;
+    h.join_bandwidth = 1.0;
+    h.cores = (double)ranks, h.node_ranks = ranks, h.in_place = strcmp(transport, "mpi") != 0;
+    *bytes = 1e30;
+    int code = rondo_schedule_create(&s, &desc, d);
+    if (!code)
+        code = rondo_schedule_simulate(s, &h, hear_join, bytes, &all);
+    rondo_schedule_destroy(s);
+    return code;
+}
+
+/* Pass-Q, whose ranks join at home what others computed; the fastest join of some. */
+static int find_join(struct found *f, rondo_context *ctx)
+{
+    const int ranks = rondo_context_ranks(ctx);
+    struct attention a;
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    double least = 1e30, bytes = 0.0;
+    d.heads = 2 * TILE_HEADS, d.kv_heads = 2 * TILE_KV_HEADS, d.head_dim = TILE_DIM, d.tokens = 512 * ranks, d.causal = 1;   /* beyond a core's cache */
+    d.algorithm = RONDO_PASS_Q;
+    int code = rondo_context_query(ctx, &info);
+    if (!code)
+        code = join_bytes(&bytes, &d, ranks, info.transport);
+    if (code)
+        return code;
+    code = attention_open(&a, ctx, &d);
+    rondo_context_trace(ctx, rondo_context_rank(ctx) ? NULL : hear_join, &least);
+    for (int i = 0; i < 4 * f->b->repeat && !code; i++)
+        code = rondo_attention_execute(a.plan, &a.io, NULL);
+    rondo_context_trace(ctx, NULL, NULL);
+    attention_close(&a);
+    f->join = least < 1e30 && bytes < 1e30 ? bytes / least : 0.0;
+    return code;
+}
+
+/* ---- hosts ---- */
 
 #define CPUS 4096
 
@@ -212,6 +255,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = find_links(&f, ctx);
     if (!code && f.hosts > 2)
         code = find_inward(&f, ctx);
+    if (!code)
+        code = find_join(&f, ctx);
     if (!code && rondo_context_rank(ctx) == 0) {
         *all = f;   /* and the list with it */
         f.share = NULL;
@@ -254,6 +299,8 @@ static json_t *describe(const struct found *f, const struct run *run)
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
         json_object_set_new(h, values[i].key, number(values[i].value));
+    if (f->join > 0.0)
+        json_object_set_new(h, "join_bandwidth", number(f->join));
     if (f->inward > 1.2 * f->bandwidth)   /* else it is no more than a link's, and the same */
         json_object_set_new(h, "link_inward", number(f->inward));
     for (int i = 0; i < CALIBRATE_DIMS; i++)
@@ -262,9 +309,9 @@ static json_t *describe(const struct found *f, const struct run *run)
         json_object_set_new(h, "core_slowest", number(f->slowest));
     json_object_set_new(h, "attention_rates", rates);
     json_object_set_new(h, "in_place", json_boolean(threads));
-    json_object_set_new(h, "node_ranks", json_integer(hosts && f->machines == 1 ? 1 : cores));
+    json_object_set_new(h, "node_ranks", json_integer(hosts ? 1 : cores));   /* one rank was on each host */
     json_object_set_new(h, "node_links", json_integer(1));
-    json_object_set_new(h, "core_ranks", json_integer(hosts && f->machines == 1 ? run->ranks : cores));
+    json_object_set_new(h, "core_ranks", json_integer(hosts ? (run->ranks + f->machines - 1) / f->machines : cores));
     return h;
 }
 

@@ -146,9 +146,11 @@ int bench_predict(json_t *row, const struct shape *s, const struct attention_ben
     rondo_prediction p;
     double seconds = 0.0;
     int code = plan_hardware(s->hardware, &h);
+    const bool mpi = !strcmp(run->transport, "mpi");
+    if (!code)
+        code = fail_library(rondo_hardware_run(&h, !mpi, !mpi || ranks_here() == run->ranks, run->ranks, run->used_threads), STAGE_INPUT);
     if (code)
         return code;
-    plan_hardware_run(&h, !strcmp(run->transport, "mpi") ? NULL : "threads", run->ranks, run->used_threads);
     c.phase = s->decode ? RONDO_COST_DECODE : RONDO_COST_PREFILL;
     c.algorithm = got->algorithm;
     c.grid[0] = common.grid[0], c.grid[1] = common.grid[1];

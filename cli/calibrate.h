@@ -15,12 +15,22 @@ struct found {
     double rate[CALIBRATE_DIMS], edge;
     double together, slowest;           /* of cores that all compute: what they do, and the slowest of them, in parts of what one does by itself */
     double bandwidth, latency, burst, inward;
+    double join;                        /* bytes/s at which rank 0 joins nodes */
     int64_t hosts, machines;            /* that the ranks are on, by their names and by the systems that they run */
     int64_t cores;                      /* that the ranks of rank 0's machine may use */
     int *share;                         /* [ranks] of these cores: each is one rank's; 0 on other machines */
     bool in_crowd;                      /* this rank is on that machine */
     double idle_cpu;                    /* of the waiting rank that took most of a processor while rank 0 computed, that part */
 };
+
+/* Attention of F32 with memory of its own. */
+struct attention {
+    rondo_attention *plan;
+    rondo_attention_io io;
+    void *data[5];
+};
+int attention_open(struct attention *a, rondo_context *ctx, const rondo_attention_desc *d);
+void attention_close(struct attention *a);
 
 extern const int64_t calibrate_dims[CALIBRATE_DIMS];   /* of heads, each with a rate */
 

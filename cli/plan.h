@@ -21,8 +21,6 @@ int plan_model(const char *name, rondo_cost_case *c);
 /* Hardware: a name, or a file (plan_hardware.c). An exit code. What is meant where --hardware is not given: RONDO_HARDWARE, or a name. */
 int plan_hardware(const char *name, rondo_hardware *h);
 const char *plan_hardware_name(const char *given);
-/* The same as ranks of this machine see it that are threads of one process ("threads"), or processes (NULL). */
-void plan_hardware_run(rondo_hardware *h, const char *transport, int ranks, int threads);
 
 /* What a schedule would take on hardware (NULL: what is meant without): into the report, and as a timeline where one is asked for. An exit
  * code (plan_simulate.c). */

@@ -17,10 +17,10 @@ int plan_simulate(rondo_schedule *s, const char *hardware, const char *transport
         return code;
     /* Ranks share a context, and are those of the machine that was measured; or nodes, whose chips share heads, as choose has it. */
     if (h.cores > 0.0)
-        plan_hardware_run(&h, !strcmp(transport, "mpi") ? NULL : "threads", ranks, 1);
+        code = fail_library(rondo_hardware_run(&h, strcmp(transport, "mpi") != 0, 1, ranks, 1), STAGE_INPUT);
     else
         h.node_ranks = h.node_links = 1;
-    code = fail_library(rondo_schedule_simulate(s, &h, common.trace ? trace_simulated : NULL, NULL, &seconds), STAGE_INPUT);
+    code = code ? code : fail_library(rondo_schedule_simulate(s, &h, common.trace ? trace_simulated : NULL, NULL, &seconds), STAGE_INPUT);
     if (code)
         return code;
     json_object_set_new(report, "hardware", json_string(name));

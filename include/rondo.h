@@ -771,16 +771,20 @@ typedef struct rondo_hardware {
     int32_t in_place;                   /* 1: ranks of a node are threads of a process, whose memory each of them can read */
     int32_t spare;                      /* 0 */
     double core_slowest;                /* part of its speed by itself that is left to a rank on the slowest core while all compute; 0: 1 */
+    double join_bandwidth;              /* at which partial results are joined: their bytes, and twice those of results; 0: memory_bandwidth */
 } rondo_hardware;
 #define RONDO_HARDWARE_INIT                                                                                                                \
     { sizeof(rondo_hardware), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, NULL, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, \
-      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0 }
+      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0, 0.0 }
 /* Hardware known by name: that of an index from 0, NULL behind the last; and what is known of it. */
 RONDO_API const char *rondo_hardware_name(int index);
 RONDO_API int rondo_hardware_find(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;
 /* What is known by this name, or else what the file of this name says: rondo-plan(1) has its fields. RONDO_EFORMAT: it is no such file, and the
  * sentence names line and field; RONDO_EIO: it cannot be read. */
 RONDO_API int rondo_hardware_read(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;
+/* Hardware, of a file in which a rank is one thread, as the ranks of a run see it: so many in all, each with so many threads; in_place: they are
+ * threads of one process; one_host: they are on one host. With its defaults filled in. Contexts do so by themselves. */
+RONDO_API int rondo_hardware_run(rondo_hardware *hardware, int in_place, int one_host, int64_t ranks, int64_t threads) RONDO_MUST_CHECK;
 
 typedef enum rondo_prediction_kind {
     RONDO_PREDICT_RUN = 0,              /* the schedules that this library would carry out */

@@ -355,6 +355,30 @@ static void predictions(void)
     ok(p.seconds > 0.0, "1,024 ranks");
 }
 
+/* Two ranks of eight leaves, dealt out zigzag: rank 1's 512 rows load three nodes each (leaves 0 and 1 of rank 0, 2 and 3, 4 and 5) and make one
+ * result, after which all is over. On a device, and by pass-KV, nothing is joined at that rate. */
+static double join_differs(int32_t algorithm, double cores)
+{
+    const rondo_cost_case c = layer(algorithm, 2, 1024, 0);
+    rondo_prediction slow = RONDO_PREDICTION_INIT, fast = RONDO_PREDICTION_INIT;
+    rondo_hardware h = machine();
+    h.cores = cores;
+    h.join_bandwidth = 1e6;
+    int err = rondo_predict(&c, &h, RONDO_PREDICT_RUN, &slow);
+    h.join_bandwidth = 2e6;
+    err = err ? err : rondo_predict(&c, &h, RONDO_PREDICT_RUN, &fast);
+    const double rows = 512.0 * (double)c.num_heads, dim = (double)c.head_dim;
+    return err ? -1.0 : (slow.layer_attention - fast.layer_attention) / (4.0 * rows * (3.0 * (dim + 2.0) + 2.0 * dim) / 2e6);
+}
+
+static void joins(void)
+{
+    const double q = join_differs(RONDO_PASS_Q, 2.0);
+    ok(q > 0.999 && q < 1.001, "pass-Q's join takes its nodes and twice its results at join_bandwidth: %g of that", q);
+    ok(join_differs(RONDO_PASS_Q, 0.0) == 0.0, "a device's does not");
+    ok(join_differs(RONDO_PASS_KV, 2.0) == 0.0, "and pass-KV joins nothing");
+}
+
 static void refused_hardware(const rondo_hardware *h, const char *name)
 {
     const rondo_cost_case c = layer(RONDO_PASS_KV, 2, 512, 0);
@@ -385,6 +409,7 @@ static void refusals(void)
     REFUSE("cores", h.cores = -2.0);
     REFUSE("core_ranks", h.core_ranks = -2);
     REFUSE("core_slowest", h.core_slowest = 1.5);
+    REFUSE("join_bandwidth", h.join_bandwidth = -1.0);
     REFUSE("link_burst", h.link_burst = -1.0);
     REFUSE("link_inward", h.link_inward = -1.0);
     REFUSE("link_work", h.link_work = -1.0);
@@ -429,6 +454,7 @@ int main(void)
     bounds();
     impossible();
     predictions();
+    joins();
     refusals();
     rondo_cost_case c = layer(RONDO_PASS_Q, 3, 1000, 500);
     memory_failures(attempt, &c, 7, "a prediction");

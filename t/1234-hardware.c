@@ -23,7 +23,7 @@ static const char whole[] =
     "{\n  \"name\": \"a \\\"machine\\\" \\u00e9\\n\",\n  \"peak_flops\": 1.5e12, \"attention_flops\": 1e+12, \"gemm_flops\": 1.25E12,\n"
     "  \"memory_bandwidth\": 200000000000, \"link_bandwidth\": 2.5e9, \"link_latency\": 26e-6, \"all_to_all_bandwidth\": 3e9,\n"
     "  \"all_to_all_latency\": 90.3e-6, \"overhead\": 0, \"memory_bytes\": 0.0, \"local_bandwidth\": 4e10, \"local_latency\": 1e-6,\n"
-    "  \"operation_latency\": 3.4e-6, \"skew\": 0.585, \"node_ranks\": 8, \"node_links\": 4, \"cores\": 1.5, \"core_ranks\": 16, \"core_slowest\": 0.75,\n"
+    "  \"operation_latency\": 3.4e-6, \"skew\": 0.585, \"node_ranks\": 8, \"node_links\": 4, \"cores\": 1.5, \"core_ranks\": 16, \"core_slowest\": 0.75, \"join_bandwidth\": 6e9,\n"
     "  \"link_burst\": 131072, \"link_inward\": 5e9, \"link_work\": 1e-10, \"local_work\": 2e-10, \"attention_edge\": 0.25,\n"
     "  \"attention_rates\": [ [64, 1e11], [128, 1.25e11] ], \"in_place\": true\n}\n";
 
@@ -35,7 +35,7 @@ static void fields(void)
            h.link_latency == 26e-6 && h.all_to_all_bandwidth == 3e9 && h.all_to_all_latency == 90.3e-6 && h.overhead == 0.0 &&
            h.memory_bytes == 0.0 && h.local_bandwidth == 4e10 && h.local_latency == 1e-6 && h.operation_latency == 3.4e-6 && h.skew == 0.585,
        "rates and times are what is written");
-    ok(h.node_ranks == 8 && h.node_links == 4 && h.cores == 1.5 && h.core_ranks == 16 && h.core_slowest == 0.75 && h.link_burst == 131072.0 && h.link_inward == 5e9 &&
+    ok(h.node_ranks == 8 && h.node_links == 4 && h.cores == 1.5 && h.core_ranks == 16 && h.core_slowest == 0.75 && h.join_bandwidth == 6e9 && h.link_burst == 131072.0 && h.link_inward == 5e9 &&
            h.link_work == 1e-10 && h.local_work == 2e-10 && h.attention_edge == 0.25 && h.in_place == 1 && h.attention_dims[0] == 64 &&
            h.attention_dims[1] == 128 && h.attention_dims[2] == 0 && h.attention_rates[0] == 1e11 && h.attention_rates[1] == 1.25e11 && !h.name,
        "and so are the others");
@@ -191,6 +191,29 @@ static void files(void)
     scratch_remove();
 }
 
+static void of_runs(void)
+{
+    rondo_hardware file = RONDO_HARDWARE_INIT, h;
+    file.peak_flops = file.memory_bandwidth = file.link_bandwidth = 1e9;
+    file.cores = 1.5, file.node_ranks = 2, file.node_links = 1;
+    file.attention_rates[0] = 1e9, file.attention_dims[0] = 64;
+    h = file;
+    ok(!rondo_hardware_run(&h, 1, 1, 5, 1) && h.in_place && h.node_ranks == 5 && h.core_ranks == 5 && h.cores == 1.5 && h.attention_flops == 1e9,
+       "five threads are one node, share its cores, and defaults are there");
+    h = file;
+    ok(!rondo_hardware_run(&h, 0, 1, 5, 1) && !h.in_place && h.node_ranks == 5 && h.core_ranks == 5, "so are five processes of one host");
+    h = file;
+    ok(!rondo_hardware_run(&h, 0, 0, 5, 1) && h.node_ranks == 2 && h.core_ranks == 2, "and those of several are in nodes as the file has them");
+    h = file;
+    ok(!rondo_hardware_run(&h, 1, 1, 1, 2) && h.attention_flops == 1.5e9 && h.attention_rates[0] == 1.5e9 && h.cores == 1.0,
+       "a rank of two threads does what both do");
+    is_int(rondo_hardware_run(NULL, 1, 1, 1, 1), RONDO_EINVAL, "no hardware");
+    is_int(rondo_hardware_run(&h, 1, 1, 0, 1), RONDO_EINVAL, "no ranks: %s", rondo_error_text());
+    is_int(rondo_hardware_run(&h, 1, 1, 1, 0), RONDO_EINVAL, "no threads");
+    h.cores = -1.0;
+    ok(rondo_hardware_run(&h, 1, 1, 1, 1) == RONDO_EINVAL && strstr(rondo_error_text(), "cores"), "hardware that cannot be: %s", rondo_error_text());
+}
+
 static int attempt(void *arg, int *right)
 {
     rondo_hardware h = RONDO_HARDWARE_INIT;
@@ -208,6 +231,7 @@ int main(void)
     refusals();
     damaged();
     files();
+    of_runs();
     snprintf(path, sizeof path, "%s/examples/hardware/h100.json", getenv("srcdir") ? getenv("srcdir") : ".");
     atomic_store(&memory_until_failure, 0);
     int right;

@@ -118,6 +118,8 @@ int rondo__design_balance(const struct rondo__design *design, int32_t rank, uint
  * leaf of which it sees something; at an edge that goes on from row to row. */
 uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o,
                                 uint64_t *hidden);
+/* ... the nodes that it reads and leaves, and the results that it makes, each of one row and head. */
+void rondo__operation_nodes(const struct rondo__part_of *part, const struct rondo__operation *o, double *nodes, double *results);
 
 /* ---- auto.c, foresee.c ---- */
 /* Makes the algorithm definite and finds its flow. */

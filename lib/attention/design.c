@@ -504,3 +504,18 @@ uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rond
     }
     return pairs;
 }
+
+void rondo__operation_nodes(const struct rondo__part_of *part, const struct rondo__operation *o, double *nodes, double *results)
+{
+    const struct rondo__tables *t = &part->tables;
+    *nodes = *results = 0.0;
+    for (int64_t i = o->first; i < o->first + o->count && !o->program; i++) {
+        const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
+        const struct rondo_tree_step *steps = (const struct rondo_tree_step *)t->steps.items + job->steps_first;
+        const double rows = (double)job->q_rows * (double)(job->heads ? job->heads : part->heads);
+        for (int32_t k = 0; k < job->steps; k++) {
+            *nodes += steps[k].code == RONDO_TREE_LOAD || steps[k].code == RONDO_TREE_STORE ? rows : 0.0;
+            *results += steps[k].code == RONDO_TREE_OUT ? rows : 0.0;
+        }
+    }
+}

@@ -69,6 +69,7 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
     h->all_to_all_bandwidth = h->all_to_all_bandwidth == 0.0 ? h->link_bandwidth : h->all_to_all_bandwidth;
     h->local_latency = h->local_bandwidth == 0.0 ? h->link_latency : h->local_latency;
     h->local_bandwidth = h->local_bandwidth == 0.0 ? h->link_bandwidth : h->local_bandwidth;
+    h->join_bandwidth = h->join_bandwidth == 0.0 ? h->memory_bandwidth : h->join_bandwidth;
     h->node_ranks = h->node_ranks ? h->node_ranks : 1;
     h->node_links = h->node_links ? h->node_links : h->node_ranks;
     const struct {
@@ -85,6 +86,7 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
         { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
         { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
         { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
+        { "join_bandwidth", h->join_bandwidth, true },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
@@ -132,12 +134,27 @@ void rondo__hardware_run(rondo_hardware *h, bool together, bool one_host, int64_
     }
 }
 
+int rondo_hardware_run(rondo_hardware *hardware, int in_place, int one_host, int64_t ranks, int64_t threads)
+{
+    rondo_hardware h;
+    if (!hardware)
+        return rondo__fail(RONDO_EINVAL, "rondo_hardware_run: hardware is NULL");
+    if (ranks < 1 || ranks > 65536 || threads < 1 || threads > 65536)
+        return rondo__fail(RONDO_EINVAL, "rondo_hardware_run: %lld ranks of %lld threads; 1 to 65536 of each are possible", (long long)ranks,
+                           (long long)threads);
+    const int err = rondo__hardware_complete(&h, hardware);
+    if (err)
+        return err;
+    rondo__hardware_run(&h, in_place != 0, in_place || one_host, ranks, threads);
+    return rondo__info_copy(hardware, &h, sizeof h, "rondo_hardware");
+}
+
 uint64_t rondo__hardware_hash(const rondo_hardware *h)
 {
     const double reals[] = { h->peak_flops, h->gemm_flops, h->attention_flops, h->memory_bandwidth, h->link_bandwidth, h->link_latency,
                              h->all_to_all_bandwidth, h->all_to_all_latency, h->overhead, h->memory_bytes, h->local_bandwidth, h->local_latency,
                              h->operation_latency, h->skew, h->cores, h->link_burst, h->link_inward, h->link_work, h->local_work,
-                             h->attention_edge, h->core_slowest };
+                             h->attention_edge, h->core_slowest, h->join_bandwidth };
     const int64_t numbers[] = { h->node_ranks, h->node_links, h->core_ranks, h->in_place };
     uint64_t hash = 0x68617264u, bits;
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {

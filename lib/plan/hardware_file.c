@@ -43,6 +43,7 @@ static const struct field {
     { "cores", AT(cores), REAL, false },
     { "core_ranks", AT(core_ranks), WHOLE, false },
     { "core_slowest", AT(core_slowest), REAL, false },
+    { "join_bandwidth", AT(join_bandwidth), REAL, false },
     { "link_burst", AT(link_burst), REAL, false },
     { "link_inward", AT(link_inward), REAL, false },
     { "link_work", AT(link_work), REAL, false },

@@ -45,9 +45,21 @@ static double flops_of(const struct rondo__shown *w, const struct rondo__operati
     return a_pair * ((double)seen + h->attention_edge * (double)hidden);
 }
 
+/* Nodes are put together, and results made of them, without a key. They come out of other cores' caches, row by row, and results are memory
+ * that is read before it is written; a device hides that. */
+static double join_seconds(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
+{
+    const double dim = (double)w->design->desc.value_dim;
+    double nodes, results;
+    rondo__operation_nodes(w->part, o, &nodes, &results);
+    return h->operation_latency + 4.0 * (nodes * (dim + 2.0) + 2.0 * results * dim) / h->join_bandwidth;
+}
+
 static double stream_seconds(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
 {
     const struct rondo__schedule *s = rondo__shown_list(w);
+    if (o->kind == RONDO_COMPUTE && !o->program && !o->sources && !w->backward && h->cores > 0.0)
+        return join_seconds(w, o, h);
     if (o->kind == RONDO_COMPUTE)
         return rondo__sim_compute_seconds(h, w->design->desc.head_dim, flops_of(w, o, h), bytes_used(s, o, false)) +
                (h->cores > 0.0 ? node_bytes(s, o) / h->memory_bandwidth : 0.0);
