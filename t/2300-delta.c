@@ -171,6 +171,38 @@ static void folding(void)
     free(source);
 }
 
+/* Behind the 64th token, not before, a map loses what is below 2^-100, and nothing else. */
+static void clean(void)
+{
+    enum { KD = 40 };
+    static const int32_t chunks[] = { 0, 16, 64 };
+    for (int isa = 0; isa < RONDO_CPU_ISAS; isa++)
+        for (int i = 0; i < 3 && rondo__cpu_isa_usable(isa); i++) {
+            bool right = true;
+            for (int64_t rows = 63; rows <= 64; rows++) {
+                struct rondo_device *dev = open_device(rondo__cpu_isa_name(isa), 1);
+                struct delta_case c = { .heads = 1, .key_heads = 1, .key_dim = KD, .value_dim = 3, .gate_dim = KD, .sequences = 1, .rows = rows,
+                                        .cu = { 0, rows }, .type = RONDO_F32, .chunk = chunks[i], .scale = 1.0 };
+                struct result r = { 0 };
+                delta_draw(&c, 0.0, 0.0, false);
+                for (int64_t t = 0; t < rows; t++) {
+                    ((float *)c.b)[t] = 0.0f;   /* so that it is diagonal */
+                    for (int64_t d = 0; d < KD; d++)
+                        ((float *)c.g)[t * KD + d] = d % 2 ? -1.0f : -1.2f;   /* 64 of which make 2^-92 and 2^-111 */
+                }
+                right = !run(dev, &c, RONDO_F32, 0, 0, &r) && right;
+                for (int64_t d = 0; d < KD; d++) {
+                    const double want = rows == 64 && d % 2 == 0 ? 0.0 : exp((double)rows * (d % 2 ? -1.0 : (double)-1.2f));
+                    right = right && fabs((double)r.map[d * KD + d] - want) <= 1e-5 * want;
+                }
+                result_free(&r);
+                delta_free(&c);
+                rondo__cpu_device.detach(dev);
+            }
+            ok(right, "%s, chunks of %d: maps lose what is tiny behind 64 tokens", rondo__cpu_isa_name(isa), (int)chunks[i]);
+        }
+}
+
 /* Worked out by hand. */
 static void golden(void)
 {
@@ -197,5 +229,6 @@ int main(void)
     all_cases();
     strange();
     folding();
+    clean();
     return done();
 }
