@@ -12,11 +12,20 @@
 
 static struct {
     int64_t tokens, cached, rank, heads, kv_heads, head_dim, value_dim;
-    int type, out_type;
+    int type, out_type, delta;
     struct terms terms;
     bool check, totals, backward;
     const char *hardware;
 } options = { .tokens = -1, .rank = -1 };
+
+/* One more than a rondo_delta_way; 0: of attention. */
+static int option_delta(const struct option *o, const char *text)
+{
+    static const char *const known[] = { "auto", "serial", "pipeline", "affine", "columns", NULL };
+    const int way = choose_word("--delta", text, known, NULL);
+    *(int *)o->to = way + 1;
+    return way < 0 ? EXIT_USAGE : 0;
+}
 
 #define TOKENS_MOST 1099511627776.0   /* 2^40 */
 
@@ -37,6 +46,7 @@ static const struct option own_options[] = {
     { "dropout", 0, OPTION_CALL, "P", "weights are dropped with this probability; of the hash only", &options.terms, 0, 0, option_dropout },
     { "probs", 0, OPTION_FLAG, NULL, "the attention probabilities are computed too", &options.terms.probs, 0, 0, NULL },
     { "backward", 0, OPTION_FLAG, NULL, "of the gradients, which attend computes where there is do", &options.backward, 0, 0, NULL },
+    { "delta", 0, OPTION_CALL, "WAY", "of the delta rule, by that way (auto, ...): H heads of Dv values, G key heads", &options.delta, 0, 0, option_delta },
     { "check", 0, OPTION_FLAG, NULL, "prove the schedules of all ranks; exit 1 where they are not sound", &options.check, 0, 0, NULL },
     { "totals", 0, OPTION_FLAG, NULL, "no operations, only what they come to", &options.totals, 0, 0, NULL },
     { "hardware", 0, OPTION_TEXT, "FILE|NAME", "simulate it on that; --trace FILE is then its timeline", &options.hardware, 0, 0, NULL },
@@ -152,8 +162,12 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "device", json_string("cpu"));
     json_object_set_new(r, "transport", json_string(transport));
     json_object_set_new(r, "ranks", json_integer(info->ranks));
-    json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(info->algorithm)));
-    report_choice(r, info->chosen_by, info->predicted_seconds);
+    if (info->delta_way) {
+        json_object_set_new(r, "delta", json_string(rondo_delta_way_name(info->delta_way)));
+    } else {
+        json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(info->algorithm)));
+        report_choice(r, info->chosen_by, info->predicted_seconds);
+    }
     json_object_set_new(r, "layout", json_string(rondo_layout_name(info->layout)));
     if (info->grid[0])
         json_object_set_new(r, "grid", json_pack("[ii]", (int)info->grid[0], (int)info->grid[1]));
@@ -164,7 +178,8 @@ static json_t *report(const rondo_schedule_info *info, const char *transport)
     json_object_set_new(r, "messages", json_integer((json_int_t)info->messages));
     json_object_set_new(r, "bytes", json_integer((json_int_t)info->bytes));
     json_object_set_new(r, "flops", number(info->flops));
-    json_object_set_new(r, "visible_pairs", json_integer((json_int_t)info->visible_pairs));
+    if (!info->delta_way)
+        json_object_set_new(r, "visible_pairs", json_integer((json_int_t)info->visible_pairs));
     json_object_set_new(r, "imbalance", number(info->imbalance));
     return r;
 }
@@ -273,6 +288,40 @@ static int check_options(int64_t ranks)
     return grid_check(ranks) ? EXIT_USAGE : plan_quiet();
 }
 
+/* Of what is attention's the delta rule has nothing. */
+static int check_delta(void)
+{
+    const struct terms *t = &options.terms;
+    const struct {
+        const char *name;
+        bool given;
+    } others[] = { { "cached", options.cached != 0 }, { "causal", t->causal }, { "window", t->window.given }, { "softcap", t->softcap > 0 },
+                   { "dropout", t->dropping }, { "probs", t->probs }, { "algorithm", common.algorithm != 0 }, { "grid", common.grid[0] != 0 },
+                   { "layout", common.layout != 0 && common.layout != RONDO_CONTIGUOUS } };
+    for (size_t i = 0; i < sizeof others / sizeof *others && options.delta; i++)
+        if (others[i].given)
+            return fail(EXIT_USAGE, "--%s is of attention, and --delta asks for the delta rule, whose tokens go on from rank to rank; leave it out",
+                        others[i].name);
+    return 0;
+}
+
+static int make_delta(rondo_schedule **s, rondo_schedule_desc *d)
+{
+    rondo_delta_desc a = RONDO_DELTA_DESC_INIT;
+    a.heads = options.heads;
+    a.key_heads = options.kv_heads;
+    a.key_dim = options.head_dim;
+    a.value_dim = options.value_dim;
+    a.tokens = options.tokens;
+    a.type = options.type ? options.type : RONDO_F32;
+    a.out_type = options.out_type ? options.out_type : a.type;
+    a.scale = options.terms.scale;
+    a.way = options.delta - 1;
+    a.final_state = 1;
+    a.gradients = options.backward;
+    return rondo_schedule_delta(s, d, &a);
+}
+
 static int plan_command(const struct command *self, int argc, char **argv)
 {
     static const char *const verbs[] = { "schedule", "cost", "choose", "run", "replay", NULL };
@@ -318,7 +367,9 @@ static int plan_command(const struct command *self, int argc, char **argv)
     a.q_type = a.kv_type = options.type ? options.type : RONDO_F32;
     a.out_type = options.out_type ? options.out_type : a.q_type;
     terms_describe(&options.terms, &a);
-    code = fail_library(rondo_schedule_create(&s, &d, &a), STAGE_OPTIONS);
+    if ((code = check_delta()) != 0)
+        return code;
+    code = fail_library(options.delta ? make_delta(&s, &d) : rondo_schedule_create(&s, &d, &a), STAGE_OPTIONS);
     if (!code)
         code = tell(s, transport);
     rondo_schedule_destroy(s);

@@ -593,7 +593,8 @@ typedef struct rondo_schedule_info {
     uint64_t hash;                  /* of the plan; what ranks would compare */
     double imbalance;
     int32_t grid[2];
-    int32_t chosen_by, reserved;    /* of attention itself, as the next */
+    int32_t chosen_by;              /* of attention itself, as the next */
+    int32_t delta_way;              /* of rondo_schedule_delta(): rondo_delta_way, that would run; else 0 */
     double predicted_seconds[RONDO_ALGORITHMS];
 } rondo_schedule_info;
 #define RONDO_SCHEDULE_INFO_INIT { sizeof(rondo_schedule_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0.0, { 0, 0 }, 0, 0, { 0.0 } }

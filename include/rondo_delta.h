@@ -148,6 +148,10 @@ typedef struct rondo_delta_io {
 /* Collective where there are several ranks. */
 RONDO_API int rondo_delta_execute(rondo_delta *plan, const rondo_delta_io *io) RONDO_MUST_CHECK;
 
+/* As rondo_schedule_create(), of the delta rule: what rondo_delta_execute() would do, or, with backward, rondo_delta_backward(), of a descriptor that
+ * asks for gradients. All that is said of a schedule holds: it is told, proved, and simulated. */
+RONDO_API int rondo_schedule_delta(rondo_schedule **out, const rondo_schedule_desc *desc, const rondo_delta_desc *delta) RONDO_MUST_CHECK;
+
 /* ---- gradients: of a plan whose descriptor says so ---- */
 
 /* Of a loss with respect to what rondo_delta_execute() was given, as it was given (before norm, gate and sigmoid), from its gradients with respect

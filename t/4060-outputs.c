@@ -118,6 +118,28 @@ static void deltas(rondo_context *ctx)
     LEAVES_NULL_WITHOUT_MEMORY(out, rondo_delta_create(&out, ctx, &good), rondo_delta_destroy(out));
 }
 
+static void delta_schedules(void)
+{
+    rondo_schedule *out;
+    rondo_schedule_desc where = RONDO_SCHEDULE_DESC_INIT;
+    rondo_delta_desc good = RONDO_DELTA_DESC_INIT, bad;
+    NEWER(rondo_schedule_desc, RONDO_SCHEDULE_DESC_INIT);
+    where.ranks = 3;
+    good.heads = 2;
+    good.key_dim = 4;
+    good.tokens = 30;
+    good.gradients = 1;
+    bad = good;
+    bad.key_dim = -1;
+    NEEDS_OUTPUT(rondo_schedule_delta(NULL, &where, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_schedule_delta(&out, NULL, &good));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_schedule_delta(&out, &where, NULL));
+    LEAVES_NULL(RONDO_EINVAL, out, rondo_schedule_delta(&out, &where, &bad));
+    LEAVES_NULL(RONDO_ENOTSUP, out, rondo_schedule_delta(&out, &rondo_schedule_desc_newer.known, &good));
+    for (where.backward = 0; where.backward < 2; where.backward++)
+        LEAVES_NULL_WITHOUT_MEMORY(out, rondo_schedule_delta(&out, &where, &good), rondo_schedule_destroy(out));
+}
+
 static void plans(rondo_context *ctx)
 {
     rondo_attention *out;
@@ -239,6 +261,7 @@ int main(void)
     placements();
     plans(ctx);
     deltas(ctx);
+    delta_schedules();
     schedules();
     memories(ctx);
     linears(ctx);

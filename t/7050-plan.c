@@ -101,6 +101,34 @@ static void compare(const char *before, const char *file, const char *shape, con
     json_decref(r);
 }
 
+/* The delta rule: each way's list holds together, comes to what the rule costs, and is simulated, forward and back. */
+static void delta(void)
+{
+    static const char *const ways[] = { "auto", "serial", "pipeline", "columns", "affine" };
+    static const char shape[] = "--tokens 1200 --heads 8 --kv-heads 4 --head-dim 64 --ranks 3";
+    const double rule = 7.0 * 64 * 64 * 8 * 1200;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        int code = rondo("", "plan schedule --delta %s %s --hardware xeon-ethernet --check --json", ways[i], shape);
+        json_t *r = program_json();
+        struct totals t = totals_of(r, r);
+        if (!ok(!code && json_is_true(json_object_get(r, "sound")) && consistent(r, &t) && (t.messages > 0) == (i != 4) &&   /* one tile */
+                    (i == 0 || !strcmp(program_text("delta"), ways[i])) && (i == 4 ? t.flops >= rule : t.flops >= rule && t.flops <= rule) &&
+                    json_number_value(json_object_get(r, "simulated_seconds")) > 0, "--delta %s: the list holds together, and has a time", ways[i]))
+            diag("exit %d: %s, %g FLOPs", code, program_err, t.flops);
+        json_decref(r);
+    }
+    int code = rondo("", "plan schedule --delta auto --backward %s --hardware xeon-ethernet --check --json --trace back", shape);
+    json_t *r = program_json();
+    struct totals t = totals_of(r, r);
+    ok(!code && json_is_true(json_object_get(r, "sound")) && json_is_true(json_object_get(r, "backward")) && consistent(r, &t) && t.messages > 0 &&
+           t.flops > 3.0 * rule && !strcmp(program_text("delta"), "pipeline") && json_number_value(json_object_get(r, "simulated_seconds")) > 0,
+       "--delta --backward: it does too, with a timeline");
+    json_decref(r);
+    refuses(2, "--causal is of attention", "plan schedule --delta auto --tokens 8 --heads 2 --kv-heads 2 --head-dim 4 --ranks 2 --causal");
+    refuses(2, "--layout is of attention", "plan schedule --delta auto --tokens 8 --heads 2 --kv-heads 2 --head-dim 4 --ranks 2 --layout zigzag");
+    refuses(2, "", "plan schedule --delta diagonal --tokens 8 --heads 2 --kv-heads 2 --head-dim 4 --ranks 2");
+}
+
 /* Gradients: with one rank nothing moves; with several what attend counts of both passes is what is told of the two. */
 static void gradients(void)
 {
@@ -351,6 +379,7 @@ int main(void)
     scratch_make("7050-plan");
     against_attend();
     gradients();
+    delta();
     lists();
     timelines();
     refusals();

@@ -4,7 +4,8 @@
  * a pipeline hands on states only, but has ranks wait for each other at its beginning and its end, and where tokens are dealt out unevenly; columns
  * keep all ranks busy, but move all tokens there and back. The times of both are reckoned in numbers of a state that a token changes.
  *
- * A pure function of the design, so that all ranks choose alike. Called by desc.c.
+ * For where nothing is known of the machine: a context that knows its hardware has the schedules of both simulated (foresee.c). A pure function of
+ * the design, so that all ranks choose alike. Called by desc.c.
  */
 #include "delta/delta.h"
 

@@ -3,7 +3,7 @@
  * Plans of the delta rule: made from a descriptor without a message, the same on every rank but for what only concerns the rank itself. The hash
  * over all that ranks must agree on is compared when the plan is first executed.
  */
-#include "delta/backward.h"
+#include "delta/shown.h"
 
 const char *rondo_delta_way_name(int way)
 {
@@ -53,8 +53,16 @@ static int make(rondo_delta *plan, const rondo_delta_desc *desc)
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
     struct rondo__machine machine;
+    rondo_delta_desc d;
+    int64_t beside = 1;
+    const rondo_hardware *hardware = rondo__hardware_of(plan->ctx, &beside);
+    const struct rondo__foresight on = { hardware, beside };
     rondo__machine_of(plan->ctx, &machine);
-    int err = rondo__delta_design(&plan->design, desc, plan->ctx->ranks);
+    int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_delta_desc");
+    if (!err)
+        err = rondo__delta_foresee(&d, plan->ctx->ranks, &machine, &on);
+    if (!err)
+        err = rondo__delta_design(&plan->design, &d, plan->ctx->ranks);
     if (err)
         return err;
     if (!RONDO_HAS(ops, delta) || !RONDO_HAS(ops, delta_fold))

@@ -58,6 +58,10 @@ static double join_seconds(const struct rondo__shown *w, const struct rondo__ope
 static double stream_seconds(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
 {
     const struct rondo__schedule *s = rondo__shown_list(w);
+    if (o->kind == RONDO_COMPUTE && w->delta) {   /* whose blocks read parts of what their operation uses */
+        const struct rondo__delta_work work = rondo__delta_shown_work(w->delta, o);
+        return rondo__sim_compute_seconds(h, w->delta->design.desc.key_dim, work.flops, work.bytes);
+    }
     if (o->kind == RONDO_COMPUTE && !o->program && !o->sources && !w->backward && h->cores > 0.0)
         return join_seconds(w, o, h);
     if (o->kind == RONDO_COMPUTE)
@@ -75,7 +79,7 @@ static double carried(const struct rondo__machine *machine, const rondo_hardware
 void rondo__sim_shown(struct rondo__sim *sim, const struct rondo__shown *w, const rondo_hardware *h)
 {
     const struct rondo__schedule *s = rondo__shown_list(w);
-    const struct rondo__machine *machine = &w->design->machine;
+    const struct rondo__machine *machine = rondo__shown_machine(w);
     const int64_t base = sim->operations.count;
     rondo__sim_rank(sim);
     for (int64_t i = 0; i < s->operations.count; i++) {
@@ -97,7 +101,7 @@ void rondo__sim_shown(struct rondo__sim *sim, const struct rondo__shown *w, cons
 
 void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *p, const struct rondo__part_of *part, const rondo_hardware *h)
 {
-    const struct rondo__shown w = { p, part, NULL };
+    const struct rondo__shown w = { p, part, NULL, NULL };
     rondo__sim_shown(sim, &w, h);
 }
 

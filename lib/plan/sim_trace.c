@@ -165,10 +165,10 @@ int rondo_schedule_simulate(rondo_schedule *schedule, const rondo_hardware *hard
         err = rondo__schedule_shown(schedule, 0, name, &w);
     if (err)
         return err;
-    const int32_t ranks = w.design->ranks;
+    const int32_t ranks = rondo__shown_list(&w)->ranks;
     struct reading reading = { schedule, &sim, &h };
     const struct rondo__sim_links links = rondo__sim_links_of(&h, 1);
-    err = rondo__schedule_check(ranks, &w.design->machine, read_rank, &reading);
+    err = rondo__schedule_check(ranks, rondo__shown_machine(&w), read_rank, &reading);
     if (!err)
         err = rondo__simulate(&sim, &links, seconds);
     for (int32_t r = 0; r < ranks && !err && event; r++) {

@@ -13,14 +13,17 @@ struct rondo_schedule {
     rondo_schedule_info info;
     rondo_hardware hardware;           /* the design's */
     int32_t rank;                      /* whose list is here; -1: nobody's */
-    bool of_gradients;
+    bool of_gradients, of_delta;       /* of_delta: there is no design of attention, but ... */
+    struct rondo__delta_shown delta;
     struct rondo__part_of part;        /* one of these */
     struct rondo__backward_part backward;
 };
 
 static struct rondo__shown shown_of(const rondo_schedule *s)
 {
-    return (struct rondo__shown){ &s->design, &s->part, s->of_gradients ? &s->backward : NULL };
+    if (s->of_delta)
+        return (struct rondo__shown){ .delta = &s->delta };
+    return (struct rondo__shown){ &s->design, &s->part, s->of_gradients ? &s->backward : NULL, NULL };
 }
 
 static const char *const kind_names[] = { "pack", "transfer", "compute", "blank", "fence" };
@@ -119,35 +122,48 @@ static int fill_info(rondo_schedule *s, int32_t asked)
     return rondo__design_balance(p, 0, NULL, &info->imbalance);
 }
 
-int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc, const rondo_attention_desc *attention)
+/* What both kinds of schedules begin with; *out has the hardware. */
+static int begin(rondo_schedule **out, rondo_schedule_desc *d, const rondo_schedule_desc *desc, struct rondo__machine *machine, const char *function)
 {
-    rondo_schedule_desc d;
-    struct rondo__machine machine;
-    if (out)
-        *out = NULL;
-    if (!out)
-        return rondo__fail(RONDO_EINVAL, "rondo_schedule_create: out is NULL");
-    int err = rondo__desc_copy(&d, sizeof d, desc, "rondo_schedule_desc");
-    if (!err && d.ranks < 1)
-        err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: ranks is %d; it takes 1 or more", (int)d.ranks);
-    if (!err && d.backward != 0 && d.backward != 1)
-        err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: backward is %d; it must be 0 or 1", (int)d.backward);
+    int err = rondo__desc_copy(d, sizeof *d, desc, "rondo_schedule_desc");
+    if (!err && d->ranks < 1)
+        err = rondo__fail(RONDO_EINVAL, "%s: ranks is %d; it takes 1 or more", function, (int)d->ranks);
+    if (!err && d->backward != 0 && d->backward != 1)
+        err = rondo__fail(RONDO_EINVAL, "%s: backward is %d; it must be 0 or 1", function, (int)d->backward);
     if (!err)
-        err = rondo__machine_find(&machine, d.transport, d.device);
+        err = rondo__machine_find(machine, d->transport, d->device);
     if (err)
         return err;
     rondo_schedule *s = rondo__alloc_zero(1, sizeof *s);
     if (!s)
-        return rondo__fail(RONDO_ENOMEM, "rondo_schedule_create: no memory for the schedule");
+        return rondo__fail(RONDO_ENOMEM, "%s: no memory for the schedule", function);
     s->rank = -1;
-    err = find_hardware(s, &d);
-    if (!err)
-        err = rondo__design_again(&s->design, attention, d.ranks, &machine);
+    s->of_gradients = d->backward != 0;
+    err = find_hardware(s, d);
+    if (err)
+        rondo__free(s);
+    else
+        *out = s;
+    return err;
+}
+
+int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc, const rondo_attention_desc *attention)
+{
+    rondo_schedule_desc d;
+    struct rondo__machine machine;
+    rondo_schedule *s = NULL;
+    if (out)
+        *out = NULL;
+    if (!out)
+        return rondo__fail(RONDO_EINVAL, "rondo_schedule_create: out is NULL");
+    int err = begin(&s, &d, desc, &machine, "rondo_schedule_create");
+    if (err)
+        return err;
+    err = rondo__design_again(&s->design, attention, d.ranks, &machine);
     if (err) {
         rondo__free(s);
         return err;
     }
-    s->of_gradients = d.backward != 0;
     if (s->of_gradients && !s->design.desc.gradients)
         err = rondo__fail(RONDO_EINVAL, "rondo_schedule_create: backward is 1, but the attention descriptor asks for no gradients; set gradients "
                                         "to 1 in it");
@@ -161,10 +177,75 @@ int rondo_schedule_create(rondo_schedule **out, const rondo_schedule_desc *desc,
     return 0;
 }
 
+/* Of the delta rule: its ranks' lists, added up. */
+static int fill_delta(rondo_schedule *s)
+{
+    rondo_schedule_info *info = &s->info;
+    const struct rondo__delta_design *p = &s->delta.design;
+    double most = 0.0;
+    *info = (rondo_schedule_info){ .struct_size = sizeof *info, .ranks = p->ranks, .layout = RONDO_CONTIGUOUS, .head_groups = 1,
+                                   .in_place = s->delta.machine.in_place, .hash = rondo__delta_hash(p), .delta_way = p->desc.way };
+    if (s->of_gradients)
+        info->delta_way = p->desc.way == RONDO_DELTA_SERIAL ? RONDO_DELTA_SERIAL : RONDO_DELTA_PIPELINE;
+    for (int32_t r = 0; r < p->ranks; r++) {
+        struct rondo__counts counts;
+        double here = 0.0;
+        int err = build(s, r, "rondo_schedule_delta");
+        if (err)
+            return err;
+        const struct rondo__shown w = shown_of(s);
+        rondo__schedule_count(rondo__shown_list(&w), &counts);
+        info->messages += counts.messages;
+        info->bytes += counts.bytes;
+        for (int64_t i = 0; i < rondo__shown_list(&w)->operations.count; i++)
+            here += rondo__shown_flops(&w, i);
+        info->flops += here;
+        most = here > most ? here : most;
+    }
+    info->imbalance = info->flops > 0.0 ? most * (double)p->ranks / info->flops : 1.0;
+    return 0;
+}
+
+int rondo_schedule_delta(rondo_schedule **out, const rondo_schedule_desc *desc, const rondo_delta_desc *delta)
+{
+    rondo_schedule_desc d;
+    rondo_delta_desc of;
+    struct rondo__machine machine;
+    rondo_schedule *s = NULL;
+    if (out)
+        *out = NULL;
+    if (!out)
+        return rondo__fail(RONDO_EINVAL, "rondo_schedule_delta: out is NULL");
+    int err = rondo__desc_copy(&of, sizeof of, delta, "rondo_delta_desc");
+    if (!err)
+        err = begin(&s, &d, desc, &machine, "rondo_schedule_delta");
+    if (err)
+        return err;
+    s->of_delta = true;
+    err = rondo__delta_foresee(&of, d.ranks, &machine, &s->design.foresight);
+    if (!err)
+        err = rondo__delta_shown_make(&s->delta, &of, d.ranks, &machine, s->of_gradients);
+    if (!err && s->of_gradients && !of.gradients)
+        err = rondo__fail(RONDO_EINVAL, "rondo_schedule_delta: backward is 1, but the delta descriptor asks for no gradients; set gradients to 1 in it");
+    if (!err)
+        err = fill_delta(s);
+    if (err) {
+        rondo_schedule_destroy(s);
+        return err;
+    }
+    *out = s;
+    return 0;
+}
+
 void rondo_schedule_destroy(rondo_schedule *s)
 {
     if (!s)
         return;
+    if (s->of_delta) {
+        rondo__delta_shown_free(&s->delta);
+        rondo__free(s);
+        return;
+    }
     rondo__part_free(&s->part);
     rondo__backward_part_free(&s->backward);
     rondo__design_free(&s->design);
@@ -185,6 +266,8 @@ double rondo__shown_flops(const struct rondo__shown *w, int64_t index)
     const struct rondo__operation *o = rondo__operation_at(rondo__shown_list(w), index);
     if (o->kind != RONDO_COMPUTE)
         return 0.0;
+    if (w->delta)
+        return rondo__delta_shown_work(w->delta, o).flops;
     if (w->backward)
         return rondo__backward_flops(w->design, w->backward, o);
     const double a_pair = 2.0 * (double)(w->design->desc.head_dim + (o->program ? 0 : w->design->desc.value_dim));
@@ -246,12 +329,13 @@ static int build(rondo_schedule *s, int rank, const char *function)
 {
     if (!s)
         return rondo__fail(RONDO_EINVAL, "%s: the schedule is NULL", function);
-    if (rank < 0 || rank >= s->design.ranks)
-        return rondo__fail(RONDO_EINVAL, "%s: there is no rank %d; the schedule has %d, from 0", function, rank, (int)s->design.ranks);
+    if (rank < 0 || rank >= s->info.ranks)
+        return rondo__fail(RONDO_EINVAL, "%s: there is no rank %d; the schedule has %d, from 0", function, rank, (int)s->info.ranks);
     if (rank == s->rank)
         return 0;
     s->rank = -1;
-    int err = s->of_gradients ? rondo__backward_build(&s->design, s->info.algorithm, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
+    int err = s->of_delta ? rondo__delta_shown_rank(&s->delta, rank)
+            : s->of_gradients ? rondo__backward_build(&s->design, s->info.algorithm, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
     if (!err)
         s->rank = rank;
     return err;
@@ -278,7 +362,7 @@ int rondo_schedule_rank(rondo_schedule *s, int rank, rondo_schedule_rank_info *i
     ours.messages = counts.messages;
     ours.bytes = counts.bytes;
     ours.workspace_bytes = counts.workspace_bytes;
-    ours.pack_bytes = s->of_gradients ? rondo__backward_pack_bytes(&s->backward) : s->part.schedule.spare_bytes;
+    ours.pack_bytes = s->of_delta ? 0 : s->of_gradients ? rondo__backward_pack_bytes(&s->backward) : s->part.schedule.spare_bytes;
     for (int64_t i = 0; i < ours.operations; i++)
         ours.flops += rondo__shown_flops(&w, i);
     return rondo__info_copy(info, &ours, sizeof ours, "rondo_schedule_rank_info");
@@ -321,14 +405,14 @@ int rondo_attention_operation(const rondo_attention *plan, int64_t index, rondo_
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_operation: the plan is NULL");
-    return tell((struct rondo__shown){ &plan->design, &plan->part, NULL }, index, info, "rondo_attention_operation");
+    return tell((struct rondo__shown){ &plan->design, &plan->part, NULL, NULL }, index, info, "rondo_attention_operation");
 }
 
 int64_t rondo_attention_operation_text(const rondo_attention *plan, int64_t index, char *text, size_t bytes)
 {
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_operation_text: the plan is NULL");
-    return line((struct rondo__shown){ &plan->design, &plan->part, NULL }, index, text, bytes, "rondo_attention_operation_text");
+    return line((struct rondo__shown){ &plan->design, &plan->part, NULL, NULL }, index, text, bytes, "rondo_attention_operation_text");
 }
 
 /* ---- proving it ---- */
@@ -336,6 +420,7 @@ int64_t rondo_attention_operation_text(const rondo_attention *plan, int64_t inde
 struct proof {
     rondo_schedule *schedule;
     uint64_t messages, bytes, pairs[2];    /* of gradients: of queries, of keys */
+    double values;                         /* of the delta rule */
     int (*progress)(void *user, double done);
     void *user;
 };
@@ -352,7 +437,7 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
     struct proof *p = arg;
     rondo_schedule *s = p->schedule;
     struct rondo__counts counts;
-    int err = tell_progress(p, (double)rank / (double)s->design.ranks);
+    int err = tell_progress(p, (double)rank / (double)s->info.ranks);
     if (!err)
         err = build(s, rank, "rondo_schedule_check");
     if (err)
@@ -364,7 +449,9 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
     p->bytes += counts.bytes;
     for (int64_t i = 0; i < list->operations.count; i++) {
         const struct rondo__operation *o = rondo__operation_at(list, i);
-        if (s->of_gradients) {
+        if (s->of_delta) {
+            p->values += rondo__delta_shown_work(&s->delta, o).values;
+        } else if (s->of_gradients) {
             const uint64_t both = rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
             p->pairs[0] += both + rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_QUERIES);
             p->pairs[1] += both + rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_KEYS);
@@ -382,13 +469,20 @@ int rondo_schedule_check(rondo_schedule *s, int (*progress)(void *user, double d
         return rondo__fail(RONDO_EINVAL, "rondo_schedule_check: the schedule is NULL");
     struct proof p = { .schedule = s, .progress = progress, .user = user };
     const rondo_schedule_info *said = &s->info;
-    int err = rondo__schedule_check(s->design.ranks, &s->design.machine, prove_rank, &p);
+    const struct rondo__machine *machine = s->of_delta ? &s->delta.machine : &s->design.machine;
+    int err = rondo__schedule_check(s->info.ranks, machine, prove_rank, &p);
     if (err)
         return err;
     if (p.messages != said->messages || p.bytes != said->bytes)
         return rondo__fail(RONDO_EINVAL, "the ranks send %llu messages of %llu bytes, but the plan says %llu of %llu",
                            (unsigned long long)p.messages, (unsigned long long)p.bytes, (unsigned long long)said->messages,
                            (unsigned long long)said->bytes);
+    const rondo_delta_desc *delta = &s->delta.design.desc;
+    const double values = s->of_delta ? (double)s->delta.design.rows * (double)delta->heads * (double)delta->value_dim : 0.0;
+    if (p.values < values || p.values > values)
+        return rondo__fail(RONDO_EINVAL, "the ranks compute %.0f numbers of the delta rule's values, but there are %.0f", p.values, values);
+    if (s->of_delta)
+        return tell_progress(&p, 1.0);
     const uint64_t pairs = rondo__design_pairs(&s->design), heads = (uint64_t)s->design.desc.heads;
     const uint64_t expected = pairs * (heads / (uint64_t)s->design.mask.heads);   /* modulo 2^64 */
     for (int side = 0; side < (s->of_gradients ? 2 : 1); side++)

@@ -140,7 +140,7 @@ class rondo_schedule_info(Sized):
         ("struct_size", c.c_size_t), ("ranks", c.c_int32), ("algorithm", c.c_int32), ("layout", c.c_int32), ("arithmetic", c.c_int32),
         ("level", c.c_int32), ("leaf", c.c_int32), ("head_groups", c.c_int32), ("in_place", c.c_int32), ("messages", c.c_uint64),
         ("bytes", c.c_uint64), ("visible_pairs", c.c_uint64), ("flops", c.c_double), ("hash", c.c_uint64), ("imbalance", c.c_double),
-        ("grid", c.c_int32 * 2), ("chosen_by", c.c_int32), ("reserved", c.c_int32), ("predicted_seconds", c.c_double * ALGORITHM_ROOM)]
+        ("grid", c.c_int32 * 2), ("chosen_by", c.c_int32), ("delta_way", c.c_int32), ("predicted_seconds", c.c_double * ALGORITHM_ROOM)]
 
 
 class rondo_schedule_rank_info(Sized):
@@ -196,7 +196,7 @@ FUNCTIONS = {
     "rondo_attention_operation_text": (L, [P, L, P, Z]),
     "rondo_delta_way_name": (S, [I]), "rondo_delta_create": (I, [P, P, P]), "rondo_delta_destroy": (None, [P]),
     "rondo_delta_query": (I, [P, P]), "rondo_delta_execute": (I, [P, P]), "rondo_delta_backward": (I, [P, P, P]),
-    "rondo_schedule_create": (I, [P, P, P]), "rondo_schedule_destroy": (None, [P]), "rondo_schedule_query": (I, [P, P]),
+    "rondo_schedule_create": (I, [P, P, P]), "rondo_schedule_delta": (I, [P, P, P]), "rondo_schedule_destroy": (None, [P]), "rondo_schedule_query": (I, [P, P]),
     "rondo_schedule_rank": (I, [P, I, P]), "rondo_schedule_operation_text": (L, [P, I, L, P, Z]),
     "rondo_linear_create": (I, [P, P, P]), "rondo_linear_load_from": (I, [P, L, L, I, P, P]), "rondo_linear_destroy": (None, [P]),
     "rondo_linear_bytes": (Z, [P]), "rondo_linear_execute": (I, [P, P, L, P, L, P, L, P, I]),
