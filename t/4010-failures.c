@@ -8,7 +8,8 @@
 
 #include "workload.h"
 
-static const rondo_context_desc short_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 0.25, NULL };
+/* Long enough for every thread to get its turn and wait: who waits for whom is how a chain is followed to its end. */
+static const rondo_context_desc short_wait = { sizeof(rondo_context_desc), NULL, NULL, NULL, NULL, 0, 1, 0.5, NULL };
 
 /* One failure of one rank at one step; "" or what went wrong. */
 static const char *one_failure(int ranks, int rank, int step, int quiet)
@@ -212,7 +213,7 @@ static int sleeper(rondo_context *ctx, void *arg)
     struct work *w = arg;
     int err = rondo_barrier(ctx);
     if (ctx->rank == w->fail_rank) {
-        usleep(500000);
+        usleep(1000000);   /* two deadlines */
     } else if (w->fail_step == 0) {
         err = rondo_barrier(ctx);
     } else if (w->fail_step == 1) {
@@ -255,7 +256,7 @@ static void deadlines(int ranks, int step, const char *name)
         for (int r = 0; r < ranks; r++) {
             if (r == rank)
                 continue;
-            late += w.code[r] == RONDO_ETIMEDOUT && strstr(w.text[r], "within 0.25 s");
+            late += w.code[r] == RONDO_ETIMEDOUT && strstr(w.text[r], "within 0.5 s");
             /* with more than two ranks one times out first; its sentence reaches the others. All name the one who does not come, also
              * those that wait for somebody who waits for it. */
             if ((w.code[r] != RONDO_ETIMEDOUT && w.code[r] != RONDO_EPEER) || !strstr(w.text[r], name) ||
