@@ -155,6 +155,11 @@ long long rondo_fake_cuda_count(const char *what)
     return count;
 }
 
+int rondo_fake_cuda_card(void)
+{
+    return current ? current->device : -1;
+}
+
 const char *rondo_fake_cuda_text(void)
 {
     return report;
