@@ -37,10 +37,9 @@ static int everywhere(const struct problem *p, struct result *r)
 {
     uint64_t want = 0;
     int same = 1, usable = 0;
-    const char *isa, *device = getenv("RONDO_TEST_DEVICE");
-    const int other = device && strcmp(device, "cpu") != 0;   /* whose kernels are one text: there is nothing to choose */
-    for (int i = 0; (isa = other ? i ? NULL : "auto" : rondo_isa_name(i, &usable)) != NULL; i++)
-        for (int ranks = 1; ranks <= 3 && (usable || other); ranks++)
+    const char *isa;
+    for (int i = 0; (isa = rondo_isa_name(i, &usable)) != NULL; i++)
+        for (int ranks = 1; ranks <= 3 && usable; ranks++)
             for (int algorithm = 1; algorithm <= 2; algorithm++) {
                 struct setup s = { .ranks = ranks, .algorithm = algorithm, .layout = 1 + ranks, .isa = isa };
                 result_free(r);
@@ -260,10 +259,9 @@ static void layers(void)
 {
     int usable = 0;
     const char *isa;
-    for (int i = 0; (isa = rondo_isa_name(i, &usable)) != NULL; i++) {   /* whose they are: the CPU's */
+    for (int i = 0; (isa = rondo_isa_name(i, &usable)) != NULL; i++) {
         rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
         rondo_context *ctx = NULL;
-        d.device = "cpu";
         d.isa = isa;
         if (usable && !rondo_context_create(&ctx, &d))
             ok(layers_on(ctx), "%s: layers at their borders and beyond", isa);

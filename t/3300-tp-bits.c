@@ -111,12 +111,8 @@ int main(int argc, char **argv)
         mix(ranks);
     /* messages that are copied; a device with memory of its own, late, behind the host; the same where the transport reaches it */
     static const char *const machines[] = { "copy", "space,defer", "plane,space,defer" };
-    const char *device = getenv("RONDO_TEST_DEVICE");
-    const int other = device && strcmp(device, "cpu") != 0;   /* it has memory of its own already */
     for (size_t i = 0; i < sizeof machines / sizeof *machines && !getenv("RONDO_TEST_HOOK"); i++) {
         char text[40];
-        if (other && strstr(machines[i], "space"))
-            continue;
         snprintf(text, sizeof text, ", %s", machines[i]);
         setenv("RONDO_TEST_HOOK", machines[i], 1);
         grid(EQUAL, 2, 4, text);

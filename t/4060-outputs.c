@@ -6,7 +6,6 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "core/internal.h"
 #include "outputs.h"
 
 /* As a caller compiled against a newer header gives it: with a field that this library does not know. */
@@ -116,10 +115,7 @@ static void deltas(rondo_context *ctx)
     d = good;
     d.heads = -1;
     LEAVES_NULL(RONDO_EINVAL, out, rondo_delta_create(&out, ctx, &d));
-    if (RONDO_HAS(rondo__ops(ctx), delta))
-        LEAVES_NULL_WITHOUT_MEMORY(out, rondo_delta_create(&out, ctx, &good), rondo_delta_destroy(out));
-    else
-        LEAVES_NULL(RONDO_ENOTSUP, out, rondo_delta_create(&out, ctx, &good));
+    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_delta_create(&out, ctx, &good), rondo_delta_destroy(out));
 }
 
 static void delta_schedules(void)

@@ -155,11 +155,6 @@ long long rondo_fake_cuda_count(const char *what)
     return count;
 }
 
-int rondo_fake_cuda_card(void)
-{
-    return current ? current->device : -1;
-}
-
 const char *rondo_fake_cuda_text(void)
 {
     return report;

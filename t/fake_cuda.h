@@ -127,16 +127,12 @@ FAKE_EXPORT int rondo_fake_cuda_set(const char *settings);
 /* Of calls, launches, copies, allocations so far; of contexts, modules, streams, events, blocks, pinned, bytes that there are now, of what is
  * pending in streams; leaks: of things that contexts took along when they went. -1: none of these. */
 FAKE_EXPORT long long rondo_fake_cuda_count(const char *what);
-/* The card that is the calling thread's, or -1. And work of another library's in a stream: once that comes to it step(arg) is called, with the
- * card's memory open, again and again until it returns 1; drop(arg) when it is over or given up. */
-FAKE_EXPORT int rondo_fake_cuda_card(void);
-FAKE_EXPORT int rondo_fake_cuda_put(CUstream stream, int (*step)(void *arg), void *arg, void (*drop)(void *arg));
 /* What the last failure of a kernel was. */
 FAKE_EXPORT const char *rondo_fake_cuda_text(void);
 
 /* ---- between the files ---- */
 
-#define FAKE_DEVICES 16
+#define FAKE_DEVICES 8
 
 struct fake_fault {
     long long number;        /* 0: none */
@@ -184,7 +180,7 @@ struct fake_record {         /* of an event, once */
 struct fake_op {
     struct fake_op *next;
     uint64_t number;
-    enum fake_kind { FAKE_LAUNCH, FAKE_COPY, FAKE_FILL, FAKE_RECORD, FAKE_WAIT, FAKE_STEPS } kind;
+    enum fake_kind { FAKE_LAUNCH, FAKE_COPY, FAKE_FILL, FAKE_RECORD, FAKE_WAIT } kind;
     int fault;               /* it fails, with this code */
     char *to;                /* COPY; FILL: with `width` bytes each */
     const char *from;
@@ -192,9 +188,6 @@ struct fake_op {
     uint32_t value;
     struct rondo_fiber_launch launch;
     struct fake_record *record;
-    int (*step)(void *arg);  /* STEPS */
-    void (*drop)(void *arg);
-    void *arg;
     char *held;              /* parameters, or bytes of the host's, freed with it */
 };
 /* NULL: no memory */

@@ -63,8 +63,6 @@ static void leave_record(struct fake_record *r)
 void fake_op_free(struct fake_op *op)
 {
     leave_record(op->record);
-    if (op->drop)
-        op->drop(op->arg);
     free(op->held);
     free(op);
 }
@@ -76,10 +74,9 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int perform(const struct fake_op *op, bool *over)
+static int perform(const struct fake_op *op)
 {
     int err = op->fault;
-    *over = true;
     if (err)
         return err;
     switch (op->kind) {
@@ -103,11 +100,6 @@ static int perform(const struct fake_op *op, bool *over)
                 op->to[i] = (char)op->value;
             else
                 memcpy(op->to + i * op->width, &op->value, op->width);
-        fake_gate_close();
-        break;
-    case FAKE_STEPS:
-        fake_gate_open();
-        *over = op->step(op->arg) != 0;
         fake_gate_close();
         break;
     case FAKE_RECORD:
@@ -151,7 +143,7 @@ static bool may_begin(const struct fake_stream *s)
     return true;
 }
 
-/* One operation happens, or some of one. As streams wait for what was put before, there is one as long as anything is pending. */
+/* One operation happens. As streams wait for what was put before, there is one as long as anything is pending. */
 static void advance(void)
 {
     struct fake_stream *ready[64], *s;
@@ -167,10 +159,8 @@ static void advance(void)
         return;
     s = ready[rondo_fibers_draw(count)];
     struct fake_context *c = s->context;
-    bool over;
-    const int err = perform(s->head, &over);
-    if (over)
-        finish(s);
+    const int err = perform(s->head);
+    finish(s);
     if (err) {
         c->sticky = err;
         give_up(c);
@@ -179,10 +169,8 @@ static void advance(void)
 
 void fake_put(struct fake_stream *s, struct fake_op *op)
 {
-    while (fake_counts.pending >= MOST_PENDING) {
+    while (fake_counts.pending >= MOST_PENDING)
         advance();
-        fake_breathe();
-    }
     if (s->context->sticky) {
         if (op->record)
             op->record->done = 1;
@@ -202,10 +190,8 @@ void fake_put(struct fake_stream *s, struct fake_op *op)
 
 void fake_sync(struct fake_stream *s)
 {
-    while (s->head) {
+    while (s->head)
         advance();
-        fake_breathe();
-    }
 }
 
 static bool idle(const struct fake_context *c)
@@ -218,10 +204,8 @@ static bool idle(const struct fake_context *c)
 
 void fake_sync_context(struct fake_context *c)
 {
-    while (!idle(c)) {
+    while (!idle(c))
         advance();
-        fake_breathe();
-    }
 }
 
 static void question(void)
@@ -337,21 +321,6 @@ CUresult cuCtxSynchronize(void)
         err = c->sticky;
     }
     return fake_leave(err ? err : c->sticky);
-}
-
-int rondo_fake_cuda_put(CUstream stream, int (*step)(void *arg), void *arg, void (*drop)(void *arg))
-{
-    struct fake_context *c;
-    int err = fake_enter(&c);
-    struct fake_stream *s = err ? NULL : fake_stream_of(c, stream);
-    struct fake_op *op = s ? fake_op_new(FAKE_STEPS, 0) : NULL;
-    if (op) {
-        op->step = step;
-        op->arg = arg;
-        op->drop = drop;
-        fake_put(s, op);
-    }
-    return fake_leave(err ? err : !s ? CUDA_ERROR_INVALID_HANDLE : !op ? CUDA_ERROR_OUT_OF_MEMORY : 0);
 }
 
 /* ---- events ---- */

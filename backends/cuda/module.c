@@ -69,7 +69,6 @@ static const struct rondo_device_ops ops = {
     .convert = rondo__cuda_convert,
     .convert_rows = rondo__cuda_convert_rows,
     .logsumexp = rondo__cuda_logsumexp,
-    .stream_handle = rondo__cuda_stream_handle,
 };
 
 static void connect_services(const struct rondo_services *services) { rondo__cuda_host = services; }

@@ -33,9 +33,6 @@ static const struct known known_devices[] = {
 static const struct known known_transports[] = {
     { "mpi", "install an MPI library (Open MPI or MPICH, with its development files) and build rondo with it, or install "
              "the package of rondo's MPI module, or" },
-    { "nccl", "build rondo with --with-cuda, or install the package of rondo's CUDA module, or move with \"threads\"; where you have the module" },
-    { "nccl_mpi", "build rondo with --with-cuda and an MPI library, or install the package of rondo's CUDA module, or move with \"mpi\"; "
-                  "where you have the module" },
 };
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
@@ -72,7 +69,6 @@ static int fail(int code, const char *sentence)
 
 static const struct rondo_services services = {
     sizeof services, fail, rondo_error_text, rondo__alloc_zero, rondo__free, rondo__now, rondo__cores, rondo__env_piece,
-    rondo__transport_find,
 };
 
 /* The folder that this library was loaded from, and its subfolder: so a build works where it lies, and an installation where
