@@ -151,7 +151,7 @@ static int body(rondo_context *ctx, void *arg)
     for (int64_t n = 0; n < c->sequences && !err && c->from; n++)
         if (rondo_delta_keeper(plan, n, 0) == rank)
             memcpy((float *)j->result[7] + n * state, initial + n * state, (size_t)state * sizeof *initial);
-    if (rank == 0) {
+    if (rank == 0 && !err) {       /* after a failure others may not have read it yet */
         memcpy(j->result[5], a_log, (size_t)count_of(c, 5) * sizeof *a_log);
         memcpy(j->result[6], dt_bias, (size_t)count_of(c, 6) * sizeof *dt_bias);
     }
