@@ -61,7 +61,7 @@ else:   # declarations of the headers, against the table of functions
             print("%s: %s, and the headers have %s" % (name, have, want))
 END
 structs=$srcdir/python/rondo/_structs.py
-headers=$(cd "$srcdir/include" && ls rondo.h rondo_layers.h rondo_delta.h 2>/dev/null)
+headers=$(cd "$srcdir/include" && ls rondo.h rondo_plan.h rondo_layers.h rondo_delta.h 2>/dev/null)
 # shellcheck disable=SC2086  # words
 "$python" "$scratch/tell.py" "$structs" c $headers >"$scratch/tell.c"
 # shellcheck disable=SC2086  # flags are words
