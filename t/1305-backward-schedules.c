@@ -15,7 +15,7 @@ enum { RANKS = 9, SEQUENCES = 3, DOCUMENTS = 2500 };
 struct all {
     struct rondo__design design;
     struct rondo__backward_part part;
-    int32_t algorithm;
+    struct rondo__backward_way way;
     uint64_t messages, bytes, said_messages, said_bytes, queries, keys;
     int apart, elsewhere, beyond;      /* ranks that say something else of all; that compute something else; leaves, places out of their bounds */
     struct planted planted;
@@ -65,10 +65,10 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
 {
     struct all *a = arg;
     struct rondo__counts counts;
-    int err = rondo__backward_build(&a->design, a->algorithm, rank, &a->part);
+    int err = rondo__backward_build(&a->design, &a->way, rank, &a->part);
     double flops = 0.0, work = 0.0;
     if (!err)
-        err = rondo__backward_work(&a->design, a->algorithm, rank, &work);
+        err = rondo__backward_work(&a->design, &a->way, rank, &work);
     if (err)
         return err;
     const struct rondo__schedule *s = &a->part.schedule;
@@ -99,7 +99,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     static int32_t owners[1000];
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     int64_t tokens[SEQUENCES], cached[SEQUENCES];
-    static const int32_t algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_HALO, RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q };
+    static const int32_t algorithms[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_HALO, RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_MESH };
     *a = (struct all){ .said_bytes = 0 };
     d.gradients = 1;
     d.kv_heads = 1 + draw(3);
@@ -111,7 +111,13 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     d.causal = (int32_t)draw(2);
     d.sinks = (int32_t)draw(2);
     d.bias = draw(3) ? 0 : 1;
-    d.algorithm = algorithms[draw(d.bias ? 3 : 6)];
+    d.algorithm = algorithms[draw(d.bias ? 3 : 7)];
+    if (d.algorithm == RONDO_MESH && draw(2)) {
+        d.grid[1] = (int32_t)draw((uint32_t)ranks) + 1;
+        while (ranks % d.grid[1])
+            d.grid[1]--;
+        d.grid[0] = ranks / d.grid[1];
+    }
     if (draw(2)) {
         d.windowed = 1;
         d.window_left = draw(3) ? (int64_t)draw(150) : -1;
@@ -135,7 +141,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
         owners[i] = i && draw(3) ? owners[i - 1] : (int32_t)draw((uint32_t)ranks);
     d.owners = d.layout == RONDO_CUSTOM ? owners : NULL;
     int err = rondo__design_make(&a->design, &d, ranks, machine);
-    return err ? err : rondo__backward_algorithm(&a->design, d.algorithm, &a->algorithm);
+    return err ? err : rondo__backward_algorithm(&a->design, d.algorithm, &a->way);
 }
 
 static void forget(struct all *a)

@@ -63,9 +63,9 @@ static void oracle(const char *name, struct problem *p, struct gradients *one)
 static void bits(const char *name, struct problem *p, const struct gradients *one)
 {
     static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
-    static const int ranks[] = { 1, 2, 3, 5, 2, 3, 4, 2, 3, 5, 2, 3, 5 };
+    static const int ranks[] = { 1, 2, 3, 5, 2, 3, 4, 2, 3, 5, 2, 3, 5, 4, 5, 2 };
     static const int ways[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_ALGORITHM_AUTO, RONDO_HALO, RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL,
-                                RONDO_PASS_KV, RONDO_PASS_KV, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_PASS_Q, RONDO_PASS_Q };
+                                RONDO_PASS_KV, RONDO_PASS_KV, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_PASS_Q, RONDO_PASS_Q, RONDO_MESH, RONDO_MESH, RONDO_MESH };
     enum { OF_BIAS = 4, WAYS = sizeof ways / sizeof *ways };   /* a bias's gradient comes by all-gather alone */
     int same = 1, counted = 1, err = 0;
     for (int i = 0; i < (p->bias ? OF_BIAS : WAYS) && !err; i++) {
@@ -104,18 +104,19 @@ static void bits(const char *name, struct problem *p, const struct gradients *on
     ok(!err && counted, "%s: the plan says what it moves", name);
 }
 
-/* Rings on up to nine ranks, in all layouts, where messages are shown and where they are copied, on any device. */
+/* Rings and grids on up to nine ranks, in all layouts, where messages are shown and where they are copied, on any device. */
 static void rings(const char *name, struct problem *p, const struct gradients *one)
 {
     static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
     static const char *const hooks[] = { "", "copy", "space,defer", "copy,plane,space,defer", "delay:200,reorder" };
     int same = 1, counted = 1, err = 0;
+    static const int ways[] = { RONDO_PASS_KV, RONDO_MESH, RONDO_PASS_Q };
     for (int i = 0; i < 40 && !err && !p->bias; i++) {
         struct gradients g;
         struct backward_setup s = plain(p);
         s.ranks = 2 + i % 8;
         s.layout = layouts[i / 8 % 4];
-        s.algorithm = (i + i / 8) % 2 ? RONDO_PASS_Q : RONDO_PASS_KV;
+        s.algorithm = ways[(i + i / 8) % 3];
         hook_use(hooks[i % 5]);
         err = solve_backward(p, &s, &g);
         hook_use(NULL);
@@ -127,7 +128,7 @@ static void rings(const char *name, struct problem *p, const struct gradients *o
         gradients_free(&g);
     }
     if (!p->bias)
-        ok(!err && same && counted, "%s: the same bits by rings on 2 to 9 ranks, and as many messages as said%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
+        ok(!err && same && counted, "%s: the same bits by rings and grids on 2 to 9 ranks, and as many messages as said%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
 }
 
 /* The bits themselves, as of version 1 of the contract. */

@@ -37,8 +37,8 @@ int main(void)
     ok(!solve_backward(&p, &alone, &one), "on one rank");
     problem_data(&dealt);
     ok(!solve_backward(&dealt, &alone, &other), "on one rank, without a bias");
-    static const int once[] = { RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q };   /* which compute each product once */
-    for (int i = 0; i < 3 * 4; i++) {
+    static const int once[] = { RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_MESH };   /* which compute each product once */
+    for (int i = 0; i < 3 * 4 + 2; i++) {
         struct way w = { &dealt, { .ranks = 3, .strided = i % 2, .algorithm = once[i / 4] }, &other };
         char what[80];
         snprintf(what, sizeof what, "gradients by %s, hook \"%s\"", rondo_algorithm_name(once[i / 4]), hooks[i % 4]);
@@ -65,13 +65,14 @@ int main(void)
     static const struct {
         const char *name;
         int algorithm;
-    } ways[] = { { "all-gather", 0 }, { "halo", RONDO_HALO }, { "all-to-all", RONDO_ALL_TO_ALL }, { "pass-KV", RONDO_PASS_KV }, { "pass-Q", RONDO_PASS_Q } };
-    for (int i = 0; i < 10; i++) {
-        const int deals = i % 5 >= 2;
-        struct way w = { deals ? &dealt : &p, { .ranks = 3, .algorithm = ways[i % 5].algorithm, .again = i == 5 }, deals ? &other : &one };
+    } ways[] = { { "all-gather", 0 }, { "halo", RONDO_HALO }, { "all-to-all", RONDO_ALL_TO_ALL }, { "pass-KV", RONDO_PASS_KV }, { "pass-Q", RONDO_PASS_Q },
+                 { "mesh", RONDO_MESH } };
+    for (int i = 0; i < 12; i++) {
+        const int deals = i % 6 >= 2;
+        struct way w = { deals ? &dealt : &p, { .ranks = 3, .algorithm = ways[i % 6].algorithm, .again = i == 6 }, deals ? &other : &one };
         char what[80];
-        snprintf(what, sizeof what, "gradients by %s, \"%s\"", ways[i % 5].name, hooks[i / 5]);
-        transport_failures(attempt, &w, 7, hooks[i / 5], what);
+        snprintf(what, sizeof what, "gradients by %s, \"%s\"", ways[i % 6].name, hooks[i / 6]);
+        transport_failures(attempt, &w, 7, hooks[i / 6], what);
     }
     gradients_free(&one);
     gradients_free(&other);

@@ -14,13 +14,13 @@ static int no_memory(void)
 
 static const char *const missing = "rondo_attention_create: device %s has no gradients of attention in this build; device cpu has";
 
-static int make(rondo_attention *plan, struct rondo__backward *b, int32_t algorithm)
+static int make(rondo_attention *plan, struct rondo__backward *b, const struct rondo__backward_way *way)
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
     const struct rondo__design *d = &plan->design;
     const size_t n = (size_t)d->ranks;
     struct rondo_backward_desc desc;
-    int err = rondo__backward_build(d, algorithm, plan->rank, &b->part);
+    int err = rondo__backward_build(d, way, plan->rank, &b->part);
     if (err)
         return err;
     b->queries = rondo__alloc_zero(n, sizeof *b->queries);
@@ -54,13 +54,14 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
         return 0;
     if (!RONDO_HAS(ops, backward))
         return rondo__fail(RONDO_ENOTSUP, missing, ops->name);
-    int err = rondo__backward_algorithm(&plan->design, algorithm, &algorithm);
+    struct rondo__backward_way way;
+    int err = rondo__backward_algorithm(&plan->design, algorithm, &way);
     if (err)
         return err;
     struct rondo__backward *b = plan->backward = rondo__alloc_zero(1, sizeof *b);
     if (!b)
         return no_memory();
-    err = make(plan, b, algorithm);
+    err = make(plan, b, &way);
     if (err) {
         rondo__backward_free(plan);
         return err;
@@ -68,7 +69,7 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     const struct rondo__schedule *s = &b->part.schedule;
     const rondo_attention_desc *d = &plan->design.desc;
     rondo__schedule_count(s, &counts);
-    info->backward_algorithm = algorithm;
+    info->backward_algorithm = way.algorithm;
     info->backward_workspace_bytes = counts.workspace_bytes;
     info->backward_device_bytes = ops->backward_scratch(rondo__dev(plan->ctx), b->device) + s->workspace_bytes[RONDO_MEMORY_PINNED] +
                                   s->workspace_bytes[RONDO_MEMORY_DEVICE];

@@ -61,12 +61,17 @@ struct rondo__backward_part {
     uint64_t messages, bytes;          /* of all ranks */
 };
 
-/* algorithm: of rondo__backward_algorithm(); part: { 0 } or one that was built before. After a failure it is empty. */
-int rondo__backward_build(const struct rondo__design *design, int32_t algorithm, int32_t rank, struct rondo__backward_part *part);
+/* How gradients come: the algorithm, and the columns of its grid, if it has one. */
+struct rondo__backward_way {
+    int32_t algorithm, columns;
+};
+
+/* way: of rondo__backward_algorithm(); part: { 0 } or one that was built before. After a failure it is empty. */
+int rondo__backward_build(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, struct rondo__backward_part *part);
 void rondo__backward_part_free(struct rondo__backward_part *part);
 void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out);
 /* What a design's gradients come by, where its descriptor asked for `asked`, perhaps auto; RONDO_ENOTSUP: not by that. */
-int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, int32_t *out);
+int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, struct rondo__backward_way *out);
 /* The most that copies of all arrays take. */
 size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part);
 
@@ -77,7 +82,7 @@ uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct 
                                int32_t what);
 double rondo__backward_flops(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o);
 /* FLOPs of a rank, of the placements alone. */
-int rondo__backward_work(const struct rondo__design *design, int32_t algorithm, int32_t rank, double *out);
+int rondo__backward_work(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, double *out);
 /* The heads of one of the ranks among which KV heads are dealt out, each with all queries that read it. */
 struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *design, int32_t rank);
 

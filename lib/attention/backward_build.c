@@ -80,6 +80,20 @@ struct rondo_backward_job *rondo__add_backward_job(struct rondo__gradients *b, i
     return job;
 }
 
+bool rondo__add_made_job(struct rondo__gradients *b, int64_t sequence, int32_t what, const struct rondo_backward_job *made)
+{
+    struct rondo_backward_job *job = rondo__add_backward_job(b, sequence, what);
+    if (!job)
+        return false;
+    job->queries_first = made->queries_first;
+    job->keys_first = made->keys_first;
+    job->query_places = made->query_places;
+    job->key_places = made->key_places;
+    job->queries = made->queries;
+    job->keys = made->keys;
+    return true;
+}
+
 /* ---- sinks ---- */
 
 static bool node_after(const void *a, const void *b)
@@ -372,8 +386,11 @@ static void sinks(struct rondo__gradients *b, const int64_t *count)
 
 /* ---- which builder ---- */
 
-static int (*builder_of(const struct rondo__gradients *b, int32_t algorithm))(struct rondo__gradients *b)
+static int (*builder_of(const struct rondo__gradients *b))(struct rondo__gradients *b)
 {
+    const int32_t algorithm = b->way.algorithm;
+    if (b->ranks > 1 && algorithm == RONDO_MESH)
+        return rondo__mesh_gradients;
     if (b->ranks > 1 && algorithm == RONDO_ALL_TO_ALL)
         return rondo__heads_gradients;
     if (b->ranks > 1 && (algorithm == RONDO_PASS_KV || algorithm == RONDO_PASS_Q))
@@ -392,7 +409,7 @@ static void count_all(struct rondo__gradients *b, const int64_t *nodes)
     }
 }
 
-static int make_schedule(struct rondo__gradients *b, int32_t algorithm)
+static int make_schedule(struct rondo__gradients *b)
 {
     const size_t n = (size_t)b->ranks;
     struct rondo__backward_part *p = b->part;
@@ -415,7 +432,7 @@ static int make_schedule(struct rondo__gradients *b, int32_t algorithm)
             rondo__source_at(b, r)->key_rows = rondo__source_at(b, r)->query_rows = 0;
         rondo__source_at(b, b->rank)->key_rows = b->keys[b->rank].rows;
         rondo__source_at(b, b->rank)->query_rows = b->queries[b->rank].rows;
-        err = b->s->failed ? rondo__no_gradients_memory() : builder_of(b, algorithm)(b);
+        err = b->s->failed ? rondo__no_gradients_memory() : builder_of(b)(b);
     }
     if (!err) {
         count_all(b, nodes);
@@ -451,17 +468,18 @@ static void end(struct rondo__gradients *b)
     rondo__free(b->queries);
 }
 
-int rondo__backward_build(const struct rondo__design *design, int32_t algorithm, int32_t rank, struct rondo__backward_part *part)
+int rondo__backward_build(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, struct rondo__backward_part *part)
 {
     struct rondo__gradients b;
     rondo__backward_part_free(part);
     rondo__schedule_clear(&part->schedule, rank, design->ranks, 1);
     part->joined = -1;
     int err = begin(&b, design, rank);
+    b.way = *way;
     b.part = part;
     b.s = &part->schedule;
     if (!err)
-        err = make_schedule(&b, algorithm);
+        err = make_schedule(&b);
     if (!err && !rondo__schedule_place(b.s))
         err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace of gradients would be larger than memory can be");
     end(&b);
@@ -475,8 +493,8 @@ static const char *refusal(const struct rondo__design *d, int32_t asked)
 {
     if (d->ranks == 1 || asked == RONDO_ALL_GATHER || asked == RONDO_HALO)
         return NULL;
-    if (asked != RONDO_ALL_TO_ALL && asked != RONDO_PASS_KV && asked != RONDO_PASS_Q)
-        return "come by all-gather, halo, all-to-all, pass-kv or pass-q in this build";
+    if (asked != RONDO_ALL_TO_ALL && asked != RONDO_PASS_KV && asked != RONDO_PASS_Q && asked != RONDO_MESH)
+        return "come by all-gather, halo, all-to-all, pass-kv, pass-q or mesh in this build";
     if (d->desc.bias)
         return "with a bias come by all-gather or halo: its gradient is of all keys and heads of a query at once";
     return asked == RONDO_ALL_TO_ALL && d->desc.grid[1] > 1 ? "come by all-to-all among all ranks: leave the grid out, or have one group in it" : NULL;
@@ -519,7 +537,7 @@ static int choose(const struct rondo__design *d, int32_t *out)
         work[i] = 0.0;
         for (int32_t r = 0; r < (heads ? 1 : d->ranks) && can[i] && !err; r++) {   /* shares of heads are alike */
             double rank = 0.0;
-            err = rondo__backward_work(d, candidates[i], r, &rank);
+            err = rondo__backward_work(d, &(struct rondo__backward_way){ candidates[i], 0 }, r, &rank);
             work[i] = rank > work[i] ? rank : work[i];
         }
         if (!err && can[i])
@@ -539,14 +557,31 @@ static int choose(const struct rondo__design *d, int32_t *out)
     return err;
 }
 
-int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, int32_t *out)
+/* The caller's grid, or the one that moves least. */
+static int choose_columns(const struct rondo__design *d, int32_t *columns)
 {
+    struct rondo__gradients b;
+    *columns = d->desc.grid[1];
+    if (*columns)
+        return 0;
+    int err = begin(&b, d, 0);
+    if (!err && !rondo__mesh_choose(&b, columns))
+        err = rondo__no_gradients_memory();
+    end(&b);
+    return err;
+}
+
+int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, struct rondo__backward_way *out)
+{
+    *out = (struct rondo__backward_way){ .columns = 0 };
     if (asked == RONDO_ALGORITHM_AUTO)
-        return choose(design, out);
+        return choose(design, &out->algorithm);
     const char *why = refusal(design, asked);
-    *out = design->ranks == 1 && asked != RONDO_HALO ? RONDO_ALL_GATHER : asked;
-    return why ? rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks %s; %s does not, auto takes what does", why,
-                             rondo_algorithm_name(asked)) : 0;
+    out->algorithm = design->ranks == 1 && asked != RONDO_HALO ? RONDO_ALL_GATHER : asked;
+    if (why)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks %s; %s does not, auto takes what does", why,
+                           rondo_algorithm_name(asked));
+    return out->algorithm == RONDO_MESH ? choose_columns(design, &out->columns) : 0;
 }
 
 void rondo__backward_part_free(struct rondo__backward_part *part)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the builders of the backward pass share: backward_build.c finds who has what and puts around each what all of them have; backward_gather.c
- * brings rows to where results are made, backward_heads.c deals heads out, backward_ring.c lets rows of one side go round.
+ * brings rows to where results are made, backward_heads.c deals heads out, backward_ring.c lets rows of one side go round, backward_mesh.c gives each
+ * rank the queries of some and the keys of some.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_BUILD_H
 #define RONDO_ATTENTION_BACKWARD_BUILD_H
@@ -32,6 +33,7 @@ struct rondo__gradients {
     struct rondo__schedule *s;
     struct rondo__possessions *queries, *keys;   /* [ranks] */
     int32_t rank, ranks;
+    struct rondo__backward_way way;
 };
 
 int rondo__no_gradients_memory(void);
@@ -81,6 +83,16 @@ bool rondo__add_backward_leaves(struct rondo__gradients *b, int64_t sequence, in
 /* A job of a sequence, without leaves and places. */
 struct rondo_backward_job *rondo__add_backward_job(struct rondo__gradients *b, int64_t sequence, int32_t what);
 
+/* One side of what a job is made of: leaves and, for each, a place. */
+static inline void rondo__job_side(struct rondo_backward_job *job, bool queries, int64_t first, int64_t count, int64_t places)
+{
+    *(queries ? &job->queries_first : &job->keys_first) = first;
+    *(queries ? &job->queries : &job->keys) = (int32_t)count;
+    *(queries ? &job->query_places : &job->key_places) = places;
+}
+/* A job of a sequence with both sides of `made`. false: no memory. */
+bool rondo__add_made_job(struct rondo__gradients *b, int64_t sequence, int32_t what, const struct rondo_backward_job *made);
+
 static inline struct rondo__backward_source *rondo__source_at(struct rondo__gradients *b, int32_t rank)
 {
     return (struct rondo__backward_source *)b->part->sources.items + rank;
@@ -98,6 +110,8 @@ static inline struct rondo__step rondo__named_step(const char *what)
 /* Memory of the workspace for computing. */
 int32_t rondo__add_gradient_buffer(struct rondo__gradients *b, const char *name, int32_t index, size_t bytes);
 void rondo__use_all(struct rondo__gradients *b, int32_t buffer, bool writes);
+/* One exchange of rows: all arrays of a side. mine[r]: what rank r needs of this rank's rows; theirs[r]: what of rank r's comes here. */
+void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool queries, const struct rondo__rows *mine, const struct rondo__rows *theirs);
 /* The operation that makes each row's number. */
 void rondo__add_sums(struct rondo__gradients *b);
 /* Of jobs [first, first + count), or joins, of sources' rows (source: -1: all; else this rank's and that one's), and nodes in places of them. */
@@ -111,9 +125,13 @@ int rondo__gather_gradients(struct rondo__gradients *b);
 int rondo__heads_gradients(struct rondo__gradients *b);
 int rondo__ring_kv_gradients(struct rondo__gradients *b);
 int rondo__ring_q_gradients(struct rondo__gradients *b);
+int rondo__mesh_gradients(struct rondo__gradients *b);
 /* Bytes that go between all ranks, and messages. false: no memory. */
 bool rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes);
+/* ... on a grid of so many columns; and the grid that moves least. */
+bool rondo__mesh_moves(struct rondo__gradients *b, int32_t columns, uint64_t *messages, uint64_t *bytes);
+bool rondo__mesh_choose(struct rondo__gradients *b, int32_t *columns);
 
 #endif

@@ -86,6 +86,26 @@ struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design
     return (struct rondo__backward_heads){ (int32_t)(first * group), (int32_t)(count * group), (int32_t)first, (int32_t)count };
 }
 
+/* Behind what is there: where a rank's queries of a sequence stand, or its keys. */
+static int add_spans(const struct rondo__design *p, int64_t sequence, int32_t rank, bool queries, struct rondo__list *list)
+{
+    const bool apart = queries && p->cached[sequence] < 0;
+    const rondo_placement *placement = apart ? p->queries : p->keys;
+    const int64_t from = queries && !apart ? p->cached[sequence] : 0, before = list->count;
+    const int64_t count = p->length[sequence] ? rondo_placement_spans(placement, sequence, rank, from, NULL, 0) : 0;
+    if (count < 0)
+        return (int)count;
+    rondo_span *span = rondo__list_add(list, sizeof *span, count + 1);
+    if (!span)
+        return rondo__fail(RONDO_ENOMEM, "no memory to count pairs of gradients");
+    list->count = before + count;
+    if (count)
+        (void)rondo_placement_spans(placement, sequence, rank, from, span, count);
+    for (int64_t j = 0; j < count && apart; j++)
+        span[j].first += p->shift[sequence];
+    return 0;
+}
+
 /* Pairs of a rank's queries and all keys, or of its keys and all queries, of some heads. */
 static int share(const struct rondo__design *p, const struct rondo__backward_heads *heads, int32_t rank, bool queries, uint64_t *pairs)
 {
@@ -93,29 +113,44 @@ static int share(const struct rondo__design *p, const struct rondo__backward_hea
     int err = 0;
     *pairs = 0;
     for (int64_t i = 0; i < p->sequences && !err; i++) {
-        const bool apart = queries && p->cached[i] < 0;
-        const rondo_placement *placement = apart ? p->queries : p->keys;
-        const int64_t from = queries && !apart ? p->cached[i] : 0, shift = apart ? p->shift[i] : 0;
         const rondo_span others = { queries ? 0 : p->cached[i], queries ? p->length[i] : p->tokens[i], 1, 0 };
-        const int64_t count = p->length[i] ? rondo_placement_spans(placement, i, rank, from, NULL, 0) : 0;
-        rondo_span *span = rondo__list_set(&list, sizeof *span, count > 0 ? count : 1);
-        if (count < 0 || !span) {
-            err = count < 0 ? (int)count : rondo__fail(RONDO_ENOMEM, "no memory to count pairs of gradients");
-            break;
-        }
-        if (count)
-            (void)rondo_placement_spans(placement, i, rank, from, span, count);
-        for (int64_t j = 0; j < count; j++) {
-            const rondo_span own = { span[j].first + shift, span[j].count, span[j].step, 0 };
-            *pairs = saturated(*pairs, pairs_of(p, heads, i, queries ? &own : &others, queries ? &others : &own));
-        }
+        list.count = 0;
+        err = add_spans(p, i, rank, queries, &list);
+        const rondo_span *own = list.items;
+        for (int64_t j = 0; j < list.count && !err; j++)
+            *pairs = saturated(*pairs, pairs_of(p, heads, i, queries ? own + j : &others, queries ? &others : own + j));
     }
     rondo__list_free(&list);
     return err;
 }
 
-int rondo__backward_work(const struct rondo__design *design, int32_t algorithm, int32_t rank, double *out)
+/* Pairs of all queries and keys that a rank of a grid has, of some ranks each. */
+static int tile(const struct rondo__design *p, const struct rondo__backward_heads *heads, int32_t columns, int32_t rank, uint64_t *pairs)
 {
+    struct rondo__list keys = { .items = NULL }, queries = { .items = NULL };
+    int err = 0;
+    *pairs = 0;
+    for (int64_t i = 0; i < p->sequences && !err; i++) {
+        keys.count = queries.count = 0;
+        for (int32_t r = 0; r < p->ranks && !err; r++) {
+            if (r / columns == rank / columns)
+                err = add_spans(p, i, r, false, &keys);
+            if (r % columns == rank % columns && !err)
+                err = add_spans(p, i, r, true, &queries);
+        }
+        const rondo_span *q = queries.items, *k = keys.items;
+        for (int64_t a = 0; a < queries.count && !err; a++)
+            for (int64_t b = 0; b < keys.count; b++)
+                *pairs = saturated(*pairs, pairs_of(p, heads, i, q + a, k + b));
+    }
+    rondo__list_free(&keys);
+    rondo__list_free(&queries);
+    return err;
+}
+
+int rondo__backward_work(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, double *out)
+{
+    const int32_t algorithm = way->algorithm;
     const struct rondo__backward_heads all = { 0, (int32_t)design->desc.heads, 0, (int32_t)design->desc.kv_heads };
     uint64_t pairs[2] = { 0, 0 }, sum = 0;
     int err = 0;
@@ -125,6 +160,11 @@ int rondo__backward_work(const struct rondo__design *design, int32_t algorithm, 
             err = share(design, &own, r, true, &pairs[0]);
             sum = saturated(sum, pairs[0]);
         }
+        *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, sum);
+        return err;
+    }
+    if (design->ranks > 1 && algorithm == RONDO_MESH) {
+        err = tile(design, &all, way->columns, rank, &sum);
         *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, sum);
         return err;
     }

@@ -95,8 +95,7 @@ static bool add_jobs(struct rondo__gradients *b, const struct rondo__rows *queri
 
 static bool any(const struct rondo__rows *rows) { return rows->end > rows->begin; }
 
-/* One exchange of rows: all arrays of all ranks. mine[r]: what rank r needs of this rank's rows; theirs[r]: what of rank r's comes here. */
-static void exchange(struct rondo__gradients *b, const char *what, bool queries, const struct rondo__rows *mine, const struct rondo__rows *theirs)
+void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool queries, const struct rondo__rows *mine, const struct rondo__rows *theirs)
 {
     static const char *const names[2][RONDO_QUERY_ARRAYS] = { { "k of rank", "v of rank" }, { "q of rank", "dout of rank", "lse of rank", "sums of rank" } };
     const struct rondo__machine *m = &b->d->machine;
@@ -172,7 +171,7 @@ int rondo__gather_gradients(struct rondo__gradients *b)
         if (queried)
             rondo__add_sums(b);
         if (b->ranks > 1)
-            exchange(b, queried ? "queries" : "keys", queried != 0, mine, here);
+            rondo__exchange_rows(b, queried ? "queries" : "keys", queried != 0, mine, here);
     }
     fine = fine && add_jobs(b, mine + 2 * n, mine + n);
     if (fine)

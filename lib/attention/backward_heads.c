@@ -154,21 +154,12 @@ static bool add_jobs(struct rondo__gradients *b, int64_t *used)
             rondo__sort((struct rondo_backward_leaf *)leaves->items + first, sizeof(struct rondo_backward_leaf), count, after);
             if (!add_places(b, queried, first, count, used))
                 return false;
-            *(queried ? &job.queries_first : &job.keys_first) = first;
-            *(queried ? &job.query_places : &job.key_places) = places;
-            *(queried ? &job.queries : &job.keys) = (int32_t)count;
+            rondo__job_side(&job, queried, first, count, places);
         }
         if (!job.queries && !job.keys)
             continue;
-        struct rondo_backward_job *to = rondo__add_backward_job(b, i, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS | RONDO_BACKWARD_HEADS);
-        if (!to)
+        if (!rondo__add_made_job(b, i, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS | RONDO_BACKWARD_HEADS, &job))
             return false;
-        to->queries_first = job.queries_first;
-        to->keys_first = job.keys_first;
-        to->query_places = job.query_places;
-        to->key_places = job.key_places;
-        to->queries = job.queries;
-        to->keys = job.keys;
     }
     return true;
 }

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Nodes of both trees that a rank makes of another one's rows (backward_nodes.h). The leaves of a side are the tree's, all ranks' together; a node
- * is as high as all leaves below it are one rank's, so that a rank with a run of leaves has about as many nodes as the run has ends. A job is of one
+ * Nodes of both trees that a rank makes of other ones' rows (backward_nodes.h). The leaves of a side are the tree's, all ranks' together; a node
+ * is as high as all leaves below it are one team's, so that a team with a run of leaves has about as many nodes as the run has ends. A job is of one
  * node of queries and one of keys, and of those leaves of either that see anything of the other: for each it gives a node, which both ends of a
- * message find by themselves. Called by backward_ring.c.
+ * message find by themselves. Called by backward_ring.c and backward_mesh.c.
  */
 #include "attention/backward_nodes.h"
 #include "attention/tree.h"
 
-/* Leaves of one rank that are all there is below a node of the tree. */
+/* Leaves of one team that are all there is below a node of the tree. */
 struct knot {
     int64_t sequence, first, end;      /* positions */
     int64_t at;                        /* the first of its leaves, in the side's list */
-    int32_t leaves, rank;
+    int32_t leaves, team;
 };
 
 /* What a node of the other side gives to a leaf, and where that lies. */
@@ -56,7 +56,7 @@ static bool leaf_after(const void *a, const void *b)
 static bool knot_after(const void *a, const void *b)
 {
     const struct knot *x = a, *y = b;
-    return x->rank != y->rank ? x->rank > y->rank : x->at > y->at;
+    return x->team != y->team ? x->team > y->team : x->at > y->at;
 }
 
 /* The nodes below one: *next counts leaves. Uses what rondo__tree_owners() has left. */
@@ -115,7 +115,7 @@ static bool find_side(struct rondo__crossing *c, bool queries)
         for (int64_t n = 0; n < count && fine; n++) {
             const struct rondo_backward_leaf *leaf = leaf_at(c, queries, before + n);
             piece[n] = (struct rondo__piece){ .index = leaf->leaf, .leaves = 1 };
-            owner[n] = leaf->source;
+            owner[n] = rondo__crossing_team(c, queries, leaf->source);
         }
         fine = fine && !rondo__tree_build(&tree, piece, count, 1);
         if (fine && count) {
@@ -127,14 +127,14 @@ static bool find_side(struct rondo__crossing *c, bool queries)
     rondo__list_free(&tree.memory);
     rondo__list_free(&pieces);
     rondo__list_free(&owners);
-    side->of_rank = fine ? rondo__alloc_zero((size_t)c->b->ranks + 1, sizeof *side->of_rank) : NULL;
-    if (!side->of_rank)
+    side->of_team = fine ? rondo__alloc_zero((size_t)c->b->ranks + 1, sizeof *side->of_team) : NULL;
+    if (!side->of_team)
         return false;
     rondo__sort(side->nodes.items, sizeof(struct knot), side->nodes.count, knot_after);
     for (int64_t n = 0; n < side->nodes.count; n++)
-        side->of_rank[knot_at(c, queries, n)->rank + 1]++;
+        side->of_team[knot_at(c, queries, n)->team + 1]++;
     for (int32_t r = 0; r < c->b->ranks; r++)
-        side->of_rank[r + 1] += side->of_rank[r];
+        side->of_team[r + 1] += side->of_team[r];
     return true;
 }
 
@@ -155,46 +155,50 @@ static bool meets(const struct rondo__crossing *c, bool queries, const struct ro
 
 /* Where one side's part of a pair goes. */
 struct target {
-    struct rondo__list *given;         /* NULL: it is not this rank's to join */
-    int32_t stage, store;
-    int64_t used;                      /* floats */
+    int32_t stage;
+    int32_t first;                     /* by an owner's number less this one: */
+    const int32_t *stores;
+    int64_t *used;                     /* floats */
+    int32_t only;                      /* leaves of this rank; -1: all */
     bool jobs;                         /* leaves and places of a job are wanted */
 };
 
-/* Leaves of one side of a pair; returns how many, or -1: no memory. */
-static int64_t add_part(struct rondo__crossing *c, bool queries, const struct knot *own, const struct knot *other, struct target *to)
+/* Leaves of one side of a pair, and what comes of it to those that are this rank's; returns how many, or -1: no memory. */
+static int64_t add_part(struct rondo__crossing *c, bool queries, const struct knot *own, const struct knot *other, const struct target *to)
 {
     struct rondo__backward_part *p = c->b->part;
+    const int32_t rank = c->b->rank;
     int64_t count = 0;
     for (int32_t n = 0; n < own->leaves; n++) {
         const struct rondo_backward_leaf *leaf = leaf_at(c, queries, own->at + n);
-        if (!meets(c, queries, leaf, other))
+        if ((to->only >= 0 && leaf->source != to->only) || !meets(c, queries, leaf, other))
             continue;
+        const int32_t at = leaf->source - to->first;
         if (to->jobs) {
-            struct rondo_backward_leaf *at = rondo__list_add(&p->leaves, sizeof *at, 1);
+            struct rondo_backward_leaf *l = rondo__list_add(&p->leaves, sizeof *l, 1);
             struct rondo_backward_place *place = rondo__list_add(&p->places, sizeof *place, 1);
-            if (!at || !place)
+            if (!l || !place)
                 return -1;
-            *at = *leaf;
-            at->row -= leaf->source == c->b->rank ? 0 : c->hull[leaf->source].begin;
-            *place = (struct rondo_backward_place){ to->used, to->store, 0 };
+            *l = *leaf;
+            l->row -= leaf->source == rank ? 0 : c->here[leaf->source].begin;
+            *place = (struct rondo_backward_place){ to->used[at], to->stores[at], 0 };
         }
-        if (to->given) {
-            struct given *g = rondo__list_add(to->given, sizeof *g, 1);
+        if (leaf->source == rank) {
+            struct given *g = rondo__list_add(c->given + queries, sizeof *g, 1);
             if (!g)
                 return -1;
-            *g = (struct given){ own->at + n, leaf_at(c, !queries, other->at)->leaf, to->used, to->stage, to->store };
+            *g = (struct given){ own->at + n, leaf_at(c, !queries, other->at)->leaf, to->used[at], to->stage, to->stores[at] };
         }
-        to->used += node_floats(c, queries, leaf->count);
+        to->used[at] += node_floats(c, queries, leaf->count);
         count++;
     }
     return count;
 }
 
-/* The next pair of nodes of a rank's queries and a rank's keys that see each other, behind *q and *k (-1: before the first). */
-static bool next_pair(const struct rondo__crossing *c, int32_t q_rank, int32_t k_rank, int64_t *q, int64_t *k)
+/* The next pair of nodes of a team's queries and a team's keys that see each other, behind *q and *k (-1: before the first). */
+static bool next_pair(const struct rondo__crossing *c, int32_t q_team, int32_t k_team, int64_t *q, int64_t *k)
 {
-    const int64_t *queries = c->side[1].of_rank + q_rank, *keys = c->side[0].of_rank + k_rank;
+    const int64_t *queries = c->side[1].of_team + q_team, *keys = c->side[0].of_team + k_team;
     if (*q < 0) {
         *q = queries[0];
         *k = keys[0] - 1;
@@ -210,53 +214,76 @@ static bool next_pair(const struct rondo__crossing *c, int32_t q_rank, int32_t k
     return false;
 }
 
+/* What comes of a pair to leaves of other ranks than `at`, who makes it: floats [ranks], and the rows [each * rank] that are needed for it. */
+static void measure_part(struct rondo__crossing *c, bool queries, const struct knot *own, const struct knot *other, int32_t at, int64_t *floats,
+                         struct rondo__rows *hull)
+{
+    for (int32_t i = 0; i < own->leaves; i++) {
+        const struct rondo_backward_leaf *leaf = leaf_at(c, queries, own->at + i);
+        if (leaf->source == at || !meets(c, queries, leaf, other))
+            continue;
+        struct rondo__rows *rows = hull + leaf->source;
+        floats[leaf->source] += node_floats(c, queries, leaf->count);
+        rows->begin = leaf->row < rows->begin ? leaf->row : rows->begin;
+        rows->end = leaf->row + leaf->count > rows->end ? leaf->row + leaf->count : rows->end;
+    }
+}
+
 /* What all ranks make of all others' rows. */
-static bool measure(struct rondo__crossing *c)
+static void measure(struct rondo__crossing *c)
 {
     const int32_t n = c->b->ranks;
     const bool moves = c->queries_move;
-    for (int32_t at = 0; at < n; at++)
-        for (int32_t of = 0; of < n; of++) {
-            int64_t q = -1, k = -1;
-            int64_t *floats = c->floats + (size_t)at * (size_t)n + (size_t)of;
-            while (of != at && next_pair(c, moves ? of : at, moves ? at : of, &q, &k)) {
-                const struct knot *own = moves ? knot_at(c, true, q) : knot_at(c, false, k), *other = moves ? knot_at(c, false, k) : knot_at(c, true, q);
-                for (int32_t i = 0; i < own->leaves; i++) {
-                    const struct rondo_backward_leaf *leaf = leaf_at(c, moves, own->at + i);
-                    if (!meets(c, moves, leaf, other))
-                        continue;
-                    *floats += node_floats(c, moves, leaf->count);
-                    c->hull[of].begin = leaf->row < c->hull[of].begin ? leaf->row : c->hull[of].begin;
-                    c->hull[of].end = leaf->row + leaf->count > c->hull[of].end ? leaf->row + leaf->count : c->hull[of].end;
-                }
-            }
+    for (int32_t at = 0; at < n; at++) {
+        int64_t *floats = c->floats + (size_t)at * (size_t)n, q = -1, k = -1;
+        while (c->columns && next_pair(c, rondo__crossing_team(c, true, at), rondo__crossing_team(c, false, at), &q, &k))
+            for (int queried = 0; queried < 2; queried++)
+                measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), at,
+                             floats, c->hull + (size_t)at * (size_t)n);
+        for (int32_t of = 0; of < n && !c->columns; of++) {
             const int32_t hops = (at - of + n) % n;
-            c->reach[of] = *floats && hops > c->reach[of] ? hops : c->reach[of];
+            q = k = -1;
+            while (of != at && next_pair(c, moves ? of : at, moves ? at : of, &q, &k))
+                measure_part(c, moves, moves ? knot_at(c, true, q) : knot_at(c, false, k), moves ? knot_at(c, false, k) : knot_at(c, true, q), at, floats,
+                             c->hull);
+            c->reach[of] = floats[of] && hops > c->reach[of] ? hops : c->reach[of];
         }
+    }
+}
+
+static bool make(struct rondo__crossing *c)
+{
+    const size_t n = (size_t)c->b->ranks;
+    size_t cells;
+    if (!rondo__mul(n, n, &cells))
+        return false;
+    const size_t hulls = c->columns ? cells : n;
+    c->floats = rondo__alloc_zero(cells, sizeof *c->floats);
+    c->reach = rondo__alloc_zero(n, sizeof *c->reach);
+    c->hull = rondo__alloc_zero(hulls, sizeof *c->hull);
+    c->joins_first = rondo__alloc_zero(2 * (size_t)c->stages + 1, sizeof *c->joins_first);
+    if (!c->floats || !c->reach || !c->hull || !c->joins_first || !find_side(c, false) || !find_side(c, true))
+        return false;
+    for (size_t i = 0; i < hulls; i++)
+        c->hull[i].begin = INT64_MAX;
+    measure(c);
+    for (size_t i = 0; i < hulls; i++)
+        if (c->hull[i].begin >= c->hull[i].end)
+            c->hull[i] = (struct rondo__rows){ 0, 0 };
+    c->here = c->columns ? c->hull + (size_t)c->b->rank * n : c->hull;
     return true;
 }
 
 bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move)
 {
-    const size_t n = (size_t)b->ranks;
-    size_t cells;
-    *c = (struct rondo__crossing){ .b = b, .queries_move = queries_move, .wait_store = { -1, -1 } };
-    if (!rondo__mul(n, n, &cells))
-        return false;
-    c->floats = rondo__alloc_zero(cells, sizeof *c->floats);
-    c->reach = rondo__alloc_zero(n, sizeof *c->reach);
-    c->hull = rondo__alloc_zero(n, sizeof *c->hull);
-    c->joins_first = rondo__alloc_zero(2 * n + 1, sizeof *c->joins_first);
-    if (!c->floats || !c->reach || !c->hull || !c->joins_first)
-        return false;
-    for (size_t r = 0; r < n; r++)
-        c->hull[r].begin = INT64_MAX;
-    if (!find_side(c, false) || !find_side(c, true) || !measure(c))
-        return false;
-    for (size_t r = 0; r < n; r++)
-        if (c->hull[r].begin >= c->hull[r].end)
-            c->hull[r] = (struct rondo__rows){ 0, 0 };
-    return true;
+    *c = (struct rondo__crossing){ .b = b, .queries_move = queries_move, .stages = b->ranks, .wait_store = { -1, -1 } };
+    return make(c);
+}
+
+bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns)
+{
+    *c = (struct rondo__crossing){ .b = b, .columns = columns, .stages = 1, .wait_store = { -1, -1 } };
+    return make(c);
 }
 
 void rondo__crossing_free(struct rondo__crossing *c)
@@ -264,7 +291,7 @@ void rondo__crossing_free(struct rondo__crossing *c)
     for (int queried = 0; queried < 2; queried++) {
         rondo__list_free(&c->side[queried].leaves);
         rondo__list_free(&c->side[queried].nodes);
-        rondo__free(c->side[queried].of_rank);
+        rondo__free(c->side[queried].of_team);
         rondo__list_free(&c->given[queried]);
     }
     rondo__free(c->floats);
@@ -280,38 +307,52 @@ static int32_t stage_of(const struct rondo__crossing *c, int32_t step)
     return c->b->d->machine.in_place ? c->b->ranks - 1 : step;
 }
 
-bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, const int32_t *stores, int64_t *floats)
+/* A job of a pair; to: of keys and of queries. */
+static bool add_pair(struct rondo__crossing *c, int64_t q, int64_t k, const struct target *to)
 {
     struct rondo__gradients *b = c->b;
+    const struct knot *knot[2] = { knot_at(c, false, k), knot_at(c, true, q) };
+    struct rondo_backward_job made = { .queries = 0 };
+    for (int queried = 1; queried >= 0; queried--) {
+        const int64_t first = b->part->leaves.count, places = b->part->places.count;
+        const int64_t count = add_part(c, queried, knot[queried], knot[!queried], to + queried);
+        if (count < 0)
+            return false;
+        rondo__job_side(&made, queried, first, count, places);
+    }
+    return rondo__add_made_job(b, knot[1]->sequence, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, &made);
+}
+
+bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, const int32_t *stores, int64_t *floats)
+{
     const bool moves = c->queries_move;
+    const int32_t rank = c->b->rank;
     struct target to[2];
     int64_t q = -1, k = -1;
-    to[!moves] = (struct target){ c->given + !moves, step, stores[RONDO_STORE_HOME], 0, true };
-    to[moves] = (struct target){ of == b->rank ? c->given + moves : NULL, stage_of(c, step), stores[RONDO_STORE_MADE], 0, true };
-    while (next_pair(c, moves ? of : b->rank, moves ? b->rank : of, &q, &k)) {
-        const struct knot *knot[2] = { knot_at(c, false, k), knot_at(c, true, q) };
-        struct rondo_backward_job made = { .queries = 0 };
-        for (int queried = 1; queried >= 0; queried--) {
-            const int64_t first = b->part->leaves.count, places = b->part->places.count;
-            const int64_t count = add_part(c, queried, knot[queried], knot[!queried], to + queried);
-            if (count < 0)
-                return false;
-            *(queried ? &made.queries_first : &made.keys_first) = first;
-            *(queried ? &made.query_places : &made.key_places) = places;
-            *(queried ? &made.queries : &made.keys) = (int32_t)count;
-        }
-        struct rondo_backward_job *job = rondo__add_backward_job(b, knot[1]->sequence, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
-        if (!job)
+    to[!moves] = (struct target){ step, rank, stores + RONDO_STORE_HOME, floats + RONDO_STORE_HOME, -1, true };
+    to[moves] = (struct target){ stage_of(c, step), of, stores + RONDO_STORE_MADE, floats + RONDO_STORE_MADE, -1, true };
+    while (next_pair(c, moves ? of : rank, moves ? rank : of, &q, &k))
+        if (!add_pair(c, q, k, to))
             return false;
-        job->queries_first = made.queries_first;
-        job->keys_first = made.keys_first;
-        job->query_places = made.query_places;
-        job->key_places = made.key_places;
-        job->queries = made.queries;
-        job->keys = made.keys;
-    }
-    floats[RONDO_STORE_HOME] = to[!moves].used;
-    floats[RONDO_STORE_MADE] = to[moves].used;
+    return true;
+}
+
+bool rondo__crossing_tile(struct rondo__crossing *c, const int32_t *stores, int64_t *floats)
+{
+    const struct target one = { 0, 0, stores, floats, -1, true }, to[2] = { one, one };
+    const int32_t queries = rondo__crossing_team(c, true, c->b->rank), keys = rondo__crossing_team(c, false, c->b->rank);
+    for (int64_t q = -1, k = -1; next_pair(c, queries, keys, &q, &k);)
+        if (!add_pair(c, q, k, to))
+            return false;
+    return true;
+}
+
+/* What comes of all pairs of two teams to this rank's rows on one side. */
+static bool come(struct rondo__crossing *c, bool queries, int32_t q_team, int32_t k_team, const struct target *to)
+{
+    for (int64_t q = -1, k = -1; next_pair(c, q_team, k_team, &q, &k);)
+        if (add_part(c, queries, queries ? knot_at(c, true, q) : knot_at(c, false, k), queries ? knot_at(c, false, k) : knot_at(c, true, q), to) < 0)
+            return false;
     return true;
 }
 
@@ -319,15 +360,22 @@ bool rondo__crossing_come(struct rondo__crossing *c, int32_t from, int32_t step,
 {
     const bool moves = c->queries_move;
     const int32_t rank = c->b->rank;
-    struct target to = { c->given + moves, stage_of(c, step), store, 0, false };
-    int64_t q = -1, k = -1;
-    while (next_pair(c, moves ? rank : from, moves ? from : rank, &q, &k)) {
-        const struct knot *keys = knot_at(c, false, k), *queries = knot_at(c, true, q);
-        if (add_part(c, moves, moves ? queries : keys, moves ? keys : queries, &to) < 0)
-            return false;
-    }
-    *floats = to.used;
-    return true;
+    const struct target to = { stage_of(c, step), rank, &store, floats, rank, false };
+    return come(c, moves, moves ? rank : from, moves ? from : rank, &to);
+}
+
+bool rondo__crossing_tile_come(struct rondo__crossing *c, int32_t from, int32_t store, int64_t *floats)
+{
+    const int32_t rank = c->b->rank, queries = rondo__crossing_team(c, true, from), keys = rondo__crossing_team(c, false, from);
+    const struct target to = { 0, rank, &store, floats, rank, false };
+    const bool q = rondo__crossing_team(c, true, rank) == queries, k = rondo__crossing_team(c, false, rank) == keys;
+    return (!q && !k) || come(c, q, queries, keys, &to);   /* who has both is this rank */
+}
+
+void rondo__set_store(struct rondo__gradients *b, int32_t store, int32_t buffer, int64_t floats)
+{
+    struct rondo__backward_store *s = (struct rondo__backward_store *)b->part->node_buffers.items + store;
+    *s = (struct rondo__backward_store){ floats ? buffer : -1, 0, rondo__product(floats, sizeof(float)) };
 }
 
 /* ---- joins ---- */
@@ -362,7 +410,7 @@ static bool add_join(struct joiner *j, const struct rondo_backward_leaf *leaf, c
     if (count) {
         if (!rondo__tree_stage(&j->tree, stage, &p->steps, &program))
             return false;
-    } else if (stage + 1 == c->b->ranks) {   /* of a leaf that nothing comes to: all 0 */
+    } else if (stage + 1 == c->stages) {   /* of a leaf that nothing comes to: all 0 */
         struct rondo_tree_step *out = rondo__list_add(&p->steps, sizeof *out, 1);
         if (!out)
             return false;
@@ -399,7 +447,7 @@ static bool join_side(struct joiner *j)
     struct rondo__crossing *c = j->c;
     struct rondo__list *list = c->given + j->queries;
     const struct given *given = list->items, *end = given + list->count;
-    const int32_t stages = c->b->ranks;
+    const int32_t stages = c->stages;
     rondo__sort(list->items, sizeof *given, list->count, given_after);
     for (int64_t n = 0; n < c->side[j->queries].leaves.count; n++) {
         const struct rondo_backward_leaf *leaf = leaf_at(c, j->queries, n);
@@ -446,7 +494,7 @@ bool rondo__crossing_join(struct rondo__crossing *c)
         join[i] = due[i].join;
         c->joins_first[2 * due[i].stage + due[i].queries + 1]++;
     }
-    for (int32_t i = 0; i < 2 * c->b->ranks; i++)
+    for (int32_t i = 0; i < 2 * c->stages; i++)
         c->joins_first[i + 1] += c->joins_first[i];
     rondo__tree_free(&j.tree);
     rondo__list_free(&j.tree.memory);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Gradients whose sums are made by several ranks: which nodes of the two trees each rank's leaves make, jobs of a node of queries and a node of keys,
- * where what they give lies, and the joins of all that comes to a leaf. For builders of backward_build.h that let rows of one side move from rank
- * to rank and nodes of these go home.
+ * Gradients whose sums are made by several ranks: which nodes of the two trees the leaves of each team of ranks make, jobs of a node of queries and a
+ * node of keys, where what they give lies, and the joins of all that comes to a leaf. For builders of backward_build.h that let rows move to other
+ * ranks and nodes of these go home. On a ring a team is a rank; on a grid a rank has the queries of one team and the keys of another.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_NODES_H
 #define RONDO_ATTENTION_BACKWARD_NODES_H
@@ -16,33 +16,48 @@ enum { RONDO_STORE_HOME, RONDO_STORE_MADE, RONDO_STORE_CAME, RONDO_STORES };
 /* One side: leaves and nodes of all ranks. */
 struct rondo__gradient_side {
     struct rondo__list leaves;         /* struct rondo_backward_leaf, by sequence, then leaf */
-    struct rondo__list nodes;          /* by rank, then sequence, then leaf */
-    int64_t *of_rank;                  /* [ranks + 1]: where those of each rank begin */
+    struct rondo__list nodes;          /* by team, then sequence, then leaf */
+    int64_t *of_team;                  /* [ranks + 1]: where those of each team begin */
 };
 
 struct rondo__crossing {
     struct rondo__gradients *b;
-    bool queries_move;                 /* of the two sides the one that moves */
+    bool queries_move;                 /* of the two sides of a ring the one that moves */
+    int32_t columns;                   /* of a grid, by which teams are told (rondo__crossing_team()); 0: it is a ring */
+    int32_t stages;                    /* of joins: steps of a ring, or one */
     struct rondo__gradient_side side[2];        /* keys, queries */
     /* For all ranks: */
     int64_t *floats;                   /* [ranks][ranks]: of the nodes that the first one makes of the second one's rows */
-    int32_t *reach;                    /* [ranks]: how many ranks on the last one is who needs its rows */
-    struct rondo__rows *hull;          /* [ranks]: of the rows that others need */
+    int32_t *reach;                    /* [ranks]: of a ring: how many ranks on the last one is who needs its rows */
+    struct rondo__rows *hull;          /* of a ring [ranks]: of the rows that others need; of a grid [ranks][ranks]: that the first needs of the second's */
+    const struct rondo__rows *here;    /* [ranks]: those that come here, of hull */
     /* For this one, of its own leaves: */
     struct rondo__list given[2];       /* what comes to each, of keys and of queries */
-    int64_t *joins_first;              /* [2 * ranks + 1]: joins of each stage, of keys and of queries */
+    int64_t *joins_first;              /* [2 * stages + 1]: joins of each stage, of keys and of queries */
     int64_t waiting[2];                /* floats of nodes that wait for a later stage */
     int32_t wait_store[2];
 };
 
-/* { 0 } made of who has what; or freed after a failure, too. false: no memory. */
+/* Number of the team of which a rank has the queries, or the keys, and is. */
+static inline int32_t rondo__crossing_team(const struct rondo__crossing *c, bool queries, int32_t rank)
+{
+    return !c->columns ? rank : queries ? rank % c->columns : rank / c->columns;
+}
+
+/* { 0 } made of who has what, a ring or a grid; or freed after a failure, too. false: no memory. */
 bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move);
+bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns);
 void rondo__crossing_free(struct rondo__crossing *c);
 /* Jobs of this rank's rows and those of `of`, which give nodes to the stores HOME and MADE of this step, so many floats. */
 bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, const int32_t *stores, int64_t *floats);
 /* What rank `from` makes of this rank's rows in that step, as it lies in its message. */
 bool rondo__crossing_come(struct rondo__crossing *c, int32_t from, int32_t step, int32_t store, int64_t *floats);
+/* The same of a grid: jobs of both teams' rows; nodes go to the stores [ranks] of who has these. */
+bool rondo__crossing_tile(struct rondo__crossing *c, const int32_t *stores, int64_t *floats);
+bool rondo__crossing_tile_come(struct rondo__crossing *c, int32_t from, int32_t store, int64_t *floats);
 /* After all of these: joins of all that comes to each leaf of this rank's. */
 bool rondo__crossing_join(struct rondo__crossing *c);
+/* Where the nodes of a store lie, once it has a buffer. */
+void rondo__set_store(struct rondo__gradients *b, int32_t store, int32_t buffer, int64_t floats);
 
 #endif

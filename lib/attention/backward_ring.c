@@ -52,12 +52,6 @@ static bool add_work(struct ring *g)
     return rondo__crossing_join(&g->cross);
 }
 
-static void set_store(struct rondo__gradients *b, int32_t store, int32_t buffer, int64_t floats)
-{
-    struct rondo__backward_store *s = (struct rondo__backward_store *)b->part->node_buffers.items + store;
-    *s = (struct rondo__backward_store){ floats ? buffer : -1, 0, bytes_of(floats) };
-}
-
 /* Buffers of nodes that are made here. */
 static void add_buffers(struct ring *g)
 {
@@ -79,13 +73,13 @@ static void add_buffers(struct ring *g)
         const struct step *s = g->steps + j;
         const int64_t floats = s->floats[RONDO_STORE_MADE];
         const int32_t of = !floats ? -1 : apart ? rondo__add_gradient_buffer(b, "nodes for rank", before(b, j), bytes_of(floats)) : leave[j % 2];
-        set_store(b, s->stores[RONDO_STORE_HOME], stay, s->floats[RONDO_STORE_HOME]);
-        set_store(b, s->stores[RONDO_STORE_MADE], of, floats);
+        rondo__set_store(b, s->stores[RONDO_STORE_HOME], stay, s->floats[RONDO_STORE_HOME]);
+        rondo__set_store(b, s->stores[RONDO_STORE_MADE], of, floats);
     }
     for (int queried = 0; queried < 2; queried++) {
         const int64_t floats = g->cross.waiting[queried];
         if (floats)
-            set_store(b, g->cross.wait_store[queried],
+            rondo__set_store(b, g->cross.wait_store[queried],
                       rondo__add_gradient_buffer(b, queried ? "waiting nodes of queries" : "waiting nodes of keys", -1, bytes_of(floats)), floats);
     }
 }
@@ -201,7 +195,7 @@ static void nodes_received(struct ring *g, int32_t step, const int32_t *arrivals
     struct rondo__gradients *b = g->b;
     const int64_t floats = g->steps[step].floats[RONDO_STORE_CAME];
     if (step && floats && !b->s->failed)
-        set_store(b, g->steps[step].stores[RONDO_STORE_CAME],
+        rondo__set_store(b, g->steps[step].stores[RONDO_STORE_CAME],
                   rondo__schedule_received(b->s, &b->d->machine, arrivals[step], bytes_of(floats), -1), floats);
 }
 

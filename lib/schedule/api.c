@@ -17,6 +17,7 @@ struct rondo_schedule {
     struct rondo__delta_shown delta;
     struct rondo__part_of part;        /* one of these */
     struct rondo__backward_part backward;
+    struct rondo__backward_way way;
 };
 
 static struct rondo__shown shown_of(const rondo_schedule *s)
@@ -76,16 +77,18 @@ static int fill_gradients(rondo_schedule *s, int32_t asked)
 {
     rondo_schedule_info *info = &s->info;
     double most = 0.0, here;
-    int err = rondo__backward_algorithm(&s->design, asked, &info->algorithm);
+    int err = rondo__backward_algorithm(&s->design, asked, &s->way);
+    info->algorithm = s->way.algorithm;
     if (!err)
         err = build(s, 0, "rondo_schedule_create");
     info->head_groups = 1;
     info->messages = s->backward.messages;
     info->bytes = s->backward.bytes;
     info->flops = 0.0;
-    info->grid[0] = info->grid[1] = 0;
+    info->grid[1] = s->way.columns;
+    info->grid[0] = s->way.columns ? s->design.ranks / s->way.columns : 0;
     for (int32_t r = 0; r < s->design.ranks && !err; r++) {
-        err = rondo__backward_work(&s->design, info->algorithm, r, &here);
+        err = rondo__backward_work(&s->design, &s->way, r, &here);
         if (err)
             break;
         info->flops += here;
@@ -335,7 +338,7 @@ static int build(rondo_schedule *s, int rank, const char *function)
         return 0;
     s->rank = -1;
     int err = s->of_delta ? rondo__delta_shown_rank(&s->delta, rank)
-            : s->of_gradients ? rondo__backward_build(&s->design, s->info.algorithm, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
+            : s->of_gradients ? rondo__backward_build(&s->design, &s->way, rank, &s->backward) : rondo__design_build(&s->design, rank, &s->part);
     if (!err)
         s->rank = rank;
     return err;

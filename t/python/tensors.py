@@ -156,7 +156,7 @@ ok(all(equal(tuple(sum(r[i] for r in found) for i in range(3)), tuple(x[0] for x
 p, = leaves(q)
 refused("out where a gradient is wanted", ["out", "autograd"], lambda: rondo.torch.attention(p, k, v, out=torch.zeros(B, TQ, H, V)))
 refused("slopes with a gradient", ["alibi_slopes"], lambda: rondo.torch.attention(p, k, v, alibi_slopes=torch.rand(H, requires_grad=True)))
-refused("an algorithm that backward does not have", ["pass-kv"], lambda: rondo.torch.attention(p, k, v, ranks=2, backward_algorithm="pass-kv").sum().backward(), rondo.Error)
+refused("an algorithm that backward does not have", ["reduce"], lambda: rondo.torch.attention(p, k, v, ranks=2, backward_algorithm="reduce").sum().backward(), rondo.Error)
 refused("gradients of gradients", ["once_differentiable"], lambda: torch.autograd.grad(
     rondo.torch.attention(p, k, v).square().sum(), p, create_graph=True)[0].sum().backward(), RuntimeError)
 done()
