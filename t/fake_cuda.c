@@ -47,7 +47,7 @@ static bool setting(const char *word, struct fake_settings *s)
     }, faults[] = {
         { "launch=", offsetof(struct fake_settings, launch) }, { "copy=", offsetof(struct fake_settings, copy) },
         { "alloc=", offsetof(struct fake_settings, alloc) }, { "call=", offsetof(struct fake_settings, call) },
-        { "lost=", offsetof(struct fake_settings, lost) },
+        { "lost=", offsetof(struct fake_settings, lost) }, { "flip=", offsetof(struct fake_settings, flip) },
     };
     long long n;
     const char *end = word;
@@ -64,6 +64,10 @@ static bool setting(const char *word, struct fake_settings *s)
     if (strcmp(word, "gate=mprotect") == 0) {
         s->mprotect_gate = 1;
         return true;
+    }
+    if (strcmp(word, "ftz") == 0) {
+        s->ftz = 1;
+        return FAKE_FLUSHES;
     }
     if (strncmp(word, "memory=", 7) == 0) {
         const bool good = number(word + 7, &end, INT64_MAX, &n) && !*end;

@@ -18,6 +18,8 @@
  *                                                                 stream comes to it, and then all that follows
  *   call=N[:CODE]                                                 the N-th call of the API fails and does nothing
  *   lost=N[:CODE]                                                 each call from the N-th on does
+ *   flip=N[:BIT]                                                  what the N-th launch wrote has one bit changed: of the last 4 bytes that it changed
+ *   ftz                                                           kernels flush subnormal numbers to zero; where the host's processor can be told to
  *   gate=mprotect                                                 memory is shut by mprotect(2), also where the processor has keys for it
  * RONDO_FAKE_CUDA_ORDER is up, down or a seed (rondo_fibers_order()): of threads, copies and streams.
  */
@@ -133,15 +135,20 @@ FAKE_EXPORT const char *rondo_fake_cuda_text(void);
 /* ---- between the files ---- */
 
 #define FAKE_DEVICES 8
+#if defined(__SSE2__) || defined(__aarch64__)
+#define FAKE_FLUSHES true
+#else
+#define FAKE_FLUSHES false
+#endif
 
 struct fake_fault {
     long long number;        /* 0: none */
     int code;
 };
 struct fake_settings {
-    int init, version, module, devices, cc, sms, mprotect_gate;
+    int init, version, module, devices, cc, sms, mprotect_gate, ftz;
     size_t memory;
-    struct fake_fault launch, copy, alloc, call, lost;
+    struct fake_fault launch, copy, alloc, call, lost, flip;
 };
 struct fake_context {
     int device, retained, sticky;
@@ -182,6 +189,7 @@ struct fake_op {
     uint64_t number;
     enum fake_kind { FAKE_LAUNCH, FAKE_COPY, FAKE_FILL, FAKE_RECORD, FAKE_WAIT } kind;
     int fault;               /* it fails, with this code */
+    int flip;                /* LAUNCH: the bit that is changed in what it wrote, and 1; 0: none */
     char *to;                /* COPY; FILL: with `width` bytes each */
     const char *from;
     size_t to_pitch, from_pitch, width, height;
@@ -206,5 +214,8 @@ FAKE_HIDDEN long long fake_modules_end(struct fake_context *context);
 /* Device memory may be touched, by this thread, between these. */
 FAKE_HIDDEN void fake_gate_open(void);
 FAKE_HIDDEN void fake_gate_close(void);
+/* All device memory of a context as it is, to be freed; false: no memory. Then a bit of the last 4 bytes that differ from that is changed. */
+FAKE_HIDDEN bool fake_keep(const struct fake_context *c, char **out);
+FAKE_HIDDEN void fake_flip(const struct fake_context *c, const char *kept, int bit);
 
 #endif

@@ -200,6 +200,38 @@ long long fake_memory_end(struct fake_context *c)
     return taken;
 }
 
+/* ---- what a launch changed ---- */
+
+bool fake_keep(const struct fake_context *c, char **out)
+{
+    char *to = *out = malloc(c->bytes + 1);
+    fake_gate_open();
+    for (size_t i = 0; i < block_count && to; i++)
+        if (blocks[i].context == c && !blocks[i].pinned) {
+            memcpy(to, blocks[i].at, blocks[i].bytes);
+            to += blocks[i].bytes;
+        }
+    fake_gate_close();
+    return to != NULL;
+}
+
+void fake_flip(const struct fake_context *c, const char *kept, int bit)
+{
+    unsigned char *last = NULL;
+    fake_gate_open();
+    for (size_t i = 0; i < block_count; i++) {
+        if (blocks[i].context != c || blocks[i].pinned)
+            continue;
+        for (size_t at = 0; at + 4 <= blocks[i].bytes; at += 4)
+            if (memcmp(kept + at, blocks[i].at + at, 4))
+                last = (unsigned char *)blocks[i].at + at;
+        kept += blocks[i].bytes;
+    }
+    if (last)
+        last[bit / 8 % 4] ^= (unsigned char)(1u << bit % 8);
+    fake_gate_close();
+}
+
 /* ---- the API: memory ---- */
 
 CUresult cuMemAlloc_v2(CUdeviceptr *out, size_t bytes)

@@ -339,6 +339,7 @@ static int start(struct fake_context *c, CUfunction function, const unsigned dim
         return CUDA_ERROR_OUT_OF_MEMORY;
     memcpy(op->held, params[0], k->bytes);
     op->fault = !strikes ? 0 : fake_settings.launch.code ? fake_settings.launch.code : CUDA_ERROR_LAUNCH_FAILED;
+    op->flip = fake_strikes(&fake_settings.flip, fake_counts.launches) ? fake_settings.flip.code + 1 : 0;
     op->launch = (struct rondo_fiber_launch){ k, op->held, shared, (int)dims[0], (int)dims[3] };
     fake_put(s, op);
     return c->sticky;

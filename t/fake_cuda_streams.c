@@ -74,18 +74,51 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int perform(const struct fake_op *op)
+/* In the processor's mode that flushes subnormal numbers. */
+static int run_flushing(const struct rondo_fiber_launch *launch)
+{
+#if defined(__SSE2__)
+    const unsigned mode = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(mode | 0x8040u);
+    const int err = rondo_fibers_run(launch);
+    __builtin_ia32_ldmxcsr(mode);
+    return err;
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | (uint64_t)1 << 24));
+    const int err = rondo_fibers_run(launch);
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+    return err;
+#else
+    return rondo_fibers_run(launch);
+#endif
+}
+
+static int run_launch(struct fake_context *c, const struct fake_op *op)
+{
+    char *kept = NULL;
+    if (op->flip && !fake_keep(c, &kept))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    fake_gate_open();
+    const int err = fake_settings.ftz ? run_flushing(&op->launch) : rondo_fibers_run(&op->launch);
+    fake_gate_close();
+    if (err)
+        fake_report("%s", rondo_fibers_text());
+    if (op->flip)
+        fake_flip(c, kept, op->flip - 1);
+    free(kept);
+    return err;
+}
+
+static int perform(struct fake_context *c, const struct fake_op *op)
 {
     int err = op->fault;
     if (err)
         return err;
     switch (op->kind) {
     case FAKE_LAUNCH:
-        fake_gate_open();
-        err = rondo_fibers_run(&op->launch);
-        fake_gate_close();
-        if (err)
-            fake_report("%s", rondo_fibers_text());
+        err = run_launch(c, op);
         break;
     case FAKE_COPY:
         fake_gate_open();
@@ -159,7 +192,7 @@ static void advance(void)
         return;
     s = ready[rondo_fibers_draw(count)];
     struct fake_context *c = s->context;
-    const int err = perform(s->head);
+    const int err = perform(s->context, s->head);
     finish(s);
     if (err) {
         c->sticky = err;

@@ -2,7 +2,7 @@
  *
  * What the host's files of backends/cuda share: the device object, calls of the driver with their sentences, memory that grows, lists that a run
  * uploads. device.c has streams, events and memory; program.c makes lists of a program; attention.c runs them; layers.c has linear layers
- * and what stands between them; module.c the table.
+ * and what stands between them; probe.c looks at a card's bits; module.c the table.
  */
 #ifndef RONDO_CUDA_CUDA_H
 #define RONDO_CUDA_CUDA_H
@@ -142,6 +142,8 @@ int rondo__cuda_stream_wait(struct rondo_device *dev, struct rondo_stream *strea
 int rondo__cuda_event_wait(struct rondo_device *dev, struct rondo_event *event, const struct rondo_poll *poll);
 int rondo__cuda_event_query(struct rondo_device *dev, struct rondo_event *event);
 int rondo__cuda_sync(struct rondo_device *dev);
+/* probe.c: 0, or RONDO_EDEVICE and a sentence where the card does not give the contract's bits; computes only when the process asks first */
+int rondo__cuda_first_look(struct rondo_device *dev);
 /* memory.c */
 int rondo__cuda_memory_new(struct rondo_device *dev, int kind, size_t bytes, void **out);
 void rondo__cuda_memory_free(struct rondo_device *dev, int kind, void *memory, size_t bytes);
@@ -149,6 +151,8 @@ int rondo__cuda_memory_kind(const struct rondo_device *dev, const void *memory);
 int rondo__cuda_copy(struct rondo_device *dev, struct rondo_stream *stream, void *to, const void *from, size_t bytes);
 int rondo__cuda_copy_rows(struct rondo_device *dev, struct rondo_stream *stream, void *to, size_t to_stride, const void *from, size_t from_stride,
                           size_t row_bytes, int64_t rows);
+
+extern const struct rondo_device_ops rondo__cuda_ops;   /* module.c */
 
 /* The kernels (kernels.cu), compiled: PTX, or a fat binary. */
 extern const unsigned char rondo__cuda_image[];

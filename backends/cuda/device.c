@@ -145,6 +145,8 @@ int rondo__cuda_attach(struct rondo_device **out, const struct rondo_device_desc
         err = rondo__cuda_check(dev, driver->cuStreamCreate(&dev->upload, CU_STREAM_OWN), "making a stream");
     for (int i = 0; i < CUDA_SLOTS && !err; i++)
         err = rondo__cuda_check(dev, driver->cuEventCreate(&dev->slot[i].over, CU_EVENT_PLAIN), "making an event");
+    if (!err)
+        err = rondo__cuda_first_look(dev);
     if (err) {
         rondo__cuda_detach(dev);
         return err;

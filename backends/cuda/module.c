@@ -21,8 +21,8 @@ static int check(struct rondo_device *dev)
     return 0;
 }
 
-static const struct rondo_device_ops ops = {
-    .size = sizeof ops,
+const struct rondo_device_ops rondo__cuda_ops = {
+    .size = sizeof rondo__cuda_ops,
     .abi = RONDO_DEVICE_ABI,
     .name = "cuda",
     .arithmetics = 1u << RONDO_ARITHMETIC_F32,
@@ -74,4 +74,4 @@ static const struct rondo_device_ops ops = {
 static void connect_services(const struct rondo_services *services) { rondo__cuda_host = services; }
 
 extern const struct rondo_module rondo_module_entry;
-RONDO_API const struct rondo_module rondo_module_entry = { RONDO_MODULE_ABI, RONDO_VERSION_STRING, &ops, NULL, connect_services };
+RONDO_API const struct rondo_module rondo_module_entry = { RONDO_MODULE_ABI, RONDO_VERSION_STRING, &rondo__cuda_ops, NULL, connect_services };

@@ -134,8 +134,8 @@ struct rondo_services {
     double (*now)(void);
     int (*cores)(void);
     int (*env_piece)(size_t *bytes);
+    const struct rondo_device_ops *reference;      /* the device that defines the numerics, by its first instruction sets */
 };
-struct rondo_device_ops;
 struct rondo_module {
     uint32_t abi;                                  /* RONDO_MODULE_ABI */
     const char *version;                           /* RONDO_VERSION_STRING it was built with; must be equal */

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Whether a card gives the contract's bits: each kernel computes a few hundred numbers, which the scalar definition of the cpu device computes too, and
+ * all memory that both were given must be the same afterwards. Run when a process attaches a card first; a card that differs is refused with a
+ * sentence, then and whenever it is asked for again. What may differ is a driver's compiler, a mode that flushes subnormals, or the card.
+ */
+#include "backends/cuda/cuda.h"
+
+#include <pthread.h>
+#include <stdio.h>
+
+#include "backends/cpu/num.h"
+
+#define ROOM ((size_t)512 << 10)   /* bytes of all arrays of one check */
+#define MOST_CARDS 64
+#define MOST_ARRAYS 24
+
+/* The arrays of a check lie behind each other, in the same places here and on the card. */
+struct array {
+    const char *what;
+    size_t at, bytes, element;
+};
+struct probe {
+    struct rondo_device *dev, *spec_dev;
+    const struct rondo_device_ops *own, *spec;
+    bool differs;
+    const char *name;                  /* of the check */
+    char *host, *back;
+    cu_pointer card;
+    size_t used;
+    struct array array[MOST_ARRAYS];
+    int count;
+    uint64_t drawn;
+};
+
+/* ---- arrays ---- */
+
+static void begin(struct probe *p, const char *name)
+{
+    p->name = name;
+    p->used = 0;
+    p->count = 0;
+}
+
+static void *space(struct probe *p, const char *what, size_t count, size_t element)
+{
+    char *at = p->host + p->used;
+    p->array[p->count++] = (struct array){ what, p->used, count * element, element };
+    memset(at, 0x5a, count * element);
+    p->used += (count * element + 63) / 64 * 64 + 64;
+    return at;
+}
+
+static void *card_of(const struct probe *p, const void *host)
+{
+    return host ? (void *)(uintptr_t)(p->card + (cu_pointer)((const char *)host - p->host)) : NULL;
+}
+
+static uint64_t draw(struct probe *p)
+{
+    uint64_t z = (p->drawn += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* PLAIN: between -2 and 2, with all bits of the significand. TINY: most are subnormal, or have subnormal products. ANY: any pattern of bits. SMALL: a
+ * 64th of PLAIN. */
+enum kind { PLAIN, TINY, ANY, SMALL };
+
+static void *numbers(struct probe *p, const char *what, int64_t count, int type, enum kind kind)
+{
+    const size_t size = (size_t)rondo__cuda_size(type);
+    void *at = space(p, what, (size_t)count, size);
+    for (int64_t i = 0; i < count; i++) {
+        const uint64_t bits = draw(p);
+        const float plain = (float)(int32_t)(uint32_t)bits * 0x1p-30f, scale = kind == TINY ? (bits >> 33) % 4 ? 0x1p-128f : 0x1p-70f : kind == SMALL ? 0x1p-6f : 1.0f;
+        if (kind == ANY)
+            memcpy((char *)at + (size_t)i * size, &bits, size);
+        else
+            rondo__put_element(at, i, type, plain * scale);
+    }
+    return at;
+}
+
+/* What has been drawn goes to the card. */
+static int send(struct probe *p)
+{
+    return rondo__cuda_put(p->dev, p->card, p->host, p->used);
+}
+
+static int compare(struct probe *p)
+{
+    int err = rondo__cuda_sync(p->dev);
+    if (!err)
+        err = rondo__cuda_get(p->dev, p->back, p->card, p->used);
+    for (int i = 0; i < p->count && !err; i++) {
+        const struct array *a = p->array + i;
+        for (size_t at = a->at; at < a->at + a->bytes && !err; at += a->element)
+            if (memcmp(p->host + at, p->back + at, a->element)) {
+                uint64_t is = 0, should = 0;
+                memcpy(&is, p->back + at, a->element);
+                memcpy(&should, p->host + at, a->element);
+                p->differs = true;
+                err = rondo__cuda_fail(RONDO_EDEVICE, "graphics card %d (%s) does not give the bits of rondo-numerics(7), and is not used: of %s, number %zu of %s "
+                                       "is 0x%0*llx and should be 0x%0*llx", (int)p->dev->index, p->dev->name, p->name, (at - a->at) / a->element, a->what,
+                                       (int)a->element * 2, (unsigned long long)is, (int)a->element * 2, (unsigned long long)should);
+            }
+    }
+    if (!err && memcmp(p->host, p->back, p->used))
+        err = rondo__cuda_fail(RONDO_EDEVICE, "graphics card %d (%s) writes between the arrays that it is given, and is not used: %s", (int)p->dev->index,
+                               p->dev->name, p->name);
+    return err;
+}
+
+/* ---- attention ---- */
+
+struct shape {
+    const char *name;
+    int32_t queries, heads, kv_heads, head_dim, value_dim, q_type, kv_type, out_type;
+    enum kind values;
+    int32_t terms, bits, apart, probs;   /* apart: nodes of two jobs, which a third one joins */
+};
+enum { KEYS = 86, LEAF = 32, RUN = 64 };   /* a run of two leaves, and a leaf of 22 keys behind it */
+
+static void row_of_mask(const struct rondo_mask *m, int64_t sequence, int64_t p, int64_t *lo, int64_t *hi)
+{
+    (void)sequence;
+    *lo = p - m->left;
+    *hi = p + 1;
+}
+static void bits_of_mask(const struct rondo_mask *m, int64_t sequence, int64_t head, int64_t p, int64_t k0, int64_t step, int32_t count, uint64_t bits[4])
+{
+    int64_t lo, hi;
+    (void)head;
+    row_of_mask(m, sequence, p, &lo, &hi);
+    memset(bits, 0, 4 * sizeof *bits);
+    for (int32_t i = 0; i < count; i++) {
+        const int64_t k = k0 + i * step;
+        if (k >= lo && k < hi && (k * 5 + p * 3) % 7 < 4)
+            bits[i / 64] |= (uint64_t)1 << (i % 64);
+    }
+}
+static const struct rondo_mask_kind interval = { .name = "of the probe", .id = -1, .row = row_of_mask };
+static const struct rondo_mask_kind with_bits = { .name = "of the probe, with bits", .id = -1, .row = row_of_mask, .bits = bits_of_mask };
+
+/* The same run on one of the two devices. */
+static int run_on(const struct rondo_device_ops *ops, struct rondo_device *dev, const struct rondo_program_desc *d, const struct rondo_attention_run *run)
+{
+    struct rondo_program *program = NULL;
+    struct rondo_attention_run some = *run;
+    int err = ops->program_new(dev, &program, d);
+    if (!err)
+        (void)ops->program_scratch(dev, program);
+    for (int64_t at = 0, jobs = d->job_count; at < jobs && !err; at += some.count) {
+        some.first = at;
+        some.count = d->jobs[at].operation == RONDO_JOB_FORWARD && jobs > 2 ? 2 : 1;   /* the next ones want what these leave */
+        err = ops->attention(dev, NULL, program, &some, NULL);
+    }
+    if (!err)
+        err = ops->sync(dev);
+    if (program)
+        ops->program_free(dev, program);
+    return err;
+}
+
+static int attention(struct probe *p, const struct shape *s)
+{
+    static const struct rondo_tree_step together[] = { { RONDO_TREE_LEAF, 0 }, { RONDO_TREE_LEAF, 1 }, { RONDO_TREE_MERGE, 0 }, { RONDO_TREE_OUT, 0 } };
+    static const struct rondo_tree_step apart[] = { { RONDO_TREE_LEAF, 0 }, { RONDO_TREE_STORE, 0 }, { RONDO_TREE_LEAF, 0 }, { RONDO_TREE_STORE, 1 },
+                                                    { RONDO_TREE_LOAD, 0 }, { RONDO_TREE_LOAD, 1 }, { RONDO_TREE_MERGE, 0 }, { RONDO_TREE_OUT, 0 } };
+    const struct rondo_leaf leaves[] = { { 0, 0, RUN, 1, 0 }, { RUN, RUN, KEYS - RUN, 1, 0 } };
+    const rondo_span span = { .first = KEYS - s->queries, .count = s->queries, .step = 1, .row = 0 };
+    const int64_t slot_rows = s->queries, kv_dim = (s->kv_type == RONDO_Q8 ? 4 : 0), keys[1] = { 0 }, bias_row[1] = { s->queries - KEYS };
+    const struct rondo_place places[] = { { 0, 0, 0 }, { slot_rows, 0, 0 } };
+    struct rondo_job jobs[3] = { { .q_rows = s->queries, .spans = 1, .leaves = 2, .steps = 4, .depth = 4 } };
+    struct rondo_program_desc d = { .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = s->head_dim, .value_dim = s->value_dim, .q_type = s->q_type,
+                                    .kv_type = s->kv_type, .out_type = s->out_type, .leaf_size = LEAF, .arithmetic = RONDO_ARITHMETIC_F32,
+                                    .level = RONDO_STRICT, .scale_log2 = 0.3f, .terms = { .keep = 1.0f }, .node_width = s->value_dim + 2,
+                                    .mask = { s->bits ? &with_bits : &interval, 60, 0, 1, 0, NULL }, .spans = &span, .leaves = leaves, .steps = together,
+                                    .places = places, .jobs = jobs, .span_count = 1, .leaf_count = 2, .step_count = 4, .place_count = 2, .job_count = 1 };
+    if (s->apart) {
+        d.steps = apart;
+        d.step_count = 8;
+        d.job_count = 3;
+        jobs[0].leaves = 1;
+        jobs[0].steps = jobs[0].places = 2;
+        jobs[1] = jobs[0];
+        jobs[1].leaves_first = 1;
+        jobs[1].steps_first = 2;
+        jobs[2] = (struct rondo_job){ .q_rows = s->queries, .operation = RONDO_JOB_JOIN, .spans = 1, .steps_first = 4, .steps = 4, .places = 2, .depth = 2 };
+    } else if (s->probs) {
+        d.job_count = 2;
+        jobs[1] = (struct rondo_job){ .q_rows = s->queries, .operation = RONDO_JOB_PROBABILITIES, .spans = 1, .leaves = 2, .depth = 1 };
+    }
+    if (s->terms)
+        d.terms = (struct rondo_terms){ .cap_in = 0.05f, .cap_out = 6.0f, .alibi = 1, .bias = 1, .sinks = 1, .drop = UINT32_C(1) << 30, .keep = 4.0f / 3.0f };
+
+    begin(p, s->name);
+    const int64_t rows = (int64_t)s->queries * s->heads, kv_rows = (int64_t)KEYS * s->kv_heads;
+    struct rondo_kv_part kv = { .kv_row = keys };
+    struct rondo_attention_run run = { .kv = &kv, .kv_count = 1, .seed = 7 };
+    kv.k = (struct rondo_rows){ NULL, s->kv_heads * (s->head_dim + kv_dim), s->head_dim + kv_dim };
+    kv.v = (struct rondo_rows){ NULL, s->kv_heads * (s->value_dim + kv_dim), s->value_dim + kv_dim };
+    run.q = (struct rondo_rows){ numbers(p, "q", rows * s->head_dim, s->q_type, PLAIN), s->heads * s->head_dim, s->head_dim };
+    if (s->kv_type == RONDO_Q8) {
+        void *k = numbers(p, "k", kv_rows * s->head_dim, RONDO_F32, PLAIN), *v = numbers(p, "v", kv_rows * s->value_dim, RONDO_F32, s->values);
+        kv.k.data = space(p, "k as Q8", (size_t)(kv_rows * kv.k.head_stride), 1);
+        kv.v.data = space(p, "v as Q8", (size_t)(kv_rows * kv.v.head_stride), 1);
+        int err = p->spec->convert_rows(p->spec_dev, NULL, kv_rows, s->head_dim, RONDO_F32, k, (size_t)s->head_dim * 4, RONDO_Q8, kv.k.data, (size_t)kv.k.head_stride);
+        if (!err)
+            err = p->spec->convert_rows(p->spec_dev, NULL, kv_rows, s->value_dim, RONDO_F32, v, (size_t)s->value_dim * 4, RONDO_Q8, kv.v.data,
+                                        (size_t)kv.v.head_stride);
+        if (err)
+            return err;
+    } else {
+        kv.k.data = numbers(p, "k", kv_rows * s->head_dim, s->kv_type, PLAIN);
+        kv.v.data = numbers(p, "v", kv_rows * s->value_dim, s->kv_type, s->values);
+    }
+    run.out = (struct rondo_rows){ space(p, "out", (size_t)(rows * s->value_dim), (size_t)rondo__cuda_size(s->out_type)), s->heads * s->value_dim, s->value_dim };
+    run.lse = (struct rondo_rows){ space(p, "lse", (size_t)rows, 4), s->heads, 1 };
+    float *nodes[1] = { s->apart ? space(p, "nodes", 2 * rondo__slot_floats(s->queries, s->heads, s->value_dim), 4) : NULL };
+    run.nodes = s->apart ? nodes : NULL;
+    run.node_count = s->apart;
+    if (s->terms) {
+        run.alibi = numbers(p, "alibi", s->heads, RONDO_F32, SMALL);
+        run.sinks = numbers(p, "sinks", s->heads, RONDO_F32, PLAIN);
+        run.bias = (struct rondo_rows){ numbers(p, "bias", rows * KEYS, RONDO_F32, PLAIN), s->heads * KEYS, KEYS };
+        run.bias_row = bias_row;
+        run.bias_key = keys;
+    }
+    if (s->probs) {
+        run.stats = (struct rondo_rows){ space(p, "stats", (size_t)rows * 2, 4), s->heads * 2, 2 };
+        run.probs = (struct rondo_rows){ space(p, "probabilities", (size_t)(rows * KEYS), 4), s->heads * KEYS, KEYS };
+        run.stats_row = run.probs_row = run.probs_key = keys;
+    }
+    int err = send(p);
+    if (!err)
+        err = run_on(p->spec, p->spec_dev, &d, &run);
+    struct rondo_kv_part kv_card = kv;
+    struct rondo_attention_run card = run;
+    float *nodes_card[1] = { card_of(p, nodes[0]) };
+    kv_card.k.data = card_of(p, kv.k.data);
+    kv_card.v.data = card_of(p, kv.v.data);
+    card.kv = &kv_card;
+    card.nodes = run.nodes ? nodes_card : NULL;
+    card.q.data = card_of(p, run.q.data);
+    card.out.data = card_of(p, run.out.data);
+    card.lse.data = card_of(p, run.lse.data);
+    card.alibi = card_of(p, run.alibi);
+    card.sinks = card_of(p, run.sinks);
+    card.bias.data = card_of(p, run.bias.data);
+    card.stats.data = card_of(p, run.stats.data);
+    card.probs.data = card_of(p, run.probs.data);
+    if (!err)
+        err = run_on(p->own, p->dev, &d, &card);
+    return err ? err : compare(p);
+}
+
+static int all_attention(struct probe *p)
+{
+    enum { F = RONDO_F32, B = RONDO_BF16, H = RONDO_F16, Q = RONDO_Q8 };
+    static const struct shape shapes[] = {
+        { "attention of many rows", 20, 4, 2, 40, 24, F, F, F, PLAIN, 0, 0, 0, 0 },
+        { "attention of many rows, of tiny values", 12, 2, 2, 33, 7, B, B, F, TINY, 0, 1, 0, 0 },
+        { "attention of many rows with terms", 9, 4, 2, 24, 24, H, H, F, PLAIN, 1, 0, 0, 1 },
+        { "attention of one row", 1, 2, 2, 40, 40, F, F, F, TINY, 0, 0, 1, 0 },
+        { "attention of two rows", 1, 4, 2, 32, 16, B, B, B, PLAIN, 0, 0, 0, 0 },
+        { "attention of four rows", 2, 4, 2, 40, 24, F, Q, F, PLAIN, 0, 0, 1, 0 },
+        { "attention of eight rows", 4, 2, 1, 32, 40, H, H, F, PLAIN, 0, 1, 0, 0 },
+        { "attention of few rows with terms", 4, 2, 1, 33, 7, F, B, F, PLAIN, 1, 0, 0, 1 },
+    };
+    int err = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !err; i++)
+        err = attention(p, shapes + i);
+    return err;
+}
+
+/* ---- linear layers ---- */
+
+static int linear(struct probe *p, int64_t rows, int type, enum kind kind)
+{
+    enum { IN = 101, OUT = 20, LEAVES = 3 };
+    rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+    struct rondo_device_linear *of_spec = NULL, *of_card = NULL;
+    const int from = type == RONDO_Q8 ? RONDO_F32 : type;
+    d.in = IN;
+    d.out = OUT;
+    d.type = type;
+    d.leaves = LEAVES;
+    d.group = type == RONDO_Q8 ? 16 : 0;
+    begin(p, "linear layers");
+    float *x = numbers(p, "x", rows * IN, RONDO_F32, kind), *other = numbers(p, "x of nodes", rows * IN, RONDO_F32, kind);
+    float *bias = numbers(p, "bias", OUT, RONDO_F32, kind);
+    float *y = numbers(p, "y", rows * OUT, RONDO_F32, kind), *nodes = space(p, "nodes", (size_t)(LEAVES * rows * OUT), 4);
+    float *joined = space(p, "y of nodes", (size_t)(rows * OUT), 4);
+    void *w = numbers(p, "weights", IN * OUT, from, PLAIN);
+    int err = send(p);
+    if (!err)
+        err = p->spec->linear_new(p->spec_dev, &of_spec, &d);
+    if (!err)
+        err = p->spec->linear_load(p->spec_dev, of_spec, 0, OUT, from, w, NULL);
+    if (!err)
+        err = p->own->linear_new(p->dev, &of_card, &d);
+    if (!err)
+        err = p->own->linear_load(p->dev, of_card, 0, OUT, from, w, NULL);
+    for (int side = 0; side < 2 && !err; side++) {
+        const struct rondo_device_ops *ops = side ? p->own : p->spec;
+        struct rondo_device *dev = side ? p->dev : p->spec_dev;
+        const struct rondo_device_linear *l = side ? of_card : of_spec;
+#define AT(array) (side ? card_of(p, array) : (array))
+        struct rondo_linear_run run = { .rows = rows, .x = AT(x), .x_stride = IN, .y = AT(y), .y_stride = OUT, .bias = AT(bias), .add = 1 };
+        const struct rondo_linear_node list[2] = { { AT(nodes), OUT, 0, 0 }, { AT(nodes + rows * OUT), OUT, 0, 0 } };   /* of leaves 0 and 1, and 2 */
+        const struct rondo_linear_join join = { .rows = rows, .out = OUT, .nodes = list, .count = 2, .y = AT(joined), .y_stride = OUT, .bias = AT(bias) };
+        err = ops->linear(dev, NULL, l, &run, NULL);
+        run.x = AT(other);
+        run.nodes = AT(nodes);
+        run.node_stride = rows * OUT;
+        run.leaves = 2;
+        if (!err)
+            err = ops->linear(dev, NULL, l, &run, NULL);
+        run.first_leaf = 2;
+        run.leaves = 1;
+        run.x = AT(other + rondo__linear_leaf_begin(IN, LEAVES, 2));
+        run.nodes = AT(nodes + rows * OUT);
+        if (!err)
+            err = ops->linear(dev, NULL, l, &run, NULL);
+        if (!err)
+            err = ops->linear_join(dev, NULL, &join);
+    }
+    if (!err)
+        err = compare(p);
+    if (of_card)
+        p->own->linear_free(p->dev, of_card);
+    if (of_spec)
+        p->spec->linear_free(p->spec_dev, of_spec);
+    return err;
+}
+
+static int all_linear(struct probe *p)
+{
+    int err = linear(p, 20, RONDO_F32, PLAIN);
+    if (!err)
+        err = linear(p, 9, RONDO_BF16, TINY);
+    if (!err)
+        err = linear(p, 1, RONDO_F32, TINY);
+    if (!err)
+        err = linear(p, 2, RONDO_F16, PLAIN);
+    if (!err)
+        err = linear(p, 3, RONDO_BF16, PLAIN);
+    return err ? err : linear(p, 5, RONDO_Q8, PLAIN);
+}
+
+/* ---- element by element, row by row ---- */
+
+static int rows(struct probe *p)
+{
+    enum { ROWS = 4, DIM = 600, HALF = 16, COUNT = 512 };
+    static const char *const types[] = { "numbers as F32", "numbers as BF16", "numbers as F16" };
+    int err = 0;
+    for (enum kind kind = PLAIN; kind <= ANY && !err; kind++) {
+        begin(p, "norms, gated MLPs, rotary embeddings and log-sum-exp");
+        float *x = numbers(p, "x", ROWS * DIM, RONDO_F32, kind), *w = numbers(p, "weights", DIM, RONDO_F32, PLAIN);
+        float *up = numbers(p, "up", ROWS * DIM, RONDO_F32, kind), *r = numbers(p, "rows turned", ROWS * 2 * HALF, RONDO_F32, kind);
+        float *norm = space(p, "norms", ROWS * DIM, 4), *mlp = space(p, "gated rows", ROWS * DIM, 4), *table = numbers(p, "angles", ROWS * 2 * HALF, RONDO_F32, PLAIN);
+        double *sums = space(p, "log-sum-exp", ROWS, 8);
+        err = send(p);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_device_ops *ops = side ? p->own : p->spec;
+            struct rondo_device *dev = side ? p->dev : p->spec_dev;
+            err = ops->rmsnorm(dev, NULL, ROWS, DIM, AT(x), AT(w), 1e-6f, AT(norm));
+            if (!err)
+                err = ops->swiglu(dev, NULL, ROWS * DIM, AT(x), AT(up), AT(mlp));
+            if (!err)
+                err = ops->logsumexp(dev, NULL, ROWS, DIM, AT(x), DIM, AT(sums));
+            if (!err)
+                err = ops->rope(dev, NULL, ROWS, 2, HALF, AT(r), 2 * HALF, HALF, AT(table));
+        }
+        if (!err)
+            err = compare(p);
+    }
+    for (int from = RONDO_F32; from <= RONDO_F16 && !err; from++) {
+        void *to[3];
+        begin(p, "conversions");
+        void *x = numbers(p, "numbers", COUNT, from, ANY), *plain = numbers(p, "rows", COUNT, from, PLAIN);
+        for (int i = 0; i < 3; i++)
+            to[i] = space(p, types[i], COUNT, (size_t)rondo__cuda_size(RONDO_F32 + i));
+        char *q8 = space(p, "rows as Q8", COUNT / 64 * (64 + 4), 1);
+        float *back = space(p, "rows of Q8", COUNT, 4);
+        err = send(p);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_device_ops *ops = side ? p->own : p->spec;
+            struct rondo_device *dev = side ? p->dev : p->spec_dev;
+            const size_t row = 64 * (size_t)rondo__cuda_size(from);
+            for (int i = 0; i < 3 && !err; i++)
+                err = ops->convert(dev, NULL, COUNT, from, AT(x), RONDO_F32 + i, AT(to[i]));
+            if (!err)
+                err = ops->convert_rows(dev, NULL, COUNT / 64, 64, from, AT(plain), row, RONDO_Q8, AT(q8), 64 + 4);
+            if (!err)
+                err = ops->convert_rows(dev, NULL, COUNT / 64, 64, RONDO_Q8, AT(q8), 64 + 4, RONDO_F32, AT(back), 64 * 4);
+        }
+        if (!err)
+            err = compare(p);
+    }
+    if (err)
+        return err;
+    begin(p, "copies of rows");
+    char *a = numbers(p, "rows", 200, RONDO_F32, ANY), *b = space(p, "copies", 400, 4);
+    err = send(p);
+    if (!err)
+        err = p->spec->copy_rows(p->spec_dev, NULL, b, 80, a, 40, 40, 20);
+    if (!err)
+        err = p->own->copy_rows(p->dev, NULL, card_of(p, b), 80, card_of(p, a), 40, 40, 20);
+    return err ? err : compare(p);
+}
+
+/* ---- once for a card ---- */
+
+static int look(struct probe *p, struct rondo_device *dev)
+{
+    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention };
+    const char *name, *isa = NULL;
+    int usable = 0, err;
+    p->dev = dev;
+    p->own = &rondo__cuda_ops;
+    p->spec = rondo__cuda_host->reference;
+    for (int i = 0; i < 2 && (name = p->spec->isa(i, &usable)); i++)   /* the first two are the definition, without and with FMA instructions */
+        isa = usable ? name : isa;
+    const struct rondo_device_desc desc = { .threads = 1, .isa = isa };
+    err = p->spec->attach(&p->spec_dev, &desc);
+    if (err)
+        return err;
+    err = p->spec->check(p->spec_dev);
+    if (!err) {
+        p->host = rondo__cuda_alloc(2, ROOM);
+        p->back = p->host + ROOM;
+        err = p->host ? rondo__cuda_check(dev, dev->driver->cuMemAlloc_v2(&p->card, ROOM), "memory for a first look")
+                      : rondo__cuda_fail(RONDO_ENOMEM, "no memory for a first look at a graphics card");
+        p->card = err ? 0 : p->card;
+    }
+    for (size_t i = 0; i < sizeof checks / sizeof *checks && !err; i++)
+        err = checks[i](p);
+    if (p->card) {
+        (void)dev->driver->cuStreamSynchronize(dev->own.stream);
+        (void)dev->driver->cuMemFree_v2(p->card);
+    }
+    rondo__cuda_free(p->host);
+    p->spec->detach(p->spec_dev);
+    return err;
+}
+
+int rondo__cuda_first_look(struct rondo_device *dev)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static bool good[MOST_CARDS];
+    static char refused[MOST_CARDS][512];
+    struct probe p = { .count = 0 };
+    if (dev->index >= MOST_CARDS)
+        return look(&p, dev);
+    (void)pthread_mutex_lock(&lock);
+    int err = refused[dev->index][0] ? rondo__cuda_fail(RONDO_EDEVICE, "%s", refused[dev->index]) : good[dev->index] ? 0 : look(&p, dev);
+    good[dev->index] |= !err;
+    if (p.differs)
+        snprintf(refused[dev->index], sizeof refused[0], "%s", rondo__cuda_host->text());
+    (void)pthread_mutex_unlock(&lock);
+    return err;
+}
