@@ -18,6 +18,7 @@ struct all {
     struct rondo__backward_way way;
     uint64_t messages, bytes, said_messages, said_bytes, queries, keys;
     int apart, elsewhere, beyond;      /* ranks that say something else of all; that compute something else; leaves, places out of their bounds */
+    uint64_t biased;                   /* rows of queries by keys of which jobs make the bias's gradient */
     struct planted planted;
 };
 
@@ -41,17 +42,25 @@ static int beyond(const struct all *a)
     const struct rondo_backward_leaf *leaves = p->leaves.items;
     const size_t key = (size_t)p->heads.kv_heads * (size_t)d->head_dim * rondo_type_size(d->kv_type);
     const size_t query = (size_t)p->heads.heads * (size_t)d->value_dim * rondo_type_size(d->out_type);
+    const size_t all_keys = (size_t)d->kv_heads * (size_t)d->head_dim * rondo_type_size(d->kv_type);
+    const size_t all_queries = (size_t)d->heads * (size_t)d->value_dim * rondo_type_size(d->out_type);
     int wrong = 0;
     for (int64_t i = 0; i < p->jobs.count; i++) {
         const struct rondo_backward_job *job = (const struct rondo_backward_job *)p->jobs.items + i;
         for (int side = 0; side < 2; side++) {
             const int64_t first = side ? job->keys_first : job->queries_first;
             for (int64_t n = first; n < first + (side ? job->keys : job->queries); n++) {
+                if (leaves[n].source < 0) {   /* of a bias, what nobody sees */
+                    wrong += !side || job->what != RONDO_BACKWARD_BIAS;
+                    continue;
+                }
                 const struct rondo__backward_source *s = source + leaves[n].source;
+                const int whole = leaves[n].source >= a->design.ranks;
                 const int32_t buffer = side ? s->key[0] : s->query[1];
                 const int64_t rows = side ? s->key_rows : s->query_rows;
                 wrong += leaves[n].row < 0 || leaves[n].row + leaves[n].count > rows || buffer < 0 ||
-                         rondo__buffer_at(&p->schedule, buffer)->bytes < (size_t)rows * (side ? key : query);
+                         rondo__buffer_at(&p->schedule, buffer)->bytes < (size_t)rows * (side ? whole ? all_keys : key : whole ? all_queries : query);
+                wrong += (whole != 0) != (i >= p->dealt);
                 wrong += n > first && leaves[n].leaf < leaves[n - 1].leaf;
                 wrong += places_wrong(p, d, side ? job->key_places : job->query_places, n - first, leaves[n].count, !side,
                                       !side || !(job->what & RONDO_BACKWARD_HEADS) ? p->heads.heads : p->heads.kv_heads);
@@ -59,6 +68,23 @@ static int beyond(const struct all *a)
         }
     }
     return wrong;
+}
+
+/* Elements of the bias's gradient that a rank's jobs make. */
+static uint64_t biased(const struct rondo__backward_part *p)
+{
+    const struct rondo_backward_job *job = p->jobs.items;
+    const struct rondo_backward_leaf *leaf = p->leaves.items;
+    uint64_t all = 0;
+    for (int64_t i = 0; i < p->jobs.count; i++) {
+        uint64_t rows = 0, columns = 0;
+        for (int32_t n = 0; n < job[i].queries && job[i].what & RONDO_BACKWARD_BIAS; n++)
+            rows += (uint64_t)leaf[job[i].queries_first + n].count;
+        for (int32_t n = 0; n < job[i].keys; n++)
+            columns += (uint64_t)leaf[job[i].keys_first + n].count;
+        all += rows * columns;
+    }
+    return all;
 }
 
 static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
@@ -85,6 +111,7 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
         a->keys += both + rondo__backward_pairs(&a->design, &a->part, o, RONDO_BACKWARD_KEYS);
         flops += rondo__backward_flops(&a->design, &a->part, o);
     }
+    a->biased += biased(&a->part);
     a->elsewhere += flops != work;
     a->beyond += beyond(a);
     plant(&a->planted, &a->part.schedule, rank);
@@ -111,7 +138,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     d.causal = (int32_t)draw(2);
     d.sinks = (int32_t)draw(2);
     d.bias = draw(3) ? 0 : 1;
-    d.algorithm = algorithms[draw(d.bias ? 3 : 7)];
+    d.algorithm = algorithms[draw(7)];
     if (d.algorithm == RONDO_MESH && draw(2)) {
         d.grid[1] = (int32_t)draw((uint32_t)ranks) + 1;
         while (ranks % d.grid[1])
@@ -153,7 +180,7 @@ static void forget(struct all *a)
 static void grid(void)
 {
     for (int m = 0; m < MACHINES; m++) {
-        int good = 1, counts = 1, pairs = 1, places = 1, bounds = 1, moving = 0;
+        int good = 1, counts = 1, pairs = 1, places = 1, bounds = 1, biases = 1, moving = 0;
         for (int round = 0; round < 60; round++) {
             const int32_t ranks = 1 + (int32_t)draw(RANKS);
             struct all a;
@@ -165,6 +192,10 @@ static void grid(void)
             good &= !err;
             if (!err) {
                 const uint64_t there = rondo__design_pairs(&a.design) * (uint64_t)(a.design.desc.heads / a.design.mask.heads);
+                uint64_t elements = 0;
+                for (int64_t i = 0; i < a.design.sequences && a.design.desc.bias; i++)
+                    elements += (uint64_t)a.design.tokens[i] * (uint64_t)a.design.length[i];
+                biases &= a.biased == elements;
                 counts &= a.messages == a.said_messages && a.bytes == a.said_bytes && !a.apart;
                 pairs &= a.queries == there && a.keys == there;
                 places &= !a.elsewhere;
@@ -177,6 +208,7 @@ static void grid(void)
         ok(counts && moving > 30, "%s: what they send is what every rank says that all send", machine_names[m]);
         ok(pairs, "%s: each pair is looked at once for its query and once for its key", machine_names[m]);
         ok(places, "%s: on the rank that has the one, or the other", machine_names[m]);
+        ok(biases, "%s: each element of a bias's gradient is made once", machine_names[m]);
         ok(bounds, "%s: leaves lie in what is there, by rising index", machine_names[m]);
     }
 }

@@ -66,9 +66,9 @@ static void bits(const char *name, struct problem *p, const struct gradients *on
     static const int ranks[] = { 1, 2, 3, 5, 2, 3, 4, 2, 3, 5, 2, 3, 5, 4, 5, 2 };
     static const int ways[] = { RONDO_ALGORITHM_AUTO, RONDO_ALL_GATHER, RONDO_ALGORITHM_AUTO, RONDO_HALO, RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL, RONDO_ALL_TO_ALL,
                                 RONDO_PASS_KV, RONDO_PASS_KV, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_PASS_Q, RONDO_PASS_Q, RONDO_MESH, RONDO_MESH, RONDO_MESH };
-    enum { OF_BIAS = 4, WAYS = sizeof ways / sizeof *ways };   /* a bias's gradient comes by all-gather alone */
+    enum { WAYS = sizeof ways / sizeof *ways };
     int same = 1, counted = 1, err = 0;
-    for (int i = 0; i < (p->bias ? OF_BIAS : WAYS) && !err; i++) {
+    for (int i = 0; i < WAYS && !err; i++) {
         struct gradients g;
         struct backward_setup s = plain(p);
         s.ranks = ranks[i];
@@ -110,13 +110,13 @@ static void rings(const char *name, struct problem *p, const struct gradients *o
     static const int layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
     static const char *const hooks[] = { "", "copy", "space,defer", "copy,plane,space,defer", "delay:200,reorder" };
     int same = 1, counted = 1, err = 0;
-    static const int ways[] = { RONDO_PASS_KV, RONDO_MESH, RONDO_PASS_Q };
-    for (int i = 0; i < 40 && !err && !p->bias; i++) {
+    static const int ways[] = { RONDO_PASS_KV, RONDO_MESH, RONDO_PASS_Q, RONDO_ALL_TO_ALL };
+    for (int i = 0; i < 40 && !err; i++) {
         struct gradients g;
         struct backward_setup s = plain(p);
         s.ranks = 2 + i % 8;
         s.layout = layouts[i / 8 % 4];
-        s.algorithm = ways[(i + i / 8) % 3];
+        s.algorithm = ways[(i + i / 8) % 4];
         hook_use(hooks[i % 5]);
         err = solve_backward(p, &s, &g);
         hook_use(NULL);
@@ -127,8 +127,7 @@ static void rings(const char *name, struct problem *p, const struct gradients *o
         counted &= g.agree && g.info.backward_algorithm == s.algorithm;
         gradients_free(&g);
     }
-    if (!p->bias)
-        ok(!err && same && counted, "%s: the same bits by rings and grids on 2 to 9 ranks, and as many messages as said%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
+    ok(!err && same && counted, "%s: the same bits by rings and grids on 2 to 9 ranks, and as many messages as said%s%s", name, err ? ": " : "", err ? rondo_error_text() : "");
 }
 
 /* The bits themselves, as of version 1 of the contract. */
@@ -168,10 +167,12 @@ static void shared_bias(void)
         p.bias = heads;
         problem_data(&p);
         oracle(heads > 1 ? "one bias for all sequences" : "one bias for all heads and sequences", &p, &one);
-        for (int i = 0; i < 8 && !err; i++) {
+        for (int i = 0; i < 16 && !err; i++) {
+            static const int ways[] = { RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_PASS_Q, RONDO_MESH, RONDO_PASS_KV };
             struct backward_setup s = plain(&p);
             s.ranks = 2 + i % 2;
-            s.layout = layouts[i / 2];
+            s.layout = layouts[i / 2 % 4];
+            s.algorithm = ways[(i + i / 8) % (p.cached[0] ? 4 : 5)];
             s.threads = 1 + i % 2;
             err = solve_backward(&p, &s, &g);
             same &= !err && gradients_same(&p, &one, &g);

@@ -212,7 +212,7 @@ static int compute(rondo_context *ctx, void *arg)
         err = rondo__backward_build(&design, &(struct rondo__backward_way){ RONDO_ALL_GATHER, 0 }, 0, &part);
     if (err)
         return err;
-    rondo__backward_desc(&design, &part, &whole);
+    rondo__backward_desc(&design, &part, false, &whole);
     struct cut c = { .whole = &whole };
     for (int64_t i = 0; i < whole.job_count; i++)
         cut_job(&c, whole.jobs + i);

@@ -28,15 +28,15 @@ int main(void)
     struct problem p = { .sequences = 2, .tokens = { 40, 30 }, .cached = { 7, -5 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .leaf = 8,
                          .alibi = 1, .sinks = 1, .bias = 1, .dropout = 0.2, .seed = 51 };
     static const char *const hooks[] = { "", "copy", "copy,plane", "space,defer" };
-    /* heads of two, and no bias, so that all-to-all has something to do for each of two ranks and nothing for a third */
+    /* heads of two, so that all-to-all has something to do for each of two ranks and nothing for a third */
     struct problem dealt = { .sequences = 2, .tokens = { 40, 30 }, .cached = { 7, -5 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8,
-                             .alibi = 1, .sinks = 1, .dropout = 0.2, .seed = 52 };
+                             .alibi = 1, .sinks = 1, .bias = 1, .dropout = 0.2, .seed = 52 };
     struct gradients one, other;
     struct backward_setup alone = { .ranks = 1 };
     problem_data(&p);
     ok(!solve_backward(&p, &alone, &one), "on one rank");
     problem_data(&dealt);
-    ok(!solve_backward(&dealt, &alone, &other), "on one rank, without a bias");
+    ok(!solve_backward(&dealt, &alone, &other), "on one rank, with two heads of keys");
     static const int once[] = { RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_MESH };   /* which compute each product once */
     for (int i = 0; i < 3 * 4 + 2; i++) {
         struct way w = { &dealt, { .ranks = 3, .strided = i % 2, .algorithm = once[i / 4] }, &other };

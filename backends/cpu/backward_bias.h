@@ -143,17 +143,21 @@ static int bias(const struct rondo_backward_task *tasks, int32_t count, int32_t 
     struct unit u = bias_unit(most);
     struct taker k = { scratch, 0, true };
     struct pile over = { .depth = 0 }, heads = { .depth = 0 };
+    const struct rondo_backward_task *widest = tasks;
     int64_t length = 0;
     int err = 0;
     bias_lay_out(&u, &k, &over, &heads);
-    for (int32_t s = 0; s < count; s++)
+    for (int32_t s = 0; s < count; s++) {
         length = tasks[s].job->length > length ? tasks[s].job->length : length;
-    for (int64_t key = 0; key * size < length && !err; key++) {
+        widest = tasks[s].job->keys > widest->job->keys ? tasks + s : widest;
+    }
+    for (int32_t n = 0; n < widest->job->keys && !err; n++) {
+        const int64_t key = widest->keys[n].leaf;
         int32_t laid = -1, laid_of = -1;
         for (int32_t h = 0; h < d->bias_heads; h++) {
             for (int32_t s = 0; s < count; s++) {
                 const struct rondo_backward_leaf *keys = bias_leaf(tasks + s, key);
-                if (!keys)
+                if (!keys || keys->source < 0)
                     continue;
                 laid = laid_of == s ? laid : -1;
                 laid_of = s;

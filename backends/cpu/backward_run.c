@@ -60,10 +60,11 @@ static bool measure(const struct rondo_device *dev, struct rondo_backward *b, in
     const struct rondo_backward_desc *d = &b->desc;
     int64_t biases = 0, most_biases = 0, items;
     for (int64_t i = 0; i < d->job_count; i++) {
+        const bool makes = d->jobs[i].what & (RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
         const bool bias = d->jobs[i].what & RONDO_BACKWARD_BIAS, left = i >= d->most_jobs && d->jobs[i - d->most_jobs].what & RONDO_BACKWARD_BIAS;
         size_t need = 0, more = 0;
         set_task(b, i);
-        if (!dev->kernels.backward.bytes(b->tasks + i, &need) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
+        if ((makes && !dev->kernels.backward.bytes(b->tasks + i, &need)) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
             return false;
         need = need > more ? need : more;
         b->worker_bytes = need > b->worker_bytes ? need : b->worker_bytes;

@@ -325,7 +325,7 @@ static void bias_tile(struct work *w, const struct rondo_backward_task *tasks, i
         const struct rondo_backward_leaf *k = leaf_of(t->keys, t->job->keys, key_leaf);
         const int64_t keys = t->job->length - key_leaf * size;
         columns = keys > columns ? keys : columns;
-        if (!k)
+        if (!k || k->source < 0)
             continue;
         for (int32_t h = 0; h < heads; h++) {
             float *node = next_node(&over, h);
@@ -399,13 +399,13 @@ static int bias(const struct rondo_backward_task *tasks, int32_t count, int32_t 
 {
     struct work w = work_of(tasks + longest, scratch);
     const struct rondo_backward_desc *d = w.t->desc;
-    int64_t length = 0;
+    const struct rondo_backward_task *widest = tasks;
     int err = 0;
-    for (int32_t s = 0; s < count; s++)
-        length = tasks[s].job->length > length ? tasks[s].job->length : length;
-    for (int64_t k = 0; k * d->leaf_size < length && !err; k++) {
+    for (int32_t s = 1; s < count; s++)
+        widest = tasks[s].job->keys > widest->job->keys ? tasks + s : widest;
+    for (int32_t k = 0; k < widest->job->keys && !err; k++) {
         for (int32_t h = 0; h < d->bias_heads; h++)
-            bias_tile(&w, tasks, count, w.t->queries + leaf, k, h);
+            bias_tile(&w, tasks, count, w.t->queries + leaf, widest->keys[k].leaf, h);
         err = poll ? poll->call(poll->arg) : 0;
     }
     return err;

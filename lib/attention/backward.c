@@ -18,11 +18,11 @@ static int make(rondo_attention *plan, struct rondo__backward *b, const struct r
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
     const struct rondo__design *d = &plan->design;
-    const size_t n = (size_t)d->ranks;
     struct rondo_backward_desc desc;
     int err = rondo__backward_build(d, way, plan->rank, &b->part);
     if (err)
         return err;
+    const size_t n = (size_t)b->part.sources.count;
     b->queries = rondo__alloc_zero(n, sizeof *b->queries);
     b->keys = rondo__alloc_zero(n, sizeof *b->keys);
     b->node_memory = rondo__alloc_zero((size_t)b->part.node_buffers.count, sizeof *b->node_memory);
@@ -30,8 +30,12 @@ static int make(rondo_attention *plan, struct rondo__backward *b, const struct r
     b->join = rondo__alloc_zero((size_t)b->part.nodes.count + (size_t)d->sequences, sizeof *b->join);
     if (!b->queries || !b->keys || !b->node_memory || !b->lists || !b->join)
         return no_memory();
-    rondo__backward_desc(d, &b->part, &desc);
+    rondo__backward_desc(d, &b->part, false, &desc);
     err = ops->backward_new(rondo__dev(plan->ctx), &b->device, &desc);
+    if (!err && b->part.dealt < b->part.jobs.count) {
+        rondo__backward_desc(d, &b->part, true, &desc);
+        err = ops->backward_new(rondo__dev(plan->ctx), &b->all, &desc);
+    }
     if (!err)
         err = rondo__runner_make(&b->runner, plan->ctx, &b->part.schedule, NULL, 0, 0);
     if (!err)
@@ -71,7 +75,8 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     rondo__schedule_count(s, &counts);
     info->backward_algorithm = way.algorithm;
     info->backward_workspace_bytes = counts.workspace_bytes;
-    info->backward_device_bytes = ops->backward_scratch(rondo__dev(plan->ctx), b->device) + s->workspace_bytes[RONDO_MEMORY_PINNED] +
+    const size_t scratch = ops->backward_scratch(rondo__dev(plan->ctx), b->device), all = b->all ? ops->backward_scratch(rondo__dev(plan->ctx), b->all) : 0;
+    info->backward_device_bytes = (all > scratch ? all : scratch) + s->workspace_bytes[RONDO_MEMORY_PINNED] +
                                   s->workspace_bytes[RONDO_MEMORY_DEVICE];
     info->backward_pack_bytes = b->pack_bytes;
     info->backward_recompute_bytes = rondo__backward_again_bytes(plan);
@@ -94,6 +99,8 @@ void rondo__backward_free(rondo_attention *plan)
     rondo__runner_free(b->runner);
     if (b->device)
         ops->backward_free(dev, b->device);
+    if (b->all)
+        ops->backward_free(dev, b->all);
     for (int i = 0; i < RONDO_GRADIENT_ARRAYS; i++)
         if (b->stage[i].memory)
             ops->memory_free(dev, RONDO_MEMORY_DEVICE, b->stage[i].memory, b->stage[i].bytes);
@@ -156,11 +163,12 @@ static int run(const struct rondo__backward_call *call, const struct rondo__oper
     const struct rondo__backward_source *source = b->part.sources.items;
     const struct rondo__backward_store *store = b->part.node_buffers.items;
     const int64_t n = plan->design.sequences;
-    for (int32_t r = 0; r < plan->design.ranks; r++) {
+    const bool all = !joins && round->first >= b->part.dealt;
+    for (int32_t r = 0; r < b->part.sources.count; r++) {
         const struct rondo__backward_source *s = source + r;
         b->keys[r] = (struct rondo_backward_keys){ .rows = 0 };
         b->queries[r] = (struct rondo_backward_queries){ .rows = 0 };
-        if (round->source != -1 && (joins || (r != round->source && r != plan->rank)))
+        if (joins || (round->source >= 0 && r != round->source && r != plan->rank))
             continue;
         b->keys[r] = (struct rondo_backward_keys){ place_of(place, s->key[0]), place_of(place, s->key[1]), s->key_rows };
         b->queries[r] = (struct rondo_backward_queries){ place_of(place, s->query[0]), place_of(place, s->query[1]),
@@ -171,15 +179,16 @@ static int run(const struct rondo__backward_call *call, const struct rondo__oper
         b->node_memory[i] = (struct rondo_backward_nodes){ (float *)(void *)place_of(place, store[i].buffer),
                                                            store[i].buffer < 0 ? 0 : (int64_t)(store[i].bytes / sizeof(float)) };
     const struct rondo_backward_run of = {
-        .first = round->first, .count = round->count, .queries = b->queries, .keys = b->keys, .nodes = b->node_memory,
-        .query_count = plan->design.ranks, .key_count = plan->design.ranks, .node_count = (int32_t)b->part.node_buffers.count, .accumulate = call->gradients.accumulate, .dq_type = call->gradients.dq.type,
+        .first = round->first - (all ? b->part.dealt : 0), .count = round->count, .queries = b->queries, .keys = b->keys, .nodes = b->node_memory,
+        .query_count = (int32_t)b->part.sources.count, .key_count = (int32_t)b->part.sources.count, .node_count = (int32_t)b->part.node_buffers.count,
+        .accumulate = call->gradients.accumulate, .dq_type = call->gradients.dq.type,
         .dk_type = call->gradients.dk.type, .dv_type = call->gradients.dv.type, .dq = place[RONDO_GRADIENT_DQ], .dk = place[RONDO_GRADIENT_DK],
         .dv = place[RONDO_GRADIENT_DV], .dq_rows = plan->q_first[n], .dkv_rows = plan->kv_first[n], .alibi = call->at[RONDO_GRADIENT_ALIBI],
         .bias = call->bias, .dbias = call->dbias, .bias_row = b->lists, .bias_key = b->lists + n, .dbias_row = b->lists + 2 * n,
         .dbias_key = b->lists + 3 * n, .seed = call->io.seed,
     };
     return joins ? ops->backward_join(rondo__dev(plan->ctx), NULL, b->device, &of, poll)
-                 : ops->backward(rondo__dev(plan->ctx), NULL, b->device, &of, poll);
+                 : ops->backward(rondo__dev(plan->ctx), NULL, all ? b->all : b->device, &of, poll);
 }
 
 static int sink_nodes(const struct rondo__backward_call *call, void *const *place)

@@ -18,9 +18,10 @@ enum rondo__gradient {
 
 /* What a COMPUTE of the schedule does, its `first`. RUN and NODES are a round, which its `head` numbers: some jobs, or some joins. */
 enum { RONDO_BACKWARD_SUM, RONDO_BACKWARD_RUN, RONDO_BACKWARD_NODES, RONDO_BACKWARD_SINK, RONDO_BACKWARD_JOIN };
+enum { RONDO_ROUND_ALL = -1, RONDO_ROUND_NONE = -2, RONDO_ROUND_KEYS = -3 };   /* all ranks' rows, nobody's, all ranks' keys */
 struct rondo__backward_round {
     int64_t first, count;
-    int32_t source, reserved;          /* whose rows jobs need besides this rank's; -1: all ranks'; -2: none */
+    int32_t source, reserved;          /* whose rows jobs need besides this rank's; or one of these: */
 };
 
 /* Where nodes are, as places name them: the first bytes of a buffer of the schedule. */
@@ -50,12 +51,13 @@ struct rondo__backward_part {
     struct rondo__list leaves, jobs;   /* struct rondo_backward_leaf, rondo_backward_job: the device's */
     struct rondo__list own, bases;     /* this rank's leaves of queries, and base of each: for sinks */
     struct rondo__list nodes;          /* struct rondo__backward_node of all ranks, by sequence, then leaf */
-    struct rondo__list sources;        /* struct rondo__backward_source [ranks] */
+    struct rondo__list sources;        /* struct rondo__backward_source [ranks]; behind them, if heads are dealt out, the same of rows of all heads */
     struct rondo__list sink_buffers;   /* int32_t [ranks]: nodes of sinks */
     struct rondo__list places, joins, steps;   /* struct rondo_backward_place, rondo_backward_join, rondo_tree_step: the device's */
     struct rondo__list rounds;         /* struct rondo__backward_round */
     struct rondo__list node_buffers;   /* struct rondo__backward_store */
     struct rondo__backward_heads heads;
+    int64_t dealt;                     /* jobs of these; the others, of a bias's gradient, are of all heads */
     struct rondo__schedule schedule;
     int32_t sums, joined;              /* buffers: this rank's sums; the sinks' sums of each sequence */
     uint64_t messages, bytes;          /* of all ranks */
@@ -69,7 +71,8 @@ struct rondo__backward_way {
 /* way: of rondo__backward_algorithm(); part: { 0 } or one that was built before. After a failure it is empty. */
 int rondo__backward_build(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, struct rondo__backward_part *part);
 void rondo__backward_part_free(struct rondo__backward_part *part);
-void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out);
+/* all: of jobs of all heads where heads are dealt out (part->dealt and on), by number from the first of these; else of the others. */
+void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, bool all, struct rondo_backward_desc *out);
 /* What a design's gradients come by, where its descriptor asked for `asked`, perhaps auto; RONDO_ENOTSUP: not by that. */
 int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, struct rondo__backward_way *out);
 /* The most that copies of all arrays take. */
@@ -94,9 +97,9 @@ struct rondo__backward_stage {
 
 struct rondo__backward {
     struct rondo__backward_part part;
-    struct rondo_backward *device;
+    struct rondo_backward *device, *all;   /* all: of jobs of all heads, where heads are dealt out; else NULL */
     struct rondo__runner *runner;
-    struct rondo_backward_queries *queries;   /* [ranks] */
+    struct rondo_backward_queries *queries;   /* [sources] */
     struct rondo_backward_keys *keys;
     struct rondo_backward_nodes *node_memory;   /* [node_buffers] */
     int64_t *lists;                    /* [4][sequences]: rows and columns of bias and dbias of position 0 */

@@ -94,6 +94,50 @@ bool rondo__add_made_job(struct rondo__gradients *b, int64_t sequence, int32_t w
     return true;
 }
 
+static bool leaf_after(const void *a, const void *b)
+{
+    return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
+}
+
+void rondo__sort_backward_leaves(struct rondo__gradients *b, int64_t first)
+{
+    struct rondo__list *leaves = &b->part->leaves;
+    rondo__sort((struct rondo_backward_leaf *)leaves->items + first, sizeof(struct rondo_backward_leaf), leaves->count - first, leaf_after);
+}
+
+bool rondo__add_bias_jobs(struct rondo__gradients *b, int32_t of, const struct rondo__rows *here)
+{
+    struct rondo__list *leaves = &b->part->leaves;
+    const struct rondo__rows all = { 0, INT64_MAX };
+    for (int64_t i = 0; i < b->d->sequences; i++) {
+        const int64_t queries = leaves->count;
+        if (!rondo__add_backward_leaves(b, i, b->rank, all, true))
+            return false;
+        const int64_t keys = leaves->count;
+        for (int32_t r = of < 0 ? 0 : of; r < (of < 0 ? b->ranks : of + 1); r++)
+            if (!rondo__add_backward_leaves(b, i, r, all, false))
+                return false;
+        struct rondo_backward_job job = { .queries = 0 };
+        rondo__job_side(&job, true, queries, keys - queries, -1);
+        rondo__job_side(&job, false, keys, leaves->count - keys, -1);
+        if (!job.queries || !job.keys) {
+            leaves->count = queries;
+            continue;
+        }
+        for (int64_t n = queries; n < leaves->count; n++) {
+            struct rondo_backward_leaf *leaf = (struct rondo_backward_leaf *)leaves->items + n;
+            const int32_t r = leaf->source;
+            const bool there = r == b->rank || (leaf->row >= here[r].begin && leaf->row + leaf->count <= here[r].end);
+            leaf->source = there ? b->base + r : -1;
+            leaf->row -= there && r != b->rank ? here[r].begin : 0;
+        }
+        rondo__sort_backward_leaves(b, keys);
+        if (!rondo__add_made_job(b, i, RONDO_BACKWARD_BIAS, &job))
+            return false;
+    }
+    return true;
+}
+
 /* ---- sinks ---- */
 
 static bool node_after(const void *a, const void *b)
@@ -264,7 +308,7 @@ void rondo__add_sums(struct rondo__gradients *b)
     rondo__schedule_end(b->s);
 }
 
-/* One operation of part.rounds. source: rows that jobs are made of, or -2: none, they are joins. */
+/* One operation of part.rounds. source: rows that jobs are made of; none of joins. */
 static void add_round(struct rondo__gradients *b, int32_t work, struct rondo__step step, int64_t first, int64_t count, int32_t source)
 {
     struct rondo__backward_part *p = b->part;
@@ -276,14 +320,15 @@ static void add_round(struct rondo__gradients *b, int32_t work, struct rondo__st
     struct rondo__operation *o = compute(b, work, step.what);
     o->step = step;
     o->head = (int32_t)p->rounds.count - 1;
-    for (int32_t r = 0; r < b->ranks && source >= -1; r++)
+    for (int32_t r = source == RONDO_ROUND_KEYS ? b->base : 0; r < b->base + b->ranks && source != RONDO_ROUND_NONE; r++)
         for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS && (source < 0 || r == source || r == b->rank); i++) {
             const bool queries = i >= RONDO_KEY_ARRAYS;
             const int array = queries ? i - RONDO_KEY_ARRAYS : i;
             const struct rondo__backward_source *of = rondo__source_at(b, r);
             const int32_t buffer = *rondo__source_array(b, r, queries, array);
-            if (buffer >= 0)
-                use_once(b, buffer, rondo__product(queries ? of->query_rows : of->key_rows, rondo__source_row(b, queries, array)), false);
+            const size_t row = b->base ? rondo__gradient_row(b->d, queries, array) : rondo__source_row(b, queries, array);
+            if (buffer >= 0 && (source != RONDO_ROUND_KEYS || !queries || r == b->base + b->rank))
+                use_once(b, buffer, rondo__product(queries ? of->query_rows : of->key_rows, row), false);
         }
 }
 
@@ -321,7 +366,7 @@ void rondo__add_backward_joins(struct rondo__gradients *b, struct rondo__step st
 {
     const struct rondo_backward_join *join = b->part->joins.items;
     const struct rondo_tree_step *steps = b->part->steps.items;
-    add_round(b, RONDO_BACKWARD_NODES, step, first, count, -2);
+    add_round(b, RONDO_BACKWARD_NODES, step, first, count, RONDO_ROUND_NONE);
     for (int64_t i = first; i < first + count && !b->s->failed; i++)
         for (int32_t j = 0; j < join[i].steps; j++) {
             const struct rondo_tree_step *at = steps + join[i].steps_first + j;
@@ -412,26 +457,30 @@ static void count_all(struct rondo__gradients *b, const int64_t *nodes)
 static int make_schedule(struct rondo__gradients *b)
 {
     const size_t n = (size_t)b->ranks;
+    const int32_t sources = b->ranks > 1 && b->way.algorithm == RONDO_ALL_TO_ALL && b->d->desc.bias ? 2 : 1;
     struct rondo__backward_part *p = b->part;
     int64_t *nodes = rondo__alloc_zero(n, sizeof *nodes);
-    int err = nodes && rondo__list_add(&p->sources, sizeof(struct rondo__backward_source), b->ranks) &&
+    int err = nodes && rondo__list_add(&p->sources, sizeof(struct rondo__backward_source), (int64_t)b->ranks * sources) &&
               rondo__list_add(&p->sink_buffers, sizeof(int32_t), b->ranks) && find_nodes(b, nodes) ? 0 : rondo__no_gradients_memory();
     if (!err) {
-        memset(p->sources.items, 0xff, n * sizeof(struct rondo__backward_source));
+        memset(p->sources.items, 0xff, (size_t)p->sources.count * sizeof(struct rondo__backward_source));
         memset(p->sink_buffers.items, 0xff, n * sizeof(int32_t));
         set_merges(&p->nodes);
         p->heads = (struct rondo__backward_heads){ 0, (int32_t)b->d->desc.heads, 0, (int32_t)b->d->desc.kv_heads };
         add_callers(b);
         arguments(b);
-        for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS; i++) {
-            const bool queries = i >= RONDO_KEY_ARRAYS;
-            const int array = queries ? i - RONDO_KEY_ARRAYS : i;
-            *rondo__source_array(b, b->rank, queries, array) = rondo__gradient_own(b, queries, array);
-        }
-        for (int32_t r = 0; r < b->ranks; r++)
+        for (int32_t r = 0; r < p->sources.count; r++)
             rondo__source_at(b, r)->key_rows = rondo__source_at(b, r)->query_rows = 0;
-        rondo__source_at(b, b->rank)->key_rows = b->keys[b->rank].rows;
-        rondo__source_at(b, b->rank)->query_rows = b->queries[b->rank].rows;
+        for (int32_t own = b->rank; own < p->sources.count; own += b->ranks) {
+            for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS; i++) {
+                const bool queries = i >= RONDO_KEY_ARRAYS;
+                const int array = queries ? i - RONDO_KEY_ARRAYS : i;
+                *rondo__source_array(b, own, queries, array) = rondo__gradient_own(b, queries, array);
+            }
+            rondo__source_at(b, own)->key_rows = b->keys[b->rank].rows;
+            rondo__source_at(b, own)->query_rows = b->queries[b->rank].rows;
+        }
+        p->dealt = INT64_MAX;
         err = b->s->failed ? rondo__no_gradients_memory() : builder_of(b)(b);
     }
     if (!err) {
@@ -495,8 +544,6 @@ static const char *refusal(const struct rondo__design *d, int32_t asked)
         return NULL;
     if (asked != RONDO_ALL_TO_ALL && asked != RONDO_PASS_KV && asked != RONDO_PASS_Q && asked != RONDO_MESH)
         return "come by all-gather, halo, all-to-all, pass-kv, pass-q or mesh in this build";
-    if (d->desc.bias)
-        return "with a bias come by all-gather or halo: its gradient is of all keys and heads of a query at once";
     return asked == RONDO_ALL_TO_ALL && d->desc.grid[1] > 1 ? "come by all-to-all among all ranks: leave the grid out, or have one group in it" : NULL;
 }
 
@@ -511,12 +558,14 @@ static int moves(struct rondo__gradients *b, int32_t algorithm, uint64_t *bytes)
         fine = rondo__gather_moves(b, &messages, bytes);
     else
         fine = rondo__ring_moves(b, algorithm == RONDO_PASS_Q, &messages, bytes);
+    if (b->d->desc.bias && (algorithm == RONDO_ALL_TO_ALL || algorithm == RONDO_PASS_Q))
+        fine = fine && rondo__bias_moves(b, &messages, bytes);
     return fine ? 0 : rondo__no_gradients_memory();
 }
 
 /* The one whose slowest rank computes least, and of those that are as good as that the one that moves least. Nodes cost rings what the sums of
  * FLOPs do not show: of a layout that cuts a side into many nodes they may move, and hold, far more than rows. All-to-all is taken where its ranks
- * have as many KV heads each. */
+ * have as many KV heads each. Of a bias whose gradient sequences may share, pass-KV only where who has a query has the key there. */
 static int choose(const struct rondo__design *d, int32_t *out)
 {
     static const int32_t candidates[] = { RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_PASS_Q, RONDO_PASS_KV };
@@ -526,14 +575,16 @@ static int choose(const struct rondo__design *d, int32_t *out)
     struct rondo__gradients b;
     double work[CANDIDATES], least = 0.0;
     uint64_t bytes[CANDIDATES];
-    bool can[CANDIDATES];
+    bool can[CANDIDATES], apart = false;
     *out = RONDO_ALL_GATHER;
-    if (d->ranks == 1 || d->desc.bias)
+    if (d->ranks == 1)
         return 0;
+    for (int64_t i = 0; i < d->sequences && d->sequences > 1 && d->desc.bias; i++)
+        apart |= d->cached[i] != 0;
     int err = begin(&b, d, 0);
     for (int i = 0; i < CANDIDATES && !err; i++) {
         const bool heads = candidates[i] == RONDO_ALL_TO_ALL;
-        can[i] = !heads || (!refusal(d, candidates[i]) && d->desc.kv_heads % d->ranks == 0);
+        can[i] = (!heads || (!refusal(d, candidates[i]) && d->desc.kv_heads % d->ranks == 0)) && (candidates[i] != RONDO_PASS_KV || !apart);
         work[i] = 0.0;
         for (int32_t r = 0; r < (heads ? 1 : d->ranks) && can[i] && !err; r++) {   /* shares of heads are alike */
             double rank = 0.0;
@@ -599,23 +650,26 @@ void rondo__backward_part_free(struct rondo__backward_part *part)
     rondo__list_free(&part->rounds);
     rondo__list_free(&part->node_buffers);
     rondo__schedule_free(&part->schedule);
-    *part = (struct rondo__backward_part){ .sums = 0 };
+    *part = (struct rondo__backward_part){ .dealt = INT64_MAX };
 }
 
-void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, struct rondo_backward_desc *out)
+void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, bool all, struct rondo_backward_desc *out)
 {
     const rondo_attention_desc *d = &design->desc;
+    const int64_t dealt = part->dealt < part->jobs.count ? part->dealt : part->jobs.count, first = all ? dealt : 0;
+    const struct rondo__backward_heads heads = all ? (struct rondo__backward_heads){ 0, (int32_t)d->heads, 0, (int32_t)d->kv_heads } : part->heads;
     const struct rondo__backward_round *round = part->rounds.items;
     *out = (struct rondo_backward_desc){
-        .heads = part->heads.heads, .kv_heads = part->heads.kv_heads, .head = part->heads.head, .kv_head = part->heads.kv_head,
+        .heads = heads.heads, .kv_heads = heads.kv_heads, .head = heads.head, .kv_head = heads.kv_head,
         .all_heads = (int32_t)d->heads, .all_kv_heads = (int32_t)d->kv_heads, .head_dim = (int32_t)d->head_dim, .value_dim = (int32_t)d->value_dim,
         .q_type = d->q_type, .kv_type = d->kv_type, .out_type = d->out_type, .leaf_size = d->leaf, .bias_heads = d->bias,
         .sequences = (int32_t)design->sequences, .scale_log2 = design->scale_log2, .scale = (float)d->scale, .terms = design->terms,
-        .mask = design->mask, .leaves = part->leaves.items, .jobs = part->jobs.items, .places = part->places.items,
-        .joins = part->joins.items, .steps = part->steps.items, .leaf_count = part->leaves.count, .job_count = part->jobs.count,
+        .mask = design->mask, .leaves = part->leaves.items,
+        .jobs = (const struct rondo_backward_job *)part->jobs.items + first, .places = part->places.items,
+        .joins = part->joins.items, .steps = part->steps.items, .leaf_count = part->leaves.count, .job_count = (all ? part->jobs.count : dealt) - first,
         .place_count = part->places.count, .join_count = part->joins.count, .step_count = part->steps.count,
     };
     for (int64_t i = 0; i < part->rounds.count; i++)
-        if (round[i].source != -2 && round[i].count > out->most_jobs)
+        if (round[i].source != RONDO_ROUND_NONE && (round[i].first >= part->dealt) == all && round[i].count > out->most_jobs)
             out->most_jobs = round[i].count;
 }

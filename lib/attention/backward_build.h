@@ -33,6 +33,7 @@ struct rondo__gradients {
     struct rondo__schedule *s;
     struct rondo__possessions *queries, *keys;   /* [ranks] */
     int32_t rank, ranks;
+    int32_t base;                      /* the first of the sources to which rows come now: 0, or ranks */
     struct rondo__backward_way way;
 };
 
@@ -78,6 +79,8 @@ size_t rondo__source_row(const struct rondo__gradients *b, bool queries, int arr
 /* This rank's buffer of an array. */
 int32_t rondo__gradient_own(const struct rondo__gradients *b, bool queries, int array);
 
+/* Leaves from number `first` on, by rising index. */
+void rondo__sort_backward_leaves(struct rondo__gradients *b, int64_t first);
 /* The leaves of a sequence that a rank has among these of its rows, whose numbers then count from the first of these. false: no memory. */
 bool rondo__add_backward_leaves(struct rondo__gradients *b, int64_t sequence, int32_t source, struct rondo__rows rows, bool queries);
 /* A job of a sequence, without leaves and places. */
@@ -114,11 +117,18 @@ void rondo__use_all(struct rondo__gradients *b, int32_t buffer, bool writes);
 void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool queries, const struct rondo__rows *mine, const struct rondo__rows *theirs);
 /* The operation that makes each row's number. */
 void rondo__add_sums(struct rondo__gradients *b);
-/* Of jobs [first, first + count), or joins, of sources' rows (source: -1: all; else this rank's and that one's), and nodes in places of them. */
+/* Of jobs [first, first + count), or joins, of sources' rows (source: as a round's), and nodes in places of them. */
 void rondo__add_backward_jobs(struct rondo__gradients *b, struct rondo__step step, int64_t first, int64_t count, int32_t source);
 void rondo__add_backward_joins(struct rondo__gradients *b, struct rondo__step step, int64_t first, int64_t count);
 /* Number of a buffer of nodes, by which places name it: its first bytes, which a later step may change. -1: no memory. */
 int32_t rondo__add_nodes(struct rondo__gradients *b, int32_t buffer, size_t bytes);
+
+/* The bias's gradient, of this rank's queries: columns of the keys of rank `of`, or all (-1), of which the rows `here` [ranks] are here; of this rank all
+ * are. false: no memory. */
+bool rondo__add_bias_jobs(struct rondo__gradients *b, int32_t of, const struct rondo__rows *here);
+/* The same of all keys, where a builder does not bring them: they come to whose queries see them. On a grid those of the row are here, `here`. */
+bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows *here);
+bool rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 
 /* ---- builders: all but sinks. 0 or a code ---- */
 int rondo__gather_gradients(struct rondo__gradients *b);

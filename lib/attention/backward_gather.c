@@ -44,11 +44,6 @@ static void find_needed(const struct rondo__gradients *b, bool queries, struct r
 
 /* ---- jobs ---- */
 
-static bool after(const void *a, const void *b)
-{
-    return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
-}
-
 /* Of a sequence, with leaves of which side all ranks' are there. */
 static bool add_job(struct rondo__gradients *b, int64_t sequence, int32_t what, const struct rondo__rows *queries, const struct rondo__rows *keys)
 {
@@ -62,7 +57,7 @@ static bool add_job(struct rondo__gradients *b, int64_t sequence, int32_t what, 
             if (!rondo__add_backward_leaves(b, sequence, r, queried ? queries[r] : keys[r], queried))
                 return false;
         count[queried] = leaves->count - begin[queried];
-        rondo__sort((struct rondo_backward_leaf *)leaves->items + begin[queried], sizeof(struct rondo_backward_leaf), count[queried], after);
+        rondo__sort_backward_leaves(b, begin[queried]);
     }
     if (!(what & RONDO_BACKWARD_QUERIES && count[1]) && !(what & RONDO_BACKWARD_KEYS && count[0]))
         return true;
@@ -84,11 +79,11 @@ static bool add_jobs(struct rondo__gradients *b, const struct rondo__rows *queri
         if (b->ranks == 1) {
             if (!add_job(b, i, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS | bias, queries, keys))
                 return false;
-        } else if (!add_job(b, i, RONDO_BACKWARD_QUERIES | bias, queries, keys) || !add_job(b, i, RONDO_BACKWARD_KEYS, queries, keys)) {
+        } else if (!add_job(b, i, RONDO_BACKWARD_QUERIES, queries, keys) || !add_job(b, i, RONDO_BACKWARD_KEYS, queries, keys)) {
             return false;
         }
     }
-    return true;
+    return b->ranks == 1 || !bias || rondo__add_bias_jobs(b, -1, keys);
 }
 
 /* ---- the schedule ---- */
@@ -118,7 +113,7 @@ void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool que
         }
         for (int i = 0; i < arrays && any(theirs + of); i++) {
             const size_t bytes = rondo__product(theirs[of].end - theirs[of].begin, rondo__gradient_row(b->d, queries, i));
-            int32_t *at = rondo__source_array(b, of, queries, i);
+            int32_t *at = rondo__source_array(b, b->base + of, queries, i);
             *at = rondo__schedule_arrival(b->s, m, names[queries][i], of, bytes);
             rondo__schedule_part(b->s, *at, 0, bytes, of, true);
         }
@@ -126,8 +121,8 @@ void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool que
     rondo__schedule_end(b->s);
     for (int32_t r = 0; r < b->ranks && !b->s->failed; r++)
         for (int i = 0; i < arrays && r != b->rank; i++) {
-            int32_t *at = rondo__source_array(b, r, queries, i);
-            if (*at >= 0)
+            int32_t *at = rondo__source_array(b, b->base + r, queries, i);
+            if (*at >= 0 && any(theirs + r))
                 *at = rondo__schedule_received(b->s, m, *at, rondo__buffer_at(b->s, *at)->bytes, -1);
         }
 }
@@ -175,7 +170,62 @@ int rondo__gather_gradients(struct rondo__gradients *b)
     }
     fine = fine && add_jobs(b, mine + 2 * n, mine + n);
     if (fine)
-        rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, b->part->jobs.count, -1);
+        rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
     rondo__free(needs);
     return fine ? 0 : rondo__no_gradients_memory();
+}
+
+/* ---- a bias's gradient beside another builder's ---- */
+
+/* Of each rank the keys that each other one's queries see, [of whom][for whom], unless a grid's row brings them. */
+static struct rondo__rows *bias_needs(const struct rondo__gradients *b, size_t more)
+{
+    const size_t n = (size_t)b->ranks;
+    struct rondo__rows *needs = rondo__alloc_zero(n * n + more, sizeof *needs);
+    if (!needs)
+        return NULL;
+    find_needed(b, false, needs);
+    for (int32_t of = 0; of < b->ranks && b->way.columns; of++)
+        for (int32_t to = 0; to < b->ranks; to++)
+            if (of / b->way.columns == to / b->way.columns)
+                needs[(size_t)of * n + (size_t)to] = (struct rondo__rows){ 0, 0 };
+    return needs;
+}
+
+bool rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes)
+{
+    struct rondo__rows *needs = bias_needs(b, 0);
+    if (needs)
+        count(b, false, needs, messages, bytes);
+    rondo__free(needs);
+    return needs != NULL;
+}
+
+bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows *here)
+{
+    const size_t n = (size_t)b->ranks;
+    struct rondo__rows *needs = bias_needs(b, 3 * n), *mine, *theirs, *rows;
+    const int64_t first = b->part->jobs.count;
+    if (!needs)
+        return false;
+    mine = needs + n * n;
+    theirs = mine + n;
+    rows = theirs + n;
+    count(b, false, needs, &b->part->messages, &b->part->bytes);
+    for (int32_t r = 0; r < b->ranks; r++) {
+        const bool row = b->way.columns && r / b->way.columns == b->rank / b->way.columns;
+        if (r == b->rank)
+            continue;
+        mine[r] = needs[(size_t)b->rank * n + (size_t)r];
+        theirs[r] = needs[(size_t)r * n + (size_t)b->rank];
+        rows[r] = row ? here[r] : theirs[r];
+        if (!row)
+            rondo__source_at(b, b->base + r)->key_rows = theirs[r].end - theirs[r].begin;
+    }
+    rondo__exchange_rows(b, "keys of bias", false, mine, theirs);
+    const bool fine = rondo__add_bias_jobs(b, -1, rows);
+    if (fine)
+        rondo__add_backward_jobs(b, rondo__named_step("gradients of bias"), first, b->part->jobs.count - first, RONDO_ROUND_KEYS);
+    rondo__free(needs);
+    return fine;
 }

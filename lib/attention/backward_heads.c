@@ -3,7 +3,8 @@
  * Gradients by all-to-all over heads, the backward pass of Ulysses (arXiv:2309.14509): KV heads are dealt out to ranks as evenly as they can be, each
  * with all query heads that read it. Everybody gives each rank its rows of that rank's heads; a rank then has all rows of its own heads, and makes
  * their gradients as a rank alone would, each product once. Its sums go back as they are (nodes, the roots of the trees), to who has the rows, who
- * makes results of them: with a factor, rounded, added to what is there. A rank without heads computes nothing. Called by backward_build.c.
+ * makes results of them: with a factor, rounded, added to what is there. A rank without heads computes nothing. A bias's gradient, whose sums may be over heads, is made of all
+ * heads where its rows live, from keys that come there. Called by backward_build.c.
  */
 #include "attention/backward_build.h"
 
@@ -122,11 +123,6 @@ static void exchange(struct rondo__gradients *b, bool queries, int32_t (*from)[R
 
 /* ---- gradients ---- */
 
-static bool after(const void *a, const void *b)
-{
-    return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
-}
-
 /* Places of the leaves [first, first + count) of a job: each in the store of who has it, behind what is there. */
 static bool add_places(struct rondo__gradients *b, bool queries, int64_t first, int64_t count, int64_t *used)
 {
@@ -151,7 +147,7 @@ static bool add_jobs(struct rondo__gradients *b, int64_t *used)
                 if (!rondo__add_backward_leaves(b, i, r, (struct rondo__rows){ 0, INT64_MAX }, queried))
                     return false;
             const int64_t count = leaves->count - first;
-            rondo__sort((struct rondo_backward_leaf *)leaves->items + first, sizeof(struct rondo_backward_leaf), count, after);
+            rondo__sort_backward_leaves(b, first);
             if (!add_places(b, queried, first, count, used))
                 return false;
             rondo__job_side(&job, queried, first, count, places);
@@ -254,7 +250,7 @@ int rondo__heads_gradients(struct rondo__gradients *b)
         fine = fine && add_jobs(b, used);
     }
     if (fine) {
-        rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, p->jobs.count, -1);
+        rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, p->jobs.count, RONDO_ROUND_ALL);
         send_home(b, made, made + n);
         for (int32_t r = 0; r < b->ranks; r++)
             fine = fine && rondo__add_nodes(b, made[n + (size_t)r], made[n + (size_t)r] < 0 || b->s->failed ? 0 :
@@ -263,6 +259,11 @@ int rondo__heads_gradients(struct rondo__gradients *b)
     }
     if (fine)
         rondo__add_backward_joins(b, rondo__named_step("results"), 0, p->joins.count);
+    if (fine && b->d->desc.bias) {
+        p->dealt = p->jobs.count;
+        b->base = b->ranks;
+        fine = rondo__bias_gradients(b, NULL);
+    }
     rondo__free(packed);
     rondo__free(made);
     rondo__free(used);

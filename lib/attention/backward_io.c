@@ -144,8 +144,8 @@ static int64_t bias_key(const struct rondo__backward_call *call, int64_t sequenc
     return call->io.bias_key ? call->io.bias_key[sequence] : 0;
 }
 
-/* Whether each query of one sequence lives where that of the other does: then who has it sums both. */
-static bool lie_alike(const struct rondo__design *p, int64_t i, int64_t j)
+/* Whether each query of one sequence lives where that of the other does: then who has it sums both. keys: each key, too, with which it comes past. */
+static bool lie_alike(const struct rondo__design *p, int64_t i, int64_t j, bool keys)
 {
     const int64_t first = p->cached[i] < 0 ? 0 : p->cached[i], end = first + p->tokens[i];
     const rondo_placement *queries = p->cached[i] < 0 ? p->queries : p->keys;
@@ -153,6 +153,9 @@ static bool lie_alike(const struct rondo__design *p, int64_t i, int64_t j)
         return false;
     for (int64_t x = first; x < end; x++)
         if (rondo_placement_owner(queries, i, x) != rondo_placement_owner(queries, j, x))
+            return false;
+    for (int64_t x = 0; x < p->length[i] && keys; x++)
+        if (rondo_placement_owner(p->keys, i, x) != rondo_placement_owner(p->keys, j, x))
             return false;
     return true;
 }
@@ -169,7 +172,7 @@ static int check_shared(const struct rondo__backward_call *call)
             if (meet && (a != b || x != y))
                 return rondo__fail(RONDO_ENOTSUP, "rondo_attention_backward: dbias of sequences %lld and %lld share some rows but not the first; they "
                                                   "must begin in the same row and column, or have none in common", (long long)j, (long long)i);
-            if (meet && !alike && !lie_alike(p, i, j))
+            if (meet && !alike && !lie_alike(p, i, j, call->plan->info.backward_algorithm == RONDO_PASS_KV))
                 return rondo__fail(RONDO_ENOTSUP, "rondo_attention_backward: dbias of sequences %lld and %lld is one sum, but not all of its rows are on "
                                                   "one rank in both; sequences of the same lengths and owners are summed: else give each rows of its own, "
                                                   "and add them up", (long long)j, (long long)i);
@@ -348,27 +351,45 @@ static int64_t copied_row(const struct rondo__backward_call *call, int64_t seque
     return row;
 }
 
-/* This rank's queries of a bias's rows, or all of them, from or to their copy. */
-static int copy_bias(const struct rondo__backward_call *call, rondo_tensor *t, char *dense, bool back)
+/* Some rows of a sequence, counted from its query 0, and some of its columns, from or to their copy. */
+static int copy_part(const struct rondo__backward_call *call, rondo_tensor *t, char *dense, int64_t sequence, rondo_span rows, rondo_span keys, bool back)
 {
-    const rondo_attention *plan = call->plan;
-    const struct rondo__design *p = &plan->design;
-    const struct rondo_backward_leaf *leaves = plan->backward->part.leaves.items;
-    const struct rondo_backward_job *jobs = plan->backward->part.jobs.items;
     const int64_t heads = t->shape[1];
     int64_t columns;
+    const int64_t row = copied_row(call, sequence, &columns) + rows.first, at = bias_row(call, sequence) + rows.first;
     int err = 0;
-    for (int64_t i = 0; i < (back ? plan->backward->part.jobs.count : p->sequences) && !err; i++) {
-        const int64_t sequence = back ? jobs[i].sequence : i, row = copied_row(call, sequence, &columns);
-        for (int64_t n = 0; n < (back ? jobs[i].what & RONDO_BACKWARD_BIAS ? jobs[i].queries : 0 : 1) && !err; n++) {
-            const int64_t first = back ? leaves[jobs[i].queries_first + n].first - p->cached[sequence] : 0;
-            const int64_t rows = back ? leaves[jobs[i].queries_first + n].count : p->tokens[i];
-            for (int64_t h = 0; h < heads && rows && p->length[sequence] && !err; h++)
-                err = copy_block(plan, dense + (size_t)(((row + first) * heads + h) * columns) * sizeof(float),
-                                 (size_t)(heads * columns) * sizeof(float),
-                                 (char *)t->data + (size_t)((bias_row(call, sequence) + first) * t->stride[0] + h * t->stride[1] + bias_key(call, sequence)) * sizeof(float),
-                                 (size_t)t->stride[0] * sizeof(float), (size_t)p->length[sequence] * sizeof(float), rows, back);
-        }
+    for (int64_t h = 0; h < heads && rows.count && keys.count && !err; h++)
+        err = copy_block(call->plan, dense + (size_t)((row * heads + h) * columns + keys.first) * sizeof(float), (size_t)(heads * columns) * sizeof(float),
+                         (char *)t->data + (size_t)(at * t->stride[0] + h * t->stride[1] + bias_key(call, sequence) + keys.first) * sizeof(float),
+                         (size_t)t->stride[0] * sizeof(float), (size_t)keys.count * sizeof(float), rows.count, back);
+    return err;
+}
+
+static int copy_bias(const struct rondo__backward_call *call, rondo_tensor *t, char *dense)
+{
+    const struct rondo__design *p = &call->plan->design;
+    int err = 0;
+    for (int64_t i = 0; i < p->sequences && !err; i++)
+        err = copy_part(call, t, dense, i, (rondo_span){ 0, p->tokens[i], 1, 0 }, (rondo_span){ 0, p->length[i], 1, 0 }, false);
+    return err;
+}
+
+/* What jobs have made: leaves of queries by leaves of keys, of which those that follow on each other are one. */
+static int copy_back(const struct rondo__backward_call *call, rondo_tensor *t, char *dense)
+{
+    const struct rondo__backward_part *part = &call->plan->backward->part;
+    int err = 0;
+    for (int64_t i = 0; i < part->jobs.count && !err; i++) {
+        const struct rondo_backward_job *job = (const struct rondo_backward_job *)part->jobs.items + i;
+        const struct rondo_backward_leaf *q = (const struct rondo_backward_leaf *)part->leaves.items + job->queries_first;
+        const struct rondo_backward_leaf *k = (const struct rondo_backward_leaf *)part->leaves.items + job->keys_first;
+        for (int64_t n = 0; n < job->queries && job->what & RONDO_BACKWARD_BIAS && !err; n++)
+            for (int64_t at = 0; at < job->keys && !err;) {
+                rondo_span keys = { k[at].first, 0, 1, 0 };
+                for (; at < job->keys && k[at].first == keys.first + keys.count; at++)
+                    keys.count += k[at].count;
+                err = copy_part(call, t, dense, job->sequence, (rondo_span){ q[n].first - job->cached, q[n].count, 1, 0 }, keys, true);
+            }
     }
     return err;
 }
@@ -396,7 +417,7 @@ static int take_bias(struct rondo__backward_call *call, int index, rondo_tensor 
         return rondo__fail(RONDO_ENOMEM, "rondo_attention_backward: a copy of bias would be larger than memory can be");
     err = stage(call->plan, index, bytes, &call->at[index]);
     *rows = (struct rondo_rows){ call->at[index], heads * columns, heads > 1 ? columns : 0 };
-    return err ? err : copy_bias(call, t, call->at[index], false);
+    return err ? err : copy_bias(call, t, call->at[index]);
 }
 
 int rondo__backward_take(struct rondo__backward_call *call)
@@ -447,6 +468,6 @@ int rondo__backward_give(struct rondo__backward_call *call)
     if (!err && dsinks->data && call->at[RONDO_GRADIENT_DSINKS] != dsinks->data)
         err = copy_block(plan, call->at[RONDO_GRADIENT_DSINKS], bytes, dsinks->data, bytes, bytes, 1, true);
     if (!err && call->gradients.dbias.data && call->at[RONDO_GRADIENT_DBIAS] != call->gradients.dbias.data)
-        err = copy_bias(call, &call->gradients.dbias, call->at[RONDO_GRADIENT_DBIAS], true);
+        err = copy_back(call, &call->gradients.dbias, call->at[RONDO_GRADIENT_DBIAS]);
     return err;
 }

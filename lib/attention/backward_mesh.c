@@ -4,7 +4,8 @@
  * and the keys of those of its row, visits each tile of these once, for both trees, and sends what that gives home, to who has the queries and to
  * who has the keys: nodes of the tree, as high as one row's keys, or one column's queries, make them (backward_nodes.h). So O(sqrt N) of the
  * rows move that a ring moves, and nodes are few and high. Only what somebody of the grid's row or column sees is moved. Where nobody names a grid it
- * is the one that moves the fewest bytes. Called by backward_build.c.
+ * is the one that moves the fewest bytes. A bias's gradient is made where its rows live, of the keys that come for it from other rows of the grid.
+ * Called by backward_build.c.
  */
 #include "attention/backward_nodes.h"
 
@@ -135,7 +136,7 @@ static void schedule(struct mesh *g)
         if (g->made[r])
             rondo__set_store(b, g->stores[r], rondo__add_gradient_buffer(b, r == b->rank ? "nodes" : "nodes for rank", r == b->rank ? -1 : r,
                                                                          rondo__product(g->made[r], sizeof(float))), g->made[r]);
-    rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, b->part->jobs.count, -1);
+    rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
     send_home(g);
     for (int queried = 0; queried < 2; queried++) {
         const int64_t *first = g->cross.joins_first + queried;
@@ -158,8 +159,10 @@ int rondo__mesh_gradients(struct rondo__gradients *b)
         count(&g.cross, &b->part->messages, &b->part->bytes);
         fine = add_work(&g);
     }
-    if (fine)
+    if (fine) {
         schedule(&g);
+        fine = !b->d->desc.bias || rondo__bias_gradients(b, g.cross.here);
+    }
     rondo__crossing_free(&g.cross);
     rondo__free(g.stores);
     rondo__free(g.made);

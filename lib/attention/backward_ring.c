@@ -8,7 +8,8 @@
  *
  * Nodes are as high as one rank's leaves make them (backward_nodes.c). Where messages are copied, rows, nodes to send and nodes that come have two
  * buffers each, and what came is joined a step later, as far as it goes; where peers show their memory, what was shown stays until the end,
- * and all of it is joined then. Called by backward_build.c.
+ * and all of it is joined then. A bias's gradient is made where its rows live: by pass-KV as keys come past, by pass-Q of keys that come for it, at
+ * the end. Called by backward_build.c.
  */
 #include "attention/backward_nodes.h"
 
@@ -23,6 +24,7 @@ struct ring {
     struct rondo__crossing cross;
     struct step *steps;                /* [ranks] */
     int32_t (*came)[RONDO_QUERY_ARRAYS];   /* [ranks]: where each step's rows lie */
+    struct rondo__rows *nothing;       /* [ranks] */
     const char *name, *back;
 };
 
@@ -31,6 +33,12 @@ static int32_t before(const struct rondo__gradients *b, int32_t step) { return (
 static int32_t behind(const struct rondo__gradients *b, int32_t step) { return (b->rank + step) % b->ranks; }
 
 static size_t bytes_of(int64_t floats) { return rondo__product(floats, sizeof(float)); }
+
+/* Rows of a rank come as far as step `step`. */
+static bool comes(const struct ring *g, int32_t rank, int32_t step)
+{
+    return g->cross.reach[rank] >= step && g->cross.hull[rank].end > g->cross.hull[rank].begin;
+}
 
 /* ---- jobs and joins ---- */
 
@@ -46,6 +54,9 @@ static bool add_work(struct ring *g)
                 return false;
         if (!rondo__crossing_jobs(&g->cross, before(b, j), j, s->stores, s->floats) ||
             (j && !rondo__crossing_come(&g->cross, behind(b, j), j, s->stores[RONDO_STORE_CAME], &s->floats[RONDO_STORE_CAME])))
+            return false;
+        if (b->d->desc.bias && !g->cross.queries_move &&
+            !rondo__add_bias_jobs(b, before(b, j), comes(g, before(b, j), j) ? g->cross.hull : g->nothing))
             return false;
         s->jobs = b->part->jobs.count - s->jobs_first;
     }
@@ -89,12 +100,6 @@ static void add_buffers(struct ring *g)
 static size_t row_bytes(const struct ring *g, int array)
 {
     return rondo__gradient_row(g->b->d, g->cross.queries_move, array);
-}
-
-/* Rows of a rank come as far as step `step`. */
-static bool comes(const struct ring *g, int32_t rank, int32_t step)
-{
-    return g->cross.reach[rank] >= step && g->cross.hull[rank].end > g->cross.hull[rank].begin;
 }
 
 static int64_t rows_of(const struct ring *g, int32_t rank)
@@ -288,7 +293,8 @@ static int ring(struct rondo__gradients *b, bool queries)
     int32_t *arrivals = rondo__alloc_zero((size_t)b->ranks, sizeof *arrivals);
     g.steps = rondo__alloc_zero((size_t)b->ranks, sizeof *g.steps);
     g.came = rondo__alloc_zero((size_t)b->ranks, sizeof *g.came);
-    bool fine = arrivals && g.steps && g.came && rondo__crossing_make(&g.cross, b, queries) && add_work(&g);
+    g.nothing = rondo__alloc_zero((size_t)b->ranks, sizeof *g.nothing);
+    bool fine = arrivals && g.steps && g.came && g.nothing && rondo__crossing_make(&g.cross, b, queries) && add_work(&g);
     if (fine) {
         for (int32_t r = 0; r < b->ranks; r++) {
             int64_t *rows = queries ? &rondo__source_at(b, r)->query_rows : &rondo__source_at(b, r)->key_rows;
@@ -297,11 +303,13 @@ static int ring(struct rondo__gradients *b, bool queries)
         }
         count(&g, &b->part->messages, &b->part->bytes);
         schedule(&g, arrivals);
+        fine = !queries || !b->d->desc.bias || rondo__bias_gradients(b, NULL);
     }
     rondo__crossing_free(&g.cross);
     rondo__free(arrivals);
     rondo__free(g.steps);
     rondo__free(g.came);
+    rondo__free(g.nothing);
     return fine ? 0 : rondo__no_gradients_memory();
 }
 

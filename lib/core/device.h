@@ -159,7 +159,8 @@ struct rondo_backward_place {
 };
 
 /* Some queries of a sequence and some of its keys, both by rising leaf. With QUERIES each query's gradient is made over these keys, with KEYS each
- * key's over these queries, with BIAS each query's rows of the bias's. Where a side has no places its sums are over all that there is, and become
+ * key's over these queries, with BIAS the columns of these keys of each query's rows of the bias's; of a leaf of the source -1 there, of which nothing
+ * is here, nobody sees anything. Where a side has no places its sums are over all that there is, and become
  * results, of the plan's own rows, each in the row that it has in its source. Else they are nodes: the leaves of the other side are all that there
  * is under one node of the tree. Nodes of keys are of query heads, or, with HEADS, of KV heads, added up over their query heads. */
 enum { RONDO_BACKWARD_QUERIES = 1, RONDO_BACKWARD_KEYS = 2, RONDO_BACKWARD_BIAS = 4, RONDO_BACKWARD_HEADS = 8 };
