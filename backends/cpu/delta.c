@@ -36,7 +36,7 @@ struct ahead {
 struct room {
     float *states;             /* of each task [tiles][key_dim][TILE] */
     float *a, *k, *q;          /* [TOKENS][padded] */
-    float *bias, *chains;      /* [padded], [CHAINS][columns] */
+    float *bias;               /* [padded] */
     int64_t padded, each;      /* each: floats from one task's state to the next */
     struct ahead ahead;
     float beta[TOKENS];
@@ -47,7 +47,7 @@ static inline int64_t tiles_of(const struct rondo_delta_task *t) { return up(t->
 static bool bytes(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *out)
 {
     const size_t padded = (size_t)up(form->key_dim, LANES), wide = (size_t)up(columns, TILE);
-    return rondo__mul((size_t)form->key_dim * wide, (size_t)tasks, out) && rondo__add(*out, (3 * TOKENS + 1) * padded + CHAINS * wide, out) &&
+    return rondo__mul((size_t)form->key_dim * wide, (size_t)tasks, out) && rondo__add(*out, (3 * TOKENS + 1) * padded, out) &&
            rondo__mul(*out, sizeof(float), out) && rondo__add(*out, sizeof(struct room) + 64, out);
 }
 
@@ -56,7 +56,8 @@ static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, voi
     struct room *r = scratch;
     int64_t tiles = 0;
     for (int64_t i = 0; i < tasks; i++)
-        tiles = tiles_of(t + i) > tiles ? tiles_of(t + i) : tiles;
+        if (!rondo__cpu_delta_in_place(t + i) && tiles_of(t + i) > tiles)
+            tiles = tiles_of(t + i);
     r->padded = up(t->form->key_dim, LANES);
     r->each = tiles * t->form->key_dim * TILE;
     r->states = (float *)(void *)((char *)scratch + (sizeof *r + 63) / 64 * 64);
@@ -64,7 +65,6 @@ static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, voi
     r->k = r->a + TOKENS * r->padded;
     r->q = r->k + TOKENS * r->padded;
     r->bias = r->q + TOKENS * r->padded;
-    r->chains = r->bias + r->padded;
     return r;
 }
 
@@ -243,83 +243,140 @@ static void tokens_state(const struct rondo_delta_task *t, struct room *r, float
 
 /* ---- one token ---- */
 
-/* A state of which one token is all there is stays where it lies. It comes from memory, which is at its fastest where it is read straight on: so the
- * first time whole rows are, one after the other, and what waits in a cache is the chains. The second time the state is in one, and columns are taken
- * STRIP vectors at a time. */
-#if VEC_REGISTERS == 32
-#define STRIP 4
-#else
-#define STRIP 2
-#endif
+/* A state of which one token is all there is stays where it lies, and what takes the time is memory: reading it there and writing it back. A
+ * stretch of columns as wide as a line of a cache is walked over twice, to be read and to be written, and lines of that stretch lie so far apart that
+ * no machine foresees them. So while one state is walked over, the next one is asked for, straight on, and evenly: a line for each two rows.
+ * Then memory has the same to do all the time, and both walks find their lines in the second-level cache. Asked for in bursts, or whole rows at
+ * a time, it takes a third longer (HACKING). */
+#define STRIP RONDO_CPU_DELTA_STEP
+#define STRIPS (STRIP / VL)
 
-static bool in_place(const struct rondo_delta_task *t)
+/* Lines of the state that comes next. */
+struct lines {
+    const float *at;           /* NULL: none */
+    int64_t left, wide, gap;   /* of a row: lines to come, lines, and numbers from its last line to the next row's first one */
+    int64_t rows;              /* to come, this one among them */
+};
+
+static struct lines lines_of(const struct rondo_delta_task *t)
 {
-    return t->rows == 1 && t->kind == RONDO_DELTA_FORWARD && t->from && t->to && t->columns % (STRIP * VL) == 0;
+    if (!t || !t->columns || !rondo__cpu_delta_in_place(t))
+        return (struct lines){ NULL, 0, 0, 0, 0 };
+    const int64_t wide = t->columns / STRIP;
+    return (struct lines){ t->from, wide, wide, t->from_stride - t->columns, t->form->key_dim };
 }
 
-static void step_read(const struct rondo_delta_task *t, const struct room *r, float *chains)
+#define LINES 32 /* that come while a token is made ready */
+
+static inline void ask_line(struct lines *next)
 {
-    memset(chains, 0, (size_t)(CHAINS * t->columns) * sizeof *chains);
-    for (int64_t d = 0; d < t->form->key_dim; d++) {
-        const float *row = t->from + d * t->from_stride;
-        float *chain = chains + d % CHAINS * t->columns;
-        const vf a = vf_set1(r->a[d]), k = vf_set1(r->k[d]);
-        for (int64_t c = 0; c < t->columns; c += VL)
-            vf_store(chain + c, vf_fma(k, vf_mul(a, vf_load(row + c)), vf_load(chain + c)));
-    }
+    if (!next->at)
+        return;
+    __builtin_prefetch(next->at, 0, 2);
+    next->at += STRIP;
+    if (--next->left)
+        return;
+    next->left = next->wide;
+    next->at = --next->rows ? next->at + next->gap : NULL;
 }
 
-static inline vf joined(const float *chains, int64_t columns, int64_t column)
-{
-    const float *x = chains + column;
-    return vf_add(vf_add(vf_load(x), vf_load(x + 2 * columns)), vf_add(vf_load(x + columns), vf_load(x + 3 * columns)));
-}
+/* What both walks over some columns read and write. In one place, so that what is stored cannot be one of these. */
+struct stretch {
+    const float *a, *k, *q, *from;
+    float *to;
+    int64_t dim, from_stride, to_stride;
+};
 
-/* All rows of a strip get their write, and are read for the output. */
-static void step_write(const struct rondo_delta_task *t, const struct room *r, int64_t column, const float *chains)
+/* One row of each chain, or of `live` chains. */
+VEC void step_read(const struct stretch *x, const int live, int64_t d, struct lines *next, vf sum[CHAINS][STRIPS])
 {
-    const int64_t dim = t->form->key_dim;
-    vf sum[CHAINS][STRIP], u[STRIP];
     UNROLL
-    for (int j = 0; j < STRIP; j++) {
-        const vf v = some(t->v, column + j * VL, VL, t->form->type);
-        u[j] = vf_mul(vf_set1(r->beta[0]), vf_sub(v, joined(chains, t->columns, column + j * VL)));
+    for (int c = 0; c < live; c++) {
+        const vf a = vf_set1(x->a[d + c]), k = vf_set1(x->k[d + c]);
+        const float *from = x->from + (d + c) * x->from_stride;
         UNROLL
-        for (int c = 0; c < CHAINS; c++)
-            sum[c][j] = vf_zero();
+        for (int j = 0; j < STRIPS; j++)
+            vf_fma_into(&sum[c][j], k, vf_mul(a, vf_load(from + j * VL)));
+        if (c % 2 == 0)
+            ask_line(next);
     }
-    for (int64_t d = 0; d < dim; d += CHAINS)
+}
+
+/* All rows get their write, and are read for the output. */
+VEC void step_write(const struct stretch *x, const int live, int64_t d, struct lines *next, const vf u[STRIPS], vf sum[CHAINS][STRIPS])
+{
+    UNROLL
+    for (int c = 0; c < live; c++) {
+        const vf a = vf_set1(x->a[d + c]), k = vf_set1(x->k[d + c]), q = vf_set1(x->q[d + c]);
+        const float *from = x->from + (d + c) * x->from_stride;
+        float *to = x->to + (d + c) * x->to_stride;
         UNROLL
-        for (int c = 0; c < CHAINS; c++) {
-            if (d + c >= dim)
-                break;
-            const vf a = vf_set1(r->a[d + c]), k = vf_set1(r->k[d + c]), q = vf_set1(r->q[d + c]);
-            UNROLL
-            for (int j = 0; j < STRIP; j++) {
-                vf at = vf_mul(a, vf_load(t->from + (d + c) * t->from_stride + column + j * VL));
-                vf_fma_into(&at, k, u[j]);
-                vf_fma_into(&sum[c][j], q, at);
-                vf_store(t->to + (d + c) * t->to_stride + column + j * VL, at);
+        for (int j = 0; j < STRIPS; j++) {
+            vf at = vf_mul(a, vf_load(from + j * VL));
+            vf_fma_into(&at, k, u[j]);
+            vf_fma_into(&sum[c][j], q, at);
+            vf_store(to + j * VL, at);
+        }
+        if (c % 2 == 0)
+            ask_line(next);
+    }
+}
+
+/* Both: rows' sums, of which the second walk's are of what it writes. */
+VEC void step_walk(const int writes, const struct stretch *x, struct lines *next, const vf u[STRIPS], vf out[STRIPS])
+{
+    const struct stretch y = *x;
+    struct lines lines = *next;
+    vf sum[CHAINS][STRIPS];
+    int64_t d = 0;
+    UNROLL
+    for (int c = 0; c < CHAINS; c++)
+        UNROLL
+        for (int j = 0; j < STRIPS; j++)
+            sum[c][j] = vf_zero();
+    for (; d + CHAINS <= y.dim; d += CHAINS)
+        if (writes)
+            step_write(&y, CHAINS, d, &lines, u, sum);
+        else
+            step_read(&y, CHAINS, d, &lines, sum);
+    UNROLL
+    for (int c = 0; c < CHAINS - 1; c++) {
+        if (d + c >= y.dim)
+            break;
+        struct stretch z = y;
+        z.a += c, z.k += c, z.q += c, z.from += c * y.from_stride, z.to += c * y.to_stride;
+        if (writes)
+            step_write(&z, 1, d, &lines, u, sum + c);
+        else
+            step_read(&z, 1, d, &lines, sum + c);
+    }
+    *next = lines;
+    UNROLL
+    for (int j = 0; j < STRIPS; j++)
+        out[j] = vf_add(vf_add(sum[0][j], sum[2][j]), vf_add(sum[1][j], sum[3][j]));
+}
+
+static void step(const struct rondo_delta_task *t, const struct room *r, struct lines next)
+{
+    for (int64_t column = 0; column < t->columns; column += STRIP) {
+        const struct stretch x = { r->a, r->k, r->q, t->from + column, t->to + column, t->form->key_dim, t->from_stride, t->to_stride };
+        vf u[STRIPS], out[STRIPS];
+        step_walk(0, &x, &next, NULL, u);
+        UNROLL
+        for (int j = 0; j < STRIPS; j++)
+            u[j] = vf_mul(vf_set1(r->beta[0]), vf_sub(some(t->v, column + j * VL, VL, t->form->type), u[j]));
+        step_walk(1, &x, &next, u, out);
+        UNROLL
+        for (int j = 0; j < STRIPS; j++) {
+            vf_put_element(t->out, column + j * VL, t->form->out_type, vf_mul(out[j], vf_set1(t->form->scale)));
+            if (!vm_any(vf_is_nan(out[j])))   /* then no number that it is a sum of was one */
+                continue;
+            for (int64_t d = 0; d < t->form->key_dim; d++) {
+                float *to = t->to + d * t->to_stride + column + j * VL;
+                vf_store(to, vf_canonical(vf_load(to)));
             }
         }
-    UNROLL
-    for (int j = 0; j < STRIP; j++) {
-        const vf out = vf_add(vf_add(sum[0][j], sum[2][j]), vf_add(sum[1][j], sum[3][j]));
-        vf_put_element(t->out, column + j * VL, t->form->out_type, vf_mul(out, vf_set1(t->form->scale)));
-        if (!vm_any(vf_is_nan(out)))   /* then no number that it is a sum of was one */
-            continue;
-        for (int64_t d = 0; d < dim; d++) {
-            float *to = t->to + d * t->to_stride + column + j * VL;
-            vf_store(to, vf_canonical(vf_load(to)));
-        }
     }
-}
-
-static void step(const struct rondo_delta_task *t, const struct room *r)
-{
-    step_read(t, r, r->chains);
-    for (int64_t column = 0; column < t->columns; column += STRIP * VL)
-        step_write(t, r, column, r->chains);
 }
 
 /* ---- states ---- */
@@ -361,15 +418,19 @@ static void clean(const struct rondo_delta_task *t, float *state)
 }
 
 /* Tokens from `first` on of one task. */
-static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float *state, int64_t first)
+static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float *state, int64_t first, const struct rondo_delta_task *next)
 {
     const int64_t left = t->rows - first, count = left < TOKENS ? left : TOKENS, tiles = tiles_of(t);
-    read_block(t, r, first, count);
-    if (in_place(t)) {
+    if (rondo__cpu_delta_in_place(t)) {
+        struct lines lines = lines_of(next);
+        for (int i = 0; i < LINES; i++)
+            ask_line(&lines);
         ask_token(&r->ahead, 0, 0, 1);
-        step(t, r);
+        read_block(t, r, first, count);
+        step(t, r, lines);
         return 1;
     }
+    read_block(t, r, first, count);
     for (int64_t tile = 0; tile < tiles; tile++)
         if (t->kind == RONDO_DELTA_FORWARD)
             tokens_out(t, r, state, tile, first, count);
@@ -380,8 +441,8 @@ static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float
     return count;
 }
 
-/* What comes behind the block of task i that begins with token `first`. */
-static struct ahead ahead_of(const struct rondo_delta_task *tasks, int64_t count, int64_t i, int64_t first)
+/* What comes behind the block of task i that begins with token `first`: `next` behind the last one. */
+static struct ahead ahead_of(const struct rondo_delta_task *tasks, int64_t count, int64_t i, int64_t first, const struct rondo_delta_task *next)
 {
     for (int64_t n = 1; n <= count; n++) {
         const int64_t token = i + n < count ? first : first + TOKENS;
@@ -389,28 +450,34 @@ static struct ahead ahead_of(const struct rondo_delta_task *tasks, int64_t count
         if (token < t->rows)
             return (struct ahead){ t, token };
     }
-    return (struct ahead){ NULL, 0 };
+    return (struct ahead){ next, 0 };
 }
 
-static int run(const struct rondo_delta_task *tasks, int64_t count, void *scratch, const struct rondo_poll *poll)
+static int run(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,
+               const struct rondo_poll *poll)
 {
     struct room *r = room_of(tasks, count, scratch);
     const int64_t often = rondo__cpu_delta_poll(tasks) * tasks->columns;
     int64_t most = 0, due = 0;
     r->ahead = (struct ahead){ tasks, 0 };
-    for (int64_t i = 0; i < TOKENS; i++)
+    for (int64_t i = 0; i < TOKENS && cold; i++)
         ask_token(&r->ahead, i, 0, 1);
+    if (cold && rondo__cpu_delta_in_place(tasks)) {
+        struct lines lines = lines_of(tasks);
+        for (int64_t i = 0; i < tasks->form->key_dim * lines.wide; i++)
+            ask_line(&lines);
+    }
     for (int64_t i = 0; i < count; i++) {
         most = tasks[i].rows > most ? tasks[i].rows : most;
-        if (!in_place(tasks + i))
+        if (!rondo__cpu_delta_in_place(tasks + i))
             take_state(tasks + i, r->states + i * r->each);
     }
     for (int64_t first = 0; first < most; first += TOKENS)
         for (int64_t i = 0; i < count; i++) {
             if (first >= tasks[i].rows)
                 continue;
-            r->ahead = ahead_of(tasks, count, i, first);
-            due += run_block(tasks + i, r, r->states + i * r->each, first) * tasks[i].columns;
+            r->ahead = ahead_of(tasks, count, i, first, next);
+            due += run_block(tasks + i, r, r->states + i * r->each, first, r->ahead.task) * tasks[i].columns;
             if (poll && due >= often) {
                 rondo__cpu_delta_tell(poll, 1, due);
                 due = 0;
@@ -421,7 +488,7 @@ static int run(const struct rondo_delta_task *tasks, int64_t count, void *scratc
         }
     rondo__cpu_delta_tell(poll, 1, due);
     for (int64_t i = 0; i < count; i++)
-        if (tasks[i].to && !in_place(tasks + i))
+        if (tasks[i].to && !rondo__cpu_delta_in_place(tasks + i))
             give_state(tasks + i, r->states + i * r->each);
     return 0;
 }

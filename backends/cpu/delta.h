@@ -33,6 +33,15 @@
 #define RONDO_CPU_DELTA_CLEAN 64
 #define RONDO_CPU_DELTA_TINY 0x1p-100f
 
+/* Columns that are walked over together where one token is all that a state gets: a line of a cache. */
+#define RONDO_CPU_DELTA_STEP 16
+
+/* Such a state is changed where it lies, and needs no room. */
+static inline bool rondo__cpu_delta_in_place(const struct rondo_delta_task *t)
+{
+    return t->rows == 1 && t->kind == RONDO_DELTA_FORWARD && t->from && t->to && t->columns % RONDO_CPU_DELTA_STEP == 0;
+}
+
 /* So much of a task is done, in columns of tokens, as its run's work counts. */
 static inline void rondo__cpu_delta_tell(const struct rondo_poll *poll, int64_t rows, int64_t columns)
 {

@@ -9,15 +9,19 @@
 
 /* Columns are cut at multiples of this many, whole tiles of each instruction set. */
 #define CUT 64
-/* Blocks that a worker takes at once: their heads' rows lie side by side, eight of 128 floats in a page. */
+/* Blocks that a worker takes at once: their heads' rows lie side by side, eight of 128 floats in a page. Of blocks of one token more, so that what
+ * is asked for ahead is rarely the wrong state. */
 #define GROUP 8
+#define STEPS 64
 
 struct call {
     const struct rondo_cpu_delta *kernels;
     const struct rondo_delta_run *run;
     const struct rondo_delta_fold *folds;
     float *const *states;
-    int64_t cuts, group;           /* items of a block, and blocks of an item */
+    int64_t cuts, group, items;    /* items of a block, blocks of an item, and items */
+    int64_t workers;
+    bool steps;                    /* all blocks are one token each, whose states stay where they lie */
     char *scratch;
     size_t scratch_each;
     int32_t key_dim;
@@ -123,19 +127,26 @@ static bool passes_nothing(const struct rondo_delta_run *run, const struct rondo
            (double)run->states[b->from.buffer][b->from.at] < run->tolerance;
 }
 
+/* The part of block i that item `number` has. */
+static struct rondo_delta_task part_of(const struct call *c, int64_t number, int64_t i)
+{
+    const struct rondo_delta_block *b = c->run->blocks + i;
+    return task_of(c->run, b, cut(b->columns, number % c->cuts, c->cuts), cut(b->columns, number % c->cuts + 1, c->cuts));
+}
+
 static int item(void *arg, int64_t number, int worker)
 {
     const struct call *c = arg;
     const int64_t first = number / c->cuts * c->group, end = first + c->group < c->run->count ? first + c->group : c->run->count;
-    struct rondo_delta_task tasks[GROUP];
+    const int64_t later = number + c->workers;   /* where workers are equally fast, this one's next */
+    struct rondo_delta_task tasks[STEPS], next;
     int64_t count = 0;
     for (int64_t i = first; i < end; i++) {
         const struct rondo_delta_block *b = c->run->blocks + i;
-        const int32_t column = cut(b->columns, number % c->cuts, c->cuts), behind = cut(b->columns, number % c->cuts + 1, c->cuts);
-        if (column == behind)
-            continue;
         struct rondo_delta_task *const t = tasks + count;
-        *t = task_of(c->run, b, column, behind);
+        *t = part_of(c, number, i);
+        if (!t->columns)
+            continue;
         if (b->kind == RONDO_DELTA_BOUND)
             bound(t);
         else if (passes_nothing(c->run, b))
@@ -144,7 +155,11 @@ static int item(void *arg, int64_t number, int worker)
         else
             count++;
     }
-    const int code = count ? c->kernels->run(tasks, count, c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll) : 0;
+    const bool ahead = c->steps && later < c->items;
+    if (ahead)
+        next = part_of(c, later, later / c->cuts * c->group);
+    const int code = count ? c->kernels->run(tasks, count, ahead ? &next : NULL, !c->steps || number < c->workers,
+                                             c->scratch + (size_t)worker * c->scratch_each, worker ? NULL : c->poll) : 0;
     for (int64_t i = 0; worker && i < count; i++)   /* worker 0 tells on the way */
         rondo__cpu_delta_tell(c->poll, tasks[i].rows, tasks[i].columns);
     return code;
@@ -168,10 +183,20 @@ static int64_t cuts_of(int64_t blocks, int32_t columns, int32_t threads)
 }
 
 /* How many blocks become one item: as many as leave each thread four items, so that no thread waits long for another one. */
-static int64_t group_of(int64_t blocks, int32_t threads)
+static int64_t group_of(int64_t blocks, int32_t threads, int64_t most)
 {
     const int64_t group = blocks / (threads > 1 ? 4 * (int64_t)threads : 1);
-    return group < 1 ? 1 : group > GROUP ? GROUP : group;
+    return group < 1 ? 1 : group > most ? most : group;
+}
+
+static bool all_steps(const struct rondo_delta_run *run)
+{
+    for (int64_t i = 0; i < run->count; i++) {
+        const struct rondo_delta_task t = task_of(run, run->blocks + i, 0, run->blocks[i].columns);
+        if (!rondo__cpu_delta_in_place(&t))
+            return false;
+    }
+    return true;
 }
 
 int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll)
@@ -181,12 +206,14 @@ int rondo__cpu_delta(struct rondo_device *dev, struct rondo_stream *stream, cons
     for (int64_t i = 0; i < run->count; i++)
         columns = run->blocks[i].columns > columns ? run->blocks[i].columns : columns;
     struct call c = { .kernels = run->form->chunk ? dev->kernels.delta_chunk : dev->kernels.delta, .run = run, .poll = poll,
-                      .cuts = cuts_of(run->count, columns, dev->threads), .group = group_of(run->count, dev->threads) };
-    const int64_t items = (run->count + c.group - 1) / c.group * c.cuts;
+                      .cuts = cuts_of(run->count, columns, dev->threads), .steps = all_steps(run) };
+    c.group = group_of(run->count, dev->threads, c.steps ? STEPS : GROUP);
+    const int64_t items = c.items = (run->count + c.group - 1) / c.group * c.cuts;
+    c.workers = rondo__cpu_workers(dev, items);
     size_t all;
-    const bool fits = c.kernels->bytes(run->form, columns, c.group, &c.scratch_each) && rondo__add(c.scratch_each, 63, &c.scratch_each);
+    const bool fits = c.kernels->bytes(run->form, columns, c.steps ? 0 : c.group, &c.scratch_each) && rondo__add(c.scratch_each, 63, &c.scratch_each);
     c.scratch_each &= ~(size_t)63;
-    if (!fits || !rondo__mul(c.scratch_each, (size_t)rondo__cpu_workers(dev, items), &all) || !rondo__cpu_scratch(dev, all))
+    if (!fits || !rondo__mul(c.scratch_each, (size_t)c.workers, &all) || !rondo__cpu_scratch(dev, all))
         return rondo__fail(RONDO_ENOMEM, "no memory for the delta rule's states of %d by %d numbers", (int)run->form->key_dim, (int)columns);
     c.scratch = dev->scratch;
     for (int64_t i = 0; poll && poll->work && i < run->count; i++)

@@ -163,10 +163,12 @@ struct rondo_delta_task {
 };
 
 struct rondo_cpu_delta {
-    /* scratch of a worker for so many tasks of at most so many columns; false: too large */
+    /* scratch of a worker for so many tasks with a state of at most so many columns; false: too large */
     bool (*bytes)(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *bytes);
-    /* tasks of one form, in any order; returns poll's code. poll is NULL on workers that are not the calling thread */
-    int (*run)(const struct rondo_delta_task *tasks, int64_t count, void *scratch, const struct rondo_poll *poll);
+    /* tasks of one form, in any order; returns poll's code. next: what this worker is likely to do after these, or NULL; cold: nobody has
+     * asked for what these read. poll is NULL on workers that are not the calling thread */
+    int (*run)(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,
+               const struct rondo_poll *poll);
     void (*fold)(int32_t key_dim, int32_t columns, const float *map, int64_t map_stride, const float *from, int64_t from_stride,
                  const float *source, int64_t source_stride, float *to, int64_t to_stride);
 };

@@ -77,8 +77,11 @@ static int run_task(const struct rondo_delta_task *t, void *scratch, const struc
     return 0;
 }
 
-static int run(const struct rondo_delta_task *tasks, int64_t count, void *scratch, const struct rondo_poll *poll)
+static int run(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,
+               const struct rondo_poll *poll)
 {
+    (void)next;
+    (void)cold;
     int err = 0;
     for (int64_t i = 0; i < count && !err; i++)
         err = run_task(tasks + i, scratch, poll);
