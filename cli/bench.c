@@ -90,6 +90,7 @@ static const struct option kda_options[] = {
     { "decode", 0, OPTION_FLAG, NULL, "one token of each of N sequences, states in place", &bench.shape.decode, 0, 0, NULL },
     { "backward", 0, OPTION_FLAG, NULL, "gradients, and no forward pass", &bench.shape.backward, 0, 0, NULL },
     { "sequences", 0, OPTION_INT, "N", "of --decode (default 256)", &bench.shape.cached, 1, 1 << 20, NULL },
+    { "hardware", 0, OPTION_TEXT, "FILE|NAME", "one run, compared with what is predicted on it", &bench.shape.hardware, 0, 0, NULL },
     COMMON_ROWS, LAST_ROW,
 };
 
@@ -298,6 +299,8 @@ static int check_options(void)
         return fail(EXIT_USAGE, "--decode measures a token on one rank; leave out --tokens, --cp and --ranks");
     if (is_kind("kda") && s->backward && bench.check)
         return fail(EXIT_USAGE, "--check has no mark for gradients of the delta rule; leave out --check or --backward");
+    if (is_kind("kda") && s->hardware && bench.check)
+        return fail(EXIT_USAGE, "--hardware compares one run with a prediction, and --check with marks; leave out one of them");
     if (is_kind("kda") && s->cached && !s->decode)
         return fail(EXIT_USAGE, "--sequences goes with --decode");
     if (is_kind("load") && (common.ranks > 1 || common.layout || common.algorithm || common.grid[0] || common.mpi))

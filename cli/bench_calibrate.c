@@ -301,6 +301,8 @@ static json_t *describe(const struct found *f, const struct run *run)
         json_object_set_new(h, values[i].key, number(values[i].value));
     if (f->join > 0.0)
         json_object_set_new(h, "join_bandwidth", number(f->join));
+    json_object_set_new(h, "delta_flops", number(f->delta[0]));
+    json_object_set_new(h, "delta_backward_flops", number(f->delta[1]));
     if (f->inward > 1.2 * f->bandwidth)   /* else it is no more than a link's, and the same */
         json_object_set_new(h, "link_inward", number(f->inward));
     for (int i = 0; i < CALIBRATE_DIMS; i++)

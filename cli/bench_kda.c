@@ -24,6 +24,7 @@ struct kda_case {
     int repeat;
     struct measurement m;
     int ran;                           /* the way that did */
+    struct pace pace;                  /* where the shape has hardware */
 };
 
 struct arrays {
@@ -107,15 +108,10 @@ static int prepare_backward(struct call *c, struct arrays *a, const struct shape
     return 0;
 }
 
-static int body(rondo_context *ctx, struct slot *mine, void *arg)
+static rondo_delta_desc describe(const struct kda_case *w)
 {
-    struct kda_case *w = arg;
     const struct shape *s = w->shape;
-    struct call c = { NULL, RONDO_DELTA_IO_INIT, RONDO_DELTA_GRADIENTS_INIT };
-    struct arrays a = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
     rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
-    rondo_delta_info info = RONDO_DELTA_INFO_INIT;
-    struct measurement m = { 0, 0, 0, 0, 0, 0 };
     d.heads = s->heads;
     d.key_heads = s->kv_heads;
     d.key_dim = s->head_dim;
@@ -127,6 +123,18 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.way = w->way;
     d.initial_state = d.final_state = s->decode;
     d.gradients = s->backward;
+    return d;
+}
+
+static int body(rondo_context *ctx, struct slot *mine, void *arg)
+{
+    struct kda_case *w = arg;
+    const struct shape *s = w->shape;
+    struct call c = { NULL, RONDO_DELTA_IO_INIT, RONDO_DELTA_GRADIENTS_INIT };
+    struct arrays a = { NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+    rondo_delta_info info = RONDO_DELTA_INFO_INIT;
+    struct measurement m = { 0, 0, 0, 0, 0, 0 };
+    const rondo_delta_desc d = describe(w);
     int code = rondo_delta_create(&c.plan, ctx, &d);
     if (!code)
         code = rondo_delta_query(c.plan, &info);
@@ -142,6 +150,12 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (!code && rondo_context_rank(ctx) == 0) {
         w->m = m;
         w->ran = s->backward ? info.backward_way : info.way;
+    }
+    if (!code && s->hardware) {
+        struct pace pace;
+        code = bench_pace(ctx, w->repeat, s->backward ? execute_backward : execute, &c, &pace);
+        if (rondo_context_rank(ctx) == 0)
+            w->pace = pace;
     }
     slot_measure(mine, ctx);
     rondo_delta_destroy(c.plan);
@@ -197,7 +211,15 @@ static int plain(struct bench *b, const struct shape *s, int way, int ranks)
             bench_judge(b, row, "decoding, states read and written: part of updating memory", w.m.fraction, false, 0.85);
         else if (b->check && !s->backward)
             bench_judge(b, row, "the delta rule, D=128: part of what its instructions allow", mix, false, 0.90);
-        code = row_add(b, row);
+        if (s->hardware) {
+            rondo_delta_desc d = describe(&w);
+            d.way = w.ran;
+            code = bench_predict_delta(row, s->hardware, &d, s->backward, w.m.least, &w.pace, &run);
+        }
+        if (code)
+            json_decref(row);
+        else
+            code = row_add(b, row);
     }
     run_free(&run);
     return code;
@@ -245,7 +267,7 @@ int bench_kda(struct bench *b, struct shape *s, int way, int ranks)
         int way;
         double limit;
     } ways[] = { { RONDO_DELTA_COLUMNS, 0.90 }, { RONDO_DELTA_PIPELINE, 0.90 }, { RONDO_DELTA_AFFINE, 0.41 } };
-    const bool all = !s->decode && !s->backward && !ranks && way < 0;
+    const bool all = !s->decode && !s->backward && !ranks && way < 0 && !s->hardware;
     int code = 0;
     s->type = RONDO_F32;
     s->heads = s->heads ? s->heads : 32;
@@ -255,9 +277,9 @@ int bench_kda(struct bench *b, struct shape *s, int way, int ranks)
     s->cached = s->cached ? s->cached : 256;
     if (s->heads % s->kv_heads)
         return fail(EXIT_USAGE, "--heads %lld is no multiple of --key-heads %lld", (long long)s->heads, (long long)s->kv_heads);
-    if (s->decode || s->backward || ranks <= 1 || common.mpi)
+    if (s->decode || s->backward || s->hardware || ranks <= 1 || common.mpi)
         code = plain(b, s, way < 0 ? RONDO_DELTA_AUTO : way, ranks ? ranks : 1);
-    for (size_t i = 0; i < 3 && !code && !s->decode && !s->backward && !common.mpi && ranks != 1; i++)
+    for (size_t i = 0; i < 3 && !code && !s->decode && !s->backward && !s->hardware && !common.mpi && ranks != 1; i++)
         if (way <= RONDO_DELTA_AUTO || ways[i].way == way)
             code = compare(b, s, ways[i].way, ranks ? ranks : 2, ways[i].limit);
     struct shape step = *s, back = *s;

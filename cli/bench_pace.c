@@ -81,11 +81,34 @@ int bench_pace(rondo_context *ctx, int repeat, bench_call *call, void *arg, stru
     return code;
 }
 
-static int seconds_of(double *seconds, const rondo_cost_case *c, const rondo_hardware *h, rondo_prediction *p)
+/* What is predicted: attention, or the delta rule. */
+struct subject {
+    const rondo_cost_case *attention;
+    const rondo_delta_desc *delta;     /* NULL: attention */
+    const struct run *run;             /* of the delta rule */
+    bool backward;
+};
+
+static int schedule_seconds(double *seconds, const struct subject *x, const rondo_hardware *h)
 {
-    *p = (rondo_prediction)RONDO_PREDICTION_INIT;
-    const int code = fail_library(rondo_predict(c, h, RONDO_PREDICT_RUN, p), STAGE_INPUT);
-    *seconds = p->layer_attention;
+    rondo_schedule *s = NULL;
+    rondo_schedule_desc d = RONDO_SCHEDULE_DESC_INIT;
+    d.ranks = x->run->ranks;
+    d.backward = x->backward;
+    d.transport = x->run->transport;
+    int code = fail_library(rondo_schedule_delta(&s, &d, x->delta), STAGE_INPUT);
+    code = code ? code : fail_library(rondo_schedule_simulate(s, h, NULL, NULL, seconds), STAGE_INPUT);
+    rondo_schedule_destroy(s);
+    return code;
+}
+
+static int seconds_of(double *seconds, const struct subject *x, const rondo_hardware *h)
+{
+    rondo_prediction p = RONDO_PREDICTION_INIT;
+    if (x->delta)
+        return schedule_seconds(seconds, x, h);
+    const int code = fail_library(rondo_predict(x->attention, h, RONDO_PREDICT_RUN, &p), STAGE_INPUT);
+    *seconds = p.layer_attention;
     return code;
 }
 
@@ -96,7 +119,7 @@ static rondo_hardware hardware_at(const rondo_hardware *file, const struct momen
     rondo_hardware h = *file;
     const double one = crowded(ranks) ? 1.0 : m->fastest * piece;
     double *const rates[] = { &h.gemm_flops, &h.attention_flops, &h.attention_rates[0], &h.attention_rates[1], &h.attention_rates[2],
-                              &h.attention_rates[3] };
+                              &h.attention_rates[3], &h.delta_flops, &h.delta_backward_flops };
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         *rates[i] *= one;
     if (ranks > 1)
@@ -106,18 +129,18 @@ static rondo_hardware hardware_at(const rondo_hardware *file, const struct momen
     return h;
 }
 
-static int errors_at_pace(json_t *row, const rondo_cost_case *c, const rondo_hardware *file, const struct pace *pace, int ranks)
+static int errors_at_pace(json_t *row, const struct subject *x, const rondo_hardware *file, const struct pace *pace, int ranks)
 {
     double errors[BENCH_REPEAT_MOST], paces[BENCH_REPEAT_MOST], piece = 0.0;
     int count = 0, steady = 0;
-    rondo_prediction p;
-    rondo_cost_case tile = *c;
+    rondo_cost_case tile = RONDO_COST_CASE_INIT;
+    const struct subject piece_of = { &tile, NULL, NULL, false };
     tile.algorithm = RONDO_PASS_KV;
-    tile.grid[0] = tile.grid[1] = 0;
-    tile.phase = RONDO_COST_PREFILL, tile.causal = 1, tile.windowed = 0, tile.context_parallel = 1;
+    tile.phase = RONDO_COST_PREFILL, tile.causal = 1, tile.context_parallel = 1, tile.batch_size = 1, tile.bytes_per_elem = 4;
+    tile.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
     tile.num_heads = TILE_HEADS, tile.num_kv_heads = TILE_KV_HEADS, tile.head_dim = TILE_DIM, tile.hidden_size = TILE_HEADS * TILE_DIM;
     tile.new_tokens = TILE_TOKENS, tile.past_seq_len = 0;
-    int code = seconds_of(&piece, &tile, file, &p);
+    int code = seconds_of(&piece, &piece_of, file);
     for (int i = 0; i < pace->count; i++)
         steady += pace->moments[i].change <= STEADY;
     for (int i = 0; i < pace->count && !code; i++) {
@@ -126,7 +149,7 @@ static int errors_at_pace(json_t *row, const rondo_cost_case *c, const rondo_har
         if ((steady && m->change > STEADY) || !(m->fastest > 0.0))
             continue;
         const rondo_hardware h = hardware_at(file, m, piece, ranks);
-        code = seconds_of(&seconds, c, &h, &p);
+        code = seconds_of(&seconds, x, &h);
         paces[count] = m->all * piece / (double)ranks;
         errors[count++] = seconds / m->seconds - 1.0;
     }
@@ -137,20 +160,28 @@ static int errors_at_pace(json_t *row, const rondo_cost_case *c, const rondo_har
     return code;
 }
 
-/* A rank of the file has one thread where it says how many share cores; they are those of one process, or of one machine, unless it says that
- * a node has fewer. */
-int bench_predict(json_t *row, const struct shape *s, const struct attention_bench *got, const struct run *run)
+/* The prediction of a row, and its errors. A rank of the file has one thread where it says how many share cores; they are those of one process, or
+ * of one machine, unless it says that a node has fewer. */
+static int predict(json_t *row, const struct subject *x, const char *hardware, double least, const struct pace *pace, const struct run *run)
 {
-    rondo_cost_case c = RONDO_COST_CASE_INIT;
     rondo_hardware h = RONDO_HARDWARE_INIT;
-    rondo_prediction p;
     double seconds = 0.0;
-    int code = plan_hardware(s->hardware, &h);
+    int code = plan_hardware(hardware, &h);
     const bool mpi = !strcmp(run->transport, "mpi");
     if (!code)
         code = fail_library(rondo_hardware_run(&h, !mpi, !mpi || ranks_here() == run->ranks, run->ranks, run->used_threads), STAGE_INPUT);
+    code = code ? code : seconds_of(&seconds, x, &h);
     if (code)
         return code;
+    json_object_set_new(row, "predicted_seconds", number(seconds));
+    json_object_set_new(row, "error", number(seconds / least - 1.0));
+    return !pace || run->used_threads > 1 ? 0 : errors_at_pace(row, x, &h, pace, run->ranks);
+}
+
+int bench_predict(json_t *row, const struct shape *s, const struct attention_bench *got, const struct run *run)
+{
+    rondo_cost_case c = RONDO_COST_CASE_INIT;
+    const struct subject x = { &c, NULL, run, false };
     c.phase = s->decode ? RONDO_COST_DECODE : RONDO_COST_PREFILL;
     c.algorithm = got->algorithm;
     c.grid[0] = common.grid[0], c.grid[1] = common.grid[1];
@@ -161,10 +192,12 @@ int bench_predict(json_t *row, const struct shape *s, const struct attention_ben
     c.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
     if (s->window.given)
         c.windowed = 1, c.window_left = s->window.left, c.window_right = s->window.right;
-    code = seconds_of(&seconds, &c, &h, &p);
-    if (code)
-        return code;
-    json_object_set_new(row, "predicted_seconds", number(seconds));
-    json_object_set_new(row, "error", number(seconds / got->m.least - 1.0));
-    return s->decode || run->used_threads > 1 ? 0 : errors_at_pace(row, &c, &h, &got->pace, run->ranks);
+    return predict(row, &x, s->hardware, got->m.least, s->decode ? NULL : &got->pace, run);
+}
+
+int bench_predict_delta(json_t *row, const char *hardware, const rondo_delta_desc *desc, bool backward, double least, const struct pace *pace,
+                        const struct run *run)
+{
+    const struct subject x = { NULL, desc, run, backward };
+    return predict(row, &x, hardware, least, desc->tokens == 1 ? NULL : pace, run);
 }

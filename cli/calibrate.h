@@ -13,6 +13,7 @@ struct found {
     const struct bench *b;
     double peak, gemm, read, operation;  /* FLOP/s, FLOP/s, bytes/s, seconds */
     double rate[CALIBRATE_DIMS], edge;
+    double delta[2];                    /* FLOP/s of the delta rule, and of its gradients */
     double together, slowest;           /* of cores that all compute: what they do, and the slowest of them, in parts of what one does by itself */
     double bandwidth, latency, burst, inward;
     double join;                        /* bytes/s at which rank 0 joins nodes */

@@ -162,6 +162,11 @@ static void times(void)
         const double stages = backward ? 4.0 : 8.0;   /* heads of 64 columns; of gradients, the two heads that read a key head */
         ok(many < one * (stages + 3.0) / (4.0 * stages) * 1.05 && many > one * (stages + 3.0) / (4.0 * stages) * 0.95 && !l.gaps && l.events > 8,
            "... a pipeline of n stages on P ranks takes (n + P - 1) / (n P) of that (%.3f)", many / one);
+        rondo_hardware own = h;
+        own.delta_flops = own.delta_backward_flops = 4e11;
+        ok(fabs(simulated(&d, 4, backward, &own, &l, &flops) * 4.0 / many - 1.0) < 0.05, "... at rates of its own, four times as high, a quarter");
+        own.delta_flops = 1e11;
+        ok(!backward || simulated(&d, 1, 1, &own, &l, &flops) < 0.5 * one, "... of which gradients have one");
         const rondo_hardware slow = machine(1e6);
         ok(simulated(&d, 4, backward, &slow, &l, &flops) > many + 3 * 64 * 64 * 4.0 / 1e6, "... and longer where states go slowly");
     }

@@ -160,6 +160,11 @@ ok "the file is hardware" sh -c "'$RONDO' plan choose --new 512 --cached 0 --ran
 "$RONDO" bench attention --tokens 128 --heads 2 --kv-heads 2 --head-dim 64 --repeat 1 --ranks 2 --hardware "$scratch/machine.json" --json >"$scratch/out2"
 ok "a run beside its prediction" sh -c "grep -q '\"predicted_seconds\": [0-9]' '$scratch/out2' && grep -q '\"error\"' '$scratch/out2'"
 ok "and what is predicted at the pace of its cores" sh -c "grep -q '\"pace_error\": [-0-9]' '$scratch/out2' && grep -q '\"pace\": [0-9]' '$scratch/out2'"
+"$RONDO" bench kda --tokens 64 --heads 2 --head-dim 16 --repeat 1 --ranks 2 --cp columns --hardware "$scratch/machine.json" --json >"$scratch/out2"
+ok "the delta rule: predicted, at the pace of its cores too" sh -c "grep -q predicted_seconds '$scratch/out2' && grep -q pace_error '$scratch/out2'"
+ok "the file has its rate" grep -q '"delta_backward_flops": [0-9]' "$scratch/machine.json"
+"$RONDO" bench kda --check --hardware h100 >/dev/null 2>"$scratch/err"
+ok "a prediction and marks of the delta rule: exit 2" test $? = 2
 "$RONDO" bench attention --tokens 64 --type bf16 --hardware h100 >/dev/null 2>"$scratch/err"
 ok "a prediction of what is no F32: exit 2" test $? = 2
 ok "a prediction of what is no F32: says so" grep -q '^rondo: --hardware predicts' "$scratch/err"

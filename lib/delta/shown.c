@@ -73,7 +73,7 @@ struct rondo__delta_work rondo__delta_shown_work(const struct rondo__delta_shown
 {
     const rondo_delta_desc *d = &s->design.desc;
     const struct rondo__delta_built *built = s->of_gradients ? &s->backward.built : &s->built;
-    struct rondo__delta_work w = { 0.0, 0.0, 0.0 };
+    struct rondo__delta_work w = { 0.0, 0.0, 0.0, false };
     if (o->kind != RONDO_COMPUTE)
         return w;
     const struct rondo__delta_call *call = (const struct rondo__delta_call *)built->calls.items + o->first;
@@ -85,6 +85,7 @@ struct rondo__delta_work rondo__delta_shown_work(const struct rondo__delta_shown
             w.flops += 2.0 * dim * dim * columns;
             w.bytes += 4.0 * (dim * dim + 3.0 * dim * columns);
         } else if (call->back) {
+            w.back = true;
             add_back(&w, d, (const struct rondo_delta_backward_block *)s->backward.blocks.items + i);
         } else {
             add_block(&w, d, (const struct rondo_delta_block *)built->blocks.items + i);

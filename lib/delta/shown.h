@@ -30,6 +30,7 @@ static inline const struct rondo__schedule *rondo__delta_shown_list(const struct
 /* Of a COMPUTE: FLOPs, bytes that it reads and writes, and how many outputs, or gradients of values, it makes; sums over tokens count for nothing. */
 struct rondo__delta_work {
     double flops, bytes, values;
+    bool back;                         /* of gradients, beside the states that they are made from */
 };
 struct rondo__delta_work rondo__delta_shown_work(const struct rondo__delta_shown *s, const struct rondo__operation *o);
 

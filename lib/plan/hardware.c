@@ -86,7 +86,8 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
         { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
         { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
         { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
-        { "join_bandwidth", h->join_bandwidth, true },
+        { "join_bandwidth", h->join_bandwidth, true }, { "delta_flops", h->delta_flops, false },
+        { "delta_backward_flops", h->delta_backward_flops, false },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
@@ -128,6 +129,8 @@ void rondo__hardware_run(rondo_hardware *h, bool together, bool one_host, int64_
         h->peak_flops *= wide;
         h->gemm_flops *= wide;
         h->attention_flops *= wide;
+        h->delta_flops *= wide;
+        h->delta_backward_flops *= wide;
         for (int i = 0; i < RATES; i++)
             h->attention_rates[i] *= wide;
         h->cores /= wide;
@@ -154,7 +157,7 @@ uint64_t rondo__hardware_hash(const rondo_hardware *h)
     const double reals[] = { h->peak_flops, h->gemm_flops, h->attention_flops, h->memory_bandwidth, h->link_bandwidth, h->link_latency,
                              h->all_to_all_bandwidth, h->all_to_all_latency, h->overhead, h->memory_bytes, h->local_bandwidth, h->local_latency,
                              h->operation_latency, h->skew, h->cores, h->link_burst, h->link_inward, h->link_work, h->local_work,
-                             h->attention_edge, h->core_slowest, h->join_bandwidth };
+                             h->attention_edge, h->core_slowest, h->join_bandwidth, h->delta_flops, h->delta_backward_flops };
     const int64_t numbers[] = { h->node_ranks, h->node_links, h->core_ranks, h->in_place };
     uint64_t hash = 0x68617264u, bits;
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {

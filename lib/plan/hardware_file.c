@@ -44,6 +44,8 @@ static const struct field {
     { "core_ranks", AT(core_ranks), WHOLE, false },
     { "core_slowest", AT(core_slowest), REAL, false },
     { "join_bandwidth", AT(join_bandwidth), REAL, false },
+    { "delta_flops", AT(delta_flops), REAL, false },
+    { "delta_backward_flops", AT(delta_backward_flops), REAL, false },
     { "link_burst", AT(link_burst), REAL, false },
     { "link_inward", AT(link_inward), REAL, false },
     { "link_work", AT(link_work), REAL, false },

@@ -55,13 +55,21 @@ static double join_seconds(const struct rondo__shown *w, const struct rondo__ope
     return h->operation_latency + 4.0 * (nodes * (dim + 2.0) + 2.0 * results * dim) / h->join_bandwidth;
 }
 
+/* Its blocks read parts of what their operation uses. */
+static double delta_seconds(const struct rondo__delta_shown *w, const struct rondo__operation *o, const rondo_hardware *h)
+{
+    const struct rondo__delta_work work = rondo__delta_shown_work(w, o);
+    const double rate = work.back ? h->delta_backward_flops : h->delta_flops, reading = work.bytes / h->memory_bandwidth;
+    if (rate == 0.0)
+        return rondo__sim_compute_seconds(h, w->design.desc.key_dim, work.flops, work.bytes);
+    return h->operation_latency + (work.flops / rate > reading ? work.flops / rate : reading);
+}
+
 static double stream_seconds(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
 {
     const struct rondo__schedule *s = rondo__shown_list(w);
-    if (o->kind == RONDO_COMPUTE && w->delta) {   /* whose blocks read parts of what their operation uses */
-        const struct rondo__delta_work work = rondo__delta_shown_work(w->delta, o);
-        return rondo__sim_compute_seconds(h, w->delta->design.desc.key_dim, work.flops, work.bytes);
-    }
+    if (o->kind == RONDO_COMPUTE && w->delta)
+        return delta_seconds(w->delta, o, h);
     if (o->kind == RONDO_COMPUTE && !o->program && !o->sources && !w->backward && h->cores > 0.0)
         return join_seconds(w, o, h);
     if (o->kind == RONDO_COMPUTE)
