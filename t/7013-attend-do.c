@@ -88,6 +88,24 @@ static int runs(const char *file, const char *words)
     return *hash && !strcmp(hash, program_text("hash"));
 }
 
+/* The same of processes. */
+static void under_mpi(const char *file)
+{
+    static const char *const ways[] = { "pass-kv", "mesh", "all-to-all" };
+    const char *mpirun = getenv("MPIRUN");
+    char before[1100];
+    for (int i = 0; i < 3; i++) {
+        if (!mpirun || !*mpirun) {
+            skip(1, "no mpirun");
+            continue;
+        }
+        snprintf(before, sizeof before, "%s -n %d", mpirun, i == 1 ? 4 : 2);
+        const int code = rondo(before, "attend %s -o result --json --causal --algorithm %s </dev/null", file, ways[i]);
+        if (!ok(!code && !strcmp(hash, program_text("hash")) && !strcmp(program_text("backward_algorithm"), ways[i]), "MPI processes by %s: the same hash", ways[i]))
+            diag("exit %d: %s %s", code, program_out, program_err);
+    }
+}
+
 static void batched(void)
 {
     struct problem p = { .sequences = 2, .tokens = { 140, 140 }, .cached = { 60, 60 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .value_dim = 6,
@@ -112,6 +130,7 @@ static void batched(void)
            holds("result", "dbias", g.dbias, size_of(list + 4)) && holds("result", "dsinks", g.dsinks, 16), "batched, %s", ways[i]);
     }
     ok(!strcmp(program_text("backward_algorithm"), "all-gather"), "the report says how gradients came");
+    under_mpi("batched");
     float *q = turned(p.q, B, Q, 4, 8), *k = turned(p.k, B, K, 2, 8), *v = turned(p.v, B, K, 2, 6), *o = turned(g.dout, B, Q, 4, 6);
     float *dq = turned(g.dq, B, Q, 4, 8), *dk = turned(g.dk, B, K, 2, 8), *dv = turned(g.dv, B, K, 2, 6);
     const struct array outside[] = { { "q", RONDO_ARRAY_F32, 4, { B, 4, Q, 8 }, q }, { "k", RONDO_ARRAY_F32, 4, { B, 2, K, 8 }, k },

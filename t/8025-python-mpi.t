@@ -14,7 +14,7 @@ out, lse = rondo.attention_varlen(*arrays, starts, starts, causal=True, return_l
 print(rondo.hash(out, lse, *rondo.attention_varlen_backward(out, *arrays, out, lse, starts, starts, causal=True)))
 END
 "$python" "$scratch/one.py" >"$scratch/one"
-for run in 1 3 "3 pass-kv" "2 pass-q"; do
+for run in 1 3 "3 pass-kv" "2 pass-q" "4 mesh"; do
     ranks=${run%% *}
     echo "$ranks mpi $(cat "$scratch/one")" >"$scratch/want"
     # shellcheck disable=SC2086  # words

@@ -180,6 +180,17 @@ static void square(struct unit *u, int32_t height, int64_t q_base, int32_t qa, i
 
 /* ---- results ---- */
 
+/* Rows that are `wide` apart, one behind another: at once where nothing lies between. */
+static void store_rows(const float *from, int64_t rows, int32_t dim, int32_t wide, float *to)
+{
+    if (dim == wide) {
+        memcpy(to, from, (size_t)rows * (size_t)dim * sizeof *to);
+        return;
+    }
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(to + i * dim, from + i * wide, (size_t)dim * sizeof *to);
+}
+
 /* Of one head, as store_keys(). */
 static void store_queries(const struct unit *u)
 {
@@ -190,8 +201,8 @@ static void store_queries(const struct unit *u)
         const float *node = u->result.q + ((size_t)n * (size_t)u->size + (size_t)place(u, q)) * (size_t)u->dim_wide;
         float *to = rondo__backward_node(t, t->job->query_places, n);
         to[q->count * heads * u->dim + u->head] = u->result.full_q[n] ? 1.0f : 0.0f;
-        for (int32_t i = 0; i < q->count && u->result.full_q[n]; i++)
-            memcpy(to + (i * heads + u->head) * u->dim, node + i * u->dim_wide, (size_t)u->dim * sizeof *to);
+        if (u->result.full_q[n])
+            store_rows(node, q->count, u->dim, u->dim_wide, to + (int64_t)u->head * q->count * u->dim);
     }
 }
 
@@ -203,11 +214,10 @@ static void store_keys(const struct unit *u, int32_t head, int64_t heads, const 
         const int64_t rows = t->keys[n].count;
         float *to = rondo__backward_node(t, t->job->key_places, n), *values = to + rows * heads * u->dim;
         values[rows * heads * u->values + head] = full[n] ? 1.0f : 0.0f;
-        for (int64_t j = 0; j < rows && full[n]; j++) {
-            const size_t at = (size_t)n * (size_t)u->size + (size_t)j;
-            memcpy(to + (j * heads + head) * u->dim, dk + at * (size_t)u->dim_wide, (size_t)u->dim * sizeof *to);
-            memcpy(values + (j * heads + head) * u->values, dv + at * (size_t)u->values_wide, (size_t)u->values * sizeof *to);
-        }
+        if (!full[n])
+            continue;
+        store_rows(dk + (size_t)n * (size_t)u->size * (size_t)u->dim_wide, rows, u->dim, u->dim_wide, to + head * rows * u->dim);
+        store_rows(dv + (size_t)n * (size_t)u->size * (size_t)u->values_wide, rows, u->values, u->values_wide, values + head * rows * u->values);
     }
 }
 
@@ -304,7 +314,7 @@ static void lay_out(struct unit *u, struct taker *k)
         w->full_k = take(k, keys, 1, 1);
     }
     u->weight = take(k, 2 * size, u->across, sizeof(float));
-    u->row = take(k, 1, (u->dim_wide > u->values_wide ? u->dim_wide : u->values_wide), sizeof(float));
+    u->row = take(k, TOGETHER, u->dim_wide > u->values_wide ? u->dim_wide : u->values_wide, sizeof(float));
     u->seen = take(k, size, 4, sizeof(uint64_t));
     if (!k->at)
         return;

@@ -63,7 +63,7 @@ static void bias_lay_out(struct unit *u, struct taker *k, struct pile *sequences
     u->live = take(k, size, 1, 1);
     u->whole = take(k, 3, 1, 1);
     u->weight = take(k, 2 * size, u->across, sizeof(float));
-    u->row = take(k, 1, u->dim_wide > u->values_wide ? u->dim_wide : u->values_wide, sizeof(float));
+    u->row = take(k, TOGETHER, u->dim_wide > u->values_wide ? u->dim_wide : u->values_wide, sizeof(float));
     u->seen = take(k, size, 4, sizeof(uint64_t));
     sequences->floats = heads->floats = (size_t)size * (size_t)wide;
     sequences->nodes = take(k, pile_levels(d->sequences - 1), (int64_t)sequences->floats, sizeof(float));

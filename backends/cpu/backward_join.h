@@ -57,9 +57,9 @@ static float *place_row(const struct joining *s, int32_t number, int32_t row, in
     const struct rondo_backward_place *p = s->d->places + j->places_first + number;
     const int64_t heads = (int64_t)j->heads * j->group;
     float *first = s->run->nodes[p->buffer].data + p->at, *second = first + j->count * heads * s->dim;
-    *values = second + (row * heads + head) * s->values;
+    *values = second + ((int64_t)head * j->count + row) * s->values;
     *full = second + j->count * heads * s->values + head;
-    return first + (row * heads + head) * s->dim;
+    return first + ((int64_t)head * j->count + row) * s->dim;
 }
 
 static void merge_rows(struct joining *s)
@@ -123,8 +123,8 @@ static void join_nodes(const struct rondo_backward_desc *d, const struct rondo_b
     struct joining s = { .d = d, .run = run, .join = j, .room = scratch, .dim = dim, .values = values };
     float *heads = scratch + (int64_t)RONDO_BACKWARD_JOIN_DEPTH * floats;
     int32_t stack[RONDO_BACKWARD_DEPTH];
-    for (int32_t i = 0; i < j->count; i++)
-        for (int32_t h = 0; h < j->heads; h++) {
+    for (int32_t h = 0; h < j->heads; h++)
+        for (int32_t i = 0; i < j->count; i++) {
             struct joined_row sum = { NULL, NULL };
             bool out = false;
             int32_t depth = 0;

@@ -108,12 +108,20 @@ static void to_panels(const float *row, int32_t i, int32_t size, int32_t wide, f
     }
 }
 
-/* row[d] to column i of blocks of `across` columns, [block][dim][across] */
-static void to_columns(const float *row, int32_t i, int32_t across, int32_t dim, float *to)
+/* Rows that are laid out together from column i on, of `left`: fours lie together in every block of columns. */
+#define TOGETHER 4
+static int32_t together(int32_t i, int32_t left) { return i % TOGETHER == 0 && left >= TOGETHER ? TOGETHER : 1; }
+
+/* row[d], of `rows` rows `wide` apart, to columns i on of blocks of `across` columns, [block][dim][across] */
+static void to_columns(const float *row, int32_t rows, int32_t wide, int32_t i, int32_t across, int32_t dim, float *to)
 {
+    int32_t d = 0;
     to += (int64_t)(i / across) * across * dim + i % across;
-    for (int32_t d = 0; d < dim; d++)
-        to[(int64_t)d * across] = row[d];
+    for (; rows == TOGETHER && d + TOGETHER <= dim; d += TOGETHER)
+        vec_transpose4(row + d, row + wide + d, row + 2 * wide + d, row + 3 * wide + d, to + (int64_t)d * across, across);
+    for (; d < dim; d++)
+        for (int32_t r = 0; r < rows; r++)
+            to[(int64_t)d * across + r] = row[r * wide + d];
 }
 
 #endif

@@ -36,7 +36,7 @@ struct unit {
     uint8_t *heads_full;
     /* of the tile at work */
     float *weight, *g;                 /* [size][across]: first the products of Q and K, and of dO and V, then what comes of them */
-    float *row;                        /* one row of numbers */
+    float *row;                        /* some rows of numbers */
     uint64_t (*seen)[4];               /* [size] */
     int err;
 };
@@ -64,18 +64,24 @@ static void lay_keys(struct unit *u)
             if (u->makes_q)
                 memset(u->k_panels + (size_t)n * panels, 0, panels * sizeof(float));
         }
-        for (int32_t j = 0; j < k->count; j++) {
-            const int64_t row = (k->row + j) * d->kv_heads + u->kv_head;
-            if (j + AHEAD < k->count) {
-                ahead(from->k, (row + AHEAD * d->kv_heads) * u->dim, d->kv_type, u->dim);
-                ahead(from->v, (row + AHEAD * d->kv_heads) * u->values, d->kv_type, u->values);
+        for (int32_t j = 0, rows; j < k->count; j += rows) {
+            rows = together(j, k->count - j);
+            for (int32_t r = j; r < j + rows; r++) {
+                const int64_t row = (k->row + r) * d->kv_heads + u->kv_head;
+                float *wide = u->row + (r - j) * u->dim_wide;
+                if (r + AHEAD < k->count) {
+                    ahead(from->k, (row + AHEAD * d->kv_heads) * u->dim, d->kv_type, u->dim);
+                    ahead(from->v, (row + AHEAD * d->kv_heads) * u->values, d->kv_type, u->values);
+                }
+                u->k_finite[n] &= widen(from->k, row * u->dim, d->kv_type, u->dim, u->dim_wide, wide);
+                if (u->makes_q)
+                    to_panels(wide, r, u->size, u->dim_wide, u->k_panels + (size_t)n * panels);
             }
-            u->k_finite[n] &= widen(from->k, row * u->dim, d->kv_type, u->dim, u->dim_wide, u->row);
-            to_columns(u->row, j, PANEL, u->dim, u->k_turned + (size_t)n * turned_k);
-            if (u->makes_q)
-                to_panels(u->row, j, u->size, u->dim_wide, u->k_panels + (size_t)n * panels);
-            (void)widen(from->v, row * u->values, d->kv_type, u->values, u->values_wide, u->row);
-            to_columns(u->row, j, PANEL, u->values, u->v_turned + (size_t)n * turned_v);
+            to_columns(u->row, rows, u->dim_wide, j, PANEL, u->dim, u->k_turned + (size_t)n * turned_k);
+            for (int32_t r = j; r < j + rows; r++)
+                (void)widen(from->v, ((k->row + r) * d->kv_heads + u->kv_head) * u->values, d->kv_type, u->values, u->values_wide,
+                            u->row + (r - j) * u->values_wide);
+            to_columns(u->row, rows, u->values_wide, j, PANEL, u->values, u->v_turned + (size_t)n * turned_v);
         }
     }
 }
@@ -101,27 +107,34 @@ static void lay_queries(struct unit *u)
                 memset(u->o_panels + (size_t)n * o_panels, 0, o_panels * sizeof(float));
             }
         }
-        for (int32_t i = 0; i < q->count; i++) {
-            const int64_t row = (q->row + i) * d->heads + u->head;
-            const size_t at = (size_t)n * size + (size_t)(before + i);
-            if (i + AHEAD < q->count) {
-                ahead(from->q, (row + AHEAD * d->heads) * u->dim, d->q_type, u->dim);
-                ahead(from->dout, (row + AHEAD * d->heads) * u->values, d->out_type, u->values);
+        for (int32_t i = 0, rows; i < q->count; i += rows) {
+            rows = together(before + i, q->count - i);
+            for (int32_t r = i; r < i + rows; r++) {
+                const int64_t row = (q->row + r) * d->heads + u->head;
+                const size_t at = (size_t)n * size + (size_t)(before + r);
+                float *wide = u->row + (r - i) * u->dim_wide;
+                if (r + AHEAD < q->count) {
+                    ahead(from->q, (row + AHEAD * d->heads) * u->dim, d->q_type, u->dim);
+                    ahead(from->dout, (row + AHEAD * d->heads) * u->values, d->out_type, u->values);
+                }
+                const bool lives = rondo__backward_row(from->lse[row], u->n + at, u->c + at);
+                u->live[at] = lives;
+                u->whole[n] &= lives;
+                if (lives && u->n[at] != u->n[at])
+                    u->c[at] = u->n[at];   /* what is scaled by 2^NaN may not know */
+                u->sum[at] = from->sums[row];
+                u->q_finite[n] &= widen(from->q, row * u->dim, d->q_type, u->dim, u->dim_wide, wide);
+                if (u->makes_k)
+                    to_panels(wide, before + r, u->size, u->dim_wide, u->q_panels + (size_t)n * panels);
             }
-            const bool lives = rondo__backward_row(from->lse[row], u->n + at, u->c + at);
-            u->live[at] = lives;
-            u->whole[n] &= lives;
-            if (lives && u->n[at] != u->n[at])
-                u->c[at] = u->n[at];   /* what is scaled by 2^NaN may not know */
-            u->sum[at] = from->sums[row];
-            u->q_finite[n] &= widen(from->q, row * u->dim, d->q_type, u->dim, u->dim_wide, u->row);
-            to_columns(u->row, before + i, STRIP, u->dim, u->q_strips + (size_t)n * strips);
-            if (u->makes_k)
-                to_panels(u->row, before + i, u->size, u->dim_wide, u->q_panels + (size_t)n * panels);
-            u->q_finite[n] &= widen(from->dout, row * u->values, d->out_type, u->values, u->values_wide, u->row);
-            to_columns(u->row, before + i, STRIP, u->values, u->o_strips + (size_t)n * o_strips);
-            if (u->makes_k)
-                to_panels(u->row, before + i, u->size, u->values_wide, u->o_panels + (size_t)n * o_panels);
+            to_columns(u->row, rows, u->dim_wide, before + i, STRIP, u->dim, u->q_strips + (size_t)n * strips);
+            for (int32_t r = i; r < i + rows; r++) {
+                float *wide = u->row + (r - i) * u->values_wide;
+                u->q_finite[n] &= widen(from->dout, ((q->row + r) * d->heads + u->head) * u->values, d->out_type, u->values, u->values_wide, wide);
+                if (u->makes_k)
+                    to_panels(wide, before + r, u->size, u->values_wide, u->o_panels + (size_t)n * o_panels);
+            }
+            to_columns(u->row, rows, u->values_wide, before + i, STRIP, u->values, u->o_strips + (size_t)n * o_strips);
         }
     }
 }

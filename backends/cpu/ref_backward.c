@@ -207,7 +207,7 @@ static void query_leaf(struct work *w, int32_t number, int32_t head)
         float *to = rondo__backward_node(t, t->job->query_places, number);
         to[(int64_t)q->count * d->heads * dim + head] = sum ? 1.0f : 0.0f;
         for (int32_t i = 0; i < q->count && sum; i++)
-            memcpy(to + ((int64_t)i * d->heads + head) * dim, sum + (before + i) * dim, (size_t)dim * sizeof *to);
+            memcpy(to + ((int64_t)head * q->count + i) * dim, sum + (before + i) * dim, (size_t)dim * sizeof *to);
         return;
     }
     for (int32_t i = 0; i < q->count; i++)
@@ -260,8 +260,8 @@ static void store_keys(const struct rondo_backward_task *t, int32_t number, int3
     float *dk = rondo__backward_node(t, t->job->key_places, number), *dv = dk + rows * heads * dim;
     dv[rows * heads * values + head] = full ? 1.0f : 0.0f;
     for (int64_t j = 0; j < rows && full; j++) {
-        memcpy(dk + (j * heads + head) * dim, sum + j * dim, (size_t)dim * sizeof *dk);
-        memcpy(dv + (j * heads + head) * values, sum + t->desc->leaf_size * dim + j * values, (size_t)values * sizeof *dv);
+        memcpy(dk + (head * rows + j) * dim, sum + j * dim, (size_t)dim * sizeof *dk);
+        memcpy(dv + (head * rows + j) * values, sum + t->desc->leaf_size * dim + j * values, (size_t)values * sizeof *dv);
     }
 }
 
@@ -431,8 +431,8 @@ static void move(struct joined *s, int32_t number, int32_t row, int32_t head, in
     const int64_t heads = j->heads * j->group, values = s->floats - s->dim;
     float *first = s->run->nodes[p->buffer].data + p->at, *second = first + j->count * heads * s->dim, *full = second + j->count * heads * values;
     float *node = s->stack + at * s->floats;
-    first += (row * heads + head) * s->dim;
-    second += (row * heads + head) * values;
+    first += ((int64_t)head * j->count + row) * s->dim;
+    second += ((int64_t)head * j->count + row) * values;
     if (load)
         s->full[at] = full[head] != 0.0f;
     else if (row + 1 == j->count)   /* the other rows have read what it was */

@@ -151,7 +151,7 @@ struct rondo_backward_leaf {
 };
 
 /* Where the node of a leaf's rows lies that some leaves of the other side make: its sums as they are, without a factor, for each head of it. Of queries
- * float dq[count][heads][head_dim], then full[heads]; of keys dk[count][heads][head_dim], dv[count][heads][value_dim], then full[heads]. full 0:
+ * float dq[heads][count][head_dim], then full[heads]; of keys dk[heads][count][head_dim], dv[heads][count][value_dim], then full[heads]. full 0:
  * nothing of that head is in it, its rows are anything, and it is joined with nothing; else 1. */
 struct rondo_backward_place {
     int64_t at;                /* in floats, in the buffer of nodes */
