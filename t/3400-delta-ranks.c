@@ -264,7 +264,7 @@ static void progress(void)
     struct job quiet = { .c = &c, .entries = 1 };
     for (int way = RONDO_DELTA_SERIAL; way <= RONDO_DELTA_COLUMNS; way++)
         for (int ranks = 1; ranks <= 3; ranks += 2) {
-            struct heard heard[3] = { { 0, 0.0, 0.0, 0 } }, cut[3] = { { 0, 0.0, 0.3, 0 } };
+            struct delta_heard heard[3] = { { 0, 0.0, 0.0, 0 } }, cut[3] = { { 0, 0.0, 0.3, 0 } };
             quiet.way = way;
             quiet.tile = way == RONDO_DELTA_AFFINE ? 256 : 0;
             struct job told = quiet, stopped = quiet;

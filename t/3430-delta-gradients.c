@@ -75,21 +75,6 @@ static rondo_delta_desc desc_of(const struct job *j)
     return d;
 }
 
-struct heard {                     /* of progress */
-    int64_t calls;
-    double last, stop;
-    int wrong;
-};
-
-static int listen(void *user, double done)
-{
-    struct heard *h = user;
-    h->wrong += done < h->last || done < 0.0 || done > 1.0;
-    h->last = done;
-    h->calls++;
-    return h->stop > 0.0 && done >= h->stop;
-}
-
 static int body(rondo_context *ctx, void *arg)
 {
     struct job *j = arg;
@@ -137,8 +122,8 @@ static int body(rondo_context *ctx, void *arg)
         g.dinitial_state = states_of(initial, c);
     g.accumulate = j->accumulate;
     err = rondo_barrier(ctx);
-    struct heard heard = { 0, 0.0, j->stop, 0 };
-    io.progress = listen;
+    struct delta_heard heard = { 0, 0.0, j->stop, 0 };
+    io.progress = delta_listen;
     io.user = &heard;
     for (int again = 0; again < (j->accumulate ? 1 : 2) && !err; again++) {
         heard.last = 0.0;

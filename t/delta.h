@@ -245,6 +245,22 @@ __attribute__((unused)) static void delta_back_oracle(const struct delta_case *c
     free(d);
 }
 
+/* What progress said: by how much it was wrong, and where to stop, unless that is 0. */
+struct delta_heard {
+    int64_t calls;
+    double last, stop;
+    int wrong;
+};
+
+__attribute__((unused)) static int delta_listen(void *user, double done)
+{
+    struct delta_heard *h = user;
+    h->wrong += done < h->last || done < 0.0 || done > 1.0;
+    h->last = done;
+    h->calls++;
+    return h->stop > 0.0 && done >= h->stop;
+}
+
 /* Root of the mean square of a difference over that of what is right. */
 __attribute__((unused)) static double delta_error(const double *right, const void *got, int type, int64_t count)
 {

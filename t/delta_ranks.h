@@ -16,11 +16,7 @@ struct job {
     const struct delta_case *c;
     const int64_t *shares;
     int64_t points[POINTS], point_count, entries;   /* entries: states of a checkpoint */
-    struct heard {                 /* of progress, by rank */
-        int64_t calls;
-        double last, stop;         /* stop: there, unless 0 */
-        int wrong;
-    } *heard;
+    struct delta_heard *heard;     /* of progress, by rank */
     bool packed, holes;            /* holes: arrays of tokens are heads first, with something between their rows */
     int way;
     int64_t tile;
@@ -118,15 +114,6 @@ static void point_at(const struct job *j, int64_t point, int64_t entry, int64_t 
     *position -= c->cu[*sequence];
 }
 
-static int listen(void *user, double done)
-{
-    struct heard *h = user;
-    h->wrong += done < h->last || done < 0.0 || done > 1.0;
-    h->last = done;
-    h->calls++;
-    return h->stop > 0.0 && done >= h->stop;
-}
-
 static int body(rondo_context *ctx, void *arg)
 {
     struct job *j = arg;
@@ -164,7 +151,7 @@ static int body(rondo_context *ctx, void *arg)
     rondo_tensor *const arrays[] = { &io.q, &io.k, &io.v, &io.g, &io.beta, &io.out };
     for (int i = 0; i < 6 && j->holes; i++)
         spread(arrays[i]);
-    io.progress = j->heard ? listen : NULL;
+    io.progress = j->heard ? delta_listen : NULL;
     io.user = j->heard ? j->heard + rondo_context_rank(ctx) : NULL;
     for (int again = 0; again < 2 && !err; again++) {
         if (j->heard)

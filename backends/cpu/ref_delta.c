@@ -47,14 +47,12 @@ static float step(const struct rondo_delta_task *t, const struct token *x, float
 
 static int run_task(const struct rondo_delta_task *t, void *scratch, const struct rondo_poll *poll)
 {
-    const int64_t dim = t->form->key_dim, columns = t->columns, often = rondo__cpu_delta_poll(t);
+    const int64_t dim = t->form->key_dim, columns = t->columns;
     const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
     float *s = scratch;
     struct token x = { s + dim * columns, NULL, s + (columns + 1) * dim, 0.0f };
     x.q = t->kind == RONDO_DELTA_FORWARD ? s + (columns + 2) * dim : NULL;
-    for (int64_t d = 0; d < dim; d++)
-        for (int64_t c = 0; c < columns; c++)
-            s[d * columns + c] = t->kind == RONDO_DELTA_MAP ? (d == t->column + c ? 1.0f : 0.0f) : t->from ? t->from[d * t->from_stride + c] : 0.0f;
+    begin_state(t, s);
     for (int64_t i = 0; i < t->rows; i++) {
         read_token(t, i, gain, &x);
         for (int64_t c = 0; c < columns; c++) {
@@ -63,30 +61,15 @@ static int run_task(const struct rondo_delta_task *t, void *scratch, const struc
             if (x.q)
                 rondo__put_element(t->out, i * t->out_stride + c, t->form->out_type, out);
         }
-        for (int64_t d = 0; d < dim * columns && t->kind == RONDO_DELTA_MAP && i % RONDO_CPU_DELTA_CLEAN == RONDO_CPU_DELTA_CLEAN - 1; d++)
-            if (s[d] > -RONDO_CPU_DELTA_TINY && s[d] < RONDO_CPU_DELTA_TINY)
-                s[d] = 0.0f;
-        rondo__cpu_delta_tell(poll, 1, columns);
-        int err = poll && i % often == often - 1 ? poll->call(poll->arg) : 0;
+        const int err = end_token(t, i, s, poll);
         if (err)
             return err;
     }
-    for (int64_t d = 0; d < dim && t->to; d++)
-        for (int64_t c = 0; c < columns; c++)
-            rondo__put_element(t->to, d * t->to_stride + c, RONDO_F32, s[d * columns + c]);
+    end_state(t, s);
     return 0;
 }
 
-static int run(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,
-               const struct rondo_poll *poll)
-{
-    (void)next;
-    (void)cold;
-    int err = 0;
-    for (int64_t i = 0; i < count && !err; i++)
-        err = run_task(tasks + i, scratch, poll);
-    return err;
-}
+RUN_EACH(run_task)
 
 static bool bytes(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *out)
 {

@@ -56,4 +56,44 @@ static inline float read_beta(const struct rondo_delta_form *f, const void *beta
     return rondo__delta_beta(f->beta, rondo__element(beta, at, f->beta_type));
 }
 
+/* The state that a task begins with, dense. */
+static inline void begin_state(const struct rondo_delta_task *t, float *s)
+{
+    const int64_t dim = t->form->key_dim, columns = t->columns;
+    for (int64_t d = 0; d < dim; d++)
+        for (int64_t c = 0; c < columns; c++)
+            s[d * columns + c] = t->kind == RONDO_DELTA_MAP ? (d == t->column + c ? 1.0f : 0.0f) : t->from ? t->from[d * t->from_stride + c] : 0.0f;
+}
+
+/* Behind a token: of a map what has become tiny is nothing. Returns poll's code. */
+static inline int end_token(const struct rondo_delta_task *t, int64_t token, float *s, const struct rondo_poll *poll)
+{
+    const int64_t often = rondo__cpu_delta_poll(t);
+    const bool clean = t->kind == RONDO_DELTA_MAP && token % RONDO_CPU_DELTA_CLEAN == RONDO_CPU_DELTA_CLEAN - 1;
+    for (int64_t d = 0; d < t->form->key_dim * t->columns && clean; d++)
+        if (s[d] > -RONDO_CPU_DELTA_TINY && s[d] < RONDO_CPU_DELTA_TINY)
+            s[d] = 0.0f;
+    rondo__cpu_delta_tell(poll, 1, t->columns);
+    return poll && token % often == often - 1 ? poll->call(poll->arg) : 0;
+}
+
+static inline void end_state(const struct rondo_delta_task *t, const float *s)
+{
+    for (int64_t d = 0; d < t->form->key_dim && t->to; d++)
+        for (int64_t c = 0; c < t->columns; c++)
+            rondo__put_element(t->to, d * t->to_stride + c, RONDO_F32, s[d * t->columns + c]);
+}
+
+/* Each by itself: who goes on with which state next is of no use here. */
+#define RUN_EACH(run_task)                                                                                                              \
+    static int run(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,  \
+                   const struct rondo_poll *poll)                                                                                       \
+    {                                                                                                                                   \
+        int err = 0;                                                                                                                    \
+        (void)next, (void)cold;                                                                                                         \
+        for (int64_t i = 0; i < count && !err; i++)                                                                                     \
+            err = run_task(tasks + i, scratch, poll);                                                                                   \
+        return err;                                                                                                                     \
+    }
+
 #endif

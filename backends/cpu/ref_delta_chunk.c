@@ -169,17 +169,9 @@ static void end_chunk(struct room *r, int64_t tokens, int64_t dim, int64_t colum
     }
 }
 
-static void begin_state(const struct rondo_delta_task *t, float *s)
-{
-    const int64_t dim = t->form->key_dim, columns = t->columns;
-    for (int64_t d = 0; d < dim; d++)
-        for (int64_t c = 0; c < columns; c++)
-            s[d * columns + c] = t->kind == RONDO_DELTA_MAP ? (d == t->column + c ? 1.0f : 0.0f) : t->from ? t->from[d * t->from_stride + c] : 0.0f;
-}
-
 static int run_task(const struct rondo_delta_task *t, void *scratch, const struct rondo_poll *poll)
 {
-    const int64_t dim = t->form->key_dim, columns = t->columns, often = rondo__cpu_delta_poll(t), chunk = t->form->chunk;
+    const int64_t dim = t->form->key_dim, columns = t->columns, chunk = t->form->chunk;
     const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
     struct room *r = room_of(t, scratch);
     begin_state(t, r->s);
@@ -194,30 +186,15 @@ static int run_task(const struct rondo_delta_task *t, void *scratch, const struc
             end_block(r, i, dim);
         if (ends)
             end_chunk(r, i + 1, dim, columns);
-        for (int64_t d = 0; d < dim * columns && t->kind == RONDO_DELTA_MAP && row % RONDO_CPU_DELTA_CLEAN == RONDO_CPU_DELTA_CLEAN - 1; d++)
-            if (r->s[d] > -RONDO_CPU_DELTA_TINY && r->s[d] < RONDO_CPU_DELTA_TINY)
-                r->s[d] = 0.0f;
-        rondo__cpu_delta_tell(poll, 1, columns);
-        int err = poll && row % often == often - 1 ? poll->call(poll->arg) : 0;
+        const int err = end_token(t, row, r->s, poll);
         if (err)
             return err;
     }
-    for (int64_t d = 0; d < dim && t->to; d++)
-        for (int64_t c = 0; c < columns; c++)
-            rondo__put_element(t->to, d * t->to_stride + c, RONDO_F32, r->s[d * columns + c]);
+    end_state(t, r->s);
     return 0;
 }
 
-static int run(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,
-               const struct rondo_poll *poll)
-{
-    (void)next;
-    (void)cold;
-    int err = 0;
-    for (int64_t i = 0; i < count && !err; i++)
-        err = run_task(tasks + i, scratch, poll);
-    return err;
-}
+RUN_EACH(run_task)
 
 extern const struct rondo_cpu_delta TABLE;
 const struct rondo_cpu_delta TABLE = { bytes, run, NULL };

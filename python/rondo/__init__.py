@@ -12,7 +12,7 @@ would do that need not be there. The layers around attention and their gradients
 has the same on tensors, for autograd. What the library refuses raises Error, which has its sentence.
 """
 from ._attention import attention, attention_backward, attention_varlen, attention_varlen_backward, hash
-from ._delta import kda, kda_backward
+from ._delta import KdaSchedule, kda, kda_backward
 from ._layers import (Linear, Team, Tokens, cross_entropy, cross_entropy_backward, embedding, embedding_dw, linear, linear_dw, rmsnorm, rmsnorm_backward,
                       rope, rope_backward, swiglu, swiglu_backward, token_loss, token_sum)
 from ._library import DeadlineError, Error, InvalidError, NoMemoryError, lib as _lib, path as library
@@ -24,4 +24,4 @@ numerics = _lib.rondo_numerics_version()
 
 __all__ = ["attention", "attention_backward", "attention_varlen", "attention_varlen_backward", "hash", "kda", "kda_backward", "run", "stopping", "Context",
            "Linear", "Team", "Tokens", "cross_entropy", "cross_entropy_backward", "embedding", "embedding_dw", "linear", "linear_dw", "rmsnorm",
-           "rmsnorm_backward", "rope", "rope_backward", "swiglu", "swiglu_backward", "token_loss", "token_sum", "Plan", "Schedule", "Span", "RankCost", "Error", "InvalidError", "NoMemoryError", "DeadlineError", "library", "numerics"]
+           "rmsnorm_backward", "rope", "rope_backward", "swiglu", "swiglu_backward", "token_loss", "token_sum", "Plan", "Schedule", "KdaSchedule", "Span", "RankCost", "Error", "InvalidError", "NoMemoryError", "DeadlineError", "library", "numerics"]

@@ -9,7 +9,8 @@ import ctypes
 import numpy as np
 
 from . import _arrays, _structs
-from ._library import check, invalid, lib, number_of
+from ._library import check, invalid, lib, name_of, number_of
+from ._plan import Told
 from ._problem import flag, lengths, real, whole
 from ._ranks import Context, Stop, _launch, describe, interruptible
 
@@ -253,3 +254,25 @@ def kda_backward(dout, q, k, v, g, beta, *, dfinal_state=None, scale=None, initi
     gradients = Gradients(problem, dout, dfinal_state, dtype)
     _on_ranks(problem, gradients.run, ranks, threads, isa, 4)
     return gradients.results()
+
+
+class KdaSchedule(Told):
+    """What `ranks` ranks would do for kda(), or backward=True: for its gradients, told before there are any. tokens: of one sequence, or of each of
+    several. What is decided: way."""
+
+    def __init__(self, ranks, *, tokens, heads, key_dim, key_heads=None, value_dim=None, way="auto", initial_state=False, output_final_state=False,
+                 tile=None, chunk=None, dtype="f32", transport="threads", backward=False):
+        starts = np.concatenate([[0], np.cumsum(lengths("tokens", [tokens] if hasattr(tokens, "__index__") else tokens))]).astype(np.int64)
+        heads, key_dim = whole("heads", heads, 1), whole("key_dim", key_dim, 1)
+        kind = number_of("dtype", _arrays.TYPES, dtype)
+        delta = _structs.rondo_delta_desc(
+            heads=heads, key_heads=heads if key_heads is None else whole("key_heads", key_heads, 1), key_dim=key_dim,
+            value_dim=key_dim if value_dim is None else whole("value_dim", value_dim, 1), sequences=len(starts) - 1,
+            cu_seqlens=_arrays.pointer(starts), type=kind, out_type=kind, way=number_of("way", WAYS, way),
+            tile=0 if tile is None else whole("tile", tile, 1), chunk=0 if chunk is None else whole("chunk", chunk, 1, 64),
+            initial_state=flag("initial_state", initial_state), final_state=flag("output_final_state", output_final_state),
+            gradients=flag("backward", backward))
+        desc = _structs.rondo_schedule_desc(ranks=whole("ranks", ranks, 1, 2**31 - 1), transport=transport.encode(), backward=flag("backward", backward))
+        self._pointer = ctypes.c_void_p()
+        check(lib.rondo_schedule_delta(ctypes.byref(self._pointer), ctypes.byref(desc), ctypes.byref(delta)))
+        self.way = name_of(WAYS, self._ask().delta_way)

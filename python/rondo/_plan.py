@@ -472,27 +472,16 @@ def make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_
 RankCost = namedtuple("RankCost", "operations messages bytes flops workspace_bytes pack_bytes")
 
 
-class Schedule:
-    """What `ranks` ranks would do, compute, send and hold, told before there are any. Keywords are those of Plan, what the ranks would be
-    connected by ("threads", "mpi"), and backward=True: of gradients, instead of attention itself."""
+class Told:
+    """A schedule that is told, whatever of: its pointer in self._pointer."""
 
-    def __init__(self, ranks, *, tokens, heads, head_dim, keys=None, kv_heads=None, value_dim=None, dtype="f32", out_dtype=None,
-                 alibi=False, sinks=False, probs=False, transport="threads", backward=False, **options):
-        if backward:
-            options = {**options, "gradients": True}
-        tokens = lengths("tokens", [tokens] if hasattr(tokens, "__index__") else tokens)
-        keys = tokens.copy() if keys is None else lengths("keys", [keys] if hasattr(keys, "__index__") else keys, len(tokens))
-        self._pointer = ctypes.c_void_p()
-        self.problem = make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_dtype, alibi, sinks, probs, options)
-        desc = _structs.rondo_schedule_desc(ranks=whole("ranks", ranks, 1, 2**31 - 1), transport=transport.encode(), backward=bool(backward))
-        attention = self.problem.describe()
-        check(lib.rondo_schedule_create(ctypes.byref(self._pointer), ctypes.byref(desc), ctypes.byref(attention)))
+    _pointer = None
+
+    def _ask(self):
         info = _structs.rondo_schedule_info()
         check(lib.rondo_schedule_query(self._pointer, ctypes.byref(info)))
-        self.ranks, self.algorithm, self.layout = info.ranks, name_of(ALGORITHMS, info.algorithm), name_of(LAYOUTS, info.layout)
-        self.leaf, self.head_groups, self.grid = info.leaf, info.head_groups, tuple(info.grid) if info.grid[0] else None
-        self.messages, self.bytes, self.flops = info.messages, info.bytes, info.flops
-        self.visible_pairs, self.imbalance, self.hash = info.visible_pairs, info.imbalance, info.hash
+        self.ranks, self.messages, self.bytes, self.flops, self.hash = info.ranks, info.messages, info.bytes, info.flops, info.hash
+        return info
 
     def rank(self, rank):
         """What one rank does: operations (their number), messages and bytes that it sends, flops, workspace_bytes, pack_bytes."""
@@ -517,3 +506,24 @@ class Schedule:
 
     def __exit__(self, *unused):
         self.close()
+
+
+class Schedule(Told):
+    """What `ranks` ranks would do, compute, send and hold, told before there are any. Keywords are those of Plan, what the ranks would be
+    connected by ("threads", "mpi"), and backward=True: of gradients, instead of attention itself."""
+
+    def __init__(self, ranks, *, tokens, heads, head_dim, keys=None, kv_heads=None, value_dim=None, dtype="f32", out_dtype=None,
+                 alibi=False, sinks=False, probs=False, transport="threads", backward=False, **options):
+        if backward:
+            options = {**options, "gradients": True}
+        tokens = lengths("tokens", [tokens] if hasattr(tokens, "__index__") else tokens)
+        keys = tokens.copy() if keys is None else lengths("keys", [keys] if hasattr(keys, "__index__") else keys, len(tokens))
+        self._pointer = ctypes.c_void_p()
+        self.problem = make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_dtype, alibi, sinks, probs, options)
+        desc = _structs.rondo_schedule_desc(ranks=whole("ranks", ranks, 1, 2**31 - 1), transport=transport.encode(), backward=bool(backward))
+        attention = self.problem.describe()
+        check(lib.rondo_schedule_create(ctypes.byref(self._pointer), ctypes.byref(desc), ctypes.byref(attention)))
+        info = self._ask()
+        self.algorithm, self.layout = name_of(ALGORITHMS, info.algorithm), name_of(LAYOUTS, info.layout)
+        self.leaf, self.head_groups, self.grid = info.leaf, info.head_groups, tuple(info.grid) if info.grid[0] else None
+        self.visible_pairs, self.imbalance = info.visible_pairs, info.imbalance

@@ -171,6 +171,13 @@ if program:
     ok(json.loads(ran.stdout)["hash"] == rondo.hash(*got, *back, leaf=0), "... with gradients, too")
 else:
     skip("hash() is what rondo kda reports", "the program is not built")
+with rondo.KdaSchedule(3, tokens=[40, 0, 60], heads=HV, key_heads=H, key_dim=K, value_dim=V, way="columns") as told:
+    ranks = [told.rank(r) for r in range(3)]
+    ok(told.ranks == 3 and told.way == "columns" and told.messages == sum(r.messages for r in ranks) > 0 and told.bytes == sum(r.bytes for r in ranks)
+       and all(len(told.operations(r)) == ranks[r].operations for r in range(3)), "KdaSchedule: what three ranks would do")
+with rondo.KdaSchedule(2, tokens=100, heads=HV, key_dim=K) as told, rondo.KdaSchedule(2, tokens=100, heads=HV, key_dim=K, backward=True) as back:
+    ok(told.way in ("columns", "pipeline") and back.flops > 2 * told.flops, "... and which way they would take, and for gradients")
+refused("KdaSchedule: key heads that do not divide heads", ["heads"], lambda: rondo.KdaSchedule(2, tokens=9, heads=4, key_heads=3, key_dim=4))
 try:
     import torch
 except ImportError:
