@@ -40,6 +40,8 @@ struct room {
     int64_t padded, each;      /* each: floats from one task's state to the next */
     struct ahead ahead;
     float beta[TOKENS];
+    const struct rondo_delta_task *ready;   /* the one token of this task is in slot `slot` */
+    int slot;
 };
 
 static inline int64_t tiles_of(const struct rondo_delta_task *t) { return up(t->columns, TILE) / TILE; }
@@ -58,6 +60,8 @@ static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, voi
     for (int64_t i = 0; i < tasks; i++)
         if (!rondo__cpu_delta_in_place(t + i) && tiles_of(t + i) > tiles)
             tiles = tiles_of(t + i);
+    r->ready = NULL;
+    r->slot = 0;
     r->padded = up(t->form->key_dim, LANES);
     r->each = tiles * t->form->key_dim * TILE;
     r->states = (float *)(void *)((char *)scratch + (sizeof *r + 63) / 64 * 64);
@@ -266,8 +270,6 @@ static struct lines lines_of(const struct rondo_delta_task *t)
     return (struct lines){ t->from, wide, wide, t->from_stride - t->columns, t->form->key_dim };
 }
 
-#define LINES 32 /* that come while a token is made ready */
-
 static inline void ask_line(struct lines *next)
 {
     if (!next->at)
@@ -356,15 +358,39 @@ VEC void step_walk(const int writes, const struct stretch *x, struct lines *next
         out[j] = vf_add(vf_add(sum[0][j], sum[2][j]), vf_add(sum[1][j], sum[3][j]));
 }
 
-static void step(const struct rondo_delta_task *t, const struct room *r, struct lines next)
+/* One token is made ready in parts, so that memory does not wait meanwhile; there are two slots, as the one before is still in use. */
+enum { PART_K, PART_Q, PART_GATES, PART_BETA, PARTS_OF_STEP };
+
+static void read_part(const struct rondo_delta_task *t, struct room *r, int slot, int part)
 {
+    const struct rondo_delta_form *f = t->form;
+    const int64_t at = slot * r->padded;
+    if (part == PART_K) {
+        read_rows(f, r->padded, t->k, 0, 1, t->k_stride, r->k + at);
+    } else if (part == PART_Q) {
+        read_rows(f, r->padded, t->q, 0, 1, t->q_stride, r->q + at);
+    } else if (part == PART_GATES) {
+        read_numbers(r->bias, r->padded, t->dt_bias ? t->dt_bias : r->a, 0, t->dt_bias ? f->gate_dim : 0, RONDO_F32);
+        read_gates(f, r->padded, t->g, 0, 1, t->g_stride, r->a + at, r->bias, t->a_log ? rondo__exp(*t->a_log) : 1.0f);
+    } else {
+        read_betas(f, t->beta, 0, 1, t->beta_stride, r->beta + slot * VL);
+    }
+}
+
+/* then: the task whose token is made ready meanwhile, or NULL. */
+static void step(const struct rondo_delta_task *t, struct room *r, struct lines next, const struct rondo_delta_task *then)
+{
+    const int slot = r->slot;
+    const int64_t at = slot * r->padded;
+    const float beta = r->beta[slot * VL];
+    int part = then ? 0 : PARTS_OF_STEP;
     for (int64_t column = 0; column < t->columns; column += STRIP) {
-        const struct stretch x = { r->a, r->k, r->q, t->from + column, t->to + column, t->form->key_dim, t->from_stride, t->to_stride };
+        const struct stretch x = { r->a + at, r->k + at, r->q + at, t->from + column, t->to + column, t->form->key_dim, t->from_stride, t->to_stride };
         vf u[STRIPS], out[STRIPS];
         step_walk(0, &x, &next, NULL, u);
         UNROLL
         for (int j = 0; j < STRIPS; j++)
-            u[j] = vf_mul(vf_set1(r->beta[0]), vf_sub(some(t->v, column + j * VL, VL, t->form->type), u[j]));
+            u[j] = vf_mul(vf_set1(beta), vf_sub(some(t->v, column + j * VL, VL, t->form->type), u[j]));
         step_walk(1, &x, &next, u, out);
         UNROLL
         for (int j = 0; j < STRIPS; j++) {
@@ -376,7 +402,13 @@ static void step(const struct rondo_delta_task *t, const struct room *r, struct 
                 vf_store(to, vf_canonical(vf_load(to)));
             }
         }
+        if (part < PARTS_OF_STEP)
+            read_part(then, r, 1 - slot, part++);
     }
+    for (; part < PARTS_OF_STEP; part++)
+        read_part(then, r, 1 - slot, part);
+    r->ready = then;
+    r->slot = then ? 1 - slot : slot;
 }
 
 /* ---- states ---- */
@@ -418,16 +450,14 @@ static void clean(const struct rondo_delta_task *t, float *state)
 }
 
 /* Tokens from `first` on of one task. */
-static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float *state, int64_t first, const struct rondo_delta_task *next)
+static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float *state, int64_t first, const struct rondo_delta_task *next,
+                         bool next_here)
 {
     const int64_t left = t->rows - first, count = left < TOKENS ? left : TOKENS, tiles = tiles_of(t);
     if (rondo__cpu_delta_in_place(t)) {
-        struct lines lines = lines_of(next);
-        for (int i = 0; i < LINES; i++)
-            ask_line(&lines);
-        ask_token(&r->ahead, 0, 0, 1);
-        read_block(t, r, first, count);
-        step(t, r, lines);
+        for (int part = 0; part < PARTS_OF_STEP && r->ready != t; part++)
+            read_part(t, r, r->slot, part);
+        step(t, r, lines_of(next), next_here && rondo__cpu_delta_in_place(next) ? next : NULL);
         return 1;
     }
     read_block(t, r, first, count);
@@ -464,6 +494,8 @@ static int run(const struct rondo_delta_task *tasks, int64_t count, const struct
         ask_token(&r->ahead, i, 0, 1);
     if (cold && rondo__cpu_delta_in_place(tasks)) {
         struct lines lines = lines_of(tasks);
+        r->ahead = (struct ahead){ count > 1 ? tasks + 1 : NULL, 0 };
+        ask_token(&r->ahead, 0, 0, 1);
         for (int64_t i = 0; i < tasks->form->key_dim * lines.wide; i++)
             ask_line(&lines);
     }
@@ -477,7 +509,12 @@ static int run(const struct rondo_delta_task *tasks, int64_t count, const struct
             if (first >= tasks[i].rows)
                 continue;
             r->ahead = ahead_of(tasks, count, i, first, next);
-            due += run_block(tasks + i, r, r->states + i * r->each, first, r->ahead.task) * tasks[i].columns;
+            const struct rondo_delta_task *const then = r->ahead.task;
+            if (rondo__cpu_delta_in_place(tasks + i)) {   /* while a token is read, that of the task behind it is made ready */
+                r->ahead = (struct ahead){ i + 2 < count ? tasks + i + 2 : NULL, 0 };
+                ask_token(&r->ahead, 0, 0, 1);
+            }
+            due += run_block(tasks + i, r, r->states + i * r->each, first, then, then && then != next) * tasks[i].columns;
             if (poll && due >= often) {
                 rondo__cpu_delta_tell(poll, 1, due);
                 due = 0;
