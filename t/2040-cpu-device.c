@@ -323,6 +323,25 @@ static void test_refused(struct rondo_device *dev)
     case_free(&c);
 }
 
+/* More than caches hold goes past them, by whole lines, where these lie as it needs them; else row by row. */
+static void many_rows(struct rondo_device *dev)
+{
+    enum { ROWS = 20000, WIDE = 448, FROM = 500, TO = 512 };
+    char *from = malloc((size_t)ROWS * FROM), *to = aligned_alloc(64, ((size_t)ROWS + 1) * TO);
+    for (int odd = 0; odd < 2; odd++) {
+        int64_t wrong = 0;
+        for (size_t i = 0; i < (size_t)ROWS * FROM; i++)
+            from[i] = (char)(i * 7 + i / 251);
+        memset(to, 1, ((size_t)ROWS + 1) * TO);
+        wrong += rondo__cpu_device.copy_rows(dev, NULL, to + odd, TO, from, FROM, WIDE, ROWS) != 0;
+        for (int64_t r = 0; r < ROWS; r++)
+            wrong += memcmp(to + odd + r * TO, from + r * FROM, WIDE) != 0 || to[odd + r * TO + WIDE] != 1 || to[odd + r * TO + TO - 1] != 1;
+        is_int(wrong, 0, "8.5 MiB of rows with something between them%s", odd ? ", off a line" : "");
+    }
+    free(from);
+    free(to);
+}
+
 static void test_copies(struct rondo_device *dev)
 {
     int8_t a[64], b[64];
@@ -335,6 +354,7 @@ static void test_copies(struct rondo_device *dev)
        "rows between strides");
     ok(rondo__cpu_device.copy_rows(dev, NULL, b, 4, a, 4, 4, 16) == 0 && !memcmp(a, b, 64), "dense rows");
     ok(rondo__cpu_device.copy_rows(dev, NULL, b, 4, a + 8, 0, 4, 16) == 0 && b[0] == 8 && b[63] == 11, "the same row again and again");
+    many_rows(dev);
     for (int kind = RONDO_MEMORY_HOST; kind <= RONDO_MEMORY_DEVICE; kind++) {
         ok(rondo__cpu_device.memory_new(dev, kind, (size_t)9 << 20, &p) == 0 && p && (uintptr_t)p % 64 == 0, "memory of kind %d", kind);
         memset(p, 1, (size_t)9 << 20);
