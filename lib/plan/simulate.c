@@ -93,7 +93,7 @@ void rondo__sim_wait(struct rondo__sim *sim, int64_t operation)
 /* ---- what it works with ---- */
 
 struct message {
-    int64_t pair, order;                /* sender * ranks + receiver, and which of theirs */
+    int64_t pair;                       /* sender * ranks + receiver */
     int64_t send, receive;              /* operations */
     double bytes;
 };
@@ -132,8 +132,8 @@ struct run {
     int64_t crew_ranks;
     double cores;
     double *way_out, *way_in, *local_out, *local_in;
-    struct event *heap;
-    int64_t heap_count, events, over;
+    struct rondo__list heap;            /* struct event */
+    int64_t events, over;
     int64_t *fence_next;                /* [ranks] fences behind which a rank is */
     struct rondo__list fences;          /* struct fence, by number */
     bool failed;
@@ -150,14 +150,17 @@ static bool sooner(const struct event *a, const struct event *b)
     return a->time < b->time || (a->time == b->time && a->order < b->order);
 }
 
-/* The heap has room for an event of each message and for four of each operation: it has one of its own at a time, and what a crew foresees
- * changes when an operation joins it, when it leaves, and when a message adds to its work, for each end once. */
 static void push_event(struct run *r, struct event e)
 {
-    int64_t i = r->heap_count++;
-    for (; i && sooner(&e, &r->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        r->heap[i] = r->heap[(i - 1) / 2];
-    r->heap[i] = e;
+    if (!rondo__list_add(&r->heap, sizeof e, 1)) {
+        r->failed = true;
+        return;
+    }
+    struct event *heap = r->heap.items;
+    int64_t i = r->heap.count - 1;
+    for (; i && sooner(&e, &heap[(i - 1) / 2]); i = (i - 1) / 2)
+        heap[i] = heap[(i - 1) / 2];
+    heap[i] = e;
 }
 
 static void push(struct run *r, double time, int64_t operation, int64_t message)
@@ -167,166 +170,206 @@ static void push(struct run *r, double time, int64_t operation, int64_t message)
 
 static struct event pop(struct run *r)
 {
-    const struct event top = r->heap[0], last = r->heap[--r->heap_count];
+    struct event *heap = r->heap.items;
+    const struct event top = heap[0], last = heap[--r->heap.count];
     int64_t i = 0;
-    for (int64_t child; (child = 2 * i + 1) < r->heap_count; i = child) {
-        if (child + 1 < r->heap_count && sooner(&r->heap[child + 1], &r->heap[child]))
+    for (int64_t child; (child = 2 * i + 1) < r->heap.count; i = child) {
+        if (child + 1 < r->heap.count && sooner(&heap[child + 1], &heap[child]))
             child++;
-        if (!sooner(&r->heap[child], &last))
+        if (!sooner(&heap[child], &last))
             break;
-        r->heap[i] = r->heap[child];
+        heap[i] = heap[child];
     }
-    r->heap[i] = last;
+    heap[i] = last;
     return top;
 }
 
 /* ---- messages and their two ends ---- */
 
 struct end {
-    int64_t pair, order, operation;
+    int32_t sender, receiver;
+    int64_t operation;
     double bytes;
 };
-
-static bool behind(const void *a, const void *b)
-{
-    const struct end *x = a, *y = b;
-    return x->pair > y->pair || (x->pair == y->pair && x->order > y->order);
-}
 
 static int no_memory(void)
 {
     return rondo__fail(RONDO_ENOMEM, "no memory to simulate these schedules");
 }
 
-/* Sends and receives, each by sender, receiver and order: the k-th of one are the k-th of the other. */
-static int match(struct run *r, struct end *sends, int64_t send_count, struct end *receives, int64_t receive_count)
+/* In the order of senders or of receivers; of one of them in the order in which they were. starts: [ranks + 1] of memory. */
+static void put_in_order(struct end *to, const struct end *from, int64_t count, int64_t *starts, int64_t ranks, bool by_sender)
 {
-    const int64_t ranks = r->sim->ranks;
-    rondo__sort(sends, sizeof *sends, send_count, behind);
-    rondo__sort(receives, sizeof *receives, receive_count, behind);
+    memset(starts, 0, (size_t)(ranks + 1) * sizeof *starts);
+    for (int64_t i = 0; i < count; i++)
+        starts[(by_sender ? from[i].sender : from[i].receiver) + 1]++;
+    for (int64_t k = 0; k < ranks; k++)
+        starts[k + 1] += starts[k];
+    for (int64_t i = 0; i < count; i++)
+        to[starts[by_sender ? from[i].sender : from[i].receiver]++] = from[i];
+}
+
+static int64_t pair_of(const struct run *r, const struct end *e)
+{
+    return (int64_t)e->sender * r->sim->ranks + e->receiver;
+}
+
+/* Sends and receives, each by sender, receiver and order: the k-th of one are the k-th of the other. */
+static int match(struct run *r, const struct end *sends, int64_t send_count, const struct end *receives, int64_t receive_count)
+{
     for (int64_t i = 0; i < send_count || i < receive_count; i++) {
-        if (i == send_count || i == receive_count || sends[i].pair != receives[i].pair) {
-            const bool lone = i < send_count && (i == receive_count || sends[i].pair < receives[i].pair);
-            const int64_t pair = lone ? sends[i].pair : receives[i].pair;
-            return rondo__fail(RONDO_EINVAL, "a message from rank %lld to rank %lld has no %s; such schedules are not simulated",
-                               (long long)(pair / ranks), (long long)(pair % ranks), lone ? "receiver" : "sender");
+        if (i == send_count || i == receive_count || pair_of(r, &sends[i]) != pair_of(r, &receives[i])) {
+            const bool lone = i < send_count && (i == receive_count || pair_of(r, &sends[i]) < pair_of(r, &receives[i]));
+            const struct end *e = lone ? &sends[i] : &receives[i];
+            return rondo__fail(RONDO_EINVAL, "a message from rank %d to rank %d has no %s; such schedules are not simulated", (int)e->sender,
+                               (int)e->receiver, lone ? "receiver" : "sender");
         }
-        r->messages[i] = (struct message){ sends[i].pair, sends[i].order, sends[i].operation, receives[i].operation, sends[i].bytes };
+        r->messages[i] = (struct message){ pair_of(r, &sends[i]), sends[i].operation, receives[i].operation, sends[i].bytes };
     }
     r->message_count = send_count;
     return 0;
 }
 
-static int pair_up(struct run *r)
+/* The ends of messages that are no empty ones, rank after rank: those that are received, or sent. */
+static int list_ends(const struct run *r, struct end *ends, bool receives, int64_t *count)
 {
     const struct rondo__sim *sim = r->sim;
     const struct rondo__sim_part *parts = sim->parts.items;
-    struct end *ends[2] = { rondo__alloc((size_t)(sim->parts.count + 1) * sizeof *ends[0]),
-                            rondo__alloc((size_t)(sim->parts.count + 1) * sizeof *ends[0]) };
-    int64_t count[2] = { 0, 0 };
-    int err = ends[0] && ends[1] ? 0 : no_memory();
-    for (int64_t o = 0; o < sim->operations.count && !err; o++) {
-        const struct rondo__sim_operation *op = operation_at(sim, o);
-        const int64_t rank = r->rank_of[o];
-        for (int64_t i = op->parts_first; i < op->parts_first + op->parts && !err; i++) {
-            const int64_t peer = parts[i].peer;
-            if (peer < 0 || peer >= sim->ranks || peer == rank)
-                err = rondo__fail(RONDO_EINVAL, "rank %lld has a message with rank %lld; such schedules are not simulated", (long long)rank,
-                                  (long long)peer);
-            else if (parts[i].bytes > 0.0) {
-                const int k = parts[i].receives != 0;
-                ends[k][count[k]] = (struct end){ k ? peer * sim->ranks + rank : rank * sim->ranks + peer, count[k], o, parts[i].bytes };
-                count[k]++;
+    *count = 0;
+    for (int32_t rank = 0; rank < sim->ranks; rank++)
+        for (int64_t o = r->first[rank]; o < r->first[rank + 1]; o++) {
+            const struct rondo__sim_operation *op = operation_at(sim, o);
+            for (int64_t i = op->parts_first; i < op->parts_first + op->parts; i++) {
+                const int32_t peer = parts[i].peer;
+                if (peer < 0 || peer >= sim->ranks || peer == rank)
+                    return rondo__fail(RONDO_EINVAL, "rank %d has a message with rank %d; such schedules are not simulated", (int)rank, (int)peer);
+                if (!(parts[i].bytes > 0.0) || (parts[i].receives != 0) != receives)
+                    continue;
+                if (ends)
+                    ends[*count] = (struct end){ receives ? peer : rank, receives ? rank : peer, o, parts[i].bytes };
+                ++*count;
             }
+        }
+    return 0;
+}
+
+static int pair_up(struct run *r)
+{
+    struct end *ends[2] = { NULL, NULL }, *other = NULL;
+    int64_t count[2] = { 0, 0 }, *starts = NULL;
+    int err = 0;
+    for (int k = 0; k < 2 && !err; k++)
+        err = list_ends(r, NULL, k != 0, &count[k]);
+    if (err)
+        return err;
+    for (int k = 0; k < 2; k++)
+        ends[k] = rondo__alloc((size_t)(count[k] + 1) * sizeof *ends[k]);
+    other = rondo__alloc((size_t)((count[0] > count[1] ? count[0] : count[1]) + 1) * sizeof *other);
+    starts = rondo__alloc((size_t)(r->sim->ranks + 1) * sizeof *starts);
+    r->messages = rondo__alloc((size_t)(count[0] + 1) * sizeof *r->messages);
+    err = ends[0] && ends[1] && other && starts && r->messages ? 0 : no_memory();
+    for (int k = 0; k < 2 && !err; k++) {
+        list_ends(r, other, k != 0, &count[k]);
+        if (k == 0) {
+            put_in_order(ends[k], other, count[k], starts, r->sim->ranks, false);   /* by receiver, then by sender */
+            put_in_order(other, ends[k], count[k], starts, r->sim->ranks, true);
+            memcpy(ends[k], other, (size_t)count[k] * sizeof *other);
+        } else {
+            put_in_order(ends[k], other, count[k], starts, r->sim->ranks, true);    /* by receiver they are */
         }
     }
     if (!err)
         err = match(r, ends[0], count[0], ends[1], count[1]);
     rondo__free(ends[0]);
     rondo__free(ends[1]);
+    rondo__free(other);
+    rondo__free(starts);
     return err;
 }
 
-/* Lists by operation: first[o] .. first[o + 1]; an entry of each (key, value). */
-static void index_by(int64_t *first, int64_t *list, int64_t keys, int64_t count, const int64_t *key, const int64_t *value)
+/* Lists by operation: first[o] .. first[o + 1]. They are made in two rounds over the same entries: how many each has, and what they are. */
+struct index {
+    int64_t *first, *list, *at;         /* [operations + 1], all entries, [operations] where each list has come to; the first round has no list */
+};
+
+static void enter(struct index *x, int64_t key, int64_t value)
 {
-    for (int64_t i = 0; i < count; i++)
-        first[key[i] + 1]++;
-    for (int64_t k = 0; k < keys; k++)
-        first[k + 1] += first[k];
-    for (int64_t i = count; i-- > 0;)   /* first[key] becomes the end, and each entry sets it back by one: rising order within a key */
-        list[--first[key[i] + 1]] = value[i];
-    for (int64_t k = 0; k < keys; k++)
-        first[k] = first[k + 1];
-    first[keys] = count;
+    if (x->list)
+        x->list[x->at[key]++] = value;
+    else
+        x->first[key + 1]++;
+}
+
+/* Between the rounds. */
+static bool open_lists(struct index *x, int64_t operations)
+{
+    for (int64_t o = 0; o < operations; o++)
+        x->first[o + 1] += x->first[o];
+    x->list = rondo__alloc((size_t)(x->first[operations] + 1) * sizeof *x->list);
+    x->at = rondo__alloc((size_t)(operations + 1) * sizeof *x->at);
+    if (x->list && x->at)
+        memcpy(x->at, x->first, (size_t)operations * sizeof *x->at);
+    return x->list && x->at;
+}
+
+static void enter_messages(const struct run *r, struct index *x)
+{
+    for (int64_t i = 0; i < r->message_count; i++) {
+        enter(x, r->messages[i].send, i);
+        enter(x, r->messages[i].receive, i);
+    }
 }
 
 static bool index_messages(struct run *r)
 {
-    int64_t *key = rondo__alloc((size_t)(2 * r->message_count + 1) * sizeof *key), *value = rondo__alloc((size_t)(2 * r->message_count + 1) * sizeof *value);
-    for (int64_t i = 0; i < r->message_count && key && value; i++) {
-        key[2 * i] = r->messages[i].send;
-        key[2 * i + 1] = r->messages[i].receive;
-        value[2 * i] = value[2 * i + 1] = i;
+    struct index x = { r->of_first, NULL, NULL };
+    for (int64_t i = 0; i < r->message_count; i++) {
         r->missing[r->messages[i].send]++;
         r->missing[r->messages[i].receive]++;
     }
-    if (key && value)
-        index_by(r->of_first, r->of, r->sim->operations.count, 2 * r->message_count, key, value);
-    const bool fine = key && value;
-    rondo__free(key);
-    rondo__free(value);
+    enter_messages(r, &x);
+    const bool fine = open_lists(&x, r->sim->operations.count);
+    if (fine)
+        enter_messages(r, &x);
+    r->of = x.list;
+    rondo__free(x.at);
     return fine;
 }
 
-/* What an operation waits for: what its list says, the stream's operation before it, the last fence; a fence for all behind the last one.
- * count: how many there are, or fill key and value too. */
-static int64_t list_waits(struct run *r, int64_t *key, int64_t *value)
+/* What an operation waits for: what its list says, the stream's operation before it, the last fence; a fence for all behind the last one. */
+static void enter_waits(struct run *r, struct index *x)
 {
     const struct rondo__sim *sim = r->sim;
     const int64_t *waits = sim->waits.items;
-    int64_t n = 0;
-#define WAIT(on)                            \
-    do {                                    \
-        if (key) {                          \
-            key[n] = (on);                  \
-            value[n] = o;                   \
-            operation_at(sim, o)->waiting++; \
-        }                                   \
-        n++;                                \
-    } while (0)
     for (int32_t rank = 0; rank < sim->ranks; rank++) {
         int64_t stream = -1, fence = -1;
         for (int64_t o = r->first[rank]; o < r->first[rank + 1]; o++) {
-            const struct rondo__sim_operation *op = operation_at(sim, o);
+            struct rondo__sim_operation *op = operation_at(sim, o);
+            int32_t n = (int32_t)op->waits;
             for (int64_t i = 0; i < op->waits; i++)
-                WAIT(waits[op->waits_first + i]);
+                enter(x, waits[op->waits_first + i], o);
             if (op->kind == RONDO_SIM_STREAM && stream >= 0)
-                WAIT(stream);
+                enter(x, stream, o), n++;
             if (op->kind != RONDO_SIM_FENCE && fence >= 0)
-                WAIT(fence);
+                enter(x, fence, o), n++;
             for (int64_t i = fence >= 0 ? fence : r->first[rank]; i < o && op->kind == RONDO_SIM_FENCE; i++)
-                WAIT(i);
+                enter(x, i, o), n++;
+            op->waiting = n;
             stream = op->kind == RONDO_SIM_STREAM ? o : stream;
             fence = op->kind == RONDO_SIM_FENCE ? o : fence;
         }
     }
-#undef WAIT
-    return n;
 }
 
 static int index_waits(struct run *r)
 {
-    const int64_t n = list_waits(r, NULL, NULL);
-    int64_t *key = rondo__alloc((size_t)(n + 1) * sizeof *key), *value = rondo__alloc((size_t)(n + 1) * sizeof *value);
-    r->followers = rondo__alloc((size_t)(n + 1) * sizeof *r->followers);
-    const bool fine = key && value && r->followers;
-    if (fine) {
-        list_waits(r, key, value);
-        index_by(r->followers_first, r->followers, r->sim->operations.count, n, key, value);
-    }
-    rondo__free(key);
-    rondo__free(value);
+    struct index x = { r->followers_first, NULL, NULL };
+    enter_waits(r, &x);
+    const bool fine = open_lists(&x, r->sim->operations.count);
+    if (fine)
+        enter_waits(r, &x);
+    r->followers = x.list;
+    rondo__free(x.at);
     return fine ? 0 : no_memory();
 }
 
@@ -531,7 +574,7 @@ static void run_all(struct run *r, double *seconds)
     for (int64_t o = 0; o < r->sim->operations.count; o++)
         if (!operation_at(r->sim, o)->waiting && operation_at(r->sim, o)->begin < 0.0)
             begin(r, o, 0.0);
-    while (r->heap_count && !r->failed) {
+    while (r->heap.count && !r->failed) {
         const struct event e = pop(r);
         if (e.crew >= 0 && e.version != r->crews[e.crew].version)
             continue;   /* it came otherwise */
@@ -566,14 +609,12 @@ static void *zeros(struct run *r, int64_t count, size_t size)
 static int prepare(struct run *r)
 {
     const struct rondo__sim *sim = r->sim;
-    const int64_t operations = sim->operations.count, ranks = sim->ranks, parts = sim->parts.count;
+    const int64_t operations = sim->operations.count, ranks = sim->ranks;
     const int64_t nodes = (ranks + r->links->node_ranks - 1) / r->links->node_ranks;
     r->rank_of = zeros(r, operations, sizeof *r->rank_of);
     r->followers_first = zeros(r, operations + 1, sizeof *r->followers_first);
     r->missing = zeros(r, operations, sizeof *r->missing);
     r->of_first = zeros(r, operations + 1, sizeof *r->of_first);
-    r->of = zeros(r, parts, sizeof *r->of);
-    r->messages = zeros(r, parts, sizeof *r->messages);
     r->stream_free = zeros(r, ranks, sizeof *r->stream_free);
     r->computing = zeros(r, ranks, sizeof *r->computing);
     r->left = zeros(r, ranks, sizeof *r->left);
@@ -585,7 +626,6 @@ static int prepare(struct run *r)
     r->way_out = zeros(r, nodes * r->links->links, sizeof *r->way_out);
     r->way_in = zeros(r, nodes * r->links->links, sizeof *r->way_in);
     r->fence_next = zeros(r, ranks, sizeof *r->fence_next);
-    r->heap = zeros(r, 4 * operations + 3 * parts, sizeof *r->heap);
     if (r->failed)
         return no_memory();
     r->crew_ranks = r->links->cores > 0.0 && r->links->core_ranks > 0 ? r->links->core_ranks : 1;
@@ -608,9 +648,10 @@ static void free_run(struct run *r)
 {
     void *const memory[] = { r->rank_of, r->followers_first, r->followers, r->missing, r->of_first, r->of, r->messages, r->stream_free,
                              r->computing, r->left, r->joined, r->of_crew, r->crews,
-                             r->local_out, r->local_in, r->way_out, r->way_in, r->fence_next, r->heap };
+                             r->local_out, r->local_in, r->way_out, r->way_in, r->fence_next };
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         rondo__free(memory[i]);
+    rondo__list_free(&r->heap);
     for (int64_t i = 0; i < r->fences.count; i++)
         rondo__list_free(&((struct fence *)r->fences.items)[i].waiting);
     rondo__list_free(&r->fences);
