@@ -250,13 +250,14 @@ static void speed_of_memory(const struct work *w, const struct run *run, double 
     ceiling_close(ceiling);
 }
 
-static json_t *phase(int64_t tokens, double seconds, int algorithm)
+static json_t *phase(int64_t tokens, double seconds, int algorithm, int chosen_by, const double predicted[RONDO_ALGORITHMS])
 {
     json_t *p = json_object();
     json_object_set_new(p, "tokens", json_integer(tokens));
     json_object_set_new(p, "seconds", number(seconds));
     json_object_set_new(p, "tokens_per_second", number(rate(tokens, seconds)));
     json_object_set_new(p, "algorithm", json_string(algorithm ? rondo_algorithm_name(algorithm) : "none"));   /* 0: no pass ran */
+    report_choice(p, chosen_by, predicted);
     return p;
 }
 
@@ -266,7 +267,8 @@ static int report(const struct work *w, const struct run *run)
     /* The pass that reads a prompt also makes its first new token: the drawing of it is decoding. */
     const double reading = c->prefill_seconds - c->first_seconds, saying = c->decode_seconds + c->first_seconds;
     const int64_t made = c->first_tokens + c->decode_tokens;
-    json_t *r = output_report(&w->output), *bytes = json_array(), *states = json_array(), *decode = phase(made, saying, c->decode_algorithm);
+    json_t *r = output_report(&w->output), *bytes = json_array(), *states = json_array();
+    json_t *decode = phase(made, saying, c->decode_algorithm, c->decode_chosen_by, c->decode_predicted);
     double reads, memory;
     speed_of_memory(w, run, &reads, &memory);
     if (reads > 0)
@@ -275,7 +277,7 @@ static int report(const struct work *w, const struct run *run)
         json_object_set_new(decode, "memory_bytes_per_second", number(memory));
     report_numerics(r, 128);
     report_run(r, run, c->prefill_seconds + c->decode_seconds);
-    json_object_set_new(r, "prefill", phase(c->prefill_tokens, reading, c->prefill_algorithm));
+    json_object_set_new(r, "prefill", phase(c->prefill_tokens, reading, c->prefill_algorithm, c->prefill_chosen_by, c->prefill_predicted));
     json_object_set_new(r, "decode", decode);
     report_grid(r, &w->models);
     for (int i = 0; i < run->ranks; i++)

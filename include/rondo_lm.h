@@ -237,8 +237,10 @@ typedef struct rondo_lm_counters {
     int64_t steps, step_sequences;                 /* steps, and the live sequences that each found, all together */
     uint64_t decode_bytes;                         /* of weights, cached keys and values, and states that decoding has read on this rank */
     size_t state_bytes;                            /* of layers of Kimi Delta Attention, held by this rank */
+    int32_t prefill_chosen_by, decode_chosen_by;   /* rondo_chosen: why it was this algorithm; 0: it was asked for, or no pass ran */
+    double prefill_predicted[RONDO_ALGORITHMS], decode_predicted[RONDO_ALGORITHMS];   /* as predicted_seconds of rondo_attention_info */
 } rondo_lm_counters;
-#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0 }
+#define RONDO_LM_COUNTERS_INIT { sizeof(rondo_lm_counters), 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, { 0.0 }, { 0.0 } }
 RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RONDO_MUST_CHECK;
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].

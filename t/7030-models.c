@@ -77,6 +77,22 @@ static void scoring(void)
     ok(files_like("no-folder") == 0, "no file is left");
 }
 
+/* What a pass's algorithm was chosen of: it is the one that takes least. */
+static int told_choice(const json_t *phase)
+{
+    json_t *list = json_object_get(phase, "candidates"), *one;
+    const char *by = json_string_value(json_object_get(phase, "chosen_by")), *algorithm = json_string_value(json_object_get(phase, "algorithm"));
+    double least = 1e30, own = -1.0;
+    size_t i;
+    json_array_foreach(list, i, one) {
+        const double seconds = json_number_value(json_object_get(one, "seconds"));
+        least = seconds < least ? seconds : least;
+        own = algorithm && !strcmp(json_string_value(json_object_get(one, "algorithm")), algorithm) ? seconds : own;
+    }
+    /* a plan that stays with what was chosen before: until another takes 5 % less */
+    return by && json_array_size(list) > 3 && (!strcmp(by, "time") ? own == least : !strcmp(by, "before") && own <= least / 0.95);
+}
+
 static void generating(void)
 {
     json_t *want = reference(), *greedy = json_object_get(want, "greedy"), *tokens = json_object_get(greedy, "tokens"), *r;
@@ -99,11 +115,16 @@ static void generating(void)
     snprintf(pipe, sizeof pipe, "head -c 500 prompt >shorter;");
     is_int(rondo(pipe, "generate -m '%s' -f shorter -n 8 --json", model), 0, "a shorter prompt");
     snprintf(hash, sizeof hash, "%s", program_text("hash"));
-    static const char *const settings[] = { "--cp 3", "--cp 4 --layout snake --algorithm pass-q --chunk 3", "--cp 2 --isa scalar", "--kv-interleave leaf --threads 2" };
+    static const char *const settings[] = { "--cp 4 --layout snake --algorithm pass-q --chunk 3", "--cp 2 --isa scalar", "--kv-interleave leaf --threads 2" };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         const int code = rondo("", "generate -m '%s' -f shorter -n 8 --json %s", model, settings[i]);
         ok(code == 0 && strlen(hash) == 16 && !strcmp(program_text("hash"), hash), "'%s': the same hash", settings[i]);
     }
+    is_int(rondo("RONDO_HARDWARE=xeon-ethernet", "generate -m '%s' -f shorter -n 8 --json --cp 3", model), 0, "with hardware that is known");
+    r = program_json();
+    ok(told_choice(json_object_get(r, "prefill")) && told_choice(json_object_get(r, "decode")) &&
+       !strcmp(hash, json_string_value(json_object_get(r, "hash"))), "candidates of prefill and of decoding, and the same hash");
+    json_decref(r);
     json_decref(want);
 
     rondo("", "generate -m '%s' -p 'And it came to pass' -n 30 --quiet", model);

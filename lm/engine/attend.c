@@ -54,6 +54,14 @@ static void describe(const rondo_lm *lm, const struct rondo_piece *piece, int64_
     d->placement_sequences = lm->pass.seat;
 }
 
+/* What is told of the last pass of its kind. */
+static void count_choice(rondo_lm_counters *c, const rondo_attention_info *info, bool decode)
+{
+    *(decode ? &c->decode_algorithm : &c->prefill_algorithm) = info->algorithm;
+    *(decode ? &c->decode_chosen_by : &c->prefill_chosen_by) = info->chosen_by;
+    memcpy(decode ? c->decode_predicted : c->prefill_predicted, info->predicted_seconds, sizeof c->decode_predicted);
+}
+
 int rondo__attend_plan(rondo_lm *lm, int64_t count, bool decode)
 {
     int err = 0;
@@ -78,10 +86,8 @@ int rondo__attend_plan(rondo_lm *lm, int64_t count, bool decode)
             err = rondo__lm_room(&block, &lm->attention_room, info.workspace_bytes, "attention's workspace");
             lm->attention_space = block;
         }
-        if (decode)
-            lm->counters.decode_algorithm = info.algorithm;
-        else
-            lm->counters.prefill_algorithm = info.algorithm;
+        if (!err)
+            count_choice(&lm->counters, &info, decode);
     }
     return err;
 }
