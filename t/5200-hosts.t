@@ -36,6 +36,9 @@ for how in "" "--layout striped --algorithm pass-q" "--layout contiguous --algor
         mpi 3 "$program" attend "$scratch/in.safetensors" -o "$scratch/three.safetensors" --causal --json --quiet $how
     ok "attend on 3 hosts ${how:-by default}: the same file" cmp "$scratch/one.safetensors" "$scratch/three.safetensors"
 done
+cores=$(($(nproc) / 3))
+[ "$cores" -gt 0 ] || cores=1
+ok "hosts that are on one machine share its cores out: $cores for each rank" grep -q "\"threads\": $cores\b" "$scratch/out"
 bytes=$(received 3)
 same "5 ranks on 3 hosts" "$one" mpi 5 "$program" attend "$scratch/in.safetensors" -o "$scratch/five.safetensors" --causal --json --quiet
 ok "messages went over the network" test "$(($(received 3) - bytes))" -gt 100000

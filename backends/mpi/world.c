@@ -165,7 +165,8 @@ void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn)
 
 /* What a rank tells the others about where it runs. */
 struct site {
-    uint64_t machine;
+    uint64_t host;
+    uint64_t machine;                 /* whose cores a host has: containers of one machine are hosts with names of their own */
     int32_t usable, reserved;         /* cores holds what the system said */
     unsigned char cores[CORES_MAX / 8];
 };
@@ -177,20 +178,23 @@ static uint64_t add_text(uint64_t hash, const char *text)
     return hash;
 }
 
-/* Machines are told apart by their name, and by the boot where the system numbers it: names are often all alike. */
+/* Hosts are told apart by their name, and by the boot where the system numbers it: names are often all alike. Hosts of one boot are on one
+ * machine. */
 static void describe(struct site *site)
 {
     char name[MPI_MAX_PROCESSOR_NAME + 1] = "";
     int length = 0;
     memset(site, 0, sizeof *site);
     if (MPI_Get_processor_name(name, &length) == MPI_SUCCESS)
-        site->machine = add_text(0xcbf29ce484222325u, name);
+        site->host = site->machine = add_text(0xcbf29ce484222325u, name);
 #ifdef __linux__
     FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
     if (f) {
         char boot[64] = "";
-        if (fgets(boot, sizeof boot, f))
-            site->machine = add_text(site->machine, boot);
+        if (fgets(boot, sizeof boot, f)) {
+            site->host = add_text(site->host, boot);
+            site->machine = add_text(0xcbf29ce484222325u, boot);
+        }
         fclose(f);
     }
     union {
@@ -206,7 +210,7 @@ static void describe(struct site *site)
 }
 
 /* A core that k ranks may use counts 1/k for each of them, so that processes bound to cores of their own keep them. Where a quota
- * leaves less than the mask, the ranks of a machine are taken to be under one, as those of a container or a job are. */
+ * leaves less than the mask, the ranks of a host are taken to be under one, as those of a container or a job are. */
 static int share_of_cores(const struct rondo_world *w, const struct site *all)
 {
     const struct site *mine = &all[w->rank];
@@ -221,7 +225,7 @@ static int share_of_cores(const struct rondo_world *w, const struct site *all)
         if (!(mine->cores[c / 8] >> c % 8 & 1))
             continue;
         for (int i = 0; i < w->ranks; i++)
-            users += w->here[i] && all[i].cores[c / 8] >> c % 8 & 1;
+            users += all[i].machine == mine->machine && all[i].cores[c / 8] >> c % 8 & 1;
         cores += 1.0 / users;
         bound++;
     }
@@ -393,7 +397,7 @@ static int look_around(struct rondo_endpoint *ep, MPI_Comm comm, struct site *al
     if (!err) {
         w->ranks_here = 0;
         for (int i = 0; i < w->ranks; i++) {
-            w->here[i] = all[i].machine == mine.machine;
+            w->here[i] = all[i].host == mine.host;
             w->ranks_here += w->here[i];
         }
         int share = share_of_cores(w, all);
