@@ -39,24 +39,46 @@ static const struct option own_options[] = {
 
 /* ---- the model ---- */
 
-/* Seconds of attention of one layer. RONDO_ENOTSUP: no run does that. */
-static int predict(int32_t algorithm, int64_t fresh, int64_t cached, const rondo_hardware *h, double *seconds)
+/* What is asked for, and what came of it: seconds of attention of one layer, or a code and its sentence. RONDO_ENOTSUP: no run does that. */
+struct foreseen {
+    int32_t algorithm, code;
+    int64_t fresh, cached;
+    const rondo_hardware *hardware;
+    double seconds;
+    char reason[256];
+};
+
+static void predict(void *arg, int64_t index)
 {
+    struct foreseen *f = (struct foreseen *)arg + index;
     rondo_cost_case c = RONDO_COST_CASE_INIT;
     rondo_prediction p = RONDO_PREDICTION_INIT;
     c.phase = RONDO_COST_PREFILL;
-    c.algorithm = algorithm;
+    c.algorithm = f->algorithm;
     c.hidden_size = options.heads * options.head_dim;
     c.num_heads = options.heads, c.num_kv_heads = options.kv_heads, c.head_dim = options.head_dim;
-    c.batch_size = 1, c.new_tokens = fresh, c.past_seq_len = cached;
+    c.batch_size = 1, c.new_tokens = f->fresh, c.past_seq_len = f->cached;
     c.bytes_per_elem = options.bytes, c.causal = 1, c.context_parallel = options.ranks;
     c.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
-    const int code = rondo_predict(&c, h, RONDO_PREDICT_RUN, &p);
-    *seconds = p.layer_attention;
-    return code;
+    f->code = rondo_predict(&c, f->hardware, RONDO_PREDICT_RUN, &p);
+    f->seconds = p.layer_attention;
+    if (f->code)
+        snprintf(f->reason, sizeof f->reason, "%s", rondo_error_text());
 }
 
-/* The fewest new tokens over as many cached ones with which pass-KV takes no longer; -1: none are found. */
+/* Of pass-KV and pass-Q. An exit code. */
+static int predict_both(int64_t fresh, int64_t cached, const rondo_hardware *h, double *kv, double *q)
+{
+    struct foreseen both[2] = { { .algorithm = RONDO_PASS_KV, .fresh = fresh, .cached = cached, .hardware = h },
+                                { .algorithm = RONDO_PASS_Q, .fresh = fresh, .cached = cached, .hardware = h } };
+    plan_beside(2, false, predict, both);
+    *kv = both[0].seconds;
+    *q = both[1].seconds;
+    const int bad = both[0].code ? 0 : 1;
+    return fail_code(both[bad].code, STAGE_INPUT, both[bad].reason);
+}
+
+/* The fewest new tokens over as many cached ones with which pass-KV takes no longer; -1: none are found. An exit code. */
 static int threshold(const rondo_hardware *h, int64_t *fewest)
 {
     int64_t high = 1, low = 0;
@@ -64,8 +86,7 @@ static int threshold(const rondo_hardware *h, int64_t *fewest)
     int code = 0;
     *fewest = -1;
     for (; high <= SEARCH_TOKENS && !code; low = high, high *= 4) {
-        code = predict(RONDO_PASS_KV, high, options.cached, h, &kv);
-        code = code ? code : predict(RONDO_PASS_Q, high, options.cached, h, &q);
+        code = predict_both(high, options.cached, h, &kv, &q);
         if (kv <= q)
             break;
     }
@@ -73,8 +94,7 @@ static int threshold(const rondo_hardware *h, int64_t *fewest)
         return code;
     for (int64_t leaf = high > 4096 ? 128 : 1; high - low > leaf && !code;) {
         const int64_t middle = low + (high - low) / 2;
-        code = predict(RONDO_PASS_KV, middle, options.cached, h, &kv);
-        code = code ? code : predict(RONDO_PASS_Q, middle, options.cached, h, &q);
+        code = predict_both(middle, options.cached, h, &kv, &q);
         if (kv <= q)
             high = middle;
         else
@@ -87,18 +107,21 @@ static int threshold(const rondo_hardware *h, int64_t *fewest)
 static int by_model(const rondo_hardware *h, json_t *report)
 {
     static const int32_t candidates[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_MESH, RONDO_REDUCE };
-    double best = -1.0, second = -1.0, seconds;
+    struct foreseen of[sizeof candidates / sizeof *candidates];
+    double best = -1.0, second = -1.0;
     const char *first = NULL, *next = NULL;
     char reason[256];
     json_t *list = json_array(), *thresholds = json_object();
     int code = 0;
-    for (size_t i = 0; i < sizeof candidates / sizeof *candidates && !code; i++) {
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        of[i] = (struct foreseen){ .algorithm = candidates[i], .fresh = options.fresh, .cached = options.cached, .hardware = h };
+    plan_beside((int64_t)(sizeof of / sizeof *of), false, predict, of);
+    for (size_t i = 0; i < sizeof of / sizeof *of && !code; i++) {
         const char *name = rondo_algorithm_name(candidates[i]);
-        code = predict(candidates[i], options.fresh, options.cached, h, &seconds);
-        if (code == RONDO_ENOTSUP && i) {
-            code = 0;   /* such heads or ranks it cannot have */
-            continue;
-        }
+        const double seconds = of[i].seconds;
+        if (of[i].code == RONDO_ENOTSUP && i)
+            continue;   /* such heads or ranks it cannot have */
+        code = fail_code(of[i].code, STAGE_INPUT, of[i].reason);
         if (code)
             break;
         json_t *one = json_object();
@@ -115,7 +138,6 @@ static int by_model(const rondo_hardware *h, json_t *report)
     int64_t fewest = -1;
     if (!code && options.ranks > 1 && options.ranks <= SEARCH_RANKS)
         code = threshold(h, &fewest);
-    code = fail_library(code, STAGE_INPUT);
     if (fewest > 0) {
         json_object_set_new(thresholds, "tokens", json_integer(fewest));
         json_object_set_new(thresholds, "miss_rate", number((double)fewest / (double)(fewest + options.cached)));
@@ -196,8 +218,7 @@ static int draw(const rondo_hardware *h, const char *hardware, const json_t *rep
         if (fresh < 1)
             continue;
         progress_set(i, sizeof rates / sizeof *rates);
-        code = fail_library(predict(RONDO_PASS_KV, fresh, all - fresh, h, &kv), STAGE_INPUT);
-        code = code ? code : fail_library(predict(RONDO_PASS_Q, fresh, all - fresh, h, &q), STAGE_INPUT);
+        code = predict_both(fresh, all - fresh, h, &kv, &q);
         p->place[p->points] = rates[i];
         p->value[0][p->points] = q > 0.0 ? kv / q : -1.0;
         if (rates[i] != 1.5 && rates[i] != 3.25 && rates[i] != 7 && rates[i] != 15 && rates[i] != 70)

@@ -9,6 +9,8 @@
  */
 #include "cli/plan_ways.h"
 
+#include "cli/plan.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +30,8 @@ struct search {
     struct plan_way way;                /* that is looked at */
     int64_t chunks[CHUNKS_MOST];        /* falling; the first is 0, all tokens */
     int chunk_count;
+    int code;                           /* and its sentence */
+    char text[512];
 };
 
 /* ---- what may be ---- */
@@ -286,7 +290,7 @@ static int keep(struct plan_ways *ways, const struct plan_way *way)
         const int64_t more = ways->room ? 2 * ways->room : 256;
         struct plan_way *at = realloc(ways->at, (size_t)more * sizeof *at);
         if (!at)
-            return fail(EXIT_ROOM, "not enough memory for %lld ways to run the model", (long long)more);
+            return RONDO_ENOMEM;
         ways->at = at;
         ways->room = more;
     }
@@ -294,14 +298,15 @@ static int keep(struct plan_ways *ways, const struct plan_way *way)
     return 0;
 }
 
-/* The way of the search, whose decode step is known already. *fitted: it is among those that fit. */
+/* Codes of the library from here on, as this is done beside other searches.
+ * The way of the search, whose decode step is known already. *fitted: it is among those that fit. */
 static int try(struct search *s, bool *fitted)
 {
     const struct plan_wish *w = s->wish;
     struct plan_way way = s->way;
     const int code = prefill(w, &way);
     if (code)
-        return code == RONDO_ENOTSUP ? 0 : fail_library(code, STAGE_INPUT);
+        return code == RONDO_ENOTSUP ? 0 : code;
     note_least(s->ways, &way);
     *fitted = fits(w, way.memory);
     way.request = way.ttft + (double)w->generate * way.tpot;
@@ -314,7 +319,7 @@ static int search_layout(struct search *s)
     const int32_t layout = s->way.layout;
     int code = decode(w, &s->way);
     if (code)
-        return code == RONDO_ENOTSUP ? 0 : fail_library(code, STAGE_INPUT);
+        return code == RONDO_ENOTSUP ? 0 : code;
     if (!fits(w, s->way.memory)) {
         note_least(s->ways, &s->way);
         return 0;
@@ -331,8 +336,38 @@ static int search_layout(struct search *s)
     return code;
 }
 
-/* One division of the world with one type of the cache. */
-static int search_division(struct search *s)
+/* What is looked at at the same time: the layouts of each division of the world with each type of the cache, and what is found of each. */
+struct plots {
+    struct search *at;
+    struct plan_ways *found;
+    int64_t count, room;
+};
+
+static void search_plot(void *arg, int64_t index)
+{
+    struct plots *all = arg;
+    struct search *s = &all->at[index];
+    s->ways = &all->found[index];
+    s->code = search_layout(s);
+    snprintf(s->text, sizeof s->text, "%s", s->code == RONDO_ENOMEM ? "not enough memory for the ways to run the model" : rondo_error_text());
+}
+
+static int add_plot(struct plots *all, const struct search *s)
+{
+    if (all->count == all->room) {
+        const int64_t more = all->room ? 2 * all->room : 64;
+        struct search *at = realloc(all->at, (size_t)more * sizeof *at);
+        if (!at)
+            return fail(EXIT_ROOM, "not enough memory for %lld divisions of the world", (long long)more);
+        all->at = at;
+        all->room = more;
+    }
+    all->at[all->count++] = *s;
+    return 0;
+}
+
+/* One division of the world with one type of the cache: its layouts, if it may fit. */
+static int add_division(struct plots *all, struct search *s)
 {
     const struct plan_wish *w = s->wish;
     const struct plan_way division = s->way;
@@ -348,7 +383,22 @@ static int search_division(struct search *s)
     for (int l = 0; l < (one ? 1 : COUNT(layouts)) && !code; l++) {
         s->way = division;
         s->way.layout = one ? w->layout : layouts[l];
-        code = search_layout(s);
+        code = add_plot(all, s);
+    }
+    return code;
+}
+
+/* In the order in which they were to be looked at. */
+static int gather(struct plan_ways *ways, const struct plots *all)
+{
+    int code = 0;
+    for (int64_t i = 0; i < all->count && !code; i++) {
+        const struct plan_ways *found = &all->found[i];
+        code = fail_code(all->at[i].code, STAGE_INPUT, all->at[i].text);
+        for (int64_t k = 0; k < found->count && !code; k++)
+            code = fail_code(keep(ways, &found->at[k]), STAGE_INPUT, "not enough memory for the ways to run the model");
+        for (int k = 0; k < found->division_count; k++)
+            note_least(ways, &found->division[k]);
     }
     return code;
 }
@@ -366,18 +416,28 @@ static int by_request(const void *a, const void *b)
 int plan_ways_find(const struct plan_wish *wish, struct plan_ways *ways)
 {
     struct search s = { .wish = wish, .ways = ways };
+    struct plots all = { .count = 0 };
     int32_t types[3];
     const int type_count = kv_types(wish, types);
     int code = 0;
     memset(ways, 0, sizeof *ways);
     set_chunks(&s);
-    for (int64_t tp = 1; tp <= wish->world && !code; tp++) {
-        progress_set((uint64_t)tp, (uint64_t)wish->world);
+    for (int64_t tp = 1; tp <= wish->world && !code; tp++)
         for (int t = 0; t < type_count && !code && divides(wish, wish->world, tp); t++) {
             s.way = (struct plan_way){ .tp = tp, .cp = wish->world / tp, .kv_type = types[t], .narrow = is_narrow(wish, types[t]) };
-            code = search_division(&s);
+            code = add_division(&all, &s);
         }
+    all.found = calloc((size_t)all.count + 1, sizeof *all.found);
+    if (!all.found)
+        code = code ? code : fail(EXIT_ROOM, "not enough memory for %lld divisions of the world", (long long)all.count);
+    if (!code) {
+        plan_beside(all.count, !wish->brief, search_plot, &all);
+        code = gather(ways, &all);
     }
+    for (int64_t i = 0; all.found && i < all.count; i++)
+        plan_ways_free(&all.found[i]);
+    free(all.found);
+    free(all.at);
     qsort(ways->at, (size_t)ways->count, sizeof *ways->at, by_request);
     return code;
 }
