@@ -91,15 +91,37 @@ static void by_hand(void)
     ring(&sim, 4, 0.0, 20.0);
     is_time(run_with(&sim, &nodes), 3 * 2.5, "the slow links set the pace");
     rondo__sim_free(&sim);
-    for (int r = 0; r < 4; r++) {   /* ranks 0 and 1 each send to their opposite: one after the other through the one link */
+    for (int r = 0; r < 4; r++) {   /* ranks 0 and 1 each send to their opposite: side by side through the one link */
         rondo__sim_rank(&sim);
         rondo__sim_transfer(&sim, false);
         rondo__sim_part(&sim, (r + 2) % 4, r >= 2, 20.0);
     }
     is_time(run_with(&sim, &nodes), 0.5 + 2 + 2, "two ranks of a node share its link");
-    ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 4.5), "the first goes first");
+    ok(near(end_of(&sim, 0), 4.5) && near(end_of(&sim, 1), 4.5), "and each has half of it");
     const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
+    struct rondo__sim_links bucket = nodes;
+    bucket.burst = 20.0, bucket.inward = 100.0;
+    is_time(run_with(&sim, &bucket), 0.5 + 2.0, "a bucket of 20 bytes is for both");
+    ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 2.5), "half for each");
+    rondo__sim_free(&sim);
+    for (int r = 0; r < 4; r++) {   /* 10 bytes beside 30: until the short one is through each has half */
+        rondo__sim_rank(&sim);
+        rondo__sim_transfer(&sim, false);
+        rondo__sim_part(&sim, (r + 2) % 4, r >= 2, r % 2 ? 30.0 : 10.0);
+    }
+    is_time(run_with(&sim, &nodes), 0.5 + 2 + 2, "a long message beside a short one");
+    ok(near(end_of(&sim, 0), 2.5), "which is through when each has gone for 10 bytes");
+    rondo__sim_free(&sim);
+    for (int r = 0; r < 3; r++) {   /* rank 0 sends 10 and 20 bytes to rank 1, and 30 to rank 2: of the two streams one has two messages */
+        rondo__sim_rank(&sim);
+        for (int i = 0; i < (r == 2 ? 1 : r == 1 ? 2 : 3); i++) {
+            rondo__sim_transfer(&sim, false);
+            rondo__sim_part(&sim, r ? 0 : i < 2 ? 1 : 2, r != 0, r == 1 ? (i ? 20.0 : 10.0) : r == 2 || i == 2 ? 30.0 : i ? 20.0 : 10.0);
+        }
+    }
+    is_time(run_with(&sim, &alone), 0.5 + 6, "messages to one rank behind each other, beside one to another");
+    ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 6.5) && near(end_of(&sim, 2), 6.5), "streams share the way, whatever is in them");
     rondo__sim_free(&sim);
 
     for (int r = 0; r < 3; r++) {   /* ranks 1 and 2 both send to rank 0, whose way in takes one after the other */

@@ -4,6 +4,8 @@
  */
 #include "plan/simulate.h"
 
+#include "plan/sim_way.h"
+
 /* ---- building ---- */
 
 void rondo__sim_free(struct rondo__sim *sim)
@@ -96,13 +98,16 @@ struct message {
     int64_t pair;                       /* sender * ranks + receiver */
     int64_t send, receive;              /* operations */
     double bytes;
+    double at[2];                       /* where it is through its ways out and in; -1: it has not come to them, or is through */
+    int32_t left;                       /* ways that it is not through */
+    bool followed[2];                   /* another one of this pair is behind it */
 };
 
 struct event {
     double time;
     int64_t order;                      /* of two at once the one that was set going first */
-    int64_t operation, message, crew;   /* one of them; else -1 */
-    int64_t version;                    /* of a crew: what it was when this was foreseen */
+    int64_t operation, way, crew;       /* of a crew a rank is the operation; else one of them, and -1 */
+    int64_t version;                    /* of a crew or a way: what it was when this was foreseen */
 };
 
 /* Ranks that share cores. What computes has `left` to do at `since`; all go on alike fast. */
@@ -131,7 +136,8 @@ struct run {
     int64_t *of_crew;                   /* [ranks] lists of ranks */
     int64_t crew_ranks;
     double cores;
-    double *way_out, *way_in, *local_out, *local_in;
+    struct rondo__sim_way *ways;        /* out of and into each rank, then out of and into each link of each node */
+    int64_t way_count;
     struct rondo__list heap;            /* struct event */
     int64_t events, over;
     int64_t *fence_next;                /* [ranks] fences behind which a rank is */
@@ -163,9 +169,9 @@ static void push_event(struct run *r, struct event e)
     heap[i] = e;
 }
 
-static void push(struct run *r, double time, int64_t operation, int64_t message)
+static void push(struct run *r, double time, int64_t operation)
 {
-    push_event(r, (struct event){ time, r->events++, operation, message, -1, 0 });
+    push_event(r, (struct event){ time, r->events++, operation, -1, -1, 0 });
 }
 
 static struct event pop(struct run *r)
@@ -224,7 +230,7 @@ static int match(struct run *r, const struct end *sends, int64_t send_count, con
             return rondo__fail(RONDO_EINVAL, "a message from rank %d to rank %d has no %s; such schedules are not simulated", (int)e->sender,
                                (int)e->receiver, lone ? "receiver" : "sender");
         }
-        r->messages[i] = (struct message){ pair_of(r, &sends[i]), sends[i].operation, receives[i].operation, sends[i].bytes };
+        r->messages[i] = (struct message){ pair_of(r, &sends[i]), sends[i].operation, receives[i].operation, sends[i].bytes, { -1.0, -1.0 }, 2, { false, false } };
     }
     r->message_count = send_count;
     return 0;
@@ -461,24 +467,63 @@ static void spend(struct run *r, int64_t rank, double seconds, double time)
 
 /* ---- messages ---- */
 
-/* Both ends have come: through the way out and the way in, which each serve in order, and not each other's: what a switch keeps for a
- * receiver that is busy does not stop its sender. */
+/* The way out of, or into, a rank: within its node, or to others. */
+static struct rondo__sim_way *way_of(const struct run *r, int64_t rank, bool near, int in)
+{
+    const int64_t links = (r->way_count - 2 * r->sim->ranks) / 2;
+    return &r->ways[near ? in * r->sim->ranks + rank : 2 * r->sim->ranks + in * links + link_of(r, rank)];
+}
+
+static void look_at(struct run *r, struct rondo__sim_way *way)
+{
+    const double time = rondo__sim_way_next(way);
+    way->version++;
+    if (time >= 0.0)
+        push_event(r, (struct event){ time, r->events++, -1, way - r->ways, -1, way->version });
+}
+
+/* Both ends have come: through the way out and the way in, which do not wait for each other: what a switch keeps for a receiver that is busy
+ * does not stop its sender. */
 static void send(struct run *r, int64_t index, double time)
 {
-    const struct message *m = &r->messages[index];
-    const int64_t from = m->pair / r->sim->ranks, to = m->pair % r->sim->ranks;
-    const bool near = local(r, from, to), exchange = operation_at(r->sim, m->send)->exchange != 0;
-    double *out = near ? &r->local_out[from] : &r->way_out[link_of(r, from)];
-    double *in = near ? &r->local_in[to] : &r->way_in[link_of(r, to)];
+    struct message *m = &r->messages[index], *last = index && m[-1].pair == m->pair ? m - 1 : NULL;
+    const int64_t ends[2] = { m->pair / r->sim->ranks, m->pair % r->sim->ranks };
+    const bool near = local(r, ends[0], ends[1]), exchange = operation_at(r->sim, m->send)->exchange != 0;
     const double bandwidth = near ? r->links->local_bandwidth : exchange ? r->links->exchange_bandwidth : r->links->bandwidth;
     const double takes = m->bytes / bandwidth, comes = !near && r->links->inward > 0.0 ? m->bytes / r->links->inward : takes;
-    const double spare = near ? 0.0 : r->links->burst / bandwidth, work = m->bytes * (near ? r->links->local_work : r->links->work);
-    spend(r, from, work, time);
-    spend(r, to, work, time);
-    *out = (*out > time ? *out : time) + takes;
-    *in = (*in > time ? *in : time) + comes;
-    const double gone = *out - spare > time ? *out - spare : time;
-    push(r, gone > *in ? gone : *in, -1, index);
+    const double work = m->bytes * (near ? r->links->local_work : r->links->work);
+    for (int k = 0; k < 2; k++) {
+        struct rondo__sim_way *way = way_of(r, ends[k], near, k);
+        const double behind = last ? last->at[k] : -1.0;
+        spend(r, ends[k], work, time);
+        if (behind >= 0.0)
+            last->followed[k] = true;
+        if (!rondo__sim_way_add(way, time, index, k ? comes : takes, behind, &m->at[k]))
+            r->failed = true;
+        look_at(r, way);
+    }
+}
+
+static void finish(struct run *r, int64_t o, double time);
+
+/* What is through a way, and, if it is through both, over. */
+static void pass(struct run *r, struct rondo__sim_way *way, double time)
+{
+    const int k = way - r->ways < 2 * r->sim->ranks ? way - r->ways >= r->sim->ranks
+                                                    : way - r->ways - 2 * r->sim->ranks >= (r->way_count - 2 * r->sim->ranks) / 2;
+    for (int64_t index; (index = rondo__sim_way_take(way, time)) >= 0;) {
+        struct message *m = &r->messages[index];
+        const int64_t ends[2] = { m->send, m->receive };
+        m->at[k] = -1.0;
+        if (!m->followed[k])
+            rondo__sim_way_leave(way);
+        if (--m->left)
+            continue;
+        for (int e = 0; e < 2; e++)
+            if (!--r->missing[ends[e]])
+                finish(r, ends[e], time);
+    }
+    look_at(r, way);
 }
 
 static double latency_of(const struct run *r, int64_t o)
@@ -516,7 +561,7 @@ static void come_to_fence(struct run *r, int64_t o, double time)
     if (++f->come < r->sim->ranks)
         return;
     for (int64_t i = 0; i < f->waiting.count; i++)
-        push(r, f->last + (r->sim->ranks > 1 ? r->links->latency : 0.0), ((int64_t *)f->waiting.items)[i], -1);
+        push(r, f->last + (r->sim->ranks > 1 ? r->links->latency : 0.0), ((int64_t *)f->waiting.items)[i]);
 }
 
 static void begin(struct run *r, int64_t o, double time)
@@ -532,18 +577,16 @@ static void begin(struct run *r, int64_t o, double time)
         r->computing[r->rank_of[o]] = o + 1;
         r->left[r->rank_of[o]] = op->seconds;
         if (op->begin > time)
-            push(r, op->begin, o, -1);
+            push(r, op->begin, o);
         else
             join(r, o, time);
     } else {
         /* an operation's event comes twice: when its latency is spent, and when its last message is over; it has at most one at a time */
         const double latency = latency_of(r, o);
         *stream = r->computing[r->rank_of[o]] ? *stream + latency : (*stream > time ? *stream : time) + latency;
-        push(r, time + latency, o, -1);
+        push(r, time + latency, o);
     }
 }
-
-static void finish(struct run *r, int64_t o, double time);
 
 /* A transfer's latency is spent: its messages whose peer has come too may go. */
 static void go(struct run *r, int64_t o, double time)
@@ -578,15 +621,13 @@ static void run_all(struct run *r, double *seconds)
         const struct event e = pop(r);
         if (e.crew >= 0 && e.version != r->crews[e.crew].version)
             continue;   /* it came otherwise */
+        if (e.way >= 0 && e.version != r->ways[e.way].version)
+            continue;
         *seconds = e.time > *seconds ? e.time : *seconds;
         if (e.crew >= 0) {
             finish(r, computed(r, e.operation, e.time), e.time);
-        } else if (e.message >= 0) {
-            const struct message *m = &r->messages[e.message];
-            const int64_t ends[2] = { m->send, m->receive };
-            for (int k = 0; k < 2; k++)
-                if (!--r->missing[ends[k]])
-                    finish(r, ends[k], e.time);
+        } else if (e.way >= 0) {
+            pass(r, &r->ways[e.way], e.time);
         } else if (operation_at(r->sim, e.operation)->kind == RONDO_SIM_TRANSFER) {
             go(r, e.operation, e.time);
         } else if (operation_at(r->sim, e.operation)->kind == RONDO_SIM_STREAM) {
@@ -621,10 +662,8 @@ static int prepare(struct run *r)
     r->joined = zeros(r, ranks, sizeof *r->joined);
     r->of_crew = zeros(r, ranks, sizeof *r->of_crew);
     r->crews = zeros(r, ranks, sizeof *r->crews);
-    r->local_out = zeros(r, ranks, sizeof *r->local_out);
-    r->local_in = zeros(r, ranks, sizeof *r->local_in);
-    r->way_out = zeros(r, nodes * r->links->links, sizeof *r->way_out);
-    r->way_in = zeros(r, nodes * r->links->links, sizeof *r->way_in);
+    r->way_count = 2 * ranks + 2 * nodes * r->links->links;
+    r->ways = zeros(r, r->way_count, sizeof *r->ways);
     r->fence_next = zeros(r, ranks, sizeof *r->fence_next);
     if (r->failed)
         return no_memory();
@@ -632,6 +671,10 @@ static int prepare(struct run *r)
     r->cores = r->links->cores > 0.0 ? r->links->cores : 1.0;
     for (int64_t i = 0; i < ranks; i++)
         r->crews[i].first = i * r->crew_ranks;
+    for (int64_t i = 0; i < nodes * r->links->links; i++) {
+        struct rondo__sim_way *out = &r->ways[2 * ranks + i];
+        out->bucket = out->most = r->links->burst / r->links->bandwidth;
+    }
     for (int32_t rank = 0; rank < ranks; rank++)
         for (int64_t o = r->first[rank]; o < r->first[rank + 1]; o++) {
             r->rank_of[o] = rank;
@@ -648,9 +691,12 @@ static void free_run(struct run *r)
 {
     void *const memory[] = { r->rank_of, r->followers_first, r->followers, r->missing, r->of_first, r->of, r->messages, r->stream_free,
                              r->computing, r->left, r->joined, r->of_crew, r->crews,
-                             r->local_out, r->local_in, r->way_out, r->way_in, r->fence_next };
+                             r->fence_next };
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         rondo__free(memory[i]);
+    for (int64_t i = 0; r->ways && i < r->way_count; i++)
+        rondo__list_free(&r->ways[i].queue);
+    rondo__free(r->ways);
     rondo__list_free(&r->heap);
     for (int64_t i = 0; i < r->fences.count; i++)
         rondo__list_free(&((struct fence *)r->fences.items)[i].waiting);

@@ -5,11 +5,12 @@
  *
  * Rules. A rank's computations and copies happen one after the other, in the order of its list. Each operation begins when what it waits for
  * is over. Ranks of a node that compute at the same time share its cores evenly where these are fewer. What it takes a processor to send or
- * receive a message is done within the computation that goes on there, which then takes longer, or else before the next one. A transfer begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is
- * computed beside them, is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the
- * sender's way out and the receiver's way in, each for its bytes and in the order in which messages become ready; a way out may have a
- * bucket, from which a burst goes at once. A fence is over when all ranks have
- * done what comes before it.
+ * receive a message is done within the computation that goes on there, which then takes longer, or else before the next one. A transfer
+ * begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is computed beside them,
+ * is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the sender's way out and
+ * the receiver's way in, each for its bytes. Messages between the same two ranks take a way one after another, in the order in which they
+ * become ready, and others share it evenly; a way out may have a bucket, from which a burst goes at once (sim_way.h). A fence is over when
+ * all ranks have done what comes before it.
  */
 #ifndef RONDO_PLAN_SIMULATE_H
 #define RONDO_PLAN_SIMULATE_H
