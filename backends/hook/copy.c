@@ -8,8 +8,9 @@
  * for this. Small messages need none: the transport beneath has copied them. A transport must take in what was started whenever its
  * rank waits for anything, so every part is a group of its own with the transport beneath, and every call here looks at all of them.
  *
- * Slow links: what is sent is held back until the last byte would have left by a way out of so many bytes a second, in the order in which
- * messages were started, and what has come until it would have come in by a way in. A rank that computes looks now and then, as ranks do whose
+ * Slow links: what is sent is held back until the last byte would have left by a way out of so many bytes a second, of which messages to
+ * several ranks have even shares, as streams of TCP do, and those to one rank go in the order in which they were started; and what has come
+ * until it would have come in by a way in. A rank that computes looks now and then, as ranks do whose
  * transport needs them.
  */
 #include <time.h>
@@ -26,20 +27,23 @@ struct item {
     struct rondo_part part, slip;
     void *memory;                      /* the receiver's */
     uint64_t number, said;             /* among those that need receipts, and what the receipt says */
-    double goes, comes;                /* when it may, over slow links; comes: 0 until it is here */
+    double left;                       /* seconds of a slow link's way out that it still needs; 0: it is through, or has none to go */
+    double goes, comes;                /* when it may, over slow links; 0 until it is through the way out; 0 until it is here */
     bool shown, started, taken, done;  /* shown: needs a receipt */
 };
 
 /* Messages that need receipts, in both directions. */
 struct pair {
     uint64_t sent, expected, receipts;
+    uint64_t round;                    /* carry()'s, in which it was met last */
 };
 
 struct rondo__hook_copy {
     const struct rondo_transport_ops *ops;
     struct rondo_endpoint *ep, *receipts;
     double rate, latency;              /* 0: links are not slow */
-    double way_out, way_in;            /* until when they are busy */
+    double carried, way_in;            /* until when the way out was followed, and the way in is busy */
+    uint64_t round;
     struct item under_way, *spare;     /* the head of a ring */
     struct pair pair[];
 };
@@ -125,6 +129,50 @@ static int start_receipt(struct rondo__hook_copy *c, struct item *i, bool receiv
     return c->ops->start(c->receipts, &i->receipt);
 }
 
+/* The next one behind `from` that is on the way out, and the first there of those to its rank. */
+static struct item *next_out(struct rondo__hook_copy *c, struct item *from)
+{
+    for (struct item *i = from->next; i != &c->under_way; i = i->next)
+        if (i->left > 0.0 && c->pair[i->part.peer].round != c->round) {
+            c->pair[i->part.peer].round = c->round;
+            return i;
+        }
+    return NULL;
+}
+
+/* What has gone by a slow link's way out until now. */
+static void carry(struct rondo__hook_copy *c)
+{
+    if (!(c->rate > 0.0))
+        return;
+    const double now = rondo__now();
+    double time = now - c->carried;
+    c->carried = now;
+    for (;;) {
+        double least = 0.0, streams = 0.0;
+        c->round++;
+        for (struct item *i = next_out(c, &c->under_way); i; i = next_out(c, i)) {
+            least = streams == 0.0 || i->left < least ? i->left : least;
+            streams++;
+        }
+        if (streams == 0.0)
+            return;
+        const bool through = least * streams <= time;
+        const double each = through ? least : time / streams;
+        time -= each * streams;
+        c->round++;
+        for (struct item *i = next_out(c, &c->under_way); i; i = next_out(c, i)) {
+            i->left -= each;
+            if (through && i->left <= least * 1e-9) {
+                i->left = 0.0;
+                i->goes = now - time + c->latency;
+            }
+        }
+        if (!through)
+            return;
+    }
+}
+
 static int start_now(struct rondo__hook_copy *c, struct item *i)
 {
     i->started = true;
@@ -151,9 +199,9 @@ int rondo__hook_copy_start(struct rondo__hook_copy *c, struct rondo_transfer *tr
         if (i->shown)
             i->number = part->receives ? pair->expected++ : pair->sent++;
         if (c->rate > 0.0 && !part->receives) {
-            const double now = rondo__now();
-            c->way_out = (c->way_out > now ? c->way_out : now) + (double)part->bytes / c->rate;
-            i->goes = c->way_out + c->latency;
+            carry(c);
+            i->left = (double)part->bytes / c->rate;
+            i->goes = i->left > 0.0 ? 0.0 : c->carried + c->latency;
         } else {
             err = start_now(c, i);
         }
@@ -206,7 +254,7 @@ static int settled(struct item *i)
 static int look(struct rondo__hook_copy *c, struct item *i, int *peer)
 {
     if (!i->started) {
-        int err = i->goes <= rondo__now() ? start_now(c, i) : 0;
+        int err = i->left <= 0.0 && i->goes <= c->carried ? start_now(c, i) : 0;
         if (err || !i->started)
             return err;
     }
@@ -230,6 +278,7 @@ static int look(struct rondo__hook_copy *c, struct item *i, int *peer)
 
 int rondo__hook_copy_progress(struct rondo__hook_copy *c, int *peer)
 {
+    carry(c);   /* once for all, so that messages to one rank start in their order */
     for (struct item *i = c->under_way.next; i != &c->under_way; i = i->next) {
         int found = i->done ? 1 : look(c, i, peer);
         if (found < 0)
@@ -265,7 +314,7 @@ static int wait_a_little(struct rondo__hook_copy *c, struct item *i, double seco
             break;
         }
     if (!i->started || (!i->taken && i->comes > 0.0)) {
-        const double left = (i->started ? i->comes : i->goes) - rondo__now(), rest = left < seconds ? left : seconds;
+        const double left = i->left > 0.0 ? i->left : (i->started ? i->comes : i->goes) - rondo__now(), rest = left < seconds ? left : seconds;
         const struct timespec t = { 0, rest > 0.0 ? (long)(rest * 1e9) : 0 };
         nanosleep(&t, NULL);
         return RONDO_ETIMEDOUT;   /* it is looked at again */

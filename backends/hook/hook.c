@@ -5,8 +5,8 @@
  *     reorder[:SEED]   transfers are held back until something waits, and then started in another order
  *     fail:N[:RANK]    the N-th call (from 1) of every rank, or of one, fails with RONDO_ETRANSPORT
  *     copy             what the transport shows in the sender's memory is copied, as between machines (copy.c)
- *     slow:RATE[:US]   the same, and a message comes only when a rank's link of RATE bytes a second each way, behind what it carries before, and
- *                      of a latency of so many microseconds would have brought it
+ *     slow:RATE[:US]   the same, and a message comes only when a rank's link of RATE bytes a second each way, of which messages to several ranks
+ *                      have even shares, and of a latency of so many microseconds would have brought it
  *     plane            the transport has a data plane, over an endpoint of its own (plane.c)
  *     trace            every call is logged (level debug)
  *     count, space, defer[:SEED]
