@@ -272,7 +272,7 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
             if (d->mask.kind->bits)
                 item->views = views + (item->first - a);
         }
-        p->nodes_used += mine.count * floats;
+        p->nodes_used += (mine.count * floats + 3) & ~(int64_t)3;   /* the next one may be a large tile's, which moves four numbers at once */
     }
     return err;
 }
