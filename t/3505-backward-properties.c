@@ -133,6 +133,9 @@ static int any_nan(const float *x, int64_t count)
     return 0;
 }
 
+static const int shared_ways[] = { RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_MESH };
+#define SHARED_WAYS ((int)(sizeof shared_ways / sizeof *shared_ways))
+
 /* A window: keys before the first query's are seen by nobody. Queries of documents alone see nothing before key 0. isa: or NULL. */
 static void hidden(const char *isa)
 {
@@ -149,22 +152,32 @@ static void hidden(const char *isa)
     problem_data(&wild);
     for (int64_t i = 0; i < 40 * 8; i++)
         ((float *)wild.k)[i] = ((float *)wild.v)[i] = i % 2 ? NAN : INFINITY;
-    s.ranks = 3;
-    err = err ? err : solve_backward(&wild, &s, &other);
-    ok(!err && gradients_same(&p, &g, &other), "what they hold touches nothing, on 3 ranks");
-    gradients_free(&other);
-    s.ranks = 1;
+    int same = 1, only = 1;
+    for (int i = 0; i < SHARED_WAYS && !err; i++) {
+        s.ranks = 3 + i % 2;
+        s.algorithm = shared_ways[i];
+        err = solve_backward(&wild, &s, &other);
+        same &= !err && gradients_same(&p, &g, &other);
+        gradients_free(&other);
+    }
+    ok(!err && same, "what they hold touches nothing, on 3 and 4 ranks by each algorithm");
     for (int64_t h = 0; h < 2; h++)
         ((float *)wild.q)[(10 * 2 + h) * 8] = NAN;   /* query 10 stands at 70 and sees 50 to 70 */
-    err = err ? err : solve_backward(&wild, &s, &other);
-    int only = !err;
-    for (int64_t i = 0; i < 40 && only; i++)
-        only = any_nan((float *)(void *)other.dq + i * 16, 16) == (i == 10);
-    for (int64_t i = 0; i < 100 && only; i++)
-        only = any_nan((float *)(void *)other.dk + i * 8, 8) == (i >= 50 && i <= 70) &&
-               any_nan((float *)(void *)other.dv + i * 8, 8) == (i >= 50 && i <= 70);
-    ok(only, "a NaN stays in its row, and comes to the keys that it sees");
-    gradients_free(&other);
+    for (int n = 0; n <= SHARED_WAYS && !err; n++) {
+        s.ranks = n ? 3 + n % 2 : 1;
+        s.algorithm = n ? shared_ways[n - 1] : 0;
+        err = solve_backward(&wild, &s, &other);
+        only &= !err;
+        for (int64_t i = 0; i < 40 && only; i++)
+            only = any_nan((float *)(void *)other.dq + i * 16, 16) == (i == 10);
+        for (int64_t i = 0; i < 100 && only; i++)
+            only = any_nan((float *)(void *)other.dk + i * 8, 8) == (i >= 50 && i <= 70) &&
+                   any_nan((float *)(void *)other.dv + i * 8, 8) == (i >= 50 && i <= 70);
+        gradients_free(&other);
+    }
+    ok(!err && only, "a NaN stays in its row, and comes to the keys that it sees, by each algorithm");
+    s.ranks = 1;
+    s.algorithm = 0;
     ((float *)wild.k)[90 * 8] = NAN;   /* seen by queries 30 to 39 */
     problem_free(&wild);
     gradients_free(&g);
@@ -393,6 +406,8 @@ static int tensors(rondo_context *ctx, void *arg)
     refused(RONDO_EINVAL, backward(NULL, &io, &g), "plan is NULL", "no plan");
     refused(RONDO_EINVAL, rondo_attention_backward(plan, &io, &g, room[0] + 1), "64 bytes", "a workspace that is not aligned");
     WRONG(io.lse.data = NULL, RONDO_EINVAL, "lse is NULL", "no lse");
+    WRONG(io.lse.shape[1] = 3, RONDO_EINVAL, "lse has 2 dimensions, [32, 3,", "lse of a plan of other heads");
+    WRONG(io.lse.shape[0] = 31, RONDO_EINVAL, "lse has 2 dimensions, [31, 2,", "lse of a plan of fewer tokens");
     WRONG(io.out.data = NULL, RONDO_EINVAL, "out is NULL", "no out");
     WRONG(g.dout.data = NULL, RONDO_EINVAL, "dout is NULL", "no dout");
     WRONG(g.dout.type = RONDO_BF16, RONDO_EINVAL, "dout is bf16; it must be f32", "dout of another type");

@@ -2,10 +2,10 @@
  *
  * Gradients by mesh: ranks as a grid, as the forward pass's (algorithms/mesh.c; arXiv:2512.20968). A rank gets the queries of the ranks of its column
  * and the keys of those of its row, visits each tile of these once, for both trees, and sends what that gives home, to who has the queries and to
- * who has the keys: nodes of the tree, as high as one row's keys, or one column's queries, make them (backward_nodes.h). So O(sqrt N) of the
- * rows move that a ring moves, and nodes are few and high. Only what somebody of the grid's row or column sees is moved. Where nobody names a grid it
- * is the one that moves the fewest bytes. A bias's gradient is made where its rows live, of the keys that come for it from other rows of the grid.
- * Called by backward_build.c.
+ * who has the keys: nodes of the tree, as high as one row's keys, or one column's queries, make them (backward_nodes.h). Of the rows O(sqrt N) move of
+ * what a ring moves, and of nodes somewhat fewer. Only what somebody of the grid's row or column sees is moved. Where nobody names a grid it is the
+ * one that moves the fewest bytes. A bias's gradient is made where its rows live, of the keys that come for it from other rows of the grid. Called by
+ * backward_build.c.
  */
 #include "attention/backward_nodes.h"
 
