@@ -138,11 +138,13 @@ struct common {
     bool json, quiet;
     int progress;                       /* 0 auto, 1 always, 2 never */
     bool mpi;                           /* decided by common_settle() */
+    bool nccl;                          /* ranks, which mpi says what they are, move what is on cards by NCCL */
 };
 extern struct common common;            /* one command runs in a process */
 int common_strict(void);                /* 0, or EXIT_USAGE where another level was asked for */
 extern const struct option options_output[];     /* --json --quiet --progress */
 extern const struct option options_ranks[];      /* --ranks, and refusal of --cp --tp */
+bool devices_listed(void);             /* --device deals several out to ranks */
 extern const struct option options_lm_ranks[];   /* --cp --tp --spread --weights, and refusal of --ranks */
 extern const struct option options_machine[];    /* --transport --device --threads --isa --numerics --arithmetic --layout ... */
 int common_settle(void);                /* after parsing: MPI or not; 0 or an exit code */

@@ -19,18 +19,25 @@ static int choose(const struct option *o, const char *text, const char *const *k
 
 static int choose_transport(const struct option *o, const char *text)
 {
-    static const char *const known[] = { "threads", "mpi", NULL }, *const later[] = { "nccl", NULL };
-    const int i = choose(o, text, known, later);
+    static const char *const known[] = { "threads", "mpi", "nccl", NULL };
+    const int i = choose(o, text, known, NULL);
     common.transport = i < 0 ? NULL : known[i];
     return i < 0 ? EXIT_USAGE : 0;
 }
 
+/* One of them, or a list for ranks, whose entries the library looks at (rondo_context_create(3)). */
 static int choose_device(const struct option *o, const char *text)
 {
     static const char *const known[] = { "cpu", "cuda", NULL };
-    const int i = choose(o, text, known, NULL);
-    common.device = i < 0 ? NULL : known[i];
+    const bool list = strpbrk(text, ":,") != NULL;
+    const int i = list ? 0 : choose(o, text, known, NULL);
+    common.device = i < 0 ? NULL : list ? text : known[i];
     return i < 0 ? EXIT_USAGE : 0;
+}
+
+bool devices_listed(void)
+{
+    return common.device && strpbrk(common.device, ":,");
 }
 
 static int choose_isa(const struct option *o, const char *text)
@@ -146,8 +153,9 @@ const struct option options_lm_ranks[] = {
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
 const struct option options_machine[] = {
-    { "transport", 0, OPTION_CALL, "threads|mpi", "what ranks are (default threads; mpi under mpirun)", NULL, 0, 0, choose_transport },
-    { "device", 0, OPTION_CALL, "cpu|cuda", "what computes (default cpu)", NULL, 0, 0, choose_device },
+    { "transport", 0, OPTION_CALL, "threads|mpi|nccl", "what ranks are (default threads; mpi under mpirun); nccl: either, with a card each",
+      NULL, 0, 0, choose_transport },
+    { "device", 0, OPTION_CALL, "cpu|cuda|LIST", "what computes (default cpu); cuda:0-3,cpu: dealt out to ranks", NULL, 0, 0, choose_device },
     { "threads", 0, OPTION_INT, "N", "threads inside one rank (default: cores shared out evenly)", &common.threads, 1, 4096, NULL },
     { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
     { "numerics", 0, OPTION_CALL, "strict|fast", "level of the numerics contract; fast: linear layers by OpenBLAS", NULL, 0, 0, choose_numerics },
@@ -208,6 +216,19 @@ static int find_device(void)
     return 0;
 }
 
+/* The same of NCCL, over what the ranks will be. */
+static int find_transport(void)
+{
+    const char *name, *wanted = common.mpi ? "nccl_mpi" : "nccl";
+    int usable = 1;
+    for (int i = 0; common.nccl && (name = rondo_transport_name(i, NULL)); i++)
+        if (!strcmp(name, wanted) && rondo_transport_name(i, &usable) && !usable)
+            return fail(EXIT_USAGE, "--transport nccl: %s", rondo_error_text());
+    if (common.nccl && (!common.device || !strcmp(common.device, "cpu")))
+        return fail(EXIT_USAGE, "--transport nccl moves between graphics cards; give each rank one, as --device cuda:0-3 does for four");
+    return 0;
+}
+
 int common_settle(void)
 {
     int rank, size;
@@ -223,10 +244,12 @@ int common_settle(void)
         return fail(EXIT_USAGE, "PMI_RANK says that this process is rank %d of several, but PMI_SIZE does not say how many; start it with the "
                     "mpirun of the MPI that rondo was built with, unset PMI_RANK where it runs alone, or give --transport mpi where MPI "
                     "knows the number", rank);
-    common.mpi = common.transport ? !strcmp(common.transport, "mpi") : size != 1;
+    common.nccl = common.transport && !strcmp(common.transport, "nccl");
+    common.mpi = common.transport && !common.nccl ? !strcmp(common.transport, "mpi") : size != 1;
     if (common.quiet && common.progress == 1)
         return fail(EXIT_USAGE, "--quiet and --progress always exclude each other; give one of them");
     if (common.quiet)
         common.progress = 2;
-    return find_device();
+    const int code = find_device();
+    return code ? code : find_transport();
 }

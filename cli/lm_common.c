@@ -135,7 +135,7 @@ static void on_weights(void *user, uint64_t done, uint64_t total)
 static void describe(const struct models *m, int32_t i, rondo_model_desc *d)
 {
     const int32_t rank = m->own ? ranks_rank() % (m->tp * m->cp) : 0;   /* one that is left over takes no part */
-    const int32_t t = m->own ? rank % m->tp : m->spread ? i / m->cp : i, c = m->own ? rank / m->tp : m->spread ? i % m->cp : 0;
+    const int32_t t = m->own ? rank % m->tp : m->each ? i / m->cp : i, c = m->own ? rank / m->tp : m->each ? i % m->cp : 0;
     d->tp_ranks = m->tp;
     d->tp_rank = t;
     d->cp_ranks = m->spread ? m->cp : 0;
@@ -144,22 +144,35 @@ static void describe(const struct models *m, int32_t i, rondo_model_desc *d)
     d->level = common.level;
 }
 
+/* A context of the device on which part i will be used; where all ranks have one device it is made once. */
+static int context_for(const struct models *m, int32_t i, rondo_context **ctx)
+{
+    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
+    const int32_t t = i / m->cp, c = i % m->cp;
+    if (*ctx && !devices_listed())
+        return 0;
+    rondo_context_destroy(*ctx);
+    *ctx = NULL;
+    desc.device = common.device;
+    desc.device_index = !devices_listed() ? 0 : m->own ? ranks_rank() : c * m->tp + t;
+    desc.isa = common.isa;
+    desc.threads = m->own ? (int32_t)common.threads : 0;   /* read one after the other, each by all cores */
+    return fail_library(rondo_context_create(ctx, &desc), STAGE_OPTIONS);
+}
+
 static int open_for(struct models *m, const char *dir, enum model_text text, bool meter)
 {
     rondo_context *ctx = NULL;     /* the models keep what they need of its device */
-    rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
     struct reading reading = { 0, 1 };
-    m->count = m->own ? 1 : m->spread ? m->tp * m->cp : m->tp;
+    m->each = m->spread || devices_listed();   /* a rank's weights are where it computes */
+    m->count = m->own ? 1 : m->each ? m->tp * m->cp : m->tp;
     m->at = room(m->count, sizeof *m->at);
-    desc.device = common.device;
-    desc.isa = common.isa;
-    desc.threads = m->own ? (int32_t)common.threads : 0;   /* read one after the other, each by all cores */
     reading.parts = m->count;
     if (m->at)
         memset(m->at, 0, (size_t)m->count * sizeof *m->at);
     if (meter)
         progress_begin("reading the model");
-    int code = m->at ? fail_library(rondo_context_create(&ctx, &desc), STAGE_OPTIONS) : fail(EXIT_ROOM, "not enough memory for %d parts of a model", m->count);
+    int code = m->at ? context_for(m, 0, &ctx) : fail(EXIT_ROOM, "not enough memory for %d parts of a model", m->count);
     for (int32_t i = 0; i < m->count && !code; i++) {
         rondo_model_desc d = RONDO_MODEL_DESC_INIT;
         d.progress = meter ? on_weights : NULL;
@@ -167,7 +180,10 @@ static int open_for(struct models *m, const char *dir, enum model_text text, boo
         d.no_tokenizer = text == MODEL_IDS;
         reading.part = i;
         describe(m, i, &d);
-        code = fail_library(rondo_model_open(&m->at[i], ctx, dir, &d), STAGE_INPUT);
+        if (i)
+            code = context_for(m, i, &ctx);
+        if (!code)
+            code = fail_library(rondo_model_open(&m->at[i], ctx, dir, &d), STAGE_INPUT);
     }
     rondo_context_destroy(ctx);
     if (meter)
@@ -209,7 +225,7 @@ const rondo_model *models_any(const struct models *m)
 const rondo_model *models_of(const struct models *m, const rondo_context *ctx)
 {
     const int32_t rank = rondo_context_rank(ctx), t = rank % m->tp, c = rank / m->tp;
-    return m->at[m->own ? 0 : m->spread ? t * m->cp + c : t];
+    return m->at[m->own ? 0 : m->each ? t * m->cp + c : t];
 }
 
 void report_grid(json_t *report, const struct models *m)

@@ -18,7 +18,7 @@ int ids_check(const char *where, const int32_t *ids, int64_t count, const rondo_
 struct models {
     rondo_model **at;
     int32_t count, tp, cp;         /* of all ranks: tp x cp */
-    bool spread, own;              /* own: of one rank */
+    bool spread, own, each;        /* own: of one rank; each: all ranks have parts of their own */
 };
 /* Opens them on every process, for --tp, --cp, --spread and --weights; all leave together when one cannot. A command that reads ids only
  * needs no tokenizer. */

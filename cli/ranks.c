@@ -391,8 +391,10 @@ int ranks_run(struct run *run, run_body *body, void *arg)
     desc.device = common.device;
     desc.isa = run->isa ? run->isa : common.isa;
     desc.threads = (int32_t)(run->threads ? run->threads : common.threads);
+    if (common.nccl)
+        desc.transport = world ? "nccl_mpi" : "nccl";
     if (world) {
-        desc.transport = "mpi";
+        desc.transport = common.nccl ? desc.transport : "mpi";
         return run_mpi(&job, &desc);
     }
     int code = rondo_launch(run->ranks, &desc, run_thread, &job);

@@ -188,7 +188,7 @@ static int report(struct verify *v, double begin)
     json_t *r = report_new();
     report_numerics(r, 128);
     json_object_set_new(r, "device", json_string("cpu"));
-    json_object_set_new(r, "transport", json_string(common.mpi ? "mpi" : "threads"));
+    json_object_set_new(r, "transport", json_string(common.nccl ? common.mpi ? "nccl_mpi" : "nccl" : common.mpi ? "mpi" : "threads"));
     json_t *ranks = json_array(), *isas = json_array();
     for (int i = 0; i < v->isa_count; i++)
         json_array_append_new(isas, json_string(v->isas[i]));

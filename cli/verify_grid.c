@@ -160,7 +160,8 @@ int verify_grid(struct verify *v)
         const size_t n = strlen(isas);
         snprintf(isas + n, sizeof isas - n, "%s%s", n ? ", " : "", v->isas[i]);
     }
-    say("\n--- The grid: %d problems; %s ranks (%s), 6 layouts, 7 algorithms; %s; 1 and 2 threads ---", count, ranks, common.mpi ? "mpi" : "threads", isas);
+    say("\n--- The grid: %d problems; %s ranks (%s), 6 layouts, 7 algorithms; %s; 1 and 2 threads ---", count, ranks,
+        common.nccl ? "nccl" : common.mpi ? "mpi" : "threads", isas);
     progress_begin("verify");
     for (int i = 0; i < count && !code; i++) {
         verify_problem(i, v->effort, &p, &listed);

@@ -23,6 +23,9 @@ libc='libc|ld-linux[-a-z0-9_]*|ld-musl[-a-z0-9_]*|ld64|libpthread|libdl'
 only "librondo.so needs libc and the OpenMP runtime only (no libm)" "$builddir/.libs/librondo.so" "$libc|libgomp|libomp"
 only "librondo_lm.so needs jansson, PCRE2 and utf8proc besides" "$builddir/.libs/librondo_lm.so" "$libc|librondo|libjansson|libpcre2-8|libutf8proc|libgomp|libomp"
 only "rondo_mpi.so needs MPI and not librondo" "$builddir/.libs/rondo_mpi.so" "$libc|libmpi|libmpich|libopen-rte|libopen-pal|libopen_mpi|libmpi_abi"
+for module in cuda nccl nccl_mpi; do
+    only "rondo_$module.so needs nothing of CUDA's or NCCL's, nor librondo" "$builddir/.libs/rondo_$module.so" "$libc|libm"
+done
 
 # #include lines by folder: arrows point cli -> lm -> lib <- backends
 includes() { # folder...: file:line

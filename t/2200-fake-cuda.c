@@ -604,7 +604,7 @@ static void api(void)
 
 static void faults(void)
 {
-    static const char *const bad[] = { "nonsense", "launch", "launch=", "launch=x", "launch=1:", "launch=1:y", "sms=4x", "devices=9", "memory=-1" };
+    static const char *const bad[] = { "nonsense", "launch", "launch=", "launch=x", "launch=1:", "launch=1:y", "sms=4x", "devices=17", "memory=-1" };
     int wrong = 0, x;
     fprintf(stderr, "# (what follows is refused on purpose)\n");
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)

@@ -76,6 +76,8 @@ int main(void)
             struct setup s;
             invent(&s, &p);
             const char *hook = hooks[draw(sizeof hooks / sizeof *hooks)];
+            if (hook && other_device() && strstr(hook, "space"))
+                hook = NULL;   /* it is such a device by itself, and a transport may know its streams */
             hook_use(hook);
             const int err = solve(&p, &s, &r);
             hook_use(NULL);

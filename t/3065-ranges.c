@@ -38,8 +38,9 @@ static int everywhere(const struct problem *p, struct result *r)
     uint64_t want = 0;
     int same = 1, usable = 0;
     const char *isa;
-    for (int i = 0; (isa = rondo_isa_name(i, &usable)) != NULL; i++)
-        for (int ranks = 1; ranks <= 3 && usable; ranks++)
+    const int other = other_device();   /* whose kernels are one text: there is nothing to choose */
+    for (int i = 0; (isa = other ? i ? NULL : "auto" : rondo_isa_name(i, &usable)) != NULL; i++)
+        for (int ranks = 1; ranks <= 3 && (usable || other); ranks++)
             for (int algorithm = 1; algorithm <= 2; algorithm++) {
                 struct setup s = { .ranks = ranks, .algorithm = algorithm, .layout = 1 + ranks, .isa = isa };
                 result_free(r);
@@ -259,9 +260,10 @@ static void layers(void)
 {
     int usable = 0;
     const char *isa;
-    for (int i = 0; (isa = rondo_isa_name(i, &usable)) != NULL; i++) {
+    for (int i = 0; (isa = rondo_isa_name(i, &usable)) != NULL; i++) {   /* whose they are: the CPU's */
         rondo_context_desc d = RONDO_CONTEXT_DESC_INIT;
         rondo_context *ctx = NULL;
+        d.device = "cpu";
         d.isa = isa;
         if (usable && !rondo_context_create(&ctx, &d))
             ok(layers_on(ctx), "%s: layers at their borders and beyond", isa);

@@ -428,9 +428,9 @@ static int about(rondo_context *ctx, void *arg)
     int threads = strcmp(transport, "threads") == 0, expect = rondo__cores() / ctx->ranks;
     (void)arg;
     TRY(rondo_context_query(ctx, &info));
-    CHECK(strcmp(info.transport, transport) == 0 && strcmp(info.device, "cpu") == 0);
+    CHECK(strcmp(info.transport, transport) == 0 && strcmp(info.device, rondo__ops(ctx)->name) == 0);
     CHECK(info.rank == rondo_context_rank(ctx) && info.ranks == rondo_context_ranks(ctx));
-    CHECK(threads ? info.threads == (expect > 0 ? expect : 1) : info.threads >= 1);
+    CHECK(strcmp(info.device, "cpu") ? info.threads == 1 : threads ? info.threads == (expect > 0 ? expect : 1) : info.threads >= 1);
     return 0;
 }
 

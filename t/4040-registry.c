@@ -45,7 +45,8 @@ int main(void)
     ok(!strcmp(rondo_transport_name(0, &usable), "threads") && usable == 1, "the transport threads");
     usable = -1;
     ok(!strcmp(rondo_transport_name(1, &usable), "mpi") && (usable == 0 || usable == 1), "and mpi, usable or not");
-    ok(!rondo_transport_name(2, &usable) && !rondo_transport_name(-1, NULL), "and no other");
+    ok(!strcmp(rondo_transport_name(2, NULL), "nccl") && !strcmp(rondo_transport_name(3, NULL), "nccl_mpi"), "nccl, over either of them");
+    ok(!rondo_transport_name(4, &usable) && !rondo_transport_name(-1, NULL), "and no other");
     int isas = 0, scalar = 0;
     for (const char *name; (name = rondo_isa_name(isas, &usable)); isas++)
         scalar |= !strcmp(name, "scalar") && usable == 1;
@@ -82,6 +83,7 @@ int main(void)
     d.deadline = 0.0 / (double)(usable * 0);
     refused(&d, RONDO_EINVAL, "deadline", "a deadline that is no number");
     d = (rondo_context_desc)RONDO_CONTEXT_DESC_INIT;
+    d.device = "cpu";
     d.isa = "vax";
     refused(&d, RONDO_EINVAL, "vax", "an unknown instruction set");
     d = (rondo_context_desc)RONDO_CONTEXT_DESC_INIT;

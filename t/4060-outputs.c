@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "core/internal.h"
 #include "outputs.h"
 
 /* As a caller compiled against a newer header gives it: with a field that this library does not know. */
@@ -115,7 +116,10 @@ static void deltas(rondo_context *ctx)
     d = good;
     d.heads = -1;
     LEAVES_NULL(RONDO_EINVAL, out, rondo_delta_create(&out, ctx, &d));
-    LEAVES_NULL_WITHOUT_MEMORY(out, rondo_delta_create(&out, ctx, &good), rondo_delta_destroy(out));
+    if (RONDO_HAS(rondo__ops(ctx), delta))
+        LEAVES_NULL_WITHOUT_MEMORY(out, rondo_delta_create(&out, ctx, &good), rondo_delta_destroy(out));
+    else
+        LEAVES_NULL(RONDO_ENOTSUP, out, rondo_delta_create(&out, ctx, &good));
 }
 
 static void delta_schedules(void)

@@ -159,6 +159,11 @@ long long rondo_fake_cuda_count(const char *what)
     return count;
 }
 
+int rondo_fake_cuda_card(void)
+{
+    return current ? current->device : -1;
+}
+
 const char *rondo_fake_cuda_text(void)
 {
     return report;
@@ -225,6 +230,7 @@ int fake_enter(struct fake_context **context)
 
 int fake_leave(int err)
 {
+    fake_gate_shut();
     pthread_mutex_unlock(&lock);
     return err;
 }
@@ -232,6 +238,7 @@ int fake_leave(int err)
 void fake_breathe(void)
 {
     if (atomic_load(&waiting)) {
+        fake_gate_shut();
         pthread_mutex_unlock(&lock);
         sched_yield();
         take_lock();

@@ -129,12 +129,17 @@ FAKE_EXPORT int rondo_fake_cuda_set(const char *settings);
 /* Of calls, launches, copies, allocations so far; of contexts, modules, streams, events, blocks, pinned, bytes that there are now, of what is
  * pending in streams; leaks: of things that contexts took along when they went. -1: none of these. */
 FAKE_EXPORT long long rondo_fake_cuda_count(const char *what);
+/* The card that is the calling thread's, or -1. And work of another library's in a stream: once that comes to it step(arg) is called, again and
+ * again until it returns 1, and may touch the card's memory where it has opened it for a moment; drop(arg) when it is over or given up. */
+FAKE_EXPORT int rondo_fake_cuda_card(void);
+FAKE_EXPORT int rondo_fake_cuda_put(CUstream stream, int (*step)(void *arg), void *arg, void (*drop)(void *arg));
+FAKE_EXPORT void rondo_fake_cuda_gate(int open);
 /* What the last failure of a kernel was. */
 FAKE_EXPORT const char *rondo_fake_cuda_text(void);
 
 /* ---- between the files ---- */
 
-#define FAKE_DEVICES 8
+#define FAKE_DEVICES 16
 #if defined(__SSE2__) || defined(__aarch64__)
 #define FAKE_FLUSHES true
 #else
@@ -187,15 +192,19 @@ struct fake_record {         /* of an event, once */
 struct fake_op {
     struct fake_op *next;
     uint64_t number;
-    enum fake_kind { FAKE_LAUNCH, FAKE_COPY, FAKE_FILL, FAKE_RECORD, FAKE_WAIT } kind;
+    enum fake_kind { FAKE_LAUNCH, FAKE_COPY, FAKE_FILL, FAKE_RECORD, FAKE_WAIT, FAKE_STEPS } kind;
     int fault;               /* it fails, with this code */
     int flip;                /* LAUNCH: the bit that is changed in what it wrote, and 1; 0: none */
+    int far;                 /* COPY: memory of another card takes part */
     char *to;                /* COPY; FILL: with `width` bytes each */
     const char *from;
     size_t to_pitch, from_pitch, width, height;
     uint32_t value;
     struct rondo_fiber_launch launch;
     struct fake_record *record;
+    int (*step)(void *arg);  /* STEPS */
+    void (*drop)(void *arg);
+    void *arg;
     char *held;              /* parameters, or bytes of the host's, freed with it */
 };
 /* NULL: no memory */
@@ -211,9 +220,11 @@ FAKE_HIDDEN bool fake_streams_begin(struct fake_context *context);
 FAKE_HIDDEN long long fake_streams_end(struct fake_context *context);   /* how many things it takes along */
 FAKE_HIDDEN long long fake_memory_end(struct fake_context *context);
 FAKE_HIDDEN long long fake_modules_end(struct fake_context *context);
-/* Device memory may be touched, by this thread, between these. */
-FAKE_HIDDEN void fake_gate_open(void);
+/* A card's memory may be touched, by this thread, between these; NULL: all cards'. It may stay open until the call of the API is over or lets
+ * others have the lock: to open and to shut memory takes longer than what most operations do there. */
+FAKE_HIDDEN void fake_gate_open(const struct fake_context *context);
 FAKE_HIDDEN void fake_gate_close(void);
+FAKE_HIDDEN void fake_gate_shut(void);
 /* All device memory of a context as it is, to be freed; false: no memory. Then a bit of the last 4 bytes that differ from that is changed. */
 FAKE_HIDDEN bool fake_keep(const struct fake_context *c, char **out);
 FAKE_HIDDEN void fake_flip(const struct fake_context *c, const char *kept, int bit);

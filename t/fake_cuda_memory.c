@@ -39,6 +39,8 @@ static size_t block_count, block_room;
 
 static int key = -1;            /* of the processor */
 static int open_count;
+static bool ajar;               /* it is open, and shut before anybody but the driver is at work: fake_gate_shut() */
+static const struct fake_context *open_for;
 
 static bool with_key(void)
 {
@@ -58,20 +60,33 @@ static void set_gate(bool open)
     }
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t i = 0; i < block_count; i++)
-        if (!blocks[i].pinned)
+        if (!blocks[i].pinned && (!open_for || blocks[i].context == open_for))
             mprotect(blocks[i].pages + page, blocks[i].page_bytes - 2 * page, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
-void fake_gate_open(void)
+void fake_gate_shut(void)
 {
-    if (open_count++ == 0)
-        set_gate(true);
+    if (ajar)
+        set_gate(false);
+    ajar = false;
+}
+
+void fake_gate_open(const struct fake_context *context)
+{
+    if (open_count++)
+        return;
+    if (ajar && open_for == context) {
+        ajar = false;
+        return;
+    }
+    fake_gate_shut();
+    open_for = context;
+    set_gate(true);
 }
 
 void fake_gate_close(void)
 {
-    if (--open_count == 0)
-        set_gate(false);
+    ajar = --open_count == 0;
 }
 
 /* ---- blocks ---- */
@@ -136,7 +151,7 @@ static int new_block(struct fake_context *c, size_t bytes, int pinned, void **ou
         return CUDA_ERROR_OUT_OF_MEMORY;
     b.at = b.pages + b.page_bytes - page - used;
     const bool keyed = !pinned && with_key();
-    fake_gate_open();
+    fake_gate_open(c);
     if (keyed ? pkey_mprotect(b.pages + page, b.page_bytes - 2 * page, PROT_READ | PROT_WRITE, key)
               : mprotect(b.pages + page, b.page_bytes - 2 * page, PROT_READ | PROT_WRITE)) {
         fake_gate_close();
@@ -175,7 +190,7 @@ static void look_around(const struct block *b)
 
 static void free_block(struct block *b)
 {
-    fake_gate_open();
+    fake_gate_open(b->context);
     look_around(b);
     fake_gate_close();
     if (b->pinned) {
@@ -205,7 +220,7 @@ long long fake_memory_end(struct fake_context *c)
 bool fake_keep(const struct fake_context *c, char **out)
 {
     char *to = *out = malloc(c->bytes + 1);
-    fake_gate_open();
+    fake_gate_open(c);
     for (size_t i = 0; i < block_count && to; i++)
         if (blocks[i].context == c && !blocks[i].pinned) {
             memcpy(to, blocks[i].at, blocks[i].bytes);
@@ -218,7 +233,7 @@ bool fake_keep(const struct fake_context *c, char **out)
 void fake_flip(const struct fake_context *c, const char *kept, int bit)
 {
     unsigned char *last = NULL;
-    fake_gate_open();
+    fake_gate_open(c);
     for (size_t i = 0; i < block_count; i++) {
         if (blocks[i].context != c || blocks[i].pinned)
             continue;
@@ -374,7 +389,9 @@ static int copy(struct fake_context *c, const struct rows *r, CUstream stream, i
     struct fake_op *op = fake_op_new(FAKE_COPY, staged ? r->width * r->height : 0);
     if (!op)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    const struct block *there = find(r->to), *here = find(r->from);
     op->fault = fault;
+    op->far = (there && there->context != c) || (here && here->context != c);
     op->to = r->to;
     op->to_pitch = r->to_pitch;
     op->from = r->from;

@@ -17,7 +17,7 @@
 #define FLAG_BLOCKING_SYNC 1u
 #define FLAG_DISABLE_TIMING 2u
 #define FLAG_INTERPROCESS 4u
-/* Who puts more into streams waits, as on a real card */
+/* Who puts more into a stream waits, as on a real card */
 #define MOST_PENDING 1024
 /* One in so many that are put lets one happen */
 #define PUT_ADVANCES 4
@@ -27,7 +27,7 @@
 struct fake_stream {
     struct fake_stream *next;
     struct fake_context *context;
-    int non_blocking, performing;
+    int non_blocking, performing, pending;
     struct fake_op *head, *last;
 };
 struct fake_event {
@@ -63,6 +63,8 @@ static void leave_record(struct fake_record *r)
 void fake_op_free(struct fake_op *op)
 {
     leave_record(op->record);
+    if (op->drop)
+        op->drop(op->arg);
     free(op->held);
     free(op);
 }
@@ -100,7 +102,7 @@ static int run_launch(struct fake_context *c, const struct fake_op *op)
     char *kept = NULL;
     if (op->flip && !fake_keep(c, &kept))
         return CUDA_ERROR_OUT_OF_MEMORY;
-    fake_gate_open();
+    fake_gate_open(c);
     const int err = fake_settings.ftz ? run_flushing(&op->launch) : rondo_fibers_run(&op->launch);
     fake_gate_close();
     if (err)
@@ -111,9 +113,20 @@ static int run_launch(struct fake_context *c, const struct fake_op *op)
     return err;
 }
 
-static int perform(struct fake_context *c, const struct fake_op *op)
+static struct fake_context *stepping;   /* whose step is under way */
+
+void rondo_fake_cuda_gate(int open)
+{
+    if (open)
+        fake_gate_open(stepping);
+    else
+        fake_gate_close();
+}
+
+static int perform(struct fake_context *c, const struct fake_op *op, bool *over)
 {
     int err = op->fault;
+    *over = true;
     if (err)
         return err;
     switch (op->kind) {
@@ -121,19 +134,23 @@ static int perform(struct fake_context *c, const struct fake_op *op)
         err = run_launch(c, op);
         break;
     case FAKE_COPY:
-        fake_gate_open();
+        fake_gate_open(op->far ? NULL : c);
         for (size_t i = 0; i < op->height; i++)
             memmove(op->to + i * op->to_pitch, op->from + i * op->from_pitch, op->width);
         fake_gate_close();
         break;
     case FAKE_FILL:
-        fake_gate_open();
+        fake_gate_open(c);
         for (size_t i = 0; i < op->height; i++)
             if (op->width == 1)
                 op->to[i] = (char)op->value;
             else
                 memcpy(op->to + i * op->width, &op->value, op->width);
         fake_gate_close();
+        break;
+    case FAKE_STEPS:
+        stepping = c;
+        *over = op->step(op->arg) != 0;
         break;
     case FAKE_RECORD:
     case FAKE_WAIT:
@@ -151,6 +168,7 @@ static void finish(struct fake_stream *s)
         op->record->done = 1;
     }
     fake_counts.pending--;
+    s->pending--;
     fake_op_free(op);
 }
 
@@ -176,7 +194,7 @@ static bool may_begin(const struct fake_stream *s)
     return true;
 }
 
-/* One operation happens. As streams wait for what was put before, there is one as long as anything is pending. */
+/* One operation happens, or some of one. As streams wait for what was put before, there is one as long as anything is pending. */
 static void advance(void)
 {
     struct fake_stream *ready[64], *s;
@@ -192,8 +210,10 @@ static void advance(void)
         return;
     s = ready[rondo_fibers_draw(count)];
     struct fake_context *c = s->context;
-    const int err = perform(s->context, s->head);
-    finish(s);
+    bool over;
+    const int err = perform(c, s->head, &over);
+    if (over)
+        finish(s);
     if (err) {
         c->sticky = err;
         give_up(c);
@@ -202,8 +222,10 @@ static void advance(void)
 
 void fake_put(struct fake_stream *s, struct fake_op *op)
 {
-    while (fake_counts.pending >= MOST_PENDING)
+    while (s->pending >= MOST_PENDING) {
         advance();
+        fake_breathe();
+    }
     if (s->context->sticky) {
         if (op->record)
             op->record->done = 1;
@@ -217,14 +239,17 @@ void fake_put(struct fake_stream *s, struct fake_op *op)
         s->head = op;
     s->last = op;
     fake_counts.pending++;
+    s->pending++;
     if (rondo_fibers_draw(PUT_ADVANCES) == 0)
         advance();
 }
 
 void fake_sync(struct fake_stream *s)
 {
-    while (s->head)
+    while (s->head) {
         advance();
+        fake_breathe();
+    }
 }
 
 static bool idle(const struct fake_context *c)
@@ -237,8 +262,10 @@ static bool idle(const struct fake_context *c)
 
 void fake_sync_context(struct fake_context *c)
 {
-    while (!idle(c))
+    while (!idle(c)) {
         advance();
+        fake_breathe();
+    }
 }
 
 static void question(void)
@@ -354,6 +381,21 @@ CUresult cuCtxSynchronize(void)
         err = c->sticky;
     }
     return fake_leave(err ? err : c->sticky);
+}
+
+int rondo_fake_cuda_put(CUstream stream, int (*step)(void *arg), void *arg, void (*drop)(void *arg))
+{
+    struct fake_context *c;
+    int err = fake_enter(&c);
+    struct fake_stream *s = err ? NULL : fake_stream_of(c, stream);
+    struct fake_op *op = s ? fake_op_new(FAKE_STEPS, 0) : NULL;
+    if (op) {
+        op->step = step;
+        op->arg = arg;
+        op->drop = drop;
+        fake_put(s, op);
+    }
+    return fake_leave(err ? err : !s ? CUDA_ERROR_INVALID_HANDLE : !op ? CUDA_ERROR_OUT_OF_MEMORY : 0);
 }
 
 /* ---- events ---- */

@@ -90,14 +90,28 @@ __attribute__((unused)) static int long_tests(void)
     return s && *s && strcmp(s, "0") != 0;
 }
 
-/* Rounds of what is drawn at random. Sanitizers, under which a round takes ten times as long, see the same code in a quarter of them. */
-__attribute__((unused)) static int rounds_of(int rounds, int long_rounds)
+/* Whether programs that name no device run on another one than the CPU, so that what is the CPU's (instruction sets, memory of one kind) is not there. */
+__attribute__((unused)) static int other_device(void)
+{
+    const char *device = getenv("RONDO_TEST_DEVICE");
+    return device && strcmp(device, "cpu") != 0;
+}
+
+__attribute__((unused)) static int under_sanitizer(void)
 {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-    return long_tests() ? long_rounds : rounds / 4;
+    return 1;
 #else
-    return long_tests() ? long_rounds : rounds;
+    return 0;
 #endif
+}
+
+/* Rounds of what is drawn at random. Sanitizers, under which a round takes ten times as long, see the same code in a quarter of them; and graphics
+ * cards, which but for one machine in a thousand are a fake driver's, in a tenth. */
+__attribute__((unused)) static int rounds_of(int rounds, int long_rounds)
+{
+    rounds /= under_sanitizer() ? 4 : 1;
+    return long_tests() ? long_rounds : other_device() ? (rounds + 9) / 10 : rounds;
 }
 
 __attribute__((unused)) static int done(void)

@@ -76,8 +76,8 @@ static int32_t grain_of(const struct rondo_rows *rows, int type, int64_t dim)
 }
 
 /* All lists of a run in one upload. */
-static int gather(struct rondo_device *dev, const struct rondo_program *p, const struct rondo_attention_run *run, cu_stream stream, struct cuda_attention *c,
-                  struct rondo__cuda_slot **out)
+static int gather(struct rondo_device *dev, const struct rondo_program *p, const struct rondo_attention_run *run, cu_stream stream, const struct rondo_poll *poll,
+                  struct cuda_attention *c, struct rondo__cuda_slot **out)
 {
     const struct rondo_program_desc *d = &p->desc;
     int64_t pages = 0, places = 0;
@@ -93,7 +93,7 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
         places += d->jobs[j].places;
     const size_t bytes = (size_t)run->count * (sizeof(struct cuda_bind) + (size_t)c->source_count * sizeof(int64_t)) + (size_t)places * sizeof(float *) +
                          (size_t)c->source_count * sizeof(struct cuda_source) + (size_t)pages * sizeof(int64_t) + 16 * (4 + (size_t)c->source_count);
-    int err = rondo__cuda_slot_take(dev, bytes, out);
+    int err = rondo__cuda_slot_take(dev, poll, bytes, out);
     if (err)
         return err;
     struct rondo__cuda_slot *slot = *out;
@@ -271,7 +271,7 @@ int rondo__cuda_attention(struct rondo_device *dev, struct rondo_stream *stream,
     }
     err = rondo__cuda_scratch_begin(dev, s);
     if (!err)
-        err = gather(dev, program, run, s, &c, &slot);
+        err = gather(dev, program, run, s, poll, &c, &slot);
     if (!err)
         err = run_jobs(dev, program, run, &c, s);
     if (!err)

@@ -80,9 +80,9 @@ static inline cu_stream rondo__cuda_stream(struct rondo_device *dev, struct rond
 int rondo__cuda_grow(struct rondo_device *dev, struct rondo__cuda_room *room, size_t bytes, const char *what);
 void rondo__cuda_give(struct rondo_device *dev, struct rondo__cuda_room *room);
 
-/* A slot with so many bytes, of which none is used. add: space for some, aligned to 16; its address on the card in *at. send: into the
- * stream. close: behind the last launch that reads it, and uses scratch. */
-int rondo__cuda_slot_take(struct rondo_device *dev, size_t bytes, struct rondo__cuda_slot **out);
+/* A slot with so many bytes, of which none is used; it may have to wait for the run that has it, which may wait for other ranks. add: space for
+ * some, aligned to 16; its address on the card in *at. send: into the stream. close: behind the last launch that reads it, and uses scratch. */
+int rondo__cuda_slot_take(struct rondo_device *dev, const struct rondo_poll *poll, size_t bytes, struct rondo__cuda_slot **out);
 void *rondo__cuda_slot_add(struct rondo__cuda_slot *slot, size_t bytes, cu_pointer *at);
 int rondo__cuda_slot_send(struct rondo_device *dev, struct rondo__cuda_slot *slot, cu_stream stream);
 int rondo__cuda_slot_close(struct rondo_device *dev, struct rondo__cuda_slot *slot, cu_stream stream);
@@ -144,6 +144,7 @@ int rondo__cuda_event_query(struct rondo_device *dev, struct rondo_event *event)
 int rondo__cuda_sync(struct rondo_device *dev);
 /* probe.c: 0, or RONDO_EDEVICE and a sentence where the card does not give the contract's bits; computes only when the process asks first */
 int rondo__cuda_first_look(struct rondo_device *dev);
+int rondo__cuda_stream_handle(struct rondo_device *dev, struct rondo_stream *stream, void **out);
 /* memory.c */
 int rondo__cuda_memory_new(struct rondo_device *dev, int kind, size_t bytes, void **out);
 void rondo__cuda_memory_free(struct rondo_device *dev, int kind, void *memory, size_t bytes);

@@ -123,7 +123,7 @@ int rondo__cuda_attach(struct rondo_device **out, const struct rondo_device_desc
     if (err)
         return err;
     if (desc->isa && *desc->isa && strcmp(desc->isa, "auto") && strcmp(desc->isa, "ptx"))
-        return rondo__cuda_fail(RONDO_ENOTSUP, "the cuda device has no instruction set \"%s\"; its kernels are one text, \"ptx\", for all cards", desc->isa);
+        return rondo__cuda_fail(RONDO_EINVAL, "the cuda device has no instruction set \"%s\"; its kernels are one text, \"ptx\", for all cards", desc->isa);
     if (desc->index < 0 || desc->index >= driver->devices)
         return rondo__cuda_fail(RONDO_EINVAL, "there is no graphics card %d; this machine has %d, counted from 0", (int)desc->index, driver->devices);
     struct rondo_device *dev = rondo__cuda_alloc(1, sizeof *dev);
@@ -272,22 +272,17 @@ int rondo__cuda_stream_wait(struct rondo_device *dev, struct rondo_stream *strea
     return err ? err : rondo__cuda_check(dev, dev->driver->cuStreamWaitEvent(rondo__cuda_stream(dev, stream), event->event, 0), "waiting for an event");
 }
 
-/* At first it looks again and again, later it sleeps between. */
-int rondo__cuda_event_wait(struct rondo_device *dev, struct rondo_event *event, const struct rondo_poll *poll)
+/* At first it looks again and again, later it sleeps between. With poll NULL the driver waits. */
+static int wait_for(struct rondo_device *dev, cu_event event, const struct rondo_poll *poll, const char *what)
 {
     enum { EAGER = 2000 };
-    if (!event->recorded)
-        return 0;
-    int err = rondo__cuda_enter(dev);
-    if (err)
-        return err;
     if (!poll)
-        return rondo__cuda_check(dev, dev->driver->cuEventSynchronize(event->event), "the work before an event");
+        return rondo__cuda_check(dev, dev->driver->cuEventSynchronize(event), what);
     for (int64_t looks = 0;; looks++) {
-        const cu_result code = dev->driver->cuEventQuery(event->event);
+        const cu_result code = dev->driver->cuEventQuery(event);
         if (code != CU_NOT_READY)
-            return rondo__cuda_check(dev, code, "the work before an event");
-        err = poll->call(poll->arg);
+            return rondo__cuda_check(dev, code, what);
+        const int err = poll->call(poll->arg);
         if (err)
             return err;
         if (looks > EAGER)
@@ -295,6 +290,14 @@ int rondo__cuda_event_wait(struct rondo_device *dev, struct rondo_event *event, 
         else if (looks > EAGER / 10)
             sched_yield();
     }
+}
+
+int rondo__cuda_event_wait(struct rondo_device *dev, struct rondo_event *event, const struct rondo_poll *poll)
+{
+    if (!event->recorded)
+        return 0;
+    int err = rondo__cuda_enter(dev);
+    return err ? err : wait_for(dev, event->event, poll, "the work before an event");
 }
 
 int rondo__cuda_event_query(struct rondo_device *dev, struct rondo_event *event)
@@ -306,6 +309,12 @@ int rondo__cuda_event_query(struct rondo_device *dev, struct rondo_event *event)
         return err;
     const cu_result code = dev->driver->cuEventQuery(event->event);
     return code == CU_OK ? 1 : code == CU_NOT_READY ? 0 : rondo__cuda_check(dev, code, "the work before an event");
+}
+
+int rondo__cuda_stream_handle(struct rondo_device *dev, struct rondo_stream *stream, void **out)
+{
+    *out = rondo__cuda_stream(dev, stream);
+    return rondo__cuda_enter(dev);
 }
 
 int rondo__cuda_sync(struct rondo_device *dev)
@@ -338,14 +347,14 @@ int rondo__cuda_blocks(struct rondo_device *dev, int kernel, size_t shared)
 
 /* ---- what runs upload ---- */
 
-int rondo__cuda_slot_take(struct rondo_device *dev, size_t bytes, struct rondo__cuda_slot **out)
+int rondo__cuda_slot_take(struct rondo_device *dev, const struct rondo_poll *poll, size_t bytes, struct rondo__cuda_slot **out)
 {
     const struct rondo_cuda_driver *d = dev->driver;
     struct rondo__cuda_slot *slot = dev->slot + dev->next_slot;
     int err = 0;
     dev->next_slot = (dev->next_slot + 1) % CUDA_SLOTS;
     if (slot->recorded)
-        err = rondo__cuda_check(dev, d->cuEventSynchronize(slot->over), "an earlier run");
+        err = wait_for(dev, slot->over, poll, "an earlier run");
     if (!err && slot->bytes < bytes) {
         size_t all = slot->bytes ? slot->bytes : 4096;
         while (all < bytes)

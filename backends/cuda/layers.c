@@ -228,7 +228,7 @@ static int join(struct rondo_device *dev, cu_stream s, struct cuda_join *c, stru
 
 /* One node: leaves [first, end), for all rows, into y. x: the first column of leaf `first`. */
 static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_run *run, const float *x, int32_t first,
-                    int32_t end, float *y, int64_t y_stride, bool sum)
+                    int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll)
 {
     const int kernel = kernel_of(run->rows);
     const int64_t room = room_of(kernel), tiles = divide_up(run->rows, room) * divide_up(l->out, CUDA_COLUMNS);
@@ -263,7 +263,7 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
     if (!err && parts > 1)
         err = rondo__cuda_grow(dev, &dev->parts, (size_t)(parts * run->rows * l->out) * sizeof(float), "scratch for nodes of a linear layer");
     if (!err)
-        err = rondo__cuda_slot_take(dev, (size_t)parts * sizeof(struct rondo_cuda_join_node) + 16, &slot);
+        err = rondo__cuda_slot_take(dev, poll, (size_t)parts * sizeof(struct rondo_cuda_join_node) + 16, &slot);
     if (err)
         return err;
     c.stack = (float *)(uintptr_t)dev->sums.memory;
@@ -294,7 +294,6 @@ int rondo__cuda_linear(struct rondo_device *dev, struct rondo_stream *stream, co
     const int32_t first = run->leaves ? run->first_leaf : l->first_leaf, leaves = run->leaves ? run->leaves : l->end_leaf - l->first_leaf;
     cu_stream s = rondo__cuda_stream(dev, stream);
     float *y = run->nodes;
-    (void)poll;
     if (leaves < 0 || first < l->first_leaf || first > l->end_leaf - leaves)
         return rondo__cuda_fail(RONDO_EINVAL, "%d leaves from leaf %d on of a linear layer that has [%d, %d)", (int)leaves, (int)first, (int)l->first_leaf,
                                 (int)l->end_leaf);
@@ -306,10 +305,10 @@ int rondo__cuda_linear(struct rondo_device *dev, struct rondo_stream *stream, co
     if (err)
         return err;
     if (!run->nodes)
-        return run_node(dev, s, l, run, run->x, 0, l->leaves, run->y, run->y_stride, true);
+        return run_node(dev, s, l, run, run->x, 0, l->leaves, run->y, run->y_stride, true, poll);
     for (int32_t leaf = first, end = first + leaves, next; leaf < end && !err; leaf = next, y += run->node_stride) {
         next = rondo__linear_node_end(l->leaves, leaf, end);
-        err = run_node(dev, s, l, run, run->x + (leaf_begin(l, leaf) - leaf_begin(l, first)), leaf, next, y, l->out, false);
+        err = run_node(dev, s, l, run, run->x + (leaf_begin(l, leaf) - leaf_begin(l, first)), leaf, next, y, l->out, false, poll);
     }
     return err;
 }
@@ -332,7 +331,7 @@ int rondo__cuda_linear_join(struct rondo_device *dev, struct rondo_stream *strea
         return 0;
     int err = rondo__cuda_enter(dev);
     if (!err)
-        err = rondo__cuda_slot_take(dev, (size_t)j->count * sizeof(struct rondo_cuda_join_node) + 16, &slot);
+        err = rondo__cuda_slot_take(dev, NULL, (size_t)j->count * sizeof(struct rondo_cuda_join_node) + 16, &slot);
     if (err)
         return err;
     struct cuda_join c = { .rows = j->rows, .out = j->out, .y_stride = j->y_stride, .y = j->y, .bias = j->bias, .count = j->count, .add = j->add };

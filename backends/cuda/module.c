@@ -69,9 +69,15 @@ const struct rondo_device_ops rondo__cuda_ops = {
     .convert = rondo__cuda_convert,
     .convert_rows = rondo__cuda_convert_rows,
     .logsumexp = rondo__cuda_logsumexp,
+    .stream_handle = rondo__cuda_stream_handle,
 };
 
-static void connect_services(const struct rondo_services *services) { rondo__cuda_host = services; }
+/* Once: other threads may use it already. */
+static void connect_services(const struct rondo_services *services)
+{
+    if (!rondo__cuda_host)
+        rondo__cuda_host = services;
+}
 
 extern const struct rondo_module rondo_module_entry;
 RONDO_API const struct rondo_module rondo_module_entry = { RONDO_MODULE_ABI, RONDO_VERSION_STRING, &rondo__cuda_ops, NULL, connect_services };

@@ -428,7 +428,7 @@ static int upload(struct rondo_device *dev, struct rondo_program *p)
     if (err)
         return err;
     struct rondo__cuda_slot *slot;
-    err = rondo__cuda_slot_take(dev, all, &slot);
+    err = rondo__cuda_slot_take(dev, NULL, all, &slot);
     if (err)
         return err;
     for (int i = 0; i < n; i++)

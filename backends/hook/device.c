@@ -301,6 +301,14 @@ static int attention(struct rondo_device *dev, struct rondo_stream *stream, cons
     return rondo__hook_attention(rondo__hook_device_of(dev), stream, program, run, poll);
 }
 
+/* Streams that run late have no handle that says so to others. */
+static int stream_handle(struct rondo_device *dev, struct rondo_stream *stream, void **out)
+{
+    struct rondo__hook_device *h = rondo__hook_device_of(dev);
+    return h->set.defer ? rondo__fail(RONDO_ENOTSUP, "RONDO_TEST_HOOK has defer, whose streams are not those of device %s", h->ops->name)
+                        : h->ops->stream_handle(h->dev, stream, out);
+}
+
 /* ---- the table: one for each device beneath and each kind of memory, as linear layers are known by theirs ---- */
 
 #define TABLES 16
@@ -327,6 +335,7 @@ static void fill(struct rondo_device_ops *t, const struct rondo_device_ops *ops,
 #define WRAP(slot) t->slot = RONDO_HAS(ops, slot) ? slot : NULL
     WRAP(linear_format);
     WRAP(program_update);
+    WRAP(stream_handle);
 #undef WRAP
 #define WRAP(slot) t->slot = RONDO_HAS(ops, slot) ? rondo__hook_##slot : NULL
     WRAP(backward_new);

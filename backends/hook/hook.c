@@ -370,6 +370,11 @@ static int data_start(struct rondo_data *data, struct rondo_stream *stream, cons
                        : h->ops->data_start(data->inner, stream, parts, count, seconds, peer);
 }
 
+static int data_watch(struct rondo_data *data, int *peer, uint64_t *group)
+{
+    return data->plane ? 0 : data->hook->ops->data_watch(data->inner, peer, group);
+}
+
 /* ---- wrapping ---- */
 
 static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
@@ -403,6 +408,7 @@ static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *
         h->table.data_open = data_open;
         h->table.data_close = data_close;
         h->table.data_start = data_start;
+        h->table.data_watch = ops->data_watch ? data_watch : NULL;
     }
     if (set->plane)
         h->table.memories = PLANE_MEMORIES;

@@ -297,7 +297,8 @@ static const struct rondo_transport_ops table = {
 
 static void connect(const struct rondo_services *services)
 {
-    rondo__mpi_host = services;
+    if (!rondo__mpi_host)                /* once: other threads may use it already */
+        rondo__mpi_host = services;
 }
 
 /* The one symbol that the module exports. */

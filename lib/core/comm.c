@@ -127,13 +127,33 @@ int rondo__collective_failed(rondo_context *ctx, int code)
     return code;
 }
 
+/* The same as rondo__comm_failed(): the step's text is made only here. */
+static int failed_in(rondo_context *ctx, int code, int peer, const struct rondo__step *step)
+{
+    char text[STEP_BYTES];
+    if (step->of)
+        snprintf(text, sizeof text, "%s %d of %d", step->what, (int)step->index, (int)step->of);
+    return rondo__comm_failed(ctx, code, peer, step->of ? text : step->what);
+}
+
+/* Groups that a data plane has in streams. */
+static int watch(rondo_context *ctx)
+{
+    int peer = -1;
+    uint64_t group = 0;
+    const int err = ctx->data && ctx->transport->data_watch ? ctx->transport->data_watch(ctx->data, &peer, &group) : 0;
+    if (err && !ctx->streams)            /* it fails by itself */
+        return rondo__comm_failed(ctx, err, peer, "data plane");
+    return err ? failed_in(ctx, err, peer, ctx->streamed + group % RONDO_STREAMED) : 0;
+}
+
 int rondo__poll(void *arg)
 {
     rondo_context *ctx = arg;
     if (!ctx->endpoint || !ctx->transport->progress)
-        return 0;
+        return ctx->endpoint ? watch(ctx) : 0;
     int err = ctx->transport->progress(ctx->endpoint);
-    return err ? rondo__comm_failed(ctx, err, -1, "computing") : 0;
+    return err ? rondo__comm_failed(ctx, err, -1, "computing") : watch(ctx);
 }
 
 void rondo__computing(rondo_context *ctx, bool begins)
@@ -149,15 +169,6 @@ int rondo__collective_begin(rondo_context *ctx, const char *step)
 }
 
 /* ---- transfers ---- */
-
-/* The same as rondo__comm_failed(): the step's text is made only here. */
-static int failed_in(rondo_context *ctx, int code, int peer, const struct rondo__step *step)
-{
-    char text[STEP_BYTES];
-    if (step->of)
-        snprintf(text, sizeof text, "%s %d of %d", step->what, (int)step->index, (int)step->of);
-    return rondo__comm_failed(ctx, code, peer, step->of ? text : step->what);
-}
 
 static int check_part(const rondo_context *ctx, const struct rondo_part *part, const char *step)
 {
@@ -261,6 +272,7 @@ int rondo__transfer_stream(rondo_context *ctx, struct rondo__transfer *t, struct
     err = ctx->transport->data_start(ctx->data, stream, t->group.parts, t->group.count, ctx->deadline, &peer);
     if (err)
         return failed_in(ctx, err, peer, &t->step);
+    ctx->streamed[ctx->streams++ % RONDO_STREAMED] = t->step;
     count_sent(ctx, t);
     trace_sent(ctx, t);   /* how long it took to get into the stream */
     return 0;

@@ -30,10 +30,14 @@ int rondo__context_desc(rondo_context_desc *ours, const rondo_context_desc *thei
 
 /* ---- the device, shared between a context and what was split from it ---- */
 
-static int device_open(struct rondo_shared_device **out, const rondo_context_desc *desc, int cores)
+static int device_open(struct rondo_shared_device **out, const rondo_context_desc *desc, int rank, int cores)
 {
     const struct rondo_device_ops *ops;
-    int err = rondo__device_find(&ops, desc->device);
+    char name[RONDO_DEVICE_NAME];
+    int32_t index = desc->device_index;
+    int err = rondo__device_deal(desc->device, rank, name, &index);
+    if (!err)
+        err = rondo__device_find(&ops, name);
     if (err)
         return err;
     const uint64_t before = rondo__last_failure();
@@ -44,7 +48,7 @@ static int device_open(struct rondo_shared_device **out, const rondo_context_des
     struct rondo_shared_device *shared = rondo__alloc_zero(1, sizeof *shared);
     if (!shared)
         return rondo__fail(RONDO_ENOMEM, "no memory for a device handle");
-    struct rondo_device_desc want = { .index = desc->device_index, .threads = desc->threads, .isa = desc->isa };
+    struct rondo_device_desc want = { .index = index, .threads = desc->threads, .isa = desc->isa };
     if (want.threads == 0)
         want.threads = cores > 0 ? cores : 1;
     want.crowded = want.threads > cores;
@@ -181,7 +185,7 @@ int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, con
         cores = ctx->transport->cores(ctx->endpoint);
     else if (ctx->endpoint)
         cores /= ctx->transport->ranks_here(ctx->endpoint);
-    err = device_open(&ctx->device, desc, cores);
+    err = device_open(&ctx->device, desc, ctx->rank, cores);
     if (!err && ctx->device->ops->check)
         err = ctx->device->ops->check(ctx->device->dev);
     /* A rank that could not open its device must not leave the others waiting in their first collective. */

@@ -662,6 +662,9 @@ struct rondo_device_ops {
     /* What stands around it in a layer; NULL: refused by name. sigmoid_mul: y = x * sigmoid(gate). */
     int (*short_conv)(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run);
     int (*sigmoid_mul)(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y);
+    /* The driver's own handle of a stream (of cuda a CUstream), for a transport whose transfers go into it; the calling thread is one that may use
+     * it. NULL: the device has none to show. */
+    int (*stream_handle)(struct rondo_device *dev, struct rondo_stream *stream, void **out);
 };
 
 /* A slot that an older table may lack. */

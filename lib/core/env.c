@@ -48,6 +48,12 @@ const char *rondo__env_device(void)
     return text ? text : "cpu";
 }
 
+const char *rondo__env_transport(void)
+{
+    const char *text = value_of("RONDO_TEST_TRANSPORT");
+    return text ? text : "threads";
+}
+
 const char *rondo__env_hardware(void)
 {
     return value_of("RONDO_HARDWARE");

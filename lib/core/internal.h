@@ -76,6 +76,7 @@ int rondo__env_deadline(double *seconds);                          /* $RONDO_DEA
 const char *rondo__env_module_path(void);                          /* $RONDO_MODULE_PATH, folders with colons between; or NULL */
 const char *rondo__env_hook(void);                                 /* $RONDO_TEST_HOOK, or NULL */
 const char *rondo__env_device(void);                               /* $RONDO_TEST_DEVICE: where nobody names one, else "cpu" */
+const char *rondo__env_transport(void);                            /* $RONDO_TEST_TRANSPORT: launched where nobody names one, else "threads" */
 const char *rondo__env_hardware(void);                             /* $RONDO_HARDWARE, a name or a file; or NULL */
 int rondo__env_piece(size_t *bytes);                               /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
 
@@ -93,6 +94,13 @@ int rondo__hook_wrap_device(const char *spec, const struct rondo_device_ops **op
  * computes on host memory. */
 int rondo__hook_changes(const char *spec, bool *in_place, bool *unified, uint32_t *memories);
 
+/* ---- communication (comm.c): statistics, deadlines, sentences that name peer and step; revokes on its own failures ---- */
+/* Where in its work a rank is, for sentences: { "pass-KV", 3, 7 } is told as "pass-KV 3 of 7"; of 0: only `what`, which is static. */
+struct rondo__step {
+    const char *what;
+    int32_t index, of;
+};
+
 /* ---- contexts (context.c) ---- */
 struct rondo_shared_device {          /* a context and what was split from it use one device */
     const struct rondo_device_ops *ops;
@@ -100,12 +108,17 @@ struct rondo_shared_device {          /* a context and what was split from it us
     _Atomic int64_t references;
 };
 
+/* Of a list of devices (deal.c) the one of this rank; index: as the descriptor has it, and the card's. */
+#define RONDO_DEVICE_NAME 64
+int rondo__device_deal(const char *list, int rank, char name[RONDO_DEVICE_NAME], int32_t *index);
+
 #define RONDO_STAGES 40                /* arrays of one call that may lie in host memory */
 struct rondo__stage_room {                 /* device memory for them, kept for the next call */
     void *memory;
     size_t bytes;
 };
 
+#define RONDO_STREAMED 64                /* groups of a data plane that may be under way at once */
 struct rondo_context {
     struct rondo_shared_device *device;
     rondo_hardware *hardware;                      /* that its ranks run on, as they see it, agreed on; NULL: not known, or the parent's */
@@ -124,6 +137,8 @@ struct rondo_context {
     struct rondo__stage_room stage[RONDO_STAGES];       /* device_memory.c's, as the two below */
     struct rondo_event *staged;
     struct rondo__memory *memory;                  /* of rondo_memory_create() */
+    uint64_t streams;                              /* groups put into streams of the data plane, and what the last ones were: comm.c's */
+    struct rondo__step streamed[RONDO_STREAMED];
     uint64_t agreed;                               /* where the last call was an agreement that failed on all alike: the failure's number */
 };
 /* ops NULL: alone. boot comes from the transport's launch, or describes what the caller gave. */
@@ -178,12 +193,6 @@ int rondo__settle(rondo_context *ctx, int err);
 int rondo__check_memory(const rondo_context *ctx, const char *function, const char *name, int kind, const void *memory);
 void rondo__memory_end(rondo_context *ctx);
 
-/* ---- communication (comm.c): statistics, deadlines, sentences that name peer and step; revokes on its own failures ---- */
-/* Where in its work a rank is, for sentences: { "pass-KV", 3, 7 } is told as "pass-KV 3 of 7"; of 0: only `what`, which is static. */
-struct rondo__step {
-    const char *what;
-    int32_t index, of;
-};
 const char *rondo__wait_name(int operation);   /* "wait shift", ...: as timelines name a wait for it; static */
 /* rondo__trace(), of an operation of a schedule; group: of heads, from 1; 0: all */
 RONDO_API void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, int32_t group, double begin, int peer, uint64_t bytes);

@@ -51,7 +51,7 @@ int rondo_launch(int ranks, const rondo_context_desc *desc, rondo_body *body, vo
     if (job.desc.transport_handle)
         return rondo__fail(RONDO_EINVAL, "rondo_launch: transport_handle is given; to join a communicator that exists use "
                            "rondo_context_create");
-    err = rondo__transport_find(&job.ops, job.desc.transport ? job.desc.transport : "threads");
+    err = rondo__transport_find(&job.ops, job.desc.transport ? job.desc.transport : rondo__env_transport());
     if (err)
         return err;
     if (!job.ops->launch)

@@ -10,6 +10,8 @@
 #include "core/internal.h"
 
 #include <dlfcn.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -33,6 +35,9 @@ static const struct known known_devices[] = {
 static const struct known known_transports[] = {
     { "mpi", "install an MPI library (Open MPI or MPICH, with its development files) and build rondo with it, or install "
              "the package of rondo's MPI module, or" },
+    { "nccl", "build rondo with --with-cuda, or install the package of rondo's CUDA module, or move with \"threads\"; where you have the module" },
+    { "nccl_mpi", "build rondo with --with-cuda and an MPI library, or install the package of rondo's CUDA module, or move with \"mpi\"; "
+                  "where you have the module" },
 };
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
@@ -69,7 +74,7 @@ static int fail(int code, const char *sentence)
 
 static const struct rondo_services services = {
     sizeof services, fail, rondo_error_text, rondo__alloc_zero, rondo__free, rondo__now, rondo__cores, rondo__env_piece,
-    &rondo__cpu_device,
+    &rondo__cpu_device, rondo__transport_find,
 };
 
 /* The folder that this library was loaded from, and its subfolder: so a build works where it lies, and an installation where
@@ -118,6 +123,19 @@ static bool find_file(char path[PATH_BYTES], const char *name)
     return exists_in(path, RONDO_MODULE_DIR, strlen(RONDO_MODULE_DIR), name);
 }
 
+/* One after the other, as modules keep what they are given the first time; a module may look for another one meanwhile. */
+static void connect_module(const struct rondo_module *module)
+{
+    static atomic_flag busy = ATOMIC_FLAG_INIT;
+    static _Thread_local int inside;
+    while (!inside && atomic_flag_test_and_set_explicit(&busy, memory_order_acquire))
+        sched_yield();
+    inside++;
+    module->connect(&services);
+    if (!--inside)
+        atomic_flag_clear_explicit(&busy, memory_order_release);
+}
+
 /* *out stays NULL where there is no such file; then nothing is recorded and 0 returned. */
 static int open_module(const struct rondo_module **out, const char *name)
 {
@@ -141,7 +159,7 @@ static int open_module(const struct rondo_module **out, const char *name)
         return rondo__fail(RONDO_ENOTSUP, "module %s was built for rondo %s, this library is %s; install the matching module", path,
                            module->version ? module->version : "(unknown)", RONDO_VERSION_STRING);
     if (module->connect)
-        module->connect(&services);
+        connect_module(module);
     *out = module;
     return 0;
 }

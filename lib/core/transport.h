@@ -14,7 +14,7 @@
 
 #include "rondo.h"
 
-#define RONDO_TRANSPORT_ABI 3u
+#define RONDO_TRANSPORT_ABI 4u
 
 struct rondo_endpoint;   /* the transport's own */
 struct rondo_data;       /* its data plane's own */
@@ -114,13 +114,17 @@ struct rondo_transport_ops {
      * data_start puts the group into the stream: it begins when the stream comes to it and is over where the stream goes on; parts as
      * above, but never shown in place (`where` is not set), and matched with those of data_start only. They may go when it returns.
      * Every rank puts the groups of its streams there in an order in which each could be finished before the next is begun, so that it
-     * may wait inside, at most `seconds`. A failure later on is told by whoever waits for the stream; progress() tells of revocation. */
+     * may wait inside, at most `seconds`. A failure later on is told by whoever waits for the stream, or by data_watch(), which is called now and
+     * then while somebody waits; progress() tells of revocation. */
     uint32_t memories, reserved2;
     int (*data_open)(struct rondo_data **out, struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev,
                      int *peer);
     void (*data_close)(struct rondo_data *data);
     int (*data_start)(struct rondo_data *data, struct rondo_stream *stream, const struct rondo_part *parts, int32_t count, double seconds,
                       int *peer);
+    /* Looks after groups that are in streams: 0, or what became of one, as finish() says it, and which it was, counted from 0 by calls of
+     * data_start that returned 0. After a failure nothing of the plane's holds a stream up. May be NULL, also where there is a plane. */
+    int (*data_watch)(struct rondo_data *data, int *peer, uint64_t *group);
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
@@ -135,13 +139,15 @@ struct rondo_services {
     int (*cores)(void);
     int (*env_piece)(size_t *bytes);
     const struct rondo_device_ops *reference;      /* the device that defines the numerics, by its first instruction sets */
+    /* Another transport, for one that is built on it; as rondo__transport_find(). */
+    int (*transport)(const struct rondo_transport_ops **out, const char *name);
 };
 struct rondo_module {
     uint32_t abi;                                  /* RONDO_MODULE_ABI */
     const char *version;                           /* RONDO_VERSION_STRING it was built with; must be equal */
     const struct rondo_device_ops *device;         /* or NULL */
     const struct rondo_transport_ops *transport;   /* or NULL */
-    void (*connect)(const struct rondo_services *services);   /* called first, perhaps often; the table stays valid */
+    void (*connect)(const struct rondo_services *services);   /* called first, perhaps often, by one thread at a time */
 };
 #define RONDO_MODULE_ABI 1u
 

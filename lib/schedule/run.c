@@ -299,15 +299,18 @@ static const struct rondo_poll *meanwhile(struct rondo__runner *r, struct rondo_
     return r->ctx->ranks > 1 || r->given->progress ? poll : NULL;
 }
 
-/* The host waits until the device is through with all that it was given. Copies from and to memory that is not pinned may hold the host up
- * inside the device: before them it waits here, where it lets transfers go on. */
-static int catch_up(struct rondo__runner *r)
+/* Until the stream has come to here. */
+static int wait_behind(struct rondo__runner *r, struct rondo_stream *stream)
 {
     const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     struct rondo_poll poll;
-    int err = ops->event_record(rondo__dev(r->ctx), NULL, r->end);
+    int err = ops->event_record(rondo__dev(r->ctx), stream, r->end);
     return err ? err : ops->event_wait(rondo__dev(r->ctx), r->end, meanwhile(r, &poll, NULL));
 }
+
+/* The host waits until the device is through with all that it was given. Copies from and to memory that is not pinned may hold the host up
+ * inside the device: before them it waits here, where it lets transfers go on. */
+static int catch_up(struct rondo__runner *r) { return wait_behind(r, NULL); }
 
 /* ---- operations ---- */
 
@@ -641,7 +644,12 @@ static int begin(struct rondo__runner *r, int64_t index)
 /* Until the device is through, whatever has failed. */
 static int drain(struct rondo__runner *r, int err)
 {
-    return rondo__settle(r->ctx, err ? err : catch_up(r));
+    err = err ? err : catch_up(r);
+    if (!err && r->wire)              /* what it sends last nothing of its own waits for */
+        err = wait_behind(r, r->wire);
+    if (err && r->wire)               /* groups in streams, of which some peer may have given up its side, hold nobody up after this */
+        err = rondo__collective_failed(r->ctx, err);
+    return rondo__settle(r->ctx, err);
 }
 
 int rondo__runner_run(struct rondo__runner *r)
