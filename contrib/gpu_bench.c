@@ -129,7 +129,34 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     rondo_memory_destroy(ctx, io.q.data), rondo_memory_destroy(ctx, io.k.data), rondo_memory_destroy(ctx, io.v.data), rondo_memory_destroy(ctx, io.out.data);
 }
 
-static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int type, int most)
+/* Of the first 64 outputs of the last row: the largest error beside the sum of the magnitudes of what was added. */
+static double error_of(const float *x, const float *w, const float *y, int64_t rows, int64_t in, int64_t out, int type)
+{
+    const int64_t some = out < 64 ? out : 64;
+    float *row = malloc((size_t)in * sizeof *row), got[64];
+    double worst = 0;
+    if (!row)
+        exit(1);
+    need(rondo_memory_copy(ctx, row, x + (rows - 1) * in, (size_t)in * sizeof *row));
+    need(rondo_memory_copy(ctx, got, y + (rows - 1) * out, (size_t)some * sizeof *got));
+    for (int64_t o = 0; o < some; o++) {
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < in; k++) {
+            float weight = w[o * in + k];
+            uint32_t bits;
+            memcpy(&bits, &weight, sizeof bits);
+            bits = type == RONDO_BF16 ? (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u : bits;   /* to the nearest */
+            memcpy(&weight, &bits, sizeof weight);
+            sum += (double)row[k] * (double)weight;
+            size += fabs((double)row[k] * (double)weight);
+        }
+        worst = fmax(worst, fabs((double)got[o] - sum) / size);
+    }
+    free(row);
+    return worst;
+}
+
+static void linear_at(int level, const char *name, int64_t rows, int64_t in, int64_t out, int type, int most)
 {
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     rondo_linear *l;
@@ -138,22 +165,24 @@ static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int 
     d.in = in;
     d.out = out;
     d.type = type;
-    need(rondo_linear_create(&l, ctx, &d));
-    {
-        const uint32_t key[2] = { 7, 7 };
-        float *w = malloc((size_t)(in * out) * sizeof *w);
-        if (!w)
-            exit(1);
-        for (int64_t i = 0; i < in * out; i += 4) {
-            const uint32_t counter[4] = { (uint32_t)i, 0, 0, 0 };
-            uint32_t random[4];
-            rondo_philox(random, counter, key);
-            for (int k = 0; k < 4 && i + k < in * out; k++)
-                w[i + k] = (float)(random[k] >> 8) / 8388608.0f - 1.0f;
-        }
-        need(rondo_linear_load_from(l, 0, out, RONDO_F32, w, NULL));
-        free(w);
+    d.level = level;
+    if (rondo_linear_create(&l, ctx, &d)) {
+        printf("%-44s %s\n", name, rondo_error_text());
+        rondo_memory_destroy(ctx, x), rondo_memory_destroy(ctx, y);
+        return;
     }
+    const uint32_t key[2] = { 7, 7 };
+    float *w = malloc((size_t)(in * out) * sizeof *w);
+    if (!w)
+        exit(1);
+    for (int64_t i = 0; i < in * out; i += 4) {
+        const uint32_t counter[4] = { (uint32_t)i, 0, 0, 0 };
+        uint32_t random[4];
+        rondo_philox(random, counter, key);
+        for (int k = 0; k < 4 && i + k < in * out; k++)
+            w[i + k] = (float)(random[k] >> 8) / 8388608.0f - 1.0f;
+    }
+    need(rondo_linear_load_from(l, 0, out, RONDO_F32, w, NULL));
     int rounds = most < ROUNDS ? most : ROUNDS;
     need(rondo_linear_execute(l, ctx, rows, x, in, y, out, NULL, 0));
     need(rondo_memory_copy(ctx, &some, y, sizeof some));
@@ -167,9 +196,17 @@ static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int 
     took = median(seconds, rounds);
     printf("%-44s %10.3f ms %9.2f TFLOP/s %9.1f GB/s of weights  hash %016llx\n", name, took * 1e3, 2.0 * (double)rows * (double)in * (double)out / took * 1e-12,
            (double)rondo_linear_bytes(l) / took * 1e-9, (unsigned long long)hash_of(y, (size_t)(rows * out)));
+    if (level == RONDO_FAST)
+        printf("%-44s largest error %.3g of sum |x w|\n", "", error_of(x, w, y, rows, in, out, type));
     fflush(stdout);
+    free(w);
     rondo_linear_destroy(l);
     rondo_memory_destroy(ctx, x), rondo_memory_destroy(ctx, y);
+}
+
+static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int type, int most)
+{
+    linear_at(RONDO_STRICT, name, rows, in, out, type, most);
 }
 
 int main(int argc, char **argv)
@@ -214,6 +251,9 @@ int main(int argc, char **argv)
     linear("linear 512 rows, 4096 -> 4096, f32", 512, 4096, 4096, RONDO_F32, 10);
     linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 5);
     linear("linear 512 rows, 4096 -> 14336, bf16", 512, 4096, 14336, RONDO_BF16, 10);
+    linear_at(RONDO_FAST, "fast linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 5);
+    linear_at(RONDO_FAST, "fast linear 512 rows, 4096 -> 14336, bf16", 512, 4096, 14336, RONDO_BF16, 10);
+    linear_at(RONDO_FAST, "fast linear 4096 rows, 4096 -> 14336, bf16", 4096, 4096, 14336, RONDO_BF16, 10);
     linear("linear 1 row, 4096 -> 14336, bf16", 1, 4096, 14336, RONDO_BF16, ROUNDS);
     linear("linear 1 row, 14336 -> 4096, bf16", 1, 14336, 4096, RONDO_BF16, ROUNDS);
     linear("linear 1 row, 4096 -> 32000, f32", 1, 4096, 32000, RONDO_F32, ROUNDS);

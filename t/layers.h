@@ -17,7 +17,7 @@ static struct rondo_device *devices[2 * RONDO_CPU_ISAS];
 static char device_names[2 * RONDO_CPU_ISAS][32];
 static int device_count;
 
-static void find_devices(void)
+__attribute__((unused)) static void find_devices(void)
 {
     static const int32_t threads[2] = { 1, 3 };
     for (int isa = 0; isa < RONDO_CPU_ISAS; isa++)

@@ -4,7 +4,7 @@
  * the driver's primary context, and each has streams, scratch and a module of its own. A failure in a stream stays with the context, as
  * CUDA has it: every call after it returns it with its sentence.
  */
-#include "backends/cuda/cuda.h"
+#include "backends/cuda/blas.h"
 
 #include <sched.h>
 #include <stdarg.h>
@@ -165,6 +165,9 @@ void rondo__cuda_detach(struct rondo_device *dev)
         for (struct rondo_stream *s = &dev->own; s; s = s->next)
             if (s->stream)
                 (void)d->cuStreamSynchronize(s->stream);
+        rondo__cuda_blas_close(dev);
+        rondo__cuda_give(dev, &dev->workspace);
+        rondo__cuda_give(dev, &dev->halves);
         rondo__cuda_give(dev, &dev->nodes);
         rondo__cuda_give(dev, &dev->stack);
         rondo__cuda_give(dev, &dev->parts);

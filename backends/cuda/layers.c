@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Linear layers, and what stands between them: parameters, and how much of the card each launch takes. Weights lie on the card in rows of inputs, one
- * for each output, as they come from a file.
+ * for each output, as they come from a file. At level fast products of many rows are blas.c's, which reads weights as they lie.
  */
-#include "backends/cuda/cuda.h"
+#include "backends/cuda/blas.h"
 
 #include "backends/cpu/num.h"
 
@@ -15,12 +15,18 @@ struct rondo_device_linear {
     struct rondo_device *dev;
     cu_pointer weights, scales;
     int64_t in, out, pitch, columns, first_column, groups;
-    int32_t type, leaves, first_leaf, end_leaf, group;
+    int32_t type, leaves, first_leaf, end_leaf, group, level;
     size_t bytes;
 };
 
 static int64_t leaf_begin(const struct rondo_device_linear *l, int64_t g) { return rondo__linear_leaf_begin(l->in, l->leaves, g); }
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static int64_t blocks_of(const struct rondo_device *dev, int64_t threads)
+{
+    const int64_t most = 32 * (int64_t)dev->multiprocessors, blocks = divide_up(threads, CUDA_THREADS);
+    return blocks < most ? blocks : most;
+}
 
 int rondo__cuda_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc)
 {
@@ -28,12 +34,14 @@ int rondo__cuda_linear_new(struct rondo_device *dev, struct rondo_device_linear 
     *out = NULL;
     if (desc->arithmetic != RONDO_ARITHMETIC_F32)
         return rondo__cuda_fail(RONDO_ENOTSUP, "the cuda device has no linear layers of arithmetic number %d; it has those of f32", (int)desc->arithmetic);
-    if (desc->level != RONDO_STRICT)
-        return rondo__cuda_fail(RONDO_ENOTSUP, "the cuda device has linear layers of level strict only, not of number %d", (int)desc->level);
+    if (desc->level != RONDO_STRICT && desc->level != RONDO_FAST)
+        return rondo__cuda_fail(RONDO_ENOTSUP, "the cuda device has linear layers of levels strict and fast, not of number %d", (int)desc->level);
     if (desc->in < 1 || desc->in > INT32_MAX || desc->out < 1 || desc->leaves < 1 || desc->leaves > desc->in || (desc->type == RONDO_Q8 && desc->group < 1))
         return rondo__cuda_fail(RONDO_EINVAL, "a linear layer of %lld inputs, %lld outputs and %d leaves cannot be: in must be 1 to 2147483647, out at least "
                                 "1, leaves 1 to in", (long long)desc->in, (long long)desc->out, (int)desc->leaves);
     int err = rondo__cuda_enter(dev);
+    if (!err && desc->level == RONDO_FAST)
+        err = rondo__cuda_blas_open(dev);
     if (err)
         return err;
     struct rondo_device_linear *l = rondo__cuda_alloc(1, sizeof *l);
@@ -45,6 +53,7 @@ int rondo__cuda_linear_new(struct rondo_device *dev, struct rondo_device_linear 
     l->type = desc->type;
     l->leaves = desc->leaves;
     l->group = desc->group;
+    l->level = desc->level;
     l->first_leaf = rondo__linear_first(desc);
     l->end_leaf = rondo__linear_end(desc);
     l->first_column = leaf_begin(l, l->first_leaf);
@@ -288,6 +297,57 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
     return err ? err : rondo__cuda_slot_close(dev, slot, s);
 }
 
+/* As run_node(), by the library. *done 0: it has no way to do it, and nothing happened. */
+static int run_product(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_run *run, const float *x,
+                       int32_t first, int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll, int *done)
+{
+    const int64_t size = rondo__cuda_size(l->type), begin = leaf_begin(l, first), in = leaf_begin(l, end) - begin, pitch = divide_up(in * size, 256) * 256;
+    struct rondo__cuda_product p = { .type = l->type, .rows = run->rows, .in = in, .out = l->out, .x = x, .x_stride = run->x_stride,
+                                     .w = (const char *)(uintptr_t)l->weights + (begin - l->first_column) * size, .w_stride = l->pitch / size, .y = y,
+                                     .y_stride = y_stride, .add = sum && run->add };
+    const bool biased = sum && run->bias;
+    struct rondo__cuda_slot *slot;
+    int err = rondo__cuda_scratch_begin(dev, s);
+    if (!err && l->type != RONDO_F32)
+        err = rondo__cuda_grow(dev, &dev->halves, (size_t)(run->rows * pitch), "scratch for inputs of 16 bits");
+    if (!err && biased)
+        err = rondo__cuda_grow(dev, &dev->parts, (size_t)(run->rows * l->out) * sizeof(float), "scratch for the sums of a linear layer");
+    if (!err)
+        err = rondo__cuda_slot_take(dev, poll, sizeof(struct rondo_cuda_join_node) + 16, &slot);
+    if (err)
+        return err;
+    if (l->type != RONDO_F32) {
+        const struct cuda_convert c = { x, (void *)(uintptr_t)dev->halves.memory, run->rows, in, run->x_stride * 4, pitch, RONDO_F32, l->type };
+        err = rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, blocks_of(dev, run->rows * in), 0, s, &c);
+        p.x = c.to;
+        p.x_stride = pitch / size;
+    }
+    if (biased) {
+        p.y = (float *)(uintptr_t)dev->parts.memory;
+        p.y_stride = l->out;
+        p.add = false;
+    }
+    if (!err)
+        err = rondo__cuda_blas_run(dev, s, &p, done);
+    if (!err && *done && biased) {
+        struct cuda_join j = { .rows = run->rows, .out = l->out, .y_stride = y_stride, .y = y, .bias = run->bias, .count = 1, .add = run->add };
+        cu_pointer at;
+        struct rondo_cuda_join_node *node = rondo__cuda_slot_add(slot, sizeof *node, &at);
+        *node = (struct rondo_cuda_join_node){ p.y, l->out, 0 };
+        err = join(dev, s, &j, slot, at);
+    }
+    return err ? err : rondo__cuda_slot_close(dev, slot, s);
+}
+
+static int run_any(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_run *run, const float *x, int32_t first,
+                   int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll)
+{
+    int done = 0, err = 0;
+    if (l->level == RONDO_FAST && run->rows >= CUDA_FAST_ROWS && l->type != RONDO_Q8)
+        err = run_product(dev, s, l, run, x, first, end, y, y_stride, sum, poll, &done);
+    return err || done ? err : run_node(dev, s, l, run, x, first, end, y, y_stride, sum, poll);
+}
+
 int rondo__cuda_linear(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *l, const struct rondo_linear_run *run,
                        const struct rondo_poll *poll)
 {
@@ -305,10 +365,10 @@ int rondo__cuda_linear(struct rondo_device *dev, struct rondo_stream *stream, co
     if (err)
         return err;
     if (!run->nodes)
-        return run_node(dev, s, l, run, run->x, 0, l->leaves, run->y, run->y_stride, true, poll);
+        return run_any(dev, s, l, run, run->x, 0, l->leaves, run->y, run->y_stride, true, poll);
     for (int32_t leaf = first, end = first + leaves, next; leaf < end && !err; leaf = next, y += run->node_stride) {
         next = rondo__linear_node_end(l->leaves, leaf, end);
-        err = run_node(dev, s, l, run, run->x + (leaf_begin(l, leaf) - leaf_begin(l, first)), leaf, next, y, l->out, false, poll);
+        err = run_any(dev, s, l, run, run->x + (leaf_begin(l, leaf) - leaf_begin(l, first)), leaf, next, y, l->out, false, poll);
     }
     return err;
 }
@@ -346,12 +406,6 @@ int rondo__cuda_linear_join(struct rondo_device *dev, struct rondo_stream *strea
 /* ---- element by element, or row by row ---- */
 
 /* Blocks for so many threads' worth of work, which kernels go over where it is more. */
-static int64_t blocks_of(const struct rondo_device *dev, int64_t threads)
-{
-    const int64_t most = 32 * (int64_t)dev->multiprocessors, blocks = divide_up(threads, CUDA_THREADS);
-    return blocks < most ? blocks : most;
-}
-
 int rondo__cuda_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight, float eps,
                         float *y)
 {
