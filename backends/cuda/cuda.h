@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the host's files of backends/cuda share: the device object, calls of the driver with their sentences, memory that grows, lists that a run
- * uploads. device.c has streams, events and memory; program.c makes lists of a program; attention.c runs them; layers.c has linear layers
- * and what stands between them; blas.c their products at level fast; probe.c looks at a card's bits; module.c the table.
+ * uploads. device.c has streams, events and memory; program.c makes lists of a program; attention.c runs them; backward.c has their gradients;
+ * layers.c has linear layers and what stands between them; blas.c their products at level fast; gradient.c their gradients; probe.c looks at a
+ * card's bits; module.c the table.
  */
 #ifndef RONDO_CUDA_CUDA_H
 #define RONDO_CUDA_CUDA_H
@@ -129,6 +130,25 @@ int rondo__cuda_convert(struct rondo_device *dev, struct rondo_stream *stream, i
 int rondo__cuda_convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
                              size_t from_stride, int to_type, void *to, size_t to_stride);
 int rondo__cuda_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out);
+int rondo__cuda_linear_dx(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_device_linear *linear,
+                          const struct rondo_linear_dx_run *run, const struct rondo_poll *poll);
+int rondo__cuda_token_sum(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_token_run *run, const struct rondo_poll *poll);
+int rondo__cuda_rmsnorm_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight, float eps,
+                           const float *dy, float *dx, float *terms, int add);
+int rondo__cuda_rope_back(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
+                          int64_t head_stride, const float *table);
+int rondo__cuda_swiglu_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
+                          float *dgate, float *dup);
+int rondo__cuda_cross_entropy(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll);
+int rondo__cuda_backward_new(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc);
+void rondo__cuda_backward_free(struct rondo_device *dev, struct rondo_backward *backward);
+size_t rondo__cuda_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *backward);
+int rondo__cuda_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward, const struct rondo_backward_run *run,
+                         const struct rondo_poll *poll);
+int rondo__cuda_backward_join(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *backward,
+                              const struct rondo_backward_run *run, const struct rondo_poll *poll);
+int rondo__cuda_backward_sums(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sums *of);
+int rondo__cuda_backward_sinks(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward_sinks *of);
 
 /* ---- device.c ---- */
 int rondo__cuda_probe(void);

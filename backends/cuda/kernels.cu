@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * All kernels, as one text (kernel.h says in which languages). What they compute is in the headers; here are their names, which params.h
- * lists too, and how large a block's registers may be. Launched by attention.c and layers.c.
+ * lists too, and how large a block's registers may be. Launched by attention.c, backward.c, gradient.c and layers.c.
  */
 #include "backends/cuda/attention_steps.h"
 #include "backends/cuda/attention_thin.h"
 #include "backends/cuda/attention_tile.h"
+#include "backends/cuda/backward_rows.h"
+#include "backends/cuda/entropy.h"
+#include "backends/cuda/gradient.h"
 #include "backends/cuda/linear.h"
 #include "backends/cuda/rows.h"
 
@@ -76,4 +79,75 @@ KERNEL(rondo_cuda_logsumexp, cuda_logsumexp, CUDA_THREADS, 1)
 KERNEL(rondo_cuda_copy_rows, cuda_rows, CUDA_THREADS, 1)
 {
     cuda_copy_rows_kernel(&p);
+}
+
+KERNEL(rondo_cuda_back_queries, cuda_backward, CUDA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_back_kernel(&p, shared, 1);
+}
+
+KERNEL(rondo_cuda_back_keys, cuda_backward, CUDA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_back_kernel(&p, shared, 0);
+}
+
+KERNEL(rondo_cuda_back_bias, cuda_backward, CUDA_THREADS, 1)
+{
+    cuda_back_bias_kernel(&p);
+}
+
+KERNEL(rondo_cuda_back_join, cuda_backward, CUDA_THREADS, 1)
+{
+    cuda_back_join_kernel(&p);
+}
+
+KERNEL(rondo_cuda_back_sums, cuda_back_sums, CUDA_THREADS, 1)
+{
+    cuda_back_sums_kernel(&p);
+}
+
+KERNEL(rondo_cuda_back_sinks, cuda_back_sinks, CUDA_THREADS, 1)
+{
+    cuda_back_sinks_kernel(&p);
+}
+
+KERNEL(rondo_cuda_linear_dx, cuda_dx, CUDA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_dx_kernel(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_token_product, cuda_tokens, CUDA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_token_product_kernel(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_token_sum, cuda_tokens, CUDA_THREADS, 1)
+{
+    cuda_token_sum_kernel(&p);
+}
+
+KERNEL(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx, CUDA_THREADS, 1)
+{
+    SHARED(shared);
+    cuda_rmsnorm_dx_kernel(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_rope_back, cuda_rope, CUDA_THREADS, 1)
+{
+    cuda_rope_back_kernel(&p);
+}
+
+KERNEL(rondo_cuda_swiglu_dx, cuda_swiglu_dx, CUDA_THREADS, 1)
+{
+    cuda_swiglu_dx_kernel(&p);
+}
+
+KERNEL(rondo_cuda_cross_entropy, cuda_entropy, CUDA_THREADS, 1)
+{
+    SHARED(shared);
+    cuda_entropy_kernel(&p, (double *)(void *)shared);
 }

@@ -3,6 +3,7 @@
  * Linear layers, and what stands between them: parameters, and how much of the card each launch takes. Weights lie on the card in rows of inputs, one
  * for each output, as they come from a file. At level fast products of many rows are blas.c's, which reads weights as they lie.
  */
+#include "backends/cuda/layers.h"
 #include "backends/cuda/blas.h"
 
 #include "backends/cpu/num.h"
@@ -10,23 +11,6 @@
 /* Nodes of parts that wait to be joined: at most so much, or as few parts as there can be. */
 #define PART_BYTES ((int64_t)256 << 20)
 #define PIECE_BYTES ((size_t)1 << 20)
-
-struct rondo_device_linear {
-    struct rondo_device *dev;
-    cu_pointer weights, scales;
-    int64_t in, out, pitch, columns, first_column, groups;
-    int32_t type, leaves, first_leaf, end_leaf, group, level;
-    size_t bytes;
-};
-
-static int64_t leaf_begin(const struct rondo_device_linear *l, int64_t g) { return rondo__linear_leaf_begin(l->in, l->leaves, g); }
-static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-static int64_t blocks_of(const struct rondo_device *dev, int64_t threads)
-{
-    const int64_t most = 32 * (int64_t)dev->multiprocessors, blocks = divide_up(threads, CUDA_THREADS);
-    return blocks < most ? blocks : most;
-}
 
 int rondo__cuda_linear_new(struct rondo_device *dev, struct rondo_device_linear **out, const rondo_linear_desc *desc)
 {
@@ -56,8 +40,8 @@ int rondo__cuda_linear_new(struct rondo_device *dev, struct rondo_device_linear 
     l->level = desc->level;
     l->first_leaf = rondo__linear_first(desc);
     l->end_leaf = rondo__linear_end(desc);
-    l->first_column = leaf_begin(l, l->first_leaf);
-    l->columns = leaf_begin(l, l->end_leaf) - l->first_column;
+    l->first_column = rondo__cuda_leaf_begin(l, l->first_leaf);
+    l->columns = rondo__cuda_leaf_begin(l, l->end_leaf) - l->first_column;
     l->pitch = (l->columns * rondo__cuda_size(desc->type) + 15) / 16 * 16;
     if (desc->type == RONDO_Q8)
         l->groups = rondo__linear_groups(l->in, l->leaves, l->group, l->first_leaf, l->end_leaf);
@@ -111,7 +95,7 @@ static void convert_row(const struct rondo_device_linear *l, char *to, float *to
     }
     int64_t g = 0;
     for (int32_t leaf = l->first_leaf; leaf < l->end_leaf; leaf++) {
-        const int64_t first = leaf_begin(l, leaf) - l->first_column, end = leaf_begin(l, leaf + 1) - l->first_column;
+        const int64_t first = rondo__cuda_leaf_begin(l, leaf) - l->first_column, end = rondo__cuda_leaf_begin(l, leaf + 1) - l->first_column;
         for (int64_t i = first; i < end; i += l->group, g++) {
             const int64_t count = end - i < l->group ? end - i : l->group;
             float largest = 0.0f, scale = scales ? scales[g] : 0.0f;
@@ -190,7 +174,7 @@ int rondo__cuda_linear_read(const struct rondo_device_linear *l, int64_t first, 
         err = rondo__cuda_get(dev, numbers, l->weights + (cu_pointer)((first + r) * l->pitch), (size_t)row);
         int64_t g = 0;
         for (int32_t leaf = l->first_leaf; leaf < l->end_leaf && !err; leaf++) {
-            const int64_t begin = leaf_begin(l, leaf) - l->first_column, end = leaf_begin(l, leaf + 1) - l->first_column;
+            const int64_t begin = rondo__cuda_leaf_begin(l, leaf) - l->first_column, end = rondo__cuda_leaf_begin(l, leaf + 1) - l->first_column;
             for (int64_t i = begin; i < end && !err; i += l->group, g++) {
                 float s;
                 err = rondo__cuda_get(dev, &s, l->scales + (cu_pointer)((g * l->out + first + r) * 4), sizeof s);
@@ -222,14 +206,14 @@ static int32_t grain_of(const struct rondo_device_linear *l, const void *pointer
 {
     int64_t begins = 0;
     for (int32_t g = l->first_leaf; g <= l->end_leaf && g < l->leaves; g++)
-        begins |= (leaf_begin(l, g) - l->first_column) * size;
+        begins |= (rondo__cuda_leaf_begin(l, g) - l->first_column) * size;
     return rondo__cuda_grain(pointer, stride, begins, 0);
 }
 
 /* Nodes that wait in `node`, which lies in the slot and is the card's at `at`, are joined. */
 static int join(struct rondo_device *dev, cu_stream s, struct cuda_join *c, struct rondo__cuda_slot *slot, cu_pointer at)
 {
-    const int64_t blocks = divide_up(c->rows * c->out, CUDA_THREADS);
+    const int64_t blocks = rondo__cuda_up(c->rows * c->out, CUDA_THREADS);
     c->nodes = (const struct rondo_cuda_join_node *)(uintptr_t)at;
     int err = rondo__cuda_slot_send(dev, slot, s);
     return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_linear_join, blocks < 8192 ? blocks : 8192, 0, s, c);
@@ -240,11 +224,11 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
                     int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll)
 {
     const int kernel = kernel_of(run->rows);
-    const int64_t room = room_of(kernel), tiles = divide_up(run->rows, room) * divide_up(l->out, CUDA_COLUMNS);
+    const int64_t room = room_of(kernel), tiles = rondo__cuda_up(run->rows, room) * rondo__cuda_up(l->out, CUDA_COLUMNS);
     const size_t shared = kernel == KERNEL_rondo_cuda_linear_tile ? CUDA_LINEAR_TILE_BYTES : (size_t)CUDA_LINEAR_THIN_BYTES(room);
     const int64_t blocks = rondo__cuda_blocks(dev, kernel, shared), enough = 2 * blocks, leaves = end - first;
     int64_t part = 1, depth = 1;
-    while (part < leaves && (tiles * divide_up(leaves, 2 * part) >= enough || divide_up(leaves, part) * run->rows * l->out * 4 > PART_BYTES)) {
+    while (part < leaves && (tiles * rondo__cuda_up(leaves, 2 * part) >= enough || rondo__cuda_up(leaves, part) * run->rows * l->out * 4 > PART_BYTES)) {
         part *= 2;
         depth++;
     }
@@ -253,16 +237,16 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
             part *= 2;
             depth++;
         }
-    const int64_t parts = divide_up(leaves, part);
+    const int64_t parts = rondo__cuda_up(leaves, part);
     struct cuda_linear c = { .x = x, .w = (const char *)(uintptr_t)l->weights, .scales = (const float *)(uintptr_t)l->scales, .y = y,
                              .bias = sum ? run->bias : NULL, .x_stride = run->x_stride, .y_stride = y_stride, .pitch = l->pitch, .scale_pitch = l->out,
                              .in = l->in, .out = l->out, .rows = run->rows, .column = l->first_column, .items = tiles * parts, .leaves = l->leaves,
                              .first_leaf = first, .end_leaf = end, .layer_first = l->first_leaf, .part_leaves = (int32_t)part, .type = l->type,
                              .group = l->group, .add = sum && run->add };
     struct rondo__cuda_slot *slot;
-    c.x_grain = rondo__cuda_grain(x, run->x_stride * 4, (leaf_begin(l, first) & 3) * 4, 0);
+    c.x_grain = rondo__cuda_grain(x, run->x_stride * 4, (rondo__cuda_leaf_begin(l, first) & 3) * 4, 0);
     for (int32_t g = first; g < end && c.x_grain == 16; g++)
-        if ((leaf_begin(l, g) - leaf_begin(l, first)) % 4)
+        if ((rondo__cuda_leaf_begin(l, g) - rondo__cuda_leaf_begin(l, first)) % 4)
             c.x_grain = 4;
     c.w_grain = grain_of(l, (const void *)(uintptr_t)l->weights, l->pitch, rondo__cuda_size(l->type));
     c.stack_floats = depth * (kernel == KERNEL_rondo_cuda_linear_tile ? CUDA_TILE : CUDA_THIN) * CUDA_COLUMNS;
@@ -301,7 +285,7 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
 static int run_product(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_run *run, const float *x,
                        int32_t first, int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll, int *done)
 {
-    const int64_t size = rondo__cuda_size(l->type), begin = leaf_begin(l, first), in = leaf_begin(l, end) - begin, pitch = divide_up(in * size, 256) * 256;
+    const int64_t size = rondo__cuda_size(l->type), begin = rondo__cuda_leaf_begin(l, first), in = rondo__cuda_leaf_begin(l, end) - begin, pitch = rondo__cuda_up(in * size, 256) * 256;
     struct rondo__cuda_product p = { .type = l->type, .rows = run->rows, .in = in, .out = l->out, .x = x, .x_stride = run->x_stride,
                                      .w = (const char *)(uintptr_t)l->weights + (begin - l->first_column) * size, .w_stride = l->pitch / size, .y = y,
                                      .y_stride = y_stride, .add = sum && run->add };
@@ -318,7 +302,7 @@ static int run_product(struct rondo_device *dev, cu_stream s, const struct rondo
         return err;
     if (l->type != RONDO_F32) {
         const struct cuda_convert c = { x, (void *)(uintptr_t)dev->halves.memory, run->rows, in, run->x_stride * 4, pitch, RONDO_F32, l->type };
-        err = rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, blocks_of(dev, run->rows * in), 0, s, &c);
+        err = rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, run->rows * in), 0, s, &c);
         p.x = c.to;
         p.x_stride = pitch / size;
     }
@@ -368,7 +352,7 @@ int rondo__cuda_linear(struct rondo_device *dev, struct rondo_stream *stream, co
         return run_any(dev, s, l, run, run->x, 0, l->leaves, run->y, run->y_stride, true, poll);
     for (int32_t leaf = first, end = first + leaves, next; leaf < end && !err; leaf = next, y += run->node_stride) {
         next = rondo__linear_node_end(l->leaves, leaf, end);
-        err = run_any(dev, s, l, run, run->x + (leaf_begin(l, leaf) - leaf_begin(l, first)), leaf, next, y, l->out, false, poll);
+        err = run_any(dev, s, l, run, run->x + (rondo__cuda_leaf_begin(l, leaf) - rondo__cuda_leaf_begin(l, first)), leaf, next, y, l->out, false, poll);
     }
     return err;
 }
@@ -405,7 +389,6 @@ int rondo__cuda_linear_join(struct rondo_device *dev, struct rondo_stream *strea
 
 /* ---- element by element, or row by row ---- */
 
-/* Blocks for so many threads' worth of work, which kernels go over where it is more. */
 int rondo__cuda_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, const float *weight, float eps,
                         float *y)
 {
@@ -419,21 +402,21 @@ int rondo__cuda_rope(struct rondo_device *dev, struct rondo_stream *stream, int6
 {
     const struct cuda_rope c = { x, table, rows, heads, dim, row_stride, head_stride };
     int err = rondo__cuda_enter(dev);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_rope, blocks_of(dev, rows * heads * (dim / 2)), 0, rondo__cuda_stream(dev, stream), &c);
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_rope, rondo__cuda_spread(dev, rows * heads * (dim / 2)), 0, rondo__cuda_stream(dev, stream), &c);
 }
 
 int rondo__cuda_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
 {
     const struct cuda_swiglu c = { gate, up, y, count };
     int err = rondo__cuda_enter(dev);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_swiglu, blocks_of(dev, count), 0, rondo__cuda_stream(dev, stream), &c);
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_swiglu, rondo__cuda_spread(dev, count), 0, rondo__cuda_stream(dev, stream), &c);
 }
 
 int rondo__cuda_convert(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type, void *to)
 {
     const struct cuda_convert c = { from, to, 1, count, 0, 0, from_type, to_type };
     int err = rondo__cuda_enter(dev);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, blocks_of(dev, count), 0, rondo__cuda_stream(dev, stream), &c);
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, count), 0, rondo__cuda_stream(dev, stream), &c);
 }
 
 int rondo__cuda_convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
@@ -441,7 +424,7 @@ int rondo__cuda_convert_rows(struct rondo_device *dev, struct rondo_stream *stre
 {
     const struct cuda_convert c = { from, to, rows, dim, (int64_t)from_stride, (int64_t)to_stride, from_type, to_type };
     int err = rondo__cuda_enter(dev);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, blocks_of(dev, to_type == RONDO_Q8 ? rows * 32 : rows * dim), 0,
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, to_type == RONDO_Q8 ? rows * 32 : rows * dim), 0,
                                           rondo__cuda_stream(dev, stream), &c);
 }
 

@@ -70,6 +70,19 @@ const struct rondo_device_ops rondo__cuda_ops = {
     .convert_rows = rondo__cuda_convert_rows,
     .logsumexp = rondo__cuda_logsumexp,
     .stream_handle = rondo__cuda_stream_handle,
+    .linear_dx = rondo__cuda_linear_dx,
+    .token_sum = rondo__cuda_token_sum,
+    .rmsnorm_dx = rondo__cuda_rmsnorm_dx,
+    .rope_back = rondo__cuda_rope_back,
+    .swiglu_dx = rondo__cuda_swiglu_dx,
+    .cross_entropy = rondo__cuda_cross_entropy,
+    .backward_new = rondo__cuda_backward_new,
+    .backward_free = rondo__cuda_backward_free,
+    .backward_scratch = rondo__cuda_backward_scratch,
+    .backward = rondo__cuda_backward,
+    .backward_join = rondo__cuda_backward_join,
+    .backward_sums = rondo__cuda_backward_sums,
+    .backward_sinks = rondo__cuda_backward_sinks,
 };
 
 /* Once: other threads may use it already. */

@@ -22,8 +22,9 @@
 #endif
 #endif
 #include "core/elementary.h"
+#include "core/exp64.h"
 #include "core/leaf.h"
-#include "backends/cpu/num.h"
+#include "backends/cpu/num_backward.h"
 #include "backends/cuda/params.h"
 #undef inline
 

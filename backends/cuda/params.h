@@ -136,6 +136,97 @@ struct cuda_attention {
     int32_t levels;                         /* of the thin kernels' stack in shared memory; 0: it is in global memory */
 };
 
+/* ---- gradients of attention ---- */
+
+/* A leaf of queries or of keys is a list's of struct rondo_backward_leaf; an item one leaf and head of a job: with QUERIES a query head, with KEYS a KV
+ * head. What side is summed over is the item's columns, the other one its rows. */
+struct cuda_back_leaf {
+    int64_t leaf, first, row;
+    int32_t count, source;
+};
+struct cuda_back_job {
+    int64_t sequence, base, cached, length;
+    int64_t queries_first, keys_first;      /* in the list of leaves */
+    int64_t sights;                         /* in the list of sights, one for each leaf of queries */
+    int64_t views;                          /* where the mask has bits: [heads, or 1 where it knows none][queries][keys]; else -1 */
+    int64_t query_places, key_places;       /* in the list of places; -1: none */
+    int32_t queries, keys, what, reserved;
+};
+struct cuda_back_sight {                    /* what a leaf's queries see together, and its rows' first in the list of rows */
+    int64_t lo, hi, rows;
+};
+struct cuda_back_item {
+    int32_t job, leaf, head, reserved;
+};
+struct cuda_back_place {
+    int64_t at;
+    int32_t buffer, reserved;
+};
+struct cuda_back_source {                   /* q and its output's gradient, or k and v */
+    const void *a, *b;
+    const float *lse, *sums;
+    int32_t a_grain, b_grain;
+};
+#define CUDA_BACK_HEADS 8                   /* RONDO_BACKWARD_HEADS */
+struct cuda_back_join {
+    int64_t steps_first, places_first, row;
+    int32_t steps, count, queries, head, heads, group;
+};
+struct cuda_back_shared {                   /* jobs that share rows of the bias's gradient: in the list of numbers of jobs */
+    int64_t first, items, columns;          /* items: leaves of queries by leaves of keys by heads of the bias */
+    int32_t count, longest, widest, keys;   /* those with most queries, and with most leaves of keys, so many */
+};
+
+struct cuda_backward {
+    const struct cuda_row *rows;
+    const struct cuda_back_leaf *leaves;
+    const struct cuda_back_job *jobs;
+    const struct cuda_back_sight *sights;
+    const struct cuda_back_item *items;
+    const struct cuda_back_place *places;
+    const struct cuda_back_join *joins;
+    const struct rondo_tree_step *steps;
+    const int64_t *views;
+    const uint64_t *bits;                   /* [..][4] */
+    const struct cuda_back_source *queries, *keys;
+    float *const *nodes;
+    const int64_t *bias_at, *dbias_at;      /* [job - first_job]: the element of position 0 and key 0 */
+    const struct cuda_back_shared *shared;
+    const int32_t *alike;
+    void *dq, *dk, *dv;
+    float *stack, *dbias;
+    const float *alibi, *bias;              /* of the first head */
+    int64_t first, count, stack_floats;
+    int64_t bias_row, bias_head, dbias_row, dbias_head;
+    uint64_t seed;
+    struct rondo_terms terms;
+    float scale_log2, scale;
+    int32_t first_job, shared_count;
+    int32_t heads, kv_heads, head, kv_head, all_heads, all_kv_heads, bias_heads, mask_heads;
+    int32_t head_dim, value_dim, q_type, kv_type, out_type, leaf_size;
+    int32_t dq_type, dk_type, dv_type, accumulate;
+};
+#define CUDA_BACK_PITCH (CUDA_COLUMNS + 4)  /* floats from row to row of a tile of pairs */
+#define CUDA_BACK_BYTES (4 * (2 * (CUDA_TILE + CUDA_COLUMNS) * CUDA_PITCH + CUDA_TILE * CUDA_BACK_PITCH) + CUDA_COLUMNS * 40)
+#define CUDA_BACK_DEPTH 44                  /* of a tree over leaves, heads or sequences */
+#define CUDA_BACK_JOIN_DEPTH 64
+
+struct cuda_back_sums {
+    const void *out, *dout;
+    const float *dlse;
+    float *sums;
+    int64_t rows;
+    int32_t value_dim, type;
+};
+struct cuda_back_sinks {
+    const struct cuda_back_leaf *leaves;
+    const int64_t *bases;
+    const float *sinks, *lse, *sums;
+    float *nodes;
+    int64_t count;
+    int32_t heads, leaf_size;
+};
+
 /* ---- linear layers ---- */
 
 /* Items are (tile of rows, tile of outputs, part of the leaves), the last fastest of tiles' rows first. A part is an aligned node of leaves. */
@@ -168,6 +259,63 @@ struct rondo_cuda_join_node {
     int64_t merges;
 };
 
+/* ---- gradients of layers ---- */
+
+/* dx = dy W: l has x, which is dy, y, which is dx, and what a linear layer has of weights. The sum is over outputs, of which leaf `base` is dy's first. */
+struct cuda_dx {
+    struct cuda_linear l;
+    int64_t outputs, columns;
+    int32_t total, base, first, end;
+};
+#define CUDA_DX_BYTES (4 * 2 * (CUDA_TILE * CUDA_PITCH + CUDA_CHUNK * CUDA_COLUMNS))
+
+struct cuda_token_leaf {
+    int64_t first, merges;
+};
+struct cuda_tokens {
+    const int64_t *order;
+    const struct cuda_token_leaf *leaves;
+    const int64_t *segments;                /* [segment_count][leaf, leaves, row]; NULL: y is a product */
+    const float *a, *b;
+    float *y, *stack;
+    int64_t a_stride, b_stride, y_stride, rows, columns, leaf_count, segment_count, stack_floats;
+    int32_t add, a_grain, b_grain, reserved;
+};
+#define CUDA_TOKENS_BYTES (4 * 2 * CUDA_CHUNK * (CUDA_TILE + CUDA_COLUMNS))
+
+struct cuda_entropy_node {
+    double sum;
+    float most, label;
+};
+struct cuda_entropy_part {
+    const struct cuda_entropy_node *data;
+    int64_t merges;
+};
+struct cuda_entropy {
+    const float *x, *dloss;
+    const int32_t *labels;
+    struct cuda_entropy_node *nodes;
+    const struct cuda_entropy_part *parts;
+    double *loss;
+    float *dx;
+    int64_t rows, classes, x_stride, node_stride, dloss_stride, dx_stride, first, own;   /* first: class; own: classes that x has */
+    int32_t leaves, first_leaf, own_leaves, ignore, part_count, add;
+};
+#define CUDA_ENTROPY_BYTES (8 * CUDA_THREADS + 16 * 8)
+
+struct cuda_rmsnorm_dx {
+    const float *x, *weight, *dy;
+    float *dx, *terms;
+    int64_t rows, dim;
+    float eps;
+    int32_t add;
+};
+struct cuda_swiglu_dx {
+    const float *gate, *up, *dy;
+    float *dgate, *dup;
+    int64_t count;
+};
+
 /* ---- element by element, or row by row ---- */
 
 struct cuda_rmsnorm {
@@ -176,7 +324,7 @@ struct cuda_rmsnorm {
     int64_t rows, dim;
     float eps;
 };
-struct cuda_rope {
+struct cuda_rope {                   /* of its gradient too */
     float *x;
     const float *table;
     int64_t rows, heads, dim, row_stride, head_stride;
@@ -211,6 +359,11 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_linear_tile, cuda_linear) X(rondo_cuda_linear_thin_1, cuda_linear) X(rondo_cuda_linear_thin_2, cuda_linear) \
     X(rondo_cuda_linear_thin_4, cuda_linear) X(rondo_cuda_linear_thin_8, cuda_linear) X(rondo_cuda_linear_join, cuda_join) \
     X(rondo_cuda_rmsnorm, cuda_rmsnorm) X(rondo_cuda_rope, cuda_rope) X(rondo_cuda_swiglu, cuda_swiglu) X(rondo_cuda_convert, cuda_convert) \
-    X(rondo_cuda_logsumexp, cuda_logsumexp) X(rondo_cuda_copy_rows, cuda_rows)
+    X(rondo_cuda_logsumexp, cuda_logsumexp) X(rondo_cuda_copy_rows, cuda_rows) \
+    X(rondo_cuda_back_queries, cuda_backward) X(rondo_cuda_back_keys, cuda_backward) X(rondo_cuda_back_bias, cuda_backward) \
+    X(rondo_cuda_back_join, cuda_backward) X(rondo_cuda_back_sums, cuda_back_sums) X(rondo_cuda_back_sinks, cuda_back_sinks) \
+    X(rondo_cuda_linear_dx, cuda_dx) X(rondo_cuda_token_product, cuda_tokens) X(rondo_cuda_token_sum, cuda_tokens) \
+    X(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx) X(rondo_cuda_rope_back, cuda_rope) X(rondo_cuda_swiglu_dx, cuda_swiglu_dx) \
+    X(rondo_cuda_cross_entropy, cuda_entropy)
 
 #endif

@@ -13,7 +13,7 @@
 
 #define ROOM ((size_t)512 << 10)   /* bytes of all arrays of one check */
 #define MOST_CARDS 64
-#define MOST_ARRAYS 24
+#define MOST_ARRAYS 32
 
 /* The arrays of a check lie behind each other, in the same places here and on the card. */
 struct array {
@@ -141,8 +141,17 @@ static void bits_of_mask(const struct rondo_mask *m, int64_t sequence, int64_t h
             bits[i / 64] |= (uint64_t)1 << (i % 64);
     }
 }
-static const struct rondo_mask_kind interval = { .name = "of the probe", .id = -1, .row = row_of_mask };
-static const struct rondo_mask_kind with_bits = { .name = "of the probe, with bits", .id = -1, .row = row_of_mask, .bits = bits_of_mask };
+static int view_of_mask(const struct rondo_mask *m, int64_t sequence, const rondo_span *queries, int64_t k0, int64_t k1, int64_t *lo, int64_t *hi)
+{
+    int64_t first, end;
+    row_of_mask(m, sequence, queries->first, lo, &first);
+    row_of_mask(m, sequence, queries->first + (queries->count - 1) * queries->step, &end, hi);
+    *lo = *lo > k0 ? *lo : k0;
+    *hi = *hi < k1 ? *hi : k1;
+    return *lo < *hi ? RONDO_MASK_PART : RONDO_MASK_NONE;
+}
+static const struct rondo_mask_kind interval = { .name = "of the probe", .id = -1, .view = view_of_mask, .row = row_of_mask };
+static const struct rondo_mask_kind with_bits = { .name = "of the probe, with bits", .id = -1, .view = view_of_mask, .row = row_of_mask, .bits = bits_of_mask };
 
 /* The same run on one of the two devices. */
 static int run_on(const struct rondo_device_ops *ops, struct rondo_device *dev, const struct rondo_program_desc *d, const struct rondo_attention_run *run)
@@ -414,11 +423,187 @@ static int rows(struct probe *p)
     return err ? err : compare(p);
 }
 
+/* ---- gradients ---- */
+
+static int layer_gradients(struct probe *p)
+{
+    enum { ROWS = 9, IN = 40, OUT = 25, LEAVES = 3, DIM = 600, HALF = 16, CLASSES = 70 };
+    static const int64_t order[ROWS] = { 3, 1, 0, 2, 7, 4, 8, 5, 6 };
+    static const struct rondo_token_leaf leaves[4] = { { 0, 0, 0 }, { 4, 1, 0 }, { 7, 0, 0 }, { ROWS, 0, 0 } };
+    static const struct rondo_token_segment segments[2] = { { 0, 2, 1 }, { 2, 1, 0 } };
+    static const int32_t drawn[ROWS] = { 1, 5, -1, 69, 33, 0, 12, 40, 41 };
+    int err = 0;
+    for (int type = RONDO_F32; type <= RONDO_Q8 && !err; type++) {
+        rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
+        struct rondo_device_linear *of_spec = NULL, *of_card = NULL;
+        const int from = type == RONDO_Q8 ? RONDO_F32 : type;
+        d.in = IN;
+        d.out = OUT;
+        d.type = type;
+        d.leaves = 1;
+        d.group = type == RONDO_Q8 ? 16 : 0;
+        begin(p, "gradients of linear layers");
+        float *dy = numbers(p, "dy", ROWS * OUT, RONDO_F32, type == RONDO_F32 ? TINY : PLAIN), *dx = numbers(p, "dx", ROWS * IN, RONDO_F32, PLAIN);
+        void *w = numbers(p, "weights", IN * OUT, from, PLAIN);
+        float *x = numbers(p, "x", ROWS * IN, RONDO_F32, PLAIN), *dw = numbers(p, "dw", OUT * IN, RONDO_F32, PLAIN), *rows_of = numbers(p, "rows", 2 * IN, RONDO_F32, PLAIN);
+        err = send(p);
+        if (!err)
+            err = p->spec->linear_new(p->spec_dev, &of_spec, &d);
+        if (!err)
+            err = p->spec->linear_load(p->spec_dev, of_spec, 0, OUT, from, w, NULL);
+        if (!err)
+            err = p->own->linear_new(p->dev, &of_card, &d);
+        if (!err)
+            err = p->own->linear_load(p->dev, of_card, 0, OUT, from, w, NULL);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_device_ops *ops = side ? p->own : p->spec;
+            struct rondo_device *dev = side ? p->dev : p->spec_dev;
+            const struct rondo_linear_dx_run run = { .rows = ROWS, .outputs = OUT, .total = LEAVES, .leaves = LEAVES, .add = type != RONDO_F32, .dy = AT(dy), .dy_stride = OUT,
+                                                     .dx = AT(dx), .dx_stride = IN };
+            struct rondo_token_run sum = { .order = order, .leaves = leaves, .leaf_count = 3, .tokens = ROWS, .rows = OUT, .columns = IN, .a = AT(dy),
+                                           .b = AT(x), .a_stride = OUT, .b_stride = IN, .y = AT(dw), .y_stride = IN, .add = 1, .depth = 3 };
+            err = ops->linear_dx(dev, NULL, side ? of_card : of_spec, &run, NULL);
+            if (!err)
+                err = ops->token_sum(dev, NULL, &sum, NULL);
+            sum.a = NULL;
+            sum.rows = 2;
+            sum.y = AT(rows_of);
+            sum.segments = segments;
+            sum.segment_count = 2;
+            if (!err)
+                err = ops->token_sum(dev, NULL, &sum, NULL);
+        }
+        if (!err)
+            err = compare(p);
+        if (of_card)
+            p->own->linear_free(p->dev, of_card);
+        if (of_spec)
+            p->spec->linear_free(p->spec_dev, of_spec);
+    }
+    for (enum kind kind = PLAIN; kind <= TINY && !err; kind++) {
+        begin(p, "gradients of norms, gated MLPs, rotary embeddings and cross-entropy");
+        float *x = numbers(p, "x", 2 * DIM, RONDO_F32, kind), *w = numbers(p, "weights", DIM, RONDO_F32, PLAIN), *dy = numbers(p, "dy", 2 * DIM, RONDO_F32, kind);
+        float *norm = numbers(p, "dx of norms", 2 * DIM, RONDO_F32, PLAIN), *terms = space(p, "terms of weights", 2 * DIM, 4);
+        float *dgate = space(p, "dgate", 2 * DIM, 4), *dup = space(p, "dup", 2 * DIM, 4), *r = numbers(p, "rows turned back", ROWS * 2 * HALF, RONDO_F32, kind);
+        float *table = numbers(p, "angles", ROWS * HALF, RONDO_F32, PLAIN), *logits = numbers(p, "logits", ROWS * CLASSES, RONDO_F32, kind);
+        float *dlogits = space(p, "dx of logits", ROWS * CLASSES, 4);
+        double *loss = space(p, "losses", ROWS, 8);
+        int32_t *labels = space(p, "labels", ROWS, 4);
+        memcpy(labels, drawn, sizeof drawn);
+        err = send(p);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_device_ops *ops = side ? p->own : p->spec;
+            struct rondo_device *dev = side ? p->dev : p->spec_dev;
+            const struct rondo_entropy_run run = { .rows = ROWS, .classes = CLASSES, .leaves = LEAVES, .own_leaves = LEAVES, .ignore = -1, .x = AT(logits),
+                                                   .x_stride = CLASSES, .labels = AT(labels), .loss = AT(loss), .dx = AT(dlogits), .dx_stride = CLASSES };
+            err = ops->rmsnorm_dx(dev, NULL, 2, DIM, AT(x), AT(w), 1e-6f, AT(dy), AT(norm), AT(terms), 1);
+            if (!err)
+                err = ops->swiglu_dx(dev, NULL, 2 * DIM, AT(x), AT(dy), AT(x), AT(dgate), AT(dup));
+            if (!err)
+                err = ops->rope_back(dev, NULL, ROWS, 2, HALF, AT(r), 2 * HALF, HALF, AT(table));
+            if (!err)
+                err = ops->cross_entropy(dev, NULL, &run, NULL);
+        }
+        if (!err)
+            err = compare(p);
+    }
+    return err;
+}
+
+/* Job 0 makes results of all, job 1 nodes, which a join makes results of, with and without terms. */
+static int attention_gradients(struct probe *p)
+{
+    enum { TOKENS = 40, HEADS = 4, KV_HEADS = 2, DIM = 20, VALUES = 12, SIZE = 32, LEAVES = 2, FLOATS = SIZE * HEADS * (DIM + VALUES) + HEADS };
+    static const struct rondo_backward_leaf leaves[LEAVES] = { { 0, 0, 0, SIZE, 0 }, { 1, SIZE, SIZE, TOKENS - SIZE, 0 } };
+    static const struct rondo_tree_step steps[2] = { { RONDO_TREE_LOAD, 0 }, { RONDO_TREE_OUT, 0 } };
+    static const int64_t zero[1] = { 0 }, bases[LEAVES] = { 0 };
+    const struct rondo_backward_place places[2 * LEAVES] = { { 0, 0, 0 }, { FLOATS, 0, 0 }, { 2 * FLOATS, 0, 0 }, { 3 * FLOATS, 0, 0 } };
+    int err = 0;
+    for (int terms = 0; terms < 2 && !err; terms++) {
+        const int type = terms ? RONDO_BF16 : RONDO_F32;
+        struct rondo_backward_job jobs[2] = { { .queries = LEAVES, .keys = LEAVES, .what = RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, .query_places = -1,
+                                                .key_places = -1, .tokens = TOKENS, .length = TOKENS } };
+        const struct rondo_backward_join joins[2] = { { .places_first = 0, .row = 0, .steps = 2, .count = SIZE, .queries = 1, .heads = HEADS, .group = 1 },
+                                                      { .places_first = 2, .row = 0, .steps = 2, .count = SIZE, .heads = KV_HEADS, .group = HEADS / KV_HEADS } };
+        jobs[0].what |= terms ? RONDO_BACKWARD_BIAS : 0;
+        jobs[1] = jobs[0];
+        jobs[1].what = RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS;
+        jobs[1].query_places = 0;
+        jobs[1].key_places = 2;
+        struct rondo_backward_desc d = { .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .value_dim = VALUES, .all_heads = HEADS, .all_kv_heads = KV_HEADS,
+                                         .q_type = type, .kv_type = type, .out_type = type, .leaf_size = SIZE, .bias_heads = terms, .sequences = 1,
+                                         .scale_log2 = 0.3f, .scale = 0.2f, .terms = { .keep = 1.0f },
+                                         .mask = { terms ? &with_bits : &interval, 35, 0, 1, 0, NULL }, .leaves = leaves, .jobs = jobs, .places = places,
+                                         .joins = joins, .steps = steps, .leaf_count = LEAVES, .job_count = 2, .place_count = 2 * LEAVES, .join_count = 2,
+                                         .step_count = 2, .most_jobs = 1 };
+        if (terms)
+            d.terms = (struct rondo_terms){ .cap_in = 0.05f, .cap_out = 6.0f, .alibi = 1, .bias = 1, .drop = UINT32_C(1) << 30, .keep = 4.0f / 3.0f };
+        begin(p, terms ? "gradients of attention with terms" : "gradients of attention");
+        void *q = numbers(p, "q", TOKENS * HEADS * DIM, type, PLAIN), *k = numbers(p, "k", TOKENS * KV_HEADS * DIM, type, PLAIN);
+        void *v = numbers(p, "v", TOKENS * KV_HEADS * VALUES, type, PLAIN), *dout = numbers(p, "dout", TOKENS * HEADS * VALUES, type, terms ? PLAIN : TINY);
+        void *out = numbers(p, "out", TOKENS * HEADS * VALUES, type, PLAIN);
+        float *lse = numbers(p, "lse", TOKENS * HEADS, RONDO_F32, PLAIN), *sums = space(p, "sums", TOKENS * HEADS, 4), *sinks = numbers(p, "sinks", HEADS, RONDO_F32, PLAIN);
+        float *of_sinks = space(p, "dsinks", LEAVES * HEADS, 4), *nodes = space(p, "nodes", 4 * FLOATS, 4), *alibi = numbers(p, "alibi", HEADS, RONDO_F32, SMALL);
+        float *bias = numbers(p, "bias", TOKENS * TOKENS, RONDO_F32, PLAIN), *dbias = space(p, "dbias", TOKENS * TOKENS, 4);
+        float *dq = space(p, "dq", TOKENS * HEADS * DIM, 4), *dk = space(p, "dk", TOKENS * KV_HEADS * DIM, 4), *dv = space(p, "dv", TOKENS * KV_HEADS * VALUES, 4);
+        float *dq_joined = space(p, "dq joined", TOKENS * HEADS * DIM, 4), *dk_joined = space(p, "dk joined", TOKENS * KV_HEADS * DIM, 4);
+        float *dv_joined = space(p, "dv joined", TOKENS * KV_HEADS * VALUES, 4);
+        err = send(p);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_device_ops *ops = side ? p->own : p->spec;
+            struct rondo_device *dev = side ? p->dev : p->spec_dev;
+            const struct rondo_backward_sums of = { .rows = TOKENS, .heads = HEADS, .value_dim = VALUES, .out_type = type, .out = AT(out), .dout = AT(dout), .sums = AT(sums) };
+            const struct rondo_backward_sinks sink = { .leaves = leaves, .bases = bases, .count = LEAVES, .rows = TOKENS, .heads = HEADS, .leaf_size = SIZE,
+                                                       .sinks = AT(sinks), .lse = AT(lse), .sums = AT(sums), .nodes = AT(of_sinks) };
+            const struct rondo_backward_queries queries = { AT(q), AT(dout), AT(lse), AT(sums), TOKENS };
+            const struct rondo_backward_keys keys = { AT(k), AT(v), TOKENS };
+            const struct rondo_backward_nodes memory = { AT(nodes), 4 * FLOATS };
+            struct rondo_backward_run run = { .count = 1, .queries = &queries, .keys = &keys, .nodes = &memory, .query_count = 1, .key_count = 1, .node_count = 1,
+                                              .dq_type = RONDO_F32, .dk_type = RONDO_F32, .dv_type = RONDO_F32, .dq = AT(dq), .dk = AT(dk), .dv = AT(dv),
+                                              .dq_rows = TOKENS, .dkv_rows = TOKENS, .seed = 5 };
+            struct rondo_backward *b = NULL;
+            if (terms) {
+                run.alibi = AT(alibi);
+                run.bias = (struct rondo_rows){ AT(bias), TOKENS, 0 };
+                run.dbias = (struct rondo_rows){ AT(dbias), TOKENS, 0 };
+                run.bias_row = run.bias_key = run.dbias_row = run.dbias_key = zero;
+            }
+            err = ops->backward_sums(dev, NULL, &of);
+            if (!err)
+                err = ops->backward_sinks(dev, NULL, &sink);
+            if (!err)
+                err = ops->backward_new(dev, &b, &d);
+            if (!err)
+                (void)ops->backward_scratch(dev, b);
+            if (!err)
+                err = ops->backward(dev, NULL, b, &run, NULL);
+            run.first = 1;
+            run.dbias.data = NULL;
+            if (!err)
+                err = ops->backward(dev, NULL, b, &run, NULL);
+            run.first = 0;
+            run.count = 2;
+            run.dq = AT(dq_joined);
+            run.dk = AT(dk_joined);
+            run.dv = AT(dv_joined);
+            if (!err)
+                err = ops->backward_join(dev, NULL, b, &run, NULL);
+            if (!err)
+                err = ops->sync(dev);
+            if (b)
+                ops->backward_free(dev, b);
+        }
+        if (!err)
+            err = compare(p);
+    }
+    return err;
+}
+
 /* ---- once for a card ---- */
 
 static int look(struct probe *p, struct rondo_device *dev)
 {
-    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention };
+    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention, layer_gradients, attention_gradients };
     const char *name, *isa = NULL;
     int usable = 0, err;
     p->dev = dev;

@@ -14,14 +14,12 @@
 #include <float.h>
 #include <string.h>
 
-#include "core/elementary.h"
+#include "core/exp64.h"
 #include "rondo.h"
 
 #if FLT_EVAL_METHOD != 0
 #error "rondo needs double arithmetic without excess precision (on 32-bit x86: -msse2 -mfpmath=sse)"
 #endif
-
-#define INVERSE_LN2 0x1.71547652b82fep+0
 
 /* A sum hi + lo with |lo| at most half an ulp of hi. */
 struct sum {
@@ -31,18 +29,6 @@ struct sum {
 static double magnitude(double x)
 {
     return rondo__double(rondo__bits64(x) & UINT64_C(0x7fffffffffffffff));
-}
-
-/* 2^k for -1022 <= k <= 1023 */
-static double power_of_two(int k)
-{
-    return rondo__double((uint64_t)(k + 1023) << 52);
-}
-
-/* To the nearest integer, ties to even, for |x| < 2^51. */
-static double nearest(double x)
-{
-    return (x + 0x1.8p52) - 0x1.8p52;
 }
 
 static struct sum two_sum(double a, double b)
@@ -70,43 +56,9 @@ static struct sum two_product(double a, double b)
 
 /* ---- exp --------------------------------------------------------------------------------------------- */
 
-/* e^(hi + lo) for -746 < hi < 710, |lo| small against hi. Subnormal results are rounded once. */
-static double exp_sum(double hi, double lo)
-{
-    double k = nearest(hi * INVERSE_LN2);
-    double a = hi - k * RONDO_LN2_HI, t = lo - k * RONDO_LN2_LO;
-    double r = a + t, c = (a - r) + t;
-    double p = 1.0 / 6227020800.0;                        /* 1/13!: the next term is below 4e-18 */
-    int e = (int)k;
-
-    p = p * r + 1.0 / 479001600.0;
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = 1.0 + (r + (r * r * p + c));
-    if (e > 1023)
-        return (p * 0x1p1023) * power_of_two(e - 1023);
-    if (e < -1022)
-        return (p * power_of_two(e + 64)) * 0x1p-64;
-    return p * power_of_two(e);
-}
-
 double rondo_exp(double x)
 {
-    if (x != x)
-        return rondo__nan64();
-    if (x > 710.0)
-        return RONDO_INFINITE;
-    if (x < -746.0)
-        return 0.0;
-    return exp_sum(x, 0.0);
+    return rondo__exp64(x);
 }
 
 /* ---- log --------------------------------------------------------------------------------------------- */
@@ -193,7 +145,7 @@ double rondo_pow(double base, double exponent)
         return sign * RONDO_INFINITE;
     if (p.hi < -746.0)
         return sign * 0.0;
-    return sign * exp_sum(p.hi, p.lo);
+    return sign * rondo__exp64_of(p.hi, p.lo);
 }
 
 /* ---- sin, cos ---------------------------------------------------------------------------------------- */
@@ -263,8 +215,8 @@ static struct sum reduce(double x, int *quadrant)
         f[2] = f[2] << 1;
         zeros++;
     }
-    a.hi = (double)(f[0] >> 11) * power_of_two(-53 - zeros);
-    a.lo = (double)((f[0] << 53 | f[1] >> 11) >> 11) * power_of_two(-106 - zeros);
+    a.hi = (double)(f[0] >> 11) * rondo__power64(-53 - zeros);
+    a.lo = (double)((f[0] << 53 | f[1] >> 11) >> 11) * rondo__power64(-106 - zeros);
     r = two_product(a.hi, 0x1.921fb54442d18p+0);
     r.lo += a.hi * 0x1.1a62633145c07p-54 + a.lo * 0x1.921fb54442d18p+0;
     r = quick_two_sum(r.hi, r.lo);
