@@ -159,7 +159,7 @@ static int ask(const struct rondo_device *dev, struct way *w)
 {
     const struct shape *s = &w->shape;
     const int type = s->type == RONDO_F32 ? LT_F32 : s->type == RONDO_BF16 ? LT_BF16 : LT_F16, transposed = 1;
-    struct lt_answer answer;
+    struct lt_answer answer = { .state = LT_NOT_SUPPORTED };
     lt_wish wish = NULL;
     int count = 0;
     int err = check(dev, lt.cublasLtMatmulDescCreate(&w->product, LT_COMPUTE_F32, LT_F32), "a product");

@@ -18,8 +18,8 @@ static int64_t depth_of(int64_t n)
 /* ---- dx ---- */
 
 /* One node of the tree over outputs: leaves [first, end). */
-static int dx_node(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_dx_run *run, const struct rondo_poll *poll, int32_t first, int32_t end,
-                   float *dx, int64_t stride, int add)
+static int dx_node(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_dx_run *run,
+                   const struct rondo_poll *poll, int32_t first, int32_t end, float *dx, int64_t stride, int add)
 {
     const int64_t blocks = rondo__cuda_blocks(dev, KERNEL_rondo_cuda_linear_dx, CUDA_DX_BYTES);
     struct cuda_dx c = { .outputs = run->outputs, .columns = l->columns, .total = run->total, .base = run->first_leaf, .first = first, .end = end };

@@ -285,7 +285,8 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
 static int run_product(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_run *run, const float *x,
                        int32_t first, int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll, int *done)
 {
-    const int64_t size = rondo__cuda_size(l->type), begin = rondo__cuda_leaf_begin(l, first), in = rondo__cuda_leaf_begin(l, end) - begin, pitch = rondo__cuda_up(in * size, 256) * 256;
+    const int64_t size = rondo__cuda_size(l->type), begin = rondo__cuda_leaf_begin(l, first), in = rondo__cuda_leaf_begin(l, end) - begin;
+    const int64_t pitch = rondo__cuda_up(in * size, 256) * 256;
     struct rondo__cuda_product p = { .type = l->type, .rows = run->rows, .in = in, .out = l->out, .x = x, .x_stride = run->x_stride,
                                      .w = (const char *)(uintptr_t)l->weights + (begin - l->first_column) * size, .w_stride = l->pitch / size, .y = y,
                                      .y_stride = y_stride, .add = sum && run->add };
