@@ -122,6 +122,32 @@ static int settle(const char *text)
     return 0;
 }
 
+/* How often each function has been called, by the address of its name or the name. */
+static struct {
+    const char *name;
+    long long count;
+} named[64];
+
+static void count_name(const char *name)
+{
+    for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
+        if (!named[i].name)
+            named[i].name = name;
+        if (named[i].name == name) {
+            named[i].count++;
+            return;
+        }
+    }
+}
+
+static long long count_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof named / sizeof named[0] && named[i].name; i++)
+        if (!strcmp(named[i].name, name))
+            return named[i].count;
+    return strncmp(name, "cu", 2) ? -1 : 0;
+}
+
 int rondo_fake_cuda_set(const char *settings)
 {
     pthread_mutex_lock(&lock);
@@ -130,6 +156,7 @@ int rondo_fake_cuda_set(const char *settings)
         if (fake_contexts[i].retained)
             err = CUDA_ERROR_INVALID_VALUE;
     fake_counts.calls = fake_counts.launches = fake_counts.copies = fake_counts.allocations = fake_counts.leaks = 0;
+    memset(named, 0, sizeof named);
     ready = 0;
     pthread_mutex_unlock(&lock);
     return err;
@@ -152,6 +179,7 @@ long long rondo_fake_cuda_count(const char *what)
         { "blocks", fake_counts.blocks }, { "pinned", fake_counts.pinned }, { "bytes", bytes }, { "pending", fake_counts.pending },
         { "leaks", fake_counts.leaks },
     };
+    count = count_of(what);
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
         if (strcmp(what, list[i].name) == 0)
             count = list[i].count;
@@ -198,13 +226,14 @@ static void take_lock(void)
 }
 
 /* What a call may fail with before anything else is looked at. */
-static int count_call(void)
+static int count_call(const char *name)
 {
     const struct fake_settings *s = &fake_settings;
     int err = settled ? 0 : settle(getenv("RONDO_FAKE_CUDA"));
     if (err)
         return err;
     fake_counts.calls++;
+    count_name(name);
     if (fake_strikes(&s->call, fake_counts.calls))
         return s->call.code ? s->call.code : CUDA_ERROR_UNKNOWN;
     if (s->lost.number && fake_counts.calls >= s->lost.number)
@@ -212,10 +241,10 @@ static int count_call(void)
     return 0;
 }
 
-int fake_enter(struct fake_context **context)
+int fake_enter_as(const char *name, struct fake_context **context)
 {
     take_lock();
-    int err = count_call();
+    int err = count_call(name);
     if (!err && !ready)
         err = CUDA_ERROR_NOT_INITIALIZED;
     if (!context)
@@ -250,7 +279,7 @@ void fake_breathe(void)
 CUresult cuInit(unsigned flags)
 {
     take_lock();
-    int err = count_call();
+    int err = count_call(__func__);
     if (!err && flags)
         err = CUDA_ERROR_INVALID_VALUE;
     if (!err)
@@ -262,7 +291,7 @@ CUresult cuInit(unsigned flags)
 CUresult cuDriverGetVersion(int *out)
 {
     take_lock();
-    int err = count_call();
+    int err = count_call(__func__);
     if (!err && !out)
         err = CUDA_ERROR_INVALID_VALUE;
     if (!err)
@@ -270,9 +299,9 @@ CUresult cuDriverGetVersion(int *out)
     return fake_leave(err);
 }
 
-static int enter_device(CUdevice device)
+static int enter_device(const char *name, CUdevice device)
 {
-    int err = fake_enter(NULL);
+    int err = fake_enter_as(name, NULL);
     return !err && (device < 0 || device >= fake_settings.devices) ? CUDA_ERROR_INVALID_DEVICE : err;
 }
 
@@ -288,7 +317,7 @@ CUresult cuDeviceGetCount(int *out)
 
 CUresult cuDeviceGet(CUdevice *out, int ordinal)
 {
-    int err = enter_device(ordinal);
+    int err = enter_device(__func__, ordinal);
     if (!err && !out)
         err = CUDA_ERROR_INVALID_VALUE;
     if (!err)
@@ -298,7 +327,7 @@ CUresult cuDeviceGet(CUdevice *out, int ordinal)
 
 CUresult cuDeviceGetName(char *name, int bytes, CUdevice device)
 {
-    int err = enter_device(device);
+    int err = enter_device(__func__, device);
     if (!err && (!name || bytes < 1))
         err = CUDA_ERROR_INVALID_VALUE;
     if (!err)
@@ -308,7 +337,7 @@ CUresult cuDeviceGetName(char *name, int bytes, CUdevice device)
 
 CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
 {
-    int err = enter_device(device);
+    int err = enter_device(__func__, device);
     if (!err && !bytes)
         err = CUDA_ERROR_INVALID_VALUE;
     if (!err)
@@ -333,7 +362,7 @@ const struct fake_card *fake_card(void)
 
 CUresult cuDeviceGetAttribute(int *out, int attribute, CUdevice device)
 {
-    int err = enter_device(device);
+    int err = enter_device(__func__, device);
     if (!err && !out)
         err = CUDA_ERROR_INVALID_VALUE;
     if (err)
@@ -361,7 +390,7 @@ CUresult cuDeviceGetAttribute(int *out, int attribute, CUdevice device)
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device)
 {
-    int err = enter_device(device);
+    int err = enter_device(__func__, device);
     if (!err && !out)
         err = CUDA_ERROR_INVALID_VALUE;
     struct fake_context *c = err ? NULL : fake_contexts + device;
@@ -382,7 +411,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device)
 /* With a card that is lost, too: a context that is given back takes all along that is its own. */
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 {
-    int err = enter_device(device);
+    int err = enter_device(__func__, device);
     if (err && (!ready || device < 0 || device >= fake_settings.devices))
         return fake_leave(err);
     struct fake_context *c = fake_contexts + device;

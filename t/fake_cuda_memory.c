@@ -275,10 +275,10 @@ CUresult cuMemHostAlloc(void **out, size_t bytes, unsigned flags)
 }
 
 /* As the real one, it waits for all that is under way in the context. */
-static int release(void *at, int pinned)
+static int release(const char *name, void *at, int pinned)
 {
     struct fake_context *c;
-    int err = fake_enter(&c);
+    int err = fake_enter_as(name, &c);
     struct block *b = err || !at ? NULL : find(at);
     if (!err && at && (!b || b->at != (char *)at || b->pinned != pinned))
         err = CUDA_ERROR_INVALID_VALUE;
@@ -293,12 +293,12 @@ static int release(void *at, int pinned)
 
 CUresult cuMemFree_v2(CUdeviceptr at)
 {
-    return release((void *)(uintptr_t)at, 0);
+    return release(__func__, (void *)(uintptr_t)at, 0);
 }
 
 CUresult cuMemFreeHost(void *at)
 {
-    return release(at, 1);
+    return release(__func__, at, 1);
 }
 
 CUresult cuMemGetInfo_v2(size_t *unused, size_t *total)
@@ -410,11 +410,11 @@ static int copy(struct fake_context *c, const struct rows *r, CUstream stream, i
     return c->sticky;
 }
 
-static int copy_bytes(void *to, const void *from, size_t bytes, CUstream stream, int to_device, int from_device, bool wait)
+static int copy_bytes(const char *name, void *to, const void *from, size_t bytes, CUstream stream, int to_device, int from_device, bool wait)
 {
     struct fake_context *c;
     const struct rows r = { .to = to, .from = from, .to_pitch = bytes, .from_pitch = bytes, .width = bytes, .height = 1 };
-    int err = fake_enter(&c);
+    int err = fake_enter_as(name, &c);
     if (!err)
         err = copy(c, &r, stream, to_device, from_device, wait);
     return fake_leave(err);
@@ -422,33 +422,33 @@ static int copy_bytes(void *to, const void *from, size_t bytes, CUstream stream,
 
 CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream)
 {
-    return copy_bytes((void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes, stream, -1, -1, false);
+    return copy_bytes(__func__, (void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes, stream, -1, -1, false);
 }
 
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream)
 {
-    return copy_bytes((void *)(uintptr_t)to, from, bytes, stream, 1, 0, false);
+    return copy_bytes(__func__, (void *)(uintptr_t)to, from, bytes, stream, 1, 0, false);
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream stream)
 {
-    return copy_bytes(to, (const void *)(uintptr_t)from, bytes, stream, 0, 1, false);
+    return copy_bytes(__func__, to, (const void *)(uintptr_t)from, bytes, stream, 0, 1, false);
 }
 
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream)
 {
-    return copy_bytes((void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes, stream, 1, 1, false);
+    return copy_bytes(__func__, (void *)(uintptr_t)to, (const void *)(uintptr_t)from, bytes, stream, 1, 1, false);
 }
 
 /* Pageable memory of the host has been read when it returns, but need not have reached the device before what other streams do next. */
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t bytes)
 {
-    return copy_bytes((void *)(uintptr_t)to, from, bytes, NULL, 1, 0, true);
+    return copy_bytes(__func__, (void *)(uintptr_t)to, from, bytes, NULL, 1, 0, true);
 }
 
 CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t bytes)
 {
-    return copy_bytes(to, (const void *)(uintptr_t)from, bytes, NULL, 0, 1, true);
+    return copy_bytes(__func__, to, (const void *)(uintptr_t)from, bytes, NULL, 0, 1, true);
 }
 
 CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *p, CUstream stream)
@@ -473,10 +473,10 @@ CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *p, CUstream stream)
     return fake_leave(err);
 }
 
-static int fill(CUdeviceptr to, uint32_t value, size_t width, size_t count, CUstream stream)
+static int fill(const char *name, CUdeviceptr to, uint32_t value, size_t width, size_t count, CUstream stream)
 {
     struct fake_context *c;
-    int err = fake_enter(&c);
+    int err = fake_enter_as(name, &c);
     struct fake_stream *s = err ? NULL : fake_stream_of(c, stream);
     if (!err && !s)
         err = CUDA_ERROR_INVALID_HANDLE;
@@ -499,10 +499,10 @@ static int fill(CUdeviceptr to, uint32_t value, size_t width, size_t count, CUst
 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream)
 {
-    return fill(to, value, 1, count, stream);
+    return fill(__func__, to, value, 1, count, stream);
 }
 
 CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, CUstream stream)
 {
-    return fill(to, value, 4, count, stream);
+    return fill(__func__, to, value, 4, count, stream);
 }

@@ -644,7 +644,9 @@ static int begin(struct rondo__runner *r, int64_t index)
 /* Until the device is through, whatever has failed. */
 static int drain(struct rondo__runner *r, int err)
 {
-    err = err ? err : catch_up(r);
+    struct rondo_poll poll;
+    if (!err && (r->wire || meanwhile(r, &poll, NULL)))   /* else there is nothing to do meanwhile, and settling waits */
+        err = catch_up(r);
     if (!err && r->wire)              /* what it sends last nothing of its own waits for */
         err = wait_behind(r, r->wire);
     if (err && r->wire)               /* groups in streams, of which some peer may have given up its side, hold nobody up after this */
