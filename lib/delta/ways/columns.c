@@ -23,6 +23,7 @@ struct columns {
     struct rondo__delta_unit *units;   /* of `mine` */
     int64_t unit_count;
     int64_t granule;               /* columns of a head that stay together */
+    int64_t carried;               /* where a state lies that is on its way from one rank's tokens to the next one's: float of the buffer */
     int64_t *starts, *kept;        /* [ranks]: of whose tokens sequences begin, where states are given; states that it keeps and others compute */
     int32_t *in, *out, *back;      /* [ranks]: buffers of a rank's tokens, of what goes back to it, of what comes from it; -1: none */
 };
@@ -351,14 +352,25 @@ static void unpack_results(struct columns *x, int32_t from)
 
 /* ---- computing ---- */
 
-/* A rank's tokens, through the columns that this one has. carry: where states are on their way from rank to rank. */
+/* Whether of a rank's tokens the first are of a sequence that began before them, and the last of another one, that goes on behind them. */
+static bool both_ways(const struct rondo__delta_design *p, int32_t rank)
+{
+    const int64_t first = p->begin[rank], end = p->begin[rank + 1];
+    if (first == end || end == p->rows)
+        return false;
+    const int64_t n = rondo__delta_sequence(p, first), m = rondo__delta_sequence(p, end);
+    return n < m && p->cu[n] < first && p->cu[m] < end;
+}
+
+/* A rank's tokens, through the columns that this one has. carry: where states are on their way from rank to rank, from float x->carried on: one's
+ * tokens may end a sequence that came and begin one that goes on, at once. */
 static void compute(struct columns *x, int32_t of, int32_t carry)
 {
     struct rondo__delta_build *b = x->b;
     const bool own = of == b->rank;
     size_t bytes, results = 0, states = 0, kept = 0;
     struct rondo__delta_part part = tokens_of(x, of, &x->mine, &bytes);
-    int64_t count = 0, points;
+    int64_t count = 0, points, goes = x->carried;
     if (!own) {
         results = results_of(x, of, &x->mine, &part.at[RONDO_DELTA_OUT]);
         part.in = rondo__schedule_received(b->s, b->m, x->in[of], bytes, -1);
@@ -378,22 +390,24 @@ static void compute(struct columns *x, int32_t of, int32_t carry)
         struct rondo__delta_piece *p = pieces + i;
         const int64_t all = kept_of(x, &piece, &points), one = (int64_t)sizeof(float);
         *p = piece;
-        if (piece.first > x->p->cu[piece.sequence])
-            p->from = (struct rondo__delta_place){ carry, 1, 0 };
-        else if (begins(x, &piece)) {
+        if (piece.first > x->p->cu[piece.sequence]) {
+            p->from = (struct rondo__delta_place){ carry, 1, x->carried };
+            goes = count > 1 && both_ways(x->p, of) ? state_of(x, &x->mine) - x->carried : goes;
+        } else if (begins(x, &piece)) {
             p->from = own ? rondo__delta_initial(b, piece.sequence) : (struct rondo__delta_place){ part.in, 1, (int64_t)states / one };
             states += (size_t)(state_of(x, &x->mine) * one);
         }
         if (!own)
             p->points = (struct rondo__delta_place){ part.out, 1, (int64_t)kept / one };
         if (piece.end < x->p->cu[piece.sequence + 1])
-            p->to = (struct rondo__delta_place){ carry, 1, 0 };
+            p->to = (struct rondo__delta_place){ carry, 1, goes };
         else if (ends(x, &piece))
             p->to = own ? rondo__delta_final(b, piece.sequence)
                         : (struct rondo__delta_place){ part.out, 1, (int64_t)kept / one + points * state_of(x, &x->mine) };
         kept += (size_t)(all * state_of(x, &x->mine) * one);
     }
     rondo__delta_compute(b, pieces, pieces ? count : 0, x->units, x->unit_count, step(x, "delta rule, tokens of rank", of));
+    x->carried = goes;
     rondo__free(pieces);
     b->part = 0;
     if (own)
@@ -443,6 +457,7 @@ void rondo__delta_columns(struct rondo__delta_build *b)
 {
     const struct rondo__delta_design *p = b->d;
     struct columns x = { .b = b, .p = p, .granule = granule_of(p) };
+    int64_t carries = 1;
     int32_t carry = -1;
     if (!count_states(&x))
         goto done;
@@ -452,9 +467,11 @@ void rondo__delta_columns(struct rondo__delta_build *b)
     if (b->s->failed || b->large)
         goto done;
     exchange(&x);
+    for (int32_t r = 0; r < p->ranks; r++)
+        carries = both_ways(p, r) ? 2 : carries;
     for (int32_t r = 1; r < p->ranks && carry < 0 && x.unit_count; r++)
         if (p->begin[r] < p->rows && p->cu[rondo__delta_sequence(p, p->begin[r])] < p->begin[r])
-            carry = rondo__delta_own(b, "states on their way", -1, (size_t)state_of(&x, &x.mine) * sizeof(float));
+            carry = rondo__delta_own(b, "states on their way", -1, rondo__delta_bytes(b, carries, state_of(&x, &x.mine), (int64_t)sizeof(float)));
     for (int32_t r = 0; r < p->ranks && !b->s->failed && !b->large; r++) {
         if (rows_of(&x, r) && x.unit_count)
             compute(&x, r, carry);
