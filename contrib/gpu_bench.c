@@ -209,6 +209,53 @@ static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int 
     linear_at(RONDO_STRICT, name, rows, in, out, type, most);
 }
 
+/* The delta rule: `sequences` of `tokens`, raw gates, keys that are normalised; of one token their states are written where they lie. */
+static void delta(const char *name, int64_t sequences, int64_t tokens, int64_t heads, int64_t dim, int type, int most)
+{
+    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
+    rondo_delta_io io = RONDO_DELTA_IO_INIT;
+    rondo_delta *plan;
+    const int64_t rows = sequences * tokens, shape[3] = { rows, heads, dim }, betas[2] = { rows, heads }, states[4] = { sequences, heads, dim, dim };
+    const size_t count = (size_t)(rows * heads * dim), state = (size_t)(sequences * heads * dim * dim);
+    double seconds[ROUNDS], begin, took;
+    d.heads = heads;
+    d.key_dim = dim;
+    d.sequences = sequences;
+    d.tokens = tokens;
+    d.type = type;
+    d.gate_type = d.beta_type = d.out_type = RONDO_F32;
+    d.gate = RONDO_GATE_SOFTPLUS;
+    d.beta = RONDO_BETA_SIGMOID;
+    d.norm = d.initial_state = d.final_state = 1;
+    io.q = rondo_tensor_dense(numbers(count, type, 1), type, 3, shape);
+    io.k = rondo_tensor_dense(numbers(count, type, 2), type, 3, shape);
+    io.v = rondo_tensor_dense(numbers(count, type, 3), type, 3, shape);
+    io.g = rondo_tensor_dense(numbers(count, RONDO_F32, 4), RONDO_F32, 3, shape);
+    io.beta = rondo_tensor_dense(numbers((size_t)(rows * heads), RONDO_F32, 5), RONDO_F32, 2, betas);
+    io.out = rondo_tensor_dense(numbers(count, RONDO_F32, 6), RONDO_F32, 3, shape);
+    io.initial_state = rondo_tensor_dense(numbers(state, RONDO_F32, 7), RONDO_F32, 4, states);
+    rondo_tensor *all[] = { &io.q, &io.k, &io.v, &io.g, &io.beta, &io.out, &io.initial_state };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        all[i]->memory = RONDO_MEMORY_DEVICE;
+    io.final_state = io.initial_state;
+    need(rondo_delta_create(&plan, ctx, &d));
+    need(rondo_delta_execute(plan, &io));
+    const uint64_t hash = hash_of(io.out.data, count), behind = hash_of(io.final_state.data, state);
+    int rounds = most < ROUNDS ? most : ROUNDS;
+    for (int i = 0; i < rounds; i++) {
+        begin = now();
+        need(rondo_delta_execute(plan, &io));
+        seconds[i] = now() - begin;
+    }
+    took = median(seconds, rounds);
+    printf("%-44s %10.3f ms %9.2f TFLOP/s %9.1f GB/s of states  hash %016llx, %016llx\n", name, took * 1e3,
+           7.0 * (double)count * (double)dim / took * 1e-12, 8.0 * (double)state / took * 1e-9, (unsigned long long)hash, (unsigned long long)behind);
+    fflush(stdout);
+    rondo_delta_destroy(plan);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        rondo_memory_destroy(ctx, all[i]->data);
+}
+
 int main(int argc, char **argv)
 {
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
@@ -223,6 +270,8 @@ int main(int argc, char **argv)
         attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 1);
         linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 1);
         linear("linear 1 row, 4096 -> 14336, bf16", 1, 4096, 14336, RONDO_BF16, 1);
+        delta("delta 8192, H=32 K=V=128, f32", 1, 8192, 32, 128, RONDO_F32, 1);
+        delta("delta 1 token of 64, H=32 K=V=128, f32", 64, 1, 32, 128, RONDO_F32, 1);
         return 0;
     }
     attention("tiny (what an execution costs)", 1, 16, 0, 4, 4, 64, RONDO_F32, 1, ROUNDS);
@@ -231,6 +280,8 @@ int main(int argc, char **argv)
         attention("decode 700 cached, H=8/2 D=128, bf16", 1, 1, 699, 8, 2, 128, RONDO_BF16, 1, 1);
         linear("linear 70 rows, 1030 -> 130, f32", 70, 1030, 130, RONDO_F32, 1);
         linear("linear 3 rows, 1030 -> 130, bf16", 3, 1030, 130, RONDO_BF16, 1);
+        delta("delta 100, H=2 K=V=128, f32", 1, 100, 2, 128, RONDO_F32, 1);
+        delta("delta 40 of 2, H=3 K=V=96, bf16", 2, 40, 3, 96, RONDO_BF16, 1);
         return 0;
     }
     attention("prefill 1000, H=32/8 D=128, f32, causal", 1, 1000, 0, 32, 8, 128, RONDO_F32, 1, 5);
@@ -239,6 +290,10 @@ int main(int argc, char **argv)
     linear("linear 100 rows, 4096 -> 1000, f32", 100, 4096, 1000, RONDO_F32, 5);
     linear("linear 1 row, 4096 -> 4096, bf16", 1, 4096, 4096, RONDO_BF16, ROUNDS);
     linear("linear 3 rows, 4096 -> 1000, q8", 3, 4096, 1000, RONDO_Q8, ROUNDS);
+    delta("delta 500, H=8 K=V=128, f32", 1, 500, 8, 128, RONDO_F32, 5);
+    delta("delta 200 of 3, H=4 K=V=64, bf16", 3, 200, 4, 64, RONDO_BF16, 5);
+    delta("delta 200, H=4 K=V=96, f32", 1, 200, 4, 96, RONDO_F32, 5);
+    delta("delta 1 token of 2, H=32 K=V=128, f32", 2, 1, 32, 128, RONDO_F32, ROUNDS);
     if (!strcmp(how, "quick"))
         return 0;
     attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 5);
@@ -258,6 +313,11 @@ int main(int argc, char **argv)
     linear("linear 1 row, 14336 -> 4096, bf16", 1, 14336, 4096, RONDO_BF16, ROUNDS);
     linear("linear 1 row, 4096 -> 32000, f32", 1, 4096, 32000, RONDO_F32, ROUNDS);
     linear("linear 8 rows, 4096 -> 14336, bf16", 8, 4096, 14336, RONDO_BF16, ROUNDS);
+    delta("delta 8192, H=32 K=V=128, f32", 1, 8192, 32, 128, RONDO_F32, 5);
+    delta("delta 8192, H=32 K=V=128, bf16", 1, 8192, 32, 128, RONDO_BF16, 5);
+    delta("delta 8192 of 4, H=32 K=V=128, bf16", 4, 8192, 32, 128, RONDO_BF16, 3);
+    delta("delta 1 token of 1, H=32 K=V=128, f32", 1, 1, 32, 128, RONDO_F32, ROUNDS);
+    delta("delta 1 token of 64, H=32 K=V=128, f32", 64, 1, 32, 128, RONDO_F32, ROUNDS);
     rondo_context_destroy(ctx);
     return 0;
 }

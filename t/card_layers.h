@@ -57,7 +57,7 @@ static int equal(int err, const void *want, const void *got, size_t bytes)
     return same;
 }
 
-static struct rondo_device_linear *layer(const struct rondo_device_ops *ops, struct rondo_device *dev, const rondo_linear_desc *d, int from,
+CARD_UNUSED static struct rondo_device_linear *layer(const struct rondo_device_ops *ops, struct rondo_device *dev, const rondo_linear_desc *d, int from,
                                          const char *weights, const float *scales)
 {
     struct rondo_device_linear *l = NULL;

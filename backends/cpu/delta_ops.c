@@ -118,7 +118,7 @@ static void bound(const struct rondo_delta_task *t)
         sum += (double)largest_gate(t, i, gain);
         product *= write_norm(t, i);
     }
-    *t->to = (float)(product * exponential(sum));
+    rondo__put_element(t->to, 0, RONDO_F32, (float)(product * exponential(sum)));
 }
 
 static bool passes_nothing(const struct rondo_delta_run *run, const struct rondo_delta_block *b)

@@ -92,7 +92,8 @@ int rondo__cuda_slot_close(struct rondo_device *dev, struct rondo__cuda_slot *sl
 /* The stream may use scratch: what used it before is over when it does. */
 int rondo__cuda_scratch_begin(struct rondo_device *dev, cu_stream stream);
 
-/* Blocks of CUDA_THREADS threads; parameters: the kernel's struct. */
+/* Blocks of CUDA_THREADS threads, or of so many; parameters: the kernel's struct. */
+int rondo__cuda_launch_of(struct rondo_device *dev, int kernel, int64_t blocks, unsigned threads, size_t shared, cu_stream stream, const void *parameters);
 int rondo__cuda_launch(struct rondo_device *dev, int kernel, int64_t blocks, size_t shared, cu_stream stream, const void *parameters);
 /* Blocks of a kernel that run at once. At least 1, where the card can run it at all. */
 int rondo__cuda_blocks(struct rondo_device *dev, int kernel, size_t shared);
@@ -140,6 +141,9 @@ int rondo__cuda_rope_back(struct rondo_device *dev, struct rondo_stream *stream,
 int rondo__cuda_swiglu_dx(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, const float *dy,
                           float *dgate, float *dup);
 int rondo__cuda_cross_entropy(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_entropy_run *run, const struct rondo_poll *poll);
+int rondo__cuda_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
+int rondo__cuda_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,
+                           float *const *states, int32_t state_count);
 int rondo__cuda_backward_new(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc);
 void rondo__cuda_backward_free(struct rondo_device *dev, struct rondo_backward *backward);
 size_t rondo__cuda_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *backward);

@@ -330,14 +330,19 @@ int rondo__cuda_sync(struct rondo_device *dev)
 
 /* ---- launches ---- */
 
-int rondo__cuda_launch(struct rondo_device *dev, int kernel, int64_t blocks, size_t shared, cu_stream stream, const void *parameters)
+int rondo__cuda_launch_of(struct rondo_device *dev, int kernel, int64_t blocks, unsigned threads, size_t shared, cu_stream stream, const void *parameters)
 {
     void *list[1] = { (void *)(uintptr_t)parameters };
     if (blocks < 1)
         return 0;
     const unsigned grid = blocks < INT32_MAX ? (unsigned)blocks : INT32_MAX;   /* every kernel goes over what is more */
-    return rondo__cuda_check(dev, dev->driver->cuLaunchKernel(dev->kernel[kernel], grid, 1, 1, CUDA_THREADS, 1, 1, (unsigned)shared, stream, list, NULL),
+    return rondo__cuda_check(dev, dev->driver->cuLaunchKernel(dev->kernel[kernel], grid, 1, 1, threads, 1, 1, (unsigned)shared, stream, list, NULL),
                              kernel_names[kernel]);
+}
+
+int rondo__cuda_launch(struct rondo_device *dev, int kernel, int64_t blocks, size_t shared, cu_stream stream, const void *parameters)
+{
+    return rondo__cuda_launch_of(dev, kernel, blocks, CUDA_THREADS, shared, stream, parameters);
 }
 
 int rondo__cuda_blocks(struct rondo_device *dev, int kernel, size_t shared)

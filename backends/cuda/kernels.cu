@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * All kernels, as one text (kernel.h says in which languages). What they compute is in the headers; here are their names, which params.h
- * lists too, and how large a block's registers may be. Launched by attention.c, backward.c, gradient.c and layers.c.
+ * lists too, and how large a block's registers may be. Launched by attention.c, backward.c, delta.c, gradient.c and layers.c.
  */
 #include "backends/cuda/attention_steps.h"
 #include "backends/cuda/attention_thin.h"
 #include "backends/cuda/attention_tile.h"
 #include "backends/cuda/backward_rows.h"
+#include "backends/cuda/delta.h"
 #include "backends/cuda/entropy.h"
 #include "backends/cuda/gradient.h"
 #include "backends/cuda/linear.h"
@@ -150,4 +151,27 @@ KERNEL(rondo_cuda_cross_entropy, cuda_entropy, CUDA_THREADS, 1)
 {
     SHARED(shared);
     cuda_entropy_kernel(&p, (double *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_delta, cuda_delta, CUDA_DELTA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_delta_kernel_any(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_delta_64, cuda_delta, CUDA_DELTA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_delta_kernel_16(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_delta_128, cuda_delta, CUDA_DELTA_THREADS, 2)
+{
+    SHARED(shared);
+    cuda_delta_kernel_32(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_delta_fold, cuda_delta_folds, CUDA_THREADS, 1)
+{
+    cuda_delta_fold_kernel(&p);
 }

@@ -227,6 +227,56 @@ struct cuda_back_sinks {
     int32_t heads, leaf_size;
 };
 
+/* ---- the delta rule ---- */
+
+#define CUDA_DELTA_THREADS 256              /* of a block: half of them walk, the others make tokens ready */
+#define CUDA_DELTA_COLUMNS 32               /* of a block */
+#define CUDA_DELTA_TOKENS 16                /* that are made ready together, at most */
+enum { CUDA_DELTA_FORWARD, CUDA_DELTA_STATE, CUDA_DELTA_MAP, CUDA_DELTA_BOUND };   /* enum rondo_delta_kind */
+
+struct cuda_delta_task {                    /* a block of a run: its first element of each */
+    const void *q, *k, *v, *g, *beta;
+    void *out;
+    const float *a_log, *dt_bias, *from;
+    float *to;
+    int64_t q_stride, k_stride, v_stride, g_stride, beta_stride, out_stride, from_stride, to_stride, rows;
+    int32_t kind, column, columns, reserved;
+};
+struct cuda_delta {
+    const struct cuda_delta_task *tasks;
+    int64_t count, slices;                  /* items: tasks by slices of 32 columns */
+    double tolerance;
+    float lower_bound, scale;
+    int32_t key_dim, gate_dim, chain, tokens;   /* chain: floats of each fourth number of a row; tokens: made ready together */
+    int32_t type, gate_type, beta_type, out_type, gate, beta, norm;
+};
+/* Rows of a state that each of a column's four threads has. */
+static inline int64_t cuda_delta_chain(int64_t key_dim)
+{
+    return 4 * (((key_dim + 15) / 16) | 1);       /* quads of the four in different banks */
+}
+/* Floats of tokens that are made ready: k, decays and q, the columns of v, beta. */
+static inline int64_t cuda_delta_ready(int64_t chain, int64_t tokens)
+{
+    return tokens * (12 * chain + CUDA_DELTA_COLUMNS + 4);
+}
+/* Shared memory of a block: tokens twice; where a state is not in registers its columns. */
+static inline int64_t cuda_delta_bytes(int64_t chain, int64_t tokens, int64_t held)
+{
+    return 4 * (2 * cuda_delta_ready(chain, tokens) + held * CUDA_DELTA_THREADS / 2) + 16 * CUDA_DELTA_THREADS;
+}
+struct cuda_delta_fold {
+    const float *map, *from, *source;
+    float *to;
+    int64_t map_stride, from_stride, source_stride, to_stride;
+    int32_t columns, reserved;
+};
+struct cuda_delta_folds {
+    const struct cuda_delta_fold *folds;
+    int64_t count;
+    int32_t key_dim, columns;               /* columns: of the widest */
+};
+
 /* ---- linear layers ---- */
 
 /* Items are (tile of rows, tile of outputs, part of the leaves), the last fastest of tiles' rows first. A part is an aligned node of leaves. */
@@ -364,6 +414,7 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_back_join, cuda_backward) X(rondo_cuda_back_sums, cuda_back_sums) X(rondo_cuda_back_sinks, cuda_back_sinks) \
     X(rondo_cuda_linear_dx, cuda_dx) X(rondo_cuda_token_product, cuda_tokens) X(rondo_cuda_token_sum, cuda_tokens) \
     X(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx) X(rondo_cuda_rope_back, cuda_rope) X(rondo_cuda_swiglu_dx, cuda_swiglu_dx) \
-    X(rondo_cuda_cross_entropy, cuda_entropy)
+    X(rondo_cuda_cross_entropy, cuda_entropy) \
+    X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds)
 
 #endif

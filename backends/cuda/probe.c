@@ -599,11 +599,58 @@ static int attention_gradients(struct probe *p)
     return err;
 }
 
+/* ---- the delta rule ---- */
+
+/* One head: outputs and a state of two tiles of columns, some columns of the map, its bound, and what the map makes of the state. */
+static int delta(struct probe *p)
+{
+    enum { TOKENS = 18, VALUES = 34, MAPPED = 6, SIZES = 3 };
+    static const int32_t dims[SIZES] = { 22, 64, 128 }, types[SIZES] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
+    int err = 0;
+    for (int i = 0; i < SIZES && !err; i++) {
+        const int32_t dim = dims[i], type = types[i], channels = i == 1 ? 1 : dim;
+        const struct rondo_delta_form form = { .key_dim = dim, .value_dim = VALUES, .type = type, .gate_type = types[SIZES - 1 - i], .beta_type = RONDO_F32,
+                                               .out_type = type, .gate = i, .beta = i, .norm = i != 0, .gate_dim = channels, .lower_bound = -5.0f, .scale = 0.3f };
+        const struct rondo_delta_state none = { -1, 0, 0, 0 }, from = { 0, 0, 0, VALUES }, to = { 1, 0, 0, VALUES }, map = { 2, 0, 0, dim };
+        const struct rondo_delta_state number = { 3, 0, 0, 1 }, folded = { 4, 0, 0, MAPPED };
+        const struct rondo_delta_block blocks[] = {
+            { .kind = RONDO_DELTA_FORWARD, .rows = TOKENS, .columns = VALUES, .from = from, .to = to },
+            { .kind = RONDO_DELTA_MAP, .rows = TOKENS, .columns = dim, .from = none, .to = map },
+            { .kind = RONDO_DELTA_BOUND, .rows = TOKENS, .columns = 1, .from = none, .to = number },
+        };
+        const struct rondo_delta_fold fold = { .map = map, .from = from, .source = to, .to = folded, .columns = MAPPED };
+        begin(p, "the delta rule");
+        void *q = numbers(p, "q", TOKENS * dim, type, PLAIN), *k = numbers(p, "k", TOKENS * dim, type, i ? PLAIN : SMALL);
+        void *v = numbers(p, "v", TOKENS * VALUES, type, i ? PLAIN : TINY), *g = numbers(p, "g", TOKENS * channels, form.gate_type, PLAIN);
+        float *beta = numbers(p, "beta", TOKENS, RONDO_F32, PLAIN), *a_log = numbers(p, "A_log", 1, RONDO_F32, PLAIN);
+        float *bias = numbers(p, "dt_bias", channels, RONDO_F32, PLAIN), *state = numbers(p, "state", dim * VALUES, RONDO_F32, i ? PLAIN : TINY);
+        void *out = space(p, "out", TOKENS * VALUES, (size_t)rondo__cuda_size(type));
+        float *of[5] = { state, space(p, "state behind", (size_t)dim * VALUES, 4), space(p, "map", (size_t)(dim * dim), 4), space(p, "bound", 1, 4),
+                         space(p, "folded", (size_t)dim * MAPPED, 4) };
+        err = send(p);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_device_ops *ops = side ? p->own : p->spec;
+            struct rondo_device *dev = side ? p->dev : p->spec_dev;
+            const struct rondo_delta_rows part = { { AT(q), dim, 0 }, { AT(k), dim, 0 }, { AT(v), VALUES, 0 }, { AT(g), channels, 0 }, { AT(beta), 1, 0 },
+                                                   { AT(out), VALUES, 0 } };
+            float *states[5] = { AT(of[0]), AT(of[1]), AT(of[2]), AT(of[3]), AT(of[4]) };
+            const struct rondo_delta_run run = { .form = &form, .parts = &part, .blocks = blocks, .states = states, .a_log = AT(a_log), .dt_bias = AT(bias),
+                                                 .count = 3, .part_count = 1, .state_count = 5 };
+            err = ops->delta(dev, NULL, &run, NULL);
+            if (!err)
+                err = ops->delta_fold(dev, NULL, dim, &fold, 1, states, 5);
+        }
+        if (!err)
+            err = compare(p);
+    }
+    return err;
+}
+
 /* ---- once for a card ---- */
 
 static int look(struct probe *p, struct rondo_device *dev)
 {
-    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention, layer_gradients, attention_gradients };
+    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention, layer_gradients, attention_gradients, delta };
     const char *name, *isa = NULL;
     int usable = 0, err;
     p->dev = dev;
