@@ -98,7 +98,7 @@ static void elementwise(void)
 {
     const struct rondo_device_ops *cpu = &rondo__cpu_device;
     const int rounds = long_tests() ? 1000 : 120;
-    int wrong[5] = { 0 };
+    int wrong[7] = { 0 };
     for (int i = 0; i < rounds; i++) {
         const int64_t rows = 1 + below(12), dim = 1 + below(below(3) ? 70 : 1700), heads = 1 + below(5), half = 2 * (1 + below(40));
         const size_t bytes = (size_t)(rows * dim) * 4;
@@ -112,6 +112,22 @@ static void elementwise(void)
         float *up = numbers(rows * dim, any_kind());
         wrong[1] += cpu->swiglu(devices[0], NULL, rows * dim, x, up, want) ||
                     !equal(card_ops->swiglu(card, NULL, rows * dim, card_of(x), card_of(up), card_of(got)), want, got, bytes);
+
+        wrong[5] += cpu->sigmoid_mul(devices[0], NULL, rows * dim, x, up, want) ||
+                    !equal(card_ops->sigmoid_mul(card, NULL, rows * dim, card_of(x), card_of(up), card_of(got)), want, got, bytes);
+        const int64_t taps = 1 + below(RONDO_CONV_TAPS), held = (taps - 1) * dim;
+        float *weight = numbers(taps * dim, PLAIN), *past = below(3) ? numbers(held, any_kind()) : NULL;
+        float *past_card = past ? twin(past, (size_t)held * 4 + 4) : NULL;
+        struct rondo_conv_run conv = { rows, dim, dim, dim, (int32_t)taps, (int32_t)below(2), x, weight, past, want };
+        wrong[6] += cpu->short_conv(devices[0], NULL, &conv) != 0;
+        memcpy(got, x, bytes);   /* in place */
+        conv.x = conv.y = card_of(got);
+        conv.weight = card_of(weight);
+        conv.state = card_of(past_card);
+        wrong[6] += !equal(card_ops->short_conv(card, NULL, &conv), want, got, bytes) || (past && memcmp(past, past_card, (size_t)held * 4));
+        free(weight);
+        free(past);
+        free(past_card);
 
         double *sums = block((size_t)rows * 8), *sums_card = block((size_t)rows * 8);
         const int64_t less = dim - below(dim);
@@ -142,8 +158,8 @@ static void elementwise(void)
         free(want);
         free(got);
     }
-    for (int i = 0; i < 5; i++)
-        is_int(wrong[i], 0, "%s has the definition's bits", (const char *[]){ "rmsnorm", "swiglu", "logsumexp", "rope", "convert" }[i]);
+    for (int i = 0; i < 7; i++)
+        is_int(wrong[i], 0, "%s has the definition's bits", (const char *[]){ "rmsnorm", "swiglu", "logsumexp", "rope", "convert", "sigmoid_mul", "short_conv" }[i]);
 }
 
 /* ---- memory ---- */

@@ -126,6 +126,8 @@ int rondo__cuda_rmsnorm(struct rondo_device *dev, struct rondo_stream *stream, i
                         float *y);
 int rondo__cuda_rope(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t heads, int64_t dim, float *x, int64_t row_stride,
                      int64_t head_stride, const float *table);
+int rondo__cuda_sigmoid_mul(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y);
+int rondo__cuda_short_conv(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run);
 int rondo__cuda_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y);
 int rondo__cuda_convert(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type, void *to);
 int rondo__cuda_convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,

@@ -175,3 +175,13 @@ KERNEL(rondo_cuda_delta_fold, cuda_delta_folds, CUDA_THREADS, 1)
 {
     cuda_delta_fold_kernel(&p);
 }
+
+KERNEL(rondo_cuda_short_conv, cuda_conv, CUDA_THREADS, 1)
+{
+    cuda_short_conv_kernel(&p);
+}
+
+KERNEL(rondo_cuda_sigmoid_mul, cuda_swiglu, CUDA_THREADS, 1)
+{
+    cuda_sigmoid_mul_kernel(&p);
+}

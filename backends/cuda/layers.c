@@ -406,6 +406,20 @@ int rondo__cuda_rope(struct rondo_device *dev, struct rondo_stream *stream, int6
     return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_rope, rondo__cuda_spread(dev, rows * heads * (dim / 2)), 0, rondo__cuda_stream(dev, stream), &c);
 }
 
+int rondo__cuda_sigmoid_mul(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *x, float *y)
+{
+    const struct cuda_swiglu c = { gate, x, y, count };
+    int err = rondo__cuda_enter(dev);
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_sigmoid_mul, rondo__cuda_spread(dev, count), 0, rondo__cuda_stream(dev, stream), &c);
+}
+
+int rondo__cuda_short_conv(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_conv_run *run)
+{
+    const struct cuda_conv c = { run->x, run->weight, run->state, run->y, run->rows, run->channels, run->x_stride, run->y_stride, run->taps, run->silu };
+    int err = rondo__cuda_enter(dev);
+    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_short_conv, rondo__cuda_spread(dev, run->channels), 0, rondo__cuda_stream(dev, stream), &c);
+}
+
 int rondo__cuda_swiglu(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, const float *gate, const float *up, float *y)
 {
     const struct cuda_swiglu c = { gate, up, y, count };

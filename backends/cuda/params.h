@@ -379,7 +379,13 @@ struct cuda_rope {                   /* of its gradient too */
     const float *table;
     int64_t rows, heads, dim, row_stride, head_stride;
 };
-struct cuda_swiglu {
+struct cuda_conv {                   /* struct rondo_conv_run */
+    const float *x, *weight;
+    float *state, *y;
+    int64_t rows, channels, x_stride, y_stride;
+    int32_t taps, silu;
+};
+struct cuda_swiglu {                 /* of a sigmoid gate: up is x */
     const float *gate, *up;
     float *y;
     int64_t count;
@@ -415,6 +421,7 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_linear_dx, cuda_dx) X(rondo_cuda_token_product, cuda_tokens) X(rondo_cuda_token_sum, cuda_tokens) \
     X(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx) X(rondo_cuda_rope_back, cuda_rope) X(rondo_cuda_swiglu_dx, cuda_swiglu_dx) \
     X(rondo_cuda_cross_entropy, cuda_entropy) \
-    X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds)
+    X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds) \
+    X(rondo_cuda_short_conv, cuda_conv) X(rondo_cuda_sigmoid_mul, cuda_swiglu)
 
 #endif

@@ -373,6 +373,8 @@ static int rows(struct probe *p)
         float *up = numbers(p, "up", ROWS * DIM, RONDO_F32, kind), *r = numbers(p, "rows turned", ROWS * 2 * HALF, RONDO_F32, kind);
         float *norm = space(p, "norms", ROWS * DIM, 4), *mlp = space(p, "gated rows", ROWS * DIM, 4), *table = numbers(p, "angles", ROWS * 2 * HALF, RONDO_F32, PLAIN);
         double *sums = space(p, "log-sum-exp", ROWS, 8);
+        float *gated = space(p, "rows by a sigmoid", ROWS * DIM, 4), *convolved = space(p, "convolved rows", ROWS * DIM, 4);
+        float *taps = numbers(p, "taps", 4 * DIM, RONDO_F32, PLAIN), *past = numbers(p, "rows before", 3 * DIM, RONDO_F32, kind);
         err = send(p);
         for (int side = 0; side < 2 && !err; side++) {
             const struct rondo_device_ops *ops = side ? p->own : p->spec;
@@ -380,6 +382,12 @@ static int rows(struct probe *p)
             err = ops->rmsnorm(dev, NULL, ROWS, DIM, AT(x), AT(w), 1e-6f, AT(norm));
             if (!err)
                 err = ops->swiglu(dev, NULL, ROWS * DIM, AT(x), AT(up), AT(mlp));
+            if (!err)
+                err = ops->sigmoid_mul(dev, NULL, ROWS * DIM, AT(x), AT(up), AT(gated));
+            const struct rondo_conv_run conv = { .rows = ROWS, .channels = DIM, .x_stride = DIM, .y_stride = DIM, .taps = 4, .silu = kind == TINY, .x = AT(x),
+                                                 .weight = AT(taps), .state = AT(past), .y = AT(convolved) };
+            if (!err)
+                err = ops->short_conv(dev, NULL, &conv);
             if (!err)
                 err = ops->logsumexp(dev, NULL, ROWS, DIM, AT(x), DIM, AT(sums));
             if (!err)

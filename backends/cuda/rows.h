@@ -71,6 +71,57 @@ DEVICE void cuda_swiglu_kernel(const struct cuda_swiglu *p)
     }
 }
 
+DEVICE void cuda_sigmoid_mul_kernel(const struct cuda_swiglu *p)
+{
+    for (int64_t i = (int64_t)BLOCK * CUDA_THREADS + THREAD; i < p->count; i += (int64_t)BLOCKS * CUDA_THREADS)
+        rondo__put_element(p->y, i, RONDO_F32, p->up[i] / (1.0f + rondo__exp2(-p->gate[i] * RONDO_LOG2E_F)));
+}
+
+/* A thread walks over the rows of a channel, of which eight are loaded together. y may be x, so rows cannot be shared out. */
+DEVICE void cuda_short_conv_kernel(const struct cuda_conv *p)
+{
+    enum { TAPS = 8, ROWS = 8 };
+    const int before = p->taps - 1, none = TAPS - p->taps;   /* the newest row is past[TAPS - 1] */
+    ROLLED
+    for (int64_t c = (int64_t)BLOCK * CUDA_THREADS + THREAD; c < p->channels; c += (int64_t)BLOCKS * CUDA_THREADS) {
+        float past[TAPS], weight[TAPS];
+        UNROLL
+        for (int i = 0; i < TAPS; i++) {
+            weight[i] = i >= none ? p->weight[(i - none) * p->channels + c] : 0.0f;
+            past[i] = 0.0f;
+            if (i > none && p->state)
+                past[i] = p->state[(i - none - 1) * p->channels + c];
+        }
+        ROLLED
+        for (int64_t row = 0; row < p->rows; row += ROWS) {
+            float x[ROWS];
+            UNROLL
+            for (int n = 0; n < ROWS; n++)
+                x[n] = row + n < p->rows ? p->x[(row + n) * p->x_stride + c] : 0.0f;
+            UNROLL
+            for (int n = 0; n < ROWS; n++) {
+                float sum = 0.0f;
+                if (row + n >= p->rows)
+                    continue;
+                UNROLL
+                for (int i = 0; i < TAPS - 1; i++)
+                    past[i] = past[i + 1];
+                past[TAPS - 1] = x[n];
+                UNROLL
+                for (int i = 0; i < TAPS; i++)
+                    sum = i >= none ? NUM_FMA(weight[i], past[i], sum) : sum;
+                if (p->silu)
+                    sum = sum / (1.0f + rondo__exp2(-sum * RONDO_LOG2E_F));
+                rondo__put_element(p->y + (row + n) * p->y_stride, c, RONDO_F32, sum);
+            }
+        }
+        UNROLL
+        for (int i = 1; i < TAPS; i++)
+            if (i > TAPS - 1 - before && p->state)
+                p->state[(i - TAPS + before) * p->channels + c] = past[i];
+    }
+}
+
 /* Where numbers become Q8 a warp takes a row, else a thread a number. */
 DEVICE void cuda_convert_kernel(const struct cuda_convert *p)
 {
