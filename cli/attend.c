@@ -87,6 +87,7 @@ static int make_plan(rondo_attention **plan, rondo_context *ctx, const struct at
     d.cached_of = in->cached;
     d.q_type = d.kv_type = in->type;
     d.out_type = options.out_type;
+    d.level = common.level;
     terms_describe(&options.terms, &d);
     d.alibi = in->alibi != NULL;
     d.sinks = in->sinks != NULL;
@@ -316,8 +317,6 @@ static int attend_command(const struct command *self, int argc, char **argv)
     a.stage = STAGE_OPTIONS;
     int code = options_parse(self, tables, argc, argv, &path, 1, &operands, &help);
     if (code || help)
-        return code;
-    if ((code = common_strict()) != 0)
         return code;
     if (!operands)
         return fail(EXIT_USAGE, "no input file is given; usage: rondo %s", self->synopsis);

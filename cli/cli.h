@@ -129,7 +129,7 @@ struct common {
     int64_t cp, tp;
     int spread;                         /* 0 auto, 1 yes, 2 no */
     int weights;                        /* rondo_type of linear layers; 0: as stored */
-    int level;                          /* rondo_level of linear layers */
+    int level;                          /* rondo_level */
     const char *transport, *trace;
     const char *device;                 /* NULL: cpu */
     const char *isa;                    /* NULL: auto */
@@ -142,6 +142,7 @@ struct common {
 };
 extern struct common common;            /* one command runs in a process */
 int common_strict(void);                /* 0, or EXIT_USAGE where another level was asked for */
+int attention_level(int kv_type);       /* of a model's attention: strict where no other one has anything for keys of the type */
 extern const struct option options_output[];     /* --json --quiet --progress */
 extern const struct option options_ranks[];      /* --ranks, and refusal of --cp --tp */
 bool devices_listed(void);             /* --device deals several out to ranks */

@@ -59,8 +59,13 @@ static int choose_numerics(const struct option *o, const char *text)
 
 int common_strict(void)
 {
-    return common.level == RONDO_STRICT ? 0 : fail(EXIT_USAGE, "--numerics fast is a level of linear layers, which generate, score, bench linear "
-                                                               "and bench generate compute; attention is strict");
+    return common.level == RONDO_STRICT ? 0 : fail(EXIT_USAGE, "--numerics fast is a level of attend, generate, score, bench linear and bench "
+                                                               "generate; all else is strict");
+}
+
+int attention_level(int kv_type)
+{
+    return kv_type == RONDO_BF16 || kv_type == RONDO_F16 ? common.level : RONDO_STRICT;
 }
 
 static int choose_arithmetic(const struct option *o, const char *text)
@@ -158,7 +163,7 @@ const struct option options_machine[] = {
     { "device", 0, OPTION_CALL, "cpu|cuda|LIST", "what computes (default cpu); cuda:0-3,cpu: dealt out to ranks", NULL, 0, 0, choose_device },
     { "threads", 0, OPTION_INT, "N", "threads inside one rank (default: cores shared out evenly)", &common.threads, 1, 4096, NULL },
     { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
-    { "numerics", 0, OPTION_CALL, "strict|fast", "level of the numerics contract; fast: linear layers by OpenBLAS, or cuBLASLt", NULL, 0, 0, choose_numerics },
+    { "numerics", 0, OPTION_CALL, "strict|fast", "level of the numerics contract; fast: linear layers by OpenBLAS, or, with attention, NVIDIA's libraries", NULL, 0, 0, choose_numerics },
     { "arithmetic", 0, OPTION_CALL, "f32", "arithmetic of the numerics contract", NULL, 0, 0, choose_arithmetic },
     { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag, striped, snake or document", NULL, 0, 0, choose_layout },
     { "algorithm", 0, OPTION_CALL, "NAME", "auto (default), pass-kv, pass-q, all-gather, all-to-all, reduce, halo or mesh", NULL, 0, 0,

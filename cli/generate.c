@@ -184,6 +184,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     rondo_lm_event *events = room(options.prompt_count, sizeof *events);
     int64_t live = options.prompt_count, made = 0;
     d.kv_type = options.kv_type;
+    d.level = attention_level(options.kv_type);
     d.layout = common.layout;
     d.algorithm = common.algorithm;
     d.interleave = options.interleave;

@@ -66,6 +66,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     d.algorithm = common.algorithm;
     d.chunk = options.chunk;
     d.kv_type = options.kv_type;
+    d.level = attention_level(options.kv_type);
     d.progress = first ? on_prefill : NULL;
     int code = rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d);
     if (!code)

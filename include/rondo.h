@@ -358,7 +358,7 @@ typedef struct rondo_attention_desc {
     int32_t q_type, kv_type, out_type;  /* rondo_type; 0 = F32 (out: like q) */
     int32_t layout;                     /* of a plan without placement; each turn (cached, new) is laid out so. 0: what balances its work */
     int32_t algorithm;                  /* rondo_algorithm */
-    int32_t arithmetic, level;          /* rondo_arithmetic, rondo_level: f32 and strict; others are refused by name */
+    int32_t arithmetic, level;          /* rondo_arithmetic, rondo_level: f32, strict or fast; others are refused by name */
     int32_t leaf;                       /* keys to a leaf; 0 = 128; a power of two, 8..256; changes the bits */
     int32_t head_groups;                /* rings run one after another, over kv_heads/head_groups heads each: less
                                            workspace, more messages. 0 = chosen by the plan. Must divide kv_heads */

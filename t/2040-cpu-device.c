@@ -310,7 +310,7 @@ static void test_refused(struct rondo_device *dev)
     desc.arithmetic = RONDO_ARITHMETIC_BF16_DOT;
     ok(rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOTSUP && strstr(rondo_error_text(), "f32"), "arithmetic");
     desc = case_desc(&c);
-    desc.level = RONDO_FAST;
+    desc.level = RONDO_NATIVE;
     ok(rondo__cpu_device.program_new(dev, &program, &desc) == RONDO_ENOTSUP && strstr(rondo_error_text(), "strict"), "level");
     desc = case_desc(&c);
     c.job.operation = RONDO_JOB_BACKWARD_BY_KEY;

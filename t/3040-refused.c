@@ -88,7 +88,6 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_ENOTSUP, "bf16-tile", d.arithmetic = RONDO_ARITHMETIC_BF16_TILE);
     REFUSE(RONDO_EINVAL, "arithmetic", d.arithmetic = 3);
     REFUSE(RONDO_ENOTSUP, "native", d.level = RONDO_NATIVE);
-    REFUSE(RONDO_ENOTSUP, "fast", d.level = RONDO_FAST);
     REFUSE(RONDO_EINVAL, "level", d.level = -1);
     REFUSE(RONDO_EINVAL, "leaf", d.leaf = 4);
     REFUSE(RONDO_EINVAL, "leaf", d.leaf = 24);

@@ -172,7 +172,7 @@ static void plans(rondo_context *ctx)
     WRONG(RONDO_EINVAL, layout, 9);
     WRONG(RONDO_EINVAL, algorithm, 9);
     WRONG(RONDO_ENOTSUP, arithmetic, RONDO_ARITHMETIC_BF16_DOT);
-    WRONG(RONDO_ENOTSUP, level, RONDO_FAST);
+    WRONG(RONDO_ENOTSUP, level, RONDO_NATIVE);
     WRONG(RONDO_EINVAL, leaf, 7);
     WRONG(RONDO_EINVAL, head_groups, 3);
     WRONG(RONDO_EINVAL, scale, (double)NAN);

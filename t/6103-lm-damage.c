@@ -211,7 +211,7 @@ static int arguments_body(rondo_context *ctx, void *arg)
         { "algorithm", offsetof(rondo_lm_desc, algorithm), 8, RONDO_EINVAL },
         { "arithmetic", offsetof(rondo_lm_desc, arithmetic), RONDO_ARITHMETIC_BF16_DOT, RONDO_ENOTSUP },
         { "arithmetic", offsetof(rondo_lm_desc, arithmetic), 99, RONDO_EINVAL },
-        { "level", offsetof(rondo_lm_desc, level), RONDO_FAST, RONDO_ENOTSUP },
+        { "level", offsetof(rondo_lm_desc, level), RONDO_NATIVE, RONDO_ENOTSUP },
         { "leaf", offsetof(rondo_lm_desc, leaf), 100, RONDO_EINVAL },
         { "interleave", offsetof(rondo_lm_desc, interleave), 2, RONDO_EINVAL },
         { "chunk", offsetof(rondo_lm_desc, chunk), -1, RONDO_EINVAL },

@@ -99,8 +99,8 @@ says 2 "amx" verify --isa amx
 says 2 "sve" verify --isa sve
 says 2 "native" verify --numerics native
 says 2 "fast" verify --numerics fast
-says 2 "attention is strict" plan --numerics fast
-says 2 "attention is strict" bench attention --numerics fast
+says 2 "all else is strict" plan --numerics fast
+says 2 "all else is strict" bench attention --numerics fast
 # ... where linear layers are computed: by OpenBLAS, and reported so, or refused for the want of it
 "$RONDO" bench linear --numerics fast --rows 40 --in 64 --out 64 --repeat 1 --json >"$scratch/report" 2>"$scratch/err"; code=$?
 case $("$RONDO" info) in

@@ -561,7 +561,7 @@ struct device_under_test {
 };
 
 /* All that this machine can run, the reference first; returns their number. */
-static int devices_open(struct device_under_test *d, int max)
+__attribute__((unused)) static int devices_open(struct device_under_test *d, int max)
 {
     static const char *const names[] = { "soft", "scalar", "scalar", "avx2", "avx512", "neon", "avx512", "avx2", "neon" };
     static const int threads[] = { 1, 1, 3, 1, 1, 1, 3, 2, 3 };
@@ -592,7 +592,7 @@ static int devices_open(struct device_under_test *d, int max)
     return n;
 }
 
-static void devices_close(struct device_under_test *d, int n)
+__attribute__((unused)) static void devices_close(struct device_under_test *d, int n)
 {
 #ifdef CASE_CARD
     card_detach();

@@ -77,8 +77,8 @@ static int refuse(const struct rondo_device *dev, const struct rondo_program_des
     if (d->arithmetic < 0 || d->arithmetic >= RONDO_CPU_ARITHMETICS || !dev->kernels.attention[d->arithmetic])
         return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has no kernels of arithmetic number %d; it has those of f32",
                            (int)d->arithmetic);
-    if (d->level != RONDO_STRICT)
-        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes level strict only, not number %d", (int)d->level);
+    if (d->level != RONDO_STRICT && d->level != RONDO_FAST)
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes levels strict and fast, which are the same, not number %d", (int)d->level);
     for (int64_t i = 0; d->terms.alibi && i < d->leaf_count; i++)
         if (d->leaves[i].step > 65536)   /* distances are taken apart into floats that hold 2^24 */
             return rondo__fail(RONDO_ENOTSUP, "attention: with ALiBi the cpu device has keys dealt out over up to 65536 ranks, not %d",

@@ -3,7 +3,7 @@
  * Runs of a program: where data lies in this one is gathered into lists, which go up with the run, and then each batch takes a launch for each
  * kind of tile and one for the steps of rows. Nothing is allocated but where lists have grown.
  */
-#include "backends/cuda/program.h"
+#include "backends/cuda/fast.h"
 
 #include <stdatomic.h>
 
@@ -221,13 +221,25 @@ static int run_batch(struct rondo_device *dev, const struct rondo_program *p, co
     return rondo__cuda_launch(dev, KERNEL_rondo_cuda_steps, c->count * groups, (size_t)p->shared[KERNEL_rondo_cuda_steps], stream, c);
 }
 
-/* Jobs of a run are all of one sort, but nothing says so: runs of neighbours that show probabilities, and of those that do not. */
-static int run_jobs(struct rondo_device *dev, const struct rondo_program *p, const struct rondo_attention_run *run, struct cuda_attention *c, cu_stream stream)
+/* Jobs of a run are all of one sort, but nothing says so: runs of neighbours that show probabilities, and of those that do not. At level fast some
+ * may be the library's, one by one. */
+static int run_jobs(struct rondo_device *dev, struct rondo_stream *of, const struct rondo_program *p, const struct rondo_attention_run *run,
+                    struct cuda_attention *c, cu_stream stream)
 {
     int err = 0;
     for (int64_t j = run->first, next; j < run->first + run->count && !err; j = next) {
         const bool shows = p->desc.jobs[j].operation == RONDO_JOB_PROBABILITIES;
-        for (next = j + 1; next < run->first + run->count && (p->desc.jobs[next].operation == RONDO_JOB_PROBABILITIES) == shows;)
+        if (rondo__cuda_fast_has(p, j)) {
+            const struct rondo_job *job = p->desc.jobs + j;
+            const struct rondo__cuda_place place = { row_of(&run->q, run->q_row, job), row_of(&run->out, run->out_row, job) };
+            int done;
+            next = j + 1;
+            err = rondo__cuda_fast_run(dev, of, p, run, j, &place, c, &done);
+            if (err || done)
+                continue;
+        }
+        for (next = j + 1; next < run->first + run->count && (p->desc.jobs[next].operation == RONDO_JOB_PROBABILITIES) == shows &&
+                           !rondo__cuda_fast_has(p, next);)
             next++;
         struct rondo_attention_run some = *run;
         some.first = j;
@@ -273,7 +285,7 @@ int rondo__cuda_attention(struct rondo_device *dev, struct rondo_stream *stream,
     if (!err)
         err = gather(dev, program, run, s, poll, &c, &slot);
     if (!err)
-        err = run_jobs(dev, program, run, &c, s);
+        err = run_jobs(dev, stream, program, run, &c, s);
     if (!err)
         err = rondo__cuda_slot_close(dev, slot, s);
     if (!err && poll && poll->work) {  /* on its way: how far it is nobody can tell */

@@ -129,9 +129,37 @@ DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_til
     }
 }
 
+/* LEAF at level fast: of the library's results for a row the node that attention_fast.h says. Where it has none nothing is visible. */
+DEVICE void cuda_fast_step(const struct cuda_fast *p, int leaf, int64_t token, int hq, int heads, int d0, float *stack, int top)
+{
+    struct cuda_node node = { { 0.0f, 0.0f, 0.0f, 0.0f }, -FLT_MAX, 0.0f };
+    ROLLED
+    for (int n = 0; n < p->calls; n++) {
+        const struct cuda_fast_call call = p->call[n];
+        if (call.leaf != leaf || token < call.first || token >= call.first + call.rows)
+            continue;
+        const float *out = p->memory + call.out + ((token - call.first) * heads + hq) * p->a.value_dim;
+        const float lse = p->memory[call.lse + hq * call.rows + (token - call.first)];
+        if (lse < -FLT_MAX)
+            continue;
+        const double x = (double)lse * 0x1.71547652b82fep0;
+        const float M = rondo__rint((float)x), l = rondo__exp2_poly((float)(x - (double)M));
+        const int finite = lse <= FLT_MAX;
+        node.M = finite ? M : FLT_MAX;
+        node.l = finite ? l : __builtin_nanf("");
+        UNROLL
+        for (int e = 0; e < 4; e++) {
+            const int d = d0 + THREAD % 32 + 32 * e;
+            if (d < p->a.value_dim)
+                node.acc[e] = out[d] * node.l;
+        }
+    }
+    cuda_push(stack, top, &node);
+}
+
 /* All of a row's steps by one warp, each for one block of dimensions after the other: what is in a place changes for all of them at once. The
- * blocks have stacks of their own, with M and l in each. */
-DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, int r, float *stack)
+ * blocks have stacks of their own, with M and l in each. fast: at level fast what its nodes are made of; else NULL. */
+DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_fast *fast, int r, float *stack)
 {
     const struct cuda_job job = p->jobs[tile->job];
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
@@ -144,7 +172,13 @@ DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_til
     for (int i = 0; i < job.steps; i++) {
         const struct rondo_tree_step s = p->steps[job.steps_first + i];
         struct cuda_node node;
-        if (s.code == RONDO_TREE_LEAF) {
+        if (s.code == RONDO_TREE_LEAF && fast) {
+            ROLLED
+            for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS)
+                cuda_fast_step(fast, leaf, token, hq, job.heads, d0, stack + d0 / CUDA_COLUMNS * size, top);
+            leaf++;
+            top++;
+        } else if (s.code == RONDO_TREE_LEAF) {
             const struct cuda_part part = p->parts[tile->parts + leaf++];
             ROLLED
             for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS)
@@ -206,7 +240,7 @@ DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
         const struct cuda_tile tile = p->tiles[p->first + i / groups];
         const int r = (int)(i % groups) * (CUDA_THREADS / 32) + THREAD / 32;
         if (r < tile.rows)
-            cuda_steps_row(p, &tile, r, stack);
+            cuda_steps_row(p, &tile, NULL, r, stack);
     }
 }
 

@@ -2,7 +2,7 @@
  *
  * What the host's files of backends/cuda share: the device object, calls of the driver with their sentences, memory that grows, lists that a run
  * uploads. device.c has streams, events and memory; program.c makes lists of a program; attention.c runs them; backward.c has their gradients;
- * layers.c has linear layers and what stands between them; blas.c their products at level fast; gradient.c their gradients; probe.c looks at a
+ * layers.c has linear layers and what stands between them; blas.c their products at level fast; fast.c attention at that level, by dnn.c and dnn_graph.c; gradient.c their gradients; probe.c looks at a
  * card's bits; module.c the table.
  */
 #ifndef RONDO_CUDA_CUDA_H
@@ -68,7 +68,9 @@ struct rondo_device {
     struct rondo__cuda_room nodes, stack;      /* of attention */
     struct rondo__cuda_room parts, sums;       /* of linear layers: nodes of parts, stacks */
     struct rondo__cuda_room halves, workspace; /* of level fast: inputs of 16 bits, what the library asks for */
+    struct rondo__cuda_room fast;              /* ... what attention leaves */
     struct rondo__cuda_blas *blas;             /* NULL until a layer of level fast is made */
+    struct rondo__cuda_dnn *dnn;               /* ... a program of it */
     struct rondo__cuda_slot slot[CUDA_SLOTS];
     int32_t next_slot, scratch_slot;           /* the slot whose event says when scratch is free again; -1: none */
     cu_stream scratch_stream;                  /* ... which was recorded there */

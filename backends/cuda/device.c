@@ -5,6 +5,7 @@
  * CUDA has it: every call after it returns it with its sentence.
  */
 #include "backends/cuda/blas.h"
+#include "backends/cuda/dnn.h"
 
 #include <sched.h>
 #include <stdarg.h>
@@ -166,6 +167,8 @@ void rondo__cuda_detach(struct rondo_device *dev)
             if (s->stream)
                 (void)d->cuStreamSynchronize(s->stream);
         rondo__cuda_blas_close(dev);
+        rondo__cuda_dnn_close(dev);
+        rondo__cuda_give(dev, &dev->fast);
         rondo__cuda_give(dev, &dev->workspace);
         rondo__cuda_give(dev, &dev->halves);
         rondo__cuda_give(dev, &dev->nodes);

@@ -3,7 +3,7 @@
  * All kernels, as one text (kernel.h says in which languages). What they compute is in the headers; here are their names, which params.h
  * lists too, and how large a block's registers may be. Launched by attention.c, backward.c, delta.c, gradient.c and layers.c.
  */
-#include "backends/cuda/attention_steps.h"
+#include "backends/cuda/attention_fast.h"
 #include "backends/cuda/attention_thin.h"
 #include "backends/cuda/attention_tile.h"
 #include "backends/cuda/backward_rows.h"
@@ -31,6 +31,12 @@ ATTENTION(rondo_cuda_steps, 4, cuda_steps_kernel(&p, shared))
 KERNEL(rondo_cuda_probabilities, cuda_attention, CUDA_THREADS, 1)
 {
     cuda_probabilities_kernel(&p);
+}
+
+KERNEL(rondo_cuda_fast, cuda_fast, CUDA_THREADS, 4)
+{
+    SHARED(shared);
+    cuda_fast_kernel(&p, shared);
 }
 
 #define LINEAR(name, blocks, call) \

@@ -136,6 +136,25 @@ struct cuda_attention {
     int32_t levels;                         /* of the thin kernels' stack in shared memory; 0: it is in global memory */
 };
 
+/* ---- attention of level fast ---- */
+
+/* Some rows of a job against keys that follow each other: a call of the library, and where in scratch (floats) it leaves its results, out
+ * [rows][heads][value_dim] and the logarithms of sums of exponentials [heads][rows]. */
+struct cuda_fast_call {
+    int64_t first, rows;        /* tokens of the job */
+    int64_t key, keys;          /* row of the first one among the sequence's in its source */
+    int64_t out, lse;
+    int32_t leaf, source;       /* leaf: number of the LEAF step that the node belongs to; other LEAFs' nodes are empty */
+    int32_t causal, reserved;   /* causal: the last row sees all keys, each row before it one less */
+};
+#define CUDA_FAST_CALLS 24      /* of a batch of rows, at most: they are parameters */
+struct cuda_fast {
+    struct cuda_attention a;    /* first, count: tokens of the job */
+    const float *memory;
+    struct cuda_fast_call call[CUDA_FAST_CALLS];
+    int32_t calls, job, direct, reserved;
+};
+
 /* ---- gradients of attention ---- */
 
 /* A leaf of queries or of keys is a list's of struct rondo_backward_leaf; an item one leaf and head of a job: with QUERIES a query head, with KEYS a KV
@@ -411,7 +430,7 @@ struct cuda_rows {               /* copies */
 #define RONDO_CUDA_KERNELS(X) \
     X(rondo_cuda_leaves, cuda_attention) X(rondo_cuda_leaves_terms, cuda_attention) \
     X(rondo_cuda_thin_1, cuda_attention) X(rondo_cuda_thin_2, cuda_attention) X(rondo_cuda_thin_4, cuda_attention) X(rondo_cuda_thin_8, cuda_attention) \
-    X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) \
+    X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
     X(rondo_cuda_linear_tile, cuda_linear) X(rondo_cuda_linear_thin_1, cuda_linear) X(rondo_cuda_linear_thin_2, cuda_linear) \
     X(rondo_cuda_linear_thin_4, cuda_linear) X(rondo_cuda_linear_thin_8, cuda_linear) X(rondo_cuda_linear_join, cuda_join) \
     X(rondo_cuda_rmsnorm, cuda_rmsnorm) X(rondo_cuda_rope, cuda_rope) X(rondo_cuda_swiglu, cuda_swiglu) X(rondo_cuda_convert, cuda_convert) \

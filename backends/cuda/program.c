@@ -4,7 +4,7 @@
  * for each LEAF of a tile the nodes that its items leave. All of it is uploaded once. Tiles are taken in batches, so that the nodes of one have
  * room in scratch whatever the length of the context.
  */
-#include "backends/cuda/program.h"
+#include "backends/cuda/fast.h"
 
 #include "backends/cpu/num.h"
 
@@ -13,7 +13,7 @@
 
 /* ---- lists ---- */
 
-static bool list_add(struct list *l, int64_t count, size_t item, void **at)
+bool rondo__cuda_list_add(struct list *l, int64_t count, size_t item, void **at)
 {
     if (count > l->room - l->count) {
         const int64_t room = (l->count + count) * 2 + 16;
@@ -39,8 +39,8 @@ static int refuse(const struct rondo_program_desc *d)
 {
     if (d->arithmetic != RONDO_ARITHMETIC_F32)
         return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device has no kernels of arithmetic number %d; it has those of f32", (int)d->arithmetic);
-    if (d->level != RONDO_STRICT)
-        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device computes level strict only, not number %d", (int)d->level);
+    if (d->level != RONDO_STRICT && d->level != RONDO_FAST)
+        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device computes levels strict and fast only, not number %d", (int)d->level);
     for (int64_t i = 0; d->terms.alibi && i < d->leaf_count; i++)
         if (d->leaves[i].step > 65536)
             return rondo__cuda_fail(RONDO_ENOTSUP, "attention: with ALiBi the cuda device has keys dealt out over up to 65536 ranks, not %d",
@@ -73,7 +73,7 @@ static int add_rows(struct rondo_program *p, const struct rondo_job *job)
     const rondo_span *span = d->spans + job->spans_first;
     struct cuda_row *row;
     void *at;
-    if (!list_add(&p->rows, job->q_rows, sizeof *row, &at))
+    if (!rondo__cuda_list_add(&p->rows, job->q_rows, sizeof *row, &at))
         return no_memory();
     row = at;
     for (int64_t token = 0, s = 0; token < job->q_rows; token++) {
@@ -96,10 +96,10 @@ static int add_view(struct rondo_program *p, const struct rondo_job *job, const 
     bool all = true, none = true;
     int64_t *view;
     void *at;
-    if (!list_add(&p->views, 1, sizeof *view, &at))
+    if (!rondo__cuda_list_add(&p->views, 1, sizeof *view, &at))
         return no_memory();
     view = at;
-    if (!list_add(&p->bits, tile->rows, 4 * sizeof(uint64_t), &at))
+    if (!rondo__cuda_list_add(&p->bits, tile->rows, 4 * sizeof(uint64_t), &at))
         return no_memory();
     uint64_t(*bits)[4] = at;
     memset(bits, 0, (size_t)tile->rows * sizeof *bits);
@@ -222,7 +222,7 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
     int err = 0;
 
     sight_of(p, cj, &tile, &sight);
-    if (!list_add(&p->tiles, 1, sizeof tile, &at))
+    if (!rondo__cuda_list_add(&p->tiles, 1, sizeof tile, &at))
         return no_memory();
     made = at;
     tile.parts = p->parts.count;
@@ -230,7 +230,7 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
     tile.sight = p->sight.count;
     tile.sights = sight.count;
     *made = tile;
-    if (!list_add(&p->sight, sight.count, sizeof(struct cuda_interval), &at) && sight.count)
+    if (!rondo__cuda_list_add(&p->sight, sight.count, sizeof(struct cuda_interval), &at) && sight.count)
         return no_memory();
     for (int32_t i = 0; i < sight.count; i++)
         ((struct cuda_interval *)at)[i] = (struct cuda_interval){ sight.lo[i], sight.hi[i] };
@@ -257,14 +257,14 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
             const struct rondo_leaf f = rondo__run_leaf(run, leaves, k, d->leaf_size);
             err = add_view(p, job, cj, &tile, &f);
         }
-        if (!list_add(&p->parts, 1, sizeof(struct cuda_part), &at))
+        if (!rondo__cuda_list_add(&p->parts, 1, sizeof(struct cuda_part), &at))
             return no_memory();
         struct cuda_part *part = at;
         *part = (struct cuda_part){ .nodes = p->nodes_used, .first = (int32_t)(a >> shift), .count = a < b ? (int32_t)(((b - 1) >> shift) - (a >> shift)) + 1 : 0 };
         const struct cuda_part mine = *part;
         for (int32_t k = 0; k < mine.count && !err; k++) {
             const int64_t from = (int64_t)(mine.first + k) << shift, end = from + ((int64_t)1 << shift);
-            if (!list_add(&p->items[kernel], 1, sizeof(struct cuda_item), &at))
+            if (!rondo__cuda_list_add(&p->items[kernel], 1, sizeof(struct cuda_item), &at))
                 return no_memory();
             struct cuda_item *item = at;
             *item = (struct cuda_item){ .tile = p->tiles.count - 1, .nodes = mine.nodes + k * floats, .first = from > a ? from : a, .end = end < b ? end : b,
@@ -290,7 +290,7 @@ static int end_batch(struct rondo_program *p)
             p->nodes_most = p->nodes_used;
     }
     p->nodes_used = 0;
-    if (!list_add(&p->batches, 1, sizeof *batch, &at))
+    if (!rondo__cuda_list_add(&p->batches, 1, sizeof *batch, &at))
         return no_memory();
     batch = at;
     *batch = (struct batch){ .tile = p->tiles.count };
@@ -454,7 +454,7 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
     for (int k = 0; k < CUDA_KERNELS; k++)
         p->items[k].count = p->items_of[k] = 0;
     p->room = 1;
-    if (!list_add(&p->jobs, desc->job_count, sizeof(struct cuda_job), &at) && desc->job_count)
+    if (!rondo__cuda_list_add(&p->jobs, desc->job_count, sizeof(struct cuda_job), &at) && desc->job_count)
         return no_memory();
     for (int64_t i = 0; i < desc->job_count && !err; i++) {
         const struct rondo_job *job = desc->jobs + i;
@@ -479,7 +479,7 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
     struct list *first = &p->first;
     first->count = 0;
     for (int64_t i = 0; i <= desc->job_count && !err; i++) {
-        if (!list_add(first, 1, sizeof(struct first), &at))
+        if (!rondo__cuda_list_add(first, 1, sizeof(struct first), &at))
             return no_memory();
         struct first *f = at;
         *f = (struct first){ .tile = p->tiles.count };
@@ -508,6 +508,8 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
     err = rondo__cuda_grow(dev, &dev->nodes, (size_t)(p->nodes_most + 4) * sizeof(float), "scratch for the nodes of attention");
     if (!err)
         err = rondo__cuda_grow(dev, &dev->stack, (size_t)(p->stack_floats + 4) * sizeof(float), "scratch for the stacks of attention");
+    if (!err)
+        err = rondo__cuda_fast_program(dev, p);
     return err ? err : upload(dev, p);
 }
 
@@ -515,7 +517,8 @@ int64_t rondo__cuda_stack_floats(const struct rondo_program *p, int kernel) { re
 
 void rondo__cuda_program_free(struct rondo_device *dev, struct rondo_program *p)
 {
-    struct list *const lists[] = { &p->rows, &p->jobs, &p->tiles, &p->parts, &p->sight, &p->views, &p->bits, &p->batches, &p->first };
+    struct list *const lists[] = { &p->rows, &p->jobs, &p->tiles, &p->parts, &p->sight, &p->views, &p->bits, &p->batches, &p->first,
+                                    &p->fast_jobs, &p->fast_batches, &p->fast_calls };
     if (!p)
         return;
     (void)dev->driver->cuCtxSetCurrent(dev->context);
@@ -564,5 +567,5 @@ int rondo__cuda_program_heads(struct rondo_device *dev, const struct rondo_progr
 size_t rondo__cuda_program_scratch(const struct rondo_device *dev, const struct rondo_program *program)
 {
     (void)dev;
-    return program->scratch;
+    return program->scratch + program->fast_scratch;
 }

@@ -34,8 +34,12 @@ struct rondo_program {
     int64_t nodes_used, nodes_most, stack_floats, leaves_seen;
     size_t scratch;
     int32_t terms, resident, depth, room, head;
+    struct list fast_jobs, fast_batches, fast_calls;   /* of level fast (fast.h) */
+    size_t fast_scratch;
 };
 
+/* `count` more, from *at on; false: no memory. */
+bool rondo__cuda_list_add(struct list *l, int64_t count, size_t item, void **at);
 /* Bits of a mask that distinguishes heads, for runs whose first head is this one. */
 int rondo__cuda_program_heads(struct rondo_device *dev, const struct rondo_program *program, int32_t head);
 /* Of a block. */

@@ -101,8 +101,8 @@ static int check_choices(rondo_attention_desc *d)
     name = rondo_level_name(d->level);
     if (!name)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no level; strict is 0", (int)d->level);
-    if (d->level != RONDO_STRICT)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level %s is known but not in this build; strict is", name);
+    if (d->level == RONDO_NATIVE)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level %s is known but not in this build; strict and fast are", name);
     if (d->layout && !rondo_layout_name(d->layout))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no layout; contiguous, zigzag, striped, snake, document and "
                                          "custom are 1 to 6", (int)d->layout);

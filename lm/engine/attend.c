@@ -49,7 +49,7 @@ static void describe(const rondo_lm *lm, const struct rondo_piece *piece, int64_
     /* Where nobody knows what the ranks run on a step passes queries, on one rank too. */
     d->algorithm = lm->desc.algorithm ? lm->desc.algorithm : decode && !rondo__hardware_of(lm->heads, &beside) ? RONDO_PASS_Q : RONDO_ALGORITHM_AUTO;
     d->arithmetic = lm->desc.arithmetic;
-    d->level = RONDO_STRICT;
+    d->level = lm->desc.level;
     d->placement = lm->placement;
     d->placement_sequences = lm->pass.seat;
 }

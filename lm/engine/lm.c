@@ -105,8 +105,8 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
         return rondo__fail(rondo_arithmetic_name(d->arithmetic) ? RONDO_ENOTSUP : RONDO_EINVAL,
                            "rondo_lm_create: arithmetic %s (%d) is not supported; use f32",
                            rondo_arithmetic_name(d->arithmetic) ? rondo_arithmetic_name(d->arithmetic) : "unknown", d->arithmetic);
-    if (d->level != RONDO_STRICT)
-        return rondo__fail(rondo_level_name(d->level) ? RONDO_ENOTSUP : RONDO_EINVAL, "rondo_lm_create: level %s (%d) is not supported; use strict",
+    if (d->level != RONDO_STRICT && d->level != RONDO_FAST)
+        return rondo__fail(rondo_level_name(d->level) ? RONDO_ENOTSUP : RONDO_EINVAL, "rondo_lm_create: level %s (%d) is not supported; use strict or fast",
                            rondo_level_name(d->level) ? rondo_level_name(d->level) : "unknown", d->level);
     if (d->interleave != 0 && d->interleave != 1)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: interleave is %d; 0 is by leaf, 1 token by token", d->interleave);

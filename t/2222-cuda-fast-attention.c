@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Attention of level fast of the device "cuda", on the fake driver and a fake cuDNN: many queries within the stated bound, with results of one call
+ * and with nodes that are joined; few queries, and whatever the library has no way for, with the bits of level strict; plans that are made once; and
+ * each call of the library that fails, one that is too old, and one that is not there.
+ */
+#define CASE_CARD
+#include "attention_case.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { QUERIES = 64 };                                /* from so many on the library has them */
+
+static long long (*dnn_count)(const char *what);      /* rondo_fake_cudnn_count() */
+static int (*dnn_set)(const char *settings);
+
+static const char *dnn_open(void)
+{
+    char path[4096];
+    const char *build = getenv("builddir");
+    snprintf(path, sizeof path, "%s/t/fake/.libs/libcudnn_graph.so.9", build ? build : ".");
+    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    if (!library)
+        return "the fake cuDNN was not built";
+    *(void **)(void *)&dnn_count = dlsym(library, "rondo_fake_cudnn_count");
+    *(void **)(void *)&dnn_set = dlsym(library, "rondo_fake_cudnn_set");
+    return dnn_count && dnn_set ? NULL : "the fake cuDNN is none";
+}
+
+/* ---- the bound of rondo-numerics(7), rule 7 ---- */
+
+static double unit(int type) { return type == RONDO_BF16 ? 0x1p-8 : type == RONDO_F16 ? 0x1p-11 : 0x1p-24; }
+static double larger(double a, double b) { return a > b ? a : b; }
+
+/* The largest part of the bound that out and LSE of a row take. */
+static double row_excess(const struct test_case *c, int64_t i, int32_t h)
+{
+    enum { KEYS = 1024 };
+    const struct rondo_attention_task *t = &c->task;
+    const struct rondo_kv_part *kv = c->kv;
+    const rondo_span *span = c->spans + (t->q_span_count > 1 && i >= c->spans[1].row);
+    const int64_t p = span->first + i - span->row, kv_head = h / (t->heads / t->kv_heads);
+    const double u = unit(t->kv_type), u_q = t->q_type == RONDO_F32 ? u : 0.0, scale = (double)t->scale_log2 * 0.69314718055994531, e = 0x1p-24, f16 = t->kv_type == RONDO_F16;
+    double score[KEYS], most = -INFINITY, sum = 0.0, delta = 0.0, far = 0.0, worst = 0.0;
+    int64_t row[KEYS], n = 0;
+    for (int32_t l = 0; l < t->leaf_count; l++)
+        for (int64_t k = 0; k < c->leaves[l].count; k++) {
+            double s = 0.0, size = 0.0, keys = 0.0;
+            if (!case_sees(c, h, p, c->leaves[l].first + k))
+                continue;
+            row[n] = c->leaves[l].row + k;
+            for (int d = 0; d < t->head_dim; d++) {
+                const double q = (double)rondo__element(t->q, i * t->q_row_stride + h * t->q_head_stride + d, t->q_type);
+                const double x = (double)rondo__element(kv->k.data, row[n] * kv->k.row_stride + kv_head * kv->k.head_stride + d, t->kv_type);
+                s += q * x;
+                size += fabs(q * x);
+                keys += fabs(x);
+            }
+            score[n] = s * scale;
+            delta = larger(delta, (u_q + (4.0 * t->head_dim + 40.0) * e) * size * scale + (u_q > 0 && f16 != 0 ? 0x1p-25 * keys * scale : 0.0));
+            far = larger(far, fabs(score[n]));
+            most = larger(most, score[n++]);
+        }
+    if (t->terms.sinks)
+        most = larger(most, (double)c->sinks[c->shape.head + h]);
+    for (int64_t j = 0; j < n; j++)
+        sum += exp(score[j] - most);
+    if (t->terms.sinks && n)
+        sum += exp((double)c->sinks[c->shape.head + h] - most);
+    const double lse = n ? most + log(sum) : -INFINITY, got = (double)t->lse[i * t->lse_row_stride + h * t->lse_head_stride];
+    delta += (far + (n ? fabs(lse) : 0.0) + 16.0) * 0x1p-22;
+    worst = n ? fabs(got - lse) / (delta + (4.0 * (double)n + 40.0) * e) : isinf(got) ? 0.0 : INFINITY;
+    for (int d = 0; d < t->value_dim; d++) {
+        const double o = (double)rondo__element(t->out, i * t->out_row_stride + h * t->out_head_stride + d, t->out_type);
+        double mean = 0.0, size = 0.0, values = 0.0;
+        for (int64_t j = 0; j < n; j++) {
+            const double w = exp(score[j] - most) / sum, v = (double)rondo__element(kv->v.data, row[j] * kv->v.row_stride + kv_head * kv->v.head_stride + d, t->kv_type);
+            mean += w * v;
+            size += w * fabs(v);
+            values += fabs(v);
+        }
+        const double bound = (exp(2.0 * delta) - 1.0 + u + (4.0 * (double)n + 40.0) * e) * (1 + 0x1p-6) * size + (f16 != 0 ? 0x1p-25 * values : 0.0);
+        worst = larger(worst, n ? fabs(o - mean) / (bound + unit(t->out_type) * (fabs(mean) + bound) + 0x1p-25) : o == 0.0 ? 0.0 : INFINITY);
+    }
+    return worst;
+}
+
+/* ---- cases ---- */
+
+/* Keys of the sequence follow each other in memory, as ranks have them. */
+static void make(struct test_case *c, const struct shape *s, bool ordered)
+{
+    int64_t row = 0;
+    case_make(c, s);
+    for (int32_t i = 0; i < c->task.leaf_count && ordered; i++) {
+        c->leaves[i].row = row;
+        row += c->leaves[i].count;
+    }
+}
+
+static struct shape plain(void)
+{
+    return (struct shape){ .heads = 4, .kv_heads = 2, .head_dim = 16, .value_dim = 8, .queries = QUERIES + 5, .keys = QUERIES + 30, .first = 25, .causal = 1, .left = -1,
+                           .right = -1, .q_type = RONDO_BF16, .kv_type = RONDO_BF16, .out_type = RONDO_BF16, .leaf = 16, .step = 1 };
+}
+
+static int compute(struct test_case *c, int level, bool stats)
+{
+    struct rondo_program_desc desc = case_desc(c);
+    struct rondo_attention_run run = case_io(c);
+    desc.level = level;
+    if (!stats)
+        run.stats.data = NULL;
+    memset(c->out, 0xa5, c->out_bytes);
+    memset(c->lse, 0xa5, c->lse_floats * sizeof(float));
+    memset(c->stats, 0xa5, (size_t)c->stats_floats * sizeof(float));
+    for (int32_t i = 0; i < c->slots_used; i++)
+        memset(c->slots[i], 0xa5, c->slot_floats * sizeof(float));
+    return case_compute(card, &desc, &run, NULL);
+}
+
+/* Bytes between the results. */
+static bool untouched(const struct test_case *c)
+{
+    const struct rondo_attention_task *t = &c->task;
+    const size_t size = rondo_type_size(t->out_type);
+    int64_t own = 0, all = 0;
+    for (size_t i = 0; i < c->out_bytes; i++)
+        all += (unsigned char)c->out[i] != 0xa5;
+    for (int64_t r = 0; r < t->q_rows; r++)
+        for (int32_t h = 0; h < t->heads; h++)
+            for (size_t i = 0; i < (size_t)t->value_dim * size; i++)
+                own += (unsigned char)c->out[(size_t)(r * t->out_row_stride + h * t->out_head_stride) * size + i] != 0xa5;
+    return all == own;
+}
+
+static void bounds(void)
+{
+    static const int types[] = { RONDO_BF16, RONDO_F16 };
+    double worst[2] = { 0.0, 0.0 };
+    int wrong = 0, beside = 0, strict = 0, direct = 0;
+    for (int i = 0; i < (long_tests() ? 400 : 28); i++) {
+        struct test_case c;
+        const int type = types[below(2)];
+        struct shape s = plain();
+        s.kv_heads = 1 + (int)below(2);
+        s.heads = s.kv_heads * (1 + (int)below(3));
+        s.head_dim = 8 * (1 + (int)below(4));
+        s.value_dim = below(5) ? 8 * (1 + (int)below(4)) : 136;
+        s.queries = QUERIES + below(60);
+        s.keys = 1 + below(160);
+        s.first = below(3) ? s.keys - s.queries : below(60) - 20;
+        s.causal = (int)below(3) > 0;
+        s.kv_type = type;
+        s.q_type = below(2) ? type : RONDO_F32;
+        s.out_type = below(2) ? type : 1 + (int)below(3);
+        s.leaf = 8 << below(4);
+        s.zigzag = (int)below(2);
+        s.tree = below(2) ? 0 : (int)below(3);
+        s.pad = 8 * (int)below(2);
+        s.sinks = below(4) == 0;
+        s.head = (int)below(3);
+        s.sequence = (int)below(CASE_SEQUENCES);
+        make(&c, &s, below(6) > 0);
+        const long long before = dnn_count("runs"), launches = card_count("launches");
+        const bool stats = below(3) == 0;
+        const int err = c.task.leaf_count ? compute(&c, RONDO_FAST, stats) : 0;
+        const bool fast = dnn_count("runs") > before;
+        direct += fast && card_count("launches") - launches < 2;
+        strict += !fast;
+        wrong += err != 0;
+        for (int64_t r = 0; r < c.task.q_rows && c.task.leaf_count && !err; r++)
+            for (int32_t h = 0; h < c.task.heads; h++) {
+                const double e = row_excess(&c, r, h);
+                if (!(e <= 1.0) && worst[type == RONDO_F16] <= 1.0) {
+                    diag("row %d of head %d: %g of the bound, %s", (int)r, (int)h, e, fast ? "the library's" : "strict");
+                    case_print(&c);
+                }
+                worst[type == RONDO_F16] = e <= worst[type == RONDO_F16] ? worst[type == RONDO_F16] : e;
+            }
+        beside += !err && c.task.leaf_count && !untouched(&c);
+        if (err)
+            diag("%s", rondo_error_text());
+        case_free(&c);
+    }
+    ok(!wrong, "programs of level fast run");
+    ok(worst[0] <= 1.0 && worst[1] <= 1.0, "they are within the stated bound");
+    diag("worst %.3f of the bound in BF16, %.3f in F16; %d by the strict kernels, %d with the library's results as they are", worst[0], worst[1], strict, direct);
+    ok(!beside, "nothing beside the results is written");
+    ok(strict < 20 && direct > 2, "it was the library that computed, and where it has all of a row its results are the run's");
+}
+
+static void again(void)
+{
+    card_detach();
+    if (card_attach())
+        exit(99);
+}
+
+/* What is not the library's has the bits of level strict. */
+static void strict_bits(const char *what, struct shape s, bool ordered, const char *settings)
+{
+    struct test_case c;
+    char *got[2];
+    int wrong = dnn_set(settings);
+    make(&c, &s, ordered);
+    const size_t bytes = case_result_bytes(&c);
+    for (int i = 0; i < 2; i++) {
+        memset(c.probs, 0, (size_t)c.probs_floats * sizeof(float));
+        wrong += compute(&c, i ? RONDO_FAST : RONDO_STRICT, true);
+        got[i] = case_result(&c);
+    }
+    ok(!wrong && !memcmp(got[0], got[1], bytes) && dnn_count("runs") == 0, "%s: the bits of level strict", what);
+    free(got[0]);
+    free(got[1]);
+    case_free(&c);
+    dnn_set("");
+    again();                                          /* what was found out is forgotten */
+}
+
+static void others(void)
+{
+    struct shape s = plain();
+    s.queries = QUERIES - 1;
+    strict_bits("fewer queries", s, true, "");
+    s = plain(), s.kv_type = s.q_type = RONDO_F32;
+    strict_bits("keys and values of F32", s, true, "");
+    s = plain(), s.q_type = RONDO_F16;
+    strict_bits("queries of another type of 16 bits", s, true, "");
+    s = plain(), s.head_dim = 12;
+    strict_bits("heads that are no multiple of 8", s, true, "");
+    s = plain(), s.value_dim = 264;
+    strict_bits("values of more than 256", s, true, "");
+    s = plain(), s.pad = 1;
+    strict_bits("rows that are not aligned", s, true, "");
+    s = plain(), s.cap = 20.0;
+    strict_bits("a softcap", s, true, "");
+    s = plain(), s.alibi = 1;
+    strict_bits("ALiBi", s, true, "");
+    s = plain(), s.bias = 1;
+    strict_bits("a bias", s, true, "");
+    s = plain(), s.drop = 0.25;
+    strict_bits("dropout", s, true, "");
+    s = plain(), s.bits = 9;
+    strict_bits("a mask of bits", s, true, "");
+    s = plain(), s.left = 9;
+    strict_bits("a window", s, true, "");
+    s = plain(), s.step = 3;
+    strict_bits("keys that were dealt out one by one", s, true, "");
+    s = plain(), s.leaf = 8, s.keys = 400, s.first = 400 - s.queries;
+    strict_bits("keys in very many pieces", s, false, "");
+    strict_bits("where the library has no way", plain(), true, "none");
+}
+
+/* Keys in pages are the library's where the pages follow each other. */
+static void pages(void)
+{
+    struct shape s = plain();
+    struct test_case c;
+    int64_t list[64];
+    char *want;
+    make(&c, &s, true);
+    for (int i = 0; i < 64; i++)
+        list[i] = i;
+    c.kv[0].pages = list;
+    c.kv[0].page_rows = 32;
+    dnn_set("");
+    int wrong = compute(&c, RONDO_FAST, true);
+    double worst = 0.0;
+    for (int64_t r = 0; r < c.task.q_rows; r++)
+        worst = larger(worst, row_excess(&c, r, (int32_t)(r % c.task.heads)));
+    ok(!wrong && worst <= 1.0 && dnn_count("runs") > 0, "pages that follow each other are the library's");
+    dnn_set("");
+    list[1] = 2, list[2] = 1;                         /* as many keys, but for the last page, which stays */
+    wrong = compute(&c, RONDO_STRICT, true);
+    want = case_result(&c);
+    wrong += compute(&c, RONDO_FAST, true);
+    char *got = case_result(&c);
+    ok(!wrong && !memcmp(want, got, case_result_bytes(&c)) && dnn_count("runs") == 0, "others have the bits of level strict");
+    free(want);
+    free(got);
+    case_free(&c);
+}
+
+static void second_way(void)
+{
+    struct test_case c;
+    struct shape s = plain();
+    double worst = 0.0;
+    dnn_set("second");
+    again();
+    make(&c, &s, true);
+    const int err = compute(&c, RONDO_FAST, false);
+    for (int64_t r = 0; r < c.task.q_rows; r++)
+        worst = larger(worst, row_excess(&c, r, 1));
+    ok(!err && worst <= 1.0 && dnn_count("runs") > 0, "where the first way is none the next one is taken");
+    dnn_set("");
+    case_free(&c);
+}
+
+static void steady(void)
+{
+    struct test_case c;
+    struct shape s = plain();
+    s.tree = 1;
+    s.q_type = RONDO_F32;
+    long long plans = 0, things = 0;
+    int err = 0;
+    make(&c, &s, true);
+    for (int i = 0; i < 8 && !err; i++) {
+        if (i == 2) {
+            plans = dnn_count("plans");
+            things = dnn_count("things");
+        }
+        err = compute(&c, RONDO_FAST, i % 2);
+    }
+    ok(!err && plans > 0 && dnn_count("plans") == plans && dnn_count("things") == things, "a shape's plan is made once");
+    case_free(&c);
+}
+
+/* ---- what fails ---- */
+
+static void failures(void)
+{
+    struct test_case c;
+    struct shape s = plain();
+    int silent = 0, n = 0, last = 1, memory = 0, after = 0;
+    s.queries = QUERIES;
+    s.keys = QUERIES + 8;
+    s.head_dim = 8;
+    s.heads = s.kv_heads = 1;
+    make(&c, &s, true);
+    for (; last && n < 1000; n += n > 40 ? 7 : 1) {
+        char settings[32];
+        card_detach();
+        snprintf(settings, sizeof settings, "call=%d:%d", n + 1, n % 2 ? 4003 : 4000);
+        if (dnn_set(settings) || card_attach())
+            exit(99);
+        last = compute(&c, RONDO_FAST, false);
+        silent += last && (!strstr(rondo_error_text(), "cuDNN on graphics card 0") || last != (n % 2 ? RONDO_ENOMEM : RONDO_EDEVICE));
+        memory += last == RONDO_ENOMEM;
+        if (last && n % 16 == 6)
+            after += compute(&c, RONDO_FAST, false) != 0;
+    }
+    ok(n > 100 && n < 1000 && !silent && memory, "whichever of %d calls of the library fails, there is a code and a sentence", n);
+    ok(!after, "after it attention works");
+    card_detach();
+    is_int(dnn_count("things"), 0, "of what was made in the library none is left");
+    if (dnn_set("") || card_attach())
+        exit(99);
+    case_free(&c);
+}
+
+/* In a process of its own, as a library is opened once. 0: refused as it should be; 2: there is a real one. */
+static int refused(const char *settings, const char *sentence)
+{
+    fflush(stdout);
+    const pid_t child = fork();
+    if (!child) {
+        struct test_case c;
+        const struct shape s = plain();
+        if (!settings && (dlopen("libcudnn_graph.so.9", RTLD_NOW) || dlopen("libcudnn.so.9", RTLD_NOW)))
+            _exit(2);
+        if (settings && (dnn_open() || dnn_set(settings)))
+            _exit(3);
+        if (card_attach())
+            _exit(4);
+        make(&c, &s, true);
+        const int err = compute(&c, RONDO_FAST, false);
+        _exit(err == RONDO_ENOTSUP && strstr(rondo_error_text(), sentence) ? 0 : 1);
+    }
+    int status = 0;
+    return child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status) ? -1 : WEXITSTATUS(status);
+}
+
+int main(void)
+{
+    const char *why = card_open();
+    if (why)
+        return skip_all("%s", why);
+    const int without = refused(NULL, "use level strict");
+    if (without == 2)
+        skip(1, "there is a cuDNN on this machine");
+    else
+        is_int(without, 0, "attention of level fast is refused where there is no cuDNN");
+    is_int(refused("version=91001", "91001"), 0, "and where it is too old");
+    why = dnn_open();
+    if (why)
+        return skip_all("%s", why);
+    if (card_attach()) {
+        printf("Bail out! %s\n", rondo_error_text());
+        return 1;
+    }
+    dnn_set("");
+    bounds();
+    others();
+    pages();
+    second_way();
+    steady();
+    failures();
+    card_detach();
+    static const char *const things[] = { "contexts", "modules", "streams", "events", "blocks", "pinned", "bytes", "pending", "leaks" };
+    for (size_t i = 0; i < sizeof things / sizeof things[0]; i++)
+        is_int(card_count(things[i]), 0, "of %s none is left", things[i]);
+    return done();
+}
