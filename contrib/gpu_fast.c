@@ -2,7 +2,7 @@
  *
  * Attention of level fast on a graphics card: each line says what was done, what it took (the median of its rounds), beside it what cuDNN takes alone for
  * the same shape, in turns with it and between two events, and how large the largest error of some rows is, as a part of the bound in
- * rondo-numerics(7). Exit status 1: the bound does not hold. Run by contrib/gpu-check; stands on the source's own headers, to call cuDNN as the
+ * rondo-numerics(7). Exit status 1: the bound does not hold, or a case does not run; 77: there is no cuDNN. Run by contrib/gpu-check; stands on the source's own headers, to call cuDNN as the
  * module does:
  *
  *     cc -I.. -I../lib -I../include -I$BUILD/include gpu_fast.c ../backends/cuda/dnn_graph.c -o gpu_fast $(pkg-config --libs rondo) -ldl -lm
@@ -68,8 +68,10 @@ static void open_all(void)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW), *library = dlopen("libcudnn_graph.so.9", RTLD_NOW);
     cu_context context;
-    if (!driver || !library)
-        die(driver ? "there is no libcudnn_graph.so.9" : "there is no libcuda.so.1", 0);
+    if (!driver || !library) {
+        printf("%s\n", dlerror());
+        exit(77);
+    }
 #define X(name, arguments) \
     if (!(*(void **)(void *)&cu.name = dlsym(driver, #name))) \
         die("the driver lacks " #name, 0);
@@ -176,11 +178,13 @@ static double excess(const struct attention_case *c, const struct array *q, cons
         sum += exp(s[j] - most);
     const double z = most + log(sum);
     delta += (far + fabs(z) + 16) * 0x1p-22;
+    for (int64_t j = 0; j < n; j++)
+        s[j] = exp(s[j] - z);                  /* now the weight */
     worst = fabs((double)lse[row * c->heads + head] - z) / (delta + (4.0 * (double)n + 40) * e);
     for (int64_t d = 0; d < D; d++) {
         double mean = 0, size = 0, values = 0;
         for (int64_t j = 0; j < n; j++) {
-            const double w = exp(s[j] - z), x = (double)number(v->host, (j * c->kv_heads + kv) * D + d, c->kv_type);
+            const double w = s[j], x = (double)number(v->host, (j * c->kv_heads + kv) * D + d, c->kv_type);
             mean += w * x;
             size += w * fabs(x);
             values += fabs(x);
@@ -245,12 +249,17 @@ static void run(const struct attention_case *c, int check)
     }
     io.q.memory = io.k.memory = io.v.memory = io.out.memory = io.lse.memory = RONDO_MEMORY_DEVICE;
     double begin = now();
-    need(rondo_attention_create(&plan, ctx, &d));
-    need(rondo_attention_query(plan, &info));
-    void *memory, *workspace = NULL;
-    need(rondo_memory_create(&memory, ctx, RONDO_MEMORY_HOST, info.workspace_bytes));
-    need(rondo_attention_execute(plan, &io, memory));
+    void *memory = NULL, *workspace = NULL;
+    int err = rondo_attention_create(&plan, ctx, &d);
+    if (!err)
+        err = rondo_attention_query(plan, &info);
+    if (!err)
+        err = rondo_memory_create(&memory, ctx, RONDO_MEMORY_HOST, info.workspace_bytes);
+    if (!err)
+        err = rondo_attention_execute(plan, &io, memory);
     const double first = now() - begin;
+    if (err)
+        printf("%-46s %s\n", c->name, rondo_error_text());
 
     const struct rondo__dnn_shape s = { .type = c->kv_type, .out_type = c->out_type, .heads = (int32_t)c->heads, .kv_heads = (int32_t)c->kv_heads,
                                         .head_dim = (int32_t)c->dim, .value_dim = (int32_t)c->dim, .causal = c->causal && c->tokens > 1, .rows = c->tokens, .keys = keys,
@@ -259,6 +268,11 @@ static void run(const struct attention_case *c, int check)
     const struct rondo__dnn_data data = { q16.card, k.card, v.card, other.card, (float *)(void *)stats.card, (float)(1 / sqrt((double)c->dim)) };
     struct rondo__dnn_plan way;
     const int status = rondo__dnn_make(&dnn, handle, NULL, &s, &way);
+    if (status) {
+        char more[2000] = "";
+        dnn.cudnnGetLastErrorString(more, sizeof more);
+        printf("%-46s cuDNN has no plan of it: %s (%d) %s\n", "", dnn.cudnnGetErrorString(status), status, more);
+    }
     if (!status && way.workspace)
         need(rondo_memory_create(&workspace, ctx, RONDO_MEMORY_DEVICE, way.workspace));
     if (!status)
@@ -266,23 +280,22 @@ static void run(const struct attention_case *c, int check)
     for (int i = 0; i < ROUNDS; i++) {
         theirs[i] = status ? NAN : alone(&way, &s, &data, workspace);
         begin = now();
-        need(rondo_attention_execute(plan, &io, memory));
+        if (!err)
+            need(rondo_attention_execute(plan, &io, memory));
         ours[i] = now() - begin;
     }
     const double a = median(ours, ROUNDS), b = status ? NAN : median(theirs, ROUNDS);
     const double flops = 4.0 * (double)info.visible_pairs * (double)(c->heads * c->dim), bytes = 2.0 * (double)(keys * c->kv_heads * c->dim) * (double)size_of(c->kv_type);
     printf("%-46s %8.3f ms %7.1f TFLOP/s %7.1f GB/s of KV; cuDNN alone %8.3f ms, %.3f of its rate; first run %.2f s\n", c->name, a * 1e3, flops / a * 1e-12,
            bytes / a * 1e-9, b * 1e3, b / a, first);
-    if (status)
-        printf("%-46s cuDNN has no plan of it: %s (%d)\n", "", dnn.cudnnGetErrorString(status), status);
     need(rondo_memory_copy(ctx, out.host, out.card, (size_t)out.count * size_of(c->out_type)));
     need(rondo_memory_copy(ctx, lse.host, lse.card, (size_t)lse.count * 4));
-    for (int i = 0; i < check; i++) {
+    for (int i = 0; i < check && !err; i++) {
         const int64_t row = i == 0 ? 0 : i == 1 ? c->tokens - 1 : (int64_t)((uint64_t)i * 2654435761u % (uint64_t)c->tokens);
         worst = fmax(worst, excess(c, &q, &k, &v, &out, (const float *)(const void *)lse.host, row, i * 7 % c->heads, &largest));
     }
-    printf("%-46s %s: %.3f of the bound, largest error of out %.3g\n", "", worst <= 1 ? "within" : "OUT OF", worst, largest);
-    wrong |= !(worst <= 1);
+    printf("%-46s %s: %.3f of the bound, largest error of out %.3g\n", "", err ? "NOT COMPUTED" : worst <= 1 ? "within" : "OUT OF", worst, largest);
+    wrong |= err || !(worst <= 1);
     fflush(stdout);
     rondo__dnn_forget(&dnn, &way);
     rondo_attention_destroy(plan);

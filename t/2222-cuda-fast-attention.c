@@ -338,7 +338,7 @@ static void failures(void)
         if (dnn_set(settings) || card_attach())
             exit(99);
         last = compute(&c, RONDO_FAST, false);
-        silent += last && (!strstr(rondo_error_text(), "cuDNN on graphics card 0") || last != (n % 2 ? RONDO_ENOMEM : RONDO_EDEVICE));
+        silent += last && (!strstr(rondo_error_text(), "cuDNN on graphics card 0: CUDNN_STATUS_") || strchr(rondo_error_text(), '\n') || last != (n % 2 ? RONDO_ENOMEM : RONDO_EDEVICE));
         memory += last == RONDO_ENOMEM;
         if (last && n % 16 == 6)
             after += compute(&c, RONDO_FAST, false) != 0;

@@ -120,6 +120,9 @@ size_t cudnnGetVersion(void)
 FAKE_EXPORT const char *cudnnGetErrorString(int status);
 const char *cudnnGetErrorString(int status) { return status == NO_MEMORY ? "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED" : "CUDNN_STATUS_OTHER"; }
 
+FAKE_EXPORT void cudnnGetLastErrorString(char *text, size_t bytes);
+void cudnnGetLastErrorString(char *text, size_t bytes) { snprintf(text, bytes, "as it was told\nin more lines"); }
+
 FAKE_EXPORT int cudnnCreate(struct handle **out);
 int cudnnCreate(struct handle **out)
 {

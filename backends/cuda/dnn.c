@@ -69,8 +69,13 @@ static int check(const struct rondo_device *dev, int status, const char *what)
     if (status == DNN_OK)
         return 0;
     const char *text = dnn.cudnnGetErrorString(status);
+    char more[160] = "";
+    dnn.cudnnGetLastErrorString(more, sizeof more);
+    more[sizeof more - 1] = '\0';
+    more[strcspn(more, "\n")] = '\0';
     return rondo__cuda_fail(status == DNN_NO_HOST_MEMORY || status == DNN_NO_DEVICE_MEMORY ? RONDO_ENOMEM : RONDO_EDEVICE,
-                            "%s by cuDNN on graphics card %d: %s (status %d)", what, (int)dev->index, text ? text : "no reason given", status);
+                            "%s by cuDNN on graphics card %d: %s (status %d)%s%s", what, (int)dev->index, text ? text : "no reason given", status,
+                            *more ? ": " : "", more);
 }
 
 int rondo__cuda_dnn_open(struct rondo_device *dev)

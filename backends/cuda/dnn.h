@@ -44,6 +44,7 @@ enum {
 #define RONDO_CUDNN(X) \
     X(size_t, cudnnGetVersion, (void)) \
     X(const char *, cudnnGetErrorString, (int status)) \
+    X(void, cudnnGetLastErrorString, (char *text, size_t bytes)) \
     X(int, cudnnCreate, (dnn_handle *handle)) \
     X(int, cudnnDestroy, (dnn_handle handle)) \
     X(int, cudnnSetStream, (dnn_handle handle, cu_stream stream)) \
