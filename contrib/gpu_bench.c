@@ -210,7 +210,7 @@ static void linear(const char *name, int64_t rows, int64_t in, int64_t out, int 
 }
 
 /* The delta rule: `sequences` of `tokens`, raw gates, keys that are normalised; of one token their states are written where they lie. */
-static void delta(const char *name, int64_t sequences, int64_t tokens, int64_t heads, int64_t dim, int type, int most)
+static void delta_of(const char *name, int64_t sequences, int64_t tokens, int64_t heads, int64_t dim, int type, int most, int back)
 {
     rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
     rondo_delta_io io = RONDO_DELTA_IO_INIT;
@@ -227,6 +227,7 @@ static void delta(const char *name, int64_t sequences, int64_t tokens, int64_t h
     d.gate = RONDO_GATE_SOFTPLUS;
     d.beta = RONDO_BETA_SIGMOID;
     d.norm = d.initial_state = d.final_state = 1;
+    d.gradients = back;
     io.q = rondo_tensor_dense(numbers(count, type, 1), type, 3, shape);
     io.k = rondo_tensor_dense(numbers(count, type, 2), type, 3, shape);
     io.v = rondo_tensor_dense(numbers(count, type, 3), type, 3, shape);
@@ -239,21 +240,39 @@ static void delta(const char *name, int64_t sequences, int64_t tokens, int64_t h
         all[i]->memory = RONDO_MEMORY_DEVICE;
     io.final_state = io.initial_state;
     need(rondo_delta_create(&plan, ctx, &d));
-    need(rondo_delta_execute(plan, &io));
-    const uint64_t hash = hash_of(io.out.data, count), behind = hash_of(io.final_state.data, state);
+    if (!back)
+        need(rondo_delta_execute(plan, &io));
+    rondo_delta_gradients of = RONDO_DELTA_GRADIENTS_INIT;
+    rondo_tensor *made[] = { &of.dq, &of.dk, &of.dv, &of.dg, &of.dbeta };
+    for (size_t i = 0; i < sizeof made / sizeof *made && back; i++) {   /* of the shapes of what they are of */
+        *made[i] = *all[i];
+        made[i]->type = RONDO_F32;
+        made[i]->data = numbers(i < 4 ? count : (size_t)(rows * heads), RONDO_F32, 8);
+    }
+    of.dout = io.out;
+    if (back)
+        need(rondo_delta_backward(plan, &io, &of));
+    const uint64_t hash = hash_of(back ? of.dq.data : io.out.data, count), behind = back ? hash_of(of.dk.data, count) : hash_of(io.final_state.data, state);
     int rounds = most < ROUNDS ? most : ROUNDS;
     for (int i = 0; i < rounds; i++) {
         begin = now();
-        need(rondo_delta_execute(plan, &io));
+        need(back ? rondo_delta_backward(plan, &io, &of) : rondo_delta_execute(plan, &io));
         seconds[i] = now() - begin;
     }
     took = median(seconds, rounds);
     printf("%-44s %10.3f ms %9.2f TFLOP/s %9.1f GB/s of states  hash %016llx, %016llx\n", name, took * 1e3,
-           7.0 * (double)count * (double)dim / took * 1e-12, 8.0 * (double)state / took * 1e-9, (unsigned long long)hash, (unsigned long long)behind);
+           (back ? 27.0 : 7.0) * (double)count * (double)dim / took * 1e-12, 8.0 * (double)state / took * 1e-9, (unsigned long long)hash, (unsigned long long)behind);
     fflush(stdout);
     rondo_delta_destroy(plan);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         rondo_memory_destroy(ctx, all[i]->data);
+    for (size_t i = 0; i < sizeof made / sizeof *made && back; i++)
+        rondo_memory_destroy(ctx, made[i]->data);
+}
+
+static void delta(const char *name, int64_t sequences, int64_t tokens, int64_t heads, int64_t dim, int type, int most)
+{
+    delta_of(name, sequences, tokens, heads, dim, type, most, 0);
 }
 
 int main(int argc, char **argv)
@@ -282,6 +301,7 @@ int main(int argc, char **argv)
         linear("linear 3 rows, 1030 -> 130, bf16", 3, 1030, 130, RONDO_BF16, 1);
         delta("delta 100, H=2 K=V=128, f32", 1, 100, 2, 128, RONDO_F32, 1);
         delta("delta 40 of 2, H=3 K=V=96, bf16", 2, 40, 3, 96, RONDO_BF16, 1);
+        delta_of("delta backward 40, H=2 K=V=64, bf16", 1, 40, 2, 64, RONDO_BF16, 1, 1);
         return 0;
     }
     attention("prefill 1000, H=32/8 D=128, f32, causal", 1, 1000, 0, 32, 8, 128, RONDO_F32, 1, 5);
@@ -294,6 +314,7 @@ int main(int argc, char **argv)
     delta("delta 200 of 3, H=4 K=V=64, bf16", 3, 200, 4, 64, RONDO_BF16, 5);
     delta("delta 200, H=4 K=V=96, f32", 1, 200, 4, 96, RONDO_F32, 5);
     delta("delta 1 token of 2, H=32 K=V=128, f32", 2, 1, 32, 128, RONDO_F32, ROUNDS);
+    delta_of("delta backward 300, H=4 K=V=128, f32", 1, 300, 4, 128, RONDO_F32, 3, 1);
     if (!strcmp(how, "quick"))
         return 0;
     attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 5);
@@ -316,6 +337,7 @@ int main(int argc, char **argv)
     delta("delta 8192, H=32 K=V=128, f32", 1, 8192, 32, 128, RONDO_F32, 5);
     delta("delta 8192, H=32 K=V=128, bf16", 1, 8192, 32, 128, RONDO_BF16, 5);
     delta("delta 8192 of 4, H=32 K=V=128, bf16", 4, 8192, 32, 128, RONDO_BF16, 3);
+    delta_of("delta backward 8192, H=32 K=V=128, f32", 1, 8192, 32, 128, RONDO_F32, 3, 1);
     delta("delta 1 token of 1, H=32 K=V=128, f32", 1, 1, 32, 128, RONDO_F32, ROUNDS);
     delta("delta 1 token of 64, H=32 K=V=128, f32", 64, 1, 32, 128, RONDO_F32, ROUNDS);
     rondo_context_destroy(ctx);

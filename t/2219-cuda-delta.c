@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The device "cuda" on the fake driver: the delta rule token by token - outputs, states, maps, bounds, folds - against the cpu device bit for bit, for
+ * The device "cuda" on the fake driver: the delta rule token by token - outputs, states, maps, bounds, folds, gradients - against the cpu device bit for bit, for
  * random forms, sizes, types, strides and data; plans on one rank and on several, by all ways, against those of the cpu device; what it has no kernel
  * for is refused.
  */
@@ -123,6 +123,97 @@ static void folds(void)
     is_int(wrong, 0, "folds have the definition's bits");
 }
 
+/* Gradients of blocks of a key head's heads, each place of a state given or not; keys that are not normalised make states grow, so for a few tokens. */
+static void gradients(void)
+{
+    const struct rondo_device_ops *cpu = &rondo__cpu_device;
+    const int rounds = long_tests() ? 400 : 30;
+    int wrong = 0;
+    for (int i = 0; i < rounds; i++) {
+        const int kd = below(3) ? 1 + (int)below(below(3) ? 40 : 140) : 32 << below(3), vd = 1 + (int)below(below(2) ? 20 : 150);
+        const int key_heads = 1 + (int)below(2), group = 1 + (int)below(3), heads = key_heads * group;
+        const int64_t rows = 1 + below(below(3) ? 20 : 250), pad = below(3), begins = below(3);
+        struct rondo_delta_form f = { .key_dim = kd, .value_dim = vd, .type = RONDO_F32 + (int)below(3), .gate_type = RONDO_F32 + (int)below(3),
+                                      .beta_type = RONDO_F32 + (int)below(3), .out_type = RONDO_F32 + (int)below(3), .gate = (int)below(3), .beta = (int)below(3),
+                                      .norm = rows > 20 || below(2), .gate_dim = below(2) ? kd : 1, .lower_bound = -5.0f, .scale = 0.3f };
+        const int64_t dims[6] = { kd, kd, vd, f.gate_dim, 1, vd }, numbers_of[6] = { key_heads, key_heads, heads, heads, heads, heads };
+        const int in[6] = { f.type, f.type, f.type, f.gate_type, f.beta_type, f.out_type };
+        struct rondo_delta_backward_run run = { .form = &f, .group = group, .state_count = 1, .accumulate = (int)below(2), .q_type = RONDO_F32 + (int)below(3),
+                                                .k_type = RONDO_F32 + (int)below(3), .v_type = RONDO_F32 + (int)below(3), .g_type = RONDO_F32 + (int)below(3),
+                                                .beta_type = RONDO_F32 + (int)below(3), .count = heads };
+        const int out[6] = { run.q_type, run.k_type, run.v_type, run.g_type, run.beta_type, RONDO_F32 };
+        struct rondo_delta_rows given, made, given_card, made_card;
+        struct rondo_rows *const of[6] = { &given.q, &given.k, &given.v, &given.g, &given.beta, &given.out };
+        struct rondo_rows *const to[6] = { &made.q, &made.k, &made.v, &made.g, &made.beta, &made.out };
+        void *twins[6];
+        size_t bytes[6];
+        for (int n = 0; n < 6; n++) {
+            const int64_t row = numbers_of[n] * dims[n] + pad;
+            *of[n] = (struct rondo_rows){ typed((rows + begins) * row, in[n], PLAIN), row, dims[n] };
+            *to[n] = (struct rondo_rows){ typed((rows + begins) * row, out[n], PLAIN), row, dims[n] };
+            bytes[n] = (size_t)((rows + begins) * row) * rondo_type_size(out[n]);
+            twins[n] = twin(to[n]->data, bytes[n] + 4);
+        }
+        float *a_log = below(2) ? numbers(heads, PLAIN) : NULL, *dt_bias = below(2) ? numbers(heads * f.gate_dim, PLAIN) : NULL;
+        const int64_t stride = vd + below(4), state = stride * kd, sums = f.gate_dim + 1, each = 3 * state + 5 * sums;
+        float *states = numbers(heads * each, PLAIN), *states_card = twin(states, (size_t)(heads * each) * 4 + 4), *places[1] = { states };
+        struct rondo_delta_backward_block list[6];
+        const int64_t position = below(300), length = position + rows + (below(2) ? below(200) : 0);
+        for (int n = 0; n < heads; n++) {
+            const int64_t at = n * each;
+            const bool in_place = below(2);
+            list[n] = (struct rondo_delta_backward_block){
+                .row = begins, .rows = rows, .position = position, .length = length, .head = n, .key_head = n / group, .of = n, .result = (int)below(2),
+                .state = { below(4) ? 0 : -1, 0, at, stride }, .end = { below(4) ? 0 : -1, 0, at + state, stride },
+                .begin = { below(4) ? 0 : -1, 0, at + (in_place ? 1 : 2) * state, stride }, .open = { below(4) ? 0 : -1, 0, at + 3 * state, 0 },
+                .left = { below(4) ? 0 : -1, 0, at + 3 * state + sums, 0 }, .leaves = { below(4) ? 0 : -1, 0, at + 3 * state + 2 * sums, sums }
+            };
+        }
+        run.rows = &given;
+        run.results = &made;
+        run.blocks = list;
+        run.states = places;
+        run.a_log = a_log;
+        run.dt_bias = dt_bias;
+        int right = cpu->delta_backward(devices[0], NULL, &run, NULL) == 0;
+        float *places_card[1] = { card_of(states_card) };
+        given_card = given;
+        made_card = made;
+        struct rondo_rows *const of_card[6] = { &given_card.q, &given_card.k, &given_card.v, &given_card.g, &given_card.beta, &given_card.out };
+        struct rondo_rows *const to_card[6] = { &made_card.q, &made_card.k, &made_card.v, &made_card.g, &made_card.beta, &made_card.out };
+        for (int n = 0; n < 6; n++) {
+            of_card[n]->data = card_of(of[n]->data);
+            to_card[n]->data = card_of(twins[n]);
+        }
+        run.rows = &given_card;
+        run.results = &made_card;
+        run.states = places_card;
+        run.a_log = card_of(a_log);
+        run.dt_bias = card_of(dt_bias);
+        const int err = card_ops->delta_backward(card, NULL, &run, NULL);
+        memset(list, 0xff, sizeof list);   /* lists have been read */
+        right &= equal(err, states, states_card, (size_t)(heads * each) * 4);
+        for (int n = 0; n < 6; n++) {
+            if (right && memcmp(to[n]->data, twins[n], bytes[n]))
+                diag("array %d differs", n);
+            right &= !memcmp(to[n]->data, twins[n], bytes[n]);
+        }
+        if (!right)
+            diag("%d by %d, %lld rows, gate %d of %d, beta %d, norm %d", kd, vd, (long long)rows, f.gate, f.gate_dim, f.beta, f.norm);
+        wrong += !right;
+        for (int n = 0; n < 6; n++) {
+            free(of[n]->data);
+            free(to[n]->data);
+            free(twins[n]);
+        }
+        free(a_log);
+        free(dt_bias);
+        free(states);
+        free(states_card);
+    }
+    is_int(wrong, 0, "gradients have the definition's bits, %d random runs", rounds);
+}
+
 static int on(const char *device, int ranks, struct job *j)
 {
     setenv("RONDO_TEST_DEVICE", device, 1);
@@ -183,6 +274,7 @@ int main(void)
     }
     blocks();
     folds();
+    gradients();
     plans();
     refused();
     card_detach();

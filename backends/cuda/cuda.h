@@ -148,6 +148,8 @@ int rondo__cuda_cross_entropy(struct rondo_device *dev, struct rondo_stream *str
 int rondo__cuda_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll);
 int rondo__cuda_delta_fold(struct rondo_device *dev, struct rondo_stream *stream, int32_t key_dim, const struct rondo_delta_fold *folds, int64_t count,
                            float *const *states, int32_t state_count);
+int rondo__cuda_delta_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_backward_run *run,
+                               const struct rondo_poll *poll);
 int rondo__cuda_backward_new(struct rondo_device *dev, struct rondo_backward **out, const struct rondo_backward_desc *desc);
 void rondo__cuda_backward_free(struct rondo_device *dev, struct rondo_backward *backward);
 size_t rondo__cuda_backward_scratch(const struct rondo_device *dev, const struct rondo_backward *backward);

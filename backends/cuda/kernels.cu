@@ -7,7 +7,7 @@
 #include "backends/cuda/attention_thin.h"
 #include "backends/cuda/attention_tile.h"
 #include "backends/cuda/backward_rows.h"
-#include "backends/cuda/delta.h"
+#include "backends/cuda/delta_backward.h"
 #include "backends/cuda/entropy.h"
 #include "backends/cuda/gradient.h"
 #include "backends/cuda/linear.h"
@@ -180,6 +180,17 @@ KERNEL(rondo_cuda_delta_128, cuda_delta, CUDA_DELTA_THREADS, 2)
 KERNEL(rondo_cuda_delta_fold, cuda_delta_folds, CUDA_THREADS, 1)
 {
     cuda_delta_fold_kernel(&p);
+}
+
+KERNEL(rondo_cuda_delta_back, cuda_delta_back, CUDA_DELTA_THREADS, 1)
+{
+    SHARED(shared);
+    cuda_delta_back_kernel(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_delta_back_tokens, cuda_delta_back, CUDA_THREADS, 1)
+{
+    cuda_delta_back_tokens_kernel(&p);
 }
 
 KERNEL(rondo_cuda_short_conv, cuda_conv, CUDA_THREADS, 1)

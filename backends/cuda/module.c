@@ -78,6 +78,7 @@ const struct rondo_device_ops rondo__cuda_ops = {
     .cross_entropy = rondo__cuda_cross_entropy,
     .delta = rondo__cuda_delta,
     .delta_fold = rondo__cuda_delta_fold,
+    .delta_backward = rondo__cuda_delta_backward,
     .short_conv = rondo__cuda_short_conv,
     .sigmoid_mul = rondo__cuda_sigmoid_mul,
     .backward_new = rondo__cuda_backward_new,

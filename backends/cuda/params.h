@@ -284,6 +284,54 @@ static inline int64_t cuda_delta_bytes(int64_t chain, int64_t tokens, int64_t he
 {
     return 4 * (2 * cuda_delta_ready(chain, tokens) + held * CUDA_DELTA_THREADS / 2) + 16 * CUDA_DELTA_THREADS;
 }
+/* Gradients: a leaf of 64 columns of a block, whose sums go to scratch; then what becomes of them, by heads and by key heads. */
+#define CUDA_DELTA_LEAF 64
+#define CUDA_DELTA_MARK 16                  /* tokens whose states are made again together */
+#define CUDA_DELTA_PITCH (CUDA_DELTA_LEAF + 16)   /* floats from row to row of a state: rows side by side in different banks */
+struct cuda_delta_back_task {
+    struct cuda_delta_task of;              /* from: the state before the first token; to: its gradient */
+    const void *dout;
+    void *dv;
+    const float *end;                       /* the gradient behind the last token */
+    float *sums;
+    int64_t dout_stride, dv_stride, end_stride;
+    int32_t result, reserved;
+};
+struct cuda_delta_gates {                   /* of one head and token leaf */
+    const void *g, *beta;
+    void *dg, *dbeta;
+    const float *a_log, *dt_bias, *from;
+    float *to, *sums;
+    int64_t g_stride, beta_stride, dg_stride, dbeta_stride, rows;
+};
+struct cuda_delta_keys {                    /* of one key head and token leaf */
+    const void *q, *k;
+    void *dq, *dk;
+    float *sums;                            /* of its first head */
+    int64_t q_stride, k_stride, dq_stride, dk_stride, rows;
+};
+struct cuda_delta_back {
+    struct cuda_delta form;                 /* without tasks */
+    const struct cuda_delta_back_task *tasks;
+    const struct cuda_delta_gates *gates;
+    const struct cuda_delta_keys *keys;
+    float *scratch;
+    int64_t count, gate_count, key_count, leaves, scratch_floats;   /* scratch: of a block */
+    int64_t sums_token, sums_leaf, sums_head;
+    int32_t padded, group, held, accumulate;        /* padded: floats of a row of sums; held: states are in shared memory */
+    int32_t q_type, k_type, v_type, g_type, beta_type;   /* of the results */
+};
+/* Floats in scratch: marks, states before each token between two of them, and both states where shared memory has no room for them. */
+static inline int64_t cuda_delta_back_scratch(int64_t key_dim, int64_t rows, int held)
+{
+    const int64_t marks = (rows + CUDA_DELTA_MARK - 1) / CUDA_DELTA_MARK + CUDA_DELTA_MARK;
+    return key_dim * (marks * CUDA_DELTA_LEAF + (held ? 0 : 2 * CUDA_DELTA_PITCH));
+}
+static inline int64_t cuda_delta_back_bytes(int64_t key_dim, int held)
+{
+    return 4 * (CUDA_DELTA_MARK * (12 * cuda_delta_chain(key_dim) + 1 + 2 * CUDA_DELTA_LEAF) + 11 * CUDA_DELTA_LEAF +
+                (held ? 2 * key_dim * CUDA_DELTA_PITCH : 0));
+}
 struct cuda_delta_fold {
     const float *map, *from, *source;
     float *to;
@@ -441,6 +489,7 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx) X(rondo_cuda_rope_back, cuda_rope) X(rondo_cuda_swiglu_dx, cuda_swiglu_dx) \
     X(rondo_cuda_cross_entropy, cuda_entropy) \
     X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds) \
+    X(rondo_cuda_delta_back, cuda_delta_back) X(rondo_cuda_delta_back_tokens, cuda_delta_back) \
     X(rondo_cuda_short_conv, cuda_conv) X(rondo_cuda_sigmoid_mul, cuda_swiglu)
 
 #endif

@@ -654,11 +654,55 @@ static int delta(struct probe *p)
     return err;
 }
 
+/* Of two heads that read one key head: tokens of two token leaves, columns of two leaves. */
+static int delta_gradients(struct probe *p)
+{
+    enum { TOKENS = 18, DIM = 20, VALUES = 70, HEADS = 2, POSITION = 120, STATE = DIM * VALUES, SUMS = DIM + 1, EACH = 3 * STATE + 3 * SUMS };
+    int err = 0;
+    for (int gate = RONDO_GATE_SOFTPLUS; gate <= RONDO_GATE_BOUNDED && !err; gate++) {
+        const int type = gate == RONDO_GATE_SOFTPLUS ? RONDO_F32 : RONDO_BF16;
+        const struct rondo_delta_form form = { .key_dim = DIM, .value_dim = VALUES, .type = type, .gate_type = type, .beta_type = type, .out_type = type,
+                                               .gate = gate, .beta = gate, .norm = 1, .gate_dim = DIM, .lower_bound = -5.0f, .scale = 0.3f };
+        struct rondo_delta_backward_block blocks[HEADS];
+        for (int h = 0; h < HEADS; h++) {
+            const int64_t at = h * EACH, sums = at + 3 * STATE;
+            blocks[h] = (struct rondo_delta_backward_block){
+                .rows = TOKENS, .position = POSITION, .length = 2 * POSITION, .head = h, .of = h, .result = 1, .state = { 0, 0, at, VALUES },
+                .end = { 0, 0, at + STATE, VALUES }, .begin = { 0, 0, at + 2 * STATE, VALUES }, .open = { 0, 0, sums, 0 }, .left = { 0, 0, sums + SUMS, 0 },
+                .leaves = { 0, 0, sums + 2 * SUMS, SUMS }
+            };
+        }
+        begin(p, "gradients of the delta rule");
+        void *q = numbers(p, "q", TOKENS * DIM, type, PLAIN), *k = numbers(p, "k", TOKENS * DIM, type, PLAIN);
+        void *v = numbers(p, "v", TOKENS * HEADS * VALUES, type, PLAIN), *g = numbers(p, "g", TOKENS * HEADS * DIM, type, PLAIN);
+        void *beta = numbers(p, "beta", TOKENS * HEADS, type, PLAIN), *dout = numbers(p, "dout", TOKENS * HEADS * VALUES, type, type == RONDO_F32 ? TINY : PLAIN);
+        float *a_log = numbers(p, "A_log", HEADS, RONDO_F32, PLAIN), *bias = numbers(p, "dt_bias", HEADS * DIM, RONDO_F32, PLAIN);
+        float *states = numbers(p, "states and sums", HEADS * EACH, RONDO_F32, type == RONDO_F32 ? TINY : PLAIN);
+        float *dq = space(p, "dq", TOKENS * DIM, 4), *dk = space(p, "dk", TOKENS * DIM, 4), *dv = space(p, "dv", TOKENS * HEADS * VALUES, 4);
+        float *dg = space(p, "dg", TOKENS * HEADS * DIM, 4), *dbeta = space(p, "dbeta", TOKENS * HEADS, 4);
+        err = send(p);
+        for (int side = 0; side < 2 && !err; side++) {
+            const struct rondo_delta_rows in = { { AT(q), DIM, 0 }, { AT(k), DIM, 0 }, { AT(v), HEADS * VALUES, VALUES }, { AT(g), HEADS * DIM, DIM },
+                                                 { AT(beta), HEADS, 1 }, { AT(dout), HEADS * VALUES, VALUES } };
+            const struct rondo_delta_rows out = { { AT(dq), DIM, 0 }, { AT(dk), DIM, 0 }, { AT(dv), HEADS * VALUES, VALUES }, { AT(dg), HEADS * DIM, DIM },
+                                                  { AT(dbeta), HEADS, 1 }, { NULL, 0, 0 } };
+            float *places[1] = { AT(states) };
+            const struct rondo_delta_backward_run run = { .form = &form, .rows = &in, .results = &out, .blocks = blocks, .states = places, .a_log = AT(a_log),
+                                                          .dt_bias = AT(bias), .count = HEADS, .group = HEADS, .state_count = 1, .q_type = RONDO_F32,
+                                                          .k_type = RONDO_F32, .v_type = RONDO_F32, .g_type = RONDO_F32, .beta_type = RONDO_F32 };
+            err = side ? p->own->delta_backward(p->dev, NULL, &run, NULL) : p->spec->delta_backward(p->spec_dev, NULL, &run, NULL);
+        }
+        if (!err)
+            err = compare(p);
+    }
+    return err;
+}
+
 /* ---- once for a card ---- */
 
 static int look(struct probe *p, struct rondo_device *dev)
 {
-    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention, layer_gradients, attention_gradients, delta };
+    static int (*const checks[])(struct probe *) = { rows, all_linear, all_attention, layer_gradients, attention_gradients, delta, delta_gradients };
     const char *name, *isa = NULL;
     int usable = 0, err;
     p->dev = dev;
