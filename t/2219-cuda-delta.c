@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The device "cuda" on the fake driver: the delta rule token by token - outputs, states, maps, bounds, folds, gradients - against the cpu device bit for bit, for
+ * The device "cuda" on the fake driver: the delta rule, token by token and in chunks - outputs, states, maps, bounds, folds, gradients - against the cpu device bit for bit, for
  * random forms, sizes, types, strides and data; plans on one rank and on several, by all ways, against those of the cpu device; what it has no kernel
  * for is refused.
  */
@@ -32,7 +32,7 @@ static void blocks(void)
         const enum kind kind = below(3) ? PLAIN : any_kind();
         struct rondo_delta_form f = { .key_dim = kd, .value_dim = vd, .type = RONDO_F32 + (int)below(3), .gate_type = RONDO_F32 + (int)below(3),
                                       .beta_type = RONDO_F32 + (int)below(3), .out_type = RONDO_F32 + (int)below(3), .gate = (int)below(3), .beta = (int)below(3),
-                                      .norm = (int)below(2), .gate_dim = below(2) ? kd : 1, .lower_bound = -5.0f, .scale = 0.3f };
+                                      .norm = (int)below(2), .gate_dim = below(2) ? kd : 1, .lower_bound = -5.0f, .scale = 0.3f, .chunk = below(4) ? 0 : 16 << below(3) };
         struct rondo_delta_rows part, part_card;
         const int64_t k_row = key_heads * kd + pad, v_row = heads * vd + pad, g_row = heads * f.gate_dim + pad;
         const size_t out_bytes = (size_t)(rows * v_row) * rondo_type_size(f.out_type);
@@ -88,7 +88,7 @@ static void blocks(void)
         memset(&part_card, 0xff, sizeof part_card);
         right &= equal(err, states, states_card, (size_t)(2 * count * each) * 4) && !memcmp(part.out.data, out_card, out_bytes);
         if (!right)
-            diag("%d by %d, %lld rows, gate %d of %d, beta %d, norm %d", kd, vd, (long long)rows, f.gate, f.gate_dim, f.beta, f.norm);
+            diag("%d by %d, %lld rows, gate %d of %d, beta %d, norm %d, chunk %d", kd, vd, (long long)rows, f.gate, f.gate_dim, f.beta, f.norm, f.chunk);
         wrong += !right;
         void *all[] = { part.q.data, part.k.data, part.v.data, part.g.data, part.beta.data, part.out.data, out_card, a_log, dt_bias, states, states_card };
         for (size_t n = 0; n < sizeof all / sizeof *all; n++)
@@ -251,11 +251,11 @@ static void plans(void)
 
 static void refused(void)
 {
-    struct rondo_delta_form f = { .key_dim = 16, .value_dim = 16, .type = RONDO_F32, .gate_type = RONDO_F32, .beta_type = RONDO_F32, .out_type = RONDO_F32,
-                                  .gate_dim = 16, .chunk = 64 };
+    struct rondo_delta_form f = { .key_dim = 600, .value_dim = 16, .type = RONDO_F32, .gate_type = RONDO_F32, .beta_type = RONDO_F32, .out_type = RONDO_F32,
+                                  .gate_dim = 600, .chunk = 64 };
     const struct rondo_delta_run run = { .form = &f };
     int err = card_ops->delta(card, NULL, &run, NULL);
-    ok(err == RONDO_ENOTSUP && strstr(rondo_error_text(), "not in chunks"), "chunks: %s", rondo_error_text());
+    ok(err == RONDO_ENOTSUP && strstr(rondo_error_text(), "bytes of shared memory"), "chunks of keys that are too large: %s", rondo_error_text());
     f.chunk = 0;
     f.key_dim = 4000;
     err = card_ops->delta(card, NULL, &run, NULL);

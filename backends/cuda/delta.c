@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The delta rule on the card: blocks of a run become tasks, which go up with it; delta.h has the kernels. What the device has no kernel for is refused:
- * chunks, and key dimensions whose states do not fit a block's shared memory.
+ * key dimensions whose states do not fit a block's shared memory.
  */
 #include <stdatomic.h>
 
@@ -34,27 +34,34 @@ static struct cuda_delta_task task_of(const struct rondo_delta_run *run, const s
 }
 
 /* The kernel for a form: those with states in registers are for dimensions that fill them. */
-static int kernel_of(int32_t key_dim)
+static int kernel_of(const struct rondo_delta_form *f)
 {
-    return key_dim == 64 ? KERNEL_rondo_cuda_delta_64 : key_dim == 128 ? KERNEL_rondo_cuda_delta_128 : KERNEL_rondo_cuda_delta;
+    const int32_t key_dim = f->key_dim;
+    return f->chunk ? KERNEL_rondo_cuda_delta_chunk : key_dim == 64 ? KERNEL_rondo_cuda_delta_64 : key_dim == 128 ? KERNEL_rondo_cuda_delta_128 : KERNEL_rondo_cuda_delta;
+}
+
+/* Shared memory of a block, where so many tokens are made ready together. */
+static int64_t bytes_of(const struct rondo_delta_form *f, int64_t chain, int64_t tokens)
+{
+    const int64_t held = kernel_of(f) == KERNEL_rondo_cuda_delta ? (f->key_dim + 3) / 4 : 0;
+    return f->chunk ? cuda_delta_chunk_bytes(f->key_dim, chain, tokens, f->chunk) : cuda_delta_bytes(chain, tokens, held);
 }
 
 int rondo__cuda_delta(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_delta_run *run, const struct rondo_poll *poll)
 {
     const struct rondo_delta_form *f = run->form;
-    const int kernel = kernel_of(f->key_dim);
-    const int64_t chain = cuda_delta_chain(f->key_dim), held = kernel == KERNEL_rondo_cuda_delta ? (f->key_dim + 3) / 4 : 0;
+    const int kernel = kernel_of(f);
+    const unsigned threads = f->chunk ? CUDA_THREADS : CUDA_DELTA_THREADS;
+    const int64_t chain = cuda_delta_chain(f->key_dim);
     int64_t tokens = CUDA_DELTA_TOKENS;
     cu_stream s = rondo__cuda_stream(dev, stream);
     struct rondo__cuda_slot *slot;
     cu_pointer at;
     int32_t columns = 1;
     size_t bytes;
-    if (f->chunk)
-        return rondo__cuda_fail(RONDO_ENOTSUP, "the cuda device computes the delta rule token by token, not in chunks; set chunk to 0");
-    while (tokens > 1 && cuda_delta_bytes(chain, tokens, held) > dev->shared_block)
+    while (tokens > 1 && bytes_of(f, chain, tokens) > dev->shared_block)
         tokens /= 2;
-    const int64_t shared = cuda_delta_bytes(chain, tokens, held);
+    const int64_t shared = bytes_of(f, chain, tokens);
     if (shared > dev->shared_block)
         return rondo__cuda_fail(RONDO_ENOTSUP, "the cuda device: %d columns of a state of %d rows take %lld bytes of shared memory; graphics card %d (%s) has %d",
                                 CUDA_DELTA_COLUMNS, (int)f->key_dim, (long long)shared, (int)dev->index, dev->name, (int)dev->shared_block);
@@ -68,7 +75,7 @@ int rondo__cuda_delta(struct rondo_device *dev, struct rondo_stream *stream, con
     struct cuda_delta c = { .count = run->count, .slices = rondo__cuda_up(columns, CUDA_DELTA_COLUMNS), .tolerance = run->tolerance,
                             .lower_bound = f->lower_bound, .scale = f->scale, .key_dim = f->key_dim, .gate_dim = f->gate_dim, .chain = (int32_t)chain,
                             .tokens = (int32_t)tokens, .type = f->type, .gate_type = f->gate_type, .beta_type = f->beta_type, .out_type = f->out_type,
-                            .gate = f->gate, .beta = f->beta, .norm = f->norm };
+                            .gate = f->gate, .beta = f->beta, .norm = f->norm, .chunk = f->chunk };
     err = rondo__cuda_slot_take(dev, poll, bytes, &slot);
     if (err)
         return err;
@@ -78,7 +85,7 @@ int rondo__cuda_delta(struct rondo_device *dev, struct rondo_stream *stream, con
         task[i] = task_of(run, run->blocks + i);
     err = rondo__cuda_slot_send(dev, slot, s);
     if (!err)
-        err = rondo__cuda_launch_of(dev, kernel, rondo__cuda_spread(dev, c.count * c.slices * CUDA_THREADS), CUDA_DELTA_THREADS, (size_t)shared, s, &c);
+        err = rondo__cuda_launch_of(dev, kernel, rondo__cuda_spread(dev, c.count * c.slices * CUDA_THREADS), threads, (size_t)shared, s, &c);
     if (!err)
         err = rondo__cuda_slot_close(dev, slot, s);
     if (!err && poll && poll->work) {      /* on its way: how far it is nobody can tell */

@@ -235,18 +235,18 @@ DEVICE double cuda_delta_exponential(double x)
 }
 
 /* Each thread looks at a token, the first one joins them in their order. */
-DEVICE void cuda_delta_bound(const struct cuda_delta *p, const struct cuda_delta_task *t, double *gates)
+DEVICE void cuda_delta_bound(const struct cuda_delta *p, const struct cuda_delta_task *t, double *gates, int threads)
 {
     const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
-    double *norms = gates + CUDA_DELTA_THREADS, sum = 0.0, product = 1.0;
+    double *norms = gates + threads, sum = 0.0, product = 1.0;
     ROLLED
-    for (int64_t row = 0; row < t->rows; row += CUDA_DELTA_THREADS) {
+    for (int64_t row = 0; row < t->rows; row += threads) {
         if (row + THREAD < t->rows) {
             gates[THREAD] = (double)cuda_delta_largest_gate(p, t, row + THREAD, gain);
             norms[THREAD] = cuda_delta_write_norm(p, t, row + THREAD);
         }
         BARRIER();
-        for (int n = 0; n < CUDA_DELTA_THREADS && row + n < t->rows && THREAD == 0; n++) {
+        for (int n = 0; n < threads && row + n < t->rows && THREAD == 0; n++) {
             sum = sum + gates[n];
             product = product * norms[n];
         }

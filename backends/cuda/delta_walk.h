@@ -160,7 +160,7 @@ DEVICE void SIZED(cuda_delta_kernel)(const struct cuda_delta *p, float *shared)
         const int first = (int)(number % p->slices) * CUDA_DELTA_COLUMNS;
         if (t->kind == CUDA_DELTA_BOUND) {
             if (first == 0)
-                cuda_delta_bound(p, t, (double *)(void *)(shared + 2 * cuda_delta_ready(p->chain, p->tokens)));
+                cuda_delta_bound(p, t, (double *)(void *)(shared + 2 * cuda_delta_ready(p->chain, p->tokens)), CUDA_DELTA_THREADS);
         } else if (first < t->columns) {
             SIZED(cuda_delta_columns)(p, t, first, shared);
         }

@@ -8,6 +8,7 @@
 #include "backends/cuda/attention_tile.h"
 #include "backends/cuda/backward_rows.h"
 #include "backends/cuda/delta_backward.h"
+#include "backends/cuda/delta_chunk.h"
 #include "backends/cuda/entropy.h"
 #include "backends/cuda/gradient.h"
 #include "backends/cuda/linear.h"
@@ -175,6 +176,12 @@ KERNEL(rondo_cuda_delta_128, cuda_delta, CUDA_DELTA_THREADS, 2)
 {
     SHARED(shared);
     cuda_delta_kernel_32(&p, (float *)(void *)shared);
+}
+
+KERNEL(rondo_cuda_delta_chunk, cuda_delta, CUDA_THREADS, 1)
+{
+    SHARED(shared);
+    cuda_delta_chunk_kernel(&p, (float *)(void *)shared);
 }
 
 KERNEL(rondo_cuda_delta_fold, cuda_delta_folds, CUDA_THREADS, 1)

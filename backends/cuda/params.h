@@ -251,6 +251,7 @@ struct cuda_back_sinks {
 #define CUDA_DELTA_THREADS 256              /* of a block: half of them walk, the others make tokens ready */
 #define CUDA_DELTA_COLUMNS 32               /* of a block */
 #define CUDA_DELTA_TOKENS 16                /* that are made ready together, at most */
+#define CUDA_DELTA_BLOCK 16                 /* tokens of a chunk whose keys decay pair by pair */
 enum { CUDA_DELTA_FORWARD, CUDA_DELTA_STATE, CUDA_DELTA_MAP, CUDA_DELTA_BOUND };   /* enum rondo_delta_kind */
 
 struct cuda_delta_task {                    /* a block of a run: its first element of each */
@@ -268,6 +269,7 @@ struct cuda_delta {
     float lower_bound, scale;
     int32_t key_dim, gate_dim, chain, tokens;   /* chain: floats of each fourth number of a row; tokens: made ready together */
     int32_t type, gate_type, beta_type, out_type, gate, beta, norm;
+    int32_t chunk;                          /* 0: token by token */
 };
 /* Rows of a state that each of a column's four threads has. */
 static inline int64_t cuda_delta_chain(int64_t key_dim)
@@ -284,6 +286,13 @@ static inline int64_t cuda_delta_bytes(int64_t chain, int64_t tokens, int64_t he
 {
     return 4 * (2 * cuda_delta_ready(chain, tokens) + held * CUDA_DELTA_THREADS / 2) + 16 * CUDA_DELTA_THREADS;
 }
+/* ... of one that takes chunks: tokens, keys and four more vectors, a state and what is written, chains, coefficients, beta; or what a bound needs. */
+static inline int64_t cuda_delta_chunk_bytes(int64_t key_dim, int64_t chain, int64_t tokens, int64_t chunk)
+{
+    const int64_t floats = 4 * chain * (3 * tokens + chunk + 4) + (key_dim + chunk) * CUDA_DELTA_COLUMNS + 2 * CUDA_THREADS + 2 * chunk + 4;
+    return floats > 4 * CUDA_THREADS ? 4 * floats : 16 * CUDA_THREADS;
+}
+
 /* Gradients: a leaf of 64 columns of a block, whose sums go to scratch; then what becomes of them, by heads and by key heads. */
 #define CUDA_DELTA_LEAF 64
 #define CUDA_DELTA_MARK 16                  /* tokens whose states are made again together */
@@ -488,7 +497,7 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_linear_dx, cuda_dx) X(rondo_cuda_token_product, cuda_tokens) X(rondo_cuda_token_sum, cuda_tokens) \
     X(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx) X(rondo_cuda_rope_back, cuda_rope) X(rondo_cuda_swiglu_dx, cuda_swiglu_dx) \
     X(rondo_cuda_cross_entropy, cuda_entropy) \
-    X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds) \
+    X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) X(rondo_cuda_delta_chunk, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds) \
     X(rondo_cuda_delta_back, cuda_delta_back) X(rondo_cuda_delta_back_tokens, cuda_delta_back) \
     X(rondo_cuda_short_conv, cuda_conv) X(rondo_cuda_sigmoid_mul, cuda_swiglu)
 

@@ -612,13 +612,14 @@ static int attention_gradients(struct probe *p)
 /* One head: outputs and a state of two tiles of columns, some columns of the map, its bound, and what the map makes of the state. */
 static int delta(struct probe *p)
 {
-    enum { TOKENS = 18, VALUES = 34, MAPPED = 6, SIZES = 3 };
-    static const int32_t dims[SIZES] = { 22, 64, 128 }, types[SIZES] = { RONDO_F32, RONDO_BF16, RONDO_F16 };
+    enum { TOKENS = 18, VALUES = 34, MAPPED = 6, SIZES = 4 };
+    static const int32_t dims[SIZES] = { 22, 64, 128, 40 }, types[SIZES] = { RONDO_F32, RONDO_BF16, RONDO_F16, RONDO_F32 };
     int err = 0;
     for (int i = 0; i < SIZES && !err; i++) {
         const int32_t dim = dims[i], type = types[i], channels = i == 1 ? 1 : dim;
         const struct rondo_delta_form form = { .key_dim = dim, .value_dim = VALUES, .type = type, .gate_type = types[SIZES - 1 - i], .beta_type = RONDO_F32,
-                                               .out_type = type, .gate = i, .beta = i, .norm = i != 0, .gate_dim = channels, .lower_bound = -5.0f, .scale = 0.3f };
+                                               .out_type = type, .gate = i % 3, .beta = i % 3, .norm = i != 0, .gate_dim = channels, .lower_bound = -5.0f, .scale = 0.3f,
+                                               .chunk = i == 3 ? 16 : 0 };
         const struct rondo_delta_state none = { -1, 0, 0, 0 }, from = { 0, 0, 0, VALUES }, to = { 1, 0, 0, VALUES }, map = { 2, 0, 0, dim };
         const struct rondo_delta_state number = { 3, 0, 0, 1 }, folded = { 4, 0, 0, MAPPED };
         const struct rondo_delta_block blocks[] = {
