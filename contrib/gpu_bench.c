@@ -3,7 +3,9 @@
  * How fast the cuda device is, through the public interface: each line names what was done, what it took (the median of its rounds, host and all)
  * and the rate. contrib/gpu-check runs it beside the card's own rates and on the cpu device for the bits.
  *
- *     cc gpu_bench.c -o gpu_bench $(pkg-config --cflags --libs rondo) && ./gpu_bench [cuda|cpu] [quick|tiny|profile]
+ *     cc gpu_bench.c -o gpu_bench $(pkg-config --cflags --libs rondo) && ./gpu_bench [cuda|cpu [all|quick|tiny|profile [WORD]]]
+ *
+ * With WORD only the lines that have it in their name, such as "prefill".
  */
 #include <math.h>
 #include <stdio.h>
@@ -14,6 +16,7 @@
 #include <rondo.h>
 
 static rondo_context *ctx;
+static const char *only = "";      /* lines whose name has it */
 
 static double now(void)
 {
@@ -94,6 +97,8 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     const int64_t q_rows = sequences * tokens, kv_rows = sequences * (tokens + cached), q_shape[3] = { q_rows, heads, dim }, kv_shape[3] = { kv_rows, kv_heads, dim };
     double seconds[ROUNDS], begin, took;
+    if (!strstr(name, only))
+        return;
     d.sequences = sequences;
     d.tokens = tokens;
     d.cached = cached;
@@ -161,6 +166,8 @@ static void linear_at(int level, const char *name, int64_t rows, int64_t in, int
     rondo_linear_desc d = RONDO_LINEAR_DESC_INIT;
     rondo_linear *l;
     double seconds[ROUNDS], begin, took;
+    if (!strstr(name, only))
+        return;
     float some, *x = numbers((size_t)(rows * in), RONDO_F32, 1), *y = numbers((size_t)(rows * out), RONDO_F32, 2);
     d.in = in;
     d.out = out;
@@ -281,6 +288,7 @@ int main(int argc, char **argv)
     rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
     desc.device = argc > 1 ? argv[1] : "cuda";
     const char *how = argc > 2 ? argv[2] : "all";
+    only = argc > 3 ? argv[3] : "";
     need(rondo_context_create(&ctx, &desc));
     need(rondo_context_query(ctx, &info));
     printf("device %s, %s\n", info.device, info.isa);

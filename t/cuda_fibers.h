@@ -77,6 +77,15 @@ RONDO_FIBER_HIDDEN void rondo_fibers_free(void);
 /* exact on every machine, by libm where the processor has no instruction for it */
 #define NUM_FMA(a, b, c) __builtin_fmaf(a, b, c)
 #define NUM_SQRT(x) __builtin_sqrtf(x)
+#define NUM_MAX(a, b) __builtin_fmaxf(a, b)
+#define NUM_NAN(x) rondo_fiber_nan(x)
+static inline float rondo_fiber_nan(float x)
+{
+    const uint32_t nan = 0x7fffffff;
+    if (x != x)
+        __builtin_memcpy(&x, &nan, sizeof x);
+    return x;
+}
 
 #define COPY16(to, from, valid) rondo_fiber_copy(to, from, 16, (valid) != 0, __LINE__)
 #define COPY4(to, from, valid) rondo_fiber_copy(to, from, 4, (valid) != 0, __LINE__)

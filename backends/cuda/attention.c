@@ -185,6 +185,7 @@ static void fill(const struct rondo_device *dev, const struct rondo_program *p, 
     c->resident = p->resident;
     c->depth = p->depth;
     c->room = p->room;
+    c->together = p->joined > CUDA_TOGETHER;
     c->nodes = (float *)(uintptr_t)dev->nodes.memory;
     c->stack = (float *)(uintptr_t)dev->stack.memory;
 }
@@ -210,14 +211,13 @@ static int run_batch(struct rondo_device *dev, const struct rondo_program *p, co
         c->first = first;
         c->count = end - first;
         c->stack_floats = rondo__cuda_stack_floats(p, k);
-        c->levels = p->levels[k];
         err = rondo__cuda_launch(dev, k, least(c->count, p->blocks[k]), (size_t)p->shared[k], stream, c);
     }
     if (err)
         return err;
     c->first = tile;
     c->count = tile_end - tile;
-    const int64_t groups = (p->room + 3) / 4;
+    const int64_t groups = c->together ? p->room : (p->room + 3) / 4;
     return rondo__cuda_launch(dev, KERNEL_rondo_cuda_steps, c->count * groups, (size_t)p->shared[KERNEL_rondo_cuda_steps], stream, c);
 }
 

@@ -29,7 +29,7 @@ DEVICE void cuda_fast_kernel(const struct cuda_fast *p, char *shared)
             continue;
         }
         const struct cuda_tile tile = { .job = p->job, .kv_head = hq / job.group, .first = token * job.group + hq % job.group };
-        cuda_steps_row(&p->a, &tile, p, 0, stack);
+        cuda_steps_row(&p->a, &tile, p, 0, stack, (float *)0);
     }
 }
 

@@ -99,34 +99,80 @@ DEVICE void cuda_output(const struct cuda_attention *p, const struct cuda_bind *
         rondo__put_element(p->lse, bind->lse + token * p->lse_row + hq * p->lse_head, RONDO_F32, rondo__lse(node->M, l));
 }
 
-/* Nodes of parts are fetched some at a time, as each comes late. */
-#define CUDA_AHEAD 4
-
-/* LEAF: the nodes of its parts, joined as the tree wants, end as one behind `top`. Of dimensions from d0 on. */
-DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int r, int d0, float *stack, int top)
+/* A node of a part on its way to the ring, each lane's own part of it: nodes come late, so some are under way at once. */
+DEVICE void cuda_fetch(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int k, int r, int d0, float *ring)
 {
-    const int dim = p->value_dim;
+    const int dim = p->value_dim, room = tile->room;
+    const float *from = p->nodes + part->nodes + (int64_t)(k - part->first) * room * (dim + 2);
+    float *to = ring + k % CUDA_AHEAD * CUDA_LEVEL + THREAD % 32;
+    UNROLL
+    for (int e = 0; e < 4; e++) {
+        const int d = d0 + THREAD % 32 + 32 * e;
+        COPY4(to + 32 * e, from + (d < dim ? r * dim + d : 0), d < dim);
+    }
+    COPY4(to + 128, from + room * dim + r, 1);
+    COPY4(to + 160, from + room * dim + room + r, 1);
+}
+
+/* The nodes [first, end) of a LEAF's parts, counted from the run's first, joined as the tree wants, end as one behind `top`. Of dimensions from
+ * d0 on. */
+DEVICE void cuda_join_parts(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int first, int end, int r, int d0,
+                            float *stack, float *ring, int top)
+{
+    ROLLED
+    for (int k = first; k < first + CUDA_AHEAD - 1; k++) {
+        if (k < end)
+            cuda_fetch(p, tile, part, k, r, d0, ring);
+        COPY_CLOSE();
+    }
+    ROLLED
+    for (int k = first; k < end; k++) {
+        const int merges = rondo__run_merges(k, first, end);
+        if (k + CUDA_AHEAD - 1 < end)
+            cuda_fetch(p, tile, part, k + CUDA_AHEAD - 1, r, d0, ring);
+        COPY_CLOSE();
+        COPY_WAIT(CUDA_AHEAD - 1);
+        struct cuda_node node = cuda_pop(ring, k % CUDA_AHEAD);
+        cuda_join(stack, top, merges, &node);
+        top -= merges;
+        cuda_push(stack, top++, &node);
+    }
+}
+
+/* LEAF: one node behind `top`. By the warp; or together by all warps of the block, each for an aligned group of the parts, whose nodes the first warp joins
+ * then. */
+DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int r, int d0, float *stack, float *ring, int top)
+{
+    const int first = part->first, end = first + part->count;
     if (part->count == 0) {
         const struct cuda_node node = { { 0.0f, 0.0f, 0.0f, 0.0f }, -FLT_MAX, 0.0f };
         cuda_push(stack, top, &node);
         return;
     }
-    ROLLED
-    for (int k = 0; k < part->count; k += CUDA_AHEAD) {
-        struct cuda_node ahead[CUDA_AHEAD];
-        UNROLL
-        for (int a = 0; a < CUDA_AHEAD; a++)
-            if (k + a < part->count)
-                ahead[a] = cuda_load(p->nodes + part->nodes + (int64_t)(k + a) * tile->room * (dim + 2), tile->room, r, d0, dim);
-        UNROLL
-        for (int a = 0; a < CUDA_AHEAD; a++)
-            if (k + a < part->count) {
-                const int merges = rondo__run_merges(part->first + k + a, part->first, part->first + part->count);
-                cuda_join(stack, top, merges, &ahead[a]);
-                top -= merges;
-                cuda_push(stack, top++, &ahead[a]);
-            }
+    if (!p->together) {
+        cuda_join_parts(p, tile, part, first, end, r, d0, stack, ring, top);
+        return;
     }
+    const int pitch = cuda_chunks(p->value_dim, CUDA_COLUMNS) * p->depth * CUDA_LEVEL;     /* from a warp's stack to the next one's */
+    int shift = 0;
+    while (((end - 1) >> shift) - (first >> shift) >= CUDA_THREADS / 32)
+        shift++;
+    const int w = THREAD / 32, a = first >> shift, b = ((end - 1) >> shift) + 1, own = a + w;
+    if (own < b)
+        cuda_join_parts(p, tile, part, cuda_maximum(first, own << shift), cuda_minimum(end, (own + 1) << shift), r, d0, stack, ring, top);
+    BARRIER();
+    if (w == 0) {
+        const int bottom = top;
+        ROLLED
+        for (int k = a; k < b; k++) {
+            struct cuda_node node = cuda_pop(stack + (k - a) * pitch, bottom);
+            const int merges = rondo__run_merges(k, a, b);
+            cuda_join(stack, top, merges, &node);
+            top -= merges;
+            cuda_push(stack, top++, &node);
+        }
+    }
+    BARRIER();                       /* before the others' stacks are used again */
 }
 
 /* LEAF at level fast: of the library's results for a row the node that attention_fast.h says. Where it has none nothing is visible. */
@@ -158,14 +204,16 @@ DEVICE void cuda_fast_step(const struct cuda_fast *p, int leaf, int64_t token, i
 }
 
 /* All of a row's steps by one warp, each for one block of dimensions after the other: what is in a place changes for all of them at once. The
- * blocks have stacks of their own, with M and l in each. fast: at level fast what its nodes are made of; else NULL. */
-DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_fast *fast, int r, float *stack)
+ * blocks have stacks of their own, with M and l in each. Where the block's warps are together, all but the first only help with LEAF. fast: at level
+ * fast what its nodes are made of; else NULL. */
+DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_fast *fast, int r, float *stack, float *ring)
 {
     const struct cuda_job job = p->jobs[tile->job];
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
     const int64_t f = tile->first + r, token = f / job.group;
     const int hq = tile->kv_head * job.group + (int)(f % job.group), dim = p->value_dim, size = p->depth * CUDA_LEVEL;
     const int64_t slot_rows = job.q_rows * job.heads, slot_row = token * job.heads + hq;
+    const int helps = p->together && !fast && THREAD >= 32;
     int top = 0, leaf = 0;
 
     ROLLED
@@ -182,8 +230,10 @@ DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_til
             const struct cuda_part part = p->parts[tile->parts + leaf++];
             ROLLED
             for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS)
-                cuda_leaf_step(p, tile, &part, r, d0, stack + d0 / CUDA_COLUMNS * size, top);
+                cuda_leaf_step(p, tile, &part, r, d0, stack + d0 / CUDA_COLUMNS * size, ring, top);
             top++;
+        } else if (helps) {
+            top += s.code == RONDO_TREE_LOAD ? 1 : -1;
         } else if (s.code == RONDO_TREE_LOAD) {
             ROLLED
             for (int d0 = 0; d0 < dim; d0 += CUDA_COLUMNS) {
@@ -233,14 +283,15 @@ DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_til
 /* first, count: tiles */
 DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
 {
-    const int blocks = cuda_chunks(p->value_dim, CUDA_COLUMNS), groups = cuda_chunks(p->room, CUDA_THREADS / 32);
+    const int blocks = cuda_chunks(p->value_dim, CUDA_COLUMNS), groups = p->together ? p->room : cuda_chunks(p->room, CUDA_THREADS / 32);
     float *stack = (float *)(void *)shared + THREAD / 32 * blocks * p->depth * CUDA_LEVEL;
+    float *ring = (float *)(void *)shared + (CUDA_THREADS / 32 * blocks * p->depth + THREAD / 32 * CUDA_AHEAD) * CUDA_LEVEL;
     ROLLED
     for (int64_t i = BLOCK; i < p->count * groups; i += BLOCKS) {
         const struct cuda_tile tile = p->tiles[p->first + i / groups];
-        const int r = (int)(i % groups) * (CUDA_THREADS / 32) + THREAD / 32;
+        const int r = p->together ? (int)(i % groups) : (int)(i % groups) * (CUDA_THREADS / 32) + THREAD / 32;
         if (r < tile.rows)
-            cuda_steps_row(p, &tile, NULL, r, stack);
+            cuda_steps_row(p, &tile, NULL, r, stack, ring);
     }
 }
 

@@ -1,365 +1,441 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Nodes over leaves for tiles of one to eight rows, as decoding has them: what takes time is reading K and V, once for all the query heads that
- * share them. They come through shared memory as they are stored; a thread has a key while scores are computed, and a dimension afterwards.
+ * share them. A block of few threads has a leaf at a time, and many blocks are at work, so that memory always has something to bring. K and V come
+ * through shared memory as they are stored, in stages of CUDA_THIN_STAGE bytes, the next on its way while one is computed with: of keys a part of
+ * each, of which a thread has CUDA_THIN_KEYS; of values whole rows, of which a thread has CUDA_THIN_DIMS neighbours. Each number that is read
+ * from there is used for several rows, keys or dimensions. Leaves that all rows see as a whole, the usual case, have code of their own.
  */
 #ifndef RONDO_CUDA_ATTENTION_THIN_H
 #define RONDO_CUDA_ATTENTION_THIN_H
 
 #include "backends/cuda/attention_tile.h"
 
-#define CUDA_THIN_PITCH (CUDA_THIN_BYTES + 16)      /* bytes from key to key of a stage of K */
+#define CUDA_THIN_BLOCK (CUDA_THIN_STAGE >> CUDA_THIN_KEY)      /* keys of a stage of K */
+#define CUDA_THIN_KEYS (CUDA_THIN_BLOCK / CUDA_THIN_THREADS)
+#define CUDA_THIN_DIMS (CUDA_COLUMNS / CUDA_THIN_THREADS)
+#define CUDA_THIN_MOST (CUDA_THIN_KEYS > CUDA_THIN_DIMS ? CUDA_THIN_KEYS : CUDA_THIN_DIMS)
+#define CUDA_THIN_WARPS (CUDA_THIN_THREADS / 32)
 
 struct cuda_thin_memory {
-    char *stage;                   /* [2][CUDA_STAGE] */
+    char *stage;                   /* [2][CUDA_THIN_STAGE] */
     float *q;                      /* [head_dim][R] */
     float *weights;                /* [leaf_size][R] */
-    float *k_scale, *v_scale;      /* [leaf_size] */
-    float *most;                   /* [4][8]: a warp's M of each row; then its oddity, [4] */
+    float *k_scale, *v_scale;      /* [leaf_size], of Q8 */
+    float *most;                   /* [WARPS][8]: a warp's M of each row */
     float *l;                      /* [8] */
     struct cuda_row *row;          /* [8] */
+    struct cuda_interval *sight;   /* the tile's first */
+    struct cuda_source *source;
     struct cuda_known *known;
-    float *stack;                  /* of nodes, in shared memory where it fits */
 };
 
 DEVICE struct cuda_thin_memory cuda_thin_memory_of(const struct cuda_attention *p, char *shared, int R)
 {
     struct cuda_thin_memory m;
     m.stage = shared;
-    m.q = (float *)(void *)(shared + 2 * CUDA_STAGE);
+    m.q = (float *)(void *)(shared + 2 * CUDA_THIN_STAGE);
     m.weights = m.q + (p->head_dim + 3) / 4 * 4 * R;
-    m.k_scale = m.weights + p->leaf_size * R;
-    m.v_scale = m.k_scale + p->leaf_size;
-    m.row = (struct cuda_row *)(void *)(m.v_scale + p->leaf_size);
+    m.row = (struct cuda_row *)(void *)(m.weights + (p->leaf_size + 3) / 4 * 4 * R);
     m.known = (struct cuda_known *)(void *)(m.row + CUDA_THIN);
-    m.most = (float *)(void *)((char *)m.known + CUDA_KNOWN);
-    m.l = m.most + 4 * CUDA_THIN + 4;
-    m.stack = m.l + CUDA_THIN;
+    m.source = (struct cuda_source *)(void *)((char *)m.known + CUDA_KNOWN);
+    m.sight = (struct cuda_interval *)(void *)(m.source + 1);
+    m.most = (float *)(void *)(m.sight + 1);
+    m.l = m.most + CUDA_THIN_WARPS * CUDA_THIN;
+    m.k_scale = m.l + CUDA_THIN;
+    m.v_scale = m.k_scale + p->leaf_size;
     return m;
 }
 
-/* Bytes [b0, b0 + bytes) of each of `rows` rows, as far as there are (`end`); stride: bytes. */
-DEVICE void cuda_stage_bytes(char *to, int pitch, int rows, const char *from, int64_t stride, int b0, int bytes, int end, int grain)
+/* ---- what is known of an item ---- */
+
+/* As cuda_leaf_of(), whose common case waits for no memory here. */
+DEVICE void cuda_thin_leaf(const struct cuda_attention *p, const struct cuda_thin_memory *m, int64_t i, struct cuda_leaf *out)
 {
-    const int pieces = bytes / grain;
-    if (grain == 16) {
-        const int step = CUDA_THREADS / pieces, b = THREAD % pieces * 16;
-        const char *f = from + THREAD / pieces * stride + b0 + b;
-        char *t = to + THREAD / pieces * pitch + b;
-        if (b0 + b >= end)
+    const struct cuda_run *run = &m->known->run;
+    const struct cuda_tile *tile = &m->known->tile;
+    int64_t row = run->row + (run->leaves > 1 ? i * p->leaf_size : 0);
+    const struct rondo_leaf leaf = rondo__run_leaf(&run->run, run->leaves, i, p->leaf_size);
+    int32_t first = 0, end = 0;
+    if (run->pages) {
+        if (((row | run->page_rows) >> 32) == 0) {     /* a division of 32 bits, as of all that is no giant */
+            const uint32_t page = (uint32_t)row / (uint32_t)run->page_rows;
+            row = run->pages[page] * run->page_rows + ((uint32_t)row - page * (uint32_t)run->page_rows);
+        } else {
+            row = run->pages[row / run->page_rows] * run->page_rows + row % run->page_rows;
+        }
+    }
+    ROLLED
+    for (int s = 0; s < tile->sights; s++) {
+        const struct cuda_interval *sight = s ? p->sight + tile->sight + s : m->sight;
+        int32_t lo, hi;
+        rondo__visible_in_leaf(&leaf, sight->lo, sight->hi, &lo, &hi);
+        if (lo >= hi)
+            continue;
+        first = end ? first : lo;
+        end = hi;
+    }
+    out->leaf = leaf;
+    out->k_at = row * run->k_row + run->k_head;
+    out->v_at = row * run->v_row + run->v_head;
+    out->number = i;
+    out->lo = first;
+    out->hi = end;
+}
+
+/* The leaf at i, or the next one that is seen by somebody; number is the item's end where there is none. */
+DEVICE void cuda_thin_next(const struct cuda_attention *p, const struct cuda_thin_memory *m, int64_t i, struct cuda_leaf *out)
+{
+    const struct cuda_item *item = &m->known->item;
+    ROLLED
+    for (; i < item->end; i++) {
+        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
+        if (view == CUDA_VIEW_NONE)
+            continue;
+        cuda_thin_leaf(p, m, i, out);
+        out->view = view;
+        if (out->hi)
             return;
-        if (rows == CUDA_COLUMNS) {
+    }
+    out->number = item->end;
+}
+
+/* What an item names is read at once, a word by each thread: one wait for memory behind that for the item. */
+DEVICE void cuda_thin_know(const struct cuda_attention *p, int64_t number, const struct cuda_thin_memory *m)
+{
+    enum { TILE = sizeof(struct cuda_tile) / 4, JOB = TILE + sizeof(struct cuda_job) / 4, RUN = JOB + sizeof(struct rondo_leaf) / 4,
+           ALL = RUN + sizeof(struct cuda_source) / 4 };
+    struct cuda_known *known = m->known;
+    const struct cuda_item *item = p->items + number;
+    if (THREAD == CUDA_THIN_THREADS - 1)
+        known->item = *item;
+    ROLLED
+    for (int i = THREAD; i < ALL; i += CUDA_THIN_THREADS) {
+        const char *from = i < TILE  ? (const char *)(p->tiles + item->tile) + 4 * i
+                           : i < JOB ? (const char *)(p->jobs + item->job) + 4 * (i - TILE)
+                           : i < RUN ? (const char *)(p->leaves + item->leaf) + 4 * (i - JOB)
+                                     : (const char *)(p->sources + item->source) + 4 * (i - RUN);
+        char *to = i < TILE  ? (char *)&known->tile + 4 * i
+                   : i < JOB ? (char *)&known->job + 4 * (i - TILE)
+                   : i < RUN ? (char *)&known->run.run + 4 * (i - JOB)
+                             : (char *)m->source + 4 * (i - RUN);
+        memcpy(__builtin_assume_aligned(to, 4), __builtin_assume_aligned(from, 4), 4);
+    }
+    const int64_t base = p->bases[(int64_t)(item->job - p->first_job) * p->source_count + item->source];
+    BARRIER();
+    if (THREAD == 0) {
+        struct cuda_run *run = &known->run;
+        const int64_t head = known->job.kv_head + known->tile.kv_head;
+        if (known->tile.sights) {
+            m->sight->lo = p->sight[known->tile.sight].lo;
+            m->sight->hi = p->sight[known->tile.sight].hi;
+        }
+        run->leaves = rondo__run_leaves(&run->run, p->leaf_size);
+        run->row = run->run.row + base;
+        run->k = m->source->k;
+        run->v = m->source->v;
+        run->pages = m->source->pages;
+        run->page_rows = m->source->page_rows;
+        run->k_row = m->source->k_row;
+        run->v_row = m->source->v_row;
+        run->k_head = head * m->source->k_head;
+        run->v_head = head * m->source->v_head;
+        run->k_grain = m->source->k_grain;
+        run->v_grain = m->source->v_grain;
+        cuda_thin_next(p, m, item->first, &known->leaf[0]);
+    }
+}
+
+/* The tile's queries, as [head_dim][R], and rows. */
+DEVICE void cuda_thin_queries(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_thin_memory *m, int R)
+{
+    const struct cuda_tile *tile = &m->known->tile;
+    const int group = m->known->job.group, first = (int)tile->first;      /* a job's rows are eight at most */
+    int token = first / group, head = first - token * group;
+    UNROLL
+    for (int r = 0; r < CUDA_THIN; r++) {
+        if (r >= R)
+            continue;
+        const int64_t at = bind->q + token * p->q_row + (tile->kv_head * group + head) * p->q_head;
+        if (THREAD == r && r < tile->rows)
+            m->row[r] = p->rows[m->known->job.rows + token];
+        ROLLED
+        for (int d = THREAD; d < p->head_dim; d += CUDA_THIN_THREADS)
+            m->q[d * R + r] = r < tile->rows ? rondo__element(p->q, at + d, p->q_type) : 0.0f;
+        token += head + 1 == group;
+        head = head + 1 == group ? 0 : head + 1;
+    }
+}
+
+/* ---- stages ---- */
+
+/* Where byte b of a key's part lies in a stage of K: so that eight neighbours' pieces of 16 bytes meet in no bank. */
+DEVICE int cuda_thin_twist(int key) { return (CUDA_THIN_KEY == 7 ? key << 4 : key << 3) & ((1 << CUDA_THIN_KEY) - 16); }
+DEVICE int cuda_thin_at(int key, int b) { return (key << CUDA_THIN_KEY) + (b ^ cuda_thin_twist(key)); }
+
+/* To rows [first, first + rows) of a stage, of 1 << bits bytes each, from `from` on, `stride` bytes apart; a row has `end` bytes there. */
+DEVICE void cuda_thin_copy(char *to, int bits, int twisted, int first, int rows, const char *from, int64_t stride, int end, int grain)
+{
+    if (grain == 16) {
+        const int step = CUDA_THIN_THREADS >> (bits - 4), b = (THREAD << 4) & ((1 << bits) - 1);
+        int row = THREAD >> (bits - 4);
+        if (b >= end)
+            return;
+        from += row * stride + b;
+        to += ((first + row) << bits) + (twisted ? b ^ cuda_thin_twist(first + row) : b);    /* a step leaves the twist as it is */
+        stride *= step;
+        if (rows == CUDA_THIN_STAGE >> bits) {
             UNROLL
-            for (int n = 0; n < CUDA_COLUMNS / step; n++)
-                COPY16(t + n * step * pitch, f + n * step * stride, 1);
+            for (int n = 0; n < CUDA_THIN_STAGE / 16 / CUDA_THIN_THREADS; n++)
+                COPY16(to + n * 16 * CUDA_THIN_THREADS, from + n * stride, 1);
             return;
         }
         ROLLED
-        for (int row = THREAD / pieces; row < rows; row += step, f += step * stride, t += step * pitch)
-            COPY16(t, f, 1);
+        for (; row < rows; row += step, from += stride, to += 16 * CUDA_THIN_THREADS)
+            COPY16(to, from, 1);
         return;
     }
-    for (int i = THREAD; i < rows * pieces; i += CUDA_THREADS) {
-        const int row = i / pieces, b = i % pieces * grain;
-        if (b0 + b >= end)
+    ROLLED
+    for (int i = THREAD * grain; i < rows << bits; i += CUDA_THIN_THREADS * grain) {
+        const int row = i >> bits, b = i & ((1 << bits) - 1), at = ((first + row) << bits) + (twisted ? b ^ cuda_thin_twist(first + row) : b);
+        if (b >= end)
             continue;
         if (grain == 4)
-            COPY4(to + row * pitch + b, from + row * stride + b0 + b, 1);
+            COPY4(to + at, from + row * stride + b, 1);
         else
-            to[row * pitch + b] = from[row * stride + b0 + b];
+            to[at] = from[row * stride + b];
     }
 }
 
-DEVICE void cuda_stage_any(char *to, int pitch, int rows, const char *from, int64_t stride, int b0, int bytes, int end, int grain)
-{
-    if (grain == 16)
-        cuda_stage_bytes(to, pitch, rows, from, stride, b0, bytes, end, 16);
-    else if (grain == 4)
-        cuda_stage_bytes(to, pitch, rows, from, stride, b0, bytes, end, 4);
-    else
-        cuda_stage_bytes(to, pitch, rows, from, stride, b0, bytes, end, 1);
-}
-
-DEVICE int cuda_size(int type) { return type == RONDO_F32 ? 4 : type == RONDO_Q8 ? 1 : 2; }
-
 /* A Q8 row's scale lies behind its numbers. */
-DEVICE float cuda_scale_of(const void *rows, int64_t at, int dim)
+DEVICE void cuda_thin_scales(float *to, const void *rows, int64_t at, int64_t stride, int dim, int count)
 {
-    float scale;
-    memcpy(&scale, (const char *)rows + at + dim, sizeof scale);
-    return scale;
+    ROLLED
+    for (int i = THREAD; i < count; i += CUDA_THIN_THREADS)
+        memcpy(to + i, (const char *)rows + at + i * stride + dim, sizeof *to);
 }
-
-DEVICE int cuda_thin_step(int size) { return size == 4 ? 64 : CUDA_COLUMNS; }   /* keys of a stage of V */
 
 /* Bytes of K from b0 on, of keys from `key` on. */
 DEVICE void cuda_thin_stage_k(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int size, int key, int b0, int parity)
 {
     const struct cuda_run *run = &m->known->run;
-    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
-    cuda_stage_any(m->stage + parity * CUDA_STAGE + (lo - key) * CUDA_THIN_PITCH, CUDA_THIN_PITCH, keys,
-                   (const char *)run->k + (f->k_at + lo * run->k_row) * size, run->k_row * size, b0, CUDA_THIN_BYTES, p->head_dim * size, run->k_grain);
-    if (p->kv_type == RONDO_Q8 && b0 == 0 && THREAD < keys)
-        m->k_scale[lo + THREAD] = cuda_scale_of(run->k, f->k_at + (lo + THREAD) * run->k_row, p->head_dim);
+    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_THIN_BLOCK) - lo;
+    cuda_thin_copy(m->stage + parity * CUDA_THIN_STAGE, CUDA_THIN_KEY, 1, lo - key, keys, (const char *)run->k + (f->k_at + lo * run->k_row) * size + b0,
+                   run->k_row * size, p->head_dim * size - b0, run->k_grain);
+    if (p->kv_type == RONDO_Q8 && b0 == 0)
+        cuda_thin_scales(m->k_scale + lo, run->k, f->k_at + lo * run->k_row, run->k_row, p->head_dim, keys);
     COPY_CLOSE();
 }
 
-/* Dimensions of V from d0 on. */
+/* Keys of a stage of V, whose rows have 128 numbers. */
+DEVICE int cuda_thin_step(int size) { return CUDA_THIN_STAGE / CUDA_COLUMNS / size; }
+
+/* Dimensions of V from d0 on, of keys from `key` on. */
 DEVICE void cuda_thin_stage_v(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int size, int key, int d0, int parity)
 {
     const struct cuda_run *run = &m->known->run;
-    const int step = cuda_thin_step(size), lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + step) - lo;
-    const char *from = (const char *)run->v + (f->v_at + lo * run->v_row) * size;
-    char *to = m->stage + parity * CUDA_STAGE + (lo - key) * CUDA_COLUMNS * size;
-    if (size == 2)
-        cuda_stage_any(to, CUDA_COLUMNS * 2, keys, from, run->v_row * 2, d0 * 2, CUDA_COLUMNS * 2, p->value_dim * 2, run->v_grain);
-    else if (size == 4)
-        cuda_stage_any(to, CUDA_COLUMNS * 4, keys, from, run->v_row * 4, d0 * 4, CUDA_COLUMNS * 4, p->value_dim * 4, run->v_grain);
-    else
-        cuda_stage_any(to, CUDA_COLUMNS, keys, from, run->v_row, d0, CUDA_COLUMNS, p->value_dim, run->v_grain);
-    if (p->kv_type == RONDO_Q8 && d0 == 0 && THREAD < keys)
-        m->v_scale[lo + THREAD] = cuda_scale_of(run->v, f->v_at + (lo + THREAD) * run->v_row, p->value_dim);
+    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + cuda_thin_step(size)) - lo;
+    cuda_thin_copy(m->stage + parity * CUDA_THIN_STAGE, size == 4 ? 9 : size == 2 ? 8 : 7, 0, lo - key, keys,
+                   (const char *)run->v + (f->v_at + lo * run->v_row + d0) * size, run->v_row * size, (p->value_dim - d0) * size, run->v_grain);
+    if (p->kv_type == RONDO_Q8 && d0 == 0)
+        cuda_thin_scales(m->v_scale + lo, run->v, f->v_at + lo * run->v_row, run->v_row, p->value_dim, keys);
     COPY_CLOSE();
 }
 
-/* R numbers of shared memory, by as few instructions as can be; `from` is a multiple of R floats. */
-DEVICE void cuda_read(float *to, const float *from, int R)
-{
-    if (R >= 4) {
-        UNROLL
-        for (int r = 0; r < CUDA_THIN; r += 4)
-            if (r < R) {
-                const struct quad q = *(const struct quad *)(const void *)(from + r);
-                to[r] = q.a, to[r + 1] = q.b, to[r + 2] = q.c, to[r + 3] = q.d;
-            }
-        return;
-    }
-    to[0] = from[0];
-    if (R == 2)
-        to[1] = from[1];
-}
+/* ---- chains ---- */
 
-/* One product of each row's chain. */
-DEVICE void cuda_link(float *s, const float *q, float x, int R)
+/* Four links of the chain of each row and each of n columns (keys, or dimensions): those of a, [4][R], with x[column][4], in the order of rule C2. */
+DEVICE void cuda_thin_links(float (*s)[CUDA_THIN], const float *a, float (*x)[4], int n, int R, int odd)
 {
-    float a[CUDA_THIN];
-    cuda_read(a, q, R);
+    float b[4 * CUDA_THIN];
     UNROLL
-    for (int r = 0; r < CUDA_THIN; r++)
-        if (r < R)
-            s[r] = NUM_FMA(a[r], x, s[r]);
+    for (int i = 0; i < 4 * CUDA_THIN; i += 4)
+        if (i < 4 * R) {
+            const struct quad q = *(const struct quad *)(const void *)(a + i);
+            b[i] = q.a, b[i + 1] = q.b, b[i + 2] = q.c, b[i + 3] = q.d;
+        }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        UNROLL
+        for (int c = 0; c < CUDA_THIN_MOST; c++) {
+            UNROLL
+            for (int r = 0; r < CUDA_THIN; r++)
+                if (c < n && r < R)
+                    s[c][r] = cuda_value(b[(i ^ 1) * R + r], x[c][i ^ 1], s[c][r], odd);
+        }
+    }
 }
 
-/* R chains go on over n numbers that lie at `from`, with those of q, [n][R]. Also of a linear layer, whose x is q. */
-DEVICE void cuda_thin_chain(float *s, const float *q, const char *from, int n, int type, float scale, int R)
+/* Scores go on over n numbers of each key, with those of q, [n][R]. stage: with the thread's first key in its first row. */
+DEVICE void cuda_thin_keys(float (*s)[CUDA_THIN], const float *q, const char *stage, int n, int type, const float *scale, int R)
 {
+    const int size = cuda_size(type), twist = cuda_thin_twist(THREAD);
     int k = 0;
-    if (type == RONDO_F32) {
-        ROLLED
-        for (; k + 4 <= n; k += 4) {
-            const struct quad x = *(const struct quad *)(const void *)(from + 4 * k);
-            cuda_link(s, q + (k + 1) * R, x.b, R);
-            cuda_link(s, q + k * R, x.a, R);
-            cuda_link(s, q + (k + 3) * R, x.d, R);
-            cuda_link(s, q + (k + 2) * R, x.c, R);
+    ROLLED
+    for (; k + 16 / size <= n; k += 16 / size) {
+        uint32_t w[CUDA_THIN_KEYS][4];
+        UNROLL
+        for (int j = 0; j < CUDA_THIN_KEYS; j++) {
+            const struct quad raw = *(const struct quad *)(const void *)(stage + (j * CUDA_THIN_THREADS << CUDA_THIN_KEY) + ((k * size) ^ twist));
+            memcpy(w[j], &raw, sizeof w[j]);
         }
-    } else if (type == RONDO_Q8) {     /* a layer's group may begin anywhere */
-        ROLLED
-        for (; k + 16 <= n && ((uintptr_t)from & 15) == 0; k += 16) {
-            int8_t b[16];
-            const struct quad x = *(const struct quad *)(const void *)(from + k);
-            memcpy(b, &x, sizeof b);
+        UNROLL
+        for (int u = 0; u < 4 / size; u++) {
+            float x[CUDA_THIN_MOST][4];
             UNROLL
-            for (int i = 0; i < 16; i++)
-                cuda_link(s, q + (k + (i ^ 1)) * R, (float)b[i ^ 1] * scale, R);
-        }
-    } else {
-        ROLLED
-        for (; k + 8 <= n; k += 8) {
-            uint32_t w[4];
-            const struct quad x = *(const struct quad *)(const void *)(from + 2 * k);
-            memcpy(w, &x, sizeof w);
-            UNROLL
-            for (int i = 0; i < 4; i++) {
-                cuda_link(s, q + (k + 2 * i + 1) * R, cuda_high(w[i], type), R);
-                cuda_link(s, q + (k + 2 * i) * R, cuda_low(w[i], type), R);
+            for (int j = 0; j < CUDA_THIN_KEYS; j++) {
+                UNROLL
+                for (int i = 0; i < 4; i++)
+                    x[j][i] = size == 4   ? rondo__float(w[j][i])
+                              : size == 1 ? (float)(int8_t)(w[j][u] >> 8 * i) * scale[j]
+                              : i % 2     ? cuda_high(w[j][(2 * u + i / 2) & 3], type)
+                                          : cuda_low(w[j][(2 * u + i / 2) & 3], type);
             }
+            cuda_thin_links(s, q + (k + 4 * u) * R, x, CUDA_THIN_KEYS, R, 0);
         }
     }
     ROLLED
     for (const int end = n + (n & 1); k < end; k++) {
         const int c = k ^ 1;
-        if (c < n)
-            cuda_link(s, q + c * R, type == RONDO_Q8 ? (float)((const int8_t *)from)[c] * scale : rondo__element(from, c, type), R);
+        if (c >= n)
+            continue;
+        UNROLL
+        for (int j = 0; j < CUDA_THIN_KEYS; j++) {
+            const char *at = stage + (j * CUDA_THIN_THREADS << CUDA_THIN_KEY) + ((c * size) ^ twist);
+            const float x = type == RONDO_Q8 ? (float)*(const int8_t *)at * scale[j] : rondo__element(at, 0, type);
+            UNROLL
+            for (int r = 0; r < CUDA_THIN; r++)
+                if (r < R)
+                    s[j][r] = NUM_FMA(q[c * R + r], x, s[j][r]);
+        }
     }
 }
 
-DEVICE void cuda_thin_chain_typed(float *s, const float *q, const char *from, int n, int type, float scale, int R)
+/* The thread's dimensions of one key, which lie at v. */
+DEVICE void cuda_thin_numbers(float *x, const char *v, float scale, int type)
 {
-    if (type == RONDO_F32)
-        cuda_thin_chain(s, q, from, n, RONDO_F32, 1.0f, R);
-    else if (type == RONDO_BF16)
-        cuda_thin_chain(s, q, from, n, RONDO_BF16, 1.0f, R);
-    else if (type == RONDO_F16)
-        cuda_thin_chain(s, q, from, n, RONDO_F16, 1.0f, R);
-    else
-        cuda_thin_chain(s, q, from, n, RONDO_Q8, scale, R);
-}
-
-/* One key's values. */
-DEVICE void cuda_thin_value(float *acc, const float *w, float v, int R, int odd)
-{
-    float a[CUDA_THIN];
-    cuda_read(a, w, R);
+    uint32_t w[4] = { 0 };
+    const int bytes = CUDA_THIN_DIMS * cuda_size(type);
+    if (bytes == 16) {
+        const struct quad q = *(const struct quad *)(const void *)v;
+        memcpy(w, &q, sizeof q);
+    } else if (bytes == 8) {
+        memcpy(w, __builtin_assume_aligned(v, 8), 8);
+    } else if (bytes == 4) {
+        memcpy(w, __builtin_assume_aligned(v, 4), 4);
+    } else {
+        memcpy(w, __builtin_assume_aligned(v, 2), 2);
+    }
     UNROLL
-    for (int r = 0; r < CUDA_THIN; r++)
-        if (r < R)
-            acc[r] = cuda_value(a[r], v, acc[r], odd);
+    for (int e = 0; e < CUDA_THIN_DIMS; e++)
+        x[e] = type == RONDO_F32  ? rondo__float(w[e])
+               : type == RONDO_Q8 ? (float)(int8_t)(w[0] >> 8 * e) * scale
+               : e % 2            ? cuda_high(w[e / 2], type)
+                                  : cuda_low(w[e / 2], type);
 }
 
-/* The keys of a stage, in pairs; eight at a time are fetched together. */
-DEVICE void cuda_thin_values(float *acc, float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type, int R, int odd,
-                             int sums)
+/* The keys of a stage; v: with the thread's first dimension first; own: the row whose sum is the thread's. */
+DEVICE void cuda_thin_values(float (*acc)[CUDA_THIN], float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type, int R,
+                             int odd, int sums)
 {
+    const int pitch = CUDA_COLUMNS * cuda_size(type);
     int k = 0;
     ROLLED
     for (; k + 8 <= n; k += 8) {
-        float x[8], o[8];
         UNROLL
-        for (int i = 0; i < 8; i++) {
-            x[i] = type == RONDO_Q8 ? (float)((const int8_t *)v)[(k + i) * CUDA_COLUMNS] * scale[k + i] : rondo__element(v, (k + i) * CUDA_COLUMNS, type);
-            o[i] = sums ? own[(k + i) * R] : 0.0f;
-        }
-        UNROLL
-        for (int i = 0; i < 8; i++) {
-            cuda_thin_value(acc, w + (k + (i ^ 1)) * R, x[i ^ 1], R, odd);
-            if (sums)
-                *l = cuda_sum(*l, o[i ^ 1]);
+        for (int u = 0; u < 2; u++) {
+            float x[CUDA_THIN_MOST][4], o[4];
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                float y[CUDA_THIN_DIMS];
+                cuda_thin_numbers(y, v + (k + 4 * u + i) * pitch, type == RONDO_Q8 ? scale[k + 4 * u + i] : 1.0f, type);
+                UNROLL
+                for (int e = 0; e < CUDA_THIN_DIMS; e++)
+                    x[e][i] = y[e];
+                o[i] = sums ? own[(k + 4 * u + i) * R] : 0.0f;
+            }
+            cuda_thin_links(acc, w + (k + 4 * u) * R, x, CUDA_THIN_DIMS, R, odd);
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                if (sums)
+                    *l = odd ? cuda_sum(*l, o[i ^ 1]) : *l + o[i ^ 1];
         }
     }
     ROLLED
     for (const int end = n + (n & 1); k < end; k++) {
         const int key = k ^ 1;
+        float y[CUDA_THIN_DIMS];
         if (key >= n)
             continue;
-        const float x = type == RONDO_Q8 ? (float)((const int8_t *)v)[key * CUDA_COLUMNS] * scale[key] : rondo__element(v, key * CUDA_COLUMNS, type);
-        cuda_thin_value(acc, w + key * R, x, R, odd);
+        cuda_thin_numbers(y, v + key * pitch, type == RONDO_Q8 ? scale[key] : 1.0f, type);
+        UNROLL
+        for (int e = 0; e < CUDA_THIN_DIMS; e++) {
+            UNROLL
+            for (int r = 0; r < CUDA_THIN; r++)
+                if (r < R)
+                    acc[e][r] = cuda_value(w[key * R + r], y[e], acc[e][r], 1);
+        }
         if (sums)
             *l = cuda_sum(*l, own[key * R]);
     }
 }
 
-DEVICE void cuda_thin_values_typed(float *acc, float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type, int R,
-                                   int odd, int sums)
+/* Sums are the first warp's, of the first block of dimensions. */
+DEVICE void cuda_thin_values_typed(float (*acc)[CUDA_THIN], float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type,
+                                   int R, int odd, int sums)
 {
-    if (type == RONDO_F32 && !odd)
-        cuda_thin_values(acc, l, w, own, v, scale, n, RONDO_F32, R, 0, sums);
-    else if (type == RONDO_BF16 && !odd)
-        cuda_thin_values(acc, l, w, own, v, scale, n, RONDO_BF16, R, 0, sums);
-    else if (type == RONDO_F16 && !odd)
-        cuda_thin_values(acc, l, w, own, v, scale, n, RONDO_F16, R, 0, sums);
-    else if (type == RONDO_Q8 && !odd)
-        cuda_thin_values(acc, l, w, own, v, scale, n, RONDO_Q8, R, 0, sums);
+    if (odd)
+        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 1, 1);
+    else if (sums)
+        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 0, 1);
     else
-        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 1, sums);
+        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 0, 0);
 }
 
-/* Scores of the thread's key, of all rows: x to shared memory, M grows. */
-DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int key,
-                             const float *s, float *M, float *odd, int R, int terms)
+/* ---- weights ---- */
+
+/* Scores of the thread's keys become x, in shared memory; M grows. whole: all rows see all keys. */
+DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int key0,
+                             float (*s)[CUDA_THIN], float *M, int whole, int R, int terms)
 {
     const struct cuda_tile *tile = &m->known->tile;
     const struct cuda_job *job = &m->known->job;
-    const struct rondo_leaf *leaf = &f->leaf;
-    const int64_t view = f->view;
-    if (key >= leaf->count)
-        return;
     UNROLL
-    for (int r = 0; r < CUDA_THIN; r++) {
-        if (r >= R)
+    for (int j = 0; j < CUDA_THIN_KEYS; j++) {
+        const int key = key0 + THREAD + j * CUDA_THIN_THREADS;
+        const int64_t position = f->leaf.first + (int64_t)key * f->leaf.step;
+        if (key >= f->leaf.count)
             continue;
-        float x = s[r] * p->scale_log2;
-        int seen = 1;
-        if (r < tile->rows) {
-            const int hq = terms ? tile->kv_head * job->group + (int)((tile->first + r) % job->group) : 0;
-            const int64_t position = leaf->first + (int64_t)key * leaf->step;
-            seen = position >= m->row[r].lo && position < m->row[r].hi;
-            if (seen && view >= 0)
-                seen = (int)(p->bits[(view + r) * 4 + key / 64] >> (key % 64) & 1);
-            if (terms && seen)
-                seen = cuda_score(p, bind, s[r], m->row[r].p, position, p->head + job->head + hq, hq, &x);
-        }
-        const float n = cuda_rint(x);
-        if (seen && n > M[r])
-            M[r] = n;
-        if (!seen || p->terms.drop)
-            *odd = 1.0f;
-        m->weights[key * R + r] = seen ? x : rondo__float(CUDA_HIDDEN);
-    }
-}
-
-DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct rondo_leaf *leaf, const float *M, int R, int terms)
-{
-    const struct cuda_tile *tile = &m->known->tile;
-    const struct cuda_job *job = &m->known->job;
-    for (int key = THREAD; key < leaf->count; key += CUDA_THREADS) {
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++) {
             if (r >= R)
                 continue;
-            const float x = m->weights[key * R + r], n = cuda_rint(x);
-            float w = cuda_weight(x - n, n - M[r]);
-            if (rondo__bits(x) == CUDA_HIDDEN)
-                w = CUDA_UNSEEN;
-            else if (terms && r < tile->rows &&
-                     cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group),
-                                  m->row[r].p, leaf->first + (int64_t)key * leaf->step))
-                w = cuda_drop(w);
-            m->weights[key * R + r] = w;
+            float x = s[j][r] * p->scale_log2;
+            int seen = 1;
+            if ((terms || !whole) && r < tile->rows) {
+                seen = position >= m->row[r].lo && position < m->row[r].hi;
+                if (seen && f->view >= 0)
+                    seen = (int)(p->bits[(f->view + r) * 4 + key / 64] >> (key % 64) & 1);
+                if (terms && seen) {
+                    const int hq = tile->kv_head * job->group + ((int)tile->first + r) % job->group;
+                    seen = cuda_score(p, bind, s[j][r], m->row[r].p, position, p->head + job->head + hq, hq, &x);
+                }
+            }
+            const float n = cuda_rint(x);
+            if (seen && n > M[r])
+                M[r] = n;
+            s[j][r] = seen ? x : rondo__float(CUDA_HIDDEN);
         }
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            if (r < R)
+                m->weights[key * R + r] = s[j][r];
     }
 }
 
-/* As cuda_node(): the thread has dimension d of all rows. */
-DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_thin_memory *m, float *acc, const float *leaf_M, int d, int is_last, int top,
-                           int merges, float *stack, float *last, int R)
+/* The largest of each row, in all threads. */
+DEVICE void cuda_thin_most(const struct cuda_thin_memory *m, float *M, int R)
 {
-    const struct cuda_tile *tile = &m->known->tile;
-    const int dim = p->value_dim;
-    const int64_t level = (int64_t)R * (dim + 2);
-    float *to = last ? last : stack + (top - merges) * level;
-    float Ms[CUDA_THIN] = { 0.0f }, ls[CUDA_THIN] = { 0.0f };
-    UNROLL
-    for (int r = 0; r < CUDA_THIN; r++) {
-        if (r >= R)
-            continue;
-        float l = m->l[r], M = l != l ? FLT_MAX : leaf_M[r];
-        ROLLED
-        for (int n = 1; n <= merges; n++) {
-            const float *from = stack + (top - n) * level;
-            float left, right;
-            cuda_merge(from[R * dim + r], from[R * dim + R + r], &M, &l, &left, &right);
-            if (d < dim)
-                acc[r] = NUM_FMA(from[r * dim + d], left, acc[r] * right);
-        }
-        if (d < dim && (!last || r < tile->rows))
-            to[r * dim + d] = acc[r];
-        Ms[r] = M;
-        ls[r] = l;
-    }
-    BARRIER();
-    UNROLL
-    for (int r = 0; r < CUDA_THIN; r++)
-        if (r < R && is_last && THREAD == r) {
-            to[R * dim + r] = Ms[r];
-            to[R * dim + R + r] = ls[r];
-        }
-}
-
-/* M of all warps, and whether any thread's keys are unseen or dropped: M and the answer are the same in all threads. */
-DEVICE int cuda_thin_most(const struct cuda_thin_memory *m, float *M, float odd, int R)
-{
-    int is_odd = 0;
     UNROLL
     for (int other = 1; other < 32; other *= 2) {
         UNROLL
@@ -368,117 +444,218 @@ DEVICE int cuda_thin_most(const struct cuda_thin_memory *m, float *M, float odd,
                 const float x = SHUFFLE_XOR(M[r], other);
                 M[r] = x > M[r] ? x : M[r];
             }
-        odd = odd + SHUFFLE_XOR(odd, other);
     }
+    if (CUDA_THIN_WARPS == 1)
+        return;
     if (THREAD % 32 == 0) {
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             if (r < R)
                 m->most[THREAD / 32 * CUDA_THIN + r] = M[r];
-        m->most[4 * CUDA_THIN + THREAD / 32] = odd;
     }
     BARRIER();
     UNROLL
-    for (int w = 0; w < 4; w++) {
+    for (int w = 0; w < CUDA_THIN_WARPS; w++) {
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             if (r < R)
                 M[r] = m->most[w * CUDA_THIN + r] > M[r] ? m->most[w * CUDA_THIN + r] : M[r];
-        is_odd |= m->most[4 * CUDA_THIN + w] != 0.0f;
     }
-    return is_odd;
 }
 
-DEVICE void cuda_thin_zero(float *s)
+/* Each thread's own keys. */
+DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct rondo_leaf *leaf, const float *M, int R, int terms)
 {
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    ROLLED
+    for (int key = THREAD; key < leaf->count; key += CUDA_THIN_THREADS) {
+        float w[CUDA_THIN];
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            if (r < R)
+                w[r] = m->weights[key * R + r];
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++) {
+            if (r >= R)
+                continue;
+            const float x = w[r], n = cuda_rint(x);
+            w[r] = cuda_weight(x - n, n - M[r]);
+            if (rondo__bits(x) == CUDA_HIDDEN)
+                w[r] = CUDA_UNSEEN;
+            else if (terms && r < tile->rows &&
+                     cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + ((int)tile->first + r) % job->group, m->row[r].p,
+                                  leaf->first + (int64_t)key * leaf->step))
+                w[r] = cuda_drop(w[r]);
+        }
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            if (r < R)
+                m->weights[key * R + r] = w[r];
+    }
+}
+
+/* ---- nodes ---- */
+
+/* As cuda_node(): the thread has dimensions from d on of all rows. */
+DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_thin_memory *m, float (*acc)[CUDA_THIN], const float *leaf_M, int d, int is_last,
+                           int top, int merges, const float *stack, float *to, int rows, int R)
+{
+    const int dim = p->value_dim;
+    const int64_t level = (int64_t)R * (dim + 2);
+    float M[CUDA_THIN], l[CUDA_THIN];
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++)
-        s[r] = 0.0f;
+        if (r < R) {
+            l[r] = m->l[r];
+            M[r] = l[r] != l[r] ? FLT_MAX : leaf_M[r];
+        }
+    ROLLED
+    for (int n = 1; n <= merges; n++) {
+        const float *from = stack + (top - n) * level;
+        float x[CUDA_THIN_DIMS][CUDA_THIN], below_M[CUDA_THIN], below_l[CUDA_THIN];
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++) {
+            if (r >= R)
+                continue;
+            below_M[r] = from[R * dim + r];
+            below_l[r] = from[R * dim + R + r];
+            UNROLL
+            for (int e = 0; e < CUDA_THIN_DIMS; e++)
+                x[e][r] = d + e < dim ? from[r * dim + d + e] : 0.0f;
+        }
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++) {
+            float left, right;
+            if (r >= R)
+                continue;
+            cuda_merge(below_M[r], below_l[r], &M[r], &l[r], &left, &right);
+            UNROLL
+            for (int e = 0; e < CUDA_THIN_DIMS; e++)
+                acc[e][r] = NUM_FMA(x[e][r], left, acc[e][r] * right);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < CUDA_THIN; r++) {
+        UNROLL
+        for (int e = 0; e < CUDA_THIN_DIMS; e++)
+            if (r < R && r < rows && d + e < dim)
+                to[r * dim + d + e] = acc[e][r];
+    }
+    if (!is_last)
+        return;
+    BARRIER();                       /* the M and l there have been read by all */
+    UNROLL
+    for (int r = 0; r < CUDA_THIN; r++)
+        if (r < R && r < rows && THREAD == r) {
+            to[R * dim + r] = M[r];
+            to[R * dim + R + r] = l[r];
+        }
 }
 
-/* The node of a leaf that nobody sees. */
-DEVICE void cuda_thin_nothing(const struct cuda_attention *p, const struct cuda_thin_memory *m, float *s, const float *M, int top, int merges, float *stack,
-                              float *last, int R)
+DEVICE void cuda_thin_zero(float (*s)[CUDA_THIN])
 {
-    BARRIER();
-    if (THREAD < R)
-        m->l[THREAD] = 0.0f;
-    BARRIER();
-    ROLLED
-    for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
-        cuda_thin_zero(s);
-        cuda_thin_node(p, m, s, M, d0 + THREAD, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
+    UNROLL
+    for (int c = 0; c < CUDA_THIN_MOST; c++) {
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r++)
+            s[c][r] = 0.0f;
     }
 }
+
+/* ---- the kernel ---- */
 
 DEVICE void cuda_thin_item(const struct cuda_attention *p, int64_t number, const struct cuda_thin_memory *m, float *stack, int R, int terms)
 {
     struct cuda_known *known = m->known;
     const struct cuda_tile *tile = &known->tile;
     const int size = cuda_size(p->kv_type), k_bytes = p->head_dim * size, step = cuda_thin_step(size);
-    float s[CUDA_THIN] = { 0.0f }, M[CUDA_THIN], l;
+    const int64_t level = (int64_t)R * (p->value_dim + 2);
+    float s[CUDA_THIN_MOST][CUDA_THIN], M[CUDA_THIN], l;
     int top = 0, parity = 0, now = 0;
 
-    BARRIER();
-    if (THREAD == 0)
-        cuda_know(p, number, known);
-    BARRIER();
+    BARRIER();                       /* nobody reads the item before */
+    cuda_thin_know(p, number, m);
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    cuda_thin_queries(p, bind, m, R);
+    BARRIER();
     const int64_t begin = known->item.first, end = known->item.end;
+    int64_t all_lo = INT64_MIN, all_hi = INT64_MAX;      /* positions that all rows see */
     if (known->leaf[0].number < end)
         cuda_thin_stage_k(p, m, &known->leaf[0], size, 0, 0, 0);
-    if (THREAD < tile->rows)
-        m->row[THREAD] = p->rows[known->job.rows + (tile->first + THREAD) / known->job.group];
-    for (int i = THREAD; i < p->head_dim * R; i += CUDA_THREADS) {
-        const int d = i / R, r = i % R;
-        m->q[i] = r < tile->rows ? rondo__element(p->q, bind->q + cuda_row_at(&known->job, tile, tile->first + r, p->q_row, p->q_head) + d, p->q_type) : 0.0f;
+    ROLLED
+    for (int r = 0; r < tile->rows; r++) {
+        all_lo = m->row[r].lo > all_lo ? m->row[r].lo : all_lo;
+        all_hi = m->row[r].hi < all_hi ? m->row[r].hi : all_hi;
     }
     ROLLED
     for (int64_t i = begin; i < end; i++) {
         const struct cuda_leaf *f = known->leaf + now;
-        const int merges = rondo__run_merges(i, begin, end);
-        float *const last = i + 1 == end ? p->nodes + known->item.nodes : (float *)0;
-        float odd = 0.0f;
-        int is_odd = 0;
+        const int merges = rondo__run_merges(i, begin, end), nothing = i != f->number, count = nothing ? 0 : (int)f->leaf.count;
+        float *const to = i + 1 == end ? p->nodes + known->item.nodes : stack + (top - merges) * level;
+        const int whole = !nothing && f->view == CUDA_VIEW_ALL && f->leaf.first >= all_lo && f->leaf.first + (int64_t)(count - 1) * f->leaf.step < all_hi;
+        const int odd = !whole || terms;
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             M[r] = -FLT_MAX;
-        if (i != f->number) {
-            cuda_thin_nothing(p, m, s, M, top, merges, stack, last, R);
-            top += 1 - merges;
-            continue;
-        }
-        const int count = (int)f->leaf.count;
         ROLLED
-        for (int key0 = 0; key0 < count; key0 += CUDA_COLUMNS) {
-            const int key = key0 + THREAD;
+        for (int key0 = 0; key0 < count; key0 += CUDA_THIN_BLOCK) {
             cuda_thin_zero(s);
             ROLLED
-            for (int b0 = 0; b0 < k_bytes; b0 += CUDA_THIN_BYTES, parity ^= 1) {
+            for (int b0 = 0; b0 < k_bytes; b0 += 1 << CUDA_THIN_KEY, parity ^= 1) {
                 COPY_WAIT(0);
                 BARRIER();
-                if (b0 + CUDA_THIN_BYTES < k_bytes)
-                    cuda_thin_stage_k(p, m, f, size, key0, b0 + CUDA_THIN_BYTES, parity ^ 1);
-                else if (key0 + CUDA_COLUMNS < count)
-                    cuda_thin_stage_k(p, m, f, size, key0 + CUDA_COLUMNS, 0, parity ^ 1);
+                if (b0 + (1 << CUDA_THIN_KEY) < k_bytes)
+                    cuda_thin_stage_k(p, m, f, size, key0, b0 + (1 << CUDA_THIN_KEY), parity ^ 1);
+                else if (key0 + CUDA_THIN_BLOCK < count)
+                    cuda_thin_stage_k(p, m, f, size, key0 + CUDA_THIN_BLOCK, 0, parity ^ 1);
                 else
                     cuda_thin_stage_v(p, m, f, size, 0, 0, parity ^ 1);
-                if (b0 == 0 && key0 == 0 && THREAD == CUDA_THREADS - 1)
-                    cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (now ^ 1));
-                if (key < count)
-                    cuda_thin_chain_typed(s, m->q + b0 / size * R, m->stage + parity * CUDA_STAGE + THREAD * CUDA_THIN_PITCH,
-                                          cuda_minimum(k_bytes - b0, CUDA_THIN_BYTES) / size, p->kv_type, m->k_scale[key], R);
+                if (b0 == 0 && key0 == 0 && THREAD == CUDA_THIN_THREADS - 1)
+                    cuda_thin_next(p, m, i + 1, known->leaf + (now ^ 1));
+                if (key0 + THREAD < count) {
+                    const char *stage = m->stage + parity * CUDA_THIN_STAGE + (THREAD << CUDA_THIN_KEY);
+                    const float *q = m->q + b0 / size * R;
+                    const int n = cuda_minimum(k_bytes - b0, 1 << CUDA_THIN_KEY) / size;
+                    float scale[CUDA_THIN_KEYS] = { 0.0f };
+                    if (p->kv_type == RONDO_F32) {
+                        cuda_thin_keys(s, q, stage, n, RONDO_F32, scale, R);
+                    } else if (p->kv_type == RONDO_BF16) {
+                        cuda_thin_keys(s, q, stage, n, RONDO_BF16, scale, R);
+                    } else if (p->kv_type == RONDO_F16) {
+                        cuda_thin_keys(s, q, stage, n, RONDO_F16, scale, R);
+                    } else {
+                        UNROLL
+                        for (int j = 0; j < CUDA_THIN_KEYS; j++)
+                            scale[j] = key0 + THREAD + j * CUDA_THIN_THREADS < count ? m->k_scale[key0 + THREAD + j * CUDA_THIN_THREADS] : 0.0f;
+                        cuda_thin_keys(s, q, stage, n, RONDO_Q8, scale, R);
+                    }
+                }
             }
-            cuda_thin_scores(p, bind, m, f, key, s, M, &odd, R, terms);
+            if (whole)
+                cuda_thin_scores(p, bind, m, f, key0, s, M, 1, R, terms);
+            else
+                cuda_thin_scores(p, bind, m, f, key0, s, M, 0, R, terms);
         }
-        is_odd = cuda_thin_most(m, M, odd, R);
-        cuda_thin_weights(p, m, &f->leaf, M, R, terms);
+        if (nothing) {
+            BARRIER();
+            if (THREAD < R)
+                m->l[THREAD] = 0.0f;
+            BARRIER();
+        } else {
+            cuda_thin_most(m, M, R);
+            cuda_thin_weights(p, m, &f->leaf, M, R, terms);
+        }
         l = 0.0f;
         ROLLED
         for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
+            const int d = d0 + THREAD * CUDA_THIN_DIMS, sums = d0 == 0 && THREAD < 32;
             cuda_thin_zero(s);
             ROLLED
             for (int key = 0; key < count; key += step, parity ^= 1) {
+                const float *w = m->weights + key * R, *own = w + THREAD % R, *scale = m->v_scale + key;
+                const char *v = m->stage + parity * CUDA_THIN_STAGE + THREAD * CUDA_THIN_DIMS * size;
+                const int n = cuda_minimum(count - key, step);
                 COPY_WAIT(0);
                 BARRIER();
                 if (key + step < count)
@@ -487,18 +664,26 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, int64_t number, const
                     cuda_thin_stage_v(p, m, f, size, 0, d0 + CUDA_COLUMNS, parity ^ 1);
                 else if (known->leaf[now ^ 1].number < end)
                     cuda_thin_stage_k(p, m, known->leaf + (now ^ 1), size, 0, 0, parity ^ 1);
-                cuda_thin_values_typed(s, &l, m->weights + key * R, m->weights + key * R + THREAD % R, m->stage + parity * CUDA_STAGE + THREAD * size,
-                                       m->v_scale + key, cuda_minimum(count - key, step), p->kv_type, R, is_odd, d0 == 0);
+                if (d >= p->value_dim && !sums)
+                    continue;
+                if (p->kv_type == RONDO_F32)
+                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_F32, R, odd, sums);
+                else if (p->kv_type == RONDO_BF16)
+                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_BF16, R, odd, sums);
+                else if (p->kv_type == RONDO_F16)
+                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_F16, R, odd, sums);
+                else
+                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_Q8, R, odd, sums);
             }
-            if (d0 == 0) {
+            if (d0 == 0 && !nothing) {
                 if (THREAD < R)
                     m->l[THREAD] = l;
                 BARRIER();
             }
-            cuda_thin_node(p, m, s, M, d0 + THREAD, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, last, R);
+            cuda_thin_node(p, m, s, M, d, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, to, i + 1 == end ? tile->rows : R, R);
         }
         top += 1 - merges;
-        now ^= 1;
+        now ^= !nothing;
     }
 }
 
@@ -506,12 +691,8 @@ DEVICE void cuda_thin_kernel(const struct cuda_attention *p, char *shared, int R
 {
     const struct cuda_thin_memory m = cuda_thin_memory_of(p, shared, R);
     ROLLED
-    for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS) {
-        if (p->levels)
-            cuda_thin_item(p, i, &m, m.stack, R, terms);
-        else
-            cuda_thin_item(p, i, &m, p->stack + BLOCK * p->stack_floats, R, terms);
-    }
+    for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS)
+        cuda_thin_item(p, i, &m, p->stack + BLOCK * p->stack_floats, R, terms);
 }
 
 #endif

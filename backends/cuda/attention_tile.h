@@ -164,15 +164,16 @@ struct cuda_tile_memory {
     int q_pitch, w_pitch;
 };
 
-DEVICE struct cuda_tile_memory cuda_tile_memory_of(const struct cuda_attention *p, char *shared)
+DEVICE struct cuda_tile_memory cuda_tile_memory_of(const struct cuda_attention *p, char *shared, int wide)
 {
+    const int resident = !wide || p->resident;
     struct cuda_tile_memory m;
     m.stage[0] = (float *)(void *)shared;
     m.stage[1] = m.stage[0] + CUDA_COLUMNS * CUDA_PITCH;
     m.q = m.stage[1] + CUDA_COLUMNS * CUDA_PITCH;
-    m.q_pitch = p->resident ? (int)cuda_q_pitch(p->head_dim) : CUDA_PITCH;
-    m.w_pitch = p->leaf_size + 4;
-    m.weights = m.q + (p->resident ? CUDA_TILE * m.q_pitch : 2 * CUDA_TILE * CUDA_PITCH);
+    m.q_pitch = !wide ? CUDA_COLUMNS + 4 : resident ? (int)cuda_q_pitch(p->head_dim) : CUDA_PITCH;
+    m.w_pitch = wide ? p->leaf_size + 4 : CUDA_COLUMNS + 4;
+    m.weights = m.q + (resident ? CUDA_TILE * m.q_pitch : 2 * CUDA_TILE * CUDA_PITCH);
     m.row = (struct cuda_row *)(void *)(m.weights + CUDA_TILE * m.w_pitch);
     m.known = (struct cuda_known *)(void *)(m.row + CUDA_TILE);
     m.l = (float *)(void *)((char *)m.known + CUDA_KNOWN);
@@ -201,149 +202,273 @@ DEVICE void cuda_stage_q(const struct cuda_attention *p, const struct cuda_tile 
     }
 }
 
-/* A chunk of K: keys from `key` on, columns from d on; and of the queries, where these are not held. */
-DEVICE void cuda_stage_k(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_bind *bind, const struct cuda_leaf *f, int key, int d,
-                         int parity)
+/* A chunk of a leaf: CUDA_COLUMNS keys from `key` on and CUDA_CHUNK columns of K from d on; or CUDA_CHUNK keys and CUDA_COLUMNS columns of V. */
+struct cuda_chunk {
+    int v, key, d;
+};
+
+/* The next one: K by blocks of keys, then V by blocks of dimensions. 0: there is none, and the leaf is over. */
+DEVICE int cuda_next_chunk(const struct cuda_attention *p, int count, struct cuda_chunk *c, int wide)
 {
-    const struct cuda_run *run = &m->known->run;
-    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_COLUMNS) - lo;
-    cuda_stage_typed((parity ? m->stage[1] : m->stage[0]) + (lo - key) * CUDA_PITCH, CUDA_PITCH, CUDA_COLUMNS, keys, run->k, f->k_at + lo * run->k_row, run->k_row, d,
-                     CUDA_CHUNK, p->head_dim, p->kv_type, run->k_grain);
-    if (!p->resident)
-        cuda_stage_q(p, &m->known->tile, &m->known->job, bind, m->q + parity * CUDA_TILE * CUDA_PITCH, CUDA_PITCH, d, CUDA_CHUNK);
-    COPY_CLOSE();
+    if (!c->v) {
+        c->d += CUDA_CHUNK;
+        if (c->d < p->head_dim)
+            return 1;
+        c->d = 0;
+        c->key += CUDA_COLUMNS;
+        if (!wide || c->key >= count)
+            c->v = 1, c->key = 0;
+        return 1;
+    }
+    c->key += CUDA_CHUNK;
+    if (c->key < count)
+        return 1;
+    c->key = 0;
+    c->d += CUDA_COLUMNS;
+    return wide && c->d < p->value_dim;
 }
 
-/* ... of V. */
-DEVICE void cuda_stage_v(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key, int d, int parity)
+/* Sends a chunk on its way, and its columns of the queries where these are not held. Keys that nobody sees stay what they are. */
+DEVICE void cuda_fetch_chunk(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_bind *bind, const struct cuda_leaf *f,
+                             const struct cuda_chunk *c, int parity, int wide)
 {
     const struct cuda_run *run = &m->known->run;
-    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_CHUNK) - lo;
-    cuda_stage_typed((parity ? m->stage[1] : m->stage[0]) + (lo - key) * CUDA_COLUMNS, CUDA_COLUMNS, CUDA_CHUNK, keys, run->v, f->v_at + lo * run->v_row, run->v_row, d,
-                     CUDA_COLUMNS, p->value_dim, p->kv_type, run->v_grain);
+    const int span = c->v ? CUDA_CHUNK : CUDA_COLUMNS, lo = cuda_maximum(c->key, f->lo), keys = cuda_minimum(f->hi, c->key + span) - lo;
+    const int32_t grain = c->v ? run->v_grain : run->k_grain;
+    float *to = parity ? m->stage[1] : m->stage[0];
+    if (p->kv_type == RONDO_F32 && grain == 16 && keys == span) {   /* as nearly all are */
+        const int row = c->v ? THREAD >> 5 : THREAD >> 3, column = (c->v ? THREAD & 31 : THREAD & 7) * 4, down = c->v ? 4 * CUDA_COLUMNS : 16 * CUDA_PITCH;
+        const int64_t stride = c->v ? run->v_row : run->k_row;
+        const float *from = (const float *)(c->v ? run->v : run->k) + (c->v ? f->v_at : f->k_at) + (lo + row) * stride + c->d + column;
+        const int64_t step = stride * (c->v ? 4 : 16);
+        to += row * (c->v ? CUDA_COLUMNS : CUDA_PITCH) + column;
+        if (c->d + column < (c->v ? p->value_dim : p->head_dim)) {
+            UNROLL
+            for (int n = 0; n < 8; n++)
+                COPY16(to + n * down, from + n * step, 1);
+        }
+    } else if (c->v) {
+        cuda_stage_typed(to + (lo - c->key) * CUDA_COLUMNS, CUDA_COLUMNS, CUDA_CHUNK, keys, run->v, f->v_at + lo * run->v_row, run->v_row, c->d, CUDA_COLUMNS,
+                         p->value_dim, p->kv_type, run->v_grain);
+    } else {
+        cuda_stage_typed(to + (lo - c->key) * CUDA_PITCH, CUDA_PITCH, CUDA_COLUMNS, keys, run->k, f->k_at + lo * run->k_row, run->k_row, c->d, CUDA_CHUNK,
+                         p->head_dim, p->kv_type, run->k_grain);
+    }
+    if (wide && !c->v && !p->resident)
+        cuda_stage_q(p, &m->known->tile, &m->known->job, bind, m->q + parity * CUDA_TILE * CUDA_PITCH, CUDA_PITCH, c->d, CUDA_CHUNK);
     COPY_CLOSE();
 }
 
 /* ---- weights ---- */
 
-/* Which keys of the leaf the warp's rows see; rows that are none see all, so that they do not slow the others. */
-DEVICE void cuda_visible(const struct cuda_tile_memory *m, const struct rondo_leaf *leaf)
+/* Whether it is so for one of the warp's threads. */
+DEVICE int cuda_some(int it)
 {
-    const int r = THREAD / 32 * 16 + THREAD % 32;
-    if (THREAD % 32 < 16) {
+    float some = it ? 1.0f : 0.0f;
+    UNROLL
+    for (int other = 1; other < 32; other *= 2)
+        some = NUM_MAX(some, SHUFFLE_XOR(some, other));
+    return some != 0.0f;
+}
+
+/* Which keys of the leaf the warp's rows see; rows that are none see all, so that they do not slow the others. Returns 2 where a key is hidden from
+ * a row, else 1 where a block of keys is not full, else 0. */
+DEVICE int cuda_visible(const struct cuda_tile_memory *m, const struct rondo_leaf *leaf)
+{
+    const int r = (THREAD >> 5) * 16 + (THREAD & 31);
+    int hidden = 0;
+    if ((THREAD & 31) < 16) {
         int32_t lo = 0, hi = (int32_t)leaf->count;
         if (r < m->known->tile.rows)
             rondo__visible_in_leaf(leaf, m->row[r].lo, m->row[r].hi, &lo, &hi);
         m->lo[r] = lo;
         m->hi[r] = hi;
+        hidden = lo > 0 || hi < leaf->count;
     }
     WARP_BARRIER();
+    return cuda_some(hidden) ? 2 : leaf->count % CUDA_COLUMNS != 0;
 }
 
-/* Scores of a key block become x. What is unseen becomes CUDA_HIDDEN; M[i] grows. */
+/* Rows of a thread are first + 2 i, its columns lane % 16 + 16 j. Scores of a key block become x; M[i] grows by those that are seen. */
+DEVICE void cuda_scores(const struct cuda_attention *p, const struct cuda_tile_memory *m, int key0, float s[8][8], float M[8], int hidden)
+{
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 4), column = key0 + (lane & 15);
+    const int *los = m->lo + first, *his = m->hi + first;
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int lo = hidden ? los[2 * i] - column : 0, hi = hidden ? his[2 * i] - column : 0;
+        UNROLL
+        for (int j = 0; j < 8; j++) {
+            s[i][j] = s[i][j] * p->scale_log2;
+            M[i] = NUM_MAX(M[i], hidden && (16 * j < lo || 16 * j >= hi) ? -__builtin_inff() : s[i][j]);
+        }
+    }
+}
+
+/* Those of a row, in all of the lanes that share it, become rule C3's M. Returns whether all of the warp's are such that cuda_weights() is exact. */
+DEVICE int cuda_most(float M[8])
+{
+    int far = 0;
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        UNROLL
+        for (int other = 1; other < 16; other *= 2)
+            M[i] = NUM_MAX(M[i], SHUFFLE_XOR(M[i], other));
+        far |= !(M[i] > -4194000.0f && M[i] < 4194000.0f) && M[i] != -__builtin_inff();
+        M[i] = M[i] == -__builtin_inff() ? -FLT_MAX : cuda_rint(M[i]);
+    }
+    return !cuda_some(far);
+}
+
+/* A key block's x become weights, in shared memory: rondo__weight(x - n, n - M) for n = rint(x). By sums with 1.5 * 2^23, whose last bits are a whole
+ * number's: n is right where |x| < 2^22, and where x lies lower, below M by far more than 125, it is as low. */
+DEVICE void cuda_weights(const struct cuda_attention *p, const struct cuda_tile_memory *m, int key0, float s[8][8], const float M[8], int hidden, int wide)
+{
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 4), column = key0 + (lane & 15);
+    float *to = m->weights + first * m->w_pitch + column;
+    const int *los = m->lo + first, *his = m->hi + first;
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int lo = hidden ? los[2 * i] - column : 0, hi = hidden ? his[2 * i] - column : 0;
+        UNROLL
+        for (int j = 0; j < 8; j++) {
+            const float x = s[i][j], t = x + 12582912.0f, e = t - M[i];
+            float w = NUM_NAN(rondo__exp2_poly(x - (t - 12582912.0f)) * rondo__float((rondo__bits(e) << 23) + 0x3f800000u));
+            w = e < 12582912.0f - 125.0f ? 0.0f : w;
+            if (hidden)
+                w = 16 * j < lo || 16 * j >= hi ? CUDA_UNSEEN : w;
+            if (!wide || !hidden || column + 16 * j < p->leaf_size)
+                to[2 * i * m->w_pitch + 16 * j] = w;
+        }
+    }
+}
+
+/* The same for every score there can be, with masks of bits and terms, one after the other: x lies where its weight will. What is unseen is CUDA_HIDDEN. */
 #define CUDA_HIDDEN 0xffffdeadu        /* a NaN that no arithmetic of the card gives */
-DEVICE void cuda_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key0,
-                        float s[8][8], float M[8], int terms)
+DEVICE void cuda_keep(const struct cuda_attention *p, const struct cuda_tile_memory *m, int key0, float s[8][8], int wide)
 {
-    const struct cuda_tile *tile = &m->known->tile;
-    const struct cuda_job *job = &m->known->job;
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, column = key0 + lane % 16;
-    UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int r = first + 2 * i, lo = m->lo[r] - column, hi = m->hi[r] - column;
-        int64_t row_p = 0;
-        int h = 0, hq = 0;
-        if (terms && r < tile->rows) {
-            hq = tile->kv_head * job->group + (int)((tile->first + r) % job->group);
-            h = p->head + job->head + hq;
-            row_p = m->row[r].p;
-        }
-        UNROLL
-        for (int j = 0; j < 8; j++) {
-            int seen = 16 * j >= lo && 16 * j < hi;
-            float x = s[i][j] * p->scale_log2;
-            if (f->view >= 0 && seen && r < tile->rows)
-                seen = (int)(p->bits[(f->view + r) * 4 + (column + 16 * j) / 64] >> ((column + 16 * j) % 64) & 1);
-            if (terms && seen && r < tile->rows)
-                seen = cuda_score(p, bind, s[i][j], row_p, f->leaf.first + (int64_t)(column + 16 * j) * f->leaf.step, h, hq, &x);
-            const float n = cuda_rint(x);
-            if (seen && n > M[i])
-                M[i] = n;
-            s[i][j] = seen ? x : rondo__float(CUDA_HIDDEN);
-        }
-    }
-}
-
-/* The largest of each row, in all of the lanes that share it. */
-DEVICE void cuda_most(float M[8])
-{
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 4), column = key0 + (lane & 15);
+    float *to = m->weights + first * m->w_pitch + column;
     UNROLL
     for (int i = 0; i < 8; i++) {
         UNROLL
-        for (int other = 1; other < 16; other *= 2) {
-            const float n = SHUFFLE_XOR(M[i], other);
-            M[i] = n > M[i] ? n : M[i];
-        }
+        for (int j = 0; j < 8; j++)
+            if (!wide || column + 16 * j < p->leaf_size)
+                to[2 * i * m->w_pitch + 16 * j] = s[i][j];
     }
 }
 
-/* A key block's x become weights, in shared memory. Returns whether some of the thread's are unseen or dropped. */
-DEVICE int cuda_weights(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key0, float s[8][8], const float M[8],
-                        int terms)
+/* A thread's own row, its keys of all blocks; s there is a score, or x already. */
+DEVICE float cuda_any_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int r,
+                             float M, int ready, int terms)
 {
     const struct cuda_tile *tile = &m->known->tile;
     const struct cuda_job *job = &m->known->job;
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, column = key0 + lane % 16;
+    const int hq = tile->kv_head * job->group + (int)((tile->first + r) % job->group), there = r < tile->rows, lo = m->lo[r], hi = m->hi[r];
+    ROLLED
+    for (int key = THREAD & 15; key < p->leaf_size; key += 16) {
+        float *at = m->weights + r * m->w_pitch + key, x = ready ? *at : *at * p->scale_log2;
+        int seen = key >= lo && key < hi;
+        if (f->view >= 0 && seen && there)
+            seen = (int)(p->bits[(f->view + r) * 4 + key / 64] >> (key % 64) & 1);
+        if (terms && seen && there)
+            seen = cuda_score(p, bind, *at, m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step, p->head + job->head + hq, hq, &x);
+        if (seen)
+            M = NUM_MAX(M, x);
+        *at = seen ? x : rondo__float(CUDA_HIDDEN);
+    }
+    return M;
+}
+
+/* Returns whether one is unseen or dropped. */
+DEVICE int cuda_any_weights(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int r, float M, int terms)
+{
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    const int h = p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group);
     int odd = 0;
-    UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int r = first + 2 * i;
-        float *to = m->weights + r * m->w_pitch + column;
-        UNROLL
-        for (int j = 0; j < 8; j++) {
-            const int key = column + 16 * j;
-            const float x = s[i][j], n = cuda_rint(x);
-            float w = cuda_weight(x - n, n - M[i]);
-            if (rondo__bits(x) == CUDA_HIDDEN)
-                w = CUDA_UNSEEN;
-            else if (terms && r < tile->rows && key < f->leaf.count &&
-                     cuda_dropped(p, job->sequence, p->head + job->head + tile->kv_head * job->group + (int)((tile->first + r) % job->group), m->row[r].p,
-                                  f->leaf.first + (int64_t)key * f->leaf.step))
-                w = cuda_drop(w);
-            if (key < p->leaf_size) {
-                odd |= key < f->leaf.count && cuda_is_odd(w);
-                to[16 * j] = w;
-            }
-        }
+    ROLLED
+    for (int key = THREAD & 15; key < p->leaf_size; key += 16) {
+        float *at = m->weights + r * m->w_pitch + key, x = *at, n = cuda_rint(x), w = cuda_weight(x - n, n - M);
+        if (rondo__bits(x) == CUDA_HIDDEN)
+            w = CUDA_UNSEEN;
+        else if (terms && r < tile->rows && key < f->leaf.count &&
+                 cuda_dropped(p, job->sequence, h, m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step))
+            w = cuda_drop(w);
+        odd |= key < f->leaf.count && cuda_is_odd(w);
+        *at = w;
     }
     return odd;
 }
 
-/* All key blocks of a leaf but its last one have left their x in shared memory (each thread its own); s has the last one's. Returns whether
- * weights of the warp are unseen or dropped. */
-DEVICE int cuda_all_weights(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int last0, float s[8][8], float M[8],
-                            int terms)
+/* Element i of a row that lies in registers: their number has to be known when it is compiled. */
+DEVICE float cuda_take(const float from[8], int i)
 {
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16;
-    int odd;
-    cuda_most(M);
-    odd = cuda_weights(p, m, f, last0, s, M, terms);
-    ROLLED
-    for (int key0 = 0; key0 < last0; key0 += CUDA_COLUMNS) {
-        UNROLL
-        for (int i = 0; i < 8; i++) {
-            UNROLL
-            for (int j = 0; j < 8; j++)
-                s[i][j] = m->weights[(first + 2 * i) * m->w_pitch + key0 + lane % 16 + 16 * j];
-        }
-        odd |= cuda_weights(p, m, f, key0, s, M, terms);
-    }
-    float some = odd ? 1.0f : 0.0f;
+    float x = from[0];
     UNROLL
-    for (int other = 1; other < 32; other *= 2)
-        some = some + SHUFFLE_XOR(some, other);
+    for (int k = 1; k < 8; k++)
+        x = i == k ? from[k] : x;
+    return x;
+}
+
+DEVICE void cuda_set(float to[8], int i, float x)
+{
+    UNROLL
+    for (int k = 0; k < 8; k++)
+        to[k] = i == k ? x : to[k];
+}
+
+/* A key block has its scores. Behind the last one all weights of the leaf follow; s is not needed any more then. Returns whether weights of the warp are
+ * unseen or dropped. */
+DEVICE int cuda_block(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_tile_memory *m, const struct cuda_leaf *f, int key0,
+                      float s[8][8], float M[8], int hidden, int terms, int wide)
+{
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 4), last = !wide || key0 + CUDA_COLUMNS >= f->leaf.count, any = terms || f->view >= 0;
+    int odd = 0;
+    if (!any && hidden)
+        cuda_scores(p, m, key0, s, M, 1);
+    else if (!any)
+        cuda_scores(p, m, key0, s, M, 0);
+    if (any || hidden || (wide && (key0 || !last)))
+        cuda_keep(p, m, key0, s, wide);
+    if (!last)
+        return 0;
+    if (any) {
+        ROLLED
+        for (int i = 0; i < 8; i++)
+            cuda_set(M, i, cuda_any_scores(p, bind, m, f, first + 2 * i, cuda_take(M, i), 0, terms));
+    }
+    const int exact = cuda_most(M);
+    if (any || !exact) {
+        if (!any)
+            cuda_keep(p, m, key0, s, wide);
+        ROLLED
+        for (int i = 0; i < 8; i++) {
+            if (!any)
+                cuda_any_scores(p, bind, m, f, first + 2 * i, 0.0f, 1, 0);
+            odd |= cuda_any_weights(p, m, f, first + 2 * i, cuda_take(M, i), terms);
+        }
+        odd = cuda_some(odd);
+    } else if (hidden || (wide && key0)) {
+        odd = hidden > 1;
+        ROLLED
+        for (key0 = 0; key0 < f->leaf.count; key0 += CUDA_COLUMNS) {
+            const float *from = m->weights + first * m->w_pitch + (wide ? key0 : 0) + (lane & 15);
+            UNROLL
+            for (int i = 0; i < 8; i++) {
+                UNROLL
+                for (int j = 0; j < 8; j++)
+                    s[i][j] = from[2 * i * m->w_pitch + 16 * j];
+            }
+            cuda_weights(p, m, key0, s, M, 1, wide);
+            if (!wide)
+                break;
+        }
+    } else {
+        cuda_weights(p, m, key0, s, M, 0, wide);
+    }
     WARP_BARRIER();
-    return some != 0.0f;
+    return odd;
 }
 
 /* ---- values ---- */
@@ -388,10 +513,10 @@ DEVICE void cuda_values(float acc[8][8], float *l, const float *w, int pitch, co
             x[i] = *(const struct quad *)(const void *)(w + 2 * i * pitch + k);
         if (sums) {
             const struct quad o = *(const struct quad *)(const void *)(own + k);
-            *l = cuda_sum(*l, o.b);
-            *l = cuda_sum(*l, o.a);
-            *l = cuda_sum(*l, o.d);
-            *l = cuda_sum(*l, o.c);
+            *l = odd ? cuda_sum(*l, o.b) : *l + o.b;
+            *l = odd ? cuda_sum(*l, o.a) : *l + o.a;
+            *l = odd ? cuda_sum(*l, o.d) : *l + o.d;
+            *l = odd ? cuda_sum(*l, o.c) : *l + o.c;
         }
         float a[8];
         UNROLL
@@ -411,6 +536,11 @@ DEVICE void cuda_values(float acc[8][8], float *l, const float *w, int pitch, co
             a[i] = x[i].c;
         cuda_key(acc, a, v + (k + 2) * CUDA_COLUMNS, quads, odd);
     }
+}
+
+/* ... and over the last keys of a leaf, where they are no four. */
+DEVICE void cuda_last_values(float acc[8][8], float *l, const float *w, int pitch, const float *own, const float *v, int n, int sums)
+{
     ROLLED
     for (int k = n & ~3; k < n + (n & 1); k++) {
         float a[8];
@@ -422,7 +552,7 @@ DEVICE void cuda_values(float acc[8][8], float *l, const float *w, int pitch, co
         UNROLL
         for (int i = 0; i < 8; i++)
             a[i] = w[2 * i * pitch + key];
-        cuda_key(acc, a, v + key * CUDA_COLUMNS, quads, 1);
+        cuda_key(acc, a, v + key * CUDA_COLUMNS, 2, 1);
     }
 }
 
@@ -432,127 +562,107 @@ DEVICE void cuda_values(float acc[8][8], float *l, const float *w, int pitch, co
 DEVICE void cuda_merge(float left_M, float left_l, float *M, float *l, float *left, float *right)
 {
     const float top = left_M > *M ? left_M : *M;
-    *left = rondo__merge_scale(left_M - top);
-    *right = rondo__merge_scale(*M - top);
+    *left = cuda_scale(left_M - top);
+    *right = cuda_scale(*M - top);
     *l = NUM_FMA(left_l, *left, *l * *right);
     *M = top;
 }
 
-/* The node over a leaf is joined with `merges` nodes of the stack, which has `top` before it, and goes behind what is left of these, or to
- * `last`. Of the tile's rows and one block of dimensions; M and l are written with the last of these. */
-DEVICE void cuda_node(const struct cuda_attention *p, const struct cuda_tile_memory *m, float acc[8][8], const float leaf_M[8], int d0, int quads, int top,
-                      int merges, float *stack, float *last)
+/* Floats of a node's row in the stack: quads. */
+DEVICE int cuda_stack_row(const struct cuda_attention *p) { return (p->value_dim + 3) & ~3; }
+
+/* merge(a node of the stack, acc): of a thread's rows, one block of dimensions. */
+DEVICE void cuda_pop_node(const float *from, int row, int d, int first, float acc[8][8], float M[8], float l[8])
 {
-    const struct cuda_tile *tile = &m->known->tile;
-    const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16, dim = p->value_dim, d = d0 + lane % 16 * 4, whole = dim % 4 == 0;
-    const int64_t level = (int64_t)CUDA_TILE * (dim + 2);
-    float *to = last ? last : stack + (top - merges) * level;
-    const int room = last ? tile->room : CUDA_TILE;
-    float Ms[8], ls[8];
+    struct quad x[8];
+    float left[8], right[8];
+    const float *at = from + first * row + d, *sums = from + CUDA_TILE * row + first;
     UNROLL
-    for (int i = 0; i < 8; i++) {
-        ls[i] = m->l[first + 2 * i];
-        Ms[i] = ls[i] != ls[i] ? FLT_MAX : leaf_M[i];
-    }
-    ROLLED
-    for (int n = 1; n <= merges; n++) {      /* rows that the tile does not have lie in the stack too, whatever they are */
-        const float *from = stack + (top - n) * level;
-        float left[8], right[8];
+    for (int i = 0; i < 8; i++, at += 2 * row)
+        x[i] = *(const struct quad *)(const void *)at;
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        cuda_merge(sums[2 * i], sums[CUDA_TILE + 2 * i], &M[i], &l[i], &left[i], &right[i]);
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        if (d + 64 * h >= row)
+            continue;
+        if (h) {
+            at = from + first * row + d + 64;
+            UNROLL
+            for (int i = 0; i < 8; i++, at += 2 * row)
+                x[i] = *(const struct quad *)(const void *)at;
+        }
         UNROLL
-        for (int i = 0; i < 8; i++)
-            cuda_merge(from[CUDA_TILE * dim + first + 2 * i], from[CUDA_TILE * dim + CUDA_TILE + first + 2 * i], &Ms[i], &ls[i], &left[i], &right[i]);
-        UNROLL
-        for (int h = 0; h < 2; h++) {
-            if (h >= quads || d + 64 * h >= dim)
-                continue;
-            if (whole) {
-                struct quad x[8];
-                UNROLL
-                for (int i = 0; i < 8; i++)
-                    x[i] = *(const struct quad *)(const void *)(from + (int64_t)(first + 2 * i) * dim + d + 64 * h);
-                UNROLL
-                for (int i = 0; i < 8; i++) {
-                    acc[i][4 * h] = NUM_FMA(x[i].a, left[i], acc[i][4 * h] * right[i]);
-                    acc[i][4 * h + 1] = NUM_FMA(x[i].b, left[i], acc[i][4 * h + 1] * right[i]);
-                    acc[i][4 * h + 2] = NUM_FMA(x[i].c, left[i], acc[i][4 * h + 2] * right[i]);
-                    acc[i][4 * h + 3] = NUM_FMA(x[i].d, left[i], acc[i][4 * h + 3] * right[i]);
-                }
-            } else {
-                UNROLL
-                for (int i = 0; i < 8; i++) {
-                    UNROLL
-                    for (int e = 0; e < 4; e++)
-                        if (d + 64 * h + e < dim)
-                            acc[i][4 * h + e] =
-                                NUM_FMA(from[(int64_t)(first + 2 * i) * dim + d + 64 * h + e], left[i], acc[i][4 * h + e] * right[i]);
-                }
-            }
+        for (int i = 0; i < 8; i++) {
+            acc[i][4 * h] = NUM_FMA(x[i].a, left[i], acc[i][4 * h] * right[i]);
+            acc[i][4 * h + 1] = NUM_FMA(x[i].b, left[i], acc[i][4 * h + 1] * right[i]);
+            acc[i][4 * h + 2] = NUM_FMA(x[i].c, left[i], acc[i][4 * h + 2] * right[i]);
+            acc[i][4 * h + 3] = NUM_FMA(x[i].d, left[i], acc[i][4 * h + 3] * right[i]);
         }
     }
+}
+
+/* A thread's part of a node goes where rows are `row` floats apart, its first `rows` of `room`. */
+DEVICE void cuda_put_node(const struct cuda_attention *p, float *to, int row, int rows, int room, int d, int first, float acc[8][8], const float M[8],
+                          const float l[8], int whole, int with_sums)
+{
+    float *at = to + first * row + d, *end = to + (int64_t)room * row + first;
     UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int r = first + 2 * i;
-        if (last && r >= tile->rows)
+    for (int i = 0; i < 8; i++, at += 2 * row) {
+        if (first + 2 * i >= rows)
             continue;
         UNROLL
         for (int h = 0; h < 2; h++) {
-            if (h >= quads || d + 64 * h >= dim)
+            if (d + 64 * h >= p->value_dim)
                 continue;
             if (whole) {
                 const struct quad x = { acc[i][4 * h], acc[i][4 * h + 1], acc[i][4 * h + 2], acc[i][4 * h + 3] };
-                *(struct quad *)(void *)(to + (int64_t)r * dim + d + 64 * h) = x;
+                *(struct quad *)(void *)(at + 64 * h) = x;
             } else {
                 UNROLL
                 for (int e = 0; e < 4; e++)
-                    if (d + 64 * h + e < dim)
-                        to[(int64_t)r * dim + d + 64 * h + e] = acc[i][4 * h + e];
+                    if (d + 64 * h + e < p->value_dim)
+                        at[64 * h + e] = acc[i][4 * h + e];
             }
         }
-    }
-    WARP_BARRIER();                  /* the M and l there have been read by all lanes */
-    UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int r = first + 2 * i;
-        if (d0 + CUDA_COLUMNS >= dim && lane % 16 == 0 && (!last || r < tile->rows)) {
-            to[(int64_t)room * dim + r] = Ms[i];
-            to[(int64_t)room * dim + room + r] = ls[i];
+        if (with_sums) {
+            end[2 * i] = M[i];
+            end[room + 2 * i] = l[i];
         }
     }
 }
 
-/* The node of a leaf that nobody sees. */
-DEVICE void cuda_nothing(const struct cuda_attention *p, const struct cuda_tile_memory *m, float acc[8][8], const float M[8], int top, int merges, float *stack,
-                         float *last)
+/* The node over a leaf is joined with `merges` nodes of the stack, which has `top`; it goes behind what is left of these, or to `last`. Of the
+ * tile's rows and one block of dimensions; M and l are written with the last of these. Rows that the tile does not have lie in the stack too,
+ * whatever they are. */
+DEVICE void cuda_node(const struct cuda_attention *p, const struct cuda_tile_memory *m, float acc[8][8], const float leaf_M[8], int d0, int top,
+                      int merges, float *stack, float *last)
 {
-    WARP_BARRIER();
-    if (THREAD % 32 < 16)
-        m->l[THREAD / 32 * 16 + THREAD % 32] = 0.0f;
-    WARP_BARRIER();
-    ROLLED
-    for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
-        UNROLL
-        for (int a = 0; a < 8; a++) {
-            UNROLL
-            for (int b = 0; b < 8; b++)
-                acc[a][b] = 0.0f;
-        }
-        cuda_node(p, m, acc, M, d0, 2, top, merges, stack, last);
+    const struct cuda_tile *tile = &m->known->tile;
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 4), dim = p->value_dim, d = d0 + (lane & 15) * 4, row = cuda_stack_row(p);
+    const int64_t level = (int64_t)CUDA_TILE * (row + 2);
+    float M[8], l[8];
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        l[i] = m->l[first + 2 * i];
+        M[i] = l[i] != l[i] ? FLT_MAX : leaf_M[i];
     }
+    ROLLED
+    for (int n = 1; n <= merges; n++)
+        if (d < row)
+            cuda_pop_node(stack + (top - n) * level, row, d, first, acc, M, l);
+    WARP_BARRIER();                  /* the M and l there have been read by all lanes */
+    const int sums = d0 + CUDA_COLUMNS >= dim && (lane & 15) == 0;
+    if (!last)
+        cuda_put_node(p, stack + (top - merges) * level, row, CUDA_TILE, CUDA_TILE, d, first, acc, M, l, 1, sums);
+    else if (dim % 4 == 0)
+        cuda_put_node(p, last, dim, tile->rows, tile->room, d, first, acc, M, l, 1, sums);
+    else
+        cuda_put_node(p, last, dim, tile->rows, tile->room, d, first, acc, M, l, 0, sums);
 }
 
 /* ---- the kernel ---- */
-
-/* Behind a chunk of K the next one is fetched, at last the first one of V. */
-DEVICE void cuda_stage_after_k(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_bind *bind, const struct cuda_leaf *f, int key,
-                               int d, int parity)
-{
-    if (d + CUDA_CHUNK < p->head_dim)
-        cuda_stage_k(p, m, bind, f, key, d + CUDA_CHUNK, parity);
-    else if (key + CUDA_COLUMNS < f->leaf.count)
-        cuda_stage_k(p, m, bind, f, key + CUDA_COLUMNS, 0, parity);
-    else
-        cuda_stage_v(p, m, f, 0, 0, parity);
-}
 
 DEVICE void cuda_zero(float s[8][8])
 {
@@ -564,14 +674,35 @@ DEVICE void cuda_zero(float s[8][8])
     }
 }
 
+/* A chunk of values, which lies at `parity`. */
+DEVICE void cuda_value_chunk(const struct cuda_attention *p, const struct cuda_tile_memory *m, const struct cuda_chunk *c, int count, float acc[8][8], float *l,
+                             int parity, int odd)
+{
+    const int lane = THREAD & 31, w = THREAD >> 5, keys = cuda_minimum(count - c->key, CUDA_CHUNK), sums = c->d == 0;
+    const float *weights = m->weights + (w * 16 + (lane >> 4)) * m->w_pitch + c->key, *own = m->weights + (w * 16 + (lane & 15)) * m->w_pitch + c->key;
+    const float *v = (parity ? m->stage[1] : m->stage[0]) + (lane & 15) * 4;
+    const int two = p->value_dim - c->d > 64;
+    if (two && !odd)
+        cuda_values(acc, l, weights, m->w_pitch, own, v, keys, 2, 0, sums);
+    else if (two)
+        cuda_values(acc, l, weights, m->w_pitch, own, v, keys, 2, 1, sums);
+    else if (!odd)
+        cuda_values(acc, l, weights, m->w_pitch, own, v, keys, 1, 0, sums);
+    else
+        cuda_values(acc, l, weights, m->w_pitch, own, v, keys, 1, 1, sums);
+    if (keys % 4)
+        cuda_last_values(acc, l, weights, m->w_pitch, own, v, keys, sums);
+}
+
 /* One item: leaves [first, end) of a run. */
-DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const struct cuda_tile_memory *m, float *stack, int terms)
+DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const struct cuda_tile_memory *m, float *stack, int terms, int wide)
 {
     struct cuda_known *known = m->known;
     const struct cuda_tile *tile = &known->tile;
-    const int lane = THREAD % 32, w = THREAD / 32, first = w * 16 + lane / 16;
-    float s[8][8], M[8], l;
-    int top = 0, parity = 0, now = 0;
+    const int lane = THREAD & 31, w = THREAD >> 5, first = w * 16 + (lane >> 4);
+    const struct cuda_chunk begins = { 0, 0, 0 };
+    float s[8][8], M[8], l = 0.0f;
+    int top = 0, parity = 0, now = 0, odd = 0, hidden = 0;
 
     BARRIER();                       /* nobody reads the item before */
     if (THREAD == 0)
@@ -582,99 +713,80 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const
     if (THREAD < tile->rows)
         m->row[THREAD] = p->rows[known->job.rows + (tile->first + THREAD) / known->job.group];
     if (known->leaf[0].number < end) {   /* else nobody would wait for what is on its way */
-        if (p->resident)
+        if (!wide || p->resident)
             cuda_stage_q(p, tile, &known->job, bind, m->q, m->q_pitch, 0, (p->head_dim + 3) / 4 * 4);
-        cuda_stage_k(p, m, bind, &known->leaf[0], 0, 0, 0);
+        cuda_fetch_chunk(p, m, bind, &known->leaf[0], &begins, 0, wide);
     }
     ROLLED
     for (int64_t i = begin; i < end; i++) {
         const struct cuda_leaf *f = known->leaf + now;
-        const int merges = rondo__run_merges(i, begin, end);
-        float *const last = i + 1 == end ? p->nodes + known->item.nodes : (float *)0;
+        const int merges = rondo__run_merges(i, begin, end), seen = i == f->number, count = seen ? (int)f->leaf.count : 0;
+        struct cuda_chunk c = begins;
+        int more = 1;
         UNROLL
         for (int k = 0; k < 8; k++)
-            M[k] = -FLT_MAX;
-        if (i != f->number) {
-            cuda_nothing(p, m, s, M, top, merges, stack, last);
-            top += 1 - merges;
-            continue;
+            M[k] = seen ? -__builtin_inff() : -FLT_MAX;
+        if (!seen) {                 /* nobody sees it: no chunks, and a node of zeros */
+            c.v = 1;
+            WARP_BARRIER();
+            if (lane < 16)
+                m->l[w * 16 + lane] = 0.0f;
+            WARP_BARRIER();
         }
-        const int count = (int)f->leaf.count;
-        int odd = 0;
         ROLLED
-        for (int key0 = 0; key0 < count; key0 += CUDA_COLUMNS) {
-            cuda_zero(s);
-            ROLLED
-            for (int d = 0; d < p->head_dim; d += CUDA_CHUNK, parity ^= 1) {
+        while (more) {
+            struct cuda_chunk next = c;
+            more = cuda_next_chunk(p, count, &next, wide);
+            if (seen) {
                 COPY_WAIT(0);
                 BARRIER();
-                cuda_stage_after_k(p, m, bind, f, key0, d, parity ^ 1);
-                if (d == 0 && key0 == 0) {   /* what comes next is known in time: a leaf has more chunks than this one */
-                    cuda_visible(m, &f->leaf);
+                if (more)
+                    cuda_fetch_chunk(p, m, bind, f, &next, parity ^ 1, wide);
+                else if (known->leaf[now ^ 1].number < end)
+                    cuda_fetch_chunk(p, m, bind, known->leaf + (now ^ 1), &begins, parity ^ 1, wide);
+            }
+            if (c.v ? c.key == 0 : c.d == 0)
+                cuda_zero(s);
+            if (!c.v) {
+                if (c.d == 0 && c.key == 0) {    /* what comes next is known in time: a leaf has more chunks than this one */
+                    hidden = cuda_visible(m, &f->leaf);
                     if (THREAD == CUDA_THREADS - 1)
                         cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (now ^ 1));
                 }
-                const float *q = p->resident ? m->q + d : m->q + parity * CUDA_TILE * CUDA_PITCH;
-                cuda_chain(s, q + first * m->q_pitch, m->q_pitch, (parity ? m->stage[1] : m->stage[0]) + lane % 16 * CUDA_PITCH, CUDA_PITCH,
-                           cuda_minimum(p->head_dim - d, CUDA_CHUNK));
-            }
-            cuda_scores(p, bind, m, f, key0, s, M, terms);
-            if (key0 + CUDA_COLUMNS >= count) {
-                odd = cuda_all_weights(p, m, f, key0, s, M, terms);
+                const float *q = !wide || p->resident ? m->q + c.d : m->q + parity * CUDA_TILE * CUDA_PITCH;
+                cuda_chain(s, q + first * m->q_pitch, m->q_pitch, (parity ? m->stage[1] : m->stage[0]) + (lane & 15) * CUDA_PITCH, CUDA_PITCH,
+                           cuda_minimum(p->head_dim - c.d, CUDA_CHUNK));
+                if (next.d == 0)
+                    odd = cuda_block(p, bind, m, f, c.key, s, M, hidden, terms, wide);
+                l = 0.0f;
             } else {
-                UNROLL
-                for (int a = 0; a < 8; a++) {
-                    UNROLL
-                    for (int b = 0; b < 8; b++)
-                        m->weights[(first + 2 * a) * m->w_pitch + key0 + lane % 16 + 16 * b] = s[a][b];
+                if (seen)
+                    cuda_value_chunk(p, m, &c, count, s, &l, parity, odd);
+                if (next.key == 0) {
+                    if (seen && c.d == 0) {
+                        if (lane < 16)
+                            m->l[w * 16 + lane] = l;
+                        WARP_BARRIER();
+                    }
+                    cuda_node(p, m, s, M, c.d, top, merges, stack, i + 1 == end ? p->nodes + known->item.nodes : (float *)0);
                 }
             }
-        }
-        l = 0.0f;
-        ROLLED
-        for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
-            const int quads = p->value_dim - d0 > 64 ? 2 : 1;
-            cuda_zero(s);
-            ROLLED
-            for (int key = 0; key < count; key += CUDA_CHUNK, parity ^= 1) {
-                const float *weights = m->weights + first * m->w_pitch + key, *own = m->weights + (w * 16 + lane % 16) * m->w_pitch + key;
-                const float *v = (parity ? m->stage[1] : m->stage[0]) + lane % 16 * 4;
-                const int keys = cuda_minimum(count - key, CUDA_CHUNK);
-                COPY_WAIT(0);
-                BARRIER();
-                if (key + CUDA_CHUNK < count)
-                    cuda_stage_v(p, m, f, key + CUDA_CHUNK, d0, parity ^ 1);
-                else if (d0 + CUDA_COLUMNS < p->value_dim)
-                    cuda_stage_v(p, m, f, 0, d0 + CUDA_COLUMNS, parity ^ 1);
-                else if (known->leaf[now ^ 1].number < end)
-                    cuda_stage_k(p, m, bind, known->leaf + (now ^ 1), 0, 0, parity ^ 1);
-                if (quads == 2 && !odd)
-                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 2, 0, d0 == 0);
-                else if (quads == 2)
-                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 2, 1, d0 == 0);
-                else if (!odd)
-                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 1, 0, d0 == 0);
-                else
-                    cuda_values(s, &l, weights, m->w_pitch, own, v, keys, 1, 1, d0 == 0);
-            }
-            if (d0 == 0) {
-                if (lane < 16)
-                    m->l[w * 16 + lane] = l;
-                WARP_BARRIER();
-            }
-            cuda_node(p, m, s, M, d0, quads, top, merges, stack, last);
+            parity ^= seen;
+            c = next;
         }
         top += 1 - merges;
-        now ^= 1;
+        now ^= seen;
     }
 }
 
-DEVICE void cuda_tile_kernel(const struct cuda_attention *p, char *shared, int terms)
+/* Narrow: heads and leaves of at most 128, queries held, no terms. */
+DEVICE void cuda_tile_kernel(const struct cuda_attention *p, char *shared, int wide)
 {
-    const struct cuda_tile_memory m = cuda_tile_memory_of(p, shared);
+    const struct cuda_tile_memory m = cuda_tile_memory_of(p, shared, wide);
+    const int terms = wide && (p->terms.cap_in != 0.0f || p->terms.alibi || p->terms.bias || p->terms.drop);
     ROLLED
     for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS)
-        cuda_tile_item(p, i, &m, p->stack + BLOCK * p->stack_floats, terms);
+        cuda_tile_item(p, i, &m, p->stack + BLOCK * p->stack_floats, terms, wide);
 }
 
 #endif

@@ -112,6 +112,8 @@ static int load_kernels(struct rondo_device *dev)
         err = rondo__cuda_check(dev, d->cuModuleGetFunction(&dev->kernel[i], dev->module, kernel_names[i]), kernel_names[i]);
         if (!err)
             err = rondo__cuda_check(dev, d->cuFuncSetAttribute(dev->kernel[i], CU_FUNCTION_SHARED, dev->shared_block), kernel_names[i]);
+        if (!err && i <= KERNEL_rondo_cuda_steps)   /* attention wants as many blocks at once as shared memory has room for; a hint */
+            (void)d->cuFuncSetAttribute(dev->kernel[i], CU_FUNCTION_CARVEOUT, 100);
     }
     return err;
 }
@@ -333,6 +335,11 @@ int rondo__cuda_sync(struct rondo_device *dev)
 
 /* ---- launches ---- */
 
+static unsigned threads_of(int kernel)
+{
+    return kernel >= KERNEL_rondo_cuda_thin_1 && kernel <= KERNEL_rondo_cuda_thin_terms ? CUDA_THIN_THREADS : CUDA_THREADS;
+}
+
 int rondo__cuda_launch_of(struct rondo_device *dev, int kernel, int64_t blocks, unsigned threads, size_t shared, cu_stream stream, const void *parameters)
 {
     void *list[1] = { (void *)(uintptr_t)parameters };
@@ -345,13 +352,13 @@ int rondo__cuda_launch_of(struct rondo_device *dev, int kernel, int64_t blocks, 
 
 int rondo__cuda_launch(struct rondo_device *dev, int kernel, int64_t blocks, size_t shared, cu_stream stream, const void *parameters)
 {
-    return rondo__cuda_launch_of(dev, kernel, blocks, CUDA_THREADS, shared, stream, parameters);
+    return rondo__cuda_launch_of(dev, kernel, blocks, threads_of(kernel), shared, stream, parameters);
 }
 
 int rondo__cuda_blocks(struct rondo_device *dev, int kernel, size_t shared)
 {
     int blocks = 0;
-    if (dev->driver->cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, dev->kernel[kernel], CUDA_THREADS, shared) || blocks < 1)
+    if (dev->driver->cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, dev->kernel[kernel], (int)threads_of(kernel), shared) || blocks < 1)
         blocks = 1;
     return blocks * dev->multiprocessors;
 }

@@ -39,6 +39,7 @@
 #define SHUFFLE_XOR(x, mask) __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, mask, 31)
 #define NUM_FMA(a, b, c) __nvvm_fma_rn_f(a, b, c)
 #define NUM_SQRT(x) __nvvm_sqrt_rn_f(x)
+#define NUM_MAX(a, b) __nvvm_fmax_f(a, b)
 #else
 #define THREAD ((int)threadIdx.x)
 #define BLOCK ((int)blockIdx.x)
@@ -48,7 +49,11 @@
 #define SHUFFLE_XOR(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
 #define NUM_FMA(a, b, c) __fmaf_rn(a, b, c)
 #define NUM_SQRT(x) __fsqrt_rn(x)
+#define NUM_MAX(a, b) fmaxf(a, b)
 #endif
+
+/* NUM_MAX: the one that is no NaN, where one is. NUM_NAN: x, where a NaN is the one that all arithmetic of a card gives: 0x7fffffff. */
+#define NUM_NAN(x) (x)
 
 /* Copies from global to shared memory that go on while the thread computes: 16 or 4 bytes, both addresses multiples of that; where `valid` is
  * 0 zeros are written and nothing is read. COPY_CLOSE() closes a group of them, COPY_WAIT(n) waits until at most the latest n groups

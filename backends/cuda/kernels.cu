@@ -21,13 +21,20 @@
         call; \
     }
 ATTENTION(rondo_cuda_leaves, 2, cuda_tile_kernel(&p, shared, 0))
-ATTENTION(rondo_cuda_leaves_terms, 1, cuda_tile_kernel(&p, shared, 1))
-ATTENTION(rondo_cuda_thin_1, 3, cuda_thin_kernel(&p, shared, 1, 0))
-ATTENTION(rondo_cuda_thin_2, 3, cuda_thin_kernel(&p, shared, 2, 0))
-ATTENTION(rondo_cuda_thin_4, 3, cuda_thin_kernel(&p, shared, 4, 0))
-ATTENTION(rondo_cuda_thin_8, 3, cuda_thin_kernel(&p, shared, 8, 0))
-ATTENTION(rondo_cuda_thin_terms, 1, cuda_thin_kernel(&p, shared, 8, 1))
-ATTENTION(rondo_cuda_steps, 4, cuda_steps_kernel(&p, shared))
+ATTENTION(rondo_cuda_leaves_wide, 1, cuda_tile_kernel(&p, shared, 1))
+ATTENTION(rondo_cuda_steps, 3, cuda_steps_kernel(&p, shared))
+
+#define THIN(name, blocks, rows, terms) \
+    KERNEL(name, cuda_attention, CUDA_THIN_THREADS, blocks) \
+    { \
+        SHARED(shared); \
+        cuda_thin_kernel(&p, shared, rows, terms); \
+    }
+THIN(rondo_cuda_thin_1, 10, 1, 0)
+THIN(rondo_cuda_thin_2, 10, 2, 0)
+THIN(rondo_cuda_thin_4, 10, 4, 0)
+THIN(rondo_cuda_thin_8, 8, 8, 0)
+THIN(rondo_cuda_thin_terms, 6, 8, 1)
 
 KERNEL(rondo_cuda_probabilities, cuda_attention, CUDA_THREADS, 1)
 {

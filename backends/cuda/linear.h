@@ -7,7 +7,7 @@
 #ifndef RONDO_CUDA_LINEAR_H
 #define RONDO_CUDA_LINEAR_H
 
-#include "backends/cuda/attention_thin.h"
+#include "backends/cuda/tile.h"
 
 /* An item: tile of rows, tile of outputs, leaves. */
 struct cuda_linear_item {
@@ -151,6 +151,134 @@ DEVICE void cuda_linear_tile_kernel(const struct cuda_linear *p, char *shared)
 }
 
 /* ---- few rows ---- */
+
+#define CUDA_THIN_PITCH (CUDA_THIN_BYTES + 16)      /* bytes from output to output of a stage of weights */
+
+/* Bytes [b0, b0 + bytes) of each of `rows` rows, as far as there are (`end`); stride: bytes. */
+DEVICE void cuda_stage_bytes(char *to, int pitch, int rows, const char *from, int64_t stride, int b0, int bytes, int end, int grain)
+{
+    const int pieces = bytes / grain;
+    if (grain == 16) {
+        const int step = CUDA_THREADS / pieces, b = THREAD % pieces * 16;
+        const char *f = from + THREAD / pieces * stride + b0 + b;
+        char *t = to + THREAD / pieces * pitch + b;
+        if (b0 + b >= end)
+            return;
+        if (rows == CUDA_COLUMNS) {
+            UNROLL
+            for (int n = 0; n < CUDA_COLUMNS / step; n++)
+                COPY16(t + n * step * pitch, f + n * step * stride, 1);
+            return;
+        }
+        ROLLED
+        for (int row = THREAD / pieces; row < rows; row += step, f += step * stride, t += step * pitch)
+            COPY16(t, f, 1);
+        return;
+    }
+    for (int i = THREAD; i < rows * pieces; i += CUDA_THREADS) {
+        const int row = i / pieces, b = i % pieces * grain;
+        if (b0 + b >= end)
+            continue;
+        if (grain == 4)
+            COPY4(to + row * pitch + b, from + row * stride + b0 + b, 1);
+        else
+            to[row * pitch + b] = from[row * stride + b0 + b];
+    }
+}
+
+DEVICE void cuda_stage_any(char *to, int pitch, int rows, const char *from, int64_t stride, int b0, int bytes, int end, int grain)
+{
+    if (grain == 16)
+        cuda_stage_bytes(to, pitch, rows, from, stride, b0, bytes, end, 16);
+    else if (grain == 4)
+        cuda_stage_bytes(to, pitch, rows, from, stride, b0, bytes, end, 4);
+    else
+        cuda_stage_bytes(to, pitch, rows, from, stride, b0, bytes, end, 1);
+}
+
+/* R numbers of shared memory, by as few instructions as can be; `from` is a multiple of R floats. */
+DEVICE void cuda_read(float *to, const float *from, int R)
+{
+    if (R >= 4) {
+        UNROLL
+        for (int r = 0; r < CUDA_THIN; r += 4)
+            if (r < R) {
+                const struct quad q = *(const struct quad *)(const void *)(from + r);
+                to[r] = q.a, to[r + 1] = q.b, to[r + 2] = q.c, to[r + 3] = q.d;
+            }
+        return;
+    }
+    to[0] = from[0];
+    if (R == 2)
+        to[1] = from[1];
+}
+
+/* One product of each row's chain. */
+DEVICE void cuda_link(float *s, const float *q, float x, int R)
+{
+    float a[CUDA_THIN];
+    cuda_read(a, q, R);
+    UNROLL
+    for (int r = 0; r < CUDA_THIN; r++)
+        if (r < R)
+            s[r] = NUM_FMA(a[r], x, s[r]);
+}
+
+/* R chains go on over n numbers that lie at `from`, with those of q, [n][R]. */
+DEVICE void cuda_thin_chain(float *s, const float *q, const char *from, int n, int type, float scale, int R)
+{
+    int k = 0;
+    if (type == RONDO_F32) {
+        ROLLED
+        for (; k + 4 <= n; k += 4) {
+            const struct quad x = *(const struct quad *)(const void *)(from + 4 * k);
+            cuda_link(s, q + (k + 1) * R, x.b, R);
+            cuda_link(s, q + k * R, x.a, R);
+            cuda_link(s, q + (k + 3) * R, x.d, R);
+            cuda_link(s, q + (k + 2) * R, x.c, R);
+        }
+    } else if (type == RONDO_Q8) {     /* a layer's group may begin anywhere */
+        ROLLED
+        for (; k + 16 <= n && ((uintptr_t)from & 15) == 0; k += 16) {
+            int8_t b[16];
+            const struct quad x = *(const struct quad *)(const void *)(from + k);
+            memcpy(b, &x, sizeof b);
+            UNROLL
+            for (int i = 0; i < 16; i++)
+                cuda_link(s, q + (k + (i ^ 1)) * R, (float)b[i ^ 1] * scale, R);
+        }
+    } else {
+        ROLLED
+        for (; k + 8 <= n; k += 8) {
+            uint32_t w[4];
+            const struct quad x = *(const struct quad *)(const void *)(from + 2 * k);
+            memcpy(w, &x, sizeof w);
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                cuda_link(s, q + (k + 2 * i + 1) * R, cuda_high(w[i], type), R);
+                cuda_link(s, q + (k + 2 * i) * R, cuda_low(w[i], type), R);
+            }
+        }
+    }
+    ROLLED
+    for (const int end = n + (n & 1); k < end; k++) {
+        const int c = k ^ 1;
+        if (c < n)
+            cuda_link(s, q + c * R, type == RONDO_Q8 ? (float)((const int8_t *)from)[c] * scale : rondo__element(from, c, type), R);
+    }
+}
+
+DEVICE void cuda_thin_chain_typed(float *s, const float *q, const char *from, int n, int type, float scale, int R)
+{
+    if (type == RONDO_F32)
+        cuda_thin_chain(s, q, from, n, RONDO_F32, 1.0f, R);
+    else if (type == RONDO_BF16)
+        cuda_thin_chain(s, q, from, n, RONDO_BF16, 1.0f, R);
+    else if (type == RONDO_F16)
+        cuda_thin_chain(s, q, from, n, RONDO_F16, 1.0f, R);
+    else
+        cuda_thin_chain(s, q, from, n, RONDO_Q8, scale, R);
+}
 
 /* A chunk of CUDA_THIN_BYTES of each output's weights, and x beside it as [columns][R]. */
 DEVICE void cuda_linear_thin_stage(const struct cuda_linear *p, const struct cuda_linear_item *item, char *w, float *x, int64_t k, int count, int64_t x0, int i0,

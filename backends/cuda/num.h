@@ -45,6 +45,10 @@ DEVICE float cuda_weight(float f, float e)
     return e < -125.0f ? 0.0f : e != e ? rondo__float(0x7fffffffu) : p;
 }
 
+/* rondo__merge_scale() for a whole d, which is at most 0, in the same way. */
+DEVICE float cuda_scale(float d) { return d < -125.0f ? 0.0f : rondo__float((rondo__bits(d + 12582912.0f) << 23) + 0x3f800000u); }
+DEVICE int cuda_size(int type) { return type == RONDO_F32 ? 4 : type == RONDO_Q8 ? 1 : 2; }
+
 /* Number d of a row of `dim` that begins at element `at`. */
 DEVICE float cuda_number(const void *from, int64_t at, int64_t d, int64_t dim, int type)
 {

@@ -12,13 +12,17 @@
 
 #include "core/leaf.h"
 
-#define CUDA_THREADS 128        /* of a block, in every kernel */
+#define CUDA_THREADS 128        /* of a block, in every kernel but those of attention for few rows */
 #define CUDA_TILE 64            /* rows of a tile where there are many */
 #define CUDA_COLUMNS 128        /* keys, or outputs, of a tile */
 #define CUDA_CHUNK 32           /* of the dimension that is summed, or of keys, in shared memory at once */
 #define CUDA_PITCH 36           /* floats from row to row of a chunk: quads of eight rows lie in different banks */
 #define CUDA_THIN 8             /* rows of a tile where there are few */
-#define CUDA_THIN_BYTES 256     /* of a row of K that a stage of the kernel for few rows holds */
+#define CUDA_THIN_BYTES 256     /* of a row of weights that a stage of a linear layer for few rows holds */
+/* Of attention for few rows: threads of a block, bytes of a stage, and how many bytes of a key it holds, as a power of two (6 or 7) */
+#define CUDA_THIN_THREADS 64
+#define CUDA_THIN_STAGE 8192
+#define CUDA_THIN_KEY 7
 
 /* Floats from row to row of queries that are held as a whole. */
 static inline int64_t cuda_q_pitch(int64_t dim) { return (dim + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK + 4; }
@@ -31,17 +35,19 @@ static inline int64_t cuda_tile_bytes(int64_t head_dim, int64_t leaf_size, int r
     const int64_t q = resident ? CUDA_TILE * cuda_q_pitch(head_dim) : 2 * CUDA_TILE * CUDA_PITCH;
     return 4 * (2 * CUDA_COLUMNS * CUDA_PITCH + q + CUDA_TILE * (leaf_size + 4) + 3 * CUDA_TILE) + 24 * CUDA_TILE + CUDA_KNOWN;
 }
-#define CUDA_STAGE (CUDA_COLUMNS * (CUDA_THIN_BYTES + 16))   /* bytes, of the kernels for few rows */
-/* levels: of the stack, where it is in shared memory too */
-static inline int64_t cuda_thin_bytes(int64_t head_dim, int64_t value_dim, int64_t leaf_size, int rows, int levels)
+#define CUDA_NARROW_BYTES cuda_tile_bytes(CUDA_COLUMNS, CUDA_COLUMNS, 1)   /* of heads and leaves up to 128, whatever they are */
+#define CUDA_STAGE (CUDA_COLUMNS * (CUDA_THIN_BYTES + 16))   /* bytes, of a linear layer for few rows */
+static inline int64_t cuda_thin_bytes(int64_t head_dim, int64_t leaf_size, int rows, int scales)
 {
-    return 2 * CUDA_STAGE + 4 * ((head_dim + 3) / 4 * 4 * rows + leaf_size * rows + 2 * leaf_size + 5 * CUDA_THIN + 4 + levels * rows * (value_dim + 2)) +
-           24 * CUDA_THIN + CUDA_KNOWN + 16;
+    return 2 * CUDA_THIN_STAGE + 4 * (((head_dim + 3) / 4 * 4 + (leaf_size + 3) / 4 * 4) * rows + (scales ? 2 * leaf_size : 0)) + 24 * CUDA_THIN +
+           CUDA_KNOWN + 80 + 16 + 4 * (CUDA_THIN_THREADS / 32 + 1) * CUDA_THIN;
 }
+#define CUDA_TOGETHER 16                                     /* nodes of a LEAF from which a block's warps join them together */
 #define CUDA_LEVEL (CUDA_COLUMNS + 64)                       /* floats of a node that a warp holds: a block of dimensions, M and l of each lane */
+#define CUDA_AHEAD 8                                         /* nodes of parts that are fetched at once */
 static inline int64_t cuda_steps_bytes(int64_t depth, int64_t value_dim)
 {
-    return 4 * (CUDA_THREADS / 32) * ((value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS) * depth * CUDA_LEVEL;
+    return 4 * (CUDA_THREADS / 32) * (((value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS) * depth + CUDA_AHEAD) * CUDA_LEVEL;
 }
 #define CUDA_LINEAR_TILE_BYTES (4 * 2 * (CUDA_COLUMNS + CUDA_TILE) * CUDA_PITCH)
 #define CUDA_LINEAR_THIN_BYTES(rows) (2 * CUDA_STAGE + 2 * 4 * CUDA_THIN_BYTES * (rows))
@@ -80,7 +86,7 @@ struct cuda_item {
     int64_t nodes;
     int64_t first, end;         /* leaves, of those of the run */
     int64_t views;              /* where the mask has bits: the view of leaf `first` in the list; else -1 */
-    int32_t run, reserved;
+    int32_t run, job, leaf, source;         /* leaf: the run, in the list of leaves; source: its */
 };
 /* The view of a leaf: where the bits of the tile's rows begin, in units of 256 bits; or one of these. What nobody sees need not be there. */
 #define CUDA_VIEW_ALL (-1)          /* all that a row's interval says */
@@ -133,7 +139,7 @@ struct cuda_attention {
     int32_t resident;                       /* Q is held in shared memory as a whole, not by chunks */
     int32_t depth;                          /* nodes that a row's steps may hold at once, with those of joining parts */
     int32_t room;                           /* rows of the largest tile */
-    int32_t levels;                         /* of the thin kernels' stack in shared memory; 0: it is in global memory */
+    int32_t together;                       /* a block takes one row's steps, as there are many parts to join; else each warp has a row */
 };
 
 /* ---- attention of level fast ---- */
@@ -485,7 +491,7 @@ struct cuda_rows {               /* copies */
 
 /* Each kernel, and its parameters. */
 #define RONDO_CUDA_KERNELS(X) \
-    X(rondo_cuda_leaves, cuda_attention) X(rondo_cuda_leaves_terms, cuda_attention) \
+    X(rondo_cuda_leaves, cuda_attention) X(rondo_cuda_leaves_wide, cuda_attention) \
     X(rondo_cuda_thin_1, cuda_attention) X(rondo_cuda_thin_2, cuda_attention) X(rondo_cuda_thin_4, cuda_attention) X(rondo_cuda_thin_8, cuda_attention) \
     X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
     X(rondo_cuda_linear_tile, cuda_linear) X(rondo_cuda_linear_thin_1, cuda_linear) X(rondo_cuda_linear_thin_2, cuda_linear) \

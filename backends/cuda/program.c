@@ -129,7 +129,7 @@ static int add_view(struct rondo_program *p, const struct rondo_job *job, const 
 static int variant_of(const struct rondo_program *p, int64_t rows)
 {
     if (rows > CUDA_THIN)
-        return p->terms ? KERNEL_rondo_cuda_leaves_terms : KERNEL_rondo_cuda_leaves;
+        return p->wide ? KERNEL_rondo_cuda_leaves_wide : KERNEL_rondo_cuda_leaves;
     if (p->terms)
         return KERNEL_rondo_cuda_thin_terms;
     return rows > 4 ? KERNEL_rondo_cuda_thin_8 : rows > 2 ? KERNEL_rondo_cuda_thin_4 : rows > 1 ? KERNEL_rondo_cuda_thin_2 : KERNEL_rondo_cuda_thin_1;
@@ -200,15 +200,33 @@ static void seen(const struct rondo_program *p, const struct sight *sight, const
     }
 }
 
-/* Parts of how many leaves, as a power of two: enough items that the card is busy, not more. */
-static int32_t shift_of(const struct rondo_program *p, int kernel)
+/* Few rows: leaves that the busiest multiprocessor gets where parts have 1 << shift. */
+static int64_t busiest(int64_t leaves, int32_t shift, int64_t blocks, int64_t processors)
 {
-    const bool thin = room_of(kernel) < CUDA_TILE;
-    const int64_t blocks = p->blocks[kernel] > 0 ? p->blocks[kernel] : 1, share = p->leaves_seen / (blocks * (thin ? 1 : 4));
+    const int64_t items = ((leaves - 1) >> shift) + 1;
+    return (items <= blocks ? (items - 1) / processors + 1 : ((items - 1) / blocks + 1) * (blocks / processors)) << shift;
+}
+
+/* Parts of how many leaves, as a power of two: enough items that the card is busy, not more. For few rows the largest that lets no multiprocessor wait
+ * for another, and leaves three quarters of the blocks that run at once something to do. */
+static int32_t shift_of(const struct rondo_device *dev, const struct rondo_program *p, int kernel)
+{
+    const int64_t blocks = p->blocks[kernel] > 0 ? p->blocks[kernel] : 1, leaves = p->leaves_seen;
     int32_t shift = 0;
-    while (shift < 30 && ((int64_t)1 << shift) < share)
-        shift++;
-    return thin || shift == 0 ? shift : shift - 1;
+    if (room_of(kernel) == CUDA_TILE) {
+        while (shift < 30 && ((int64_t)1 << shift) < leaves / (blocks * 4))
+            shift++;
+        return shift == 0 ? shift : shift - 1;
+    }
+    int64_t least = leaves > 0 ? busiest(leaves, 0, blocks, dev->multiprocessors) : 0;
+    for (int32_t s = 1; s < 30 && leaves >> s >= blocks * 3 / 4; s++) {
+        const int64_t most = busiest(leaves, s, blocks, dev->multiprocessors);
+        if (most > least + least / 32)
+            continue;
+        least = most < least ? most : least;
+        shift = s;
+    }
+    return shift;
 }
 
 static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct cuda_job *cj, struct cuda_tile tile, int kernel)
@@ -262,13 +280,14 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
         struct cuda_part *part = at;
         *part = (struct cuda_part){ .nodes = p->nodes_used, .first = (int32_t)(a >> shift), .count = a < b ? (int32_t)(((b - 1) >> shift) - (a >> shift)) + 1 : 0 };
         const struct cuda_part mine = *part;
+        p->joined = mine.count > p->joined ? mine.count : p->joined;
         for (int32_t k = 0; k < mine.count && !err; k++) {
             const int64_t from = (int64_t)(mine.first + k) << shift, end = from + ((int64_t)1 << shift);
             if (!rondo__cuda_list_add(&p->items[kernel], 1, sizeof(struct cuda_item), &at))
                 return no_memory();
             struct cuda_item *item = at;
             *item = (struct cuda_item){ .tile = p->tiles.count - 1, .nodes = mine.nodes + k * floats, .first = from > a ? from : a, .end = end < b ? end : b,
-                                        .views = -1, .run = s->arg };
+                                        .views = -1, .run = s->arg, .job = tile.job, .leaf = (int32_t)job->leaves_first + s->arg, .source = run->source };
             if (d->mask.kind->bits)
                 item->views = views + (item->first - a);
         }
@@ -362,8 +381,10 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
         depth = d->jobs[i].depth + 2 > depth ? d->jobs[i].depth + 2 : depth;
     p->depth = depth;
     for (int k = 0; k < CUDA_KERNELS; k++) {
-        int64_t bytes = k == KERNEL_rondo_cuda_steps ? cuda_steps_bytes(depth, d->value_dim) : room_of(k) < CUDA_TILE ? cuda_thin_bytes(d->head_dim, d->value_dim, d->leaf_size, room_of(k), 0)
-                      : p->resident ? whole : chunks;
+        const int64_t bytes = k == KERNEL_rondo_cuda_steps ? cuda_steps_bytes(depth, d->value_dim)
+                            : room_of(k) < CUDA_TILE ? cuda_thin_bytes(d->head_dim, d->leaf_size, room_of(k), d->kv_type == RONDO_Q8)
+                            : k == KERNEL_rondo_cuda_leaves ? CUDA_NARROW_BYTES
+                            : p->resident ? whole : chunks;
         p->shared[k] = bytes;
         p->blocks[k] = 0;
         if (k != KERNEL_rondo_cuda_steps && !p->items_of[k])
@@ -380,24 +401,7 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
 /* Floats of a block's stack: as many nodes as the leaves of a part can have at once. */
 static int64_t stack_of(const struct rondo_program *p, int kernel)
 {
-    return (int64_t)(p->shift[kernel] + 2) * room_of(kernel) * (p->desc.value_dim + 2);
-}
-
-/* The stack of few rows goes into shared memory where that costs no block of those that run at once. */
-static void level_kernels(struct rondo_device *dev, struct rondo_program *p)
-{
-    const struct rondo_program_desc *d = &p->desc;
-    for (int k = 0; k < CUDA_KERNELS; k++) {
-        p->levels[k] = 0;
-        if (!p->items_of[k] || room_of(k) == CUDA_TILE)
-            continue;
-        const int32_t levels = p->shift[k] + 2;
-        const int64_t bytes = cuda_thin_bytes(d->head_dim, d->value_dim, d->leaf_size, room_of(k), levels);
-        if (bytes > dev->shared_block || rondo__cuda_blocks(dev, k, (size_t)bytes) < p->blocks[k])
-            continue;
-        p->levels[k] = levels;
-        p->shared[k] = bytes;
-    }
+    return (int64_t)(p->shift[kernel] + 2) * room_of(kernel) * ((p->desc.value_dim + 3) / 4 * 4 + 2);
 }
 
 /* ---- upload ---- */
@@ -449,8 +453,9 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
         return err;
     p->desc = *desc;
     p->terms = t->cap_in != 0.0f || t->alibi || t->bias || t->drop;
+    p->wide = p->terms || desc->head_dim > CUDA_COLUMNS || desc->value_dim > CUDA_COLUMNS || desc->leaf_size > CUDA_COLUMNS || CUDA_NARROW_BYTES > dev->shared_block;
     p->rows.count = p->jobs.count = p->tiles.count = p->parts.count = p->sight.count = p->views.count = p->bits.count = p->batches.count = 0;
-    p->nodes_used = p->nodes_most = 0;
+    p->nodes_used = p->nodes_most = p->joined = 0;
     for (int k = 0; k < CUDA_KERNELS; k++)
         p->items[k].count = p->items_of[k] = 0;
     p->room = 1;
@@ -474,7 +479,7 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
         return err;
     count_leaves(p);
     for (int k = 0; k < CUDA_KERNELS; k++)
-        p->shift[k] = shift_of(p, k);
+        p->shift[k] = shift_of(dev, p, k);
     err = end_batch(p);
     struct list *first = &p->first;
     first->count = 0;
@@ -503,7 +508,6 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
             const int64_t floats = stack_of(p, k) * p->blocks[k];
             p->stack_floats = floats > p->stack_floats ? floats : p->stack_floats;
         }
-    level_kernels(dev, p);
     p->scratch = (size_t)(p->nodes_most + p->stack_floats) * sizeof(float);
     err = rondo__cuda_grow(dev, &dev->nodes, (size_t)(p->nodes_most + 4) * sizeof(float), "scratch for the nodes of attention");
     if (!err)

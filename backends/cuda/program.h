@@ -30,10 +30,10 @@ struct rondo_program {
     } at;
     int64_t shared[CUDA_KERNELS];  /* bytes of a block */
     int32_t blocks[CUDA_KERNELS], shift[CUDA_KERNELS], items_of[CUDA_KERNELS];   /* blocks at once; leaves of a part; used at all */
-    int32_t levels[CUDA_KERNELS];  /* of a stack in shared memory; 0: in scratch */
     int64_t nodes_used, nodes_most, stack_floats, leaves_seen;
     size_t scratch;
-    int32_t terms, resident, depth, room, head;
+    int32_t joined;                /* nodes of a LEAF, at most */
+    int32_t terms, wide, resident, depth, room, head;
     struct list fast_jobs, fast_batches, fast_calls;   /* of level fast (fast.h) */
     size_t fast_scratch;
 };

@@ -79,16 +79,24 @@ DEVICE void cuda_chain(float s[8][8], const float *a, int a_pitch, const float *
         UNROLL
         for (int i = 0; i < 8; i++)
             x[i] = *(const struct quad *)(const void *)(a + 2 * i * a_pitch + k);
+        struct quad y = *(const struct quad *)(const void *)(b + k);
         UNROLL
-        for (int j = 0; j < 8; j++) {
-            const struct quad y = *(const struct quad *)(const void *)(b + 16 * j * b_pitch + k);
+        for (int j = 0; j < 8; j++) {    /* the next column's come while this one's are computed with; a number's next step waits for eight others' */
+            const struct quad now = y;
+            if (j < 7)
+                y = *(const struct quad *)(const void *)(b + 16 * (j + 1) * b_pitch + k);
             UNROLL
-            for (int i = 0; i < 8; i++) {
-                s[i][j] = NUM_FMA(x[i].b, y.b, s[i][j]);
-                s[i][j] = NUM_FMA(x[i].a, y.a, s[i][j]);
-                s[i][j] = NUM_FMA(x[i].d, y.d, s[i][j]);
-                s[i][j] = NUM_FMA(x[i].c, y.c, s[i][j]);
-            }
+            for (int i = 0; i < 8; i++)
+                s[i][j] = NUM_FMA(x[i].b, now.b, s[i][j]);
+            UNROLL
+            for (int i = 0; i < 8; i++)
+                s[i][j] = NUM_FMA(x[i].a, now.a, s[i][j]);
+            UNROLL
+            for (int i = 0; i < 8; i++)
+                s[i][j] = NUM_FMA(x[i].d, now.d, s[i][j]);
+            UNROLL
+            for (int i = 0; i < 8; i++)
+                s[i][j] = NUM_FMA(x[i].c, now.c, s[i][j]);
         }
     }
     ROLLED
