@@ -357,7 +357,8 @@ static float get(const struct array *a, const int64_t at[4])
     return a->own ? a->own[i] : rondo__element(a->data, i, a->type == FLOAT ? RONDO_F32 : a->type == HALF ? RONDO_F16 : RONDO_BF16);
 }
 
-static void put(struct array *a, const int64_t at[4], float x)
+/* narrow: the first tensor, where this is the last one. */
+static void put(struct array *a, const int64_t at[4], float x, const struct array *narrow)
 {
     const int type = a->type == HALF ? RONDO_F16 : a->type == BFLOAT16 ? RONDO_BF16 : RONDO_F32;
     char rounded[4];
@@ -365,6 +366,11 @@ static void put(struct array *a, const int64_t at[4], float x)
     for (int d = 0; d < 4; d++)
         i += at[d] * a->strides[d];
     if (!a->own) {
+        if (narrow && narrow->type != a->type) {       /* as cuDNN 9.19 does on cards: numbers of q's type, 64 of them in a row, in places of this type */
+            const int64_t size = a->type == FLOAT ? 4 : 2, box = i - at[3] % 64 * a->strides[3];
+            rondo__put_element(a->data + box * size, at[3] % 64, narrow->type == HALF ? RONDO_F16 : RONDO_BF16, x);
+            return;
+        }
         rondo__put_element(a->data, i, type, x);
         return;
     }
@@ -418,7 +424,7 @@ static int step(void *arg)
             for (int64_t r = 0; r < y->dims[2]; r++)
                 for (int64_t c = 0; c < y->dims[3]; c++) {
                     const int64_t at[4] = { 0, h, r, c };
-                    put(y, at, entry(j, j->work + i, at));
+                    put(y, at, entry(j, j->work + i, at), i == j->works - 1 ? j->array : NULL);
                 }
     }
     rondo_fake_cuda_gate(0);

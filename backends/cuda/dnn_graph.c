@@ -126,12 +126,10 @@ static dnn_thing product(struct maker *m, dnn_thing a, dnn_thing b, dnn_thing c)
     return c;
 }
 
-static int dnn_type(int type) { return type == RONDO_F32 ? DNN_FLOAT : type == RONDO_BF16 ? DNN_BFLOAT16 : DNN_HALF; }
-
 /* Of the operations; tensors are [1, heads, rows, columns]. */
 static void make_operations(struct maker *m, const struct rondo__dnn_shape *s)
 {
-    const int type = dnn_type(s->type);
+    const int type = s->type == RONDO_BF16 ? DNN_BFLOAT16 : DNN_HALF;
     const int64_t pairs[4] = { 1, s->heads, s->rows, s->keys }, row[4] = { 1, s->heads, s->rows, 1 };
     const int64_t q_dims[4] = { 1, s->heads, s->rows, s->head_dim }, q_strides[4] = { s->rows * s->q_row, s->q_head, s->q_row, 1 };
     const int64_t k_dims[4] = { 1, s->kv_heads, s->head_dim, s->keys }, k_strides[4] = { s->keys * s->k_row, s->k_head, 1, s->k_row };
@@ -158,7 +156,7 @@ static void make_operations(struct maker *m, const struct rondo__dnn_shape *s)
     dnn_thing log = pointwise(m, DNN_LOG, DNN_FLOAT, 0, sum, NULL, NULL, ROW());
     (void)pointwise(m, DNN_ADD, DNN_FLOAT, 0, most, log, NULL, tensor(m, ID_STATS, DNN_FLOAT, HELD, row, NULL));
     x = pointwise(m, DNN_DIV, DNN_FLOAT, 0, x, sum, NULL, PAIRS(type));
-    (void)product(m, x, tensor(m, ID_V, type, HELD, v_dims, v_strides), tensor(m, ID_OUT, dnn_type(s->out_type), HELD, o_dims, o_strides));
+    (void)product(m, x, tensor(m, ID_V, type, HELD, v_dims, v_strides), tensor(m, ID_OUT, type, HELD, o_dims, o_strides));
 #undef PAIRS
 #undef ROW
 }

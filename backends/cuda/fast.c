@@ -138,7 +138,7 @@ static int plan_job(struct rondo_program *p, int64_t number, struct cuda_fast_jo
     int64_t row_floats = (int64_t)cj->heads * (d->value_dim + 1), most;
     struct group *g = NULL;
     int32_t count = 0;
-    bool possible = true, alone = !d->terms.sinks;
+    bool possible = true, alone = !d->terms.sinks && d->out_type == d->kv_type;
     *out = (struct cuda_fast_job){ .batches = 0 };
     if (job->operation != RONDO_JOB_FORWARD || job->leaves <= 0 || job->q_rows < CUDA_FAST_QUERIES)
         return 0;
@@ -190,6 +190,16 @@ static int plan_job(struct rondo_program *p, int64_t number, struct cuda_fast_jo
     return 0;
 }
 
+/* Bytes of 16-bit numbers of a batch: its queries, where they are rounded, and behind them out of one call, where that is to become floats. */
+static int64_t queries_of(const struct rondo_program_desc *d, const struct cuda_fast_batch *b, int32_t heads)
+{
+    return d->q_type == RONDO_F32 ? b->rows * heads * d->head_dim * 2 : 0;
+}
+static int64_t halves_of(const struct rondo_program_desc *d, const struct cuda_fast_batch *b, int32_t heads, bool direct)
+{
+    return queries_of(d, b, heads) + (direct ? 0 : b->rows * heads * d->value_dim * 2);
+}
+
 int rondo__cuda_fast_program(struct rondo_device *dev, struct rondo_program *p)
 {
     const struct rondo_program_desc *d = &p->desc;
@@ -209,14 +219,14 @@ int rondo__cuda_fast_program(struct rondo_device *dev, struct rondo_program *p)
     for (int64_t i = 0; i < p->fast_batches.count && !err; i++) {
         const struct cuda_fast_batch *b = (const struct cuda_fast_batch *)p->fast_batches.data + i;
         const int64_t need = b->direct ? b->lse_floats : b->floats;
+        const int64_t narrow = halves_of(d, b, d->heads, b->direct);
         floats = need > floats ? need : floats;
-        halves = b->rows > halves ? b->rows : halves;
+        halves = narrow > halves ? narrow : halves;
     }
-    halves = d->q_type == RONDO_F32 ? halves * d->heads * d->head_dim * 2 : 0;
     p->fast_scratch = (size_t)(floats * 4 + halves);
     if (!err && floats)
         err = rondo__cuda_grow(dev, &dev->fast, (size_t)floats * 4, "scratch for attention of level fast");
-    return err || !halves ? err : rondo__cuda_grow(dev, &dev->halves, (size_t)halves, "scratch for queries of 16 bits");
+    return err || !halves ? err : rondo__cuda_grow(dev, &dev->halves, (size_t)halves, "scratch of 16 bits for attention");
 }
 
 /* ---- a run ---- */
@@ -258,7 +268,7 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
     const bool widened = d->q_type == RONDO_F32;
     float *scratch = (float *)(uintptr_t)dev->fast.memory;
     struct rondo__dnn_shape *s = &out->shape;
-    *s = (struct rondo__dnn_shape){ .type = d->kv_type, .out_type = direct ? d->out_type : RONDO_F32, .heads = heads, .kv_heads = kv_heads, .head_dim = d->head_dim,
+    *s = (struct rondo__dnn_shape){ .type = d->kv_type, .heads = heads, .kv_heads = kv_heads, .head_dim = d->head_dim,
                                     .value_dim = d->value_dim, .causal = call->causal, .rows = call->rows, .keys = call->keys,
                                     .q_row = widened ? (int64_t)heads * d->head_dim : run->q.row_stride, .q_head = widened ? d->head_dim : run->q.head_stride,
                                     .k_row = part->k.row_stride, .k_head = part->k.head_stride, .v_row = part->v.row_stride, .v_head = part->v.head_stride,
@@ -272,7 +282,7 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
     out->data = (struct rondo__dnn_data){
         .q = q, .k = (const char *)part->k.data + (row * s->k_row + job->kv_head * s->k_head) * 2,
         .v = (const char *)part->v.data + (row * s->v_row + job->kv_head * s->v_head) * 2,
-        .out = direct ? (char *)run->out.data + (place->out + call->first * s->out_row) * rondo__cuda_size(d->out_type) : (char *)(scratch + call->out),
+        .out = direct ? (char *)run->out.data + (place->out + call->first * s->out_row) * rondo__cuda_size(d->out_type) : (char *)(uintptr_t)dev->halves.memory + queries_of(d, batch, heads),
         .stats = scratch + call->lse, .scale = (float)((double)d->scale_log2 * 0x1.62e42fefa39efp-1),
     };
     return true;
@@ -317,6 +327,9 @@ static int run_batch(struct rondo_device *dev, struct rondo_stream *stream, cons
         err = rondo__cuda_dnn_find(dev, &r.shape, &way);
         if (!err)
             err = rondo__cuda_dnn_run(dev, s, way, &r.shape, &r.data);
+        if (!err && !direct)
+            err = rondo__cuda_convert_rows(dev, stream, 1, r.shape.rows * r.shape.out_row, p->desc.kv_type, r.data.out, 0, RONDO_F32,
+                                           (float *)(uintptr_t)dev->fast.memory + calls[i].out, 0);
     }
     if (err || (direct && !run->lse.data))
         return err;
@@ -344,8 +357,13 @@ int rondo__cuda_fast_run(struct rondo_device *dev, struct rondo_stream *stream, 
     /* Before anything happens: can the library do all of it? */
     for (int32_t b = 0; b < job->batches; b++) {
         const bool direct = goes_direct(p, run, batch + b);
-        if (batch[b].direct && !direct && (err = rondo__cuda_grow(dev, &dev->fast, (size_t)batch[b].floats * 4, "scratch for attention of level fast")) != 0)
-            return err;
+        if (batch[b].direct && !direct) {
+            err = rondo__cuda_grow(dev, &dev->fast, (size_t)batch[b].floats * 4, "scratch for attention of level fast");
+            if (!err)
+                err = rondo__cuda_grow(dev, &dev->halves, (size_t)halves_of(&p->desc, batch + b, p->desc.heads, false), "scratch of 16 bits for attention");
+            if (err)
+                return err;
+        }
         for (int32_t i = 0; i < batch[b].calls; i++) {
             const struct rondo__dnn_plan *way;
             if (!prepare(dev, p, run, p->desc.jobs + number, (const struct cuda_fast_call *)p->fast_calls.data + batch[b].call + i, batch + b, place, direct, &r))
