@@ -282,7 +282,8 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
     out->data = (struct rondo__dnn_data){
         .q = q, .k = (const char *)part->k.data + (row * s->k_row + job->kv_head * s->k_head) * 2,
         .v = (const char *)part->v.data + (row * s->v_row + job->kv_head * s->v_head) * 2,
-        .out = direct ? (char *)run->out.data + (place->out + call->first * s->out_row) * rondo__cuda_size(d->out_type) : (char *)(uintptr_t)dev->halves.memory + queries_of(d, batch, heads),
+        .out = direct ? (char *)run->out.data + (place->out + call->first * s->out_row) * rondo__cuda_size(d->out_type)
+                      : (char *)(uintptr_t)dev->halves.memory + queries_of(d, batch, heads),
         .stats = scratch + call->lse, .scale = (float)((double)d->scale_log2 * 0x1.62e42fefa39efp-1),
     };
     return true;
