@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Attention of level fast on a graphics card: each line says what was done, what it took (the median of its rounds), beside it what cuDNN takes alone for
- * the same shape, in turns with it and between two events, and how large the largest error of some rows is, as a part of the bound in
- * rondo-numerics(7). Exit status 1: the bound does not hold, or a case does not run; 77: there is no cuDNN. Run by contrib/gpu-check; stands on the source's own headers, to call cuDNN as the
- * module does:
+ * Attention of level fast on a graphics card: each line says what was done, what it took (the median of its rounds), beside it what cuDNN takes alone
+ * for the same shape, in turns with it and between two events, and how large the largest error of some rows is, as a part of the bound in
+ * rondo-numerics(7). Exit status 1: the bound does not hold, or a case does not run; 77: there is no cuDNN. Run by contrib/gpu-check; stands on the
+ * source's own headers, to call cuDNN as the module does:
  *
  *     cc -I.. -I../lib -I../include -I$BUILD/include gpu_fast.c ../backends/cuda/dnn_graph.c -o gpu_fast $(pkg-config --libs rondo) -ldl -lm
  */

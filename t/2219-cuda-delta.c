@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The device "cuda" on the fake driver: the delta rule, token by token and in chunks - outputs, states, maps, bounds, folds, gradients - against the cpu device bit for bit, for
- * random forms, sizes, types, strides and data; plans on one rank and on several, by all ways, against those of the cpu device; what it has no kernel
- * for is refused.
+ * The device "cuda" on the fake driver: the delta rule, token by token and in chunks - outputs, states, maps, bounds, folds, gradients -
+ * against the cpu device bit for bit, for random forms, sizes, types, strides and data; plans on one rank and on several, by all ways,
+ * against those of the cpu device; what it has no kernel for is refused.
  */
 #define DRAW_STREAM 2219
 #include "card_layers.h"

@@ -141,7 +141,8 @@ DEVICE void cuda_join_parts(const struct cuda_attention *p, const struct cuda_ti
 
 /* LEAF: one node behind `top`. By the warp; or together by all warps of the block, each for an aligned group of the parts, whose nodes the first warp joins
  * then. */
-DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int r, int d0, float *stack, float *ring, int top)
+DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int r, int d0, float *stack,
+                           float *ring, int top)
 {
     const int first = part->first, end = first + part->count;
     if (part->count == 0) {

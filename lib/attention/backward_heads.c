@@ -3,8 +3,8 @@
  * Gradients by all-to-all over heads, the backward pass of Ulysses (arXiv:2309.14509): KV heads are dealt out to ranks as evenly as they can be, each
  * with all query heads that read it. Everybody gives each rank its rows of that rank's heads; a rank then has all rows of its own heads, and makes
  * their gradients as a rank alone would, each product once. Its sums go back as they are (nodes, the roots of the trees), to who has the rows, who
- * makes results of them: with a factor, rounded, added to what is there. A rank without heads computes nothing. A bias's gradient, whose sums may be over heads, is made of all
- * heads where its rows live, from keys that come there. Called by backward_build.c.
+ * makes results of them: with a factor, rounded, added to what is there. A rank without heads computes nothing. A bias's gradient, whose sums may be
+ * over heads, is made of all heads where its rows live, from keys that come there. Called by backward_build.c.
  */
 #include "attention/backward_build.h"
 
