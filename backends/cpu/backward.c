@@ -9,7 +9,7 @@
  *
  * The first two products of a tile, and what they come to, are backward_tile.h's; a bias's gradient is backward_bias.h's. The five products are all
  * the same: acc[m][n] += a[m][k] * b[k][n], k in the contract's order, where b lies in panels of two vectors. What
- * is read for that (K and V turned, and as they are; Q and dO as factors and as panels) is laid out once for a head.
+ * is read for that (K and V turned, K as it is too, Q and dO in panels, which do for factors as well) is laid out once for a head.
  *
  * Hidden pairs of a tile of which some are seen have weight and gradient 0, and 0 times a number changes the sign of a zero at most; where
  * what would be multiplied is not finite each row takes the pairs that it sees, one by one.
@@ -290,10 +290,8 @@ static void lay_out(struct unit *u, struct taker *k)
     u->k_turned = take(k, u->keys * wide, u->dim, sizeof(float));
     u->v_turned = take(k, u->keys * wide, u->values, sizeof(float));
     u->k_panels = take(k, u->makes_q ? k_rows : 0, u->dim_wide, sizeof(float));
-    u->q_strips = take(k, q_rows, u->dim, sizeof(float));
-    u->o_strips = take(k, q_rows, u->values, sizeof(float));
-    u->q_panels = take(k, u->makes_k ? q_rows : 0, u->dim_wide, sizeof(float));
-    u->o_panels = take(k, u->makes_k ? q_rows : 0, u->values_wide, sizeof(float));
+    u->q_panels = take(k, q_rows, u->dim_wide, sizeof(float));
+    u->o_panels = take(k, q_rows, u->values_wide, sizeof(float));
     u->n = take(k, q_rows, 3, sizeof(float));
     u->live = take(k, q_rows, 1, 1);
     u->whole = take(k, u->queries, 2, 1);

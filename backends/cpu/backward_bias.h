@@ -57,8 +57,8 @@ static void bias_lay_out(struct unit *u, struct taker *k, struct pile *sequences
     const int64_t size = u->size, wide = u->wide;
     u->k_turned = take(k, wide, u->dim, sizeof(float));
     u->v_turned = take(k, wide, u->values, sizeof(float));
-    u->q_strips = take(k, size, u->dim, sizeof(float));
-    u->o_strips = take(k, size, u->values, sizeof(float));
+    u->q_panels = take(k, size, u->dim_wide, sizeof(float));
+    u->o_panels = take(k, size, u->values_wide, sizeof(float));
     u->n = take(k, 3 * size, 1, sizeof(float));
     u->live = take(k, size, 1, 1);
     u->whole = take(k, 3, 1, 1);

@@ -47,12 +47,37 @@ VEC void product(const float *a, const int64_t a_row, const int64_t a_step, cons
         vf_store(c + m * c_row + VL, acc[m][1]);
     }
 }
+
+/* The same of factors that lie in panels too, `block` floats from one panel to the next. */
+VEC void product_of_panels(const float *a, int64_t block, const float *b, int32_t k1, float *c, int64_t c_row)
+{
+    enum { a_row = PANEL, a_step = 1 };
+    vf acc[ROWS][2];
+    UNROLL
+    for (int m = 0; m < ROWS; m++)
+        acc[m][0] = acc[m][1] = vf_zero();
+    for (; k1 > 0; k1 -= PANEL, a += block, b += PANEL * PANEL) {
+        const int32_t end = k1 < PANEL ? k1 : PANEL;
+        int32_t k = 0;
+        for (; k + 1 < end; k += 2) {
+            STEP(k + 1);
+            STEP(k);
+        }
+        if (k < end)
+            STEP(k);
+    }
+    UNROLL
+    for (int m = 0; m < ROWS; m++) {
+        vf_store(c + m * c_row, acc[m][0]);
+        vf_store(c + m * c_row + VL, acc[m][1]);
+    }
+}
 #undef STEP
 
-static __attribute__((noinline)) void product_strips(const float *a, const float *b, int32_t k1, float *c, int64_t c_row)
+static __attribute__((noinline)) void product_panels(const float *a, int64_t block, const float *b, int32_t k1, float *c, int64_t c_row)
 {
     for (int32_t m = 0; m < STRIP; m += ROWS)
-        product(a + m, 1, STRIP, b, 0, k1, c + m * c_row, c_row);
+        product_of_panels(a + m * PANEL, block, b, k1, c + m * c_row, c_row);
 }
 
 static __attribute__((noinline)) void product_rows(const float *a, int64_t a_row, const float *b, int32_t k0, int32_t k1, float *c, int64_t c_row)

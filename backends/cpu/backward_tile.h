@@ -26,8 +26,7 @@ struct unit {
     bool makes_q, makes_k, makes_bias; /* makes_bias: g is the gradient of the score behind the softcap */
     /* K and V of the KV head, [leaf] each: turned, [panel of keys][dim][PANEL]; and K as it is, [panel of dim][key][PANEL] */
     float *k_turned, *v_turned, *k_panels;
-    /* Q and dO of the head: [strip of queries][dim][STRIP], [panel of dim][query][PANEL] */
-    float *q_strips, *o_strips, *q_panels, *o_panels;
+    float *q_panels, *o_panels;        /* Q and dO of the head: [panel of dim][query][PANEL] */
     float *n, *c, *sum;                /* [leaf][size]; n NAN: so is the row */
     uint8_t *live, *whole, *q_finite, *k_finite;   /* live [leaf][size]: the row takes part; whole: all of them do */
     int32_t *see_first, *see_end;      /* [leaf of queries]: what they see lies in these of the list of keys' leaves */
@@ -90,8 +89,7 @@ static void lay_queries(struct unit *u)
 {
     const struct rondo_backward_task *t = u->t;
     const struct rondo_backward_desc *d = t->desc;
-    const size_t size = (size_t)u->size, strips = size * (size_t)u->dim, o_strips = size * (size_t)u->values;
-    const size_t panels = size * (size_t)u->dim_wide, o_panels = size * (size_t)u->values_wide;
+    const size_t size = (size_t)u->size, panels = size * (size_t)u->dim_wide, o_panels = size * (size_t)u->values_wide;
     for (int32_t n = 0; n < u->queries; n++) {
         const struct rondo_backward_leaf *q = t->queries + n;
         const struct rondo_backward_queries *from = t->run->queries + q->source;
@@ -100,41 +98,26 @@ static void lay_queries(struct unit *u)
         u->q_finite[n] = 1;
         memset(u->live + (size_t)n * size, 0, size);
         if (!u->whole[n]) {
-            memset(u->q_strips + (size_t)n * strips, 0, strips * sizeof(float));
-            memset(u->o_strips + (size_t)n * o_strips, 0, o_strips * sizeof(float));
-            if (u->makes_k) {
-                memset(u->q_panels + (size_t)n * panels, 0, panels * sizeof(float));
-                memset(u->o_panels + (size_t)n * o_panels, 0, o_panels * sizeof(float));
-            }
+            memset(u->q_panels + (size_t)n * panels, 0, panels * sizeof(float));
+            memset(u->o_panels + (size_t)n * o_panels, 0, o_panels * sizeof(float));
         }
-        for (int32_t i = 0, rows; i < q->count; i += rows) {
-            rows = together(before + i, q->count - i);
-            for (int32_t r = i; r < i + rows; r++) {
-                const int64_t row = (q->row + r) * d->heads + u->head;
-                const size_t at = (size_t)n * size + (size_t)(before + r);
-                float *wide = u->row + (r - i) * u->dim_wide;
-                if (r + AHEAD < q->count) {
-                    ahead(from->q, (row + AHEAD * d->heads) * u->dim, d->q_type, u->dim);
-                    ahead(from->dout, (row + AHEAD * d->heads) * u->values, d->out_type, u->values);
-                }
-                const bool lives = rondo__backward_row(from->lse[row], u->n + at, u->c + at);
-                u->live[at] = lives;
-                u->whole[n] &= lives;
-                if (lives && u->n[at] != u->n[at])
-                    u->c[at] = u->n[at];   /* what is scaled by 2^NaN may not know */
-                u->sum[at] = from->sums[row];
-                u->q_finite[n] &= widen(from->q, row * u->dim, d->q_type, u->dim, u->dim_wide, wide);
-                if (u->makes_k)
-                    to_panels(wide, before + r, u->size, u->dim_wide, u->q_panels + (size_t)n * panels);
+        for (int32_t i = 0; i < q->count; i++) {
+            const int64_t row = (q->row + i) * d->heads + u->head;
+            const size_t at = (size_t)n * size + (size_t)(before + i);
+            if (i + AHEAD < q->count) {
+                ahead(from->q, (row + AHEAD * d->heads) * u->dim, d->q_type, u->dim);
+                ahead(from->dout, (row + AHEAD * d->heads) * u->values, d->out_type, u->values);
             }
-            to_columns(u->row, rows, u->dim_wide, before + i, STRIP, u->dim, u->q_strips + (size_t)n * strips);
-            for (int32_t r = i; r < i + rows; r++) {
-                float *wide = u->row + (r - i) * u->values_wide;
-                u->q_finite[n] &= widen(from->dout, ((q->row + r) * d->heads + u->head) * u->values, d->out_type, u->values, u->values_wide, wide);
-                if (u->makes_k)
-                    to_panels(wide, before + r, u->size, u->values_wide, u->o_panels + (size_t)n * o_panels);
-            }
-            to_columns(u->row, rows, u->values_wide, before + i, STRIP, u->values, u->o_strips + (size_t)n * o_strips);
+            const bool lives = rondo__backward_row(from->lse[row], u->n + at, u->c + at);
+            u->live[at] = lives;
+            u->whole[n] &= lives;
+            if (lives && u->n[at] != u->n[at])
+                u->c[at] = u->n[at];   /* what is scaled by 2^NaN may not know */
+            u->sum[at] = from->sums[row];
+            u->q_finite[n] &= widen(from->q, row * u->dim, d->q_type, u->dim, u->dim_wide, u->row);
+            to_panels(u->row, before + i, u->size, u->dim_wide, u->q_panels + (size_t)n * panels);
+            u->q_finite[n] &= widen(from->dout, row * u->values, d->out_type, u->values, u->values_wide, u->row);
+            to_panels(u->row, before + i, u->size, u->values_wide, u->o_panels + (size_t)n * o_panels);
         }
     }
 }
@@ -295,7 +278,8 @@ static bool weigh(struct unit *u, struct tile *s, struct reach *reach)
     const bool general = a->terms.cap_in != 0.0f || a->terms.alibi || a->terms.bias || a->terms.drop;
     const int32_t size = u->size, wide = u->wide, across = u->across;
     const float *k_turned = u->k_turned + (size_t)s->key * (size_t)wide * (size_t)u->dim, *v_turned = u->v_turned + (size_t)s->key * (size_t)wide * (size_t)u->values;
-    const float *q_strips = u->q_strips + (size_t)s->query * (size_t)size * (size_t)u->dim, *o_strips = u->o_strips + (size_t)s->query * (size_t)size * (size_t)u->values;
+    const float *q = u->q_panels + (size_t)s->query * (size_t)size * (size_t)u->dim_wide, *o = u->o_panels + (size_t)s->query * (size_t)size * (size_t)u->values_wide;
+    const int64_t block = (int64_t)size * PANEL;
     int32_t *row_first = reach->row_first, *row_end = reach->row_end, *key_first = reach->key_first, *key_end = reach->key_end;
     s->before = place(u, s->q);
     if (!look(u, s))
@@ -327,8 +311,8 @@ static bool weigh(struct unit *u, struct tile *s, struct reach *reach)
         for (int32_t i = 0; i < size; i += STRIP) {
             if (row_first[i / STRIP] >= j + PANEL || row_end[i / STRIP] <= j)
                 continue;
-            product_strips(q_strips + i * u->dim, k_turned + (int64_t)j * u->dim, u->dim, u->weight + i * across + j, across);
-            product_strips(o_strips + i * u->values, v_turned + (int64_t)j * u->values, u->values, u->g + i * across + j, across);
+            product_panels(q + i * PANEL, block, k_turned + (int64_t)j * u->dim, u->dim, u->weight + i * across + j, across);
+            product_panels(o + i * PANEL, block, v_turned + (int64_t)j * u->values, u->values, u->g + i * across + j, across);
         }
     for (int32_t i = 0; i < size; i += STRIP) {
         const int32_t j0 = row_first[i / STRIP], j1 = row_end[i / STRIP];
