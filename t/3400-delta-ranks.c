@@ -107,6 +107,70 @@ static void slow(void)
     delta_free(&c);
 }
 
+/* Some rows of a case, as one of their own in chunks. */
+static struct job piece_of(const struct delta_case *c, int64_t first, int64_t rows, int32_t chunk, float *from, struct delta_case *of)
+{
+    *of = *c;
+    of->rows = of->cu[1] = rows;
+    of->q = (float *)c->q + first * c->heads * c->key_dim;
+    of->k = (float *)c->k + first * c->heads * c->key_dim;
+    of->v = (float *)c->v + first * c->heads * c->value_dim;
+    of->g = (float *)c->g + first * c->heads * c->gate_dim;
+    of->b = (float *)c->b + first * c->heads;
+    of->chunk = chunk;
+    of->from = from;
+    return (struct job){ .c = of, .entries = 1 };
+}
+
+/* An affine scan's bits are those of its rule: maps and sources in chunks of 16 tokens, folded, and a walk from each tile's state. */
+static void composed(void)
+{
+    enum { K = 24, V = 40, TILE = 50, ROWS = 3 * TILE + 7 };
+    struct delta_case c = { .heads = 1, .key_heads = 1, .key_dim = K, .value_dim = V, .gate_dim = K, .sequences = 1, .rows = ROWS, .cu = { 0, ROWS },
+                            .beta = RONDO_BETA_SIGMOID2, .norm = 1, .type = RONDO_F32, .scale = 0.25 };
+    struct job all = { .c = &c, .entries = 1, .way = RONDO_DELTA_AFFINE, .tile = TILE };
+    float state[K * V], eye[K * K] = { 0 }, none[TILE * K] = { 0 };
+    delta_draw(&c, -0.3, 0.0, true);
+    free(c.a_log);
+    free(c.dt_bias);
+    c.a_log = c.dt_bias = NULL;
+    for (int i = 0; i < K; i++)
+        eye[i * K + i] = 1.0f;
+    memcpy(state, c.from, sizeof state);
+    room(&all);
+    bool good = !rondo_launch(2, NULL, body, &all);
+    for (int64_t first = 0; first < ROWS; first += TILE) {
+        const int64_t rows = ROWS - first < TILE ? ROWS - first : TILE;
+        struct delta_case walked, behind, mapped;
+        struct job walk = piece_of(&c, first, rows, 0, state, &walked);
+        struct job source = piece_of(&c, first, rows, 16, first ? NULL : state, &behind), map = piece_of(&c, first, rows, 16, eye, &mapped);
+        mapped.value_dim = K;
+        mapped.v = none;
+        room(&walk);
+        room(&source);
+        room(&map);
+        good = good && !rondo_launch(1, NULL, body, &walk) && !rondo_launch(1, NULL, body, &source) && !rondo_launch(1, NULL, body, &map) &&
+               !memcmp(walk.out, all.out + first * V, (size_t)(rows * V) * sizeof(float)) &&
+               (rows == TILE || !memcmp(walk.to, all.to, sizeof state));
+        float before[K * V];
+        memcpy(before, state, sizeof before);
+        for (int d = 0; d < K; d++)
+            for (int j = 0; j < V; j++) {
+                float chain[4] = { 0 };
+                for (int i = 0; i < K; i++)
+                    chain[i % 4] = rondo__fma(map.to[d * K + i], before[i * V + j], chain[i % 4]);
+                const float fold = (chain[0] + chain[2]) + (chain[1] + chain[3]);
+                state[d * V + j] = first ? fold + source.to[d * V + j] : source.to[d * V + j];
+            }
+        job_free(&walk);
+        job_free(&source);
+        job_free(&map);
+    }
+    ok(good, "an affine scan has the bits of its rule, tile by tile");
+    job_free(&all);
+    delta_free(&c);
+}
+
 /* What the middle tiles pass on is bounded as it should be, and left out where the bound lies below a tolerance, nowhere else. */
 static double bound_of(const struct job *j)
 {
@@ -292,6 +356,7 @@ int main(void)
     progress();
     rounds();
     slow();
+    composed();
     certificates();
     steps();
     return done();

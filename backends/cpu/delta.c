@@ -9,28 +9,17 @@
  *
  * A worker has several tasks, heads as a rule, and takes a block of each in turn: the rows that they read lie in the same pages. Called by delta_ops.c.
  */
-#include "backends/cpu/delta_tokens.h"
+#include "backends/cpu/delta_states.h"
 
 #define TOKENS 32 /* of a block; RONDO_CPU_DELTA_CLEAN is a multiple */
-/* Vectors of a tile, and how many of the chains are under way at a time. Registers hold their sums, two each, and four numbers of a row; the state
- * of 128 rows shall be half of the smallest first-level cache there is. Fewer vectors would wait for loads of these numbers. */
+/* How many of the chains are under way at a time. Registers hold their sums, two each, and four numbers of a row. */
 #if VL == 16
-#define WIDE 2
 #define LIVE 4
 #elif VL == 8
-#define WIDE 2
 #define LIVE 1
 #else
-#define WIDE 4
 #define LIVE 2
 #endif
-#define TILE (WIDE * VL)
-
-/* Tokens of a task from `first` on that will be wanted next. */
-struct ahead {
-    const struct rondo_delta_task *task;   /* NULL: none */
-    int64_t first;
-};
 
 /* What a worker has. */
 struct room {
@@ -43,8 +32,6 @@ struct room {
     const struct rondo_delta_task *ready;   /* the one token of this task is in slot `slot` */
     int slot;
 };
-
-static inline int64_t tiles_of(const struct rondo_delta_task *t) { return up(t->columns, TILE) / TILE; }
 
 static bool bytes(const struct rondo_delta_form *form, int32_t columns, int64_t tasks, size_t *out)
 {
@@ -70,44 +57,6 @@ static struct room *room_of(const struct rondo_delta_task *t, int64_t tasks, voi
     r->q = r->k + TOKENS * r->padded;
     r->bias = r->q + TOKENS * r->padded;
     return r;
-}
-
-/* ---- tokens ---- */
-
-static void read_block(const struct rondo_delta_task *t, struct room *r, int64_t first, int64_t count)
-{
-    const struct rondo_delta_form *f = t->form;
-    const float gain = t->a_log ? rondo__exp(*t->a_log) : 1.0f;
-    read_rows(f, r->padded, t->k, first, count, t->k_stride, r->k);
-    if (t->kind == RONDO_DELTA_FORWARD)
-        read_rows(f, r->padded, t->q, first, count, t->q_stride, r->q);
-    read_numbers(r->bias, r->padded, t->dt_bias ? t->dt_bias : r->a, 0, t->dt_bias ? f->gate_dim : 0, RONDO_F32);
-    read_gates(f, r->padded, t->g, first, count, t->g_stride, r->a, r->bias, gain);
-    read_betas(f, t->beta, first, count, t->beta_stride, r->beta);
-}
-
-/* Asks for part `part` of so many of a row's elements. */
-static inline void ask(const void *rows, int64_t at, int64_t count, int type, int64_t part, int64_t parts)
-{
-    const int64_t size = type == RONDO_F32 ? 4 : 2;
-    const char *p = (const char *)rows + at * size;
-    for (int64_t i = part * 64; i < count * size; i += parts * 64)
-        __builtin_prefetch(p + i, 0, 2);
-}
-
-/* ... of all that token i of what comes next brings. Its rows lie too far apart for the machine to foresee them. */
-static inline void ask_token(const struct ahead *next, int64_t i, int64_t part, int64_t parts)
-{
-    const struct rondo_delta_task *t = next->task;
-    const int64_t token = next->first + i;
-    if (!t || token >= t->rows)
-        return;
-    ask(t->k, token * t->k_stride, t->form->key_dim, t->form->type, part, parts);
-    ask(t->g, token * t->g_stride, t->form->gate_dim, t->form->gate_type, part, parts);
-    if (t->kind == RONDO_DELTA_FORWARD)
-        ask(t->q, token * t->q_stride, t->form->key_dim, t->form->type, part, parts);
-    if (t->kind != RONDO_DELTA_MAP)
-        ask(t->v, token * t->v_stride, t->columns, t->form->type, part, parts);
 }
 
 /* ---- a walk over a tile's state ---- */
@@ -178,33 +127,6 @@ VEC void walk(const int what, const struct sides *x, int64_t dim, float *s, cons
         join(outs, out);
     if (what & DECAY)
         join(reads, read);
-}
-
-/* Of a tile's columns of a token: values, and what is put out. */
-static inline void read_values(const struct rondo_delta_task *t, int64_t token, int64_t column, vf v[WIDE])
-{
-    UNROLL
-    for (int j = 0; j < WIDE; j++)
-        v[j] = t->kind == RONDO_DELTA_MAP ? vf_zero()
-                                          : some(t->v, token * t->v_stride + column + j * VL, t->columns - column - j * VL, t->form->type);
-}
-
-static inline void write_values(const struct rondo_delta_task *t, int64_t token, int64_t column, const vf out[WIDE])
-{
-    const vf scale = vf_set1(t->form->scale);
-    UNROLL
-    for (int j = 0; j < WIDE; j++) {
-        const int64_t at = token * t->out_stride + column + j * VL, left = t->columns - column - j * VL;
-        const vf x = vf_mul(out[j], scale);
-        float some_of[VL];
-        if (left >= VL) {
-            vf_put_element(t->out, at, t->form->out_type, x);
-            continue;
-        }
-        vf_store(some_of, x);
-        for (int64_t i = 0; i < left; i++)
-            rondo__put_element(t->out, at + i, t->form->out_type, some_of[i]);
-    }
 }
 
 /* A block of tokens over one tile. `full`: with outputs. */
@@ -411,43 +333,7 @@ static void step(const struct rondo_delta_task *t, struct room *r, struct lines 
     r->slot = then ? 1 - slot : slot;
 }
 
-/* ---- states ---- */
-
-static void take_state(const struct rondo_delta_task *t, float *state)
-{
-    for (int64_t tile = 0; tile < tiles_of(t); tile++)
-        for (int64_t d = 0; d < t->form->key_dim; d++) {
-            float *to = state + (tile * t->form->key_dim + d) * TILE;
-            const int64_t left = t->columns - tile * TILE, at = d - t->column - tile * TILE;
-            if (t->kind != RONDO_DELTA_MAP && t->from) {
-                read_elements(to, TILE, t->from, d * t->from_stride + tile * TILE, left < TILE ? left : TILE, RONDO_F32);
-                continue;
-            }
-            for (int j = 0; j < WIDE; j++)
-                vf_store(to + j * VL, vf_zero());
-            if (t->kind == RONDO_DELTA_MAP && at >= 0 && at < TILE)
-                to[at] = 1.0f;
-        }
-}
-
-static void give_state(const struct rondo_delta_task *t, const float *state)
-{
-    for (int64_t tile = 0; tile < tiles_of(t); tile++)
-        for (int64_t d = 0; d < t->form->key_dim; d++) {
-            const int64_t left = t->columns - tile * TILE;
-            write_elements(t->to, d * t->to_stride + tile * TILE, left < TILE ? left : TILE,
-                           state + (tile * t->form->key_dim + d) * TILE, RONDO_F32);
-        }
-}
-
-/* C14: what has become tiny of a map is nothing. */
-static void clean(const struct rondo_delta_task *t, float *state)
-{
-    for (int64_t i = 0; i < tiles_of(t) * t->form->key_dim * TILE; i += VL) {
-        const vf x = vf_load(state + i);
-        vf_store(state + i, vf_select(vf_lt(vf_set1(-RONDO_CPU_DELTA_TINY), vf_neg_abs(x)), vf_zero(), x));
-    }
-}
+/* ---- blocks ---- */
 
 /* Tokens from `first` on of one task. */
 static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float *state, int64_t first, const struct rondo_delta_task *next,
@@ -460,7 +346,8 @@ static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float
         step(t, r, lines_of(next), next_here && rondo__cpu_delta_in_place(next) ? next : NULL);
         return 1;
     }
-    read_block(t, r, first, count);
+    const struct token_rows rows = { r->a, r->k, r->q, r->bias, r->beta, r->padded };
+    read_block(t, &rows, first, count);
     for (int64_t tile = 0; tile < tiles; tile++)
         if (t->kind == RONDO_DELTA_FORWARD)
             tokens_out(t, r, state, tile, first, count);
@@ -469,18 +356,6 @@ static int64_t run_block(const struct rondo_delta_task *t, struct room *r, float
     if (t->kind == RONDO_DELTA_MAP && (first + count) % RONDO_CPU_DELTA_CLEAN == 0)
         clean(t, state);
     return count;
-}
-
-/* What comes behind the block of task i that begins with token `first`: `next` behind the last one. */
-static struct ahead ahead_of(const struct rondo_delta_task *tasks, int64_t count, int64_t i, int64_t first, const struct rondo_delta_task *next)
-{
-    for (int64_t n = 1; n <= count; n++) {
-        const int64_t token = i + n < count ? first : first + TOKENS;
-        const struct rondo_delta_task *t = tasks + (i + n) % count;
-        if (token < t->rows)
-            return (struct ahead){ t, token };
-    }
-    return (struct ahead){ next, 0 };
 }
 
 static int run(const struct rondo_delta_task *tasks, int64_t count, const struct rondo_delta_task *next, bool cold, void *scratch,
@@ -508,7 +383,7 @@ static int run(const struct rondo_delta_task *tasks, int64_t count, const struct
         for (int64_t i = 0; i < count; i++) {
             if (first >= tasks[i].rows)
                 continue;
-            r->ahead = ahead_of(tasks, count, i, first, next);
+            r->ahead = ahead_of(tasks, count, i, first, TOKENS, next);
             const struct rondo_delta_task *const then = r->ahead.task;
             if (rondo__cpu_delta_in_place(tasks + i)) {   /* while a token is read, that of the task behind it is made ready */
                 r->ahead = (struct ahead){ i + 2 < count ? tasks + i + 2 : NULL, 0 };

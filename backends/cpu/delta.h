@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files of the delta rule share. ref_delta.c is the definition (contract C14), delta.c gives its bits in vectors, delta_ops.c shares
- * blocks out over threads; ref_delta_backward.c, delta_backward.c and delta_backward_ops.c do the same for its gradients (C15). ref_delta_chunk.c
- * is the same rule in chunks of tokens (C16). S is a state, of
- * key_dim rows and as many columns as a block has; a token's decay a, key k and query q have one number for each row, its value one for each
- * column:
+ * blocks out over threads; ref_delta_backward.c, delta_backward.c and delta_backward_ops.c do the same for its gradients (C15), ref_delta_chunk.c
+ * and delta_chunk.c for the same rule in chunks of tokens (C16). S is a state, of key_dim rows and as many columns as a block has; a token's decay
+ * a, key k and query q have one number for each row, its value one for each column:
  *
  *     S' = a S          u = beta (v - k S')          S = S' + k u          out = scale (q S)
  */

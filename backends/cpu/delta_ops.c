@@ -2,7 +2,7 @@
  *
  * The delta rule's slots of the device table: blocks (core/device.h) become tasks, and are shared out over the device's threads. Where there are
  * fewer blocks than threads have work for, their columns are cut: columns do not depend on each other, so no cut changes a bit. The arithmetic
- * is in ref_delta.c (definition) and delta.c (vectors), and in ref_delta_chunk.c. Called by lib/delta through the device table.
+ * is in ref_delta.c (definition) and delta.c (vectors), in chunks in ref_delta_chunk.c and delta_chunk.c. Called by lib/delta through the device table.
  */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/delta.h"
@@ -69,19 +69,51 @@ static int32_t cut(int32_t columns, int64_t part, int64_t parts)
     return at < columns ? (int32_t)at : columns;
 }
 
+/* The largest of some numbers, or a NaN among them: in lanes, which compilers make vectors of. */
+static float largest(const float *z, int64_t count, float most)
+{
+    float lane[16], strange[16];
+    int64_t i = 0;
+    for (int l = 0; l < 16; l++) {
+        lane[l] = most;
+        strange[l] = 0.0f;
+    }
+    for (; i + 16 <= count; i += 16)
+        for (int l = 0; l < 16; l++) {
+            lane[l] = z[i + l] > lane[l] ? z[i + l] : lane[l];
+            strange[l] = z[i + l] == z[i + l] ? strange[l] : z[i + l];
+        }
+    for (int l = 0; l < 16 && i + l < count; l++) {
+        lane[l] = z[i + l] > lane[l] ? z[i + l] : lane[l];
+        strange[l] = z[i + l] == z[i + l] ? strange[l] : z[i + l];
+    }
+    for (int l = 0; l < 16; l++) {
+        if (strange[l] != strange[l])
+            return strange[l];
+        most = lane[l] > most ? lane[l] : most;
+    }
+    return most;
+}
+
 /* The largest gate of a token, of which computed ones fall as z = x + bias rises; NaN where one is. */
 static float largest_gate(const struct rondo_delta_task *t, int64_t row, float gain)
 {
     const struct rondo_delta_form *f = t->form;
     const float sign = f->gate == RONDO_GATE_LOG ? 1.0f : -1.0f;
+    const int64_t at = row * t->g_stride;
     float most = -__builtin_inff();
-    for (int64_t d = 0; d < f->gate_dim; d++) {
-        const float x = rondo__element(t->g, row * t->g_stride + d, f->gate_type), z = sign * (t->dt_bias ? x + t->dt_bias[d] : x);
-        if (z != z)
-            return z;
-        most = z > most ? z : most;
+    if (f->gate == RONDO_GATE_LOG && f->gate_type == RONDO_F32 && !t->dt_bias)
+        return largest((const float *)t->g + at, f->gate_dim, most);
+    for (int64_t first = 0; first < f->gate_dim && most == most; first += 64) {
+        float z[64];
+        const int64_t count = f->gate_dim - first < 64 ? f->gate_dim - first : 64;
+        for (int64_t d = 0; d < count; d++) {
+            const float x = rondo__element(t->g, at + first + d, f->gate_type);
+            z[d] = sign * (t->dt_bias ? x + t->dt_bias[first + d] : x);
+        }
+        most = largest(z, count, most);
     }
-    return rondo__delta_gate(f->gate, sign * most, 0.0f, gain, f->lower_bound);
+    return most == most ? rondo__delta_gate(f->gate, sign * most, 0.0f, gain, f->lower_bound) : most;
 }
 
 /* The norm of I - beta k k^T, which leaves all directions but k's alone: 1, but where beta |k|^2 lies outside of 0 to 2. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Tokens of the delta rule as vectors take them (rule 14 of rondo-numerics(7)): numbers of any type become rows of floats, filled up with zeros to
- * whole vectors; queries and keys are normalised, gates become decays. Included by delta.c and delta_backward.c, once for each instruction set.
+ * whole vectors; queries and keys are normalised, gates become decays. Included by delta_states.h and delta_backward.c, once for each instruction set.
  */
 #ifndef RONDO_CPU_DELTA_TOKENS_H
 #define RONDO_CPU_DELTA_TOKENS_H

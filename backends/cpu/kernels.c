@@ -13,7 +13,7 @@ struct build {
     const struct rondo_cpu_elementwise *elementwise;
     const struct rondo_cpu_gradient *gradient;
     const struct rondo_cpu_backward *backward;
-    const struct rondo_cpu_delta *delta;
+    const struct rondo_cpu_delta *delta, *delta_chunk;
     const struct rondo_cpu_entropy *entropy;
     const struct rondo_cpu_delta_backward *delta_backward;
 };
@@ -23,6 +23,7 @@ struct build {
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
                                                &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name,            \
+                                               &rondo__cpu_delta_chunk_##name,                                                            \
                                                &rondo__cpu_entropy_##name, &rondo__cpu_delta_backward_##name };
 BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
@@ -56,6 +57,7 @@ static void take(struct rondo_cpu_kernels *out, const struct build *b)
                                                      is->join ? is->join : was->join };
     }
     out->delta = b->delta ? b->delta : out->delta;
+    out->delta_chunk = b->delta_chunk ? b->delta_chunk : out->delta_chunk;
     out->entropy = b->entropy ? b->entropy : out->entropy;
     out->delta_backward = b->delta_backward ? b->delta_backward : out->delta_backward;
     if (!from)
@@ -85,12 +87,9 @@ void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa)
     };
     *out = (struct rondo_cpu_kernels){ .attention = { NULL } };
     take(out, &soft_build);
-    out->delta_chunk = &rondo__cpu_delta_chunk_soft;
 #ifdef RONDO_CPU_HAVE_FMA
-    if (isa != RONDO_CPU_SOFT && rondo__cpu_fma_usable()) {
+    if (isa != RONDO_CPU_SOFT && rondo__cpu_fma_usable())
         take(out, &fma_build);
-        out->delta_chunk = &rondo__cpu_delta_chunk_fma;   /* for vectors, too */
-    }
 #endif
     if (faster[isa])
         take(out, faster[isa]);

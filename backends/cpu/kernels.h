@@ -251,7 +251,8 @@ extern const struct rondo_cpu_gradient rondo__cpu_gradient_soft, rondo__cpu_grad
 extern const struct rondo_cpu_elementwise rondo__cpu_elementwise_soft, rondo__cpu_elementwise_fma, rondo__cpu_elementwise_avx2,
     rondo__cpu_elementwise_avx512, rondo__cpu_elementwise_neon;
 extern const struct rondo_cpu_delta rondo__cpu_delta_soft, rondo__cpu_delta_fma, rondo__cpu_delta_avx2, rondo__cpu_delta_avx512,
-    rondo__cpu_delta_neon, rondo__cpu_delta_chunk_soft, rondo__cpu_delta_chunk_fma;
+    rondo__cpu_delta_neon, rondo__cpu_delta_chunk_soft, rondo__cpu_delta_chunk_fma, rondo__cpu_delta_chunk_avx2,
+    rondo__cpu_delta_chunk_avx512, rondo__cpu_delta_chunk_neon;
 extern const struct rondo_cpu_delta_backward rondo__cpu_delta_backward_soft, rondo__cpu_delta_backward_fma, rondo__cpu_delta_backward_avx2,
     rondo__cpu_delta_backward_avx512, rondo__cpu_delta_backward_neon;
 

@@ -2,8 +2,8 @@
  *
  * The delta rule in chunks of tokens (contract C16), what matrix units are made for: what all tokens of a chunk write follows from one triangular
  * system, whose coefficients are products of queries and keys, and the state is read and written once a chunk (the WY form, arXiv:2406.06484, with
- * gates as in arXiv:2510.26692). A second way to the results of ref_delta.c, to hold it against; and the definition of its own bits. Serves all
- * instruction sets; compiled without and with FMA instructions. Called by delta_ops.c.
+ * gates as in arXiv:2510.26692). A second way to the results of ref_delta.c, to hold it against; and the definition of its own bits, which
+ * delta_chunk.c gives in vectors. Compiled without and with FMA instructions. Called by delta_ops.c.
  *
  * A key j that a token i meets has decayed by all tokens behind j up to i. That is a product of decays, never the exponential of a difference of
  * sums: so nothing overflows where gates are at most 0, whatever the gates, one of minus infinity makes zeros and no NaN, and gates of -1000 cost

@@ -199,7 +199,8 @@ static struct rondo__delta_call *begin(struct rondo__delta_build *b, bool folds,
         b->s->failed = true;
         return NULL;
     }
-    *call = (struct rondo__delta_call){ .first = folds ? b->out->folds.count : b->out->blocks.count, .folds = folds, .part = b->part };
+    *call = (struct rondo__delta_call){ .first = folds ? b->out->folds.count : b->out->blocks.count, .folds = folds, .part = b->part,
+                                         .chunk = b->d->desc.chunk };
     struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, step, -1);
     o->program = -1;
     o->first = b->out->calls.count - 1;
@@ -244,13 +245,21 @@ void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delt
     }
 }
 
-void rondo__delta_scan(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *piece, const struct rondo__delta_unit *units,
-                       int64_t unit_count, struct rondo__step step)
+void rondo__delta_scan(struct rondo__delta_build *b, const struct rondo__delta_scan *scans, int64_t count, int32_t chunk, struct rondo__step step)
 {
     struct rondo__delta_call *call = begin(b, false, step);
-    for (int64_t u = 0; u < unit_count && call; u++) {
-        add_block(b, kind, piece, units + u);
-        call->count++;
+    bool more = call != NULL;
+    if (call)
+        call->chunk = chunk;
+    for (int64_t u = 0; more; u++) {
+        more = false;
+        for (int64_t i = 0; i < count; i++) {
+            if (u >= scans[i].count)
+                continue;
+            add_block(b, scans[i].kind, &scans[i].piece, scans[i].units + u);
+            call->count++;
+            more = true;
+        }
     }
     rondo__schedule_end(b->s);
 }

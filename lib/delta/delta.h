@@ -14,6 +14,7 @@
 
 #define RONDO_DELTA_DIM 512         /* key_dim and value_dim are at most this (rule 14 has one leaf of squares) */
 #define RONDO_DELTA_TILE 4096      /* tokens of a tile, where nobody says */
+#define RONDO_DELTA_MAP_CHUNK 16   /* tokens of a chunk, in which tiles make maps and sources where the plan has no chunks (rule 14) */
 
 struct rondo__delta_design {
     rondo_delta_desc desc;         /* filled in; of its lists those that follow are the design's own */
@@ -63,7 +64,7 @@ enum rondo__delta_caller {
 struct rondo__delta_call {
     int64_t first, count;
     int32_t folds, part;           /* 1: of the folds; where the blocks' tokens lie */
-    int32_t back, reserved;        /* enum rondo__delta_back */
+    int32_t back, chunk;           /* enum rondo__delta_back; the blocks' form: 0, token by token, or tokens of a chunk */
 };
 
 /* Where tokens lie that blocks are of, and what is put out of them goes. in >= 0: two packets of dense arrays of some heads, of v and out some
@@ -134,9 +135,15 @@ struct rondo__delta_unit *rondo__delta_units(const struct rondo__delta_design *d
 /* COMPUTEs of pieces that do not depend on each other, of some units; with checkpoints on the way. */
 void rondo__delta_compute(struct rondo__delta_build *b, const struct rondo__delta_piece *pieces, int64_t count, const struct rondo__delta_unit *units,
                           int64_t unit_count, struct rondo__step step);
-/* A COMPUTE without outputs (RONDO_DELTA_STATE, RONDO_DELTA_MAP, RONDO_DELTA_BOUND) of one piece. */
-void rondo__delta_scan(struct rondo__delta_build *b, int32_t kind, const struct rondo__delta_piece *piece, const struct rondo__delta_unit *units,
-                       int64_t unit_count, struct rondo__step step);
+/* A COMPUTE without outputs of some pieces, each with its kind (RONDO_DELTA_STATE, RONDO_DELTA_MAP, RONDO_DELTA_BOUND) and its units; units of the
+ * same number stand side by side. chunk: as of the call. */
+struct rondo__delta_scan {
+    int32_t kind;
+    struct rondo__delta_piece piece;
+    const struct rondo__delta_unit *units;
+    int64_t count;
+};
+void rondo__delta_scan(struct rondo__delta_build *b, const struct rondo__delta_scan *scans, int64_t count, int32_t chunk, struct rondo__step step);
 /* A COMPUTE: states of all heads at `to` = map * (those at `from`) + source, where a packet has the sources of all heads, then the maps. */
 void rondo__delta_fold(struct rondo__delta_build *b, int32_t packet, struct rondo__delta_place from, int32_t to, struct rondo__step step);
 int32_t rondo__delta_own(struct rondo__delta_build *b, const char *name, int32_t index, size_t bytes);

@@ -149,7 +149,9 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
                                                     (const struct rondo_delta_fold *)built->folds.items + call->first, call->count, x->plan->states,
                                                     (int32_t)buffers);
     const struct rondo_delta_rows rows = rows_of(x, call, place);
-    const struct rondo_delta_run run = { .form = &x->plan->design.form, .parts = &rows, .part_count = 1,
+    struct rondo_delta_form form = x->plan->design.form;
+    form.chunk = call->chunk;
+    const struct rondo_delta_run run = { .form = &form, .parts = &rows, .part_count = 1,
                                          .blocks = (const struct rondo_delta_block *)built->blocks.items + call->first, .count = call->count,
                                          .states = x->plan->states, .state_count = (int32_t)buffers, .a_log = x->a_log, .dt_bias = x->dt_bias,
                                          .tolerance = x->plan->design.desc.tolerance };

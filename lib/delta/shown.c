@@ -43,8 +43,9 @@ static double token_bytes(const rondo_delta_desc *d)
            (double)rondo_type_size(d->beta_type);
 }
 
-/* A state goes on with 5 FLOPs for each of its numbers, and is read with 2 more; a map has as many rows as columns. */
-static void add_block(struct rondo__delta_work *w, const rondo_delta_desc *d, const struct rondo_delta_block *b)
+/* A state goes on with 5 FLOPs for each of its numbers, and is read with 2 more; a map has as many rows as columns. In chunks it is 4, and 2, and what
+ * a token has to do with half of its chunk: with each write a multiply-add for each column, with each key, which decays, one for each channel. */
+static void add_block(struct rondo__delta_work *w, const rondo_delta_desc *d, int32_t chunk, const struct rondo_delta_block *b)
 {
     const double columns = (double)b->columns, rows = (double)b->rows, state = (double)d->key_dim * columns;
     const bool put_out = b->kind == RONDO_DELTA_FORWARD;
@@ -52,7 +53,10 @@ static void add_block(struct rondo__delta_work *w, const rondo_delta_desc *d, co
         w->bytes += rows * token_bytes(d);
         return;
     }
-    w->flops += (put_out ? 7.0 : 5.0) * rows * state;
+    if (chunk)
+        w->flops += (put_out ? 6.0 : 4.0) * rows * state + rows * chunk * (put_out ? 2.0 * columns + 2.5 * (double)d->key_dim : columns + 1.5 * (double)d->key_dim);
+    else
+        w->flops += (put_out ? 7.0 : 5.0) * rows * state;
     w->values += put_out ? rows * columns : 0.0;
     w->bytes += rows * token_bytes(d) + 8.0 * state + (b->kind == RONDO_DELTA_MAP ? 0.0 : rows * columns * (double)rondo_type_size(d->type));
     if (put_out)
@@ -88,7 +92,7 @@ struct rondo__delta_work rondo__delta_shown_work(const struct rondo__delta_shown
             w.back = true;
             add_back(&w, d, (const struct rondo_delta_backward_block *)s->backward.blocks.items + i);
         } else {
-            add_block(&w, d, (const struct rondo_delta_block *)built->blocks.items + i);
+            add_block(&w, d, call->chunk, (const struct rondo_delta_block *)built->blocks.items + i);
         }
     return w;
 }

@@ -2,7 +2,8 @@
  *
  * The delta rule as an affine scan (the context parallelism of flash-linear-attention, with exact maps). What a tile of tokens makes of a state S is
  * M S + U: ranks make U and M of their own tiles, send them once to the ranks behind, and each folds those before its own tiles, one after another,
- * into the states that these begin with. All ranks work at the same time whatever the heads, at 2.4 times the work of one walk.
+ * into the states that these begin with. All ranks work at the same time whatever the heads, at 2.1 times the work of one walk: U and M are put
+ * nothing out of, and made in chunks, with two multiply-adds for each of their numbers.
  *
  * Tiles are cut at fixed distances from each sequence's first token, and a rank has whole ones: so the bits, which are not those of one walk, are
  * the same for every number of ranks. The first tile of a sequence goes from its true state, and needs no map; the last one has nobody behind it.
@@ -14,6 +15,7 @@ struct affine {
     struct rondo__delta_build *b;
     struct rondo__delta_unit *units, *maps, *bounds;   /* heads' values; columns of maps; a number of each */
     int64_t unit_count, tile;
+    int32_t chunk;                 /* of sources and maps */
     size_t state, map;             /* bytes of all heads' */
 };
 
@@ -43,21 +45,21 @@ static struct rondo__step step(const char *what, int64_t index, int64_t of)
 static void make_packets(struct affine *x, const struct rondo__delta_tiles *t, int64_t number, int32_t *out)
 {
     struct rondo__delta_build *b = x->b;
+    const int64_t heads = b->d->desc.heads;
     for (int64_t i = t->first; i < t->end && i + 1 < t->tiles && !b->s->failed; i++) {
         struct rondo__delta_piece piece = tile_of(x, t->sequence, i);
         const int32_t buffer = rondo__delta_own(b, "packet of tile", i < INT32_MAX ? (int32_t)i : -1, packet_bytes(x, i));
         out[i - t->first] = buffer;
+        const struct rondo__delta_place nowhere = { -1, 0, 0 }, bound = { RONDO_DELTA_BOUNDS, 1, (number + i - t->first) * heads };
+        piece.to = bound;
+        const struct rondo__delta_scan certificate = { RONDO_DELTA_BOUND, piece, x->bounds, heads };
+        rondo__delta_scan(b, &certificate, 1, 0, step("certificate of tile", i + 1, t->tiles));
+        piece.from = i ? nowhere : rondo__delta_initial(b, t->sequence);
         piece.to = (struct rondo__delta_place){ buffer, 0, 0 };
-        if (!i)
-            piece.from = rondo__delta_initial(b, t->sequence);
-        rondo__delta_scan(b, RONDO_DELTA_STATE, &piece, x->units, x->unit_count, step("sources of tile", i + 1, t->tiles));
-        piece.from = (struct rondo__delta_place){ -1, 0, 0 };
-        piece.to = (struct rondo__delta_place){ RONDO_DELTA_BOUNDS, 1, (number + i - t->first) * b->d->desc.heads };
-        rondo__delta_scan(b, RONDO_DELTA_BOUND, &piece, x->bounds, b->d->desc.heads, step("certificate of tile", i + 1, t->tiles));
-        piece.from = piece.to;
-        piece.to = (struct rondo__delta_place){ buffer, 1, (int64_t)(x->state / sizeof(float)) };
-        if (i)
-            rondo__delta_scan(b, RONDO_DELTA_MAP, &piece, x->maps, b->d->desc.heads, step("maps of tile", i + 1, t->tiles));
+        struct rondo__delta_scan scans[2] = { { RONDO_DELTA_STATE, piece, x->units, x->unit_count }, { RONDO_DELTA_MAP, piece, x->maps, heads } };
+        scans[1].piece.from = bound;
+        scans[1].piece.to = (struct rondo__delta_place){ buffer, 1, (int64_t)(x->state / sizeof(float)) };
+        rondo__delta_scan(b, scans, i ? 2 : 1, x->chunk, step(i ? "sources and maps of tile" : "state behind tile", i + 1, t->tiles));
     }
 }
 
@@ -136,6 +138,7 @@ static bool units_of(struct affine *x)
 {
     const rondo_delta_desc *d = &x->b->d->desc;
     x->tile = d->tile;
+    x->chunk = d->chunk ? d->chunk : RONDO_DELTA_MAP_CHUNK;
     x->state = (size_t)(d->heads * rondo__delta_state(x->b->d)) * sizeof(float);
     x->map = (size_t)(d->heads * d->key_dim * d->key_dim) * sizeof(float);
     x->units = rondo__delta_units(x->b->d, d->value_dim, &x->unit_count);

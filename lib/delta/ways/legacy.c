@@ -35,9 +35,11 @@ static int32_t first_pass(struct legacy *x, const struct rondo__delta_tiles *t, 
     struct rondo__delta_piece piece = segment_of(b->d, t->sequence, segment);
     const int32_t buffer = rondo__delta_own(b, "state behind segment", segment < INT32_MAX ? (int32_t)segment : -1, x->state);
     piece.to = (struct rondo__delta_place){ buffer, 0, 0 };
-    rondo__delta_scan(b, RONDO_DELTA_STATE, &piece, x->units, x->unit_count, step("first pass, segment", segment + 1, t->tiles));
+    const struct rondo__delta_scan pass = { RONDO_DELTA_STATE, piece, x->units, x->unit_count };
+    rondo__delta_scan(b, &pass, 1, b->d->desc.chunk, step("first pass, segment", segment + 1, t->tiles));
     piece.to = (struct rondo__delta_place){ RONDO_DELTA_BOUNDS, 1, number * b->d->desc.heads };
-    rondo__delta_scan(b, RONDO_DELTA_BOUND, &piece, x->bounds, b->d->desc.heads, step("certificate of segment", segment + 1, t->tiles));
+    const struct rondo__delta_scan bound = { RONDO_DELTA_BOUND, piece, x->bounds, b->d->desc.heads };
+    rondo__delta_scan(b, &bound, 1, 0, step("certificate of segment", segment + 1, t->tiles));
     return buffer;
 }
 
