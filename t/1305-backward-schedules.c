@@ -139,7 +139,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
     d.sinks = (int32_t)draw(2);
     d.bias = draw(3) ? 0 : 1;
     d.algorithm = algorithms[draw(7)];
-    if (d.algorithm == RONDO_MESH && draw(2)) {
+    if ((d.algorithm == RONDO_MESH || d.algorithm == RONDO_ALL_TO_ALL) && draw(2)) {
         d.grid[1] = (int32_t)draw((uint32_t)ranks) + 1;
         while (ranks % d.grid[1])
             d.grid[1]--;

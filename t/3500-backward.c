@@ -117,12 +117,14 @@ static void rings(const char *name, struct problem *p, const struct gradients *o
         s.ranks = 2 + i % 8;
         s.layout = layouts[i / 8 % 4];
         s.algorithm = ways[(i + i / 8) % 4];
+        for (s.teams = s.algorithm == RONDO_ALL_TO_ALL ? 1 + (i + (int)p->seed) % s.ranks : 0; s.teams && s.ranks % s.teams;)
+            s.teams--;
         hook_use(hooks[i % 5]);
         err = solve_backward(p, &s, &g);
         hook_use(NULL);
         const int alike = !err && gradients_same(p, one, &g);
         if (!err && !alike)
-            diag("%s on %d ranks, %s, \"%s\"", rondo_algorithm_name(s.algorithm), s.ranks, rondo_layout_name(s.layout), hooks[i % 5]);
+            diag("%s on %d ranks in %d teams, %s, \"%s\"", rondo_algorithm_name(s.algorithm), s.ranks, s.teams, rondo_layout_name(s.layout), hooks[i % 5]);
         same &= alike;
         counted &= g.agree && g.info.backward_algorithm == s.algorithm;
         gradients_free(&g);

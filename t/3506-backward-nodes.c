@@ -209,7 +209,7 @@ static int compute(rondo_context *ctx, void *arg)
     if (!err)
         err = rondo__design_make(&design, &d, 1, &machine);
     if (!err)
-        err = rondo__backward_build(&design, &(struct rondo__backward_way){ RONDO_ALL_GATHER, 0 }, 0, &part);
+        err = rondo__backward_build(&design, &(struct rondo__backward_way){ .algorithm = RONDO_ALL_GATHER }, 0, &part);
     if (err)
         return err;
     rondo__backward_desc(&design, &part, false, &whole);

@@ -28,7 +28,7 @@ int main(void)
     struct problem p = { .sequences = 2, .tokens = { 40, 30 }, .cached = { 7, -5 }, .heads = 2, .kv_heads = 1, .head_dim = 8, .causal = 1, .leaf = 8,
                          .alibi = 1, .sinks = 1, .bias = 1, .dropout = 0.2, .seed = 51 };
     static const char *const hooks[] = { "", "copy", "copy,plane", "space,defer" };
-    /* heads of two, so that all-to-all has something to do for each of two ranks and nothing for a third */
+    /* heads of two, so that all-to-all has something to do for each of two ranks and nothing for a third, or for each of two in two teams */
     struct problem dealt = { .sequences = 2, .tokens = { 40, 30 }, .cached = { 7, -5 }, .heads = 4, .kv_heads = 2, .head_dim = 8, .causal = 1, .leaf = 8,
                              .alibi = 1, .sinks = 1, .bias = 1, .dropout = 0.2, .seed = 52 };
     struct gradients one, other;
@@ -39,7 +39,8 @@ int main(void)
     ok(!solve_backward(&dealt, &alone, &other), "on one rank, with two heads of keys");
     static const int once[] = { RONDO_ALL_TO_ALL, RONDO_PASS_KV, RONDO_PASS_Q, RONDO_MESH };   /* which compute each product once */
     for (int i = 0; i < 3 * 4 + 2; i++) {
-        struct way w = { &dealt, { .ranks = 3, .strided = i % 2, .algorithm = once[i / 4] }, &other };
+        const int teams = i / 4 ? 0 : 1 + i % 2;   /* of all-to-all */
+        struct way w = { &dealt, { .ranks = teams == 2 ? 4 : 3, .strided = i % 2, .algorithm = once[i / 4], .teams = teams }, &other };
         char what[80];
         snprintf(what, sizeof what, "gradients by %s, hook \"%s\"", rondo_algorithm_name(once[i / 4]), hooks[i % 4]);
         hook_use(hooks[i % 4]);
@@ -69,7 +70,9 @@ int main(void)
                  { "mesh", RONDO_MESH } };
     for (int i = 0; i < 12; i++) {
         const int deals = i % 6 >= 2;
-        struct way w = { deals ? &dealt : &p, { .ranks = 3, .algorithm = ways[i % 6].algorithm, .again = i == 6 }, deals ? &other : &one };
+        const int teams = i % 6 == 2 ? 1 + i / 6 : 0;
+        struct way w = { deals ? &dealt : &p, { .ranks = teams == 2 ? 4 : 3, .algorithm = ways[i % 6].algorithm, .teams = teams, .again = i == 6 },
+                         deals ? &other : &one };
         char what[80];
         snprintf(what, sizeof what, "gradients by %s, \"%s\"", ways[i % 6].name, hooks[i / 6]);
         transport_failures(attempt, &w, 7, hooks[i / 6], what);

@@ -24,6 +24,7 @@ struct gradients {
 
 struct backward_setup {
     int ranks, layout, algorithm, threads;
+    int teams;                 /* of all-to-all; 0: the plan's choice */
     int strided, accumulate, with_dlse;
     int again;                 /* out and lse are made once more, and not given */
     int zeros;                 /* results hold -0 before, not NO_GRADIENT */
@@ -119,7 +120,8 @@ __attribute__((unused)) static int backward_rank_(rondo_context *ctx, void *arg)
     const struct problem *p = run->p;
     const struct backward_setup *s = run->s;
     struct gradients *g = run->g;
-    const struct setup forward = { .ranks = s->ranks, .layout = s->layout, .algorithm = s->algorithm };
+    const struct setup forward = { .ranks = s->ranks, .layout = s->layout, .algorithm = s->algorithm,
+                                   .grid = { s->teams ? s->ranks / s->teams : 0, s->teams } };
     const int rank = rondo_context_rank(ctx), h = (int)p->heads, kh = (int)p->kv_heads, strided = s->strided;
     rondo_attention_desc d;
     rondo_attention *plan = NULL;

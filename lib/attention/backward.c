@@ -164,11 +164,12 @@ static int run(const struct rondo__backward_call *call, const struct rondo__oper
     const struct rondo__backward_store *store = b->part.node_buffers.items;
     const int64_t n = plan->design.sequences;
     const bool all = !joins && round->first >= b->part.dealt;
+    const int32_t own = plan->rank - plan->rank % round->sources;
     for (int32_t r = 0; r < b->part.sources.count; r++) {
         const struct rondo__backward_source *s = source + r;
         b->keys[r] = (struct rondo_backward_keys){ .rows = 0 };
         b->queries[r] = (struct rondo_backward_queries){ .rows = 0 };
-        if (joins || (round->source >= 0 && r != round->source && r != plan->rank))
+        if (joins || (round->source >= 0 && !rondo__round_has(r, round->source, round->sources) && !rondo__round_has(r, own, round->sources)))
             continue;
         b->keys[r] = (struct rondo_backward_keys){ place_of(place, s->key[0]), place_of(place, s->key[1]), s->key_rows };
         b->queries[r] = (struct rondo_backward_queries){ place_of(place, s->query[0]), place_of(place, s->query[1]),

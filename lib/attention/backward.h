@@ -21,7 +21,7 @@ enum { RONDO_BACKWARD_SUM, RONDO_BACKWARD_RUN, RONDO_BACKWARD_NODES, RONDO_BACKW
 enum { RONDO_ROUND_ALL = -1, RONDO_ROUND_NONE = -2, RONDO_ROUND_KEYS = -3 };   /* all ranks' rows, nobody's, all ranks' keys */
 struct rondo__backward_round {
     int64_t first, count;
-    int32_t source, reserved;          /* whose rows jobs need besides this rank's; or one of these: */
+    int32_t source, sources;           /* whose rows jobs need besides this rank's, and of how many ranks from there on, as of its own; or one of these: */
 };
 
 /* Where nodes are, as places name them: the first bytes of a buffer of the schedule. */
@@ -63,10 +63,13 @@ struct rondo__backward_part {
     uint64_t messages, bytes;          /* of all ranks */
 };
 
-/* How gradients come: the algorithm, and the columns of its grid, if it has one. */
+/* How gradients come: the algorithm, and of a mesh the columns of its grid, of all-to-all the teams that form a ring; else 0. */
 struct rondo__backward_way {
-    int32_t algorithm, columns;
+    int32_t algorithm, columns, teams;
 };
+
+/* Whether a rank is among those with which another one is asked for. */
+static inline bool rondo__round_has(int32_t rank, int32_t first, int32_t count) { return rank >= first && rank < first + count; }
 
 /* way: of rondo__backward_algorithm(); part: { 0 } or one that was built before. After a failure it is empty. */
 int rondo__backward_build(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, struct rondo__backward_part *part);
@@ -86,8 +89,8 @@ uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct 
 double rondo__backward_flops(const struct rondo__design *design, const struct rondo__backward_part *part, const struct rondo__operation *o);
 /* FLOPs of a rank, of the placements alone. */
 int rondo__backward_work(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, double *out);
-/* The heads of one of the ranks among which KV heads are dealt out, each with all queries that read it. */
-struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *design, int32_t rank);
+/* The heads of one of the seats among which KV heads are dealt out, each with all queries that read it. */
+struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *design, int32_t seat, int32_t seats);
 
 /* An array that had to be copied. */
 struct rondo__backward_stage {

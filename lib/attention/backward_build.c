@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The backward pass of one rank as jobs and a schedule, made of a design alone: who has what, each row's number, the gradients by one of the
- * builders (backward_build.h), those of sinks, and which builder it is where nobody says.
+ * builders (backward_build.h), and those of sinks.
  */
 #include "attention/backward_build.h"
 
@@ -225,6 +225,15 @@ int32_t rondo__gradient_own(const struct rondo__gradients *b, bool queries, int 
     return queries && array == RONDO_QUERY_ARRAYS - 1 ? b->part->sums : own[queries][array];
 }
 
+int32_t rondo__gradient_sent(struct rondo__gradients *b, bool queries, int array)
+{
+    int32_t *sent = &b->sent[queries][array];
+    if (*sent < 0 && !b->s->failed)
+        *sent = rondo__schedule_sent(b->s, &b->d->machine, rondo__gradient_own(b, queries, array), 0,
+                                     rondo__product(rondo__side_of(b, queries, b->rank)->rows, rondo__gradient_row(b->d, queries, array)), -1);
+    return *sent;
+}
+
 /* Buffers of the caller's: their numbers are those of enum rondo__gradient. Results may be of the widest type. */
 static void add_callers(struct rondo__gradients *b)
 {
@@ -316,13 +325,15 @@ static void add_round(struct rondo__gradients *b, int32_t work, struct rondo__st
     b->s->failed |= count && !round;
     if (!round || b->s->failed)
         return;
-    *round = (struct rondo__backward_round){ first, count, source, 0 };
+    *round = (struct rondo__backward_round){ first, count, source, b->seats };
     struct rondo__operation *o = compute(b, work, step.what);
     o->step = step;
     o->head = (int32_t)p->rounds.count - 1;
     for (int32_t r = source == RONDO_ROUND_KEYS ? b->base : 0; r < b->base + b->ranks && source != RONDO_ROUND_NONE; r++)
-        for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS && (source < 0 || r == source || r == b->rank); i++) {
-            const bool queries = i >= RONDO_KEY_ARRAYS;
+        for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS; i++) {
+            const bool queries = i >= RONDO_KEY_ARRAYS, own = queries ? rondo__round_has(r, b->rank - b->rank % b->seats, b->seats) : r == b->rank;
+            if (source >= 0 && !own && !rondo__round_has(r, source, b->seats))
+                continue;
             const int array = queries ? i - RONDO_KEY_ARRAYS : i;
             const struct rondo__backward_source *of = rondo__source_at(b, r);
             const int32_t buffer = *rondo__source_array(b, r, queries, array);
@@ -437,7 +448,7 @@ static int (*builder_of(const struct rondo__gradients *b))(struct rondo__gradien
     if (b->ranks > 1 && algorithm == RONDO_MESH)
         return rondo__mesh_gradients;
     if (b->ranks > 1 && algorithm == RONDO_ALL_TO_ALL)
-        return rondo__heads_gradients;
+        return b->way.teams > 1 ? rondo__teams_gradients : rondo__heads_gradients;
     if (b->ranks > 1 && (algorithm == RONDO_PASS_KV || algorithm == RONDO_PASS_Q))
         return algorithm == RONDO_PASS_KV ? rondo__ring_kv_gradients : rondo__ring_q_gradients;
     return rondo__gather_gradients;
@@ -502,15 +513,16 @@ size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part)
     return bytes;
 }
 
-static int begin(struct rondo__gradients *b, const struct rondo__design *design, int32_t rank)
+int rondo__gradients_begin(struct rondo__gradients *b, const struct rondo__design *design, int32_t rank)
 {
-    *b = (struct rondo__gradients){ .d = design, .rank = rank, .ranks = design->ranks };
+    *b = (struct rondo__gradients){ .d = design, .rank = rank, .ranks = design->ranks, .seats = 1 };
+    memset(b->sent, 0xff, sizeof b->sent);
     b->queries = rondo__alloc_zero((size_t)b->ranks, 2 * sizeof *b->queries);
     b->keys = b->queries ? b->queries + b->ranks : NULL;
     return b->queries ? find_sides(b) : rondo__no_gradients_memory();
 }
 
-static void end(struct rondo__gradients *b)
+void rondo__gradients_end(struct rondo__gradients *b)
 {
     for (int32_t i = 0; b->queries && i < 2 * b->ranks; i++)
         rondo__list_free(&b->queries[i].stretches);
@@ -523,7 +535,7 @@ int rondo__backward_build(const struct rondo__design *design, const struct rondo
     rondo__backward_part_free(part);
     rondo__schedule_clear(&part->schedule, rank, design->ranks, 1);
     part->joined = -1;
-    int err = begin(&b, design, rank);
+    int err = rondo__gradients_begin(&b, design, rank);
     b.way = *way;
     b.part = part;
     b.s = &part->schedule;
@@ -531,108 +543,10 @@ int rondo__backward_build(const struct rondo__design *design, const struct rondo
         err = make_schedule(&b);
     if (!err && !rondo__schedule_place(b.s))
         err = rondo__fail(RONDO_ENOMEM, "rondo_attention_create: the workspace of gradients would be larger than memory can be");
-    end(&b);
+    rondo__gradients_end(&b);
     if (err)
         rondo__backward_part_free(part);
     return err;
-}
-
-/* What is asked for by name: NULL, or why it cannot be. */
-static const char *refusal(const struct rondo__design *d, int32_t asked)
-{
-    if (d->ranks == 1 || asked == RONDO_ALL_GATHER || asked == RONDO_HALO)
-        return NULL;
-    if (asked != RONDO_ALL_TO_ALL && asked != RONDO_PASS_KV && asked != RONDO_PASS_Q && asked != RONDO_MESH)
-        return "come by all-gather, halo, all-to-all, pass-kv, pass-q or mesh in this build";
-    return asked == RONDO_ALL_TO_ALL && d->desc.grid[1] > 1 ? "come by all-to-all among all ranks: leave the grid out, or have one group in it" : NULL;
-}
-
-/* What all ranks move by an algorithm. */
-static int moves(struct rondo__gradients *b, int32_t algorithm, uint64_t *bytes)
-{
-    uint64_t messages;
-    bool fine = true;
-    if (algorithm == RONDO_ALL_TO_ALL)
-        rondo__heads_move(b, &messages, bytes);
-    else if (algorithm == RONDO_ALL_GATHER)
-        fine = rondo__gather_moves(b, &messages, bytes);
-    else
-        fine = rondo__ring_moves(b, algorithm == RONDO_PASS_Q, &messages, bytes);
-    if (b->d->desc.bias && (algorithm == RONDO_ALL_TO_ALL || algorithm == RONDO_PASS_Q))
-        fine = fine && rondo__bias_moves(b, &messages, bytes);
-    return fine ? 0 : rondo__no_gradients_memory();
-}
-
-/* The one whose slowest rank computes least, and of those that are as good as that the one that moves least. Nodes cost rings what the sums of
- * FLOPs do not show: of a layout that cuts a side into many nodes they may move, and hold, far more than rows. All-to-all is taken where its ranks
- * have as many KV heads each. Of a bias whose gradient sequences may share, pass-KV only where who has a query has the key there. */
-static int choose(const struct rondo__design *d, int32_t *out)
-{
-    static const int32_t candidates[] = { RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_PASS_Q, RONDO_PASS_KV };
-    enum { CANDIDATES = sizeof candidates / sizeof *candidates };
-    const double alike = 1.05;         /* of the least work */
-    const uint64_t most = 2;           /* times what all-gather moves */
-    struct rondo__gradients b;
-    double work[CANDIDATES], least = 0.0;
-    uint64_t bytes[CANDIDATES];
-    bool can[CANDIDATES], apart = false;
-    *out = RONDO_ALL_GATHER;
-    if (d->ranks == 1)
-        return 0;
-    for (int64_t i = 0; i < d->sequences && d->sequences > 1 && d->desc.bias; i++)
-        apart |= d->cached[i] != 0;
-    int err = begin(&b, d, 0);
-    for (int i = 0; i < CANDIDATES && !err; i++) {
-        const bool heads = candidates[i] == RONDO_ALL_TO_ALL;
-        can[i] = (!heads || (!refusal(d, candidates[i]) && d->desc.kv_heads % d->ranks == 0)) && (candidates[i] != RONDO_PASS_KV || !apart);
-        work[i] = 0.0;
-        for (int32_t r = 0; r < (heads ? 1 : d->ranks) && can[i] && !err; r++) {   /* shares of heads are alike */
-            double rank = 0.0;
-            err = rondo__backward_work(d, &(struct rondo__backward_way){ candidates[i], 0 }, r, &rank);
-            work[i] = rank > work[i] ? rank : work[i];
-        }
-        if (!err && can[i])
-            err = moves(&b, candidates[i], bytes + i);
-        if (err || !can[i])
-            continue;
-        can[i] = bytes[i] / most <= bytes[0];
-        least = can[i] && (!i || work[i] < least) ? work[i] : least;
-    }
-    uint64_t fewest = UINT64_MAX;
-    for (int i = 0; i < CANDIDATES && !err; i++)
-        if (can[i] && work[i] <= least * alike && bytes[i] < fewest) {
-            *out = candidates[i];
-            fewest = bytes[i];
-        }
-    end(&b);
-    return err;
-}
-
-/* The caller's grid, or the one that moves least. */
-static int choose_columns(const struct rondo__design *d, int32_t *columns)
-{
-    struct rondo__gradients b;
-    *columns = d->desc.grid[1];
-    if (*columns)
-        return 0;
-    int err = begin(&b, d, 0);
-    if (!err && !rondo__mesh_choose(&b, columns))
-        err = rondo__no_gradients_memory();
-    end(&b);
-    return err;
-}
-
-int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, struct rondo__backward_way *out)
-{
-    *out = (struct rondo__backward_way){ .columns = 0 };
-    if (asked == RONDO_ALGORITHM_AUTO)
-        return choose(design, &out->algorithm);
-    const char *why = refusal(design, asked);
-    out->algorithm = design->ranks == 1 && asked != RONDO_HALO ? RONDO_ALL_GATHER : asked;
-    if (why)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients on several ranks %s; %s does not, auto takes what does", why,
-                           rondo_algorithm_name(asked));
-    return out->algorithm == RONDO_MESH ? choose_columns(design, &out->columns) : 0;
 }
 
 void rondo__backward_part_free(struct rondo__backward_part *part)

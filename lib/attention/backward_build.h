@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the builders of the backward pass share: backward_build.c finds who has what and puts around each what all of them have; backward_gather.c
- * brings rows to where results are made, backward_heads.c deals heads out, backward_ring.c lets rows of one side go round, backward_mesh.c gives each
- * rank the queries of some and the keys of some.
+ * brings rows to where results are made, backward_heads.c deals heads out among all ranks and backward_teams.c among the ranks of each team, backward_ring.c
+ * lets rows of one side go round, backward_mesh.c gives each rank the queries of some and the keys of some.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_BUILD_H
 #define RONDO_ATTENTION_BACKWARD_BUILD_H
@@ -34,10 +34,16 @@ struct rondo__gradients {
     struct rondo__possessions *queries, *keys;   /* [ranks] */
     int32_t rank, ranks;
     int32_t base;                      /* the first of the sources to which rows come now: 0, or ranks */
+    int32_t seats;                     /* ranks whose rows come together: of a team, or 1 */
+    int32_t sent[2][RONDO_QUERY_ARRAYS];   /* from where all of this rank's rows are sent, of keys and of queries; -1: not yet known */
     struct rondo__backward_way way;
 };
 
 int rondo__no_gradients_memory(void);
+
+/* Who has what; no way, part and schedule yet. The end takes what a failed beginning left. */
+int rondo__gradients_begin(struct rondo__gradients *b, const struct rondo__design *design, int32_t rank);
+void rondo__gradients_end(struct rondo__gradients *b);
 
 static inline const struct rondo__possessions *rondo__side_of(const struct rondo__gradients *b, bool queries, int32_t rank)
 {
@@ -78,6 +84,9 @@ size_t rondo__gradient_head(const struct rondo__design *d, bool queries, int arr
 size_t rondo__source_row(const struct rondo__gradients *b, bool queries, int array);
 /* This rank's buffer of an array. */
 int32_t rondo__gradient_own(const struct rondo__gradients *b, bool queries, int array);
+
+/* From where all of its rows are sent: one copy, where there is one, for whoever sends any. */
+int32_t rondo__gradient_sent(struct rondo__gradients *b, bool queries, int array);
 
 /* Leaves from number `first` on, by rising index. */
 void rondo__sort_backward_leaves(struct rondo__gradients *b, int64_t first);
@@ -130,15 +139,28 @@ bool rondo__add_bias_jobs(struct rondo__gradients *b, int32_t of, const struct r
 bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows *here);
 bool rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 
+/* ---- heads that are dealt out to seats: backward_heads.c ---- */
+size_t rondo__heads_row(const struct rondo__gradients *b, const struct rondo__backward_heads *of, bool queries, int array);
+/* This rank's rows by whose heads they are, [seats][arrays]: buffers, -1: none. One seat: the rows as they are. */
+void rondo__pack_heads(struct rondo__gradients *b, bool queries, int32_t seats, int32_t (*to)[RONDO_QUERY_ARRAYS]);
+/* From where these are sent, but for those of the seat `skip`. */
+void rondo__heads_sent(struct rondo__gradients *b, int32_t seats, bool queries, int32_t skip, const int32_t (*packed)[RONDO_QUERY_ARRAYS],
+                       int32_t (*sent)[RONDO_QUERY_ARRAYS]);
+/* Ranks first, first + 1, ... give each other theirs, which become sources. */
+void rondo__exchange_heads(struct rondo__gradients *b, bool queries, int32_t first, int32_t seats, const int32_t (*packed)[RONDO_QUERY_ARRAYS],
+                           const int32_t (*sent)[RONDO_QUERY_ARRAYS]);
+
 /* ---- builders: all but sinks. 0 or a code ---- */
 int rondo__gather_gradients(struct rondo__gradients *b);
 int rondo__heads_gradients(struct rondo__gradients *b);
+int rondo__teams_gradients(struct rondo__gradients *b);
 int rondo__ring_kv_gradients(struct rondo__gradients *b);
 int rondo__ring_q_gradients(struct rondo__gradients *b);
 int rondo__mesh_gradients(struct rondo__gradients *b);
 /* Bytes that go between all ranks, and messages. false: no memory. */
 bool rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
+bool rondo__teams_move(struct rondo__gradients *b, int32_t teams, uint64_t *messages, uint64_t *bytes);
 bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes);
 /* ... on a grid of so many columns; and the grid that moves least. */
 bool rondo__mesh_moves(struct rondo__gradients *b, int32_t columns, uint64_t *messages, uint64_t *bytes);

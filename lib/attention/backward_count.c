@@ -79,10 +79,10 @@ double rondo__backward_flops(const struct rondo__design *design, const struct ro
     return all;
 }
 
-struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *p, int32_t rank)
+struct rondo__backward_heads rondo__backward_heads_of(const struct rondo__design *p, int32_t seat, int32_t seats)
 {
-    const int64_t group = p->desc.heads / p->desc.kv_heads, first = p->desc.kv_heads * rank / p->ranks;
-    const int64_t count = p->desc.kv_heads * (rank + 1) / p->ranks - first;
+    const int64_t group = p->desc.heads / p->desc.kv_heads, first = p->desc.kv_heads * seat / seats;
+    const int64_t count = p->desc.kv_heads * (seat + 1) / seats - first;
     return (struct rondo__backward_heads){ (int32_t)(first * group), (int32_t)(count * group), (int32_t)first, (int32_t)count };
 }
 
@@ -154,9 +154,10 @@ int rondo__backward_work(const struct rondo__design *design, const struct rondo_
     const struct rondo__backward_heads all = { 0, (int32_t)design->desc.heads, 0, (int32_t)design->desc.kv_heads };
     uint64_t pairs[2] = { 0, 0 }, sum = 0;
     int err = 0;
-    if (design->ranks > 1 && algorithm == RONDO_ALL_TO_ALL) {   /* all rows, some heads */
-        const struct rondo__backward_heads own = rondo__backward_heads_of(design, rank);
-        for (int32_t r = 0; r < design->ranks && own.heads && !err; r++) {
+    if (design->ranks > 1 && algorithm == RONDO_ALL_TO_ALL) {   /* all of a team's rows, some heads */
+        const int32_t seats = design->ranks / way->teams, team = rank / seats;
+        const struct rondo__backward_heads own = rondo__backward_heads_of(design, rank % seats, seats);
+        for (int32_t r = team * seats; r < (team + 1) * seats && own.heads && !err; r++) {
             err = share(design, &own, r, true, &pairs[0]);
             sum = saturated(sum, pairs[0]);
         }

@@ -99,11 +99,8 @@ void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool que
     int64_t sends = 0;
     for (int32_t r = 0; r < b->ranks; r++)
         sends += r != b->rank && any(mine + r);
-    for (int i = 0; i < arrays; i++) {
-        const int64_t rows = rondo__side_of(b, queries, b->rank)->rows;
-        from[i] = sends ? rondo__schedule_sent(b->s, m, rondo__gradient_own(b, queries, i), 0, rondo__product(rows, rondo__gradient_row(b->d, queries, i)), -1)
-                        : -1;
-    }
+    for (int i = 0; i < arrays; i++)
+        from[i] = sends ? rondo__gradient_sent(b, queries, i) : -1;
     rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step(what), -1)->operation = RONDO_OP_ALL_GATHER;
     for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
         const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;

@@ -8,7 +8,7 @@
  */
 #include "attention/backward_build.h"
 
-static size_t head_row(const struct rondo__gradients *b, const struct rondo__backward_heads *of, bool queries, int array)
+size_t rondo__heads_row(const struct rondo__gradients *b, const struct rondo__backward_heads *of, bool queries, int array)
 {
     return (size_t)(queries ? of->heads : of->kv_heads) * rondo__gradient_head(b->d, queries, array);
 }
@@ -41,12 +41,12 @@ void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t 
     *messages = *bytes = 0;
     for (int32_t of = 0; of < b->ranks; of++)
         for (int32_t to = 0; to < b->ranks; to++) {   /* rows there, and their nodes back */
-            const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, to);
+            const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, to, b->ranks);
             if (of == to || !heads.heads)
                 continue;
             for (int queried = 0; queried < 2; queried++)
                 for (int i = 0; i < rondo__side_arrays(queried); i++) {
-                    const size_t more = rondo__product(rondo__side_of(b, queried, of)->rows, head_row(b, &heads, queried, i));
+                    const size_t more = rondo__product(rondo__side_of(b, queried, of)->rows, rondo__heads_row(b, &heads, queried, i));
                     *messages += more > 0;
                     *bytes += (uint64_t)more;
                 }
@@ -58,26 +58,27 @@ void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t 
 
 /* ---- rows, to who has the heads ---- */
 
-/* This rank's rows, by whose heads they are: [ranks][arrays]. */
-static void pack(struct rondo__gradients *b, bool queries, int32_t (*to)[RONDO_QUERY_ARRAYS])
+void rondo__pack_heads(struct rondo__gradients *b, bool queries, int32_t seats, int32_t (*to)[RONDO_QUERY_ARRAYS])
 {
-    static const char *const names[2][RONDO_QUERY_ARRAYS] = { { "k for rank", "v for rank" }, { "q for rank", "dout for rank", "lse for rank", "sums for rank" } };
+    static const char *const names[2][RONDO_QUERY_ARRAYS] = { { "k for seat", "v for seat" }, { "q for seat", "dout for seat", "lse for seat", "sums for seat" } };
     const int64_t rows = rondo__side_of(b, queries, b->rank)->rows;
-    for (int32_t r = 0; r < b->ranks; r++) {
-        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, r);
+    for (int32_t s = 0; s < seats; s++) {
+        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, s, seats);
         for (int i = 0; i < rondo__side_arrays(queries); i++) {
-            const size_t bytes = rondo__product(rows, head_row(b, &heads, queries, i));
-            to[r][i] = bytes ? rondo__add_gradient_buffer(b, names[queries][i], r, bytes) : -1;
+            const size_t bytes = rondo__product(rows, rondo__heads_row(b, &heads, queries, i));
+            to[s][i] = !bytes ? -1 : seats == 1 ? rondo__gradient_own(b, queries, i) : rondo__add_gradient_buffer(b, names[queries][i], s, bytes);
         }
     }
+    if (seats == 1)
+        return;
     rondo__schedule_begin(b->s, RONDO_PACK, rondo__named_step(queries ? "heads of queries" : "heads of keys"), -1);
-    for (int32_t r = 0; r < b->ranks; r++) {
-        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, r);
+    for (int32_t s = 0; s < seats; s++) {
+        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, s, seats);
         for (int i = 0; i < rondo__side_arrays(queries); i++) {
-            const size_t row = head_row(b, &heads, queries, i), whole = rondo__gradient_row(b->d, queries, i);
-            if (to[r][i] >= 0)
+            const size_t row = rondo__heads_row(b, &heads, queries, i), whole = rondo__gradient_row(b->d, queries, i);
+            if (to[s][i] >= 0)
                 rondo__schedule_copy(b->s, (struct rondo__copy){
-                    .from = rondo__gradient_own(b, queries, i), .to = to[r][i], .sequence = -1, .rows = rows, .row_bytes = row,
+                    .from = rondo__gradient_own(b, queries, i), .to = to[s][i], .sequence = -1, .rows = rows, .row_bytes = row,
                     .from_at = (size_t)(queries ? heads.head : heads.kv_head) * rondo__gradient_head(b->d, queries, i), .from_stride = whole,
                     .to_stride = row }, rondo__product(rows, row));
         }
@@ -85,24 +86,22 @@ static void pack(struct rondo__gradients *b, bool queries, int32_t (*to)[RONDO_Q
     rondo__schedule_end(b->s);
 }
 
-static void exchange(struct rondo__gradients *b, bool queries, int32_t (*from)[RONDO_QUERY_ARRAYS])
+void rondo__exchange_heads(struct rondo__gradients *b, bool queries, int32_t first, int32_t seats, const int32_t (*packed)[RONDO_QUERY_ARRAYS],
+                           const int32_t (*sent)[RONDO_QUERY_ARRAYS])
 {
     static const char *const names[2][RONDO_QUERY_ARRAYS] = { { "k of rank", "v of rank" }, { "q of rank", "dout of rank", "lse of rank", "sums of rank" } };
     const struct rondo__machine *m = &b->d->machine;
     const int arrays = rondo__side_arrays(queries);
     const struct rondo__backward_heads *own = &b->part->heads;
-    for (int32_t r = 0; r < b->ranks; r++)
-        for (int i = 0; i < arrays; i++)
-            if (r != b->rank && from[r][i] >= 0 && !b->s->failed)
-                from[r][i] = rondo__schedule_sent(b->s, m, from[r][i], 0, rondo__buffer_at(b->s, from[r][i])->bytes, -1);
+    const int32_t seat = b->rank - first;
     rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step(queries ? "queries" : "keys"), -1)->operation = RONDO_OP_ALL_TO_ALL;
-    for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
-        const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
+    for (int32_t j = 1; j < seats && !b->s->failed; j++) {
+        const int32_t to = (seat + j) % seats, of = first + (seat - j + seats) % seats;
         for (int i = 0; i < arrays; i++)
-            if (from[to][i] >= 0)
-                rondo__schedule_part(b->s, from[to][i], 0, rondo__buffer_at(b->s, from[to][i])->bytes, to, false);
+            if (sent[to][i] >= 0)
+                rondo__schedule_part(b->s, sent[to][i], 0, rondo__buffer_at(b->s, sent[to][i])->bytes, first + to, false);
         for (int i = 0; i < arrays; i++) {
-            const size_t bytes = rondo__product(rondo__side_of(b, queries, of)->rows, head_row(b, own, queries, i));
+            const size_t bytes = rondo__product(rondo__side_of(b, queries, of)->rows, rondo__heads_row(b, own, queries, i));
             int32_t *at = rondo__source_array(b, of, queries, i);
             if (!bytes)
                 continue;
@@ -111,13 +110,24 @@ static void exchange(struct rondo__gradients *b, bool queries, int32_t (*from)[R
         }
     }
     rondo__schedule_end(b->s);
-    for (int32_t r = 0; r < b->ranks && !b->s->failed; r++)
+    for (int32_t r = first; r < first + seats && !b->s->failed; r++)
         for (int i = 0; i < arrays; i++) {
             int32_t *at = rondo__source_array(b, r, queries, i);
             if (r == b->rank)
-                *at = from[r][i];
+                *at = packed[seat][i];
             else if (*at >= 0)
                 *at = rondo__schedule_received(b->s, m, *at, rondo__buffer_at(b->s, *at)->bytes, -1);
+        }
+}
+
+void rondo__heads_sent(struct rondo__gradients *b, int32_t seats, bool queries, int32_t skip, const int32_t (*packed)[RONDO_QUERY_ARRAYS],
+                       int32_t (*sent)[RONDO_QUERY_ARRAYS])
+{
+    for (int32_t s = 0; s < seats; s++)
+        for (int i = 0; i < rondo__side_arrays(queries) && !b->s->failed; i++) {
+            const int32_t from = s == skip ? -1 : packed[s][i];
+            sent[s][i] = from < 0 ? -1 : seats == 1 ? rondo__gradient_sent(b, queries, i)
+                                                    : rondo__schedule_sent(b->s, &b->d->machine, from, 0, rondo__buffer_at(b->s, from)->bytes, -1);
         }
 }
 
@@ -170,7 +180,7 @@ static bool add_joins(struct rondo__gradients *b, int32_t first)
         return false;
     memcpy(to, steps, sizeof steps);
     for (int32_t r = 0; r < b->ranks; r++) {
-        const struct rondo__backward_heads of = rondo__backward_heads_of(b->d, r);
+        const struct rondo__backward_heads of = rondo__backward_heads_of(b->d, r, b->ranks);
         int64_t used = 0;
         for (int64_t i = 0; i < b->d->sequences && of.heads; i++)
             for (int queried = 1; queried >= 0; queried--) {
@@ -206,7 +216,7 @@ static void send_home(struct rondo__gradients *b, const int32_t *made, int32_t *
     rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step("nodes"), -1)->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
         const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
-        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, of);
+        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, of, b->ranks);
         const size_t bytes = rondo__product(all_nodes(b, &heads, b->rank), sizeof(float));
         if (from[to] >= 0)
             rondo__schedule_part(b->s, from[to], 0, rondo__buffer_at(b->s, from[to])->bytes, to, false);
@@ -226,18 +236,19 @@ int rondo__heads_gradients(struct rondo__gradients *b)
 {
     const size_t n = (size_t)b->ranks;
     struct rondo__backward_part *p = b->part;
-    int32_t (*packed)[RONDO_QUERY_ARRAYS] = rondo__alloc_zero(n, sizeof *packed), *made = rondo__alloc_zero(3 * n, sizeof *made);
+    int32_t (*packed)[RONDO_QUERY_ARRAYS] = rondo__alloc_zero(2 * n, sizeof *packed), *made = rondo__alloc_zero(3 * n, sizeof *made);
     int64_t *used = rondo__alloc_zero(n, sizeof *used);
     bool fine = packed && made && used;
     if (fine) {
         memset(made, 0xff, 3 * n * sizeof *made);
         rondo__heads_move(b, &p->messages, &p->bytes);
-        p->heads = rondo__backward_heads_of(b->d, b->rank);
+        p->heads = rondo__backward_heads_of(b->d, b->rank, b->ranks);
         for (int queried = 0; queried < 2; queried++) {
             if (queried)
                 rondo__add_sums(b);
-            pack(b, queried, packed);
-            exchange(b, queried, packed);
+            rondo__pack_heads(b, queried, b->ranks, packed);
+            rondo__heads_sent(b, b->ranks, queried, b->rank, (const int32_t(*)[RONDO_QUERY_ARRAYS])packed, packed + n);
+            rondo__exchange_heads(b, queried, 0, b->ranks, (const int32_t(*)[RONDO_QUERY_ARRAYS])packed, (const int32_t(*)[RONDO_QUERY_ARRAYS])(packed + n));
         }
         for (int32_t r = 0; r < b->ranks; r++) {
             const size_t bytes = p->heads.heads ? rondo__product(all_nodes(b, &p->heads, r), sizeof(float)) : 0;

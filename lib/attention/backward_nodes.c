@@ -3,7 +3,7 @@
  * Nodes of both trees that a rank makes of other ones' rows (backward_nodes.h). The leaves of a side are the tree's, all ranks' together; a node
  * is as high as all leaves below it are one team's, so that a team with a run of leaves has about as many nodes as the run has ends. A job is of one
  * node of queries and one of keys, and of those leaves of either that see anything of the other: for each it gives a node, which both ends of a
- * message find by themselves. Called by backward_ring.c and backward_mesh.c.
+ * message find by themselves. Called by backward_ring.c, backward_mesh.c and backward_teams.c.
  */
 #include "attention/backward_nodes.h"
 #include "attention/tree.h"
@@ -19,7 +19,7 @@ struct knot {
 struct given {
     int64_t leaf, index;               /* in the side's list; the other node's first leaf */
     int64_t at;
-    int32_t stage, store;
+    int32_t stage, store, seat, reserved;   /* seat: whose heads it is of */
 };
 
 /* A join, and when it is due. */
@@ -40,10 +40,17 @@ static struct knot *knot_at(const struct rondo__crossing *c, bool queries, int64
 }
 
 /* Nodes of keys are of query heads: what a group of them adds up to is added behind the tree over leaves. */
-static int64_t node_floats(const struct rondo__crossing *c, bool queries, int64_t rows)
+static int64_t node_floats(const struct rondo__crossing *c, int64_t heads, bool queries, int64_t rows)
 {
     const rondo_attention_desc *d = &c->b->d->desc;
-    return d->heads * (rows * (queries ? d->head_dim : d->head_dim + d->value_dim) + 1);
+    return heads * (rows * (queries ? d->head_dim : d->head_dim + d->value_dim) + 1);
+}
+
+static int32_t seat_of(const struct rondo__crossing *c, int32_t rank) { return c->seats ? rank % c->seats : 0; }
+
+struct rondo__backward_heads rondo__crossing_heads(const struct rondo__crossing *c, int32_t rank)
+{
+    return rondo__backward_heads_of(c->b->d, seat_of(c, rank), c->seats ? c->seats : 1);
 }
 
 /* ---- leaves and nodes ---- */
@@ -159,6 +166,7 @@ struct target {
     int32_t first;                     /* by an owner's number less this one: */
     const int32_t *stores;
     int64_t *used;                     /* floats */
+    int32_t maker;                     /* whose nodes these are */
     int32_t only;                      /* leaves of this rank; -1: all */
     bool jobs;                         /* leaves and places of a job are wanted */
 };
@@ -168,6 +176,7 @@ static int64_t add_part(struct rondo__crossing *c, bool queries, const struct kn
 {
     struct rondo__backward_part *p = c->b->part;
     const int32_t rank = c->b->rank;
+    const int64_t heads = rondo__crossing_heads(c, to->maker).heads;
     int64_t count = 0;
     for (int32_t n = 0; n < own->leaves; n++) {
         const struct rondo_backward_leaf *leaf = leaf_at(c, queries, own->at + n);
@@ -180,16 +189,16 @@ static int64_t add_part(struct rondo__crossing *c, bool queries, const struct kn
             if (!l || !place)
                 return -1;
             *l = *leaf;
-            l->row -= leaf->source == rank ? 0 : c->here[leaf->source].begin;
+            l->row -= leaf->source == rank || (c->seats && queries) ? 0 : c->here[leaf->source].begin;
             *place = (struct rondo_backward_place){ to->used[at], to->stores[at], 0 };
         }
         if (leaf->source == rank) {
             struct given *g = rondo__list_add(c->given + queries, sizeof *g, 1);
             if (!g)
                 return -1;
-            *g = (struct given){ own->at + n, leaf_at(c, !queries, other->at)->leaf, to->used[at], to->stage, to->stores[at] };
+            *g = (struct given){ own->at + n, leaf_at(c, !queries, other->at)->leaf, to->used[at], to->stage, to->stores[at], seat_of(c, to->maker), 0 };
         }
-        to->used[at] += node_floats(c, queries, leaf->count);
+        to->used[at] += node_floats(c, heads, queries, leaf->count);
         count++;
     }
     return count;
@@ -214,38 +223,72 @@ static bool next_pair(const struct rondo__crossing *c, int32_t q_team, int32_t k
     return false;
 }
 
-/* What comes of a pair to leaves of other ranks than `at`, who makes it: floats [ranks], and the rows [each * rank] that are needed for it. */
-static void measure_part(struct rondo__crossing *c, bool queries, const struct knot *own, const struct knot *other, int32_t at, int64_t *floats,
-                         struct rondo__rows *hull)
+/* What comes of a pair to leaves of other ranks than `at`, who makes it, of so many heads: floats [ranks], and the rows [ranks] that are needed for it, or
+ * NULL. */
+static void measure_part(struct rondo__crossing *c, bool queries, const struct knot *own, const struct knot *other, int32_t at, int64_t heads,
+                         int64_t *floats, struct rondo__rows *hull)
 {
     for (int32_t i = 0; i < own->leaves; i++) {
         const struct rondo_backward_leaf *leaf = leaf_at(c, queries, own->at + i);
         if (leaf->source == at || !meets(c, queries, leaf, other))
             continue;
-        struct rondo__rows *rows = hull + leaf->source;
-        floats[leaf->source] += node_floats(c, queries, leaf->count);
+        struct rondo__rows *rows = hull ? hull + leaf->source : NULL;
+        floats[leaf->source] += node_floats(c, heads, queries, leaf->count);
+        if (!rows)
+            continue;
         rows->begin = leaf->row < rows->begin ? leaf->row : rows->begin;
         rows->end = leaf->row + leaf->count > rows->end ? leaf->row + leaf->count : rows->end;
     }
+}
+
+/* Of teams: what one head of a team's queries makes in each step, which is as much as any other head, and so for all its seats. */
+static bool measure_teams(struct rondo__crossing *c)
+{
+    const int32_t n = c->b->ranks, seats = c->seats, teams = n / seats;
+    int64_t *one = rondo__alloc_zero((size_t)n, sizeof *one);
+    for (int32_t at = 0; at < n && one; at += seats) {
+        struct rondo__rows *hull = c->hull + (size_t)at * (size_t)n;
+        for (int32_t j = 0; j < teams; j++) {
+            const int32_t of = (at / seats - j + teams) % teams;
+            memset(one, 0, (size_t)n * sizeof *one);
+            for (int64_t q = -1, k = -1; next_pair(c, at / seats, of, &q, &k);)
+                for (int queried = 0; queried < 2; queried++)
+                    measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), -1, 1,
+                                 one, queried ? NULL : hull);
+            for (int32_t s = at; s < at + seats; s++)
+                for (int32_t r = 0; r < n; r++) {
+                    const int64_t floats = r == s ? 0 : one[r] * rondo__crossing_heads(c, s).heads;
+                    c->floats[(size_t)s * (size_t)n + (size_t)r] += floats;
+                    c->parts[(size_t)s * (size_t)n + (size_t)r] += floats > 0;
+                }
+        }
+        for (int32_t r = at; r < at + seats; r++)   /* of the team itself all */
+            hull[r] = (struct rondo__rows){ 0, rondo__side_of(c->b, false, r)->rows };
+        for (int32_t s = at + 1; s < at + seats; s++)
+            memcpy(c->hull + (size_t)s * (size_t)n, hull, (size_t)n * sizeof *hull);
+    }
+    rondo__free(one);
+    return one != NULL;
 }
 
 /* What all ranks make of all others' rows. */
 static void measure(struct rondo__crossing *c)
 {
     const int32_t n = c->b->ranks;
+    const int64_t heads = c->b->d->desc.heads;
     const bool moves = c->queries_move;
     for (int32_t at = 0; at < n; at++) {
         int64_t *floats = c->floats + (size_t)at * (size_t)n, q = -1, k = -1;
         while (c->columns && next_pair(c, rondo__crossing_team(c, true, at), rondo__crossing_team(c, false, at), &q, &k))
             for (int queried = 0; queried < 2; queried++)
                 measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), at,
-                             floats, c->hull + (size_t)at * (size_t)n);
+                             heads, floats, c->hull + (size_t)at * (size_t)n);
         for (int32_t of = 0; of < n && !c->columns; of++) {
             const int32_t hops = (at - of + n) % n;
             q = k = -1;
             while (of != at && next_pair(c, moves ? of : at, moves ? at : of, &q, &k))
-                measure_part(c, moves, moves ? knot_at(c, true, q) : knot_at(c, false, k), moves ? knot_at(c, false, k) : knot_at(c, true, q), at, floats,
-                             c->hull);
+                measure_part(c, moves, moves ? knot_at(c, true, q) : knot_at(c, false, k), moves ? knot_at(c, false, k) : knot_at(c, true, q), at, heads,
+                             floats, c->hull);
             c->reach[of] = floats[of] && hops > c->reach[of] ? hops : c->reach[of];
         }
     }
@@ -257,20 +300,24 @@ static bool make(struct rondo__crossing *c)
     size_t cells;
     if (!rondo__mul(n, n, &cells))
         return false;
-    const size_t hulls = c->columns ? cells : n;
+    const size_t hulls = c->columns || c->seats ? cells : n;
     c->floats = rondo__alloc_zero(cells, sizeof *c->floats);
+    c->parts = c->seats ? rondo__alloc_zero(cells, sizeof *c->parts) : NULL;
     c->reach = rondo__alloc_zero(n, sizeof *c->reach);
     c->hull = rondo__alloc_zero(hulls, sizeof *c->hull);
     c->joins_first = rondo__alloc_zero(2 * (size_t)c->stages + 1, sizeof *c->joins_first);
-    if (!c->floats || !c->reach || !c->hull || !c->joins_first || !find_side(c, false) || !find_side(c, true))
+    if (!c->floats || (c->seats && !c->parts) || !c->reach || !c->hull || !c->joins_first || !find_side(c, false) || !find_side(c, true))
         return false;
     for (size_t i = 0; i < hulls; i++)
         c->hull[i].begin = INT64_MAX;
-    measure(c);
+    if (c->seats && !measure_teams(c))
+        return false;
+    if (!c->seats)
+        measure(c);
     for (size_t i = 0; i < hulls; i++)
         if (c->hull[i].begin >= c->hull[i].end)
             c->hull[i] = (struct rondo__rows){ 0, 0 };
-    c->here = c->columns ? c->hull + (size_t)c->b->rank * n : c->hull;
+    c->here = c->columns || c->seats ? c->hull + (size_t)c->b->rank * n : c->hull;
     return true;
 }
 
@@ -286,6 +333,12 @@ bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b,
     return make(c);
 }
 
+bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams)
+{
+    *c = (struct rondo__crossing){ .b = b, .seats = b->ranks / teams, .stages = 2 * teams, .wait_store = { -1, -1 } };
+    return make(c);
+}
+
 void rondo__crossing_free(struct rondo__crossing *c)
 {
     for (int queried = 0; queried < 2; queried++) {
@@ -295,6 +348,7 @@ void rondo__crossing_free(struct rondo__crossing *c)
         rondo__list_free(&c->given[queried]);
     }
     rondo__free(c->floats);
+    rondo__free(c->parts);
     rondo__free(c->reach);
     rondo__free(c->hull);
     rondo__free(c->joins_first);
@@ -304,7 +358,7 @@ void rondo__crossing_free(struct rondo__crossing *c)
 /* When what comes in a step is joined: where all is shown until the end, then. */
 static int32_t stage_of(const struct rondo__crossing *c, int32_t step)
 {
-    return c->b->d->machine.in_place ? c->b->ranks - 1 : step;
+    return c->b->d->machine.in_place ? c->stages - 1 : step;
 }
 
 /* A job of a pair; to: of keys and of queries. */
@@ -329,8 +383,8 @@ bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, c
     const int32_t rank = c->b->rank;
     struct target to[2];
     int64_t q = -1, k = -1;
-    to[!moves] = (struct target){ step, rank, stores + RONDO_STORE_HOME, floats + RONDO_STORE_HOME, -1, true };
-    to[moves] = (struct target){ stage_of(c, step), of, stores + RONDO_STORE_MADE, floats + RONDO_STORE_MADE, -1, true };
+    to[!moves] = (struct target){ step, rank, stores + RONDO_STORE_HOME, floats + RONDO_STORE_HOME, rank, -1, true };
+    to[moves] = (struct target){ stage_of(c, step), of, stores + RONDO_STORE_MADE, floats + RONDO_STORE_MADE, rank, -1, true };
     while (next_pair(c, moves ? of : rank, moves ? rank : of, &q, &k))
         if (!add_pair(c, q, k, to))
             return false;
@@ -339,7 +393,7 @@ bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, c
 
 bool rondo__crossing_tile(struct rondo__crossing *c, const int32_t *stores, int64_t *floats)
 {
-    const struct target one = { 0, 0, stores, floats, -1, true }, to[2] = { one, one };
+    const struct target one = { 0, 0, stores, floats, c->b->rank, -1, true }, to[2] = { one, one };
     const int32_t queries = rondo__crossing_team(c, true, c->b->rank), keys = rondo__crossing_team(c, false, c->b->rank);
     for (int64_t q = -1, k = -1; next_pair(c, queries, keys, &q, &k);)
         if (!add_pair(c, q, k, to))
@@ -360,16 +414,39 @@ bool rondo__crossing_come(struct rondo__crossing *c, int32_t from, int32_t step,
 {
     const bool moves = c->queries_move;
     const int32_t rank = c->b->rank;
-    const struct target to = { stage_of(c, step), rank, &store, floats, rank, false };
+    const struct target to = { stage_of(c, step), rank, &store, floats, from, rank, false };
     return come(c, moves, moves ? rank : from, moves ? from : rank, &to);
 }
 
 bool rondo__crossing_tile_come(struct rondo__crossing *c, int32_t from, int32_t store, int64_t *floats)
 {
     const int32_t rank = c->b->rank, queries = rondo__crossing_team(c, true, from), keys = rondo__crossing_team(c, false, from);
-    const struct target to = { 0, rank, &store, floats, rank, false };
+    const struct target to = { 0, rank, &store, floats, from, rank, false };
     const bool q = rondo__crossing_team(c, true, rank) == queries, k = rondo__crossing_team(c, false, rank) == keys;
     return (!q && !k) || come(c, q, queries, keys, &to);   /* who has both is this rank */
+}
+
+bool rondo__crossing_seat(struct rondo__crossing *c, int32_t step, const int32_t *stores, int64_t *floats)
+{
+    const int32_t rank = c->b->rank, seats = c->seats, teams = c->b->ranks / seats, team = rank / seats, of = (team - step + teams) % teams;
+    const struct target own = { 2 * step, team * seats, stores, floats, rank, -1, true };
+    const struct target other = { 2 * step, of * seats, stores + seats, floats + seats, rank, -1, true };
+    const struct target to[2] = { step ? other : own, own };
+    for (int64_t q = -1, k = -1; rondo__crossing_heads(c, rank).heads && next_pair(c, team, of, &q, &k);)
+        if (!add_pair(c, q, k, to))
+            return false;
+    return true;
+}
+
+bool rondo__crossing_seat_come(struct rondo__crossing *c, int32_t from, int32_t step, int32_t store, int64_t *floats)
+{
+    const int32_t rank = c->b->rank, teams = c->b->ranks / c->seats, team = rank / c->seats, there = from / c->seats, of = (there - step + teams) % teams;
+    const struct target to = { stage_of(c, 2 * step + 1), rank, &store, floats, from, rank, false };
+    for (int64_t q = -1, k = -1; rondo__crossing_heads(c, from).heads && next_pair(c, there, of, &q, &k);)
+        if ((there == team && add_part(c, true, knot_at(c, true, q), knot_at(c, false, k), &to) < 0) ||
+            (of == team && add_part(c, false, knot_at(c, false, k), knot_at(c, true, q), &to) < 0))
+            return false;
+    return true;
 }
 
 void rondo__set_store(struct rondo__gradients *b, int32_t store, int32_t buffer, int64_t floats)
@@ -383,7 +460,7 @@ void rondo__set_store(struct rondo__gradients *b, int32_t store, int32_t buffer,
 static bool given_after(const void *a, const void *b)
 {
     const struct given *x = a, *y = b;
-    return x->leaf != y->leaf ? x->leaf > y->leaf : x->index > y->index;
+    return x->leaf != y->leaf ? x->leaf > y->leaf : x->seat != y->seat ? x->seat > y->seat : x->index > y->index;
 }
 
 static bool due_after(const void *a, const void *b)
@@ -396,16 +473,17 @@ struct joiner {
     struct rondo__crossing *c;
     struct rondo__tree tree;
     struct rondo__list pieces, stages, due;
+    struct rondo__backward_heads heads;
     bool queries;
 };
 
-/* The program of a stage of one leaf's tree, which becomes a join: places of what the stage brings, then of what waits. */
+/* The program of a stage of one leaf's tree, of one seat's heads, which becomes a join: places of what the stage brings, then of what waits. */
 static bool add_join(struct joiner *j, const struct rondo_backward_leaf *leaf, const struct given *given, int64_t count, int32_t stage, int64_t waits)
 {
     struct rondo__crossing *c = j->c;
     struct rondo__backward_part *p = c->b->part;
     const rondo_attention_desc *d = &c->b->d->desc;
-    const int64_t first = p->steps.count, places = p->places.count, floats = node_floats(c, j->queries, leaf->count);
+    const int64_t first = p->steps.count, places = p->places.count, floats = node_floats(c, j->heads.heads, j->queries, leaf->count);
     struct rondo__program program = { .steps = 0 };
     if (count) {
         if (!rondo__tree_stage(&j->tree, stage, &p->steps, &program))
@@ -437,8 +515,30 @@ static bool add_join(struct joiner *j, const struct rondo_backward_leaf *leaf, c
     for (int32_t i = 0; i < slots; i++)
         *place++ = (struct rondo_backward_place){ waits + i * floats, c->wait_store[j->queries], 0 };
     *due = (struct due){ j->due.count, stage, j->queries, { .steps_first = first, .places_first = places, .row = leaf->row, .steps = program.steps,
-                         .count = leaf->count, .queries = j->queries, .head = 0, .heads = (int32_t)(j->queries ? d->heads : d->kv_heads),
-                         .group = j->queries ? 1 : (int32_t)(d->heads / d->kv_heads) } };
+                         .count = leaf->count, .queries = j->queries, .head = j->queries ? j->heads.head : j->heads.kv_head,
+                         .heads = j->queries ? j->heads.heads : j->heads.kv_heads, .group = j->queries ? 1 : (int32_t)(d->heads / d->kv_heads) } };
+    return true;
+}
+
+/* All that comes of one seat's heads to a leaf of this rank's. */
+static bool join_leaf(struct joiner *j, const struct rondo_backward_leaf *leaf, const struct given *given, int64_t count)
+{
+    struct rondo__crossing *c = j->c;
+    struct rondo__piece *piece = rondo__list_set(&j->pieces, sizeof *piece, count + 1);
+    int32_t *stage = rondo__list_set(&j->stages, sizeof *stage, count + 1);
+    if (!piece || !stage)
+        return false;
+    for (int64_t i = 0; i < count; i++) {
+        piece[i] = (struct rondo__piece){ .index = given[i].index, .leaves = 1 };
+        stage[i] = given[i].stage;
+    }
+    if (rondo__tree_build(&j->tree, piece, count, c->stages))
+        return false;
+    rondo__tree_stages(&j->tree, stage, false);
+    for (int32_t s = 0; s < c->stages; s++)
+        if (!add_join(j, leaf, given, count, s, c->waiting[j->queries]))
+            return false;
+    c->waiting[j->queries] += j->tree.slots * node_floats(c, j->heads.heads, j->queries, leaf->count);
     return true;
 }
 
@@ -447,31 +547,18 @@ static bool join_side(struct joiner *j)
     struct rondo__crossing *c = j->c;
     struct rondo__list *list = c->given + j->queries;
     const struct given *given = list->items, *end = given + list->count;
-    const int32_t stages = c->stages;
     rondo__sort(list->items, sizeof *given, list->count, given_after);
     for (int64_t n = 0; n < c->side[j->queries].leaves.count; n++) {
         const struct rondo_backward_leaf *leaf = leaf_at(c, j->queries, n);
-        int64_t count = 0;
-        if (leaf->source != c->b->rank)
-            continue;
-        while (given + count < end && given[count].leaf == n)
-            count++;
-        struct rondo__piece *piece = rondo__list_set(&j->pieces, sizeof *piece, count + 1);
-        int32_t *stage = rondo__list_set(&j->stages, sizeof *stage, count + 1);
-        if (!piece || !stage)
-            return false;
-        for (int64_t i = 0; i < count; i++) {
-            piece[i] = (struct rondo__piece){ .index = given[i].index, .leaves = 1 };
-            stage[i] = given[i].stage;
-        }
-        if (rondo__tree_build(&j->tree, piece, count, stages))
-            return false;
-        rondo__tree_stages(&j->tree, stage, false);
-        for (int32_t s = 0; s < stages; s++)
-            if (!add_join(j, leaf, given, count, s, c->waiting[j->queries]))
+        for (int32_t seat = 0; seat < (c->seats ? c->seats : 1) && leaf->source == c->b->rank; seat++) {
+            int64_t count = 0;
+            while (given + count < end && given[count].leaf == n && given[count].seat == seat)
+                count++;
+            j->heads = rondo__crossing_heads(c, seat);
+            if (j->heads.heads && !join_leaf(j, leaf, given, count))
                 return false;
-        c->waiting[j->queries] += j->tree.slots * node_floats(c, j->queries, leaf->count);
-        given += count;
+            given += count;
+        }
     }
     return true;
 }

@@ -2,7 +2,8 @@
  *
  * Gradients whose sums are made by several ranks: which nodes of the two trees the leaves of each team of ranks make, jobs of a node of queries and a
  * node of keys, where what they give lies, and the joins of all that comes to a leaf. For builders of backward_build.h that let rows move to other
- * ranks and nodes of these go home. On a ring a team is a rank; on a grid a rank has the queries of one team and the keys of another.
+ * ranks and nodes of these go home. On a ring a team is a rank; on a grid a rank has the queries of one team and the keys of another; where heads are
+ * dealt out, a team is neighbours, of which each has some heads of all of the team's rows.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_NODES_H
 #define RONDO_ATTENTION_BACKWARD_NODES_H
@@ -23,13 +24,16 @@ struct rondo__gradient_side {
 struct rondo__crossing {
     struct rondo__gradients *b;
     bool queries_move;                 /* of the two sides of a ring the one that moves */
-    int32_t columns;                   /* of a grid, by which teams are told (rondo__crossing_team()); 0: it is a ring */
-    int32_t stages;                    /* of joins: steps of a ring, or one */
+    int32_t columns;                   /* of a grid, by which teams are told (rondo__crossing_team()), or 0 */
+    int32_t seats;                     /* ranks of a team, who have its heads; or 0. Neither: it is a ring */
+    int32_t stages;                    /* of joins: steps of a ring, or one; of teams two for each step */
     struct rondo__gradient_side side[2];        /* keys, queries */
     /* For all ranks: */
     int64_t *floats;                   /* [ranks][ranks]: of the nodes that the first one makes of the second one's rows */
+    int64_t *parts;                    /* of teams [ranks][ranks]: in how many steps it does */
     int32_t *reach;                    /* [ranks]: of a ring: how many ranks on the last one is who needs its rows */
-    struct rondo__rows *hull;          /* of a ring [ranks]: of the rows that others need; of a grid [ranks][ranks]: that the first needs of the second's */
+    struct rondo__rows *hull;          /* of a ring [ranks]: of the rows that others need; of a grid [ranks][ranks]: that the first needs of the second's;
+                                          of teams the same of keys */
     const struct rondo__rows *here;    /* [ranks]: those that come here, of hull */
     /* For this one, of its own leaves: */
     struct rondo__list given[2];       /* what comes to each, of keys and of queries */
@@ -41,12 +45,17 @@ struct rondo__crossing {
 /* Number of the team of which a rank has the queries, or the keys, and is. */
 static inline int32_t rondo__crossing_team(const struct rondo__crossing *c, bool queries, int32_t rank)
 {
+    if (c->seats)
+        return rank / c->seats;
     return !c->columns ? rank : queries ? rank % c->columns : rank / c->columns;
 }
 
-/* { 0 } made of who has what, a ring or a grid; or freed after a failure, too. false: no memory. */
+/* The heads of a rank. */
+struct rondo__backward_heads rondo__crossing_heads(const struct rondo__crossing *c, int32_t rank);
+/* { 0 } made of who has what, a ring, a grid or teams; or freed after a failure, too. false: no memory. */
 bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move);
 bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns);
+bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams);
 void rondo__crossing_free(struct rondo__crossing *c);
 /* Jobs of this rank's rows and those of `of`, which give nodes to the stores HOME and MADE of this step, so many floats. */
 bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, const int32_t *stores, int64_t *floats);
@@ -55,6 +64,11 @@ bool rondo__crossing_come(struct rondo__crossing *c, int32_t from, int32_t step,
 /* The same of a grid: jobs of both teams' rows; nodes go to the stores [ranks] of who has these. */
 bool rondo__crossing_tile(struct rondo__crossing *c, const int32_t *stores, int64_t *floats);
 bool rondo__crossing_tile_come(struct rondo__crossing *c, int32_t from, int32_t store, int64_t *floats);
+/* The same of teams, whose keys go round: jobs of this team's queries and the keys of the team `step` before it. Nodes go to the stores of this team's
+ * seats, and, behind these, of that one's; those of this rank's own rows are joined in stage 2 * step, and what comes in the next one or, where all is shown
+ * until the end, in the last one. */
+bool rondo__crossing_seat(struct rondo__crossing *c, int32_t step, const int32_t *stores, int64_t *floats);
+bool rondo__crossing_seat_come(struct rondo__crossing *c, int32_t from, int32_t step, int32_t store, int64_t *floats);
 /* After all of these: joins of all that comes to each leaf of this rank's. */
 bool rondo__crossing_join(struct rondo__crossing *c);
 /* Where the nodes of a store lie, once it has a buffer. */
