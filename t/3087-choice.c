@@ -99,6 +99,59 @@ static void against_predictions(void)
     rondo_schedule_destroy(s);
 }
 
+/* ---- gradients ---- */
+
+/* What the schedule of one algorithm by name takes; 0: it cannot be. */
+static double simulated(const rondo_schedule_desc *where, rondo_attention_desc d, int32_t algorithm, rondo_schedule_info *info)
+{
+    rondo_schedule *s = NULL;
+    double seconds = 0.0;
+    d.algorithm = algorithm;
+    int err = rondo_schedule_create(&s, where, &d);
+    if (!err)
+        err = rondo_schedule_query(s, info);
+    if (!err)
+        err = rondo_schedule_simulate(s, where->hardware, NULL, NULL, &seconds);
+    rondo_schedule_destroy(s);
+    return err ? 0.0 : seconds;
+}
+
+static void of_gradients(void)
+{
+    static const int32_t named[] = { RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_MESH, RONDO_PASS_Q, RONDO_PASS_KV };
+    const rondo_hardware all[] = { machine(1e8, 1e-4), machine(2e10, 1e-6) };
+    int cells = 0, least = 0, alike = 0, seen[RONDO_ALGORITHMS] = { 0 }, kinds = 0;
+    setenv("RONDO_TEST_HOOK", "copy", 1);
+    for (int i = 0; i < 24; i++) {
+        rondo_attention_desc d = layer(i % 2 ? 1500 : 5000, 0);
+        rondo_schedule_desc where = RONDO_SCHEDULE_DESC_INIT;
+        rondo_schedule_info info = RONDO_SCHEDULE_INFO_INIT, other = RONDO_SCHEDULE_INFO_INIT;
+        static const int ranks[] = { 2, 4, 8, 9 };
+        const int cell = i / 2;
+        d.kv_heads = cell % 3 ? 4 / (cell % 3) : 1;
+        d.layout = RONDO_ZIGZAG;
+        d.gradients = 1;
+        where.ranks = ranks[cell / 3];
+        where.hardware = &all[i / 4 % 2];
+        where.backward = 1;
+        const double best = simulated(&where, d, RONDO_ALGORITHM_AUTO, &info);
+        int is_least = best > 0.0 && info.chosen_by == RONDO_CHOSEN_BY_TIME, is_alike = 1;
+        for (size_t n = 0; n < sizeof named / sizeof *named; n++) {
+            const double seconds = info.predicted_seconds[named[n]];
+            is_least &= seconds == 0.0 || best <= seconds;
+            is_alike &= seconds == 0.0 || seconds == simulated(&where, d, named[n], &other);
+        }
+        cells++;
+        least += is_least && best == info.predicted_seconds[info.algorithm];
+        alike += is_alike;
+        kinds += !seen[info.algorithm]++;
+    }
+    unsetenv("RONDO_TEST_HOOK");
+    is_int(least, cells, "of gradients too the candidate of least seconds is taken");
+    is_int(alike, cells, "and seconds are those of the schedules that were asked for by name");
+    ok(kinds >= 3, "%d algorithms are chosen somewhere", kinds);
+}
+
 /* ---- plans of ranks ---- */
 
 #define RANKS 4
@@ -429,6 +482,7 @@ int main(void)
     if (getenv("RONDO_TEST_HOOK"))
         return skip_all("sets RONDO_TEST_HOOK itself");
     against_predictions();
+    of_gradients();
     hysteresis();
     decoding();
     bits();

@@ -63,9 +63,11 @@ struct rondo__backward_part {
     uint64_t messages, bytes;          /* of all ranks */
 };
 
-/* How gradients come: the algorithm, and of a mesh the columns of its grid, of all-to-all the teams that form a ring; else 0. */
+/* How gradients come: the algorithm, and of a mesh the columns of its grid, of all-to-all the teams that form a ring; else 0. by, seconds: who chose, and
+ * what candidates were simulated to take (as rondo__tell_choice()). */
 struct rondo__backward_way {
-    int32_t algorithm, columns, teams;
+    int32_t algorithm, columns, teams, by;
+    double seconds[RONDO_ALGORITHMS];
 };
 
 /* Whether a rank is among those with which another one is asked for. */

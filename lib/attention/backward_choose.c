@@ -137,6 +137,7 @@ static int choose(const struct rondo__design *d, struct rondo__backward_way *out
     double least = 0.0;
     int best = 0;
     out->algorithm = RONDO_ALL_GATHER;
+    out->by = RONDO_CHOSEN_BY_RULE;
     if (d->ranks == 1)
         return 0;
     int err = rondo__gradients_begin(&b, d, 0);
@@ -154,16 +155,22 @@ static int choose(const struct rondo__design *d, struct rondo__backward_way *out
         if (c[i].can && (foresees ? c[i].seconds < c[best].seconds : fewer))
             best = i;
     }
-    if (!err)
-        *out = c[best].way;
     rondo__gradients_end(&b);
-    return err;
+    if (err)
+        return err;
+    out->algorithm = c[best].way.algorithm;
+    out->columns = c[best].way.columns;
+    out->teams = c[best].way.teams;
+    out->by = foresees ? RONDO_CHOSEN_BY_TIME : RONDO_CHOSEN_BY_RULE;
+    for (int i = 0; i < CANDIDATES; i++)
+        out->seconds[candidates[i]] = c[i].seconds;
+    return 0;
 }
 
 int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, struct rondo__backward_way *out)
 {
     struct rondo__gradients b;
-    *out = (struct rondo__backward_way){ .columns = 0 };
+    *out = (struct rondo__backward_way){ .by = RONDO_CHOSEN_BY_CALLER };
     if (asked == RONDO_ALGORITHM_AUTO)
         return choose(design, out);
     const char *why = refusal(design, asked);

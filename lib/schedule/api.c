@@ -85,8 +85,10 @@ static int fill_gradients(rondo_schedule *s, int32_t asked)
     info->messages = s->backward.messages;
     info->bytes = s->backward.bytes;
     info->flops = 0.0;
-    info->grid[1] = s->way.columns;
-    info->grid[0] = s->way.columns ? s->design.ranks / s->way.columns : 0;
+    info->grid[1] = s->way.columns ? s->way.columns : s->way.teams;
+    info->grid[0] = info->grid[1] ? s->design.ranks / info->grid[1] : 0;
+    info->chosen_by = s->way.by;
+    memcpy(info->predicted_seconds, s->way.seconds, sizeof info->predicted_seconds);
     for (int32_t r = 0; r < s->design.ranks && !err; r++) {
         err = rondo__backward_work(&s->design, &s->way, r, &here);
         if (err)
