@@ -167,7 +167,7 @@ static int store(const struct option *o, const char *shown, const char *text)
     case OPTION_REAL:
         if (parse_real(text, o->low, o->high, o->to))
             return o->high >= 1e30 ? fail(EXIT_USAGE, "%s %s: a number%s is expected", shown, text,
-                                          o->low >= 0 ? " of at least 0" : "")
+                                          o->low > 0 ? " above 0" : o->low >= 0 ? " of at least 0" : "")
                                    : fail(EXIT_USAGE, "%s %s: a number from %g to %g is expected", shown, text, o->low, o->high);
         return 0;
     case OPTION_TEXT:

@@ -374,6 +374,7 @@ static void bad(void)
     refuses(2, "--sm-count", "kda good -o bad --cp legacy --sm-count 0");
     refuses(2, "--tolerance goes with", "kda good -o bad --tolerance 1e-3");
     refuses(2, "--tolerance", "kda good -o bad --cp affine --tolerance 2");
+    refuses(2, "a number above 0", "kda good -o bad --scale 0");
     refuses(2, "zigzag", "kda good -o bad --layout zigzag --ranks 2");
     refuses(2, "--cp", "kda good -o bad --algorithm pass-kv");
     refuses(2, "--checkpoints", "kda good -o bad --checkpoints 5,5");
