@@ -10,8 +10,9 @@
 /* What computes hardly more than the least work counts as alike. */
 #define ALIKE 1.05
 /* Nobody is taken who moves more than so many times what all-gather does: of a layout that cuts a side into many nodes rings may move, and hold, far more
- * nodes than rows. */
+ * nodes than rows. Where memory is shown in place nothing travels, and they are held only. */
 #define MOST_MOVED 2
+#define MOST_HELD 4
 
 struct candidate {
     struct rondo__backward_way way;
@@ -82,12 +83,12 @@ static int moves(struct rondo__gradients *b, const struct rondo__backward_way *w
     return fine ? 0 : rondo__no_gradients_memory();
 }
 
-/* Whether a way is a candidate: all-to-all where seats have as many KV heads each, a mesh that is neither a row nor a column. Of a bias whose gradient
+/* Whether a way is a candidate: all-to-all of several seats, a mesh that is neither a row nor a column. Of a bias whose gradient
  * sequences may share, pass-KV only where who has a query has the key there. */
 static bool is_candidate(const struct rondo__design *d, const struct rondo__backward_way *way)
 {
     if (way->algorithm == RONDO_ALL_TO_ALL)
-        return way->teams < d->ranks && d->desc.kv_heads % (d->ranks / way->teams) == 0;
+        return way->teams < d->ranks;
     if (way->algorithm == RONDO_MESH)
         return way->columns > 1 && way->columns < d->ranks;
     for (int64_t i = 0; i < d->sequences && way->algorithm == RONDO_PASS_KV && d->sequences > 1 && d->desc.bias; i++)
@@ -144,7 +145,7 @@ static int choose(const struct rondo__design *d, struct rondo__backward_way *out
     for (int i = 0; i < CANDIDATES && !err; i++) {
         c[i] = (struct candidate){ .way = { .algorithm = candidates[i] } };
         err = measure(&b, c + i);
-        c[i].can = c[i].can && c[i].bytes / MOST_MOVED <= c[0].bytes;
+        c[i].can = c[i].can && c[i].bytes / (d->machine.in_place ? MOST_HELD : MOST_MOVED) <= c[0].bytes;
         if (!err && c[i].can && foresees)
             err = simulate(d, c + i);
         if (c[i].can && (!i || c[i].work < least))
