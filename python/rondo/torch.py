@@ -4,7 +4,8 @@
 attention() and attention_varlen() are those of the package, with ranks that are threads of this process; execute() runs a Plan on the
 rows of one rank, as under mpirun; linear(), rmsnorm(), rope(), swiglu(), embedding() and cross_entropy() are the layers around it. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are. q, k, v, bias
 and sinks have gradients, and so has lse among the results; the bits of gradients depend on ranks and layout as little as those of results
-do. `algorithm` and `grid` are the forward pass's; of backward it is backward_algorithm (None: the plan's choice).
+do. `algorithm` and `grid` are the forward pass's; those of backward are backward_algorithm and
+backward_grid (None: the plan's choice).
 """
 import torch
 from torch.autograd.function import once_differentiable
@@ -65,15 +66,16 @@ def _apply(forward, backward, q, k, v, more, sinks, bias, options, way):
     return results[0] if len(results) == 1 else results
 
 
-def attention(q, k, v, *, sinks=None, bias=None, backward_algorithm=None, **options):
+def attention(q, k, v, *, sinks=None, bias=None, backward_algorithm=None, backward_grid=None, **options):
     """rondo.attention() on tensors: q [B,Tq,H,D], k [B,Tk,Hkv,D], v [B,Tk,Hkv,Dv] and its keywords."""
-    return _apply(_attention.attention, _attention.attention_backward, q, k, v, (), sinks, bias, options, {"algorithm": backward_algorithm})
+    return _apply(_attention.attention, _attention.attention_backward, q, k, v, (), sinks, bias, options,
+                  {"algorithm": backward_algorithm, "grid": backward_grid})
 
 
-def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, sinks=None, bias=None, backward_algorithm=None, **options):
+def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, sinks=None, bias=None, backward_algorithm=None, backward_grid=None, **options):
     """rondo.attention_varlen() on tensors: packed q [Tq,H,D], k [Tk,Hkv,D], v [Tk,Hkv,Dv] and its keywords."""
     return _apply(_attention.attention_varlen, _attention.attention_varlen_backward, q, k, v, (cu_seqlens_q, cu_seqlens_k), sinks, bias,
-                  options, {"algorithm": backward_algorithm})
+                  options, {"algorithm": backward_algorithm, "grid": backward_grid})
 
 
 def execute(plan, q, k, v, *, sinks=None, bias=None, **options):

@@ -19,9 +19,9 @@ bias, mask = numbers(7, B, H, TQ, TK), rng.random((1, H, TQ, TK)) < 0.7
 documents = np.sort(rng.integers(0, 4, (B, TK)), axis=1).astype(np.int32)
 
 
-def gradients(q, k, v, dout, dlse=None, ranks=1, layout=None, algorithm=None, **options):
+def gradients(q, k, v, dout, dlse=None, ranks=1, layout=None, algorithm=None, grid=None, **options):
     out, lse = rondo.attention(q, k, v, return_lse=True, **options)
-    return rondo.attention_backward(dout, q, k, v, out, lse, dlse=dlse, ranks=ranks, layout=layout, algorithm=algorithm, **options)
+    return rondo.attention_backward(dout, q, k, v, out, lse, dlse=dlse, ranks=ranks, layout=layout, algorithm=algorithm, grid=grid, **options)
 
 
 cases = [
@@ -57,8 +57,9 @@ options = dict(causal=True, softcap=4.0, sinks=sinks, bias=numbers(7, 1, 1, LONG
 one = gradients(lq, lk, lv, ldout, **options)
 bad = [(n, layout) for n in (2, 3, 5) for layout in (None, "contiguous", "zigzag", "striped") if not same(gradients(lq, lk, lv, ldout, ranks=n, layout=layout, **options), one)]
 ok(not bad, "2, 3 and 5 ranks, layouts: the bits of one rank" + "".join(" %s" % (x,) for x in bad))
-bad = [way for way in ("all-gather", "all-to-all", "pass-kv", "pass-q", "mesh") if not same(gradients(lq, lk, lv, ldout, ranks=4, algorithm=way, **options), one)]
-ok(not bad, "4 ranks, with a bias for all heads, by each algorithm" + "".join(" " + x for x in bad))
+bad = [way for way in (("all-gather", None), ("all-to-all", (2, 2)), ("all-to-all", (4, 1)), ("pass-kv", None), ("pass-q", None), ("mesh", (4, 1)))
+       if not same(gradients(lq, lk, lv, ldout, ranks=4, algorithm=way[0], grid=way[1], **options), one)]
+ok(not bad, "4 ranks, with a bias for all heads, by each algorithm" + "".join(" %s" % (x,) for x in bad))
 starts_q, starts_k = [0, 300, 300, 640], [0, 310, 320, 700]
 packed = (lq[0], lk[0], lv[0])
 pout, plse = rondo.attention_varlen(*packed, starts_q, starts_k, causal=True, return_lse=True)

@@ -156,6 +156,9 @@ ok(all(equal(tuple(sum(r[i] for r in found) for i in range(3)), tuple(x[0] for x
 p, = leaves(q)
 refused("out where a gradient is wanted", ["out", "autograd"], lambda: rondo.torch.attention(p, k, v, out=torch.zeros(B, TQ, H, V)))
 refused("slopes with a gradient", ["alibi_slopes"], lambda: rondo.torch.attention(p, k, v, alibi_slopes=torch.rand(H, requires_grad=True)))
+split = gradients(lambda q, k, v: rondo.torch.attention(q, k, v, causal=True, ranks=4, backward_algorithm="all-to-all", backward_grid=(2, 2)),
+                  torch.ones(1, 30, H, D), *wide.detach()[:1].unbind(2))
+ok(equal(split, whole), "backward on a grid of its own: the same gradients")
 refused("an algorithm that backward does not have", ["reduce"], lambda: rondo.torch.attention(p, k, v, ranks=2, backward_algorithm="reduce").sum().backward(), rondo.Error)
 refused("gradients of gradients", ["once_differentiable"], lambda: torch.autograd.grad(
     rondo.torch.attention(p, k, v).square().sum(), p, create_graph=True)[0].sum().backward(), RuntimeError)
