@@ -285,6 +285,8 @@ static int attend(void *arg)
     options.out_type = options.out_type ? options.out_type : a->in.type;
     if (!code)
         code = attend_check_do(&a->in, options.out_type);
+    if (!code)
+        code = attend_spread_bias(&a->in, ranks);
     a->out = (struct attend_output){ .in = &a->in, .path = options.output, .type = options.out_type };
     if (!code && options.terms.probs)
         code = attend_probs_check(&a->out, ranks);

@@ -38,6 +38,7 @@ struct attend_input {
     int32_t *documents;                         /* of each key in the file; NULL: none */
     int64_t *documents_first;                   /* [sequences] */
     struct square bias, mask;                   /* F32; bytes */
+    struct square bias_each;                    /* attend_backward.c: the bias with rows of its own for each sequence; data NULL: not made */
 };
 
 int attend_open(struct attend_input *in, const char *path, bool heads_first);   /* 0 or an exit code */
@@ -66,8 +67,10 @@ struct attend_gradients {
     void *dout, *dq, *dk, *dv;
     float *dbias, *dsinks;
 };
-/* attend_backward.c: room for them, and `do` of the shape of out; a backward pass into them; all of them gone. */
+/* attend_backward.c: `do` of the shape of out, and what all ranks of this process need of the bias; room for gradients; a backward pass into them; all
+ * of them gone. */
 int attend_check_do(const struct attend_input *in, int out_type);                   /* 0 or an exit code */
+int attend_spread_bias(struct attend_input *in, int ranks);
 int attend_backward_room(struct attend_gradients *g, const struct attend_input *in, const rondo_attention_info *info, int out_type, int64_t *bytes);
 int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info, int ranks,
                     const struct attend_gradients *g);

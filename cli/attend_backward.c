@@ -59,8 +59,8 @@ static rondo_tensor rows_of(void *data, int type, int64_t rows, int64_t heads, i
     return rondo_tensor_dense(data, type, 3, shape);
 }
 
-/* This rank's rows, [heads, width] each: from the whole bias, or a gradient of its shape, to `mine`, or back. */
-static int move_bias(const rondo_attention *plan, const struct attend_input *in, const struct square *whole, float *all, float *mine, bool back)
+/* This rank's rows, [heads, width] each, of a gradient of the bias's shape. */
+static int take_rows(const rondo_attention *plan, const struct attend_input *in, const struct square *whole, const float *all, float *mine)
 {
     const int64_t width = attend_probs_keys(in);
     int64_t before = 0;
@@ -72,12 +72,10 @@ static int move_bias(const rondo_attention *plan, const struct attend_input *in,
         for (int64_t i = 0; i < n && spans; i++) {
             for (int64_t j = 0; j < spans[i].count; j++)
                 for (int64_t h = 0; h < whole->heads; h++) {
-                    float *here = mine + ((before + spans[i].row + j) * whole->heads + h) * width;
-                    float *there = all + (whole->row[s] + spans[i].first + j * spans[i].step) * whole->row_stride + h * whole->head_stride +
-                                   (whole->key ? whole->key[s] : 0);
-                    if (!back)
-                        memset(here, 0, (size_t)width * sizeof *here);
-                    memcpy(back ? there : here, back ? here : there, (size_t)keys * sizeof *here);
+                    float *to = mine + ((before + spans[i].row + j) * whole->heads + h) * width;
+                    memset(to, 0, (size_t)width * sizeof *to);
+                    memcpy(to, all + (whole->row[s] + spans[i].first + j * spans[i].step) * whole->row_stride + h * whole->head_stride +
+                                   (whole->key ? whole->key[s] : 0), (size_t)keys * sizeof *to);
                 }
             held += spans[i].count;
         }
@@ -87,20 +85,34 @@ static int move_bias(const rondo_attention *plan, const struct attend_input *in,
     return code;
 }
 
-/* A bias with rows of its own for each sequence, of which this rank's are filled; pages of others are never touched. */
-static int own_rows(const rondo_attention *plan, const struct attend_input *in, float *mine, struct square *own)
+/* A bias that is one for all sequences, with rows of its own for each: gradients lie as their bias does. All rows, as who has keys looks at those of all
+ * queries that see them. */
+int attend_spread_bias(struct attend_input *in, int ranks)
 {
     const int64_t width = attend_probs_keys(in), heads = in->bias.heads, rows = in->batch * in->q_rows;
-    *own = (struct square){ .heads = heads, .rows = rows, .row_stride = heads * width, .head_stride = width };
-    own->row = room(in->sequences, sizeof *own->row);
-    own->copy = calloc((size_t)(rows * heads * width + 1), sizeof(float));
-    own->data = own->copy;
-    if (!own->row || !own->copy)
-        return body_fail(RONDO_ENOMEM, "not enough memory for a bias of each sequence (%" PRId64 " rows)", rows);
-    for (int64_t s = 0; s < in->sequences; s++)
-        own->row[s] = s * in->q_rows;
-    int code = move_bias(plan, in, &in->bias, (float *)(uintptr_t)in->bias.data, mine, false);
-    return code ? code : move_bias(plan, in, own, own->copy, mine, true);
+    struct square *each = &in->bias_each;
+    int64_t numbers;
+    if (!in->dout || !attend_bias_spread(in, ranks))
+        return 0;
+    *each = (struct square){ .heads = heads, .rows = rows, .row_stride = heads * width, .head_stride = width };
+    each->row = room(in->sequences, sizeof *each->row);
+    if (each->row && !__builtin_mul_overflow(rows, heads * width, &numbers))
+        each->copy = room(numbers, sizeof(float));
+    if (!each->copy)
+        return fail(EXIT_ROOM, "not enough memory for a bias of each sequence (%" PRId64 " rows)", rows);
+    each->data = each->copy;
+    for (int64_t s = 0; s < in->sequences; s++) {
+        const int64_t keys = in->cached[s] + in->tokens[s] > 0 ? in->cached[s] + in->tokens[s] : 0;
+        each->row[s] = s * in->q_rows;
+        for (int64_t i = 0; i < in->tokens[s]; i++)
+            for (int64_t h = 0; h < heads; h++) {
+                float *to = (float *)each->copy + (each->row[s] + i) * each->row_stride + h * width;
+                memset(to, 0, (size_t)width * sizeof *to);
+                memcpy(to, (const float *)in->bias.data + (in->bias.row[s] + i) * in->bias.row_stride + h * in->bias.head_stride +
+                               (in->bias.key ? in->bias.key[s] : 0), (size_t)keys * sizeof *to);
+            }
+    }
+    return 0;
 }
 
 int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info, int ranks,
@@ -108,7 +120,7 @@ int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const s
 {
     rondo_attention_gradients of = RONDO_ATTENTION_GRADIENTS_INIT;
     rondo_attention_io with = *io;
-    struct square own = { .data = NULL }, shape = in->bias;
+    const struct square *shape = in->bias_each.data && ranks > 1 ? &in->bias_each : &in->bias;
     float *dbias = NULL;
     int code = 0;
     of.dout = rows_of(g->dout, io->out.type, info->q_rows, in->heads, in->value_dim);
@@ -121,17 +133,15 @@ int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const s
     of.dv = rows_of(g->dv, in->type, info->kv_rows, in->kv_heads, in->value_dim);
     if (g->dsinks)
         of.dsinks = rondo_tensor_dense(g->dsinks, RONDO_F32, 1, &in->heads);
-    if (g->dbias && attend_bias_spread(in, ranks)) {
-        const int64_t of_bias[3] = { in->batch * in->q_rows, in->bias.heads, attend_probs_keys(in) };
-        code = own_rows(plan, in, g->dbias, &own);
-        shape = own;
-        with.bias = rondo_tensor_dense(own.copy, RONDO_F32, 3, of_bias);
-        with.bias_row = own.row;
+    if (shape == &in->bias_each) {
+        const int64_t of_bias[3] = { shape->rows, shape->heads, attend_probs_keys(in) };
+        with.bias = rondo_tensor_dense(shape->copy, RONDO_F32, 3, of_bias);
+        with.bias_row = shape->row;
         with.bias_key = NULL;
     }
     if (g->dbias && !code) {
         /* as large as the bias, of which pages that no query of this rank has are never touched */
-        dbias = calloc((size_t)bias_numbers(&shape, in->k_rows) + 1, sizeof *dbias);
+        dbias = calloc((size_t)bias_numbers(shape, in->k_rows) + 1, sizeof *dbias);
         code = dbias ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for the gradient of the bias");
         of.dbias = with.bias;
         of.dbias.data = dbias;
@@ -139,9 +149,7 @@ int attend_backward(rondo_attention *plan, const rondo_attention_io *io, const s
     if (!code)
         code = rondo_attention_backward(plan, &with, &of, NULL);
     if (!code && g->dbias)
-        code = move_bias(plan, in, &shape, dbias, g->dbias, false);
-    free(own.copy);
-    free(own.row);
+        code = take_rows(plan, in, shape, dbias, g->dbias);
     free(dbias);
     return code;
 }

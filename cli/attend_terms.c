@@ -189,5 +189,6 @@ void attend_close_terms(struct attend_input *in)
     free(in->documents);
     free(in->documents_first);
     close_square(&in->bias);
+    close_square(&in->bias_each);
     close_square(&in->mask);
 }
