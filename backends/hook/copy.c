@@ -8,15 +8,14 @@
  * for this. Small messages need none: the transport beneath has copied them. A transport must take in what was started whenever its
  * rank waits for anything, so every part is a group of its own with the transport beneath, and every call here looks at all of them.
  *
- * Slow links: what is sent is held back until the last byte would have left by a way out of so many bytes a second, of which messages to
- * several ranks have even shares, as streams of TCP do, and those to one rank go in the order in which they were started; and what has come
- * until it would have come in by a way in. A rank that computes looks now and then, as ranks do whose
- * transport needs them.
+ * Slow links: what has come is held back by its receiver until its last byte would have left by the sender's way out (link.c), and would
+ * have come in by a way in of its own of so many bytes a second. A rank that computes looks now and then, as ranks do whose transport needs them.
  */
 #include <time.h>
 
 #include "backends/hook/hook.h"
 
+#define LINK_SECONDS 60.0              /* for ranks that have come to the same place */
 /* Between two looks at all that is under way, while waiting for one part. */
 #define LOOK_SECONDS 300e-6
 
@@ -27,26 +26,59 @@ struct item {
     struct rondo_part part, slip;
     void *memory;                      /* the receiver's */
     uint64_t number, said;             /* among those that need receipts, and what the receipt says */
-    double left;                       /* seconds of a slow link's way out that it still needs; 0: it is through, or has none to go */
-    double goes, comes;                /* when it may, over slow links; 0 until it is through the way out; 0 until it is here */
-    bool shown, started, taken, done;  /* shown: needs a receipt */
+    double comes;                      /* over slow links: when it is here; 0 until it is through the sender's way out */
+    double rest;                       /* until then: seconds that it takes at least from when this was asked */
+    bool shown, here, taken, done;     /* shown: needs a receipt; here: by the transport beneath */
 };
 
 /* Messages that need receipts, in both directions. */
 struct pair {
     uint64_t sent, expected, receipts;
-    uint64_t round;                    /* carry()'s, in which it was met last */
 };
 
 struct rondo__hook_copy {
     const struct rondo_transport_ops *ops;
     struct rondo_endpoint *ep, *receipts;
     double rate, latency;              /* 0: links are not slow */
-    double carried, way_in;            /* until when the way out was followed, and the way in is busy */
-    uint64_t round;
+    double way_in;                     /* until when it is busy */
+    struct rondo__hook_link **links;   /* [ranks] the ways out; NULL: links are not slow */
+    int rank, ranks;
     struct item under_way, *spare;     /* the head of a ring */
     struct pair pair[];
 };
+
+static void leave_links(struct rondo__hook_copy *c)
+{
+    for (int r = 0; r < c->ranks && c->links; r++)
+        rondo__hook_link_leave(c->links[r]);
+    rondo__free(c->links);
+}
+
+/* All ranks are threads of one process, and tell each other where their ways out are. */
+static int open_links(struct rondo__hook_copy *c, int *peer)
+{
+    struct rondo__hook_link *mine = NULL;
+    struct rondo_part *parts = rondo__alloc_zero(2 * (size_t)c->ranks, sizeof *parts);
+    struct rondo_transfer all = { .parts = parts };
+    c->links = rondo__alloc_zero((size_t)c->ranks, sizeof c->links[0]);
+    int err = parts && c->links ? rondo__hook_link_new(&mine, c->ranks, c->rate) : rondo__fail(RONDO_ENOMEM, "no memory for the test hook's links");
+    for (int r = 0; r < c->ranks && !err; r++)
+        for (int receives = 0; receives < 2 && r != c->rank; receives++)
+            parts[all.count++] = (struct rondo_part){ .memory = receives ? (void *)&c->links[r] : (void *)&mine, .bytes = sizeof mine, .peer = r,
+                                                      .receives = receives };
+    if (!err) {
+        c->links[c->rank] = mine;
+        rondo__hook_link_hold(mine);
+        err = c->ops->start(c->receipts, &all);
+    }
+    if (!err)
+        err = c->ops->finish(c->receipts, &all, LINK_SECONDS, peer);
+    for (int32_t k = 0; k < all.count && !err; k++)
+        if (parts[k].receives && parts[k].where != parts[k].memory)
+            memcpy(parts[k].memory, parts[k].where, sizeof mine);
+    rondo__free(parts);
+    return err;
+}
 
 int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
                          struct rondo_endpoint *ep, int *peer)
@@ -60,10 +92,18 @@ int rondo__hook_copy_new(struct rondo__hook_copy **out, const struct rondo__hook
     c->ops = ops;
     c->ep = ep;
     c->rate = set->rate;
+    c->rank = ops->rank(ep);
+    c->ranks = (int)ranks;
     c->latency = set->latency;
     c->under_way.next = c->under_way.previous = &c->under_way;
     int err = ops->split(ep, 0, ops->rank(ep), &c->receipts, peer);
+    if (!err && c->rate > 0.0) {
+        err = open_links(c, peer);
+        if (err)
+            ops->leave(c->receipts);
+    }
     if (err) {
+        leave_links(c);
         rondo__free(c);
         return err;
     }
@@ -116,6 +156,7 @@ void rondo__hook_copy_free(struct rondo__hook_copy *c)
         rondo__free(c->spare);
         c->spare = next;
     }
+    leave_links(c);
     rondo__free(c);
 }
 
@@ -127,57 +168,6 @@ static int start_receipt(struct rondo__hook_copy *c, struct item *i, bool receiv
     i->receipt.parts = &i->slip;
     i->receipt.count = 1;
     return c->ops->start(c->receipts, &i->receipt);
-}
-
-/* The next one behind `from` that is on the way out, and the first there of those to its rank. */
-static struct item *next_out(struct rondo__hook_copy *c, struct item *from)
-{
-    for (struct item *i = from->next; i != &c->under_way; i = i->next)
-        if (i->left > 0.0 && c->pair[i->part.peer].round != c->round) {
-            c->pair[i->part.peer].round = c->round;
-            return i;
-        }
-    return NULL;
-}
-
-/* What has gone by a slow link's way out until now. */
-static void carry(struct rondo__hook_copy *c)
-{
-    if (!(c->rate > 0.0))
-        return;
-    const double now = rondo__now();
-    double time = now - c->carried;
-    c->carried = now;
-    for (;;) {
-        double least = 0.0, streams = 0.0;
-        c->round++;
-        for (struct item *i = next_out(c, &c->under_way); i; i = next_out(c, i)) {
-            least = streams == 0.0 || i->left < least ? i->left : least;
-            streams++;
-        }
-        if (streams == 0.0)
-            return;
-        const bool through = least * streams <= time;
-        const double each = through ? least : time / streams;
-        time -= each * streams;
-        c->round++;
-        for (struct item *i = next_out(c, &c->under_way); i; i = next_out(c, i)) {
-            i->left -= each;
-            if (through && i->left <= least * 1e-9) {
-                i->left = 0.0;
-                i->goes = now - time + c->latency;
-            }
-        }
-        if (!through)
-            return;
-    }
-}
-
-static int start_now(struct rondo__hook_copy *c, struct item *i)
-{
-    i->started = true;
-    const int err = c->ops->start(c->ep, &i->message);
-    return !err && i->shown && !i->part.receives ? start_receipt(c, i, true) : err;
 }
 
 int rondo__hook_copy_start(struct rondo__hook_copy *c, struct rondo_transfer *transfer)
@@ -198,13 +188,12 @@ int rondo__hook_copy_start(struct rondo__hook_copy *c, struct rondo_transfer *tr
         i->shown = part->bytes > c->ops->eager;
         if (i->shown)
             i->number = part->receives ? pair->expected++ : pair->sent++;
-        if (c->rate > 0.0 && !part->receives) {
-            carry(c);
-            i->left = (double)part->bytes / c->rate;
-            i->goes = i->left > 0.0 ? 0.0 : c->carried + c->latency;
-        } else {
-            err = start_now(c, i);
-        }
+        if (c->links && !part->receives)
+            err = rondo__hook_link_send(c->links[c->rank], part->peer, part->bytes);
+        if (!err)
+            err = c->ops->start(c->ep, &i->message);
+        if (!err && i->shown && !part->receives)
+            err = start_receipt(c, i, true);
     }
     return err;
 }
@@ -214,15 +203,20 @@ int rondo__hook_copy_start(struct rondo__hook_copy *c, struct rondo_transfer *tr
 /* Whether what is here would be here over a slow link. */
 static bool has_come(struct rondo__hook_copy *c, struct item *i)
 {
-    const double now = c->rate > 0.0 && i->part.receives ? rondo__now() : 0.0;
-    if (now == 0.0)
+    if (!c->links || !i->part.receives)
         return true;
+    for (struct item *k = c->under_way.next; k != i && i->comes == 0.0; k = k->next)
+        if (k->part.receives && k->part.peer == i->part.peer && !k->taken && k->comes == 0.0)
+            return false;
     if (i->comes == 0.0) {
+        const double through = rondo__hook_link_through(c->links[i->part.peer], c->rank, &i->rest);
+        if (through == 0.0)
+            return false;
         const double in = c->way_in + (double)i->part.bytes / c->rate;
-        c->way_in = in > now ? in : now;
-        i->comes = c->way_in;
+        c->way_in = in > through ? in : through;
+        i->comes = c->way_in + c->latency;
     }
-    return i->comes <= now;
+    return i->comes <= rondo__now();
 }
 
 /* After its message has come, or has gone. */
@@ -253,16 +247,12 @@ static int settled(struct item *i)
 /* 1: done, 0: not yet, or a code. */
 static int look(struct rondo__hook_copy *c, struct item *i, int *peer)
 {
-    if (!i->started) {
-        int err = i->left <= 0.0 && i->goes <= c->carried ? start_now(c, i) : 0;
-        if (err || !i->started)
-            return err;
-    }
     if (!i->taken) {
         /* Receipts go in the order of their messages. */
         if (i->part.receives && i->shown && i->number != c->pair[i->part.peer].receipts)
             return 0;
-        int found = i->comes > 0.0 ? 1 : c->ops->test(c->ep, &i->message, peer);
+        int found = i->here ? 1 : c->ops->test(c->ep, &i->message, peer);
+        i->here = found == 1;
         if (found == 1 && !has_come(c, i))
             return 0;
         int err = found == 1 ? taken(c, i) : found;
@@ -278,7 +268,6 @@ static int look(struct rondo__hook_copy *c, struct item *i, int *peer)
 
 int rondo__hook_copy_progress(struct rondo__hook_copy *c, int *peer)
 {
-    carry(c);   /* once for all, so that messages to one rank start in their order */
     for (struct item *i = c->under_way.next; i != &c->under_way; i = i->next) {
         int found = i->done ? 1 : look(c, i, peer);
         if (found < 0)
@@ -313,8 +302,8 @@ static int wait_a_little(struct rondo__hook_copy *c, struct item *i, double seco
             i = k;
             break;
         }
-    if (!i->started || (!i->taken && i->comes > 0.0)) {
-        const double left = i->left > 0.0 ? i->left : (i->started ? i->comes : i->goes) - rondo__now(), rest = left < seconds ? left : seconds;
+    if (i->here && !i->taken) {
+        const double left = i->comes > 0.0 ? i->comes - rondo__now() : i->rest, rest = left < seconds ? left : seconds;
         const struct timespec t = { 0, rest > 0.0 ? (long)(rest * 1e9) : 0 };
         nanosleep(&t, NULL);
         return RONDO_ETIMEDOUT;   /* it is looked at again */
@@ -322,6 +311,7 @@ static int wait_a_little(struct rondo__hook_copy *c, struct item *i, double seco
     int err = i->taken ? c->ops->finish(c->receipts, &i->receipt, seconds, peer) : c->ops->finish(c->ep, &i->message, seconds, peer);
     if (err)
         return err;
+    i->here = true;
     if (!i->taken && !has_come(c, i))
         return RONDO_ETIMEDOUT;
     return i->taken ? settled(i) : taken(c, i);

@@ -47,6 +47,18 @@ int rondo__hook_copy_test(struct rondo__hook_copy *copy, struct rondo_transfer *
 int rondo__hook_copy_progress(struct rondo__hook_copy *copy, int *peer);
 void rondo__hook_copy_quiesce(struct rondo__hook_copy *copy, double seconds);
 
+/* ---- link.c: a rank's way out in the mode `slow`; all ranks of a context hold it until they leave ---- */
+struct rondo__hook_link;
+
+int rondo__hook_link_new(struct rondo__hook_link **out, int ranks, double rate);   /* held by its rank only */
+void rondo__hook_link_hold(struct rondo__hook_link *link);                         /* by all of them, who are told of it */
+void rondo__hook_link_leave(struct rondo__hook_link *link);                        /* the last one frees it */
+/* A message sets out. */
+int rondo__hook_link_send(struct rondo__hook_link *link, int to, size_t bytes);
+/* When the oldest message to this rank was through the way out, which is then forgotten; 0: it is not yet, and *wait is how many seconds it
+ * takes at least. */
+double rondo__hook_link_through(struct rondo__hook_link *link, int to, double *wait);
+
 /* ---- plane.c: the mode `plane`; with RONDO_EPEER and RONDO_ETIMEDOUT there is no sentence yet ---- */
 struct rondo__hook_plane;
 
