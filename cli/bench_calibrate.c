@@ -309,6 +309,8 @@ static json_t *describe(const struct found *f, const struct run *run)
         json_array_append_new(rates, json_pack("[If]", (json_int_t)calibrate_dims[i], f->rate[i]));
     if (f->slowest < 1.0)
         json_object_set_new(h, "core_slowest", number(f->slowest));
+    if (f->slice > 0.0)
+        json_object_set_new(h, "core_slice", number(f->slice));
     json_object_set_new(h, "attention_rates", rates);
     json_object_set_new(h, "in_place", json_boolean(threads));
     json_object_set_new(h, "node_ranks", json_integer(hosts ? 1 : cores));   /* one rank was on each host */

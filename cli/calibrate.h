@@ -15,6 +15,7 @@ struct found {
     double rate[CALIBRATE_DIMS], edge;
     double delta[2];                    /* FLOP/s of the delta rule, and of its gradients */
     double together, slowest;           /* of cores that all compute: what they do, and the slowest of them, in parts of what one does by itself */
+    double slice;                       /* seconds that one keeps a core while another one waits for it; 0: not known */
     double bandwidth, latency, burst, inward;
     double join;                        /* bytes/s at which rank 0 joins nodes */
     int64_t hosts, machines;            /* that the ranks are on, by their names and by the systems that they run */
@@ -32,6 +33,9 @@ struct attention {
 };
 int attention_open(struct attention *a, rondo_context *ctx, const rondo_attention_desc *d);
 void attention_close(struct attention *a);
+
+/* By one process: seconds that a thread keeps a core while another one waits for it; 0: it cannot be known here. */
+double calibrate_slice(void);
 
 extern const int64_t calibrate_dims[CALIBRATE_DIMS];   /* of heads, each with a rate */
 

@@ -401,6 +401,7 @@ int calibrate_computing(struct found *f, rondo_context *world)
     if (!code && rondo_context_rank(world) == 0) {
         nanosleep(&moment, NULL);
         code = find_alone(f, info.isa);
+        f->slice = calibrate_slice();
     }
     code = code ? code : rondo_barrier(world);
     code = code ? code : find_idle(f, world, thread_cpu() - cpu, now() - begin);

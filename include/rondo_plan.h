@@ -142,10 +142,11 @@ typedef struct rondo_hardware {
     double core_slowest;                /* part of its speed by itself that is left to a rank on the slowest core while all compute; 0: 1 */
     double join_bandwidth;              /* at which partial results are joined: their bytes, and twice those of results; 0: memory_bandwidth */
     double delta_flops, delta_backward_flops;   /* that the delta rule and its gradients reach, in a schedule's FLOPs; 0: as attention */
+    double core_slice;                  /* seconds that a rank keeps a core while others wait for one; 0: they share evenly at every moment */
 } rondo_hardware;
 #define RONDO_HARDWARE_INIT                                                                                                                \
     { sizeof(rondo_hardware), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, NULL, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, \
-      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0, 0.0, 0.0, 0.0 }
+      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0 }
 /* Hardware known by name: that of an index from 0, NULL behind the last; and what is known of it. */
 RONDO_API const char *rondo_hardware_name(int index);
 RONDO_API int rondo_hardware_find(const char *name, rondo_hardware *hardware) RONDO_MUST_CHECK;

@@ -13,7 +13,7 @@
 #include "t/memory.h"
 #include "t/tap.h"
 
-static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
+static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0 };
 
 static bool near(double got, double want)
 {
@@ -87,7 +87,7 @@ static void by_hand(void)
     rondo__sim_free(&sim);
 
     /* 2 nodes of 2 ranks, which share a link: ranks 1 and 3 pass to the other node, 0 and 2 within theirs: 20 bytes at 10 against 100 */
-    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
+    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0 };
     ring(&sim, 4, 0.0, 20.0);
     is_time(run_with(&sim, &nodes), 3 * 2.5, "the slow links set the pace");
     rondo__sim_free(&sim);
@@ -98,7 +98,7 @@ static void by_hand(void)
     }
     is_time(run_with(&sim, &nodes), 0.5 + 2 + 2, "two ranks of a node share its link");
     ok(near(end_of(&sim, 0), 4.5) && near(end_of(&sim, 1), 4.5), "and each has half of it");
-    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0 };
+    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0 };
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
     struct rondo__sim_links bucket = nodes;
     bucket.burst = 20.0, bucket.inward = 100.0;
@@ -186,8 +186,34 @@ static void crowds(void)
     l.core_ranks = 3, l.cores = 1.5, l.slowest = 0.6;   /* three at 1/2 until 4; two at 0.6 until 4 + 1 / 0.6; the last, 4 left, as alone */
     is_time(run_with(&sim, &l), 4.0 + 1.0 / 0.6 + 4.0, "cores that are slower while all are busy");
     ok(near(end_of(&sim, 0), 4.0) && near(end_of(&sim, 1), 4.0 + 1.0 / 0.6), "and the first two of them");
+    /* turns of 1 on two cores: the first two until 1, the third and the first, which is through then, until 2, the second and the third */
+    l = alone;
+    l.core_ranks = 3, l.cores = 2.0, l.slice = 1.0;
+    is_time(run_with(&sim, &l), 8.0, "three ranks on two cores, by turns");
+    ok(near(end_of(&sim, 0), 2.0) && near(end_of(&sim, 1), 4.0), "who is through gives its core to one who waits");
+    l.slice = 5.0;   /* the third from 2, when the first is through */
+    is_time(run_with(&sim, &l), 9.0, "and by longer turns");
+    ok(near(end_of(&sim, 0), 2.0) && near(end_of(&sim, 1), 3.0), "the first two have them to the end");
     l = alone;
     is_time(run_with(&sim, &l), 7.0, "as where nothing is said of cores");
+    rondo__sim_free(&sim);
+
+    /* one core, turns of 2: the second's message, ready at 0, does not set out before it has the core, at 2; 1 + 0.5 later the first has it */
+    rondo__sim_rank(&sim);
+    rondo__sim_stream(&sim, 6.0, true);
+    rondo__sim_transfer(&sim, false);
+    rondo__sim_part(&sim, 1, true, 10.0);
+    rondo__sim_rank(&sim);
+    rondo__sim_transfer(&sim, false);
+    rondo__sim_part(&sim, 0, false, 10.0);
+    rondo__sim_stream(&sim, 1.0, true);
+    l.core_ranks = 2, l.cores = 1.0;
+    is_time(run_with(&sim, &l), 7.0, "one core, shared evenly");
+    const double sent = end_of(&sim, 2);
+    l.slice = 2.0;
+    is_time(run_with(&sim, &l), 7.5, "one core, by turns");
+    ok(near(sent, 1.5) && near(end_of(&sim, 2), 3.5), "who waits for a core begins no transfer");
+    l = alone;
     rondo__sim_free(&sim);
 
     /* 10 bytes at 10, behind a latency of 0.5; a byte is 0.2 s of work: the sender's computation of 4 takes 2 more, which the receiver, which

@@ -87,7 +87,7 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
         { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
         { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
         { "join_bandwidth", h->join_bandwidth, true }, { "delta_flops", h->delta_flops, false },
-        { "delta_backward_flops", h->delta_backward_flops, false },
+        { "delta_backward_flops", h->delta_backward_flops, false }, { "core_slice", h->core_slice, false },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
@@ -95,6 +95,8 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
                                fields[i].positive ? "above 0, or is missing" : "from 0 on");
     if (h->core_slowest > 1.0)
         return rondo__fail(RONDO_EINVAL, "hardware: core_slowest is %g; it takes a part, 0 to 1", h->core_slowest);
+    if (h->core_slice > 0.0 && !(h->core_slice >= 1e-5 && h->core_slice <= 10.0))
+        return rondo__fail(RONDO_EINVAL, "hardware: core_slice is %g; it takes 0.00001 to 10 seconds, or 0: ranks share cores evenly", h->core_slice);
     if (h->attention_edge > 1.0)
         return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
     for (int i = 0; i < RATES && h->attention_dims[i]; i++)
@@ -157,7 +159,8 @@ uint64_t rondo__hardware_hash(const rondo_hardware *h)
     const double reals[] = { h->peak_flops, h->gemm_flops, h->attention_flops, h->memory_bandwidth, h->link_bandwidth, h->link_latency,
                              h->all_to_all_bandwidth, h->all_to_all_latency, h->overhead, h->memory_bytes, h->local_bandwidth, h->local_latency,
                              h->operation_latency, h->skew, h->cores, h->link_burst, h->link_inward, h->link_work, h->local_work,
-                             h->attention_edge, h->core_slowest, h->join_bandwidth, h->delta_flops, h->delta_backward_flops };
+                             h->attention_edge, h->core_slowest, h->join_bandwidth, h->delta_flops, h->delta_backward_flops,
+                             h->core_slice };
     const int64_t numbers[] = { h->node_ranks, h->node_links, h->core_ranks, h->in_place };
     uint64_t hash = 0x68617264u, bits;
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {

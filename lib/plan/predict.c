@@ -49,7 +49,8 @@ struct rondo__sim_links rondo__sim_links_of(const rondo_hardware *h, int64_t tp)
     return (struct rondo__sim_links){ (int32_t)here, whole, h->link_bandwidth * share, h->link_latency, h->all_to_all_bandwidth * share,
                                       h->all_to_all_latency, h->local_bandwidth, h->local_latency,
                                       sharing > tp ? h->cores / (double)tp : h->cores / (double)sharing, h->link_work, h->local_work,
-                                      (int32_t)(sharing > tp ? sharing / tp : 1), h->link_burst, h->link_inward, h->core_slowest };
+                                      (int32_t)(sharing > tp ? sharing / tp : 1), h->link_burst, h->link_inward, h->core_slice,
+                                      h->core_slowest };
 }
 
 /* How much longer ranks take that share cores and all compute. */

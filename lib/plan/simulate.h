@@ -4,7 +4,7 @@
  * operations are made from schedules that really run (sim_schedule.c), or as a paper prints them (sim_paper.c); predict.c asks for the times.
  *
  * Rules. A rank's computations and copies happen one after the other, in the order of its list. Each operation begins when what it waits for
- * is over. Ranks of a node that compute at the same time share its cores evenly where these are fewer. What it takes a processor to send or
+ * is over. Ranks of a node that compute at the same time share its cores where these are fewer, evenly or by turns (sim_cores.c). What it takes a processor to send or
  * receive a message is done within the computation that goes on there, which then takes longer, or else before the next one. A transfer
  * begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is computed beside them,
  * is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the sender's way out and
@@ -29,15 +29,22 @@ struct rondo__sim_links {
     int32_t core_ranks;                 /* that share these cores */
     double burst;                       /* bytes that a link to others, after a rest, takes at once */
     double inward;                      /* bytes/s that come in by a link from others; 0: its bandwidth */
+    double slice;                       /* seconds for which a rank keeps a core while others wait for one; 0: they share evenly at every moment */
     double slowest;                     /* speed of the slowest core while all are busy; 0: 1 */
 };
+
+static inline double rondo__whole_cores(double cores)
+{
+    const double whole = cores < 1e9 ? (double)(int64_t)cores : cores;
+    return whole < cores ? whole + 1.0 : whole;
+}
 
 /* How fast the slowest of `busy` ranks goes on that share these cores. One has the speed 1. As more compute, clocks and caches give less to
  * each, and somebody else may be on a core, so that it falls, in proportion, to `slowest` where all cores are busy; what ranks share out
  * among them never is more than all cores do. */
 static inline double rondo__core_speed(double cores, double slowest, double busy)
 {
-    const double whole = cores < 1e9 ? (double)(int64_t)cores : cores, most = whole < cores ? whole + 1.0 : whole;
+    const double most = rondo__whole_cores(cores);
     const double full = busy < most ? busy : most;
     const double speed = most > 1.0 && slowest > 0.0 ? 1.0 - (1.0 - slowest) * (full - 1.0) / (most - 1.0) : 1.0;
     return busy > 1.0 && cores / busy < speed ? cores / busy : speed;
