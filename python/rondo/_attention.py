@@ -42,7 +42,7 @@ def compute(arrays, *, out=None, lse=None, probs=None, ranks=1, threads=0, isa=N
 
 
 def _return(arrays, dout, out, lse, dlse, bias_gradient, ranks, threads, isa):
-    way = Way(arrays, dout, out, lse, dlse, bias_gradient)
+    way = Way(arrays, dout, out, lse, dlse, bias_gradient, whole("ranks", ranks, 1, 1024))
 
     def body(context, core, stop):
         dsinks = None if way.dsinks is None else (way.dsinks if context.rank == 0 else np.zeros_like(way.dsinks))

@@ -292,10 +292,22 @@ def recomputes(out, lse):
     return out is None
 
 
+def _over_sequences(each):
+    """The tree of rule 13 of rondo-numerics(7) over sequences that share a bias: [1, ...] of [B, ...]."""
+    step = 1
+    while step < len(each):
+        for s in range(0, len(each) - step, 2 * step):
+            with np.errstate(all="ignore"):
+                total = each[s] + each[s + step]
+            each[s] = np.where(total == total, total, np.float32(np.nan))   # the canonical one
+        step *= 2
+    return each[:1].copy()
+
+
 class Way:
     """The way back: Arrays' gradients and what they follow from, as rows. What shares a list of rows begins in the same ones."""
 
-    def __init__(self, arrays, dout, out, lse, dlse=None, bias_gradient=True):
+    def __init__(self, arrays, dout, out, lse, dlse=None, bias_gradient=True, ranks=1):
         a = arrays
         a.problem.gradients = 1
         skip = 0 if a.packed else 1
@@ -312,6 +324,9 @@ class Way:
         self.dq, = self._made(a, ("q",), a.q_first)
         self.dk, self.dv = self._made(a, ("k", "v"), a.k_first)
         bias_gradient = flag("bias_gradient", bias_gradient) and a.bias is not None
+        self.summed = bias_gradient and ranks > 1 and not a.packed and a.batch > 1 and not a.bias_batch
+        if self.summed:   # rows of one bias for all sequences are on one rank here and on another there: each has its own, and these are summed
+            a.bias, a.bias_batch = np.repeat(a.bias, a.batch, axis=0), True
         if bias_gradient and a.bias_batch and a.problem.bias_heads > 1 and a.bias.size:
             # rows of [B,H,Tq,Tk] and heads of it lie in each other, which is no shape of a result: [B,Tq,H,Tk]
             a.bias, a.bias_by_row = np.ascontiguousarray(a.bias.transpose(0, 2, 1, 3)), True
@@ -349,6 +364,8 @@ class Way:
 
     def results(self, like):
         """dq, dk, dv and, where there are a bias and sinks, their gradients."""
+        if self.summed:
+            self.dbias = _over_sequences(self.dbias)
         extra = [] if self.dbias is None else [np.ascontiguousarray(self.dbias.transpose(0, 2, 1, 3)) if self.bias_by_row else self.dbias]
         extra += [] if self.dsinks is None else [self.dsinks]
         if like.torch:

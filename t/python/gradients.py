@@ -60,6 +60,10 @@ ok(not bad, "2, 3 and 5 ranks, layouts: the bits of one rank" + "".join(" %s" % 
 bad = [way for way in (("all-gather", None), ("all-to-all", (2, 2)), ("all-to-all", (4, 1)), ("pass-kv", None), ("pass-q", None), ("mesh", (4, 1)))
        if not same(gradients(lq, lk, lv, ldout, ranks=4, algorithm=way[0], grid=way[1], **options), one)]
 ok(not bad, "4 ranks, with a bias for all heads, by each algorithm" + "".join(" %s" % (x,) for x in bad))
+three = inputs(3, 260, 300, H, G, D, V, seed=31)
+shares = dict(causal=True, lengths_k=[300, 141, 290], bias=numbers(32, 1, H, 260, 300))
+shared = [gradients(*three, numbers(33, 3, 260, H, V), ranks=n, algorithm=way, **shares) for n, way in ((1, None), (2, None), (3, "pass-q"), (4, "pass-kv"))]
+ok(all(same(x, shared[0]) for x in shared), "one bias for sequences of several lengths: the same bits on 1 to 4 ranks")
 starts_q, starts_k = [0, 300, 300, 640], [0, 310, 320, 700]
 packed = (lq[0], lk[0], lv[0])
 pout, plse = rondo.attention_varlen(*packed, starts_q, starts_k, causal=True, return_lse=True)
