@@ -502,6 +502,7 @@ void rondo_fiber_copy_wait(int latest)
 
 static char fault_text[128];
 static int fault_code;
+int (*rondo_fibers_fault)(const void *at);
 
 #if defined(__x86_64__) || defined(__aarch64__)
 static void fault_landing(void)
@@ -509,20 +510,9 @@ static void fault_landing(void)
     fail(fault_code, fault_text);
 }
 
-/* In a kernel: its thread goes on in fault_landing(), on an empty stack. Elsewhere: as if there were no handler. */
-static void on_fault(int number, siginfo_t *info, void *context)
+/* The kernel's thread goes on in fault_landing(), on an empty stack. */
+static int land(ucontext_t *u)
 {
-    ucontext_t *u = context;
-    if (!running || running == &host) {
-        signal(number, SIG_DFL);
-        return;
-    }
-    fault_code = ERROR_ILLEGAL_ADDRESS;
-    snprintf(fault_text, sizeof fault_text, "memory at %p is not there for it", info->si_addr);
-    if (info->si_code == SI_KERNEL || (number == SIGBUS && info->si_code == BUS_ADRALN)) {   /* x86 tells no address for it */
-        fault_code = ERROR_MISALIGNED;
-        snprintf(fault_text, sizeof fault_text, "an odd address, or one that cannot be");
-    }
 #ifdef WITH_ASAN
     __asan_unpoison_memory_region(running->stack, (size_t)(running->top - running->stack));
 #endif
@@ -533,13 +523,36 @@ static void on_fault(int number, siginfo_t *info, void *context)
     u->uc_mcontext.sp = (uintptr_t)running->top;
     u->uc_mcontext.pc = (uintptr_t)fault_landing;
 #endif
+    return 1;
+}
+#else
+static int land(ucontext_t *u)
+{
+    (void)u;
+    return 0;
+}
+#endif
+
+/* Memory that may be touched now, a kernel that fails, or as if there were no handler. */
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    if (number == SIGSEGV && info->si_code == SEGV_ACCERR && rondo_fibers_fault && rondo_fibers_fault(info->si_addr))
+        return;
+    fault_code = ERROR_ILLEGAL_ADDRESS;
+    snprintf(fault_text, sizeof fault_text, "memory at %p is not there for it", info->si_addr);
+    if (info->si_code == SI_KERNEL || (number == SIGBUS && info->si_code == BUS_ADRALN)) {   /* x86 tells no address for it */
+        fault_code = ERROR_MISALIGNED;
+        snprintf(fault_text, sizeof fault_text, "an odd address, or one that cannot be");
+    }
+    if (!running || running == &host || !land(context))
+        signal(number, SIG_DFL);
 }
 
 static _Alignas(64) char fault_stack[64 << 10];
 static struct sigaction old_segv, old_bus;
 static stack_t old_stack;
 
-static void watch(void)
+void rondo_fibers_watch(void)
 {
     struct sigaction action;
     const stack_t stack = { .ss_sp = fault_stack, .ss_size = sizeof fault_stack };
@@ -551,16 +564,12 @@ static void watch(void)
     sigaction(SIGBUS, &action, &old_bus);
 }
 
-static void unwatch(void)
+void rondo_fibers_unwatch(void)
 {
     sigaction(SIGSEGV, &old_segv, NULL);
     sigaction(SIGBUS, &old_bus, NULL);
     sigaltstack(&old_stack, NULL);
 }
-#else
-static void watch(void) { }
-static void unwatch(void) { }
-#endif
 
 /* ---- blocks ---- */
 
@@ -663,10 +672,10 @@ int rondo_fibers_run(const struct rondo_fiber_launch *l)
     rondo_fiber_now.blocks = l->blocks;
     rondo_fiber_now.shared = shared_end - (l->shared_bytes + 15) / 16 * 16;
     fake_check_launch(l);
-    watch();
+    rondo_fibers_watch();
     for (int block = 0; block < l->blocks && !failed; block++)
         run_block(order == DOWN ? l->blocks - 1 - block : block);
-    unwatch();
+    rondo_fibers_unwatch();
     return failed;
 }
 

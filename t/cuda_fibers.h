@@ -55,6 +55,10 @@ RONDO_FIBER_HIDDEN const char *rondo_fibers_text(void);
 RONDO_FIBER_HIDDEN int rondo_fibers_order(const char *text);
 RONDO_FIBER_HIDDEN uint64_t rondo_fibers_draw(uint64_t below);   /* of the same seed; 0 for "up", below - 1 for "down" */
 RONDO_FIBER_HIDDEN void rondo_fibers_free(void);
+/* Called where memory is touched that may not be, in a kernel or between watch and unwatch: 1 where it may be now. NULL: nobody. */
+extern int (*rondo_fibers_fault)(const void *at) RONDO_FIBER_HIDDEN;
+RONDO_FIBER_HIDDEN void rondo_fibers_watch(void);
+RONDO_FIBER_HIDDEN void rondo_fibers_unwatch(void);
 
 /* ---- the language ---- */
 

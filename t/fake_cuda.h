@@ -196,7 +196,6 @@ struct fake_op {
     enum fake_kind { FAKE_LAUNCH, FAKE_COPY, FAKE_FILL, FAKE_RECORD, FAKE_WAIT, FAKE_STEPS } kind;
     int fault;               /* it fails, with this code */
     int flip;                /* LAUNCH: the bit that is changed in what it wrote, and 1; 0: none */
-    int far;                 /* COPY: memory of another card takes part */
     char *to;                /* COPY; FILL: with `width` bytes each */
     const char *from;
     size_t to_pitch, from_pitch, width, height;
@@ -221,11 +220,13 @@ FAKE_HIDDEN bool fake_streams_begin(struct fake_context *context);
 FAKE_HIDDEN long long fake_streams_end(struct fake_context *context);   /* how many things it takes along */
 FAKE_HIDDEN long long fake_memory_end(struct fake_context *context);
 FAKE_HIDDEN long long fake_modules_end(struct fake_context *context);
-/* A card's memory may be touched, by this thread, between these; NULL: all cards'. It may stay open until the call of the API is over or lets
- * others have the lock: to open and to shut memory takes longer than what most operations do there. */
+/* A card's memory may be touched at its addresses, by this thread, between these; NULL: all cards'. It may stay open until the call of the API is
+ * over or lets others have the lock: to open and to shut memory takes longer than what most operations do there. */
 FAKE_HIDDEN void fake_gate_open(const struct fake_context *context);
 FAKE_HIDDEN void fake_gate_close(void);
 FAKE_HIDDEN void fake_gate_shut(void);
+/* Where the driver itself has what lies there in a card's memory, gate or not; of other memory, the same. */
+FAKE_HIDDEN void *fake_own(const void *at);
 /* All device memory of a context as it is, to be freed; false: no memory. Then a bit of the last 4 bytes that differ from that is changed. */
 FAKE_HIDDEN bool fake_keep(const struct fake_context *c, char **out);
 FAKE_HIDDEN void fake_flip(const struct fake_context *c, const char *kept, int bit);

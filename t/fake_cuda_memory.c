@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The fake driver's memory (fake_cuda.h). Device memory lies behind a gate: pages that may be touched only while the driver itself is at work,
- * by a protection key of the processor, which is a thread's own, or else by mprotect(2). A block ends where a page ends that nobody may ever
- * touch, as far as the alignment of 256 bytes allows; what that leaves around it is looked at when it is freed. New memory is full of NaNs.
+ * The fake driver's memory (fake_cuda.h). Device memory lies behind a gate: pages that may be touched only while a kernel runs, by a protection key
+ * of the processor, which is a thread's own, or else by mprotect(2) of the blocks that the kernel does touch, found by its faults: to open all
+ * of them takes a hundred times as long. Copies go by a second address of the same pages, which only this file knows. A block ends where a
+ * page ends that nobody may ever touch, as far as the alignment of 256 bytes allows; what that leaves around it is looked at when it is freed.
+ * New memory is full of NaNs.
  *
  * Copies are told from each other by their addresses, and behave as the real driver's: what comes from pageable memory is read in the call, what
  * goes there has arrived when the call returns, pinned memory is read and written when the stream comes to it.
  */
-#define _GNU_SOURCE   /* MAP_ANONYMOUS, pkey_alloc */
+#define _GNU_SOURCE   /* MAP_ANONYMOUS, memfd_create, pkey_alloc */
 #include "t/fake_cuda.h"
 #include "t/fake_check.h"
 
@@ -29,8 +31,9 @@
 struct block {
     char *at, *pages;
     size_t bytes, page_bytes;   /* pages: with the two around it that nobody may touch */
+    char *own;                  /* where the driver has the pages between these; of pinned memory, the same */
     struct fake_context *context;
-    int pinned;
+    int pinned, open;
 };
 static struct block *blocks;    /* by address */
 static size_t block_count, block_room;
@@ -52,16 +55,22 @@ static bool with_key(void)
     return key >= 0 && !fake_settings.mprotect_gate;
 }
 
+static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+static int protect(struct block *b, int open)
+{
+    b->open = open;
+    return mprotect(b->pages + page_size(), b->page_bytes - 2 * page_size(), open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
 static void set_gate(bool open)
 {
-    if (with_key()) {
+    if (with_key())
         pkey_set(key, open ? 0 : PKEY_DISABLE_ACCESS);
-        return;
-    }
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    for (size_t i = 0; i < block_count; i++)
-        if (!blocks[i].pinned && (!open_for || blocks[i].context == open_for))
-            mprotect(blocks[i].pages + page, blocks[i].page_bytes - 2 * page, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    else
+        for (size_t i = 0; i < block_count && !open; i++)
+            if (blocks[i].open)
+                protect(blocks + i, 0);
 }
 
 void fake_gate_shut(void)
@@ -90,6 +99,20 @@ void fake_gate_close(void)
 }
 
 /* ---- blocks ---- */
+
+static size_t before(const char *at);
+
+/* A kernel came to memory that is shut. */
+static int open_at(const void *at)
+{
+    const size_t i = before(at), last = i < block_count ? i : i - 1;
+    for (size_t k = i ? i - 1 : 0; open_count && !with_key() && block_count && k <= last; k++) {
+        struct block *b = blocks + k;
+        if ((uintptr_t)at - (uintptr_t)b->pages - page_size() < b->page_bytes - 2 * page_size())
+            return !b->pinned && !b->open && (!open_for || b->context == open_for) && !protect(b, 1);
+    }
+    return 0;
+}
 
 /* How many begin at or before `at`. */
 static size_t before(const char *at)
@@ -126,9 +149,38 @@ int fake_block_at(const void *at, size_t *into, size_t *bytes, int *pinned)
 }
 #endif
 
+/* The pages of a block between the two that nobody may touch, at both of their addresses. */
+static bool map_pages(struct block *b)
+{
+    char *const at = b->pages + page_size();
+    const size_t bytes = b->page_bytes - 2 * page_size();
+    b->own = at;
+    if (b->pinned)
+        return !mprotect(at, bytes, PROT_READ | PROT_WRITE);
+    const int file = memfd_create("card", MFD_CLOEXEC);
+    bool good = file >= 0 && !ftruncate(file, (off_t)bytes) && mmap(at, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, file, 0) != MAP_FAILED;
+    if (good) {
+        b->own = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+        good = b->own != MAP_FAILED && (!with_key() || !pkey_mprotect(at, bytes, PROT_READ | PROT_WRITE, key));
+        if (!good && b->own != MAP_FAILED)
+            munmap(b->own, bytes);
+    }
+    if (file >= 0)
+        close(file);
+    return good;
+}
+
+static char *own_of(const struct block *b, const void *at) { return b->own + ((uintptr_t)at - (uintptr_t)b->pages - page_size()); }
+
+void *fake_own(const void *at)
+{
+    const struct block *b = find(at);
+    return b ? own_of(b, at) : (void *)(uintptr_t)at;
+}
+
 static int new_block(struct fake_context *c, size_t bytes, int pinned, void **out)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    const size_t page = page_size(), used = (bytes + ALIGN - 1) / ALIGN * ALIGN;
     *out = NULL;
     if (!bytes)
         return CUDA_ERROR_INVALID_VALUE;
@@ -150,20 +202,16 @@ static int new_block(struct fake_context *c, size_t bytes, int pinned, void **ou
     if (b.pages == MAP_FAILED)
         return CUDA_ERROR_OUT_OF_MEMORY;
     b.at = b.pages + b.page_bytes - page - used;
-    const bool keyed = !pinned && with_key();
-    fake_gate_open(c);
-    if (keyed ? pkey_mprotect(b.pages + page, b.page_bytes - 2 * page, PROT_READ | PROT_WRITE, key)
-              : mprotect(b.pages + page, b.page_bytes - 2 * page, PROT_READ | PROT_WRITE)) {
-        fake_gate_close();
+    if (!map_pages(&b)) {
         munmap(b.pages, b.page_bytes);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    memset(b.pages + page, FILL, b.page_bytes - 2 * page);
+    memset(b.own, FILL, b.page_bytes - 2 * page);
+    rondo_fibers_fault = open_at;
     const size_t i = before(b.at);
     memmove(blocks + i + 1, blocks + i, (block_count - i) * sizeof b);
     blocks[i] = b;
     block_count++;
-    fake_gate_close();
     if (pinned) {
         fake_counts.pinned++;
     } else {
@@ -176,13 +224,12 @@ static int new_block(struct fake_context *c, size_t bytes, int pinned, void **ou
 
 static void look_around(const struct block *b)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const char *const low = b->pages + page, *const high = b->pages + b->page_bytes - page;
-    for (const char *at = low; at < high; at++) {
-        if (at == b->at)
+    const char *const low = own_of(b, b->at), *const end = b->own + b->page_bytes - 2 * page_size();
+    for (const char *at = b->own; at < end; at++) {
+        if (at == low)
             at += b->bytes;
-        if (at < high && (unsigned char)*at != FILL) {
-            fake_report("byte %lld of a block of %zu bytes was written", (long long)(at - b->at), b->bytes);
+        if (at < end && (unsigned char)*at != FILL) {
+            fake_report("byte %lld of a block of %zu bytes was written", (long long)(at - low), b->bytes);
             return;
         }
     }
@@ -190,15 +237,15 @@ static void look_around(const struct block *b)
 
 static void free_block(struct block *b)
 {
-    fake_gate_open(b->context);
     look_around(b);
-    fake_gate_close();
     if (b->pinned) {
         fake_counts.pinned--;
     } else {
         fake_counts.blocks--;
         b->context->bytes -= (b->bytes + ALIGN - 1) / ALIGN * ALIGN;
     }
+    if (!b->pinned)
+        munmap(b->own, b->page_bytes - 2 * page_size());
     munmap(b->pages, b->page_bytes);
     memmove(b, b + 1, (size_t)(blocks + block_count - (b + 1)) * sizeof *b);
     block_count--;
@@ -220,31 +267,28 @@ long long fake_memory_end(struct fake_context *c)
 bool fake_keep(const struct fake_context *c, char **out)
 {
     char *to = *out = malloc(c->bytes + 1);
-    fake_gate_open(c);
     for (size_t i = 0; i < block_count && to; i++)
         if (blocks[i].context == c && !blocks[i].pinned) {
-            memcpy(to, blocks[i].at, blocks[i].bytes);
+            memcpy(to, fake_own(blocks[i].at), blocks[i].bytes);
             to += blocks[i].bytes;
         }
-    fake_gate_close();
     return to != NULL;
 }
 
 void fake_flip(const struct fake_context *c, const char *kept, int bit)
 {
     unsigned char *last = NULL;
-    fake_gate_open(c);
     for (size_t i = 0; i < block_count; i++) {
         if (blocks[i].context != c || blocks[i].pinned)
             continue;
+        char *now = fake_own(blocks[i].at);
         for (size_t at = 0; at + 4 <= blocks[i].bytes; at += 4)
-            if (memcmp(kept + at, blocks[i].at + at, 4))
-                last = (unsigned char *)blocks[i].at + at;
+            if (memcmp(kept + at, now + at, 4))
+                last = (unsigned char *)now + at;
         kept += blocks[i].bytes;
     }
     if (last)
         last[bit / 8 % 4] ^= (unsigned char)(1u << bit % 8);
-    fake_gate_close();
 }
 
 /* ---- the API: memory ---- */
@@ -389,9 +433,7 @@ static int copy(struct fake_context *c, const struct rows *r, CUstream stream, i
     struct fake_op *op = fake_op_new(FAKE_COPY, staged ? r->width * r->height : 0);
     if (!op)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    const struct block *there = find(r->to), *here = find(r->from);
     op->fault = fault;
-    op->far = (there && there->context != c) || (here && here->context != c);
     op->to = r->to;
     op->to_pitch = r->to_pitch;
     op->from = r->from;

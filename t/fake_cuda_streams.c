@@ -126,6 +126,8 @@ void rondo_fake_cuda_gate(int open)
 static int perform(struct fake_context *c, const struct fake_op *op, bool *over)
 {
     int err = op->fault;
+    char *to;
+    const char *from;
     *over = true;
     if (err)
         return err;
@@ -134,23 +136,24 @@ static int perform(struct fake_context *c, const struct fake_op *op, bool *over)
         err = run_launch(c, op);
         break;
     case FAKE_COPY:
-        fake_gate_open(op->far ? NULL : c);
+        to = fake_own(op->to);
+        from = fake_own(op->from);
         for (size_t i = 0; i < op->height; i++)
-            memmove(op->to + i * op->to_pitch, op->from + i * op->from_pitch, op->width);
-        fake_gate_close();
+            memmove(to + i * op->to_pitch, from + i * op->from_pitch, op->width);
         break;
     case FAKE_FILL:
-        fake_gate_open(c);
+        to = fake_own(op->to);
         for (size_t i = 0; i < op->height; i++)
             if (op->width == 1)
-                op->to[i] = (char)op->value;
+                to[i] = (char)op->value;
             else
-                memcpy(op->to + i * op->width, &op->value, op->width);
-        fake_gate_close();
+                memcpy(to + i * op->width, &op->value, op->width);
         break;
     case FAKE_STEPS:
         stepping = c;
+        rondo_fibers_watch();
         *over = op->step(op->arg) != 0;
+        rondo_fibers_unwatch();
         break;
     case FAKE_RECORD:
     case FAKE_WAIT:
