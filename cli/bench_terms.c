@@ -59,13 +59,6 @@ static struct shape shape_of(const struct shape *plain, const struct variant *v)
     return s;
 }
 
-static double thread_cpu(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int execute(struct work *w, struct one *o, double *seconds, double *cpu)
 {
     const double begin = now(), cpu_begin = thread_cpu();

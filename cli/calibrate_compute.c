@@ -366,13 +366,6 @@ static int find_alone(struct found *f, const char *isa)
     return code;
 }
 
-static double thread_cpu(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* The others wait in a barrier, where after a moment they sleep. */
 static int find_idle(struct found *f, rondo_context *world, double cpu, double seconds)
 {

@@ -246,6 +246,7 @@ void hash_text(uint64_t hash, char text[17]);
 int report_print(json_t *report);                                     /* as JSON or as lines; frees it; 0 or an exit code */
 int output_check(void);                                               /* was stdout written? 0 or an exit code */
 double now(void);
+double thread_cpu(void);                /* seconds of processor that this thread has had */
 extern double program_began;            /* when the program was */
 
 extern const struct command command_attend, command_generate, command_score, command_tokenize, command_verify, command_bench,
