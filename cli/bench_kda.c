@@ -23,7 +23,7 @@ struct kda_case {
     int64_t sequences;
     int repeat;
     struct measurement m;
-    int ran;                           /* the way that did */
+    int ran, planned;                  /* the way that did, and, where that is the gradients', that of the plan, whose layout they have */
     struct pace pace;                  /* where the shape has hardware */
 };
 
@@ -150,6 +150,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (!code && rondo_context_rank(ctx) == 0) {
         w->m = m;
         w->ran = s->backward ? info.backward_way : info.way;
+        w->planned = info.way;
     }
     if (!code && s->hardware) {
         struct pace pace;
@@ -213,7 +214,7 @@ static int plain(struct bench *b, const struct shape *s, int way, int ranks)
             bench_judge(b, row, "the delta rule, D=128: part of what its instructions allow", mix, false, 0.90);
         if (s->hardware) {
             rondo_delta_desc d = describe(&w);
-            d.way = w.ran;
+            d.way = w.planned;
             code = bench_predict_delta(row, s->hardware, &d, s->backward, w.m.least, &w.pace, &run);
         }
         if (code)
