@@ -357,8 +357,9 @@ static void failures(void)
     case_free(&c);
 }
 
-/* In a process of its own, as a library is opened once. 0: refused as it should be; 2: there is a real one. */
-static int refused(const char *settings, const char *sentence)
+/* In a process of its own, as a library is opened, and looked at, once. 0: refused as it should be, then and again, and level strict computes, or,
+ * where there is no sentence, not refused; 2: there is a real library. */
+static int refused(const char *settings, int code, const char *sentence)
 {
     fflush(stdout);
     const pid_t child = fork();
@@ -372,8 +373,11 @@ static int refused(const char *settings, const char *sentence)
         if (card_attach())
             _exit(4);
         make(&c, &s, true);
-        const int err = compute(&c, RONDO_FAST, false);
-        _exit(err == RONDO_ENOTSUP && strstr(rondo_error_text(), sentence) ? 0 : 1);
+        int err = compute(&c, RONDO_FAST, false), good = err == code && (!sentence || strstr(rondo_error_text(), sentence));
+        const long long runs = settings ? dnn_count("runs") : 0;
+        err = compute(&c, RONDO_FAST, false);
+        good &= err == code && (!sentence || (strstr(rondo_error_text(), sentence) && (!settings || dnn_count("runs") == runs)));
+        _exit(good && !compute(&c, RONDO_STRICT, false) ? 0 : 1);
     }
     int status = 0;
     return child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status) ? -1 : WEXITSTATUS(status);
@@ -384,12 +388,19 @@ int main(void)
     const char *why = card_open();
     if (why)
         return skip_all("%s", why);
-    const int without = refused(NULL, "use level strict");
+    const int without = refused(NULL, RONDO_ENOTSUP, "use level strict");
     if (without == 2)
         skip(1, "there is a cuDNN on this machine");
     else
         is_int(without, 0, "attention of level fast is refused where there is no cuDNN");
-    is_int(refused("version=91001", "91001"), 0, "and where it is too old");
+    is_int(refused("version=91001", RONDO_ENOTSUP, "91001"), 0, "and where it is too old");
+    is_int(refused("out=6", RONDO_EDEVICE, "causal attention in BF16 wrongly on graphics card 0 (Fake card 0), and is not used: a number of row 0, head 0"), 0,
+           "and where results are beyond their bound");
+    is_int(refused("out=9", RONDO_EDEVICE, "full attention in F16 wrongly"), 0, "that of F16 is a narrower one");
+    is_int(refused("out=13", 0, NULL), 0, "results within it are not refused");
+    is_int(refused("stats=10", RONDO_EDEVICE, "log-sum-exp of row 0"), 0, "sums beyond their bound are");
+    is_int(refused("stats=14", 0, NULL), 0, "sums within it are not");
+    is_int(refused("late", RONDO_EDEVICE, "log-sum-exp of row"), 0, "nor is a library used whose rows see a key too many");
     why = dnn_open();
     if (why)
         return skip_all("%s", why);
@@ -397,6 +408,14 @@ int main(void)
         printf("Bail out! %s\n", rondo_error_text());
         return 1;
     }
+    struct test_case first;
+    const struct shape s = plain();
+    make(&first, &s, true);
+    dnn_set("");
+    is_int(compute(&first, RONDO_FAST, false), 0, "the library is looked at first");
+    is_int(dnn_count("runs"), 3, "by two problems, once");
+    case_free(&first);
+    again();
     dnn_set("");
     bounds();
     others();

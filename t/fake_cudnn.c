@@ -10,6 +10,8 @@
  *   version=N  call=N[:STATUS]       the N-th call that can fail does
  *   none                             there is no way to do any graph
  *   second                           of two ways the first turns out to be none
+ *   out=N  stats=N                   each number of out is too large by 2^-N of it, each statistic by 2^-N
+ *   late                             a comparison of numbers of rows and columns lets each row see one more
  */
 #include "t/fake_cuda.h"
 
@@ -66,7 +68,8 @@ struct handle {
 
 static _Atomic long long calls, things, plans, runs;
 static long long version, failing, failing_status;
-static _Atomic bool settled, none, second;
+static _Atomic bool settled, none, second, late;
+static _Atomic float out_excess, stats_excess;
 
 FAKE_EXPORT int rondo_fake_cudnn_set(const char *settings);
 int rondo_fake_cudnn_set(const char *settings)
@@ -75,7 +78,8 @@ int rondo_fake_cudnn_set(const char *settings)
     int wrong = 0;
     version = 91900;
     failing = 0;
-    none = second = false;
+    none = second = late = false;
+    out_excess = stats_excess = 0.0f;
     calls = plans = runs = 0;
     snprintf(list, sizeof list, "%s", settings ? settings : getenv("RONDO_FAKE_CUDNN") ? getenv("RONDO_FAKE_CUDNN") : "");
     for (char *word = strtok_r(list, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
@@ -86,6 +90,12 @@ int rondo_fake_cudnn_set(const char *settings)
             second = true;
         else if (sscanf(word, "version=%lld", &a) == 1)
             version = a;
+        else if (!strcmp(word, "late"))
+            late = true;
+        else if (sscanf(word, "out=%lld", &a) == 1)
+            out_excess = ldexpf(1.0f, -(int)a);
+        else if (sscanf(word, "stats=%lld", &a) == 1)
+            stats_excess = ldexpf(1.0f, -(int)a);
         else if (sscanf(word, "call=%lld:%lld", &a, &b) >= 1)
             failing = a, failing_status = b;
         else
@@ -388,7 +398,7 @@ static float point(const struct job *j, const struct work *w, const int64_t at[4
     case 9: return x - b;
     case 13: return expf(x);
     case 15: return logf(x);
-    case 303: return x >= b ? 1.0f : 0.0f;
+    case 303: return x + (late ? 1.0f : 0.0f) >= b ? 1.0f : 0.0f;
     case 501: return (float)at[w->axis];
     default: return get(j->array + w->c, at) != 0.0f ? x : b;
     }
@@ -424,7 +434,9 @@ static int step(void *arg)
             for (int64_t r = 0; r < y->dims[2]; r++)
                 for (int64_t c = 0; c < y->dims[3]; c++) {
                     const int64_t at[4] = { 0, h, r, c };
-                    put(y, at, entry(j, j->work + i, at), i == j->works - 1 ? j->array : NULL);
+                    const bool last = i == j->works - 1;
+                    const float x = entry(j, j->work + i, at);
+                    put(y, at, last ? x + x * out_excess : y->own ? x : x + stats_excess, last ? j->array : NULL);
                 }
     }
     rondo_fake_cuda_gate(0);

@@ -3,7 +3,7 @@
  * What the host's files of backends/cuda share: the device object, calls of the driver with their sentences, memory that grows, lists that
  * a run uploads. device.c has streams, events and memory; program.c makes lists of a program; attention.c runs them; backward.c has their
  * gradients; layers.c has linear layers and what stands between them; blas.c their products at level fast; fast.c attention at that level,
- * by dnn.c and dnn_graph.c; gradient.c their gradients; probe.c looks at a card's bits; module.c the table.
+ * by dnn.c, dnn_check.c and dnn_graph.c; gradient.c their gradients; probe.c looks at a card's bits; module.c the table.
  */
 #ifndef RONDO_CUDA_CUDA_H
 #define RONDO_CUDA_CUDA_H

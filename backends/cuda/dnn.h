@@ -102,4 +102,7 @@ int rondo__cuda_dnn_find(struct rondo_device *dev, const struct rondo__dnn_shape
 int rondo__cuda_dnn_run(struct rondo_device *dev, cu_stream stream, const struct rondo__dnn_plan *way, const struct rondo__dnn_shape *shape,
                         const struct rondo__dnn_data *data);
 
+/* ---- dnn_check.c: 0, or RONDO_EDEVICE and a sentence where its results are beyond the bound; computes only when the process asks first ---- */
+int rondo__cuda_dnn_check(struct rondo_device *dev);
+
 #endif

@@ -210,6 +210,8 @@ int rondo__cuda_fast_program(struct rondo_device *dev, struct rondo_program *p)
     if (d->level != RONDO_FAST)
         return 0;
     int err = rondo__cuda_dnn_open(dev);
+    if (!err)
+        err = rondo__cuda_dnn_check(dev);
     if (err || !suits(d))
         return err;
     if (!rondo__cuda_list_add(&p->fast_jobs, d->job_count, sizeof(struct cuda_fast_job), &at) && d->job_count)
