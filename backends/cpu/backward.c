@@ -260,18 +260,38 @@ static void put_keys(const struct unit *u, const float *dk, const float *dv, con
 /* ---- scratch ---- */
 
 /* The smallest square that has all leaves. */
-static int32_t height_of(const struct unit *u)
+static int32_t height_of(const struct rondo_backward_task *tasks, int32_t count)
 {
-    const struct rondo_backward_task *t = u->t;
     int64_t last = 0;
     int32_t height = 0;
-    if (u->queries)
-        last = t->queries[u->queries - 1].leaf;
-    if (u->keys && t->keys[u->keys - 1].leaf > last)
-        last = t->keys[u->keys - 1].leaf;
+    for (const struct rondo_backward_task *t = tasks; t < tasks + count; t++) {
+        if (t->job->queries && t->queries[t->job->queries - 1].leaf > last)
+            last = t->queries[t->job->queries - 1].leaf;
+        if (t->job->keys && t->keys[t->job->keys - 1].leaf > last)
+            last = t->keys[t->job->keys - 1].leaf;
+    }
     for (; last; last >>= 1)
         height++;
     return height;
+}
+
+/* Heads' nodes are not added up. */
+static bool apart(const struct rondo_backward_task *t)
+{
+    return t->job->key_places >= 0 && !(t->job->what & RONDO_BACKWARD_HEADS);
+}
+
+/* Number `number` of the tasks is at work, before which there are so many leaves of keys. */
+static void set_task(struct unit *u, const struct rondo_backward_task *t, int32_t number, int32_t before)
+{
+    u->t = t;
+    u->keys = t->job->keys;
+    u->k_turned = u->all.k_turned + (size_t)before * (size_t)u->wide * (size_t)u->dim;
+    u->v_turned = u->all.v_turned + (size_t)before * (size_t)u->wide * (size_t)u->values;
+    u->k_panels = u->all.k_panels + (u->makes_q ? (size_t)before * (size_t)u->size * (size_t)u->dim_wide : 0);
+    u->k_finite = u->all.k_finite + before;
+    u->see_first = u->all.see + (size_t)number * 2 * (size_t)u->queries;
+    u->see_end = u->see_first + u->queries;
 }
 
 /* Of the group's heads so many nodes are on the stack at most. */
@@ -283,20 +303,26 @@ static int32_t head_depth(const struct unit *u)
     return depth;
 }
 
-static void lay_out(struct unit *u, struct taker *k)
+static void lay_out(struct unit *u, struct taker *k, const struct rondo_backward_task *tasks, int32_t count)
 {
+    int64_t all = 0;
+    u->keys = 0;
+    for (int32_t i = 0; i < count; i++) {
+        all += tasks[i].job->keys;
+        u->keys = tasks[i].job->keys > u->keys ? tasks[i].job->keys : u->keys;
+    }
     const int64_t size = u->size, wide = u->wide, q_rows = u->queries * size, k_rows = u->keys * size;
-    const int32_t depth = head_depth(u), height = height_of(u);
-    u->k_turned = take(k, u->keys * wide, u->dim, sizeof(float));
-    u->v_turned = take(k, u->keys * wide, u->values, sizeof(float));
-    u->k_panels = take(k, u->makes_q ? k_rows : 0, u->dim_wide, sizeof(float));
+    const int32_t depth = apart(tasks) ? 1 : head_depth(u), height = height_of(tasks, count);
+    u->all.k_turned = take(k, all * wide, u->dim, sizeof(float));
+    u->all.v_turned = take(k, all * wide, u->values, sizeof(float));
+    u->all.k_panels = take(k, u->makes_q ? all * size : 0, u->dim_wide, sizeof(float));
     u->q_panels = take(k, q_rows, u->dim_wide, sizeof(float));
     u->o_panels = take(k, q_rows, u->values_wide, sizeof(float));
     u->n = take(k, q_rows, 3, sizeof(float));
     u->live = take(k, q_rows, 1, 1);
     u->whole = take(k, u->queries, 2, 1);
-    u->k_finite = take(k, u->keys, 1, 1);
-    u->see_first = take(k, u->queries, 2, sizeof(int32_t));
+    u->all.k_finite = take(k, all, 1, 1);
+    u->all.see = take(k, u->queries, 2 * (int64_t)count, sizeof(int32_t));
     u->result.q = take(k, u->makes_q ? q_rows : 0, u->dim_wide, sizeof(float));
     u->result.full_q = take(k, u->queries, 1, 1);
     u->heads_k = take(k, u->makes_k ? k_rows * depth : 0, u->dim_wide, sizeof(float));
@@ -319,7 +345,6 @@ static void lay_out(struct unit *u, struct taker *k)
     u->c = u->n + q_rows;
     u->sum = u->c + q_rows;
     u->q_finite = u->whole + u->queries;
-    u->see_end = u->see_first + u->queries;
     u->g = u->weight + size * u->across;
 }
 
@@ -333,11 +358,11 @@ static struct unit unit_of(const struct rondo_backward_task *t)
 
 /* ---- the table ---- */
 
-static bool bytes(const struct rondo_backward_task *t, size_t *out)
+static bool bytes(const struct rondo_backward_task *tasks, int32_t count, size_t *out)
 {
-    struct unit u = unit_of(t);
+    struct unit u = unit_of(tasks);
     struct taker k = { NULL, 0, true };
-    lay_out(&u, &k);
+    lay_out(&u, &k, tasks, count);
     *out = k.bytes;
     return k.fits;
 }
@@ -366,54 +391,68 @@ static void find_seen(struct unit *u)
     }
 }
 
-static int run(const struct rondo_backward_task *t, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+/* The two heads on top of the stack become one. */
+static void add_heads(struct unit *u, int32_t depth)
 {
-    struct unit u = unit_of(t);
+    const size_t k_node = (size_t)u->size * (size_t)u->dim_wide, v_node = (size_t)u->size * (size_t)u->values_wide;
+    const size_t k_all = (size_t)u->keys * k_node, v_all = (size_t)u->keys * v_node;
+    uint8_t *full = u->heads_full + (size_t)(depth - 2) * (size_t)u->keys, *right = full + u->keys;
+    float *dk = u->heads_k + (size_t)(depth - 2) * k_all, *dv = u->heads_v + (size_t)(depth - 2) * v_all;
+    for (int32_t i = 0; i < u->keys; i++) {
+        uint8_t was = full[i];
+        if (full[i] != right[i]) {     /* a head without anything in it is 0, not left out: -0 + 0 */
+            memset((full[i] ? dk + k_all : dk) + (size_t)i * k_node, 0, k_node * sizeof *dk);
+            memset((full[i] ? dv + v_all : dv) + (size_t)i * v_node, 0, v_node * sizeof *dv);
+            was = full[i] = right[i] = 1;
+        }
+        join(dv + (size_t)i * v_node, &was, dv + v_all + (size_t)i * v_node, right + i, 1, v_node);
+        join(dk + (size_t)i * k_node, full + i, dk + k_all + (size_t)i * k_node, right + i, 1, k_node);
+    }
+}
+
+/* Queries are laid out once for all tasks. */
+static int run(const struct rondo_backward_task *tasks, int32_t count, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+{
+    struct unit u = unit_of(tasks);
     struct taker k = { scratch, 0, true };
-    const int32_t group = t->desc->heads / t->desc->kv_heads;
+    const int32_t group = tasks->desc->heads / tasks->desc->kv_heads, height = height_of(tasks, count);
+    const bool sums = u.makes_k && !apart(tasks);   /* of the group's heads; then there is one task */
     if (!(u.makes_q || u.makes_k))
         return 0;
-    lay_out(&u, &k);
+    lay_out(&u, &k, tasks, count);
     u.poll = poll;
     u.kv_head = kv_head;
-    lay_keys(&u);
-    find_seen(&u);
-    const size_t k_all = (size_t)u.keys * (size_t)u.size * (size_t)u.dim_wide, v_all = (size_t)u.keys * (size_t)u.size * (size_t)u.values_wide;
-    const size_t k_node = (size_t)u.size * (size_t)u.dim_wide, v_node = (size_t)u.size * (size_t)u.values_wide;
-    const bool apart = t->job->key_places >= 0 && !(t->job->what & RONDO_BACKWARD_HEADS);   /* heads' nodes are not added up */
+    for (int32_t i = 0, before = 0; i < count; before += tasks[i++].job->keys) {
+        set_task(&u, tasks + i, i, before);
+        lay_keys(&u);
+        find_seen(&u);
+    }
     int32_t stack[RONDO_BACKWARD_DEPTH], depth = 0;
     for (int32_t h = 0; h <= group && !u.err; h++) {
         for (; depth > 1 && (h == group || rondo__leaves_merge(stack[depth - 2], stack[depth - 1], h)); depth--) {
-            uint8_t *full = u.heads_full + (size_t)(depth - 2) * (size_t)u.keys, *right = full + u.keys;
-            float *dk = u.heads_k + (size_t)(depth - 2) * k_all, *dv = u.heads_v + (size_t)(depth - 2) * v_all;
-            for (int32_t i = 0; i < u.keys && u.makes_k && !apart; i++) {
-                uint8_t was = full[i];
-                if (full[i] != right[i]) {   /* a head without anything in it is 0, not left out: -0 + 0 */
-                    memset((full[i] ? dk + k_all : dk) + (size_t)i * k_node, 0, k_node * sizeof *dk);
-                    memset((full[i] ? dv + v_all : dv) + (size_t)i * v_node, 0, v_node * sizeof *dv);
-                    was = full[i] = right[i] = 1;
-                }
-                join(dv + (size_t)i * v_node, &was, dv + v_all + (size_t)i * v_node, right + i, 1, v_node);
-                join(dk + (size_t)i * k_node, full + i, dk + k_all + (size_t)i * k_node, right + i, 1, k_node);
-            }
+            add_heads(&u, depth);
             stack[depth - 2] = stack[depth - 1];
         }
         if (h == group)
             break;
         u.head = kv_head * group + h;
         lay_queries(&u);
-        u.result.k = u.heads_k + (size_t)depth * k_all;
-        u.result.v = u.heads_v + (size_t)depth * v_all;
-        u.result.full_k = memset(u.heads_full + (size_t)depth * (size_t)u.keys, 0, (size_t)u.keys);
-        memset(u.result.full_q, 0, (size_t)u.queries);
-        square(&u, height_of(&u), 0, 0, u.queries, 0, 0, u.keys, u.result);
-        if (u.makes_q && !u.err)
-            put_queries(&u);
-        if (u.makes_k && apart && !u.err)
-            store_keys(&u, u.head, t->desc->heads, u.result.k, u.result.v, u.result.full_k);
-        stack[depth++] = h;
+        for (int32_t i = 0, before = 0; i < count && !u.err; before += tasks[i++].job->keys) {
+            set_task(&u, tasks + i, i, before);
+            u.result.k = u.heads_k + (size_t)depth * (size_t)u.keys * (size_t)u.size * (size_t)u.dim_wide;
+            u.result.v = u.heads_v + (size_t)depth * (size_t)u.keys * (size_t)u.size * (size_t)u.values_wide;
+            u.result.full_k = memset(u.heads_full + (size_t)depth * (size_t)u.keys, 0, (size_t)u.keys);
+            memset(u.result.full_q, 0, (size_t)u.queries);
+            square(&u, height, 0, 0, u.queries, 0, 0, u.keys, u.result);
+            if (u.makes_q && !u.err)
+                put_queries(&u);
+            if (u.makes_k && !sums && !u.err)
+                store_keys(&u, u.head, u.t->desc->heads, u.result.k, u.result.v, u.result.full_k);
+        }
+        if (sums)
+            stack[depth++] = h;
     }
-    if (u.makes_k && !apart && !u.err)
+    if (sums && !u.err)
         put_keys(&u, u.heads_k, u.heads_v, u.heads_full);
     return u.err;
 }

@@ -10,6 +10,9 @@
 
 #include "backends/cpu/cpu.h"
 
+/* Leaves of keys that tasks which go together may have in any case. */
+#define LEAST_KEYS 16
+
 /* Tasks that share rows of dbias: in `alike` from `first` on. One item for each leaf of queries of the one that has most queries. */
 struct shared {
     int64_t first, items;
@@ -21,6 +24,8 @@ struct rondo_backward {
     struct rondo_backward_task *tasks;  /* [job_count]; where data lies is filled in by each run */
     struct rondo_backward_task *alike;  /* [job_count]: those of a run that have the bias's gradient, by the rows they share: */
     struct shared *shared;              /* [job_count] */
+    int64_t *starts;                    /* [job_count + 1]: of a run, where tasks begin that go together */
+    int64_t most_keys;                  /* leaves of keys of these, at most */
     size_t worker_bytes, join_bytes;    /* of one thread: in a run of jobs, of joins */
     size_t scratch;                     /* of all */
 };
@@ -54,17 +59,44 @@ static bool scratch_of(const struct rondo_device *dev, size_t *each, int64_t ite
     return true;
 }
 
-/* worker_bytes of the largest job; *most: items of the longest run, those of biases too. */
+/* Nodes of the same queries. */
+static bool go_together(const struct rondo_backward_task *a, const struct rondo_backward_task *b)
+{
+    const int32_t nodes = RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS;
+    bool same = a->job->sequence == b->job->sequence && a->job->what == nodes && b->job->what == nodes && a->job->queries == b->job->queries &&
+                a->job->query_places >= 0 && a->job->key_places >= 0 && b->job->query_places >= 0 && b->job->key_places >= 0;
+    for (int32_t i = 0; i < a->job->queries && same; i++) {
+        const struct rondo_backward_leaf *x = a->queries + i, *y = b->queries + i;
+        same = x->leaf == y->leaf && x->first == y->first && x->row == y->row && x->count == y->count && x->source == y->source;
+    }
+    return same;
+}
+
+/* How many tasks from one on go together. */
+static int32_t together(const struct rondo_backward *b, int64_t from, int64_t end)
+{
+    int64_t keys = b->tasks[from].job->keys, next = from + 1;
+    for (; next < end && next - from < INT16_MAX && go_together(b->tasks + from, b->tasks + next); next++)
+        if ((keys += b->tasks[next].job->keys) > b->most_keys)
+            break;
+    return (int32_t)(next - from);
+}
+
+/* worker_bytes of the largest jobs; *most: items of the longest run, those of biases too. */
 static bool measure(const struct rondo_device *dev, struct rondo_backward *b, int64_t *most)
 {
     const struct rondo_backward_desc *d = &b->desc;
     int64_t biases = 0, most_biases = 0, items;
+    b->most_keys = LEAST_KEYS;
+    for (int64_t i = 0; i < d->job_count; i++) {
+        set_task(b, i);
+        b->most_keys = 2 * (int64_t)d->jobs[i].keys > b->most_keys ? 2 * (int64_t)d->jobs[i].keys : b->most_keys;
+    }
     for (int64_t i = 0; i < d->job_count; i++) {
         const bool makes = d->jobs[i].what & (RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
         const bool bias = d->jobs[i].what & RONDO_BACKWARD_BIAS, left = i >= d->most_jobs && d->jobs[i - d->most_jobs].what & RONDO_BACKWARD_BIAS;
         size_t need = 0, more = 0;
-        set_task(b, i);
-        if ((makes && !dev->kernels.backward.bytes(b->tasks + i, &need)) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
+        if ((makes && !dev->kernels.backward.bytes(b->tasks + i, together(b, i, d->job_count), &need)) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
             return false;
         need = need > more ? need : more;
         b->worker_bytes = need > b->worker_bytes ? need : b->worker_bytes;
@@ -86,7 +118,8 @@ int rondo__cpu_backward_new(struct rondo_device *dev, struct rondo_backward **ou
     b->tasks = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->tasks);
     b->alike = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->alike);
     b->shared = rondo__alloc_zero((size_t)desc->job_count, sizeof *b->shared);
-    const bool fits = b->tasks && b->alike && b->shared;
+    b->starts = rondo__alloc_zero((size_t)desc->job_count + 1, sizeof *b->starts);
+    const bool fits = b->tasks && b->alike && b->shared && b->starts;
     int err = fits ? 0 : rondo__fail(RONDO_ENOMEM, "backward: no memory for %lld jobs", (long long)desc->job_count);
     if (desc->join_count)
         b->join_bytes = RONDO_BACKWARD_SCRATCH * ((size_t)desc->head_dim + (size_t)desc->value_dim) * sizeof(float);
@@ -109,6 +142,7 @@ void rondo__cpu_backward_free(struct rondo_device *dev, struct rondo_backward *b
         rondo__free(b->tasks);
         rondo__free(b->alike);
         rondo__free(b->shared);
+        rondo__free(b->starts);
     }
     rondo__free(b);
 }
@@ -127,7 +161,7 @@ struct loop {
     const struct rondo_backward_run *run;
     const struct rondo_poll *poll;
     char *scratch;
-    int64_t heads;                      /* items of jobs and KV heads; those of biases come behind them */
+    int64_t heads;                      /* items of jobs that go together and KV heads; those of biases come behind them */
 };
 
 static void bind(const struct rondo_backward *b, const struct rondo_backward_run *run, int64_t index)
@@ -187,7 +221,8 @@ static int one(void *arg, int64_t item, int worker)
     const struct rondo_poll *poll = worker ? NULL : l->poll;
     void *scratch = l->scratch + (size_t)worker * b->worker_bytes;
     if (item < l->heads) {
-        int err = l->kernels->backward.run(b->tasks + l->run->first + item / b->desc.kv_heads, (int32_t)(item % b->desc.kv_heads), scratch, poll);
+        const int64_t *start = b->starts + item / b->desc.kv_heads;
+        int err = l->kernels->backward.run(b->tasks + start[0], (int32_t)(start[1] - start[0]), (int32_t)(item % b->desc.kv_heads), scratch, poll);
         if (!err && l->poll && l->poll->work)
             atomic_fetch_add_explicit(&l->poll->work->done, 1, memory_order_relaxed);
         return err;
@@ -201,12 +236,17 @@ static int one(void *arg, int64_t item, int worker)
 int rondo__cpu_backward(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_backward *b,
                         const struct rondo_backward_run *run, const struct rondo_poll *poll)
 {
-    struct loop l = { .kernels = &dev->kernels, .b = b, .run = run, .poll = poll, .scratch = dev->scratch,
-                      .heads = run->count * b->desc.kv_heads };
-    int64_t bias_items;
+    struct loop l = { .kernels = &dev->kernels, .b = b, .run = run, .poll = poll, .scratch = dev->scratch };
+    const int64_t end = run->first + run->count;
+    const bool alone = rondo__cpu_workers(dev, run->count * b->desc.kv_heads) > b->desc.kv_heads;   /* so that each thread has something */
+    int64_t bias_items, starts = 0;
     (void)stream;
-    for (int64_t i = run->first; i < run->first + run->count; i++)
+    for (int64_t i = run->first; i < end; i++)
         bind(b, run, i);
+    for (int64_t i = run->first; i < end; i += alone ? 1 : together(b, i, end))
+        b->starts[starts++] = i;
+    b->starts[starts] = end;
+    l.heads = starts * b->desc.kv_heads;
     (void)find_shared(b, run, &bias_items);
     if (poll && poll->work)
         poll->work->total += (uint64_t)l.heads;

@@ -30,6 +30,11 @@ struct unit {
     float *n, *c, *sum;                /* [leaf][size]; n NAN: so is the row */
     uint8_t *live, *whole, *q_finite, *k_finite;   /* live [leaf][size]: the row takes part; whole: all of them do */
     int32_t *see_first, *see_end;      /* [leaf of queries]: what they see lies in these of the list of keys' leaves */
+    struct {
+        float *k_turned, *v_turned, *k_panels;
+        uint8_t *k_finite;
+        int32_t *see;
+    } all;                             /* these of all tasks that go together, of the first of them; those above are the one's at work */
     struct nodes result, wait[HEIGHTS];   /* wait[h]: of squares of 2^h leaves */
     float *heads_k, *heads_v;          /* stack of the group's nodes */
     uint8_t *heads_full;

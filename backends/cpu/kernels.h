@@ -43,10 +43,10 @@ struct rondo_cpu_attention {
 struct rondo_backward_task;    /* backward.h */
 
 struct rondo_cpu_backward {
-    bool (*bytes)(const struct rondo_backward_task *task, size_t *bytes);   /* scratch of one worker; false: too large */
-    /* What the job says, of one KV head and the query heads that read it. All three return poll's code, which is NULL on workers that are not
-     * the calling thread. */
-    int (*run)(const struct rondo_backward_task *task, int32_t kv_head, void *scratch, const struct rondo_poll *poll);
+    bool (*bytes)(const struct rondo_backward_task *tasks, int32_t count, size_t *bytes);   /* scratch of one worker; false: too large */
+    /* What some jobs of the same queries say (one, or such as make nodes of both sides), of one KV head and the query heads that read it. All three
+     * return poll's code, which is NULL on workers that are not the calling thread. */
+    int (*run)(const struct rondo_backward_task *tasks, int32_t count, int32_t kv_head, void *scratch, const struct rondo_poll *poll);
     /* Of `count` tasks that share rows of dbias those of one leaf of queries of number `longest` of them. */
     int (*bias)(const struct rondo_backward_task *tasks, int32_t count, int32_t longest, int32_t leaf, void *scratch,
                 const struct rondo_poll *poll);

@@ -362,10 +362,13 @@ static bool room_of(const struct rondo_backward_task *t, int32_t nodes, size_t f
     return rondo__mul(floats * (size_t)t->desc->leaf_size, (size_t)nodes * sizeof(float), &all) && rondo__add(all, sizeof(struct tile), out);
 }
 
-static bool bytes(const struct rondo_backward_task *t, size_t *out)
+static bool bytes(const struct rondo_backward_task *tasks, int32_t count, size_t *out)
 {
-    const struct rondo_backward_desc *d = t->desc;
-    return room_of(t, leaf_levels(t) + levels(d->heads / d->kv_heads - 1), (size_t)d->head_dim + (size_t)d->value_dim, out);
+    const struct rondo_backward_desc *d = tasks->desc;
+    int32_t most = 0;
+    for (int32_t i = 0; i < count; i++)
+        most = leaf_levels(tasks + i) > most ? leaf_levels(tasks + i) : most;
+    return room_of(tasks, most + levels(d->heads / d->kv_heads - 1), (size_t)d->head_dim + (size_t)d->value_dim, out);
 }
 
 static bool bias_bytes(const struct rondo_backward_task *t, size_t *out)
@@ -378,7 +381,7 @@ static struct work work_of(const struct rondo_backward_task *t, void *scratch)
     return (struct work){ .t = t, .tile = scratch, .stack = (float *)(void *)((char *)scratch + sizeof(struct tile)) };
 }
 
-static int run(const struct rondo_backward_task *t, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+static int run_one(const struct rondo_backward_task *t, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
 {
     const int32_t group = t->desc->heads / t->desc->kv_heads;
     struct work w = work_of(t, scratch);
@@ -392,6 +395,14 @@ static int run(const struct rondo_backward_task *t, int32_t kv_head, void *scrat
         key_leaf(&w, i, kv_head);
         err = poll ? poll->call(poll->arg) : 0;
     }
+    return err;
+}
+
+static int run(const struct rondo_backward_task *tasks, int32_t count, int32_t kv_head, void *scratch, const struct rondo_poll *poll)
+{
+    int err = 0;
+    for (int32_t i = 0; i < count && !err; i++)
+        err = run_one(tasks + i, kv_head, scratch, poll);
     return err;
 }
 
