@@ -60,6 +60,9 @@ struct result {
     int32_t grid[2];
     double max_error, bound, worst;        /* worst: the largest error as a part of its own bound */
     bool measured;
+    uint64_t messages, bytes;              /* that attention sent, counted by the transport on all ranks */
+    uint64_t planned_messages, planned_bytes;   /* the same as schedules say that nobody ran */
+    bool planned;                          /* there are such: the ranks are processors */
 };
 int problem_run(const struct problem *p, const struct setting *s, struct result *r, struct run *run);   /* a RONDO_ code */
 void result_compare(const struct problem *p, struct result *r);      /* with the reference */

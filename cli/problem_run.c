@@ -25,6 +25,9 @@ struct work {
     int64_t tokens[PROBLEM_SEQUENCES];     /* of the turn; all of them where there are no turns */
 };
 
+/* What a slot says besides, in `whole`. */
+enum { SENT_MESSAGES, SENT_BYTES, PLANNED_MESSAGES, PLANNED_BYTES, PLANNED };
+
 struct rank_rows {
     char *q, *k, *v, *out;
     float *lse, *probs;
@@ -87,8 +90,43 @@ static void give_terms(rondo_attention_io *io, const struct work *w, const int64
     io->seed = p->dropout > 0 ? p->seed : 0;
 }
 
+/* What this rank has sent so far, agreements apart; those of a plan's first execution are no part of it. */
+static int count_sent(const rondo_context *ctx, int64_t sign, struct slot *mine)
+{
+    rondo_comm_stats stats = RONDO_COMM_STATS_INIT;
+    const int code = rondo_comm_query(ctx, &stats);
+    for (int o = 0; o < RONDO_OP_COUNT && !code; o++)
+        if (o != RONDO_OP_AGREE) {
+            mine->whole[SENT_MESSAGES] += sign * (int64_t)stats.messages[o];
+            mine->whole[SENT_BYTES] += sign * (int64_t)stats.bytes[o];
+        }
+    return code;
+}
+
+/* What all ranks together should send for this descriptor, from schedules that are made without any of them. */
+static int count_planned(const rondo_context *ctx, const rondo_attention_desc *d, struct slot *mine)
+{
+    rondo_context_info info = RONDO_CONTEXT_INFO_INIT;
+    rondo_schedule_desc desc = RONDO_SCHEDULE_DESC_INIT;
+    rondo_schedule_info planned = RONDO_SCHEDULE_INFO_INIT;
+    rondo_schedule *s = NULL;
+    int code = rondo_context_query(ctx, &info);
+    mine->whole[PLANNED] = !code && !strcmp(info.device, "cpu");
+    if (code || !mine->whole[PLANNED] || rondo_context_rank(ctx))
+        return code;
+    desc.ranks = rondo_context_ranks(ctx);
+    desc.transport = info.transport;
+    code = rondo_schedule_create(&s, &desc, d);
+    if (!code)
+        code = rondo_schedule_query(s, &planned);
+    rondo_schedule_destroy(s);
+    mine->whole[PLANNED_MESSAGES] += (int64_t)planned.messages;
+    mine->whole[PLANNED_BYTES] += (int64_t)planned.bytes;
+    return code;
+}
+
 static int run_plan(rondo_context *ctx, struct work *w, rondo_attention *plan, const rondo_tensor *k, const rondo_tensor *v, const int64_t *kv_row,
-                    struct rank_rows *rows)
+                    struct rank_rows *rows, struct slot *mine)
 {
     const struct problem *p = w->p;
     const size_t size = rondo_type_size(p->type);
@@ -116,7 +154,11 @@ static int run_plan(rondo_context *ctx, struct work *w, rondo_attention *plan, c
         code = rondo_attention_take(plan, i, 0, &q, &io.q, -1);
     }
     if (!code)
+        code = count_sent(ctx, -1, mine);
+    if (!code)
         code = rondo_attention_execute(plan, &io, NULL);
+    if (!code)
+        code = count_sent(ctx, 1, mine);
     if (!code)
         code = collect_rows(ctx, plan, p->sequences, rows->out, (size_t)(p->heads * p->value_dim) * size, put_out, w);
     if (!code)
@@ -186,7 +228,7 @@ static int32_t *draw_owners(const struct problem *p, int ranks)
     return owners;
 }
 
-static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
+static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows, struct slot *mine)
 {
     const struct problem *p = w->p;
     rondo_attention *plan = NULL;
@@ -205,6 +247,8 @@ static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
     }
     if (!code)
         code = rondo_attention_create(&plan, ctx, &d);
+    if (!code)
+        code = count_planned(ctx, &d, mine);
     free(owners);
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     if (!code)
@@ -220,7 +264,7 @@ static int run_once(rondo_context *ctx, struct work *w, struct rank_rows *rows)
             code = rondo_attention_take(plan, i, 1, &all_v, &v, -1);
     }
     if (!code)
-        code = run_plan(ctx, w, plan, &k, &v, NULL, rows);
+        code = run_plan(ctx, w, plan, &k, &v, NULL, rows, mine);
     rondo_attention_destroy(plan);
     return code;
 }
@@ -249,7 +293,7 @@ static int take_turn(rondo_placement *placement, struct work *w, int rank, int64
     return code;
 }
 
-static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
+static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows, struct slot *mine)
 {
     const struct problem *p = w->p;
     const rondo_tensor k = part_of(p, rows->k, 0, p->k_rows, p->kv_heads, p->head_dim);
@@ -273,9 +317,11 @@ static int run_turns(rondo_context *ctx, struct work *w, struct rank_rows *rows)
             describe(&d, w, row);
             d.placement = placement;
             code = rondo_attention_create(&plan, ctx, &d);
+            if (!code)
+                code = count_planned(ctx, &d, mine);
         }
         if (!code)
-            code = run_plan(ctx, w, plan, &k, &v, p->k_first, rows);
+            code = run_plan(ctx, w, plan, &k, &v, p->k_first, rows, mine);
         rondo_attention_destroy(plan);
         for (int64_t s = 0; s < p->sequences; s++)
             w->offset[s] += w->tokens[s];
@@ -298,7 +344,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (!rows.q || !rows.k || !rows.v || !rows.out || !rows.lse || (p->probs && !rows.probs))
         code = body_fail(RONDO_ENOMEM, "not enough memory for the rows of a rank");
     if (!code)
-        code = p->turns ? run_turns(ctx, &w, &rows) : run_once(ctx, &w, &rows);
+        code = p->turns ? run_turns(ctx, &w, &rows, mine) : run_once(ctx, &w, &rows, mine);
     if (!code)
         slot_measure(mine, ctx);
     free(rows.q);
@@ -335,7 +381,15 @@ int problem_run(const struct problem *p, const struct setting *s, struct result 
     run->threads = s->threads;
     run->isa = s->isa;
     int code = ranks_run(run, body, &w);
+    for (int i = 0; i < run->ranks && !code; i++) {
+        r->messages += (uint64_t)run->slots[i].whole[SENT_MESSAGES];
+        r->bytes += (uint64_t)run->slots[i].whole[SENT_BYTES];
+    }
     if (!code) {
+        const int64_t *first = run->slots[0].whole;
+        r->planned = first[PLANNED] != 0;
+        r->planned_messages = (uint64_t)first[PLANNED_MESSAGES];
+        r->planned_bytes = (uint64_t)first[PLANNED_BYTES];
         const int64_t count = p->q_rows * p->heads * p->value_dim, shape[3] = { p->q_rows, p->heads, p->value_dim };
         for (int64_t i = 0; i < p->q_rows; i++)
             for (int64_t h = 0; h < p->heads; h++)

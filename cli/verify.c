@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * rondo verify: the proof that layout does not matter, run where the user is. One run on one rank is compared with an answer in
- * double precision; every other setting must then give the very same bits.
+ * double precision; every other setting must then give the very same bits, and send what its schedules say that nobody ran.
  */
 #include "cli/verify.h"
 
@@ -11,7 +11,7 @@
 static struct {
     bool quick, full;
     struct list ranks, turns;
-    int64_t tokens, heads, kv_heads, head_dim;
+    int64_t tokens, heads, kv_heads, head_dim, leaf;
     const char *model, *text;
 } options;
 
@@ -23,6 +23,7 @@ static const struct option own_options[] = {
     { "heads", 0, OPTION_INT, "H", "its query heads (default 8)", &options.heads, 1, 1024, NULL },
     { "kv-heads", 0, OPTION_INT, "G", "its KV heads (default 2, or H where 2 does not divide it)", &options.kv_heads, 1, 1024, NULL },
     { "head-dim", 0, OPTION_INT, "D", "its head size (default 64)", &options.head_dim, 1, 1024, NULL },
+    { "leaf", 0, OPTION_INT, "N", "its keys to a leaf, a power of two from 8 to 256 (default 128): ranks have whole leaves", &options.leaf, 8, 256, NULL },
     { "turns", 0, OPTION_CALL, "LIST", "more tokens turn by turn (after --tokens, if given), KV kept between them", &options.turns, 1, 65536, option_list },
     { "model", 'm', OPTION_TEXT, "DIR", "a real model's logits and generated tokens instead (with -f)", &options.model, 0, 0, NULL },
     { "file", 'f', OPTION_TEXT, "FILE", "the text that the model reads", &options.text, 0, 0, NULL },
@@ -69,6 +70,8 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
         result_compare(p, mine);
         *pass = *pass && mine->worst <= 1.0;
     }
+    const bool as_planned = !mine->planned || (mine->messages == mine->planned_messages && mine->bytes == mine->planned_bytes);
+    *pass = *pass && as_planned;
     json_t *c = json_object();
     json_object_set_new(c, "name", json_string(p->name));
     json_object_set_new(c, "ranks", json_integer(s->ranks));
@@ -82,6 +85,10 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
     report_hash(c, "hash", mine->hash);
     json_object_set_new(c, "max_error", mine->measured ? number(mine->max_error) : json_null());
     json_object_set_new(c, "bound", mine->measured ? number(mine->bound) : json_null());
+    json_object_set_new(c, "messages", json_integer((json_int_t)mine->messages));
+    json_object_set_new(c, "bytes", json_integer((json_int_t)mine->bytes));
+    json_object_set_new(c, "planned_messages", mine->planned ? json_integer((json_int_t)mine->planned_messages) : json_null());
+    json_object_set_new(c, "planned_bytes", mine->planned ? json_integer((json_int_t)mine->planned_bytes) : json_null());
     json_object_set_new(c, "pass", json_boolean(*pass));
     json_array_append_new(v->cases, c);
     if (*pass) {
@@ -90,7 +97,8 @@ int verify_case(struct verify *v, const struct problem *p, const struct setting 
         v->failed++;
         say("FAILED: %s on %d ranks, %s, %s, isa %s, %d threads: %s", p->name, s->ranks, rondo_layout_name(mine->layout),
             rondo_algorithm_name(mine->algorithm), run.used_isa, run.used_threads,
-            mine->measured && mine->worst > 1.0 ? "outside of the bound" : "other bits than one rank's");
+            !as_planned ? "other messages or bytes than planned"
+                        : mine->measured && mine->worst > 1.0 ? "outside of the bound" : "other bits than one rank's");
     }
     run_free(&run);
     return 0;
@@ -148,7 +156,7 @@ static void choose_isas(struct verify *v)
 
 static bool is_custom(void)
 {
-    return options.tokens || options.heads || options.kv_heads || options.head_dim || options.turns.at;
+    return options.tokens || options.leaf || options.heads || options.kv_heads || options.head_dim || options.turns.at;
 }
 
 static int custom(struct verify *v)
@@ -161,6 +169,7 @@ static int custom(struct verify *v)
     p.heads = options.heads ? options.heads : options.kv_heads > 8 ? options.kv_heads : 8;
     p.kv_heads = options.kv_heads ? options.kv_heads : p.heads % 2 ? p.heads : 2;
     p.head_dim = options.head_dim ? options.head_dim : 64;
+    p.leaf = (int)options.leaf;
     p.seed = 7;
     if (options.tokens && options.turns.at)
         p.turn[p.turns++][0] = options.tokens;
@@ -172,8 +181,11 @@ static int custom(struct verify *v)
         sum += p.turn[i][0];
     if (p.turns)
         snprintf(turns, sizeof turns, " in %lld turns", (long long)p.turns);
-    snprintf(p.name, sizeof p.name, "causal, %lld tokens%s, %lld/%lld heads of %lld, f32", (long long)sum, turns, (long long)p.heads,
-             (long long)p.kv_heads, (long long)p.head_dim);
+    char leaf[40] = "";
+    if (options.leaf)
+        snprintf(leaf, sizeof leaf, ", leaves of %lld", (long long)options.leaf);
+    snprintf(p.name, sizeof p.name, "causal, %lld tokens%s, %lld/%lld heads of %lld, f32%s", (long long)sum, turns, (long long)p.heads,
+             (long long)p.kv_heads, (long long)p.head_dim, leaf);
     return verify_custom(v, &p);
 }
 
@@ -186,7 +198,7 @@ static int report(struct verify *v, double begin)
     }
     say("\n%lld passed, %lld failed (%.1f s)", (long long)v->passed, (long long)v->failed, now() - begin);
     json_t *r = report_new();
-    report_numerics(r, 128);
+    report_numerics(r, options.leaf ? (int)options.leaf : 128);
     json_object_set_new(r, "device", json_string("cpu"));
     json_object_set_new(r, "transport", json_string(common.nccl ? common.mpi ? "nccl_mpi" : "nccl" : common.mpi ? "mpi" : "threads"));
     json_t *ranks = json_array(), *isas = json_array();
@@ -261,7 +273,9 @@ static int verify_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "with -m keys are kept by a layout of tokens, on ranks that are arranged as plans choose; leave out %s",
                     common.grid[0] ? "--grid" : "--layout document");
     if (options.model && is_custom())
-        return fail(EXIT_USAGE, "with -m the model gives the shape; leave out --tokens, --heads, --kv-heads, --head-dim and --turns");
+        return fail(EXIT_USAGE, "with -m the model gives the shape; leave out --tokens, --heads, --kv-heads, --head-dim, --leaf and --turns");
+    if (options.leaf & (options.leaf - 1))
+        return fail(EXIT_USAGE, "--leaf %lld: it must be a power of two from 8 to 256", (long long)options.leaf);
     const int turns_most = PROBLEM_TURNS - (options.tokens != 0);
     if (options.turns.count > turns_most)
         return fail(EXIT_USAGE, "--turns names %lld turns; at most %d are taken", (long long)options.turns.count, turns_most);

@@ -56,6 +56,29 @@ ok "every case has a hash, an error and a bound" sh -c "test \$(grep -c '\"hash\
 
 "$RONDO" verify --tokens 200 --heads 3 --kv-heads 1 --head-dim 20 --ranks 1,2,6 >"$scratch/out" 2>&1
 ok "a problem of one's own" test $? = 0
+# many ranks, each of which has a leaf: one hash, and messages and bytes as schedules have them that nobody ran
+many() {
+    ranks=$1
+    shift
+    "$RONDO" verify --quick --ranks "$ranks" --tokens $((8 * ranks)) --leaf 8 --heads 1 --head-dim 16 --layout zigzag --threads 1 --json "$@" \
+        >"$scratch/out" 2>"$scratch/err"
+    ok "$ranks ranks, threads of one process" test $? = 0
+    ok "one hash" test "$(sed -n 's/^      "hash": //p' "$scratch/out" | sort -u | wc -l)" = 1
+    for what in messages bytes; do
+        sed -n "s/^      \"$what\": //p" "$scratch/out" >"$scratch/got"
+        sed -n "s/^      \"planned_$what\": //p" "$scratch/out" >"$scratch/want"
+        compare "$what" "$scratch/want" "$scratch/got"
+    done
+}
+many 64
+ok "by most algorithms" test "$(grep '"algorithm"' "$scratch/out" | sort -u | wc -l)" -ge 5
+ok "which sent something" grep -q '^      "messages": [1-9]' "$scratch/out"
+if [ -n "$RONDO_TEST_LONG" ]; then
+    many 1024 --algorithm pass-kv   # three minutes of a core, 4.5 GB
+    ok "each to each other" grep -q '^      "messages": 1047552' "$scratch/out"
+else
+    skip 5 "RONDO_TEST_LONG is not set"
+fi
 "$RONDO" verify --turns 100,1,30,1,1 --heads 2 --head-dim 16 --ranks 3 --layout snake --algorithm pass-q --isa scalar --threads 1 \
     >"$scratch/out" 2>&1
 ok "turns, with everything chosen" test $? = 0
