@@ -26,8 +26,9 @@ const char *plan_hardware_name(const char *given);
  * code (plan_simulate.c). */
 int plan_simulate(rondo_schedule *s, const char *hardware, const char *transport, int ranks, json_t *report);
 
-/* Calls work(arg, i) once for each i from 0 to count - 1, some of them at the same time (plan_beside.c). tell: to the meter, too. */
-void plan_beside(int64_t count, bool tell, void (*work)(void *arg, int64_t index), void *arg);
+/* Calls work(arg, i) once for each i from `first` on, `count` of them, some at the same time (plan_beside.c). told: of so many in all the meter
+ * is told, of which those behind these are done; 0: of none. */
+void plan_beside(int64_t first, int64_t count, int64_t told, void (*work)(void *arg, int64_t index), void *arg);
 
 /* A prefill of Llama 3 405B on hosts of eight, as the paper runs it: milliseconds (plan_replay.c); and worlds that it did not have
  * (plan_beyond.c). Exit codes. */

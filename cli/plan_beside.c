@@ -13,10 +13,9 @@
 #define AT_MOST 8
 
 struct beside {
-    int64_t count;
+    int64_t first, count, told;
     void (*work)(void *arg, int64_t index);
     void *arg;
-    bool tell;
     atomic_llong next, done;
 };
 
@@ -24,17 +23,17 @@ static void *take(void *arg)
 {
     struct beside *b = arg;
     for (int64_t i; (i = atomic_fetch_add(&b->next, 1)) < b->count;) {
-        b->work(b->arg, i);
+        b->work(b->arg, b->first + i);
         const int64_t done = atomic_fetch_add(&b->done, 1) + 1;
-        if (b->tell)
-            progress_set((uint64_t)done, (uint64_t)b->count);
+        if (b->told)
+            progress_set((uint64_t)(b->told - b->first - b->count + done), (uint64_t)b->told);
     }
     return NULL;
 }
 
-void plan_beside(int64_t count, bool tell, void (*work)(void *arg, int64_t index), void *arg)
+void plan_beside(int64_t first, int64_t count, int64_t told, void (*work)(void *arg, int64_t index), void *arg)
 {
-    struct beside b = { .count = count, .work = work, .arg = arg, .tell = tell };
+    struct beside b = { .first = first, .count = count, .told = told, .work = work, .arg = arg };
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     pthread_t threads[AT_MOST];
     int others = 0;

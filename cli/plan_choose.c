@@ -71,7 +71,7 @@ static int predict_both(int64_t fresh, int64_t cached, const rondo_hardware *h, 
 {
     struct foreseen both[2] = { { .algorithm = RONDO_PASS_KV, .fresh = fresh, .cached = cached, .hardware = h },
                                 { .algorithm = RONDO_PASS_Q, .fresh = fresh, .cached = cached, .hardware = h } };
-    plan_beside(2, false, predict, both);
+    plan_beside(0, 2, 0, predict, both);
     *kv = both[0].seconds;
     *q = both[1].seconds;
     const int bad = both[0].code ? 0 : 1;
@@ -115,7 +115,7 @@ static int by_model(const rondo_hardware *h, json_t *report)
     int code = 0;
     for (size_t i = 0; i < sizeof of / sizeof *of; i++)
         of[i] = (struct foreseen){ .algorithm = candidates[i], .fresh = options.fresh, .cached = options.cached, .hardware = h };
-    plan_beside((int64_t)(sizeof of / sizeof *of), false, predict, of);
+    plan_beside(0, (int64_t)(sizeof of / sizeof *of), 0, predict, of);
     for (size_t i = 0; i < sizeof of / sizeof *of && !code; i++) {
         const char *name = rondo_algorithm_name(candidates[i]);
         const double seconds = of[i].seconds;

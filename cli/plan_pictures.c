@@ -19,21 +19,22 @@
 static int first_token(const struct plan_wish *wish, int64_t world, int64_t tokens, double *seconds)
 {
     struct plan_wish one = *wish;
-    struct plan_ways ways = { .count = 0 };
+    struct plan_ways ways = { .refused = 0 };
     one.world = world;
     one.tokens = tokens;
     one.brief = true;
     one.narrow = false;
+    one.generate = 0;
     int code = plan_ways_find(&one, &ways);
-    if (!code && !ways.count && wish->narrow) {
+    if (!code && !ways.list.count && wish->narrow) {
         plan_ways_free(&ways);
         one.narrow = true;
         code = plan_ways_find(&one, &ways);
     }
     *seconds = -1.0;
-    for (int64_t i = 0; i < ways.count; i++)
-        if (*seconds < 0.0 || ways.at[i].ttft < *seconds)
-            *seconds = ways.at[i].ttft;
+    for (int64_t i = 0; i < ways.list.count; i++)
+        if (*seconds < 0.0 || ways.list.at[i].ttft < *seconds)
+            *seconds = ways.list.at[i].ttft;
     plan_ways_free(&ways);
     return code;
 }
@@ -93,8 +94,8 @@ int plan_picture_memory(const struct plan_ways *ways, const struct plan_wish *wi
         snprintf(p->name[k], PICTURE_TEXT, "%s", names[k]);
     for (int i = 0; i < ways->division_count; i++) {
         const struct plan_way *w = &ways->division[i];
-        for (int64_t k = ways->count - 1; k >= 0; k--)
-            w = ways->at[k].tp == w->tp ? &ways->at[k] : w;
+        for (int64_t k = ways->list.count - 1; k >= 0; k--)
+            w = ways->list.at[k].tp == w->tp ? &ways->list.at[k] : w;
         snprintf(p->at[p->points], PICTURE_TEXT, "%lld x %lld", (long long)w->tp, (long long)w->cp);
         for (int k = 0; k < PLAN_HELD; k++)
             p->value[k][p->points] = (double)w->held[k] / 1e9;

@@ -89,18 +89,23 @@ static void put_reason(char *text, size_t bytes, const struct plan_way *best, co
                  names[most], when ? "decoding" : "the prefill", more);
 }
 
-static void report_way(json_t *to, const struct plan_way *w)
+static void report_kind(json_t *to, const struct plan_way *w)
 {
-    static const char *const names[PLAN_HELD] = { "weights", "kv_cache", "activations", "workspace" };
-    json_t *held = json_object();
-    for (int i = 0; i < PLAN_HELD; i++)
-        json_object_set_new(held, names[i], json_integer((json_int_t)w->held[i]));
     json_object_set_new(to, "tp", json_integer(w->tp));
     json_object_set_new(to, "cp", json_integer(w->cp));
     json_object_set_new(to, "layout", json_string(rondo_layout_name(w->layout)));
     json_object_set_new(to, "algorithm", json_string(rondo_algorithm_name(w->algorithm)));
     json_object_set_new(to, "chunk", json_integer(w->chunk));
     json_object_set_new(to, "kv_type", json_string(rondo_type_name(w->kv_type)));
+}
+
+static void report_way(json_t *to, const struct plan_way *w)
+{
+    static const char *const names[PLAN_HELD] = { "weights", "kv_cache", "activations", "workspace" };
+    json_t *held = json_object();
+    for (int i = 0; i < PLAN_HELD; i++)
+        json_object_set_new(held, names[i], json_integer((json_int_t)w->held[i]));
+    report_kind(to, w);
     json_object_set_new(to, "decode_algorithm", json_string(rondo_algorithm_name(w->decode_algorithm)));
     json_object_set_new(to, "memory_bytes_per_rank", json_integer((json_int_t)w->memory));
     json_object_set_new(to, "memory", held);
@@ -108,23 +113,52 @@ static void report_way(json_t *to, const struct plan_way *w)
     json_object_set_new(to, "tpot_seconds", number(w->tpot));
 }
 
+static double least_skipped(const struct plan_ways *ways)
+{
+    double least = ways->skipped.at[0].request;
+    for (int64_t i = 1; i < ways->skipped.count; i++)
+        least = ways->skipped.at[i].request < least ? ways->skipped.at[i].request : least;
+    return least;
+}
+
+/* What is known of ways that were not simulated. */
+static json_t *report_skipped(const struct plan_ways *ways)
+{
+    char reason[160];
+    json_t *list = json_array();
+    for (int64_t i = 0; i < ways->skipped.count; i++) {
+        const struct plan_way *w = &ways->skipped.at[i];
+        json_t *one = json_object();
+        report_kind(one, w);
+        json_object_set_new(one, "ttft_seconds_at_least", number(w->ttft));
+        json_object_set_new(one, "tpot_seconds_at_least", number(w->tpot));
+        snprintf(reason, sizeof reason, "not simulated: a request takes %.4g s at least, and of the best way %.4g s", w->request, ways->list.at[0].request);
+        json_object_set_new(one, "reason", json_string(reason));
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
 static int print_ways(const struct plan_ways *ways)
 {
-    const int64_t shown = options.list && options.list < ways->count ? options.list : ways->count;
+    const int64_t shown = options.list && options.list < ways->list.count ? options.list : ways->list.count;
     char reason[256], chunk[24];
     printf("%4s %5s  %-10s %-10s %8s  %-4s %-10s %16s %12s %12s\n", "tp", "cp", "layout", "algorithm", "chunk", "kv", "decoding", "memory per rank",
            "ttft s", "tpot s");
     for (int64_t i = 0; i < shown; i++) {
-        const struct plan_way *w = &ways->at[i];
+        const struct plan_way *w = &ways->list.at[i];
         snprintf(chunk, sizeof chunk, "%lld", (long long)w->chunk);
         printf("%4lld %5lld  %-10s %-10s %8s  %-4s %-10s %16llu %12.5g %12.5g", (long long)w->tp, (long long)w->cp, rondo_layout_name(w->layout),
                rondo_algorithm_name(w->algorithm), w->chunk ? chunk : "whole", rondo_type_name(w->kv_type),
                rondo_algorithm_name(w->decode_algorithm), (unsigned long long)w->memory, w->ttft, w->tpot);
-        put_reason(reason, sizeof reason, &ways->at[0], w);
+        put_reason(reason, sizeof reason, &ways->list.at[0], w);
         printf("  %s\n", i ? reason : "the best");
     }
-    if (shown < ways->count)
-        printf("and %lld more that fit; --list 0 prints them all\n", (long long)(ways->count - shown));
+    if (shown < ways->list.count)
+        printf("and %lld more that fit; --list 0 prints them all\n", (long long)(ways->list.count - shown));
+    if (ways->skipped.count)
+        printf("and %lld that were not simulated, as they come behind the best one in any case: a request takes %.5g s at least, where the best way "
+               "takes %.5g s; --json has them all\n", (long long)ways->skipped.count, least_skipped(ways), ways->list.at[0].request);
     return output_check();
 }
 
@@ -137,15 +171,16 @@ static int report(const struct plan_ways *ways, const char *hardware)
     json_object_set_new(r, "model", json_string(options.model));
     json_object_set_new(r, "hardware", json_string(hardware));
     json_object_set_new(r, "world", json_integer(options.world));
-    report_way(r, &ways->at[0]);
-    for (int64_t i = 1; i < ways->count; i++) {
+    report_way(r, &ways->list.at[0]);
+    for (int64_t i = 1; i < ways->list.count; i++) {
         json_t *one = json_object();
-        report_way(one, &ways->at[i]);
-        put_reason(reason, sizeof reason, &ways->at[0], &ways->at[i]);
+        report_way(one, &ways->list.at[i]);
+        put_reason(reason, sizeof reason, &ways->list.at[0], &ways->list.at[i]);
         json_object_set_new(one, "reason", json_string(reason));
         json_array_append_new(alternatives, one);
     }
     json_object_set_new(r, "alternatives", alternatives);
+    json_object_set_new(r, "not_simulated", report_skipped(ways));
     json_object_set_new(r, "seconds", number(now() - program_began));
     return report_print(r);
 }
@@ -223,7 +258,7 @@ int plan_run(int argc, char **argv)
     int operands = 0, mpi_rank, mpi_size;
     bool help;
     rondo_hardware h = RONDO_HARDWARE_INIT;
-    struct plan_ways ways = { .count = 0 };
+    struct plan_ways ways = { .refused = 0 };
     int code = options_parse(&command_run, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
@@ -249,7 +284,7 @@ int plan_run(int argc, char **argv)
     code = plan_ways_find(&wish, &ways);
     progress_end();
     if (!code)
-        code = ways.count ? report(&ways, name) : nothing_fits(&wish, &ways);
+        code = ways.list.count ? report(&ways, name) : nothing_fits(&wish, &ways);
     if (!code)
         code = draw(&wish, &ways, name);
     plan_ways_free(&ways);

@@ -4,6 +4,10 @@
  * algorithm, chunk and type of the cache, is predicted - the passes of the prefill, and a decode step by whichever algorithm takes least -
  * and those that fit into memory are ranked by what a request would take.
  *
+ * Contexts of many ranks take longer to simulate than all others together: of a pass each rank has a message with each other one. There a way
+ * is simulated only if what it takes at least (plan_bound.c) is no more than the best way so far; others are told with that. Divisions are
+ * looked at from those with the smallest contexts on, one after another, so that what is simulated is the same on any number of cores.
+ *
  * A prefill in chunks is the sum of its passes. Of many that differ in the cached tokens only, some are simulated and the others lie on the
  * lines between them: attention grows evenly with what is cached, but for where another part of it begins to be the longest.
  */
@@ -11,6 +15,7 @@
 
 #include "cli/plan.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +24,8 @@
 #define CHUNKS_MOST 12
 /* Chunks of one prefill that are simulated, besides the last. */
 #define NODES 3
+/* Contexts of more ranks are simulated where they may be the best only. */
+#define CONTEXT_WHOLE 32
 
 static const int32_t algorithms[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_MESH, RONDO_REDUCE, RONDO_HALO };
 static const int32_t layouts[] = { RONDO_CONTIGUOUS, RONDO_ZIGZAG, RONDO_STRIPED, RONDO_SNAKE };
@@ -30,6 +37,8 @@ struct search {
     struct plan_way way;                /* that is looked at */
     int64_t chunks[CHUNKS_MOST];        /* falling; the first is 0, all tokens */
     int chunk_count;
+    double best;                        /* what a request of the best way takes that is known */
+    struct plan_way counted;            /* what the division holds at least */
     int code;                           /* and its sentence */
     char text[512];
 };
@@ -242,6 +251,19 @@ static int decode(const struct plan_wish *w, struct plan_way *way)
 
 /* ---- all of them ---- */
 
+/* The same of what has more FLOPs than a count can tell; the memory of it is told all the same. */
+static int count_large(struct search *s, const rondo_cost_case *all, const rondo_cost_case *last, const rondo_cost_case *step)
+{
+    rondo_prediction p[2];
+    double seconds;
+    int code = plan_bound(all, s->wish->hardware, &seconds, &p[0]);
+    code = code ? code : plan_bound(last, s->wish->hardware, &seconds, &p[0]);
+    code = code ? code : plan_bound(step, s->wish->hardware, &seconds, &p[1]);
+    for (int i = 0; i < 2 && !code; i++)
+        hold(&s->way, &p[i]);
+    return code;
+}
+
 /* What counts say that each of these ranks holds, of which nothing is simulated: the wish's tokens in such chunks. Memory 0: no such way. */
 static void count_held(struct search *s, int64_t chunk)
 {
@@ -254,6 +276,8 @@ static void count_held(struct search *s, int64_t chunk)
     int code = rondo_cost_count(&all, &cost[0]);   /* what of this cannot be counted is refused, in chunks too */
     code = code ? code : rondo_cost_count(&last, &cost[0]);
     code = code ? code : rondo_cost_count(&step, &cost[1]);
+    if (code && !count_large(s, &all, &last, &step))
+        return;
     if (code) {
         s->ways->refused = code;
         snprintf(s->ways->reason, sizeof s->ways->reason, "%s", rondo_error_text());
@@ -284,18 +308,84 @@ static void note_least(struct plan_ways *ways, const struct plan_way *way)
     ways->division_count += i == ways->division_count;
 }
 
-static int keep(struct plan_ways *ways, const struct plan_way *way)
+static int keep(struct plan_list *list, const struct plan_way *way)
 {
-    if (ways->count == ways->room) {
-        const int64_t more = ways->room ? 2 * ways->room : 256;
-        struct plan_way *at = realloc(ways->at, (size_t)more * sizeof *at);
+    if (list->count == list->room) {
+        const int64_t more = list->room ? 2 * list->room : 256;
+        struct plan_way *at = realloc(list->at, (size_t)more * sizeof *at);
         if (!at)
             return RONDO_ENOMEM;
-        ways->at = at;
-        ways->room = more;
+        list->at = at;
+        list->room = more;
     }
-    ways->at[ways->count++] = *way;
+    list->at[list->count++] = *way;
     return 0;
+}
+
+/* ---- what need not be simulated ---- */
+
+static bool is_large(const struct plan_way *way)
+{
+    return way->cp > CONTEXT_WHOLE;
+}
+
+/* The prefill at least. All chunks but the last ones are alike, and their attention is on a line. */
+static int bound_prefill(const struct plan_wish *w, const struct plan_way *way, double *seconds)
+{
+    const int64_t chunk = way->chunk ? way->chunk : w->tokens, rest = w->tokens % chunk, count = w->tokens / chunk - !rest;
+    rondo_hardware later = *w->hardware;
+    rondo_prediction p;
+    double sum, one = 0.0, ends[2] = { 0.0, 0.0 };
+    rondo_cost_case c = pass_of(w, way, w->tokens - chunk, chunk);
+    int code = plan_bound(&c, w->hardware, &sum, &p);
+    if (!code && rest) {
+        c = pass_of(w, way, w->tokens - rest, rest);
+        code = plan_bound(&c, w->hardware, &one, &p);
+    }
+    later.skew = 0.0;
+    for (int i = 0; i < 2 && count && !code; i++) {
+        c = pass_of(w, way, i ? (count - 1) * chunk : 0, chunk);
+        c.vocab_size = c.tied_embeddings = 0;
+        code = plan_bound(&c, &later, &ends[i], &p);
+    }
+    *seconds = sum + one + 0.5 * (ends[0] + ends[1]) * (double)count;
+    return code;
+}
+
+/* A decode step at least, and the prefill of all tokens in one pass, of which nothing is known but the same of attention. */
+static int bound_division(const struct plan_wish *w, const struct plan_way *way, double *tpot, double *ttft)
+{
+    struct plan_way whole = *way;
+    rondo_prediction p;
+    whole.decode_algorithm = RONDO_PASS_Q;
+    whole.algorithm = RONDO_PASS_KV;
+    whole.chunk = 0;
+    const rondo_cost_case step = step_of(w, &whole), pass = pass_of(w, &whole, 0, w->tokens);
+    *ttft = plan_bound_attention(&pass, w->hardware);
+    return plan_bound(&step, w->hardware, tpot, &p);
+}
+
+/* A way of the search, with what it takes at least. */
+static int skip(struct search *s, int32_t algorithm, int64_t chunk, double ttft, double tpot)
+{
+    struct plan_way way = s->way;
+    way.algorithm = algorithm;
+    way.chunk = chunk;
+    way.ttft = ttft;
+    way.tpot = tpot;
+    way.request = ttft + (double)s->wish->generate * tpot;
+    return keep(&s->ways->skipped, &way);
+}
+
+static int skip_all(struct search *s, double ttft, double tpot)
+{
+    int code = 0;
+    note_least(s->ways, &s->counted);
+    for (int a = 0; a < COUNT(algorithms); a++)
+        for (int c = 0; c < s->chunk_count && !code; c++)
+            if (possible(s->wish, s->way.cp, algorithms[a], s->wish->algorithm))
+                code = skip(s, algorithms[a], s->chunks[c], ttft, tpot);
+    return code;
 }
 
 /* Codes of the library from here on, as this is done beside other searches.
@@ -310,19 +400,32 @@ static int try(struct search *s, bool *fitted)
     note_least(s->ways, &way);
     *fitted = fits(w, way.memory);
     way.request = way.ttft + (double)w->generate * way.tpot;
-    return *fitted ? keep(s->ways, &way) : 0;
+    if (*fitted && way.request < s->best)
+        s->best = way.request;
+    return *fitted ? keep(&s->ways->list, &way) : 0;
 }
 
 static int search_layout(struct search *s)
 {
     const struct plan_wish *w = s->wish;
     const int32_t layout = s->way.layout;
-    int code = decode(w, &s->way);
+    const double steps = (double)w->generate;
+    double tpot = 0.0, attention = 0.0, ttft[CHUNKS_MOST] = { 0.0 };
+    int code = is_large(&s->way) ? bound_division(w, &s->way, &tpot, &attention) : 0;
+    if (!code && attention + steps * tpot > s->best)
+        return skip_all(s, attention, tpot);
+    code = code ? code : decode(w, &s->way);
     if (code)
         return code == RONDO_ENOTSUP ? 0 : code;
     if (!fits(w, s->way.memory)) {
         note_least(s->ways, &s->way);
         return 0;
+    }
+    if (is_large(&s->way) && attention + steps * s->way.tpot > s->best)
+        return skip_all(s, attention, s->way.tpot);
+    for (int c = 0; c < s->chunk_count && is_large(&s->way) && !code; c++) {
+        s->way.chunk = s->chunks[c];
+        code = bound_prefill(w, &s->way, &ttft[c]);
     }
     for (int a = 0; a < COUNT(algorithms) && !code; a++) {
         bool fitted = false;
@@ -330,7 +433,10 @@ static int search_layout(struct search *s)
             s->way.layout = layout;
             s->way.algorithm = algorithms[a];
             s->way.chunk = s->chunks[c];
-            code = possible(w, s->way.cp, algorithms[a], w->algorithm) ? try(s, &fitted) : 0;
+            if (!possible(w, s->way.cp, algorithms[a], w->algorithm))
+                continue;
+            code = is_large(&s->way) && ttft[c] + steps * s->way.tpot > s->best ? skip(s, algorithms[a], s->chunks[c], ttft[c], s->way.tpot)
+                                                                              : try(s, &fitted);
         }
     }
     return code;
@@ -380,12 +486,37 @@ static int add_division(struct plots *all, struct search *s)
         note_least(s->ways, &s->way);
         return 0;
     }
+    s->counted = s->way;
     for (int l = 0; l < (one ? 1 : COUNT(layouts)) && !code; l++) {
         s->way = division;
         s->way.layout = one ? w->layout : layouts[l];
         code = add_plot(all, s);
     }
     return code;
+}
+
+/* The best request of what has been found; of ways with a narrow cache too, which come behind the others, or not. */
+static double best_of(const struct plots *all, int64_t first, bool narrow)
+{
+    double best = INFINITY;
+    for (int64_t i = first; i < all->count; i++)
+        for (int64_t k = 0; k < all->found[i].list.count; k++) {
+            const struct plan_way *way = &all->found[i].list.at[k];
+            best = (narrow || !way->narrow) && way->request < best ? way->request : best;
+        }
+    return best;
+}
+
+/* Contexts that are simulated wholly, side by side; then one division after the other, those with the smallest contexts first. */
+static void search_all(struct plots *all, const struct plan_wish *w)
+{
+    for (int64_t first, end = all->count; end; end = first) {
+        const struct plan_way *last = &all->at[end - 1].way;
+        const double best[2] = { best_of(all, end, false), best_of(all, end, true) };
+        for (first = end; first && (all->at[first - 1].way.cp == last->cp || !is_large(&all->at[first - 1].way)); first--)
+            all->at[first - 1].best = best[all->at[first - 1].way.narrow];
+        plan_beside(first, end - first, w->brief ? 0 : all->count, search_plot, all);
+    }
 }
 
 /* In the order in which they were to be looked at. */
@@ -395,8 +526,11 @@ static int gather(struct plan_ways *ways, const struct plots *all)
     for (int64_t i = 0; i < all->count && !code; i++) {
         const struct plan_ways *found = &all->found[i];
         code = fail_code(all->at[i].code, STAGE_INPUT, all->at[i].text);
-        for (int64_t k = 0; k < found->count && !code; k++)
-            code = fail_code(keep(ways, &found->at[k]), STAGE_INPUT, "not enough memory for the ways to run the model");
+        for (int64_t k = 0; k < found->list.count && !code; k++)
+            code = keep(&ways->list, &found->list.at[k]);
+        for (int64_t k = 0; k < found->skipped.count && !code; k++)
+            code = keep(&ways->skipped, &found->skipped.at[k]);
+        code = code > 0 ? code : fail_code(code, STAGE_INPUT, "not enough memory for the ways to run the model");
         for (int k = 0; k < found->division_count; k++)
             note_least(ways, &found->division[k]);
     }
@@ -431,27 +565,29 @@ int plan_ways_find(const struct plan_wish *wish, struct plan_ways *ways)
     if (!all.found)
         code = code ? code : fail(EXIT_ROOM, "not enough memory for %lld divisions of the world", (long long)all.count);
     if (!code) {
-        plan_beside(all.count, !wish->brief, search_plot, &all);
+        search_all(&all, wish);
         code = gather(ways, &all);
     }
     for (int64_t i = 0; all.found && i < all.count; i++)
         plan_ways_free(&all.found[i]);
     free(all.found);
     free(all.at);
-    qsort(ways->at, (size_t)ways->count, sizeof *ways->at, by_request);
+    qsort(ways->list.at, (size_t)ways->list.count, sizeof *ways->list.at, by_request);
+    qsort(ways->skipped.at, (size_t)ways->skipped.count, sizeof *ways->skipped.at, by_request);
     return code;
 }
 
 void plan_ways_free(struct plan_ways *ways)
 {
-    free(ways->at);
+    free(ways->list.at);
+    free(ways->skipped.at);
     memset(ways, 0, sizeof *ways);
 }
 
 int plan_ways_smallest(const struct plan_wish *wish, int64_t *world)
 {
     struct plan_wish one = *wish;
-    struct plan_ways ways = { .count = 0 };
+    struct plan_ways ways = { .refused = 0 };
     int code = 0;
     one.brief = true;
     *world = 0;
@@ -460,7 +596,7 @@ int plan_ways_smallest(const struct plan_wish *wish, int64_t *world)
         one.tp = wish->tp;
         one.cp = wish->cp;
         code = plan_ways_find(&one, &ways);
-        *world = ways.count ? n : 0;
+        *world = ways.list.count ? n : 0;
         plan_ways_free(&ways);
     }
     return code;

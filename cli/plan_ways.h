@@ -33,9 +33,15 @@ struct plan_way {
     uint64_t memory, held[PLAN_HELD];   /* of a rank in the pass that needs most; memory is the sum */
 };
 
-struct plan_ways {
-    struct plan_way *at;                /* that fit, the best first */
+struct plan_list {
+    struct plan_way *at;
     int64_t count, room;
+};
+
+struct plan_ways {
+    struct plan_list list;              /* that fit, the best first */
+    struct plan_list skipped;           /* that were not simulated, as they come behind the best one in any case, if they fit: with what they
+                                         * take at least, by which they are ordered, and no parts */
     struct plan_way least;              /* of all, the one that needs least memory; memory 0: there is none */
     struct plan_way division[PLAN_DIVISIONS];   /* of each division of the world the same, whether it fits or not */
     int division_count;
@@ -48,6 +54,10 @@ int plan_ways_find(const struct plan_wish *wish, struct plan_ways *ways);
 void plan_ways_free(struct plan_ways *ways);
 /* The smallest world that has a way that fits; 0: none has. An exit code. */
 int plan_ways_smallest(const struct plan_wish *wish, int64_t *world);
+
+/* What a pass takes at least, and what else is predicted of it (plan_bound.c); the attention of it alone. Codes of the library. */
+int plan_bound(const rondo_cost_case *c, const rondo_hardware *h, double *seconds, rondo_prediction *p);
+double plan_bound_attention(const rondo_cost_case *c, const rondo_hardware *h);
 
 /* --plot (plan_pictures.c). Exit codes. */
 int plan_picture_ttft(const struct plan_wish *wish, const char *model, const char *hardware, const char *path);

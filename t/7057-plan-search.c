@@ -193,6 +193,44 @@ static void limits(void)
     ok(fabs(odd - plain) < 0.05 * plain, "and where the last one is shorter");
 }
 
+/* ---- contexts of many ranks ---- */
+
+/* What was not simulated, asked for by itself: it takes no less than was said, and longer than the best. */
+static void not_simulated(void)
+{
+    const char *const line = "plan run -m llama-3.1-8b --tokens 20000 --world 64 --hardware xeon-ethernet --kv-type bf16 --generate 16";
+    json_t *r = report_of(line), *skipped = json_object_get(r, "not_simulated"), *one;
+    const double best = real_of(r, "ttft_seconds") + 16 * real_of(r, "tpot_seconds");
+    size_t i, looked = 0;
+    int low = 0, twice = 0;
+    ok(json_array_size(skipped) > 10, "%zu of %zu ways are not simulated", json_array_size(skipped),
+       json_array_size(skipped) + json_array_size(json_object_get(r, "alternatives")) + 1);
+    json_array_foreach(skipped, i, one) {
+        char alone[600];
+        low += real_of(one, "cp") <= 32;
+        if (i % 17)
+            continue;
+        snprintf(alone, sizeof alone, "%s --tp %g --cp %g --layout %s --algorithm %s --chunk %g", line, real_of(one, "tp"), real_of(one, "cp"),
+                 text_of(one, "layout"), text_of(one, "algorithm"), real_of(one, "chunk"));
+        json_t *exact = report_of(alone);
+        const double ttft = real_of(exact, "ttft_seconds"), tpot = real_of(exact, "tpot_seconds");
+        ok(ttft >= real_of(one, "ttft_seconds_at_least") && tpot >= real_of(one, "tpot_seconds_at_least") && ttft + 16 * tpot > best &&
+               real_of(one, "ttft_seconds_at_least") > 0.0, "%s, %s, chunk %g: %g s and %g s are as little at least, and no better",
+           text_of(one, "layout"), text_of(one, "algorithm"), real_of(one, "chunk"), ttft, tpot);
+        twice += json_array_size(json_object_get(exact, "not_simulated")) != 0;
+        looked++;
+        json_decref(exact);
+    }
+    is_int(low, 0, "contexts of up to 32 ranks are simulated in any case");
+    ok(!twice && looked, "and what is asked for by itself");
+    json_decref(r);
+    is_int(rondo("", "%s --list 1", line), 0, "as lines");
+    ok(strstr(program_out, "that were not simulated") != NULL, "which say so");
+    r = report_of("plan run -m llama-3.1-405b --tokens 10000000 --world 1024 --tp 128 --hardware h200 --kv-type bf16 --layout zigzag --algorithm pass-kv");
+    ok(real_of(r, "cp") == 8 && real_of(r, "ttft_seconds") > 300.0, "10 million tokens, of more FLOPs than 64 bits count");
+    json_decref(r);
+}
+
 /* ---- models ---- */
 
 static void folders(void)
@@ -318,6 +356,7 @@ int main(void)
     all_of_it();
     asked_for();
     limits();
+    not_simulated();
     folders();
     refusals();
     pictures();
