@@ -40,31 +40,54 @@ static void read_block(const struct rondo_delta_task *t, const struct token_rows
     read_betas(f, t->beta, first, count, t->beta_stride, to->beta);
 }
 
-/* Of a tile's columns of a token: values, and what is put out. */
-static inline void read_values(const struct rondo_delta_task *t, int64_t token, int64_t column, vf v[WIDE])
+/* Of a tile's columns of a token: values, and what is put out. Whole tiles of F32 are what stands between two walks most often, and are spared
+ * the call. */
+__attribute__((noinline)) static void read_some(const struct rondo_delta_task *t, int64_t at, int64_t left, float *to)
 {
-    UNROLL
     for (int j = 0; j < WIDE; j++)
-        v[j] = t->kind == RONDO_DELTA_MAP ? vf_zero()
-                                          : some(t->v, token * t->v_stride + column + j * VL, t->columns - column - j * VL, t->form->type);
+        vf_store(to + j * VL, some(t->v, at + j * VL, left - j * VL, t->form->type));
 }
 
-static inline void write_values(const struct rondo_delta_task *t, int64_t token, int64_t column, const vf out[WIDE])
+VEC void read_values(const struct rondo_delta_task *t, int64_t token, int64_t column, vf v[WIDE])
+{
+    const int64_t at = token * t->v_stride + column, left = t->columns - column;
+    float some_of[TILE];
+    const float *from = some_of;
+    if (t->kind == RONDO_DELTA_MAP) {
+        UNROLL
+        for (int j = 0; j < WIDE; j++)
+            v[j] = vf_zero();
+        return;
+    }
+    if (t->form->type == RONDO_F32 && left >= TILE)
+        from = (const float *)t->v + at;
+    else
+        read_some(t, at, left, some_of);
+    UNROLL
+    for (int j = 0; j < WIDE; j++)
+        v[j] = vf_load(from + j * VL);
+}
+
+__attribute__((noinline)) static void write_some(const struct rondo_delta_task *t, int64_t at, int64_t left, const float *from)
+{
+    write_numbers(t->out, at, left < TILE ? left : TILE, from, t->form->out_type);
+}
+
+VEC void write_values(const struct rondo_delta_task *t, int64_t token, int64_t column, const vf out[WIDE])
 {
     const vf scale = vf_set1(t->form->scale);
-    UNROLL
-    for (int j = 0; j < WIDE; j++) {
-        const int64_t at = token * t->out_stride + column + j * VL, left = t->columns - column - j * VL;
-        const vf x = vf_mul(out[j], scale);
-        float some_of[VL];
-        if (left >= VL) {
-            vf_put_element(t->out, at, t->form->out_type, x);
-            continue;
-        }
-        vf_store(some_of, x);
-        for (int64_t i = 0; i < left; i++)
-            rondo__put_element(t->out, at + i, t->form->out_type, some_of[i]);
+    const int64_t at = token * t->out_stride + column, left = t->columns - column;
+    float some_of[TILE];
+    if (t->form->out_type == RONDO_F32 && left >= TILE) {
+        UNROLL
+        for (int j = 0; j < WIDE; j++)
+            vf_store((float *)t->out + at + j * VL, vf_canonical(vf_mul(out[j], scale)));
+        return;
     }
+    UNROLL
+    for (int j = 0; j < WIDE; j++)
+        vf_store(some_of + j * VL, vf_mul(out[j], scale));
+    write_some(t, at, left, some_of);
 }
 
 /* ---- ahead ---- */

@@ -12,6 +12,7 @@
 #define CHAINS RONDO_CPU_DELTA_CHAINS
 #define LANES RONDO_CPU_DELTA_LANES
 #define PARTS (LANES / VL)
+#define USUAL 128 /* key_dim for which loops over channels are laid out flat: half of a percent of a forward pass */
 
 static inline int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -98,6 +99,8 @@ static void read_rows(const struct rondo_delta_form *f, int64_t padded, const vo
     if (!f->norm)
         for (int64_t i = 0; i < count; i++)
             read_numbers(to + i * padded, padded, from, (first + i) * stride, f->key_dim, f->type);
+    else if (f->type == RONDO_F32 && f->key_dim == USUAL)
+        normal_rows(USUAL, USUAL, from, first * stride, count, stride, to, RONDO_F32);
     else if (f->type == RONDO_F32)
         normal_rows(f->key_dim, padded, from, first * stride, count, stride, to, RONDO_F32);
     else if (f->type == RONDO_BF16)
@@ -121,7 +124,9 @@ static void read_gates(const struct rondo_delta_form *f, int64_t padded, const v
 {
     const vf by = vf_set1(gain), bound = vf_set1(f->lower_bound);
     const int64_t dim = f->gate_dim, at = first * stride;
-    if (f->gate == RONDO_GATE_LOG && f->gate_type == RONDO_F32)
+    if (f->gate == RONDO_GATE_LOG && f->gate_type == RONDO_F32 && dim == USUAL)
+        decays(RONDO_GATE_LOG, RONDO_F32, USUAL, from, at, count, stride, a, USUAL, bias, by, bound);
+    else if (f->gate == RONDO_GATE_LOG && f->gate_type == RONDO_F32)
         decays(RONDO_GATE_LOG, RONDO_F32, dim, from, at, count, stride, a, padded, bias, by, bound);
     else if (f->gate == RONDO_GATE_LOG)
         decays(RONDO_GATE_LOG, f->gate_type, dim, from, at, count, stride, a, padded, bias, by, bound);
