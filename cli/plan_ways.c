@@ -251,16 +251,18 @@ static int decode(const struct plan_wish *w, struct plan_way *way)
 
 /* ---- all of them ---- */
 
-/* The same of what has more FLOPs than a count can tell; the memory of it is told all the same. */
-static int count_large(struct search *s, const rondo_cost_case *all, const rondo_cost_case *last, const rondo_cost_case *step)
+/* Where the FLOPs are more than a count can tell: memory is that of a layer whose queries see nothing but their own keys, but for weights and
+ * caches, of which there are as many as layers. */
+static int count_large(const rondo_cost_case *of, const rondo_cost *step, rondo_cost *cost)
 {
-    rondo_prediction p[2];
-    double seconds;
-    int code = plan_bound(all, s->wish->hardware, &seconds, &p[0]);
-    code = code ? code : plan_bound(last, s->wish->hardware, &seconds, &p[0]);
-    code = code ? code : plan_bound(step, s->wish->hardware, &seconds, &p[1]);
-    for (int i = 0; i < 2 && !code; i++)
-        hold(&s->way, &p[i]);
+    rondo_cost_case c = *of;
+    c.num_layers = 1;
+    c.windowed = 1;
+    c.window_left = c.window_right = 0;
+    const int code = rondo_cost_count(&c, cost);
+    cost->weight_memory_per_chip = step->weight_memory_per_chip;
+    if (!code && of->num_layers > 1 && __builtin_mul_overflow(cost->kv_cache_per_chip, of->num_layers, &cost->kv_cache_per_chip))
+        cost->kv_cache_per_chip = INT64_MAX;
     return code;
 }
 
@@ -273,11 +275,11 @@ static void count_held(struct search *s, int64_t chunk)
     s->way.decode_algorithm = RONDO_PASS_Q;
     chunk = chunk ? chunk : w->tokens;
     const rondo_cost_case all = pass_of(w, &s->way, 0, w->tokens), last = pass_of(w, &s->way, w->tokens - chunk, chunk), step = step_of(w, &s->way);
-    int code = rondo_cost_count(&all, &cost[0]);   /* what of this cannot be counted is refused, in chunks too */
-    code = code ? code : rondo_cost_count(&last, &cost[0]);
-    code = code ? code : rondo_cost_count(&step, &cost[1]);
-    if (code && !count_large(s, &all, &last, &step))
-        return;
+    int code = rondo_cost_count(&step, &cost[1]);
+    if (!code && rondo_cost_count(&all, &cost[0]))   /* what of this cannot be counted is refused, in chunks too */
+        code = count_large(&all, &cost[1], &cost[0]);
+    if (!code && rondo_cost_count(&last, &cost[0]))
+        code = count_large(&last, &cost[1], &cost[0]);
     if (code) {
         s->ways->refused = code;
         snprintf(s->ways->reason, sizeof s->ways->reason, "%s", rondo_error_text());
