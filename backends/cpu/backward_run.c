@@ -63,8 +63,8 @@ static bool scratch_of(const struct rondo_device *dev, size_t *each, int64_t ite
 static bool go_together(const struct rondo_backward_task *a, const struct rondo_backward_task *b)
 {
     const int32_t nodes = RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS;
-    bool same = a->job->sequence == b->job->sequence && a->job->what == nodes && b->job->what == nodes && a->job->queries == b->job->queries &&
-                a->job->query_places >= 0 && a->job->key_places >= 0 && b->job->query_places >= 0 && b->job->key_places >= 0;
+    bool same = a->job->sequence == b->job->sequence && a->job->what == nodes && b->job->what == nodes &&
+                a->job->queries == b->job->queries && a->job->query_places >= 0 && a->job->key_places >= 0 && b->job->query_places >= 0 && b->job->key_places >= 0;
     for (int32_t i = 0; i < a->job->queries && same; i++) {
         const struct rondo_backward_leaf *x = a->queries + i, *y = b->queries + i;
         same = x->leaf == y->leaf && x->first == y->first && x->row == y->row && x->count == y->count && x->source == y->source;

@@ -59,11 +59,12 @@ static void count(const struct rondo__crossing *c, uint64_t *messages, uint64_t 
     for (int32_t at = 0; at < n; at++)
         for (int32_t of = 0; of < n; of++) {
             const size_t cell = (size_t)at * (size_t)n + (size_t)of;
+            const bool team = at / c->seats == of / c->seats;
             const struct rondo__backward_heads heads = rondo__crossing_heads(c, at);
             *messages += (uint64_t)c->parts[cell];
             *bytes += (uint64_t)bytes_of(c->floats[cell]);
             for (int queried = 0; queried < 2 && at != of; queried++) {
-                const int64_t rows = !queried ? rows_of(needed(c, at, of)) : at / c->seats == of / c->seats ? rondo__side_of(c->b, true, of)->rows : 0;
+                const int64_t rows = !queried ? rows_of(needed(c, at, of)) : team ? rondo__side_of(c->b, true, of)->rows : 0;
                 for (int i = 0; i < rondo__side_arrays(queried); i++) {
                     const size_t more = rondo__product(rows, rondo__heads_row(c->b, &heads, queried, i));
                     *messages += more > 0;
@@ -127,13 +128,14 @@ static void add_buffers(struct teams *g)
             const size_t p = place(g, j, side, slot);
             const bool apart = m->in_place && !stays;
             const size_t bytes = bytes_of(apart ? g->floats[p] : most[stays ? 0 : j % 2]);
+            const int32_t index = apart ? rank_of(g, j, side, slot) : 2 * slot + j % 2;
             int32_t fresh = -1, *of = apart ? &fresh : &at[stays ? 0 : j % 2];
             if (!g->floats[p])
                 continue;
             if (*of < 0 && side == MADE)
-                *of = rondo__add_gradient_buffer(b, stays ? "nodes" : names[side][apart], stays ? -1 : apart ? rank_of(g, j, side, slot) : 2 * slot + j % 2, bytes);
+                *of = rondo__add_gradient_buffer(b, stays ? "nodes" : names[side][apart], stays ? -1 : index, bytes);
             else if (*of < 0)
-                *of = rondo__schedule_arrival(b->s, m, names[side][apart], apart ? rank_of(g, j, side, slot) : 2 * slot + j % 2, bytes);
+                *of = rondo__schedule_arrival(b->s, m, names[side][apart], index, bytes);
             g->buffers[p] = *of;
             if (side == MADE)
                 rondo__set_store(b, g->stores[p], *of, g->floats[p]);
@@ -205,10 +207,12 @@ static void compute(struct teams *g, int32_t step)
     struct rondo__gradients *b = g->b;
     const int32_t first = team_at(g, -step) * g->seats;
     for (int32_t r = first; r < first + g->seats && step; r++)
-        for (int i = 0; i < RONDO_KEY_ARRAYS && g->keys[r][i] >= 0 && !b->s->failed; i++)
-            *rondo__source_array(b, r, false, i) =
-                rondo__schedule_received(b->s, &b->d->machine, g->keys[r][i], rondo__product(rondo__source_at(b, r)->key_rows, rondo__source_row(b, false, i)), -1);
-    rondo__add_backward_jobs(b, (struct rondo__step){ "gradients", step, g->teams - 1 }, g->jobs_first[step], g->jobs_first[step + 1] - g->jobs_first[step], first);
+        for (int i = 0; i < RONDO_KEY_ARRAYS && g->keys[r][i] >= 0 && !b->s->failed; i++) {
+            const size_t bytes = rondo__product(rondo__source_at(b, r)->key_rows, rondo__source_row(b, false, i));
+            *rondo__source_array(b, r, false, i) = rondo__schedule_received(b->s, &b->d->machine, g->keys[r][i], bytes, -1);
+        }
+    rondo__add_backward_jobs(b, (struct rondo__step){ "gradients", step, g->teams - 1 }, g->jobs_first[step],
+                             g->jobs_first[step + 1] - g->jobs_first[step], first);
 }
 
 static void send_home(struct teams *g, int32_t step)
@@ -222,7 +226,8 @@ static void send_home(struct teams *g, int32_t step)
     }
     rondo__schedule_begin(b->s, RONDO_TRANSFER, (struct rondo__step){ "all-to-all return", step, g->teams - 1 }, -1)->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t n = 0; n < g->slots && !b->s->failed; n++) {
-        const int32_t other = n / g->seats * g->seats, to = other + (g->seat + n) % g->seats, from = other + (g->seat - n % g->seats + g->seats) % g->seats;
+        const int32_t other = n / g->seats * g->seats, to = other + (g->seat + n) % g->seats;
+        const int32_t from = other + (g->seat - n % g->seats + g->seats) % g->seats;
         if (sent[to] >= 0)
             rondo__schedule_part(b->s, sent[to], 0, bytes_of(g->floats[place(g, step, MADE, to)]), rank_of(g, step, MADE, to), false);
         if (g->floats[place(g, step, CAME, from)])
