@@ -64,7 +64,8 @@ static bool go_together(const struct rondo_backward_task *a, const struct rondo_
 {
     const int32_t nodes = RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS;
     bool same = a->job->sequence == b->job->sequence && a->job->what == nodes && b->job->what == nodes &&
-                a->job->queries == b->job->queries && a->job->query_places >= 0 && a->job->key_places >= 0 && b->job->query_places >= 0 && b->job->key_places >= 0;
+                a->job->queries == b->job->queries && a->job->query_places >= 0 &&
+                a->job->key_places >= 0 && b->job->query_places >= 0 && b->job->key_places >= 0;
     for (int32_t i = 0; i < a->job->queries && same; i++) {
         const struct rondo_backward_leaf *x = a->queries + i, *y = b->queries + i;
         same = x->leaf == y->leaf && x->first == y->first && x->row == y->row && x->count == y->count && x->source == y->source;
@@ -96,7 +97,8 @@ static bool measure(const struct rondo_device *dev, struct rondo_backward *b, in
         const bool makes = d->jobs[i].what & (RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS);
         const bool bias = d->jobs[i].what & RONDO_BACKWARD_BIAS, left = i >= d->most_jobs && d->jobs[i - d->most_jobs].what & RONDO_BACKWARD_BIAS;
         size_t need = 0, more = 0;
-        if ((makes && !dev->kernels.backward.bytes(b->tasks + i, together(b, i, d->job_count), &need)) || (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
+        if ((makes && !dev->kernels.backward.bytes(b->tasks + i, together(b, i, d->job_count), &need)) ||
+            (bias && !dev->kernels.backward.bias_bytes(b->tasks + i, &more)))
             return false;
         need = need > more ? need : more;
         b->worker_bytes = need > b->worker_bytes ? need : b->worker_bytes;
