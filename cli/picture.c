@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * A picture for gnuplot, or in characters of a terminal. Series differ by colour (those of Okabe and Ito, which colour-blind people tell apart),
- * by the shape of their points and by their order in the key, which stands beside the picture and never on it.
+ * by the shape of their points and by their order in the key, which stands beside the picture or below and never on it.
  */
 #include "cli/picture.h"
 
@@ -9,6 +9,9 @@
 
 #include <math.h>
 #include <string.h>
+
+/* A name of more letters has the key below the picture. */
+#define NAME_BESIDE 20
 
 static const char *const colours[PICTURE_SERIES] = { "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999" };
 
@@ -128,13 +131,23 @@ static void put_bars(FILE *f, const struct picture *p)
     }
 }
 
+/* Long names beside the picture would leave it half of its width, and its title none. */
+static bool is_wide(const struct picture *p)
+{
+    size_t longest = p->level > 0.0 ? strlen(p->level_name) : 0;
+    longest = p->mark > 0.0 && strlen(p->mark_name) > longest ? strlen(p->mark_name) : longest;
+    for (int k = 0; k < p->series; k++)
+        longest = strlen(p->name[k]) > longest ? strlen(p->name[k]) : longest;
+    return longest > NAME_BESIDE;
+}
+
 static void put_script(FILE *f, const void *arg)
 {
     const struct picture *p = arg;
     put_label(f, "title", p->title);
     put_label(f, "xlabel", p->x);
     put_label(f, "ylabel", p->y);
-    fputs("set key outside right top Left reverse samplen 2 spacing 1.3\n", f);
+    fprintf(f, "set key outside %s Left reverse samplen 2 spacing 1.3\n", is_wide(p) ? "bottom center horizontal" : "right top");
     put_places(f, p);
     if (p->bars)
         put_bars(f, p);
