@@ -95,7 +95,8 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
     rondo_attention *plan;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
-    const int64_t q_rows = sequences * tokens, kv_rows = sequences * (tokens + cached), q_shape[3] = { q_rows, heads, dim }, kv_shape[3] = { kv_rows, kv_heads, dim };
+    const int64_t q_rows = sequences * tokens, kv_rows = sequences * (tokens + cached), q_shape[3] = { q_rows, heads, dim },
+                  kv_shape[3] = { kv_rows, kv_heads, dim };
     double seconds[ROUNDS], begin, took;
     if (!strstr(name, only))
         return;

@@ -127,7 +127,8 @@ static struct array array_of(int64_t count, int type, uint32_t which)
         for (int64_t k = 0; k < 4 && i + k < count; k++) {
             const float x = (float)((int)(r[k] & 255) + (int)(r[k] >> 8 & 255) + (int)(r[k] >> 16 & 255) + (int)(r[k] >> 24) - 510) / 128.0f;
             memcpy(&bits, &x, sizeof bits);
-            const uint16_t bf = (uint16_t)(bits >> 16), f = (uint16_t)(x == 0 ? 0 : (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3fc00) - 0x1c000 + (bits >> 13 & 0x3ff)));
+            const uint16_t bf = (uint16_t)(bits >> 16);
+            const uint16_t f = (uint16_t)(x == 0 ? 0 : (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3fc00) - 0x1c000 + (bits >> 13 & 0x3ff)));
             const void *from = type == RONDO_F32 ? (const void *)&x : type == RONDO_BF16 ? (const void *)&bf : (const void *)&f;
             memcpy(a.host + (size_t)(i + k) * size_of(type), from, size_of(type));
         }
@@ -165,7 +166,8 @@ static double excess(const struct attention_case *c, const struct array *q, cons
     for (int64_t j = 0; j < n; j++) {
         double dot = 0, size = 0, keys = 0;
         for (int64_t d = 0; d < D; d++) {
-            const double a = (double)number(q->host, (row * c->heads + head) * D + d, c->q_type), b = (double)number(k->host, (j * c->kv_heads + kv) * D + d, c->kv_type);
+            const double a = (double)number(q->host, (row * c->heads + head) * D + d, c->q_type);
+            const double b = (double)number(k->host, (j * c->kv_heads + kv) * D + d, c->kv_type);
             dot += a * b;
             size += fabs(a * b);
             keys += fabs(b);
@@ -190,7 +192,8 @@ static double excess(const struct attention_case *c, const struct array *q, cons
             size += w * fabs(x);
             values += fabs(x);
         }
-        const double bound = (exp(2 * delta) - 1 + (narrowed ? 2 * u : u) + (4.0 * (double)n + 40) * e) * (1 + 0x1p-6) * size + (c->kv_type == RONDO_F16 ? 0x1p-25 * (values + narrowed) : 0);
+        const double bound = (exp(2 * delta) - 1 + (narrowed ? 2 * u : u) + (4.0 * (double)n + 40) * e) * (1 + 0x1p-6) * size +
+                             (c->kv_type == RONDO_F16 ? 0x1p-25 * (values + narrowed) : 0);
         const double error = fabs((double)number(out->host, (row * c->heads + head) * D + d, c->out_type) - mean);
         *largest = fmax(*largest, error);
         worst = fmax(worst, error / (bound + unit(c->out_type) * (fabs(mean) + bound)));
@@ -263,7 +266,8 @@ static void run(const struct attention_case *c, int check)
         printf("%-46s %s\n", c->name, rondo_error_text());
 
     const struct rondo__dnn_shape s = { .type = c->kv_type, .heads = (int32_t)c->heads, .kv_heads = (int32_t)c->kv_heads,
-                                        .head_dim = (int32_t)c->dim, .value_dim = (int32_t)c->dim, .causal = c->causal && c->tokens > 1, .rows = c->tokens, .keys = keys,
+                                        .head_dim = (int32_t)c->dim, .value_dim = (int32_t)c->dim,
+                                        .causal = c->causal && c->tokens > 1, .rows = c->tokens, .keys = keys,
                                         .q_row = c->heads * c->dim, .q_head = c->dim, .k_row = c->kv_heads * c->dim, .k_head = c->dim,
                                         .v_row = c->kv_heads * c->dim, .v_head = c->dim, .out_row = c->heads * c->dim, .out_head = c->dim };
     const struct rondo__dnn_data data = { q16.card, k.card, v.card, other.card, (float *)(void *)stats.card, (float)(1 / sqrt((double)c->dim)) };
@@ -286,7 +290,8 @@ static void run(const struct attention_case *c, int check)
         ours[i] = now() - begin;
     }
     const double a = median(ours, ROUNDS), b = status ? NAN : median(theirs, ROUNDS);
-    const double flops = 4.0 * (double)info.visible_pairs * (double)(c->heads * c->dim), bytes = 2.0 * (double)(keys * c->kv_heads * c->dim) * (double)size_of(c->kv_type);
+    const double flops = 4.0 * (double)info.visible_pairs * (double)(c->heads * c->dim);
+    const double bytes = 2.0 * (double)(keys * c->kv_heads * c->dim) * (double)size_of(c->kv_type);
     printf("%-46s %8.3f ms %7.1f TFLOP/s %7.1f GB/s of KV; cuDNN alone %8.3f ms, %.3f of its rate; first run %.2f s\n", c->name, a * 1e3, flops / a * 1e-12,
            bytes / a * 1e-9, b * 1e3, b / a, first);
     need(rondo_memory_copy(ctx, out.host, out.card, (size_t)out.count * size_of(c->out_type)));

@@ -560,7 +560,8 @@ static void api(void)
     ok(!cuDeviceGetAttribute(&x, 16, 0) && x == 7 && !cuDeviceGetAttribute(&x, 75, 0) && x == 8 && !cuDeviceGetAttribute(&x, 76, 0) && x == 0 &&
            !cuDeviceGetAttribute(&x, 97, 0) && x == 166912 && cuDeviceGetAttribute(&x, 7777, 0) == 1, "and what it has");
     CUdeviceptr p;
-    ok(!cuCtxSetCurrent(NULL) && cuMemAlloc_v2(&p, 8) == 201 && !cuDevicePrimaryCtxRetain(&c, 1) && !cuDevicePrimaryCtxRetain(&now, 1) && c == now && !cuCtxSetCurrent(c) &&
+    ok(!cuCtxSetCurrent(NULL) && cuMemAlloc_v2(&p, 8) == 201 && !cuDevicePrimaryCtxRetain(&c, 1) && !cuDevicePrimaryCtxRetain(&now, 1) && c == now &&
+       !cuCtxSetCurrent(c) &&
            !cuCtxGetCurrent(&now) && now == c && !cuMemAlloc_v2(&p, 8) && !cuMemFree_v2(p), "its context is current where a thread made it so");
     ok(!cuDevicePrimaryCtxRelease_v2(1) && rondo_fake_cuda_count("contexts") == 1 && !cuDevicePrimaryCtxRelease_v2(1) && cuDevicePrimaryCtxRelease_v2(1) == 201 &&
            cuMemAlloc_v2(&p, 8) == 709 && !cuCtxSetCurrent(NULL), "and goes with the last who wanted it");

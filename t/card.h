@@ -56,6 +56,23 @@ CARD_UNUSED static void card_detach(void)
     card = NULL;
 }
 
+/* As a test begins: the device, or there is nothing to test. */
+CARD_UNUSED static void card_begin(void)
+{
+    if (!card_attach())
+        return;
+    printf("Bail out! %s\n", rondo_error_text());
+    exit(1);
+}
+
+/* As it ends, when the card has been detached. */
+CARD_UNUSED static void card_end(void)
+{
+    static const char *const things[] = { "contexts", "modules", "streams", "events", "blocks", "pinned", "bytes", "pending", "leaks" };
+    for (size_t i = 0; i < sizeof things / sizeof things[0]; i++)
+        is_int(card_count(things[i]), 0, "of %s none is left", things[i]);
+}
+
 /* ---- blocks of the host ---- */
 
 enum { CARD_BLOCKS = 4096 };

@@ -126,8 +126,8 @@ FAKE_EXPORT CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUev
 
 /* As RONDO_FAKE_CUDA; counters begin again. NULL: what the environment says. No context may exist. */
 FAKE_EXPORT int rondo_fake_cuda_set(const char *settings);
-/* Of calls, launches, copies, allocations so far, or of one function of the API by its name; of contexts, modules, streams, events, blocks, pinned, bytes that there are now, of what is
- * pending in streams; leaks: of things that contexts took along when they went. -1: none of these. */
+/* Of calls, launches, copies, allocations so far, or of one function of the API by its name; of contexts, modules, streams, events, blocks, pinned,
+ * bytes that there are now, of what is pending in streams; leaks: of things that contexts took along when they went. -1: none of these. */
 FAKE_EXPORT long long rondo_fake_cuda_count(const char *what);
 /* The card that is the calling thread's, or -1. And work of another library's in a stream: once that comes to it step(arg) is called, again and
  * again until it returns 1, and may touch the card's memory where it has opened it for a moment; drop(arg) when it is over or given up. */

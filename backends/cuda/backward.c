@@ -212,7 +212,8 @@ static void measure(struct rondo_device *dev, struct rondo_backward *b)
     int64_t queries = 0, keys = 0;
     for (int64_t i = 0; i < d->job_count; i++) {
         const struct rondo_backward_job *job = d->jobs + i;
-        const int64_t q = job->queries ? d->leaves[job->queries_first + job->queries - 1].leaf : 0, k = job->keys ? d->leaves[job->keys_first + job->keys - 1].leaf : 0;
+        const int64_t q = job->queries ? d->leaves[job->queries_first + job->queries - 1].leaf : 0;
+        const int64_t k = job->keys ? d->leaves[job->keys_first + job->keys - 1].leaf : 0;
         const int64_t of_keys = levels(k) < job->keys + 1 ? levels(k) : job->keys + 1, of_queries = levels(q) < job->queries + 1 ? levels(q) : job->queries + 1;
         queries = of_keys > queries ? of_keys : queries;
         keys = of_queries > keys ? of_queries : keys;

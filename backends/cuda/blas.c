@@ -6,9 +6,10 @@
  */
 #include "backends/cuda/blas.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+
+#include "backends/foreign.h"
 
 #define LEAST_VERSION 110500           /* has cublasLtGetStatusString() */
 #define WORKSPACE ((size_t)32 << 20)   /* as its manual advises for the newest cards */
@@ -45,32 +46,20 @@ static char why[256];
 
 static void open_library(void)
 {
-    static const char *const files[] = { "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11" };
-    struct name {
-        const char *name;
-        size_t at;
-    };
-    static const struct name names[] = {
+    static const char *const files[] = { "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", NULL };
+    static const struct rondo__foreign_name names[] = {
 #define X(type, name, arguments) { #name, offsetof(struct library, name) },
         RONDO_CUBLASLT(X)
 #undef X
     };
-    const char *file = NULL;
-    void *library = NULL;
+    const char *lacks, *file = rondo__foreign_open(files, names, sizeof names / sizeof *names, &lt, &lacks);
     found = RONDO_ENOTSUP;
-    for (size_t i = 0; i < sizeof files / sizeof *files && !library; i++)
-        library = dlopen(file = files[i], RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-        snprintf(why, sizeof why, "level fast on the cuda device needs cuBLASLt, and none of libcublasLt.so.13, .12 and .11 can be opened; use level strict");
+    if (!file || lacks) {
+        if (!file)
+            snprintf(why, sizeof why, "level fast on the cuda device needs cuBLASLt, and none of libcublasLt.so.13, .12 and .11 can be opened; use level strict");
+        else
+            snprintf(why, sizeof why, "the %s on this machine has no function %s; level fast on the cuda device needs 11.5 or newer", file, lacks);
         return;
-    }
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        void *function = dlsym(library, names[i].name);
-        if (!function) {
-            snprintf(why, sizeof why, "the %s on this machine has no function %s; level fast on the cuda device needs 11.5 or newer", file, names[i].name);
-            return;
-        }
-        memcpy((char *)&lt + names[i].at, &function, sizeof function);
     }
     const size_t version = lt.cublasLtGetVersion();
     if (version < LEAST_VERSION)

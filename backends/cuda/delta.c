@@ -37,7 +37,8 @@ static struct cuda_delta_task task_of(const struct rondo_delta_run *run, const s
 static int kernel_of(const struct rondo_delta_form *f)
 {
     const int32_t key_dim = f->key_dim;
-    return f->chunk ? KERNEL_rondo_cuda_delta_chunk : key_dim == 64 ? KERNEL_rondo_cuda_delta_64 : key_dim == 128 ? KERNEL_rondo_cuda_delta_128 : KERNEL_rondo_cuda_delta;
+    return f->chunk ? KERNEL_rondo_cuda_delta_chunk
+                    : key_dim == 64 ? KERNEL_rondo_cuda_delta_64 : key_dim == 128 ? KERNEL_rondo_cuda_delta_128 : KERNEL_rondo_cuda_delta;
 }
 
 /* Shared memory of a block, where so many tokens are made ready together. */

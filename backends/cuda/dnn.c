@@ -5,9 +5,10 @@
  */
 #include "backends/cuda/dnn.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+
+#include "backends/foreign.h"
 
 #define LEAST_VERSION 91002            /* 9.10.0 and 9.10.1 are known for wrong results */
 enum { KEPT = 64 };
@@ -30,36 +31,27 @@ static char why[256];
 
 static void open_library(void)
 {
-    static const char *const files[] = { "libcudnn_graph.so.9", "libcudnn.so.9" };
-    struct name {
-        const char *name;
-        size_t at;
-    };
-    static const struct name names[] = {
+    static const char *const files[] = { "libcudnn_graph.so.9", "libcudnn.so.9", NULL };
+    static const struct rondo__foreign_name names[] = {
 #define X(type, name, arguments) { #name, offsetof(struct rondo__cudnn, name) },
         RONDO_CUDNN(X)
 #undef X
     };
-    const char *file = NULL;
-    void *library = NULL;
+    const char *lacks, *file = rondo__foreign_open(files, names, sizeof names / sizeof *names, &dnn, &lacks);
     found = RONDO_ENOTSUP;
-    for (size_t i = 0; i < sizeof files / sizeof *files && !library; i++)
-        library = dlopen(file = files[i], RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-        snprintf(why, sizeof why, "attention of level fast on the cuda device needs cuDNN, and neither libcudnn_graph.so.9 nor libcudnn.so.9 can be opened; use level strict");
+    if (!file || lacks) {
+        if (!file)
+            snprintf(why, sizeof why, "attention of level fast on the cuda device needs cuDNN, and neither libcudnn_graph.so.9 nor libcudnn.so.9 can be "
+                                      "opened; use level strict");
+        else
+            snprintf(why, sizeof why, "the %s on this machine has no function %s; attention of level fast on the cuda device needs cuDNN 9.10.2 or newer",
+                     file, lacks);
         return;
-    }
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        void *function = dlsym(library, names[i].name);
-        if (!function) {
-            snprintf(why, sizeof why, "the %s on this machine has no function %s; attention of level fast on the cuda device needs cuDNN 9.10.2 or newer", file, names[i].name);
-            return;
-        }
-        memcpy((char *)&dnn + names[i].at, &function, sizeof function);
     }
     const size_t version = dnn.cudnnGetVersion();
     if (version < LEAST_VERSION)
-        snprintf(why, sizeof why, "the %s on this machine is version %zu; attention of level fast on the cuda device needs %d or newer", file, version, LEAST_VERSION);
+        snprintf(why, sizeof why, "the %s on this machine is version %zu; attention of level fast on the cuda device needs %d or newer", file, version,
+                 LEAST_VERSION);
     else
         found = 0;
 }

@@ -4,10 +4,10 @@
  */
 #include "backends/cuda/cuda.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <string.h>
+
+#include "backends/foreign.h"
 
 #define LEAST_VERSION 11080        /* serves PTX 7.0 and the copies that kernels use; what has been tried is newer */
 
@@ -18,29 +18,21 @@ static char why[256];
 
 static void open_driver(void)
 {
-    found = RONDO_ENOTSUP;
-    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-        snprintf(why, sizeof why, "there is no CUDA driver on this machine: libcuda.so.1 cannot be opened");
-        return;
-    }
-    struct name {
-        const char *name;
-        size_t at;
-    };
-    static const struct name names[] = {
+    static const char *const files[] = { "libcuda.so.1", NULL };
+    static const struct rondo__foreign_name names[] = {
 #define X(name, arguments) { #name, offsetof(struct rondo_cuda_driver, name) },
         RONDO_CUDA_DRIVER(X)
 #undef X
     };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        void *function = dlsym(library, names[i].name);
-        if (!function) {
-            snprintf(why, sizeof why, "the CUDA driver on this machine has no function %s; CUDA %d.%d or newer is needed", names[i].name,
-                     LEAST_VERSION / 1000, LEAST_VERSION % 1000 / 10);
-            return;
-        }
-        memcpy((char *)&driver + names[i].at, &function, sizeof function);
+    const char *lacks, *file = rondo__foreign_open(files, names, sizeof names / sizeof *names, &driver, &lacks);
+    found = RONDO_ENOTSUP;
+    if (!file || lacks) {
+        if (!file)
+            snprintf(why, sizeof why, "there is no CUDA driver on this machine: libcuda.so.1 cannot be opened");
+        else
+            snprintf(why, sizeof why, "the CUDA driver on this machine has no function %s; CUDA %d.%d or newer is needed", lacks, LEAST_VERSION / 1000,
+                     LEAST_VERSION % 1000 / 10);
+        return;
     }
     const int code = driver.cuInit(0);
     const char *text = NULL;

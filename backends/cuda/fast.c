@@ -274,7 +274,8 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
                                     .value_dim = d->value_dim, .causal = call->causal, .rows = call->rows, .keys = call->keys,
                                     .q_row = widened ? (int64_t)heads * d->head_dim : run->q.row_stride, .q_head = widened ? d->head_dim : run->q.head_stride,
                                     .k_row = part->k.row_stride, .k_head = part->k.head_stride, .v_row = part->v.row_stride, .v_head = part->v.head_stride,
-                                    .out_row = direct ? run->out.row_stride : (int64_t)heads * d->value_dim, .out_head = direct ? run->out.head_stride : d->value_dim };
+                                    .out_row = direct ? run->out.row_stride : (int64_t)heads * d->value_dim,
+                                    .out_head = direct ? run->out.head_stride : d->value_dim };
     if (row < 0 || !even(&part->k, d->kv_type, d->head_dim) || !even(&part->v, d->kv_type, d->value_dim) || (!widened && !even(&run->q, d->q_type, d->head_dim)) ||
         !spans(s->rows, s->q_row, heads, s->q_head) || !spans(s->keys, s->k_row, kv_heads, s->k_head) || !spans(s->keys, s->v_row, kv_heads, s->v_head) ||
         !spans(s->rows, s->out_row, heads, s->out_head))

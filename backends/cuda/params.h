@@ -504,7 +504,8 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_rmsnorm_dx, cuda_rmsnorm_dx) X(rondo_cuda_rope_back, cuda_rope) X(rondo_cuda_swiglu_dx, cuda_swiglu_dx) \
     X(rondo_cuda_cross_entropy, cuda_entropy) \
     X(rondo_cuda_delta, cuda_delta) X(rondo_cuda_delta_64, cuda_delta) X(rondo_cuda_delta_128, cuda_delta) \
-    X(rondo_cuda_delta_chunk, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds) X(rondo_cuda_delta_back, cuda_delta_back) X(rondo_cuda_delta_back_tokens, cuda_delta_back) \
+    X(rondo_cuda_delta_chunk, cuda_delta) X(rondo_cuda_delta_fold, cuda_delta_folds) X(rondo_cuda_delta_back, cuda_delta_back) \
+    X(rondo_cuda_delta_back_tokens, cuda_delta_back) \
     X(rondo_cuda_short_conv, cuda_conv) X(rondo_cuda_sigmoid_mul, cuda_swiglu)
 
 #endif

@@ -74,7 +74,8 @@ static void *numbers(struct probe *p, const char *what, int64_t count, int type,
     void *at = space(p, what, (size_t)count, size);
     for (int64_t i = 0; i < count; i++) {
         const uint64_t bits = draw(p);
-        const float plain = (float)(int32_t)(uint32_t)bits * 0x1p-30f, scale = kind == TINY ? (bits >> 33) % 4 ? 0x1p-128f : 0x1p-70f : kind == SMALL ? 0x1p-6f : 1.0f;
+        const float plain = (float)(int32_t)(uint32_t)bits * 0x1p-30f, tiny = (bits >> 33) % 4 ? 0x1p-128f : 0x1p-70f;
+        const float scale = kind == TINY ? tiny : kind == SMALL ? 0x1p-6f : 1.0f;
         if (kind == ANY)
             memcpy((char *)at + (size_t)i * size, &bits, size);
         else
@@ -216,7 +217,8 @@ static int attention(struct probe *p, const struct shape *s)
         void *k = numbers(p, "k", kv_rows * s->head_dim, RONDO_F32, PLAIN), *v = numbers(p, "v", kv_rows * s->value_dim, RONDO_F32, s->values);
         kv.k.data = space(p, "k as Q8", (size_t)(kv_rows * kv.k.head_stride), 1);
         kv.v.data = space(p, "v as Q8", (size_t)(kv_rows * kv.v.head_stride), 1);
-        int err = p->spec->convert_rows(p->spec_dev, NULL, kv_rows, s->head_dim, RONDO_F32, k, (size_t)s->head_dim * 4, RONDO_Q8, kv.k.data, (size_t)kv.k.head_stride);
+        int err = p->spec->convert_rows(p->spec_dev, NULL, kv_rows, s->head_dim, RONDO_F32, k, (size_t)s->head_dim * 4, RONDO_Q8, kv.k.data,
+                                        (size_t)kv.k.head_stride);
         if (!err)
             err = p->spec->convert_rows(p->spec_dev, NULL, kv_rows, s->value_dim, RONDO_F32, v, (size_t)s->value_dim * 4, RONDO_Q8, kv.v.data,
                                         (size_t)kv.v.head_stride);
@@ -371,7 +373,8 @@ static int rows(struct probe *p)
         begin(p, "norms, gated MLPs, rotary embeddings and log-sum-exp");
         float *x = numbers(p, "x", ROWS * DIM, RONDO_F32, kind), *w = numbers(p, "weights", DIM, RONDO_F32, PLAIN);
         float *up = numbers(p, "up", ROWS * DIM, RONDO_F32, kind), *r = numbers(p, "rows turned", ROWS * 2 * HALF, RONDO_F32, kind);
-        float *norm = space(p, "norms", ROWS * DIM, 4), *mlp = space(p, "gated rows", ROWS * DIM, 4), *table = numbers(p, "angles", ROWS * 2 * HALF, RONDO_F32, PLAIN);
+        float *norm = space(p, "norms", ROWS * DIM, 4), *mlp = space(p, "gated rows", ROWS * DIM, 4);
+        float *table = numbers(p, "angles", ROWS * 2 * HALF, RONDO_F32, PLAIN);
         double *sums = space(p, "log-sum-exp", ROWS, 8);
         float *gated = space(p, "rows by a sigmoid", ROWS * DIM, 4), *convolved = space(p, "convolved rows", ROWS * DIM, 4);
         float *taps = numbers(p, "taps", 4 * DIM, RONDO_F32, PLAIN), *past = numbers(p, "rows before", 3 * DIM, RONDO_F32, kind);
@@ -453,7 +456,8 @@ static int layer_gradients(struct probe *p)
         begin(p, "gradients of linear layers");
         float *dy = numbers(p, "dy", ROWS * OUT, RONDO_F32, type == RONDO_F32 ? TINY : PLAIN), *dx = numbers(p, "dx", ROWS * IN, RONDO_F32, PLAIN);
         void *w = numbers(p, "weights", IN * OUT, from, PLAIN);
-        float *x = numbers(p, "x", ROWS * IN, RONDO_F32, PLAIN), *dw = numbers(p, "dw", OUT * IN, RONDO_F32, PLAIN), *rows_of = numbers(p, "rows", 2 * IN, RONDO_F32, PLAIN);
+        float *x = numbers(p, "x", ROWS * IN, RONDO_F32, PLAIN), *dw = numbers(p, "dw", OUT * IN, RONDO_F32, PLAIN);
+        float *rows_of = numbers(p, "rows", 2 * IN, RONDO_F32, PLAIN);
         err = send(p);
         if (!err)
             err = p->spec->linear_new(p->spec_dev, &of_spec, &d);
@@ -466,7 +470,8 @@ static int layer_gradients(struct probe *p)
         for (int side = 0; side < 2 && !err; side++) {
             const struct rondo_device_ops *ops = side ? p->own : p->spec;
             struct rondo_device *dev = side ? p->dev : p->spec_dev;
-            const struct rondo_linear_dx_run run = { .rows = ROWS, .outputs = OUT, .total = LEAVES, .leaves = LEAVES, .add = type != RONDO_F32, .dy = AT(dy), .dy_stride = OUT,
+            const struct rondo_linear_dx_run run = { .rows = ROWS, .outputs = OUT, .total = LEAVES, .leaves = LEAVES, .add = type != RONDO_F32,
+                                                     .dy = AT(dy), .dy_stride = OUT,
                                                      .dx = AT(dx), .dx_stride = IN };
             struct rondo_token_run sum = { .order = order, .leaves = leaves, .leaf_count = 3, .tokens = ROWS, .rows = OUT, .columns = IN, .a = AT(dy),
                                            .b = AT(x), .a_stride = OUT, .b_stride = IN, .y = AT(dw), .y_stride = IN, .add = 1, .depth = 3 };
@@ -550,7 +555,8 @@ static int attention_gradients(struct probe *p)
         void *q = numbers(p, "q", TOKENS * HEADS * DIM, type, PLAIN), *k = numbers(p, "k", TOKENS * KV_HEADS * DIM, type, PLAIN);
         void *v = numbers(p, "v", TOKENS * KV_HEADS * VALUES, type, PLAIN), *dout = numbers(p, "dout", TOKENS * HEADS * VALUES, type, terms ? PLAIN : TINY);
         void *out = numbers(p, "out", TOKENS * HEADS * VALUES, type, PLAIN);
-        float *lse = numbers(p, "lse", TOKENS * HEADS, RONDO_F32, PLAIN), *sums = space(p, "sums", TOKENS * HEADS, 4), *sinks = numbers(p, "sinks", HEADS, RONDO_F32, PLAIN);
+        float *lse = numbers(p, "lse", TOKENS * HEADS, RONDO_F32, PLAIN), *sums = space(p, "sums", TOKENS * HEADS, 4);
+        float *sinks = numbers(p, "sinks", HEADS, RONDO_F32, PLAIN);
         float *of_sinks = space(p, "dsinks", LEAVES * HEADS, 4), *nodes = space(p, "nodes", 4 * FLOATS, 4), *alibi = numbers(p, "alibi", HEADS, RONDO_F32, SMALL);
         float *bias = numbers(p, "bias", TOKENS * TOKENS, RONDO_F32, PLAIN), *dbias = space(p, "dbias", TOKENS * TOKENS, 4);
         float *dq = space(p, "dq", TOKENS * HEADS * DIM, 4), *dk = space(p, "dk", TOKENS * KV_HEADS * DIM, 4), *dv = space(p, "dv", TOKENS * KV_HEADS * VALUES, 4);
@@ -560,7 +566,8 @@ static int attention_gradients(struct probe *p)
         for (int side = 0; side < 2 && !err; side++) {
             const struct rondo_device_ops *ops = side ? p->own : p->spec;
             struct rondo_device *dev = side ? p->dev : p->spec_dev;
-            const struct rondo_backward_sums of = { .rows = TOKENS, .heads = HEADS, .value_dim = VALUES, .out_type = type, .out = AT(out), .dout = AT(dout), .sums = AT(sums) };
+            const struct rondo_backward_sums of = { .rows = TOKENS, .heads = HEADS, .value_dim = VALUES, .out_type = type, .out = AT(out), .dout = AT(dout),
+                                                    .sums = AT(sums) };
             const struct rondo_backward_sinks sink = { .leaves = leaves, .bases = bases, .count = LEAVES, .rows = TOKENS, .heads = HEADS, .leaf_size = SIZE,
                                                        .sinks = AT(sinks), .lse = AT(lse), .sums = AT(sums), .nodes = AT(of_sinks) };
             const struct rondo_backward_queries queries = { AT(q), AT(dout), AT(lse), AT(sums), TOKENS };
@@ -618,7 +625,8 @@ static int delta(struct probe *p)
     for (int i = 0; i < SIZES && !err; i++) {
         const int32_t dim = dims[i], type = types[i], channels = i == 1 ? 1 : dim;
         const struct rondo_delta_form form = { .key_dim = dim, .value_dim = VALUES, .type = type, .gate_type = types[SIZES - 1 - i], .beta_type = RONDO_F32,
-                                               .out_type = type, .gate = i % 3, .beta = i % 3, .norm = i != 0, .gate_dim = channels, .lower_bound = -5.0f, .scale = 0.3f,
+                                               .out_type = type, .gate = i % 3, .beta = i % 3, .norm = i != 0, .gate_dim = channels,
+                                               .lower_bound = -5.0f, .scale = 0.3f,
                                                .chunk = i == 3 ? 16 : 0 };
         const struct rondo_delta_state none = { -1, 0, 0, 0 }, from = { 0, 0, 0, VALUES }, to = { 1, 0, 0, VALUES }, map = { 2, 0, 0, dim };
         const struct rondo_delta_state number = { 3, 0, 0, 1 }, folded = { 4, 0, 0, MAPPED };

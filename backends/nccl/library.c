@@ -4,10 +4,10 @@
  */
 #include "backends/nccl/nccl.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <string.h>
+
+#include "backends/foreign.h"
 
 static struct rondo_nccl_library library;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -16,29 +16,21 @@ static char why[256];
 
 static void open_library(void)
 {
-    found = RONDO_ENOTSUP;
-    void *file = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (!file) {
-        snprintf(why, sizeof why, "there is no NCCL on this machine: libnccl.so.2 cannot be opened");
-        return;
-    }
-    struct name {
-        const char *name;
-        size_t at;
-    };
-    static const struct name names[] = {
+    static const char *const files[] = { "libnccl.so.2", NULL };
+    static const struct rondo__foreign_name names[] = {
 #define X(type, name, arguments) { #name, offsetof(struct rondo_nccl_library, name) },
         RONDO_NCCL(X)
 #undef X
     };
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        void *function = dlsym(file, names[i].name);
-        if (!function) {
-            snprintf(why, sizeof why, "the libnccl.so.2 on this machine has no function %s; NCCL %d.%d or newer is needed", names[i].name,
-                     NCCL_LEAST / 10000, NCCL_LEAST / 100 % 100);
-            return;
-        }
-        memcpy((char *)&library + names[i].at, &function, sizeof function);
+    const char *lacks, *file = rondo__foreign_open(files, names, sizeof names / sizeof *names, &library, &lacks);
+    found = RONDO_ENOTSUP;
+    if (!file || lacks) {
+        if (!file)
+            snprintf(why, sizeof why, "there is no NCCL on this machine: libnccl.so.2 cannot be opened");
+        else
+            snprintf(why, sizeof why, "the libnccl.so.2 on this machine has no function %s; NCCL %d.%d or newer is needed", lacks, NCCL_LEAST / 10000,
+                     NCCL_LEAST / 100 % 100);
+        return;
     }
     if (library.ncclGetVersion(&library.version) || library.version < NCCL_LEAST) {
         snprintf(why, sizeof why, "the NCCL on this machine is %d.%d.%d; %d.%d or newer is needed", NCCL_VERSION(library.version), NCCL_LEAST / 10000,
