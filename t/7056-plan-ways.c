@@ -211,7 +211,7 @@ static void runs(void)
     refuses(2, "--tp and --cp", "plan run -m mistral-7b --tokens 128 --world 4 --tp 3");
     refuses(2, "--tp and --cp", "plan run -m mistral-7b --tokens 128 --world 8 --tp 2 --cp 2");
     refuses(2, "no ranks of --world 7", "plan run -m mistral-7b --tokens 128 --world 7 --tp 7");
-    refuses(2, "flops_per_chip", "plan run -m mistral-7b --tokens 1000000000 --world 64 --hardware xeon-ethernet");
+    refuses(2, "visible pairs", "plan run -m mistral-7b --tokens 1099511627776 --world 64 --hardware xeon-ethernet");
     refuses(2, "--batch", "plan run -m mistral-7b --tokens 128 --world 7 --batch 0");
     refuses(2, "--bytes 3", "plan run -m mistral-7b --tokens 128 --world 7 --bytes 3");
     refuses(3, "known by name", "plan run -m no-such --tokens 128 --world 7");
