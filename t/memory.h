@@ -55,6 +55,7 @@ static void memory_hooks(void)
 MEMORY_UNUSED static void memory_failures(int (*attempt)(void *arg, int *right), void *arg, long step, const char *what)
 {
     const long base = atomic_load(&memory_live);
+    step *= under_sanitizer() ? 4 : 1;
     int codes = 1, leaks = 0, failures = 0, reached = 0;
     for (long n = 0; n < 100000 && !leaks && !reached; n += n < 60 || long_tests() ? 1 : step) {
         int right = 0;
@@ -85,6 +86,7 @@ MEMORY_UNUSED static void memory_failures(int (*attempt)(void *arg, int *right),
  * way: what the hook does besides, or "". */
 MEMORY_UNUSED static void transport_failures(int (*attempt)(void *arg, int *right), void *arg, int step, const char *way, const char *what)
 {
+    step *= under_sanitizer() ? 4 : 1;
     const char *outer = getenv("RONDO_TEST_HOOK");
     char *kept = outer ? strdup(outer) : NULL, spec[200];
     const long base = atomic_load(&memory_live);
