@@ -33,7 +33,7 @@ static void bits(void)
 {
     static const int layouts[] = { RONDO_LAYOUT_DEFAULT, RONDO_DOCUMENT, RONDO_DOCUMENT, RONDO_CUSTOM };
     static int32_t owners[200];
-    const int runs = long_tests() ? 1500 : 110;
+    const int runs = long_tests() ? 1500 : 70;
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
         struct problem p = problems[i];
         struct result r;
