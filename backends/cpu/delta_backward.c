@@ -442,7 +442,8 @@ static int columns(const struct rondo_delta_backward_task *t, void *scratch, con
 VEC vf over_leaves(const float *sums, int64_t leaves, int64_t stride)
 {
     vf leaf[MOST_LEAVES];
-    for (int64_t i = 0; i < leaves; i++)
+    leaf[0] = vf_load(sums);   /* there is one at least, which a compiler cannot see */
+    for (int64_t i = 1; i < leaves; i++)
         leaf[i] = vf_load(sums + i * stride);
     for (int64_t step = 1; step < leaves; step *= 2)
         for (int64_t i = 0; i + step < leaves; i += 2 * step)
