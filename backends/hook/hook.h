@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the files of the test hook share: hook.c wraps a transport, copy.c makes one that shows memory in place behave as if its
- * ranks were on several machines, plane.c gives it a data plane; device.c wraps a device.
+ * ranks were on several machines, link.c its slow links, plane.c gives it a data plane; device.c wraps a device.
  */
 #ifndef RONDO_HOOK_HOOK_H
 #define RONDO_HOOK_HOOK_H
