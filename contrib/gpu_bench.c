@@ -3,9 +3,9 @@
  * How fast the cuda device is, through the public interface: each line names what was done, what it took (the median of its rounds, host and all)
  * and the rate. contrib/gpu-check runs it beside the card's own rates and on the cpu device for the bits.
  *
- *     cc gpu_bench.c -o gpu_bench $(pkg-config --cflags --libs rondo) && ./gpu_bench [cuda|cpu [all|quick|tiny|profile [WORD]]]
+ *     cc gpu_bench.c -o gpu_bench $(pkg-config --cflags --libs rondo) && ./gpu_bench [cuda|cpu [all|once|quick|tiny|host|profile [WORD]]]
  *
- * With WORD only the lines that have it in their name, such as "prefill".
+ * With WORD only the lines that have it in their name, such as "prefill". once: all lines with one round each, for their hashes.
  */
 #include <math.h>
 #include <stdio.h>
@@ -17,6 +17,7 @@
 
 static rondo_context *ctx;
 static const char *only = "";      /* lines whose name has it */
+static int once;
 
 static double now(void)
 {
@@ -67,7 +68,10 @@ static int by_value(const void *a, const void *b)
 }
 
 #define ROUNDS 40
+#define MANY 201        /* of small things, where microseconds count */
 #define IN_A_ROW 8
+
+static int rounds_of(int most, int room) { return once ? 1 : most < room ? most : room; }
 
 static double median(double *seconds, int count)
 {
@@ -97,7 +101,7 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     const int64_t q_rows = sequences * tokens, kv_rows = sequences * (tokens + cached), q_shape[3] = { q_rows, heads, dim },
                   kv_shape[3] = { kv_rows, kv_heads, dim };
-    double seconds[ROUNDS], begin, took;
+    double seconds[MANY], begin, took;
     if (!strstr(name, only))
         return;
     d.sequences = sequences;
@@ -117,7 +121,7 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     need(rondo_attention_query(plan, &info));
     void *workspace = NULL;
     need(rondo_memory_create(&workspace, ctx, RONDO_MEMORY_HOST, info.workspace_bytes));
-    int rounds = most < ROUNDS ? most : ROUNDS;
+    const int rounds = rounds_of(most, MANY);
     need(rondo_attention_execute(plan, &io, workspace));
     for (int i = 0; i < rounds; i++) {
         begin = now();
@@ -191,7 +195,7 @@ static void linear_at(int level, const char *name, int64_t rows, int64_t in, int
             w[i + k] = (float)(random[k] >> 8) / 8388608.0f - 1.0f;
     }
     need(rondo_linear_load_from(l, 0, out, RONDO_F32, w, NULL));
-    int rounds = most < ROUNDS ? most : ROUNDS;
+    const int rounds = rounds_of(most, ROUNDS);
     need(rondo_linear_execute(l, ctx, rows, x, in, y, out, NULL, 0));
     need(rondo_memory_copy(ctx, &some, y, sizeof some));
     for (int i = 0; i < rounds; i++) {     /* several in a row: the host hands out work ahead of the card */
@@ -261,7 +265,7 @@ static void delta_of(const char *name, int64_t sequences, int64_t tokens, int64_
     if (back)
         need(rondo_delta_backward(plan, &io, &of));
     const uint64_t hash = hash_of(back ? of.dq.data : io.out.data, count), behind = back ? hash_of(of.dk.data, count) : hash_of(io.final_state.data, state);
-    int rounds = most < ROUNDS ? most : ROUNDS;
+    const int rounds = rounds_of(most, ROUNDS);
     for (int i = 0; i < rounds; i++) {
         begin = now();
         need(back ? rondo_delta_backward(plan, &io, &of) : rondo_delta_execute(plan, &io));
@@ -290,6 +294,7 @@ int main(int argc, char **argv)
     desc.device = argc > 1 ? argv[1] : "cuda";
     const char *how = argc > 2 ? argv[2] : "all";
     only = argc > 3 ? argv[3] : "";
+    once = !strcmp(how, "once");
     need(rondo_context_create(&ctx, &desc));
     need(rondo_context_query(ctx, &info));
     printf("device %s, %s\n", info.device, info.isa);
@@ -302,7 +307,14 @@ int main(int argc, char **argv)
         delta("delta 1 token of 64, H=32 K=V=128, f32", 64, 1, 32, 128, RONDO_F32, 1);
         return 0;
     }
-    attention("tiny (what an execution costs)", 1, 16, 0, 4, 4, 64, RONDO_F32, 1, ROUNDS);
+    attention("tiny (what an execution costs)", 1, 16, 0, 4, 4, 64, RONDO_F32, 1, MANY);
+    if (!strcmp(how, "host")) {            /* what of it is the host's: for gpu_host.c */
+        attention("decode 1 cached, H=32/8 D=128, bf16", 1, 1, 1, 32, 8, 128, RONDO_BF16, 1, MANY);
+        attention("decode 5000 cached, H=32/8 D=128, bf16", 1, 1, 4999, 32, 8, 128, RONDO_BF16, 1, MANY);
+        attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, MANY);
+        attention("decode 65536 cached, H=32/8 D=128, f32", 1, 1, 65535, 32, 8, 128, RONDO_F32, 1, MANY);
+        return 0;
+    }
     if (!strcmp(how, "tiny")) {            /* for a sanitizer */
         attention("prefill 300, H=4/2 D=64, f32, causal", 1, 300, 0, 4, 2, 64, RONDO_F32, 1, 1);
         attention("decode 700 cached, H=8/2 D=128, bf16", 1, 1, 699, 8, 2, 128, RONDO_BF16, 1, 1);
