@@ -230,6 +230,8 @@ static void delta_of(const char *name, int64_t sequences, int64_t tokens, int64_
     const int64_t rows = sequences * tokens, shape[3] = { rows, heads, dim }, betas[2] = { rows, heads }, states[4] = { sequences, heads, dim, dim };
     const size_t count = (size_t)(rows * heads * dim), state = (size_t)(sequences * heads * dim * dim);
     double seconds[ROUNDS], begin, took;
+    if (!strstr(name, only))
+        return;
     d.heads = heads;
     d.key_dim = dim;
     d.sequences = sequences;
