@@ -337,7 +337,11 @@ typedef enum rondo_chosen {
     RONDO_CHOSEN_BEFORE = 3     /* the same, when lengths were nearly these; or no other one takes 5 % less than what an update found */
 } rondo_chosen;
 RONDO_API const char *rondo_algorithm_name(int algorithm);
-typedef enum rondo_arithmetic { RONDO_ARITHMETIC_F32 = 0, RONDO_ARITHMETIC_BF16_DOT = 1, RONDO_ARITHMETIC_BF16_TILE = 2 } rondo_arithmetic;
+/* What the inside of a leaf is computed in. F64 and BF16_HOPPER are of attention forward, at level strict; the other two of BF16 are refused. */
+typedef enum rondo_arithmetic {
+    RONDO_ARITHMETIC_F32 = 0, RONDO_ARITHMETIC_BF16_DOT = 1, RONDO_ARITHMETIC_BF16_TILE = 2, RONDO_ARITHMETIC_F64 = 3,
+    RONDO_ARITHMETIC_BF16_HOPPER = 4
+} rondo_arithmetic;
 RONDO_API const char *rondo_arithmetic_name(int arithmetic);
 typedef enum rondo_level { RONDO_STRICT = 0, RONDO_NATIVE = 1, RONDO_FAST = 2 } rondo_level;
 RONDO_API const char *rondo_level_name(int level);
@@ -358,7 +362,8 @@ typedef struct rondo_attention_desc {
     int32_t q_type, kv_type, out_type;  /* rondo_type; 0 = F32 (out: like q) */
     int32_t layout;                     /* of a plan without placement; each turn (cached, new) is laid out so. 0: what balances its work */
     int32_t algorithm;                  /* rondo_algorithm */
-    int32_t arithmetic, level;          /* rondo_arithmetic, rondo_level: f32, strict or fast; others are refused by name */
+    int32_t arithmetic, level;          /* rondo_arithmetic: f32, f64 or bf16-hopper; rondo_level: strict, or with f32 fast. Others are refused
+                                           by name */
     int32_t leaf;                       /* keys to a leaf; 0 = 128; a power of two, 8..256; changes the bits */
     int32_t head_groups;                /* rings run one after another, over kv_heads/head_groups heads each: less
                                            workspace, more messages. 0 = chosen by the plan. Must divide kv_heads */

@@ -27,7 +27,7 @@ typedef struct rondo_linear_desc {
     int64_t in, out;
     int32_t type;                /* storage of the weights: F32, BF16, F16, Q8 */
     int32_t leaves;              /* 0 = ceil(in / 512) */
-    int32_t arithmetic, level;   /* as in rondo_attention_desc */
+    int32_t arithmetic, level;   /* rondo_arithmetic: f32 only; rondo_level */
     int32_t group;               /* Q8: inputs that share a scale, in each leaf from its first on; 0 = 32 */
     /* One of `parts` layers that share the sum: it has the inputs of leaves leaf_begin[part] to leaf_begin[part + 1] only, `in` being those of
      * all. leaf_begin [parts + 1] ascends from 0 to `leaves`, which must be given; copied. NULL: whole. rondo_tp_linear() executes it. */

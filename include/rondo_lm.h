@@ -150,7 +150,7 @@ typedef struct rondo_lm_desc {
     size_t struct_size;
     int32_t kv_type;               /* rondo_type of the cache; 0 = F32 */
     int32_t layout, algorithm;     /* rondo_layout, rondo_algorithm; by itself decoding is pass-Q */
-    int32_t arithmetic, level, leaf, interleave;   /* as in rondo_attention_desc and rondo_placement_desc */
+    int32_t arithmetic, level, leaf, interleave;   /* as in rondo_attention_desc and rondo_placement_desc; arithmetic: f32 only */
     int64_t chunk;                 /* prefill in chunks of so many tokens of a sequence; 0 = whole */
     int64_t batch_tokens;          /* tokens of all sequences together in one forward pass at most; 0 = 8192 */
     int (*progress)(void *user, int64_t done, int64_t total);   /* prefill tokens of this rank's view; non-zero: stop (RONDO_ECANCELED) */

@@ -88,7 +88,8 @@ int main(void)
        !strcmp(rondo_algorithm_name(0), "auto") && !strcmp(rondo_algorithm_name(RONDO_MESH), "mesh") &&
            !rondo_algorithm_name(RONDO_MESH + 1) && !rondo_algorithm_name(-1), "names of algorithms");
     ok(!strcmp(rondo_arithmetic_name(0), "f32") && !strcmp(rondo_arithmetic_name(1), "bf16-dot") &&
-       !strcmp(rondo_arithmetic_name(2), "bf16-tile") && !rondo_arithmetic_name(3), "names of arithmetics");
+       !strcmp(rondo_arithmetic_name(2), "bf16-tile") && !strcmp(rondo_arithmetic_name(3), "f64") &&
+       !strcmp(rondo_arithmetic_name(4), "bf16-hopper") && !rondo_arithmetic_name(5), "names of arithmetics");
     ok(!strcmp(rondo_level_name(0), "strict") && !strcmp(rondo_level_name(1), "native") && !strcmp(rondo_level_name(2), "fast") &&
        !rondo_level_name(-1), "names of levels");
     return done();

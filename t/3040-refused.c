@@ -86,7 +86,7 @@ static int descriptors(rondo_context *ctx, void *arg)
     REFUSE(RONDO_EINVAL, "farther than memory", d.mask = bits, d.mask_key = far_off);
     REFUSE(RONDO_ENOTSUP, "bf16-dot", d.arithmetic = RONDO_ARITHMETIC_BF16_DOT);
     REFUSE(RONDO_ENOTSUP, "bf16-tile", d.arithmetic = RONDO_ARITHMETIC_BF16_TILE);
-    REFUSE(RONDO_EINVAL, "arithmetic", d.arithmetic = 3);
+    REFUSE(RONDO_EINVAL, "arithmetic", d.arithmetic = 5);
     REFUSE(RONDO_ENOTSUP, "native", d.level = RONDO_NATIVE);
     REFUSE(RONDO_EINVAL, "level", d.level = -1);
     REFUSE(RONDO_EINVAL, "leaf", d.leaf = 4);

@@ -75,7 +75,7 @@ static void look_at(const struct rondo_program *p, const struct rondo_attention_
 static int refuse(const struct rondo_device *dev, const struct rondo_program_desc *d)
 {
     if (d->arithmetic < 0 || d->arithmetic >= RONDO_CPU_ARITHMETICS || !dev->kernels.attention[d->arithmetic])
-        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has no kernels of arithmetic number %d; it has those of f32",
+        return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device has no kernels of arithmetic number %d; it has f32, f64 and bf16-hopper",
                            (int)d->arithmetic);
     if (d->level != RONDO_STRICT && d->level != RONDO_FAST)
         return rondo__fail(RONDO_ENOTSUP, "attention: the cpu device computes levels strict and fast, which are the same, not number %d", (int)d->level);

@@ -18,25 +18,28 @@ struct build {
     const struct rondo_cpu_delta_backward *delta_backward;
 };
 
-#define BUILD(name)                                                                                                                        \
-    static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name },                                  \
+#define BUILD(name, ...)                                                                                                                   \
+    static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name, __VA_ARGS__ },                     \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
                                                &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name,            \
                                                &rondo__cpu_delta_chunk_##name,                                                            \
                                                &rondo__cpu_entropy_##name, &rondo__cpu_delta_backward_##name };
-BUILD(soft)
+/* ... of the scalar spec, which has attention's further arithmetics */
+#define SPEC(name)                                                                                                                         \
+    BUILD(name, [RONDO_ARITHMETIC_F64] = &rondo__cpu_attention_f64_##name, [RONDO_ARITHMETIC_BF16_HOPPER] = &rondo__cpu_attention_hopper_##name)
+SPEC(soft)
 #ifdef RONDO_CPU_HAVE_FMA
-BUILD(fma)
+SPEC(fma)
 #endif
 #ifdef RONDO_CPU_HAVE_AVX2
-BUILD(avx2)
+BUILD(avx2, [RONDO_ARITHMETIC_F64] = NULL)
 #endif
 #ifdef RONDO_CPU_HAVE_AVX512
-BUILD(avx512)
+BUILD(avx512, [RONDO_ARITHMETIC_F64] = NULL)
 #endif
 #ifdef RONDO_CPU_HAVE_NEON
-BUILD(neon)
+BUILD(neon, [RONDO_ARITHMETIC_F64] = NULL)
 #endif
 
 static void take(struct rondo_cpu_kernels *out, const struct build *b)

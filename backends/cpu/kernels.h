@@ -9,7 +9,7 @@
 
 #include "core/internal.h"
 
-#define RONDO_CPU_ARITHMETICS 3   /* enum rondo_arithmetic */
+#define RONDO_CPU_ARITHMETICS 5   /* enum rondo_arithmetic */
 
 /* ---- attention: an item is some tokens of a task x the heads of some KV heads ---- */
 
@@ -242,6 +242,8 @@ void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa);
 /* Parts of tables: what the sources of each build define. Only those of RONDO_CPU_HAVE_* are linked; soft always is. */
 extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_attention_fma, rondo__cpu_attention_avx2,
     rondo__cpu_attention_avx512, rondo__cpu_attention_neon;
+extern const struct rondo_cpu_attention rondo__cpu_attention_f64_soft, rondo__cpu_attention_f64_fma, rondo__cpu_attention_hopper_soft,
+    rondo__cpu_attention_hopper_fma;
 extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_fma, rondo__cpu_linear_avx2, rondo__cpu_linear_avx512,
     rondo__cpu_linear_neon;
 extern const struct rondo_cpu_packing rondo__cpu_packing_soft, rondo__cpu_packing_fma, rondo__cpu_packing_avx2, rondo__cpu_packing_avx512,

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The definition of attention: rules C2-C7 of the numerics contract (rondo-numerics(7)) for one query row at
- * a time, and the tree program of core/device.h executed as it is written. Every fast kernel equals this bit
- * for bit. Built twice: without FMA instructions (fused multiply-add in software) and, on x86, with them.
+ * a time, and the tree program of core/device.h executed as it is written; in each arithmetic, which are different inside of a leaf only (C15).
+ * Every fast kernel equals this bit for bit. Built twice: without FMA instructions (fused multiply-add in software) and, on x86, with them.
  */
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/num.h"
 #include "backends/cpu/task.h"
+#include "core/aligned_sum.h"
 
 #define TOKENS 8 /* of one item; any number would do */
 #define LEAF_MAX 256
@@ -26,27 +27,56 @@ static void node_empty(const struct rondo_attention_task *t, float *node)
  * count rounded up to even. Those that the row does not see take no part. */
 static int32_t pairwise(int32_t j) { return j ^ 1; }
 
-/* The row at work: a token in a query head of the task, which stands at p and sees keys of [lo, hi). x: scratch. */
+/* The row at work: a token in a query head of the task, which stands at p and sees keys of [lo, hi). */
 struct row {
-    const float *q;
+    const float *q;                    /* BF16_HOPPER: rounded to BF16 */
+    double *wide;                      /* scratch of F64: [value_dim] */
     int64_t token, p, lo, hi;
-    int32_t head, kv_head;
-    float x[LEAF_MAX];
+    int32_t head, kv_head, arithmetic;
+    float x[LEAF_MAX];                 /* scratch */
     uint64_t seen[4];                  /* bit i: key i of the leaf at work is visible */
 };
 
 static bool sees(const struct row *r, int32_t i) { return r->seen[i / 64] >> (i % 64) & 1; }
 
-/* C2: the chain over the head dimension, one product with scale * log2(e) or tanh between two products, then the terms. */
-static float score(const struct rondo_attention_task *t, const struct row *r, const void *k, int64_t position)
+static float bf16(float x) { return rondo__from_bf16(rondo__to_bf16(x)); }
+
+/* C2: the chain over the head dimension; C15: ascending in double, where the product of two floats is exact, so that product and sum are one
+ * fused multiply-add; in blocks of 16 with zeros behind the last element. */
+static float product(const struct rondo_attention_task *t, const struct row *r, const void *k)
 {
-    const uint64_t distance = position > r->p ? (uint64_t)position - (uint64_t)r->p : (uint64_t)r->p - (uint64_t)position;
-    float s = 0.0f, x;
+    float s = 0.0f;
+    if (r->arithmetic == RONDO_ARITHMETIC_F64) {
+        double sum = 0.0;
+        for (int32_t d = 0; d < t->head_dim; d++)
+            sum = sum + (double)r->q[d] * (double)rondo__row_number(k, d, t->head_dim, t->kv_type);
+        return (float)sum;
+    }
+    if (r->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER) {
+        for (int32_t d = 0; d < t->head_dim; d += RONDO_ALIGNED_SUM) {
+            uint16_t a[RONDO_ALIGNED_SUM] = { 0 }, b[RONDO_ALIGNED_SUM] = { 0 };
+            for (int32_t i = 0; i < RONDO_ALIGNED_SUM && d + i < t->head_dim; i++) {
+                a[i] = rondo__to_bf16(r->q[d + i]);
+                b[i] = rondo__to_bf16(rondo__row_number(k, d + i, t->head_dim, t->kv_type));
+            }
+            s = rondo__aligned_sum(s, a, b);
+        }
+        return s;
+    }
     for (int32_t j = 0; j < t->head_dim + (t->head_dim & 1); j++) {
         int32_t d = pairwise(j);
         if (d < t->head_dim)
             s = rondo__fma(r->q[d], rondo__row_number(k, d, t->head_dim, t->kv_type), s);
     }
+    return s;
+}
+
+/* C2: one product with scale * log2(e) or tanh between two products, then the terms. */
+static float score(const struct rondo_attention_task *t, const struct row *r, const void *k, int64_t position)
+{
+    const uint64_t distance = position > r->p ? (uint64_t)position - (uint64_t)r->p : (uint64_t)r->p - (uint64_t)position;
+    const float s = product(t, r, k);
+    float x;
     x = t->terms.cap_in != 0.0f ? rondo__tanh(s * t->terms.cap_in) * t->terms.cap_out : s * t->scale_log2;
     if (t->terms.alibi)
         x = rondo__fma(-(t->alibi[r->head] * RONDO_LOG2E_F), (float)distance, x);
@@ -87,26 +117,93 @@ static bool dropped(const struct rondo_attention_task *t, const struct row *r, i
     return words[position & 3] < t->terms.drop;
 }
 
-/* C3, C4: the node of one leaf. */
-static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, struct row *r, float *node)
+/* C3, C4: a key's weight against M. */
+static float weight(const struct row *r, int32_t i, float M)
+{
+    const float n = rondo__rint(r->x[i]), p = rondo__weight(r->x[i] - n, n - M);
+    return r->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER ? bf16(p) : p;
+}
+
+/* A key's values. */
+static const void *values(const struct rondo_attention_task *t, const struct rondo_leaf_rows *at, int32_t i)
+{
+    return (const char *)at->v + (at->v_at + i * at->v_stride) * (int64_t)rondo_type_size(t->kv_type);
+}
+
+/* C4: the sums of a leaf, weights being against M. Returns l. */
+static float sums(const struct rondo_attention_task *t, const struct rondo_leaf *f, const struct row *r, float M, float *acc)
 {
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
-    float *acc = node + NODE_ACC, l = 0.0f, M;
-
-    node_empty(t, node);
-    M = leaf_scores(t, f, r);
+    float l = 0.0f;
     for (int32_t j = 0; j < f->count + (f->count & 1); j++) {
         int32_t i = pairwise(j);
         if (i >= f->count || !sees(r, i))
             continue;
-        float n = rondo__rint(r->x[i]), p = rondo__weight(r->x[i] - n, n - M);
+        float p = weight(r, i, M);
         l = l + p;
         if (dropped(t, r, f->first + (int64_t)i * f->step))
             p = 0.0f;
-        const void *v = (const char *)at.v + (at.v_at + i * at.v_stride) * (int64_t)rondo_type_size(t->kv_type);
         for (int32_t d = 0; d < t->value_dim; d++)
-            acc[d] = rondo__fma(p, rondo__row_number(v, d, t->value_dim, t->kv_type), acc[d]);
+            acc[d] = rondo__fma(p, rondo__row_number(values(t, &at, i), d, t->value_dim, t->kv_type), acc[d]);
     }
+    return l;
+}
+
+/* C15: ascending in double. */
+static float sums_f64(const struct rondo_attention_task *t, const struct rondo_leaf *f, const struct row *r, float M, float *acc)
+{
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
+    double l = 0.0;
+    memset(r->wide, 0, (size_t)t->value_dim * sizeof *r->wide);
+    for (int32_t i = 0; i < f->count; i++) {
+        if (!sees(r, i))
+            continue;
+        double p = (double)weight(r, i, M);
+        l = l + p;
+        if (dropped(t, r, f->first + (int64_t)i * f->step))
+            p = 0.0;
+        for (int32_t d = 0; d < t->value_dim; d++)
+            r->wide[d] = r->wide[d] + p * (double)rondo__row_number(values(t, &at, i), d, t->value_dim, t->kv_type);
+    }
+    for (int32_t d = 0; d < t->value_dim; d++)
+        acc[d] = (float)r->wide[d];
+    return (float)l;
+}
+
+/* C15: blocks of 16 keys. What is hidden is a product of zeros, and so is what is dropped, but in l. */
+static float sums_hopper(const struct rondo_attention_task *t, const struct rondo_leaf *f, const struct row *r, float M, float *acc)
+{
+    const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
+    float l = 0.0f;
+    for (int32_t first = 0; first < f->count; first += RONDO_ALIGNED_SUM) {
+        uint16_t p[RONDO_ALIGNED_SUM] = { 0 }, kept[RONDO_ALIGNED_SUM] = { 0 }, v[RONDO_ALIGNED_SUM] = { 0 }, one[RONDO_ALIGNED_SUM];
+        bool keeps[RONDO_ALIGNED_SUM] = { false };
+        for (int32_t i = 0; i < RONDO_ALIGNED_SUM; i++) {
+            one[i] = rondo__to_bf16(1.0f);
+            if (first + i >= f->count || !sees(r, first + i))
+                continue;
+            p[i] = rondo__to_bf16(weight(r, first + i, M));
+            keeps[i] = !dropped(t, r, f->first + (int64_t)(first + i) * f->step);
+            kept[i] = keeps[i] ? p[i] : 0;
+        }
+        l = rondo__aligned_sum(l, p, one);
+        for (int32_t d = 0; d < t->value_dim; d++) {
+            for (int32_t i = 0; i < RONDO_ALIGNED_SUM; i++)
+                if (keeps[i])
+                    v[i] = rondo__to_bf16(rondo__row_number(values(t, &at, first + i), d, t->value_dim, t->kv_type));
+            acc[d] = rondo__aligned_sum(acc[d], kept, v);
+        }
+    }
+    return l;
+}
+
+/* C3, C4: the node of one leaf. */
+static void leaf(const struct rondo_attention_task *t, const struct rondo_leaf *f, struct row *r, float *node)
+{
+    node_empty(t, node);
+    const float M = leaf_scores(t, f, r);
+    const float l = (r->arithmetic == RONDO_ARITHMETIC_F64 ? sums_f64 : r->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER ? sums_hopper : sums)(
+        t, f, r, M, node + NODE_ACC);
     node[NODE_M] = l != l ? FLT_MAX : M;
     node[NODE_L] = l;
 }
@@ -212,19 +309,20 @@ static void probabilities(const struct rondo_attention_task *t, struct row *r)
             for (int32_t i = 0; i < f.count; i++) {
                 if (!sees(r, i))
                     continue;
-                const float n = rondo__rint(r->x[i]), p = rondo__weight(r->x[i] - n, n - M) * inv;
-                rondo__put_element(out, t->probs_at + f.first + (int64_t)i * f.step, RONDO_F32, stats[1] == 0.0f ? 0.0f : p);
+                rondo__put_element(out, t->probs_at + f.first + (int64_t)i * f.step, RONDO_F32, stats[1] == 0.0f ? 0.0f : weight(r, i, M) * inv);
             }
         }
     }
 }
 
-/* C6: the program for one row. stack has room for depth nodes. */
-static void row(const struct rondo_attention_task *t, int64_t token, int32_t head, float *q, float *stack)
+/* C6: the program for one row. scratch: what bytes() says. */
+static void row(const struct rondo_attention_task *t, int arithmetic, int64_t token, int32_t head, void *scratch)
 {
     const size_t size = node_floats(t);
-    struct row r = { .q = q, .token = token, .p = rondo__cpu_position(t, token), .head = head, .kv_head = head / (t->heads / t->kv_heads) };
-    float *top = stack; /* the next free place */
+    double *wide = scratch;
+    float *q = (float *)(wide + (arithmetic == RONDO_ARITHMETIC_F64 ? t->value_dim : 0)), *top = q + t->head_dim; /* the next free place of the stack */
+    struct row r = { .q = q, .wide = wide, .token = token, .p = rondo__cpu_position(t, token), .head = head,
+                     .kv_head = head / (t->heads / t->kv_heads), .arithmetic = arithmetic };
 
     t->mask->kind->row(t->mask, t->sequence, r.p, &r.lo, &r.hi);
     for (int32_t d = 0; d < t->head_dim; d++)
@@ -278,6 +376,7 @@ static bool shares(const struct rondo_attention_task *t)
     return false;
 }
 
+/* A row's q and its stack. */
 static bool bytes(const struct rondo_attention_task *t, size_t *out)
 {
     size_t stack, floats;
@@ -286,15 +385,18 @@ static bool bytes(const struct rondo_attention_task *t, size_t *out)
            rondo__mul(floats, sizeof(float), out);
 }
 
-static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,
-               const struct rondo_cpu_parts *parts, void *scratch, const struct rondo_poll *poll)
+static bool bytes_f64(const struct rondo_attention_task *t, size_t *out)
 {
-    (void)parts;
-    float *q = scratch, *stack = q + t->head_dim;
+    return bytes(t, out) && rondo__add(*out, (size_t)t->value_dim * sizeof(double), out);
+}
+
+static int rows(const struct rondo_attention_task *t, int arithmetic, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, void *scratch,
+                const struct rondo_poll *poll)
+{
     const int32_t group = t->heads / t->kv_heads;
     for (int64_t token = t0; token < t1; token++) {
         for (int32_t head = kv_head * group; head < (kv_head + kv_heads) * group; head++)
-            row(t, token, head, q, stack);
+            row(t, arithmetic, token, head, scratch);
         int err = poll ? poll->call(poll->arg) : 0;
         if (err)
             return err;
@@ -302,8 +404,22 @@ static int run(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int
     return 0;
 }
 
+#define RUN(name, arithmetic)                                                                                                              \
+    static int name(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,                        \
+                    const struct rondo_cpu_parts *parts, void *scratch, const struct rondo_poll *poll)                                      \
+    {                                                                                                                                      \
+        (void)parts;                                                                                                                       \
+        return rows(t, arithmetic, t0, t1, kv_head, kv_heads, scratch, poll);                                                              \
+    }
+RUN(run, RONDO_ARITHMETIC_F32)
+RUN(run_f64, RONDO_ARITHMETIC_F64)
+RUN(run_hopper, RONDO_ARITHMETIC_BF16_HOPPER)
+
 #ifdef RONDO_ISA_fma
-const struct rondo_cpu_attention rondo__cpu_attention_fma = { tokens, heads, bytes, shares, run, NULL };
+#define SPEC(name) rondo__cpu_##name##_fma
 #else
-const struct rondo_cpu_attention rondo__cpu_attention_soft = { tokens, heads, bytes, shares, run, NULL };
+#define SPEC(name) rondo__cpu_##name##_soft
 #endif
+const struct rondo_cpu_attention SPEC(attention) = { tokens, heads, bytes, shares, run, NULL };
+const struct rondo_cpu_attention SPEC(attention_f64) = { tokens, heads, bytes_f64, shares, run_f64, NULL };
+const struct rondo_cpu_attention SPEC(attention_hopper) = { tokens, heads, bytes, shares, run_hopper, NULL };

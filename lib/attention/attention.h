@@ -86,6 +86,8 @@ int rondo__no_plan(const char *function);
 /* ---- desc.c ---- */
 /* Checks everything that does not depend on placements, fills defaults into ours. */
 int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc *theirs);
+/* Of a descriptor that has been checked so: whether the context's device computes it. */
+int rondo__attention_device(const rondo_context *ctx, const rondo_attention_desc *d);
 
 /* ---- balance.c ---- */
 /* Makes the placements of a plan that brings none: design->keys and queries. */

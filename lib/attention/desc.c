@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Checks of an attention descriptor: what cannot be, and what is known but not built, is refused by name before anything is made.
- * Called by plan.c.
+ * Called by design.c, plan.c and partial.c.
  */
 #include "attention/attention.h"
+
+#include <stdio.h>
 
 #define HEADS_MAX ((int64_t)1 << 16)
 #define DIM_MAX ((int64_t)1 << 16)
@@ -96,8 +98,10 @@ static int check_choices(rondo_attention_desc *d)
     name = rondo_arithmetic_name(d->arithmetic);
     if (!name)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no arithmetic; f32 is 0", (int)d->arithmetic);
-    if (d->arithmetic != RONDO_ARITHMETIC_F32)
-        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: arithmetic %s is known but not in this build; f32 is", name);
+    if (d->arithmetic == RONDO_ARITHMETIC_BF16_DOT || d->arithmetic == RONDO_ARITHMETIC_BF16_TILE)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: arithmetic %s is known but not in this build; f32, f64 and bf16-hopper are", name);
+    if (d->arithmetic != RONDO_ARITHMETIC_F32 && d->level == RONDO_FAST)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: level fast is of arithmetic f32; with %s take level strict, which is 0", name);
     name = rondo_level_name(d->level);
     if (!name)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: %d is no level; strict is 0", (int)d->level);
@@ -210,6 +214,9 @@ static int check_gradients(const rondo_attention_desc *d)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_create: gradients is %d; it must be 0 or 1", (int)d->gradients);
     if (!d->gradients)
         return 0;
+    if (d->arithmetic != RONDO_ARITHMETIC_F32)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients are computed in arithmetic f32, not in %s; set gradients to 0, or arithmetic "
+                                          "to f32, which is 0", rondo_arithmetic_name(d->arithmetic));
     if (d->kv_type == RONDO_Q8)
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: gradients of keys and values of type q8 are not in this build; take f32, bf16 or "
                                           "f16");
@@ -245,4 +252,18 @@ int rondo__attention_desc(rondo_attention_desc *ours, const rondo_attention_desc
     if (!err)
         err = check_gradients(ours);
     return err;
+}
+
+int rondo__attention_device(const rondo_context *ctx, const rondo_attention_desc *d)
+{
+    const struct rondo_device_ops *ops = rondo__ops(ctx);
+    char has[96] = "";
+    int length = 0;
+    if (ops->arithmetics >> d->arithmetic & 1u)
+        return 0;
+    for (int i = 0; rondo_arithmetic_name(i) && length < (int)sizeof has; i++)
+        if (ops->arithmetics >> i & 1u)
+            length += snprintf(has + length, sizeof has - (size_t)length, "%s%s", length ? ", " : "", rondo_arithmetic_name(i));
+    return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: device %s has no attention of arithmetic %s; it has %s", ops->name,
+                       rondo_arithmetic_name(d->arithmetic), has);
 }

@@ -141,6 +141,8 @@ static int begin(const char *function, rondo_context *ctx, const rondo_attention
     if (!ctx)
         return rondo__fail(RONDO_EINVAL, "%s: the context is NULL", function);
     int err = rondo__attention_desc(d, desc);
+    if (!err)
+        err = rondo__attention_device(ctx, d);
     if (err)
         return err;
     if (d->sequences != 1 || d->placement || d->layout || d->algorithm || d->head_groups || d->grid[0] || d->grid[1] || d->owners || d->probs)

@@ -111,6 +111,8 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
     plan->design.foresight = (struct rondo__foresight){ rondo__hardware_of(plan->ctx, &beside), beside };
     int err = rondo__design_again(&plan->design, desc, plan->ctx->ranks, &machine);
     if (!err)
+        err = rondo__attention_device(plan->ctx, &plan->design.desc);
+    if (!err)
         err = set_rows(plan);
     if (!err)
         err = rondo__design_build(&plan->design, plan->rank, &plan->part);

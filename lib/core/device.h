@@ -546,7 +546,7 @@ struct rondo_device_ops {
     size_t size;
     uint32_t abi;
     const char *name;
-    uint32_t arithmetics;     /* bit (1 << RONDO_ARITHMETIC_*) for each that it computes */
+    uint32_t arithmetics;     /* of attention forward: bit (1 << RONDO_ARITHMETIC_*) for each that it has; all else is f32 */
     uint32_t levels;          /* bit (1 << RONDO_STRICT), ... */
     uint32_t operations;      /* bit (1 << RONDO_JOB_*) */
     int32_t unified;          /* 1: computes on host memory as it is */

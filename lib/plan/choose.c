@@ -24,8 +24,8 @@ const char *rondo_algorithm_name(int algorithm)
 
 const char *rondo_arithmetic_name(int arithmetic)
 {
-    static const char *const names[] = { "f32", "bf16-dot", "bf16-tile" };
-    return arithmetic >= 0 && arithmetic <= RONDO_ARITHMETIC_BF16_TILE ? names[arithmetic] : NULL;
+    static const char *const names[] = { "f32", "bf16-dot", "bf16-tile", "f64", "bf16-hopper" };
+    return arithmetic >= 0 && arithmetic <= RONDO_ARITHMETIC_BF16_HOPPER ? names[arithmetic] : NULL;
 }
 
 const char *rondo_level_name(int level)

@@ -29,15 +29,15 @@ static const struct rondo_device_ops *device_of(const rondo_context *ctx, const 
     return NULL;
 }
 
-/* The numbers have names; which of them can be had is the device's to say. */
+/* The numbers have names. Which levels can be had is the device's to say; further arithmetics are of attention alone, so far. */
 static int check_numerics(const struct rondo_device_ops *ops, const rondo_linear_desc *d)
 {
     if (!rondo_arithmetic_name(d->arithmetic))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_create: %d is no arithmetic; f32 is 0", (int)d->arithmetic);
     if (!rondo_level_name(d->level))
         return rondo__fail(RONDO_EINVAL, "rondo_linear_create: %d is no level; strict is 0", (int)d->level);
-    if (!(ops->arithmetics >> d->arithmetic & 1u))
-        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: device \"%s\" does not compute arithmetic %s; f32 is 0", ops->name,
+    if (d->arithmetic != RONDO_ARITHMETIC_F32)
+        return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: linear layers are computed in arithmetic f32, which is 0, not in %s",
                            rondo_arithmetic_name(d->arithmetic));
     if (!(ops->levels >> d->level & 1u))
         return rondo__fail(RONDO_ENOTSUP, "rondo_linear_create: device \"%s\" does not compute at level %s; strict is 0", ops->name,
