@@ -88,6 +88,7 @@ static int make_plan(rondo_attention **plan, rondo_context *ctx, const struct at
     d.q_type = d.kv_type = in->type;
     d.out_type = options.out_type;
     d.level = common.level;
+    d.arithmetic = common.arithmetic;
     terms_describe(&options.terms, &d);
     d.alibi = in->alibi != NULL;
     d.sinks = in->sinks != NULL;

@@ -355,6 +355,8 @@ static int bench_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "'%s' must come right after bench; usage: rondo %s", operand, self->synopsis);
     if (!is_kind("linear") && !is_kind("generate") && (code = common_strict()) != 0)
         return code;
+    if ((code = common_f32("bench")) != 0)
+        return code;
     if (common.device && strcmp(common.device, "cpu"))
         return fail(EXIT_USAGE, "bench measures the CPU against ceilings of the CPU; leave out --device %s", common.device);
     if ((code = common_settle()) != 0 || (code = check_options()) != 0)

@@ -130,6 +130,7 @@ struct common {
     int spread;                         /* 0 auto, 1 yes, 2 no */
     int weights;                        /* rondo_type of linear layers; 0: as stored */
     int level;                          /* rondo_level */
+    int arithmetic;                     /* rondo_arithmetic */
     const char *transport, *trace;
     const char *device;                 /* NULL: cpu */
     const char *isa;                    /* NULL: auto */
@@ -142,6 +143,7 @@ struct common {
 };
 extern struct common common;            /* one command runs in a process */
 int common_strict(void);                /* 0, or EXIT_USAGE where another level was asked for */
+int common_f32(const char *command);    /* the same where another arithmetic was */
 int attention_level(int kv_type);       /* of a model's attention: strict where no other one has anything for keys of the type */
 extern const struct option options_output[];     /* --json --quiet --progress */
 extern const struct option options_ranks[];      /* --ranks, and refusal of --cp --tp */

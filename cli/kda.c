@@ -376,7 +376,7 @@ static int kda_command(const struct command *self, int argc, char **argv)
     int code = options_parse(self, tables, argc, argv, &path, 1, &operands, &help);
     if (code || help)
         return code;
-    if ((code = common_strict()) != 0)
+    if ((code = common_strict()) != 0 || (code = common_f32("kda")) != 0)
         return code;
     if (!operands)
         return fail(EXIT_USAGE, "no input file is given; usage: rondo %s", self->synopsis);

@@ -342,7 +342,7 @@ static int plan_command(const struct command *self, int argc, char **argv)
     int code = options_parse(self, tables, argc, argv, &operand, 1, &operands, &help);
     if (code || help)
         return code;
-    if ((code = common_strict()) != 0)
+    if ((code = common_strict()) != 0 || (code = common_f32("plan")) != 0)
         return code;
     if (!operand || strcmp(argv[1], operand))
         return fail(EXIT_USAGE, "what is to be planned comes right after plan; usage: rondo %s", self->synopsis);

@@ -169,6 +169,7 @@ int problem_make(struct problem *p, bool with_reference)
         p->value_dim = p->head_dim;
     if (!p->type)
         p->type = RONDO_F32;
+    p->arithmetic = common.arithmetic;
     if (p->turns && !p->sequences)
         p->sequences = 1;
     for (int64_t s = 0; s < p->sequences && p->turns; s++) {

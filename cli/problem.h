@@ -29,6 +29,7 @@ struct problem {
     int extra_levels;                      /* merges beyond the tree's that the bound allows for (interleaved KV) */
     uint64_t seed;
     /* made by problem_make() */
+    int arithmetic;                        /* rondo_arithmetic, as --arithmetic says */
     int64_t q_rows, k_rows, q_first[PROBLEM_SEQUENCES], k_first[PROBLEM_SEQUENCES];
     int64_t keys_most;
     void *q, *k, *v;                       /* [rows, heads, dim] of `type` */

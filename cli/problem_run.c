@@ -188,6 +188,7 @@ static void describe(rondo_attention_desc *d, const struct work *w, const int64_
     d->window_left = p->window.left;
     d->window_right = p->window.right;
     d->q_type = d->kv_type = d->out_type = p->type;
+    d->arithmetic = p->arithmetic;
     d->algorithm = w->s->algorithm;
     d->grid[0] = w->s->grid[0];
     d->grid[1] = w->s->grid[1];
@@ -396,7 +397,7 @@ int problem_run(const struct problem *p, const struct setting *s, struct result 
                 turned[h * p->q_rows + i] = r->lse[i * p->heads + h];
         rondo_hash_add(&r->hash, r->out, size, 0, count);
         rondo_hash_add(&r->hash, turned, sizeof *turned, count, p->q_rows * p->heads);
-        r->hash = rondo_hash_close(r->hash, RONDO_ARITHMETIC_F32, r->leaf, shape, 3);
+        r->hash = rondo_hash_close(r->hash, p->arithmetic, r->leaf, shape, 3);
     }
     free(turned);
     return code;

@@ -12,7 +12,10 @@
  *            merge more, of a weight whose exponent errs by 2 u |sink|;
  *   result   reciprocal and product 2 u, with dropout 2 u more for 1/(1-P), then one rounding to the storage type; probabilities
  *            are weights times the reciprocal.
- * First order, with 5 % for the rest; numbers near the bottom of the storage type get its smallest step besides.
+ * First order, with 5 % for the rest; numbers near the bottom of the storage type get its smallest step besides. In other arithmetics
+ *   f64          chains in double err by 2^-53 instead of u for each step, and are rounded once, u;
+ *   bf16-hopper  operands that are not BF16, and weights, are rounded, each relatively by W = 2^-8. A block sum cuts 16 of its 17 terms, each by
+ *                at most 2^-25 of the largest, and then the sum by 2^-23 of it: 10 u of what the terms add up to, for each 16 elements or keys.
  */
 #include "cli/problem.h"
 
@@ -23,6 +26,10 @@
 #include <unistd.h>
 
 #define U 0x1p-24
+#define U64 0x1p-53
+#define W 0x1p-8            /* of a rounding to BF16 */
+#define BLOCK 16            /* terms of a block sum besides the sum so far, ... */
+#define CUTS 10.0           /* ... and its error in units of U */
 #define TANH 4.9            /* of the contract's tanh, in units of U */
 #define THREADS_MOST 64
 
@@ -105,6 +112,30 @@ static bool drops(const struct problem *p, int64_t s, int64_t i, int64_t h, int6
     return (double)word[j % 4] < fmin(rint(p->dropout * 0x1p32), 4294967295.0);
 }
 
+/* ---- sums inside of a leaf ---- */
+
+/* The relative error of a sum of `count` products, of which `taken` are not 0, against the sum of magnitudes; that of an operand that is rounded
+ * before, and of weights. */
+static double sum_error(const struct problem *p, int64_t count, int64_t taken)
+{
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK;
+    if (p->arithmetic == RONDO_ARITHMETIC_F64)
+        return (double)taken * U64 + U;
+    if (p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER)
+        return (double)(blocks < taken ? blocks : taken) * CUTS * U;
+    return (double)taken * U;
+}
+
+static double operand_error(const struct problem *p)
+{
+    return p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER && p->type != RONDO_BF16 ? W : 0.0;
+}
+
+static double weight_error(const struct problem *p)
+{
+    return 5.0 * U + (p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER ? W : 0.0);
+}
+
 /* ---- one row ---- */
 
 /* A visible score, natural, and how far the contract's may be from it. */
@@ -114,7 +145,8 @@ static double score(const struct share *c, int64_t s, int64_t i, int64_t h, int6
     const int64_t D = p->head_dim, g = h / (p->heads / p->kv_heads);
     const double scale = p->scale != 0 ? p->scale : 1.0 / sqrt((double)D);
     double size, x = dot(c->w->q + ((p->q_first[s] + i) * p->heads + h) * D, c->w->k + ((p->k_first[s] + j) * p->kv_heads + g) * D, D, &size);
-    double e = fabs(scale) * ((double)D * U * size + 3.0 * U * fabs(x));
+    const double operands = 2.0 * operand_error(p) + operand_error(p) * operand_error(p);
+    double e = fabs(scale) * ((sum_error(p, D, D) + operands) * size + 3.0 * U * fabs(x));
     x *= scale;
     if (p->softcap != 0) {
         const double y = x / p->softcap, dy = e / p->softcap + 2.0 * U * fabs(y), t = tanh(y);
@@ -164,7 +196,7 @@ static void one_row(const struct share *c, int64_t s, int64_t i, int64_t h)
         seen++;
         c->weight[j] = score(c, s, i, h, j, &c->slip[j]);
         /* ln 2 times an error in units of log2 is the error of the natural exponent */
-        c->slip[j] += 5.0 * U;
+        c->slip[j] += weight_error(p);
         most = fmax(most, c->weight[j]);
     }
     if (!seen)
@@ -172,7 +204,7 @@ static void one_row(const struct share *c, int64_t s, int64_t i, int64_t h)
     double levels = (double)p->extra_levels + (p->sink ? 1 : 0);
     for (int64_t n = 1; n * leaf < keys; n *= 2)
         levels++;
-    const double chain = ((double)(leaf < seen ? leaf : seen) + 3.0 * levels + 3.0) * U;
+    const double chain = sum_error(p, leaf, leaf < seen ? leaf : seen) + (3.0 * levels + 3.0) * U;
     if (p->sink && !isinf(p->sink[h])) {
         const double x = (double)p->sink[h], slip = 2.0 * U * fabs(x) + 5.0 * U;
         most = fmax(most, x);
@@ -194,7 +226,7 @@ static void one_row(const struct share *c, int64_t s, int64_t i, int64_t h)
             const double t = weight * v[d];
             c->sum[d] += t;
             c->size[d] += fabs(t);
-            c->error[d] += fabs(t) * slip;
+            c->error[d] += fabs(t) * (slip + operand_error(p));
         }
     }
     const double below = (double)seen * 0x1p-120, rest = 1.05 / (1.0 - fmin(0.5, 4.0 * slip_most));

@@ -69,7 +69,7 @@ void report_numerics(json_t *report, int leaf)
 {
     json_t *n = json_object();
     json_object_set_new(n, "mode", json_string(rondo_level_name(common.level)));
-    json_object_set_new(n, "arithmetic", json_string(rondo_arithmetic_name(RONDO_ARITHMETIC_F32)));
+    json_object_set_new(n, "arithmetic", json_string(rondo_arithmetic_name(common.arithmetic)));
     json_object_set_new(n, "version", json_integer(rondo_numerics_version()));
     json_object_set_new(n, "leaf", json_integer(leaf));
     json_object_set_new(report, "numerics", n);

@@ -186,6 +186,8 @@ static int score_command(const struct command *self, int argc, char **argv)
     int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
     if (code || help)
         return code;
+    if ((code = common_f32("score")) != 0)
+        return code;
     if (!options.model)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
     if (!options.file == !options.ids)

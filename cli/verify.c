@@ -262,7 +262,7 @@ static int verify_command(const struct command *self, int argc, char **argv)
     int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
     if (code || help)
         return code;
-    if ((code = common_strict()) != 0)
+    if ((code = common_strict()) != 0 || (options.model && (code = common_f32("verify with -m")) != 0))
         return code;
     const struct file_use files[] = { { "-m", options.model, FILE_FOLDER }, { "-f", options.text, FILE_IN }, { NULL, NULL, FILE_IN } };
     if (options.quick && options.full)
