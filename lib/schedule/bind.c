@@ -177,9 +177,10 @@ static int take_spare(struct rondo__runner *r, int32_t buffer)
     return 0;
 }
 
+/* As the caller said, which has been checked: to ask the device again and again takes longer than all else here. */
 static bool on_device(const struct rondo__runner *r, int tensor)
 {
-    return rondo__ops(r->ctx)->memory_kind(rondo__dev(r->ctx), r->outside[tensor].data) == RONDO_MEMORY_DEVICE;
+    return !rondo__ops(r->ctx)->unified && r->outside[tensor].data && r->given->tensor[tensor]->memory == RONDO_MEMORY_DEVICE;
 }
 
 /* Whether a tensor can be computed on where it lies. k and v go together, as they have one list of rows. */
