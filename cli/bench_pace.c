@@ -122,6 +122,8 @@ static rondo_hardware hardware_at(const rondo_hardware *file, const struct momen
                               &h.attention_rates[3], &h.delta_flops, &h.delta_backward_flops };
     for (size_t i = 0; i < sizeof rates / sizeof *rates; i++)
         *rates[i] *= one;
+    for (size_t i = 0; i < sizeof h.delta_rates / sizeof *h.delta_rates; i++)
+        h.delta_rates[i] *= one, h.delta_backward_rates[i] *= one;
     if (ranks > 1)
         h.cores = m->all * piece / one;
     if (ranks > 1 && !crowded(ranks))

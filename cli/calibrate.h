@@ -8,12 +8,15 @@
 #include "cli/bench.h"
 
 #define CALIBRATE_DIMS 3
+#define CALIBRATE_ROWS 8
+#define CALIBRATE_STATES 2
 
 struct found {
     const struct bench *b;
     double peak, gemm, read, operation;  /* FLOP/s, FLOP/s, bytes/s, seconds */
     double rate[CALIBRATE_DIMS], edge;
-    double delta[2];                    /* FLOP/s of the delta rule, and of its gradients */
+    double part[CALIBRATE_ROWS];        /* of a rate that jobs of calibrate_rows rows reach */
+    double delta[2][CALIBRATE_STATES];  /* FLOP/s of the delta rule, and of its gradients */
     double together, slowest;           /* of cores that all compute: what they do, and the slowest of them, in parts of what one does by itself */
     double slice;                       /* seconds that one keeps a core while another one waits for it; 0: not known */
     double bandwidth, latency, burst, inward;
@@ -38,6 +41,10 @@ void attention_close(struct attention *a);
 double calibrate_slice(void);
 
 extern const int64_t calibrate_dims[CALIBRATE_DIMS];   /* of heads, each with a rate */
+extern const int64_t calibrate_rows[CALIBRATE_ROWS];   /* of a KV head in a job */
+extern const int64_t calibrate_states[CALIBRATE_STATES];   /* sizes of states, each with a rate; the last is also that of all */
+
+int calibrate_delta(struct found *f, rondo_context *ctx, int repeat);   /* by one rank */
 
 /* By all ranks. What rank 0 computes by itself, of the kernels that `world` has, while the others sleep; and what is left of that on each core
  * while all of its machine's are busy, by the ranks that are there, each of which computes on its share. */

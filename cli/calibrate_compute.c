@@ -109,6 +109,29 @@ static int find_attention(struct found *f, rondo_context *ctx, int repeat)
     return 0;
 }
 
+const int64_t calibrate_rows[CALIBRATE_ROWS] = { 2, 4, 8, 16, 32, 64, 88, 192 };
+
+/* What jobs of few rows reach of the rate of many, which this shape has too: a leaf is made ready for all rows of a KV head, and panels of rows
+ * are not full. By turns, as ratios are asked for. */
+static int find_rows(struct found *f, rondo_context *ctx, int repeat)
+{
+    enum { GROUP = HEADS / KV_HEADS, KEYS = 8192, DIM = 64, MANY = 256 };   /* keys and values of all places do not stay in caches */
+    double least[CALIBRATE_ROWS + 1], rate[CALIBRATE_ROWS + 1];
+    int code = 0;
+    for (int turn = 0; turn < TURNS; turn++)
+        for (int i = 0; i <= CALIBRATE_ROWS && !code; i++) {
+            const int64_t tokens = i < CALIBRATE_ROWS ? calibrate_rows[i] / GROUP : MANY, shape[5] = { HEADS, KV_HEADS, DIM, tokens, KEYS };
+            double seconds = 0.0;
+            code = attention_seconds(ctx, tokens < 32 ? repeat : (repeat + TURNS - 1) / TURNS, shape, &seconds);
+            least[i] = turn == 0 || seconds < least[i] ? seconds : least[i];
+            const double all = pairs(KEYS + tokens) - pairs(KEYS) + f->edge * (double)tokens * (LEAF - 1.0) / 2.0;
+            rate[i] = all / (least[i] > 2.0 * f->operation ? least[i] - f->operation : least[i]);
+        }
+    for (int i = 0; i < CALIBRATE_ROWS && !code; i++)
+        f->part[i] = rate[i] < rate[CALIBRATE_ROWS] ? rate[i] / rate[CALIBRATE_ROWS] : 1.0;
+    return code;
+}
+
 static int find_gemm(struct found *f, rondo_context *ctx, int repeat)
 {
     enum { ROWS = 512, SIZE = 1024 };
@@ -130,77 +153,6 @@ static int find_gemm(struct found *f, rondo_context *ctx, int repeat)
     free(w);
     free(x);
     free(y);
-    return code;
-}
-
-/* ---- the delta rule ---- */
-
-enum { DELTA_HEADS = 8, DELTA_DIM = 128, DELTA_TOKENS = 256, DELTA_ARRAYS = 12 };
-
-/* Seconds of a pass on hardware that makes one FLOP of the rule, or of its gradients, in so many. */
-static int delta_model(double *seconds, const rondo_delta_desc *d, int backward, double forward, double back)
-{
-    rondo_schedule *s = NULL;
-    rondo_schedule_desc desc = RONDO_SCHEDULE_DESC_INIT;
-    rondo_hardware h = RONDO_HARDWARE_INIT;
-    desc.ranks = 1;
-    desc.backward = backward;
-    h.peak_flops = h.memory_bandwidth = h.link_bandwidth = 1e20;
-    h.delta_flops = 1.0 / forward, h.delta_backward_flops = 1.0 / back;
-    int code = rondo_schedule_delta(&s, &desc, d);
-    if (!code)
-        code = rondo_schedule_simulate(s, &h, NULL, NULL, seconds);
-    rondo_schedule_destroy(s);
-    return code;
-}
-
-/* From the fastest of some passes, forward and back, what the model makes of FLOPs. */
-static int delta_rates(struct found *f, const rondo_delta_desc *d, const double least[2])
-{
-    const double none = 1e-20;
-    double all = 0.0, states = 0.0, sums = 0.0;
-    int code = delta_model(&all, d, 0, 1.0, none);
-    f->delta[0] = all / (least[0] > f->operation ? least[0] - f->operation : least[0]);
-    code = code ? code : delta_model(&states, d, 1, 1.0 / f->delta[0], none);
-    code = code ? code : delta_model(&sums, d, 1, none, 1.0);
-    f->delta[1] = sums / (least[1] > states ? least[1] - states : least[1]);
-    return code;
-}
-
-static int find_delta(struct found *f, rondo_context *ctx, int repeat)
-{
-    rondo_delta *plan = NULL;
-    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
-    rondo_delta_io io = RONDO_DELTA_IO_INIT;
-    rondo_delta_gradients g = RONDO_DELTA_GRADIENTS_INIT;
-    rondo_tensor *const tensors[DELTA_ARRAYS] = { &io.q, &io.k, &io.v, &io.g, &io.out, &g.dout, &g.dq, &g.dk, &g.dv, &g.dg, &io.beta, &g.dbeta };
-    const int64_t shape[3] = { DELTA_TOKENS, DELTA_HEADS, DELTA_DIM };
-    float *data[DELTA_ARRAYS] = { NULL };
-    double least[2] = { 1e30, 1e30 };
-    d.heads = d.key_heads = DELTA_HEADS, d.key_dim = d.value_dim = DELTA_DIM, d.tokens = DELTA_TOKENS;
-    d.norm = 1, d.beta = RONDO_BETA_SIGMOID, d.gradients = 1;
-    int code = rondo_delta_create(&plan, ctx, &d);
-    for (int i = 0; i < DELTA_ARRAYS && !code; i++) {
-        data[i] = bench_numbers((int64_t)DELTA_TOKENS * DELTA_HEADS * DELTA_DIM, RONDO_F32, (uint32_t)i);
-        if (!data[i])
-            code = body_fail(RONDO_ENOMEM, "not enough memory for %d tokens of the delta rule", DELTA_TOKENS);
-        *tensors[i] = rondo_tensor_dense(data[i], RONDO_F32, i < 10 ? 3 : 2, shape);
-    }
-    for (int64_t i = 0; i < (int64_t)DELTA_TOKENS * DELTA_HEADS * DELTA_DIM && !code; i++)   /* decays are below 1 */
-        data[3][i] = data[3][i] < 0.0f ? data[3][i] : -data[3][i];
-    for (int i = 0; i <= 2 * repeat && !code; i++) {
-        const double begin = now();
-        code = rondo_delta_execute(plan, &io);
-        const double between = now();
-        code = code ? code : rondo_delta_backward(plan, &io, &g);
-        const double end = now();
-        least[0] = i && between - begin < least[0] ? between - begin : least[0];
-        least[1] = i && end - between < least[1] ? end - between : least[1];
-    }
-    code = code ? code : delta_rates(f, &d, least);
-    rondo_delta_destroy(plan);
-    for (int i = 0; i < DELTA_ARRAYS; i++)
-        free(data[i]);
     return code;
 }
 
@@ -361,7 +313,9 @@ static int find_alone(struct found *f, const char *isa)
     if (!code)
         code = find_attention(f, ctx, f->b->repeat);
     if (!code)
-        code = find_delta(f, ctx, f->b->repeat);
+        code = find_rows(f, ctx, f->b->repeat);
+    if (!code)
+        code = calibrate_delta(f, ctx, f->b->repeat);
     rondo_context_destroy(ctx);
     return code;
 }

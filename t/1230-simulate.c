@@ -358,6 +358,16 @@ static void predictions(void)
     h.attention_dims[0] = 64, h.attention_dims[1] = 192, h.attention_rates[0] = 1e12, h.attention_rates[1] = 3e12;
     is_time(predict(&c, &h, RONDO_PREDICT_RUN).layer_attention, 4.0 * 32 * 128 * (16384.0 * 16385 / 2) / 2e12, "a rate between those of two head sizes");
     h = machine();
+    h.row_counts[0] = 16, h.row_counts[1] = 112, h.row_parts[0] = 0.4, h.row_parts[1] = 0.8;
+    for (int64_t tokens = 2; tokens <= 32; tokens *= 4) {   /* of 4 query heads a KV head */
+        static const double parts[] = { 0.2, 0.5, 0.8 };   /* half the first, a quarter between the two, beyond the last */
+        const rondo_cost_case few = layer(RONDO_PASS_KV, 1, tokens == 8 ? 10 : tokens, 16384);
+        const double seen = (double)few.new_tokens * (16384.0 + (double)(few.new_tokens + 1) / 2);
+        h.memory_bandwidth = 1e20;
+        is_time(predict(&few, &h, RONDO_PREDICT_RUN).layer_attention, 4.0 * 32 * 128 * seen / 1e13 / parts[tokens == 2 ? 0 : tokens == 8 ? 1 : 2],
+                tokens == 2 ? "8 rows of a KV head: half the part of 16" : tokens == 8 ? "40: in between" : "128: the part of 112");
+    }
+    h = machine();
     h.in_place = 1, h.node_ranks = 4, h.link_bandwidth = h.local_bandwidth = 1.0;
     c.context_parallel = 4, c.new_tokens = 4096;
     ok(predict(&c, &h, RONDO_PREDICT_RUN).layer_transfer < 200.0, "threads read each other's memory: a word a message");
@@ -465,6 +475,9 @@ static void refusals(void)
     REFUSE("attention_edge", h.attention_edge = 1.5);
     REFUSE("attention_rates", h.attention_dims[0] = 64);
     REFUSE("attention_rates", (h.attention_dims[0] = 64, h.attention_dims[1] = 64, h.attention_rates[0] = h.attention_rates[1] = 1e9));
+    REFUSE("attention_rows", (h.row_counts[0] = 8, h.row_parts[0] = 1.01));
+    REFUSE("attention_rows", h.row_counts[0] = -8);
+    REFUSE("delta_rates", (h.delta_dims[0] = 64, h.delta_rates[0] = 1e9));
     REFUSE("in_place", h.in_place = 2);
     REFUSE("spare", h.spare = 1);
     REFUSE("node_links", (h.node_ranks = 4, h.node_links = 5));

@@ -26,7 +26,8 @@ static const char whole[] =
     "  \"operation_latency\": 3.4e-6, \"skew\": 0.585, \"node_ranks\": 8, \"node_links\": 4, \"cores\": 1.5, \"core_ranks\": 16, \"core_slowest\": 0.75, \"join_bandwidth\": 6e9,\n"
     "  \"delta_flops\": 8e10, \"delta_backward_flops\": 5e10, \"core_slice\": 0.004,\n"
     "  \"link_burst\": 131072, \"link_inward\": 5e9, \"link_work\": 1e-10, \"local_work\": 2e-10, \"attention_edge\": 0.25,\n"
-    "  \"attention_rates\": [ [64, 1e11], [128, 1.25e11] ], \"in_place\": true\n}\n";
+    "  \"attention_rates\": [ [64, 1e11], [128, 1.25e11] ], \"attention_rows\": [[4, 0.25], [96, 1]],\n"
+    "  \"delta_rates\": [[64, 5e10, 3e10], [128, 7e10, 4e10], [256, 8e10, 4.5e10]], \"in_place\": true\n}\n";
 
 static void fields(void)
 {
@@ -41,6 +42,10 @@ static void fields(void)
            h.link_work == 1e-10 && h.local_work == 2e-10 && h.attention_edge == 0.25 && h.in_place == 1 && h.attention_dims[0] == 64 &&
            h.attention_dims[1] == 128 && h.attention_dims[2] == 0 && h.attention_rates[0] == 1e11 && h.attention_rates[1] == 1.25e11 && !h.name,
        "and so are the others");
+    ok(h.row_counts[0] == 4 && h.row_counts[1] == 96 && h.row_counts[2] == 0 && h.row_parts[0] == 0.25 && h.row_parts[1] == 1.0 &&
+           h.delta_dims[0] == 64 && h.delta_dims[2] == 256 && h.delta_dims[3] == 0 && h.delta_rates[0] == 5e10 && h.delta_backward_rates[0] == 3e10 &&
+           h.delta_rates[2] == 8e10 && h.delta_backward_rates[2] == 4.5e10,
+       "tables of rows and states too");
     ok(!parse("{" NEEDED "}", &h) && h.in_place == 0 && h.cores == 0.0, "what is left out is 0");
 }
 
@@ -111,12 +116,20 @@ static void refusals(void)
     refuse("name takes a text", "{ " NEEDED ", \"name\": 5 }");
     refuse("in_place takes true or false", "{ " NEEDED ", \"in_place\": 1 }");
     refuse("comma", "{ " NEEDED ", \"in_place\": truer }");
-    refuse("list of pairs", "{ " NEEDED ", \"attention_rates\": 1e9 }");
+    refuse("list of which each part is a pair", "{ " NEEDED ", \"attention_rates\": 1e9 }");
     refuse("pair of a head size", "{ " NEEDED ", \"attention_rates\": [] }");
     refuse("whole number", "{ " NEEDED ", \"attention_rates\": [[64.5, 1e9]] }");
     refuse("attention_rates is 0", "{ " NEEDED ", \"attention_rates\": [[64, 0]] }");
-    refuse("1 to 4 pairs", "{ " NEEDED ", \"attention_rates\": [[1, 1], [2, 1], [3, 1], [4, 1], [5, 1]] }");
+    refuse("1 to 4 times a pair", "{ " NEEDED ", \"attention_rates\": [[1, 1], [2, 1], [3, 1], [4, 1], [5, 1]] }");
     refuse("ascend", "{ " NEEDED ", \"attention_rates\": [[2, 1], [2, 1]] }");
+    refuse("1 to 8 times a pair", "{ " NEEDED ", \"attention_rows\": [[1,1],[2,1],[3,1],[4,1],[5,1],[6,1],[7,1],[8,1],[9,1]] }");
+    refuse("attention_rows, of a number of rows, takes a whole number", "{ " NEEDED ", \"attention_rows\": [[0.5, 1]] }");
+    refuse("attention_rows has 1.5", "{ " NEEDED ", \"attention_rows\": [[2, 0.5], [4, 1.5]] }");
+    refuse("attention_rows is 0", "{ " NEEDED ", \"attention_rows\": [[2, 0]] }");
+    refuse("ascend", "{ " NEEDED ", \"attention_rows\": [[4, 0.5], [2, 1]] }");
+    refuse("a comma", "{ " NEEDED ", \"delta_rates\": [[64, 1e9]] }");
+    refuse("its end", "{ " NEEDED ", \"delta_rates\": [[64, 1e9, 1e9, 1e9]] }");
+    refuse("ascend", "{ " NEEDED ", \"delta_rates\": [[64, 1e9, 1e9], [64, 1e9, 1e9]] }");
     refuse("skew takes a number", "{ " NEEDED ", \"skew\": }");
     refuse("skew takes a number", "{ " NEEDED ", \"skew\": nan }");
     refuse("skew takes a number", "{ " NEEDED ", \"skew\": \"1\" }");

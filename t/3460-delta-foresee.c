@@ -167,6 +167,9 @@ static void times(void)
         ok(fabs(simulated(&d, 4, backward, &own, &l, &flops) * 4.0 / many - 1.0) < 0.05, "... at rates of its own, four times as high, a quarter");
         own.delta_flops = 1e11;
         ok(!backward || simulated(&d, 1, 1, &own, &l, &flops) < 0.5 * one, "... of which gradients have one");
+        own.delta_dims[0] = 32, own.delta_dims[1] = 96;   /* states here have 64 */
+        own.delta_rates[0] = own.delta_backward_rates[0] = 1e11, own.delta_rates[1] = own.delta_backward_rates[1] = 7e11;
+        ok(fabs(simulated(&d, 4, backward, &own, &l, &flops) * 4.0 / many - 1.0) < 0.05, "... and at a rate between those of smaller and larger states");
         const rondo_hardware slow = machine(1e6);
         ok(simulated(&d, 4, backward, &slow, &l, &flops) > many + 3 * 64 * 64 * 4.0 / 1e6, "... and longer where states go slowly");
     }

@@ -163,6 +163,7 @@ ok "and what is predicted at the pace of its cores" sh -c "grep -q '\"pace_error
 "$RONDO" bench kda --tokens 64 --heads 2 --head-dim 16 --repeat 1 --ranks 2 --cp columns --hardware "$scratch/machine.json" --json >"$scratch/out2"
 ok "the delta rule: predicted, at the pace of its cores too" sh -c "grep -q predicted_seconds '$scratch/out2' && grep -q pace_error '$scratch/out2'"
 ok "the file has its rate" grep -q '"delta_backward_flops": [0-9]' "$scratch/machine.json"
+ok "and tables of rows and of states" sh -c "grep -q '\"attention_rows\"' '$scratch/machine.json' && grep -q '\"delta_rates\"' '$scratch/machine.json'"
 "$RONDO" bench kda --check --hardware h100 >/dev/null 2>"$scratch/err"
 ok "a prediction and marks of the delta rule: exit 2" test $? = 2
 "$RONDO" bench attention --tokens 64 --type bf16 --hardware h100 >/dev/null 2>"$scratch/err"

@@ -55,9 +55,9 @@ void rondo__hook_link_hold(struct rondo__hook_link *link);                      
 void rondo__hook_link_leave(struct rondo__hook_link *link);                        /* the last one frees it */
 /* A message sets out. */
 int rondo__hook_link_send(struct rondo__hook_link *link, int to, size_t bytes);
-/* When the oldest message to this rank was through the way out, which is then forgotten; 0: it is not yet, and *wait is how many seconds it
- * takes at least. */
-double rondo__hook_link_through(struct rondo__hook_link *link, int to, double *wait);
+/* When the oldest message to this rank was through the way out, and had *begun to take it, which is then forgotten; 0: it is not yet, and *wait
+ * is how many seconds it takes at least. */
+double rondo__hook_link_through(struct rondo__hook_link *link, int to, double *begun, double *wait);
 
 /* ---- plane.c: the mode `plane`; with RONDO_EPEER and RONDO_ETIMEDOUT there is no sentence yet ---- */
 struct rondo__hook_plane;

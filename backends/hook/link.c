@@ -15,7 +15,7 @@ struct ticket {
     struct ticket *next;                /* in the order of their starts, or among the spare ones */
     int32_t to;
     double left;                        /* seconds of the way out that it still needs; 0: it is through */
-    double through;                     /* when that was */
+    double begun, through;              /* when it had the first of them (0: not yet), and when it was through */
 };
 
 struct rondo__hook_link {
@@ -98,6 +98,7 @@ static void carry(struct rondo__hook_link *l, double now)
         double least = 0.0, streams = 0.0;
         l->round++;
         for (struct ticket *t = next_out(l, l->first); t; t = next_out(l, t->next)) {
+            t->begun = t->begun == 0.0 ? l->carried - time : t->begun;
             least = streams == 0.0 || t->left < least ? t->left : least;
             streams++;
         }
@@ -129,7 +130,7 @@ int rondo__hook_link_send(struct rondo__hook_link *l, int to, size_t bytes)
         t = rondo__alloc(sizeof *t);
     if (t) {
         carry(l, rondo__now());
-        *t = (struct ticket){ .to = to, .left = (double)bytes / l->rate, .through = l->carried };
+        *t = (struct ticket){ .to = to, .left = (double)bytes / l->rate, .begun = bytes ? 0.0 : l->carried, .through = l->carried };
         *l->end = t;
         l->end = &t->next;
     }
@@ -137,10 +138,10 @@ int rondo__hook_link_send(struct rondo__hook_link *l, int to, size_t bytes)
     return t ? 0 : rondo__fail(RONDO_ENOMEM, "no memory for a message in the test hook");
 }
 
-double rondo__hook_link_through(struct rondo__hook_link *l, int to, double *wait)
+double rondo__hook_link_through(struct rondo__hook_link *l, int to, double *begun, double *wait)
 {
     double through = 0.0;
-    *wait = 0.0;
+    *begun = *wait = 0.0;
     pthread_mutex_lock(&l->lock);
     carry(l, rondo__now());
     struct ticket **at = &l->first;
@@ -151,6 +152,7 @@ double rondo__hook_link_through(struct rondo__hook_link *l, int to, double *wait
         *wait = t->left;
     } else if (t) {
         through = t->through;
+        *begun = t->begun;
         *at = t->next;
         if (!t->next)
             l->end = at;

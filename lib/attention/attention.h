@@ -116,10 +116,12 @@ uint64_t rondo__design_pairs(const struct rondo__design *design);
 /* Pairs that a rank computes, of one head (here may be NULL), and how much more the busiest one has than all have on average. While the survey
  * is there. */
 int rondo__design_balance(const struct rondo__design *design, int32_t rank, uint64_t *here, double *imbalance);
-/* ... of a computation of one of its ranks, added up over all heads that it is of. hidden, or NULL: pairs that are hidden, but of a row and a
+/* ... of a computation of one of its ranks, added up over all heads that it is of. */
+uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o);
+/* ... of one of its o->count jobs, and the rows of queries that this has. hidden, or NULL: pairs are added that are hidden, but of a row and a
  * leaf of which it sees something; at an edge that goes on from row to row. */
-uint64_t rondo__operation_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o,
-                                uint64_t *hidden);
+uint64_t rondo__operation_job_pairs(const struct rondo__design *design, const struct rondo__part_of *part, const struct rondo__operation *o,
+                                    int64_t index, int64_t *rows, uint64_t *hidden);
 /* ... the nodes that it reads and leaves, and the results that it makes, each of one row and head. */
 void rondo__operation_nodes(const struct rondo__part_of *part, const struct rondo__operation *o, double *nodes, double *results);
 

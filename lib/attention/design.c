@@ -491,17 +491,22 @@ static uint64_t job_pairs(const struct rondo_mask *mask, const struct rondo__tab
     return alike && __builtin_mul_overflow(pairs, (uint64_t)heads, &pairs) ? UINT64_MAX : pairs;
 }
 
-uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o,
-                                uint64_t *hidden)
+uint64_t rondo__operation_job_pairs(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o,
+                                    int64_t index, int64_t *rows, uint64_t *hidden)
 {
     const struct rondo__tables *t = o->program ? &part->probs : &part->tables;
     const int32_t program_heads = o->program ? (int32_t)p->desc.heads / p->groups : part->heads;
+    const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + o->first + index;
+    *rows = job->q_rows;
+    return job_pairs(&p->mask, t, job, o->head + job->head, job->heads ? job->heads : program_heads, p->desc.leaf, hidden);
+}
+
+uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rondo__part_of *part, const struct rondo__operation *o)
+{
     uint64_t pairs = 0;
-    for (int64_t i = o->first; i < o->first + o->count; i++) {
-        const struct rondo_job *job = (const struct rondo_job *)t->jobs.items + i;
-        pairs = saturated(pairs, job_pairs(&p->mask, t, job, o->head + job->head, job->heads ? job->heads : program_heads,
-                                           p->desc.leaf, hidden));
-    }
+    int64_t rows;
+    for (int64_t i = 0; i < o->count; i++)
+        pairs = saturated(pairs, rondo__operation_job_pairs(p, part, o, i, &rows, NULL));
     return pairs;
 }
 

@@ -57,6 +57,29 @@ int rondo_hardware_find(const char *name, rondo_hardware *hardware)
 /* ---- what it may be ---- */
 
 #define RATES ((int)(sizeof((rondo_hardware *)0)->attention_dims / sizeof(int64_t)))
+#define ROWS ((int)(sizeof((rondo_hardware *)0)->row_counts / sizeof(int64_t)))
+#define DELTAS ((int)(sizeof((rondo_hardware *)0)->delta_dims / sizeof(int64_t)))
+
+/* Tables by a size, each of which has a number. what: of the sizes, in the sentence; most: of the numbers. */
+static int check_table(const char *name, const char *what, const int64_t *sizes, const double *values, int room, double most)
+{
+    for (int i = 0; i < room && sizes[i]; i++)
+        if (sizes[i] < 1 || (i && sizes[i] <= sizes[i - 1]) || !(values[i] >= 1e-30 && values[i] <= most))
+            return rondo__fail(RONDO_EINVAL, "hardware: %s has %g for %s %lld; sizes ascend from 1, and each has a number above 0, at most %g", name,
+                               values[i], what, (long long)sizes[i], most);
+    return 0;
+}
+
+double rondo__hardware_of_size(const int64_t *sizes, const double *values, int room, double size)
+{
+    int i = 0;
+    while (i < room && sizes[i] && size > (double)sizes[i])
+        i++;
+    if (i == room || !sizes[i])
+        return values[i - 1];
+    return i == 0 ? values[0]
+                  : values[i - 1] + (values[i] - values[i - 1]) * (size - (double)sizes[i - 1]) / (double)(sizes[i] - sizes[i - 1]);
+}
 
 int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
 {
@@ -99,11 +122,12 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
         return rondo__fail(RONDO_EINVAL, "hardware: core_slice is %g; it takes 0.00001 to 10 seconds, or 0: ranks share cores evenly", h->core_slice);
     if (h->attention_edge > 1.0)
         return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
-    for (int i = 0; i < RATES && h->attention_dims[i]; i++)
-        if (h->attention_dims[i] < 1 || (i && h->attention_dims[i] <= h->attention_dims[i - 1]) ||
-            !(h->attention_rates[i] >= 1e-30 && h->attention_rates[i] <= 1e30))
-            return rondo__fail(RONDO_EINVAL, "hardware: attention_rates has %g for heads of %lld; sizes ascend from 1, and each has a rate "
-                                             "above 0", h->attention_rates[i], (long long)h->attention_dims[i]);
+    err = check_table("attention_rates", "heads of", h->attention_dims, h->attention_rates, RATES, 1e30);
+    err = err ? err : check_table("attention_rows", "rows:", h->row_counts, h->row_parts, ROWS, 1.0);
+    err = err ? err : check_table("delta_rates", "states of", h->delta_dims, h->delta_rates, DELTAS, 1e30);
+    err = err ? err : check_table("delta_rates, of gradients,", "states of", h->delta_dims, h->delta_backward_rates, DELTAS, 1e30);
+    if (err)
+        return err;
     if (h->core_ranks < 0 || h->core_ranks > 65536)
         return rondo__fail(RONDO_EINVAL, "hardware: core_ranks is %lld; 1 to 65536 ranks share cores, or 0: those of a node",
                            (long long)h->core_ranks);
@@ -135,6 +159,10 @@ void rondo__hardware_run(rondo_hardware *h, bool together, bool one_host, int64_
         h->delta_backward_flops *= wide;
         for (int i = 0; i < RATES; i++)
             h->attention_rates[i] *= wide;
+        for (int i = 0; i < DELTAS; i++) {
+            h->delta_rates[i] *= wide;
+            h->delta_backward_rates[i] *= wide;
+        }
         h->cores /= wide;
     }
 }
@@ -169,9 +197,16 @@ uint64_t rondo__hardware_hash(const rondo_hardware *h)
     }
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         hash = rondo__hash_word(hash, (uint64_t)numbers[i]);
-    for (int i = 0; i < RATES; i++) {
-        memcpy(&bits, &h->attention_rates[i], sizeof bits);
-        hash = rondo__hash_word(rondo__hash_word(hash, bits), (uint64_t)h->attention_dims[i]);
-    }
+    const struct {
+        const double *values;
+        const int64_t *sizes;
+        int room;
+    } tables[] = { { h->attention_rates, h->attention_dims, RATES }, { h->row_parts, h->row_counts, ROWS },
+                   { h->delta_rates, h->delta_dims, DELTAS }, { h->delta_backward_rates, h->delta_dims, DELTAS } };
+    for (size_t k = 0; k < sizeof tables / sizeof *tables; k++)
+        for (int i = 0; i < tables[k].room; i++) {
+            memcpy(&bits, &tables[k].values[i], sizeof bits);
+            hash = rondo__hash_word(rondo__hash_word(hash, bits), (uint64_t)tables[k].sizes[i]);
+        }
     return hash;
 }

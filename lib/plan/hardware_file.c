@@ -4,7 +4,7 @@
  * here, by a reader of this one form that needs no library, as plans read it too ($RONDO_HARDWARE); what is not known is refused by its name,
  * as is what comes twice, and every sentence says in which line. Numbers are read the same in every locale and on every machine.
  *
- *   object   { "field": value, ... }      value: a number, true, false, a text (name), or a list of pairs of numbers (attention_rates)
+ *   object   { "field": value, ... }      value: a number, true, false, a text (name), or a list of lists of numbers (attention_rates)
  */
 #include "plan/plan.h"
 
@@ -15,7 +15,7 @@
 #define BYTES_MOST ((size_t)1 << 16)
 #define NAME_MOST 40
 
-enum form { REAL, WHOLE, TEXT, SWITCH, RATES };
+enum form { REAL, WHOLE, TEXT, SWITCH, TABLE };
 #define AT(member) offsetof(rondo_hardware, member)
 static const struct field {
     const char *name;
@@ -52,11 +52,27 @@ static const struct field {
     { "link_work", AT(link_work), REAL, false },
     { "local_work", AT(local_work), REAL, false },
     { "attention_edge", AT(attention_edge), REAL, false },
-    { "attention_rates", AT(attention_rates), RATES, false },
+    { "attention_rates", 0, TABLE, false },
+    { "attention_rows", 1, TABLE, false },
+    { "delta_rates", 2, TABLE, false },
     { "in_place", AT(in_place), SWITCH, false },
 };
 #define FIELDS (sizeof fields / sizeof *fields)
-#define RATES_MOST (sizeof((rondo_hardware *)0)->attention_rates / sizeof(double))
+
+/* Lists of lists of a size and what it has; of a TABLE's field `at` is which of these. What they may be is looked at where all fields are. */
+#define ROOM(member) (sizeof((rondo_hardware *)0)->member / sizeof(int64_t))
+static const struct table {
+    const char *line;                   /* in words */
+    size_t room, sizes, values[2];      /* values: offsets; the second one 0 where there is but one */
+    struct field size, value;
+} tables[] = {
+    { "a pair of a head size and its FLOP/s", ROOM(attention_dims), AT(attention_dims), { AT(attention_rates), 0 },
+      { "attention_rates, of a head's size,", 0, WHOLE, true }, { "attention_rates", 0, REAL, true } },
+    { "a pair of a number of rows and a part of the rate", ROOM(row_counts), AT(row_counts), { AT(row_parts), 0 },
+      { "attention_rows, of a number of rows,", 0, WHOLE, true }, { "attention_rows", 0, REAL, true } },
+    { "a list of a state's size and the FLOP/s of the rule and its gradients", ROOM(delta_dims), AT(delta_dims),
+      { AT(delta_rates), AT(delta_backward_rates) }, { "delta_rates, of a state's size,", 0, WHOLE, true }, { "delta_rates", 0, REAL, true } },
+};
 
 /* ---- the form ---- */
 
@@ -231,26 +247,27 @@ static int read_switch(struct text *t, const struct field *f, int32_t *to)
     return rondo__fail(RONDO_EFORMAT, "%s: line %d: %s takes true or false", t->where, t->line, f->name);
 }
 
-/* [[head size, FLOP/s], ...]; what they may be is looked at where all fields are. */
-static int read_rates(struct text *t, rondo_hardware *h)
+static int read_table(struct text *t, const struct field *f, rondo_hardware *h)
 {
-    static const struct field size = { "attention_rates, of a head's size,", 0, WHOLE, true }, rate = { "attention_rates", 0, REAL, true };
+    const struct table *table = &tables[f->at];
+    char list[100];
     size_t n = 0;
-    int err = expect(t, '[', "a list of pairs of a head size and its FLOP/s");
+    snprintf(list, sizeof list, "a list of which each part is %s", table->line);
+    int err = expect(t, '[', list);
     do {
-        if (!err && n == RATES_MOST)
-            return rondo__fail(RONDO_EFORMAT, "%s: line %d: attention_rates takes 1 to %zu pairs of a head size and its FLOP/s", t->where, t->line,
-                               RATES_MOST);
+        if (!err && n == table->room)
+            return rondo__fail(RONDO_EFORMAT, "%s: line %d: %s takes 1 to %zu times %s", t->where, t->line, f->name, table->room, table->line);
         if (!err)
-            err = expect(t, '[', "a pair of a head size and its FLOP/s");
+            err = expect(t, '[', table->line);
         if (!err)
-            err = read_real(t, &size, &h->attention_dims[n]);
-        if (!err)
+            err = read_real(t, &table->size, (char *)h + table->sizes + n * sizeof(int64_t));
+        for (int i = 0; i < 2 && !err && table->values[i]; i++) {
             err = expect(t, ',', "a comma");
+            if (!err)
+                err = read_real(t, &table->value, (char *)h + table->values[i] + n * sizeof(double));
+        }
         if (!err)
-            err = read_real(t, &rate, &h->attention_rates[n]);
-        if (!err)
-            err = expect(t, ']', "the end of a pair");
+            err = expect(t, ']', "its end");
         n++;
     } while (!err && take(t, ','));
     return err ? err : expect(t, ']', "a comma, or the end of the list");
@@ -311,8 +328,8 @@ static int read_field(struct text *t, rondo_hardware *h, bool seen[FIELDS])
         return read_text(t, &ignored, &length);
     case SWITCH:
         return read_switch(t, &fields[i], to);
-    case RATES:
-        return read_rates(t, h);
+    case TABLE:
+        return read_table(t, &fields[i], h);
     default:
         return read_real(t, &fields[i], to);
     }

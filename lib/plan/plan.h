@@ -15,6 +15,8 @@ int rondo__choose_algorithm(int64_t tokens, int64_t cached, int64_t heads, int64
 /* ---- hardware (hardware.c, hardware_file.c) ---- */
 /* With its defaults filled in, checked. */
 int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given);
+/* What a table of it says of a size: in between in proportion, beyond its ends what these have. It has one size at least. */
+double rondo__hardware_of_size(const int64_t *sizes, const double *values, int room, double size);
 /* Of a text that ends behind so many bytes; sentences begin with `where`. */
 int rondo__hardware_parse(const char *where, const char *text, size_t bytes, rondo_hardware *hardware);
 /* As ranks of a run see it, of so many in all: threads of one process (together), or processes, of one host or of several, each with so many

@@ -11,23 +11,19 @@
 #include "plan/predict.h"
 
 #define RATES ((int)(sizeof((rondo_hardware *)0)->attention_dims / sizeof(int64_t)))
+#define ROWS ((int)(sizeof((rondo_hardware *)0)->row_counts / sizeof(int64_t)))
 
 static double attention_rate(const rondo_hardware *h, int64_t head_dim)
 {
-    int n = 0;
-    while (n < RATES && h->attention_dims[n])
-        n++;
-    if (!n)
-        return h->attention_flops;
-    for (int i = 1; i < n; i++)
-        if (head_dim > h->attention_dims[i - 1] && head_dim < h->attention_dims[i])
-            return h->attention_rates[i - 1] + (h->attention_rates[i] - h->attention_rates[i - 1]) *
-                                                   (double)(head_dim - h->attention_dims[i - 1]) /
-                                                   (double)(h->attention_dims[i] - h->attention_dims[i - 1]);
-    for (int i = 0; i < n; i++)
-        if (head_dim <= h->attention_dims[i])
-            return h->attention_rates[i];
-    return h->attention_rates[n - 1];
+    return h->attention_dims[0] ? rondo__hardware_of_size(h->attention_dims, h->attention_rates, RATES, (double)head_dim) : h->attention_flops;
+}
+
+double rondo__sim_row_part(const rondo_hardware *h, double rows)
+{
+    if (!h->row_counts[0])
+        return 1.0;
+    const double part = rondo__hardware_of_size(h->row_counts, h->row_parts, ROWS, rows), first = (double)h->row_counts[0];
+    return rows < first ? part * (rows > 1.0 ? rows : 1.0) / first : part;
 }
 
 double rondo__sim_compute_seconds(const rondo_hardware *h, int64_t head_dim, double flops, double bytes)

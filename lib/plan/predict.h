@@ -29,6 +29,8 @@ int rondo__sim_paper(struct rondo__sim *sim, const rondo_cost_case *c, const str
 struct rondo__sim_links rondo__sim_links_of(const rondo_hardware *h, int64_t tp);
 /* The attention that one context's chips compute, of a checked case (moved.c). */
 int rondo__cost_describe(const rondo_cost_case *c, rondo_attention_desc *d);
+/* Part of its rate that attention reaches where a KV head has so many rows of queries. */
+double rondo__sim_row_part(const rondo_hardware *h, double rows);
 /* Seconds of a computation of heads of this size. */
 double rondo__sim_compute_seconds(const rondo_hardware *h, int64_t head_dim, double flops, double bytes);
 

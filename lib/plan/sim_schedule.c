@@ -6,6 +6,8 @@
  */
 #include "plan/predict.h"
 
+#define DELTAS ((int)(sizeof((rondo_hardware *)0)->delta_dims / sizeof(int64_t)))
+
 /* Ranks on machines of their own, or devices, whose memory transfers reach; or threads, which read each other's. */
 static struct rondo__machine machine_of(const rondo_cost_case *c, const rondo_hardware *h)
 {
@@ -33,16 +35,22 @@ static double node_bytes(const struct rondo__schedule *s, const struct rondo__op
     return bytes;
 }
 
-/* Pairs that are hidden count in part; of gradients those of the leaves that are seen in part are not known. */
+/* Of the full rate: pairs that are hidden count in part, and those of jobs of few rows more; of gradients neither is known. */
 static double flops_of(const struct rondo__shown *w, const struct rondo__operation *o, const rondo_hardware *h)
 {
     const struct rondo__design *p = w->design;
-    uint64_t hidden = 0;
     if (w->backward)
         return rondo__backward_flops(p, w->backward, o);
     const double a_pair = 2.0 * (double)(p->desc.head_dim + (o->program ? 0 : p->desc.value_dim));
-    const uint64_t seen = rondo__operation_pairs(p, w->part, o, h->attention_edge > 0.0 ? &hidden : NULL);
-    return a_pair * ((double)seen + h->attention_edge * (double)hidden);
+    const double group = (double)p->desc.heads / (double)p->desc.kv_heads;
+    double pairs = 0.0;
+    for (int64_t i = 0; i < o->count; i++) {
+        uint64_t hidden = 0;
+        int64_t rows;
+        const uint64_t seen = rondo__operation_job_pairs(p, w->part, o, i, &rows, h->attention_edge > 0.0 ? &hidden : NULL);
+        pairs += ((double)seen + h->attention_edge * (double)hidden) / rondo__sim_row_part(h, (double)rows * group);
+    }
+    return a_pair * pairs;
 }
 
 /* Nodes are put together, and results made of them, without a key. They come out of other cores' caches, row by row, and results are memory
@@ -59,7 +67,9 @@ static double join_seconds(const struct rondo__shown *w, const struct rondo__ope
 static double delta_seconds(const struct rondo__delta_shown *w, const struct rondo__operation *o, const rondo_hardware *h)
 {
     const struct rondo__delta_work work = rondo__delta_shown_work(w, o);
-    const double rate = work.back ? h->delta_backward_flops : h->delta_flops, reading = work.bytes / h->memory_bandwidth;
+    const double side = ((double)w->design.desc.key_dim + (double)w->design.desc.value_dim) / 2.0, reading = work.bytes / h->memory_bandwidth;
+    const double rate = h->delta_dims[0] ? rondo__hardware_of_size(h->delta_dims, work.back ? h->delta_backward_rates : h->delta_rates, DELTAS, side)
+                        : work.back ? h->delta_backward_flops : h->delta_flops;
     if (rate == 0.0)
         return rondo__sim_compute_seconds(h, w->design.desc.key_dim, work.flops, work.bytes);
     return h->operation_latency + (work.flops / rate > reading ? work.flops / rate : reading);

@@ -276,7 +276,7 @@ double rondo__shown_flops(const struct rondo__shown *w, int64_t index)
     if (w->backward)
         return rondo__backward_flops(w->design, w->backward, o);
     const double a_pair = 2.0 * (double)(w->design->desc.head_dim + (o->program ? 0 : w->design->desc.value_dim));
-    return a_pair * (double)rondo__operation_pairs(w->design, w->part, o, NULL);
+    return a_pair * (double)rondo__operation_pairs(w->design, w->part, o);
 }
 
 /* One of the peers that the parts of a direction are with; -1: none, or several. */
@@ -461,7 +461,7 @@ static int prove_rank(void *arg, int32_t rank, const struct rondo__schedule **ou
             p->pairs[0] += both + rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_QUERIES);
             p->pairs[1] += both + rondo__backward_pairs(&s->design, &s->backward, o, RONDO_BACKWARD_KEYS);
         } else if (o->kind == RONDO_COMPUTE && !o->program) {
-            p->pairs[0] += rondo__operation_pairs(&s->design, &s->part, o, NULL);
+            p->pairs[0] += rondo__operation_pairs(&s->design, &s->part, o);
         }
     }
     *out = list;
