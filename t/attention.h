@@ -52,6 +52,7 @@ struct problem {
     int probs, shared_kv;
     int64_t probs_first, probs_count;
     uint64_t drop_seed;          /* of dropout; 0: one of 64 bits */
+    int arithmetic;
     /* made by problem_data() */
     int64_t q_rows, kv_rows, q_first[SEQUENCES_MAX + 1], kv_first[SEQUENCES_MAX + 1], most_keys;
     void *q, *k, *v;
@@ -270,6 +271,7 @@ __attribute__((unused)) static void describe(const struct problem *p, const stru
     d->kv_type = p->kv_type;
     d->out_type = p->out_type;
     d->leaf = p->leaf;
+    d->arithmetic = p->arithmetic;
     d->layout = s->layout;
     d->owners = s->owners;
     d->algorithm = s->algorithm;
@@ -555,7 +557,7 @@ __attribute__((unused)) static uint64_t result_hash(const struct problem *p, con
     rondo_hash_add(&l, r->lse, 4, 0, p->q_rows * p->heads);
     if (p->probs)
         rondo_hash_add(&l, r->probs, 4, p->q_rows * p->heads, p->q_rows * p->heads * p->most_keys);
-    return rondo_hash_close(h, 0, p->leaf, shape, 3) ^ (rondo_hash_close(l, 0, p->leaf, shape, 2) << 1);
+    return rondo_hash_close(h, p->arithmetic, p->leaf, shape, 3) ^ (rondo_hash_close(l, p->arithmetic, p->leaf, shape, 2) << 1);
 }
 
 __attribute__((unused)) static int solve(const struct problem *p, const struct setup *s, struct result *r)
@@ -629,13 +631,26 @@ static int keeps(const struct problem *p, int64_t s, int64_t i, int64_t h, int64
     return p->dropout == 0.0 || (double)out[key % 4] >= rint(p->dropout * 4294967296.0);
 }
 
+/* Of a sum of n products inside of a leaf, relative to the sum of their magnitudes; and of a number of this type as an operand (rule 17). */
+static double sum_error(const struct problem *p, double n)
+{
+    const double u = 0x1p-24;
+    return p->arithmetic == RONDO_ARITHMETIC_F64 ? n * 0x1p-53 + u : p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER ? 10 * ceil(n / 16) * u : n * u;
+}
+
+static double operand_error(const struct problem *p, int type)
+{
+    return p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER && type != RONDO_BF16 ? 0x1p-8 : 0.0;
+}
+
 /* The largest ratio of an element's error to its bound: at most 1 if all is well. pairs, if not NULL, gets the visible pairs.
  *
  * Bound: u = 2^-24. A score in natural units is off by at most e_i = scale * (D + 3) u sum|q k|: a chain of D products, the rounding of the
  * scale and of the product. A weight is then off by a factor 1 + e_i + 8u (polynomial, exact power of two). A sum of n weights in
  * chains of a leaf and a tree adds at most (leaf + 2 height + 4) u. Numerator and denominator each have that error once.
  * Terms: the cap does not enlarge an error, tanh and two factors add 12u of its result; slope * distance has three roundings, a bias one, and
- * each addition rounds its result. Hidden and dropped weights are exact. */
+ * each addition rounds its result. Hidden and dropped weights are exact. Another arithmetic has other sums, and maybe rounds operands and
+ * weights. */
 __attribute__((unused)) static double worst_error(const struct problem *p, const struct result *r, uint64_t *pairs)
 {
     const double u = 0x1p-24;
@@ -643,6 +658,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
     double rounding = p->out_type == RONDO_F32 ? 0x1p-24 : p->out_type == RONDO_BF16 ? 0x1p-8 : 0x1p-11;
     double floor_ = p->out_type == RONDO_F16 ? 0x1p-25 : 1e-38;
     int64_t group = p->heads / p->kv_heads, leaf = p->leaf ? p->leaf : 128;
+    const double q_off = operand_error(p, p->q_type), kv_off = operand_error(p, p->kv_type), weight_off = operand_error(p, RONDO_F32);
     uint64_t seen = 0;
     for (int64_t s = 0; s < p->sequences; s++) {
         int64_t keys = p->kv_first[s + 1] - p->kv_first[s];
@@ -665,7 +681,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                         size += fabs(x);
                     }
                     w[k] = dot * scale;
-                    double off = fabs(scale) * ((double)p->head_dim + 3) * u * size;
+                    double off = fabs(scale) * (sum_error(p, (double)p->head_dim) + 3 * u + q_off + kv_off + q_off * kv_off) * size;
                     if (p->softcap > 0.0) {
                         w[k] = p->softcap * tanh(w[k] / p->softcap);
                         off += 12 * u * fabs(w[k]);
@@ -692,7 +708,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                     if (sees(p, s, i, h, k) && bias_at(p, s, i, h, k) > -INFINITY)
                         sum += w[k] = exp(w[k] - most);
                 sum += any ? exp(sink - most) : 0.0;
-                double each = expm1(e) + 8 * u + ((double)leaf + 2 * height + 4) * u;
+                double each = (expm1(e) + 8 * u + weight_off + sum_error(p, (double)leaf) + (2 * height + 4) * u) * (1 + 3 * weight_off);
                 double lse = any ? most + log(sum) : -INFINITY, got = (double)r->lse[row * p->heads + h];
                 double ratio;
                 if (any) {
@@ -711,7 +727,7 @@ __attribute__((unused)) static double worst_error(const struct problem *p, const
                         size += fabs(x);
                     }
                     got = get_number(r->out, p->out_type, (row * p->heads + h) * p->value_dim + d);
-                    ratio = fabs(got - o) / (size * (2 * each + 3 * u) * (1 + rounding) + rounding * fabs(o) + floor_);
+                    ratio = fabs(got - o) / (size * (2 * each + 3 * u + kv_off) * (1 + rounding) + rounding * fabs(o) + floor_);
                     if (!any)
                         ratio = got == 0.0 && !signbit(got) ? 0.0 : INFINITY;
                     worst = worse(worst, ratio);

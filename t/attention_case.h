@@ -37,6 +37,7 @@ struct shape {
     int bits, bits_heads; /* a mask of bits, 1 + the eighths of keys that are visible; 9: documents. bits_heads: each head its own */
     int probs;
     int head, sequence; /* number of the first head among those of the plan; of the sequence */
+    int arithmetic;
 };
 
 enum { CASE_SEQUENCES = 4 };
@@ -429,7 +430,7 @@ static struct rondo_program_desc case_desc(struct test_case *c)
         c->places[i] = (struct rondo_place){ 0, i, 0 };
     return (struct rondo_program_desc){
         .heads = t->heads, .kv_heads = t->kv_heads, .head_dim = t->head_dim, .value_dim = t->value_dim, .q_type = t->q_type,
-        .kv_type = t->kv_type, .out_type = t->out_type, .leaf_size = t->leaf_size, .arithmetic = RONDO_ARITHMETIC_F32,
+        .kv_type = t->kv_type, .out_type = t->out_type, .leaf_size = t->leaf_size, .arithmetic = c->shape.arithmetic,
         .level = RONDO_STRICT, .scale_log2 = t->scale_log2, .terms = t->terms, .node_width = t->value_dim + 2, .mask = *t->mask, .spans = t->q_spans,
         .leaves = t->leaves, .steps = t->program, .places = c->places, .jobs = &c->job, .span_count = t->q_span_count,
         .leaf_count = t->leaf_count, .step_count = t->steps, .place_count = c->slots_used, .job_count = 1 };
@@ -533,8 +534,8 @@ __attribute__((unused)) static void case_print(const struct test_case *c)
          s->heads, s->kv_heads, s->head_dim, s->value_dim, (long long)s->queries, (long long)s->first,
          (long long)s->keys, s->causal, (long long)s->left, (long long)s->right, s->q_type, s->kv_type,
          s->out_type, s->leaf, s->step, s->zigzag, s->tree, s->pad);
-    diag("softcap %g alibi %d bias %d sinks %d dropout %g bits %d,%d probs %d head %d sequence %d", s->cap, s->alibi, s->bias, s->sinks, s->drop,
-         s->bits, s->bits_heads, s->probs, s->head, s->sequence);
+    diag("softcap %g alibi %d bias %d sinks %d dropout %g bits %d,%d probs %d head %d sequence %d arithmetic %s", s->cap, s->alibi, s->bias, s->sinks,
+         s->drop, s->bits, s->bits_heads, s->probs, s->head, s->sequence, rondo_arithmetic_name(s->arithmetic));
 }
 
 /* Random terms, each with the chance of one in `rarely`. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The definition of attention: rules C2-C7 of the numerics contract (rondo-numerics(7)) for one query row at
- * a time, and the tree program of core/device.h executed as it is written; in each arithmetic, which are different inside of a leaf only (C15).
+ * a time, and the tree program of core/device.h executed as it is written; in each arithmetic, which are different inside of a leaf only (C17).
  * Every fast kernel equals this bit for bit. Built twice: without FMA instructions (fused multiply-add in software) and, on x86, with them.
  */
 #include "backends/cpu/cpu.h"
@@ -41,7 +41,7 @@ static bool sees(const struct row *r, int32_t i) { return r->seen[i / 64] >> (i 
 
 static float bf16(float x) { return rondo__from_bf16(rondo__to_bf16(x)); }
 
-/* C2: the chain over the head dimension; C15: ascending in double, where the product of two floats is exact, so that product and sum are one
+/* C2: the chain over the head dimension; C17: ascending in double, where the product of two floats is exact, so that product and sum are one
  * fused multiply-add; in blocks of 16 with zeros behind the last element. */
 static float product(const struct rondo_attention_task *t, const struct row *r, const void *k)
 {
@@ -149,7 +149,7 @@ static float sums(const struct rondo_attention_task *t, const struct rondo_leaf 
     return l;
 }
 
-/* C15: ascending in double. */
+/* C17: ascending in double. */
 static float sums_f64(const struct rondo_attention_task *t, const struct rondo_leaf *f, const struct row *r, float M, float *acc)
 {
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);
@@ -170,7 +170,7 @@ static float sums_f64(const struct rondo_attention_task *t, const struct rondo_l
     return (float)l;
 }
 
-/* C15: blocks of 16 keys. What is hidden is a product of zeros, and so is what is dropped, but in l. */
+/* C17: blocks of 16 keys. What is hidden is a product of zeros, and so is what is dropped, but in l. */
 static float sums_hopper(const struct rondo_attention_task *t, const struct rondo_leaf *f, const struct row *r, float M, float *acc)
 {
     const struct rondo_leaf_rows at = rondo__leaf_rows(t, f, r->kv_head);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The sum that arithmetic bf16-hopper is made of (rule 15 of rondo-numerics(7)): what a matrix unit of compute capability 9.0 makes of an
+ * The sum that arithmetic bf16-hopper is made of (rule 17 of rondo-numerics(7)): what a matrix unit of compute capability 9.0 makes of an
  * accumulator and 16 products of BF16 numbers, in integers only. After MMA-Sim (arXiv:2511.10909), and held against ten million outputs of a card.
  * The definition of attention (backends/cpu/ref_attention.c), what kernels do where they may not use the unit, and whatever stands for the unit
  * on a machine without one all have this text. In what C and C++ have in common: a graphics card's kernels include it.

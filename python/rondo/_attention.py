@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 
 from . import _arrays
-from ._library import invalid, lib
+from ._library import ARITHMETICS, invalid, lib, number_of
 from ._plan import Core, Shared
 from ._problem import Arrays, Way, flag, whole
 from ._ranks import Context, Stop, _launch, describe, interruptible
@@ -70,7 +70,7 @@ def _attend(arrays, out, return_lse, return_attn_probs, ranks, threads, isa):
 
 def attention(q, k, v, *, causal=False, window_size=(-1, -1), softmax_scale=None, softcap=0.0, alibi_slopes=None, dropout_p=0.0, seed=0,
               sinks=None, bias=None, mask=None, documents=None, lengths_k=None, heads_first=False, dtype=None, out_dtype=None, out=None,
-              return_lse=False, return_attn_probs=False, ranks=1, layout=None, algorithm=None, grid=None, threads=0, isa=None):
+              return_lse=False, return_attn_probs=False, ranks=1, layout=None, algorithm=None, grid=None, arithmetic=None, threads=0, isa=None):
     """Exact attention of q [B,Tq,H,D] to k [B,Tk,Hkv,D] and v [B,Tk,Hkv,Dv]; the result is [B,Tq,H,Dv].
 
     Arrays are numpy arrays or torch tensors of float32, float16 or bfloat16, all of one type; with dtype="bf16" uint16 numbers are
@@ -88,19 +88,20 @@ def attention(q, k, v, *, causal=False, window_size=(-1, -1), softmax_scale=None
 
     ranks: that many threads of this process share the sequence; layout ("contiguous", "zigzag", "striped", "snake", "document"),
     algorithm ("pass-kv", "pass-q", "all-gather", "all-to-all", "reduce", "halo", "mesh") and grid say how, None being the plan's choice;
-    threads: of each rank, 0 being the cores shared out evenly. None of these changes a bit of any result.
+    threads: of each rank, 0 being the cores shared out evenly. None of these changes a bit of any result. arithmetic ("f32", "f64",
+    "bf16-hopper"; None is f32) does: it says in which order leaves are summed, by rule 17 of rondo-numerics(7).
     """
     arrays = Arrays(q, k, v, lengths_k=lengths_k, heads_first=heads_first, dtype=dtype, out_dtype=out_dtype, alibi_slopes=alibi_slopes,
                     sinks=sinks, bias=bias, mask=mask, documents=documents, seed=seed, causal=causal, window_size=window_size,
                     softmax_scale=softmax_scale, softcap=softcap, dropout_p=dropout_p, probs=return_attn_probs, layout=layout,
-                    algorithm=algorithm, grid=grid)
+                    algorithm=algorithm, grid=grid, arithmetic=arithmetic)
     return _attend(arrays, out, return_lse, return_attn_probs, ranks, threads, isa)
 
 
 def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, causal=False, window_size=(-1, -1), softmax_scale=None, softcap=0.0,
                      alibi_slopes=None, dropout_p=0.0, seed=0, sinks=None, bias=None, mask=None, documents=None, heads_first=False,
                      dtype=None, out_dtype=None, out=None, return_lse=False, return_attn_probs=False, ranks=1, layout=None, algorithm=None,
-                     grid=None, threads=0, isa=None):
+                     grid=None, arithmetic=None, threads=0, isa=None):
     """The same of packed sequences: q [Tq,H,D], k [Tk,Hkv,D], v [Tk,Hkv,Dv], of which sequence s has rows cu_seqlens[s] to
     cu_seqlens[s+1] - 1.
 
@@ -110,7 +111,7 @@ def attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, *, causal=False, windo
     arrays = Arrays(q, k, v, cu_seqlens_q, cu_seqlens_k, heads_first=heads_first, dtype=dtype, out_dtype=out_dtype,
                     alibi_slopes=alibi_slopes, sinks=sinks, bias=bias, mask=mask, documents=documents, seed=seed, causal=causal,
                     window_size=window_size, softmax_scale=softmax_scale, softcap=softcap, dropout_p=dropout_p, probs=return_attn_probs,
-                    layout=layout, algorithm=algorithm, grid=grid)
+                    layout=layout, algorithm=algorithm, grid=grid, arithmetic=arithmetic)
     return _attend(arrays, out, return_lse, return_attn_probs, ranks, threads, isa)
 
 
@@ -142,11 +143,11 @@ def attention_varlen_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_
     return _return(arrays, dout, out, lse, dlse, bias_gradient, ranks, threads, isa)
 
 
-def hash(*arrays, leaf=128):
+def hash(*arrays, leaf=128, arithmetic=None):
     """16 hex digits over the bits of arrays, each in row-major order, one behind the other: equal hashes mean equal bits.
 
     hash(out, lse) of attention()'s results is what `rondo attend` reports; gradients follow as attention_backward() gives them. The shape that it is
-    closed with is the first array's.
+    closed with is the first array's; leaf and arithmetic are mixed in.
     """
     if not arrays:
         raise invalid("there is no array to hash; give one or more")
@@ -161,5 +162,5 @@ def hash(*arrays, leaf=128):
         lib.rondo_hash_add(ctypes.byref(total), array.ctypes.data, array.dtype.itemsize, first, array.size)
         first += array.size
     shape = arrays[0].shape
-    closed = lib.rondo_hash_close(total, 0, leaf, (ctypes.c_int64 * max(1, len(shape)))(*shape), len(shape))
+    closed = lib.rondo_hash_close(total, number_of("arithmetic", ARITHMETICS, arithmetic), leaf, (ctypes.c_int64 * max(1, len(shape)))(*shape), len(shape))
     return "%016x" % closed

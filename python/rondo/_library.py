@@ -129,6 +129,7 @@ def _list(name_of):
 
 LAYOUTS = _list(lib.rondo_layout_name)
 ALGORITHMS = _list(lib.rondo_algorithm_name)
+ARITHMETICS = _list(lib.rondo_arithmetic_name)
 LEVELS = _list(lib.rondo_level_name)
 OPERATIONS = [lib.rondo_operation_name(i).decode() for i in range(_structs.OP_COUNT)]
 

@@ -457,7 +457,7 @@ def _per_head(name, given, heads):
 
 def make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_dtype, alibi, sinks, probs, options):
     known = ("causal", "window_size", "softmax_scale", "softcap", "dropout_p", "bias_heads", "layout", "algorithm", "grid", "head_groups",
-             "leaf", "gradients")
+             "leaf", "gradients", "arithmetic")
     for name in options:
         if name not in known:
             raise TypeError("there is no keyword %r here" % name)

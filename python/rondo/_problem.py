@@ -9,7 +9,7 @@ import operator
 import numpy as np
 
 from . import _arrays, _structs
-from ._library import ALGORITHMS, LAYOUTS, invalid, number_of
+from ._library import ALGORITHMS, ARITHMETICS, LAYOUTS, invalid, number_of
 
 
 def whole(name, value, least, most=2**63 - 1):
@@ -52,7 +52,7 @@ class Problem:
 
     def __init__(self, *, heads, kv_heads, head_dim, value_dim, tokens, keys, kind, out_kind=0, causal=False, window_size=(-1, -1),
                  softmax_scale=None, softcap=0.0, dropout_p=0.0, alibi=False, sinks=False, bias_heads=0, probs=False, layout=None,
-                 algorithm=None, grid=None, head_groups=0, leaf=0, gradients=False):
+                 algorithm=None, grid=None, head_groups=0, leaf=0, gradients=False, arithmetic=None):
         self.heads, self.kv_heads = whole("heads", heads, 1), whole("kv_heads", kv_heads, 1)
         self.head_dim, self.value_dim = whole("head_dim", head_dim, 1), whole("value_dim", value_dim, 1)
         self.tokens, self.keys, self.kind, self.out_kind = tokens, keys, kind, out_kind or kind
@@ -70,6 +70,7 @@ class Problem:
         self.softcap, self.dropout = real("softcap", softcap), real("dropout_p", dropout_p)
         self.alibi, self.sinks, self.bias_heads, self.probs = int(alibi), int(sinks), bias_heads, flag("probs", probs)
         self.layout, self.algorithm = number_of("layout", LAYOUTS, layout), number_of("algorithm", ALGORITHMS, algorithm)
+        self.arithmetic = number_of("arithmetic", ARITHMETICS, arithmetic)
         if layout == "custom":
             raise invalid("layout is \"custom\", which needs a list of owners that cannot be given here; name another one")
         self.grid = (0, 0)
@@ -91,7 +92,7 @@ class Problem:
             causal=self.causal, windowed=int(self.window != (-1, -1)), scale=self.scale, q_type=self.kind, kv_type=self.kind,
             out_type=self.out_kind, layout=self.layout, algorithm=self.algorithm, leaf=self.leaf, head_groups=self.head_groups,
             softcap=self.softcap, alibi=self.alibi, bias=self.bias_heads, sinks=self.sinks, probs=self.probs, dropout=self.dropout,
-            gradients=self.gradients)
+            gradients=self.gradients, arithmetic=self.arithmetic)
         d.tokens_of, d.cached_of = _arrays.pointer(self.tokens), _arrays.pointer(self.cached)
         if d.windowed:
             d.window_left, d.window_right = self.window

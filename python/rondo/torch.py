@@ -51,11 +51,13 @@ def _apply(forward, backward, q, k, v, more, sinks, bias, options, way):
         return forward(q, k, v, *more, sinks=sinks, bias=bias, **options)
     if options.get("out") is not None:
         raise invalid("out is given, which autograd would not see; leave it out, or compute under torch.no_grad()")
+    if options.get("arithmetic") not in (None, "f32"):
+        raise invalid("arithmetic is %r, which has no gradients; leave it out, or compute under torch.no_grad()" % (options["arithmetic"],))
     slopes = options.get("alibi_slopes")
     if isinstance(slopes, torch.Tensor) and slopes.requires_grad:
         raise invalid("alibi_slopes requires a gradient, and there is none with respect to slopes; detach it")
     return_lse = options.pop("return_lse", False)
-    back = {n: x for n, x in options.items() if n not in ("out", "return_attn_probs", "algorithm", "grid")}
+    back = {n: x for n, x in options.items() if n not in ("out", "return_attn_probs", "algorithm", "grid", "arithmetic")}
     back.update(way)
     results = _Operator.apply(
         lambda q, k, v, sinks, bias: forward(q, k, v, *more, sinks=sinks, bias=bias, return_lse=True, **options),

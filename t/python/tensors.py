@@ -155,6 +155,7 @@ ok(all(equal(tuple(sum(r[i] for r in found) for i in range(3)), tuple(x[0] for x
    "execute(): a plan's own rows on 1 and 3 ranks have the same gradients")
 p, = leaves(q)
 refused("out where a gradient is wanted", ["out", "autograd"], lambda: rondo.torch.attention(p, k, v, out=torch.zeros(B, TQ, H, V)))
+refused("an arithmetic where a gradient is wanted", ["f64", "gradients"], lambda: rondo.torch.attention(p, k, v, arithmetic="f64"))
 refused("slopes with a gradient", ["alibi_slopes"], lambda: rondo.torch.attention(p, k, v, alibi_slopes=torch.rand(H, requires_grad=True)))
 split = gradients(lambda q, k, v: rondo.torch.attention(q, k, v, causal=True, ranks=4, backward_algorithm="all-to-all", backward_grid=(2, 2)),
                   torch.ones(1, 30, H, D), *wide.detach()[:1].unbind(2))
