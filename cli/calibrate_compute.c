@@ -109,18 +109,18 @@ static int find_attention(struct found *f, rondo_context *ctx, int repeat)
     return 0;
 }
 
-const int64_t calibrate_rows[CALIBRATE_ROWS] = { 2, 4, 8, 16, 32, 64, 88, 192 };
+const int64_t calibrate_rows[CALIBRATE_ROWS] = { 2, 4, 8, 16, 32, 88, 192, 512 };
 
-/* What jobs of few rows reach of the rate of many, which this shape has too: a leaf is made ready for all rows of a KV head, and panels of rows
+/* What jobs of few rows reach of the rate of many, the last ones: a leaf is made ready for all rows of a KV head, and panels of rows
  * are not full. By turns, as ratios are asked for. */
 static int find_rows(struct found *f, rondo_context *ctx, int repeat)
 {
-    enum { GROUP = HEADS / KV_HEADS, KEYS = 8192, DIM = 64, MANY = 256 };   /* keys and values of all places do not stay in caches */
-    double least[CALIBRATE_ROWS + 1], rate[CALIBRATE_ROWS + 1];
+    enum { GROUP = HEADS / KV_HEADS, KEYS = 8192, DIM = 64 };   /* keys and values of all places do not stay in caches */
+    double least[CALIBRATE_ROWS], rate[CALIBRATE_ROWS];
     int code = 0;
     for (int turn = 0; turn < TURNS; turn++)
-        for (int i = 0; i <= CALIBRATE_ROWS && !code; i++) {
-            const int64_t tokens = i < CALIBRATE_ROWS ? calibrate_rows[i] / GROUP : MANY, shape[5] = { HEADS, KV_HEADS, DIM, tokens, KEYS };
+        for (int i = 0; i < CALIBRATE_ROWS && !code; i++) {
+            const int64_t tokens = calibrate_rows[i] / GROUP, shape[5] = { HEADS, KV_HEADS, DIM, tokens, KEYS };
             double seconds = 0.0;
             code = attention_seconds(ctx, tokens < 32 ? repeat : (repeat + TURNS - 1) / TURNS, shape, &seconds);
             least[i] = turn == 0 || seconds < least[i] ? seconds : least[i];
@@ -128,7 +128,7 @@ static int find_rows(struct found *f, rondo_context *ctx, int repeat)
             rate[i] = all / (least[i] > 2.0 * f->operation ? least[i] - f->operation : least[i]);
         }
     for (int i = 0; i < CALIBRATE_ROWS && !code; i++)
-        f->part[i] = rate[i] < rate[CALIBRATE_ROWS] ? rate[i] / rate[CALIBRATE_ROWS] : 1.0;
+        f->part[i] = rate[i] < rate[CALIBRATE_ROWS - 1] ? rate[i] / rate[CALIBRATE_ROWS - 1] : 1.0;
     return code;
 }
 

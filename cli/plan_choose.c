@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * rondo plan choose: which algorithm for so many new tokens over so many cached ones. Algorithms 1 and 5 of arXiv:2411.01783 as printed, or
- * our own rule, which simulates the schedules that each candidate would carry out and takes the one of least seconds.
+ * our own rule, which simulates the schedules that each candidate would carry out and takes the one of least seconds. Of many ranks those are
+ * left out that take longer in any case.
  */
 #include "cli/plan.h"
 
@@ -16,9 +17,12 @@ enum rule { MODEL, ALGORITHM_1, ALGORITHM_5 };
 static struct {
     int64_t fresh, cached, ranks, heads, kv_heads, head_dim, bytes;
     const char *hardware, *rule, *plot;
+    bool all;
 } options = { .fresh = -1, .cached = -1, .heads = 32, .kv_heads = 8, .head_dim = 128, .bytes = 2 };
 
 #define TOKENS_MOST 1099511627776.0   /* 2^40 */
+/* Ranks up to which all candidates are simulated in any case. */
+#define ALL_RANKS 32
 /* Ranks up to which the thresholds of the model are looked for: each step simulates two algorithms. */
 #define SEARCH_RANKS 64
 #define SEARCH_TOKENS (INT64_C(1) << 24)
@@ -33,6 +37,7 @@ static const struct option own_options[] = {
     { "bytes", 0, OPTION_INT, "e", "of a number (default 2)", &options.bytes, 1, 64, NULL },
     { "hardware", 0, OPTION_TEXT, "FILE|NAME", "on what (default RONDO_HARDWARE, else grand-teton-rdma)", &options.hardware, 0, 0, NULL },
     { "rule", 0, OPTION_TEXT, "alg1|alg5|model", "by which rule (default model)", &options.rule, 0, 0, NULL },
+    { "all", 0, OPTION_FLAG, NULL, "simulate candidates too that take longer in any case, of many ranks", &options.all, 0, 0, NULL },
     { "plot", 0, OPTION_TEXT, "FILE.png|svg|-", "draw pass-kv against pass-q over the miss rate, by gnuplot; -: in characters", &options.plot, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
 };
@@ -44,13 +49,13 @@ struct foreseen {
     int32_t algorithm, code;
     int64_t fresh, cached;
     const rondo_hardware *hardware;
-    double seconds;
+    bool simulated;
+    double seconds, least;      /* least: what it takes in any case, where that was asked first */
     char reason[256];
 };
 
-static void predict(void *arg, int64_t index)
+static void predict_as(struct foreseen *f, int kind)
 {
-    struct foreseen *f = (struct foreseen *)arg + index;
     rondo_cost_case c = RONDO_COST_CASE_INIT;
     rondo_prediction p = RONDO_PREDICTION_INIT;
     c.phase = RONDO_COST_PREFILL;
@@ -60,10 +65,39 @@ static void predict(void *arg, int64_t index)
     c.batch_size = 1, c.new_tokens = f->fresh, c.past_seq_len = f->cached;
     c.bytes_per_elem = options.bytes, c.causal = 1, c.context_parallel = options.ranks;
     c.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
-    f->code = rondo_predict(&c, f->hardware, RONDO_PREDICT_RUN, &p);
-    f->seconds = p.layer_attention;
+    f->code = rondo_predict(&c, f->hardware, kind, &p);
+    f->simulated = kind == RONDO_PREDICT_RUN && !f->code;
+    *(kind == RONDO_PREDICT_RUN ? &f->seconds : &f->least) = p.layer_attention;
     if (f->code)
         snprintf(f->reason, sizeof f->reason, "%s", rondo_error_text());
+}
+
+static void predict(void *arg, int64_t index)
+{
+    predict_as((struct foreseen *)arg + index, RONDO_PREDICT_RUN);
+}
+
+static void bound(void *arg, int64_t index)
+{
+    predict_as((struct foreseen *)arg + index, RONDO_PREDICT_LEAST);
+}
+
+/* Those of least bounds first, until none is left that could be the best. The others could not whatever a simulation said, so the choice is that
+ * of all. */
+static void predict_nearest(struct foreseen *of, int64_t count)
+{
+    double best = -1.0;
+    plan_beside(0, count, 0, bound, of);
+    for (;;) {
+        struct foreseen *next = NULL;
+        for (int64_t i = 0; i < count; i++)
+            if (!of[i].code && !of[i].simulated && (best < 0.0 || of[i].least <= best) && (!next || of[i].least < next->least))
+                next = &of[i];
+        if (!next)
+            return;
+        predict_as(next, RONDO_PREDICT_RUN);
+        best = next->simulated && (best < 0.0 || next->seconds < best) ? next->seconds : best;
+    }
 }
 
 /* Of pass-KV and pass-Q. An exit code. */
@@ -108,14 +142,17 @@ static int by_model(const rondo_hardware *h, json_t *report)
 {
     static const int32_t candidates[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_MESH, RONDO_REDUCE };
     struct foreseen of[sizeof candidates / sizeof *candidates];
-    double best = -1.0, second = -1.0;
-    const char *first = NULL, *next = NULL;
+    double best = -1.0, second = -1.0, rest = -1.0;   /* rest: what those take at least that were not simulated */
+    const char *first = NULL, *next = NULL, *left = NULL;
     char reason[256];
-    json_t *list = json_array(), *thresholds = json_object();
+    json_t *list = json_array(), *skipped = json_array(), *thresholds = json_object();
     int code = 0;
     for (size_t i = 0; i < sizeof of / sizeof *of; i++)
         of[i] = (struct foreseen){ .algorithm = candidates[i], .fresh = options.fresh, .cached = options.cached, .hardware = h };
-    plan_beside(0, (int64_t)(sizeof of / sizeof *of), 0, predict, of);
+    if (options.all || options.ranks <= ALL_RANKS)
+        plan_beside(0, (int64_t)(sizeof of / sizeof *of), 0, predict, of);
+    else
+        predict_nearest(of, (int64_t)(sizeof of / sizeof *of));
     for (size_t i = 0; i < sizeof of / sizeof *of && !code; i++) {
         const char *name = rondo_algorithm_name(candidates[i]);
         const double seconds = of[i].seconds;
@@ -126,9 +163,12 @@ static int by_model(const rondo_hardware *h, json_t *report)
             break;
         json_t *one = json_object();
         json_object_set_new(one, "algorithm", json_string(name));
-        json_object_set_new(one, "seconds", number(seconds));
-        json_array_append_new(list, one);
-        if (best < 0.0 || seconds < best) {
+        json_object_set_new(one, of[i].simulated ? "seconds" : "seconds_at_least", number(of[i].simulated ? seconds : of[i].least));
+        json_array_append_new(of[i].simulated ? list : skipped, one);
+        if (!of[i].simulated) {
+            if (rest < 0.0 || of[i].least < rest)
+                rest = of[i].least, left = name;
+        } else if (best < 0.0 || seconds < best) {
             second = best, next = first;
             best = seconds, first = name;
         } else if (second < 0.0 || seconds < second) {
@@ -146,7 +186,10 @@ static int by_model(const rondo_hardware *h, json_t *report)
         json_object_set_new(thresholds, "miss_rate", json_null());
     }
     if (!code) {
-        if (next)
+        if (left && (!next || rest < second))
+            snprintf(reason, sizeof reason, "%s is simulated to take %.4g s a layer; %s, which is not simulated, takes at least %.4g s", first, best, left,
+                     rest);
+        else if (next)
             snprintf(reason, sizeof reason, "%s is simulated to take %.4g s a layer, the next best, %s, %.4g s", first, best, next, second);
         else
             snprintf(reason, sizeof reason, "%s is simulated to take %.4g s a layer; no other runs", first, best);
@@ -155,6 +198,7 @@ static int by_model(const rondo_hardware *h, json_t *report)
     }
     json_object_set_new(report, "thresholds", thresholds);
     json_object_set_new(report, "candidates", list);
+    json_object_set_new(report, "not_simulated", skipped);
     return code;
 }
 
@@ -258,6 +302,8 @@ static int check_options(int *rule)
     if (*rule == MODEL && options.bytes != 2 && options.bytes != 4)
         return fail(EXIT_USAGE, "--bytes %lld: what runs has 2 or 4 bytes a number; take one of these, or --rule alg1 or alg5",
                     (long long)options.bytes);
+    if (options.all && *rule != MODEL)
+        return fail(EXIT_USAGE, "--all simulates, and --rule %s does not; leave one of them out", options.rule);
     if (options.plot && (options.ranks < 2 || (options.bytes != 2 && options.bytes != 4)))
         return fail(EXIT_USAGE, "--plot draws what is simulated on 2 ranks or more, of 2 or 4 bytes a number; there are --ranks %lld, --bytes %lld",
                     (long long)options.ranks, (long long)options.bytes);

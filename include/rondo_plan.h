@@ -164,7 +164,9 @@ RONDO_API int rondo_hardware_run(rondo_hardware *hardware, int in_place, int one
 
 typedef enum rondo_prediction_kind {
     RONDO_PREDICT_RUN = 0,              /* the schedules that this library would carry out */
-    RONDO_PREDICT_PAPER = 1             /* Algorithms 2 to 4 of arXiv:2411.01783 as printed: causal, pass-KV and pass-Q */
+    RONDO_PREDICT_PAPER = 1,            /* Algorithms 2 to 4 of arXiv:2411.01783 as printed: causal, pass-KV and pass-Q */
+    RONDO_PREDICT_LEAST = 2             /* no more than RONDO_PREDICT_RUN: attention from the lists of some ranks, each as if all others were
+                                           always ready. Soon known of thousands of ranks; what is of parts of a layer is 0 */
 } rondo_prediction_kind;
 /* Seconds, of one pass: a prefill, or a decode step. What is of a layer is of attention, simulated on all ranks of a context; the busiest
  * rank's. */

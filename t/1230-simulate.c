@@ -407,6 +407,24 @@ static void predictions(void)
     is_time(p.longest_transfer, 1e-5 + wire, "the paper's ring: a transfer");
     is_time(p.layer_attention, 3 * (1e-5 + wire) + step, "and all of it");
     ok(predict(&c, &h, RONDO_PREDICT_RUN).layer_attention > 0.0, "where this library's runs");
+    /* what it takes at least, whatever links and cores are like */
+    int beyond = 0, near = 0, cases = 0;
+    for (size_t a = 0; a < sizeof algorithms / sizeof *algorithms; a++)
+        for (int32_t kind = 0; kind < 8; kind++) {
+            c = layer(algorithms[a], kind % 2 ? 12 : 5, kind & 2 ? 8192 : 96, kind & 4 ? 0 : 8192);
+            c.batch_size = kind == 3 ? 3 : 1;
+            h = machine();
+            h.local_bandwidth = kind == 1 ? 1e10 : 0.0, h.local_latency = 1e-6, h.node_ranks = kind == 1 ? 4 : kind == 2 ? 2 : 1;
+            h.link_burst = kind == 4 ? 1e6 : 0.0, h.link_inward = kind == 5 ? 2e9 : kind == 6 ? 5e8 : 0.0;
+            h.all_to_all_bandwidth = kind == 7 ? 3e9 : 0.0, h.all_to_all_latency = 2e-6;
+            h.cores = kind == 6 ? 3.0 : 0.0, h.core_slowest = kind == 6 ? 0.8 : 0.0, h.core_slice = kind == 6 ? 1e-4 : 0.0;
+            h.link_work = kind == 4 ? 1e-10 : 0.0;
+            const double least = predict(&c, &h, RONDO_PREDICT_LEAST).layer_attention, all = predict(&c, &h, RONDO_PREDICT_RUN).layer_attention;
+            beyond += least > all;
+            near += least > 0.8 * all;
+            cases++;
+        }
+    ok(!beyond && 2 * near > cases, "what %d cases take at least is never more than they take, and near it in %d", cases, near);
     /* 1,024 ranks */
     c = layer(RONDO_PASS_KV, 1024, 1 << 20, 0);
     p = predict(&c, &h, RONDO_PREDICT_PAPER);

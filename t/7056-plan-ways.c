@@ -83,12 +83,40 @@ static void model_rule(const char *line, const char *algorithm)
     json_decref(r);
 }
 
+/* Candidates that are not simulated could not be chosen: with --all they are, and take no less than was said of them. */
+static void same_choice(const char *line)
+{
+    char all[300];
+    snprintf(all, sizeof all, "%s --all", line);
+    json_t *few = report_of(line), *many = report_of(all);
+    const json_t *skipped = json_object_get(few, "not_simulated"), *list = json_object_get(many, "candidates");
+    const char *a = json_string_value(json_object_get(few, "algorithm")), *b = json_string_value(json_object_get(many, "algorithm"));
+    int early = 0, found = 0;
+    for (size_t i = 0; i < json_array_size(skipped); i++)
+        for (size_t k = 0; k < json_array_size(list); k++) {
+            const json_t *s = json_array_get(skipped, i), *c = json_array_get(list, k);
+            if (strcmp(json_string_value(json_object_get(s, "algorithm")), json_string_value(json_object_get(c, "algorithm"))))
+                continue;
+            found++;
+            early += json_number_value(json_object_get(c, "seconds")) < json_number_value(json_object_get(s, "seconds_at_least"));
+        }
+    ok(a && b && !strcmp(a, b) && !early && found && found == (int)json_array_size(skipped) && !json_array_size(json_object_get(many, "not_simulated")),
+       "%s: %s, %d of %d candidates need not be simulated", line, a ? a : "nothing", found, (int)json_array_size(list));
+    json_decref(few);
+    json_decref(many);
+}
+
 static void models(void)
 {
     model_rule("plan choose --new 128000 --cached 0 --ranks 4 --heads 16 --kv-heads 1", "pass-kv");
     model_rule("plan choose --new 1 --cached 100000 --ranks 8", NULL);
     model_rule("plan choose --new 1000 --cached 0 --ranks 1", "pass-kv");
     model_rule("plan choose --new 3000 --cached 1000000 --ranks 7 --hardware xeon-ethernet", NULL);
+    same_choice("plan choose --new 65536 --cached 0 --ranks 66");
+    same_choice("plan choose --new 65536 --cached 0 --ranks 66 --hardware xeon-ethernet --kv-heads 32 --bytes 4");
+    same_choice("plan choose --new 128 --cached 500000 --ranks 66 --hardware grand-teton-tcp");
+    same_choice("plan choose --new 1 --cached 100000 --ranks 65 --hardware h100 --heads 48 --kv-heads 1");
+    refuses(2, "--all", "plan choose --new 1 --cached 4 --ranks 4 --all --rule alg1");
     /* from the threshold on pass-KV takes no longer than pass-Q, before it it does */
     json_t *r = report_of("plan choose --new 640 --cached 127360 --ranks 4 --hardware grand-teton-tcp --heads 16 --kv-heads 1");
     const long long fewest = json_integer_value(json_object_get(json_object_get(r, "thresholds"), "tokens"));

@@ -86,6 +86,8 @@ static int attention(rondo_prediction *p, const struct rondo__cost_count *n, con
 {
     struct rondo__sim sim = { .ranks = 0 };
     const struct rondo__sim_links links = rondo__sim_links_of(h, n->s.tp);
+    if (kind == RONDO_PREDICT_LEAST)
+        return rondo__sim_least(&n->c, h, &links, &p->layer_attention, workspace, &p->algorithm, &p->layout);
     int err = kind == RONDO_PREDICT_PAPER ? rondo__sim_paper(&sim, &n->c, &n->s, h)
                                           : rondo__sim_schedules(&sim, &n->c, h, workspace, &p->algorithm, &p->layout);
     if (!err)
@@ -149,8 +151,9 @@ int rondo_predict(const rondo_cost_case *of, const rondo_hardware *hardware, int
     uint64_t workspace = 0;
     if (!prediction)
         return rondo__fail(RONDO_EINVAL, "rondo_predict: prediction is NULL");
-    if (kind != RONDO_PREDICT_RUN && kind != RONDO_PREDICT_PAPER)
-        return rondo__fail(RONDO_EINVAL, "rondo_predict: there is no kind %d; RONDO_PREDICT_RUN and RONDO_PREDICT_PAPER are known", kind);
+    if (kind != RONDO_PREDICT_RUN && kind != RONDO_PREDICT_PAPER && kind != RONDO_PREDICT_LEAST)
+        return rondo__fail(RONDO_EINVAL, "rondo_predict: there is no kind %d; RONDO_PREDICT_RUN, RONDO_PREDICT_PAPER and RONDO_PREDICT_LEAST are known",
+                           kind);
     int err = rondo__hardware_complete(&h, hardware);
     if (!err)
         err = rondo__cost_terms(&n, of);

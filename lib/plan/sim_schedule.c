@@ -141,6 +141,8 @@ static int read_rank(void *arg, int32_t rank, const struct rondo__schedule **out
     if (err)
         return err;
     rondo__sim_add(r->sim, r->design, &r->part, r->hardware);
+    if (rank == 0)
+        rondo__sim_reserve(r->sim, r->design->ranks);
     rondo__schedule_count(&r->part.schedule, &counts);
     const uint64_t room = (uint64_t)counts.workspace_bytes + r->part.schedule.spare_bytes;
     r->workspace = room > r->workspace ? room : r->workspace;
@@ -158,16 +160,20 @@ int rondo__sim_design(struct rondo__sim *sim, const struct rondo__design *design
     return err;
 }
 
+int rondo__sim_design_of(const rondo_cost_case *c, const rondo_hardware *h, struct rondo__design *design)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    const struct rondo__machine machine = machine_of(c, h);
+    const int err = rondo__cost_describe(c, &d);
+    return err ? err : rondo__design_make(design, &d, (int32_t)c->context_parallel, &machine);
+}
+
 int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
                          int32_t *layout)
 {
-    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     struct rondo__design design;
-    const struct rondo__machine machine = machine_of(c, h);
     *workspace = 0;
-    int err = rondo__cost_describe(c, &d);
-    if (!err)
-        err = rondo__design_make(&design, &d, (int32_t)c->context_parallel, &machine);
+    int err = rondo__sim_design_of(c, h, &design);
     if (err)
         return err;
     err = rondo__sim_design(sim, &design, h, NULL, workspace);

@@ -47,6 +47,17 @@ static int64_t add(struct rondo__sim *sim, int32_t kind, double seconds)
     return sim->operations.count - 1;
 }
 
+void rondo__sim_reserve(struct rondo__sim *sim, int32_t ranks)
+{
+    const struct {
+        struct rondo__list *list;
+        size_t item;
+    } lists[] = { { &sim->operations, sizeof(struct rondo__sim_operation) }, { &sim->parts, sizeof(struct rondo__sim_part) },
+                  { &sim->waits, sizeof(int64_t) } };
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        sim->failed = !rondo__list_reserve(lists[i].list, lists[i].item, lists[i].list->count * ranks) || sim->failed;
+}
+
 int64_t rondo__sim_stream(struct rondo__sim *sim, double seconds, bool computes)
 {
     const int64_t number = add(sim, RONDO_SIM_STREAM, seconds);

@@ -75,6 +75,8 @@ struct rondo__sim {
 void rondo__sim_free(struct rondo__sim *sim);
 /* The next rank's operations follow. */
 void rondo__sim_rank(struct rondo__sim *sim);
+/* Behind the first rank: room for so many ranks that are like it, as to copy lists that grow takes a third of the time. */
+void rondo__sim_reserve(struct rondo__sim *sim, int32_t ranks);
 /* All give the number of the operation among all. */
 int64_t rondo__sim_stream(struct rondo__sim *sim, double seconds, bool computes);
 int64_t rondo__sim_transfer(struct rondo__sim *sim, bool exchange);
