@@ -307,6 +307,9 @@ static int check_options(void)
         return fail(EXIT_USAGE, "a model is read by one rank here; leave out --ranks, --layout, --algorithm, --grid and mpirun");
     if ((is_kind("generate") || is_kind("load")) && !s->model)
         return fail(EXIT_USAGE, "bench %s needs a model; add -m DIR", kind);
+    if (common.arithmetic != RONDO_ARITHMETIC_F32 && (bench.check || terms || s->backward || s->hardware))
+        return fail(EXIT_USAGE, "marks, gradients, --terms and predictions are of arithmetic f32; leave out --arithmetic %s, or --%s",
+                    rondo_arithmetic_name(common.arithmetic), bench.check ? "check" : terms ? "terms" : s->backward ? "backward" : "hardware");
     if (is_kind("attention")) {
         const int64_t heads = s->heads ? s->heads : 32, kv_heads = s->kv_heads ? s->kv_heads : heads % 8 ? heads : 8;
         if (heads % kv_heads)
@@ -355,7 +358,7 @@ static int bench_command(const struct command *self, int argc, char **argv)
         return fail(EXIT_USAGE, "'%s' must come right after bench; usage: rondo %s", operand, self->synopsis);
     if (!is_kind("linear") && !is_kind("generate") && (code = common_strict()) != 0)
         return code;
-    if ((code = common_f32("bench")) != 0)
+    if (!is_kind("attention") && (code = common_f32(kind ? "this bench" : "bench without a kind")) != 0)
         return code;
     if (common.device && strcmp(common.device, "cpu"))
         return fail(EXIT_USAGE, "bench measures the CPU against ceilings of the CPU; leave out --device %s", common.device);

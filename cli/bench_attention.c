@@ -79,6 +79,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     float *lse = NULL;
     extras_describe(w->extras, s, &d);
     d.gradients = s->backward;
+    d.arithmetic = common.arithmetic;
     d.layout = common.layout;
     d.algorithm = common.algorithm;
     d.grid[0] = common.grid[0];

@@ -12,7 +12,7 @@ json_t *row_new(const char *what, const struct run *run)
     json_t *row = json_object();
     json_object_set_new(row, "what", json_string(what));
     json_object_set_new(row, "isa", json_string(run->used_isa));
-    json_object_set_new(row, "arithmetic", json_string(rondo_arithmetic_name(RONDO_ARITHMETIC_F32)));
+    json_object_set_new(row, "arithmetic", json_string(rondo_arithmetic_name(common.arithmetic)));
     json_object_set_new(row, "transport", json_string(run->transport));
     json_object_set_new(row, "ranks", json_integer(run->ranks));
     json_object_set_new(row, "threads", json_integer(run->used_threads));

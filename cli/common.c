@@ -79,7 +79,7 @@ static int choose_arithmetic(const struct option *o, const char *text)
 
 int common_f32(const char *command)
 {
-    return common.arithmetic == RONDO_ARITHMETIC_F32 ? 0 : fail(EXIT_USAGE, "--arithmetic %s is one of attend and verify; %s computes in f32",
+    return common.arithmetic == RONDO_ARITHMETIC_F32 ? 0 : fail(EXIT_USAGE, "--arithmetic %s is one of attend, verify and bench attention; %s computes in f32",
                                                                 rondo_arithmetic_name(common.arithmetic), command);
 }
 
@@ -173,7 +173,7 @@ const struct option options_machine[] = {
     { "threads", 0, OPTION_INT, "N", "threads inside one rank (default: cores shared out evenly)", &common.threads, 1, 4096, NULL },
     { "isa", 0, OPTION_CALL, "NAME", "auto, scalar, avx2, avx512 or neon", NULL, 0, 0, choose_isa },
     { "numerics", 0, OPTION_CALL, "strict|fast", "level of the numerics contract; fast: linear layers by OpenBLAS, or, with attention, NVIDIA's libraries", NULL, 0, 0, choose_numerics },
-    { "arithmetic", 0, OPTION_CALL, "NAME", "f32, or, with attend and verify, f64 or bf16-hopper: the orders of cards' matrix units", NULL, 0, 0, choose_arithmetic },
+    { "arithmetic", 0, OPTION_CALL, "NAME", "f32, or, with attend, verify and bench attention, f64 or bf16-hopper: the orders of cards' matrix units", NULL, 0, 0, choose_arithmetic },
     { "layout", 0, OPTION_CALL, "NAME", "contiguous, zigzag, striped, snake or document", NULL, 0, 0, choose_layout },
     { "algorithm", 0, OPTION_CALL, "NAME", "auto (default), pass-kv, pass-q, all-gather, all-to-all, reduce, halo or mesh", NULL, 0, 0,
       choose_algorithm },

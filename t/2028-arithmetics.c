@@ -281,7 +281,7 @@ static void test_leaf(struct device_under_test *d)
                     ((float *)c.q)[j] = i % 2 ? 1.0f : 0.0f;
                 for (int64_t j = 0; j < c.k_rows; j++)
                     for (int h = 0; h < s.kv_heads; h++)
-                        cancel((float *)c.k + j * ks + h * c.task.kv[0].k.head_stride, s.head_dim & ~1, 1, hopper ? 0 : 20, hopper ? 28 : 36);
+                        cancel((float *)c.k + j * ks + h * c.task.kv[0].k.head_stride, s.head_dim & ~1, 1, hopper ? 0 : -10, hopper ? 28 : 66);
                 for (int h = 0; h < s.kv_heads * s.value_dim && i % 2 == 0; h++)
                     cancel((float *)c.v + h / s.value_dim * c.task.kv[0].v.head_stride + h % s.value_dim, c.k_rows & ~1, vs, 0, hopper ? 28 : 60);
             }

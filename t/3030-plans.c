@@ -198,7 +198,7 @@ static void hashes(void)
     memset(mask, 1, sizeof mask);
     mask[0][777 * 1000 + 5] = mask[1][777 * 1000 + 6] = 0;
     owners[0][3] = owners[1][4] = 1;
-    for (int i = 0; i < 39; i++) {
+    for (int i = 0; i < 41; i++) {
         start(1000, 8, 4, 32);
         switch (i) {
         case 1: wanted.heads = 16; break;
@@ -239,6 +239,8 @@ static void hashes(void)
         case 36: wanted.mask = mask[1], wanted.mask_row_stride = 1000; break;
         case 37: wanted.layout = RONDO_CUSTOM, wanted.owners = owners[0]; break;
         case 38: wanted.layout = RONDO_CUSTOM, wanted.owners = owners[1]; break;
+        case 39: wanted.arithmetic = RONDO_ARITHMETIC_F64; break;
+        case 40: wanted.arithmetic = RONDO_ARITHMETIC_BF16_HOPPER; break;
         default: break;
         }
         if (plans(3))

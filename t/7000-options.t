@@ -110,8 +110,11 @@ esac
 says 2 "bf16-dot" verify --arithmetic bf16-dot
 says 2 "bf16-tile" verify --arithmetic bf16-tile
 says 2 "verify with -m computes in f32" verify -m x -f y --arithmetic f64
-for command in "plan schedule" "kda x -o y" "bench linear" "generate -m x -p y" "score -m x -f y"; do
-    says 2 "is one of attend and verify; ${command%% *} computes in f32" $command --arithmetic bf16-hopper
+for command in "plan schedule" "kda x -o y" "bench linear" "bench" "generate -m x -p y" "score -m x -f y"; do
+    says 2 "is one of attend, verify and bench attention; .*computes in f32" $command --arithmetic bf16-hopper
+done
+for option in check terms backward "hardware host"; do
+    says 2 "leave out --arithmetic f64, or --${option%% *}" bench attention --arithmetic f64 --$option
 done
 says 2 "goes with --algorithm mesh" attend x -o y --grid 2,2 --ranks 4
 says 2 "--cp" attend x -o y --cp 2

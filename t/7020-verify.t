@@ -56,6 +56,11 @@ ok "every case has a hash, an error and a bound" sh -c "test \$(grep -c '\"hash\
 
 "$RONDO" verify --tokens 200 --heads 3 --kv-heads 1 --head-dim 20 --ranks 1,2,6 >"$scratch/out" 2>&1
 ok "a problem of one's own" test $? = 0
+for arithmetic in f64 bf16-hopper; do
+    "$RONDO" verify --arithmetic $arithmetic --tokens 200 --heads 2 --kv-heads 1 --head-dim 20 --ranks 1,3 --json >"$scratch/out" 2>&1
+    ok "in $arithmetic" test $? = 0
+    ok "which the report says" grep -q "\"arithmetic\": \"$arithmetic\"" "$scratch/out"
+done
 # many ranks, each of which has a leaf: one hash, and messages and bytes as schedules have them that nobody ran
 many() {
     ranks=$1

@@ -233,25 +233,6 @@ static void fetch_row(const void *row, int64_t bytes)
         __builtin_prefetch((const char *)row + i, 0, 3);
 }
 
-/* Numbers [d, d + count) of a row of `dim`, as floats. */
-VEC void widen_row(const void *row, int32_t d, int32_t count, int32_t dim, int type, float *to)
-{
-    int32_t i = 0;
-    if (type == RONDO_Q8) {
-        float scale;
-        memcpy(&scale, (const char *)row + dim, sizeof scale);
-        for (; i + VL <= count; i += VL)
-            vf_store(to + i, vf_mul(vf_from_i8((const int8_t *)row + d + i), vf_set1(scale)));
-        for (; i < count; i++)
-            to[i] = (float)((const int8_t *)row)[d + i] * scale;
-        return;
-    }
-    for (; i + VL <= count; i += VL)
-        vf_store(to + i, vf_element(row, d + i, type));
-    for (; i < count; i++)
-        to[i] = rondo__element(row, d + i, type);
-}
-
 /* ---- Q ---- */
 
 /* to[d][row], ld of them, those without a row 0. Four rows and four dimensions at a time. */

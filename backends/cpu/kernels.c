@@ -18,28 +18,27 @@ struct build {
     const struct rondo_cpu_delta_backward *delta_backward;
 };
 
-#define BUILD(name, ...)                                                                                                                   \
-    static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name, __VA_ARGS__ },                     \
+#define BUILD(name)                                                                                                                        \
+    static const struct build name##_build = { { [RONDO_ARITHMETIC_F32] = &rondo__cpu_attention_##name,                                    \
+                                                 [RONDO_ARITHMETIC_F64] = &rondo__cpu_attention_f64_##name,                                \
+                                                 [RONDO_ARITHMETIC_BF16_HOPPER] = &rondo__cpu_attention_hopper_##name },                   \
                                                { [RONDO_ARITHMETIC_F32] = &rondo__cpu_linear_##name },                                     \
                                                &rondo__cpu_packing_##name, &rondo__cpu_elementwise_##name,                                \
                                                &rondo__cpu_gradient_##name, &rondo__cpu_backward_##name, &rondo__cpu_delta_##name,            \
                                                &rondo__cpu_delta_chunk_##name,                                                            \
                                                &rondo__cpu_entropy_##name, &rondo__cpu_delta_backward_##name };
-/* ... of the scalar spec, which has attention's further arithmetics */
-#define SPEC(name)                                                                                                                         \
-    BUILD(name, [RONDO_ARITHMETIC_F64] = &rondo__cpu_attention_f64_##name, [RONDO_ARITHMETIC_BF16_HOPPER] = &rondo__cpu_attention_hopper_##name)
-SPEC(soft)
+BUILD(soft)
 #ifdef RONDO_CPU_HAVE_FMA
-SPEC(fma)
+BUILD(fma)
 #endif
 #ifdef RONDO_CPU_HAVE_AVX2
-BUILD(avx2, [RONDO_ARITHMETIC_F64] = NULL)
+BUILD(avx2)
 #endif
 #ifdef RONDO_CPU_HAVE_AVX512
-BUILD(avx512, [RONDO_ARITHMETIC_F64] = NULL)
+BUILD(avx512)
 #endif
 #ifdef RONDO_CPU_HAVE_NEON
-BUILD(neon, [RONDO_ARITHMETIC_F64] = NULL)
+BUILD(neon)
 #endif
 
 static void take(struct rondo_cpu_kernels *out, const struct build *b)

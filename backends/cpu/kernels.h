@@ -242,8 +242,10 @@ void rondo__cpu_kernels(struct rondo_cpu_kernels *out, int isa);
 /* Parts of tables: what the sources of each build define. Only those of RONDO_CPU_HAVE_* are linked; soft always is. */
 extern const struct rondo_cpu_attention rondo__cpu_attention_soft, rondo__cpu_attention_fma, rondo__cpu_attention_avx2,
     rondo__cpu_attention_avx512, rondo__cpu_attention_neon;
-extern const struct rondo_cpu_attention rondo__cpu_attention_f64_soft, rondo__cpu_attention_f64_fma, rondo__cpu_attention_hopper_soft,
-    rondo__cpu_attention_hopper_fma;
+extern const struct rondo_cpu_attention rondo__cpu_attention_f64_soft, rondo__cpu_attention_f64_fma, rondo__cpu_attention_f64_avx2,
+    rondo__cpu_attention_f64_avx512, rondo__cpu_attention_f64_neon;
+extern const struct rondo_cpu_attention rondo__cpu_attention_hopper_soft, rondo__cpu_attention_hopper_fma, rondo__cpu_attention_hopper_avx2,
+    rondo__cpu_attention_hopper_avx512, rondo__cpu_attention_hopper_neon;
 extern const struct rondo_cpu_linear rondo__cpu_linear_soft, rondo__cpu_linear_fma, rondo__cpu_linear_avx2, rondo__cpu_linear_avx512,
     rondo__cpu_linear_neon;
 extern const struct rondo_cpu_packing rondo__cpu_packing_soft, rondo__cpu_packing_fma, rondo__cpu_packing_avx2, rondo__cpu_packing_avx512,

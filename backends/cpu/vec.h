@@ -3,7 +3,7 @@
  * The vector vocabulary. A kernel source written with it is compiled once per instruction set, with
  * RONDO_ISA_avx2 (-mavx2 -mfma -mf16c), RONDO_ISA_avx512 (-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
  * -mf16c) or RONDO_ISA_neon (64-bit ARM, where it is part of the baseline) defined; adding an instruction set means
- * adding a block here, and this is the only file with intrinsics. Every operation gives, lane by lane, the bits of
+ * adding a block here and one in vec_wide.h, and these are the only files with intrinsics. Every operation gives, lane by lane, the bits of
  * its scalar namesake in num.h, except for the sign and payload of a NaN.
  *
  * vf: VL floats, VL being 4, 8 or 16. vm: one truth value a lane. VEC_REGISTERS: how many vectors the machine holds at
@@ -758,6 +758,25 @@ VEC void vf_put_element(void *p, int64_t i, int type, vf x)
         vf_to_bf16((uint16_t *)p + i, x);
     else
         vf_to_f16((uint16_t *)p + i, x);
+}
+
+/* Numbers [d, d + count) of a row of `dim`, as floats. */
+VEC void widen_row(const void *row, int32_t d, int32_t count, int32_t dim, int type, float *to)
+{
+    int32_t i = 0;
+    if (type == RONDO_Q8) {
+        float scale;
+        memcpy(&scale, (const char *)row + dim, sizeof scale);
+        for (; i + VL <= count; i += VL)
+            vf_store(to + i, vf_mul(vf_from_i8((const int8_t *)row + d + i), vf_set1(scale)));
+        for (; i < count; i++)
+            to[i] = (float)((const int8_t *)row)[d + i] * scale;
+        return;
+    }
+    for (; i + VL <= count; i += VL)
+        vf_store(to + i, vf_element(row, d + i, type));
+    for (; i < count; i++)
+        to[i] = rondo__element(row, d + i, type);
 }
 
 #endif
