@@ -362,6 +362,30 @@ static void test_devices(struct device_under_test *d, int n)
     }
 }
 
+/* Sums that fill 32 bits: 16 of the largest significands with one exponent, and a sum so far that has it too. */
+static void test_full(struct device_under_test *d, int n)
+{
+    struct test_case c;
+    int same = 1;
+    for (int sign = -1; sign <= 1; sign += 2) {
+        struct shape s = { .heads = 4, .kv_heads = 1, .head_dim = 48, .value_dim = 20, .queries = 9, .keys = 40, .first = 31, .causal = 1, .left = -1, .right = -1,
+                           .q_type = 1, .kv_type = 1, .out_type = 1, .leaf = 32, .step = 1, .arithmetic = RONDO_ARITHMETIC_BF16_HOPPER };
+        case_make(&c, &s);
+        for (int64_t i = 0; i < c.q_elements; i++)
+            ((float *)c.q)[i] = 0x1.fep0f;
+        for (int64_t i = 0; i < c.k_elements; i++)
+            ((float *)c.k)[i] = (float)sign * (i % 48 == 0 ? 0x1.fep-1f : i % 48 < 16 ? 0.0f : i % 48 < 32 ? 0x1.fep0f : 0x1p-20f * (float)below(99));
+        same &= case_same(&c, d, n);
+        case_free(&c);
+    }
+    ok(same, "sums of more than 31 bits");
+    const float full = block(0x1.fep0f, (float[16]){ 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f,
+                                                     0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f },
+                             (float[16]){ 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f,
+                                          0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f, 0x1.fep0f });
+    ok((double)full * 0x1p25 > 0x1p31, "  which there are");
+}
+
 int main(void)
 {
     struct device_under_test d[8];
@@ -370,6 +394,7 @@ int main(void)
     test_random_sums();
     test_leaf(&d[0]);
     test_devices(d, n);
+    test_full(d, n);
     devices_close(d, n);
     return done();
 }

@@ -12,7 +12,7 @@
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/task.h"
 
-#define ROWS 64 /* of an item, where tokens have so few */
+#define ROWS 96 /* of an item, where tokens have so few */
 #define KEYS(leaf) (((leaf) + RONDO_ALIGNED_SUM - 1) / RONDO_ALIGNED_SUM * RONDO_ALIGNED_SUM)
 
 struct units {
@@ -224,13 +224,18 @@ static void scores(struct units *u, const struct rondo_leaf *f, int32_t k0, int3
     }
     for (int64_t i = 0; plain && i < (k1 - k0) * u->ld; i += VL)
         vf_store(st + i, vf_mul(vf_load(st + i), vf_set1(t->scale_log2)));
-    for (int32_t r = 0; r < u->rows; r++)
-        for (int32_t i = first; i < end; i++)
-            if (!sees(u, r, i)) {
-                u->st[i * u->ld + r] = -__builtin_inff();
-            } else if (!plain && !add_terms(u, r, f->first + (int64_t)i * f->step, u->st + i * u->ld + r)) {
+    for (int32_t r = 0; !plain && r < u->rows; r++)
+        for (int32_t i = k0; i < k1; i++)
+            if (sees(u, r, i) && !add_terms(u, r, f->first + (int64_t)i * f->step, u->st + i * u->ld + r))
                 u->bits[r][i / 64] &= ~((uint64_t)1 << (i % 64));
-                u->st[i * u->ld + r] = -__builtin_inff();
+    for (int32_t r = 0; r < u->rows; r++)
+        for (int32_t w = first / 64; w < (end + 63) / 64; w++)
+            for (uint64_t hidden = ~u->bits[r][w]; hidden; hidden &= hidden - 1) {
+                const int32_t i = 64 * w + __builtin_ctzll(hidden);
+                if (i >= end)
+                    break;
+                if (i >= first)
+                    u->st[i * u->ld + r] = -__builtin_inff();
             }
     for (int64_t r = u->rows; r < u->ld; r++)   /* lanes without a row */
         for (int32_t i = first; i < end; i++)

@@ -6,9 +6,10 @@
  *
  * A block sum in vectors. Operands are floats that are BF16, and beside each lies its power of two, 2^e, those of b times 2^60. The largest product
  * of powers is 2^(E + 60), exactly: so E, without a look at any exponent. A term times 2^(25 - E) is exact, and converting it to an integer is the
- * cut; 16 of these fit 32 bits, and with the sum so far a double, of which 24 bits are kept: that is the rounding. It holds where
- * nothing leaves the range of floats on the way: numbers of a that are 0 or from 2^-126 to below 2^28, numbers of b that are 0 or from 2^-60
- * to below 2^40, both finite, which whoever makes operands looks at (`safe`), and E from -60 to below 67, which a tile looks at.
+ * cut; 16 of these fit 32 bits, and with the sum so far nearly always (vi_sum), which then becomes a float. It holds where
+ * nothing leaves the range of floats on the way: numbers of a that are 0 or from 2^-126 to below 2^16, numbers of b that are 0 or from 2^-60
+ * to below 2^24, which whoever makes operands looks at (`safe`), so that no sum reaches 2^58 (heads and leaves have fewer than 2^17 elements);
+ * E from -60 on, which a tile looks at; and no sum so far that is subnormal, which only the definition makes.
  */
 #ifndef RONDO_CPU_ATTENTION_UNITS_H
 #define RONDO_CPU_ATTENTION_UNITS_H
@@ -18,9 +19,9 @@
 
 #define VDL (VL / 2)
 #define SAFE_A_LEAST 0x1p-126f
-#define SAFE_A_LIMIT 0x1p28f
+#define SAFE_A_LIMIT 0x1p16f
 #define SAFE_B_LEAST 0x1p-60f
-#define SAFE_B_LIMIT 0x1p40f
+#define SAFE_B_LIMIT 0x1p24f
 #define B_POWER 0x1p60f
 
 /* ---- f64 ---- */
@@ -112,15 +113,13 @@ VEC int hopper_tile(const int nr, const int nc, const float *a, const float *pa,
 {
     vf unit[HOPPER_ROWS][HOPPER_COLS], scale[HOPPER_ROWS][HOPPER_COLS];   /* unit: the largest power first */
     vi sum[HOPPER_ROWS][HOPPER_COLS];
-    vf outside = vf_zero();
+    const vf one = vf_set1(1.0f);
+    vm outside = vf_lt(one, one);
     UNROLL
     for (int i = 0; i < nr; i++)
         UNROLL
-        for (int c = 0; c < nc; c++) {
-            const vf so_far = vf_load(to + i * ti + c * VL), size = vf_keep(so_far, 0x7fffffffu);
-            unit[i][c] = vf_mul(vf_keep(so_far, 0x7f800000u), vf_set1(B_POWER));
-            outside = vf_select(vm_and(vf_lt(vf_zero(), size), vf_lt(size, vf_set1(FLT_MIN))), vf_set1(1.0f), outside);
-        }
+        for (int c = 0; c < nc; c++)
+            unit[i][c] = vf_mul(vf_keep(vf_load(to + i * ti + c * VL), 0x7f800000u), vf_set1(B_POWER));
     for (int k = 0; k < RONDO_ALIGNED_SUM; k++) {
         vf x[HOPPER_COLS];
         UNROLL
@@ -139,13 +138,12 @@ VEC int hopper_tile(const int nr, const int nc, const float *a, const float *pa,
         UNROLL
         for (int c = 0; c < nc; c++) {
             const vf most = unit[i][c];
-            outside = vf_select(vm_and(vf_lt(vf_zero(), most), vf_lt(most, vf_set1(1.0f))), vf_set1(1.0f), outside);
-            outside = vf_select(vf_lt(most, vf_set1(0x1p127f)), outside, vf_set1(1.0f));
-            unit[i][c] = vf_max(most, vf_set1(1.0f));
+            outside = vm_or(outside, vm_and(vf_lt(vf_zero(), most), vf_lt(most, one)));
+            unit[i][c] = vf_max(most, one);
             scale[i][c] = vf_less_bits((uint32_t)(127 + 127 + 60 + RONDO_ALIGNED_BITS) << 23, unit[i][c]);
             sum[i][c] = vi_zero();
         }
-    if (vm_any(vf_lt(vf_zero(), outside)))
+    if (vm_any(outside))
         return 0;
     for (int k = 0; k < RONDO_ALIGNED_SUM; k++) {
         vf x[HOPPER_COLS];
@@ -164,18 +162,25 @@ VEC int hopper_tile(const int nr, const int nc, const float *a, const float *pa,
     for (int i = 0; i < nr; i++)
         UNROLL
         for (int c = 0; c < nc; c++) {
-            float *at = to + i * ti + c * VL;
-            const vf all = vi_sum(sum[i][c], vi_cut(vf_mul(vf_load(at), scale[i][c])));
-            vf_store(at, vf_mul(all, vf_mul(unit[i][c], vf_set1(0x1p-85f))));   /* 2^-60 and 2^-25 */
+            const vf all = vi_sum(sum[i][c], vi_cut(vf_mul(vf_load(to + i * ti + c * VL), scale[i][c])), &outside);
+            unit[i][c] = vf_mul(all, vf_mul(unit[i][c], vf_set1(0x1p-85f)));   /* 2^-60 and 2^-25 */
         }
+    if (vm_any(outside))
+        return 0;
+    UNROLL
+    for (int i = 0; i < nr; i++)
+        UNROLL
+        for (int c = 0; c < nc; c++)
+            vf_store(to + i * ti + c * VL, unit[i][c]);
     return 1;
 }
 
-/* The same by the definition. */
-static __attribute__((noinline)) void hopper_plainly(int64_t rows, int64_t lanes, const float *a, int64_t ai, int64_t ak, const float *b, int64_t bk,
-                                                     float *to, int64_t ti)
+/* The same by the definition. Returns whether a tile may go on from there. */
+static __attribute__((noinline)) int hopper_plainly(int64_t rows, int64_t lanes, const float *a, int64_t ai, int64_t ak, const float *b, int64_t bk,
+                                                    float *to, int64_t ti)
 {
     uint16_t x[RONDO_ALIGNED_SUM], y[RONDO_ALIGNED_SUM];
+    int normal = 1;
     for (int64_t lane = 0; lane < lanes; lane++) {
         for (int k = 0; k < RONDO_ALIGNED_SUM; k++)
             y[k] = (uint16_t)(rondo__bits(b[k * bk + lane]) >> 16);
@@ -183,8 +188,10 @@ static __attribute__((noinline)) void hopper_plainly(int64_t rows, int64_t lanes
             for (int k = 0; k < RONDO_ALIGNED_SUM; k++)
                 x[k] = (uint16_t)(rondo__bits(a[i * ai + k * ak]) >> 16);
             to[i * ti + lane] = rondo__aligned_sum(to[i * ti + lane], x, y);
+            normal &= to[i * ti + lane] == 0.0f || (rondo__bits(to[i * ti + lane]) & 0x7f800000u) != 0;
         }
     }
+    return normal;
 }
 
 #define HOPPER_ARGUMENTS                                                                                                                   \
@@ -193,9 +200,10 @@ static __attribute__((noinline)) void hopper_plainly(int64_t rows, int64_t lanes
 #define HOPPER_KERNEL(nr, nc)                                                                                                              \
     static __attribute__((noinline)) void hopper_##nr##_##nc(HOPPER_ARGUMENTS)                                                             \
     {                                                                                                                                      \
+        int normal = 1;                                                                                                                    \
         for (; blocks > 0; blocks--) {                                                                                                     \
-            if (!safe || !hopper_tile(nr, nc, a, pa, ai, ak, b, pb, bk, to, ti))                                                           \
-                hopper_plainly(nr, nc * VL, a, ai, ak, b, bk, to, ti);                                                                     \
+            if (!safe || !normal || !hopper_tile(nr, nc, a, pa, ai, ak, b, pb, bk, to, ti))                                                \
+                normal = hopper_plainly(nr, nc * VL, a, ai, ak, b, bk, to, ti);                                                            \
             a += RONDO_ALIGNED_SUM * ak;                                                                                                   \
             pa += RONDO_ALIGNED_SUM * ak;                                                                                                  \
             b += RONDO_ALIGNED_SUM * bk;                                                                                                   \
