@@ -92,8 +92,8 @@ static uint64_t hash_of(void *device, size_t count)
 }
 
 /* `sequences` of `tokens` new tokens, behind `cached`. */
-static void attention(const char *name, int64_t sequences, int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int64_t dim, int kv_type, int causal,
-                      int most)
+static void attention_in(int arithmetic, const char *name, int64_t sequences, int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int64_t dim,
+                         int q_type, int kv_type, int causal, int most)
 {
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
@@ -111,13 +111,20 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     d.kv_heads = kv_heads;
     d.head_dim = dim;
     d.causal = causal;
+    d.q_type = q_type;
     d.kv_type = kv_type;
-    io.q = rondo_tensor_dense(numbers((size_t)(q_rows * heads * dim), RONDO_F32, 1), RONDO_F32, 3, q_shape);
+    d.out_type = RONDO_F32;
+    d.arithmetic = arithmetic;
+    io.q = rondo_tensor_dense(numbers((size_t)(q_rows * heads * dim), q_type, 1), q_type, 3, q_shape);
     io.k = rondo_tensor_dense(numbers((size_t)(kv_rows * kv_heads * dim), kv_type, 2), kv_type, 3, kv_shape);
     io.v = rondo_tensor_dense(numbers((size_t)(kv_rows * kv_heads * dim), kv_type, 3), kv_type, 3, kv_shape);
     io.out = rondo_tensor_dense(numbers((size_t)(q_rows * heads * dim), RONDO_F32, 4), RONDO_F32, 3, q_shape);
     io.q.memory = io.k.memory = io.v.memory = io.out.memory = RONDO_MEMORY_DEVICE;
-    need(rondo_attention_create(&plan, ctx, &d));
+    if (rondo_attention_create(&plan, ctx, &d)) {
+        printf("%-44s %s\n", name, rondo_error_text());
+        rondo_memory_destroy(ctx, io.q.data), rondo_memory_destroy(ctx, io.k.data), rondo_memory_destroy(ctx, io.v.data), rondo_memory_destroy(ctx, io.out.data);
+        return;
+    }
     need(rondo_attention_query(plan, &info));
     void *workspace = NULL;
     need(rondo_memory_create(&workspace, ctx, RONDO_MEMORY_HOST, info.workspace_bytes));
@@ -137,6 +144,17 @@ static void attention(const char *name, int64_t sequences, int64_t tokens, int64
     rondo_attention_destroy(plan);
     rondo_memory_destroy(ctx, workspace);
     rondo_memory_destroy(ctx, io.q.data), rondo_memory_destroy(ctx, io.k.data), rondo_memory_destroy(ctx, io.v.data), rondo_memory_destroy(ctx, io.out.data);
+}
+
+static void attention(const char *name, int64_t sequences, int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int64_t dim, int kv_type, int causal,
+                      int most)
+{
+    attention_in(RONDO_ARITHMETIC_F32, name, sequences, tokens, cached, heads, kv_heads, dim, RONDO_F32, kv_type, causal, most);
+}
+
+static void hopper(const char *name, int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int64_t dim, int q_type, int kv_type, int causal, int most)
+{
+    attention_in(RONDO_ARITHMETIC_BF16_HOPPER, name, 1, tokens, cached, heads, kv_heads, dim, q_type, kv_type, causal, most);
 }
 
 /* Of the first 64 outputs of the last row: the largest error beside the sum of the magnitudes of what was added. */
@@ -303,6 +321,7 @@ int main(int argc, char **argv)
     if (!strcmp(how, "profile")) {         /* once or twice each what takes time, for a profiler */
         attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 1);
         attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 1);
+        hopper("bf16-hopper prefill 8192, H=32/8 D=128, bf16, causal", 8192, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, 1);
         linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 1);
         linear("linear 1 row, 4096 -> 14336, bf16", 1, 4096, 14336, RONDO_BF16, 1);
         delta("delta 8192, H=32 K=V=128, f32", 1, 8192, 32, 128, RONDO_F32, 1);
@@ -320,6 +339,8 @@ int main(int argc, char **argv)
     if (!strcmp(how, "tiny")) {            /* for a sanitizer */
         attention("prefill 300, H=4/2 D=64, f32, causal", 1, 300, 0, 4, 2, 64, RONDO_F32, 1, 1);
         attention("decode 700 cached, H=8/2 D=128, bf16", 1, 1, 699, 8, 2, 128, RONDO_BF16, 1, 1);
+        hopper("bf16-hopper prefill 300, H=4/2 D=64, bf16, causal", 300, 0, 4, 2, 64, RONDO_BF16, RONDO_BF16, 1, 1);
+        hopper("bf16-hopper decode 300 cached, H=2/1 D=136, f32", 1, 299, 2, 1, 136, RONDO_F32, RONDO_F32, 1, 1);
         linear("linear 70 rows, 1030 -> 130, f32", 70, 1030, 130, RONDO_F32, 1);
         linear("linear 3 rows, 1030 -> 130, bf16", 3, 1030, 130, RONDO_BF16, 1);
         delta("delta 100, H=2 K=V=128, f32", 1, 100, 2, 128, RONDO_F32, 1);
@@ -328,6 +349,8 @@ int main(int argc, char **argv)
         return 0;
     }
     attention("prefill 1000, H=32/8 D=128, f32, causal", 1, 1000, 0, 32, 8, 128, RONDO_F32, 1, 5);
+    hopper("bf16-hopper prefill 600, H=4/2 D=128, bf16, causal", 600, 0, 4, 2, 128, RONDO_BF16, RONDO_BF16, 1, 5);
+    hopper("bf16-hopper prefill 300, H=2/2 D=192, f32, full", 300, 0, 2, 2, 192, RONDO_F32, RONDO_F32, 0, 5);
     attention("decode 5000 cached, H=32/8 D=128, bf16", 1, 1, 4999, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
     attention("decode 5000 cached, H=32/8 D=128, f32", 1, 1, 4999, 32, 8, 128, RONDO_F32, 1, ROUNDS);
     linear("linear 100 rows, 4096 -> 1000, f32", 100, 4096, 1000, RONDO_F32, 5);
@@ -344,6 +367,14 @@ int main(int argc, char **argv)
     attention("prefill 8192, H=32/8 D=128, f32, full", 1, 8192, 0, 32, 8, 128, RONDO_F32, 0, 3);
     attention("prefill 8192, H=32/8 D=64, f32, causal", 1, 8192, 0, 32, 8, 64, RONDO_F32, 1, 5);
     attention("prefill 8192, H=32/8 D=128, bf16 KV, causal", 1, 8192, 0, 32, 8, 128, RONDO_BF16, 1, 5);
+    if (!once) {                           /* too much for a cpu */
+        hopper("bf16-hopper prefill 8192, H=32/8 D=128, bf16, causal", 8192, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, 10);
+        hopper("bf16-hopper prefill 8192, H=32/8 D=128, bf16, full", 8192, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 0, 10);
+        hopper("bf16-hopper prefill 32768, H=32/8 D=128, bf16, causal", 32768, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, 3);
+        hopper("bf16-hopper prefill 8192, H=32/8 D=64, bf16, causal", 8192, 0, 32, 8, 64, RONDO_BF16, RONDO_BF16, 1, 10);
+        hopper("bf16-hopper prefill 8192, H=32/8 D=128, f32, causal", 8192, 0, 32, 8, 128, RONDO_F32, RONDO_F32, 1, 10);
+        hopper("bf16-hopper decode 65536 cached, H=32/8 D=128, bf16", 1, 65535, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, ROUNDS);
+    }
     attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
     attention("decode 65536 cached, H=32/8 D=128, f32", 1, 1, 65535, 32, 8, 128, RONDO_F32, 1, ROUNDS);
     attention("decode 8 x 65536 cached, H=32/8 D=128, bf16", 8, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 10);

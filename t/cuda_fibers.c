@@ -10,6 +10,8 @@
 #include "t/cuda_fibers.h"
 #include "t/fake_check.h"
 
+#include "core/aligned_sum.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +90,11 @@ struct thread {
     struct fiber *fiber;     /* NULL: not begun */
     int at, line;
     unsigned shuffles;
-    float exchange[2];       /* by turns: who is through with one shuffle may be in the next before others have read this one */
+    union exchange {         /* what the warp's other threads may read at a shuffle */
+        float x;
+        const void *at;
+        uint32_t words[6];
+    } exchange[2];           /* by turns: who is through with one shuffle may be in the next before others have read this one */
     struct copy *copies;     /* a ring of `room`, a power of two; kept from block to block */
     uint32_t room, head, count, groups;
 };
@@ -424,9 +430,71 @@ float rondo_fiber_shuffle(float x, int mask, int line)
     const unsigned turn = self->shuffles++ & 1;
     if (from >= thread_count)
         fail(ERROR_LAUNCH_FAILED, "a shuffle asks for a thread that its warp does not have");
-    self->exchange[turn] = x;
+    self->exchange[turn].x = x;
     warp_meets(self, AT_SHUFFLE, line);
-    return threads[from].exchange[turn];
+    return threads[from].exchange[turn].x;
+}
+
+/* ---- the matrix unit (backends/cuda/kernel.h) ---- */
+
+/* The turn in which a whole warp shows what it has; `first` is its first thread. */
+static unsigned whole_warp(struct thread **first)
+{
+    const int thread = rondo_fiber_now.thread;
+    *first = threads + (thread & ~(RONDO_FIBER_WARP - 1));
+    if ((thread | (RONDO_FIBER_WARP - 1)) >= thread_count)
+        fail(ERROR_LAUNCH_FAILED, "the matrix unit wants a whole warp");
+    return threads[thread].shuffles++ & 1;
+}
+
+uint32_t rondo_fiber_take(uint32_t x, int lane, int line)
+{
+    struct thread *first, *self = threads + rondo_fiber_now.thread;
+    const unsigned turn = whole_warp(&first);
+    self->exchange[turn].words[0] = x;
+    warp_meets(self, AT_SHUFFLE, line);
+    return first[lane & (RONDO_FIBER_WARP - 1)].exchange[turn].words[0];
+}
+
+void rondo_fiber_matrix_load(uint32_t r[4], const void *at, int turned, int line)
+{
+    struct thread *first, *self = threads + rondo_fiber_now.thread;
+    const int lane = rondo_fiber_now.thread & (RONDO_FIBER_WARP - 1), g = lane / 4, t = lane % 4;
+    const uintptr_t low = (uintptr_t)rondo_fiber_now.shared, from = (uintptr_t)at;
+    const unsigned turn = whole_warp(&first);
+    if (from % 16 || from < low || from - low + 16 > launch->shared_bytes) {
+        char text[128];
+        snprintf(text, sizeof text, "a matrix of line %d has a row at byte %lld of %zu bytes of shared memory", line, (long long)(from - low),
+                 launch->shared_bytes);
+        fail(from % 16 ? ERROR_MISALIGNED : ERROR_ILLEGAL_ADDRESS, text);
+    }
+    fake_check_load(at, 16, __builtin_return_address(0));
+    self->exchange[turn].at = at;
+    warp_meets(self, AT_SHUFFLE, line);
+    for (int i = 0; i < 4; i++) {
+        const struct thread *const rows = first + 8 * i;
+        const uint16_t *const own = rows[g].exchange[turn].at, *const upper = rows[2 * t].exchange[turn].at, *const lower = rows[2 * t + 1].exchange[turn].at;
+        r[i] = turned ? upper[g] | (uint32_t)lower[g] << 16 : own[2 * t] | (uint32_t)own[2 * t + 1] << 16;
+    }
+}
+
+void rondo_fiber_matrix_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], int line)
+{
+    struct thread *first, *self = threads + rondo_fiber_now.thread;
+    const int lane = rondo_fiber_now.thread & (RONDO_FIBER_WARP - 1), g = lane / 4, t = lane % 4;
+    const unsigned turn = whole_warp(&first);
+    memcpy(self->exchange[turn].words, a, 4 * sizeof *a);
+    memcpy(self->exchange[turn].words + 4, b, 2 * sizeof *b);
+    warp_meets(self, AT_SHUFFLE, line);
+    for (int e = 0; e < 4; e++) {
+        uint16_t x[16], y[16];
+        for (int k = 0; k < 16; k++) {
+            const uint32_t *const row = first[4 * g + k % 8 / 2].exchange[turn].words, *const column = first[4 * (2 * t + e % 2) + k % 8 / 2].exchange[turn].words;
+            x[k] = (uint16_t)(row[e / 2 + k / 8 * 2] >> (16 * (k % 2)));
+            y[k] = (uint16_t)(column[4 + k / 8] >> (16 * (k % 2)));
+        }
+        d[e] = rondo__aligned_sum(d[e], x, y);
+    }
 }
 
 /* ---- copies ---- */

@@ -26,6 +26,9 @@ extern struct rondo_fiber_now {
 RONDO_FIBER_HIDDEN void rondo_fiber_barrier(int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_warp_barrier(int line);
 RONDO_FIBER_HIDDEN float rondo_fiber_shuffle(float x, int mask, int line);
+RONDO_FIBER_HIDDEN uint32_t rondo_fiber_take(uint32_t x, int lane, int line);
+RONDO_FIBER_HIDDEN void rondo_fiber_matrix_load(uint32_t r[4], const void *at, int turned, int line);
+RONDO_FIBER_HIDDEN void rondo_fiber_matrix_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_copy(void *to, const void *from, int bytes, int valid, int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_copy_close(void);
 RONDO_FIBER_HIDDEN void rondo_fiber_copy_wait(int latest);
@@ -78,6 +81,11 @@ RONDO_FIBER_HIDDEN void rondo_fibers_unwatch(void);
 #define BARRIER() rondo_fiber_barrier(__LINE__)
 #define WARP_BARRIER() rondo_fiber_warp_barrier(__LINE__)
 #define SHUFFLE_XOR(x, mask) rondo_fiber_shuffle(x, mask, __LINE__)
+#define SHUFFLE_FROM(x, lane) rondo_fiber_take(x, lane, __LINE__)
+#define MATRIX_LOAD(r, at) rondo_fiber_matrix_load(r, at, 0, __LINE__)
+#define MATRIX_LOAD_TURNED(r, at) rondo_fiber_matrix_load(r, at, 1, __LINE__)
+#define MATRIX_BF16(d, a, b) rondo_fiber_matrix_bf16(d, a, b, __LINE__)
+#define PACK_BF16(low, high) (rondo__to_bf16(low) | (uint32_t)rondo__to_bf16(high) << 16)
 /* exact on every machine, by libm where the processor has no instruction for it */
 #define NUM_FMA(a, b, c) __builtin_fmaf(a, b, c)
 #define NUM_SQRT(x) __builtin_sqrtf(x)

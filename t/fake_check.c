@@ -191,6 +191,11 @@ static void see(const void *address, int bytes, int writes, const void *pc)
     rondo_fiber_fail(ERROR_ILLEGAL_ADDRESS, text);
 }
 
+void fake_check_load(const void *from, int bytes, const void *pc)
+{
+    see(from, bytes, 0, pc);
+}
+
 void fake_check_copy(const void *to, const void *from, int bytes, int valid, const void *pc)
 {
     if (valid)

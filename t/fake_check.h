@@ -16,6 +16,7 @@ RONDO_FIBER_HIDDEN void fake_check_warp(int warp);            /* all of a warp h
 /* A copy begins, and is over: what it writes is nobody else's in between. */
 RONDO_FIBER_HIDDEN void fake_check_copy(const void *to, const void *from, int bytes, int valid, const void *pc);
 RONDO_FIBER_HIDDEN void fake_check_copied(const void *to, int bytes);
+RONDO_FIBER_HIDDEN void fake_check_load(const void *from, int bytes, const void *pc);   /* by the matrix unit's own instruction */
 /* The thread that runs cannot go on: cuda_fibers.c. */
 RONDO_FIBER_HIDDEN void rondo_fiber_fail(int code, const char *sentence) __attribute__((noreturn));
 /* It is on the stack of the thread that runs. */
@@ -29,6 +30,7 @@ RONDO_FIBER_HIDDEN int fake_block_at(const void *at, size_t *into, size_t *bytes
 #define fake_check_warp(warp) ((void)(warp))
 #define fake_check_copy(to, from, bytes, valid, pc) ((void)0)
 #define fake_check_copied(to, bytes) ((void)0)
+#define fake_check_load(from, bytes, pc) ((void)0)
 #endif
 
 #endif

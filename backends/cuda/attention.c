@@ -182,6 +182,7 @@ static void fill(const struct rondo_device *dev, const struct rondo_program *p, 
     c->kv_type = d->kv_type;
     c->out_type = d->out_type;
     c->leaf_size = d->leaf_size;
+    c->arithmetic = d->arithmetic;
     c->resident = p->resident;
     c->depth = p->depth;
     c->room = p->room;

@@ -296,6 +296,27 @@ DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
     }
 }
 
+/* C2: the sum of a query's and a key's products. */
+DEVICE float cuda_any_product(const struct cuda_attention *p, int64_t q, const void *k, int64_t k_at)
+{
+    float s = 0.0f;
+    if (p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER) {
+        for (int d0 = 0; d0 < p->head_dim; d0 += RONDO_ALIGNED_SUM) {
+            uint16_t a[RONDO_ALIGNED_SUM], b[RONDO_ALIGNED_SUM];
+            for (int i = 0; i < RONDO_ALIGNED_SUM; i++) {
+                a[i] = d0 + i < p->head_dim ? rondo__to_bf16(rondo__element(p->q, q + d0 + i, p->q_type)) : 0;
+                b[i] = d0 + i < p->head_dim ? rondo__to_bf16(cuda_number(k, k_at, d0 + i, p->head_dim, p->kv_type)) : 0;
+            }
+            s = rondo__aligned_sum(s, a, b);
+        }
+        return s;
+    }
+    for (int j = 0; j < p->head_dim + (p->head_dim & 1); j++)
+        if ((j ^ 1) < p->head_dim)
+            s = NUM_FMA(rondo__element(p->q, q + (j ^ 1), p->q_type), cuda_number(k, k_at, j ^ 1, p->head_dim, p->kv_type), s);
+    return s;
+}
+
 /* C7: first, count: tiles of jobs that show probabilities. A block takes a row; a thread some of its keys, read where they lie: whoever asks for
  * them all has a small problem. */
 DEVICE void cuda_probabilities_kernel(const struct cuda_attention *p)
@@ -327,15 +348,13 @@ DEVICE void cuda_probabilities_kernel(const struct cuda_attention *p)
                     continue;
                 for (int key = THREAD; key < at.leaf.count; key += CUDA_THREADS) {
                     const int64_t position = at.leaf.first + (int64_t)key * at.leaf.step, k_at = at.k_at + key * known.k_row;
-                    float s = 0.0f, x;
+                    float x;
                     if (position < row.lo || position >= row.hi || (bits >= 0 && !(p->bits[(bits + r) * 4 + key / 64] >> (key % 64) & 1)))
                         continue;
-                    for (int j = 0; j < p->head_dim + (p->head_dim & 1); j++)
-                        if ((j ^ 1) < p->head_dim)
-                            s = NUM_FMA(rondo__element(p->q, q + (j ^ 1), p->q_type), cuda_number(known.k, k_at, j ^ 1, p->head_dim, p->kv_type), s);
-                    if (!cuda_score(p, bind, s, row.p, position, p->head + job.head + hq, hq, &x))
+                    if (!cuda_score(p, bind, cuda_any_product(p, q, known.k, k_at), row.p, position, p->head + job.head + hq, hq, &x))
                         continue;
-                    const float w = rondo__rint(x), prob = rondo__weight(x - w, w - M) * inv;
+                    const float near = rondo__rint(x), w = rondo__weight(x - near, near - M), rounded = rondo__from_bf16(rondo__to_bf16(w));
+                    const float prob = (p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER ? rounded : w) * inv;
                     rondo__put_element(p->probs, out + position, RONDO_F32, stats[1] == 0.0f ? 0.0f : prob);
                 }
             }

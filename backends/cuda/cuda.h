@@ -72,6 +72,7 @@ struct rondo_device {
     struct rondo__cuda_blas *blas;             /* NULL until a layer of level fast is made */
     struct rondo__cuda_dnn *dnn;               /* ... a program of it */
     struct rondo__cuda_slot slot[CUDA_SLOTS];
+    int32_t looks_at_unit;
     int32_t next_slot, scratch_slot;           /* the slot whose event says when scratch is free again; -1: none */
     cu_stream scratch_stream;                  /* ... which was recorded there */
 };
@@ -176,6 +177,8 @@ int rondo__cuda_event_query(struct rondo_device *dev, struct rondo_event *event)
 int rondo__cuda_sync(struct rondo_device *dev);
 /* probe.c: 0, or RONDO_EDEVICE and a sentence where the card does not give the contract's bits; computes only when the process asks first */
 int rondo__cuda_first_look(struct rondo_device *dev);
+/* The same for the matrix unit, when a program wants it first. */
+int rondo__cuda_look_at_unit(struct rondo_device *dev);
 int rondo__cuda_stream_handle(struct rondo_device *dev, struct rondo_stream *stream, void **out);
 /* memory.c */
 int rondo__cuda_memory_new(struct rondo_device *dev, int kind, size_t bytes, void **out);

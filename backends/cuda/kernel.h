@@ -37,6 +37,7 @@
 #define BARRIER() __nvvm_bar_sync(0)
 #define WARP_BARRIER() __nvvm_bar_warp_sync(0xffffffffu)
 #define SHUFFLE_XOR(x, mask) __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, mask, 31)
+#define SHUFFLE_FROM(x, lane) (unsigned)__nvvm_shfl_sync_idx_i32(0xffffffffu, (int)(x), lane, 31)
 #define NUM_FMA(a, b, c) __nvvm_fma_rn_f(a, b, c)
 #define NUM_SQRT(x) __nvvm_sqrt_rn_f(x)
 #define NUM_MAX(a, b) __nvvm_fmax_f(a, b)
@@ -47,6 +48,7 @@
 #define BARRIER() __syncthreads()
 #define WARP_BARRIER() __syncwarp()
 #define SHUFFLE_XOR(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)
+#define SHUFFLE_FROM(x, lane) __shfl_sync(0xffffffffu, x, lane)
 #define NUM_FMA(a, b, c) __fmaf_rn(a, b, c)
 #define NUM_SQRT(x) __fsqrt_rn(x)
 #define NUM_MAX(a, b) fmaxf(a, b)
@@ -69,6 +71,27 @@ static __device__ __attribute__((always_inline)) inline unsigned rondo_cuda_shar
 #define COPY4(to, from, valid) \
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(rondo_cuda_shared_address(to)), "l"(from), "r"((valid) ? 4 : 0) : "memory")
 #define COPY_CLOSE() asm volatile("cp.async.commit_group;" ::: "memory")
+/* ---- the matrix unit; all threads of a warp together, lane = thread % 32, g = lane / 4, t = lane % 4 ----
+ * MATRIX_LOAD: four matrices of 8 rows of 16 bytes from shared memory; the thread shows where row lane % 8 of matrix lane / 8 begins, and gets of
+ * each the 32 bits at row g, columns 2 t and 2 t + 1, of numbers of 16 bits; TURNED: rows 2 t and 2 t + 1 of column g.
+ * MATRIX_BF16: d = d + a b, for 16 by 16 a, 16 by 8 b, of BF16: a[0] row g, columns 2 t, 2 t + 1; a[1] row g + 8; a[2] columns 2 t + 8, 2 t + 9; a[3] both;
+ * b[0] rows 2 t, 2 t + 1 of column g; b[1] rows 2 t + 8, 2 t + 9; d[0], d[1] row g, columns 2 t, 2 t + 1; d[2], d[3] row g + 8.
+ * PACK_BF16: two floats rounded to nearest even, the first in the lower half. SHUFFLE_FROM: the x, 32 bits, of another lane. */
+#define MATRIX_LOAD_AS(how, r, at) \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0, %1, %2, %3}, [%4];" \
+                 : "=r"((r)[0]), "=r"((r)[1]), "=r"((r)[2]), "=r"((r)[3]) : "r"(rondo_cuda_shared_address(at)))
+#define MATRIX_LOAD(r, at) MATRIX_LOAD_AS("", r, at)
+#define MATRIX_LOAD_TURNED(r, at) MATRIX_LOAD_AS(".trans", r, at)
+#define MATRIX_BF16(d, a, b) \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+        : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
+static __device__ __attribute__((always_inline)) inline unsigned rondo_cuda_pack_bf16(float low, float high)
+{
+    unsigned both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+#define PACK_BF16(low, high) rondo_cuda_pack_bf16(low, high)
 #define COPY_WAIT(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")

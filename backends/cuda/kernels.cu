@@ -6,6 +6,7 @@
 #include "backends/cuda/attention_fast.h"
 #include "backends/cuda/attention_thin.h"
 #include "backends/cuda/attention_tile.h"
+#include "backends/cuda/attention_unit.h"
 #include "backends/cuda/backward_rows.h"
 #include "backends/cuda/delta_backward.h"
 #include "backends/cuda/delta_chunk.h"
@@ -22,6 +23,8 @@
     }
 ATTENTION(rondo_cuda_leaves, 2, cuda_tile_kernel(&p, shared, 0))
 ATTENTION(rondo_cuda_leaves_wide, 1, cuda_tile_kernel(&p, shared, 1))
+ATTENTION(rondo_cuda_unit, 2, cuda_unit_kernel(&p, shared, 0))
+ATTENTION(rondo_cuda_unit_wide, 1, cuda_unit_kernel(&p, shared, 1))
 ATTENTION(rondo_cuda_steps, 3, cuda_steps_kernel(&p, shared))
 
 #define THIN(name, blocks, rows, terms) \

@@ -21,6 +21,7 @@
 #define memcpy __builtin_memcpy
 #endif
 #endif
+#include "core/aligned_sum.h"
 #include "core/elementary.h"
 #include "core/exp64.h"
 #include "core/leaf.h"

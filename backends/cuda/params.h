@@ -24,6 +24,8 @@
 #define CUDA_THIN_STAGE 8192
 #define CUDA_THIN_KEY 7
 
+#define CUDA_UNIT_PITCH 136     /* numbers of 16 bits from row to row of a chunk for the matrix unit: rows side by side lie in different banks */
+
 /* Floats from row to row of queries that are held as a whole. */
 static inline int64_t cuda_q_pitch(int64_t dim) { return (dim + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK + 4; }
 
@@ -35,6 +37,12 @@ static inline int64_t cuda_tile_bytes(int64_t head_dim, int64_t leaf_size, int r
     const int64_t q = resident ? CUDA_TILE * cuda_q_pitch(head_dim) : 2 * CUDA_TILE * CUDA_PITCH;
     return 4 * (2 * CUDA_COLUMNS * CUDA_PITCH + q + CUDA_TILE * (leaf_size + 4) + 3 * CUDA_TILE) + 24 * CUDA_TILE + CUDA_KNOWN;
 }
+static inline int64_t cuda_unit_q_pitch(int64_t dim) { return (dim + 15) / 16 * 16 + 8; }
+static inline int64_t cuda_unit_bytes(int64_t head_dim)
+{
+    return 2 * (2 * CUDA_COLUMNS * CUDA_UNIT_PITCH + CUDA_TILE * cuda_unit_q_pitch(head_dim)) + 24 * CUDA_TILE + CUDA_KNOWN + 8 * CUDA_TILE;
+}
+#define CUDA_UNIT_LEVEL (CUDA_THREADS * 4 * 17)              /* floats of a node's 128 dimensions in the stack */
 #define CUDA_NARROW_BYTES cuda_tile_bytes(CUDA_COLUMNS, CUDA_COLUMNS, 1)   /* of heads and leaves up to 128, whatever they are */
 #define CUDA_STAGE (CUDA_COLUMNS * (CUDA_THIN_BYTES + 16))   /* bytes, of a linear layer for few rows */
 static inline int64_t cuda_thin_bytes(int64_t head_dim, int64_t leaf_size, int rows, int scales)
@@ -139,6 +147,7 @@ struct cuda_attention {
     int32_t resident;                       /* Q is held in shared memory as a whole, not by chunks */
     int32_t depth;                          /* nodes that a row's steps may hold at once, with those of joining parts */
     int32_t room;                           /* rows of the largest tile */
+    int32_t arithmetic;                     /* enum rondo_arithmetic */
     int32_t together;                       /* a block takes one row's steps, as there are many parts to join; else each warp has a row */
 };
 
@@ -493,7 +502,7 @@ struct cuda_rows {               /* copies */
 #define RONDO_CUDA_KERNELS(X) \
     X(rondo_cuda_leaves, cuda_attention) X(rondo_cuda_leaves_wide, cuda_attention) \
     X(rondo_cuda_thin_1, cuda_attention) X(rondo_cuda_thin_2, cuda_attention) X(rondo_cuda_thin_4, cuda_attention) X(rondo_cuda_thin_8, cuda_attention) \
-    X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
+    X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_unit, cuda_attention) X(rondo_cuda_unit_wide, cuda_attention) X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
     X(rondo_cuda_linear_tile, cuda_linear) X(rondo_cuda_linear_thin_1, cuda_linear) X(rondo_cuda_linear_thin_2, cuda_linear) \
     X(rondo_cuda_linear_thin_4, cuda_linear) X(rondo_cuda_linear_thin_8, cuda_linear) X(rondo_cuda_linear_join, cuda_join) \
     X(rondo_cuda_rmsnorm, cuda_rmsnorm) X(rondo_cuda_rope, cuda_rope) X(rondo_cuda_swiglu, cuda_swiglu) X(rondo_cuda_convert, cuda_convert) \

@@ -23,7 +23,7 @@ struct array {
 struct probe {
     struct rondo_device *dev, *spec_dev;
     const struct rondo_device_ops *own, *spec;
-    bool differs;
+    bool differs, of_unit;             /* of_unit: the look at the matrix unit, without which a card still computes all else */
     const char *name;                  /* of the check */
     char *host, *back;
     cu_pointer card;
@@ -103,8 +103,8 @@ static int compare(struct probe *p)
                 memcpy(&is, p->back + at, a->element);
                 memcpy(&should, p->host + at, a->element);
                 p->differs = true;
-                err = rondo__cuda_fail(RONDO_EDEVICE, "graphics card %d (%s) does not give the bits of rondo-numerics(7), and is not used: of %s, number %zu of %s "
-                                       "is 0x%0*llx and should be 0x%0*llx", (int)p->dev->index, p->dev->name, p->name, (at - a->at) / a->element, a->what,
+                err = rondo__cuda_fail(RONDO_EDEVICE, "graphics card %d (%s) does not give the bits of rondo-numerics(7), and is not used%s: of %s, number %zu of %s "
+                                       "is 0x%0*llx and should be 0x%0*llx", (int)p->dev->index, p->dev->name, p->of_unit ? " for it" : "", p->name, (at - a->at) / a->element, a->what,
                                        (int)a->element * 2, (unsigned long long)is, (int)a->element * 2, (unsigned long long)should);
             }
     }
@@ -121,6 +121,7 @@ struct shape {
     int32_t queries, heads, kv_heads, head_dim, value_dim, q_type, kv_type, out_type;
     enum kind values;
     int32_t terms, bits, apart, probs;   /* apart: nodes of two jobs, which a third one joins */
+    int32_t arithmetic;
 };
 enum { KEYS = 86, LEAF = 32, RUN = 64 };   /* a run of two leaves, and a leaf of 22 keys behind it */
 
@@ -185,7 +186,7 @@ static int attention(struct probe *p, const struct shape *s)
     const struct rondo_place places[] = { { 0, 0, 0 }, { slot_rows, 0, 0 } };
     struct rondo_job jobs[3] = { { .q_rows = s->queries, .spans = 1, .leaves = 2, .steps = 4, .depth = 4 } };
     struct rondo_program_desc d = { .heads = s->heads, .kv_heads = s->kv_heads, .head_dim = s->head_dim, .value_dim = s->value_dim, .q_type = s->q_type,
-                                    .kv_type = s->kv_type, .out_type = s->out_type, .leaf_size = LEAF, .arithmetic = RONDO_ARITHMETIC_F32,
+                                    .kv_type = s->kv_type, .out_type = s->out_type, .leaf_size = LEAF, .arithmetic = s->arithmetic,
                                     .level = RONDO_STRICT, .scale_log2 = 0.3f, .terms = { .keep = 1.0f }, .node_width = s->value_dim + 2,
                                     .mask = { s->bits ? &with_bits : &interval, 60, 0, 1, 0, NULL }, .spans = &span, .leaves = leaves, .steps = together,
                                     .places = places, .jobs = jobs, .span_count = 1, .leaf_count = 2, .step_count = 4, .place_count = 2, .job_count = 1 };
@@ -272,17 +273,32 @@ static int all_attention(struct probe *p)
 {
     enum { F = RONDO_F32, B = RONDO_BF16, H = RONDO_F16, Q = RONDO_Q8 };
     static const struct shape shapes[] = {
-        { "attention of many rows", 20, 4, 2, 40, 24, F, F, F, PLAIN, 0, 0, 0, 0 },
-        { "attention of many rows, of tiny values", 12, 2, 2, 33, 7, B, B, F, TINY, 0, 1, 0, 0 },
-        { "attention of many rows with terms", 9, 4, 2, 24, 24, H, H, F, PLAIN, 1, 0, 0, 1 },
-        { "attention of one row", 1, 2, 2, 40, 40, F, F, F, TINY, 0, 0, 1, 0 },
-        { "attention of two rows", 1, 4, 2, 32, 16, B, B, B, PLAIN, 0, 0, 0, 0 },
-        { "attention of four rows", 2, 4, 2, 40, 24, F, Q, F, PLAIN, 0, 0, 1, 0 },
-        { "attention of eight rows", 4, 2, 1, 32, 40, H, H, F, PLAIN, 0, 1, 0, 0 },
-        { "attention of few rows with terms", 4, 2, 1, 33, 7, F, B, F, PLAIN, 1, 0, 0, 1 },
+        { "attention of many rows", 20, 4, 2, 40, 24, F, F, F, PLAIN, 0, 0, 0, 0, 0 },
+        { "attention of many rows, of tiny values", 12, 2, 2, 33, 7, B, B, F, TINY, 0, 1, 0, 0, 0 },
+        { "attention of many rows with terms", 9, 4, 2, 24, 24, H, H, F, PLAIN, 1, 0, 0, 1, 0 },
+        { "attention of one row", 1, 2, 2, 40, 40, F, F, F, TINY, 0, 0, 1, 0, 0 },
+        { "attention of two rows", 1, 4, 2, 32, 16, B, B, B, PLAIN, 0, 0, 0, 0, 0 },
+        { "attention of four rows", 2, 4, 2, 40, 24, F, Q, F, PLAIN, 0, 0, 1, 0, 0 },
+        { "attention of eight rows", 4, 2, 1, 32, 40, H, H, F, PLAIN, 0, 1, 0, 0, 0 },
+        { "attention of few rows with terms", 4, 2, 1, 33, 7, F, B, F, PLAIN, 1, 0, 0, 1, 0 },
     };
     int err = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !err; i++)
+        err = attention(p, shapes + i);
+    return err;
+}
+
+/* The matrix unit's: a card whose unit adds up otherwise is used for all else. */
+static int unit(struct probe *p)
+{
+    enum { F = RONDO_F32, B = RONDO_BF16, X = RONDO_ARITHMETIC_BF16_HOPPER };
+    static const struct shape shapes[] = {
+        { "arithmetic bf16-hopper", 20, 4, 2, 40, 24, B, B, F, PLAIN, 0, 0, 0, 0, X },
+        { "arithmetic bf16-hopper, of tiny values", 12, 2, 2, 33, 7, F, B, F, TINY, 0, 1, 1, 0, X },
+        { "arithmetic bf16-hopper with terms", 9, 4, 2, 24, 24, F, F, F, PLAIN, 1, 0, 0, 1, X },
+    };
+    int err = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !err && p->dev->cc == 90; i++)
         err = attention(p, shapes + i);
     return err;
 }
@@ -731,8 +747,10 @@ static int look(struct probe *p, struct rondo_device *dev)
                       : rondo__cuda_fail(RONDO_ENOMEM, "no memory for a first look at a graphics card");
         p->card = err ? 0 : p->card;
     }
-    for (size_t i = 0; i < sizeof checks / sizeof *checks && !err; i++)
+    for (size_t i = 0; i < sizeof checks / sizeof *checks && !err && !p->of_unit; i++)
         err = checks[i](p);
+    if (p->of_unit && !err)
+        err = unit(p);
     if (p->card) {
         (void)dev->driver->cuStreamSynchronize(dev->own.stream);
         (void)dev->driver->cuMemFree_v2(p->card);
@@ -742,19 +760,35 @@ static int look(struct probe *p, struct rondo_device *dev)
     return err;
 }
 
-int rondo__cuda_first_look(struct rondo_device *dev)
+/* What was found, of all kernels but those for the matrix unit, and of these. */
+static int first_look(struct rondo_device *dev, bool of_unit)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static bool good[MOST_CARDS];
-    static char refused[MOST_CARDS][512];
-    struct probe p = { .count = 0 };
+    static struct {
+        bool good;
+        char refused[512];
+    } cards[2][MOST_CARDS];
+    struct probe p = { .of_unit = of_unit };
     if (dev->index >= MOST_CARDS)
         return look(&p, dev);
     (void)pthread_mutex_lock(&lock);
-    int err = refused[dev->index][0] ? rondo__cuda_fail(RONDO_EDEVICE, "%s", refused[dev->index]) : good[dev->index] ? 0 : look(&p, dev);
-    good[dev->index] |= !err;
+    char *refused = cards[of_unit][dev->index].refused;
+    int err = refused[0] ? rondo__cuda_fail(RONDO_EDEVICE, "%s", refused) : cards[of_unit][dev->index].good ? 0 : look(&p, dev);
+    cards[of_unit][dev->index].good |= !err;
     if (p.differs)
-        snprintf(refused[dev->index], sizeof refused[0], "%s", rondo__cuda_host->text());
+        snprintf(refused, sizeof cards[0][0].refused, "%s", rondo__cuda_host->text());
     (void)pthread_mutex_unlock(&lock);
+    return err;
+}
+
+int rondo__cuda_first_look(struct rondo_device *dev) { return first_look(dev, false); }
+
+int rondo__cuda_look_at_unit(struct rondo_device *dev)
+{
+    if (dev->looks_at_unit)
+        return 0;
+    dev->looks_at_unit = 1;            /* by programs of its own */
+    const int err = first_look(dev, true);
+    dev->looks_at_unit = 0;
     return err;
 }

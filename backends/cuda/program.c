@@ -35,10 +35,14 @@ static int no_memory(void) { return rondo__cuda_fail(RONDO_ENOMEM, "attention: n
 
 /* ---- what this device has no kernels for ---- */
 
-static int refuse(const struct rondo_program_desc *d)
+static int refuse(const struct rondo_device *dev, const struct rondo_program_desc *d)
 {
-    if (d->arithmetic != RONDO_ARITHMETIC_F32)
-        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device has no kernels of arithmetic number %d; it has those of f32", (int)d->arithmetic);
+    if (d->arithmetic != RONDO_ARITHMETIC_F32 && d->arithmetic != RONDO_ARITHMETIC_BF16_HOPPER)
+        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device has no kernels of arithmetic number %d; it has those of f32 and bf16-hopper",
+                                (int)d->arithmetic);
+    if (d->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER && dev->cc != 90)
+        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: arithmetic bf16-hopper is the matrix unit's of compute capability 9.0; graphics card %d (%s) is of %d.%d; "
+                                "take f32, or the cpu", (int)dev->index, dev->name, (int)dev->cc / 10, (int)dev->cc % 10);
     if (d->level != RONDO_STRICT && d->level != RONDO_FAST)
         return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device computes levels strict and fast only, not number %d", (int)d->level);
     for (int64_t i = 0; d->terms.alibi && i < d->leaf_count; i++)
@@ -128,12 +132,17 @@ static int add_view(struct rondo_program *p, const struct rondo_job *job, const 
 
 static int variant_of(const struct rondo_program *p, int64_t rows)
 {
+    if (p->desc.arithmetic == RONDO_ARITHMETIC_BF16_HOPPER)
+        return p->wide ? KERNEL_rondo_cuda_unit_wide : KERNEL_rondo_cuda_unit;
     if (rows > CUDA_THIN)
         return p->wide ? KERNEL_rondo_cuda_leaves_wide : KERNEL_rondo_cuda_leaves;
     if (p->terms)
         return KERNEL_rondo_cuda_thin_terms;
     return rows > 4 ? KERNEL_rondo_cuda_thin_8 : rows > 2 ? KERNEL_rondo_cuda_thin_4 : rows > 1 ? KERNEL_rondo_cuda_thin_2 : KERNEL_rondo_cuda_thin_1;
 }
+
+/* Kernels for the matrix unit, which there are for many rows only. */
+static bool unit(int kernel) { return kernel == KERNEL_rondo_cuda_unit || kernel == KERNEL_rondo_cuda_unit_wide; }
 
 static int32_t room_of(int kernel)
 {
@@ -333,7 +342,7 @@ static int add_job(struct rondo_program *p, int64_t number)
         for (int32_t head = 0; head < kv_heads && !err; head++) {
             const int64_t first = tile * room;
             const struct cuda_tile t = { .job = (int32_t)number, .kv_head = head, .first = first, .rows = (int32_t)(rows - first < room ? rows - first : room),
-                                         .room = room };
+                                         .room = rows < room && unit(kernel) ? (int32_t)rows : room };
             if (p->nodes_used * (int64_t)sizeof(float) > NODE_BYTES)
                 err = end_batch(p);
             if (!err)
@@ -382,6 +391,7 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
     p->depth = depth;
     for (int k = 0; k < CUDA_KERNELS; k++) {
         const int64_t bytes = k == KERNEL_rondo_cuda_steps ? cuda_steps_bytes(depth, d->value_dim)
+                            : unit(k) ? cuda_unit_bytes(d->head_dim)
                             : room_of(k) < CUDA_TILE ? cuda_thin_bytes(d->head_dim, d->leaf_size, room_of(k), d->kv_type == RONDO_Q8)
                             : k == KERNEL_rondo_cuda_leaves ? CUDA_NARROW_BYTES
                             : p->resident ? whole : chunks;
@@ -401,6 +411,8 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
 /* Floats of a block's stack: as many nodes as the leaves of a part can have at once. */
 static int64_t stack_of(const struct rondo_program *p, int kernel)
 {
+    if (unit(kernel))
+        return (int64_t)(p->shift[kernel] + 2) * CUDA_UNIT_LEVEL * ((p->desc.value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS);
     return (int64_t)(p->shift[kernel] + 2) * room_of(kernel) * ((p->desc.value_dim + 3) / 4 * 4 + 2);
 }
 
@@ -448,12 +460,15 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
 {
     const struct rondo_terms *t = &desc->terms;
     void *at;
-    int err = refuse(desc);
+    int err = refuse(dev, desc);
+    if (!err && desc->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER)
+        err = rondo__cuda_look_at_unit(dev);
     if (err)
         return err;
     p->desc = *desc;
     p->terms = t->cap_in != 0.0f || t->alibi || t->bias || t->drop;
-    p->wide = p->terms || desc->head_dim > CUDA_COLUMNS || desc->value_dim > CUDA_COLUMNS || desc->leaf_size > CUDA_COLUMNS || CUDA_NARROW_BYTES > dev->shared_block;
+    p->wide = p->terms || desc->head_dim > CUDA_COLUMNS || desc->value_dim > CUDA_COLUMNS || desc->leaf_size > CUDA_COLUMNS ||
+              (desc->arithmetic == RONDO_ARITHMETIC_F32 ? CUDA_NARROW_BYTES > dev->shared_block : desc->mask.kind->bits != NULL);
     p->rows.count = p->jobs.count = p->tiles.count = p->parts.count = p->sight.count = p->views.count = p->bits.count = p->batches.count = 0;
     p->nodes_used = p->nodes_most = p->joined = 0;
     for (int k = 0; k < CUDA_KERNELS; k++)

@@ -1,0 +1,782 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Nodes over leaves by the matrix unit of cards of compute capability 9.0: arithmetic bf16-hopper (rondo-numerics(7), rule 15; the scalar program is
+ * backends/cpu/ref_attention.c). What a block takes, and what it knows of it, is as in attention_tile.h. A warp has 16 rows: lane / 4 says
+ * which two of them, 8 apart, lane % 4 which columns (pairs, each fourth). K and V come through shared memory as BF16, 128 keys by 128 columns
+ * at a time, the next on its way while one is computed with; scores and weights stay in registers, where a score's place is the one that the
+ * unit wants of a weight. A node that waits for the leaf behind it stays in registers too where it has room there; the others lie in the stack, each
+ * thread's own numbers side by side.
+ *
+ * Narrow: heads and leaves of at most 128, without terms and bits of masks. Wide: all else.
+ */
+#ifndef RONDO_CUDA_ATTENTION_UNIT_H
+#define RONDO_CUDA_ATTENTION_UNIT_H
+
+#include "backends/cuda/attention_tile.h"
+
+struct cuda_unit_memory {
+    uint16_t *stage[2];            /* a chunk of K or of V, [128][CUDA_UNIT_PITCH] */
+    uint16_t *q;                   /* [64][q_pitch], zeros where there are no rows and behind a row's end */
+    struct cuda_row *row;          /* [64] */
+    struct cuda_known *known;
+    int *lo, *hi;                  /* [64]: the keys of the leaf that a row sees */
+    int q_pitch;
+};
+
+DEVICE struct cuda_unit_memory cuda_unit_memory_of(const struct cuda_attention *p, char *shared)
+{
+    struct cuda_unit_memory m;
+    m.stage[0] = (uint16_t *)(void *)shared;
+    m.stage[1] = m.stage[0] + CUDA_COLUMNS * CUDA_UNIT_PITCH;
+    m.q = m.stage[1] + CUDA_COLUMNS * CUDA_UNIT_PITCH;
+    m.q_pitch = (int)cuda_unit_q_pitch(p->head_dim);
+    m.row = (struct cuda_row *)(void *)(m.q + CUDA_TILE * m.q_pitch);
+    m.known = (struct cuda_known *)(void *)(m.row + CUDA_TILE);
+    m.lo = (int *)(void *)((char *)m.known + CUDA_KNOWN);
+    m.hi = m.lo + CUDA_TILE;
+    return m;
+}
+
+/* ---- to shared memory, as BF16 ---- */
+
+struct eight { uint32_t a, b, c, d; } __attribute__((aligned(16)));   /* numbers of 16 bits */
+
+/* Numbers c to c + 7 of a row that begins at element `at` and has `end`; zeros behind these. */
+DEVICE struct eight cuda_unit_eight(const void *from, int64_t at, int c, int end, int type, int grain)
+{
+    struct eight x;
+    float n[8];
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        n[i] = 0.0f;
+    if (type == RONDO_F32 && grain == 16) {
+        const struct quad *quads = (const struct quad *)(const void *)((const float *)from + at + c);
+        const struct quad a = quads[0];
+        n[0] = a.a, n[1] = a.b, n[2] = a.c, n[3] = a.d;
+        if (c + 4 < end) {
+            const struct quad b = quads[1];
+            n[4] = b.a, n[5] = b.b, n[6] = b.c, n[7] = b.d;
+        }
+    } else {
+        UNROLL
+        for (int i = 0; i < 8; i++)
+            if (c + i < end)
+                n[i] = cuda_number(from, at, c + i, end, type);
+    }
+    x.a = PACK_BF16(n[0], n[1]), x.b = PACK_BF16(n[2], n[3]), x.c = PACK_BF16(n[4], n[5]), x.d = PACK_BF16(n[6], n[7]);
+    return x;
+}
+
+/* 128 rows, of which those of [lo, hi) are read, and of each `columns` from c0 on, as far as there are; all else becomes zero. Row 0 begins at `at`. */
+DEVICE void cuda_unit_stage(uint16_t *to, int lo, int hi, const void *from, int64_t at, int64_t stride, int c0, int columns, int end, int type, int grain)
+{
+    const int c = THREAD % 16 * 8, first = THREAD / 16, there = c0 + c < end;
+    if (c >= columns)
+        return;
+    to += first * CUDA_UNIT_PITCH + c;
+    if (type == RONDO_BF16 && grain == 16) {
+        const uint16_t *x = (const uint16_t *)from + at + first * stride + c0 + c;
+        UNROLL
+        for (int n = 0; n < 16; n++) {
+            const int row = first + 8 * n;
+            COPY16(to + 8 * n * CUDA_UNIT_PITCH, x + 8 * n * stride, there && row >= lo && row < hi);
+        }
+        return;
+    }
+    ROLLED
+    for (int row = first; row < CUDA_COLUMNS; row += 8, to += 8 * CUDA_UNIT_PITCH) {
+        struct eight x = { 0, 0, 0, 0 };
+        if (there && row >= lo && row < hi)
+            x = cuda_unit_eight(from, at + row * stride, c0 + c, end, type, grain);
+        *(struct eight *)(void *)to = x;
+    }
+}
+
+DEVICE void cuda_unit_stage_q(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_bind *bind)
+{
+    const struct cuda_tile *tile = &m->known->tile;
+    const int across = (m->q_pitch - 8) / 8;
+    ROLLED
+    for (int i = THREAD; i < CUDA_TILE * across; i += CUDA_THREADS) {
+        const int row = i / across, c = i % across * 8;
+        struct eight x = { 0, 0, 0, 0 };
+        if (row < tile->rows && c < p->head_dim) {
+            const int64_t at = bind->q + cuda_row_at(&m->known->job, tile, tile->first + row, p->q_row, p->q_head);
+            if (p->q_type == RONDO_BF16 && p->q_grain == 16)
+                x = *(const struct eight *)(const void *)((const uint16_t *)p->q + at + c);
+            else
+                x = cuda_unit_eight(p->q, at, c, p->head_dim, p->q_type, p->q_grain);
+        }
+        *(struct eight *)(void *)(m->q + row * m->q_pitch + c) = x;
+    }
+}
+
+/* What is staged next: 128 keys from `key` on, of K the columns from d on, of V those from `value` on. A leaf of more than 128 keys is gone through once
+ * before, for the largest score. */
+enum { CUDA_UNIT_FIRST, CUDA_UNIT_K, CUDA_UNIT_V };
+struct cuda_unit_chunk {
+    int what, key, d, value;
+};
+
+DEVICE struct cuda_unit_chunk cuda_unit_begin(int count, int wide)
+{
+    const struct cuda_unit_chunk c = { wide && count > CUDA_COLUMNS ? CUDA_UNIT_FIRST : CUDA_UNIT_K, 0, 0, 0 };
+    return c;
+}
+
+/* 0: there is none, and the leaf is over. */
+DEVICE int cuda_unit_next(const struct cuda_attention *p, int count, struct cuda_unit_chunk *c, int wide)
+{
+    if (!wide) {
+        c->what++;
+        return c->what == CUDA_UNIT_V;
+    }
+    if (c->what != CUDA_UNIT_V) {
+        c->d += CUDA_COLUMNS;
+        if (c->d < p->head_dim)
+            return 1;
+        c->d = 0;
+        if (c->what == CUDA_UNIT_K) {
+            c->what = CUDA_UNIT_V;
+        } else {
+            c->key += CUDA_COLUMNS;
+            if (c->key >= count)
+                c->key = 0, c->what = CUDA_UNIT_K;
+        }
+        return 1;
+    }
+    c->key += CUDA_COLUMNS;
+    if (c->key >= count) {
+        c->key = 0;
+        c->value += CUDA_COLUMNS;
+        if (c->value >= p->value_dim)
+            return 0;
+    }
+    c->what = count > CUDA_COLUMNS ? CUDA_UNIT_K : CUDA_UNIT_V;
+    return 1;
+}
+
+DEVICE void cuda_unit_fetch(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_leaf *f, const struct cuda_unit_chunk *c, uint16_t *to)
+{
+    const struct cuda_run *run = &m->known->run;
+    const int v = c->what == CUDA_UNIT_V, lo = f->lo - c->key, hi = f->hi - c->key;
+    const int64_t row = v ? run->v_row : run->k_row, at = (v ? f->v_at : f->k_at) + c->key * row;
+    const int end = v ? p->value_dim : p->head_dim, c0 = v ? c->value : c->d, columns = end - c0 > CUDA_COLUMNS / 2 ? CUDA_COLUMNS : CUDA_COLUMNS / 2;
+    if (p->kv_type == RONDO_BF16)
+        cuda_unit_stage(to, lo, hi, v ? run->v : run->k, at, row, c0, columns, end, RONDO_BF16, v ? run->v_grain : run->k_grain);
+    else if (p->kv_type == RONDO_F32)
+        cuda_unit_stage(to, lo, hi, v ? run->v : run->k, at, row, c0, columns, end, RONDO_F32, v ? run->v_grain : run->k_grain);
+    else
+        cuda_unit_stage(to, lo, hi, v ? run->v : run->k, at, row, c0, columns, end, p->kv_type, v ? run->v_grain : run->k_grain);
+    COPY_CLOSE();
+}
+
+/* ---- scores ---- */
+
+/* Which keys of the leaf the warp's rows see; rows that are none see all. Returns whether one is hidden, or there are fewer than a multiple of 128. */
+DEVICE int cuda_unit_visible(const struct cuda_unit_memory *m, const struct rondo_leaf *leaf)
+{
+    const int lane = THREAD & 31, r = (THREAD >> 5) * 16 + lane;
+    int hidden = leaf->count % CUDA_COLUMNS != 0;
+    if (lane < 16) {
+        int32_t lo = 0, hi = (int32_t)leaf->count;
+        if (r < m->known->tile.rows)
+            rondo__visible_in_leaf(leaf, m->row[r].lo, m->row[r].hi, &lo, &hi);
+        m->lo[r] = lo;
+        m->hi[r] = hi;
+        hidden |= lo > 0 || hi < leaf->count;
+    }
+    WARP_BARRIER();
+    return cuda_some(hidden);
+}
+
+/* s[j]: keys 8 j + 2 (lane % 4) and the next one, of both rows. */
+DEVICE void cuda_unit_product(float s[16][4], const uint16_t *q, int q_pitch, const uint16_t *k, int blocks)
+{
+    const int lane = THREAD & 31;
+    const uint16_t *a_at = q + (lane & 15) * q_pitch + (lane >> 4) * 8, *b_at = k + ((lane & 7) + (lane >> 4) * 8) * CUDA_UNIT_PITCH + ((lane >> 3) & 1) * 8;
+    ROLLED
+    for (int d = 0; d < blocks; d++, a_at += 16, b_at += 16) {
+        uint32_t a[4];
+        MATRIX_LOAD(a, a_at);
+        UNROLL
+        for (int j = 0; j < 8; j++) {
+            uint32_t b[4];
+            MATRIX_LOAD(b, b_at + 16 * j * CUDA_UNIT_PITCH);
+            MATRIX_BF16(s[2 * j], a, b);
+            MATRIX_BF16(s[2 * j + 1], a, b + 2);
+        }
+    }
+}
+
+/* The keys of the block at key0 that a thread's row, the first or the second, sees are those of [lo, hi) of its own: 8 j + e. */
+DEVICE int cuda_unit_first(const int *at, int key0, int second)
+{
+    const int lane = THREAD & 31;
+    return at[(THREAD >> 5) * 16 + (lane >> 2) + 8 * second] - key0 - 2 * (lane & 3);
+}
+
+/* Scores become x; M grows by those that are seen. */
+DEVICE void cuda_unit_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M[2], int hidden)
+{
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int lo = hidden ? cuda_unit_first(m->lo, key0, h) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, h) : 0;
+        UNROLL
+        for (int j = 0; j < 16; j++) {
+            UNROLL
+            for (int e = 0; e < 2; e++) {
+                float *x = &s[j][2 * h + e];
+                *x = *x * p->scale_log2;
+                M[h] = NUM_MAX(M[h], hidden && (8 * j + e < lo || 8 * j + e >= hi) ? -__builtin_inff() : *x);
+            }
+        }
+    }
+}
+
+/* A thread's scores on their way to memory of its own, where their number need not be known when this is compiled, and back. */
+DEVICE void cuda_unit_lay(float *own, float s[16][4])
+{
+    UNROLL
+    for (int k = 0; k < 64; k++)
+        own[k * CUDA_THREADS] = s[k >> 2][k & 3];
+}
+DEVICE void cuda_unit_take(const float *own, float s[16][4])
+{
+    UNROLL
+    for (int k = 0; k < 64; k++)
+        s[k >> 2][k & 3] = own[k * CUDA_THREADS];
+}
+
+/* cuda_unit_scores() for every mask and term, one score after the other. What is hidden is CUDA_HIDDEN. */
+DEVICE void cuda_unit_any_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_unit_memory *m, const struct cuda_leaf *f, int key0,
+                                 float s[16][4], float M[2], int terms, float *own)
+{
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 2);
+    cuda_unit_lay(own, s);
+    ROLLED
+    for (int k = 0; k < 64; k++) {
+        const int h = k >> 1 & 1, r = first + 8 * h, key = key0 + 2 * (lane & 3) + 8 * (k >> 2) + (k & 1), there = r < tile->rows;
+        float *at = own + k * CUDA_THREADS, x = *at * p->scale_log2;
+        int seen = key >= m->lo[r] && key < m->hi[r];
+        if (seen && there && f->view >= 0)
+            seen = (int)(p->bits[(f->view + r) * 4 + key / 64] >> (key % 64) & 1);
+        if (seen && there && terms) {
+            const int hq = tile->kv_head * job->group + (int)((tile->first + r) % job->group);
+            seen = cuda_score(p, bind, *at, m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step, p->head + job->head + hq, hq, &x);
+        }
+        if (seen && h)
+            M[1] = NUM_MAX(M[1], x);
+        else if (seen)
+            M[0] = NUM_MAX(M[0], x);
+        *at = seen ? x : rondo__float(CUDA_HIDDEN);
+    }
+    cuda_unit_take(own, s);
+}
+
+/* Those of a row, in all of the lanes that share it, become rule C3's M. Returns whether all of the warp's are such that cuda_unit_weights() is exact. */
+DEVICE int cuda_unit_most(float M[2])
+{
+    int far = 0;
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        M[h] = NUM_MAX(M[h], SHUFFLE_XOR(M[h], 1));
+        M[h] = NUM_MAX(M[h], SHUFFLE_XOR(M[h], 2));
+        far |= !(M[h] > -4194000.0f && M[h] < 4194000.0f) && M[h] != -__builtin_inff();
+        M[h] = M[h] == -__builtin_inff() ? -FLT_MAX : cuda_rint(M[h]);
+    }
+    return !cuda_some(far);
+}
+
+/* ---- weights ---- */
+
+/* What the unit takes of a block of 128 keys: pairs of weights, of tile j and both rows; which are hidden and which are dropped, bit 2 j + e. */
+struct cuda_unit_pairs {
+    uint32_t w[16][2], unseen[2], dropped[2];
+};
+
+/* As cuda_weights() has them. */
+DEVICE void cuda_unit_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], const float M[2], struct cuda_unit_pairs *out, int hidden)
+{
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int lo = hidden ? cuda_unit_first(m->lo, key0, h) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, h) : 0;
+        UNROLL
+        for (int j = 0; j < 16; j++) {
+            float w[2];
+            UNROLL
+            for (int e = 0; e < 2; e++) {
+                const float x = s[j][2 * h + e], t = x + 12582912.0f, d = t - M[h];
+                w[e] = rondo__exp2_poly(x - (t - 12582912.0f)) * rondo__float((rondo__bits(d) << 23) + 0x3f800000u);
+                w[e] = d < 12582912.0f - 125.0f ? 0.0f : w[e];
+                if (hidden && (8 * j + e < lo || 8 * j + e >= hi)) {
+                    w[e] = 0.0f;
+                    out->unseen[h] |= UINT32_C(1) << (2 * j + e);
+                }
+            }
+            out->w[j][h] = PACK_BF16(w[0], w[1]);
+        }
+    }
+}
+
+/* The same for all x that there can be, CUDA_HIDDEN among them. */
+DEVICE void cuda_unit_any_weights(float s[16][4], const float M[2], struct cuda_unit_pairs *out, float *own)
+{
+    cuda_unit_lay(own, s);
+    ROLLED
+    for (int k = 0; k < 64; k++) {
+        const int h = k >> 1 & 1, hides = rondo__bits(own[k * CUDA_THREADS]) == CUDA_HIDDEN;
+        const float x = own[k * CUDA_THREADS], n = cuda_rint(x);
+        const uint32_t bit = (uint32_t)hides << (2 * (k >> 2) + (k & 1));
+        own[k * CUDA_THREADS] = hides ? 0.0f : cuda_weight(x - n, n - (h ? M[1] : M[0]));
+        out->unseen[0] |= h ? 0 : bit;
+        out->unseen[1] |= h ? bit : 0;
+    }
+    cuda_unit_take(own, s);
+    UNROLL
+    for (int j = 0; j < 16; j++) {
+        out->w[j][0] = PACK_BF16(s[j][0], s[j][1]);
+        out->w[j][1] = PACK_BF16(s[j][2], s[j][3]);
+    }
+}
+
+DEVICE void cuda_unit_drop(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_leaf *f, int key0, struct cuda_unit_pairs *out)
+{
+    const struct cuda_tile *tile = &m->known->tile;
+    const struct cuda_job *job = &m->known->job;
+    const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 2), heads = p->head + job->head + tile->kv_head * job->group;
+    ROLLED
+    for (int k = 0; k < 64; k++) {
+        const int r = first + 8 * (k & 1), key = key0 + 2 * (lane & 3) + 8 * (k >> 2) + (k >> 1 & 1);
+        if (r >= tile->rows || key >= f->leaf.count ||
+            !cuda_dropped(p, job->sequence, heads + (int)((tile->first + r) % job->group), m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step))
+            continue;
+        if (k & 1)
+            out->dropped[1] |= UINT32_C(1) << (k >> 1);
+        else
+            out->dropped[0] |= UINT32_C(1) << (k >> 1);
+    }
+}
+
+/* Where M is out of the reach of cuda_unit_weights(): what is hidden becomes CUDA_HIDDEN. */
+DEVICE void cuda_unit_hide(const struct cuda_unit_memory *m, int key0, float s[16][4])
+{
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int lo = cuda_unit_first(m->lo, key0, h), hi = cuda_unit_first(m->hi, key0, h);
+        UNROLL
+        for (int j = 0; j < 16; j++) {
+            UNROLL
+            for (int e = 0; e < 2; e++)
+                if (8 * j + e < lo || 8 * j + e >= hi)
+                    s[j][2 * h + e] = rondo__float(CUDA_HIDDEN);
+        }
+    }
+}
+
+/* ---- values ---- */
+
+#define CUDA_UNIT_ONES 0x3f803f80u     /* 1 and 1 */
+
+/* Of two pairs' bits of a mask, what is left of the pairs. */
+DEVICE uint32_t cuda_unit_keep(uint32_t w, uint32_t bits) { return w & ~((bits & 1 ? 0xffffu : 0) | (bits & 2 ? 0xffff0000u : 0)); }
+
+/* acc[j]: columns 8 j + 2 (lane % 4) and the next one of V; l: a column of ones. */
+DEVICE void cuda_unit_values(float acc[16][4], float l[4], const struct cuda_unit_pairs *x, const uint16_t *v, int tiles, int drop, int sums)
+{
+    const int lane = THREAD & 31;
+    const uint32_t ones[2] = { CUDA_UNIT_ONES, CUDA_UNIT_ONES };
+    const uint16_t *at = v + (lane & 15) * CUDA_UNIT_PITCH + (lane >> 4) * 8;
+    UNROLL
+    for (int b = 0; b < 8; b++) {
+        uint32_t a[4] = { x->w[2 * b][0], x->w[2 * b][1], x->w[2 * b + 1][0], x->w[2 * b + 1][1] };
+        if (sums)
+            MATRIX_BF16(l, a, ones);
+        if (drop) {
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                a[i] = cuda_unit_keep(a[i], x->dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
+        }
+        UNROLL
+        for (int j = 0; j < tiles / 2; j++) {
+            uint32_t w[4];
+            MATRIX_LOAD_TURNED(w, at + 16 * b * CUDA_UNIT_PITCH + 16 * j);
+            MATRIX_BF16(acc[2 * j], a, w);
+            MATRIX_BF16(acc[2 * j + 1], a, w + 2);
+        }
+    }
+}
+
+/* Whether a number of the chunk of V is infinite or NaN, which the zero weight of a hidden or a dropped key would let through. */
+DEVICE int cuda_unit_odd(const uint16_t *v, int tiles)
+{
+    int odd = 0;
+    ROLLED
+    for (int i = THREAD & 31; i < CUDA_COLUMNS * tiles; i += 32) {
+        const struct eight x = *(const struct eight *)(const void *)(v + i / tiles * CUDA_UNIT_PITCH + i % tiles * 8);
+        const uint32_t w[4] = { x.a, x.b, x.c, x.d };
+        UNROLL
+        for (int k = 0; k < 4; k++)
+            odd |= (w[k] & 0x7f80u) == 0x7f80u || (w[k] & 0x7f800000u) == 0x7f800000u;
+    }
+    return cuda_some(odd);
+}
+
+/* cuda_unit_values() where both are: row after row, each with V as far as it sees it. */
+DEVICE void cuda_unit_values_apart(float acc[16][4], float l[4], const struct cuda_unit_pairs *x, const uint16_t *v, int tiles, int sums)
+{
+    const int lane = THREAD & 31, g = lane >> 2;
+    const uint32_t ones[2] = { CUDA_UNIT_ONES, CUDA_UNIT_ONES };
+    const uint16_t *at = v + (lane & 15) * CUDA_UNIT_PITCH + (lane >> 4) * 8;
+    ROLLED
+    for (int b = 0; b < 8; b++) {
+        uint32_t a[4] = { 0, 0, 0, 0 };
+        UNROLL
+        for (int k = 0; k < 8; k++) {
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                a[i] = k == b ? x->w[2 * k + (i >> 1)][i & 1] : a[i];
+        }
+        if (sums)
+            MATRIX_BF16(l, a, ones);
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            a[i] = cuda_unit_keep(a[i], x->dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
+        ROLLED
+        for (int r = 0; r < 16; r++) {
+            const uint32_t hides = SHUFFLE_FROM((r & 8 ? x->unseen[1] | x->dropped[1] : x->unseen[0] | x->dropped[0]) >> (4 * b) & 15, (r & 7) * 4 + (lane & 3));
+            const int own = g == (r & 7);
+            const uint32_t row[4] = { own && r < 8 ? a[0] : 0, own && r >= 8 ? a[1] : 0, own && r < 8 ? a[2] : 0, own && r >= 8 ? a[3] : 0 };
+            UNROLL
+            for (int j = 0; j < tiles / 2; j++) {
+                uint32_t w[4];
+                MATRIX_LOAD_TURNED(w, at + 16 * b * CUDA_UNIT_PITCH + 16 * j);
+                UNROLL
+                for (int i = 0; i < 4; i++)
+                    w[i] = cuda_unit_keep(w[i], hides >> (2 * (i & 1)));
+                UNROLL
+                for (int two = 0; two < 2; two++) {
+                    float d[4];
+                    UNROLL
+                    for (int e = 0; e < 4; e++)
+                        d[e] = acc[2 * j + two][e];
+                    MATRIX_BF16(d, row, w + 2 * two);
+                    UNROLL
+                    for (int e = 0; e < 4; e++)
+                        acc[2 * j + two][e] = own && e >> 1 == r >> 3 ? d[e] : acc[2 * j + two][e];
+                }
+            }
+        }
+    }
+}
+
+DEVICE void cuda_unit_value_block(const struct cuda_attention *p, float acc[16][4], float l[4], const struct cuda_unit_pairs *x, const uint16_t *v, int value,
+                                  int hidden, int terms)
+{
+    const int two = p->value_dim - value > CUDA_COLUMNS / 2, sums = value == 0, drop = terms && p->terms.drop;
+    if ((hidden || drop) && cuda_some((x->unseen[0] | x->unseen[1] | x->dropped[0] | x->dropped[1]) != 0) && cuda_unit_odd(v, two ? 16 : 8)) {
+        if (two)
+            cuda_unit_values_apart(acc, l, x, v, 16, sums);
+        else
+            cuda_unit_values_apart(acc, l, x, v, 8, sums);
+    } else if (drop) {
+        cuda_unit_values(acc, l, x, v, 16, 1, sums);
+    } else if (two) {
+        cuda_unit_values(acc, l, x, v, 16, 0, sums);
+    } else {
+        cuda_unit_values(acc, l, x, v, 8, 0, sums);
+    }
+}
+
+/* ---- nodes ---- */
+
+struct cuda_unit_node {
+    float acc[16][4], M[2], l[2];
+};
+
+/* merge(left, node) */
+DEVICE void cuda_unit_merge(const struct cuda_unit_node *left, struct cuda_unit_node *node)
+{
+    float a[2], b[2];
+    UNROLL
+    for (int h = 0; h < 2; h++)
+        cuda_merge(left->M[h], left->l[h], &node->M[h], &node->l[h], &a[h], &b[h]);
+    UNROLL
+    for (int j = 0; j < 16; j++) {
+        UNROLL
+        for (int e = 0; e < 4; e++)
+            node->acc[j][e] = NUM_FMA(left->acc[j][e], a[e >> 1], node->acc[j][e] * b[e >> 1]);
+    }
+}
+
+/* ... where the left one lies in the stack */
+DEVICE void cuda_unit_pop(const float *level, struct cuda_unit_node *node, int tiles)
+{
+    const struct quad *at = (const struct quad *)(const void *)level + THREAD, sums = at[16 * CUDA_THREADS];
+    float a[2], b[2];
+    cuda_merge(sums.a, sums.c, &node->M[0], &node->l[0], &a[0], &b[0]);
+    cuda_merge(sums.b, sums.d, &node->M[1], &node->l[1], &a[1], &b[1]);
+    UNROLL
+    for (int j = 0; j < 16; j++) {
+        if (j >= tiles)
+            continue;
+        const struct quad x = at[j * CUDA_THREADS];
+        node->acc[j][0] = NUM_FMA(x.a, a[0], node->acc[j][0] * b[0]);
+        node->acc[j][1] = NUM_FMA(x.b, a[0], node->acc[j][1] * b[0]);
+        node->acc[j][2] = NUM_FMA(x.c, a[1], node->acc[j][2] * b[1]);
+        node->acc[j][3] = NUM_FMA(x.d, a[1], node->acc[j][3] * b[1]);
+    }
+}
+
+DEVICE void cuda_unit_push(float *level, const struct cuda_unit_node *node, int tiles)
+{
+    struct quad *at = (struct quad *)(void *)level + THREAD;
+    const struct quad sums = { node->M[0], node->M[1], node->l[0], node->l[1] };
+    at[16 * CUDA_THREADS] = sums;
+    UNROLL
+    for (int j = 0; j < 16; j++) {
+        const struct quad x = { node->acc[j][0], node->acc[j][1], node->acc[j][2], node->acc[j][3] };
+        if (j < tiles)
+            at[j * CUDA_THREADS] = x;
+    }
+}
+
+struct pair { float a, b; } __attribute__((aligned(8)));
+
+/* The item's node, to where the second kernel looks for it. */
+DEVICE void cuda_unit_store(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_unit_node *node, int value, float *to)
+{
+    const int lane = THREAD & 31, r = (THREAD >> 5) * 16 + (lane >> 2), d = value + 2 * (lane & 3), dim = p->value_dim, even = dim % 2 == 0;
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int row = r + 8 * h;
+        if (row >= tile->rows)
+            continue;
+        float *at = to + (int64_t)row * dim + d;
+        UNROLL
+        for (int j = 0; j < 16; j++) {
+            const struct pair x = { node->acc[j][2 * h], node->acc[j][2 * h + 1] };
+            if (even && d + 8 * j < dim)
+                *(struct pair *)(void *)(at + 8 * j) = x;
+            if (!even && d + 8 * j < dim)
+                at[8 * j] = x.a;
+            if (!even && d + 8 * j + 1 < dim)
+                at[8 * j + 1] = x.b;
+        }
+        if (value == 0 && (lane & 3) == 0) {
+            to[(int64_t)tile->room * dim + row] = node->M[h];
+            to[(int64_t)tile->room * dim + tile->room + row] = node->l[h];
+        }
+    }
+}
+
+/* ---- the kernel ---- */
+
+DEVICE void cuda_unit_zero(float s[16][4])
+{
+    UNROLL
+    for (int j = 0; j < 16; j++) {
+        UNROLL
+        for (int e = 0; e < 4; e++)
+            s[j][e] = 0.0f;
+    }
+}
+
+/* Where a block is among the chunks of its item. */
+struct cuda_unit_walk {
+    struct cuda_unit_chunk c;
+    int64_t end;
+    int parity, now;
+};
+
+/* The chunk that comes next is there, and the one behind it is sent on its way. */
+DEVICE const uint16_t *cuda_unit_step(const struct cuda_attention *p, const struct cuda_unit_memory *m, struct cuda_unit_walk *w, int wide)
+{
+    const struct cuda_leaf *f = m->known->leaf + w->now, *other = m->known->leaf + (w->now ^ 1);
+    uint16_t *const here = w->parity ? m->stage[1] : m->stage[0], *const there = w->parity ? m->stage[0] : m->stage[1];
+    COPY_WAIT(0);
+    BARRIER();
+    if (cuda_unit_next(p, (int)f->leaf.count, &w->c, wide)) {
+        cuda_unit_fetch(p, m, f, &w->c, there);
+    } else if (other->number < w->end) {
+        w->c = cuda_unit_begin((int)other->leaf.count, wide);
+        cuda_unit_fetch(p, m, other, &w->c, there);
+    }
+    w->parity ^= 1;
+    return here;
+}
+
+/* The scores of a block of keys, from its chunks of K. */
+DEVICE void cuda_unit_block(const struct cuda_attention *p, const struct cuda_unit_memory *m, struct cuda_unit_walk *w, float s[16][4], int active, int wide)
+{
+    cuda_unit_zero(s);
+    ROLLED
+    for (int d = 0; d < (wide ? p->head_dim : 1); d += CUDA_COLUMNS) {
+        const uint16_t *k = cuda_unit_step(p, m, w, wide);
+        if (active)
+            cuda_unit_product(s, m->q + (THREAD >> 5) * 16 * m->q_pitch + d, m->q_pitch, k, cuda_minimum(cuda_chunks(p->head_dim - d, 16), 8));
+    }
+}
+
+/* A leaf at work: whom it shows what, and the largest x that has been seen. */
+struct cuda_unit_leaf {
+    const struct cuda_leaf *f;
+    float M[2];
+    int hidden, exact, any;
+};
+
+/* Scores of the keys from key0 on become x. last: M is known then. */
+DEVICE void cuda_unit_see(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_unit_memory *m, struct cuda_unit_leaf *at, int key0,
+                          float s[16][4], int again, int last, int terms, float *own)
+{
+    float M[2] = { at->M[0], at->M[1] };
+    if (at->any)
+        cuda_unit_any_scores(p, bind, m, at->f, key0, s, M, terms, own);
+    else if (at->hidden)
+        cuda_unit_scores(p, m, key0, s, M, 1);
+    else
+        cuda_unit_scores(p, m, key0, s, M, 0);
+    if (!again)
+        at->M[0] = M[0], at->M[1] = M[1];
+    if (last)
+        at->exact = cuda_unit_most(at->M);
+}
+
+/* ... and weights */
+DEVICE void cuda_unit_weigh(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_unit_leaf *at, int key0, float s[16][4],
+                            struct cuda_unit_pairs *x, int terms, float *own)
+{
+    x->unseen[0] = x->unseen[1] = x->dropped[0] = x->dropped[1] = 0;
+    if (at->any || !at->exact) {
+        if (!at->any)
+            cuda_unit_hide(m, key0, s);
+        cuda_unit_any_weights(s, at->M, x, own);
+    } else if (at->hidden) {
+        cuda_unit_weights(m, key0, s, at->M, x, 1);
+    } else {
+        cuda_unit_weights(m, key0, s, at->M, x, 0);
+    }
+    if (terms && p->terms.drop)
+        cuda_unit_drop(p, m, at->f, key0, x);
+}
+
+/* The leaf's node goes through the tree. */
+DEVICE void cuda_unit_join(const struct cuda_attention *p, struct cuda_unit_node *node, struct cuda_unit_node *held, int *holds, float *stack, int top, int merges,
+                           int64_t level, int value, float *last, const struct cuda_tile *tile, int wide)
+{
+    const int tiles = p->value_dim - value > CUDA_COLUMNS / 2 ? 16 : 8;
+    int n = 1;
+    stack += value / CUDA_COLUMNS * CUDA_UNIT_LEVEL;
+    if (!wide && merges > 0 && *holds) {
+        cuda_unit_merge(held, node);
+        *holds = 0;
+        n = 2;
+    }
+    ROLLED
+    for (; n <= merges; n++)
+        cuda_unit_pop(stack + (top - n) * level, node, tiles);
+    if (last) {
+        cuda_unit_store(p, tile, node, value, last);
+    } else if (wide) {
+        cuda_unit_push(stack + (top - merges) * level, node, tiles);
+    } else {
+        if (*holds)
+            cuda_unit_push(stack + (top - 1) * level, held, tiles);
+        *held = *node;
+        *holds = 1;
+    }
+}
+
+/* One item: leaves [first, end) of a run. */
+DEVICE void cuda_unit_item(const struct cuda_attention *p, int64_t number, const struct cuda_unit_memory *m, float *stack, int terms, int wide)
+{
+    struct cuda_known *known = m->known;
+    const struct cuda_tile *tile = &known->tile;
+    const int64_t level = (int64_t)CUDA_UNIT_LEVEL * (wide ? cuda_chunks(p->value_dim, CUDA_COLUMNS) : 1);   /* floats of a node in the stack */
+    struct cuda_unit_node node, held;
+    struct cuda_unit_walk w;
+    int top = 0, holds = 0;
+
+    BARRIER();                       /* nobody reads the item before */
+    if (THREAD == 0)
+        cuda_know(p, number, known);
+    BARRIER();
+    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const int64_t begin = known->item.first, end = known->item.end;
+    const int active = (THREAD >> 5) * 16 < tile->rows;     /* a warp without rows only moves data */
+    if (THREAD < tile->rows)
+        m->row[THREAD] = p->rows[known->job.rows + (tile->first + THREAD) / known->job.group];
+    w.end = end;
+    w.parity = w.now = 0;
+    w.c = cuda_unit_begin((int)known->leaf[0].leaf.count, wide);
+    if (known->leaf[0].number < end) {   /* else nobody would wait for what is on its way */
+        cuda_unit_fetch(p, m, &known->leaf[0], &w.c, m->stage[0]);
+        cuda_unit_stage_q(p, m, bind);
+    }
+    ROLLED
+    for (int64_t i = begin; i < end; i++) {
+        struct cuda_unit_leaf at = { known->leaf + w.now, { -FLT_MAX, -FLT_MAX }, 0, 1, 0 };
+        const int merges = rondo__run_merges(i, begin, end), seen = i == at.f->number;
+        const int blocks = wide && seen && at.f->leaf.count > CUDA_COLUMNS ? 2 : 1;
+        float s[16][4], l[4] = { 0.0f, 0.0f, 0.0f, 0.0f };
+        struct cuda_unit_pairs x;
+        float *const own = stack + top * level + THREAD;         /* where the leaf's node will be */
+        int told = 0;
+        if (seen) {
+            at.M[0] = at.M[1] = -__builtin_inff();
+            at.any = wide && (terms || at.f->view >= 0);
+        }
+        ROLLED
+        for (int value = 0; value < (wide ? p->value_dim : 1); value += CUDA_COLUMNS) {
+            if (!seen)
+                cuda_unit_zero(node.acc);
+            /* a leaf of two blocks is gone through once before, for M */
+            ROLLED
+            for (int key = blocks == 2 && value == 0 ? -2 * CUDA_COLUMNS : 0; seen && key < blocks * CUDA_COLUMNS; key += CUDA_COLUMNS) {
+                const int key0 = wide && key < 0 ? key + 2 * CUDA_COLUMNS : key;
+                if (value == 0 || blocks == 2) {
+                    cuda_unit_block(p, m, &w, s, active, wide);
+                    if (!told) {             /* behind the first barrier: what was read of the leaf before has been */
+                        told = 1;
+                        at.hidden = cuda_unit_visible(m, &at.f->leaf);
+                        if (THREAD == CUDA_THREADS - 1)
+                            cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (w.now ^ 1));
+                    }
+                    if (active)
+                        cuda_unit_see(p, bind, m, &at, key0, s, blocks == 2 && key >= 0, blocks == 1 || key == -CUDA_COLUMNS, terms, own);
+                    if (key < 0)
+                        continue;
+                    if (active)
+                        cuda_unit_weigh(p, m, &at, key0, s, &x, terms, own);
+                }
+                const uint16_t *v = cuda_unit_step(p, m, &w, wide);
+                if (!wide || key == 0)
+                    cuda_unit_zero(node.acc);
+                if (active)
+                    cuda_unit_value_block(p, node.acc, l, &x, v, value, at.hidden || at.any, terms);
+            }
+            UNROLL
+            for (int h = 0; h < 2; h++) {
+                node.l[h] = l[2 * h];
+                node.M[h] = node.l[h] != node.l[h] ? FLT_MAX : at.M[h];
+            }
+            if (active)
+                cuda_unit_join(p, &node, &held, &holds, stack, top, merges, level, value, i + 1 == end ? p->nodes + known->item.nodes : (float *)0, tile, wide);
+        }
+        top += 1 - merges;
+        w.now ^= seen;
+    }
+}
+
+DEVICE void cuda_unit_kernel(const struct cuda_attention *p, char *shared, int wide)
+{
+    const struct cuda_unit_memory m = cuda_unit_memory_of(p, shared);
+    const int terms = wide && (p->terms.cap_in != 0.0f || p->terms.alibi || p->terms.bias || p->terms.drop);
+    ROLLED
+    for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS)
+        cuda_unit_item(p, i, &m, p->stack + BLOCK * p->stack_floats, terms, wide);
+}
+
+#endif
