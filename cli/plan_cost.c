@@ -418,6 +418,30 @@ static int report_run_of(const rondo_cost_case *c, json_t *report)
     return 0;
 }
 
+/* What no integer of 63 bits holds: in its place the nearest real number, and all digits as a text beside it. */
+static void report_large(json_t *report, const char *name, const uint64_t words[2])
+{
+    char digits[41] = "", exact[64];
+    char *at = digits + sizeof digits - 1;
+    uint64_t high = words[1], low = words[0];
+    if (!high && low <= (uint64_t)INT64_MAX)
+        return;
+    while (high || low) {   /* by ten, 32 bits at a time */
+        uint64_t part[4] = { high >> 32, high & UINT32_MAX, low >> 32, low & UINT32_MAX }, rest = 0;
+        for (int i = 0; i < 4; i++) {
+            rest = rest << 32 | part[i];
+            part[i] = rest / 10;
+            rest %= 10;
+        }
+        *--at = (char)('0' + (int)rest);
+        high = part[0] << 32 | part[1];
+        low = part[2] << 32 | part[3];
+    }
+    snprintf(exact, sizeof exact, "%s_exact", name);
+    json_object_set_new(report, name, json_real((double)words[1] * 18446744073709551616.0 + (double)words[0]));
+    json_object_set_new(report, exact, json_string(at));
+}
+
 static int tell(const struct reading *r)
 {
     rondo_cost cost = RONDO_COST_INIT;
@@ -441,6 +465,8 @@ static int tell(const struct reading *r)
     json_object_set_new(report, "algorithm", json_string(algorithm_name(r->c.algorithm)));
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(report, counts[i].name, json_integer(counts[i].value));
+    report_large(report, "flops_per_chip", cost.flops_per_chip_words);
+    report_large(report, "flops_total", cost.flops_total_words);
     code = report_run_of(&r->c, report);
     if (!code)
         code = report_steps(&r->c, cost.steps, steps);

@@ -251,21 +251,6 @@ static int decode(const struct plan_wish *w, struct plan_way *way)
 
 /* ---- all of them ---- */
 
-/* Where the FLOPs are more than a count can tell: memory is that of a layer whose queries see nothing but their own keys, but for weights and
- * caches, of which there are as many as layers. */
-static int count_large(const rondo_cost_case *of, const rondo_cost *step, rondo_cost *cost)
-{
-    rondo_cost_case c = *of;
-    c.num_layers = 1;
-    c.windowed = 1;
-    c.window_left = c.window_right = 0;
-    const int code = rondo_cost_count(&c, cost);
-    cost->weight_memory_per_chip = step->weight_memory_per_chip;
-    if (!code && of->num_layers > 1 && __builtin_mul_overflow(cost->kv_cache_per_chip, of->num_layers, &cost->kv_cache_per_chip))
-        cost->kv_cache_per_chip = INT64_MAX;
-    return code;
-}
-
 /* What counts say that each of these ranks holds, of which nothing is simulated: the wish's tokens in such chunks. Memory 0: no such way. */
 static void count_held(struct search *s, int64_t chunk)
 {
@@ -276,10 +261,10 @@ static void count_held(struct search *s, int64_t chunk)
     chunk = chunk ? chunk : w->tokens;
     const rondo_cost_case all = pass_of(w, &s->way, 0, w->tokens), last = pass_of(w, &s->way, w->tokens - chunk, chunk), step = step_of(w, &s->way);
     int code = rondo_cost_count(&step, &cost[1]);
-    if (!code && rondo_cost_count(&all, &cost[0]))   /* what of this cannot be counted is refused, in chunks too */
-        code = count_large(&all, &cost[1], &cost[0]);
-    if (!code && rondo_cost_count(&last, &cost[0]))
-        code = count_large(&last, &cost[1], &cost[0]);
+    if (!code)
+        code = rondo_cost_count(&all, &cost[0]);   /* what of this cannot be counted is refused, in chunks too */
+    if (!code)
+        code = rondo_cost_count(&last, &cost[0]);
     if (code) {
         s->ways->refused = code;
         snprintf(s->ways->reason, sizeof s->ways->reason, "%s", rondo_error_text());

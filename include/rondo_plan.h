@@ -79,16 +79,17 @@ typedef struct rondo_cost_case {
 typedef struct rondo_cost {
     size_t struct_size;
     int64_t num_chips;
-    int64_t flops_per_chip, flops_total;
+    int64_t flops_per_chip, flops_total;                           /* INT64_MAX: that many or more; the last fields have them exactly */
     int64_t weight_memory_per_chip, weight_memory_total;           /* bytes, as the next ones */
     int64_t activation_memory_per_chip, activation_memory_total;
     int64_t kv_cache_per_chip, kv_cache_total;
     int64_t communication_bytes;                                   /* of a chip */
     int64_t steps;                                                 /* of the derivation */
     int64_t parameters;                                            /* numbers in the weights, each once */
+    uint64_t flops_per_chip_words[2], flops_total_words[2];        /* the lower and the upper 64 bits */
 } rondo_cost;
-#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
-/* RONDO_EINVAL: a field cannot be so, or a count is more than 2^63 - 1; the sentence names it. */
+#define RONDO_COST_INIT { sizeof(rondo_cost), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0, 0 }, { 0, 0 } }
+/* RONDO_EINVAL: a field cannot be so, or a count is more than 2^63 - 1, of FLOPs more than 2^128 - 1; the sentence names it. */
 RONDO_API int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost) RONDO_MUST_CHECK;
 /* Step `index` of how these numbers come about, from 0, as snprintf() would write it: its length, or a code. */
 RONDO_API int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *text, size_t bytes);

@@ -467,6 +467,22 @@ static void limits(void)
     c.context_parallel = 1024;
     c.algorithm = RONDO_PASS_KV;
     ok(cost_of(&c).flops_total == INT64_C(2) * 2 * 32 * 128 * INT64_C(50000005000000), "10 million tokens on 1,024 chips");
+    /* ... of a model of 405B, beyond 64 bits, by Python: 126 layers of 4 * 128 heads * 128 over the pairs, and what its linear layers do */
+    c = model(126, 16384, 128, 8, 53248, 128256);
+    c.seq_len = 10000000;
+    const rondo_cost all = cost_of(&c);
+    static const char want[] = "420909772312682692608";   /* 22 * 2^64 + 15081402691072557056 */
+    ok(all.flops_total == INT64_MAX && all.flops_total_words[0] == 15081402691072557056u && all.flops_total_words[1] == 22,
+       "of 405B they are %s FLOPs", want);
+    char text[1024] = "";
+    int64_t step = 0;
+    while (step < all.steps && (rondo_cost_step_text(&c, step, text, sizeof text) < 0 || strncmp(text, "flops_total = ", 14)))
+        step++;
+    ok(strlen(text) > sizeof want && !strcmp(text + strlen(text) - strlen(want), want), "of which the derivation has all digits");
+    c.context_parallel = 1024, c.algorithm = RONDO_PASS_KV;
+    const rondo_cost shared = cost_of(&c);
+    ok(shared.flops_per_chip < INT64_MAX && shared.flops_per_chip == (int64_t)shared.flops_per_chip_words[0] && !shared.flops_per_chip_words[1] &&
+           shared.flops_total_words[1] == 22, "on 1,024 chips each has a number of 63 bits");
 }
 
 /* ---- derivations ---- */
@@ -580,7 +596,7 @@ static void refusals(void)
     REFUSE("grid", (c.algorithm = RONDO_MESH, c.context_parallel = 6, c.grid[0] = 6));
     REFUSE("window", (c.windowed = 1, c.window_left = -2));
     REFUSE("visible pairs", c.seq_len = INT64_C(1) << 40);
-    REFUSE("flops_per_chip", (c.seq_len = INT64_C(1) << 28, c.head_dim = INT64_C(1) << 20));
+    REFUSE("weight_memory_per_chip", (c.hidden_size = c.num_heads = c.num_kv_heads = INT64_C(1) << 21, c.head_dim = INT64_C(1) << 20));
     REFUSE("weight_memory_per_chip", (c.seq_len = 1, c.batch_size = 1, c.skip_projections = 15,
                                       c.hidden_size = INT64_C(1) << 31, c.num_heads = 1 << 10, c.head_dim = INT64_C(1) << 31));
     const int64_t lengths[2] = { 3, -1 }, zero[2] = { 3, 0 };

@@ -109,6 +109,14 @@ static void readings(void)
     is_int(value("flops_total",
                  "{ \"phase\": \"prefill\", \"new_tokens\": [3, 5], \"past_seq_len\": [10, 0], \"projections\": [], " SHAPE " }"),
            4LL * 16 * 64 * (3 * 13 + 5 * 5), "sequences of their own lengths");
+    write_case("{ \"phase\": \"prefill\", \"seq_len\": 10000000, \"batch_size\": 1, \"bytes_per_elem\": 2, \"causal\": true }");
+    is_int(rondo("", "plan cost -i case.json -m llama-3.1-405b --json"), 0, "405B at 10 million tokens, beyond 63 bits");
+    json_t *large = program_json();
+    const char *exact = json_string_value(json_object_get(large, "flops_total_exact"));
+    const double about = json_real_value(json_object_get(large, "flops_total"));
+    ok(exact && strlen(exact) == 21 && strtod(exact, NULL) == about && about > 4.2e20 && about < 4.3e20, "%s FLOPs, as a number and as digits",
+       exact ? exact : "no");
+    json_decref(large);
     /* pass-KV of 512 tokens, 16 heads of 64, BF16, on 4 ranks with a leaf each: each sends its K and V three times. (Of 128
      * tokens one rank has
      * the only leaf, and nothing moves.) */
@@ -255,7 +263,8 @@ static void refusals(void)
     bad("seq_len is 1152921504606846976", "{ \"phase\": \"prefill\", \"seq_len\": 1152921504606846976, " SHAPE " }");
     bad("seq_len is 1.84", "{ \"phase\": \"prefill\", \"seq_len\": 18446744073709551616, " SHAPE " }");
     bad("visible pairs", "{ \"phase\": \"prefill\", \"seq_len\": 1099511627776, " SHAPE " }");
-    bad("flops_per_chip", "{ \"phase\": \"prefill\", \"seq_len\": 1000000000, " SHAPE " }");
+    bad("weight_memory_per_chip", "{ \"phase\": \"prefill\", \"seq_len\": 100, \"hidden_size\": 2097152, \"num_heads\": 2097152, \"head_dim\": 1048576, "
+        "\"batch_size\": 1, \"bytes_per_elem\": 2 }");
 }
 
 int main(void)

@@ -20,19 +20,101 @@ const struct rondo__cost_measure_names rondo__cost_measures[RONDO_MEASURES] = {
 
 /* ---- terms ---- */
 
-static bool value_of(const struct rondo__cost_product *p, int64_t *value)
+enum { LIMBS = 4 };   /* of 32 bits, the lowest first: there are no longer integers on every machine */
+
+static void take_apart(const struct rondo__wide *v, uint64_t limb[LIMBS])
 {
-    int64_t v = 1;
+    for (int i = 0; i < LIMBS; i++)
+        limb[i] = (i < 2 ? v->low : v->high) >> (i % 2 * 32) & UINT32_MAX;
+}
+
+static struct rondo__wide put_together(const uint64_t limb[LIMBS])
+{
+    return (struct rondo__wide){ limb[1] << 32 | limb[0], limb[3] << 32 | limb[2] };
+}
+
+/* *v times a number below 2^32; false: more than 128 bits. */
+static bool times_part(struct rondo__wide *v, uint64_t factor)
+{
+    uint64_t limb[LIMBS], carry = 0;
+    take_apart(v, limb);
+    for (int i = 0; i < LIMBS; i++) {
+        carry += limb[i] * factor;
+        limb[i] = carry & UINT32_MAX;
+        carry >>= 32;
+    }
+    *v = put_together(limb);
+    return !carry;
+}
+
+static bool add(struct rondo__wide *sum, const struct rondo__wide *v)
+{
+    const uint64_t low = sum->low + v->low, carry = low < v->low;
+    if (v->high > UINT64_MAX - sum->high || carry > UINT64_MAX - sum->high - v->high)
+        return false;
+    *sum = (struct rondo__wide){ low, sum->high + v->high + carry };
+    return true;
+}
+
+static bool multiply(struct rondo__wide *v, uint64_t factor)
+{
+    struct rondo__wide upper = *v;
+    if (!times_part(v, factor & UINT32_MAX))
+        return false;
+    if (!(factor >> 32))
+        return true;
+    if (!times_part(&upper, factor >> 32) || upper.high >> 32)
+        return false;
+    upper = (struct rondo__wide){ upper.low << 32, upper.high << 32 | upper.low >> 32 };
+    return add(v, &upper);
+}
+
+/* What is left over of *v by a number below 2^32. */
+static uint64_t divide(struct rondo__wide *v, uint64_t by)
+{
+    uint64_t limb[LIMBS], rest = 0;
+    take_apart(v, limb);
+    for (int i = LIMBS - 1; i >= 0; i--) {
+        rest = rest << 32 | limb[i];
+        limb[i] = rest / by;
+        rest %= by;
+    }
+    *v = put_together(limb);
+    return rest;
+}
+
+const char *rondo__wide_text(struct rondo__wide value, char text[40])
+{
+    char *at = text + 39;
+    *at = 0;
+    do
+        *--at = (char)('0' + (int)divide(&value, 10));
+    while (value.low || value.high);
+    return at;
+}
+
+/* No factor is negative, and what is divided by are ranks. */
+static bool value_of(const struct rondo__cost_product *p, struct rondo__wide *value)
+{
+    const struct rondo__wide one = { 1, 0 };
+    *value = one;
     for (int i = 0; i < p->count; i++)
-        if (!rondo__mul64(v, p->factor[i], &v))
+        if (!multiply(value, (uint64_t)p->factor[i]))
             return false;
-    return rondo__mul64(v / p->over + (v % p->over != 0), p->times, value);
+    if (p->over > 1 && divide(value, (uint64_t)p->over) && !add(value, &one))
+        return false;
+    return multiply(value, (uint64_t)p->times);
+}
+
+static bool sum_up(enum rondo__cost_measure measure, const struct rondo__cost_product *p, struct rondo__wide *value, struct rondo__wide *sum)
+{
+    return value_of(p, value) && add(sum, value) && (measure == RONDO_FLOPS || (!sum->high && sum->low <= (uint64_t)INT64_MAX));
 }
 
 void rondo__cost_term(struct rondo__cost_count *n, enum rondo__cost_measure measure, const char *what, const char *formula,
                       struct rondo__cost_product chip, struct rondo__cost_product total)
 {
-    n->terms[n->term_count++] = (struct rondo__cost_term){ measure, what, formula, chip, total, 0, 0 };
+    n->terms[n->term_count++] = (struct rondo__cost_term){ measure, what, formula, chip, total, { 0, 0 }, { 0, 0 } };
 }
 
 void rondo__cost_layer_term(struct rondo__cost_count *n, enum rondo__cost_measure measure, const char *what, const char *formula,
@@ -169,10 +251,10 @@ static void messages(struct rondo__cost_count *n)
                 RONDO_PRODUCT(s->tokens_local, s->hidden, s->bytes));
 }
 
-static int too_large(const char *what)
+static int too_large(enum rondo__cost_measure measure, const char *what)
 {
-    return rondo__fail(RONDO_EINVAL, "%s is more than %lld; smaller sizes, and fewer or shorter sequences, can be counted",
-                       what, (long long)INT64_MAX);
+    return rondo__fail(RONDO_EINVAL, "%s is more than %s; smaller sizes, and fewer or shorter sequences, can be counted", what,
+                       measure == RONDO_FLOPS ? "2^128 - 1" : "9223372036854775807");
 }
 
 int rondo__cost_terms(struct rondo__cost_count *n, const rondo_cost_case *of)
@@ -209,12 +291,17 @@ int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of)
         return err;
     for (int i = 0; i < n->term_count; i++) {
         struct rondo__cost_term *t = &n->terms[i];
-        if (!value_of(&t->chip, &t->chip_value) || !rondo__add64(n->chip[t->measure], t->chip_value, &n->chip[t->measure]))
-            return too_large(rondo__cost_measures[t->measure].chip);
-        if (!value_of(&t->total, &t->total_value) || !rondo__add64(n->total[t->measure], t->total_value, &n->total[t->measure]))
-            return too_large(rondo__cost_measures[t->measure].total);
+        if (!sum_up(t->measure, &t->chip, &t->chip_value, &n->chip[t->measure]))
+            return too_large(t->measure, rondo__cost_measures[t->measure].chip);
+        if (!sum_up(t->measure, &t->total, &t->total_value, &n->total[t->measure]))
+            return too_large(t->measure, rondo__cost_measures[t->measure].total);
     }
     return 0;
+}
+
+static int64_t bounded(struct rondo__wide value)
+{
+    return !value.high && value.low <= (uint64_t)INT64_MAX ? (int64_t)value.low : INT64_MAX;
 }
 
 /* The weights of one chip that has all of it. */
@@ -229,7 +316,7 @@ static int parameters(const rondo_cost_case *of, int64_t *count)
         err = rondo__cost_count(&n, &alone);
     if (err)
         return err;
-    *count = n.chip[RONDO_WEIGHTS];
+    *count = bounded(n.chip[RONDO_WEIGHTS]);
     return 0;
 }
 
@@ -244,9 +331,11 @@ int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost)
         err = parameters(of, &numbers);
     if (err)
         return err;
-    const rondo_cost ours = { sizeof ours, n.s.chips, n.chip[RONDO_FLOPS], n.total[RONDO_FLOPS], n.chip[RONDO_WEIGHTS],
-                              n.total[RONDO_WEIGHTS], n.chip[RONDO_ACTIVATIONS], n.total[RONDO_ACTIVATIONS], n.chip[RONDO_CACHE],
-                              n.total[RONDO_CACHE], n.chip[RONDO_MESSAGES], rondo__cost_steps(&n), numbers };
+    const struct rondo__wide chip = n.chip[RONDO_FLOPS], total = n.total[RONDO_FLOPS];
+    const rondo_cost ours = { sizeof ours, n.s.chips, bounded(chip), bounded(total), bounded(n.chip[RONDO_WEIGHTS]),
+                              bounded(n.total[RONDO_WEIGHTS]), bounded(n.chip[RONDO_ACTIVATIONS]), bounded(n.total[RONDO_ACTIVATIONS]),
+                              bounded(n.chip[RONDO_CACHE]), bounded(n.total[RONDO_CACHE]), bounded(n.chip[RONDO_MESSAGES]),
+                              rondo__cost_steps(&n), numbers, { chip.low, chip.high }, { total.low, total.high } };
     return rondo__info_copy(cost, &ours, sizeof ours, "rondo_cost");
 }
 

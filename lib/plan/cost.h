@@ -38,6 +38,13 @@ bool rondo__cost_pairs(int64_t tokens, int64_t keys, int64_t left, int64_t right
 
 /* ---- terms ---- */
 
+/* FLOPs go beyond 63 bits: 405B parameters and 10 million tokens make 4e20. */
+struct rondo__wide {
+    uint64_t low, high;
+};
+/* In decimal digits, somewhere in these 40 bytes. */
+const char *rondo__wide_text(struct rondo__wide value, char text[40]);
+
 enum rondo__cost_measure { RONDO_FLOPS, RONDO_WEIGHTS, RONDO_ACTIVATIONS, RONDO_CACHE, RONDO_MESSAGES, RONDO_MEASURES };
 
 #define RONDO_COST_FACTORS 8
@@ -56,7 +63,7 @@ struct rondo__cost_term {
     enum rondo__cost_measure measure;
     const char *what, *formula;
     struct rondo__cost_product chip, total;
-    int64_t chip_value, total_value;
+    struct rondo__wide chip_value, total_value;
 };
 
 struct rondo__cost_count {
@@ -64,10 +71,10 @@ struct rondo__cost_count {
     struct rondo__cost_sizes s;
     struct rondo__cost_term terms[RONDO_COST_TERMS];
     int term_count;
-    int64_t chip[RONDO_MEASURES], total[RONDO_MEASURES];
+    struct rondo__wide chip[RONDO_MEASURES], total[RONDO_MEASURES];   /* of all but FLOPs at most INT64_MAX */
 };
 int rondo__cost_count(struct rondo__cost_count *n, const rondo_cost_case *of);
-/* The terms alone; and a chip's sum of one measure as a real number, which counts more than an int64_t can hold. */
+/* The terms alone; and a chip's sum of one measure as a real number, which no check is made of. */
 int rondo__cost_terms(struct rondo__cost_count *n, const rondo_cost_case *of);
 double rondo__cost_about(const struct rondo__cost_count *n, enum rondo__cost_measure measure);
 

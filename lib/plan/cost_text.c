@@ -18,15 +18,16 @@ static void put(char *text, size_t bytes, size_t *at, const char *format, ...)
     *at += n > 0 ? (size_t)n : 0;
 }
 
-static void put_product(char *text, size_t bytes, size_t *at, const struct rondo__cost_product *p, int64_t value)
+static void put_product(char *text, size_t bytes, size_t *at, const struct rondo__cost_product *p, struct rondo__wide value)
 {
+    char digits[40];
     for (int i = 0; i < p->count; i++)
         put(text, bytes, at, "%s%lld", i ? " * " : "", (long long)p->factor[i]);
     if (p->over > 1)
         put(text, bytes, at, " / %lld", (long long)p->over);
     if (p->times > 1)
         put(text, bytes, at, " * %lld", (long long)p->times);
-    put(text, bytes, at, " = %lld", (long long)value);
+    put(text, bytes, at, " = %s", rondo__wide_text(value, digits));
 }
 
 /* The sizes that formulas speak of: name, how it comes about, number. */
@@ -78,13 +79,14 @@ static void put_term(const struct rondo__cost_term *t, char *text, size_t bytes,
 static void put_sum(const struct rondo__cost_count *n, enum rondo__cost_measure m, bool total, char *text, size_t bytes, size_t *at)
 {
     bool first = true;
+    char digits[40];
     put(text, bytes, at, "%s = ", total ? rondo__cost_measures[m].total : rondo__cost_measures[m].chip);
     for (int i = 0; i < n->term_count; i++)
         if (n->terms[i].measure == m) {
-            put(text, bytes, at, "%s%lld", first ? "" : " + ", (long long)(total ? n->terms[i].total_value : n->terms[i].chip_value));
+            put(text, bytes, at, "%s%s", first ? "" : " + ", rondo__wide_text(total ? n->terms[i].total_value : n->terms[i].chip_value, digits));
             first = false;
         }
-    put(text, bytes, at, "%s = %lld", first ? "nothing is exchanged" : "", (long long)(total ? n->total[m] : n->chip[m]));
+    put(text, bytes, at, "%s = %s", first ? "nothing is exchanged" : "", rondo__wide_text(total ? n->total[m] : n->chip[m], digits));
 }
 
 #define SUMS (2 * RONDO_MEASURES - 1)   /* messages are a chip's only */
