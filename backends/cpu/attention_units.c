@@ -141,16 +141,27 @@ static bool finite_row(const float *x, int64_t count)
     return !vm_any(vf_is_nan(sum));
 }
 
+/* Row i of K or V as floats, where rows may lie pages apart, which no machine foresees; those up to `end` will be taken too. */
+#define AHEAD 8
+static void take_row(const struct units *u, const void *from, int64_t at, int64_t stride, int32_t i, int32_t end, int32_t dim)
+{
+    const int type = u->t->kv_type;
+    const char *row = (const char *)from + (at + i * stride) * (int64_t)rondo_type_size(type);
+    const char *next = row + AHEAD * stride * (int64_t)rondo_type_size(type);
+    for (int64_t b = 0; i + AHEAD < end && b < (int64_t)rondo_row_bytes(type, dim); b += 64)
+        __builtin_prefetch(next + b, 0, 3);
+    widen_row(row, 0, dim, dim, type, u->row);
+}
+
 /* K and V of keys [k0, k1) of a leaf, and V of 0 from there to whole blocks. */
 static void open_leaf(struct units *u, const struct rondo_leaf_rows *at, int32_t k0, int32_t k1)
 {
     const struct rondo_attention_task *t = u->t;
-    const int64_t element = (int64_t)rondo_type_size(t->kv_type);
     const int32_t first = k0 / RONDO_ALIGNED_SUM * RONDO_ALIGNED_SUM, end = KEYS(k1);
     u->k_safe = u->v_safe = u->v_finite = 1;
     memset(u->row, 0, (size_t)(u->dim > u->padded ? u->dim : u->padded) * sizeof *u->row);
     for (int32_t i = k0; i < k1; i++) {
-        widen_row((const char *)at->k + (at->k_at + i * at->k_stride) * element, 0, t->head_dim, t->head_dim, t->kv_type, u->row);
+        take_row(u, at->k, at->k_at, at->k_stride, i, k1, t->head_dim);
         u->k_safe &= put_operands(u, u->k, i, u->dim, SAFE_A_LEAST, SAFE_A_LIMIT, 1.0f);
     }
     if (t->operation == RONDO_JOB_PROBABILITIES)
@@ -158,7 +169,7 @@ static void open_leaf(struct units *u, const struct rondo_leaf_rows *at, int32_t
     memset(u->row, 0, (size_t)(u->dim > u->padded ? u->dim : u->padded) * sizeof *u->row);
     for (int32_t i = first; i < end; i++) {
         if (i >= k0 && i < k1)
-            widen_row((const char *)at->v + (at->v_at + i * at->v_stride) * element, 0, t->value_dim, t->value_dim, t->kv_type, u->row);
+            take_row(u, at->v, at->v_at, at->v_stride, i, k1, t->value_dim);
         else
             memset(u->row, 0, (size_t)u->padded * sizeof *u->row);
         u->v_safe &= put_operands(u, u->v, i, u->padded, SAFE_B_LEAST, SAFE_B_LIMIT, B_POWER);
