@@ -292,7 +292,7 @@ static int weights(struct units *u, const struct rondo_leaf *f, int32_t first, i
         static const float one[RONDO_ALIGNED_SUM] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
         float *p = (float *)(void *)u->p + first * ld, *power = power_of(u->p, u->keys * ld) + first * ld;
         memcpy(p, st, (size_t)count * sizeof *p);
-        safe = hopper_operands(p, power, count, SAFE_B_LEAST, SAFE_B_LIMIT, B_POWER);   /* in l they are b */
+        safe = hopper_operands(p, power, count, SAFE_A_LEAST, SAFE_B_LIMIT, B_POWER);   /* b here, but of products with 1 */
         memset(u->l, 0, (size_t)ld * sizeof *u->l);
         hopper_products(1, ld, (end - first) / RONDO_ALIGNED_SUM, one, one, 0, 0, p, power, ld, u->l, ld, safe);
     } else {
