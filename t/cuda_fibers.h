@@ -82,8 +82,11 @@ RONDO_FIBER_HIDDEN void rondo_fibers_unwatch(void);
 #define WARP_BARRIER() rondo_fiber_warp_barrier(__LINE__)
 #define SHUFFLE_XOR(x, mask) rondo_fiber_shuffle(x, mask, __LINE__)
 #define SHUFFLE_FROM(x, lane) rondo_fiber_take(x, lane, __LINE__)
-#define MATRIX_LOAD(r, at) rondo_fiber_matrix_load(r, at, 0, __LINE__)
-#define MATRIX_LOAD_TURNED(r, at) rondo_fiber_matrix_load(r, at, 1, __LINE__)
+typedef char *shared_at;
+#define SHARED_AT(p) ((char *)(uintptr_t)(p))
+#define COPY16_AT(at, bytes, from, valid) rondo_fiber_copy((at) + (bytes), from, 16, (valid) != 0, __LINE__)
+#define MATRIX_LOAD(r, at, bytes) rondo_fiber_matrix_load(r, (at) + (bytes), 0, __LINE__)
+#define MATRIX_LOAD_TURNED(r, at, bytes) rondo_fiber_matrix_load(r, (at) + (bytes), 1, __LINE__)
 #define MATRIX_BF16(d, a, b) rondo_fiber_matrix_bf16(d, a, b, __LINE__)
 #define PACK_BF16(low, high) (rondo__to_bf16(low) | (uint32_t)rondo__to_bf16(high) << 16)
 /* exact on every machine, by libm where the processor has no instruction for it */
@@ -103,6 +106,7 @@ static inline float rondo_fiber_nan(float x)
 #define COPY4(to, from, valid) rondo_fiber_copy(to, from, 4, (valid) != 0, __LINE__)
 #define COPY_CLOSE() rondo_fiber_copy_close()
 #define COPY_WAIT(n) rondo_fiber_copy_wait(n)
+#define KEEP_APART() ((void)0)
 /* the compiler's own choice: it makes vectors of loops, not of what they were unrolled to */
 #define UNROLL
 #define ROLLED

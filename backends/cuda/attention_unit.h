@@ -76,11 +76,16 @@ DEVICE void cuda_unit_stage(uint16_t *to, int lo, int hi, const void *from, int6
     to += first * CUDA_UNIT_PITCH + c;
     if (type == RONDO_BF16 && grain == 16) {
         const uint16_t *x = (const uint16_t *)from + at + first * stride + c0 + c;
-        UNROLL
-        for (int n = 0; n < 16; n++) {
-            const int row = first + 8 * n;
-            COPY16(to + 8 * n * CUDA_UNIT_PITCH, x + 8 * n * stride, there && row >= lo && row < hi);
+        const shared_at here = SHARED_AT(to);
+        if (lo <= 0 && hi >= CUDA_COLUMNS && there) {
+            UNROLL
+            for (int n = 0; n < 16; n++, x += 8 * stride)
+                COPY16_AT(here, 16 * n * CUDA_UNIT_PITCH, x, 1);
+            return;
         }
+        ROLLED
+        for (int row = first; row < CUDA_COLUMNS; row += 8, x += 8 * stride)
+            COPY16_AT(here, 2 * (row - first) * CUDA_UNIT_PITCH, x, there && row >= lo && row < hi);
         return;
     }
     ROLLED
@@ -194,15 +199,16 @@ DEVICE int cuda_unit_visible(const struct cuda_unit_memory *m, const struct rond
 DEVICE void cuda_unit_product(float s[16][4], const uint16_t *q, int q_pitch, const uint16_t *k, int blocks)
 {
     const int lane = THREAD & 31;
-    const uint16_t *a_at = q + (lane & 15) * q_pitch + (lane >> 4) * 8, *b_at = k + ((lane & 7) + (lane >> 4) * 8) * CUDA_UNIT_PITCH + ((lane >> 3) & 1) * 8;
+    shared_at a_at = SHARED_AT(q + (lane & 15) * q_pitch + (lane >> 4) * 8);
+    shared_at b_at = SHARED_AT(k + ((lane & 7) + (lane >> 4) * 8) * CUDA_UNIT_PITCH + ((lane >> 3) & 1) * 8);
     ROLLED
-    for (int d = 0; d < blocks; d++, a_at += 16, b_at += 16) {
+    for (int d = 0; d < blocks; d++, a_at += 32, b_at += 32) {
         uint32_t a[4];
-        MATRIX_LOAD(a, a_at);
+        MATRIX_LOAD(a, a_at, 0);
         UNROLL
         for (int j = 0; j < 8; j++) {
             uint32_t b[4];
-            MATRIX_LOAD(b, b_at + 16 * j * CUDA_UNIT_PITCH);
+            MATRIX_LOAD(b, b_at, 32 * j * CUDA_UNIT_PITCH);
             MATRIX_BF16(s[2 * j], a, b);
             MATRIX_BF16(s[2 * j + 1], a, b + 2);
         }
@@ -216,22 +222,26 @@ DEVICE int cuda_unit_first(const int *at, int key0, int second)
     return at[(THREAD >> 5) * 16 + (lane >> 2) + 8 * second] - key0 - 2 * (lane & 3);
 }
 
-/* Scores become x; M grows by those that are seen. */
-DEVICE void cuda_unit_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M[2], int hidden)
+/* Scores of a row, the first or the second, become x. Returns the largest of M and those that are seen. */
+DEVICE float cuda_unit_row_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M, int second, int hidden)
 {
+    const int lo = hidden ? cuda_unit_first(m->lo, key0, second) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, second) : 0;
     UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int lo = hidden ? cuda_unit_first(m->lo, key0, h) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, h) : 0;
+    for (int j = 0; j < 16; j++) {
         UNROLL
-        for (int j = 0; j < 16; j++) {
-            UNROLL
-            for (int e = 0; e < 2; e++) {
-                float *x = &s[j][2 * h + e];
-                *x = *x * p->scale_log2;
-                M[h] = NUM_MAX(M[h], hidden && (8 * j + e < lo || 8 * j + e >= hi) ? -__builtin_inff() : *x);
-            }
+        for (int e = 0; e < 2; e++) {
+            const float x = s[j][2 * second + e] * p->scale_log2;
+            s[j][2 * second + e] = x;
+            M = NUM_MAX(M, hidden && (8 * j + e < lo || 8 * j + e >= hi) ? -__builtin_inff() : x);
         }
     }
+    return M;
+}
+
+DEVICE void cuda_unit_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M[2], int hidden)
+{
+    M[0] = cuda_unit_row_scores(p, m, key0, s, M[0], 0, hidden);
+    M[1] = cuda_unit_row_scores(p, m, key0, s, M[1], 1, hidden);
 }
 
 /* A thread's scores on their way to memory of its own, where their number need not be known when this is compiled, and back. */
@@ -255,6 +265,7 @@ DEVICE void cuda_unit_any_scores(const struct cuda_attention *p, const struct cu
     const struct cuda_tile *tile = &m->known->tile;
     const struct cuda_job *job = &m->known->job;
     const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 2);
+    float most[2] = { M[0], M[1] };
     cuda_unit_lay(own, s);
     ROLLED
     for (int k = 0; k < 64; k++) {
@@ -267,12 +278,12 @@ DEVICE void cuda_unit_any_scores(const struct cuda_attention *p, const struct cu
             const int hq = tile->kv_head * job->group + (int)((tile->first + r) % job->group);
             seen = cuda_score(p, bind, *at, m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step, p->head + job->head + hq, hq, &x);
         }
-        if (seen && h)
-            M[1] = NUM_MAX(M[1], x);
-        else if (seen)
-            M[0] = NUM_MAX(M[0], x);
+        most[0] = NUM_MAX(most[0], seen && !h ? x : -__builtin_inff());
+        most[1] = NUM_MAX(most[1], seen && h ? x : -__builtin_inff());
         *at = seen ? x : rondo__float(CUDA_HIDDEN);
     }
+    M[0] = most[0];
+    M[1] = most[1];
     cuda_unit_take(own, s);
 }
 
@@ -297,43 +308,52 @@ struct cuda_unit_pairs {
     uint32_t w[16][2], unseen[2], dropped[2];
 };
 
-/* As cuda_weights() has them. */
+/* As cuda_weights() has them, of a row. Returns the bits of those that are hidden. */
+DEVICE uint32_t cuda_unit_row_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], float M, struct cuda_unit_pairs *out, int second, int hidden)
+{
+    const int lo = hidden ? cuda_unit_first(m->lo, key0, second) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, second) : 0;
+    uint32_t unseen = 0;
+    UNROLL
+    for (int j = 0; j < 16; j++) {
+        float w[2];
+        UNROLL
+        for (int e = 0; e < 2; e++) {
+            const float x = s[j][2 * second + e], t = x + 12582912.0f, d = t - M;
+            w[e] = rondo__exp2_poly(x - (t - 12582912.0f)) * rondo__float((rondo__bits(d) << 23) + 0x3f800000u);
+            w[e] = d < 12582912.0f - 125.0f ? 0.0f : w[e];
+            if (hidden && (8 * j + e < lo || 8 * j + e >= hi)) {
+                w[e] = 0.0f;
+                unseen |= UINT32_C(1) << (2 * j + e);
+            }
+        }
+        out->w[j][second] = PACK_BF16(w[0], w[1]);
+    }
+    return unseen;
+}
+
 DEVICE void cuda_unit_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], const float M[2], struct cuda_unit_pairs *out, int hidden)
 {
-    UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int lo = hidden ? cuda_unit_first(m->lo, key0, h) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, h) : 0;
-        UNROLL
-        for (int j = 0; j < 16; j++) {
-            float w[2];
-            UNROLL
-            for (int e = 0; e < 2; e++) {
-                const float x = s[j][2 * h + e], t = x + 12582912.0f, d = t - M[h];
-                w[e] = rondo__exp2_poly(x - (t - 12582912.0f)) * rondo__float((rondo__bits(d) << 23) + 0x3f800000u);
-                w[e] = d < 12582912.0f - 125.0f ? 0.0f : w[e];
-                if (hidden && (8 * j + e < lo || 8 * j + e >= hi)) {
-                    w[e] = 0.0f;
-                    out->unseen[h] |= UINT32_C(1) << (2 * j + e);
-                }
-            }
-            out->w[j][h] = PACK_BF16(w[0], w[1]);
-        }
-    }
+    out->unseen[0] = cuda_unit_row_weights(m, key0, s, M[0], out, 0, hidden);
+    out->unseen[1] = cuda_unit_row_weights(m, key0, s, M[1], out, 1, hidden);
 }
 
 /* The same for all x that there can be, CUDA_HIDDEN among them. */
 DEVICE void cuda_unit_any_weights(float s[16][4], const float M[2], struct cuda_unit_pairs *out, float *own)
 {
+    const float M0 = M[0], M1 = M[1];
+    uint32_t first = 0, second = 0;
     cuda_unit_lay(own, s);
     ROLLED
     for (int k = 0; k < 64; k++) {
         const int h = k >> 1 & 1, hides = rondo__bits(own[k * CUDA_THREADS]) == CUDA_HIDDEN;
         const float x = own[k * CUDA_THREADS], n = cuda_rint(x);
         const uint32_t bit = (uint32_t)hides << (2 * (k >> 2) + (k & 1));
-        own[k * CUDA_THREADS] = hides ? 0.0f : cuda_weight(x - n, n - (h ? M[1] : M[0]));
-        out->unseen[0] |= h ? 0 : bit;
-        out->unseen[1] |= h ? bit : 0;
+        own[k * CUDA_THREADS] = hides ? 0.0f : cuda_weight(x - n, n - (h ? M1 : M0));
+        first |= h ? 0 : bit;
+        second |= h ? bit : 0;
     }
+    out->unseen[0] = first;
+    out->unseen[1] = second;
     cuda_unit_take(own, s);
     UNROLL
     for (int j = 0; j < 16; j++) {
@@ -347,32 +367,30 @@ DEVICE void cuda_unit_drop(const struct cuda_attention *p, const struct cuda_uni
     const struct cuda_tile *tile = &m->known->tile;
     const struct cuda_job *job = &m->known->job;
     const int lane = THREAD & 31, first = (THREAD >> 5) * 16 + (lane >> 2), heads = p->head + job->head + tile->kv_head * job->group;
+    uint32_t first_row = 0, second_row = 0;
     ROLLED
     for (int k = 0; k < 64; k++) {
         const int r = first + 8 * (k & 1), key = key0 + 2 * (lane & 3) + 8 * (k >> 2) + (k >> 1 & 1);
         if (r >= tile->rows || key >= f->leaf.count ||
             !cuda_dropped(p, job->sequence, heads + (int)((tile->first + r) % job->group), m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step))
             continue;
-        if (k & 1)
-            out->dropped[1] |= UINT32_C(1) << (k >> 1);
-        else
-            out->dropped[0] |= UINT32_C(1) << (k >> 1);
+        first_row |= k & 1 ? 0 : UINT32_C(1) << (k >> 1);
+        second_row |= k & 1 ? UINT32_C(1) << (k >> 1) : 0;
     }
+    out->dropped[0] = first_row;
+    out->dropped[1] = second_row;
 }
 
 /* Where M is out of the reach of cuda_unit_weights(): what is hidden becomes CUDA_HIDDEN. */
-DEVICE void cuda_unit_hide(const struct cuda_unit_memory *m, int key0, float s[16][4])
+DEVICE void cuda_unit_hide_row(const struct cuda_unit_memory *m, int key0, float s[16][4], int second)
 {
+    const int lo = cuda_unit_first(m->lo, key0, second), hi = cuda_unit_first(m->hi, key0, second);
     UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int lo = cuda_unit_first(m->lo, key0, h), hi = cuda_unit_first(m->hi, key0, h);
+    for (int j = 0; j < 16; j++) {
         UNROLL
-        for (int j = 0; j < 16; j++) {
-            UNROLL
-            for (int e = 0; e < 2; e++)
-                if (8 * j + e < lo || 8 * j + e >= hi)
-                    s[j][2 * h + e] = rondo__float(CUDA_HIDDEN);
-        }
+        for (int e = 0; e < 2; e++)
+            if (8 * j + e < lo || 8 * j + e >= hi)
+                s[j][2 * second + e] = rondo__float(CUDA_HIDDEN);
     }
 }
 
@@ -388,7 +406,7 @@ DEVICE void cuda_unit_values(float acc[16][4], float l[4], const struct cuda_uni
 {
     const int lane = THREAD & 31;
     const uint32_t ones[2] = { CUDA_UNIT_ONES, CUDA_UNIT_ONES };
-    const uint16_t *at = v + (lane & 15) * CUDA_UNIT_PITCH + (lane >> 4) * 8;
+    const shared_at at = SHARED_AT(v + (lane & 15) * CUDA_UNIT_PITCH + (lane >> 4) * 8);
     UNROLL
     for (int b = 0; b < 8; b++) {
         uint32_t a[4] = { x->w[2 * b][0], x->w[2 * b][1], x->w[2 * b + 1][0], x->w[2 * b + 1][1] };
@@ -402,7 +420,7 @@ DEVICE void cuda_unit_values(float acc[16][4], float l[4], const struct cuda_uni
         UNROLL
         for (int j = 0; j < tiles / 2; j++) {
             uint32_t w[4];
-            MATRIX_LOAD_TURNED(w, at + 16 * b * CUDA_UNIT_PITCH + 16 * j);
+            MATRIX_LOAD_TURNED(w, at, 32 * b * CUDA_UNIT_PITCH + 32 * j);
             MATRIX_BF16(acc[2 * j], a, w);
             MATRIX_BF16(acc[2 * j + 1], a, w + 2);
         }
@@ -424,14 +442,25 @@ DEVICE int cuda_unit_odd(const uint16_t *v, int tiles)
     return cuda_some(odd);
 }
 
+/* acc = acc + a b, of the first or the second row only. */
+DEVICE void cuda_unit_own(float acc[4], const uint32_t a[4], const uint32_t b[2], int first, int second)
+{
+    float d[4] = { acc[0], acc[1], acc[2], acc[3] };
+    MATRIX_BF16(d, a, b);
+    acc[0] = first ? d[0] : acc[0];
+    acc[1] = first ? d[1] : acc[1];
+    acc[2] = second ? d[2] : acc[2];
+    acc[3] = second ? d[3] : acc[3];
+}
+
 /* cuda_unit_values() where both are: row after row, each with V as far as it sees it. */
 DEVICE void cuda_unit_values_apart(float acc[16][4], float l[4], const struct cuda_unit_pairs *x, const uint16_t *v, int tiles, int sums)
 {
     const int lane = THREAD & 31, g = lane >> 2;
     const uint32_t ones[2] = { CUDA_UNIT_ONES, CUDA_UNIT_ONES };
-    const uint16_t *at = v + (lane & 15) * CUDA_UNIT_PITCH + (lane >> 4) * 8;
+    shared_at at = SHARED_AT(v + (lane & 15) * CUDA_UNIT_PITCH + (lane >> 4) * 8);
     ROLLED
-    for (int b = 0; b < 8; b++) {
+    for (int b = 0; b < 8; b++, at += 32 * CUDA_UNIT_PITCH) {
         uint32_t a[4] = { 0, 0, 0, 0 };
         UNROLL
         for (int k = 0; k < 8; k++) {
@@ -452,21 +481,12 @@ DEVICE void cuda_unit_values_apart(float acc[16][4], float l[4], const struct cu
             UNROLL
             for (int j = 0; j < tiles / 2; j++) {
                 uint32_t w[4];
-                MATRIX_LOAD_TURNED(w, at + 16 * b * CUDA_UNIT_PITCH + 16 * j);
+                MATRIX_LOAD_TURNED(w, at, 32 * j);
                 UNROLL
                 for (int i = 0; i < 4; i++)
                     w[i] = cuda_unit_keep(w[i], hides >> (2 * (i & 1)));
-                UNROLL
-                for (int two = 0; two < 2; two++) {
-                    float d[4];
-                    UNROLL
-                    for (int e = 0; e < 4; e++)
-                        d[e] = acc[2 * j + two][e];
-                    MATRIX_BF16(d, row, w + 2 * two);
-                    UNROLL
-                    for (int e = 0; e < 4; e++)
-                        acc[2 * j + two][e] = own && e >> 1 == r >> 3 ? d[e] : acc[2 * j + two][e];
-                }
+                cuda_unit_own(acc[2 * j], row, w, own && r < 8, own && r >= 8);
+                cuda_unit_own(acc[2 * j + 1], row, w + 2, own && r < 8, own && r >= 8);
             }
         }
     }
@@ -477,16 +497,14 @@ DEVICE void cuda_unit_value_block(const struct cuda_attention *p, float acc[16][
 {
     const int two = p->value_dim - value > CUDA_COLUMNS / 2, sums = value == 0, drop = terms && p->terms.drop;
     if ((hidden || drop) && cuda_some((x->unseen[0] | x->unseen[1] | x->dropped[0] | x->dropped[1]) != 0) && cuda_unit_odd(v, two ? 16 : 8)) {
-        if (two)
-            cuda_unit_values_apart(acc, l, x, v, 16, sums);
-        else
-            cuda_unit_values_apart(acc, l, x, v, 8, sums);
+        cuda_unit_values_apart(acc, l, x, v, 16, sums);
     } else if (drop) {
         cuda_unit_values(acc, l, x, v, 16, 1, sums);
     } else if (two) {
         cuda_unit_values(acc, l, x, v, 16, 0, sums);
     } else {
         cuda_unit_values(acc, l, x, v, 8, 0, sums);
+        KEEP_APART();                /* else the ends of both become one, with acc in memory */
     }
 }
 
@@ -650,8 +668,10 @@ DEVICE void cuda_unit_weigh(const struct cuda_attention *p, const struct cuda_un
 {
     x->unseen[0] = x->unseen[1] = x->dropped[0] = x->dropped[1] = 0;
     if (at->any || !at->exact) {
-        if (!at->any)
-            cuda_unit_hide(m, key0, s);
+        if (!at->any) {
+            cuda_unit_hide_row(m, key0, s, 0);
+            cuda_unit_hide_row(m, key0, s, 1);
+        }
         cuda_unit_any_weights(s, at->M, x, own);
     } else if (at->hidden) {
         cuda_unit_weights(m, key0, s, at->M, x, 1);

@@ -72,16 +72,28 @@ static __device__ __attribute__((always_inline)) inline unsigned rondo_cuda_shar
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(rondo_cuda_shared_address(to)), "l"(from), "r"((valid) ? 4 : 0) : "memory")
 #define COPY_CLOSE() asm volatile("cp.async.commit_group;" ::: "memory")
 /* ---- the matrix unit; all threads of a warp together, lane = thread % 32, g = lane / 4, t = lane % 4 ----
- * MATRIX_LOAD: four matrices of 8 rows of 16 bytes from shared memory; the thread shows where row lane % 8 of matrix lane / 8 begins, and gets of
- * each the 32 bits at row g, columns 2 t and 2 t + 1, of numbers of 16 bits; TURNED: rows 2 t and 2 t + 1 of column g.
+ * SHARED_AT: the address of something in shared memory as these instructions and COPY16_AT take it, made here and now, so that what lies at a distance that is
+ * known when this is compiled is that instruction's business; else compilers make each address beforehand and have no registers left.
+ * MATRIX_LOAD: four matrices of 8 rows of 16 bytes from shared memory, `bytes` behind where the thread shows that row lane % 8 of matrix lane / 8 begins; it
+ * gets of each the 32 bits at row g, columns 2 t and 2 t + 1, of numbers of 16 bits; TURNED: rows 2 t and 2 t + 1 of column g.
  * MATRIX_BF16: d = d + a b, for 16 by 16 a, 16 by 8 b, of BF16: a[0] row g, columns 2 t, 2 t + 1; a[1] row g + 8; a[2] columns 2 t + 8, 2 t + 9; a[3] both;
  * b[0] rows 2 t, 2 t + 1 of column g; b[1] rows 2 t + 8, 2 t + 9; d[0], d[1] row g, columns 2 t, 2 t + 1; d[2], d[3] row g + 8.
  * PACK_BF16: two floats rounded to nearest even, the first in the lower half. SHUFFLE_FROM: the x, 32 bits, of another lane. */
-#define MATRIX_LOAD_AS(how, r, at) \
+typedef unsigned shared_at;
+static __device__ __attribute__((always_inline)) inline shared_at rondo_cuda_shared_now(const void *p)
+{
+    shared_at at;
+    asm volatile("{ .reg .u64 a; cvta.to.shared.u64 a, %1; cvt.u32.u64 %0, a; }" : "=r"(at) : "l"(p));
+    return at;
+}
+#define SHARED_AT(p) rondo_cuda_shared_now(p)
+#define COPY16_AT(at, bytes, from, valid) \
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((at) + (bytes)), "l"(from), "r"((valid) ? 16 : 0) : "memory")
+#define MATRIX_LOAD_AS(how, r, at, bytes) \
     asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0, %1, %2, %3}, [%4];" \
-                 : "=r"((r)[0]), "=r"((r)[1]), "=r"((r)[2]), "=r"((r)[3]) : "r"(rondo_cuda_shared_address(at)))
-#define MATRIX_LOAD(r, at) MATRIX_LOAD_AS("", r, at)
-#define MATRIX_LOAD_TURNED(r, at) MATRIX_LOAD_AS(".trans", r, at)
+                 : "=r"((r)[0]), "=r"((r)[1]), "=r"((r)[2]), "=r"((r)[3]) : "r"((at) + (bytes)))
+#define MATRIX_LOAD(r, at, bytes) MATRIX_LOAD_AS("", r, at, bytes)
+#define MATRIX_LOAD_TURNED(r, at, bytes) MATRIX_LOAD_AS(".trans", r, at, bytes)
 #define MATRIX_BF16(d, a, b) \
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
         : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
@@ -93,6 +105,7 @@ static __device__ __attribute__((always_inline)) inline unsigned rondo_cuda_pack
 }
 #define PACK_BF16(low, high) rondo_cuda_pack_bf16(low, high)
 #define COPY_WAIT(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
+#define KEEP_APART() asm volatile("// apart")      /* the end of a branch that no compiler joins with the others' */
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
 #endif
