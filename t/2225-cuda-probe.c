@@ -2,7 +2,8 @@
  *
  * What the device "cuda" does when a process attaches a card first: it compares each kernel with the definition. On the fake driver one bit of what a
  * launch wrote is changed, for each launch in turn, or kernels flush subnormal numbers: the card is refused, then and later. Failures of
- * the driver in that are told, leave nothing behind, and are no verdict.
+ * the driver in that are told, leave nothing behind, and are no verdict. The matrix unit is looked at when a program wants it first; one that
+ * differs is not used, and the card is for all else.
  */
 #include <sys/wait.h>
 #include <unistd.h>
@@ -84,6 +85,57 @@ static int failed(void)
     return !init || init(0) || card_attach() ? 2 : 0;
 }
 
+/* A program without work. */
+static int program(int arithmetic)
+{
+    static const struct rondo_mask_kind none = { .name = "none" };
+    const struct rondo_program_desc d = { .heads = 1, .kv_heads = 1, .head_dim = 8, .value_dim = 8, .q_type = RONDO_F32, .kv_type = RONDO_F32, .out_type = RONDO_F32,
+                                          .leaf_size = 32, .arithmetic = arithmetic, .node_width = 10, .mask = { .kind = &none } };
+    struct rondo_program *p = NULL;
+    const int err = card_ops->program_new(card, &p, &d);
+    if (p)
+        card_ops->program_free(card, p);
+    return err;
+}
+
+static int launches_of_unit(void)
+{
+    if (card_attach())
+        return 255;
+    const long long before = card_count("launches");
+    if (program(RONDO_ARITHMETIC_F32) || card_count("launches") != before || program(RONDO_ARITHMETIC_BF16_HOPPER))
+        return 255;
+    const long long once = card_count("launches") - before;
+    if (program(RONDO_ARITHMETIC_BF16_HOPPER) || card_count("launches") != before + once)
+        return 255;
+    card_detach();
+    return left() ? 255 : (int)once;
+}
+
+static int unit_refused(void)
+{
+    char said[600];
+    if (card_attach())
+        return 1;
+    if (program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_EDEVICE)
+        return 2;
+    snprintf(said, sizeof said, "%s", rondo_error_text());
+    if (!strstr(said, "does not give the bits of rondo-numerics(7), and is not used for it: of arithmetic bf16-hopper")) {
+        diag("%s", said);
+        return 3;
+    }
+    if (program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_EDEVICE || strcmp(said, rondo_error_text()) || program(RONDO_ARITHMETIC_F32))
+        return 4;
+    card_detach();
+    return left() ? 5 : 0;
+}
+
+/* On a card of compute capability 8.0. */
+static int without_unit(void)
+{
+    return card_attach() || program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_ENOTSUP || !strstr(rondo_error_text(), "compute capability 9.0") || program(RONDO_ARITHMETIC_F32);
+}
+
 int main(void)
 {
     char settings[64];
@@ -106,6 +158,18 @@ int main(void)
     }
     is_int(seen, tried, "one bit changed in what one of them wrote, of %d in turn: the card is refused, and stays so", tried);
     ok(apart("ftz", refused) == 0, "so is one that flushes subnormal numbers");
+    const int of_unit = apart("", launches_of_unit);
+    ok(of_unit > 5 && of_unit < 255, "the matrix unit is looked at when a program wants it, once, with %d launches", of_unit);
+    for (int n = seen = tried = 0; n < of_unit && of_unit < 255; n += step) {
+        tried++;
+        snprintf(settings, sizeof settings, "flip=%d:%d", all + n + 1, 20);
+        const int code = apart(settings, unit_refused);
+        seen += code == 0;
+        if (code)
+            diag("launch %d with one bit changed: %d", all + n + 1, code);
+    }
+    is_int(seen, tried, "  one bit changed, in %d of them in turn: such programs are refused, and stay so, others are not", tried);
+    ok(apart("cc=80", without_unit) == 0, "  a card that has no such unit says so");
     for (int n = 1; n < tens && tens < 255; n += 4 * step) {
         snprintf(settings, sizeof settings, "call=%d", 10 * n);
         const int code = apart(settings, failed);
