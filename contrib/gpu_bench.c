@@ -157,6 +157,11 @@ static void hopper(const char *name, int64_t tokens, int64_t cached, int64_t hea
     attention_in(RONDO_ARITHMETIC_BF16_HOPPER, name, 1, tokens, cached, heads, kv_heads, dim, q_type, kv_type, causal, most);
 }
 
+static void doubles(const char *name, int64_t tokens, int64_t cached, int64_t heads, int64_t kv_heads, int64_t dim, int kv_type, int causal, int most)
+{
+    attention_in(RONDO_ARITHMETIC_F64, name, 1, tokens, cached, heads, kv_heads, dim, RONDO_F32, kv_type, causal, most);
+}
+
 /* Of the first 64 outputs of the last row: the largest error beside the sum of the magnitudes of what was added. */
 static double error_of(const float *x, const float *w, const float *y, int64_t rows, int64_t in, int64_t out, int type)
 {
@@ -322,6 +327,7 @@ int main(int argc, char **argv)
         attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 1);
         attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 1);
         hopper("bf16-hopper prefill 8192, H=32/8 D=128, bf16, causal", 8192, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, 1);
+        doubles("f64 prefill 8192, H=32/8 D=128, f32, causal", 8192, 0, 32, 8, 128, RONDO_F32, 1, 1);
         linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 1);
         linear("linear 1 row, 4096 -> 14336, bf16", 1, 4096, 14336, RONDO_BF16, 1);
         delta("delta 8192, H=32 K=V=128, f32", 1, 8192, 32, 128, RONDO_F32, 1);
@@ -341,6 +347,8 @@ int main(int argc, char **argv)
         attention("decode 700 cached, H=8/2 D=128, bf16", 1, 1, 699, 8, 2, 128, RONDO_BF16, 1, 1);
         hopper("bf16-hopper prefill 300, H=4/2 D=64, bf16, causal", 300, 0, 4, 2, 64, RONDO_BF16, RONDO_BF16, 1, 1);
         hopper("bf16-hopper decode 300 cached, H=2/1 D=136, f32", 1, 299, 2, 1, 136, RONDO_F32, RONDO_F32, 1, 1);
+        doubles("f64 prefill 300, H=4/2 D=64, f32, causal", 300, 0, 4, 2, 64, RONDO_F32, 1, 1);
+        doubles("f64 decode 300 cached, H=2/1 D=136, bf16", 1, 299, 2, 1, 136, RONDO_BF16, 1, 1);
         linear("linear 70 rows, 1030 -> 130, f32", 70, 1030, 130, RONDO_F32, 1);
         linear("linear 3 rows, 1030 -> 130, bf16", 3, 1030, 130, RONDO_BF16, 1);
         delta("delta 100, H=2 K=V=128, f32", 1, 100, 2, 128, RONDO_F32, 1);
@@ -351,6 +359,8 @@ int main(int argc, char **argv)
     attention("prefill 1000, H=32/8 D=128, f32, causal", 1, 1000, 0, 32, 8, 128, RONDO_F32, 1, 5);
     hopper("bf16-hopper prefill 600, H=4/2 D=128, bf16, causal", 600, 0, 4, 2, 128, RONDO_BF16, RONDO_BF16, 1, 5);
     hopper("bf16-hopper prefill 300, H=2/2 D=192, f32, full", 300, 0, 2, 2, 192, RONDO_F32, RONDO_F32, 0, 5);
+    doubles("f64 prefill 600, H=4/2 D=128, f32, causal", 600, 0, 4, 2, 128, RONDO_F32, 1, 5);
+    doubles("f64 prefill 300, H=2/2 D=192, bf16, full", 300, 0, 2, 2, 192, RONDO_BF16, 0, 5);
     attention("decode 5000 cached, H=32/8 D=128, bf16", 1, 1, 4999, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
     attention("decode 5000 cached, H=32/8 D=128, f32", 1, 1, 4999, 32, 8, 128, RONDO_F32, 1, ROUNDS);
     linear("linear 100 rows, 4096 -> 1000, f32", 100, 4096, 1000, RONDO_F32, 5);
@@ -374,6 +384,10 @@ int main(int argc, char **argv)
         hopper("bf16-hopper prefill 8192, H=32/8 D=64, bf16, causal", 8192, 0, 32, 8, 64, RONDO_BF16, RONDO_BF16, 1, 10);
         hopper("bf16-hopper prefill 8192, H=32/8 D=128, f32, causal", 8192, 0, 32, 8, 128, RONDO_F32, RONDO_F32, 1, 10);
         hopper("bf16-hopper decode 65536 cached, H=32/8 D=128, bf16", 1, 65535, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, ROUNDS);
+        doubles("f64 prefill 8192, H=32/8 D=128, f32, causal", 8192, 0, 32, 8, 128, RONDO_F32, 1, 5);
+        doubles("f64 prefill 1000, H=32/8 D=128, f32, causal", 1000, 0, 32, 8, 128, RONDO_F32, 1, 10);
+        doubles("f64 prefill 8192, H=32/8 D=64, f32, causal", 8192, 0, 32, 8, 64, RONDO_F32, 1, 5);
+        doubles("f64 decode 65536 cached, H=32/8 D=128, f32", 1, 65535, 32, 8, 128, RONDO_F32, 1, ROUNDS);
     }
     attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
     attention("decode 65536 cached, H=32/8 D=128, f32", 1, 1, 65535, 32, 8, 128, RONDO_F32, 1, ROUNDS);

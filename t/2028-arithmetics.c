@@ -9,11 +9,10 @@
 
 #ifdef CASE_CARD
 enum { ON_CARD = 1 };
-static const int arithmetics[] = { RONDO_ARITHMETIC_BF16_HOPPER };
 #else
 enum { ON_CARD = 0 };
-static const int arithmetics[] = { RONDO_ARITHMETIC_F64, RONDO_ARITHMETIC_BF16_HOPPER };
 #endif
+static const int arithmetics[] = { RONDO_ARITHMETIC_F64, RONDO_ARITHMETIC_BF16_HOPPER };
 #define ARITHMETICS (int)(sizeof arithmetics / sizeof *arithmetics)
 
 /* ---- the block sum ---- */

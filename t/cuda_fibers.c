@@ -94,6 +94,7 @@ struct thread {
         float x;
         const void *at;
         uint32_t words[6];
+        double numbers[2];
     } exchange[2];           /* by turns: who is through with one shuffle may be in the next before others have read this one */
     struct copy *copies;     /* a ring of `room`, a power of two; kept from block to block */
     uint32_t room, head, count, groups;
@@ -495,6 +496,20 @@ void rondo_fiber_matrix_bf16(float d[4], const uint32_t a[4], const uint32_t b[2
         }
         d[e] = rondo__aligned_sum(d[e], x, y);
     }
+}
+
+/* The chain is that of the FP64 unit. */
+void rondo_fiber_matrix_f64(double d[2], double a, double b, int line)
+{
+    struct thread *first, *self = threads + rondo_fiber_now.thread;
+    const int lane = rondo_fiber_now.thread & (RONDO_FIBER_WARP - 1), g = lane / 4, t = lane % 4;
+    const unsigned turn = whole_warp(&first);
+    self->exchange[turn].numbers[0] = a;
+    self->exchange[turn].numbers[1] = b;
+    warp_meets(self, AT_SHUFFLE, line);
+    for (int e = 0; e < 2; e++)
+        for (int k = 0; k < 4; k++)
+            d[e] = __builtin_fma(first[4 * g + k].exchange[turn].numbers[0], first[4 * (2 * t + e) + k].exchange[turn].numbers[1], d[e]);
 }
 
 /* ---- copies ---- */

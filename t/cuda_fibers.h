@@ -29,6 +29,7 @@ RONDO_FIBER_HIDDEN float rondo_fiber_shuffle(float x, int mask, int line);
 RONDO_FIBER_HIDDEN uint32_t rondo_fiber_take(uint32_t x, int lane, int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_matrix_load(uint32_t r[4], const void *at, int turned, int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_matrix_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], int line);
+RONDO_FIBER_HIDDEN void rondo_fiber_matrix_f64(double d[2], double a, double b, int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_copy(void *to, const void *from, int bytes, int valid, int line);
 RONDO_FIBER_HIDDEN void rondo_fiber_copy_close(void);
 RONDO_FIBER_HIDDEN void rondo_fiber_copy_wait(int latest);
@@ -88,6 +89,7 @@ typedef char *shared_at;
 #define MATRIX_LOAD(r, at, bytes) rondo_fiber_matrix_load(r, (at) + (bytes), 0, __LINE__)
 #define MATRIX_LOAD_TURNED(r, at, bytes) rondo_fiber_matrix_load(r, (at) + (bytes), 1, __LINE__)
 #define MATRIX_BF16(d, a, b) rondo_fiber_matrix_bf16(d, a, b, __LINE__)
+#define MATRIX_F64(d, a, b) rondo_fiber_matrix_f64(d, a, b, __LINE__)
 #define PACK_BF16(low, high) (rondo__to_bf16(low) | (uint32_t)rondo__to_bf16(high) << 16)
 /* exact on every machine, by libm where the processor has no instruction for it */
 #define NUM_FMA(a, b, c) __builtin_fmaf(a, b, c)

@@ -300,6 +300,12 @@ DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
 DEVICE float cuda_any_product(const struct cuda_attention *p, int64_t q, const void *k, int64_t k_at)
 {
     float s = 0.0f;
+    if (p->arithmetic == RONDO_ARITHMETIC_F64) {
+        double sum = 0.0;                  /* products of two floats are exact */
+        for (int d = 0; d < p->head_dim; d++)
+            sum = sum + (double)rondo__element(p->q, q + d, p->q_type) * (double)cuda_number(k, k_at, d, p->head_dim, p->kv_type);
+        return (float)sum;
+    }
     if (p->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER) {
         for (int d0 = 0; d0 < p->head_dim; d0 += RONDO_ALIGNED_SUM) {
             uint16_t a[RONDO_ALIGNED_SUM], b[RONDO_ALIGNED_SUM];

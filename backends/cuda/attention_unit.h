@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Nodes over leaves by the matrix unit of cards of compute capability 9.0: arithmetic bf16-hopper (rondo-numerics(7), rule 15; the scalar program is
+ * Nodes over leaves by the matrix unit of cards of compute capability 9.0: arithmetic bf16-hopper (rondo-numerics(7), rule 17; the scalar program is
  * backends/cpu/ref_attention.c). What a block takes, and what it knows of it, is as in attention_tile.h. A warp has 16 rows: lane / 4 says
  * which two of them, 8 apart, lane % 4 which columns (pairs, each fourth). K and V come through shared memory as BF16, 128 keys by 128 columns
  * at a time, the next on its way while one is computed with; scores and weights stay in registers, where a score's place is the one that the
@@ -215,33 +215,37 @@ DEVICE void cuda_unit_product(float s[16][4], const uint16_t *q, int q_pitch, co
     }
 }
 
-/* The keys of the block at key0 that a thread's row, the first or the second, sees are those of [lo, hi) of its own: 8 j + e. */
-DEVICE int cuda_unit_first(const int *at, int key0, int second)
+/* The keys of a block that a thread has of both of its rows are first + 8 j + apart * e, for e = 0 and 1: neighbours (apart = 1), or, in the fragments of
+ * attention_double.h, the same place in both halves of each eight (4). */
+DEVICE int cuda_unit_key(int key0, int apart) { return key0 + (apart == 1 ? 2 : 1) * (THREAD & 3); }
+
+/* Of the block at key0 its row, the first or the second, sees those of [lo, hi), counted from its first key. */
+DEVICE int cuda_unit_first(const int *at, int key0, int second, int apart)
 {
-    const int lane = THREAD & 31;
-    return at[(THREAD >> 5) * 16 + (lane >> 2) + 8 * second] - key0 - 2 * (lane & 3);
+    return at[(THREAD >> 5) * 16 + ((THREAD & 31) >> 2) + 8 * second] - cuda_unit_key(key0, apart);
 }
 
 /* Scores of a row, the first or the second, become x. Returns the largest of M and those that are seen. */
-DEVICE float cuda_unit_row_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M, int second, int hidden)
+DEVICE float cuda_unit_row_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M, int second, int hidden,
+                                  int apart)
 {
-    const int lo = hidden ? cuda_unit_first(m->lo, key0, second) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, second) : 0;
+    const int lo = hidden ? cuda_unit_first(m->lo, key0, second, apart) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, second, apart) : 0;
     UNROLL
     for (int j = 0; j < 16; j++) {
         UNROLL
         for (int e = 0; e < 2; e++) {
             const float x = s[j][2 * second + e] * p->scale_log2;
             s[j][2 * second + e] = x;
-            M = NUM_MAX(M, hidden && (8 * j + e < lo || 8 * j + e >= hi) ? -__builtin_inff() : x);
+            M = NUM_MAX(M, hidden && (8 * j + apart * e < lo || 8 * j + apart * e >= hi) ? -__builtin_inff() : x);
         }
     }
     return M;
 }
 
-DEVICE void cuda_unit_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M[2], int hidden)
+DEVICE void cuda_unit_scores(const struct cuda_attention *p, const struct cuda_unit_memory *m, int key0, float s[16][4], float M[2], int hidden, int apart)
 {
-    M[0] = cuda_unit_row_scores(p, m, key0, s, M[0], 0, hidden);
-    M[1] = cuda_unit_row_scores(p, m, key0, s, M[1], 1, hidden);
+    M[0] = cuda_unit_row_scores(p, m, key0, s, M[0], 0, hidden, apart);
+    M[1] = cuda_unit_row_scores(p, m, key0, s, M[1], 1, hidden, apart);
 }
 
 /* A thread's scores on their way to memory of its own, where their number need not be known when this is compiled, and back. */
@@ -260,7 +264,7 @@ DEVICE void cuda_unit_take(const float *own, float s[16][4])
 
 /* cuda_unit_scores() for every mask and term, one score after the other. What is hidden is CUDA_HIDDEN. */
 DEVICE void cuda_unit_any_scores(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_unit_memory *m, const struct cuda_leaf *f, int key0,
-                                 float s[16][4], float M[2], int terms, float *own)
+                                 float s[16][4], float M[2], int terms, float *own, int apart)
 {
     const struct cuda_tile *tile = &m->known->tile;
     const struct cuda_job *job = &m->known->job;
@@ -269,7 +273,7 @@ DEVICE void cuda_unit_any_scores(const struct cuda_attention *p, const struct cu
     cuda_unit_lay(own, s);
     ROLLED
     for (int k = 0; k < 64; k++) {
-        const int h = k >> 1 & 1, r = first + 8 * h, key = key0 + 2 * (lane & 3) + 8 * (k >> 2) + (k & 1), there = r < tile->rows;
+        const int h = k >> 1 & 1, r = first + 8 * h, key = cuda_unit_key(key0, apart) + 8 * (k >> 2) + apart * (k & 1), there = r < tile->rows;
         float *at = own + k * CUDA_THREADS, x = *at * p->scale_log2;
         int seen = key >= m->lo[r] && key < m->hi[r];
         if (seen && there && f->view >= 0)
@@ -303,42 +307,46 @@ DEVICE int cuda_unit_most(float M[2])
 
 /* ---- weights ---- */
 
-/* What the unit takes of a block of 128 keys: pairs of weights, of tile j and both rows; which are hidden and which are dropped, bit 2 j + e. */
+/* Of a block of 128 keys, both rows: which are hidden and which are dropped, bit 2 j + e. And what the unit takes: pairs of weights. */
+struct cuda_unit_marks {
+    uint32_t unseen[2], dropped[2];
+};
 struct cuda_unit_pairs {
-    uint32_t w[16][2], unseen[2], dropped[2];
+    uint32_t w[16][2];
+    struct cuda_unit_marks marks;
 };
 
-/* As cuda_weights() has them, of a row. Returns the bits of those that are hidden. */
-DEVICE uint32_t cuda_unit_row_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], float M, struct cuda_unit_pairs *out, int second, int hidden)
+/* As cuda_weights() has them, of a row; x become weights. Returns the bits of those that are hidden. */
+DEVICE uint32_t cuda_unit_row_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], float M, int second, int hidden, int apart)
 {
-    const int lo = hidden ? cuda_unit_first(m->lo, key0, second) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, second) : 0;
+    const int lo = hidden ? cuda_unit_first(m->lo, key0, second, apart) : 0, hi = hidden ? cuda_unit_first(m->hi, key0, second, apart) : 0;
     uint32_t unseen = 0;
     UNROLL
     for (int j = 0; j < 16; j++) {
-        float w[2];
         UNROLL
         for (int e = 0; e < 2; e++) {
             const float x = s[j][2 * second + e], t = x + 12582912.0f, d = t - M;
-            w[e] = rondo__exp2_poly(x - (t - 12582912.0f)) * rondo__float((rondo__bits(d) << 23) + 0x3f800000u);
-            w[e] = d < 12582912.0f - 125.0f ? 0.0f : w[e];
-            if (hidden && (8 * j + e < lo || 8 * j + e >= hi)) {
-                w[e] = 0.0f;
+            float w = rondo__exp2_poly(x - (t - 12582912.0f)) * rondo__float((rondo__bits(d) << 23) + 0x3f800000u);
+            w = d < 12582912.0f - 125.0f ? 0.0f : w;
+            if (hidden && (8 * j + apart * e < lo || 8 * j + apart * e >= hi)) {
+                w = 0.0f;
                 unseen |= UINT32_C(1) << (2 * j + e);
             }
+            s[j][2 * second + e] = w;
         }
-        out->w[j][second] = PACK_BF16(w[0], w[1]);
     }
     return unseen;
 }
 
-DEVICE void cuda_unit_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], const float M[2], struct cuda_unit_pairs *out, int hidden)
+DEVICE void cuda_unit_weights(const struct cuda_unit_memory *m, int key0, float s[16][4], const float M[2], struct cuda_unit_marks *out, int hidden,
+                              int apart)
 {
-    out->unseen[0] = cuda_unit_row_weights(m, key0, s, M[0], out, 0, hidden);
-    out->unseen[1] = cuda_unit_row_weights(m, key0, s, M[1], out, 1, hidden);
+    out->unseen[0] = cuda_unit_row_weights(m, key0, s, M[0], 0, hidden, apart);
+    out->unseen[1] = cuda_unit_row_weights(m, key0, s, M[1], 1, hidden, apart);
 }
 
 /* The same for all x that there can be, CUDA_HIDDEN among them. */
-DEVICE void cuda_unit_any_weights(float s[16][4], const float M[2], struct cuda_unit_pairs *out, float *own)
+DEVICE void cuda_unit_any_weights(float s[16][4], const float M[2], struct cuda_unit_marks *out, float *own)
 {
     const float M0 = M[0], M1 = M[1];
     uint32_t first = 0, second = 0;
@@ -355,6 +363,10 @@ DEVICE void cuda_unit_any_weights(float s[16][4], const float M[2], struct cuda_
     out->unseen[0] = first;
     out->unseen[1] = second;
     cuda_unit_take(own, s);
+}
+
+DEVICE void cuda_unit_pack(float s[16][4], struct cuda_unit_pairs *out)
+{
     UNROLL
     for (int j = 0; j < 16; j++) {
         out->w[j][0] = PACK_BF16(s[j][0], s[j][1]);
@@ -362,7 +374,8 @@ DEVICE void cuda_unit_any_weights(float s[16][4], const float M[2], struct cuda_
     }
 }
 
-DEVICE void cuda_unit_drop(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_leaf *f, int key0, struct cuda_unit_pairs *out)
+DEVICE void cuda_unit_drop(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_leaf *f, int key0, struct cuda_unit_marks *out,
+                           int apart)
 {
     const struct cuda_tile *tile = &m->known->tile;
     const struct cuda_job *job = &m->known->job;
@@ -370,7 +383,7 @@ DEVICE void cuda_unit_drop(const struct cuda_attention *p, const struct cuda_uni
     uint32_t first_row = 0, second_row = 0;
     ROLLED
     for (int k = 0; k < 64; k++) {
-        const int r = first + 8 * (k & 1), key = key0 + 2 * (lane & 3) + 8 * (k >> 2) + (k >> 1 & 1);
+        const int r = first + 8 * (k & 1), key = cuda_unit_key(key0, apart) + 8 * (k >> 2) + apart * (k >> 1 & 1);
         if (r >= tile->rows || key >= f->leaf.count ||
             !cuda_dropped(p, job->sequence, heads + (int)((tile->first + r) % job->group), m->row[r].p, f->leaf.first + (int64_t)key * f->leaf.step))
             continue;
@@ -382,14 +395,14 @@ DEVICE void cuda_unit_drop(const struct cuda_attention *p, const struct cuda_uni
 }
 
 /* Where M is out of the reach of cuda_unit_weights(): what is hidden becomes CUDA_HIDDEN. */
-DEVICE void cuda_unit_hide_row(const struct cuda_unit_memory *m, int key0, float s[16][4], int second)
+DEVICE void cuda_unit_hide_row(const struct cuda_unit_memory *m, int key0, float s[16][4], int second, int apart)
 {
-    const int lo = cuda_unit_first(m->lo, key0, second), hi = cuda_unit_first(m->hi, key0, second);
+    const int lo = cuda_unit_first(m->lo, key0, second, apart), hi = cuda_unit_first(m->hi, key0, second, apart);
     UNROLL
     for (int j = 0; j < 16; j++) {
         UNROLL
         for (int e = 0; e < 2; e++)
-            if (8 * j + e < lo || 8 * j + e >= hi)
+            if (8 * j + apart * e < lo || 8 * j + apart * e >= hi)
                 s[j][2 * second + e] = rondo__float(CUDA_HIDDEN);
     }
 }
@@ -415,7 +428,7 @@ DEVICE void cuda_unit_values(float acc[16][4], float l[4], const struct cuda_uni
         if (drop) {
             UNROLL
             for (int i = 0; i < 4; i++)
-                a[i] = cuda_unit_keep(a[i], x->dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
+                a[i] = cuda_unit_keep(a[i], x->marks.dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
         }
         UNROLL
         for (int j = 0; j < tiles / 2; j++) {
@@ -472,10 +485,11 @@ DEVICE void cuda_unit_values_apart(float acc[16][4], float l[4], const struct cu
             MATRIX_BF16(l, a, ones);
         UNROLL
         for (int i = 0; i < 4; i++)
-            a[i] = cuda_unit_keep(a[i], x->dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
+            a[i] = cuda_unit_keep(a[i], x->marks.dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
         ROLLED
         for (int r = 0; r < 16; r++) {
-            const uint32_t hides = SHUFFLE_FROM((r & 8 ? x->unseen[1] | x->dropped[1] : x->unseen[0] | x->dropped[0]) >> (4 * b) & 15, (r & 7) * 4 + (lane & 3));
+            const uint32_t all = r & 8 ? x->marks.unseen[1] | x->marks.dropped[1] : x->marks.unseen[0] | x->marks.dropped[0];
+            const uint32_t hides = SHUFFLE_FROM(all >> (4 * b) & 15, (r & 7) * 4 + (lane & 3));
             const int own = g == (r & 7);
             const uint32_t row[4] = { own && r < 8 ? a[0] : 0, own && r >= 8 ? a[1] : 0, own && r < 8 ? a[2] : 0, own && r >= 8 ? a[3] : 0 };
             UNROLL
@@ -496,7 +510,8 @@ DEVICE void cuda_unit_value_block(const struct cuda_attention *p, float acc[16][
                                   int hidden, int terms)
 {
     const int two = p->value_dim - value > CUDA_COLUMNS / 2, sums = value == 0, drop = terms && p->terms.drop;
-    if ((hidden || drop) && cuda_some((x->unseen[0] | x->unseen[1] | x->dropped[0] | x->dropped[1]) != 0) && cuda_unit_odd(v, two ? 16 : 8)) {
+    const uint32_t marks = x->marks.unseen[0] | x->marks.unseen[1] | x->marks.dropped[0] | x->marks.dropped[1];
+    if ((hidden || drop) && cuda_some(marks != 0) && cuda_unit_odd(v, two ? 16 : 8)) {
         cuda_unit_values_apart(acc, l, x, v, 16, sums);
     } else if (drop) {
         cuda_unit_values(acc, l, x, v, 16, 1, sums);
@@ -647,15 +662,15 @@ struct cuda_unit_leaf {
 
 /* Scores of the keys from key0 on become x. last: M is known then. */
 DEVICE void cuda_unit_see(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_unit_memory *m, struct cuda_unit_leaf *at, int key0,
-                          float s[16][4], int again, int last, int terms, float *own)
+                          float s[16][4], int again, int last, int terms, float *own, int apart)
 {
     float M[2] = { at->M[0], at->M[1] };
     if (at->any)
-        cuda_unit_any_scores(p, bind, m, at->f, key0, s, M, terms, own);
+        cuda_unit_any_scores(p, bind, m, at->f, key0, s, M, terms, own, apart);
     else if (at->hidden)
-        cuda_unit_scores(p, m, key0, s, M, 1);
+        cuda_unit_scores(p, m, key0, s, M, 1, apart);
     else
-        cuda_unit_scores(p, m, key0, s, M, 0);
+        cuda_unit_scores(p, m, key0, s, M, 0, apart);
     if (!again)
         at->M[0] = M[0], at->M[1] = M[1];
     if (last)
@@ -664,22 +679,22 @@ DEVICE void cuda_unit_see(const struct cuda_attention *p, const struct cuda_bind
 
 /* ... and weights */
 DEVICE void cuda_unit_weigh(const struct cuda_attention *p, const struct cuda_unit_memory *m, const struct cuda_unit_leaf *at, int key0, float s[16][4],
-                            struct cuda_unit_pairs *x, int terms, float *own)
+                            struct cuda_unit_marks *x, int terms, float *own, int apart)
 {
     x->unseen[0] = x->unseen[1] = x->dropped[0] = x->dropped[1] = 0;
     if (at->any || !at->exact) {
         if (!at->any) {
-            cuda_unit_hide_row(m, key0, s, 0);
-            cuda_unit_hide_row(m, key0, s, 1);
+            cuda_unit_hide_row(m, key0, s, 0, apart);
+            cuda_unit_hide_row(m, key0, s, 1, apart);
         }
         cuda_unit_any_weights(s, at->M, x, own);
     } else if (at->hidden) {
-        cuda_unit_weights(m, key0, s, at->M, x, 1);
+        cuda_unit_weights(m, key0, s, at->M, x, 1, apart);
     } else {
-        cuda_unit_weights(m, key0, s, at->M, x, 0);
+        cuda_unit_weights(m, key0, s, at->M, x, 0, apart);
     }
     if (terms && p->terms.drop)
-        cuda_unit_drop(p, m, at->f, key0, x);
+        cuda_unit_drop(p, m, at->f, key0, x, apart);
 }
 
 /* The leaf's node goes through the tree. */
@@ -765,11 +780,13 @@ DEVICE void cuda_unit_item(const struct cuda_attention *p, int64_t number, const
                             cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (w.now ^ 1));
                     }
                     if (active)
-                        cuda_unit_see(p, bind, m, &at, key0, s, blocks == 2 && key >= 0, blocks == 1 || key == -CUDA_COLUMNS, terms, own);
+                        cuda_unit_see(p, bind, m, &at, key0, s, blocks == 2 && key >= 0, blocks == 1 || key == -CUDA_COLUMNS, terms, own, 1);
                     if (key < 0)
                         continue;
-                    if (active)
-                        cuda_unit_weigh(p, m, &at, key0, s, &x, terms, own);
+                    if (active) {
+                        cuda_unit_weigh(p, m, &at, key0, s, &x.marks, terms, own, 1);
+                        cuda_unit_pack(s, &x);
+                    }
                 }
                 const uint16_t *v = cuda_unit_step(p, m, &w, wide);
                 if (!wide || key == 0)

@@ -177,8 +177,8 @@ int rondo__cuda_event_query(struct rondo_device *dev, struct rondo_event *event)
 int rondo__cuda_sync(struct rondo_device *dev);
 /* probe.c: 0, or RONDO_EDEVICE and a sentence where the card does not give the contract's bits; computes only when the process asks first */
 int rondo__cuda_first_look(struct rondo_device *dev);
-/* The same for the matrix unit, when a program wants it first. */
-int rondo__cuda_look_at_unit(struct rondo_device *dev);
+/* The same for the matrix unit of an arithmetic, when a program wants it first. */
+int rondo__cuda_look_at_unit(struct rondo_device *dev, int arithmetic);
 int rondo__cuda_stream_handle(struct rondo_device *dev, struct rondo_stream *stream, void **out);
 /* memory.c */
 int rondo__cuda_memory_new(struct rondo_device *dev, int kind, size_t bytes, void **out);

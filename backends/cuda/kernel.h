@@ -78,6 +78,8 @@ static __device__ __attribute__((always_inline)) inline unsigned rondo_cuda_shar
  * gets of each the 32 bits at row g, columns 2 t and 2 t + 1, of numbers of 16 bits; TURNED: rows 2 t and 2 t + 1 of column g.
  * MATRIX_BF16: d = d + a b, for 16 by 16 a, 16 by 8 b, of BF16: a[0] row g, columns 2 t, 2 t + 1; a[1] row g + 8; a[2] columns 2 t + 8, 2 t + 9; a[3] both;
  * b[0] rows 2 t, 2 t + 1 of column g; b[1] rows 2 t + 8, 2 t + 9; d[0], d[1] row g, columns 2 t, 2 t + 1; d[2], d[3] row g + 8.
+ * MATRIX_F64: d = d + a b, for 8 by 4 a, 4 by 8 b, of double, each sum a chain of fused multiply-adds by rising index: a row g, column t; b row t of column
+ * g; d row g, columns 2 t, 2 t + 1.
  * PACK_BF16: two floats rounded to nearest even, the first in the lower half. SHUFFLE_FROM: the x, 32 bits, of another lane. */
 typedef unsigned shared_at;
 static __device__ __attribute__((always_inline)) inline shared_at rondo_cuda_shared_now(const void *p)
@@ -97,6 +99,8 @@ static __device__ __attribute__((always_inline)) inline shared_at rondo_cuda_sha
 #define MATRIX_BF16(d, a, b) \
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
         : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
+#define MATRIX_F64(d, a, b) \
+    asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+d"((d)[0]), "+d"((d)[1]) : "d"(a), "d"(b))
 static __device__ __attribute__((always_inline)) inline unsigned rondo_cuda_pack_bf16(float low, float high)
 {
     unsigned both;

@@ -3,6 +3,7 @@
  * All kernels, as one text (kernel.h says in which languages). What they compute is in the headers; here are their names, which params.h
  * lists too, and how large a block's registers may be. Launched by attention.c, backward.c, delta.c, gradient.c and layers.c.
  */
+#include "backends/cuda/attention_double.h"
 #include "backends/cuda/attention_fast.h"
 #include "backends/cuda/attention_thin.h"
 #include "backends/cuda/attention_tile.h"
@@ -25,6 +26,8 @@ ATTENTION(rondo_cuda_leaves, 2, cuda_tile_kernel(&p, shared, 0))
 ATTENTION(rondo_cuda_leaves_wide, 1, cuda_tile_kernel(&p, shared, 1))
 ATTENTION(rondo_cuda_unit, 2, cuda_unit_kernel(&p, shared, 0))
 ATTENTION(rondo_cuda_unit_wide, 1, cuda_unit_kernel(&p, shared, 1))
+ATTENTION(rondo_cuda_double, 2, cuda_double_kernel(&p, shared, 0))
+ATTENTION(rondo_cuda_double_wide, 2, cuda_double_kernel(&p, shared, 1))
 ATTENTION(rondo_cuda_steps, 3, cuda_steps_kernel(&p, shared))
 
 #define THIN(name, blocks, rows, terms) \

@@ -26,6 +26,12 @@
 
 #define CUDA_UNIT_PITCH 136     /* numbers of 16 bits from row to row of a chunk for the matrix unit: rows side by side lie in different banks */
 
+/* Of attention by the FP64 matrix unit: keys of a chunk, and floats from row to row of one of K and one of V, whose numbers that a warp reads at once lie in
+ * different banks */
+#define CUDA_DOUBLE_KEYS 64
+#define CUDA_DOUBLE_K_PITCH (CUDA_COLUMNS + 4)
+#define CUDA_DOUBLE_V_PITCH (CUDA_COLUMNS + 8)
+
 /* Floats from row to row of queries that are held as a whole. */
 static inline int64_t cuda_q_pitch(int64_t dim) { return (dim + CUDA_CHUNK - 1) / CUDA_CHUNK * CUDA_CHUNK + 4; }
 
@@ -41,6 +47,11 @@ static inline int64_t cuda_unit_q_pitch(int64_t dim) { return (dim + 15) / 16 * 
 static inline int64_t cuda_unit_bytes(int64_t head_dim)
 {
     return 2 * (2 * CUDA_COLUMNS * CUDA_UNIT_PITCH + CUDA_TILE * cuda_unit_q_pitch(head_dim)) + 24 * CUDA_TILE + CUDA_KNOWN + 8 * CUDA_TILE;
+}
+static inline int64_t cuda_double_q_pitch(int64_t dim) { return (dim + 15) / 16 * 16 + 4; }
+static inline int64_t cuda_double_bytes(int64_t head_dim)
+{
+    return 4 * (2 * CUDA_DOUBLE_KEYS * CUDA_DOUBLE_V_PITCH + CUDA_TILE * cuda_double_q_pitch(head_dim)) + 24 * CUDA_TILE + CUDA_KNOWN + 8 * CUDA_TILE;
 }
 #define CUDA_UNIT_LEVEL (CUDA_THREADS * 4 * 17)              /* floats of a node's 128 dimensions in the stack */
 #define CUDA_NARROW_BYTES cuda_tile_bytes(CUDA_COLUMNS, CUDA_COLUMNS, 1)   /* of heads and leaves up to 128, whatever they are */
@@ -502,7 +513,8 @@ struct cuda_rows {               /* copies */
 #define RONDO_CUDA_KERNELS(X) \
     X(rondo_cuda_leaves, cuda_attention) X(rondo_cuda_leaves_wide, cuda_attention) \
     X(rondo_cuda_thin_1, cuda_attention) X(rondo_cuda_thin_2, cuda_attention) X(rondo_cuda_thin_4, cuda_attention) X(rondo_cuda_thin_8, cuda_attention) \
-    X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_unit, cuda_attention) X(rondo_cuda_unit_wide, cuda_attention) X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
+    X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_unit, cuda_attention) X(rondo_cuda_unit_wide, cuda_attention) X(rondo_cuda_double, cuda_attention) X(rondo_cuda_double_wide, cuda_attention) \
+    X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
     X(rondo_cuda_linear_tile, cuda_linear) X(rondo_cuda_linear_thin_1, cuda_linear) X(rondo_cuda_linear_thin_2, cuda_linear) \
     X(rondo_cuda_linear_thin_4, cuda_linear) X(rondo_cuda_linear_thin_8, cuda_linear) X(rondo_cuda_linear_join, cuda_join) \
     X(rondo_cuda_rmsnorm, cuda_rmsnorm) X(rondo_cuda_rope, cuda_rope) X(rondo_cuda_swiglu, cuda_swiglu) X(rondo_cuda_convert, cuda_convert) \

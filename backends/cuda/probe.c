@@ -23,7 +23,8 @@ struct array {
 struct probe {
     struct rondo_device *dev, *spec_dev;
     const struct rondo_device_ops *own, *spec;
-    bool differs, of_unit;             /* of_unit: the look at the matrix unit, without which a card still computes all else */
+    bool differs;
+    int of_unit;                       /* 0, or the look at the matrix unit of an arithmetic, without which a card still computes all else */
     const char *name;                  /* of the check */
     char *host, *back;
     cu_pointer card;
@@ -288,18 +289,22 @@ static int all_attention(struct probe *p)
     return err;
 }
 
-/* The matrix unit's: a card whose unit adds up otherwise is used for all else. */
+/* A matrix unit's: a card whose unit adds up otherwise is used for all else. */
 static int unit(struct probe *p)
 {
-    enum { F = RONDO_F32, B = RONDO_BF16, X = RONDO_ARITHMETIC_BF16_HOPPER };
+    enum { F = RONDO_F32, B = RONDO_BF16, X = RONDO_ARITHMETIC_BF16_HOPPER, D = RONDO_ARITHMETIC_F64 };
     static const struct shape shapes[] = {
         { "arithmetic bf16-hopper", 20, 4, 2, 40, 24, B, B, F, PLAIN, 0, 0, 0, 0, X },
         { "arithmetic bf16-hopper, of tiny values", 12, 2, 2, 33, 7, F, B, F, TINY, 0, 1, 1, 0, X },
         { "arithmetic bf16-hopper with terms", 9, 4, 2, 24, 24, F, F, F, PLAIN, 1, 0, 0, 1, X },
+        { "arithmetic f64", 20, 4, 2, 40, 24, F, F, F, PLAIN, 0, 0, 0, 0, D },
+        { "arithmetic f64, of tiny values", 12, 2, 2, 33, 7, B, F, F, TINY, 0, 1, 1, 0, D },
+        { "arithmetic f64 with terms", 9, 4, 2, 24, 24, B, B, F, PLAIN, 1, 0, 0, 1, D },
     };
     int err = 0;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !err && p->dev->cc == 90; i++)
-        err = attention(p, shapes + i);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !err; i++)
+        if (shapes[i].arithmetic == p->of_unit)
+            err = attention(p, shapes + i);
     return err;
 }
 
@@ -760,14 +765,14 @@ static int look(struct probe *p, struct rondo_device *dev)
     return err;
 }
 
-/* What was found, of all kernels but those for the matrix unit, and of these. */
-static int first_look(struct rondo_device *dev, bool of_unit)
+/* What was found, of all kernels but those for a matrix unit, and of these. */
+static int first_look(struct rondo_device *dev, int of_unit)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static struct {
         bool good;
         char refused[512];
-    } cards[2][MOST_CARDS];
+    } cards[RONDO_ARITHMETIC_BF16_HOPPER + 1][MOST_CARDS];
     struct probe p = { .of_unit = of_unit };
     if (dev->index >= MOST_CARDS)
         return look(&p, dev);
@@ -781,14 +786,14 @@ static int first_look(struct rondo_device *dev, bool of_unit)
     return err;
 }
 
-int rondo__cuda_first_look(struct rondo_device *dev) { return first_look(dev, false); }
+int rondo__cuda_first_look(struct rondo_device *dev) { return first_look(dev, 0); }
 
-int rondo__cuda_look_at_unit(struct rondo_device *dev)
+int rondo__cuda_look_at_unit(struct rondo_device *dev, int arithmetic)
 {
     if (dev->looks_at_unit)
         return 0;
     dev->looks_at_unit = 1;            /* by programs of its own */
-    const int err = first_look(dev, true);
+    const int err = first_look(dev, arithmetic);
     dev->looks_at_unit = 0;
     return err;
 }

@@ -37,8 +37,8 @@ static int no_memory(void) { return rondo__cuda_fail(RONDO_ENOMEM, "attention: n
 
 static int refuse(const struct rondo_device *dev, const struct rondo_program_desc *d)
 {
-    if (d->arithmetic != RONDO_ARITHMETIC_F32 && d->arithmetic != RONDO_ARITHMETIC_BF16_HOPPER)
-        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device has no kernels of arithmetic number %d; it has those of f32 and bf16-hopper",
+    if (d->arithmetic != RONDO_ARITHMETIC_F32 && d->arithmetic != RONDO_ARITHMETIC_F64 && d->arithmetic != RONDO_ARITHMETIC_BF16_HOPPER)
+        return rondo__cuda_fail(RONDO_ENOTSUP, "attention: the cuda device has no kernels of arithmetic number %d; it has those of f32, f64 and bf16-hopper",
                                 (int)d->arithmetic);
     if (d->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER && dev->cc != 90)
         return rondo__cuda_fail(RONDO_ENOTSUP, "attention: arithmetic bf16-hopper is the matrix unit's of compute capability 9.0; graphics card %d (%s) is of %d.%d; "
@@ -134,6 +134,8 @@ static int variant_of(const struct rondo_program *p, int64_t rows)
 {
     if (p->desc.arithmetic == RONDO_ARITHMETIC_BF16_HOPPER)
         return p->wide ? KERNEL_rondo_cuda_unit_wide : KERNEL_rondo_cuda_unit;
+    if (p->desc.arithmetic == RONDO_ARITHMETIC_F64)
+        return p->wide ? KERNEL_rondo_cuda_double_wide : KERNEL_rondo_cuda_double;
     if (rows > CUDA_THIN)
         return p->wide ? KERNEL_rondo_cuda_leaves_wide : KERNEL_rondo_cuda_leaves;
     if (p->terms)
@@ -141,8 +143,9 @@ static int variant_of(const struct rondo_program *p, int64_t rows)
     return rows > 4 ? KERNEL_rondo_cuda_thin_8 : rows > 2 ? KERNEL_rondo_cuda_thin_4 : rows > 1 ? KERNEL_rondo_cuda_thin_2 : KERNEL_rondo_cuda_thin_1;
 }
 
-/* Kernels for the matrix unit, which there are for many rows only. */
-static bool unit(int kernel) { return kernel == KERNEL_rondo_cuda_unit || kernel == KERNEL_rondo_cuda_unit_wide; }
+/* Kernels for matrix units, which there are for many rows only. */
+static bool doubles(int kernel) { return kernel == KERNEL_rondo_cuda_double || kernel == KERNEL_rondo_cuda_double_wide; }
+static bool unit(int kernel) { return kernel == KERNEL_rondo_cuda_unit || kernel == KERNEL_rondo_cuda_unit_wide || doubles(kernel); }
 
 static int32_t room_of(int kernel)
 {
@@ -391,6 +394,7 @@ static int size_kernels(struct rondo_device *dev, struct rondo_program *p)
     p->depth = depth;
     for (int k = 0; k < CUDA_KERNELS; k++) {
         const int64_t bytes = k == KERNEL_rondo_cuda_steps ? cuda_steps_bytes(depth, d->value_dim)
+                            : doubles(k) ? cuda_double_bytes(d->head_dim)
                             : unit(k) ? cuda_unit_bytes(d->head_dim)
                             : room_of(k) < CUDA_TILE ? cuda_thin_bytes(d->head_dim, d->leaf_size, room_of(k), d->kv_type == RONDO_Q8)
                             : k == KERNEL_rondo_cuda_leaves ? CUDA_NARROW_BYTES
@@ -461,8 +465,8 @@ static int set_program(struct rondo_device *dev, struct rondo_program *p, const 
     const struct rondo_terms *t = &desc->terms;
     void *at;
     int err = refuse(dev, desc);
-    if (!err && desc->arithmetic == RONDO_ARITHMETIC_BF16_HOPPER)
-        err = rondo__cuda_look_at_unit(dev);
+    if (!err && desc->arithmetic != RONDO_ARITHMETIC_F32)
+        err = rondo__cuda_look_at_unit(dev, desc->arithmetic);
     if (err)
         return err;
     p->desc = *desc;
