@@ -99,6 +99,39 @@ static void against_predictions(void)
     rondo_schedule_destroy(s);
 }
 
+/* Of more than 32 ranks those are not simulated that cannot be taken: the one that is takes no longer than any all the same. All are modest here. */
+static void of_many(void)
+{
+    static const struct rondo__machine processes = { false, true, 0, 1u << RONDO_MEMORY_HOST };
+    const rondo_hardware all[] = { machine(1e8, 1e-4), machine(2e10, 1e-5) };
+    int cells = 0, least = 0, skipped = 0, other = 0;
+    for (int k = 0; k < 8; k++) {
+        const rondo_attention_desc d = layer(k & 1 ? 2500 : 1, k & 2 ? 3000 : 40);
+        struct rondo__design design = { .ranks = 0 };
+        rondo_hardware complete;
+        if (rondo__hardware_complete(&complete, &all[k / 4]))
+            continue;
+        design.foresight = (struct rondo__foresight){ &complete, 1 };
+        if (rondo__design_again(&design, &d, 36, &processes)) {
+            diag("%s", rondo_error_text());
+            continue;
+        }
+        const double own = design.choice.seconds[design.desc.algorithm];
+        int is_least = design.choice.by == RONDO_CHOSEN_BY_TIME && own > 0.0;
+        for (int32_t a = 0; a < RONDO_ALGORITHMS; a++) {
+            const double seconds = predicted(&d, a, 36, &all[k / 4]);
+            is_least &= seconds == 0.0 || own <= seconds;
+            other += design.choice.seconds[a] > 0.0 && design.choice.seconds[a] != seconds;
+            skipped += seconds > 0.0 && design.choice.seconds[a] == 0.0;
+        }
+        cells++;
+        least += is_least;
+        rondo__design_free(&design);
+    }
+    ok(cells == 8 && least == cells && !other && skipped > 8, "on 36 ranks the least of all is taken in %d of %d cells, and %d times one is not simulated",
+       least, cells, skipped);
+}
+
 /* ---- gradients ---- */
 
 /* What the schedule of one algorithm by name takes; 0: it cannot be. */
@@ -482,6 +515,7 @@ int main(void)
     if (getenv("RONDO_TEST_HOOK"))
         return skip_all("sets RONDO_TEST_HOOK itself");
     against_predictions();
+    of_many();
     of_gradients();
     hysteresis();
     decoding();

@@ -14,6 +14,8 @@
 static const int32_t candidates[] = { RONDO_PASS_KV, RONDO_PASS_Q, RONDO_ALL_GATHER, RONDO_ALL_TO_ALL, RONDO_MESH, RONDO_REDUCE, RONDO_HALO };
 #define CANDIDATES ((int)(sizeof candidates / sizeof *candidates))
 
+/* Ranks up to which all candidates are simulated; of more, with as many messages as there are pairs of them, those that may be taken. */
+#define ALL_RANKS 32
 /* What was chosen before stays unless another one takes this part less. */
 #define MARGIN 0.05
 /* Tokens and keys may change by one in so many before anything is simulated again. */
@@ -89,13 +91,38 @@ static int simulate(const struct rondo__design *p, const struct rondo__foresight
     return err;
 }
 
+/* A candidate's design, and its seconds: simulated, or what it takes at least. 0: it is none, as such heads or ranks it cannot have. */
+static int look_at(const struct rondo__design *p, rondo_attention_desc *d, struct rondo__design *one, int32_t id, bool least, double *seconds)
+{
+    const struct rondo__sim_links links = rondo__sim_links_of(p->foresight.hardware, p->foresight.beside);
+    uint64_t workspace;
+    d->algorithm = id;
+    *seconds = 0.0;
+    int err = rondo__design_again(one, d, p->ranks, &p->machine);
+    if (!err && is_modest(one))
+        err = least ? rondo__sim_least(one, p->foresight.hardware, &links, seconds, &workspace) : simulate(one, &p->foresight, seconds);
+    return err == RONDO_ENOTSUP ? 0 : err;
+}
+
+/* The index of the next one to simulate: in their order, or, of many ranks, the one of the least bound, while it may be taken; CANDIDATES: none. */
+static int next_of(const double *bounds, const bool *seen, double best)
+{
+    int next = CANDIDATES;
+    for (int i = 0; i < CANDIDATES; i++)
+        if (!seen[i] && bounds[i] >= 0.0 && (best == 0.0 || bounds[i] <= best / (1.0 - MARGIN)) && (next == CANDIDATES || bounds[i] < bounds[next]))
+            next = i;
+    return next;
+}
+
 int rondo__foresee(struct rondo__design *p, const rondo_attention_desc *desc)
 {
+    double bounds[CANDIDATES] = { 0.0 };   /* -1: it is no candidate */
+    bool seen[CANDIDATES] = { false };
     struct rondo__choice now = { .algorithm = 0 };
     struct rondo__design one = { .ranks = 0 };   /* with the layout that is best for it, where none is asked for */
     rondo_attention_desc d = *desc;
     int32_t best = 0;
-    int err = 0;
+    int err = 0, first = CANDIDATES;
     p->foreseen = true;
     count(p, &now);
     if (stands(p, &now)) {
@@ -106,15 +133,16 @@ int rondo__foresee(struct rondo__design *p, const rondo_attention_desc *desc)
     d.windowed = 1;              /* the sides of a checked one always hold */
     d.probs = d.gradients = 0;   /* which come behind each of them alike */
     d.probs_first = d.probs_count = 0;
-    for (int i = 0; i < CANDIDATES && !err; i++) {
-        const int32_t id = d.algorithm = candidates[i];
-        err = rondo__design_again(&one, &d, p->ranks, &p->machine);
-        if (!err && is_modest(&one))
-            err = simulate(&one, &p->foresight, &now.seconds[id]);
-        if (now.seconds[id] > 0.0 && (!best || now.seconds[id] < now.seconds[best]))
-            best = id;
-        if (err == RONDO_ENOTSUP)   /* such heads or ranks it cannot have */
-            err = 0;
+    for (int i = 0; i < CANDIDATES && p->ranks > ALL_RANKS && !err; i++) {
+        err = look_at(p, &d, &one, candidates[i], true, &bounds[i]);
+        bounds[i] = bounds[i] > 0.0 ? bounds[i] : -1.0;
+    }
+    for (int i; !err && (i = next_of(bounds, seen, now.seconds[best])) < CANDIDATES;) {
+        const int32_t id = candidates[i];
+        seen[i] = true;
+        err = look_at(p, &d, &one, id, false, &now.seconds[id]);
+        if (now.seconds[id] > 0.0 && (!best || now.seconds[id] < now.seconds[best] || (now.seconds[id] == now.seconds[best] && i < first)))
+            best = id, first = i;
     }
     rondo__design_free(&one);
     if (err)

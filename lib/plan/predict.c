@@ -82,12 +82,26 @@ static void times_of(const struct rondo__sim *sim, rondo_prediction *p)
     }
 }
 
+static int attention_least(rondo_prediction *p, const struct rondo__cost_count *n, const rondo_hardware *h, const struct rondo__sim_links *links,
+                           uint64_t *workspace)
+{
+    struct rondo__design design;
+    int err = rondo__sim_design_of(&n->c, h, &design);
+    if (err)
+        return err;
+    err = rondo__sim_least(&design, h, links, &p->layer_attention, workspace);
+    p->algorithm = design.desc.algorithm;
+    p->layout = design.desc.layout;
+    rondo__design_free(&design);
+    return err;
+}
+
 static int attention(rondo_prediction *p, const struct rondo__cost_count *n, const rondo_hardware *h, int kind, uint64_t *workspace)
 {
     struct rondo__sim sim = { .ranks = 0 };
     const struct rondo__sim_links links = rondo__sim_links_of(h, n->s.tp);
     if (kind == RONDO_PREDICT_LEAST)
-        return rondo__sim_least(&n->c, h, &links, &p->layer_attention, workspace, &p->algorithm, &p->layout);
+        return attention_least(p, n, h, &links, workspace);
     int err = kind == RONDO_PREDICT_PAPER ? rondo__sim_paper(&sim, &n->c, &n->s, h)
                                           : rondo__sim_schedules(&sim, &n->c, h, workspace, &p->algorithm, &p->layout);
     if (!err)

@@ -13,9 +13,9 @@
 /* Adds the operations of all ranks of one context. *workspace: bytes of the rank that needs most; *algorithm, *layout: that would run. */
 int rondo__sim_schedules(struct rondo__sim *sim, const rondo_cost_case *c, const rondo_hardware *h, uint64_t *workspace, int32_t *algorithm,
                          int32_t *layout);
-/* What they take at least, from the lists of some ranks (sim_least.c); *workspace: of these. */
-int rondo__sim_least(const rondo_cost_case *c, const rondo_hardware *h, const struct rondo__sim_links *links, double *seconds, uint64_t *workspace,
-                     int32_t *algorithm, int32_t *layout);
+/* What a design's ranks take at least, from the lists of some of them (sim_least.c); *workspace: of these. */
+int rondo__sim_least(const struct rondo__design *design, const rondo_hardware *h, const struct rondo__sim_links *links, double *seconds,
+                     uint64_t *workspace);
 int rondo__sim_design_of(const rondo_cost_case *c, const rondo_hardware *h, struct rondo__design *design);
 /* One rank's operations; the next one's follow. h: complete. */
 void rondo__sim_add(struct rondo__sim *sim, const struct rondo__design *design, const struct rondo__part_of *part, const rondo_hardware *h);

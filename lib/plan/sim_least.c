@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What attention takes at least, of which nothing is simulated: a thousand ranks in a ring have a million messages, and who compares ways need
- * not know to the microsecond how late one comes that is too late in any case. Called by predict.c.
+ * not know to the microsecond how late one comes that is too late in any case. Called by predict.c and foresee.c.
  *
  * A rank's list by itself, as if all others were always ready and nobody else was on its links and cores: the longest chain of what waits for
  * each other, and what its stream and its ways have to do in all. It is that of a few ranks, as the lists of all would take as long to make as
@@ -72,28 +72,25 @@ static double least_of(const struct rondo__sim *sim, int64_t first, int64_t end,
     return ROUNDED * (moved > last ? moved : last);
 }
 
-int rondo__sim_least(const rondo_cost_case *c, const rondo_hardware *h, const struct rondo__sim_links *links, double *seconds, uint64_t *workspace,
-                     int32_t *algorithm, int32_t *layout)
+int rondo__sim_least(const struct rondo__design *design, const rondo_hardware *h, const struct rondo__sim_links *links, double *seconds,
+                     uint64_t *workspace)
 {
-    const int32_t ranks = (int32_t)c->context_parallel, some[] = { 0, ranks / 2, ranks - 1 };
+    const int32_t ranks = design->ranks, some[] = { 0, ranks / 2, ranks - 1 };
     struct rondo__sim sim = { .ranks = 0 };
-    struct rondo__design design;
     struct rondo__part_of part;
+    int err = 0;
     memset(&part, 0, sizeof part);
     *seconds = 0.0;
     *workspace = 0;
-    int err = rondo__sim_design_of(c, h, &design);
-    if (err)
-        return err;
     for (int i = 0; i < 3 && !err; i++) {
         const int64_t first = sim.operations.count;
         struct rondo__counts counts;
         if (i && some[i] == some[i - 1])
             continue;
-        err = rondo__design_build(&design, some[i], &part);
+        err = rondo__design_build(design, some[i], &part);
         if (err)
             break;
-        rondo__sim_add(&sim, &design, &part, h);
+        rondo__sim_add(&sim, design, &part, h);
         if (sim.failed) {
             err = rondo__fail(RONDO_ENOMEM, "no memory for what %d ranks take at least", (int)ranks);
             break;
@@ -104,10 +101,7 @@ int rondo__sim_least(const rondo_cost_case *c, const rondo_hardware *h, const st
         const uint64_t room = (uint64_t)counts.workspace_bytes + part.schedule.spare_bytes;
         *workspace = room > *workspace ? room : *workspace;
     }
-    *algorithm = design.desc.algorithm;
-    *layout = design.desc.layout;
     rondo__part_free(&part);
     rondo__sim_free(&sim);
-    rondo__design_free(&design);
     return err;
 }
