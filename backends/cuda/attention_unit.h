@@ -12,7 +12,7 @@
 #ifndef RONDO_CUDA_ATTENTION_UNIT_H
 #define RONDO_CUDA_ATTENTION_UNIT_H
 
-#include "backends/cuda/attention_tile.h"
+#include "backends/cuda/attention_nodes.h"
 
 struct cuda_unit_memory {
     uint16_t *stage[2];            /* a chunk of K or of V, [128][CUDA_UNIT_PITCH] */
@@ -195,6 +195,8 @@ DEVICE int cuda_unit_visible(const struct cuda_unit_memory *m, const struct rond
     return cuda_some(hidden);
 }
 
+#define CUDA_UNIT_AHEAD 3              /* matrices that are on their way from shared memory */
+
 /* s[j]: keys 8 j + 2 (lane % 4) and the next one, of both rows. */
 DEVICE void cuda_unit_product(float s[16][4], const uint16_t *q, int q_pitch, const uint16_t *k, int blocks)
 {
@@ -203,14 +205,17 @@ DEVICE void cuda_unit_product(float s[16][4], const uint16_t *q, int q_pitch, co
     shared_at b_at = SHARED_AT(k + ((lane & 7) + (lane >> 4) * 8) * CUDA_UNIT_PITCH + ((lane >> 3) & 1) * 8);
     ROLLED
     for (int d = 0; d < blocks; d++, a_at += 32, b_at += 32) {
-        uint32_t a[4];
+        uint32_t a[4], b[8][4];
         MATRIX_LOAD(a, a_at, 0);
         UNROLL
+        for (int j = 0; j < CUDA_UNIT_AHEAD; j++)
+            MATRIX_LOAD(b[j], b_at, 32 * j * CUDA_UNIT_PITCH);
+        UNROLL
         for (int j = 0; j < 8; j++) {
-            uint32_t b[4];
-            MATRIX_LOAD(b, b_at, 32 * j * CUDA_UNIT_PITCH);
-            MATRIX_BF16(s[2 * j], a, b);
-            MATRIX_BF16(s[2 * j + 1], a, b + 2);
+            if (j + CUDA_UNIT_AHEAD < 8)
+                MATRIX_LOAD(b[j + CUDA_UNIT_AHEAD], b_at, 32 * (j + CUDA_UNIT_AHEAD) * CUDA_UNIT_PITCH);
+            MATRIX_BF16(s[2 * j], a, b[j]);
+            MATRIX_BF16(s[2 * j + 1], a, b[j] + 2);
         }
     }
 }
@@ -430,12 +435,16 @@ DEVICE void cuda_unit_values(float acc[16][4], float l[4], const struct cuda_uni
             for (int i = 0; i < 4; i++)
                 a[i] = cuda_unit_keep(a[i], x->marks.dropped[i & 1] >> (4 * b + 2 * (i >> 1)));
         }
+        uint32_t w[8][4];
+        UNROLL
+        for (int j = 0; j < CUDA_UNIT_AHEAD; j++)
+            MATRIX_LOAD_TURNED(w[j], at, 32 * b * CUDA_UNIT_PITCH + 32 * j);
         UNROLL
         for (int j = 0; j < tiles / 2; j++) {
-            uint32_t w[4];
-            MATRIX_LOAD_TURNED(w, at, 32 * b * CUDA_UNIT_PITCH + 32 * j);
-            MATRIX_BF16(acc[2 * j], a, w);
-            MATRIX_BF16(acc[2 * j + 1], a, w + 2);
+            if (j + CUDA_UNIT_AHEAD < tiles / 2)
+                MATRIX_LOAD_TURNED(w[j + CUDA_UNIT_AHEAD], at, 32 * b * CUDA_UNIT_PITCH + 32 * (j + CUDA_UNIT_AHEAD));
+            MATRIX_BF16(acc[2 * j], a, w[j]);
+            MATRIX_BF16(acc[2 * j + 1], a, w[j] + 2);
         }
     }
 }
@@ -520,88 +529,6 @@ DEVICE void cuda_unit_value_block(const struct cuda_attention *p, float acc[16][
     } else {
         cuda_unit_values(acc, l, x, v, 8, 0, sums);
         KEEP_APART();                /* else the ends of both become one, with acc in memory */
-    }
-}
-
-/* ---- nodes ---- */
-
-struct cuda_unit_node {
-    float acc[16][4], M[2], l[2];
-};
-
-/* merge(left, node) */
-DEVICE void cuda_unit_merge(const struct cuda_unit_node *left, struct cuda_unit_node *node)
-{
-    float a[2], b[2];
-    UNROLL
-    for (int h = 0; h < 2; h++)
-        cuda_merge(left->M[h], left->l[h], &node->M[h], &node->l[h], &a[h], &b[h]);
-    UNROLL
-    for (int j = 0; j < 16; j++) {
-        UNROLL
-        for (int e = 0; e < 4; e++)
-            node->acc[j][e] = NUM_FMA(left->acc[j][e], a[e >> 1], node->acc[j][e] * b[e >> 1]);
-    }
-}
-
-/* ... where the left one lies in the stack */
-DEVICE void cuda_unit_pop(const float *level, struct cuda_unit_node *node, int tiles)
-{
-    const struct quad *at = (const struct quad *)(const void *)level + THREAD, sums = at[16 * CUDA_THREADS];
-    float a[2], b[2];
-    cuda_merge(sums.a, sums.c, &node->M[0], &node->l[0], &a[0], &b[0]);
-    cuda_merge(sums.b, sums.d, &node->M[1], &node->l[1], &a[1], &b[1]);
-    UNROLL
-    for (int j = 0; j < 16; j++) {
-        if (j >= tiles)
-            continue;
-        const struct quad x = at[j * CUDA_THREADS];
-        node->acc[j][0] = NUM_FMA(x.a, a[0], node->acc[j][0] * b[0]);
-        node->acc[j][1] = NUM_FMA(x.b, a[0], node->acc[j][1] * b[0]);
-        node->acc[j][2] = NUM_FMA(x.c, a[1], node->acc[j][2] * b[1]);
-        node->acc[j][3] = NUM_FMA(x.d, a[1], node->acc[j][3] * b[1]);
-    }
-}
-
-DEVICE void cuda_unit_push(float *level, const struct cuda_unit_node *node, int tiles)
-{
-    struct quad *at = (struct quad *)(void *)level + THREAD;
-    const struct quad sums = { node->M[0], node->M[1], node->l[0], node->l[1] };
-    at[16 * CUDA_THREADS] = sums;
-    UNROLL
-    for (int j = 0; j < 16; j++) {
-        const struct quad x = { node->acc[j][0], node->acc[j][1], node->acc[j][2], node->acc[j][3] };
-        if (j < tiles)
-            at[j * CUDA_THREADS] = x;
-    }
-}
-
-struct pair { float a, b; } __attribute__((aligned(8)));
-
-/* The item's node, to where the second kernel looks for it. */
-DEVICE void cuda_unit_store(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_unit_node *node, int value, float *to)
-{
-    const int lane = THREAD & 31, r = (THREAD >> 5) * 16 + (lane >> 2), d = value + 2 * (lane & 3), dim = p->value_dim, even = dim % 2 == 0;
-    UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int row = r + 8 * h;
-        if (row >= tile->rows)
-            continue;
-        float *at = to + (int64_t)row * dim + d;
-        UNROLL
-        for (int j = 0; j < 16; j++) {
-            const struct pair x = { node->acc[j][2 * h], node->acc[j][2 * h + 1] };
-            if (even && d + 8 * j < dim)
-                *(struct pair *)(void *)(at + 8 * j) = x;
-            if (!even && d + 8 * j < dim)
-                at[8 * j] = x.a;
-            if (!even && d + 8 * j + 1 < dim)
-                at[8 * j + 1] = x.b;
-        }
-        if (value == 0 && (lane & 3) == 0) {
-            to[(int64_t)tile->room * dim + row] = node->M[h];
-            to[(int64_t)tile->room * dim + tile->room + row] = node->l[h];
-        }
     }
 }
 
@@ -695,33 +622,6 @@ DEVICE void cuda_unit_weigh(const struct cuda_attention *p, const struct cuda_un
     }
     if (terms && p->terms.drop)
         cuda_unit_drop(p, m, at->f, key0, x, apart);
-}
-
-/* The leaf's node goes through the tree. */
-DEVICE void cuda_unit_join(const struct cuda_attention *p, struct cuda_unit_node *node, struct cuda_unit_node *held, int *holds, float *stack, int top, int merges,
-                           int64_t level, int value, float *last, const struct cuda_tile *tile, int wide)
-{
-    const int tiles = p->value_dim - value > CUDA_COLUMNS / 2 ? 16 : 8;
-    int n = 1;
-    stack += value / CUDA_COLUMNS * CUDA_UNIT_LEVEL;
-    if (!wide && merges > 0 && *holds) {
-        cuda_unit_merge(held, node);
-        *holds = 0;
-        n = 2;
-    }
-    ROLLED
-    for (; n <= merges; n++)
-        cuda_unit_pop(stack + (top - n) * level, node, tiles);
-    if (last) {
-        cuda_unit_store(p, tile, node, value, last);
-    } else if (wide) {
-        cuda_unit_push(stack + (top - merges) * level, node, tiles);
-    } else {
-        if (*holds)
-            cuda_unit_push(stack + (top - 1) * level, held, tiles);
-        *held = *node;
-        *holds = 1;
-    }
 }
 
 /* One item: leaves [first, end) of a run. */
