@@ -98,15 +98,17 @@ static int program(int arithmetic)
     return err;
 }
 
+static int arithmetic;     /* whose unit it is about */
+
 static int launches_of_unit(void)
 {
     if (card_attach())
         return 255;
     const long long before = card_count("launches");
-    if (program(RONDO_ARITHMETIC_F32) || card_count("launches") != before || program(RONDO_ARITHMETIC_BF16_HOPPER))
+    if (program(RONDO_ARITHMETIC_F32) || card_count("launches") != before || program(arithmetic))
         return 255;
     const long long once = card_count("launches") - before;
-    if (program(RONDO_ARITHMETIC_BF16_HOPPER) || card_count("launches") != before + once)
+    if (program(arithmetic) || card_count("launches") != before + once)
         return 255;
     card_detach();
     return left() ? 255 : (int)once;
@@ -117,14 +119,16 @@ static int unit_refused(void)
     char said[600];
     if (card_attach())
         return 1;
-    if (program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_EDEVICE)
+    if (program(arithmetic) != RONDO_EDEVICE)
         return 2;
     snprintf(said, sizeof said, "%s", rondo_error_text());
-    if (!strstr(said, "does not give the bits of rondo-numerics(7), and is not used for it: of arithmetic bf16-hopper")) {
+    const int other = arithmetic == RONDO_ARITHMETIC_F64 ? RONDO_ARITHMETIC_BF16_HOPPER : RONDO_ARITHMETIC_F64;
+    if (!strstr(said, "does not give the bits of rondo-numerics(7), and is not used for it: of arithmetic ") || !strstr(said, rondo_arithmetic_name(arithmetic))) {
         diag("%s", said);
         return 3;
     }
-    if (program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_EDEVICE || strcmp(said, rondo_error_text()) || program(RONDO_ARITHMETIC_F32))
+    if (program(arithmetic) != RONDO_EDEVICE || strcmp(said, rondo_error_text()) || program(RONDO_ARITHMETIC_F32) ||
+        program(other))
         return 4;
     card_detach();
     return left() ? 5 : 0;
@@ -133,7 +137,8 @@ static int unit_refused(void)
 /* On a card of compute capability 8.0. */
 static int without_unit(void)
 {
-    return card_attach() || program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_ENOTSUP || !strstr(rondo_error_text(), "compute capability 9.0") || program(RONDO_ARITHMETIC_F32);
+    return card_attach() || program(RONDO_ARITHMETIC_BF16_HOPPER) != RONDO_ENOTSUP || !strstr(rondo_error_text(), "compute capability 9.0") || program(RONDO_ARITHMETIC_F32) ||
+           program(RONDO_ARITHMETIC_F64);
 }
 
 int main(void)
@@ -158,17 +163,19 @@ int main(void)
     }
     is_int(seen, tried, "one bit changed in what one of them wrote, of %d in turn: the card is refused, and stays so", tried);
     ok(apart("ftz", refused) == 0, "so is one that flushes subnormal numbers");
-    const int of_unit = apart("", launches_of_unit);
-    ok(of_unit > 5 && of_unit < 255, "the matrix unit is looked at when a program wants it, once, with %d launches", of_unit);
-    for (int n = seen = tried = 0; n < of_unit && of_unit < 255; n += step) {
-        tried++;
-        snprintf(settings, sizeof settings, "flip=%d:%d", all + n + 1, 20);
-        const int code = apart(settings, unit_refused);
-        seen += code == 0;
-        if (code)
-            diag("launch %d with one bit changed: %d", all + n + 1, code);
+    for (arithmetic = RONDO_ARITHMETIC_F64; arithmetic <= RONDO_ARITHMETIC_BF16_HOPPER; arithmetic++) {
+        const int of_unit = apart("", launches_of_unit);
+        ok(of_unit > 5 && of_unit < 255, "%s: its unit is looked at when a program wants it, once, with %d launches", rondo_arithmetic_name(arithmetic), of_unit);
+        for (int n = seen = tried = 0; n < of_unit && of_unit < 255; n += step) {
+            tried++;
+            snprintf(settings, sizeof settings, "flip=%d:%d", all + n + 1, 20);
+            const int code = apart(settings, unit_refused);
+            seen += code == 0;
+            if (code)
+                diag("launch %d with one bit changed: %d", all + n + 1, code);
+        }
+        is_int(seen, tried, "  one bit changed, in %d of them in turn: such programs are refused, and stay so, others are not", tried);
     }
-    is_int(seen, tried, "  one bit changed, in %d of them in turn: such programs are refused, and stay so, others are not", tried);
     ok(apart("cc=80", without_unit) == 0, "  a card that has no such unit says so");
     for (int n = 1; n < tens && tens < 255; n += 4 * step) {
         snprintf(settings, sizeof settings, "call=%d", 10 * n);
