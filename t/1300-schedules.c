@@ -60,7 +60,7 @@ static int at(void *arg, int32_t rank, const struct rondo__schedule **out)
     for (int64_t i = 0; i < part->schedule.operations.count && a->counts_pairs; i++) {
         const struct rondo__operation *o = rondo__operation_at(&part->schedule, i);
         if (o->kind == RONDO_COMPUTE && !o->program)
-            pairs += rondo__operation_pairs(a->design, part, o, NULL);
+            pairs += rondo__operation_pairs(a->design, part, o);
     }
     a->pairs += pairs;
     a->elsewhere += a->of_rank && a->of_rank[rank] != pairs;
