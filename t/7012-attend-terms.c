@@ -5,6 +5,7 @@
  * be equal to the bit; probabilities; and each kind of bad input.
  */
 #include <math.h>
+#include <stdbool.h>
 
 #include "program.h"
 #include "rondo_lm.h"
@@ -666,12 +667,47 @@ static void bad_input(void)
     ok(!exists("none") && files_like("none") == 0, "no refusal leaves a file behind");
 }
 
+/* Nothing to see or nobody who looks: arrays without elements come and go too. */
+static void nothing(void)
+{
+    static const struct { const char *name; int64_t tq, tk; bool packed; } with[] = {
+        { "no keys", 3, 0, false }, { "no queries", 0, 3, false }, { "no keys, packed", 3, 0, true }, { "neither, packed", 0, 0, true },
+    };
+    float room[3 * 8] = { 1 };
+    for (int i = 0; i < (int)(sizeof with / sizeof *with); i++) {
+        const int64_t tq = with[i].tq, tk = with[i].tk;
+        const int64_t starts_q[2] = { 0, tq }, starts_k[2] = { 0, tk };
+        struct tensor list[7] = { { "q", RONDO_ARRAY_F32, 4, { 1, tq, 2, 4 }, room }, { "k", RONDO_ARRAY_F32, 4, { 1, tk, 1, 4 }, room },
+                                  { "v", RONDO_ARRAY_F32, 4, { 1, tk, 1, 4 }, room }, { "do", RONDO_ARRAY_F32, 4, { 1, tq, 2, 4 }, room },
+                                  { "bias", RONDO_ARRAY_F32, 4, { 1, 2, tq, tk }, room },
+                                  { "cu_seqlens_q", RONDO_ARRAY_I64, 1, { 2 }, starts_q }, { "cu_seqlens_k", RONDO_ARRAY_I64, 1, { 2 }, starts_k } };
+        for (int t = 0; t < 5 && with[i].packed; t++) {
+            list[t].dims = 3;
+            memmove(list[t].shape, list[t].shape + 1, 3 * sizeof *list[t].shape);
+        }
+        write_file("nothing", list, with[i].packed ? 7 : 5);
+        for (int ranks = 1; ranks <= 3; ranks += 2) {
+            char options[128];
+            snprintf(options, sizeof options, "attend nothing -o out --probs --ranks %d", ranks);
+            const int code = rondo("", options);
+            void *out = read_tensor("out", "out", (uint64_t)tq * 8 * sizeof(float)), *probs = read_tensor("out", "probs", 0);
+            float *lse = read_tensor("out", "lse", (uint64_t)tq * 2 * sizeof(float));
+            bool empty = !code && out && lse && probs && tensors_in("out") == 7;
+            for (int64_t r = 0; r < 2 * tq && empty; r++)
+                empty = lse[r] == -INFINITY;
+            ok(empty, "%s on %d ranks, with a bias, probabilities and gradients%s%s", with[i].name, ranks, code ? ": " : "", code ? program_err : "");
+            free(out), free(probs), free(lse);
+        }
+    }
+}
+
 int main(void)
 {
     if (!getenv("RONDO") || !*getenv("RONDO"))
         return skip_all("the program was not built");
     scratch_make("7012-attend-terms");
     make();
+    nothing();
     bad_input();
     cases();
     heads_first();

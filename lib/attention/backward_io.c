@@ -196,6 +196,8 @@ static int check_dbias(struct rondo__backward_call *call, struct extent *e)
                                          "%lld, %lld]", rondo_type_name(t->type) ? rondo_type_name(t->type) : "of no known type",
                            (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2], (long long)bias->shape[0],
                            (long long)bias->shape[1], (long long)bias->shape[2]);
+    if (!t->shape[0] || !t->shape[2])
+        return 0;
     if (t->stride[2] != 1 || t->stride[0] < 1 || t->stride[1] < 1)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the strides of dbias are %lld, %lld, %lld; the last must be 1, the others positive",
                            (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2]);

@@ -48,12 +48,12 @@ static int check_rows(struct use *u, const char *list_name, int64_t sequences)
     return 0;
 }
 
-/* Against the shape [rows, heads, dim] (dim 0: no third dimension); more: rows may be more. */
+/* Against the shape [rows, heads, dim] (dim -1: no third dimension); more: rows may be more. Strides of what has no elements do not matter. */
 static int check_tensor(struct use *u, int32_t type, int64_t heads, int64_t dim, bool more)
 {
     const rondo_tensor *t = u->t;
     const char *name = u->name;
-    int dims = dim ? 3 : 2;
+    const int dims = dim >= 0 ? 3 : 2;
     if (!t->data && !u->high)
         return 0;
     if (!t->data)
@@ -63,11 +63,13 @@ static int check_tensor(struct use *u, int32_t type, int64_t heads, int64_t dim,
                            rondo_type_name(t->type) ? rondo_type_name(t->type) : "of no known type", rondo_type_name(type));
     if (t->dims != dims)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s has %d dimensions; it must have %d", name, (int)t->dims, dims);
-    if (t->shape[1] != heads || (dim && t->shape[2] != dim) || t->shape[0] < u->high || (!more && t->shape[0] != u->high))
+    if (t->shape[1] != heads || (dims == 3 && t->shape[2] != dim) || t->shape[0] < u->high || (!more && t->shape[0] != u->high))
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s is [%lld, %lld, %lld]; this rank needs [%lld%s, %lld, %lld]", name,
-                           (long long)t->shape[0], (long long)t->shape[1], (long long)(dim ? t->shape[2] : 1), (long long)u->high,
-                           more ? " or more" : "", (long long)heads, (long long)(dim ? dim : 1));
-    if (dim && t->stride[2] != 1)
+                           (long long)t->shape[0], (long long)t->shape[1], (long long)(dims == 3 ? t->shape[2] : 1), (long long)u->high,
+                           more ? " or more" : "", (long long)heads, (long long)(dims == 3 ? dim : 1));
+    if (!t->shape[0] || !dim)
+        return 0;
+    if (dims == 3 && t->stride[2] != 1)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the last dimension of %s has stride %lld; it must be dense (1)", name,
                            (long long)t->stride[2]);
     for (int i = 0; i < dims; i++)
@@ -199,7 +201,7 @@ int rondo__check_io(const rondo_attention *plan, const rondo_attention_io *io)
     } all[] = {
         { &q, "q_row", d->q_type, d->heads, d->head_dim }, { &k, "kv_row", d->kv_type, d->kv_heads, d->head_dim },
         { &v, "kv_row", d->kv_type, d->kv_heads, d->value_dim }, { &out, "out_row", d->out_type, d->heads, d->value_dim },
-        { &lse, "lse_row", RONDO_F32, d->heads, 0 },
+        { &lse, "lse_row", RONDO_F32, d->heads, -1 },
     };
     struct rondo__extent extents[RONDO_EXTENTS];
     struct use probs = { .name = "probs", .t = &io->probs, .list = io->probs_row, .first = plan->probs_first };

@@ -54,18 +54,18 @@ static int check_block(const char *name, const rondo_tensor *t, int64_t sequence
     return 0;
 }
 
-/* [rows, heads, keys], dense in keys; all of it lies in memory. */
+/* [rows, heads, keys], dense in keys; all of it lies in memory. Strides of what has no elements do not matter. */
 static int check_shape(const rondo_attention *plan, const char *name, const rondo_tensor *t, int64_t heads, struct rondo__extent *extent)
 {
     if (t->dims != 3 || t->shape[1] != heads)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: %s has %d dimensions and %lld heads; it must be [rows, %lld, keys]", name,
                            (int)t->dims, (long long)t->shape[1], (long long)heads);
-    if (t->stride[2] != 1 || t->stride[0] < 1 || t->stride[1] < 1)
-        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides of %s are %lld, %lld, %lld; the last must be 1, the others positive",
-                           name, (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2]);
     int64_t rows, across, all;
     if (t->shape[0] < 1 || t->shape[2] < 1)
         return 0;
+    if (t->stride[2] != 1 || t->stride[0] < 1 || t->stride[1] < 1)
+        return rondo__fail(RONDO_EINVAL, "rondo_attention_execute: the strides of %s are %lld, %lld, %lld; the last must be 1, the others positive",
+                           name, (long long)t->stride[0], (long long)t->stride[1], (long long)t->stride[2]);
     if (!rondo__mul64(t->shape[0] - 1, t->stride[0], &rows) || !rondo__mul64(heads - 1, t->stride[1], &across) ||
         !rondo__add64(rows, across, &all) || !rondo__add64(all, t->shape[2], &all) || all > INT64_MAX / 8 ||
         (uint64_t)all >= SIZE_MAX / 2 / sizeof(float))
