@@ -150,10 +150,30 @@ static int cut(rondo_context *ctx, void *arg)
     return 0;
 }
 
+/* Sequences of one token, as decoding has them: plain steps change states where they lie, chunks need room for them. */
+static void steps(void)
+{
+    struct delta_case c = { .heads = 9, .key_heads = 3, .key_dim = 64, .value_dim = 48, .gate_dim = 64, .rows = 2, .sequences = 2, .cu = { 0, 1, 2 },
+                            .gate = RONDO_GATE_LOG, .norm = 1, .type = RONDO_F32, .chunk = 32, .scale = 0.5 };
+    delta_draw(&c, -1.0, 0.0, true);
+    delta_oracle(&c);
+    struct job one = { .c = &c, .packed = true, .way = RONDO_DELTA_SERIAL };
+    room(&one);
+    const int err = rondo_launch(1, NULL, body, &one);
+    if (!ok(!err && delta_error(c.out, one.out, RONDO_F32, c.rows * c.heads * c.value_dim) < 2e-6 &&
+            delta_error(c.to, one.to, RONDO_F32, c.sequences * c.heads * c.key_dim * c.value_dim) < 2e-6, "two sequences of one token in chunks"))
+        diag("code %d: %s", err, rondo_error_text());
+    run_many(&one, c.chunk, 2);
+    run_many(&one, c.chunk, 3);
+    job_free(&one);
+    delta_free(&c);
+}
+
 int main(void)
 {
     int right[2] = { 0 };
     rounds();
+    steps();
     refusals();
     ok(!rondo_launch(2, NULL, cut, right) && right[0] && right[1], "refused: a share that ends inside a chunk");
     return done();

@@ -221,8 +221,11 @@ static int64_t group_of(int64_t blocks, int32_t threads, int64_t most)
     return group < 1 ? 1 : group > most ? most : group;
 }
 
+/* Whether states may be updated where they lie, without room for them: kernels of chunks take them to tiles. */
 static bool all_steps(const struct rondo_delta_run *run)
 {
+    if (run->form->chunk)
+        return false;
     for (int64_t i = 0; i < run->count; i++) {
         const struct rondo_delta_task t = task_of(run, run->blocks + i, 0, run->blocks[i].columns);
         if (!rondo__cpu_delta_in_place(&t))
