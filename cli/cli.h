@@ -193,9 +193,10 @@ struct run {
     /* afterwards: */
     struct slot *slots;                 /* [ranks]; free() them */
     char device[32], transport[32], used_isa[32], text[512];
+    int transfer_memory;                /* enum rondo_memory */
     int used_threads;
 };
-#define RUN_INIT { 0, 0, NULL, NULL, "", "", "", "", 0 }
+#define RUN_INIT { 0, 0, NULL, NULL, "", "", "", "", 0, 0 }
 typedef int run_body(rondo_context *ctx, struct slot *mine, void *arg);
 int ranks_count(const struct run *run);                               /* ranks it will have */
 int ranks_run(struct run *run, run_body *body, void *arg);           /* a RONDO_ code; run->text has the sentence */

@@ -272,6 +272,7 @@ static int run_rank(rondo_context *ctx, struct job *job)
         snprintf(run->transport, sizeof run->transport, "%s", info.transport);
         snprintf(run->used_isa, sizeof run->used_isa, "%s", info.isa);
         run->used_threads = info.threads;
+        run->transfer_memory = info.transfer_memory;
     }
     mine->threads = info.threads;
     mine->cores = bound_cores();

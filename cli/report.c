@@ -80,6 +80,8 @@ void report_run(json_t *report, const struct run *run, double seconds)
     json_object_set_new(report, "isa", json_string(run->used_isa));
     json_object_set_new(report, "device", json_string(run->device));
     json_object_set_new(report, "transport", json_string(run->transport));
+    if (run->transfer_memory != RONDO_MEMORY_HOST)   /* rank 0's: a card's own memory, or the host's that data go through */
+        json_object_set_new(report, "transfer_memory", json_string(run->transfer_memory == RONDO_MEMORY_DEVICE ? "device" : "pinned"));
     json_object_set_new(report, "ranks", json_integer(run->ranks));
     json_object_set_new(report, "threads", json_integer(run->used_threads));
     json_object_set_new(report, "seconds", number(seconds));

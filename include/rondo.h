@@ -144,7 +144,8 @@ typedef struct rondo_context_info {
     size_t struct_size;
     const char *device, *transport, *isa;   /* what really runs; transport "none" when alone. Valid as long as ctx */
     int32_t rank, ranks, threads;
-    int32_t reserved;
+    int32_t transfer_memory;    /* where its messages lie that hold data of computations (enum rondo_memory): the device's, or the host's: pinned where
+                                   the device has memory of its own, which data then go through */
 } rondo_context_info;
 #define RONDO_CONTEXT_INFO_INIT { sizeof(rondo_context_info), NULL, NULL, NULL, 0, 0, 0, 0 }
 RONDO_API int rondo_context_query(const rondo_context *ctx, rondo_context_info *info) RONDO_MUST_CHECK;

@@ -134,6 +134,9 @@ FAKE_EXPORT long long rondo_fake_cuda_count(const char *what);
 FAKE_EXPORT int rondo_fake_cuda_card(void);
 FAKE_EXPORT int rondo_fake_cuda_put(CUstream stream, int (*step)(void *arg), void *arg, void (*drop)(void *arg));
 FAKE_EXPORT void rondo_fake_cuda_gate(int open);
+/* For another library that moves what lies there by itself, as an MPI may: where the driver has it. Returns CU_MEMORYTYPE_DEVICE with its card,
+ * CU_MEMORYTYPE_HOST where it is pinned, or 0: the driver does not know it. */
+FAKE_EXPORT int rondo_fake_cuda_own(const void *at, void **own, int *card);
 /* What the last failure of a kernel was. */
 FAKE_EXPORT const char *rondo_fake_cuda_text(void);
 

@@ -178,6 +178,22 @@ void *fake_own(const void *at)
     return b ? own_of(b, at) : (void *)(uintptr_t)at;
 }
 
+int rondo_fake_cuda_own(const void *at, void **own, int *card)
+{
+    int kind = 0;
+    const int err = fake_enter(NULL);
+    const struct block *b = err ? NULL : find(at);
+    *own = (void *)(uintptr_t)at;
+    *card = -1;
+    if (b) {
+        kind = b->pinned ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
+        *own = own_of(b, at);
+        *card = b->context->device;
+    }
+    (void)fake_leave(err);
+    return kind;
+}
+
 static int new_block(struct fake_context *c, size_t bytes, int pinned, void **out)
 {
     const size_t page = page_size(), used = (bytes + ALIGN - 1) / ALIGN * ALIGN;

@@ -321,6 +321,12 @@ static void quiesce(struct rondo_endpoint *ep, double seconds)
     h->ops->quiesce(h->ep, seconds);
 }
 
+static int reaches(struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev, uint32_t *memories)
+{
+    struct hook *h = hook_of(ep);
+    return h->ops->reaches(h->ep, ops, dev, memories);
+}
+
 /* ---- data plane ---- */
 
 static int data_open(struct rondo_data **out, struct rondo_endpoint *ep, const struct rondo_device_ops *device_ops, struct rondo_device *dev,
@@ -403,6 +409,7 @@ static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *
         .revoke = revoke, .revoked = revoked, .quiesce = quiesce, .eager = ops->eager,
         .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !h->copy,
         .computing = ops->computing ? computing : NULL, .library = ops->library, .memories = ops->memories,
+        .reaches = ops->reaches ? reaches : NULL,
     };
     if (set->plane || ops->data_open) {
         h->table.data_open = data_open;

@@ -227,7 +227,10 @@ static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
     struct rondo_flight *f;
     for (int32_t i = 0; i < transfer->count; i++)
         transfer->parts[i].where = transfer->parts[i].memory;
-    int err = rondo__mpi_parts_start(ep, &f, transfer->parts, transfer->count, false);
+    int err = rondo__mpi_use_card(ep);
+    if (err)
+        return err;
+    err = rondo__mpi_parts_start(ep, &f, transfer->parts, transfer->count, false);
     keep(transfer, f);
     return err;
 }
@@ -235,7 +238,10 @@ static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
 static int finish(struct rondo_endpoint *ep, struct rondo_transfer *transfer, double seconds, int *peer)
 {
     struct rondo_flight *f = kept(transfer);
-    int err = rondo__mpi_parts_finish(ep, &f, seconds, peer, false);
+    int err = rondo__mpi_use_card(ep);
+    if (err)
+        return err;
+    err = rondo__mpi_parts_finish(ep, &f, seconds, peer, false);
     keep(transfer, f);
     return err;
 }
@@ -243,7 +249,10 @@ static int finish(struct rondo_endpoint *ep, struct rondo_transfer *transfer, do
 static int test(struct rondo_endpoint *ep, struct rondo_transfer *transfer, int *peer)
 {
     struct rondo_flight *f = kept(transfer);
-    int found = rondo__mpi_parts_test(ep, &f, peer);
+    int found = rondo__mpi_use_card(ep);
+    if (found)
+        return found;
+    found = rondo__mpi_parts_test(ep, &f, peer);
     keep(transfer, f);
     return found;
 }
@@ -292,7 +301,8 @@ static const struct rondo_transport_ops table = {
     .eager = 0,
     .cores = cores,
     .library = rondo__mpi_library,
-    .memories = 1u,   /* the host's */
+    .memories = 1u << RONDO_MEMORY_HOST,
+    .reaches = rondo__mpi_reaches,
 };
 
 static void connect(const struct rondo_services *services)

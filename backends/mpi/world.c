@@ -290,6 +290,8 @@ int rondo__mpi_endpoint_new(struct rondo_endpoint **out, struct rondo_endpoint *
     ep->rank = rank;
     ep->tag = tag;
     ep->seconds = parent->seconds;
+    ep->device_ops = parent->device_ops;
+    ep->device = parent->device;
     endpoint_enter(ep, w);
     rondo__mpi_remember(ep);
     *out = ep;

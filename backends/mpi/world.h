@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/device.h"
 #include "core/transport.h"
 
 #define RONDO_NOTICE_TAG 0       /* of notices, all groups'; groups have 1, 2, ... */
@@ -116,6 +117,8 @@ struct rondo_endpoint {
     struct rondo_endpoint *parent, *next;   /* next: in the world's list */
     int32_t rank, ranks, tag;
     double seconds;              /* the longest wait inside split and leave */
+    const struct rondo_device_ops *device_ops;   /* whose memory messages may lie in; NULL: the host's only */
+    struct rondo_device *device;
     bool revoked;
     bool quiet;                  /* after that: it has said that it will receive nothing any more */
     struct rondo_peer *peer;     /* [ranks] */
@@ -142,6 +145,10 @@ void rondo__mpi_leave(struct rondo_endpoint *ep);
 void rondo__mpi_lost_one(void);                                 /* MPI_Finalize might wait for ever */
 void rondo__mpi_all_here(void);                                 /* nobody is lost, whatever timed out before */
 void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn);     /* between two looks */
+
+/* ---- cards.c ---- */
+int rondo__mpi_reaches(struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev, uint32_t *memories);
+int rondo__mpi_use_card(const struct rondo_endpoint *ep);       /* before MPI may touch a card's memory on the calling thread */
 
 /* ---- notice.c ---- */
 int rondo__mpi_listen_again(struct rondo_line *line);

@@ -5,6 +5,7 @@
  */
 #include "core/internal.h"
 #include "plan/plan.h"
+#include "schedule/schedule.h"
 
 #include <stdatomic.h>
 
@@ -156,6 +157,13 @@ const rondo_hardware *rondo__hardware_of(const rondo_context *ctx, int64_t *besi
     return first->hardware;
 }
 
+/* What the endpoint reaches of this device's memory. */
+static int look_at_reach(rondo_context *ctx)
+{
+    ctx->reached = 1u << RONDO_MEMORY_HOST;
+    return ctx->endpoint && ctx->transport->reaches ? ctx->transport->reaches(ctx->endpoint, rondo__ops(ctx), rondo__dev(ctx), &ctx->reached) : 0;
+}
+
 /* Last of all: it serves both of them. */
 static int data_open(rondo_context *ctx)
 {
@@ -188,6 +196,8 @@ int rondo__context_open(rondo_context **out, const rondo_context_desc *desc, con
     err = device_open(&ctx->device, desc, ctx->rank, cores);
     if (!err && ctx->device->ops->check)
         err = ctx->device->ops->check(ctx->device->dev);
+    if (!err)
+        err = look_at_reach(ctx);
     /* A rank that could not open its device must not leave the others waiting in their first collective. */
     uint64_t hash = rondo__hash_word(RONDO_NUMERICS, sizeof(size_t));
     for (const char *c = RONDO_VERSION_STRING; *c; c++)
@@ -340,6 +350,7 @@ int rondo_context_split(rondo_context **out, rondo_context *ctx, int color, int 
         child->ranks = ctx->transport->ranks(ep);
     }
     child->parent = ctx;
+    child->reached = ep ? ctx->reached : 1u << RONDO_MEMORY_HOST;
     child->origin = names;
     err = data_open(child);
     if (err) {
@@ -362,5 +373,8 @@ int rondo_context_query(const rondo_context *ctx, rondo_context_info *info)
     ours.rank = ctx->rank;
     ours.ranks = ctx->ranks;
     ours.threads = ctx->device->ops->threads_used(ctx->device->dev);
+    struct rondo__machine machine;
+    rondo__machine_of(ctx, &machine);
+    ours.transfer_memory = ctx->endpoint ? rondo__machine_transfer_memory(&machine) : RONDO_MEMORY_HOST;
     return rondo__info_copy(info, &ours, sizeof ours, "rondo_context_info");
 }

@@ -59,6 +59,19 @@ const char *rondo__env_hardware(void)
     return value_of("RONDO_HARDWARE");
 }
 
+int rondo__env_mpi_cuda(int *asked)
+{
+    static const char *const words[] = { "auto", "no", "yes" };
+    const char *text = value_of("RONDO_MPI_CUDA");
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(text ? text : "auto", words[i])) {
+            *asked = i - 1;
+            return 0;
+        }
+    return rondo__fail(RONDO_EINVAL, "RONDO_MPI_CUDA is '%s'; it takes yes (MPI sends and receives in the memory of graphics cards), no (messages go "
+                                     "through memory of the host) or auto (as MPI says)", text);
+}
+
 int rondo__env_piece(size_t *bytes)
 {
     const char *text = value_of("RONDO_TEST_PIECE");

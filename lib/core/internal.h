@@ -79,6 +79,7 @@ const char *rondo__env_device(void);                               /* $RONDO_TES
 const char *rondo__env_transport(void);                            /* $RONDO_TEST_TRANSPORT: launched where nobody names one, else "threads" */
 const char *rondo__env_hardware(void);                             /* $RONDO_HARDWARE, a name or a file; or NULL */
 int rondo__env_piece(size_t *bytes);                               /* $RONDO_TEST_PIECE: largest single MPI message, else 1 GiB */
+int rondo__env_mpi_cuda(int *asked);                               /* $RONDO_MPI_CUDA: 1 yes, 0 no, -1 as MPI says */
 
 /* ---- machine ---- */
 int rondo__cores(void);                                            /* that this process may use, at least 1 */
@@ -125,6 +126,7 @@ struct rondo_context {
     const struct rondo_transport_ops *transport;   /* NULL: alone */
     struct rondo_endpoint *endpoint;               /* NULL: alone */
     struct rondo_data *data;                       /* NULL: the endpoint moves the data too */
+    uint32_t reached;                              /* ... in these kinds of memory: bit (1 << RONDO_MEMORY_*) */
     int32_t rank, ranks;
     rondo_context *parent;                         /* it was split from; NULL: from none */
     int32_t *origin;                               /* [ranks]: their numbers in the context that all were split from; NULL: the same */

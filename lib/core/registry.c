@@ -74,7 +74,7 @@ static int fail(int code, const char *sentence)
 
 static const struct rondo_services services = {
     sizeof services, fail, rondo_error_text, rondo__alloc_zero, rondo__free, rondo__now, rondo__cores, rondo__env_piece,
-    &rondo__cpu_device, rondo__transport_find,
+    &rondo__cpu_device, rondo__transport_find, rondo__env_mpi_cuda,
 };
 
 /* The folder that this library was loaded from, and its subfolder: so a build works where it lies, and an installation where

@@ -6,7 +6,7 @@
  * Two planes. Control: the endpoint, always there: messages between host memories, sleeping waits with deadlines, revocation,
  * barrier; it belongs to one rank and is used from that rank's thread only. Data: transfers between memories of the kinds that
  * `memories` names. Where the table has no data plane of its own (data_open is NULL), the endpoint serves for the data too, with
- * host memory; else data transfers are put into a device's stream and are over where it goes on. A context opens control, device,
+ * host memory and what it `reaches` besides; else data transfers are put into a device's stream and are over where it goes on. A context opens control, device,
  * data, and closes them the other way round.
  */
 #ifndef RONDO_CORE_TRANSPORT_H
@@ -125,6 +125,11 @@ struct rondo_transport_ops {
     /* Looks after groups that are in streams: 0, or what became of one, as finish() says it, and which it was, counted from 0 by calls of
      * data_start that returned 0. After a failure nothing of the plane's holds a stream up. May be NULL, also where there is a plane. */
     int (*data_watch)(struct rondo_data *data, int *peer, uint64_t *group);
+    /* Kinds of memory in which messages of the endpoint itself may lie, where a device computes: bit (1 << RONDO_MEMORY_*) for each. It is each rank's
+     * own business, whatever its peers' memory is. What is sent has to be there when start() is called, what has come is there when finish()
+     * returns: nothing of it is in a stream. Asked once of an endpoint, which serves that device from then on, as do those that are split from it;
+     * ep and dev are NULL where nobody has opened either: as far as it can be told. NULL: the host's. */
+    int (*reaches)(struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev, uint32_t *memories);
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
@@ -141,6 +146,7 @@ struct rondo_services {
     const struct rondo_device_ops *reference;      /* the device that defines the numerics, by its first instruction sets */
     /* Another transport, for one that is built on it; as rondo__transport_find(). */
     int (*transport)(const struct rondo_transport_ops **out, const char *name);
+    int (*env_mpi_cuda)(int *asked);
 };
 struct rondo_module {
     uint32_t abi;                                  /* RONDO_MODULE_ABI */

@@ -41,12 +41,15 @@ int rondo__machine_find(struct rondo__machine *out, const char *transport_name, 
     const struct rondo_transport_ops *transport;
     const struct rondo_device_ops *device;
     const char *hook = rondo__env_hook();
+    uint32_t reached = 1u << RONDO_MEMORY_HOST;
     int err = rondo__transport_find(&transport, transport_name ? transport_name : "threads");
     if (!err)
         err = rondo__device_find(&device, device_name ? device_name : "cpu");
+    if (!err && transport->reaches)
+        err = transport->reaches(NULL, device, NULL, &reached);
     if (err)
         return err;
-    rondo__machine_with(transport, device, transport->data_open != NULL, out);
+    rondo__machine_with(transport, device, transport->data_open != NULL, reached, out);
     return hook ? rondo__hook_changes(hook, &out->in_place, &out->unified, &out->memories) : 0;
 }
 

@@ -15,10 +15,10 @@ struct rondo__past {
     size_t at, end;
 };
 
-void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane,
+void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane, uint32_t reached,
                          struct rondo__machine *out)
 {
-    *out = (struct rondo__machine){ .unified = device->unified != 0, .memories = 1u << RONDO_MEMORY_HOST };
+    *out = (struct rondo__machine){ .unified = device->unified != 0, .memories = reached };
     if (!transport)
         return;
     out->in_place = transport->in_place && !plane;   /* a data plane shows nothing */
@@ -29,7 +29,7 @@ void rondo__machine_with(const struct rondo_transport_ops *transport, const stru
 
 void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out)
 {
-    rondo__machine_with(ctx->transport, rondo__ops(ctx), ctx->data != NULL, out);
+    rondo__machine_with(ctx->transport, rondo__ops(ctx), ctx->data != NULL, ctx->reached, out);
 }
 
 #define LISTS 10

@@ -14,7 +14,8 @@
 
 #include "core/list.h"
 
-/* What of the machine decides how a computation is put into operations; the same on all ranks. */
+/* What of the machine decides how a computation is put into operations. in_place is the same on all ranks; where some compute on
+ * cards and others on processors the rest is each rank's own. */
 struct rondo__machine {
     bool in_place;            /* the transport shows what it sends, up to the next fence, instead of copying it */
     bool unified;             /* the device computes on host memory */
@@ -22,10 +23,11 @@ struct rondo__machine {
     uint32_t memories;        /* kinds of memory that transfers can be between: bit (1 << RONDO_MEMORY_*) */
 };
 void rondo__machine_of(const rondo_context *ctx, struct rondo__machine *out);
-/* The same of a transport (NULL: alone) and a device that nobody has opened. plane: the data plane moves the data. */
+/* The same of a transport (NULL: alone) and a device that nobody has opened. plane: the data plane moves the data; else what the endpoint reaches
+ * is `reached`. */
 struct rondo_transport_ops;
 struct rondo_device_ops;
-void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane,
+void rondo__machine_with(const struct rondo_transport_ops *transport, const struct rondo_device_ops *device, bool plane, uint32_t reached,
                          struct rondo__machine *out);
 /* By their names; NULL: "threads", "cpu" (api.c). */
 int rondo__machine_find(struct rondo__machine *out, const char *transport, const char *device);

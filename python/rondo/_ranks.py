@@ -67,6 +67,7 @@ class Context:
         check(lib.rondo_context_query(self._pointer, ctypes.byref(info)))
         self.rank, self.ranks, self.threads = info.rank, info.ranks, info.threads
         self.device, self.transport, self.isa = info.device.decode(), info.transport.decode(), info.isa.decode()
+        self.transfer_memory = ("host", "pinned", "device")[info.transfer_memory]
 
     @property
     def pointer(self):

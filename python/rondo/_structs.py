@@ -51,7 +51,7 @@ class rondo_context_desc(Sized):
 
 class rondo_context_info(Sized):
     _fields_ = [("struct_size", c.c_size_t), ("device", c.c_char_p), ("transport", c.c_char_p), ("isa", c.c_char_p), ("rank", c.c_int32),
-                ("ranks", c.c_int32), ("threads", c.c_int32), ("reserved", c.c_int32)]
+                ("ranks", c.c_int32), ("threads", c.c_int32), ("transfer_memory", c.c_int32)]
 
 
 class rondo_comm_stats(Sized):
