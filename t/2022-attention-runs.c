@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Runs of leaves (core/device.h): one LEAF step over many leaves gives the bits of as many steps, wherever a run is cut, whatever of it
- * is hidden, on every instruction set, and wherever its rows lie: in several parts, from a row of a sequence on, in pages.
+ * is hidden, on every instruction set, and wherever its rows lie: in several parts, from a row of a sequence on, in pages. In all arithmetics on
+ * the CPU, where threads share the leaves of few rows; on the fake card those of matrix units would take a minute.
  */
 #include "attention_case.h"
+
+#ifdef CASE_CARD
+enum { ON_CARD = 1 };
+#else
+enum { ON_CARD = 0 };
+#endif
 
 struct runs {
     struct test_case *c;
@@ -153,6 +160,7 @@ static void test_random(struct device_under_test *d, int n)
         s.out_type = 1 + (int)below(3);
         s.zigzag = (int)below(2);
         s.pad = (int)below(3);
+        s.arithmetic = ON_CARD || i % 7 < 5 ? RONDO_ARITHMETIC_F32 : i % 7 == 5 ? RONDO_ARITHMETIC_F64 : RONDO_ARITHMETIC_BF16_HOPPER;
         ok(same_as_leaves(s, below(3) ? 0 : below((s.keys - 1) / s.leaf + 1), below(4) == 0, d, n), "random runs %d", i);
     }
 }
@@ -160,11 +168,12 @@ static void test_random(struct device_under_test *d, int n)
 /* More merges after one leaf than a tile's epilogue takes. */
 static void test_long(struct device_under_test *d, int n)
 {
-    for (int i = 0; i < 6; i++) {
-        struct shape s = { .heads = 2, .kv_heads = 1, .head_dim = 3, .value_dim = 5, .queries = i % 2 ? 60 : 1, .keys = 512 * 8 - i,
+    for (int i = 0; i < (ON_CARD ? 6 : 12); i++) {
+        struct shape s = { .heads = 2 + i / 6 * 4, .kv_heads = 1 + i / 6 * 2, .head_dim = 3, .value_dim = 5, .queries = i % 2 == 0 ? 1 : i < 6 ? 60 : 2, .keys = 512 * 8 - i,
                            .first = 512 * 8 - 70, .causal = 1, .left = i % 3 ? -1 : 3000, .right = -1, .q_type = 1, .kv_type = 1,
-                           .out_type = 1, .leaf = 8, .step = 1 };
-        ok(same_as_leaves(s, 0, i < 4, d, n), "512 leaves%s, %d", i < 4 ? " in one run" : "", i);
+                           .out_type = 1, .leaf = 8, .step = 1,
+                           .arithmetic = i < 6 ? RONDO_ARITHMETIC_F32 : i % 4 < 2 ? RONDO_ARITHMETIC_F64 : RONDO_ARITHMETIC_BF16_HOPPER };
+        ok(same_as_leaves(s, 0, i % 6 < 4, d, n), "512 leaves%s, %d", i % 6 < 4 ? " in one run" : "", i);
     }
 }
 

@@ -3,7 +3,8 @@
  * Attention in the arithmetics of matrix units, f64 and bf16-hopper (rule 17 of rondo-numerics(7)): the bits of ref_attention.c, for some rows
  * of a KV head at a time. Built once per instruction set.
  *
- * An item is a block of rows (token, head of the KV head's group). For each leaf K and V become operands once (attention_units.h), scores
+ * An item is a block of rows (token, head of the KV head's group); of few rows for several KV heads, which take each leaf one after another, as
+ * the heads of a token lie together. For each leaf K and V become operands once (attention_units.h), scores
  * st[key][row] and sums acc[row][column] are products of matrices, and between them lanes are rows. What a row does not see has the score
  * -infinity and so the weight 0, which adds nothing to a sum but where V is no finite number; leaves with such values go row by row, as the
  * definition does. The tree's nodes are those of all rows of the block, empty ones too, with which a merge changes nothing but a zero's sign.
@@ -13,41 +14,49 @@
 #include "backends/cpu/task.h"
 
 #define ROWS 96 /* of an item, where tokens have so few */
+#define FEW_ROWS 16      /* up to here an item is of several KV heads, */
+#define ROWS_OF_HEADS 256   /* of so many rows in all, whose nodes stay in the second-level cache */
 #define KEYS(leaf) (((leaf) + RONDO_ALIGNED_SUM - 1) / RONDO_ALIGNED_SUM * RONDO_ALIGNED_SUM)
 
 struct units {
     const struct rondo_attention_task *t;
     int arithmetic;
     int64_t token;
-    int32_t rows, group, kv_head, keys;  /* keys: a leaf's, up to whole blocks */
+    int32_t rows, group, keys;           /* of each KV head; keys: a leaf's, up to whole blocks */
+    int32_t first_head, heads, top;      /* KV heads; nodes on the stack, of each of them as many */
     int64_t ld, dim, padded;             /* rows, a head's elements and values, up to whole vectors and blocks */
-    char *q, *k, *v, *p;                 /* operands: doubles, or floats and behind them all their powers */
+    char *k, *v, *p;                     /* operands: doubles, or floats and behind them all their powers */
     float *st, *M, *l, *row;             /* [keys][ld], [ld], [ld], [dim or padded] */
-    float *stack;                        /* nodes: acc[rows][padded], M[ld], l[ld] */
+    float *nodes;                        /* of all heads [depth] nodes: acc[rows][padded], M[ld], l[ld] */
+    char *queries;                       /* of all heads */
+    int *queries_safe;                   /* [heads] */
     int64_t *lo, *hi, *at;               /* [tokens] */
     uint64_t (*bits)[4];                 /* [rows]: keys of the leaf at work that a row sees */
-    int q_safe, k_safe, v_safe, v_finite;
+    int k_safe, v_safe, v_finite;
+    /* the KV head at work: */
+    int32_t kv_head, q_safe;
+    char *q;
+    float *stack;
 };
 
 static int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 static int64_t tokens(const struct rondo_attention_task *t)
 {
-    const int64_t group = t->heads / t->kv_heads;
-    return group >= ROWS ? 1 : ROWS / group;
+    const int64_t group = t->heads / t->kv_heads, n = group >= ROWS ? 1 : ROWS / group;
+    return n < t->q_rows || t->q_rows < 1 ? n : t->q_rows;
 }
 
 static int32_t heads(const struct rondo_attention_task *t)
 {
-    (void)t;
-    return 1;
+    const int64_t rows = tokens(t) * (t->heads / t->kv_heads);
+    if (rows > FEW_ROWS)
+        return 1;
+    return ROWS_OF_HEADS / rows < t->kv_heads ? (int32_t)(ROWS_OF_HEADS / rows) : t->kv_heads;
 }
 
-static bool shares(const struct rondo_attention_task *t)
-{
-    (void)t;
-    return false;
-}
+/* Where one block has all rows, so that the nodes of parts are small. */
+static bool shares(const struct rondo_attention_task *t) { return t->q_rows <= tokens(t); }
 
 /* ---- scratch ---- */
 
@@ -61,8 +70,8 @@ static void *take(char *from, uint64_t *used, uint64_t count, uint64_t size)
     return at;
 }
 
-/* Returns what it takes; sizes are below 2^18 each, so that no product of three and a depth leaves 64 bits. */
-static uint64_t lay_out(struct units *u, const struct rondo_attention_task *t, int64_t count, char *scratch)
+/* Returns what it takes; sizes are below 2^18 each, so that no product of three and a depth leaves 64 bits; several heads have few rows. */
+static uint64_t lay_out(struct units *u, const struct rondo_attention_task *t, int64_t count, int32_t heads_of, char *scratch)
 {
     uint64_t used = 0;
     u->t = t;
@@ -72,7 +81,9 @@ static uint64_t lay_out(struct units *u, const struct rondo_attention_task *t, i
     u->ld = up(u->rows, VL);
     u->dim = up(t->head_dim, RONDO_ALIGNED_SUM);
     u->padded = up(t->value_dim, VL);
-    u->q = take(scratch, &used, (uint64_t)u->dim * (uint64_t)u->ld, 8);
+    u->heads = heads_of;
+    u->queries = take(scratch, &used, (uint64_t)u->dim * (uint64_t)u->ld * (uint64_t)heads_of, 8);
+    u->queries_safe = take(scratch, &used, (uint64_t)heads_of, sizeof *u->queries_safe);
     u->k = take(scratch, &used, (uint64_t)u->dim * (uint64_t)u->keys, 8);
     u->v = take(scratch, &used, (uint64_t)u->padded * (uint64_t)u->keys, 8);
     u->p = take(scratch, &used, (uint64_t)u->ld * (uint64_t)u->keys, 8);
@@ -84,17 +95,29 @@ static uint64_t lay_out(struct units *u, const struct rondo_attention_task *t, i
     u->hi = take(scratch, &used, (uint64_t)count, sizeof *u->hi);
     u->at = take(scratch, &used, (uint64_t)count, sizeof *u->at);
     u->bits = take(scratch, &used, (uint64_t)u->rows, sizeof *u->bits);
-    u->stack = take(scratch, &used, (uint64_t)node_floats(u) * (uint64_t)t->depth, sizeof *u->stack);
+    u->nodes = take(scratch, &used, (uint64_t)node_floats(u) * (uint64_t)t->depth * (uint64_t)heads_of, sizeof *u->nodes);
     return used;
 }
 
 static bool bytes(const struct rondo_attention_task *t, size_t *out)
 {
     struct units u;
-    const uint64_t all = lay_out(&u, t, tokens(t), NULL);
+    const uint64_t all = lay_out(&u, t, tokens(t), heads(t), NULL);
     *out = (size_t)all;
     return all < SIZE_MAX / 2;
 }
+
+/* Turns to a KV head: number i of the item's. */
+static void turn_to(struct units *u, int32_t i)
+{
+    u->kv_head = u->first_head + i;
+    u->q = u->queries + (int64_t)i * u->dim * u->ld * 8;
+    u->q_safe = u->queries_safe[i];
+    u->stack = u->nodes + (int64_t)i * u->t->depth * (int64_t)node_floats(u);
+}
+
+/* A node of the head at work, by its place on the stack. */
+static float *node_at(const struct units *u, int32_t place) { return u->stack + place * (int64_t)node_floats(u); }
 
 /* ---- operands ---- */
 
@@ -130,7 +153,7 @@ static void pack_q(struct units *u)
                 ((double *)(void *)u->q)[d * u->ld + r] = (double)x;
         }
     }
-    u->q_safe = !hopper(u) || hopper_operands(q, power, u->dim * u->ld, SAFE_B_LEAST, SAFE_B_LIMIT, B_POWER);
+    u->queries_safe[u->kv_head - u->first_head] = !hopper(u) || hopper_operands(q, power, u->dim * u->ld, SAFE_B_LEAST, SAFE_B_LIMIT, B_POWER);
 }
 
 static bool finite_row(const float *x, int64_t count)
@@ -146,9 +169,9 @@ static bool finite_row(const float *x, int64_t count)
 static void take_row(const struct units *u, const void *from, int64_t at, int64_t stride, int32_t i, int32_t end, int32_t dim)
 {
     const int type = u->t->kv_type;
-    const char *row = (const char *)from + (at + i * stride) * (int64_t)rondo_type_size(type);
-    const char *next = row + AHEAD * stride * (int64_t)rondo_type_size(type);
-    for (int64_t b = 0; i + AHEAD < end && b < (int64_t)rondo_row_bytes(type, dim); b += 64)
+    const int64_t element = (int64_t)rondo_type_size(type), bytes_of_row = (int64_t)rondo_row_bytes(type, dim);
+    const char *row = (const char *)from + (at + i * stride) * element, *next = row + AHEAD * stride * element;
+    for (int64_t b = 0; i + AHEAD < end && b < bytes_of_row; b += 64)
         __builtin_prefetch(next + b, 0, 3);
     widen_row(row, 0, dim, dim, type, u->row);
 }
@@ -231,7 +254,7 @@ static void scores(struct units *u, const struct rondo_leaf *f, int32_t k0, int3
         hopper_products(k1 - k0, u->ld, u->dim / RONDO_ALIGNED_SUM, k, power_of(u->k, u->keys * u->dim) + k0 * u->dim, u->dim, 1, q,
                         power_of(u->q, u->dim * u->ld), u->ld, st, u->ld, u->q_safe && u->k_safe);
     } else {
-        f64_products(k1 - k0, u->ld, t->head_dim, (const double *)(void *)u->k + k0 * u->dim, u->dim, 1, (const double *)(void *)u->q, u->ld, st, u->ld);
+        f64_products(k1 - k0, up(u->rows, VDL), t->head_dim, (const double *)(void *)u->k + k0 * u->dim, u->dim, 1, (const double *)(void *)u->q, u->ld, st, u->ld);
     }
     for (int64_t i = 0; plain && i < (k1 - k0) * u->ld; i += VL)
         vf_store(st + i, vf_mul(vf_load(st + i), vf_set1(t->scale_log2)));
@@ -422,29 +445,33 @@ static void merge(const struct units *u, float *a, const float *b)
     }
 }
 
-/* C6 */
-static int run_of_leaves(struct units *u, const struct rondo_leaf *run, float **top, const struct rondo_poll *poll)
+/* The two topmost nodes of the head at work become one. */
+static void merge_top(const struct units *u, int32_t top) { merge(u, node_at(u, top - 2), node_at(u, top - 1)); }
+
+/* C6: leaves [a, b) of a run, all heads of each before the next one. */
+static int run_of_leaves(struct units *u, const struct rondo_leaf *run, int64_t a, int64_t b, const struct rondo_poll *poll)
 {
     const struct rondo_attention_task *t = u->t;
-    const size_t size = node_floats(u);
     const int64_t leaves = rondo__run_leaves(run, t->leaf_size);
-    int64_t a, b;
-    rondo__run_seen(t, u->token, u->token + u->rows / u->group, run, &a, &b);
-    if (a >= b) {
-        node_empty(u, *top);
-        *top += size;
-        return 0;
+    for (int32_t h = 0; a >= b && h < u->heads; h++) {
+        turn_to(u, h);
+        node_empty(u, node_at(u, u->top));
     }
     for (int64_t i = a; i < b; i++) {
         const struct rondo_leaf f = rondo__run_leaf(run, leaves, i, t->leaf_size);
-        leaf(u, &f, *top);
-        for (int32_t n = rondo__run_merges(i, a, b); n > 0; n--, *top -= size)
-            merge(u, *top - size, *top);
-        *top += size;
+        const int32_t merges = rondo__run_merges(i, a, b);
+        for (int32_t h = 0; h < u->heads; h++) {
+            turn_to(u, h);
+            leaf(u, &f, node_at(u, u->top));
+            for (int32_t n = 0; n < merges; n++)
+                merge_top(u, u->top + 1 - n);
+        }
+        u->top += 1 - merges;
         const int err = poll ? poll->call(poll->arg) : 0;
         if (err)
             return err;
     }
+    u->top += a >= b;
     return 0;
 }
 
@@ -537,61 +564,110 @@ static int probabilities(struct units *u, const struct rondo_poll *poll)
 
 /* ---- the table ---- */
 
-static int block(struct units *u, const struct rondo_poll *poll)
+static void begin(struct units *u, int arithmetic, const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,
+                  void *scratch)
 {
-    const struct rondo_attention_task *t = u->t;
-    const size_t size = node_floats(u);
-    float *top = u->stack;
-    int err = 0;
+    *u = (struct units){ .arithmetic = arithmetic, .token = t0, .first_head = kv_head };
+    lay_out(u, t, t1 - t0, kv_heads, scratch);
     for (int32_t i = 0; i < u->rows / u->group; i++) {
-        u->at[i] = rondo__cpu_position(t, u->token + i);
+        u->at[i] = rondo__cpu_position(t, t0 + i);
         t->mask->kind->row(t->mask, t->sequence, u->at[i], u->lo + i, u->hi + i);
     }
-    pack_q(u);
-    if (t->operation == RONDO_JOB_PROBABILITIES)
-        return probabilities(u, poll);
-    for (int32_t i = 0; i < t->steps && !err; i++) {
-        const struct rondo_tree_step *s = t->program + i;
+    for (int32_t h = 0; h < kv_heads; h++) {
+        turn_to(u, h);
+        pack_q(u);
+    }
+}
+
+/* LEAF: what of its run the block sees, or the nodes of parts of it. */
+static int leaf_step(struct units *u, const struct rondo_leaf *run, const struct rondo_cpu_parts *parts, int64_t *part, const struct rondo_poll *poll)
+{
+    int64_t a, b, p0, p1;
+    rondo__run_seen(u->t, u->token, u->token + u->rows / u->group, run, &a, &b);
+    if (!parts || rondo__run_parts(a, b, parts->shift, &p0, &p1) <= 1)
+        return run_of_leaves(u, run, a, b, poll);
+    for (int64_t i = p0; i < p1; i++, ++*part) {
+        const int32_t merges = rondo__run_merges(i, p0, p1);
+        for (int32_t h = 0; h < u->heads; h++) {
+            turn_to(u, h);
+            slot_move(u, (float *)(uintptr_t)(parts->nodes + (size_t)*part * parts->floats), node_at(u, u->top), false);
+            for (int32_t n = 0; n < merges; n++)
+                merge_top(u, u->top + 1 - n);
+        }
+        u->top += 1 - merges;
+    }
+    return 0;
+}
+
+static void other_step(struct units *u, const struct rondo_tree_step *s)
+{
+    const int32_t top = u->top;
+    for (int32_t h = 0; h < u->heads; h++) {
+        turn_to(u, h);
         switch (s->code) {
-        case RONDO_TREE_LEAF:
-            err = run_of_leaves(u, t->leaves + s->arg, &top, poll);
-            continue;
         case RONDO_TREE_LOAD:
-            slot_move(u, t->slots[s->arg], top, false);
-            top += size;
+            slot_move(u, u->t->slots[s->arg], node_at(u, top), false);
             break;
         case RONDO_TREE_MERGE:
-            top -= size;
-            merge(u, top - size, top);
+            merge_top(u, top);
             break;
         case RONDO_TREE_STORE:
-            top -= size;
-            slot_move(u, t->slots[s->arg], top, true);
+            slot_move(u, u->t->slots[s->arg], node_at(u, top - 1), true);
             break;
         default:
-            top -= size;
             for (int32_t r = 0; r < u->rows; r++)
-                output(u, r, top);
+                output(u, r, node_at(u, top - 1));
         }
+    }
+    u->top += s->code == RONDO_TREE_LOAD ? 1 : -1;
+}
+
+static int run_units(struct units *u, const struct rondo_cpu_parts *parts, const struct rondo_poll *poll)
+{
+    const struct rondo_attention_task *t = u->t;
+    int64_t part = 0;
+    int err = 0;
+    for (int32_t h = 0; t->operation == RONDO_JOB_PROBABILITIES && h < u->heads && !err; h++) {
+        turn_to(u, h);
+        err = probabilities(u, poll);
+    }
+    for (int32_t i = 0; t->operation != RONDO_JOB_PROBABILITIES && i < t->steps && !err; i++) {
+        const struct rondo_tree_step *s = t->program + i;
+        if (s->code == RONDO_TREE_LEAF) {
+            err = leaf_step(u, t->leaves + s->arg, parts, &part, poll);
+            continue;
+        }
+        other_step(u, s);
         err = poll ? poll->call(poll->arg) : 0;
     }
     return err;
 }
 
-#define RUN(name, which)                                                                                                                   \
-    static int name(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,                        \
-                    const struct rondo_cpu_parts *parts, void *scratch, const struct rondo_poll *poll)                                      \
-    {                                                                                                                                      \
-        struct units u = { .arithmetic = which, .token = t0 };                                                                             \
-        int err = 0;                                                                                                                       \
-        (void)parts;                                                                                                                       \
-        lay_out(&u, t, t1 - t0, scratch);                                                                                                  \
-        for (u.kv_head = kv_head; u.kv_head < kv_head + kv_heads && !err; u.kv_head++)                                                     \
-            err = block(&u, poll);                                                                                                         \
-        return err;                                                                                                                        \
+static int part_of_units(struct units *u, int32_t step, int64_t first, int64_t end, float *slot, const struct rondo_poll *poll)
+{
+    const int err = run_of_leaves(u, u->t->leaves + u->t->program[step].arg, first, end, poll);
+    for (int32_t h = 0; h < u->heads && !err; h++) {
+        turn_to(u, h);
+        slot_move(u, slot, node_at(u, 0), true);
     }
-RUN(run_f64, RONDO_ARITHMETIC_F64)
-RUN(run_hopper, RONDO_ARITHMETIC_BF16_HOPPER)
+    return err;
+}
 
-const struct rondo_cpu_attention RONDO_ISA_TABLE(attention_f64) = { tokens, heads, bytes, shares, run_f64, NULL };
-const struct rondo_cpu_attention RONDO_ISA_TABLE(attention_hopper) = { tokens, heads, bytes, shares, run_hopper, NULL };
+#define TABLE(name, which)                                                                                                                 \
+    static int run_##name(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads,                 \
+                          const struct rondo_cpu_parts *parts, void *scratch, const struct rondo_poll *poll)                               \
+    {                                                                                                                                      \
+        struct units u;                                                                                                                    \
+        begin(&u, which, t, t0, t1, kv_head, kv_heads, scratch);                                                                           \
+        return run_units(&u, parts, poll);                                                                                                 \
+    }                                                                                                                                      \
+    static int part_##name(const struct rondo_attention_task *t, int64_t t0, int64_t t1, int32_t kv_head, int32_t kv_heads, int32_t step,  \
+                           int64_t first, int64_t end, float *slot, void *scratch, const struct rondo_poll *poll)                          \
+    {                                                                                                                                      \
+        struct units u;                                                                                                                    \
+        begin(&u, which, t, t0, t1, kv_head, kv_heads, scratch);                                                                           \
+        return part_of_units(&u, step, first, end, slot, poll);                                                                            \
+    }                                                                                                                                      \
+    const struct rondo_cpu_attention RONDO_ISA_TABLE(attention_##name) = { tokens, heads, bytes, shares, run_##name, part_##name };
+TABLE(f64, RONDO_ARITHMETIC_F64)
+TABLE(hopper, RONDO_ARITHMETIC_BF16_HOPPER)

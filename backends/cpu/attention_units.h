@@ -70,30 +70,31 @@ VEC void f64_tile(const int nr, const int nc, const int64_t n, const double *a, 
 F64_KERNEL(6, 2)
 F64_KERNEL(2, 2)
 F64_KERNEL(1, 2)
+F64_KERNEL(6, 1)
+F64_KERNEL(2, 1)
+F64_KERNEL(1, 1)
 #if F64_COLS == 4
 F64_KERNEL(6, 4)
 F64_KERNEL(2, 4)
 F64_KERNEL(1, 4)
 #endif
 
-/* `lanes` is a multiple of VL. */
+/* `lanes` is a multiple of VDL. */
 static void f64_products(int64_t rows, int64_t lanes, int64_t n, const double *a, int64_t ai, int64_t ak, const double *b, int64_t bk, float *to, int64_t ti)
 {
-    for (int64_t c = 0; c < lanes;) {
-        const int wide = F64_COLS == 4 && lanes - c >= 4 * VDL;
-        void (*const kernels[3])(F64_ARGUMENTS) = {
+    static void (*const kernels[][3])(F64_ARGUMENTS) = { { f64_6_1, f64_2_1, f64_1_1 }, { f64_6_2, f64_2_2, f64_1_2 },
 #if F64_COLS == 4
-            wide ? f64_6_4 : f64_6_2, wide ? f64_2_4 : f64_2_2, wide ? f64_1_4 : f64_1_2
-#else
-            f64_6_2, f64_2_2, f64_1_2
+                                                         { f64_6_4, f64_2_4, f64_1_4 },
 #endif
-        };
+    };
+    for (int64_t c = 0; c < lanes;) {
+        const int wide = F64_COLS == 4 && lanes - c >= 4 * VDL ? 2 : lanes - c >= 2 * VDL;
         for (int64_t i = 0; i < rows;) {
             const int64_t rest = rows - i, step = rest >= 6 ? 6 : rest >= 2 ? 2 : 1;
-            kernels[step == 6 ? 0 : step == 2 ? 1 : 2](n, a + i * ai, ai, ak, b + c, bk, to + i * ti + c, ti);
+            kernels[wide][step == 6 ? 0 : step == 2 ? 1 : 2](n, a + i * ai, ai, ak, b + c, bk, to + i * ti + c, ti);
             i += step;
         }
-        c += wide ? 4 * VDL : 2 * VDL;
+        c += (int64_t)VDL << wide;
     }
 }
 
