@@ -6,6 +6,8 @@
  */
 #include "schedule/api.c"
 
+#include <time.h>
+
 #include "t/outputs.h"
 
 #define TEXT 4096
@@ -410,6 +412,35 @@ static void without_memory(void)
     rondo_schedule_destroy(s);
 }
 
+/* What it takes to list one rank of so many, best of three; < 0: it cannot be. */
+static double listed(int ranks)
+{
+    double best = -1.0;
+    for (int i = 0; i < 3; i++) {
+        rondo_schedule_desc d = RONDO_SCHEDULE_DESC_INIT;
+        rondo_attention_desc a = RONDO_ATTENTION_DESC_INIT;
+        rondo_schedule_rank_info mine = RONDO_SCHEDULE_RANK_INFO_INIT;
+        rondo_schedule *of = NULL;
+        d.ranks = ranks, d.backward = 1;
+        a.heads = 4, a.kv_heads = 2, a.head_dim = 32, a.tokens = 512, a.causal = 1, a.gradients = 1, a.algorithm = RONDO_ALL_TO_ALL;
+        const clock_t begin = clock();
+        const int code = rondo_schedule_create(&of, &d, &a) || rondo_schedule_rank(of, 0, &mine);
+        const double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
+        rondo_schedule_destroy(of);
+        if (code)
+            return -1.0;
+        best = best < 0.0 || seconds < best ? seconds : best;
+    }
+    return best;
+}
+
+/* A rank asks about each pair of ranks, and no more: teams once took the cube. */
+static void many_ranks(void)
+{
+    const double few = listed(128), many = listed(512);
+    ok(few >= 0.0 && many >= 0.0 && many < 32.0 * few + 0.01, "gradients by all-to-all on 128 and 512 ranks: %.4f and %.4f s for a rank's list", few, many);
+}
+
 int main(void)
 {
     rondo_hooks hooks = RONDO_HOOKS_INIT;
@@ -420,6 +451,7 @@ int main(void)
     against_plans();
     against_gradients();
     gradients_refused();
+    many_ranks();
     if (rondo_set_hooks(&hooks))
         return 1;
     without_memory();

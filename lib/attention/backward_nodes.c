@@ -241,7 +241,8 @@ static void measure_part(struct rondo__crossing *c, bool queries, const struct k
     }
 }
 
-/* Of teams: what one head of a team's queries makes in each step, which is as much as any other head, and so for all its seats. */
+/* Of teams: what one head of a team's queries makes in each step, which is as much as any other head, and so for all its seats. It is made for ranks of
+ * the two teams that meet, and for nobody else. */
 static bool measure_teams(struct rondo__crossing *c)
 {
     const int32_t n = c->b->ranks, seats = c->seats, teams = n / seats;
@@ -250,17 +251,19 @@ static bool measure_teams(struct rondo__crossing *c)
         struct rondo__rows *hull = c->hull + (size_t)at * (size_t)n;
         for (int32_t j = 0; j < teams; j++) {
             const int32_t of = (at / seats - j + teams) % teams;
-            memset(one, 0, (size_t)n * sizeof *one);
             for (int64_t q = -1, k = -1; next_pair(c, at / seats, of, &q, &k);)
                 for (int queried = 0; queried < 2; queried++)
                     measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), -1, 1,
                                  one, queried ? NULL : hull);
-            for (int32_t s = at; s < at + seats; s++)
-                for (int32_t r = 0; r < n; r++) {
+            for (int32_t i = 0; i < (j ? 2 : 1) * seats; i++) {
+                const int32_t r = i < seats ? at + i : of * seats + i - seats;
+                for (int32_t s = at; s < at + seats && one[r]; s++) {
                     const int64_t floats = r == s ? 0 : one[r] * rondo__crossing_heads(c, s).heads;
                     c->floats[(size_t)s * (size_t)n + (size_t)r] += floats;
                     c->parts[(size_t)s * (size_t)n + (size_t)r] += floats > 0;
                 }
+                one[r] = 0;
+            }
         }
         for (int32_t r = at; r < at + seats; r++)   /* of the team itself all */
             hull[r] = (struct rondo__rows){ 0, rondo__side_of(c->b, false, r)->rows };
