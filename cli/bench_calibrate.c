@@ -69,31 +69,45 @@ static int find_links(struct found *f, rondo_context *ctx)
     return 0;
 }
 
-/* All send to the one rank that has a query: is that faster than one link? */
-static int find_inward(struct found *f, rondo_context *ctx)
+/* All send so many rows of keys and values to the one rank that has a query, a kilobyte each. */
+static int gather_seconds(rondo_context *ctx, int repeat, int64_t rows, double *bytes, double *least)
 {
-    enum { DIM = 256, ROWS = 512 };     /* of each rank, a MiB */
-    const int ranks = rondo_context_ranks(ctx);
     struct attention a;
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
-    double least = 1e30;
-    d.heads = d.kv_heads = 1, d.head_dim = DIM, d.tokens = 1, d.cached = ROWS * ranks - 1, d.causal = 1;
+    d.heads = d.kv_heads = 1, d.head_dim = 256, d.tokens = 1, d.cached = rows * rondo_context_ranks(ctx) - 1, d.causal = 1;
     d.algorithm = RONDO_ALL_GATHER, d.layout = RONDO_CONTIGUOUS;
     int code = attention_open(&a, ctx, &d);
     if (!code)
         code = rondo_attention_query(a.plan, &info);
-    for (int i = -1; i < f->b->repeat && !code; i++) {
+    *least = 1e30;
+    for (int i = -1; i < repeat && !code; i++) {
         const struct timespec rest = { 0, REST };
         nanosleep(&rest, NULL);
         code = rondo_barrier(ctx);
         const double begin = now();
         code = code ? code : rondo_attention_execute(a.plan, &a.io, NULL);
         code = code ? code : rondo_barrier(ctx);
-        least = i >= 0 && now() - begin < least ? now() - begin : least;
+        *least = i >= 0 && now() - begin < *least ? now() - begin : *least;
     }
-    f->inward = ranks > 1 && !code ? (double)info.bytes_total / least : 0.0;
+    *bytes = (double)info.bytes_total;
     attention_close(&a);
+    return code;
+}
+
+/* Is what comes in faster than one link? By messages of a MiB that is told from a link; but what comes in of these is no more than what the
+ * others' links let out. Where links let a burst out at once, messages that go with it say more, by what longer ones take more. */
+static int find_inward(struct found *f, rondo_context *ctx)
+{
+    double bytes[3], seconds[3];
+    int code = gather_seconds(ctx, f->b->repeat, 512, &bytes[0], &seconds[0]);
+    f->inward = code ? 0.0 : bytes[0] / seconds[0];
+    for (int i = 1; i < 3 && !code && f->burst > 128e3; i++)
+        code = gather_seconds(ctx, 4 * f->b->repeat, i == 1 ? 8 : 48, &bytes[i], &seconds[i]);
+    if (!code && f->burst > 128e3 && f->inward > 1.2 * f->bandwidth) {
+        const double burst = seconds[2] > seconds[1] ? (bytes[2] - bytes[1]) / (seconds[2] - seconds[1]) : f->read;
+        f->inward = burst > f->inward ? burst < f->read ? burst : f->read : f->inward;
+    }
     return code;
 }
 
@@ -260,6 +274,8 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = find_inward(&f, ctx);
     if (!code)
         code = find_join(&f, ctx);
+    if (!code)
+        code = calibrate_crowd(&f, ctx);
     if (!code && rondo_context_rank(ctx) == 0) {
         *all = f;   /* and the list with it */
         f.share = NULL;
@@ -285,46 +301,68 @@ static int write_file(const char *path, json_t *h)
     return code;
 }
 
-static json_t *describe(const struct found *f, const struct run *run)
+static void set_hardware(const struct found *f, const struct run *run, rondo_hardware *h)
 {
     const int64_t cores = f->cores;
     const bool hosts = f->hosts > 1, threads = strcmp(run->transport, "mpi") != 0;
+    *h = (rondo_hardware)RONDO_HARDWARE_INIT;
+    h->peak_flops = f->peak, h->attention_flops = f->rate[1], h->gemm_flops = f->gemm;
+    h->memory_bandwidth = f->read;
+    h->link_bandwidth = h->all_to_all_bandwidth = f->bandwidth, h->link_latency = h->all_to_all_latency = f->latency;
+    h->overhead = h->operation_latency = f->operation;
+    h->memory_bytes = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (double)cores;
+    h->link_burst = hosts ? f->burst : 0.0;
+    h->link_inward = f->inward > 1.2 * f->bandwidth ? f->inward : 0.0;   /* else it is no more than a link's, and the same */
+    h->local_work = hosts || threads ? 0.0 : 1.0 / f->bandwidth;
+    h->join_bandwidth = f->join;
+    h->delta_flops = f->delta[0][CALIBRATE_STATES - 1], h->delta_backward_flops = f->delta[1][CALIBRATE_STATES - 1];
+    h->attention_edge = f->edge;
+    for (int i = 0; i < CALIBRATE_DIMS; i++)
+        h->attention_dims[i] = calibrate_dims[i], h->attention_rates[i] = f->rate[i];
+    for (int i = 0; i < CALIBRATE_ROWS; i++)
+        h->row_counts[i] = calibrate_rows[i], h->row_parts[i] = f->part[i];
+    for (int i = 0; i < CALIBRATE_STATES; i++)
+        h->delta_dims[i] = calibrate_states[i], h->delta_rates[i] = f->delta[0][i], h->delta_backward_rates[i] = f->delta[1][i];
+    h->cores = f->together, h->core_slowest = f->slowest < 1.0 ? f->slowest : 0.0, h->core_slice = f->slice;
+    h->core_ranks = hosts ? (run->ranks + f->machines - 1) / f->machines : cores;
+    h->node_ranks = hosts ? 1 : cores;   /* one rank was on each host */
+    h->node_links = 1;
+    h->in_place = threads;
+}
+
+static json_t *describe(const rondo_hardware *f)
+{
     json_t *h = json_object(), *rates = json_array(), *rows = json_array(), *states = json_array();
     const struct {
         const char *key;
         double value;
+        bool always;                    /* else where it is known */
     } values[] = {
-        { "peak_flops", f->peak }, { "attention_flops", f->rate[1] }, { "gemm_flops", f->gemm }, { "memory_bandwidth", f->read },
-        { "link_bandwidth", f->bandwidth }, { "link_latency", f->latency }, { "all_to_all_bandwidth", f->bandwidth },
-        { "all_to_all_latency", f->latency }, { "overhead", f->operation }, { "operation_latency", f->operation },
-        { "memory_bytes", (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / (double)cores }, { "attention_edge", f->edge },
-        { hosts ? "link_burst" : "local_work", hosts ? f->burst : threads ? 0.0 : 1.0 / f->bandwidth }, { "cores", f->together },
+        { "peak_flops", f->peak_flops, true }, { "attention_flops", f->attention_flops, true }, { "gemm_flops", f->gemm_flops, true },
+        { "memory_bandwidth", f->memory_bandwidth, true }, { "link_bandwidth", f->link_bandwidth, true }, { "link_latency", f->link_latency, true },
+        { "all_to_all_bandwidth", f->all_to_all_bandwidth, true }, { "all_to_all_latency", f->all_to_all_latency, true },
+        { "overhead", f->overhead, true }, { "operation_latency", f->operation_latency, true }, { "memory_bytes", f->memory_bytes, true },
+        { "attention_edge", f->attention_edge, true }, { "link_burst", f->link_burst, false }, { "link_inward", f->link_inward, false },
+        { "local_work", f->local_work, false }, { "cores", f->cores, true }, { "core_slowest", f->core_slowest, false },
+        { "core_slice", f->core_slice, false }, { "core_turn", f->core_turn, false }, { "join_bandwidth", f->join_bandwidth, false },
+        { "delta_flops", f->delta_flops, true }, { "delta_backward_flops", f->delta_backward_flops, true },
     };
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
-        json_object_set_new(h, values[i].key, number(values[i].value));
-    if (f->join > 0.0)
-        json_object_set_new(h, "join_bandwidth", number(f->join));
-    json_object_set_new(h, "delta_flops", number(f->delta[0][CALIBRATE_STATES - 1]));
-    json_object_set_new(h, "delta_backward_flops", number(f->delta[1][CALIBRATE_STATES - 1]));
-    if (f->inward > 1.2 * f->bandwidth)   /* else it is no more than a link's, and the same */
-        json_object_set_new(h, "link_inward", number(f->inward));
+        if (values[i].always || values[i].value > 0.0)
+            json_object_set_new(h, values[i].key, number(values[i].value));
     for (int i = 0; i < CALIBRATE_DIMS; i++)
-        json_array_append_new(rates, json_pack("[If]", (json_int_t)calibrate_dims[i], f->rate[i]));
+        json_array_append_new(rates, json_pack("[If]", (json_int_t)f->attention_dims[i], f->attention_rates[i]));
     for (int i = 0; i < CALIBRATE_ROWS; i++)
-        json_array_append_new(rows, json_pack("[If]", (json_int_t)calibrate_rows[i], f->part[i]));
+        json_array_append_new(rows, json_pack("[If]", (json_int_t)f->row_counts[i], f->row_parts[i]));
     for (int i = 0; i < CALIBRATE_STATES; i++)
-        json_array_append_new(states, json_pack("[Iff]", (json_int_t)calibrate_states[i], f->delta[0][i], f->delta[1][i]));
-    if (f->slowest < 1.0)
-        json_object_set_new(h, "core_slowest", number(f->slowest));
-    if (f->slice > 0.0)
-        json_object_set_new(h, "core_slice", number(f->slice));
+        json_array_append_new(states, json_pack("[Iff]", (json_int_t)f->delta_dims[i], f->delta_rates[i], f->delta_backward_rates[i]));
     json_object_set_new(h, "attention_rates", rates);
     json_object_set_new(h, "attention_rows", rows);
     json_object_set_new(h, "delta_rates", states);
-    json_object_set_new(h, "in_place", json_boolean(threads));
-    json_object_set_new(h, "node_ranks", json_integer(hosts ? 1 : cores));   /* one rank was on each host */
-    json_object_set_new(h, "node_links", json_integer(1));
-    json_object_set_new(h, "core_ranks", json_integer(hosts ? (run->ranks + f->machines - 1) / f->machines : cores));
+    json_object_set_new(h, "in_place", json_boolean(f->in_place));
+    json_object_set_new(h, "node_ranks", json_integer(f->node_ranks));
+    json_object_set_new(h, "node_links", json_integer(f->node_links));
+    json_object_set_new(h, "core_ranks", json_integer(f->core_ranks));
     return h;
 }
 
@@ -334,13 +372,20 @@ int bench_calibrate(struct bench *b, const char *path)
     struct run run = RUN_INIT;
     run.ranks = common.mpi ? ranks_world() : 2;
     run.threads = 1;
+    rondo_hardware hardware;
     int code = fail_code(ranks_run(&run, body, &f), STAGE_OPTIONS, run.text);
     if (!code && ranks_first()) {
-        json_t *h = describe(&f, &run), *row = row_new("calibrate", &run), *share = json_array();
+        set_hardware(&f, &run, &hardware);
+        code = fail_code(calibrate_crowd_fit(&f, run.ranks, run.transport, &hardware), STAGE_OPTIONS, rondo_error_text());
+    }
+    if (!code && ranks_first()) {
+        json_t *h = describe(&hardware), *row = row_new("calibrate", &run), *share = json_array();
         for (int r = 0; r < run.ranks; r++)
             json_array_append_new(share, json_integer(f.share[r]));
         json_object_set_new(row, "rank_cores", share);
         json_object_set_new(row, "idle_cpu", number(f.idle_cpu));
+        if (f.step[0] > 0.0)
+            json_object_set_new(row, "crowd_seconds", json_pack("[ff]", f.step[0], f.step[1]));
         json_object_set(row, "hardware", h);
         code = row_add(b, row);
         if (!code)

@@ -21,6 +21,7 @@ struct found {
     double slice;                       /* seconds that one keeps a core while another one waits for it; 0: not known */
     double bandwidth, latency, burst, inward;
     double join;                        /* bytes/s at which rank 0 joins nodes */
+    double step[2];                     /* seconds of calibrate_crowd()'s steps; 0: each rank has a core */
     int64_t hosts, machines;            /* that the ranks are on, by their names and by the systems that they run */
     int64_t cores;                      /* that the ranks of rank 0's machine may use */
     int *share;                         /* [ranks] of these cores: each is one rank's; 0 on other machines */
@@ -49,6 +50,11 @@ int calibrate_delta(struct found *f, rondo_context *ctx, int repeat);   /* by on
 /* By all ranks. What rank 0 computes by itself, of the kernels that `world` has, while the others sleep; and what is left of that on each core
  * while all of its machine's are busy, by the ranks that are there, each of which computes on its share. */
 int calibrate_computing(struct found *f, rondo_context *world);
+
+/* Where ranks are more than cores: steps of decoding by all ranks, and then, by rank 0, the memory_bandwidth and core_turn with which these are
+ * predicted as they were. */
+int calibrate_crowd(struct found *f, rondo_context *world);
+int calibrate_crowd_fit(const struct found *f, int ranks, const char *transport, rondo_hardware *h);
 
 /* A small piece of attention on one rank of its own, whose rate says how fast a core is at a moment. NULL: no memory. */
 enum { TILE_HEADS = 4, TILE_KV_HEADS = 2, TILE_DIM = 128, TILE_TOKENS = 256 };

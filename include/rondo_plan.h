@@ -144,6 +144,7 @@ typedef struct rondo_hardware {
     double join_bandwidth;              /* at which partial results are joined: their bytes, and twice those of results; 0: memory_bandwidth */
     double delta_flops, delta_backward_flops;   /* that the delta rule and its gradients reach, in a schedule's FLOPs; 0: as attention */
     double core_slice;                  /* seconds that a rank keeps a core while others wait for one; 0: they share evenly at every moment */
+    double core_turn;                   /* seconds that it takes a rank to go on when it gets one by such turns: others' data is in the caches */
     double row_parts[8];                /* part of its rate, up to 1, that attention reaches where a KV head has row_counts rows of queries, ... */
     int64_t row_counts[8];              /* ... ascending, as far as they are not 0; in between, and below the first, in proportion */
     double delta_rates[4], delta_backward_rates[4];   /* what states of delta_dims numbers a side reach instead of delta_flops and ... */
@@ -151,7 +152,7 @@ typedef struct rondo_hardware {
 } rondo_hardware;
 #define RONDO_HARDWARE_INIT                                                                                                                \
     { sizeof(rondo_hardware), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, NULL, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, \
-      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, { 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 },                       \
+      { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 }, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, { 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0 },                  \
       { 0, 0, 0, 0, 0, 0, 0, 0 }, { 0.0, 0.0, 0.0, 0.0 }, { 0.0, 0.0, 0.0, 0.0 }, { 0, 0, 0, 0 } }
 /* Hardware known by name: that of an index from 0, NULL behind the last; and what is known of it. */
 RONDO_API const char *rondo_hardware_name(int index);

@@ -13,7 +13,7 @@
 #include "t/memory.h"
 #include "t/tap.h"
 
-static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0 };
+static const struct rondo__sim_links alone = { 1, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0 };
 
 static bool near(double got, double want)
 {
@@ -87,7 +87,7 @@ static void by_hand(void)
     rondo__sim_free(&sim);
 
     /* 2 nodes of 2 ranks, which share a link: ranks 1 and 3 pass to the other node, 0 and 2 within theirs: 20 bytes at 10 against 100 */
-    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0 };
+    const struct rondo__sim_links nodes = { 2, 1, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0 };
     ring(&sim, 4, 0.0, 20.0);
     is_time(run_with(&sim, &nodes), 3 * 2.5, "the slow links set the pace");
     rondo__sim_free(&sim);
@@ -98,7 +98,7 @@ static void by_hand(void)
     }
     is_time(run_with(&sim, &nodes), 0.5 + 2 + 2, "two ranks of a node share its link");
     ok(near(end_of(&sim, 0), 4.5) && near(end_of(&sim, 1), 4.5), "and each has half of it");
-    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0 };
+    const struct rondo__sim_links two = { 2, 2, 10.0, 0.5, 5.0, 2.0, 100.0, 0.125, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0 };
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
     struct rondo__sim_links bucket = nodes;
     bucket.burst = 20.0, bucket.inward = 100.0;
@@ -194,6 +194,11 @@ static void crowds(void)
     l.slice = 5.0;   /* the third from 2, when the first is through */
     is_time(run_with(&sim, &l), 9.0, "and by longer turns");
     ok(near(end_of(&sim, 0), 2.0) && near(end_of(&sim, 1), 3.0), "the first two have them to the end");
+    l.turn = 0.5;    /* each goes on that much later: the third, from 2.5, at 3 */
+    is_time(run_with(&sim, &l), 10.0, "where it takes a while to go on with a core");
+    ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 3.5), "the first two too");
+    l.slice = 1.0, l.turn = 5.0;   /* no more than half of each turn: 24 halves on two cores, the last one's to the end */
+    ok(run_with(&sim, &l) < 24.0, "and it takes no more than half of a turn");
     l = alone;
     is_time(run_with(&sim, &l), 7.0, "as where nothing is said of cores");
     rondo__sim_free(&sim);
@@ -418,6 +423,7 @@ static void predictions(void)
             h.link_burst = kind == 4 ? 1e6 : 0.0, h.link_inward = kind == 5 ? 2e9 : kind == 6 ? 5e8 : 0.0;
             h.all_to_all_bandwidth = kind == 7 ? 3e9 : 0.0, h.all_to_all_latency = 2e-6;
             h.cores = kind == 6 ? 3.0 : 0.0, h.core_slowest = kind == 6 ? 0.8 : 0.0, h.core_slice = kind == 6 ? 1e-4 : 0.0;
+            h.core_turn = kind == 6 ? 2e-5 : 0.0;
             h.link_work = kind == 4 ? 1e-10 : 0.0;
             const double least = predict(&c, &h, RONDO_PREDICT_LEAST).layer_attention, all = predict(&c, &h, RONDO_PREDICT_RUN).layer_attention;
             beyond += least > all;

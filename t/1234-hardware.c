@@ -24,7 +24,7 @@ static const char whole[] =
     "  \"memory_bandwidth\": 200000000000, \"link_bandwidth\": 2.5e9, \"link_latency\": 26e-6, \"all_to_all_bandwidth\": 3e9,\n"
     "  \"all_to_all_latency\": 90.3e-6, \"overhead\": 0, \"memory_bytes\": 0.0, \"local_bandwidth\": 4e10, \"local_latency\": 1e-6,\n"
     "  \"operation_latency\": 3.4e-6, \"skew\": 0.585, \"node_ranks\": 8, \"node_links\": 4, \"cores\": 1.5, \"core_ranks\": 16, \"core_slowest\": 0.75, \"join_bandwidth\": 6e9,\n"
-    "  \"delta_flops\": 8e10, \"delta_backward_flops\": 5e10, \"core_slice\": 0.004,\n"
+    "  \"delta_flops\": 8e10, \"delta_backward_flops\": 5e10, \"core_slice\": 0.004, \"core_turn\": 3e-5,\n"
     "  \"link_burst\": 131072, \"link_inward\": 5e9, \"link_work\": 1e-10, \"local_work\": 2e-10, \"attention_edge\": 0.25,\n"
     "  \"attention_rates\": [ [64, 1e11], [128, 1.25e11] ], \"attention_rows\": [[4, 0.25], [96, 1]],\n"
     "  \"delta_rates\": [[64, 5e10, 3e10], [128, 7e10, 4e10], [256, 8e10, 4.5e10]], \"in_place\": true\n}\n";
@@ -38,7 +38,7 @@ static void fields(void)
            h.memory_bytes == 0.0 && h.local_bandwidth == 4e10 && h.local_latency == 1e-6 && h.operation_latency == 3.4e-6 && h.skew == 0.585,
        "rates and times are what is written");
     ok(h.node_ranks == 8 && h.node_links == 4 && h.cores == 1.5 && h.core_ranks == 16 && h.core_slowest == 0.75 && h.join_bandwidth == 6e9 &&
-           h.delta_flops == 8e10 && h.delta_backward_flops == 5e10 && h.core_slice == 0.004 && h.link_burst == 131072.0 && h.link_inward == 5e9 &&
+           h.delta_flops == 8e10 && h.delta_backward_flops == 5e10 && h.core_slice == 0.004 && h.core_turn == 3e-5 && h.link_burst == 131072.0 && h.link_inward == 5e9 &&
            h.link_work == 1e-10 && h.local_work == 2e-10 && h.attention_edge == 0.25 && h.in_place == 1 && h.attention_dims[0] == 64 &&
            h.attention_dims[1] == 128 && h.attention_dims[2] == 0 && h.attention_rates[0] == 1e11 && h.attention_rates[1] == 1.25e11 && !h.name,
        "and so are the others");
@@ -112,6 +112,8 @@ static void refusals(void)
     refuse("core_ranks", "{ " NEEDED ", \"core_ranks\": 70000 }");
     refuse("core_slowest", "{ " NEEDED ", \"core_slowest\": 1.01 }");
     refuse("core_slice", "{ " NEEDED ", \"core_slice\": 1e-9 }");
+    refuse("core_turn is 2", "{ " NEEDED ", \"core_turn\": 2 }");
+    refuse("core_turn", "{ " NEEDED ", \"core_turn\": -1e-5 }");
     refuse("attention_edge", "{ " NEEDED ", \"attention_edge\": 1.5 }");
     refuse("name takes a text", "{ " NEEDED ", \"name\": 5 }");
     refuse("in_place takes true or false", "{ " NEEDED ", \"in_place\": 1 }");

@@ -24,6 +24,15 @@ for n in 2 3; do
     ok "$n processes: what all do is no more than so many cores can" awk -v t="$together" -v c="$cores" 'BEGIN { exit !(t > 0 && t <= c) }'
     idle=$(sed 's/.*"idle_cpu":\([0-9.e+-]*\).*/\1/' "$scratch/line")
     echo "# a waiting rank took $idle of a core"
+    if [ "$n" -gt "$cores" ]; then
+        steps=$(sed 's/.*"crowd_seconds":\[\([0-9.e+,-]*\)\].*/\1/' "$scratch/line")
+        turn=$(tr -d ' \n' <"$scratch/$n.json" | sed -n 's/.*"core_turn":\([0-9.e+-]*\).*/\1/p')
+        echo "# steps of decoding of more ranks than cores took $steps s; a turn ${turn:-0} s"
+        ok "$n processes on $cores cores: a step of more keys takes longer" awk -v s="$steps" 'BEGIN { split(s, t, ","); exit !(t[1] > 0 && t[2] > t[1]) }'
+        ok "$n processes on $cores cores: turns cost less than a millisecond" awk -v t="${turn:-0}" 'BEGIN { exit !(t >= 0 && t < 1e-3) }'
+    else
+        ok "$n processes: each has a core, and no turns" sh -c "! grep -q 'crowd_seconds' '$scratch/line'"
+    fi
     ok "$n processes: who waits sleeps" awk -v i="$idle" 'BEGIN { exit !(i >= 0 && i < 0.4) }'
 done
 finish

@@ -116,7 +116,10 @@ int rondo__mpi_parts_start(struct rondo_endpoint *ep, struct rondo_flight **out,
         return rondo__mpi_fail(RONDO_ENOMEM, "no memory for messages of %zu pieces", pieces);
     /* What has been posted when a call fails is cancelled with everything else in quiesce(). */
     *out = f;
-    for (int receives = 1; receives >= 0; receives--)   /* receives first: what comes then finds its place */
+    /* Sends first. A long message begins when its receiver has answered, and an answer waits behind what its sender has begun to send to
+     * the same rank: were receives first, they would answer those who came before, whose megabytes then keep back the answers to what is
+     * sent here, and this rank's link would rest meanwhile. */
+    for (int receives = 0; receives <= 1; receives++)
         for (int32_t i = 0; i < count; i++) {
             int err = parts[i].receives == receives ? post_part(ep, &f, &parts[i]) : 0;
             if (err)

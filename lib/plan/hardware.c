@@ -111,6 +111,7 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
         { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
         { "join_bandwidth", h->join_bandwidth, true }, { "delta_flops", h->delta_flops, false },
         { "delta_backward_flops", h->delta_backward_flops, false }, { "core_slice", h->core_slice, false },
+        { "core_turn", h->core_turn, false },
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
@@ -120,6 +121,8 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
         return rondo__fail(RONDO_EINVAL, "hardware: core_slowest is %g; it takes a part, 0 to 1", h->core_slowest);
     if (h->core_slice > 0.0 && !(h->core_slice >= 1e-5 && h->core_slice <= 10.0))
         return rondo__fail(RONDO_EINVAL, "hardware: core_slice is %g; it takes 0.00001 to 10 seconds, or 0: ranks share cores evenly", h->core_slice);
+    if (h->core_turn > 1.0)
+        return rondo__fail(RONDO_EINVAL, "hardware: core_turn is %g; it takes 0 to 1 second", h->core_turn);
     if (h->attention_edge > 1.0)
         return rondo__fail(RONDO_EINVAL, "hardware: attention_edge is %g; it takes a part, 0 to 1", h->attention_edge);
     err = check_table("attention_rates", "heads of", h->attention_dims, h->attention_rates, RATES, 1e30);
@@ -188,7 +191,7 @@ uint64_t rondo__hardware_hash(const rondo_hardware *h)
                              h->all_to_all_bandwidth, h->all_to_all_latency, h->overhead, h->memory_bytes, h->local_bandwidth, h->local_latency,
                              h->operation_latency, h->skew, h->cores, h->link_burst, h->link_inward, h->link_work, h->local_work,
                              h->attention_edge, h->core_slowest, h->join_bandwidth, h->delta_flops, h->delta_backward_flops,
-                             h->core_slice };
+                             h->core_slice, h->core_turn };
     const int64_t numbers[] = { h->node_ranks, h->node_links, h->core_ranks, h->in_place };
     uint64_t hash = 0x68617264u, bits;
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {

@@ -44,6 +44,7 @@ static const struct field {
     { "core_ranks", AT(core_ranks), WHOLE, false },
     { "core_slowest", AT(core_slowest), REAL, false },
     { "core_slice", AT(core_slice), REAL, false },
+    { "core_turn", AT(core_turn), REAL, false },
     { "join_bandwidth", AT(join_bandwidth), REAL, false },
     { "delta_flops", AT(delta_flops), REAL, false },
     { "delta_backward_flops", AT(delta_backward_flops), REAL, false },

@@ -46,7 +46,7 @@ struct rondo__sim_links rondo__sim_links_of(const rondo_hardware *h, int64_t tp)
                                       h->all_to_all_latency, h->local_bandwidth, h->local_latency,
                                       sharing > tp ? h->cores / (double)tp : h->cores / (double)sharing, h->link_work, h->local_work,
                                       (int32_t)(sharing > tp ? sharing / tp : 1), h->link_burst, h->link_inward, h->core_slice,
-                                      h->core_slowest };
+                                      h->core_slowest, h->core_turn };
 }
 
 /* How much longer ranks take that share cores and all compute. */

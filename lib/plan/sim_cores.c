@@ -2,7 +2,8 @@
  *
  * Ranks that share cores. Those that compute go on alike fast, each at its part of what the cores do. Where it is known for how long the system
  * leaves a core to one while others wait (rondo_hardware.core_slice), only as many ranks as there are cores go on at a time, in turns of that
- * long, and the others neither compute nor begin anything: a ring whose next rank has to wait for a core waits with it. simulate.c's.
+ * long, and the others neither compute nor begin anything: a ring whose next rank has to wait for a core waits with it. Who gets a core spends
+ * some of its turn (core_turn) until its own data are in the caches again. simulate.c's.
  */
 #include "plan/sim_run.h"
 
@@ -141,6 +142,7 @@ static void fill_seats(struct run *r, struct crew *c, double time)
         c->waiting--;
         r->place[rank] = SEATED;
         r->slice_end[rank] = time + r->slice;
+        rondo__sim_spend(r, rank, r->turn, time);
         if (r->started[rank])
             join(r, rank, time);
         while (r->parked[rank]) {

@@ -58,7 +58,8 @@ struct run {
     int64_t *parked, *parked_last;      /* [ranks] operation + 1 that can begin once it has a core; the next ones are behind it */
     int64_t *parked_next;               /* [operations] */
     int64_t most_seated;                /* of a crew; 0: cores do not go by turns */
-    double slice;                       /* seconds of a turn */
+    double slice;                       /* seconds of a turn, ... */
+    double turn;                        /* ... of which so many pass before its rank goes on */
     struct crew *crews;
     int64_t *of_crew;                   /* [ranks] lists of ranks */
     int64_t crew_ranks;

@@ -350,6 +350,7 @@ static void set_turns(struct run *r)
         all += operation_at(r->sim, o)->seconds;
     r->most_seated = (int64_t)rondo__whole_cores(r->cores);
     r->slice = r->links->slice > all / TURNS ? r->links->slice : all / TURNS;
+    r->turn = r->links->turn < r->slice / 2.0 ? r->links->turn : r->slice / 2.0;   /* else nobody would ever be through */
 }
 
 static int prepare(struct run *r)

@@ -31,6 +31,7 @@ struct rondo__sim_links {
     double inward;                      /* bytes/s that come in by a link from others; 0: its bandwidth */
     double slice;                       /* seconds for which a rank keeps a core while others wait for one; 0: they share evenly at every moment */
     double slowest;                     /* speed of the slowest core while all are busy; 0: 1 */
+    double turn;                        /* seconds until a rank goes on that gets a core by turns; at most half a slice */
 };
 
 static inline double rondo__whole_cores(double cores)
