@@ -336,7 +336,7 @@ static void interrupted(void)
     ok(files_like("cut") == 0, "no file is left behind");
     /* the meter moves while one computation runs */
     for (int ranks = 1; ranks <= 2; ranks++) {
-        rondo("timeout -s INT 5", "attend big -o cut --isa scalar --threads 1 --ranks %d --progress always", ranks);
+        rondo("timeout -s INT 3", "attend big -o cut --isa scalar --threads 1 --ranks %d --progress always", ranks);
         int moved = 0, fell = 0;
         double last = -1.0;
         for (const char *p = program_err; (p = strstr(p, "attend: ")) != NULL; p++) {
