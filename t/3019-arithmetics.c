@@ -75,8 +75,8 @@ int main(void)
                 for (size_t a = 0; a < 7; a++) {
                     if ((i + j + (size_t)layout + 3 * a) % (size_t)few)
                         continue;
-                    struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithms[a], .threads = 1 + (int)a % 2, .isa = isas[(j + a) % 4],
-                                       .strided = layout == 2 };
+                    struct setup s = { .ranks = ranks[j], .layout = layout, .algorithm = algorithms[a], .threads = 1 + (int)a % 2,
+                                       .isa = other_device() ? NULL : isas[(j + a) % 4], .strided = layout == 2 };
                     err = solve(&p, &s, &r);
                     if (err == RONDO_ENOTSUP && s.isa) {   /* not this machine's */
                         s.isa = NULL;
