@@ -102,8 +102,8 @@ static void by_hand(void)
     is_time(run_with(&sim, &two), 2.5, "with a link each they do not");
     struct rondo__sim_links bucket = nodes;
     bucket.burst = 20.0, bucket.inward = 100.0;
-    is_time(run_with(&sim, &bucket), 0.5 + 2.0, "a bucket of 20 bytes is for both");
-    ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 2.5), "half for each");
+    is_time(run_with(&sim, &bucket), 0.5 + 2.0, "a bucket of 20 bytes is of a node");
+    ok(near(end_of(&sim, 0), 0.9) && near(end_of(&sim, 1), 2.5), "and goes to who comes first");
     rondo__sim_free(&sim);
     for (int r = 0; r < 4; r++) {   /* 10 bytes beside 30: until the short one is through each has half */
         rondo__sim_rank(&sim);

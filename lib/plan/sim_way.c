@@ -64,7 +64,9 @@ bool rondo__sim_way_add(struct rondo__sim_way *way, double time, int64_t message
     follow(way, time);
     way->next = -1.0;
     way->streams += behind < 0.0;
-    *at = (behind > way->served ? behind : way->served) + seconds;
+    const double first = behind > way->served ? behind : way->served, burst = seconds < way->bucket ? seconds : way->bucket;
+    way->bucket -= burst;
+    *at = first + seconds - burst;
     return put(&way->queue, (struct passing){ *at, message });
 }
 
@@ -74,8 +76,6 @@ double rondo__sim_way_next(struct rondo__sim_way *way)
     way->next = -1.0;
     if (!p)
         return -1.0;
-    if (way->bucket > 0.0)
-        return way->since;   /* what comes at this moment too has its share of the bucket */
     way->next = way->since + (p->at > way->served ? (p->at - way->served) * (double)way->streams : 0.0);
     return way->next;
 }
@@ -85,17 +85,5 @@ int64_t rondo__sim_way_take(struct rondo__sim_way *way, double time)
     follow(way, time);
     way->next = -1.0;
     const struct passing *p = first_of(way);
-    if (!p)
-        return -1;
-    const double needs = (p->at - way->served) * (double)way->streams;
-    if (needs > way->bucket) {
-        way->served += way->bucket / (double)way->streams;
-        way->bucket = 0.0;
-        return -1;
-    }
-    if (needs > 0.0) {
-        way->bucket -= needs;
-        way->served = p->at;
-    }
-    return get(&way->queue).message;
+    return p && p->at <= way->served ? get(&way->queue).message : -1;
 }

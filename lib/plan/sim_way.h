@@ -2,7 +2,7 @@
  *
  * A way that messages take at the same time: out of a rank or its node, or into it. Messages between different ranks have even shares of it, as
  * streams of TCP and queues of a network card have; those between the same two go one after another. A way out may have a bucket, out of
- * which messages go at once: it fills while nothing goes. simulate.c's.
+ * which messages go at once, those that come first before others: it fills while nothing goes. simulate.c's.
  *
  * Served evenly, what is over first is told by one number: `served` is what each stream has been given since the beginning, in seconds of the
  * whole way, so that a message is through when this has come to what it was when the message came and its own seconds.

@@ -9,7 +9,7 @@
  * begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is computed beside them,
  * is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the sender's way out and
  * the receiver's way in, each for its bytes. Messages between the same two ranks take a way one after another, in the order in which they
- * become ready, and others share it evenly; a way out may have a bucket, from which a burst goes at once (sim_way.h). A fence is over when
+ * become ready, and others share it evenly; a way out may have a bucket, from which a burst goes at once, of who comes first (sim_way.h). A fence is over when
  * all ranks have done what comes before it.
  */
 #ifndef RONDO_PLAN_SIMULATE_H
