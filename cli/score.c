@@ -37,11 +37,12 @@ struct work {
     rondo_arrays_writer *writer;
 };
 
+/* Non-zero: stop. A file is begun before the first token is read, so signals wait for this. */
 static int on_prefill(void *user, int64_t done, int64_t total)
 {
     (void)user;
     progress_set((uint64_t)done, (uint64_t)total);
-    return 0;
+    return signals_pending();
 }
 
 static int on_logits(void *user, int64_t row, const float *logits)
@@ -81,7 +82,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = rondo_lm_score(lm, w->tokens, w->count, writes ? on_logits : NULL, w, &score);
     mine->real[0] = now() - begin;
     if (writes) {
-        if (!code && signals_pending())
+        if ((!code || code == RONDO_ECANCELED) && signals_pending())
             code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", options.logits);
         if (!code)
             code = rondo_arrays_commit(w->writer);

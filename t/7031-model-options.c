@@ -3,6 +3,8 @@
  * rondo score and generate: a folder without a tokenizer, logits that are no numbers, how texts are read, how tokens are
  * counted and chosen.
  */
+#include <sys/resource.h>
+
 #include "program.h"
 #include "lm_kit.h"
 
@@ -54,8 +56,16 @@ static void without_tokenizer(void)
     scratch_clear();
 }
 
-/* While the logits are written a signal waits until the temporary is gone; the exit code is that of the signal all the same. The pass, which it
- * waits for too, takes a second or two. (A shell's background job ignores SIGINT.) */
+/* Processor time of all programs that were run so far. */
+static double spent(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_CHILDREN, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+/* While the logits are written a signal waits until the temporary is gone, which is soon, also before the first row; the exit code is that of the
+ * signal all the same. (A shell's background job ignores SIGINT.) */
 static void interrupted(void)
 {
     static const struct {
@@ -63,14 +73,18 @@ static void interrupted(void)
         int code;
     } signals[] = { { "TERM", 143 }, { "HUP", 129 } };
     const char *top = getenv("srcdir");
+    double begin = spent();
+    rondo("", "score -m '%s' --ids '%s/t/golden/kjv/mark.ids' --isa scalar --threads 1 --limit 256", model, top ? top : ".");
+    const double part = spent() - begin;
     for (int i = 0; i < 2; i++) {
-        char before[1200];
-        snprintf(before, sizeof before, "tr -s '\n' ' ' <'%s/t/golden/kjv/mark.ids' | cut -d ' ' -f 1-250 >few.ids;", top ? top : ".");
-        const int code = rondo(before, "score -m '%s' --ids few.ids --isa scalar --threads 1 --logits slow & id=$!; "
-                               "until ls .rondo.* >/dev/null 2>&1; do sleep 0.02; done; kill -%s $id; wait $id", model, signals[i].name);
+        begin = spent();
+        const int code = rondo("", "score -m '%s' --ids '%s/t/golden/kjv/mark.ids' --isa scalar --threads 1 --logits slow & id=$!; "
+                               "until ls .rondo.* >/dev/null 2>&1 || ! kill -0 $id; do sleep 0.02; done; kill -%s $id; wait $id", model, top ? top : ".", signals[i].name);
         if (!ok(code == signals[i].code && one_sentence() && strstr(program_err, "interrupted") && files_like("slow") == 0 && files_like(".rondo") == 0,
                 "SIG%s while logits are written: exit %d, one sentence, no file", signals[i].name, signals[i].code))
             diag("exit %d, %d files: %s", code, files_like("slow"), program_err);
+        const double took = spent() - begin;
+        ok(took < part, "... and at once: %.2f s, and %.2f s for an eighth of the text", took, part);
     }
 }
 
