@@ -104,15 +104,32 @@ DEVICE void cuda_next_leaf(const struct cuda_attention *p, const struct cuda_ite
     out->number = item->end;
 }
 
-/* By one thread. */
+/* By all threads: behind the first barrier nobody reads the item before any more, and the first thread finds this one out. */
 DEVICE void cuda_know(const struct cuda_attention *p, int64_t number, struct cuda_known *known)
 {
-    known->item = p->items[number];
-    known->tile = p->tiles[known->item.tile];
-    known->job = p->jobs[known->tile.job];
-    const struct rondo_leaf run = p->leaves[known->job.leaves_first + known->item.run];
-    cuda_run_of(p, &known->tile, &known->job, &run, &known->run);
-    cuda_next_leaf(p, &known->item, &known->tile, &known->run, known->item.first, &known->leaf[0]);
+    BARRIER();
+    if (THREAD == 0) {
+        known->item = p->items[number];
+        known->tile = p->tiles[known->item.tile];
+        known->job = p->jobs[known->tile.job];
+        const struct rondo_leaf run = p->leaves[known->job.leaves_first + known->item.run];
+        cuda_run_of(p, &known->tile, &known->job, &run, &known->run);
+        cuda_next_leaf(p, &known->item, &known->tile, &known->run, known->item.first, &known->leaf[0]);
+    }
+    BARRIER();
+}
+
+/* By its last thread: the leaf behind leaf i, or behind all, becomes known as leaf[at]. */
+DEVICE void cuda_know_next(const struct cuda_attention *p, struct cuda_known *known, int64_t i, int at)
+{
+    if (THREAD == CUDA_THREADS - 1)
+        cuda_next_leaf(p, &known->item, &known->tile, &known->run, i + 1, known->leaf + at);
+}
+
+/* Whether scores are more than products with a scale; only a wide kernel is asked for these. */
+DEVICE int cuda_terms(const struct cuda_attention *p, int wide)
+{
+    return wide && (p->terms.cap_in != 0.0f || p->terms.alibi || p->terms.bias || p->terms.drop);
 }
 
 /* Where a row of the job's tile begins in an array of [token][head]: f = token * group + head of the KV head. */
@@ -704,10 +721,7 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const
     float s[8][8], M[8], l = 0.0f;
     int top = 0, parity = 0, now = 0, odd = 0, hidden = 0;
 
-    BARRIER();                       /* nobody reads the item before */
-    if (THREAD == 0)
-        cuda_know(p, number, known);
-    BARRIER();
+    cuda_know(p, number, known);
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
     const int64_t begin = known->item.first, end = known->item.end;
     if (THREAD < tile->rows)
@@ -750,8 +764,7 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const
             if (!c.v) {
                 if (c.d == 0 && c.key == 0) {    /* what comes next is known in time: a leaf has more chunks than this one */
                     hidden = cuda_visible(m, &f->leaf);
-                    if (THREAD == CUDA_THREADS - 1)
-                        cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (now ^ 1));
+                    cuda_know_next(p, known, i, now ^ 1);
                 }
                 const float *q = !wide || p->resident ? m->q + c.d : m->q + parity * CUDA_TILE * CUDA_PITCH;
                 cuda_chain(s, q + first * m->q_pitch, m->q_pitch, (parity ? m->stage[1] : m->stage[0]) + (lane & 15) * CUDA_PITCH, CUDA_PITCH,
@@ -783,7 +796,7 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const
 DEVICE void cuda_tile_kernel(const struct cuda_attention *p, char *shared, int wide)
 {
     const struct cuda_tile_memory m = cuda_tile_memory_of(p, shared, wide);
-    const int terms = wide && (p->terms.cap_in != 0.0f || p->terms.alibi || p->terms.bias || p->terms.drop);
+    const int terms = cuda_terms(p, wide);
     ROLLED
     for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS)
         cuda_tile_item(p, i, &m, p->stack + BLOCK * p->stack_floats, terms, wide);

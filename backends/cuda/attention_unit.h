@@ -634,10 +634,7 @@ DEVICE void cuda_unit_item(const struct cuda_attention *p, int64_t number, const
     struct cuda_unit_walk w;
     int top = 0, holds = 0;
 
-    BARRIER();                       /* nobody reads the item before */
-    if (THREAD == 0)
-        cuda_know(p, number, known);
-    BARRIER();
+    cuda_know(p, number, known);
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
     const int64_t begin = known->item.first, end = known->item.end;
     const int active = (THREAD >> 5) * 16 < tile->rows;     /* a warp without rows only moves data */
@@ -676,8 +673,7 @@ DEVICE void cuda_unit_item(const struct cuda_attention *p, int64_t number, const
                     if (!told) {             /* behind the first barrier: what was read of the leaf before has been */
                         told = 1;
                         at.hidden = cuda_unit_visible(m, &at.f->leaf);
-                        if (THREAD == CUDA_THREADS - 1)
-                            cuda_next_leaf(p, &known->item, tile, &known->run, i + 1, known->leaf + (w.now ^ 1));
+                        cuda_know_next(p, known, i, w.now ^ 1);
                     }
                     if (active)
                         cuda_unit_see(p, bind, m, &at, key0, s, blocks == 2 && key >= 0, blocks == 1 || key == -CUDA_COLUMNS, terms, own, 1);
@@ -710,7 +706,7 @@ DEVICE void cuda_unit_item(const struct cuda_attention *p, int64_t number, const
 DEVICE void cuda_unit_kernel(const struct cuda_attention *p, char *shared, int wide)
 {
     const struct cuda_unit_memory m = cuda_unit_memory_of(p, shared);
-    const int terms = wide && (p->terms.cap_in != 0.0f || p->terms.alibi || p->terms.bias || p->terms.drop);
+    const int terms = cuda_terms(p, wide);
     ROLLED
     for (int64_t i = p->first + BLOCK; i < p->first + p->count; i += BLOCKS)
         cuda_unit_item(p, i, &m, p->stack + BLOCK * p->stack_floats, terms, wide);
