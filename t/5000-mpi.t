@@ -39,10 +39,10 @@ suite() { # $kind, $mpirun, $compiler ("" = none) are set; RONDO_MODULE_PATH lea
     export RONDO_TEST_TRANSPORT RONDO_MODULE_PATH
     for n in 1 2 3 5; do run "every kind of communication" $n "$builddir/t/4000-ranks.t"; done
     for n in 1 2 4; do run "groups of messages" $n "$builddir/t/4070-transfers.t"; done
-    RONDO_TEST_PIECE=7
-    export RONDO_TEST_PIECE
+    RONDO_MPI_PIECE=7
+    export RONDO_MPI_PIECE
     run "messages in pieces of 7 bytes" 3 "$builddir/t/4000-ranks.t"
-    unset RONDO_TEST_PIECE
+    unset RONDO_MPI_PIECE
     RONDO_TEST_HOOK=reorder:1,delay:2
     export RONDO_TEST_HOOK
     run "delayed and reordered" 3 "$builddir/t/4000-ranks.t"

@@ -74,7 +74,7 @@ int rondo__env_mpi_cuda(int *asked)
 
 int rondo__env_piece(size_t *bytes)
 {
-    const char *text = value_of("RONDO_TEST_PIECE");
+    const char *text = value_of("RONDO_MPI_PIECE");
     if (!text) {
         *bytes = DEFAULT_PIECE;
         return 0;
@@ -83,7 +83,7 @@ int rondo__env_piece(size_t *bytes)
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (end == text || *end || errno || value < 1 || (unsigned long long)value > DEFAULT_PIECE)
-        return rondo__fail(RONDO_EINVAL, "RONDO_TEST_PIECE is '%s'; it takes a number of bytes from 1 to %zu", text, DEFAULT_PIECE);
+        return rondo__fail(RONDO_EINVAL, "RONDO_MPI_PIECE is '%s'; it takes a number of bytes from 1 to %zu", text, DEFAULT_PIECE);
     *bytes = (size_t)value;
     return 0;
 }
