@@ -1,136 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Nodes over leaves for tiles of many rows: contract C2 to C6 (rondo-numerics(7); the scalar program is backends/cpu/ref_attention.c), and what
- * leaves and rows are for the other kernels too. A block takes item after item. Of an item's leaves K and V come through shared memory
+ * rows are for the other kernels too. A block takes item after item. Of an item's leaves K and V come through shared memory
  * in chunks, the next on its way while one is computed with. Scores stay in registers, weights go through shared memory to their warp;
  * a row's sum is one lane's chain. A node is joined with those before it as the tree wants, which lie in a stack in global memory.
  */
 #ifndef RONDO_CUDA_ATTENTION_TILE_H
 #define RONDO_CUDA_ATTENTION_TILE_H
 
-#include "backends/cuda/tile.h"
+#include "backends/cuda/attention_items.h"
 
 /* In place of a weight: what a row does not see. With a sign: a weight that was dropped, which counts in the row's sum only, be it 0 or NaN. */
 #define CUDA_UNSEEN (-4.0f)
 DEVICE float cuda_drop(float w) { return rondo__float(rondo__bits(w) | 0x80000000u); }
 DEVICE int cuda_is_odd(float w) { return rondo__bits(w) >> 31 != 0; }
-
-/* ---- leaves ---- */
-
-/* A run, for a KV head of the job: what is the same for all of its leaves. */
-struct cuda_run {
-    struct rondo_leaf run;
-    const void *k, *v;
-    const int64_t *pages;
-    int64_t leaves, row, page_rows, k_head, v_head, k_row, v_row;   /* row: of its first key */
-    int32_t k_grain, v_grain;
-};
-
-/* A leaf of it. Keys that somebody in the tile sees lie in [lo, hi): others are not read. */
-struct cuda_leaf {
-    struct rondo_leaf leaf;
-    int64_t k_at, v_at, number, view;
-    int32_t lo, hi;
-};
-
-/* What all threads of a block know of the item at work, in shared memory: one thread finds it out. */
-struct cuda_known {
-    struct cuda_tile tile;
-    struct cuda_job job;
-    struct cuda_run run;
-    struct cuda_leaf leaf[2];
-    struct cuda_item item;
-};
-
-typedef char cuda_known_fits[sizeof(struct cuda_known) <= CUDA_KNOWN ? 1 : -1];
-
-DEVICE void cuda_run_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct rondo_leaf *run,
-                        struct cuda_run *out)
-{
-    const struct cuda_source *source = p->sources + run->source;
-    const int64_t head = job->kv_head + tile->kv_head;
-    out->run = *run;
-    out->leaves = rondo__run_leaves(run, p->leaf_size);
-    out->row = run->row + p->bases[(int64_t)(tile->job - p->first_job) * p->source_count + run->source];
-    out->k = source->k;
-    out->v = source->v;
-    out->pages = source->pages;
-    out->page_rows = source->page_rows;
-    out->k_row = source->k_row;
-    out->v_row = source->v_row;
-    out->k_head = head * source->k_head;
-    out->v_head = head * source->v_head;
-    out->k_grain = source->k_grain;
-    out->v_grain = source->v_grain;
-}
-
-DEVICE void cuda_leaf_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_run *run, int64_t i, struct cuda_leaf *out)
-{
-    int64_t row = run->row + (run->leaves > 1 ? i * p->leaf_size : 0);
-    const struct rondo_leaf leaf = rondo__run_leaf(&run->run, run->leaves, i, p->leaf_size);
-    int32_t first = 0, end = 0;
-    if (run->pages)
-        row = run->pages[row / run->page_rows] * run->page_rows + row % run->page_rows;
-    for (int s = 0; s < tile->sights; s++) {
-        const struct cuda_interval sight = p->sight[tile->sight + s];
-        int32_t lo, hi;
-        rondo__visible_in_leaf(&leaf, sight.lo, sight.hi, &lo, &hi);
-        if (lo >= hi)
-            continue;
-        first = end ? first : lo;
-        end = hi;
-    }
-    out->leaf = leaf;
-    out->k_at = row * run->k_row + run->k_head;
-    out->v_at = row * run->v_row + run->v_head;
-    out->number = i;
-    out->lo = first;
-    out->hi = end;
-}
-
-/* The leaf at i, or the next one that is seen by somebody; number is the item's end where there is none. */
-DEVICE void cuda_next_leaf(const struct cuda_attention *p, const struct cuda_item *item, const struct cuda_tile *tile, const struct cuda_run *run, int64_t i,
-                           struct cuda_leaf *out)
-{
-    for (; i < item->end; i++) {
-        const int64_t view = item->views < 0 ? CUDA_VIEW_ALL : p->views[item->views + (i - item->first)];
-        if (view == CUDA_VIEW_NONE)
-            continue;
-        cuda_leaf_of(p, tile, run, i, out);
-        out->view = view;
-        if (out->hi)
-            return;
-    }
-    out->number = item->end;
-}
-
-/* By all threads: behind the first barrier nobody reads the item before any more, and the first thread finds this one out. */
-DEVICE void cuda_know(const struct cuda_attention *p, int64_t number, struct cuda_known *known)
-{
-    BARRIER();
-    if (THREAD == 0) {
-        known->item = p->items[number];
-        known->tile = p->tiles[known->item.tile];
-        known->job = p->jobs[known->tile.job];
-        const struct rondo_leaf run = p->leaves[known->job.leaves_first + known->item.run];
-        cuda_run_of(p, &known->tile, &known->job, &run, &known->run);
-        cuda_next_leaf(p, &known->item, &known->tile, &known->run, known->item.first, &known->leaf[0]);
-    }
-    BARRIER();
-}
-
-/* By its last thread: the leaf behind leaf i, or behind all, becomes known as leaf[at]. */
-DEVICE void cuda_know_next(const struct cuda_attention *p, struct cuda_known *known, int64_t i, int at)
-{
-    if (THREAD == CUDA_THREADS - 1)
-        cuda_next_leaf(p, &known->item, &known->tile, &known->run, i + 1, known->leaf + at);
-}
-
-/* Whether scores are more than products with a scale; only a wide kernel is asked for these. */
-DEVICE int cuda_terms(const struct cuda_attention *p, int wide)
-{
-    return wide && (p->terms.cap_in != 0.0f || p->terms.alibi || p->terms.bias || p->terms.drop);
-}
 
 /* Where a row of the job's tile begins in an array of [token][head]: f = token * group + head of the KV head. */
 DEVICE int64_t cuda_row_at(const struct cuda_job *job, const struct cuda_tile *tile, int64_t f, int64_t row_stride, int64_t head_stride)
