@@ -12,24 +12,14 @@
 #include "attention.h"
 #include "card.h"
 #include "fake_cuda.h"
+#include "process.h"
 
 #define RANKS 3
 
 static long long (*mpi_count)(const char *what);   /* rondo_fake_mpi_count() */
 static void (*mpi_begin)(void);
 static void (*mpi_answer)(int yes);
-static int me, failures;
 static rondo_context_desc mpi = RONDO_CONTEXT_DESC_INIT;
-
-#define EXPECT(condition, ...)                                                                                         \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            failures++;                                                                                                \
-            fprintf(stderr, "# rank %d, line %d: " #condition ": ", me, __LINE__);                                     \
-            fprintf(stderr, __VA_ARGS__);                                                                              \
-            fprintf(stderr, "\n");                                                                                     \
-        }                                                                                                              \
-    } while (0)
 
 static const char *left(void)
 {

@@ -7,19 +7,9 @@
 #include <unistd.h>
 
 #include "workload.h"
+#include "process.h"   /* behind: others have a local `me` */
 
-static int me, ranks, failures;
-
-#define EXPECT(condition, ...)                                                                                         \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            failures++;                                                                                                \
-            fprintf(stderr, "# rank %d, line %d: " #condition ": ", me, __LINE__);                                     \
-            fprintf(stderr, __VA_ARGS__);                                                                              \
-            fprintf(stderr, "\n");                                                                                     \
-        }                                                                                                              \
-    } while (0)
-
+static int ranks;
 static rondo_context_desc mpi = RONDO_CONTEXT_DESC_INIT;
 
 static int learn(rondo_context *ctx, void *arg)
