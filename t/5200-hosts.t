@@ -50,6 +50,59 @@ else
     skip 1 "this kernel limits no rates"
 fi
 
+# ---- messages over TCP, of up to 131,072 bytes here: Open MPI's go in pieces of which it does not ask first; both ends cut them alike ----
+cat >"$scratch/longest.c" <<'EOF'
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+static int longest;
+int MPI_Isend(const void *at, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request *request)
+{
+    if (count > longest)
+        longest = count;
+    return PMPI_Isend(at, count, type, to, tag, comm, request);
+}
+int MPI_Finalize(void)
+{
+    FILE *f = fopen(getenv("LONGEST"), "a");
+    if (f) {
+        fprintf(f, "%d\n", longest);
+        fclose(f);
+    }
+    return PMPI_Finalize();
+}
+EOF
+in_pieces() { # text, the longest message: at most, at least; words of mpirun and of env
+    pieces_text=$1 pieces_most=$2 pieces_least=$3
+    shift 3
+    rm -f "$scratch/longest"
+    same "$pieces_text: the bits of one rank" "$one" mpi 3 "$@" LD_PRELOAD="$scratch/longest.so" LONGEST="$scratch/longest" \
+        "$program" attend "$scratch/in.safetensors" -o "$scratch/three.safetensors" --causal --json --quiet --layout contiguous --algorithm pass-kv
+    longest=$(sort -n "$scratch/longest" | tail -1)
+    ok "$pieces_text: of $pieces_least to $pieces_most bytes (${longest:-none})" \
+        test "${longest:-0}" -le "$pieces_most" -a "${longest:-0}" -ge "$pieces_least"
+}
+compiler=${MPICC:-mpicc}
+case $(readelf -d "$builddir/.libs/rondo_mpi.so" | grep NEEDED) in
+*libmpich*) kind=mpich ;;
+*libmpi.so*) kind=openmpi ;;
+*) kind=other ;;
+esac
+if command -v "mpicc.$kind" >/dev/null; then compiler=mpicc.$kind; fi
+if $compiler -shared -fPIC "$scratch/longest.c" -o "$scratch/longest.so" 2>"$scratch/err"; then
+    if [ $kind = openmpi ]; then
+        in_pieces "messages over TCP" 65536 50000 env
+        in_pieces "messages over TCP that asks from 20,000 bytes" 20000 15000 --mca btl_tcp_eager_limit 20000 env
+    fi
+    in_pieces "RONDO_MPI_PIECE=1000000" 1000000 87000 env RONDO_MPI_PIECE=1000000
+    # shellcheck disable=SC2016  # the rank's own shell sets it
+    in_pieces "RONDO_MPI_PIECE of one rank" 1000 1000 env sh -c \
+        'if [ "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}" = 1 ]; then export RONDO_MPI_PIECE=1000; fi; exec env "$@"' sh
+else
+    flunk "a program that counts messages compiles"
+    sed 's/^/# /' "$scratch/err"
+fi
+
 # ---- a language model ----
 "$program" score -m "$model" --ids "$ids" --limit 400 --json --quiet >"$scratch/one" 2>"$scratch/err"
 one=$(hash_in "$scratch/one")

@@ -61,15 +61,17 @@ static struct rondo_flight *take_flights(struct rondo_endpoint *ep, int pieces)
     return first;
 }
 
-static int piece_bytes(const struct rondo_world *w, size_t bytes, size_t index)
+/* The same on both ends. */
+static size_t piece_bytes(const struct rondo_endpoint *ep, int32_t peer)
 {
-    size_t left = bytes - index * w->piece;
-    return (int)(left < w->piece ? left : w->piece);
+    const struct rondo_world *w = ep->world;
+    return w->here[ep->peer[peer].world_rank] ? w->piece : w->piece_apart;
 }
 
-static size_t pieces_of(const struct rondo_world *w, size_t bytes)
+static size_t pieces_of(const struct rondo_endpoint *ep, const struct rondo_part *part)
 {
-    return bytes / w->piece + (bytes % w->piece != 0);
+    const size_t piece = piece_bytes(ep, part->peer);
+    return part->bytes / piece + (part->bytes % piece != 0);
 }
 
 /* All pieces of a part, into *f and the blocks after it. */
@@ -77,14 +79,16 @@ static int post_part(struct rondo_endpoint *ep, struct rondo_flight **f, const s
 {
     struct rondo_world *w = ep->world;
     struct rondo_peer *peer = &ep->peer[part->peer];
-    for (size_t i = 0; i < pieces_of(w, part->bytes); i++) {
+    const size_t piece = piece_bytes(ep, part->peer), pieces = pieces_of(ep, part);
+    for (size_t i = 0; i < pieces; i++) {
         if ((*f)->count == RONDO_PIECES)
             *f = (*f)->more;
         struct rondo_piece_in_flight *p = &(*f)->piece[(*f)->count];
-        char *at = (char *)part->memory + i * w->piece;
+        char *at = (char *)part->memory + i * piece;
+        const size_t left = part->bytes - i * piece;
         p->peer = part->peer;
         p->receives = part->receives;
-        p->bytes = piece_bytes(w, part->bytes, i);
+        p->bytes = (int32_t)(left < piece ? left : piece);
         p->number = part->receives ? peer->taken + 1 : peer->sent + 1;
         int rc = part->receives ? MPI_Irecv(at, p->bytes, MPI_BYTE, peer->world_rank, ep->tag, w->comm, &p->request)
                                 : MPI_Isend(at, p->bytes, MPI_BYTE, peer->world_rank, ep->tag, w->comm, &p->request);
@@ -105,7 +109,7 @@ int rondo__mpi_parts_start(struct rondo_endpoint *ep, struct rondo_flight **out,
     if (!even_if_revoked && rondo__mpi_revoked(ep))
         return RONDO_EPEER;
     for (int32_t i = 0; i < count; i++) {
-        size_t more = pieces_of(ep->world, parts[i].bytes);
+        size_t more = pieces_of(ep, &parts[i]);
         if (more > INT32_MAX / 4 || (pieces += more) > INT32_MAX / 4)
             return rondo__mpi_fail(RONDO_EINVAL, "a message of %zu bytes has too many pieces", parts[i].bytes);
     }

@@ -18,6 +18,7 @@
 #define YIELDS 32
 #define SLEEP_NS_MIN 10000
 #define SLEEP_NS_MAX 500000
+#define MOST_PIECE ((size_t)1 << 30)   /* MPI counts bytes in an int */
 #define CORES_MAX 4096
 /* For notices to get away; they are a few hundred bytes. And for what others say to come in, so that MPI has no messages left over
  * that it would complain about at the end. */
@@ -167,6 +168,7 @@ void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn)
 struct site {
     uint64_t host;
     uint64_t machine;                 /* whose cores a host has: containers of one machine are hosts with names of their own */
+    uint64_t piece, eager;            /* bytes of messages: that its environment names, and that go to other machines without asking; or 0 */
     int32_t usable, reserved;         /* cores holds what the system said */
     unsigned char cores[CORES_MAX / 8];
 };
@@ -180,11 +182,13 @@ static uint64_t add_text(uint64_t hash, const char *text)
 
 /* Hosts are told apart by their name, and by the boot where the system numbers it: names are often all alike. Hosts of one boot are on one
  * machine. */
-static void describe(struct site *site)
+static void describe(struct site *site, const struct rondo_world *w)
 {
     char name[MPI_MAX_PROCESSOR_NAME + 1] = "";
     int length = 0;
     memset(site, 0, sizeof *site);
+    site->piece = w->asked;
+    site->eager = rondo__mpi_eager_bytes();
     if (MPI_Get_processor_name(name, &length) == MPI_SUCCESS)
         site->host = site->machine = add_text(0xcbf29ce484222325u, name);
 #ifdef __linux__
@@ -232,6 +236,21 @@ static int share_of_cores(const struct rondo_world *w, const struct site *all)
     if (allowed < bound && cores > (double)allowed / w->ranks_here)
         cores = (double)allowed / w->ranks_here;
     return (int)(cores + 1e-6);
+}
+
+/* Both ends of a message must cut it alike. What an environment names holds for all; without, pieces for other machines are those that
+ * no rank's MPI asks for. */
+static void agree_on_pieces(struct rondo_world *w, const struct site *all)
+{
+    uint64_t named = 0, eager = all[0].eager;
+    for (int i = 0; i < w->ranks; i++) {
+        if (all[i].piece && (!named || all[i].piece < named))
+            named = all[i].piece;
+        if (all[i].eager < eager)
+            eager = all[i].eager;
+    }
+    w->piece = named ? named : MOST_PIECE;
+    w->piece_apart = named ? named : eager ? eager : MOST_PIECE;
 }
 
 /* ---- endpoints ---- */
@@ -342,6 +361,7 @@ static int join_communicator(struct rondo_world *w, MPI_Comm comm, double second
 #define KNOWN_MAX 4096
 static struct {
     int ranks, ranks_here, cores;
+    size_t asked, piece, piece_apart;
     bool crowded;
     unsigned char here[KNOWN_MAX / 8];
 } known;
@@ -360,6 +380,8 @@ static void recall(struct rondo_world *w)
     w->ranks_here = known.ranks_here;
     w->cores = known.cores;
     w->crowded = known.crowded;
+    w->piece = known.piece;
+    w->piece_apart = known.piece_apart;
 }
 
 static void remember(const struct rondo_world *w)
@@ -370,6 +392,9 @@ static void remember(const struct rondo_world *w)
     known.ranks_here = w->ranks_here;
     known.cores = w->cores;
     known.crowded = w->crowded;
+    known.asked = w->asked;
+    known.piece = w->piece;
+    known.piece_apart = w->piece_apart;
     known.ranks = w->ranks;
 }
 
@@ -383,7 +408,7 @@ static int look_around(struct rondo_endpoint *ep, MPI_Comm comm, struct site *al
     if (MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &limit, &found) == MPI_SUCCESS && found)
         w->tag_limit = *limit;
     /* All of them recall, or none: one that failed here earlier may be the only one that has to ask. */
-    unsigned char knows = whole && known.ranks == w->ranks;
+    unsigned char knows = whole && known.ranks == w->ranks && known.asked == w->asked;
     int err = whole ? rondo__mpi_gather(ep, &knows, w->here, 1, seconds, true, peer) : 0;
     if (err)
         return err;
@@ -394,7 +419,7 @@ static int look_around(struct rondo_endpoint *ep, MPI_Comm comm, struct site *al
         return 0;
     }
     struct site mine;
-    describe(&mine);
+    describe(&mine, w);
     err = rondo__mpi_gather(ep, &mine, all, sizeof mine, seconds, true, peer);
     if (!err) {
         w->ranks_here = 0;
@@ -405,6 +430,7 @@ static int look_around(struct rondo_endpoint *ep, MPI_Comm comm, struct site *al
         int share = share_of_cores(w, all);
         w->crowded = share < 1;
         w->cores = share < 1 ? 1 : share;
+        agree_on_pieces(w, all);
         if (whole)
             remember(w);
     }
@@ -506,7 +532,8 @@ int rondo__mpi_world_new(struct rondo_endpoint **out, MPI_Comm comm, double seco
     ep->seconds = seconds;
     for (int i = 0; i < ranks; i++)
         ep->peer[i].world_rank = i;
-    int err = rondo__mpi_host->env_piece(&w->piece);
+    w->piece = w->piece_apart = MOST_PIECE;   /* until all have told theirs */
+    int err = rondo__mpi_host->env_piece(&w->asked);
     if (!err)
         err = join_communicator(w, comm, seconds);
     if (err) {

@@ -72,7 +72,8 @@ struct rondo_world {
     MPI_Comm comm;
     int rank, ranks, ranks_here, cores;
     int tag_limit, next_tag, references;
-    size_t piece;                /* largest single message in bytes */
+    size_t asked;                /* the largest message in bytes that the environment names here, or 0 */
+    size_t piece, piece_apart;   /* that all have agreed on, for ranks on one machine and for others */
     bool crowded;                /* more ranks on this machine than cores: waits must let others run */
     bool joining;                /* MPI may still write comm */
     bool broken;                 /* some group was revoked: nothing collective from here on */
@@ -149,6 +150,9 @@ void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn);     /* betwe
 /* ---- cards.c ---- */
 int rondo__mpi_reaches(struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev, uint32_t *memories);
 int rondo__mpi_use_card(const struct rondo_endpoint *ep);       /* before MPI may touch a card's memory on the calling thread */
+
+/* ---- network.c ---- */
+size_t rondo__mpi_eager_bytes(void);                            /* that go to other machines without asking, where asking is slow; else 0 */
 
 /* ---- notice.c ---- */
 int rondo__mpi_listen_again(struct rondo_line *line);

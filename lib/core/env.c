@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #define DEFAULT_DEADLINE 300.0
-#define DEFAULT_PIECE ((size_t)1 << 30)
+#define MOST_PIECE ((size_t)1 << 30)
 
 static const char *value_of(const char *name)
 {
@@ -76,14 +76,14 @@ int rondo__env_piece(size_t *bytes)
 {
     const char *text = value_of("RONDO_MPI_PIECE");
     if (!text) {
-        *bytes = DEFAULT_PIECE;
+        *bytes = 0;
         return 0;
     }
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno || value < 1 || (unsigned long long)value > DEFAULT_PIECE)
-        return rondo__fail(RONDO_EINVAL, "RONDO_MPI_PIECE is '%s'; it takes a number of bytes from 1 to %zu", text, DEFAULT_PIECE);
+    if (end == text || *end || errno || value < 1 || (unsigned long long)value > MOST_PIECE)
+        return rondo__fail(RONDO_EINVAL, "RONDO_MPI_PIECE is '%s'; it takes a number of bytes from 1 to %zu", text, MOST_PIECE);
     *bytes = (size_t)value;
     return 0;
 }

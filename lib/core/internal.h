@@ -78,7 +78,7 @@ const char *rondo__env_hook(void);                                 /* $RONDO_TES
 const char *rondo__env_device(void);                               /* $RONDO_TEST_DEVICE: where nobody names one, else "cpu" */
 const char *rondo__env_transport(void);                            /* $RONDO_TEST_TRANSPORT: launched where nobody names one, else "threads" */
 const char *rondo__env_hardware(void);                             /* $RONDO_HARDWARE, a name or a file; or NULL */
-int rondo__env_piece(size_t *bytes);                               /* $RONDO_MPI_PIECE: largest single MPI message, else 1 GiB */
+int rondo__env_piece(size_t *bytes);                               /* $RONDO_MPI_PIECE: largest single MPI message, else 0 */
 int rondo__env_mpi_cuda(int *asked);                               /* $RONDO_MPI_CUDA: 1 yes, 0 no, -1 as MPI says */
 
 /* ---- machine ---- */

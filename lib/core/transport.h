@@ -142,7 +142,7 @@ struct rondo_services {
     void (*free)(void *memory);
     double (*now)(void);
     int (*cores)(void);
-    int (*env_piece)(size_t *bytes);
+    int (*env_piece)(size_t *bytes);               /* 0: as the transport thinks best */
     const struct rondo_device_ops *reference;      /* the device that defines the numerics, by its first instruction sets */
     /* Another transport, for one that is built on it; as rondo__transport_find(). */
     int (*transport)(const struct rondo_transport_ops **out, const char *name);
