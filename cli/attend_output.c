@@ -3,6 +3,7 @@
  * The result of `rondo attend`: rank 0 takes the rows of all ranks and writes them once, so that no partial result can be seen.
  */
 #include "cli/attend.h"
+#include "cli/target.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -29,9 +30,9 @@ int64_t attend_probs_keys(const struct attend_input *in)
     return in->packed ? in->keys_most : in->k_rows;
 }
 
-static int interrupted(const struct sink *k)
+static int interrupted(void)
 {
-    return signals_pending() ? body_fail(RONDO_ECANCELED, "interrupted while %s was written; it is left as it was", k->o->path) : 0;
+    return signals_pending() ? RONDO_ECANCELED : 0;   /* target_arrays_close() says it */
 }
 
 /* Rows [heads, width] of a sequence into an array [.., heads, tokens, width]. */
@@ -64,7 +65,7 @@ static int put_out(void *user, int64_t s, int64_t first, int64_t count, const vo
     const struct attend_input *in = k->o->in;
     const int64_t width = in->heads * in->value_dim, row = in->q_first[s] + first;
     const size_t size = rondo_type_size(k->o->type);
-    int code = interrupted(k);
+    int code = interrupted();
     if (code)
         return code;
     /* the natural order of a result is [.., T, H, D], however it is stored */
@@ -77,7 +78,7 @@ static int put_out(void *user, int64_t s, int64_t first, int64_t count, const vo
 static int put_probs(void *user, int64_t s, int64_t first, int64_t count, const void *rows)
 {
     struct sink *k = user;
-    const int code = interrupted(k);
+    const int code = interrupted();
     return code ? code : put_by_heads(k, PROBS, false, s, first, count, rows, (size_t)attend_probs_keys(k->o->in) * sizeof(float));
 }
 
@@ -96,7 +97,7 @@ static int put_gradient(void *user, int64_t s, int64_t first, int64_t count, con
     const struct attend_input *in = k->o->in;
     const int64_t heads = p->keys ? in->kv_heads : in->heads, row = (p->keys ? in->k_first[s] : in->q_first[s]) + first;
     const size_t size = rondo_type_size(in->type);
-    const int code = interrupted(k);
+    const int code = interrupted();
     if (code)
         return code;
     rondo_hash_add(&k->hash, rows, size, k->hashed + row * heads * p->dim, count * heads * p->dim);
@@ -133,7 +134,7 @@ static int put_dbias(void *user, int64_t s, int64_t first, int64_t count, const 
         for (int64_t h = 0; h < in->bias.heads; h++)
             memcpy(k->dbias + s * k->dbias_each + (in->bias.row[s] + first + i) * in->bias.row_stride + h * in->bias.head_stride + (in->bias.key ? in->bias.key[s] : 0),
                    (const float *)rows + (i * in->bias.heads + h) * width, (size_t)keys * sizeof(float));
-    return interrupted(k);
+    return interrupted();
 }
 
 /* One bias for all sequences: their gradients are joined by the tree of rule 13 over sequences. */
@@ -240,10 +241,9 @@ int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attent
             arrays[count++] = known[i];
     }
     if (first) {
-        signals_hold();
         sink.lse = room(lse_count, sizeof *sink.lse);
-        code = sink.lse ? rondo_arrays_create(&sink.writer, o->path, arrays, count)
-                        : body_fail(RONDO_ENOMEM, "not enough memory for lse (%lld numbers)", (long long)lse_count);
+        code = sink.lse ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for lse (%lld numbers)", (long long)lse_count);
+        code = target_arrays_open(&sink.writer, code, o->path, arrays, count);
     }
     if (!code)
         code = collect_rows(ctx, plan, in->sequences, out, (size_t)(in->heads * in->value_dim) * rondo_type_size(o->type), put_out, &sink);
@@ -259,18 +259,12 @@ int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attent
             rondo_hash_add(&sink.hash, sink.lse, sizeof *sink.lse, out_count, lse_count);
             code = rondo_arrays_write(sink.writer, sink.place[LSE], 0, (uint64_t)lse_count * sizeof *sink.lse, sink.lse);
         }
-        if (!code && signals_pending())
-            code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", o->path);
-        if (!code) {
+        code = target_arrays_close(sink.writer, code, o->path);
+        if (!code)
             o->hash = rondo_hash_close(sink.hash, o->info.arithmetic, o->info.leaf, out_shape + skip, 4 - skip);
-            code = rondo_arrays_commit(sink.writer);
-        } else {
-            rondo_arrays_abandon(sink.writer);
-        }
         free(sink.lse);
         free(sink.turned);
         free(sink.dbias);
-        signals_release();
     }
     return code;
 }

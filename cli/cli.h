@@ -50,9 +50,11 @@ void signals_install(void);
  * sentence about it. Up to 4 of them. */
 void signals_watch(const void *map, size_t bytes, const char *path);
 void signals_unwatch(const void *map);
-/* Between the two a signal only sets a flag (a temporary file exists and has to go); outside it ends the program at once. */
+/* Between the two a signal only sets a flag (an output file is being written); outside it ends the program at once. */
 void signals_hold(void);
 void signals_release(void);
+/* A temporary file that a signal removes at once, held or not; NULL: none (any more). */
+void signals_file(const char *name);
 bool signals_pending(void);
 int signals_exit_code(void);            /* of a command that ends because of one */
 

@@ -4,6 +4,7 @@
  * seen.
  */
 #include "cli/kda.h"
+#include "cli/target.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,7 @@ static int bring(rondo_context *ctx, struct sink *k, int64_t array, int from, co
             code = rondo_broadcast(ctx, data, (size_t)count, from);
         if (!code && rondo_context_rank(ctx) == 0) {
             rondo_hash_add(&k->hash, data, size, k->hashed + (at + done) / (int64_t)size, count / (int64_t)size);
-            code = signals_pending() ? body_fail(RONDO_ECANCELED, "interrupted while %s was written; it is left as it was", k->o->path)
+            code = signals_pending() ? RONDO_ECANCELED   /* target_arrays_close() says it */
                                      : rondo_arrays_write(k->writer, array, (uint64_t)(at + done), (uint64_t)count, data);
         }
         done += count;
@@ -156,10 +157,8 @@ int kda_write(rondo_context *ctx, struct kda_output *o, const rondo_delta *plan,
             at[i] = count;
             arrays[count++] = all[i];
         }
-    if (first) {
-        signals_hold();
-        code = code ? code : rondo_arrays_create(&k.writer, o->path, arrays, count);
-    }
+    if (first)
+        code = target_arrays_open(&k.writer, code, o->path, arrays, count);
     if (!code)
         code = bring_rows(ctx, &k, plan, at[OUT], out, in->heads * in->value_dim, rondo_type_size(in->q->type));
     if (!code)
@@ -167,15 +166,9 @@ int kda_write(rondo_context *ctx, struct kda_output *o, const rondo_delta *plan,
     if (!code && gradients)
         code = bring_gradients(ctx, &k, plan, g, at);
     if (first) {
-        if (!code && signals_pending())
-            code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", o->path);
-        if (!code) {
+        code = target_arrays_close(k.writer, code, o->path);
+        if (!code)
             o->hash = rondo_hash_close(k.hash, RONDO_ARITHMETIC_F32, 0, out_shape, 4);
-            code = rondo_arrays_commit(k.writer);
-        } else {
-            rondo_arrays_abandon(k.writer);
-        }
-        signals_release();
     }
     free(k.room);
     return code;

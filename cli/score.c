@@ -3,6 +3,7 @@
  * rondo score: how well a model predicts a text, on any number of ranks.
  */
 #include "cli/lm_common.h"
+#include "cli/target.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -50,7 +51,7 @@ static int on_logits(void *user, int64_t row, const float *logits)
     struct work *w = user;
     const uint64_t bytes = (uint64_t)w->vocabulary * sizeof *logits;
     if (signals_pending())
-        return body_fail(RONDO_ECANCELED, "interrupted while %s was written; it is left as it was", options.logits);
+        return RONDO_ECANCELED;   /* target_arrays_close() says it */
     return rondo_arrays_write(w->writer, 0, (uint64_t)row * bytes, bytes, logits);
 }
 
@@ -72,24 +73,15 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     int code = rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d);
     if (!code)
         w->stage = STAGE_INPUT;
-    if (writes) {
-        signals_hold();
-        if (!code)
-            code = rondo_arrays_create(&w->writer, options.logits, &array, 1);
-    }
+    if (writes)
+        code = target_arrays_open(&w->writer, code, options.logits, &array, 1);
     const double begin = now();
     if (!code)
         code = rondo_lm_score(lm, w->tokens, w->count, writes ? on_logits : NULL, w, &score);
     mine->real[0] = now() - begin;
     if (writes) {
-        if ((!code || code == RONDO_ECANCELED) && signals_pending())
-            code = body_fail(RONDO_ECANCELED, "interrupted before %s was complete; it is left as it was", options.logits);
-        if (!code)
-            code = rondo_arrays_commit(w->writer);
-        else
-            rondo_arrays_abandon(w->writer);
+        code = target_arrays_close(w->writer, code, options.logits);
         w->writer = NULL;
-        signals_release();
     }
     if (!code)
         slot_measure(mine, ctx);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Interrupts. Nothing of ours lies on disk until a result is being written, so a signal may end the program at once, except
- * while a temporary output file exists: then the flag is seen at the next piece and the writer removes it. Either way the exit code
- * is 128 and the signal's number, as shells say it of a program that a signal ended: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
+ * while an output file is being written: then the flag is seen at the next piece and the writer ends in order, with a sentence. That may come too
+ * late (mpirun kills a second after its signal), so where such a file has a name, the handler itself removes it. Either way the exit code is 128 and
+ * the signal's number, as shells say it of a program that a signal ended: 130 SIGINT, 143 SIGTERM, 129 SIGHUP.
  */
 #include "cli/cli.h"
 
@@ -11,10 +12,13 @@
 #include <string.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t held, pending;
+static volatile sig_atomic_t held, pending, doomed;
+static char doomed_name[4096];   /* a longer one cannot be opened */
 
 static void on_signal(int number)
 {
+    if (doomed)
+        unlink(doomed_name);
     if (!held || pending) {
         progress_break();
         _exit(EXIT_SIGNAL + number);
@@ -90,6 +94,17 @@ void signals_install(void)
         if (!sigaction(numbers[i], NULL, &old) && old.sa_handler != SIG_IGN)
             sigaction(numbers[i], &action, NULL);
     }
+}
+
+void signals_file(const char *name)
+{
+    doomed = 0;
+    if (!name || strlen(name) >= sizeof doomed_name)
+        return;
+    strcpy(doomed_name, name);
+    doomed = 1;
+    if (pending)   /* it came between the file and its name here */
+        unlink(doomed_name);
 }
 
 void signals_hold(void)

@@ -10,8 +10,7 @@
  *
  * The timeline of a simulated schedule (plan_simulate.c) is written in the same way.
  */
-#define _GNU_SOURCE   /* realpath */
-#include "cli/cli.h"
+#include "cli/target.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -296,31 +295,24 @@ int trace_write(void)
 {
     if (!common.trace || !ranks_first())
         return 0;
-    char *behind = realpath(common.trace, NULL);   /* where a link leads, so that the link stays */
-    const char *path = behind ? behind : common.trace;
-    const size_t length = strlen(path) + 32;
-    char *temporary = malloc(length);
-    if (!temporary) {
-        free(behind);
-        return fail(EXIT_ROOM, "not enough memory for the trace");
-    }
-    snprintf(temporary, length, "%s.%ld.part", path, (long)getpid());
-    signals_hold();
-    FILE *f = fopen(temporary, "w");
-    int code = 0;
+    struct target t;
+    int code = target_open(&t, "--trace", common.trace);
+    if (!code)
+        code = choose_lanes();
+    const int fd = code ? -1 : dup(t.fd);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
+    if (!code && !f)
+        code = target_fail(&t, "created");
+    if (!f && fd >= 0)
+        close(fd);
     double origin = 0;
     for (int64_t i = 0; i < all_events.count; i++)
         if (!i || all_events.at[i].begin < origin)
             origin = all_events.at[i].begin;
-    if (f && (code = choose_lanes()) != 0) {
-        fclose(f);
-        unlink(temporary);
-    } else if (!f) {
-        code = fail(EXIT_INPUT, "%s cannot be created for the trace: %s", common.trace, strerror(errno));
-    } else {
+    if (f) {
         fprintf(f, "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[");
         write_names(f);
-        for (int64_t i = 0; i < all_events.count; i++) {
+        for (int64_t i = 0; i < all_events.count && !signals_pending(); i++) {
             const struct event *e = &all_events.at[i];
             /* names are the library's own words: no character of them needs an escape */
             fprintf(f, ",\n{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"peer\":%d,\"bytes\":%llu",
@@ -333,16 +325,12 @@ int trace_write(void)
         fprintf(f, "\n],\"otherData\":{\"rondo\":\"%s\",\"lost\":%lld,\"apart\":%.3f%s}}\n", rondo_version(), (long long)all_events.lost,
                 apart * 1e6, simulated ? ",\"simulated\":true" : "");
         const bool bad = ferror(f) != 0;
-        if (fclose(f) || bad || rename(temporary, path)) {
-            code = fail(EXIT_ROOM, "the trace %s cannot be written: %s", common.trace, strerror(errno));
-            unlink(temporary);
-        }
+        if (fclose(f) || bad)
+            code = target_fail(&t, "written");
     }
+    code = target_close(&t, code);
     if (!code && all_events.lost)
         warn_user("warning: the trace lacks %lld events that found no memory", (long long)all_events.lost);
-    signals_release();
-    free(temporary);
-    free(behind);
     free(all_events.at);
     memset(&all_events, 0, sizeof all_events);
     return code;

@@ -40,12 +40,15 @@ RONDO_API const rondo_array *rondo_arrays_find(const rondo_arrays *file, const c
  * the file). May be called by several threads at once. */
 RONDO_API int rondo_arrays_read(rondo_arrays *file, const rondo_array *array, uint64_t first, uint64_t bytes, void *to) RONDO_MUST_CHECK;
 
-/* Writes to a temporary beside `path`, which appears only when all is written and closed without an error. */
+/* Writes to a temporary beside `path`, which appears only when all is written and closed without an error. The temporary has no name, so that
+ * nothing stays of a process that ends before, where the file system can do that. */
 typedef struct rondo_arrays_writer rondo_arrays_writer;
 RONDO_API int rondo_arrays_create(rondo_arrays_writer **out, const char *path, const rondo_array *arrays, int64_t count) RONDO_MUST_CHECK;
 RONDO_API int rondo_arrays_write(rondo_arrays_writer *writer, int64_t array, uint64_t first, uint64_t bytes, const void *from) RONDO_MUST_CHECK;
 RONDO_API int rondo_arrays_commit(rondo_arrays_writer *writer) RONDO_MUST_CHECK;   /* also frees */
 RONDO_API void rondo_arrays_abandon(rondo_arrays_writer *writer);                   /* removes the temporary */
+/* The temporary's name until then, for a handler of signals that removes it at once; NULL: it has none. */
+RONDO_API const char *rondo_arrays_temporary(const rondo_arrays_writer *writer);
 
 /* ---- tokenizers (tokenizer.json) ---------------------------------------------------------------------------------- */
 

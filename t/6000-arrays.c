@@ -3,7 +3,7 @@
  * safetensors files: what the writer makes the reader gives back; what others may write is read; the writer leaves a whole file or
  * none; shards and their index.
  */
-#define _XOPEN_SOURCE 700
+#define _GNU_SOURCE
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -12,6 +12,7 @@
 #include "lm/model/shards.h"
 #include "rondo_lm.h"
 #include "t/tap.h"
+#include "t/nameless.h"
 #include "t/scratch.h"
 
 static unsigned char pattern(uint64_t array, uint64_t i)
@@ -113,7 +114,7 @@ static void test_writer(void)
     scratch_clear();
     const char *path = scratch_text("w", "the old file");
     ok(!rondo_arrays_create(&w, path, &one, 1), "a writer over an old file");
-    is_int(scratch_entries(), 2, "its temporary lies beside it");
+    is_int(scratch_entries(), rondo_arrays_temporary(w) ? 2 : 1, "its temporary lies beside it, if it has a name");
     is_int(rondo_arrays_write(w, 0, 0, 4, "abcd"), 0, "a few bytes");
     is_int(rondo_arrays_commit(w), RONDO_EINVAL, "commit before all is written is refused");
     ok(strstr(rondo_error_text(), "not written whole") != NULL, "and says why: %s", rondo_error_text());
@@ -173,6 +174,52 @@ static void test_writer(void)
     free(block);
     ok(access(scratch_path("big"), F_OK) != 0, "there is no such file");
     is_int(scratch_entries(), 3, "nor a piece of it");
+}
+
+/* How the file comes to its place. `names`: there are no files without one. */
+static void test_place(bool names)
+{
+    const rondo_array one = { "x", RONDO_ARRAY_U8, 1, (const int64_t[]){ 4 }, 0, 0, { 0 } };
+    rondo_arrays_writer *w = NULL;
+    scratch_clear();
+    struct stat st;
+    const mode_t mask = umask(027);
+    for (int i = 0; i < 2; i++) {   /* a new one, and over an old one */
+        const char *path = scratch_path("x");
+        int err = rondo_arrays_create(&w, path, &one, 1);
+        const bool named = rondo_arrays_temporary(w) != NULL;
+        ok(!names || named, "%s", named ? "the temporary has a name" : "the temporary has no name");
+        is_int(scratch_entries(), i + named, "and is %sseen", named ? "" : "not ");
+        err = err ? err : rondo_arrays_write(w, 0, 0, 4, i ? "new!" : "old!");
+        err = err ? err : rondo_arrays_commit(w);
+        ok(!err && scratch_entries() == 1 && !stat(path, &st) && (st.st_mode & 0777) == 0640, "%s file, of the mode that the mask leaves",
+           i ? "an old file becomes the new" : "a new");
+        size_t bytes;
+        char *text = scratch_read(path, &bytes);
+        ok(!memcmp(text + bytes - 4, i ? "new!" : "old!", 4), "with its data");
+        free(text);
+    }
+    umask(mask);
+    char name[300];
+    memset(name, 'x', sizeof name);
+    name[299] = 0;
+    ok(rondo_arrays_create(&w, scratch_path(name), &one, 1) == RONDO_EIO && scratch_entries() == 1, "a name that is too long: %s", rondo_error_text());
+    /* what a handler of signals does */
+    const char *path = scratch_path("x");
+    int err = rondo_arrays_create(&w, path, &one, 1);
+    err = err ? err : rondo_arrays_write(w, 0, 0, 4, "half");
+    const char *temporary = rondo_arrays_temporary(w);
+    if (!err && temporary) {
+        ok(!unlink(temporary) && scratch_entries() == 1, "the temporary is unlinked from outside");
+        is_int(rondo_arrays_commit(w), RONDO_EIO, "then there is no new file: %s", rondo_error_text());
+        size_t bytes;
+        char *text = scratch_read(path, &bytes);
+        ok(!memcmp(text + bytes - 4, "new!", 4) && scratch_entries() == 1, "and the old one stays");
+        free(text);
+    } else {
+        rondo_arrays_abandon(w);
+        skip(3, "the temporary has no name");
+    }
 }
 
 /* Where in the file's array the byte lies that is at `at` in memory: scratch_safetensors() makes bytes, arrays are numbers. */
@@ -314,8 +361,15 @@ int main(void)
     scratch_make("6000");
     test_round_trip();
     test_writer();
+    test_place(false);
     test_foreign();
     test_shards();
+    if (nameless_refuse()) {
+        test_writer();
+        test_place(true);
+    } else {
+        skip(1, "files without a name cannot be refused here");
+    }
     scratch_remove();
     return done();
 }

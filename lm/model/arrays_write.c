@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Writing safetensors files. Everything goes to a temporary in the folder of the final name, which is renamed over it only
+ * Writing safetensors files. Everything goes to a temporary in the folder of the final name, which takes that name only
  * when every byte of every array was written, flushed to the disk and closed without an error: nobody ever sees half a file.
- * Called by the program (attend -o, score --logits).
+ * Where the file system has files without a name the temporary is one of these, so that nothing stays of a process that is killed.
+ * Called by the program (attend -o, kda -o, score --logits).
  */
-#define _XOPEN_SOURCE 700   /* realpath */
+#define _GNU_SOURCE   /* realpath, O_TMPFILE */
 #include "lm/model/arrays.h"
 
 #include <errno.h>
@@ -16,6 +17,8 @@
 #include <unistd.h>
 
 #include "lm/files.h"
+
+#define NAME_ROOM 40   /* for a temporary's name, behind its folder */
 
 /* Bytes [begin, end) of an array that have been written. */
 struct extent {
@@ -31,7 +34,8 @@ struct array_state {
 
 struct rondo_arrays_writer {
     int fd;
-    char *path, *temporary;        /* path: where a link leads, so that the link stays */
+    char *path, *temporary;        /* path: where a link leads, so that the link stays; temporary: room for a name beside it */
+    bool named;                    /* the temporary has its name */
     struct array_state *arrays;    /* in the caller's order */
     int64_t count;
     bool swapped;                  /* the file's order of bytes is not the machine's */
@@ -104,28 +108,66 @@ static int resolve(rondo_arrays_writer *w, const char *path)
     return 0;
 }
 
-static int make_temporary(rondo_arrays_writer *w)
+/* A name beside the final one, another at each call. */
+static void next_name(rondo_arrays_writer *w, uint64_t *seed)
 {
     const char *slash = strrchr(w->path, '/');
-    size_t folder = slash ? (size_t)(slash + 1 - w->path) : 0, room = folder + 40;
-    w->temporary = rondo__alloc(room);
+    const size_t folder = slash ? (size_t)(slash + 1 - w->path) : 0;
+    *seed = rondo__mix64(*seed + 1);
+    memcpy(w->temporary, w->path, folder);
+    snprintf(w->temporary + folder, NAME_ROOM, ".rondo.%012llx.tmp", (unsigned long long)(*seed & 0xffffffffffffu));
+}
+
+static uint64_t first_seed(const rondo_arrays_writer *w)
+{
+    return (uint64_t)getpid() << 32 ^ (uint64_t)(rondo__now() * 1e9) ^ (uint64_t)(uintptr_t)w;
+}
+
+/* Where the system shows an open file: the way to give it a name. */
+static const char *place_of(char text[40], int fd)
+{
+    snprintf(text, 40, "/proc/self/fd/%d", fd);
+    return text;
+}
+
+/* A file without a name. False: not here. */
+static bool make_nameless(rondo_arrays_writer *w)
+{
+#ifdef O_TMPFILE
+    char *slash = strrchr(w->path, '/'), text[40];
+    const size_t folder = slash ? (size_t)(slash + (slash == w->path) - w->path) : 1;
+    memcpy(w->temporary, slash ? w->path : ".", folder);
+    w->temporary[folder] = 0;
+    w->fd = open(w->temporary, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+    if (w->fd >= 0 && access(place_of(text, w->fd), F_OK)) {
+        close(w->fd);
+        w->fd = -1;
+    }
+#endif
+    return w->fd >= 0;
+}
+
+static int make_temporary(rondo_arrays_writer *w)
+{
+    struct stat st;
+    w->temporary = rondo__alloc(strlen(w->path) + NAME_ROOM);
     if (!w->temporary)
         return rondo__fail(RONDO_ENOMEM, "no memory to write %s", w->path);
-    uint64_t seed = (uint64_t)getpid() << 32 ^ (uint64_t)(rondo__now() * 1e9) ^ (uint64_t)(uintptr_t)w;
+    if (lstat(w->path, &st) && errno == ENAMETOOLONG)   /* said now, not when all is written */
+        return write_failed(w->path, errno);
+    if (make_nameless(w))
+        return 0;
+    uint64_t seed = first_seed(w);
     for (int try = 0; try < 100; try++) {
-        seed = rondo__mix64(seed + (uint64_t)try);
-        memcpy(w->temporary, w->path, folder);
-        snprintf(w->temporary + folder, room - folder, ".rondo.%012llx.tmp", (unsigned long long)(seed & 0xffffffffffffu));
+        next_name(w, &seed);
         w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (w->fd >= 0)
+        w->named = w->fd >= 0;
+        if (w->named)
             return 0;
         if (errno != EEXIST && errno != EINTR)
             break;
     }
-    int error = errno;
-    rondo__free(w->temporary);      /* it is not ours to remove */
-    w->temporary = NULL;
-    return write_failed(w->path, error);
+    return write_failed(w->path, errno);
 }
 
 /* ---- the header ---- */
@@ -412,6 +454,23 @@ void rondo__arrays_writer_swap(rondo_arrays_writer *w)
     w->swapped = !w->swapped;
 }
 
+/* A file without a name gets one: the final name, or one beside it where that is taken, which a rename makes the final one at once. */
+static int give_name(rondo_arrays_writer *w)
+{
+    char from[40];
+    place_of(from, w->fd);
+    uint64_t seed = first_seed(w);
+    const char *to = w->path;
+    for (int try = 0; linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW); try++) {
+        if (errno != EEXIST || try == 100)
+            return write_failed(w->path, errno);
+        next_name(w, &seed);
+        to = w->temporary;
+    }
+    w->named = to == w->temporary;
+    return 0;
+}
+
 static int finish_file(rondo_arrays_writer *w)
 {
     if (w->failed)
@@ -427,14 +486,18 @@ static int finish_file(rondo_arrays_writer *w)
     while (rc && errno == EINTR);
     if (rc && errno != EINVAL && errno != ENOTSUP)      /* a file system without it */
         return write_failed(w->path, errno);
+    if (!w->named) {
+        int err = give_name(w);
+        if (err || !w->named)
+            return err;
+    }
     int fd = w->fd;
     w->fd = -1;
     if (close(fd) && errno != EINTR)
         return write_failed(w->path, errno);
     if (rename(w->temporary, w->path))
         return write_failed(w->path, errno);
-    rondo__free(w->temporary);
-    w->temporary = NULL;
+    w->named = false;
     return 0;
 }
 
@@ -462,13 +525,18 @@ int rondo_arrays_commit(rondo_arrays_writer *w)
     return err;
 }
 
+const char *rondo_arrays_temporary(const rondo_arrays_writer *w)
+{
+    return w && w->named ? w->temporary : NULL;
+}
+
 void rondo_arrays_abandon(rondo_arrays_writer *w)
 {
     if (!w)
         return;
     if (w->fd >= 0)
         close(w->fd);
-    if (w->temporary)
+    if (w->named)
         unlink(w->temporary);
     for (int64_t i = 0; i < w->count; i++)
         rondo__free(w->arrays[i].written);
