@@ -96,6 +96,7 @@ typedef char *shared_at;
 #define NUM_SQRT(x) __builtin_sqrtf(x)
 #define NUM_MAX(a, b) __builtin_fmaxf(a, b)
 #define NUM_NAN(x) rondo_fiber_nan(x)
+#define NUM_F16(bits) rondo__from_f16(bits)
 static inline float rondo_fiber_nan(float x)
 {
     const uint32_t nan = 0x7fffffff;

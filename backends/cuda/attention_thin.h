@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Nodes over leaves for tiles of one to eight rows, as decoding has them: what takes time is reading K and V, once for all the query heads that
- * share them. A block of few threads has a leaf at a time, and many blocks are at work, so that memory always has something to bring. K and V come
- * through shared memory as they are stored, in stages of CUDA_THIN_STAGE bytes, the next on its way while one is computed with: of keys a part of
- * each, of which a thread has CUDA_THIN_KEYS; of values whole rows, of which a thread has CUDA_THIN_DIMS neighbours. Each number that is read
- * from there is used for several rows, keys or dimensions. Leaves that all rows see as a whole, the usual case, have code of their own.
+ * share them. A block is one warp, which has a leaf at a time and waits for nobody; many of them are at work, so that memory always has something to
+ * bring. K and V come through shared memory as they are stored, in stages of CUDA_THIN_STAGE bytes, the next on its way while one is computed with: of
+ * keys a part of each, of which a thread has CUDA_THIN_KEYS; of values whole rows, of which a thread has CUDA_THIN_DIMS neighbours. Each number that is
+ * read from there is used for several rows, keys or dimensions: what else a card has to do besides multiplying is what made it wait before. Leaves that
+ * all rows see as a whole, the usual case, have code of their own.
  */
 #ifndef RONDO_CUDA_ATTENTION_THIN_H
 #define RONDO_CUDA_ATTENTION_THIN_H
@@ -15,14 +16,12 @@
 #define CUDA_THIN_KEYS (CUDA_THIN_BLOCK / CUDA_THIN_THREADS)
 #define CUDA_THIN_DIMS (CUDA_COLUMNS / CUDA_THIN_THREADS)
 #define CUDA_THIN_MOST (CUDA_THIN_KEYS > CUDA_THIN_DIMS ? CUDA_THIN_KEYS : CUDA_THIN_DIMS)
-#define CUDA_THIN_WARPS (CUDA_THIN_THREADS / 32)
 
 struct cuda_thin_memory {
     char *stage;                   /* [2][CUDA_THIN_STAGE] */
     float *q;                      /* [head_dim][R] */
     float *weights;                /* [leaf_size][R] */
     float *k_scale, *v_scale;      /* [leaf_size], of Q8 */
-    float *most;                   /* [WARPS][8]: a warp's M of each row */
     float *l;                      /* [8] */
     struct cuda_row *row;          /* [8] */
     struct cuda_interval *sight;   /* the tile's first */
@@ -40,8 +39,7 @@ DEVICE struct cuda_thin_memory cuda_thin_memory_of(const struct cuda_attention *
     m.known = (struct cuda_known *)(void *)(m.row + CUDA_THIN);
     m.source = (struct cuda_source *)(void *)((char *)m.known + CUDA_KNOWN);
     m.sight = (struct cuda_interval *)(void *)(m.source + 1);
-    m.most = (float *)(void *)(m.sight + 1);
-    m.l = m.most + CUDA_THIN_WARPS * CUDA_THIN;
+    m.l = (float *)(void *)(m.sight + 1);
     m.k_scale = m.l + CUDA_THIN;
     m.v_scale = m.k_scale + p->leaf_size;
     return m;
@@ -100,36 +98,45 @@ DEVICE void cuda_thin_next(const struct cuda_attention *p, const struct cuda_thi
     out->number = item->end;
 }
 
-/* What an item names is read at once, a word by each thread: one wait for memory behind that for the item. */
-DEVICE void cuda_thin_know(const struct cuda_attention *p, int64_t number, const struct cuda_thin_memory *m)
+/* What an item names is read at once, some words by each thread, with what its job and source are bound to: one wait for memory behind that for the item.
+ * The result: where the job's first query lies. */
+DEVICE int64_t cuda_thin_know(const struct cuda_attention *p, int64_t number, const struct cuda_thin_memory *m)
 {
     enum { TILE = sizeof(struct cuda_tile) / 4, JOB = TILE + sizeof(struct cuda_job) / 4, RUN = JOB + sizeof(struct rondo_leaf) / 4,
-           ALL = RUN + sizeof(struct cuda_source) / 4 };
+           SIGHT = RUN + sizeof(struct cuda_source) / 4, ALL = SIGHT + sizeof(struct cuda_interval) / 4,
+           WORDS = (ALL + CUDA_THIN_THREADS - 1) / CUDA_THIN_THREADS };
     struct cuda_known *known = m->known;
     const struct cuda_item *item = p->items + number;
+    uint32_t word[WORDS];
     if (THREAD == CUDA_THIN_THREADS - 1)
         known->item = *item;
-    ROLLED
-    for (int i = THREAD; i < ALL; i += CUDA_THIN_THREADS) {
-        const char *from = i < TILE  ? (const char *)(p->tiles + item->tile) + 4 * i
-                           : i < JOB ? (const char *)(p->jobs + item->job) + 4 * (i - TILE)
-                           : i < RUN ? (const char *)(p->leaves + item->leaf) + 4 * (i - JOB)
-                                     : (const char *)(p->sources + item->source) + 4 * (i - RUN);
-        char *to = i < TILE  ? (char *)&known->tile + 4 * i
-                   : i < JOB ? (char *)&known->job + 4 * (i - TILE)
-                   : i < RUN ? (char *)&known->run.run + 4 * (i - JOB)
-                             : (char *)m->source + 4 * (i - RUN);
-        memcpy(__builtin_assume_aligned(to, 4), __builtin_assume_aligned(from, 4), 4);
+    const int64_t base = p->bases[(int64_t)(item->job - p->first_job) * p->source_count + item->source], q = p->binds[item->job - p->first_job].q;
+    UNROLL
+    for (int n = 0; n < WORDS; n++) {
+        const int i = THREAD + n * CUDA_THIN_THREADS;
+        const char *from = i < TILE    ? (const char *)(p->tiles + item->tile) + 4 * i
+                           : i < JOB   ? (const char *)(p->jobs + item->job) + 4 * (i - TILE)
+                           : i < RUN   ? (const char *)(p->leaves + item->leaf) + 4 * (i - JOB)
+                           : i < SIGHT ? (const char *)(p->sources + item->source) + 4 * (i - RUN)
+                                       : (const char *)(p->sight + item->sight) + 4 * (i - SIGHT);
+        if (i < (item->sight < 0 ? SIGHT : ALL))
+            memcpy(word + n, __builtin_assume_aligned(from, 4), 4);
     }
-    const int64_t base = p->bases[(int64_t)(item->job - p->first_job) * p->source_count + item->source];
-    BARRIER();
+    UNROLL
+    for (int n = 0; n < WORDS; n++) {
+        const int i = THREAD + n * CUDA_THIN_THREADS;
+        char *to = i < TILE    ? (char *)&known->tile + 4 * i
+                   : i < JOB   ? (char *)&known->job + 4 * (i - TILE)
+                   : i < RUN   ? (char *)&known->run.run + 4 * (i - JOB)
+                   : i < SIGHT ? (char *)m->source + 4 * (i - RUN)
+                               : (char *)m->sight + 4 * (i - SIGHT);
+        if (i < (item->sight < 0 ? SIGHT : ALL))
+            memcpy(__builtin_assume_aligned(to, 4), word + n, 4);
+    }
+    WARP_BARRIER();
     if (THREAD == 0) {
         struct cuda_run *run = &known->run;
         const int64_t head = known->job.kv_head + known->tile.kv_head;
-        if (known->tile.sights) {
-            m->sight->lo = p->sight[known->tile.sight].lo;
-            m->sight->hi = p->sight[known->tile.sight].hi;
-        }
         run->leaves = rondo__run_leaves(&run->run, p->leaf_size);
         run->row = run->run.row + base;
         run->k = m->source->k;
@@ -144,10 +151,12 @@ DEVICE void cuda_thin_know(const struct cuda_attention *p, int64_t number, const
         run->v_grain = m->source->v_grain;
         cuda_thin_next(p, m, item->first, &known->leaf[0]);
     }
+    WARP_BARRIER();
+    return q;
 }
 
 /* The tile's queries, as [head_dim][R], and rows. */
-DEVICE void cuda_thin_queries(const struct cuda_attention *p, const struct cuda_bind *bind, const struct cuda_thin_memory *m, int R)
+DEVICE void cuda_thin_queries(const struct cuda_attention *p, int64_t q, const struct cuda_thin_memory *m, int R)
 {
     const struct cuda_tile *tile = &m->known->tile;
     const int group = m->known->job.group, first = (int)tile->first;      /* a job's rows are eight at most */
@@ -156,7 +165,7 @@ DEVICE void cuda_thin_queries(const struct cuda_attention *p, const struct cuda_
     for (int r = 0; r < CUDA_THIN; r++) {
         if (r >= R)
             continue;
-        const int64_t at = bind->q + token * p->q_row + (tile->kv_head * group + head) * p->q_head;
+        const int64_t at = q + token * p->q_row + (tile->kv_head * group + head) * p->q_head;
         if (THREAD == r && r < tile->rows)
             m->row[r] = p->rows[m->known->job.rows + token];
         ROLLED
@@ -182,17 +191,19 @@ DEVICE void cuda_thin_copy(char *to, int bits, int twisted, int first, int rows,
         if (b >= end)
             return;
         from += row * stride + b;
-        to += ((first + row) << bits) + (twisted ? b ^ cuda_thin_twist(first + row) : b);    /* a step leaves the twist as it is */
+        to += (first + row) << bits;
+        const shared_at even = SHARED_AT(to + (twisted ? b ^ cuda_thin_twist(first + row) : b));      /* two steps leave the twist as it is */
+        const shared_at odd = SHARED_AT(to + (twisted ? b ^ cuda_thin_twist(first + row + step) : b));
         stride *= step;
         if (rows == CUDA_THIN_STAGE >> bits) {
             UNROLL
-            for (int n = 0; n < CUDA_THIN_STAGE / 16 / CUDA_THIN_THREADS; n++)
-                COPY16(to + n * 16 * CUDA_THIN_THREADS, from + n * stride, 1);
+            for (int n = 0; n < CUDA_THIN_STAGE / 16 / CUDA_THIN_THREADS; n++, from += stride)
+                COPY16_AT(n % 2 ? odd : even, n * 16 * CUDA_THIN_THREADS, from, 1);
             return;
         }
         ROLLED
-        for (; row < rows; row += step, from += stride, to += 16 * CUDA_THIN_THREADS)
-            COPY16(to, from, 1);
+        for (int n = 0; row < rows; n++, row += step, from += stride)
+            COPY16_AT(n % 2 ? odd : even, n * 16 * CUDA_THIN_THREADS, from, 1);
         return;
     }
     ROLLED
@@ -215,30 +226,49 @@ DEVICE void cuda_thin_scales(float *to, const void *rows, int64_t at, int64_t st
         memcpy(to + i, (const char *)rows + at + i * stride + dim, sizeof *to);
 }
 
-/* Bytes of K from b0 on, of keys from `key` on. */
-DEVICE void cuda_thin_stage_k(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int size, int key, int b0, int parity)
+/* Keys of a stage of V, whose rows have 128 numbers of 1 << shift bytes. */
+DEVICE int cuda_thin_step(int shift) { return CUDA_THIN_STAGE / CUDA_COLUMNS >> shift; }
+DEVICE int cuda_thin_shift(int type) { return type == RONDO_F32 ? 2 : type == RONDO_Q8 ? 0 : 1; }
+
+/* A stage of a leaf: of keys from `key` on K's bytes, or V's dimensions, from d on. */
+struct cuda_thin_stage {
+    int v, key, d;
+};
+
+/* The next one: K by blocks of keys, then V by blocks of dimensions. 0: there is none, and the leaf is over. */
+DEVICE int cuda_thin_advance(const struct cuda_attention *p, int count, struct cuda_thin_stage *s)
 {
-    const struct cuda_run *run = &m->known->run;
-    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + CUDA_THIN_BLOCK) - lo;
-    cuda_thin_copy(m->stage + parity * CUDA_THIN_STAGE, CUDA_THIN_KEY, 1, lo - key, keys, (const char *)run->k + (f->k_at + lo * run->k_row) * size + b0,
-                   run->k_row * size, p->head_dim * size - b0, run->k_grain);
-    if (p->kv_type == RONDO_Q8 && b0 == 0)
-        cuda_thin_scales(m->k_scale + lo, run->k, f->k_at + lo * run->k_row, run->k_row, p->head_dim, keys);
-    COPY_CLOSE();
+    const int shift = cuda_thin_shift(p->kv_type);
+    if (!s->v) {
+        s->d += 1 << CUDA_THIN_KEY;
+        if (s->d < p->head_dim << shift)
+            return 1;
+        s->d = 0;
+        s->key += CUDA_THIN_BLOCK;
+        if (s->key >= count)
+            s->v = 1, s->key = 0;
+        return 1;
+    }
+    s->key += cuda_thin_step(shift);
+    if (s->key < count)
+        return 1;
+    s->key = 0;
+    s->d += CUDA_COLUMNS;
+    return s->d < p->value_dim;
 }
 
-/* Keys of a stage of V, whose rows have 128 numbers. */
-DEVICE int cuda_thin_step(int size) { return CUDA_THIN_STAGE / CUDA_COLUMNS / size; }
-
-/* Dimensions of V from d0 on, of keys from `key` on. */
-DEVICE void cuda_thin_stage_v(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, int size, int key, int d0, int parity)
+DEVICE void cuda_thin_fetch(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_leaf *f, const struct cuda_thin_stage *s,
+                            int parity)
 {
     const struct cuda_run *run = &m->known->run;
-    const int lo = cuda_maximum(key, f->lo), keys = cuda_minimum(f->hi, key + cuda_thin_step(size)) - lo;
-    cuda_thin_copy(m->stage + parity * CUDA_THIN_STAGE, size == 4 ? 9 : size == 2 ? 8 : 7, 0, lo - key, keys,
-                   (const char *)run->v + (f->v_at + lo * run->v_row + d0) * size, run->v_row * size, (p->value_dim - d0) * size, run->v_grain);
-    if (p->kv_type == RONDO_Q8 && d0 == 0)
-        cuda_thin_scales(m->v_scale + lo, run->v, f->v_at + lo * run->v_row, run->v_row, p->value_dim, keys);
+    const int shift = cuda_thin_shift(p->kv_type), v = s->v, dim = v ? p->value_dim : p->head_dim, b = v ? s->d << shift : s->d;
+    const int lo = cuda_maximum(s->key, f->lo), rows = cuda_minimum(f->hi, s->key + (v ? cuda_thin_step(shift) : CUDA_THIN_BLOCK)) - lo;
+    const int64_t stride = v ? run->v_row : run->k_row, at = ((v ? f->v_at : f->k_at) + lo * stride) << shift;
+    const char *from = (const char *)(v ? run->v : run->k) + at;
+    cuda_thin_copy(m->stage + parity * CUDA_THIN_STAGE, v ? 7 + shift : CUDA_THIN_KEY, !v, lo - s->key, rows, from + b, stride << shift, (dim << shift) - b,
+                   v ? run->v_grain : run->k_grain);
+    if (p->kv_type == RONDO_Q8 && s->d == 0)
+        cuda_thin_scales((v ? m->v_scale : m->k_scale) + lo, from, 0, stride, dim, rows);
     COPY_CLOSE();
 }
 
@@ -336,7 +366,7 @@ DEVICE void cuda_thin_numbers(float *x, const char *v, float scale, int type)
 
 /* The keys of a stage; v: with the thread's first dimension first; own: the row whose sum is the thread's. */
 DEVICE void cuda_thin_values(float (*acc)[CUDA_THIN], float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type, int R,
-                             int odd, int sums)
+                             int odd)
 {
     const int pitch = CUDA_COLUMNS * cuda_size(type);
     int k = 0;
@@ -352,13 +382,12 @@ DEVICE void cuda_thin_values(float (*acc)[CUDA_THIN], float *l, const float *w, 
                 UNROLL
                 for (int e = 0; e < CUDA_THIN_DIMS; e++)
                     x[e][i] = y[e];
-                o[i] = sums ? own[(k + 4 * u + i) * R] : 0.0f;
+                o[i] = own[(k + 4 * u + i) * R];
             }
             cuda_thin_links(acc, w + (k + 4 * u) * R, x, CUDA_THIN_DIMS, R, odd);
             UNROLL
             for (int i = 0; i < 4; i++)
-                if (sums)
-                    *l = odd ? cuda_sum(*l, o[i ^ 1]) : *l + o[i ^ 1];
+                *l = odd ? cuda_sum(*l, o[i ^ 1]) : *l + o[i ^ 1];
         }
     }
     ROLLED
@@ -375,21 +404,17 @@ DEVICE void cuda_thin_values(float (*acc)[CUDA_THIN], float *l, const float *w, 
                 if (r < R)
                     acc[e][r] = cuda_value(w[key * R + r], y[e], acc[e][r], 1);
         }
-        if (sums)
-            *l = cuda_sum(*l, own[key * R]);
+        *l = cuda_sum(*l, own[key * R]);
     }
 }
 
-/* Sums are the first warp's, of the first block of dimensions. */
 DEVICE void cuda_thin_values_typed(float (*acc)[CUDA_THIN], float *l, const float *w, const float *own, const char *v, const float *scale, int n, int type,
-                                   int R, int odd, int sums)
+                                   int R, int odd)
 {
     if (odd)
-        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 1, 1);
-    else if (sums)
-        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 0, 1);
+        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 1);
     else
-        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 0, 0);
+        cuda_thin_values(acc, l, w, own, v, scale, n, type, R, 0);
 }
 
 /* ---- weights ---- */
@@ -421,9 +446,9 @@ DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_b
                     seen = cuda_score(p, bind, s[j][r], m->row[r].p, position, p->head + job->head + hq, hq, &x);
                 }
             }
-            const float n = cuda_rint(x);
-            if (seen && n > M[r])
-                M[r] = n;
+            const float n = cuda_rint(x);       /* no zero with a sign, so that the larger of two is one number */
+            if (seen)
+                M[r] = NUM_MAX(M[r], n);
             s[j][r] = seen ? x : rondo__float(CUDA_HIDDEN);
         }
         UNROLL
@@ -434,32 +459,14 @@ DEVICE void cuda_thin_scores(const struct cuda_attention *p, const struct cuda_b
 }
 
 /* The largest of each row, in all threads. */
-DEVICE void cuda_thin_most(const struct cuda_thin_memory *m, float *M, int R)
+DEVICE void cuda_thin_most(float *M, int R)
 {
     UNROLL
-    for (int other = 1; other < 32; other *= 2) {
-        UNROLL
-        for (int r = 0; r < CUDA_THIN; r++)
-            if (r < R) {
-                const float x = SHUFFLE_XOR(M[r], other);
-                M[r] = x > M[r] ? x : M[r];
-            }
-    }
-    if (CUDA_THIN_WARPS == 1)
-        return;
-    if (THREAD % 32 == 0) {
+    for (int other = 1; other < CUDA_THIN_THREADS; other *= 2) {
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             if (r < R)
-                m->most[THREAD / 32 * CUDA_THIN + r] = M[r];
-    }
-    BARRIER();
-    UNROLL
-    for (int w = 0; w < CUDA_THIN_WARPS; w++) {
-        UNROLL
-        for (int r = 0; r < CUDA_THIN; r++)
-            if (r < R)
-                M[r] = m->most[w * CUDA_THIN + r] > M[r] ? m->most[w * CUDA_THIN + r] : M[r];
+                M[r] = NUM_MAX(M[r], SHUFFLE_XOR(M[r], other));
     }
 }
 
@@ -497,32 +504,32 @@ DEVICE void cuda_thin_weights(const struct cuda_attention *p, const struct cuda_
 
 /* ---- nodes ---- */
 
-/* As cuda_node(): the thread has dimensions from d on of all rows. */
-DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_thin_memory *m, float (*acc)[CUDA_THIN], const float *leaf_M, int d, int is_last,
-                           int top, int merges, const float *stack, float *to, int rows, int R)
+/* As cuda_node(): the thread has dimensions from d on of all rows, which lie side by side in the stack, as [R][CUDA_COLUMNS] for each block of
+ * dimensions; to: where the stack has the node. Or it is the item's, and goes where the second kernel looks for it. */
+DEVICE void cuda_thin_node(const struct cuda_attention *p, float (*acc)[CUDA_THIN], const float *leaf_M, const float *leaf_l, int d0, int top, int merges,
+                           const float *stack, float *to, int is_last, int rows, int R)
 {
-    const int dim = p->value_dim;
-    const int64_t level = (int64_t)R * (dim + 2);
+    const int dim = p->value_dim, d = d0 + THREAD * CUDA_THIN_DIMS, at = d0 * R + THREAD * CUDA_THIN_DIMS, sums = cuda_chunks(dim, CUDA_COLUMNS) * CUDA_COLUMNS * R;
+    const int64_t level = cuda_thin_level(dim, R);
     float M[CUDA_THIN], l[CUDA_THIN];
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++)
         if (r < R) {
-            l[r] = m->l[r];
+            l[r] = leaf_l[r];
             M[r] = l[r] != l[r] ? FLT_MAX : leaf_M[r];
         }
     ROLLED
     for (int n = 1; n <= merges; n++) {
         const float *from = stack + (top - n) * level;
-        float x[CUDA_THIN_DIMS][CUDA_THIN], below_M[CUDA_THIN], below_l[CUDA_THIN];
+        struct quad x[CUDA_THIN];
+        float below_M[CUDA_THIN], below_l[CUDA_THIN];
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++) {
             if (r >= R)
                 continue;
-            below_M[r] = from[R * dim + r];
-            below_l[r] = from[R * dim + R + r];
-            UNROLL
-            for (int e = 0; e < CUDA_THIN_DIMS; e++)
-                x[e][r] = d + e < dim ? from[r * dim + d + e] : 0.0f;
+            below_M[r] = from[sums + r];
+            below_l[r] = from[sums + R + r];
+            x[r] = *(const struct quad *)(const void *)(from + at + r * CUDA_COLUMNS);
         }
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++) {
@@ -530,28 +537,35 @@ DEVICE void cuda_thin_node(const struct cuda_attention *p, const struct cuda_thi
             if (r >= R)
                 continue;
             cuda_merge(below_M[r], below_l[r], &M[r], &l[r], &left, &right);
-            UNROLL
-            for (int e = 0; e < CUDA_THIN_DIMS; e++)
-                acc[e][r] = NUM_FMA(x[e][r], left, acc[e][r] * right);
+            acc[0][r] = NUM_FMA(x[r].a, left, acc[0][r] * right);
+            acc[1][r] = NUM_FMA(x[r].b, left, acc[1][r] * right);
+            acc[2][r] = NUM_FMA(x[r].c, left, acc[2][r] * right);
+            acc[3][r] = NUM_FMA(x[r].d, left, acc[3][r] * right);
         }
     }
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++) {
+        const struct quad x = { acc[0][r], acc[1][r], acc[2][r], acc[3][r] };
+        if (r < R && !is_last)
+            *(struct quad *)(void *)(to + at + r * CUDA_COLUMNS) = x;
         UNROLL
         for (int e = 0; e < CUDA_THIN_DIMS; e++)
-            if (r < R && r < rows && d + e < dim)
+            if (r < R && is_last && r < rows && d + e < dim)
                 to[r * dim + d + e] = acc[e][r];
     }
-    if (!is_last)
+    if (d0 + CUDA_COLUMNS < dim)
         return;
-    BARRIER();                       /* the M and l there have been read by all */
+    WARP_BARRIER();                  /* the M and l there have been read by all */
+    to += is_last ? R * dim : sums;
     UNROLL
     for (int r = 0; r < CUDA_THIN; r++)
         if (r < R && r < rows && THREAD == r) {
-            to[R * dim + r] = M[r];
-            to[R * dim + R + r] = l[r];
+            to[r] = M[r];
+            to[R + r] = l[r];
         }
+    WARP_BARRIER();                  /* and are seen by all */
 }
+typedef char cuda_thin_has_quads[CUDA_THIN_DIMS == 4 ? 1 : -1];
 
 DEVICE void cuda_thin_zero(float (*s)[CUDA_THIN])
 {
@@ -565,24 +579,63 @@ DEVICE void cuda_thin_zero(float (*s)[CUDA_THIN])
 
 /* ---- the kernel ---- */
 
+/* A block of keys: their scores go on over a stage. */
+DEVICE void cuda_thin_stage_keys(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_thin_stage *at, int count, int parity,
+                                 float (*s)[CUDA_THIN], int R)
+{
+    const int shift = cuda_thin_shift(p->kv_type), n = cuda_minimum((p->head_dim << shift) - at->d, 1 << CUDA_THIN_KEY) >> shift;
+    const char *stage = m->stage + parity * CUDA_THIN_STAGE + (THREAD << CUDA_THIN_KEY);
+    const float *q = m->q + (at->d >> shift) * R;
+    float scale[CUDA_THIN_KEYS] = { 0.0f };
+    if (p->kv_type == RONDO_F32) {
+        cuda_thin_keys(s, q, stage, n, RONDO_F32, scale, R);
+    } else if (p->kv_type == RONDO_BF16) {
+        cuda_thin_keys(s, q, stage, n, RONDO_BF16, scale, R);
+    } else if (p->kv_type == RONDO_F16) {
+        cuda_thin_keys(s, q, stage, n, RONDO_F16, scale, R);
+    } else {
+        UNROLL
+        for (int j = 0; j < CUDA_THIN_KEYS; j++)
+            scale[j] = at->key + THREAD + j * CUDA_THIN_THREADS < count ? m->k_scale[at->key + THREAD + j * CUDA_THIN_THREADS] : 0.0f;
+        cuda_thin_keys(s, q, stage, n, RONDO_Q8, scale, R);
+    }
+}
+
+/* Keys of a stage of V, of which row `THREAD % R`'s weights are the thread's to add. */
+DEVICE void cuda_thin_stage_values(const struct cuda_attention *p, const struct cuda_thin_memory *m, const struct cuda_thin_stage *at, int count, int parity,
+                                   float (*s)[CUDA_THIN], float *l, int R, int odd)
+{
+    const int shift = cuda_thin_shift(p->kv_type), n = cuda_minimum(count - at->key, cuda_thin_step(shift));
+    const float *w = m->weights + at->key * R, *own = w + THREAD % R, *scale = m->v_scale + at->key;
+    const char *v = m->stage + parity * CUDA_THIN_STAGE + (THREAD * CUDA_THIN_DIMS << shift);
+    if (p->kv_type == RONDO_F32)
+        cuda_thin_values_typed(s, l, w, own, v, scale, n, RONDO_F32, R, odd);
+    else if (p->kv_type == RONDO_BF16)
+        cuda_thin_values_typed(s, l, w, own, v, scale, n, RONDO_BF16, R, odd);
+    else if (p->kv_type == RONDO_F16)
+        cuda_thin_values_typed(s, l, w, own, v, scale, n, RONDO_F16, R, odd);
+    else
+        cuda_thin_values_typed(s, l, w, own, v, scale, n, RONDO_Q8, R, odd);
+}
+
 DEVICE void cuda_thin_item(const struct cuda_attention *p, int64_t number, const struct cuda_thin_memory *m, float *stack, int R, int terms)
 {
     struct cuda_known *known = m->known;
     const struct cuda_tile *tile = &known->tile;
-    const int size = cuda_size(p->kv_type), k_bytes = p->head_dim * size, step = cuda_thin_step(size);
-    const int64_t level = (int64_t)R * (p->value_dim + 2);
+    const int64_t level = cuda_thin_level(p->value_dim, R);
+    const struct cuda_thin_stage begins = { 0, 0, 0 };
     float s[CUDA_THIN_MOST][CUDA_THIN], M[CUDA_THIN], l;
     int top = 0, parity = 0, now = 0;
 
-    BARRIER();                       /* nobody reads the item before */
-    cuda_thin_know(p, number, m);
+    WARP_BARRIER();                  /* nobody reads the item before */
+    const int64_t q = cuda_thin_know(p, number, m);
     const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
-    cuda_thin_queries(p, bind, m, R);
-    BARRIER();
     const int64_t begin = known->item.first, end = known->item.end;
-    int64_t all_lo = INT64_MIN, all_hi = INT64_MAX;      /* positions that all rows see */
     if (known->leaf[0].number < end)
-        cuda_thin_stage_k(p, m, &known->leaf[0], size, 0, 0, 0);
+        cuda_thin_fetch(p, m, &known->leaf[0], &begins, 0);
+    cuda_thin_queries(p, q, m, R);
+    WARP_BARRIER();
+    int64_t all_lo = INT64_MIN, all_hi = INT64_MAX;      /* positions that all rows see */
     ROLLED
     for (int r = 0; r < tile->rows; r++) {
         all_lo = m->row[r].lo > all_lo ? m->row[r].lo : all_lo;
@@ -591,96 +644,57 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, int64_t number, const
     ROLLED
     for (int64_t i = begin; i < end; i++) {
         const struct cuda_leaf *f = known->leaf + now;
-        const int merges = rondo__run_merges(i, begin, end), nothing = i != f->number, count = nothing ? 0 : (int)f->leaf.count;
-        float *const to = i + 1 == end ? p->nodes + known->item.nodes : stack + (top - merges) * level;
+        const int merges = rondo__run_merges(i, begin, end), nothing = i != f->number, count = nothing ? 0 : (int)f->leaf.count, is_last = i + 1 == end;
+        float *const to = is_last ? p->nodes + known->item.nodes : stack + (top - merges) * level;
         const int whole = !nothing && f->view == CUDA_VIEW_ALL && f->leaf.first >= all_lo && f->leaf.first + (int64_t)(count - 1) * f->leaf.step < all_hi;
         const int odd = !whole || terms;
+        struct cuda_thin_stage at = { nothing, 0, 0 };   /* what nobody sees has a node of zeros, without any stage */
         UNROLL
         for (int r = 0; r < CUDA_THIN; r++)
             M[r] = -FLT_MAX;
-        ROLLED
-        for (int key0 = 0; key0 < count; key0 += CUDA_THIN_BLOCK) {
-            cuda_thin_zero(s);
-            ROLLED
-            for (int b0 = 0; b0 < k_bytes; b0 += 1 << CUDA_THIN_KEY, parity ^= 1) {
-                COPY_WAIT(0);
-                BARRIER();
-                if (b0 + (1 << CUDA_THIN_KEY) < k_bytes)
-                    cuda_thin_stage_k(p, m, f, size, key0, b0 + (1 << CUDA_THIN_KEY), parity ^ 1);
-                else if (key0 + CUDA_THIN_BLOCK < count)
-                    cuda_thin_stage_k(p, m, f, size, key0 + CUDA_THIN_BLOCK, 0, parity ^ 1);
-                else
-                    cuda_thin_stage_v(p, m, f, size, 0, 0, parity ^ 1);
-                if (b0 == 0 && key0 == 0 && THREAD == CUDA_THIN_THREADS - 1)
-                    cuda_thin_next(p, m, i + 1, known->leaf + (now ^ 1));
-                if (key0 + THREAD < count) {
-                    const char *stage = m->stage + parity * CUDA_THIN_STAGE + (THREAD << CUDA_THIN_KEY);
-                    const float *q = m->q + b0 / size * R;
-                    const int n = cuda_minimum(k_bytes - b0, 1 << CUDA_THIN_KEY) / size;
-                    float scale[CUDA_THIN_KEYS] = { 0.0f };
-                    if (p->kv_type == RONDO_F32) {
-                        cuda_thin_keys(s, q, stage, n, RONDO_F32, scale, R);
-                    } else if (p->kv_type == RONDO_BF16) {
-                        cuda_thin_keys(s, q, stage, n, RONDO_BF16, scale, R);
-                    } else if (p->kv_type == RONDO_F16) {
-                        cuda_thin_keys(s, q, stage, n, RONDO_F16, scale, R);
-                    } else {
-                        UNROLL
-                        for (int j = 0; j < CUDA_THIN_KEYS; j++)
-                            scale[j] = key0 + THREAD + j * CUDA_THIN_THREADS < count ? m->k_scale[key0 + THREAD + j * CUDA_THIN_THREADS] : 0.0f;
-                        cuda_thin_keys(s, q, stage, n, RONDO_Q8, scale, R);
-                    }
-                }
-            }
-            if (whole)
-                cuda_thin_scores(p, bind, m, f, key0, s, M, 1, R, terms);
-            else
-                cuda_thin_scores(p, bind, m, f, key0, s, M, 0, R, terms);
-        }
-        if (nothing) {
-            BARRIER();
-            if (THREAD < R)
-                m->l[THREAD] = 0.0f;
-            BARRIER();
-        } else {
-            cuda_thin_most(m, M, R);
-            cuda_thin_weights(p, m, &f->leaf, M, R, terms);
-        }
+        cuda_thin_zero(s);
         l = 0.0f;
         ROLLED
-        for (int d0 = 0; d0 < p->value_dim; d0 += CUDA_COLUMNS) {
-            const int d = d0 + THREAD * CUDA_THIN_DIMS, sums = d0 == 0 && THREAD < 32;
-            cuda_thin_zero(s);
-            ROLLED
-            for (int key = 0; key < count; key += step, parity ^= 1) {
-                const float *w = m->weights + key * R, *own = w + THREAD % R, *scale = m->v_scale + key;
-                const char *v = m->stage + parity * CUDA_THIN_STAGE + THREAD * CUDA_THIN_DIMS * size;
-                const int n = cuda_minimum(count - key, step);
+        for (int more = 1; more;) {
+            struct cuda_thin_stage next = at;
+            more = cuda_thin_advance(p, count, &next);
+            if (!nothing) {
                 COPY_WAIT(0);
-                BARRIER();
-                if (key + step < count)
-                    cuda_thin_stage_v(p, m, f, size, key + step, d0, parity ^ 1);
-                else if (d0 + CUDA_COLUMNS < p->value_dim)
-                    cuda_thin_stage_v(p, m, f, size, 0, d0 + CUDA_COLUMNS, parity ^ 1);
-                else if (known->leaf[now ^ 1].number < end)
-                    cuda_thin_stage_k(p, m, known->leaf + (now ^ 1), size, 0, 0, parity ^ 1);
-                if (d >= p->value_dim && !sums)
-                    continue;
-                if (p->kv_type == RONDO_F32)
-                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_F32, R, odd, sums);
-                else if (p->kv_type == RONDO_BF16)
-                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_BF16, R, odd, sums);
-                else if (p->kv_type == RONDO_F16)
-                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_F16, R, odd, sums);
-                else
-                    cuda_thin_values_typed(s, &l, w, own, v, scale, n, RONDO_Q8, R, odd, sums);
+                WARP_BARRIER();
+                const struct cuda_thin_stage then = { more ? next.v : 0, more ? next.key : 0, more ? next.d : 0 };
+                if (more || known->leaf[now ^ 1].number < end)
+                    cuda_thin_fetch(p, m, known->leaf + (more ? now : now ^ 1), &then, parity ^ 1);
+                if (!at.v && at.key == 0 && at.d == 0 && THREAD == CUDA_THIN_THREADS - 1)
+                    cuda_thin_next(p, m, i + 1, known->leaf + (now ^ 1));
             }
-            if (d0 == 0 && !nothing) {
-                if (THREAD < R)
-                    m->l[THREAD] = l;
-                BARRIER();
+            if (!at.v) {
+                cuda_thin_stage_keys(p, m, &at, count, parity, s, R);
+                if (next.d == 0) {
+                    if (whole)
+                        cuda_thin_scores(p, bind, m, f, at.key, s, M, 1, R, terms);
+                    else
+                        cuda_thin_scores(p, bind, m, f, at.key, s, M, 0, R, terms);
+                    cuda_thin_zero(s);
+                }
+                if (next.v) {
+                    cuda_thin_most(M, R);
+                    cuda_thin_weights(p, m, &f->leaf, M, R, terms);
+                }
+            } else {
+                if (!nothing)
+                    cuda_thin_stage_values(p, m, &at, count, parity, s, &l, R, odd);
+                if (next.key == 0) {
+                    if (at.d == 0) {
+                        if (THREAD < R)
+                            m->l[THREAD] = l;
+                        WARP_BARRIER();
+                    }
+                    cuda_thin_node(p, s, M, m->l, at.d, top, merges, stack, to, is_last, is_last ? tile->rows : R, R);
+                    cuda_thin_zero(s);
+                }
             }
-            cuda_thin_node(p, m, s, M, d, d0 + CUDA_COLUMNS >= p->value_dim, top, merges, stack, to, i + 1 == end ? tile->rows : R, R);
+            at = next;
+            parity ^= !nothing;
         }
         top += 1 - merges;
         now ^= !nothing;

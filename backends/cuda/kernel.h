@@ -54,8 +54,16 @@
 #define NUM_MAX(a, b) fmaxf(a, b)
 #endif
 
-/* NUM_MAX: the one that is no NaN, where one is. NUM_NAN: x, where a NaN is the one that all arithmetic of a card gives: 0x7fffffff. */
+/* NUM_MAX: the one that is no NaN, where one is. NUM_NAN: x, where a NaN is the one that all arithmetic of a card gives: 0x7fffffff. NUM_F16: the number
+ * that 16 bits of F16 are, exact, subnormals too; of a NaN only that it is one. */
 #define NUM_NAN(x) (x)
+static __device__ __attribute__((always_inline)) inline float rondo_cuda_f16(unsigned short bits)
+{
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+#define NUM_F16(bits) rondo_cuda_f16(bits)
 
 /* Copies from global to shared memory that go on while the thread computes: 16 or 4 bytes, both addresses multiples of that; where `valid` is
  * 0 zeros are written and nothing is read. COPY_CLOSE() closes a group of them, COPY_WAIT(n) waits until at most the latest n groups

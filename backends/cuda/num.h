@@ -57,10 +57,10 @@ DEVICE float cuda_number(const void *from, int64_t at, int64_t d, int64_t dim, i
 }
 
 /* The two numbers of 16 bits in a word. */
-DEVICE float cuda_low(uint32_t word, int type) { return type == RONDO_BF16 ? rondo__float(word << 16) : rondo__from_f16((uint16_t)word); }
+DEVICE float cuda_low(uint32_t word, int type) { return type == RONDO_BF16 ? rondo__float(word << 16) : NUM_F16((uint16_t)word); }
 DEVICE float cuda_high(uint32_t word, int type)
 {
-    return type == RONDO_BF16 ? rondo__float(word & 0xffff0000u) : rondo__from_f16((uint16_t)(word >> 16));
+    return type == RONDO_BF16 ? rondo__float(word & 0xffff0000u) : NUM_F16((uint16_t)(word >> 16));
 }
 
 DEVICE int cuda_minimum(int a, int b) { return a < b ? a : b; }

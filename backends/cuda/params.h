@@ -20,7 +20,7 @@
 #define CUDA_THIN 8             /* rows of a tile where there are few */
 #define CUDA_THIN_BYTES 256     /* of a row of weights that a stage of a linear layer for few rows holds */
 /* Of attention for few rows: threads of a block, bytes of a stage, and how many bytes of a key it holds, as a power of two (6 or 7) */
-#define CUDA_THIN_THREADS 64
+#define CUDA_THIN_THREADS 32
 #define CUDA_THIN_STAGE 8192
 #define CUDA_THIN_KEY 7
 
@@ -59,7 +59,12 @@ static inline int64_t cuda_double_bytes(int64_t head_dim)
 static inline int64_t cuda_thin_bytes(int64_t head_dim, int64_t leaf_size, int rows, int scales)
 {
     return 2 * CUDA_THIN_STAGE + 4 * (((head_dim + 3) / 4 * 4 + (leaf_size + 3) / 4 * 4) * rows + (scales ? 2 * leaf_size : 0)) + 24 * CUDA_THIN +
-           CUDA_KNOWN + 80 + 16 + 4 * (CUDA_THIN_THREADS / 32 + 1) * CUDA_THIN;
+           CUDA_KNOWN + 80 + 16 + 4 * CUDA_THIN;
+}
+/* Floats of a node in the stack there: rows of whole blocks of dimensions, and M and l of each row. */
+static inline int64_t cuda_thin_level(int64_t value_dim, int rows)
+{
+    return ((value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS * CUDA_COLUMNS + 4) * rows;
 }
 #define CUDA_TOGETHER 16                                     /* nodes of a LEAF from which a block's warps join them together */
 #define CUDA_LEVEL (CUDA_COLUMNS + 64)                       /* floats of a node that a warp holds: a block of dimensions, M and l of each lane */
@@ -105,6 +110,7 @@ struct cuda_item {
     int64_t nodes;
     int64_t first, end;         /* leaves, of those of the run */
     int64_t views;              /* where the mask has bits: the view of leaf `first` in the list; else -1 */
+    int64_t sight;              /* the tile's first interval in its list; -1: it has none */
     int32_t run, job, leaf, source;         /* leaf: the run, in the list of leaves; source: its */
 };
 /* The view of a leaf: where the bits of the tile's rows begin, in units of 256 bits; or one of these. What nobody sees need not be there. */

@@ -299,7 +299,7 @@ static int add_tile(struct rondo_program *p, const struct rondo_job *job, struct
                 return no_memory();
             struct cuda_item *item = at;
             *item = (struct cuda_item){ .tile = p->tiles.count - 1, .nodes = mine.nodes + k * floats, .first = from > a ? from : a, .end = end < b ? end : b,
-                                        .views = -1, .run = s->arg, .job = tile.job, .leaf = (int32_t)job->leaves_first + s->arg, .source = run->source };
+                                        .views = -1, .sight = sight.count ? tile.sight : -1, .run = s->arg, .job = tile.job, .leaf = (int32_t)job->leaves_first + s->arg, .source = run->source };
             if (d->mask.kind->bits)
                 item->views = views + (item->first - a);
         }
@@ -417,6 +417,8 @@ static int64_t stack_of(const struct rondo_program *p, int kernel)
 {
     if (unit(kernel))
         return (int64_t)(p->shift[kernel] + 2) * CUDA_UNIT_LEVEL * ((p->desc.value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS);
+    if (room_of(kernel) < CUDA_TILE)
+        return (p->shift[kernel] + 2) * cuda_thin_level(p->desc.value_dim, room_of(kernel));
     return (int64_t)(p->shift[kernel] + 2) * room_of(kernel) * ((p->desc.value_dim + 3) / 4 * 4 + 2);
 }
 
