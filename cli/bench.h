@@ -105,10 +105,10 @@ struct attention_bench {
     int algorithm, layout, chosen_by;
     double predicted_seconds[RONDO_ALGORITHMS];
 };
-/* Adds what --hardware predicts of it to a row, and by how much that is wrong; least: the seconds of the fastest call. */
+/* Adds what --hardware predicts of it to a row, and by how much that is wrong. */
 int bench_predict(json_t *row, const struct shape *shape, const struct attention_bench *got, const struct run *run);
-int bench_predict_delta(json_t *row, const char *hardware, const rondo_delta_desc *desc, bool backward, double least, const struct pace *pace,
-                        const struct run *run);
+int bench_predict_delta(json_t *row, const char *hardware, const rondo_delta_desc *desc, bool backward, const struct measurement *m,
+                        const struct pace *pace, const struct run *run);
 int bench_attention(struct bench *b, const struct shape *shape, int ranks, int threads, struct attention_bench *got, json_t **row);
 int bench_linear(struct bench *b, const struct shape *shape, int threads, struct measurement *got, json_t **row);
 struct link {

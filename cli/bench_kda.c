@@ -215,7 +215,7 @@ static int plain(struct bench *b, const struct shape *s, int way, int ranks)
         if (s->hardware) {
             rondo_delta_desc d = describe(&w);
             d.way = w.planned;
-            code = bench_predict_delta(row, s->hardware, &d, s->backward, w.m.least, &w.pace, &run);
+            code = bench_predict_delta(row, s->hardware, &d, s->backward, &w.m, &w.pace, &run);
         }
         if (code)
             json_decref(row);

@@ -163,8 +163,10 @@ static int errors_at_pace(json_t *row, const struct subject *x, const rondo_hard
 }
 
 /* The prediction of a row, and its errors. A rank of the file has one thread where it says how many share cores; they are those of one process, or
- * of one machine, unless it says that a node has fewer. */
-static int predict(json_t *row, const struct subject *x, const char *hardware, double least, const struct pace *pace, const struct run *run)
+ * of one machine, unless it says that a node has fewer. Neighbours only slow a machine down, so the fastest run says what it can do; but with turns of
+ * cores the fastest is who was lucky with these, and what is predicted is the usual. */
+static int predict(json_t *row, const struct subject *x, const char *hardware, const struct measurement *m, const struct pace *pace,
+                   const struct run *run)
 {
     rondo_hardware h = RONDO_HARDWARE_INIT;
     double seconds = 0.0;
@@ -176,7 +178,7 @@ static int predict(json_t *row, const struct subject *x, const char *hardware, d
     if (code)
         return code;
     json_object_set_new(row, "predicted_seconds", number(seconds));
-    json_object_set_new(row, "error", number(seconds / least - 1.0));
+    json_object_set_new(row, "error", number(seconds / (crowded(run->ranks) ? m->seconds : m->least) - 1.0));
     return !pace || run->used_threads > 1 ? 0 : errors_at_pace(row, x, &h, pace, run->ranks);
 }
 
@@ -194,12 +196,12 @@ int bench_predict(json_t *row, const struct shape *s, const struct attention_ben
     c.skip_projections = RONDO_COST_Q | RONDO_COST_K | RONDO_COST_V | RONDO_COST_O;
     if (s->window.given)
         c.windowed = 1, c.window_left = s->window.left, c.window_right = s->window.right;
-    return predict(row, &x, s->hardware, got->m.least, s->decode ? NULL : &got->pace, run);
+    return predict(row, &x, s->hardware, &got->m, s->decode ? NULL : &got->pace, run);
 }
 
-int bench_predict_delta(json_t *row, const char *hardware, const rondo_delta_desc *desc, bool backward, double least, const struct pace *pace,
-                        const struct run *run)
+int bench_predict_delta(json_t *row, const char *hardware, const rondo_delta_desc *desc, bool backward, const struct measurement *m,
+                        const struct pace *pace, const struct run *run)
 {
     const struct subject x = { NULL, desc, run, backward };
-    return predict(row, &x, hardware, least, desc->tokens == 1 ? NULL : pace, run);
+    return predict(row, &x, hardware, m, desc->tokens == 1 ? NULL : pace, run);
 }

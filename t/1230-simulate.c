@@ -186,15 +186,16 @@ static void crowds(void)
     l.core_ranks = 3, l.cores = 1.5, l.slowest = 0.6;   /* three at 1/2 until 4; two at 0.6 until 4 + 1 / 0.6; the last, 4 left, as alone */
     is_time(run_with(&sim, &l), 4.0 + 1.0 / 0.6 + 4.0, "cores that are slower while all are busy");
     ok(near(end_of(&sim, 0), 4.0) && near(end_of(&sim, 1), 4.0 + 1.0 / 0.6), "and the first two of them");
-    /* turns of 1 on two cores: the first two until 1, the third and the first, which is through then, until 2, the second and the third */
+    /* turns of 1 on two cores, from the middle of one: the first two until 0.5, the third and the second until 1.5, the third and the first
+     * until 2.5, the second and the first, which is through at 3; then the second, until 4, and the third, whose 4 last are alone */
     l = alone;
     l.core_ranks = 3, l.cores = 2.0, l.slice = 1.0;
     is_time(run_with(&sim, &l), 8.0, "three ranks on two cores, by turns");
-    ok(near(end_of(&sim, 0), 2.0) && near(end_of(&sim, 1), 4.0), "who is through gives its core to one who waits");
+    ok(near(end_of(&sim, 0), 3.0) && near(end_of(&sim, 1), 4.0), "who is through gives its core to one who waits");
     l.slice = 5.0;   /* the third from 2, when the first is through */
     is_time(run_with(&sim, &l), 9.0, "and by longer turns");
     ok(near(end_of(&sim, 0), 2.0) && near(end_of(&sim, 1), 3.0), "the first two have them to the end");
-    l.turn = 0.5;    /* each goes on that much later: the third, from 2.5, at 3 */
+    l.slice = 6.0, l.turn = 0.5;   /* each goes on that much later: the third, from 2.5, at 3 */
     is_time(run_with(&sim, &l), 10.0, "where it takes a while to go on with a core");
     ok(near(end_of(&sim, 0), 2.5) && near(end_of(&sim, 1), 3.5), "the first two too");
     l.slice = 1.0, l.turn = 5.0;   /* no more than half of each turn: 24 halves on two cores, the last one's to the end */
@@ -203,7 +204,7 @@ static void crowds(void)
     is_time(run_with(&sim, &l), 7.0, "as where nothing is said of cores");
     rondo__sim_free(&sim);
 
-    /* one core, turns of 2: the second's message, ready at 0, does not set out before it has the core, at 2; 1 + 0.5 later the first has it */
+    /* one core, turns of 2: the second's message, ready at 0, does not set out before it has the core, at 1; 1 + 0.5 later the first has it */
     rondo__sim_rank(&sim);
     rondo__sim_stream(&sim, 6.0, true);
     rondo__sim_transfer(&sim, false);
@@ -217,7 +218,7 @@ static void crowds(void)
     const double sent = end_of(&sim, 2);
     l.slice = 2.0;
     is_time(run_with(&sim, &l), 7.5, "one core, by turns");
-    ok(near(sent, 1.5) && near(end_of(&sim, 2), 3.5), "who waits for a core begins no transfer");
+    ok(near(sent, 1.5) && near(end_of(&sim, 2), 2.5), "who waits for a core begins no transfer");
     l = alone;
     rondo__sim_free(&sim);
 

@@ -2,9 +2,12 @@
  *
  * Ranks that share cores. Those that compute go on alike fast, each at its part of what the cores do. Where it is known for how long the system
  * leaves a core to one while others wait (rondo_hardware.core_slice), only as many ranks as there are cores go on at a time, in turns of that
- * long, and the others neither compute nor begin anything: a ring whose next rank has to wait for a core waits with it. Who gets a core spends
- * some of its turn (core_turn) until its own data are in the caches again. simulate.c's.
+ * long, and the others neither compute nor begin anything: a ring whose next rank has to wait for a core waits with it. It looks whether
+ * somebody waits by a clock of its own, and what is simulated begins midway between two of its looks. Who gets a core spends some of its turn
+ * (core_turn) until its own data are in the caches again. simulate.c's.
  */
+#include <math.h>
+
 #include "plan/sim_run.h"
 
 /* ---- ranks that compute ---- */
@@ -102,15 +105,23 @@ void rondo__sim_spend(struct run *r, int64_t rank, double seconds, double time)
 
 /* ---- cores by turns ---- */
 
-/* Who has a core keeps it until a slice is over, if somebody waits for it. */
+/* The system's next look after that time. */
+static double next_look(const struct run *r, double time)
+{
+    const double looks = floor(time / r->slice + 0.5);
+    const double next = (looks + 0.5) * r->slice;
+    return next > time + 1e-9 * r->slice ? next : next + r->slice;
+}
+
+/* Who has a core keeps it until a look, if somebody waits for it then. */
 static void foresee_turn(struct run *r, struct crew *c, double time)
 {
     int64_t next = -1;
     c->turns++;
     for (int64_t i = c->first; i < c->first + c->seated && c->waiting; i++) {
         const int64_t rank = r->seats[i];
-        if (r->slice_end[rank] < time)   /* nobody was waiting then */
-            r->slice_end[rank] += r->slice * (double)(int64_t)((time - r->slice_end[rank]) / r->slice + 1.0);
+        if (r->slice_end[rank] <= time)   /* nobody was waiting then, or somebody else made room */
+            r->slice_end[rank] = next_look(r, time);
         if (next < 0 || r->slice_end[rank] < r->slice_end[next])
             next = rank;
     }
@@ -141,7 +152,7 @@ static void fill_seats(struct run *r, struct crew *c, double time)
         const int64_t rank = r->seats[c->first + c->seated++];
         c->waiting--;
         r->place[rank] = SEATED;
-        r->slice_end[rank] = time + r->slice;
+        r->slice_end[rank] = next_look(r, time);
         rondo__sim_spend(r, rank, r->turn, time);
         if (r->started[rank])
             join(r, rank, time);
