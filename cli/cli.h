@@ -34,6 +34,8 @@ const char *fail_text(void);                                             /* "" w
 void fail_replace(const char *sentence);
 int fail_where(int exit_code, const char *where);                        /* puts "where: " before the sentence */
 void warn_user(const char *format, ...) PRINTF_LIKE(1, 2);               /* a line on stderr, from rank 0 */
+/* Both on one line of stderr, whatever names and files have in them: of control characters and of what is no UTF-8 stand the bytes, as \x1b. */
+void say_line(const char *text, const char *more);
 void warnings_listen(void);                                              /* the libraries' warnings become such lines (warnings.c) */
 
 /* ---- memory: 64-byte aligned, freed with free(); NULL on failure or an impossible size ---- */

@@ -89,17 +89,45 @@ int fail_library(int code, enum stage stage)
     return fail_code(code, stage, rondo_error_text());
 }
 
+/* Bytes of the character at p, if it is UTF-8 and no control character; else 0. */
+static size_t printable(const unsigned char *p)
+{
+    const size_t bytes = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
+    uint32_t code = bytes == 1 ? *p : *p & (0x3fu >> (bytes - 1));
+    for (size_t i = 1; i < bytes; code = code << 6 | (p[i++] & 0x3f))
+        if ((p[i] & 0xc0) != 0x80)   /* the end, too */
+            return 0;
+    const bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
+    const bool other = code > 0x10ffff || (code >= 0xd800 && code < 0xe000) || (bytes == 3 && code < 0x800) || (bytes == 4 && code < 0x10000);
+    return control || other ? 0 : bytes;
+}
+
+void say_line(const char *text, const char *more)
+{
+    const char *const parts[] = { "rondo: ", text, more };
+    for (int i = 0; i < 3; i++)
+        for (const unsigned char *p = (const unsigned char *)parts[i]; *p;) {
+            const size_t bytes = printable(p);
+            if (bytes)
+                fwrite(p, 1, bytes, stderr);
+            else
+                fprintf(stderr, "\\x%02x", *p);
+            p += bytes ? bytes : 1;
+        }
+    fputc('\n', stderr);
+}
+
 void warn_user(const char *format, ...)
 {
+    char text[sizeof sentence_kept];
+    va_list ap;
     if (common.quiet || !ranks_first())
         return;
-    va_list ap;
     va_start(ap, format);
-    progress_wipe();
-    fputs("rondo: ", stderr);
-    vfprintf(stderr, format, ap);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
+    progress_wipe();
+    say_line(text, "");
 }
 
 void *room(int64_t count, size_t size)

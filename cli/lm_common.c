@@ -11,20 +11,29 @@
 /* As many ranks the transport "threads" can start, which would say so itself, but not before all their parts were read. */
 #define THREADS_MOST 1024
 
+/* A text comes into memory as a whole, and its ids and what makes them take several times as much: a device that never ends is refused
+ * before the machine is full of it. */
+static size_t text_most(void)
+{
+    const uint64_t most = space_memory() / 8, least = (uint64_t)1 << 20;
+    return most < least ? (size_t)least : most > SIZE_MAX / 8 ? SIZE_MAX / 8 : (size_t)most;
+}
+
 static int read_here(const char *path, char **text, size_t *bytes)
 {
     const bool standard = !strcmp(path, "-");
     FILE *f = standard ? stdin : fopen(path, "rb");
     const char *name = standard ? "stdin" : path;
+    const size_t most = text_most();
     size_t space = 65536, n = 0;
     char *data = f ? malloc(space) : NULL;
     if (!f)
         return fail(EXIT_INPUT, "%s cannot be read: %s", name, strerror(errno));
     while (data) {
         n += fread(data + n, 1, space - n - 1, f);
-        if (n + 1 < space)
+        if (n + 1 < space || n > most)
             break;
-        char *more = space > SIZE_MAX / 4 ? NULL : realloc(data, space * 2);
+        char *more = realloc(data, space * 2);
         if (!more) {
             free(data);
             data = NULL;
@@ -41,6 +50,10 @@ static int read_here(const char *path, char **text, size_t *bytes)
     if (error) {
         free(data);
         return fail(EXIT_INPUT, "%s cannot be read: %s", name, strerror(error));
+    }
+    if (n > most) {
+        free(data);
+        return fail(EXIT_ROOM, "%s has more than %zu bytes, an eighth of the memory that is left here; give a shorter text", name, most);
     }
     data[n] = 0;
     *text = data;
@@ -85,7 +98,7 @@ int ids_parse(const char *where, const char *text, size_t bytes, int32_t **ids, 
         size_t length = 0;
         while (p + length < end && p[length] && !strchr(blank, p[length]))
             length++;
-        snprintf(word, sizeof word, "%.*s", length < sizeof word ? (int)length : 15, p);
+        snprintf(word, sizeof word, "%.*s", length ? length < sizeof word ? (int)length : 15 : 4, length ? p : "\\x00");
         if (!length || length > 10 || parse_int(word, 0, INT32_MAX, &id)) {
             free(list);
             return fail(EXIT_INPUT, "%s: '%s' at byte %zu is no token id; whole numbers separated by white space are expected", where, word,

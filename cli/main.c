@@ -89,15 +89,17 @@ int main(int argc, char **argv)
     mpi_environment(&rank, &size);
     if (code && code != EXIT_DIFFERS && *fail_text() && (rank == 0 || ranks_apart())) {
         fflush(stdout);
-        fprintf(stderr, "rondo: %s\n", fail_text());
+        say_line(fail_text(), "");
     }
     /* mpirun ends the others as soon as one process fails: the one that has something to say goes first. Who failed before it could
      * tell the others speaks after that, if it still can: then rank 0 waits for it, and knows nothing. */
     if (code && (rank || ranks_apart())) {
-        char host[64] = "";
+        char host[64] = "", where[96];
         nanosleep(&(struct timespec){ ranks_apart() ? 0 : 1, ranks_apart() ? 300000000 : 0 }, NULL);
-        if (rank && ranks_alone() && *fail_text() && !gethostname(host, sizeof host - 1))
-            fprintf(stderr, "rondo: %s (on rank %d, host %s)\n", fail_text(), rank, host);
+        if (rank && ranks_alone() && *fail_text() && !gethostname(host, sizeof host - 1)) {
+            snprintf(where, sizeof where, " (on rank %d, host %s)", rank, host);
+            say_line(fail_text(), where);
+        }
     }
     return code;
 }

@@ -130,15 +130,16 @@ int option_number_type(const struct option *option, const char *text)
 
 static void help_option(const struct option *o)
 {
-    char left[64];
-    int n = 0;
+    int n = printf("  ");
     if (o->letter)
-        n = snprintf(left, sizeof left, "-%c%s", o->letter, o->name[1] ? ", " : "");
+        n += printf("-%c%s", o->letter, o->name[1] ? ", " : "");
     if (!o->letter || o->name[1])
-        n += snprintf(left + n, sizeof left - (size_t)n, "--%s", o->name);
+        n += printf("--%s", o->name);
     if (o->value)
-        snprintf(left + n, sizeof left - (size_t)n, " %s", o->value);
-    printf(strlen(left) > 26 ? "  %s\n                              %s\n" : "  %-26s  %s\n", left, o->help);
+        n += printf(" %s", o->value);
+    if (n > 28)
+        n = printf("\n") - 1;
+    printf("%*s%s\n", 30 - n, "", o->help);
 }
 
 static void help(const struct command *command, const struct option *const tables[OPTION_TABLES])

@@ -17,22 +17,10 @@ static const char *const colours[PICTURE_SERIES] = { "#0072B2", "#D55E00", "#009
 
 /* ---- for gnuplot ---- */
 
-/* A text in quotes: nothing in a name is a command, or a formatting. */
-static void put_quoted(FILE *f, const char *text)
-{
-    putc('\'', f);
-    for (const char *p = text; *p; p++) {
-        if (*p == '\'')
-            putc('\'', f);
-        putc((unsigned char)*p < ' ' ? '?' : *p, f);
-    }
-    putc('\'', f);
-}
-
 static void put_label(FILE *f, const char *what, const char *text)
 {
     fprintf(f, "set %s ", what);
-    put_quoted(f, text);
+    plot_quoted(f, text);
     fputs(" noenhanced\n", f);
 }
 
@@ -44,7 +32,7 @@ static void put_places(FILE *f, const struct picture *p)
         if (!p->at[i][0] || (p->bars && p->points > 12 && i % 2))
             continue;
         fputs(any ? ", " : "set xtics (", f);
-        put_quoted(f, p->at[i]);
+        plot_quoted(f, p->at[i]);
         fprintf(f, " %.9g", p->bars ? (double)i : p->place[i]);
         any = true;
     }
@@ -65,8 +53,38 @@ static double most(const struct picture *p)
     return high > 0.0 ? high : 1.0;
 }
 
+/* Of less than two decades a logarithmic axis would have one number, or none. */
+static void put_decades(FILE *f, double low, double high)
+{
+    static const double close[] = { 1.0, 1.5, 2.0, 3.0, 5.0, 7.0 }, wide[] = { 1.0, 2.0, 5.0 };
+    const bool narrow = high < 10.0 * low;
+    bool any = false;
+    if (!(low > 0.0) || high / low > 100.0)
+        return;
+    for (double ten = pow(10.0, floor(log10(low))); ten <= high; ten *= 10.0)
+        for (int i = 0; i < (narrow ? 6 : 3); i++) {
+            const double x = ten * (narrow ? close[i] : wide[i]);
+            if (x >= low / 1.001 && x <= high * 1.001) {
+                fprintf(f, "%s%.3g", any ? ", " : "set ytics (", x);
+                any = true;
+            }
+        }
+    fputs(any ? ")\n" : "", f);
+}
+
+static double least(const struct picture *p)
+{
+    double low = p->level;
+    for (int k = 0; k < p->series; k++)
+        for (int i = 0; i < p->points; i++)
+            if (p->value[k][i] > 0.0 && (!(low > 0.0) || p->value[k][i] < low))
+                low = p->value[k][i];
+    return low > 0.0 ? low : 1.0;
+}
+
 static void put_lines(FILE *f, const struct picture *p)
 {
+    const double top = (p->log_y ? 1.5 : 1.08) * most(p), bottom = p->log_y ? least(p) / 1.5 : 0.0;
     for (int k = 0; k < p->series; k++) {
         fprintf(f, "$s%d << END\n", k);
         for (int i = 0; i < p->points; i++)
@@ -84,22 +102,25 @@ static void put_lines(FILE *f, const struct picture *p)
     const double left = p->place[0], right = p->place[p->points - 1], wide = p->log_x ? pow(right / left, 0.03) : 0.03 * (right - left);
     const double margin = right > left ? wide : p->log_x ? 1.1 : 1.0;
     fprintf(f, "set format y '%%g'\nset xtics nomirror scale 0.5\nset ytics nomirror scale 0.5\nset border 3\nset grid y linecolor rgb '#dddddd'\n"
-               "set xrange [%.9g:%.9g]\nset yrange [%s:%.9g]\nplot ", p->log_x ? left / margin : left - margin, p->log_x ? right * margin : right + margin,
-            p->log_y ? "*" : "0", (p->log_y ? 1.5 : 1.08) * most(p));
+               "set xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\n", p->log_x ? left / margin : left - margin, p->log_x ? right * margin : right + margin, bottom,
+            top);
+    if (p->log_y)
+        put_decades(f, bottom, top);
+    fputs("plot ", f);
     for (int k = 0; k < p->series; k++) {
         fprintf(f, "$s%d using 1:2 with linespoints linewidth 2 linecolor rgb '%s' pointtype %d pointsize 0.8 title ", k, colours[k],
                 (const int[]){ 7, 5, 9, 11, 13, 6, 4, 8 }[k]);
-        put_quoted(f, p->name[k]);
+        plot_quoted(f, p->name[k]);
         fputs(" noenhanced, ", f);
     }
     if (p->level > 0.0) {
         fprintf(f, "%.9g with lines linewidth 1.5 linecolor rgb '#666666' dashtype 2 title ", p->level);
-        put_quoted(f, p->level_name);
+        plot_quoted(f, p->level_name);
         fputs(" noenhanced, ", f);
     }
     if (p->mark > 0.0) {
         fputs("NaN with lines linewidth 1.5 linecolor rgb '#666666' dashtype 3 title ", f);
-        put_quoted(f, p->mark_name);
+        plot_quoted(f, p->mark_name);
         fputs(" noenhanced\n", f);
     } else {
         fputs("NaN notitle\n", f);
@@ -119,12 +140,12 @@ static void put_bars(FILE *f, const struct picture *p)
                "set yrange [0:%.9g]\nset xrange [-0.6:%.1f]\nplot ", 1.08 * most(p), p->points - 0.4);
     for (int k = 0; k < p->series; k++) {
         fprintf(f, "$bars using %d linecolor rgb '%s' title ", k + 1, colours[k]);
-        put_quoted(f, p->name[k]);
+        plot_quoted(f, p->name[k]);
         fputs(" noenhanced, ", f);
     }
     if (p->level > 0.0) {
         fprintf(f, "%.9g with lines linewidth 1.5 linecolor rgb '#000000' dashtype 2 title ", p->level);
-        put_quoted(f, p->level_name);
+        plot_quoted(f, p->level_name);
         fputs(" noenhanced\n", f);
     } else {
         fputs("NaN notitle\n", f);
@@ -147,7 +168,7 @@ static void put_script(FILE *f, const void *arg)
     put_label(f, "title", p->title);
     put_label(f, "xlabel", p->x);
     put_label(f, "ylabel", p->y);
-    fprintf(f, "set key outside %s Left reverse samplen 2 spacing 1.3\n", is_wide(p) ? "bottom center horizontal" : "right top");
+    fprintf(f, "set key outside %s Left reverse samplen 2 spacing 1.3\n", is_wide(p) ? "bottom center horizontal height 1" : "right top");
     put_places(f, p);
     if (p->bars)
         put_bars(f, p);

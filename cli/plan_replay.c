@@ -227,41 +227,52 @@ static int print_text(const json_t *list, const json_t *summary)
     return output_check();
 }
 
-/* Measured and simulated side by side; of table 4, as the paper's figure 9, how long pass-KV takes of pass-Q's time over the miss rate. */
-static void draw(FILE *f, const void *arg)
+/* Of table 4, as the paper's figure 9: how long pass-KV takes of pass-Q's time over the miss rate. */
+static void draw_ratios(FILE *f, const void *arg)
 {
     const json_t *list = arg;
-    const bool ratios = !strcmp(options.table, "4");
     size_t i = 0;
-    json_t *row;
-    if (ratios)
-        fprintf(f, "set title 'TTFT of pass-KV over that of pass-Q, 4 hosts, 128,000 tokens'\nset xlabel 'miss rate'\nset logscale x\n"
-                   "set format x '%%g%%%%'\nset grid\nset key top right\nset yrange [0.85:1.25]\n");
-    else
-        fprintf(f, "set title 'arXiv:2411.01783, table %s'\nset style data histograms\nset style fill solid 0.7\nset ylabel '%s'\nset yrange [0:*]\n"
-                   "set xtics rotate by -35 scale 0 font ',7' noenhanced\nset bmargin 9\nset rmargin 14\nset grid y\nset key top left\n", options.table,
-                json_string_value(json_object_get(json_array_get((json_t *)(uintptr_t)list, 0), "unit")));
-    fprintf(f, "$rows << END\n");
+    fprintf(f, "set title 'Time to first token: pass-KV over pass-Q, 4 hosts, 128,000 tokens'\nset xlabel 'miss rate'\n"
+               "set ylabel 'time by pass-KV / time by pass-Q'\nset logscale x\nset format x '%%g%%%%'\nset border 3\nset grid linecolor rgb '#dddddd'\n"
+               "set xtics nomirror\nset ytics nomirror scale 0.5\nset key top right Left reverse\nset yrange [0.85:1.25]\n$rows << END\n");
     for (size_t k = 0; k < ROWS; k++) {
         if (strcmp(rows[k].table, options.table))
             continue;
-        row = json_array_get((json_t *)(uintptr_t)list, i++);
-        const double measured = json_number_value(json_object_get(row, "measured"));
-        const double simulated = json_number_value(json_object_get(row, "simulated"));
-        if (!ratios) {
-            fprintf(f, "\"%s\" %.9g %.9g\n", rows[k].what, measured, simulated);
-        } else if (rows[k].algorithm == RONDO_PASS_KV) {
-            json_t *other = json_array_get((json_t *)(uintptr_t)list, i);   /* pass-Q comes behind it */
-            fprintf(f, "%.9g %.9g %.9g\n", 100.0 * (double)rows[k].tokens / (double)(rows[k].tokens + rows[k].past),
-                    measured / json_number_value(json_object_get(other, "measured")),
-                    simulated / json_number_value(json_object_get(other, "simulated")));
-        }
+        json_t *row = json_array_get(list, i++);
+        if (rows[k].algorithm != RONDO_PASS_KV)
+            continue;
+        json_t *other = json_array_get(list, i);   /* pass-Q comes behind it */
+        fprintf(f, "%.9g %.9g %.9g\n", 100.0 * (double)rows[k].tokens / (double)(rows[k].tokens + rows[k].past),
+                json_number_value(json_object_get(row, "measured")) / json_number_value(json_object_get(other, "measured")),
+                json_number_value(json_object_get(row, "simulated")) / json_number_value(json_object_get(other, "simulated")));
     }
-    if (ratios)
-        fprintf(f, "END\nplot $rows using 1:2 with points pointtype 7 title 'measured', $rows using 1:3 with lines linewidth 2 title 'simulated', "
-                   "1 with lines dashtype 2 linecolor 'gray' notitle\n");
-    else
-        fprintf(f, "END\nplot $rows using 2:xtic(1) title 'measured', $rows using 3 title 'simulated'\n");
+    fprintf(f, "END\nplot 1 with lines dashtype 2 linecolor 'gray' title 'equal', $rows using 1:2 with points pointtype 7 linecolor rgb '#0072B2' "
+               "title 'measured', $rows using 1:3 with lines linewidth 2 linecolor rgb '#E69F00' title 'simulated'\n");
+}
+
+/* Measured and simulated side by side. */
+static int draw(const char *path, const json_t *list)
+{
+    char title[64];
+    struct plot_bars picture = { .title = title, .kinds = 2, .kind = { "measured", "simulated" } };
+    size_t i;
+    json_t *row;
+    if (!strcmp(options.table, "4"))
+        return plot_draw(path, draw_ratios, list);
+    snprintf(title, sizeof title, "arXiv:2411.01783, %s%s", strlen(options.table) == 1 ? "table " : "", options.table);
+    picture.x = json_string_value(json_object_get(json_array_get(list, 0), "unit"));
+    picture.bars = calloc(json_array_size(list) + 1, sizeof *picture.bars);
+    if (!picture.bars)
+        return fail(EXIT_ROOM, "not enough memory for a picture of the rows");
+    json_array_foreach(list, i, row) {
+        struct plot_bar *bar = &picture.bars[picture.count++];
+        snprintf(bar->name, sizeof bar->name, "%s", json_string_value(json_object_get(row, "what")));
+        bar->value[0] = json_number_value(json_object_get(row, "measured"));
+        bar->value[1] = json_number_value(json_object_get(row, "simulated"));
+    }
+    const int code = plot_bars(path, &picture);
+    free(picture.bars);
+    return code;
 }
 
 static const struct command command_replay = {
@@ -301,7 +312,7 @@ int plan_replay(int argc, char **argv)
     const bool beyond = !strcmp(options.table, "beyond");
     code = beyond ? plan_beyond(&h, list, summary) : replay(&h, options.table, list, summary);
     if (!code && options.plot)
-        code = plot_draw(options.plot, draw, list);
+        code = draw(options.plot, list);
     if (!code && !common.json) {
         code = common.quiet ? 0 : print_text(list, summary);
     } else if (!code) {

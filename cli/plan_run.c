@@ -85,8 +85,8 @@ static void put_reason(char *text, size_t bytes, const struct plan_way *best, co
     else if (longer <= 0.0)
         snprintf(text, bytes, "takes as long, and no less memory");
     else
-        snprintf(text, bytes, "a request takes %.4g s longer (%.3g %%): %s of %s take %.4g s more", longer, 100.0 * longer / best->request,
-                 names[most], when ? "decoding" : "the prefill", more);
+        snprintf(text, bytes, "a request takes %.4g s longer (%.3g %%): %.4g s more for %s of %s", longer, 100.0 * longer / best->request, more,
+                 names[most], when ? "decoding" : "the prefill");
 }
 
 static void report_kind(json_t *to, const struct plan_way *w)

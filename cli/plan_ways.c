@@ -559,8 +559,10 @@ int plan_ways_find(const struct plan_wish *wish, struct plan_ways *ways)
         plan_ways_free(&all.found[i]);
     free(all.found);
     free(all.at);
-    qsort(ways->list.at, (size_t)ways->list.count, sizeof *ways->list.at, by_request);
-    qsort(ways->skipped.at, (size_t)ways->skipped.count, sizeof *ways->skipped.at, by_request);
+    if (ways->list.count)   /* an empty list has no address, which qsort() does not take */
+        qsort(ways->list.at, (size_t)ways->list.count, sizeof *ways->list.at, by_request);
+    if (ways->skipped.count)
+        qsort(ways->skipped.at, (size_t)ways->skipped.count, sizeof *ways->skipped.at, by_request);
     return code;
 }
 

@@ -34,4 +34,18 @@ int plot_check(const char *path, const char *otherwise);
 /* Draws what script() tells gnuplot, behind the terminal and its size. */
 int plot_draw(const char *path, void (*script)(FILE *f, const void *arg), const void *arg);
 
+/* Bars from the left to the right, one or two of a row, each with its value; the picture is as high as the rows need. */
+#define PLOT_KINDS 2
+struct plot_bars {
+    const char *title, *x, *kind[PLOT_KINDS];   /* x: what they count */
+    int count, kinds;
+    struct plot_bar {
+        char name[96];
+        double value[PLOT_KINDS];
+    } *bars;
+};
+int plot_bars(const char *path, const struct plot_bars *b);
+/* A text in quotes: nothing in a name is a command of gnuplot's, or a formatting. */
+void plot_quoted(FILE *f, const char *text);
+
 #endif

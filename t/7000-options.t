@@ -32,6 +32,8 @@ for command in attend generate score tokenize verify bench info; do
     ok "$command --help: begins with its usage" sh -c "head -1 '$scratch/out' | grep -q '^Usage: rondo $command'"
     says 2 "unknown option '--no-such-option'" $command --no-such-option
 done
+"$RONDO" plan run --help >"$scratch/out"
+ok "help: a long list of values is whole" grep -q -e '--algorithm pass-kv|pass-q|all-gather|all-to-all|reduce|halo|mesh$' "$scratch/out"
 for kind in attention linear transport generate load; do
     ok "bench $kind --help" "$RONDO" bench $kind --help
 done
@@ -42,6 +44,10 @@ ok "no command: exit 2" test $? = 2
 empty "and nothing on stdout" "$scratch/out"
 
 says 2 "unknown command 'frobnicate'" frobnicate
+# what is no text for a terminal: control characters, halves of UTF-8, surrogates, overlong forms; characters stay
+"$RONDO" "$(printf 'a\033[31m\nb\177\377\302\233\342\202c\355\240\200\340\200\200 \303\251\342\202\254\360\237\230\200')" >"$scratch/out" 2>"$scratch/err"
+printf '%s\n' "rondo: unknown command 'a\\x1b[31m\\x0ab\\x7f\\xff\\xc2\\x9b\\xe2\\x82c\\xed\\xa0\\x80\\xe0\\x80\\x80 $(printf '\303\251\342\202\254\360\237\230\200')'; 'rondo --help' lists the commands" >"$scratch/want"
+compare "an odd word stands in one line, escaped" "$scratch/want" "$scratch/err"
 says 2 "no output file" kda x.safetensors
 says 2 "did you mean run" plan runs
 says 2 "'serve' is not part" serve -m x

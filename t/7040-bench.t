@@ -71,6 +71,8 @@ ok "a line for people" grep -q '^linear .* GB/s .* of dram ' "$scratch/out"
 if command -v gnuplot >/dev/null; then
     "$RONDO" bench linear --rows 4 --in 64 --out 64 --repeat 1 --plot "$scratch/a b.svg" >"$scratch/out" 2>&1
     ok "--plot draws" grep -q '<svg' "$scratch/a b.svg"
+    "$RONDO" bench transport --size 4096 --repeat 1 --plot "$scratch/t.svg" >"$scratch/out" 2>&1
+    ok "--plot draws what has a ceiling" sh -c "grep -q all-gather '$scratch/t.svg' && grep -q 'part of the ceiling' '$scratch/t.svg' && ! grep -q barrier '$scratch/t.svg'"
 else
     "$RONDO" bench linear --repeat 1 --plot "$scratch/a.svg" >"$scratch/out" 2>&1
     ok "--plot without gnuplot: exit 2" test $? = 2

@@ -156,15 +156,15 @@ static void hardware(void)
     bad("name takes", GOOD ", \"name\": 2 }");
 }
 
-/* A picture begins as such files do. */
-static void picture(const char *table, const char *name, const char *begins)
+/* A picture begins as such files do, and is so large. */
+static void picture(const char *table, const char *name, const char *begins, const char *size)
 {
-    char path[1024], head[200] = "";
+    char path[1024], head[400] = "";
     is_int(rondo("", "plan replay --table %s --plot %s --quiet", table, name), 0, "table %s as %s", table, name);
     snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
     FILE *f = fopen(path, "rb");
     const size_t n = f ? fread(head, 1, sizeof head - 1, f) : 0;
-    ok(n > 20 && !strncmp(head, begins, strlen(begins)), "is one");
+    ok(n > 20 && !strncmp(head, begins, strlen(begins)) && strstr(head, size), "is one");
     if (f)
         fclose(f);
 }
@@ -174,11 +174,13 @@ static void pictures(void)
     refuses(2, ".png or .svg", "plan replay --table 4 --plot table.txt");
     if (system("command -v gnuplot >/dev/null 2>&1")) {
         refuses(2, "gnuplot", "plan replay --table 4 --plot table.png");
-        skip(3, "gnuplot is not installed");
+        skip(6, "gnuplot is not installed");
         return;
     }
-    picture("4", "four.svg", "<?xml");
-    picture("8", "eight.png", "\211PNG");
+    picture("4", "four.svg", "<?xml", "height=\"480\"");
+    picture("8", "eight.png", "\211PNG", "");
+    picture("8", "eight.svg", "<?xml", "height=\"1080\"");   /* 30 rows, each with room for its name */
+    picture("prefill", "few.svg", "<?xml", "height=\"240\"");
     refuses(3, "no-such-folder", "plan replay --table 4 --plot no-such-folder/x.png");
 }
 

@@ -29,4 +29,17 @@ for stack in 8192 1048576 unlimited; do
 done
 within 1048576 8192 --cp 64 --threads 1
 ok "64 ranks within 1 GiB (exit $code: $(cat "$scratch/err"))" cmp "$scratch/want" "$scratch/hash"
+# texts that never end, where a file is expected: refused, and not read until nothing is left
+endless() {
+    (ulimit -v 1048576 && exec timeout 60 "$RONDO" "$@") >"$scratch/out" 2>"$scratch/err"
+    code=$?
+    ok "rondo $*: exit 4, a sentence" sh -c "test $code = 4 && grep -q '^rondo: /dev/zero has more than [0-9]* bytes' '$scratch/err'"
+}
+if [ -c /dev/zero ]; then
+    endless tokenize -m "$kjv" -f /dev/zero
+    endless score -m "$kjv" --ids /dev/zero
+    endless generate -m "$kjv" -n 1 -f /dev/zero
+else
+    skip 3 "there is no /dev/zero"
+fi
 finish
