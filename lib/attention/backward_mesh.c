@@ -19,28 +19,21 @@ struct mesh {
 
 static int64_t rows_of(const struct rondo__rows *r) { return r->end - r->begin; }
 
-/* Rows of `of` that `at` needs, of the one side where they are of one team, who is not `of` itself. */
-static struct rondo__rows needed(const struct rondo__crossing *c, bool queries, int32_t at, int32_t of)
+/* What `at` needs of the rows of `of`, of the one side where they are of one team, who is not `of` itself. */
+static struct rondo__rows needed(const struct rondo__crossing *c, bool queries, int32_t at, int32_t of, const struct rondo__rows *rows)
 {
     const bool team = at != of && rondo__crossing_team(c, queries, at) == rondo__crossing_team(c, queries, of);
-    return team ? c->hull[(size_t)at * (size_t)c->b->ranks + (size_t)of] : (struct rondo__rows){ 0, 0 };
+    return team ? *rows : (struct rondo__rows){ 0, 0 };
 }
 
-static void count(const struct rondo__crossing *c, uint64_t *messages, uint64_t *bytes)
+static void count(struct rondo__crossing *c, int32_t at, const struct rondo__rows *needs)
 {
-    const int32_t n = c->b->ranks;
-    *messages = *bytes = 0;
-    for (int32_t at = 0; at < n; at++)
-        for (int32_t of = 0; of < n; of++) {
-            const int64_t floats = c->floats[(size_t)at * (size_t)n + (size_t)of];
-            *messages += floats != 0;
-            *bytes += (uint64_t)rondo__product(floats, sizeof(float));
-            for (int queried = 0; queried < 2; queried++) {
-                const struct rondo__rows rows = needed(c, queried, at, of);
-                for (int i = 0; i < rondo__side_arrays(queried) && rows_of(&rows); i++) {
-                    ++*messages;
-                    *bytes += (uint64_t)rondo__product(rows_of(&rows), rondo__gradient_row(c->b->d, queried, i));
-                }
+    for (int32_t n = 0, of; n < rondo__crossing_peers(c); n++)
+        for (int queried = 0; queried < 2 && (of = rondo__crossing_peer(c, at, n)) >= 0 && rows_of(needs + of); queried++) {
+            const struct rondo__rows rows = needed(c, queried, at, of, needs + of);
+            for (int i = 0; i < rondo__side_arrays(queried) && rows_of(&rows); i++) {
+                c->messages++;
+                c->bytes += (uint64_t)rondo__product(rows_of(&rows), rondo__gradient_row(c->b->d, queried, i));
             }
         }
 }
@@ -48,9 +41,9 @@ static void count(const struct rondo__crossing *c, uint64_t *messages, uint64_t 
 bool rondo__mesh_moves(struct rondo__gradients *b, int32_t columns, uint64_t *messages, uint64_t *bytes)
 {
     struct rondo__crossing c;
-    const bool fine = rondo__crossing_grid(&c, b, columns);
-    if (fine)
-        count(&c, messages, bytes);
+    const bool fine = rondo__crossing_grid(&c, b, columns, count);
+    *messages = c.messages;
+    *bytes = c.bytes;
     rondo__crossing_free(&c);
     return fine;
 }
@@ -78,8 +71,8 @@ static void exchange(struct mesh *g, bool queries)
 {
     struct rondo__gradients *b = g->b;
     for (int32_t r = 0; r < b->ranks; r++) {
-        g->mine[r] = needed(&g->cross, queries, r, b->rank);
-        g->theirs[r] = needed(&g->cross, queries, b->rank, r);
+        g->mine[r] = needed(&g->cross, queries, r, b->rank, g->cross.asked + r);
+        g->theirs[r] = needed(&g->cross, queries, b->rank, r, g->cross.hull + r);
         if (r != b->rank)
             *(queries ? &rondo__source_at(b, r)->query_rows : &rondo__source_at(b, r)->key_rows) = rows_of(g->theirs + r);
     }
@@ -151,17 +144,18 @@ int rondo__mesh_gradients(struct rondo__gradients *b)
     g.stores = rondo__alloc_zero(3 * n, sizeof *g.stores);
     g.made = rondo__alloc_zero(2 * n, sizeof *g.made);
     g.mine = rondo__alloc_zero(2 * n, sizeof *g.mine);
-    bool fine = rondo__crossing_grid(&g.cross, b, b->way.columns) && g.stores && g.made && g.mine;
+    bool fine = rondo__crossing_grid(&g.cross, b, b->way.columns, count) && g.stores && g.made && g.mine;
     if (fine) {
         g.arrivals = g.stores + 2 * n;
         g.came = g.made + n;
         g.theirs = g.mine + n;
-        count(&g.cross, &b->part->messages, &b->part->bytes);
+        b->part->messages = g.cross.messages;
+        b->part->bytes = g.cross.bytes;
         fine = add_work(&g);
     }
     if (fine) {
         schedule(&g);
-        fine = !b->d->desc.bias || rondo__bias_gradients(b, g.cross.here);
+        fine = !b->d->desc.bias || rondo__bias_gradients(b, g.cross.hull);
     }
     rondo__crossing_free(&g.cross);
     rondo__free(g.stores);

@@ -189,7 +189,7 @@ static int64_t add_part(struct rondo__crossing *c, bool queries, const struct kn
             if (!l || !place)
                 return -1;
             *l = *leaf;
-            l->row -= leaf->source == rank || (c->seats && queries) ? 0 : c->here[leaf->source].begin;
+            l->row -= leaf->source == rank || (c->seats && queries) ? 0 : c->hull[leaf->source].begin;
             *place = (struct rondo_backward_place){ to->used[at], to->stores[at], 0 };
         }
         if (leaf->source == rank) {
@@ -241,87 +241,126 @@ static void measure_part(struct rondo__crossing *c, bool queries, const struct k
     }
 }
 
+/* What a rank needs of another one's rows: nothing, as long as nobody has asked. */
+static const struct rondo__rows unasked = { INT64_MAX, 0 };
+
+static void end_needs(struct rondo__rows *needs)
+{
+    if (needs->begin >= needs->end)
+        *needs = (struct rondo__rows){ 0, 0 };
+}
+
+/* Of these what is kept, and what is counted. */
+static void note_needs(struct rondo__crossing *c, int32_t at, const struct rondo__rows *needs)
+{
+    const int32_t rank = c->b->rank;
+    c->asked[at] = needs[rank];
+    if (at == rank)
+        memcpy(c->hull, needs, (size_t)c->b->ranks * sizeof *needs);
+    c->count(c, at, needs);
+}
+
+static void note_nodes(struct rondo__crossing *c, int64_t floats)
+{
+    c->messages += floats > 0;
+    c->bytes += (uint64_t)rondo__product(floats, sizeof(float));
+}
+
 /* Of teams: what one head of a team's queries makes in each step, which is as much as any other head, and so for all its seats. It is made for ranks of
- * the two teams that meet, and for nobody else. */
-static bool measure_teams(struct rondo__crossing *c)
+ * the two teams that meet, and for nobody else. floats and needs [ranks]: room, 0. */
+static void measure_teams(struct rondo__crossing *c, int64_t *floats, struct rondo__rows *needs)
 {
     const int32_t n = c->b->ranks, seats = c->seats, teams = n / seats;
-    int64_t *one = rondo__alloc_zero((size_t)n, sizeof *one);
-    for (int32_t at = 0; at < n && one; at += seats) {
-        struct rondo__rows *hull = c->hull + (size_t)at * (size_t)n;
+    for (int32_t at = 0; at < n; at += seats) {
+        for (int32_t r = 0; r < n; r++)
+            needs[r] = unasked;
         for (int32_t j = 0; j < teams; j++) {
             const int32_t of = (at / seats - j + teams) % teams;
             for (int64_t q = -1, k = -1; next_pair(c, at / seats, of, &q, &k);)
                 for (int queried = 0; queried < 2; queried++)
                     measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), -1, 1,
-                                 one, queried ? NULL : hull);
+                                 floats, queried ? NULL : needs);
             for (int32_t i = 0; i < (j ? 2 : 1) * seats; i++) {
                 const int32_t r = i < seats ? at + i : of * seats + i - seats;
-                for (int32_t s = at; s < at + seats && one[r]; s++) {
-                    const int64_t floats = r == s ? 0 : one[r] * rondo__crossing_heads(c, s).heads;
-                    c->floats[(size_t)s * (size_t)n + (size_t)r] += floats;
-                    c->parts[(size_t)s * (size_t)n + (size_t)r] += floats > 0;
-                }
-                one[r] = 0;
+                for (int32_t s = at; s < at + seats && floats[r]; s++)
+                    note_nodes(c, r == s ? 0 : floats[r] * rondo__crossing_heads(c, s).heads);
+                floats[r] = 0;
             }
         }
+        for (int32_t r = 0; r < n; r++)
+            end_needs(needs + r);
         for (int32_t r = at; r < at + seats; r++)   /* of the team itself all */
-            hull[r] = (struct rondo__rows){ 0, rondo__side_of(c->b, false, r)->rows };
-        for (int32_t s = at + 1; s < at + seats; s++)
-            memcpy(c->hull + (size_t)s * (size_t)n, hull, (size_t)n * sizeof *hull);
+            needs[r] = (struct rondo__rows){ 0, rondo__side_of(c->b, false, r)->rows };
+        for (int32_t s = at; s < at + seats; s++)
+            note_needs(c, s, needs);
     }
-    rondo__free(one);
-    return one != NULL;
 }
 
-/* What all ranks make of all others' rows. */
-static void measure(struct rondo__crossing *c)
+static void measure_grid(struct rondo__crossing *c, int64_t *floats, struct rondo__rows *needs)
+{
+    const int32_t n = c->b->ranks, peers = rondo__crossing_peers(c);
+    const int64_t heads = c->b->d->desc.heads;
+    for (int32_t at = 0; at < n; at++) {
+        for (int32_t i = 0, of; i < peers; i++)
+            if ((of = rondo__crossing_peer(c, at, i)) >= 0)
+                needs[of] = unasked;
+        for (int64_t q = -1, k = -1; next_pair(c, rondo__crossing_team(c, true, at), rondo__crossing_team(c, false, at), &q, &k);)
+            for (int queried = 0; queried < 2; queried++)
+                measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), at,
+                             heads, floats, needs);
+        for (int32_t i = 0, of; i < peers; i++)
+            if ((of = rondo__crossing_peer(c, at, i)) >= 0) {
+                note_nodes(c, floats[of]);
+                floats[of] = 0;
+                end_needs(needs + of);
+            }
+        note_needs(c, at, needs);
+        for (int32_t i = 0, of; i < peers; i++)
+            if ((of = rondo__crossing_peer(c, at, i)) >= 0)
+                needs[of] = (struct rondo__rows){ 0, 0 };
+    }
+}
+
+static void measure_ring(struct rondo__crossing *c, int64_t *floats)
 {
     const int32_t n = c->b->ranks;
     const int64_t heads = c->b->d->desc.heads;
     const bool moves = c->queries_move;
-    for (int32_t at = 0; at < n; at++) {
-        int64_t *floats = c->floats + (size_t)at * (size_t)n, q = -1, k = -1;
-        while (c->columns && next_pair(c, rondo__crossing_team(c, true, at), rondo__crossing_team(c, false, at), &q, &k))
-            for (int queried = 0; queried < 2; queried++)
-                measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), at,
-                             heads, floats, c->hull + (size_t)at * (size_t)n);
-        for (int32_t of = 0; of < n && !c->columns; of++) {
+    for (int32_t r = 0; r < n; r++)
+        c->hull[r] = unasked;
+    for (int32_t at = 0; at < n; at++)
+        for (int32_t of = 0; of < n; of++) {
             const int32_t hops = (at - of + n) % n;
-            q = k = -1;
-            while (of != at && next_pair(c, moves ? of : at, moves ? at : of, &q, &k))
+            for (int64_t q = -1, k = -1; of != at && next_pair(c, moves ? of : at, moves ? at : of, &q, &k);)
                 measure_part(c, moves, moves ? knot_at(c, true, q) : knot_at(c, false, k), moves ? knot_at(c, false, k) : knot_at(c, true, q), at, heads,
                              floats, c->hull);
             c->reach[of] = floats[of] && hops > c->reach[of] ? hops : c->reach[of];
+            note_nodes(c, floats[of]);
+            floats[of] = 0;
         }
-    }
+    for (int32_t r = 0; r < n; r++)
+        end_needs(c->hull + r);
 }
 
 static bool make(struct rondo__crossing *c)
 {
     const size_t n = (size_t)c->b->ranks;
-    size_t cells;
-    if (!rondo__mul(n, n, &cells))
-        return false;
-    const size_t hulls = c->columns || c->seats ? cells : n;
-    c->floats = rondo__alloc_zero(cells, sizeof *c->floats);
-    c->parts = c->seats ? rondo__alloc_zero(cells, sizeof *c->parts) : NULL;
+    int64_t *floats = rondo__alloc_zero(n, sizeof *floats);
+    struct rondo__rows *needs = rondo__alloc_zero(n, sizeof *needs);
     c->reach = rondo__alloc_zero(n, sizeof *c->reach);
-    c->hull = rondo__alloc_zero(hulls, sizeof *c->hull);
+    c->hull = rondo__alloc_zero(2 * n, sizeof *c->hull);
     c->joins_first = rondo__alloc_zero(2 * (size_t)c->stages + 1, sizeof *c->joins_first);
-    if (!c->floats || (c->seats && !c->parts) || !c->reach || !c->hull || !c->joins_first || !find_side(c, false) || !find_side(c, true))
-        return false;
-    for (size_t i = 0; i < hulls; i++)
-        c->hull[i].begin = INT64_MAX;
-    if (c->seats && !measure_teams(c))
-        return false;
-    if (!c->seats)
-        measure(c);
-    for (size_t i = 0; i < hulls; i++)
-        if (c->hull[i].begin >= c->hull[i].end)
-            c->hull[i] = (struct rondo__rows){ 0, 0 };
-    c->here = c->columns || c->seats ? c->hull + (size_t)c->b->rank * n : c->hull;
-    return true;
+    const bool fine = floats && needs && c->reach && c->hull && c->joins_first && find_side(c, false) && find_side(c, true);
+    c->asked = c->hull ? c->hull + n : NULL;
+    if (fine && c->seats)
+        measure_teams(c, floats, needs);
+    else if (fine && c->columns)
+        measure_grid(c, floats, needs);
+    else if (fine)
+        measure_ring(c, floats);
+    rondo__free(floats);
+    rondo__free(needs);
+    return fine;
 }
 
 bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move)
@@ -330,15 +369,15 @@ bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b,
     return make(c);
 }
 
-bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns)
+bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns, rondo__crossing_count *count)
 {
-    *c = (struct rondo__crossing){ .b = b, .columns = columns, .stages = 1, .wait_store = { -1, -1 } };
+    *c = (struct rondo__crossing){ .b = b, .columns = columns, .count = count, .stages = 1, .wait_store = { -1, -1 } };
     return make(c);
 }
 
-bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams)
+bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams, rondo__crossing_count *count)
 {
-    *c = (struct rondo__crossing){ .b = b, .seats = b->ranks / teams, .stages = 2 * teams, .wait_store = { -1, -1 } };
+    *c = (struct rondo__crossing){ .b = b, .seats = b->ranks / teams, .count = count, .stages = 2 * teams, .wait_store = { -1, -1 } };
     return make(c);
 }
 
@@ -350,8 +389,6 @@ void rondo__crossing_free(struct rondo__crossing *c)
         rondo__free(c->side[queried].of_team);
         rondo__list_free(&c->given[queried]);
     }
-    rondo__free(c->floats);
-    rondo__free(c->parts);
     rondo__free(c->reach);
     rondo__free(c->hull);
     rondo__free(c->joins_first);

@@ -21,6 +21,10 @@ struct rondo__gradient_side {
     int64_t *of_team;                  /* [ranks + 1]: where those of each team begin */
 };
 
+struct rondo__crossing;
+/* Adds to messages and bytes those of the rows that `at` needs of each rank: needs [ranks], as hull has them. */
+typedef void rondo__crossing_count(struct rondo__crossing *c, int32_t at, const struct rondo__rows *needs);
+
 struct rondo__crossing {
     struct rondo__gradients *b;
     bool queries_move;                 /* of the two sides of a ring the one that moves */
@@ -28,13 +32,14 @@ struct rondo__crossing {
     int32_t seats;                     /* ranks of a team, who have its heads; or 0. Neither: it is a ring */
     int32_t stages;                    /* of joins: steps of a ring, or one; of teams two for each step */
     struct rondo__gradient_side side[2];        /* keys, queries */
-    /* For all ranks: */
-    int64_t *floats;                   /* [ranks][ranks]: of the nodes that the first one makes of the second one's rows */
-    int64_t *parts;                    /* of teams [ranks][ranks]: in how many steps it does */
+    /* For all ranks. What each of them makes and needs of each other one is looked at rank by rank, and kept of those alone that this one is: a
+     * thousand ranks of one process would have a thousand tables of a million. */
+    rondo__crossing_count *count;      /* of a grid and teams */
+    uint64_t messages, bytes;          /* that go between all of them, but for rows of a ring */
     int32_t *reach;                    /* [ranks]: of a ring: how many ranks on the last one is who needs its rows */
-    struct rondo__rows *hull;          /* of a ring [ranks]: of the rows that others need; of a grid [ranks][ranks]: that the first needs of the second's;
-                                          of teams the same of keys */
-    const struct rondo__rows *here;    /* [ranks]: those that come here, of hull */
+    struct rondo__rows *hull;          /* [ranks]: of a ring: of the rows that others need; of a grid and teams: what this rank needs of each one's (of
+                                          teams of keys) */
+    struct rondo__rows *asked;         /* [ranks]: of a grid and teams: what each one needs of this rank's */
     /* For this one, of its own leaves: */
     struct rondo__list given[2];       /* what comes to each, of keys and of queries */
     int64_t *joins_first;              /* [2 * stages + 1]: joins of each stage, of keys and of queries */
@@ -50,12 +55,20 @@ static inline int32_t rondo__crossing_team(const struct rondo__crossing *c, bool
     return !c->columns ? rank : queries ? rank % c->columns : rank / c->columns;
 }
 
+/* Of a grid: who else can have what `at` needs, or get what it makes: its row's ranks, then those of its column; -1 where that is told already. */
+static inline int32_t rondo__crossing_peers(const struct rondo__crossing *c) { return c->columns + c->b->ranks / c->columns; }
+static inline int32_t rondo__crossing_peer(const struct rondo__crossing *c, int32_t at, int32_t i)
+{
+    const int32_t of = i < c->columns ? at / c->columns * c->columns + i : at % c->columns + (i - c->columns) * c->columns;
+    return i >= c->columns && of == at ? -1 : of;
+}
+
 /* The heads of a rank. */
 struct rondo__backward_heads rondo__crossing_heads(const struct rondo__crossing *c, int32_t rank);
 /* { 0 } made of who has what, a ring, a grid or teams; or freed after a failure, too. false: no memory. */
 bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move);
-bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns);
-bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams);
+bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns, rondo__crossing_count *count);
+bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams, rondo__crossing_count *count);
 void rondo__crossing_free(struct rondo__crossing *c);
 /* Jobs of this rank's rows and those of `of`, which give nodes to the stores HOME and MADE of this step, so many floats. */
 bool rondo__crossing_jobs(struct rondo__crossing *c, int32_t of, int32_t step, const int32_t *stores, int64_t *floats);

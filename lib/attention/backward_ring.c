@@ -262,17 +262,13 @@ static void schedule(struct ring *g, int32_t *arrivals)
 static void count(const struct ring *g, uint64_t *messages, uint64_t *bytes)
 {
     const int32_t n = g->b->ranks;
-    *messages = *bytes = 0;
+    *messages = g->cross.messages;
+    *bytes = g->cross.bytes;
     for (int32_t r = 0; r < n; r++) {
         const uint64_t hops = comes(g, r, 1) ? (uint64_t)g->cross.reach[r] : 0;
         for (int i = 0; i < rondo__side_arrays(g->cross.queries_move); i++) {
             *messages += hops;
             *bytes += hops * (uint64_t)rondo__product(rows_of(g, r), row_bytes(g, i));
-        }
-        for (int32_t other = 0; other < n; other++) {
-            const int64_t floats = other == r ? 0 : g->cross.floats[(size_t)other * (size_t)n + (size_t)r];
-            *messages += floats != 0;
-            *bytes += (uint64_t)bytes_of(floats);
         }
     }
 }

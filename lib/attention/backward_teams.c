@@ -41,35 +41,34 @@ static int32_t rank_of(const struct teams *g, int32_t step, int side, int32_t sl
 
 static size_t bytes_of(int64_t floats) { return rondo__product(floats, sizeof(float)); }
 
-/* Keys of `of` that `at` needs, who is of another team. */
-static const struct rondo__rows *needed(const struct rondo__crossing *c, int32_t at, int32_t of)
+/* Keys of `of`, who is of another team, that this rank needs; and of this rank's, that `at` needs. */
+static const struct rondo__rows *needed(const struct rondo__crossing *c, int32_t of)
 {
     static const struct rondo__rows none = { 0, 0 };
-    return rondo__crossing_heads(c, at).heads ? c->hull + (size_t)at * (size_t)c->b->ranks + (size_t)of : &none;
+    return rondo__crossing_heads(c, c->b->rank).heads ? c->hull + of : &none;
+}
+
+static const struct rondo__rows *asked(const struct rondo__crossing *c, int32_t at)
+{
+    static const struct rondo__rows none = { 0, 0 };
+    return rondo__crossing_heads(c, at).heads ? c->asked + at : &none;
 }
 
 static int64_t rows_of(const struct rondo__rows *r) { return r->end - r->begin; }
 
 /* ---- what all ranks move ---- */
 
-static void count(const struct rondo__crossing *c, uint64_t *messages, uint64_t *bytes)
+static void count(struct rondo__crossing *c, int32_t at, const struct rondo__rows *needs)
 {
-    const int32_t n = c->b->ranks;
-    *messages = *bytes = 0;
-    for (int32_t at = 0; at < n; at++)
-        for (int32_t of = 0; of < n; of++) {
-            const size_t cell = (size_t)at * (size_t)n + (size_t)of;
+    const struct rondo__backward_heads heads = rondo__crossing_heads(c, at);
+    for (int32_t of = 0; of < c->b->ranks; of++)
+        for (int queried = 0; queried < 2 && at != of && heads.heads; queried++) {
             const bool team = at / c->seats == of / c->seats;
-            const struct rondo__backward_heads heads = rondo__crossing_heads(c, at);
-            *messages += (uint64_t)c->parts[cell];
-            *bytes += (uint64_t)bytes_of(c->floats[cell]);
-            for (int queried = 0; queried < 2 && at != of; queried++) {
-                const int64_t rows = !queried ? rows_of(needed(c, at, of)) : team ? rondo__side_of(c->b, true, of)->rows : 0;
-                for (int i = 0; i < rondo__side_arrays(queried); i++) {
-                    const size_t more = rondo__product(rows, rondo__heads_row(c->b, &heads, queried, i));
-                    *messages += more > 0;
-                    *bytes += (uint64_t)more;
-                }
+            const int64_t rows = !queried ? rows_of(needs + of) : team ? rondo__side_of(c->b, true, of)->rows : 0;
+            for (int i = 0; i < rondo__side_arrays(queried) && rows; i++) {
+                const size_t more = rondo__product(rows, rondo__heads_row(c->b, &heads, queried, i));
+                c->messages += more > 0;
+                c->bytes += (uint64_t)more;
             }
         }
 }
@@ -77,9 +76,9 @@ static void count(const struct rondo__crossing *c, uint64_t *messages, uint64_t 
 bool rondo__teams_move(struct rondo__gradients *b, int32_t teams, uint64_t *messages, uint64_t *bytes)
 {
     struct rondo__crossing c;
-    const bool fine = rondo__crossing_teams(&c, b, teams);
-    if (fine)
-        count(&c, messages, bytes);
+    const bool fine = rondo__crossing_teams(&c, b, teams, count);
+    *messages = c.messages;
+    *bytes = c.bytes;
     rondo__crossing_free(&c);
     return fine;
 }
@@ -160,12 +159,12 @@ static void add_arrivals(struct teams *g)
         int32_t place[RONDO_KEY_ARRAYS] = { -1, -1 };
         int64_t most = 0;
         for (int32_t j = parity ? 1 : 2; j < g->teams; j += 2) {
-            const int64_t rows = rows_of(needed(&g->cross, b->rank, team_at(g, -j) * g->seats + s));
+            const int64_t rows = rows_of(needed(&g->cross, team_at(g, -j) * g->seats + s));
             most = rows > most ? rows : most;
         }
         for (int32_t j = parity ? 1 : 2; j < g->teams; j += 2) {
             const int32_t of = team_at(g, -j) * g->seats + s;
-            const int64_t rows = rows_of(needed(&g->cross, b->rank, of));
+            const int64_t rows = rows_of(needed(&g->cross, of));
             for (int a = 0; a < RONDO_KEY_ARRAYS && rows && !b->s->failed; a++) {
                 const size_t row = rondo__source_row(b, false, a);
                 if (m->in_place)
@@ -191,7 +190,7 @@ static void move_keys(struct teams *g, int32_t step)
         const int32_t to_seat = (g->seat + n) % g->seats, of_seat = (g->seat - n + g->seats) % g->seats;
         const int32_t to = team_at(g, step) * g->seats + to_seat, of = team_at(g, -step) * g->seats + of_seat;
         const struct rondo__backward_heads heads = rondo__crossing_heads(&g->cross, to);
-        const struct rondo__rows *theirs = needed(&g->cross, to, b->rank), *mine = needed(&g->cross, b->rank, of);
+        const struct rondo__rows *theirs = asked(&g->cross, to), *mine = needed(&g->cross, of);
         for (int i = 0; i < RONDO_KEY_ARRAYS && rows_of(theirs); i++) {
             const size_t row = rondo__heads_row(b, &heads, false, i);
             rondo__schedule_part(b->s, g->sent[to_seat][i], rondo__product(theirs->begin, row), rondo__product(rows_of(theirs), row), to, false);
@@ -316,10 +315,11 @@ int rondo__teams_gradients(struct rondo__gradients *b)
     g.seat = b->rank % g.seats;
     g.slots = 2 * g.seats;
     b->seats = g.seats;
-    bool fine = rondo__crossing_teams(&g.cross, b, g.teams) && allocate(&g);
+    bool fine = rondo__crossing_teams(&g.cross, b, g.teams, count) && allocate(&g);
     if (fine) {
         b->part->heads = rondo__crossing_heads(&g.cross, b->rank);
-        count(&g.cross, &b->part->messages, &b->part->bytes);
+        b->part->messages = g.cross.messages;
+        b->part->bytes = g.cross.bytes;
         fine = add_work(&g);
     }
     if (fine) {
