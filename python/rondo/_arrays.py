@@ -70,7 +70,13 @@ def _typed(name, found, kind, dtype):
     return found
 
 
+def _unmasked(name, array):
+    if isinstance(array, np.ma.MaskedArray):
+        raise invalid("%s is a masked array, whose mask would be ignored; fill it, or give its data" % name)
+
+
 def _numpy_view(name, array, dtype):
+    _unmasked(name, array)
     self, kind = View(), array.dtype
     found = 0
     if kind.isnative:
@@ -140,6 +146,7 @@ def as_numpy(name, array, kinds, want):
             array = array.detach().numpy()
         except TypeError:   # a type that numpy does not have
             raise invalid("%s is of type %s; %s is expected" % (name, array.dtype, want)) from None
+    _unmasked(name, array)
     array = np.asarray(array)
     if array.dtype.kind not in kinds:
         raise invalid("%s is of type %s; %s is expected" % (name, array.dtype.name, want))

@@ -143,6 +143,10 @@ def attention_varlen_backward(dout, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_
     return _return(arrays, dout, out, lse, dlse, bias_gradient, ranks, threads, isa)
 
 
+# Kinds and sizes of numbers whose bits are hashed as they are: floats, whole numbers, and what ml_dtypes has of 16 bits.
+_HASHED = {(kind, size) for kind in "fiu" for size in (2, 4, 8)} | {("V", 2)}
+
+
 def hash(*arrays, leaf=128, arithmetic=None):
     """16 hex digits over the bits of arrays, each in row-major order, one behind the other: equal hashes mean equal bits.
 
@@ -153,12 +157,12 @@ def hash(*arrays, leaf=128, arithmetic=None):
         raise invalid("there is no array to hash; give one or more")
     total, first = ctypes.c_uint64(0), 0
     for i, array in enumerate(arrays):
-        if not isinstance(array, np.ndarray) or array.dtype.itemsize not in (2, 4, 8):
+        if not isinstance(array, np.ndarray) or (array.dtype.kind, array.dtype.itemsize) not in _HASHED:
             array = _arrays.view("arrays[%d]" % i, array).array
             if _arrays.is_torch(array):
                 import torch
                 array = array.contiguous().view(torch.int16 if array.element_size() == 2 else torch.int32).numpy()
-        array = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         lib.rondo_hash_add(ctypes.byref(total), array.ctypes.data, array.dtype.itemsize, first, array.size)
         first += array.size
     shape = arrays[0].shape

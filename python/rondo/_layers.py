@@ -354,7 +354,7 @@ def token_sum(x, tokens=None, *, out=None, accumulate=False, team=None, context=
 def rmsnorm(x, weight, eps=1e-6, *, out=None, context=None):
     """x / sqrt(mean(x^2) + eps) * weight, of rows [..., dim]; out may be x."""
     m = _matrix("x", x, dense=True)
-    w = _vector("weight", weight, m.width)
+    w = _matrix("weight", weight, m.width, lead=())
     out, y = _result("out", out, m, m.lead + (m.width,), dense=True)
     check(lib.rondo_rmsnorm(_context(context), m.rows, m.width, m.address, w.address, real("eps", eps), y.address))
     return out
@@ -363,7 +363,7 @@ def rmsnorm(x, weight, eps=1e-6, *, out=None, context=None):
 def rmsnorm_backward(dy, x, weight, eps=1e-6, *, tokens=None, out=None, accumulate=False, team=None, context=None):
     """dx and dweight of rmsnorm(). out: of dx, may be x or dy; accumulate: dx onto what it has. tokens and team as in linear_dw(), for dweight."""
     m = _matrix("x", x, dense=True)
-    d, w = _matrix("dy", dy, m.width, lead=m.lead, dense=True), _vector("weight", weight, m.width)
+    d, w = _matrix("dy", dy, m.width, lead=m.lead, dense=True), _matrix("weight", weight, m.width, lead=())
     out, o = _summed("out", out, m, m.lead + (m.width,), accumulate)
     if o.stride != max(1, m.width):
         raise invalid("out has strides that results cannot be written through; its rows must be dense and side by side")

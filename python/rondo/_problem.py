@@ -30,7 +30,7 @@ def real(name, value):
 
 
 def flag(name, value):
-    if not isinstance(value, (bool, np.bool_)) and value not in (0, 1):
+    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, (int, float, np.number)) and value in (0, 1)):
         raise invalid("%s is %r; True or False is expected" % (name, value))
     return int(bool(value))
 

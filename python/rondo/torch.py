@@ -7,6 +7,8 @@ and sinks have gradients, and so has lse among the results; the bits of gradient
 do. `algorithm` and `grid` are the forward pass's; those of backward are backward_algorithm and
 backward_grid (None: the plan's choice).
 """
+import functools
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -14,6 +16,17 @@ from . import _attention, _delta, _layers
 from ._library import invalid
 
 __all__ = ["attention", "attention_varlen", "cross_entropy", "embedding", "execute", "kda", "linear", "rmsnorm", "rope", "swiglu"]
+
+
+def _once(backward):
+    """A backward() whose results have no gradients: asking for them is an error. once_differentiable alone sees that only where the incoming
+    gradients have a history; of a loss linear in the results they have none, and a penalty on dq would be a constant, without a word."""
+    inner = once_differentiable(lambda ctx, history, *gradients: backward(ctx, *gradients))
+
+    @functools.wraps(backward)
+    def wrapped(ctx, *gradients):
+        return inner(ctx, torch.zeros((), requires_grad=torch.is_grad_enabled()), *gradients)
+    return wrapped
 
 
 class _Operator(torch.autograd.Function):
@@ -30,7 +43,7 @@ class _Operator(torch.autograd.Function):
         return results
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dout, dlse=None, *unused):
         q, k, v, sinks, bias, out, lse = ctx.saved_tensors
         if dout is None and dlse is None:
@@ -100,7 +113,7 @@ class _Delta(torch.autograd.Function):
         return results
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dout, dfinal=None, *unused):
         q, k, v, g, beta, initial, a_log, dt_bias = ctx.saved_tensors
         if dout is None and dfinal is None:
@@ -143,7 +156,7 @@ class _Linear(torch.autograd.Function):
         return ctx.layer(x, bias, context=_of(team))
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dy):
         (x, weight), (tokens, team), needed = ctx.saved_tensors, ctx.more, ctx.needs_input_grad
         dx = ctx.layer.dx(dy, context=_of(team)) if needed[0] else None
@@ -168,7 +181,7 @@ class _Norm(torch.autograd.Function):
         return _layers.rmsnorm(x, weight, eps, context=_of(team))
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dy):
         eps, tokens, team = ctx.more
         dx, dw = _layers.rmsnorm_backward(dy, *ctx.saved_tensors, eps, tokens=tokens, team=team, context=_of(team))
@@ -188,7 +201,7 @@ class _Turn(torch.autograd.Function):
         return _layers.rope(x, table)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dy):
         return _layers.rope_backward(dy, *ctx.saved_tensors), None
 
@@ -208,7 +221,7 @@ class _Unit(torch.autograd.Function):
         return _layers.swiglu(gate, up)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dy):
         return _layers.swiglu_backward(dy, *ctx.saved_tensors)
 
@@ -227,7 +240,7 @@ class _Words(torch.autograd.Function):
         return _layers.embedding(ids, weight)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dy):
         words, tokens, team = ctx.more
         dw = _layers.embedding_dw(dy, *ctx.saved_tensors, words, tokens=tokens, team=team)
@@ -256,7 +269,7 @@ class _Loss(torch.autograd.Function):
         return torch.tensor(total, dtype=torch.float64)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx, dloss):
         ignore_index, leaves, context = ctx.more
         logits, labels = ctx.saved_tensors

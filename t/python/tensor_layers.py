@@ -121,4 +121,6 @@ refused("an array", ["x", "ndarray"], lambda: layers.linear(x.detach().numpy(), 
 refused("angles with a gradient", ["table"], lambda: layers.rope(leaf(T, 3, 10), table.clone().requires_grad_()))
 refused("another reduction", ["reduction"], lambda: layers.cross_entropy(leaf(T, OUT), labels[0], reduction="most"))
 refused("a gradient that would be lost", ["weight", "requires a gradient"], lambda: rondo.linear(x, w))
+refused("gradients of gradients", ["once_differentiable"], lambda: torch.autograd.grad(
+    layers.rmsnorm(x, leaf(IN)).sum(), x, create_graph=True)[0].square().sum().backward(), RuntimeError)
 done()

@@ -163,4 +163,6 @@ ok(equal(split, whole), "backward on a grid of its own: the same gradients")
 refused("an algorithm that backward does not have", ["reduce"], lambda: rondo.torch.attention(p, k, v, ranks=2, backward_algorithm="reduce").sum().backward(), rondo.Error)
 refused("gradients of gradients", ["once_differentiable"], lambda: torch.autograd.grad(
     rondo.torch.attention(p, k, v).square().sum(), p, create_graph=True)[0].sum().backward(), RuntimeError)
+refused("gradients of gradients of a loss that is linear in the results", ["once_differentiable"], lambda: torch.autograd.grad(
+    rondo.torch.attention(p, k, v).sum(), p, create_graph=True)[0].square().sum().backward(), RuntimeError)
 done()
