@@ -12,11 +12,14 @@ import random
 import subprocess
 import sys
 
-import torch
-import transformers
-from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import MistralForCausalLM
+try:
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import MistralForCausalLM
+except ImportError as missing:
+    sys.exit(print(__doc__.strip()) if {"-h", "--help"} & set(sys.argv) else "%s: %s; --help says what is needed" % (sys.argv[0], missing))
 
 TEXTS = ["", " ", "a", "In the beginning", "  two  spaces  ", "tab\tand\nnewline\r\n", "don't we'll I'M", "1234567 3.14", "x=y+1; // z", "caf\u00e9 na\u00efve",
          "e\u0301 combining", "\u4e2d\u6587\u5b57", "\u0645\u0631\u062d\u0628\u0627", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "<s> in text </s>", "a<s>b", "\u2581 meta \u2581",
@@ -219,4 +222,7 @@ def main(model_dir, out):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__.strip())
+        sys.exit(len(sys.argv) < 2 or sys.argv[1] not in ("-h", "--help"))
     main(*sys.argv[1:3])

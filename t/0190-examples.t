@@ -69,4 +69,10 @@ if [ -x "$builddir/examples/03-mpi" ] && [ -n "$MPIRUN" ]; then
 else
     skip 5 "the MPI module was not built"
 fi
+# what lies in contrib says what it is for, also where the packages are not installed that it needs
+for script in "$srcdir"/contrib/*; do
+    case $(head -n 1 "$script" 2>/dev/null) in "#!/usr/bin/env python3") command -v python3 >/dev/null || continue ;; "#!"*) ;; *) continue ;; esac
+    "$script" --help >"$scratch/out" 2>"$scratch/err" </dev/null
+    ok "contrib/${script##*/} --help" sh -c "test $? = 0 && test \$(wc -l <'$scratch/out') -ge 3 && ! test -s '$scratch/err'"
+done
 finish

@@ -264,7 +264,7 @@ class Linear:
             raise invalid("weight has the shape %s; [out, in] is expected" % list(v.shape))
         if v.strides is None or v.strides[1] != 1 or v.strides[0] != v.shape[1]:
             v = v.copy()
-        kind = _structs.Q8 if dtype == "q8" else _arrays.type_named("dtype", dtype) or v.type
+        kind = _structs.Q8 if isinstance(dtype, str) and dtype == "q8" else _arrays.type_named("dtype", dtype) or v.type
         self.outputs, self.inputs = v.shape
         pointer = _context(context)
         desc = _structs.rondo_linear_desc(out=self.outputs, type=kind, leaves=whole("leaves", leaves, 0, 2**31 - 1),

@@ -150,6 +150,7 @@ refused("a table of odd width", ["table", "even"], lambda: rondo.rope(heads, tab
 refused("no level", ["level"], lambda: rondo.Linear(w, level="careless"))
 refused("weights of one dimension", ["weight", "[out, in]"], lambda: rondo.Linear(w[0]))
 refused("a team that is none", ["team"], lambda: rondo.token_sum(x, team=3), TypeError)
+refused("an array for a type", ["dtype"], lambda: rondo.Linear(w, dtype=np.ones(2)))
 refused("no weights of a norm", ["weight", "NoneType"], lambda: rondo.rmsnorm(x, None), TypeError)
 refused("lists", ["x", "list"], lambda: layer([[1.0] * IN]), TypeError)
 done()
