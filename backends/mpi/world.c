@@ -14,10 +14,11 @@
 #include <string.h>
 #include <time.h>
 
-/* Looks before a rank on a crowded machine starts to sleep between them, and how long. */
-#define YIELDS 32
-#define SLEEP_NS_MIN 10000
-#define SLEEP_NS_MAX 500000
+/* Looks before a rank on a crowded machine starts to sleep between them, a millisecond or two where nobody else runs; a core that is yielded
+ * costs who wants it next to nothing. A sleep is longer than Linux's sched_migration_cost: a core that never rested for that long gets
+ * no work from a busy one, so that, with shorter ones, two ranks computed in turns on one core beside another whose ranks all waited. */
+#define YIELDS 1024
+#define SLEEP_NS 600000
 #define MOST_PIECE ((size_t)1 << 30)   /* MPI counts bytes in an int */
 #define CORES_MAX 4096
 /* For notices to get away; they are a few hundred bytes. And for what others say to come in, so that MPI has no messages left over
@@ -156,9 +157,7 @@ void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn)
         sched_yield();
         return;
     }
-    unsigned doublings = (n - YIELDS) / 8 < 8 ? (n - YIELDS) / 8 : 8;
-    long ns = (long)SLEEP_NS_MIN << doublings;
-    struct timespec t = { 0, ns < SLEEP_NS_MAX ? ns : SLEEP_NS_MAX };
+    const struct timespec t = { 0, SLEEP_NS };
     nanosleep(&t, NULL);
 }
 
