@@ -75,7 +75,26 @@ static int32_t grain_of(const struct rondo_rows *rows, int type, int64_t dim)
     return rondo__cuda_grain(rows->data, rows->row_stride * size, rows->head_stride * size, dim * size);
 }
 
-/* All lists of a run in one upload. */
+static struct cuda_bind bind_of(const struct rondo_program *p, const struct rondo_attention_run *run, const struct rondo_job *job)
+{
+    const int64_t s = job->sequence;
+    struct cuda_bind bind = { .q = row_of(&run->q, run->q_row, job), .out = row_of(&run->out, run->out_row, job), .lse = row_of(&run->lse, run->lse_row, job),
+                              .stats = row_of(&run->stats, run->stats_row, job),
+                              .probs = row_of(&run->probs, run->probs_row, job) + (run->probs_key ? run->probs_key[s] : 0) };
+    if (p->desc.terms.bias)
+        bind.bias = (int64_t)(run->head + job->head) * run->bias.head_stride + (run->bias_row ? run->bias_row[s] * run->bias.row_stride : 0) +
+                    (run->bias_key ? run->bias_key[s] : 0);
+    return bind;
+}
+
+static struct cuda_source source_of(const struct rondo_program *p, const struct rondo_kv_part *part)
+{
+    return (struct cuda_source){ .k = part->k.data, .v = part->v.data, .k_row = part->k.row_stride, .k_head = part->k.head_stride, .v_row = part->v.row_stride,
+                                 .v_head = part->v.head_stride, .page_rows = part->page_rows, .k_grain = grain_of(&part->k, p->desc.kv_type, p->desc.head_dim),
+                                 .v_grain = grain_of(&part->v, p->desc.kv_type, p->desc.value_dim) };
+}
+
+/* All lists of a run in one upload; those of one job on one source go with the launches. */
 static int gather(struct rondo_device *dev, const struct rondo_program *p, const struct rondo_attention_run *run, cu_stream stream, const struct rondo_poll *poll,
                   struct cuda_attention *c, struct rondo__cuda_slot **out)
 {
@@ -91,6 +110,11 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
     }
     for (int64_t j = run->first; j < run->first + run->count; j++)
         places += d->jobs[j].places;
+    if (run->count == 1 && places == 0 && c->source_count == 1 && !run->kv->pages) {
+        const struct rondo_job *job = d->jobs + run->first;
+        c->bound = (struct cuda_bound){ bind_of(p, run, job), source_of(p, run->kv), run->kv->kv_row ? run->kv->kv_row[job->sequence] : 0 };
+        return rondo__cuda_slot_take(dev, poll, 0, out);
+    }
     const size_t bytes = (size_t)run->count * (sizeof(struct cuda_bind) + (size_t)c->source_count * sizeof(int64_t)) + (size_t)places * sizeof(float *) +
                          (size_t)c->source_count * sizeof(struct cuda_source) + (size_t)pages * sizeof(int64_t) + 16 * (4 + (size_t)c->source_count);
     int err = rondo__cuda_slot_take(dev, poll, bytes, out);
@@ -107,9 +131,7 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
     c->slots = (float *const *)(uintptr_t)at;
     for (int32_t i = 0; i < c->source_count; i++) {
         const struct rondo_kv_part *part = run->kv + i;
-        source[i] = (struct cuda_source){ .k = part->k.data, .v = part->v.data, .k_row = part->k.row_stride, .k_head = part->k.head_stride,
-                                          .v_row = part->v.row_stride, .v_head = part->v.head_stride, .page_rows = part->page_rows,
-                                          .k_grain = grain_of(&part->k, d->kv_type, d->head_dim), .v_grain = grain_of(&part->v, d->kv_type, d->value_dim) };
+        source[i] = source_of(p, part);
         int64_t count;
         if (page_count(p, run, i, &count) == 0 && count) {
             memcpy(rondo__cuda_slot_add(slot, (size_t)count * sizeof(int64_t), &at), part->pages, (size_t)count * sizeof(int64_t));
@@ -120,12 +142,8 @@ static int gather(struct rondo_device *dev, const struct rondo_program *p, const
     for (int64_t j = 0; j < run->count; j++) {
         const struct rondo_job *job = d->jobs + run->first + j;
         const int64_t s = job->sequence;
-        bind[j] = (struct cuda_bind){ .q = row_of(&run->q, run->q_row, job), .out = row_of(&run->out, run->out_row, job),
-                                      .lse = row_of(&run->lse, run->lse_row, job), .stats = row_of(&run->stats, run->stats_row, job),
-                                      .probs = row_of(&run->probs, run->probs_row, job) + (run->probs_key ? run->probs_key[s] : 0), .slots = place };
-        if (d->terms.bias)
-            bind[j].bias = (int64_t)(run->head + job->head) * run->bias.head_stride + (run->bias_row ? run->bias_row[s] * run->bias.row_stride : 0) +
-                           (run->bias_key ? run->bias_key[s] : 0);
+        bind[j] = bind_of(p, run, job);
+        bind[j].slots = place;
         for (int32_t i = 0; i < c->source_count; i++)
             base[j * c->source_count + i] = run->kv[i].kv_row ? run->kv[i].kv_row[s] : 0;
         for (int32_t i = 0; i < job->places; i++) {

@@ -13,7 +13,7 @@
 DEVICE void cuda_fast_kernel(const struct cuda_fast *p, char *shared)
 {
     const struct cuda_job job = p->a.jobs[p->job];
-    const struct cuda_bind *bind = p->a.binds + (p->job - p->a.first_job);
+    const struct cuda_bind bound = cuda_bind_of(&p->a, p->job), *const bind = &bound;
     const int blocks = cuda_chunks(p->a.value_dim, CUDA_COLUMNS);
     float *stack = (float *)(void *)shared + THREAD / 32 * blocks * p->a.depth * CUDA_LEVEL;
     ROLLED

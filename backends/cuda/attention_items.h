@@ -37,24 +37,50 @@ struct cuda_known {
 
 typedef char cuda_known_fits[sizeof(struct cuda_known) <= CUDA_KNOWN ? 1 : -1];
 
+/* What a tile's job, and a source, are bound to: what came with the launch, or the lists say; the other one is 0. Their sum, since of a choice between two
+ * addresses compilers make a copy of the parameters for each thread. */
+DEVICE struct cuda_bind cuda_bind_of(const struct cuda_attention *p, int job)
+{
+    struct cuda_bind b = { 0, 0, 0, 0, 0, 0, 0 };
+    if (p->binds)
+        b = p->binds[job - p->first_job];
+    b.q += p->bound.bind.q, b.out += p->bound.bind.out, b.lse += p->bound.bind.lse, b.stats += p->bound.bind.stats;
+    b.probs += p->bound.bind.probs, b.bias += p->bound.bind.bias;
+    return b;
+}
+DEVICE int64_t cuda_base_of(const struct cuda_attention *p, int job, int source)
+{
+    return p->bound.base + (p->binds ? p->bases[(int64_t)(job - p->first_job) * p->source_count + source] : 0);
+}
+DEVICE struct cuda_source cuda_source_of(const struct cuda_attention *p, const struct cuda_source *there)
+{
+    struct cuda_source s = { NULL, NULL, 0, 0, 0, 0, NULL, 0, 0, 0 };
+    if (p->binds)
+        s = *there;
+    s.k = (const void *)((uintptr_t)s.k + (uintptr_t)p->bound.source.k), s.k_row += p->bound.source.k_row, s.k_head += p->bound.source.k_head;
+    s.v = (const void *)((uintptr_t)s.v + (uintptr_t)p->bound.source.v), s.v_row += p->bound.source.v_row, s.v_head += p->bound.source.v_head;
+    s.k_grain += p->bound.source.k_grain, s.v_grain += p->bound.source.v_grain;
+    return s;
+}
+
 DEVICE void cuda_run_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_job *job, const struct rondo_leaf *run,
                         struct cuda_run *out)
 {
-    const struct cuda_source *source = p->sources + run->source;
+    const struct cuda_source source = cuda_source_of(p, p->sources + run->source);
     const int64_t head = job->kv_head + tile->kv_head;
     out->run = *run;
     out->leaves = rondo__run_leaves(run, p->leaf_size);
-    out->row = run->row + p->bases[(int64_t)(tile->job - p->first_job) * p->source_count + run->source];
-    out->k = source->k;
-    out->v = source->v;
-    out->pages = source->pages;
-    out->page_rows = source->page_rows;
-    out->k_row = source->k_row;
-    out->v_row = source->v_row;
-    out->k_head = head * source->k_head;
-    out->v_head = head * source->v_head;
-    out->k_grain = source->k_grain;
-    out->v_grain = source->v_grain;
+    out->row = run->row + cuda_base_of(p, tile->job, run->source);
+    out->k = source.k;
+    out->v = source.v;
+    out->pages = source.pages;
+    out->page_rows = source.page_rows;
+    out->k_row = source.k_row;
+    out->v_row = source.v_row;
+    out->k_head = head * source.k_head;
+    out->v_head = head * source.v_head;
+    out->k_grain = source.k_grain;
+    out->v_grain = source.v_grain;
 }
 
 DEVICE void cuda_leaf_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_run *run, int64_t i, struct cuda_leaf *out)

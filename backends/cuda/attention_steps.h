@@ -99,40 +99,63 @@ DEVICE void cuda_output(const struct cuda_attention *p, const struct cuda_bind *
         rondo__put_element(p->lse, bind->lse + token * p->lse_row + hq * p->lse_head, RONDO_F32, rondo__lse(node->M, l));
 }
 
-/* A node of a part on its way to the ring, each lane's own part of it: nodes come late, so some are under way at once. */
-DEVICE void cuda_fetch(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int k, int r, int d0, float *ring)
+/* Nodes of a part as a lane reads them, of dimensions from d0 on: where its first number of the first node lies, and M; floats from node to node. */
+struct cuda_nodes {
+    const float *acc, *sums;
+    int64_t stride;
+    int room, left;                /* left: dimensions from the lane's first one on */
+};
+
+DEVICE struct cuda_nodes cuda_nodes_of(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int r, int d0)
 {
-    const int dim = p->value_dim, room = tile->room;
-    const float *from = p->nodes + part->nodes + (int64_t)(k - part->first) * room * (dim + 2);
-    float *to = ring + k % CUDA_AHEAD * CUDA_LEVEL + THREAD % 32;
-    UNROLL
-    for (int e = 0; e < 4; e++) {
-        const int d = d0 + THREAD % 32 + 32 * e;
-        COPY4(to + 32 * e, from + (d < dim ? r * dim + d : 0), d < dim);
-    }
-    COPY4(to + 128, from + room * dim + r, 1);
-    COPY4(to + 160, from + room * dim + room + r, 1);
+    const int dim = p->value_dim, room = tile->room, d = d0 + THREAD % 32;
+    const float *from = p->nodes + part->nodes;
+    const struct cuda_nodes n = { from + r * dim + d, from + room * dim + r, (int64_t)room * (dim + 2), room, dim - d };
+    return n;
 }
 
-/* The nodes [first, end) of a LEAF's parts, counted from the run's first, joined as the tree wants, end as one behind `top`. Of dimensions from
- * d0 on. */
-DEVICE void cuda_join_parts(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_part *part, int first, int end, int r, int d0,
-                            float *stack, float *ring, int top)
+/* Node number k of them on its way to the ring, each lane's own part of it: nodes come late, so some are under way at once. */
+DEVICE void cuda_fetch(const struct cuda_nodes *n, int k, float *ring)
+{
+    const float *from = n->acc + k * n->stride, *sums = n->sums + k * n->stride;
+    float *to = ring + k % CUDA_AHEAD * CUDA_LEVEL + THREAD % 32;
+    UNROLL
+    for (int e = 0; e < 4; e++)
+        COPY4(to + 32 * e, 32 * e < n->left ? from + 32 * e : sums, 32 * e < n->left);
+    COPY4(to + 128, sums, 1);
+    COPY4(to + 160, sums + n->room, 1);
+}
+
+/* Of the nodes [first, end) of a LEAF's parts, counted from the run's first, rondo__run_merges() in 32 bits. */
+DEVICE int cuda_merges(unsigned i, unsigned first, unsigned end)
+{
+    int n = 0;
+    ROLLED
+    for (unsigned up = i, base = i, size = 1; up && (up & 1 || i + 1 == end); up >>= 1, size <<= 1)
+        if (up & 1) {
+            n += base > first;
+            base -= size;
+        }
+    return n;
+}
+
+/* These nodes, joined as the tree wants, end as one behind `top`. `begin`: the part's first. */
+DEVICE void cuda_join_parts(const struct cuda_nodes *nodes, int begin, int first, int end, float *stack, float *ring, int top)
 {
     ROLLED
     for (int k = first; k < first + CUDA_AHEAD - 1; k++) {
         if (k < end)
-            cuda_fetch(p, tile, part, k, r, d0, ring);
+            cuda_fetch(nodes, k - begin, ring);
         COPY_CLOSE();
     }
     ROLLED
     for (int k = first; k < end; k++) {
-        const int merges = rondo__run_merges(k, first, end);
+        const int merges = cuda_merges((unsigned)k, (unsigned)first, (unsigned)end);
         if (k + CUDA_AHEAD - 1 < end)
-            cuda_fetch(p, tile, part, k + CUDA_AHEAD - 1, r, d0, ring);
+            cuda_fetch(nodes, k + CUDA_AHEAD - 1 - begin, ring);
         COPY_CLOSE();
         COPY_WAIT(CUDA_AHEAD - 1);
-        struct cuda_node node = cuda_pop(ring, k % CUDA_AHEAD);
+        struct cuda_node node = cuda_pop(ring, (k - begin) % CUDA_AHEAD);
         cuda_join(stack, top, merges, &node);
         top -= merges;
         cuda_push(stack, top++, &node);
@@ -150,8 +173,9 @@ DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_til
         cuda_push(stack, top, &node);
         return;
     }
+    const struct cuda_nodes nodes = cuda_nodes_of(p, tile, part, r, d0);
     if (!p->together) {
-        cuda_join_parts(p, tile, part, first, end, r, d0, stack, ring, top);
+        cuda_join_parts(&nodes, first, first, end, stack, ring, top);
         return;
     }
     const int pitch = cuda_chunks(p->value_dim, CUDA_COLUMNS) * p->depth * CUDA_LEVEL;     /* from a warp's stack to the next one's */
@@ -160,14 +184,14 @@ DEVICE void cuda_leaf_step(const struct cuda_attention *p, const struct cuda_til
         shift++;
     const int w = THREAD / 32, a = first >> shift, b = ((end - 1) >> shift) + 1, own = a + w;
     if (own < b)
-        cuda_join_parts(p, tile, part, cuda_maximum(first, own << shift), cuda_minimum(end, (own + 1) << shift), r, d0, stack, ring, top);
+        cuda_join_parts(&nodes, first, cuda_maximum(first, own << shift), cuda_minimum(end, (own + 1) << shift), stack, ring, top);
     BARRIER();
     if (w == 0) {
         const int bottom = top;
         ROLLED
         for (int k = a; k < b; k++) {
             struct cuda_node node = cuda_pop(stack + (k - a) * pitch, bottom);
-            const int merges = rondo__run_merges(k, a, b);
+            const int merges = cuda_merges((unsigned)k, (unsigned)a, (unsigned)b);
             cuda_join(stack, top, merges, &node);
             top -= merges;
             cuda_push(stack, top++, &node);
@@ -210,7 +234,7 @@ DEVICE void cuda_fast_step(const struct cuda_fast *p, int leaf, int64_t token, i
 DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_fast *fast, int r, float *stack, float *ring)
 {
     const struct cuda_job job = p->jobs[tile->job];
-    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const struct cuda_bind bound = cuda_bind_of(p, tile->job), *const bind = &bound;
     const int64_t f = tile->first + r, token = f / job.group;
     const int hq = tile->kv_head * job.group + (int)(f % job.group), dim = p->value_dim, size = p->depth * CUDA_LEVEL;
     const int64_t slot_rows = job.q_rows * job.heads, slot_row = token * job.heads + hq;
@@ -332,7 +356,7 @@ DEVICE void cuda_probabilities_kernel(const struct cuda_attention *p)
         const struct cuda_tile tile = p->tiles[p->first + i / p->room];
         const int r = (int)(i % p->room);
         const struct cuda_job job = p->jobs[tile.job];
-        const struct cuda_bind *bind = p->binds + (tile.job - p->first_job);
+        const struct cuda_bind bound = cuda_bind_of(p, tile.job), *const bind = &bound;
         if (r >= tile.rows)
             continue;
         const int64_t f = tile.first + r, token = f / job.group;

@@ -110,17 +110,17 @@ DEVICE int64_t cuda_thin_know(const struct cuda_attention *p, int64_t number, co
     uint32_t word[WORDS];
     if (THREAD == CUDA_THIN_THREADS - 1)
         known->item = *item;
-    const int64_t base = p->bases[(int64_t)(item->job - p->first_job) * p->source_count + item->source], q = p->binds[item->job - p->first_job].q;
+    const int64_t base = cuda_base_of(p, item->job, item->source), q = cuda_bind_of(p, item->job).q;
     UNROLL
     for (int n = 0; n < WORDS; n++) {
         const int i = THREAD + n * CUDA_THIN_THREADS;
         const char *from = i < TILE    ? (const char *)(p->tiles + item->tile) + 4 * i
                            : i < JOB   ? (const char *)(p->jobs + item->job) + 4 * (i - TILE)
                            : i < RUN   ? (const char *)(p->leaves + item->leaf) + 4 * (i - JOB)
-                           : i < SIGHT ? (const char *)(p->sources + item->source) + 4 * (i - RUN)
+                           : i < SIGHT ? (const char *)p->sources + (p->binds ? item->source * (int64_t)sizeof(struct cuda_source) + 4 * (i - RUN) : 0)
                                        : (const char *)(p->sight + item->sight) + 4 * (i - SIGHT);
-        if (i < (item->sight < 0 ? SIGHT : ALL))
-            memcpy(word + n, __builtin_assume_aligned(from, 4), 4);
+        if (i < (item->sight < 0 ? SIGHT : ALL) && (p->binds || i < RUN || i >= SIGHT))
+            memcpy(word + n, __builtin_assume_aligned(from, 4), 4);      /* but not what came with the launch */
     }
     UNROLL
     for (int n = 0; n < WORDS; n++) {
@@ -137,18 +137,19 @@ DEVICE int64_t cuda_thin_know(const struct cuda_attention *p, int64_t number, co
     if (THREAD == 0) {
         struct cuda_run *run = &known->run;
         const int64_t head = known->job.kv_head + known->tile.kv_head;
+        const struct cuda_source source = cuda_source_of(p, m->source);
         run->leaves = rondo__run_leaves(&run->run, p->leaf_size);
         run->row = run->run.row + base;
-        run->k = m->source->k;
-        run->v = m->source->v;
-        run->pages = m->source->pages;
-        run->page_rows = m->source->page_rows;
-        run->k_row = m->source->k_row;
-        run->v_row = m->source->v_row;
-        run->k_head = head * m->source->k_head;
-        run->v_head = head * m->source->v_head;
-        run->k_grain = m->source->k_grain;
-        run->v_grain = m->source->v_grain;
+        run->k = source.k;
+        run->v = source.v;
+        run->pages = source.pages;
+        run->page_rows = source.page_rows;
+        run->k_row = source.k_row;
+        run->v_row = source.v_row;
+        run->k_head = head * source.k_head;
+        run->v_head = head * source.v_head;
+        run->k_grain = source.k_grain;
+        run->v_grain = source.v_grain;
         cuda_thin_next(p, m, item->first, &known->leaf[0]);
     }
     WARP_BARRIER();
@@ -629,7 +630,7 @@ DEVICE void cuda_thin_item(const struct cuda_attention *p, int64_t number, const
 
     WARP_BARRIER();                  /* nobody reads the item before */
     const int64_t q = cuda_thin_know(p, number, m);
-    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const struct cuda_bind bound = cuda_bind_of(p, tile->job), *const bind = &bound;
     const int64_t begin = known->item.first, end = known->item.end;
     if (known->leaf[0].number < end)
         cuda_thin_fetch(p, m, &known->leaf[0], &begins, 0);

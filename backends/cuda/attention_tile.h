@@ -605,7 +605,7 @@ DEVICE void cuda_tile_item(const struct cuda_attention *p, int64_t number, const
     int top = 0, parity = 0, now = 0, odd = 0, hidden = 0;
 
     cuda_know(p, number, known);
-    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const struct cuda_bind bound = cuda_bind_of(p, tile->job), *const bind = &bound;
     const int64_t begin = known->item.first, end = known->item.end;
     if (THREAD < tile->rows)
         m->row[THREAD] = p->rows[known->job.rows + (tile->first + THREAD) / known->job.group];

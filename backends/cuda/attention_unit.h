@@ -635,7 +635,7 @@ DEVICE void cuda_unit_item(const struct cuda_attention *p, int64_t number, const
     int top = 0, holds = 0;
 
     cuda_know(p, number, known);
-    const struct cuda_bind *bind = p->binds + (tile->job - p->first_job);
+    const struct cuda_bind bound = cuda_bind_of(p, tile->job), *const bind = &bound;
     const int64_t begin = known->item.first, end = known->item.end;
     const int active = (THREAD >> 5) * 16 < tile->rows;     /* a warp without rows only moves data */
     if (THREAD < tile->rows)

@@ -131,6 +131,14 @@ struct cuda_bind {              /* of a job: its first element of each, head and
     int64_t slots;              /* its first in the list of places */
 };
 
+/* A run of one job on one source without pages, as a step of decoding is on one rank, brings what it binds with each launch: there is nothing to upload
+ * then, and nothing to wait for. */
+struct cuda_bound {
+    struct cuda_bind bind;
+    struct cuda_source source;
+    int64_t base;
+};
+
 struct cuda_attention {
     const struct cuda_row *rows;
     const struct cuda_job *jobs;
@@ -142,6 +150,7 @@ struct cuda_attention {
     const uint64_t *bits;       /* [..][4] */
     const struct rondo_leaf *leaves;
     const struct rondo_tree_step *steps;
+    struct cuda_bound bound;                /* where binds is NULL, and sources, bases and slots too */
     const struct cuda_bind *binds;          /* [job - first_job] */
     const struct cuda_source *sources;
     const int64_t *bases;                   /* [job - first_job][source_count]: row where the sequence's rows begin */
