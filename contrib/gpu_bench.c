@@ -34,7 +34,7 @@ static void need(int code)
     exit(1);
 }
 
-/* Numbers between -1 and 1, of a type, in the device's memory. */
+/* Numbers between -1 and 1, of a type, in the device's memory; as F16, whose bits are BF16's here, between -2 and 2. */
 static void *numbers(size_t count, int type, uint32_t which)
 {
     const size_t size = type == RONDO_F32 ? 4 : 2, bytes = count * size;
@@ -391,6 +391,9 @@ int main(int argc, char **argv)
     }
     attention("decode 65536 cached, H=32/8 D=128, bf16", 1, 1, 65535, 32, 8, 128, RONDO_BF16, 1, ROUNDS);
     attention("decode 65536 cached, H=32/8 D=128, f32", 1, 1, 65535, 32, 8, 128, RONDO_F32, 1, ROUNDS);
+    attention("decode 65536 cached, H=32/8 D=128, f16", 1, 1, 65535, 32, 8, 128, RONDO_F16, 1, ROUNDS);
+    attention("decode 65536 cached, H=8/8 D=128, bf16", 1, 1, 65535, 8, 8, 128, RONDO_BF16, 1, ROUNDS);
+    attention("decode 65536 cached, H=64/8 D=128, bf16", 1, 1, 65535, 64, 8, 128, RONDO_BF16, 1, ROUNDS);
     attention("decode 8 x 65536 cached, H=32/8 D=128, bf16", 8, 1, 65535, 32, 8, 128, RONDO_BF16, 1, 10);
     linear("linear 512 rows, 4096 -> 4096, f32", 512, 4096, 4096, RONDO_F32, 10);
     linear("linear 4096 rows, 4096 -> 4096, f32", 4096, 4096, 4096, RONDO_F32, 5);

@@ -19,7 +19,7 @@
 #define CUDA_PITCH 36           /* floats from row to row of a chunk: quads of eight rows lie in different banks */
 #define CUDA_THIN 8             /* rows of a tile where there are few */
 #define CUDA_THIN_BYTES 256     /* of a row of weights that a stage of a linear layer for few rows holds */
-/* Of attention for few rows: threads of a block, bytes of a stage, and how many bytes of a key it holds, as a power of two (6 or 7) */
+/* Of attention for few rows: threads of a block, which is one warp; bytes of a stage, and how many bytes of a key it holds, as a power of two (6 or 7) */
 #define CUDA_THIN_THREADS 32
 #define CUDA_THIN_STAGE 8192
 #define CUDA_THIN_KEY 7
