@@ -163,22 +163,22 @@ static int errors_at_pace(json_t *row, const struct subject *x, const rondo_hard
 }
 
 /* The prediction of a row, and its errors. A rank of the file has one thread where it says how many share cores; they are those of one process, or
- * of one machine, unless it says that a node has fewer. Neighbours only slow a machine down, so the fastest run says what it can do; but with turns of
- * cores the fastest is who was lucky with these, and what is predicted is the usual. */
+ * of one machine, unless it says that a node has fewer. Neighbours only slow a machine down, so the fastest run says what it can do; but between hosts
+ * runs differ by when messages meet, the fastest is the one that was lucky with it, and what is predicted is the usual. */
 static int predict(json_t *row, const struct subject *x, const char *hardware, const struct measurement *m, const struct pace *pace,
                    const struct run *run)
 {
     rondo_hardware h = RONDO_HARDWARE_INIT;
     double seconds = 0.0;
     int code = plan_hardware(hardware, &h);
-    const bool mpi = !strcmp(run->transport, "mpi");
+    const bool mpi = !strcmp(run->transport, "mpi"), together = !mpi || ranks_here() == run->ranks;
     if (!code)
-        code = fail_library(rondo_hardware_run(&h, !mpi, !mpi || ranks_here() == run->ranks, run->ranks, run->used_threads), STAGE_INPUT);
+        code = fail_library(rondo_hardware_run(&h, !mpi, together, run->ranks, run->used_threads), STAGE_INPUT);
     code = code ? code : seconds_of(&seconds, x, &h);
     if (code)
         return code;
     json_object_set_new(row, "predicted_seconds", number(seconds));
-    json_object_set_new(row, "error", number(seconds / (crowded(run->ranks) ? m->seconds : m->least) - 1.0));
+    json_object_set_new(row, "error", number(seconds / (together ? m->least : m->seconds) - 1.0));
     return !pace || run->used_threads > 1 ? 0 : errors_at_pace(row, x, &h, pace, run->ranks);
 }
 
