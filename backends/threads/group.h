@@ -30,6 +30,7 @@ struct rondo_member {
     /* In the group that launch made, for the thread as such: whom it waits for, for others whose time runs out to see. */
     _Atomic(struct rondo_group *) waits_in;   /* NULL: nobody */
     _Atomic int32_t waits_for;             /* a rank of that group; -1: all who have not come to the fence */
+    _Atomic uint64_t turn;                 /* closed tickets from which on it has its turn, and 1; 0: it waits for none */
 };
 
 /* Who may compute where ranks outnumber the cores (turns.c); one for all groups of a launch. */

@@ -21,8 +21,8 @@ static uint64_t draw(struct rondo_turns *t)
 static int served(struct rondo_endpoint *ep, void *arg)
 {
     const uint64_t *ticket = arg;
-    /* acquire: pairs with give_up(); no data hangs on it, but the ring must not be seen without the number */
-    return *ticket < atomic_load_explicit(&ep->turns->closed, memory_order_acquire) + (uint64_t)ep->places;
+    /* seq_cst: either this sees the number that give_up() has made, or that sees who waits and rings */
+    return *ticket < atomic_load(&ep->turns->closed) + (uint64_t)ep->places;
 }
 
 static bool wanted(const struct rondo_endpoint *ep)
@@ -31,11 +31,17 @@ static bool wanted(const struct rondo_endpoint *ep)
            atomic_load_explicit(&ep->turns->closed, memory_order_relaxed) + (uint64_t)ep->places;
 }
 
+/* Whose turn it is now is woken, and nobody else: a thousand who wait would wake a thousand times for each of their turns. */
 static void give_up(struct rondo_endpoint *ep)
 {
+    struct rondo_group *all = ep->turns->all;
     ep->has_turn = false;
-    atomic_fetch_add_explicit(&ep->turns->closed, 1, memory_order_release);   /* pairs with served() */
-    rondo__group_ring_all(ep->turns->all);
+    const uint64_t closed = atomic_fetch_add(&ep->turns->closed, 1) + 1;   /* seq_cst: served() */
+    for (int i = 0; i < all->ranks; i++) {
+        const uint64_t from = atomic_load(&all->member[i].turn);           /* seq_cst: the same */
+        if (from && from - 1 <= closed)
+            rondo__bell_ring(all->member[i].bell, 1);
+    }
 }
 
 void rondo__turns_computing(struct rondo_endpoint *ep, int threads)
@@ -61,7 +67,10 @@ int rondo__turns_poll(struct rondo_endpoint *ep)
         give_up(ep);
     uint64_t ticket = draw(ep->turns);
     ep->has_turn = true;   /* also if the wait ends early: the ticket is open until give_up() */
+    const uint64_t places = (uint64_t)ep->places;
+    atomic_store(&ep->seat->turn, ticket < places ? 1 : ticket - places + 2);   /* seq_cst: served() */
     int err = rondo__group_wait(ep, served, &ticket, ep->seconds, false);
+    atomic_store_explicit(&ep->seat->turn, 0, memory_order_relaxed);            /* one ring too many does no harm */
     ep->since = rondo__now();
     return err == RONDO_ETIMEDOUT ? 0 : err;
 }
