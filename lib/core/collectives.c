@@ -9,6 +9,10 @@
 
 /* Distances between ranks that a gather serves at once; all ranks use the same number, so none waits for what is not yet started. */
 #define WINDOW 16
+/* From so many ranks on a few bytes of each go to rank 0, and from there to all: 2 (N - 1) messages, not N (N - 1), for each of which both ends keep
+ * something. */
+#define MANY 32
+#define FEW_BYTES ((size_t)64 << 10)
 /* Of distances that double. */
 #define ROUNDS_MAX 31
 #define TEXT_BYTES 1024
@@ -38,18 +42,17 @@ static struct rondo_part received(void *memory, size_t bytes, int peer)
 }
 
 /* Everybody's `mine` to everybody, directly, to the ranks 1, 2, ..., N-1 further on; no fence. */
-static int gather(rondo_context *ctx, const void *mine, char *all, const size_t *bytes_of, size_t equal_bytes, int operation,
-                  const char *step)
+static int gather(rondo_context *ctx, const void *mine, char *all, const size_t *bytes_of, int operation, const char *step)
 {
     struct rondo_part parts[2 * WINDOW];
     const int n = ctx->ranks, me = ctx->rank;
-    size_t mine_bytes = bytes_of ? bytes_of[me] : equal_bytes;
+    const size_t mine_bytes = bytes_of[me];
     /* Where a rank's bytes go: walks down from this rank's own place as the distance grows. */
     size_t total = 0, before = 0;
     for (int r = 0; r < n; r++) {
         if (r == me)
             before = total;
-        total += bytes_of ? bytes_of[r] : equal_bytes;
+        total += bytes_of[r];
     }
     if (mine_bytes)
         memmove(all + before, mine, mine_bytes);
@@ -58,7 +61,7 @@ static int gather(rondo_context *ctx, const void *mine, char *all, const size_t 
         int32_t count = 0;
         for (int d = first; d < n && d < first + WINDOW; d++) {
             int from = (me - d + n) % n;
-            size_t bytes = bytes_of ? bytes_of[from] : equal_bytes;
+            size_t bytes = bytes_of[from];
             if (from == n - 1)
                 place = total;
             place -= bytes;
@@ -75,29 +78,6 @@ static int gather(rondo_context *ctx, const void *mine, char *all, const size_t 
                 memcpy(parts[i].memory, parts[i].where, parts[i].bytes);
     }
     return 0;
-}
-
-int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size_t *bytes_of)
-{
-    if (!ctx)
-        return rondo__fail(RONDO_EINVAL, "rondo_all_gather: the context is NULL");
-    size_t total = 0, largest = 0;
-    int err = rondo__collective_begin(ctx, "all-gather");
-    if (!err && !bytes_of)
-        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: bytes_of is NULL");
-    for (int r = 0; r < ctx->ranks && !err; r++) {
-        if (!rondo__add(total, bytes_of[r], &total))
-            err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: the sizes in bytes_of add up to more than memory can hold");
-        else if (bytes_of[r] > largest)
-            largest = bytes_of[r];
-    }
-    if (!err && ((total && !all) || (bytes_of[ctx->rank] && !mine)))
-        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: %s is NULL", all ? "mine" : "all");
-    if (!err)
-        err = gather(ctx, mine, all, bytes_of, 0, RONDO_OP_ALL_GATHER, "all-gather");
-    if (!err && ctx->endpoint && largest > ctx->transport->eager)
-        err = rondo__fence(ctx, (struct rondo__step){ "end of all-gather", 0, 0 });
-    return rondo__collective_failed(ctx, err);
 }
 
 /* A binomial tree (root at 0): in round k the ranks below 2^k send to those 2^k further on. */
@@ -119,6 +99,61 @@ static int broadcast(rondo_context *ctx, void *data, size_t bytes, int root, int
         return rondo__fence(ctx, (struct rondo__step){ step, 0, 0 });
     return rondo__fence_at_times(ctx, (struct rondo__step){ step, 0, 0 });
 }
+
+/* The same by way of rank 0. */
+static int gather_few(rondo_context *ctx, const void *mine, char *all, const size_t *bytes_of, size_t total, int operation, const char *step)
+{
+    struct rondo_part parts[WINDOW];
+    const int n = ctx->ranks, me = ctx->rank;
+    int err = 0;
+    if (me && bytes_of[me]) {
+        parts[0] = sent(mine, bytes_of[me], 0);
+        err = move(ctx, parts, 1, operation, step);
+    } else if (!me && bytes_of[0]) {
+        memmove(all, mine, bytes_of[0]);
+    }
+    char *place = all + bytes_of[0];
+    for (int r = 1; r < n && !me && !err;) {
+        int32_t count = 0;
+        for (; r < n && count < WINDOW; r++) {
+            if (bytes_of[r])
+                parts[count++] = received(place, bytes_of[r], r);
+            place += bytes_of[r];
+        }
+        if (count)
+            err = move(ctx, parts, count, operation, step);
+        for (int32_t i = 0; i < count && !err; i++)
+            if (parts[i].where != parts[i].memory)
+                memcpy(parts[i].memory, parts[i].where, parts[i].bytes);
+    }
+    return err || !total ? err : broadcast(ctx, all, total, 0, operation, step);
+}
+
+int rondo_all_gather(rondo_context *ctx, const void *mine, void *all, const size_t *bytes_of)
+{
+    if (!ctx)
+        return rondo__fail(RONDO_EINVAL, "rondo_all_gather: the context is NULL");
+    size_t total = 0, largest = 0;
+    int err = rondo__collective_begin(ctx, "all-gather");
+    if (!err && !bytes_of)
+        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: bytes_of is NULL");
+    for (int r = 0; r < ctx->ranks && !err; r++) {
+        if (!rondo__add(total, bytes_of[r], &total))
+            err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: the sizes in bytes_of add up to more than memory can hold");
+        else if (bytes_of[r] > largest)
+            largest = bytes_of[r];
+    }
+    if (!err && ((total && !all) || (bytes_of[ctx->rank] && !mine)))
+        err = rondo__fail(RONDO_EINVAL, "rondo_all_gather: %s is NULL", all ? "mine" : "all");
+    if (!err && ctx->ranks >= MANY && total <= FEW_BYTES)
+        err = gather_few(ctx, mine, all, bytes_of, total, RONDO_OP_ALL_GATHER, "all-gather");
+    else if (!err)
+        err = gather(ctx, mine, all, bytes_of, RONDO_OP_ALL_GATHER, "all-gather");
+    if (!err && ctx->endpoint && largest > ctx->transport->eager)
+        err = rondo__fence(ctx, (struct rondo__step){ "end of all-gather", 0, 0 });
+    return rondo__collective_failed(ctx, err);
+}
+
 
 int rondo__fence_at_times(rondo_context *ctx, struct rondo__step step)
 {
