@@ -12,6 +12,7 @@
 /* Rank 0's side of the result: out and probs go to the file as they come, lse is turned from rows to heads and goes last. */
 struct sink {
     const struct attend_output *o;
+    struct collector to;
     rondo_arrays_writer *writer;
     uint64_t hash;
     float *lse;             /* [B, H, Tq] or [H, Tq] */
@@ -182,7 +183,7 @@ static int write_gradients(rondo_context *ctx, struct sink *k, const rondo_atten
     int code = 0;
     for (int i = 0; i < 3 && !code; i++) {
         struct put put = all[i].put;
-        code = collect_rows_of(ctx, plan, in->sequences, put.keys, all[i].rows, (size_t)(all[i].heads * put.dim) * size, put_gradient, &put);
+        code = collect_rows_of(&k->to, plan, in->sequences, put.keys, all[i].rows, (size_t)(all[i].heads * put.dim) * size, put_gradient, &put);
         if (!code && put.keys && rondo_context_rank(ctx) == 0)
             code = put_padding(&put);
         k->hashed += all[i].count;
@@ -195,7 +196,7 @@ static int write_gradients(rondo_context *ctx, struct sink *k, const rondo_atten
         code = k->dbias ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for dbias (%lld numbers%s)", (long long)numbers, spread ? " of each sequence" : "");
     }
     if (!code && g->dbias)
-        code = collect_rows(ctx, plan, in->sequences, g->dbias, (size_t)(in->bias.heads * attend_probs_keys(in)) * sizeof(float), put_dbias, k);
+        code = collect_rows(&k->to, plan, in->sequences, g->dbias, (size_t)(in->bias.heads * attend_probs_keys(in)) * sizeof(float), put_dbias, k);
     if (!code && k->dbias) {
         sum_dbias(k);
         rondo_hash_add(&k->hash, k->dbias, sizeof *k->dbias, k->hashed, numbers);
@@ -234,7 +235,7 @@ int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attent
     const int64_t lse_count = in->batch * in->heads * in->q_rows, out_count = lse_count * in->value_dim;
     struct sink sink = { .o = o };
     rondo_array arrays[ARRAYS];
-    int count = 0, code = 0;
+    int count = 0, code = collector_open(&sink.to, ctx);
     for (int i = 0; i < ARRAYS; i++) {
         sink.place[i] = there[i] ? count : -1;
         if (there[i])
@@ -242,15 +243,16 @@ int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attent
     }
     if (first) {
         sink.lse = room(lse_count, sizeof *sink.lse);
-        code = sink.lse ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for lse (%lld numbers)", (long long)lse_count);
+        if (!code && !sink.lse)
+            code = body_fail(RONDO_ENOMEM, "not enough memory for lse (%lld numbers)", (long long)lse_count);
         code = target_arrays_open(&sink.writer, code, o->path, arrays, count);
     }
     if (!code)
-        code = collect_rows(ctx, plan, in->sequences, out, (size_t)(in->heads * in->value_dim) * rondo_type_size(o->type), put_out, &sink);
+        code = collect_rows(&sink.to, plan, in->sequences, out, (size_t)(in->heads * in->value_dim) * rondo_type_size(o->type), put_out, &sink);
     if (!code)
-        code = collect_rows(ctx, plan, in->sequences, lse, (size_t)in->heads * sizeof *lse, put_lse, &sink);
+        code = collect_rows(&sink.to, plan, in->sequences, lse, (size_t)in->heads * sizeof *lse, put_lse, &sink);
     if (!code && probs)
-        code = collect_rows(ctx, plan, in->sequences, probs, (size_t)(in->heads * attend_probs_keys(in)) * sizeof *probs, put_probs, &sink);
+        code = collect_rows(&sink.to, plan, in->sequences, probs, (size_t)(in->heads * attend_probs_keys(in)) * sizeof *probs, put_probs, &sink);
     sink.hashed = out_count + lse_count;
     if (!code && g)
         code = write_gradients(ctx, &sink, plan, g);
@@ -266,6 +268,7 @@ int attend_write(rondo_context *ctx, struct attend_output *o, const rondo_attent
         free(sink.turned);
         free(sink.dbias);
     }
+    collector_close(&sink.to);
     return code;
 }
 

@@ -208,12 +208,24 @@ int body_fail(int code, const char *format, ...) PRINTF_LIKE(2, 3);  /* for what
 void slot_measure(struct slot *mine, const rondo_context *ctx);      /* takes the transport's counters now */
 void run_free(struct run *run);
 
+/* How what ranks have comes to rank 0 (collect.c), kept while it does. Collective; closing takes what a failed opening left. */
+struct collector {
+    rondo_context *all, *near, *first;   /* near, first: of many ranks: a rank's neighbours, and the first one of each neighbourhood */
+    int neighbours;
+    size_t since;
+};
+int collector_open(struct collector *c, rondo_context *ctx);
+void collector_close(struct collector *c);
+/* Whether this rank has a part in bringing what rank `from` has, and so room for it; and that, to rank 0. */
+bool collector_takes(const struct collector *c, int from);
+int collector_bring(struct collector *c, void *data, size_t bytes, int from);
+
 /* Shows rank 0 every row that the ranks of a plan hold: put(user, sequence, first, count, rows) in portions. Collective. */
 typedef int collect_put(void *user, int64_t sequence, int64_t first, int64_t count, const void *rows);
-int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
+int collect_rows(struct collector *to, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
                  collect_put *put, void *user);
 /* keys 1: rows of keys, else of queries. */
-int collect_rows_of(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, int keys, const void *mine, size_t row_bytes,
+int collect_rows_of(struct collector *to, const rondo_attention *plan, int64_t sequences, int keys, const void *mine, size_t row_bytes,
                     collect_put *put, void *user);
 /* The spans of a rank, or NULL (body_fail has the sentence, *code the code). free() it. */
 rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, int rank, int64_t *count, int *code);

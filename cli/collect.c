@@ -2,6 +2,9 @@
  *
  * Bringing the rows of all ranks to rank 0, in portions of a few MiB so that no rank ever holds the whole result. Which rows a
  * portion holds follows from the plan alone.
+ *
+ * A portion is a broadcast, which wakes every rank that is in it. Of many ranks, each of which has portions, only some are: about the square root
+ * of their number next to who has it, and the first ones of all such neighbourhoods.
  */
 #include "cli/cli.h"
 
@@ -9,6 +12,57 @@
 #include <string.h>
 
 #define PIECE_BYTES ((size_t)4 << 20)
+/* Fewer ranks are all in every portion. */
+#define MANY 32
+/* Ranks that have nothing to do with what is under way wait for the others after so much, lest they wait too long in a portion of theirs; a
+ * portion counts as PORTION_LEAST at least. */
+#define TOGETHER_BYTES ((size_t)64 << 20)
+#define PORTION_LEAST ((size_t)64 << 10)
+
+int collector_open(struct collector *c, rondo_context *ctx)
+{
+    const int ranks = rondo_context_ranks(ctx), rank = rondo_context_rank(ctx);
+    int near = 1;
+    *c = (struct collector){ .all = ctx };
+    if (ranks < MANY)
+        return 0;
+    while (near * near < ranks)
+        near++;
+    c->neighbours = near;
+    const int code = rondo_context_split(&c->near, ctx, rank / near, 0);
+    return code ? code : rondo_context_split(&c->first, ctx, rank % near ? -1 : 0, 0);
+}
+
+void collector_close(struct collector *c)
+{
+    rondo_context_destroy(c->first);
+    rondo_context_destroy(c->near);
+}
+
+bool collector_takes(const struct collector *c, int from)
+{
+    return !c->near || c->first || rondo_context_rank(c->all) / c->neighbours == from / c->neighbours;
+}
+
+int collector_bring(struct collector *c, void *data, size_t bytes, int from)
+{
+    const int near = c->neighbours;
+    int code = 0;
+    if (rondo_context_ranks(c->all) == 1)
+        return 0;
+    if (!c->near)
+        return rondo_broadcast(c->all, data, bytes, from);
+    if (rondo_context_rank(c->all) / near == from / near)
+        code = rondo_broadcast(c->near, data, bytes, from % near);
+    if (!code && c->first && from >= near)   /* rank 0 has those of its neighbours */
+        code = rondo_broadcast(c->first, data, bytes, from / near);
+    c->since += bytes > PORTION_LEAST ? bytes : PORTION_LEAST;
+    if (!code && c->since >= TOGETHER_BYTES) {
+        c->since = 0;
+        code = rondo_barrier(c->all);
+    }
+    return code;
+}
 
 rondo_span *spans_of(const rondo_attention *plan, int64_t sequence, int keys, int rank, int64_t *count, int *code)
 {
@@ -90,10 +144,10 @@ static int put_rows(const struct stripe *list, int64_t n, int64_t first, int64_t
     return 0;
 }
 
-int collect_rows_of(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, int keys, const void *mine, size_t row_bytes,
+int collect_rows_of(struct collector *to, const rondo_attention *plan, int64_t sequences, int keys, const void *mine, size_t row_bytes,
                     collect_put *put, void *user)
 {
-    const int rank = rondo_context_rank(ctx), ranks = rondo_context_ranks(ctx);
+    const int rank = rondo_context_rank(to->all), ranks = rondo_context_ranks(to->all);
     const int64_t most = row_bytes < PIECE_BYTES ? (int64_t)(PIECE_BYTES / (row_bytes ? row_bytes : 1)) : 1;
     char *buffer = NULL;
     int code = 0;
@@ -106,12 +160,10 @@ int collect_rows_of(rondo_context *ctx, const rondo_attention *plan, int64_t seq
             const int64_t count = rows - first < most ? rows - first : most;
             const size_t bytes = (size_t)count * row_bytes;
             char *data = r == rank ? (char *)(uintptr_t)mine + (size_t)first * row_bytes : buffer;
-            if (!data)
-                data = buffer = room(most, row_bytes);
-            if (!data)
+            if (!data && collector_takes(to, r) && !(data = buffer = room(most, row_bytes)))
                 code = body_fail(RONDO_ENOMEM, "not enough memory for a portion of %zu bytes", bytes);
-            if (!code && ranks > 1)
-                code = rondo_broadcast(ctx, data, bytes, r);
+            if (!code)
+                code = collector_bring(to, data, bytes, r);
             if (!code && rank == 0)
                 code = put_rows(list, n, first, count, data, row_bytes, put, user);
         }
@@ -121,8 +173,8 @@ int collect_rows_of(rondo_context *ctx, const rondo_attention *plan, int64_t seq
     return code;
 }
 
-int collect_rows(rondo_context *ctx, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
+int collect_rows(struct collector *to, const rondo_attention *plan, int64_t sequences, const void *mine, size_t row_bytes,
                  collect_put *put, void *user)
 {
-    return collect_rows_of(ctx, plan, sequences, 0, mine, row_bytes, put, user);
+    return collect_rows_of(to, plan, sequences, 0, mine, row_bytes, put, user);
 }

@@ -13,6 +13,7 @@
 
 struct sink {
     struct kda_output *o;
+    struct collector to;
     rondo_arrays_writer *writer;       /* rank 0's */
     uint64_t hash;
     int64_t hashed;                    /* numbers of the arrays before */
@@ -28,8 +29,7 @@ static int bring(rondo_context *ctx, struct sink *k, int64_t array, int from, co
         const int64_t count = bytes - done < PORTION ? bytes - done : PORTION;
         const bool own = from == rondo_context_rank(ctx);
         char *data = own ? (char *)(uintptr_t)mine + done : k->room;
-        if (rondo_context_ranks(ctx) > 1)
-            code = rondo_broadcast(ctx, data, (size_t)count, from);
+        code = collector_bring(&k->to, data, (size_t)count, from);
         if (!code && rondo_context_rank(ctx) == 0) {
             rondo_hash_add(&k->hash, data, size, k->hashed + (at + done) / (int64_t)size, count / (int64_t)size);
             code = signals_pending() ? RONDO_ECANCELED   /* target_arrays_close() says it */
@@ -151,7 +151,9 @@ int kda_write(rondo_context *ctx, struct kda_output *o, const rondo_delta *plan,
     rondo_array arrays[ARRAYS];
     int64_t at[ARRAYS] = { 0 }, count = 0;
     struct sink k = { .o = o, .room = room(PORTION, 1) };
-    int code = k.room ? 0 : body_fail(RONDO_ENOMEM, "not enough memory for a portion of %lld bytes", (long long)PORTION);
+    int code = collector_open(&k.to, ctx);
+    if (!code && !k.room)
+        code = body_fail(RONDO_ENOMEM, "not enough memory for a portion of %lld bytes", (long long)PORTION);
     for (int i = 0; i < ARRAYS; i++)
         if (there[i]) {
             at[i] = count;
@@ -171,5 +173,6 @@ int kda_write(rondo_context *ctx, struct kda_output *o, const rondo_delta *plan,
             o->hash = rondo_hash_close(k.hash, RONDO_ARITHMETIC_F32, 0, out_shape, 4);
     }
     free(k.room);
+    collector_close(&k.to);
     return code;
 }

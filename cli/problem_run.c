@@ -132,6 +132,7 @@ static int run_plan(rondo_context *ctx, struct work *w, rondo_attention *plan, c
     const size_t size = rondo_type_size(p->type);
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    struct collector to = { .all = ctx };
     int64_t row[PROBLEM_SEQUENCES];
     int code = rondo_attention_query(plan, &info);
     const int64_t q_shape[3] = { info.q_rows, p->heads, p->head_dim }, o_shape[3] = { info.q_rows, p->heads, p->value_dim };
@@ -160,11 +161,14 @@ static int run_plan(rondo_context *ctx, struct work *w, rondo_attention *plan, c
     if (!code)
         code = count_sent(ctx, 1, mine);
     if (!code)
-        code = collect_rows(ctx, plan, p->sequences, rows->out, (size_t)(p->heads * p->value_dim) * size, put_out, w);
+        code = collector_open(&to, ctx);
     if (!code)
-        code = collect_rows(ctx, plan, p->sequences, rows->lse, (size_t)p->heads * sizeof(float), put_lse, w);
+        code = collect_rows(&to, plan, p->sequences, rows->out, (size_t)(p->heads * p->value_dim) * size, put_out, w);
+    if (!code)
+        code = collect_rows(&to, plan, p->sequences, rows->lse, (size_t)p->heads * sizeof(float), put_lse, w);
     if (!code && p->probs)
-        code = collect_rows(ctx, plan, p->sequences, rows->probs, (size_t)(p->heads * p->keys_most) * sizeof(float), put_probs, w);
+        code = collect_rows(&to, plan, p->sequences, rows->probs, (size_t)(p->heads * p->keys_most) * sizeof(float), put_probs, w);
+    collector_close(&to);
     if (!code && rondo_context_rank(ctx) == 0) {
         w->r->algorithm = info.algorithm;
         w->r->layout = info.layout;

@@ -112,7 +112,7 @@ static void check(const char *file, struct delta_case *c, int64_t batch)
 static void same_file(const char *options)
 {
     static const char *const others[] = { "--ranks 2", "--ranks 3 --cp off", "--ranks 5 --cp pipeline --threads 2", "--ranks 4 --cp exact --isa scalar",
-                                          "--cp pipeline", "--ranks 6 --cp columns", "--cp columns --isa scalar", "--ranks 7 --layout contiguous" };
+                                          "--cp pipeline", "--ranks 6 --cp columns", "--cp columns --isa scalar", "--ranks 40 --cp pipeline", "--ranks 7 --layout contiguous" };
     char want[32], line[2200];
     snprintf(want, sizeof want, "%s", program_text("hash"));
     ok(strlen(want) == 16, "hash %s", want);
