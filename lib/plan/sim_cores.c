@@ -6,8 +6,6 @@
  * somebody waits by a clock of its own, and what is simulated begins midway between two of its looks. Who gets a core spends some of its turn
  * (core_turn) until its own data are in the caches again. simulate.c's.
  */
-#include <math.h>
-
 #include "plan/sim_run.h"
 
 /* ---- ranks that compute ---- */
@@ -105,11 +103,16 @@ void rondo__sim_spend(struct run *r, int64_t rank, double seconds, double time)
 
 /* ---- cores by turns ---- */
 
-/* The system's next look after that time. */
+/* The system's next look after that time. Where a number does not hold single looks any more, behind ages of waiting for messages, there are
+ * fewer. */
+#define LOOKS_MOST 1e12
+
 static double next_look(const struct run *r, double time)
 {
-    const double looks = floor(time / r->slice + 0.5);
-    const double next = (looks + 0.5) * r->slice;
+    if (!(time < LOOKS_MOST * r->slice))
+        return 2.0 * time;
+    const int64_t looks = (int64_t)(time / r->slice + 0.5);   /* so far */
+    const double next = ((double)looks + 0.5) * r->slice;
     return next > time + 1e-9 * r->slice ? next : next + r->slice;
 }
 
