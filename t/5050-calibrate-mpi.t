@@ -12,8 +12,14 @@ mkdir -p "$scratch"
 trap 'rm -rf "$scratch"' EXIT
 for n in 2 3; do
     # shellcheck disable=SC2086  # $MPIRUN may carry options
-    timeout -k 5 120 $MPIRUN -n $n "$RONDO" bench --calibrate "$scratch/$n.json" --repeat 1 --json >"$scratch/out" 2>"$scratch/err" </dev/null
-    ok "$n processes: exit 0" test $? = 0
+    for try in 1 2 3; do
+        timeout -k 5 120 $MPIRUN -n $n "$RONDO" bench --calibrate "$scratch/$n.json" --repeat 1 --json >"$scratch/out" 2>"$scratch/err" </dev/null
+        status=$?
+        # other tests on these cores make steps longer than any turn of the ranks' does: then it was not the ranks that were measured
+        if [ $status != 0 ] || ! tr -d ' \n' <"$scratch/$n.json" | grep -q '"core_turn":\(0*\.001\|1e-0*3\)[,}]'; then break; fi
+        echo "# try $try: the cores were somebody else's"
+    done
+    ok "$n processes: exit 0" test $status = 0
     tr -d ' \n' <"$scratch/out" >"$scratch/line"
     shares=$(sed 's/.*"rank_cores":\[\([0-9,]*\)\].*/\1/' "$scratch/line")
     cores=$(tr -d ' \n' <"$scratch/$n.json" | sed 's/.*"node_ranks":\([0-9]*\).*/\1/')

@@ -14,14 +14,11 @@
 #include <string.h>
 #include <time.h>
 
-/* Looks before a rank on a crowded machine starts to sleep between them, and for how long. On one machine looks cost little, a core that is yielded
- * costs who wants it next to nothing, and a sleep is longer than Linux's sched_migration_cost: a core that never rested for that long gets no
- * work from a busy one, so that, with shorter ones, two ranks computed in turns on one core beside another whose ranks all waited. Looks for
- * messages from other machines are calls of the system, which take time from those who compute. */
-#define YIELDS 1024
-#define SLEEP_NS 600000
-#define YIELDS_APART 256
-#define SLEEP_NS_APART 100000
+/* Looks before a rank on a crowded machine starts to sleep between them, and for how long. A core that is yielded costs who wants it next to
+ * nothing, and what comes soon is seen at once. With naps that began at 10 us Linux took a core of waiting ranks for a busy one, to which it moves
+ * no work: two ranks computed by turns on one core, beside another that rested. */
+#define YIELDS 256
+#define SLEEP_NS 100000
 #define MOST_PIECE ((size_t)1 << 30)   /* MPI counts bytes in an int */
 #define CORES_MAX 4096
 /* For notices to get away; they are a few hundred bytes. And for what others say to come in, so that MPI has no messages left over
@@ -156,12 +153,11 @@ int rondo__mpi_start(void)
 void rondo__mpi_pause(const struct rondo_world *w, unsigned *turn)
 {
     unsigned n = (*turn)++;
-    const bool together = w->ranks_here == w->ranks;
-    if (!w->crowded || n < (together ? YIELDS : YIELDS_APART)) {
+    if (!w->crowded || n < YIELDS) {
         sched_yield();
         return;
     }
-    const struct timespec t = { 0, together ? SLEEP_NS : SLEEP_NS_APART };
+    const struct timespec t = { 0, SLEEP_NS };
     nanosleep(&t, NULL);
 }
 
