@@ -173,7 +173,7 @@ static void tokens_state(const struct rondo_delta_task *t, struct room *r, float
  * stretch of columns as wide as a line of a cache is walked over twice, to be read and to be written, and lines of that stretch lie so far apart that
  * no machine foresees them. So while one state is walked over, the next one is asked for, straight on, and evenly: a line for each two rows.
  * Then memory has the same to do all the time, and both walks find their lines in the second-level cache. Asked for in bursts, or whole rows at
- * a time, it takes a third longer (HACKING). */
+ * a time, it takes a third longer (MEASURED). */
 #define STRIP RONDO_CPU_DELTA_STEP
 #define STRIPS (STRIP / VL)
 
