@@ -205,6 +205,7 @@ typedef int run_body(rondo_context *ctx, struct slot *mine, void *arg);
 int ranks_count(const struct run *run);                               /* ranks it will have */
 int ranks_run(struct run *run, run_body *body, void *arg);           /* a RONDO_ code; run->text has the sentence */
 int body_fail(int code, const char *format, ...) PRINTF_LIKE(2, 3);  /* for what the body itself finds wrong */
+const char *body_said(void);                                         /* its sentence, else the library's */
 void slot_measure(struct slot *mine, const rondo_context *ctx);      /* takes the transport's counters now */
 void run_free(struct run *run);
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define PROMPTS_MOST 4096
+#define BATCH_MOST 65536
 
 struct prompt {
     const char *given;             /* text, or the name of a file */
@@ -22,29 +23,21 @@ struct prompt {
     int64_t count;
 };
 
-static struct {
-    const char *model;
-    struct prompt prompts[PROMPTS_MOST];
-    int64_t prompt_count, stop_count;
-    const char *stops[256];
-    bool ids, stream, ignore_eos, plain, lossy;
-    int64_t tokens, top_k, chunk, logprobs;
-    double temperature, top_p, min_p, penalty;
-    uint64_t seed;
-    int kv_type, interleave;
-} options = { .tokens = 128, .top_p = 1.0, .penalty = 1.0 };
+static struct generate_options options = { .tokens = 128, .top_p = 1.0, .penalty = 1.0 };
+static struct prompt prompts[PROMPTS_MOST];
+static int64_t prompt_count;
 
 static int add_prompt(const struct option *o, const char *text)
 {
     const bool numbers = !strcmp(o->name, "prompt-ids"), file = o->letter == 'f' || numbers;
-    if (options.prompt_count == PROMPTS_MOST)
+    if (prompt_count == PROMPTS_MOST)
         return fail(EXIT_USAGE, "more than %d prompts are given; give fewer at a time", PROMPTS_MOST);
-    for (int64_t i = 0; i < options.prompt_count && file && !strcmp(text, "-"); i++)
-        if (options.prompts[i].file && !strcmp(options.prompts[i].given, "-"))
+    for (int64_t i = 0; i < prompt_count && file && !strcmp(text, "-"); i++)
+        if (prompts[i].file && !strcmp(prompts[i].given, "-"))
             return fail(EXIT_USAGE, "stdin (-) is given as two prompts; it can be read once");
-    options.prompts[options.prompt_count].given = text;
-    options.prompts[options.prompt_count].numbers = numbers;
-    options.prompts[options.prompt_count++].file = file;
+    prompts[prompt_count].given = text;
+    prompts[prompt_count].numbers = numbers;
+    prompts[prompt_count++].file = file;
     return 0;
 }
 
@@ -52,8 +45,8 @@ static int add_stop(const struct option *o, const char *text)
 {
     if (!*text)
         return fail(EXIT_USAGE, "--%s '': a text of at least one character is expected", o->name);
-    if (options.stop_count == 256)
-        return fail(EXIT_USAGE, "more than 256 texts are given with --%s; give fewer", o->name);
+    if (options.stop_count == STOPS_MOST)
+        return fail(EXIT_USAGE, "more than %d texts are given with --%s; give fewer", STOPS_MOST, o->name);
     options.stops[options.stop_count++] = text;
     return 0;
 }
@@ -76,6 +69,8 @@ static const struct option own_options[] = {
     { "p", 'p', OPTION_EACH, "TEXT", "a prompt (repeatable: a batch)", NULL, 0, 0, add_prompt },
     { "f", 'f', OPTION_EACH, "FILE", "a prompt from a file (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
     { "prompt-ids", 0, OPTION_EACH, "FILE", "a prompt of token ids separated by white space (- is stdin; repeatable)", NULL, 0, 0, add_prompt },
+    { "requests", 0, OPTION_TEXT, "FILE", "instead of prompts: a JSON object a line, each answered by a line (- is stdin)", &options.requests, 0, 0, NULL },
+    { "batch", 0, OPTION_INT, "N", "with --requests: so many run at the same time (default 64)", &options.batch, 1, BATCH_MOST, NULL },
     { "n", 'n', OPTION_INT, "N", "new tokens at most (default 128)", &options.tokens, 1, 1e12, NULL },
     { "temperature", 0, OPTION_REAL, "X", "0 (default): always the likeliest token", &options.temperature, 0, 1e6, NULL },
     { "top-k", 0, OPTION_INT, "N", "only the N likeliest tokens (0: all)", &options.top_k, 0, 9e18, NULL },
@@ -91,19 +86,12 @@ static const struct option own_options[] = {
     { "plain", 0, OPTION_FLAG, NULL, "special tokens spelled in a prompt are text", &options.plain, 0, 0, NULL },
     { "lossy", 0, OPTION_FLAG, NULL, "invalid UTF-8 becomes U+FFFD instead of an error", &options.lossy, 0, 0, NULL },
     { "ids", 0, OPTION_FLAG, NULL, "print token ids instead of text (--json has both; with --prompt-ids alone: no tokenizer is read)", &options.ids, 0, 0, NULL },
-    { "stream", 0, OPTION_FLAG, NULL, "with --json: one object a token, the report last (text streams by itself)", &options.stream, 0, 0, NULL },
-    { "logprobs", 0, OPTION_INT, "N", "with --json: log probabilities of each new token and of the N likeliest", &options.logprobs, 1, RONDO_LM_LOGPROBS,
+    { "stream", 0, OPTION_FLAG, NULL, "with --json: one object a token, the report last (text streams by itself); with --requests: a line a token", &options.stream, 0, 0, NULL },
+    { "logprobs", 0, OPTION_INT, "N", "with --json or --requests: log probabilities of each new token and of the N likeliest", &options.logprobs, 1, RONDO_LM_LOGPROBS,
       NULL },
     { "session", 0, OPTION_REFUSED, "FILE", "is not part of this version; give the whole text with -p or -f", NULL, 0, 0, NULL },
     { "chat", 0, OPTION_REFUSED_FLAG, NULL, "is not part of this version; write the template's text into the prompt", NULL, 0, 0, NULL },
     { NULL, 0, OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL },
-};
-
-struct work {
-    struct models models;
-    struct output output;
-    _Atomic int stage;
-    rondo_lm_counters counters;    /* rank 0's */
 };
 
 static int on_prefill(void *user, int64_t done, int64_t total)
@@ -139,22 +127,56 @@ static int take_answers(rondo_lm *lm, struct output *o)
     return 0;
 }
 
+rondo_sampling generate_sampling(const struct generate_options *o)
+{
+    rondo_sampling s = RONDO_SAMPLING_INIT;
+    s.temperature = o->temperature;
+    s.top_p = o->top_p > 0 ? o->top_p : DBL_MIN;   /* a 0 would be "off" there; every token reaches this */
+    s.min_p = o->min_p;
+    s.repetition_penalty = o->penalty;
+    s.top_k = o->top_k;
+    s.seed = o->seed;
+    s.max_tokens = o->tokens;
+    s.ignore_eos = o->ignore_eos;
+    s.stops = o->stops;
+    s.stop_count = o->stop_count;
+    return s;
+}
+
+rondo_lm_desc generate_desc(const struct generate_options *o)
+{
+    rondo_lm_desc d = RONDO_LM_DESC_INIT;
+    d.kv_type = o->kv_type;
+    d.level = attention_level(o->kv_type);
+    d.layout = common.layout;
+    d.algorithm = common.algorithm;
+    d.interleave = o->interleave;
+    d.chunk = o->chunk;
+    d.logprobs = (int32_t)o->logprobs;
+    return d;
+}
+
+int generate_count(struct work *w, rondo_context *ctx, rondo_lm *lm, struct slot *mine)
+{
+    rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
+    const int code = rondo_lm_count(lm, &counters);
+    if (!code)
+        slot_measure(mine, ctx);
+    mine->whole[0] = (int64_t)counters.kv_bytes;
+    mine->whole[1] = (int64_t)counters.workspace_bytes;
+    mine->whole[2] = (int64_t)counters.decode_bytes;
+    mine->whole[3] = (int64_t)counters.state_bytes;
+    if (!code && rondo_context_rank(ctx) == 0)
+        w->counters = counters;
+    return code;
+}
+
 static int submit_all(rondo_lm *lm)
 {
-    for (int64_t i = 0; i < options.prompt_count; i++) {
-        rondo_sampling s = RONDO_SAMPLING_INIT;
+    const rondo_sampling s = generate_sampling(&options);
+    for (int64_t i = 0; i < prompt_count; i++) {
         int64_t id;
-        s.temperature = options.temperature;
-        s.top_p = options.top_p > 0 ? options.top_p : DBL_MIN;   /* a 0 would be "off" there; every token reaches this */
-        s.min_p = options.min_p;
-        s.repetition_penalty = options.penalty;
-        s.top_k = options.top_k;
-        s.seed = options.seed;
-        s.max_tokens = options.tokens;
-        s.ignore_eos = options.ignore_eos;
-        s.stops = options.stops;
-        s.stop_count = options.stop_count;
-        const int code = rondo_lm_submit(lm, options.prompts[i].ids, options.prompts[i].count, &s, &id);
+        const int code = rondo_lm_submit(lm, prompts[i].ids, prompts[i].count, &s, &id);
         if (code)
             return code;
     }
@@ -170,7 +192,7 @@ static void meter_tokens(int64_t before, int64_t made)
         if (common.json && !options.stream)
             progress_begin("generating");
     }
-    if (!__builtin_mul_overflow(options.prompt_count, options.tokens, &all))
+    if (!__builtin_mul_overflow(prompt_count, options.tokens, &all))
         progress_set((uint64_t)made, (uint64_t)all);
 }
 
@@ -179,17 +201,9 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     struct work *w = arg;
     const bool first = rondo_context_rank(ctx) == 0;
     rondo_lm *lm = NULL;
-    rondo_lm_desc d = RONDO_LM_DESC_INIT;
-    rondo_lm_counters counters = RONDO_LM_COUNTERS_INIT;
-    rondo_lm_event *events = room(options.prompt_count, sizeof *events);
-    int64_t live = options.prompt_count, made = 0;
-    d.kv_type = options.kv_type;
-    d.level = attention_level(options.kv_type);
-    d.layout = common.layout;
-    d.algorithm = common.algorithm;
-    d.interleave = options.interleave;
-    d.chunk = options.chunk;
-    d.logprobs = (int32_t)options.logprobs;
+    rondo_lm_desc d = generate_desc(&options);
+    rondo_lm_event *events = room(prompt_count, sizeof *events);
+    int64_t live = prompt_count, made = 0;
     d.progress = first ? on_prefill : NULL;
     int code = events ? rondo_lm_create(&lm, ctx, models_of(&w->models, ctx), &d) : body_fail(RONDO_ENOMEM, "not enough memory for the batch");
     if (!code) {
@@ -197,7 +211,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
         code = submit_all(lm);
     }
     while (live > 0 && !code) {
-        const int64_t n = rondo_lm_step(lm, events, options.prompt_count, &live);
+        const int64_t n = rondo_lm_step(lm, events, prompt_count, &live);
         if (n < 0)
             code = (int)n;
         if (n > 0 && first)
@@ -207,17 +221,9 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
             code = output_event(&w->output, &events[i]);
     }
     if (!code)
-        code = rondo_lm_count(lm, &counters);
-    if (!code)
-        slot_measure(mine, ctx);
-    mine->whole[0] = (int64_t)counters.kv_bytes;
-    mine->whole[1] = (int64_t)counters.workspace_bytes;
-    mine->whole[2] = (int64_t)counters.decode_bytes;
-    mine->whole[3] = (int64_t)counters.state_bytes;
-    if (!code && first) {
-        w->counters = counters;
+        code = generate_count(w, ctx, lm, mine);
+    if (!code && first)
         code = take_answers(lm, &w->output);
-    }
     rondo_lm_destroy(lm);
     free(events);
     return code;
@@ -268,7 +274,7 @@ static int report(const struct work *w, const struct run *run)
     /* The pass that reads a prompt also makes its first new token: the drawing of it is decoding. */
     const double reading = c->prefill_seconds - c->first_seconds, saying = c->decode_seconds + c->first_seconds;
     const int64_t made = c->first_tokens + c->decode_tokens;
-    json_t *r = output_report(&w->output), *bytes = json_array(), *states = json_array();
+    json_t *r = options.requests ? requests_report(&w->requests) : output_report(&w->output), *bytes = json_array(), *states = json_array();
     json_t *decode = phase(made, saying, c->decode_algorithm, c->decode_chosen_by, c->decode_predicted);
     double reads, memory;
     speed_of_memory(w, run, &reads, &memory);
@@ -293,7 +299,7 @@ static int report(const struct work *w, const struct run *run)
         json_object_set(r, "state_bytes_per_rank", states);
     json_decref(states);
     report_comm(r, run);
-    if (common.json && options.stream) {
+    if (common.json && (options.stream || options.requests)) {
         const int bad = json_dumpf(r, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17));
         putchar('\n');
         json_decref(r);
@@ -351,23 +357,25 @@ static int encode(struct work *w, struct prompt *p, const rondo_model_info *info
 static bool all_numbers(void)
 {
     bool all = true;
-    for (int64_t i = 0; i < options.prompt_count; i++)
-        all = all && options.prompts[i].numbers;
+    for (int64_t i = 0; i < prompt_count; i++)
+        all = all && prompts[i].numbers;
     return all;
 }
 
 static int prepare(struct work *w)
 {
     int code = ranks_together(lm_ranks_check());
-    for (int64_t i = 0; i < options.prompt_count && !code; i++) {
-        struct prompt *p = &options.prompts[i];
+    if (!code && options.requests)
+        code = ranks_together(ranks_first() ? lines_open(&w->requests.in, options.requests) : 0);
+    for (int64_t i = 0; i < prompt_count && !code; i++) {
+        struct prompt *p = &prompts[i];
         if (p->file)
             code = text_read(p->given, &p->text, &p->bytes);
         else
             p->bytes = strlen(p->given);
     }
     /* From ids to ids no tokenizer is needed, be it that there is none or that it is of a kind unknown here. */
-    const bool wordless = all_numbers() && !options.stop_count && (options.ids || !has_tokenizer(options.model));
+    const bool wordless = (options.requests || all_numbers()) && !options.stop_count && (options.ids || !has_tokenizer(options.model));
     options.ids = options.ids || wordless;
     if (!code)
         code = models_open(&w->models, options.model, wordless ? MODEL_IDS : MODEL_TEXT, options.kv_type);
@@ -375,24 +383,24 @@ static int prepare(struct work *w)
     int64_t longest = 0;
     if (!code)
         code = fail_library(rondo_model_query(models_any(&w->models), &info), STAGE_INPUT);
-    for (int64_t i = 0; i < options.prompt_count && !code; i++)
-        code = encode(w, &options.prompts[i], &info);
-    for (int64_t i = 0; i < options.prompt_count; i++)
-        longest = options.prompts[i].count > longest ? options.prompts[i].count : longest;
+    for (int64_t i = 0; i < prompt_count && !code; i++)
+        code = encode(w, &prompts[i], &info);
+    for (int64_t i = 0; i < prompt_count; i++)
+        longest = prompts[i].count > longest ? prompts[i].count : longest;
     int64_t cached = 0;
-    for (int64_t i = 0; i < options.prompt_count && !code; i++)   /* new tokens may come to an end before their number does */
-        cached += options.prompts[i].count;
+    for (int64_t i = 0; i < prompt_count && !code; i++)   /* new tokens may come to an end before their number does */
+        cached += prompts[i].count;
     code = ranks_together(code);
     if (!code)
-        code = memory_check(&w->models, options.model, options.kv_type, cached, options.prompt_count);
-    if (!code)
+        code = memory_check(&w->models, options.model, options.kv_type, cached, prompt_count);
+    if (!code && !options.requests)
         lm_warn_length(&info, longest + options.tokens);
-    w->output.answers = room(options.prompt_count, sizeof *w->output.answers);
+    w->output.answers = room(prompt_count, sizeof *w->output.answers);
     if (!code && !w->output.answers)
         code = fail(EXIT_ROOM, "not enough memory for the batch");
     if (w->output.answers)
-        memset(w->output.answers, 0, (size_t)options.prompt_count * sizeof *w->output.answers);
-    w->output.count = options.prompt_count;
+        memset(w->output.answers, 0, (size_t)prompt_count * sizeof *w->output.answers);
+    w->output.count = prompt_count;
     w->output.ids = options.ids;
     w->output.stream = options.stream;
     w->output.logprobs = (int32_t)options.logprobs;
@@ -405,23 +413,31 @@ static int generate(void *arg)
     struct run run = RUN_INIT;
     int code = prepare(w);
     if (!code) {
-        progress_begin("reading the prompt");
-        const int error = ranks_run(&run, body, w);
+        if (options.requests)
+            signals_hold();
+        if (!options.requests || !isatty(STDOUT_FILENO))   /* lines would come between a meter's */
+            progress_begin(options.requests ? "requests answered" : "reading the prompt");
+        const int error = ranks_run(&run, options.requests ? requests_body : body, w);
         progress_end();
         code = fail_code(error, (enum stage)w->stage, run.text);
+        if (options.requests)
+            signals_release();
     }
     if (!code)
         code = trace_write();
     if (!code && ranks_first())
         code = report(w, &run);
+    if (!code && options.requests && ranks_first())
+        code = requests_verdict(&w->requests);
     run_free(&run);
     models_close(&w->models);
-    for (int64_t i = 0; i < options.prompt_count; i++) {
-        free(options.prompts[i].text);
-        if (options.prompts[i].numbers)
-            free(options.prompts[i].ids);
+    lines_close(&w->requests.in);
+    for (int64_t i = 0; i < prompt_count; i++) {
+        free(prompts[i].text);
+        if (prompts[i].numbers)
+            free(prompts[i].ids);
         else
-            rondo_lm_free(options.prompts[i].ids);
+            rondo_lm_free(prompts[i].ids);
     }
     output_free(&w->output);
     return code;
@@ -435,6 +451,8 @@ static int generate_command(const struct command *self, int argc, char **argv)
     bool help;
     memset(&w, 0, sizeof w);
     w.stage = STAGE_OPTIONS;
+    w.options = &options;
+    w.requests.in.fd = -1;
     int code = options_parse(self, tables, argc, argv, NULL, 0, &operands, &help);
     if (code || help)
         return code;
@@ -442,28 +460,36 @@ static int generate_command(const struct command *self, int argc, char **argv)
         return code;
     if (!options.model)
         return fail(EXIT_USAGE, "no model is given; add -m DIR");
-    if (!options.prompt_count)
-        return fail(EXIT_USAGE, "no prompt is given; add -p TEXT, -f FILE or --prompt-ids FILE");
-    if ((options.lossy || options.plain) && all_numbers())
+    if (options.requests && prompt_count)
+        return fail(EXIT_USAGE, "--requests %s has its own prompts; leave -p, -f and --prompt-ids out", options.requests);
+    if (!options.requests && !prompt_count)
+        return fail(EXIT_USAGE, "no prompt is given; add -p TEXT, -f FILE, --prompt-ids FILE or --requests FILE");
+    if (!options.requests && options.batch)
+        return fail(EXIT_USAGE, "--batch says how many of --requests run at the same time; prompts of the command line all do");
+    if (options.requests && options.ids && (options.stop_count || options.lossy || options.plain))
+        return fail(EXIT_USAGE, "--%s is about text, and with --ids requests have ids alone; leave one of the two out",
+                    options.stop_count ? "stop" : options.lossy ? "lossy" : "plain");
+    if ((options.lossy || options.plain) && !options.requests && all_numbers())
         return fail(EXIT_USAGE, "--%s is about text that is read; with --prompt-ids ids are read", options.lossy ? "lossy" : "plain");
-    if (options.logprobs && !common.json)
+    if (options.logprobs && !common.json && !options.requests)
         return fail(EXIT_USAGE, "--logprobs goes with --json, whose report has them; add --json");
     if (options.temperature > 0 && options.temperature < 1e-6)
         return fail(EXIT_USAGE, "--temperature %g: 0 (always the likeliest) or a number from 1e-06 to 1e+06 is expected", options.temperature);
     if (options.penalty < 1e-3)
         return fail(EXIT_USAGE, "--repetition-penalty %g: a number from 0.001 to 1000 is expected (1: off)", options.penalty);
-    struct file_use files[PROMPTS_MOST + 2] = { { "-m", options.model, FILE_FOLDER } };
-    for (int64_t i = 0; i < options.prompt_count; i++)   /* a prompt's text is no file; it is passed over */
-        files[i + 1] = (struct file_use){ options.prompts[i].numbers ? "--prompt-ids" : "-f",
-                                          options.prompts[i].file ? options.prompts[i].given : NULL, FILE_IN };
+    struct file_use files[PROMPTS_MOST + 3] = { { "-m", options.model, FILE_FOLDER }, { "--requests", options.requests, FILE_IN } };
+    for (int64_t i = 0; i < prompt_count; i++)   /* a prompt's text is no file; it is passed over */
+        files[i + 2] = (struct file_use){ prompts[i].numbers ? "--prompt-ids" : "-f",
+                                          prompts[i].file ? prompts[i].given : NULL, FILE_IN };
     if ((code = common_settle()) != 0)
         return code;
     return ranks_session(generate, &w, files);
 }
 
 const struct command command_generate = {
-    "generate", "generate -m DIR (-p TEXT | -f FILE)... [OPTION]...",
+    "generate", "generate -m DIR ((-p TEXT | -f FILE)... | --requests FILE) [OPTION]...",
     "A language model continues one or several texts.\n"
-    "The text comes as it is made; several prompts are read at once, each with the bits that it has alone.",
+    "The text comes as it is made; several prompts are read at once, each with the bits that it has alone.\n"
+    "With --requests more of them join while others run, and each is answered as soon as it ends.",
     generate_command,
 };

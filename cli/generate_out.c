@@ -47,8 +47,7 @@ static int keep(struct answer *a, const char *text, size_t bytes)
     return 0;
 }
 
-/* A token's own log probability and the likeliest ones'. */
-static json_t *likely_json(int32_t token, double logprob, const rondo_lm_logprob *top, int32_t count)
+json_t *likely_json(int32_t token, double logprob, const rondo_lm_logprob *top, int32_t count)
 {
     json_t *r = json_object(), *list = json_array();
     json_object_set_new(r, "token", json_integer(token));

@@ -283,23 +283,44 @@ int lm_ranks_check(void)
     return 0;
 }
 
+/* How many bytes the character at p has; *good false: so many that are none, of what may be the beginning of one (Unicode, 3.9: maximal
+ * subparts). */
+static size_t character(const unsigned char *p, size_t bytes, bool *good)
+{
+    const unsigned char a = *p;
+    const size_t want = a < 0x80 ? 1 : a < 0xc2 ? 0 : a < 0xe0 ? 2 : a < 0xf0 ? 3 : a < 0xf5 ? 4 : 0;
+    unsigned char low = a == 0xe0 ? 0xa0 : a == 0xf0 ? 0x90 : 0x80, high = a == 0xed ? 0x9f : a == 0xf4 ? 0x8f : 0xbf;
+    size_t n = 1;
+    for (; n < want && n < bytes && p[n] >= low && p[n] <= high; n++) {
+        low = 0x80;
+        high = 0xbf;
+    }
+    *good = n == want;
+    return n;
+}
+
+char *text_clean(const char *text, size_t bytes, size_t *clean_bytes)
+{
+    char *clean = bytes < SIZE_MAX / 4 ? malloc(bytes * 3 + 1) : NULL;
+    size_t n = 0;
+    for (size_t i = 0; clean && i < bytes;) {
+        bool good;
+        const size_t length = character((const unsigned char *)text + i, bytes - i, &good);
+        memcpy(clean + n, good ? text + i : "\xef\xbf\xbd", good ? length : 3);
+        n += good ? length : 3;
+        i += length;
+    }
+    if (clean)
+        clean[n] = 0;
+    *clean_bytes = n;
+    return clean;
+}
+
 json_t *json_text(const char *text, size_t bytes)
 {
     json_t *s = json_stringn(text, bytes);
-    char *clean = s ? NULL : malloc(bytes * 3 + 1);
     size_t n = 0;
-    for (size_t i = 0; clean && i < bytes;) {
-        size_t length = 1;
-        const unsigned char c = (unsigned char)text[i];
-        const size_t want = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-        while (length < want && i + length < bytes && ((unsigned char)text[i + length] & 0xc0) == 0x80)
-            length++;
-        json_t *one = length == want ? json_stringn(text + i, length) : NULL;
-        memcpy(clean + n, one ? text + i : "\xef\xbf\xbd", one ? length : 3);
-        n += one ? length : 3;
-        i += one ? length : 1;
-        json_decref(one);
-    }
+    char *clean = s ? NULL : text_clean(text, bytes, &n);
     if (clean)
         s = json_stringn(clean, n);
     free(clean);

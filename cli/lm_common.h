@@ -30,6 +30,8 @@ void models_close(struct models *m);
 /* memory.c: whether weights (where they have not been read), keys and values fit this machine, with a sentence that says what would.
  * Where they do not and nobody said how, layers of several processes are spread. */
 int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens, int64_t sequences);
+/* How many tokens of so many sequences this machine can cache besides what has been read; INT64_MAX where nobody knows. */
+int64_t memory_tokens(const struct models *m, const char *dir, int kv_type, int64_t sequences);
 /* What all parts have in common: the tokenizer, the shapes. */
 const rondo_model *models_any(const struct models *m);
 const rondo_model *models_of(const struct models *m, const rondo_context *ctx);
@@ -41,5 +43,7 @@ int lm_ranks_check(void);
 void lm_warn_length(const rondo_model_info *info, int64_t tokens);
 /* A JSON string; bytes that are no UTF-8 become U+FFFD. */
 json_t *json_text(const char *text, size_t bytes);
+/* The same as a text, zero-terminated: a U+FFFD for each stretch that a tokenizer (RONDO_ENCODE_LOSSY) gives one for. free() it; NULL: no memory. */
+char *text_clean(const char *text, size_t bytes, size_t *clean_bytes);
 
 #endif

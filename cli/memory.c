@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Whether a model fits, before hours of reading it end in nothing: what this machine has left against what the parts on it need
- * (rondo_model_estimate()), and by how many ranks it would fit. Called by lm_common.c.
+ * (rondo_model_estimate()), and by how many ranks it would fit (called by lm_common.c); and how many tokens can be cached beside it
+ * (generate_requests.c).
  */
 #include "cli/lm_common.h"
 
@@ -55,4 +56,22 @@ int memory_check(struct models *m, const char *dir, int kv_type, int64_t tokens,
     if (!code && known && needed(m, &e, !loaded, true) > left)
         code = too_little(&e, loaded, loaded ? kv_type != RONDO_Q8 : common.weights != RONDO_Q8, needed(m, &e, !loaded, true), left);
     return ranks_together(code);
+}
+
+/* What the engine takes of it (lm/engine/kv.c): runs are ahead of their keys by an eighth and 64 rows, slabs of all runs by a quarter, and the
+ * slab that is laid out anew is there twice. A part is left to what a pass needs. */
+#define KEPT 0.6
+#define AHEAD_ROWS 80
+
+int64_t memory_tokens(const struct models *m, const char *dir, int kv_type, int64_t sequences)
+{
+    const int64_t sample = (int64_t)1 << 20;
+    const uint64_t left = space_memory();
+    rondo_estimate keys, states;
+    if (left == UINT64_MAX || !estimate(m, dir, kv_type, sample, 0, m->spread, 0, &keys) ||
+        !estimate(m, dir, kv_type, 0, sequences, m->spread, 0, &states))
+        return INT64_MAX;
+    const double token = (double)needed(m, &keys, false, true) / (double)sample;
+    const double tokens = (KEPT * (double)left - (double)needed(m, &states, false, true)) / (token > 0 ? token : 1e-9) - AHEAD_ROWS * (double)sequences;
+    return tokens >= 9e18 ? INT64_MAX : tokens > 0 ? (int64_t)tokens : 0;
 }

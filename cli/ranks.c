@@ -33,6 +33,11 @@ int body_fail(int code, const char *format, ...)
     return code;
 }
 
+const char *body_said(void)
+{
+    return body_text[0] ? body_text : rondo_error_text();
+}
+
 void slot_measure(struct slot *mine, const rondo_context *ctx)
 {
     rondo_comm_stats stats = RONDO_COMM_STATS_INIT;
@@ -284,7 +289,7 @@ static int run_rank(rondo_context *ctx, struct job *job)
     trace_detach(ctx, trace, NULL);
     if (code) {
         mine->code = code;
-        snprintf(mine->text, sizeof mine->text, "%s", body_text[0] ? body_text : rondo_error_text());
+        snprintf(mine->text, sizeof mine->text, "%s", body_said());
         rondo_context_revoke(ctx, code, mine->text);
     }
     return code;
