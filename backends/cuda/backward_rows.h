@@ -24,26 +24,23 @@ DEVICE float cuda_back_chain(const void *a, int64_t a_at, int a_type, const void
 /* A tree over numbers of which each is one float. */
 struct cuda_back_numbers {
     float at[CUDA_BACK_DEPTH];
-    int64_t leaf[CUDA_BACK_DEPTH];
-    int depth;
+    struct cuda_back_waiting has;
 };
 
 DEVICE void cuda_back_push(struct cuda_back_numbers *s, int64_t leaf, float x)
 {
-    for (; s->depth > 1 && rondo__leaves_merge(s->leaf[s->depth - 2], s->leaf[s->depth - 1], leaf); s->depth--) {
-        s->at[s->depth - 2] = s->at[s->depth - 2] + s->at[s->depth - 1];
-        s->leaf[s->depth - 2] = s->leaf[s->depth - 1];
-    }
-    s->at[s->depth] = x;
-    s->leaf[s->depth++] = leaf;
+    while (cuda_back_merges(&s->has, leaf))
+        s->at[s->has.depth - 1] = s->at[s->has.depth - 1] + s->at[s->has.depth];
+    s->at[s->has.depth] = x;
+    cuda_back_wait(&s->has, leaf);
 }
 
 DEVICE float cuda_back_total(struct cuda_back_numbers *s)
 {
-    float x = s->depth ? s->at[s->depth - 1] : 0.0f;
-    for (int i = s->depth - 2; i >= 0; i--)
+    float x = s->has.depth ? s->at[s->has.depth - 1] : 0.0f;
+    for (int i = s->has.depth - 2; i >= 0; i--)
         x = s->at[i] + x;
-    s->depth = 0;
+    s->has.depth = 0;
     return x;
 }
 
@@ -81,7 +78,7 @@ DEVICE void cuda_back_bias_number(const struct cuda_backward *p, const struct cu
     const int longest = p->alike[shared->first + shared->longest], heads = p->bias_heads > 1 ? 1 : p->heads;
     const int64_t query = q->first - p->jobs[longest].cached + i;
     struct cuda_back_numbers sequences, over;
-    sequences.depth = over.depth = 0;
+    sequences.has.depth = over.has.depth = 0;
     ROLLED
     for (int s = 0; s < shared->count; s++) {
         const int number = p->alike[shared->first + s];
@@ -181,7 +178,7 @@ DEVICE void cuda_back_join_kernel(const struct cuda_backward *p)
                 const int row = (int)(e / width), c = (int)(e % width);
                 struct cuda_back_numbers heads;
                 int ends = 0;
-                heads.depth = 0;
+                heads.has.depth = 0;
                 ROLLED
                 for (int g = 0; g < j->group; g++) {
                     float x = 0.0f;

@@ -21,8 +21,11 @@ struct cuda_back_memory {
     float *rows[2];                /* a chunk of the rows' side, [64][PITCH] */
     float *columns[2];             /* ... of the columns' side, [128][PITCH], or [32][128] of what is multiplied */
     float *pairs;                  /* [64][BACK_PITCH] */
+    float *scores;                 /* the same, in place of the columns' chunks while nobody reads these */
     struct cuda_back_query *query; /* [128] */
 };
+
+typedef char cuda_back_scores_fit[CUDA_TILE * CUDA_BACK_PITCH <= 2 * CUDA_COLUMNS * CUDA_PITCH ? 1 : -1];
 
 DEVICE struct cuda_back_memory cuda_back_memory_of(char *shared)
 {
@@ -31,6 +34,7 @@ DEVICE struct cuda_back_memory cuda_back_memory_of(char *shared)
     m.rows[1] = m.rows[0] + CUDA_TILE * CUDA_PITCH;
     m.columns[0] = m.rows[1] + CUDA_TILE * CUDA_PITCH;
     m.columns[1] = m.columns[0] + CUDA_COLUMNS * CUDA_PITCH;
+    m.scores = m.columns[0];
     m.pairs = m.columns[1] + CUDA_COLUMNS * CUDA_PITCH;
     m.query = (struct cuda_back_query *)(void *)(m.pairs + CUDA_TILE * CUDA_BACK_PITCH);
     return m;
@@ -172,14 +176,37 @@ DEVICE void cuda_back_chains(const struct cuda_back_memory *m, const struct cuda
     }
 }
 
-/* The thread's pairs: s gets what dV is made of, shared memory what dQ and dK are. Whether some of the warp's pairs are unseen. */
+/* The thread's own 64 places among [64][BACK_PITCH] pairs. */
+DEVICE void cuda_back_hold(float *pairs, const float s[8][8])
+{
+    float *const own = pairs + (THREAD / 32 * 16 + THREAD % 32 / 16) * CUDA_BACK_PITCH + THREAD % 16;
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            own[2 * i * CUDA_BACK_PITCH + 16 * j] = s[i][j];
+    }
+}
+DEVICE void cuda_back_take(const float *pairs, float s[8][8])
+{
+    const float *const own = pairs + (THREAD / 32 * 16 + THREAD % 32 / 16) * CUDA_BACK_PITCH + THREAD % 16;
+    UNROLL
+    for (int i = 0; i < 8; i++) {
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            s[i][j] = own[2 * i * CUDA_BACK_PITCH + 16 * j];
+    }
+}
+
+/* The thread's pairs: scores become what dV is made of, and gradients of weights what dQ and dK are. Whether some of the warp's pairs are unseen. Both lie in
+ * shared memory, since this much for a pair is a loop, and registers have no number that varies. */
 DEVICE int cuda_back_pairs(const struct cuda_backward *p, const struct cuda_back_memory *m, const struct cuda_back_job *job, const struct cuda_back_leaf *keys,
-                           const struct cuda_back_block *k, int64_t view, int head, int row_is_query, float s[8][8], const float dp[8][8])
+                           const struct cuda_back_block *k, int64_t view, int head, int row_is_query)
 {
     const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16;
     const int64_t bias_at = p->terms.bias ? p->bias_at[job - p->jobs - p->first_job] : 0;
     float odd = 0.0f;
-    UNROLL
+    ROLLED
     for (int i = 0; i < 8; i++) {
         const int r = first + 2 * i;
         UNROLL
@@ -187,13 +214,14 @@ DEVICE int cuda_back_pairs(const struct cuda_backward *p, const struct cuda_back
             const int column = lane % 16 + 16 * j, inside = column >= k->at && column < k->at + k->columns && r < k->rows;
             const int key = row_is_query ? k->column + column - k->at : k->row + r;
             const struct cuda_back_query *q = m->query + (row_is_query ? r : column);
+            float *const score = m->scores + r * CUDA_BACK_PITCH + column, *const weight = m->pairs + r * CUDA_BACK_PITCH + column;
             struct cuda_back_pair pair = { 0.0f, 0.0f, 0.0f };
             const int seen = inside && cuda_back_sees(p, q, view, keys->first + key, key) &&
-                             cuda_back_pair_of(p, job, bias_at, q, keys->first + key, head, s[i][j], dp[i][j], &pair);
+                             cuda_back_pair_of(p, job, bias_at, q, keys->first + key, head, *score, *weight, &pair);
             const int hidden = !seen && r < k->rows;     /* rows that are none do not slow the others */
             odd = hidden ? 1.0f : odd;
-            s[i][j] = hidden ? rondo__float(CUDA_HIDDEN) : pair.value;
-            m->pairs[r * CUDA_BACK_PITCH + column] = hidden ? rondo__float(CUDA_HIDDEN) : pair.g;
+            *score = hidden ? rondo__float(CUDA_HIDDEN) : pair.value;
+            *weight = hidden ? rondo__float(CUDA_HIDDEN) : pair.g;
         }
     }
     UNROLL
@@ -284,39 +312,67 @@ DEVICE void cuda_back_product(const struct cuda_back_memory *m, const struct cud
 
 /* ---- stacks of nodes, of which a thread has its own floats ---- */
 
-struct cuda_back_stack {
-    float *at;                     /* the thread's first */
-    int64_t level, leaf[CUDA_BACK_DEPTH];   /* floats from node to node, of all threads; the last leaf of each */
+/* Which nodes of a tree wait to be merged (rondo__leaves_merge()), for leaves that come in rising order: of each node and the one below it the highest bit in
+ * which their leaves differ. These fall from the bottom to the top, and a merge leaves those below as they are, so one word has them all. */
+struct cuda_back_waiting {
+    uint64_t bits;
+    int64_t last;                  /* leaf of the top */
     int depth;
 };
 
-DEVICE void cuda_back_merge(struct cuda_back_stack *s)
+/* Whether the top and the one below it merge before the leaf comes; then they have. */
+DEVICE int cuda_back_merges(struct cuda_back_waiting *w, int64_t leaf)
 {
-    float *left = s->at + (s->depth - 2) * s->level;
+    if (w->depth < 2 || ((uint64_t)w->last ^ (uint64_t)leaf) >> 1 < (w->bits & (0 - w->bits)))
+        return 0;
+    w->bits &= w->bits - 1;
+    w->depth--;
+    return 1;
+}
+
+DEVICE void cuda_back_wait(struct cuda_back_waiting *w, int64_t leaf)
+{
+    uint64_t apart = w->depth ? (uint64_t)w->last ^ (uint64_t)leaf : 0;
+    UNROLL
+    for (int n = 1; n < 64; n *= 2)
+        apart |= apart >> n;
+    w->bits = (w->depth ? w->bits : 0) | (apart ^ apart >> 1);
+    w->last = leaf;
+    w->depth++;
+}
+
+struct cuda_back_stack {
+    float *at;                     /* the thread's first */
+    int64_t level;                 /* floats from node to node, of all threads */
+    struct cuda_back_waiting has;
+};
+
+/* The node at `depth` into the one below it. */
+DEVICE void cuda_back_merge(const struct cuda_back_stack *s, int depth)
+{
+    float *left = s->at + (depth - 1) * s->level;
     const float *right = left + s->level;
     ROLLED
     for (int64_t i = 0; i < s->level; i += CUDA_THREADS)
         left[i] = left[i] + right[i];
-    s->leaf[s->depth - 2] = s->leaf[s->depth - 1];
-    s->depth--;
 }
 
 /* Room for the node of a leaf behind all that there is. */
 DEVICE float *cuda_back_next(struct cuda_back_stack *s, int64_t leaf)
 {
-    while (s->depth > 1 && rondo__leaves_merge(s->leaf[s->depth - 2], s->leaf[s->depth - 1], leaf))
-        cuda_back_merge(s);
-    s->leaf[s->depth] = leaf;
-    return s->at + s->depth++ * s->level;
+    while (cuda_back_merges(&s->has, leaf))
+        cuda_back_merge(s, s->has.depth);
+    cuda_back_wait(&s->has, leaf);
+    return s->at + (s->has.depth - 1) * s->level;
 }
 
 /* The root, or NULL where there is nothing; the stack is empty then. */
 DEVICE const float *cuda_back_root(struct cuda_back_stack *s)
 {
-    const int any = s->depth > 0;
-    while (s->depth > 1)
-        cuda_back_merge(s);
-    s->depth = 0;
+    const int any = s->has.depth > 0;
+    for (; s->has.depth > 1; s->has.depth--)
+        cuda_back_merge(s, s->has.depth - 1);
+    s->has.depth = 0;
     return any ? s->at : (const float *)0;
 }
 
@@ -390,7 +446,7 @@ DEVICE void cuda_back_leaf_pairs(const struct cuda_backward *p, const struct cud
     ROLLED
     for (int c0 = before / CUDA_COLUMNS * CUDA_COLUMNS; c0 < end; c0 += CUDA_COLUMNS, fresh = 0) {
         struct cuda_back_block k;
-        float s[8][8], dp[8][8];
+        float s[8][8];
         k.row = row;
         k.rows = cuda_minimum(rows->count - row, CUDA_TILE);
         k.at = cuda_maximum(before - c0, 0);
@@ -399,20 +455,19 @@ DEVICE void cuda_back_leaf_pairs(const struct cuda_backward *p, const struct cud
         BARRIER();                 /* nobody looks at the queries any more */
         if (row_is_query ? THREAD < CUDA_TILE : THREAD < CUDA_COLUMNS)
             m->query[THREAD] = cuda_back_query_of(p, sight, q, row_is_query ? row + THREAD : c0 + THREAD - before, head);
+        cuda_back_chains(m, &r, &c, &k, 1, p->value_dim, s);
+        cuda_back_hold(m->pairs, s);       /* of its rows no other warp reads any */
         cuda_back_chains(m, &r, &c, &k, 0, p->head_dim, s);
-        cuda_back_chains(m, &r, &c, &k, 1, p->value_dim, dp);
-        const int odd = cuda_back_pairs(p, m, job, keys, &k, view, head, row_is_query, s, dp);
+        BARRIER();                         /* nobody reads the chunks any more */
+        cuda_back_hold(m->scores, s);
+        const int odd = cuda_back_pairs(p, m, job, keys, &k, view, head, row_is_query);
+        if (!row_is_query)
+            cuda_back_take(m->scores, s);
         cuda_back_product(m, &c, &k, 0, p->head_dim, odd, fresh, node);
         if (row_is_query)
             continue;
         WARP_BARRIER();            /* the warp has read its rows */
-        const int lane = THREAD % 32, first = THREAD / 32 * 16 + lane / 16;
-        UNROLL
-        for (int i = 0; i < 8; i++) {
-            UNROLL
-            for (int j = 0; j < 8; j++)
-                m->pairs[(first + 2 * i) * CUDA_BACK_PITCH + lane % 16 + 16 * j] = s[i][j];
-        }
+        cuda_back_hold(m->pairs, s);
         cuda_back_product(m, &c, &k, 1, p->value_dim, odd, fresh, values);
     }
 }
@@ -442,12 +497,12 @@ DEVICE void cuda_back_kernel(const struct cuda_backward *p, char *shared, int ro
         ROLLED
         for (int row = 0; row < rows->count; row += CUDA_TILE) {
             const int tile = cuda_minimum(rows->count - row, CUDA_TILE);
-            stack.depth = heads.depth = 0;
+            stack.has.depth = heads.has.depth = 0;
             ROLLED
             for (int g = 0; g < group; g++) {
                 const int head = item.head * group + g;
                 /* the stack of leaves lies behind that of heads */
-                stack.at = p->stack + BLOCK * p->stack_floats + THREAD + (apart ? 0 : heads.depth + 1) * heads.level;
+                stack.at = p->stack + BLOCK * p->stack_floats + THREAD + (apart ? 0 : heads.has.depth + 1) * heads.level;
                 ROLLED
                 for (int n = 0; n < count; n++)
                     cuda_back_leaf_pairs(p, &m, job, rows, item.leaf, row, columns + n, n, head, &stack, row_is_query);
