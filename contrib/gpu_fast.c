@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * Attention of level fast on a graphics card: each line says what was done, what it took (the median of its rounds), beside it what cuDNN takes alone
- * for the same shape, in turns with it and between two events, and how large the largest error of some rows is, as a part of the bound in
- * rondo-numerics(7). Exit status 1: the bound does not hold, or a case does not run; 77: there is no cuDNN. Run by contrib/gpu-check; stands on the
- * source's own headers, to call cuDNN as the module does:
+ * for the same shape, in turns with it, and how large the largest error of some rows is, as a part of the bound in rondo-numerics(7). An execution ends
+ * when its results are there, so who calls waits. Of cuDNN alone there are two times: of executions one behind the other, between two events, which is
+ * the card's alone; and of one, from the call until its stream is through, by the clock that ours is taken by. With gpu_host.so before it (LD_PRELOAD)
+ * lines follow of what the card and the host did in an execution, part by part. Exit status 1: the bound does not hold, or a case does not
+ * run; 77: there is no cuDNN. Run by contrib/gpu-check; stands on the source's own headers, to call cuDNN as the module does:
  *
  *     cc -I.. -I../lib -I../include -I$BUILD/include gpu_fast.c ../backends/cuda/dnn_graph.c -o gpu_fast $(pkg-config --libs rondo) -ldl -lm
  */
@@ -203,7 +205,7 @@ static double excess(const struct attention_case *c, const struct array *q, cons
 }
 
 /* cuDNN alone; seconds each, by events. plan.plan NULL: none. */
-static double alone(const struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *s, const struct rondo__dnn_data *data, void *workspace)
+static double alone(struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *s, const struct rondo__dnn_data *data, void *workspace)
 {
     float ms = 0;
     need_cu(cu.cuEventRecord(event[0], stream), "an event");
@@ -215,6 +217,28 @@ static double alone(const struct rondo__dnn_plan *plan, const struct rondo__dnn_
     return (double)ms * 1e-3 / IN_A_ROW;
 }
 
+/* One, until it is over, by the clock. */
+static double one(struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *s, const struct rondo__dnn_data *data, void *workspace)
+{
+    const double begin = now();
+    need_cu(rondo__dnn_execute(&dnn, handle, plan, s, data, workspace), "cuDNN");
+    need_cu(cu.cuStreamSynchronize(stream), "a stream");
+    return now() - begin;
+}
+
+/* What the card does in an execution, where gpu_host.so is there to see it. */
+static void look_at_card(rondo_attention *plan, const rondo_attention_io *io, void *memory)
+{
+    void (*card)(int);
+    *(void **)(void *)&card = dlsym(RTLD_DEFAULT, "gpu_host_card");
+    if (!card)
+        return;
+    card(1);
+    for (int i = 0; i < ROUNDS; i++)
+        need(rondo_attention_execute(plan, io, memory));
+    card(0);
+}
+
 static void run(const struct attention_case *c, int check)
 {
     rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
@@ -223,7 +247,7 @@ static void run(const struct attention_case *c, int check)
     rondo_attention *plan;
     const int64_t keys = c->cached + c->tokens, q_shape[3] = { c->tokens, c->heads, c->dim }, kv_shape[3] = { keys, c->kv_heads, c->dim };
     const int64_t lse_shape[2] = { c->tokens, c->heads }, sinks_shape[1] = { c->heads };
-    double ours[ROUNDS], theirs[ROUNDS], worst = 0, largest = 0;
+    double ours[ROUNDS], theirs[ROUNDS], single[ROUNDS], worst = 0, largest = 0;
     struct array q = array_of(c->tokens * c->heads * c->dim, c->q_type, 1), k = array_of(keys * c->kv_heads * c->dim, c->kv_type, 2);
     struct array v = array_of(keys * c->kv_heads * c->dim, c->kv_type, 3), out = array_of(c->tokens * c->heads * c->dim, c->out_type, 0);
     struct array lse = array_of(c->tokens * c->heads, RONDO_F32, 0), sinks = array_of(c->heads, RONDO_F32, 0), other = array_of(q.count, c->kv_type, 0);
@@ -284,16 +308,19 @@ static void run(const struct attention_case *c, int check)
         (void)alone(&way, &s, &data, workspace);
     for (int i = 0; i < ROUNDS; i++) {
         theirs[i] = status ? NAN : alone(&way, &s, &data, workspace);
+        single[i] = status ? NAN : one(&way, &s, &data, workspace);
         begin = now();
         if (!err)
             need(rondo_attention_execute(plan, &io, memory));
         ours[i] = now() - begin;
     }
-    const double a = median(ours, ROUNDS), b = status ? NAN : median(theirs, ROUNDS);
+    const double a = median(ours, ROUNDS), b = status ? NAN : median(theirs, ROUNDS), alike = status ? NAN : median(single, ROUNDS);
     const double flops = 4.0 * (double)info.visible_pairs * (double)(c->heads * c->dim);
     const double bytes = 2.0 * (double)(keys * c->kv_heads * c->dim) * (double)size_of(c->kv_type);
-    printf("%-46s %8.3f ms %7.1f TFLOP/s %7.1f GB/s of KV; cuDNN alone %8.3f ms, %.3f of its rate; first run %.2f s\n", c->name, a * 1e3, flops / a * 1e-12,
-           bytes / a * 1e-9, b * 1e3, b / a, first);
+    printf("%-46s %8.3f ms %7.1f TFLOP/s %7.1f GB/s of KV; cuDNN alone %8.3f ms, %.3f of its rate; one of its executions with a wait %8.3f ms, %.3f; "
+           "first run %.2f s\n", c->name, a * 1e3, flops / a * 1e-12, bytes / a * 1e-9, b * 1e3, b / a, alike * 1e3, alike / a, first);
+    if (!err)
+        look_at_card(plan, &io, memory);
     need(rondo_memory_copy(ctx, out.host, out.card, (size_t)out.count * size_of(c->out_type)));
     need(rondo_memory_copy(ctx, lse.host, lse.card, (size_t)lse.count * 4));
     for (int i = 0; i < check && !err; i++) {

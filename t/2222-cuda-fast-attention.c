@@ -142,7 +142,7 @@ static void bounds(void)
 {
     static const int types[] = { RONDO_BF16, RONDO_F16 };
     double worst[2] = { 0.0, 0.0 };
-    int wrong = 0, beside = 0, strict = 0, direct = 0;
+    int wrong = 0, beside = 0, strict = 0, direct = 0, moved = 0;
     for (int i = 0; i < (long_tests() ? 400 : 28); i++) {
         struct test_case c;
         const int type = types[below(2)];
@@ -165,15 +165,17 @@ static void bounds(void)
         s.sinks = below(4) == 0;
         s.head = (int)below(3);
         s.sequence = (int)below(CASE_SEQUENCES);
-        if (i % 4 == 0)                               /* one call has it all */
-            s.out_type = type, s.sinks = 0, s.tree = 0;
-        make(&c, &s, i % 4 == 0 || below(6) > 0);
-        const long long before = dnn_count("runs"), launches = card_count("launches");
-        const bool stats = i % 4 && below(3) == 0;
+        const bool one = i % 4 < 2;                   /* call has it all */
+        if (one)
+            s.out_type = i % 4 == 0 ? type : s.out_type, s.sinks = 0, s.tree = 0;
+        make(&c, &s, one || below(6) > 0);
+        const long long before = dnn_count("runs"), rows = card_count("rondo_cuda_fast_rows");
+        const bool stats = !one && below(3) == 0;
         const int err = c.task.leaf_count ? compute(&c, RONDO_FAST, stats) : 0;
         const bool fast = dnn_count("runs") > before;
-        const bool own = fast && card_count("launches") - launches - (s.q_type == RONDO_F32) < 2;      /* of nodes each call's out becomes floats, too */
+        const bool whole = fast && card_count("rondo_cuda_fast_rows") > rows, own = whole && s.out_type == type;
         direct += own;
+        moved += whole && !own;
         strict += !fast;
         wrong += err != 0;
         for (int64_t r = 0; r < c.task.q_rows && c.task.leaf_count && !err; r++)
@@ -192,9 +194,37 @@ static void bounds(void)
     }
     ok(!wrong, "programs of level fast run");
     ok(worst[0] <= 1.0 && worst[1] <= 1.0, "they are within the stated bound");
-    diag("worst %.3f of the bound in BF16, %.3f in F16; %d by the strict kernels, %d with the library's results as they are", worst[0], worst[1], strict, direct);
+    diag("worst %.3f of the bound in BF16, %.3f in F16; %d by the strict kernels, %d with the library's results as they are, %d in another type", worst[0],
+         worst[1], strict, direct, moved);
     ok(!beside, "nothing beside the results is written");
-    ok(strict < 20 && direct > 2, "it was the library that computed, and where it has all of a row its results are the run's");
+    ok(strict < 20 && direct > 2 && moved > 2, "it was the library that computed, and where it has all of a row its results are the run's");
+}
+
+/* What an execution that is one call of the library takes besides, when there was one with the same arrays, in another stream: that the library is told. */
+static void launches(const char *what, struct shape s, int queries, int rows, int nodes)
+{
+    struct test_case c;
+    make(&c, &s, true);
+    int err = compute(&c, RONDO_FAST, false);
+    const long long all = card_count("launches"), converts = card_count("rondo_cuda_convert"), moves = card_count("rondo_cuda_fast_rows"),
+                    joins = card_count("rondo_cuda_fast"), runs = dnn_count("runs"), calls = dnn_count("calls");
+    err = err ? err : compute(&c, RONDO_FAST, false);
+    ok(!err && dnn_count("runs") - runs == 1 && dnn_count("calls") - calls == 2 && card_count("launches") - all == queries + rows + nodes && card_count("rondo_cuda_convert") - converts == queries &&
+           card_count("rondo_cuda_fast_rows") - moves == rows && card_count("rondo_cuda_fast") - joins == nodes, "%s: %lld calls of the library, %lld of them runs, and %lld launches", what,
+       dnn_count("calls") - calls, dnn_count("runs") - runs, card_count("launches") - all);
+    case_free(&c);
+}
+
+static void forms(void)
+{
+    struct shape s = plain();
+    launches("all of one type", s, 0, 1, 0);
+    s.out_type = RONDO_F32;
+    launches("out of another type", s, 0, 1, 0);
+    s.q_type = RONDO_F32;
+    launches("queries and out of F32", s, 1, 1, 0);
+    s.sinks = 1;
+    launches("sinks, which are joined to nodes", s, 1, 0, 1);
 }
 
 static void again(void)
@@ -417,6 +447,7 @@ int main(void)
     again();
     dnn_set("");
     bounds();
+    forms();
     others();
     pages();
     second_way();

@@ -126,9 +126,9 @@ static int settle(const char *text)
 static struct {
     const char *name;
     long long count;
-} named[64];
+} named[128];
 
-static void count_name(const char *name)
+void fake_count_name(const char *name)
 {
     for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
         if (!named[i].name)
@@ -145,7 +145,7 @@ static long long count_of(const char *name)
     for (size_t i = 0; i < sizeof named / sizeof named[0] && named[i].name; i++)
         if (!strcmp(named[i].name, name))
             return named[i].count;
-    return strncmp(name, "cu", 2) ? -1 : 0;
+    return strncmp(name, "cu", 2) && strncmp(name, "rondo_cuda_", 11) ? -1 : 0;
 }
 
 int rondo_fake_cuda_set(const char *settings)
@@ -233,7 +233,7 @@ static int count_call(const char *name)
     if (err)
         return err;
     fake_counts.calls++;
-    count_name(name);
+    fake_count_name(name);
     if (fake_strikes(&s->call, fake_counts.calls))
         return s->call.code ? s->call.code : CUDA_ERROR_UNKNOWN;
     if (s->lost.number && fake_counts.calls >= s->lost.number)

@@ -126,7 +126,7 @@ FAKE_EXPORT CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUev
 
 /* As RONDO_FAKE_CUDA; counters begin again. NULL: what the environment says. No context may exist. */
 FAKE_EXPORT int rondo_fake_cuda_set(const char *settings);
-/* Of calls, launches, copies, allocations so far, or of one function of the API by its name; of contexts, modules, streams, events, blocks, pinned,
+/* Of calls, launches, copies, allocations so far, or of one function of the API or launches of one kernel, by its name; of contexts, modules, streams, events, blocks, pinned,
  * bytes that there are now, of what is pending in streams; leaks: of things that contexts took along when they went. -1: none of these. */
 FAKE_EXPORT long long rondo_fake_cuda_count(const char *what);
 /* The card that is the calling thread's, or -1. And work of another library's in a stream: once that comes to it step(arg) is called, again and
@@ -182,6 +182,8 @@ extern FAKE_HIDDEN struct fake_context fake_contexts[FAKE_DEVICES];
 FAKE_HIDDEN int fake_enter_as(const char *name, struct fake_context **context);
 #define fake_enter(context) fake_enter_as(__func__, context)
 FAKE_HIDDEN int fake_leave(int err);
+/* Of a function of the API that is called, or a kernel that is launched: for rondo_fake_cuda_count(). */
+FAKE_HIDDEN void fake_count_name(const char *name);
 /* Lets others have the lock for a moment. */
 FAKE_HIDDEN void fake_breathe(void);
 FAKE_HIDDEN bool fake_strikes(const struct fake_fault *fault, long long number);

@@ -332,6 +332,7 @@ static int start(struct fake_context *c, CUfunction function, const unsigned dim
     if (dims[3] > (unsigned)k->threads)
         return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     const bool strikes = fake_strikes(&fake_settings.launch, ++fake_counts.launches);
+    fake_count_name(k->name);
     if (strikes && fake_in_call(fake_settings.launch.code))
         return fake_settings.launch.code;
     struct fake_op *op = fake_op_new(FAKE_LAUNCH, k->bytes);

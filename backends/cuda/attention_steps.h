@@ -209,8 +209,8 @@ DEVICE void cuda_fast_step(const struct cuda_fast *p, int leaf, int64_t token, i
         const struct cuda_fast_call call = p->call[n];
         if (call.leaf != leaf || token < call.first || token >= call.first + call.rows)
             continue;
-        const float *out = p->memory + call.out + ((token - call.first) * heads + hq) * p->a.value_dim;
-        const float lse = p->memory[call.lse + hq * call.rows + (token - call.first)];
+        const int64_t out = call.out + ((token - call.first) * heads + hq) * p->a.value_dim;
+        const float lse = p->lse[call.lse + hq * call.rows + (token - call.first)];
         if (lse < -FLT_MAX)
             continue;
         const double x = (double)lse * 0x1.71547652b82fep0;
@@ -222,21 +222,20 @@ DEVICE void cuda_fast_step(const struct cuda_fast *p, int leaf, int64_t token, i
         for (int e = 0; e < 4; e++) {
             const int d = d0 + THREAD % 32 + 32 * e;
             if (d < p->a.value_dim)
-                node.acc[e] = out[d] * node.l;
+                node.acc[e] = rondo__element(p->out, out + d, p->a.kv_type) * node.l;
         }
     }
     cuda_push(stack, top, &node);
 }
 
-/* All of a row's steps by one warp, each for one block of dimensions after the other: what is in a place changes for all of them at once. The
- * blocks have stacks of their own, with M and l in each. Where the block's warps are together, all but the first only help with LEAF. fast: at level
- * fast what its nodes are made of; else NULL. */
-DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_tile *tile, const struct cuda_fast *fast, int r, float *stack, float *ring)
+/* All steps of a row, of a token and a query head of the job, by one warp, each for one block of dimensions after the other: what is in a place changes for
+ * all of them at once. The blocks have stacks of their own, with M and l in each. Where the block's warps are together, all but the first only help with
+ * LEAF. fast: at level fast what its nodes are made of, and then there are no tile, of which this is row r, and no ring; else NULL. */
+DEVICE void cuda_steps_row(const struct cuda_attention *p, const struct cuda_job *of, const struct cuda_bind *bind, int64_t token, int hq,
+                           const struct cuda_tile *tile, int r, const struct cuda_fast *fast, float *stack, float *ring)
 {
-    const struct cuda_job job = p->jobs[tile->job];
-    const struct cuda_bind bound = cuda_bind_of(p, tile->job), *const bind = &bound;
-    const int64_t f = tile->first + r, token = f / job.group;
-    const int hq = tile->kv_head * job.group + (int)(f % job.group), dim = p->value_dim, size = p->depth * CUDA_LEVEL;
+    const struct cuda_job job = *of;
+    const int dim = p->value_dim, size = p->depth * CUDA_LEVEL;
     const int64_t slot_rows = job.q_rows * job.heads, slot_row = token * job.heads + hq;
     const int helps = p->together && !fast && THREAD >= 32;
     int top = 0, leaf = 0;
@@ -315,8 +314,12 @@ DEVICE void cuda_steps_kernel(const struct cuda_attention *p, char *shared)
     for (int64_t i = BLOCK; i < p->count * groups; i += BLOCKS) {
         const struct cuda_tile tile = p->tiles[p->first + i / groups];
         const int r = p->together ? (int)(i % groups) : (int)(i % groups) * (CUDA_THREADS / 32) + THREAD / 32;
-        if (r < tile.rows)
-            cuda_steps_row(p, &tile, NULL, r, stack, ring);
+        if (r >= tile.rows)
+            continue;
+        const struct cuda_job job = p->jobs[tile.job];
+        const struct cuda_bind bind = cuda_bind_of(p, tile.job);
+        const int64_t f = tile.first + r;
+        cuda_steps_row(p, &job, &bind, f / job.group, tile.kv_head * job.group + (int)(f % job.group), &tile, r, NULL, stack, ring);
     }
 }
 

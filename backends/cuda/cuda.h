@@ -71,7 +71,8 @@ struct rondo_device {
     struct rondo__cuda_room fast;              /* ... what attention leaves */
     struct rondo__cuda_blas *blas;             /* NULL until a layer of level fast is made */
     struct rondo__cuda_dnn *dnn;               /* ... a program of it */
-    struct rondo__cuda_slot slot[CUDA_SLOTS];
+    cu_stream dnn_stream;                      /* that its handle has; NULL: it was told none */
+    struct rondo__cuda_slot slot[CUDA_SLOTS + 1];   /* the last one is of runs that upload nothing */
     int32_t looks_at_unit;
     int32_t next_slot, scratch_slot;           /* the slot whose event says when scratch is free again; -1: none */
     cu_stream scratch_stream;                  /* ... which was recorded there */
@@ -86,7 +87,8 @@ static inline cu_stream rondo__cuda_stream(struct rondo_device *dev, struct rond
 int rondo__cuda_grow(struct rondo_device *dev, struct rondo__cuda_room *room, size_t bytes, const char *what);
 void rondo__cuda_give(struct rondo_device *dev, struct rondo__cuda_room *room);
 
-/* A slot with so many bytes, of which none is used; it may have to wait for the run that has it, which may wait for other ranks. add: space for
+/* A slot with so many bytes, of which none is used; it may have to wait for the run that has it, which may wait for other ranks. With 0 bytes all get the
+ * same one, and nobody waits: its event is behind everything before it, as uses of scratch are behind each other. add: space for
  * some, aligned to 16; its address on the card in *at. send: into the stream. close: behind the last launch that reads it, and uses scratch. */
 int rondo__cuda_slot_take(struct rondo_device *dev, const struct rondo_poll *poll, size_t bytes, struct rondo__cuda_slot **out);
 void *rondo__cuda_slot_add(struct rondo__cuda_slot *slot, size_t bytes, cu_pointer *at);

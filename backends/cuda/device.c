@@ -146,7 +146,7 @@ int rondo__cuda_attach(struct rondo_device **out, const struct rondo_device_desc
         err = rondo__cuda_check(dev, driver->cuStreamCreate(&dev->own.stream, CU_STREAM_OWN), "making a stream");
     if (!err)
         err = rondo__cuda_check(dev, driver->cuStreamCreate(&dev->upload, CU_STREAM_OWN), "making a stream");
-    for (int i = 0; i < CUDA_SLOTS && !err; i++)
+    for (int i = 0; i <= CUDA_SLOTS && !err; i++)
         err = rondo__cuda_check(dev, driver->cuEventCreate(&dev->slot[i].over, CU_EVENT_PLAIN), "making an event");
     if (!err)
         err = rondo__cuda_first_look(dev);
@@ -177,7 +177,7 @@ void rondo__cuda_detach(struct rondo_device *dev)
         rondo__cuda_give(dev, &dev->stack);
         rondo__cuda_give(dev, &dev->parts);
         rondo__cuda_give(dev, &dev->sums);
-        for (int i = 0; i < CUDA_SLOTS; i++) {
+        for (int i = 0; i <= CUDA_SLOTS; i++) {
             struct rondo__cuda_slot *slot = dev->slot + i;
             if (slot->memory)
                 (void)d->cuMemFree_v2(slot->memory);
@@ -230,6 +230,8 @@ void rondo__cuda_stream_free(struct rondo_device *dev, struct rondo_stream *stre
         }
     if (dev->scratch_stream == stream->stream)
         dev->scratch_stream = NULL;    /* its handle may come again */
+    if (dev->dnn_stream == stream->stream)
+        dev->dnn_stream = NULL;
     (void)dev->driver->cuCtxSetCurrent(dev->context);
     (void)dev->driver->cuStreamSynchronize(stream->stream);
     (void)dev->driver->cuStreamDestroy_v2(stream->stream);
@@ -368,8 +370,11 @@ int rondo__cuda_blocks(struct rondo_device *dev, int kernel, size_t shared)
 int rondo__cuda_slot_take(struct rondo_device *dev, const struct rondo_poll *poll, size_t bytes, struct rondo__cuda_slot **out)
 {
     const struct rondo_cuda_driver *d = dev->driver;
-    struct rondo__cuda_slot *slot = dev->slot + dev->next_slot;
+    struct rondo__cuda_slot *slot = dev->slot + (bytes ? dev->next_slot : CUDA_SLOTS);
     int err = 0;
+    *out = slot;
+    if (!bytes)
+        return 0;
     dev->next_slot = (dev->next_slot + 1) % CUDA_SLOTS;
     if (slot->recorded)
         err = wait_for(dev, slot->over, poll, "an earlier run");
@@ -393,7 +398,6 @@ int rondo__cuda_slot_take(struct rondo_device *dev, const struct rondo_poll *pol
             slot->bytes = all;
     }
     slot->used = 0;
-    *out = slot;
     return err;
 }
 

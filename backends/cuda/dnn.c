@@ -96,11 +96,12 @@ void rondo__cuda_dnn_close(struct rondo_device *dev)
     for (int i = 0; i < KEPT; i++)
         rondo__dnn_forget(&dnn, &d->way[i].plan);
     (void)dnn.cudnnDestroy(d->handle);
+    dev->dnn_stream = NULL;
     rondo__cuda_free(d);
     dev->dnn = NULL;
 }
 
-int rondo__cuda_dnn_find(struct rondo_device *dev, const struct rondo__dnn_shape *shape, const struct rondo__dnn_plan **way)
+int rondo__cuda_dnn_find(struct rondo_device *dev, const struct rondo__dnn_shape *shape, struct rondo__dnn_plan **way)
 {
     struct rondo__cuda_dnn *d = dev->dnn;
     struct way *w = NULL;
@@ -128,12 +129,14 @@ int rondo__cuda_dnn_find(struct rondo_device *dev, const struct rondo__dnn_shape
     return 0;
 }
 
-int rondo__cuda_dnn_run(struct rondo_device *dev, cu_stream stream, const struct rondo__dnn_plan *way, const struct rondo__dnn_shape *shape,
+int rondo__cuda_dnn_run(struct rondo_device *dev, cu_stream stream, struct rondo__dnn_plan *way, const struct rondo__dnn_shape *shape,
                         const struct rondo__dnn_data *data)
 {
     struct rondo__cuda_dnn *d = dev->dnn;
     int err = way->workspace ? rondo__cuda_grow(dev, &dev->workspace, way->workspace, "workspace of cuDNN") : 0;
-    if (!err)
+    if (!err && stream != dev->dnn_stream) {
         err = check(dev, dnn.cudnnSetStream(d->handle, stream), "a stream");
+        dev->dnn_stream = err ? NULL : stream;
+    }
     return err ? err : check(dev, rondo__dnn_execute(&dnn, d->handle, way, shape, data, (void *)(uintptr_t)dev->workspace.memory), "attention");
 }

@@ -80,12 +80,17 @@ struct rondo__dnn_data {
 enum { DNN_THINGS = 80 };
 struct rondo__dnn_plan {
     dnn_thing things[DNN_THINGS], plan;
-    int32_t count;
+    int32_t count, keys, rows;
     size_t workspace;
+    /* what it was executed with last, which the library has as a thing too, with numbers that lie here: who executes it again with the same makes none */
+    dnn_thing pack;
+    struct rondo__dnn_data data;
+    void *with;
+    float hidden;
 };
 /* 0, or cuDNN's status. handle, or `card` (a thing that describes one) where there is no handle. The plan must be forgotten in either case. */
 int rondo__dnn_make(const struct rondo__cudnn *dnn, dnn_handle handle, dnn_thing card, const struct rondo__dnn_shape *shape, struct rondo__dnn_plan *plan);
-int rondo__dnn_execute(const struct rondo__cudnn *dnn, dnn_handle handle, const struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *shape,
+int rondo__dnn_execute(const struct rondo__cudnn *dnn, dnn_handle handle, struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *shape,
                        const struct rondo__dnn_data *data, void *workspace);
 void rondo__dnn_forget(const struct rondo__cudnn *dnn, struct rondo__dnn_plan *plan);
 static inline bool rondo__dnn_refuses(int status) { return status / 1000 * 1000 == DNN_NOT_SUPPORTED; }
@@ -97,9 +102,9 @@ int rondo__cuda_dnn_open(struct rondo_device *dev);
 void rondo__cuda_dnn_close(struct rondo_device *dev);
 /* The plan of a shape, made where there is none yet, which takes some tenths of a second; *way NULL where the library has none for it. What
  * it points to is there until the next call. */
-int rondo__cuda_dnn_find(struct rondo_device *dev, const struct rondo__dnn_shape *shape, const struct rondo__dnn_plan **way);
+int rondo__cuda_dnn_find(struct rondo_device *dev, const struct rondo__dnn_shape *shape, struct rondo__dnn_plan **way);
 /* Into the stream. Scratch is the caller's. */
-int rondo__cuda_dnn_run(struct rondo_device *dev, cu_stream stream, const struct rondo__dnn_plan *way, const struct rondo__dnn_shape *shape,
+int rondo__cuda_dnn_run(struct rondo_device *dev, cu_stream stream, struct rondo__dnn_plan *way, const struct rondo__dnn_shape *shape,
                         const struct rondo__dnn_data *data);
 
 /* ---- dnn_check.c: 0, or RONDO_EDEVICE and a sentence where its results are beyond the bound; computes only when the process asks first ---- */

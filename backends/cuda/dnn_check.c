@@ -107,7 +107,7 @@ static int by_library(const struct check *c, const struct problem *p, int *done)
                                             .out_row = HEADS * p->dim, .out_head = p->dim };
     const struct rondo__dnn_data data = { .q = ON_CARD(c, q), .k = ON_CARD(c, k), .v = ON_CARD(c, v), .out = ON_CARD(c, out), .stats = ON_CARD(c, stats),
                                           .scale = (float)((double)scale_log2 * ln2) };
-    const struct rondo__dnn_plan *way;
+    struct rondo__dnn_plan *way;
     int err = rondo__cuda_dnn_find(c->dev, &shape, &way);
     *done = 0;
     if (err || !way)

@@ -213,29 +213,55 @@ int rondo__dnn_make(const struct rondo__cudnn *dnn, dnn_handle handle, dnn_thing
     return plan->plan ? m.status : first;
 }
 
-int rondo__dnn_execute(const struct rondo__cudnn *dnn, dnn_handle handle, const struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *shape,
-                       const struct rondo__dnn_data *data, void *workspace)
+static bool same(const struct rondo__dnn_data *a, const struct rondo__dnn_data *b)
 {
-    float scale = data->scale, hidden = -__builtin_inff();
-    int32_t keys = (int32_t)shape->keys, rows = (int32_t)shape->rows;
+    return a->q == b->q && a->k == b->k && a->v == b->v && a->out == b->out && a->stats == b->stats && memcmp(&a->scale, &b->scale, sizeof a->scale) == 0;
+}
+
+static void forget_pack(const struct rondo__cudnn *dnn, struct rondo__dnn_plan *plan)
+{
+    if (plan->pack)
+        (void)dnn->cudnnBackendDestroyDescriptor(plan->pack);
+    plan->pack = NULL;
+}
+
+static int make_pack(const struct rondo__cudnn *dnn, struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *shape, const struct rondo__dnn_data *data,
+                     void *workspace)
+{
     const int64_t ids[] = { ID_Q, ID_K, ID_V, ID_OUT, ID_STATS, ID_SCALE, ID_HIDDEN, ID_KEYS, ID_ROWS };
-    const void *at[] = { data->q, data->k, data->v, data->out, data->stats, &scale, &hidden, &keys, &rows };
+    const void *at[] = { data->q, data->k, data->v, data->out, data->stats, &plan->data.scale, &plan->hidden, &plan->keys, &plan->rows };
     const int64_t count = shape->causal ? shape->keys != shape->rows ? 9 : 7 : 6;
     struct rondo__dnn_plan own = { .count = 0 };
     struct maker m = { .dnn = dnn, .plan = &own };
+    forget_pack(dnn, plan);
+    plan->data = *data;
+    plan->with = workspace;
+    plan->hidden = -__builtin_inff();
+    plan->keys = (int32_t)shape->keys;
+    plan->rows = (int32_t)shape->rows;
     dnn_thing pack = begin(&m, DNN_PACK);
     set(&m, pack, DNN_A_PACK_IDS, DNN_T_INT64, count, ids);
     set(&m, pack, DNN_A_PACK_POINTERS, DNN_T_POINTER, count, at);
     set(&m, pack, DNN_A_PACK_WORKSPACE, DNN_T_POINTER, 1, &workspace);
     end(&m, pack);
-    if (!m.status)
-        m.status = dnn->cudnnBackendExecute(handle, plan->plan, pack);
-    rondo__dnn_forget(dnn, &own);
+    if (m.status)
+        rondo__dnn_forget(dnn, &own);
+    else
+        plan->pack = pack;
     return m.status;
+}
+
+int rondo__dnn_execute(const struct rondo__cudnn *dnn, dnn_handle handle, struct rondo__dnn_plan *plan, const struct rondo__dnn_shape *shape,
+                       const struct rondo__dnn_data *data, void *workspace)
+{
+    const bool again = plan->pack && plan->with == workspace && same(&plan->data, data);
+    const int status = again ? 0 : make_pack(dnn, plan, shape, data, workspace);
+    return status ? status : dnn->cudnnBackendExecute(handle, plan->plan, plan->pack);
 }
 
 void rondo__dnn_forget(const struct rondo__cudnn *dnn, struct rondo__dnn_plan *plan)
 {
+    forget_pack(dnn, plan);
     while (plan->count > 0)
         (void)dnn->cudnnBackendDestroyDescriptor(plan->things[--plan->count]);
     *plan = (struct rondo__dnn_plan){ .count = 0 };

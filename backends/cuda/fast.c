@@ -3,15 +3,18 @@
  * Attention of level fast (rondo-numerics(7)): what of a program is for cuDNN, and its runs. A job that is has, for each LEAF that counts, calls of
  * the library: some rows of queries against keys that follow each other, all of which each row sees, or one more with each row. LEAFs that end in
  * the same node and whose keys touch are one; at this level no order of sums is promised. What comes back of a call, out and log(sum(exp)) of a row, is the
- * node that the row's steps want (attention_fast.h), or, where one call has all that a row sees and nobody else adds to it, the result itself. All
+ * node that the row's steps want (attention_fast.h), or, where one call has all that a row sees and nobody else adds to it, the result itself, which
+ * the library writes where it belongs if it can. So of an execution that is one call not the library's are: queries to be rounded (a launch), where they
+ * are F32; and a launch behind the call, for nodes, for out in another type, or for log(sum(exp)) alone, whose order is the library's until then. All
  * other jobs are the strict kernels', whose lists a program has in any case: what a run's memory looks like is known late. Called by program.c
  * and attention.c.
  */
 #include "backends/cuda/fast.h"
 
 #include "backends/cuda/dnn.h"
+#include "backends/cuda/layers.h"
 
-#define NODE_FLOATS ((int64_t)64 << 20)        /* of scratch that a batch of rows may take */
+#define BATCH_BYTES ((int64_t)256 << 20)       /* of scratch that a batch of rows may take */
 #define ELEMENTS ((int64_t)INT32_MAX)          /* that an array may span: the library's kernels count in 32 bits */
 
 /* ---- a program ---- */
@@ -135,10 +138,10 @@ static int plan_job(struct rondo_program *p, int64_t number, struct cuda_fast_jo
     const struct rondo_job *job = d->jobs + number;
     const struct cuda_job *cj = (const struct cuda_job *)p->jobs.data + number;
     const int64_t batches = p->fast_batches.count, calls = p->fast_calls.count, wide = (int64_t)cj->heads * d->value_dim;
-    int64_t row_floats = (int64_t)cj->heads * (d->value_dim + 1), most;
+    int64_t row_bytes = (int64_t)cj->heads * (2 * d->value_dim + 4), most;
     struct group *g = NULL;
     int32_t count = 0;
-    bool possible = true, alone = !d->terms.sinks && d->out_type == d->kv_type;
+    bool possible = true, alone = !d->terms.sinks;
     *out = (struct cuda_fast_job){ .batches = 0 };
     if (job->operation != RONDO_JOB_FORWARD || job->leaves <= 0 || job->q_rows < CUDA_FAST_QUERIES)
         return 0;
@@ -148,13 +151,13 @@ static int plan_job(struct rondo_program *p, int64_t number, struct cuda_fast_jo
     }
     int err = groups_of(d, job, &g, &count);
     possible = !err && count > 0;
-    row_floats *= count > 0 ? count : 1;
-    most = NODE_FLOATS / row_floats > CUDA_FAST_QUERIES ? NODE_FLOATS / row_floats / CUDA_FAST_QUERIES * CUDA_FAST_QUERIES : CUDA_FAST_QUERIES;
-    if (count == 1 && alone && all_see(p, cj, g))
+    row_bytes *= count > 0 ? count : 1;
+    most = BATCH_BYTES / row_bytes > CUDA_FAST_QUERIES ? BATCH_BYTES / row_bytes / CUDA_FAST_QUERIES * CUDA_FAST_QUERIES : CUDA_FAST_QUERIES;
+    if (count == 1 && alone && d->out_type == d->kv_type && all_see(p, cj, g))
         most *= 4;                             /* seldom in need of scratch for what comes out */
     for (int64_t first = 0; first < job->q_rows && possible; first += most) {
         struct cuda_fast_batch batch = { .first = first, .rows = job->q_rows - first < most ? job->q_rows - first : most, .call = p->fast_calls.count };
-        int64_t floats = 0, covered = 0;
+        int64_t covered = 0;
         int32_t used = 0;
         void *at;
         for (int32_t i = 0; i < count && possible; i++) {
@@ -164,17 +167,13 @@ static int plan_job(struct rondo_program *p, int64_t number, struct cuda_fast_jo
         }
         struct cuda_fast_call *c = (struct cuda_fast_call *)p->fast_calls.data + batch.call;
         for (int32_t i = 0; i < batch.calls; i++) {
-            c[i].lse = floats;
-            floats += (c[i].rows * cj->heads + 3) & ~(int64_t)3;
+            c[i].lse = batch.floats;
+            c[i].out = batch.halves;
+            batch.floats += (c[i].rows * cj->heads + 3) & ~(int64_t)3;
+            batch.halves += c[i].rows * wide;
             covered += c[i].rows;
         }
-        for (int32_t i = 0; i < batch.calls; i++) {
-            c[i].out = floats;
-            floats += c[i].rows * wide;
-        }
-        batch.direct = alone && used == 1 && covered == batch.rows;
-        batch.lse_floats = batch.calls ? c[0].out : 0;
-        batch.floats = floats;
+        batch.alone = alone && used == 1 && covered == batch.rows;
         if (possible && !rondo__cuda_list_add(&p->fast_batches, 1, sizeof batch, &at))
             err = no_memory(), possible = false;
         if (possible)
@@ -190,14 +189,14 @@ static int plan_job(struct rondo_program *p, int64_t number, struct cuda_fast_jo
     return 0;
 }
 
-/* Bytes of 16-bit numbers of a batch: its queries, where they are rounded, and behind them out of one call, where that is to become floats. */
+/* Bytes of 16-bit numbers of a batch: its queries, where they are rounded, and behind them out of all calls, where it is not written where it belongs. */
 static int64_t queries_of(const struct rondo_program_desc *d, const struct cuda_fast_batch *b, int32_t heads)
 {
     return d->q_type == RONDO_F32 ? b->rows * heads * d->head_dim * 2 : 0;
 }
 static int64_t halves_of(const struct rondo_program_desc *d, const struct cuda_fast_batch *b, int32_t heads, bool direct)
 {
-    return queries_of(d, b, heads) + (direct ? 0 : b->rows * heads * d->value_dim * 2);
+    return queries_of(d, b, heads) + (direct ? 0 : b->halves * 2);
 }
 
 int rondo__cuda_fast_program(struct rondo_device *dev, struct rondo_program *p)
@@ -220,9 +219,8 @@ int rondo__cuda_fast_program(struct rondo_device *dev, struct rondo_program *p)
         err = plan_job(p, j, (struct cuda_fast_job *)p->fast_jobs.data + j);
     for (int64_t i = 0; i < p->fast_batches.count && !err; i++) {
         const struct cuda_fast_batch *b = (const struct cuda_fast_batch *)p->fast_batches.data + i;
-        const int64_t need = b->direct ? b->lse_floats : b->floats;
-        const int64_t narrow = halves_of(d, b, d->heads, b->direct);
-        floats = need > floats ? need : floats;
+        const int64_t narrow = halves_of(d, b, d->heads, b->alone && d->out_type == d->kv_type);
+        floats = b->floats > floats ? b->floats : floats;
         halves = narrow > halves ? narrow : halves;
     }
     p->fast_scratch = (size_t)(floats * 4 + halves);
@@ -286,7 +284,7 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
         .q = q, .k = (const char *)part->k.data + (row * s->k_row + job->kv_head * s->k_head) * 2,
         .v = (const char *)part->v.data + (row * s->v_row + job->kv_head * s->v_head) * 2,
         .out = direct ? (char *)run->out.data + (place->out + call->first * s->out_row) * rondo__cuda_size(d->out_type)
-                      : (char *)(uintptr_t)dev->halves.memory + queries_of(d, batch, heads),
+                      : (char *)(uintptr_t)dev->halves.memory + queries_of(d, batch, heads) + call->out * 2,
         .stats = scratch + call->lse, .scale = (float)((double)d->scale_log2 * 0x1.62e42fefa39efp-1),
     };
     return true;
@@ -307,10 +305,15 @@ static int round_queries(struct rondo_device *dev, struct rondo_stream *stream, 
     return err;
 }
 
-/* Where out is q the library would write what it may still read. */
-static bool goes_direct(const struct rondo_program *p, const struct rondo_attention_run *run, const struct cuda_fast_batch *batch)
+/* Who makes results of what the library computes: it does itself; or the kernel of rows, which moves them; or that of nodes. Where out is q the library
+ * would write what it may still read. */
+enum { DIRECT, ROWS, NODES };
+static int made_by(const struct rondo_program *p, const struct rondo_attention_run *run, const struct cuda_fast_batch *batch)
 {
-    return batch->direct && !run->stats.data && run->out.data != run->q.data && even(&run->out, p->desc.out_type, p->desc.value_dim);
+    const struct rondo_program_desc *d = &p->desc;
+    if (!batch->alone || run->stats.data)
+        return NODES;
+    return d->out_type == d->kv_type && run->out.data != run->q.data && even(&run->out, d->out_type, d->value_dim) ? DIRECT : ROWS;
 }
 
 /* Calls, then what makes nodes and results of them. */
@@ -319,35 +322,35 @@ static int run_batch(struct rondo_device *dev, struct rondo_stream *stream, cons
 {
     const struct rondo_job *job = p->desc.jobs + number;
     const struct cuda_fast_call *calls = (const struct cuda_fast_call *)p->fast_calls.data + batch->call;
-    const bool direct = goes_direct(p, run, batch);
+    const int made = made_by(p, run, batch);
     cu_stream s = rondo__cuda_stream(dev, stream);
     struct ready r;
     struct cuda_fast f;
     int err = p->desc.q_type == RONDO_F32 && batch->calls ? round_queries(dev, stream, p, run, job, batch, place) : 0;
     for (int32_t i = 0; i < batch->calls && !err; i++) {
-        const struct rondo__dnn_plan *way;
-        if (!prepare(dev, p, run, job, calls + i, batch, place, direct, &r))
+        struct rondo__dnn_plan *way;
+        if (!prepare(dev, p, run, job, calls + i, batch, place, made == DIRECT, &r))
             return rondo__cuda_fail(RONDO_EINVAL, "attention: arrays of job %lld are not what they were", (long long)number);
         err = rondo__cuda_dnn_find(dev, &r.shape, &way);
         if (!err)
             err = rondo__cuda_dnn_run(dev, s, way, &r.shape, &r.data);
-        if (!err && !direct)
-            err = rondo__cuda_convert_rows(dev, stream, 1, r.shape.rows * r.shape.out_row, p->desc.kv_type, r.data.out, 0, RONDO_F32,
-                                           (float *)(uintptr_t)dev->fast.memory + calls[i].out, 0);
     }
-    if (err || (direct && !run->lse.data))
+    if (err || (made == DIRECT && !run->lse.data))
         return err;
     memset(&f, 0, sizeof f);
     f.a = *c;
     f.a.first = batch->first;
     f.a.count = batch->rows;
-    f.memory = (const float *)(uintptr_t)dev->fast.memory;
+    f.lse = (const float *)(uintptr_t)dev->fast.memory;
+    f.out = made == DIRECT ? NULL : (const char *)(uintptr_t)dev->halves.memory + queries_of(&p->desc, batch, rondo__job_heads(job, p->desc.heads));
     f.calls = batch->calls;
     f.job = (int32_t)number;
-    f.direct = direct;
+    f.grain = even(&run->out, p->desc.out_type, p->desc.value_dim) ? 16 : 1;
     memcpy(f.call, calls, (size_t)batch->calls * sizeof *calls);
     const int64_t rows = batch->rows * rondo__job_heads(job, p->desc.heads);
-    return rondo__cuda_launch(dev, KERNEL_rondo_cuda_fast, (rows + CUDA_THREADS / 32 - 1) / (CUDA_THREADS / 32), (size_t)p->shared[KERNEL_rondo_cuda_steps], s, &f);
+    if (made == NODES)
+        return rondo__cuda_launch(dev, KERNEL_rondo_cuda_fast, rondo__cuda_spread(dev, rows * 32), (size_t)cuda_stack_bytes(p->depth, p->desc.value_dim), s, &f);
+    return rondo__cuda_launch(dev, KERNEL_rondo_cuda_fast_rows, rondo__cuda_spread(dev, made == ROWS ? rows * (p->desc.value_dim / 8) : rows), 0, s, &f);
 }
 
 int rondo__cuda_fast_run(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *p, const struct rondo_attention_run *run, int64_t number,
@@ -360,16 +363,13 @@ int rondo__cuda_fast_run(struct rondo_device *dev, struct rondo_stream *stream, 
     *done = 0;
     /* Before anything happens: can the library do all of it? */
     for (int32_t b = 0; b < job->batches; b++) {
-        const bool direct = goes_direct(p, run, batch + b);
-        if (batch[b].direct && !direct) {
-            err = rondo__cuda_grow(dev, &dev->fast, (size_t)batch[b].floats * 4, "scratch for attention of level fast");
-            if (!err)
-                err = rondo__cuda_grow(dev, &dev->halves, (size_t)halves_of(&p->desc, batch + b, p->desc.heads, false), "scratch of 16 bits for attention");
-            if (err)
-                return err;
-        }
+        const bool direct = made_by(p, run, batch + b) == DIRECT;
+        if (!direct)                           /* where a program could not know it; else there is enough */
+            err = rondo__cuda_grow(dev, &dev->halves, (size_t)halves_of(&p->desc, batch + b, p->desc.heads, false), "scratch of 16 bits for attention");
+        if (err)
+            return err;
         for (int32_t i = 0; i < batch[b].calls; i++) {
-            const struct rondo__dnn_plan *way;
+            struct rondo__dnn_plan *way;
             if (!prepare(dev, p, run, p->desc.jobs + number, (const struct cuda_fast_call *)p->fast_calls.data + batch[b].call + i, batch + b, place, direct, &r))
                 return 0;
             err = rondo__cuda_dnn_find(dev, &r.shape, &way);

@@ -11,8 +11,8 @@
 #define CUDA_FAST_DIM 256          /* of a head, at most */
 
 struct cuda_fast_batch {           /* rows of a job whose calls have room in scratch together */
-    int64_t first, rows, call, floats, lse_floats;
-    int32_t calls, direct;         /* direct: its calls' results are the job's */
+    int64_t first, rows, call, floats, halves;   /* of scratch for what its calls leave, numbers */
+    int32_t calls, alone;          /* alone: its calls' results are the job's */
 };
 struct cuda_fast_job {             /* batches 0: a job of the strict kernels */
     int64_t batch;

@@ -53,6 +53,11 @@ KERNEL(rondo_cuda_fast, cuda_fast, CUDA_THREADS, 4)
     cuda_fast_kernel(&p, shared);
 }
 
+KERNEL(rondo_cuda_fast_rows, cuda_fast, CUDA_THREADS, 4)
+{
+    cuda_fast_rows_kernel(&p);
+}
+
 #define LINEAR(name, blocks, call) \
     KERNEL(name, cuda_linear, CUDA_THREADS, blocks) \
     { \

@@ -281,6 +281,14 @@ static int run_node(struct rondo_device *dev, cu_stream s, const struct rondo_de
     return err ? err : rondo__cuda_slot_close(dev, slot, s);
 }
 
+/* A thread takes one number of a row that becomes Q8, of which a warp takes one; else eight, where all rows are whole pieces of 16 bytes. */
+static int convert(struct rondo_device *dev, cu_stream s, struct cuda_convert *c)
+{
+    const bool plain = c->from_type != RONDO_Q8 && c->to_type != RONDO_Q8;
+    c->many = plain && c->dim % 8 == 0 && rondo__cuda_grain(c->from, c->from_stride, (int64_t)(uintptr_t)c->to, c->to_stride) == 16 ? 8 : 1;
+    return rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, c->to_type == RONDO_Q8 ? c->rows * 32 : c->rows * c->dim / c->many), 0, s, c);
+}
+
 /* As run_node(), by the library. *done 0: it has no way to do it, and nothing happened. */
 static int run_product(struct rondo_device *dev, cu_stream s, const struct rondo_device_linear *l, const struct rondo_linear_run *run, const float *x,
                        int32_t first, int32_t end, float *y, int64_t y_stride, bool sum, const struct rondo_poll *poll, int *done)
@@ -302,8 +310,9 @@ static int run_product(struct rondo_device *dev, cu_stream s, const struct rondo
     if (err)
         return err;
     if (l->type != RONDO_F32) {
-        const struct cuda_convert c = { x, (void *)(uintptr_t)dev->halves.memory, run->rows, in, run->x_stride * 4, pitch, RONDO_F32, l->type };
-        err = rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, run->rows * in), 0, s, &c);
+        struct cuda_convert c = { .from = x, .to = (void *)(uintptr_t)dev->halves.memory, .rows = run->rows, .dim = in, .from_stride = run->x_stride * 4,
+                                  .to_stride = pitch, .from_type = RONDO_F32, .to_type = l->type };
+        err = convert(dev, s, &c);
         p.x = c.to;
         p.x_stride = pitch / size;
     }
@@ -429,18 +438,16 @@ int rondo__cuda_swiglu(struct rondo_device *dev, struct rondo_stream *stream, in
 
 int rondo__cuda_convert(struct rondo_device *dev, struct rondo_stream *stream, int64_t count, int from_type, const void *from, int to_type, void *to)
 {
-    const struct cuda_convert c = { from, to, 1, count, 0, 0, from_type, to_type };
-    int err = rondo__cuda_enter(dev);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, count), 0, rondo__cuda_stream(dev, stream), &c);
+    return rondo__cuda_convert_rows(dev, stream, 1, count, from_type, from, 0, to_type, to, 0);
 }
 
 int rondo__cuda_convert_rows(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, int from_type, const void *from,
                              size_t from_stride, int to_type, void *to, size_t to_stride)
 {
-    const struct cuda_convert c = { from, to, rows, dim, (int64_t)from_stride, (int64_t)to_stride, from_type, to_type };
+    struct cuda_convert c = { .from = from, .to = to, .rows = rows, .dim = dim, .from_stride = (int64_t)from_stride, .to_stride = (int64_t)to_stride,
+                              .from_type = from_type, .to_type = to_type };
     int err = rondo__cuda_enter(dev);
-    return err ? err : rondo__cuda_launch(dev, KERNEL_rondo_cuda_convert, rondo__cuda_spread(dev, to_type == RONDO_Q8 ? rows * 32 : rows * dim), 0,
-                                          rondo__cuda_stream(dev, stream), &c);
+    return err ? err : convert(dev, rondo__cuda_stream(dev, stream), &c);
 }
 
 int rondo__cuda_logsumexp(struct rondo_device *dev, struct rondo_stream *stream, int64_t rows, int64_t dim, const float *x, int64_t x_stride, double *out)

@@ -63,6 +63,46 @@ DEVICE float cuda_high(uint32_t word, int type)
     return type == RONDO_BF16 ? rondo__float(word & 0xffff0000u) : NUM_F16((uint16_t)(word >> 16));
 }
 
+/* Eight numbers of no Q8, the first one a multiple of eight elements behind an address of whole 16 bytes. */
+DEVICE void cuda_get8(float x[8], const void *from, int64_t at, int type)
+{
+    const struct quad *f = (const struct quad *)(const void *)((const char *)from + at * (type == RONDO_F32 ? 4 : 2)), first = f[0];
+    if (type == RONDO_F32) {
+        const struct quad second = f[1];
+        x[0] = first.a, x[1] = first.b, x[2] = first.c, x[3] = first.d;
+        x[4] = second.a, x[5] = second.b, x[6] = second.c, x[7] = second.d;
+        return;
+    }
+    uint32_t w[4];
+    memcpy(w, &first, sizeof w);
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        x[2 * i] = cuda_low(w[i], type);
+        x[2 * i + 1] = cuda_high(w[i], type);
+    }
+}
+/* As rondo__put_element() puts each. */
+DEVICE void cuda_put8(void *to, int64_t at, int type, const float x[8])
+{
+    struct quad *t = (struct quad *)(void *)((char *)to + at * (type == RONDO_F32 ? 4 : 2)), first;
+    uint32_t w[8];
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        w[i] = type == RONDO_F32 ? rondo__bits(x[i] != x[i] ? rondo__float(RONDO_NAN_BITS) : x[i])
+             : type == RONDO_BF16 ? rondo__to_bf16(x[i]) : rondo__to_f16(x[i]);
+    if (type == RONDO_F32) {
+        struct quad second;
+        memcpy(&second, w + 4, sizeof second);
+        t[1] = second;
+    } else {
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            w[i] = w[2 * i] | w[2 * i + 1] << 16;
+    }
+    memcpy(&first, w, sizeof first);
+    t[0] = first;
+}
+
 DEVICE int cuda_minimum(int a, int b) { return a < b ? a : b; }
 DEVICE int cuda_maximum(int a, int b) { return a > b ? a : b; }
 DEVICE int cuda_chunks(int64_t n, int size) { return (int)((n + size - 1) / size); }

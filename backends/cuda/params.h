@@ -69,9 +69,13 @@ static inline int64_t cuda_thin_level(int64_t value_dim, int rows)
 #define CUDA_TOGETHER 16                                     /* nodes of a LEAF from which a block's warps join them together */
 #define CUDA_LEVEL (CUDA_COLUMNS + 64)                       /* floats of a node that a warp holds: a block of dimensions, M and l of each lane */
 #define CUDA_AHEAD 8                                         /* nodes of parts that are fetched at once */
+static inline int64_t cuda_stack_bytes(int64_t depth, int64_t value_dim)
+{
+    return 4 * (CUDA_THREADS / 32) * ((value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS) * depth * CUDA_LEVEL;
+}
 static inline int64_t cuda_steps_bytes(int64_t depth, int64_t value_dim)
 {
-    return 4 * (CUDA_THREADS / 32) * (((value_dim + CUDA_COLUMNS - 1) / CUDA_COLUMNS) * depth + CUDA_AHEAD) * CUDA_LEVEL;
+    return cuda_stack_bytes(depth, value_dim) + 4 * (CUDA_THREADS / 32) * CUDA_AHEAD * CUDA_LEVEL;
 }
 #define CUDA_LINEAR_TILE_BYTES (4 * 2 * (CUDA_COLUMNS + CUDA_TILE) * CUDA_PITCH)
 #define CUDA_LINEAR_THIN_BYTES(rows) (2 * CUDA_STAGE + 2 * 4 * CUDA_THIN_BYTES * (rows))
@@ -179,21 +183,22 @@ struct cuda_attention {
 
 /* ---- attention of level fast ---- */
 
-/* Some rows of a job against keys that follow each other: a call of the library, and where in scratch (floats) it leaves its results, out
- * [rows][heads][value_dim] and the logarithms of sums of exponentials [heads][rows]. */
+/* Some rows of a job against keys that follow each other: a call of the library, and where in scratch it leaves its results, out
+ * [rows][heads][value_dim] of 16 bits each and the logarithms of sums of exponentials [heads][rows] of floats. */
 struct cuda_fast_call {
     int64_t first, rows;        /* tokens of the job */
     int64_t key, keys;          /* row of the first one among the sequence's in its source */
-    int64_t out, lse;
+    int64_t out, lse;           /* numbers, from where all calls' begin */
     int32_t leaf, source;       /* leaf: number of the LEAF step that the node belongs to; other LEAFs' nodes are empty */
     int32_t causal, reserved;   /* causal: the last row sees all keys, each row before it one less */
 };
 #define CUDA_FAST_CALLS 24      /* of a batch of rows, at most: they are parameters */
 struct cuda_fast {
     struct cuda_attention a;    /* first, count: tokens of the job */
-    const float *memory;
+    const float *lse;
+    const void *out;            /* NULL: results are where they belong, but for their logarithms */
     struct cuda_fast_call call[CUDA_FAST_CALLS];
-    int32_t calls, job, direct, reserved;
+    int32_t calls, job, grain, reserved;    /* grain: bytes of which where rows of the run's out begin is a multiple */
 };
 
 /* ---- gradients of attention ---- */
@@ -512,6 +517,7 @@ struct cuda_convert {
     void *to;
     int64_t rows, dim, from_stride, to_stride;   /* bytes */
     int32_t from_type, to_type;
+    int32_t many, reserved;                      /* numbers that a thread takes at once: 8, of rows of whole 16 bytes; 1 */
 };
 struct cuda_logsumexp {
     const float *x;
@@ -529,7 +535,7 @@ struct cuda_rows {               /* copies */
     X(rondo_cuda_leaves, cuda_attention) X(rondo_cuda_leaves_wide, cuda_attention) \
     X(rondo_cuda_thin_1, cuda_attention) X(rondo_cuda_thin_2, cuda_attention) X(rondo_cuda_thin_4, cuda_attention) X(rondo_cuda_thin_8, cuda_attention) \
     X(rondo_cuda_thin_terms, cuda_attention) X(rondo_cuda_unit, cuda_attention) X(rondo_cuda_unit_wide, cuda_attention) X(rondo_cuda_double, cuda_attention) X(rondo_cuda_double_wide, cuda_attention) \
-    X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) \
+    X(rondo_cuda_steps, cuda_attention) X(rondo_cuda_probabilities, cuda_attention) X(rondo_cuda_fast, cuda_fast) X(rondo_cuda_fast_rows, cuda_fast) \
     X(rondo_cuda_linear_tile, cuda_linear) X(rondo_cuda_linear_thin_1, cuda_linear) X(rondo_cuda_linear_thin_2, cuda_linear) \
     X(rondo_cuda_linear_thin_4, cuda_linear) X(rondo_cuda_linear_thin_8, cuda_linear) X(rondo_cuda_linear_join, cuda_join) \
     X(rondo_cuda_rmsnorm, cuda_rmsnorm) X(rondo_cuda_rope, cuda_rope) X(rondo_cuda_swiglu, cuda_swiglu) X(rondo_cuda_convert, cuda_convert) \

@@ -122,9 +122,19 @@ DEVICE void cuda_short_conv_kernel(const struct cuda_conv *p)
     }
 }
 
-/* Where numbers become Q8 a warp takes a row, else a thread a number. */
+/* Where numbers become Q8 a warp takes a row, else a thread a number, or eight of them. */
 DEVICE void cuda_convert_kernel(const struct cuda_convert *p)
 {
+    if (p->many == 8) {
+        const int64_t across = p->dim / 8, all = p->rows * across;
+        for (int64_t i = (int64_t)BLOCK * CUDA_THREADS + THREAD; i < all; i += (int64_t)BLOCKS * CUDA_THREADS) {
+            const int64_t row = p->rows == 1 ? 0 : i / across, d = (i - row * across) * 8;
+            float x[8];
+            cuda_get8(x, (const char *)p->from + row * p->from_stride, d, p->from_type);
+            cuda_put8((char *)p->to + row * p->to_stride, d, p->to_type, x);
+        }
+        return;
+    }
     if (p->to_type != RONDO_Q8) {
         for (int64_t i = (int64_t)BLOCK * CUDA_THREADS + THREAD; i < p->rows * p->dim; i += (int64_t)BLOCKS * CUDA_THREADS) {
             const char *from = (const char *)p->from + i / p->dim * p->from_stride;
