@@ -99,9 +99,8 @@ static bool leaf_after(const void *a, const void *b)
     return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
 }
 
-void rondo__sort_backward_leaves(struct rondo__gradients *b, int64_t first)
+void rondo__sort_backward_leaves(struct rondo__list *leaves, int64_t first)
 {
-    struct rondo__list *leaves = &b->part->leaves;
     rondo__sort((struct rondo_backward_leaf *)leaves->items + first, sizeof(struct rondo_backward_leaf), leaves->count - first, leaf_after);
 }
 
@@ -131,7 +130,7 @@ bool rondo__add_bias_jobs(struct rondo__gradients *b, int32_t of, const struct r
             leaf->source = there ? b->base + r : -1;
             leaf->row -= there && r != b->rank ? here[r].begin : 0;
         }
-        rondo__sort_backward_leaves(b, keys);
+        rondo__sort_backward_leaves(&b->part->leaves, keys);
         if (!rondo__add_made_job(b, i, RONDO_BACKWARD_BIAS, &job))
             return false;
     }
@@ -263,7 +262,7 @@ static void arguments(struct rondo__gradients *b)
 {
     if (b->d->machine.unified || b->ranks == 1)
         return;
-    rondo__schedule_begin(b->s, RONDO_PACK, rondo__named_step("arguments"), -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
     for (int32_t i = 0; i < RONDO_GRADIENT_CALLERS && !b->s->failed; i++) {
         struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
         buffer->access = RONDO_ACCESS_BOTH;
@@ -300,7 +299,7 @@ static void use_result(struct rondo__gradients *b, bool queries)
 
 static struct rondo__operation *compute(struct rondo__gradients *b, int32_t work, const char *what)
 {
-    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, rondo__named_step(what), -1);
+    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, rondo__step_named(what), -1);
     o->program = -1;
     o->first = work;
     o->count = 1;
@@ -417,7 +416,7 @@ static void sinks(struct rondo__gradients *b, const int64_t *count)
     if (b->ranks > 1) {
         const size_t bytes = rondo__product(count[b->rank], row);
         const int32_t from = count[b->rank] ? rondo__schedule_sent(b->s, m, at[b->rank], 0, bytes, -1) : -1;
-        rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step("sinks"), -1)->operation = RONDO_OP_ALL_GATHER;
+        rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named("sinks"), -1)->operation = RONDO_OP_ALL_GATHER;
         for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
             const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
             if (count[b->rank])
@@ -499,7 +498,7 @@ static int make_schedule(struct rondo__gradients *b)
         if (b->d->desc.sinks)
             sinks(b, nodes);
         if (b->ranks > 1)
-            rondo__schedule_fence(b->s, &b->d->machine, rondo__named_step("end of gradients"));
+            rondo__schedule_fence(b->s, &b->d->machine, rondo__step_named("end of gradients"));
     }
     rondo__free(nodes);
     return err ? err : b->s->failed ? rondo__no_gradients_memory() : 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * What the builders of the backward pass share: backward_build.c finds who has what and puts around each what all of them have; backward_gather.c
- * brings rows to where results are made, backward_heads.c deals heads out among all ranks and backward_teams.c among the ranks of each team, backward_ring.c
- * lets rows of one side go round, backward_mesh.c gives each rank the queries of some and the keys of some.
+ * brings rows to where results are made, backward_heads.c deals heads out among all ranks and backward_teams.c among the ranks of each team,
+ * backward_ring.c lets rows of one side go round, backward_mesh.c gives each rank the queries of some and the keys of some.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_BUILD_H
 #define RONDO_ATTENTION_BACKWARD_BUILD_H
@@ -88,8 +88,8 @@ int32_t rondo__gradient_own(const struct rondo__gradients *b, bool queries, int 
 /* From where all of its rows are sent: one copy, where there is one, for whoever sends any. */
 int32_t rondo__gradient_sent(struct rondo__gradients *b, bool queries, int array);
 
-/* Leaves from number `first` on, by rising index. */
-void rondo__sort_backward_leaves(struct rondo__gradients *b, int64_t first);
+/* Of a list of struct rondo_backward_leaf, those from number `first` on: by rising index. */
+void rondo__sort_backward_leaves(struct rondo__list *leaves, int64_t first);
 /* The leaves of a sequence that a rank has among these of its rows, whose numbers then count from the first of these. false: no memory. */
 bool rondo__add_backward_leaves(struct rondo__gradients *b, int64_t sequence, int32_t source, struct rondo__rows rows, bool queries);
 /* A job of a sequence, without leaves and places. */
@@ -112,11 +112,6 @@ static inline struct rondo__backward_source *rondo__source_at(struct rondo__grad
 static inline int32_t *rondo__source_array(struct rondo__gradients *b, int32_t rank, bool queries, int array)
 {
     return queries ? rondo__source_at(b, rank)->query + array : rondo__source_at(b, rank)->key + array;
-}
-
-static inline struct rondo__step rondo__named_step(const char *what)
-{
-    return (struct rondo__step){ what, 0, 0 };
 }
 
 /* Memory of the workspace for computing. */

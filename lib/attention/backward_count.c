@@ -5,12 +5,6 @@
  */
 #include "attention/backward.h"
 
-static uint64_t saturated(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
 static rondo_span span_of(const struct rondo_backward_leaf *leaf)
 {
     return (rondo_span){ leaf->first, leaf->count, 1, 0 };
@@ -33,7 +27,7 @@ static uint64_t pairs_of(const struct rondo__design *p, const struct rondo__back
     uint64_t pairs = 0;
     if (p->mask.heads > 1 && of->heads < p->desc.heads) {
         for (int32_t h = of->head; h < of->head + of->heads; h++)
-            pairs = saturated(pairs, kind->head_pairs ? kind->head_pairs(&p->mask, sequence, h, q, k) : kind->pairs(&p->mask, sequence, q, k));
+            pairs = rondo__add_saturated(pairs, kind->head_pairs ? kind->head_pairs(&p->mask, sequence, h, q, k) : kind->pairs(&p->mask, sequence, q, k));
         return pairs;
     }
     return __builtin_mul_overflow(kind->pairs(&p->mask, sequence, q, k), (uint64_t)(of->heads / p->mask.heads), &pairs) ? UINT64_MAX : pairs;
@@ -56,7 +50,7 @@ uint64_t rondo__backward_pairs(const struct rondo__design *design, const struct 
             a = joined(leaves + jobs[i].queries_first, a, jobs[i].queries, &q);
             for (int32_t b = 0; b < jobs[i].keys;) {
                 b = joined(leaves + jobs[i].keys_first, b, jobs[i].keys, &k);
-                pairs = saturated(pairs, pairs_of(design, &part->heads, jobs[i].sequence, &q, &k));
+                pairs = rondo__add_saturated(pairs, pairs_of(design, &part->heads, jobs[i].sequence, &q, &k));
             }
         }
     }
@@ -118,7 +112,7 @@ static int share(const struct rondo__design *p, const struct rondo__backward_hea
         err = add_spans(p, i, rank, queries, &list);
         const rondo_span *own = list.items;
         for (int64_t j = 0; j < list.count && !err; j++)
-            *pairs = saturated(*pairs, pairs_of(p, heads, i, queries ? own + j : &others, queries ? &others : own + j));
+            *pairs = rondo__add_saturated(*pairs, pairs_of(p, heads, i, queries ? own + j : &others, queries ? &others : own + j));
     }
     rondo__list_free(&list);
     return err;
@@ -141,7 +135,7 @@ static int tile(const struct rondo__design *p, const struct rondo__backward_head
         const rondo_span *q = queries.items, *k = keys.items;
         for (int64_t a = 0; a < queries.count && !err; a++)
             for (int64_t b = 0; b < keys.count; b++)
-                *pairs = saturated(*pairs, pairs_of(p, heads, i, q + a, k + b));
+                *pairs = rondo__add_saturated(*pairs, pairs_of(p, heads, i, q + a, k + b));
     }
     rondo__list_free(&keys);
     rondo__list_free(&queries);
@@ -159,7 +153,7 @@ int rondo__backward_work(const struct rondo__design *design, const struct rondo_
         const struct rondo__backward_heads own = rondo__backward_heads_of(design, rank % seats, seats);
         for (int32_t r = team * seats; r < (team + 1) * seats && own.heads && !err; r++) {
             err = share(design, &own, r, true, &pairs[0]);
-            sum = saturated(sum, pairs[0]);
+            sum = rondo__add_saturated(sum, pairs[0]);
         }
         *out = flops(design, RONDO_BACKWARD_QUERIES | RONDO_BACKWARD_KEYS, sum);
         return err;

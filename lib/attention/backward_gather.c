@@ -57,7 +57,7 @@ static bool add_job(struct rondo__gradients *b, int64_t sequence, int32_t what, 
             if (!rondo__add_backward_leaves(b, sequence, r, queried ? queries[r] : keys[r], queried))
                 return false;
         count[queried] = leaves->count - begin[queried];
-        rondo__sort_backward_leaves(b, begin[queried]);
+        rondo__sort_backward_leaves(&b->part->leaves, begin[queried]);
     }
     if (!(what & RONDO_BACKWARD_QUERIES && count[1]) && !(what & RONDO_BACKWARD_KEYS && count[0]))
         return true;
@@ -101,7 +101,7 @@ void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool que
         sends += r != b->rank && any(mine + r);
     for (int i = 0; i < arrays; i++)
         from[i] = sends ? rondo__gradient_sent(b, queries, i) : -1;
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step(what), -1)->operation = RONDO_OP_ALL_GATHER;
+    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named(what), -1)->operation = RONDO_OP_ALL_GATHER;
     for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
         const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
         for (int i = 0; i < arrays && any(mine + to); i++) {
@@ -167,7 +167,7 @@ int rondo__gather_gradients(struct rondo__gradients *b)
     }
     fine = fine && add_jobs(b, mine + 2 * n, mine + n);
     if (fine)
-        rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
+        rondo__add_backward_jobs(b, rondo__step_named("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
     rondo__free(needs);
     return fine ? 0 : rondo__no_gradients_memory();
 }
@@ -222,7 +222,7 @@ bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows 
     rondo__exchange_rows(b, "keys of bias", false, mine, theirs);
     const bool fine = rondo__add_bias_jobs(b, -1, rows);
     if (fine)
-        rondo__add_backward_jobs(b, rondo__named_step("gradients of bias"), first, b->part->jobs.count - first, RONDO_ROUND_KEYS);
+        rondo__add_backward_jobs(b, rondo__step_named("gradients of bias"), first, b->part->jobs.count - first, RONDO_ROUND_KEYS);
     rondo__free(needs);
     return fine;
 }

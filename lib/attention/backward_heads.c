@@ -71,7 +71,7 @@ void rondo__pack_heads(struct rondo__gradients *b, bool queries, int32_t seats, 
     }
     if (seats == 1)
         return;
-    rondo__schedule_begin(b->s, RONDO_PACK, rondo__named_step(queries ? "heads of queries" : "heads of keys"), -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named(queries ? "heads of queries" : "heads of keys"), -1);
     for (int32_t s = 0; s < seats; s++) {
         const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, s, seats);
         for (int i = 0; i < rondo__side_arrays(queries); i++) {
@@ -94,7 +94,7 @@ void rondo__exchange_heads(struct rondo__gradients *b, bool queries, int32_t fir
     const int arrays = rondo__side_arrays(queries);
     const struct rondo__backward_heads *own = &b->part->heads;
     const int32_t seat = b->rank - first;
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step(queries ? "queries" : "keys"), -1)->operation = RONDO_OP_ALL_TO_ALL;
+    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named(queries ? "queries" : "keys"), -1)->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t j = 1; j < seats && !b->s->failed; j++) {
         const int32_t to = (seat + j) % seats, of = first + (seat - j + seats) % seats;
         for (int i = 0; i < arrays; i++)
@@ -157,7 +157,7 @@ static bool add_jobs(struct rondo__gradients *b, int64_t *used)
                 if (!rondo__add_backward_leaves(b, i, r, (struct rondo__rows){ 0, INT64_MAX }, queried))
                     return false;
             const int64_t count = leaves->count - first;
-            rondo__sort_backward_leaves(b, first);
+            rondo__sort_backward_leaves(&b->part->leaves, first);
             if (!add_places(b, queried, first, count, used))
                 return false;
             rondo__job_side(&job, queried, first, count, places);
@@ -213,7 +213,7 @@ static void send_home(struct rondo__gradients *b, const int32_t *made, int32_t *
     int32_t *from = came + b->ranks;   /* room */
     for (int32_t r = 0; r < b->ranks && !b->s->failed; r++)
         from[r] = r != b->rank && made[r] >= 0 ? rondo__schedule_sent(b->s, m, made[r], 0, rondo__buffer_at(b->s, made[r])->bytes, -1) : -1;
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step("nodes"), -1)->operation = RONDO_OP_ALL_TO_ALL;
+    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named("nodes"), -1)->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
         const int32_t to = (b->rank + j) % b->ranks, of = (b->rank - j + b->ranks) % b->ranks;
         const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, of, b->ranks);
@@ -261,7 +261,7 @@ int rondo__heads_gradients(struct rondo__gradients *b)
         fine = fine && add_jobs(b, used);
     }
     if (fine) {
-        rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, p->jobs.count, RONDO_ROUND_ALL);
+        rondo__add_backward_jobs(b, rondo__step_named("gradients"), 0, p->jobs.count, RONDO_ROUND_ALL);
         send_home(b, made, made + n);
         for (int32_t r = 0; r < b->ranks; r++)
             fine = fine && rondo__add_nodes(b, made[n + (size_t)r], made[n + (size_t)r] < 0 || b->s->failed ? 0 :
@@ -269,7 +269,7 @@ int rondo__heads_gradients(struct rondo__gradients *b)
         fine = fine && add_joins(b, b->ranks);
     }
     if (fine)
-        rondo__add_backward_joins(b, rondo__named_step("results"), 0, p->joins.count);
+        rondo__add_backward_joins(b, rondo__step_named("results"), 0, p->joins.count);
     if (fine && b->d->desc.bias) {
         p->dealt = p->jobs.count;
         b->base = b->ranks;

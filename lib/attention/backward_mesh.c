@@ -101,7 +101,7 @@ static void send_home(struct mesh *g)
     const struct rondo__backward_store *store = b->part->node_buffers.items;
     for (int32_t r = 0; r < b->ranks && !b->s->failed; r++)
         g->arrivals[r] = r != b->rank && g->made[r] ? rondo__schedule_sent(b->s, m, store[g->stores[r]].buffer, 0, store[g->stores[r]].bytes, -1) : -1;
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__named_step("mesh return"), -1)->operation = RONDO_OP_ALL_TO_ALL;
+    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named("mesh return"), -1)->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t j = 1; j < b->ranks && !b->s->failed; j++) {
         const int32_t to = (b->rank + j) % b->ranks, from = (b->rank - j + b->ranks) % b->ranks;
         const size_t bytes = rondo__product(g->came[from], sizeof(float));
@@ -129,11 +129,11 @@ static void schedule(struct mesh *g)
         if (g->made[r])
             rondo__set_store(b, g->stores[r], rondo__add_gradient_buffer(b, r == b->rank ? "nodes" : "nodes for rank", r == b->rank ? -1 : r,
                                                                          rondo__product(g->made[r], sizeof(float))), g->made[r]);
-    rondo__add_backward_jobs(b, rondo__named_step("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
+    rondo__add_backward_jobs(b, rondo__step_named("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
     send_home(g);
     for (int queried = 0; queried < 2; queried++) {
         const int64_t *first = g->cross.joins_first + queried;
-        rondo__add_backward_joins(b, rondo__named_step(queried ? "nodes of queries" : "nodes of keys"), first[0], first[1] - first[0]);
+        rondo__add_backward_joins(b, rondo__step_named(queried ? "nodes of queries" : "nodes of keys"), first[0], first[1] - first[0]);
     }
 }
 

@@ -55,11 +55,6 @@ struct rondo__backward_heads rondo__crossing_heads(const struct rondo__crossing 
 
 /* ---- leaves and nodes ---- */
 
-static bool leaf_after(const void *a, const void *b)
-{
-    return ((const struct rondo_backward_leaf *)a)->leaf > ((const struct rondo_backward_leaf *)b)->leaf;
-}
-
 static bool knot_after(const void *a, const void *b)
 {
     const struct knot *x = a, *y = b;
@@ -101,7 +96,7 @@ static bool add_leaves(struct rondo__crossing *c, int64_t sequence, bool queries
                 *leaf = (struct rondo_backward_leaf){ rondo__leaf_index(b, p, base), p, s[i].row + p - s[i].first, (int32_t)(next - p), r };
             }
     }
-    rondo__sort((struct rondo_backward_leaf *)leaves->items + before, sizeof(struct rondo_backward_leaf), leaves->count - before, leaf_after);
+    rondo__sort_backward_leaves(leaves, before);
     return true;
 }
 

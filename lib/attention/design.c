@@ -409,12 +409,6 @@ uint64_t rondo__design_hash(const struct rondo__design *p)
 
 /* ---- pairs ---- */
 
-static uint64_t saturated(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
 uint64_t rondo__design_pairs(const struct rondo__design *p)
 {
     uint64_t pairs = 0;
@@ -422,7 +416,7 @@ uint64_t rondo__design_pairs(const struct rondo__design *p)
         const int64_t keys = p->cached[i] + p->tokens[i];
         const rondo_span all = { p->cached[i], p->tokens[i], 1, 0 }, to = { 0, keys, 1, 0 };
         if (keys > 0)
-            pairs = saturated(pairs, p->mask.kind->pairs(&p->mask, i, &all, &to));
+            pairs = rondo__add_saturated(pairs, p->mask.kind->pairs(&p->mask, i, &all, &to));
     }
     return pairs;
 }
@@ -436,11 +430,11 @@ int rondo__design_balance(const struct rondo__design *p, int32_t rank, uint64_t 
     for (int32_t r = 0; r < p->ranks; r++) {
         most = of_rank[r] > most ? of_rank[r] : most;
         sum += (double)of_rank[r];
-        before = r < rank ? saturated(before, of_rank[r]) : before;
+        before = r < rank ? rondo__add_saturated(before, of_rank[r]) : before;
     }
     *imbalance = sum > 0.0 ? (double)most * (double)p->ranks / sum : 1.0;
     if (here) {   /* by heads, rounded so that the ranks' add up to the whole */
-        const uint64_t heads = (uint64_t)p->desc.heads, after = saturated(before, of_rank[rank]);
+        const uint64_t heads = (uint64_t)p->desc.heads, after = rondo__add_saturated(before, of_rank[rank]);
         *here = after == UINT64_MAX ? UINT64_MAX : after / heads - before / heads;
     }
     return 0;
@@ -453,7 +447,7 @@ double rondo__design_flops(const struct rondo__design *p)
     for (int64_t i = 0; i < p->sequences && d->probs; i++) {
         const rondo_span queries = { p->probs_from[i] + p->shift[i], p->probs_until[i] - p->probs_from[i], 1, 0 }, keys = { 0, p->length[i], 1, 0 };
         if (p->length[i])
-            probs = saturated(probs, p->mask.kind->pairs(&p->mask, i, &queries, &keys));
+            probs = rondo__add_saturated(probs, p->mask.kind->pairs(&p->mask, i, &queries, &keys));
     }
     const double heads = (double)d->heads / p->mask.heads;
     return 2.0 * (double)(d->head_dim + d->value_dim) * (double)rondo__design_pairs(p) * heads +
@@ -483,9 +477,9 @@ static uint64_t job_pairs(const struct rondo_mask *mask, const struct rondo__tab
             for (int64_t h = head; h < (alike ? head + 1 : head + heads); h++) {
                 const uint64_t seen = alike ? mask->kind->pairs(mask, job->sequence, span + k, &keys)
                                             : mask->kind->head_pairs(mask, job->sequence, h, span + k, &keys);
-                pairs = saturated(pairs, seen);
+                pairs = rondo__add_saturated(pairs, seen);
                 if (hidden)
-                    *hidden = saturated(*hidden, (alike ? (uint64_t)heads : 1) * hidden_of(span + k, &keys, leaf_size, seen));
+                    *hidden = rondo__add_saturated(*hidden, (alike ? (uint64_t)heads : 1) * hidden_of(span + k, &keys, leaf_size, seen));
             }
         }
     return alike && __builtin_mul_overflow(pairs, (uint64_t)heads, &pairs) ? UINT64_MAX : pairs;
@@ -506,7 +500,7 @@ uint64_t rondo__operation_pairs(const struct rondo__design *p, const struct rond
     uint64_t pairs = 0;
     int64_t rows;
     for (int64_t i = 0; i < o->count; i++)
-        pairs = saturated(pairs, rondo__operation_job_pairs(p, part, o, i, &rows, NULL));
+        pairs = rondo__add_saturated(pairs, rondo__operation_job_pairs(p, part, o, i, &rows, NULL));
     return pairs;
 }
 

@@ -16,21 +16,16 @@ static int no_memory(void)
 
 /* ---- what a plan says of itself ---- */
 
-static size_t list_bytes(const struct rondo__list *list, size_t item)
-{
-    return (size_t)list->room * item;
-}
-
 static size_t tables_bytes(const struct rondo__tables *t)
 {
-    return list_bytes(&t->spans, sizeof(rondo_span)) + list_bytes(&t->leaves, sizeof(struct rondo_leaf)) +
-           list_bytes(&t->steps, sizeof(struct rondo_tree_step)) + list_bytes(&t->jobs, sizeof(struct rondo_job)) +
-           list_bytes(&t->places, sizeof(struct rondo_place));
+    return rondo__list_bytes(&t->spans, sizeof(rondo_span)) + rondo__list_bytes(&t->leaves, sizeof(struct rondo_leaf)) +
+           rondo__list_bytes(&t->steps, sizeof(struct rondo_tree_step)) + rondo__list_bytes(&t->jobs, sizeof(struct rondo_job)) +
+           rondo__list_bytes(&t->places, sizeof(struct rondo_place));
 }
 
 static size_t plan_bytes(const rondo_attention *plan)
 {
-    size_t bytes = sizeof *plan + list_bytes(&plan->design.numbers, 7 * sizeof(int64_t)) + list_bytes(&plan->rows, 7 * sizeof(int64_t)) +
+    size_t bytes = sizeof *plan + rondo__list_bytes(&plan->design.numbers, 7 * sizeof(int64_t)) + rondo__list_bytes(&plan->rows, 7 * sizeof(int64_t)) +
                    rondo__mask_bytes(&plan->design.mask) + rondo__arena_bytes(&plan->design.arena);
     for (int i = 0; i < 4; i++)
         bytes += plan->design.placements[i / 2][i % 2] ? rondo__placement_bytes(plan->design.placements[i / 2][i % 2]) : 0;

@@ -47,11 +47,9 @@ struct rondo_place {
 };
 
 /* What a job computes. JOIN is FORWARD without leaves. PROBABILITIES writes, for each of its rows and each visible key of its leaves, the
- * weight over the row's sum, from what OUT has left in the run's `stats`; it has no steps, and reads no values. The others are numbers kept
- * for what comes. lib/ refuses what a table does not have. */
-enum rondo_job_operation {
-    RONDO_JOB_FORWARD = 0, RONDO_JOB_JOIN = 1, RONDO_JOB_PROBABILITIES = 2, RONDO_JOB_BACKWARD_BY_QUERY = 3, RONDO_JOB_BACKWARD_BY_KEY = 4
-};
+ * weight over the row's sum, from what OUT has left in the run's `stats`; it has no steps, and reads no values. Gradients have jobs of
+ * their own (struct rondo_backward_job). */
+enum rondo_job_operation { RONDO_JOB_FORWARD = 0, RONDO_JOB_JOIN = 1, RONDO_JOB_PROBABILITIES = 2 };
 
 /* One sequence's queries against some of its keys. The `first` fields count in the program's lists. */
 struct rondo_job {

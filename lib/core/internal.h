@@ -40,6 +40,8 @@ static inline bool rondo__mul(size_t a, size_t b, size_t *out) { return !__built
 static inline bool rondo__add(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
 static inline bool rondo__mul64(int64_t a, int64_t b, int64_t *out) { return !__builtin_mul_overflow(a, b, out); }
 static inline bool rondo__add64(int64_t a, int64_t b, int64_t *out) { return !__builtin_add_overflow(a, b, out); }
+/* a+b; UINT64_MAX where that is more */
+static inline uint64_t rondo__add_saturated(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
 
 /* ---- descriptors (desc.c) ---- */
 /* Copies a caller's sized struct into ours, zero-filled. `name` for the sentence. */
@@ -101,6 +103,12 @@ struct rondo__step {
     const char *what;
     int32_t index, of;
 };
+static inline struct rondo__step rondo__step_named(const char *what) { return (struct rondo__step){ what, 0, 0 }; }
+/* The index-th, from 1, of several; of one, or of more than can be told, the name alone. */
+static inline struct rondo__step rondo__step_of(const char *what, int64_t index, int64_t of)
+{
+    return of > 1 && of < INT32_MAX ? (struct rondo__step){ what, (int32_t)index, (int32_t)of } : rondo__step_named(what);
+}
 
 /* ---- contexts (context.c) ---- */
 struct rondo_shared_device {          /* a context and what was split from it use one device */

@@ -28,6 +28,8 @@ void *rondo__list_set(struct rondo__list *list, size_t item, int64_t count);
 /* Before it is filled anew, with about as many as there are: room for some more, so that growing a little takes no memory for long. At first
  * there is room made for twice as many, later where it has become tight. false: no memory. */
 bool rondo__list_ready(struct rondo__list *list, size_t item, bool first);
+/* What it holds of memory. */
+static inline size_t rondo__list_bytes(const struct rondo__list *list, size_t item) { return (size_t)list->room * item; }
 void rondo__list_free(struct rondo__list *list);
 
 /* Puts items of at most RONDO_SORT_MOST bytes in order, in place; after() says whether the first comes behind the second. The same everywhere,

@@ -15,7 +15,7 @@ void rondo_context_trace(rondo_context *ctx, void (*event)(void *user, const ron
 
 void rondo__trace(rondo_context *ctx, const char *name, double begin, int peer, uint64_t bytes)
 {
-    rondo__trace_step(ctx, name, (struct rondo__step){ NULL, 0, 0 }, 0, begin, peer, bytes);
+    rondo__trace_step(ctx, name, rondo__step_named(NULL), 0, begin, peer, bytes);
 }
 
 void rondo__trace_step(rondo_context *ctx, const char *name, struct rondo__step step, int32_t group, double begin, int peer, uint64_t bytes)

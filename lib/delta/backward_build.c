@@ -27,20 +27,11 @@ struct part {
     int32_t result;                             /* 1: `before` is the caller's */
 };
 
-static size_t product(struct rondo__delta_build *b, int64_t x, int64_t y, int64_t z)
-{
-    size_t all;
-    if (rondo__mul((size_t)x, (size_t)y, &all) && rondo__mul(all, (size_t)z, &all) && all <= PTRDIFF_MAX)
-        return all;
-    b->large = true;
-    return 0;
-}
-
 static const struct rondo__delta_place nowhere = { -1, 0, 0 };
 
 static struct rondo__step step(const struct back *x, const char *what, int64_t stage)
 {
-    return x->stages > 1 && stage >= 0 ? (struct rondo__step){ what, (int32_t)stage + 1, (int32_t)x->stages } : (struct rondo__step){ what, 0, 0 };
+    return stage >= 0 ? rondo__step_of(what, stage + 1, x->stages) : rondo__step_named(what);
 }
 
 /* ---- leaves of tokens ---- */
@@ -349,7 +340,7 @@ static struct rondo__delta_place marks(struct back *x, const struct part *p, con
     const int64_t count = segments(x, p) - 1;
     if (!count)
         return nowhere;
-    return (struct rondo__delta_place){ rondo__delta_own(x->b, name, -1, product(x->b, count, x->b->d->desc.heads * x->state, (int64_t)sizeof(float))),
+    return (struct rondo__delta_place){ rondo__delta_own(x->b, name, -1, rondo__delta_bytes(x->b, count, x->b->d->desc.heads * x->state, (int64_t)sizeof(float))),
                                         0, 0 };
 }
 
@@ -480,14 +471,14 @@ static void callers(struct rondo__delta_build *b)
     };
     for (int i = 0; i < RONDO_DELTA_GRADIENTS; i++)
         rondo__buffer_add(b->s, (struct rondo__buffer){ .name = all[i].name, .index = -1, .owner = RONDO_OWNER_CALLER, .tensor = -1,
-                                                         .bytes = product(b, all[i].count, all[i].each, 1),
+                                                         .bytes = rondo__delta_bytes(b, all[i].count, all[i].each, 1),
                                                          .memory = rondo__machine_compute_memory(b->m),
                                                          .access = all[i].input && b->m->unified ? RONDO_ACCESS_INPUT : RONDO_ACCESS_BOTH, .home = -1,
                                                          .over = -1 });
     if (b->m->unified)
         return;
     /* on a device with streams of its own what it was given before may still work on them: then transfers wait for this */
-    rondo__schedule_begin(b->s, RONDO_PACK, (struct rondo__step){ "arguments", 0, 0 }, -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
     for (int32_t i = 0; i < RONDO_DELTA_GRADIENTS && !b->s->failed; i++)
         rondo__schedule_use(b->s, i, 0, rondo__buffer_at(b->s, i)->bytes, true);
     rondo__schedule_end(b->s);
@@ -508,9 +499,9 @@ static void schedule(struct back *x)
         goto out;
     for (int64_t i = 0; i < 2 * x->stages; i++)
         in[i] = -1;
-    x->gradient = rondo__delta_own(b, "gradients of states", -1, product(b, d->desc.heads, x->state, (int64_t)sizeof(float)));
+    x->gradient = rondo__delta_own(b, "gradients of states", -1, rondo__delta_bytes(b, d->desc.heads, x->state, (int64_t)sizeof(float)));
     if (x->sums && rondo_tokens_rows(x->out->tokens))
-        x->out->leaves = rondo__delta_own(b, "sums of leaves", -1, product(b, rondo_tokens_rows(x->out->tokens), wide, (int64_t)sizeof(float)));
+        x->out->leaves = rondo__delta_own(b, "sums of leaves", -1, rondo__delta_bytes(b, rondo_tokens_rows(x->out->tokens), wide, (int64_t)sizeof(float)));
     struct part h = { .first = 0 }, t = h;
     if (behind >= 0 && !through) {
         t = part_of(x, tail, d->cu[tail], end);
@@ -532,7 +523,7 @@ static void schedule(struct back *x)
     if (x->sums)
         sums(x);
     if (d->ranks > 1)
-        rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of gradients", 0, 0 });
+        rondo__schedule_fence(b->s, b->m, rondo__step_named("end of gradients"));
 out:
     rondo__free(in);
 }

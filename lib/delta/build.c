@@ -53,7 +53,7 @@ static void arguments(struct rondo__delta_build *b)
 {
     if (b->m->unified)
         return;
-    rondo__schedule_begin(b->s, RONDO_PACK, (struct rondo__step){ "arguments", 0, 0 }, -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
     for (int32_t i = 0; i < b->s->buffers.count && !b->s->failed; i++) {
         struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
         if (buffer->access == RONDO_ACCESS_INPUT)

@@ -41,11 +41,6 @@ struct rank_check {
     int64_t words;
 };
 
-static bool on_stream(int32_t kind)
-{
-    return kind != RONDO_TRANSFER && kind != RONDO_FENCE;
-}
-
 static int no_memory(void)
 {
     return rondo__fail(RONDO_ENOMEM, "no memory to check a schedule");
@@ -59,7 +54,7 @@ static void learn(struct rank_check *c, int64_t self, int32_t from)
         return;
     for (int64_t w = 0; w < c->words; w++)
         c->known[self * c->words + w] |= c->known[from * c->words + w];
-    if (on_stream(o->kind))
+    if (rondo__operation_on_stream(o))
         c->device[self] = from > c->device[self] ? from : c->device[self];
     else
         c->known[self * c->words + c->bit[from] / 64] |= (uint64_t)1 << c->bit[from] % 64;
@@ -73,7 +68,7 @@ static bool over(const struct rank_check *c, const struct past *p, int64_t self)
         return true;
     if (p->shown)
         return false;
-    if (on_stream(rondo__operation_at(c->s, p->operation)->kind))
+    if (rondo__operation_on_stream(rondo__operation_at(c->s, p->operation)))
         return p->operation <= c->device[self];
     return c->known[self * c->words + c->bit[p->operation] / 64] >> c->bit[p->operation] % 64 & 1;
 }
@@ -255,7 +250,7 @@ static int check_rank(struct rank_check *c)
                                    (int)s->rank, (int)waits[o->waits_first + j]);
             learn(c, i, waits[o->waits_first + j]);
         }
-        if (on_stream(o->kind)) {
+        if (rondo__operation_on_stream(o)) {
             if (stream >= 0)
                 learn(c, i, stream);
             stream = (int32_t)i;
@@ -347,7 +342,7 @@ static bool take_program(struct program *p, const struct rondo__schedule *s)
         for (int32_t j = 0; j <= o->waits; j++) {
             const int32_t w = j < o->waits ? waits[o->waits_first + j] : -1;
             const bool waits_on = w >= 0 && rondo__operation_at(s, w)->kind == RONDO_TRANSFER;
-            const bool itself = w < 0 && !on_stream(o->kind);
+            const bool itself = w < 0 && !rondo__operation_on_stream(o);
             if (!waits_on && !itself)
                 continue;
             struct move_of *m = rondo__list_add(&p->moves, sizeof *m, 1);

@@ -47,7 +47,7 @@ static int32_t twin(struct rondo__schedule *s, int32_t buffer, const char *name,
 
 static void copy_between(struct rondo__schedule *s, int32_t from, int32_t to, size_t at, size_t bytes, const char *what, int32_t group)
 {
-    rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ what, 0, 0 }, group);
+    rondo__schedule_begin(s, RONDO_PACK, rondo__step_named(what), group);
     rondo__schedule_copy(s, (struct rondo__copy){ .from = from, .to = to, .from_at = at, .to_at = at, .sequence = -1, .rows = (int64_t)bytes },
                          bytes);
     rondo__schedule_end(s);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Putting a schedule together: buffers, operations, and what each operation must wait for. Called by the builders of
- * attention/algorithms/.
+ * Putting a schedule together: buffers, operations, and what each operation must wait for. Called by all builders of schedules: of attention,
+ * its gradients, the delta rule, tensor parallelism.
  *
  * A use of a buffer waits for every earlier use of the same bytes that it conflicts with: a read for writes, a write for both. Of two
  * operations on the device's stream the order of the list is enough. Behind a fence everything is over.
@@ -52,7 +52,7 @@ size_t rondo__schedule_bytes(const struct rondo__schedule *schedule)
     size_t bytes = 0;
     lists_of(&s, lists);
     for (size_t i = 0; i < LISTS; i++)
-        bytes += (size_t)lists[i]->room * items[i];
+        bytes += rondo__list_bytes(lists[i], items[i]);
     return bytes;
 }
 
@@ -120,17 +120,12 @@ void rondo__schedule_reserve(struct rondo__schedule *s, int64_t operations, int6
 
 /* ---- what an operation waits for ---- */
 
-static bool on_stream(int32_t kind)
-{
-    return kind != RONDO_TRANSFER && kind != RONDO_FENCE;
-}
-
 static void wait_for(struct rondo__schedule *s, struct rondo__operation *o, int32_t earlier)
 {
     const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
     if (earlier < s->fence)
         earlier = s->fence;
-    if (on_stream(o->kind) && on_stream(rondo__operation_at(s, earlier)->kind))
+    if (rondo__operation_on_stream(o) && rondo__operation_on_stream(rondo__operation_at(s, earlier)))
         return;
     for (int32_t i = 0; i < o->waits; i++)
         if (waits[i] == earlier)
@@ -263,7 +258,7 @@ int32_t rondo__schedule_end(struct rondo__schedule *s)
         /* of what is on the device's stream the last one is enough */
         int32_t last = -1;
         for (int32_t i = s->fence < 0 ? 0 : s->fence; i < self; i++) {
-            if (on_stream(rondo__operation_at(s, i)->kind))
+            if (rondo__operation_on_stream(rondo__operation_at(s, i)))
                 last = i;
             else
                 wait_for(s, o, i);

@@ -132,6 +132,9 @@ struct rondo__schedule {
     struct rondo__operation nowhere;   /* what begin() gives then */
 };
 
+/* Whether an operation goes to the device's stream, where the order of the list is enough; else it is the ranks'. */
+static inline bool rondo__operation_on_stream(const struct rondo__operation *o) { return o->kind != RONDO_TRANSFER && o->kind != RONDO_FENCE; }
+
 void rondo__schedule_free(struct rondo__schedule *s);
 size_t rondo__schedule_bytes(const struct rondo__schedule *s);   /* of its lists */
 /* Before it is built again: each list as rondo__list_ready() says. */

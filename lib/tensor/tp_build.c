@@ -105,14 +105,9 @@ static int32_t own(struct build *b, const char *name, int32_t memory, size_t byt
 
 /* ---- operations ---- */
 
-static struct rondo__step named(const char *what)
-{
-    return (struct rondo__step){ what, 0, 0 };
-}
-
 static void compute(struct build *b, int32_t work, const char *what)
 {
-    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, named(what), -1);
+    struct rondo__operation *o = rondo__schedule_begin(b->s, RONDO_COMPUTE, rondo__step_named(what), -1);
     o->program = -1;
     o->first = work;
     o->count = 1;
@@ -120,7 +115,7 @@ static void compute(struct build *b, int32_t work, const char *what)
 
 static void transfer(struct build *b, int32_t operation, const char *what)
 {
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, named(what), -1)->operation = operation;
+    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named(what), -1)->operation = operation;
 }
 
 /* On a device with streams of its own what it was given before may still work on the caller's arrays: then transfers wait for this, where they
@@ -129,7 +124,7 @@ static void arguments(struct build *b)
 {
     if (b->m->unified)
         return;
-    rondo__schedule_begin(b->s, RONDO_PACK, named("arguments"), -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
     for (int32_t i = 0; i < b->s->buffers.count && !b->s->failed; i++) {
         struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
         if (buffer->access == RONDO_ACCESS_INPUT)
@@ -171,7 +166,7 @@ static int32_t back(const struct build *b, int32_t distance)
 static void end(struct build *b, size_t largest, const char *what)
 {
     if (largest > b->m->eager && b->c->ranks > 1)
-        rondo__schedule_fence(b->s, b->m, named(what));
+        rondo__schedule_fence(b->s, b->m, rondo__step_named(what));
 }
 
 /* Whether what comes can land in the caller's memory at once. */
@@ -361,7 +356,7 @@ static void gather(struct build *b)
         rondo__schedule_part(b->s, in, lands(b) ? (size_t)from * row : 0, (size_t)rows * row, back(b, d), true);
     }
     rondo__schedule_end(b->s);
-    rondo__schedule_begin(b->s, RONDO_PACK, named("gather rows"), -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("gather rows"), -1);
     copy(b, RONDO_TP_X, 0, row, RONDO_TP_Y, (size_t)first * row, row, row, count);
     for (int32_t d = 1; d < c->ranks && !lands(b); d++) {
         rondo__tp_kept(c, back(b, d), &from, &rows);
@@ -533,7 +528,7 @@ static void swap(struct build *b)
     if (!to_rows) {
         packed = floats(b, rows_here(c, b->rank), c->width - own_count);
         sent = own(b, "blocks", rondo__machine_compute_memory(b->m), packed);
-        rondo__schedule_begin(b->s, RONDO_PACK, named("pack blocks"), -1);
+        rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("pack blocks"), -1);
         for (int32_t to = 0; to < c->ranks; to++) {
             block(c, b->rank, to, &row, &rows, &column, &columns);
             if (to != b->rank)
@@ -559,7 +554,7 @@ static void swap(struct build *b)
         rondo__schedule_part(b->s, in, at_once ? (size_t)row * own_columns : 0, (size_t)(rows * columns) * one, back(b, d), true);
     }
     rondo__schedule_end(b->s);
-    rondo__schedule_begin(b->s, RONDO_PACK, named("place blocks"), -1);
+    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("place blocks"), -1);
     for (int32_t d = 0; d < c->ranks; d++) {
         block(c, back(b, d), b->rank, &row, &rows, &column, &columns);
         const size_t short_row = (size_t)columns * one;

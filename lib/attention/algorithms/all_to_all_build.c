@@ -458,7 +458,7 @@ static void give_back(struct all *g)
         }
     if (!any || s->failed)
         return;
-    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_TRANSFER, (struct rondo__step){ "results for rows", 0, 0 }, 0);
+    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_TRANSFER, rondo__step_named("results for rows"), 0);
     o->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t i = 1; i < g->seats; i++) {
         const int32_t seat = seat_after(g, i), peer = g->team * g->seats + seat;
@@ -486,7 +486,7 @@ static void place_results(struct all *g)
         const struct rondo__seat of = rondo__seat_of(b->shape, g->seats, seat);
         if (!of.heads)
             continue;
-        rondo__schedule_begin(s, RONDO_PACK, (struct rondo__step){ "results", 0, 0 }, 0);
+        rondo__schedule_begin(s, RONDO_PACK, rondo__step_named("results"), 0);
         for (int j = 0; j < rondo__seat_results(b->shape); j++) {
             const size_t row = rondo__seat_result_bytes(b->shape, j, of.heads);
             size_t at = 0;
@@ -538,7 +538,7 @@ static void schedule(struct all *g)
     if (!s->failed)
         place_results(g);
     if (!s->failed && g->flow->base.messages)
-        rondo__lower_fence(b, (struct rondo__step){ "end of all-to-all", 0, 0 });
+        rondo__lower_fence(b, rondo__step_named("end of all-to-all"));
     if (!s->failed)
         rondo__lower_end(&whole);
 }

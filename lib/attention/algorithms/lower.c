@@ -81,7 +81,7 @@ static int64_t rows_of(const struct rondo__build *b, int tensor, int64_t sequenc
 /* All rows of a tensor from one of its homes to the other. */
 static void copy_tensor(struct rondo__build *b, int tensor, int32_t from, int32_t to, const char *what)
 {
-    struct rondo__operation *o = rondo__schedule_begin(b->schedule, RONDO_PACK, (struct rondo__step){ what, 0, 0 }, -1);
+    struct rondo__operation *o = rondo__schedule_begin(b->schedule, RONDO_PACK, rondo__step_named(what), -1);
     o->elides = 1;
     for (int64_t i = 0; i < b->survey->roles.sequences; i++)
         rondo__schedule_copy(b->schedule, (struct rondo__copy){ .from = from, .to = to, .sequence = i, .rows = rows_of(b, tensor, i),
@@ -131,7 +131,7 @@ static void blank_rows(struct rondo__build *b)
             if (strip->rank != b->rank || strip->sees)
                 continue;
             if (!o) {
-                o = rondo__schedule_begin(s, RONDO_BLANK, (struct rondo__step){ "rows without keys", 0, 0 }, -1);
+                o = rondo__schedule_begin(s, RONDO_BLANK, rondo__step_named("rows without keys"), -1);
                 for (int t = RONDO_TENSOR_OUT; t <= RONDO_TENSOR_LSE; t++)
                     rondo__schedule_use(s, b->tensor[t], 0, rondo__buffer_at(s, b->tensor[t])->bytes, true);
             }

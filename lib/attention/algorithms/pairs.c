@@ -88,12 +88,6 @@ static void arrange(struct rondo__list *list, bool in_order)
     list->count = n;
 }
 
-static uint64_t saturated(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
 static uint64_t ask(const struct counting *c, const rondo_span *queries, const rondo_span *keys)
 {
     const struct rondo_mask *mask = &c->survey->roles.mask;
@@ -127,7 +121,7 @@ static uint64_t count(const struct counting *c, const rondo_span *one, const str
     if (view == RONDO_MASK_ALL)
         return product(c, one, first, last);
     const int64_t middle = low + (high - low) / 2;
-    return saturated(count(c, one, list, low, middle), count(c, one, list, middle, high));
+    return rondo__add_saturated(count(c, one, list, low, middle), count(c, one, list, middle, high));
 }
 
 /* Whether every query sees every key, as in a step that decodes. */
@@ -159,7 +153,7 @@ static void count_all(const struct counting *c, int32_t query_classes, uint64_t 
         for (int64_t j = 0; j < other->count; j++) {
             const int32_t q = c->split_keys ? one[j].of : list[i].of, k = c->split_keys ? list[i].of : one[j].of;
             uint64_t *cell = cells + (int64_t)k * query_classes + q;
-            *cell = saturated(*cell, all ? product(c, &one[j].span, list + i, list + end - 1) : count(c, &one[j].span, list, i, end));
+            *cell = rondo__add_saturated(*cell, all ? product(c, &one[j].span, list + i, list + end - 1) : count(c, &one[j].span, list, i, end));
         }
     }
 }

@@ -191,7 +191,7 @@ static void blank(struct probs *g)
     struct rondo__build *b = g->b;
     struct rondo__schedule *s = b->schedule;
     const int32_t homes[2] = { b->tensor[RONDO_TENSOR_PROBS], b->outside[RONDO_TENSOR_PROBS] };
-    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_BLANK, (struct rondo__step){ "probabilities", 0, 0 }, -1);
+    struct rondo__operation *o = rondo__schedule_begin(s, RONDO_BLANK, rondo__step_named("probabilities"), -1);
     for (int h = 0; h < (homes[0] == homes[1] ? 1 : 2) && !s->failed; h++) {
         rondo__schedule_use(s, homes[h], 0, rondo__buffer_at(s, homes[h])->bytes, true);
         for (int64_t i = 0; i < b->survey->roles.sequences; i++) {
@@ -237,7 +237,7 @@ static void schedule(struct probs *g)
         if (b->machine.in_place)
             compute(g, 0, group);
         if (b->probs_messages)
-            rondo__lower_fence(b, (struct rondo__step){ "end of probabilities", 0, 0 });
+            rondo__lower_fence(b, rondo__step_named("end of probabilities"));
     }
 }
 

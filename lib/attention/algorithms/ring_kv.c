@@ -188,7 +188,7 @@ static void compute(struct ring *g, int32_t step, int32_t group)
     if (!count || b->schedule->failed)
         return;
     const int32_t n = b->survey->roles.ranks, own[2] = { b->tensor[RONDO_TENSOR_K], b->tensor[RONDO_TENSOR_V] };
-    rondo__lower_compute(b, all ? (struct rondo__step){ "attention", 0, 0 } : (struct rondo__step){ "attention", step, n - 1 }, group, first,
+    rondo__lower_compute(b, all ? rondo__step_named("attention") : (struct rondo__step){ "attention", step, n - 1 }, group, first,
                          count, b->tensor[RONDO_TENSOR_Q], rondo__buffer_at(b->schedule, b->tensor[RONDO_TENSOR_Q])->bytes, true);
     for (int32_t j = all ? 0 : step; j < (all ? n : step + 1); j++)
         rondo__lower_source(b, j ? g->came_in[j][0] : own[0], j ? g->came_in[j][1] : own[1], j ? g->came[(b->rank - j + n) % n] : -1);
@@ -268,7 +268,7 @@ static void schedule(struct ring *g)
         if (b->machine.in_place)
             compute(g, 0, group);
         if (g->flow->tile.base.messages)
-            rondo__lower_fence(b, (struct rondo__step){ "end of pass-KV", 0, 0 });
+            rondo__lower_fence(b, rondo__step_named("end of pass-KV"));
     }
     if (!s->failed)
         rondo__lower_end(b);

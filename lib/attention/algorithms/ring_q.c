@@ -301,7 +301,7 @@ static void compute(struct ring *g, struct wires *w, int32_t step, int32_t group
         q = b->machine.in_place || g->flow->direct ? w->came[step] : w->places[step % 2];
         q = rondo__lower_received(b, q, q_bytes, group);
     }
-    rondo__lower_compute(b, joins ? (struct rondo__step){ "join", 0, 0 } : (struct rondo__step){ "attention", step, n - 1 }, group, first, count,
+    rondo__lower_compute(b, joins ? rondo__step_named("join") : (struct rondo__step){ "attention", step, n - 1 }, group, first, count,
                          q, q_bytes, !step || joins);
     if (!joins)
         rondo__lower_source(b, b->tensor[RONDO_TENSOR_K], b->tensor[RONDO_TENSOR_V], -1);
@@ -397,7 +397,7 @@ static void run_group(struct ring *g, struct wires *w, const int32_t *arrived, i
     compute(g, w, n, group);
     memcpy(w->back, arrived, (size_t)n * sizeof *arrived);
     if (g->flow->base.messages)
-        rondo__lower_fence(b, (struct rondo__step){ "end of pass-Q", 0, 0 });
+        rondo__lower_fence(b, rondo__step_named("end of pass-Q"));
 }
 
 static void schedule(struct ring *g)

@@ -328,7 +328,7 @@ static void join(struct tile *t, int32_t group)
         struct other *o = t->other + g;
         o->joined = !o->back ? -1 : g == t->group ? o->nodes_out : rondo__lower_received(b, o->nodes_in, rondo__product(o->back, node), group);
     }
-    rondo__lower_compute(b, (struct rondo__step){ "join", 0, 0 }, group, first, count, b->tensor[RONDO_TENSOR_Q], 0, true);
+    rondo__lower_compute(b, rondo__step_named("join"), group, first, count, b->tensor[RONDO_TENSOR_Q], 0, true);
     list_nodes(t, true);
     for (int32_t g = 0; g < t->groups && !s->failed; g++)
         if (t->other[g].joined >= 0)

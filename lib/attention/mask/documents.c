@@ -58,11 +58,6 @@ static bool queries_in(const rondo_span *queries, const struct rondo__document_r
     return i0 < i1;
 }
 
-static int64_t last_of(const rondo_span *s)
-{
-    return s->first + (s->count - 1) * s->step;
-}
-
 /* Those that have a document: others stand before key 0. */
 static rondo_span placed(const rondo_span *queries)
 {
@@ -145,7 +140,7 @@ static bool seen_by_few(const struct rondo_mask *mask, const rondo_span *queries
         if (place == d->document[document + 1])
             continue;
         const struct rondo__document_run *keys = at_place(d, place);
-        const int64_t a = keys->first > from ? keys->first : from, to = last_of(&q) + above + 1, b = keys->end < to ? keys->end : to;
+        const int64_t a = keys->first > from ? keys->first : from, to = rondo__span_last(&q) + above + 1, b = keys->end < to ? keys->end : to;
         if (a < b && (a < *lo || (a == *lo && b > *hi))) {
             *lo = a;
             *hi = b < k1 ? b : k1;
@@ -159,7 +154,7 @@ static bool seen_by_many(const struct rondo_mask *mask, int64_t sequence, const 
                          int64_t *hi)
 {
     const struct rondo__documents *d = &mask->data->documents;
-    const int64_t below = rondo__mask_distance(mask->left), above = rondo__mask_distance(mask->right), last = last_of(queries);
+    const int64_t below = rondo__mask_distance(mask->left), above = rondo__mask_distance(mask->right), last = rondo__span_last(queries);
     for (int64_t i = run_of(d, sequence, c); i < d->sequence[sequence + 1] && d->runs[i].first < k1; i++) {
         const struct rondo__document_run *keys = d->runs + i;
         const int64_t a = keys->first > c ? keys->first : c, from = a - above > queries->first ? a - above : queries->first;
@@ -167,9 +162,9 @@ static bool seen_by_many(const struct rondo_mask *mask, int64_t sequence, const 
             rondo_span q;
             if (at_place(d, j)->first > last || at_place(d, j)->first - below >= keys->end)
                 break;
-            if (!queries_in(queries, at_place(d, j), &q) || last_of(&q) + above < a)
+            if (!queries_in(queries, at_place(d, j), &q) || rondo__span_last(&q) + above < a)
                 continue;
-            const int64_t first = q.first - below > a ? q.first - below : a, to = last_of(&q) + above + 1;
+            const int64_t first = q.first - below > a ? q.first - below : a, to = rondo__span_last(&q) + above + 1;
             *lo = first;
             *hi = to < keys->end ? to : keys->end;
             *hi = *hi < k1 ? *hi : k1;
@@ -188,7 +183,7 @@ static bool seen_from(const struct rondo_mask *mask, int64_t sequence, const ron
     const struct rondo__documents *d = &mask->data->documents;
     if (c >= k1)
         return false;
-    const int64_t run = run_of(d, sequence, queries->first), last = run_of(d, sequence, last_of(queries));
+    const int64_t run = run_of(d, sequence, queries->first), last = run_of(d, sequence, rondo__span_last(queries));
     if (last - run < FEW_RUNS)
         return seen_by_few(mask, queries, run, last, c, k1, lo, hi);
     return seen_by_many(mask, sequence, queries, c, k1, lo, hi);
@@ -290,7 +285,7 @@ static void bits_again(const struct rondo_mask *mask, int64_t sequence, int64_t 
     if (lo >= hi)
         return;
     const rondo_span keys = { k0, count, step, 0 };
-    const int64_t document = d->runs[run_of(d, sequence, p)].document, last = last_of(&keys);
+    const int64_t document = d->runs[run_of(d, sequence, p)].document, last = rondo__span_last(&keys);
     for (int64_t i = place_beyond(d, document, k0 > lo ? k0 : lo); i < d->document[document + 1] && at_place(d, i)->first <= last; i++) {
         const struct rondo__document_run *run = at_place(d, i);
         int64_t a, b;
@@ -301,12 +296,6 @@ static void bits_again(const struct rondo_mask *mask, int64_t sequence, int64_t 
 }
 
 /* ---- pairs, of either kind ---- */
-
-static uint64_t add(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
 
 static uint64_t product(int64_t a, int64_t b)
 {
@@ -336,7 +325,7 @@ static uint64_t pairs_by_run(const struct rondo_mask *mask, int64_t document, co
         rondo__span_inside(keys, run->first > a ? run->first : a, (run->end < b ? run->end : b) - 1, &k0, &k1);
         const rondo_span some = { keys->first + k0 * keys->step, k1 - k0, keys->step, 0 };
         if (k0 < k1)
-            sum = add(sum, rondo__interval_pairs(below, above, queries, &some));
+            sum = rondo__add_saturated(sum, rondo__interval_pairs(below, above, queries, &some));
     }
     return sum;
 }
@@ -347,13 +336,14 @@ static uint64_t pairs_of_run(const struct rondo_mask *mask, int64_t document, co
 {
     const struct rondo__documents *d = &mask->data->documents;
     const int64_t below = rondo__mask_distance(mask->left), above = rondo__mask_distance(mask->right);
-    const int64_t first = keys->first, end = last_of(keys) + 1, q0 = queries->first, q1 = last_of(queries);
+    const int64_t first = keys->first, end = rondo__span_last(keys) + 1, q0 = queries->first, q1 = rondo__span_last(queries);
     int64_t a = q1 - below > first ? q1 - below : first, b = q0 + above + 1 < end ? q0 + above + 1 : end;   /* what all see */
     if (keys->step > 1 || a >= b)
         return pairs_by_run(mask, document, queries, keys, first > q0 - below ? first : q0 - below, end < q1 + above + 1 ? end : q1 + above + 1);
-    const uint64_t all = product(queries->count, keys_before(d, document, b) - keys_before(d, document, a));
+    uint64_t all = product(queries->count, keys_before(d, document, b) - keys_before(d, document, a));
     const int64_t low = q0 - below > first ? q0 - below : first, high = q1 + above + 1 < end ? q1 + above + 1 : end;
-    return add(all, add(pairs_by_run(mask, document, queries, keys, low, a), pairs_by_run(mask, document, queries, keys, b, high)));
+    all = rondo__add_saturated(all, pairs_by_run(mask, document, queries, keys, low, a));
+    return rondo__add_saturated(all, pairs_by_run(mask, document, queries, keys, b, high));
 }
 
 static uint64_t pairs(const struct rondo_mask *mask, int64_t sequence, const rondo_span *queries, const rondo_span *keys)
@@ -363,12 +353,12 @@ static uint64_t pairs(const struct rondo_mask *mask, int64_t sequence, const ron
     uint64_t sum = 0;
     if (q.count <= 0 || keys->count <= 0)
         return 0;
-    int64_t low = q.first, high = last_of(&q);
+    int64_t low = q.first, high = rondo__span_last(&q);
     if (mask->kind == &rondo__mask_documents) {   /* who sees a key stands in one run with it */
         if (keys->first > low)
             low = keys->first;
-        if (last_of(keys) < high)
-            high = last_of(keys);
+        if (rondo__span_last(keys) < high)
+            high = rondo__span_last(keys);
         if (low > high) {   /* one run may have both */
             const int64_t moved = low;
             low = high;
@@ -380,7 +370,7 @@ static uint64_t pairs(const struct rondo_mask *mask, int64_t sequence, const ron
     for (int64_t i = run_of(d, sequence, low), end = run_of(d, sequence, high); i <= end; i++) {
         rondo_span some;
         if (queries_in(&q, d->runs + i, &some))
-            sum = add(sum, pairs_of_run(mask, d->runs[i].document, &some, keys));
+            sum = rondo__add_saturated(sum, pairs_of_run(mask, d->runs[i].document, &some, keys));
     }
     return sum;
 }

@@ -40,12 +40,6 @@ int rondo__interval_view(int64_t below, int64_t above, const rondo_span *queries
 
 /* ---- pairs ---- */
 
-static uint64_t add(uint64_t a, uint64_t b)
-{
-    uint64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
-}
-
 /* How many of a..b lie in [x - below, x + above]. */
 static int64_t width(int64_t a, int64_t b, int64_t below, int64_t above, int64_t x)
 {
@@ -77,14 +71,9 @@ static uint64_t trapezoid(int64_t a, int64_t b, int64_t below, int64_t above, co
                         (uint64_t)width(a, b, below, above, span->first + (i1 - 1) * span->step), twice;
         if (__builtin_mul_overflow((uint64_t)n, ends, &twice))
             return UINT64_MAX;
-        sum = add(sum, twice / 2);
+        sum = rondo__add_saturated(sum, twice / 2);
     }
     return sum;
-}
-
-static int64_t last_of(const rondo_span *s)
-{
-    return s->first + (s->count - 1) * s->step;
 }
 
 uint64_t rondo__interval_pairs(int64_t below, int64_t above, const rondo_span *queries, const rondo_span *keys)
@@ -92,9 +81,9 @@ uint64_t rondo__interval_pairs(int64_t below, int64_t above, const rondo_span *q
     if (queries->count <= 0 || keys->count <= 0)
         return 0;
     if (keys->step == 1 || keys->count == 1)
-        return trapezoid(keys->first, last_of(keys), below, above, queries);
+        return trapezoid(keys->first, rondo__span_last(keys), below, above, queries);
     if (queries->step == 1 || queries->count == 1)   /* seen from the keys, distances change places */
-        return trapezoid(queries->first, last_of(queries), above, below, keys);
+        return trapezoid(queries->first, rondo__span_last(queries), above, below, keys);
     uint64_t sum = 0;
     const bool turned = keys->count < queries->count;
     const rondo_span *few = turned ? keys : queries, *many = turned ? queries : keys;
@@ -102,7 +91,7 @@ uint64_t rondo__interval_pairs(int64_t below, int64_t above, const rondo_span *q
         const int64_t x = few->first + i * few->step;
         int64_t i0, i1;
         rondo__span_inside(many, x - (turned ? above : below), x + (turned ? below : above), &i0, &i1);
-        sum = add(sum, (uint64_t)(i1 - i0));
+        sum = rondo__add_saturated(sum, (uint64_t)(i1 - i0));
     }
     return sum;
 }

@@ -164,7 +164,7 @@ size_t rondo__mask_bytes(const struct rondo_mask *mask)
         return 0;
     rooms_of(data_of(mask), room);
     for (int i = 0; i < ROOMS; i++)
-        bytes += (size_t)room[i].list->room * room[i].item;
+        bytes += rondo__list_bytes(room[i].list, room[i].item);
     return bytes;
 }
 

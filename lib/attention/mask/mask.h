@@ -26,6 +26,8 @@ static inline int64_t rondo__mask_distance(int64_t side)
     return side < 0 ? RONDO_MASK_FAR : side;
 }
 
+static inline int64_t rondo__span_last(const rondo_span *s) { return s->first + (s->count - 1) * s->step; }
+
 int rondo__interval_view(int64_t below, int64_t above, const rondo_span *queries, int64_t k0, int64_t k1, int64_t *lo, int64_t *hi);
 uint64_t rondo__interval_pairs(int64_t below, int64_t above, const rondo_span *queries, const rondo_span *keys);
 /* Of first, first + step, ..., `count` of them: those in [a, b] are number *i0 to *i1 - 1. Distances that are FAR, less a position,

@@ -35,11 +35,6 @@ static struct rondo__delta_piece tile_of(const struct affine *x, int64_t sequenc
 /* U of all heads, and behind it M where it is not the first tile. */
 static size_t packet_bytes(const struct affine *x, int64_t tile) { return x->state + (tile ? x->map : 0); }
 
-static struct rondo__step step(const char *what, int64_t index, int64_t of)
-{
-    return of > 1 && of < INT32_MAX ? (struct rondo__step){ what, (int32_t)index, (int32_t)of } : (struct rondo__step){ what, 0, 0 };
-}
-
 /* U and M of the rank's own tiles but a sequence's last one, each into a buffer; *out: of the first of them. `number`: of that one among all that
  * the rank has. */
 static void make_packets(struct affine *x, const struct rondo__delta_tiles *t, int64_t number, int32_t *out)
@@ -53,13 +48,13 @@ static void make_packets(struct affine *x, const struct rondo__delta_tiles *t, i
         const struct rondo__delta_place nowhere = { -1, 0, 0 }, bound = { RONDO_DELTA_BOUNDS, 1, (number + i - t->first) * heads };
         piece.to = bound;
         const struct rondo__delta_scan certificate = { RONDO_DELTA_BOUND, piece, x->bounds, heads };
-        rondo__delta_scan(b, &certificate, 1, 0, step("certificate of tile", i + 1, t->tiles));
+        rondo__delta_scan(b, &certificate, 1, 0, rondo__step_of("certificate of tile", i + 1, t->tiles));
         piece.from = i ? nowhere : rondo__delta_initial(b, t->sequence);
         piece.to = (struct rondo__delta_place){ buffer, 0, 0 };
         struct rondo__delta_scan scans[2] = { { RONDO_DELTA_STATE, piece, x->units, x->unit_count }, { RONDO_DELTA_MAP, piece, x->maps, heads } };
         scans[1].piece.from = bound;
         scans[1].piece.to = (struct rondo__delta_place){ buffer, 1, (int64_t)(x->state / sizeof(float)) };
-        rondo__delta_scan(b, scans, i ? 2 : 1, x->chunk, step(i ? "sources and maps of tile" : "state behind tile", i + 1, t->tiles));
+        rondo__delta_scan(b, scans, i ? 2 : 1, x->chunk, rondo__step_of(i ? "sources and maps of tile" : "state behind tile", i + 1, t->tiles));
     }
 }
 
@@ -73,7 +68,7 @@ static void exchange(struct affine *x, const struct rondo__delta_tiles *tail, co
     for (int64_t i = tail->first; i < tail->end && i + 1 < tail->tiles && tail->end < tail->tiles && !b->s->failed; i++)
         sent[i - tail->first] = rondo__schedule_sent(b->s, b->m, out[i - tail->first], 0, packet_bytes(x, i), -1);
     if (!b->s->failed) {
-        rondo__schedule_begin(b->s, RONDO_TRANSFER, step("packets", 0, 0), -1)->operation = RONDO_OP_ALL_GATHER;
+        rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named("packets"), -1)->operation = RONDO_OP_ALL_GATHER;
         for (int32_t r = b->rank + 1; r < ranks && tail->end > tail->first; r++)
             for (int64_t i = tail->first; i < tail->end && has(x, r, tail->sequence).end; i++)
                 rondo__schedule_part(b->s, sent[i - tail->first], 0, packet_bytes(x, i), r, false);
@@ -103,7 +98,7 @@ static void run_tiles(struct affine *x, const struct rondo__delta_tiles *t, cons
             piece.from = at;
             if (i + 1 == t->tiles)
                 piece.to = rondo__delta_final(b, t->sequence);
-            rondo__delta_compute(b, &piece, 1, x->units, x->unit_count, step("tile", i + 1, t->tiles));
+            rondo__delta_compute(b, &piece, 1, x->units, x->unit_count, rondo__step_of("tile", i + 1, t->tiles));
         }
         if (i + 1 == t->end)
             break;
@@ -113,7 +108,7 @@ static void run_tiles(struct affine *x, const struct rondo__delta_tiles *t, cons
         }
         int32_t *to = states + i % 2;
         *to = *to >= 0 ? *to : rondo__delta_own(b, "states at tile", -1, x->state);
-        rondo__delta_fold(b, packets[i], at, *to, step("fold tile", i + 1, t->tiles));
+        rondo__delta_fold(b, packets[i], at, *to, rondo__step_of("fold tile", i + 1, t->tiles));
         at = (struct rondo__delta_place){ *to, 0, 0 };
     }
 }
@@ -178,7 +173,7 @@ void rondo__delta_affine(struct rondo__delta_build *b)
         struct rondo__delta_tiles t = has(&x, b->rank, n);
         if (p->cu[n] == p->cu[n + 1] && rondo__delta_owner(p, p->cu[n]) == b->rank) {
             const struct rondo__delta_piece piece = { n, p->cu[n], p->cu[n], rondo__delta_initial(b, n), rondo__delta_final(b, n), { -1, 0, 0 } };
-            rondo__delta_compute(b, &piece, 1, x.units, x.unit_count, step("delta rule", 0, 0));
+            rondo__delta_compute(b, &piece, 1, x.units, x.unit_count, rondo__step_named("delta rule"));
         }
         if (t.first == t.end)
             continue;
@@ -197,7 +192,7 @@ void rondo__delta_affine(struct rondo__delta_build *b)
         rondo__free(packets);
     }
     if (largest(&x) > b->m->eager)   /* the same on all ranks */
-        rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of the delta rule", 0, 0 });
+        rondo__schedule_fence(b->s, b->m, rondo__step_named("end of the delta rule"));
 done:
     rondo__free(x.units);
     rondo__free(x.maps);

@@ -202,7 +202,7 @@ static bool count_states(struct columns *x)
 
 static struct rondo__step step(const struct columns *x, const char *what, int32_t rank)
 {
-    return x->p->ranks > 1 ? (struct rondo__step){ what, rank + 1, x->p->ranks } : (struct rondo__step){ what, 0, 0 };
+    return rondo__step_of(what, rank + 1, x->p->ranks);
 }
 
 /* Rows of `bytes` between strides. */
@@ -308,7 +308,7 @@ static void await_results(struct columns *x)
     const int32_t ranks = x->p->ranks;
     if (!rows_of(x, b->rank) || ranks == 1)
         return;
-    rondo__schedule_begin(b->s, RONDO_TRANSFER, (struct rondo__step){ "results from all", 0, 0 }, -1)->operation = RONDO_OP_ALL_TO_ALL;
+    rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named("results from all"), -1)->operation = RONDO_OP_ALL_TO_ALL;
     for (int32_t i = 1; i < ranks && !b->s->failed; i++) {
         const int32_t from = (b->rank + i) % ranks;
         const struct run theirs = run_of(x, from);
@@ -430,7 +430,7 @@ static void run_empty(struct columns *x)
     for (int64_t n = 0; n < p->desc.sequences && !b->s->failed; n++)
         if (p->cu[n] == p->cu[n + 1] && rondo__delta_owner(p, p->cu[n]) == b->rank)
             pieces[count++] = (struct rondo__delta_piece){ n, p->cu[n], p->cu[n], rondo__delta_initial(b, n), rondo__delta_final(b, n), { -1, 0, 0 } };
-    rondo__delta_compute(b, pieces, b->s->failed ? 0 : count, whole, units, (struct rondo__step){ "delta rule", 0, 0 });
+    rondo__delta_compute(b, pieces, b->s->failed ? 0 : count, whole, units, rondo__step_named("delta rule"));
     rondo__free(pieces);
     rondo__free(whole);
 }
@@ -483,7 +483,7 @@ void rondo__delta_columns(struct rondo__delta_build *b)
         if (x.back[(b->rank + i) % p->ranks] >= 0)
             unpack_results(&x, (b->rank + i) % p->ranks);
     if (largest(&x) > b->m->eager && !b->s->failed)   /* the same on all ranks */
-        rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of the delta rule", 0, 0 });
+        rondo__schedule_fence(b->s, b->m, rondo__step_named("end of the delta rule"));
 done:
     rondo__free(x.units);
     rondo__free(x.starts);

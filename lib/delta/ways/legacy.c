@@ -23,11 +23,6 @@ static struct rondo__delta_piece segment_of(const struct rondo__delta_design *p,
     return (struct rondo__delta_piece){ sequence, first, first + (left < p->desc.tile ? left : p->desc.tile), { -1, 0, 0 }, { -1, 0, 0 }, { -1, 0, 0 } };
 }
 
-static struct rondo__step step(const char *what, int64_t index, int64_t of)
-{
-    return of > 1 && of < INT32_MAX ? (struct rondo__step){ what, (int32_t)index, (int32_t)of } : (struct rondo__step){ what, 0, 0 };
-}
-
 /* The state that a segment's tokens make of zeros, and its certificate, number `number` of the rank. */
 static int32_t first_pass(struct legacy *x, const struct rondo__delta_tiles *t, int64_t segment, int64_t number)
 {
@@ -36,10 +31,10 @@ static int32_t first_pass(struct legacy *x, const struct rondo__delta_tiles *t, 
     const int32_t buffer = rondo__delta_own(b, "state behind segment", segment < INT32_MAX ? (int32_t)segment : -1, x->state);
     piece.to = (struct rondo__delta_place){ buffer, 0, 0 };
     const struct rondo__delta_scan pass = { RONDO_DELTA_STATE, piece, x->units, x->unit_count };
-    rondo__delta_scan(b, &pass, 1, b->d->desc.chunk, step("first pass, segment", segment + 1, t->tiles));
+    rondo__delta_scan(b, &pass, 1, b->d->desc.chunk, rondo__step_of("first pass, segment", segment + 1, t->tiles));
     piece.to = (struct rondo__delta_place){ RONDO_DELTA_BOUNDS, 1, number * b->d->desc.heads };
     const struct rondo__delta_scan bound = { RONDO_DELTA_BOUND, piece, x->bounds, b->d->desc.heads };
-    rondo__delta_scan(b, &bound, 1, 0, step("certificate of segment", segment + 1, t->tiles));
+    rondo__delta_scan(b, &bound, 1, 0, rondo__step_of("certificate of segment", segment + 1, t->tiles));
     return buffer;
 }
 
@@ -121,9 +116,9 @@ void rondo__delta_legacy(struct rondo__delta_build *b)
         if (pieces[i].first == first && pieces[i].first > p->cu[n])
             pieces[i].from.buffer = before;
     }
-    rondo__delta_compute(b, pieces, b->s->failed ? 0 : count, x.units, x.unit_count, (struct rondo__step){ "second pass", 0, 0 });
+    rondo__delta_compute(b, pieces, b->s->failed ? 0 : count, x.units, x.unit_count, rondo__step_named("second pass"));
     if (anything_moves(p) && x.state > b->m->eager)   /* the same on all ranks */
-        rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of the delta rule", 0, 0 });
+        rondo__schedule_fence(b->s, b->m, rondo__step_named("end of the delta rule"));
 done:
     rondo__free(x.units);
     rondo__free(x.bounds);

@@ -62,7 +62,7 @@ static bool plan_stages(struct rondo__delta_build *b, struct stages *g)
 
 static struct rondo__step step(const struct stages *g, const char *what, int64_t stage)
 {
-    return g->count > 1 ? (struct rondo__step){ what, (int32_t)stage + 1, (int32_t)g->count } : (struct rondo__step){ what, 0, 0 };
+    return rondo__step_of(what, stage + 1, g->count);
 }
 
 static void move(struct rondo__delta_build *b, const struct stages *g, int64_t stage, int32_t buffer, size_t bytes, int32_t peer, bool receives)
@@ -114,7 +114,7 @@ static void run_own(struct rondo__delta_build *b, const struct stages *g)
         if (here)
             pieces[count++] = (struct rondo__delta_piece){ n, p->cu[n], p->cu[n + 1], rondo__delta_initial(b, n), rondo__delta_final(b, n), { -1, 0, 0 } };
     }
-    rondo__delta_compute(b, pieces, count, g->units, g->unit_count, (struct rondo__step){ "delta rule", 0, 0 });
+    rondo__delta_compute(b, pieces, count, g->units, g->unit_count, rondo__step_named("delta rule"));
     rondo__free(pieces);
 }
 
@@ -151,7 +151,7 @@ void rondo__delta_pipeline(struct rondo__delta_build *b)
         run_stages(b, &g, (struct rondo__delta_piece){ head, first, through ? end : p->cu[head + 1], { -1, 0, 0 }, rondo__delta_final(b, head), { -1, 0, 0 } },
                    before, through ? behind : -1);
     if ((size_t)largest(p, &g) * sizeof(float) > b->m->eager)   /* the same on all ranks */
-        rondo__schedule_fence(b->s, b->m, (struct rondo__step){ "end of the delta rule", 0, 0 });
+        rondo__schedule_fence(b->s, b->m, rondo__step_named("end of the delta rule"));
 out:
     rondo__free(g.units);
     rondo__free(g.in);
