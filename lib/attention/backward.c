@@ -12,8 +12,6 @@ static int no_memory(void)
     return rondo__fail(RONDO_ENOMEM, "rondo_attention_create: no memory for the plan's gradients");
 }
 
-static const char *const missing = "rondo_attention_create: device %s has no gradients of attention in this build; device cpu has";
-
 static int make(rondo_attention *plan, struct rondo__backward *b, const struct rondo__backward_way *way)
 {
     const struct rondo_device_ops *ops = rondo__ops(plan->ctx);
@@ -57,7 +55,7 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     if (!plan->design.desc.gradients)
         return 0;
     if (!RONDO_HAS(ops, backward))
-        return rondo__fail(RONDO_ENOTSUP, missing, ops->name);
+        return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: device %s has no gradients of attention in this build; device cpu has", ops->name);
     struct rondo__backward_way way;
     int err = rondo__backward_algorithm(&plan->design, algorithm, &way);
     if (err)
@@ -116,22 +114,17 @@ void rondo__backward_free(rondo_attention *plan)
     plan->backward = NULL;
 }
 
-static size_t list_bytes(const struct rondo__list *list, size_t item)
-{
-    return (size_t)list->room * item;
-}
-
 size_t rondo__backward_bytes(const struct rondo__backward *b)
 {
     if (!b)
         return 0;
     const struct rondo__backward_part *p = &b->part;
-    return sizeof *b + list_bytes(&p->leaves, sizeof(struct rondo_backward_leaf)) + list_bytes(&p->jobs, sizeof(struct rondo_backward_job)) +
-           list_bytes(&p->places, sizeof(struct rondo_backward_place)) + list_bytes(&p->joins, sizeof(struct rondo_backward_join)) +
-           list_bytes(&p->steps, sizeof(struct rondo_tree_step)) + list_bytes(&p->rounds, sizeof(struct rondo__backward_round)) +
-           list_bytes(&p->node_buffers, sizeof(struct rondo__backward_store) + sizeof *b->node_memory) +
-           list_bytes(&p->own, sizeof(struct rondo_backward_leaf)) + list_bytes(&p->bases, sizeof(int64_t)) +
-           list_bytes(&p->nodes, sizeof(struct rondo__backward_node) + sizeof *b->join) + rondo__schedule_bytes(&p->schedule) +
+    return sizeof *b + rondo__list_bytes(&p->leaves, sizeof(struct rondo_backward_leaf)) + rondo__list_bytes(&p->jobs, sizeof(struct rondo_backward_job)) +
+           rondo__list_bytes(&p->places, sizeof(struct rondo_backward_place)) + rondo__list_bytes(&p->joins, sizeof(struct rondo_backward_join)) +
+           rondo__list_bytes(&p->steps, sizeof(struct rondo_tree_step)) + rondo__list_bytes(&p->rounds, sizeof(struct rondo__backward_round)) +
+           rondo__list_bytes(&p->node_buffers, sizeof(struct rondo__backward_store) + sizeof *b->node_memory) +
+           rondo__list_bytes(&p->own, sizeof(struct rondo_backward_leaf)) + rondo__list_bytes(&p->bases, sizeof(int64_t)) +
+           rondo__list_bytes(&p->nodes, sizeof(struct rondo__backward_node) + sizeof *b->join) + rondo__schedule_bytes(&p->schedule) +
            rondo__runner_bytes(b->runner);
 }
 
@@ -290,7 +283,8 @@ static int prepare(struct rondo__backward_call *call, const rondo_attention_io *
 int rondo_attention_backward(rondo_attention *plan, const rondo_attention_io *io, const rondo_attention_gradients *gradients, void *workspace)
 {
     struct rondo__backward_call call = { .plan = plan };
-    struct rondo__given given = { .caller = call.at, .compute = compute, .arg = &call, .longest = RONDO_BACKWARD_RUN };
+    struct rondo__given given = { .caller = call.at, .compute = compute, .arg = &call, .longest = RONDO_BACKWARD_RUN,
+                                  .function = "rondo_attention_backward" };
     if (!plan)
         return rondo__fail(RONDO_EINVAL, "rondo_attention_backward: the plan is NULL");
     int err = prepare(&call, io, gradients, workspace);

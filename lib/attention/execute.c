@@ -19,7 +19,8 @@ static int prepare(rondo_attention *plan, const rondo_attention_io *io, rondo_at
         return err;
     *given = (struct rondo__given){ .tensor = { &ours->q, &ours->k, &ours->v, &ours->out, &ours->lse, &ours->alibi, &ours->sinks, &ours->bias,
                                                  &ours->probs },
-                                    .cached = plan->design.cached, .q_first = plan->q_first, .probs_skip = plan->probs_skip, .seed = ours->seed, .progress = ours->progress, .user = ours->user };
+                                    .cached = plan->design.cached, .q_first = plan->q_first, .probs_skip = plan->probs_skip, .seed = ours->seed,
+                                    .progress = ours->progress, .user = ours->user, .function = "rondo_attention_execute" };
     given->rows[RONDO_TENSOR_Q] = ours->q_row ? ours->q_row : plan->q_first;
     given->rows[RONDO_TENSOR_K] = given->rows[RONDO_TENSOR_V] = ours->kv_row ? ours->kv_row : plan->kv_first;
     given->rows[RONDO_TENSOR_OUT] = ours->out_row ? ours->out_row : plan->q_first;

@@ -5,11 +5,6 @@
  */
 #include "schedule/runner.h"
 
-static int no_memory(void)
-{
-    return rondo__fail(RONDO_ENOMEM, "rondo_attention_execute: no memory for the state of an execution");
-}
-
 static struct view view_of(int tensor, const struct rondo__given *given)
 {
     const rondo_tensor *t = given->tensor[tensor];
@@ -42,7 +37,7 @@ static int packed_view(struct rondo__runner *r, int tensor, char *data)
     if (!r->packed[tensor]) {
         r->packed[tensor] = rondo__list_set(&r->packed_memory[tensor], sizeof *r->packed[tensor], r->sequences);
         if (!r->packed[tensor])
-            return no_memory();
+            return rondo__runner_no_memory();
         memset(r->packed[tensor], 0, (size_t)r->sequences * sizeof *r->packed[tensor]);
         for (int64_t i = 0; i < s->copies.count; i++) {
             const struct rondo__copy *c = (const struct rondo__copy *)s->copies.items + i;
@@ -117,7 +112,7 @@ static int take_workspace(struct rondo__runner *r, void *workspace)
             r->workspace_room[kind] = 0;
             int err = take_memory(r, kind, s->workspace_bytes[kind], had, &r->workspace[kind], &r->workspace_room[kind]);
             if (err)
-                return rondo__fail(err, "rondo_attention_execute: no memory for a workspace of %zu bytes", s->workspace_bytes[kind]);
+                return rondo__fail(err, "%s: no memory for a workspace of %zu bytes", r->given->function, s->workspace_bytes[kind]);
         }
         base[kind] = kind || !workspace ? r->workspace[kind] : workspace;
     }
@@ -146,7 +141,7 @@ static int find_taken(struct rondo__runner *r, const struct rondo__buffer *b, st
     if (!best && !small) {
         small = rondo__list_add(&r->taken, sizeof *small, 1);
         if (!small)
-            return no_memory();
+            return rondo__runner_no_memory();
         *small = (struct taken){ NULL, 0, b->memory, -1 };
     }
     *out = best ? best : small;
@@ -159,7 +154,7 @@ static int find_taken(struct rondo__runner *r, const struct rondo__buffer *b, st
     int err = take_memory(r, b->memory, b->room, had, &small->memory, &small->bytes);
     if (err)
         small->bytes = 0;
-    return err ? rondo__fail(err, "rondo_attention_execute: no memory for %zu bytes of %s", b->room, b->name) : 0;
+    return err ? rondo__fail(err, "%s: no memory for %zu bytes of %s", r->given->function, b->room, b->name) : 0;
 }
 
 /* Memory for a buffer that the caller's cannot serve for. */

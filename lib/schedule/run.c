@@ -2,31 +2,27 @@
  *
  * The executor: walks over the list of operations, binds buffers to memory, and hands each operation to the device's stream or to the
  * transport, which both go on by themselves; the host waits only where an operation must not begin before another one is over and no
- * stream can be told to wait for it. Called by attention/execute.c.
+ * stream can be told to wait for it. Called by whatever is executed as a schedule: attention and its gradients, the delta rule and its own,
+ * tensor parallelism.
  *
  * On the device all goes through one stream, in the order of the list. A transfer that the endpoint serves begins once the host has seen that
  * what it waits for is over; where the transport has a data plane it goes into a second stream, and the two wait for each other by events.
  */
 #include "schedule/runner.h"
 
-static int no_memory(void)
-{
-    return rondo__fail(RONDO_ENOMEM, "rondo_attention_execute: no memory for the state of an execution");
-}
-
-static bool on_stream(const struct rondo__operation *o)
-{
-    return o->kind != RONDO_TRANSFER && o->kind != RONDO_FENCE;
-}
-
 /* ---- made once ---- */
+
+int rondo__runner_no_memory(void)
+{
+    return rondo__fail(RONDO_ENOMEM, "no memory for the state of an execution");
+}
 
 /* Events are kept: they are over when a schedule is. */
 int rondo__runner_event(struct rondo__runner *r, struct rondo_event **out)
 {
     if (r->events_used == r->events.count) {
         struct rondo_event **event = rondo__list_add(&r->events, sizeof *event, 1);
-        int err = event ? rondo__ops(r->ctx)->event_new(rondo__dev(r->ctx), event) : no_memory();
+        int err = event ? rondo__ops(r->ctx)->event_new(rondo__dev(r->ctx), event) : rondo__runner_no_memory();
         if (err) {
             r->events.count -= event != NULL;
             return err;
@@ -47,7 +43,8 @@ static int make_events(struct rondo__runner *r)
         const struct rondo__operation *o = rondo__operation_at(s, i);
         for (int32_t j = 0; j < o->waits && !err; j++) {
             const int32_t w = waits[o->waits_first + j];
-            const bool asked = on_stream(rondo__operation_at(s, w)) ? !on_stream(o) : plane && rondo__operation_at(s, w)->kind == RONDO_TRANSFER;
+            const struct rondo__operation *before = rondo__operation_at(s, w);
+            const bool asked = rondo__operation_on_stream(before) ? !rondo__operation_on_stream(o) : plane && before->kind == RONDO_TRANSFER;
             if (asked && !r->event[w])
                 err = rondo__runner_event(r, &r->event[w]);
         }
@@ -58,6 +55,12 @@ static int make_events(struct rondo__runner *r)
         err = rondo__ops(r->ctx)->stream_new(rondo__dev(r->ctx), &r->wire);
     return err;
 }
+
+/* Bytes of an item of each of r->memory, in the order of make_lists(). */
+static const size_t list_items[RONDO_RUNNER_LISTS] = {
+    2 * sizeof(uint8_t), sizeof(struct rondo_event *) + sizeof(struct rondo__transfer *) + sizeof(double), sizeof(struct rondo_work), sizeof(void *),
+    sizeof(int32_t), sizeof(struct rondo__transfer), sizeof(struct rondo_part), sizeof(struct rondo_kv_part), sizeof(float *), 2 * sizeof(int64_t),
+};
 
 /* All 0. */
 static bool make_lists(struct rondo__runner *r)
@@ -71,22 +74,16 @@ static bool make_lists(struct rondo__runner *r)
         sources = o->sources > sources ? o->sources : sources;
         nodes = o->nodes > nodes ? o->nodes : nodes;
     }
-    const struct {
-        size_t item;
-        int64_t count;
-    } lists[RONDO_RUNNER_LISTS] = {
-        { 2, operations }, { 2 * sizeof(void *) + sizeof(double), operations }, { sizeof *r->work, operations }, { sizeof *r->place, buffers },
-        { sizeof *r->own, buffers }, { sizeof *r->transfers, transfers }, { sizeof *r->parts, s->parts.count }, { sizeof *r->kv, sources },
-        { sizeof *r->nodes, nodes }, { 2 * sizeof *r->bias_row, r->desc->terms.bias || r->programs > 1 ? r->sequences : 0 },
-    };
+    const int64_t counts[RONDO_RUNNER_LISTS] = { operations, operations, operations, buffers, buffers, transfers, s->parts.count, sources, nodes,
+                                                 r->desc->terms.bias || r->programs > 1 ? r->sequences : 0 };
     void *at[RONDO_RUNNER_LISTS];
     for (int i = 0; i < RONDO_RUNNER_LISTS; i++) {
-        if (r->times && !rondo__list_ready(&r->memory[i], lists[i].item, r->times == 1))
+        if (r->times && !rondo__list_ready(&r->memory[i], list_items[i], r->times == 1))
             return false;
-        at[i] = rondo__list_set(&r->memory[i], lists[i].item, lists[i].count);
+        at[i] = rondo__list_set(&r->memory[i], list_items[i], counts[i]);
         if (!at[i])
             return false;
-        memset(at[i], 0, lists[i].item * (size_t)lists[i].count);
+        memset(at[i], 0, list_items[i] * (size_t)counts[i]);
     }
     r->state = at[0];
     r->elided = r->state + operations;
@@ -128,7 +125,7 @@ int rondo__runner_make(struct rondo__runner **runner, rondo_context *ctx, const 
     struct rondo__runner *r = again ? *runner : rondo__alloc_zero(1, sizeof *r);
     *runner = r;
     if (!r)
-        return no_memory();
+        return rondo__runner_no_memory();
     r->ctx = ctx;
     r->times += again && r->times < 2;
     r->schedule = schedule;
@@ -140,7 +137,7 @@ int rondo__runner_make(struct rondo__runner **runner, rondo_context *ctx, const 
     memset(r->packed, 0, sizeof r->packed);
     for (int64_t i = 0; i < r->taken.count; i++)
         ((struct taken *)r->taken.items)[i].buffer = -1;
-    int err = make_lists(r) ? make_events(r) : no_memory();
+    int err = make_lists(r) ? make_events(r) : rondo__runner_no_memory();
     for (int32_t i = 0; i < count && !err; i++)
         err = make_program(r, i);
     if (err) {
@@ -197,12 +194,9 @@ size_t rondo__runner_scratch(const struct rondo__runner *r)
 
 size_t rondo__runner_bytes(const struct rondo__runner *r)
 {
-    static const size_t items[RONDO_RUNNER_LISTS] = { 2, 2 * sizeof(void *) + sizeof(double), sizeof *r->work, sizeof *r->place, sizeof *r->own,
-                                                      sizeof *r->transfers, sizeof *r->parts, sizeof *r->kv, sizeof *r->nodes,
-                                                      2 * sizeof *r->bias_row };
-    size_t bytes = sizeof *r + (size_t)r->events.room * sizeof(void *) + (size_t)r->taken.room * sizeof(struct taken);
+    size_t bytes = sizeof *r + rondo__list_bytes(&r->events, sizeof(struct rondo_event *)) + rondo__list_bytes(&r->taken, sizeof(struct taken));
     for (int i = 0; i < RONDO_RUNNER_LISTS; i++)
-        bytes += (size_t)r->memory[i].room * items[i];
+        bytes += rondo__list_bytes(&r->memory[i], list_items[i]);
     return bytes;
 }
 
@@ -258,8 +252,7 @@ static int tell(struct rondo__runner *r, double done)
     r->told = done > r->told ? done : r->told;
     r->told_at = now;
     if (r->given->progress(r->given->user, r->told < 1.0 ? r->told : 1.0))
-        return rondo__fail(RONDO_ECANCELED, "%s: the caller's progress function asked to stop",
-                           r->given->function ? r->given->function : r->given->compute ? "rondo_attention_backward" : "rondo_attention_execute");
+        return rondo__fail(RONDO_ECANCELED, "%s: the caller's progress function asked to stop", r->given->function);
     return 0;
 }
 
@@ -499,29 +492,33 @@ static int call(struct rondo__runner *r, int64_t index, const struct rondo__oper
     return err;
 }
 
-/* All of some rows of a tensor: 0. */
-static int blank_tensor(struct rondo__runner *r, const struct rondo__blank *b)
+/* Rows of a head, from `to` on: 0. */
+static int zero_rows(struct rondo__runner *r, const struct view *v, char *to, int64_t rows)
 {
     static const char zeros[4096];
-    const struct rondo__buffer *buffer = rondo__buffer_at(r->schedule, b->buffer);
-    const struct view *v = (buffer->owner == RONDO_OWNER_CALLER ? r->outside : r->view) + buffer->tensor;
     const size_t row = (size_t)v->dim * v->element;
     int err = 0;
-    for (int64_t h = 0; h < v->heads && !err; h++) {
-        char *to = v->data + (size_t)((v->rows[b->sequence] + b->row) * v->row_stride + h * v->head_stride) * v->element;
-        for (size_t at = 0; at < row && !err; at += sizeof zeros)
-            err = rondo__ops(r->ctx)->copy_rows(rondo__dev(r->ctx), NULL, to + at, (size_t)v->row_stride * v->element, zeros, 0,
-                                                row - at < sizeof zeros ? row - at : sizeof zeros, b->rows);
-    }
+    for (size_t at = 0; at < row && !err; at += sizeof zeros)
+        err = rondo__ops(r->ctx)->copy_rows(rondo__dev(r->ctx), NULL, to + at, (size_t)v->row_stride * v->element, zeros, 0,
+                                            row - at < sizeof zeros ? row - at : sizeof zeros, rows);
+    return err;
+}
+
+/* All of some rows of a tensor, from their first column on. */
+static int blank_tensor(struct rondo__runner *r, const struct rondo__blank *b)
+{
+    const struct rondo__buffer *buffer = rondo__buffer_at(r->schedule, b->buffer);
+    const struct view *v = (buffer->owner == RONDO_OWNER_CALLER ? r->outside : r->view) + buffer->tensor;
+    int err = 0;
+    for (int64_t h = 0; h < v->heads && !err; h++)
+        err = zero_rows(r, v, v->data + (size_t)((v->rows[b->sequence] + b->row) * v->row_stride + h * v->head_stride) * v->element, b->rows);
     return err;
 }
 
 /* Rows that see no key: 0, and -inf for lse. */
 static int blank(struct rondo__runner *r, const struct rondo__operation *o)
 {
-    static const char zeros[1024];
     static const float nothing = -__builtin_inff();
-    const struct rondo_device_ops *ops = rondo__ops(r->ctx);
     const struct view *out = r->view + RONDO_TENSOR_OUT, *lse = r->view + RONDO_TENSOR_LSE;
     const struct rondo__blank *b = (const struct rondo__blank *)r->schedule->blanks.items + o->first;
     int err = catch_up(r);
@@ -530,14 +527,10 @@ static int blank(struct rondo__runner *r, const struct rondo__operation *o)
             err = blank_tensor(r, b + i);
     for (int64_t i = 0; i < o->count; i++)
         for (int64_t h = 0; h < out->heads && !err && b[i].buffer < 0; h++) {
-            const size_t row = (size_t)out->dim * out->element;
-            char *to = rondo__row_at(out, b[i].sequence, b[i].row, h);
-            for (size_t at = 0; at < row && !err; at += sizeof zeros)
-                err = ops->copy_rows(rondo__dev(r->ctx), NULL, to + at, (size_t)out->row_stride * out->element, zeros, 0,
-                                     row - at < sizeof zeros ? row - at : sizeof zeros, b[i].rows);
+            err = zero_rows(r, out, rondo__row_at(out, b[i].sequence, b[i].row, h), b[i].rows);
             if (!err && lse->data)
-                err = ops->copy_rows(rondo__dev(r->ctx), NULL, rondo__row_at(lse, b[i].sequence, b[i].row, h),
-                                     (size_t)lse->row_stride * sizeof(float), &nothing, 0, sizeof nothing, b[i].rows);
+                err = rondo__ops(r->ctx)->copy_rows(rondo__dev(r->ctx), NULL, rondo__row_at(lse, b[i].sequence, b[i].row, h),
+                                                    (size_t)lse->row_stride * sizeof(float), &nothing, 0, sizeof nothing, b[i].rows);
         }
     return err;
 }
@@ -577,7 +570,7 @@ static int wait_for(struct rondo__runner *r, const struct rondo__operation *o, i
         return finish(r, earlier);
     if (plane && o->kind == RONDO_TRANSFER)
         return e->kind == RONDO_TRANSFER ? 0 : ops->stream_wait(rondo__dev(r->ctx), r->wire, r->event[earlier]);
-    if (plane && on_stream(o))
+    if (plane && rondo__operation_on_stream(o))
         return ops->stream_wait(rondo__dev(r->ctx), NULL, r->event[earlier]);
     return r->event[earlier] ? ops->event_wait(rondo__dev(r->ctx), r->event[earlier], meanwhile(r, &poll, NULL)) : 0;
 }

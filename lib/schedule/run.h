@@ -21,7 +21,7 @@ struct rondo__given {
     void *user;
     int32_t longest;                           /* of compute() below: the number of what takes the time, as far as progress goes; or: */
     double (*cost)(void *arg, const struct rondo__operation *o);   /* what each one of them takes, in any unit; NULL: see above */
-    const char *function;                      /* that was called, for sentences; NULL: one of attention */
+    const char *function;                      /* that was called, for sentences */
     /* Of a schedule that is no attention, which has no tensors: */
     void *const *caller;                       /* where the caller's buffers are, by the number of each; NULL: none has any bytes */
     void *const *room;                         /* [3], by kind of memory: workspace_bytes[] of each; NULL: as rondo__runner_bind() has it */

@@ -25,7 +25,7 @@ struct taken {
     int32_t kind, buffer;
 };
 
-#define RONDO_RUNNER_LISTS 10
+#define RONDO_RUNNER_LISTS 10          /* of struct rondo__runner's memory */
 
 struct rondo__runner {
     rondo_context *ctx;
@@ -83,6 +83,7 @@ static inline int64_t rondo__copy_heads_of(const struct rondo__runner *r, const 
     return heads;
 }
 
+int rondo__runner_no_memory(void);
 /* An event that no operation of this schedule has yet. */
 int rondo__runner_event(struct rondo__runner *r, struct rondo_event **out);
 

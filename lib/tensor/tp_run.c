@@ -247,12 +247,12 @@ static int compute(void *arg, const struct rondo__operation *o, void *const *pla
 int rondo__tp_run(struct rondo__tp_call *call)
 {
     void *const caller[RONDO_TP_CALLERS] = { (void *)(uintptr_t)call->x, call->y, (void *)(uintptr_t)call->bias };
-    const struct rondo__given given = { .caller = caller, .room = call->tp->room, .compute = compute, .arg = call };
+    const struct rondo__given given = { .caller = caller, .room = call->tp->room, .compute = compute, .arg = call, .function = "tensor parallelism" };
     const struct rondo__schedule *s = &call->entry->built.schedule;
     int err = rondo__runner_bind(call->entry->runner, &given, NULL);
     if (!err)
         err = rondo__runner_run(call->entry->runner);
     if (!err && rondo__operation_at(s, s->operations.count - 1)->kind != RONDO_FENCE)
-        err = rondo__fence_at_times(call->tp->ctx, (struct rondo__step){ "after some exchanges", 0, 0 });
+        err = rondo__fence_at_times(call->tp->ctx, rondo__step_named("after some exchanges"));
     return err;
 }
