@@ -11,6 +11,7 @@
 /* Rows of one program in rondo_merge(): each row is a job. */
 #define MERGE_ROWS 1024
 #define MERGE_PARTS 16
+_Static_assert(2 * MERGE_PARTS + 3 <= RONDO_STAGES, "out and lse of each part, the query, out and lse of all are staged by one call");
 
 size_t rondo_node_bytes(int64_t rows, int64_t heads, int64_t value_dim)
 {
@@ -156,7 +157,7 @@ static int begin(const char *function, rondo_context *ctx, const rondo_attention
         return rondo__fail(RONDO_EINVAL, "%s: %lld tokens and %lld cached ones; it takes 0 to 2^31 - 1 and -2^40 to 2^40", function,
                            (long long)d->tokens, (long long)d->cached);
     if (!d->leaf)
-        d->leaf = 128;
+        d->leaf = RONDO_LEAF_DEFAULT;
     if (!rondo_node_bytes(d->tokens ? d->tokens : 1, d->heads, d->value_dim))
         return rondo__fail(RONDO_EINVAL, "%s: a node of %lld rows, %lld heads and %lld values is more than memory can hold", function,
                            (long long)d->tokens, (long long)d->heads, (long long)d->value_dim);
@@ -255,41 +256,23 @@ static int join_program(struct rondo__staging *s, struct rondo_program_desc *p, 
     return err;
 }
 
-int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, int64_t value_dim, int64_t count, const rondo_node *nodes,
-                    const float *const *data, float *to)
+static int check_nodes(const char *function, const rondo_node *nodes, const float *const *data, int64_t count)
 {
-    static const char function[] = "rondo_node_join";
-    const size_t bytes = rondo_node_bytes(rows, heads, value_dim);
-    if (!ctx || !to || count < 1 || count > RONDO_PIECES_MAX || !nodes || !data)
-        return rondo__fail(RONDO_EINVAL, "%s: %lld nodes, and ctx, nodes, data and to must not be NULL; it takes 1 to 2^28", function, (long long)count);
-    if ((!bytes && rows) || rows > INT32_MAX || heads > INT32_MAX / 2 || value_dim > INT32_MAX - 2)
-        return rondo__fail(RONDO_EINVAL, "%s: %lld rows of %lld heads of %lld values; it takes at least 0, 1 and 1, and no more than memory holds",
-                           function, (long long)rows, (long long)heads, (long long)value_dim);
     for (int64_t i = 0; i < count; i++)
         if (nodes[i].first < (i ? nodes[i - 1].end : 0) || nodes[i].end <= nodes[i].first || !data[i])
             return rondo__fail(RONDO_EINVAL, "%s: node %lld is of leaves %lld to %lld%s; nodes rise, do not meet, and have memory", function,
                                (long long)i, (long long)nodes[i].first, (long long)nodes[i].end, data[i] ? "" : ", without memory");
-    int err = rondo__ops(ctx)->check(rondo__dev(ctx));
-    if (err || !rows)
-        return err;
-    const float zero = 0.0f;
-    const size_t n = (size_t)count;
-    struct rondo__staging s = { .ctx = ctx };
-    struct rondo__list steps = { 0 }, rank_of = { 0 };
+    return 0;
+}
+
+/* The tree's steps that join nodes, each of them in the place of its number, into the place behind them. */
+static int join_steps(const char *function, const rondo_node *nodes, int64_t count, struct rondo__list *steps, struct rondo__program *program)
+{
+    struct rondo__list rank_of = { 0 };
     struct rondo__tree tree = { 0 };
-    struct rondo__program program = { 0 };
-    struct rondo_program_desc p = { .heads = (int32_t)heads, .kv_heads = (int32_t)heads, .value_dim = (int32_t)value_dim, .out_type = RONDO_F32,
-                                    .leaf_size = 128, .scale_log2 = 1.0f, .terms = { .keep = 1.0f }, .node_width = (int32_t)value_dim + 2 };
-    struct rondo_attention_run run = { .node_count = (int32_t)count + 1 };
-    struct rondo__piece *pieces = rondo__alloc(n * sizeof *pieces);
-    struct rondo_place *places = rondo__alloc((n + 1) * sizeof *places);
-    int32_t *owner = rondo__alloc(n * sizeof *owner);
-    float **at = rondo__alloc((n + 1) * sizeof *at);
-    char *block = NULL;
-    const bool copies = !rondo__ops(ctx)->unified;
-    size_t block_bytes = 0;
-    if (!pieces || !places || !owner || !at)
-        err = rondo__fail(RONDO_ENOMEM, "%s: no memory for %lld nodes", function, (long long)count);
+    struct rondo__piece *pieces = rondo__alloc((size_t)count * sizeof *pieces);
+    int32_t *owner = rondo__alloc((size_t)count * sizeof *owner);
+    int err = pieces && owner ? 0 : rondo__fail(RONDO_ENOMEM, "%s: no memory for %lld nodes", function, (long long)count);
     for (int64_t i = 0; i < count && !err; i++) {
         pieces[i] = (struct rondo__piece){ .index = nodes[i].first, .leaves = 1 };
         owner[i] = (int32_t)i;   /* none is merged with another before the join */
@@ -298,22 +281,69 @@ int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, int64_t val
         err = rondo__tree_build(&tree, pieces, count, 2);
     if (!err) {
         rondo__tree_owners(&tree, owner, NULL);
-        if (!rondo__tree_join(&tree, &steps, &program, &rank_of))
+        if (!rondo__tree_join(&tree, steps, program, &rank_of))
             err = rondo__fail(RONDO_ENOMEM, "%s: no memory for the tree over %lld nodes", function, (long long)count);
     }
     if (!err)
-        ((struct rondo_tree_step *)steps.items)[steps.count - 1] = (struct rondo_tree_step){ RONDO_TREE_STORE, (int32_t)count };
-    if (!err && copies && !rondo__mul(n, bytes, &block_bytes))
-        err = rondo__fail(RONDO_ENOMEM, "%s: %lld nodes of %zu bytes are more than a device can hold", function, (long long)count, bytes);
-    if (!err && copies)
-        err = rondo__ops(ctx)->memory_new(rondo__dev(ctx), RONDO_MEMORY_DEVICE, block_bytes, (void **)&block);
+        ((struct rondo_tree_step *)steps->items)[steps->count - 1] = (struct rondo_tree_step){ RONDO_TREE_STORE, (int32_t)count };
+    rondo__tree_free(&tree);
+    rondo__list_free(&rank_of);
+    rondo__free(pieces);
+    rondo__free(owner);
+    return err;
+}
+
+/* Nodes where the device can read them: where they are, or copied to its memory, which is *block then. Joins do not write to them. */
+static int place_nodes(const char *function, rondo_context *ctx, const float *const *data, int64_t count, size_t bytes, float **at, char **block,
+                       size_t *block_bytes)
+{
+    const bool copies = !rondo__ops(ctx)->unified;
+    int err = 0;
+    if (copies && !rondo__mul((size_t)count, bytes, block_bytes))
+        return rondo__fail(RONDO_ENOMEM, "%s: %lld nodes of %zu bytes are more than a device can hold", function, (long long)count, bytes);
+    if (copies)
+        err = rondo__ops(ctx)->memory_new(rondo__dev(ctx), RONDO_MEMORY_DEVICE, *block_bytes, (void **)block);
     for (int64_t i = 0; i < count && !err; i++) {
         union { const float *given; float *taken; } u = { data[i] };
-        places[i] = (struct rondo_place){ 0, (int32_t)i, 0 };
-        at[i] = copies ? (float *)(void *)(block + (size_t)i * bytes) : u.taken;
+        at[i] = copies ? (float *)(void *)(*block + (size_t)i * bytes) : u.taken;
         if (copies)
             err = rondo__ops(ctx)->copy(rondo__dev(ctx), NULL, at[i], data[i], bytes);
     }
+    return err;
+}
+
+int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, int64_t value_dim, int64_t count, const rondo_node *nodes,
+                    const float *const *data, float *to)
+{
+    static const char function[] = "rondo_node_join";
+    const size_t bytes = rondo_node_bytes(rows, heads, value_dim);
+    if (!ctx || !to || count < 1 || count > RONDO_PIECES_MAX || !nodes || !data)
+        return rondo__fail(RONDO_EINVAL, "%s: %lld nodes, and ctx, nodes, data and to must not be NULL; it takes 1 to 2^28", function, (long long)count);
+    if ((!bytes && rows) || rows > INT32_MAX || heads > INT32_MAX / 2 || value_dim > INT32_MAX - 2)
+        return rondo__fail(RONDO_EINVAL, "%s: %lld rows of %lld heads of %lld values; it takes 0 to 2^31 - 1 rows, 1 head and 1 value at least, "
+                                         "and no more than memory holds", function, (long long)rows, (long long)heads, (long long)value_dim);
+    int err = check_nodes(function, nodes, data, count);
+    if (!err)
+        err = rondo__ops(ctx)->check(rondo__dev(ctx));
+    if (err || !rows)
+        return err;
+    const float zero = 0.0f;
+    struct rondo__staging s = { .ctx = ctx };
+    struct rondo__list steps = { 0 };
+    struct rondo__program program = { 0 };
+    struct rondo_place *places = rondo__alloc(((size_t)count + 1) * sizeof *places);
+    float **at = rondo__alloc(((size_t)count + 1) * sizeof *at);
+    char *block = NULL;
+    size_t block_bytes = 0;
+    struct rondo_program_desc p = { .heads = (int32_t)heads, .kv_heads = (int32_t)heads, .value_dim = (int32_t)value_dim, .out_type = RONDO_F32,
+                                    .leaf_size = RONDO_LEAF_DEFAULT, .scale_log2 = 1.0f, .terms = { .keep = 1.0f }, .node_width = (int32_t)value_dim + 2 };
+    struct rondo_attention_run run = { .nodes = at, .node_count = (int32_t)count + 1 };
+    if (!places || !at)
+        err = rondo__fail(RONDO_ENOMEM, "%s: no memory for %lld nodes", function, (long long)count);
+    if (!err)
+        err = join_steps(function, nodes, count, &steps, &program);
+    if (!err)
+        err = place_nodes(function, ctx, data, count, bytes, at, &block, &block_bytes);
     if (!err)
         err = join_program(&s, &p, &run, &zero);
     if (!err)
@@ -322,7 +352,8 @@ int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, int64_t val
         const rondo_span span = { 0, rows, 1, 0 };
         const struct rondo_job job = { .q_rows = rows, .operation = RONDO_JOB_JOIN, .spans = 1, .steps = program.steps,
                                        .places = (int32_t)count + 1, .depth = program.depth };
-        places[count] = (struct rondo_place){ 0, (int32_t)count, 0 };
+        for (int64_t i = 0; i <= count; i++)
+            places[i] = (struct rondo_place){ 0, (int32_t)i, 0 };
         p.spans = &span;
         p.steps = steps.items;
         p.places = places;
@@ -330,18 +361,13 @@ int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, int64_t val
         p.span_count = p.job_count = 1;
         p.step_count = steps.count;
         p.place_count = count + 1;
-        run.nodes = at;
         err = run_once(ctx, &p, &run, "join");
     }
     err = rondo__stage_end(&s, false, err);
     if (block)
         rondo__ops(ctx)->memory_free(rondo__dev(ctx), RONDO_MEMORY_DEVICE, block, block_bytes);
-    rondo__tree_free(&tree);
     rondo__list_free(&steps);
-    rondo__list_free(&rank_of);
-    rondo__free(pieces);
     rondo__free(places);
-    rondo__free(owner);
     rondo__free(at);
     return err;
 }
@@ -401,8 +427,10 @@ int rondo_merge(rondo_context *ctx, int64_t parts, const rondo_tensor *outs, con
     int err = rondo__tensor_check(function, "out", out);
     if (!err && (out->dims != 3 || out->shape[0] < 0 || out->shape[1] < 1 || out->shape[2] < 1 || !rondo_type_size(out->type) || out->type == RONDO_Q8 ||
                  !rondo_node_bytes(out->shape[0] ? out->shape[0] : 1, out->shape[1], out->shape[2]) || out->shape[1] > 65536 || out->shape[2] > 65536))
-        err = rondo__fail(RONDO_EINVAL, "%s: out is [%lld, %lld, %lld] in %d dimensions; it must be [rows, heads, dim]", function,
-                          (long long)out->shape[0], (long long)out->shape[1], (long long)out->shape[2], (int)out->dims);
+        err = rondo__fail(RONDO_EINVAL, "%s: out is %s [%lld, %lld, %lld] in %d dimensions; it must be [rows, heads, dim] of f32, bf16 or f16, with 1 to "
+                                        "65536 heads and a dim of 1 to 65536", function,
+                          rondo_type_name(out->type) ? rondo_type_name(out->type) : "of no known type", (long long)out->shape[0],
+                          (long long)out->shape[1], (long long)out->shape[2], (int)out->dims);
     if (!err)
         err = rondo__ops(ctx)->check(rondo__dev(ctx));
     if (err)
@@ -413,7 +441,7 @@ int rondo_merge(rondo_context *ctx, int64_t parts, const rondo_tensor *outs, con
     struct rondo__staging s = { .ctx = ctx };
     struct rondo_attention_run run = { .kv_count = (int32_t)parts };
     struct rondo_program_desc p = { .heads = (int32_t)heads, .kv_heads = (int32_t)heads, .head_dim = 1, .value_dim = (int32_t)dim,
-                                    .q_type = RONDO_F32, .kv_type = RONDO_F32, .out_type = out->type, .leaf_size = 128,
+                                    .q_type = RONDO_F32, .kv_type = RONDO_F32, .out_type = out->type, .leaf_size = RONDO_LEAF_DEFAULT,
                                     .scale_log2 = (float)1.4426950408889634074, .terms = { .keep = 1.0f }, .node_width = (int32_t)dim + 2,
                                     .span_count = 1, .leaf_count = parts, .step_count = 2 * parts };
     rondo__mask_make(&p.mask, 0, -1, -1);
@@ -425,7 +453,7 @@ int rondo_merge(rondo_context *ctx, int64_t parts, const rondo_tensor *outs, con
     if (!kv || !leaves || !steps || !jobs || !row)
         err = rondo__fail(RONDO_ENOMEM, "%s: no memory for %lld parts", function, (long long)parts);
     for (int64_t i = 0; i < parts && !err; i++) {
-        leaves[i] = (struct rondo_leaf){ 0, i * 128, 1, 1, (int32_t)i };
+        leaves[i] = (struct rondo_leaf){ 0, i * RONDO_LEAF_DEFAULT, 1, 1, (int32_t)i };
         steps[i ? 2 * i - 1 : 0] = (struct rondo_tree_step){ RONDO_TREE_LEAF, (int32_t)i };
         if (i)
             steps[2 * i] = (struct rondo_tree_step){ RONDO_TREE_MERGE, 0 };
