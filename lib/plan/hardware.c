@@ -10,6 +10,8 @@
  */
 #include "plan/plan.h"
 
+#include <stdio.h>
+
 #define H100_GEMM 6.59e14
 #define H100_ATTENTION 5.23e14
 
@@ -50,8 +52,17 @@ int rondo_hardware_find(const char *name, rondo_hardware *hardware)
             ours.struct_size = sizeof ours;
             return rondo__info_copy(hardware, &ours, sizeof ours, "rondo_hardware");
         }
-    return rondo__fail(RONDO_EINVAL, "there is no hardware known as %.60s; grand-teton-rdma, grand-teton-tcp, h100, h200 and xeon-ethernet are",
-                       name);
+    char all[RONDO_HARDWARE_NAMES];
+    return rondo__fail(RONDO_EINVAL, "there is no hardware known as %.60s; %s are", name, rondo__hardware_names(all));
+}
+
+const char *rondo__hardware_names(char text[RONDO_HARDWARE_NAMES])
+{
+    size_t n = 0;
+    text[0] = 0;
+    for (size_t i = 0; i < KNOWN && n < RONDO_HARDWARE_NAMES; i++)
+        n += (size_t)snprintf(text + n, RONDO_HARDWARE_NAMES - n, "%s%s", !i ? "" : i + 1 < KNOWN ? ", " : " and ", known[i].name);
+    return text;
 }
 
 /* ---- what it may be ---- */
@@ -59,6 +70,29 @@ int rondo_hardware_find(const char *name, rondo_hardware *hardware)
 #define RATES ((int)(sizeof((rondo_hardware *)0)->attention_dims / sizeof(int64_t)))
 #define ROWS ((int)(sizeof((rondo_hardware *)0)->row_counts / sizeof(int64_t)))
 #define DELTAS ((int)(sizeof((rondo_hardware *)0)->delta_dims / sizeof(int64_t)))
+
+/* All fields that are one real number. Ranks compare them in this order. */
+#define REAL(member, positive) { #member, offsetof(rondo_hardware, member), positive }
+static const struct real {
+    const char *name;
+    size_t at;
+    bool positive;                     /* once defaults are filled in; others may be 0 */
+} reals[] = {
+    REAL(peak_flops, false), REAL(gemm_flops, true), REAL(attention_flops, true), REAL(memory_bandwidth, true), REAL(link_bandwidth, true),
+    REAL(link_latency, false), REAL(all_to_all_bandwidth, true), REAL(all_to_all_latency, false), REAL(overhead, false), REAL(memory_bytes, false),
+    REAL(local_bandwidth, true), REAL(local_latency, false), REAL(operation_latency, false), REAL(skew, false), REAL(cores, false),
+    REAL(link_burst, false), REAL(link_inward, false), REAL(link_work, false), REAL(local_work, false), REAL(attention_edge, false),
+    REAL(core_slowest, false), REAL(join_bandwidth, true), REAL(delta_flops, false), REAL(delta_backward_flops, false), REAL(core_slice, false),
+    REAL(core_turn, false),
+};
+#define REALS (sizeof reals / sizeof *reals)
+
+static double real_of(const rondo_hardware *h, const struct real *r)
+{
+    double value;
+    memcpy(&value, (const char *)h + r->at, sizeof value);
+    return value;
+}
 
 /* Tables by a size, each of which has a number. what: of the sizes, in the sentence; most: of the numbers. */
 static int check_table(const char *name, const char *what, const int64_t *sizes, const double *values, int room, double most)
@@ -95,28 +129,12 @@ int rondo__hardware_complete(rondo_hardware *h, const rondo_hardware *given)
     h->join_bandwidth = h->join_bandwidth == 0.0 ? h->memory_bandwidth : h->join_bandwidth;
     h->node_ranks = h->node_ranks ? h->node_ranks : 1;
     h->node_links = h->node_links ? h->node_links : h->node_ranks;
-    const struct {
-        const char *name;
-        double value;
-        bool positive;
-    } fields[] = {
-        { "gemm_flops", h->gemm_flops, true }, { "attention_flops", h->attention_flops, true },
-        { "memory_bandwidth", h->memory_bandwidth, true }, { "link_bandwidth", h->link_bandwidth, true },
-        { "all_to_all_bandwidth", h->all_to_all_bandwidth, true }, { "local_bandwidth", h->local_bandwidth, true },
-        { "peak_flops", h->peak_flops, false }, { "link_latency", h->link_latency, false },
-        { "all_to_all_latency", h->all_to_all_latency, false }, { "overhead", h->overhead, false },
-        { "memory_bytes", h->memory_bytes, false }, { "local_latency", h->local_latency, false },
-        { "operation_latency", h->operation_latency, false }, { "skew", h->skew, false }, { "cores", h->cores, false },
-        { "link_work", h->link_work, false }, { "local_work", h->local_work, false }, { "attention_edge", h->attention_edge, false },
-        { "link_burst", h->link_burst, false }, { "link_inward", h->link_inward, false }, { "core_slowest", h->core_slowest, false },
-        { "join_bandwidth", h->join_bandwidth, true }, { "delta_flops", h->delta_flops, false },
-        { "delta_backward_flops", h->delta_backward_flops, false }, { "core_slice", h->core_slice, false },
-        { "core_turn", h->core_turn, false },
-    };
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        if (!(fields[i].value >= 0.0 && fields[i].value <= 1e30) || (fields[i].positive && fields[i].value < 1e-30))
-            return rondo__fail(RONDO_EINVAL, "hardware: %s is %g; it takes a number %s", fields[i].name, fields[i].value,
-                               fields[i].positive ? "above 0, or is missing" : "from 0 on");
+    for (size_t i = 0; i < REALS; i++) {
+        const double value = real_of(h, &reals[i]);
+        if (!(value >= 0.0 && value <= 1e30) || (reals[i].positive && value < 1e-30))
+            return rondo__fail(RONDO_EINVAL, "hardware: %s is %g; it takes a number %s", reals[i].name, value,
+                               reals[i].positive ? "above 0, or is missing" : "from 0 on");
+    }
     if (h->core_slowest > 1.0)
         return rondo__fail(RONDO_EINVAL, "hardware: core_slowest is %g; it takes a part, 0 to 1", h->core_slowest);
     if (h->core_slice > 0.0 && !(h->core_slice >= 1e-5 && h->core_slice <= 10.0))
@@ -187,15 +205,10 @@ int rondo_hardware_run(rondo_hardware *hardware, int in_place, int one_host, int
 
 uint64_t rondo__hardware_hash(const rondo_hardware *h)
 {
-    const double reals[] = { h->peak_flops, h->gemm_flops, h->attention_flops, h->memory_bandwidth, h->link_bandwidth, h->link_latency,
-                             h->all_to_all_bandwidth, h->all_to_all_latency, h->overhead, h->memory_bytes, h->local_bandwidth, h->local_latency,
-                             h->operation_latency, h->skew, h->cores, h->link_burst, h->link_inward, h->link_work, h->local_work,
-                             h->attention_edge, h->core_slowest, h->join_bandwidth, h->delta_flops, h->delta_backward_flops,
-                             h->core_slice, h->core_turn };
     const int64_t numbers[] = { h->node_ranks, h->node_links, h->core_ranks, h->in_place };
     uint64_t hash = 0x68617264u, bits;
-    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
-        memcpy(&bits, &reals[i], sizeof bits);
+    for (size_t i = 0; i < REALS; i++) {
+        memcpy(&bits, (const char *)h + reals[i].at, sizeof bits);
         hash = rondo__hash_word(hash, bits);
     }
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)

@@ -371,11 +371,12 @@ int rondo__hardware_parse(const char *where, const char *text, size_t bytes, ron
 
 static int read_file(const char *path, rondo_hardware *h)
 {
+    char names[RONDO_HARDWARE_NAMES];
     errno = 0;
     FILE *f = fopen(path, "rb");
     if (!f)
-        return rondo__fail(RONDO_EIO, "%s cannot be opened (%s), nor is it hardware known by name; grand-teton-rdma, grand-teton-tcp, h100, h200 and "
-                                      "xeon-ethernet are", path, strerror(errno));
+        return rondo__fail(RONDO_EIO, "%s cannot be opened (%s), nor is it hardware known by name; %s are", path, strerror(errno),
+                           rondo__hardware_names(names));
     char *text = rondo__alloc(BYTES_MOST + 1);
     const size_t bytes = text ? fread(text, 1, BYTES_MOST + 1, f) : 0;
     int err = 0;

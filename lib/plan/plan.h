@@ -22,6 +22,9 @@ int rondo__hardware_parse(const char *where, const char *text, size_t bytes, ron
 /* As ranks of a run see it, of so many in all: threads of one process (together), or processes, of one host or of several, each with so many
  * threads. A rank of a file that says how many cores there are has one thread. */
 void rondo__hardware_run(rondo_hardware *h, bool together, bool one_host, int64_t ranks, int64_t threads);
+/* What is known by name, for sentences: "a, b and c"; returns text. */
+#define RONDO_HARDWARE_NAMES 128
+const char *rondo__hardware_names(char text[RONDO_HARDWARE_NAMES]);
 uint64_t rondo__hardware_hash(const rondo_hardware *h);   /* of a complete one: of all its numbers */
 
 #endif
