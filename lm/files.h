@@ -39,6 +39,9 @@ const char *rondo__show(char buffer[RONDO_SHOW_BYTES], const char *text);
 /* The name of a value's JSON type, for sentences: "a string", "an array", ... */
 const char *rondo__json_kind(const json_t *value);
 
+/* The text that an object has by this name; NULL: none. */
+static inline const char *rondo__json_text(const json_t *object, const char *key) { return json_string_value(json_object_get(object, key)); }
+
 /* Bytes into a number that ranks compare: arguments, files. */
 uint64_t rondo__lm_hash(uint64_t h, const void *data, size_t bytes);
 /* All bytes of a small file into *h. */

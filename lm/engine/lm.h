@@ -2,7 +2,8 @@
  *
  * What the files that run a model share: one rank's rondo_lm, its sequences, and one forward pass (forward.c) over chunks of
  * some sequences. lm.c has its life, ranks.c how ranks stand to each other, sequence.c sequences and their seats, rows.c the rows of a pass,
- * attend.c its attention, kda.c its linear attention, generate.c steps, score.c scores, sampling.c picks tokens, text.c makes text of them, simple.c the one call.
+ * attend.c its attention, kda.c its linear attention, generate.c steps, score.c scores, sampling.c picks tokens, text.c makes text of them,
+ * simple.c the one call.
  */
 #ifndef RONDO_LM_LM_H
 #define RONDO_LM_LM_H
@@ -198,7 +199,7 @@ void rondo__sequences_free(rondo_lm *lm);
 
 /* ---- ranks.c ---- */
 void rondo__ranks_place(rondo_lm *lm);           /* from ctx and model: who this rank is */
-int rondo__ranks_check(const rondo_lm *lm);           /* whether the model is the part that this rank needs */
+int rondo__ranks_check(const rondo_lm *lm);      /* whether the model is the part that this rank needs */
 int rondo__ranks_open(rondo_lm *lm);             /* collective */
 void rondo__ranks_close(rondo_lm *lm);
 /* The rank that is member w of the group of context-parallel rank c. */

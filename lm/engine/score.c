@@ -30,6 +30,7 @@ struct scorer {
     bool show;                /* rank 0 has a function: rows travel to it */
     double *nll;              /* [count] by position */
     double *lse;              /* [logit_rows] */
+    float *inv_freq;          /* [rope.dim / 2], of all positions */
     float *shown;             /* rows of other ranks' that go to rank 0, when they do */
     uint64_t hash;            /* of this rank's rows */
     int64_t bad;              /* the first position without a likelihood; -1: none */
@@ -165,7 +166,7 @@ static int64_t first_without(const struct scorer *s, int64_t begin, int64_t end)
     return -1;
 }
 
-static int score_all(struct scorer *s, const float *inv_freq)
+static int score_all(struct scorer *s)
 {
     rondo_lm *lm = s->lm;
     int64_t step = lm->desc.chunk > 0 && lm->desc.chunk < lm->desc.batch_tokens ? lm->desc.chunk : lm->desc.batch_tokens;
@@ -174,7 +175,7 @@ static int score_all(struct scorer *s, const float *inv_freq)
         const double begin = rondo__now();
         const int64_t tokens = s->count - at < step ? s->count - at : step;
         struct rondo_chunk chunk = {
-            .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = inv_freq,
+            .seat = s->seat, .first = at, .count = tokens, .tokens = s->tokens + at, .inv_freq = s->inv_freq,
             .prompt = s->count, .reach = s->count, .want = RONDO_WANT_ALL,
         };
         lm->progress_done = at;
@@ -233,76 +234,89 @@ static double forward_share(const rondo_lm *lm)
     return layers / (layers + (double)c->vocabulary);
 }
 
+/* All that may fail on one rank alone, before the ranks agree. */
+static int prepare(struct scorer *s, rondo_score *score)
+{
+    rondo_lm *lm = s->lm;
+    const rondo_score none = RONDO_SCORE_INIT;
+    int err = check(lm, s->tokens, s->count);
+    if (err)
+        return err;
+    s->nll = rondo__alloc_zero((size_t)s->count, sizeof *s->nll);
+    s->lse = rondo__alloc((size_t)lm->logit_rows * sizeof *s->lse);
+    s->inv_freq = rondo__alloc((size_t)(lm->model->config.rope.dim / 2) * sizeof *s->inv_freq);
+    if (!s->nll || !s->lse || !s->inv_freq)
+        return rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld tokens", (long long)s->count);
+    err = rondo__info_copy(score, &none, sizeof none, "rondo_score");   /* refused before all work, on all ranks, not after it on one */
+    if (!err)
+        err = rondo__lm_chunks(lm, 1);
+    return err ? err : rondo__seat_take(lm, &s->seat);
+}
+
+/* The work. After a failure here the lm cannot go on. */
+static int run(struct scorer *s, int (*logits)(void *user, int64_t row, const float *logits))
+{
+    rondo_lm *lm = s->lm;
+    const struct rondo_rope_config *rope = &lm->model->config.rope;
+    int32_t show = logits != NULL;
+    int err = rondo_broadcast(lm->ctx, &show, sizeof show, 0);
+    s->show = show != 0;
+    s->logits = lm->rank == 0 ? logits : NULL;
+    if (!err && s->show) {
+        const int64_t most = (lm->logit_rows + lm->members - 1) / lm->members;
+        s->shown = rondo__alloc((size_t)(most * lm->model->config.vocabulary) * sizeof *s->shown);
+        if (!s->shown)
+            err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld rows of logits", (long long)most);
+    }
+    rondo__rope_frequencies(rope, rondo__rope_length(rope, s->count, 0), s->inv_freq);
+    lm->progress_total = s->count;
+    lm->progress_share = forward_share(lm);
+    if (!err)
+        err = score_all(s);
+    if (!err && s->bad < 0)
+        err = sum_hash(lm, &s->hash);
+    lm->progress_done = lm->progress_total = 0;
+    return err;
+}
+
+static int give(const struct scorer *s, rondo_score *score)
+{
+    const rondo_lm *lm = s->lm;
+    const int64_t shape[2] = { s->count, lm->model->config.vocabulary };
+    rondo_score result = RONDO_SCORE_INIT;
+    double sum = 0.0;
+    for (int64_t i = 0; i + 1 < s->count; i++)
+        sum += s->nll[i];
+    result.tokens = s->count;
+    result.nll = sum / (double)(s->count - 1);
+    result.hash = rondo_hash_close(s->hash, lm->desc.arithmetic, lm->desc.leaf, shape, 2);
+    return rondo__info_copy(score, &result, sizeof result, "rondo_score");
+}
+
 int rondo_lm_score(rondo_lm *lm, const int32_t *tokens, int64_t count, int (*logits)(void *user, int64_t row, const float *logits),
                    void *user, rondo_score *score)
 {
     int err = rondo__lm_alive(lm, "rondo_lm_score");
     if (err)
         return err;
-    const struct rondo_rope_config *rope = &lm->model->config.rope;
     struct scorer s = { .lm = lm, .tokens = tokens, .count = count, .seat = -1, .user = user, .bad = -1 };
-    float *inv_freq = NULL;
-    err = check(lm, tokens, count);
-    if (!err) {
-        s.nll = rondo__alloc_zero((size_t)count, sizeof *s.nll);
-        s.lse = rondo__alloc((size_t)lm->logit_rows * sizeof *s.lse);
-        inv_freq = rondo__alloc((size_t)(rope->dim / 2) * sizeof *inv_freq);
-        if (!s.nll || !s.lse || !inv_freq)
-            err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld tokens", (long long)count);
-    }
-    const rondo_score none = RONDO_SCORE_INIT;
-    if (!err)
-        err = rondo__info_copy(score, &none, sizeof none, "rondo_score");   /* refused before all work, on all ranks, not after it on one */
-    if (!err)
-        err = rondo__lm_chunks(lm, 1);
-    if (!err)
-        err = rondo__seat_take(lm, &s.seat);
+    err = prepare(&s, score);
     err = rondo_agree(lm->ctx, err ? 0 : rondo__lm_hash((uint64_t)count, tokens, (size_t)count * sizeof *tokens), err,
                       "the tokens given to rondo_lm_score");
     if (err)
         goto out;   /* told to all by the agreement: the lm can go on */
-
-    int32_t show = logits != NULL;
-    err = rondo_broadcast(lm->ctx, &show, sizeof show, 0);
-    s.show = show != 0;
-    if (!err && s.show) {
-        const int64_t most = (lm->logit_rows + lm->members - 1) / lm->members;
-        s.shown = rondo__alloc((size_t)(most * lm->model->config.vocabulary) * sizeof *s.shown);
-        if (!s.shown)
-            err = rondo__fail(RONDO_ENOMEM, "rondo_lm_score: no memory for %lld rows of logits", (long long)most);
-    }
-    s.logits = lm->rank == 0 ? logits : NULL;
-    rondo__rope_frequencies(rope, rondo__rope_length(rope, count, 0), inv_freq);
-    lm->progress_total = count;
-    lm->progress_share = forward_share(lm);
-    if (!err)
-        err = score_all(&s, inv_freq);
-    if (!err && s.bad < 0)
-        err = sum_hash(lm, &s.hash);
-    lm->progress_done = lm->progress_total = 0;
-    if (err) {
+    err = run(&s, logits);
+    if (err)
         err = rondo__lm_failed(lm, err);
-        goto out;
-    }
-    if (s.bad >= 0) {
-        /* every rank has come here with the same position: nobody waits, and the lm can go on */
+    else if (s.bad >= 0)   /* every rank has come here with the same position: nobody waits, and the lm can go on */
         err = rondo__fail(RONDO_EFORMAT, "the model's logits at position %lld are NaN or infinite: its weights overflow or are damaged",
                           (long long)s.bad);
-        goto out;
-    }
-    double sum = 0.0;
-    for (int64_t i = 0; i + 1 < count; i++)
-        sum += s.nll[i];
-    const int64_t shape[2] = { count, lm->model->config.vocabulary };
-    rondo_score result = RONDO_SCORE_INIT;
-    result.tokens = count;
-    result.nll = sum / (double)(count - 1);
-    result.hash = rondo_hash_close(s.hash, lm->desc.arithmetic, lm->desc.leaf, shape, 2);
-    err = rondo__info_copy(score, &result, sizeof result, "rondo_score");
+    else
+        err = give(&s, score);
 out:
     if (s.seat >= 0)
         rondo__seat_give(lm, s.seat);
-    rondo__free(inv_freq);
+    rondo__free(s.inv_freq);
     rondo__free(s.lse);
     rondo__free(s.shown);
     rondo__free(s.nll);

@@ -168,16 +168,6 @@ static int load_vector(struct rondo_load *l, const struct rondo_weight *w)
     return 0;
 }
 
-static int32_t first_leaf(const struct rondo_weight *w)
-{
-    return w->parts ? w->leaf_begin[w->part] : 0;
-}
-
-static int32_t end_leaf(const struct rondo_weight *w)
-{
-    return w->parts ? w->leaf_begin[w->part + 1] : w->leaves;
-}
-
 /* Numbers of 8 bits, rows from `first` on: their scales in the order of memory or, where they do not stay what they are, their values. */
 static int load_int8(const struct pieces *p, int64_t first, int64_t rows, const int8_t *raw, float *wide)
 {
@@ -190,7 +180,7 @@ static int load_int8(const struct pieces *p, int64_t first, int64_t rows, const 
             for (int64_t i = 0; i < w->columns; i++)
                 *to++ = (float)raw[r * w->columns + i] * scales[(w->column + i) / w->scale_inputs];
         else
-            for (int32_t leaf = first_leaf(w); leaf < end_leaf(w); leaf++)
+            for (int32_t leaf = rondo__weight_first_leaf(w); leaf < rondo__weight_end_leaf(w); leaf++)
                 for (int64_t i = rondo__linear_leaf_begin(w->in, w->leaves, leaf); i < rondo__linear_leaf_begin(w->in, w->leaves, leaf + 1); i += w->group)
                     *to++ = scales[i / w->scale_inputs];
     }
@@ -315,7 +305,7 @@ static int load_numbers(struct rondo_load *l, struct pieces *p)
     float *scales = NULL;
     int err = load_scales(l, w, &scales);
     p->scales = scales;
-    p->groups = rondo__linear_groups(w->in, w->leaves, w->group, first_leaf(w), end_leaf(w));
+    p->groups = rondo__linear_groups(w->in, w->leaves, w->group, rondo__weight_first_leaf(w), rondo__weight_end_leaf(w));
     if (!err)
         err = run(p);
     rondo__free(scales);

@@ -33,6 +33,10 @@ struct rondo_weight {
     void *to;                           /* where the pointer to it goes: float **, void **, rondo_linear ** */
 };
 
+/* Leaves [first, end) of the layer's sum are here, where `leaves` says how many it has. */
+static inline int32_t rondo__weight_first_leaf(const struct rondo_weight *w) { return w->parts ? w->leaf_begin[w->part] : 0; }
+static inline int32_t rondo__weight_end_leaf(const struct rondo_weight *w) { return w->parts ? w->leaf_begin[w->part + 1] : w->leaves; }
+
 struct rondo_weights_wish {
     int32_t type;                       /* of linear layers; 0: as stored */
     bool table;                         /* an embedding that is tied to its head is wanted as a table besides */

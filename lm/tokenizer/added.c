@@ -90,14 +90,6 @@ static int is_word(struct rondo__encoder *e, const char *text, size_t bytes)
     return found > 0 ? begin == 0 : found;
 }
 
-static int add(struct rondo__encoder *e, size_t begin, size_t end, int32_t token)
-{
-    int err = rondo__grow((void **)&e->next_stretches, &e->next_stretch_room, e->next_count, 1, sizeof *e->next_stretches);
-    if (!err)
-        e->next_stretches[e->next_count++] = (struct rondo__stretch){ begin, end, token };
-    return err;
-}
-
 /* 1 where the match may stand there, 0 where its neighbours forbid it, or a code. */
 static int stands(struct rondo__encoder *e, const struct rondo__added *a, const char *text, size_t bytes, size_t begin, size_t end)
 {
@@ -152,14 +144,14 @@ static int cut(struct rondo__encoder *e, const struct rondo__added_set *set, con
         }
         if (begin >= end)
             continue;
-        int err = start < begin ? add(e, p->begin + start, p->begin + begin, -1) : 0;
+        int err = start < begin ? rondo__stretch_add(e, p->begin + start, p->begin + begin, -1) : 0;
         if (!err)
-            err = add(e, 0, 0, a->id);
+            err = rondo__stretch_add(e, 0, 0, a->id);
         if (err)
             return err;
         start = end;
     }
-    return start < bytes ? add(e, p->begin + start, p->end, -1) : 0;
+    return start < bytes ? rondo__stretch_add(e, p->begin + start, p->end, -1) : 0;
 }
 
 int rondo__encoder_added(struct rondo__encoder *e, const struct rondo__added_set *set)
@@ -170,7 +162,7 @@ int rondo__encoder_added(struct rondo__encoder *e, const struct rondo__added_set
     e->next_count = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
         const struct rondo__stretch p = e->stretches[i];
-        err = p.token >= 0 ? add(e, 0, 0, p.token) : cut(e, set, &p);
+        err = p.token >= 0 ? rondo__stretch_add(e, 0, 0, p.token) : cut(e, set, &p);
     }
     if (err)
         return err;

@@ -40,11 +40,6 @@ static int set_text(struct reader *r, struct rondo__stage *stage, const char *te
     return stage->text ? 0 : rondo__fail(RONDO_ENOMEM, "no memory for the decoder of %s", r->path);
 }
 
-static const char *text_of(const json_t *value, const char *key)
-{
-    return json_string_value(json_object_get(value, key));
-}
-
 static bool one_character(const char *text)
 {
     uint32_t code;
@@ -57,7 +52,7 @@ static int read_replace(struct reader *r, const json_t *value)
     static const char *const known[] = { "pattern", "content", NULL };
     struct rondo__stage *stage;
     const json_t *pattern = json_object_get(value, "pattern");
-    const char *content = text_of(value, "content"), *string = text_of(pattern, "String"), *regex = text_of(pattern, "Regex");
+    const char *content = rondo__json_text(value, "content"), *string = rondo__json_text(pattern, "String"), *regex = rondo__json_text(pattern, "Regex");
     int err = rondo__component_fields(value, known, "decoder", r->path);
     if (!err && (!content || json_object_size(pattern) != 1 || (!string && !regex)))
         err = rondo__fail(RONDO_EFORMAT, "%s: decoder Replace needs a content and a pattern, {\"String\": ..} or {\"Regex\": ..}", r->path);
@@ -74,7 +69,7 @@ static int read_strip(struct reader *r, const json_t *value)
     struct rondo__stage *stage;
     const json_t *start = json_object_get(value, "start"), *stop = json_object_get(value, "stop");
     int err = rondo__component_fields(value, known, "decoder", r->path);
-    if (!err && (!one_character(text_of(value, "content")) || !json_is_integer(start) || !json_is_integer(stop) || json_integer_value(start) < 0 ||
+    if (!err && (!one_character(rondo__json_text(value, "content")) || !json_is_integer(start) || !json_is_integer(stop) || json_integer_value(start) < 0 ||
                  json_integer_value(stop) < 0 || json_integer_value(start) > 65535 || json_integer_value(stop) > 65535))
         err = rondo__fail(RONDO_EFORMAT, "%s: decoder Strip needs a content, one character, and start and stop, whole numbers from 0 to 65535", r->path);
     if (!err)
@@ -83,17 +78,17 @@ static int read_strip(struct reader *r, const json_t *value)
         return err;
     stage->start = (uint32_t)json_integer_value(start);
     stage->stop = (uint32_t)json_integer_value(stop);
-    return set_text(r, stage, text_of(value, "content"));
+    return set_text(r, stage, rondo__json_text(value, "content"));
 }
 
 static int read_metaspace(struct reader *r, const json_t *value)
 {
     static const char *const known[] = { "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep", NULL };
     struct rondo__stage *stage;
-    const char *scheme = text_of(value, "prepend_scheme");
+    const char *scheme = rondo__json_text(value, "prepend_scheme");
     bool prefix = true;
     int err = rondo__component_fields(value, known, "decoder", r->path);
-    if (!err && !one_character(text_of(value, "replacement")))
+    if (!err && !one_character(rondo__json_text(value, "replacement")))
         err = rondo__fail(RONDO_EFORMAT, "%s: replacement of decoder Metaspace must be one character", r->path);
     if (!err && json_object_get(value, "add_prefix_space") && !json_is_null(json_object_get(value, "add_prefix_space")))
         err = rondo__component_bool(value, "add_prefix_space", -1, "decoder", r->path, &prefix);
@@ -105,14 +100,14 @@ static int read_metaspace(struct reader *r, const json_t *value)
     if (err)
         return err;
     stage->drop_first = scheme ? strcmp(scheme, "never") != 0 : prefix;
-    return set_text(r, stage, text_of(value, "replacement"));
+    return set_text(r, stage, rondo__json_text(value, "replacement"));
 }
 
 static int read_bpe(struct reader *r, const json_t *value)
 {
     static const char *const known[] = { "suffix", NULL };
     struct rondo__stage *stage;
-    const char *suffix = text_of(value, "suffix");
+    const char *suffix = rondo__json_text(value, "suffix");
     int err = rondo__component_fields(value, known, "decoder", r->path);
     if (!err && (!suffix || !*suffix))
         err = rondo__fail(RONDO_EFORMAT, "%s: decoder BPEDecoder needs a suffix", r->path);
@@ -203,7 +198,7 @@ static int read_item(const rondo_tokenizer *t, const json_t *specials, const jso
 {
     char shown[RONDO_SHOW_BYTES];
     const json_t *sequence = json_object_get(item, "Sequence"), *special = json_object_get(item, "SpecialToken");
-    const char *name = text_of(sequence ? sequence : special, "id");
+    const char *name = rondo__json_text(sequence ? sequence : special, "id");
     if (json_object_size(item) != 1 || !name)
         return rondo__fail(RONDO_EFORMAT, "%s: a piece of post_processor TemplateProcessing is neither a Sequence nor a SpecialToken with an id", path);
     if (sequence) {

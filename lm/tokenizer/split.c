@@ -61,7 +61,7 @@ static uint64_t origin_of(const struct rondo__encoder *e, size_t at)
     return e->origin ? e->origin[at] : 0;
 }
 
-static int add_stretch(struct rondo__encoder *e, size_t begin, size_t end, int32_t token)
+int rondo__stretch_add(struct rondo__encoder *e, size_t begin, size_t end, int32_t token)
 {
     int err = rondo__grow((void **)&e->next_stretches, &e->next_stretch_room, e->next_count, 1, sizeof *e->next_stretches);
     if (!err)
@@ -212,7 +212,7 @@ static int change(struct rondo__encoder *e, const struct rondo__text_step *step)
         const struct rondo__stretch *p = &e->stretches[i];
         size_t begin = e->next_bytes;
         if (p->token >= 0) {
-            err = add_stretch(e, 0, 0, p->token);
+            err = rondo__stretch_add(e, 0, 0, p->token);
             continue;
         }
         switch (step->kind) {
@@ -233,7 +233,7 @@ static int change(struct rondo__encoder *e, const struct rondo__text_step *step)
             break;
         }
         if (!err && e->next_bytes > begin)
-            err = add_stretch(e, begin, e->next_bytes, -1);
+            err = rondo__stretch_add(e, begin, e->next_bytes, -1);
     }
     if (!err) {
         swap_text(e);
@@ -294,7 +294,7 @@ static int cut(struct rondo__encoder *e, const struct rondo__text_step *step, co
             else
                 last->end = s->end;
         } else {
-            err = add_stretch(e, s->begin, s->end, -1);
+            err = rondo__stretch_add(e, s->begin, s->end, -1);
         }
     }
     if (err)
@@ -317,7 +317,7 @@ static int split(struct rondo__encoder *e, const struct rondo__text_step *step)
     int err = 0;
     for (size_t i = 0; i < e->count && !err; i++) {
         const struct rondo__stretch *p = &e->stretches[i];
-        err = p->token >= 0 ? add_stretch(e, 0, 0, p->token) : cut(e, step, p);
+        err = p->token >= 0 ? rondo__stretch_add(e, 0, 0, p->token) : cut(e, step, p);
     }
     if (!err)
         swap_stretches(e);

@@ -39,16 +39,11 @@ static int set_text(struct list *l, struct rondo__text_step *step, const char *t
     return step->text ? 0 : rondo__fail(RONDO_ENOMEM, "no memory for the %s of %s", l->what, l->path);
 }
 
-static const char *text_of(const json_t *value, const char *key)
-{
-    return json_string_value(json_object_get(value, key));
-}
-
 /* {"String": ".."} or {"Regex": ".."} */
 static int read_pattern(struct list *l, const json_t *value, const char *type, struct rondo__regex **out)
 {
     const json_t *pattern = json_object_get(value, "pattern");
-    const char *string = text_of(pattern, "String"), *regex = text_of(pattern, "Regex");
+    const char *string = rondo__json_text(pattern, "String"), *regex = rondo__json_text(pattern, "Regex");
     if (json_object_size(pattern) != 1 || (!string && !regex))
         return rondo__fail(RONDO_EFORMAT, "%s: %s %s needs a pattern, {\"String\": ..} or {\"Regex\": ..}", l->path, l->what, type);
     return rondo__regex_new(out, string ? string : regex, string != NULL, l->path);
@@ -73,7 +68,7 @@ static int read_replace(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "pattern", "content", NULL };
     struct rondo__text_step *step = NULL;
-    const char *content = text_of(value, "content");
+    const char *content = rondo__json_text(value, "content");
     int err = rondo__component_fields(value, known, l->what, l->path);
     if (!err && !content)
         err = rondo__fail(RONDO_EFORMAT, "%s: %s Replace needs a content", l->path, l->what);
@@ -88,7 +83,7 @@ static int read_prepend(struct list *l, const json_t *value)
 {
     static const char *const known[] = { "prepend", NULL };
     struct rondo__text_step *step = NULL;
-    const char *text = text_of(value, "prepend");
+    const char *text = rondo__json_text(value, "prepend");
     int err = rondo__component_fields(value, known, l->what, l->path);
     if (!err && !text)
         err = rondo__fail(RONDO_EFORMAT, "%s: normalizer Prepend needs a text \"prepend\"", l->path);
@@ -153,7 +148,7 @@ static int read_split(struct list *l, const json_t *value)
     static const char *const names[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
     char shown[RONDO_SHOW_BYTES];
     struct rondo__text_step *step = NULL;
-    const char *name = text_of(value, "behavior");
+    const char *name = rondo__json_text(value, "behavior");
     int behavior = 0, err = rondo__component_fields(value, known, l->what, l->path);
     if (err)
         return err;
@@ -194,7 +189,7 @@ static int read_metaspace(struct list *l, const json_t *value)
     static const char *const known[] = { "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep", NULL };
     char shown[RONDO_SHOW_BYTES];
     struct rondo__text_step *step = NULL;
-    const char *replacement = text_of(value, "replacement"), *scheme = text_of(value, "prepend_scheme");
+    const char *replacement = rondo__json_text(value, "replacement"), *scheme = rondo__json_text(value, "prepend_scheme");
     const json_t *legacy = json_object_get(value, "add_prefix_space"), *given = json_object_get(value, "split");
     bool prefix = true, cut = true;
     int err = rondo__component_fields(value, known, l->what, l->path);

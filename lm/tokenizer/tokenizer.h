@@ -198,6 +198,8 @@ int rondo__encoder_step(struct rondo__encoder *e, const struct rondo__text_step 
 int rondo__encoder_added(struct rondo__encoder *e, const struct rondo__added_set *set);
 int rondo__encoder_bpe(struct rondo__encoder *e, const char *word, size_t bytes);
 int rondo__encoder_push(struct rondo__encoder *e, int32_t id);
+/* One more of the next stretches: bytes [begin, end) of the next text; token -1: text, else this token. */
+int rondo__stretch_add(struct rondo__encoder *e, size_t begin, size_t end, int32_t token);
 void rondo__encoder_free(struct rondo__encoder *e);
 
 /* The next stretch of invalid UTF-8 at text, one U+FFFD's worth (the maximal part of a character, at least a byte). */
