@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * --calibrate FILE: what this machine can do, as a hardware file for rondo_predict(3). A rank of it is one thread. Computing is measured on
- * rank 0's machine (calibrate_compute.c), by that rank while the others sleep and then on all cores by all ranks there; links between ranks
- * as they were started: threads, processes of this host, or one process on each of several hosts. Of each call the fastest counts: neighbours only slow a machine down.
+ * --calibrate FILE: what this machine can do, as a hardware file for rondo_predict(3). A rank of it is one thread. Computing is measured on rank
+ * 0's machine (calibrate_compute.c), by that rank while the others sleep and then on all cores by all ranks there; links between ranks as they were
+ * started: threads, processes of this host, or one process on each of several hosts. Of each call the fastest counts: neighbours only slow a
+ * machine down.
  */
 #define _GNU_SOURCE   /* sched_getaffinity */
 #include "cli/calibrate.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * What --calibrate finds of computing: rates of one rank with the machine to itself, and how much of that is left while all cores compute.
- * Ranks that are not asked sleep: a processor that looks for messages is not there for who computes. Clocks and caches are shared, and a virtual machine's cores may be another one's at the same time.
+ * What --calibrate finds of computing: rates of one rank with the machine to itself, and how much of that is left while all cores compute. Ranks
+ * that are not asked sleep: a processor that looks for messages is not there for who computes. Clocks and caches are shared, and a virtual
+ * machine's cores may be another one's at the same time.
  */
 #include "cli/calibrate.h"
 

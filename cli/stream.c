@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The ceilings of memory that copy nothing. The first: loads and nothing else, as wide as this machine has them, whatever instruction set the ranks use. Four
- * streams go on side by side, and lines are asked for before their turn: one stream alone stands still where the machine's own
- * prefetching ends, at the end of a page. Written in assembly because a compiler may prove that nothing is done with what is
- * loaded, and because its loads would be as wide as its flags allow, which are those of the oldest machine.
+ * The ceilings of memory that copy nothing. The first: loads and nothing else, as wide as this machine has them, whatever instruction set the ranks
+ * use. Four streams go on side by side, and lines are asked for before their turn: one stream alone stands still where the machine's own
+ * prefetching ends, at the end of a page. Written in assembly because a compiler may prove that nothing is done with what is loaded, and because
+ * its loads would be as wide as its flags allow, which are those of the oldest machine.
  *
  * The second: each line is loaded and stored again where it was, straight on, which is how memory likes it best that is read and written in turns.
  * It is not what memcpy does, which may fetch the lines that it overwrites, or write past the caches: here it goes at half to all of this speed.

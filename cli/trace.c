@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one process a rank, with a row of its
- * work and waits and rows of the messages that are under way meanwhile. Events are kept per rank while it runs, joined when it ends, and written once at the end of the command.
+ * --trace FILE: what every rank did when, in the Chrome trace format (chrome://tracing, Perfetto): one process a rank, with a row of its work and
+ * waits and rows of the messages that are under way meanwhile. Events are kept per rank while it runs, joined when it ends, and written once at the
+ * end of the command.
  *
  * Processes on several hosts have clocks that began when their hosts did and do not run alike. So they meet in a barrier when the
  * command begins and again after each run, and a rank's times are laid on the line through the two moments at which it left them, as

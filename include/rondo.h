@@ -132,7 +132,7 @@ typedef int rondo_body(rondo_context *rank, void *arg);
 RONDO_API int rondo_launch(int ranks, const rondo_context_desc *desc, rondo_body *body, void *arg) RONDO_MUST_CHECK;
 RONDO_API int rondo_run_threads(int ranks, rondo_body *body, void *arg) RONDO_MUST_CHECK;   /* all defaults */
 
-RONDO_API int rondo_context_rank(const rondo_context *ctx);
+RONDO_API int rondo_context_rank(const rondo_context *ctx);    /* 0 to ranks - 1; or, as the next, a code for NULL */
 RONDO_API int rondo_context_ranks(const rondo_context *ctx);
 
 /* A context over the ranks that give the same color (>= 0), ordered by key, then by rank; color -1: *out = NULL. The
@@ -302,8 +302,9 @@ RONDO_API int rondo_placement_append(rondo_placement *placement, int64_t sequenc
  * no room for, ceil(rest / leaf) leaves. NULL where there are none. */
 RONDO_API int rondo_placement_append_owners(rondo_placement *placement, int64_t sequence, int64_t tokens, const int32_t *owners) RONDO_MUST_CHECK;
 RONDO_API int rondo_placement_reset(rondo_placement *placement, int64_t sequence) RONDO_MUST_CHECK;   /* empty again */
+/* A sequence's tokens; those of them that a rank holds, its rows; who holds a position. Or a code. */
 RONDO_API int64_t rondo_placement_length(const rondo_placement *placement, int64_t sequence);
-RONDO_API int64_t rondo_placement_held(const rondo_placement *placement, int64_t sequence, int rank);   /* rows */
+RONDO_API int64_t rondo_placement_held(const rondo_placement *placement, int64_t sequence, int rank);
 RONDO_API int rondo_placement_owner(const rondo_placement *placement, int64_t sequence, int64_t position);
 /* The spans of the positions >= from that `rank` holds, ascending; returns how many there are (more than max: call again
  * with room), or a code. */
@@ -553,8 +554,8 @@ RONDO_API int rondo_node_join(rondo_context *ctx, int64_t rows, int64_t heads, i
  * part here. */
 RONDO_API int rondo_node_output(rondo_context *ctx, const rondo_attention_desc *desc, const rondo_attention_io *io, const float *data) RONDO_MUST_CHECK;
 /* Partial results as others keep them: out_i F32 [rows, heads, dim] with lse_i F32 [rows, heads] (natural; -infinity: nothing seen), over keys
- * that lie apart. out = sum(exp(lse_i - lse) out_i), lse = log(sum(exp(lse_i))), in this order of parts, 1 to 16 of them; lse NULL, or without
- * data: not wanted. The bits depend on how the keys were divided, as with all such partial results. */
+ * that lie apart. out = sum(exp(lse_i - lse) out_i), of F32, BF16 or F16, lse = log(sum(exp(lse_i))), in this order of parts, 1 to 16 of them;
+ * lse NULL, or without data: not wanted. The bits depend on how the keys were divided, as with all such partial results. */
 RONDO_API int rondo_merge(rondo_context *ctx, int64_t parts, const rondo_tensor *outs, const rondo_tensor *lses, const rondo_tensor *out,
                           const rondo_tensor *lse) RONDO_MUST_CHECK;
 

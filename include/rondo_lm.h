@@ -168,8 +168,8 @@ typedef struct rondo_lm_desc {
 #define RONDO_LM_DESC_INIT { sizeof(rondo_lm_desc), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, 0, 0 }
 /* ctx has tp x cp ranks: rank r is tensor-parallel rank r % tp of context-parallel rank r / tp, and its model is the part tp_rank r % tp of
  * tp_ranks tp (and, spread, cp_rank r / tp of cp_ranks cp); parts that are the same may be one model, shared. The bits are those of one
- * rank. Sequences lie on context-parallel ranks as rondo_placement says. Collective, as submit, step and score; every rank gives the same arguments (checked: RONDO_EMISMATCH). query, release and count
- * are each rank's own: others need not make them. */
+ * rank. Sequences lie on context-parallel ranks as rondo_placement says. Collective, as submit, step and score; every rank gives the same
+ * arguments (checked: RONDO_EMISMATCH). query, release and count are each rank's own: others need not make them. */
 RONDO_API int rondo_lm_create(rondo_lm **out, rondo_context *ctx, const rondo_model *model, const rondo_lm_desc *desc) RONDO_MUST_CHECK;
 RONDO_API void rondo_lm_destroy(rondo_lm *lm);
 
@@ -209,7 +209,7 @@ typedef struct rondo_lm_event {
 } rondo_lm_event;
 /* Runs one forward pass (chunks of prompts, or one decode step of the whole batch) and returns how many events there are
  * (<= max; max >= live sequences), 0 where only prefill went on, or a code, after which the lm can only be destroyed, on every rank;
- * but RONDO_EINVAL of a max too small hurts a single rank's lm not. *live: sequences not yet finished. Costs what runs,
+ * but the lm of one rank alone goes on after RONDO_EINVAL for a max too small. *live: sequences not yet finished. Costs what runs,
  * however many have ended. */
 RONDO_API int64_t rondo_lm_step(rondo_lm *lm, rondo_lm_event *events, int64_t max, int64_t *live);
 
@@ -248,7 +248,7 @@ RONDO_API int rondo_lm_count(const rondo_lm *lm, rondo_lm_counters *counters) RO
 
 /* How well the model predicts tokens: mean negative log likelihood in nats of tokens[1..]; hash over all logits [count, vocab].
  * Logits that are NaN or infinite: RONDO_EFORMAT on every rank, with the first position in the sentence; the lm can go on.
- * logits, if not NULL, is called on rank 0 for each row in ascending order. Non-zero ends it: a rondo_code (negative) becomes
+ * logits, if not NULL, is called on rank 0 for each row in ascending order. Non-zero ends it: a RONDO_E* code (negative) becomes
  * the call's, with the sentence that is rondo_error_text() by then, else RONDO_ECANCELED. */
 typedef struct rondo_score {
     size_t struct_size;

@@ -95,9 +95,9 @@ RONDO_API int rondo_cost_count(const rondo_cost_case *of, rondo_cost *cost) ROND
 RONDO_API int64_t rondo_cost_step_text(const rondo_cost_case *of, int64_t index, char *text, size_t bytes);
 
 /* The other convention: what a run of this library moves for the same case, message by message, counted from the schedules that would be
- * carried out. It is of one attention layer, whatever the case has besides. Chips of a context make an attention plan of their heads (causal, window and lengths as in the case; layout as the plan
- * chooses; F32 or, of 2 bytes, BF16); chips that share heads gather the rows that they keep before the projections and sum the output
- * (rondo_tp_gather(), rondo_tp_linear(), F32). */
+ * carried out. It is of one attention layer, whatever the case has besides. Chips of a context make an attention plan of their heads (causal,
+ * window and lengths as in the case; layout as the plan chooses; F32 or, of 2 bytes, BF16); chips that share heads gather the rows that they
+ * keep before the projections and sum the output (rondo_tp_gather(), rondo_tp_linear(), F32). */
 typedef struct rondo_cost_traffic {
     size_t struct_size;
     int32_t algorithm, layout;          /* of attention, as they would run */

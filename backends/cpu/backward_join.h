@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Nodes of attention's gradients that are joined, and their results: part of backward.c, which is built once for each instruction set. The bits are those
- * of ref_backward.c. Nodes are read where they lie, each once, and only sums have room of their own.
+ * Nodes of attention's gradients that are joined, and their results: part of backward.c, which is built once for each instruction set. The bits are
+ * those of ref_backward.c. Nodes are read where they lie, each once, and only sums have room of their own.
  */
 #ifndef RONDO_CPU_BACKWARD_JOIN_H
 #define RONDO_CPU_BACKWARD_JOIN_H

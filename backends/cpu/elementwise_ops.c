@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The element-wise slots of the device table: shares rows or elements out among the device's threads. Every row and element stands alone, so sharing changes no bit. The
- * arithmetic is in ref_elementwise.c (definition) and elementwise.c (vectors). Called by lib/tensor/layers.c
- * through the device table.
+ * The element-wise slots of the device table: shares rows or elements out among the device's threads. Every row and element stands alone, so
+ * sharing changes no bit. The arithmetic is in ref_elementwise.c (definition) and elementwise.c (vectors). Called by lib/tensor/layers.c through
+ * the device table.
  */
 #include "backends/cpu/layers.h"
 

@@ -3,8 +3,9 @@
  * Whether MPI sends and receives in the memory of graphics cards. Called by module.c. Where it does, messages lie there, and nothing else changes:
  * MPI knows no streams, and who starts a group has waited until what it sends is there (schedule/run.c), as for a copy to the host before.
  *
- * The library that runs is asked, not the one that was compiled with: Open MPI, MVAPICH2 and MPICH have a function for it that no header of theirs has in
- * common, and older ones have none; so it is looked up by its name. Its answer may depend on options of MPI's own, which hold when MPI has started.
+ * The library that runs is asked, not the one that was compiled with: Open MPI, MVAPICH2 and MPICH have a function for it that no header of theirs
+ * has in common, and older ones have none; so it is looked up by its name. Its answer may depend on options of MPI's own, which hold when MPI has
+ * started.
  */
 #define _GNU_SOURCE   /* RTLD_DEFAULT */
 #include "backends/mpi/world.h"

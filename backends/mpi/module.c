@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
  * The MPI transport as a loadable module: its table, launching and splitting. One process is one rank. The registry opens
- * rondo_mpi.so when somebody asks for "mpi"; world.c holds communicators and revoking, parts.c the messages.
+ * rondo_mpi.so when somebody asks for "mpi"; world.c holds communicators, notice.c tells and hears of failures, parts.c has the messages,
+ * network.c and cards.c ask MPI what goes between hosts at once, and whether it reaches the memory of cards.
  *
- * Everything that waits polls, so that every wait has its deadline and hears of failures: only joining a communicator
- * uses blocking MPI calls, after a first nonblocking one has shown that all ranks are there.
+ * Everything that waits polls, joining a communicator too, so that every wait has its deadline and hears of failures; but for MPI's own
+ * beginning and end.
  */
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A plan's backward pass: backward_build.c and the builders that it calls (backward_build.h) make a rank's jobs and schedule of it, backward_count.c
- * says what these compute, backward.c keeps and runs them, backward_io.c looks at the caller's tensors and puts them where the schedule's operations read and write.
+ * A plan's backward pass: backward_build.c and the builders that it calls (backward_build.h) make a rank's jobs and schedule of it,
+ * backward_count.c says what these compute, backward.c keeps and runs them, backward_io.c looks at the caller's tensors and puts them where the
+ * schedule's operations read and write.
  */
 #ifndef RONDO_ATTENTION_BACKWARD_H
 #define RONDO_ATTENTION_BACKWARD_H

@@ -78,8 +78,8 @@ bool rondo__crossing_come(struct rondo__crossing *c, int32_t from, int32_t step,
 bool rondo__crossing_tile(struct rondo__crossing *c, const int32_t *stores, int64_t *floats);
 bool rondo__crossing_tile_come(struct rondo__crossing *c, int32_t from, int32_t store, int64_t *floats);
 /* The same of teams, whose keys go round: jobs of this team's queries and the keys of the team `step` before it. Nodes go to the stores of this team's
- * seats, and, behind these, of that one's; those of this rank's own rows are joined in stage 2 * step, and what comes in the next one or, where all is shown
- * until the end, in the last one. */
+ * seats, and, behind these, of that one's; those of this rank's own rows are joined in stage 2 * step, and what comes in the next one or, where all
+ * is shown until the end, in the last one. */
 bool rondo__crossing_seat(struct rondo__crossing *c, int32_t step, const int32_t *stores, int64_t *floats);
 bool rondo__crossing_seat_come(struct rondo__crossing *c, int32_t from, int32_t step, int32_t store, int64_t *floats);
 /* After all of these: joins of all that comes to each leaf of this rank's. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Gradients by all-to-all crossed with a ring (as in arXiv:2405.07719): ranks stand in teams of neighbours, rank = team * seats + seat, and KV heads are
- * dealt out to the seats, each with all query heads that read it (backward_heads.c has what teams of all ranks do). In a team everybody gives each seat
- * its rows of that seat's heads; then a rank has the queries of all of its team for its own heads, and keys come team by team: at step j those of team
- * (team - j), from each of its ranks the heads of this seat, as far as somebody here sees them. What a pair of nodes gives goes to who has the rows at once,
- * queries and keys alike, as nodes of the tree of some heads (backward_nodes.h), and is joined there, a step later or, where all is shown until the end,
- * then; of the rank's own rows it stays. A seat without heads computes nothing. A bias's gradient is made as in backward_heads.c. Called by backward_build.c.
+ * Gradients by all-to-all crossed with a ring (as in arXiv:2405.07719): ranks stand in teams of neighbours, rank = team * seats + seat, and KV
+ * heads are dealt out to the seats, each with all query heads that read it (backward_heads.c has what teams of all ranks do). In a team everybody
+ * gives each seat its rows of that seat's heads; then a rank has the queries of all of its team for its own heads, and keys come team by team: at
+ * step j those of team (team - j), from each of its ranks the heads of this seat, as far as somebody here sees them. What a pair of nodes gives
+ * goes to who has the rows at once, queries and keys alike, as nodes of the tree of some heads (backward_nodes.h), and is joined there, a step
+ * later or, where all is shown until the end, then; of the rank's own rows it stays. A seat without heads computes nothing. A bias's gradient is
+ * made as in backward_heads.c. Called by backward_build.c.
  */
 #include "attention/backward_nodes.h"
 

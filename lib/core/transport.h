@@ -3,11 +3,11 @@
  * The transport table: what moves bytes between ranks. It knows nothing of attention and never adds numbers. lib/core/comm.c
  * builds collectives, agreement, deadlines' sentences and statistics on it, once, for all transports.
  *
- * Two planes. Control: the endpoint, always there: messages between host memories, sleeping waits with deadlines, revocation,
- * barrier; it belongs to one rank and is used from that rank's thread only. Data: transfers between memories of the kinds that
- * `memories` names. Where the table has no data plane of its own (data_open is NULL), the endpoint serves for the data too, with
- * host memory and what it `reaches` besides; else data transfers are put into a device's stream and are over where it goes on. A context opens control, device,
- * data, and closes them the other way round.
+ * Two planes. Control: the endpoint, always there: messages between host memories, sleeping waits with deadlines, revocation, barrier; it belongs
+ * to one rank and is used from that rank's thread only. Data: transfers between memories of the kinds that `memories` names. Where the table has no
+ * data plane of its own (data_open is NULL), the endpoint serves for the data too, with host memory and what it `reaches` besides; else data
+ * transfers are put into a device's stream and are over where it goes on. A context opens control, device, data, and closes them the other way
+ * round.
  */
 #ifndef RONDO_CORE_TRANSPORT_H
 #define RONDO_CORE_TRANSPORT_H

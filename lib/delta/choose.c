@@ -10,7 +10,8 @@
 #include "delta/delta.h"
 
 /* A byte that a rank sends or receives takes the time of so many numbers of a state, with the copies that it goes through: reckoned of one machine,
- * where a core changes some 15e9 numbers of a state a second and copies some 4e9 bytes, both out of the same memory. `rondo bench kda` shows both ways. */
+ * where a core changes some 15e9 numbers of a state a second and copies some 4e9 bytes, both out of the same memory. `rondo bench kda` shows both
+ * ways. */
 #define NUMBERS_OF_A_BYTE 4.0
 
 /* Ranks that hand states on to each other work like machines that parts go through, each with the same time for all of its parts: the slowest one

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * rondo_delta_legacy(): when FlashKDA's fwd_cp (github.com/MoonshotAI/FlashKDA, pull request 9) would cut sequences into segments, and how. Its planner,
- * _calc_cp_seqs, takes a segment to be as long as fills a card of so many multiprocessors; its test of convergence takes A_log, the gain inside of a
- * gate, for a rate of decay. Both are as they stand there: what they overlook is said in rondo-kda(7), and what is right instead is a certificate.
+ * rondo_delta_legacy(): when FlashKDA's fwd_cp (github.com/MoonshotAI/FlashKDA, pull request 9) would cut sequences into segments, and how. Its
+ * planner, _calc_cp_seqs, takes a segment to be as long as fills a card of so many multiprocessors; its test of convergence takes A_log, the gain
+ * inside of a gate, for a rate of decay. Both are as they stand there: what they overlook is said in rondo-kda(7), and what is right instead is a
+ * certificate.
  */
 #include "delta/delta.h"
 

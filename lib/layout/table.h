@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The table of one sequence: which rank holds which of its positions, as runs, by position and by rank. placement.c decides who gets
- * what and writes it down here. Positions are only ever added at the end. A table is one placement's: plans have copies, in memory that they use again and
+ * The table of one sequence: which rank holds which of its positions, as runs, by position and by rank. placement.c decides who gets what and
+ * writes it down here. Positions are only ever added at the end. A table is one placement's: plans have copies, in memory that they use again and
  * again, so that to add to a table never takes a copy first.
  */
 #ifndef RONDO_LAYOUT_TABLE_H

@@ -3,14 +3,14 @@
  * Discrete events over ranks, their streams and the links between them: what the schedules of all ranks would take on a machine. Its
  * operations are made from schedules that really run (sim_schedule.c), or as a paper prints them (sim_paper.c); predict.c asks for the times.
  *
- * Rules. A rank's computations and copies happen one after the other, in the order of its list. Each operation begins when what it waits for
- * is over. Ranks of a node that compute at the same time share its cores where these are fewer, evenly or by turns (sim_cores.c). What it takes a processor to send or
- * receive a message is done within the computation that goes on there, which then takes longer, or else before the next one. A transfer
- * begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is computed beside them,
- * is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the sender's way out and
- * the receiver's way in, each for its bytes. Messages between the same two ranks take a way one after another, in the order in which they
- * become ready, and others share it evenly; a way out may have a bucket, from which a burst goes at once, of who comes first (sim_way.h). A fence is over when
- * all ranks have done what comes before it.
+ * Rules. A rank's computations and copies happen one after the other, in the order of its list. Each operation begins when what it waits for is
+ * over. Ranks of a node that compute at the same time share its cores where these are fewer, evenly or by turns (sim_cores.c). What it takes a
+ * processor to send or receive a message is done within the computation that goes on there, which then takes longer, or else before the next one. A
+ * transfer begins with its latency, which the rank's stream spends too: that small exchanges end one after another, whatever is computed beside
+ * them, is what decoding shows. Then its messages may go, each once its peer's transfer has come so far; a message takes the sender's way out and
+ * the receiver's way in, each for its bytes. Messages between the same two ranks take a way one after another, in the order in which they become
+ * ready, and others share it evenly; a way out may have a bucket, from which a burst goes at once, of who comes first (sim_way.h). A fence is over
+ * when all ranks have done what comes before it.
  */
 #ifndef RONDO_PLAN_SIMULATE_H
 #define RONDO_PLAN_SIMULATE_H
