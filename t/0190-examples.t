@@ -61,7 +61,7 @@ if [ -x "$builddir/examples/03-mpi" ] && [ -n "$MPIRUN" ]; then
     ok "a process of its own, without mpirun" test $? = 0
     sed -n 's/.*hash //p' "$scratch/out" >"$scratch/one"
     for n in 2 3; do
-        "$MPIRUN" -n $n "$builddir/examples/03-mpi" >"$scratch/out" 2>&1 </dev/null
+        under_mpi $n "$builddir/examples/03-mpi" >"$scratch/out" 2>&1
         ok "$n MPI processes" grep "^$n processes: hash [0-9a-f]*" "$scratch/out"
         sed -n 's/.*hash //p' "$scratch/out" >"$scratch/many"
         compare "give the hash of one" "$scratch/one" "$scratch/many"

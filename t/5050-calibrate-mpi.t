@@ -1,15 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
 # bench --calibrate under mpirun: each core of the machine is measured by one rank, all cores are, and who is not asked sleeps. What it finds is
-# not looked at: that is the machine's. Skipped where there is no mpirun or no MPI module.
+# not looked at: that is the machine's.
 . "$srcdir/t/shell.sh"
-scratch=$builddir/t/scratch/5050.$$
-if [ -z "$MPIRUN" ] || [ ! -e "$builddir/rondo_mpi.la" ]; then
-    skip_all "built without MPI"
-fi
+has_mpi || skip_all "built without MPI"
 [ -z "$SANITIZE_CFLAGS" ] || skip_all "MPI libraries and sanitizers do not mix"
-mkdir -p "$scratch"
-trap 'rm -rf "$scratch"' EXIT
 for n in 2 3; do
     # shellcheck disable=SC2086  # $MPIRUN may carry options
     for try in 1 2 3; do

@@ -93,12 +93,12 @@ ok "the trace has events of both ranks" sh -c "grep -q '\"tid\":0' '$scratch/tra
 "$RONDO" verify --tokens 64 --ranks 2 --progress always >"$scratch/out" 2>"$scratch/err"
 ok "a meter when asked for" test $? = 0
 
-if [ -n "$MPIRUN" ]; then
-    "$MPIRUN" -n 3 "$RONDO" verify --quick --transport mpi >"$scratch/out" 2>"$scratch/err" </dev/null
+if has_mpi; then
+    under_mpi 3 "$RONDO" verify --quick --transport mpi >"$scratch/out" 2>"$scratch/err"
     ok "verify --quick on 3 MPI processes: exit 0" test $? = 0
     grep '^hash [0-9a-f]* ' "$scratch/out" >"$scratch/got"
     compare "the same hashes as without MPI" "$scratch/hashes" "$scratch/got"
 else
-    skip 2 "no mpirun"
+    skip 2 "built without MPI"
 fi
 finish

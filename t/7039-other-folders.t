@@ -3,7 +3,7 @@
 # MPI processes whose folders, on hosts of their own, are not the same model: told at once, by all, with the rank.
 . "$srcdir/t/shell.sh"
 [ -n "$RONDO" ] || skip_all "the program was not built"
-if [ -z "$MPIRUN" ] || [ ! -e "$builddir/rondo_mpi.la" ]; then skip_all "built without MPI"; fi
+has_mpi || skip_all "built without MPI"
 mkdir "$scratch/here" "$scratch/there"
 for file in config.json tokenizer.json model.safetensors; do
     cp "$srcdir/examples/kjv/$file" "$scratch/here" && cp "$srcdir/examples/kjv/$file" "$scratch/there" || exit 1

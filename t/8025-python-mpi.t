@@ -3,7 +3,7 @@
 # Ranks from Python that are MPI processes: each has its own rows, and the bits are those of one rank, gradients too.
 . "$srcdir/t/shell.sh"
 . "$srcdir/t/python.sh"
-[ -n "$MPIRUN" ] || skip_all "built without MPI"
+has_mpi || skip_all "built without MPI"
 python_for numpy
 PYTHONPATH=$PYTHONPATH:$srcdir/t/python
 cat >"$scratch/one.py" <<'END'
@@ -18,11 +18,10 @@ for run in 1 3 "3 pass-kv" "2 pass-q" "4 mesh"; do
     ranks=${run%% *}
     echo "$ranks mpi $(cat "$scratch/one")" >"$scratch/want"
     # shellcheck disable=SC2086  # words
-    $MPIRUN -n $ranks "$python" "$srcdir/t/python/mpi.py" ${run#"$ranks"} >"$scratch/got" 2>"$scratch/err" || sed 's/^/# /' "$scratch/err"
+    under_mpi $ranks "$python" "$srcdir/t/python/mpi.py" ${run#"$ranks"} >"$scratch/got" 2>"$scratch/err" || sed 's/^/# /' "$scratch/err"
     compare "$run processes: the hash of one rank, of results and gradients" "$scratch/want" "$scratch/got"
 done
-# shellcheck disable=SC2086
-$MPIRUN -n 2 "$python" "$srcdir/t/python/mpi.py" fail >"$scratch/got" 2>"$scratch/err"
+under_mpi 2 "$python" "$srcdir/t/python/mpi.py" fail >"$scratch/got" 2>"$scratch/err"
 status=$?
 ok "a process that fails: the run does" test "$status" != 0
 ok "and its exception is told" grep -q 'ZeroDivisionError: on purpose' "$scratch/err"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 # The test kit for scripts: . "$srcdir/t/shell.sh". TAP on stdout, as tap.h does it for C.
 #     ok "what must hold" command...     compare "what must be equal" file1 file2     skip N "why"     finish
+#     has_mpi || skip_all "why"          under_mpi RANKS command...
 # public_functions HEADER lists the functions that a public header declares; core_headers the headers of librondo, by name.
 # shellcheck shell=sh disable=SC2154  # srcdir and builddir come from the makefile
 
@@ -29,6 +30,12 @@ skip() { # count, why
 }
 skip_all() { echo "1..0 # SKIP $*"; exit 0; }
 finish() { echo "1..$tap_count"; [ "$tap_failed" = 0 ]; exit; }
+
+has_mpi() { [ -n "$MPIRUN" ] && [ -e "$builddir/rondo_mpi.la" ]; }
+under_mpi() { # ranks, command...
+    # shellcheck disable=SC2086  # $MPIRUN may carry options
+    $MPIRUN -n "$@" </dev/null
+}
 
 # rondo.h and the parts of it that it includes
 core_headers() { echo rondo.h; sed -n 's/^#include "\(rondo_[a-z]*\.h\)"$/\1/p' "$srcdir/include/rondo.h"; }
