@@ -142,113 +142,130 @@ static rondo_tensor rows_of(void *data, const struct attend_input *in, int64_t r
     return t;
 }
 
-static int on_progress(void *user, double done)
+/* What a rank has of the arrays. */
+struct arrays {
+    void *q, *k, *v, *out;
+    float *lse, *probs;                /* probs NULL: not wanted */
+    struct attend_gradients of;
+    int64_t bytes;
+};
+
+static void arrays_free(struct arrays *r)
 {
-    (void)user;
-    progress_set((uint64_t)(done * 1e6), 1000000);
-    return 0;
+    free(r->q);
+    free(r->k);
+    free(r->v);
+    free(r->out);
+    free(r->lse);
+    free(r->probs);
+    attend_backward_free(&r->of);
+}
+
+static void *take(struct arrays *r, int64_t count, size_t size)
+{
+    void *memory = room(count, size);
+    r->bytes += memory ? count * (int64_t)size : 0;
+    return memory;
+}
+
+static int take_arrays(struct arrays *r, const struct attend_input *in, const rondo_attention_info *info)
+{
+    const size_t size = rondo_type_size(in->type);
+    const int64_t probs = options.terms.probs ? info->q_rows * in->heads * attend_probs_keys(in) : 0;
+    r->q = take(r, info->q_rows * in->heads * in->head_dim, size);
+    r->k = take(r, info->kv_rows * in->kv_heads * in->head_dim, size);
+    r->v = take(r, info->kv_rows * in->kv_heads * in->value_dim, size);
+    r->out = take(r, info->q_rows * in->heads * in->value_dim, rondo_type_size(options.out_type));
+    r->lse = take(r, info->q_rows * in->heads, sizeof *r->lse);
+    r->probs = options.terms.probs ? take(r, probs, sizeof *r->probs) : NULL;
+    if (!r->q || !r->k || !r->v || !r->out || !r->lse || (options.terms.probs && !r->probs))
+        return body_fail(RONDO_ENOMEM, "not enough memory for %lld queries and %lld keys on a rank; more ranks hold fewer each",
+                         (long long)info->q_rows, (long long)info->kv_rows);
+    if (r->probs)
+        memset(r->probs, 0, (size_t)probs * sizeof *r->probs);   /* beyond a sequence's keys nothing is written */
+    return in->dout ? attend_backward_room(&r->of, in, info, options.out_type, &r->bytes) : 0;
+}
+
+static int read_arrays(const struct attend *a, const rondo_attention *plan, const rondo_attention_info *info, const struct arrays *r)
+{
+    const struct attend_input *in = &a->in;
+    int code = read_rows(a, plan, in->q, 0, info->q_rows, r->q);
+    if (!code && in->dout)
+        code = read_rows(a, plan, in->dout, 0, info->q_rows, r->of.dout);
+    if (!code)
+        code = read_rows(a, plan, in->k, 1, info->kv_rows, r->k);
+    return code ? code : read_rows(a, plan, in->v, 1, info->kv_rows, r->v);
+}
+
+static void give(rondo_attention_io *io, const struct attend_input *in, const rondo_attention_info *info, const struct arrays *r)
+{
+    const int64_t out_shape[3] = { info->q_rows, in->heads, in->value_dim }, probs_shape[3] = { info->q_rows, in->heads, attend_probs_keys(in) };
+    io->q = rows_of(r->q, in, info->q_rows, in->heads, in->head_dim);
+    io->k = rows_of(r->k, in, info->kv_rows, in->kv_heads, in->head_dim);
+    io->v = rows_of(r->v, in, info->kv_rows, in->kv_heads, in->value_dim);
+    io->out = rondo_tensor_dense(r->out, options.out_type, 3, out_shape);
+    io->lse = rondo_tensor_dense(r->lse, RONDO_F32, 2, out_shape);
+    if (r->probs)
+        io->probs = rondo_tensor_dense(r->probs, RONDO_F32, 3, probs_shape);
+    give_terms(io, in);
+}
+
+/* What the plan takes besides these arrays: the larger of what its two passes have of the device's memory. */
+static size_t plan_bytes(const struct attend_input *in, const rondo_attention_info *info)
+{
+    const size_t device = info->device_bytes > info->backward_device_bytes ? info->device_bytes : info->backward_device_bytes;
+    return info->workspace_bytes + info->backward_workspace_bytes + device + info->plan_bytes +
+           (in->heads_first ? info->pack_bytes + info->backward_pack_bytes : 0);
 }
 
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct attend *a = arg;
     const struct attend_input *in = &a->in;
-    const size_t in_size = rondo_type_size(in->type), out_size = rondo_type_size(options.out_type);
     rondo_attention *plan = NULL;
     rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
     rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
-    void *q = NULL, *k = NULL, *v = NULL, *out = NULL;
-    float *lse = NULL, *probs = NULL;
-    struct attend_gradients g = { NULL, NULL, NULL, NULL, NULL, NULL };
-    int64_t g_bytes = 0;
+    struct arrays r = { .bytes = 0 };
     int code = make_plan(&plan, ctx, in);
     if (!code)
         code = rondo_attention_query(plan, &info);
-    if (code)
-        goto end;
-    const int64_t o_shape[3] = { info.q_rows, in->heads, in->value_dim }, lse_shape[2] = { info.q_rows, in->heads };
-    const int64_t probs_shape[3] = { info.q_rows, in->heads, attend_probs_keys(in) };
-    const int64_t q_count = info.q_rows * in->heads * in->head_dim, k_count = info.kv_rows * in->kv_heads * in->head_dim;
-    const int64_t v_count = info.kv_rows * in->kv_heads * in->value_dim, o_count = info.q_rows * in->heads * in->value_dim;
-    const int64_t p_count = options.terms.probs ? info.q_rows * in->heads * attend_probs_keys(in) : 0;
-    q = room(q_count, in_size);
-    k = room(k_count, in_size);
-    v = room(v_count, in_size);
-    out = room(o_count, out_size);
-    lse = room(info.q_rows * in->heads, sizeof *lse);
-    probs = options.terms.probs ? room(p_count, sizeof *probs) : NULL;
-    if (!q || !k || !v || !out || !lse || (options.terms.probs && !probs)) {
-        code = body_fail(RONDO_ENOMEM, "not enough memory for %lld queries and %lld keys on a rank; more ranks hold fewer each",
-                         (long long)info.q_rows, (long long)info.kv_rows);
-        goto end;
-    }
-    if (in->dout)
-        code = attend_backward_room(&g, in, &info, options.out_type, &g_bytes);
+    if (!code)
+        code = take_arrays(&r, in, &info);
     if (code)
         goto end;
     a->stage = STAGE_INPUT;
-    code = read_rows(a, plan, in->q, 0, info.q_rows, q);
-    if (!code && in->dout)
-        code = read_rows(a, plan, in->dout, 0, info.q_rows, g.dout);
-    if (!code)
-        code = read_rows(a, plan, in->k, 1, info.kv_rows, k);
-    if (!code)
-        code = read_rows(a, plan, in->v, 1, info.kv_rows, v);
+    code = read_arrays(a, plan, &info, &r);
     if (code)
         goto end;
-    io.q = rows_of(q, in, info.q_rows, in->heads, in->head_dim);
-    io.k = rows_of(k, in, info.kv_rows, in->kv_heads, in->head_dim);
-    io.v = rows_of(v, in, info.kv_rows, in->kv_heads, in->value_dim);
-    io.out = rondo_tensor_dense(out, options.out_type, 3, o_shape);
-    io.lse = rondo_tensor_dense(lse, RONDO_F32, 2, lse_shape);
-    give_terms(&io, in);
-    if (probs) {
-        memset(probs, 0, (size_t)p_count * sizeof *probs);   /* beyond a sequence's keys nothing is written */
-        io.probs = rondo_tensor_dense(probs, RONDO_F32, 3, probs_shape);
-    }
-    io.progress = rondo_context_rank(ctx) == 0 ? on_progress : NULL;
+    give(&io, in, &info, &r);
+    io.progress = rondo_context_rank(ctx) == 0 ? progress_part : NULL;
     code = rondo_barrier(ctx);
     const double begin = now();
     if (!code)
         code = rondo_attention_execute(plan, &io, NULL);
     if (!code && in->dout)
-        code = attend_backward(plan, &io, in, &info, rondo_context_ranks(ctx), &g);
+        code = attend_backward(plan, &io, in, &info, rondo_context_ranks(ctx), &r.of);
     const double seconds = now() - begin;
     if (code)
         goto end;
     slot_measure(mine, ctx);
-    mine->whole[0] = (int64_t)((size_t)(q_count + k_count + v_count) * in_size + (size_t)o_count * out_size +
-                               (size_t)(info.q_rows * in->heads + p_count) * sizeof *lse + info.workspace_bytes + info.device_bytes + info.plan_bytes +
-                               (in->heads_first ? info.pack_bytes + info.backward_pack_bytes : 0)) +
-                     g_bytes + (int64_t)(info.backward_workspace_bytes + (info.backward_device_bytes > info.device_bytes
-                                                                              ? info.backward_device_bytes - info.device_bytes : 0));
+    mine->whole[0] = r.bytes + (int64_t)plan_bytes(in, &info);
     mine->real[0] = seconds;
     if (rondo_context_rank(ctx) == 0)
         a->out.info = info;
-    code = attend_write(ctx, &a->out, plan, out, lse, probs, in->dout ? &g : NULL);
+    code = attend_write(ctx, &a->out, plan, r.out, r.lse, r.probs, in->dout ? &r.of : NULL);
 end:
     rondo_attention_destroy(plan);
-    free(q);
-    free(k);
-    free(v);
-    free(out);
-    free(lse);
-    free(probs);
-    attend_backward_free(&g);
+    arrays_free(&r);
     return code;
 }
 
 static int report(const struct attend *a, const struct run *run)
 {
-    json_t *r = report_new(), *bytes = json_array();
-    int64_t peak = 0;
+    json_t *r = report_new();
     double seconds = 0;
-    for (int i = 0; i < run->ranks; i++) {
-        const struct slot *s = &run->slots[i];
-        peak = s->whole[0] > peak ? s->whole[0] : peak;
-        seconds = s->real[0] > seconds ? s->real[0] : seconds;
-        json_array_append_new(bytes, json_integer(s->whole[0]));
-    }
+    for (int i = 0; i < run->ranks; i++)
+        seconds = run->slots[i].real[0] > seconds ? run->slots[i].real[0] : seconds;
     report_hash(r, "hash", a->out.hash);
     json_object_set_new(r, "algorithm", json_string(rondo_algorithm_name(a->out.info.algorithm)));
     report_choice(r, a->out.info.chosen_by, a->out.info.predicted_seconds);
@@ -266,8 +283,7 @@ static int report(const struct attend *a, const struct run *run)
         json_object_set_new(r, "dropout", number(options.terms.dropout));
         json_object_set_new(r, "seed", json_integer((json_int_t)options.terms.seed));
     }
-    json_object_set_new(r, "peak_bytes_per_rank", json_integer(peak));
-    json_object_set_new(r, "bytes_of_ranks", bytes);
+    report_bytes(r, run);
     report_comm(r, run);
     return report_print(r);
 }
@@ -275,12 +291,12 @@ static int report(const struct attend *a, const struct run *run)
 static int attend(void *arg)
 {
     struct attend *a = arg;
-    if (common.mpi && common.ranks && common.ranks != ranks_world())
-        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --ranks "
-                    "out", (long long)common.ranks, ranks_world(), (long long)common.ranks);
     struct run run = RUN_INIT;
     const int ranks = ranks_count(&run);
-    int code = grid_check(ranks);
+    int code = ranks_check();
+    if (code)
+        return code;
+    code = grid_check(ranks);
     if (!code)
         code = attend_open(&a->in, a->path, options.heads_first);
     options.out_type = options.out_type ? options.out_type : a->in.type;

@@ -230,12 +230,11 @@ static int run(void *arg)
     const double begin = now();
     b->rows = json_array();
     b->repeat = repeat ? (int)repeat : 5;
-    if (common.mpi && common.ranks && common.ranks != ranks_world())
-        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes that mpirun started; leave it out or make them equal",
-                    (long long)common.ranks, ranks_world());
+    int code = ranks_check();
+    if (code)
+        return code;
     if (calibrate && common.mpi && ranks_world() < 2)
         return fail(EXIT_USAGE, "--calibrate measures links between ranks, and mpirun started one; start two or more");
-    int code = 0;
     if (ranks_first() && plot)
         code = target_try("--plot", plot);
     if (ranks_first() && calibrate && !code)

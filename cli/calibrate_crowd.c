@@ -19,12 +19,6 @@ static void describe(rondo_attention_desc *d, int ranks, int64_t keys)
     d->algorithm = RONDO_PASS_Q;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* A step, as long as its slowest rank takes. The fastest of some, as elsewhere: but of these the median of several rounds, as with so many ranks
  * and so few cores the fastest of all is one that nobody sees again. */
 #define ROUNDS 5

@@ -37,12 +37,6 @@ static void *look(void *arg)
     return NULL;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double calibrate_slice(void)
 {
     struct look looks[2];

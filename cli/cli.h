@@ -202,6 +202,7 @@ struct run {
 };
 #define RUN_INIT { 0, 0, NULL, NULL, "", "", "", "", 0, 0 }
 typedef int run_body(rondo_context *ctx, struct slot *mine, void *arg);
+int ranks_check(void);                                                /* MPI: --ranks against the processes; 0 or an exit code */
 int ranks_count(const struct run *run);                               /* ranks it will have */
 int ranks_run(struct run *run, run_body *body, void *arg);           /* a RONDO_ code; run->text has the sentence */
 int body_fail(int code, const char *format, ...) PRINTF_LIKE(2, 3);  /* for what the body itself finds wrong */
@@ -245,6 +246,7 @@ const char *pass_sign(bool pass);
 /* ---- progress (progress.c) ---- */
 void progress_begin(const char *label);
 void progress_set(uint64_t done, uint64_t total);
+int progress_part(void *user, double done);                /* of the library's callers' functions that hear 0 to 1; user: nothing */
 void progress_note(void);                                  /* one more step is done, of an unknown number */
 void progress_end(void);
 void progress_wipe(void);                                  /* a line is to be written where the meter may stand */
@@ -254,6 +256,7 @@ void progress_break(void);                                 /* for a signal handl
 json_t *report_new(void);                                             /* {"rondo": version} */
 void report_numerics(json_t *report, int leaf);
 void report_run(json_t *report, const struct run *run, double seconds);
+void report_bytes(json_t *report, const struct run *run);             /* of each rank, its slot's whole[0], and the most */
 void report_comm(json_t *report, const struct run *run);              /* total over ranks */
 void report_moved(const struct run *run);                             /* counted for the next one */
 void report_comm_in_all(json_t *report);                              /* total over ranks and runs */
@@ -265,6 +268,7 @@ json_t *number(double x);                                             /* null wh
 void hash_text(uint64_t hash, char text[17]);
 int report_print(json_t *report);                                     /* as JSON or as lines; frees it; 0 or an exit code */
 int output_check(void);                                               /* was stdout written? 0 or an exit code */
+int ascending(const void *a, const void *b);                          /* for qsort() of doubles */
 double now(void);
 double thread_cpu(void);                /* seconds of processor that this thread has had */
 extern double program_began;            /* when the program was */

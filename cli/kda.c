@@ -225,13 +225,6 @@ static void give(rondo_delta_io *io, const struct kda_input *in, const struct ar
         io->checkpoints = dense(a->points, RONDO_F32, 4, entries, in->heads, in->key_dim, in->value_dim);
 }
 
-static int on_progress(void *user, double done)
-{
-    (void)user;
-    progress_set((uint64_t)(done * 1e6), 1000000);
-    return 0;
-}
-
 static int body(rondo_context *ctx, struct slot *mine, void *arg)
 {
     struct kda *x = arg;
@@ -254,7 +247,7 @@ static int body(rondo_context *ctx, struct slot *mine, void *arg)
     if (code)
         goto end;
     give(&io, &x->in, &a, info.rows);
-    io.progress = rondo_context_rank(ctx) == 0 ? on_progress : NULL;
+    io.progress = rondo_context_rank(ctx) == 0 ? progress_part : NULL;
     code = rondo_barrier(ctx);
     const double begin = now();
     if (!code)
@@ -287,16 +280,14 @@ end:
 
 static int report(const struct kda *x, const struct run *run)
 {
-    json_t *r = report_new(), *bytes = json_array();
-    int64_t peak = 0, skipped = 0;
+    json_t *r = report_new();
+    int64_t skipped = 0;
     double seconds = 0, certificate = 0;
     for (int i = 0; i < run->ranks; i++) {
         const struct slot *s = &run->slots[i];
-        peak = s->whole[0] > peak ? s->whole[0] : peak;
         skipped += s->whole[1];
         certificate = s->real[1] > certificate ? s->real[1] : certificate;
         seconds = s->real[0] > seconds ? s->real[0] : seconds;
-        json_array_append_new(bytes, json_integer(s->whole[0]));
     }
     report_hash(r, "hash", x->out.hash);
     json_object_set_new(r, "path", json_string(rondo_delta_way_name(x->out.info.way)));
@@ -315,8 +306,7 @@ static int report(const struct kda *x, const struct run *run)
     report_numerics(r, 0);
     report_run(r, run, seconds);
     json_object_set_new(r, "flops", number(x->out.info.flops + x->out.info.backward_flops));
-    json_object_set_new(r, "peak_bytes_per_rank", json_integer(peak));
-    json_object_set_new(r, "bytes_of_ranks", bytes);
+    report_bytes(r, run);
     report_comm(r, run);
     return report_print(r);
 }
@@ -334,11 +324,11 @@ static int check_points(const struct kda_input *in)
 static int kda(void *arg)
 {
     struct kda *x = arg;
-    if (common.mpi && common.ranks && common.ranks != ranks_world())
-        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --ranks "
-                    "out", (long long)common.ranks, ranks_world(), (long long)common.ranks);
     struct run run = RUN_INIT;
-    int code = kda_open(&x->in, x->path, options.gate);
+    int code = ranks_check();
+    if (code)
+        return code;
+    code = kda_open(&x->in, x->path, options.gate);
     if (!code)
         code = check_points(&x->in);
     if (!code && x->in.dout && (options.tolerance > 0.0 || options.way == RONDO_DELTA_LEGACY))

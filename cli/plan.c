@@ -199,17 +199,10 @@ static int begin_json(json_t *r)
 
 /* ---- the command ---- */
 
-static int on_progress(void *user, double done)
-{
-    (void)user;
-    progress_set((uint64_t)(done * 1e6), 1000000);
-    return 0;
-}
-
 static int check(rondo_schedule *s, json_t *r, bool *sound)
 {
     progress_begin("plan check");
-    const int code = rondo_schedule_check(s, on_progress, NULL);
+    const int code = rondo_schedule_check(s, progress_part, NULL);
     progress_end();
     *sound = !code;
     if (code && code != RONDO_EINVAL)

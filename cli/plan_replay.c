@@ -138,12 +138,6 @@ int plan_paper_pass(const rondo_hardware *h, int32_t algorithm, int hosts, int64
 
 /* ---- the report ---- */
 
-static int rising(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Of rows that come in twos: how often the faster of the two simulated is the faster measured, and what taking it costs where not. */
 static void add_choices(json_t *summary, const double (*pairs)[2], size_t count)
 {
@@ -185,7 +179,7 @@ static int replay(const rondo_hardware *h, const char *table, json_t *list, json
             errors[compared++] = error < 0.0 ? -error : error;
         n++;
     }
-    qsort(errors, compared, sizeof *errors, rising);
+    qsort(errors, compared, sizeof *errors, ascending);
     json_object_set_new(summary, "rows", json_integer((json_int_t)n));
     json_object_set_new(summary, "median_error", number(errors[compared / 2]));
     json_object_set_new(summary, "largest_error", number(errors[compared - 1]));

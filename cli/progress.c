@@ -79,6 +79,13 @@ void progress_set(uint64_t done, uint64_t total)
     total_now = total;
 }
 
+int progress_part(void *user, double done)
+{
+    (void)user;
+    progress_set((uint64_t)(done * 1e6), 1000000);
+    return 0;
+}
+
 void progress_note(void)
 {
     if (running)

@@ -222,6 +222,14 @@ struct job {
     void *arg;
 };
 
+int ranks_check(void)
+{
+    if (common.mpi && common.ranks && common.ranks != ranks_world())
+        return fail(EXIT_USAGE, "--ranks %lld does not fit the %d processes of this run; start it as mpirun -n %lld rondo ..., or leave --ranks "
+                    "out", (long long)common.ranks, ranks_world(), (long long)common.ranks);
+    return 0;
+}
+
 int ranks_count(const struct run *run)
 {
     if (run->ranks)

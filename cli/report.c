@@ -14,6 +14,12 @@
 
 double program_began;
 
+int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 double now(void)
 {
     struct timespec t;
@@ -85,6 +91,19 @@ void report_run(json_t *report, const struct run *run, double seconds)
     json_object_set_new(report, "ranks", json_integer(run->ranks));
     json_object_set_new(report, "threads", json_integer(run->used_threads));
     json_object_set_new(report, "seconds", number(seconds));
+}
+
+void report_bytes(json_t *report, const struct run *run)
+{
+    json_t *bytes = json_array();
+    int64_t most = 0;
+    for (int i = 0; i < run->ranks; i++) {
+        const int64_t own = run->slots[i].whole[0];
+        most = own > most ? own : most;
+        json_array_append_new(bytes, json_integer(own));
+    }
+    json_object_set_new(report, "peak_bytes_per_rank", json_integer(most));
+    json_object_set_new(report, "bytes_of_ranks", bytes);
 }
 
 int report_alone(json_t *report)

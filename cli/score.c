@@ -105,6 +105,25 @@ static int report(const struct work *w, const struct run *run)
     return report_print(r);
 }
 
+/* The ids of a text, or those that it lists. */
+static int take_tokens(struct work *w, const char *where, const char *text, size_t bytes)
+{
+    const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
+    int32_t *ids = NULL;
+    if (options.ids)
+        return ids_parse(where, text, bytes, &w->tokens, &w->count);
+    int code = fail_library(rondo_tokenizer_encode(rondo_model_tokenizer(models_any(&w->models)), text, bytes, flags, &ids, &w->count), STAGE_INPUT);
+    if (code)
+        return fail_where(code, where);
+    w->tokens = malloc((size_t)w->count * sizeof *ids + 1);
+    if (!w->tokens)
+        code = fail(EXIT_ROOM, "not enough memory for %lld tokens", (long long)w->count);
+    else if (w->count)
+        memcpy(w->tokens, ids, (size_t)w->count * sizeof *ids);
+    rondo_lm_free(ids);
+    return code;
+}
+
 static int score(void *arg)
 {
     struct work *w = arg;
@@ -120,22 +139,7 @@ static int score(void *arg)
         code = models_open(&w->models, options.model, options.ids ? MODEL_IDS : MODEL_TEXT, options.kv_type);
     if (code)
         goto end;
-    if (options.ids) {
-        code = ids_parse(where, text, bytes, &w->tokens, &w->count);
-    } else {
-        int32_t *ids = NULL;
-        const rondo_tokenizer *tokenizer = rondo_model_tokenizer(models_any(&w->models));
-        const uint32_t flags = RONDO_ENCODE_SPECIAL | (options.lossy ? RONDO_ENCODE_LOSSY : 0);
-        code = fail_library(rondo_tokenizer_encode(tokenizer, text, bytes, flags, &ids, &w->count), STAGE_INPUT);
-        if (code)
-            code = fail_where(code, where);
-        w->tokens = code ? NULL : malloc((size_t)w->count * sizeof *ids + 1);
-        if (!code && !w->tokens)
-            code = fail(EXIT_ROOM, "not enough memory for %lld tokens", (long long)w->count);
-        if (!code && w->count)
-            memcpy(w->tokens, ids, (size_t)w->count * sizeof *ids);
-        rondo_lm_free(ids);
-    }
+    code = take_tokens(w, where, text, bytes);
     if (!code)
         code = fail_library(rondo_model_query(models_any(&w->models), &info), STAGE_INPUT);
     w->vocabulary = info.vocabulary;
