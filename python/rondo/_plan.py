@@ -199,8 +199,8 @@ class Plan:
     """Attention of known lengths on the ranks of a context, of which each has its own rows of q, k, v and the results.
 
     sequences: `tokens` and `keys` are of each, or lists of them; keys None: as many as tokens. Query i stands at key position i + keys -
-    tokens. dtype, out_dtype: "f32", "bf16" or "f16". alibi, sinks, probs, gradients: whether they will be given or are wanted. The other
-    keywords are those of attention(). The same plan is made on every rank; it costs nothing to ask it what it would do.
+    tokens. dtype, out_dtype: "f32", "bf16" or "f16". alibi, sinks, probs, gradients: whether they will be given or are wanted. owners, with
+    layout "custom": the rank of each leaf of `leaf` (128) keys, sequence after sequence. The other keywords are those of attention(). The same plan is made on every rank; it costs nothing to ask it what it would do.
 
     The rank's rows are those of sequence 0, then of sequence 1 and so on; spans() says which positions they are, take() and put() copy
     between them and an array that has all, scatter() and gather() do so where only one rank has it.
@@ -457,7 +457,7 @@ def _per_head(name, given, heads):
 
 def make_problem(tokens, keys, heads, head_dim, kv_heads, value_dim, dtype, out_dtype, alibi, sinks, probs, options):
     known = ("causal", "window_size", "softmax_scale", "softcap", "dropout_p", "bias_heads", "layout", "algorithm", "grid", "head_groups",
-             "leaf", "gradients", "arithmetic")
+             "leaf", "gradients", "arithmetic", "owners")
     for name in options:
         if name not in known:
             raise TypeError("there is no keyword %r here" % name)

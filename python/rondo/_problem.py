@@ -52,7 +52,7 @@ class Problem:
 
     def __init__(self, *, heads, kv_heads, head_dim, value_dim, tokens, keys, kind, out_kind=0, causal=False, window_size=(-1, -1),
                  softmax_scale=None, softcap=0.0, dropout_p=0.0, alibi=False, sinks=False, bias_heads=0, probs=False, layout=None,
-                 algorithm=None, grid=None, head_groups=0, leaf=0, gradients=False, arithmetic=None):
+                 algorithm=None, grid=None, head_groups=0, leaf=0, gradients=False, arithmetic=None, owners=None):
         self.heads, self.kv_heads = whole("heads", heads, 1), whole("kv_heads", kv_heads, 1)
         self.head_dim, self.value_dim = whole("head_dim", head_dim, 1), whole("value_dim", value_dim, 1)
         self.tokens, self.keys, self.kind, self.out_kind = tokens, keys, kind, out_kind or kind
@@ -71,8 +71,6 @@ class Problem:
         self.alibi, self.sinks, self.bias_heads, self.probs = int(alibi), int(sinks), bias_heads, flag("probs", probs)
         self.layout, self.algorithm = number_of("layout", LAYOUTS, layout), number_of("algorithm", ALGORITHMS, algorithm)
         self.arithmetic = number_of("arithmetic", ARITHMETICS, arithmetic)
-        if layout == "custom":
-            raise invalid("layout is \"custom\", which needs a list of owners that cannot be given here; name another one")
         self.grid = (0, 0)
         if grid is not None:
             try:
@@ -81,9 +79,23 @@ class Problem:
                 raise invalid("grid is %r; None or a pair of whole numbers is expected" % (grid,)) from None
             self.grid = whole("grid[0]", a, 1, 2**31 - 1), whole("grid[1]", b, 1, 2**31 - 1)
         self.head_groups, self.leaf = whole("head_groups", head_groups, 0, 2**31 - 1), whole("leaf", leaf, 0, 2**31 - 1)
+        self.owners = self._owners(layout, owners)
         self.documents = self.documents_first = None
         self.mask = self.mask_row = self.mask_key = None
         self.mask_heads, self.mask_strides, self.gradients = 0, (0, 0), flag("gradients", gradients)
+
+    def _owners(self, layout, given):
+        if (given is not None) != (layout == "custom"):
+            raise invalid("layout is %r and owners are %s; \"custom\" and the rank of each leaf go together"
+                          % (layout, "not given" if given is None else "given"))
+        if given is None:
+            return None
+        found = _arrays.as_numpy("owners", given, "iu", "whole numbers")
+        leaves = sum(-(-int(n) // (self.leaf or 128)) for n in self.keys)
+        if found.shape != (leaves,) or (leaves and not 0 <= int(found.min()) <= int(found.max()) < 2**31):
+            raise invalid("owners has the shape %s; the rank of each of %d leaves of keys, sequence after sequence, is expected"
+                          % (list(found.shape), leaves))
+        return np.ascontiguousarray(found if leaves else np.zeros(1), np.int32)
 
     def describe(self):
         """The descriptor. It points into arrays of this object."""
@@ -97,6 +109,8 @@ class Problem:
         if d.windowed:
             d.window_left, d.window_right = self.window
         d.grid[0], d.grid[1] = self.grid
+        if self.owners is not None:
+            d.owners = _arrays.pointer(self.owners, _structs.c.c_int32)
         if self.documents is not None:
             d.documents = _arrays.pointer(self.documents, _structs.c.c_int32)
             d.documents_first = _arrays.pointer(self.documents_first)

@@ -2,7 +2,8 @@
 """rondo's attention on torch's tensors of the CPU, as operators of autograd.
 
 attention() and attention_varlen() are those of the package, with ranks that are threads of this process; execute() runs a Plan on the
-rows of one rank, as under mpirun; linear(), rmsnorm(), rope(), swiglu(), embedding() and cross_entropy() are the layers around it. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are. q, k, v, bias
+rows of one rank, as under mpirun; linear(), rmsnorm(), rope(), swiglu(), embedding() and cross_entropy() are the layers around it, and
+parallelize() makes all of a module of torch's own. Keywords, shapes and results are theirs. Tensors are used where they lie, as arrays are. q, k, v, bias
 and sinks have gradients, and so has lse among the results; the bits of gradients depend on ranks and layout as little as those of results
 do. `algorithm` and `grid` are the forward pass's; those of backward are backward_algorithm and
 backward_grid (None: the plan's choice).
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from . import _attention, _delta, _layers
 from ._library import invalid
 
-__all__ = ["attention", "attention_varlen", "cross_entropy", "embedding", "execute", "kda", "linear", "rmsnorm", "rope", "swiglu"]
+__all__ = ["attention", "attention_varlen", "cross_entropy", "embedding", "execute", "kda", "linear", "parallelize", "rmsnorm", "rope", "swiglu"]
 
 
 def _once(backward):
@@ -284,3 +285,6 @@ def cross_entropy(logits, labels, *, ignore_index=-100, reduction="mean", leaves
     if reduction not in ("none", "sum", "mean"):
         raise invalid("reduction is %r; it must be \"none\", \"sum\" or \"mean\"" % (reduction,))
     return _Loss.apply(logits, labels, ignore_index, leaves, reduction, tokens, team)
+
+
+from ._parallel import parallelize   # noqa: E402, which uses what is above

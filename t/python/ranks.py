@@ -48,6 +48,10 @@ kept = []
 rondo.run(2, lambda c: kept.append((c, rondo.Plan(c, tokens=4, heads=1, head_dim=4))))
 refused("a context after run()", ["closed"], lambda: kept[0][0].barrier())
 refused("a plan after run()", ["closed"], lambda: kept[0][1].spans())
+for what, more in (("no list of owners", dict(layout="custom")), ("owners of another layout", dict(layout="zigzag", owners=[0])),
+                   ("too few owners", dict(layout="custom", owners=[0])), ("a negative owner", dict(layout="custom", owners=[0, -1])),
+                   ("an owner that is not there", dict(layout="custom", owners=[0, 2]))):
+    refused(what, ["owner"], lambda: rondo.run(2, lambda c: rondo.Plan(c, tokens=200, heads=1, head_dim=4, **more)))
 refused("no ranks", ["ranks"], lambda: rondo.run(0, lambda c: None))
 refused("more ranks than there can be", ["1024"], lambda: rondo.run(1025, lambda c: None))
 ok(rondo.run(2, lambda c: rondo.run(2, lambda d: 10 * c.rank + d.rank)) == [[0, 1], [10, 11]], "run() inside of run()")
@@ -67,8 +71,10 @@ def by_plan(c, **more):
         return dict(out=out, lse=lse, again=again, positions=positions, held=held, plan=plan, sent=data, operations=plan.operations())
 
 
+leaves = sum(-(-n // 128) for n in shape.get("keys", shape["tokens"]))
 for ranks in (1, 2, 3, 5):
-    for more in (dict(), dict(layout="striped", algorithm="pass-q"), dict(layout="contiguous", algorithm="halo")):
+    for more in (dict(), dict(layout="striped", algorithm="pass-q"), dict(layout="contiguous", algorithm="halo"),
+                 dict(layout="custom", owners=[(7 * i + 1) % 5 % ranks for i in range(leaves)])):
         found = rondo.run(ranks, lambda c: by_plan(c, **more))
         out, lse, again = np.full_like(want, 7), np.full_like(want_lse, 7), np.full_like(want, 7)
         for r in found:
