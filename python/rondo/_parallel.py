@@ -83,13 +83,13 @@ class _Unnamed(Function):
 
 # ---- functions of torch, as they are computed here ----
 
-def _linear(owner, input, weight, bias=None):
+def _linear(owner, function, input, weight, bias=None):
     if torch.is_grad_enabled() and (weight.requires_grad or bias is not None and bias.requires_grad):
         owner._rows("linear", input)
     return layers.linear(input, weight, bias, **owner.sums)
 
 
-def _embedding(owner, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False):
+def _embedding(owner, function, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False):
     for name, given in (("max_norm", max_norm), ("scale_grad_by_freq", scale_grad_by_freq), ("sparse", sparse)):
         if given:
             raise invalid("embedding has %s = %r; tables without it are computed on ranks" % (name, given))
@@ -105,7 +105,7 @@ def _one_width(name, shape):
         raise invalid("%s is over the last %d dimensions; one is computed on ranks" % (name, len(shape)))
 
 
-def _rms_norm(owner, input, normalized_shape, weight=None, eps=None):
+def _rms_norm(owner, function, input, normalized_shape, weight=None, eps=None):
     _one_width("rms_norm", normalized_shape)
     eps = torch.finfo(input.dtype).eps if eps is None else eps
     if weight is not None and owner._is_rows(input):
@@ -114,7 +114,7 @@ def _rms_norm(owner, input, normalized_shape, weight=None, eps=None):
     return y if weight is None else _scaled(owner, y, weight)
 
 
-def _layer_norm(owner, input, normalized_shape, weight=None, bias=None, eps=1e-5):
+def _layer_norm(owner, function, input, normalized_shape, weight=None, bias=None, eps=1e-5):
     _one_width("layer_norm", normalized_shape)
     y = F.layer_norm(input, normalized_shape, None, None, eps)
     y = y if weight is None else _scaled(owner, y, weight)
@@ -139,11 +139,10 @@ def _with_vector(operator):
                x.dim() > 1 and x.shape[-1] == w.shape[0] and torch.is_grad_enabled():
                 return operator(owner, x, w)
         return owner._torch(function, (a, b) + rest, more)
-    way.takes_function = True
     return way
 
 
-def _attention(owner, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+def _attention(owner, function, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     if dropout_p:
         raise invalid("scaled_dot_product_attention has dropout_p = %r; 0 is computed on ranks" % (dropout_p,))
     if owner.causal is None and attn_mask is not None:
@@ -163,7 +162,7 @@ def _attention(owner, query, key, value, attn_mask=None, dropout_p=0.0, is_causa
     return out.squeeze(1) if flat else out
 
 
-def _cross_entropy(owner, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0):
+def _cross_entropy(owner, function, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0):
     for name, given in (("weight", weight), ("size_average", size_average), ("reduce", reduce), ("label_smoothing", label_smoothing or None)):
         if given is not None:
             raise invalid("cross_entropy has %s; the loss without it is computed on ranks" % name)
@@ -172,7 +171,7 @@ def _cross_entropy(owner, input, target, weight=None, size_average=None, ignore_
     return loss.to(input.dtype)
 
 
-def _dropout(owner, input, p=0.5, training=True, inplace=False):
+def _dropout(owner, function, input, p=0.5, training=True, inplace=False):
     if training and p:
         raise invalid("dropout of %r would be drawn by each rank for itself; set it to 0, or call eval()" % (p,))
     return input
@@ -184,9 +183,6 @@ def _softmax(owner, function, input, dim=None, *rest, **more):
         raise invalid("softmax of shape %s looks like attention by hand, which would see this rank's tokens only; "
                       "let the module call scaled_dot_product_attention" % list(input.shape))
     return _over_dims(owner, function, input, dim, *rest, **more)
-
-
-_softmax.takes_function = True
 
 
 def _over_dims(owner, function, input, dim=None, *rest, **more):
@@ -202,21 +198,12 @@ def _over_dims(owner, function, input, dim=None, *rest, **more):
     return owner._torch(function, args, more)
 
 
-_over_dims.takes_function = True
-
-
 def _norm(owner, function, input, p="fro", dim=None, *rest, **more):
     return _over_dims(owner, lambda x, *dims, **other: function(x, p, *dims, **other), input, dim, *rest, **more)
 
 
-_norm.takes_function = True
-
-
 def _refused(owner, function, *args, **more):
     raise invalid("%s is not computed on ranks: it would see this rank's tokens only" % _name(function))
-
-
-_refused.takes_function = True
 
 
 def _handlers():
@@ -241,7 +228,7 @@ def _handlers():
     return table
 
 
-_HANDLERS = None
+_HANDLERS = _handlers()
 
 
 class _Mode(TorchFunctionMode):
@@ -253,9 +240,7 @@ class _Mode(TorchFunctionMode):
         way, kwargs = _HANDLERS.get(function), kwargs or {}
         if way is None:
             return self.parallel._torch(function, args, kwargs)
-        if getattr(way, "takes_function", False):
-            return way(self.parallel, function, *args, **kwargs)
-        return way(self.parallel, *args, **kwargs)
+        return way(self.parallel, function, *args, **kwargs)
 
 
 # ---- the module ----
@@ -266,9 +251,6 @@ class Parallel(torch.nn.Module):
 
     def __init__(self, module, context, *, tokens, sequences=1, causal=None, window_size=(-1, -1), softcap=0.0, layout="zigzag", algorithm=None):
         super().__init__()
-        global _HANDLERS
-        if _HANDLERS is None:
-            _HANDLERS = _handlers()
         if not isinstance(module, torch.nn.Module):
             raise TypeError("module is a %s; a torch.nn.Module is expected" % type(module).__name__)
         if not isinstance(context, Context):
