@@ -207,7 +207,7 @@ typedef struct rondo_lm_event {
     const rondo_lm_logprob *top;   /* [logprobs] the likeliest, likeliest first; valid as text is; NULL: none */
     int64_t spare[2];              /* room for fields to come: 0 */
 } rondo_lm_event;
-/* Runs one forward pass (chunks of prompts, or one decode step of the whole batch) and returns how many events there are
+/* Runs one forward pass (chunks of prompts, or one decode step of the whole batch; in turns where there are both) and returns how many events there are
  * (<= max; max >= live sequences), 0 where only prefill went on, or a code, after which the lm can only be destroyed, on every rank;
  * but the lm of one rank alone goes on after RONDO_EINVAL for a max too small. *live: sequences not yet finished. Costs what runs,
  * however many have ended. */

@@ -144,6 +144,21 @@ static void answering(void)
     ok(json_array_size(json_object_get(found(1, "hash"), "logprobs")) == 30, "--logprobs");
 }
 
+/* While a long prompt is read, a chunk at a time, the others go on. */
+static void taking_turns(void)
+{
+    char asked[1024];
+    snprintf(asked, sizeof asked, "{\"prompt\": \"Behold\", \"n\": 12, \"ignore_eos\": true}\n{\"prompt\": \"%*sBehold\", \"n\": 2}\n", 300, "");
+    scratch_text("turns", asked);
+    const int code = rondo("", "generate -m '%s' --requests turns --stream --chunk 50", model);
+    int before = 0;
+    read_lines(program_out);
+    while (json_integer_value(json_object_get(json_array_get(said, (size_t)before), "line")) == 1)
+        before++;
+    const long long count = json_integer_value(json_object_get(found(2, "hash"), "prompt_tokens"));
+    ok(code == 0 && count > 300 && before == (count + 49) / 50, "a prompt of %lld tokens in chunks of 50: %d tokens of another before its first", count, before);
+}
+
 /* Lines that are no requests, among some that are. */
 static void damaged(void)
 {
@@ -333,6 +348,7 @@ int main(void)
     scratch_make("7032-requests");
     run_alone();
     answering();
+    taking_turns();
     damaged();
     joining();
     interrupted();

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * Steps of a batch: a chunk of prefill while a prompt is unread, else one new token for every live sequence. All ranks take the
- * same decisions from the same lists. The ranks that have a sequence's last row make its logits together; one of them (rows.c)
- * has them whole, hashes them and draws; one all-gather tells tokens and hashes to all.
+ * Steps of a batch: a pass over prompts that are unread, or one new token for every sequence that has read its own; in turns where there are
+ * both, so that a long prompt, or many that come, keep nobody waiting for more than a pass. All ranks take the same decisions from the same
+ * lists. The ranks that have a sequence's last row make its logits together; one of them (rows.c) has them whole, hashes them and draws; one
+ * all-gather tells tokens and hashes to all.
  */
 #include <float.h>
 
@@ -355,7 +356,9 @@ static int step(rondo_lm *lm, struct events *e)
     if (err)
         return err;
     const double begin = rondo__now();
-    if (unread_tokens > 0) {
+    const bool reads = unread_tokens > 0 && !(lm->has_read && decoders > 0);
+    lm->has_read = reads;
+    if (reads) {
         lm->progress_total = lm->progress_done + unread_tokens;
         lm->progress_share = 1.0;
         int64_t count = choose_prefill(lm), tokens = 0;

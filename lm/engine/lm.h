@@ -172,6 +172,7 @@ struct rondo_lm {
     size_t exchange_room;
     size_t *exchange_sizes;        /* [2 * ranks]: bytes of each, and room for more about them */
 
+    bool has_read;                 /* the last step was a pass over prompts */
     int64_t progress_done, progress_total;   /* of prefill or score; total 0: no reports */
     double progress_share;                   /* what part of a token's work its way through the layers is; the rest are logits */
     rondo_lm_counters counters;
