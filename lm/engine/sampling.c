@@ -163,8 +163,8 @@ int rondo__sample(rondo_lm *lm, const struct rondo_sequence *s, float *logits, i
     if (lm->model->tokenizer && rondo_tokenizer_size(lm->model->tokenizer) < ids)
         ids = rondo_tokenizer_size(lm->model->tokenizer);
     if (rondo__canonical_nans(logits, ids))
-        return rondo__fail(RONDO_EFORMAT, "the model's logits at position %lld are not numbers: its weights overflow or are damaged",
-                           (long long)s->count - 1);
+        return rondo__fail(RONDO_EFORMAT, "the model's logits at position %lld are not numbers: its weights overflow or are damaged%s",
+                           (long long)s->count - 1, lm->desc.logits ? ", or the caller's logits function made them so" : "");
     const bool penalty = p->repetition_penalty != 0.0 && p->repetition_penalty != 1.0;
     struct candidate *c = NULL;
     if (penalty || p->temperature > 0.0) {
