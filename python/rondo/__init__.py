@@ -9,7 +9,7 @@
 attention() and attention_varlen() take whole arrays and share them among ranks that are threads of this process. Plan and Context are for
 ranks that each have their own rows: inside of run(), or one process each under mpirun, with Context("mpi"). Schedule says what ranks
 would do that need not be there. The layers around attention and their gradients are functions of rows, on one rank or on a Team's. rondo.torch
-has the same on tensors, for autograd. What the library refuses raises Error, which has its sentence.
+has the same on tensors, for autograd, and rondo.lm runs language models. What the library refuses raises Error, which has its sentence.
 """
 from ._attention import attention, attention_backward, attention_varlen, attention_varlen_backward, hash
 from ._delta import KdaSchedule, kda, kda_backward

@@ -3,7 +3,8 @@
 
 Looked for in this order, and the first that is there is taken: the file that RONDO_LIBRARY names; a library beside this package; where
 the package is used from the source tree, that of its builds (build/, or the folder that RONDO_MODULE_PATH names); what the loader finds;
-what pkg-config says. Functions are called through ctypes.CDLL, which lets go of Python's lock while they run.
+what pkg-config says. librondo_lm is the file that RONDO_LM_LIBRARY names, else that beside librondo; it is opened by rondo.lm alone.
+Functions are called through ctypes.CDLL, which lets go of Python's lock while they run.
 """
 import ctypes
 import glob
@@ -12,7 +13,7 @@ import subprocess
 
 from . import _structs
 
-SONAME = "librondo.so.0"
+SONAME, LM_SONAME = "librondo.so.0", "librondo_lm.so.0"
 
 
 class Error(RuntimeError):
@@ -93,16 +94,38 @@ def _open():
     raise ImportError("librondo cannot be opened (%s); set RONDO_LIBRARY to its file, such as /usr/local/lib/%s" % (why, SONAME))
 
 
+def _declare(library, where, functions, variable):
+    """Tells ctypes what functions of a library take and return."""
+    for name, (result, arguments) in functions.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise ImportError("%s has no %s: it is older than this package; set %s to a newer one" % (where, name, variable)) from None
+        function.restype, function.argtypes = result, arguments
+
+
 lib, path = _open()
-for _name, (_result, _arguments) in _structs.FUNCTIONS.items():
-    try:
-        _function = getattr(lib, _name)
-    except AttributeError:
-        raise ImportError("%s has no %s: it is older than this package; set RONDO_LIBRARY to a newer one" % (path, _name)) from None
-    _function.restype, _function.argtypes = _result, _arguments
+_declare(lib, path, _structs.FUNCTIONS, "RONDO_LIBRARY")
 if lib.rondo_numerics_version() != _structs.NUMERICS:
     raise ImportError("%s has version %d of the numerics contract, this package knows %d; use those of one release"
                       % (path, lib.rondo_numerics_version(), _structs.NUMERICS))
+
+
+def open_lm(functions):
+    """librondo_lm, whose file and librondo's are of one build, and where it was found."""
+    named, folder = os.environ.get("RONDO_LM_LIBRARY"), os.path.dirname(path)
+    where = named or os.path.join(folder, LM_SONAME)   # without a folder it is the loader's to find, as librondo was
+    if not named and folder and not os.path.exists(where):
+        where = next(iter(sorted(glob.glob(os.path.join(glob.escape(folder), "librondo_lm.so*")))), where)
+    try:
+        library = ctypes.CDLL(where)
+    except OSError as failure:
+        without = "--with-lm=no" in lib.rondo_build_options().decode().split()
+        raise ImportError("librondo_lm, which runs language models, cannot be opened (%s): %s" % (
+            failure, "%s was built without it; build rondo where jansson and PCRE2 are installed" % path if without and not named else
+            "set RONDO_LM_LIBRARY to its file, such as /usr/local/lib/%s" % LM_SONAME)) from None
+    _declare(library, where, functions, "RONDO_LM_LIBRARY")
+    return library, where
 
 
 def text():

@@ -55,9 +55,9 @@ class Context:
         self._learn()
 
     @classmethod
-    def _of(cls, pointer, stop):
+    def _of(cls, pointer, stop, owned=False):
         self = cls.__new__(cls)
-        self._pointer, self._owned, self.stop = ctypes.c_void_p(pointer), False, stop
+        self._pointer, self._owned, self.stop = ctypes.c_void_p(pointer), owned, stop
         self._plans, self._dropped = weakref.WeakSet(), []
         self._learn()
         return self
