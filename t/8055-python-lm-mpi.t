@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: BSD-2-Clause
-# Language models from Python on MPI processes, and where librondo_lm is found.
+# Language models from Python on MPI processes; the example; where librondo_lm is found.
 . "$srcdir/t/shell.sh"
 . "$srcdir/t/python.sh"
 [ -f "$builddir/.libs/librondo_lm.so.0" ] || skip_all "built without librondo_lm"
@@ -16,6 +16,8 @@ compare "RONDO_LM_LIBRARY names it" "$scratch/want" "$scratch/named"
 LD_LIBRARY_PATH=$builddir/.libs RONDO_LIBRARY=librondo.so.0 "$python" -c 'import rondo.lm; print(rondo.lm.library)' >"$scratch/found" 2>&1
 echo librondo_lm.so.0 >"$scratch/want"
 compare "where the loader found librondo it finds librondo_lm" "$scratch/want" "$scratch/found"
+"$python" "$srcdir/python/examples/generate.py" >"$scratch/example" 2>&1
+ok "the example says the same on 1, 2 and 4 ranks" test "$(grep -c 'ranks: In the beginning, .*hash 1f04904ebe0338ee' "$scratch/example")" = 4
 has_mpi || finish
 cat >"$scratch/rank.py" <<'END_OF_RANK'
 import sys, rondo, rondo.lm

@@ -7,6 +7,7 @@ raises comes out of the step in which it did (Calls of _lm_model.py).
 import ctypes
 import math
 import sys
+import warnings
 from collections import namedtuple
 
 import numpy as np
@@ -183,7 +184,14 @@ class LM:
         self.pointer
         return self._submit(prompt_ids("prompt", prompt, self.model, plain, lossy), s)
 
+    def _warn(self, tokens):
+        most = self.model.info.max_positions
+        if self.context.rank == 0 and 0 < most < tokens:
+            warnings.warn("%d tokens, but the model was made for %d (max_position_embeddings); beyond them it may be at a loss" % (tokens, most),
+                          stacklevel=3)
+
     def _submit(self, ids, s):
+        self._warn(len(ids) + s.max_tokens)
         id = ctypes.c_int64()
         check(lib.rondo_lm_submit(self.pointer, ids.ctypes.data, len(ids), ctypes.byref(s), ctypes.byref(id)))
         self.live += 1
@@ -251,6 +259,7 @@ class LM:
         return self._score(prompt_ids("text", text, self.model, plain, lossy), logits)
 
     def _score(self, ids, logits):
+        self._warn(len(ids))
         keep, take = None, None
         words = self.model.info.vocabulary
         if not callable(logits) and not flag("logits", logits):

@@ -21,7 +21,7 @@ import queue
 import threading
 
 from . import _structs
-from ._library import Error, check, invalid
+from ._library import Error, check, error, invalid
 from ._library import lib as _rondo
 from ._lm_arrays import Arrays
 from ._lm_model import Estimate, Model, ModelInfo, TextStream, Tokenizer, callback, estimate, info
@@ -83,11 +83,14 @@ class Parts:
         self._each = self.spread or listed   # a rank's weights are where it computes
         callback("progress", progress)
         options = dict(tp_ranks=self.tp, shares=shares, weights=weights, group=group, level=level, tokenizer=tokenizer)
-        interruptible(lambda: self._open(isa, device, listed, options, progress), Stop())
+        stop = Stop()
+        interruptible(lambda: self._open(isa, device, listed, options, progress, stop), stop)
 
-    def _open(self, isa, device, listed, options, progress):
+    def _open(self, isa, device, listed, options, progress, stop):
         count = self.ranks if self._each else self.tp
         for i in range(count):
+            if stop.asked:
+                raise error(_structs.ERRORS["ECANCELED"], "Control-C came before part %d of %d was read" % (i, count))
             t, c = (i // self.cp, i % self.cp) if self._each else (i, 0)
             desc, pointer = describe(None, 0, isa, device), ctypes.c_void_p()   # read one after the other, each by all cores
             desc.device_index = c * self.tp + t if listed else 0

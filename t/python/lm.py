@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 
@@ -61,6 +62,12 @@ else:
 ok(lm.generate(two, prompts, **options) == batch and lm.generate(grid, prompts, **options) == batch, "the batch on 2 and on 2 x 2 ranks")
 plain = [lm.generate(parts, p, **options) for p in prompts]
 ok(plain == batch, "and one by one")
+
+with warnings.catch_warnings(record=True) as heard:
+    warnings.simplefilter("always")
+    lm.generate(grid, [BEGIN, IDS], max_tokens=32763, stop=[",", " "])
+    ok([str(w.message).split(",")[0] for w in heard] == ["32769 tokens", "32771 tokens"], "more tokens than a model was made for: a warning, of rank 0")
+warnings.simplefilter("ignore")   # what never ends is more
 
 # ---- text as it comes ----
 
