@@ -290,7 +290,7 @@ int rondo__mpi_silent(MPI_Comm comm, double seconds)
     return silent;
 }
 
-static bool complete(MPI_Request *request)
+static bool is_over(MPI_Request *request)
 {
     int done = 1;
     return *request == MPI_REQUEST_NULL || MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done;
@@ -303,9 +303,9 @@ bool rondo__mpi_told_all(struct rondo_endpoint *ep, bool but_fault)
         struct rondo_peer *p = &ep->peer[i];
         if (but_fault && ep->world->late && p->world_rank == ep->world->fault)
             continue;
-        bool told = complete(&p->revoked_request);
-        told &= complete(&p->quiet_request);
-        told &= complete(&p->farewell.request);
+        bool told = is_over(&p->revoked_request);
+        told &= is_over(&p->quiet_request);
+        told &= is_over(&p->farewell.request);
         all &= told;
     }
     return all;

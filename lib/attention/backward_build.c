@@ -241,8 +241,10 @@ static void add_callers(struct rondo__gradients *b)
     const int64_t q = b->queries[b->rank].rows, k = b->keys[b->rank].rows;
     const size_t heads = (size_t)d->desc.heads, wide = sizeof(float);
     const size_t bytes[RONDO_GRADIENT_CALLERS] = {
-        rondo__product(k, rondo__gradient_row(d, false, 0)), rondo__product(k, rondo__gradient_row(d, false, 1)), rondo__product(q, rondo__gradient_row(d, true, 0)), rondo__product(q, rondo__gradient_row(d, true, 1)),
-        rondo__product(q, rondo__gradient_row(d, true, 2)), rondo__product(q, rondo__gradient_row(d, true, 1)), rondo__product(q, rondo__gradient_row(d, true, 2)),
+        rondo__product(k, rondo__gradient_row(d, false, 0)), rondo__product(k, rondo__gradient_row(d, false, 1)),
+        rondo__product(q, rondo__gradient_row(d, true, 0)), rondo__product(q, rondo__gradient_row(d, true, 1)),
+        rondo__product(q, rondo__gradient_row(d, true, 2)), rondo__product(q, rondo__gradient_row(d, true, 1)),
+        rondo__product(q, rondo__gradient_row(d, true, 2)),
         rondo__product(q, heads * (size_t)d->desc.head_dim * wide), rondo__product(k, (size_t)d->desc.kv_heads * (size_t)d->desc.head_dim * wide),
         rondo__product(k, (size_t)d->desc.kv_heads * (size_t)d->desc.value_dim * wide), d->desc.sinks ? heads * wide : 0,
     };
@@ -255,21 +257,6 @@ static void add_callers(struct rondo__gradients *b)
         rondo__buffer_at(b->s, at)->access = i < RONDO_GRADIENT_DQ ? RONDO_ACCESS_INPUT : RONDO_ACCESS_BOTH;
     }
     b->part->sums = rondo__add_gradient_buffer(b, "sums", -1, bytes[RONDO_GRADIENT_LSE]);
-}
-
-/* On a device with streams of its own copies to it may be under way: transfers wait for this, where all is as if it were written. */
-static void arguments(struct rondo__gradients *b)
-{
-    if (b->d->machine.unified || b->ranks == 1)
-        return;
-    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
-    for (int32_t i = 0; i < RONDO_GRADIENT_CALLERS && !b->s->failed; i++) {
-        struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
-        buffer->access = RONDO_ACCESS_BOTH;
-        if (buffer->bytes)
-            rondo__schedule_use(b->s, i, 0, buffer->bytes, true);
-    }
-    rondo__schedule_end(b->s);
 }
 
 void rondo__use_all(struct rondo__gradients *b, int32_t buffer, bool writes)
@@ -478,7 +465,8 @@ static int make_schedule(struct rondo__gradients *b)
         set_merges(&p->nodes);
         p->heads = (struct rondo__backward_heads){ 0, (int32_t)b->d->desc.heads, 0, (int32_t)b->d->desc.kv_heads };
         add_callers(b);
-        arguments(b);
+        if (b->ranks > 1)
+            rondo__schedule_arguments(b->s, &b->d->machine);
         for (int32_t r = 0; r < p->sources.count; r++)
             rondo__source_at(b, r)->key_rows = rondo__source_at(b, r)->query_rows = 0;
         for (int32_t own = b->rank; own < p->sources.count; own += b->ranks) {

@@ -473,15 +473,8 @@ static void callers(struct rondo__delta_build *b)
         rondo__buffer_add(b->s, (struct rondo__buffer){ .name = all[i].name, .index = -1, .owner = RONDO_OWNER_CALLER, .tensor = -1,
                                                          .bytes = rondo__delta_bytes(b, all[i].count, all[i].each, 1),
                                                          .memory = rondo__machine_compute_memory(b->m),
-                                                         .access = all[i].input && b->m->unified ? RONDO_ACCESS_INPUT : RONDO_ACCESS_BOTH, .home = -1,
-                                                         .over = -1 });
-    if (b->m->unified)
-        return;
-    /* on a device with streams of its own what it was given before may still work on them: then transfers wait for this */
-    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
-    for (int32_t i = 0; i < RONDO_DELTA_GRADIENTS && !b->s->failed; i++)
-        rondo__schedule_use(b->s, i, 0, rondo__buffer_at(b->s, i)->bytes, true);
-    rondo__schedule_end(b->s);
+                                                         .access = all[i].input ? RONDO_ACCESS_INPUT : RONDO_ACCESS_BOTH, .home = -1, .over = -1 });
+    rondo__schedule_arguments(b->s, b->m);
 }
 
 static void schedule(struct back *x)

@@ -48,21 +48,6 @@ static void all_callers(struct rondo__delta_build *b)
     callers(b, "certificates", RONDO_ACCESS_BOTH, rondo__delta_bytes(b, rondo__delta_tile_count(b->d, b->rank), d->heads, one));
 }
 
-/* On a device with streams of its own what it was given before may still work on the caller's arrays: then transfers wait for this. */
-static void arguments(struct rondo__delta_build *b)
-{
-    if (b->m->unified)
-        return;
-    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
-    for (int32_t i = 0; i < b->s->buffers.count && !b->s->failed; i++) {
-        struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
-        if (buffer->access == RONDO_ACCESS_INPUT)
-            buffer->access = RONDO_ACCESS_BOTH;
-        rondo__schedule_use(b->s, i, 0, buffer->bytes, true);
-    }
-    rondo__schedule_end(b->s);
-}
-
 /* ---- states ---- */
 
 static struct rondo__delta_place entry(const struct rondo__delta_build *b, int32_t buffer, int64_t number)
@@ -293,7 +278,7 @@ int rondo__delta_build(struct rondo__delta_built *out, const struct rondo__delta
     struct rondo__delta_build b = { .out = out, .s = &out->schedule, .d = design, .m = machine, .rank = rank };
     rondo__schedule_clear(b.s, rank, design->ranks, 1);
     all_callers(&b);
-    arguments(&b);
+    rondo__schedule_arguments(b.s, b.m);
     struct rondo__delta_part *part = rondo__list_add(&out->parts, sizeof *part, 1);
     if (!part)
         b.s->failed = true;

@@ -2,7 +2,7 @@
  *
  * How messages are put on a machine: transfers that reach only some kinds of memory, transports that show a peer's memory instead of copying
  * it. What of a message needs a copy, a place, a fence or none of them is decided here and nowhere else. Called by the builders of
- * attention/algorithms/ through lower.c there, and by tensor/tp_build.c.
+ * attention/algorithms/ through lower.c there, and by those of gradients, the delta rule and tensor parallelism.
  */
 #include "schedule/schedule.h"
 
@@ -15,6 +15,22 @@ int32_t rondo__machine_transfer_memory(const struct rondo__machine *machine)
 {
     const int32_t kind = rondo__machine_compute_memory(machine);
     return machine->memories >> kind & 1 ? kind : RONDO_MEMORY_PINNED;
+}
+
+void rondo__schedule_arguments(struct rondo__schedule *s, const struct rondo__machine *machine)
+{
+    if (machine->unified)
+        return;
+    rondo__schedule_begin(s, RONDO_PACK, rondo__step_named("arguments"), -1);
+    for (int32_t i = 0; i < s->buffers.count && !s->failed; i++) {
+        struct rondo__buffer *buffer = rondo__buffer_at(s, i);
+        if (buffer->owner != RONDO_OWNER_CALLER)
+            continue;
+        if (buffer->access == RONDO_ACCESS_INPUT)
+            buffer->access = RONDO_ACCESS_BOTH;
+        rondo__schedule_use(s, i, 0, buffer->bytes, true);
+    }
+    rondo__schedule_end(s);
 }
 
 int32_t rondo__schedule_arrival(struct rondo__schedule *s, const struct rondo__machine *machine, const char *name, int32_t index, size_t bytes)

@@ -170,6 +170,9 @@ bool rondo__schedule_place(struct rondo__schedule *s);
 /* Where what computes reads and writes; where what comes from other ranks lands, and what goes to them is taken from. */
 int32_t rondo__machine_compute_memory(const struct rondo__machine *machine);
 int32_t rondo__machine_transfer_memory(const struct rondo__machine *machine);
+/* First of all, behind the caller's buffers: on a device with streams of its own what it was given before may still work on these. Then transfers
+ * wait for this, where they are as if they were written. */
+void rondo__schedule_arguments(struct rondo__schedule *s, const struct rondo__machine *machine);
 /* A place for what comes from a peer. */
 int32_t rondo__schedule_arrival(struct rondo__schedule *s, const struct rondo__machine *machine, const char *name, int32_t index, size_t bytes);
 /* Before a transfer: the buffer to send bytes [at, at + bytes) of `buffer` from, a copy of it where transfers do not reach it. */

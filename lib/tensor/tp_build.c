@@ -118,22 +118,6 @@ static void transfer(struct build *b, int32_t operation, const char *what)
     rondo__schedule_begin(b->s, RONDO_TRANSFER, rondo__step_named(what), -1)->operation = operation;
 }
 
-/* On a device with streams of its own what it was given before may still work on the caller's arrays: then transfers wait for this, where they
- * are as if they were written. */
-static void arguments(struct build *b)
-{
-    if (b->m->unified)
-        return;
-    rondo__schedule_begin(b->s, RONDO_PACK, rondo__step_named("arguments"), -1);
-    for (int32_t i = 0; i < b->s->buffers.count && !b->s->failed; i++) {
-        struct rondo__buffer *buffer = rondo__buffer_at(b->s, i);
-        if (buffer->access == RONDO_ACCESS_INPUT)
-            buffer->access = RONDO_ACCESS_BOTH;
-        rondo__schedule_use(b->s, i, 0, buffer->bytes, true);
-    }
-    rondo__schedule_end(b->s);
-}
-
 /* Blocks of rows between strides. */
 static void copy(struct build *b, int32_t from, size_t from_at, size_t from_stride, int32_t to, size_t to_at, size_t to_stride, size_t row_bytes,
                  int64_t rows)
@@ -303,7 +287,7 @@ static int build_sum(struct build *b)
         messages += r == b->rank ? 0 : b->nodes[r];
     }
     sum_arguments(b, count);
-    arguments(b);
+    rondo__schedule_arguments(b->s, b->m);
     b->out->made = own(b, "nodes", rondo__machine_compute_memory(b->m), product(b, mine, c->rows, (int64_t)row));
     int32_t *in = rondo__alloc_zero((size_t)messages, sizeof *in);
     if (!in)
@@ -344,7 +328,7 @@ static void gather(struct build *b)
     rondo__tp_kept(c, b->rank, &first, &count);
     callers(b, "kept rows", RONDO_ACCESS_INPUT, (size_t)count * row);
     callers(b, "all rows", RONDO_ACCESS_RESULT, floats(b, c->rows, c->width));
-    arguments(b);
+    rondo__schedule_arguments(b->s, b->m);
     const int32_t sent = rondo__schedule_sent(b->s, b->m, RONDO_TP_X, 0, (size_t)count * row, -1);
     const int64_t buffers = b->s->buffers.count;
     transfer(b, RONDO_OP_ALL_GATHER, "rows to all");
@@ -382,7 +366,7 @@ static int build_lookup(struct build *b)
         return rondo__fail(RONDO_ENOMEM, "rondo_tp_lookup: no memory for a schedule");
     callers(b, "none", RONDO_ACCESS_INPUT, 0);
     callers(b, "y", RONDO_ACCESS_RESULT, floats(b, count, c->width));
-    arguments(b);
+    rondo__schedule_arguments(b->s, b->m);
     b->out->made = own(b, "rows of the table", host, all);
     b->out->stored = b->m->unified ? -1 : own(b, "rows as stored", RONDO_MEMORY_DEVICE, (size_t)count * row);
     compute(b, RONDO_TP_FIND, "find rows");
@@ -446,7 +430,7 @@ static int build_table(struct build *b)
         return rondo__fail(RONDO_ENOMEM, "rondo_tp_lookup_dw: no memory for a schedule");
     callers(b, "dy", RONDO_ACCESS_INPUT, c->tokens ? floats(b, c->tokens->rows, c->width) : mine);
     callers(b, "dw", c->add ? RONDO_ACCESS_BOTH : RONDO_ACCESS_RESULT, kept);
-    arguments(b);
+    rondo__schedule_arguments(b->s, b->m);
     b->out->made = own(b, "rows by who keeps their sum", rondo__machine_compute_memory(b->m), mine);
     b->out->stored = own(b, "rows that are added", rondo__machine_compute_memory(b->m), kept ? all : 0);
     compute(b, RONDO_TP_FIND, "pack rows");
@@ -523,7 +507,7 @@ static void swap(struct build *b)
     size_t largest = 0;
     callers(b, "x", RONDO_ACCESS_INPUT, to_rows ? by_columns : by_rows);
     callers(b, "y", RONDO_ACCESS_RESULT, to_rows ? by_rows : by_columns);
-    arguments(b);
+    rondo__schedule_arguments(b->s, b->m);
     int32_t sent = RONDO_TP_X;
     if (!to_rows) {
         packed = floats(b, rows_here(c, b->rank), c->width - own_count);
