@@ -293,7 +293,8 @@ static void run(const struct attention_case *c, int check)
                                         .head_dim = (int32_t)c->dim, .value_dim = (int32_t)c->dim,
                                         .causal = c->causal && c->tokens > 1, .rows = c->tokens, .keys = keys,
                                         .q_row = c->heads * c->dim, .q_head = c->dim, .k_row = c->kv_heads * c->dim, .k_head = c->dim,
-                                        .v_row = c->kv_heads * c->dim, .v_head = c->dim, .out_row = c->heads * c->dim, .out_head = c->dim };
+                                        .v_row = c->kv_heads * c->dim, .v_head = c->dim, .out_row = c->heads * c->dim, .out_head = c->dim,
+                                        .stats_row = 1, .stats_head = c->tokens };
     const struct rondo__dnn_data data = { q16.card, k.card, v.card, other.card, (float *)(void *)stats.card, (float)(1 / sqrt((double)c->dim)) };
     struct rondo__dnn_plan way;
     const int status = rondo__dnn_make(&dnn, handle, NULL, &s, &way);

@@ -34,7 +34,8 @@ static struct rondo__dnn_shape shape_of(int type, int32_t heads, int32_t kv_head
 {
     return (struct rondo__dnn_shape){ .type = type, .heads = heads, .kv_heads = kv_heads, .head_dim = dim, .value_dim = value_dim, .causal = causal,
                                       .rows = rows, .keys = keys, .q_row = heads * dim, .q_head = dim, .k_row = kv_heads * dim, .k_head = dim,
-                                      .v_row = kv_heads * value_dim, .v_head = value_dim, .out_row = heads * value_dim, .out_head = value_dim };
+                                      .v_row = kv_heads * value_dim, .v_head = value_dim, .out_row = heads * value_dim, .out_head = value_dim, .stats_row = heads,
+                                      .stats_head = 1 };
 }
 
 int main(void)

@@ -169,11 +169,11 @@ static void bounds(void)
         if (one)
             s.out_type = i % 4 == 0 ? type : s.out_type, s.sinks = 0, s.tree = 0;
         make(&c, &s, one || below(6) > 0);
-        const long long before = dnn_count("runs"), rows = card_count("rondo_cuda_fast_rows");
+        const long long before = dnn_count("runs"), nodes = card_count("rondo_cuda_fast");
         const bool stats = !one && below(3) == 0;
         const int err = c.task.leaf_count ? compute(&c, RONDO_FAST, stats) : 0;
         const bool fast = dnn_count("runs") > before;
-        const bool whole = fast && card_count("rondo_cuda_fast_rows") > rows, own = whole && s.out_type == type;
+        const bool whole = fast && card_count("rondo_cuda_fast") == nodes, own = whole && s.out_type == type;
         direct += own;
         moved += whole && !own;
         strict += !fast;
@@ -200,10 +200,18 @@ static void bounds(void)
     ok(strict < 20 && direct > 2 && moved > 2, "it was the library that computed, and where it has all of a row its results are the run's");
 }
 
+static void again(void)
+{
+    card_detach();
+    if (card_attach())
+        exit(99);
+}
+
 /* What an execution that is one call of the library takes besides, when there was one with the same arrays, in another stream: that the library is told. */
-static void launches(const char *what, struct shape s, int queries, int rows, int nodes)
+static void launches(const char *what, struct shape s, const char *settings, int queries, int rows, int nodes)
 {
     struct test_case c;
+    dnn_set(settings);
     make(&c, &s, true);
     int err = compute(&c, RONDO_FAST, false);
     const long long all = card_count("launches"), converts = card_count("rondo_cuda_convert"), moves = card_count("rondo_cuda_fast_rows"),
@@ -213,25 +221,21 @@ static void launches(const char *what, struct shape s, int queries, int rows, in
            card_count("rondo_cuda_fast_rows") - moves == rows && card_count("rondo_cuda_fast") - joins == nodes, "%s: %lld calls of the library, %lld of them runs, and %lld launches", what,
        dnn_count("calls") - calls, dnn_count("runs") - runs, card_count("launches") - all);
     case_free(&c);
+    dnn_set("");
 }
 
 static void forms(void)
 {
     struct shape s = plain();
-    launches("all of one type", s, 0, 1, 0);
+    launches("all of one type", s, "", 0, 0, 0);
+    s.first++, s.keys++;
+    launches("log(sum(exp)) in the library's order", s, "plain", 0, 1, 0);
     s.out_type = RONDO_F32;
-    launches("out of another type", s, 0, 1, 0);
+    launches("out of another type", s, "", 0, 1, 0);
     s.q_type = RONDO_F32;
-    launches("queries and out of F32", s, 1, 1, 0);
+    launches("queries and out of F32", s, "", 1, 1, 0);
     s.sinks = 1;
-    launches("sinks, which are joined to nodes", s, 1, 0, 1);
-}
-
-static void again(void)
-{
-    card_detach();
-    if (card_attach())
-        exit(99);
+    launches("sinks, which are joined to nodes", s, "", 1, 0, 1);
 }
 
 /* What is not the library's has the bits of level strict. */
@@ -390,7 +394,7 @@ static void failures(void)
 }
 
 /* In a process of its own, as a library is opened, and looked at, once. 0: refused as it should be, then and again, and level strict computes, or,
- * where there is no sentence, not refused; 2: there is a real library. */
+ * where there is no sentence, not refused, and right where the library only orders sums otherwise; 2: there is a real library. */
 static int refused(const char *settings, int code, const char *sentence)
 {
     fflush(stdout);
@@ -409,6 +413,8 @@ static int refused(const char *settings, int code, const char *sentence)
         const long long runs = settings ? dnn_count("runs") : 0;
         err = compute(&c, RONDO_FAST, false);
         good &= err == code && (!sentence || (strstr(rondo_error_text(), sentence) && (!settings || dnn_count("runs") == runs)));
+        for (int64_t r = 0; r < c.task.q_rows && !code && !strcmp(settings, "dense"); r++)
+            good &= row_excess(&c, r, (int32_t)(r % c.task.heads), true) <= 1.0;
         _exit(good && !compute(&c, RONDO_STRICT, false) ? 0 : 1);
     }
     int status = 0;
@@ -432,6 +438,7 @@ int main(void)
     is_int(refused("out=13", 0, NULL), 0, "results within it are not refused");
     is_int(refused("stats=10", RONDO_EDEVICE, "log-sum-exp of row 0"), 0, "sums beyond their bound are");
     is_int(refused("stats=14", 0, NULL), 0, "sums within it are not");
+    is_int(refused("dense", 0, NULL), 0, "sums in another order than that which was asked for are brought in order");
     is_int(refused("late", RONDO_EDEVICE, "log-sum-exp of row"), 0, "nor is a library used whose rows see a key too many");
     why = dnn_open();
     if (why)

@@ -11,6 +11,7 @@
  *   none                             there is no way to do any graph
  *   second                           of two ways the first turns out to be none
  *   out=N  stats=N                   each number of out is too large by 2^-N of it, each statistic by 2^-N
+ *   dense  plain                     statistics lie [heads][rows], whatever was asked for; there is no way to have them lie otherwise
  *   late                             a comparison of numbers of rows and columns lets each row see one more
  */
 #include "t/fake_cuda.h"
@@ -48,7 +49,7 @@ static const struct known {
     { OPERATION_REDUCTION, 1612, TYPE_THING, 8 },
 };
 
-enum { ATTRIBUTES = 10 };
+enum { ATTRIBUTES = 10, STATISTICS = 5 };      /* the number of the tensor that has log(sum(exp)) */
 struct thing {
     int kind;
     bool over;
@@ -68,7 +69,7 @@ struct handle {
 
 static _Atomic long long calls, things, plans, runs;
 static long long version, failing, failing_status;
-static _Atomic bool settled, none, second, late;
+static _Atomic bool settled, none, second, late, dense, plain;
 static _Atomic float out_excess, stats_excess;
 
 FAKE_EXPORT int rondo_fake_cudnn_set(const char *settings);
@@ -78,7 +79,7 @@ int rondo_fake_cudnn_set(const char *settings)
     int wrong = 0;
     version = 91900;
     failing = 0;
-    none = second = late = false;
+    none = second = late = dense = plain = false;
     out_excess = stats_excess = 0.0f;
     calls = plans = runs = 0;
     snprintf(list, sizeof list, "%s", settings ? settings : getenv("RONDO_FAKE_CUDNN") ? getenv("RONDO_FAKE_CUDNN") : "");
@@ -88,6 +89,10 @@ int rondo_fake_cudnn_set(const char *settings)
             none = true;
         else if (!strcmp(word, "second"))
             second = true;
+        else if (!strcmp(word, "dense"))
+            dense = true;
+        else if (!strcmp(word, "plain"))
+            plain = true;
         else if (sscanf(word, "version=%lld", &a) == 1)
             version = a;
         else if (!strcmp(word, "late"))
@@ -260,6 +265,8 @@ static int complete(const struct thing *t)
     static const int matrices[] = { 1520, 1521, 1522 }, pair[] = { 1610, 1611 };
     switch (t->kind) {
     case TENSOR:
+        if (plain && find(t, 906) && *numbers(t, 906) == STATISTICS && find(t, 903) && numbers(t, 903)[2] != 1)
+            return NOT_SUPPORTED;
         return find(t, 901) && find(t, 902) && find(t, 902)->count == 4 && find(t, 903) && find(t, 903)->count == 4 && find(t, 906) && find(t, 900) &&
                        !(yes(t, 907) && yes(t, 908)) ? OK : BAD_PARAM;
     case POINTWISE:
@@ -469,6 +476,8 @@ static int array_of(struct job *j, const struct thing *tensor, const struct thin
         *a = (struct array){ .of = tensor, .type = number(tensor, 901, -1) };
         memcpy(a->dims, numbers(tensor, 902), sizeof a->dims);
         memcpy(a->strides, numbers(tensor, 903), sizeof a->strides);
+        if (dense && *numbers(tensor, 906) == STATISTICS)
+            a->strides[1] = a->dims[2], a->strides[2] = 1;
         if (yes(tensor, 907)) {
             a->own = calloc((size_t)(a->dims[0] * a->dims[1] * a->dims[2] * a->dims[3]), sizeof *a->own);
             *status = a->own ? *status : NO_MEMORY;

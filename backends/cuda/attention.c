@@ -250,7 +250,8 @@ static int run_jobs(struct rondo_device *dev, struct rondo_stream *of, const str
         const bool shows = p->desc.jobs[j].operation == RONDO_JOB_PROBABILITIES;
         if (rondo__cuda_fast_has(p, j)) {
             const struct rondo_job *job = p->desc.jobs + j;
-            const struct rondo__cuda_place place = { row_of(&run->q, run->q_row, job), row_of(&run->out, run->out_row, job) };
+            const struct rondo__cuda_place place = { row_of(&run->q, run->q_row, job), row_of(&run->out, run->out_row, job),
+                                                     row_of(&run->lse, run->lse_row, job) };
             int done;
             next = j + 1;
             err = rondo__cuda_fast_run(dev, of, p, run, j, &place, c, &done);

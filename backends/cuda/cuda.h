@@ -72,6 +72,7 @@ struct rondo_device {
     struct rondo__cuda_blas *blas;             /* NULL until a layer of level fast is made */
     struct rondo__cuda_dnn *dnn;               /* ... a program of it */
     cu_stream dnn_stream;                      /* that its handle has; NULL: it was told none */
+    bool dnn_turned;                           /* it writes log(sum(exp)) where it is told to, and not [heads][rows] whatever it is told */
     struct rondo__cuda_slot slot[CUDA_SLOTS + 1];   /* the last one is of runs that upload nothing */
     int32_t looks_at_unit;
     int32_t next_slot, scratch_slot;           /* the slot whose event says when scratch is free again; -1: none */

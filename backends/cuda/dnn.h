@@ -63,10 +63,10 @@ struct rondo__cudnn {
 
 /* Attention of `rows` rows over `keys` keys; causal: row i sees the first keys - rows + i + 1 of them, of which there are no fewer. Strides in
  * elements, between rows and between heads; all have the type, out too: of an out in F32 cuDNN 9.19 makes a plan that writes 16 bits into its places.
- * Statistics are float [heads][rows]. All that a plan depends on. */
+ * Statistics are floats, of which those of a rank's rows and heads have strides, too. All that a plan depends on. */
 struct rondo__dnn_shape {
     int32_t type, heads, kv_heads, head_dim, value_dim, causal;
-    int64_t rows, keys, q_row, q_head, k_row, k_head, v_row, v_head, out_row, out_head;
+    int64_t rows, keys, q_row, q_head, k_row, k_head, v_row, v_head, out_row, out_head, stats_row, stats_head;
 };
 /* Addresses on the card; scale is that of q.k, and what comes out of stats log(sum(exp)). */
 struct rondo__dnn_data {

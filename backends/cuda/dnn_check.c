@@ -3,7 +3,8 @@
  * Whether the cuDNN of this machine computes what it should on this card: two small problems by it and by the strict kernels, whose results may differ by
  * what rondo-numerics(7) says of level fast. cuDNN 9.19 is known to make plans without a word that are wrong from the first number on. Run when a
  * process makes a program of level fast on a card first; where a result misses the bound, the library is refused with a sentence, then and later.
- * Called by fast.c.
+ * Before that it is asked for log(sum(exp)) [rows][heads], as rondo's are: a library that makes a plan of it, and is not right then, is only not
+ * asked for this again. Called by fast.c.
  */
 #include "backends/cuda/dnn.h"
 
@@ -37,7 +38,7 @@ struct check {
     struct memory *m;
     cu_pointer card;
     int tried;                         /* problems that the library has a way for */
-    bool differs;
+    bool differs, turned;              /* turned: log(sum(exp)) is [rows][heads] */
 };
 
 #define ON_CARD(c, member) ((void *)(uintptr_t)((c)->card + offsetof(struct memory, member)))
@@ -104,7 +105,8 @@ static int by_library(const struct check *c, const struct problem *p, int *done)
     const struct rondo__dnn_shape shape = { .type = p->type, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = p->dim, .value_dim = p->dim,
                                             .causal = p->causal, .rows = p->rows, .keys = KEYS, .q_row = HEADS * p->dim, .q_head = p->dim,
                                             .k_row = KV_HEADS * p->dim, .k_head = p->dim, .v_row = KV_HEADS * p->dim, .v_head = p->dim,
-                                            .out_row = HEADS * p->dim, .out_head = p->dim };
+                                            .out_row = HEADS * p->dim, .out_head = p->dim, .stats_row = c->turned ? HEADS : 1,
+                                            .stats_head = c->turned ? 1 : p->rows };
     const struct rondo__dnn_data data = { .q = ON_CARD(c, q), .k = ON_CARD(c, k), .v = ON_CARD(c, v), .out = ON_CARD(c, out), .stats = ON_CARD(c, stats),
                                           .scale = (float)((double)scale_log2 * ln2) };
     struct rondo__dnn_plan *way;
@@ -152,7 +154,7 @@ static int compare(struct check *c, const struct problem *p)
     for (int64_t row = 0; row < p->rows; row++)
         for (int64_t head = 0; head < HEADS; head++) {
             const int64_t seen = p->causal ? KEYS - p->rows + row + 1 : KEYS, at = row * HEADS + head;
-            const double lse = (double)c->m->lse[at], got = (double)c->m->stats[head * p->rows + row], scale = (double)scale_log2 * ln2 / 64;
+            const double lse = (double)c->m->lse[at], got = (double)c->m->stats[c->turned ? at : head * p->rows + row], scale = (double)scale_log2 * ln2 / 64;
             const double sums = 2 * (4.0 * (double)seen + 40.0) * e;       /* the library's and the strict kernels' */
             int64_t size, far;
             scores(c, p, row, head, seen, &size, &far);
@@ -172,16 +174,11 @@ static int compare(struct check *c, const struct problem *p)
     return 0;
 }
 
-static int look(struct check *c)
+static int solve(struct check *c)
 {
-    const struct rondo_cuda_driver *driver = c->dev->driver;
     int err = 0;
-    c->m = rondo__cuda_alloc(1, sizeof *c->m);
-    if (!c->m)
-        return rondo__cuda_fail(RONDO_ENOMEM, "no memory for a first look at cuDNN");
-    err = rondo__cuda_check(c->dev, driver->cuMemAlloc_v2(&c->card, sizeof *c->m), "memory for a first look at cuDNN");
-    if (err)
-        c->card = 0;
+    c->differs = false;
+    c->tried = 0;
     for (size_t i = 0; i < sizeof problems / sizeof *problems && !err; i++) {
         int done = 0;
         draw(c, problems + i);
@@ -197,6 +194,26 @@ static int look(struct check *c)
             err = compare(c, problems + i);
         c->tried++;
     }
+    return err;
+}
+
+static int look(struct check *c)
+{
+    const struct rondo_cuda_driver *driver = c->dev->driver;
+    int err = 0;
+    c->m = rondo__cuda_alloc(1, sizeof *c->m);
+    if (!c->m)
+        return rondo__cuda_fail(RONDO_ENOMEM, "no memory for a first look at cuDNN");
+    err = rondo__cuda_check(c->dev, driver->cuMemAlloc_v2(&c->card, sizeof *c->m), "memory for a first look at cuDNN");
+    if (err)
+        c->card = 0;
+    c->turned = true;
+    if (!err)
+        err = solve(c);
+    if (c->differs || (!err && c->tried < (int)(sizeof problems / sizeof *problems))) {
+        c->turned = false;
+        err = solve(c);
+    }
     if (c->card) {
         (void)driver->cuStreamSynchronize(c->dev->own.stream);
         (void)driver->cuMemFree_v2(c->card);
@@ -208,14 +225,21 @@ static int look(struct check *c)
 int rondo__cuda_dnn_check(struct rondo_device *dev)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static bool good[MOST_CARDS];
+    static bool good[MOST_CARDS], turned[MOST_CARDS];
     static char refused[MOST_CARDS][512];
     struct check c = { .dev = dev };
-    if (dev->index >= MOST_CARDS)
-        return look(&c);
+    if (dev->index >= MOST_CARDS) {
+        const int failed = look(&c);
+        dev->dnn_turned = c.turned;
+        return failed;
+    }
     (void)pthread_mutex_lock(&lock);
     int err = refused[dev->index][0] ? rondo__cuda_fail(RONDO_EDEVICE, "%s", refused[dev->index]) : good[dev->index] ? 0 : look(&c);
-    good[dev->index] |= !err && c.tried;
+    if (!err && c.tried) {
+        good[dev->index] = true;
+        turned[dev->index] = c.turned;
+    }
+    dev->dnn_turned = turned[dev->index];
     if (c.differs)
         snprintf(refused[dev->index], sizeof refused[0], "%s", rondo__cuda_host->text());
     (void)pthread_mutex_unlock(&lock);

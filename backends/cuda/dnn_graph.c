@@ -134,6 +134,7 @@ static void make_operations(struct maker *m, const struct rondo__dnn_shape *s)
     const int64_t q_dims[4] = { 1, s->heads, s->rows, s->head_dim }, q_strides[4] = { s->rows * s->q_row, s->q_head, s->q_row, 1 };
     const int64_t k_dims[4] = { 1, s->kv_heads, s->head_dim, s->keys }, k_strides[4] = { s->keys * s->k_row, s->k_head, 1, s->k_row };
     const int64_t v_dims[4] = { 1, s->kv_heads, s->keys, s->value_dim }, v_strides[4] = { s->keys * s->v_row, s->v_head, s->v_row, 1 };
+    const int64_t stats_strides[4] = { s->rows * s->heads, s->stats_head, s->stats_row, 1 };
     const int64_t o_dims[4] = { 1, s->heads, s->rows, s->value_dim }, o_strides[4] = { s->rows * s->out_row, s->out_head, s->out_row, 1 };
 #define PAIRS(of) tensor(m, 0, of, VIRTUAL, pairs, NULL)
 #define ROW() tensor(m, 0, DNN_FLOAT, VIRTUAL, row, NULL)
@@ -154,7 +155,7 @@ static void make_operations(struct maker *m, const struct rondo__dnn_shape *s)
     x = pointwise(m, DNN_EXP, DNN_FLOAT, 0, x, NULL, NULL, PAIRS(DNN_FLOAT));
     dnn_thing sum = reduce(m, DNN_SUM, x, ROW());
     dnn_thing log = pointwise(m, DNN_LOG, DNN_FLOAT, 0, sum, NULL, NULL, ROW());
-    (void)pointwise(m, DNN_ADD, DNN_FLOAT, 0, most, log, NULL, tensor(m, ID_STATS, DNN_FLOAT, HELD, row, NULL));
+    (void)pointwise(m, DNN_ADD, DNN_FLOAT, 0, most, log, NULL, tensor(m, ID_STATS, DNN_FLOAT, HELD, row, stats_strides));
     x = pointwise(m, DNN_DIV, DNN_FLOAT, 0, x, sum, NULL, PAIRS(type));
     (void)product(m, x, tensor(m, ID_V, type, HELD, v_dims, v_strides), tensor(m, ID_OUT, type, HELD, o_dims, o_strides));
 #undef PAIRS

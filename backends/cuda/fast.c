@@ -5,7 +5,7 @@
  * the same node and whose keys touch are one; at this level no order of sums is promised. What comes back of a call, out and log(sum(exp)) of a row, is the
  * node that the row's steps want (attention_fast.h), or, where one call has all that a row sees and nobody else adds to it, the result itself, which
  * the library writes where it belongs if it can. So of an execution that is one call not the library's are: queries to be rounded (a launch), where they
- * are F32; and a launch behind the call, for nodes, for out in another type, or for log(sum(exp)) alone, whose order is the library's until then. All
+ * are F32; and a launch behind the call, for nodes, for out in another type, or for log(sum(exp)) where its order is the library's own. All
  * other jobs are the strict kernels', whose lists a program has in any case: what a run's memory looks like is known late. Called by program.c
  * and attention.c.
  */
@@ -257,15 +257,32 @@ static int64_t piece_of(const struct rondo_kv_part *part, int64_t row, int64_t c
 
 static bool spans(int64_t rows, int64_t row_stride, int64_t heads, int64_t head_stride) { return rows * row_stride + heads * head_stride < ELEMENTS; }
 
+/* Who makes results of what the library computes: it does itself; or but for log(sum(exp)); or the kernel of rows, which moves them; or that of nodes. Where
+ * out is q the library would write what it may still read. */
+enum { ALL, OUT, ROWS, NODES };
+static int made_by(const struct rondo_device *dev, const struct rondo_program *p, const struct rondo_attention_run *run, const struct cuda_fast_batch *batch,
+                   const struct rondo__cuda_place *place)
+{
+    const struct rondo_program_desc *d = &p->desc;
+    if (!batch->alone || run->stats.data)
+        return NODES;
+    if (d->out_type != d->kv_type || run->out.data == run->q.data || !even(&run->out, d->out_type, d->value_dim))
+        return ROWS;
+    const float *sums = run->lse.data;
+    const bool turned = dev->dnn_turned && sums && rondo__cuda_grain(sums + place->lse, run->lse.row_stride * 4, 0, 0) == 16 &&
+                        spans(batch->first + batch->rows, run->lse.row_stride, d->heads, run->lse.head_stride);
+    return !sums || turned ? ALL : OUT;
+}
+
 /* false: what lies so is nothing for the library. */
 static bool prepare(const struct rondo_device *dev, const struct rondo_program *p, const struct rondo_attention_run *run, const struct rondo_job *job,
-                    const struct cuda_fast_call *call, const struct cuda_fast_batch *batch, const struct rondo__cuda_place *place, bool direct, struct ready *out)
+                    const struct cuda_fast_call *call, const struct cuda_fast_batch *batch, const struct rondo__cuda_place *place, int made, struct ready *out)
 {
     const struct rondo_program_desc *d = &p->desc;
     const struct rondo_kv_part *part = run->kv + call->source;
     const int32_t heads = rondo__job_heads(job, d->heads), kv_heads = rondo__job_kv_heads(job, d->heads, d->kv_heads);
     const int64_t row = piece_of(part, (part->kv_row ? part->kv_row[job->sequence] : 0) + call->key, call->keys);
-    const bool widened = d->q_type == RONDO_F32;
+    const bool widened = d->q_type == RONDO_F32, direct = made <= OUT, sums = made == ALL && run->lse.data;
     float *scratch = (float *)(uintptr_t)dev->fast.memory;
     struct rondo__dnn_shape *s = &out->shape;
     *s = (struct rondo__dnn_shape){ .type = d->kv_type, .heads = heads, .kv_heads = kv_heads, .head_dim = d->head_dim,
@@ -273,7 +290,8 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
                                     .q_row = widened ? (int64_t)heads * d->head_dim : run->q.row_stride, .q_head = widened ? d->head_dim : run->q.head_stride,
                                     .k_row = part->k.row_stride, .k_head = part->k.head_stride, .v_row = part->v.row_stride, .v_head = part->v.head_stride,
                                     .out_row = direct ? run->out.row_stride : (int64_t)heads * d->value_dim,
-                                    .out_head = direct ? run->out.head_stride : d->value_dim };
+                                    .out_head = direct ? run->out.head_stride : d->value_dim,
+                                    .stats_row = sums ? run->lse.row_stride : 1, .stats_head = sums ? run->lse.head_stride : call->rows };
     if (row < 0 || !even(&part->k, d->kv_type, d->head_dim) || !even(&part->v, d->kv_type, d->value_dim) || (!widened && !even(&run->q, d->q_type, d->head_dim)) ||
         !spans(s->rows, s->q_row, heads, s->q_head) || !spans(s->keys, s->k_row, kv_heads, s->k_head) || !spans(s->keys, s->v_row, kv_heads, s->v_head) ||
         !spans(s->rows, s->out_row, heads, s->out_head))
@@ -285,7 +303,8 @@ static bool prepare(const struct rondo_device *dev, const struct rondo_program *
         .v = (const char *)part->v.data + (row * s->v_row + job->kv_head * s->v_head) * 2,
         .out = direct ? (char *)run->out.data + (place->out + call->first * s->out_row) * rondo__cuda_size(d->out_type)
                       : (char *)(uintptr_t)dev->halves.memory + queries_of(d, batch, heads) + call->out * 2,
-        .stats = scratch + call->lse, .scale = (float)((double)d->scale_log2 * 0x1.62e42fefa39efp-1),
+        .stats = sums ? (float *)run->lse.data + place->lse + call->first * run->lse.row_stride : scratch + call->lse,
+        .scale = (float)((double)d->scale_log2 * 0x1.62e42fefa39efp-1),
     };
     return true;
 }
@@ -305,44 +324,33 @@ static int round_queries(struct rondo_device *dev, struct rondo_stream *stream, 
     return err;
 }
 
-/* Who makes results of what the library computes: it does itself; or the kernel of rows, which moves them; or that of nodes. Where out is q the library
- * would write what it may still read. */
-enum { DIRECT, ROWS, NODES };
-static int made_by(const struct rondo_program *p, const struct rondo_attention_run *run, const struct cuda_fast_batch *batch)
-{
-    const struct rondo_program_desc *d = &p->desc;
-    if (!batch->alone || run->stats.data)
-        return NODES;
-    return d->out_type == d->kv_type && run->out.data != run->q.data && even(&run->out, d->out_type, d->value_dim) ? DIRECT : ROWS;
-}
-
 /* Calls, then what makes nodes and results of them. */
 static int run_batch(struct rondo_device *dev, struct rondo_stream *stream, const struct rondo_program *p, const struct rondo_attention_run *run, int64_t number,
                      const struct cuda_fast_batch *batch, const struct rondo__cuda_place *place, const struct cuda_attention *c)
 {
     const struct rondo_job *job = p->desc.jobs + number;
     const struct cuda_fast_call *calls = (const struct cuda_fast_call *)p->fast_calls.data + batch->call;
-    const int made = made_by(p, run, batch);
+    const int made = made_by(dev, p, run, batch, place);
     cu_stream s = rondo__cuda_stream(dev, stream);
     struct ready r;
     struct cuda_fast f;
     int err = p->desc.q_type == RONDO_F32 && batch->calls ? round_queries(dev, stream, p, run, job, batch, place) : 0;
     for (int32_t i = 0; i < batch->calls && !err; i++) {
         struct rondo__dnn_plan *way;
-        if (!prepare(dev, p, run, job, calls + i, batch, place, made == DIRECT, &r))
+        if (!prepare(dev, p, run, job, calls + i, batch, place, made, &r))
             return rondo__cuda_fail(RONDO_EINVAL, "attention: arrays of job %lld are not what they were", (long long)number);
         err = rondo__cuda_dnn_find(dev, &r.shape, &way);
         if (!err)
             err = rondo__cuda_dnn_run(dev, s, way, &r.shape, &r.data);
     }
-    if (err || (made == DIRECT && !run->lse.data))
+    if (err || made == ALL)
         return err;
     memset(&f, 0, sizeof f);
     f.a = *c;
     f.a.first = batch->first;
     f.a.count = batch->rows;
     f.lse = (const float *)(uintptr_t)dev->fast.memory;
-    f.out = made == DIRECT ? NULL : (const char *)(uintptr_t)dev->halves.memory + queries_of(&p->desc, batch, rondo__job_heads(job, p->desc.heads));
+    f.out = made == OUT ? NULL : (const char *)(uintptr_t)dev->halves.memory + queries_of(&p->desc, batch, rondo__job_heads(job, p->desc.heads));
     f.calls = batch->calls;
     f.job = (int32_t)number;
     f.grain = even(&run->out, p->desc.out_type, p->desc.value_dim) ? 16 : 1;
@@ -363,16 +371,22 @@ int rondo__cuda_fast_run(struct rondo_device *dev, struct rondo_stream *stream, 
     *done = 0;
     /* Before anything happens: can the library do all of it? */
     for (int32_t b = 0; b < job->batches; b++) {
-        const bool direct = made_by(p, run, batch + b) == DIRECT;
-        if (!direct)                           /* where a program could not know it; else there is enough */
+        const int made = made_by(dev, p, run, batch + b, place);
+        if (made > OUT)                           /* where a program could not know it; else there is enough */
             err = rondo__cuda_grow(dev, &dev->halves, (size_t)halves_of(&p->desc, batch + b, p->desc.heads, false), "scratch of 16 bits for attention");
         if (err)
             return err;
         for (int32_t i = 0; i < batch[b].calls; i++) {
             struct rondo__dnn_plan *way;
-            if (!prepare(dev, p, run, p->desc.jobs + number, (const struct cuda_fast_call *)p->fast_calls.data + batch[b].call + i, batch + b, place, direct, &r))
+            if (!prepare(dev, p, run, p->desc.jobs + number, (const struct cuda_fast_call *)p->fast_calls.data + batch[b].call + i, batch + b, place, made, &r))
                 return 0;
             err = rondo__cuda_dnn_find(dev, &r.shape, &way);
+            if (!err && !way && made == ALL && run->lse.data) {   /* perhaps there is one that leaves log(sum(exp)) to the kernel of rows */
+                dev->dnn_turned = false;
+                err = rondo__cuda_fast_run(dev, stream, p, run, number, place, c, done);
+                dev->dnn_turned = !*done;
+                return err;
+            }
             if (err || !way)
                 return err;
         }

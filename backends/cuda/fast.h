@@ -19,7 +19,7 @@ struct cuda_fast_job {             /* batches 0: a job of the strict kernels */
     int32_t batches, reserved;
 };
 struct rondo__cuda_place {         /* a job's first element in the run's arrays */
-    int64_t q, out;
+    int64_t q, out, lse;
 };
 
 static inline bool rondo__cuda_fast_has(const struct rondo_program *p, int64_t job)
