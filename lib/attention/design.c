@@ -203,7 +203,8 @@ static int make(struct rondo__design *p, const rondo_attention_desc *d)
     if (err)
         return err;
     const struct rondo__roles roles = { .sequences = p->sequences, .ranks = p->ranks, .leaf = place->leaf, .mask = p->mask,
-                                        .output = { p->keys, p->queries, p->from, p->shift }, .input = { p->keys, NULL, NULL, NULL } };
+                                        .output = { .placement = p->keys, .other = p->queries, .from = p->from, .shift = p->shift },
+                                        .input = { .placement = p->keys } };
     err = rondo__survey_make(&p->survey, &roles, &p->arena);
     if (err)
         return err;
