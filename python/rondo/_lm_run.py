@@ -113,7 +113,7 @@ class LM:
     bits are those of one rank, and do not depend on what else is in the batch. query(), release() and counters() are each rank's own.
 
     kv_type: what keys and values are cached in, "f32", "f16", "bf16" or "q8"; layout and algorithm: as attention() takes them; level: of
-    attention; leaf; interleave: new keys go to ranks token by token; chunk: read prompts in chunks of so many tokens; batch_tokens: of all
+    attention; leaf; interleave: new keys go to ranks token by token, with bits that depend on cp; chunk: read prompts in chunks of so many tokens; batch_tokens: of all
     texts together in a pass at most (0: 8192). logprobs: with each token the so many likeliest ones. progress(done, total) is told tokens of
     prompts, as this rank sees them.
 

@@ -201,7 +201,7 @@ def generate(model, prompt, *, plain=False, lossy=False, **keywords):
     """A model continues a text, or a list of texts at once: a Result, or a list of them.
 
     model: a folder, which is opened for the call, or Parts. prompt: a text (str, or bytes of UTF-8), a list of token ids, or a list of
-    these. The keywords, of which none but weights, group, kv_type, leaf and level has a part in the bits of the model:
+    these. The keywords, of which none but weights, group, kv_type, leaf, level and interleave has a part in the bits of the model:
 
       max_tokens=128, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, seed=0, stop=(), ignore_eos=False, plain=False,
       lossy=False                      what is said, as LM.submit() takes them

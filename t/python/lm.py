@@ -63,6 +63,18 @@ ok(lm.generate(two, prompts, **options) == batch and lm.generate(grid, prompts, 
 plain = [lm.generate(parts, p, **options) for p in prompts]
 ok(plain == batch, "and one by one")
 
+ok(lm.generate(parts, BEGIN, max_tokens=20, temperature=2, top_p=0) == lm.generate(parts, BEGIN, max_tokens=20, temperature=2, top_k=1) == one and
+   lm.generate(parts, BEGIN, max_tokens=20, temperature=2, min_p=1) == one, "drawing from the likeliest token alone")
+ok(all(lm.generate(grid, BEGIN, max_tokens=20, **how) == one for how in (dict(batch_tokens=3), dict(layout="snake"), dict(algorithm="pass-kv"))),
+   "how it runs changes nothing")
+ok(lm.generate(grid, BEGIN, max_tokens=20, interleave=True).hash != one.hash == lm.generate(parts, BEGIN, max_tokens=20, interleave=True).hash,
+   "but where tokens take turns on context-parallel ranks")
+others = [lm.generate(parts, BEGIN, max_tokens=20, **how).hash for how in (dict(seed=1, temperature=1), dict(seed=2, temperature=1), dict(kv_type="q8"))] + [
+    lm.generate(kjv, BEGIN, max_tokens=20, **how).hash for how in (dict(weights="q8"), dict(weights="q8", group=64), dict(weights="f32"))]
+ok(len({one.hash, *others[:5]}) == 6 and others[5] == one.hash, "seeds and types do, but where they hold the same numbers")
+ok(lm.generate(parts, IDS, max_tokens=4, leaf=32).hash != lm.generate(parts, IDS, max_tokens=4).hash, "so do leaves")
+ok(lm.generate(parts, b"In \xff", max_tokens=2, lossy=True).prompt_tokens == len(parts.tokenizer.encode("In \ufffd")) and
+   lm.generate(parts, parts.tokenizer.piece(1), max_tokens=2, plain=True).prompt_tokens > 2, "prompts that are no UTF-8, or spell special tokens")
 with warnings.catch_warnings(record=True) as heard:
     warnings.simplefilter("always")
     lm.generate(grid, [BEGIN, IDS], max_tokens=32763, stop=[",", " "])
@@ -281,14 +293,15 @@ def once():
 
 
 if os.path.exists("/proc/self/statm"):
-    for _ in range(20):
-        once()
-    gc.collect()
-    before, objects = resident(), len(gc.get_objects())
-    for _ in range(60):
-        once()
-    gc.collect()
-    ok(resident() - before < (2 << 20) and len(gc.get_objects()) - objects < 100, "60 calls, and failures, leave nothing")
+    for what, call, warm, count, most in (("calls, and failures,", once, 60, 150, 4), ("models", lambda: lm.generate(kjv, BEGIN, max_tokens=1), 2, 8, 16)):
+        for _ in range(warm):
+            call()
+        gc.collect()
+        before, objects = resident(), len(gc.get_objects())
+        for _ in range(count):
+            call()
+        gc.collect()
+        ok(resident() - before < (most << 20) and len(gc.get_objects()) - objects < 100, "%d %s leave nothing" % (count, what))
 for one_of in (parts, grid, two):
     one_of.close()
 refused("Parts that are closed", ["closed"], lambda: lm.generate(parts, BEGIN))
