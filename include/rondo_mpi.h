@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-/* Collective over comm, as rondo_context_create(). desc: NULL, or anything but a transport and its handle. */
+/* Collective over comm, as rondo_context_create(). desc: NULL, or a descriptor, whose transport and handle are not looked at. */
 static inline int rondo_mpi_attach(rondo_context **out, MPI_Comm comm, const rondo_context_desc *desc)
 {
     rondo_context_desc ours = RONDO_CONTEXT_DESC_INIT;

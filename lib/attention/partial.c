@@ -212,8 +212,9 @@ int rondo_node_compute(rondo_context *ctx, const rondo_attention_desc *desc, con
     if (!err && d.alibi)
         err = stage_floats(&s, function, "alibi", &ours.alibi, d.heads, &run.alibi);
     if (!err && d.bias && (bias_row + d.cached < 0 || bias_key < 0 || ours.bias.shape[2] < bias_key + keys))
-        err = rondo__fail(RONDO_EINVAL, "%s: bias has %lld columns, and %lld keys are asked for from column %lld on, row %lld", function,
-                          (long long)ours.bias.shape[2], (long long)keys, (long long)bias_key, (long long)(bias_row + d.cached));
+        err = rondo__fail(RONDO_EINVAL, "%s: bias has %lld columns, and the sequence's %lld keys begin in column %lld, its queries in row %lld; it "
+                                        "must have all keys, and rows and columns count from 0", function, (long long)ours.bias.shape[2], (long long)keys,
+                          (long long)bias_key, (long long)(bias_row + d.cached));
     if (!err && d.bias)
         err = stage_rows(&s, function, "bias", RONDO_STAGE_READ, &ours.bias, RONDO_F32, bias_row + d.cached + d.tokens, d.bias,
                          ours.bias.shape[2], &run.bias);

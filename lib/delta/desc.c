@@ -47,7 +47,8 @@ static int check_rule(const rondo_delta_desc *d)
     if (d->gate == RONDO_GATE_BOUNDED && !(d->lower_bound < 0.0 && d->lower_bound >= -1000.0))
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: lower_bound is %g; a bounded gate takes one from -1000 up to, not with, 0", d->lower_bound);
     if (d->gate != RONDO_GATE_BOUNDED && d->lower_bound != 0.0)
-        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: lower_bound is %g, which only a bounded gate has", d->lower_bound);
+        return rondo__fail(RONDO_EINVAL, "rondo_delta_create: lower_bound is %g, which only a bounded gate has; leave it 0, or take "
+                                         "RONDO_GATE_BOUNDED", d->lower_bound);
     if ((d->norm | d->initial_state | d->final_state) & ~1)
         return rondo__fail(RONDO_EINVAL, "rondo_delta_create: norm is %d, initial_state %d and final_state %d; each is 0 or 1", (int)d->norm,
                            (int)d->initial_state, (int)d->final_state);

@@ -32,7 +32,7 @@ int rondo__delta_check(const rondo_context *ctx, const char *where, const struct
     for (int i = 0; i < a->dims; i++)
         count *= a->shape[i];
     if (count && !t->data)
-        return rondo__fail(RONDO_EINVAL, "%s: %s has no data", where, a->name);
+        return rondo__fail(RONDO_EINVAL, "%s: %s has no data (NULL); this plan needs it", where, a->name);
     for (int i = a->dims - 1; i >= 0 && count; i--) {
         int64_t end;
         const bool tight = a->dense || (i == 2 && a->dims == 3);

@@ -32,7 +32,7 @@ static int enter(rondo_context *ctx, int present, const char *function, double *
 {
     *begin = 0.0;
     if (!present)
-        return rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" does not compute it", function,
+        return rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" does not compute it; cpu does", function,
                            rondo__ops(ctx)->name);
     if (ctx->trace)
         *begin = rondo__now();
@@ -120,7 +120,7 @@ static int turn(const char *function, bool back, rondo_context *ctx, int64_t row
         (heads > 1 && rows > 1 && row_stride < b + dim && head_stride < a + dim))
         return rondo__fail(RONDO_EINVAL,
                            "%s: with strides %lld (rows) and %lld (heads) the heads of %lld elements "
-                           "overlap", function,
+                           "overlap; heads lie inside of rows, or rows inside of heads", function,
                            (long long)row_stride, (long long)head_stride, (long long)dim);
     if (!x || !table)
         return rondo__fail(RONDO_EINVAL, "%s: x and table must not be NULL", function);
@@ -232,7 +232,8 @@ int rondo_short_conv(rondo_context *ctx, int64_t rows, int64_t channels, int32_t
         return 0;
     if (!reach_of(rows, channels, x_stride, &x_bytes) || !reach_of(rows, channels, y_stride, &y_bytes) ||
         !reach_of(taps, channels, channels, &weight_bytes) || (taps > 1 && !reach_of(taps - 1, channels, channels, &state_bytes)))
-        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: %lld rows of %lld channels with strides %lld and %lld overlap or cannot be addressed",
+        return rondo__fail(RONDO_EINVAL, "rondo_short_conv: %lld rows of %lld channels with strides %lld and %lld overlap or cannot be addressed; "
+                                         "strides must be at least channels",
                            (long long)rows, (long long)channels, (long long)x_stride, (long long)y_stride);
     if (!x || !weight || !y)
         return rondo__fail(RONDO_EINVAL, "rondo_short_conv: x, weight and y must not be NULL");

@@ -25,7 +25,7 @@ static const struct rondo_device_ops *device_of(const rondo_context *ctx, const 
     if (RONDO_HAS(ops, linear_new) && RONDO_HAS(ops, linear_load) && RONDO_HAS(ops, linear_free) &&
         RONDO_HAS(ops, linear_bytes) && RONDO_HAS(ops, linear))
         return ops;
-    (void)rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" has no linear layers", function, ops->name);
+    (void)rondo__fail(RONDO_ENOTSUP, "%s: device \"%s\" has no linear layers; cpu has", function, ops->name);
     return NULL;
 }
 
@@ -262,13 +262,14 @@ int64_t rondo__linear_columns(const rondo_linear *linear)
 int rondo__linear_usable(const rondo_linear *linear, const rondo_context *ctx, const char *function)
 {
     if (rondo__ops(ctx) != linear->ops)
-        return rondo__fail(RONDO_EINVAL, "%s: the layer was made for device \"%s\" and the context computes on \"%s\"", function,
+        return rondo__fail(RONDO_EINVAL, "%s: the layer was made for device \"%s\" and the context computes on \"%s\"; make it with a context of "
+                                         "the device that executes it", function,
                            linear->ops->name, rondo__ops(ctx)->name);
     if (!takes(linear, ctx))
         return rondo__fail(RONDO_EINVAL, "%s: the layer's weights belong to another instance of device \"%s\", which packs them its own way; "
                                          "make the layer with a context of this one", function, linear->ops->name);
     if (linear->missing)
-        return rondo__fail(RONDO_EINVAL, "%s: %lld of the layer's %lld rows of weights have not been loaded", function,
+        return rondo__fail(RONDO_EINVAL, "%s: %lld of the layer's %lld rows of weights have not been loaded; rondo_linear_load() takes them", function,
                            (long long)linear->missing, (long long)linear->desc.out);
     return 0;
 }

@@ -20,7 +20,7 @@ int rondo_tp_create(rondo_tp **out, rondo_context *ctx, const rondo_tp_desc *des
     if (d.few < 0)
         return rondo__fail(RONDO_EINVAL, "rondo_tp_create: few is %lld; it must not be negative, 0 is %d", (long long)d.few, RONDO_TP_FEW);
     if (!RONDO_HAS(rondo__ops(ctx), linear) || !RONDO_HAS(rondo__ops(ctx), linear_join) || !RONDO_HAS(rondo__ops(ctx), convert))
-        return rondo__fail(RONDO_ENOTSUP, "rondo_tp_create: device \"%s\" has no parts of linear layers", rondo__ops(ctx)->name);
+        return rondo__fail(RONDO_ENOTSUP, "rondo_tp_create: device \"%s\" has no parts of linear layers; cpu has", rondo__ops(ctx)->name);
     rondo_tp *tp = rondo__alloc_zero(1, sizeof *tp);
     if (tp) {
         tp->entry = rondo__alloc_zero(RONDO_TP_ENTRIES, sizeof *tp->entry);

@@ -98,9 +98,9 @@ static int check_desc(rondo_lm_desc *d, const rondo_model *model)
     if (!rondo_type_size(d->kv_type))
         return rondo__fail(RONDO_EINVAL, "rondo_lm_create: kv_type %d is none of RONDO_F32, RONDO_BF16, RONDO_F16 and RONDO_Q8", d->kv_type);
     if (!rondo_algorithm_name(d->algorithm))
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: algorithm %d is none of rondo_algorithm", d->algorithm);
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: algorithm %d is none of rondo_algorithm; 0 is the plan's choice", d->algorithm);
     if (!rondo_layout_name(d->layout))
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: layout %d is none of rondo_layout", d->layout);
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_create: layout %d is none of rondo_layout; 0 is the default", d->layout);
     if (d->arithmetic != RONDO_ARITHMETIC_F32)
         return rondo__fail(rondo_arithmetic_name(d->arithmetic) ? RONDO_ENOTSUP : RONDO_EINVAL,
                            "rondo_lm_create: arithmetic %s (%d) is not supported; use f32",

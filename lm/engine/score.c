@@ -216,8 +216,10 @@ static int check(const rondo_lm *lm, const int32_t *tokens, int64_t count)
     const int64_t vocabulary = lm->model->config.vocabulary;
     if (count < 2 || !tokens)
         return rondo__fail(RONDO_EINVAL, "rondo_lm_score: %lld tokens given; at least two are needed to predict one", (long long)count);
-    if (count > ((int64_t)1 << 40) / vocabulary)
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_score: %lld tokens are too many", (long long)count);
+    const int64_t most = ((int64_t)1 << 40) / vocabulary;   /* of logits so many have numbers */
+    if (count > most)
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_score: %lld tokens are too many; this model's text may have %lld",
+                           (long long)count, (long long)most);
     for (int64_t i = 0; i < count; i++)
         if (tokens[i] < 0 || tokens[i] >= vocabulary)
             return rondo__fail(RONDO_EINVAL, "rondo_lm_score: token %lld is id %d; the model has ids 0..%lld", (long long)i, tokens[i],

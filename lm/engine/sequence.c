@@ -121,7 +121,8 @@ void rondo__sequences_free(rondo_lm *lm)
 static int copy_stops(struct rondo_sequence *s, const rondo_sampling *from, bool has_tokenizer)
 {
     if (from->stop_count < 0 || (from->stop_count > 0 && !from->stops))
-        return rondo__fail(RONDO_EINVAL, "rondo_lm_submit: stop_count is %lld%s", (long long)from->stop_count, from->stops ? "" : " but stops is NULL");
+        return rondo__fail(RONDO_EINVAL, "rondo_lm_submit: stop_count is %lld%s", (long long)from->stop_count,
+                           from->stop_count < 0 ? "; it must not be negative" : " but stops is NULL; it must be a list of so many");
     s->sampling.stops = NULL;
     s->sampling.stop_count = 0;
     if (from->stop_count == 0)
@@ -134,7 +135,7 @@ static int copy_stops(struct rondo_sequence *s, const rondo_sampling *from, bool
         return rondo__fail(RONDO_ENOMEM, "rondo_lm_submit: no memory for %lld stop texts", (long long)from->stop_count);
     for (int64_t i = 0; i < from->stop_count; i++) {
         if (!from->stops[i] || !*from->stops[i])
-            return rondo__fail(RONDO_EINVAL, "rondo_lm_submit: stop text %lld is empty", (long long)i);
+            return rondo__fail(RONDO_EINVAL, "rondo_lm_submit: stop text %lld is empty; leave it out", (long long)i);
         s->stops[i] = rondo__strdup(from->stops[i]);
         if (!s->stops[i])
             return rondo__fail(RONDO_ENOMEM, "rondo_lm_submit: no memory for a stop text");

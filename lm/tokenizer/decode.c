@@ -297,14 +297,11 @@ static int push_id(struct rondo_text_stream *s, int32_t id)
 
 /* ---- the calls ---- */
 
-int rondo_text_stream_create(rondo_text_stream **out, const rondo_tokenizer *tokenizer, uint32_t flags)
+/* A stream for the call named function. */
+static int stream_new(rondo_text_stream **out, const char *function, const rondo_tokenizer *tokenizer, uint32_t flags)
 {
-    if (out)
-        *out = NULL;
-    if (!out || !tokenizer)
-        return rondo__fail(RONDO_EINVAL, "rondo_text_stream_create: %s is NULL", out ? "tokenizer" : "out");
     if (flags & ~RONDO_DECODE_SPECIAL)
-        return rondo__fail(RONDO_EINVAL, "decoding: flags 0x%x has bits that are not known", (unsigned)flags);
+        return rondo__fail(RONDO_EINVAL, "%s: flags 0x%x has bits that are not known; RONDO_DECODE_SPECIAL is", function, (unsigned)flags);
     rondo_text_stream *s = rondo__alloc_zero(1, sizeof *s);
     int err = s ? rondo__matcher_new(&s->matcher) : rondo__fail(RONDO_ENOMEM, "no memory for a text");
     if (!err) {
@@ -318,6 +315,15 @@ int rondo_text_stream_create(rondo_text_stream **out, const rondo_tokenizer *tok
     }
     *out = s;
     return 0;
+}
+
+int rondo_text_stream_create(rondo_text_stream **out, const rondo_tokenizer *tokenizer, uint32_t flags)
+{
+    if (out)
+        *out = NULL;
+    if (!out || !tokenizer)
+        return rondo__fail(RONDO_EINVAL, "rondo_text_stream_create: %s is NULL", out ? "tokenizer" : "out");
+    return stream_new(out, "rondo_text_stream_create", tokenizer, flags);
 }
 
 void rondo_text_stream_destroy(rondo_text_stream *s)
@@ -359,7 +365,7 @@ int rondo_tokenizer_decode(const rondo_tokenizer *t, const int32_t *ids, int64_t
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_decode: %s", !t ? "tokenizer is NULL" : !text ? "text is NULL" : !bytes ? "bytes is NULL"
                            : count < 0 ? "count is negative" : "ids is NULL");
     rondo_text_stream *s = NULL;
-    int err = rondo_text_stream_create(&s, t, flags);
+    int err = stream_new(&s, "rondo_tokenizer_decode", t, flags);
     for (int64_t i = 0; i < count && !err; i++)
         err = push_id(s, ids[i]);
     if (!err)

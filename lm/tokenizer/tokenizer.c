@@ -186,7 +186,8 @@ int rondo_tokenizer_encode(const rondo_tokenizer *t, const char *text, size_t by
     if (!t || !ids || !count || (!text && bytes))
         return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_encode: %s is NULL", !t ? "tokenizer" : !ids ? "ids" : !count ? "count" : "text");
     if (flags & ~(RONDO_ENCODE_SPECIAL | RONDO_ENCODE_LOSSY | RONDO_ENCODE_PLAIN))
-        return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_encode: flags 0x%x has bits that are not known", (unsigned)flags);
+        return rondo__fail(RONDO_EINVAL, "rondo_tokenizer_encode: flags 0x%x has bits that are not known; RONDO_ENCODE_SPECIAL, _LOSSY and _PLAIN are",
+                           (unsigned)flags);
     struct rondo__encoder e = { .tokenizer = t, .flags = flags };
     int err = encode(&e, text, bytes);
     if (!err)
