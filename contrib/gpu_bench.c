@@ -312,6 +312,54 @@ static void delta(const char *name, int64_t sequences, int64_t tokens, int64_t h
     delta_of(name, sequences, tokens, heads, dim, type, most, 0);
 }
 
+/* Gradients of causal attention, from out and log(sum(exp)) that were kept. */
+static void gradients(const char *name, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t dim, int type, int most)
+{
+    rondo_attention_desc d = RONDO_ATTENTION_DESC_INIT;
+    rondo_attention_io io = RONDO_ATTENTION_IO_INIT;
+    rondo_attention_info info = RONDO_ATTENTION_INFO_INIT;
+    rondo_attention_gradients of = RONDO_ATTENTION_GRADIENTS_INIT;
+    rondo_attention *plan;
+    const int64_t q_shape[3] = { tokens, heads, dim }, kv_shape[3] = { tokens, kv_heads, dim };
+    const size_t count = (size_t)(tokens * heads * dim), kv_count = (size_t)(tokens * kv_heads * dim);
+    double seconds[ROUNDS];
+    if (!strstr(name, only))
+        return;
+    d.tokens = tokens;
+    d.heads = heads;
+    d.kv_heads = kv_heads;
+    d.head_dim = dim;
+    d.causal = d.gradients = 1;
+    d.q_type = d.kv_type = type;
+    d.out_type = RONDO_F32;
+    rondo_tensor *const queries[] = { &io.q, &io.out, &of.dout, &of.dq }, *const keys[] = { &io.k, &io.v, &of.dk, &of.dv };
+    for (uint32_t i = 0; i < 4; i++) {
+        *queries[i] = rondo_tensor_dense(numbers(count, i ? RONDO_F32 : type, i + 1), i ? RONDO_F32 : type, 3, q_shape);
+        *keys[i] = rondo_tensor_dense(numbers(kv_count, i > 1 ? RONDO_F32 : type, i + 5), i > 1 ? RONDO_F32 : type, 3, kv_shape);
+        queries[i]->memory = keys[i]->memory = RONDO_MEMORY_DEVICE;
+    }
+    io.lse = rondo_tensor_dense(numbers((size_t)(tokens * heads), RONDO_F32, 9), RONDO_F32, 2, q_shape);
+    io.lse.memory = RONDO_MEMORY_DEVICE;
+    need(rondo_attention_create(&plan, ctx, &d));
+    need(rondo_attention_query(plan, &info));
+    need(rondo_attention_execute(plan, &io, NULL));
+    need(rondo_attention_backward(plan, &io, &of, NULL));
+    const int rounds = rounds_of(most, ROUNDS);
+    for (int i = 0; i < rounds; i++) {
+        const double begin = now();
+        need(rondo_attention_backward(plan, &io, &of, NULL));
+        seconds[i] = now() - begin;
+    }
+    const double took = median(seconds, rounds);
+    printf("%-44s %10.3f ms %9.2f TFLOP/s  hash %016llx, %016llx, %016llx\n", name, took * 1e3, info.backward_flops / took * 1e-12,
+           (unsigned long long)hash_of(of.dq.data, count), (unsigned long long)hash_of(of.dk.data, kv_count), (unsigned long long)hash_of(of.dv.data, kv_count));
+    fflush(stdout);
+    rondo_attention_destroy(plan);
+    for (int i = 0; i < 4; i++)
+        rondo_memory_destroy(ctx, queries[i]->data), rondo_memory_destroy(ctx, keys[i]->data);
+    rondo_memory_destroy(ctx, io.lse.data);
+}
+
 int main(int argc, char **argv)
 {
     rondo_context_desc desc = RONDO_CONTEXT_DESC_INIT;
@@ -354,6 +402,7 @@ int main(int argc, char **argv)
         delta("delta 100, H=2 K=V=128, f32", 1, 100, 2, 128, RONDO_F32, 1);
         delta("delta 40 of 2, H=3 K=V=96, bf16", 2, 40, 3, 96, RONDO_BF16, 1);
         delta_of("delta backward 40, H=2 K=V=64, bf16", 1, 40, 2, 64, RONDO_BF16, 1, 1);
+        gradients("gradients 300, H=4/2 D=64, bf16", 300, 4, 2, 64, RONDO_BF16, 1);
         return 0;
     }
     attention("prefill 1000, H=32/8 D=128, f32, causal", 1, 1000, 0, 32, 8, 128, RONDO_F32, 1, 5);
@@ -371,12 +420,14 @@ int main(int argc, char **argv)
     delta("delta 200, H=4 K=V=96, f32", 1, 200, 4, 96, RONDO_F32, 5);
     delta("delta 1 token of 2, H=32 K=V=128, f32", 2, 1, 32, 128, RONDO_F32, ROUNDS);
     delta_of("delta backward 300, H=4 K=V=128, f32", 1, 300, 4, 128, RONDO_F32, 3, 1);
+    gradients("gradients 600, H=4/2 D=128, f32", 600, 4, 2, 128, RONDO_F32, 3);
     if (!strcmp(how, "quick"))
         return 0;
     attention("prefill 8192, H=32/8 D=128, f32, causal", 1, 8192, 0, 32, 8, 128, RONDO_F32, 1, 5);
     attention("prefill 8192, H=32/8 D=128, f32, full", 1, 8192, 0, 32, 8, 128, RONDO_F32, 0, 3);
     attention("prefill 8192, H=32/8 D=64, f32, causal", 1, 8192, 0, 32, 8, 64, RONDO_F32, 1, 5);
     attention("prefill 8192, H=32/8 D=128, bf16 KV, causal", 1, 8192, 0, 32, 8, 128, RONDO_BF16, 1, 5);
+    gradients("gradients 8192, H=32/8 D=128, f32", 8192, 32, 8, 128, RONDO_F32, 3);
     if (!once) {                           /* too much for a cpu */
         hopper("bf16-hopper prefill 8192, H=32/8 D=128, bf16, causal", 8192, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 1, 10);
         hopper("bf16-hopper prefill 8192, H=32/8 D=128, bf16, full", 8192, 0, 32, 8, 128, RONDO_BF16, RONDO_BF16, 0, 10);
