@@ -5,6 +5,7 @@
  * RONDO_TEST_TRANSPORT=mpi the processes that mpirun started (5000-mpi.t).
  */
 #define _GNU_SOURCE
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "core/internal.h"
@@ -441,6 +442,48 @@ static int about(rondo_context *ctx, void *arg)
     return 0;
 }
 
+static _Atomic int made, failing;
+
+static int make(void *arg, void *value)
+{
+    const int number = *(const int *)arg;
+    atomic_fetch_add(&made, 1);
+    usleep(1000);
+    if (atomic_exchange(&failing, 0))
+        return rondo__fail(RONDO_ENOMEM, "as asked");
+    memset(value, number, 100);
+    return 0;
+}
+
+/* What all would work out alike is worked out by one of many ranks of a process, for all; by each, where it fails. */
+static int once(rondo_context *ctx, void *arg)
+{
+    enum { NUMBERS = 7 };
+    const int together = strcmp(ctx->transport ? ctx->transport->name : "", "threads") == 0 ? ctx->ranks : 1, shared = together >= 32;
+    (void)arg;
+    for (int i = 0; i < NUMBERS; i++) {
+        const int64_t key[2] = { i, 77 };
+        unsigned char value[100] = { 0 };
+        int number = i + 1;
+        if (ctx->rank == 0 || together == 1) {
+            atomic_store(&made, 0);
+            atomic_store(&failing, i == 3);
+        }
+        TRY(rondo_barrier(ctx));
+        const int err = rondo__once(ctx, key, sizeof key, value, sizeof value, make, &number);
+        for (size_t j = 0; j < sizeof value; j++)
+            CHECK(err || value[j] == number);
+        TRY(rondo_barrier(ctx));
+        const int all = atomic_load(&made);
+        CHECK(err == 0 || (err == RONDO_ENOMEM && i == 3));
+        CHECK(all >= (shared ? 1 : together) && all <= (shared && i != 3 ? 1 : together));
+        int64_t fine = !err;
+        TRY(rondo__agree_least(ctx, &fine, "who failed"));
+        CHECK(fine == (i != 3));
+    }
+    return 0;
+}
+
 static const struct {
     const char *name;
     rondo_body *body;
@@ -460,6 +503,7 @@ static const struct {
     { "timeline", timeline },
     { "ranks that come late", uneven },
     { "what a rank runs on", about },
+    { "what is worked out once", once },
 };
 
 static int learn_rank(rondo_context *ctx, void *arg)

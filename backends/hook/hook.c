@@ -381,6 +381,14 @@ static int data_watch(struct rondo_data *data, int *peer, uint64_t *group)
     return data->plane ? 0 : data->hook->ops->data_watch(data->inner, peer, group);
 }
 
+/* No call to another rank. */
+static int once(struct rondo_endpoint *ep, const void *key, size_t key_bytes, void *value, size_t value_bytes,
+                int (*make)(void *arg, void *value), void *arg)
+{
+    struct hook *h = hook_of(ep);
+    return h->ops->once(h->ep, key, key_bytes, value, value_bytes, make, arg);
+}
+
 /* ---- wrapping ---- */
 
 static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *set, const struct rondo_transport_ops *ops,
@@ -409,7 +417,7 @@ static int wrap(struct rondo_endpoint **out, const struct rondo__hook_settings *
         .revoke = revoke, .revoked = revoked, .quiesce = quiesce, .eager = ops->eager,
         .cores = ops->cores ? cores : NULL, .in_place = ops->in_place && !h->copy,
         .computing = ops->computing ? computing : NULL, .library = ops->library, .memories = ops->memories,
-        .reaches = ops->reaches ? reaches : NULL,
+        .reaches = ops->reaches ? reaches : NULL, .once = ops->once ? once : NULL,
     };
     if (set->plane || ops->data_open) {
         h->table.data_open = data_open;

@@ -22,13 +22,13 @@
 
 struct rondo_group *rondo__group_new(int ranks, struct rondo_group *parent)
 {
-    size_t n = (size_t)ranks, boxes, bytes;
+    size_t n = (size_t)ranks, pairs, bytes;
     if (!rondo__mul(n, sizeof(struct rondo_member), &bytes) || !rondo__add(bytes, sizeof(struct rondo_group), &bytes) ||
-        !rondo__mul(n, n, &boxes))
+        !rondo__mul(n, n, &pairs))
         return NULL;
     struct rondo_group *g = rondo__alloc_zero(1, bytes);
-    struct rondo_mailbox *inbox = rondo__alloc_zero(boxes, sizeof *inbox);
-    if (!g || !inbox) {
+    _Atomic(struct rondo_mailbox *) *inbox = rondo__alloc_zero(pairs, sizeof *inbox);
+    if (!g || !inbox || pthread_mutex_init(&g->lock, NULL)) {
         rondo__free(g);
         rondo__free(inbox);
         return NULL;
@@ -46,14 +46,19 @@ struct rondo_group *rondo__group_new(int ranks, struct rondo_group *parent)
     return g;
 }
 
+struct rondo_endpoint *rondo__endpoint_new(int ranks)
+{
+    return rondo__alloc_zero(1, sizeof(struct rondo_endpoint) + (size_t)ranks * sizeof(uint64_t));
+}
+
 /* By the last one who could look into them. */
 void rondo__group_free_mail(struct rondo_group *g)
 {
     if (!g->member[0].inbox)
         return;
     size_t n = (size_t)g->ranks;
-    for (size_t i = 0; i < n * n; i++)
-        rondo__mailbox_end(&g->member[0].inbox[i]);
+    for (size_t i = 0; i < n * n; i++)   /* relaxed: all that was done with it is seen by now */
+        rondo__mailbox_free(atomic_load_explicit(&g->member[0].inbox[i], memory_order_relaxed));
     rondo__free(g->member[0].inbox);
     g->member[0].inbox = NULL;
 }
@@ -70,6 +75,8 @@ void rondo__group_free(struct rondo_group *g)
         child = next;
     }
     rondo__group_free_mail(g);
+    rondo__group_forget(g);
+    pthread_mutex_destroy(&g->lock);
     rondo__free(g);
 }
 
@@ -286,7 +293,7 @@ int rondo__group_split(struct rondo_endpoint *ep, int color, int key, struct ron
 {
     struct rondo_group *g = ep->group;
     *out = NULL;
-    struct rondo_endpoint *child = rondo__alloc_zero(1, sizeof *child);
+    struct rondo_endpoint *child = rondo__endpoint_new(g->ranks);
     if (!child)
         return rondo__fail(RONDO_ENOMEM, "no memory for an endpoint of a sub-group");
     ep->me->color = color;

@@ -6,6 +6,7 @@
 #ifndef RONDO_THREADS_GROUP_H
 #define RONDO_THREADS_GROUP_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
@@ -16,15 +17,17 @@
 #define RONDO_SENTENCE_BYTES 256
 
 struct rondo_group;
+struct rondo_known;                        /* once.c */
 
 /* One rank's share of a group. Lines of its own, so that ranks do not slow each other down. */
 struct rondo_member {
     alignas(64) struct rondo_bell *bell;   /* one for each thread: the same in all groups that it is in */
-    struct rondo_mailbox *inbox;           /* [ranks], by sender */
+    _Atomic(struct rondo_mailbox *) *inbox;   /* [ranks], by sender, who makes one when it has something for it: of a thousand ranks few pairs may */
     int32_t parent_rank;                   /* -1 in the group that launch made */
     int32_t color, key;                    /* split: written before its first fence, read between its two fences */
     struct rondo_group *child;             /* split: from the leader, written before the second fence, read after it */
-    _Atomic int32_t reading;               /* 1: it may be reading other ranks' memory */
+    /* what it writes again and again, apart from what others read of it whenever they send it anything */
+    alignas(64) _Atomic int32_t reading;   /* 1: it may be reading other ranks' memory */
     _Atomic int32_t left;
     _Atomic uint64_t fences;               /* arrived at */
     /* In the group that launch made, for the thread as such: whom it waits for, for others whose time runs out to see. */
@@ -55,7 +58,9 @@ struct rondo_group {
     alignas(64) _Atomic int32_t arrived;   /* at the present fence */
     _Atomic int32_t leavers;
     alignas(64) _Atomic uint64_t fences;   /* complete */
-    struct rondo_turns turns;              /* used in the group that launch made */
+    struct rondo_turns turns;              /* used in the group that launch made, as what follows */
+    pthread_mutex_t lock;                  /* of `known`: what was worked out once, the newest first */
+    struct rondo_known *known;
     struct rondo_member member[];
 };
 
@@ -70,7 +75,11 @@ struct rondo_endpoint {
     int32_t places;                        /* turns that there are for what it computes; 0: it needs none */
     bool has_turn;
     double since;                          /* when the computation, or the turn, began */
+    uint64_t promised[];                   /* [ranks]: receives started from each */
 };
+
+/* Of a group of at most so many ranks, all 0. NULL: no memory. */
+struct rondo_endpoint *rondo__endpoint_new(int ranks);
 
 /* Memory for everything but the bells; NULL where there is none. */
 struct rondo_group *rondo__group_new(int ranks, struct rondo_group *parent);
@@ -90,6 +99,11 @@ int rondo__group_wait(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoi
  * for nobody, while those before it in the chain wait for the next. */
 int rondo__group_wait_for(struct rondo_endpoint *ep, int (*look)(struct rondo_endpoint *ep, void *arg), void *arg, double seconds,
                           int *peer);
+
+/* once() of the table. */
+int rondo__group_once(struct rondo_endpoint *ep, const void *key, size_t key_bytes, void *value, size_t value_bytes,
+                      int (*make)(void *arg, void *value), void *arg);
+void rondo__group_forget(struct rondo_group *g);
 
 /* A computation with so many threads begins; 0: it has ended. And what it calls now and then; RONDO_EPEER once revoked. */
 void rondo__turns_computing(struct rondo_endpoint *ep, int threads);

@@ -11,6 +11,45 @@
 
 #include "core/internal.h"
 
+/* Segments are taken several at a time, where they are small. */
+struct rondo_block {
+    struct rondo_block *next;
+};
+
+static uint64_t mask_of(const struct rondo_mailbox *box)
+{
+    return ((uint64_t)1 << box->shift) - 1;
+}
+
+static size_t segment_bytes(uint32_t shift)
+{
+    return sizeof(struct rondo_segment) + (sizeof(struct rondo_message) << shift);
+}
+
+/* Segments that lie in a row, to be used in their order. */
+static void add_spare(struct rondo_mailbox *box, void *first, int32_t count)
+{
+    for (int32_t i = count - 1; i >= 0; i--) {
+        struct rondo_segment *s = (struct rondo_segment *)(void *)((char *)first + (size_t)i * segment_bytes(box->shift));
+        atomic_init(&s->next, box->spare);
+        box->spare = s;
+    }
+    box->segments += count;
+}
+
+/* With segments for what most ever carry between two fences. */
+struct rondo_mailbox *rondo__mailbox_new(int ranks)
+{
+    const uint32_t shift = ranks > RONDO_CROWD ? 0 : RONDO_SEGMENT_SHIFT;
+    const int32_t count = shift ? 2 : 3;
+    struct rondo_mailbox *box = rondo__alloc_zero(1, sizeof *box + (size_t)count * segment_bytes(shift));
+    if (!box)
+        return NULL;
+    box->shift = shift;
+    add_spare(box, box + 1, count);
+    return box;
+}
+
 /* The writer's: all segments that the reader is done with. */
 static void collect(struct rondo_mailbox *box)
 {
@@ -24,15 +63,16 @@ static void collect(struct rondo_mailbox *box)
     }
 }
 
-/* One more spare segment; false: no memory. */
+/* More spare segments; false: no memory. */
 static bool grow(struct rondo_mailbox *box)
 {
-    struct rondo_segment *s = rondo__alloc(sizeof *s);
-    if (!s)
+    const int32_t count = box->shift ? 1 : 2;
+    struct rondo_block *block = rondo__alloc(sizeof *block + (size_t)count * segment_bytes(box->shift));
+    if (!block)
         return false;
-    atomic_init(&s->next, box->spare);
-    box->spare = s;
-    box->segments++;
+    block->next = box->blocks;
+    box->blocks = block;
+    add_spare(box, block + 1, count);
     return true;
 }
 
@@ -50,13 +90,15 @@ static struct rondo_segment *next_segment(struct rondo_mailbox *box)
 
 int rondo__mailbox_post(struct rondo_mailbox *box, const void *data, size_t bytes, uint64_t fences)
 {
-    uint64_t at = box->posted % RONDO_SEGMENT;
+    if (!box)
+        return RONDO_ENOMEM;
+    const uint64_t mask = mask_of(box), at = box->posted & mask;
     if (box->fences != fences) {
         box->fences = fences;
         box->since = 0;
     }
-    while (box->since % RONDO_SEGMENT == 0 && (uint64_t)box->segments < box->since / RONDO_SEGMENT + 2 &&
-           box->segments < RONDO_SEGMENTS_MANY)
+    while (!(box->since & mask) && (uint64_t)box->segments < (box->since >> box->shift) + 2 &&
+           box->segments < RONDO_MESSAGES_MANY >> box->shift)
         if (!grow(box))
             return RONDO_ENOMEM;
     if (at == 0) {
@@ -74,11 +116,10 @@ int rondo__mailbox_post(struct rondo_mailbox *box, const void *data, size_t byte
     }
     struct rondo_message *m = &box->last->message[at];
     m->bytes = bytes;
-    m->data = data;
-    if (bytes <= RONDO_EAGER) {
+    if (bytes <= RONDO_EAGER)
         memcpy(m->copy, data, bytes);
-        m->data = NULL;
-    }
+    else
+        m->data = data;
     box->posted++;
     box->since++;
     /* release: pairs with the acquire in has() */
@@ -92,14 +133,14 @@ static struct rondo_segment *segment_of(struct rondo_mailbox *box, uint64_t inde
     if (!box->first)
         box->first = atomic_load_explicit(&box->head, memory_order_acquire);
     struct rondo_segment *s = box->first;
-    for (uint64_t i = (index - box->first_index) / RONDO_SEGMENT; i > 0; i--)
+    for (uint64_t i = (index - box->first_index) >> box->shift; i > 0; i--)
         s = atomic_load_explicit(&s->next, memory_order_acquire);
     return s;
 }
 
 struct rondo_message *rondo__mailbox_peek(struct rondo_mailbox *box, uint64_t index)
 {
-    return &segment_of(box, index)->message[index % RONDO_SEGMENT];
+    return &segment_of(box, index)->message[index & mask_of(box)];
 }
 
 static void give_back(struct rondo_mailbox *box, struct rondo_segment *s)
@@ -113,31 +154,25 @@ static void give_back(struct rondo_mailbox *box, struct rondo_segment *s)
 
 void rondo__mailbox_take(struct rondo_mailbox *box, uint64_t index)
 {
+    const uint32_t all = 1u << box->shift;
     segment_of(box, index)->taken++;
     /* The last segment stays, used up or not: the writer still has to link the next one to it. */
-    while (box->first->taken == RONDO_SEGMENT) {
+    while (box->first->taken == all) {
         struct rondo_segment *next = atomic_load_explicit(&box->first->next, memory_order_acquire);   /* pairs with post() */
         if (!next)
             break;
         give_back(box, box->first);
         box->first = next;
-        box->first_index += RONDO_SEGMENT;
+        box->first_index += all;
     }
 }
 
-static void free_list(struct rondo_segment *s)
+void rondo__mailbox_free(struct rondo_mailbox *box)
 {
-    while (s) {
-        struct rondo_segment *next = atomic_load_explicit(&s->next, memory_order_relaxed);
-        rondo__free(s);
-        s = next;
+    while (box && box->blocks) {
+        struct rondo_block *next = box->blocks->next;
+        rondo__free(box->blocks);
+        box->blocks = next;
     }
-}
-
-void rondo__mailbox_end(struct rondo_mailbox *box)
-{
-    /* relaxed, all: whoever ends it has synchronised with reader and writer before */
-    free_list(box->first ? box->first : atomic_load_explicit(&box->head, memory_order_relaxed));
-    free_list(box->spare);
-    free_list(atomic_load_explicit(&box->used, memory_order_relaxed));
+    rondo__free(box);
 }

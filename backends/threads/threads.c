@@ -13,7 +13,7 @@
 
 #include "backends/threads/group.h"
 
-/* Mailboxes are made for every pair: 128 MiB at this number. */
+/* Of every pair it is known where its mailbox is, and how far it is: 16 MiB at this number, and a mailbox where anything is sent. */
 #define RANKS_MAX 1024
 #define TEXT_BYTES 1024
 #define STACK_MOST ((size_t)8 << 20)
@@ -178,7 +178,7 @@ static int join(struct rondo_endpoint **out, const struct rondo_boot *boot)
     *out = NULL;
     if (!boot->handle)
         return rondo__fail(RONDO_EINVAL, "ranks of transport threads are made by rondo_launch(); for one rank alone give no transport");
-    struct rondo_endpoint *ep = rondo__alloc_zero(1, sizeof *ep);
+    struct rondo_endpoint *ep = rondo__endpoint_new(boot->ranks);
     if (!ep)
         return rondo__fail(RONDO_ENOMEM, "no memory for the endpoint of rank %d", boot->rank);
     /* The group is changed through atomics and by its launcher only; the table's handle is const for the callers' sake. */
@@ -218,6 +218,17 @@ static int ranks_of(const struct rondo_endpoint *ep)
 
 /* ---- moving ---- */
 
+/* The sender's; NULL: no memory. */
+static struct rondo_mailbox *box_to(const struct rondo_group *g, _Atomic(struct rondo_mailbox *) *in)
+{
+    struct rondo_mailbox *box = atomic_load_explicit(in, memory_order_relaxed);   /* this rank's own store */
+    if (!box) {
+        box = rondo__mailbox_new(g->ranks);
+        atomic_store_explicit(in, box, memory_order_release);   /* pairs with box_from() */
+    }
+    return box;
+}
+
 /* Messages leave at once: there is nothing to wait for at the end of what is sent. */
 static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
 {
@@ -230,24 +241,32 @@ static int start(struct rondo_endpoint *ep, struct rondo_transfer *transfer)
         struct rondo_member *peer = &g->member[part->peer];
         part->where = part->memory;
         if (part->receives) {
-            part->word[0] = ep->me->inbox[part->peer].promised++;
+            part->word[0] = ep->promised[part->peer]++;
             continue;
         }
-        if (rondo__mailbox_post(&peer->inbox[ep->rank], part->memory, part->bytes, ep->fences))
+        if (rondo__mailbox_post(box_to(g, &peer->inbox[ep->rank]), part->memory, part->bytes, ep->fences))
             return rondo__fail(RONDO_ENOMEM, "no memory for a message to rank %d", (int)part->peer);
         rondo__bell_ring(peer->bell, 1);
     }
     return 0;
 }
 
+/* The receiver's; NULL: nothing was ever sent. */
+static struct rondo_mailbox *box_from(_Atomic(struct rondo_mailbox *) *in)
+{
+    return atomic_load_explicit(in, memory_order_acquire);   /* pairs with box_to() */
+}
+
 /* 1: taken, 0: not there yet, or a code. */
 static int take(struct rondo_endpoint *ep, struct rondo_part *part)
 {
-    struct rondo_mailbox *box = &ep->me->inbox[part->peer];
+    _Atomic(struct rondo_mailbox *) *in = &ep->me->inbox[part->peer];
+    struct rondo_mailbox *box = box_from(in);
     if (!rondo__mailbox_has(box, part->word[0])) {
         /* acquire: pairs with leave(); what the leaver posted before is visible after, so look once more */
         if (!atomic_load_explicit(&ep->group->member[part->peer].left, memory_order_acquire))
             return 0;
+        box = box_from(in);
         if (!rondo__mailbox_has(box, part->word[0]))
             return RONDO_EPEER;
     }
@@ -255,7 +274,7 @@ static int take(struct rondo_endpoint *ep, struct rondo_part *part)
     if (m->bytes != part->bytes)
         return rondo__fail(RONDO_EMISMATCH, "rank %d sent %zu bytes where rank %d expects %zu", (int)part->peer, m->bytes, ep->rank,
                            part->bytes);
-    if (m->data) {
+    if (m->bytes > RONDO_EAGER) {
         /* seq_cst, both: the order that the head of this file tells about */
         atomic_store(&ep->me->reading, 1);
         if (rondo__group_revoked(ep->group))
@@ -392,4 +411,5 @@ const struct rondo_transport_ops rondo__threads_transport = {
     .in_place = 1,
     .computing = rondo__turns_computing,
     .memories = 1u,   /* the host's */
+    .once = rondo__group_once,
 };

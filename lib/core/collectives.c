@@ -23,6 +23,14 @@
 /* What is small needs no fence, but who waits for nobody must not run ahead without end. */
 #define UNFENCED_MAX 64
 
+int rondo__once(const rondo_context *ctx, const void *key, size_t key_bytes, void *value, size_t value_bytes,
+                int (*make)(void *arg, void *value), void *arg)
+{
+    if (ctx->ranks < MANY || !ctx->transport || !ctx->transport->once)
+        return make(arg, value);
+    return ctx->transport->once(ctx->endpoint, key, key_bytes, value, value_bytes, make, arg);
+}
+
 /* Both in one. */
 static int move(rondo_context *ctx, struct rondo_part *parts, int32_t count, int operation, const char *step)
 {

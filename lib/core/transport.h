@@ -130,6 +130,11 @@ struct rondo_transport_ops {
      * returns: nothing of it is in a stream. Asked once of an endpoint, which serves that device from then on, as do those that are split from it;
      * ep and dev are NULL where nobody has opened either: as far as it can be told. NULL: the host's. */
     int (*reaches)(struct rondo_endpoint *ep, const struct rondo_device_ops *ops, struct rondo_device *dev, uint32_t *memories);
+    /* make(arg, value), whose result follows from the key alone and which waits for nobody; but where another rank of this process has made it
+     * for the same key, a copy of that one's, and who is the first may let the others wait. Moves nothing; make()'s code, if it was called here. NULL:
+     * ranks have no memory in common. */
+    int (*once)(struct rondo_endpoint *ep, const void *key, size_t key_bytes, void *value, size_t value_bytes,
+                int (*make)(void *arg, void *value), void *arg);
 };
 
 /* What a loadable module (rondo_<name>.so in $(pkglibdir)) exports, as `rondo_module_entry`. A module is not linked with librondo:
