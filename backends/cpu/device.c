@@ -5,6 +5,7 @@
  */
 #include "backends/cpu/cpu.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -78,6 +79,9 @@ static int choose(const char *asked, int *out)
 
 /* ---- attach, detach ---- */
 
+/* That there are in this process. */
+static _Atomic int32_t devices;
+
 static int probe(void) { return 1; }
 
 static int attach(struct rondo_device **out, const struct rondo_device_desc *desc)
@@ -98,6 +102,7 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
     dev->crowded = d.crowded || dev->threads > rondo__cores();
     (void)rondo__team_forks(); /* from here on forks are counted */
     rondo__cpu_kernels(&dev->kernels, chosen);
+    atomic_fetch_add_explicit(&devices, 1, memory_order_relaxed);   /* nothing else is published with it */
     *out = dev;
     return 0;
 }
@@ -105,6 +110,7 @@ static int attach(struct rondo_device **out, const struct rondo_device_desc *des
 static void detach(struct rondo_device *dev)
 {
     if (dev) {
+        atomic_fetch_sub_explicit(&devices, 1, memory_order_relaxed);   /* the same */
         rondo__team_free(dev->team);
         rondo__free(dev->scratch_block);
     }
@@ -190,12 +196,14 @@ static int sync_streams(struct rondo_device *dev)
 /* ---- memory ---- */
 
 /* A large page. Scratch of some size is laid over whole ones: the kernels walk over all of it at once, which
- * small pages would slow by a few percent. */
+ * small pages would slow by a few percent. Not where ranks are very many, each of which would take a page or two. */
 #define LARGE RONDO_CPU_LARGE_PAGE
+#define DEVICES_MANY 64
 
 static size_t slack_of(size_t bytes)
 {
-    return bytes >= LARGE / 4 ? LARGE - 1 - (bytes - 1) % LARGE + LARGE : 0;
+    const bool few = atomic_load_explicit(&devices, memory_order_relaxed) <= DEVICES_MANY;
+    return few && bytes >= LARGE / 4 ? LARGE - 1 - (bytes - 1) % LARGE + LARGE : 0;
 }
 
 size_t rondo__cpu_scratch_takes(size_t bytes)

@@ -106,6 +106,8 @@ void rondo__design_free(struct rondo__design *design);
 int rondo__design_build(const struct rondo__design *design, int32_t rank, struct rondo__part_of *part);
 /* Before it is built again: each list as rondo__list_ready() says. */
 bool rondo__part_ready(struct rondo__part_of *part, bool first);
+/* Built, and not to be built again for long. */
+void rondo__part_trim(struct rondo__part_of *part);
 void rondo__part_free(struct rondo__part_of *part);
 void rondo__design_program(const struct rondo__design *design, const struct rondo__part_of *part, int program, struct rondo_program_desc *out);
 uint64_t rondo__design_hash(const struct rondo__design *design);

@@ -20,6 +20,7 @@ static int make(rondo_attention *plan, struct rondo__backward *b, const struct r
     int err = rondo__backward_build(d, way, plan->rank, &b->part);
     if (err)
         return err;
+    rondo__backward_part_trim(&b->part);
     const size_t n = (size_t)b->part.sources.count;
     b->queries = rondo__alloc_zero(n, sizeof *b->queries);
     b->keys = rondo__alloc_zero(n, sizeof *b->keys);
@@ -57,13 +58,12 @@ int rondo__backward_make(rondo_attention *plan, int32_t algorithm)
     if (!RONDO_HAS(ops, backward))
         return rondo__fail(RONDO_ENOTSUP, "rondo_attention_create: device %s has no gradients of attention in this build; device cpu has", ops->name);
     struct rondo__backward_way way;
-    int err = rondo__backward_algorithm(&plan->design, algorithm, &way);
+    int err = rondo__backward_algorithm_of(plan->ctx, &plan->design, info->hash, algorithm, &way);
     if (err)
         return err;
     struct rondo__backward *b = plan->backward = rondo__alloc_zero(1, sizeof *b);
-    if (!b)
-        return no_memory();
-    err = make(plan, b, &way);
+    err = b ? make(plan, b, &way) : no_memory();
+    rondo__backward_way_free(&way);
     if (err) {
         rondo__backward_free(plan);
         return err;
@@ -145,33 +145,88 @@ static int sums(const struct rondo__backward_call *call, void *const *place)
     return of.rows ? rondo__ops(call->plan->ctx)->backward_sums(rondo__dev(call->plan->ctx), NULL, &of) : 0;
 }
 
-/* A round: some jobs, or some joins. Where no rows of a rank are wanted it is not looked where they would be. */
-static int run(const struct rondo__backward_call *call, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll)
+/* What a round may look at, of ranks' rows: set, or, behind it, nothing any more. */
+static void show_rows(struct rondo__backward *b, void *const *place, struct rondo__backward_shown of, bool set)
 {
-    const struct rondo_device_ops *ops = rondo__ops(call->plan->ctx);
-    const struct rondo__backward_round *round = (const struct rondo__backward_round *)call->plan->backward->part.rounds.items + o->head;
-    const bool joins = o->first == RONDO_BACKWARD_NODES;
-    const rondo_attention *plan = call->plan;
-    const struct rondo__backward *b = plan->backward;
     const struct rondo__backward_source *source = b->part.sources.items;
-    const struct rondo__backward_store *store = b->part.node_buffers.items;
-    const int64_t n = plan->design.sequences;
-    const bool all = !joins && round->first >= b->part.dealt;
-    const int32_t own = plan->rank - plan->rank % round->sources;
-    for (int32_t r = 0; r < b->part.sources.count; r++) {
+    for (int32_t r = of.first; r < of.first + of.count; r++) {
         const struct rondo__backward_source *s = source + r;
         b->keys[r] = (struct rondo_backward_keys){ .rows = 0 };
         b->queries[r] = (struct rondo_backward_queries){ .rows = 0 };
-        if (joins || (round->source >= 0 && !rondo__round_has(r, round->source, round->sources) && !rondo__round_has(r, own, round->sources)))
+        if (!set)
             continue;
         b->keys[r] = (struct rondo_backward_keys){ place_of(place, s->key[0]), place_of(place, s->key[1]), s->key_rows };
         b->queries[r] = (struct rondo_backward_queries){ place_of(place, s->query[0]), place_of(place, s->query[1]),
                                                          (const float *)(const void *)place_of(place, s->query[2]),
                                                          (const float *)(const void *)place_of(place, s->query[3]), s->query_rows };
     }
-    for (int64_t i = 0; i < b->part.node_buffers.count; i++)
-        b->node_memory[i] = (struct rondo_backward_nodes){ (float *)(void *)place_of(place, store[i].buffer),
-                                                           store[i].buffer < 0 ? 0 : (int64_t)(store[i].bytes / sizeof(float)) };
+}
+
+/* ... and of nodes, by the places that name them. */
+static void show_places(struct rondo__backward *b, void *const *place, int64_t first, int64_t count, bool set)
+{
+    const struct rondo_backward_place *p = (const struct rondo_backward_place *)b->part.places.items + first;
+    for (int64_t i = 0; i < count; i++) {
+        const struct rondo__backward_store *store = (const struct rondo__backward_store *)b->part.node_buffers.items + p[i].buffer;
+        b->node_memory[p[i].buffer] = set && store->buffer >= 0
+            ? (struct rondo_backward_nodes){ (float *)(void *)place_of(place, store->buffer), (int64_t)(store->bytes / sizeof(float)) }
+            : (struct rondo_backward_nodes){ NULL, 0 };
+    }
+}
+
+static void show_nodes(struct rondo__backward *b, void *const *place, const struct rondo__operation *o, bool set)
+{
+    const struct rondo__backward_round *round = (const struct rondo__backward_round *)b->part.rounds.items + o->head;
+    const struct rondo_backward_job *job = b->part.jobs.items;
+    const struct rondo_backward_join *join = b->part.joins.items;
+    const struct rondo_tree_step *steps = b->part.steps.items;
+    for (int64_t i = round->first; i < round->first + round->count && o->first == RONDO_BACKWARD_RUN; i++) {
+        if (job[i].query_places >= 0)
+            show_places(b, place, job[i].query_places, job[i].queries, set);
+        if (job[i].key_places >= 0)
+            show_places(b, place, job[i].key_places, job[i].keys, set);
+    }
+    for (int64_t i = round->first; i < round->first + round->count && o->first == RONDO_BACKWARD_NODES; i++)
+        for (int32_t j = 0; j < join[i].steps; j++) {
+            const struct rondo_tree_step *at = steps + join[i].steps_first + j;
+            if (at->code == RONDO_TREE_LOAD || at->code == RONDO_TREE_STORE)
+                show_places(b, place, join[i].places_first + at->arg, 1, set);
+        }
+}
+
+/* All that a round needs, and nothing else. A ring of a thousand ranks has as many rounds, each of which needs two ranks' rows: so it is not all
+ * looked through each time. */
+static void show(struct rondo__backward *b, void *const *place, const struct rondo__operation *o, int32_t rank)
+{
+    const struct rondo__backward_round *round = (const struct rondo__backward_round *)b->part.rounds.items + o->head;
+    for (int i = 0; i < 2; i++)
+        show_rows(b, place, b->shown[i], false);
+    if (b->shown_for)
+        show_nodes(b, place, b->shown_for, false);
+    memset(b->shown, 0, sizeof b->shown);
+    if (o->first == RONDO_BACKWARD_RUN && round->source < 0) {
+        b->shown[0].count = (int32_t)b->part.sources.count;
+    } else if (o->first == RONDO_BACKWARD_RUN) {
+        b->shown[0] = (struct rondo__backward_shown){ rank - rank % round->sources, round->sources };
+        b->shown[1] = (struct rondo__backward_shown){ round->source, round->sources };
+    }
+    for (int i = 0; i < 2; i++)
+        show_rows(b, place, b->shown[i], true);
+    show_nodes(b, place, o, true);
+    b->shown_for = o;
+}
+
+/* A round: some jobs, or some joins. */
+static int run(const struct rondo__backward_call *call, const struct rondo__operation *o, void *const *place, const struct rondo_poll *poll)
+{
+    const struct rondo_device_ops *ops = rondo__ops(call->plan->ctx);
+    const struct rondo__backward_round *round = (const struct rondo__backward_round *)call->plan->backward->part.rounds.items + o->head;
+    const bool joins = o->first == RONDO_BACKWARD_NODES;
+    const rondo_attention *plan = call->plan;
+    struct rondo__backward *b = plan->backward;
+    const int64_t n = plan->design.sequences;
+    const bool all = !joins && round->first >= b->part.dealt;
+    show(b, place, o, plan->rank);
     const struct rondo_backward_run of = {
         .first = round->first - (all ? b->part.dealt : 0), .count = round->count, .queries = b->queries, .keys = b->keys, .nodes = b->node_memory,
         .query_count = (int32_t)b->part.sources.count, .key_count = (int32_t)b->part.sources.count, .node_count = (int32_t)b->part.node_buffers.count,

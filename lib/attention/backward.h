@@ -64,11 +64,20 @@ struct rondo__backward_part {
     uint64_t messages, bytes;          /* of all ranks */
 };
 
+/* Of the rows that go round a ring: which of a rank's others need, and how many ranks on the last one is who does. */
+struct rondo__backward_reach {
+    int64_t begin, end;
+    int32_t hops, reserved;
+};
+
 /* How gradients come: the algorithm, and of a mesh the columns of its grid, of all-to-all the teams that form a ring; else 0. by, seconds: who chose, and
- * what candidates were simulated to take (as rondo__tell_choice()). */
+ * what candidates were simulated to take (as rondo__tell_choice()). messages, bytes: that go between all ranks, nodes of sinks apart. What all ranks'
+ * pairs have to be looked at for is here, so that each rank's part is made without. */
 struct rondo__backward_way {
     int32_t algorithm, columns, teams, by;
     double seconds[RONDO_ALGORITHMS];
+    uint64_t messages, bytes;
+    struct rondo__backward_reach *reach;   /* [ranks]; NULL: no ring */
 };
 
 /* Whether a rank is among those with which another one is asked for. */
@@ -77,10 +86,16 @@ static inline bool rondo__round_has(int32_t rank, int32_t first, int32_t count) 
 /* way: of rondo__backward_algorithm(); part: { 0 } or one that was built before. After a failure it is empty. */
 int rondo__backward_build(const struct rondo__design *design, const struct rondo__backward_way *way, int32_t rank, struct rondo__backward_part *part);
 void rondo__backward_part_free(struct rondo__backward_part *part);
+/* What only building needs goes. */
+void rondo__backward_part_trim(struct rondo__backward_part *part);
 /* all: of jobs of all heads where heads are dealt out (part->dealt and on), by number from the first of these; else of the others. */
 void rondo__backward_desc(const struct rondo__design *design, const struct rondo__backward_part *part, bool all, struct rondo_backward_desc *out);
 /* What a design's gradients come by, where its descriptor asked for `asked`, perhaps auto; RONDO_ENOTSUP: not by that. */
 int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked, struct rondo__backward_way *out);
+/* The same of a plan's design, by one of the ranks that are in one process. hash: rondo__design_hash(). */
+int rondo__backward_algorithm_of(const rondo_context *ctx, const struct rondo__design *design, uint64_t hash, int32_t asked,
+                                 struct rondo__backward_way *out);
+void rondo__backward_way_free(struct rondo__backward_way *way);
 /* The most that copies of all arrays take. */
 size_t rondo__backward_pack_bytes(const struct rondo__backward_part *part);
 
@@ -108,6 +123,10 @@ struct rondo__backward {
     struct rondo_backward_queries *queries;   /* [sources] */
     struct rondo_backward_keys *keys;
     struct rondo_backward_nodes *node_memory;   /* [node_buffers] */
+    struct rondo__backward_shown {
+        int32_t first, count;
+    } shown[2];                        /* of the three arrays those that are set: ranks, and nodes of this round: */
+    const struct rondo__operation *shown_for;   /* NULL: of none */
     int64_t *lists;                    /* [4][sequences]: rows and columns of bias and dbias of position 0 */
     struct rondo_linear_node *join;    /* room for nodes of sinks */
     struct rondo__backward_stage stage[RONDO_GRADIENT_ARRAYS];

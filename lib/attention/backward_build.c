@@ -315,9 +315,14 @@ static void add_round(struct rondo__gradients *b, int32_t work, struct rondo__st
     struct rondo__operation *o = compute(b, work, step.what);
     o->step = step;
     o->head = (int32_t)p->rounds.count - 1;
-    for (int32_t r = source == RONDO_ROUND_KEYS ? b->base : 0; r < b->base + b->ranks && source != RONDO_ROUND_NONE; r++)
+    /* of one source: its team and this one, in their order; a ring of a thousand ranks has as many rounds, which all would be too many for */
+    const int32_t home = b->rank - b->rank % b->seats, low = source < home ? source : home, high = source < home ? home : source;
+    const int32_t all = source == RONDO_ROUND_NONE ? 0 : b->base + b->ranks;
+    for (int32_t r = source >= 0 ? low : source == RONDO_ROUND_KEYS ? b->base : 0; r < (source >= 0 ? high + b->seats : all); r++) {
+        if (source >= 0 && r == low + b->seats && r < high)
+            r = high;
         for (int i = 0; i < RONDO_KEY_ARRAYS + RONDO_QUERY_ARRAYS; i++) {
-            const bool queries = i >= RONDO_KEY_ARRAYS, own = queries ? rondo__round_has(r, b->rank - b->rank % b->seats, b->seats) : r == b->rank;
+            const bool queries = i >= RONDO_KEY_ARRAYS, own = queries ? rondo__round_has(r, home, b->seats) : r == b->rank;
             if (source >= 0 && !own && !rondo__round_has(r, source, b->seats))
                 continue;
             const int array = queries ? i - RONDO_KEY_ARRAYS : i;
@@ -327,6 +332,7 @@ static void add_round(struct rondo__gradients *b, int32_t work, struct rondo__st
             if (buffer >= 0 && (source != RONDO_ROUND_KEYS || !queries || r == b->base + b->rank))
                 use_once(b, buffer, rondo__product(queries ? of->query_rows : of->key_rows, row), false);
         }
+    }
 }
 
 /* The buffers of nodes in these places. */
@@ -479,6 +485,8 @@ static int make_schedule(struct rondo__gradients *b)
             rondo__source_at(b, own)->query_rows = b->queries[b->rank].rows;
         }
         p->dealt = INT64_MAX;
+        p->messages = b->way.messages;
+        p->bytes = b->way.bytes;
         err = b->s->failed ? rondo__no_gradients_memory() : builder_of(b)(b);
     }
     if (!err) {
@@ -534,6 +542,21 @@ int rondo__backward_build(const struct rondo__design *design, const struct rondo
     if (err)
         rondo__backward_part_free(part);
     return err;
+}
+
+void rondo__backward_part_trim(struct rondo__backward_part *part)
+{
+    rondo__list_trim(&part->leaves, sizeof(struct rondo_backward_leaf));
+    rondo__list_trim(&part->jobs, sizeof(struct rondo_backward_job));
+    rondo__list_trim(&part->own, sizeof(struct rondo_backward_leaf));
+    rondo__list_trim(&part->bases, sizeof(int64_t));
+    rondo__list_trim(&part->nodes, sizeof(struct rondo__backward_node));
+    rondo__list_trim(&part->places, sizeof(struct rondo_backward_place));
+    rondo__list_trim(&part->joins, sizeof(struct rondo_backward_join));
+    rondo__list_trim(&part->steps, sizeof(struct rondo_tree_step));
+    rondo__list_trim(&part->rounds, sizeof(struct rondo__backward_round));
+    rondo__list_trim(&part->node_buffers, sizeof(struct rondo__backward_store));
+    rondo__schedule_trim(&part->schedule);
 }
 
 void rondo__backward_part_free(struct rondo__backward_part *part)

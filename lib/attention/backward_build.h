@@ -132,7 +132,7 @@ int32_t rondo__add_nodes(struct rondo__gradients *b, int32_t buffer, size_t byte
 bool rondo__add_bias_jobs(struct rondo__gradients *b, int32_t of, const struct rondo__rows *here);
 /* The same of all keys, where a builder does not bring them: they come to whose queries see them. On a grid those of the row are here, `here`. */
 bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows *here);
-bool rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
+void rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 
 /* ---- heads that are dealt out to seats: backward_heads.c ---- */
 size_t rondo__heads_row(const struct rondo__gradients *b, const struct rondo__backward_heads *of, bool queries, int array);
@@ -152,11 +152,12 @@ int rondo__teams_gradients(struct rondo__gradients *b);
 int rondo__ring_kv_gradients(struct rondo__gradients *b);
 int rondo__ring_q_gradients(struct rondo__gradients *b);
 int rondo__mesh_gradients(struct rondo__gradients *b);
-/* Bytes that go between all ranks, and messages. false: no memory. */
-bool rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
+/* Bytes that go between all ranks, and messages, which all pairs of ranks are looked at for. false: no memory. */
+void rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes);
 bool rondo__teams_move(struct rondo__gradients *b, int32_t teams, uint64_t *messages, uint64_t *bytes);
-bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes);
+/* reach: [ranks], filled. */
+bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes, struct rondo__backward_reach *reach);
 /* ... on a grid of so many columns; and the grid that moves least. */
 bool rondo__mesh_moves(struct rondo__gradients *b, int32_t columns, uint64_t *messages, uint64_t *bytes);
 bool rondo__mesh_choose(struct rondo__gradients *b, int32_t *columns);

@@ -5,6 +5,7 @@
  * taken; else the computing that each gives its slowest rank, and the bytes that it moves, decide. Called by backward.c and schedule/api.c.
  */
 #include "attention/backward_build.h"
+#include "plan/plan.h"
 #include "plan/predict.h"
 
 /* What computes hardly more than the least work counts as alike. */
@@ -18,7 +19,6 @@ struct candidate {
     struct rondo__backward_way way;
     double work;                       /* FLOPs of the slowest rank */
     double seconds;
-    uint64_t bytes;                    /* of all ranks */
     bool can;
 };
 
@@ -61,26 +61,35 @@ static int complete(struct rondo__gradients *b, struct rondo__backward_way *way)
     return way->columns || rondo__mesh_choose(b, &way->columns) ? 0 : rondo__no_gradients_memory();
 }
 
-/* What all ranks move. */
-static int moves(struct rondo__gradients *b, const struct rondo__backward_way *way, uint64_t *bytes)
+/* What all ranks move, and of a ring which rows. */
+static int moves(struct rondo__gradients *b, struct rondo__backward_way *way)
 {
-    uint64_t messages, more = 0;
+    const int32_t algorithm = way->algorithm;
+    const bool gathers = algorithm == RONDO_ALL_GATHER || algorithm == RONDO_HALO || b->ranks == 1;
+    uint64_t *messages = &way->messages, *bytes = &way->bytes;
     bool fine = true;
     b->way = *way;
-    if (way->algorithm == RONDO_ALL_TO_ALL && way->teams == 1)
-        rondo__heads_move(b, &messages, bytes);
-    else if (way->algorithm == RONDO_ALL_TO_ALL)
-        fine = rondo__teams_move(b, way->teams, &messages, bytes);
-    else if (way->algorithm == RONDO_MESH)
-        fine = rondo__mesh_moves(b, way->columns, &messages, bytes);
-    else if (way->algorithm == RONDO_ALL_GATHER)
-        fine = rondo__gather_moves(b, &messages, bytes);
-    else
-        fine = rondo__ring_moves(b, way->algorithm == RONDO_PASS_Q, &messages, bytes);
-    if (b->d->desc.bias && way->algorithm != RONDO_ALL_GATHER && way->algorithm != RONDO_PASS_KV)
-        fine = fine && rondo__bias_moves(b, &messages, &more);
-    *bytes += more;
+    if (gathers) {
+        rondo__gather_moves(b, messages, bytes);
+    } else if (algorithm == RONDO_ALL_TO_ALL && way->teams == 1) {
+        rondo__heads_move(b, messages, bytes);
+    } else if (algorithm == RONDO_ALL_TO_ALL) {
+        fine = rondo__teams_move(b, way->teams, messages, bytes);
+    } else if (algorithm == RONDO_MESH) {
+        fine = rondo__mesh_moves(b, way->columns, messages, bytes);
+    } else {
+        way->reach = rondo__alloc_zero((size_t)b->ranks, sizeof *way->reach);
+        fine = way->reach && rondo__ring_moves(b, algorithm == RONDO_PASS_Q, messages, bytes, way->reach);
+    }
+    if (b->d->desc.bias && fine && !gathers && algorithm != RONDO_PASS_KV)
+        rondo__bias_moves(b, messages, bytes);
     return fine ? 0 : rondo__no_gradients_memory();
+}
+
+void rondo__backward_way_free(struct rondo__backward_way *way)
+{
+    rondo__free(way->reach);
+    way->reach = NULL;
 }
 
 /* Whether a way is a candidate: all-to-all of several seats, a mesh that is neither a row nor a column. Of a bias whose gradient
@@ -106,7 +115,7 @@ static int measure(struct rondo__gradients *b, struct candidate *c)
         err = rondo__backward_work(b->d, &c->way, r, &rank);
         c->work = rank > c->work ? rank : c->work;
     }
-    return err || !c->can ? err : moves(b, &c->way, &c->bytes);
+    return err || !c->can ? err : moves(b, &c->way);
 }
 
 /* When the last rank is ready. */
@@ -133,7 +142,7 @@ static int simulate(const struct rondo__design *d, struct candidate *c)
 static int choose(const struct rondo__design *d, struct rondo__backward_way *out)
 {
     const bool foresees = d->foresight.hardware && d->ranks <= RONDO_RANKS_FORESEEN;
-    struct candidate c[CANDIDATES];
+    struct candidate c[CANDIDATES] = { { .can = false } };
     struct rondo__gradients b;
     double least = 0.0;
     int best = 0;
@@ -145,23 +154,24 @@ static int choose(const struct rondo__design *d, struct rondo__backward_way *out
     for (int i = 0; i < CANDIDATES && !err; i++) {
         c[i] = (struct candidate){ .way = { .algorithm = candidates[i] } };
         err = measure(&b, c + i);
-        c[i].can = c[i].can && c[i].bytes / (d->machine.in_place ? MOST_HELD : MOST_MOVED) <= c[0].bytes;
+        c[i].can = c[i].can && c[i].way.bytes / (d->machine.in_place ? MOST_HELD : MOST_MOVED) <= c[0].way.bytes;
         if (!err && c[i].can && foresees)
             err = simulate(d, c + i);
         if (c[i].can && (!i || c[i].work < least))
             least = c[i].work;
     }
     for (int i = 1; i < CANDIDATES && !err; i++) {
-        const bool fewer = c[i].work <= least * ALIKE && (c[best].work > least * ALIKE || c[i].bytes < c[best].bytes);
+        const bool fewer = c[i].work <= least * ALIKE && (c[best].work > least * ALIKE || c[i].way.bytes < c[best].way.bytes);
         if (c[i].can && (foresees ? c[i].seconds < c[best].seconds : fewer))
             best = i;
     }
     rondo__gradients_end(&b);
+    for (int i = 0; i < CANDIDATES; i++)
+        if (err || i != best)
+            rondo__backward_way_free(&c[i].way);
     if (err)
         return err;
-    out->algorithm = c[best].way.algorithm;
-    out->columns = c[best].way.columns;
-    out->teams = c[best].way.teams;
+    *out = c[best].way;
     out->by = foresees ? RONDO_CHOSEN_BY_TIME : RONDO_CHOSEN_BY_RULE;
     for (int i = 0; i < CANDIDATES; i++)
         out->seconds[candidates[i]] = c[i].seconds;
@@ -182,6 +192,68 @@ int rondo__backward_algorithm(const struct rondo__design *design, int32_t asked,
     int err = rondo__gradients_begin(&b, design, 0);
     if (!err)
         err = complete(&b, out);
+    if (!err)
+        err = moves(&b, out);
     rondo__gradients_end(&b);
+    if (err)
+        rondo__backward_way_free(out);
+    return err;
+}
+
+/* ---- once for all ranks of a process ---- */
+
+/* What a way follows from besides the design's hash. */
+struct key {
+    uint64_t what, hash, hardware;
+    int64_t beside, asked, in_place, unified, eager, memories;
+};
+
+/* A way, and its reach, if it has one. */
+struct known {
+    struct rondo__backward_way way;
+    int64_t rings;
+    struct rondo__backward_reach reach[];
+};
+
+struct question {
+    const struct rondo__design *design;
+    int32_t asked;
+};
+
+static int answer(void *arg, void *value)
+{
+    const struct question *q = arg;
+    struct known *known = value;
+    int err = rondo__backward_algorithm(q->design, q->asked, &known->way);
+    known->rings = !err && known->way.reach;
+    if (known->rings)
+        memcpy(known->reach, known->way.reach, (size_t)q->design->ranks * sizeof *known->reach);
+    rondo__backward_way_free(&known->way);
+    return err;
+}
+
+int rondo__backward_algorithm_of(const rondo_context *ctx, const struct rondo__design *design, uint64_t hash, int32_t asked,
+                                 struct rondo__backward_way *out)
+{
+    const struct rondo__machine *m = &design->machine;
+    const struct key key = { 0x77617920u, hash, design->foresight.hardware ? rondo__hardware_hash(design->foresight.hardware) : 0,
+                             design->foresight.beside, asked, m->in_place, m->unified, (int64_t)m->eager, m->memories };
+    const size_t reach = (size_t)design->ranks * sizeof(struct rondo__backward_reach);
+    struct question question = { design, asked };
+    struct known *known = rondo__alloc_zero(1, sizeof *known + reach);
+    *out = (struct rondo__backward_way){ .algorithm = 0 };
+    if (!known)
+        return rondo__no_gradients_memory();
+    int err = rondo__once(ctx, &key, sizeof key, known, sizeof *known + reach, answer, &question);
+    if (!err)
+        *out = known->way;
+    if (!err && known->rings) {
+        out->reach = rondo__alloc(reach);
+        if (out->reach)
+            memcpy(out->reach, known->reach, reach);
+        else
+            err = rondo__no_gradients_memory();
+    }
+    rondo__free(known);
     return err;
 }

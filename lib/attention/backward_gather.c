@@ -34,12 +34,10 @@ static struct rondo__rows needed(const struct rondo__gradients *b, int32_t of_ra
     return r.begin < r.end ? r : (struct rondo__rows){ 0, 0 };
 }
 
-/* Of each rank what each other one needs: [of whom][for whom]; of itself all. */
-static void find_needed(const struct rondo__gradients *b, bool queries, struct rondo__rows *out)
+/* Of a rank what another one needs; of itself all. */
+static struct rondo__rows needed_by(const struct rondo__gradients *b, bool queries, int32_t of, int32_t to)
 {
-    for (int32_t of = 0; of < b->ranks; of++)
-        for (int32_t to = 0; to < b->ranks; to++)
-            *out++ = of == to ? (struct rondo__rows){ 0, rondo__side_of(b, queries, of)->rows } : needed(b, of, to, queries);
+    return of == to ? (struct rondo__rows){ 0, rondo__side_of(b, queries, of)->rows } : needed(b, of, to, queries);
 }
 
 /* ---- jobs ---- */
@@ -124,40 +122,36 @@ void rondo__exchange_rows(struct rondo__gradients *b, const char *what, bool que
         }
 }
 
-static void count(const struct rondo__gradients *b, bool queries, const struct rondo__rows *needs, uint64_t *messages, uint64_t *bytes)
+/* One exchange of rows. */
+static void count(const struct rondo__gradients *b, bool queries, const struct rondo__rows *rows, uint64_t *messages, uint64_t *bytes)
 {
-    for (int32_t of = 0; of < b->ranks; of++)
-        for (int32_t to = 0; to < b->ranks; to++, needs++)
-            for (int i = 0; i < rondo__side_arrays(queries) && of != to && any(needs); i++) {
-                ++*messages;
-                *bytes += (uint64_t)rondo__product(needs->end - needs->begin, rondo__gradient_row(b->d, queries, i));
-            }
+    for (int i = 0; i < rondo__side_arrays(queries) && any(rows); i++) {
+        ++*messages;
+        *bytes += (uint64_t)rondo__product(rows->end - rows->begin, rondo__gradient_row(b->d, queries, i));
+    }
 }
 
-bool rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes)
+void rondo__gather_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes)
 {
-    struct rondo__rows *needs = rondo__alloc_zero((size_t)b->ranks * (size_t)b->ranks, sizeof *needs);
     *messages = *bytes = 0;
-    for (int queried = 0; queried < 2 && needs; queried++) {
-        find_needed(b, queried, needs);
-        count(b, queried, needs, messages, bytes);
-    }
-    rondo__free(needs);
-    return needs != NULL;
+    for (int queried = 0; queried < 2; queried++)
+        for (int32_t of = 0; of < b->ranks; of++)
+            for (int32_t to = 0; to < b->ranks; to++) {
+                const struct rondo__rows rows = of != to ? needed_by(b, queried, of, to) : (struct rondo__rows){ 0, 0 };
+                count(b, queried, &rows, messages, bytes);
+            }
 }
 
 int rondo__gather_gradients(struct rondo__gradients *b)
 {
     const size_t n = (size_t)b->ranks;
-    struct rondo__rows *needs = rondo__alloc_zero(n * n + 3 * n, sizeof *needs), *mine = needs ? needs + n * n : NULL;
-    bool fine = needs != NULL;
+    struct rondo__rows *mine = rondo__alloc_zero(3 * n, sizeof *mine);
+    bool fine = mine != NULL;
     for (int queried = 0; queried < 2 && fine; queried++) {
         struct rondo__rows *here = mine + (size_t)(queried + 1) * n;
-        find_needed(b, queried, needs);
-        count(b, queried, needs, &b->part->messages, &b->part->bytes);
         for (int32_t r = 0; r < b->ranks; r++) {
-            mine[r] = needs[(size_t)b->rank * n + (size_t)r];
-            here[r] = needs[(size_t)r * n + (size_t)b->rank];
+            mine[r] = needed_by(b, queried, b->rank, r);
+            here[r] = needed_by(b, queried, r, b->rank);
             *(queried ? &rondo__source_at(b, r)->query_rows : &rondo__source_at(b, r)->key_rows) = here[r].end - here[r].begin;
         }
         if (queried)
@@ -168,53 +162,41 @@ int rondo__gather_gradients(struct rondo__gradients *b)
     fine = fine && add_jobs(b, mine + 2 * n, mine + n);
     if (fine)
         rondo__add_backward_jobs(b, rondo__step_named("gradients"), 0, b->part->jobs.count, RONDO_ROUND_ALL);
-    rondo__free(needs);
+    rondo__free(mine);
     return fine ? 0 : rondo__no_gradients_memory();
 }
 
 /* ---- a bias's gradient beside another builder's ---- */
 
-/* Of each rank the keys that each other one's queries see, [of whom][for whom], unless a grid's row brings them. */
-static struct rondo__rows *bias_needs(const struct rondo__gradients *b, size_t more)
+/* Of a rank the keys that another one's queries see, unless a grid's row brings them. */
+static struct rondo__rows bias_needs(const struct rondo__gradients *b, int32_t of, int32_t to)
 {
-    const size_t n = (size_t)b->ranks;
-    struct rondo__rows *needs = rondo__alloc_zero(n * n + more, sizeof *needs);
-    if (!needs)
-        return NULL;
-    find_needed(b, false, needs);
-    for (int32_t of = 0; of < b->ranks && b->way.columns; of++)
-        for (int32_t to = 0; to < b->ranks; to++)
-            if (of / b->way.columns == to / b->way.columns)
-                needs[(size_t)of * n + (size_t)to] = (struct rondo__rows){ 0, 0 };
-    return needs;
+    const bool row = b->way.columns && of / b->way.columns == to / b->way.columns;
+    return row || of == to ? (struct rondo__rows){ 0, 0 } : needed_by(b, false, of, to);
 }
 
-bool rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes)
+void rondo__bias_moves(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes)
 {
-    struct rondo__rows *needs = bias_needs(b, 0);
-    if (needs)
-        count(b, false, needs, messages, bytes);
-    rondo__free(needs);
-    return needs != NULL;
+    for (int32_t of = 0; of < b->ranks; of++)
+        for (int32_t to = 0; to < b->ranks; to++) {
+            const struct rondo__rows rows = bias_needs(b, of, to);
+            count(b, false, &rows, messages, bytes);
+        }
 }
 
 bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows *here)
 {
     const size_t n = (size_t)b->ranks;
-    struct rondo__rows *needs = bias_needs(b, 3 * n), *mine, *theirs, *rows;
+    struct rondo__rows *mine = rondo__alloc_zero(3 * n, sizeof *mine), *theirs = mine + n, *rows = theirs + n;
     const int64_t first = b->part->jobs.count;
-    if (!needs)
+    if (!mine)
         return false;
-    mine = needs + n * n;
-    theirs = mine + n;
-    rows = theirs + n;
-    count(b, false, needs, &b->part->messages, &b->part->bytes);
     for (int32_t r = 0; r < b->ranks; r++) {
         const bool row = b->way.columns && r / b->way.columns == b->rank / b->way.columns;
         if (r == b->rank)
             continue;
-        mine[r] = needs[(size_t)b->rank * n + (size_t)r];
-        theirs[r] = needs[(size_t)r * n + (size_t)b->rank];
+        mine[r] = bias_needs(b, b->rank, r);
+        theirs[r] = bias_needs(b, r, b->rank);
         rows[r] = row ? here[r] : theirs[r];
         if (!row)
             rondo__source_at(b, b->base + r)->key_rows = theirs[r].end - theirs[r].begin;
@@ -223,6 +205,6 @@ bool rondo__bias_gradients(struct rondo__gradients *b, const struct rondo__rows 
     const bool fine = rondo__add_bias_jobs(b, -1, rows);
     if (fine)
         rondo__add_backward_jobs(b, rondo__step_named("gradients of bias"), first, b->part->jobs.count - first, RONDO_ROUND_KEYS);
-    rondo__free(needs);
+    rondo__free(mine);
     return fine;
 }

@@ -39,10 +39,10 @@ static int64_t all_nodes(const struct rondo__gradients *b, const struct rondo__b
 void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t *bytes)
 {
     *messages = *bytes = 0;
-    for (int32_t of = 0; of < b->ranks; of++)
-        for (int32_t to = 0; to < b->ranks; to++) {   /* rows there, and their nodes back */
-            const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, to, b->ranks);
-            if (of == to || !heads.heads)
+    for (int32_t to = 0; to < b->ranks; to++) {
+        const struct rondo__backward_heads heads = rondo__backward_heads_of(b->d, to, b->ranks);
+        for (int32_t of = 0; of < b->ranks && heads.heads; of++) {   /* rows there, and their nodes back */
+            if (of == to)
                 continue;
             for (int queried = 0; queried < 2; queried++)
                 for (int i = 0; i < rondo__side_arrays(queried); i++) {
@@ -54,6 +54,7 @@ void rondo__heads_move(struct rondo__gradients *b, uint64_t *messages, uint64_t 
             *messages += back > 0;
             *bytes += (uint64_t)back;
         }
+    }
 }
 
 /* ---- rows, to who has the heads ---- */
@@ -241,7 +242,6 @@ int rondo__heads_gradients(struct rondo__gradients *b)
     bool fine = packed && made && used;
     if (fine) {
         memset(made, 0xff, 3 * n * sizeof *made);
-        rondo__heads_move(b, &p->messages, &p->bytes);
         p->heads = rondo__backward_heads_of(b->d, b->rank, b->ranks);
         for (int queried = 0; queried < 2; queried++) {
             if (queried)

@@ -144,13 +144,11 @@ int rondo__mesh_gradients(struct rondo__gradients *b)
     g.stores = rondo__alloc_zero(3 * n, sizeof *g.stores);
     g.made = rondo__alloc_zero(2 * n, sizeof *g.made);
     g.mine = rondo__alloc_zero(2 * n, sizeof *g.mine);
-    bool fine = rondo__crossing_grid(&g.cross, b, b->way.columns, count) && g.stores && g.made && g.mine;
+    bool fine = rondo__crossing_grid(&g.cross, b, b->way.columns, NULL) && g.stores && g.made && g.mine;
     if (fine) {
         g.arrivals = g.stores + 2 * n;
         g.came = g.made + n;
         g.theirs = g.mine + n;
-        b->part->messages = g.cross.messages;
-        b->part->bytes = g.cross.bytes;
         fine = add_work(&g);
     }
     if (fine) {

@@ -252,7 +252,8 @@ static void note_needs(struct rondo__crossing *c, int32_t at, const struct rondo
     c->asked[at] = needs[rank];
     if (at == rank)
         memcpy(c->hull, needs, (size_t)c->b->ranks * sizeof *needs);
-    c->count(c, at, needs);
+    if (c->count)
+        c->count(c, at, needs);
 }
 
 static void note_nodes(struct rondo__crossing *c, int64_t floats)
@@ -265,12 +266,14 @@ static void note_nodes(struct rondo__crossing *c, int64_t floats)
  * the two teams that meet, and for nobody else. floats and needs [ranks]: room, 0. */
 static void measure_teams(struct rondo__crossing *c, int64_t *floats, struct rondo__rows *needs)
 {
-    const int32_t n = c->b->ranks, seats = c->seats, teams = n / seats;
+    const int32_t n = c->b->ranks, seats = c->seats, teams = n / seats, team = c->b->rank / seats;
     for (int32_t at = 0; at < n; at += seats) {
         for (int32_t r = 0; r < n; r++)
             needs[r] = unasked;
         for (int32_t j = 0; j < teams; j++) {
             const int32_t of = (at / seats - j + teams) % teams;
+            if (!c->count && at / seats != team && of != team)
+                continue;
             for (int64_t q = -1, k = -1; next_pair(c, at / seats, of, &q, &k);)
                 for (int queried = 0; queried < 2; queried++)
                     measure_part(c, queried, queried ? knot_at(c, true, q) : knot_at(c, false, k), queried ? knot_at(c, false, k) : knot_at(c, true, q), -1, 1,
@@ -293,9 +296,11 @@ static void measure_teams(struct rondo__crossing *c, int64_t *floats, struct ron
 
 static void measure_grid(struct rondo__crossing *c, int64_t *floats, struct rondo__rows *needs)
 {
-    const int32_t n = c->b->ranks, peers = rondo__crossing_peers(c);
+    const int32_t n = c->b->ranks, rank = c->b->rank, peers = rondo__crossing_peers(c);
     const int64_t heads = c->b->d->desc.heads;
     for (int32_t at = 0; at < n; at++) {
+        if (!c->count && at / c->columns != rank / c->columns && at % c->columns != rank % c->columns)
+            continue;
         for (int32_t i = 0, of; i < peers; i++)
             if ((of = rondo__crossing_peer(c, at, i)) >= 0)
                 needs[of] = unasked;
@@ -313,6 +318,16 @@ static void measure_grid(struct rondo__crossing *c, int64_t *floats, struct rond
         for (int32_t i = 0, of; i < peers; i++)
             if ((of = rondo__crossing_peer(c, at, i)) >= 0)
                 needs[of] = (struct rondo__rows){ 0, 0 };
+    }
+}
+
+/* As it was measured for all of them. */
+static void take_reach(struct rondo__crossing *c)
+{
+    const struct rondo__backward_reach *reach = c->b->way.reach;
+    for (int32_t r = 0; r < c->b->ranks; r++) {
+        c->hull[r] = (struct rondo__rows){ reach[r].begin, reach[r].end };
+        c->reach[r] = reach[r].hops;
     }
 }
 
@@ -351,6 +366,8 @@ static bool make(struct rondo__crossing *c)
         measure_teams(c, floats, needs);
     else if (fine && c->columns)
         measure_grid(c, floats, needs);
+    else if (fine && c->b->way.reach)
+        take_reach(c);
     else if (fine)
         measure_ring(c, floats);
     rondo__free(floats);
@@ -508,6 +525,7 @@ struct joiner {
     struct rondo__crossing *c;
     struct rondo__tree tree;
     struct rondo__list pieces, stages, due;
+    struct rondo__list lists;          /* int32_t: of what is given to a leaf the first of each stage, [stages], and the next of its stage; -1: no more */
     struct rondo__backward_heads heads;
     bool queries;
 };
@@ -544,9 +562,9 @@ static bool add_join(struct joiner *j, const struct rondo_backward_leaf *leaf, c
     struct due *due = rondo__list_add(&j->due, sizeof *due, 1);
     if (!due || (program.leaves + slots && !place))
         return false;
-    for (int64_t i = 0; i < count; i++)
-        if (given[i].stage == stage)
-            *place++ = (struct rondo_backward_place){ given[i].at, given[i].store, 0 };
+    const int32_t *head = j->lists.items, *next = head + c->stages;
+    for (int32_t i = count ? head[stage] : -1; i >= 0; i = next[i])
+        *place++ = (struct rondo_backward_place){ given[i].at, given[i].store, 0 };
     for (int32_t i = 0; i < slots; i++)
         *place++ = (struct rondo_backward_place){ waits + i * floats, c->wait_store[j->queries], 0 };
     *due = (struct due){ j->due.count, stage, j->queries, { .steps_first = first, .places_first = places, .row = leaf->row, .steps = program.steps,
@@ -560,12 +578,15 @@ static bool join_leaf(struct joiner *j, const struct rondo_backward_leaf *leaf, 
 {
     struct rondo__crossing *c = j->c;
     struct rondo__piece *piece = rondo__list_set(&j->pieces, sizeof *piece, count + 1);
-    int32_t *stage = rondo__list_set(&j->stages, sizeof *stage, count + 1);
-    if (!piece || !stage)
+    int32_t *stage = rondo__list_set(&j->stages, sizeof *stage, count + 1), *head = rondo__list_set(&j->lists, sizeof *head, c->stages + count);
+    if (!piece || !stage || !head)
         return false;
-    for (int64_t i = 0; i < count; i++) {
+    memset(head, 0xff, (size_t)c->stages * sizeof *head);
+    for (int64_t i = count - 1; i >= 0; i--) {
         piece[i] = (struct rondo__piece){ .index = given[i].index, .leaves = 1 };
         stage[i] = given[i].stage;
+        head[c->stages + i] = head[stage[i]];
+        head[stage[i]] = (int32_t)i;
     }
     if (rondo__tree_build(&j->tree, piece, count, c->stages))
         return false;
@@ -622,6 +643,7 @@ bool rondo__crossing_join(struct rondo__crossing *c)
     rondo__list_free(&j.tree.memory);
     rondo__list_free(&j.pieces);
     rondo__list_free(&j.stages);
+    rondo__list_free(&j.lists);
     rondo__list_free(&j.due);
     return fine;
 }

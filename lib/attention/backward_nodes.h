@@ -32,9 +32,10 @@ struct rondo__crossing {
     int32_t seats;                     /* ranks of a team, who have its heads; or 0. Neither: it is a ring */
     int32_t stages;                    /* of joins: steps of a ring, or one; of teams two for each step */
     struct rondo__gradient_side side[2];        /* keys, queries */
-    /* For all ranks. What each of them makes and needs of each other one is looked at rank by rank, and kept of those alone that this one is: a
-     * thousand ranks of one process would have a thousand tables of a million. */
-    rondo__crossing_count *count;      /* of a grid and teams */
+    /* For all ranks, where there is something to count with; else for this one and those that it has to do with. What each of them makes and needs of
+     * each other one is looked at rank by rank, and kept of those alone that this one is: a thousand ranks of one process would have a thousand tables
+     * of a million, and look at a million pairs each. */
+    rondo__crossing_count *count;      /* of a grid and teams; NULL: nothing is counted */
     uint64_t messages, bytes;          /* that go between all of them, but for rows of a ring */
     int32_t *reach;                    /* [ranks]: of a ring: how many ranks on the last one is who needs its rows */
     struct rondo__rows *hull;          /* [ranks]: of a ring: of the rows that others need; of a grid and teams: what this rank needs of each one's (of
@@ -65,7 +66,8 @@ static inline int32_t rondo__crossing_peer(const struct rondo__crossing *c, int3
 
 /* The heads of a rank. */
 struct rondo__backward_heads rondo__crossing_heads(const struct rondo__crossing *c, int32_t rank);
-/* { 0 } made of who has what, a ring, a grid or teams; or freed after a failure, too. false: no memory. */
+/* { 0 } made of who has what, a ring, a grid or teams; or freed after a failure, too. A ring is looked at for all ranks unless the way that b goes has
+ * that already. false: no memory. */
 bool rondo__crossing_make(struct rondo__crossing *c, struct rondo__gradients *b, bool queries_move);
 bool rondo__crossing_grid(struct rondo__crossing *c, struct rondo__gradients *b, int32_t columns, rondo__crossing_count *count);
 bool rondo__crossing_teams(struct rondo__crossing *c, struct rondo__gradients *b, int32_t teams, rondo__crossing_count *count);

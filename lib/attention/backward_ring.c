@@ -273,12 +273,14 @@ static void count(const struct ring *g, uint64_t *messages, uint64_t *bytes)
     }
 }
 
-bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes)
+bool rondo__ring_moves(struct rondo__gradients *b, bool queries, uint64_t *messages, uint64_t *bytes, struct rondo__backward_reach *reach)
 {
     struct ring g = { .b = b };
     const bool fine = rondo__crossing_make(&g.cross, b, queries);
     if (fine)
         count(&g, messages, bytes);
+    for (int32_t r = 0; r < b->ranks && fine; r++)
+        reach[r] = (struct rondo__backward_reach){ g.cross.hull[r].begin, g.cross.hull[r].end, g.cross.reach[r], 0 };
     rondo__crossing_free(&g.cross);
     return fine;
 }
@@ -297,7 +299,6 @@ static int ring(struct rondo__gradients *b, bool queries)
             if (r != b->rank)
                 *rows = comes(&g, r, (b->rank - r + b->ranks) % b->ranks) ? rows_of(&g, r) : 0;
         }
-        count(&g, &b->part->messages, &b->part->bytes);
         schedule(&g, arrivals);
         fine = !queries || !b->d->desc.bias || rondo__bias_gradients(b, NULL);
     }

@@ -316,11 +316,9 @@ int rondo__teams_gradients(struct rondo__gradients *b)
     g.seat = b->rank % g.seats;
     g.slots = 2 * g.seats;
     b->seats = g.seats;
-    bool fine = rondo__crossing_teams(&g.cross, b, g.teams, count) && allocate(&g);
+    bool fine = rondo__crossing_teams(&g.cross, b, g.teams, NULL) && allocate(&g);
     if (fine) {
         b->part->heads = rondo__crossing_heads(&g.cross, b->rank);
-        b->part->messages = g.cross.messages;
-        b->part->bytes = g.cross.bytes;
         fine = add_work(&g);
     }
     if (fine) {

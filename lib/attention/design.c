@@ -322,6 +322,22 @@ static void free_tables(struct rondo__tables *t)
     rondo__list_free(&t->jobs);
 }
 
+static void trim_tables(struct rondo__tables *t)
+{
+    rondo__list_trim(&t->spans, sizeof(rondo_span));
+    rondo__list_trim(&t->leaves, sizeof(struct rondo_leaf));
+    rondo__list_trim(&t->steps, sizeof(struct rondo_tree_step));
+    rondo__list_trim(&t->places, sizeof(struct rondo_place));
+    rondo__list_trim(&t->jobs, sizeof(struct rondo_job));
+}
+
+void rondo__part_trim(struct rondo__part_of *part)
+{
+    trim_tables(&part->tables);
+    trim_tables(&part->probs);
+    rondo__schedule_trim(&part->schedule);
+}
+
 bool rondo__part_ready(struct rondo__part_of *part, bool first)
 {
     struct rondo__tables *t = &part->tables;

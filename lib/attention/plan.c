@@ -113,6 +113,8 @@ static int make(rondo_attention *plan, const rondo_attention_desc *desc)
         err = rondo__design_build(&plan->design, plan->rank, &plan->part);
     if (err)
         return err;
+    if (!plan->runner)   /* it is new: whoever updates it takes room to grow */
+        rondo__part_trim(&plan->part);
     rondo__design_program(&plan->design, &plan->part, 0, programs);
     rondo__design_program(&plan->design, &plan->part, 1, programs + 1);
     err = rondo__runner_make(&plan->runner, plan->ctx, &plan->part.schedule, programs, plan->design.desc.probs ? 2 : 1,
@@ -149,7 +151,6 @@ int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rond
         rondo_attention_destroy(plan);
         return err;
     }
-    rondo__list_free(&plan->part.schedule.history);
     rondo__design_forget(&plan->design);
     plan->info.plan_bytes = plan_bytes(plan);
     *out = plan;

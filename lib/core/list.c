@@ -63,6 +63,22 @@ bool rondo__list_ready(struct rondo__list *list, size_t item, bool first)
     return (first && list->count < MANY ? 2 * want : want) <= list->room || grow(list, item, 2 * want);
 }
 
+void rondo__list_trim(struct rondo__list *list, size_t item)
+{
+    enum { MUCH = 4 << 10 };
+    void *items = NULL;
+    if (list->arena || (size_t)(list->room - list->count) * item < MUCH)
+        return;
+    if (!list->count)
+        rondo__list_free(list);
+    else
+        items = rondo__resize(list->items, (size_t)list->count * item, (size_t)list->count * item);
+    if (items) {
+        list->items = items;
+        list->room = list->count;
+    }
+}
+
 void rondo__list_free(struct rondo__list *list)
 {
     if (!list->arena)

@@ -30,6 +30,8 @@ void *rondo__list_set(struct rondo__list *list, size_t item, int64_t count);
 bool rondo__list_ready(struct rondo__list *list, size_t item, bool first);
 /* What it holds of memory. */
 static inline size_t rondo__list_bytes(const struct rondo__list *list, size_t item) { return (size_t)list->room * item; }
+/* Once it is filled, for long: gives back room that it does not use, if that is much. */
+void rondo__list_trim(struct rondo__list *list, size_t item);
 void rondo__list_free(struct rondo__list *list);
 
 /* Puts items of at most RONDO_SORT_MOST bytes in order, in place; after() says whether the first comes behind the second. The same everywhere,

@@ -256,6 +256,7 @@ void rondo_schedule_destroy(rondo_schedule *s)
     }
     rondo__part_free(&s->part);
     rondo__backward_part_free(&s->backward);
+    rondo__backward_way_free(&s->way);
     rondo__design_free(&s->design);
     rondo__free(s);
 }

@@ -66,6 +66,15 @@ bool rondo__schedule_ready(struct rondo__schedule *s, bool first)
     return true;
 }
 
+void rondo__schedule_trim(struct rondo__schedule *s)
+{
+    struct rondo__list *lists[LISTS];
+    lists_of(s, lists);
+    rondo__list_free(&s->history);
+    for (size_t i = 0; i < LISTS; i++)
+        rondo__list_trim(lists[i], items[i]);
+}
+
 void rondo__schedule_free(struct rondo__schedule *s)
 {
     struct rondo__list *lists[LISTS];
@@ -120,6 +129,16 @@ void rondo__schedule_reserve(struct rondo__schedule *s, int64_t operations, int6
 
 /* ---- what an operation waits for ---- */
 
+/* One that it does not wait for yet. */
+static void add_wait(struct rondo__schedule *s, struct rondo__operation *o, int32_t earlier)
+{
+    int32_t *w = add(s, &s->waits, sizeof *w);
+    if (w) {
+        *w = earlier;
+        o->waits++;
+    }
+}
+
 static void wait_for(struct rondo__schedule *s, struct rondo__operation *o, int32_t earlier)
 {
     const int32_t *waits = (const int32_t *)s->waits.items + o->waits_first;
@@ -130,11 +149,7 @@ static void wait_for(struct rondo__schedule *s, struct rondo__operation *o, int3
     for (int32_t i = 0; i < o->waits; i++)
         if (waits[i] == earlier)
             return;
-    int32_t *w = add(s, &s->waits, sizeof *w);
-    if (w) {
-        *w = earlier;
-        o->waits++;
-    }
+    add_wait(s, o, earlier);
 }
 
 /* Conflicts along one chain of the past, the latest first, until one covers all of it: what is older is ordered behind that one. */
@@ -255,16 +270,16 @@ int32_t rondo__schedule_end(struct rondo__schedule *s)
     const int32_t self = (int32_t)s->operations.count - 1;
     struct rondo__operation *o = rondo__operation_at(s, self);
     if (o->kind == RONDO_FENCE) {
-        /* of what is on the device's stream the last one is enough */
+        /* of what is on the device's stream the last one is enough; it uses nothing, so that it waits for none of them yet */
         int32_t last = -1;
         for (int32_t i = s->fence < 0 ? 0 : s->fence; i < self; i++) {
             if (rondo__operation_on_stream(rondo__operation_at(s, i)))
                 last = i;
             else
-                wait_for(s, o, i);
+                add_wait(s, o, i);
         }
         if (last >= 0)
-            wait_for(s, o, last);
+            add_wait(s, o, last);
         s->fence = self;
     }
     return self;

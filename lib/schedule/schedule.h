@@ -139,6 +139,8 @@ void rondo__schedule_free(struct rondo__schedule *s);
 size_t rondo__schedule_bytes(const struct rondo__schedule *s);   /* of its lists */
 /* Before it is built again: each list as rondo__list_ready() says. */
 bool rondo__schedule_ready(struct rondo__schedule *s, bool first);
+/* Built, and to be executed for long: what only building needs goes, and room in its lists that was not used. */
+void rondo__schedule_trim(struct rondo__schedule *s);
 /* As new, for another rank; the lists keep their memory. */
 void rondo__schedule_clear(struct rondo__schedule *s, int32_t rank, int32_t ranks, int32_t groups);
 
