@@ -50,27 +50,11 @@ static rondo_tensor states_of(const float *data, const struct delta_case *c)
 
 static rondo_delta_desc desc_of(const struct job *j)
 {
-    const struct delta_case *c = j->c;
-    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
-    d.heads = c->heads;
-    d.key_heads = c->key_heads;
-    d.key_dim = c->key_dim;
-    d.value_dim = c->value_dim;
-    d.gate_dim = c->gate_dim;
-    d.sequences = c->sequences;
-    d.cu_seqlens = c->cu;
+    rondo_delta_desc d = delta_desc(j->c);
     d.shares = j->shares;
-    d.type = c->type;
     d.out_type = j->out_type;
-    d.gate = c->gate;
-    d.beta = c->beta;
-    d.norm = c->norm;
     d.way = j->way;
     d.tile = d.way == RONDO_DELTA_AFFINE ? 16 : 0;   /* shares of whole tiles: no others can be asked for */
-    d.lower_bound = c->gate == RONDO_GATE_BOUNDED ? c->lower_bound : 0.0;
-    d.scale = c->scale;
-    d.initial_state = c->from != NULL;
-    d.final_state = 1;
     d.gradients = 1;
     return d;
 }

@@ -27,6 +27,29 @@ struct delta_case {
     double *out, *to;
 };
 
+/* A plan's descriptor of this problem; how the work is split and what else it takes is the caller's. */
+__attribute__((unused)) static rondo_delta_desc delta_desc(const struct delta_case *c)
+{
+    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
+    d.heads = c->heads;
+    d.key_heads = c->key_heads;
+    d.key_dim = c->key_dim;
+    d.value_dim = c->value_dim;
+    d.gate_dim = c->gate_dim;
+    d.sequences = c->sequences;
+    d.cu_seqlens = c->cu;
+    d.type = c->type;
+    d.gate = c->gate;
+    d.chunk = c->chunk;
+    d.beta = c->beta;
+    d.norm = c->norm;
+    d.lower_bound = c->gate == RONDO_GATE_BOUNDED ? c->lower_bound : 0.0;
+    d.scale = c->scale;
+    d.initial_state = c->from != NULL;
+    d.final_state = 1;
+    return d;
+}
+
 /* -1 .. 1 */
 static double draw_number(void) { return (double)draw(2000001) / 1e6 - 1.0; }
 

@@ -70,32 +70,16 @@ static bool collect(const rondo_tensor *t, void *dense)
 
 static rondo_delta_desc desc_of(const struct job *j)
 {
-    const struct delta_case *c = j->c;
-    rondo_delta_desc d = RONDO_DELTA_DESC_INIT;
-    d.heads = c->heads;
-    d.key_heads = c->key_heads;
-    d.key_dim = c->key_dim;
-    d.value_dim = c->value_dim;
-    d.gate_dim = c->gate_dim;
-    d.sequences = c->sequences;
-    if (j->packed)
-        d.cu_seqlens = c->cu;
-    else
-        d.tokens = c->cu[1];
+    rondo_delta_desc d = delta_desc(j->c);
+    if (!j->packed) {
+        d.cu_seqlens = NULL;
+        d.tokens = j->c->cu[1];
+    }
     d.shares = j->shares;
-    d.type = c->type;
     d.out_type = RONDO_F32;
-    d.gate = c->gate;
-    d.chunk = c->chunk;
-    d.beta = c->beta;
-    d.norm = c->norm;
     d.way = j->way;
     d.tile = j->tile;
     d.tolerance = j->tolerance;
-    d.lower_bound = c->gate == RONDO_GATE_BOUNDED ? c->lower_bound : 0.0;
-    d.scale = c->scale;
-    d.initial_state = c->from != NULL;
-    d.final_state = 1;
     d.checkpoints = j->points;
     d.checkpoint_count = j->point_count;
     return d;
