@@ -18,6 +18,11 @@ void rondo_lm_free(void *memory)
     rondo__free(memory);
 }
 
+int rondo__folder_named(const char *dir)
+{
+    return *dir ? 0 : rondo__fail(RONDO_EINVAL, "the folder's name is empty; the name of a model's folder is expected, \".\" for the one you are in");
+}
+
 char *rondo__path_join(const char *dir, const char *name)
 {
     size_t a = strlen(dir), b = strlen(name);

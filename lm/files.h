@@ -13,6 +13,9 @@
 
 #include "core/internal.h"
 
+/* RONDO_EINVAL for an empty name, which would be "/" before the names of files. */
+int rondo__folder_named(const char *dir);
+
 /* dir + "/" + name; rondo__free() it. NULL: no memory (the sentence is recorded). */
 char *rondo__path_join(const char *dir, const char *name);
 

@@ -221,6 +221,21 @@ static void ids_without_token(void)
     kit_free(m);
 }
 
+/* "" is no folder: names of files behind it would begin at the root. */
+static void no_name(void)
+{
+    rondo_context *ctx = NULL;
+    rondo_model *model = NULL;
+    rondo_tokenizer *tokenizer = NULL;
+    rondo_model_desc d = RONDO_MODEL_DESC_INIT;
+    d.no_tokenizer = 1;
+    ok(!rondo_context_create(&ctx, NULL), "a context");
+    ok(rondo_model_open(&model, ctx, "", &d) == RONDO_EINVAL && !model && strstr(rondo_error_text(), "name is empty"), "a model without a name: %s",
+       rondo_error_text());
+    ok(rondo_tokenizer_open(&tokenizer, "") == RONDO_EINVAL && !tokenizer && strstr(rondo_error_text(), "name is empty"), "and a tokenizer");
+    rondo_context_destroy(ctx);
+}
+
 int main(void)
 {
     rondo_hooks hooks = RONDO_HOOKS_INIT;
@@ -233,6 +248,7 @@ int main(void)
     maps();
     pointers();
     ids_without_token();
+    no_name();
     scratch_remove();
     return done();
 }

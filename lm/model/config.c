@@ -429,7 +429,9 @@ int rondo__config_read(struct rondo_config *out, const char *dir)
     int err = RONDO_ENOMEM;
     if (!path || !generation)
         goto done;
-    err = rondo__json_read(&root, path, CONFIG_BYTES_MAX);
+    err = rondo__folder_named(dir);
+    if (!err)
+        err = rondo__json_read(&root, path, CONFIG_BYTES_MAX);
     if (err)
         goto done;
     struct rondo__fields f = { path, 0 };

@@ -361,7 +361,9 @@ int rondo__tokenizer_read(rondo_tokenizer *t, const char *dir)
     struct rondo__declarations added = { .items = NULL };
     json_t *root = NULL;
     char *path = rondo__path_join(dir, "tokenizer.json");
-    int err = path ? rondo__json_read(&root, path, FILE_BYTES_MAX) : RONDO_ENOMEM;
+    int err = path ? rondo__folder_named(dir) : RONDO_ENOMEM;
+    if (!err)
+        err = rondo__json_read(&root, path, FILE_BYTES_MAX);
     if (!err)
         err = check_root(path, root);
     if (!err)

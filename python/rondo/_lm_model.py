@@ -68,10 +68,15 @@ def callback(name, value):
 class Calls:
     """Functions of the caller's for the library to call. What one of them raises cannot pass through C: it is kept, the library is asked to
     stop, and it is raised behind the call. So is Control-C on Python's main thread, whose handler would raise where a function begins, outside
-    of all that it tries: while the library runs the handler waits."""
+    of all that it tries: while the library runs the handler waits. What is called is not called again before it returned, by such a function
+    or another thread: the library would change what it works on."""
 
     def __init__(self):
-        self.failure, self.signal = None, None
+        self.failure, self.signal, self.running = None, None, False
+
+    def idle(self):
+        if self.running:
+            raise invalid("a call of this LM has not returned; what it calls, and other threads, may only query() and count it meanwhile")
 
     def guard(self, work):
         def call(*arguments):
@@ -92,14 +97,17 @@ class Calls:
 
     def call(self, function, *arguments):
         """function(*arguments), a function of the library's, and its code checked."""
+        self.idle()
         main = threading.get_ident() == threading.main_thread().ident   # current_thread() would note ranks' threads down for ever
         handler = signal.getsignal(signal.SIGINT) if main else None
         if callable(handler):
             signal.signal(signal.SIGINT, lambda *given: setattr(self, "signal", (handler, given)))
         try:
+            self.running = True
             code = function(*arguments)
             failure, self.failure = self.failure, None
         finally:
+            self.running = False
             if callable(handler):
                 signal.signal(signal.SIGINT, handler)
         self._handle()

@@ -151,6 +151,7 @@ class LM:
     def close(self):
         """Ends it; by the context's thread."""
         if self._pointer:
+            self._calls.idle()
             lib.rondo_lm_destroy(self._pointer)
             self.model._end(self._pointer.value)
         self._pointer = ctypes.c_void_p()
@@ -191,6 +192,7 @@ class LM:
                           stacklevel=3)
 
     def _submit(self, ids, s):
+        self._calls.idle()
         self._warn(len(ids) + s.max_tokens)
         id = ctypes.c_int64()
         check(lib.rondo_lm_submit(self.pointer, ids.ctypes.data, len(ids), ctypes.byref(s), ctypes.byref(id)))
@@ -229,6 +231,7 @@ class LM:
 
     def release(self, id):
         """Forgets a text that has ended: all that was still kept of it."""
+        self._calls.idle()
         check(lib.rondo_lm_release(self.pointer, whole("id", id, 0)))
         self._likely.pop(id, None)
 
@@ -344,5 +347,7 @@ def _logits(function):
         elif np.shape(found) != (count,):
             raise invalid("logits returned %s; None or the %d logits are expected" % (
                 "an array of shape %s" % list(np.shape(found)) if np.ndim(found) else "a %s" % type(found).__name__, count))
+        elif not np.can_cast(np.asarray(found).dtype, np.float64, "same_kind"):
+            raise invalid("logits returned numbers of type %s; real ones are expected" % np.asarray(found).dtype.name)
         row[:] = found
     return call

@@ -296,7 +296,10 @@ class Stream:
             raise
         if not isinstance(item, _End):
             return item
+        self._items.put(item)   # for other threads that wait
         self._thread.join()
+        if self._closed:
+            raise StopIteration
         self._end = item
         if item.failure is not None:
             raise item.failure
@@ -321,7 +324,9 @@ class Stream:
             except queue.Empty:
                 break
             if isinstance(item, _End):
+                self._items.put(item)   # for threads that wait
                 failure = item.failure
+                break
         stopped = isinstance(failure, Error) and failure.code == _structs.ERRORS["ECANCELED"]
         return None if stopped else failure
 

@@ -112,6 +112,17 @@ for how in ("close()", "with", "letting it go", "break of a loop"):
         refused("its result", ["closed"], found.result)
     ok(first and threading.active_count() == 1, "%s ends an endless stream, and no thread stays" % how)
 
+found, read = lm.stream(parts, BEGIN, max_tokens=20), []
+closed = lm.stream(parts, BEGIN, max_tokens=10**6, ignore_eos=True)
+readers = [threading.Thread(target=lambda: read.extend(found), daemon=True) for _ in range(3)]
+readers += [threading.Thread(target=lambda: list(closed), daemon=True) for _ in range(3)]
+for reader in readers:
+    reader.start()
+closed.close()
+for reader in readers:
+    reader.join(60)
+ok(not any(reader.is_alive() for reader in readers) and len(read) == 20, "threads that read one stream share its pieces, and all hear of its end")
+
 # ---- functions of the caller's ----
 
 banned, seen = one.tokens[0], []
@@ -145,6 +156,16 @@ for where in (parts, grid):
 refused("what reading a model's progress raises", ["on purpose"], lambda: lm.Model(kjv, progress=fails), ZeroDivisionError)
 refused("a function that returns nonsense", ["logits returned", "2048"], lambda: lm.generate(parts, BEGIN, logits=lambda id, at, row: row[:7]))
 refused("NaN", ["position 5", "not numbers", "logits function"], lambda: lm.generate(parts, BEGIN, logits=lambda id, at, row: row * np.nan), rondo.Error)
+refused("one that returns complex numbers", ["logits returned", "complex"], lambda: lm.generate(parts, BEGIN, logits=lambda id, at, row: row * 1j))
+for name, call in (("step()", lambda own: own.step()), ("submit()", lambda own: own.submit(BEGIN)), ("score()", lambda own: own.score(BEGIN)),
+                   ("release()", lambda own: own.release(0)), ("close()", lambda own: own.close()), ("its context's close()", lambda own: own.context.close())):
+    def inside(context):
+        with lm.LM(context, parts.of(context), logits=lambda id, at, row: call(mine[0])) as own:
+            mine.append(own)
+            own.generate(BEGIN, max_tokens=3)
+
+    mine = []
+    refused("an LM's %s from what it calls" % name, ["has not returned"], lambda: rondo.run(1, inside))
 told = []
 lm.generate(grid, IDS, max_tokens=1, progress=lambda *x: told.append(x))
 ok(told and told[-1] == (len(IDS), len(IDS)), "progress is told of the prompt")
