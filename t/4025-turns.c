@@ -3,6 +3,7 @@
  * Ranks that outnumber the cores: never more of them compute at once than there is room for, each gets its turn, in sub-groups too,
  * and a rank that fails, whether it has a turn or waits for one, sets the others free.
  */
+#define _GNU_SOURCE   /* usleep */
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -37,6 +38,28 @@ static int compute(rondo_context *ctx, struct share *s)
         atomic_fetch_sub(&s->inside, 1);
     }
     rondo__computing(ctx, false);
+    return err;
+}
+
+/* What takes much memory begins with its turn, and waits for it although it has not computed yet; a rank fails while it has one. */
+static int build(rondo_context *ctx, void *arg)
+{
+    struct share *s = arg;
+    int err = 0;
+    for (int i = 0; i < 3 && !err; i++) {
+        rondo__building(ctx, true);
+        const int now = atomic_fetch_add(&s->inside, 1) + 1;
+        for (int most = atomic_load(&s->most); now > most && !atomic_compare_exchange_weak(&s->most, &most, now);)
+            ;
+        usleep(300);
+        atomic_fetch_sub(&s->inside, 1);
+        err = rondo_context_rank(ctx) == s->fail_rank ? RONDO_ECANCELED : 0;
+        if (err)
+            return rondo__fail(err, "rank %d was told to fail", rondo_context_rank(ctx));
+        rondo__building(ctx, false);
+        err = rondo_barrier(ctx);
+    }
+    atomic_fetch_add(&s->done, !err);
     return err;
 }
 
@@ -114,6 +137,13 @@ int main(void)
         struct share s = { .threads = 1, .fail_rank = rank };
         is_int(launch(ranks, body, &s), RONDO_ECANCELED, "rank %d fails while it computes", rank);
         is_int(atomic_load(&s.done), 0, "nobody waits for it");
+    }
+    for (int rank = -1; rank < 1 && cores < 40; rank++) {
+        struct share s = { .threads = 1, .fail_rank = rank };
+        is_int(launch(40, build, &s), rank < 0 ? 0 : RONDO_ECANCELED, "40 ranks build%s", rank < 0 ? "" : ", of which one fails");
+        is_int(atomic_load(&s.done), rank < 0 ? 40 : 0, rank < 0 ? "all came to their end" : "nobody waits for it");
+        if (rank < 0)
+            ok(atomic_load(&s.most) <= cores, "at most %d built at once", atomic_load(&s.most));
     }
     return done();
 }

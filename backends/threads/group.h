@@ -105,7 +105,7 @@ int rondo__group_once(struct rondo_endpoint *ep, const void *key, size_t key_byt
                       int (*make)(void *arg, void *value), void *arg);
 void rondo__group_forget(struct rondo_group *g);
 
-/* A computation with so many threads begins; 0: it has ended. And what it calls now and then; RONDO_EPEER once revoked. */
+/* A computation with so many threads begins, or -1: one that waits for its turn before it begins; 0: it has ended. And what it calls now and then; RONDO_EPEER once revoked. */
 void rondo__turns_computing(struct rondo_endpoint *ep, int threads);
 int rondo__turns_poll(struct rondo_endpoint *ep);
 

@@ -3,7 +3,8 @@
  * Turns of the thread transport. Where more ranks compute than there are cores, the system would switch between them every few
  * milliseconds, and each would find the caches full of another's numbers: 2 to 3 % of the time for attention. So a long computation
  * asks for one of as many turns as there is room for, and passes it on after SLICE if another rank waits. Turns are a courtesy,
- * not a lock: what is short computes without one, and who waited too long goes on.
+ * not a lock: what is short computes without one, and who waited too long goes on. What takes much memory for a while, as making a plan, waits for its
+ * turn before it begins: a thousand ranks would take that memory all at once.
  */
 #include "backends/threads/group.h"
 
@@ -44,6 +45,19 @@ static void give_up(struct rondo_endpoint *ep)
     }
 }
 
+/* Waits for one; RONDO_EPEER once revoked. */
+static int take(struct rondo_endpoint *ep)
+{
+    uint64_t ticket = draw(ep->turns);
+    ep->has_turn = true;   /* also if the wait ends early: the ticket is open until give_up() */
+    const uint64_t places = (uint64_t)ep->places;
+    atomic_store(&ep->seat->turn, ticket < places ? 1 : ticket - places + 2);   /* seq_cst: served() */
+    int err = rondo__group_wait(ep, served, &ticket, ep->seconds, false);
+    atomic_store_explicit(&ep->seat->turn, 0, memory_order_relaxed);            /* one ring too many does no harm */
+    ep->since = rondo__now();
+    return err == RONDO_ETIMEDOUT ? 0 : err;
+}
+
 void rondo__turns_computing(struct rondo_endpoint *ep, int threads)
 {
     if (!threads) {
@@ -52,10 +66,13 @@ void rondo__turns_computing(struct rondo_endpoint *ep, int threads)
         ep->places = 0;
         return;
     }
-    int places = ep->turns->cores / threads;
+    const bool at_once = threads < 0;
+    int places = at_once ? ep->turns->cores : ep->turns->cores / threads;
     places = places < 1 ? 1 : places;
     ep->places = ep->turns->all->ranks > places ? places : 0;
     ep->since = ep->places ? rondo__now() : 0.0;
+    if (at_once && ep->places && !ep->has_turn)
+        (void)take(ep);    /* a revoked communicator is noticed by what communicates */
 }
 
 int rondo__turns_poll(struct rondo_endpoint *ep)
@@ -65,12 +82,5 @@ int rondo__turns_poll(struct rondo_endpoint *ep)
         return 0;
     if (ep->has_turn)
         give_up(ep);
-    uint64_t ticket = draw(ep->turns);
-    ep->has_turn = true;   /* also if the wait ends early: the ticket is open until give_up() */
-    const uint64_t places = (uint64_t)ep->places;
-    atomic_store(&ep->seat->turn, ticket < places ? 1 : ticket - places + 2);   /* seq_cst: served() */
-    int err = rondo__group_wait(ep, served, &ticket, ep->seconds, false);
-    atomic_store_explicit(&ep->seat->turn, 0, memory_order_relaxed);            /* one ring too many does no harm */
-    ep->since = rondo__now();
-    return err == RONDO_ETIMEDOUT ? 0 : err;
+    return take(ep);
 }

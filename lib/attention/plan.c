@@ -146,12 +146,15 @@ int rondo_attention_create(rondo_attention **out, rondo_context *ctx, const rond
         return no_memory();
     plan->ctx = ctx;
     plan->rank = ctx->rank;
+    rondo__building(ctx, true);
     int err = make(plan, desc);
+    if (!err)
+        rondo__design_forget(&plan->design);
+    rondo__building(ctx, false);
     if (err) {
         rondo_attention_destroy(plan);
         return err;
     }
-    rondo__design_forget(&plan->design);
     plan->info.plan_bytes = plan_bytes(plan);
     *out = plan;
     return 0;

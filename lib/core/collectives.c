@@ -23,6 +23,12 @@
 /* What is small needs no fence, but who waits for nobody must not run ahead without end. */
 #define UNFENCED_MAX 64
 
+void rondo__building(rondo_context *ctx, bool begins)
+{
+    if (ctx->ranks >= MANY && ctx->transport && ctx->transport->computing)
+        ctx->transport->computing(ctx->endpoint, begins ? -1 : 0);
+}
+
 int rondo__once(const rondo_context *ctx, const void *key, size_t key_bytes, void *value, size_t value_bytes,
                 int (*make)(void *arg, void *value), void *arg)
 {

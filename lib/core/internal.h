@@ -229,6 +229,8 @@ int rondo__agree_least(rondo_context *ctx, int64_t *value, const char *what);
 int rondo__poll(void *ctx);           /* for struct rondo_poll: transport progress */
 /* Around work that takes long: ranks that outnumber the cores take turns. */
 void rondo__computing(rondo_context *ctx, bool begins);
+/* Around making what takes much memory until it is made: of many ranks of one process a few make theirs at a time. */
+void rondo__building(rondo_context *ctx, bool begins);
 /* As make(arg, value), whose result follows from the key alone, of which all bytes are set: of many ranks of one process it is called by one, and the
  * others copy what it made. No collective. */
 int rondo__once(const rondo_context *ctx, const void *key, size_t key_bytes, void *value, size_t value_bytes,

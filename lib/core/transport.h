@@ -102,7 +102,8 @@ struct rondo_transport_ops {
     int (*cores)(const struct rondo_endpoint *ep);
     /* 1: what is larger than `eager` is always shown in the sender's memory and never copied, so that taking it costs nothing. */
     int32_t in_place, reserved;
-    /* The rank begins to compute with so many threads, calling progress() now and then; 0: it has ended. NULL: nobody cares. */
+    /* The rank begins to compute with so many threads, calling progress() now and then; 0: it has ended. -1: it has work that takes much memory for
+     * a while, with which it waits while as many others have such as there are cores. NULL: nobody cares. */
     void (*computing)(struct rondo_endpoint *ep, int threads);
     /* What it stands on, and of which version, in one line; may be asked before anything else. NULL: nothing but the C library. */
     const char *(*library)(void);
