@@ -8,48 +8,11 @@
 
 #include "program.h"
 #include "rondo_lm.h"
-
-struct tensor {
-    rondo_array array;
-    int64_t shape[4];
-    const void *data;
-};
-
-static size_t element_size(int type)
-{
-    return type == RONDO_ARRAY_I64 || type == RONDO_ARRAY_F64 ? 8 : type == RONDO_ARRAY_BF16 || type == RONDO_ARRAY_F16 ? 2
-         : type == RONDO_ARRAY_U8 ? 1 : 4;
-}
-
-static void write_file(const char *name, const struct tensor *list, int count)
-{
-    char path[1024];
-    rondo_array arrays[8];
-    rondo_arrays_writer *writer = NULL;
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    for (int i = 0; i < count; i++) {
-        arrays[i] = list[i].array;
-        arrays[i].shape = list[i].shape;
-    }
-    int code = rondo_arrays_create(&writer, path, arrays, count);
-    for (int i = 0; i < count && !code; i++) {
-        uint64_t bytes = element_size(list[i].array.type);
-        for (int d = 0; d < list[i].array.dims; d++)
-            bytes *= (uint64_t)list[i].shape[d];
-        code = rondo_arrays_write(writer, i, 0, bytes, list[i].data);
-    }
-    if (!code)
-        code = rondo_arrays_commit(writer);
-    if (code) {
-        printf("Bail out! %s: %s\n", name, rondo_error_text());
-        exit(1);
-    }
-}
+#include "t/tensor_file.h"
 
 static struct tensor t(const char *name, int type, const void *data, int dims, int64_t a, int64_t b, int64_t c, int64_t d)
 {
-    struct tensor x = { { name, type, dims, NULL, 0, 0, { 0 } }, { a, b, c, d }, data };
-    return x;
+    return (struct tensor){ name, type, dims, { a, b, c, d }, data };
 }
 
 static float *numbers(int64_t count, uint32_t stream)
@@ -128,8 +91,8 @@ static void results(void)
     const int64_t all[B] = { TK, TK }, some[B] = { 150, 20 };
     struct tensor list[4] = { t("q", RONDO_ARRAY_F32, q, 4, B, TQ, H, D), t("k", RONDO_ARRAY_F32, k, 4, B, TK, G, D),
                               t("v", RONDO_ARRAY_F32, v, 4, B, TK, G, V), t("lengths_k", RONDO_ARRAY_I32, lengths, 1, B, 0, 0, 0) };
-    write_file("plain", list, 3);
-    write_file("lengths", list, 4);
+    write_tensors("plain", list, 3);
+    write_tensors("lengths", list, 4);
     is_int(rondo("", "attend plain -o out --causal"), 0, "attend runs");
     check_result("out", all);
     is_int(rondo("", "attend lengths -o out2 --causal --ranks=3 --json"), 0, "with lengths_k, on 3 ranks");
@@ -186,9 +149,9 @@ static void packed(void)
                               t("v", RONDO_ARRAY_F32, v, 3, TK, G, V, 0), t("cu_seqlens_q", RONDO_ARRAY_I64, starts_q, 1, 4, 0, 0, 0),
                               t("cu_seqlens_k", RONDO_ARRAY_I64, starts_k, 1, 4, 0, 0, 0) };
     char want[32];
-    write_file("packed", list, 5);
+    write_tensors("packed", list, 5);
     list[3] = t("cu_seqlens_q", RONDO_ARRAY_I32, starts_q32, 1, 4, 0, 0, 0);
-    write_file("packed32", list, 5);
+    write_tensors("packed32", list, 5);
     is_int(rondo("", "attend packed -o p1 --json --causal"), 0, "packed sequences run, an empty one among them");
     snprintf(want, sizeof want, "%s", program_text("hash"));
     is_int(rondo("", "attend packed32 -o p2 --json --causal --ranks 4"), 0, "also with I32, on 4 ranks");
@@ -229,7 +192,7 @@ static void bad_input(void)
         { "three", { tq, tk, tv, cq, ck }, 5 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_file("bad", cases[i].list, cases[i].count);
+        write_tensors("bad", cases[i].list, cases[i].count);
         refuses(3, cases[i].word, "attend bad -o none --ranks 2");
     }
     refuses(3, "nothing-here", "attend nothing-here -o none");
@@ -275,7 +238,7 @@ static void empty(void)
     } cases[] = { { "no sequence", none, 3 }, { "no query", no_query, 3 }, { "no key", no_key, 3 }, { "packed nothing", no_row, 5 } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char hash[32];
-        write_file("empty", cases[i].list, cases[i].count);
+        write_tensors("empty", cases[i].list, cases[i].count);
         const int code = rondo("", "attend empty -o e1 --causal --json");
         snprintf(hash, sizeof hash, "%s", program_text("hash"));
         ok(code == 0 && rondo("", "attend empty -o e3 --causal --json --ranks 3") == 0 && !strcmp(program_text("hash"), hash), "%s: runs, alone and on 3 ranks",
@@ -309,7 +272,7 @@ static void interrupted(void)
     float *big = numbers((int64_t)LONG * 8 * 64, 9);
     struct tensor list[3] = { t("q", RONDO_ARRAY_F32, big, 4, 1, LONG, 8, 64), t("k", RONDO_ARRAY_F32, big, 4, 1, LONG, 8, 64),
                               t("v", RONDO_ARRAY_F32, big, 4, 1, LONG, 8, 64) };
-    write_file("big", list, 3);
+    write_tensors("big", list, 3);
     free(big);
     static const struct {
         const char *name;

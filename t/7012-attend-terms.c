@@ -9,49 +9,9 @@
 
 #include "program.h"
 #include "rondo_lm.h"
+#include "t/tensor_file.h"
 
 /* ---- files ---- */
-
-struct tensor {
-    const char *name;
-    int type, dims;
-    int64_t shape[4];
-    const void *data;
-};
-
-static size_t element_size(int type)
-{
-    return type == RONDO_ARRAY_I64 || type == RONDO_ARRAY_F64 ? 8 : type == RONDO_ARRAY_BF16 || type == RONDO_ARRAY_F16 ? 2
-         : type == RONDO_ARRAY_U8 || type == RONDO_ARRAY_BOOL ? 1 : 4;
-}
-
-static void write_file(const char *name, const struct tensor *list, int count)
-{
-    char path[1024];
-    rondo_array arrays[12];
-    rondo_arrays_writer *writer = NULL;
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    memset(arrays, 0, sizeof arrays);
-    for (int i = 0; i < count; i++) {
-        arrays[i].name = list[i].name;
-        arrays[i].type = list[i].type;
-        arrays[i].dims = list[i].dims;
-        arrays[i].shape = list[i].shape;
-    }
-    int code = rondo_arrays_create(&writer, path, arrays, count);
-    for (int i = 0; i < count && !code; i++) {
-        uint64_t bytes = element_size(list[i].type);
-        for (int d = 0; d < list[i].dims; d++)
-            bytes *= (uint64_t)list[i].shape[d];
-        code = rondo_arrays_write(writer, i, 0, bytes, list[i].data);
-    }
-    if (!code)
-        code = rondo_arrays_commit(writer);
-    if (code) {
-        printf("Bail out! %s: %s\n", name, rondo_error_text());
-        exit(1);
-    }
-}
 
 /* The bytes of a tensor in a file; NULL where it has none of that many bytes. free() it. */
 static void *read_tensor(const char *name, const char *tensor, uint64_t bytes)
@@ -331,7 +291,7 @@ static void one_case(const char *name, int f)
     static int turn;
     struct tensor list[LIST_MOST];
     char want[32];
-    write_file("in", list, list_of(list, f));
+    write_tensors("in", list, list_of(list, f));
     const int first = rondo("", "attend in -o one --json %s", words_of(f));
     if (!ok(first == 0, "%s: runs", name))
         diag("%s", program_err);
@@ -381,7 +341,7 @@ static char kept[32];
 
 static void keep(const char *options, const struct tensor *list, int n)
 {
-    write_file("in", list, n);
+    write_tensors("in", list, n);
     if (rondo("", "attend in -o one --json %s", options))
         diag("%s: %s", options, program_err);
     snprintf(kept, sizeof kept, "%s", program_text("hash"));
@@ -389,7 +349,7 @@ static void keep(const char *options, const struct tensor *list, int n)
 
 static void same(const char *what, const char *options, const struct tensor *list, int n)
 {
-    write_file("in", list, n);
+    write_tensors("in", list, n);
     const int code = rondo("", "attend in -o two --json --ranks 3 %s", options);
     if (!ok(!code && strlen(kept) == 16 && !strcmp(kept, program_text("hash")), "%s", what))
         diag("exit %d, %s, want %s: %s", code, program_text("hash"), kept, program_err);
@@ -500,7 +460,7 @@ static void permuted(void)
     copies[5] = turned(bias, 1, 1, H, (int64_t)TQ * TK, order);
     for (int i = 0; i < 6; i++)
         list[i].data = copies[i];
-    write_file("in", list, n);
+    write_tensors("in", list, n);
     ok(!rondo("", "attend in -o two --causal --ranks 3 --algorithm pass-q"), "heads in another order run");
     const uint64_t bytes = (uint64_t)B * TQ * H * V * 4;
     float *a = read_tensor("one", "out", bytes), *b = read_tensor("two", "out", bytes), *want = a ? turned(a, B, TQ, H, V, order) : NULL;
@@ -526,8 +486,8 @@ static void documents_are_sequences(void)
                                           { "cu_seqlens_k", RONDO_ARRAY_I32, 1, { 4 }, cu } };
         const struct tensor one[4] = { { "q", RONDO_ARRAY_F32, 4, { 1, T, H, D }, x }, { "k", RONDO_ARRAY_F32, 4, { 1, T, G, D }, y },
                                        { "v", RONDO_ARRAY_F32, 4, { 1, T, G, V }, z }, { "documents", RONDO_ARRAY_I32, 1, { T }, ids } };
-        write_file("in", packed, 5);
-        write_file("in2", one, 4);
+        write_tensors("in", packed, 5);
+        write_tensors("in2", one, 4);
         ok(!rondo("", "attend in -o one --causal --ranks 2") && !rondo("", "attend in2 -o two --causal --ranks 3"), "documents and packed sequences run");
         const uint64_t bytes = (uint64_t)T * H * V * 4;
         float *a = read_tensor("one", "out", bytes), *b = read_tensor("two", "out", bytes);
@@ -555,7 +515,7 @@ static void dropout_mean(void)
     for (int64_t i = 0; i < B * TK * G * V; i++)
         ones[i] = 1.0f;
     list[2].data = ones;
-    write_file("in", list, n);
+    write_tensors("in", list, n);
     for (int seed = 0; seed < 4; seed++) {
         rondo("", "attend in -o one --json --dropout 0.4 --seed %d", seed);
         snprintf(hashes[seed], sizeof hashes[seed], "%s", program_text("hash"));
@@ -596,7 +556,7 @@ static void under_mpi(void)
 static void reported(void)
 {
     struct tensor list[LIST_MOST];
-    write_file("in", list, list_of(list, CAUSAL));
+    write_tensors("in", list, list_of(list, CAUSAL));
     rondo("", "attend in -o one --json --causal --ranks 6 --algorithm mesh --grid 3,2 --dropout 0.25 --seed 11 --layout document");
     json_t *r = program_json();
     const json_t *grid = json_object_get(r, "grid");
@@ -642,26 +602,26 @@ static void bad_input(void)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         list[n] = cases[i].t;
-        write_file("bad", list, n + 1);
+        write_tensors("bad", list, n + 1);
         refuses(3, cases[i].word, "attend bad -o none --ranks 2");
     }
     p = list_of(list, PACKED);
     list[p] = (struct tensor){ "bias", RONDO_ARRAY_F32, 4, { 1, 1, TQ, TK }, bias };
-    write_file("bad", list, p + 1);
+    write_tensors("bad", list, p + 1);
     refuses(3, "[1 or 4, 70, 300] is expected", "attend bad -o none");
     list[p] = (struct tensor){ "documents", RONDO_ARRAY_I32, 2, { 1, TK }, documents };
-    write_file("bad", list, p + 1);
+    write_tensors("bad", list, p + 1);
     refuses(3, "no vector [300]", "attend bad -o none");
-    write_file("packed3", list, 3);   /* three dimensions, and no starts */
+    write_tensors("packed3", list, 3);   /* three dimensions, and no starts */
     /* more probabilities than there can be room for */
     enum { LONG = 1 << 21 };
     unsigned short *halves = calloc(LONG, sizeof *halves);
     const struct tensor longer[3] = { { "q", RONDO_ARRAY_F16, 4, { 1, LONG, 1, 1 }, halves }, { "k", RONDO_ARRAY_F16, 4, { 1, LONG, 1, 1 }, halves },
                                       { "v", RONDO_ARRAY_F16, 4, { 1, LONG, 1, 1 }, halves } };
-    write_file("long", longer, 3);
+    write_tensors("long", longer, 3);
     free(halves);
     refuses(4, "16384.00 GiB", "attend long -o none --probs");
-    write_file("in", list, list_of(list, 0));
+    write_tensors("in", list, list_of(list, 0));
     const int code = rondo("sh -c 'ulimit -f 1000 && exec \"$0\" \"$@\"'", "attend in -o none --probs");   /* 0.5 MB; the probabilities are 0.7 */
     ok(code == 4 && one_sentence() && strstr(program_err, "the disk of none has room for"), "no room on the disk: exit 4, before anything is computed");
     ok(!exists("none") && files_like("none") == 0, "no refusal leaves a file behind");
@@ -685,7 +645,7 @@ static void nothing(void)
             list[t].dims = 3;
             memmove(list[t].shape, list[t].shape + 1, 3 * sizeof *list[t].shape);
         }
-        write_file("nothing", list, with[i].packed ? 7 : 5);
+        write_tensors("nothing", list, with[i].packed ? 7 : 5);
         for (int ranks = 1; ranks <= 3; ranks += 2) {
             char options[128];
             snprintf(options, sizeof options, "attend nothing -o out --probs --ranks %d", ranks);

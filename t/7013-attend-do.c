@@ -6,45 +6,7 @@
 #include "program.h"
 #include "rondo_lm.h"
 #include "t/backward.h"
-
-struct array {
-    const char *name;
-    int type, dims;
-    int64_t shape[4];
-    const void *data;
-};
-
-static size_t size_of(const struct array *a)
-{
-    size_t bytes = a->type == RONDO_ARRAY_BF16 ? 2 : 4;
-    for (int d = 0; d < a->dims; d++)
-        bytes *= (size_t)a->shape[d];
-    return bytes;
-}
-
-static void write_arrays(const char *name, const struct array *list, int count)
-{
-    char path[1024];
-    rondo_array arrays[12];
-    rondo_arrays_writer *writer = NULL;
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    memset(arrays, 0, sizeof arrays);
-    for (int i = 0; i < count; i++) {
-        arrays[i].name = list[i].name;
-        arrays[i].type = list[i].type;
-        arrays[i].dims = list[i].dims;
-        arrays[i].shape = list[i].shape;
-    }
-    int code = rondo_arrays_create(&writer, path, arrays, count);
-    for (int i = 0; i < count && !code; i++)
-        code = rondo_arrays_write(writer, i, 0, size_of(list + i), list[i].data);
-    if (!code)
-        code = rondo_arrays_commit(writer);
-    if (code) {
-        printf("Bail out! %s: %s\n", name, rondo_error_text());
-        exit(1);
-    }
-}
+#include "t/tensor_file.h"
 
 /* Whether an array of a file has these bytes. */
 static int holds(const char *name, const char *array, const void *want, size_t bytes)
@@ -119,28 +81,30 @@ static void batched(void)
     problem_data(&p);
     ok(!solve_backward(&p, &s, &g), "the library");
     const int64_t B = 2, Q = 140, K = 200;
-    const struct array list[] = { { "q", RONDO_ARRAY_F32, 4, { B, Q, 4, 8 }, p.q }, { "k", RONDO_ARRAY_F32, 4, { B, K, 2, 8 }, p.k },
-                                  { "v", RONDO_ARRAY_F32, 4, { B, K, 2, 6 }, p.v }, { "do", RONDO_ARRAY_F32, 4, { B, Q, 4, 6 }, g.dout },
-                                  { "bias", RONDO_ARRAY_F32, 4, { B, 1, Q, K }, p.bias_of }, { "sinks", RONDO_ARRAY_F32, 1, { 4 }, p.sink } };
-    write_arrays("batched", list, 6);
+    const struct tensor list[] = { { "q", RONDO_ARRAY_F32, 4, { B, Q, 4, 8 }, p.q }, { "k", RONDO_ARRAY_F32, 4, { B, K, 2, 8 }, p.k },
+                                   { "v", RONDO_ARRAY_F32, 4, { B, K, 2, 6 }, p.v }, { "do", RONDO_ARRAY_F32, 4, { B, Q, 4, 6 }, g.dout },
+                                   { "bias", RONDO_ARRAY_F32, 4, { B, 1, Q, K }, p.bias_of }, { "sinks", RONDO_ARRAY_F32, 1, { 4 }, p.sink } };
+    write_tensors("batched", list, 6);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         const int same = runs("batched", ways[i]);
-        ok(same && holds("result", "out", g.out, (size_t)(B * Q * 4 * 6 * 4)) && holds("result", "dq", g.dq, size_of(list)) &&
-           holds("result", "dk", g.dk, size_of(list + 1)) && holds("result", "dv", g.dv, size_of(list + 2)) &&
-           holds("result", "dbias", g.dbias, size_of(list + 4)) && holds("result", "dsinks", g.dsinks, 16), "batched, %s", ways[i]);
+        ok(same && holds("result", "out", g.out, (size_t)(B * Q * 4 * 6 * 4)) && holds("result", "dq", g.dq, tensor_bytes(list)) &&
+           holds("result", "dk", g.dk, tensor_bytes(list + 1)) && holds("result", "dv", g.dv, tensor_bytes(list + 2)) &&
+           holds("result", "dbias", g.dbias, tensor_bytes(list + 4)) && holds("result", "dsinks", g.dsinks, 16), "batched, %s", ways[i]);
     }
     ok(!strcmp(program_text("backward_algorithm"), "all-gather"), "the report says how gradients came");
     under_mpi("batched");
     float *q = turned(p.q, B, Q, 4, 8), *k = turned(p.k, B, K, 2, 8), *v = turned(p.v, B, K, 2, 6), *o = turned(g.dout, B, Q, 4, 6);
     float *dq = turned(g.dq, B, Q, 4, 8), *dk = turned(g.dk, B, K, 2, 8), *dv = turned(g.dv, B, K, 2, 6);
-    const struct array outside[] = { { "q", RONDO_ARRAY_F32, 4, { B, 4, Q, 8 }, q }, { "k", RONDO_ARRAY_F32, 4, { B, 2, K, 8 }, k },
-                                     { "v", RONDO_ARRAY_F32, 4, { B, 2, K, 6 }, v }, { "do", RONDO_ARRAY_F32, 4, { B, 4, Q, 6 }, o }, list[4], list[5] };
-    write_arrays("outside", outside, 6);
-    ok(runs("outside", "--causal --heads-first --ranks 2") && holds("result", "dq", dq, size_of(list)) && holds("result", "dk", dk, size_of(list + 1)) &&
-       holds("result", "dv", dv, size_of(list + 2)), "heads first: the same hash, gradients as their inputs lie");
-    const struct array plain[] = { list[0], list[1], list[2], list[3] };   /* without a bias rings will do */
+    const struct tensor outside[] = { { "q", RONDO_ARRAY_F32, 4, { B, 4, Q, 8 }, q }, { "k", RONDO_ARRAY_F32, 4, { B, 2, K, 8 }, k },
+                                      { "v", RONDO_ARRAY_F32, 4, { B, 2, K, 6 }, v },
+                                      { "do", RONDO_ARRAY_F32, 4, { B, 4, Q, 6 }, o }, list[4], list[5] };
+    write_tensors("outside", outside, 6);
+    ok(runs("outside", "--causal --heads-first --ranks 2") && holds("result", "dq", dq, tensor_bytes(list)) &&
+       holds("result", "dk", dk, tensor_bytes(list + 1)) && holds("result", "dv", dv, tensor_bytes(list + 2)),
+       "heads first: the same hash, gradients as their inputs lie");
+    const struct tensor plain[] = { list[0], list[1], list[2], list[3] };   /* without a bias rings will do */
     static const char *const rings[] = { "--causal", "--causal --ranks 3 --algorithm pass-kv --layout zigzag", "--causal --ranks 2 --algorithm pass-q --threads 2" };
-    write_arrays("plain", plain, 4);
+    write_tensors("plain", plain, 4);
     int same = 1;
     for (int i = 0; i < 3; i++)
         same &= runs("plain", rings[i]) && !strcmp(program_text("backward_algorithm"), i == 0 ? "all-gather" : i == 1 ? "pass-kv" : "pass-q");
@@ -161,15 +125,15 @@ static void packed(void)
     const int32_t cu_q[4] = { 0, 50, 50, 81 }, cu_k[4] = { 0, 50, 57, 77 };
     problem_data(&p);
     ok(!solve_backward(&p, &s, &g), "the library, bf16");
-    const struct array list[] = { { "q", RONDO_ARRAY_BF16, 3, { 81, 2, 8 }, p.q }, { "k", RONDO_ARRAY_BF16, 3, { 77, 1, 8 }, p.k },
-                                  { "v", RONDO_ARRAY_BF16, 3, { 77, 1, 8 }, p.v }, { "do", RONDO_ARRAY_BF16, 3, { 81, 2, 8 }, g.dout },
-                                  { "cu_seqlens_q", RONDO_ARRAY_I32, 1, { 4 }, cu_q }, { "cu_seqlens_k", RONDO_ARRAY_I32, 1, { 4 }, cu_k } };
-    write_arrays("packed", list, 6);
+    const struct tensor list[] = { { "q", RONDO_ARRAY_BF16, 3, { 81, 2, 8 }, p.q }, { "k", RONDO_ARRAY_BF16, 3, { 77, 1, 8 }, p.k },
+                                   { "v", RONDO_ARRAY_BF16, 3, { 77, 1, 8 }, p.v }, { "do", RONDO_ARRAY_BF16, 3, { 81, 2, 8 }, g.dout },
+                                   { "cu_seqlens_q", RONDO_ARRAY_I32, 1, { 4 }, cu_q }, { "cu_seqlens_k", RONDO_ARRAY_I32, 1, { 4 }, cu_k } };
+    write_tensors("packed", list, 6);
     for (int ranks = 1; ranks < 5; ranks += 3) {
         char words[40];
         snprintf(words, sizeof words, ranks > 1 ? "--causal --ranks %d" : "--causal", ranks);
-        ok(runs("packed", words) && holds("result", "dq", g.dq, size_of(list)) && holds("result", "dk", g.dk, size_of(list + 1)) &&
-           holds("result", "dv", g.dv, size_of(list + 2)), "packed, bf16, %d ranks", ranks);
+        ok(runs("packed", words) && holds("result", "dq", g.dq, tensor_bytes(list)) && holds("result", "dk", g.dk, tensor_bytes(list + 1)) &&
+           holds("result", "dv", g.dv, tensor_bytes(list + 2)), "packed, bf16, %d ranks", ranks);
     }
     gradients_free(&g);
     problem_free(&p);
@@ -184,10 +148,10 @@ static void padded(void)
     struct gradients g;
     problem_data(&p);
     ok(!solve_backward(&p, &s, &g), "the library, whole");
-    const struct array list[] = { { "q", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, p.q }, { "k", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, p.k },
-                                  { "v", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, p.v }, { "do", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, g.dout },
-                                  { "lengths_k", RONDO_ARRAY_I32, 1, { 2 }, lengths } };
-    write_arrays("padded", list, 5);
+    const struct tensor list[] = { { "q", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, p.q }, { "k", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, p.k },
+                                   { "v", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, p.v }, { "do", RONDO_ARRAY_F32, 4, { 2, 60, 1, 8 }, g.dout },
+                                   { "lengths_k", RONDO_ARRAY_I32, 1, { 2 }, lengths } };
+    write_tensors("padded", list, 5);
     ok(runs("padded", "") && runs("padded", "--ranks 3"), "lengths: one hash");
     char path[1024];
     rondo_arrays *f = NULL;
@@ -217,20 +181,20 @@ static void shared(void)
                                         "--causal --ranks 4 --layout striped --algorithm all-to-all --grid 2,2" };
     int32_t lengths[B] = { 300, 141, 175 };
     uint64_t seed = 5;
-    struct array list[6];
+    struct tensor list[6];
     for (int i = 0; i < 5; i++) {
         const int64_t heads = i == 1 || i == 2 ? 2 : H, rows = i == 1 || i == 2 ? K : Q;
         for (int64_t j = 0; j < counts[i]; j++) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             of[i][j] = (float)((double)(seed >> 40) / (1 << 24) - 0.5);
         }
-        list[i] = (struct array){ names[i], RONDO_ARRAY_F32, 4, { B, rows, heads, 8 }, of[i] };
+        list[i] = (struct tensor){ names[i], RONDO_ARRAY_F32, 4, { B, rows, heads, 8 }, of[i] };
     }
-    list[5] = (struct array){ "lengths_k", RONDO_ARRAY_I32, 1, { B }, lengths };
+    list[5] = (struct tensor){ "lengths_k", RONDO_ARRAY_I32, 1, { B }, lengths };
     for (int heads = 1; heads <= H; heads += H - 1)
         for (int some = 0; some < 2; some++) {
-            list[4] = (struct array){ "bias", RONDO_ARRAY_F32, 4, { 1, heads, Q, K }, of[4] };
-            write_arrays("shared", list, 5 + some);
+            list[4] = (struct tensor){ "bias", RONDO_ARRAY_F32, 4, { 1, heads, Q, K }, of[4] };
+            write_tensors("shared", list, 5 + some);
             for (int i = 0; i < 4; i++)
                 ok(runs("shared", ways[i]), "one bias of %d heads for all sequences%s, %s", heads, some ? " of several lengths" : "", ways[i]);
         }

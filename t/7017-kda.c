@@ -8,41 +8,11 @@
 
 #include "program.h"
 #include "rondo_lm.h"
-
-struct tensor {
-    rondo_array array;
-    int64_t shape[4];
-    const void *data;
-};
+#include "t/tensor_file.h"
 
 static struct tensor t(const char *name, int type, const void *data, int dims, int64_t a, int64_t b, int64_t c, int64_t d)
 {
-    struct tensor x = { { name, type, dims, NULL, 0, 0, { 0 } }, { a, b, c, d }, data };
-    return x;
-}
-
-static void write_file(const char *name, const struct tensor *list, int count)
-{
-    char path[1024];
-    rondo_array arrays[12];
-    rondo_arrays_writer *writer = NULL;
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    for (int i = 0; i < count; i++) {
-        arrays[i] = list[i].array;
-        arrays[i].shape = list[i].shape;
-    }
-    int code = rondo_arrays_create(&writer, path, arrays, count);
-    for (int i = 0; i < count && !code; i++) {
-        const int type = list[i].array.type;
-        uint64_t bytes = type == RONDO_ARRAY_I64 || type == RONDO_ARRAY_F64 ? 8 : type == RONDO_ARRAY_BF16 || type == RONDO_ARRAY_F16 ? 2 : 4;
-        for (int d = 0; d < list[i].array.dims; d++)
-            bytes *= (uint64_t)list[i].shape[d];
-        code = rondo_arrays_write(writer, i, 0, bytes, list[i].data);
-    }
-    if (code || rondo_arrays_commit(writer)) {
-        printf("Bail out! %s: %s\n", name, rondo_error_text());
-        exit(1);
-    }
+    return (struct tensor){ name, type, dims, { a, b, c, d }, data };
 }
 
 static int list_of(struct tensor *list, const struct delta_case *c, int64_t batch, const int64_t *starts)
@@ -153,7 +123,7 @@ static void results(void)
     struct tensor list[10];
     struct delta_case c = shape_of(2, equal, RONDO_GATE_SOFTPLUS, RONDO_F32);
     delta_draw(&c, -3.0, 2.0, true);
-    write_file("batch", list, list_of(list, &c, 2, NULL));
+    write_tensors("batch", list, list_of(list, &c, 2, NULL));
     is_int(rondo("", "kda batch -o one --json --gate softplus --beta sigmoid --l2norm"), 0, "two sequences, a softplus gate, states");
     check("one", &c, 2);
     same_file("batch --gate softplus --beta sigmoid --l2norm");
@@ -170,7 +140,7 @@ static void results(void)
 
     c = shape_of(3, packed, RONDO_GATE_BOUNDED, RONDO_BF16);
     delta_draw(&c, -3.0, 2.0, true);
-    write_file("packed", list, list_of(list, &c, 1, packed));
+    write_tensors("packed", list, list_of(list, &c, 1, packed));
     is_int(rondo("", "kda packed -o one --json --gate bounded --lower-bound=-5 --beta sigmoid --l2norm --checkpoints 30,50"), 0,
            "packed sequences, an empty one among them, in BF16");
     check("one", &c, 1);
@@ -233,7 +203,7 @@ static void gradients(void)
     int n = list_of(list, &c, 1, packed);
     list[n++] = t("do", RONDO_ARRAY_F32, dout, 4, 1, c.rows, c.heads, c.value_dim);
     list[n++] = t("dstate", RONDO_ARRAY_F32, dto, 4, c.sequences, c.heads, c.key_dim, c.value_dim);
-    write_file("there", list, n);
+    write_tensors("there", list, n);
     is_int(rondo("", "kda there -o one --json --gate bounded --lower-bound=-5 --beta sigmoid --l2norm --checkpoints 7"), 0, "with gradients");
     check("one", &c, 1);
     double *wide = malloc((size_t)(values + states) * sizeof *wide);
@@ -277,7 +247,7 @@ static void legacy(void)
         c.a_log[h] = -0.5f;
     for (int i = 0; i < 64; i++)
         c.dt_bias[i] = 0.0f;
-    write_file("cp", list, list_of(list, &c, 1, NULL));
+    write_tensors("cp", list, list_of(list, &c, 1, NULL));
     is_int(rondo("", "kda cp -o one %s --cp off", options), 0, "8k tokens of 16 heads, one walk");
     snprintf(want, sizeof want, "%s", program_text("hash"));
     for (int ranks = 1; ranks <= 3; ranks += 2) {
@@ -295,7 +265,7 @@ static void legacy(void)
        "on a smaller card it does not fit: what ran is the plain walk, and the report says so");
     json_decref(r);
     c.a_log[3] = 0.0f;
-    write_file("gain", list, list_of(list, &c, 1, NULL));
+    write_tensors("gain", list, list_of(list, &c, 1, NULL));
     rondo("", "kda gain -o many %s --cp legacy", options);
     r = program_json(), l = json_object_get(r, "legacy");
     ok(!strcmp(program_text("path"), "serial") && json_is_true(json_object_get(l, "fits")) && json_is_false(json_object_get(l, "converges")),
@@ -329,7 +299,7 @@ static void meter(void)
                             .type = RONDO_F32, .scale = 0.1 };
     memcpy(c.cu, cu, sizeof cu);
     delta_draw(&c, -1.0, 0.0, false);
-    write_file("long", list, list_of(list, &c, 1, NULL));
+    write_tensors("long", list, list_of(list, &c, 1, NULL));
     delta_free(&c);
     rondo("timeout -s INT 2.2", "kda long -o cut --isa scalar --threads 1 --progress always");
     int moved = 0, fell = 0;
@@ -356,7 +326,7 @@ static void bad(void)
     struct delta_case c = shape_of(3, packed, RONDO_GATE_LOG, RONDO_F32);
     delta_draw(&c, -1.0, 0.0, true);
     const int n = list_of(list, &c, 1, packed);
-    write_file("good", list, n);
+    write_tensors("good", list, n);
     refuses(2, "no output file", "kda good");
     refuses(2, "no input file", "kda -o bad");
     refuses(2, "--lower-bound", "kda good -o bad --gate bounded");
@@ -381,43 +351,43 @@ static void bad(void)
     refuses(2, "--checkpoints", "kda good -o bad --checkpoints 78");
     refuses(2, "input itself", "kda good -o good");
     refuses(3, "nowhere", "kda nowhere -o bad");
-    write_file("few", list + 1, n - 1);
+    write_tensors("few", list + 1, n - 1);
     refuses(3, "no tensor 'q'", "kda few -o bad");
     list[n] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim);
-    write_file("gradients", list, n + 1);
+    write_tensors("gradients", list, n + 1);
     refuses(2, "--cp legacy has no gradients", "kda gradients -o bad --cp legacy");
     refuses(2, "--tolerance has no gradients", "kda gradients -o bad --cp affine --tolerance 0.1");
     refuses(2, "--form chunk has no gradients", "kda gradients -o bad --form chunk");
     list[n] = t("do", RONDO_ARRAY_BF16, c.v, 4, 1, c.rows, c.heads, c.value_dim);
-    write_file("gradients", list, n + 1);
+    write_tensors("gradients", list, n + 1);
     refuses(3, "'do' has another type", "kda gradients -o bad");
     list[n] = t("do", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, c.heads, c.value_dim - 1);
-    write_file("gradients", list, n + 1);
+    write_tensors("gradients", list, n + 1);
     refuses(3, "'do' is not [1, 77, 4, 70]", "kda gradients -o bad");
     list[n] = t("dstate", RONDO_ARRAY_F32, c.from, 4, 3, c.heads, c.key_dim, c.value_dim);
-    write_file("gradients", list, n + 1);
+    write_tensors("gradients", list, n + 1);
     refuses(3, "'dstate' goes with 'do'", "kda gradients -o bad");
     list[8] = t("mask", RONDO_ARRAY_F32, c.b, 1, 4, 0, 0, 0);
-    write_file("unknown", list, 9);
+    write_tensors("unknown", list, 9);
     refuses(3, "'mask' has no meaning", "kda unknown -o bad");
     list_of(list, &c, 1, down);
-    write_file("down", list, n);
+    write_tensors("down", list, n);
     refuses(3, "entry 2 of 'cu_seqlens' is 30", "kda down -o bad");
     list_of(list, &c, 1, packed);
     list[2] = t("v", RONDO_ARRAY_F32, c.v, 4, 1, c.rows, 3, c.value_dim);
-    write_file("heads", list, n);
+    write_tensors("heads", list, n);
     refuses(3, "a multiple of q's", "kda heads -o bad");
     list_of(list, &c, 1, packed);
     list[4] = t("beta", RONDO_ARRAY_I32, c.b, 3, 1, c.rows, c.heads, 0);
-    write_file("type", list, n);
+    write_tensors("type", list, n);
     refuses(3, "'beta' is of another type", "kda type -o bad");
     list_of(list, &c, 1, packed);
     list[5] = t("initial_state", RONDO_ARRAY_F32, c.from, 4, 2, c.heads, c.key_dim, c.value_dim);
-    write_file("states", list, n);
+    write_tensors("states", list, n);
     refuses(3, "'initial_state' is not [3, 4, 24, 70]", "kda states -o bad");
     list[n] = t("A_log", RONDO_ARRAY_F32, c.a_log, 1, 4, 0, 0, 0);
     list_of(list, &c, 1, packed);
-    write_file("gain", list, n + 1);
+    write_tensors("gain", list, n + 1);
     refuses(3, "'A_log' is of gates that are computed", "kda gain -o bad");
     char path[1100];
     snprintf(path, sizeof path, "test ! -e '%s/bad'", scratch_dir);

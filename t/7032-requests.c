@@ -40,12 +40,6 @@ static json_t *found(int line, const char *key)
     return NULL;
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-    const char *text = json_string_value(json_object_get(object, key));
-    return text ? text : "";
-}
-
 static const char *hash_of(int line)
 {
     return text_of(found(line, "hash"), "hash");

@@ -5,27 +5,16 @@
  */
 #include "program.h"
 #include "rondo_lm.h"
+#include "t/tensor_file.h"
 
-static void write_arrays(const char *name, int64_t tokens, int64_t keys)
+static void write_zeros(const char *name, int64_t tokens, int64_t keys)
 {
-    char path[1024];
-    rondo_arrays_writer *writer = NULL;
-    const int64_t shape[3][4] = { { 1, tokens, 4, 32 }, { 1, keys, 2, 32 }, { 1, keys, 2, 16 } };
-    const rondo_array arrays[3] = { { "q", RONDO_ARRAY_F32, 4, shape[0], 0, 0, { 0 } },
-                                    { "k", RONDO_ARRAY_F32, 4, shape[1], 0, 0, { 0 } },
-                                    { "v", RONDO_ARRAY_F32, 4, shape[2], 0, 0, { 0 } } };
     float *zeros = calloc((size_t)(tokens + keys) * 4 * 32, sizeof *zeros);
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    int code = rondo_arrays_create(&writer, path, arrays, 3);
-    for (int i = 0; i < 3 && !code; i++)
-        code = rondo_arrays_write(writer, i, 0, (uint64_t)(shape[i][1] * shape[i][2] * shape[i][3]) * sizeof *zeros, zeros);
-    if (!code)
-        code = rondo_arrays_commit(writer);
+    const struct tensor list[3] = { { "q", RONDO_ARRAY_F32, 4, { 1, tokens, 4, 32 }, zeros },
+                                    { "k", RONDO_ARRAY_F32, 4, { 1, keys, 2, 32 }, zeros },
+                                    { "v", RONDO_ARRAY_F32, 4, { 1, keys, 2, 16 }, zeros } };
+    write_tensors(name, list, 3);
     free(zeros);
-    if (code) {
-        printf("Bail out! %s: %s\n", name, rondo_error_text());
-        exit(1);
-    }
 }
 
 struct totals {
@@ -157,9 +146,9 @@ static void gradients(void)
 static void against_attend(void)
 {
     const char *mpirun = getenv("MPIRUN");
-    write_arrays("square", 600, 600);
-    write_arrays("tail", 200, 900);
-    write_arrays("early", 500, 300);
+    write_zeros("square", 600, 600);
+    write_zeros("tail", 200, 900);
+    write_zeros("early", 500, 300);
     compare("", "square", "--tokens 600", "--ranks 3 --causal");
     compare("", "square", "--tokens 600", "--ranks 3 --algorithm pass-q --causal");
     compare("", "square", "--tokens 600", "--ranks 4 --algorithm pass-kv --layout striped");

@@ -6,17 +6,6 @@
  */
 #include "program.h"
 
-static void write_case(const char *text)
-{
-    char path[1024];
-    snprintf(path, sizeof path, "%s/case.json", scratch_dir);
-    FILE *f = fopen(path, "wb");
-    if (f) {
-        fputs(text, f);
-        fclose(f);
-    }
-}
-
 #define SHAPE "\"hidden_size\": 1024, \"num_heads\": 16, \"head_dim\": 64, \"batch_size\": 2, \"bytes_per_elem\": 2"
 #define PREFILL "{ \"phase\": \"prefill\", \"seq_len\": 128, " SHAPE
 #define DECODE "{ \"phase\": \"decode\", \"past_seq_len\": 128, \"new_tokens\": 1, " SHAPE
@@ -65,7 +54,7 @@ static void anchors(void)
           { 16, 2162688, 34603008, 2097152, 33554432, 9216, 147456, 65536, 1048576, 5184 } },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        write_case(rows[i].text);
+        scratch_text("case.json", rows[i].text);
         const int code = rondo("", "plan cost -i case.json --json");
         json_t *r = program_json();
         const json_t *steps = json_object_get(r, "steps");
@@ -83,7 +72,7 @@ static void anchors(void)
 
 static long long value(const char *name, const char *text)
 {
-    write_case(text);
+    scratch_text("case.json", text);
     const int code = rondo("", "plan cost --json --input case.json");
     json_t *r = code ? NULL : program_json();
     const long long n = r ? json_integer_value(json_object_get(r, name)) : -1;
@@ -93,7 +82,7 @@ static long long value(const char *name, const char *text)
 
 static void readings(void)
 {
-    write_case(PREFILL " }");
+    scratch_text("case.json", PREFILL " }");
     is_int(rondo("", "plan cost -i - <case.json"), 0, "from stdin, as lines");
     ok(strstr(program_out, "flops_total          2281701376\n") && strstr(program_out, "\n  flops_total = 536870912 + "),
        "with the derivation below");
@@ -109,7 +98,7 @@ static void readings(void)
     is_int(value("flops_total",
                  "{ \"phase\": \"prefill\", \"new_tokens\": [3, 5], \"past_seq_len\": [10, 0], \"projections\": [], " SHAPE " }"),
            4LL * 16 * 64 * (3 * 13 + 5 * 5), "sequences of their own lengths");
-    write_case("{ \"phase\": \"prefill\", \"seq_len\": 10000000, \"batch_size\": 1, \"bytes_per_elem\": 2, \"causal\": true }");
+    scratch_text("case.json", "{ \"phase\": \"prefill\", \"seq_len\": 10000000, \"batch_size\": 1, \"bytes_per_elem\": 2, \"causal\": true }");
     is_int(rondo("", "plan cost -i case.json -m llama-3.1-405b --json"), 0, "405B at 10 million tokens, beyond 63 bits");
     json_t *large = program_json();
     const char *exact = json_string_value(json_object_get(large, "flops_total_exact"));
@@ -134,13 +123,13 @@ static void readings(void)
                !strcmp(json_string_value(json_object_get(moved, "algorithm")), "pass-kv"),
        "each rank alike");
     json_decref(r);
-    write_case("{ \"phase\": \"prefill\", \"seq_len\": 8, \"hidden_size\": 8, \"num_heads\": 2, \"head_dim\": 4, "
+    scratch_text("case.json", "{ \"phase\": \"prefill\", \"seq_len\": 8, \"hidden_size\": 8, \"num_heads\": 2, \"head_dim\": 4, "
                "\"batch_size\": 1, \"bytes_per_elem\": 1 }");
     rondo("", "plan cost -i case.json --json");
     r = program_json();
     ok(json_is_null(json_object_get(r, "moved")) && strstr(program_out, "bytes_per_elem 1"), "or why there is no such run");
     json_decref(r);
-    write_case(PREFILL " }");
+    scratch_text("case.json", PREFILL " }");
     refuses(2, "pigeons", "plan cost -i case.json --transport pigeons");
     is_int(rondo("", "plan cost -i case.json >/dev/full"), 4, "a full disk: %s", program_err);
 }
@@ -150,7 +139,7 @@ static void models(void)
 {
     const char *folder = getenv("srcdir");
     char line[1200];
-    write_case("{ \"phase\": \"prefill\", \"seq_len\": 128, \"batch_size\": 1, \"bytes_per_elem\": 2, \"causal\": true }");
+    scratch_text("case.json", "{ \"phase\": \"prefill\", \"seq_len\": 128, \"batch_size\": 1, \"bytes_per_elem\": 2, \"causal\": true }");
     snprintf(line, sizeof line, "info -m '%s/examples/kjv' --json", folder);
     rondo("", "%s", line);
     json_t *r = program_json();
@@ -180,21 +169,22 @@ static void models(void)
     is_int(value("communication_bytes", PREFILL ", \"context_parallel\": 4, \"algorithm\": \"halo\", \"window\": [5, 2] }"),
            2LL * 2 * 7 * 1024 * 2, "and of a halo");
     refuses(3, "hidden_size is given", "plan cost -m mistral-7b -i case.json");
-    write_case("{ \"phase\": \"prefill\", \"seq_len\": 128, \"batch_size\": 1, \"bytes_per_elem\": 2 }");
+    scratch_text("case.json", "{ \"phase\": \"prefill\", \"seq_len\": 128, \"batch_size\": 1, \"bytes_per_elem\": 2 }");
     refuses(3, "known by name", "plan cost -m no-such-model -i case.json");
     refuses(3, "config.json", "plan cost -m . -i case.json");
 }
 
 static void bad(const char *name, const char *text)
 {
-    write_case(text);
+    scratch_text("case.json", text);
     refuses(3, name, "plan cost -i case.json");
 }
 
 /* A cache of q8 has a scale behind each row, which the derivation has too; a layout is that of the run. */
 static void cache_and_layout(void)
 {
-    write_case(PREFILL ", \"kv_type\": \"q8\", \"context_parallel\": 2, \"algorithm\": \"pass-kv\", \"layout\": \"striped\", \"causal\": true }");
+    scratch_text("case.json", PREFILL ", \"kv_type\": \"q8\", \"context_parallel\": 2, \"algorithm\": \"pass-kv\", "
+                 "\"layout\": \"striped\", \"causal\": true }");
     is_int(rondo("", "plan cost -i case.json --json"), 0, "a cache of q8, and a layout");
     json_t *r = program_json();
     const json_t *steps = json_object_get(r, "steps"), *step;

@@ -102,20 +102,9 @@ static void beyond(void)
     refuses(2, "--plot", "plan replay --table beyond --plot x.png");
 }
 
-static void write_file(const char *text)
-{
-    char path[1024];
-    snprintf(path, sizeof path, "%s/hardware.json", scratch_dir);
-    FILE *f = fopen(path, "wb");
-    if (f) {
-        fputs(text, f);
-        fclose(f);
-    }
-}
-
 static void bad(const char *name, const char *text)
 {
-    write_file(text);
+    scratch_text("hardware.json", text);
     refuses(3, name, "plan replay --table 7 --hardware hardware.json");
 }
 
@@ -123,7 +112,7 @@ static void bad(const char *name, const char *text)
 
 static void hardware(void)
 {
-    write_file(GOOD ", \"node_ranks\": 8 }");
+    scratch_text("hardware.json", GOOD ", \"node_ranks\": 8 }");
     is_int(rondo("", "plan replay --table 7 --hardware hardware.json --json"), 0, "other hardware, from a file");
     json_t *r = program_json();
     ok(json_number_value(json_object_get(json_object_get(r, "summary"), "largest_error")) > 0.1, "takes other times");

@@ -6,40 +6,9 @@
  */
 #include "program.h"
 
-static json_t *report_of(const char *line)
-{
-    const int code = rondo("", "%s --json", line);
-    if (code)
-        ok(0, "%s: exit %d, %s", line, code, program_err);
-    json_t *r = code ? NULL : program_json();
-    return r ? r : json_object();
-}
-
-static double real_of(const json_t *object, const char *name)
-{
-    return json_number_value(json_object_get(object, name));
-}
-
-static const char *text_of(const json_t *object, const char *name)
-{
-    const char *text = json_string_value(json_object_get(object, name));
-    return text ? text : "";
-}
-
 static int near(double got, double want)
 {
     return got > want * (1 - 1e-12) && got < want * (1 + 1e-12);
-}
-
-static void write_file(const char *name, const char *text)
-{
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    FILE *f = fopen(path, "wb");
-    if (f) {
-        fputs(text, f);
-        fclose(f);
-    }
 }
 
 /* ---- choose ---- */
@@ -53,7 +22,7 @@ static void rules(void)
     } rows[] = { { 640, 63360, "alg1", "pass-q" }, { 18000, 1000000, "alg1", "pass-kv" }, { 17999, 1000000, "alg1", "pass-q" },
                  { 500, 500, "alg1", "pass-kv" }, { 499, 501, "alg1", "pass-q" }, { 490, 510, "alg1", "pass-q" }, { 490, 510, "alg5", "pass-kv" } };
     char line[400];
-    write_file("c18000.json", "{ \"peak_flops\": 18000, \"memory_bandwidth\": 1, \"link_bandwidth\": 1 }");
+    scratch_text("c18000.json", "{ \"peak_flops\": 18000, \"memory_bandwidth\": 1, \"link_bandwidth\": 1 }");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         snprintf(line, sizeof line, "plan choose --new %d --cached %d --ranks 4 --heads 8 --kv-heads 2 --hardware c18000.json --rule %s",
                  rows[i].fresh, rows[i].cached, rows[i].rule);
@@ -200,9 +169,9 @@ static void topology(void)
 {
 #define MACHINE "{ \"peak_flops\": 1e11, \"memory_bandwidth\": 1e10, \"link_bandwidth\": 1, \"local_bandwidth\": 1e9, \"node_ranks\": 8"
     const double least = 4.0 * 32 * 128 * (4096.0 * 4097 / 2) / 1e11;
-    write_file("apart.json", MACHINE " }");
-    write_file("two.json", MACHINE ", \"in_place\": true, \"cores\": 2 }");
-    write_file("eight.json", MACHINE ", \"in_place\": true, \"cores\": 8 }");
+    scratch_text("apart.json", MACHINE " }");
+    scratch_text("two.json", MACHINE ", \"in_place\": true, \"cores\": 2 }");
+    scratch_text("eight.json", MACHINE ", \"in_place\": true, \"cores\": 8 }");
     const double apart = pass_kv_seconds("apart.json"), two = pass_kv_seconds("two.json"), eight = pass_kv_seconds("eight.json");
     ok(apart > 1e6, "each rank a node: keys go over the link");
     ok(two > least / 2 && two < 1.1 * least / 2, "ranks on two cores: they take half of what one takes");
@@ -230,7 +199,7 @@ static void runs(void)
     refuses(4, "has 16 ranks", "plan run -m llama-3.1-405b --tokens 128000 --world 4");
     refuses(4, "has 16 ranks", "plan run -m llama-3.1-405b --tokens 128000 --world 15");
     is_int(rondo("", "plan run -m llama-3.1-405b --tokens 128000 --world 16 --quiet"), 0, "and so they do");
-    write_file("tiny.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e10, \"link_bandwidth\": 1e9, \"memory_bytes\": 1000 }");
+    scratch_text("tiny.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e10, \"link_bandwidth\": 1e9, \"memory_bytes\": 1000 }");
     refuses(4, "no world of up to 4096", "plan run -m mistral-7b --tokens 128 --world 4 --hardware tiny.json");
     refuses(2, "--model", "plan run --tokens 128 --world 4");
     refuses(2, "--tokens", "plan run -m mistral-7b --world 4");

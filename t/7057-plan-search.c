@@ -8,37 +8,6 @@
 
 #include <math.h>
 
-static json_t *report_of(const char *line)
-{
-    const int code = rondo("", "%s --json", line);
-    if (code)
-        ok(0, "%s: exit %d, %s", line, code, program_err);
-    json_t *r = code ? NULL : program_json();
-    return r ? r : json_object();
-}
-
-static double real_of(const json_t *object, const char *name)
-{
-    return json_number_value(json_object_get(object, name));
-}
-
-static const char *text_of(const json_t *object, const char *name)
-{
-    const char *text = json_string_value(json_object_get(object, name));
-    return text ? text : "";
-}
-
-static void write_file(const char *name, const char *text)
-{
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    FILE *f = fopen(path, "wb");
-    if (f) {
-        fputs(text, f);
-        fclose(f);
-    }
-}
-
 /* The best way and the others in one list. */
 static json_t *ways_of(const char *line)
 {
@@ -260,7 +229,7 @@ static void folders(void)
     snprintf(line, sizeof line, "mkdir -p '%s/bad'", scratch_dir);
     is_int(system(line), 0, "a folder");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        write_file("bad/config.json", bad[i].text);
+        scratch_text("bad/config.json", bad[i].text);
         refuses(3, bad[i].named, "plan run -m bad --tokens 128 --world 1");
     }
 }
@@ -337,7 +306,7 @@ static void refusals(void)
     refuses(2, "--cached", SMALL "--cached -1");
     refuses(2, "exclude each other", SMALL "--quiet --progress always");
     /* what asks for too much of one rank: narrower caches and pieces are looked at before it is refused */
-    write_file("narrow.json", "{ \"peak_flops\": 1e15, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1e10, \"memory_bytes\": 19e9 }");
+    scratch_text("narrow.json", "{ \"peak_flops\": 1e15, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1e10, \"memory_bytes\": 19e9 }");
     json_t *r = report_of("plan run -m llama-3.1-8b --tokens 32768 --world 1 --hardware narrow.json");
     ok(!strcmp(text_of(r, "kv_type"), "q8") && real_of(r, "chunk") > 0, "what fits in pieces and with a cache of q8 alone is found");
     json_decref(r);
@@ -350,9 +319,9 @@ int main(void)
         return skip_all("the program was not built");
     scratch_make("7057-plan-search");
     unsetenv("RONDO_HARDWARE");
-    write_file("even.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e29, \"link_bandwidth\": 1e9 }");
-    write_file("it's.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e29, \"link_bandwidth\": 1e9 }");
-    write_file("roomy.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e11, \"link_bandwidth\": 1e9, \"memory_bytes\": 1e15 }");
+    scratch_text("even.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e29, \"link_bandwidth\": 1e9 }");
+    scratch_text("it's.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e29, \"link_bandwidth\": 1e9 }");
+    scratch_text("roomy.json", "{ \"peak_flops\": 1e12, \"memory_bandwidth\": 1e11, \"link_bandwidth\": 1e9, \"memory_bytes\": 1e15 }");
     all_of_it();
     asked_for();
     limits();

@@ -8,36 +8,17 @@
 #include <math.h>
 
 #include "rondo_lm.h"
+#include "t/tensor_file.h"
 
 #define SHAPE "--heads 4 --kv-heads 2 --head-dim 32 --value-dim 16 "
 
-static void write_arrays(int64_t tokens)
+static void write_zeros(int64_t tokens)
 {
-    char path[1024];
-    rondo_arrays_writer *writer = NULL;
-    const int64_t shape[3][4] = { { 1, tokens, 4, 32 }, { 1, tokens, 2, 32 }, { 1, tokens, 2, 16 } };
-    const rondo_array arrays[3] = { { "q", RONDO_ARRAY_F32, 4, shape[0], 0, 0, { 0 } }, { "k", RONDO_ARRAY_F32, 4, shape[1], 0, 0, { 0 } },
-                                    { "v", RONDO_ARRAY_F32, 4, shape[2], 0, 0, { 0 } } };
     float *zeros = calloc((size_t)tokens * 4 * 32, sizeof *zeros);
-    snprintf(path, sizeof path, "%s/in", scratch_dir);
-    int code = rondo_arrays_create(&writer, path, arrays, 3);
-    for (int i = 0; i < 3 && !code; i++)
-        code = rondo_arrays_write(writer, i, 0, (uint64_t)(shape[i][1] * shape[i][2] * shape[i][3]) * sizeof *zeros, zeros);
-    if (!code)
-        code = rondo_arrays_commit(writer);
+    const struct tensor list[3] = { { "q", RONDO_ARRAY_F32, 4, { 1, tokens, 4, 32 }, zeros }, { "k", RONDO_ARRAY_F32, 4, { 1, tokens, 2, 32 }, zeros },
+                                    { "v", RONDO_ARRAY_F32, 4, { 1, tokens, 2, 16 }, zeros } };
+    write_tensors("in", list, 3);
     free(zeros);
-    is_int(code, 0, "arrays to attend with");
-}
-
-static void write_file(const char *name, const char *text)
-{
-    char path[1024];
-    snprintf(path, sizeof path, "%s/%s", scratch_dir, name);
-    FILE *f = fopen(path, "wb");
-    if (f) {
-        fputs(text, f);
-        fclose(f);
-    }
 }
 
 static json_t *load(const char *name)
@@ -49,17 +30,6 @@ static json_t *load(const char *name)
     if (!r)
         diag("%s: %s at line %d", name, error.text, error.line);
     return r;
-}
-
-static const char *text_of(const json_t *e, const char *key)
-{
-    const char *text = json_string_value(json_object_get(e, key));
-    return text ? text : "";
-}
-
-static double real_of(const json_t *e, const char *key)
-{
-    return json_number_value(json_object_get(e, key));
 }
 
 static int is_own(const json_t *e, long long rank)
@@ -193,9 +163,9 @@ static void refusals(void)
     refuses(3, "known by name", "plan schedule --tokens 64 " SHAPE "--ranks 1 --hardware nowhere");
     refuses(3, "known by name", "plan schedule --tokens 64 " SHAPE "--ranks 1 --hardware nowhere --trace x");
     refuses(3, "no-such-folder", "plan schedule --tokens 64 " SHAPE "--ranks 1 --trace no-such-folder/x");
-    write_file("bad.json", "{ \"peak_flops\": 1e6, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1e400 }");
+    scratch_text("bad.json", "{ \"peak_flops\": 1e6, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1e400 }");
     refuses(3, "bad.json", "plan schedule --tokens 64 " SHAPE "--ranks 1 --hardware bad.json");
-    write_file("bad.json", "{ \"peak_flops\": 1e31, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1 }");
+    scratch_text("bad.json", "{ \"peak_flops\": 1e31, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1 }");
     refuses(3, "peak_flops", "plan schedule --tokens 64 " SHAPE "--ranks 1 --hardware bad.json");
 }
 
@@ -205,9 +175,9 @@ int main(void)
         return skip_all("the program was not built");
     scratch_make("7058-plan-trace");
     unsetenv("RONDO_HARDWARE");
-    write_file("node.json", "{ \"peak_flops\": 1e9, \"memory_bandwidth\": 1e9, \"link_bandwidth\": 1e8, \"link_latency\": 1e-4, \"node_ranks\": 2 }");
-    write_file("slow.json", "{ \"peak_flops\": 1e6, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1e6 }");
-    write_arrays(600);
+    scratch_text("node.json", "{ \"peak_flops\": 1e9, \"memory_bandwidth\": 1e9, \"link_bandwidth\": 1e8, \"link_latency\": 1e-4, \"node_ranks\": 2 }");
+    scratch_text("slow.json", "{ \"peak_flops\": 1e6, \"memory_bandwidth\": 1e12, \"link_bandwidth\": 1e6 }");
+    write_zeros(600);
     timelines();
     limits();
     drawn();

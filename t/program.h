@@ -57,6 +57,25 @@ PROGRAM_UNUSED static json_t *program_json(void)
     return r;
 }
 
+/* What "rondo <line> --json" reports; an empty object, and a test that failed, where it does not. json_decref() it. */
+PROGRAM_UNUSED static json_t *report_of(const char *line)
+{
+    const int code = rondo("", "%s --json", line);
+    if (code)
+        ok(0, "%s: exit %d, %s", line, code, program_err);
+    json_t *r = code ? NULL : program_json();
+    return r ? r : json_object();
+}
+
+/* A number and a text of an object; 0 and "" where it has none of that name. */
+PROGRAM_UNUSED static double real_of(const json_t *object, const char *name) { return json_number_value(json_object_get(object, name)); }
+
+PROGRAM_UNUSED static const char *text_of(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text ? text : "";
+}
+
 /* A text value of the last run's report; "" where there is none. */
 PROGRAM_UNUSED static const char *program_text(const char *key)
 {
