@@ -357,8 +357,8 @@ DEVICE int cuda_block(const struct cuda_attention *p, const struct cuda_bind *bi
             UNROLL
             for (int i = 0; i < 8; i++) {
                 UNROLL
-                for (int j = 0; j < 8; j++)
-                    s[i][j] = from[2 * i * m->w_pitch + 16 * j];
+                for (int j = 0; j < 8; j++)        /* behind a short leaf's row others write */
+                    s[i][j] = !wide || key0 + (lane & 15) + 16 * j < p->leaf_size ? from[2 * i * m->w_pitch + 16 * j] : 0.0f;
             }
             cuda_weights(p, m, key0, s, M, 1, wide);
             if (!wide)
