@@ -20,7 +20,7 @@ from . import _layers
 from . import torch as layers
 from ._library import check, invalid, lib
 from ._plan import Plan
-from ._problem import whole
+from ._problem import flag, whole
 from ._ranks import Context
 
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -257,11 +257,11 @@ class Parallel(torch.nn.Module):
             raise TypeError("context is a %s; a Context is expected" % type(context).__name__)
         if any("_rondo" in part.__dict__ for part in module.modules()):
             raise invalid("module has been parallelized already; close() that, or give each rank a copy (copy.deepcopy)")
-        if causal is None and (tuple(window_size) != (-1, -1) or softcap):
+        if causal is None and (window_size not in ((-1, -1), [-1, -1]) or softcap):
             raise invalid("window_size or softcap is given without causal; with causal they hold in place of the module's masks")
         self.module, self.context = module, context
         self.tokens, self.sequences = whole("tokens", tokens, 1), whole("sequences", sequences, 1)
-        self.causal = causal if causal is None else bool(causal)
+        self.causal = causal if causal is None else bool(flag("causal", causal))
         self.options = {"window_size": window_size, "softcap": softcap, "algorithm": algorithm, "layout": "custom"}
         with Plan(context, tokens=self.tokens, heads=1, head_dim=8, causal=True, layout=layout) as one:
             self._all = [torch.from_numpy(one.positions(rank=r)) for r in range(context.ranks)]
@@ -362,7 +362,7 @@ class Parallel(torch.nn.Module):
         inside = self._inside
         inside.depth -= 1
         if inside.depth == 0:
-            inside.mode.__exit__(None, None, None)
+            inside.__dict__.pop("mode").__exit__(None, None, None)   # what a thread still holds goes when it ends, when no Python can run
 
     def _owns(self, x):
         return isinstance(x, torch.nn.Parameter) and id(x) in self._mine

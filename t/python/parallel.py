@@ -2,6 +2,7 @@
 """rondo.torch.parallelize(): a module written for torch alone learns on ranks as on one, to the last bit; what would be wrong is refused."""
 import copy
 import math
+import weakref
 
 import torch
 import torch.nn as nn
@@ -148,6 +149,16 @@ ok("already" in sentence, "a module that is parallelized already: refused")
 ok(again, "close() gives the module back")
 
 
+def let_go(context):
+    """What still refers to it when the thread ends would end it when no Python can run."""
+    with rondo.torch.parallelize(nn.Linear(WIDTH, WIDTH), context, tokens=TEXT) as module:
+        module(torch.randn(1, TEXT, WIDTH)).sum().backward()
+    return weakref.ref(module)
+
+
+ok(all(ref() is None for ref in rondo.run(2, let_go)), "one that is closed is gone before its thread ends")
+
+
 class Odd(nn.Module):
     def __init__(self, way):
         super().__init__()
@@ -177,7 +188,9 @@ refused("a sum of all", ["sum", "gather"], odd(lambda m, x: x.sum()))
 refused("a mask", ["attn_mask", "causal"], odd(lambda m, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], attn_mask=torch.ones(1))))
 refused("keys of another length", ["key", "shape"], odd(lambda m, x: F.scaled_dot_product_attention(x[:, None], x[:, None, :5], x[:, None, :5])))
 refused("rows that are no tokens", ["linear", "rows"], odd(lambda m, x: F.linear(x[:, :5], m.weight)))
-refused("a window without causal", ["window_size", "causal"], odd(lambda m, x: x, window_size=(5, 0)))
+for window in ((5, 0), 5, None):
+    refused("a window of %s without causal" % (window,), ["window_size", "causal"], odd(lambda m, x: x, window_size=window))
+refused("causal that is no bool", ["causal", "'no'"], odd(lambda m, x: x, causal="no"))
 refused("no tokens", ["tokens"], lambda: rondo.run(1, lambda c: rondo.torch.parallelize(copy.deepcopy(first), c, tokens=0)))
 refused("another layout", ["layout"], lambda: rondo.run(2, lambda c: rondo.torch.parallelize(copy.deepcopy(first), c, tokens=TEXT, layout="none")))
 refused("what is no module", ["module"], lambda: rondo.run(1, lambda c: rondo.torch.parallelize(F.relu, c, tokens=5)), TypeError)
