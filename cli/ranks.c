@@ -7,6 +7,9 @@
 #define _GNU_SOURCE   /* sched_getaffinity */
 #include "cli/cli.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -386,6 +389,19 @@ static int run_mpi(struct job *job, const rondo_context_desc *desc)
     return mine.code;
 }
 
+/* glibc takes blocks that are freed for large ones once into its arenas from then on, where smaller ones stay behind them: of ranks that make large
+ * tables one after the other, and keep some of what they make, each would leave a hole of its own. */
+#define RANKS_MANY 64
+static void keep_no_holes(int ranks)
+{
+#ifdef M_MMAP_THRESHOLD
+    if (ranks > RANKS_MANY)
+        mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#else
+    (void)ranks;
+#endif
+}
+
 int ranks_run(struct run *run, run_body *body, void *arg)
 {
     struct job job = { run, body, arg };
@@ -411,6 +427,7 @@ int ranks_run(struct run *run, run_body *body, void *arg)
         desc.transport = common.nccl ? desc.transport : "mpi";
         return run_mpi(&job, &desc);
     }
+    keep_no_holes(run->ranks);
     int code = rondo_launch(run->ranks, &desc, run_thread, &job);
     if (code) {
         const char *text = rondo_error_text();
