@@ -121,7 +121,7 @@ class LM:
     row is a float32 array of the vocabulary's logits, for it to change, or it returns another one. The hash has them unchanged.
 
     What progress or logits raise comes out of the call in which they did; after that, as after each step that failed, the LM can only be
-    closed, on all ranks.
+    closed, on all ranks. They, and other threads, may query() and count meanwhile, and call nothing else of the LM.
     """
 
     def __init__(self, context, model, *, kv_type=None, layout=None, algorithm=None, level=None, leaf=0, interleave=False, chunk=0, batch_tokens=0,
