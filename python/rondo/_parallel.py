@@ -177,29 +177,34 @@ def _dropout(owner, function, input, p=0.5, training=True, inplace=False):
     return input
 
 
-def _softmax(owner, function, input, dim=None, *rest, **more):
+def _dims(at=0, default=None):
+    """Sums and the like, whose dimensions are the arguments from `at` on behind the input: not over sequences and tokens, unless of positions,
+    ids or masks. default: where none are given; None: all."""
+    def way(owner, function, input, *rest, **more):
+        dims = next((more[name] for name in ("dim", "dims", "axis") if name in more), rest[at] if len(rest) > at else default)
+        if isinstance(dims, bool):   # var(unbiased)
+            dims = None
+        if isinstance(dims, int):   # and flip(0, 1)
+            dims = (dims,) + tuple(d for d in rest[at + 1:] if isinstance(d, int) and not isinstance(d, bool))
+        floats = isinstance(input, torch.Tensor) and input.is_floating_point() and not isinstance(dims, torch.Tensor)
+        if floats and input.dim() > 1 and tuple(input.shape[:2]) == (owner.sequences, owner.rows) and \
+           (not isinstance(dims, (tuple, list)) or any(d % input.dim() < 2 for d in dims)):
+            raise invalid("%s of shape %s goes over tokens, of which this rank has its own only; gather() the rows, outside of the module"
+                          % (_name(function), list(input.shape)))
+        return owner._torch(function, (input,) + rest, more)
+    return way
+
+
+def _softmax(owner, function, input, *rest, **more):
+    dim = more.get("dim", rest[0] if rest else None)
     square = input.dim() > 2 and input.shape[0] in (owner.sequences, 1) and input.shape[-1] == owner.rows and input.shape[-2] == owner.rows
     if square and dim in (-1, input.dim() - 1) and owner.rows > 1:
         raise invalid("softmax of shape %s looks like attention by hand, which would see this rank's tokens only; "
                       "let the module call scaled_dot_product_attention" % list(input.shape))
-    return _over_dims(owner, function, input, dim, *rest, **more)
+    return _over_one(owner, function, input, *rest, **more)
 
 
-def _over_dims(owner, function, input, dim=None, *rest, **more):
-    """Sums and the like: not over sequences and tokens, unless of positions, ids or masks."""
-    dims = dim if dim is not None else more.get("dims", more.get("axis"))
-    dims = (dims,) if isinstance(dims, int) else dims
-    floats = isinstance(input, torch.Tensor) and input.is_floating_point() and not isinstance(dims, torch.Tensor)
-    if floats and input.dim() > 1 and tuple(input.shape[:2]) == (owner.sequences, owner.rows) and \
-       (not isinstance(dims, (tuple, list)) or any(d % input.dim() < 2 for d in dims)):
-        raise invalid("%s of shape %s goes over tokens, of which this rank has its own only; gather() the rows, outside of the module"
-                      % (_name(function), list(input.shape)))
-    args = (input,) + (() if dim is None and not rest else (dim,)) + rest
-    return owner._torch(function, args, more)
-
-
-def _norm(owner, function, input, p="fro", dim=None, *rest, **more):
-    return _over_dims(owner, lambda x, *dims, **other: function(x, p, *dims, **other), input, dim, *rest, **more)
+_over_one = _dims()
 
 
 def _refused(owner, function, *args, **more):
@@ -213,7 +218,8 @@ def _handlers():
     for names, way in ((("mul", "multiply", "__mul__", "__rmul__"), scaled), (("add", "__add__", "__radd__"), shifted),
                        (("softmax", "log_softmax"), _softmax),
                        (("mean", "sum", "prod", "amax", "amin", "var", "std", "cumsum", "cumprod", "flip", "argmax", "argmin", "logsumexp",
-                         "max", "min"), _over_dims), (("norm",), _norm)):
+                         "max", "min", "median"), _over_one), (("sort", "argsort"), _dims(0, -1)), (("norm", "roll"), _dims(1)),
+                       (("diff", "topk", "kthvalue"), _dims(1, -1)), (("normalize",), _dims(1, 1))):
         for name in names:
             for home in (torch, torch.Tensor, F):
                 if hasattr(home, name):

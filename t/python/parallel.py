@@ -185,6 +185,15 @@ refused("torch's own attention layer", ["multi_head"], odd(lambda m, x: m.many(x
 refused("attention by hand", ["softmax", "scaled_dot_product_attention"], odd(by_hand))
 refused("a mean over tokens", ["mean", "gather"], odd(lambda m, x: x.mean(1)))
 refused("a sum of all", ["sum", "gather"], odd(lambda m, x: x.sum()))
+for way in (lambda x: x.roll(1, 1), lambda x: x.sort(1).values, lambda x: x.diff(dim=1), lambda x: F.normalize(x, dim=1), lambda x: F.normalize(x),
+            lambda x: x.norm(dim=1), lambda x: x.flip(2, 1), lambda x: torch.sum(x, (1, 2)), lambda x: x.var(True), lambda x: x.topk(3, 1).values,
+            lambda x: F.softmax(x, 1), lambda x: torch.cumsum(x, dim=1)):
+    refused("other functions over tokens", ["gather"], odd(lambda m, x, way=way: way(x)))
+inside = odd(lambda m, x: [x.roll(1, 2), x.sort(-1).values, x.diff(), F.normalize(x, dim=-1), x.norm(2, -1), x.flip(2), torch.sum(x, (2,)), x.var(-1, True),
+                           x.topk(3).values, F.softmax(x, dim=-1), x.max(-1, keepdim=True).values, torch.max(x, x.new_zeros(1))])()[0]
+alike = [x.roll(1, 2), x.sort(-1).values, x.diff(), F.normalize(x, dim=-1), x.norm(2, -1), x.flip(2), torch.sum(x, (2,)), x.var(-1, True),
+         x.topk(3).values, F.softmax(x, dim=-1), x.max(-1, keepdim=True).values, torch.max(x, x.new_zeros(1))]
+ok(all(torch.equal(a, b) for a, b in zip(inside, alike)), "the same inside of tokens are torch's")
 refused("a mask", ["attn_mask", "causal"], odd(lambda m, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], attn_mask=torch.ones(1))))
 refused("keys of another length", ["key", "shape"], odd(lambda m, x: F.scaled_dot_product_attention(x[:, None], x[:, None, :5], x[:, None, :5])))
 refused("rows that are no tokens", ["linear", "rows"], odd(lambda m, x: F.linear(x[:, :5], m.weight)))
