@@ -14,12 +14,6 @@
 
 double program_began;
 
-int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double now(void)
 {
     struct timespec t;

@@ -148,7 +148,7 @@ static double multiply_plainly(const char *isa, int64_t rounds)
 #define PAIRS 200       /* of turns, before the median is judged */
 #define PAIRS_MOST 3200
 
-static int ascending(const void *a, const void *b)
+static int by_ratio(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -184,7 +184,7 @@ static void loops(const char *what, const char *isa, double lowest, double highe
             ratio[pairs] = rate[0] / rate[1];
         }
         memcpy(sorted, ratio, (size_t)pairs * sizeof *sorted);
-        qsort(sorted, (size_t)pairs, sizeof *sorted, ascending);
+        qsort(sorted, (size_t)pairs, sizeof *sorted, by_ratio);
         middle = sorted[pairs / 2];
     }
     ok(middle >= lowest && middle <= highest, "%s: the program's loop is between %.2f and %.2f of a plain one", what, lowest, highest);
