@@ -548,11 +548,13 @@ static void refused(void)
 
 int main(void)
 {
+    scratch_make("6130-lm-hybrid");
     kit_tokens(tokens, TOKENS, 67, 11);
     for (size_t i = 0; i < sizeof hybrids / sizeof *hybrids; i++)
         one_hash(&hybrids[i]);
     decoding(&hybrids[0]);
     threads(&hybrids[0]);
     refused();
+    scratch_remove();
     return done();
 }

@@ -46,6 +46,8 @@ SCRATCH_UNUSED static const char *scratch_path(const char *name)
     static char paths[4][1024];
     static int turn;
     char *path = paths[turn++ % 4];
+    if (!*scratch_dir)
+        scratch_die("there is no folder: scratch_make() comes first");
     snprintf(path, sizeof paths[0], "%s/%s", scratch_dir, name);
     return path;
 }
