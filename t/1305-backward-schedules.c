@@ -173,6 +173,7 @@ static int anything(struct all *a, int32_t ranks, const struct rondo__machine *m
 
 static void forget(struct all *a)
 {
+    rondo__backward_way_free(&a->way);
     rondo__backward_part_free(&a->part);
     rondo__design_free(&a->design);
 }
