@@ -415,9 +415,14 @@ static int rounds(struct round *o, struct desk *d, rondo_lm_event *events, int64
         int code = d ? decide(d, o) : 0;
         if (!code)
             code = tell(o);
+        bool signal = false;
         for (int r = 0; r < o->ranks && !code; r++)
-            if (o->all[r].signal)
-                code = interrupted();
+            signal = signal || o->all[r].signal;
+        if (signal) {
+            /* Who leaves ends the others' waits: so nobody does before all have been told, and rank 0 has it from here and not from a rank that left. */
+            (void)!rondo_barrier(o->ctx);
+            code = interrupted();
+        }
         if (code)
             return code;
         switch (o->all[0].what) {

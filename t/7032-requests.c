@@ -249,7 +249,7 @@ static void without_words(void)
 
 /* A shell's way to wait until what was said has something. */
 #define WAIT_FOR "seen() { i=0; until grep -q \"$1\" stdout || [ $i = 800 ]; do sleep 0.02; i=$((i + 1)); done; }; "
-#define LONG "{\"id\": \"long\", \"prompt\": \"And God said\", \"n\": 250, \"ignore_eos\": true}"
+#define LONG "{\"id\": \"long\", \"prompt\": \"And God said\", \"n\": 1500, \"ignore_eos\": true}"
 #define LATE "{\"id\": \"late\", \"prompt\": \"Behold\", \"n\": 3}"
 
 /* The late one came when the long one ran, and was through before it. */
@@ -273,7 +273,7 @@ static void joined(const char *how, int code, char hashes[2][32])
 static void joining(void)
 {
     char hashes[2][32];
-    rondo("", "generate -m '%s' -p 'And God said' -n 250 --ignore-eos --json", model);
+    rondo("", "generate -m '%s' -p 'And God said' -n 1500 --ignore-eos --json", model);
     snprintf(hashes[0], sizeof hashes[0], "%s", program_text("hash"));
     rondo("", "generate -m '%s' -p Behold -n 3 --json", model);
     snprintf(hashes[1], sizeof hashes[1], "%s", program_text("hash"));
@@ -291,7 +291,7 @@ static void joining(void)
     }
     /* who reads the answers is late: the batch waits, and no rank does */
     scratch_text("much", LONG "\n" LONG "\n" LATE "\n");
-    const int code = rondo("{ RONDO_DEADLINE=0.4", "generate -m '%s' --requests much --tp 2 --stream --logprobs 60; echo $? >code; } | { sleep 1; grep '\"hash\"' | sed 's/,\"logprobs.*/}/'; }; "
+    const int code = rondo("{ RONDO_DEADLINE=0.4", "generate -m '%s' --requests much --tp 2 --stream --logprobs 12; echo $? >code; } | { sleep 1; grep '\"hash\"' | sed 's/,\"logprobs.*/}/'; }; "
                            "exit $(cat code)", model);
     if (!ok(code == 0 && read_lines(program_out) && !strcmp(hash_of(1), hashes[0]) && !strcmp(hash_of(2), hashes[0]) && !strcmp(hash_of(3), hashes[1]),
             "a reader that is late is waited for"))
@@ -306,7 +306,7 @@ static void interrupted(void)
     const json_t *last = json_array_get(said, json_array_size(said) - 1);
     if (!ok(code == 143 && good && one_sentence() && strstr(program_err, "interrupted") && json_integer_value(json_object_get(last, "id")) == 7 &&
             !strcmp(text_of(json_object_get(last, "error"), "code"), "RONDO_ECANCELED"), "SIGTERM: exit 143, whole lines, and the one that ran is told"))
-        diag("exit %d: %.300s", code, program_err);
+        diag("exit %d, whole lines %d: %.300s, the last about %s", code, good, program_err, text_of(json_object_get(last, "error"), "message"));
     scratch_clear();
 }
 
